@@ -3,7 +3,7 @@
 The package works on its own: it needs MONAI and torch, and nothing of napari-seg.
 """
 
-from segnets.datalist import bundle_root, datalist
+from segnets.datalist import bundle_root, datalist, images
 from segnets.unet import UNet
 
-__all__ = ["UNet", "bundle_root", "datalist"]
+__all__ = ["UNet", "bundle_root", "datalist", "images"]

@@ -1,4 +1,4 @@
-"""Which cases a run trains on and which it never sees."""
+"""Which cases a run trains on, which it never sees, and which it segments."""
 
 from __future__ import annotations
 
@@ -48,3 +48,20 @@ def datalist(
         cases, ratios=[1 - validation_share, validation_share], shuffle=True, seed=seed
     )
     return training if part == "training" else validation
+
+
+def images(dataset_dir: str | Path) -> list[dict[str, str]]:
+    """Every NIfTI image of a folder, as MONAI's data list, by name.
+
+    Args:
+        dataset_dir: holds the images itself, or in an `imagesTs/` or else an `imagesTr/`.
+
+    Raises:
+        FileNotFoundError: there is no NIfTI image.
+    """
+    root = Path(dataset_dir)
+    for folder in (root / "imagesTs", root / "imagesTr", root):
+        found = sorted(p for p in folder.glob("*.nii*") if p.name.endswith((".nii", ".nii.gz")) and p.name[0] != ".")
+        if found:
+            return [{"image": str(path)} for path in found]
+    raise FileNotFoundError(f"no .nii or .nii.gz in {dataset_dir}, its imagesTs/ or its imagesTr/")

@@ -1,0 +1,47 @@
+"""Medical-image segmentation from napari, the command line and Python.
+
+The public names are loaded when first used, so that `import napari_seg` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_seg.bundle import Bundle, find_bundles, read_bundle
+    from napari_seg.errors import NapariSegError, Notice
+    from napari_seg.formats import find_scans, read
+    from napari_seg.geometry import Grid, resample
+    from napari_seg.inference import segment
+    from napari_seg.volume import Segment, Segmentation, Volume
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Bundle": "bundle",
+    "Grid": "geometry",
+    "NapariSegError": "errors",
+    "Notice": "errors",
+    "Segment": "volume",
+    "Segmentation": "volume",
+    "Volume": "volume",
+    "find_bundles": "bundle",
+    "find_scans": "formats",
+    "read": "formats",
+    "read_bundle": "bundle",
+    "resample": "geometry",
+    "segment": "inference",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'napari_seg' has no attribute {name!r}")
+    return getattr(import_module(f"napari_seg.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

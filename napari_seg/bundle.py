@@ -1,0 +1,355 @@
+"""MONAI bundles on disk: finding them, reading what they declare, and loading their network once trusted.
+
+What a bundle *is* stands in `configs/metadata.json`, which is plain JSON and read without running anything.
+What it *does* stands in `configs/inference.yaml` (or `.json`), and parsing that runs code from the bundle
+(GHSA-873f-pvrv-4x83); so it happens only for a bundle that the user trusts.
+
+Beside MONAI's own metadata a bundle may declare, under the key `napari_seg`:
+
+    segments     [{label, name, color, plausible_ml}]: the structures in the result
+    min_confidence   mean probability below which a result is doubted
+    localiser    where in a larger scan the network must look (see `localise.py`)
+"""
+
+from __future__ import annotations
+
+import colorsys
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_seg.errors import BundleError
+from napari_seg.volume import Segment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from monai.inferers import Inferer
+
+METADATA = Path("configs", "metadata.json")
+BUNDLES_VARIABLE = "NAPARI_SEG_BUNDLES"
+"""Environment variable with further folders that hold bundles, separated as in PATH."""
+
+
+@dataclass(frozen=True)
+class RegionSpec:
+    """A box in template space in which the network looks once.
+
+    Attributes:
+        name: such as "left hippocampus".
+        center_mm: (x, y, z) in the template's space, RAS+.
+        size_mm: field of view along the template's x, y and z.
+        mirror: whether the network is shown the mirror image (x reversed), because it knows the other side only.
+        labels: the network's label -> the label in the result.
+    """
+
+    name: str
+    center_mm: tuple[float, float, float]
+    size_mm: tuple[float, float, float]
+    mirror: bool
+    labels: dict[int, int]
+
+
+@dataclass(frozen=True)
+class LocaliserSpec:
+    """How a bundle wants its regions found in a scan larger than what its network was trained on.
+
+    Attributes:
+        template: name of a template that `localise.py` knows, or a file in the bundle.
+        crop_below_mm: a scan whose largest field of view is below this is a crop: the network sees it directly.
+        min_similarity: mutual information (nats) that the registration must reach.
+        spacing_mm: voxel size of the boxes.
+        regions: where to look.
+    """
+
+    template: str
+    crop_below_mm: float
+    min_similarity: float
+    spacing_mm: tuple[float, float, float]
+    regions: tuple[RegionSpec, ...]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle as its metadata describes it; nothing of it has run.
+
+    Attributes:
+        root: the folder that holds `configs/` and `models/`.
+        name: a title for a person.
+        version: the bundle's own.
+        description: what it finds, in a sentence.
+        modality: DICOM's letters of the images it was trained on; "" if not said.
+        in_channels: channels of the image it wants.
+        network_segments: what the network's own channels mean, background left out.
+        segments: what a whole-scan result holds; equal to `network_segments` unless it declares a localiser.
+        trusted: whether its code may run.
+        min_confidence: mean probability of a segment below which the result is doubted.
+        localiser: where to look in a larger scan; None: everywhere.
+    """
+
+    root: Path
+    name: str
+    version: str
+    description: str
+    modality: str
+    in_channels: int
+    network_segments: tuple[Segment, ...]
+    segments: tuple[Segment, ...]
+    trusted: bool = False
+    min_confidence: float = 0.0
+    localiser: LocaliserSpec | None = None
+    metadata: dict[str, Any] = field(default_factory=dict, repr=False, compare=False, hash=False)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A bundle's network and what surrounds it, ready to run.
+
+    Attributes:
+        network: in evaluation mode on `device`; (N, C, *spatial) -> logits (N, classes, *spatial).
+        preprocessing: the bundle's transforms after loading, on a dictionary with `image`, a MetaTensor (C, I, J, K).
+        inferer: the bundle's.
+        device: where the network is.
+    """
+
+    network: torch.nn.Module
+    preprocessing: Callable[[dict[str, Any]], dict[str, Any]]
+    inferer: Inferer
+    device: torch.device
+
+
+def shipped_root() -> Path:
+    """The bundle that comes with the package, in a checkout or inside the installed package."""
+    package = Path(__file__).resolve().parent
+    for root in (package / "monai_bundle", package.parent / "monai_bundle"):
+        if (root / METADATA).is_file():
+            return root
+    raise BundleError("bundle.missing", "the bundle that belongs to this package is not there; install napari-seg again")
+
+
+def find_bundles() -> list[Bundle]:
+    """The shipped bundle, then those in the folders that NAPARI_SEG_BUNDLES names; runs none of their code."""
+    folders = [Path(entry) for entry in os.environ.get(BUNDLES_VARIABLE, "").split(os.pathsep) if entry]
+    roots = [p.parent.parent for folder in folders for p in sorted(folder.glob(f"*/{METADATA.as_posix()}"))]
+    return [read_bundle(root) for root in (shipped_root(), *roots)]
+
+
+def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = False) -> Bundle:
+    """What a bundle's metadata says; runs none of its code.
+
+    Args:
+        bundle: a bundle's folder, the folder's name below one that NAPARI_SEG_BUNDLES lists, a bundle that was
+            read before, or None for the shipped one.
+        trust: let its code run later. The shipped bundle always may.
+
+    Raises:
+        BundleError: `bundle.unknown`, there is no such bundle; `bundle.metadata`, what it declares can't be read.
+    """
+    if isinstance(bundle, Bundle):
+        return bundle
+    root = shipped_root() if bundle is None else _root_of(bundle)
+    try:
+        metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
+        return _bundle(root, metadata, trusted=trust or root == shipped_root())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(
+            "bundle.metadata",
+            f"{METADATA} of bundle {root.name!r} can't be used ({type(error).__name__}: {error}); expected what "
+            "MONAI's bundle specification asks for, with network_data_format",
+        ) from error
+
+
+def _root_of(bundle: str | Path) -> Path:
+    candidates = [Path(bundle)]
+    if Path(bundle).name == str(bundle):
+        folders = os.environ.get(BUNDLES_VARIABLE, "").split(os.pathsep)
+        candidates += [Path(folder) / bundle for folder in folders if folder]
+        candidates += [root for root in (shipped_root(),) if root.name == bundle]
+    for candidate in candidates:
+        if (candidate / METADATA).is_file():
+            return candidate.resolve()
+    raise BundleError(
+        "bundle.unknown",
+        f"found no bundle at {str(bundle)!r}; expected a folder with {METADATA.as_posix()}; "
+        "'napari-seg bundles' lists the ones that are known",
+    )
+
+
+def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
+    image = metadata["network_data_format"]["inputs"]["image"]
+    pred = metadata["network_data_format"]["outputs"]["pred"]
+    own = metadata.get("napari_seg", {})
+    network_segments = tuple(
+        Segment(int(label), str(name), _color(int(label)))
+        for label, name in sorted(pred.get("channel_def", {}).items(), key=lambda item: int(item[0]))
+        if int(label) > 0
+    ) or tuple(Segment(n, f"segment {n}", _color(n)) for n in range(1, int(pred["num_channels"])))
+    segments = tuple(_segment(entry) for entry in own.get("segments", ())) or network_segments
+    return Bundle(
+        root=root,
+        name=str(metadata.get("name", root.name)),
+        version=str(metadata.get("version", "")),
+        description=str(metadata.get("description", "")),
+        modality=str(image.get("modality", "")),
+        in_channels=int(image["num_channels"]),
+        network_segments=network_segments,
+        segments=segments,
+        trusted=trusted,
+        min_confidence=float(own.get("min_confidence", 0.0)),
+        localiser=_localiser(own["localiser"]) if "localiser" in own else None,
+        metadata=metadata,
+    )
+
+
+def _segment(entry: dict[str, Any]) -> Segment:
+    low, high = entry.get("plausible_ml", (None, None))
+    red, green, blue = (int(value) for value in entry["color"])
+    return Segment(
+        int(entry["label"]), str(entry["name"]), (red, green, blue), None if low is None else (float(low), float(high))
+    )
+
+
+def _localiser(entry: dict[str, Any]) -> LocaliserSpec:
+    return LocaliserSpec(
+        template=str(entry["template"]),
+        crop_below_mm=float(entry["crop_below_mm"]),
+        min_similarity=float(entry["min_similarity"]),
+        spacing_mm=_triple(entry["spacing_mm"]),
+        regions=tuple(
+            RegionSpec(
+                name=str(region["name"]),
+                center_mm=_triple(region["center_mm"]),
+                size_mm=_triple(region["size_mm"]),
+                mirror=bool(region["mirror"]),
+                labels={int(network): int(result) for network, result in region["labels"].items()},
+            )
+            for region in entry["regions"]
+        ),
+    )
+
+
+def _triple(values: list[float]) -> tuple[float, float, float]:
+    x, y, z = (float(value) for value in values)
+    return x, y, z
+
+
+def _color(label: int) -> tuple[int, int, int]:
+    """A colour that differs well from those of the labels before it (steps of the golden angle in hue)."""
+    red, green, blue = colorsys.hsv_to_rgb((0.13 + 0.618034 * label) % 1.0, 0.75, 0.95)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+# from here on the bundle's own code runs
+
+
+def load_model(bundle: Bundle, device: str) -> Model:
+    """A bundle's network with its weights, its preprocessing and its inferer; the last two loaded are kept.
+
+    Args:
+        bundle: one that is trusted.
+        device: torch's name of a device.
+
+    Raises:
+        BundleError: `bundle.untrusted`; `bundle.config`, the inference config can't be used; `bundle.weights`,
+            the weights are missing or do not fit the network.
+    """
+    if not bundle.trusted:
+        raise BundleError(
+            "bundle.untrusted",
+            f"loading bundle {bundle.root.name!r} runs code that comes with it; if you trust its source, say so "
+            "(--trust-bundle, or read_bundle(..., trust=True))",
+        )
+    weights = bundle.root / "models" / "model.pt"
+    if not weights.is_file():
+        raise BundleError("bundle.weights", f"bundle {bundle.root.name!r} has no models/model.pt; train it first")
+    return _load_model(bundle.root, weights, weights.stat().st_mtime_ns, device)
+
+
+@lru_cache(maxsize=2)
+def _load_model(root: Path, weights: Path, weights_changed: int, device: str) -> Model:
+    """`weights_changed` keeps a model that was trained anew from being taken for the old one."""
+    import torch
+
+    configs = [root / "configs" / f"inference.{suffix}" for suffix in ("yaml", "yml", "json")]
+    config = next((path for path in configs if path.is_file()), None)
+    if config is None:
+        raise BundleError("bundle.config", f"bundle {root.name!r} has no configs/inference.yaml or .json")
+    torch_device = torch.device(device)
+    with _own_modules(root):
+        try:
+            from monai.bundle import ConfigParser
+
+            parser = ConfigParser()
+            parser.read_config(str(config))
+            parser.read_meta(str(root / METADATA))
+            parser.update({"bundle_root": str(root), "device": torch_device})
+            network = parser.get_parsed_content("network_def")
+            transforms = parser.get_parsed_content("preprocessing").transforms
+            inferer = parser.get_parsed_content("inferer")
+        except Exception as error:  # whatever a foreign config raises is the config's fault, and is told
+            raise BundleError(
+                "bundle.config",
+                f"{config.name} of bundle {root.name!r} can't be used ({type(error).__name__}: {error}); "
+                "expected the ids network_def, preprocessing (a Compose) and inferer",
+            ) from error
+    _load_weights(network, weights)
+    network = network.to(torch_device).eval()
+    return Model(network, _without_loading(transforms), inferer, torch_device)
+
+
+def _without_loading(transforms: tuple) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The transforms without those that read a file or find its channels: a Volume has both behind it."""
+    from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+
+    return Compose([t for t in transforms if not isinstance(t, LoadImaged | EnsureChannelFirstd)])
+
+
+def _load_weights(network: torch.nn.Module, path: Path) -> None:
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state.get("model", state))
+    except Exception as error:  # unpickling a stranger's file can raise anything
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BundleError(
+            "bundle.weights",
+            f"{path.name} of bundle {path.parents[1].name!r} does not fit its network_def ({first_line}); expected the "
+            "state dictionary of that network, saved by torch.save",
+        ) from error
+
+
+_importing = threading.Lock()
+
+
+@contextmanager
+def _own_modules(root: Path) -> Iterator[None]:
+    """Lets a bundle import its own modules, and forgets them afterwards.
+
+    Many bundles call their package `scripts`; without this the first one loaded would shadow all others.
+    """
+    names = {p.stem if p.is_file() else p.name for p in root.iterdir() if p.is_dir() or p.suffix == ".py"}
+
+    def own() -> dict[str, Any]:
+        return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in names}
+
+    with _importing:
+        before = own()
+        for name in before:
+            del sys.modules[name]
+        sys.path.insert(0, str(root))
+        try:
+            yield
+        finally:
+            sys.path.remove(str(root))
+            for name in own():
+                del sys.modules[name]
+            sys.modules.update(before)

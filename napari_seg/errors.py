@@ -1,0 +1,63 @@
+"""What can go wrong for a user, each kind with a code that stays the same from release to release."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class NapariSegError(Exception):
+    """Something a user can cause and mend.
+
+    The text says what was found, what was expected and what to do; it never holds a patient's name or
+    identifier.
+
+    Attributes:
+        code: stable and lower case, `<area>.<fault>`, such as `geometry.missing_slice`.
+        message: one line for a person.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.code, self.message)
+
+
+class InputError(NapariSegError):
+    """A file, a series or an array can't be used (`file.*`, `series.*`, `geometry.*`, `input.*`)."""
+
+
+class LocaliseError(NapariSegError):
+    """The place to look at was not found in the scan (`localise.*`)."""
+
+
+class BundleError(NapariSegError):
+    """A bundle is missing, incomplete, untrusted or does not fit the scan (`bundle.*`)."""
+
+
+class OutputError(NapariSegError):
+    """A result could not be written (`output.*`)."""
+
+
+class EnvironmentFault(NapariSegError):
+    """This machine lacks something that was asked for (`environment.*`)."""
+
+
+class Cancelled(NapariSegError):
+    """The user stopped the work; raise it from a progress callback to do so."""
+
+    def __init__(self, code: str = "run.cancelled", message: str = "stopped before the end; nothing was written") -> None:
+        super().__init__(code, message)
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A doubt that does not stop the work, such as `result.implausible`; same words as an error."""
+
+    code: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"

@@ -1,0 +1,297 @@
+"""Where voxels lie in the patient: the ground floor that everything spatial stands on.
+
+A `Grid` is a shape and one affine from voxel index to millimetres in RAS+ (x grows to the patient's right, y
+to the front, z to the head), as in nibabel and MONAI. An index names the centre of its voxel. Scans, the
+grid a network wants, a box around an organ and that box's mirror image are all grids, and `resample` carries
+an array from any one to any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from napari_seg.errors import InputError
+
+SHEAR_TOLERANCE = 2e-3
+"""Cosine between two axes above which a grid counts as sheared (0.11 degrees); float32 headers stay below 1e-5."""
+
+WHOLE_VOXEL_TOLERANCE = 1e-3
+"""Distance in voxels, anywhere in the grid, below which two lattices count as the same."""
+
+_AXIS_CODES = (("L", "R"), ("P", "A"), ("I", "S"))
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A block of voxels placed in the patient.
+
+    Attributes:
+        shape: voxels along each index axis, (I, J, K).
+        affine: (4, 4) float64, read-only; voxel index (i, j, k, 1) -> (x, y, z, 1) in mm, RAS+.
+
+    Raises:
+        InputError: `geometry.shape`, `geometry.affine` (not finite or singular) or `geometry.shear` (axes not
+            at right angles).
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        shape = tuple(int(n) for n in self.shape)
+        if len(shape) != 3 or min(shape) < 1:
+            raise InputError("geometry.shape", f"found a grid of shape {shape}; expected three sizes of at least 1")
+        affine = np.array(self.affine, dtype=np.float64)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.allclose(affine[3], (0, 0, 0, 1)):
+            raise InputError("geometry.affine", "found an affine that is not finite or not 4 x 4 with a last row 0 0 0 1")
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+        if lengths.min() < 1e-6:
+            raise InputError("geometry.affine", f"found a voxel size of {_mm(lengths)} mm; every size must be above 0")
+        directions = affine[:3, :3] / lengths
+        if abs(np.linalg.det(directions)) < 1e-3:
+            raise InputError("geometry.affine", "found a singular affine: two axes of the grid point the same way")
+        cosines = np.abs(directions.T @ directions - np.eye(3))
+        if cosines.max() > SHEAR_TOLERANCE:
+            degrees = float(np.degrees(np.arcsin(min(1.0, cosines.max()))))
+            raise InputError(
+                "geometry.shear",
+                f"the axes of the grid are {degrees:.2f} degrees off a right angle; expected at most "
+                f"{np.degrees(np.arcsin(SHEAR_TOLERANCE)):.2f}; resample the scan on a straight grid first",
+            )
+        affine.setflags(write=False)
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "affine", affine)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Grid):
+            return NotImplemented
+        return self.shape == other.shape and np.array_equal(self.affine, other.affine)
+
+    def __hash__(self) -> int:
+        return hash((self.shape, self.affine.tobytes()))
+
+    # what it is
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxels along each index axis, in mm."""
+        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(i), float(j), float(k)
+
+    @property
+    def directions(self) -> NDArray[np.float64]:
+        """(3, 3); column n is the unit vector, in RAS+, along which index axis n grows."""
+        return self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
+    def orientation(self) -> str:
+        """The patient direction that each index axis grows towards, such as `RAS` or `LPS`."""
+        world_axes, signs = self._nearest_world_axes()
+        return "".join(_AXIS_CODES[axis][sign > 0] for axis, sign in zip(world_axes, signs, strict=True))
+
+    @property
+    def voxel_ml(self) -> float:
+        """The volume of one voxel in millilitres."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    @property
+    def size_mm(self) -> tuple[float, float, float]:
+        """The field of view along each index axis, from outer face to outer face, in mm."""
+        i, j, k = (n * s for n, s in zip(self.shape, self.spacing_mm, strict=True))
+        return i, j, k
+
+    @property
+    def center_mm(self) -> NDArray[np.float64]:
+        """(3,) the middle of the field of view, in mm, RAS+."""
+        return self.to_world((np.array(self.shape) - 1) / 2)
+
+    @property
+    def corners_mm(self) -> NDArray[np.float64]:
+        """(8, 3) the centres of the eight corner voxels, in mm, RAS+."""
+        ends = [(0, n - 1) for n in self.shape]
+        return self.to_world(np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(8, 3))
+
+    def to_world(self, indices: ArrayLike) -> NDArray[np.float64]:
+        """(..., 3) points in mm, RAS+, of voxel indices (..., 3)."""
+        return np.asarray(indices, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def to_index(self, points_mm: ArrayLike) -> NDArray[np.float64]:
+        """(..., 3) fractional voxel indices of points (..., 3) in mm, RAS+."""
+        return (np.asarray(points_mm, dtype=np.float64) - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
+
+    def contains(self, points_mm: ArrayLike) -> NDArray[np.bool_]:
+        """(...) whether each point (..., 3) lies in the field of view, outer half voxels included."""
+        indices = self.to_index(points_mm)
+        return ((indices >= -0.5) & (indices <= np.array(self.shape) - 0.5)).all(axis=-1)
+
+    def matches(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
+        """Whether both have the same shape and no voxel of one lies further than this from its twin."""
+        if self.shape != other.shape:
+            return False
+        return bool(np.linalg.norm(self.corners_mm - other.corners_mm, axis=1).max() <= tolerance_mm)
+
+    # what it can become
+
+    @classmethod
+    def around(
+        cls,
+        center_mm: ArrayLike,
+        size_mm: Sequence[float],
+        spacing_mm: Sequence[float],
+        directions: ArrayLike | None = None,
+    ) -> Grid:
+        """A box with its middle at a point, at least as large as asked.
+
+        Args:
+            center_mm: (3,) in mm, RAS+.
+            size_mm: field of view along each index axis; rounded up to whole voxels.
+            spacing_mm: voxel size along each index axis.
+            directions: (3, 3) unit columns, in RAS+; the patient's own axes if left out.
+        """
+        spacing = np.asarray(spacing_mm, dtype=np.float64)
+        shape = np.ceil(np.asarray(size_mm) / spacing - 1e-6).astype(int)
+        affine = np.eye(4)
+        affine[:3, :3] = (np.eye(3) if directions is None else np.asarray(directions)) * spacing
+        affine[:3, 3] = np.asarray(center_mm) - affine[:3, :3] @ ((shape - 1) / 2)
+        return cls((int(shape[0]), int(shape[1]), int(shape[2])), affine)
+
+    def box(self, start: Sequence[int], stop: Sequence[int]) -> Grid:
+        """The voxels from `start` up to, not with, `stop`; may reach beyond this grid on any side."""
+        affine = self.affine.copy()
+        affine[:3, 3] = self.to_world(start)
+        i, j, k = (int(b) - int(a) for a, b in zip(start, stop, strict=True))
+        return Grid((i, j, k), affine)
+
+    def mirrored(self, axis: int = 0) -> Grid:
+        """The same voxels with one index axis running the other way.
+
+        An array sampled on it is the mirror image of one sampled on this grid: what a network that
+        knows the left side only has to see of the right.
+        """
+        affine = self.affine.copy()
+        affine[:3, 3] += affine[:3, axis] * (self.shape[axis] - 1)
+        affine[:3, axis] *= -1
+        return Grid(self.shape, affine)
+
+    def reoriented(self, orientation: str = "RAS") -> Grid:
+        """The same voxels with index axes in the order and directions nearest to `orientation`.
+
+        Args:
+            orientation: three letters, one from each of L/R, P/A and I/S.
+
+        Raises:
+            InputError: `geometry.orientation`, the letters name no orientation.
+        """
+        wanted = [next((n for n, codes in enumerate(_AXIS_CODES) if c in codes), -1) for c in orientation.upper()]
+        if sorted(wanted) != [0, 1, 2]:
+            raise InputError("geometry.orientation", f"found {orientation!r}; expected three letters such as RAS or LPS")
+        world_axes, signs = self._nearest_world_axes()
+        affine = np.eye(4)
+        affine[:3, 3] = self.affine[:3, 3]
+        shape = []
+        for column, (world_axis, letter) in enumerate(zip(wanted, orientation.upper(), strict=True)):
+            axis = world_axes.index(world_axis)
+            shape.append(self.shape[axis])
+            affine[:3, column] = self.affine[:3, axis]
+            if signs[axis] != (1 if letter == _AXIS_CODES[world_axis][1] else -1):
+                affine[:3, 3] += affine[:3, column] * (self.shape[axis] - 1)
+                affine[:3, column] *= -1
+        return Grid((shape[0], shape[1], shape[2]), affine)
+
+    def _nearest_world_axes(self) -> tuple[list[int], list[int]]:
+        """For each index axis the world axis it follows, each used once, and the sign of its growth."""
+        directions = self.directions
+        best = max(permutations(range(3)), key=lambda order: sum(abs(directions[w, n]) for n, w in enumerate(order)))
+        return list(best), [1 if directions[w, n] >= 0 else -1 for n, w in enumerate(best)]
+
+
+def index_affine(source: Grid, target: Grid) -> NDArray[np.float64]:
+    """(4, 4) from a voxel index of `target` to the (fractional) index of `source` at the same place."""
+    return np.linalg.inv(source.affine) @ target.affine
+
+
+def resample(
+    array: NDArray,
+    source: Grid,
+    target: Grid,
+    *,
+    order: Literal[0, 1] = 1,
+    outside: float | None = None,
+) -> NDArray:
+    """An array of `source`, sampled on `target`.
+
+    Between grids that differ by axis order, flips and whole-voxel shifts alone, the values are copied bit by
+    bit and the type is kept. Otherwise they are interpolated; linear interpolation gives float32, or float64
+    for a float64 array.
+
+    Args:
+        array: (..., I, J, K) on `source`.
+        source: where the array lies.
+        target: where the answer lies.
+        order: 1 linear, 0 nearest (for labels: keeps the type).
+        outside: the value where `target` reaches beyond `source`; None repeats the edge.
+
+    Returns:
+        (..., *target.shape).
+    """
+    if array.shape[-3:] != source.shape:
+        raise InputError("geometry.shape", f"found an array of shape {array.shape} for a grid of {source.shape}")
+    to_source = index_affine(source, target)
+    if _is_whole_voxel(to_source, target):
+        return _copy_voxels(array, np.rint(to_source), target, outside)
+
+    from scipy.ndimage import affine_transform
+
+    if order == 0:
+        dtype = array.dtype
+    else:
+        dtype = np.dtype(np.float64 if array.dtype == np.float64 else np.float32)
+    answer = np.empty((*array.shape[:-3], *target.shape), dtype=dtype)
+    for channel in np.ndindex(array.shape[:-3]):
+        affine_transform(
+            array[channel],
+            to_source[:3, :3],
+            to_source[:3, 3],
+            output_shape=target.shape,
+            output=answer[channel],
+            order=order,
+            mode="nearest" if outside is None else "grid-constant",
+            cval=0.0 if outside is None else outside,
+        )
+    return answer
+
+
+def _is_whole_voxel(to_source: NDArray[np.float64], target: Grid) -> bool:
+    rounded = np.rint(to_source)
+    turn = np.abs(rounded[:3, :3])
+    if not ((turn.sum(axis=0) == 1).all() and (turn.sum(axis=1) == 1).all()):
+        return False
+    ends = np.array(target.shape) - 1
+    drift = np.abs(to_source - rounded)[:3]
+    return bool((drift[:, :3] @ ends + drift[:, 3]).max() < WHOLE_VOXEL_TOLERANCE)
+
+
+def _copy_voxels(array: NDArray, to_source: NDArray[np.float64], target: Grid, outside: float | None) -> NDArray:
+    source_axis_of = [int(np.argmax(np.abs(to_source[:3, n]))) for n in range(3)]
+    lead = tuple(range(array.ndim - 3))
+    turned = array.transpose(*lead, *(len(lead) + axis for axis in source_axis_of))
+    picks, inside = [], []
+    for n, axis in enumerate(source_axis_of):
+        indices = (np.arange(target.shape[n]) * to_source[axis, n] + to_source[axis, 3]).astype(int)
+        size = turned.shape[len(lead) + n]
+        picks.append(np.clip(indices, 0, size - 1))
+        inside.append((indices >= 0) & (indices < size))
+    answer = turned[(..., *np.ix_(*picks))]
+    if outside is not None and not all(i.all() for i in inside):
+        answer[..., ~np.logical_and.reduce(np.ix_(*inside))] = outside
+    return np.ascontiguousarray(answer)
+
+
+def _mm(lengths: Sequence[float] | NDArray) -> str:
+    return " x ".join(f"{value:.4g}" for value in lengths)

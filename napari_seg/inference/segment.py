@@ -1,0 +1,113 @@
+"""`segment`: what the command line, the plugin and Python all call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from napari_seg.bundle import Bundle, load_model, read_bundle
+from napari_seg.errors import BundleError, EnvironmentFault
+from napari_seg.localise import localise
+from napari_seg.volume import Segment, Segmentation, Volume, smallest_label_type
+
+Progress = Callable[[str, int, int], None]
+"""Called as (stage, done, total), at every window of the stage "segmenting"; raises `Cancelled` to stop."""
+
+
+def segment(
+    volume: Volume,
+    bundle: Bundle | str | Path | None = None,
+    *,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Segmentation:
+    """The structures that a bundle finds in a scan, on the scan's own grid.
+
+    Args:
+        volume: the scan, (C, I, J, K) on its grid.
+        bundle: which bundle; None: the shipped one.
+        device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:<n>".
+        progress: called with a stage ("locating", "loading", "segmenting"), what is done and the total.
+
+    Returns:
+        A label map of the smallest unsigned type, with a confidence for every segment that was found, the
+        scan's notices and those on the result (`result.implausible`).
+
+    Raises:
+        BundleError: the bundle is unknown, untrusted, incomplete or made for other scans.
+        LocaliseError: the bundle's regions were not found in the scan.
+        EnvironmentFault: `environment.device`, there is no such device.
+        Cancelled: `progress` raised it.
+    """
+    bundle = read_bundle(bundle)
+    _check_fit(volume, bundle)
+    device = _resolved(device)
+    report = progress or _silent
+    regions = localise(volume, bundle, progress)
+
+    report("loading", 0, 1)
+    model = load_model(bundle, device)
+    report("loading", 1, 1)
+
+    from napari_seg.inference.engine import decide, run_network
+
+    segments = _merged(tuple(s for region in regions for s in region.segments))
+    label_map = np.zeros(volume.grid.shape, dtype=smallest_label_type(max((s.label for s in segments), default=1)))
+    confidence: dict[int, float] = {}
+    for number, region in enumerate(regions):
+
+        def on_window(done: int, total: int, number: int = number) -> None:
+            report("segmenting", number * total + done, len(regions) * total)
+
+        logits = run_network(volume, region.grid, bundle, model, on_window)
+        decide(logits, region.labels, label_map, volume.grid)
+        for network_class, mean in logits.confidence().items():
+            if network_class in region.labels:
+                confidence[region.labels[network_class]] = mean
+
+    result = Segmentation(label_map, volume.grid, segments, confidence, volume.notices)
+    from napari_seg.inference.plausibility import doubts
+
+    return replace(result, notices=volume.notices + doubts(result, bundle.min_confidence, segments))
+
+
+def _check_fit(volume: Volume, bundle: Bundle) -> None:
+    channels = volume.array.shape[0]
+    if channels != bundle.in_channels:
+        raise BundleError(
+            "bundle.channels",
+            f"the scan has {channels} channel(s); bundle {bundle.name!r} expects {bundle.in_channels}",
+        )
+    wanted = bundle.modality.upper()
+    if volume.modality and wanted and not wanted.startswith(volume.modality.upper()[:2]):
+        raise BundleError(
+            "bundle.modality",
+            f"the scan is {volume.modality}; bundle {bundle.name!r} was trained on {bundle.modality}; choose another "
+            "scan or another bundle ('napari-seg bundles' lists them)",
+        )
+
+
+def _resolved(device: str) -> str:
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = device.partition(":")
+    if kind == "cuda" and (not torch.cuda.is_available() or int(number or 0) >= torch.cuda.device_count()):
+        raise EnvironmentFault(
+            "environment.device", f"there is no device {device!r} here; expected 'auto' or 'cpu' on this machine"
+        )
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise EnvironmentFault("environment.device", f"unknown device {device!r}; expected 'auto', 'cpu' or 'cuda'")
+    return device
+
+
+def _merged(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    return tuple(sorted({s.label: s for s in segments}.values(), key=lambda s: s.label))
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    pass

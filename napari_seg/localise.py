@@ -1,0 +1,230 @@
+"""Where in a scan the network must look: from a Volume and what the bundle declares to a list of regions.
+
+A whole head is registered to a template by an affine transform (Mattes mutual information, Mattes et al.
+2003, doi:10.1109/TMI.2003.809072), and the boxes that the bundle names in template space are carried to the
+scan. Each region is a grid in the scan's own world, turned as the template is turned but neither stretched
+nor sheared; the mirror image of a box is the same box with one index axis running the other way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_seg.bundle import Bundle, LocaliserSpec
+from napari_seg.errors import Cancelled, EnvironmentFault, LocaliseError
+from napari_seg.geometry import Grid, resample
+from napari_seg.volume import Segment, Volume
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+Progress = Callable[[str, int, int], None]
+"""Called as (stage, done, total) while work goes on; raises `Cancelled` to stop it."""
+
+MAX_STRETCH = 1.5
+"""A head that fits the template only when stretched or shrunk by more than this is no head."""
+
+_REGISTRATION_MM = 2.0
+_MAX_ITERATIONS = 100
+_LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Region:
+    """One look of the network at the scan.
+
+    Attributes:
+        name: for a person.
+        grid: what the network is shown, in the scan's world; None: the scan as it is.
+        labels: the network's label -> the label in the result.
+        segments: the structures that the labels stand for.
+    """
+
+    name: str
+    grid: Grid | None
+    labels: dict[int, int]
+    segments: tuple[Segment, ...]
+
+
+def localise(volume: Volume, bundle: Bundle, progress: Progress | None = None) -> list[Region]:
+    """The regions of a scan that a bundle's network must see.
+
+    A bundle without a localiser, or a scan that is a crop already, gives one region: the scan as it is.
+
+    Args:
+        volume: the scan.
+        bundle: which structures to find, and how.
+        progress: called with the stage "locating"; may raise `Cancelled`.
+
+    Raises:
+        LocaliseError: `localise.low_similarity`, `localise.stretched` or `localise.outside`: the scan does not
+            show what the template shows, or not all of it.
+        EnvironmentFault: `environment.template`, the template is not installed.
+    """
+    spec = bundle.localiser
+    if spec is None or max(volume.grid.size_mm) < spec.crop_below_mm:
+        labels = {segment.label: segment.label for segment in bundle.network_segments}
+        return [Region("scan", None, labels, bundle.network_segments)]
+    template = read_template(spec.template, bundle.root)
+    to_scan, similarity = register(template, volume, progress)
+    if similarity < spec.min_similarity:
+        raise LocaliseError(
+            "localise.low_similarity",
+            f"the scan resembles the template {spec.template!r} by {similarity:.2f} only; expected at least "
+            f"{spec.min_similarity:.2f}; check that it is a {bundle.modality or 'fitting'} scan whose orientation is right, "
+            f"or give a crop of less than {spec.crop_below_mm:g} mm around the structure",
+        )
+    return [_region(volume, bundle, spec, n, to_scan) for n in range(len(spec.regions))]
+
+
+def _region(volume: Volume, bundle: Bundle, spec: LocaliserSpec, number: int, to_scan: NDArray[np.float64]) -> Region:
+    region = spec.regions[number]
+    linear = to_scan[:3, :3]
+    left, stretches, right = np.linalg.svd(linear)
+    if stretches.max() > MAX_STRETCH or stretches.min() < 1 / MAX_STRETCH:
+        raise LocaliseError(
+            "localise.stretched",
+            f"the scan fits the template only when stretched {stretches.min():.2f} to {stretches.max():.2f} times; expected "
+            f"at most {MAX_STRETCH:g}; check the voxel size and that the whole head is in the scan",
+        )
+    center = linear @ np.array(region.center_mm) + to_scan[:3, 3]
+    # the rotation nearest to the transform (polar decomposition) turns the box; its size follows the head's
+    size = np.array(region.size_mm) * np.linalg.norm(linear, axis=0)
+    grid = Grid.around(center, tuple(size), spec.spacing_mm, left @ right)
+    if not volume.grid.contains(grid.corners_mm).all():
+        raise LocaliseError(
+            "localise.outside",
+            f"the {region.name} lies partly outside the scan's field of view; expected a scan of the whole head, "
+            f"or a crop of less than {spec.crop_below_mm:g} mm around the structure",
+        )
+    segments = tuple(segment for segment in bundle.segments if segment.label in region.labels.values())
+    return Region(region.name, grid.mirrored(0) if region.mirror else grid, region.labels, segments)
+
+
+def read_template(name: str, bundle_root: Path) -> Volume:
+    """A template to register to.
+
+    Args:
+        name: "mni152_t1" (ICBM 2009a, symmetric, skull-stripped, 1 mm; Fonov et al. 2011,
+            doi:10.1016/j.neuroimage.2010.07.033; comes with nilearn), or a NIfTI file in the bundle.
+        bundle_root: the bundle's folder.
+
+    Raises:
+        EnvironmentFault: `environment.template`, it is not there.
+    """
+    from napari_seg.formats import read
+
+    if name == "mni152_t1":
+        path = mni152_path()
+    else:
+        path = (bundle_root / name).resolve()
+        if not path.is_relative_to(bundle_root.resolve()) or not path.is_file():
+            raise EnvironmentFault("environment.template", f"found no template {name!r} in bundle {bundle_root.name!r}")
+    return read(path)
+
+
+def mni152_path() -> Path:
+    """The MNI152 T1 template's file, found without importing nilearn."""
+    from importlib.util import find_spec
+
+    spec = find_spec("nilearn")
+    if spec is not None and spec.submodule_search_locations:
+        folder = Path(spec.submodule_search_locations[0], "datasets", "data")
+        for path in sorted(folder.glob("mni_icbm152_t1_tal_nlin_sym_09a*.nii.gz")):
+            return path
+    raise EnvironmentFault(
+        "environment.template", "the MNI152 template was not found; it comes with nilearn: pip install nilearn"
+    )
+
+
+def register(template: Volume, scan: Volume, progress: Progress | None = None) -> tuple[NDArray[np.float64], float]:
+    """The affine transform from the template to the scan that maximises their mutual information.
+
+    Moments give the start; two resolutions, 5 % random samples with a fixed seed, so that the same scan
+    gives the same answer.
+
+    Args:
+        template: first channel is used.
+        scan: first channel is used.
+        progress: called at every iteration with the stage "locating".
+
+    Returns:
+        (4, 4) from a point in the template to the point in the scan, in mm, RAS+; and the mutual information
+        reached (nats; 0 means that neither image tells anything of the other).
+    """
+    import SimpleITK as sitk
+
+    fixed, moving = _itk_image(template), _itk_image(scan)
+    start = sitk.CenteredTransformInitializer(
+        fixed, moving, sitk.AffineTransform(3), sitk.CenteredTransformInitializerFilter.MOMENTS
+    )
+    transform = sitk.AffineTransform(start)
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
+    method.SetMetricSamplingStrategy(method.RANDOM)
+    method.SetMetricSamplingPercentage(0.05, 20)
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=2.0, minStep=0.02, numberOfIterations=_MAX_ITERATIONS, relaxationFactor=0.5
+    )
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetShrinkFactorsPerLevel([2, 1])  # of 2 mm voxels
+    method.SetSmoothingSigmasPerLevel([2.0, 1.0])
+    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
+    method.SetInitialTransform(transform, inPlace=True)
+    # with one thread the samples are summed in one order, so the same scan gives the same bits
+    method.SetNumberOfThreads(1)
+
+    cancelled: list[Cancelled] = []
+
+    def on_iteration() -> None:
+        if progress is None or cancelled:
+            return
+        done = method.GetCurrentLevel() * _MAX_ITERATIONS + method.GetOptimizerIteration()
+        try:
+            progress("locating", min(done, 2 * _MAX_ITERATIONS - 1), 2 * _MAX_ITERATIONS)
+        except Cancelled as stop:  # ITK swallows what a callback raises
+            cancelled.append(stop)
+            method.StopRegistration()
+
+    method.AddCommand(sitk.sitkIterationEvent, on_iteration)
+    try:
+        method.Execute(fixed, moving)
+    except RuntimeError as error:
+        if cancelled:
+            raise cancelled[0] from None
+        raise LocaliseError(
+            "localise.failed",
+            "the scan could not be registered to the template (all samples fell outside it); check its orientation "
+            "and that the whole head is in the scan",
+        ) from error
+    if cancelled:
+        raise cancelled[0]
+    if progress is not None:
+        progress("locating", 2 * _MAX_ITERATIONS, 2 * _MAX_ITERATIONS)
+    matrix = np.array(transform.GetMatrix()).reshape(3, 3)
+    center = np.array(transform.GetCenter())
+    affine = np.eye(4)
+    affine[:3, :3] = _LPS_FROM_RAS @ matrix @ _LPS_FROM_RAS
+    affine[:3, 3] = _LPS_FROM_RAS @ (center + np.array(transform.GetTranslation()) - matrix @ center)
+    return affine, -float(method.GetMetricValue())
+
+
+def _itk_image(volume: Volume) -> sitk.Image:
+    """The first channel at about 2 mm as ITK sees it: array axes (k, j, i), world in LPS."""
+    import SimpleITK as sitk
+
+    grid = volume.grid.reoriented("RAS")
+    array = resample(volume.array[0], volume.grid, grid)
+    image = sitk.GetImageFromArray(array.transpose(2, 1, 0).astype(np.float32))
+    image.SetSpacing(grid.spacing_mm)
+    image.SetDirection((_LPS_FROM_RAS @ grid.directions).ravel().tolist())
+    image.SetOrigin((_LPS_FROM_RAS @ grid.affine[:3, 3]).tolist())
+    shrink = [max(1, round(_REGISTRATION_MM / spacing)) for spacing in grid.spacing_mm]
+    return sitk.BinShrink(image, shrink)

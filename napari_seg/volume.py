@@ -1,0 +1,110 @@
+"""The three nouns that functions pass around: `Volume`, `Segment`, `Segmentation`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_seg.errors import InputError, Notice
+from napari_seg.geometry import Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """Intensities on a grid, and where they came from.
+
+    Attributes:
+        array: (C, I, J, K), in the type of the file wherever no rescaling forbids it; read-only by agreement.
+        grid: where (I, J, K) lies in the patient.
+        name: what a person recognises the scan by; never a patient's name or identifier.
+        modality: DICOM's two letters, such as "MR" or "CT"; "" where the file does not say.
+        files: the files it was read from.
+        notices: doubts that came up while reading.
+
+    Raises:
+        InputError: `geometry.shape`, the array does not fit the grid.
+    """
+
+    array: NDArray
+    grid: Grid
+    name: str = ""
+    modality: str = ""
+    files: tuple[Path, ...] = ()
+    notices: tuple[Notice, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != 4 or self.array.shape[1:] != self.grid.shape:
+            raise InputError(
+                "geometry.shape", f"found an array of shape {self.array.shape}; expected (C, {_shape(self.grid)})"
+            )
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One named structure of a label map.
+
+    Attributes:
+        label: its value in the label map, above 0.
+        name: such as "left anterior hippocampus".
+        color: red, green, blue, each 0 to 255.
+        plausible_ml: volumes below or above which a result can't be right; None where nothing is known.
+    """
+
+    label: int
+    name: str
+    color: tuple[int, int, int]
+    plausible_ml: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """A label map on a grid, and the table of its segments.
+
+    Attributes:
+        array: (I, J, K), unsigned integers, 0 is background.
+        grid: where the array lies; a result lies on the grid of the scan it was made from.
+        segments: every structure that was looked for, found or not, by ascending label.
+        confidence: label -> mean probability of the segment's own voxels; a segment without voxels is absent.
+        notices: doubts about the scan or the result.
+
+    Raises:
+        InputError: `geometry.shape`, the array does not fit the grid; `labels.type`, it is not unsigned.
+    """
+
+    array: NDArray[np.unsignedinteger]
+    grid: Grid
+    segments: tuple[Segment, ...]
+    confidence: Mapping[int, float] = field(default_factory=dict)
+    notices: tuple[Notice, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.array.shape != self.grid.shape:
+            raise InputError(
+                "geometry.shape", f"found a label map of shape {self.array.shape}; expected ({_shape(self.grid)})"
+            )
+        if self.array.dtype.kind != "u":
+            raise InputError("labels.type", f"found a label map of type {self.array.dtype}; expected unsigned integers")
+        object.__setattr__(self, "confidence", MappingProxyType(dict(self.confidence)))
+
+    def voxel_counts(self) -> dict[int, int]:
+        """Label -> number of voxels, for every segment of the table, 0 where it was not found."""
+        counts = np.bincount(self.array.ravel(order="K"), minlength=1)
+        return {s.label: int(counts[s.label]) if s.label < len(counts) else 0 for s in self.segments}
+
+    def volumes_ml(self) -> dict[int, float]:
+        """Label -> volume in millilitres, for every segment of the table, 0 where it was not found."""
+        return {label: count * self.grid.voxel_ml for label, count in self.voxel_counts().items()}
+
+
+def smallest_label_type(highest_label: int) -> np.dtype:
+    """The smallest unsigned type that holds labels up to this one."""
+    return np.min_scalar_type(highest_label)
+
+
+def _shape(grid: Grid) -> str:
+    return ", ".join(str(n) for n in grid.shape)
