@@ -243,7 +243,7 @@ def resample(
     if array.shape[-3:] != source.shape:
         raise InputError("geometry.shape", f"found an array of shape {array.shape} for a grid of {source.shape}")
     to_source = index_affine(source, target)
-    if _is_whole_voxel(to_source, target):
+    if is_same_lattice(source, target):
         return _copy_voxels(array, np.rint(to_source), target, outside)
 
     from scipy.ndimage import affine_transform
@@ -267,7 +267,9 @@ def resample(
     return answer
 
 
-def _is_whole_voxel(to_source: NDArray[np.float64], target: Grid) -> bool:
+def is_same_lattice(source: Grid, target: Grid) -> bool:
+    """Whether the grids differ by axis order, flips and whole-voxel shifts alone."""
+    to_source = index_affine(source, target)
     rounded = np.rint(to_source)
     turn = np.abs(rounded[:3, :3])
     if not ((turn.sum(axis=0) == 1).all() and (turn.sum(axis=1) == 1).all()):
@@ -289,7 +291,8 @@ def _copy_voxels(array: NDArray, to_source: NDArray[np.float64], target: Grid, o
         inside.append((indices >= 0) & (indices < size))
     answer = turned[(..., *np.ix_(*picks))]
     if outside is not None and not all(i.all() for i in inside):
-        answer[..., ~np.logical_and.reduce(np.ix_(*inside))] = outside
+        i, j, k = inside
+        answer[..., ~(i[:, None, None] & j[:, None] & k)] = outside
     return np.ascontiguousarray(answer)
 
 

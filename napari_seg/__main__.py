@@ -1,0 +1,16 @@
+"""`python -m napari_seg` is `napari-seg`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def run() -> None:
+    """Runs the command line and ends the process with its exit status."""
+    from napari_seg.cli import main
+
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

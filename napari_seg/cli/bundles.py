@@ -1,0 +1,48 @@
+"""`napari-seg bundles`: what can be found, and by which model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from napari_seg.bundle import Bundle
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "bundles",
+        help="list the models that are there and what they find",
+        description="Lists the shipped bundle and those in the folders that the environment variable "
+        "NAPARI_SEG_BUNDLES names. Nothing of them is run.",
+    )
+    parser.add_argument("--json", action="store_true", help="print a list of objects instead of text")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from napari_seg.bundle import find_bundles
+
+    bundles = find_bundles()
+    if arguments.json:
+        print(json.dumps([_as_dict(bundle) for bundle in bundles], indent=2))
+        return 0
+    for bundle in bundles:
+        print(f"{bundle.name}  {bundle.version}   {bundle.modality}   {'trusted' if bundle.trusted else 'not trusted'}")
+        print(f"  {bundle.description}")
+        print(f"  finds: {', '.join(segment.name for segment in bundle.segments)}")
+        print(f"  folder: {bundle.root}")
+    return 0
+
+
+def _as_dict(bundle: Bundle) -> dict[str, object]:
+    return {
+        "name": bundle.name,
+        "version": bundle.version,
+        "description": bundle.description,
+        "modality": bundle.modality,
+        "trusted": bundle.trusted,
+        "segments": [{"label": s.label, "name": s.name} for s in bundle.segments],
+        "folder": str(bundle.root),
+    }

@@ -1,0 +1,71 @@
+"""`napari-seg predict`: scans in, label maps, pictures and volumes out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from napari_seg.cli import ExitCode
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "predict",
+        help="segment scans: NIfTI files, DICOM folders, or folders with any number of both",
+        description="Segments every scan below the inputs. Each gives, in the output folder, <name>_seg.nii.gz on the "
+        "scan's own grid, <name>_seg.png (three planes through each structure) and <name>_seg.json (names, volumes in "
+        "ml, confidence). A scan that can't be used is reported with a code and does not stop the others.",
+        epilog="Examples: napari-seg predict head.nii.gz -o results     napari-seg predict study/ more/*.nii.gz -o results --json",
+    )
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="a NIfTI file, a DICOM folder or file, or a folder")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results; made if missing")
+    parser.add_argument("--bundle", metavar="B", help="a MONAI bundle's folder or name; the shipped one if left out")
+    parser.add_argument(
+        "--trust-bundle", action="store_true", help="let the code inside that bundle run; only for bundles whose source you trust"
+    )
+    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N; default auto")
+    parser.add_argument("--overwrite", action="store_true", help="replace results that were edited or made by another program")
+    parser.add_argument("--json", action="store_true", help="print a list of objects, one a scan, instead of the table")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from napari_seg.bundle import read_bundle
+    from napari_seg.cli.progress import CohortProgress, exit_code, print_results
+    from napari_seg.cohort.runner import CaseResult, run_cohort
+    from napari_seg.errors import InputError
+    from napari_seg.formats import find_scans
+
+    bundle = read_bundle(arguments.bundle, trust=arguments.trust_bundle)
+    scans, missing = [], []
+    for path in arguments.inputs:
+        try:
+            scans += find_scans(path)
+        except InputError as error:
+            missing.append(CaseResult(path.name, "failed", error.code, error.message))
+    if not scans and not missing:
+        print(
+            "napari-seg: input.none: found no scan below the inputs; expected NIfTI (.nii, .nii.gz) or DICOM files",
+            file=sys.stderr,
+        )
+        return ExitCode.NOTHING_FOUND
+    with CohortProgress(len(scans), quiet=arguments.json or not sys.stderr.isatty()) as progress:
+        results = run_cohort(
+            scans,
+            arguments.output,
+            bundle,
+            device=arguments.device,
+            overwrite=arguments.overwrite,
+            on_case=progress.on_case,
+            progress=progress.on_step,
+        )
+    results += missing
+    if arguments.json:
+        print(json.dumps([result.as_dict() for result in results], indent=2))
+    else:
+        print_results(results)
+    if not scans:
+        return ExitCode.NOTHING_FOUND
+    return exit_code(results)

@@ -1,0 +1,96 @@
+"""How long work and its results look on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from napari_seg.cli import ExitCode
+from napari_seg.cohort.runner import CaseResult
+
+_STAGES = {"locating": "finding the place", "loading": "loading the model", "segmenting": "segmenting"}
+
+
+class CohortProgress:
+    """Bars on standard error for scans and for the steps inside one, with the time left."""
+
+    def __init__(self, scans: int, quiet: bool = False) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(file=sys.stderr),
+            transient=True,
+            disable=quiet,
+        )
+        self._scans = self._bars.add_task("scans", total=scans)
+        self._step = self._bars.add_task("reading", total=None)
+        self._stage = ""
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def on_case(self, number: int, name: str) -> None:
+        self._bars.update(self._scans, completed=number, description=f"scans ({name})")
+        self._stage = ""
+        self._bars.reset(self._step, total=None, description="reading")
+
+    def on_step(self, stage: str, done: int, total: int) -> None:
+        if stage != self._stage:
+            self._stage = stage
+            self._bars.reset(self._step, total=total, description=_STAGES.get(stage, stage))
+        self._bars.update(self._step, completed=done, total=total)
+
+
+def print_results(results: Sequence[CaseResult]) -> None:
+    """A table of the finished scans with volumes in ml, then each notice and each failure on a line of its own."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True, highlight=False)
+    done = [r for r in results if r.status == "done"]
+    failed = [r for r in results if r.status == "failed"]
+    if done:
+        table = Table("scan", "structure", "ml", "confidence", "", title="volumes", title_justify="left")
+        for column in (2, 3):
+            table.columns[column].justify = "right"
+        for result in done:
+            doubted = {n.message.split(":")[0] for n in result.notices if n.code == "result.implausible"}
+            for row, (name, volume_ml) in enumerate(result.volumes_ml.items()):
+                confidence = result.confidence.get(name)
+                table.add_row(
+                    "" if row else result.name,
+                    name,
+                    f"{volume_ml:.2f}",
+                    "" if confidence is None else f"{confidence:.2f}",
+                    "doubtful" if name in doubted else "",
+                    end_section=row == len(result.volumes_ml) - 1,
+                )
+        console.print(table)
+    for result in done:
+        for notice in result.notices:
+            console.print(f"warning  {result.name}: {notice}", markup=False)
+        console.print(f"done     {result.labels}  ({result.seconds:.1f} s; picture: {result.overlay})", markup=False)
+    for result in failed:
+        console.print(f"failed   {result.name}: {result.code}: {result.message}", markup=False)
+    console.print(f"{len(done)} done, {len(failed)} failed", markup=False)
+
+
+def exit_code(results: Sequence[CaseResult]) -> ExitCode:
+    """What a run's results amount to."""
+    failed = sum(r.status == "failed" for r in results)
+    if failed == 0:
+        return ExitCode.DONE
+    return ExitCode.ALL_FAILED if failed == len(results) else ExitCode.SOME_FAILED

@@ -1,0 +1,1 @@
+"""Many scans in, many segmentations out; one bad scan never costs another."""

@@ -1,0 +1,228 @@
+"""DICOM series to volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_seg.errors import InputError, Notice
+from napari_seg.formats.dicom_geometry import Frame, arrange, frames_of
+from napari_seg.formats.dicom_series import (
+    Header,
+    Series,
+    find_series,
+    image_type,
+    quiet_pydicom,
+    read_header,
+    series_name,
+)
+from napari_seg.volume import Volume
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+__all__ = ["Series", "find_series", "read_series"]
+
+FEW_SLICES = 4
+
+_PIXEL_KEYWORDS = (
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    "FloatPixelData",
+    "DoubleFloatPixelData",
+    "PixelData",
+)
+
+
+def read_series(files: Sequence[Path]) -> Volume:
+    """The volume that the files of one series hold, in any order.
+
+    The array is (1, I, J, K) over columns, rows and slices, rescaled by each slice's own slope and intercept. It
+    keeps its integer type where the slopes are 1 and the values fit (CT fits int16); otherwise it becomes float32.
+
+    Raises:
+        InputError: `file.*`, a file is damaged; `series.*`, its images do not belong in one volume or are not grey;
+            `geometry.*`, they do not lie on a regular grid.
+    """
+    headers = [read_header(Path(path)) for path in files]
+    first = headers[0].tags
+    name = series_name(first)
+    frames: dict[tuple, Frame] = {}
+    for header in headers:
+        _check_scalar(header, name)
+        _check_whole(header)
+        for frame in _frames(header):
+            frames.setdefault(frame.identity, frame)  # copies of one instance count once
+    ordered, grid = arrange(list(frames.values()), name)
+    slices = _read_pixels(ordered)
+    return Volume(
+        slices.transpose(2, 1, 0)[None],
+        grid,
+        name=name,
+        modality=str(first.get("Modality") or ""),
+        files=tuple(dict.fromkeys(frame.path for frame in ordered)),
+        notices=_notices([header.tags for header in headers], len(ordered), name),
+    )
+
+
+def _frames(header: Header) -> list[Frame]:
+    try:
+        with quiet_pydicom():
+            return frames_of(header)
+    except InputError:
+        raise
+    except Exception as error:
+        # Whatever pydicom makes of a malformed value; not chained, because it quotes the value.
+        kind = type(error).__name__
+        text = f"{header.path.name} has a DICOM header that can't be read ({kind})"
+        raise InputError("file.bad_header", text) from None
+
+
+def _check_whole(header: Header) -> None:
+    """Uncompressed pixels can be counted before any is read."""
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    tags = header.tags
+    if tags.file_meta.get("TransferSyntaxUID") not in (
+        None,
+        ImplicitVRLittleEndian,
+        ExplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+    ):
+        return
+    sizes = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "NumberOfFrames")
+    rows, columns, bits, samples, frames = (_count(header.path, tags, keyword) for keyword in sizes)
+    expected = rows * columns * bits * samples * frames // 8
+    if header.remaining_bytes < expected:
+        raise InputError(
+            "file.truncated",
+            f"{header.path.name} was cut short: {header.remaining_bytes} of {expected} bytes of pixels are there; copy "
+            "or export it again",
+        )
+
+
+def _count(path: Path, tags: Dataset, keyword: str) -> int:
+    value = tags.get(keyword)
+    try:
+        return 1 if value is None else int(value)
+    except (TypeError, ValueError):
+        raise InputError("file.bad_header", f"{path.name} has a {keyword} that is no number") from None
+
+
+def _check_scalar(header: Header, name: str) -> None:
+    path, tags = header.path, header.tags
+    photometric = str(tags.get("PhotometricInterpretation") or "")
+    if tags.get("SamplesPerPixel", 1) != 1 or not photometric.startswith("MONOCHROME"):
+        raise InputError(
+            "series.colour", f"{path.name} in {name} is in colour ({photometric or 'unknown'}); expected grey values"
+        )
+    if "MOSAIC" in image_type(tags):
+        raise InputError(
+            "series.mosaic",
+            f"{path.name} in {name} is a mosaic, one picture tiled from many slices; export it unmosaicked or as NIfTI",
+        )
+    if tags.get("ModalityLUTSequence"):
+        raise InputError("series.lookup_table", f"{path.name} in {name} maps its values by a table; expected a slope")
+
+
+def _notices(every: Sequence[Dataset], count: int, name: str) -> tuple[Notice, ...]:
+    notices = []
+    if count < FEW_SLICES:
+        notices.append(Notice("geometry.few_slices", f"{name} has {count} slices; a whole scan has more"))
+    if any(tags.get("PhotometricInterpretation") == "MONOCHROME1" for tags in every):
+        notices.append(
+            Notice("series.monochrome1", f"{name} is stored for display in negative; values are kept as they are")
+        )
+    if any(tags.get("LossyImageCompression") == "01" for tags in every):
+        notices.append(Notice("series.lossy", f"{name} went through lossy compression; fine detail may be gone"))
+    return tuple(notices)
+
+
+def _read_pixels(frames: Sequence[Frame]) -> NDArray:
+    """(K, J, I), so that each slice is written in one go."""
+    stack: NDArray[Any] | None = None
+    for k, values in _decoded(frames):
+        frame = frames[k]
+        if values.shape != (frame.rows, frame.columns):
+            raise InputError(
+                "file.bad_header",
+                f"{frame.label} claims {frame.rows} rows of {frame.columns} and holds pixels of shape {values.shape}",
+            )
+        if stack is None:  # only now: a header's claim of gigabytes fails at its first frame
+            stack = np.empty((len(frames), *values.shape), _type_that_may_do(values.dtype, frames))
+        if stack.dtype.kind in "iu" and not _holds(stack.dtype, values, int(frame.intercept)):
+            stack = stack.astype(np.float32)
+        if stack.dtype.kind == "f":
+            stack[k] = values * np.float64(frame.slope) + frame.intercept
+            if not np.isfinite([stack[k].min(), stack[k].max()]).all():
+                raise InputError("data.nonfinite", f"{frame.label} holds NaN or infinite values; expected numbers")
+        elif frame.intercept:
+            stack[k] = values.astype(np.int64) + int(frame.intercept)
+        else:
+            stack[k] = values
+    assert stack is not None
+    return stack
+
+
+def _type_that_may_do(stored: np.dtype, frames: Sequence[Frame]) -> np.dtype:
+    """The type to begin with: whether all values fit shows only as they come."""
+    if stored.kind == "f" or any(frame.slope != 1 or frame.intercept % 1 for frame in frames):
+        return np.dtype(np.float32)
+    if all(frame.intercept == 0 for frame in frames):
+        return stored.newbyteorder("=")
+    return np.dtype(np.int16 if stored.itemsize <= 2 else np.int32)
+
+
+def _holds(dtype: np.dtype, values: NDArray, intercept: int) -> bool:
+    limits = np.iinfo(dtype)
+    return limits.min <= int(values.min()) + intercept and int(values.max()) + intercept <= limits.max
+
+
+def _decoded(frames: Sequence[Frame]) -> Iterator[tuple[int, NDArray]]:
+    """Each frame's number k and its stored values (J, I), file by file."""
+    by_file: dict[Path, list[tuple[int, Frame]]] = {}
+    for k, frame in enumerate(frames):
+        by_file.setdefault(frame.path, []).append((k, frame))
+    for path, members in by_file.items():
+        for (k, _), values in zip(members, _decode(path, [frame.index for _, frame in members]), strict=True):
+            yield k, values
+
+
+def _decode(path: Path, indices: list[int]) -> Iterator[NDArray]:
+    import pydicom
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    try:
+        with quiet_pydicom():
+            dataset = pydicom.dcmread(path, specific_tags=list(_PIXEL_KEYWORDS), force=True)
+            syntax = dataset.file_meta.get("TransferSyntaxUID")
+            if syntax is None:
+                is_implicit, is_little = dataset.original_encoding
+                explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
+                syntax = ImplicitVRLittleEndian if is_implicit else explicit
+            for values, _ in get_decoder(syntax).iter_array(dataset, indices=indices, raw=True):
+                yield values
+    except NotImplementedError:
+        text = f"{path.name} is compressed in a way that can't be read here; export it uncompressed"
+        raise InputError("series.transfer_syntax", text) from None
+    except Exception as error:
+        kind = type(error).__name__
+        raise InputError(
+            "file.truncated",
+            f"the pixels of {path.name} can't be decoded ({kind}): the file is cut or damaged; copy or export it again",
+        ) from None

@@ -1,0 +1,256 @@
+"""DICOM files to series: reads headers, tells images from reports, groups and names."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from napari_seg.errors import InputError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+_PRIVATE_KEYWORDS = (
+    "PatientName",
+    "PatientID",
+    "OtherPatientNames",
+    "OtherPatientIDs",
+    "PatientBirthName",
+    "PatientMotherBirthName",
+    "PatientBirthDate",
+    "AccessionNumber",
+    "InstitutionName",
+    "ReferringPhysicianName",
+    "PerformingPhysicianName",
+    "OperatorsName",
+)
+_KEYWORDS = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "SeriesDescription",
+    "ProtocolName",
+    "Modality",
+    "ImageType",
+    "InstanceNumber",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+    "LossyImageCompression",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    *_PRIVATE_KEYWORDS,
+)
+_SCANNERS = re.compile("(Enhanced|LegacyConvertedEnhanced)?(CT|MR|PET|PositronEmissionTomography)ImageStorage")
+_NOT_SCANS = {"SEG", "RTDOSE", "RTIMAGE", "RTSTRUCT", "RTPLAN", "PR", "KO", "SR", "REG"}
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """What one file says about itself.
+
+    Attributes:
+        path: the file.
+        tags: those that decide what it is, where it lies and what its values mean; no pixels.
+        remaining_bytes: how much of the file is left where the header ends, pixels included.
+    """
+
+    path: Path
+    tags: Dataset
+    remaining_bytes: int
+
+
+@dataclass(frozen=True)
+class Series:
+    """DICOM files that claim to be one series, in the order they were found; nothing else is checked yet.
+
+    Attributes:
+        name: such as `MR_T1w_sagittal_003`; see `series_name`.
+        files: for a file whose header can't be read, that file alone.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+
+
+def find_series(files: Sequence[Path]) -> list[Series]:
+    """The image series among some files of any kind, in the order of their first files.
+
+    Left out are files that are not DICOM, objects that are no intensities (reports, segmentations, plans, dose),
+    localizers, and series without any geometry (secondary captures, X-rays, ultrasound). A DICOM file whose header is
+    damaged is a series of its own, so that reading it says what is wrong.
+    """
+    groups: dict[tuple[str, ...], list[Header]] = {}
+    broken: dict[tuple[str, ...], Series] = {}
+    key: tuple[str, ...]
+    for path in files:
+        looks = _looks_like_dicom(path)
+        if looks == "no":
+            continue
+        try:
+            header = read_header(path)
+        except InputError:
+            if looks == "yes":
+                key = ("broken", str(path))
+                groups[key] = []  # holds its place in the order
+                broken[key] = Series(_safe(path.stem) or "unnamed", (path,))
+            continue
+        tags = header.tags
+        if "Rows" in tags and tags.get("Modality") not in _NOT_SCANS and "LOCALIZER" not in image_type(tags):
+            groups.setdefault(_series_key(path, tags), []).append(header)
+    found = []
+    for key, members in groups.items():
+        if key in broken:
+            found.append(broken[key])
+        elif any(_ought_to_lie_somewhere(member.tags) for member in members):
+            found.append(Series(series_name(members[0].tags), tuple(member.path for member in members)))
+    return found
+
+
+def read_header(path: Path) -> Header:
+    """The few tags of one file that decide what it is and where it lies.
+
+    Raises:
+        InputError: `file.empty`, `file.unreadable`, `file.not_dicom`, `file.bad_header`, or `file.truncated`: it ends
+            before the image begins.
+    """
+    import pydicom
+
+    try:
+        with quiet_pydicom(), open(path, "rb") as stream:
+            size = path.stat().st_size
+            if not size:
+                raise InputError("file.empty", f"{path.name} has 0 bytes; copy or export it again")
+            # `force`: files without preamble are sound otherwise; whether this is DICOM at all shows below.
+            tags = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(_KEYWORDS), force=True)
+            remaining_bytes = size - stream.tell()
+            # pydicom converts values when they are first touched; a malformed one is to fail here, not anywhere later.
+            for element in tags:
+                _ = element.value
+    except InputError:
+        raise
+    except EOFError:
+        raise _cut(path) from None
+    except OSError as error:
+        raise InputError("file.unreadable", f"{path.name} can't be read: {error.strerror}") from error
+    except Exception as error:
+        # Not chained: pydicom quotes values in its errors, and those may be names.
+        kind = type(error).__name__
+        raise InputError("file.bad_header", f"{path.name} has a DICOM header that can't be read ({kind})") from None
+    if "Rows" not in tags:
+        if not tags.get("SOPClassUID") and not tags.get("Modality"):
+            raise InputError("file.not_dicom", f"{path.name} is not a DICOM file of any known kind")
+        if _sop_class(tags).endswith("ImageStorage"):
+            raise _cut(path)
+    return Header(path, tags, remaining_bytes)
+
+
+def series_name(tags: Dataset) -> str:
+    """A name for a series, fit for a file: modality, description and number, such as `MR_T1w_sagittal_003`.
+
+    Words of the description that also stand in the patient's name or identifier, or name the people and the
+    institution around, are left out.
+    """
+    private: set[str] = set()
+    for keyword in _PRIVATE_KEYWORDS:
+        words = _words(str(tags.get(keyword) or ""))
+        private |= {*words, "".join(words)} - {""}
+    description = _words(str(tags.get("SeriesDescription") or tags.get("ProtocolName") or ""))
+    kept = [word for word in description if not _is_private(word, private)]
+    number = _safe(str(tags.get("SeriesNumber") or ""))
+    if len(number) > 3 and number in private:  # a shorter one is a coincidence: series 1 of patient 1
+        number = ""
+    parts = (
+        _safe(str(tags.get("Modality") or "DICOM")),
+        "_".join(kept)[:40].rstrip("_"),
+        number and number.zfill(3),
+    )
+    return "_".join(part for part in parts if part)
+
+
+def image_type(tags: Dataset) -> tuple[str, ...]:
+    """The values of ImageType; empty if the file has none."""
+    values = tags.get("ImageType") or ()
+    return (values,) if isinstance(values, str) else tuple(values)
+
+
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Silences pydicom's warnings while it reads: they quote header values, and those may be names."""
+    import pydicom.config
+
+    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _looks_like_dicom(path: Path) -> Literal["yes", "maybe", "no"]:
+    """What the first bytes say; "maybe" where only a first tag stands that a file without preamble would have."""
+    if path.suffix.lower() == ".dcm":
+        return "yes"
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(132)
+    except OSError:
+        return "yes"  # a slice we may not open must not just be missing; reading it says why
+    if head[128:] == b"DICM":
+        return "yes"
+    little = head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\x00"
+    big = head[:2] in (b"\x00\x02", b"\x00\x08") and head[2:3] == b"\x00"
+    return "maybe" if little or big else "no"
+
+
+def _series_key(path: Path, tags: Dataset) -> tuple[str, ...]:
+    study, series = str(tags.get("StudyInstanceUID") or ""), str(tags.get("SeriesInstanceUID") or "")
+    if series:
+        return study, series
+    # Anonymised too well; what lies in one folder under one number and description is taken for a series.
+    return study, str(path.parent), str(tags.get("SeriesNumber")), str(tags.get("SeriesDescription"))
+
+
+def _ought_to_lie_somewhere(tags: Dataset) -> bool:
+    """Whether it has geometry, or is of a kind that must have: a CT without it is refused, a photograph passed over."""
+    has_geometry = "PerFrameFunctionalGroupsSequence" in tags or bool(
+        tags.get("ImagePositionPatient") and tags.get("ImageOrientationPatient")
+    )
+    return has_geometry or bool(_SCANNERS.fullmatch(_sop_class(tags)))
+
+
+def _sop_class(tags: Dataset) -> str:
+    """Such as `CTImageStorage`; "" where it is missing or unknown."""
+    return str(getattr(tags.get("SOPClassUID"), "keyword", ""))
+
+
+def _words(text: str) -> list[str]:
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.findall(r"[A-Za-z0-9]+", plain)
+
+
+def _is_private(word: str, private: set[str]) -> bool:
+    word = word.lower()
+    return any(p.lower() == word or (len(p) >= 3 and p.lower() in word) for p in private)
+
+
+def _safe(text: str) -> str:
+    return "_".join(_words(text))
+
+
+def _cut(path: Path) -> InputError:
+    return InputError("file.truncated", f"{path.name} ends inside its header; copy or export it again")

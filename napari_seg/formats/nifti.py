@@ -1,0 +1,295 @@
+"""NIfTI files to volumes, label maps to NIfTI files.
+
+nibabel understands the header; the bytes are streamed here, once, because neither nibabel nor ITK notices a gzip
+stream that was cut or altered, and because a header may claim more than the file can hold.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_seg.errors import InputError, NapariSegError, Notice, OutputError
+from napari_seg.formats import nifti_ending
+from napari_seg.geometry import Grid
+from napari_seg.volume import Segmentation, Volume
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Header
+
+_CHUNK_BYTES = 1 << 22
+_GZIP_LIMIT = 1032
+"""Deflate turns no byte into more than this many; a header that claims more is not true."""
+
+_NOT_INTENSITIES = {1005: "matrices", 1007: "vectors", 1008: "points", 1009: "triangles", 1010: "quaternions"}
+_MM_OF_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
+
+
+def read_nifti(path: str | os.PathLike[str]) -> Volume:
+    """The one volume in a .nii or .nii.gz file, on the grid that its header gives.
+
+    The array, (1, I, J, K), keeps the type of the file, in this machine's byte order; where the header asks for
+    rescaling it becomes float32. Its index axes run as in the file.
+
+    Raises:
+        InputError: `file.*`, not NIfTI or damaged; `data.*`, not one scalar, finite, three-dimensional image;
+            `geometry.*`, the header does not say where the image lies, or says it twice and differently.
+    """
+    path = Path(path)
+    array, grid, notices = _load(path)
+    if grid.shape[2] == 1:
+        raise InputError("data.2d", f"{path.name} holds one slice of {grid.shape[:2]}; expected a volume")
+    name = path.name.removesuffix(nifti_ending(path))
+    return Volume(array[None], grid, name=name, files=(path,), notices=notices)
+
+
+def write_nifti(segmentation: Segmentation, path: str | os.PathLike[str]) -> None:
+    """Writes a label map as NIfTI, in its own type and on its own grid, or leaves no file at all.
+
+    The affine stands in sform and qform. The file gets its name, replacing one that had it, only after it was
+    read back and found equal.
+
+    Raises:
+        OutputError: `output.not_written`, the folder is missing, full or closed to us; `output.not_equal`, what
+            came back from the disk is not what was meant.
+    """
+    import nibabel
+
+    path = Path(path)
+    ending = nifti_ending(path)
+    if not ending:
+        raise OutputError("output.not_written", f"{path.name} ends neither in .nii nor in .nii.gz; give it such a name")
+    # Hidden, so that a run which is killed leaves nothing that is taken for a scan; nibabel zips by the ending.
+    unproven = path.with_name(f".{uuid4().hex}{ending.lower()}")
+    image = nibabel.nifti1.Nifti1Image(segmentation.array, segmentation.grid.affine)
+    image.set_sform(segmentation.grid.affine, code="scanner")
+    image.set_qform(segmentation.grid.affine, code="scanner")
+    if _widest_gap_mm(image.get_qform(), segmentation.grid) > 0.1 * min(segmentation.grid.spacing_mm):
+        # A quaternion can't hold axes that are a hair off a right angle; over a long scan the hair becomes a voxel.
+        image.set_qform(None, code="unknown")
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = b"napari-seg"
+    try:
+        nibabel.loadsave.save(image, unproven)
+        array, grid, _ = _load(unproven)
+        if array.dtype != segmentation.array.dtype or not np.array_equal(array, segmentation.array):
+            raise OutputError("output.not_equal", f"{path.name} came back from the disk with other labels; try again")
+        if not np.allclose(grid.affine, segmentation.grid.affine, rtol=0, atol=1e-4):
+            raise OutputError("output.not_equal", f"{path.name} came back from the disk with another affine")
+        os.replace(unproven, path)
+    except (OSError, InputError, nibabel.spatialimages.HeaderDataError) as error:
+        reason = error.message if isinstance(error, NapariSegError) else getattr(error, "strerror", None) or str(error)
+        raise OutputError("output.not_written", f"{path} could not be written: {reason}") from error
+    finally:
+        unproven.unlink(missing_ok=True)
+
+
+def _load(path: Path) -> tuple[NDArray, Grid, tuple[Notice, ...]]:
+    """(I, J, K) array, its grid, and doubts; everything the header can tell is checked before pixels are read."""
+    with _opened(path) as (stream, is_zipped):
+        header = _read_header(stream, path)
+        dtype = _scalar_type(header, path)
+        shape = _shape(header, path)
+        grid, notices = _grid(header, shape, path)
+        offset = _data_offset(header, path)
+        slope, intercept = _scaling(header, path)
+        claimed = offset + int(np.prod(shape, dtype=object)) * dtype.itemsize
+        size = path.stat().st_size
+        if claimed > size * _GZIP_LIMIT:
+            raise InputError("file.bad_header", f"{path.name} has {size} bytes, but its header claims {claimed}")
+        if claimed > size and not is_zipped:
+            raise _truncated(path, f"{size} of {claimed} bytes are there")
+        stream.seek(offset)
+        array = _read_array(stream, shape, dtype, path)
+        _read_to_end(stream, array.nbytes, path)
+    if (slope, intercept) != (1, 0):
+        array = _rescaled(array, slope, intercept)
+    # The extremes are NaN or infinite where any voxel is, and cost no array of their own.
+    if array.dtype.kind == "f" and not np.isfinite([array.min(), array.max()]).all():
+        count = int(np.count_nonzero(~np.isfinite(array)))
+        raise InputError(
+            "data.nonfinite",
+            f"{path.name} has {count} voxels of {array.size} that are NaN or infinite; replace them by numbers first",
+        )
+    return array, grid, notices
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[IO[bytes], bool]]:
+    """The file's bytes, unzipped if they are zipped, and whether they are."""
+    try:
+        if not path.is_file():
+            raise InputError("file.unreadable", f"{path.name} is no file, or a link that leads nowhere")
+        with open(path, "rb") as plain:
+            magic = plain.read(2)
+            if not magic:
+                raise InputError("file.empty", f"{path.name} has 0 bytes; copy or export it again")
+            plain.seek(0)
+            if magic == b"\x1f\x8b":
+                with gzip.GzipFile(fileobj=plain) as stream:
+                    yield stream, True  # type: ignore[misc]
+            else:
+                yield plain, False
+    except EOFError as error:
+        raise _truncated(path, "its gzip stream has no end") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(
+            "file.bad_checksum", f"{path.name} was damaged: its gzip check fails ({error}); copy or export it again"
+        ) from error
+    except OSError as error:
+        raise InputError("file.unreadable", f"{path.name} can't be read: {error.strerror or error}") from error
+
+
+def _read_header(stream: IO[bytes], path: Path) -> Nifti1Header:
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+
+    block = stream.read(540)
+    kinds: tuple[tuple[type[Nifti1Header], bytes, slice], ...] = (
+        (Nifti1Header, b"n+1\0", slice(344, 348)),
+        (Nifti2Header, b"n+2\0", slice(4, 8)),
+    )
+    for kind, magic, place in kinds:
+        for endianness, order in (("<", "little"), (">", "big")):
+            size = kind.sizeof_hdr
+            if block[:4] != size.to_bytes(4, order):
+                continue
+            if len(block) < size:
+                raise _truncated(path, f"{len(block)} bytes of a header of {size} are there")
+            if block[place] == magic:
+                return kind(block[:size], endianness=endianness, check=False)
+    raise InputError("file.not_nifti", f"{path.name} is not a NIfTI file, whatever its name says")
+
+
+def _scalar_type(header: Nifti1Header, path: Path) -> np.dtype:
+    code = int(header["datatype"])
+    try:
+        dtype = header.get_data_dtype()
+    except Exception:  # a KeyError or a HeaderDataError of nibabel: the code is in no table
+        dtype = np.dtype(np.void)
+    if dtype.kind == "c" or dtype.names:
+        raise InputError("data.not_scalar", f"{path.name} holds colours or complex numbers; expected one number each")
+    if dtype.kind not in "iuf" or int(header["bitpix"]) != dtype.itemsize * 8:
+        raise InputError("file.bad_header", f"{path.name} names data type {code} with {int(header['bitpix'])} bits")
+    return dtype
+
+
+def _shape(header: Nifti1Header, path: Path) -> tuple[int, int, int]:
+    ndim = int(header["dim"][0])
+    sizes = [int(n) for n in header["dim"][1 : ndim + 1]]
+    if not 1 <= ndim <= 7 or min(sizes) < 1:
+        raise InputError("file.bad_header", f"{path.name} claims {ndim} dimensions of sizes {sizes}")
+    while len(sizes) > 3 and sizes[-1] == 1:
+        sizes.pop()
+    if len(sizes) > 3:
+        raise InputError(
+            f"data.{len(sizes)}d",
+            f"{path.name} has shape {tuple(sizes)}; expected one volume of three dimensions; save the wanted one alone",
+        )
+    intent = int(header["intent_code"])
+    if intent in _NOT_INTENSITIES:
+        raise InputError("data.not_scalar", f"{path.name} holds {_NOT_INTENSITIES[intent]}; expected intensities")
+    i, j, k = sizes + [1] * (3 - len(sizes))
+    return i, j, k
+
+
+def _data_offset(header: Nifti1Header, path: Path) -> int:
+    offset = float(header["vox_offset"])
+    if not header.sizeof_hdr <= offset < 2**63:  # NaN fails this too
+        raise InputError("file.bad_header", f"{path.name} says its voxels start at byte {offset:g}")
+    return int(offset)
+
+
+def _scaling(header: Nifti1Header, path: Path) -> tuple[float, float]:
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or not np.isfinite(slope):  # the standard: no scaling
+        return 1.0, 0.0
+    if not np.isfinite(intercept):
+        raise InputError("file.bad_header", f"{path.name} adds {intercept} to every voxel (scl_inter)")
+    return slope, intercept
+
+
+def _grid(header: Nifti1Header, shape: tuple[int, int, int], path: Path) -> tuple[Grid, tuple[Notice, ...]]:
+    """Where the header puts the image, in mm, and doubts about it."""
+    from nibabel.spatialimages import HeaderDataError
+
+    # Corrupt headers overflow in nibabel's quaternion arithmetic; what comes of it is judged by Grid.
+    with np.errstate(all="ignore"):
+        try:
+            sform, _ = header.get_sform(coded=True)
+            qform, _ = header.get_qform(coded=True)
+            fallback = header.get_base_affine()
+        except (HeaderDataError, ValueError) as error:
+            raise InputError("file.bad_header", f"{path.name} has an unusable orientation: {error}") from error
+    notices = []
+    if sform is None and qform is None:
+        text = f"{path.name} does not say how it lies (sform and qform are 0); left and right are guesses"
+        notices.append(Notice("geometry.no_orientation", text))
+    affine = next(form for form in (sform, qform, fallback) if form is not None)
+    unit = int(header["xyzt_units"]) & 0b111
+    if unit not in _MM_OF_UNIT:
+        raise InputError("file.bad_header", f"{path.name} gives its lengths in unit {unit}, which NIfTI does not know")
+    to_mm = np.diag([_MM_OF_UNIT[unit]] * 3 + [1.0])
+    grid = Grid(shape, to_mm @ affine)
+    if sform is not None and qform is not None:
+        gap_mm = _widest_gap_mm(to_mm @ qform, grid)
+        if not gap_mm <= 0.5 * min(grid.spacing_mm):
+            raise InputError(
+                "geometry.form_conflict",
+                f"{path.name} gives two places for the scan: its sform and qform lie up to {gap_mm:.3g} mm apart; "
+                "expected at most half a voxel; correct one, or set its code to 0",
+            )
+    return grid, tuple(notices)
+
+
+def _widest_gap_mm(affine: NDArray[Any], grid: Grid) -> float:
+    """How far another affine moves any voxel of a grid, in mm."""
+    ends = np.stack(np.meshgrid(*[(0, n - 1) for n in grid.shape], indexing="ij"), axis=-1).reshape(8, 3)
+    corners = ends @ affine[:3, :3].T + affine[:3, 3]
+    return float(np.linalg.norm(corners - grid.corners_mm, axis=1).max())
+
+
+def _read_array(stream: IO[bytes], shape: tuple[int, int, int], dtype: np.dtype, path: Path) -> NDArray:
+    array = np.empty(shape, dtype, order="F")
+    room = array.ravel(order="F").view(np.uint8).data
+    done = 0
+    while done < len(room):
+        count = stream.readinto(room[done : done + _CHUNK_BYTES])  # type: ignore[attr-defined]
+        if not count:
+            raise _truncated(path, f"{done} of {len(room)} bytes of voxels are there")
+        done += count
+    if not dtype.isnative:
+        array = array.byteswap(inplace=True).view(dtype.newbyteorder("="))
+    if dtype.kind == "f" and dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    return array
+
+
+def _read_to_end(stream: IO[bytes], image_bytes: int, path: Path) -> None:
+    """Reads what follows the voxels: only at its end does a gzip stream prove to be whole."""
+    rest = 0
+    while chunk := stream.read(_CHUNK_BYTES):
+        rest += len(chunk)
+        if rest > image_bytes + (1 << 20):
+            raise InputError("file.bad_header", f"{path.name} goes on far behind the last voxel that its header names")
+
+
+def _rescaled(array: NDArray, slope: float, intercept: float) -> NDArray[np.float32]:
+    answer = np.empty(array.shape, np.float32, order="F")
+    with np.errstate(over="ignore"):  # what overflows float32 is found as infinite and refused
+        for k in range(array.shape[2]):
+            answer[..., k] = array[..., k] * np.float64(slope) + intercept
+    return answer
+
+
+def _truncated(path: Path, found: str) -> InputError:
+    return InputError("file.truncated", f"{path.name} was cut short: {found}; copy or export it again")

@@ -1,0 +1,175 @@
+"""Volumes and segmentations as napari's layer tuples, and labels layers as segmentations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from napari_seg.errors import OutputError
+from napari_seg.plugin.placement import AXIS_LABELS, METADATA_KEY, Placement, place
+from napari_seg.volume import Segment, Segmentation, Volume, smallest_label_type
+
+if TYPE_CHECKING:
+    from napari.layers import Labels, Layer
+
+SOFT_TISSUE_HU = (-160.0, 240.0)
+"""Window of a CT: level 40, width 400."""
+
+_UNNAMED_COLOR = (0.6, 0.6, 0.6, 1.0)
+
+
+def image_layers(volume: Volume, frame: ArrayLike | None = None) -> list[tuple[NDArray, dict[str, Any], str]]:
+    """One layer tuple for each channel of a volume.
+
+    Args:
+        volume: what to show.
+        frame: the viewer's frame, see `frame_of`; None when the volume is the first one.
+    """
+    placement = place(volume.grid, frame)
+    answer = []
+    for channel, array in enumerate(volume.array):
+        shown = placement.show(array)
+        settings: dict[str, Any] = {
+            **_geometry(placement),
+            "name": volume.name if len(volume.array) == 1 else f"{volume.name} {channel + 1}",
+            "colormap": "gray",
+            "contrast_limits": contrast_limits(shown, volume.modality),
+            "metadata": {METADATA_KEY: {**placement.as_metadata(), "volume": volume}},
+        }
+        answer.append((shown, settings, "image"))
+    return answer
+
+
+def labels_layer(segmentation: Segmentation, placement: Placement, name: str) -> tuple[NDArray, dict[str, Any], str]:
+    """The layer tuple of a segmentation, named and coloured; its array is a copy, so painting harms nothing."""
+    from napari.utils.colormaps import DirectLabelColormap
+
+    highest = max(int(segmentation.array.max(initial=0)), *(s.label for s in segmentation.segments), 0)
+    colors: dict[int | None, Any] = {s.label: (*(c / 255 for c in s.color), 1.0) for s in segmentation.segments}
+    volumes_ml = segmentation.volumes_ml()
+    settings: dict[str, Any] = {
+        **_geometry(placement),
+        "name": name,
+        "colormap": DirectLabelColormap(color_dict={**colors, None: _UNNAMED_COLOR}),
+        "features": {
+            "index": [0, *(s.label for s in segmentation.segments)],
+            "name": ["background", *(s.name for s in segmentation.segments)],
+            "ml": [float("nan"), *(round(volumes_ml[s.label], 3) for s in segmentation.segments)],
+        },
+        "metadata": {METADATA_KEY: {**placement.as_metadata(), "segments": segmentation.segments}},
+    }
+    shown = placement.show(segmentation.array, order=0)
+    return shown.astype(smallest_label_type(highest), order="C"), settings, "labels"
+
+
+def segmentation_of(labels: NDArray, settings: Mapping[str, Any]) -> Segmentation:
+    """A labels layer as a segmentation on the file's own grid.
+
+    Args:
+        labels: the layer's array.
+        settings: the layer's settings as napari hands them to a writer.
+
+    Raises:
+        OutputError: `output.no_geometry`, nothing tells which scan the layer belongs to; `output.labels`, it
+            does not have the scan's shape or holds negative labels.
+    """
+    name = settings.get("name", "labels")
+    placement = Placement.from_metadata(settings.get("metadata", {}))
+    if placement is None:
+        raise OutputError(
+            "output.no_geometry",
+            f"found no scan that the layer {name!r} belongs to; expected one of equal shape, scale and place; "
+            "add the layer with the scan selected",
+        )
+    labels = np.asarray(labels)
+    if labels.shape != placement.shown.shape or labels.dtype.kind not in "bui" or labels.min(initial=0) < 0:
+        raise OutputError(
+            "output.labels",
+            f"found labels of shape {labels.shape} and type {labels.dtype} in the layer {name!r}; expected whole "
+            f"numbers from 0 up in the scan's shape {placement.shown.shape}",
+        )
+    segments = {s.label: s for s in settings["metadata"][METADATA_KEY].get("segments", ())}
+    for label in np.unique(labels).tolist():
+        if label > 0 and label not in segments:
+            segments[label] = Segment(label, f"label {label}", _color(settings.get("colormap"), label))
+    native = placement.restore(labels)
+    if native.dtype.kind != "u":
+        native = native.astype(smallest_label_type(max(segments, default=0)))
+    return Segmentation(native, placement.native, tuple(segments[label] for label in sorted(segments)))
+
+
+def volume_of(layer: Layer) -> Volume | None:
+    """The volume that an image layer shows; None for a layer from elsewhere."""
+    known: Volume | None = layer.metadata.get(METADATA_KEY, {}).get("volume")
+    return known
+
+
+def frame_of(layers: Iterable[Layer]) -> NDArray[np.float64] | None:
+    """The frame of a viewer that already holds a volume, otherwise None."""
+    return next((layer.metadata[METADATA_KEY]["frame"] for layer in layers if METADATA_KEY in layer.metadata), None)
+
+
+def adopt(settings: Mapping[str, Any], shape: tuple[int, ...], layers: Iterable[Layer]) -> dict[str, Any] | None:
+    """The metadata that a labels layer from elsewhere takes over from the scan it was drawn on.
+
+    napari's own "new labels layer" copies scale and place of the scan but not its metadata.
+
+    Args:
+        settings: of the labels layer: its `scale` and `translate`.
+        shape: of its array.
+        layers: where to look for the scan.
+
+    Returns:
+        None if no scan has the same shape, scale and place.
+    """
+    for layer in layers:
+        if (
+            volume_of(layer) is not None
+            and layer.data.shape == shape
+            and np.allclose(layer.scale, settings["scale"], rtol=1e-6)
+            and np.allclose(layer.translate, settings["translate"], atol=1e-3)
+        ):
+            known = layer.metadata[METADATA_KEY]
+            return {METADATA_KEY: {key: value for key, value in known.items() if key != "volume"}}
+    return None
+
+
+def adopt_into(labels: Labels, layers: Iterable[Layer]) -> None:
+    """Gives a labels layer from elsewhere the geometry of its scan, if there is one."""
+    if METADATA_KEY not in labels.metadata:
+        found = adopt({"scale": labels.scale, "translate": labels.translate}, labels.data.shape, layers)
+        labels.metadata.update(found or {})
+
+
+def contrast_limits(array: NDArray, modality: str = "") -> tuple[float, float]:
+    """Grey values to draw black and white: soft tissue for a CT, otherwise the 0.5th and 99.5th percentile."""
+    if modality == "CT":
+        return SOFT_TISSUE_HU
+    # A million voxels tell as much as all of them.
+    step = max(1, round((array.size / 1e6) ** (1 / 3)))
+    sample = array[::step, ::step, ::step].astype(np.float64)
+    sample = sample[np.isfinite(sample)]
+    if sample.size == 0:
+        return 0.0, 1.0
+    low, high = (float(v) for v in np.percentile(sample, (0.5, 99.5)))
+    if low == high:
+        low, high = float(sample.min()), float(sample.max())
+    return (low, high) if low < high else (low, low + 1.0)
+
+
+def _geometry(placement: Placement) -> dict[str, Any]:
+    return {
+        "scale": placement.scale,
+        "translate": placement.translate,
+        "units": ("mm", "mm", "mm"),
+        "axis_labels": AXIS_LABELS,
+    }
+
+
+def _color(colormap: Any, label: int) -> tuple[int, int, int]:
+    rgba = _UNNAMED_COLOR if colormap is None else np.asarray(colormap.map(label)).ravel()
+    red, green, blue = (round(255 * float(c)) for c in rgba[:3])
+    return red, green, blue

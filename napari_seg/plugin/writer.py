@@ -1,0 +1,33 @@
+"""Saves a labels layer as NIfTI on the grid of its scan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from napari_seg.plugin.layers import adopt, segmentation_of
+from napari_seg.plugin.placement import METADATA_KEY
+
+
+def write_labels(path: str, data: NDArray, meta: dict[str, Any]) -> list[str]:
+    """The path of the NIfTI file that holds the labels, on the file's own grid and with its exact affine.
+
+    Args:
+        path: ends in .nii or .nii.gz.
+        data: the layer's array.
+        meta: the layer's settings.
+
+    Raises:
+        OutputError: the layer belongs to no scan, or the file could not be written.
+    """
+    from napari.viewer import current_viewer
+
+    from napari_seg.formats.nifti import write_nifti
+
+    viewer = current_viewer()
+    if METADATA_KEY not in meta.get("metadata", {}) and viewer is not None:
+        meta = {**meta, "metadata": adopt(meta, data.shape, viewer.layers) or {}}
+    write_nifti(segmentation_of(data, meta), Path(path))
+    return [str(path)]

@@ -1,0 +1,199 @@
+"""The plugin in a real napari window: needs a screen, or Xvfb."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import phantoms
+import pytest
+
+pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
+
+from qtpy.QtCore import QThreadPool, QTimer
+from qtpy.QtWidgets import QApplication
+
+import napari_seg.inference
+from napari_seg.errors import EnvironmentFault, Notice
+from napari_seg.formats.nifti import write_nifti
+from napari_seg.plugin.widget import SegmentWidget
+from napari_seg.volume import Segment, Segmentation, Volume
+
+pytestmark = pytest.mark.window
+
+SEGMENTS = (Segment(1, "left ball", (255, 0, 0)), Segment(3, "nose", (0, 128, 255)))
+WINDOWS = 10
+
+
+def thresholded(volume: Volume, bundle: Any, *, device: str = "auto", progress: Any = None) -> Segmentation:
+    """Stands in for `segment`, with its windows and its pace."""
+    for window in range(WINDOWS):
+        if progress is not None:
+            progress("segmenting", window, WINDOWS)
+            time.sleep(0.05)
+    labels = np.zeros(volume.grid.shape, np.uint8)
+    labels[volume.array[0] > 300] = 3
+    labels[volume.array[0] > 800] = 1
+    return Segmentation(labels, volume.grid, SEGMENTS, notices=(Notice("result.implausible", "nose is too large"),))
+
+
+@pytest.fixture
+def viewer(make_napari_viewer: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr(napari_seg.inference, "segment", thresholded)
+    yield make_napari_viewer(show=True)
+    assert QThreadPool.globalInstance().waitForDone(10_000)
+
+
+@pytest.fixture
+def panel(viewer: Any) -> SegmentWidget:
+    _, widget = viewer.window.add_plugin_dock_widget("napari-seg", "Segment")
+    assert isinstance(widget, SegmentWidget)
+    return widget
+
+
+@pytest.fixture
+def run(panel: SegmentWidget, qtbot: Any) -> Callable[[], None]:
+    def to_the_end() -> None:
+        panel._run_button.click()
+        qtbot.waitUntil(lambda: panel.model.run is None, timeout=10_000)
+
+    return to_the_end
+
+
+@pytest.mark.parametrize("kind", ["nifti", "dicom"])
+def test_from_open_to_save(
+    kind: str, viewer: Any, panel: SegmentWidget, run: Callable[[], None], qtbot: Any, head: Volume, tmp_path: Path
+) -> None:
+    if kind == "nifti":
+        path = phantoms.write_nifti(head, tmp_path / "head.nii.gz")
+    else:
+        path = tmp_path / "series"
+        phantoms.write_series(head, path)
+    assert not panel._run_button.isEnabled()
+    assert "Open a scan" in panel._message.text()
+    (image,) = viewer.open(str(path), plugin="napari-seg")
+    assert panel._run_button.isEnabled()
+    assert panel._scan_box.currentText() == image.name
+    run()
+
+    labels = viewer.layers[-1]
+    assert labels.name == f"{image.name} - {panel.model.bundle.name}"
+    assert labels.data.dtype == np.uint8
+    assert panel._table.rowCount() == 2
+    assert panel._table.item(1, 0).text() == "nose"
+    assert "nose is too large (result.implausible)" in panel._message.text()
+
+    panel.save(tmp_path / "saved.nii.gz")
+    qtbot.waitUntil(lambda: "Saved" in panel._message.text(), timeout=10_000)
+    volume = image.metadata["napari_seg"]["volume"]
+    write_nifti(thresholded(volume, None), tmp_path / "direct.nii.gz")
+    # Byte for byte, but for the time stamp of gzip.
+    assert (tmp_path / "saved.nii.gz").read_bytes()[10:] == (tmp_path / "direct.nii.gz").read_bytes()[10:]
+    # And so does napari's own File > Save.
+    viewer.layers.selection = {labels}
+    saved = viewer.layers.save(str(tmp_path / "menu.nii.gz"), selected=True)
+    assert [Path(path).read_bytes()[10:] for path in saved] == [(tmp_path / "direct.nii.gz").read_bytes()[10:]]
+
+
+def test_the_head_is_drawn_with_the_left_on_the_right(viewer: Any, head: Volume, tmp_path: Path) -> None:
+    viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
+    picture = viewer.screenshot(canvas_only=True, flash=False)[..., 0].astype(float)
+    inside = np.argwhere(picture > 60)
+    (top, left), (bottom, right) = inside.min(axis=0), inside.max(axis=0)
+    middle = (left + right) // 2
+    # The phantom's left half is brighter, and its nose stands out to the front.
+    assert picture[top:bottom, middle:right].mean() > 1.1 * picture[top:bottom, left:middle].mean()
+    rows = (picture > 60).sum(axis=1)
+    height = (bottom - top) // 10
+    assert rows[top : top + height].mean() < rows[bottom - height : bottom].mean()
+
+
+def test_stop_leaves_the_viewer_as_it_was(
+    viewer: Any, panel: SegmentWidget, qtbot: Any, head: Volume, tmp_path: Path
+) -> None:
+    viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
+    before = list(viewer.layers)
+    panel._run_button.click()
+    qtbot.waitUntil(lambda: panel._progress_bar.maximum() == WINDOWS, timeout=5000)
+    assert not panel._run_button.isEnabled()
+    assert not panel._scan_box.isEnabled()
+    panel._stop_button.click()
+    assert not panel._stop_button.isEnabled()
+    qtbot.waitUntil(lambda: panel.model.run is None, timeout=2000)
+    assert list(viewer.layers) == before
+    assert "Stopped" in panel._message.text()
+    assert panel._run_button.isEnabled()
+    assert not panel._progress_bar.isVisible()
+
+
+def test_a_failed_run_says_why(
+    viewer: Any, panel: SegmentWidget, run: Callable[[], None], head: Volume, tmp_path: Path, monkeypatch: Any
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise EnvironmentFault("environment.device", "this computer has no CUDA device")
+
+    monkeypatch.setattr(napari_seg.inference, "segment", fail)
+    viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
+    run()
+    assert panel._message.text() == "✕ this computer has no CUDA device (environment.device)"
+    assert len(viewer.layers) == 1
+
+
+def test_the_window_stays_alive_during_a_run(
+    viewer: Any, panel: SegmentWidget, run: Callable[[], None], head: Volume, tmp_path: Path
+) -> None:
+    viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
+    beats: list[float] = []
+    timer = QTimer(panel)
+    timer.timeout.connect(lambda: beats.append(time.monotonic()))
+    timer.start(10)
+    panel._run_button.click()
+    # Adding the layer at the end is napari's own drawing; the heart must beat until then.
+    while panel.model.run is not None and panel.model.run.segmentation is None:
+        QApplication.processEvents()
+    timer.stop()
+    assert len(beats) > 10
+    assert np.diff(beats).max() < 0.2
+
+
+@pytest.mark.parametrize("what", ["panel", "viewer"])
+def test_closing_during_a_run_ends_it(
+    what: str, viewer: Any, qtbot: Any, head: Volume, tmp_path: Path, monkeypatch: Any
+) -> None:
+    began, ended = threading.Event(), threading.Event()
+
+    def endless(volume: Volume, bundle: Any, *, device: str, progress: Any) -> None:
+        began.set()
+        try:
+            while True:
+                progress("segmenting", 1, 1000)
+                time.sleep(0.02)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(napari_seg.inference, "segment", endless)
+    viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
+    # Held by the window alone, as in life.
+    viewer.window.add_plugin_dock_widget("napari-seg", "Segment")[1]._run_button.click()
+    qtbot.waitUntil(began.is_set, timeout=5000)
+    if what == "panel":
+        viewer.window.remove_dock_widget("all")
+    else:
+        viewer.close()
+    qtbot.waitUntil(ended.is_set, timeout=2000)
+
+
+def test_a_broken_file_is_one_line_for_a_person(viewer: Any, tmp_path: Path) -> None:
+    from napari.utils.notifications import notification_manager
+
+    path = tmp_path / "text.nii.gz"
+    path.write_text("no scan")
+    notification_manager.records.clear()
+    assert viewer.open(str(path), plugin="napari-seg") == []
+    (record,) = notification_manager.records
+    assert record.message.startswith("file.")
+    assert "\n" not in record.message

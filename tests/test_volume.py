@@ -1,0 +1,41 @@
+"""Volume and Segmentation are valid once built, and count right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_seg.errors import InputError
+from napari_seg.geometry import Grid
+from napari_seg.volume import Segment, Segmentation, Volume, smallest_label_type
+
+GRID = Grid((4, 3, 2), np.diag([1.0, 2.0, 5.0, 1.0]))
+
+
+def test_volume_must_fit_its_grid() -> None:
+    assert Volume(np.zeros((1, 4, 3, 2), np.int16), GRID).array.dtype == np.int16
+    with pytest.raises(InputError, match=r"geometry\.shape"):
+        Volume(np.zeros((4, 3, 2)), GRID)
+
+
+def test_volumes_are_counted_in_millilitres() -> None:
+    labels = np.zeros(GRID.shape, np.uint8)
+    labels[:2, :, 0] = 2
+    segmentation = Segmentation(labels, GRID, (Segment(1, "a", (1, 2, 3)), Segment(2, "b", (1, 2, 3))))
+    assert segmentation.voxel_counts() == {1: 0, 2: 6}
+    assert segmentation.volumes_ml() == {1: 0.0, 2: pytest.approx(6 * 10 / 1000)}
+
+
+def test_label_maps_are_unsigned() -> None:
+    with pytest.raises(InputError, match=r"labels\.type"):
+        Segmentation(np.zeros(GRID.shape, np.int16), GRID, ())
+
+
+def test_confidence_cannot_be_changed() -> None:
+    segmentation = Segmentation(np.zeros(GRID.shape, np.uint8), GRID, (), {1: 0.5})
+    with pytest.raises(TypeError):
+        segmentation.confidence[1] = 1.0  # type: ignore[index]
+
+
+def test_smallest_label_type() -> None:
+    assert [smallest_label_type(n) for n in (1, 255, 256, 65535)] == [np.uint8, np.uint8, np.uint16, np.uint16]
