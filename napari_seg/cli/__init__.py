@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from enum import IntEnum
 
@@ -49,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for command in (demo, predict, evaluate, bundles):
         command.add_parser(commands)
     arguments = parser.parse_args(argv)
+    # what MONAI has to say of optional packages helps nobody at a terminal
+    logging.getLogger("monai").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="monai")
     try:
         return int(arguments.run(arguments))
     except (KeyboardInterrupt, Cancelled):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError
-from napari_seg.geometry import Grid, is_same_lattice, resample
+from napari_seg.geometry import Grid, resample
 from napari_seg.volume import Segmentation
 
 
@@ -46,7 +46,7 @@ def on_grid(segmentation: Segmentation, grid: Grid) -> NDArray[np.unsignedintege
     Raises:
         InputError: `geometry.mismatch`, the grids hold different voxels.
     """
-    if not (is_same_lattice(segmentation.grid, grid) and sorted(segmentation.grid.shape) == sorted(grid.shape)):
+    if not segmentation.grid.reoriented(grid.orientation).matches(grid, tolerance_mm=min(grid.spacing_mm) / 100):
         raise InputError(
             "geometry.mismatch",
             f"the two label maps lie on different grids ({_told(segmentation.grid)} and {_told(grid)}); expected the "

@@ -15,13 +15,16 @@ from napari_seg.volume import Segment, Segmentation, Volume, smallest_label_type
 if TYPE_CHECKING:
     from napari.layers import Labels, Layer
 
+LayerTuple = tuple[NDArray, dict[str, Any], str]
+"""Array, settings and type: how napari takes a layer from a plugin."""
+
 SOFT_TISSUE_HU = (-160.0, 240.0)
 """Window of a CT: level 40, width 400."""
 
 _UNNAMED_COLOR = (0.6, 0.6, 0.6, 1.0)
 
 
-def image_layers(volume: Volume, frame: ArrayLike | None = None) -> list[tuple[NDArray, dict[str, Any], str]]:
+def image_layers(volume: Volume, frame: ArrayLike | None = None) -> list[LayerTuple]:
     """One layer tuple for each channel of a volume.
 
     Args:
@@ -43,7 +46,7 @@ def image_layers(volume: Volume, frame: ArrayLike | None = None) -> list[tuple[N
     return answer
 
 
-def labels_layer(segmentation: Segmentation, placement: Placement, name: str) -> tuple[NDArray, dict[str, Any], str]:
+def labels_layer(segmentation: Segmentation, placement: Placement, name: str) -> LayerTuple:
     """The layer tuple of a segmentation, named and coloured; its array is a copy, so painting harms nothing."""
     from napari.utils.colormaps import DirectLabelColormap
 
@@ -145,7 +148,7 @@ def adopt_into(labels: Labels, layers: Iterable[Layer]) -> None:
 
 
 def contrast_limits(array: NDArray, modality: str = "") -> tuple[float, float]:
-    """Grey values to draw black and white: soft tissue for a CT, otherwise the 0.5th and 99.5th percentile."""
+    """Grey values to draw black and white: soft tissue for a CT, otherwise the 0.1th and 99.9th percentile."""
     if modality == "CT":
         return SOFT_TISSUE_HU
     # A million voxels tell as much as all of them.
@@ -154,7 +157,7 @@ def contrast_limits(array: NDArray, modality: str = "") -> tuple[float, float]:
     sample = sample[np.isfinite(sample)]
     if sample.size == 0:
         return 0.0, 1.0
-    low, high = (float(v) for v in np.percentile(sample, (0.5, 99.5)))
+    low, high = (float(v) for v in np.percentile(sample, (0.1, 99.9)))
     if low == high:
         low, high = float(sample.min()), float(sample.max())
     return (low, high) if low < high else (low, low + 1.0)

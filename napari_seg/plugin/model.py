@@ -7,14 +7,15 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from napari.layers import Image, Labels
+from numpy.typing import NDArray
 from psygnal import Signal
 
-from napari_seg.errors import Cancelled, NapariSegError
-from napari_seg.plugin.layers import adopt_into, labels_layer, volume_of
+from napari_seg.errors import Cancelled, NapariSegError, Notice
+from napari_seg.plugin.layers import LayerTuple, adopt_into, labels_layer, volume_of
 from napari_seg.plugin.placement import METADATA_KEY, PLANES, Placement
 from napari_seg.volume import Segmentation, Volume
 
@@ -85,6 +86,7 @@ class Run:
     Attributes:
         progress: the latest step.
         segmentation: the answer, once there is one.
+        layer_tuple: the answer as a labels layer.
         error: what ended the run instead.
         seconds: how long it took, once it has ended.
     """
@@ -97,10 +99,16 @@ class Run:
         self.placement = placement
         self.progress = Progress("Loading the model")
         self.segmentation: Segmentation | None = None
+        self.layer_tuple: LayerTuple | None = None
         self.error: Exception | None = None
         self.seconds = 0.0
         self._stop = threading.Event()
         self._stage_began: tuple[str, float, int] = ("", 0.0, 0)
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """Doubts about the scan or the answer."""
+        return () if self.segmentation is None else self.segmentation.notices
 
     @property
     def is_stopping(self) -> bool:
@@ -119,6 +127,11 @@ class Run:
             from napari_seg.inference import segment
 
             self.segmentation = segment(self.volume, self.bundle, device=self.device, progress=self._report)
+            # Counting voxels and turning axes takes a while too: not in the main thread.
+            name = f"{self.image_name} - {self.bundle.name}"
+            self.layer_tuple = data, settings, _ = labels_layer(self.segmentation, self.placement, name)
+            # napari compiles its colour mapping at the first use, for seconds.
+            settings["colormap"].map(data[:1, :1])
         except Exception as error:
             self.error = error
             if not isinstance(error, NapariSegError):
@@ -241,22 +254,20 @@ class SegmentModel:
     def finish(self, run: Run) -> None:
         """Shows what came of a run that has ended; a stopped one leaves the viewer as it was."""
         self.run = None
-        if run.segmentation is not None and not run.is_stopping:
-            self._show(run, run.segmentation)
+        if run.layer_tuple is not None and not run.is_stopping:
+            self._show(run, *run.layer_tuple)
         elif run.is_stopping or isinstance(run.error, Cancelled):
             self.messages = [Message("info", "Stopped. Nothing was added.")]
         else:
             self.messages = [_message_of(run.error)]
         self.changed.emit()
 
-    def _show(self, run: Run, segmentation: Segmentation) -> None:
-        name = f"{run.image_name} - {run.bundle.name}"
-        data, settings, _ = labels_layer(segmentation, run.placement, name)
+    def _show(self, run: Run, data: NDArray, settings: dict[str, Any], _: str) -> None:
         layer = Labels(data, **settings)
         self.viewer.add_layer(layer)
         self.result = layer
         self.messages = [
-            *(Message("warning", f"{notice.message} ({notice.code})") for notice in segmentation.notices),
+            *(Message("warning", f"{notice.message} ({notice.code})") for notice in run.notices),
             Message("info", f"Done in {run.seconds:.0f} s."),
         ]
         if found := [structure for structure in self.structures if structure.ml > 0]:
@@ -286,7 +297,7 @@ class SegmentModel:
         mask = np.asarray(layer.data) == label
         if mask.any():
             others = ((1, 2), (0, 2), (0, 1))
-            index = [int(mask.sum(axis=axes).argmax()) for axes in others]
+            index = [int(np.count_nonzero(mask, axis=axes).argmax()) for axes in others]
             self.viewer.dims.set_point(range(3), layer.data_to_world(index))
 
     def save(self, path: str | Path) -> Path:

@@ -12,19 +12,17 @@ from napari_seg.plugin.layers import frame_of, image_layers
 from napari_seg.plugin.placement import METADATA_KEY
 from napari_seg.volume import Volume
 
-LayerTuple = tuple[Any, ...]
-
 _NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _LOOKED_AT = 200
 
 
-def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[LayerTuple]] | None:
+def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[Any]] | None:
     """A function that reads the path, or None where another plugin should try."""
     only = _only(path)
     return read_layers if only is not None and _is_ours(only) else None
 
 
-def read_layers(path: str | list[str]) -> list[LayerTuple]:
+def read_layers(path: str | list[str]) -> list[Any]:
     """The layers of every scan at a path.
 
     In a window, a person sees what is wrong as one line; napari's own dialog for a failed reader would bury
@@ -38,7 +36,7 @@ def read_layers(path: str | list[str]) -> list[LayerTuple]:
 
     viewer = current_viewer()
     frame = None if viewer is None else frame_of(viewer.layers)
-    layers: list[LayerTuple] = []
+    layers: list[Any] = []
     faults: list[NapariSegError] = []
     for found in _read(_only(path)):
         if isinstance(found, NapariSegError):

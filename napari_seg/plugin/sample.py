@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from napari_seg.errors import EnvironmentFault
-from napari_seg.plugin.layers import image_layers
+from napari_seg.plugin.layers import LayerTuple, image_layers
 
 _TEMPLATE = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 
 
-def mni152() -> list[tuple[Any, ...]]:
+def mni152() -> list[LayerTuple]:
     """The MNI152 average T1 head, which comes with the nilearn package.
 
     Raises:
@@ -24,4 +23,4 @@ def mni152() -> list[tuple[Any, ...]]:
     package = find_spec("nilearn")
     if package is None or package.origin is None:
         raise EnvironmentFault("environment.no_nilearn", "the MNI152 head comes with nilearn; pip install nilearn")
-    return list(image_layers(read(Path(package.origin).parent / _TEMPLATE)))
+    return image_layers(read(Path(package.origin).parent / _TEMPLATE))

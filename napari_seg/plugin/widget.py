@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 from napari.utils.progress import cancelable_progress
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -65,6 +65,12 @@ class SegmentWidget(QWidget):
         worker.errored.connect(self.model.report_saved)
         worker.start()
 
+    def changeEvent(self, event: QEvent) -> None:  # Qt's name
+        """Ends a run when napari closes the panel, which takes it out of its dock but does not destroy it."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self.model.stop()
+
     # building
 
     def _build(self) -> None:
@@ -72,6 +78,7 @@ class SegmentWidget(QWidget):
         self._bundle_box = _box("What to look for: the bundles found on this computer.")
         for bundle in self.model.bundles:
             self._bundle_box.addItem(bundle.name if bundle.trusted else f"{bundle.name} (not trusted)", bundle)
+        self._bundle_box.setMinimumContentsLength(24)
         self._description = QLabel(wordWrap=True)
         self._device_box = _box("Where the network runs. Automatic takes a graphics card if there is one.")
         for key, text in DEVICES.items():
@@ -98,7 +105,8 @@ class SegmentWidget(QWidget):
         layout.addWidget(self._progress_label)
         layout.addWidget(self._progress_bar)
         layout.addWidget(self._message)
-        layout.addWidget(self._table, 1)
+        layout.addWidget(self._table, 100)
+        layout.addStretch(1)  # takes the room while there is no table
         layout.addWidget(self._save_button)
         layout.addLayout(_row(*self._plane_buttons.values()))
         self._connect()

@@ -1,0 +1,84 @@
+"""Bundles whose right answer is known: their networks compute with intensities and indices, not with weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+NETWORK = '''
+import torch
+
+
+class Threshold(torch.nn.Module):
+    """Class 1 where the image is above 100, class 2 where it is above 100 in the upper half of the first axis."""
+
+    def __init__(self, halves: bool = False) -> None:
+        super().__init__()
+        self.halves = halves
+
+    def forward(self, image):
+        bright = image[:, :1] - 100.0
+        upper = torch.zeros_like(bright)
+        if self.halves:
+            upper[:, :, bright.shape[2] // 2 :] = 1.0
+        inside = torch.where(bright > 0, bright, -1000.0)
+        return torch.cat([-bright, inside * (1 - upper) - 2000 * upper, inside * upper - 2000 * (1 - upper)], dim=1)
+'''
+
+CONFIG = """
+network_def:
+  _target_: scripts.nets.Threshold
+  halves: {halves}
+preprocessing:
+  _target_: monai.transforms.Compose
+  transforms:
+    - _target_: monai.transforms.LoadImaged
+      keys: image
+    - _target_: monai.transforms.EnsureChannelFirstd
+      keys: image
+    - _target_: monai.transforms.Orientationd
+      keys: image
+      axcodes: RAS
+      labels: null
+    - _target_: monai.transforms.Spacingd
+      keys: image
+      pixdim: {spacing}
+      mode: bilinear
+inferer:
+  _target_: monai.inferers.SlidingWindowInferer
+  roi_size: {roi}
+  overlap: 0.25
+"""
+
+
+def write_threshold_bundle(
+    root: Path,
+    *,
+    halves: bool = False,
+    spacing: tuple[float, float, float] = (1.5, 1.25, 2.5),
+    roi: tuple[int, int, int] = (64, 64, 64),
+    own: dict[str, Any] | None = None,
+) -> Path:
+    """A bundle folder; three classes, one channel, and `own` as its `napari_seg` metadata."""
+    (root / "configs").mkdir(parents=True)
+    (root / "scripts").mkdir()
+    (root / "models").mkdir()
+    (root / "scripts" / "nets.py").write_text(NETWORK)
+    (root / "configs" / "inference.yaml").write_text(
+        CONFIG.format(halves=str(halves).lower(), spacing=list(spacing), roi=list(roi))
+    )
+    metadata = {
+        "version": "1.0",
+        "name": "threshold",
+        "network_data_format": {
+            "inputs": {"image": {"num_channels": 1, "modality": "MR"}},
+            "outputs": {"pred": {"num_channels": 3, "channel_def": {"0": "background", "1": "bright", "2": "upper"}}},
+        },
+        "napari_seg": own or {},
+    }
+    (root / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    torch.save({}, root / "models" / "model.pt")
+    return root

@@ -1,0 +1,137 @@
+"""The command line as a user meets it: results, pictures, exit codes, and one clear line for each wrong input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import phantoms
+import pytest
+
+from bundles import write_threshold_bundle
+from napari_seg.cli import main
+from napari_seg.formats import read
+from napari_seg.volume import Volume
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> str:
+    return str(write_threshold_bundle(tmp_path / "threshold"))
+
+
+def predict(*arguments: object) -> int:
+    return main(["predict", *map(str, arguments), "--trust-bundle"])
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_one_file_gives_labels_picture_and_record(
+    head: Volume, tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture
+) -> None:
+    path = phantoms.write_nifti(head, tmp_path / "case.nii.gz")
+    out = tmp_path / "out"
+    assert predict(path, "-o", out, "--bundle", bundle) == 0
+    assert files_below(out) == ["case_seg.json", "case_seg.nii.gz", "case_seg.png"]
+    labels = read(out / "case_seg.nii.gz")
+    assert labels.array.dtype == np.uint8
+    np.testing.assert_array_equal(labels.array[0], head.array[0] > 100)
+    np.testing.assert_allclose(labels.grid.affine, head.grid.affine, atol=1e-4)
+    record = json.loads((out / "case_seg.json").read_text())
+    assert [s["name"] for s in record["segments"]] == ["bright", "upper"]
+    assert record["segments"][0]["voxels"] == int((head.array[0] > 100).sum())
+    output = capsys.readouterr().out
+    assert f"{record['segments'][0]['volume_ml']:.2f}" in output
+    assert "1 done, 0 failed" in output
+
+
+def test_bad_scans_are_named_and_the_others_done(
+    head: Volume, tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture
+) -> None:
+    folder, out = tmp_path / "scans", tmp_path / "out"
+    folder.mkdir()
+    good = phantoms.write_nifti(head, folder / "good.nii.gz")
+    (folder / "text.nii.gz").write_text("not an image at all")
+    (folder / "cut.nii.gz").write_bytes(good.read_bytes()[:-400])
+    (folder / "notes.txt").write_text("no scan")
+    phantoms.write_series(head, folder / "series", slices=[0, 1, 2, 3, 5, 6, 7])
+    phantoms.write_series(head, folder / "whole", description="T2w", number=4)
+    assert predict(folder, "-o", out, "--bundle", bundle) == 3
+    output = capsys.readouterr().out
+    assert "2 done, 3 failed" in output
+    for code in ("geometry.missing_slice", "file.not_nifti", "file.truncated"):
+        assert sum(code in line for line in output.splitlines()) == 1
+    assert len(files_below(out)) == 6
+    assert not [name for name in files_below(tmp_path) if "unfinished" in name]
+    for canary in phantoms.CANARIES:
+        assert canary.lower() not in output.lower()
+        assert not any(canary.lower() in name.lower() for name in files_below(out))
+        assert not any(canary.lower() in p.read_text().lower() for p in out.glob("*.json"))
+
+
+def test_json_lists_every_scan(head: Volume, tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture) -> None:
+    path = phantoms.write_nifti(head, tmp_path / "case.nii.gz")
+    (tmp_path / "text.nii").write_text("x")
+    assert predict(path, tmp_path / "text.nii", "-o", tmp_path / "out", "--bundle", bundle, "--json") == 3
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["status"], second["status"], second["code"]) == ("done", "failed", "file.not_nifti")
+    assert first["volumes_ml"]["bright"] > 0
+
+
+def test_exit_codes_of_wrong_usage(tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert predict(empty, "-o", tmp_path / "out", "--bundle", bundle) == 2
+    assert predict(tmp_path / "nowhere", "-o", tmp_path / "out", "--bundle", bundle) == 2
+    assert predict(empty, "-o", tmp_path / "out", "--bundle", "no-such-bundle") == 1
+    assert "bundle.unknown" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        main(["predict"])
+    assert caught.value.code == 1
+    (tmp_path / "text.nii").write_text("x")
+    assert predict(tmp_path / "text.nii", "-o", tmp_path / "out", "--bundle", bundle) == 4
+    assert predict(tmp_path / "text.nii", "-o", tmp_path / "text.nii" / "out", "--bundle", bundle) == 5
+    assert not (tmp_path / "out").exists() or not files_below(tmp_path / "out")
+
+
+def test_an_untrusted_bundle_stops_before_any_scan(
+    head: Volume, tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture
+) -> None:
+    path = phantoms.write_nifti(head, tmp_path / "case.nii.gz")
+    assert main(["predict", str(path), "-o", str(tmp_path / "out"), "--bundle", bundle]) == 1
+    assert "bundle.untrusted" in capsys.readouterr().err
+
+
+def test_two_scans_of_one_name_both_stay(head: Volume, tmp_path: Path, bundle: str) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        phantoms.write_nifti(head, tmp_path / folder / "case.nii.gz")
+    assert predict(tmp_path / "a", tmp_path / "b", "-o", tmp_path / "out", "--bundle", bundle) == 0
+    names = [name for name in files_below(tmp_path / "out") if name.endswith(".nii.gz")]
+    assert names == ["case_2_seg.nii.gz", "case_seg.nii.gz"]
+
+
+def test_edited_results_are_not_replaced_unasked(
+    head: Volume, tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture
+) -> None:
+    path, out = phantoms.write_nifti(head, tmp_path / "case.nii.gz"), tmp_path / "out"
+    command = (path, "-o", out, "--bundle", bundle)
+    assert predict(*command) == 0
+    assert predict(*command) == 0  # our own, untouched: replaced
+    edited = phantoms.write_nifti(head, out / "case_seg.nii.gz").read_bytes()
+    assert predict(*command) == 4
+    assert "output.exists" in capsys.readouterr().out
+    assert (out / "case_seg.nii.gz").read_bytes() == edited
+    assert predict(*command, "--overwrite") == 0
+    assert (out / "case_seg.nii.gz").read_bytes() != edited
+
+
+def test_bundles_are_listed(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, bundle: str) -> None:
+    monkeypatch.setenv("NAPARI_SEG_BUNDLES", str(Path(bundle).parent))
+    assert main(["bundles"]) == 0
+    assert "left anterior hippocampus" in capsys.readouterr().out
+    assert main(["bundles", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [(entry["name"], entry["trusted"]) for entry in listed][1:] == [("threshold", False)]

@@ -1,0 +1,197 @@
+"""segment(): labels where they belong on the scan's own grid, for every storage, side and spacing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bundles import write_threshold_bundle
+from napari_seg import localise as localise_module
+from napari_seg.bundle import Bundle, read_bundle
+from napari_seg.errors import BundleError, Cancelled, EnvironmentFault
+from napari_seg.geometry import Grid, resample
+from napari_seg.inference import segment
+from napari_seg.inference.engine import Logits, decide
+from napari_seg.volume import Segmentation, Volume
+from test_geometry import all_orientations
+
+
+@pytest.fixture
+def threshold(tmp_path: Path) -> Bundle:
+    return read_bundle(write_threshold_bundle(tmp_path / "threshold"), trust=True)
+
+
+def test_labels_lie_where_the_intensities_are(head: Volume, threshold: Bundle) -> None:
+    result = segment(head, threshold)
+    assert result.grid == head.grid
+    assert result.array.dtype == np.uint8
+    np.testing.assert_array_equal(result.array, head.array[0] > 100)
+    assert result.volumes_ml()[1] == pytest.approx((head.array[0] > 100).sum() * head.grid.voxel_ml)
+    assert result.confidence[1] > 0.99
+    assert 2 not in result.confidence
+
+
+@pytest.mark.parametrize("orientation", all_orientations()[::5])
+def test_storage_order_does_not_matter(head: Volume, threshold: Bundle, orientation: str) -> None:
+    grid = head.grid.reoriented(orientation)
+    turned = Volume(resample(head.array, head.grid, grid), grid)
+    np.testing.assert_array_equal(segment(turned, threshold).array, turned.array[0] > 100)
+
+
+def test_another_spacing_comes_back_to_the_scan(head: Volume, tmp_path: Path) -> None:
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "fine", spacing=(1.0, 1.0, 1.0)), trust=True)
+    result = segment(head, bundle)
+    truth = head.array[0] > 100
+    agreement = 2 * (truth & (result.array == 1)).sum() / (truth.sum() + (result.array == 1).sum())
+    assert result.grid == head.grid
+    assert agreement > 0.97
+
+
+def test_many_small_windows_give_what_one_gives(head: Volume, tmp_path: Path) -> None:
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(10, 12, 8)), trust=True)
+    steps: list[tuple[str, int, int]] = []
+    result = segment(head, bundle, progress=lambda *step: steps.append(step))
+    np.testing.assert_array_equal(result.array, head.array[0] > 100)
+    windows = [step for step in steps if step[0] == "segmenting"]
+    assert [done for _, done, _ in windows] == list(range(windows[-1][2] + 1))
+    assert windows[-1][2] == 3 * 3 * 2  # 20, 26 and 14 voxels; windows of 10, 12 and 8 every 7, 9 and 6
+
+
+def side_regions() -> dict[str, object]:
+    def region(name: str, x: float, mirror: bool, labels: dict[str, int]) -> dict[str, object]:
+        return {"name": name, "center_mm": [x, 0, 0], "size_mm": [30, 30, 24], "mirror": mirror, "labels": labels}
+
+    names = ("left outer", "left inner", "right outer", "right inner")
+    return {
+        "segments": [{"label": n + 1, "name": name, "color": [9, 9, 9]} for n, name in enumerate(names)],
+        "localiser": {
+            "template": "mni152_t1",
+            "crop_below_mm": 50,
+            "min_similarity": 0,
+            "spacing_mm": [1, 1, 1],
+            "regions": [
+                region("left", -20, False, {"1": 1, "2": 2}),
+                region("right", 20, True, {"1": 3, "2": 4}),
+            ],
+        },
+    }
+
+
+def lopsided() -> Volume:
+    """A small ball on the patient's left, a larger one further up on the right, in LPS storage, 1 mm."""
+    grid = Grid.around((0, 0, 0), (80, 60, 50), (1, 1, 1)).reoriented("LPS")
+    x, y, z = np.moveaxis(grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1)), -1, 0)
+    array = np.where((x + 21) ** 2 + y**2 + z**2 < 36, 500, 0) + np.where((x - 18) ** 2 + y**2 + (z - 2) ** 2 < 81, 500, 0)
+    return Volume(array.astype(np.int16)[None], grid)
+
+
+def test_left_is_left_and_the_mirrored_scan_gives_mirrored_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(localise_module, "register", lambda *_: (np.eye(4), 1.0))
+    root = write_threshold_bundle(tmp_path / "sides", halves=True, spacing=(1, 1, 1), own=side_regions())
+    bundle = read_bundle(root, trust=True)
+    scan = lopsided()
+    result = segment(scan, bundle)
+    x = scan.grid.to_world(np.moveaxis(np.indices(scan.grid.shape), 0, -1))[..., 0]
+    bright = scan.array[0] > 100
+    np.testing.assert_array_equal(result.array == 1, bright & (x < -20))
+    np.testing.assert_array_equal(result.array == 2, bright & (x > -20) & (x < 0))
+    np.testing.assert_array_equal(result.array == 3, bright & (x > 20))
+    np.testing.assert_array_equal(result.array == 4, bright & (x < 20) & (x > 0))
+    counts = result.voxel_counts()
+    assert counts[1] + counts[2] < counts[3] + counts[4]
+
+    mirrored = segment(replace(scan, array=scan.array[:, ::-1]), bundle)
+    swapped = np.array([0, 3, 4, 1, 2], np.uint8)[result.array[::-1]]
+    np.testing.assert_array_equal(mirrored.array, swapped)
+
+
+def test_stopping_leaves_at_the_next_window(head: Volume, tmp_path: Path) -> None:
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(10, 12, 8)), trust=True)
+    seen = []
+
+    def stop(stage: str, done: int, total: int) -> None:
+        seen.append((stage, done))
+        if (stage, done) == ("segmenting", 2):
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        segment(head, bundle, progress=stop)
+    assert seen[-1] == ("segmenting", 2)
+
+
+def test_scans_that_do_not_fit_the_bundle_are_refused(head: Volume, threshold: Bundle) -> None:
+    with pytest.raises(BundleError, match=r"bundle\.channels"):
+        segment(replace(head, array=np.repeat(head.array, 2, axis=0)), threshold)
+    with pytest.raises(BundleError, match=r"bundle\.modality"):
+        segment(replace(head, modality="CT"), threshold)
+    with pytest.raises(EnvironmentFault, match=r"environment\.device"):
+        segment(head, threshold, device="cuda:77")
+    with pytest.raises(EnvironmentFault, match=r"environment\.device"):
+        segment(head, threshold, device="gpu")
+
+
+def test_doubtful_results_say_so(head: Volume, tmp_path: Path) -> None:
+    own = {
+        "segments": [
+            {"label": 1, "name": "bright", "color": [1, 2, 3], "plausible_ml": [100, 200]},
+            {"label": 2, "name": "upper", "color": [1, 2, 3], "plausible_ml": [1, 2]},
+        ],
+        "min_confidence": 1.1,
+    }
+    root = write_threshold_bundle(tmp_path / "doubt", own=own)
+    bundle = read_bundle(root, trust=True)
+    bundle = replace(bundle, network_segments=bundle.segments)
+    array = head.array.copy()
+    array[:, 10] = 0  # cut the head in two
+    notices = segment(replace(head, array=array), bundle).notices
+    assert {notice.code for notice in notices} == {"result.implausible"}
+    text = " | ".join(notice.message for notice in notices)
+    assert "bright" in text
+    assert "pieces" in text
+    assert "confidence" in text
+    assert "upper: 0.00 ml; 1 to 2 ml" in text
+
+
+def test_deciding_in_slabs_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    region = Grid.around((1, 2, 3), (12, 10, 9), (1.1, 0.9, 1.3))
+    logits = Logits(rng.normal(size=(3, *region.shape)).astype(np.float32), region)
+    scan = Grid.around((0, 0, 0), (30, 30, 30), (1, 1, 1)).reoriented("PIR")
+    whole = np.zeros(scan.shape, np.uint8)
+    decide(logits, {1: 1, 2: 2}, whole, scan)
+    monkeypatch.setattr("napari_seg.inference.engine.SLAB_VOXELS", 300)
+    slabs = np.zeros(scan.shape, np.uint8)
+    decide(logits, {1: 1, 2: 2}, slabs, scan)
+    np.testing.assert_array_equal(slabs, whole)
+    # nothing outside the region, and inside it what interpolating each class and comparing gives
+    points = scan.to_world(np.moveaxis(np.indices(scan.shape), 0, -1))
+    inside = region.contains(points)
+    assert not whole[~inside].any()
+    reference = resample(logits.array, region, scan).argmax(axis=0)
+    np.testing.assert_array_equal(whole[inside], reference[inside])
+
+
+def test_an_earlier_region_keeps_its_voxels() -> None:
+    grid = Grid((4, 4, 4), np.eye(4))
+    logits = Logits(np.stack([np.zeros((4, 4, 4)), np.ones((4, 4, 4))]).astype(np.float32), grid)
+    labels = np.zeros((4, 4, 4), np.uint8)
+    labels[0] = 9
+    decide(logits, {1: 5}, labels, grid)
+    assert (labels[0] == 9).all()
+    assert (labels[1:] == 5).all()
+
+
+def test_confidence_is_the_winners_mean_probability() -> None:
+    array = np.zeros((2, 1, 1, 2), np.float32)
+    array[1, 0, 0] = [np.log(3), np.log(9)]  # probabilities of class 1: 3/4 and 9/10
+    confidence = Logits(array, Grid((1, 1, 2), np.eye(4))).confidence()
+    assert confidence == {1: pytest.approx((0.75 + 0.9) / 2)}
+
+
+def test_result_is_a_valid_segmentation(head: Volume, threshold: Bundle) -> None:
+    assert isinstance(segment(head, threshold), Segmentation)

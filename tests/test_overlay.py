@@ -1,0 +1,49 @@
+"""The picture beside a result: its planes show the patient the right way round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from napari_seg.errors import Notice
+from napari_seg.evaluation.overlay import PANEL_PIXELS, draw_overlay
+from napari_seg.geometry import Grid
+from napari_seg.volume import Segment, Segmentation, Volume
+
+
+def test_planes_show_left_on_the_right_front_on_top_and_head_up(tmp_path: Path) -> None:
+    grid = Grid.around((0, 0, 0), (60, 60, 60), (2, 2, 2)).reoriented("PSL")
+    x, y, z = np.moveaxis(grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1)), -1, 0)
+    array = np.zeros(grid.shape, np.int16)
+    array[(abs(x + 16) < 4) & (abs(y) < 4) & (abs(z) < 4)] = 1000  # to the left
+    array[(abs(x) < 4) & (abs(y - 16) < 4) & (abs(z) < 4)] = 1000  # in front
+    array[(abs(x) < 4) & (abs(y) < 4) & (abs(z - 16) < 4)] = 1000  # above
+    labels = ((abs(x) < 3) & (abs(y) < 3) & (abs(z) < 3)).astype(np.uint8)
+    red = Segment(1, "middle", (255, 0, 0))
+    path = tmp_path / "overlay.png"
+    draw_overlay(Volume(array[None], grid), Segmentation(labels, grid, (red,)), path, "phantom")
+
+    picture = np.asarray(Image.open(path)).astype(int)
+    top = 2 * 8 + 24 + 26
+    half, reach = PANEL_PIXELS // 2, round(16 / 60 * PANEL_PIXELS)
+
+    def shade(column: int, right: int, down: int) -> int:
+        y0, x0 = top + half + down, 8 + column * (PANEL_PIXELS + 8) + half + right
+        return int(picture[y0, x0].mean())
+
+    sagittal, coronal, axial = 0, 1, 2
+    bright = {(sagittal, -reach, 0), (sagittal, 0, -reach), (coronal, reach, 0), (coronal, 0, -reach), (axial, reach, 0), (axial, 0, -reach)}
+    for column in (sagittal, coronal, axial):
+        for right, down in ((reach, 0), (-reach, 0), (0, reach), (0, -reach)):
+            assert (shade(column, right, down) > 200) == ((column, right, down) in bright)
+        y0, x0 = top + half, 8 + column * (PANEL_PIXELS + 8) + half
+        assert picture[y0, x0, 0] > picture[y0, x0, 1]  # the segment's red
+
+
+def test_an_empty_result_with_notices_still_gives_a_picture(tmp_path: Path) -> None:
+    grid = Grid((8, 8, 8), np.eye(4))
+    result = Segmentation(np.zeros(grid.shape, np.uint8), grid, (), notices=(Notice("a.b", "long " * 60),))
+    draw_overlay(Volume(np.zeros((1, 8, 8, 8), np.uint8), grid), result, tmp_path / "x.png")
+    assert Image.open(tmp_path / "x.png").size[1] > 60
