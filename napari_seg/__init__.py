@@ -34,7 +34,21 @@ _HOME = {
     "segment": "inference",
 }
 
-__all__ = list(_HOME)
+__all__ = [
+    "Bundle",
+    "Grid",
+    "NapariSegError",
+    "Notice",
+    "Segment",
+    "Segmentation",
+    "Volume",
+    "find_bundles",
+    "find_scans",
+    "read",
+    "read_bundle",
+    "resample",
+    "segment",
+]
 
 
 def __getattr__(name: str) -> Any:

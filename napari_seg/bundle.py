@@ -132,7 +132,9 @@ def shipped_root() -> Path:
     for root in (package / "monai_bundle", package.parent / "monai_bundle"):
         if (root / METADATA).is_file():
             return root
-    raise BundleError("bundle.missing", "the bundle that belongs to this package is not there; install napari-seg again")
+    raise BundleError(
+        "bundle.missing", "the bundle that belongs to this package is not there; install napari-seg again"
+    )
 
 
 def find_bundles() -> list[Bundle]:

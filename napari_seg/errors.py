@@ -48,7 +48,9 @@ class EnvironmentFault(NapariSegError):
 class Cancelled(NapariSegError):
     """The user stopped the work; raise it from a progress callback to do so."""
 
-    def __init__(self, code: str = "run.cancelled", message: str = "stopped before the end; nothing was written") -> None:
+    def __init__(
+        self, code: str = "run.cancelled", message: str = "stopped before the end; nothing was written"
+    ) -> None:
         super().__init__(code, message)
 
 

@@ -49,7 +49,9 @@ class Grid:
             raise InputError("geometry.shape", f"found a grid of shape {shape}; expected three sizes of at least 1")
         affine = np.array(self.affine, dtype=np.float64)
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.allclose(affine[3], (0, 0, 0, 1)):
-            raise InputError("geometry.affine", "found an affine that is not finite or not 4 x 4 with a last row 0 0 0 1")
+            raise InputError(
+                "geometry.affine", "found an affine that is not finite or not 4 x 4 with a last row 0 0 0 1"
+            )
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
         if lengths.min() < 1e-6:
             raise InputError("geometry.affine", f"found a voxel size of {_mm(lengths)} mm; every size must be above 0")
@@ -128,7 +130,7 @@ class Grid:
     def contains(self, points_mm: ArrayLike) -> NDArray[np.bool_]:
         """(...) whether each point (..., 3) lies in the field of view, outer half voxels included."""
         indices = self.to_index(points_mm)
-        return ((indices >= -0.5) & (indices <= np.array(self.shape) - 0.5)).all(axis=-1)
+        return np.all((indices >= -0.5) & (indices <= np.array(self.shape) - 0.5), axis=-1)
 
     def matches(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
         """Whether both have the same shape and no voxel of one lies further than this from its twin."""
@@ -190,7 +192,9 @@ class Grid:
         """
         wanted = [next((n for n, codes in enumerate(_AXIS_CODES) if c in codes), -1) for c in orientation.upper()]
         if sorted(wanted) != [0, 1, 2]:
-            raise InputError("geometry.orientation", f"found {orientation!r}; expected three letters such as RAS or LPS")
+            raise InputError(
+                "geometry.orientation", f"found {orientation!r}; expected three letters such as RAS or LPS"
+            )
         world_axes, signs = self._nearest_world_axes()
         affine = np.eye(4)
         affine[:3, 3] = self.affine[:3, 3]
@@ -248,10 +252,8 @@ def resample(
 
     from scipy.ndimage import affine_transform
 
-    if order == 0:
-        dtype = array.dtype
-    else:
-        dtype = np.dtype(np.float64 if array.dtype == np.float64 else np.float32)
+    interpolated = np.float64 if array.dtype == np.float64 else np.float32
+    dtype = array.dtype if order == 0 else np.dtype(interpolated)
     answer = np.empty((*array.shape[:-3], *target.shape), dtype=dtype)
     for channel in np.ndindex(array.shape[:-3]):
         affine_transform(

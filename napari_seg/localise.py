@@ -76,8 +76,8 @@ def localise(volume: Volume, bundle: Bundle, progress: Progress | None = None) -
         raise LocaliseError(
             "localise.low_similarity",
             f"the scan resembles the template {spec.template!r} by {similarity:.2f} only; expected at least "
-            f"{spec.min_similarity:.2f}; check that it is a {bundle.modality or 'fitting'} scan whose orientation is right, "
-            f"or give a crop of less than {spec.crop_below_mm:g} mm around the structure",
+            f"{spec.min_similarity:.2f}; check that it is a {bundle.modality or 'fitting'} scan whose orientation is "
+            f"right, or give a crop of less than {spec.crop_below_mm:g} mm around the structure",
         )
     return [_region(volume, bundle, spec, n, to_scan) for n in range(len(spec.regions))]
 
@@ -89,8 +89,8 @@ def _region(volume: Volume, bundle: Bundle, spec: LocaliserSpec, number: int, to
     if stretches.max() > MAX_STRETCH or stretches.min() < 1 / MAX_STRETCH:
         raise LocaliseError(
             "localise.stretched",
-            f"the scan fits the template only when stretched {stretches.min():.2f} to {stretches.max():.2f} times; expected "
-            f"at most {MAX_STRETCH:g}; check the voxel size and that the whole head is in the scan",
+            f"the scan fits the template only when stretched {stretches.min():.2f} to {stretches.max():.2f} times; "
+            f"expected at most {MAX_STRETCH:g}; check the voxel size and that the whole head is in the scan",
         )
     center = linear @ np.array(region.center_mm) + to_scan[:3, 3]
     # the rotation nearest to the transform (polar decomposition) turns the box; its size follows the head's
@@ -203,7 +203,12 @@ _PITCHES_DEGREES = (-20.0, 0.0, 20.0)
 
 
 def _maximise(
-    fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform, descent: _Descent, shrink: list[int], watch: _Watch
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    transform: sitk.Transform,
+    descent: _Descent,
+    shrink: list[int],
+    watch: _Watch,
 ) -> float:
     """Changes the transform in place and gives the mutual information it reaches."""
     import SimpleITK as sitk

@@ -63,7 +63,7 @@ def test_unknown_and_broken_bundles_are_named(stranger: Path) -> None:
 def test_a_strangers_code_does_not_run_unasked(stranger: Path, tmp_path: Path) -> None:
     trap = tmp_path / "ran"
     config = stranger / "configs/inference.yaml"
-    config.write_text(config.read_text() + f'\nnetwork_def: "$open({str(trap)!r}, \'w\')"\n')
+    config.write_text(config.read_text() + f"\nnetwork_def: \"$open({str(trap)!r}, 'w')\"\n")
     assert code_of(load_model, read_bundle(stranger), "cpu") == "bundle.untrusted"
     assert not trap.exists()
 

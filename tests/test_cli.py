@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import phantoms
 import pytest
-
 from bundles import write_threshold_bundle
+
 from napari_seg.cli import main
 from napari_seg.formats import read
 from napari_seg.volume import Volume

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from bundles import write_threshold_bundle
+from test_geometry import all_orientations
+
 from napari_seg import localise as localise_module
 from napari_seg.bundle import Bundle, read_bundle
 from napari_seg.errors import BundleError, Cancelled, EnvironmentFault
@@ -16,7 +17,6 @@ from napari_seg.geometry import Grid, resample
 from napari_seg.inference import segment
 from napari_seg.inference.engine import Logits, decide
 from napari_seg.volume import Segmentation, Volume
-from test_geometry import all_orientations
 
 
 @pytest.fixture
@@ -84,7 +84,9 @@ def lopsided() -> Volume:
     """A small ball on the patient's left, a larger one further up on the right, in LPS storage, 1 mm."""
     grid = Grid.around((0, 0, 0), (80, 60, 50), (1, 1, 1)).reoriented("LPS")
     x, y, z = np.moveaxis(grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1)), -1, 0)
-    array = np.where((x + 21) ** 2 + y**2 + z**2 < 36, 500, 0) + np.where((x - 18) ** 2 + y**2 + (z - 2) ** 2 < 81, 500, 0)
+    array = np.where((x + 21) ** 2 + y**2 + z**2 < 36, 500, 0) + np.where(
+        (x - 18) ** 2 + y**2 + (z - 2) ** 2 < 81, 500, 0
+    )
     return Volume(array.astype(np.int16)[None], grid)
 
 

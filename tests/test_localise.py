@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from test_geometry import rotation
 
 from napari_seg import localise as module
 from napari_seg.bundle import Bundle, LocaliserSpec, RegionSpec, read_bundle
@@ -13,7 +14,6 @@ from napari_seg.errors import Cancelled, LocaliseError
 from napari_seg.geometry import Grid, resample
 from napari_seg.localise import localise, register
 from napari_seg.volume import Volume
-from test_geometry import rotation
 
 
 def blobs(grid: Grid) -> np.ndarray:

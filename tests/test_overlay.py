@@ -34,7 +34,14 @@ def test_planes_show_left_on_the_right_front_on_top_and_head_up(tmp_path: Path) 
         return int(picture[y0, x0].mean())
 
     sagittal, coronal, axial = 0, 1, 2
-    bright = {(sagittal, -reach, 0), (sagittal, 0, -reach), (coronal, reach, 0), (coronal, 0, -reach), (axial, reach, 0), (axial, 0, -reach)}
+    bright = {
+        (sagittal, -reach, 0),
+        (sagittal, 0, -reach),
+        (coronal, reach, 0),
+        (coronal, 0, -reach),
+        (axial, reach, 0),
+        (axial, 0, -reach),
+    }
     for column in (sagittal, coronal, axial):
         for right, down in ((reach, 0), (-reach, 0), (0, reach), (0, -reach)):
             assert (shade(column, right, down) > 200) == ((column, right, down) in bright)

@@ -15,9 +15,7 @@ def bundle_root() -> str:
     return str(Path(__file__).resolve().parents[1])
 
 
-def datalist(
-    dataset_dir: str | Path, part: Part, validation_share: float = 0.2, seed: int = 0
-) -> list[dict[str, str]]:
+def datalist(dataset_dir: str | Path, part: Part, validation_share: float = 0.2, seed: int = 0) -> list[dict[str, str]]:
     """The cases of one part of a Medical Segmentation Decathlon folder, as MONAI's data list.
 
     The split depends on the order of the cases in `dataset.json`, the share and the seed alone, so that

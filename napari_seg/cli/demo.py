@@ -10,10 +10,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "demo",
         help="segment both hippocampi of the MNI152 brain and show where the results are",
-        description="Segments both hippocampi of the MNI152 template brain (which comes with nilearn), and writes the label "
-        "map, a picture and the volumes. Needs no data and no network; takes about a minute on a laptop.",
+        description="Segments both hippocampi of the MNI152 template brain (which comes with nilearn), and writes the "
+        "label map, a picture and the volumes. Needs no data and no network; takes half a minute on a laptop.",
     )
-    parser.add_argument("-o", "--output", type=Path, default=Path("demo_output"), help="folder for the results; default demo_output")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("demo_output"), help="folder for the results; default demo_output"
+    )
     parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu or cuda; default auto")
     parser.set_defaults(run=run)
 

@@ -17,16 +17,26 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         description="Segments every scan below the inputs. Each gives, in the output folder, <name>_seg.nii.gz on the "
         "scan's own grid, <name>_seg.png (three planes through each structure) and <name>_seg.json (names, volumes in "
         "ml, confidence). A scan that can't be used is reported with a code and does not stop the others.",
-        epilog="Examples: napari-seg predict head.nii.gz -o results     napari-seg predict study/ more/*.nii.gz -o results --json",
+        epilog="Example: napari-seg predict head.nii.gz study/ -o results",
     )
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="a NIfTI file, a DICOM folder or file, or a folder")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results; made if missing")
+    parser.add_argument(
+        "inputs", nargs="+", type=Path, metavar="INPUT", help="a NIfTI file, a DICOM folder or file, or a folder"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results; made if missing"
+    )
     parser.add_argument("--bundle", metavar="B", help="a MONAI bundle's folder or name; the shipped one if left out")
     parser.add_argument(
-        "--trust-bundle", action="store_true", help="let the code inside that bundle run; only for bundles whose source you trust"
+        "--trust-bundle",
+        action="store_true",
+        help="let the code inside that bundle run; only for bundles whose source you trust",
     )
-    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N; default auto")
-    parser.add_argument("--overwrite", action="store_true", help="replace results that were edited or made by another program")
+    parser.add_argument(
+        "--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N; default auto"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace results that were edited or made by another program"
+    )
     parser.add_argument("--json", action="store_true", help="print a list of objects, one a scan, instead of the table")
     parser.set_defaults(run=run)
 

@@ -192,7 +192,9 @@ def _record(volume: Volume, segmentation: Segmentation, bundle: Bundle, labels: 
                 "color": list(s.color),
                 "volume_ml": round(volumes[s.label], 4),
                 "voxels": voxels[s.label],
-                "confidence": round(segmentation.confidence[s.label], 4) if s.label in segmentation.confidence else None,
+                "confidence": round(segmentation.confidence[s.label], 4)
+                if s.label in segmentation.confidence
+                else None,
             }
             for s in segmentation.segments
         ],

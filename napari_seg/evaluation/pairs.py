@@ -97,7 +97,9 @@ def read_label_map(path: Path) -> Segmentation:
     volume = read(path)
     array = volume.array[0]
     if volume.array.shape[0] != 1 or array.min() < 0 or not np.array_equal(array, np.rint(array)):
-        raise InputError("labels.type", f"{path.name} holds values that are no labels; expected whole numbers from 0 up")
+        raise InputError(
+            "labels.type", f"{path.name} holds values that are no labels; expected whole numbers from 0 up"
+        )
     highest = int(array.max())
     if highest > np.iinfo(np.uint16).max:
         raise InputError("labels.type", f"{path.name} holds the value {highest}; expected labels up to 65535")

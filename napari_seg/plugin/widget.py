@@ -78,7 +78,7 @@ class SegmentWidget(QWidget):
         self._bundle_box = _box("What to look for: the bundles found on this computer.")
         for bundle in self.model.bundles:
             self._bundle_box.addItem(bundle.name if bundle.trusted else f"{bundle.name} (not trusted)", bundle)
-        self._bundle_box.setMinimumContentsLength(24)
+        self._bundle_box.setMinimumContentsLength(26)
         self._description = QLabel(wordWrap=True)
         self._device_box = _box("Where the network runs. Automatic takes a graphics card if there is one.")
         for key, text in DEVICES.items():
