@@ -18,7 +18,7 @@ from napari_seg.formats import read
 from napari_seg.inference import segment
 
 CONFIGS = shipped_root() / "configs"
-SMALL = ["--patch_size", "[16,24,16]", "--network_def#channels", "[4,8]"]
+SMALL = ["--patch_size", "[16,24,16]", "--network_def#channels", "[4,8]", "--network_def#strides", "[2]"]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_the_network_takes_any_size(size: tuple[int, int, int]) -> None:
         logits = network(torch.rand(1, 1, *size))
         assert logits.shape == (1, 3, *size)
         logits.mean().backward()
-        assert UNet(2, 3, 2, channels=(4, 8))(torch.rand(2, 3, *size[:2])).shape == (2, 2, *size[:2])
+        assert UNet(2, 3, 2, channels=(4, 8), strides=(2,))(torch.rand(2, 3, *size[:2])).shape == (2, 2, *size[:2])
     finally:
         sys.path.remove(str(shipped_root()))
 

@@ -18,8 +18,12 @@ from qtpy.QtCore import QThreadPool, QTimer
 from qtpy.QtWidgets import QApplication
 
 import napari_seg.inference
+from napari_seg.cli import main
 from napari_seg.errors import EnvironmentFault, Notice
+from napari_seg.formats import read
 from napari_seg.formats.nifti import write_nifti
+from napari_seg.geometry import Grid, resample
+from napari_seg.localise import mni152_path
 from napari_seg.plugin.widget import SegmentWidget
 from napari_seg.volume import Segment, Segmentation, Volume
 
@@ -185,6 +189,29 @@ def test_closing_during_a_run_ends_it(
     else:
         viewer.close()
     qtbot.waitUntil(ended.is_set, timeout=2000)
+
+
+def test_the_shipped_model_gives_what_the_command_line_gives(
+    make_napari_viewer: Any, qtbot: Any, tmp_path: Path
+) -> None:
+    brain = read(mni152_path())
+    grid = Grid.around((-27, -21, -14), (40, 56, 40), (1, 1, 1)).reoriented("LSP")
+    path = phantoms.write_nifti(Volume(resample(brain.array, brain.grid, grid), grid), tmp_path / "crop.nii.gz")
+    assert main(["predict", str(path), "-o", str(tmp_path), "--device", "cpu"]) == 0
+
+    viewer = make_napari_viewer(show=True)
+    _, panel = viewer.window.add_plugin_dock_widget("napari-seg", "Segment")
+    viewer.open(str(path), plugin="napari-seg")
+    panel._run_button.click()
+    qtbot.waitUntil(lambda: panel.model.run is None, timeout=120_000)
+    assert [s.name for s in panel.model.structures] == ["anterior hippocampus", "posterior hippocampus"]
+    panel.save(tmp_path / "saved.nii.gz")
+    qtbot.waitUntil(lambda: "Saved" in panel._message.text(), timeout=10_000)
+
+    ours, theirs = read(tmp_path / "saved.nii.gz"), read(tmp_path / "crop_seg.nii.gz")
+    assert theirs.array.max() == 2
+    np.testing.assert_array_equal(ours.array, theirs.array)
+    np.testing.assert_array_equal(ours.grid.affine, theirs.grid.affine)
 
 
 def test_a_broken_file_is_one_line_for_a_person(viewer: Any, tmp_path: Path) -> None:
