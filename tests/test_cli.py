@@ -128,6 +128,14 @@ def test_edited_results_are_not_replaced_unasked(
     assert (out / "case_seg.nii.gz").read_bytes() != edited
 
 
+def test_results_among_the_scans_are_not_segmented_again(head: Volume, tmp_path: Path, bundle: str) -> None:
+    (tmp_path / "scans").mkdir()
+    phantoms.write_nifti(head, tmp_path / "scans" / "case.nii.gz")
+    for _ in range(2):
+        assert predict(tmp_path / "scans", "-o", tmp_path / "scans", "--bundle", bundle) == 0
+    assert len(files_below(tmp_path / "scans")) == 4
+
+
 def test_bundles_are_listed(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, bundle: str) -> None:
     monkeypatch.setenv("NAPARI_SEG_BUNDLES", str(Path(bundle).parent))
     assert main(["bundles"]) == 0

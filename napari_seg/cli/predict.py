@@ -44,7 +44,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.bundle import read_bundle
     from napari_seg.cli.progress import CohortProgress, exit_code, print_results
-    from napari_seg.cohort.runner import CaseResult, run_cohort
+    from napari_seg.cohort.runner import CaseResult, run_cohort, without_results
     from napari_seg.errors import InputError
     from napari_seg.formats import find_scans
 
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     scans, missing = [], []
     for path in arguments.inputs:
         try:
-            scans += find_scans(path)
+            scans += without_results(find_scans(path))
         except InputError as error:
             missing.append(CaseResult(path.name, "failed", error.code, error.message))
     if not scans and not missing:

@@ -202,6 +202,16 @@ def _record(volume: Volume, segmentation: Segmentation, bundle: Bundle, labels: 
     }
 
 
+def without_results(scans: Iterable[Scan]) -> list[Scan]:
+    """The scans that are no result of an earlier run, for a user whose results lie among the scans."""
+    return [scan for scan in scans if not (len(scan.files) == 1 and _is_result(scan.files[0]))]
+
+
+def _is_result(path: Path) -> bool:
+    ending = f"{SUFFIX}.nii.gz"
+    return path.name.endswith(ending) and path.with_name(f"{path.name.removesuffix('.nii.gz')}.json").is_file()
+
+
 def _refuse_foreign_files(output_dir: Path, name: str) -> None:
     """A label map that does not carry the checksum of its own record is somebody's work: it stays."""
     labels, record = output_dir / f"{name}{SUFFIX}.nii.gz", output_dir / f"{name}{SUFFIX}.json"
