@@ -66,6 +66,7 @@ class LocaliserSpec:
         template: name of a template that `localise.py` knows, or a file in the bundle.
         crop_below_mm: a scan whose largest field of view is below this is a crop: the network sees it directly.
         min_similarity: mutual information (nats) that the registration must reach.
+        usual_similarity: what it reaches on good scans; below it the result is doubted.
         spacing_mm: voxel size of the boxes.
         regions: where to look.
     """
@@ -73,6 +74,7 @@ class LocaliserSpec:
     template: str
     crop_below_mm: float
     min_similarity: float
+    usual_similarity: float
     spacing_mm: tuple[float, float, float]
     regions: tuple[RegionSpec, ...]
 
@@ -224,6 +226,7 @@ def _localiser(entry: dict[str, Any]) -> LocaliserSpec:
         template=str(entry["template"]),
         crop_below_mm=float(entry["crop_below_mm"]),
         min_similarity=float(entry["min_similarity"]),
+        usual_similarity=float(entry.get("usual_similarity", entry["min_similarity"])),
         spacing_mm=_triple(entry["spacing_mm"]),
         regions=tuple(
             RegionSpec(

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.bundle import Bundle, LocaliserSpec
-from napari_seg.errors import Cancelled, EnvironmentFault, LocaliseError
+from napari_seg.bundle import Bundle, LocaliserSpec, RegionSpec
+from napari_seg.errors import Cancelled, EnvironmentFault, LocaliseError, Notice
 from napari_seg.geometry import Grid, resample
 from napari_seg.volume import Segment, Volume
 
@@ -51,8 +51,10 @@ class Region:
     segments: tuple[Segment, ...]
 
 
-def localise(volume: Volume, bundle: Bundle, progress: Progress | None = None) -> list[Region]:
-    """The regions of a scan that a bundle's network must see.
+def localise(
+    volume: Volume, bundle: Bundle, progress: Progress | None = None
+) -> tuple[list[Region], tuple[Notice, ...]]:
+    """The regions of a scan that a bundle's network must see, and doubts about their place (`localise.doubtful`).
 
     A bundle without a localiser, or a scan that is a crop already, gives one region: the scan as it is.
 
@@ -69,7 +71,7 @@ def localise(volume: Volume, bundle: Bundle, progress: Progress | None = None) -
     spec = bundle.localiser
     if spec is None or max(volume.grid.size_mm) < spec.crop_below_mm:
         labels = {segment.label: segment.label for segment in bundle.network_segments}
-        return [Region("scan", None, labels, bundle.network_segments)]
+        return [Region("scan", None, labels, bundle.network_segments)], ()
     template = read_template(spec.template, bundle.root)
     to_scan, similarity = register(template, volume, progress)
     if similarity < spec.min_similarity:
@@ -79,11 +81,16 @@ def localise(volume: Volume, bundle: Bundle, progress: Progress | None = None) -
             f"{spec.min_similarity:.2f}; check that it is a {bundle.modality or 'fitting'} scan whose orientation is "
             f"right, or give a crop of less than {spec.crop_below_mm:g} mm around the structure",
         )
-    return [_region(volume, bundle, spec, n, to_scan) for n in range(len(spec.regions))]
+    regions = [_region(volume, bundle, spec, region, to_scan) for region in spec.regions]
+    if similarity < spec.usual_similarity:
+        doubt = f"the scan resembles the template by {similarity:.2f}; at least {spec.usual_similarity:.2f} is usual"
+        return regions, (Notice("localise.doubtful", f"{doubt}; look whether the structures lie where they should"),)
+    return regions, ()
 
 
-def _region(volume: Volume, bundle: Bundle, spec: LocaliserSpec, number: int, to_scan: NDArray[np.float64]) -> Region:
-    region = spec.regions[number]
+def _region(
+    volume: Volume, bundle: Bundle, spec: LocaliserSpec, region: RegionSpec, to_scan: NDArray[np.float64]
+) -> Region:
     linear = to_scan[:3, :3]
     left, stretches, right = np.linalg.svd(linear)
     if stretches.max() > MAX_STRETCH or stretches.min() < 1 / MAX_STRETCH:

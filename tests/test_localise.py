@@ -50,7 +50,7 @@ def known_move(degrees: tuple[float, float, float] = (6, -4, 9)) -> np.ndarray:
 
 
 def bundle_with(regions: tuple[RegionSpec, ...]) -> Bundle:
-    spec = LocaliserSpec("mni152_t1", 100.0, 0.25, (1.0, 1.0, 1.0), regions)
+    spec = LocaliserSpec("mni152_t1", 100.0, 0.25, 0.4, (1.0, 1.0, 1.0), regions)
     return replace(read_bundle(), localiser=spec)
 
 
@@ -81,7 +81,7 @@ def test_boxes_follow_the_head_and_the_mirrored_one_is_mirrored(
     monkeypatch.setattr(module, "read_template", lambda name, root: template)
     monkeypatch.setattr(module, "register", lambda *_: (world, 1.0))
     scan = moved(template, world)
-    left, right = localise(scan, bundle_with((LEFT, RIGHT)))
+    (left, right), notices = localise(scan, bundle_with((LEFT, RIGHT)))
     for region, spec in ((left, LEFT), (right, RIGHT)):
         assert region.grid is not None
         np.testing.assert_allclose(region.grid.center_mm, world[:3, :3] @ spec.center_mm + world[:3, 3], atol=1e-9)
@@ -98,11 +98,14 @@ def test_boxes_follow_the_head_and_the_mirrored_one_is_mirrored(
     assert seen[middle] > np.median(seen) + 20
     assert [s.label for s in left.segments] == [1, 2]
     assert [s.label for s in right.segments] == [3, 4]
+    assert notices == ()
+    monkeypatch.setattr(module, "register", lambda *_: (world, 0.3))
+    assert [notice.code for notice in localise(scan, bundle_with((LEFT, RIGHT)))[1]] == ["localise.doubtful"]
 
 
 def test_a_crop_is_seen_directly() -> None:
     grid = Grid.around((0, 0, 0), (40, 50, 36), (1, 1, 1))
-    (region,) = localise(Volume(np.zeros((1, *grid.shape), np.float32), grid), read_bundle())
+    (region,), _ = localise(Volume(np.zeros((1, *grid.shape), np.float32), grid), read_bundle())
     assert region.grid is None
     assert region.labels == {1: 1, 2: 2}
     assert [s.name for s in region.segments] == ["anterior hippocampus", "posterior hippocampus"]

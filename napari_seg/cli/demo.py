@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.formats import find_scans
     from napari_seg.localise import mni152_path
 
-    scans = find_scans(mni152_path())
+    scans = [replace(scan, name="MNI152_T1") for scan in find_scans(mni152_path())]
     with CohortProgress(len(scans), quiet=not sys.stderr.isatty()) as progress:
         results = run_cohort(
             scans,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,12 +55,14 @@ def _print_table(results: list[PairResult], means: dict[str, float]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from napari_seg.evaluation.pairs import mean_dice
+
     console = Console(soft_wrap=True, highlight=False)
     table = Table("case", *means, title="Dice", title_justify="left")
     for result in results:
         if not result.code:
-            values = (result.dice.get(name, math.nan) for name in means)
-            table.add_row(result.name, *("-" if math.isnan(v) else f"{v:.4f}" for v in values))
+            own = mean_dice([result])
+            table.add_row(result.name, *(f"{own[name]:.4f}" if name in own else "-" for name in means))
     table.add_section()
     table.add_row("mean", *(f"{value:.4f}" for value in means.values()))
     console.print(table)

@@ -46,7 +46,7 @@ def segment(
     _check_fit(volume, bundle)
     device = _resolved(device)
     report = progress or _silent
-    regions = localise(volume, bundle, progress)
+    regions, place_notices = localise(volume, bundle, progress)
 
     report("loading", 0, 1)
     model = load_model(bundle, device)
@@ -68,10 +68,11 @@ def segment(
             if network_class in region.labels:
                 confidence[region.labels[network_class]] = mean
 
-    result = Segmentation(label_map, volume.grid, segments, confidence, volume.notices)
+    result = Segmentation(label_map, volume.grid, segments, confidence)
     from napari_seg.inference.plausibility import doubts
 
-    return replace(result, notices=volume.notices + doubts(result, bundle.min_confidence, segments))
+    notices = (*volume.notices, *place_notices, *doubts(result, bundle.min_confidence, segments))
+    return replace(result, notices=notices)
 
 
 def _check_fit(volume: Volume, bundle: Bundle) -> None:
