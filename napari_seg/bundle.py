@@ -6,7 +6,8 @@ What it *does* stands in `configs/inference.yaml` (or `.json`), and parsing that
 
 Beside MONAI's own metadata a bundle may declare, under the key `napari_seg`:
 
-    segments     [{label, name, color, plausible_ml}]: the structures in the result
+    segments     [{label, name, color, plausible_ml, in_one_piece}]: the structures in the result
+    network_segments   the same for the network's own labels; the names in channel_def if left out
     min_confidence   mean probability below which a result is doubted
     localiser    where in a larger scan the network must look (see `localise.py`)
 """
@@ -20,7 +21,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from monai.inferers import Inferer
 
 METADATA = Path("configs", "metadata.json")
+WEIGHTS = Path("models", "model.pt")
 BUNDLES_VARIABLE = "NAPARI_SEG_BUNDLES"
 """Environment variable with further folders that hold bundles, separated as in PATH."""
 
@@ -139,11 +141,20 @@ def shipped_root() -> Path:
     )
 
 
-def find_bundles() -> list[Bundle]:
-    """The shipped bundle, then those in the folders that NAPARI_SEG_BUNDLES names; runs none of their code."""
+def find_bundles() -> tuple[list[Bundle], list[BundleError]]:
+    """The shipped bundle, then those in the folders that NAPARI_SEG_BUNDLES names; and why any can't be read.
+
+    Runs none of their code.
+    """
     folders = [Path(entry) for entry in os.environ.get(BUNDLES_VARIABLE, "").split(os.pathsep) if entry]
     roots = [p.parent.parent for folder in folders for p in sorted(folder.glob(f"*/{METADATA.as_posix()}"))]
-    return [read_bundle(root) for root in (shipped_root(), *roots)]
+    bundles, faults = [], []
+    for root in (shipped_root(), *roots):
+        try:
+            bundles.append(read_bundle(root))
+        except BundleError as fault:
+            faults.append(fault)
+    return bundles, faults
 
 
 def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = False) -> Bundle:
@@ -158,12 +169,12 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
         BundleError: `bundle.unknown`, there is no such bundle; `bundle.metadata`, what it declares can't be read.
     """
     if isinstance(bundle, Bundle):
-        return bundle
+        return replace(bundle, trusted=True) if trust else bundle
     root = shipped_root() if bundle is None else _root_of(bundle)
     try:
         metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
         return _bundle(root, metadata, trusted=trust or root == shipped_root())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(
             "bundle.metadata",
             f"{METADATA} of bundle {root.name!r} can't be used ({type(error).__name__}: {error}); expected what "
@@ -191,11 +202,16 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
     image = metadata["network_data_format"]["inputs"]["image"]
     pred = metadata["network_data_format"]["outputs"]["pred"]
     own = metadata.get("napari_seg", {})
-    network_segments = tuple(
-        Segment(int(label), str(name), _color(int(label)))
-        for label, name in sorted(pred.get("channel_def", {}).items(), key=lambda item: int(item[0]))
-        if int(label) > 0
-    ) or tuple(Segment(n, f"segment {n}", _color(n)) for n in range(1, int(pred["num_channels"])))
+    declared = tuple(_segment(entry) for entry in own.get("network_segments", ()))
+    network_segments = (
+        declared
+        or tuple(
+            Segment(int(label), str(name), _color(int(label)))
+            for label, name in sorted(pred.get("channel_def", {}).items(), key=lambda item: int(item[0]))
+            if int(label) > 0
+        )
+        or tuple(Segment(n, f"segment {n}", _color(n)) for n in range(1, int(pred["num_channels"])))
+    )
     segments = tuple(_segment(entry) for entry in own.get("segments", ())) or network_segments
     return Bundle(
         root=root,
@@ -217,7 +233,11 @@ def _segment(entry: dict[str, Any]) -> Segment:
     low, high = entry.get("plausible_ml", (None, None))
     red, green, blue = (int(value) for value in entry["color"])
     return Segment(
-        int(entry["label"]), str(entry["name"]), (red, green, blue), None if low is None else (float(low), float(high))
+        label=int(entry["label"]),
+        name=str(entry["name"]),
+        color=(red, green, blue),
+        plausible_ml=None if low is None else (float(low), float(high)),
+        in_one_piece=bool(entry.get("in_one_piece", False)),
     )
 
 
@@ -255,6 +275,22 @@ def _color(label: int) -> tuple[int, int, int]:
 # from here on the bundle's own code runs
 
 
+def check_runnable(bundle: Bundle) -> None:
+    """Costs nothing; tells before long work what `load_model` would tell after it.
+
+    Raises:
+        BundleError: `bundle.untrusted`, or `bundle.weights`: there are none.
+    """
+    if not bundle.trusted:
+        raise BundleError(
+            "bundle.untrusted",
+            f"loading bundle {bundle.root.name!r} runs code that comes with it; if you trust its source, say so "
+            "(--trust-bundle, or read_bundle(..., trust=True))",
+        )
+    if not (bundle.root / WEIGHTS).is_file():
+        raise BundleError("bundle.weights", f"bundle {bundle.root.name!r} has no {WEIGHTS.as_posix()}; train it first")
+
+
 def load_model(bundle: Bundle, device: str) -> Model:
     """A bundle's network with its weights, its preprocessing and its inferer; the last two loaded are kept.
 
@@ -266,15 +302,8 @@ def load_model(bundle: Bundle, device: str) -> Model:
         BundleError: `bundle.untrusted`; `bundle.config`, the inference config can't be used; `bundle.weights`,
             the weights are missing or do not fit the network.
     """
-    if not bundle.trusted:
-        raise BundleError(
-            "bundle.untrusted",
-            f"loading bundle {bundle.root.name!r} runs code that comes with it; if you trust its source, say so "
-            "(--trust-bundle, or read_bundle(..., trust=True))",
-        )
-    weights = bundle.root / "models" / "model.pt"
-    if not weights.is_file():
-        raise BundleError("bundle.weights", f"bundle {bundle.root.name!r} has no models/model.pt; train it first")
+    check_runnable(bundle)
+    weights = bundle.root / WEIGHTS
     return _load_model(bundle.root, weights, weights.stat().st_mtime_ns, device)
 
 

@@ -56,10 +56,17 @@ class Cancelled(NapariSegError):
 
 @dataclass(frozen=True)
 class Notice:
-    """A doubt that does not stop the work, such as `result.implausible`; same words as an error."""
+    """A doubt that does not stop the work, such as `result.implausible`.
+
+    Attributes:
+        code: as of an error.
+        message: as of an error.
+        segment: name of the structure that is doubted; "" for the whole scan.
+    """
 
     code: str
     message: str
+    segment: str = ""
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"

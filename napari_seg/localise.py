@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.bundle import Bundle, LocaliserSpec, RegionSpec
-from napari_seg.errors import Cancelled, EnvironmentFault, LocaliseError, Notice
+from napari_seg.errors import EnvironmentFault, LocaliseError, Notice
 from napari_seg.geometry import Grid, resample
 from napari_seg.volume import Segment, Volume
 
@@ -64,8 +64,8 @@ def localise(
         progress: called with the stage "locating"; may raise `Cancelled`.
 
     Raises:
-        LocaliseError: `localise.low_similarity`, `localise.stretched` or `localise.outside`: the scan does not
-            show what the template shows, or not all of it.
+        LocaliseError: `localise.failed`, `localise.low_similarity`, `localise.mirrored`, `localise.stretched` or
+            `localise.outside`: the scan does not show what the template shows, or not all of it.
         EnvironmentFault: `environment.template`, the template is not installed.
     """
     spec = bundle.localiser
@@ -73,7 +73,14 @@ def localise(
         labels = {segment.label: segment.label for segment in bundle.network_segments}
         return [Region("scan", None, labels, bundle.network_segments)], ()
     template = read_template(spec.template, bundle.root)
-    to_scan, similarity = register(template, volume, progress)
+    try:
+        to_scan, similarity = register(template, volume, progress)
+    except RuntimeError as error:  # ITK's word for a scan that is empty, or never overlaps the template
+        raise LocaliseError(
+            "localise.failed",
+            "the scan could not be registered to the template: it is empty or too thin, or the two never overlap; "
+            "check its orientation and that the whole head is in the scan",
+        ) from error
     if similarity < spec.min_similarity:
         raise LocaliseError(
             "localise.low_similarity",
@@ -81,6 +88,7 @@ def localise(
             f"{spec.min_similarity:.2f}; check that it is a {bundle.modality or 'fitting'} scan whose orientation is "
             f"right, or give a crop of less than {spec.crop_below_mm:g} mm around the structure",
         )
+    _check_plausible(to_scan[:3, :3])
     regions = [_region(volume, bundle, spec, region, to_scan) for region in spec.regions]
     if similarity < spec.usual_similarity:
         doubt = f"the scan resembles the template by {similarity:.2f}; at least {spec.usual_similarity:.2f} is usual"
@@ -92,13 +100,7 @@ def _region(
     volume: Volume, bundle: Bundle, spec: LocaliserSpec, region: RegionSpec, to_scan: NDArray[np.float64]
 ) -> Region:
     linear = to_scan[:3, :3]
-    left, stretches, right = np.linalg.svd(linear)
-    if stretches.max() > MAX_STRETCH or stretches.min() < 1 / MAX_STRETCH:
-        raise LocaliseError(
-            "localise.stretched",
-            f"the scan fits the template only when stretched {stretches.min():.2f} to {stretches.max():.2f} times; "
-            f"expected at most {MAX_STRETCH:g}; check the voxel size and that the whole head is in the scan",
-        )
+    left, _, right = np.linalg.svd(linear)
     center = linear @ np.array(region.center_mm) + to_scan[:3, 3]
     # the rotation nearest to the transform (polar decomposition) turns the box; its size follows the head's
     size = np.array(region.size_mm) * np.linalg.norm(linear, axis=0)
@@ -111,6 +113,22 @@ def _region(
         )
     segments = tuple(segment for segment in bundle.segments if segment.label in region.labels.values())
     return Region(region.name, grid.mirrored(0) if region.mirror else grid, region.labels, segments)
+
+
+def _check_plausible(linear: NDArray[np.float64]) -> None:
+    """Refuses a transform that mirrors, which would exchange left and right, or that stretches too much."""
+    if np.linalg.det(linear) <= 0:
+        raise LocaliseError(
+            "localise.mirrored",
+            "the scan fits the template only as its mirror image; expected a head; check its orientation",
+        )
+    stretches = np.linalg.svd(linear, compute_uv=False)
+    if stretches.max() > MAX_STRETCH or stretches.min() < 1 / MAX_STRETCH:
+        raise LocaliseError(
+            "localise.stretched",
+            f"the scan fits the template only when stretched {stretches.min():.2f} to {stretches.max():.2f} times; "
+            f"expected at most {MAX_STRETCH:g}; check the voxel size and that the whole head is in the scan",
+        )
 
 
 def read_template(name: str, bundle_root: Path) -> Volume:
@@ -166,7 +184,7 @@ def register(template: Volume, scan: Volume, progress: Progress | None = None) -
         reached (nats; 0 means that neither image tells anything of the other).
 
     Raises:
-        LocaliseError: `localise.failed`, the two never overlapped.
+        RuntimeError: ITK could not compare the two: the scan is empty, or they never overlap.
     """
     import SimpleITK as sitk
 
@@ -236,45 +254,39 @@ def _maximise(
     method.AddCommand(sitk.sitkIterationEvent, lambda: watch.step(method))
     try:
         method.Execute(fixed, moving)
-    except RuntimeError as error:
-        watch.raise_if_cancelled()
-        raise LocaliseError(
-            "localise.failed",
-            "the scan could not be registered to the template (too few samples fell inside it); check its orientation "
-            "and that the whole head is in the scan",
-        ) from error
-    watch.raise_if_cancelled()
+    finally:
+        watch.raise_again()
     watch.level(descent.iterations * len(shrink))
     return -float(method.GetMetricValue())
 
 
 class _Watch:
-    """Passes iterations on as progress and stops the registration when the callback raises `Cancelled`."""
+    """Passes iterations on as progress, and keeps what the callback raises: ITK would swallow it."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress = progress
         self._total = total
         self._before = 0
         self._within = 0
-        self._cancelled: Cancelled | None = None
+        self._raised: BaseException | None = None
 
     def step(self, method: sitk.ImageRegistrationMethod) -> None:
-        if self._progress is None or self._cancelled is not None:
+        if self._progress is None or self._raised is not None:
             return
         self._within += 1
         try:
             self._progress("locating", min(self._before + self._within, self._total - 1), self._total)
-        except Cancelled as stop:  # ITK swallows what a callback raises
-            self._cancelled = stop
+        except BaseException as stop:  # Ctrl-C among them; raised again once ITK has returned
+            self._raised = stop
             method.StopRegistration()
 
     def level(self, iterations: int) -> None:
         self._before += iterations
         self._within = 0
 
-    def raise_if_cancelled(self) -> None:
-        if self._cancelled is not None:
-            raise self._cancelled
+    def raise_again(self) -> None:
+        if self._raised is not None:
+            raise self._raised
 
     def finish(self) -> None:
         if self._progress is not None:
@@ -291,5 +303,5 @@ def _itk_image(volume: Volume) -> sitk.Image:
     image.SetSpacing(grid.spacing_mm)
     image.SetDirection((_LPS_FROM_RAS @ grid.directions).ravel().tolist())
     image.SetOrigin((_LPS_FROM_RAS @ grid.affine[:3, 3]).tolist())
-    shrink = [max(1, round(_REGISTRATION_MM / spacing)) for spacing in grid.spacing_mm]
+    shrink = [min(n, max(1, round(_REGISTRATION_MM / s))) for n, s in zip(grid.shape, grid.spacing_mm, strict=True)]
     return sitk.BinShrink(image, shrink)

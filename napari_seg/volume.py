@@ -53,12 +53,14 @@ class Segment:
         name: such as "left anterior hippocampus".
         color: red, green, blue, each 0 to 255.
         plausible_ml: volumes below or above which a result can't be right; None where nothing is known.
+        in_one_piece: whether a result in several pieces can't be right, as it can for kidneys or lesions.
     """
 
     label: int
     name: str
     color: tuple[int, int, int]
     plausible_ml: tuple[float, float] | None = None
+    in_one_piece: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,16 +40,21 @@ def test_the_shipped_bundle_declares_itself() -> None:
     ]
     assert bundle.localiser is not None
     assert [r.mirror for r in bundle.localiser.regions] == [False, True]
-    assert find_bundles()[0].root == bundle.root
+    assert find_bundles()[0][0].root == bundle.root
     assert read_bundle(bundle) is bundle
 
 
 def test_bundles_are_found_by_folder_and_by_name(stranger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(module.BUNDLES_VARIABLE, str(stranger.parent))
-    assert [b.root for b in find_bundles()] == [shipped_root(), stranger]
+    shutil.copytree(stranger, stranger.parent / "zebra")
+    (stranger.parent / "zebra/configs/metadata.json").write_text("{}")
+    bundles, faults = find_bundles()
+    assert [b.root for b in bundles] == [shipped_root(), stranger]
+    assert [fault.code for fault in faults] == ["bundle.metadata"]
     assert read_bundle("stranger").root == stranger
     assert read_bundle(str(stranger)).root == stranger
     assert not read_bundle(stranger).trusted
+    assert read_bundle(read_bundle(stranger), trust=True).trusted
 
 
 def test_unknown_and_broken_bundles_are_named(stranger: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import phantoms
@@ -104,13 +105,91 @@ def test_an_untrusted_bundle_stops_before_any_scan(
     assert "bundle.untrusted" in capsys.readouterr().err
 
 
-def test_two_scans_of_one_name_both_stay(head: Volume, tmp_path: Path, bundle: str) -> None:
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        phantoms.write_nifti(head, tmp_path / folder / "case.nii.gz")
-    assert predict(tmp_path / "a", tmp_path / "b", "-o", tmp_path / "out", "--bundle", bundle) == 0
-    names = [name for name in files_below(tmp_path / "out") if name.endswith(".nii.gz")]
-    assert names == ["case_2_seg.nii.gz", "case_seg.nii.gz"]
+def test_scans_of_one_name_are_told_apart_by_their_folders(
+    head: Volume, tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture
+) -> None:
+    study, out = tmp_path / "study", tmp_path / "out"
+
+    def add(subject: str) -> Path:
+        (study / subject / "anat").mkdir(parents=True)
+        return phantoms.write_nifti(head, study / subject / "anat" / "T1.nii.gz")
+
+    second = add("sub-02")
+    assert predict(study, "-o", out, "--bundle", bundle) == 0
+    alone = (out / "T1_seg.nii.gz").stat().st_mtime_ns
+    first = add("sub-01")
+    # each scan once, however often it is named; nobody gets the other's name
+    assert predict(study, second, "-o", out, "--bundle", bundle, "--json") == 0
+    output = capsys.readouterr().out
+    listed = json.loads(output[output.index("[\n") :])
+    assert [(entry["name"], entry["source"]) for entry in listed] == [
+        ("sub-01_anat_T1", str(first)),
+        ("sub-02_anat_T1", str(second)),
+    ]
+    assert (out / "T1_seg.nii.gz").stat().st_mtime_ns == alone
+    # alone again, sub-01 would take the name that sub-02's result has
+    assert predict(first, "-o", out, "--bundle", bundle) == 4
+    assert "belongs to another scan" in capsys.readouterr().out
+    assert json.loads((out / "T1_seg.json").read_text())["source"] == str(second)
+
+
+def test_a_result_that_cannot_be_finished_leaves_nothing(
+    head: Volume, tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture
+) -> None:
+    path, out = phantoms.write_nifti(head, tmp_path / "case.nii.gz"), tmp_path / "out"
+    (out / "case_seg.png").mkdir(parents=True)
+    assert predict(path, "-o", out, "--bundle", bundle) == 4
+    assert "output.exists" in capsys.readouterr().out
+    assert predict(path, "-o", out, "--bundle", bundle, "--overwrite") == 4
+    assert "output.not_written" in capsys.readouterr().out
+    assert [p.name for p in out.iterdir()] == ["case_seg.png"]
+
+
+def test_our_own_mistakes_cost_one_case_only(
+    head: Volume, tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import napari_seg.inference
+
+    real = napari_seg.inference.segment
+
+    def faulty(volume: Volume, *args: Any, **kwargs: Any) -> Any:
+        if volume.name == "bad":
+            raise ZeroDivisionError("a bug")
+        return real(volume, *args, **kwargs)
+
+    monkeypatch.setattr(napari_seg.inference, "segment", faulty)
+    for name in ("bad", "good"):
+        phantoms.write_nifti(head, tmp_path / f"{name}.nii.gz")
+    assert predict(tmp_path / "bad.nii.gz", tmp_path / "good.nii.gz", "-o", tmp_path / "out", "--bundle", bundle) == 3
+    assert "internal.error: this should not have happened: ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_stopping_keeps_what_is_done(
+    head: Volume, tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import napari_seg.inference
+
+    real = napari_seg.inference.segment
+
+    def interrupted(volume: Volume, *args: Any, **kwargs: Any) -> Any:
+        if volume.name == "b":
+            raise KeyboardInterrupt
+        return real(volume, *args, **kwargs)
+
+    monkeypatch.setattr(napari_seg.inference, "segment", interrupted)
+    for name in ("a", "b", "c"):
+        phantoms.write_nifti(head, tmp_path / f"{name}.nii.gz")
+    assert predict(*sorted(tmp_path.glob("*.nii.gz")), "-o", tmp_path / "out", "--bundle", bundle) == 130
+    assert files_below(tmp_path / "out") == ["a_seg.json", "a_seg.nii.gz", "a_seg.png"]
+    assert "stopped" in capsys.readouterr().err
+
+
+def test_a_users_own_label_map_is_a_scan_like_any_other(head: Volume, tmp_path: Path, bundle: str) -> None:
+    (tmp_path / "scans").mkdir()
+    phantoms.write_nifti(head, tmp_path / "scans" / "mine_seg.nii.gz")
+    (tmp_path / "scans" / "mine_seg.json").write_text('{"Manual": true}')
+    assert predict(tmp_path / "scans", "-o", tmp_path / "out", "--bundle", bundle) == 0
+    assert len(files_below(tmp_path / "out")) == 3
 
 
 def test_edited_results_are_not_replaced_unasked(

@@ -61,7 +61,16 @@ def test_folders_are_paired_by_name_and_compared(tmp_path: Path, capsys: pytest.
     write(label_map({1: slice(0, 4)}), found / "b.nii.gz")
     write(label_map({1: slice(0, 2)}), expected / "b.nii.gz")
     write(label_map({}), found / "lonely.nii.gz")
-    assert [name for name, _, _ in find_pairs(found, expected)] == ["a", "b"]
+    write(label_map({}), expected / "missed.nii.gz")
+    pairs, lonely = find_pairs(found, expected)
+    assert [name for name, _, _ in pairs] == ["a", "b"]
+    assert [(result.name, result.code) for result in lonely] == [
+        ("lonely", "input.unpaired"),
+        ("missed", "input.unpaired"),
+    ]
+    assert main(["evaluate", str(found), str(expected)]) == 3
+    (found / "lonely.nii.gz").rename(tmp_path / "lonely.nii.gz")
+    (expected / "missed.nii.gz").unlink()
     assert main(["evaluate", str(found), str(expected)]) == 0
     assert "0.8333" in capsys.readouterr().out  # mean of 1 and 2 * 2 / 6
     (expected / "b.nii.gz").write_text("no longer an image")
@@ -69,7 +78,7 @@ def test_folders_are_paired_by_name_and_compared(tmp_path: Path, capsys: pytest.
     output = capsys.readouterr().out
     assert "file.not_nifti" in output
     assert "1.0000" in output
-    assert main(["evaluate", str(found / "lonely.nii.gz"), str(expected)]) == 2
+    assert main(["evaluate", str(tmp_path / "lonely.nii.gz"), str(expected)]) == 2
     assert main(["evaluate", str(tmp_path / "nowhere"), str(expected)]) == 2
 
 

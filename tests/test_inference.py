@@ -137,10 +137,36 @@ def test_scans_that_do_not_fit_the_bundle_are_refused(head: Volume, threshold: B
         segment(head, threshold, device="gpu")
 
 
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("raise RuntimeError('no such layer')", "no such layer"),
+        ("return image[:, :, ::2]", "expected 3 classes of the image's size"),
+        ("return torch.cat([image, image], dim=1)", "expected 3 classes"),
+    ],
+)
+def test_a_network_that_fails_is_told(head: Volume, tmp_path: Path, fault: str, message: str) -> None:
+    root = write_threshold_bundle(tmp_path / "faulty")
+    nets = root / "scripts" / "nets.py"
+    nets.write_text(
+        nets.read_text().replace("    def forward(self, image):\n", f"    def forward(self, image):\n        {fault}\n")
+    )
+    config = root / "configs" / "inference.yaml"
+    config.write_text(config.read_text().split("inferer:")[0] + "inferer: {_target_: monai.inferers.SimpleInferer}\n")
+    with pytest.raises(BundleError, match=message) as caught:
+        segment(head, read_bundle(root, trust=True))
+    assert caught.value.code == "bundle.network"
+
+
+def test_modalities_are_compared_only_where_both_are_known(head: Volume, threshold: Bundle) -> None:
+    for bundle, scan in (("MRI", "MR"), ("n/a", "MR"), ("T1", "MR"), ("MR", "")):
+        segment(replace(head, modality=scan), replace(threshold, modality=bundle))
+
+
 def test_doubtful_results_say_so(head: Volume, tmp_path: Path) -> None:
     own = {
         "segments": [
-            {"label": 1, "name": "bright", "color": [1, 2, 3], "plausible_ml": [100, 200]},
+            {"label": 1, "name": "bright", "color": [1, 2, 3], "plausible_ml": [100, 200], "in_one_piece": True},
             {"label": 2, "name": "upper", "color": [1, 2, 3], "plausible_ml": [1, 2]},
         ],
         "min_confidence": 1.1,

@@ -131,16 +131,30 @@ def test_a_box_outside_the_scan_is_said(template: Volume, monkeypatch: pytest.Mo
     with pytest.raises(LocaliseError) as caught:
         localise(scan, bundle_with((LEFT,)))
     assert caught.value.code == "localise.stretched"
+    monkeypatch.setattr(module, "register", lambda *_: (np.diag([-1.0, 1, 1, 1]), 1.0))
+    with pytest.raises(LocaliseError) as caught:
+        localise(scan, bundle_with((LEFT,)))
+    assert caught.value.code == "localise.mirrored"
 
 
-def test_registration_stops_when_told(template: Volume) -> None:
+@pytest.mark.parametrize("fault", ["empty", "thin"])
+def test_a_scan_without_a_head_fails_with_a_code(fault: str, template: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "read_template", lambda name, root: template)
+    grid = template.grid if fault == "empty" else Grid.around((0, 0, 0), (150, 150, 1.5), (2, 2, 0.5))
+    array = np.zeros(grid.shape, np.float32) if fault == "empty" else blobs(grid)
+    with pytest.raises(LocaliseError):
+        localise(Volume(array[None], grid), bundle_with((LEFT,)))
+
+
+@pytest.mark.parametrize("reason", [Cancelled, KeyboardInterrupt])
+def test_registration_stops_when_told(template: Volume, reason: type[BaseException]) -> None:
     calls = []
 
     def stop(stage: str, done: int, total: int) -> None:
         calls.append((stage, done, total))
-        raise Cancelled
+        raise reason()
 
-    with pytest.raises(Cancelled):
+    with pytest.raises(reason):
         register(template, moved(template, known_move()), stop)
     assert len(calls) == 1
     assert calls[0][0] == "locating"

@@ -60,7 +60,7 @@ def thresholded(volume: Volume, bundle: Any, *, device: str = "auto", progress: 
 
 @pytest.fixture
 def viewer(monkeypatch: pytest.MonkeyPatch) -> ViewerModel:
-    monkeypatch.setattr(napari_seg.bundle, "find_bundles", lambda: [bundle(), bundle("cubes")])
+    monkeypatch.setattr(napari_seg.bundle, "find_bundles", lambda: ([bundle(), bundle("cubes")], []))
     monkeypatch.setattr(napari_seg.inference, "segment", thresholded)
     return ViewerModel()
 

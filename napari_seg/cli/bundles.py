@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.bundle import find_bundles
 
-    bundles = find_bundles()
+    bundles, faults = find_bundles()
+    for fault in faults:
+        print(f"napari-seg: {fault}", file=sys.stderr)
     if arguments.json:
         print(json.dumps([_as_dict(bundle) for bundle in bundles], indent=2))
         return 0

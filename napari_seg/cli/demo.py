@@ -26,14 +26,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     from napari_seg.bundle import read_bundle
     from napari_seg.cli.progress import CohortProgress, exit_code, print_results
+    from napari_seg.cohort.discover import find_cases
     from napari_seg.cohort.runner import run_cohort
-    from napari_seg.formats import find_scans
     from napari_seg.localise import mni152_path
 
-    scans = [replace(scan, name="MNI152_T1") for scan in find_scans(mni152_path())]
-    with CohortProgress(len(scans), quiet=not sys.stderr.isatty()) as progress:
+    cases = [replace(case, name="MNI152_T1") for case in find_cases([mni152_path()])[0]]
+    with CohortProgress(len(cases), quiet=not sys.stderr.isatty()) as progress:
         results = run_cohort(
-            scans,
+            cases,
             arguments.output.resolve(),
             read_bundle(),
             device=arguments.device,

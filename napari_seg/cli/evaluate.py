@@ -20,7 +20,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="compare label maps with references: Dice of each segment",
         description="Compares label maps with references on the same grid. Two folders are paired by file name "
         "(case_01_seg.nii.gz or case_01.nii.gz belongs to case_01.nii.gz). A segment that neither holds is left out of "
-        "the mean; one that only one of them holds counts 0.",
+        "the mean; one that only one of them holds counts 0. A file without a partner counts as failed.",
     )
     parser.add_argument("predictions", type=Path, help="a label map (NIfTI) or a folder of them")
     parser.add_argument("references", type=Path, help="the reference, or a folder of them")
@@ -31,7 +31,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.evaluation.pairs import compare_pair, find_pairs, mean_dice
 
-    pairs = find_pairs(arguments.predictions, arguments.references)
+    pairs, lonely = find_pairs(arguments.predictions, arguments.references)
     if not pairs:
         print(
             "napari-seg: input.none: found no label map that has a reference of the same name; expected case.nii.gz or "
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return ExitCode.NOTHING_FOUND
-    results = [compare_pair(name, prediction, reference) for name, prediction, reference in pairs]
+    results = [compare_pair(name, prediction, reference) for name, prediction, reference in pairs] + lonely
     means = mean_dice(results)
     if arguments.json:
         print(json.dumps({"mean_dice": means, "cases": [result.as_dict() for result in results]}, indent=2))

@@ -44,38 +44,35 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.bundle import read_bundle
     from napari_seg.cli.progress import CohortProgress, exit_code, print_results
-    from napari_seg.cohort.runner import CaseResult, run_cohort, without_results
-    from napari_seg.errors import InputError
-    from napari_seg.formats import find_scans
+    from napari_seg.cohort.discover import find_cases
+    from napari_seg.cohort.runner import CaseResult, run_cohort
 
     bundle = read_bundle(arguments.bundle, trust=arguments.trust_bundle)
-    scans, missing = [], []
-    for path in arguments.inputs:
-        try:
-            scans += without_results(find_scans(path))
-        except InputError as error:
-            missing.append(CaseResult(path.name, "failed", error.code, error.message))
-    if not scans and not missing:
+    cases, faults = find_cases(arguments.inputs)
+    missing = [CaseResult(path.name, "failed", fault.code, fault.message, str(path)) for path, fault in faults]
+    if not cases and not missing:
         print(
             "napari-seg: input.none: found no scan below the inputs; expected NIfTI (.nii, .nii.gz) or DICOM files",
             file=sys.stderr,
         )
         return ExitCode.NOTHING_FOUND
-    with CohortProgress(len(scans), quiet=arguments.json or not sys.stderr.isatty()) as progress:
-        results = run_cohort(
-            scans,
-            arguments.output,
-            bundle,
-            device=arguments.device,
-            overwrite=arguments.overwrite,
-            on_case=progress.on_case,
-            progress=progress.on_step,
-        )
+    results = []
+    if cases:
+        with CohortProgress(len(cases), quiet=arguments.json or not sys.stderr.isatty()) as progress:
+            results = run_cohort(
+                cases,
+                arguments.output,
+                bundle,
+                device=arguments.device,
+                overwrite=arguments.overwrite,
+                on_case=progress.on_case,
+                progress=progress.on_step,
+            )
     results += missing
     if arguments.json:
         print(json.dumps([result.as_dict() for result in results], indent=2))
     else:
         print_results(results)
-    if not scans:
+    if not cases:
         return ExitCode.NOTHING_FOUND
     return exit_code(results)

@@ -28,7 +28,7 @@ class CohortProgress:
         )
 
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -66,6 +66,7 @@ class CohortProgress:
 def print_results(results: Sequence[CaseResult]) -> None:
     """A table of the finished scans with volumes in ml, then each notice and each failure on a line of its own."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(soft_wrap=True, highlight=False)
@@ -76,12 +77,12 @@ def print_results(results: Sequence[CaseResult]) -> None:
         for column in (2, 3):
             table.columns[column].justify = "right"
         for result in done:
-            doubted = {n.message.split(":")[0] for n in result.notices if n.code == "result.implausible"}
+            doubted = {notice.segment for notice in result.notices}
             for row, (name, volume_ml) in enumerate(result.volumes_ml.items()):
                 confidence = result.confidence.get(name)
                 table.add_row(
-                    "" if row else result.name,
-                    name,
+                    "" if row else escape(result.name),
+                    escape(name),
                     f"{volume_ml:.2f}",
                     "" if confidence is None else f"{confidence:.2f}",
                     "doubtful" if name in doubted else "",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 import time
@@ -18,14 +19,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from napari_seg import __version__
-from napari_seg.bundle import Bundle
-from napari_seg.errors import Cancelled, EnvironmentFault, InputError, NapariSegError, Notice, OutputError
-from napari_seg.formats import Scan
+from napari_seg.bundle import Bundle, check_runnable
+from napari_seg.cohort.discover import PROGRAM, SUFFIX, Case, read_record
+from napari_seg.errors import Cancelled, NapariSegError, Notice, OutputError
+from napari_seg.localise import Progress
 from napari_seg.volume import Segmentation, Volume
 
-Progress = Callable[[str, int, int], None]
+logger = logging.getLogger(__name__)
 
-SUFFIX = "_seg"
+_CODES_THAT_CONCERN_ALL = (
+    "bundle.config",
+    "bundle.untrusted",
+    "bundle.weights",
+    "environment.device",
+    "environment.template",
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class CaseResult:
         status: "done" or "failed".
         code: of the error that stopped it; "" if done.
         message: of that error, one line.
+        source: the scan's file or folder.
         labels: the label map's file; None if failed.
         overlay: the picture's file.
         volumes_ml: segment name -> ml.
@@ -49,6 +58,7 @@ class CaseResult:
     status: Literal["done", "failed"]
     code: str = ""
     message: str = ""
+    source: str = ""
     labels: Path | None = None
     overlay: Path | None = None
     volumes_ml: dict[str, float] = field(default_factory=dict)
@@ -63,6 +73,7 @@ class CaseResult:
             "status": self.status,
             "code": self.code,
             "message": self.message,
+            "source": self.source,
             "labels": None if self.labels is None else str(self.labels),
             "overlay": None if self.overlay is None else str(self.overlay),
             "volumes_ml": {name: round(ml, 4) for name, ml in self.volumes_ml.items()},
@@ -73,7 +84,7 @@ class CaseResult:
 
 
 def run_cohort(
-    scans: Iterable[Scan],
+    cases: Iterable[Case],
     output_dir: Path,
     bundle: Bundle,
     *,
@@ -82,15 +93,15 @@ def run_cohort(
     on_case: Callable[[int, str], None] | None = None,
     progress: Progress | None = None,
 ) -> list[CaseResult]:
-    """One result a scan, in the scans' order; a scan that fails leaves no file and does not stop the others.
+    """One result a case, in the cases' order; one that fails leaves no file and does not stop the others.
 
     Args:
-        scans: what `find_scans` gave.
+        cases: what `find_cases` gave.
         output_dir: made if it is not there; nothing is written outside it.
         bundle: which structures to find.
         device: as for `segment`.
-        overwrite: replace files that another program made or a person changed; results of an earlier run that
-            nobody touched are always replaced.
+        overwrite: replace whatever has the results' names; without it, only results that an earlier run gave for
+            the same scan and nobody touched since.
         on_case: called with the scan's number and name before it is opened.
         progress: as for `segment`; raising `Cancelled` from it ends the run, finished cases stay.
 
@@ -100,6 +111,7 @@ def run_cohort(
         EnvironmentFault: the machine lacks the device or the template.
         Cancelled: `progress` raised it.
     """
+    check_runnable(bundle)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output_dir).close()
@@ -108,43 +120,47 @@ def run_cohort(
             "output.folder", f"can't write to {output_dir} ({error.strerror}); choose another folder with -o"
         ) from error
     results: list[CaseResult] = []
-    taken: set[str] = set()
-    for number, scan in enumerate(scans):
-        name = _unique(scan.name, taken)
+    for number, case in enumerate(cases):
         if on_case is not None:
-            on_case(number, name)
-        results.append(_run_case(scan, name, output_dir, bundle, device, overwrite, progress))
+            on_case(number, case.name)
+        results.append(_run_case(case, output_dir, bundle, device, overwrite, progress))
     return results
 
 
 def _run_case(
-    scan: Scan, name: str, output_dir: Path, bundle: Bundle, device: str, overwrite: bool, progress: Progress | None
+    case: Case, output_dir: Path, bundle: Bundle, device: str, overwrite: bool, progress: Progress | None
 ) -> CaseResult:
     from napari_seg.inference import segment
 
     start = time.perf_counter()
     try:
         if not overwrite:
-            _refuse_foreign_files(output_dir, name)
-        volume = scan.read()
+            _refuse_others_files(output_dir, case)
+        volume = case.scan.read()
         segmentation = segment(volume, bundle, device=device, progress=progress)
-        write_case(volume, segmentation, bundle, output_dir, name)
-    except (Cancelled, EnvironmentFault):
+        write_case(case, volume, segmentation, bundle, output_dir)
+    except Cancelled:
         raise
     except NapariSegError as error:
-        if error.code in ("bundle.untrusted", "bundle.config", "bundle.weights"):
+        if error.code in _CODES_THAT_CONCERN_ALL:
             raise
-        return _failed(name, error.code, error.message, start)
+        return _failed(case, error.code, error.message, start)
     except MemoryError:
-        return _failed(name, "environment.memory", "not enough memory for this scan", start)
+        return _failed(case, "environment.memory", "not enough memory for this scan", start)
     except OSError as error:
-        return _failed(name, "file.unreadable", f"the operating system says: {error.strerror or error}", start)
+        return _failed(case, "file.unreadable", f"the operating system says: {error.strerror or error}", start)
+    except Exception as error:  # our own mistake must not cost the other scans
+        logger.debug("case %s failed", case.name, exc_info=True)
+        message = f"this should not have happened: {type(error).__name__}: {error}; please report it"
+        return _failed(case, "internal.error", message, start)
     volumes = segmentation.volumes_ml()
+    labels, overlay, _ = _targets(output_dir, case.name)
     return CaseResult(
-        name=name,
+        name=case.name,
         status="done",
-        labels=output_dir / f"{name}{SUFFIX}.nii.gz",
-        overlay=output_dir / f"{name}{SUFFIX}.png",
+        source=case.source,
+        labels=labels,
+        overlay=overlay,
         volumes_ml={s.name: volumes[s.label] for s in segmentation.segments},
         confidence={s.name: segmentation.confidence[s.label] for s in segmentation.segments if volumes[s.label] > 0},
         notices=segmentation.notices,
@@ -152,34 +168,46 @@ def _run_case(
     )
 
 
-def _failed(name: str, code: str, message: str, start: float) -> CaseResult:
-    return CaseResult(name, "failed", code, message, seconds=time.perf_counter() - start)
+def _failed(case: Case, code: str, message: str, start: float) -> CaseResult:
+    return CaseResult(case.name, "failed", code, message, case.source, seconds=time.perf_counter() - start)
 
 
-def write_case(volume: Volume, segmentation: Segmentation, bundle: Bundle, output_dir: Path, name: str) -> None:
+def write_case(case: Case, volume: Volume, segmentation: Segmentation, bundle: Bundle, output_dir: Path) -> None:
     """Writes the three files of one result, all or none.
 
     Raises:
-        OutputError: what was written does not read back as it was meant, or the disk is full.
+        OutputError: `output.not_written`, the disk is full or a name is taken by a folder; `output.not_equal`, what
+            was written does not read back as it was meant.
     """
     from napari_seg.evaluation.overlay import draw_overlay
     from napari_seg.formats.nifti import write_nifti
 
-    files = {kind: f"{name}{SUFFIX}{kind}" for kind in (".nii.gz", ".png", ".json")}
-    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".unfinished-") as folder:
-        unfinished = Path(folder)
-        write_nifti(segmentation, unfinished / files[".nii.gz"])
-        draw_overlay(volume, segmentation, unfinished / files[".png"], title=name)
-        record = _record(volume, segmentation, bundle, unfinished / files[".nii.gz"])
-        (unfinished / files[".json"]).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        for file in files.values():
-            os.replace(unfinished / file, output_dir / file)
+    moved: list[Path] = []
+    try:
+        with tempfile.TemporaryDirectory(dir=output_dir, prefix=".unfinished-") as folder:
+            unfinished = _targets(Path(folder), case.name)
+            labels, overlay, record = unfinished
+            write_nifti(segmentation, labels)
+            draw_overlay(volume, segmentation, overlay, title=case.name)
+            text = json.dumps(_record(case, volume, segmentation, bundle, labels), indent=2)
+            record.write_text(text + "\n", encoding="utf-8")
+            for path, target in zip(unfinished, _targets(output_dir, case.name), strict=True):
+                os.replace(path, target)
+                moved.append(target)
+    except OSError as error:
+        for target in moved:
+            target.unlink(missing_ok=True)
+        raise OutputError(
+            "output.not_written", f"the results of {case.name} could not be written: {error.strerror or error}"
+        ) from error
 
 
-def _record(volume: Volume, segmentation: Segmentation, bundle: Bundle, labels: Path) -> dict[str, Any]:
+def _record(case: Case, volume: Volume, segmentation: Segmentation, bundle: Bundle, labels: Path) -> dict[str, Any]:
     volumes, voxels = segmentation.volumes_ml(), segmentation.voxel_counts()
     return {
-        "program": f"napari-seg {__version__}",
+        "program": f"{PROGRAM} {__version__}",
+        "source": case.source,
+        "identity": case.identity,
         "bundle": {"name": bundle.name, "version": bundle.version},
         "sha256": _sha256(labels),
         "modality": volume.modality,
@@ -202,42 +230,33 @@ def _record(volume: Volume, segmentation: Segmentation, bundle: Bundle, labels: 
     }
 
 
-def without_results(scans: Iterable[Scan]) -> list[Scan]:
-    """The scans that are no result of an earlier run, for a user whose results lie among the scans."""
-    return [scan for scan in scans if not (len(scan.files) == 1 and _is_result(scan.files[0]))]
-
-
-def _is_result(path: Path) -> bool:
-    ending = f"{SUFFIX}.nii.gz"
-    return path.name.endswith(ending) and path.with_name(f"{path.name.removesuffix('.nii.gz')}.json").is_file()
-
-
-def _refuse_foreign_files(output_dir: Path, name: str) -> None:
-    """A label map that does not carry the checksum of its own record is somebody's work: it stays."""
-    labels, record = output_dir / f"{name}{SUFFIX}.nii.gz", output_dir / f"{name}{SUFFIX}.json"
-    if not labels.exists():
+def _refuse_others_files(output_dir: Path, case: Case) -> None:
+    """What a person changed, another program made or another scan gave stays."""
+    labels, overlay, record_path = _targets(output_dir, case.name)
+    there = [path for path in (labels, overlay, record_path) if path.exists()]
+    if not there:
         return
-    try:
-        ours = json.loads(record.read_text(encoding="utf-8"))["sha256"] == _sha256(labels)
-    except (OSError, ValueError, KeyError, TypeError):
-        ours = False
-    if not ours:
-        raise InputError(
-            "output.exists",
-            f"{labels.name} is there already and was changed since or made by another program; move it away or pass "
-            "--overwrite",
-        )
+    record = read_record(record_path) or {}
+    if record.get("identity") != case.identity:
+        reason = "belongs to another scan, to this one before it was moved, or to another program"
+    elif labels.exists() and record.get("sha256") != _sha256(labels):
+        reason = "was changed since it was made"
+    else:
+        return
+    raise OutputError(
+        "output.exists", f"{there[0].name} is there already and {reason}; move it away or pass --overwrite"
+    )
+
+
+def _targets(folder: Path, name: str) -> tuple[Path, Path, Path]:
+    """Where the label map, the picture and the record of a case go."""
+    return (
+        folder / f"{name}{SUFFIX}.nii.gz",
+        folder / f"{name}{SUFFIX}.png",
+        folder / f"{name}{SUFFIX}.json",
+    )
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    """The name, or with a number behind it when another scan of this run has it, in letters of either case."""
-    candidate, number = name, 2
-    while candidate.casefold() in taken:
-        candidate, number = f"{name}_{number}", number + 1
-    taken.add(candidate.casefold())
-    return candidate

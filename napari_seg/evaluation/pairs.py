@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from napari_seg.errors import InputError, NapariSegError
+from napari_seg.formats import nifti_ending
 from napari_seg.volume import Segment, Segmentation
-
-_SUFFIXES = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class PairResult:
         return {"name": self.name, "dice": dice, "code": self.code, "message": self.message}
 
 
-def find_pairs(predictions: Path, references: Path) -> list[tuple[str, Path, Path]]:
-    """(case, label map, reference) for every label map that has a reference of its name.
+def find_pairs(predictions: Path, references: Path) -> tuple[list[tuple[str, Path, Path]], list[PairResult]]:
+    """(case, label map, reference) for each name that both have, and a failed result for each that one lacks.
 
     Raises:
         InputError: `input.missing`, one of the two is not there.
@@ -49,15 +48,21 @@ def find_pairs(predictions: Path, references: Path) -> list[tuple[str, Path, Pat
         if not path.exists():
             raise InputError("input.missing", f"there is no file or folder {path}")
     if predictions.is_file() and references.is_file():
-        return [(_stem(predictions), predictions, references)]
+        return [(_stem(predictions), predictions, references)], []
     known = {_stem(path): path for path in _label_maps(references)}
-    pairs = []
+    pairs, lonely = [], []
     for path in _label_maps(predictions):
         stem = _stem(path)
         name = next((n for n in (stem, stem.removesuffix("_seg")) if n in known), None)
-        if name is not None:
+        if name is None:
+            lonely.append(PairResult(stem, code="input.unpaired", message=f"{path.name} has no reference of its name"))
+        else:
             pairs.append((name, path, known[name]))
-    return pairs
+    for name in sorted(set(known) - {name for name, _, _ in pairs}):
+        lonely.append(
+            PairResult(name, code="input.unpaired", message=f"{known[name].name} has no label map of its name")
+        )
+    return pairs, lonely
 
 
 def compare_pair(name: str, prediction: Path, reference: Path) -> PairResult:
@@ -118,8 +123,8 @@ def _recorded_segments(path: Path) -> tuple[Segment, ...]:
 def _label_maps(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    return sorted(p for p in path.iterdir() if p.name.endswith(_SUFFIXES) and not p.name.startswith("."))
+    return sorted(p for p in path.iterdir() if nifti_ending(p) and not p.name.startswith("."))
 
 
 def _stem(path: Path) -> str:
-    return next((path.name.removesuffix(s) for s in _SUFFIXES if path.name.endswith(s)), path.stem)
+    return path.name.removesuffix(nifti_ending(path) or path.suffix)

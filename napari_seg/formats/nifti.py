@@ -83,7 +83,7 @@ def write_nifti(segmentation: Segmentation, path: str | os.PathLike[str]) -> Non
         array, grid, _ = _load(unproven)
         if array.dtype != segmentation.array.dtype or not np.array_equal(array, segmentation.array):
             raise OutputError("output.not_equal", f"{path.name} came back from the disk with other labels; try again")
-        if not np.allclose(grid.affine, segmentation.grid.affine, rtol=0, atol=1e-4):
+        if not np.allclose(grid.affine, segmentation.grid.affine, rtol=1e-6, atol=1e-4):
             raise OutputError("output.not_equal", f"{path.name} came back from the disk with another affine")
         os.replace(unproven, path)
     except (OSError, InputError, nibabel.spatialimages.HeaderDataError) as error:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.bundle import Bundle, Model
-from napari_seg.errors import BundleError
+from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
 from napari_seg.geometry import Grid, resample
 from napari_seg.volume import Volume
 
@@ -59,6 +59,7 @@ def run_network(
 
     Raises:
         BundleError: `bundle.preprocessing` or `bundle.network`, the bundle's own code failed on this scan.
+        EnvironmentFault: `environment.memory`, the device has too little memory for one batch of windows.
         InputError: `geometry.shear`, the bundle's transforms leave a grid that is none.
     """
     import torch
@@ -79,13 +80,26 @@ def run_network(
         return logits
 
     on_window(0, total)
-    with torch.inference_mode():
-        logits = model.inferer(batch, network)
-    if logits.shape[2:] != batch.shape[2:]:
+    try:
+        with torch.inference_mode():
+            logits = model.inferer(batch, network)
+    except NapariSegError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise EnvironmentFault(
+            "environment.memory", f"{model.device} has too little memory for this network's windows; try --device cpu"
+        ) from error
+    except Exception as error:  # a bundle's own network can raise anything
         raise BundleError(
             "bundle.network",
-            f"the network of bundle {bundle.root.name!r} answered {tuple(logits.shape[2:])} for an image of "
-            f"{tuple(batch.shape[2:])}; expected logits of the image's size",
+            f"the network of bundle {bundle.root.name!r} failed on this scan ({type(error).__name__}: {error})",
+        ) from error
+    classes = 1 + max((segment.label for segment in bundle.network_segments), default=1)
+    if logits.shape[2:] != batch.shape[2:] or logits.shape[1] < classes:
+        raise BundleError(
+            "bundle.network",
+            f"the network of bundle {bundle.root.name!r} answered {tuple(logits.shape[1:])} for an image of "
+            f"{tuple(batch.shape[2:])}; expected {classes} classes of the image's size",
         )
     return Logits(logits[0].float().cpu().numpy(), grid)
 
@@ -178,6 +192,8 @@ def _count_windows(shape: tuple[int, int, int], inferer: Any) -> int:
     rois = [roi] * 3 if isinstance(roi, int) else list(roi)
     overlap = getattr(inferer, "overlap", 0.25)
     overlaps = list(overlap) if isinstance(overlap, list | tuple) else [overlap] * 3
+    if len(rois) != 3 or len(overlaps) != 3:  # slice by slice, or some other way: nobody can tell
+        return 1
     count = 1
     for size, window, share in zip(shape, rois, overlaps, strict=True):
         if window is None or window <= 0 or window >= size:

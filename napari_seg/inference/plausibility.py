@@ -9,7 +9,7 @@ from napari_seg.errors import Notice
 from napari_seg.volume import Segment, Segmentation
 
 MAIN_PIECE_SHARE = 0.9
-"""Share of a segment's voxels that its largest connected piece must hold."""
+"""Share of its voxels that the largest piece of a segment in one piece must hold."""
 
 CODE = "result.implausible"
 
@@ -35,11 +35,12 @@ def doubts(segmentation: Segmentation, min_confidence: float, looked_for: tuple[
         box = boxes[segment.label - 1] if segment.label <= len(boxes) else None
         if box is None:
             continue
-        pieces, count = ndimage.label(segmentation.array[box] == segment.label, structure=np.ones((3, 3, 3)))
-        sizes = np.bincount(pieces.ravel())[1:]
-        if count > 1 and sizes.max() < MAIN_PIECE_SHARE * sizes.sum():
+        if segment.in_one_piece:
+            pieces, count = ndimage.label(segmentation.array[box] == segment.label, structure=np.ones((3, 3, 3)))
+            sizes = np.bincount(pieces.ravel())[1:]
             share = sizes.max() / sizes.sum()
-            found.append(_doubt(segment, f"it lies in {count} pieces, the largest with {share:.0%} of the voxels"))
+            if share < MAIN_PIECE_SHARE:
+                found.append(_doubt(segment, f"it lies in {count} pieces, the largest with {share:.0%} of the voxels"))
         confidence = segmentation.confidence.get(segment.label)
         if confidence is not None and confidence < min_confidence:
             found.append(_doubt(segment, f"mean confidence {confidence:.2f}; at least {min_confidence:.2f} is usual"))
@@ -47,4 +48,4 @@ def doubts(segmentation: Segmentation, min_confidence: float, looked_for: tuple[
 
 
 def _doubt(segment: Segment, what: str) -> Notice:
-    return Notice(CODE, f"{segment.name}: {what}; look at it before you use it")
+    return Notice(CODE, f"{segment.name}: {what}; look at it before you use it", segment.name)

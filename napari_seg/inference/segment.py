@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from napari_seg.bundle import Bundle, load_model, read_bundle
+from napari_seg.bundle import Bundle, check_runnable, load_model, read_bundle
 from napari_seg.errors import BundleError, EnvironmentFault
-from napari_seg.localise import localise
+from napari_seg.localise import Progress, localise
 from napari_seg.volume import Segment, Segmentation, Volume, smallest_label_type
-
-Progress = Callable[[str, int, int], None]
-"""Called as (stage, done, total), at every window of the stage "segmenting"; raises `Cancelled` to stop."""
 
 
 def segment(
@@ -30,7 +26,8 @@ def segment(
         volume: the scan, (C, I, J, K) on its grid.
         bundle: which bundle; None: the shipped one.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:<n>".
-        progress: called with a stage ("locating", "loading", "segmenting"), what is done and the total.
+        progress: called with a stage ("locating", "loading", "segmenting"), what is done and the total; at every
+            iteration and every window.
 
     Returns:
         A label map of the smallest unsigned type, with a confidence for every segment that was found, the
@@ -43,6 +40,7 @@ def segment(
         Cancelled: `progress` raised it.
     """
     bundle = read_bundle(bundle)
+    check_runnable(bundle)
     _check_fit(volume, bundle)
     device = _resolved(device)
     report = progress or _silent
@@ -68,11 +66,18 @@ def segment(
             if network_class in region.labels:
                 confidence[region.labels[network_class]] = mean
 
+    counts = Segmentation(label_map, volume.grid, segments).voxel_counts()
+    # on a coarse scan a structure can win voxels of the network's grid and none of the scan's
+    confidence = {label: mean for label, mean in confidence.items() if counts[label] > 0}
     result = Segmentation(label_map, volume.grid, segments, confidence)
     from napari_seg.inference.plausibility import doubts
 
     notices = (*volume.notices, *place_notices, *doubts(result, bundle.min_confidence, segments))
     return replace(result, notices=notices)
+
+
+_DICOM_MODALITY = {"MR": "MR", "MRI": "MR", "CT": "CT", "PT": "PT", "PET": "PT", "US": "US"}
+"""What bundles and series call their modality -> DICOM's letters; what is not here is not compared."""
 
 
 def _check_fit(volume: Volume, bundle: Bundle) -> None:
@@ -82,8 +87,8 @@ def _check_fit(volume: Volume, bundle: Bundle) -> None:
             "bundle.channels",
             f"the scan has {channels} channel(s); bundle {bundle.name!r} expects {bundle.in_channels}",
         )
-    wanted = bundle.modality.upper()
-    if volume.modality and wanted and not wanted.startswith(volume.modality.upper()[:2]):
+    found, wanted = (_DICOM_MODALITY.get(name.upper(), "") for name in (volume.modality, bundle.modality))
+    if found and wanted and found != wanted:
         raise BundleError(
             "bundle.modality",
             f"the scan is {volume.modality}; bundle {bundle.name!r} was trained on {bundle.modality}; choose another "

@@ -64,6 +64,8 @@ def labels_layer(segmentation: Segmentation, placement: Placement, name: str) ->
         },
         "metadata": {METADATA_KEY: {**placement.as_metadata(), "segments": segmentation.segments}},
     }
+    if not placement.is_view:  # what is shown is resampled: kept, so that saving need not resample it back
+        settings["metadata"][METADATA_KEY]["labels"] = segmentation.array
     shown = placement.show(segmentation.array, order=0)
     return shown.astype(smallest_label_type(highest), order="C"), settings, "labels"
 
@@ -98,10 +100,19 @@ def segmentation_of(labels: NDArray, settings: Mapping[str, Any]) -> Segmentatio
     for label in np.unique(labels).tolist():
         if label > 0 and label not in segments:
             segments[label] = Segment(label, f"label {label}", _color(settings.get("colormap"), label))
-    native = placement.restore(labels)
+    native = _restored(labels, placement, settings["metadata"][METADATA_KEY].get("labels"))
     if native.dtype.kind != "u":
         native = native.astype(smallest_label_type(max(segments, default=0)))
     return Segmentation(native, placement.native, tuple(segments[label] for label in sorted(segments)))
+
+
+def _restored(labels: NDArray, placement: Placement, original: NDArray | None) -> NDArray:
+    """The layer's labels on the file's own grid; where nobody painted, bit by bit what was there before."""
+    restored = placement.restore(labels)
+    if original is None:
+        return restored
+    painted = placement.restore((labels != placement.show(original, order=0)).astype(np.uint8))
+    return np.where(painted, restored, original)
 
 
 def volume_of(layer: Layer) -> Volume | None:

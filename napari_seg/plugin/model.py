@@ -224,6 +224,11 @@ class SegmentModel:
             return "A segmentation is under way."
         if self.bundle is None:
             return "There is no model to run."
+        if not self.bundle.trusted:
+            return (
+                "This model brings code of its own, which napari-seg runs only from a terminal: napari-seg predict "
+                "--trust-bundle."
+            )
         if self.layer is None:
             if any(isinstance(layer, Image) for layer in self.viewer.layers):
                 return "Open the scan with napari-seg: of this image nobody knows where it lies in the patient."
@@ -337,7 +342,8 @@ class SegmentModel:
         from napari_seg.bundle import find_bundles
 
         try:
-            self.bundles = list(find_bundles())
+            self.bundles, faults = find_bundles()
+            self.messages = [_message_of(fault) for fault in faults]
         except NapariSegError as error:
             self.messages = [_message_of(error)]
         self.bundle = self.bundles[0] if self.bundles else None

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from napari_seg.errors import InputError, NapariSegError
+from napari_seg.formats import nifti_ending
 from napari_seg.plugin.layers import frame_of, image_layers
 from napari_seg.plugin.placement import METADATA_KEY
 from napari_seg.volume import Volume
 
-_NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _LOOKED_AT = 200
 
 
@@ -96,9 +96,10 @@ def _is_ours(path: Path) -> bool:
 
 
 def _looks_readable(path: Path) -> bool:
-    name = path.name.lower()
-    if name.endswith((*_NIFTI_SUFFIXES, ".dcm")):
+    if nifti_ending(path) or path.suffix.lower() == ".dcm":
         return True
+    if not path.is_file():  # a pipe would block whoever opens it
+        return False
     # DICOM files often have no suffix; the standard puts these letters after 128 bytes (PS3.10, 7.1).
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"

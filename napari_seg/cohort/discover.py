@@ -1,0 +1,112 @@
+"""From what a user names - files, folders - to cases: each scan once, each with a name and a source of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from napari_seg.errors import InputError
+from napari_seg.formats import Scan, find_scans, nifti_ending
+
+PROGRAM = "napari-seg"
+SUFFIX = "_seg"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan of a run.
+
+    Attributes:
+        name: what its results are called; unique in the run.
+        source: the file, or the folder of the series, as the user would name it.
+        identity: stands for the place the scan was read from, so that a result is not taken for another scan's.
+        scan: how to read it.
+    """
+
+    name: str
+    source: str
+    identity: str
+    scan: Scan
+
+
+def find_cases(inputs: Sequence[Path]) -> tuple[list[Case], list[tuple[Path, InputError]]]:
+    """Every scan below the inputs, once, and what could not be looked at.
+
+    Results of earlier runs that lie in a folder among the scans are passed over. Scans that share a name are told
+    apart by the folders they lie in, so that a name does not depend on what else is found, or when.
+
+    Args:
+        inputs: files and folders.
+    """
+    scans: dict[tuple[Path, ...], tuple[Scan, str]] = {}
+    faults: list[tuple[Path, InputError]] = []
+    for path in inputs:
+        try:
+            found = find_scans(path)
+        except InputError as fault:
+            faults.append((path, fault))
+            continue
+        for scan in found:
+            if path.is_dir() and is_result(scan.files[0]):
+                continue
+            files = tuple(file.resolve() for file in scan.files)
+            scans.setdefault(files, (scan, _source(scan)))
+    return _named(list(scans.items())), faults
+
+
+def is_result(path: Path) -> bool:
+    """Whether a file is a label map that an earlier run wrote, told by the record beside it."""
+    ending = nifti_ending(path)
+    if not ending or not path.name.endswith(f"{SUFFIX}{ending}"):
+        return False
+    return read_record(path.with_name(f"{path.name.removesuffix(ending)}.json")) is not None
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """What an earlier run wrote beside a label map; None if the file is missing or not ours."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and str(record.get("program", "")).startswith(PROGRAM) else None
+
+
+def _source(scan: Scan) -> str:
+    return str(scan.files[0] if scan.format == "nifti" else scan.files[0].parent)
+
+
+def _named(scans: list[tuple[tuple[Path, ...], tuple[Scan, str]]]) -> list[Case]:
+    groups: dict[str, list[int]] = defaultdict(list)
+    for number, (_, (scan, _)) in enumerate(scans):
+        groups[scan.name.casefold()].append(number)
+    names = [scan.name for _, (scan, _) in scans]
+    for group in groups.values():
+        if len(group) > 1:
+            told_apart = _told_apart([names[n] for n in group], [scans[n][0][0].parent for n in group])
+            for number, name in zip(group, told_apart, strict=True):
+                names[number] = name
+    taken: set[str] = set()
+    cases = []
+    for (files, (scan, source)), name in zip(scans, names, strict=True):
+        identity = hashlib.sha256(str(files[0]).encode()).hexdigest()[:16]
+        unique, number = name, 2
+        while unique.casefold() in taken:  # several series of one name in one folder
+            unique, number = f"{name}_{number}", number + 1
+        taken.add(unique.casefold())
+        cases.append(Case(unique, source, identity, scan))
+    return cases
+
+
+def _told_apart(names: list[str], folders: list[Path]) -> list[str]:
+    """The names with as many of their folders before them as it takes, those that all of them share left out."""
+    parts = [folder.parts for folder in folders]
+    shared = 0
+    while len({p[shared] if shared < len(p) else None for p in parts}) == 1 and shared < len(parts[0]):
+        shared += 1
+    own = ["_".join(p[shared:]) for p in parts]
+    return [f"{folder}_{name}" if folder else name for folder, name in zip(own, names, strict=True)]
