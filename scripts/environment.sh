@@ -1,5 +1,6 @@
-# Sourced by the other scripts: makes .venv in the checkout and installs napari-seg into it from the pinned set.
-# usage: make_environment "EXTRAS"   (such as "[dev,napari]", or "" for the core)
+# Sourced by the other scripts: makes .venv in the checkout, installs napari-seg into it from the pinned set, and leaves
+# the shell in the checkout.
+# usage: make_environment [EXTRA...]
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -10,16 +11,19 @@ make_environment() {
         echo "Install one and say which:  PYTHON=python3.12 bash $0" >&2
         exit 5
     fi
-    if [ ! -x .venv/bin/python ] && ! "$python" -m venv .venv; then
+    # a venv that was begun without pip (Debian without python3-venv) is begun anew
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1 && ! "$python" -m venv --clear .venv; then
         echo "Python's venv module is missing; on Debian:  apt-get install python3-venv" >&2
         exit 5
     fi
-    # installing anew costs seconds when nothing has changed
-    local wanted
-    wanted="$1 $(cat setup.cfg pyproject.toml constraints.txt | cksum)"
+    # extras that another script asked for stay; installing anew is left out when nothing has changed
+    local extras wanted
+    extras=$(printf '%s\n' "$@" $(cat .venv/extras 2>/dev/null) | sort -u | paste -sd, | sed 's/^,//')
+    wanted="$extras $(cat setup.cfg pyproject.toml constraints.txt | cksum)"
     if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
-        echo "installing napari-seg$1 into .venv; the first time takes a few minutes"
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".$1"
+        echo "installing napari-seg[$extras] into .venv; the first time takes a few minutes"
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".${extras:+[$extras]}"
+        echo "${extras//,/ }" > .venv/extras
         echo "$wanted" > .venv/installed
     fi
 }

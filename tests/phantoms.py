@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import permutations, product
 from pathlib import Path
 
 import nibabel
@@ -14,17 +15,28 @@ from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, ExplicitVRLittle
 from napari_seg.geometry import Grid
 from napari_seg.volume import Volume
 
+ORIENTATIONS = [
+    "".join(axes[n] for n in order) for axes in product("LR", "PA", "IS") for order in permutations(range(3))
+]
+"""All 48 orders and directions of three axes."""
+
 CANARIES = ("Canary", "Tweety", "CAN4711", "Birdhouse")
 """What stands in the private tags of every DICOM phantom, and must never be seen outside them."""
 
 
+def rotation(x: float, y: float, z: float) -> NDArray[np.float64]:
+    """(3, 3) by degrees about x, then y, then z."""
+    a, b, c = np.radians([x, y, z])
+    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    about_y = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    about_z = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    return about_z @ about_y @ about_x
+
+
 def oblique_grid(shape: tuple[int, int, int] = (20, 26, 14), spacing_mm: Sequence[float] = (1.5, 1.25, 2.5)) -> Grid:
     """A grid in axial order (index axes towards L, P, S), turned by 12 degrees about x and then 7 about z."""
-    a, b = np.radians([12, 7])
-    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
-    about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
     return Grid.around(
-        (8.0, -21.0, 33.0), np.array(shape) * spacing_mm, spacing_mm, about_z @ about_x @ np.diag([-1, -1, 1])
+        (8.0, -21.0, 33.0), np.array(shape) * spacing_mm, spacing_mm, rotation(12, 0, 7) @ np.diag([-1, -1, 1])
     )
 
 

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
+from phantoms import ORIENTATIONS, rotation
 
 from napari_seg.errors import InputError
 from napari_seg.geometry import Grid, is_same_lattice, resample
-
-
-def rotation(x: float, y: float, z: float) -> np.ndarray:
-    """Rotation about the three axes in turn, degrees."""
-    a, b, c = np.radians([x, y, z])
-    rx = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
-    ry = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
-    rz = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
-    return rz @ ry @ rx
 
 
 def oblique_grid() -> Grid:
@@ -29,11 +19,6 @@ def oblique_grid() -> Grid:
 
 def lps_grid() -> Grid:
     return Grid((4, 3, 2), np.array([[-2.0, 0, 0, 10], [0, -3.0, 0, 20], [0, 0, 4.0, -5], [0, 0, 0, 1]]))
-
-
-def all_orientations() -> list[str]:
-    letters = [("L", "R"), ("P", "A"), ("I", "S")]
-    return ["".join(choice) for order in itertools.permutations(letters) for choice in itertools.product(*order)]
 
 
 def test_what_a_grid_says_of_itself() -> None:
@@ -87,7 +72,7 @@ def test_an_empty_shape_is_refused() -> None:
         Grid((4, 0, 4), np.eye(4))
 
 
-@pytest.mark.parametrize("orientation", all_orientations())
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_reoriented_holds_the_same_voxels(orientation: str) -> None:
     grid = oblique_grid()
     turned = grid.reoriented(orientation)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundles import write_threshold_bundle
-from test_geometry import all_orientations
+from phantoms import ORIENTATIONS
 
 from napari_seg import localise as localise_module
 from napari_seg.bundle import Bundle, read_bundle
@@ -34,7 +34,7 @@ def test_labels_lie_where_the_intensities_are(head: Volume, threshold: Bundle) -
     assert 2 not in result.confidence
 
 
-@pytest.mark.parametrize("orientation", all_orientations()[::5])
+@pytest.mark.parametrize("orientation", ORIENTATIONS[::5])
 def test_storage_order_does_not_matter(head: Volume, threshold: Bundle, orientation: str) -> None:
     grid = head.grid.reoriented(orientation)
     turned = Volume(resample(head.array, head.grid, grid), grid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,14 @@ def test_imports_go_down_and_libraries_stay_in_their_rooms(path: Path) -> None:
             assert floor(parts[1]) <= floor(room(path)), f"{room(path)} imports {name} from a floor above"
         if parts[0] in OWNERS:
             assert room(path) in OWNERS[parts[0]], f"{room(path)} imports {parts[0]}"
+
+
+def test_the_wheel_forgets_no_room() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    packed = set(setup["options"]["packages"].split())
+    rooms = {".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("__init__.py")}
+    assert packed == rooms | {"napari_seg.monai_bundle", "napari_seg.monai_bundle.segnets"}
 
 
 def test_the_bundle_works_on_its_own() -> None:

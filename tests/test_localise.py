@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_geometry import rotation
+from phantoms import rotation
 
 from napari_seg import localise as module
 from napari_seg.bundle import Bundle, LocaliserSpec, RegionSpec, read_bundle

@@ -26,7 +26,7 @@ from napari_seg.formats.nifti import write_nifti
 from napari_seg.geometry import Grid
 from napari_seg.plugin.layers import SOFT_TISSUE_HU, contrast_limits, image_layers, labels_layer, segmentation_of
 from napari_seg.plugin.model import Message, Progress, SegmentModel
-from napari_seg.plugin.placement import METADATA_KEY, Placement
+from napari_seg.plugin.placement import METADATA_KEY, Placement, place
 from napari_seg.plugin.reader import get_reader, read_layers
 from napari_seg.plugin.writer import write_labels
 from napari_seg.volume import Segment, Segmentation, Volume
@@ -124,6 +124,21 @@ def test_labels_go_to_a_layer_and_back_bit_by_bit(head: Volume) -> None:
     assert back.array.dtype == segmentation.array.dtype
     assert back.grid == segmentation.grid
     assert back.segments == SEGMENTS
+
+
+def test_labels_on_a_resampled_scan_come_back_bit_by_bit_but_where_painted(head: Volume) -> None:
+    placement = place(head.grid, phantoms.rotation(3, -14, 20))
+    assert not placement.is_view
+    original = thresholded(head, None, progress=lambda *_: None)
+    data, settings, _ = labels_layer(original, placement, "labels")
+    np.testing.assert_array_equal(segmentation_of(data, settings).array, original.array)
+    spot = tuple(n // 2 for n in data.shape)
+    data[tuple(slice(n - 2, n + 3) for n in spot)] = 7
+    edited = segmentation_of(data, settings)
+    (i, j, k) = np.rint(head.grid.to_index(placement.shown.to_world(spot))).astype(int)
+    assert edited.array[i, j, k] == 7
+    assert set(np.unique(edited.array[edited.array != original.array])) == {7}
+    assert edited.segments[-1].name == "label 7"
 
 
 def test_a_label_painted_by_hand_is_named_too(head: Volume) -> None:

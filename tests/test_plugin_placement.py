@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import permutations, product
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from phantoms import ORIENTATIONS, rotation
 
 from napari_seg.geometry import Grid
 from napari_seg.plugin.placement import METADATA_KEY, PLANES, Placement, place, residual_degrees
@@ -14,24 +13,6 @@ from napari_seg.plugin.placement import METADATA_KEY, PLANES, Placement, place, 
 SHAPE = (7, 10, 13)
 SPACING_MM = (0.7, 1.3, 2.1)
 MARK = (5, 2, 9)
-
-ORIENTATIONS = [
-    "".join(axes[n] for n in order)
-    for axes in product("LR", "PA", "IS")
-    for order in permutations(range(3))
-]  # fmt: skip
-
-
-def rotation(*degrees: float) -> NDArray[np.float64]:
-    answer = np.eye(3)
-    for axis, angle in enumerate(np.radians(degrees)):
-        turn = np.eye(3)
-        a, b = [n for n in range(3) if n != axis]
-        turn[a, a] = turn[b, b] = np.cos(angle)
-        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
-        answer = turn @ answer
-    return answer
-
 
 TILTS = {"straight": rotation(0, 0, 0), "tilted": rotation(9, -6, 4), "steep": rotation(25, 18, -30)}
 
