@@ -21,7 +21,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,7 +110,6 @@ class Bundle:
     trusted: bool = False
     min_confidence: float = 0.0
     localiser: LocaliserSpec | None = None
-    metadata: dict[str, Any] = field(default_factory=dict, repr=False, compare=False, hash=False)
 
 
 @dataclass(frozen=True)
@@ -146,8 +145,7 @@ def find_bundles() -> tuple[list[Bundle], list[BundleError]]:
 
     Runs none of their code.
     """
-    folders = [Path(entry) for entry in os.environ.get(BUNDLES_VARIABLE, "").split(os.pathsep) if entry]
-    roots = [p.parent.parent for folder in folders for p in sorted(folder.glob(f"*/{METADATA.as_posix()}"))]
+    roots = [p.parent.parent for folder in _bundle_folders() for p in sorted(folder.glob(f"*/{METADATA.as_posix()}"))]
     bundles, faults = [], []
     for root in (shipped_root(), *roots):
         try:
@@ -182,11 +180,14 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
         ) from error
 
 
+def _bundle_folders() -> list[Path]:
+    return [Path(entry) for entry in os.environ.get(BUNDLES_VARIABLE, "").split(os.pathsep) if entry]
+
+
 def _root_of(bundle: str | Path) -> Path:
     candidates = [Path(bundle)]
     if Path(bundle).name == str(bundle):
-        folders = os.environ.get(BUNDLES_VARIABLE, "").split(os.pathsep)
-        candidates += [Path(folder) / bundle for folder in folders if folder]
+        candidates += [folder / bundle for folder in _bundle_folders()]
         candidates += [root for root in (shipped_root(),) if root.name == bundle]
     for candidate in candidates:
         if (candidate / METADATA).is_file():
@@ -225,7 +226,6 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
         trusted=trusted,
         min_confidence=float(own.get("min_confidence", 0.0)),
         localiser=_localiser(own["localiser"]) if "localiser" in own else None,
-        metadata=metadata,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
@@ -95,6 +96,10 @@ class Segmentation:
 
     def voxel_counts(self) -> dict[int, int]:
         """Label -> number of voxels, for every segment of the table, 0 where it was not found."""
+        return dict(self._voxel_counts)
+
+    @cached_property
+    def _voxel_counts(self) -> dict[int, int]:
         counts = np.zeros(max(int(self.array.max()), *(s.label for s in self.segments), 0) + 1, dtype=np.int64)
         for plane in self.array:  # bincount works on a copy of 8 bytes a voxel
             counts += np.bincount(plane.ravel(), minlength=len(counts))

@@ -24,6 +24,13 @@ class ExitCode(IntEnum):
     CANCELLED = 130
 
 
+def exit_code(failed: int, total: int) -> ExitCode:
+    """What a run amounts to in which so many of all cases failed."""
+    if failed == 0:
+        return ExitCode.DONE
+    return ExitCode.ALL_FAILED if failed == total else ExitCode.SOME_FAILED
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         self.print_usage(sys.stderr)

@@ -6,6 +6,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from napari_seg.cli import exit_code
+
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
@@ -25,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     import sys
 
     from napari_seg.bundle import read_bundle
-    from napari_seg.cli.progress import CohortProgress, exit_code, print_results
+    from napari_seg.cli.progress import CohortProgress, print_results
     from napari_seg.cohort.discover import find_cases
     from napari_seg.cohort.runner import run_cohort
     from napari_seg.localise import mni152_path
@@ -41,4 +43,4 @@ def run(arguments: argparse.Namespace) -> int:
             progress=progress.on_step,
         )
     print_results(results)
-    return exit_code(results)
+    return exit_code(sum(result.status == "failed" for result in results), len(results))

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_seg.cli import ExitCode
+from napari_seg.cli import ExitCode, exit_code
 
 if TYPE_CHECKING:
     from napari_seg.evaluation.pairs import PairResult
@@ -45,10 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps({"mean_dice": means, "cases": [result.as_dict() for result in results]}, indent=2))
     else:
         _print_table(results, means)
-    failed = sum(bool(result.code) for result in results)
-    if failed == 0:
-        return ExitCode.DONE
-    return ExitCode.ALL_FAILED if failed == len(results) else ExitCode.SOME_FAILED
+    return exit_code(sum(bool(result.code) for result in results), len(results))
 
 
 def _print_table(results: list[PairResult], means: dict[str, float]) -> None:

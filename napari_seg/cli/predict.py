@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from napari_seg.cli import ExitCode
+from napari_seg.cli import ExitCode, exit_code
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -43,7 +43,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.bundle import read_bundle
-    from napari_seg.cli.progress import CohortProgress, exit_code, print_results
+    from napari_seg.cli.progress import CohortProgress, print_results
     from napari_seg.cohort.discover import find_cases
     from napari_seg.cohort.runner import CaseResult, run_cohort
 
@@ -75,4 +75,4 @@ def run(arguments: argparse.Namespace) -> int:
         print_results(results)
     if not cases:
         return ExitCode.NOTHING_FOUND
-    return exit_code(results)
+    return exit_code(sum(result.status == "failed" for result in results), len(results))

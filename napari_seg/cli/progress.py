@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from napari_seg.cli import ExitCode
 from napari_seg.cohort.runner import CaseResult
 
 _STAGES = {"locating": "finding the place", "loading": "loading the model", "segmenting": "segmenting"}
@@ -96,11 +95,3 @@ def print_results(results: Sequence[CaseResult]) -> None:
     for result in failed:
         console.print(f"failed   {result.name}: {result.code}: {result.message}", markup=False)
     console.print(f"{len(done)} done, {len(failed)} failed", markup=False)
-
-
-def exit_code(results: Sequence[CaseResult]) -> ExitCode:
-    """What a run's results amount to."""
-    failed = sum(r.status == "failed" for r in results)
-    if failed == 0:
-        return ExitCode.DONE
-    return ExitCode.ALL_FAILED if failed == len(results) else ExitCode.SOME_FAILED

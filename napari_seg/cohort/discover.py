@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,6 @@ def _named(scans: list[tuple[tuple[Path, ...], tuple[Scan, str]]]) -> list[Case]
 def _told_apart(names: list[str], folders: list[Path]) -> list[str]:
     """The names with as many of their folders before them as it takes, those that all of them share left out."""
     parts = [folder.parts for folder in folders]
-    shared = 0
-    while len({p[shared] if shared < len(p) else None for p in parts}) == 1 and shared < len(parts[0]):
-        shared += 1
+    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False)))
     own = ["_".join(p[shared:]) for p in parts]
     return [f"{folder}_{name}" if folder else name for folder, name in zip(own, names, strict=True)]

@@ -40,10 +40,10 @@ def draw_overlay(volume: Volume, segmentation: Segmentation, path: Path, title: 
         path: the PNG to write.
         title: shown on top; must not identify a patient.
     """
-    found = [s for s in segmentation.segments if (segmentation.array == s.label).any()]
+    volumes = segmentation.volumes_ml()
+    found = [s for s in segmentation.segments if volumes[s.label] > 0]
     field_mm = min(MAX_FIELD_MM, max(volume.grid.size_mm))
     window = _window(volume.array[0])
-    volumes = segmentation.volumes_ml()
     notices = [str(notice) for notice in segmentation.notices] + ([] if found else ["nothing was found in this scan"])
 
     width = 3 * PANEL_PIXELS + 4 * _MARGIN
