@@ -31,3 +31,21 @@ def run_at_multiple(
         pads += [0, p - s]
     logits = network(F.pad(image, pads, mode="replicate"))
     return logits[(slice(None), slice(None), *(slice(s) for s in size))]
+
+
+def pad_to_multiple(image: torch.Tensor, multiple: list[int]) -> torch.Tensor:
+    """The image with each axis padded at its far end, by repeating its edge, to a multiple and to at least twice it."""
+    pads: list[int] = []
+    for axis in range(len(multiple) - 1, -1, -1):
+        size = image.shape[axis + 2]
+        step = multiple[axis]
+        pads.append(0)
+        pads.append(max((size + step - 1) // step, 2) * step - size)
+    return F.pad(image, pads, mode="replicate") if max(pads) > 0 else image
+
+
+def crop_to(logits: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """The part of the logits (N, K, *spatial) that lies on an image (N, C, *spatial)."""
+    for axis in range(2, image.dim()):
+        logits = logits.narrow(axis, 0, image.shape[axis])
+    return logits
