@@ -3,7 +3,14 @@
 The package works on its own: it needs MONAI and torch, and nothing of napari-seg.
 """
 
-from segnets.datalist import bundle_root, datalist, images
+from pathlib import Path
+
+from segnets.data import datalist, images
 from segnets.unet import UNet
 
 __all__ = ["UNet", "bundle_root", "datalist", "images"]
+
+
+def bundle_root() -> str:
+    """The folder that holds this bundle's `configs/`, `models/` and `segnets/`."""
+    return str(Path(__file__).resolve().parents[1])

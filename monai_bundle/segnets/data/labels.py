@@ -1,0 +1,211 @@
+"""Label values and pictures as files hold them -> classes 0..K and grey or RGB images."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from PIL import Image
+
+from segnets.data.layouts import Dataset
+from segnets.errors import TrainingError
+
+logger = logging.getLogger(__name__)
+
+Classes = Mapping[str, str]
+"""Number -> name of each class, as in metadata.json's `channel_def`; "0" is background."""
+
+Labels = Mapping[str | int, Any]
+"""Class, by name or number -> what stands for it in the files: a value, a range as "120-135", or a list of both."""
+
+_RANGE = re.compile(r"\s*(-?\d+)\s*-\s*(-?\d+)\s*")
+
+
+class MapLabelsd(MapTransform):
+    """Label maps in which class k is the number k, whatever the files say.
+
+    Values are rounded first; those that no class claims become background (0).
+
+    Args:
+        keys: of the label maps.
+        labels: class number -> values, as `label_values` returns; None if the values are 0..K already.
+        unknown: "background", or "error" for a `TrainingError` "labels.unknown" at values that no class claims.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        labels: Labels | None = None,
+        unknown: Literal["background", "error"] = "background",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.ranges = None if labels is None else {int(k): ranges(v) for k, v in labels.items()}
+        self.unknown = unknown
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        mapped = dict(data)
+        if self.ranges is None:
+            return mapped
+        for key in self.key_iterator(mapped):
+            values = torch.round(mapped[key])
+            result, claimed = torch.zeros_like(values), values == 0
+            for number, bounds in self.ranges.items():
+                for low, high in bounds:
+                    inside = (values >= low) & (values <= high)
+                    result[inside] = number
+                    claimed |= inside
+            if self.unknown == "error" and not claimed.all():
+                strangers = torch.unique(values[~claimed]).tolist()[:6]
+                raise TrainingError(
+                    "labels.unknown",
+                    f"{key} of {mapped.get('name', 'a case')} has values {strangers}, which no class claims",
+                )
+            mapped[key] = result
+        return mapped
+
+
+def label_values(dataset: Dataset, classes: Classes, labels: Labels | None = None) -> dict[int, list[int | str]]:
+    """Class number -> the values that stand for it in the data set's files.
+
+    What `labels` says comes first. The other classes are found among the data set's own names: the same name in any
+    case, or else the only one whose words are all in the class's name, or the reverse ("Anterior" is "anterior
+    hippocampus"). If no name is alike, or the data set has none, class k is the value k.
+
+    Args:
+        dataset: as `find_dataset` returns.
+        classes: as in metadata.json's `channel_def`.
+        labels: what the user says, e.g. {"myelin": "120-135", "axon": 255}; {"background": [7, 8]} says that 7 and 8
+            are meant to be background.
+
+    Raises:
+        TrainingError: "labels.no_class" (`labels` names a class that is none), "labels.unmatched" (some classes have
+            a name in the data set and some do not, or the values can't be 1..K), "labels.overlap" (one value, two
+            classes), "labels.bad_value".
+    """
+    wanted = {int(number): name for number, name in classes.items()}
+    found: dict[int, list[int | str]] = {}
+    for key, value in (labels or {}).items():
+        found[_class_number(key, wanted)] = (
+            list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        )
+    missing = {number: name for number, name in wanted.items() if number and number not in found}
+    named = _matched(missing, dataset.labels)
+    largest = max((v for values in dataset.labels.values() for v in values), default=0)
+    if not named and not found and largest <= max(wanted):
+        named = {number: [number] for number in missing}
+        if dataset.labels:
+            pairs = (
+                f"{name} = {', '.join(n for n, v in dataset.labels.items() if k in v)}" for k, name in missing.items()
+            )
+            logger.warning(f"no label's name is like a class's, so their values decide: {'; '.join(pairs)}")
+    if unmatched := [name for number, name in missing.items() if number not in named]:
+        raise TrainingError(
+            "labels.unmatched",
+            f"nothing in the data set stands for {_listed(unmatched)}: it has {_listed(dataset.labels) or 'no names'} "
+            f"(values {sorted(v for values in dataset.labels.values() for v in values)}), the bundle "
+            f"{_listed(name for number, name in wanted.items() if number)}; say which values mean what by labels, "
+            f'e.g. labels: {{"{unmatched[0]}": 1}}',
+        )
+    found = dict(sorted({**found, **named}.items()))
+    claims = [(low, high, number) for number, values in found.items() for low, high in ranges(values)]
+    for (low, high, number), (start, end, other) in itertools.combinations(claims, 2):
+        if number != other and low <= end and start <= high:
+            raise TrainingError(
+                "labels.overlap",
+                f"{max(low, start)} stands for {wanted[number]} and for {wanted[other]}; give one class a value, in labels",
+            )
+    return found
+
+
+def ranges(values: Any) -> list[tuple[int, int]]:
+    """(low, high), both included, of each of a class's values: a number, "low-high", or a list of both.
+
+    Raises:
+        TrainingError: "labels.bad_value".
+    """
+    bounds = []
+    for value in [values] if isinstance(values, str | int | float) else values:
+        between = _RANGE.fullmatch(str(value))
+        try:
+            low, high = (float(v) for v in (between.groups() if between else (value, value)))
+        except (TypeError, ValueError):
+            low = high = 0.5
+        if low > high or low % 1 or high % 1:
+            raise TrainingError("labels.bad_value", f'{value!r} is no label value; expected as 3, "120-135" or [1, 3]')
+        bounds.append((int(low), int(high)))
+    return bounds
+
+
+def picture(image: Image.Image, channels: int | None = None) -> Image.Image:
+    """The picture as grey ("L") or RGB, without alpha and palette; a converter for MONAI's `PILReader`.
+
+    Grey of more than 8 bits stays as it is.
+
+    Args:
+        image: as PIL opens it.
+        channels: 1 makes colours grey (ITU-R 601 luma), 3 repeats grey; None leaves either.
+
+    Raises:
+        TrainingError: "image.channels", for another number.
+    """
+    if channels not in (None, 1, 3):
+        raise TrainingError("image.channels", f"a picture has 1 channel (grey) or 3 (RGB); {channels} were asked for")
+    if channels is None:
+        channels = 1 if image.mode in ("1", "L", "LA", "La") else 3
+    if image.mode.startswith(("I", "F")):
+        return image
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def label_picture(image: Image.Image) -> Image.Image:
+    """One number a pixel: grey values, or the indices of a palette; a converter for MONAI's `PILReader`.
+
+    Alpha is dropped. Palette indices are the labels (as in PASCAL VOC), and their colours are nothing but paint.
+
+    Raises:
+        TrainingError: "label.colour": the picture holds colours.
+    """
+    if image.mode in ("RGB", "RGBA"):
+        red, green, blue = (np.asarray(image.getchannel(n)) for n in range(3))
+        if not (np.array_equal(red, green) and np.array_equal(green, blue)):
+            raise TrainingError("label.colour", "a label map in colours; expected grey values or a palette (mode P)")
+    return image.getchannel(0) if len(image.getbands()) > 1 else image
+
+
+def _class_number(key: str | int, classes: Mapping[int, str]) -> int:
+    fits = [number for number, name in classes.items() if str(key).lower() in (name.lower(), str(number))]
+    if len(fits) != 1:
+        raise TrainingError(
+            "labels.no_class", f"labels names {key!r}; the bundle's classes are {_listed(classes.values())}"
+        )
+    return fits[0]
+
+
+def _matched(classes: Mapping[int, str], names: Mapping[str, Sequence[int]]) -> dict[int, list[int | str]]:
+    exact = {number: name for number in classes for name in names if name.lower() == classes[number].lower()}
+    left = {name: _words(name) for name in names if name not in exact.values()}
+    alike = {}
+    for number in classes.keys() - exact.keys():
+        words = _words(classes[number])
+        fits = [name for name, its in left.items() if its and words and (its <= words or words <= its)]
+        if len(fits) == 1:
+            alike[number] = fits[0]
+    claimed = list(alike.values())
+    alike = {number: name for number, name in alike.items() if claimed.count(name) == 1}
+    return {number: list(names[name]) for number, name in {**exact, **alike}.items()}
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[^\W_]+", name.lower()))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
