@@ -1,0 +1,143 @@
+"""What happened in a run, as lines of JSON: `history.jsonl`.
+
+One line an epoch and one a validation (and one a step, where that was asked for):
+
+    {"epoch": 1, "step": 83, "loss": 0.81, "lr": 0.0011, "seconds": 47.1}
+    {"epoch": 6, "step": 498, "mean_dice": 0.86, "dice": {"anterior": 0.87, "posterior": 0.85}, "seconds": 301.4}
+    {"epoch": 1, "step": 1, "step_loss": 1.24}
+
+`loss` is the mean over the epoch's steps, `lr` the rate after its last step, `seconds` the time the run has taken up to
+here, before an interruption and after it. What cannot be said (a class that no case has) is null.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+
+
+class History:
+    """Appends to `history.jsonl`, and knows the figures of the moment; a handler of the trainer.
+
+    Its state belongs into the checkpoint: lines written after the checkpoint are cut off by the first line that is
+    written after resuming, so that the file tells of one uninterrupted run. Stands behind the learning-rate schedule
+    and before the checkpoint in the list of handlers.
+
+    Args:
+        path: the file; its folder is made.
+        validator: MONAI's evaluator, whose key metric is a Dice with a column a class.
+        names: of the classes without background, in the order of the metric's columns.
+        every_step: also a line a step.
+
+    Attributes:
+        loss: mean over the steps of this epoch, or of the last one if this one has just begun.
+        mean_dice: of the last validation, or None.
+        best: (mean Dice, epoch) of the best validation, or None.
+    """
+
+    def __init__(
+        self, path: str | Path, validator: Engine | None = None, names: Sequence[str] = (), every_step: bool = False
+    ) -> None:
+        self.path = Path(path)
+        self.validator = validator
+        self.names = tuple(names)
+        self.every_step = every_step
+        self.loss = math.nan
+        self.mean_dice: float | None = None
+        self.best: tuple[float, int] | None = None
+        self._sum, self._steps = 0.0, 0
+        self._size = 0
+        self._seconds_before, self._clock = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, the time before an interruption included."""
+        return self._seconds_before + time.monotonic() - self._clock
+
+    def attach(self, trainer: Engine) -> None:
+        """Follows the trainer's steps and epochs and the validator's results."""
+        self._clock = time.monotonic()
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._step_completed)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
+        if self.validator is not None:
+            self.validator.add_event_handler(Events.COMPLETED, self._validation_completed, trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values: how much of the file is valid, and the sums of a begun epoch."""
+        return {
+            "size": self._size,
+            "seconds": self.seconds,
+            "sum": self._sum,
+            "steps": self._steps,
+            "loss": self.loss,
+            "mean_dice": self.mean_dice,
+            "best": None if self.best is None else list(self.best),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where `state_dict` was taken."""
+        self._size, self._sum, self._steps = state["size"], state["sum"], state["steps"]
+        self._seconds_before, self._clock = state["seconds"], time.monotonic()
+        self.loss, self.mean_dice = state["loss"], state["mean_dice"]
+        self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
+
+    def _step_completed(self, trainer: Engine) -> None:
+        output = trainer.state.output
+        loss = float((output[0] if isinstance(output, list) else output)["loss"])
+        if idist.get_world_size() > 1:
+            loss = float(idist.all_reduce(loss)) / idist.get_world_size()
+        self._sum, self._steps = self._sum + loss, self._steps + 1
+        self.loss = self._sum / self._steps
+        if self.every_step:
+            self._append(trainer, step_loss=_number(loss))
+
+    def _epoch_completed(self, trainer: Engine) -> None:
+        lr = trainer.optimizer.param_groups[0]["lr"]
+        self._append(trainer, loss=_number(self.loss), lr=float(lr), seconds=round(self.seconds, 3))
+        self._sum, self._steps = 0.0, 0
+
+    def _validation_completed(self, validator: Engine, trainer: Engine) -> None:
+        metric = validator.state.key_metric_name
+        self.mean_dice = float(validator.state.metrics[metric])
+        if math.isfinite(self.mean_dice) and (self.best is None or self.mean_dice > self.best[0]):
+            self.best = (self.mean_dice, trainer.state.epoch)
+        per_class = torch.nanmean(validator.state.metric_details[metric], dim=0).tolist()
+        names = self.names or [str(n) for n in range(1, len(per_class) + 1)]
+        dice = {name: _number(value) for name, value in zip(names, per_class, strict=True)}
+        self._append(trainer, mean_dice=_number(self.mean_dice), dice=dice, seconds=round(self.seconds, 3))
+
+    def _append(self, trainer: Engine, **values: Any) -> None:
+        if idist.get_rank() != 0:
+            return
+        line = json.dumps({"epoch": trainer.state.epoch, "step": trainer.state.iteration} | values) + "\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("r+b" if self.path.exists() else "wb") as file:
+            # whatever stands behind the last line of ours was written by a run that was cut short
+            file.truncate(min(self._size, file.seek(0, 2)))
+            file.seek(0, 2)
+            file.write(line.encode())
+            self._size = file.tell()
+
+
+def read_history(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a history, in order; a last line that is being written is left out.
+
+    Args:
+        path: a `history.jsonl`, or the folder of a run.
+    """
+    path = Path(path)
+    text = (path / "history.jsonl" if path.is_dir() else path).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def _number(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return value if math.isfinite(value) else None

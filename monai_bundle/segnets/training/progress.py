@@ -1,0 +1,87 @@
+"""How far a run is: one line that says epoch, loss, Dice, the best so far and the time left."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from segnets.training.history import History
+from tqdm import tqdm
+
+logger = logging.getLogger("segnets")
+
+
+class Progress:
+    """A bar on a terminal, elsewhere (`nohup`, a cluster's log) a log line now and then; a handler of the trainer.
+
+    The bar stands for the whole run, not for an epoch. Time left is what the remaining steps take at the mean pace
+    since this start, validations included, or what is left of `max_minutes` if that is less. Stands behind `History`
+    in the list of handlers; only the first process of several shows anything.
+
+    Args:
+        history: where loss and Dice come from.
+        max_minutes: after which the run is stopped, if at all.
+        every_seconds: between two log lines where there is no terminal.
+    """
+
+    def __init__(self, history: History, max_minutes: float | None = None, every_seconds: float = 30.0) -> None:
+        self.history = history
+        self.max_minutes = max_minutes
+        self.every_seconds = every_seconds
+        self._bar: tqdm | None = None
+        self._first_step = 0
+        self._started = self._shown = 0.0
+
+    def attach(self, trainer: Engine) -> None:
+        """Follows the trainer's steps."""
+        trainer.add_event_handler(Events.STARTED, self._start)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+        trainer.add_event_handler(Events.COMPLETED, self._end)
+
+    def _start(self, trainer: Engine) -> None:
+        self._started = self._shown = time.monotonic()
+        self._first_step = trainer.state.iteration
+        if idist.get_rank() == 0:
+            # disable=None: silent where stderr is no terminal
+            self._bar = tqdm(total=1.0, bar_format="{percentage:3.0f}%|{bar:20}| {desc}", disable=None)
+
+    def _step(self, trainer: Engine) -> None:
+        if self._bar is None:
+            return
+        pause = self.every_seconds if self._bar.disable else 0.5
+        if time.monotonic() - self._shown >= pause:
+            self._show(trainer)
+
+    def _end(self, trainer: Engine) -> None:
+        if self._bar is not None:
+            self._show(trainer)
+            self._bar.close()
+
+    def _show(self, trainer: Engine) -> None:
+        self._shown = time.monotonic()
+        assert self._bar is not None
+        if self._bar.disable:
+            logger.info(self.line(trainer))
+        else:
+            spent, left = self._shown - self._started, self.seconds_left(trainer)
+            self._bar.n = spent / max(spent + left, 1e-9)
+            self._bar.set_description_str(self.line(trainer))
+
+    def seconds_left(self, trainer: Engine) -> float:
+        """To the last step, or to the end of `max_minutes` if that comes first."""
+        state, spent = trainer.state, time.monotonic() - self._started
+        steps = max(state.iteration - self._first_step, 1)
+        left = (state.max_epochs * state.epoch_length - state.iteration) * spent / steps
+        if self.max_minutes is not None:
+            left = min(left, max(60 * self.max_minutes - self.history.seconds, 0.0))
+        return left
+
+    def line(self, trainer: Engine) -> str:
+        """E.g. "epoch 7/48  loss 0.412  Dice 0.861  best 0.870 (epoch 6)  12:31 left"."""
+        parts = [f"epoch {trainer.state.epoch}/{trainer.state.max_epochs}", f"loss {self.history.loss:.3f}"]
+        if self.history.mean_dice is not None and self.history.best is not None:
+            dice, epoch = self.history.best
+            parts += [f"Dice {self.history.mean_dice:.3f}", f"best {dice:.3f} (epoch {epoch})"]
+        return "  ".join([*parts, f"{tqdm.format_interval(self.seconds_left(trainer))} left"])
