@@ -5,33 +5,44 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_seg.cli import ExitCode, exit_code
 
 if TYPE_CHECKING:
-    from napari_seg.evaluation.pairs import PairResult
+    from napari_seg.evaluation.pairs import CaseResult, Pair
+    from napari_seg.evaluation.statistics import Difference
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "evaluate",
-        help="compare label maps with references: Dice of each segment",
+        help="compare label maps with references: Dice, HD95, NSD and more of each segment",
         description="Compares label maps with references on the same grid. Two folders are paired by file name "
         "(case_01_seg.nii.gz or case_01.nii.gz belongs to case_01.nii.gz). A segment that neither holds is left out of "
-        "the mean; one that only one of them holds counts 0. A file without a partner counts as failed.",
+        "the mean; one that only one of them holds counts 0, and the diagonal of the field of view for HD95. A file "
+        "without a partner counts as failed.",
     )
     parser.add_argument("predictions", type=Path, help="a label map (NIfTI) or a folder of them")
     parser.add_argument("references", type=Path, help="the reference, or a folder of them")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="also write cases.csv, summary.json and report.html into this folder"
+    )
+    parser.add_argument("--scans", type=Path, help="the scans, by the same names, to show in the report's pictures")
+    parser.add_argument("--versus", type=Path, help="another model's label maps, to be compared case by case")
+    parser.add_argument("--tolerance-mm", type=_tolerance, default=1.0, help="of the NSD (default: 1.0)")
+    parser.add_argument("--no-pictures", action="store_true", help="leave the pictures out of the report")
     parser.add_argument("--json", action="store_true", help="print objects instead of the table")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from napari_seg.evaluation.pairs import compare_pair, find_pairs, mean_dice
+    from napari_seg.evaluation.pairs import find_pairs
+    from napari_seg.evaluation.report import differences, summary, write_report
 
-    pairs, lonely = find_pairs(arguments.predictions, arguments.references)
+    pairs, lonely = find_pairs(arguments.predictions, arguments.references, arguments.scans)
     if not pairs:
         print(
             "napari-seg: input.none: found no label map that has a reference of the same name; expected case.nii.gz or "
@@ -39,30 +50,77 @@ def run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return ExitCode.NOTHING_FOUND
-    results = [compare_pair(name, prediction, reference) for name, prediction, reference in pairs] + lonely
-    means = mean_dice(results)
+    quiet = arguments.json or not sys.stderr.isatty()
+    results = _compare(pairs, arguments.tolerance_mm, quiet) + lonely
+    versus = None
+    if arguments.versus:
+        others, _ = find_pairs(arguments.versus, arguments.references)
+        versus = differences(results, _compare(others, arguments.tolerance_mm, quiet))
     if arguments.json:
-        print(json.dumps({"mean_dice": means, "cases": [result.as_dict() for result in results]}, indent=2))
+        facts = summary(results, arguments.tolerance_mm, versus)
+        print(json.dumps(facts | {"cases": [result.as_dict() for result in results]}, indent=2))
     else:
-        _print_table(results, means)
+        _print_tables(results, arguments.tolerance_mm, versus)
+    if arguments.output:
+        write_report(
+            results, arguments.output, arguments.tolerance_mm, pictures=not arguments.no_pictures, versus=versus
+        )
+        if not arguments.json:
+            print(f"report   {arguments.output / 'report.html'}")
     return exit_code(sum(bool(result.code) for result in results), len(results))
 
 
-def _print_table(results: list[PairResult], means: dict[str, float]) -> None:
+def _compare(pairs: Sequence[Pair], tolerance_mm: float, quiet: bool) -> list[CaseResult]:
     from rich.console import Console
+    from rich.progress import track
+
+    from napari_seg.evaluation.pairs import compare_pair
+
+    bar = track(pairs, "comparing", console=Console(file=sys.stderr), transient=True, disable=quiet)
+    return [compare_pair(pair, tolerance_mm) for pair in bar]
+
+
+def _print_tables(
+    results: Sequence[CaseResult], tolerance_mm: float, versus: Mapping[str, Mapping[str, Difference]] | None
+) -> None:
+    from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    from napari_seg.evaluation.pairs import mean_dice
+    from napari_seg.evaluation.pairs import MEAN
+    from napari_seg.evaluation.report import summaries, values
+    from napari_seg.evaluation.statistics import worst
 
     console = Console(soft_wrap=True, highlight=False)
-    table = Table("case", *means, title="Dice", title_justify="left")
-    for result in results:
-        if not result.code:
-            own = mean_dice([result])
-            table.add_row(result.name, *(f"{own[name]:.4f}" if name in own else "-" for name in means))
-    table.add_section()
-    table.add_row("mean", *(f"{value:.4f}" for value in means.values()))
+    table = Table("segment", "cases", "Dice", "95 %", "median", "HD95 mm", f"NSD {tolerance_mm:g} mm")
+    for name, row in summaries(results).items():
+        dice = row["dice"]
+        if name == MEAN:
+            table.add_section()
+        table.add_row(
+            escape(name),
+            str(dice.count),
+            f"{dice.mean:.4f}",
+            f"{dice.low:.3f}-{dice.high:.3f}",
+            f"{dice.median:.4f}",
+            f"{row['hd95_mm'].mean:.2f}",
+            f"{row['nsd'].mean:.4f}",
+        )
     console.print(table)
+    means = values(results, MEAN, "dice")
+    console.print("worst    " + ", ".join(f"{name} {means[name]:.4f}" for name in worst(means)), markup=False)
+    for name, numbers in (versus or {}).items():
+        told = "; ".join(
+            f"{number} {d.mean:+.4f} ({d.low:+.4f} to {d.high:+.4f}, p {d.p:.2g})" for number, d in numbers.items()
+        )
+        console.print(f"versus   {name}, {numbers['dice'].count} cases: {told}", markup=False)
     for result in results:
         if result.code:
             console.print(f"failed   {result.name}: {result.code}: {result.message}", markup=False)
+
+
+def _tolerance(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text}; expected a distance in mm, 0 or more")
+    return value

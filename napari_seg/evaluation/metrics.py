@@ -1,7 +1,15 @@
-"""Numbers that compare a segmentation with a reference; plain functions on arrays."""
+"""Numbers that compare a segmentation with a reference.
+
+The rule for empty segments. Neither label map holds the segment: every number is nan and the case does not count for
+it, so that a structure that is rightly not found neither lifts nor lowers a mean. One of them alone holds it: the
+shares and the NSD are 0 and HD95 is the diagonal of the field of view, the largest distance that the grid admits
+(373.13 mm in the BraTS challenge), so that no miss and no false find can better a mean.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import nan
 
 import numpy as np
@@ -11,33 +19,163 @@ from napari_seg.errors import InputError
 from napari_seg.geometry import Grid, resample
 from napari_seg.volume import Segmentation
 
+MAX_LABELS = 1000
+"""More labels than this are an instance map; the confusion matrix grows with the square."""
 
-def dice(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float:
-    """Twice the shared voxels over the sum of both (Dice 1945, doi:10.2307/1932409).
+DEFINITIONS = {
+    "dice": "Dice = F1: 2 TP / (2 TP + FP + FN), counted in voxels",
+    "iou": "intersection over union (Jaccard): TP / (TP + FP + FN)",
+    "precision": "TP / (TP + FP): how much of the result is right",
+    "recall": "sensitivity, TP / (TP + FN): how much of the reference was found",
+    "accuracy": "(TP + TN) / all voxels of the grid; near 1 for any small structure",
+    "volume_ml": "volume of the result, ml",
+    "reference_ml": "volume of the reference, ml",
+    "difference_ml": "volume of the result less that of the reference, ml",
+    "hd95_mm": "95 % Hausdorff distance, mm, as MONAI's compute_hausdorff_distance(percentile=95): the distances from "
+    "each border voxel of one to the nearest border voxel of the other, their 95th percentile, the larger of both ways",
+    "nsd": "normalised surface Dice, as MONAI's compute_surface_dice(use_subvoxels=False): the share of both borders' "
+    "voxels that lie within the tolerance of the other border",
+}
+"""What each number of `Scores` is; TP, FP, FN, TN are voxels of one segment against all the rest. A border voxel is one
+of the segment with a face neighbour outside it; what lies beyond the grid is outside."""
 
-    Both empty gives nan, so that a structure that is rightly not found neither lifts nor lowers a mean; one
-    empty gives 0.
+
+@dataclass(frozen=True)
+class Scores:
+    """How one segment of a result agrees with the reference: see `DEFINITIONS`."""
+
+    dice: float = nan
+    iou: float = nan
+    precision: float = nan
+    recall: float = nan
+    accuracy: float = nan
+    volume_ml: float = nan
+    reference_ml: float = nan
+    difference_ml: float = nan
+    hd95_mm: float = nan
+    nsd: float = nan
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """One label map held against its reference.
+
+    Attributes:
+        labels: background and every label that either of them holds or names, ascending.
+        scores: label -> numbers, for all but the background.
+        confusion: (L, L) voxels with `labels[row]` in the reference and `labels[column]` in the result.
+    """
+
+    labels: tuple[int, ...]
+    scores: dict[int, Scores]
+    confusion: NDArray[np.int64]
+
+
+def compare_label_maps(prediction: Segmentation, reference: Segmentation, tolerance_mm: float = 1.0) -> Comparison:
+    """The numbers of every segment and the confusion matrix.
+
+    A reference stored with other axes of the same voxels is turned first; nothing is interpolated.
+
+    Args:
+        prediction: the result.
+        reference: what it is held against.
+        tolerance_mm: how far apart two surfaces may lie and still count as the same in the NSD.
+
+    Raises:
+        InputError: `geometry.mismatch`, the two lie on different grids; `labels.too_many`, above `MAX_LABELS`.
+    """
+    from scipy.ndimage import find_objects
+
+    grid, found, expected = prediction.grid, prediction.array, on_grid(reference, prediction.grid)
+    found_at, expected_at = (
+        {label: box for label, box in enumerate(find_objects(array), start=1) if box is not None}
+        for array in (found, expected)
+    )
+    named = {s.label for s in (*prediction.segments, *reference.segments)}
+    labels = (0, *sorted((found_at.keys() | expected_at.keys() | named) - {0}))
+    if len(labels) > MAX_LABELS:
+        raise InputError(
+            "labels.too_many", f"found {len(labels)} labels; expected at most {MAX_LABELS}, one for each kind of thing"
+        )
+    confusion = confusion_matrix(found, expected, labels)
+    scores = {}
+    for row, label in enumerate(labels[1:], start=1):
+        shared, in_found, in_expected = confusion[row, row], confusion[:, row].sum(), confusion[row].sum()
+        if in_found == in_expected == 0:
+            scores[label] = Scores()
+            continue
+        hd95_mm, nsd = float(np.linalg.norm(grid.size_mm)), 0.0
+        if in_found and in_expected:
+            box = _union(found_at[label], expected_at[label])
+            distances = surface_distances(found[box] == label, expected[box] == label, grid)
+            hd95_mm, nsd = hausdorff_95(*distances), surface_dice(*distances, tolerance_mm)
+        either = in_found + in_expected - shared
+        scores[label] = Scores(
+            dice=float(2 * shared / (in_found + in_expected)),
+            iou=float(shared / either),
+            precision=float(shared / in_found) if in_found else 0.0,
+            recall=float(shared / in_expected) if in_expected else 0.0,
+            accuracy=float(1 - (either - shared) / found.size),
+            volume_ml=float(in_found * grid.voxel_ml),
+            reference_ml=float(in_expected * grid.voxel_ml),
+            difference_ml=float((int(in_found) - int(in_expected)) * grid.voxel_ml),
+            hd95_mm=hd95_mm,
+            nsd=nsd,
+        )
+    return Comparison(labels, scores, confusion)
+
+
+def confusion_matrix(
+    prediction: NDArray[np.unsignedinteger], reference: NDArray[np.unsignedinteger], labels: Sequence[int]
+) -> NDArray[np.int64]:
+    """(L, L) voxels with `labels[row]` in the reference and `labels[column]` in the prediction.
 
     Args:
         prediction: (I, J, K).
         reference: (I, J, K) on the same grid.
+        labels: every label of both, 0 first.
     """
-    size = int(np.count_nonzero(prediction)) + int(np.count_nonzero(reference))
-    return nan if size == 0 else 2.0 * int(np.count_nonzero(prediction & reference)) / size
+    size = len(labels)
+    index = np.zeros(max(labels) + 1, dtype=np.int64)
+    index[list(labels)] = np.arange(size)
+    counts = np.zeros(size * size, dtype=np.int64)
+    for found, expected in zip(prediction, reference, strict=True):
+        held = (found | expected) > 0  # nearly all voxels are background in both: counted by what is left
+        counts += np.bincount(index[expected[held]] * size + index[found[held]], minlength=size * size)
+    counts[0] = prediction.size - counts.sum()
+    return counts.reshape(size, size)
 
 
-def dice_per_label(prediction: Segmentation, reference: Segmentation) -> dict[int, float]:
-    """Label -> Dice, for every label above 0 that either of them holds or names.
+def surface_distances(
+    prediction: NDArray[np.bool_], reference: NDArray[np.bool_], grid: Grid
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Distance in mm of each border voxel to the nearest one of the other: from the prediction's, from the reference's.
 
-    A reference stored with other axes of the same voxels is turned first; nothing is interpolated.
-
-    Raises:
-        InputError: `geometry.mismatch`, the two lie on different grids.
+    Args:
+        prediction: (I, J, K), a box of the grid around the whole segment; not empty.
+        reference: as the prediction.
+        grid: gives the spacing; an axis of a single voxel is a picture's and has no surface across it.
     """
-    array = on_grid(reference, prediction.grid)
-    labels = set(np.unique(prediction.array)) | set(np.unique(array))
-    labels |= {s.label for s in (*prediction.segments, *reference.segments)}
-    return {int(n): dice(prediction.array == n, array == n) for n in sorted(labels) if n > 0}
+    from scipy.spatial import KDTree
+
+    flat = tuple(axis for axis, size in enumerate(grid.shape) if size == 1)
+    spacing_mm = np.delete(grid.spacing_mm, flat)
+    ours, theirs = (np.argwhere(_border(mask.squeeze(flat))) * spacing_mm for mask in (prediction, reference))
+    return KDTree(theirs).query(ours)[0], KDTree(ours).query(theirs)[0]
+
+
+def hausdorff_95(from_prediction: NDArray[np.float64], from_reference: NDArray[np.float64]) -> float:
+    """The 95th percentile of the surface distances, in mm, the larger of both ways."""
+    return float(max(np.percentile(from_prediction, 95), np.percentile(from_reference, 95)))
+
+
+def surface_dice(
+    from_prediction: NDArray[np.float64], from_reference: NDArray[np.float64], tolerance_mm: float
+) -> float:
+    """The share of all border voxels that lie within the tolerance of the other border (arXiv:1809.04430)."""
+    distances = np.concatenate([from_prediction, from_reference])
+    # one voxel's width must count as within 1 mm whether the header's float32 says 1.0000001 or 0.9999999
+    return float(np.mean(distances <= tolerance_mm * (1 + 1e-5)))
 
 
 def on_grid(segmentation: Segmentation, grid: Grid) -> NDArray[np.unsignedinteger]:
@@ -46,14 +184,27 @@ def on_grid(segmentation: Segmentation, grid: Grid) -> NDArray[np.unsignedintege
     Raises:
         InputError: `geometry.mismatch`, the grids hold different voxels.
     """
-    if not segmentation.grid.reoriented(grid.orientation).matches(grid, tolerance_mm=min(grid.spacing_mm) / 100):
+    turned = segmentation.grid.reoriented(grid.orientation)
+    if not turned.matches(grid, tolerance_mm=min(grid.spacing_mm) / 100):
         raise InputError(
             "geometry.mismatch",
             f"the two label maps lie on different grids ({_told(segmentation.grid)} and {_told(grid)}); expected the "
             "same voxels; resample one of them on the other's grid",
         )
-    array: NDArray[np.unsignedinteger] = resample(segmentation.array, segmentation.grid, grid, order=0, outside=0)
+    if turned == segmentation.grid:
+        return segmentation.array
+    array: NDArray[np.unsignedinteger] = resample(segmentation.array, segmentation.grid, turned, order=0)
     return array
+
+
+def _border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    from scipy.ndimage import binary_erosion
+
+    return mask & ~binary_erosion(mask)
+
+
+def _union(a: tuple[slice, ...], b: tuple[slice, ...]) -> tuple[slice, ...]:
+    return tuple(slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(a, b, strict=True))
 
 
 def _told(grid: Grid) -> str:

@@ -1,7 +1,7 @@
-"""A picture beside every result that lets a person judge it at a glance.
+"""Pictures that let a person judge a result, alone or beside its reference, at a glance.
 
-One row a structure: a sagittal, a coronal and an axial plane through its centroid, cut along the patient's
-own axes whatever the scan's are, in radiological convention (the patient's right is on the picture's left).
+A sagittal, a coronal and an axial plane, cut along the patient's own axes whatever the scan's are, in radiological
+convention (the patient's right is on the picture's left).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from napari_seg.evaluation.metrics import on_grid
 from napari_seg.geometry import Grid, resample
 from napari_seg.volume import Segment, Segmentation, Volume
 
@@ -69,6 +70,26 @@ def draw_overlay(volume: Volume, segmentation: Segmentation, path: Path, title: 
     sheet.save(path, format="PNG")
 
 
+def draw_comparison(volume: Volume | None, prediction: Segmentation, reference: Segmentation) -> Image.Image:
+    """Three planes through the place where both differ most: the result outlined in colours, the reference in white.
+
+    What lies in one of them alone, or under another label, is tinted red.
+
+    Args:
+        volume: the scan, whatever its grid; None leaves the ground black.
+        prediction: the result, whose segments give the colours.
+        reference: on the same voxels.
+    """
+    center = _most_different_mm(prediction, reference)
+    field_mm = min(MAX_FIELD_MM, max(prediction.grid.size_mm))
+    window = (0.0, 1.0) if volume is None else _window(volume.array[0])
+    sheet = Image.new("RGB", (3 * PANEL_PIXELS + 2 * _MARGIN, PANEL_PIXELS), _BACKGROUND)
+    for column, plane in enumerate(_PLANES):
+        panel = _panel(volume, prediction, center, field_mm, plane, window, reference)
+        sheet.paste(panel, (column * (PANEL_PIXELS + _MARGIN), 0))
+    return sheet
+
+
 def _caption(segment: Segment, volumes: dict[int, float], segmentation: Segmentation) -> str:
     confidence = segmentation.confidence.get(segment.label)
     sure = "" if confidence is None else f"   confidence {confidence:.2f}"
@@ -76,28 +97,35 @@ def _caption(segment: Segment, volumes: dict[int, float], segmentation: Segmenta
 
 
 def _panel(
-    volume: Volume,
+    volume: Volume | None,
     segmentation: Segmentation,
     center_mm: NDArray[np.float64],
     field_mm: float,
     plane: str,
     window: tuple[float, float],
+    reference: Segmentation | None = None,
 ) -> Image.Image:
     across, (right, right_sign), (down, down_sign), letters = _PLANES[plane]
     spacing = field_mm / PANEL_PIXELS
     directions = np.zeros((3, 3))
     directions[right, 0], directions[down, 1], directions[across, 2] = right_sign, down_sign, 1
     sheet = Grid.around(center_mm, (field_mm, field_mm, spacing), (spacing,) * 3, directions)
-    grey = resample(volume.array[0], volume.grid, sheet, outside=window[0])[:, :, 0].T
-    labels = resample(segmentation.array, segmentation.grid, sheet, order=0, outside=0)[:, :, 0].T
-    low, high = window
-    shade = np.clip((grey.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
-    pixels = np.repeat((255 * shade)[..., None], 3, axis=2)
+    labels = _labels_on(sheet, segmentation)
+    pixels = np.zeros((*labels.shape, 3), np.float32)
+    if volume is not None:
+        low, high = window
+        grey = resample(volume.array[0], volume.grid, sheet, outside=low)[:, :, 0].T
+        pixels[:] = 255 * np.clip((grey.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)[..., None]
+    if reference is not None:
+        expected = _labels_on(sheet, reference)
+        pixels[labels != expected] = 0.6 * pixels[labels != expected] + 0.4 * np.array(_ALARM, np.float32)
+        pixels[(expected > 0) & _edges(expected)] = 255
     edge = _edges(labels)
     for segment in segmentation.segments:
         inside = labels == segment.label
         color = np.array(segment.color, dtype=np.float32)
-        pixels[inside] = 0.75 * pixels[inside] + 0.25 * color
+        if reference is None:
+            pixels[inside] = 0.75 * pixels[inside] + 0.25 * color
         pixels[inside & edge] = color
     panel = Image.fromarray(pixels.astype(np.uint8))
     draw = ImageDraw.Draw(panel)
@@ -107,6 +135,12 @@ def _panel(
     ):
         draw.text(place, letter, fill=_TEXT, font=_font(14), anchor=anchor, stroke_width=2, stroke_fill=_BACKGROUND)
     return panel
+
+
+def _labels_on(sheet: Grid, segmentation: Segmentation) -> NDArray[np.unsignedinteger]:
+    labels: NDArray[np.unsignedinteger]
+    labels = resample(segmentation.array, segmentation.grid, sheet, order=0, outside=0)[:, :, 0].T
+    return labels
 
 
 def _edges(labels: NDArray[np.unsignedinteger]) -> NDArray[np.bool_]:
@@ -124,6 +158,16 @@ def _edges(labels: NDArray[np.unsignedinteger]) -> NDArray[np.bool_]:
 def _centroid_mm(segmentation: Segmentation, segment: Segment) -> NDArray[np.float64]:
     indices = np.argwhere(segmentation.array == segment.label)
     return segmentation.grid.to_world(indices.mean(axis=0))
+
+
+def _most_different_mm(prediction: Segmentation, reference: Segmentation) -> NDArray[np.float64]:
+    """Where the planes of the grid with the most differing voxels meet; with none, those with the most foreground."""
+    expected = on_grid(reference, prediction.grid)
+    marked = prediction.array != expected
+    if not marked.any():
+        marked = expected > 0
+    index = [int(np.argmax(np.count_nonzero(marked, axis=others))) for others in ((1, 2), (0, 2), (0, 1))]
+    return prediction.grid.to_world(index)
 
 
 def _window(array: NDArray) -> tuple[float, float]:

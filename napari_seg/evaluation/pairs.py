@@ -2,93 +2,144 @@
 
 from __future__ import annotations
 
+import colorsys
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from napari_seg.errors import InputError, NapariSegError
+from napari_seg.evaluation.metrics import Scores, compare_label_maps
 from napari_seg.formats import nifti_ending
 from napari_seg.volume import Segment, Segmentation
 
+BACKGROUND = "background"
+MEAN = "mean"
+"""Of each case over its segments: a row of every table."""
+
 
 @dataclass(frozen=True)
-class PairResult:
+class Pair:
+    """Files that belong together: a label map, its reference and, if it is at hand, the scan of both."""
+
+    name: str
+    prediction: Path
+    reference: Path
+    scan: Path | None = None
+
+
+@dataclass(frozen=True)
+class CaseResult:
     """One label map held against its reference.
 
     Attributes:
         name: the case's.
-        dice: segment name -> Dice; nan where neither holds the segment.
+        pair: its files; None if it lacks one.
+        segments: every structure that either of them holds or names.
+        scores: segment name -> numbers.
+        confusion_ml: name in the reference -> name in the result -> ml, background included; what is 0 is absent.
         code: of the error that prevented it; "" if compared.
         message: of that error.
     """
 
     name: str
-    dice: dict[str, float] = field(default_factory=dict)
+    pair: Pair | None = None
+    segments: tuple[Segment, ...] = ()
+    scores: dict[str, Scores] = field(default_factory=dict)
+    confusion_ml: dict[str, dict[str, float]] = field(default_factory=dict)
     code: str = ""
     message: str = ""
 
+    @property
+    def mean_dice(self) -> float:
+        """Over the segments that either holds; nan without one."""
+        known = [scores.dice for scores in self.scores.values() if not isnan(scores.dice)]
+        return sum(known) / len(known) if known else nan
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; nan becomes null."""
-        dice = {name: None if math.isnan(value) else value for name, value in self.dice.items()}
-        return {"name": self.name, "dice": dice, "code": self.code, "message": self.message}
+        return {
+            "name": self.name,
+            "mean_dice": _or_none(self.mean_dice),
+            "segments": {
+                name: {key: _or_none(value) for key, value in asdict(scores).items()}
+                for name, scores in self.scores.items()
+            },
+            "confusion_ml": self.confusion_ml,
+            "code": self.code,
+            "message": self.message,
+        }
 
 
-def find_pairs(predictions: Path, references: Path) -> tuple[list[tuple[str, Path, Path]], list[PairResult]]:
-    """(case, label map, reference) for each name that both have, and a failed result for each that one lacks.
+def find_pairs(predictions: Path, references: Path, scans: Path | None = None) -> tuple[list[Pair], list[CaseResult]]:
+    """A pair for each name that both have, and a failed result for each file that has no partner.
+
+    Args:
+        predictions: a label map, or a folder of them; `case_01_seg.nii.gz` belongs to the case `case_01`.
+        references: the reference, or a folder of them.
+        scans: the scan, or a folder of them, `case_01.nii.gz` or `case_01_0000.nii.gz`; only for pictures.
 
     Raises:
-        InputError: `input.missing`, one of the two is not there.
+        InputError: `input.missing`, one of them is not there.
     """
-    for path in (predictions, references):
+    for path in (predictions, references, *([scans] if scans else [])):
         if not path.exists():
             raise InputError("input.missing", f"there is no file or folder {path}")
     if predictions.is_file() and references.is_file():
-        return [(_stem(predictions), predictions, references)], []
+        return [Pair(_stem(predictions), predictions, references, scans if scans and scans.is_file() else None)], []
     known = {_stem(path): path for path in _label_maps(references)}
-    pairs, lonely = [], []
+    shown = {_stem(path).removesuffix("_0000"): path for path in _label_maps(scans)} if scans else {}
+    pairs: dict[str, Pair] = {}
+    lonely = []
     for path in _label_maps(predictions):
         stem = _stem(path)
         name = next((n for n in (stem, stem.removesuffix("_seg")) if n in known), None)
         if name is None:
-            lonely.append(PairResult(stem, code="input.unpaired", message=f"{path.name} has no reference of its name"))
+            lonely.append(_unpaired(stem, f"{path.name} has no reference of its name"))
+        elif name in pairs:
+            lonely.append(_unpaired(stem, f"{path.name} and {pairs[name].prediction.name} have one reference"))
         else:
-            pairs.append((name, path, known[name]))
-    for name in sorted(set(known) - {name for name, _, _ in pairs}):
-        lonely.append(
-            PairResult(name, code="input.unpaired", message=f"{known[name].name} has no label map of its name")
-        )
-    return pairs, lonely
+            pairs[name] = Pair(name, path, known[name], shown.get(name))
+    lonely += [
+        _unpaired(name, f"{known[name].name} has no label map of its name") for name in sorted(known.keys() - pairs)
+    ]
+    return list(pairs.values()), lonely
 
 
-def compare_pair(name: str, prediction: Path, reference: Path) -> PairResult:
-    """Dice of each segment of one pair, or the reason why there is none."""
-    from napari_seg.evaluation.metrics import dice_per_label
-
+def compare_pair(pair: Pair, tolerance_mm: float = 1.0) -> CaseResult:
+    """The numbers of each segment of one pair, or the reason why there are none."""
     try:
-        found, expected = read_label_map(prediction), read_label_map(reference)
-        names = {s.label: s.name for s in (*expected.segments, *found.segments)}
-        scores = dice_per_label(found, expected)
-        return PairResult(name, {names.get(label, f"label {label}"): score for label, score in scores.items()})
+        found, expected = read_label_map(pair.prediction), read_label_map(pair.reference)
+        comparison = compare_label_maps(found, expected, tolerance_mm)
+        segments = _segments(comparison.labels[1:], found, expected)
     except NapariSegError as error:
-        return PairResult(name, code=error.code, message=error.message)
+        return CaseResult(pair.name, pair, code=error.code, message=error.message)
+    except OSError as error:
+        message = f"the operating system says: {error.strerror or error}"
+        return CaseResult(pair.name, pair, code="file.unreadable", message=message)
+    except MemoryError:
+        return CaseResult(pair.name, pair, code="environment.memory", message="not enough memory for this pair")
+    names = [BACKGROUND, *(segment.name for segment in segments)]
+    return CaseResult(
+        pair.name,
+        pair,
+        segments,
+        {segment.name: comparison.scores[segment.label] for segment in segments},
+        {
+            name: {names[n]: float(row[n] * found.grid.voxel_ml) for n in np.flatnonzero(row)}
+            for name, row in zip(names, comparison.confusion, strict=True)
+        },
+    )
 
 
-def mean_dice(results: Sequence[PairResult]) -> dict[str, float]:
-    """Segment name -> mean over the cases that hold it in either label map, then their "mean"."""
-    names = list(dict.fromkeys(name for result in results for name in result.dice))
-    means = {}
-    for name in names:
-        values = [r.dice[name] for r in results if name in r.dice and not math.isnan(r.dice[name])]
-        if values:
-            means[name] = sum(values) / len(values)
-    if means:
-        means["mean"] = sum(means.values()) / len(means)
-    return means
+def segment_names(results: Sequence[CaseResult]) -> list[str]:
+    """The segments of all cases, each once, in the order of their labels."""
+    labels = {segment.name: segment.label for result in results for segment in result.segments}
+    return sorted(labels, key=lambda name: labels[name])
 
 
 def read_label_map(path: Path) -> Segmentation:
@@ -111,6 +162,18 @@ def read_label_map(path: Path) -> Segmentation:
     return Segmentation(array.astype(np.min_scalar_type(highest)), volume.grid, _recorded_segments(path))
 
 
+def _segments(labels: Sequence[int], found: Segmentation, expected: Segmentation) -> tuple[Segment, ...]:
+    named = {s.label: s for s in (*expected.segments, *found.segments)}
+    segments = tuple(named.get(label) or Segment(label, f"label {label}", _color(label)) for label in labels)
+    doubled = {s.name for s in segments if [BACKGROUND, MEAN, *(other.name for other in segments)].count(s.name) > 1}
+    if doubled:
+        raise InputError(
+            "labels.names",
+            f"found the names {', '.join(sorted(doubled))} twice; expected names that differ, and not background or mean",
+        )
+    return segments
+
+
 def _recorded_segments(path: Path) -> tuple[Segment, ...]:
     record = path.with_name(f"{_stem(path)}.json")
     try:
@@ -128,3 +191,17 @@ def _label_maps(path: Path) -> list[Path]:
 
 def _stem(path: Path) -> str:
     return path.name.removesuffix(nifti_ending(path) or path.suffix)
+
+
+def _unpaired(name: str, message: str) -> CaseResult:
+    return CaseResult(name, code="input.unpaired", message=message)
+
+
+def _color(label: int) -> tuple[int, int, int]:
+    """Neighbours on the golden section of the hue circle are easy to tell apart."""
+    red, green, blue = colorsys.hsv_to_rgb((0.13 + 0.618034 * label) % 1.0, 0.75, 0.95)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _or_none(value: float) -> float | None:
+    return None if isnan(value) else value

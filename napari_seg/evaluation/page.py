@@ -1,0 +1,293 @@
+"""The report as one HTML page that needs nothing else: no network, no library, light and dark."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from html import escape
+from math import isnan
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from napari_seg.errors import NapariSegError
+from napari_seg.evaluation.overlay import draw_comparison
+from napari_seg.evaluation.pairs import BACKGROUND, MEAN, CaseResult, read_label_map
+
+# number of `Scores` -> heading and decimals
+_COLUMNS = {
+    "dice": ("Dice", 3),
+    "iou": ("IoU", 3),
+    "precision": ("Precision", 3),
+    "recall": ("Recall", 3),
+    "accuracy": ("Accuracy", 4),
+    "volume_ml": ("Result ml", 3),
+    "reference_ml": ("Reference ml", 3),
+    "difference_ml": ("Difference ml", 3),
+    "hd95_mm": ("HD95 mm", 2),
+    "nsd": ("NSD", 3),
+}
+_OVERVIEW = ("iou", "precision", "recall", "difference_ml", "hd95_mm", "nsd")
+
+_PAGE = Template("""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<title>$title</title>
+<style>
+:root { color-scheme: light dark; --ground: #fff; --text: #1b1f24; --faint: #667; --line: #d9dde3; --own: #2f6fd6;
+  --bad: #c8372d; }
+@media (prefers-color-scheme: dark) { :root { --ground: #15171b; --text: #e8eaed; --faint: #9aa3ad; --line: #343a42;
+  --own: #6aa2ff; --bad: #ff7b6e; } }
+body { margin: 2rem auto; max-width: 1000px; padding: 0 1rem; background: var(--ground); color: var(--text);
+  font: 15px/1.5 system-ui, sans-serif; }
+h2 { margin: 2.2rem 0 .6rem; font-size: 1.2rem; }
+p, figcaption, dd, small { color: var(--faint); }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th { font-weight: 600; vertical-align: bottom; }
+th:first-child, td:first-child, .text { text-align: left; }
+.said { white-space: normal; }
+th button { all: unset; cursor: pointer; }
+th button:focus-visible { outline: 2px solid var(--own); }
+th[aria-sort=ascending] button::after { content: " \\2191"; }
+th[aria-sort=descending] button::after { content: " \\2193"; }
+.bad { color: var(--bad); }
+figure { margin: 1rem 0 1.6rem; }
+figure img { max-width: 100%; display: block; border-radius: 4px; }
+figcaption b { color: var(--text); }
+svg { width: 100%; height: auto; }
+svg text { fill: var(--text); font-size: 12px; }
+svg .scale { fill: var(--faint); }
+svg line { stroke: var(--line); }
+svg rect { fill: var(--own); opacity: .18; }
+svg .median { stroke: var(--own); stroke-width: 2.5; }
+svg circle { fill: var(--own); opacity: .7; }
+.matrix td { background: color-mix(in srgb, var(--bad) calc(var(--share) * 70%), transparent); }
+.matrix .same { background: color-mix(in srgb, var(--own) calc(var(--share) * 55%), transparent); }
+</style>
+<h1>$title</h1>
+<p>$lead</p>
+$body
+<script>
+for (const button of document.querySelectorAll("th button")) button.onclick = () => {
+  const head = button.parentElement, body = head.closest("table").tBodies[0];
+  const up = head.getAttribute("aria-sort") !== "ascending";
+  for (const other of head.parentElement.children) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", up ? "ascending" : "descending");
+  const key = row => row.cells[head.cellIndex].textContent.replace("−", "-");
+  const order = head.classList.contains("text")
+    ? (a, b) => key(a).localeCompare(key(b), "en", {numeric: true})
+    : (a, b) => key(a) - key(b);
+  const blank = row => key(row) === "–";
+  const rows = [...body.rows].sort((a, b) => blank(a) - blank(b) || (up ? order(a, b) : order(b, a)));
+  body.append(...rows);
+};
+</script>
+""")
+
+
+def page(results: Sequence[CaseResult], facts: Mapping[str, Any], *, pictures: bool = True) -> str:
+    """The whole page.
+
+    Args:
+        results: of all cases, failed ones included.
+        facts: what `report.summary` says of them.
+        pictures: draw the worst cases; reads their files again.
+    """
+    done = [r for r in results if not r.code]
+    worst = [next(r for r in done if r.name == name) for name in facts["segments"][MEAN]["worst"]]
+    names = [name for name in facts["segments"] if name != MEAN]
+    sections = {
+        "Failed": _failed(facts["failed"]),
+        "Overview": _overview(facts["segments"]),
+        "Against the other results": _versus(facts.get("versus", {})),
+        "Distribution": _strips(done, names, "dice", top=1.0) + _strips(done, names, "hd95_mm"),
+        "Worst cases": "".join(_figure(result, pictures) for result in worst),
+        "Confusion": _confusion(facts["confusion_ml"], names),
+        "Cases": _cases(done),
+        "What the numbers are": _definitions(facts),
+    }
+    return _PAGE.substitute(
+        title=f"Evaluation of {len(done)} case{'s' * (len(done) != 1)}",
+        lead=f"{len(names)} segment{'s' * (len(names) != 1)}, tolerance {facts['tolerance_mm']:g} mm, "
+        f"{escape(facts['program'])}. For research; not a medical device.",
+        body="\n".join(f"<h2>{title}</h2>\n{text}" for title, text in sections.items() if text),
+    )
+
+
+def _failed(failed: Sequence[Mapping[str, str]]) -> str:
+    if not failed:
+        return ""
+    rows = [[escape(f["name"]), escape(f["code"]), escape(f["message"])] for f in failed]
+    return "<p class=bad>These cases are in none of the numbers below.</p>" + _table(
+        ["case", "code", "message"], rows, text=(0, 1, 2)
+    )
+
+
+def _overview(segments: Mapping[str, Mapping[str, Any]]) -> str:
+    heads = ["segment", "cases", "Dice mean", "95 % interval", "median", *(_COLUMNS[n][0] for n in _OVERVIEW)]
+    rows = []
+    for name, row in segments.items():
+        dice = row["dice"]
+        interval = "–" if dice["low"] is None else f"{dice['low']:.3f} to {dice['high']:.3f}"
+        means = (_number(row[n]["mean"] if n in row else None, n) for n in _OVERVIEW)
+        head = f"<b>{escape(name)}</b>" if name == MEAN else escape(name)
+        rows.append(
+            [head, str(dice["count"]), _number(dice["mean"], "dice"), interval, _number(dice["median"], "dice"), *means]
+        )
+    return _table(heads, rows, text=(0,)) + (
+        "<p>Means over the cases in which either label map holds the segment. The last row averages each case over its "
+        "segments first. The interval is that of the mean (bootstrap over cases).</p>"
+    )
+
+
+def _versus(versus: Mapping[str, Mapping[str, Any]]) -> str:
+    if not versus:
+        return ""
+    rows = []
+    for name, row in versus.items():
+        cells = [escape(name), str(row["dice"]["count"])]
+        for number, d in row.items():
+            interval = "" if d["low"] is None else f" ({_number(d['low'], number)} to {_number(d['high'], number)})"
+            p = "–" if d["p"] is None else f"{d['p']:.2g}"
+            cells += [_number(d["mean"], number) + interval, p]
+        rows.append(cells)
+    heads = [head for number in next(iter(versus.values())) for head in (f"Δ {_COLUMNS[number][0]}", "p")]
+    return _table(["segment", "cases", *heads], rows, text=(0,)) + (
+        "<p>These results less the others on the cases of both, with the 95 % interval of the mean difference (paired "
+        "bootstrap) and p of Wilcoxon's signed-rank test.</p>"
+    )
+
+
+def _strips(done: Sequence[CaseResult], names: Sequence[str], number: str, top: float | None = None) -> str:
+    """A row of dots a segment, one a case, over the box of the middle half and the median's bar."""
+    known = {
+        name: {r.name: value for r in done if name in r.scores and not isnan(value := getattr(r.scores[name], number))}
+        for name in names
+    }
+    everything = [value for row in known.values() for value in row.values()]
+    if not everything:
+        return ""
+    heading, decimals = _COLUMNS[number]
+    low = np.floor(min(everything) * 10) / 10 if top else 0.0
+    low, high = (min(low, 0.9), top) if top else (0.0, max(everything) * 1.02 or 1.0)
+    width, row_height, left = 960, 50, 10
+
+    def x(value: float) -> float:
+        return round(left + (value - low) / (high - low) * (width - 2 * left), 1)
+
+    height = 34 + row_height * len(names)
+    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{heading} of each case">']
+    ticks = np.linspace(low, high, 6)
+    for tick in ticks:
+        anchor = {ticks[0]: "start", ticks[-1]: "end"}.get(tick, "middle")
+        parts.append(f'<line x1="{x(tick)}" x2="{x(tick)}" y1="0" y2="{height - 30}"/>')
+        parts.append(f'<text class="scale" x="{x(tick)}" y="{height - 14}" text-anchor="{anchor}">{tick:.2f}</text>')
+    for n, (name, row) in enumerate(known.items()):
+        y = row_height * n
+        parts.append(f'<text x="{left}" y="{y + 14}">{escape(name)}: {heading}</text>')
+        if row:
+            first, middle, third = np.percentile(list(row.values()), (25, 50, 75))
+            parts.append(f'<rect x="{x(first)}" y="{y + 20}" width="{x(third) - x(first):.1f}" height="24"/>')
+            parts.append(f'<line class="median" x1="{x(middle)}" x2="{x(middle)}" y1="{y + 20}" y2="{y + 44}"/>')
+        for place, (case, value) in enumerate(row.items()):
+            # steps of the golden section spread the dots evenly, the same way each time
+            dot_y = y + 23 + 18 * (place * 0.618034 % 1)
+            said = f"{escape(case)}: {value:.{decimals}f}"
+            parts.append(f'<circle cx="{x(value)}" cy="{dot_y:.1f}" r="3"><title>{said}</title></circle>')
+    return "".join(parts) + "</svg>"
+
+
+def _figure(result: CaseResult, pictures: bool) -> str:
+    dice = ", ".join(f"{escape(n)} {_number(s.dice, 'dice')}" for n, s in result.scores.items() if not isnan(s.dice))
+    picture, remark = _picture(result) if pictures else ("", "")
+    caption = f"<b>{escape(result.name)}</b> mean Dice {_number(result.mean_dice, 'dice')} ({dice}). {remark}"
+    return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
+
+
+def _picture(result: CaseResult) -> tuple[str, str]:
+    """The picture's tag and what must be said of it."""
+    from napari_seg.formats import read
+
+    assert result.pair is not None  # it was compared
+    remark = "Result in colour, reference in white, what differs in red."
+    try:
+        prediction, reference = read_label_map(result.pair.prediction), read_label_map(result.pair.reference)
+        scan = read(result.pair.scan) if result.pair.scan else None
+        sheet = draw_comparison(scan, replace(prediction, segments=result.segments), reference)
+    except NapariSegError as error:
+        return "", f"No picture: {escape(str(error))}"
+    text = io.BytesIO()
+    sheet.save(text, format="JPEG", quality=88)
+    encoded = base64.b64encode(text.getvalue()).decode("ascii")
+    alt = f"three planes through {escape(result.name)}"
+    return f'<img width="{sheet.width}" height="{sheet.height}" alt="{alt}" src="data:image/jpeg;base64,{encoded}">', (
+        remark
+    )
+
+
+def _confusion(confusion_ml: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> str:
+    if not confusion_ml:
+        return ""
+    everything = [BACKGROUND, *names]
+    rows = []
+    for expected in everything:
+        row = confusion_ml.get(expected, {})
+        total = sum(row.values())
+        cells = []
+        for found in everything:
+            share = row.get(found, 0.0) / total if total else 0.0
+            same = " class=same" if found == expected else ""
+            ml = f"{row.get(found, 0.0):.3f} ml"
+            cells.append(f'<td{same} style="--share:{share:.3f}" title="{ml}">{100 * share:.1f} %</td>')
+        rows.append(f"<tr><th class=text>{escape(expected)}</th>{''.join(cells)}<td>{total:.1f}</td></tr>")
+    heads = "".join(f"<th>{escape(name)}</th>" for name in everything)
+    top = f"<thead><tr><th>reference ↓ result →</th>{heads}<th>ml</th></tr></thead>"
+    return (
+        f'<div class="wide"><table class="matrix">{top}<tbody>{"".join(rows)}</tbody></table></div>'
+        "<p>Where each segment's volume in the references went, over all cases; each row adds up to 100 %.</p>"
+    )
+
+
+def _cases(done: Sequence[CaseResult]) -> str:
+    rows = [
+        [escape(r.name), escape(name), *(_number(value, number) for number, value in asdict(scores).items())]
+        for r in done
+        for name, scores in r.scores.items()
+    ]
+    heads = ["case", "segment", *(heading for heading, _ in _COLUMNS.values())]
+    return _table(heads, rows, text=(0, 1), sortable=True)
+
+
+def _definitions(facts: Mapping[str, Any]) -> str:
+    entries = "".join(
+        f"<dt>{_COLUMNS[number][0]}</dt><dd>{escape(text)}</dd>" for number, text in facts["definitions"].items()
+    )
+    return f"<dl>{entries}<dt>Empty segments</dt><dd>{escape(facts['empty_segments'])}</dd></dl>"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[int], sortable: bool = False) -> str:
+    """Cells are HTML already; `text` names the columns that hold words."""
+    kinds = [
+        ' class="text said"' if n in text and n == len(heads) - 1 else " class=text" if n in text else ""
+        for n in range(len(heads))
+    ]
+    shown = [f"<button>{head}</button>" if sortable else head for head in heads]
+    top = "".join(f"<th{kind}>{head}</th>" for kind, head in zip(kinds, shown, strict=True))
+    body = "".join(
+        f"<tr>{''.join(f'<td{kind}>{cell}</td>' for kind, cell in zip(kinds, row, strict=True))}</tr>" for row in rows
+    )
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _number(value: float | None, number: str) -> str:
+    if value is None or isnan(value):
+        return "–"
+    return f"{value:.{_COLUMNS[number][1]}f}".replace("-", "−")

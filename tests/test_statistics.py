@@ -1,0 +1,58 @@
+"""Means, intervals and paired differences of many cases."""
+
+from __future__ import annotations
+
+from math import isnan, nan
+
+import numpy as np
+import pytest
+
+from napari_seg.evaluation.statistics import compare, summarise, worst
+
+
+def test_nan_is_left_out_and_counted() -> None:
+    summary = summarise([0.2, nan, 0.4, 0.9])
+    assert (summary.count, summary.missing) == (3, 1)
+    assert summary.mean == pytest.approx(0.5)
+    assert summary.median == pytest.approx(0.4)
+    assert 0.2 <= summary.low < summary.mean < summary.high <= 0.9
+
+
+def test_nothing_and_a_single_case_have_no_interval() -> None:
+    assert isnan(summarise([nan]).mean)
+    assert summarise([nan]).missing == 1
+    single = summarise([0.7])
+    assert single.mean == single.median == 0.7
+    assert isnan(single.low)
+    assert isnan(single.high)
+
+
+def test_the_interval_is_that_of_the_mean_and_repeats() -> None:
+    values = np.random.default_rng(1).normal(0.8, 0.05, size=200)
+    summary = summarise(values.tolist())
+    half = 1.96 * values.std() / np.sqrt(len(values))  # what the bootstrap tends to
+    assert summary.low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert summary.high == pytest.approx(values.mean() + half, abs=0.1 * half)
+    assert summarise(values.tolist()) == summary
+    assert summarise(values.tolist(), seed=1) != summary
+
+
+def test_the_interval_of_two_cases_by_hand() -> None:
+    # a mean of two draws is 0, 0.5 or 1 with chances 1/4, 1/2, 1/4: both tails of 2.5 % end in the extremes
+    assert (summarise([0.0, 1.0]).low, summarise([0.0, 1.0]).high) == (0.0, 1.0)
+
+
+def test_worst_is_lowest_first_and_ties_go_by_name() -> None:
+    assert worst({"d": 0.5, "a": nan, "c": 0.1, "b": 0.5, "e": 0.9}, 3) == ["c", "b", "d"]
+
+
+def test_models_are_compared_on_the_cases_that_both_have() -> None:
+    b = {f"case {n}": 0.5 + 0.02 * n for n in range(10)}
+    a = {case: value + 0.01 + 0.001 * n for n, (case, value) in enumerate(b.items())}
+    difference = compare(a | {"only a": 0.0, "case 0": nan}, b | {"only b": 1.0})
+    assert difference.count == 9
+    assert difference.mean == pytest.approx(0.01 + 0.001 * 5)
+    assert 0.01 < difference.low < difference.mean < difference.high < 0.02
+    assert difference.p == pytest.approx(2 / 2**9)  # all nine signs agree: the exact test's smallest value
+    assert compare(b, b).p == 1.0
+    assert compare({"x": 1.0}, {"y": 1.0}).count == 0
