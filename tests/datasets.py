@@ -1,0 +1,60 @@
+"""Made-up data sets to train on: two touching balls of different brightness in noise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from PIL import Image
+
+
+def write_decathlon(root: Path, cases: int = 10, channels: int = 1, smallest: Sequence[int] = (22, 30, 22)) -> Path:
+    """A folder in the Decathlon's layout with crops of different sizes.
+
+    Args:
+        root: made if it is missing.
+        cases: their number.
+        channels: of each image; with more than one the files are 4D.
+        smallest: (I, J, K), which the crops exceed by less than 10 voxels.
+    """
+    rng = np.random.default_rng(5)
+    training = []
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for n in range(cases):
+        labels = _balls(rng.integers(smallest, np.add(smallest, 9)))
+        image = np.stack([_image(labels, rng) for _ in range(channels)], axis=-1).squeeze()
+        name = f"case_{n:02d}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), root / "imagesTr" / name)
+        nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), root / "labelsTr" / name)
+        training.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
+    (root / "dataset.json").write_text(json.dumps({"training": training, "labels": {"0": "none"}}))
+    return root
+
+
+def write_pictures(root: Path, cases: int = 2) -> Path:
+    """A folder with images/ (RGB) and labels/ (0, 127 and 255) of PNG pictures."""
+    rng = np.random.default_rng(5)
+    for folder in ("images", "labels"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for n in range(cases):
+        labels = _balls(rng.integers((40, 30), (50, 40)))
+        rgb = np.stack([_image(labels, rng) / 4 for _ in range(3)], axis=-1).clip(0, 255).astype(np.uint8)
+        Image.fromarray(rgb).save(root / "images" / f"p{n}.png")
+        Image.fromarray(np.array([0, 127, 255], np.uint8)[labels]).save(root / "labels" / f"p{n}.png")
+    return root
+
+
+def _balls(shape: Sequence[int]) -> np.ndarray:
+    """Labels: 1 in a ball towards the end of the second axis, 2 in a smaller one towards its beginning."""
+    first, second, *rest = (index - size / 2 for index, size in zip(np.indices(shape), shape, strict=True))
+    across = first**2 + sum(axis**2 for axis in rest)
+    front, back = across + (second - 6) ** 2 < 40, across + (second + 6) ** 2 < 30
+    return np.where(front, 1, np.where(back, 2, 0)).astype(np.uint8)
+
+
+def _image(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return (np.array([100, 300, 500])[labels] + rng.normal(0, 20, labels.shape)).astype(np.float32)
