@@ -1,0 +1,122 @@
+"""Preprocessed cases on disk: the second start of a training costs seconds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose
+
+from segnets.files import replacing
+
+
+class CachedCases(torch.utils.data.Dataset):
+    """The cases of a data list after deterministic transforms, each computed at its first use and then read from disk.
+
+    The name of a case's file holds a fingerprint of the transforms (their classes and settings), of the case's entry
+    in the data list and of the path, size and time of change of every file it names: whatever changes is computed anew,
+    and the folder may be deleted at any time. Several processes may share it. MONAI's `PersistentDataset` has the same
+    aim, but takes a truncated file for a whole one, writes to the system's folder for temporary files and tells
+    transforms apart by their names alone.
+
+    A case read from disk is what the transforms gave it, with `MetaTensor`s that know their affine and nothing else:
+    they can be compared, drawn and measured in mm, but the transforms can't be inverted.
+
+    Args:
+        data: cases, each a mapping with paths as `str`.
+        transform: a `Compose` or a sequence of transforms, without random ones.
+        cache_dir: made at need; nothing is kept without it.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        transform: Compose | Sequence[Callable],
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        self.data = list(data)
+        self.transform = transform if isinstance(transform, Compose) else Compose(transform)
+        self.paths: list[Path] | None = None
+        if cache_dir is not None:
+            Path(cache_dir).mkdir(parents=True, exist_ok=True)
+            transforms = fingerprint(self.transform.flatten().transforms)
+            self.paths = [
+                Path(cache_dir) / f"{fingerprint([transforms, case, [_stamp(p) for p in _files(case)]])}.pt"
+                for case in self.data
+            ]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, case: int) -> dict[str, Any]:
+        if self.paths is None:
+            return dict(self.transform(dict(self.data[case])))
+        path = self.paths[case]
+        try:
+            saved = torch.load(path, weights_only=True)
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):  # not there yet, or damaged
+            item = self.transform(dict(self.data[case]))
+            saved = {key: _plain(value) for key, value in item.items()}
+            with replacing(path) as part:
+                torch.save(saved, part)
+        return {key: MetaTensor(**v) if isinstance(v, dict) and "affine" in v else v for key, v in saved.items()}
+
+
+def fingerprint(value: Any) -> str:
+    """32 hexadecimal digits that stand for a value's content, the same in every process.
+
+    Objects count by their class and attributes, functions by their name and code, arrays and tensors by their content.
+    """
+    text = json.dumps(value, default=_described, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _described(value: Any) -> Any:
+    """What `json` can write in place of what it can't."""
+    if isinstance(value, torch.Tensor):
+        value = value.numpy(force=True)
+    if isinstance(value, np.ndarray | np.generic):
+        return [str(value.dtype), value.tolist()]
+    if isinstance(value, Path | torch.dtype | torch.device):
+        return str(value)
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    if isinstance(value, partial):
+        return [value.func, value.args, value.keywords]
+    if hasattr(value, "__code__"):
+        code = value.__code__
+        constants = [c for c in code.co_consts if isinstance(c, int | float | str | None)]
+        return [value.__qualname__, code.co_code.hex(), code.co_names, constants, value.__defaults__]
+    if isinstance(value, type) or not hasattr(value, "__dict__"):
+        return [getattr(value, "__module__", ""), getattr(value, "__qualname__", type(value).__qualname__)]
+    return [type(value).__module__, type(value).__qualname__, vars(value)]
+
+
+def _files(value: Any) -> Iterator[Path]:
+    """Every file that a case names."""
+    if isinstance(value, str | Path):
+        if Path(value).is_file():
+            yield Path(value)
+    elif isinstance(value, Mapping | list | tuple):
+        for v in value.values() if isinstance(value, Mapping) else value:
+            yield from _files(v)
+
+
+def _stamp(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _plain(value: Any) -> Any:
+    """Something that `torch.load` takes without running code."""
+    if isinstance(value, MetaTensor):
+        return {"x": value.as_tensor().contiguous(), "affine": value.affine}
+    return torch.as_tensor(value) if isinstance(value, np.ndarray | np.generic) else value
