@@ -1,8 +1,8 @@
-"""Dice by hand, pairing by name, and references on another grid."""
+"""Pairing by name, one bad pair among good ones, and the command."""
 
 from __future__ import annotations
 
-import math
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,42 +10,19 @@ import pytest
 
 from napari_seg.cli import main
 from napari_seg.errors import InputError
-from napari_seg.evaluation.metrics import dice, dice_per_label
-from napari_seg.evaluation.pairs import find_pairs, mean_dice, read_label_map
+from napari_seg.evaluation.pairs import Pair, compare_pair, find_pairs, read_label_map
 from napari_seg.formats.nifti import write_nifti
-from napari_seg.geometry import Grid, resample
-from napari_seg.volume import Segment, Segmentation
+from napari_seg.geometry import Grid
+from napari_seg.volume import Segmentation
 
 GRID = Grid((6, 5, 4), np.diag([1.0, 2.0, 3.0, 1.0]))
 
 
 def label_map(fill: dict[int, slice], grid: Grid = GRID) -> Segmentation:
-    array = np.zeros(GRID.shape, np.uint8)
+    array = np.zeros(grid.shape, np.uint8)
     for label, rows in fill.items():
         array[rows] = label
-    return Segmentation(resample(array, GRID, grid, order=0), grid, (Segment(1, "one", (1, 1, 1)),))
-
-
-def test_dice_by_hand_and_of_nothing() -> None:
-    a, b = np.zeros((3, 4), bool), np.zeros((3, 4), bool)
-    assert math.isnan(dice(a, b))
-    a[0, :3] = True
-    assert dice(a, b) == 0
-    b[0, 1:] = True
-    assert dice(a, b) == pytest.approx(2 * 2 / 6)
-
-
-def test_a_reference_in_another_storage_order_is_turned() -> None:
-    prediction = label_map({1: slice(0, 2), 2: slice(4, 5)})
-    reference = label_map({1: slice(0, 3)}, GRID.reoriented("SPL"))
-    scores = dice_per_label(prediction, reference)
-    assert scores == {1: pytest.approx(2 * 2 / 5), 2: 0.0}
-
-
-def test_a_reference_on_another_grid_is_refused() -> None:
-    moved = Segmentation(np.zeros(GRID.shape, np.uint8), GRID.box((1, 0, 0), (7, 5, 4)), ())
-    with pytest.raises(InputError, match=r"geometry\.mismatch"):
-        dice_per_label(label_map({1: slice(0, 2)}), moved)
+    return Segmentation(array, grid, ())
 
 
 def write(segmentation: Segmentation, path: Path) -> Path:
@@ -54,39 +31,99 @@ def write(segmentation: Segmentation, path: Path) -> Path:
     return path
 
 
-def test_folders_are_paired_by_name_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def record(path: Path, names: dict[int, str]) -> None:
+    entries = [{"label": label, "name": name, "color": [255, 0, 0]} for label, name in names.items()]
+    path.write_text(json.dumps({"segments": entries}))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Case a is right, b is twice too large: Dice 1 and 2 * 2 / 6."""
     found, expected = tmp_path / "found", tmp_path / "expected"
     write(label_map({1: slice(0, 2)}), found / "a_seg.nii.gz")
     write(label_map({1: slice(0, 2)}), expected / "a.nii.gz")
     write(label_map({1: slice(0, 4)}), found / "b.nii.gz")
     write(label_map({1: slice(0, 2)}), expected / "b.nii.gz")
+    return found, expected
+
+
+def test_folders_are_paired_by_name(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    found, expected = folders
     write(label_map({}), found / "lonely.nii.gz")
     write(label_map({}), expected / "missed.nii.gz")
-    pairs, lonely = find_pairs(found, expected)
-    assert [name for name, _, _ in pairs] == ["a", "b"]
+    write(label_map({}), found / "a.nii.gz")
+    write(label_map({}), tmp_path / "scans" / "b_0000.nii.gz")
+    pairs, lonely = find_pairs(found, expected, tmp_path / "scans")
+    assert [(pair.name, pair.prediction.name, pair.scan and pair.scan.name) for pair in pairs] == [
+        ("a", "a.nii.gz", None),
+        ("b", "b.nii.gz", "b_0000.nii.gz"),
+    ]
     assert [(result.name, result.code) for result in lonely] == [
+        ("a_seg", "input.unpaired"),
         ("lonely", "input.unpaired"),
         ("missed", "input.unpaired"),
     ]
-    assert main(["evaluate", str(found), str(expected)]) == 3
-    (found / "lonely.nii.gz").rename(tmp_path / "lonely.nii.gz")
-    (expected / "missed.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"input\.missing"):
+        find_pairs(found, expected, tmp_path / "nowhere")
+
+
+def test_names_come_from_the_record_beside_either(folders: tuple[Path, Path]) -> None:
+    found, expected = folders
+    pair = find_pairs(found, expected)[0][1]
+    assert list(compare_pair(pair).scores) == ["label 1"]
+    record(expected / "b.json", {1: "liver"})
+    result = compare_pair(pair)
+    assert result.scores["liver"].dice == pytest.approx(2 * 2 / 6)
+    assert result.mean_dice == pytest.approx(2 * 2 / 6)
+    plane_ml = 20 * 6 / 1000
+    assert result.confusion_ml == {
+        "background": {"background": pytest.approx(2 * plane_ml), "liver": pytest.approx(2 * plane_ml)},
+        "liver": {"liver": pytest.approx(2 * plane_ml)},
+    }
+
+
+@pytest.mark.parametrize("names", [{1: "liver", 2: "liver"}, {1: "background"}, {1: "mean"}])
+def test_names_that_mix_two_things_up_are_refused(folders: tuple[Path, Path], names: dict[int, str]) -> None:
+    found, expected = folders
+    record(expected / "b.json", names)
+    assert compare_pair(Pair("b", found / "b.nii.gz", expected / "b.nii.gz")).code == "labels.names"
+
+
+def test_the_command_tells_all_that_went_wrong_and_goes_on(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    found, expected = folders
     assert main(["evaluate", str(found), str(expected)]) == 0
-    assert "0.8333" in capsys.readouterr().out  # mean of 1 and 2 * 2 / 6
+    output = capsys.readouterr().out
+    assert "0.8333" in output  # mean of 1 and 2 * 2 / 6
+    assert "b 0.6667, a 1.0000" in output
     (expected / "b.nii.gz").write_text("no longer an image")
+    write(label_map({1: slice(0, 2)}, GRID.box((0, 0, 0), (5, 5, 4))), found / "c.nii.gz")
+    write(label_map({1: slice(0, 2)}), expected / "c.nii.gz")
     assert main(["evaluate", str(found), str(expected)]) == 3
     output = capsys.readouterr().out
     assert "file.not_nifti" in output
+    assert "geometry.mismatch" in output
     assert "1.0000" in output
-    assert main(["evaluate", str(tmp_path / "lonely.nii.gz"), str(expected)]) == 2
+    assert main(["evaluate", str(found / "b.nii.gz"), str(expected / "b.nii.gz")]) == 4
+    assert main(["evaluate", str(write(label_map({}), tmp_path / "lonely.nii.gz")), str(expected)]) == 2
     assert main(["evaluate", str(tmp_path / "nowhere"), str(expected)]) == 2
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", str(found), str(expected), "--tolerance-mm", "-1"])
+    assert stop.value.code == 1
 
 
-def test_mean_leaves_out_what_nobody_holds() -> None:
-    from napari_seg.evaluation.pairs import PairResult
-
-    results = [PairResult("a", {"x": 0.5, "y": math.nan}), PairResult("b", {"x": 1.0, "y": 0.2})]
-    assert mean_dice(results) == {"x": 0.75, "y": 0.2, "mean": pytest.approx(0.475)}
+def test_json_holds_the_cases_and_the_paired_difference(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    found, expected = folders
+    write(label_map({1: slice(0, 4)}), tmp_path / "other" / "a.nii.gz")
+    write(label_map({1: slice(0, 4)}), tmp_path / "other" / "b.nii.gz")
+    assert main(["evaluate", str(found), str(expected), "--json", "--versus", str(tmp_path / "other")]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["segments"]["mean"]["dice"]["mean"] == pytest.approx(5 / 6)
+    assert [case["segments"]["label 1"]["dice"] for case in answer["cases"]] == [1.0, pytest.approx(2 / 3)]
+    assert answer["versus"]["label 1"]["dice"]["mean"] == pytest.approx((1 / 3 + 0) / 2)
 
 
 def test_an_image_is_no_label_map(tmp_path: Path) -> None:

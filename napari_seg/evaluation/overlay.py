@@ -80,11 +80,13 @@ def draw_comparison(volume: Volume | None, prediction: Segmentation, reference: 
         prediction: the result, whose segments give the colours.
         reference: on the same voxels.
     """
-    center = _most_different_mm(prediction, reference)
+    place = _most_different_mm(prediction, reference)
     field_mm = min(MAX_FIELD_MM, max(prediction.grid.size_mm))
+    middle = prediction.grid.center_mm if field_mm < MAX_FIELD_MM else place  # a small scan is shown whole
     window = (0.0, 1.0) if volume is None else _window(volume.array[0])
     sheet = Image.new("RGB", (3 * PANEL_PIXELS + 2 * _MARGIN, PANEL_PIXELS), _BACKGROUND)
-    for column, plane in enumerate(_PLANES):
+    for column, (plane, (across, *_)) in enumerate(_PLANES.items()):
+        center = np.where(np.arange(3) == across, place, middle)
         panel = _panel(volume, prediction, center, field_mm, plane, window, reference)
         sheet.paste(panel, (column * (PANEL_PIXELS + _MARGIN), 0))
     return sheet

@@ -30,7 +30,12 @@ _COLUMNS = {
     "hd95_mm": ("HD95 mm", 2),
     "nsd": ("NSD", 3),
 }
-_OVERVIEW = ("iou", "precision", "recall", "difference_ml", "hd95_mm", "nsd")
+_OVERVIEW = ("hd95_mm", "nsd", "iou", "precision", "recall", "difference_ml")
+
+_LEGEND = (
+    "<p>The planes pass where most voxels differ: the result is outlined in colours, the reference in white, what "
+    "differs is tinted red. The patient's right is on the left.</p>"
+)
 
 _PAGE = Template("""<!doctype html>
 <html lang="en">
@@ -44,13 +49,13 @@ _PAGE = Template("""<!doctype html>
   --bad: #c8372d; }
 @media (prefers-color-scheme: dark) { :root { --ground: #15171b; --text: #e8eaed; --faint: #9aa3ad; --line: #343a42;
   --own: #6aa2ff; --bad: #ff7b6e; } }
-body { margin: 2rem auto; max-width: 1000px; padding: 0 1rem; background: var(--ground); color: var(--text);
+body { margin: 2rem auto; max-width: 1200px; padding: 0 1rem; background: var(--ground); color: var(--text);
   font: 15px/1.5 system-ui, sans-serif; }
 h2 { margin: 2.2rem 0 .6rem; font-size: 1.2rem; }
 p, figcaption, dd, small { color: var(--faint); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th, td { padding: .3rem .55rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th { font-weight: 600; vertical-align: bottom; }
 th:first-child, td:first-child, .text { text-align: left; }
 .said { white-space: normal; }
@@ -108,8 +113,8 @@ def page(results: Sequence[CaseResult], facts: Mapping[str, Any], *, pictures: b
         "Failed": _failed(facts["failed"]),
         "Overview": _overview(facts["segments"]),
         "Against the other results": _versus(facts.get("versus", {})),
-        "Distribution": _strips(done, names, "dice", top=1.0) + _strips(done, names, "hd95_mm"),
-        "Worst cases": "".join(_figure(result, pictures) for result in worst),
+        "Distribution": _strips(done, names, "dice", share=True) + _strips(done, names, "hd95_mm", share=False),
+        "Worst cases": "".join(_figure(result, pictures) for result in worst) + (_LEGEND if pictures and worst else ""),
         "Confusion": _confusion(facts["confusion_ml"], names),
         "Cases": _cases(done),
         "What the numbers are": _definitions(facts),
@@ -166,7 +171,7 @@ def _versus(versus: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def _strips(done: Sequence[CaseResult], names: Sequence[str], number: str, top: float | None = None) -> str:
+def _strips(done: Sequence[CaseResult], names: Sequence[str], number: str, *, share: bool) -> str:
     """A row of dots a segment, one a case, over the box of the middle half and the median's bar."""
     known = {
         name: {r.name: value for r in done if name in r.scores and not isnan(value := getattr(r.scores[name], number))}
@@ -176,8 +181,8 @@ def _strips(done: Sequence[CaseResult], names: Sequence[str], number: str, top: 
     if not everything:
         return ""
     heading, decimals = _COLUMNS[number]
-    low = np.floor(min(everything) * 10) / 10 if top else 0.0
-    low, high = (min(low, 0.9), top) if top else (0.0, max(everything) * 1.02 or 1.0)
+    ticks = _ticks(min(*everything, 0.9), 1.0) if share else _ticks(0.0, max(everything) or 1.0)
+    low, high = ticks[0], ticks[-1]
     width, row_height, left = 960, 50, 10
 
     def x(value: float) -> float:
@@ -185,14 +190,13 @@ def _strips(done: Sequence[CaseResult], names: Sequence[str], number: str, top: 
 
     height = 34 + row_height * len(names)
     parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{heading} of each case">']
-    ticks = np.linspace(low, high, 6)
     for tick in ticks:
         anchor = {ticks[0]: "start", ticks[-1]: "end"}.get(tick, "middle")
         parts.append(f'<line x1="{x(tick)}" x2="{x(tick)}" y1="0" y2="{height - 30}"/>')
-        parts.append(f'<text class="scale" x="{x(tick)}" y="{height - 14}" text-anchor="{anchor}">{tick:.2f}</text>')
+        parts.append(f'<text class="scale" x="{x(tick)}" y="{height - 14}" text-anchor="{anchor}">{tick:g}</text>')
     for n, (name, row) in enumerate(known.items()):
         y = row_height * n
-        parts.append(f'<text x="{left}" y="{y + 14}">{escape(name)}: {heading}</text>')
+        parts.append(f'<text x="{left + 4}" y="{y + 14}">{escape(name)}: {heading}</text>')
         if row:
             first, middle, third = np.percentile(list(row.values()), (25, 50, 75))
             parts.append(f'<rect x="{x(first)}" y="{y + 20}" width="{x(third) - x(first):.1f}" height="24"/>')
@@ -205,32 +209,37 @@ def _strips(done: Sequence[CaseResult], names: Sequence[str], number: str, top: 
     return "".join(parts) + "</svg>"
 
 
+def _ticks(low: float, high: float) -> list[float]:
+    """At most seven round numbers, evenly spaced, the first not above `low` and the last not below `high`."""
+    steps = (factor * 10.0**power for power in range(-2, 9) for factor in (1, 2, 5))
+    step = next(s for s in steps if np.ceil(high / s) - np.floor(low / s) <= 6)
+    return [round(n * step, 2) for n in range(int(np.floor(low / step)), int(np.ceil(high / step)) + 1)]
+
+
 def _figure(result: CaseResult, pictures: bool) -> str:
+    """The case's numbers, below its picture where there is one."""
     dice = ", ".join(f"{escape(n)} {_number(s.dice, 'dice')}" for n, s in result.scores.items() if not isnan(s.dice))
-    picture, remark = _picture(result) if pictures else ("", "")
-    caption = f"<b>{escape(result.name)}</b> mean Dice {_number(result.mean_dice, 'dice')} ({dice}). {remark}"
+    picture = _picture(result) if pictures else ""
+    caption = f"<b>{escape(result.name)}</b> mean Dice {_number(result.mean_dice, 'dice')} ({dice})"
     return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
 
 
-def _picture(result: CaseResult) -> tuple[str, str]:
-    """The picture's tag and what must be said of it."""
+def _picture(result: CaseResult) -> str:
+    """The picture's tag, or why there is none."""
     from napari_seg.formats import read
 
     assert result.pair is not None  # it was compared
-    remark = "Result in colour, reference in white, what differs in red."
     try:
         prediction, reference = read_label_map(result.pair.prediction), read_label_map(result.pair.reference)
         scan = read(result.pair.scan) if result.pair.scan else None
         sheet = draw_comparison(scan, replace(prediction, segments=result.segments), reference)
     except NapariSegError as error:
-        return "", f"No picture: {escape(str(error))}"
+        return f"<p class=bad>No picture: {escape(str(error))}</p>"
     text = io.BytesIO()
     sheet.save(text, format="JPEG", quality=88)
     encoded = base64.b64encode(text.getvalue()).decode("ascii")
     alt = f"three planes through {escape(result.name)}"
-    return f'<img width="{sheet.width}" height="{sheet.height}" alt="{alt}" src="data:image/jpeg;base64,{encoded}">', (
-        remark
-    )
+    return f'<img width="{sheet.width}" height="{sheet.height}" alt="{alt}" src="data:image/jpeg;base64,{encoded}">'
 
 
 def _confusion(confusion_ml: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> str:

@@ -169,7 +169,7 @@ def _segments(labels: Sequence[int], found: Segmentation, expected: Segmentation
     if doubled:
         raise InputError(
             "labels.names",
-            f"found the names {', '.join(sorted(doubled))} twice; expected names that differ, and not background or mean",
+            f"found {', '.join(sorted(doubled))} twice; expected names that differ, background and mean aside",
         )
     return segments
 

@@ -18,7 +18,7 @@ from napari_seg import __version__
 from napari_seg.errors import OutputError
 from napari_seg.evaluation.metrics import DEFINITIONS, Scores
 from napari_seg.evaluation.pairs import MEAN, CaseResult, segment_names
-from napari_seg.evaluation.statistics import Difference, Summary, compare, summarise, worst
+from napari_seg.evaluation.statistics import RESAMPLES, Difference, Summary, compare, summarise, worst
 
 AVERAGED = ("dice", "iou", "precision", "recall", "hd95_mm", "nsd")
 COMPARED = ("dice", "hd95_mm", "nsd")
@@ -81,7 +81,7 @@ def summary(
             "tolerance_mm": tolerance_mm,
             "definitions": DEFINITIONS,
             "empty_segments": EMPTY_RULE,
-            "interval": "95 % of the mean: percentile bootstrap over cases, 10000 resamples, seed 0",
+            "interval": f"95 % of the mean: percentile bootstrap over cases, {RESAMPLES} resamples",
             "cases": sum(not r.code for r in results),
             "failed": [{"name": r.name, "code": r.code, "message": r.message} for r in results if r.code],
             "segments": {

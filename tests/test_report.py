@@ -1,0 +1,137 @@
+"""The three files of an evaluation: what they hold, that they need nothing else, and what is left out of a mean."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from math import isnan, nan
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from napari_seg.errors import OutputError
+from napari_seg.evaluation.metrics import DEFINITIONS, Scores
+from napari_seg.evaluation.overlay import PANEL_PIXELS, draw_comparison
+from napari_seg.evaluation.pairs import CaseResult, compare_pair, find_pairs
+from napari_seg.evaluation.report import pooled_confusion_ml, summaries, values, write_report
+from napari_seg.formats.nifti import write_nifti
+from napari_seg.geometry import Grid
+from napari_seg.volume import Segment, Segmentation, Volume
+
+RED, BLUE = Segment(1, "x", (255, 0, 0)), Segment(2, "y", (0, 0, 255))
+
+
+def case(name: str, **dice: float) -> CaseResult:
+    return CaseResult(name, None, (RED, BLUE), {n: Scores(dice=d) for n, d in dice.items()})
+
+
+def test_a_mean_leaves_out_what_nobody_holds_and_what_failed() -> None:
+    results = [case("a", x=0.5, y=nan), case("b", x=1.0, y=0.2), CaseResult("c", code="file.unreadable")]
+    table = summaries(results)
+    assert list(table) == ["x", "y", "mean"]
+    assert (table["x"]["dice"].mean, table["x"]["dice"].count) == (0.75, 2)
+    assert (table["y"]["dice"].mean, table["y"]["dice"].count, table["y"]["dice"].missing) == (0.2, 1, 1)
+    assert values(results, "mean", "dice") == {"a": 0.5, "b": pytest.approx(0.6)}
+    assert isnan(values([case("a", x=nan)], "mean", "dice")["a"])
+
+
+def test_confusion_is_added_up_in_ml() -> None:
+    a = CaseResult("a", confusion_ml={"x": {"x": 1.0, "y": 0.5}})
+    b = CaseResult("b", confusion_ml={"x": {"x": 2.0}, "y": {"y": 4.0}})
+    assert pooled_confusion_ml([a, b]) == {"x": {"x": 3.0, "y": 0.5}, "y": {"y": 4.0}}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> list[CaseResult]:
+    """Seven cases of growing error, one that can't be read, and one whose name is HTML."""
+    grid = Grid((12, 10, 8), np.diag([1.0, 1.0, 2.0, 1.0]))
+    for n, name in enumerate(["a", "b", "c", "d", "e", "f", "<b>&"]):
+        for folder, first in (("found", n), ("expected", 0)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            array = np.zeros(grid.shape, np.uint8)
+            array[first : first + 6, 2:7, 2:6] = 1
+            write_nifti(Segmentation(array, grid, ()), tmp_path / folder / f"{name}.nii.gz")
+    for folder in ("found", "expected"):
+        (tmp_path / folder / "broken.nii.gz").write_text("not an image")
+    pairs, _ = find_pairs(tmp_path / "found", tmp_path / "expected")
+    return [compare_pair(pair) for pair in pairs]
+
+
+def test_the_files_hold_every_case(results: list[CaseResult], tmp_path: Path) -> None:
+    write_report(results, tmp_path / "out", 1.0)
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"cases.csv", "summary.json", "report.html"}
+
+    rows = list(csv.DictReader((tmp_path / "out" / "cases.csv").open(encoding="utf-8")))
+    assert list(rows[0]) == ["case", "segment", *DEFINITIONS, "code", "message"]
+    by_name = {row["case"]: row for row in rows}
+    assert float(by_name["c"]["dice"]) == pytest.approx(4 / 6)
+    assert float(by_name["c"]["hd95_mm"]) == 2
+    assert by_name["broken"]["code"] == "file.not_nifti"
+    assert by_name["broken"]["dice"] == ""
+
+    facts = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert facts["cases"] == 7
+    assert facts["failed"][0]["name"] == "broken"
+    assert facts["segments"]["label 1"]["worst"] == ["<b>&", "f", "e", "d", "c"]
+    assert facts["segments"]["label 1"]["dice"]["mean"] == pytest.approx(sum(range(7)) / 6 / 7)
+    assert facts["confusion_ml"]["label 1"]["label 1"] == pytest.approx(21 * 20 * 2 / 1000)
+
+
+def test_the_page_needs_nothing_else(results: list[CaseResult], tmp_path: Path) -> None:
+    write_report(results, tmp_path, 1.0)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "default-src 'none'" in page
+    assert not re.search(r"https?://|<link|src=\"(?!data:)", page)
+    assert page.count("data:image/jpeg;base64,") == 5
+    assert "<b>&</b>" not in page
+    assert "&lt;b&gt;&amp;" in page
+    assert "file.not_nifti" in page
+    write_report(results, tmp_path, 1.0, pictures=False)
+    assert "data:image/jpeg" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_report_of_nothing_but_perfect_or_failed_cases(results: list[CaseResult], tmp_path: Path) -> None:
+    perfect, failed, empty = [r for r in results if r.name == "a"], [r for r in results if r.code], [case("z", x=nan)]
+    for some, done, pictures in ((perfect, 1, 1), (failed, 0, 0), (empty, 1, 0)):
+        write_report(some, tmp_path, 1.0)
+        page = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert f"Evaluation of {done} case" in page
+        assert page.count("data:image/jpeg") == pictures
+
+
+def test_a_folder_that_is_a_file_is_told(results: list[CaseResult], tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OutputError, match=r"output\.not_written"):
+        write_report(results, tmp_path / "taken", 1.0, pictures=False)
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "PSL"])
+def test_the_picture_shows_the_plane_of_the_error(orientation: str) -> None:
+    grid = Grid.around((0, 0, 0), (60, 60, 60), (2, 2, 2))
+    x, y, z = np.moveaxis(grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1)), -1, 0)
+    expected = ((abs(x) < 20) & (abs(y) < 20) & (abs(z) < 20)).astype(np.uint8)
+    found = expected.copy()
+    found[(x > 10) & (z > 0)] = 0  # the upper part of the patient's right was missed
+    prediction = Segmentation(found, grid, (RED,))
+    turned = grid.reoriented(orientation)
+    axes = {"RAS": (expected, grid), "PSL": (np.flip(expected, (0, 1, 2)).transpose(1, 2, 0), turned)}
+    sheet = draw_comparison(
+        Volume(np.full((1, *grid.shape), 100, np.int16), grid), prediction, Segmentation(*axes[orientation], ())
+    )
+    assert isinstance(sheet, Image.Image)
+    pixels = np.asarray(sheet).astype(int)
+    coronal = pixels[:, PANEL_PIXELS + 8 : 2 * PANEL_PIXELS + 8]
+    middle, scale = PANEL_PIXELS // 2, PANEL_PIXELS / 60
+
+    def at(right_mm: float, up_mm: float) -> tuple[int, int, int]:
+        red, green, blue = coronal[round(middle - up_mm * scale), round(middle - right_mm * scale)]
+        return int(red), int(green), int(blue)
+
+    assert at(15, 10)[0] > at(15, 10)[1] + 30  # missed: tinted
+    for place in ((-15, 10), (15, -10), (-25, 10)):
+        assert len(set(at(*place))) == 1  # right: the scan's grey
+    edge = coronal[round(middle - 10 * scale), round(middle - 20 * scale) - 4 : round(middle - 20 * scale) + 5]
+    assert (edge == 255).all(axis=1).any()  # the reference's outline
