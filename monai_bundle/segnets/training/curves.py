@@ -1,0 +1,133 @@
+"""Learning curves: of a run while it goes on, and of several runs side by side.
+
+python -m segnets.training.curves RUN [RUN ...] -o compare.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from segnets.training.history import History, read_history
+
+Lines = list[dict[str, Any]]
+
+
+class LearningCurve:
+    """Draws `path` anew after each validation and at the end; a handler of the trainer, behind its `History`.
+
+    Args:
+        history: whose file is drawn.
+        path: the PNG.
+    """
+
+    def __init__(self, history: History, path: str | Path) -> None:
+        self.history = history
+        self.path = Path(path)
+
+    def attach(self, trainer: Engine) -> None:
+        """Follows the history's validator and the trainer's end."""
+        if self.history.validator is not None:
+            self.history.validator.add_event_handler(Events.COMPLETED, self._draw)
+        trainer.add_event_handler(Events.COMPLETED, self._draw)
+
+    def _draw(self) -> None:
+        if idist.get_rank() == 0 and self.history.path.exists():
+            draw_curves({self.path.parent.name: read_history(self.history.path)}, self.path)
+
+
+def draw_curves(runs: Mapping[str, Lines], path: str | Path) -> None:
+    """Writes a PNG: the loss above, Dice below, over the epochs, the best validation of each run marked.
+
+    One run also shows its learning rate and every class; several runs show their mean Dice only.
+
+    Args:
+        runs: name of a run -> the lines of its history.
+        path: the PNG, replaced in one step.
+    """
+    # here, for a training must not need matplotlib; no pyplot, for its figures are global
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    loss_axes, dice_axes = figure.subplots(2, 1, sharex=True)
+    for name, lines in runs.items():
+        epochs, losses = _series(lines, "loss")
+        (curve,) = loss_axes.plot(epochs, losses, label=name)
+        epochs, dice = _series(lines, "mean_dice")
+        dice_axes.plot(epochs, dice, ".-", color=curve.get_color(), label=name if len(runs) > 1 else "mean")
+        best = best_validation(lines)
+        if best is not None:
+            label = f"{best['mean_dice']:.4f} (epoch {best['epoch']})"
+            dice_axes.plot(best["epoch"], best["mean_dice"], "*", markersize=13, color=curve.get_color(), label=label)
+    if len(runs) == 1:
+        (lines,) = runs.values()
+        rate_axes = loss_axes.twinx()
+        rate_axes.plot(*_series(lines, "lr"), color="0.7", linewidth=1)
+        rate_axes.set_ylabel("learning rate", color="0.5")
+        for label in next((line["dice"] for line in lines if "dice" in line), {}):
+            of_class = [{"epoch": line["epoch"], "dice": line["dice"][label]} for line in lines if "dice" in line]
+            dice_axes.plot(*_series(of_class, "dice"), linewidth=1, label=label)
+    loss_axes.set_ylabel("training loss")
+    loss_axes.legend()
+    dice_axes.set(xlabel="epoch", ylabel="validation Dice")
+    if dice_axes.lines:
+        dice_axes.legend(loc="lower right")
+    for axes in (loss_axes, dice_axes):
+        axes.grid(alpha=0.3)
+    path = Path(path)
+    partial = path.with_name(path.name + ".part")
+    figure.savefig(partial, format="png", dpi=110)
+    os.replace(partial, path)
+
+
+def best_validation(lines: Lines) -> dict[str, Any] | None:
+    """The line of the validation with the highest mean Dice, the first of equal ones; None if there is none."""
+    return max((x for x in lines if x.get("mean_dice") is not None), key=lambda x: x["mean_dice"], default=None)
+
+
+def table(runs: Mapping[str, Lines]) -> str:
+    """A line a run: best mean Dice, its epoch, Dice of each class there, epochs and minutes of the whole run."""
+    rows = [("run", "best Dice", "epoch", "epochs", "minutes", "Dice of each class")]
+    for name, lines in runs.items():
+        best = best_validation(lines) or {}
+        dice = "  ".join(f"{label} {_rounded(value)}" for label, value in best.get("dice", {}).items())
+        epochs = max((line["epoch"] for line in lines if "loss" in line), default=0)
+        minutes = max((line["seconds"] for line in lines if "seconds" in line), default=0) / 60
+        rows.append(
+            (name, _rounded(best.get("mean_dice")), str(best.get("epoch", "-")), str(epochs), f"{minutes:.1f}", dice)
+        )
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _series(lines: Lines, key: str) -> tuple[list[int], list[float]]:
+    found = [(line["epoch"], line[key]) for line in lines if line.get(key) is not None]
+    return [epoch for epoch, _ in found], [value for _, value in found]
+
+
+def _rounded(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the table of the runs and draws them into one picture."""
+    parser = argparse.ArgumentParser(prog="python -m segnets.training.curves", description="Compares runs.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder of a training")
+    parser.add_argument("-o", "--output", type=Path, default=Path("compare.png"), help="the picture to write")
+    parsed = parser.parse_args(arguments)
+    missing = [str(run) for run in parsed.runs if not (run / "history.jsonl").is_file()]
+    if missing:
+        parser.error(f"no history.jsonl in {', '.join(missing)}: give the output folders of trainings")
+    runs = {str(run): read_history(run) for run in parsed.runs}
+    print(table(runs))
+    draw_curves(runs, parsed.output)
+    print(f"drawn into {parsed.output}")
+
+
+if __name__ == "__main__":
+    main()

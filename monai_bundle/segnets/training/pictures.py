@@ -1,0 +1,189 @@
+"""A picture of the validation cases that went worst and best: `worst_best.png`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.data.meta_tensor import MetaTensor
+from monai.metrics import compute_dice
+from monai.transforms import Orientation, ResampleToMatch
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One plane of a case, ready to be shown.
+
+    Args:
+        image: (W, H) or (W, H, 3), scaled to 0..1.
+        reference: (W, H), class indices.
+        prediction: (W, H), class indices.
+        aspect: height of a voxel over its width.
+    """
+
+    image: NDArray[np.float32]
+    reference: NDArray[np.uint8]
+    prediction: NDArray[np.uint8]
+    aspect: float
+
+
+class WorstBest:
+    """Draws the worst and the best cases of a validation; a handler of MONAI's evaluator.
+
+    Three planes of a volume, each where reference and prediction differ most, so that the picture shows what went
+    wrong; a 2D picture is shown whole. Only the planes of the cases to be drawn are kept, no volume is. In a training
+    the picture is of the best validation so far, and so of the weights that are kept.
+
+    What the evaluator gives: `pred` and `label` one-hot (K, *spatial) on one grid, background first, `image` on theirs
+    or its own, and `name` in the batch. A case's Dice is the mean over the classes of its reference; if that is empty
+    it is 1 for an empty prediction and 0 for any other.
+
+    Args:
+        path: the PNG.
+        count: how many worst and how many best cases.
+    """
+
+    def __init__(self, path: str | Path, count: int = 3) -> None:
+        self.path = Path(path)
+        self.count = count
+        self._cases: list[tuple[float, str, list[Plane]]] = []
+
+    def attach(self, evaluator: Engine) -> None:
+        """Follows each validation."""
+        evaluator.add_event_handler(Events.STARTED, lambda: self._cases.clear())
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._batch_completed)
+        evaluator.add_event_handler(Events.COMPLETED, self._completed)
+
+    def _batch_completed(self, evaluator: Engine) -> None:
+        for item, output in zip(evaluator.state.batch, evaluator.state.output, strict=True):
+            dice = case_dice(output["pred"], output["label"])
+            if self._is_among_the_last(dice):
+                self._cases.append((dice, str(item["name"]), planes(output["image"], output["label"], output["pred"])))
+                self._cases = self._chosen(self._cases)
+
+    def _is_among_the_last(self, dice: float) -> bool:
+        """Saves making the planes of a middling case."""
+        full = len(self._cases) >= 2 * self.count
+        return not full or not self._cases[self.count - 1][0] <= dice <= self._cases[self.count][0]
+
+    def _chosen(self, cases: list[tuple[float, str, list[Plane]]]) -> list[tuple[float, str, list[Plane]]]:
+        cases = sorted(cases, key=lambda case: case[:2])
+        return cases if len(cases) <= 2 * self.count else cases[: self.count] + cases[-self.count :]
+
+    def _completed(self, evaluator: Engine) -> None:
+        cases = self._cases
+        if idist.get_world_size() > 1:  # each process validates cases of its own
+            gathered: Any = idist.all_gather(cases)
+            # where the cases don't divide evenly, some are validated twice
+            cases = self._chosen(list({case[1]: case for part in gathered for case in part}.values()))
+        state = evaluator.state
+        is_best = state.best_metric_epoch in (-1, state.epoch)
+        if idist.get_rank() == 0 and is_best and cases:
+            draw_cases(cases, self.path)
+
+
+def case_dice(pred: torch.Tensor, label: torch.Tensor) -> float:
+    """Mean Dice of a case over the classes of its reference.
+
+    Args:
+        pred: one-hot, (K, *spatial), background first.
+        label: as `pred`. If it is all background the result is 1 for an empty prediction and 0 for any other.
+    """
+    dice = compute_dice(pred[None], label[None], include_background=False, ignore_empty=True).nanmean().item()
+    return dice if dice == dice else float(not pred[1:].any())
+
+
+def planes(image: torch.Tensor, label: torch.Tensor, pred: torch.Tensor) -> list[Plane]:
+    """Sagittal, coronal and axial plane of a volume, or the one plane of a picture.
+
+    Args:
+        image: (C, *spatial); resampled if it is on another grid than the label. A picture of three channels is shown
+            in colour, of anything else the first channel.
+        label: one-hot, (K, *spatial), background first.
+        pred: as `label`.
+    """
+    maps = torch.stack([label.argmax(0), pred.argmax(0)]).byte()
+    spacing = [1.0] * (label.ndim - 1)
+    if isinstance(label, MetaTensor):
+        maps = MetaTensor(torch.as_tensor(maps), affine=label.affine)
+        if isinstance(image, MetaTensor) and label.ndim == 4:
+            if image.shape[1:] != label.shape[1:] or not torch.allclose(image.affine, label.affine, atol=1e-4):
+                image = ResampleToMatch(mode="bilinear")(image, label)
+            image, maps = (Orientation(axcodes="RAS", labels=None)(x) for x in (image, maps))
+        spacing = maps.pixdim.tolist()
+    array = np.asarray(image.detach().cpu(), dtype=np.float32)
+    reference, prediction = np.asarray(maps.cpu())
+    low, high = np.percentile(array, [0.5, 99.5])
+    array = np.clip((array - low) / max(high - low, 1e-6), 0, 1)
+    if array.ndim == 3:
+        shown = np.moveaxis(array, 0, -1) if array.shape[0] == 3 else array[0]
+        return [Plane(shown, reference, prediction, spacing[1] / spacing[0])]
+    window = _around(reference | prediction)
+    shown, reference, prediction = array[0][window], reference[window], prediction[window]
+    result = []
+    for axis in range(3):
+        k = _most_telling(reference, prediction, axis)
+        right, up = (n for n in range(3) if n != axis)
+        parts = (np.take(x, k, axis) for x in (shown, reference, prediction))
+        result.append(Plane(*parts, spacing[up] / spacing[right]))
+    return result
+
+
+def _around(foreground: NDArray[np.uint8]) -> tuple[slice, ...]:
+    """The box of what is not 0 with half its size again on each side; everything if all is 0."""
+    found = np.nonzero(foreground)
+    if not found[0].size:
+        return (slice(None),) * foreground.ndim
+    margins = [max(8, int(n.max() - n.min()) // 2) for n in found]
+    return tuple(slice(max(0, n.min() - m), n.max() + m + 1) for n, m in zip(found, margins, strict=True))
+
+
+def _most_telling(reference: NDArray[np.uint8], prediction: NDArray[np.uint8], axis: int) -> int:
+    """Where the two differ most; where they don't differ at all, the largest section; the middle if that is empty."""
+    others = tuple(n for n in range(3) if n != axis)
+    for chosen in (reference != prediction, reference > 0):
+        per_slice = chosen.sum(axis=others)
+        if per_slice.any():
+            return int(per_slice.argmax())
+    return reference.shape[axis] // 2
+
+
+def draw_cases(cases: list[tuple[float, str, list[Plane]]], path: str | Path) -> None:
+    """Writes a PNG with a row a case: the reference's contours solid, the prediction's dashed, a colour a class.
+
+    Args:
+        cases: Dice, name and planes of each, in the order of the rows.
+        path: replaced in one step.
+    """
+    # here, for a training must not need matplotlib; no pyplot, for its figures are global
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    colors = colormaps["Set1"].colors
+    columns = max(len(case[2]) for case in cases)
+    figure = Figure(figsize=(3 * columns, 3.2 * len(cases)), layout="constrained")
+    figure.suptitle("reference solid, prediction dashed; worst first", fontsize=10)
+    for (dice, name, shown), row in zip(cases, figure.subplots(len(cases), columns, squeeze=False), strict=True):
+        row[0].set_title(f"{name}   Dice {dice:.3f}", loc="left", fontsize=9)
+        for axes, plane in zip(row, shown, strict=True):
+            # first array axis to the right; up in a volume (RAS), down in a picture
+            origin = "lower" if columns == 3 else "upper"
+            picture = np.swapaxes(plane.image, 0, 1)
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=1, origin=origin, aspect=plane.aspect)
+            axes.set_axis_off()
+            for labels, style in ((plane.reference, "solid"), (plane.prediction, "dashed")):
+                for n in np.unique(labels[labels > 0]):
+                    color = colors[(n - 1) % len(colors)]
+                    axes.contour((labels == n).T, [0.5], colors=[color], linestyles=style, linewidths=1.2)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    figure.savefig(partial, format="png", dpi=100)
+    os.replace(partial, path)
