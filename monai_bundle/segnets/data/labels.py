@@ -93,13 +93,11 @@ def label_values(dataset: Dataset, classes: Classes, labels: Labels | None = Non
     wanted = {int(number): name for number, name in classes.items()}
     found: dict[int, list[int | str]] = {}
     for key, value in (labels or {}).items():
-        found[_class_number(key, wanted)] = (
-            list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        )
+        found[_class_number(key, wanted)] = [value] if isinstance(value, str | int | float) else list(value)
     missing = {number: name for number, name in wanted.items() if number and number not in found}
     named = _matched(missing, dataset.labels)
     largest = max((v for values in dataset.labels.values() for v in values), default=0)
-    if not named and not found and largest <= max(wanted):
+    if not named and not any(found) and largest <= max(wanted):
         named = {number: [number] for number in missing}
         if dataset.labels:
             pairs = (
@@ -107,11 +105,11 @@ def label_values(dataset: Dataset, classes: Classes, labels: Labels | None = Non
             )
             logger.warning(f"no label's name is like a class's, so their values decide: {'; '.join(pairs)}")
     if unmatched := [name for number, name in missing.items() if number not in named]:
+        has = _listed(f"{name} = {_listed(map(str, values))}" for name, values in dataset.labels.items())
         raise TrainingError(
             "labels.unmatched",
-            f"nothing in the data set stands for {_listed(unmatched)}: it has {_listed(dataset.labels) or 'no names'} "
-            f"(values {sorted(v for values in dataset.labels.values() for v in values)}), the bundle "
-            f"{_listed(name for number, name in wanted.items() if number)}; say which values mean what by labels, "
+            f"nothing in the data set stands for {_listed(unmatched)} alone: it has {has or 'no names'}; expected are "
+            f"{_listed(name for number, name in wanted.items() if number)}; say by labels which values mean what, "
             f'e.g. labels: {{"{unmatched[0]}": 1}}',
         )
     found = dict(sorted({**found, **named}.items()))
@@ -120,7 +118,7 @@ def label_values(dataset: Dataset, classes: Classes, labels: Labels | None = Non
         if number != other and low <= end and start <= high:
             raise TrainingError(
                 "labels.overlap",
-                f"{max(low, start)} stands for {wanted[number]} and for {wanted[other]}; give one class a value, in labels",
+                f"{max(low, start)} stands for {wanted[number]} and for {wanted[other]}; give one class a value",
             )
     return found
 
