@@ -54,9 +54,9 @@ body { margin: 2rem auto; max-width: 1200px; padding: 0 1rem; background: var(--
 h2 { margin: 2.2rem 0 .6rem; font-size: 1.2rem; }
 p, figcaption, dd, small { color: var(--faint); }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .55rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th { font-weight: 600; vertical-align: bottom; }
+th { font-weight: 600; vertical-align: bottom; white-space: normal; }
 th:first-child, td:first-child, .text { text-align: left; }
 .said { white-space: normal; }
 th button { all: unset; cursor: pointer; }
