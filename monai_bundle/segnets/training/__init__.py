@@ -1,0 +1,23 @@
+"""How a run goes: its steps, when it ends, how it survives a kill, and what is seen of it.
+
+trainer      one step: mixed precision, clipping, L1, batches in parts
+schedule     the learning rate, by steps or by minutes
+stopping     time, a stop file, signals, patience
+checkpoint   atomic checkpoints, exact resume, the best and the last weights
+"""
+
+from segnets.training.checkpoint import Checkpoints
+from segnets.training.schedule import Schedule
+from segnets.training.stopping import EarlyStopping, StopAfterMinutes, StopOnFile, StopOnSignal, Validation
+from segnets.training.trainer import Trainer
+
+__all__ = [
+    "Checkpoints",
+    "EarlyStopping",
+    "Schedule",
+    "StopAfterMinutes",
+    "StopOnFile",
+    "StopOnSignal",
+    "Trainer",
+    "Validation",
+]

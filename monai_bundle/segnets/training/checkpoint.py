@@ -1,0 +1,258 @@
+"""All that a run needs to go on exactly where it was, in files that survive a kill at any instant."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import random
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import EMAHandler
+
+from segnets.data.cache import fingerprint
+from segnets.errors import TrainingError
+from segnets.files import PART, replacing
+
+logger = logging.getLogger(__name__)
+
+
+class Stateful(Protocol):
+    """What has a state of plain values and tensors."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+class Checkpoints:
+    """Saves a run and goes on with it; the first in the list of the trainer's handlers.
+
+    In the run's folder it writes
+
+        checkpoints/latest.pt, previous.pt    the whole state: network, averaged weights, optimiser, scaler, step,
+                                              random states, best metric and all of `objects`
+        model.pt                              averaged weights of the best validation
+        model_final.pt                        averaged weights of the last step
+
+    each whole or not at all, and all loadable with `weights_only=True`. `previous.pt` is the latest but one; it is
+    taken where `latest.pt` can't be read.
+
+    On a processor with the same number of threads, a run that was killed and resumed computes the same numbers as one
+    that was not; on a GPU as far as its kernels repeat themselves. What may change from one start to the next is the
+    number of epochs and minutes, everything about validation, and the optimiser's settings, which the config decides;
+    what may not is refused.
+
+    Args:
+        folder: of the run.
+        ema: the average of the weights, validated and exported; without it the network's own.
+        validator: MONAI's evaluator, whose key metric tells the best weights.
+        objects: by name, more whose state belongs to the run: schedule, history, early stopping, ...
+        every_minutes: a checkpoint is written, and at the end of the run.
+        every_steps: a checkpoint is written too.
+        resume: go on with the run in `folder`, if there is one. If not, there must be none.
+
+    Raises:
+        TrainingError: when the trainer starts, "run.exists", "run.differs" or "run.damaged".
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        ema: EMAHandler | None = None,
+        validator: Engine | None = None,
+        objects: Mapping[str, Stateful] | None = None,
+        every_minutes: float = 5.0,
+        every_steps: int | None = None,
+        resume: bool = True,
+    ) -> None:
+        self.folder = Path(folder)
+        self.latest = self.folder / "checkpoints" / "latest.pt"
+        self.previous = self.folder / "checkpoints" / "previous.pt"
+        self.ema = ema
+        self.validator = validator
+        self.objects = dict(objects or {})
+        self.every_minutes = every_minutes
+        self.every_steps = every_steps
+        self.resume = resume
+        self._best: float | None = None
+        self._random: dict[str, Any] | None = None  # to be set before the first step
+        self._saved_step, self._saved_at = 0, time.monotonic()
+
+    def attach(self, trainer: Engine) -> None:
+        trainer.add_event_handler(Events.STARTED, self._start)
+        # all that follows a step or an epoch is done before the next batch is asked for
+        trainer.add_event_handler(Events.GET_BATCH_STARTED, self._before_step)
+
+    def _start(self, trainer: Engine) -> None:
+        if self.resume:
+            self._load(trainer)
+        elif self.latest.exists() or self.previous.exists():
+            raise TrainingError(
+                "run.exists",
+                f"{self.folder} holds a run and this is to be a new one (resume: false): "
+                "give another output_dir, or delete the folder",
+            )
+        if idist.get_rank() == 0:
+            for part in (*self.folder.glob(f"*{PART}"), *self.latest.parent.glob(f"*{PART}")):
+                part.unlink()  # a kill left it
+        self._saved_step, self._saved_at = trainer.state.iteration, time.monotonic()
+        # here and not in `attach`: the last handlers of the end, after the last validation
+        trainer.add_event_handler(Events.TERMINATE, self._interrupted)
+        trainer.add_event_handler(Events.COMPLETED, self._finish)
+        if self.validator is not None:
+            self.validator.add_event_handler(Events.COMPLETED, self._keep_best, trainer)
+
+    def _before_step(self, trainer: Engine) -> None:
+        if self._random is not None:
+            # not at the start: to begin to load data draws from torch's generator
+            _set_random_states(self._random)
+            self._random = None
+        step = trainer.state.iteration
+        if step > self._saved_step and (
+            time.monotonic() - self._saved_at >= 60 * self.every_minutes
+            or (self.every_steps is not None and step % self.every_steps == 0)
+        ):
+            self._save(trainer)
+
+    def _interrupted(self, trainer: Engine) -> None:
+        if trainer.should_terminate == "skip_completed":
+            self._finish(trainer)
+
+    def _finish(self, trainer: Engine) -> None:
+        self._save(trainer)
+        self._export(trainer, "model_final.pt")
+
+    def _keep_best(self, trainer: Engine) -> None:
+        best = float(self.validator.state.best_metric)
+        if best != self._best:
+            self._best = best
+            self._export(trainer, "model.pt")
+
+    def _export(self, trainer: Engine, name: str) -> None:
+        if idist.get_rank() == 0:
+            network = _bare(trainer.network) if self.ema is None else self.ema.ema_model
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with replacing(self.folder / name) as part:
+                torch.save(network.state_dict(), part)
+
+    def _save(self, trainer: Engine) -> None:
+        if idist.get_rank() == 0:
+            state = {
+                "identity": _identity(trainer),
+                "step": trainer.state.iteration,
+                "best": None if self.validator is None else _best(self.validator),
+                "random": self._random or _random_states(),
+                "objects": {name: thing.state_dict() for name, thing in self.objects.items()},
+                **{name: thing.state_dict() for name, thing in self._tensors(trainer).items()},
+            }
+            self.latest.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(self.latest, self.previous) as part:
+                torch.save(state, part)
+        self._saved_step, self._saved_at = trainer.state.iteration, time.monotonic()
+
+    def _tensors(self, trainer: Engine) -> dict[str, Any]:
+        tensors = {"network": _bare(trainer.network), "optimizer": trainer.optimizer, "scaler": trainer.scaler}
+        return tensors if self.ema is None else tensors | {"ema": self.ema.ema_model}
+
+    def _load(self, trainer: Engine) -> None:
+        state = self._read()
+        if state is None:
+            return
+        _refuse_if_other(self.folder, state["identity"], _identity(trainer))
+        # the schedule first: it sets the optimiser's rates, which are this config's and not the checkpoint's
+        for name in self.objects.keys() & state["objects"].keys():
+            self.objects[name].load_state_dict(state["objects"][name])
+        settings = [{k: v for k, v in g.items() if k != "params"} for g in trainer.optimizer.param_groups]
+        for name, thing in self._tensors(trainer).items():
+            if state.get(name):  # a scaler that does nothing has no state
+                thing.load_state_dict(state[name])
+        for group, setting in zip(trainer.optimizer.param_groups, settings, strict=True):
+            group.update(setting)
+        if self.validator is not None and state["best"] is not None:
+            self._best, self.validator.state.best_metric_epoch = state["best"]
+            self.validator.state.best_metric = self._best
+        self._random = state["random"]
+        trainer.state.iteration = state["step"]
+        trainer.state.epoch = state["step"] // trainer.state.epoch_length
+        trainer.data_loader.batch_sampler.set_position(state["step"])
+        logger.info("resumed %s after step %d, in epoch %d", self.folder, state["step"], trainer.state.epoch + 1)
+
+    def _read(self) -> dict[str, Any] | None:
+        faults = []
+        for path in (self.latest, self.previous):
+            if path.exists():
+                try:
+                    return torch.load(path, map_location="cpu", weights_only=True)
+                except (EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+                    faults.append(f"{path.name} ({str(error).splitlines()[0]})")
+                    logger.warning("%s can't be read; trying the one before it", path)
+        if faults:
+            raise TrainingError(
+                "run.damaged",
+                f"no checkpoint in {self.latest.parent} can be read: {', '.join(faults)}; restore one, or delete the "
+                "folder to train anew",
+            )
+        return None
+
+
+def _refuse_if_other(folder: Path, was: dict[str, Any], is_now: dict[str, Any]) -> None:
+    changes = [f"{name}: was {was.get(name)}, is {value}" for name, value in is_now.items() if was.get(name) != value]
+    if changes:
+        raise TrainingError(
+            "run.differs",
+            f"{folder} holds a run of another kind. {'; '.join(changes)}. "
+            "Go on with what it had, or give another output_dir",
+        )
+
+
+def _identity(trainer: Engine) -> dict[str, Any]:
+    """What a run can't change and stay the same run, in words."""
+    network, data = _bare(trainer.network), trainer.data_loader.dataset.data
+    sampler = trainer.data_loader.batch_sampler
+    weights = sum(p.numel() for p in network.parameters())
+    return {
+        "network": f"{type(network).__name__} of {weights:,} weights ({fingerprint(str(network))[:8]})",
+        "optimiser": type(trainer.optimizer).__name__,
+        "cases": f"{len(data)} ({fingerprint([case.get('name', case) for case in data])[:8]})",
+        "cases a step": sampler.global_batch_size,
+        "steps an epoch": trainer.state.epoch_length,
+        "seed": sampler.seed,
+    }
+
+
+def _best(validator: Engine) -> list[float]:
+    return [float(validator.state.best_metric), validator.state.best_metric_epoch]
+
+
+def _bare(network: torch.nn.Module) -> torch.nn.Module:
+    """The network within torch's wrappers for several processes and for compilation."""
+    for name in ("module", "_orig_mod"):
+        network = getattr(network, name, network)
+    return network
+
+
+def _random_states() -> dict[str, Any]:
+    """Of Python, numpy and torch, as plain values and tensors."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - a transform may draw from it
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, keys.tolist(), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def _set_random_states(states: dict[str, Any]) -> None:
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

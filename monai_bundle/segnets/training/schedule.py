@@ -1,0 +1,54 @@
+"""The learning rate's way through a run, measured in steps or in minutes."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from ignite.engine import Engine, Events
+from torch.optim.lr_scheduler import LRScheduler
+
+from segnets.training.stopping import StopAfterMinutes
+
+
+class Schedule:
+    """Steps a scheduler of torch once after each step of the trainer, or more often where the time is shorter.
+
+    With `minutes`, the schedule is as far as the larger of the two shares, steps done of all steps and minutes used of
+    all minutes: it comes down to its end by the time the training is stopped. Such a run depends on the machine's
+    speed and is not exactly repeatable.
+
+    Its state is how often the scheduler was stepped. A resumed run steps a new scheduler as often, on the optimiser's
+    own settings: so a run with more epochs than before goes on along the longer schedule from the step it has reached,
+    and one with the same number along the very same.
+
+    Args:
+        lr_scheduler: any of torch's that needs no metric, counted in steps.
+        minutes: the time the training has.
+    """
+
+    def __init__(self, lr_scheduler: LRScheduler, minutes: StopAfterMinutes | None = None) -> None:
+        self.lr_scheduler = lr_scheduler
+        self.minutes = minutes
+        self.steps = 0
+
+    def attach(self, trainer: Engine) -> None:
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._follow)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            self._step_to(state["steps"])
+
+    def _follow(self, trainer: Engine) -> None:
+        last = trainer.state.max_epochs * trainer.state.epoch_length - 1
+        share = 0.0 if self.minutes is None else self.minutes.share
+        self._step_to(min(last, max(trainer.state.iteration, round(share * last))))
+
+    def _step_to(self, steps: int) -> None:
+        for _ in range(self.steps, steps):
+            self.lr_scheduler.step()
+        self.steps = max(self.steps, steps)

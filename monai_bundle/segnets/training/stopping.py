@@ -1,0 +1,219 @@
+"""When a training ends before its last epoch, and what is done then.
+
+All of these end it between two steps: what has begun, a step or a validation, is finished. The run's checkpoint is
+written in any case, so the same command goes on where it stopped. In a distributed run all processes stop at the same
+step.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import ignite.handlers
+from ignite.engine import Engine, Events
+from monai.handlers import ValidationHandler
+
+logger = logging.getLogger(__name__)
+
+
+class Stop:
+    """Ends a training as soon as `reason` gives one; the base of the handlers below."""
+
+    skip_completed = False
+
+    def attach(self, trainer: Engine) -> None:
+        # before the next batch: all that follows a step or an epoch is done by then
+        trainer.add_event_handler(Events.GET_BATCH_STARTED, self._check)
+
+    def reason(self) -> str | None:
+        """Why to stop now, for a person; or None."""
+        raise NotImplementedError
+
+    def _check(self, trainer: Engine) -> None:
+        reason = self.reason()
+        if idist.all_reduce(float(reason is not None), "MAX"):
+            logger.info("stopped at step %d: %s", trainer.state.iteration, reason or "another process was told to")
+            # an epoch that has begun without a step has not begun
+            trainer.state.epoch = -(-trainer.state.iteration // trainer.state.epoch_length)
+            trainer.terminate(skip_completed=self.skip_completed)
+
+
+class StopAfterMinutes(Stop):
+    """Ends a training when it has taken its minutes; the weights are validated and exported as at the last epoch's end.
+
+    Time counts from the first step on, over interruptions, without the time between them: it is the training that has
+    30 minutes, not the process. A later start with more minutes goes on. The learning rate comes down in time where
+    `Schedule` knows this handler.
+
+    Args:
+        minutes: None for no end.
+
+    Attributes:
+        share: how much of the time was used when this step began, the same in all processes; 0 without an end.
+    """
+
+    def __init__(self, minutes: float | None = None) -> None:
+        self.minutes = minutes
+        self.share = 0.0
+        self._before, self._start = 0.0, time.monotonic()
+
+    def attach(self, trainer: Engine) -> None:
+        super().attach(trainer)
+        trainer.add_event_handler(Events.STARTED, self._begin)
+
+    def _begin(self) -> None:
+        self._start = time.monotonic()
+
+    @property
+    def _seconds(self) -> float:
+        return self._before + time.monotonic() - self._start
+
+    def reason(self) -> str | None:
+        if self.minutes is None:
+            return None
+        self.share = min(1.0, float(idist.broadcast(self._seconds)) / (60 * self.minutes))
+        return f"it has taken its {self.minutes:g} minutes (max_minutes)" if self.share == 1.0 else None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self._seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._before, self._start = state["seconds"], time.monotonic()
+
+
+class StopOnFile(Stop):
+    """Ends a training when a file appears, and removes the file: `touch run/stop`.
+
+    The weights are validated and exported as at the last epoch's end.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def reason(self) -> str | None:
+        if idist.get_rank() != 0 or not self.path.exists():
+            return None
+        self.path.unlink(missing_ok=True)
+        return f"{self.path} was there"
+
+
+class StopOnSignal(Stop):
+    """Ends a training on SIGTERM or SIGINT (Ctrl-C) after the present step; a second signal kills at once.
+
+    The run is interrupted, not finished: the checkpoint and `model_final.pt` are written, nothing is validated. For
+    the process to say so, its last act must be `exit`.
+    """
+
+    skip_completed = True
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def attach(self, trainer: Engine) -> None:
+        super().attach(trainer)
+        trainer.add_event_handler(Events.STARTED, self._listen)
+        trainer.add_event_handler(Events.TERMINATE, self._leave)
+        trainer.add_event_handler(Events.COMPLETED, self._leave)
+
+    def reason(self) -> str | None:
+        return None if self.received is None else f"it was sent {signal.Signals(self.received).name}"
+
+    def exit(self) -> None:
+        """Exits with 128 + the signal's number, as a shell has it (143 or 130), if one was received.
+
+        So `until python -m monai.bundle run training ...; do :; done` comes to its end.
+        """
+        if self.received is not None:
+            raise SystemExit(128 + self.received)
+
+    def _listen(self, trainer: Engine) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._receive)
+            # a signal to the whole group must not take the workers away from under the step that is being finished
+            trainer.data_loader.worker_init_fn = _ignore_signals
+
+    def _receive(self, number: int, _: Any) -> None:
+        self.received = number
+        self._leave()
+
+    def _leave(self) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+
+class EarlyStopping:
+    """Ends a training when `patience` validations in a row did not better the best (ignite's, with its state).
+
+    Args:
+        patience: None for no end.
+        validator: MONAI's evaluator with a key metric, larger is better.
+        threshold: how much better than the best counts.
+    """
+
+    def __init__(self, patience: int | None, validator: Engine, threshold: float = 0.0) -> None:
+        self.patience = patience
+        self.validator = validator
+        self.threshold = threshold
+        self._stopping: ignite.handlers.EarlyStopping | None = None
+
+    def attach(self, trainer: Engine) -> None:
+        if self.patience is None:
+            return
+        self._stopping = ignite.handlers.EarlyStopping(self.patience, self._score, trainer, self.threshold)
+        self.validator.add_event_handler(Events.COMPLETED, self._stopping)
+        trainer.add_event_handler(Events.STARTED, self._still_stopped)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self._stopping is None else dict(self._stopping.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self._stopping is not None and state:
+            self._stopping.load_state_dict(state)
+
+    def _score(self, validator: Engine) -> float:
+        return float(validator.state.metrics[validator.state.key_metric_name])
+
+    def _still_stopped(self, trainer: Engine) -> None:
+        if self._stopping is not None and self._stopping.counter >= self._stopping.patience:
+            logger.info("%d validations without a better one: give more patience to go on", self._stopping.counter)
+            trainer.terminate()
+
+
+class Validation(ValidationHandler):
+    """Validates every `interval` epochs, and at the end of the run whatever has been trained since."""
+
+    def __init__(self, validator: Engine, interval: int) -> None:
+        super().__init__(interval, validator)
+        self.step = 0
+
+    def attach(self, trainer: Engine) -> None:
+        super().attach(trainer)
+        trainer.add_event_handler(Events.COMPLETED, self._at_the_end)
+
+    def __call__(self, trainer: Engine) -> None:
+        self.step = trainer.state.iteration
+        super().__call__(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+
+    def _at_the_end(self, trainer: Engine) -> None:
+        if self.step != trainer.state.iteration:
+            self(trainer)
+
+
+def _ignore_signals(_: int) -> None:
+    """What a worker does first: it ends when its trainer does."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
