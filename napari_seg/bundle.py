@@ -317,7 +317,7 @@ def _load_model(root: Path, weights: Path, weights_changed: int, device: str) ->
     if config is None:
         raise BundleError("bundle.config", f"bundle {root.name!r} has no configs/inference.yaml or .json")
     torch_device = torch.device(device)
-    with _own_modules(root):
+    with own_modules(root):
         try:
             from monai.bundle import ConfigParser
 
@@ -365,7 +365,7 @@ _importing = threading.Lock()
 
 
 @contextmanager
-def _own_modules(root: Path) -> Iterator[None]:
+def own_modules(root: Path) -> Iterator[None]:
     """Lets a bundle import its own modules, and forgets them afterwards.
 
     Many bundles call their package `scripts`; without this the first one loaded would shadow all others.

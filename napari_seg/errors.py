@@ -37,6 +37,10 @@ class BundleError(NapariSegError):
     """A bundle is missing, incomplete, untrusted or does not fit the scan (`bundle.*`)."""
 
 
+class TrainingError(NapariSegError):
+    """A data set can't be trained on, or a training failed (`dataset.*`, `data.*`, `labels.*`, `training.*`, ...)."""
+
+
 class OutputError(NapariSegError):
     """A result could not be written (`output.*`)."""
 

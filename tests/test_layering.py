@@ -22,7 +22,7 @@ FLOORS = [
     {"bundle"},
     {"localise"},
     {"inference"},
-    {"cohort"},
+    {"cohort", "planning"},
     {"cli", "plugin"},
 ]
 OWNERS = {
@@ -30,8 +30,9 @@ OWNERS = {
     "highdicom": {"formats"},
     "gdcm": {"formats"},
     "nibabel": {"formats"},
-    "torch": {"bundle", "inference"},
-    "monai": {"bundle", "inference"},
+    "torch": {"bundle", "inference", "planning"},
+    "monai": {"bundle", "inference", "planning"},
+    "segnets": {"planning"},
     "SimpleITK": {"formats", "localise"},
     "napari": {"plugin"},
     "qtpy": {"plugin"},
@@ -76,7 +77,8 @@ def test_the_wheel_forgets_no_room() -> None:
     setup.read(ROOT / "setup.cfg")
     packed = set(setup["options"]["packages"].split())
     rooms = {".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("__init__.py")}
-    assert packed == rooms | {"napari_seg.monai_bundle", "napari_seg.monai_bundle.segnets"}
+    networks = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "monai_bundle").rglob("__init__.py")}
+    assert packed == rooms | {"napari_seg.monai_bundle"} | {f"napari_seg.{name}" for name in networks}
 
 
 def test_the_bundle_works_on_its_own() -> None:

@@ -1,0 +1,123 @@
+"""`napari-seg train`: a data set in, a trained bundle out."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+from napari_seg.cli import ExitCode
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train a network on a data set of one's own",
+        description="Checks a data set, plans a training for it, writes OUT as a complete MONAI bundle and trains it "
+        "with MONAI's own command. The same command again goes on where the last one stopped. Stop it with Ctrl-C, or "
+        "with a file OUT/training/stop; it saves first.",
+        epilog="Example: napari-seg train Task04_Hippocampus -o hippocampus --max-minutes 30",
+    )
+    parser.add_argument(
+        "dataset", type=Path, help="a folder: Decathlon, nnU-Net, BIDS, PASCAL VOC, or images/ and labels/"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="the bundle's folder")
+    parser.add_argument("--network", metavar="NAME", help="UNet (default), FCN, DeepLabV3, DeepLabV3Plus, MultiView")
+    parser.add_argument("--dims", type=int, choices=(2, 3), help="of the network; 2 sees volumes slice by slice")
+    parser.add_argument("--max-minutes", type=float, metavar="M", help="end well within M minutes")
+    parser.add_argument("--max-epochs", type=int, metavar="N", help="more than before extends a training")
+    parser.add_argument("--folds", type=int, metavar="K", help="cross-validate; the bundle becomes the folds' ensemble")
+    parser.add_argument("--fold", type=int, metavar="I", help="only this one of the folds, 0 to K - 1")
+    parser.add_argument("--option", nargs="+", default=[], metavar="NAME", help="option files, such as loss_focal")
+    parser.add_argument("--fine-tune", type=Path, metavar="W", help="start from weights, or from a bundle's")
+    parser.add_argument("--labels", nargs="+", default=[], type=_pair, metavar="NAME=VALUE", help="liver=1 tumour=2,3")
+    parser.add_argument("--set", nargs="+", default=[], type=_pair, metavar="ID=VALUE", help="any value of the configs")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and the commands, and leave nothing")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from napari_seg.bundle import WEIGHTS
+    from napari_seg.planning import Choices, plan_bundle
+    from napari_seg.planning.folds import cross_validate, fold_commands
+    from napari_seg.planning.run import starting_weights, train, training_command
+
+    choices = Choices(
+        network=arguments.network,
+        dims=arguments.dims,
+        options=tuple(arguments.option),
+        settings={name: _value(text) for name, text in arguments.set},
+        labels={name: [_value(v) for v in text.split(",")] for name, text in arguments.labels},
+        folds=arguments.folds,
+    )
+    dataset, out = arguments.dataset.resolve(), arguments.output.resolve()
+    plan = plan_bundle(dataset, out, choices, dry_run=arguments.dry_run)
+    _print_plan(plan)
+    values = {"max_epochs": arguments.max_epochs, "max_minutes": arguments.max_minutes}
+    if arguments.fine_tune:
+        values["finetune"] = starting_weights(arguments.fine_tune.resolve())
+    folds = plan["choices"].get("folds")
+    if arguments.dry_run:
+        commands = [training_command(out, dataset, **values)]
+        if folds:
+            picked = range(folds) if arguments.fold is None else [arguments.fold]
+            commands = [words for n in picked for words in fold_commands(out, dataset, n, folds, **values)]
+        print("would run", *map(shlex.join, commands), sep="\n  ")
+        return ExitCode.DONE
+    if folds:
+        dice = cross_validate(out, dataset, folds, arguments.fold, say=_say, **values)
+        _print_folds(dice, folds)
+    else:
+        _print_best(train(out, dataset, **values))
+    if (out / WEIGHTS).is_file():
+        predict = ["napari-seg", "predict", "SCAN", "--bundle", str(out), "--trust-bundle", "-o", "results"]
+        print(f"bundle  {out}\ntry     {shlex.join(predict)}")
+    return ExitCode.DONE
+
+
+def _pair(word: str) -> tuple[str, str]:
+    name, _, text = word.partition("=")
+    if not (name and text):
+        raise argparse.ArgumentTypeError(f"{word!r} is no pair as NAME=VALUE")
+    return name, text
+
+
+def _value(text: str) -> Any:
+    """As YAML has it: 0.01 a number, [4, 8] a list, 120-135 and $@x text."""
+    import yaml
+
+    return yaml.safe_load(text)
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    found = plan["fingerprint"]
+    print(f"data    {found['cases']} cases, {', '.join(found['channels'])} ({found['modality']})")
+    print(f"labels  {', '.join(f'{name} = {values}' for name, values in plan['labels'].items())}")
+    for option, why in plan["options"].items():
+        print(f"plan    option {option}: {why}")
+    for name, entry in plan["settings"].items():
+        value = entry["value"]["_target_"].rpartition(".")[2] if isinstance(entry["value"], dict) else entry["value"]
+        print(f"plan    {name} {value}: {entry['why']}")
+    if plan["choices"]:
+        print(f"chosen  {', '.join(f'{name} {value}' for name, value in plan['choices'].items())}", flush=True)
+
+
+def _print_best(best: dict[str, Any] | None) -> None:
+    if best is None:
+        print("no validation yet; the last weights are the bundle's")
+        return
+    each = ", ".join(f"{name} {value:.4f}" for name, value in best["dice"].items() if value is not None)
+    print(f"best    Dice {best['mean_dice']:.4f} in epoch {best['epoch']} ({each})")
+
+
+def _print_folds(dice: dict[str, list[float]], folds: int) -> None:
+    from statistics import mean, stdev
+
+    for name, values in dice.items():
+        spread = f" +- {stdev(values):.4f}" if len(values) > 1 else ""
+        print(f"Dice    {name} {mean(values):.4f}{spread} over {len(values)} of {folds} folds")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

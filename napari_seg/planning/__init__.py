@@ -1,0 +1,128 @@
+"""A data set -> a bundle that is ready to train, trained by its own configs and MONAI's own command.
+
+fingerprint   what the data set is like
+plan          what follows from it, by stated rules
+choices       what the person decides instead
+make          the bundle on disk
+run           its training, in a process of its own
+folds         cross-validation and the ensemble of its folds
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_seg.bundle import own_modules, shipped_root
+from napari_seg.errors import BundleError, OutputError, TrainingError
+from napari_seg.planning.choices import Choices, check_same, identity
+from napari_seg.planning.make import PLAN
+from napari_seg.planning.run import RUN
+
+if TYPE_CHECKING:
+    from segnets.data import Dataset
+
+    from napari_seg.planning.fingerprint import Fingerprint
+
+__all__ = ["Choices", "plan_bundle", "with_segnets"]
+
+
+def plan_bundle(dataset_dir: Path, out: Path, choices: Choices, *, dry_run: bool = False) -> dict[str, Any]:
+    """The plan of a bundle in `out`, which is made if it is not there; what plan.json holds.
+
+    Every pair of the data set is checked first, and the bundle appears whole or not at all.
+
+    Args:
+        dataset_dir: in one of the layouts of `segnets.data.find_dataset`.
+        out: the bundle's folder: missing, empty, or planned before for the same data set.
+        choices: what the person decides; of a bundle that is there, they may only repeat what it was planned with.
+        dry_run: plan, and leave nothing behind.
+
+    Raises:
+        TrainingError: the data set can't be trained on (`dataset.*`, `data.faults`, `labels.*`).
+        BundleError: a network, option or id that there is not.
+        OutputError: `output.exists`, `out` holds something else.
+    """
+    with with_segnets():
+        from segnets.data import find_dataset
+
+        dataset = find_dataset(dataset_dir)
+        if (out / PLAN).is_file():
+            written: dict[str, Any] = json.loads((out / PLAN).read_text(encoding="utf-8"))
+            check_same(written, identity(dataset), choices, str(out))
+            return written
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise OutputError(
+                "output.exists",
+                f"{out} holds something that was not planned here; choose a folder that is new or empty",
+            )
+        out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        try:
+            plan = _make(dataset, dataset_dir, unfinished, out.name, choices)
+            if not dry_run:
+                unfinished.chmod(0o755)
+                unfinished.replace(out)
+            return plan
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _make(dataset: Dataset, dataset_dir: Path, root: Path, name: str, choices: Choices) -> dict[str, Any]:
+    import torch
+    from segnets.data import check
+
+    from napari_seg.planning.fingerprint import fingerprint
+    from napari_seg.planning.make import networks, write_bundle
+    from napari_seg.planning.plan import make_plan
+
+    if choices.network not in (None, *networks()):
+        raise BundleError(
+            "bundle.network_name", f"there is no network {choices.network!r}; there are {', '.join(networks())}"
+        )
+    classes = choices.labels or dataset.labels
+    names = {str(number): label for number, label in enumerate(["background", *classes])} if classes else None
+    check(dataset_dir, names, choices.labels or None, cache_dir=root / RUN / "cache")
+    found = fingerprint(dataset)
+    plan = make_plan(found, dims=choices.dims, device="cuda" if torch.cuda.is_available() else "cpu")
+    values = {label: value if isinstance(value, str) else list(value) for label, value in _classes(found, classes)}
+    write_bundle(root, name, plan, found, values, choices)
+    written = {
+        "dataset": identity(dataset),
+        "choices": choices.as_dict(),
+        "fingerprint": found.as_dict(),
+        "labels": values,
+        "options": {option: plan.why[option] for option in plan.options},
+        "settings": {key: {"value": value, "why": plan.why[key]} for key, value in plan.settings.items()},
+    }
+    (root / PLAN).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    return written
+
+
+def _classes(found: Fingerprint, classes: dict[str, Any]) -> list[tuple[str, Any]]:
+    if classes:
+        return list(classes.items())
+    if not 0 < len(found.values) <= 50:
+        raise TrainingError(
+            "labels.unnamed",
+            f"the data set names no labels, and its label maps hold {len(found.values)} values beside 0; say what they "
+            "mean, as --labels liver=1 tumour=2,3 vessel=10-19",
+        )
+    return [(f"label {value}", [value]) for value in found.values]
+
+
+@contextmanager
+def with_segnets() -> Iterator[None]:
+    """Where the shipped bundle's own modules can be imported; their errors leave as this package's."""
+    with own_modules(shipped_root()):
+        from segnets.errors import TrainingError as BundlesError
+
+        try:
+            yield
+        except BundlesError as error:
+            raise TrainingError(error.code, error.message) from error

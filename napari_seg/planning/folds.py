@@ -1,0 +1,93 @@
+"""Cross-validation of a planned bundle, and the ensemble of its folds as its network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from napari_seg.planning import with_segnets
+from napari_seg.planning.run import command, read_history, run, ship, weights_of
+
+SUMMARY = Path("evaluation", "summary.json")
+
+
+def fold_commands(root: Path, dataset_dir: Path, fold: int, folds: int, **values: Any) -> list[list[str]]:
+    """The training of one fold and its evaluation on the cases that the fold never saw."""
+    common = {"dataset_dir": dataset_dir, "fold": fold, "folds": folds}
+    folder = root / f"fold_{fold}"
+    # the bundle's own network becomes the ensemble in the end; a fold is always one network
+    network = f"%{root / 'configs' / 'train.yaml'}#network_def"
+    evaluation = {"network_def": network, "checkpoint": folder / "model.pt", "output_dir": folder / SUMMARY.parent}
+    return [
+        command("training", root, **common, output_dir=folder, **values),
+        command("evaluating", root, **common, **evaluation),
+    ]
+
+
+def cross_validate(
+    root: Path, dataset_dir: Path, folds: int, only: int | None, say: Callable[[str], None], **values: Any
+) -> dict[str, list[float]]:
+    """Trains and evaluates the folds that are not finished, and makes the bundle their ensemble once all are.
+
+    Args:
+        root: the bundle.
+        dataset_dir: its data set.
+        folds: how many there are.
+        only: one fold to train; None: all, one after another.
+        say: told what begins.
+        values: of the training config's ids, as of `command`.
+
+    Returns:
+        Structure (and "mean") -> Dice of each finished fold, on the cases it never saw.
+
+    Raises:
+        TrainingError: one of the commands failed.
+        Cancelled: it was interrupted; finished folds are not done again.
+    """
+    for fold in range(folds) if only is None else [only]:
+        training, evaluating = fold_commands(root, dataset_dir, fold, folds, **values)
+        folder = root / f"fold_{fold}"
+        if _finished(folder, values.get("max_epochs")):
+            say(f"fold {fold} of {folds} is finished")
+            continue
+        say(f"fold {fold} of {folds}")
+        run(training)
+        run(evaluating)
+    finished = [n for n in range(folds) if (root / f"fold_{n}" / SUMMARY).is_file()]
+    scores = [json.loads((root / f"fold_{n}" / SUMMARY).read_text(encoding="utf-8"))["mean_dice"] for n in finished]
+    dice = {name: [score[name] for score in scores] for name in (scores[0] if scores else ())}
+    if len(finished) == folds:
+        _make_ensemble(root, folds, dice)
+    return dice
+
+
+def _finished(folder: Path, max_epochs: int | None) -> bool:
+    """Whether a fold was evaluated after its last weights were written, and is not to be trained further."""
+    summary, weights = folder / SUMMARY, weights_of(folder)
+    if weights is None or not summary.is_file() or summary.stat().st_mtime < weights.stat().st_mtime:
+        return False
+    history = read_history(folder)
+    return max_epochs is None or (bool(history) and history[-1]["epoch"] >= max_epochs)
+
+
+def _make_ensemble(root: Path, folds: int, dice: dict[str, list[float]]) -> None:
+    import yaml
+
+    member = yaml.safe_load((root / "configs" / "train.yaml").read_text(encoding="utf-8"))["network_def"]
+    for config in ("evaluate", "inference"):
+        path = root / "configs" / f"{config}.yaml"
+        comment, text = path.read_text(encoding="utf-8").split("\n", 1)
+        content = yaml.safe_load(text)
+        content["network_def"] = {"_target_": "segnets.Ensemble", "members": folds, "network": member}
+        text = yaml.safe_dump(content, sort_keys=False, width=120, default_flow_style=None)
+        path.write_text(f"{comment}\n{text}", encoding="utf-8")
+    with with_segnets():
+        from segnets.training.weights import merge_checkpoints
+
+        merged = root / "models" / "ensemble.unfinished"
+        merge_checkpoints([root / f"fold_{n}" / "model.pt" for n in range(folds)], merged)
+    ship(root, merged, {f"mean Dice over {folds} folds, {name}": mean(values) for name, values in dice.items()})
+    merged.unlink()

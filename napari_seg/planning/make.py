@@ -1,0 +1,192 @@
+"""A plan on disk: a complete bundle, made from the shipped one, ready to train and to pass on."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from napari_seg.bundle import METADATA, shipped_root
+from napari_seg.errors import BundleError
+from napari_seg.planning.choices import Choices
+from napari_seg.planning.fingerprint import Fingerprint
+from napari_seg.planning.plan import Plan
+
+CONFIGS = ("train", "evaluate", "inference")
+PLAN = "plan.json"
+
+
+def networks() -> list[str]:
+    """The names that `--network` takes; call it where the bundle's modules can be imported."""
+    import inspect
+
+    import segnets
+
+    return [name for name in segnets.__all__ if "spatial_dims" in inspect.signature(getattr(segnets, name)).parameters]
+
+
+def options() -> dict[str, Path]:
+    """The small configs that `--option` takes, by name."""
+    files = sorted((shipped_root() / "configs").rglob("*.yaml"))
+    return {path.stem: path for path in files if path.stem not in (*CONFIGS, "multi_gpu_train")}
+
+
+def write_bundle(
+    root: Path, name: str, plan: Plan, found: Fingerprint, classes: dict[str, Any], choices: Choices
+) -> None:
+    """Configs, metadata, documents and networks of a bundle; everything but weights.
+
+    Args:
+        root: made if it is missing.
+        name: the bundle's title.
+        plan: what the data set decides.
+        found: the data set's.
+        classes: name -> values in the label maps, in the order of the network's channels, without background.
+        choices: what the person decided; their settings win over the plan's.
+
+    Raises:
+        BundleError: `bundle.option`, there is no such option; `bundle.setting`, no config has such an id.
+    """
+    shipped = shipped_root()
+    root.mkdir(exist_ok=True)
+    shutil.copytree(shipped / "segnets", root / "segnets", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(shipped / "configs", root / "configs")
+    shutil.copy(shipped / "LICENSE", root / "LICENSE")
+    for folder in ("docs", "models"):
+        (root / folder).mkdir()
+    _write_configs(root / "configs", plan, found, classes, choices)
+    metadata = _metadata(name, plan, found, list(classes))
+    (root / METADATA).write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
+    (root / "docs" / "data_license.txt").write_text(_DATA_LICENSE, encoding="utf-8")
+    readme = _README.format(name=name, description=metadata["description"], classes=metadata["label_classes"])
+    (root / "docs" / "README.md").write_text(readme, encoding="utf-8")
+
+
+def _write_configs(folder: Path, plan: Plan, found: Fingerprint, classes: dict[str, Any], choices: Choices) -> None:
+    import yaml
+    from monai.bundle import ConfigParser
+
+    known = options()
+    unknown = [name for name in choices.options if name not in known]
+    if unknown:
+        raise BundleError("bundle.option", f"there is no option {unknown[0]!r}; there are {', '.join(known)}")
+    used = [*plan.options, *(name for name in choices.options if name not in plan.options)]
+    settings = {name: value for name, value in plan.settings.items() if name != "normalisation"}
+    settings |= {"labels": classes} | choices.settings
+    network_def = {
+        "_target_": f"segnets.{choices.network or 'UNet'}",
+        "spatial_dims": plan.dims,
+        "in_channels": len(found.channels),
+        "out_channels": "@num_classes",
+    }
+    ids: set[str] = set()
+    for config in CONFIGS:
+        path = folder / f"{config}.yaml"
+        parser = ConfigParser(ConfigParser.load_config_file(path))
+        parser["network_def"] = dict(network_def)
+        for option in used:
+            values = ConfigParser.load_config_file(known[option])
+            _update(parser, values if config == "train" else _shared(values, set(parser.get())))
+        _update(parser, {name: value for name, value in settings.items() if _top(name) in parser.get()})
+        _set_normalisation(parser.get()["preprocessing"]["transforms"], plan.settings["normalisation"])
+        ids |= set(parser.get())
+        comment = f"# Made by napari-seg train from its own {path.name}; ../{PLAN} says why. "
+        text = yaml.safe_dump(parser.get(), sort_keys=False, width=120, default_flow_style=None)
+        path.write_text(comment + f"Options: {', '.join(used) or 'none'}.\n" + text, encoding="utf-8")
+    if stray := [name for name in choices.settings if _top(name) not in ids]:
+        raise BundleError(
+            "bundle.setting", f"no config has an id {stray[0]!r}; expected one of {', '.join(sorted(ids))}"
+        )
+
+
+def _top(name: str) -> str:
+    return name.removeprefix("+").replace("::", "#").partition("#")[0]
+
+
+def _update(parser: Any, values: dict[str, Any]) -> None:
+    """Sets ids as MONAI does when it merges files."""
+    from monai.bundle.utils import merge_kv
+
+    for name, value in values.items():
+        merge_kv(parser, name, value)
+
+
+def _shared(values: dict[str, Any], ids: set[str]) -> dict[str, Any]:
+    """What of an option concerns a config with these ids: they themselves, and what the option defines them by."""
+    wanted = {name for name in values if _top(name) in ids}
+    while further := {
+        name
+        for name in values.keys() - wanted
+        if any(re.search(rf"@{_top(name)}\b", json.dumps(values[other])) for other in wanted)
+    }:
+        wanted |= further
+    return {name: value for name, value in values.items() if name in wanted}
+
+
+def _set_normalisation(transforms: list[dict[str, Any]], normalisation: dict[str, Any]) -> None:
+    for transform in transforms:
+        if transform["_target_"].endswith("NormalizeIntensityd"):
+            transform.clear()
+            transform.update(normalisation)
+
+
+def _metadata(name: str, plan: Plan, found: Fingerprint, classes: list[str]) -> dict[str, Any]:
+    """Honest about what nobody has said yet: authors, source and licence of the data are the owner's to fill in."""
+    from importlib.metadata import version
+
+    metadata = json.loads((shipped_root() / METADATA).read_text(encoding="utf-8"))
+    metadata.pop("napari_seg", None)
+    names = ["background", *classes]
+    listed = ", ".join(f"{number} {label}" for number, label in enumerate(names))
+    metadata |= {
+        "version": "0.1.0",
+        "changelog": {"0.1.0": "planned and trained by napari-seg"},
+        "monai_version": version("monai"),
+        "pytorch_version": version("torch").partition("+")[0],
+        "numpy_version": version("numpy"),
+        "required_packages_version": {p: version(p) for p in ("nibabel", "pytorch-ignite")},
+        "name": name,
+        "task": f"Segmentation of {', '.join(classes)}",
+        "description": f"Finds {', '.join(classes)} in images of {', '.join(found.channels)}; trained on {found.cases} "
+        "cases by napari-seg's plan.",
+        "authors": "not stated",
+        "copyright": "not stated",
+        "data_source": "not stated",
+        "data_type": "pictures" if found.pictures else "nifti",
+        "image_classes": ", ".join(found.channels),
+        "label_classes": listed,
+        "pred_classes": f"{len(names)} channels of logits: {', '.join(names)}",
+        "eval_metrics": {},
+        "intended_use": "Research only; not a medical device",
+        "references": [],
+    }
+    image = metadata["network_data_format"]["inputs"]["image"]
+    pred = metadata["network_data_format"]["outputs"]["pred"]
+    image["modality"] = found.modality
+    image["num_channels"], pred["num_channels"] = len(found.channels), len(names)
+    image["spatial_shape"] = pred["spatial_shape"] = list(plan.settings["patch_size"])
+    image["channel_def"] = {str(n): channel for n, channel in enumerate(found.channels)}
+    pred["channel_def"] = {str(n): label for n, label in enumerate(names)}
+    return metadata
+
+
+_DATA_LICENSE = """Whoever passes this bundle on fills in here: on which data its weights were trained, who holds the
+rights in them, under which licence they may be used, and under which licence these weights may be passed on.
+"""
+
+_README = """# {name}
+
+{description} Classes: {classes}.
+
+```bash
+napari-seg predict SCAN --bundle . --trust-bundle -o results
+python -m monai.bundle run training   --config_file configs/train.yaml     --dataset_dir DATASET --output_dir training
+python -m monai.bundle run evaluating --config_file configs/evaluate.yaml  --dataset_dir DATASET --output_dir evaluation
+python -m monai.bundle run inference  --config_file configs/inference.yaml --dataset_dir FOLDER  --output_dir results
+```
+
+`plan.json` says what was chosen for the data, and why. Before it is passed on: `docs/data_license.txt`, and authors,
+copyright and data_source in `configs/metadata.json`.
+"""

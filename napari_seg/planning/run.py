@@ -1,0 +1,161 @@
+"""Trains a planned bundle: MONAI's own command in a process of its own, and what is left of it in the bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from napari_seg.bundle import METADATA, WEIGHTS
+from napari_seg.errors import Cancelled, TrainingError
+
+RUN = "training"
+"""The run's folder inside the bundle."""
+_TAIL = 100_000
+_ERROR = re.compile(r"TrainingError: ([a-z_]+\.[a-z_]+): (.+?)\s*(?:\n\s*\n|\Z)", re.DOTALL)
+
+
+def command(run_id: str, root: Path, **values: Any) -> list[str]:
+    """What a person would type to run one of the bundle's configs.
+
+    Args:
+        run_id: "training" or "evaluating".
+        root: the bundle.
+        values: of the config's ids; those that are None are left out.
+    """
+    config = {"training": "train", "evaluating": "evaluate"}[run_id]
+    words = [sys.executable, "-m", "monai.bundle", "run", run_id]
+    words += ["--config_file", str(root / "configs" / f"{config}.yaml")]
+    for name, value in values.items():
+        if value is not None:
+            words += [f"--{name}", str(value)]
+    return words
+
+
+def training_command(root: Path, dataset_dir: Path, **values: Any) -> list[str]:
+    """The training of a bundle in its run's folder."""
+    return command("training", root, dataset_dir=dataset_dir, output_dir=root / RUN, **values)
+
+
+def train(root: Path, dataset_dir: Path, **values: Any) -> dict[str, Any] | None:
+    """Begins a bundle's training or goes on with it; its best weights so far end in the bundle, stopped or not.
+
+    Args:
+        root: the bundle.
+        dataset_dir: its data set.
+        values: of the config's ids, as of `command`.
+
+    Returns:
+        The best validation, as of `best_validation`.
+
+    Raises:
+        TrainingError: the training failed.
+        Cancelled: it was interrupted.
+    """
+    try:
+        run(training_command(root, dataset_dir, **values))
+    finally:
+        best, weights = best_validation(root / RUN), weights_of(root / RUN)
+        if weights:
+            ship(root, weights, {"validation mean Dice": best["mean_dice"]} if best else {})
+    return best
+
+
+def starting_weights(path: Path) -> Path:
+    """The file to fine-tune from: a file of weights, or that of a bundle's folder."""
+    return path / WEIGHTS if path.is_dir() else path
+
+
+def run(words: list[str]) -> None:
+    """Runs a command to its end, with all it says.
+
+    An interrupt (Ctrl-C, SIGTERM, a closed terminal) is passed on, and the command's own end awaited: it saves.
+
+    Raises:
+        TrainingError: it failed; with the command's own code and message where it gave one.
+        Cancelled: it was interrupted, and has saved.
+    """
+    # its errors are read on the way through; a terminal stays one, so that its progress bar does too
+    reading, writing = os.openpty() if sys.stderr.isatty() else os.pipe()
+    child = subprocess.Popen(words, stderr=writing, process_group=0)
+    os.close(writing)
+    interrupted = False
+
+    def pass_on(number: int, frame: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        child.send_signal(number)
+
+    signals = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, pass_on) for number in signals}
+    try:
+        said = _copy_to_stderr(reading)
+        status = child.wait()
+    finally:
+        os.close(reading)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if interrupted:
+        raise Cancelled("run.stopped", "stopped and saved; the same command goes on from there")
+    if status:
+        code, message = _error(said, status)
+        raise TrainingError(code, message)
+
+
+def _copy_to_stderr(reading: int) -> str:
+    """The last of what came."""
+    tail = b""
+    while True:
+        try:
+            chunk = os.read(reading, 65536)
+        except OSError:  # how a terminal says that its other end is closed
+            chunk = b""
+        if not chunk:
+            return tail.decode(errors="replace").replace("\r\n", "\n")
+        sys.stderr.write(chunk.decode(errors="replace"))
+        sys.stderr.flush()
+        tail = (tail + chunk)[-_TAIL:]
+
+
+def _error(said: str, status: int) -> tuple[str, str]:
+    own = _ERROR.findall(said)
+    if own:
+        return own[-1]
+    lines = [line for line in said.strip().splitlines() if line.strip()]
+    last = lines[-1] if lines else "it said nothing"
+    return "training.failed", f"the training ended with status {status}: {last}; what led to it stands above"
+
+
+def read_history(run_folder: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's history.jsonl, in order; none if it has not begun."""
+    history = run_folder / "history.jsonl"
+    text = history.read_text(encoding="utf-8") if history.is_file() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def best_validation(run_folder: Path) -> dict[str, Any] | None:
+    """{"mean_dice", "epoch", "dice": {name: Dice}, ...} of a run's best validation; None if there was none."""
+    validations = [entry for entry in read_history(run_folder) if entry.get("mean_dice") is not None]
+    return max(validations, key=lambda entry: entry["mean_dice"], default=None)
+
+
+def weights_of(run_folder: Path) -> Path | None:
+    """The best validated weights of a run, the last ones if none were validated, or None."""
+    return next((path for name in ("model.pt", "model_final.pt") if (path := run_folder / name).is_file()), None)
+
+
+def ship(root: Path, weights: Path, metrics: Mapping[str, float]) -> None:
+    """Makes weights those of the bundle, and says in its metadata how good they were."""
+    unfinished = root / WEIGHTS.with_suffix(".unfinished")
+    shutil.copyfile(weights, unfinished)
+    unfinished.replace(root / WEIGHTS)
+    metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
+    metadata["eval_metrics"] = {name: round(value, 4) for name, value in metrics.items()}
+    (root / METADATA).write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")

@@ -1,0 +1,201 @@
+"""Plans against what their rules say by hand, and the bundle that is made of one."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import yaml
+
+from napari_seg.bundle import METADATA, read_bundle
+from napari_seg.errors import BundleError, OutputError, TrainingError
+from napari_seg.planning import Choices, plan_bundle
+from napari_seg.planning.fingerprint import Fingerprint
+from napari_seg.planning.make import options, write_bundle
+from napari_seg.planning.plan import make_plan
+
+MRI = Fingerprint(
+    cases=100,
+    measured=10,
+    pictures=False,
+    channels=("T1",),
+    modality="MR",
+    values=(1, 2),
+    shapes=np.array([[35.0, 50, 36]] * 9 + [[36.0, 52, 41]]),
+    spacings_mm=np.ones((10, 3)),
+    foreground={"low": -120.0, "high": 280.0, "mean": 80.0, "std": 40.0},
+)
+"""Like the Decathlon's Task04."""
+CT = replace(
+    MRI,
+    channels=("CT",),
+    modality="CT",
+    shapes=np.array([[512.0, 512, 60]] * 10),
+    spacings_mm=np.array([[0.8, 0.8, 5.0]] * 8 + [[0.8, 0.8, 2.5]] * 2),
+)
+
+
+def test_small_scans_are_seen_whole() -> None:
+    plan = make_plan(MRI)
+    assert plan.settings["spacing_mm"] == [1, 1, 1]
+    # the 95th percentiles are 35.55, 51.1 and 38.75
+    assert plan.settings["patch_size"] == [40, 56, 40]
+    assert plan.settings["batch_size"] == 2
+    # 80 cases at 2 a step are 40 steps; 4000 / 40
+    assert plan.settings["max_epochs"] == 100
+    assert plan.settings["val_interval"] == 8
+    assert plan.settings["normalisation"]["_target_"] == "monai.transforms.NormalizeIntensityd"
+    assert plan.options == []
+    assert set(plan.settings) == set(plan.why)
+
+
+def test_thick_slices_keep_finer_ones_and_large_scans_are_cut_into_near_cubes() -> None:
+    plan = make_plan(CT, device="cuda")
+    # the third axis is 6 times as coarse and 8 times as short: its finest tenth, not its median of 5
+    assert plan.settings["spacing_mm"] == [0.8, 0.8, 2.5]
+    i, j, k = plan.settings["patch_size"]
+    assert i * j * k <= 128**3 < (i + 8) * j * k
+    # 60 slices of 5 mm are 120 of 2.5 mm: 300 mm, more than what is left of the other two
+    edges_mm = np.array([i, j, k]) * [0.8, 0.8, 2.5]
+    assert edges_mm.max() - edges_mm.min() <= 8 * 2.5
+    assert plan.options == ["crops_balanced"]
+    normalisation = plan.settings["normalisation"]
+    assert (normalisation["a_min"], normalisation["a_max"]) == (-120, 280)
+    assert (normalisation["b_min"], normalisation["b_max"]) == (-5, 5)  # (-120 - 80) / 40 and (280 - 80) / 40
+    assert normalisation["clip"] is True
+
+
+def test_2d_sees_slices_of_volumes_and_pictures_as_they_are() -> None:
+    slices = make_plan(MRI, dims=2)
+    assert slices.dims == 2
+    assert slices.options == ["slices_2d"]
+    assert slices.settings["patch_size"] == [40, 56]
+    pictures = replace(
+        MRI, pictures=True, modality="picture", cases=8, shapes=np.array([[900.0, 700]]), spacings_mm=np.ones((1, 2))
+    )
+    plan = make_plan(pictures)
+    assert plan.options == ["pictures_2d", "crops_balanced"]
+    assert "spacing_mm" not in plan.settings
+    assert plan.settings["patch_size"] == [256, 256]
+    assert plan.settings["batch_size"] == 4  # half of the cases
+    assert plan.settings["max_epochs"] == 1000
+
+
+def test_slices_lie_across_the_coarsest_axis() -> None:
+    thick = replace(MRI, spacings_mm=np.array([[3.0, 1, 1]] * 10))  # sagittal slices
+    plan = make_plan(thick, dims=2)
+    assert plan.settings["slice_axis"] == 0
+    assert plan.settings["patch_size"] == [56, 40]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = datasets.write_decathlon(tmp_path_factory.mktemp("data") / "balls", cases=6)
+    description = json.loads((root / "dataset.json").read_text())
+    description |= {"labels": {"0": "background", "1": "front", "2": "back"}, "modality": {"0": "MRI"}}
+    (root / "dataset.json").write_text(json.dumps(description))
+    return root
+
+
+def configs(bundle: Path) -> dict[str, dict]:
+    names = ("train", "evaluate", "inference")
+    return {name: yaml.safe_load((bundle / "configs" / f"{name}.yaml").read_text()) for name in names}
+
+
+def test_a_bundle_of_ones_own(dataset: Path, tmp_path: Path) -> None:
+    choices = Choices(
+        network="FCN", options=("loss_focal", "tta"), settings={"learning_rate": 0.01, "network_def#norm": "batch"}
+    )
+    plan = plan_bundle(dataset, tmp_path / "balls", choices)
+    assert plan["settings"]["patch_size"]["value"] == [32, 40, 32]  # crops are 22 to 30, 30 to 38 and 22 to 30
+    assert plan["labels"] == {"front": [1], "back": [2]}
+    assert plan == json.loads((tmp_path / "balls" / "plan.json").read_text())
+
+    bundle = read_bundle(tmp_path / "balls")
+    assert (bundle.name, bundle.modality, bundle.in_channels) == ("balls", "MR", 1)
+    assert [(s.label, s.name) for s in bundle.segments] == [(1, "front"), (2, "back")]
+    assert bundle.localiser is None
+    assert bundle.min_confidence == 0
+    written = configs(bundle.root)
+    network = {"_target_": "segnets.FCN", "spatial_dims": 3, "in_channels": 1, "out_channels": "@num_classes"}
+    for config in written.values():
+        assert config["network_def"] == {**network, "norm": "batch"}
+        assert config["patch_size"] == [32, 40, 32]
+        assert config["inferer"]["_target_"] == "segnets.inferers.TestTimeAveraging"
+    assert written["train"]["loss"]["_target_"] == "monai.losses.FocalLoss"
+    assert written["train"]["learning_rate"] == 0.01
+    assert "loss" not in written["inference"]
+    assert "learning_rate" not in written["inference"]
+    text = "".join(path.read_text() for path in (*bundle.root.glob("*.*"), *bundle.root.glob("[cd]*/*")))
+    assert str(dataset) not in text  # a bundle is passed on; where its data lie is nobody's business
+    assert "case_00" not in text
+    assert not (bundle.root / "models" / "model.pt").exists()
+    assert not list(tmp_path.glob(".balls*"))
+
+
+def test_the_same_plan_twice_and_whatever_contradicts_it(dataset: Path, tmp_path: Path) -> None:
+    first, second = (plan_bundle(dataset, tmp_path / name, Choices(network="UNet")) for name in ("a", "b"))
+    assert first == second
+    before = (tmp_path / "a" / "configs" / "train.yaml").read_bytes()
+    assert plan_bundle(dataset, tmp_path / "a", Choices()) == first
+    assert (tmp_path / "a" / "configs" / "train.yaml").read_bytes() == before
+    with pytest.raises(OutputError, match=r"output\.exists.*network 'UNet', now 'FCN'"):
+        plan_bundle(dataset, tmp_path / "a", Choices(network="FCN"))
+    other = datasets.write_decathlon(tmp_path / "other", cases=3)
+    with pytest.raises(OutputError, match=r"data set of 6 cases, now another of 3"):
+        plan_bundle(other, tmp_path / "a", Choices())
+    with pytest.raises(OutputError, match="was not planned here"):
+        plan_bundle(dataset, tmp_path / "other", Choices())
+
+
+def test_wrong_choices_leave_nothing_behind(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"no network 'Unet'; there are .*DeepLabV3Plus, .*UNet"):
+        plan_bundle(dataset, tmp_path / "out", Choices(network="Unet"))
+    with pytest.raises(BundleError, match=r"no option 'focal'; there are .*loss_focal"):
+        plan_bundle(dataset, tmp_path / "out", Choices(options=("focal",)))
+    with pytest.raises(BundleError, match=r"no config has an id 'learningrate'; expected one of .*learning_rate"):
+        plan_bundle(dataset, tmp_path / "out", Choices(settings={"learningrate": 1}))
+    with pytest.raises(TrainingError, match=r"data\.faults.*labels"):
+        plan_bundle(dataset, tmp_path / "out", Choices(labels={"front": [1]}))
+    plan_bundle(dataset, tmp_path / "out", Choices(), dry_run=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_slices_and_pictures(dataset: Path, tmp_path: Path) -> None:
+    plan_bundle(dataset, tmp_path / "slices", Choices(dims=2))
+    for config in configs(tmp_path / "slices").values():
+        assert config["network_def"]["spatial_dims"] == 2
+        assert config["windows"]["_target_"] == "monai.inferers.SliceInferer"
+        assert config["slice_axis"] == 2
+        assert config["patch_size"] == [32, 40]
+    pictures = datasets.write_pictures(tmp_path / "pictures", cases=3)
+    plan = plan_bundle(pictures, tmp_path / "unnamed", Choices())
+    assert plan["labels"] == {"label 127": [127], "label 255": [255]}
+    plan = plan_bundle(pictures, tmp_path / "named", Choices(labels={"myelin": ["120-135"], "axon": [255]}))
+    assert plan["labels"] == {"myelin": ["120-135"], "axon": [255]}
+    written = configs(tmp_path / "named")
+    assert written["inference"]["network_def"] == {
+        "_target_": "segnets.UNet",
+        "spatial_dims": 2,
+        "in_channels": 3,
+        "out_channels": "@num_classes",
+    }
+    metadata = json.loads((tmp_path / "named" / METADATA).read_text())
+    assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == {
+        "0": "background",
+        "1": "myelin",
+        "2": "axon",
+    }
+
+
+def test_no_option_brings_references_that_lead_nowhere(tmp_path: Path) -> None:
+    for option in options():
+        write_bundle(tmp_path / option, "x", make_plan(MRI), MRI, {"front": [1]}, Choices(options=(option,)))
+        for name, config in configs(tmp_path / option).items():
+            missing = set(re.findall(r"@([A-Za-z]\w*)", json.dumps(config))) - config.keys()
+            assert not missing, (option, name)
