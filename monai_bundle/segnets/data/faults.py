@@ -135,7 +135,7 @@ def _file_faults(name: str, facts: Facts) -> Iterator[tuple[str, str]]:
         return
     if facts["not_finite"]:
         yield "values.not_finite", f"{name} has {facts['not_finite']} voxels that are NaN or infinite; replace them"
-    if "values" not in facts and facts["low"] == facts["high"]:
+    elif "values" not in facts and facts["low"] == facts["high"]:
         yield (
             "image.constant",
             f"{name} is {facts['low']} everywhere; expected an image; export it again or leave it out",
