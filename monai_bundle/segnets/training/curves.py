@@ -6,13 +6,14 @@ python -m segnets.training.curves RUN [RUN ...] -o compare.png
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
+
+from segnets.files import replacing
 from segnets.training.history import History, read_history
 
 Lines = list[dict[str, Any]]
@@ -57,7 +58,7 @@ def draw_curves(runs: Mapping[str, Lines], path: str | Path) -> None:
     loss_axes, dice_axes = figure.subplots(2, 1, sharex=True)
     for name, lines in runs.items():
         epochs, losses = _series(lines, "loss")
-        (curve,) = loss_axes.plot(epochs, losses, label=name)
+        (curve,) = loss_axes.plot(epochs, losses, label=name, color="black" if len(runs) == 1 else None)
         epochs, dice = _series(lines, "mean_dice")
         dice_axes.plot(epochs, dice, ".-", color=curve.get_color(), label=name if len(runs) > 1 else "mean")
         best = best_validation(lines)
@@ -79,10 +80,8 @@ def draw_curves(runs: Mapping[str, Lines], path: str | Path) -> None:
         dice_axes.legend(loc="lower right")
     for axes in (loss_axes, dice_axes):
         axes.grid(alpha=0.3)
-    path = Path(path)
-    partial = path.with_name(path.name + ".part")
-    figure.savefig(partial, format="png", dpi=110)
-    os.replace(partial, path)
+    with replacing(path) as part:
+        figure.savefig(part, format="png", dpi=110)
 
 
 def best_validation(lines: Lines) -> dict[str, Any] | None:

@@ -28,8 +28,8 @@ class History:
     """Appends to `history.jsonl`, and knows the figures of the moment; a handler of the trainer.
 
     Its state belongs into the checkpoint: lines written after the checkpoint are cut off by the first line that is
-    written after resuming, so that the file tells of one uninterrupted run. Stands behind the learning-rate schedule
-    and before the checkpoint in the list of handlers.
+    written after resuming, so that the file tells of one uninterrupted run. Stands behind the learning-rate schedule in
+    the list of handlers.
 
     Args:
         path: the file; its folder is made.
@@ -64,7 +64,7 @@ class History:
 
     def attach(self, trainer: Engine) -> None:
         """Follows the trainer's steps and epochs and the validator's results."""
-        self._clock = time.monotonic()
+        trainer.add_event_handler(Events.STARTED, self._start)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._step_completed)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
         if self.validator is not None:
@@ -88,6 +88,9 @@ class History:
         self._seconds_before, self._clock = state["seconds"], time.monotonic()
         self.loss, self.mean_dice = state["loss"], state["mean_dice"]
         self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
+
+    def _start(self) -> None:
+        self._clock = time.monotonic()
 
     def _step_completed(self, trainer: Engine) -> None:
         output = trainer.state.output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from monai.data.meta_tensor import MetaTensor
 from monai.metrics import compute_dice
 from monai.transforms import Orientation, ResampleToMatch
 from numpy.typing import NDArray
+
+from segnets.files import replacing
 
 
 @dataclass(frozen=True)
@@ -182,8 +183,6 @@ def draw_cases(cases: list[tuple[float, str, list[Plane]]], path: str | Path) ->
                 for n in np.unique(labels[labels > 0]):
                     color = colors[(n - 1) % len(colors)]
                     axes.contour((labels == n).T, [0.5], colors=[color], linestyles=style, linewidths=1.2)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    figure.savefig(partial, format="png", dpi=100)
-    os.replace(partial, path)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
+        figure.savefig(part, format="png", dpi=100)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from monai.networks.utils import copy_model_state
+
 from segnets.errors import TrainingError
+from segnets.files import replacing
 
 logger = logging.getLogger("segnets")
 
@@ -152,10 +153,8 @@ def merge_checkpoints(paths: Sequence[str | Path], out: str | Path) -> None:
                 "an ensemble is made of one network trained several times",
             )
     merged = {f"members.{n}.{name}": tensor for n, member in enumerate(members) for name, tensor in member.items()}
-    out = Path(out)
-    partial = out.with_name(out.name + ".part")
-    torch.save(merged, partial)
-    os.replace(partial, out)
+    with replacing(out) as part:
+        torch.save(merged, part)
 
 
 def _listed(names: tuple[str, ...], most: int = 4) -> str:
