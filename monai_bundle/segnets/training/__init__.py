@@ -4,6 +4,12 @@ trainer      one step: mixed precision, clipping, L1, batches in parts
 schedule     the learning rate, by steps or by minutes
 stopping     time, a stop file, signals, patience
 checkpoint   atomic checkpoints, exact resume, the best and the last weights
+history      history.jsonl: loss, learning rate and Dice, line by line
+progress     one line on the console
+curves       learning_curve.png; runs side by side
+pictures     worst_best.png
+memory       out of memory in words
+weights      fine-tuning from other weights; one file for an ensemble
 """
 
 from segnets.training.checkpoint import Checkpoints
