@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from ignite.engine import Engine, Events
+
 from segnets.errors import TrainingError
 
 # what torch says where it has no exception type of its own for it: CPU, Apple's GPU, cuBLAS and cuDNN, a killed worker

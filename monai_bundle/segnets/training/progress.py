@@ -7,8 +7,9 @@ import time
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
-from segnets.training.history import History
 from tqdm import tqdm
+
+from segnets.training.history import History
 
 logger = logging.getLogger("segnets")
 
