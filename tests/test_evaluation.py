@@ -119,10 +119,16 @@ def test_json_holds_the_cases_and_the_paired_difference(
     found, expected = folders
     write(label_map({1: slice(0, 4)}), tmp_path / "other" / "a.nii.gz")
     write(label_map({1: slice(0, 4)}), tmp_path / "other" / "b.nii.gz")
+    write(label_map({1: slice(0, 2)}), found / "c.nii.gz")
+    write(label_map({1: slice(0, 2)}), expected / "c.nii.gz")
+    (tmp_path / "other" / "c.nii.gz").write_text("no image")
     assert main(["evaluate", str(found), str(expected), "--json", "--versus", str(tmp_path / "other")]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert answer["segments"]["mean"]["dice"]["mean"] == pytest.approx(5 / 6)
-    assert [case["segments"]["label 1"]["dice"] for case in answer["cases"]] == [1.0, pytest.approx(2 / 3)]
+    output = capsys.readouterr()
+    answer = json.loads(output.out)
+    assert "other/c: file.not_nifti" in output.err
+    assert answer["segments"]["mean"]["dice"]["mean"] == pytest.approx((1 + 2 / 3 + 1) / 3)
+    assert [case["segments"]["label 1"]["dice"] for case in answer["cases"]] == [1.0, pytest.approx(2 / 3), 1.0]
+    assert answer["versus"]["label 1"]["dice"]["count"] == 2
     assert answer["versus"]["label 1"]["dice"]["mean"] == pytest.approx((1 / 3 + 0) / 2)
 
 
@@ -133,3 +139,11 @@ def test_an_image_is_no_label_map(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / "image.nii.gz")
     with pytest.raises(InputError, match=r"labels\.type"):
         read_label_map(tmp_path / "image.nii.gz")
+
+
+def test_our_own_mistake_costs_one_pair_only(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("napari_seg.evaluation.pairs.compare_label_maps", fail)
+    assert [compare_pair(pair).code for pair in find_pairs(*folders)[0]] == ["internal.error"] * 2

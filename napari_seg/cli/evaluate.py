@@ -54,8 +54,13 @@ def run(arguments: argparse.Namespace) -> int:
     results = _compare(pairs, arguments.tolerance_mm, quiet) + lonely
     versus = None
     if arguments.versus:
-        others, _ = find_pairs(arguments.versus, arguments.references)
-        versus = differences(results, _compare(others, arguments.tolerance_mm, quiet))
+        pairs, _ = find_pairs(arguments.versus, arguments.references)
+        others = _compare(pairs, arguments.tolerance_mm, quiet)
+        versus = differences(results, others)
+        for result in others:
+            if result.code:
+                told = f"{arguments.versus.name}/{result.name}: {result.code}: {result.message}"
+                print(f"napari-seg: not in the comparison: {told}", file=sys.stderr)
     if arguments.json:
         facts = summary(results, arguments.tolerance_mm, versus)
         print(json.dumps(facts | {"cases": [result.as_dict() for result in results]}, indent=2))

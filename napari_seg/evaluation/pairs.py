@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from math import isnan, nan
@@ -16,6 +17,8 @@ from napari_seg.errors import InputError, NapariSegError
 from napari_seg.evaluation.metrics import Scores, compare_label_maps
 from napari_seg.formats import nifti_ending
 from napari_seg.volume import Segment, Segmentation
+
+logger = logging.getLogger(__name__)
 
 BACKGROUND = "background"
 MEAN = "mean"
@@ -123,6 +126,10 @@ def compare_pair(pair: Pair, tolerance_mm: float = 1.0) -> CaseResult:
         return CaseResult(pair.name, pair, code="file.unreadable", message=message)
     except MemoryError:
         return CaseResult(pair.name, pair, code="environment.memory", message="not enough memory for this pair")
+    except Exception as error:  # our own mistake must not cost the other pairs
+        logger.debug("case %s failed", pair.name, exc_info=True)
+        message = f"this should not have happened: {type(error).__name__}: {error}; please report it"
+        return CaseResult(pair.name, pair, code="internal.error", message=message)
     names = [BACKGROUND, *(segment.name for segment in segments)]
     return CaseResult(
         pair.name,
