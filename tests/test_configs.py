@@ -1,0 +1,168 @@
+"""Every small config, merged over the ones that stand alone: it trains, and what it changes evaluates and infers too."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from datasets import write_decathlon, write_pictures
+from PIL import Image
+
+from napari_seg.bundle import shipped_root
+
+CONFIGS = shipped_root() / "configs"
+ALONE = {"train", "evaluate", "inference"}
+OPTIONS = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - ALONE)
+
+TINY = """
+network_def:
+  _target_: segnets.UNet
+  spatial_dims: 3
+  in_channels: 1
+  out_channels: "@num_classes"
+  channels: [4, 8]
+  strides: [1, 2]
+  encoder_convs: [1, 1]
+  decoder_convs: [1]
+max_epochs: 1
+val_interval: 1
+num_workers: 0
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def segnets() -> Iterator[None]:
+    """The bundle's package within reach, as `monai.bundle run` puts it."""
+    sys.path.insert(0, str(shipped_root()))
+    yield
+    sys.path.remove(str(shipped_root()))
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_decathlon(tmp_path_factory.mktemp("scans"), cases=2)
+
+
+def run(run_id: str, base: str, *options: str, folder: Path, **overrides: Any) -> Any:
+    """Runs a config with others merged over it on a tiny network; returns its parser."""
+    from monai.bundle import ConfigWorkflow
+
+    tiny = folder / "tiny.yaml"
+    tiny.write_text(TINY)
+    patch = [16, 24] if {"slices_2d", "pictures_2d"} & set(options) else [16, 24, 16]
+    workflow = ConfigWorkflow(
+        [str(CONFIGS / f"{base}.yaml"), str(tiny), *(str(CONFIGS / f"{name}.yaml") for name in options)],
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        run_id=run_id,
+        patch_size=patch,
+        **{key: str(value) if isinstance(value, Path) else value for key, value in overrides.items()},
+    )
+    workflow.initialize()
+    workflow.run()
+    return workflow.parser
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def test_there_is_a_comment_on_top_of_each_and_no_two_say_the_same() -> None:
+    bodies = {}
+    for name in OPTIONS:
+        text = (CONFIGS / f"{name}.yaml").read_text()
+        assert text.startswith("# ")
+        bodies[name] = json.dumps(yaml.safe_load(text))
+        documented = (shipped_root() / "docs" / "README.md").read_text()
+        assert f"`{name}.yaml`" in documented, f"{name}.yaml is not in the table of docs/README.md"
+    assert len(set(bodies.values())) == len(bodies)
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name not in {"pictures_2d", "multi_gpu_train"}])
+def test_each_trains(name: str, scans: Path, tmp_path: Path) -> None:
+    if name == "mlflow":
+        pytest.importorskip("mlflow")
+    parser = run("training", "train", name, folder=tmp_path, dataset_dir=scans, output_dir=tmp_path / "run")
+    trainer = parser.get_parsed_content("train#trainer")
+    assert trainer.state.iteration == 1  # one case to train on, the other to validate
+    loss = trainer.state.output["loss"]
+    assert np.isfinite(float(loss))
+    assert (tmp_path / "run" / "model.pt").is_file()
+    written = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    for key in ("loss", "optimizer", "lr_scheduler"):
+        if key in written:
+            wanted = written[key]["_target_"].rpartition(".")[2]
+            assert type(parser.get_parsed_content(key)).__name__ == wanted
+
+
+@pytest.mark.parametrize("network", ["FCN", "DeepLabV3", "DeepLabV3Plus", "MultiView"])
+def test_a_network_is_chosen_by_its_name_alone(network: str, scans: Path, tmp_path: Path) -> None:
+    chosen = {"_target_": f"segnets.{network}", "spatial_dims": 3, "in_channels": 1, "out_channels": "@num_classes"}
+    options = {"dataset_dir": scans, "network_def": chosen}
+    run("training", "train", folder=tmp_path, output_dir=tmp_path / "run", **options)
+    weights = tmp_path / "run" / "model.pt"
+    run("evaluating", "evaluate", folder=tmp_path, output_dir=tmp_path / "scores", checkpoint=weights, **options)
+    assert json.loads((tmp_path / "scores" / "summary.json").read_text())["cases"] == 1
+
+
+def test_deep_supervision_needs_no_other_loss(scans: Path, tmp_path: Path) -> None:
+    deep = {"network_def#deep_supervision": True, "network_def#channels": [4, 8, 8], "network_def#strides": [1, 2, 2]}
+    deep |= {"network_def#encoder_convs": [1, 1, 1], "network_def#decoder_convs": [1, 1]}
+    parser = run("training", "train", "loss_focal", folder=tmp_path, dataset_dir=scans, output_dir=tmp_path, **deep)
+    network, image = parser.get_parsed_content("network"), torch.rand(1, 1, 16, 24, 16)
+    label = (image > 0.5).float()
+    answers = network.train()(image)
+    alone, together = (parser.get_parsed_content(name) for name in ("loss", "loss_function"))
+    half = torch.nn.functional.interpolate(label, size=(8, 12, 8), mode="nearest-exact")
+    expected = alone(answers[0], label) + 0.5 * alone(answers[1], half)
+    assert together(answers, label).item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("options", [("slices_2d",), ("slices_2d", "tta"), ("tta",)])
+def test_slices_and_averaging_evaluate_and_infer(options: tuple[str, ...], scans: Path, tmp_path: Path) -> None:
+    run("training", "train", *options, folder=tmp_path, dataset_dir=scans, output_dir=tmp_path / "run")
+    weights = {"checkpoint": tmp_path / "run" / "model.pt", "dataset_dir": scans}
+    run("evaluating", "evaluate", *options, folder=tmp_path, output_dir=tmp_path / "scores", **weights)
+    summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
+    # trained and evaluated on grids of one spacing, so both must say the same
+    validated = [line["mean_dice"] for line in history(tmp_path / "run") if "mean_dice" in line]
+    assert summary["mean_dice"]["mean"] == pytest.approx(validated[-1], abs=1e-4)
+    run("inference", "inference", *options, folder=tmp_path, output_dir=tmp_path / "labels", **weights)
+    assert len(list((tmp_path / "labels").glob("*_seg.nii.gz"))) == 2
+
+
+def test_pictures_train_evaluate_and_infer(tmp_path: Path) -> None:
+    pictures = write_pictures(tmp_path / "pictures")
+    options = {"dataset_dir": pictures, "network_def#in_channels": 3}
+    meant = {"labels": {"1": 127, "2": 255}}
+    run("training", "train", "pictures_2d", folder=tmp_path, output_dir=tmp_path / "run", **options, **meant)
+    options |= {"checkpoint": tmp_path / "run" / "model.pt"}
+    run("evaluating", "evaluate", "pictures_2d", folder=tmp_path, output_dir=tmp_path / "run", **options, **meant)
+    run("inference", "inference", "pictures_2d", folder=tmp_path, output_dir=tmp_path / "labels", **options)
+    written = Image.open(tmp_path / "labels" / "p0_seg.png")
+    assert written.size == Image.open(pictures / "images" / "p0.png").size
+    assert set(np.unique(written)) <= {0, 1, 2}
+
+
+def test_several_channels(tmp_path: Path) -> None:
+    scans = write_decathlon(tmp_path / "scans", cases=2, channels=2)
+    options = {"dataset_dir": scans, "network_def#in_channels": 2}
+    run("training", "train", folder=tmp_path, output_dir=tmp_path / "run", **options)
+    assert history(tmp_path / "run")
+
+
+def test_balanced_crops_show_every_class_equally_often(tmp_path: Path) -> None:
+    """Two small balls in a large scan: half of the random crops would miss both."""
+    scans = write_decathlon(tmp_path / "scans", cases=2, smallest=(60, 70, 60))
+    options = {"dataset_dir": scans, "output_dir": tmp_path / "run"}
+    parser = run("training", "train", "crops_balanced", folder=tmp_path, **options)
+    samples = parser.get_parsed_content("train#dataset")
+    centres = [int(samples[n][0]["label"][0, 8, 12, 8]) for n in range(60)]
+    assert all(12 <= centres.count(number) <= 28 for number in (0, 1, 2))
