@@ -74,4 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.USAGE
     except NapariSegError as error:
         print(f"napari-seg: {error}", file=sys.stderr)
-        return ExitCode.NOTHING_FOUND if error.code in ("input.missing", "input.none") else ExitCode.ALL_FAILED
+        return (
+            ExitCode.NOTHING_FOUND
+            if error.code in ("input.missing", "input.none", "dataset.missing")
+            else ExitCode.ALL_FAILED
+        )

@@ -9,7 +9,7 @@ from statistics import mean
 from typing import Any
 
 from napari_seg.planning import with_segnets
-from napari_seg.planning.run import command, read_history, run, ship, weights_of
+from napari_seg.planning.run import RUN, command, read_history, run, ship, weights_of
 
 SUMMARY = Path("evaluation", "summary.json")
 
@@ -17,12 +17,13 @@ SUMMARY = Path("evaluation", "summary.json")
 def fold_commands(root: Path, dataset_dir: Path, fold: int, folds: int, **values: Any) -> list[list[str]]:
     """The training of one fold and its evaluation on the cases that the fold never saw."""
     common = {"dataset_dir": dataset_dir, "fold": fold, "folds": folds}
+    cache_dir = root / RUN / "cache"  # every case is preprocessed once for all folds
     folder = root / f"fold_{fold}"
     # the bundle's own network becomes the ensemble in the end; a fold is always one network
     network = f"%{root / 'configs' / 'train.yaml'}#network_def"
     evaluation = {"network_def": network, "checkpoint": folder / "model.pt", "output_dir": folder / SUMMARY.parent}
     return [
-        command("training", root, **common, output_dir=folder, **values),
+        command("training", root, **common, output_dir=folder, cache_dir=cache_dir, **values),
         command("evaluating", root, **common, **evaluation),
     ]
 

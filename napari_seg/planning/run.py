@@ -128,9 +128,12 @@ def _error(said: str, status: int) -> tuple[str, str]:
     own = _ERROR.findall(said)
     if own:
         return own[-1]
-    lines = [line for line in said.strip().splitlines() if line.strip()]
-    last = lines[-1] if lines else "it said nothing"
-    return "training.failed", f"the training ended with status {status}: {last}; what led to it stands above"
+    # the first of a chain of exceptions is the cause of the others
+    cause = re.search(r"^[\w.]*(?:Error|Exception)\b.*", said, re.MULTILINE)
+    return (
+        "training.failed",
+        f"it ended with status {status} ({cause[0] if cause else 'no error was shown'}); see above",
+    )
 
 
 def read_history(run_folder: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,137 @@
+"""`napari-seg train` as a user meets it: a data set in, a bundle out; faults, stops, second starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+
+from napari_seg.cli import main
+from napari_seg.formats import read
+
+BRIEF = ["max_epochs=3", "val_interval=3", "num_workers=0", "learning_rate=0.01"]
+SMALL = [
+    f"network_def#{arguments}"
+    for arguments in ("channels=[4,8]", "strides=[1,2]", "encoder_convs=[1,1]", "decoder_convs=[1]")
+]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return datasets.write_decathlon(tmp_path_factory.mktemp("data") / "balls", cases=6)
+
+
+def train(*arguments: object) -> int:
+    return main(["train", *map(str, arguments)])
+
+
+def test_dry_run_says_what_and_why_and_how(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert train(dataset, "-o", tmp_path / "out", "--folds", 2, "--max-minutes", 5, "--dry-run") == 0
+    output = capsys.readouterr().out
+    assert "patch_size [32, 40, 32]: holds 95 % of the images whole" in output
+    assert output.count("monai.bundle run training") == output.count("monai.bundle run evaluating") == 2
+    assert "--fold 1 --folds 2" in output
+    assert "--max_minutes 5.0" in output
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_usage_says_what_is_right(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert train(dataset, "-o", tmp_path / "out", "--network", "Unet") == 1
+    assert "no network 'Unet'; there are FCN, DeepLabV3, DeepLabV3Plus, MultiView, UNet" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        train(dataset, "-o", tmp_path / "out", "--set", "learning_rate")
+    assert "'learning_rate' is no pair as NAME=VALUE" in capsys.readouterr().err
+    assert train(tmp_path / "nothing", "-o", tmp_path / "out") == 2
+    assert "dataset.missing" in capsys.readouterr().err
+
+
+def test_all_faults_are_told_before_anything_is_made(
+    tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture
+) -> None:
+    import nibabel
+
+    broken = datasets.write_decathlon(tmp_path / "broken", cases=8)
+    paths = [broken / folder / "case_0{}.nii.gz" for folder in ("imagesTr", "labelsTr")]
+    images, labels = ([Path(str(path).format(n)) for n in range(8)] for path in paths)
+
+    def edit(path: Path, change: object, affine: np.ndarray | None = None) -> None:
+        image = nibabel.load(path)
+        array = np.asarray(image.dataobj).copy()
+        change(array)  # type: ignore[operator]
+        nibabel.save(nibabel.Nifti1Image(array, image.affine if affine is None else affine), path)
+
+    labels[0].unlink()
+    images[1].write_bytes(images[1].read_bytes()[:-300])
+    edit(labels[2], lambda array: None, np.diag([2.0, 1, 1, 1]))
+    edit(labels[3], lambda array: array.__setitem__((0, 0, 0), 9))
+    edit(images[4], lambda array: array.__setitem__((1, 2, 3), np.nan))
+    edit(labels[5], lambda array: array.fill(0))
+    assert train(broken, "-o", tmp_path / "out", "--labels", "front=1", "back=2") == 4
+    report = capsys.readouterr().err
+    assert report.count("napari-seg: data.faults: 6 faults") == 1
+    for n in range(6):
+        assert sum(f"  case_0{n}  " in line for line in report.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_train_then_predict_then_extend(dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    out = tmp_path / "balls"
+    assert train(dataset, "-o", out, "--labels", "front=1", "back=2", "--set", *BRIEF, *SMALL) == 0
+    output = capfd.readouterr().out
+    assert "best    Dice" in output
+    assert f"--bundle {out}" in output
+    history = [json.loads(line) for line in (out / "training" / "history.jsonl").read_text().splitlines()]
+    best = max(entry["mean_dice"] for entry in history if "mean_dice" in entry)
+    metadata = json.loads((out / "configs" / "metadata.json").read_text())
+    assert metadata["eval_metrics"] == {"validation mean Dice": round(best, 4)}
+
+    scan = dataset / "imagesTr" / "case_00.nii.gz"
+    assert main(["predict", str(scan), "--bundle", str(out), "--trust-bundle", "-o", str(tmp_path / "results")]) == 0
+    labels = read(tmp_path / "results" / "case_00_seg.nii.gz")
+    assert labels.grid.matches(read(scan).grid)
+    assert set(np.unique(labels.array)) <= {0, 1, 2}
+    record = json.loads((tmp_path / "results" / "case_00_seg.json").read_text())
+    assert [s["name"] for s in record["segments"]] == ["front", "back"]
+
+    assert train(dataset, "-o", out, "--max-epochs", 4) == 0
+    history = [json.loads(line) for line in (out / "training" / "history.jsonl").read_text().splitlines()]
+    assert [entry["epoch"] for entry in history if "loss" in entry] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_folds_become_an_ensemble(dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    out = tmp_path / "balls"
+    assert train(dataset, "-o", out, "--folds", 2, "--fold", 1, "--set", *BRIEF, *SMALL) == 0
+    assert not (out / "models" / "model.pt").exists()
+    assert "over 1 of 2 folds" in capfd.readouterr().out
+    assert train(dataset, "-o", out) == 0
+    output = capfd.readouterr().out
+    assert "fold 1 of 2 is finished" in output
+    assert "Dice    mean" in output
+    assert "over 2 of 2 folds" in output
+    scan = dataset / "imagesTr" / "case_00.nii.gz"
+    assert main(["predict", str(scan), "--bundle", str(out), "--trust-bundle", "-o", str(tmp_path / "results")]) == 0
+
+
+@pytest.mark.slow
+def test_a_termination_is_passed_on_and_the_weights_kept(dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "balls"
+    words = [sys.executable, "-m", "napari_seg", "train", str(dataset), "-o", str(out), "--set"]
+    words += ["max_epochs=1000", "val_interval=1", "num_workers=0", *SMALL]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        deadline = time.monotonic() + 300
+        while not (out / "training" / "model.pt").is_file() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        os.kill(process.pid, signal.SIGTERM)
+        output = process.communicate(timeout=120)[0]
+    assert process.returncode == 130, output[-3000:]
+    assert (out / "models" / "model.pt").is_file()
+    assert (out / "training" / "checkpoints" / "latest.pt").is_file()
