@@ -37,7 +37,7 @@ NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any], tuple[int, ...]]] = {
     "fcn_separable": (FCN, {"encoder": "separable"}, (2, 3)),
     "fcn_photo": (FCN, {"stem_stride": 4}, (2,)),
     "deeplab_v3": (DeepLabV3, {}, (2, 3)),
-    "deeplab_v3_auxiliary": (DeepLabV3, {"auxiliary": True, "multi_grid": (1, 2)}, (3,)),
+    "deeplab_v3_auxiliary": (DeepLabV3, {"auxiliary": True, "multi_grid": (2,)}, (3,)),
     "deeplab_v3_photo": (DeepLabV3, {"stem_stride": 4, "output_stride": 16, "window": 513}, (2,)),
     "deeplab_v3plus": (DeepLabV3Plus, {}, (2, 3)),
     "deeplab_v3plus_separable": (DeepLabV3Plus, {"encoder": "separable", "output_stride": 16}, (2, 3)),

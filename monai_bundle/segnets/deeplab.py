@@ -95,14 +95,18 @@ class ASPP(nn.Module):
 class DeepLabV3(nn.Module):
     """Atrous encoder, pyramid of atrous convolutions, and scores upsampled in one step.
 
-    The classic setting for photographs is `stem_stride` 4, `output_stride` 16 or 8 and a `window` of 513; the defaults
-    are a quarter of it, for organs of a few dozen voxels.
+    The classic setting for photographs is `stem_stride` 4, `output_stride` 16 or 8 and a `window` of 513. The default
+    stops at stride 2, for organs of a few dozen voxels: with no decoder, the scores' stride bounds what can be drawn.
+    The best scores for a hippocampus's reference that 15 steps of back-projection find give a mean Dice of 0.95 at
+    stride 2, 0.88 at 4 and 0.55 at 8. Convolutions at stride 2 are dear in 3D, hence few and thin ones.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
         out_channels: classes, background included.
         output_stride: stride at which the encoder stops shrinking and widens its convolutions instead.
+        channels: features of each stage of the encoder.
+        units: residual units of each stage of the encoder.
         features: of each branch of the pyramid.
         window: side of the training's window in voxels, from which `atrous_rates` derives the rates.
         rates: the pyramid's, instead.
@@ -112,7 +116,7 @@ class DeepLabV3(nn.Module):
         norm: MONAI's name of the normalisation.
         act: MONAI's name of the activation.
         dropout: share of the pyramid's features dropped in training.
-        encoder_options: further arguments of `ResidualEncoder`: channels, units, stem_stride, multi_grid.
+        encoder_options: further arguments of `ResidualEncoder`: stem_stride, multi_grid.
     """
 
     def __init__(
@@ -120,8 +124,10 @@ class DeepLabV3(nn.Module):
         spatial_dims: int,
         in_channels: int,
         out_channels: int,
-        output_stride: int = 4,
-        features: int = 64,
+        output_stride: int = 2,
+        channels: Sequence[int] = (8, 24, 48, 64),
+        units: Sequence[int] = (0, 1, 1, 1),
+        features: int = 32,
         window: int = 48,
         rates: Sequence[int] | None = None,
         auxiliary: bool = False,
@@ -133,11 +139,17 @@ class DeepLabV3(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = ENCODERS[encoder](
-            spatial_dims, in_channels, output_stride=output_stride, norm=norm, act=act, **encoder_options
+            spatial_dims,
+            in_channels,
+            channels,
+            units,
+            output_stride=output_stride,
+            norm=norm,
+            act=act,
+            **encoder_options,
         )
         self.multiple = [output_stride] * spatial_dims
         rates = rates or atrous_rates(window, output_stride)
-        channels = self.encoder.channels
         self.aspp = ASPP(spatial_dims, channels[-1], features, rates, norm=norm, act=act, dropout=dropout)
         self.head = Conv[Conv.CONV, spatial_dims](features, out_channels, kernel_size=1)
         self.auxiliary = Conv[Conv.CONV, spatial_dims](channels[-2], out_channels, kernel_size=1) if auxiliary else None

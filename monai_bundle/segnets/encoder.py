@@ -118,7 +118,11 @@ class ResidualEncoder(nn.Module):
 
 
 class SeparableEncoder(ResidualEncoder):
-    """The same ladder of depthwise separable convolutions: a tenth of the arithmetic and the parameters, for speed."""
+    """The same ladder of depthwise separable convolutions: a tenth of the arithmetic and of the parameters.
+
+    Faster in 2D, by a fifth to a third of a step on a CPU. In 3D a step hardly gains, and one with atrous rates loses:
+    torch's convolutions of single channels are slow there.
+    """
 
     separable = True
 

@@ -16,7 +16,8 @@ class FCN(nn.Module):
     """FCN-32s, 16s or 8s: class scores of the last one, two or three stages, upsampled and added from the bottom up.
 
     The names are the paper's, whose stages lie at strides 4, 8, 16 and 32 (`stem_stride` 4). With the default
-    `stem_stride` 1 they lie at 1, 2, 4 and 8, so the finest scores of "8s" lie at stride 2, those of "32s" at 8.
+    `stem_stride` 1 they lie at 1, 2, 4 and 8, so the finest scores of "8s" lie at stride 2, of "16s" at 4 and of "32s"
+    at 8, which is too coarse to draw a hippocampus (see `DeepLabV3`).
 
     Args:
         spatial_dims: 2 or 3.
