@@ -20,7 +20,7 @@ from segnets.data.cache import fingerprint
 from segnets.errors import TrainingError
 from segnets.files import PART, replacing
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("segnets")
 
 
 class Stateful(Protocol):
@@ -83,6 +83,7 @@ class Checkpoints:
         self.every_steps = every_steps
         self.resume = resume
         self._best: float | None = None
+        self._found: Path | None = None
         self._random: dict[str, Any] | None = None  # to be set before the first step
         self._saved_step, self._saved_at = 0, time.monotonic()
 
@@ -100,7 +101,10 @@ class Checkpoints:
                 f"{self.folder} holds a run and this is to be a new one (resume: false): "
                 "give another output_dir, or delete the folder",
             )
+        idist.barrier()
         if idist.get_rank() == 0:
+            if self._found == self.previous:  # or the next checkpoint would push out the only whole one
+                self.previous.replace(self.latest)
             for part in (*self.folder.glob(f"*{PART}"), *self.latest.parent.glob(f"*{PART}")):
                 part.unlink()  # a kill left it
         self._saved_step, self._saved_at = trainer.state.iteration, time.monotonic()
@@ -183,14 +187,16 @@ class Checkpoints:
         trainer.state.iteration = state["step"]
         trainer.state.epoch = state["step"] // trainer.state.epoch_length
         trainer.data_loader.batch_sampler.set_position(state["step"])
-        logger.info("resumed %s after step %d, in epoch %d", self.folder, state["step"], trainer.state.epoch + 1)
+        logger.info("resumed after step %d, from %s", state["step"], self._found)
 
     def _read(self) -> dict[str, Any] | None:
         faults = []
         for path in (self.latest, self.previous):
             if path.exists():
                 try:
-                    return torch.load(path, map_location="cpu", weights_only=True)
+                    state = torch.load(path, map_location="cpu", weights_only=True)
+                    self._found = path
+                    return state
                 except (EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
                     faults.append(f"{path.name} ({str(error).splitlines()[0]})")
                     logger.warning("%s can't be read; trying the one before it", path)

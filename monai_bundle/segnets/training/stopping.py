@@ -16,10 +16,11 @@ from typing import Any
 
 import ignite.distributed as idist
 import ignite.handlers
+import torch
 from ignite.engine import Engine, Events
 from monai.handlers import ValidationHandler
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("segnets")
 
 
 class Stop:
@@ -200,7 +201,8 @@ class Validation(ValidationHandler):
 
     def __call__(self, trainer: Engine) -> None:
         self.step = trainer.state.iteration
-        super().__call__(trainer)
+        with torch.random.fork_rng(range(torch.cuda.device_count())):  # when it is done changes nothing in the training
+            super().__call__(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": self.step}

@@ -1,0 +1,312 @@
+"""A run is a function of its config: not of workers, processes, kills, or what lay in the cache."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable
+from itertools import islice
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from datasets import write_decathlon
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import Compose, EnsureTyped, Lambdad, LoadImaged, OneOf, RandGaussianNoised, RandShiftIntensityd
+from tiny_run import losses, make_run, run, run_distributed, steps_so_far, volumes, without_times
+
+from napari_seg.bundle import shipped_root
+
+from segnets.data import CachedCases, EpochSampler, TrainingSet, epochs  # isort: skip - within reach by tiny_run
+from segnets.errors import TrainingError  # isort: skip
+
+
+# --- what a step sees ---
+
+
+def test_each_passage_shows_every_case_once_and_batches_run_on_over_its_end() -> None:
+    sampler = EpochSampler(num_cases=5, batch_size=2, seed=4)
+    assert len(sampler) == 3  # 2.5, rounded up
+    batches = list(islice(sampler, 10))
+    assert {len(batch) for batch in batches} == {2}
+    indices = [index for batch in batches for index in batch]
+    # an index is passage * 5 + case: four passages of five cases, each complete before the next
+    assert [sorted(indices[5 * p : 5 * p + 5]) for p in range(4)] == [list(range(5 * p, 5 * p + 5)) for p in range(4)]
+    assert [i % 5 for i in indices[:5]] != [i % 5 for i in indices[5:10]]
+    assert list(islice(EpochSampler(5, 2, seed=4), 10)) == batches
+    assert list(islice(EpochSampler(5, 2, seed=5), 10)) != batches
+    assert len(EpochSampler(5, 2, repeats=4)) == 10
+    sampler.set_position(7)
+    assert list(islice(sampler, 3)) == batches[7:]
+
+
+def test_two_processes_share_what_one_with_twice_the_batch_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = EpochSampler(7, 4, seed=1)
+    steps, expected = len(alone), list(islice(alone, 6))
+    parts = []
+    for rank in (0, 1):
+        monkeypatch.setattr(epochs, "_processes", lambda rank=rank: (rank, 2))
+        sampler = EpochSampler(7, 2, seed=1)
+        assert len(sampler) == steps
+        parts.append(list(islice(sampler, 6)))
+    assert [a + b for a, b in zip(*parts, strict=True)] == expected
+
+
+def random_transforms() -> list[Any]:
+    """Of train.yaml, each made to happen always."""
+    parser = ConfigParser(yaml.safe_load((shipped_root() / "configs" / "train.yaml").read_text()))
+    parser["patch_size"] = [6, 6, 6]
+    found = []
+    for id in ("patches", "spatial_augmentation", "intensity_augmentation"):
+        for n, entry in enumerate(parser[id]):
+            if "prob" in entry:
+                parser[f"{id}::{n}::prob"] = 1.0
+        found += parser.get_parsed_content(id)
+    return [t for t in found if "Rand" in type(t).__name__]
+
+
+def test_every_random_transform_of_the_config_is_a_function_of_the_index() -> None:
+    data = volumes(2)
+
+    def item(transform: Any, index: int, before: int | None = None) -> torch.Tensor:
+        dataset = TrainingSet(data, [EnsureTyped(["image", "label"])], [transform], seed=3)
+        if before is not None:
+            _ = dataset[before]
+        return dataset[index]["image"]
+
+    transforms = random_transforms()
+    assert len(transforms) >= 8
+    noise, shift = RandGaussianNoised("image", prob=1.0), RandShiftIntensityd("image", 5.0, prob=1.0)
+    transforms += [OneOf([noise, shift]), Compose([shift, Compose([noise])])]
+    transforms.append(Lambdad("image", lambda x: x + torch.rand(1)))  # as torchvision's, from torch's generator
+    for transform in transforms:
+        name = type(transform).__name__
+        first = item(transform, 3)
+        assert torch.equal(first, item(transform, 3, before=0)), f"{name} remembers what it did before"
+        # index 2n + 1 is case 1 in passage n
+        assert any(not torch.equal(first, item(transform, 2 * n + 1)) for n in range(2, 6)), f"{name} is not random"
+
+
+def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
+    for workers in (0, 2):
+        run(tmp_path / str(workers), num_workers=workers, max_epochs=2)
+    assert without_times(tmp_path / "0") == without_times(tmp_path / "2")
+
+
+# --- the cache ---
+
+
+def test_a_second_start_computes_only_what_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_decathlon(tmp_path / "scans", cases=3)
+    cases = [
+        {"name": p.name[:7], "image": str(p), "label": str(root / "labelsTr" / p.name)}
+        for p in sorted((root / "imagesTr").iterdir())
+    ]
+    loads: list[str] = []
+    load = LoadImaged.__call__
+    monkeypatch.setattr(LoadImaged, "__call__", lambda self, case: (loads.append(case["name"]), load(self, case))[1])
+
+    def names_loaded(dtype: Any = np.float32) -> list[str]:
+        loads.clear()
+        loader = LoadImaged(["image", "label"], image_only=True, ensure_channel_first=True, dtype=dtype)
+        dataset = CachedCases(cases, [loader], tmp_path / "cache")
+        items = [dataset[n] for n in range(3)]
+        assert all(isinstance(item["image"], MetaTensor) and item["image"].affine.shape == (4, 4) for item in items)
+        fresh = load(loader, dict(cases[1]))
+        assert torch.equal(items[1]["image"], fresh["image"])
+        assert items[1]["name"] == "case_01"
+        return list(loads)
+
+    assert names_loaded() == ["case_00", "case_01", "case_02"]
+    assert names_loaded() == []
+    os.utime(cases[1]["label"], ns=(1, 1))
+    assert names_loaded() == ["case_01"]
+    assert names_loaded(np.float64) == ["case_00", "case_01", "case_02"]  # another transform
+    for path in (tmp_path / "cache").iterdir():
+        os.truncate(path, path.stat().st_size // 2)
+    assert names_loaded() == ["case_00", "case_01", "case_02"]
+    assert names_loaded() == []
+    assert not list(tmp_path.rglob("*.part"))
+
+
+# --- going on ---
+
+
+def test_a_finished_run_goes_on_along_a_longer_schedule(tmp_path: Path) -> None:
+    first = run(tmp_path, max_epochs=2)
+    assert first.state.iteration == 6
+    weights = torch.load(tmp_path / "model_final.pt", weights_only=True)
+    again = run(tmp_path, max_epochs=2)  # nothing left to do
+    assert again.state.iteration == 6
+    assert all(torch.equal(weights[k], v) for k, v in torch.load(tmp_path / "model_final.pt").items())
+    assert len(losses(tmp_path)) == 6
+    trainer = run(tmp_path, max_epochs=4)
+    assert len(losses(tmp_path)) == 12
+    # the rate after each epoch is that of a run planned for four from the start
+    run(tmp_path / "planned", max_epochs=4)
+    rates = [[line["lr"] for line in without_times(f) if "lr" in line] for f in (tmp_path, tmp_path / "planned")]
+    assert rates[0][2:] == rates[1][2:]
+    assert rates[0][:2] != rates[1][:2]
+    assert trainer.state.epoch == 4
+
+
+def test_what_can_not_be_the_same_run_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, max_epochs=1)
+    with pytest.raises(TrainingError, match=r"run\.differs.*cases a step: was 2, is 1.*steps an epoch: was 3, is 5"):
+        run(tmp_path, max_epochs=2, batch_size=1)
+    with pytest.raises(TrainingError, match=r"run\.differs.*cases: was 5 .*, is 6"):
+        run(tmp_path, max_epochs=2, cases=6)
+    with pytest.raises(TrainingError, match=r"run\.differs.*seed: was 0, is 1"):
+        run(tmp_path, max_epochs=2, seed=1)
+    with pytest.raises(TrainingError, match=r"run\.differs.*network: was Network of 189 weights"):
+        run(tmp_path, max_epochs=2, dropout=0.5)
+    with pytest.raises(TrainingError, match=r"run\.exists"):
+        run(tmp_path, max_epochs=2, resume=False)
+    assert len(losses(tmp_path)) == 3
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    run(tmp_path / "whole", max_epochs=3)
+    run(tmp_path / "a", max_epochs=3, every_steps=4)  # at steps 4, 8 and at the end, 9
+    for name in ("latest.pt", "previous.pt"):
+        state = torch.load(tmp_path / "a" / "checkpoints" / name, weights_only=True)
+        assert state["step"] == {"latest.pt": 9, "previous.pt": 8}[name]
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    shutil.copytree(tmp_path / "a", tmp_path / "c")
+
+    latest = tmp_path / "a" / "checkpoints" / "latest.pt"
+    os.truncate(latest, latest.stat().st_size // 2)
+    run(tmp_path / "a", max_epochs=3)
+    assert "latest.pt can't be read" in caplog.text
+    assert "after step 8" in caplog.text
+
+    (tmp_path / "b" / "checkpoints" / "latest.pt").unlink()  # as between the two renamings
+    run(tmp_path / "b", max_epochs=3)
+    for name in ("a", "b"):
+        assert without_times(tmp_path / name) == without_times(tmp_path / "whole")
+
+    for path in (tmp_path / "c" / "checkpoints").iterdir():
+        path.write_bytes(b"PK")
+    with pytest.raises(TrainingError, match=r"run\.damaged.*latest\.pt.*previous\.pt"):
+        run(tmp_path / "c", max_epochs=3)
+
+
+# --- kills ---
+
+
+@pytest.fixture(scope="module")
+def children() -> Any:
+    """Processes that have torch and MONAI loaded from the start."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tiny_run"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        forkserver.ensure_running()
+    return context
+
+
+def start(children: Any, folder: Path, **options: Any) -> Any:
+    child = children.Process(target=run, args=(folder,), kwargs=options)
+    child.start()
+    return child
+
+
+def kill_at(child: Any, due: Callable[[], bool], seconds: float = 120) -> bool:
+    """Sends SIGKILL as soon as `due`; False if the child had ended before."""
+    end = time.monotonic() + seconds
+    while child.is_alive() and not due():
+        assert time.monotonic() < end, "the run takes too long"
+        time.sleep(0.001)
+    alive = child.is_alive()
+    child.kill()
+    child.join()
+    return alive
+
+
+def test_killed_twice_and_resumed_it_is_the_same_run(children: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_epochs": 6, "ballast_mb": 24}
+    run(tmp_path / "whole", **options)
+    folder = tmp_path / "killed"
+    assert kill_at(start(children, folder, **options), lambda: steps_so_far(folder) >= 5)
+    checkpoints = folder / "checkpoints"
+    # while the checkpoint of a later step is being written
+    assert kill_at(start(children, folder, **options), lambda: any(checkpoints.glob("*.part")))
+    assert list(checkpoints.glob("*.part"))
+    last = start(children, folder, **options)
+    last.join(120)
+    assert last.exitcode == 0
+    assert without_times(folder) == without_times(tmp_path / "whole")
+    assert not list(folder.rglob("*.part"))
+    for name in ("model.pt", "model_final.pt"):
+        a, b = (torch.load(f / name, weights_only=True) for f in (folder, tmp_path / "whole"))
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+# --- several processes, parts, mixed precision ---
+
+
+def test_two_processes_compute_what_one_with_twice_the_batch_does(children: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_epochs": 3, "dropout": 0.0, "cases": 6}
+    run(tmp_path / "one", batch_size=4, **options)
+    ranks = [
+        children.Process(target=run_distributed, args=(tmp_path / "two", rank, 2), kwargs={"batch_size": 2} | options)
+        for rank in (0, 1)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+        assert process.exitcode == 0
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == 6  # 1.5 steps an epoch, rounded up
+    assert two == pytest.approx(one, abs=1e-5)
+    run(tmp_path / "two", batch_size=4, **(options | {"max_epochs": 4}))  # what two began, one goes on with
+    assert len(losses(tmp_path / "two")) == 8
+
+
+def test_a_batch_in_parts_is_the_same_step(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_epochs": 2, "dropout": 0.0, "batch_size": 3, "max_gradient_norm": 0.1}
+    run(tmp_path / "whole", **options)
+    run(tmp_path / "parts", accumulation_steps=2, **options)  # two cases, then one
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
+
+
+def test_clipping_and_the_penalty_change_the_gradient_and_nothing_else(tmp_path: Path) -> None:
+    def first_step(name: str, **settings: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        trainer = make_run(tmp_path / name, max_epochs=1, **settings)
+        before = {k: p.detach().clone() for k, p in trainer.network.named_parameters()}
+        trainer.state.epoch_length = 1
+        trainer.run()
+        return before, {k: p.grad for k, p in trainer.network.named_parameters()}
+
+    weights, plain = first_step("plain")
+    _, clipped = first_step("clipped", max_gradient_norm=0.01)
+    norm = torch.cat([g.flatten() for g in clipped.values()]).norm()
+    assert norm.item() == pytest.approx(0.01, rel=1e-3)
+    _, penalised = first_step("penalised", l1_penalty=0.5)
+    for name, gradient in penalised.items():
+        expected = plain[name] + (0.5 * weights[name].sign() if name.endswith("weight") else 0)
+        torch.testing.assert_close(gradient, expected)
+
+
+def test_bfloat16_on_the_processor_learns_too(tmp_path: Path) -> None:
+    seconds = {}
+    for name, amp in (("float32", False), ("bfloat16", True)):
+        start_time = time.monotonic()
+        trainer = run(tmp_path / name, max_epochs=20, dropout=0.0, amp=amp, every_steps=None)
+        seconds[name] = (time.monotonic() - start_time) / trainer.state.iteration
+        curve = losses(tmp_path / name)
+        assert np.mean(curve[-3:]) < 0.9 * curve[0]
+    full, half = losses(tmp_path / "float32"), losses(tmp_path / "bfloat16")
+    assert half != full
+    assert half[:10] == pytest.approx(full[:10], rel=0.02)
+    print({name: f"{1000 * s:.1f} ms a step" for name, s in seconds.items()})

@@ -1,0 +1,168 @@
+"""A training that takes a second: a small network with dropout on made-up volumes, with all that a real run has."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.handlers import EMAHandler
+from monai.data import DataLoader
+from monai.engines import SupervisedEvaluator
+from monai.handlers import MeanDice, from_engine
+from monai.losses import DiceCELoss
+from monai.transforms import AsDiscreted, EnsureTyped, RandAffined, RandGaussianNoised
+from torch import nn
+
+from napari_seg.bundle import shipped_root
+
+sys.path.insert(0, str(shipped_root()))
+
+from segnets.data import CachedCases, EpochSampler, TrainingSet
+from segnets.training import (
+    Checkpoints,
+    EarlyStopping,
+    Schedule,
+    StopAfterMinutes,
+    StopOnFile,
+    StopOnSignal,
+    Trainer,
+    Validation,
+)
+from segnets.training.history import History, read_history
+
+
+class Network(nn.Sequential):
+    """Two convolutions, and numbers that only take time to be saved."""
+
+    def __init__(self, dropout: float, ballast_mb: int) -> None:
+        super().__init__(nn.Conv3d(1, 6, 3, padding=1), nn.ReLU(), nn.Dropout(dropout), nn.Conv3d(6, 3, 1))
+        self.register_buffer("ballast", torch.zeros(ballast_mb * 2**18))
+
+
+def volumes(number: int) -> list[dict[str, Any]]:
+    """Cases with class 1 where it is bright and class 2 where it is brighter."""
+    cases = []
+    for n in range(number):
+        image = np.random.default_rng(n).random((1, 10, 8, 9), dtype=np.float32)
+        cases.append({"name": f"case_{n}", "image": image, "label": (image * 3).astype(np.uint8)})
+    return cases
+
+
+def make_run(
+    folder: Path,
+    *,
+    max_epochs: int = 4,
+    cases: int = 5,
+    batch_size: int = 2,
+    seed: int = 0,
+    num_workers: int = 0,
+    dropout: float = 0.2,
+    ballast_mb: int = 0,
+    max_minutes: float | None = None,
+    patience: int | None = None,
+    every_steps: int | None = 2,
+    resume: bool = True,
+    distributed: bool = False,
+    learning_rate: float = 0.02,
+    more_handlers: Sequence[Any] = (),
+    **settings: Any,
+) -> Trainer:
+    """A trainer ready to run, as train.yaml puts it together; 5 cases in batches of 2 are 3 steps an epoch."""
+    torch.manual_seed(seed)
+    network = Network(dropout, ballast_mb)
+    data = volumes(cases)
+    deterministic = [EnsureTyped(["image", "label"])]
+    random = [
+        RandGaussianNoised("image", prob=0.5),
+        RandAffined(["image", "label"], prob=0.5, rotate_range=[0.3, 0.3, 0.3], mode=["bilinear", "nearest"]),
+    ]
+    loader = DataLoader(
+        TrainingSet(data, deterministic, random, folder / "cache", seed),
+        batch_sampler=EpochSampler(len(data), batch_size, seed),
+        num_workers=num_workers,
+    )
+    ema = EMAHandler(network, momentum=0.1)
+    validator = SupervisedEvaluator(
+        device="cpu",
+        val_data_loader=DataLoader(CachedCases(data[:2], deterministic, folder / "cache"), batch_size=1),
+        network=ema.ema_model,
+        postprocessing=AsDiscreted(["pred", "label"], argmax=[True, False], to_onehot=3),
+        key_val_metric={
+            "mean_dice": MeanDice(include_background=False, output_transform=from_engine(["pred", "label"]))
+        },
+    )
+    optimizer = torch.optim.AdamW(network.parameters(), learning_rate)
+    minutes = StopAfterMinutes(max_minutes)
+    schedule = Schedule(
+        torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=max_epochs * len(loader)), minutes
+    )
+    history = History(folder / "history.jsonl", validator, every_step=True)
+    validation = Validation(validator, 2)
+    early_stopping = EarlyStopping(patience, validator)
+    checkpoints = Checkpoints(
+        folder,
+        ema=ema,
+        validator=validator,
+        objects={
+            "schedule": schedule,
+            "history": history,
+            "validation": validation,
+            "minutes": minutes,
+            "early_stopping": early_stopping,
+        },
+        every_steps=every_steps,
+        resume=resume,
+    )
+    stops = [minutes, StopOnFile(folder / "stop"), StopOnSignal()]
+    trainer = Trainer(
+        device="cpu",
+        max_epochs=max_epochs,
+        train_data_loader=loader,
+        network=nn.parallel.DistributedDataParallel(network) if distributed else network,
+        optimizer=optimizer,
+        loss_function=DiceCELoss(to_onehot_y=True, softmax=True),
+        train_handlers=[checkpoints, schedule, history, validation, early_stopping, *stops, *more_handlers],
+        **settings,
+    )
+    ema.attach(trainer)
+    return trainer
+
+
+def run(folder: Path, **options: Any) -> Trainer:
+    trainer = make_run(folder, **options)
+    trainer.run()
+    return trainer
+
+
+def run_distributed(folder: Path, rank: int, processes: int, **options: Any) -> None:
+    """`run` as one of several processes on one machine."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}-store", rank=rank, world_size=processes)
+    run(folder, distributed=True, **options)
+    torch.distributed.destroy_process_group()
+
+
+def losses(folder: Path) -> list[float]:
+    """Of each step, in order; that the steps are all there, once, is made sure."""
+    lines = [line for line in read_history(folder) if "step_loss" in line]
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    return [line["step_loss"] for line in lines]
+
+
+def without_times(folder: Path) -> list[dict[str, Any]]:
+    """The lines of history.jsonl that two equal runs share."""
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in read_history(folder)]
+
+
+def steps_so_far(folder: Path) -> int:
+    """The last step that a run, which may be running, has written down."""
+    path = folder / "history.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    for line in reversed(lines):
+        if line.endswith("}"):
+            return int(json.loads(line)["step"])
+    return 0
