@@ -39,6 +39,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.bundle import WEIGHTS
+    from napari_seg.errors import BundleError
     from napari_seg.planning import Choices, plan_bundle
     from napari_seg.planning.folds import cross_validate, fold_commands
     from napari_seg.planning.run import starting_weights, train, training_command
@@ -58,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.fine_tune:
         values["finetune"] = starting_weights(arguments.fine_tune.resolve())
     folds = plan["choices"].get("folds")
+    if arguments.fold is not None and not folds:
+        raise BundleError("bundle.fold", "--fold says which of the --folds; this bundle has none")
     if arguments.dry_run:
         commands = [training_command(out, dataset, **values)]
         if folds:

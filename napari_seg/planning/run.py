@@ -91,7 +91,7 @@ def run(words: list[str]) -> None:
     def pass_on(number: int, frame: object) -> None:
         nonlocal interrupted
         interrupted = True
-        child.send_signal(number)
+        child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
     signals = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, pass_on) for number in signals}
@@ -130,10 +130,8 @@ def _error(said: str, status: int) -> tuple[str, str]:
         return own[-1]
     # the first of a chain of exceptions is the cause of the others
     cause = re.search(r"^[\w.]*(?:Error|Exception)\b.*", said, re.MULTILINE)
-    return (
-        "training.failed",
-        f"it ended with status {status} ({cause[0] if cause else 'no error was shown'}); see above",
-    )
+    shown = cause[0] if cause else "no error was shown"
+    return "training.failed", f"the training ended with status {status} ({shown}); what led to it stands above"
 
 
 def read_history(run_folder: Path) -> list[dict[str, Any]]:
