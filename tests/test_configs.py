@@ -1,4 +1,4 @@
-"""Every small config, merged over the ones that stand alone: it trains, and what it changes evaluates and infers too."""
+"""Every small config, merged over the ones that stand alone: it trains, evaluates and infers."""
 
 from __future__ import annotations
 
@@ -102,6 +102,32 @@ def test_each_trains(name: str, scans: Path, tmp_path: Path) -> None:
             assert type(parser.get_parsed_content(key)).__name__ == wanted
 
 
+def test_the_same_command_goes_on_and_a_new_run_begins_from_other_weights(scans: Path, tmp_path: Path) -> None:
+    common = {"folder": tmp_path, "dataset_dir": scans}
+    run("training", "train", **common, output_dir=tmp_path / "run")
+    run("training", "train", **common, output_dir=tmp_path / "run", max_epochs=2)
+    assert [line["epoch"] for line in history(tmp_path / "run") if "loss" in line] == [1, 2]
+    weights = tmp_path / "run" / "model_final.pt"
+    parser = run("training", "train", **common, output_dir=tmp_path / "tuned", finetune=weights)
+    assert parser.get_parsed_content("pretrained").share == 1.0
+
+
+def test_distances_are_in_mm() -> None:
+    from monai.data import MetaTensor
+    from monai.metrics import HausdorffDistanceMetric, SurfaceDiceMetric
+    from segnets.metrics import SurfaceMetric
+
+    affine = torch.diag(torch.tensor([3.0, 1.0, 2.0, 1.0]))
+    pred, label = (MetaTensor(torch.zeros(2, 9, 9, 9), affine=affine) for _ in range(2))
+    pred[1, 2, 4, 4] = label[1, 4, 4, 4] = 1  # two voxels of 3 mm apart
+    found = []
+    for metric in (HausdorffDistanceMetric(percentile=95), SurfaceDiceMetric([5.9]), SurfaceDiceMetric([6.1])):
+        measured = SurfaceMetric(metric)
+        measured.update(([pred], [label]))
+        found.append(metric.aggregate().item())
+    assert found == [6.0, 0.0, 1.0]
+
+
 @pytest.mark.parametrize("network", ["FCN", "DeepLabV3", "DeepLabV3Plus", "MultiView"])
 def test_a_network_is_chosen_by_its_name_alone(network: str, scans: Path, tmp_path: Path) -> None:
     chosen = {"_target_": f"segnets.{network}", "spatial_dims": 3, "in_channels": 1, "out_channels": "@num_classes"}
@@ -161,7 +187,8 @@ def test_several_channels(tmp_path: Path) -> None:
 def test_balanced_crops_show_every_class_equally_often(tmp_path: Path) -> None:
     """Two small balls in a large scan: half of the random crops would miss both."""
     scans = write_decathlon(tmp_path / "scans", cases=2, smallest=(60, 70, 60))
-    options = {"dataset_dir": scans, "output_dir": tmp_path / "run"}
+    still: dict[str, list] = {"spatial_augmentation": [], "intensity_augmentation": []}
+    options = {"dataset_dir": scans, "output_dir": tmp_path / "run", **still}
     parser = run("training", "train", "crops_balanced", folder=tmp_path, **options)
     samples = parser.get_parsed_content("train#dataset")
     centres = [int(samples[n][0]["label"][0, 8, 12, 8]) for n in range(60)]
