@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from multiprocessing import forkserver
 from pathlib import Path
@@ -219,27 +222,30 @@ def start(children: Any, folder: Path, **options: Any) -> Any:
     return child
 
 
-def kill_at(child: Any, due: Callable[[], bool], seconds: float = 120) -> bool:
-    """Sends SIGKILL as soon as `due`; False if the child had ended before."""
+def kill_at(child: Any, due: Callable[[], bool], seconds: float = 300) -> None:
+    """Sends SIGKILL as soon as `due`."""
+    alive = child.is_alive if hasattr(child, "is_alive") else lambda: child.poll() is None
     end = time.monotonic() + seconds
-    while child.is_alive() and not due():
+    while not due():
+        assert alive(), "the run has ended before it could be killed"
         assert time.monotonic() < end, "the run takes too long"
         time.sleep(0.001)
-    alive = child.is_alive()
     child.kill()
-    child.join()
-    return alive
+    child.join() if hasattr(child, "join") else child.wait()
+
+
+def half_written(folder: Path, child: Any) -> list[Path]:
+    return list((folder / "checkpoints").glob(f"*.{child.pid}.part"))
 
 
 def test_killed_twice_and_resumed_it_is_the_same_run(children: Any, tmp_path: Path) -> None:
     options: dict[str, Any] = {"max_epochs": 6, "ballast_mb": 24}
     run(tmp_path / "whole", **options)
     folder = tmp_path / "killed"
-    assert kill_at(start(children, folder, **options), lambda: steps_so_far(folder) >= 5)
-    checkpoints = folder / "checkpoints"
-    # while the checkpoint of a later step is being written
-    assert kill_at(start(children, folder, **options), lambda: any(checkpoints.glob("*.part")))
-    assert list(checkpoints.glob("*.part"))
+    kill_at(start(children, folder, **options), lambda: steps_so_far(folder) >= 5)
+    child = start(children, folder, **options)
+    kill_at(child, lambda: bool(half_written(folder, child)))
+    assert half_written(folder, child)  # the kill came before the file was whole
     last = start(children, folder, **options)
     last.join(120)
     assert last.exitcode == 0
@@ -248,6 +254,59 @@ def test_killed_twice_and_resumed_it_is_the_same_run(children: Any, tmp_path: Pa
     for name in ("model.pt", "model_final.pt"):
         a, b = (torch.load(f / name, weights_only=True) for f in (folder, tmp_path / "whole"))
         assert a.keys() == b.keys()
+        assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def bundle(
+    folder: Path, dataset: Path, *config_files: str, launcher: Sequence[str] = ("-m",), **values: object
+) -> subprocess.Popen[str]:
+    """The bundle's own training on small patches; a checkpoint after every third step."""
+    configs = shipped_root() / "configs"
+    files = [str(configs / name) for name in ("train.yaml", *config_files)]
+    options = {"config_file": files, "meta_file": configs / "metadata.json", "bundle_root": shipped_root()}
+    options |= {"dataset_dir": dataset, "output_dir": folder, "patch_size": [16, 24, 16], "val_interval": 10}
+    options |= {"history#every_step": True, "checkpoints#every_steps": 3} | values
+    command = [sys.executable, *launcher, "monai.bundle", "run", "training"]
+    for name, value in options.items():
+        command += [f"--{name}", str(value)]
+    folder.parent.mkdir(exist_ok=True)
+    with (folder.parent / f"{folder.name}.log").open("a") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_the_bundles_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = random.Random(7)
+    dataset, whole, folder = write_decathlon(tmp_path / "scans", cases=10), tmp_path / "whole", tmp_path / "killed"
+    assert bundle(whole, dataset, max_epochs=30).wait() == 0  # of 4 steps
+    rows = []
+    for n in range(20):
+        latest = folder / "checkpoints" / "latest.pt"
+        begun = torch.load(latest, weights_only=True)["step"] if latest.exists() else 0
+        written = (folder / "history.jsonl").stat().st_mtime_ns if begun else 0
+        child = bundle(folder, dataset, max_epochs=30)
+        target = begun + rng.randint(1, 9)
+
+        def due(n: int = n, child: Any = child, target: int = target, written: int = written) -> bool:
+            if n % 2:
+                return bool(half_written(folder, child))
+            return steps_so_far(folder) >= target and (folder / "history.jsonl").stat().st_mtime_ns > written
+
+        kill_at(child, due)
+        rows.append((n + 1, begun, steps_so_far(folder), "yes" if half_written(folder, child) else "no"))
+    assert bundle(folder, dataset, max_epochs=30).wait() == 0
+    one, other = losses(whole), losses(folder)
+    difference = max(abs(a - b) for a, b in zip(one, other, strict=True))
+    with capsys.disabled():
+        print("\nkill  resumed after step  killed after step  while a checkpoint was written")
+        for row in rows:
+            print("{:4d}  {:18d}  {:17d}  {}".format(*row))
+        print(f"{len(one)} steps; largest difference of a step's loss: {difference:g}")
+    assert difference <= 1e-6
+    assert sum(row[3] == "yes" for row in rows) >= 5
+    assert without_times(folder) == without_times(whole)
+    for name in ("model.pt", "model_final.pt"):
+        a, b = (torch.load(f / name, weights_only=True) for f in (folder, whole))
         assert all(torch.equal(a[k], b[k]) for k in a)
 
 
@@ -271,6 +330,19 @@ def test_two_processes_compute_what_one_with_twice_the_batch_does(children: Any,
     assert two == pytest.approx(one, abs=1e-5)
     run(tmp_path / "two", batch_size=4, **(options | {"max_epochs": 4}))  # what two began, one goes on with
     assert len(losses(tmp_path / "two")) == 8
+
+
+@pytest.mark.slow
+def test_the_bundle_under_torchrun(tmp_path: Path) -> None:
+    dataset = write_decathlon(tmp_path / "scans", cases=10)
+    settings: dict[str, Any] = {"max_epochs": 4, "loss#batch": False}  # a Dice over the whole batch is no mean
+    assert bundle(tmp_path / "one", dataset, batch_size=4, **settings).wait() == 0
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
+    two = bundle(tmp_path / "two", dataset, "multi_gpu_train.yaml", launcher=torchrun, batch_size=2, **settings)
+    assert two.wait() == 0, (tmp_path / "two.log").read_text()[-3000:]
+    assert len(losses(tmp_path / "one")) == 8
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    print([abs(a - b) for a, b in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True)])
 
 
 def test_a_batch_in_parts_is_the_same_step(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import random
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -224,8 +225,9 @@ def _identity(trainer: Engine) -> dict[str, Any]:
     network, data = _bare(trainer.network), trainer.data_loader.dataset.data
     sampler = trainer.data_loader.batch_sampler
     weights = sum(p.numel() for p in network.parameters())
+    layers = re.sub("0x[0-9a-f]+", "", str(network))  # a place in memory says nothing
     return {
-        "network": f"{type(network).__name__} of {weights:,} weights ({fingerprint(str(network))[:8]})",
+        "network": f"{type(network).__name__} of {weights:,} weights ({fingerprint(layers)[:8]})",
         "optimiser": type(trainer.optimizer).__name__,
         "cases": f"{len(data)} ({fingerprint([case.get('name', case) for case in data])[:8]})",
         "cases a step": sampler.global_batch_size,
