@@ -61,8 +61,9 @@ def plan_bundle(dataset_dir: Path, out: Path, choices: Choices, *, dry_run: bool
                 "output.exists",
                 f"{out} holds something that was not planned here; choose a folder that is new or empty",
             )
-        out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        if not dry_run:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=None if dry_run else out.parent))
         try:
             plan = _make(dataset, dataset_dir, unfinished, out.name, choices)
             if not dry_run:
@@ -78,7 +79,7 @@ def _make(dataset: Dataset, dataset_dir: Path, root: Path, name: str, choices: C
     from segnets.data import check
 
     from napari_seg.planning.fingerprint import fingerprint
-    from napari_seg.planning.make import networks, write_bundle
+    from napari_seg.planning.make import class_names, networks, write_bundle
     from napari_seg.planning.plan import make_plan
 
     if choices.network not in (None, *networks()):
@@ -86,11 +87,11 @@ def _make(dataset: Dataset, dataset_dir: Path, root: Path, name: str, choices: C
             "bundle.network_name", f"there is no network {choices.network!r}; there are {', '.join(networks())}"
         )
     classes = choices.labels or dataset.labels
-    names = {str(number): label for number, label in enumerate(["background", *classes])} if classes else None
+    names = {str(number): label for number, label in enumerate(class_names(classes))} if classes else None
     check(dataset_dir, names, choices.labels or None, cache_dir=root / RUN / "cache")
     found = fingerprint(dataset)
     plan = make_plan(found, dims=choices.dims, device="cuda" if torch.cuda.is_available() else "cpu")
-    values = {label: value if isinstance(value, str) else list(value) for label, value in _classes(found, classes)}
+    values = {label: list(of_label) for label, of_label in _classes(found, classes).items()}
     write_bundle(root, name, plan, found, values, choices)
     written = {
         "dataset": identity(dataset),
@@ -104,16 +105,16 @@ def _make(dataset: Dataset, dataset_dir: Path, root: Path, name: str, choices: C
     return written
 
 
-def _classes(found: Fingerprint, classes: dict[str, Any]) -> list[tuple[str, Any]]:
+def _classes(found: Fingerprint, classes: dict[str, Any]) -> dict[str, Any]:
     if classes:
-        return list(classes.items())
+        return classes
     if not 0 < len(found.values) <= 50:
         raise TrainingError(
             "labels.unnamed",
             f"the data set names no labels, and its label maps hold {len(found.values)} values beside 0; say what they "
             "mean, as --labels liver=1 tumour=2,3 vessel=10-19",
         )
-    return [(f"label {value}", [value]) for value in found.values]
+    return {f"label {value}": [value] for value in found.values}
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -70,10 +71,10 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
     read = _reader(dataset.pictures)
     shapes, spacings, intensities, lowest = [], [], [], []
     values: set[int] = set()
-    channels = 0
+    channels: Counter[int] = Counter()
     for number in picked:
         image, label = read(dataset.cases[number])
-        channels = image.shape[0]
+        channels[image.shape[0]] += 1
         shapes.append(image.shape[1:])
         spacings.append([1.0, 1.0] if dataset.pictures else [float(mm) for mm in image.pixdim])
         array = np.asarray(image[0], dtype=np.float32)
@@ -83,7 +84,8 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
         intensities.append(inside[:: max(1, inside.size // VOXELS_A_CASE)])
         lowest.append(np.percentile(array, 0.5))
     inside = np.concatenate(intensities)
-    names = dataset.channels if len(dataset.channels) == channels else tuple(f"channel {n}" for n in range(channels))
+    usual = channels.most_common(1)[0][0]  # of pictures; they are made grey or RGB, all alike
+    names = dataset.channels if len(dataset.channels) == usual else tuple(f"channel {n}" for n in range(usual))
     return Fingerprint(
         cases=len(dataset.cases),
         measured=len(picked),

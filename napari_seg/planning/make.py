@@ -33,6 +33,11 @@ def options() -> dict[str, Path]:
     return {path.stem: path for path in files if path.stem not in (*CONFIGS, "multi_gpu_train")}
 
 
+def class_names(classes: dict[str, Any]) -> list[str]:
+    """Of the network's channels: background, which may have values of its own, comes first."""
+    return ["background", *(name for name in classes if name != "background")]
+
+
 def write_bundle(
     root: Path, name: str, plan: Plan, found: Fingerprint, classes: dict[str, Any], choices: Choices
 ) -> None:
@@ -43,7 +48,7 @@ def write_bundle(
         name: the bundle's title.
         plan: what the data set decides.
         found: the data set's.
-        classes: name -> values in the label maps, in the order of the network's channels, without background.
+        classes: name -> values in the label maps, in the order of the network's channels.
         choices: what the person decided; their settings win over the plan's.
 
     Raises:
@@ -57,7 +62,7 @@ def write_bundle(
     for folder in ("docs", "models"):
         (root / folder).mkdir()
     _write_configs(root / "configs", plan, found, classes, choices)
-    metadata = _metadata(name, plan, found, list(classes))
+    metadata = _metadata(name, plan, found, class_names(classes))
     (root / METADATA).write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
     (root / "docs" / "data_license.txt").write_text(_DATA_LICENSE, encoding="utf-8")
     readme = _README.format(name=name, description=metadata["description"], classes=metadata["label_classes"])
@@ -132,13 +137,13 @@ def _set_normalisation(transforms: list[dict[str, Any]], normalisation: dict[str
             transform.update(normalisation)
 
 
-def _metadata(name: str, plan: Plan, found: Fingerprint, classes: list[str]) -> dict[str, Any]:
+def _metadata(name: str, plan: Plan, found: Fingerprint, names: list[str]) -> dict[str, Any]:
     """Honest about what nobody has said yet: authors, source and licence of the data are the owner's to fill in."""
     from importlib.metadata import version
 
     metadata = json.loads((shipped_root() / METADATA).read_text(encoding="utf-8"))
     metadata.pop("napari_seg", None)
-    names = ["background", *classes]
+    classes = names[1:]
     listed = ", ".join(f"{number} {label}" for number, label in enumerate(names))
     metadata |= {
         "version": "0.1.0",
