@@ -96,14 +96,14 @@ def _value(text: str) -> Any:
 def _print_plan(plan: dict[str, Any]) -> None:
     found = plan["fingerprint"]
     print(f"data    {found['cases']} cases, {', '.join(found['channels'])} ({found['modality']})")
-    print(f"labels  {', '.join(f'{name} = {values}' for name, values in plan['labels'].items())}")
+    print(f"labels  {'; '.join(' '.join(map(str, [name, *values])) for name, values in plan['labels'].items())}")
     for option, why in plan["options"].items():
         print(f"plan    option {option}: {why}")
     for name, entry in plan["settings"].items():
         value = entry["value"]["_target_"].rpartition(".")[2] if isinstance(entry["value"], dict) else entry["value"]
         print(f"plan    {name} {value}: {entry['why']}")
-    if plan["choices"]:
-        print(f"chosen  {', '.join(f'{name} {value}' for name, value in plan['choices'].items())}", flush=True)
+    chosen = [f"{name} {value}" for name, value in plan["choices"].items() if name != "labels"]
+    print(f"chosen  {', '.join(chosen) or 'nothing else'}", flush=True)
 
 
 def _print_best(best: dict[str, Any] | None) -> None:
