@@ -1,4 +1,4 @@
-"""U-Net (Ronneberger et al. 2015, arXiv:1505.04597), plain or with residual units (He et al. 2016, arXiv:1512.03385)."""
+"""U-Net (Ronneberger et al. 2015, arXiv:1505.04597), plain or residual (He et al. 2016, arXiv:1512.03385)."""
 
 from __future__ import annotations
 
@@ -6,70 +6,11 @@ from collections.abc import Sequence
 from math import prod
 
 import torch
-from monai.networks.blocks import Convolution
-from monai.networks.layers import Conv, Pool, get_act_layer
+from monai.networks.layers import Conv
 from monai.networks.nets import UNet as MonaiUNet
 from torch import nn
 
-from segnets.blocks import crop_to, pad_to_multiple, run_at_multiple
-
-NORM = ("instance", {"affine": True})
-ACT = ("leakyrelu", {"negative_slope": 0.01, "inplace": True})
-
-
-class ConvUnit(nn.Module):
-    """Convolutions of kernel 3, the first with the stride, each with normalisation and activation; residual if asked.
-
-    The shortcut averages over the stride before its 1x1 convolution, so that it drops no voxel (He et al. 2019,
-    arXiv:1812.01187, ResNet-D).
-    """
-
-    def __init__(
-        self,
-        spatial_dims: int,
-        in_channels: int,
-        out_channels: int,
-        stride: int | Sequence[int],
-        convs: int,
-        residual: bool,
-        norm: str | tuple,
-        act: str | tuple,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        strides = [stride] * spatial_dims if isinstance(stride, int) else list(stride)
-        self.convs = nn.Sequential(
-            *(
-                Convolution(
-                    spatial_dims,
-                    out_channels if n else in_channels,
-                    out_channels,
-                    strides=1 if n else strides,
-                    kernel_size=3,
-                    adn_ordering="N" if residual and n == convs - 1 else "NDA",
-                    norm=norm,
-                    act=act,
-                    dropout=dropout or None,
-                    bias=False,
-                )
-                for n in range(convs)
-            )
-        )
-        self.residual = residual
-        shortcut: list[nn.Module] = []
-        if residual and prod(strides) > 1:
-            shortcut.append(Pool[Pool.AVG, spatial_dims](kernel_size=strides, stride=strides, ceil_mode=True))
-        if residual and in_channels != out_channels:
-            shortcut.append(Conv[Conv.CONV, spatial_dims](in_channels, out_channels, kernel_size=1, bias=False))
-        self.shortcut = nn.Sequential(*shortcut)
-        self.act = get_act_layer(act) if residual else nn.Identity()
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(N, out_channels, *spatial / stride)."""
-        changed = self.convs(features)
-        if self.residual:
-            changed = changed + self.shortcut(features)
-        return self.act(changed)
+from segnets.blocks import ACT, NORM, ConvUnit, crop_to, pad_to_multiple, run_at_multiple
 
 
 class UpUnit(nn.Module):
