@@ -50,8 +50,15 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_decathlon(tmp_path_factory.mktemp("scans"), cases=2)
 
 
-def run(run_id: str, base: str, *options: str, folder: Path, **overrides: Any) -> Any:
+def run(run_id: str, *names: str, **settings: Any) -> Any:
     """Runs a config with others merged over it on a tiny network; returns its parser."""
+    workflow = prepared(run_id, *names, **settings)
+    workflow.run()
+    return workflow.parser
+
+
+def prepared(run_id: str, base: str, *options: str, folder: Path, **overrides: Any) -> Any:
+    """The same, ready to run."""
     from monai.bundle import ConfigWorkflow
 
     tiny = folder / "tiny.yaml"
@@ -66,8 +73,7 @@ def run(run_id: str, base: str, *options: str, folder: Path, **overrides: Any) -
         **{key: str(value) if isinstance(value, Path) else value for key, value in overrides.items()},
     )
     workflow.initialize()
-    workflow.run()
-    return workflow.parser
+    return workflow
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
@@ -189,7 +195,7 @@ def test_balanced_crops_show_every_class_equally_often(tmp_path: Path) -> None:
     scans = write_decathlon(tmp_path / "scans", cases=2, smallest=(60, 70, 60))
     still: dict[str, list] = {"spatial_augmentation": [], "intensity_augmentation": []}
     options = {"dataset_dir": scans, "output_dir": tmp_path / "run", **still}
-    parser = run("training", "train", "crops_balanced", folder=tmp_path, **options)
-    samples = parser.get_parsed_content("train#dataset")
+    workflow = prepared("training", "train", "crops_balanced", folder=tmp_path, **options)
+    samples = workflow.parser.get_parsed_content("train#dataset")
     centres = [int(samples[n][0]["label"][0, 8, 12, 8]) for n in range(60)]
     assert all(12 <= centres.count(number) <= 28 for number in (0, 1, 2))
