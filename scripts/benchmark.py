@@ -57,7 +57,7 @@ class Contender:
         self._signal(signal.SIGCONT)
         try:
             self.connection.send(steps)
-            while not self.connection.poll(0.5):
+            while not self.connection.poll(2):
                 self.peak_bytes = max(self.peak_bytes, sum(map(_memory_bytes, self._tree())))
             taken = self.connection.recv()
         except (EOFError, ConnectionError):
