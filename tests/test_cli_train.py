@@ -127,7 +127,7 @@ def test_a_termination_is_passed_on_and_the_weights_kept(dataset: Path, tmp_path
     words = [sys.executable, "-m", "napari_seg", "train", str(dataset), "-o", str(out), "--set"]
     words += ["max_epochs=1000", "val_interval=1", "num_workers=0", *SMALL]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 900
         while not (out / "training" / "model.pt").is_file() and time.monotonic() < deadline:
             time.sleep(0.2)
         os.kill(process.pid, signal.SIGTERM)

@@ -160,8 +160,8 @@ def test_wrong_choices_leave_nothing_behind(dataset: Path, tmp_path: Path) -> No
         plan_bundle(dataset, tmp_path / "out", Choices(options=("focal",)))
     with pytest.raises(BundleError, match=r"no config has an id 'learningrate'; expected one of .*learning_rate"):
         plan_bundle(dataset, tmp_path / "out", Choices(settings={"learningrate": 1}))
-    with pytest.raises(TrainingError, match=r"data\.faults.*labels"):
-        plan_bundle(dataset, tmp_path / "out", Choices(labels={"front": [1]}))
+    with pytest.raises(TrainingError, match=r"labels\.bad_value"):
+        plan_bundle(dataset, tmp_path / "out", Choices(labels={"front": ["one"]}))
     plan_bundle(dataset, tmp_path / "out", Choices(), dry_run=True)
     assert list(tmp_path.iterdir()) == []
 
