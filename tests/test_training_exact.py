@@ -370,6 +370,16 @@ def test_clipping_and_the_penalty_change_the_gradient_and_nothing_else(tmp_path:
         torch.testing.assert_close(gradient, expected)
 
 
+def test_a_loss_that_is_no_number_stops_the_run_before_it_spoils_the_weights(tmp_path: Path) -> None:
+    trainer = make_run(tmp_path, max_epochs=1)
+    before = {k: p.detach().clone() for k, p in trainer.network.named_parameters()}
+    trainer.loss_function = lambda logits, label: logits.mean() * float("nan")
+    with pytest.raises(TrainingError, match=r"training\.diverged.*learning_rate"):
+        trainer.run()
+    for name, parameter in trainer.network.named_parameters():
+        torch.testing.assert_close(parameter, before[name])
+
+
 def test_bfloat16_on_the_processor_learns_too(tmp_path: Path) -> None:
     seconds = {}
     for name, amp in (("float32", False), ("bfloat16", True)):

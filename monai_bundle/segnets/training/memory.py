@@ -42,17 +42,18 @@ class OutOfMemory:
         """
         if not _is_out_of_memory(error):
             raise error
-        advice = []
+        advice = [f"lower patch_size (now {self.patch_size})"]
         if self.batch_size > 1:
-            advice.append(
-                f"batch_size (now {self.batch_size}; accumulation_steps raised by the same factor keeps the gradient)"
+            advice.insert(
+                0, f"raise accumulation_steps (up to batch_size, now {self.batch_size}; the result is the same)"
             )
-        advice.append(f"patch_size (now {self.patch_size})")
+        if not self.amp:
+            advice.append("set amp to true (now false)")
         raise TrainingError(
             "training.out_of_memory",
             f"{trainer.state.device} ran out of memory in step {trainer.state.iteration}. "
-            f"Lower {' or '.join(advice)}{'' if self.amp else ', or set amp to true (now false)'}; "
-            f"checkpoints are kept, the same command goes on from the last one. What was said: {_first_line(error)}",
+            f"In this order: {'; '.join(advice)}. The last checkpoint is kept, and the same command goes on from it. "
+            f"What was said: {_first_line(error)}",
         ) from error
 
 

@@ -11,6 +11,8 @@ from monai.engines import SupervisedTrainer, Workflow
 from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
+from segnets.errors import TrainingError
+
 
 class Trainer(SupervisedTrainer):
     """MONAI's trainer with mixed precision on every device, gradient clipping, an L1 penalty and batches in parts.
@@ -31,6 +33,9 @@ class Trainer(SupervisedTrainer):
         l1_penalty: this times the sum of the absolute weights (of kernels, not of biases and normalisations) is added
             to what is minimised.
         settings: of MONAI's `SupervisedTrainer`.
+
+    Raises:
+        TrainingError: "training.diverged", the loss is not a finite number; the weights have not taken that step.
     """
 
     def __init__(self, *, max_gradient_norm: float | None = None, l1_penalty: float = 0.0, **settings: Any) -> None:
@@ -64,6 +69,12 @@ class Trainer(SupervisedTrainer):
             loss = self.loss_function(logits, label).mean() * (len(image) / len(images))
             self.scaler.scale(loss).backward()
             total += loss.detach()
+        if not torch.isfinite(total):
+            raise TrainingError(
+                "training.diverged",
+                f"the loss is {total.item()} in step {self.state.iteration}; go on from the last checkpoint with a "
+                "lower learning_rate, or with max_gradient_norm set (12, say)",
+            )
         self.scaler.unscale_(self.optimizer)
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         for p in parameters:
