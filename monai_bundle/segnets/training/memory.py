@@ -45,7 +45,7 @@ class OutOfMemory:
         advice = [f"lower patch_size (now {self.patch_size})"]
         if self.batch_size > 1:
             advice.insert(
-                0, f"raise accumulation_steps (up to batch_size, now {self.batch_size}; the result is the same)"
+                0, f"raise accumulation_steps (up to batch_size, now {self.batch_size}), which changes no result"
             )
         if not self.amp:
             advice.append("set amp to true (now false)")
