@@ -83,7 +83,9 @@ def test_2d_sees_slices_of_volumes_and_pictures_as_they_are() -> None:
     assert "spacing_mm" not in plan.settings
     assert plan.settings["patch_size"] == [256, 256]
     assert plan.settings["batch_size"] == 4  # half of the cases
-    assert plan.settings["max_epochs"] == 1000
+    # 6.4 pictures at 4 a step: 31.25 patches of each make 50 steps, 32 make 52; 4000 / 52
+    assert plan.settings["patches_per_case"] == 32
+    assert plan.settings["max_epochs"] == 77
 
 
 def test_slices_lie_across_the_coarsest_axis() -> None:

@@ -102,7 +102,7 @@ def make_run(
         torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=max_epochs * len(loader)), minutes
     )
     history = History(folder / "history.jsonl", validator, every_step=True)
-    validation = Validation(validator, 2)
+    validation = Validation(validator, 2, minutes)
     early_stopping = EarlyStopping(patience, validator)
     checkpoints = Checkpoints(
         folder,

@@ -22,6 +22,8 @@ STEP_PIXELS = {"cpu": 8 * 256**2, "cuda": 16 * 512**2}
 STEPS = 4000
 """Optimiser steps of a training, whatever the number of cases; as many as the shipped model's."""
 VALIDATIONS = 12
+EPOCH_STEPS = 50
+"""An epoch's least length where cases are larger than a patch, so that what is said once an epoch means something."""
 MULTIPLE = 8
 
 
@@ -85,7 +87,11 @@ def make_plan(found: Fingerprint, *, dims: int | None = None, device: str = "cpu
         batch = 2
         plan.set("batch_size", batch, "a large patch before a large batch: 2 volumes")
     _normalise(plan, found)
-    steps_an_epoch = max(1, ceil(0.8 * found.cases / batch))
+    trained_on, patches = 0.8 * found.cases, 1
+    if not whole and trained_on < EPOCH_STEPS * batch:
+        patches = ceil(EPOCH_STEPS * batch / trained_on)
+        plan.set("patches_per_case", patches, f"few cases, larger than a patch: {EPOCH_STEPS} steps make an epoch")
+    steps_an_epoch = max(1, ceil(trained_on * patches / batch))
     epochs = min(max(round(STEPS / steps_an_epoch), 20), 1000)
     plan.set("max_epochs", epochs, f"about {STEPS} steps, at {steps_an_epoch} an epoch; between 20 and 1000 epochs")
     plan.set("val_interval", max(1, epochs // VALIDATIONS), f"about {VALIDATIONS} validations over the training")

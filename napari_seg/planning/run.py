@@ -84,7 +84,9 @@ def run(words: list[str]) -> None:
     """
     # its errors are read on the way through; a terminal stays one, so that its progress bar does too
     reading, writing = os.openpty() if sys.stderr.isatty() else os.pipe()
-    child = subprocess.Popen(words, stderr=writing, process_group=0)
+    # MONAI warns that a config's code will run, which is what was asked for
+    quiet = {"PYTHONWARNINGS": "ignore::UserWarning:monai.bundle.scripts,ignore::UserWarning:monai.data.meta_tensor"}
+    child = subprocess.Popen(words, stderr=writing, process_group=0, env={**os.environ, **quiet})
     os.close(writing)
     interrupted = False
 

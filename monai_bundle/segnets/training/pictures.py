@@ -38,8 +38,8 @@ class Plane:
 class WorstBest:
     """Draws the worst and the best cases of a validation; a handler of MONAI's evaluator.
 
-    Three planes of a volume, each where reference and prediction differ most, so that the picture shows what went
-    wrong; a 2D picture is shown whole. Only the planes of the cases to be drawn are kept, no volume is. In a training
+    Three planes of a volume, or the window of a picture, where reference and prediction differ most, so that it shows
+    what went wrong. Only the planes of the cases to be drawn are kept, no volume is. In a training
     the picture is of the best validation so far, and so of the weights that are kept.
 
     What the evaluator gives: `pred` and `label` one-hot (K, *spatial) on one grid, background first, `image` on theirs
@@ -102,7 +102,7 @@ def case_dice(pred: torch.Tensor, label: torch.Tensor) -> float:
 
 
 def planes(image: torch.Tensor, label: torch.Tensor, pred: torch.Tensor) -> list[Plane]:
-    """Sagittal, coronal and axial plane of a volume, or the one plane of a picture.
+    """Sagittal, coronal and axial plane of a volume, or a window of a picture.
 
     Args:
         image: (C, *spatial); resampled if it is on another grid than the label. A picture of three channels is shown
@@ -125,7 +125,8 @@ def planes(image: torch.Tensor, label: torch.Tensor, pred: torch.Tensor) -> list
     array = np.clip((array - low) / max(high - low, 1e-6), 0, 1)
     if array.ndim == 3:
         shown = np.moveaxis(array, 0, -1) if array.shape[0] == 3 else array[0]
-        return [Plane(shown, reference, prediction, spacing[1] / spacing[0])]
+        window = _worst_window(reference != prediction)
+        return [Plane(shown[window], reference[window], prediction[window], spacing[1] / spacing[0])]
     window = _around(reference | prediction)
     shown, reference, prediction = array[0][window], reference[window], prediction[window]
     result = []
@@ -144,6 +145,14 @@ def _around(foreground: NDArray[np.uint8]) -> tuple[slice, ...]:
         return (slice(None),) * foreground.ndim
     margins = [max(8, int(n.max() - n.min()) // 2) for n in found]
     return tuple(slice(max(0, n.min() - m), n.max() + m + 1) for n, m in zip(found, margins, strict=True))
+
+
+def _worst_window(wrong: NDArray[np.bool_], side: int = 320) -> tuple[slice, ...]:
+    """Where most is wrong in a picture too large to be shown whole; contours of a larger part can't be made out."""
+    sides = [min(side, length) for length in wrong.shape]
+    errors = torch.nn.functional.avg_pool2d(torch.as_tensor(wrong)[None].float(), sides, stride=16)[0]
+    corner = np.unravel_index(int(errors.argmax()), errors.shape)
+    return tuple(slice(16 * int(n), 16 * int(n) + length) for n, length in zip(corner, sides, strict=True))
 
 
 def _most_telling(reference: NDArray[np.uint8], prediction: NDArray[np.uint8], axis: int) -> int:
@@ -169,7 +178,8 @@ def draw_cases(cases: list[tuple[float, str, list[Plane]]], path: str | Path) ->
 
     colors = colormaps["Set1"].colors
     columns = max(len(case[2]) for case in cases)
-    figure = Figure(figsize=(3 * columns, 3.2 * len(cases)), layout="constrained")
+    size = 3 if columns == 3 else 7
+    figure = Figure(figsize=(size * columns, (size + 0.2) * len(cases)), layout="constrained")
     figure.suptitle("reference solid, prediction dashed; worst first", fontsize=10)
     for (dice, name, shown), row in zip(cases, figure.subplots(len(cases), columns, squeeze=False), strict=True):
         row[0].set_title(f"{name}   Dice {dice:.3f}", loc="left", fontsize=9)

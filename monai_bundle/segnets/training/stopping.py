@@ -189,26 +189,42 @@ class EarlyStopping:
 
 
 class Validation(ValidationHandler):
-    """Validates every `interval` epochs, and at the end of the run whatever has been trained since."""
+    """Validates every `interval` epochs, and at the end of the run whatever has been trained since.
 
-    def __init__(self, validator: Engine, interval: int) -> None:
+    A run with a time limit may be over before the first interval is, so it validates each tenth of its time as well.
+
+    Args:
+        validator: MONAI's evaluator.
+        interval: in epochs.
+        minutes: the time the training has.
+    """
+
+    def __init__(self, validator: Engine, interval: int, minutes: StopAfterMinutes | None = None) -> None:
         super().__init__(interval, validator)
+        self.minutes = minutes
         self.step = 0
+        self.share = 0.0
 
     def attach(self, trainer: Engine) -> None:
         super().attach(trainer)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._in_time)
         trainer.add_event_handler(Events.COMPLETED, self._at_the_end)
 
     def __call__(self, trainer: Engine) -> None:
         self.step = trainer.state.iteration
+        self.share = 0.0 if self.minutes is None else self.minutes.share
         with torch.random.fork_rng(range(torch.cuda.device_count())):  # when it is done changes nothing in the training
             super().__call__(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step}
+        return {"step": self.step, "share": self.share}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step = state["step"]
+        self.step, self.share = state["step"], state["share"]
+
+    def _in_time(self, trainer: Engine) -> None:
+        if self.minutes is not None and self.minutes.share >= self.share + 0.1 and self.step != trainer.state.iteration:
+            self(trainer)
 
     def _at_the_end(self, trainer: Engine) -> None:
         if self.step != trainer.state.iteration:
