@@ -39,8 +39,8 @@ class UNet(nn.Module):
         in_channels: channels of the image.
         out_channels: classes, background included.
         channels: features of each level, from full resolution to the bottom.
-        strides: by how much each level shrinks the map of the one above it; the first is usually 1. A level may have a
-            stride an axis, as anisotropic voxels want it.
+        strides: by how much each level shrinks the map of the one above it. A first stride of 2 leaves out full
+            resolution, for a fraction of the time. A level may have a stride an axis, as anisotropic voxels want it.
         encoder_convs: convolutions of each level on the way down.
         decoder_convs: convolutions of each level but the bottom on the way up.
         residual: residual units at every level with more than one convolution; False: plain ones.
@@ -91,8 +91,13 @@ class UNet(nn.Module):
             )
         )
         supervised = channels[:-1] if deep_supervision else channels[:1]
+        # the first head undoes the first stride, if there is one; the others answer at their own levels
+        sizes = [steps[0]] + [[1] * spatial_dims] * (len(supervised) - 1)
         self.heads = nn.ModuleList(
-            Conv[Conv.CONV, spatial_dims](features, out_channels, kernel_size=1) for features in supervised
+            Conv[Conv.CONV if prod(size) == 1 else Conv.CONVTRANS, spatial_dims](
+                features, out_channels, kernel_size=size, stride=size
+            )
+            for features, size in zip(supervised, sizes, strict=True)
         )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
