@@ -67,7 +67,39 @@ def report(root: Path, **options: object) -> dict[tuple[str, str], str]:
 def test_a_sound_data_set_gives_one_line(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         check(folder, CLASSES)
-    assert [r.message for r in caplog.records] == ["8 cases checked in 0 s (folders): no fault"]
+    assert [r.message for r in caplog.records] == ["8 cases of 8 patients checked in 0 s (folders): no fault"]
+
+
+@pytest.mark.parametrize(
+    ("cases", "patients", "warns"),
+    [
+        (["rat1_a", "rat1_b", "rat2_a", "rat2_b"], 4, True),
+        (["P001_slice3", "P001_slice4", "P002_slice1"], 3, True),
+        (["s01a", "s01b", "s02a"], 3, True),
+        (["hippocampus_001", "hippocampus_003", "hippocampus_004"], 3, False),
+        (["BRATS2018_1", "BRATS2018_2", "BRATS2018_3"], 3, False),
+        (["sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1"], 2, False),
+    ],
+)
+def test_cases_that_may_be_of_one_patient_are_pointed_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cases: list[str], patients: int, warns: bool
+) -> None:
+    for name in cases:
+        save(tmp_path / "images" / f"{name}.nii", image())
+        save(tmp_path / "labels" / f"{name}.nii", label())
+    with caplog.at_level(logging.INFO):
+        check(tmp_path, CLASSES)
+    assert f"{len(cases)} cases of {patients} patients" in caplog.text
+    assert ("patient, a pattern" in caplog.text) is warns
+    caplog.clear()
+    check(tmp_path, CLASSES, patient=r"^[^_\d]+\d+")
+    assert "a pattern" not in caplog.text
+
+
+def test_a_value_to_ignore_is_said_to_be_trained(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "dataset.json").write_text('{"labels": {"background": 0, "front": 1, "back": 2, "ignore": 3}}')
+    check(folder, CLASSES, layout="folders")
+    assert [r.levelname for r in caplog.records if "value 3 to be ignored; it is trained as background" in r.message]
 
 
 def test_six_planted_faults_give_one_report_that_names_all_six(folder: Path) -> None:

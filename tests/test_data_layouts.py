@@ -167,6 +167,16 @@ def test_images_of_a_folder(tmp_path: Path) -> None:
     assert names(images(tmp_path)) == ["a_0000", "a_0001", "b_0000"]
     grouped = images(tmp_path, num_channels=2)
     assert [(case["name"], len(case["image"])) for case in grouped] == [("a", 2), ("b", 1)]
+    frames = touch(tmp_path / "frames", *(f"frame_{n:04d}.png" for n in range(4)))
+    assert names(images(frames, num_channels=3)) == [f"frame_{n:04d}" for n in range(4)]
+    (frames / "frame_0003.png").unlink()
+    assert len(images(frames, num_channels=3)) == 3
+    for channels in (2, 3):  # nnU-Net's pictures
+        folder = touch(tmp_path / str(channels), *(f"c{n}_{k:04d}.png" for n in range(2) for k in range(channels)))
+        grouped = images(folder, num_channels=channels)
+        assert [(case["name"], len(case["image"])) for case in grouped] == [("c0", channels), ("c1", channels)]
+    in_colours = touch(tmp_path / "colours", "c0_0000.png", "c1_0000.png")
+    assert names(images(in_colours, num_channels=3)) == ["c0_0000", "c1_0000"]
     touch(tmp_path, "imagesTs/c.nii")
     assert images(tmp_path) == [{"name": "c", "image": str(tmp_path / "imagesTs" / "c.nii")}]
     (tmp_path / "empty").mkdir()
@@ -244,6 +254,43 @@ def test_labels_are_matched_by_name() -> None:
     assert label_values(Dataset("folders", ()), CLASSES) == {1: [1], 2: [2]}
 
 
+GLIOMA = {"edema": (1,), "non-enhancing tumor": (2,), "enhancing tumour": (3,)}
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "value"),
+    [
+        (GLIOMA, "enhancing tumor", 3),
+        (GLIOMA, "Non-Enhancing Tumour", 2),
+        (GLIOMA, "tumour", None),
+        ({"liver": (1,), "non-tumour": (2,)}, "tumour", None),
+        ({"left hippocampus": (1,), "amygdala": (2,)}, "hippocampus", None),
+    ],
+)
+def test_only_names_within_a_classes_words_are_like_it(
+    names: dict, wanted: str, value: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset, classes = Dataset("nnunet", (), labels=names), {"0": "background", "1": wanted}
+    if value is None:
+        assert code_of(dataset, classes, call=label_values) == "labels.unmatched"
+    else:
+        assert label_values(dataset, classes) == {1: [value]}
+        assert f"is taken for {wanted}" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["$__import__('os').system('x')", "@bundle_root", "%train", " $x", "a\nb", "a\x07"])
+def test_names_that_a_config_would_run_are_refused(tmp_path: Path, name: str) -> None:
+    decathlon(tmp_path, 2)
+    description = json.loads((tmp_path / "dataset.json").read_text())
+    for changed in ({"labels": {"0": "background", "1": name}}, {"labels": {name: 1}}, {"modality": {"0": name}}):
+        (tmp_path / "dataset.json").write_text(json.dumps(description | changed))
+        assert code_of(tmp_path) == "dataset.bad_name"
+    touch(tmp_path / "bids", "sub-1/anat/sub-1_T1w.nii", "sub-1/anat/sub-1_dseg.nii")
+    (tmp_path / "bids" / "dseg.tsv").write_text(f'index\tname\n1\t"{name}"\n')
+    if name == name.strip():
+        assert code_of(tmp_path / "bids") == "dataset.bad_name"
+
+
 def test_what_the_user_says_comes_first() -> None:
     says = {"Anterior Hippocampus": "120-135", 2: [1, "200-255"], "background": 7}
     assert label_values(named(Anterior=1, Posterior=2), CLASSES, says) == {0: [7], 1: ["120-135"], 2: [1, "200-255"]}
@@ -255,7 +302,8 @@ def test_what_the_user_says_comes_first() -> None:
     ("dataset", "says", "code"),
     [
         (named(Anterior=1, tail=2), None, "labels.unmatched"),
-        (named(hippocampus=1), {"anterior hippocampus": 2}, None),  # the only one left whose words fit
+        (named(hippocampus=1), {"anterior hippocampus": 2}, "labels.unmatched"),  # it may be both
+        (named(left_anterior_hippocampus=1, posterior=3), None, "labels.unmatched"),  # it is a part of the class
         (named(hippocampus=3), None, "labels.unmatched"),  # it would be both
         (named(liver=1, lung=9), None, "labels.unmatched"),
         (named(Anterior=(1, 2), Posterior=2), None, "labels.overlap"),

@@ -22,6 +22,7 @@ from PIL import Image
 
 from segnets.data.labels import Classes, Labels, label_picture, label_values, picture, ranges
 from segnets.data.layouts import Case, Dataset, find_dataset, is_picture
+from segnets.data.split import PATIENT, by_patient, may_share_patients
 from segnets.errors import TrainingError
 from segnets.files import replacing
 
@@ -58,6 +59,7 @@ def check(
     num_channels: int | None = None,
     allow_empty: bool = False,
     cache_dir: str | Path | None = None,
+    patient: str = PATIENT,
     **layout: Any,
 ) -> None:
     """Reads every image and label map to its end, and reports all faults at once.
@@ -69,6 +71,7 @@ def check(
         num_channels: of every image; the most frequent number if left out. Pictures are made grey (1) or RGB (3).
         allow_empty: a label map without any class is no fault.
         cache_dir: keeps what was found in each file, so that a second check reads only files that changed since.
+        patient: as of `datalist`; how many patients that makes is told.
         layout: `layout`, `images_dir`, `labels_dir` and `channels`, as of `find_dataset`.
 
     Raises:
@@ -105,7 +108,20 @@ def check(
         lines = [f"  {f.code:{width}}  {f.case:{second}}  {f.text}" for f in faults]
         count = f"{len(faults)} fault{'s' * (len(faults) > 1)} in {dataset_dir} ({len(dataset.cases)} cases)"
         raise TrainingError("data.faults", "\n".join([f"{count}; nothing was trained", *lines]))
-    logger.info(f"{len(dataset.cases)} cases checked in {time.monotonic() - start:.0f} s ({dataset.layout}): no fault")
+    patients = by_patient(dataset.cases, patient)
+    logger.info(
+        f"{len(dataset.cases)} cases of {len(patients)} patients checked in {time.monotonic() - start:.0f} s "
+        f"({dataset.layout}): no fault"
+    )
+    if dataset.layout != "voc" and may_share_patients(patients):
+        logger.warning(
+            "several cases have names that differ in their last number or letter only, as rat1_a and rat1_b do, and "
+            "count as a patient each: if they are of one, give datalist's patient, a pattern such as '^[^_]+', or "
+            "what is validated on may have been trained on"
+        )
+    if dataset.ignored:
+        values = ", ".join(map(str, dataset.ignored))
+        logger.warning(f"the data set means value {values} to be ignored; it is trained as background")
 
 
 def _lonely(dataset: Dataset) -> Iterator[Fault]:
@@ -251,7 +267,6 @@ def _read_all(cases: Iterable[Case], cache_dir: str | Path | None) -> dict[str, 
         if cache and to_read:
             # what could not be read is tried again: a right or a mount may have been missing
             entries = {p: {"stamp": stamps[p], "facts": f} for p, f in facts.items() if "error" not in f}
-            cache.parent.mkdir(parents=True, exist_ok=True)
             with replacing(cache) as part:
                 part.write_text(json.dumps({"version": _CACHE_VERSION, "files": entries}))
     return facts

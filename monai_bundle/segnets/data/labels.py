@@ -76,8 +76,8 @@ def label_values(dataset: Dataset, classes: Classes, labels: Labels | None = Non
     """Class number -> the values that stand for it in the data set's files.
 
     What `labels` says comes first. The other classes are found among the data set's own names: the same name in any
-    case, or else the only one whose words are all in the class's name, or the reverse ("Anterior" is "anterior
-    hippocampus"). If no name is alike, or the data set has none, class k is the value k.
+    case, or else the only one whose words are all in the class's name, and in no other class's ("Anterior" is "anterior
+    hippocampus"), which is logged. If no name is alike, or the data set has none, class k is the value k.
 
     Args:
         dataset: as `find_dataset` returns.
@@ -95,7 +95,7 @@ def label_values(dataset: Dataset, classes: Classes, labels: Labels | None = Non
     for key, value in (labels or {}).items():
         found[_class_number(key, wanted)] = [value] if isinstance(value, str | int | float) else list(value)
     missing = {number: name for number, name in wanted.items() if number and number not in found}
-    named = _matched(missing, dataset.labels)
+    named = _matched(missing, wanted, dataset.labels)
     largest = max((v for values in dataset.labels.values() for v in values), default=0)
     if not named and not any(found) and largest <= max(wanted):
         named = {number: [number] for number in missing}
@@ -187,22 +187,23 @@ def _class_number(key: str | int, classes: Mapping[int, str]) -> int:
     return fits[0]
 
 
-def _matched(classes: Mapping[int, str], names: Mapping[str, Sequence[int]]) -> dict[int, list[int | str]]:
-    exact = {number: name for number in classes for name in names if name.lower() == classes[number].lower()}
-    left = {name: _words(name) for name in names if name not in exact.values()}
-    alike = {}
-    for number in classes.keys() - exact.keys():
-        words = _words(classes[number])
-        fits = [name for name, its in left.items() if its and words and (its <= words or words <= its)]
-        if len(fits) == 1:
-            alike[number] = fits[0]
-    claimed = list(alike.values())
-    alike = {number: name for number, name in alike.items() if claimed.count(name) == 1}
-    return {number: list(names[name]) for number, name in {**exact, **alike}.items()}
+def _matched(
+    missing: Mapping[int, str], classes: Mapping[int, str], names: Mapping[str, Sequence[int]]
+) -> dict[int, list[int | str]]:
+    found = {number: name for number in missing for name in names if name.lower() == missing[number].lower()}
+    left = [name for name in names if name.lower() not in {c.lower() for c in classes.values()} and _words(name)]
+    fits = {number: [name for name in left if _words(name) <= _words(its)] for number, its in classes.items()}
+    for number in missing.keys() - found.keys():
+        if len(fits[number]) == 1 and sum(fits[number][0] in others for others in fits.values()) == 1:
+            found[number] = fits[number][0]
+            logger.warning(f"{found[number]} in the data set is taken for {missing[number]}, the class most alike")
+    return {number: list(names[name]) for number, name in found.items()}
 
 
 def _words(name: str) -> set[str]:
-    return set(re.findall(r"[^\W_]+", name.lower()))
+    """In lower case and one spelling; a negation is part of its word: {"nonenhancing", "tumor"}."""
+    joined = re.sub(r"(?<![^\W_])(non|not|no|un)[\W_]+", r"\1", name.lower()).replace("tumour", "tumor")
+    return set(re.findall(r"[^\W_]+", joined))
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -28,6 +28,7 @@ _IMAGE_FOLDERS = ("images", "imagesTr", "image", "img")
 _LABEL_FOLDERS = ("labels", "labelsTr", "label", "masks", "mask", "segmentations")
 _SUFFIX = re.compile(r"[-_](d?seg|segmentation|labels?|mask|gt|image|img)$", re.IGNORECASE)
 _CHANNEL = re.compile(r"_\d{4}$")
+_NO_NAME = re.compile(r"\s*[$@%]|.*[\x00-\x1f\x7f-\x9f]", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def find_dataset(
 
     Raises:
         TrainingError: "dataset.missing", "dataset.unknown" (no layout fits), "dataset.ambiguous" (more than one does,
-            or more than one file for one place), "dataset.no_cases", "dataset.bad_json".
+            or more than one file for one place), "dataset.no_cases", "dataset.bad_json", "dataset.bad_table",
+            "dataset.bad_name".
     """
     root = Path(dataset_dir)
     if not root.is_dir():
@@ -100,6 +102,14 @@ def find_dataset(
             f"{root} ({dataset.layout}): no image has a label map ({len(dataset.lonely)} files have no partner); "
             "an image and its label map carry the same name",
         )
+    for name in (*dataset.labels, *dataset.channels):
+        if _NO_NAME.match(name):
+            # MONAI runs a string that begins with $ as Python wherever it stands in a config
+            raise TrainingError(
+                "dataset.bad_name",
+                f"{root} names a label or channel {name!r}; expected no $, @ or % at its beginning and no control "
+                "characters; rename it",
+            )
     return dataset
 
 
@@ -109,6 +119,7 @@ def images(dataset_dir: str | Path, num_channels: int = 1) -> list[Case]:
     Args:
         dataset_dir: holds the images itself, or in an `imagesTs/`, or else in one of the usual folders of images.
         num_channels: with more than one, files `<case>_0000`, `<case>_0001`, ... are the channels of one image.
+            Pictures only where each case has just that many; three of a single case are frames, not channels.
 
     Raises:
         TrainingError: "dataset.no_images".
@@ -117,7 +128,12 @@ def images(dataset_dir: str | Path, num_channels: int = 1) -> list[Case]:
     for folder in (root / "imagesTs", *(root / name for name in _IMAGE_FOLDERS), root / "JPEGImages", root):
         if found := _files(folder):
             if num_channels > 1 and all(_CHANNEL.search(_stem(path)) for path in found):
-                return [{"name": name, "image": paths} for name, paths in _by_case(found).items()]
+                cases = _by_case(found)
+                numbers = [[int(_stem(Path(path))[-4:]) for path in paths] for paths in cases.values()]
+                whole = all(its == list(range(num_channels)) for its in numbers)
+                # a picture may have three channels itself
+                if not is_picture(found[0]) or (whole and (len(cases) > 1 or num_channels != 3)):
+                    return [{"name": name, "image": paths} for name, paths in cases.items()]
             return [{"name": _stem(path), "image": str(path)} for path in found]
     raise TrainingError("dataset.no_images", f"no {', '.join(VOLUMES + PICTURES)} in {root}, its imagesTs/ or images/")
 
@@ -254,8 +270,8 @@ def _bids_names(root: Path) -> dict[str, tuple[int, ...]]:
         with open(path, encoding="utf-8-sig", newline="") as stream:
             for row in csv.DictReader(stream, delimiter="\t"):
                 try:
-                    name, value = row["name"], int(row["index"])
-                except (KeyError, TypeError, ValueError) as error:
+                    name, value = row["name"].strip(), int(row["index"])
+                except (AttributeError, KeyError, TypeError, ValueError) as error:
                     raise TrainingError(
                         "dataset.bad_table", f"{path}: columns index and name expected, got {row}"
                     ) from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from segnets.errors import TrainingError
 Part = Literal["training", "validation", "test", "all"]
 
 PATIENT = r"^(sub-[^_]+|(?:subj(?:ect)?|pat(?:ient)?)[-_]?\d+)"
+
+_NUMBERED = re.compile(r"(.*\d.*?)(?:[-_. ][a-z]*\d*|(?<=\d)[a-z])", re.IGNORECASE)
 
 
 def datalist(
@@ -54,10 +57,7 @@ def datalist(
     cases = find_dataset(dataset_dir, **layout).cases
     if part == "all":
         return list(cases)
-    patients: dict[str, list[Case]] = {}
-    for case in cases:
-        whose = re.search(patient, case["name"], re.IGNORECASE)
-        patients.setdefault(whose[0] if whose else case["name"], []).append(case)
+    patients = by_patient(cases, patient)
     needed = folds if fold is not None else 2
     if len(patients) < needed:
         raise TrainingError(
@@ -78,6 +78,21 @@ def datalist(
     if part not in parts:
         raise TrainingError("split.part", f"part is {part!r}; expected training, validation, test or all")
     return [case for name in parts[part] for case in patients[name]]
+
+
+def by_patient(cases: Iterable[Case], patient: str = PATIENT) -> dict[str, list[Case]]:
+    """Patient -> cases, in their order; `patient` as of `datalist`."""
+    patients: dict[str, list[Case]] = {}
+    for case in cases:
+        whose = re.search(patient, case["name"], re.IGNORECASE)
+        patients.setdefault(whose[0] if whose else case["name"], []).append(case)
+    return patients
+
+
+def may_share_patients(patients: Iterable[str]) -> bool:
+    """Whether some differ only in what stands last, after a number that tells others apart: rat1_a, rat1_b, rat2_a."""
+    begin = [found[1] for name in patients if (found := _NUMBERED.fullmatch(name))]
+    return len(set(begin)) > 1 and max(Counter(begin).values()) > 1
 
 
 def _bounds(count: int, shares: Sequence[float]) -> tuple[int, int]:
