@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,15 +121,14 @@ def test_the_same_command_goes_on_and_a_new_run_begins_from_other_weights(scans:
 
 def test_distances_are_in_mm() -> None:
     from monai.data import MetaTensor
-    from monai.metrics import HausdorffDistanceMetric, SurfaceDiceMetric
-    from segnets.metrics import SurfaceMetric
+    from segnets.metrics import CaseMetric, HausdorffDistance, SurfaceDice
 
     affine = torch.diag(torch.tensor([3.0, 1.0, 2.0, 1.0]))
     pred, label = (MetaTensor(torch.zeros(2, 9, 9, 9), affine=affine) for _ in range(2))
     pred[1, 2, 4, 4] = label[1, 4, 4, 4] = 1  # two voxels of 3 mm apart
     found = []
-    for metric in (HausdorffDistanceMetric(percentile=95), SurfaceDiceMetric([5.9]), SurfaceDiceMetric([6.1])):
-        measured = SurfaceMetric(metric)
+    for metric in (HausdorffDistance(percentile=95), SurfaceDice([5.9]), SurfaceDice([6.0])):
+        measured = CaseMetric(metric)
         measured.update(([pred], [label]))
         found.append(metric.aggregate().item())
     assert found == [6.0, 0.0, 1.0]
@@ -157,7 +157,7 @@ def test_deep_supervision_needs_no_other_loss(scans: Path, tmp_path: Path) -> No
     assert together(answers, label).item() == pytest.approx(expected.item())
 
 
-@pytest.mark.parametrize("options", [("slices_2d",), ("slices_2d", "tta"), ("tta",)])
+@pytest.mark.parametrize("options", [("slices_2d",), ("slices_2d", "tta"), ("tta",), ("multi_scale",)])
 def test_slices_and_averaging_evaluate_and_infer(options: tuple[str, ...], scans: Path, tmp_path: Path) -> None:
     run("training", "train", *options, folder=tmp_path, dataset_dir=scans, output_dir=tmp_path / "run")
     weights = {"checkpoint": tmp_path / "run" / "model.pt", "dataset_dir": scans}
@@ -199,3 +199,89 @@ def test_balanced_crops_show_every_class_equally_often(tmp_path: Path) -> None:
     samples = workflow.parser.get_parsed_content("train#dataset")
     centres = [int(samples[n][0]["label"][0, 8, 12, 8]) for n in range(60)]
     assert all(12 <= centres.count(number) <= 28 for number in (0, 1, 2))
+
+
+def test_balanced_crops_are_slices_through_every_class_equally_often(tmp_path: Path) -> None:
+    """The same scans: two of three axial slices show no structure."""
+    scans = write_decathlon(tmp_path / "scans", cases=2, smallest=(60, 70, 60))
+    still: dict[str, list] = {"spatial_augmentation": [], "intensity_augmentation": []}
+    options = {"dataset_dir": scans, "output_dir": tmp_path / "run", **still}
+    workflow = prepared("training", "train", "slices_2d", "crops_balanced", folder=tmp_path, **options)
+    samples = workflow.parser.get_parsed_content("train#dataset")
+    items = [item for n in range(8) for item in samples[n]]
+    assert len(items) == 8 * 8
+    assert {(*item["image"].shape, *item["label"].shape) for item in items} == {(1, 16, 24, 1, 16, 24)}
+    centres = [int(item["label"][0, 8, 12]) for item in items]
+    assert all(12 <= centres.count(number) <= 31 for number in (0, 1, 2))
+    run("training", "train", "slices_2d", "crops_balanced", folder=tmp_path, **options)
+    assert history(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["train", *(name for name in OPTIONS if name.startswith("loss_"))])
+def test_a_loss_is_a_mean_over_cases(name: str, tmp_path: Path) -> None:
+    """So that a batch in parts, or on several GPUs, is the same step; each says so where it is not."""
+    options = [name] if name != "train" else []
+    parser = prepared("training", "train", *options, folder=tmp_path, output_dir=tmp_path).parser
+    loss = parser.get_parsed_content("loss")
+    torch.manual_seed(0)
+    logits, label = torch.randn(3, 3, 6, 5, 4), torch.zeros(3, 1, 6, 5, 4)
+    label[0, :, :3], label[1, :, :1], label[2, :, 2] = 1, 2, 1
+    parts = torch.stack([loss(logits[n : n + 1], label[n : n + 1]) for n in range(3)])
+    says_not = "not over cases" in (CONFIGS / f"{name}.yaml").read_text()
+    assert (loss(logits, label).item() == pytest.approx(parts.mean().item(), abs=1e-6)) is not says_not
+
+
+@pytest.fixture
+def torchrun(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The environment of one process, as torchrun sets it."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    values = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("torchrun")
+def test_several_processes_fine_tune_a_network_a_view(scans: Path, tmp_path: Path) -> None:
+    """Most steps leave the weights of two views without a gradient."""
+    view = {"_target_": "segnets.UNet", "spatial_dims": 2, "in_channels": 1, "out_channels": "@num_classes"}
+    view |= {"channels": [4, 8], "strides": [1, 2], "encoder_convs": [1, 1], "decoder_convs": [1]}
+    chosen = {"_target_": "segnets.MultiView", "spatial_dims": 3, "in_channels": 1, "out_channels": "@num_classes"}
+    options = {"network_def": chosen | {"network": [view] * 3}, "dataset_dir": scans, "max_epochs": 4, "batch_size": 1}
+    workflow = prepared("training", "train", "multi_gpu_train", folder=tmp_path, output_dir=tmp_path / "run", **options)
+    workflow.run()
+    trainer = workflow.parser.get_parsed_content("train#trainer")
+    assert isinstance(trainer.network, torch.nn.parallel.DistributedDataParallel)
+    assert trainer.state.iteration == 4
+    workflow.finalize()
+
+    options |= {"output_dir": tmp_path / "tuned", "finetune": tmp_path / "run" / "model_final.pt"}
+    workflow = prepared("training", "train", "multi_gpu_train", folder=tmp_path, **options)
+    workflow.run()
+    assert workflow.parser.get_parsed_content("pretrained").share == 1.0
+    timeout = workflow.parser.get_parsed_content("timeout")
+    assert timeout.total_seconds() == 86400  # outlasts the check of a large data set
+
+
+@pytest.mark.parametrize("config", ["train", "evaluate"])
+def test_where_and_whose_the_scans_are_is_said_once(config: str, tmp_path: Path) -> None:
+    """Three scans of two animals in folders of unusual names."""
+    scans = write_decathlon(tmp_path / "scans", cases=3)
+    (scans / "dataset.json").unlink()
+    for old, new in (("imagesTr", "mri"), ("labelsTr", "drawn")):
+        (scans / old).rename(scans / new)
+        for n, name in enumerate(("rat1_a", "rat1_b", "rat2_a")):
+            (scans / new / f"case_{n:02d}.nii.gz").rename(scans / new / f"{name}.nii.gz")
+    options = {"dataset_dir": scans, "images_dir": "mri", "labels_dir": "drawn", "patient": "^rat[0-9]"}
+    run_id = {"train": "training", "evaluate": "evaluating"}[config]
+    parser = prepared(run_id, config, folder=tmp_path, output_dir=tmp_path / "run", **options).parser
+    cases = parser.get_parsed_content("cases")
+    parts = [{case["name"] for case in cases(part=part)} for part in ("training", "validation")]
+    assert {frozenset(part) for part in parts} == {frozenset({"rat1_a", "rat1_b"}), frozenset({"rat2_a"})}
+    assert parser.get_parsed_content("label_values") == {1: [1], 2: [2]}
+    if config == "train":
+        parser.get_parsed_content("check")

@@ -89,7 +89,8 @@ def test_the_three_configs_mean_the_same() -> None:
     shared |= {"windows", "inferer"}
     first, *others = ({key: config[key] for key in shared} for config in configs)
     assert all(first == other for other in others)
-    data = {"layout", "labels", "fold", "folds", "cases", "label_values"}
+    data = {"layout", "images_dir", "labels_dir", "channels", "patient", "labels", "fold", "folds", "cases"}
+    data |= {"label_values"}
     assert {key: configs[0][key] for key in data} == {key: configs[1][key] for key in data}
 
 

@@ -229,6 +229,22 @@ def test_a_run_without_validation_has_a_curve_too(tmp_path: Path) -> None:
     assert (tmp_path / "curve.png").is_file()
 
 
+def test_without_matplotlib_a_run_goes_on_and_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
+    with caplog.at_level(logging.INFO, logger="segnets"):
+        trainer, history = engines(tmp_path, epochs=2)
+        LearningCurve(history, tmp_path / "learning_curve.png").attach(trainer)
+        trainer.run()
+    said = [record.message for record in caplog.records if "matplotlib" in record.message]
+    assert said == [
+        f"{name} will not be drawn: matplotlib is not installed" for name in ("worst_best.png", "learning_curve.png")
+    ]
+    assert not list(tmp_path.glob("*.png"))
+    assert read_history(tmp_path)
+
+
 def one_hot(labels: torch.Tensor) -> torch.Tensor:
     return nn.functional.one_hot(labels.long(), 3).movedim(-1, 0).float()
 
@@ -325,6 +341,7 @@ def test_out_of_memory_says_what_to_lower(tmp_path: Path, cause: Any) -> None:
     with pytest.raises(TrainingError) as caught:
         trainer.run()
     assert caught.value.code == "training.out_of_memory"
+    assert "from the last checkpoint, if one was written" in caught.value.message  # there is none yet
     for part in ("cpu", "step 2", "raise accumulation_steps (up to batch_size, now 2", "[48, 64, 48]", "amp to true"):
         assert part in caught.value.message
     assert str(caught.value.__cause__).splitlines()[0] in caught.value.message

@@ -1,4 +1,10 @@
-"""What `evaluate.yaml` measures beyond MONAI's own handlers."""
+"""What a validation and `evaluate.yaml` measure: MONAI's metrics, with one rule for structures that are missing.
+
+Neither label map holds the structure: nan, and the case does not count for it. One of them alone does, so that it was
+missed or found where there is none: Dice and surface Dice are 0, and the Hausdorff distance is the diagonal of the
+field of view, the largest distance there can be. So no miss and no false find can better a mean, as it could where it
+were left out.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +12,63 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from math import dist
 from pathlib import Path
 
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.data import MetaTensor
 from monai.handlers import IgniteMetricHandler, from_engine
-from monai.metrics import CumulativeIterationMetric
+from monai.metrics import CumulativeIterationMetric, DiceMetric, HausdorffDistanceMetric, SurfaceDiceMetric
 
 logger = logging.getLogger(__name__)
 
 
-class SurfaceMetric(IgniteMetricHandler):
-    """A metric of MONAI's that takes a `spacing`, in mm by the reference's voxel size; MONAI's handlers count voxels.
+class Dice(DiceMetric):
+    """MONAI's `DiceMetric` without background, 0 for a structure that only one of the two holds."""
+
+    def __init__(self) -> None:
+        super().__init__(include_background=False)
+
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, spacing: object = None) -> torch.Tensor:
+        return _where_missing(super()._compute_tensor(y_pred, y), y_pred, y, 0.0)
+
+
+class HausdorffDistance(HausdorffDistanceMetric):
+    """MONAI's, without background, the diagonal of the field of view for a structure that only one of the two holds."""
+
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
+        diagonal = dist([0.0] * len(spacing), [n * mm for n, mm in zip(y.shape[2:], spacing, strict=True)])
+        return _where_missing(super()._compute_tensor(y_pred, y, spacing=spacing), y_pred, y, diagonal)
+
+
+class SurfaceDice(SurfaceDiceMetric):
+    """MONAI's `SurfaceDiceMetric` without background, 0 for a structure that only one of the two holds.
 
     Args:
-        metric_fn: for example `HausdorffDistanceMetric` or `SurfaceDiceMetric`.
+        class_thresholds: the distance that counts as none, for each structure.
+    """
+
+    def __init__(self, class_thresholds: Sequence[float]) -> None:
+        # one voxel's width must count as within 1 mm whether the header's float32 says 1.0000001 or 0.9999999
+        super().__init__([threshold * (1 + 1e-5) for threshold in class_thresholds])
+
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
+        return _where_missing(super()._compute_tensor(y_pred, y, spacing=spacing), y_pred, y, 0.0)
+
+
+def _where_missing(values: torch.Tensor, pred: torch.Tensor, label: torch.Tensor, worst: float) -> torch.Tensor:
+    """(N, K - 1) values, nan where both of (N, K, *spatial) are empty and `worst` where one is."""
+    found, expected = (x[:, 1:].flatten(2).any(dim=2).to(values.device) for x in (pred, label))
+    values = torch.where(found ^ expected, worst, values)
+    return torch.where(found | expected, values, torch.nan)
+
+
+class CaseMetric(IgniteMetricHandler):
+    """A metric of this module, case by case in mm by the reference's voxel size; MONAI's handlers count voxels.
+
+    Args:
+        metric_fn: takes a `spacing`.
     """
 
     def __init__(self, metric_fn: CumulativeIterationMetric) -> None:
@@ -30,17 +77,20 @@ class SurfaceMetric(IgniteMetricHandler):
     def update(self, output: Sequence[Sequence[torch.Tensor]]) -> None:
         """Adds the cases of one batch, each with its own spacing."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 warns of its own call
+            # MONAI 1.6 warns of its own call, and of empty structures
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", message="the (ground truth|prediction) of class")
             for pred, label in zip(*output, strict=True):
-                self.metric_fn([pred], [label], spacing=label.pixdim[: label.ndim - 1].tolist())
+                dims = label.ndim - 1
+                spacing = label.pixdim[:dims].tolist() if isinstance(label, MetaTensor) else [1.0] * dims
+                self.metric_fn([pred], [label], spacing=spacing)
 
 
 class Summary:
     """Writes what an evaluation found as one JSON file, structures by name; an ignite handler.
 
-    `{"cases": n, metric: {"mean": x, structure: x, ...}, ...}`. Cases in which a metric is not defined (a structure
-    that is missing in the prediction or the reference has no finite Hausdorff distance) are left out of its means;
-    null where none is left.
+    `{"cases": n, metric: {"mean": x, structure: x, ...}, ...}`: for each structure the mean over the cases that count
+    for it, null where none does, and the mean of these.
 
     Args:
         path: of the file.
@@ -59,10 +109,9 @@ class Summary:
         """Writes the file from the metrics' details, (cases, structures) each."""
         summary: dict[str, object] = {"cases": engine.state.epoch_length}
         for metric, values in engine.state.metric_details.items():
-            finite = np.ma.masked_invalid(values.cpu().numpy())
-            each = finite.mean(axis=0)
-            means = {"mean": each.mean(), **dict(zip(self.names, each, strict=True))}
-            summary[metric] = {name: None if np.ma.is_masked(m) else round(float(m), 6) for name, m in means.items()}
+            each = values.cpu().double().nanmean(dim=0)
+            means = {"mean": each.nanmean().item(), **dict(zip(self.names, each.tolist(), strict=True))}
+            summary[metric] = {name: round(m, 6) if m == m else None for name, m in means.items()}
             logger.info(f"{metric}: " + ", ".join(f"{name} {m:.4f}" for name, m in means.items()))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(summary, indent=2))

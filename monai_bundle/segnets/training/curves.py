@@ -6,7 +6,9 @@ python -m segnets.training.curves RUN [RUN ...] -o compare.png
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from ignite.engine import Engine, Events
 
 from segnets.files import replacing
 from segnets.training.history import History, read_history
+
+logger = logging.getLogger("segnets")
 
 Lines = list[dict[str, Any]]
 
@@ -33,6 +37,8 @@ class LearningCurve:
 
     def attach(self, trainer: Engine) -> None:
         """Follows the history's validator and the trainer's end."""
+        if not can_draw(self.path):
+            return
         if self.history.validator is not None:
             self.history.validator.add_event_handler(Events.COMPLETED, self._draw)
         trainer.add_event_handler(Events.COMPLETED, self._draw)
@@ -40,6 +46,14 @@ class LearningCurve:
     def _draw(self) -> None:
         if idist.get_rank() == 0 and self.history.path.exists():
             draw_curves({self.path.parent.name: read_history(self.history.path)}, self.path)
+
+
+def can_draw(path: Path) -> bool:
+    """Whether matplotlib is there, which a training can do without; says so if it is not."""
+    if find_spec("matplotlib"):
+        return True
+    logger.info(f"{path.name} will not be drawn: matplotlib is not installed")
+    return False
 
 
 def draw_curves(runs: Mapping[str, Lines], path: str | Path) -> None:

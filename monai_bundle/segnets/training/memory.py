@@ -52,7 +52,8 @@ class OutOfMemory:
         raise TrainingError(
             "training.out_of_memory",
             f"{trainer.state.device} ran out of memory in step {trainer.state.iteration}. "
-            f"In this order: {'; '.join(advice)}. The last checkpoint is kept, and the same command goes on from it. "
+            f"In this order: {'; '.join(advice)}. "
+            "The same command goes on from the last checkpoint, if one was written. "
             f"What was said: {_first_line(error)}",
         ) from error
 

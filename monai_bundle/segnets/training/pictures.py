@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data.meta_tensor import MetaTensor
-from monai.metrics import compute_dice
 from monai.transforms import Orientation, ResampleToMatch
 from numpy.typing import NDArray
 
 from segnets.files import replacing
+from segnets.metrics import Dice
+from segnets.training.curves import can_draw
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class WorstBest:
     the picture is of the best validation so far, and so of the weights that are kept.
 
     What the evaluator gives: `pred` and `label` one-hot (K, *spatial) on one grid, background first, `image` on theirs
-    or its own, and `name` in the batch. A case's Dice is the mean over the classes of its reference; if that is empty
-    it is 1 for an empty prediction and 0 for any other.
+    or its own, and `name` in the batch. A case's Dice is the mean over the classes that reference or prediction hold,
+    1 where neither holds any.
 
     Args:
         path: the PNG.
@@ -58,6 +59,8 @@ class WorstBest:
 
     def attach(self, evaluator: Engine) -> None:
         """Follows each validation."""
+        if not can_draw(self.path):
+            return
         evaluator.add_event_handler(Events.STARTED, lambda: self._cases.clear())
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._batch_completed)
         evaluator.add_event_handler(Events.COMPLETED, self._completed)
@@ -91,14 +94,13 @@ class WorstBest:
 
 
 def case_dice(pred: torch.Tensor, label: torch.Tensor) -> float:
-    """Mean Dice of a case over the classes of its reference.
+    """Mean Dice of a case over the classes that either of the two holds; 1 where neither holds any.
 
     Args:
         pred: one-hot, (K, *spatial), background first.
-        label: as `pred`. If it is all background the result is 1 for an empty prediction and 0 for any other.
+        label: as `pred`.
     """
-    dice = compute_dice(pred[None], label[None], include_background=False, ignore_empty=True).nanmean().item()
-    return dice if dice == dice else float(not pred[1:].any())
+    return float(Dice()(pred[None], label[None]).nanmean().nan_to_num(1.0))
 
 
 def planes(image: torch.Tensor, label: torch.Tensor, pred: torch.Tensor) -> list[Plane]:
