@@ -9,12 +9,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+import monai
 import numpy as np
 import pytest
 import torch
@@ -22,13 +24,27 @@ import yaml
 from datasets import write_decathlon
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
+from monai.losses import DiceCELoss
 from monai.transforms import Compose, EnsureTyped, Lambdad, LoadImaged, OneOf, RandGaussianNoised, RandShiftIntensityd
 from tiny_run import losses, make_run, run, run_distributed, steps_so_far, volumes, without_times
 
 from napari_seg.bundle import shipped_root
 
 from segnets.data import CachedCases, EpochSampler, TrainingSet, epochs  # isort: skip - within reach by tiny_run
+from segnets.files import load_whole  # isort: skip
+from segnets.data.cache import fingerprint  # isort: skip
 from segnets.errors import TrainingError  # isort: skip
+
+
+@pytest.fixture(scope="module")
+def children() -> Any:
+    """Processes that have torch and MONAI loaded from the start."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tiny_run"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        forkserver.ensure_running()
+    return context
 
 
 # --- what a step sees ---
@@ -136,7 +152,58 @@ def test_a_second_start_computes_only_what_has_changed(tmp_path: Path, monkeypat
         os.truncate(path, path.stat().st_size // 2)
     assert names_loaded() == ["case_00", "case_01", "case_02"]
     assert names_loaded() == []
+    for path in (tmp_path / "cache").iterdir():
+        spoil_the_middle(path)
+    assert names_loaded() == ["case_00", "case_01", "case_02"]
+    monkeypatch.setattr(monai, "__version__", "0")
+    assert names_loaded() == ["case_00", "case_01", "case_02"]
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_the_cache_may_be_deleted_while_it_is_used(tmp_path: Path) -> None:
+    dataset = CachedCases(volumes(2), [EnsureTyped("image")], tmp_path / "cache")
+    _ = dataset[0]
+    shutil.rmtree(tmp_path / "cache")
+    _ = dataset[1]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def spoil_the_middle(path: Path) -> None:
+    """64 bytes, without a change of the file's size."""
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = b"\xa5" * 64
+    path.write_bytes(content)
+
+
+class Scale:
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+        self.itself = self.apply  # a circle
+
+    def apply(self, x: float) -> float:
+        return x * self.factor
+
+
+def functions(a: int) -> list[Any]:
+    """Each is another one for another `a`."""
+    in_tuple = eval(f"lambda x: x in ({a}, 5)")
+    nested = eval(f"lambda x: [(lambda y: y + {a})(i) for i in x]")
+    return [in_tuple, nested, lambda x: x * a, Scale(a).apply, Scale(a), Lambdad("image", lambda x: x + a), {(a, 1): a}]
+
+
+def test_a_fingerprint_tells_functions_apart_and_is_the_same_in_every_process(children: Any) -> None:
+    prints = [[fingerprint(f) for f in functions(a)] for a in (1, 2)]
+    assert not set(prints[0]) & set(prints[1])
+    loss = fingerprint(DiceCELoss(softmax=True, weight=torch.ones(3)))
+    assert loss != fingerprint(DiceCELoss(softmax=True, weight=torch.zeros(3)))
+    with children.Pool(1) as pool:
+        assert pool.apply(fingerprints_here) == [*prints[0], loss, *map(fingerprint, random_transforms())]
+
+
+def fingerprints_here() -> list[str]:
+    values = [*functions(1), DiceCELoss(softmax=True, weight=torch.ones(3)), *random_transforms()]
+    return [fingerprint(value) for value in values]
 
 
 # --- going on ---
@@ -170,9 +237,64 @@ def test_what_can_not_be_the_same_run_is_refused(tmp_path: Path) -> None:
         run(tmp_path, max_epochs=2, seed=1)
     with pytest.raises(TrainingError, match=r"run\.differs.*network: was Network of 189 weights"):
         run(tmp_path, max_epochs=2, dropout=0.5)
+    with pytest.raises(TrainingError, match=r"preprocessing: was Spacingd \(\w{8}\), is Spacingd \(\w{8}\)\. "):
+        run(tmp_path, max_epochs=2, spacing=2.0)
+    with pytest.raises(TrainingError, match=r"augmentation: was RandGaussianNoised \(\w{8}\), is RandG.*\)\. "):
+        run(tmp_path, max_epochs=2, noise=0.2)
+    with pytest.raises(TrainingError, match=r"loss: was DiceCELoss \(\w{8}\), is DiceCELoss \(\w{8}\)\. "):
+        run(tmp_path, max_epochs=2, dice_share=0.5)
     with pytest.raises(TrainingError, match=r"run\.exists"):
         run(tmp_path, max_epochs=2, resume=False)
     assert len(losses(tmp_path)) == 3
+
+
+def test_fewer_epochs_than_were_trained_are_refused(tmp_path: Path) -> None:
+    run(tmp_path, max_epochs=3)
+    with pytest.raises(TrainingError, match=r"run\.longer.* 3 epochs already, and max_epochs is 2"):
+        run(tmp_path, max_epochs=2)
+
+
+def test_two_starts_do_not_disturb_one_another(tmp_path: Path) -> None:
+    run(tmp_path, max_epochs=1)
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    command = [sys.executable, "-c", hold, str(tmp_path / "checkpoints" / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.read(1)
+        parts = [tmp_path / "checkpoints" / "latest.pt.123.part", tmp_path / "films.part"]
+        for part in parts:
+            part.touch()
+        with pytest.raises(TrainingError, match=r"run\.in_use.*another process"):
+            run(tmp_path, max_epochs=2)
+        assert all(part.exists() for part in parts)
+        other.kill()
+    run(tmp_path, max_epochs=2)
+    assert len(losses(tmp_path)) == 6
+    assert [part.exists() for part in parts] == [False, True]  # the other is none of ours
+
+
+def test_any_damage_to_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    whole, damaged = tmp_path / "whole.pt", tmp_path / "damaged.pt"
+    torch.save({"a": torch.arange(1000.0), "step": 3}, whole)
+    content, rng, outcomes = whole.read_bytes(), np.random.default_rng(0), Counter()
+    for n in range(200):
+        some = bytearray(content)
+        place = int(rng.integers(0, len(some) - 64))
+        if n % 4 == 0:
+            some = some[:place]
+        elif n % 4 == 1:
+            some = rng.bytes(500)
+        else:
+            some[place : place + 64] = bytes(64) if n % 4 == 2 else rng.bytes(64)
+        damaged.write_bytes(some)
+        try:
+            state = load_whole(damaged)
+        except Exception as error:
+            outcomes[type(error).__name__] += 1
+        else:  # it hit what only fills up
+            assert torch.equal(state["a"], torch.arange(1000.0))
+            assert state["step"] == 3
+    assert sum(outcomes.values()) > 150
+    assert len(outcomes) > 1
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -184,6 +306,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path: Path, cap
         assert state["step"] == {"latest.pt": 9, "previous.pt": 8}[name]
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     shutil.copytree(tmp_path / "a", tmp_path / "c")
+    shutil.copytree(tmp_path / "a", tmp_path / "d")
 
     latest = tmp_path / "a" / "checkpoints" / "latest.pt"
     os.truncate(latest, latest.stat().st_size // 2)
@@ -193,7 +316,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path: Path, cap
 
     (tmp_path / "b" / "checkpoints" / "latest.pt").unlink()  # as between the two renamings
     run(tmp_path / "b", max_epochs=3)
-    for name in ("a", "b"):
+    spoil_the_middle(tmp_path / "d" / "checkpoints" / "latest.pt")
+    run(tmp_path / "d", max_epochs=3)
+    for name in ("a", "b", "d"):
         assert without_times(tmp_path / name) == without_times(tmp_path / "whole")
 
     for path in (tmp_path / "c" / "checkpoints").iterdir():
@@ -203,17 +328,6 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path: Path, cap
 
 
 # --- kills ---
-
-
-@pytest.fixture(scope="module")
-def children() -> Any:
-    """Processes that have torch and MONAI loaded from the start."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tiny_run"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        forkserver.ensure_running()
-    return context
 
 
 def start(children: Any, folder: Path, **options: Any) -> Any:

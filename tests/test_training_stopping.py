@@ -12,7 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from tiny_run import losses, make_run, run, without_times
 
-from segnets.training import EarlyStopping, Schedule, StopAfterMinutes, StopOnSignal  # isort: skip - by tiny_run
+from segnets.training import EarlyStopping, Schedule, StopAfterMinutes, StopOnSignal, Validation  # isort: skip - by tiny_run
 
 
 class At:
@@ -116,6 +116,23 @@ def test_minutes_count_over_restarts_and_more_of_them_go_on(
     assert len(losses(folder)) == 5
     run(folder, max_minutes=60)
     assert len(losses(folder)) == 12
+    # half a minute of 60 is no share, so the rate goes on where the steps are
+    rates = [[line["lr"] for line in without_times(f) if "lr" in line][-3:] for f in (folder, whole)]
+    assert rates[0] == rates[1]
+
+
+def test_more_minutes_are_validated_in_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StopAfterMinutes, "_seconds", property(lambda self: 6.0 * trainer.state.iteration))
+    for minutes, validated in ((0.9, [3, 6, 9]), (2.0, [3, 6, 9, 12, 15, 18, 20])):
+        trainer = make_run(tmp_path, max_epochs=30, max_minutes=minutes)
+        trainer.run()
+        assert validated_steps(tmp_path) == validated
+    trainer = make_run(tmp_path, max_epochs=30, max_minutes=0.1)  # less than it has taken
+    trainer.run()
+    assert validated_steps(tmp_path) == validated
+    validation = Validation(None, 2, StopAfterMinutes(1))
+    validation.load_state_dict({"step": 3, "share": 1.0})  # of an earlier version
+    assert validation.state_dict() == {"step": 3, "minutes": 0.0}
 
 
 def test_patience(tmp_path: Path) -> None:
@@ -182,9 +199,17 @@ def test_any_schedule_follows_the_steps_or_the_time_whichever_is_further(name: s
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_schedule_is_resumed_by_its_number_of_steps(name: str) -> None:
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = Schedule(SCHEDULES[name](optimizer, 40))
-    schedule.load_state_dict({"steps": 17})
-    assert optimizer.param_groups[0]["lr"] == rates(SCHEDULES[name], [0.0] * 4, 4)[17]
-    assert schedule.state_dict() == {"steps": 17}
+def test_a_schedule_is_resumed_by_the_step_and_the_minutes(name: str) -> None:
+    planned = rates(SCHEDULES[name], [0.0] * 4, 4)
+    for step, share, expected in ((17, 0.0, 17), (17, 0.5, round(0.5 * 39)), (39, 1.0, 39)):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        minutes = StopAfterMinutes(1)
+        minutes.load_state_dict({"seconds": 60 * share})
+        schedule = Schedule(SCHEDULES[name](optimizer, 40), minutes)
+        schedule.load_state_dict({"steps": 1000})  # of a longer schedule
+        engine = Engine(lambda *_: None)
+        schedule.attach(engine)
+        engine.state.max_epochs, engine.state.epoch_length, engine.state.iteration = 4, 10, step
+        engine.fire_event(Events.STARTED)
+        assert optimizer.param_groups[0]["lr"] == planned[expected]
+        assert schedule.state_dict() == {"steps": expected}

@@ -15,7 +15,7 @@ from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 from monai.handlers import MeanDice, from_engine
 from monai.losses import DiceCELoss
-from monai.transforms import AsDiscreted, EnsureTyped, RandAffined, RandGaussianNoised
+from monai.transforms import AsDiscreted, EnsureTyped, RandAffined, RandGaussianNoised, Spacingd
 from torch import nn
 
 from napari_seg.bundle import shipped_root
@@ -69,6 +69,9 @@ def make_run(
     resume: bool = True,
     distributed: bool = False,
     learning_rate: float = 0.02,
+    noise: float = 0.1,
+    spacing: float = 1.0,
+    dice_share: float = 1.0,
     more_handlers: Sequence[Any] = (),
     **settings: Any,
 ) -> Trainer:
@@ -76,9 +79,9 @@ def make_run(
     torch.manual_seed(seed)
     network = Network(dropout, ballast_mb)
     data = volumes(cases)
-    deterministic = [EnsureTyped(["image", "label"])]
+    deterministic = [EnsureTyped(["image", "label"]), Spacingd("image", [spacing] * 3)]
     random = [
-        RandGaussianNoised("image", prob=0.5),
+        RandGaussianNoised("image", prob=0.5, std=noise),
         RandAffined(["image", "label"], prob=0.5, rotate_range=[0.3, 0.3, 0.3], mode=["bilinear", "nearest"]),
     ]
     loader = DataLoader(
@@ -125,7 +128,7 @@ def make_run(
         train_data_loader=loader,
         network=nn.parallel.DistributedDataParallel(network) if distributed else network,
         optimizer=optimizer,
-        loss_function=DiceCELoss(to_onehot_y=True, softmax=True),
+        loss_function=DiceCELoss(to_onehot_y=True, softmax=True, lambda_dice=dice_share),
         train_handlers=[checkpoints, schedule, history, validation, early_stopping, *stops, *more_handlers],
         **settings,
     )

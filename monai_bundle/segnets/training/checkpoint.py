@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import random
 import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import ignite.distributed as idist
 import numpy as np
@@ -19,7 +18,7 @@ from ignite.handlers import EMAHandler
 
 from segnets.data.cache import fingerprint
 from segnets.errors import TrainingError
-from segnets.files import PART, replacing
+from segnets.files import PART, load_whole, lock, replacing
 
 logger = logging.getLogger("segnets")
 
@@ -43,12 +42,12 @@ class Checkpoints:
         model_final.pt                        averaged weights of the last step
 
     each whole or not at all, and all loadable with `weights_only=True`. `previous.pt` is the latest but one; it is
-    taken where `latest.pt` can't be read.
+    taken where `latest.pt` can't be read. As long as the run lasts, `checkpoints/lock` is locked.
 
     On a processor with the same number of threads, a run that was killed and resumed computes the same numbers as one
     that was not; on a GPU as far as its kernels repeat themselves. What may change from one start to the next is the
     number of epochs and minutes, everything about validation, and the optimiser's settings, which the config decides;
-    what may not is refused.
+    what may not (network, loss, cases and what is done to them, ...) is refused.
 
     Args:
         folder: of the run.
@@ -60,7 +59,8 @@ class Checkpoints:
         resume: go on with the run in `folder`, if there is one. If not, there must be none.
 
     Raises:
-        TrainingError: when the trainer starts, "run.exists", "run.differs" or "run.damaged".
+        TrainingError: when the trainer starts, "run.in_use", "run.exists", "run.differs", "run.longer" or
+            "run.damaged".
     """
 
     def __init__(
@@ -86,6 +86,8 @@ class Checkpoints:
         self._best: float | None = None
         self._found: Path | None = None
         self._random: dict[str, Any] | None = None  # to be set before the first step
+        self._identity: dict[str, Any] = {}
+        self._lock: IO[str] | None = None
         self._saved_step, self._saved_at = 0, time.monotonic()
 
     def attach(self, trainer: Engine) -> None:
@@ -94,6 +96,14 @@ class Checkpoints:
         trainer.add_event_handler(Events.GET_BATCH_STARTED, self._before_step)
 
     def _start(self, trainer: Engine) -> None:
+        if idist.get_rank() == 0:
+            self._lock = lock(self.latest.with_name("lock"))
+        if idist.all_reduce(float(idist.get_rank() == 0 and self._lock is None), "MAX"):
+            raise TrainingError(
+                "run.in_use",
+                f"another process trains in {self.folder}: wait for its end or stop it, or give another output_dir",
+            )
+        self._identity = _identity(trainer)  # now: random transforms keep what they drew last
         if self.resume:
             self._load(trainer)
         elif self.latest.exists() or self.previous.exists():
@@ -106,8 +116,9 @@ class Checkpoints:
         if idist.get_rank() == 0:
             if self._found == self.previous:  # or the next checkpoint would push out the only whole one
                 self.previous.replace(self.latest)
-            for part in (*self.folder.glob(f"*{PART}"), *self.latest.parent.glob(f"*{PART}")):
-                part.unlink()  # a kill left it
+            for name in ("model.pt", "model_final.pt", "*.png", "checkpoints/latest.pt"):
+                for part in self.folder.glob(f"{name}.[0-9]*{PART}"):  # a kill left it
+                    part.unlink()
         self._saved_step, self._saved_at = trainer.state.iteration, time.monotonic()
         # here and not in `attach`: the last handlers of the end, after the last validation
         trainer.add_event_handler(Events.TERMINATE, self._interrupted)
@@ -134,6 +145,8 @@ class Checkpoints:
     def _finish(self, trainer: Engine) -> None:
         self._save(trainer)
         self._export(trainer, "model_final.pt")
+        if self._lock is not None:
+            self._lock.close()
 
     def _keep_best(self, trainer: Engine) -> None:
         best = float(self.validator.state.best_metric)
@@ -144,21 +157,19 @@ class Checkpoints:
     def _export(self, trainer: Engine, name: str) -> None:
         if idist.get_rank() == 0:
             network = _bare(trainer.network) if self.ema is None else self.ema.ema_model
-            self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(self.folder / name) as part:
                 torch.save(network.state_dict(), part)
 
     def _save(self, trainer: Engine) -> None:
         if idist.get_rank() == 0:
             state = {
-                "identity": _identity(trainer),
+                "identity": self._identity,
                 "step": trainer.state.iteration,
                 "best": None if self.validator is None else _best(self.validator),
                 "random": self._random or _random_states(),
                 "objects": {name: thing.state_dict() for name, thing in self.objects.items()},
                 **{name: thing.state_dict() for name, thing in self._tensors(trainer).items()},
             }
-            self.latest.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self.latest, self.previous) as part:
                 torch.save(state, part)
         self._saved_step, self._saved_at = trainer.state.iteration, time.monotonic()
@@ -171,10 +182,16 @@ class Checkpoints:
         state = self._read()
         if state is None:
             return
-        _refuse_if_other(self.folder, state["identity"], _identity(trainer))
-        # the schedule first: it sets the optimiser's rates, which are this config's and not the checkpoint's
+        _refuse_if_other(self.folder, state["identity"], self._identity)
+        if (done := -(-state["step"] // trainer.state.epoch_length)) > trainer.state.max_epochs:
+            raise TrainingError(
+                "run.longer",
+                f"{self.folder} holds a run of {done} epochs already, and max_epochs is {trainer.state.max_epochs}: "
+                "give as many or more, or another output_dir",
+            )
         for name in self.objects.keys() & state["objects"].keys():
             self.objects[name].load_state_dict(state["objects"][name])
+        # the optimiser's rates are this config's and not the checkpoint's
         settings = [{k: v for k, v in g.items() if k != "params"} for g in trainer.optimizer.param_groups]
         for name, thing in self._tensors(trainer).items():
             if state.get(name):  # a scaler that does nothing has no state
@@ -195,11 +212,11 @@ class Checkpoints:
         for path in (self.latest, self.previous):
             if path.exists():
                 try:
-                    state = torch.load(path, map_location="cpu", weights_only=True)
+                    state = load_whole(path, "cpu")
                     self._found = path
                     return state
-                except (EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
-                    faults.append(f"{path.name} ({str(error).splitlines()[0]})")
+                except Exception as error:  # torch raises anything at a damaged file
+                    faults.append(f"{path.name} ({type(error).__name__}: {str(error).partition(chr(10))[0]})")
                     logger.warning("%s can't be read; trying the one before it", path)
         if faults:
             raise TrainingError(
@@ -211,7 +228,16 @@ class Checkpoints:
 
 
 def _refuse_if_other(folder: Path, was: dict[str, Any], is_now: dict[str, Any]) -> None:
-    changes = [f"{name}: was {was.get(name)}, is {value}" for name, value in is_now.items() if was.get(name) != value]
+    changes = []
+    for name, value in is_now.items():
+        before = was.get(name, value)  # an earlier version did not write it
+        if before == value:
+            continue
+        if isinstance(value, list):
+            gone, new = ([v for v in one if v not in other] for one, other in ((before, value), (value, before)))
+            order = "in another order" if not gone and not new else "without"
+            before, value = (", ".join(v) or order for v in (gone, new))
+        changes.append(f"{name}: was {before}, is {value}")
     if changes:
         raise TrainingError(
             "run.differs",
@@ -222,18 +248,26 @@ def _refuse_if_other(folder: Path, was: dict[str, Any], is_now: dict[str, Any]) 
 
 def _identity(trainer: Engine) -> dict[str, Any]:
     """What a run can't change and stay the same run, in words."""
-    network, data = _bare(trainer.network), trainer.data_loader.dataset.data
+    network, dataset = _bare(trainer.network), trainer.data_loader.dataset
     sampler = trainer.data_loader.batch_sampler
     weights = sum(p.numel() for p in network.parameters())
     layers = re.sub("0x[0-9a-f]+", "", str(network))  # a place in memory says nothing
     return {
         "network": f"{type(network).__name__} of {weights:,} weights ({fingerprint(layers)[:8]})",
         "optimiser": type(trainer.optimizer).__name__,
-        "cases": f"{len(data)} ({fingerprint([case.get('name', case) for case in data])[:8]})",
+        "loss": _named(trainer.loss_function),
+        "cases": f"{len(dataset.data)} ({fingerprint([case.get('name', case) for case in dataset.data])[:8]})",
+        "preprocessing": [_named(t) for t in dataset.cases.transform.flatten().transforms],
+        "augmentation": [_named(t) for t in dataset.random.transforms],  # to flatten it would give it other generators
         "cases a step": sampler.global_batch_size,
         "steps an epoch": trainer.state.epoch_length,
         "seed": sampler.seed,
     }
+
+
+def _named(thing: Any) -> str:
+    """A transform or a loss by its name and what tells it from another of that name, its settings."""
+    return f"{getattr(thing, '__name__', type(thing).__name__)} ({fingerprint(thing)[:8]})"
 
 
 def _best(validator: Engine) -> list[float]:

@@ -18,9 +18,9 @@ class Schedule:
     all minutes: it comes down to its end by the time the training is stopped. Such a run depends on the machine's
     speed and is not exactly repeatable.
 
-    Its state is how often the scheduler was stepped. A resumed run steps a new scheduler as often, on the optimiser's
-    own settings: so a run with more epochs than before goes on along the longer schedule from the step it has reached,
-    and one with the same number along the very same.
+    It has no state but the trainer's step and the minutes used. A resumed run steps a new scheduler up to these, on the
+    optimiser's own settings: so a run with more epochs or minutes than before goes on along the longer schedule from
+    where it then is, and one with the same number along the very same.
 
     Args:
         lr_scheduler: any of torch's that needs no metric, counted in steps.
@@ -33,22 +33,24 @@ class Schedule:
         self.steps = 0
 
     def attach(self, trainer: Engine) -> None:
+        trainer.add_event_handler(Events.STARTED, self._catch_up)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._follow)
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing: how far it is follows at the trainer's start, from the step and the minutes."""
+
+    def _catch_up(self, trainer: Engine) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-            self._step_to(state["steps"])
+            self._follow(trainer)
 
     def _follow(self, trainer: Engine) -> None:
         last = trainer.state.max_epochs * trainer.state.epoch_length - 1
         share = 0.0 if self.minutes is None else self.minutes.share
-        self._step_to(min(last, max(trainer.state.iteration, round(share * last))))
-
-    def _step_to(self, steps: int) -> None:
+        steps = min(last, max(trainer.state.iteration, round(share * last)))
         for _ in range(self.steps, steps):
             self.lr_scheduler.step()
         self.steps = max(self.steps, steps)

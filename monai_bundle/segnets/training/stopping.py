@@ -86,6 +86,8 @@ class StopAfterMinutes(Stop):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._before, self._start = state["seconds"], time.monotonic()
+        if self.minutes is not None:
+            self.share = min(1.0, self._before / (60 * self.minutes))
 
 
 class StopOnFile(Stop):
@@ -203,7 +205,7 @@ class Validation(ValidationHandler):
         super().__init__(interval, validator)
         self.minutes = minutes
         self.step = 0
-        self.share = 0.0
+        self.at = 0.0  # minutes
 
     def attach(self, trainer: Engine) -> None:
         super().attach(trainer)
@@ -212,19 +214,24 @@ class Validation(ValidationHandler):
 
     def __call__(self, trainer: Engine) -> None:
         self.step = trainer.state.iteration
-        self.share = 0.0 if self.minutes is None else self.minutes.share
+        self.at = self._minutes_used()
         with torch.random.fork_rng(range(torch.cuda.device_count())):  # when it is done changes nothing in the training
             super().__call__(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "share": self.share}
+        return {"step": self.step, "minutes": self.at}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step, self.share = state["step"], state["share"]
+        self.step, self.at = state["step"], state.get("minutes", 0.0)
 
     def _in_time(self, trainer: Engine) -> None:
-        if self.minutes is not None and self.minutes.share >= self.share + 0.1 and self.step != trainer.state.iteration:
+        used = self._minutes_used()
+        if used and used >= self.at + self.minutes.minutes / 10 and self.step != trainer.state.iteration:
             self(trainer)
+
+    def _minutes_used(self) -> float:
+        """0 without an end."""
+        return self.minutes.share * self.minutes.minutes if self.minutes and self.minutes.minutes else 0.0
 
     def _at_the_end(self, trainer: Engine) -> None:
         if self.step != trainer.state.iteration:
