@@ -48,6 +48,21 @@ def write_pictures(root: Path, cases: int = 2) -> Path:
     return root
 
 
+def write_voc(root: Path, cases: int = 4) -> Path:
+    """A folder in PASCAL VOC's layout: squares of 1 and 5, grey 100, with a void border, 255, of grey 250, on 0."""
+    for folder in ("JPEGImages", "SegmentationClass"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    labels = np.zeros((32, 40), np.uint8)
+    labels[4:20, 4:20] = 255
+    labels[6:18, 6:18] = 1
+    labels[6:10, 6:10] = 5
+    image = np.where(labels == 255, 250, np.where(labels > 0, 100, 0)).astype(np.uint8)
+    for n in range(cases):
+        Image.fromarray(image).save(root / "JPEGImages" / f"p{n}.png")
+        Image.fromarray(labels).save(root / "SegmentationClass" / f"p{n}.png")
+    return root
+
+
 def _balls(shape: Sequence[int]) -> np.ndarray:
     """Labels: 1 in a ball towards the end of the second axis, 2 in a smaller one towards its beginning."""
     first, second, *rest = (index - size / 2 for index, size in zip(np.indices(shape), shape, strict=True))

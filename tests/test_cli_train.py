@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from napari_seg.cli import main
+from napari_seg.cli.train import _predicting, _value
 from napari_seg.formats import read
 
 BRIEF = ["max_epochs=3", "val_interval=3", "num_workers=0", "learning_rate=0.01"]
@@ -51,6 +53,29 @@ def test_wrong_usage_says_what_is_right(dataset: Path, tmp_path: Path, capsys: p
     assert "'learning_rate' is no pair as NAME=VALUE" in capsys.readouterr().err
     assert train(tmp_path / "nothing", "-o", tmp_path / "out") == 2
     assert "dataset.missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 0.001), ("5e-4", 0.0005), ("010", 10), ("-2", -2), ("null", None), ("[4, 8]", [4, 8]), ("1-9", "1-9")],
+)
+def test_values_are_what_a_person_means(text: str, value: object) -> None:
+    assert (_value(text), type(_value(text))) == (value, type(value))
+
+
+def test_where_the_files_lie_and_what_can_be_tried(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    root = tmp_path / "data"
+    for given, name in (("imagesTr", "scans"), ("labelsTr", "truth")):
+        shutil.copytree(dataset / given, tmp_path / "data" / name)
+    words = [root, "-o", tmp_path / "out", "--dry-run", "--images", "scans", "--layout", "folders"]
+    assert train(*words, "--labels-dir", root / "truth") == 0
+    assert "'labels_dir': 'truth'" in capsys.readouterr().out
+    assert _predicting({"fingerprint": {"modality": "MR"}}, tmp_path)[1] == "predict"
+    inference = _predicting({"fingerprint": {"modality": "picture"}}, tmp_path)
+    assert inference[1:5] == ["-m", "monai.bundle", "run", "inference"]
+    assert str(tmp_path / "configs" / "inference.yaml") in inference
 
 
 def test_all_faults_are_told_before_anything_is_made(

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import signal
+import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +18,10 @@ import numpy as np
 import pytest
 import yaml
 
-from napari_seg.bundle import METADATA, read_bundle
-from napari_seg.errors import BundleError, OutputError, TrainingError
-from napari_seg.planning import Choices, plan_bundle
+from napari_seg import planning
+from napari_seg.bundle import METADATA, check_runnable, read_bundle
+from napari_seg.errors import BundleError, Cancelled, OutputError, TrainingError
+from napari_seg.planning import Choices, folds, plan_bundle, run, with_segnets
 from napari_seg.planning.fingerprint import Fingerprint
 from napari_seg.planning.make import options, write_bundle
 from napari_seg.planning.plan import make_plan
@@ -95,6 +102,21 @@ def test_slices_lie_across_the_coarsest_axis() -> None:
     assert plan.settings["patch_size"] == [56, 40]
 
 
+def test_what_is_chosen_stands_and_the_rest_follows_from_it() -> None:
+    plan = make_plan(MRI, chosen={"spacing_mm": [2, 2, 2], "batch_size": 8, "learning_rate": 0.1})
+    assert plan.settings["spacing_mm"] == [2, 2, 2]
+    assert plan.settings["patch_size"] == [24, 32, 24]  # halves of 35.55, 51.1 and 38.75
+    assert plan.why["batch_size"] == "chosen; planned was 2"
+    assert plan.settings["max_epochs"] == 400  # 80 cases at 8 a step are 10 steps; 4000 / 10
+    assert "learning_rate" not in plan.settings
+    small = make_plan(MRI, chosen={"patch_size": [32, 32, 32]})
+    assert small.options == ["crops_balanced"]
+    assert make_plan(MRI, dims=2, chosen={"slice_axis": 0}).settings["patch_size"] == [56, 40]
+    for wrong in ({"patch_size": [32, 32]}, {"spacing_mm": 1}, {"batch_size": 0}, {"slice_axis": 3}):
+        with pytest.raises(BundleError, match=r"bundle\.setting.*expected something like"):
+            make_plan(MRI, dims=2 if "slice_axis" in wrong else 3, chosen=wrong)
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = datasets.write_decathlon(tmp_path_factory.mktemp("data") / "balls", cases=6)
@@ -137,7 +159,8 @@ def test_a_bundle_of_ones_own(dataset: Path, tmp_path: Path) -> None:
     assert str(dataset) not in text  # a bundle is passed on; where its data lie is nobody's business
     assert "case_00" not in text
     assert not (bundle.root / "models" / "model.pt").exists()
-    assert not list(tmp_path.glob(".balls*"))
+    assert [path.name for path in tmp_path.iterdir()] == ["balls"]
+    assert not list(bundle.root.glob("*unfinished*"))
 
 
 def test_the_same_plan_twice_and_whatever_contradicts_it(dataset: Path, tmp_path: Path) -> None:
@@ -162,6 +185,8 @@ def test_wrong_choices_leave_nothing_behind(dataset: Path, tmp_path: Path) -> No
         plan_bundle(dataset, tmp_path / "out", Choices(options=("focal",)))
     with pytest.raises(BundleError, match=r"no config has an id 'learningrate'; expected one of .*learning_rate"):
         plan_bundle(dataset, tmp_path / "out", Choices(settings={"learningrate": 1}))
+    with pytest.raises(BundleError, match=r"bundle\.network:.*spatial_dims 2.*expected 3.*MultiView"):
+        plan_bundle(dataset, tmp_path / "out", Choices(network="MultiView", dims=2))
     with pytest.raises(TrainingError, match=r"labels\.bad_value"):
         plan_bundle(dataset, tmp_path / "out", Choices(labels={"front": ["one"]}))
     plan_bundle(dataset, tmp_path / "out", Choices(), dry_run=True)
@@ -197,7 +222,178 @@ def test_slices_and_pictures(dataset: Path, tmp_path: Path) -> None:
 
 def test_no_option_brings_references_that_lead_nowhere(tmp_path: Path) -> None:
     for option in options():
-        write_bundle(tmp_path / option, "x", make_plan(MRI), MRI, {"front": [1]}, Choices(options=(option,)))
+        with with_segnets():
+            write_bundle(tmp_path / option, "x", make_plan(MRI), MRI, {"front": [1]}, Choices(options=(option,)))
         for name, config in configs(tmp_path / option).items():
             missing = set(re.findall(r"@([A-Za-z]\w*)", json.dumps(config))) - config.keys()
             assert not missing, (option, name)
+
+
+@pytest.mark.parametrize("name", ["$print('run')", "@num_classes", "%train", "liver @#x"])
+def test_no_name_becomes_code(name: str, dataset: Path, tmp_path: Path) -> None:
+    description = json.loads((dataset / "dataset.json").read_text())
+    for number, hostile in enumerate(({"labels": {"0": "background", "1": name, "2": "b"}}, {"modality": {"0": name}})):
+        root = tmp_path / f"data{number}"
+        shutil.copytree(dataset, root)
+        (root / "dataset.json").write_text(json.dumps(description | hostile))
+        with pytest.raises((BundleError, TrainingError), match=re.escape(name)):
+            plan_bundle(root, tmp_path / "out", Choices())
+    with pytest.raises(BundleError, match=r"bundle\.name"):
+        plan_bundle(dataset, tmp_path / "out", Choices(labels={name: [1], "b": [2]}))
+    with pytest.raises(BundleError, match=r"bundle\.name"):
+        plan_bundle(dataset, tmp_path / name, Choices())
+    with pytest.raises(BundleError, match=r"said by --labels"):
+        plan_bundle(dataset, tmp_path / "out", Choices(settings={"labels": {name: [1], "b": [2]}}))
+    assert {path.name for path in tmp_path.iterdir()} == {"data0", "data1"}
+
+
+def test_values_that_stand_for_no_class(tmp_path: Path) -> None:
+    plan = plan_bundle(datasets.write_voc(tmp_path / "voc"), tmp_path / "out", Choices(), dry_run=True)
+    assert plan["labels"] == {"label 1": [1], "label 5": [5]}
+    assert plan["fingerprint"]["foreground intensities"] == {"low": 100, "high": 100, "mean": 100, "std": 0}
+
+
+def test_a_bundle_is_made_inside_its_folder_and_begun_anew_after_a_kill(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    (out / "configs").mkdir(parents=True)
+    with pytest.raises(OutputError, match="was not planned here"):
+        plan_bundle(dataset, out, Choices())
+    (out / "plan.json.unfinished").touch()
+    (out / "configs" / "old.yaml").touch()
+    with monkeypatch.context() as patch:
+        seen = []
+        patch.setattr(planning, "_make", lambda *args: seen.append([path.name for path in tmp_path.iterdir()]))
+        plan_bundle(dataset, out, Choices())
+        assert seen == [["out"]]
+    plan_bundle(dataset, out, Choices())
+    assert not (out / "configs" / "old.yaml").exists()
+    assert (out / "plan.json").is_file()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BundleError):
+        plan_bundle(dataset, tmp_path / "empty", Choices(options=("focal",)))
+    assert list((tmp_path / "empty").iterdir()) == []
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name in ("plan.json.unfinished", "thesis.txt"):
+        (mine / name).touch()
+    with pytest.raises(OutputError, match="was not planned here"):
+        plan_bundle(dataset, mine, Choices())
+
+
+def test_choices_are_in_the_plan_and_the_metadata(dataset: Path, tmp_path: Path) -> None:
+    choices = Choices(network="DeepLabV3Plus", settings={"patch_size": [32, 256, 32]})
+    plan = plan_bundle(dataset, tmp_path / "out", choices)
+    assert plan["settings"]["patch_size"] == {"value": [32, 256, 32], "why": "chosen; planned was [32, 40, 32]"}
+    image = json.loads((tmp_path / "out" / METADATA).read_text())["network_data_format"]["inputs"]["image"]
+    assert image["spatial_shape"] == [32, 256, 32]
+    for config in configs(tmp_path / "out").values():
+        network_def = config["network_def"]
+        assert network_def["window"] == 256
+    with with_segnets():
+        import segnets
+
+        arguments = {name: value for name, value in network_def.items() if name != "_target_"}
+        network = segnets.DeepLabV3Plus(**arguments | {"out_channels": 3})
+    dilations = [m.dilation[0] for m in network.aspp.modules() if getattr(m, "dilation", (1,))[0] > 1]
+    assert dilations == [6, 12, 18]  # 2, 4 and 6 of 11 parts of the map's 32
+
+
+def test_where_the_files_lie(dataset: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for given, name in (("imagesTr", "scans"), ("labelsTr", "truth")):
+        shutil.copytree(dataset / given, root / name)
+    reading = {"images_dir": "scans", "labels_dir": "truth"}
+    plan = plan_bundle(root, tmp_path / "out", Choices(settings=reading))
+    written = configs(tmp_path / "out")
+    for config in (written["train"], written["evaluate"]):
+        assert {name: config[name] for name in reading} == reading
+    assert plan_bundle(root, tmp_path / "out", Choices()) == plan
+
+
+def test_pictures_have_two_dimensions_and_a_page_of_their_own(tmp_path: Path) -> None:
+    pictures = datasets.write_pictures(tmp_path / "pictures", cases=3)
+    with pytest.raises(BundleError, match=r"bundle\.dims"):
+        plan_bundle(pictures, tmp_path / "out", Choices(dims=3))
+    assert not (tmp_path / "out").exists()
+    plan_bundle(pictures, tmp_path / "out", Choices())
+    page = (tmp_path / "out" / "docs" / "README.md").read_text()
+    assert "napari-seg predict" not in page
+    assert "monai.bundle run inference" in page
+
+
+def test_a_fold_is_finished_when_its_epochs_or_its_minutes_are_over(tmp_path: Path) -> None:
+    fold = tmp_path / "fold_0"
+    for folder in (fold / "evaluation", tmp_path / "configs"):
+        folder.mkdir(parents=True)
+    (tmp_path / "configs" / "train.yaml").write_text("max_epochs: 100\nmax_minutes: null\n")
+    lines = [{"epoch": 9, "step": 90, "loss": 0.1, "seconds": 1790}, {"epoch": 9, "mean_dice": 0.8, "seconds": 1801}]
+    (fold / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (fold / "model.pt").touch()
+    limits = {"max_epochs": None, "max_minutes": None}
+    assert not folds._finished(fold, limits)
+    (fold / "evaluation" / "summary.json").touch()
+    assert folds._finished(fold, limits)
+    assert folds._finished(fold, limits | {"max_minutes": 30})
+    assert not folds._finished(fold, limits | {"max_minutes": 60})
+    assert folds._finished(fold, limits | {"max_epochs": 9})
+    assert not folds._finished(fold, limits | {"max_epochs": 10})
+    (tmp_path / "configs" / "train.yaml").write_text("max_epochs: 9\nmax_minutes: null\n")
+    assert folds._finished(fold, limits | {"max_minutes": 60})
+
+
+def test_an_ensemble_cut_short_says_what_it_lacks(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    out = tmp_path / "out"
+    plan_bundle(dataset, out, Choices(folds=2))
+    for fold in ("fold_0", "fold_1"):
+        (out / fold).mkdir()
+        torch.save({"weight": torch.zeros(1)}, out / fold / "model.pt")
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folds, "ship", killed)
+    with pytest.raises(KeyboardInterrupt):
+        folds._make_ensemble(out, 2, {})
+    assert configs(out)["inference"]["network_def"]["members"] == 2
+    with pytest.raises(BundleError, match=r"has no models/model\.pt; train it first"):
+        check_runnable(read_bundle(out, trust=True))
+
+    (out / "weights.pt").write_bytes(b"weights")
+    before = (out / METADATA).read_text()
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.ship(out, out / "weights.pt", {"Dice": 0.5})
+    assert (out / "models" / "model.pt").read_bytes() == b"weights"
+    assert (out / METADATA).read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("handler", "said"),
+    [("signal.signal(signal.SIGTERM, lambda *_: sys.exit(143));", "stopped and saved"), ("", "nothing new was saved")],
+)
+def test_saved_is_said_only_of_what_was_saved(
+    handler: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", "error::ResourceWarning")
+    ready = tmp_path / "ready"
+    write = f"open({str(ready)!r}, 'w').write(os.environ['PYTHONWARNINGS'])"
+    child = f"import os, signal, sys, time; {handler} {write}; time.sleep(60)"
+
+    def stop_when_ready() -> None:
+        deadline = time.monotonic() + 60
+        while not (ready.is_file() and ready.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopper = threading.Thread(target=stop_when_ready)
+    stopper.start()
+    with pytest.raises(Cancelled, match=said):
+        run.run([sys.executable, "-c", child])
+    stopper.join()
+    assert ready.read_text().endswith(",error::ResourceWarning")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,22 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="the bundle's folder")
     parser.add_argument("--network", metavar="NAME", help="UNet (default), FCN, DeepLabV3, DeepLabV3Plus, MultiView")
     parser.add_argument("--dims", type=int, choices=(2, 3), help="of the network; 2 sees volumes slice by slice")
-    parser.add_argument("--max-minutes", type=float, metavar="M", help="end well within M minutes")
+    parser.add_argument(
+        "--max-minutes",
+        type=float,
+        metavar="M",
+        help="of training, over all starts; the check, the planning and the last validation come on top; of each fold",
+    )
     parser.add_argument("--max-epochs", type=int, metavar="N", help="more than before extends a training")
     parser.add_argument("--folds", type=int, metavar="K", help="cross-validate; the bundle becomes the folds' ensemble")
     parser.add_argument("--fold", type=int, metavar="I", help="only this one of the folds, 0 to K - 1")
     parser.add_argument("--option", nargs="+", default=[], metavar="NAME", help="option files, such as loss_focal")
     parser.add_argument("--fine-tune", type=Path, metavar="W", help="start from weights, or from a bundle's")
     parser.add_argument("--labels", nargs="+", default=[], type=_pair, metavar="NAME=VALUE", help="liver=1 tumour=2,3")
+    parser.add_argument("--layout", metavar="NAME", help="decathlon, nnunet, bids, voc or folders, if it can't be told")
+    parser.add_argument("--images", metavar="DIR", help="of the images, absolute or in DATASET; with --labels-dir")
+    parser.add_argument("--labels-dir", metavar="DIR", help="of the label maps; of BIDS, the derivative")
+    parser.add_argument("--channels", nargs="+", metavar="SUFFIX", help="of BIDS: what makes up an image, as T1w FLAIR")
     parser.add_argument("--set", nargs="+", default=[], type=_pair, metavar="ID=VALUE", help="any value of the configs")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and the commands, and leave nothing")
     parser.set_defaults(run=run)
@@ -39,20 +50,27 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.bundle import WEIGHTS
-    from napari_seg.errors import BundleError
+    from napari_seg.errors import BundleError, Cancelled
     from napari_seg.planning import Choices, plan_bundle
     from napari_seg.planning.folds import cross_validate, fold_commands
     from napari_seg.planning.run import starting_weights, train, training_command
 
+    dataset, out = arguments.dataset.resolve(), arguments.output.resolve()
+    reading = {
+        "layout": arguments.layout,
+        "images_dir": _from(dataset, arguments.images),
+        "labels_dir": _from(dataset, arguments.labels_dir),
+        "channels": arguments.channels,
+    }
+    settings = {name: _value(text) for name, text in arguments.set}
     choices = Choices(
         network=arguments.network,
         dims=arguments.dims,
         options=tuple(arguments.option),
-        settings={name: _value(text) for name, text in arguments.set},
+        settings=settings | {name: value for name, value in reading.items() if value is not None},
         labels={name: [_value(v) for v in text.split(",")] for name, text in arguments.labels},
         folds=arguments.folds,
     )
-    dataset, out = arguments.dataset.resolve(), arguments.output.resolve()
     plan = plan_bundle(dataset, out, choices, dry_run=arguments.dry_run)
     _print_plan(plan)
     values = {"max_epochs": arguments.max_epochs, "max_minutes": arguments.max_minutes}
@@ -68,15 +86,26 @@ def run(arguments: argparse.Namespace) -> int:
             commands = [words for n in picked for words in fold_commands(out, dataset, n, folds, **values)]
         print("would run", *map(shlex.join, commands), sep="\n  ")
         return ExitCode.DONE
-    if folds:
-        dice = cross_validate(out, dataset, folds, arguments.fold, say=_say, **values)
-        _print_folds(dice, folds)
-    else:
-        _print_best(train(out, dataset, **values))
+    try:
+        if folds:
+            dice = cross_validate(out, dataset, folds, arguments.fold, say=_say, **values)
+            _print_folds(dice, folds)
+        else:
+            _print_best(train(out, dataset, **values))
+    except Cancelled as error:
+        print(f"napari-seg: {error}", file=sys.stderr)
+        return ExitCode.CANCELLED
     if (out / WEIGHTS).is_file():
-        predict = ["napari-seg", "predict", "SCAN", "--bundle", str(out), "--trust-bundle", "-o", "results"]
-        print(f"bundle  {out}\ntry     {shlex.join(predict)}")
+        print(f"bundle  {out}\ntry     {shlex.join(_predicting(plan, out))}")
     return ExitCode.DONE
+
+
+def _predicting(plan: dict[str, Any], out: Path) -> list[str]:
+    from napari_seg.planning.run import command
+
+    if plan["fingerprint"]["modality"] == "picture":  # which predict does not read
+        return command("inference", out, dataset_dir="PICTURES", output_dir="results")
+    return ["napari-seg", "predict", "SCAN", "--bundle", str(out), "--trust-bundle", "-o", "results"]
 
 
 def _pair(word: str) -> tuple[str, str]:
@@ -86,10 +115,20 @@ def _pair(word: str) -> tuple[str, str]:
     return name, text
 
 
+def _from(dataset: Path, folder: str | None) -> str | None:
+    """A folder as seen from the data set: a bundle is passed on, and says nothing of where its data lay."""
+    return None if folder is None else os.path.relpath(dataset / folder, dataset)
+
+
 def _value(text: str) -> Any:
-    """As YAML has it: 0.01 a number, [4, 8] a list, 120-135 and $@x text."""
+    """As YAML has it: [4, 8] a list, 120-135 and $@x text; but numbers as a person writes them, 1e-3 and 010 too."""
     import yaml
 
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            pass
     return yaml.safe_load(text)
 
 

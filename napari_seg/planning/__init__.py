@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_seg.bundle import own_modules, shipped_root
 from napari_seg.errors import BundleError, OutputError, TrainingError
-from napari_seg.planning.choices import Choices, check_same, identity
+from napari_seg.planning.choices import Choices, check_names, check_same, identity
 from napari_seg.planning.make import PLAN
 from napari_seg.planning.run import RUN
 
@@ -31,11 +31,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Choices", "plan_bundle", "with_segnets"]
 
+_UNFINISHED = f"{PLAN}.unfinished"
+"""Marks a folder whose bundle is being made, so that it may be begun anew after a kill."""
+_OWN = ("segnets", "configs", "docs", "models", RUN, "LICENSE")
+
 
 def plan_bundle(dataset_dir: Path, out: Path, choices: Choices, *, dry_run: bool = False) -> dict[str, Any]:
     """The plan of a bundle in `out`, which is made if it is not there; what plan.json holds.
 
-    Every pair of the data set is checked first, and the bundle appears whole or not at all.
+    Every pair of the data set is checked first. The bundle is whole once it has its plan.json, and nothing is left of
+    one that failed; one that was killed is begun anew.
 
     Args:
         dataset_dir: in one of the layouts of `segnets.data.find_dataset`.
@@ -51,27 +56,39 @@ def plan_bundle(dataset_dir: Path, out: Path, choices: Choices, *, dry_run: bool
     with with_segnets():
         from segnets.data import find_dataset
 
-        dataset = find_dataset(dataset_dir)
         if (out / PLAN).is_file():
             written: dict[str, Any] = json.loads((out / PLAN).read_text(encoding="utf-8"))
+            before = Choices(settings=written["choices"].get("settings", {}))
+            dataset = find_dataset(dataset_dir, **before.reading | choices.reading)
             check_same(written, identity(dataset), choices, str(out))
             return written
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        dataset = find_dataset(dataset_dir, **choices.reading)
+        held = {path.name for path in out.iterdir()} if out.is_dir() else set()
+        if (out.exists() and not out.is_dir()) or (held and not {_UNFINISHED} <= held <= {_UNFINISHED, *_OWN}):
             raise OutputError(
                 "output.exists",
                 f"{out} holds something that was not planned here; choose a folder that is new or empty",
             )
-        if not dry_run:
-            out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=None if dry_run else out.parent))
+        if dry_run:
+            with tempfile.TemporaryDirectory() as folder:
+                return _make(dataset, dataset_dir, Path(folder), out.name, choices)
+        is_new = not out.exists()
+        _clear(out)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / _UNFINISHED).touch()
         try:
-            plan = _make(dataset, dataset_dir, unfinished, out.name, choices)
-            if not dry_run:
-                unfinished.chmod(0o755)
-                unfinished.replace(out)
-            return plan
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            return _make(dataset, dataset_dir, out, out.name, choices)
+        except BaseException:
+            _clear(out)
+            if is_new:
+                out.rmdir()
+            raise
+
+
+def _clear(out: Path) -> None:
+    for name in _OWN:
+        shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink(missing_ok=True)
+    (out / _UNFINISHED).unlink(missing_ok=True)
 
 
 def _make(dataset: Dataset, dataset_dir: Path, root: Path, name: str, choices: Choices) -> dict[str, Any]:
@@ -86,11 +103,13 @@ def _make(dataset: Dataset, dataset_dir: Path, root: Path, name: str, choices: C
         raise BundleError(
             "bundle.network_name", f"there is no network {choices.network!r}; there are {', '.join(networks())}"
         )
+    check_names([name, *choices.labels, *dataset.labels, *dataset.channels])
     classes = choices.labels or dataset.labels
     names = {str(number): label for number, label in enumerate(class_names(classes))} if classes else None
-    check(dataset_dir, names, choices.labels or None, cache_dir=root / RUN / "cache")
+    check(dataset_dir, names, choices.labels or None, cache_dir=root / RUN / "cache", **choices.reading)
     found = fingerprint(dataset)
-    plan = make_plan(found, dims=choices.dims, device="cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    plan = make_plan(found, dims=choices.dims, device=device, chosen=choices.settings)
     values = {label: list(of_label) for label, of_label in _classes(found, classes).items()}
     write_bundle(root, name, plan, found, values, choices)
     written = {
@@ -101,7 +120,8 @@ def _make(dataset: Dataset, dataset_dir: Path, root: Path, name: str, choices: C
         "options": {option: plan.why[option] for option in plan.options},
         "settings": {key: {"value": value, "why": plan.why[key]} for key, value in plan.settings.items()},
     }
-    (root / PLAN).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    (root / _UNFINISHED).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    (root / _UNFINISHED).replace(root / PLAN)
     return written
 
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from napari_seg.errors import OutputError
+from napari_seg.errors import BundleError, OutputError
 
 if TYPE_CHECKING:
     from segnets.data import Dataset
+
+
+_READING = ("layout", "images_dir", "labels_dir", "channels")
+_CODE = re.compile(r"[$@%]|.*[@%](#|::)")
+"""What MONAI takes for more than text in configs and metadata.json: it runs `$...`, and looks up `@...` and `%...`."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +39,30 @@ class Choices:
     labels: dict[str, Any] = field(default_factory=dict)
     folds: int | None = None
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Those of the settings that say how the data set is read, as of `segnets.data.find_dataset`."""
+        return {name: self.settings[name] for name in _READING if name in self.settings}
+
     def as_dict(self) -> dict[str, Any]:
         """Those that were made, for plan.json."""
         made = {name: value for name, value in asdict(self).items() if value not in (None, (), {})}
         return made | ({"options": list(self.options)} if self.options else {})
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Whether names may stand in a bundle's configs and metadata as they are.
+
+    Raises:
+        BundleError: `bundle.name`, one would be taken for code or a reference.
+    """
+    for name in names:
+        if _CODE.match(name):
+            raise BundleError(
+                "bundle.name",
+                f"{name!r} can't be a name of a class, a channel or a bundle: MONAI would run what begins with $ and "
+                "look up what begins with @ or %; call it something else",
+            )
 
 
 def identity(dataset: Dataset) -> dict[str, Any]:

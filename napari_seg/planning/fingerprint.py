@@ -32,7 +32,7 @@ class Fingerprint:
         pictures: PNG, JPEG, ... rather than volumes.
         channels: names of the image's channels.
         modality: "CT" or "MR" where the channels' names or the values say so, "picture", or "unknown".
-        values: label values found, without 0.
+        values: label values found, without 0 and those that stand for no class.
         shapes: (measured, dims) voxels.
         spacings_mm: (measured, dims); of pictures, 1 by definition: their pixels are the unit.
         foreground: {"low", "high", "mean", "std"} of the intensities of the labelled voxels, low and high being the
@@ -79,6 +79,7 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
         spacings.append([1.0, 1.0] if dataset.pictures else [float(mm) for mm in image.pixdim])
         array = np.asarray(image[0], dtype=np.float32)
         found = np.rint(np.asarray(label[0])).astype(np.int64)
+        found[np.isin(found, dataset.ignored)] = 0
         values |= set(np.unique(found).tolist()) - {0}
         inside = array[found > 0] if array.shape == found.shape else array.ravel()
         intensities.append(inside[:: max(1, inside.size // VOXELS_A_CASE)])

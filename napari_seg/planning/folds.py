@@ -9,7 +9,7 @@ from statistics import mean
 from typing import Any
 
 from napari_seg.planning import with_segnets
-from napari_seg.planning.run import RUN, command, read_history, run, ship, weights_of
+from napari_seg.planning.run import RUN, command, history, replace_text, run, ship, weights_of
 
 SUMMARY = Path("evaluation", "summary.json")
 
@@ -51,7 +51,7 @@ def cross_validate(
     for fold in range(folds) if only is None else [only]:
         training, evaluating = fold_commands(root, dataset_dir, fold, folds, **values)
         folder = root / f"fold_{fold}"
-        if _finished(folder, values.get("max_epochs")):
+        if _finished(folder, {name: values.get(name) for name in ("max_epochs", "max_minutes")}):
             say(f"fold {fold} of {folds} is finished")
             continue
         say(f"fold {fold} of {folds}")
@@ -65,16 +65,30 @@ def cross_validate(
     return dice
 
 
-def _finished(folder: Path, max_epochs: int | None) -> bool:
-    """Whether a fold was evaluated after its last weights were written, and is not to be trained further."""
+def _finished(folder: Path, limits: dict[str, float | None]) -> bool:
+    """Whether a fold was evaluated after its last weights were written, and is not to be trained further.
+
+    Args:
+        folder: the fold's.
+        limits: max_epochs and max_minutes as they are given now. What is not given is as planned.
+    """
     summary, weights = folder / SUMMARY, weights_of(folder)
     if weights is None or not summary.is_file() or summary.stat().st_mtime < weights.stat().st_mtime:
         return False
-    history = read_history(folder)
-    return max_epochs is None or (bool(history) and history[-1]["epoch"] >= max_epochs)
+    if not any(limits.values()):
+        return True
+    import yaml
+
+    planned = yaml.safe_load((folder.parent / "configs" / "train.yaml").read_text(encoding="utf-8"))
+    epochs, minutes = (planned[name] if value is None else value for name, value in limits.items())
+    lines = history(folder)
+    return any(line["epoch"] >= epochs for line in lines if "loss" in line) or (
+        minutes is not None and any(line["seconds"] >= 60 * minutes for line in lines if "seconds" in line)
+    )
 
 
 def _make_ensemble(root: Path, folds: int, dice: dict[str, list[float]]) -> None:
+    """The configs first: without weights a bundle says what it lacks, with another network's it could not be loaded."""
     import yaml
 
     member = yaml.safe_load((root / "configs" / "train.yaml").read_text(encoding="utf-8"))["network_def"]
@@ -84,7 +98,7 @@ def _make_ensemble(root: Path, folds: int, dice: dict[str, list[float]]) -> None
         content = yaml.safe_load(text)
         content["network_def"] = {"_target_": "segnets.Ensemble", "members": folds, "network": member}
         text = yaml.safe_dump(content, sort_keys=False, width=120, default_flow_style=None)
-        path.write_text(f"{comment}\n{text}", encoding="utf-8")
+        replace_text(path, f"{comment}\n{text}")
     with with_segnets():
         from segnets.training.weights import merge_checkpoints
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shutil
@@ -10,7 +11,7 @@ from typing import Any
 
 from napari_seg.bundle import METADATA, shipped_root
 from napari_seg.errors import BundleError
-from napari_seg.planning.choices import Choices
+from napari_seg.planning.choices import Choices, check_names
 from napari_seg.planning.fingerprint import Fingerprint
 from napari_seg.planning.plan import Plan
 
@@ -20,11 +21,13 @@ PLAN = "plan.json"
 
 def networks() -> list[str]:
     """The names that `--network` takes; call it where the bundle's modules can be imported."""
-    import inspect
-
     import segnets
 
-    return [name for name in segnets.__all__ if "spatial_dims" in inspect.signature(getattr(segnets, name)).parameters]
+    return [name for name in segnets.__all__ if "spatial_dims" in _parameters(getattr(segnets, name))]
+
+
+def _parameters(network: Any) -> Any:
+    return inspect.signature(network).parameters
 
 
 def options() -> dict[str, Path]:
@@ -52,8 +55,10 @@ def write_bundle(
         choices: what the person decided; their settings win over the plan's.
 
     Raises:
-        BundleError: `bundle.option`, there is no such option; `bundle.setting`, no config has such an id.
+        BundleError: `bundle.option`, there is no such option; `bundle.setting`, no config has such an id;
+            `bundle.name`; `bundle.network`, the network can't be built so.
     """
+    check_names([name, *classes, *found.channels])
     shipped = shipped_root()
     root.mkdir(exist_ok=True)
     shutil.copytree(shipped / "segnets", root / "segnets", ignore=shutil.ignore_patterns("__pycache__"))
@@ -66,13 +71,38 @@ def write_bundle(
     (root / METADATA).write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
     (root / "docs" / "data_license.txt").write_text(_DATA_LICENSE, encoding="utf-8")
     readme = _README.format(name=name, description=metadata["description"], classes=metadata["label_classes"])
+    if found.pictures:  # which predict does not read
+        readme = "".join(line for line in readme.splitlines(keepends=True) if not line.startswith("napari-seg predict"))
     (root / "docs" / "README.md").write_text(readme, encoding="utf-8")
+    _build_network(root)
+
+
+def _build_network(root: Path) -> None:
+    """Proves that the network can be built as it is written."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(root / "configs" / "inference.yaml"))
+    parser.read_meta(str(root / METADATA))
+    try:
+        parser.get_parsed_content("network_def")
+    except Exception as error:  # a network may raise anything at arguments that it was not made for
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        network = parser["network_def"]
+        raise BundleError(
+            "bundle.network", f"the network can't be built ({cause}); its network_def is {network}"
+        ) from error
 
 
 def _write_configs(folder: Path, plan: Plan, found: Fingerprint, classes: dict[str, Any], choices: Choices) -> None:
+    import segnets
     import yaml
     from monai.bundle import ConfigParser
 
+    if "labels" in map(_top, choices.settings):
+        raise BundleError("bundle.setting", "what the label values mean is said by --labels, not by --set labels")
     known = options()
     unknown = [name for name in choices.options if name not in known]
     if unknown:
@@ -80,12 +110,14 @@ def _write_configs(folder: Path, plan: Plan, found: Fingerprint, classes: dict[s
     used = [*plan.options, *(name for name in choices.options if name not in plan.options)]
     settings = {name: value for name, value in plan.settings.items() if name != "normalisation"}
     settings |= {"labels": classes} | choices.settings
-    network_def = {
+    network_def: dict[str, Any] = {
         "_target_": f"segnets.{choices.network or 'UNet'}",
         "spatial_dims": plan.dims,
         "in_channels": len(found.channels),
         "out_channels": "@num_classes",
     }
+    if "window" in _parameters(getattr(segnets, choices.network or "UNet")):
+        network_def["window"] = max(settings["patch_size"])
     ids: set[str] = set()
     for config in CONFIGS:
         path = folder / f"{config}.yaml"

@@ -26,11 +26,11 @@ def command(run_id: str, root: Path, **values: Any) -> list[str]:
     """What a person would type to run one of the bundle's configs.
 
     Args:
-        run_id: "training" or "evaluating".
+        run_id: "training", "evaluating" or "inference".
         root: the bundle.
         values: of the config's ids; those that are None are left out.
     """
-    config = {"training": "train", "evaluating": "evaluate"}[run_id]
+    config = {"training": "train", "evaluating": "evaluate", "inference": "inference"}[run_id]
     words = [sys.executable, "-m", "monai.bundle", "run", run_id]
     words += ["--config_file", str(root / "configs" / f"{config}.yaml")]
     for name, value in values.items():
@@ -53,7 +53,7 @@ def train(root: Path, dataset_dir: Path, **values: Any) -> dict[str, Any] | None
         values: of the config's ids, as of `command`.
 
     Returns:
-        The best validation, as of `best_validation`.
+        {"mean_dice", "epoch", "dice": {name: Dice}, ...} of the best validation; None if there was none.
 
     Raises:
         TrainingError: the training failed.
@@ -62,7 +62,7 @@ def train(root: Path, dataset_dir: Path, **values: Any) -> dict[str, Any] | None
     try:
         run(training_command(root, dataset_dir, **values))
     finally:
-        best, weights = best_validation(root / RUN), weights_of(root / RUN)
+        best, weights = _best_validation(root / RUN), weights_of(root / RUN)
         if weights:
             ship(root, weights, {"validation mean Dice": best["mean_dice"]} if best else {})
     return best
@@ -80,13 +80,15 @@ def run(words: list[str]) -> None:
 
     Raises:
         TrainingError: it failed; with the command's own code and message where it gave one.
-        Cancelled: it was interrupted, and has saved.
+        Cancelled: it was interrupted; the message says whether it has saved.
     """
     # its errors are read on the way through; a terminal stays one, so that its progress bar does too
     reading, writing = os.openpty() if sys.stderr.isatty() else os.pipe()
     # MONAI warns that a config's code will run, which is what was asked for
-    quiet = {"PYTHONWARNINGS": "ignore::UserWarning:monai.bundle.scripts,ignore::UserWarning:monai.data.meta_tensor"}
-    child = subprocess.Popen(words, stderr=writing, process_group=0, env={**os.environ, **quiet})
+    quiet = ["ignore::UserWarning:monai.bundle.scripts", "ignore::UserWarning:monai.data.meta_tensor"]
+    filters = [*quiet, *filter(None, [os.environ.get("PYTHONWARNINGS")])]  # of several that fit, the last one counts
+    environment = {**os.environ, "PYTHONWARNINGS": ",".join(filters)}
+    child = subprocess.Popen(words, stderr=writing, process_group=0, env=environment)
     os.close(writing)
     interrupted = False
 
@@ -105,7 +107,15 @@ def run(words: list[str]) -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
     if interrupted:
-        raise Cancelled("run.stopped", "stopped and saved; the same command goes on from there")
+        # what `segnets.training.StopOnSignal` exits with; who dies of a signal, while Python loads or of a second
+        # one, has another status
+        has_saved = status in (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+        raise Cancelled(
+            "run.stopped",
+            "stopped and saved; the same command goes on from there"
+            if has_saved
+            else "stopped; nothing new was saved; the same command goes on from what there was before",
+        )
     if status:
         code, message = _error(said, status)
         raise TrainingError(code, message)
@@ -136,17 +146,26 @@ def _error(said: str, status: int) -> tuple[str, str]:
     return "training.failed", f"the training ended with status {status} ({shown}); what led to it stands above"
 
 
-def read_history(run_folder: Path) -> list[dict[str, Any]]:
-    """The whole lines of a run's history.jsonl, in order; none if it has not begun."""
-    history = run_folder / "history.jsonl"
-    text = history.read_text(encoding="utf-8") if history.is_file() else ""
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+def history(run_folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's history.jsonl, in order; none if it has not begun."""
+    from napari_seg.planning import with_segnets
+
+    with with_segnets():
+        from segnets.training.history import read_history
+
+        lines: list[dict[str, Any]] = read_history(run_folder) if (run_folder / "history.jsonl").is_file() else []
+    return lines
 
 
-def best_validation(run_folder: Path) -> dict[str, Any] | None:
-    """{"mean_dice", "epoch", "dice": {name: Dice}, ...} of a run's best validation; None if there was none."""
-    validations = [entry for entry in read_history(run_folder) if entry.get("mean_dice") is not None]
-    return max(validations, key=lambda entry: entry["mean_dice"], default=None)
+def _best_validation(run_folder: Path) -> dict[str, Any] | None:
+    from napari_seg.planning import with_segnets
+
+    lines = history(run_folder)
+    with with_segnets():
+        from segnets.training.curves import best_validation
+
+        best: dict[str, Any] | None = best_validation(lines)
+    return best
 
 
 def weights_of(run_folder: Path) -> Path | None:
@@ -155,10 +174,17 @@ def weights_of(run_folder: Path) -> Path | None:
 
 
 def ship(root: Path, weights: Path, metrics: Mapping[str, float]) -> None:
-    """Makes weights those of the bundle, and says in its metadata how good they were."""
+    """Makes weights those of the bundle, and says in its metadata how good they were; whole at every instant."""
     unfinished = root / WEIGHTS.with_suffix(".unfinished")
     shutil.copyfile(weights, unfinished)
     unfinished.replace(root / WEIGHTS)
     metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
     metadata["eval_metrics"] = {name: round(value, 4) for name, value in metrics.items()}
-    (root / METADATA).write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
+    replace_text(root / METADATA, json.dumps(metadata, indent=4) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file so that whoever reads it, after a kill too, finds the old text or the new one."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
