@@ -50,7 +50,7 @@ def test_training_then_evaluating_from_another_folder(dataset: Path, tmp_path: P
     brief = ["--max_epochs", 6, "--val_interval", 3, "--learning_rate", 0.01]
     folder = tmp_path / "run"
     log = run("training", "train.yaml", *common, *brief, "--output_dir", folder, cwd=tmp_path)
-    assert "10 cases checked" in log
+    assert "10 cases of 10 patients checked" in log
     assert "epoch 6/6" in log
     kept = {"model.pt", "model_final.pt", "history.jsonl", "learning_curve.png", "worst_best.png", "checkpoints"}
     assert kept <= {path.name for path in folder.iterdir()}

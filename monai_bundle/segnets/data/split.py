@@ -28,7 +28,7 @@ def datalist(
     folds: int = 5,
     shares: Sequence[float] = (0.8, 0.1, 0.1),
     seed: int = 0,
-    patient: str = PATIENT,
+    patient: str | None = None,
     **layout: Any,
 ) -> list[Case]:
     """The cases of one part of a data set, as MONAI's data list.
@@ -57,7 +57,7 @@ def datalist(
     cases = find_dataset(dataset_dir, **layout).cases
     if part == "all":
         return list(cases)
-    patients = by_patient(cases, patient)
+    patients = by_patient(cases, patient or PATIENT)
     needed = folds if fold is not None else 2
     if len(patients) < needed:
         raise TrainingError(
