@@ -449,7 +449,7 @@ def test_two_processes_compute_what_one_with_twice_the_batch_does(children: Any,
 @pytest.mark.slow
 def test_the_bundle_under_torchrun(tmp_path: Path) -> None:
     dataset = write_decathlon(tmp_path / "scans", cases=10)
-    settings: dict[str, Any] = {"max_epochs": 4, "loss#batch": False}  # a Dice over the whole batch is no mean
+    settings: dict[str, Any] = {"max_epochs": 4}
     assert bundle(tmp_path / "one", dataset, batch_size=4, **settings).wait() == 0
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
     two = bundle(tmp_path / "two", dataset, "multi_gpu_train.yaml", launcher=torchrun, batch_size=2, **settings)

@@ -183,7 +183,7 @@ def _metadata(name: str, plan: Plan, found: Fingerprint, names: list[str]) -> di
         "monai_version": version("monai"),
         "pytorch_version": version("torch").partition("+")[0],
         "numpy_version": version("numpy"),
-        "required_packages_version": {p: version(p) for p in ("nibabel", "pytorch-ignite")},
+        "required_packages_version": {p: version(p) for p in ("nibabel", "pytorch-ignite", "tensorboard")},
         "name": name,
         "task": f"Segmentation of {', '.join(classes)}",
         "description": f"Finds {', '.join(classes)} in images of {', '.join(found.channels)}; trained on {found.cases} "

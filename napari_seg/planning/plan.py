@@ -99,7 +99,7 @@ def make_plan(
     patch, why = _patch(shapes, spacing[axes], PATCH_VOXELS[device, dims])
     patch = plan.set("patch_size", patch, f"{why}; {device}")
     whole = bool(np.all(_usual_largest(shapes) <= patch))
-    if not whole and "slices_2d" not in plan.options:
+    if not whole:
         plan.use("crops_balanced", "an image is larger than a patch, which would often hold background alone")
     if found.pictures:
         batch = min(int(np.clip(STEP_PIXELS[device] // prod(patch), 2, 16)), max(2, found.cases // 2))

@@ -59,7 +59,7 @@ def check(
     num_channels: int | None = None,
     allow_empty: bool = False,
     cache_dir: str | Path | None = None,
-    patient: str = PATIENT,
+    patient: str | None = None,
     **layout: Any,
 ) -> None:
     """Reads every image and label map to its end, and reports all faults at once.
@@ -108,7 +108,7 @@ def check(
         lines = [f"  {f.code:{width}}  {f.case:{second}}  {f.text}" for f in faults]
         count = f"{len(faults)} fault{'s' * (len(faults) > 1)} in {dataset_dir} ({len(dataset.cases)} cases)"
         raise TrainingError("data.faults", "\n".join([f"{count}; nothing was trained", *lines]))
-    patients = by_patient(dataset.cases, patient)
+    patients = by_patient(dataset.cases, patient or PATIENT)
     logger.info(
         f"{len(dataset.cases)} cases of {len(patients)} patients checked in {time.monotonic() - start:.0f} s "
         f"({dataset.layout}): no fault"
