@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import pytest
 import torch
@@ -241,6 +242,7 @@ def torchrun(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, value in values.items():
         monkeypatch.setenv(name, str(value))
     yield
+    idist.finalize()  # ignite keeps its own idea of the processes, for all later tests
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
