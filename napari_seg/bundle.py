@@ -14,7 +14,6 @@ Beside MONAI's own metadata a bundle may declare, under the key `napari_seg`:
 
 from __future__ import annotations
 
-import colorsys
 import json
 import os
 import sys
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_seg.errors import BundleError
-from napari_seg.volume import Segment
+from napari_seg.volume import Segment, distinct_color
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -207,11 +206,11 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
     network_segments = (
         declared
         or tuple(
-            Segment(int(label), str(name), _color(int(label)))
+            Segment(int(label), str(name), distinct_color(int(label)))
             for label, name in sorted(pred.get("channel_def", {}).items(), key=lambda item: int(item[0]))
             if int(label) > 0
         )
-        or tuple(Segment(n, f"segment {n}", _color(n)) for n in range(1, int(pred["num_channels"])))
+        or tuple(Segment(n, f"segment {n}", distinct_color(n)) for n in range(1, int(pred["num_channels"])))
     )
     segments = tuple(_segment(entry) for entry in own.get("segments", ())) or network_segments
     return Bundle(
@@ -264,12 +263,6 @@ def _localiser(entry: dict[str, Any]) -> LocaliserSpec:
 def _triple(values: list[float]) -> tuple[float, float, float]:
     x, y, z = (float(value) for value in values)
     return x, y, z
-
-
-def _color(label: int) -> tuple[int, int, int]:
-    """A colour that differs well from those of the labels before it (steps of the golden angle in hue)."""
-    red, green, blue = colorsys.hsv_to_rgb((0.13 + 0.618034 * label) % 1.0, 0.75, 0.95)
-    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 # from here on the bundle's own code runs

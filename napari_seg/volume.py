@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -117,3 +118,9 @@ def smallest_label_type(highest_label: int) -> np.dtype:
 
 def _shape(grid: Grid) -> str:
     return ", ".join(str(n) for n in grid.shape)
+
+
+def distinct_color(label: int) -> tuple[int, int, int]:
+    """A colour that differs well from those of the labels before it (steps of the golden angle in hue)."""
+    red, green, blue = colorsys.hsv_to_rgb((0.13 + 0.618034 * label) % 1.0, 0.75, 0.95)
+    return round(red * 255), round(green * 255), round(blue * 255)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import json
 import logging
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import numpy as np
 from napari_seg.errors import InputError, NapariSegError
 from napari_seg.evaluation.metrics import Scores, compare_label_maps
 from napari_seg.formats import nifti_ending
-from napari_seg.volume import Segment, Segmentation
+from napari_seg.volume import Segment, Segmentation, distinct_color
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +170,7 @@ def read_label_map(path: Path) -> Segmentation:
 
 def _segments(labels: Sequence[int], found: Segmentation, expected: Segmentation) -> tuple[Segment, ...]:
     named = {s.label: s for s in (*expected.segments, *found.segments)}
-    segments = tuple(named.get(label) or Segment(label, f"label {label}", _color(label)) for label in labels)
+    segments = tuple(named.get(label) or Segment(label, f"label {label}", distinct_color(label)) for label in labels)
     doubled = {s.name for s in segments if [BACKGROUND, MEAN, *(other.name for other in segments)].count(s.name) > 1}
     if doubled:
         raise InputError(
@@ -202,12 +201,6 @@ def _stem(path: Path) -> str:
 
 def _unpaired(name: str, message: str) -> CaseResult:
     return CaseResult(name, code="input.unpaired", message=message)
-
-
-def _color(label: int) -> tuple[int, int, int]:
-    """Neighbours on the golden section of the hue circle are easy to tell apart."""
-    red, green, blue = colorsys.hsv_to_rgb((0.13 + 0.618034 * label) % 1.0, 0.75, 0.95)
-    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def _or_none(value: float) -> float | None:
