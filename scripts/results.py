@@ -47,18 +47,18 @@ class Run:
 
 
 RUNS = (
-    Run("fcn_3d", "FCN", 3, 8),
-    Run("unet_3d", "UNet", 3, 8),
-    Run("deeplabv3_3d", "DeepLabV3", 3, 8),
-    Run("deeplabv3plus_3d", "DeepLabV3Plus", 3, 8),
-    Run("multiview", "MultiView", 3, 8),
-    Run("fcn_2d", "FCN", 2, 4),
-    Run("unet_2d", "UNet", 2, 4),
-    Run("deeplabv3_2d", "DeepLabV3", 2, 4),
-    Run("deeplabv3plus_2d", "DeepLabV3Plus", 2, 4),
-    Run("fcn_axon", "FCN", 2, 4, pictures=True),
-    Run("unet_axon", "UNet", 2, 4, pictures=True),
-    Run("deeplabv3plus_axon", "DeepLabV3Plus", 2, 4, pictures=True),
+    Run("fcn_3d", "FCN", 3, 22),
+    Run("unet_3d", "UNet", 3, 22),
+    Run("deeplabv3_3d", "DeepLabV3", 3, 22),
+    Run("deeplabv3plus_3d", "DeepLabV3Plus", 3, 22),
+    Run("multiview", "MultiView", 3, 14),
+    Run("fcn_2d", "FCN", 2, 5),
+    Run("unet_2d", "UNet", 2, 5),
+    Run("deeplabv3_2d", "DeepLabV3", 2, 5),
+    Run("deeplabv3plus_2d", "DeepLabV3Plus", 2, 5),
+    Run("fcn_axon", "FCN", 2, 2, pictures=True),
+    Run("unet_axon", "UNet", 2, 2, pictures=True),
+    Run("deeplabv3plus_axon", "DeepLabV3Plus", 2, 2, pictures=True),
 )
 AXON_LABELS = ("myelin=100-200", "axon=201-255")
 FOLDS = 3

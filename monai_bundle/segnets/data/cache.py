@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import monai
@@ -111,10 +111,12 @@ def _parts(value: Any) -> list[Any]:
         return [value.func, value.args, value.keywords]
     if isinstance(value, CodeType):
         return [value.co_code, value.co_names, value.co_consts]
-    if hasattr(value, "__code__"):
+    if isinstance(value, FunctionType | MethodType):
         enclosed = [cell.cell_contents for cell in value.__closure__ or ()]
         owner = getattr(value, "__self__", None)
         return [value.__qualname__, value.__code__, value.__defaults__, value.__kwdefaults__, enclosed, owner]
+    if isinstance(value, ModuleType):
+        return [value.__name__]
     if isinstance(value, type) or not hasattr(value, "__dict__"):
         return [getattr(value, "__module__", ""), getattr(value, "__qualname__", type(value).__qualname__)]
     return [type(value).__module__, type(value).__qualname__, vars(value)]
