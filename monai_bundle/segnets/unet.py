@@ -10,7 +10,10 @@ from monai.networks.layers import Conv
 from monai.networks.nets import UNet as MonaiUNet
 from torch import nn
 
-from segnets.blocks import ACT, NORM, ConvUnit, crop_to, pad_to_multiple, run_at_multiple
+from segnets.blocks import ACT, NORM, ConvUnit, convolution, crop_to, pad_to_multiple, run_at_multiple
+
+FULL_SIZE = 8
+"""Features of the decoder at the image's own size, where a first stride leaves the encoder none."""
 
 
 class UpUnit(nn.Module):
@@ -29,18 +32,19 @@ class UpUnit(nn.Module):
 class UNet(nn.Module):
     """U-Net of any depth, for images of any size.
 
-    The top level is thin on purpose: at full resolution a step's time goes into memory, not arithmetic, so one plain
-    convolution of few features there and wide levels below cost half of an evenly wide network (on a CPU), at the same
-    Dice. The levels below have residual units and the decoder upsamples with a transposed convolution whose kernel is
-    its stride.
+    No level has the image's own resolution on purpose: there a step's time goes into memory, not arithmetic. The last
+    step of the decoder mixes the upsampled map with the image itself instead, so that surfaces keep their place, for
+    half of the time of a thin level at full resolution. The levels have residual units and the decoder upsamples with
+    transposed convolutions whose kernel is their stride.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
         out_channels: classes, background included.
-        channels: features of each level, from full resolution to the bottom.
-        strides: by how much each level shrinks the map of the one above it. A first stride of 2 leaves out full
-            resolution, for a fraction of the time. A level may have a stride an axis, as anisotropic voxels want it.
+        channels: features of each level, from the top to the bottom.
+        strides: by how much each level shrinks the map of the one above it, the first one the image. With a first
+            stride of 1 the top level has full resolution, and the decoder ends there. A level may have a stride an
+            axis, as anisotropic voxels want it.
         encoder_convs: convolutions of each level on the way down.
         decoder_convs: convolutions of each level but the bottom on the way up.
         residual: residual units at every level with more than one convolution; False: plain ones.
@@ -56,10 +60,10 @@ class UNet(nn.Module):
         spatial_dims: int,
         in_channels: int,
         out_channels: int,
-        channels: Sequence[int] = (8, 32, 64, 192),
-        strides: Sequence[int | Sequence[int]] = (1, 2, 2, 2),
-        encoder_convs: Sequence[int] = (1, 2, 2, 2),
-        decoder_convs: Sequence[int] = (1, 2, 2),
+        channels: Sequence[int] = (32, 64, 128, 256),
+        strides: Sequence[int | Sequence[int]] = (2, 2, 2, 2),
+        encoder_convs: Sequence[int] = (2, 2, 2, 2),
+        decoder_convs: Sequence[int] = (1, 1, 1),
         residual: bool = True,
         deep_supervision: bool = False,
         norm: str | tuple = NORM,
@@ -79,31 +83,33 @@ class UNet(nn.Module):
         def unit(inputs: int, outputs: int, stride: list[int] | int, convs: int) -> ConvUnit:
             return ConvUnit(spatial_dims, inputs, outputs, stride, convs, residual and convs > 1, norm, act, dropout)
 
+        def upsampling(inputs: int, outputs: int, stride: list[int]) -> nn.Module:
+            return Conv[Conv.CONVTRANS, spatial_dims](inputs, outputs, kernel_size=stride, stride=stride, bias=False)
+
         above = [in_channels, *channels[:-1]]
         self.encoder = nn.ModuleList(map(unit, above, channels, steps, encoder_convs))
+        # from the bottom up: what each level gets from below and from the encoder
         self.decoder = nn.ModuleList(
-            UpUnit(
-                Conv[Conv.CONVTRANS, spatial_dims](below, here, kernel_size=step, stride=step, bias=False),
-                unit(2 * here, here, 1, convs),
-            )
+            UpUnit(upsampling(below, here, step), unit(2 * here, here, 1, convs))
             for here, below, step, convs in reversed(
                 list(zip(channels[:-1], channels[1:], steps[1:], decoder_convs, strict=True))
             )
         )
-        supervised = channels[:-1] if deep_supervision else channels[:1]
-        # the first head undoes the first stride, if there is one; the others answer at their own levels
-        sizes = [steps[0]] + [[1] * spatial_dims] * (len(supervised) - 1)
+        decoded = list(channels[:-1])
+        self.sees_image_again = prod(steps[0]) > 1
+        if self.sees_image_again:
+            mix = convolution(spatial_dims, FULL_SIZE + in_channels, FULL_SIZE, adn_ordering="A", act=act)
+            self.decoder.append(UpUnit(upsampling(channels[0], FULL_SIZE, steps[0]), mix))
+            decoded.insert(0, FULL_SIZE)
         self.heads = nn.ModuleList(
-            Conv[Conv.CONV if prod(size) == 1 else Conv.CONVTRANS, spatial_dims](
-                features, out_channels, kernel_size=size, stride=size
-            )
-            for features, size in zip(supervised, sizes, strict=True)
+            Conv[Conv.CONV, spatial_dims](features, out_channels, kernel_size=1)
+            for features in (decoded if deep_supervision else decoded[:1])
         )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """Logits (N, out_channels, *spatial) of an image (N, in_channels, *spatial); see `deep_supervision`."""
         features = pad_to_multiple(image, self.multiple)
-        maps: list[torch.Tensor] = []
+        maps: list[torch.Tensor] = [features] if self.sees_image_again else []
         for unit in self.encoder:
             features = unit(features)
             maps.append(features)
