@@ -15,7 +15,6 @@ from napari_seg.bundle import Bundle, read_bundle
 from napari_seg.errors import BundleError, Cancelled, EnvironmentFault
 from napari_seg.geometry import Grid, resample
 from napari_seg.inference import segment
-from napari_seg.inference.engine import Logits, decide
 from napari_seg.volume import Segmentation, Volume
 
 
@@ -183,42 +182,6 @@ def test_doubtful_results_say_so(head: Volume, tmp_path: Path) -> None:
     assert "pieces" in text
     assert "confidence" in text
     assert "upper: 0.00 ml; 1 to 2 ml" in text
-
-
-def test_deciding_in_slabs_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(3)
-    region = Grid.around((1, 2, 3), (12, 10, 9), (1.1, 0.9, 1.3))
-    logits = Logits(rng.normal(size=(3, *region.shape)).astype(np.float32), region)
-    scan = Grid.around((0, 0, 0), (30, 30, 30), (1, 1, 1)).reoriented("PIR")
-    whole = np.zeros(scan.shape, np.uint8)
-    decide(logits, {1: 1, 2: 2}, whole, scan)
-    monkeypatch.setattr("napari_seg.inference.engine.SLAB_VOXELS", 300)
-    slabs = np.zeros(scan.shape, np.uint8)
-    decide(logits, {1: 1, 2: 2}, slabs, scan)
-    np.testing.assert_array_equal(slabs, whole)
-    # nothing outside the region, and inside it what interpolating each class and comparing gives
-    points = scan.to_world(np.moveaxis(np.indices(scan.shape), 0, -1))
-    inside = region.contains(points)
-    assert not whole[~inside].any()
-    reference = resample(logits.array, region, scan).argmax(axis=0)
-    np.testing.assert_array_equal(whole[inside], reference[inside])
-
-
-def test_an_earlier_region_keeps_its_voxels() -> None:
-    grid = Grid((4, 4, 4), np.eye(4))
-    logits = Logits(np.stack([np.zeros((4, 4, 4)), np.ones((4, 4, 4))]).astype(np.float32), grid)
-    labels = np.zeros((4, 4, 4), np.uint8)
-    labels[0] = 9
-    decide(logits, {1: 5}, labels, grid)
-    assert (labels[0] == 9).all()
-    assert (labels[1:] == 5).all()
-
-
-def test_confidence_is_the_winners_mean_probability() -> None:
-    array = np.zeros((2, 1, 1, 2), np.float32)
-    array[1, 0, 0] = [np.log(3), np.log(9)]  # probabilities of class 1: 3/4 and 9/10
-    confidence = Logits(array, Grid((1, 1, 2), np.eye(4))).confidence()
-    assert confidence == {1: pytest.approx((0.75 + 0.9) / 2)}
 
 
 def test_result_is_a_valid_segmentation(head: Volume, threshold: Bundle) -> None:

@@ -50,7 +50,7 @@ def segment(
     model = load_model(bundle, device)
     report("loading", 1, 1)
 
-    from napari_seg.inference.engine import decide, run_network
+    from napari_seg.inference.engine import segment_region
 
     segments = _merged(tuple(s for region in regions for s in region.segments))
     label_map = np.zeros(volume.grid.shape, dtype=smallest_label_type(max((s.label for s in segments), default=1)))
@@ -60,11 +60,8 @@ def segment(
         def on_window(done: int, total: int, number: int = number) -> None:
             report("segmenting", number * total + done, len(regions) * total)
 
-        logits = run_network(volume, region.grid, bundle, model, on_window)
-        decide(logits, region.labels, label_map, volume.grid)
-        for network_class, mean in logits.confidence().items():
-            if network_class in region.labels:
-                confidence[region.labels[network_class]] = mean
+        found = segment_region(volume, region, bundle, model, label_map, on_window)
+        confidence |= {region.labels[c]: mean for c, mean in found.items() if c in region.labels}
 
     counts = Segmentation(label_map, volume.grid, segments).voxel_counts()
     # on a coarse scan a structure can win voxels of the network's grid and none of the scan's

@@ -1,0 +1,266 @@
+"""From blocks of logits on the network's grid to labels on the scan's own grid.
+
+A voxel of the scan lies in one cell of the network's grid, between eight of its voxels, and its logits are interpolated
+linearly between theirs. Where one class wins at all eight it wins anywhere in the cell, so only the cells where classes
+meet are interpolated. No class is ever held on the scan's grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from math import prod
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from napari_seg.geometry import WHOLE_VOXEL_TOLERANCE, Grid, index_affine, is_same_lattice
+from napari_seg.inference.windows import Triple
+
+LOGITS_AT_ONCE = 4_000_000
+"""Logits, classes times voxels, interpolated at once; a few float32 maps of this many are held."""
+
+VOXELS_AT_ONCE = 2_000_000
+"""Voxels of a turned scan whose places are computed at once; a few float64 maps of this many are held."""
+
+_REACH = 0.501
+"""How far a region reaches beyond the centres of its outer voxels, in voxels."""
+
+
+class Decider:
+    """Writes the winning class of every voxel of the scan that a region covers into the scan's label map.
+
+    Voxels that an earlier region gave a structure keep it. Beyond the centres of the region's outer voxels their
+    logits are repeated.
+
+    Args:
+        region: the network's grid, in the scan's world.
+        scan: the scan's grid.
+        label_map: (I, J, K) on `scan`; changed in place.
+        labels: class -> label; a class that is not named here counts as background.
+        axes: the region's axes from the slowest to the fastest along which blocks come.
+    """
+
+    def __init__(
+        self,
+        region: Grid,
+        scan: Grid,
+        label_map: NDArray[np.unsignedinteger],
+        labels: dict[int, int],
+        axes: Triple = (0, 1, 2),
+    ) -> None:
+        self.region = region
+        self.scan = scan
+        self.label_map = label_map
+        self.labels = labels
+        self.axes = axes
+        self.to_region = index_affine(region, scan)
+        self.same_lattice = is_same_lattice(region, scan)
+        if self.same_lattice:
+            self.to_region = np.rint(self.to_region)
+        self.scan_axes = _driving_axes(self.to_region, scan.shape)
+        self._edges: dict[tuple, torch.Tensor] = {}
+        self._probabilities: dict[int, float] = {}
+        self._counts: dict[int, int] = {}
+
+    def add(self, start: Triple, logits: torch.Tensor, strip_begin: int = 0) -> None:
+        """Decides what lies between the voxels of a block, and between them and those of the blocks before it.
+
+        Args:
+            start: the block's first voxel in the region. Blocks part a strip as a grid of streets does, and come along
+                `axes[0]` slowest.
+            logits: (classes, I, J, K).
+            strip_begin: where on `axes[1]` the strip begins of which this is a block; a strip begins with the last
+                voxel of the strip before.
+        """
+        begins = {self.axes[0]: 0, self.axes[1]: strip_begin, self.axes[2]: 0}
+        first = [n - (n > begins[axis]) for axis, n in enumerate(start)]
+        cells = self._with_edges(start, first, logits)
+        for axis, length in enumerate(self.region.shape):
+            if length == 1:  # no cell lies along an axis of one voxel, so it is repeated
+                cells = torch.cat([cells, cells], dim=1 + axis)
+        winner = _argmax(cells)
+        self._add_confidence(cells, winner, tuple(slice(n - f, None) for n, f in zip(start, first, strict=True)))
+        if 0 in (n - 1 for n in winner.shape):
+            return
+        for where, labels in (self._straight if self.scan_axes else self._turned)(first, cells, winner):
+            part = self.label_map[where]
+            self.label_map[where] = np.where(part == 0, labels, part)
+
+    def confidence(self) -> dict[int, float]:
+        """Class -> mean softmax probability over the region's voxels where that class wins; background left out."""
+        return {c: self._probabilities[c] / self._counts[c] for c in sorted(self._counts)}
+
+    def _with_edges(self, start: Triple, first: list[int], logits: torch.Tensor) -> torch.Tensor:
+        """The block with the voxels beside it of the blocks before; its own last voxels are kept for later ones."""
+        ahead = [n - f for n, f in zip(start, first, strict=True)]
+        whole = logits.new_empty((len(logits), *(a + n for a, n in zip(ahead, logits.shape[1:], strict=True))))
+        inner = [slice(a, None) for a in ahead]
+        whole[(slice(None), *inner)] = logits
+        keys = [(start[self.axes[1]], start[self.axes[2]]), (start[self.axes[2]],), ()]
+        # the faces: that of the slowest axis spans the block alone, the next ones also those that stand already
+        for axis, key in zip(self.axes, keys, strict=True):
+            face: list[slice] = list(inner)
+            face[axis] = slice(-1, None)
+            last = whole[(slice(None), *face)].clone()
+            if ahead[axis]:
+                face[axis] = slice(0, 1)
+                whole[(slice(None), *face)] = self._edges[axis, *key]
+                inner[axis] = slice(None)
+            self._edges[axis, *key] = last
+        return whole
+
+    def _add_confidence(self, cells: torch.Tensor, winner: torch.Tensor, block: tuple[slice, ...]) -> None:
+        found = winner[block] > 0
+        if not found.any():
+            return
+        classes = winner[block][found]
+        logits = cells[(slice(None), *block)][:, found]
+        probability = 1 / (logits - logits.amax(dim=0)).exp_().sum(dim=0)
+        sums = torch.bincount(classes, probability.double()).tolist()
+        for c, count in enumerate(torch.bincount(classes).tolist()):
+            if count:
+                self._counts[c] = self._counts.get(c, 0) + count
+                self._probabilities[c] = self._probabilities.get(c, 0.0) + sums[c]
+
+    def _straight(
+        self, first: list[int], cells: torch.Tensor, winner: torch.Tensor
+    ) -> Iterator[tuple[tuple[slice, ...], NDArray]]:
+        """Where in the scan, and its labels, if each axis of the region follows one of the scan's."""
+        assert self.scan_axes is not None
+        where, lower, share = [slice(0)] * 3, [], []
+        for axis, scan_axis in enumerate(self.scan_axes):
+            index = self.to_region[axis, scan_axis] * np.arange(self.scan.shape[scan_axis]) + self.to_region[axis, 3]
+            cell, part, inside = self._cell(index, axis)
+            own = np.flatnonzero(inside & (cell >= first[axis]) & (cell < first[axis] + winner.shape[axis] - 1))
+            if not len(own):
+                return
+            where[scan_axis] = slice(int(own[0]), int(own[-1]) + 1)
+            lower.append(torch.from_numpy(cell[own] - first[axis]).to(cells.device))
+            share.append(torch.from_numpy(part[own]).to(cells.device, torch.float32))
+        if self.same_lattice:
+            i, j, k = (n + s.long() for n, s in zip(lower, share, strict=True))
+            labels = self._labels_of(winner)[i][:, j][:, :, k]
+        else:
+            i, j, k = lower
+            labels = self._labels_of(_unanimous(winner))[i][:, j][:, :, k]
+            points = torch.nonzero(labels < 0)
+            places = [axis[points[:, n]] for n, axis in enumerate(lower)]
+            shares = [axis[points[:, n]] for n, axis in enumerate(share)]
+            labels[tuple(points.T)] = self._labels_of(_interpolated_winner(cells, places, shares))
+        order = [self.scan_axes.index(axis) for axis in range(3)]
+        yield tuple(where), labels.permute(order).numpy(force=True).astype(self.label_map.dtype)
+
+    def _turned(
+        self, first: list[int], cells: torch.Tensor, winner: torch.Tensor
+    ) -> Iterator[tuple[tuple[NDArray, ...], NDArray]]:
+        """Which voxels of the scan, and their labels, however the region is turned; some of the scan at a time."""
+        box = self._box_in_scan(first, winner.shape)
+        if box is None:
+            return
+        start, stop = box
+        unanimous = self._labels_of(_unanimous(winner))
+        depth = max(1, VOXELS_AT_ONCE // prod(stop[1:] - start[1:]))
+        j, k = (np.arange(start[n], stop[n], dtype=np.float64) for n in (1, 2))
+        for begin in range(start[0], stop[0], depth):
+            i = np.arange(begin, min(begin + depth, stop[0]), dtype=np.float64)
+            own = np.ones((len(i), len(j), len(k)), dtype=bool)
+            lower, share = [], []
+            for axis, (a, b, c, offset) in enumerate(self.to_region[:3]):
+                cell, part, inside = self._cell(a * i[:, None, None] + b * j[:, None] + c * k + offset, axis)
+                own &= inside & (cell >= first[axis]) & (cell < first[axis] + winner.shape[axis] - 1)
+                lower.append(cell - first[axis])
+                share.append(part)
+            if not own.any():
+                continue
+            places = [torch.from_numpy(axis[own]).to(cells.device) for axis in lower]
+            shares = [torch.from_numpy(axis[own]).to(cells.device, torch.float32) for axis in share]
+            labels = unanimous[tuple(places)]
+            open_ = labels < 0
+            winners = _interpolated_winner(cells, [p[open_] for p in places], [s[open_] for s in shares])
+            labels[open_] = self._labels_of(winners)
+            found = np.nonzero(own)
+            where = tuple(n + offset for n, offset in zip(found, (begin, start[1], start[2]), strict=True))
+            yield where, labels.numpy(force=True).astype(self.label_map.dtype)
+
+    def _cell(self, index: NDArray[np.float64], axis: int) -> tuple[NDArray, NDArray, NDArray[np.bool_]]:
+        """Of indices along an axis of the region: the cell, how far in it (0 to 1), whether it is in the region."""
+        length = self.region.shape[axis]
+        cell = np.clip(np.floor(index), 0, max(length - 2, 0))
+        inside = (index > -_REACH) & (index < length - 1 + _REACH)
+        return cell.astype(np.int64), np.clip(index - cell, 0, 1), inside
+
+    def _box_in_scan(self, first: list[int], shape: torch.Size) -> tuple[NDArray, NDArray] | None:
+        """(3,) start and stop of the scan's voxels that may lie in cells of the region; None if none does."""
+        ends = []
+        for begin, n, length in zip(first, shape, self.region.shape, strict=True):
+            last = begin + n - 1
+            ends.append((begin - _REACH * (begin == 0), last + _REACH * (last >= length - 1)))
+        corners = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(8, 3)
+        back = np.linalg.inv(self.to_region)
+        reached = corners @ back[:3, :3].T + back[:3, 3]
+        start = np.maximum(np.floor(reached.min(axis=0)).astype(int), 0)
+        stop = np.minimum(np.ceil(reached.max(axis=0)).astype(int) + 1, self.scan.shape)
+        return None if (stop <= start).any() else (start, stop)
+
+    def _labels_of(self, classes: torch.Tensor) -> torch.Tensor:
+        """int32 labels; -1 stays."""
+        highest = max([int(classes.max()) if classes.numel() else 0, *self.labels])
+        table = torch.zeros(highest + 2, dtype=torch.int32, device=classes.device)
+        for network_class, label in self.labels.items():
+            table[network_class] = label
+        table[-1] = -1
+        return table[classes]
+
+
+def _driving_axes(to_region: NDArray[np.float64], scan_shape: Triple) -> list[int] | None:
+    """For each axis of the region the scan's axis that it follows; None if the grids are turned to each other."""
+    linear = np.abs(to_region[:3, :3])
+    driving = [int(row.argmax()) for row in linear]
+    others = [sum(row[m] * (scan_shape[m] - 1) for m in range(3) if m != driving[n]) for n, row in enumerate(linear)]
+    return driving if sorted(driving) == [0, 1, 2] and max(others) < WHOLE_VOXEL_TOLERANCE else None
+
+
+def _argmax(logits: torch.Tensor) -> torch.Tensor:
+    """(I, J, K) int64, the first of the greatest over (classes, I, J, K)."""
+    return logits.argmax(dim=0)
+
+
+def _unanimous(winner: torch.Tensor) -> torch.Tensor:
+    """Of each cell, one fewer along each axis, the class that wins at all eight corners; -1 where they differ."""
+    corners = [
+        winner[tuple(slice(1, None) if far else slice(-1) for far in corner)]
+        for corner in product((False, True), repeat=3)
+    ]
+    cells = corners[0].clone()
+    same = torch.ones_like(cells, dtype=torch.bool)
+    for corner in corners[1:]:
+        same &= corners[0] == corner
+    cells[~same] = -1
+    return cells
+
+
+def _interpolated_winner(logits: torch.Tensor, lower: list[torch.Tensor], share: list[torch.Tensor]) -> torch.Tensor:
+    """(n,) the winning class at points, each given by the lower corner of its cell and how far in the cell it lies.
+
+    Args:
+        logits: (classes, I, J, K).
+        lower: of each axis (n,) int64.
+        share: of each axis (n,) float32, 0 to 1.
+    """
+    classes, _, length_j, length_k = logits.shape
+    flat = logits.reshape(classes, -1)
+    winners = torch.empty(len(lower[0]), dtype=torch.int64, device=logits.device)
+    step = max(1, LOGITS_AT_ONCE // classes)
+    for begin in range(0, len(winners), step):
+        i, j, k = (axis[begin : begin + step] for axis in lower)
+        parts = [axis[begin : begin + step] for axis in share]
+        first = (i * length_j + j) * length_k + k
+        total = torch.zeros((classes, len(first)), device=logits.device)
+        for corner in product((0, 1), repeat=3):
+            offset = (corner[0] * length_j + corner[1]) * length_k + corner[2]
+            a, b, c = (part if far else 1 - part for part, far in zip(parts, corner, strict=True))
+            total.addcmul_(flat.index_select(1, first + offset), a * b * c)
+        winners[begin : begin + step] = total.argmax(dim=0)
+    return winners
