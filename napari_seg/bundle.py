@@ -29,10 +29,9 @@ from napari_seg.errors import BundleError
 from napari_seg.volume import Segment, distinct_color
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
     from monai.inferers import Inferer
+    from monai.transforms import Compose
 
 METADATA = Path("configs", "metadata.json")
 WEIGHTS = Path("models", "model.pt")
@@ -123,7 +122,7 @@ class Model:
     """
 
     network: torch.nn.Module
-    preprocessing: Callable[[dict[str, Any]], dict[str, Any]]
+    preprocessing: Compose
     inferer: Inferer
     device: torch.device
 
@@ -332,7 +331,7 @@ def _load_model(root: Path, weights: Path, weights_changed: int, device: str) ->
     return Model(network, _without_loading(transforms), inferer, torch_device)
 
 
-def _without_loading(transforms: tuple) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _without_loading(transforms: tuple) -> Compose:
     """The transforms without those that read a file or find its channels: a Volume has both behind it."""
     from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 

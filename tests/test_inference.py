@@ -7,14 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from bundles import write_threshold_bundle
+from monai.data import MetaTensor
+from monai.transforms import Compose, NormalizeIntensityd, Orientationd, Spacingd
 from phantoms import ORIENTATIONS
 
 from napari_seg import localise as localise_module
-from napari_seg.bundle import Bundle, read_bundle
+from napari_seg.bundle import Bundle, load_model, read_bundle
 from napari_seg.errors import BundleError, Cancelled, EnvironmentFault
 from napari_seg.geometry import Grid, resample
 from napari_seg.inference import segment
+from napari_seg.inference.prepare import prepare
 from napari_seg.volume import Segmentation, Volume
 
 
@@ -186,3 +190,27 @@ def test_doubtful_results_say_so(head: Volume, tmp_path: Path) -> None:
 
 def test_result_is_a_valid_segmentation(head: Volume, threshold: Bundle) -> None:
     assert isinstance(segment(head, threshold), Segmentation)
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "RAS", "SPL"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param([Orientationd("image", "RAS", labels=None), Spacingd("image", (1.5, 0.9, 2.2))], id="both"),
+        pytest.param([Spacingd("image", (1.5, 0.9, 2.2)), Orientationd("image", "LPI", labels=None)], id="other order"),
+        pytest.param([Orientationd("image", "RAS", labels=None), NormalizeIntensityd("image")], id="turned only"),
+        pytest.param([NormalizeIntensityd("image"), Spacingd("image", (2.0, 2.0, 2.0))], id="spacing not first"),
+        pytest.param([Spacingd("image", (1.5, 0.9, 2.2), mode="nearest")], id="nearest"),
+        pytest.param([Spacingd("image", (1.5, 0.9, 2.2), align_corners=True)], id="corners aligned"),
+    ],
+)
+def test_the_network_is_shown_what_the_transforms_would_give(
+    head: Volume, threshold: Bundle, orientation: str, asked: list
+) -> None:
+    grid = head.grid.reoriented(orientation)
+    scan = Volume(resample(head.array, head.grid, grid), grid)
+    shown, where = prepare(scan, None, threshold, replace(load_model(threshold, "cpu"), preprocessing=Compose(asked)))
+    image = MetaTensor(torch.from_numpy(scan.array.astype(np.float32)), affine=torch.from_numpy(grid.affine.copy()))
+    expected = Compose(asked)({"image": image})["image"]
+    np.testing.assert_allclose(where.affine, expected.affine, atol=1e-6)
+    torch.testing.assert_close(shown, expected.as_tensor(), rtol=1e-5, atol=1e-3)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from napari_seg.bundle import Bundle, Model
 from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
-from napari_seg.geometry import Grid, resample
+from napari_seg.inference.prepare import prepare
 from napari_seg.localise import Region
 from napari_seg.volume import Volume
 
@@ -58,7 +58,7 @@ def segment_region(
     from napari_seg.inference.decide import Decider
     from napari_seg.inference.windows import Windows, WindowSettings
 
-    image, grid = _prepared(volume, region.grid, bundle, model)
+    image, grid = prepare(volume, region.grid, bundle, model)
     settings = WindowSettings.of(model.inferer)
     try:
         with torch.inference_mode():
@@ -124,33 +124,3 @@ def _check(logits: Any, size: tuple[int, ...], bundle: Bundle) -> None:
             f"the network of bundle {bundle.root.name!r} answered {tuple(logits.shape[1:])} for an image of {size}; "
             f"expected {classes} classes of the image's size",
         )
-
-
-def _prepared(volume: Volume, region_grid: Grid | None, bundle: Bundle, model: Model) -> tuple[torch.Tensor, Grid]:
-    """The image (C, I, J, K) float32 after the bundle's preprocessing, and where it lies in the scan's world.
-
-    A region is shown as if its axes were the patient's: index axes along +x, +y and +z, first voxel at 0. So
-    whatever the bundle's transforms do (turn to RAS, change the spacing, crop), they do to the region, and a
-    mirrored or turned region stays mirrored or turned.
-    """
-    import torch
-    from monai.data import MetaTensor
-
-    if region_grid is None:
-        array, affine, to_scan_world = volume.array, volume.grid.affine, np.eye(4)
-    else:
-        array = resample(volume.array, volume.grid, region_grid)
-        affine = np.diag([*region_grid.spacing_mm, 1.0])
-        to_scan_world = region_grid.affine @ np.linalg.inv(affine)
-    tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-    image = MetaTensor(tensor, affine=torch.from_numpy(affine.copy()))
-    try:
-        shown = model.preprocessing({"image": image})["image"]
-    except Exception as error:  # a bundle's own transforms can raise anything
-        raise BundleError(
-            "bundle.preprocessing",
-            f"the transforms of bundle {bundle.root.name!r} failed on this scan ({type(error).__name__}: {error})",
-        ) from error
-    plain = shown.as_tensor() if isinstance(shown, MetaTensor) else shown
-    affine = np.asarray(getattr(shown, "affine", np.eye(4)), dtype=np.float64)
-    return plain.float(), Grid(tuple(plain.shape[1:]), to_scan_world @ affine)
