@@ -1,8 +1,7 @@
-"""A run is a function of its config: not of workers, processes, kills, or what lay in the cache."""
+"""A run is a function of its config: not of processes, of kills, or of how its batches are computed."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import shutil
@@ -11,199 +10,28 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import islice
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-import monai
 import numpy as np
 import pytest
 import torch
-import yaml
 from datasets import write_decathlon
-from monai.bundle import ConfigParser
-from monai.data import MetaTensor
-from monai.losses import DiceCELoss
-from monai.transforms import Compose, EnsureTyped, Lambdad, LoadImaged, OneOf, RandGaussianNoised, RandShiftIntensityd
-from tiny_run import losses, make_run, run, run_distributed, steps_so_far, volumes, without_times
+from tiny_run import (
+    children,
+    losses,
+    make_run,
+    run,
+    run_distributed,
+    spoil_the_middle,
+    steps_so_far,
+    without_times,
+)
 
 from napari_seg.bundle import shipped_root
 
-from segnets.data import CachedCases, EpochSampler, TrainingSet, epochs  # isort: skip - within reach by tiny_run
+from segnets.errors import TrainingError  # isort: skip - within reach by tiny_run
 from segnets.files import load_whole  # isort: skip
-from segnets.data.cache import fingerprint  # isort: skip
-from segnets.errors import TrainingError  # isort: skip
-
-
-@pytest.fixture(scope="module")
-def children() -> Any:
-    """Processes that have torch and MONAI loaded from the start."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tiny_run"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        forkserver.ensure_running()
-    return context
-
-
-# --- what a step sees ---
-
-
-def test_each_passage_shows_every_case_once_and_batches_run_on_over_its_end() -> None:
-    sampler = EpochSampler(num_cases=5, batch_size=2, seed=4)
-    assert len(sampler) == 3  # 2.5, rounded up
-    batches = list(islice(sampler, 10))
-    assert {len(batch) for batch in batches} == {2}
-    indices = [index for batch in batches for index in batch]
-    # an index is passage * 5 + case: four passages of five cases, each complete before the next
-    assert [sorted(indices[5 * p : 5 * p + 5]) for p in range(4)] == [list(range(5 * p, 5 * p + 5)) for p in range(4)]
-    assert [i % 5 for i in indices[:5]] != [i % 5 for i in indices[5:10]]
-    assert list(islice(EpochSampler(5, 2, seed=4), 10)) == batches
-    assert list(islice(EpochSampler(5, 2, seed=5), 10)) != batches
-    assert len(EpochSampler(5, 2, repeats=4)) == 10
-    sampler.set_position(7)
-    assert list(islice(sampler, 3)) == batches[7:]
-
-
-def test_two_processes_share_what_one_with_twice_the_batch_sees(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = EpochSampler(7, 4, seed=1)
-    steps, expected = len(alone), list(islice(alone, 6))
-    parts = []
-    for rank in (0, 1):
-        monkeypatch.setattr(epochs, "_processes", lambda rank=rank: (rank, 2))
-        sampler = EpochSampler(7, 2, seed=1)
-        assert len(sampler) == steps
-        parts.append(list(islice(sampler, 6)))
-    assert [a + b for a, b in zip(*parts, strict=True)] == expected
-
-
-def random_transforms() -> list[Any]:
-    """Of train.yaml, each made to happen always."""
-    parser = ConfigParser(yaml.safe_load((shipped_root() / "configs" / "train.yaml").read_text()))
-    parser["patch_size"] = [6, 6, 6]
-    found = []
-    for id in ("patches", "spatial_augmentation", "intensity_augmentation"):
-        for n, entry in enumerate(parser[id]):
-            if "prob" in entry:
-                parser[f"{id}::{n}::prob"] = 1.0
-        found += parser.get_parsed_content(id)
-    return [t for t in found if "Rand" in type(t).__name__]
-
-
-def test_every_random_transform_of_the_config_is_a_function_of_the_index() -> None:
-    data = volumes(2)
-
-    def item(transform: Any, index: int, before: int | None = None) -> torch.Tensor:
-        dataset = TrainingSet(data, [EnsureTyped(["image", "label"])], [transform], seed=3)
-        if before is not None:
-            _ = dataset[before]
-        return dataset[index]["image"]
-
-    transforms = random_transforms()
-    assert len(transforms) >= 8
-    noise, shift = RandGaussianNoised("image", prob=1.0), RandShiftIntensityd("image", 5.0, prob=1.0)
-    transforms += [OneOf([noise, shift]), Compose([shift, Compose([noise])])]
-    transforms.append(Lambdad("image", lambda x: x + torch.rand(1)))  # as torchvision's, from torch's generator
-    for transform in transforms:
-        name = type(transform).__name__
-        first = item(transform, 3)
-        assert torch.equal(first, item(transform, 3, before=0)), f"{name} remembers what it did before"
-        # index 2n + 1 is case 1 in passage n
-        assert any(not torch.equal(first, item(transform, 2 * n + 1)) for n in range(2, 6)), f"{name} is not random"
-
-
-def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
-    for workers in (0, 2):
-        run(tmp_path / str(workers), num_workers=workers, max_epochs=2)
-    assert without_times(tmp_path / "0") == without_times(tmp_path / "2")
-
-
-# --- the cache ---
-
-
-def test_a_second_start_computes_only_what_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = write_decathlon(tmp_path / "scans", cases=3)
-    cases = [
-        {"name": p.name[:7], "image": str(p), "label": str(root / "labelsTr" / p.name)}
-        for p in sorted((root / "imagesTr").iterdir())
-    ]
-    loads: list[str] = []
-    load = LoadImaged.__call__
-    monkeypatch.setattr(LoadImaged, "__call__", lambda self, case: (loads.append(case["name"]), load(self, case))[1])
-
-    def names_loaded(dtype: Any = np.float32) -> list[str]:
-        loads.clear()
-        loader = LoadImaged(["image", "label"], image_only=True, ensure_channel_first=True, dtype=dtype)
-        dataset = CachedCases(cases, [loader], tmp_path / "cache")
-        items = [dataset[n] for n in range(3)]
-        assert all(isinstance(item["image"], MetaTensor) and item["image"].affine.shape == (4, 4) for item in items)
-        fresh = load(loader, dict(cases[1]))
-        assert torch.equal(items[1]["image"], fresh["image"])
-        assert items[1]["name"] == "case_01"
-        return list(loads)
-
-    assert names_loaded() == ["case_00", "case_01", "case_02"]
-    assert names_loaded() == []
-    os.utime(cases[1]["label"], ns=(1, 1))
-    assert names_loaded() == ["case_01"]
-    assert names_loaded(np.float64) == ["case_00", "case_01", "case_02"]  # another transform
-    for path in (tmp_path / "cache").iterdir():
-        os.truncate(path, path.stat().st_size // 2)
-    assert names_loaded() == ["case_00", "case_01", "case_02"]
-    assert names_loaded() == []
-    for path in (tmp_path / "cache").iterdir():
-        spoil_the_middle(path)
-    assert names_loaded() == ["case_00", "case_01", "case_02"]
-    monkeypatch.setattr(monai, "__version__", "0")
-    assert names_loaded() == ["case_00", "case_01", "case_02"]
-    assert not list(tmp_path.rglob("*.part"))
-
-
-def test_the_cache_may_be_deleted_while_it_is_used(tmp_path: Path) -> None:
-    dataset = CachedCases(volumes(2), [EnsureTyped("image")], tmp_path / "cache")
-    _ = dataset[0]
-    shutil.rmtree(tmp_path / "cache")
-    _ = dataset[1]
-    assert len(list((tmp_path / "cache").iterdir())) == 1
-
-
-def spoil_the_middle(path: Path) -> None:
-    """64 bytes, without a change of the file's size."""
-    content = bytearray(path.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 64] = b"\xa5" * 64
-    path.write_bytes(content)
-
-
-class Scale:
-    def __init__(self, factor: float) -> None:
-        self.factor = factor
-        self.itself = self.apply  # a circle
-
-    def apply(self, x: float) -> float:
-        return x * self.factor
-
-
-def functions(a: int) -> list[Any]:
-    """Each is another one for another `a`."""
-    in_tuple = eval(f"lambda x: x in ({a}, 5)")
-    nested = eval(f"lambda x: [(lambda y: y + {a})(i) for i in x]")
-    return [in_tuple, nested, lambda x: x * a, Scale(a).apply, Scale(a), Lambdad("image", lambda x: x + a), {(a, 1): a}]
-
-
-def test_a_fingerprint_tells_functions_apart_and_is_the_same_in_every_process(children: Any) -> None:
-    prints = [[fingerprint(f) for f in functions(a)] for a in (1, 2)]
-    assert not set(prints[0]) & set(prints[1])
-    loss = fingerprint(DiceCELoss(softmax=True, weight=torch.ones(3)))
-    assert loss != fingerprint(DiceCELoss(softmax=True, weight=torch.zeros(3)))
-    with children.Pool(1) as pool:
-        assert pool.apply(fingerprints_here) == [*prints[0], loss, *map(fingerprint, random_transforms())]
-
-
-def fingerprints_here() -> list[str]:
-    values = [*functions(1), DiceCELoss(softmax=True, weight=torch.ones(3)), *random_transforms()]
-    return [fingerprint(value) for value in values]
 
 
 # --- going on ---
@@ -330,8 +158,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path: Path, cap
 # --- kills ---
 
 
-def start(children: Any, folder: Path, **options: Any) -> Any:
-    child = children.Process(target=run, args=(folder,), kwargs=options)
+def start(folder: Path, **options: Any) -> Any:
+    child = children().Process(target=run, args=(folder,), kwargs=options)
     child.start()
     return child
 
@@ -352,15 +180,15 @@ def half_written(folder: Path, child: Any) -> list[Path]:
     return list((folder / "checkpoints").glob(f"*.{child.pid}.part"))
 
 
-def test_killed_twice_and_resumed_it_is_the_same_run(children: Any, tmp_path: Path) -> None:
+def test_killed_twice_and_resumed_it_is_the_same_run(tmp_path: Path) -> None:
     options: dict[str, Any] = {"max_epochs": 6, "ballast_mb": 24}
     run(tmp_path / "whole", **options)
     folder = tmp_path / "killed"
-    kill_at(start(children, folder, **options), lambda: steps_so_far(folder) >= 5)
-    child = start(children, folder, **options)
+    kill_at(start(folder, **options), lambda: steps_so_far(folder) >= 5)
+    child = start(folder, **options)
     kill_at(child, lambda: bool(half_written(folder, child)))
     assert half_written(folder, child)  # the kill came before the file was whole
-    last = start(children, folder, **options)
+    last = start(folder, **options)
     last.join(120)
     assert last.exitcode == 0
     assert without_times(folder) == without_times(tmp_path / "whole")
@@ -427,11 +255,11 @@ def test_twenty_kills_of_the_bundles_training(tmp_path: Path, capsys: pytest.Cap
 # --- several processes, parts, mixed precision ---
 
 
-def test_two_processes_compute_what_one_with_twice_the_batch_does(children: Any, tmp_path: Path) -> None:
+def test_two_processes_compute_what_one_with_twice_the_batch_does(tmp_path: Path) -> None:
     options: dict[str, Any] = {"max_epochs": 3, "dropout": 0.0, "cases": 6}
     run(tmp_path / "one", batch_size=4, **options)
     ranks = [
-        children.Process(target=run_distributed, args=(tmp_path / "two", rank, 2), kwargs={"batch_size": 2} | options)
+        children().Process(target=run_distributed, args=(tmp_path / "two", rank, 2), kwargs={"batch_size": 2} | options)
         for rank in (0, 1)
     ]
     for process in ranks:

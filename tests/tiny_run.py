@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import sys
 from collections.abc import Sequence
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+import yaml
 from ignite.handlers import EMAHandler
+from monai.bundle import ConfigParser
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 from monai.handlers import MeanDice, from_engine
@@ -169,3 +175,35 @@ def steps_so_far(folder: Path) -> int:
         if line.endswith("}"):
             return int(json.loads(line)["step"])
     return 0
+
+
+def random_transforms() -> list[Any]:
+    """Of train.yaml, each made to happen always."""
+    parser = ConfigParser(yaml.safe_load((shipped_root() / "configs" / "train.yaml").read_text()))
+    parser["patch_size"] = [6, 6, 6]
+    found = []
+    for id in ("patches", "spatial_augmentation", "intensity_augmentation"):
+        for n, entry in enumerate(parser[id]):
+            if "prob" in entry:
+                parser[f"{id}::{n}::prob"] = 1.0
+        found += parser.get_parsed_content(id)
+    return [t for t in found if "Rand" in type(t).__name__]
+
+
+@cache
+def children() -> Any:
+    """A context whose processes have torch and MONAI loaded from the start."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tiny_run"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        forkserver.ensure_running()
+    return context
+
+
+def spoil_the_middle(path: Path) -> None:
+    """64 bytes, without a change of the file's size."""
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = b"\xa5" * 64
+    path.write_bytes(content)
