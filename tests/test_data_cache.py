@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any
 
 import monai
@@ -98,3 +100,27 @@ def test_a_fingerprint_tells_functions_apart_and_is_the_same_in_every_process() 
 def fingerprints_here() -> list[str]:
     values = [*functions(1), DiceCELoss(softmax=True, weight=torch.ones(3)), *random_transforms()]
     return [fingerprint(value) for value in values]
+
+
+def test_a_module_counts_by_its_name() -> None:
+    def averaging(module: ModuleType) -> Any:
+        return lambda x: module.mean(x)
+
+    start = time.monotonic()
+    assert fingerprint(averaging(np)) == fingerprint(averaging(np)) != fingerprint(averaging(torch))
+    assert time.monotonic() - start < 5  # all that numpy holds would take minutes
+
+
+def test_a_class_counts_by_its_name() -> None:
+    prints = [fingerprint({"kinds": [kind, int]}) for kind in (FunctionType, type(np.mean), Scale)]
+    assert prints[0] != prints[1] != prints[2] != prints[0]
+    assert fingerprint({"kinds": [FunctionType, int]}) == prints[0]
+
+
+def test_a_function_may_enclose_a_name_without_a_value() -> None:
+    def enclosing(has_value: bool) -> Any:
+        if has_value:
+            scale = 2.0
+        return lambda x: x * scale
+
+    assert fingerprint(enclosing(False)) == fingerprint(enclosing(False)) != fingerprint(enclosing(True))

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import monai
@@ -112,7 +112,7 @@ def _parts(value: Any) -> list[Any]:
     if isinstance(value, CodeType):
         return [value.co_code, value.co_names, value.co_consts]
     if isinstance(value, FunctionType | MethodType):
-        enclosed = [cell.cell_contents for cell in value.__closure__ or ()]
+        enclosed = [_enclosed(cell) for cell in value.__closure__ or ()]
         owner = getattr(value, "__self__", None)
         return [value.__qualname__, value.__code__, value.__defaults__, value.__kwdefaults__, enclosed, owner]
     if isinstance(value, ModuleType):
@@ -120,6 +120,14 @@ def _parts(value: Any) -> list[Any]:
     if isinstance(value, type) or not hasattr(value, "__dict__"):
         return [getattr(value, "__module__", ""), getattr(value, "__qualname__", type(value).__qualname__)]
     return [type(value).__module__, type(value).__qualname__, vars(value)]
+
+
+def _enclosed(cell: CellType) -> Any:
+    """What a function holds of the one it was made in; `...` for a name that has no value there, or not yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return ...
 
 
 def _files(value: Any) -> Iterator[Path]:
