@@ -118,7 +118,6 @@ def make_run(
         ema=ema,
         validator=validator,
         objects={
-            "schedule": schedule,
             "history": history,
             "validation": validation,
             "minutes": minutes,
