@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -35,10 +36,26 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N; default auto"
     )
     parser.add_argument(
+        "--memory",
+        type=memory_size,
+        metavar="SIZE",
+        help="what the whole process may hold at most, such as 4GiB; four fifths of what is free if left out. Less "
+        "memory takes more time and gives the same labels",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace results that were edited or made by another program"
     )
     parser.add_argument("--json", action="store_true", help="print a list of objects, one a scan, instead of the table")
     parser.set_defaults(run=run)
+
+
+def memory_size(text: str) -> int:
+    """Bytes of a text such as "4GiB", "500 MB" or "2g"."""
+    units = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+    found = re.fullmatch(r"\s*(\d*\.?\d+)\s*([kmgt]?i?)b?\s*", text.lower())
+    if found is None or found[2] not in units:
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected an amount of memory such as 4GiB or 500MB")
+    return int(float(found[1]) * units[found[2]])
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -64,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
                 arguments.output,
                 bundle,
                 device=arguments.device,
+                memory_bytes=arguments.memory,
                 overwrite=arguments.overwrite,
                 on_case=progress.on_case,
                 progress=progress.on_step,

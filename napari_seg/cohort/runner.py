@@ -89,6 +89,7 @@ def run_cohort(
     bundle: Bundle,
     *,
     device: str = "auto",
+    memory_bytes: int | None = None,
     overwrite: bool = False,
     on_case: Callable[[int, str], None] | None = None,
     progress: Progress | None = None,
@@ -99,7 +100,7 @@ def run_cohort(
         cases: what `find_cases` gave.
         output_dir: made if it is not there; nothing is written outside it.
         bundle: which structures to find.
-        device: as for `segment`.
+        device: as for `segment`; memory_bytes too.
         overwrite: replace whatever has the results' names; without it, only results that an earlier run gave for
             the same scan and nobody touched since.
         on_case: called with the scan's number and name before it is opened.
@@ -123,12 +124,18 @@ def run_cohort(
     for number, case in enumerate(cases):
         if on_case is not None:
             on_case(number, case.name)
-        results.append(_run_case(case, output_dir, bundle, device, overwrite, progress))
+        results.append(_run_case(case, output_dir, bundle, device, memory_bytes, overwrite, progress))
     return results
 
 
 def _run_case(
-    case: Case, output_dir: Path, bundle: Bundle, device: str, overwrite: bool, progress: Progress | None
+    case: Case,
+    output_dir: Path,
+    bundle: Bundle,
+    device: str,
+    memory_bytes: int | None,
+    overwrite: bool,
+    progress: Progress | None,
 ) -> CaseResult:
     from napari_seg.inference import segment
 
@@ -137,7 +144,7 @@ def _run_case(
         if not overwrite:
             _refuse_others_files(output_dir, case)
         volume = case.scan.read()
-        segmentation = segment(volume, bundle, device=device, progress=progress)
+        segmentation = segment(volume, bundle, device=device, memory_bytes=memory_bytes, progress=progress)
         write_case(case, volume, segmentation, bundle, output_dir)
     except Cancelled:
         raise

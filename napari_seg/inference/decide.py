@@ -81,7 +81,12 @@ class Decider:
             if length == 1:  # no cell lies along an axis of one voxel, so it is repeated
                 cells = torch.cat([cells, cells], dim=1 + axis)
         winner = _argmax(cells)
-        self._add_confidence(cells, winner, tuple(slice(n - f, None) for n, f in zip(start, first, strict=True)))
+        # each voxel counts once: not those of the blocks before, nor the one that a strip repeats of the strip before
+        repeated = [n - f for n, f in zip(start, first, strict=True)]
+        repeated[self.axes[1]] += start[self.axes[1]] == strip_begin > 0
+        self._add_confidence(
+            cells, winner, tuple(slice(n, n + m) for n, m in zip(repeated, logits.shape[1:], strict=True))
+        )
         if 0 in (n - 1 for n in winner.shape):
             return
         for where, labels in (self._straight if self.scan_axes else self._turned)(first, cells, winner):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from napari_seg.bundle import Bundle, Model
 from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
+from napari_seg.geometry import Grid
 from napari_seg.inference.prepare import prepare
 from napari_seg.localise import Region
 from napari_seg.volume import Volume
@@ -17,7 +19,9 @@ from napari_seg.volume import Volume
 if TYPE_CHECKING:
     import torch
 
-    from napari_seg.inference.windows import Windows
+    from napari_seg.inference.windows import Triple, Windows
+
+log = logging.getLogger(__name__)
 
 OnWindow = Callable[[int, int], None]
 """Called as (done, total) after every batch of windows; may raise to stop."""
@@ -30,6 +34,7 @@ def segment_region(
     model: Model,
     label_map: NDArray[np.unsignedinteger],
     on_window: OnWindow,
+    budget_bytes: int,
 ) -> dict[int, float]:
     """Writes what a network finds in one region into the scan's label map.
 
@@ -43,42 +48,43 @@ def segment_region(
         model: the bundle's network, preprocessing and inferer.
         label_map: (I, J, K) on the scan's grid; changed in place where it is 0.
         on_window: told of each batch of windows.
+        budget_bytes: what the process may hold at most.
 
     Returns:
         Class -> mean softmax probability over the network's voxels where it wins; background left out.
 
     Raises:
         BundleError: `bundle.preprocessing` or `bundle.network`, the bundle's own code failed on this scan.
-        EnvironmentFault: `environment.memory`, the device has too little memory for one batch of windows.
+        EnvironmentFault: `environment.memory`, it can't be done within the budget, or the device has too little memory
+            for one batch of windows.
         InputError: `geometry.shear`, the bundle's transforms leave a grid that is none.
     """
     import torch
 
-    from napari_seg.inference.blend import blend, thriftiest
+    from napari_seg.inference.blend import blend
+    from napari_seg.inference.budget import held_bytes, make_plan, network_cost
     from napari_seg.inference.decide import Decider
     from napari_seg.inference.windows import Windows, WindowSettings
 
+    held = held_bytes()
     image, grid = prepare(volume, region.grid, bundle, model)
     settings = WindowSettings.of(model.inferer)
     try:
         with torch.inference_mode():
             if settings is None:
-                on_window(0, 1)
-                logits = model.inferer(image[None].to(model.device), model.network)
-                _check(logits, tuple(image.shape[1:]), bundle)
-                decider = Decider(grid, volume.grid, label_map, region.labels)
-                decider.add((0, 0, 0), logits[0].float())
-                on_window(1, 1)
-                return decider.confidence()
+                return _as_a_whole(image, grid, volume, region, bundle, model, label_map, on_window)
             windows = Windows.over(grid.shape, settings)
+            cost = network_cost(model.network, len(image), windows.size)
+            plan = make_plan(windows, len(image), cost, budget_bytes, held)
+            log.info("%s: %s", region.name, plan)
             decider = Decider(grid, volume.grid, label_map, region.labels, windows.axes)
-            strip = (0, windows.padded_shape[windows.axes[1]])
-            windows = thriftiest(windows, strip)
-            for block in blend(windows, strip, _answers(image, windows, strip, model, bundle, on_window)):
-                inner = windows.without_padding(block.start, block.logits.shape[1:])
-                if inner is not None:
-                    start, part = inner
-                    decider.add(start, block.logits[(slice(None), *part)])
+            answers = _answers(image, windows, plan.starts, model, bundle, on_window)
+            for joined, strip in plan.strips:
+                for block in blend(joined, strip, answers, plan.kept_dtype):
+                    inner = windows.without_padding(block.start, block.logits.shape[1:])
+                    if inner is not None:
+                        begin = max(strip[0] - windows.before[windows.axes[1]], 0)
+                        decider.add(inner[0], block.logits[(slice(None), *inner[1])], begin)
             return decider.confidence()
     except NapariSegError:
         raise
@@ -93,10 +99,32 @@ def segment_region(
         ) from error
 
 
+def _as_a_whole(
+    image: torch.Tensor,
+    grid: Grid,
+    volume: Volume,
+    region: Region,
+    bundle: Bundle,
+    model: Model,
+    label_map: NDArray[np.unsignedinteger],
+    on_window: OnWindow,
+) -> dict[int, float]:
+    """As `segment_region`, with an inferer that only gives the logits of the whole region."""
+    from napari_seg.inference.decide import Decider
+
+    on_window(0, 1)
+    logits = model.inferer(image[None].to(model.device), model.network)
+    _check(logits, grid.shape, bundle)
+    decider = Decider(grid, volume.grid, label_map, region.labels)
+    decider.add((0, 0, 0), logits[0].float())
+    on_window(1, 1)
+    return decider.confidence()
+
+
 def _answers(
     image: torch.Tensor,
     windows: Windows,
-    strip: tuple[int, int],
+    starts: list[Triple],
     model: Model,
     bundle: Bundle,
     on_window: OnWindow,
@@ -105,7 +133,6 @@ def _answers(
     import torch
 
     padded = windows.pad(image)
-    starts = windows.starts_of(windows.places(strip))
     on_window(0, len(starts))
     for first in range(0, len(starts), windows.settings.batch):
         batch = starts[first : first + windows.settings.batch]

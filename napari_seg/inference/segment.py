@@ -18,6 +18,7 @@ def segment(
     bundle: Bundle | str | Path | None = None,
     *,
     device: str = "auto",
+    memory_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> Segmentation:
     """The structures that a bundle finds in a scan, on the scan's own grid.
@@ -26,6 +27,7 @@ def segment(
         volume: the scan, (C, I, J, K) on its grid.
         bundle: which bundle; None: the shipped one.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:<n>".
+        memory_bytes: what this process may hold at most, in all; None: what it holds and four fifths of what is free.
         progress: called with a stage ("locating", "loading", "segmenting"), what is done and the total; at every
             iteration and every window.
 
@@ -36,7 +38,8 @@ def segment(
     Raises:
         BundleError: the bundle is unknown, untrusted, incomplete or made for other scans.
         LocaliseError: the bundle's regions were not found in the scan.
-        EnvironmentFault: `environment.device`, there is no such device.
+        EnvironmentFault: `environment.device`, there is no such device; `environment.memory`, it can't be done within
+            that memory.
         Cancelled: `progress` raised it.
     """
     bundle = read_bundle(bundle)
@@ -50,17 +53,19 @@ def segment(
     model = load_model(bundle, device)
     report("loading", 1, 1)
 
+    from napari_seg.inference.budget import default_budget
     from napari_seg.inference.engine import segment_region
 
     segments = _merged(tuple(s for region in regions for s in region.segments))
     label_map = np.zeros(volume.grid.shape, dtype=smallest_label_type(max((s.label for s in segments), default=1)))
+    budget_bytes = default_budget() if memory_bytes is None else memory_bytes
     confidence: dict[int, float] = {}
     for number, region in enumerate(regions):
 
         def on_window(done: int, total: int, number: int = number) -> None:
             report("segmenting", number * total + done, len(regions) * total)
 
-        found = segment_region(volume, region, bundle, model, label_map, on_window)
+        found = segment_region(volume, region, bundle, model, label_map, on_window, budget_bytes)
         confidence |= {region.labels[c]: mean for c, mean in found.items() if c in region.labels}
 
     counts = Segmentation(label_map, volume.grid, segments).voxel_counts()

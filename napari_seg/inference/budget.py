@@ -1,0 +1,202 @@
+"""How much memory a segmentation will take, and how it is cut so that it fits what it may take.
+
+What grows with the number of classes are the sums of overlapping windows (`blend.kept_bytes`). Where they do not fit,
+the plane is cut in strips, whose windows at the cuts are run twice: the same labels for more time. Where even that does
+not fit, the sums are kept in float16. What can't fit at all is refused before anything is run.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from napari_seg.errors import EnvironmentFault
+from napari_seg.inference.blend import kept_bytes, thriftiest
+from napari_seg.inference.windows import Triple, Windows
+
+SAFE_SHARE = 0.8
+"""Of the memory that is free, what a segmentation may take if nobody says otherwise."""
+
+MARGIN = 1.1
+"""Of what is predicted: convolution libraries keep weights and scratch of their own."""
+
+
+def describe_bytes(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def free_bytes() -> int:
+    """Memory that this process may still take: what the system has free, within its control group's limit."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        paths = [Path("/sys/fs/cgroup", name) for name in (limit, used)]
+        try:
+            most, now = (int(path.read_text()) for path in paths)
+        except (OSError, ValueError):  # no control group, or one without a limit
+            continue
+        free = min(free, max(most - now, 0))
+    return free
+
+
+def default_budget() -> int:
+    """What this process may hold in all if nobody says otherwise: what it holds, and a safe share of what is free."""
+    return held_bytes() + int(SAFE_SHARE * free_bytes())
+
+
+def held_bytes() -> int:
+    """Resident memory of this process."""
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """What one window costs a network.
+
+    Attributes:
+        classes: channels of its logits.
+        flop: floating-point operations, two a multiply-add.
+        peak_bytes: of all maps that are alive at once, the window and the logits included, in float32.
+    """
+
+    classes: int
+    flop: int
+    peak_bytes: int
+
+
+def network_cost(network: torch.nn.Module, channels: int, size: Triple) -> NetworkCost:
+    """The cost of a window, computed from shapes alone: nothing is run and no map is made.
+
+    Raises:
+        Exception: whatever a network raises that looks at values, or has no operation for shapes alone.
+    """
+    from torch.func import functional_call
+    from torch.utils.flop_counter import FlopCounterMode
+
+    shapes = {name: value.to("meta") for name, value in (*network.named_parameters(), *network.named_buffers())}
+    live = _LiveBytes()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter, live:
+        window = torch.empty((1, channels, *size), device="meta")
+        logits = functional_call(network, shapes, (window,))
+    return NetworkCost(logits.shape[1], counter.get_total_flops(), live.peak)
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive, each storage once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holders: dict[int, int] = {}
+        self.now = 0
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        answer = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(answer):
+            if isinstance(tensor, torch.Tensor):
+                self._hold(tensor)
+        return answer
+
+    def _hold(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.holders:
+            self.holders[key] = 0
+            self.now += size
+            self.peak = max(self.peak, self.now)
+        self.holders[key] += 1
+        weakref.finalize(tensor, self._release, key, size)
+
+    def _release(self, key: int, size: int) -> None:
+        self.holders[key] -= 1
+        if not self.holders[key]:
+            del self.holders[key]
+            self.now -= size
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a region is run.
+
+    Attributes:
+        strips: of each the windows, places joined as is best for it, and its begin and end on `windows.axes[1]`; one
+            voxel is shared by neighbours.
+        kept_dtype: of the sums of overlapping windows.
+        starts: of the windows that go through the network, in order; those at the cuts come for each strip.
+        flop: of all of them.
+        peak_bytes: that the process will hold at most.
+    """
+
+    strips: tuple[tuple[Windows, tuple[int, int]], ...]
+    kept_dtype: torch.dtype
+    starts: list[Triple]
+    flop: int
+    peak_bytes: int
+
+    def __str__(self) -> str:
+        size = " x ".join(map(str, self.strips[0][0].size))
+        cut = f" in {len(self.strips)} strips" if len(self.strips) > 1 else ""
+        half = ", sums in float16" if self.kept_dtype == torch.float16 else ""
+        return f"{len(self.starts)} windows of {size}{cut}{half}, about {describe_bytes(self.peak_bytes)} of memory"
+
+
+def make_plan(windows: Windows, channels: int, cost: NetworkCost, budget_bytes: int, held: int) -> Plan:
+    """The quickest way to run a region's windows within a budget, and what it will hold.
+
+    Args:
+        windows: over the region.
+        channels: of the image.
+        cost: of one window.
+        budget_bytes: what the process may hold at most.
+        held: what it holds already, the scan and the label map included.
+
+    Raises:
+        EnvironmentFault: `environment.memory`, nothing fits; it says what would.
+    """
+    image = 4 * channels * (prod(windows.image_shape) + prod(windows.padded_shape) * (windows.before != (0, 0, 0)))
+    batch = windows.settings.batch
+    # a block that is decided has the size of a place, once more with the edges of its neighbours
+    place = 4 * cost.classes * prod(windows.size)
+    fixed = held + image + MARGIN * batch * cost.peak_bytes + 2 * place
+    rows = len(windows.starts[windows.axes[1]])
+    smallest = 0
+    for kept_dtype in (torch.float32, torch.float16):
+        for count in range(1, max(rows, 1) + 1):
+            size = kept_dtype.itemsize
+            strips = tuple((thriftiest(windows, strip, size), strip) for strip in cut_in_strips(windows, count))
+            kept = max(kept_bytes(joined, strip, cost.classes, size) for joined, strip in strips)
+            peak = int(fixed + kept)
+            smallest = min(smallest or peak, peak)
+            if peak <= budget_bytes:
+                starts = [start for joined, strip in strips for start in joined.starts_of(joined.places(strip))]
+                return Plan(strips, kept_dtype, starts, len(starts) * cost.flop, peak)
+    raise EnvironmentFault(
+        "environment.memory",
+        f"{cost.classes} classes in windows of {' x '.join(map(str, windows.size))} need {describe_bytes(smallest)} of "
+        f"memory; {describe_bytes(budget_bytes)} may be used; give more with --memory, or use a smaller window",
+    )
+
+
+def cut_in_strips(windows: Windows, count: int) -> tuple[tuple[int, int], ...]:
+    """Parts of the second-longest axis of about the same number of windows; neighbours share one voxel.
+
+    The cuts lie where windows begin, so that as few as possible are run twice.
+    """
+    axis = windows.axes[1]
+    starts, end = windows.starts[axis], windows.padded_shape[axis]
+    firsts = sorted({starts[round(n * len(starts) / count)] for n in range(count)} | {0})
+    begins = [max(first - 1, 0) for first in firsts]
+    return tuple(zip(begins, [*firsts[1:], end], strict=True))

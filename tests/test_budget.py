@@ -1,0 +1,100 @@
+"""What a segmentation will hold is known before it is run, and cutting it smaller changes no label."""
+
+from __future__ import annotations
+
+import argparse
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bundles import write_threshold_bundle
+from monai.networks.nets import UNet
+from torch import nn
+
+from napari_seg.bundle import read_bundle
+from napari_seg.cli.predict import memory_size
+from napari_seg.errors import EnvironmentFault
+from napari_seg.inference import budget, segment
+from napari_seg.inference.budget import NetworkCost, cut_in_strips, make_plan, network_cost
+from napari_seg.inference.windows import Windows, WindowSettings
+from napari_seg.volume import Volume
+
+MIB = 2**20
+
+
+def test_a_windows_cost_is_computed_by_hand() -> None:
+    net = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1, bias=False), nn.ReLU(), nn.Conv3d(8, 5, 1, bias=False))
+    cost = network_cost(net, 1, (16, 16, 16))
+    voxels = 16**3
+    assert cost.classes == 5
+    assert cost.flop == 2 * voxels * (27 * 8 + 8 * 5)
+    # the ReLU holds what goes in and what comes out, and the window is still there
+    assert cost.peak_bytes == 4 * voxels * (1 + 8 + 8)
+
+
+def test_costs_of_real_networks_need_no_memory_of_their_size() -> None:
+    cost = network_cost(UNet(3, 1, 105, (16, 32, 64), (2, 2)), 1, (512, 512, 512))
+    assert cost.classes == 105
+    assert cost.peak_bytes > 4 * 105 * 512**3
+
+
+def test_less_memory_gives_more_strips_then_half_precision_then_a_refusal() -> None:
+    windows = Windows.over((273, 273, 320), WindowSettings((96, 96, 96), (0.25, 0.25, 0.25)))
+    cost = NetworkCost(105, 10**9, 800 * MIB)
+
+    def plan(gib: float):
+        return make_plan(windows, 1, cost, int(gib * 2**30), held=600 * MIB)
+
+    plenty, less, little = plan(8), plan(3.8), plan(3.05)
+    assert len(plenty.strips) == 1
+    assert len(plenty.starts) == windows.count
+    assert plenty.kept_dtype is less.kept_dtype is torch.float32
+    assert len(less.strips) > 1
+    assert len(less.starts) > windows.count
+    assert little.kept_dtype is torch.float16
+    assert little.peak_bytes < less.peak_bytes < plenty.peak_bytes
+    with pytest.raises(EnvironmentFault, match=r"environment\.memory: 105 classes .* 2\.0 GiB may be used") as refused:
+        plan(2)
+    assert "--memory" in refused.value.message
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_strips_cover_the_axis_and_share_one_voxel(count: int) -> None:
+    windows = Windows.over((50, 40, 30), WindowSettings((10, 8, 10), (0.5, 0.5, 0.5)))
+    strips = cut_in_strips(windows, count)
+    assert len(strips) == count
+    assert strips[0][0] == 0
+    assert strips[-1][1] == 40
+    assert all(before[1] == after[0] + 1 for before, after in pairwise(strips))
+
+
+def test_a_small_budget_changes_no_label(head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(10, 12, 8), halves=True), trust=True)
+    plenty = segment(head, bundle)
+    monkeypatch.setattr(budget, "make_plan", lambda *known: make_plan(*known[:3], 10**12, 0))
+    strips = cut_in_strips
+    for count in (2, 3):
+        monkeypatch.setattr(budget, "cut_in_strips", lambda windows, _, count=count: strips(windows, count))
+        cut = segment(head, bundle)
+        np.testing.assert_array_equal(cut.array, plenty.array)
+        assert cut.confidence == pytest.approx(dict(plenty.confidence), rel=1e-3)
+
+
+def test_what_does_not_fit_is_refused_before_any_window(head: Volume, tmp_path: Path) -> None:
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(10, 12, 8)), trust=True)
+    seen = []
+    with pytest.raises(EnvironmentFault, match=r"environment\.memory"):
+        segment(head, bundle, memory_bytes=MIB, progress=lambda *step: seen.append(step[0]))
+    assert "segmenting" not in seen
+
+
+def test_memory_is_said_as_people_say_it() -> None:
+    assert memory_size("4GiB") == 4 * 2**30
+    assert memory_size("500 MB") == 500 * 10**6
+    assert memory_size("1.5g") == 15 * 10**8
+    assert memory_size("1048576") == MIB
+    for text in ("lots", "4 GiBs", "-1GB", "", "i"):
+        with pytest.raises(argparse.ArgumentTypeError, match="4GiB"):
+            memory_size(text)
