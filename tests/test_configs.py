@@ -22,6 +22,7 @@ from napari_seg.bundle import shipped_root
 CONFIGS = shipped_root() / "configs"
 ALONE = {"train", "evaluate", "inference"}
 OPTIONS = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - ALONE)
+TRAINED_BELOW = {"pictures_2d", "multi_gpu_train", "compile"}
 
 TINY = """
 network_def:
@@ -93,7 +94,7 @@ def test_there_is_a_comment_on_top_of_each_and_no_two_say_the_same() -> None:
     assert len(set(bodies.values())) == len(bodies)
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIONS if name not in {"pictures_2d", "multi_gpu_train"}])
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name not in TRAINED_BELOW])
 def test_each_trains(name: str, scans: Path, tmp_path: Path) -> None:
     if name == "mlflow":
         pytest.importorskip("mlflow")
@@ -108,6 +109,19 @@ def test_each_trains(name: str, scans: Path, tmp_path: Path) -> None:
         if key in written:
             wanted = written[key]["_target_"].rpartition(".")[2]
             assert type(parser.get_parsed_content(key)).__name__ == wanted
+
+
+def test_compilation_is_for_steps_and_for_nothing_that_is_saved(scans: Path, tmp_path: Path) -> None:
+    torch.compiler.reset()
+    options = {"dataset_dir": scans, "output_dir": tmp_path / "run"}
+    options["train#trainer#compile_kwargs"] = {"backend": "eager"}  # traced, but without a C++ compiler
+    parser = run("training", "train", "compile", folder=tmp_path, **options)
+    trainer, network = (parser.get_parsed_content(name) for name in ("train#trainer", "network"))
+    assert isinstance(trainer.network, torch._dynamo.OptimizedModule)
+    assert trainer.network._orig_mod is network
+    assert trainer.state.iteration == 1
+    for name in ("model.pt", "model_final.pt"):
+        assert torch.load(tmp_path / "run" / name, weights_only=True).keys() == network.state_dict().keys()
 
 
 def test_the_same_command_goes_on_and_a_new_run_begins_from_other_weights(scans: Path, tmp_path: Path) -> None:

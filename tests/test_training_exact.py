@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import write_decathlon
+from ignite.engine import Events
 from tiny_run import (
     children,
     losses,
@@ -292,6 +293,31 @@ def test_a_batch_in_parts_is_the_same_step(tmp_path: Path) -> None:
     run(tmp_path / "whole", **options)
     run(tmp_path / "parts", accumulation_steps=2, **options)  # two cases, then one
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_run_goes_on_exactly_and_also_without_compilation(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "code"))
+    compiled: dict[str, Any] = {"compile": True, "compile_kwargs": {"backend": backend}}
+
+    def run_in_two(folder: Path, then: dict[str, Any], **options: Any) -> list[float]:
+        first = make_run(folder, **compiled, **options)
+        first.add_event_handler(Events.ITERATION_COMPLETED(once=4), lambda: (folder / "stop").touch())
+        first.run()
+        assert len(losses(folder)) == 4
+        run(folder, **then, **options)
+        return losses(folder)
+
+    torch.compiler.reset()
+    run(tmp_path / "whole", **compiled)  # with dropout
+    assert run_in_two(tmp_path / "stopped", compiled) == losses(tmp_path / "whole")
+    run(tmp_path / "plain", dropout=0.0)
+    mixed = run_in_two(tmp_path / "mixed", {}, dropout=0.0)
+    assert mixed == pytest.approx(losses(tmp_path / "plain"), abs=1e-5)
+    assert bool(list((tmp_path / "code").rglob("*.so"))) == (backend == "inductor")
+    torch.compiler.reset()
 
 
 def test_clipping_and_the_penalty_change_the_gradient_and_nothing_else(tmp_path: Path) -> None:
