@@ -144,6 +144,7 @@ def machine(packages: Sequence[str]) -> dict[str, object]:
 # train: the training loop, beside nnU-Net's
 
 NNUNET_DATASET = "Dataset004_Benchmark"
+COMPILED = {"train#trainer#compile": True}  # as monai_bundle/configs/compile.yaml has it
 
 
 def train(args: argparse.Namespace) -> dict[str, object]:
@@ -159,12 +160,17 @@ def train(args: argparse.Namespace) -> dict[str, object]:
     try:
         contenders.append(Contender("nnU-Net", serve_nnunet, folder, args.device, log=folder / "nnunet.log"))
         contenders[-1].turn(args.warmup)
-        for name, amp in [("napari-seg", args.device == "cuda")] + [("napari-seg, bf16", True)] * args.amp:
+        ours: dict[str, dict] = {"napari-seg": {"amp": args.device == "cuda"}}
+        if args.amp:
+            ours["napari-seg, bf16"] = {"amp": True}
+        if args.compile:
+            ours["napari-seg, compiled"] = ours["napari-seg"] | COMPILED
+        for name, options in ours.items():
             output = folder / f"run_{len(contenders)}"
             shutil.rmtree(output, ignore_errors=True)  # an earlier run would be resumed
             contenders.append(
                 Contender(
-                    name, serve_training, dataset, output, plan, args.device, amp, log=folder / f"{output.name}.log"
+                    name, serve_training, dataset, output, plan, args.device, options, log=folder / f"{output.name}.log"
                 )
             )
             contenders[-1].turn(args.warmup)
@@ -288,8 +294,17 @@ def planned_network(spatial_dims: int, in_channels: int, out_channels: int, arch
     )
 
 
-def serve_training(connection: Connection, dataset: Path, output: Path, plan: dict, device: str, amp: bool) -> None:
-    """Steps of the bundle's `training`, as `python -m monai.bundle run training` takes them, with nnU-Net's network."""
+def serve_training(connection: Connection, dataset: Path, output: Path, plan: dict, device: str, options: dict) -> None:
+    """Steps of the bundle's `training`, as `python -m monai.bundle run training` takes them, with nnU-Net's network.
+
+    Args:
+        connection: see `Contender`.
+        dataset: in a layout that the bundle knows.
+        output: the run's folder.
+        plan: nnU-Net's.
+        device: "cpu" or "cuda".
+        options: further values of the bundle's config, by id.
+    """
     sys.path.insert(0, str(CHECKOUT / "monai_bundle"))
     import torch
     from ignite.engine import Events
@@ -304,7 +319,6 @@ def serve_training(connection: Connection, dataset: Path, output: Path, plan: di
         dataset_dir=str(dataset),
         output_dir=str(output),
         device=f"$torch.device('{device}')",
-        amp=amp,
         max_epochs=1000,
         val_interval=1001,
         batch_size=configuration["batch_size"],
@@ -316,6 +330,7 @@ def serve_training(connection: Connection, dataset: Path, output: Path, plan: di
             "out_channels": "@num_classes",
             "architecture": configuration["architecture"],
         },
+        **options,
     )
     workflow.initialize()
     trainer = workflow.parser.get_parsed_content("train#trainer")
@@ -344,6 +359,7 @@ def serve_training(connection: Connection, dataset: Path, output: Path, plan: di
 
     trainer.add_event_handler(Events.GET_BATCH_STARTED, begin_step)
     trainer.add_event_handler(Events.GET_BATCH_COMPLETED, stamp, "data")
+    # a compiled network is a module around the other, and its hooks are called outside of what is compiled
     trainer.network.register_forward_hook(lambda *_: stamp("forward") if trainer.network.training else None)
     trainer.loss_function.register_forward_hook(lambda *_: stamp("loss"))
     trainer.add_event_handler(IterationEvents.BACKWARD_COMPLETED, stamp, "backward")
@@ -424,6 +440,7 @@ def main() -> None:
     command.add_argument("--steps", type=int, default=4, help="steps a turn")
     command.add_argument("--warmup", type=int, default=4, help="steps before the first turn")
     command.add_argument("--amp", action="store_true", help="our trainer in bf16 as well")
+    command.add_argument("--compile", action="store_true", help="our trainer with torch.compile as well (needs g++)")
     command.set_defaults(measure=train)
     args = parser.parse_args()
     # ends the contenders too, which would otherwise stand still for ever

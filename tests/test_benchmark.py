@@ -9,6 +9,9 @@ from multiprocessing import Process, Value
 from pathlib import Path
 
 import pytest
+import yaml
+
+from napari_seg.bundle import shipped_root
 
 pytest.importorskip("psutil")
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
@@ -128,3 +131,46 @@ def test_phantoms_are_a_data_set(tmp_path):
     label = nibabel.load(folder / about["training"][1]["label"])
     assert set(label.get_fdata().ravel()) == {0, 1, 2}
     assert label.shape == nibabel.load(folder / about["training"][1]["image"]).shape
+
+
+class Asked:
+    """A connection that asks for steps and keeps the answers, then is closed."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps, self.answers = list(steps), []
+
+    def recv(self) -> int:
+        if not self.steps:
+            raise EOFError
+        return self.steps.pop(0)
+
+    def send(self, taken: list[dict[str, float]]) -> None:
+        self.answers.append(list(taken))
+
+
+def _small_network(spatial_dims, in_channels, out_channels, architecture):
+    from segnets import UNet
+
+    return UNet(spatial_dims, in_channels, out_channels, **architecture)
+
+
+def test_every_phase_of_our_training_is_measured_compiled_too(tmp_path, monkeypatch):
+    import torch
+
+    assert yaml.safe_load((shipped_root() / "configs" / "compile.yaml").read_text()) == benchmark.COMPILED
+    monkeypatch.setattr(benchmark, "planned_network", _small_network)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    architecture = {"channels": [4, 8], "strides": [1, 2], "encoder_convs": [1, 1], "decoder_convs": [1]}
+    planned = {"batch_size": 2, "patch_size": [16, 24, 16], "architecture": architecture}
+    phantoms = benchmark.make_phantoms(tmp_path / "phantoms", cases=4)
+    options = benchmark.COMPILED | {"train#trainer#compile_kwargs": {"backend": "eager"}, "num_workers": 0}
+    torch.compiler.reset()
+    connection = Asked(2, 1)
+    with pytest.raises(RuntimeError, match="trainer"):  # as MONAI says that the connection was closed
+        benchmark.serve_training(
+            connection, phantoms, tmp_path / "run", {"configurations": {"3d_fullres": planned}}, "cpu", options
+        )
+    assert [len(turn) for turn in connection.answers] == [2, 1]
+    for step in (step for turn in connection.answers for step in turn):
+        assert list(step) == ["data", "forward", "loss", "backward", "optimiser", "handlers"]
+        assert all(seconds > 0 for seconds in step.values())
