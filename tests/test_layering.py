@@ -31,6 +31,8 @@ OWNERS = {
     "gdcm": {"formats"},
     "nibabel": {"formats"},
     "torch": {"bundle", "inference", "planning"},
+    "openvino": {"inference"},
+    "psutil": {"inference"},
     "monai": {"bundle", "inference", "planning"},
     "segnets": {"planning"},
     "SimpleITK": {"formats", "localise"},

@@ -36,6 +36,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N; default auto"
     )
     parser.add_argument(
+        "--backend",
+        choices=["auto", "torch", "openvino"],
+        default="auto",
+        help="what runs the network; auto takes OpenVINO on a processor where it is installed and worth its start",
+    )
+    parser.add_argument(
         "--memory",
         type=memory_size,
         metavar="SIZE",
@@ -81,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
                 arguments.output,
                 bundle,
                 device=arguments.device,
+                backend=arguments.backend,
                 memory_bytes=arguments.memory,
                 overwrite=arguments.overwrite,
                 on_case=progress.on_case,

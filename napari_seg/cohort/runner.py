@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from napari_seg import __version__
 from napari_seg.bundle import Bundle, check_runnable
@@ -25,12 +25,16 @@ from napari_seg.errors import Cancelled, NapariSegError, Notice, OutputError
 from napari_seg.localise import Progress
 from napari_seg.volume import Segmentation, Volume
 
+if TYPE_CHECKING:
+    from napari_seg.inference.backends import BackendName
+
 logger = logging.getLogger(__name__)
 
 _CODES_THAT_CONCERN_ALL = (
     "bundle.config",
     "bundle.untrusted",
     "bundle.weights",
+    "environment.backend",
     "environment.device",
     "environment.template",
 )
@@ -89,6 +93,7 @@ def run_cohort(
     bundle: Bundle,
     *,
     device: str = "auto",
+    backend: BackendName = "auto",
     memory_bytes: int | None = None,
     overwrite: bool = False,
     on_case: Callable[[int, str], None] | None = None,
@@ -100,7 +105,9 @@ def run_cohort(
         cases: what `find_cases` gave.
         output_dir: made if it is not there; nothing is written outside it.
         bundle: which structures to find.
-        device: as for `segment`; memory_bytes too.
+        device: as for `segment`.
+        backend: as for `segment`.
+        memory_bytes: as for `segment`.
         overwrite: replace whatever has the results' names; without it, only results that an earlier run gave for
             the same scan and nobody touched since.
         on_case: called with the scan's number and name before it is opened.
@@ -124,7 +131,7 @@ def run_cohort(
     for number, case in enumerate(cases):
         if on_case is not None:
             on_case(number, case.name)
-        results.append(_run_case(case, output_dir, bundle, device, memory_bytes, overwrite, progress))
+        results.append(_run_case(case, output_dir, bundle, device, backend, memory_bytes, overwrite, progress))
     return results
 
 
@@ -133,6 +140,7 @@ def _run_case(
     output_dir: Path,
     bundle: Bundle,
     device: str,
+    backend: BackendName,
     memory_bytes: int | None,
     overwrite: bool,
     progress: Progress | None,
@@ -144,7 +152,9 @@ def _run_case(
         if not overwrite:
             _refuse_others_files(output_dir, case)
         volume = case.scan.read()
-        segmentation = segment(volume, bundle, device=device, memory_bytes=memory_bytes, progress=progress)
+        segmentation = segment(
+            volume, bundle, device=device, backend=backend, memory_bytes=memory_bytes, progress=progress
+        )
         write_case(case, volume, segmentation, bundle, output_dir)
     except Cancelled:
         raise

@@ -19,6 +19,7 @@ from napari_seg.volume import Volume
 if TYPE_CHECKING:
     import torch
 
+    from napari_seg.inference.backends import Backend, BackendName
     from napari_seg.inference.windows import Triple, Windows
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def segment_region(
     label_map: NDArray[np.unsignedinteger],
     on_window: OnWindow,
     budget_bytes: int,
+    backend_name: BackendName = "auto",
 ) -> dict[int, float]:
     """Writes what a network finds in one region into the scan's label map.
 
@@ -49,6 +51,7 @@ def segment_region(
         label_map: (I, J, K) on the scan's grid; changed in place where it is 0.
         on_window: told of each batch of windows.
         budget_bytes: what the process may hold at most.
+        backend_name: what runs the network.
 
     Returns:
         Class -> mean softmax probability over the network's voxels where it wins; background left out.
@@ -56,11 +59,12 @@ def segment_region(
     Raises:
         BundleError: `bundle.preprocessing` or `bundle.network`, the bundle's own code failed on this scan.
         EnvironmentFault: `environment.memory`, it can't be done within the budget, or the device has too little memory
-            for one batch of windows.
+            for one batch of windows; `environment.backend`, that backend is not there or can't run the network.
         InputError: `geometry.shear`, the bundle's transforms leave a grid that is none.
     """
     import torch
 
+    from napari_seg.inference.backends import make_backend
     from napari_seg.inference.blend import blend
     from napari_seg.inference.budget import held_bytes, make_plan, network_cost
     from napari_seg.inference.decide import Decider
@@ -76,9 +80,11 @@ def segment_region(
             windows = Windows.over(grid.shape, settings)
             cost = network_cost(model.network, len(image), windows.size)
             plan = make_plan(windows, len(image), cost, budget_bytes, held)
-            log.info("%s: %s", region.name, plan)
+            shape = (settings.batch, len(image), *windows.size)
+            backend = make_backend(backend_name, model.network, model.device, shape, plan.flop)
+            log.info("%s: %s, with %s", region.name, plan, backend.name)
             decider = Decider(grid, volume.grid, label_map, region.labels, windows.axes)
-            answers = _answers(image, windows, plan.starts, model, bundle, on_window)
+            answers = _answers(image, windows, plan.starts, backend, bundle, on_window)
             for joined, strip in plan.strips:
                 for block in blend(joined, strip, answers, plan.kept_dtype):
                     inner = windows.without_padding(block.start, block.logits.shape[1:])
@@ -125,7 +131,7 @@ def _answers(
     image: torch.Tensor,
     windows: Windows,
     starts: list[Triple],
-    model: Model,
+    backend: Backend,
     bundle: Bundle,
     on_window: OnWindow,
 ) -> Iterator[torch.Tensor]:
@@ -137,7 +143,7 @@ def _answers(
     for first in range(0, len(starts), windows.settings.batch):
         batch = starts[first : first + windows.settings.batch]
         boxes = [tuple(slice(s, s + n) for s, n in zip(start, windows.size, strict=True)) for start in batch]
-        logits = model.network(torch.stack([padded[(slice(None), *box)] for box in boxes]).to(model.device))
+        logits = backend(torch.stack([padded[(slice(None), *box)] for box in boxes]))
         _check(logits, windows.size, bundle)
         on_window(first + len(batch), len(starts))
         yield from logits

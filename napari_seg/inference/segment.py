@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,12 +13,16 @@ from napari_seg.errors import BundleError, EnvironmentFault
 from napari_seg.localise import Progress, localise
 from napari_seg.volume import Segment, Segmentation, Volume, smallest_label_type
 
+if TYPE_CHECKING:
+    from napari_seg.inference.backends import BackendName
+
 
 def segment(
     volume: Volume,
     bundle: Bundle | str | Path | None = None,
     *,
     device: str = "auto",
+    backend: BackendName = "auto",
     memory_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> Segmentation:
@@ -27,6 +32,8 @@ def segment(
         volume: the scan, (C, I, J, K) on its grid.
         bundle: which bundle; None: the shipped one.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:<n>".
+        backend: what runs the network; "auto": OpenVINO on the CPU where it is installed and worth its start, else
+            torch.
         memory_bytes: what this process may hold at most, in all; None: what it holds and four fifths of what is free.
         progress: called with a stage ("locating", "loading", "segmenting"), what is done and the total; at every
             iteration and every window.
@@ -39,7 +46,7 @@ def segment(
         BundleError: the bundle is unknown, untrusted, incomplete or made for other scans.
         LocaliseError: the bundle's regions were not found in the scan.
         EnvironmentFault: `environment.device`, there is no such device; `environment.memory`, it can't be done within
-            that memory.
+            that memory; `environment.backend`, that backend is not installed or can't run the network.
         Cancelled: `progress` raised it.
     """
     bundle = read_bundle(bundle)
@@ -65,7 +72,7 @@ def segment(
         def on_window(done: int, total: int, number: int = number) -> None:
             report("segmenting", number * total + done, len(regions) * total)
 
-        found = segment_region(volume, region, bundle, model, label_map, on_window, budget_bytes)
+        found = segment_region(volume, region, bundle, model, label_map, on_window, budget_bytes, backend)
         confidence |= {region.labels[c]: mean for c, mean in found.items() if c in region.labels}
 
     counts = Segmentation(label_map, volume.grid, segments).voxel_counts()

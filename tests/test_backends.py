@@ -1,0 +1,115 @@
+"""Every backend gives torch's logits, and says clearly why it can't."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from bundles import write_threshold_bundle
+from monai.networks.nets import UNet
+from torch import nn
+
+from napari_seg.bundle import read_bundle
+from napari_seg.errors import EnvironmentFault
+from napari_seg.inference import backends, segment
+from napari_seg.inference.backends import OpenVINOBackend, TorchBackend, make_backend
+from napari_seg.volume import Volume
+
+SHAPE = (2, 1, 16, 24, 16)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return UNet(3, 1, 3, (8, 16, 32), (2, 2), num_res_units=1).eval()
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(backends.CACHE_VARIABLE, str(tmp_path / "cache"))
+    backends._compiled.cache_clear()
+    return tmp_path / "cache"
+
+
+def openvino_is_there() -> bool:
+    return importlib.util.find_spec("openvino") is not None
+
+
+needs_openvino = pytest.mark.skipif(not openvino_is_there(), reason='needs the extra "openvino"')
+
+
+@needs_openvino
+@torch.inference_mode()
+def test_openvino_gives_torchs_logits(network: nn.Module, own_cache: Path) -> None:
+    windows = torch.randn(SHAPE)
+    expected = TorchBackend(network, CPU)(windows)
+    for _ in range(2):  # compiled anew, then from the cache
+        compiled = OpenVINOBackend(network, SHAPE, own_cache)
+        torch.testing.assert_close(compiled(windows), expected, rtol=1e-3, atol=2e-3)
+        torch.testing.assert_close(compiled(windows[:1]), expected[:1], rtol=1e-3, atol=2e-3)
+    assert len(list(own_cache.iterdir())) == 1
+
+
+@needs_openvino
+def test_other_weights_code_or_shape_are_compiled_anew(network: nn.Module, own_cache: Path) -> None:
+    OpenVINOBackend(network, SHAPE, own_cache)
+    with torch.no_grad():
+        next(network.parameters()).add_(1)
+    OpenVINOBackend(network, SHAPE, own_cache)
+    OpenVINOBackend(network, (1, *SHAPE[1:]), own_cache)
+    assert len(list(own_cache.glob("*.blob"))) == 3
+
+
+@needs_openvino
+def test_a_cache_that_cant_be_written_is_left_alone(network: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    OpenVINOBackend(network, SHAPE, tmp_path / "file")
+
+
+@needs_openvino
+def test_what_is_quickest_is_taken(network: nn.Module) -> None:
+    assert isinstance(make_backend("auto", network, CPU, SHAPE, flop=1e9), TorchBackend)
+    assert isinstance(make_backend("torch", network, CPU, SHAPE, flop=1e15), TorchBackend)
+    assert isinstance(make_backend("auto", network, CPU, SHAPE, flop=1e15), OpenVINOBackend)
+    # the next scan takes what is there
+    assert make_backend("auto", network, CPU, SHAPE, 1e15) is make_backend("openvino", network, CPU, SHAPE, 1e9)
+
+
+@needs_openvino
+def test_a_network_that_openvino_cant_read_runs_in_torch() -> None:
+    class Strange(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(image.numpy().copy()) if image.sum() > 1 else torch.linalg.svd(image)[1]
+
+    network = Strange().eval()
+    assert isinstance(make_backend("auto", network, CPU, SHAPE, flop=1e15), TorchBackend)
+    with pytest.raises(EnvironmentFault, match=r"environment\.backend: OpenVINO can't run .*--backend torch"):
+        make_backend("openvino", network, CPU, SHAPE, flop=1e15)
+
+
+def test_without_openvino_torch_runs(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    assert isinstance(make_backend("auto", network, CPU, SHAPE, flop=1e15), TorchBackend)
+    with pytest.raises(EnvironmentFault, match=r"pip install \"napari-seg\[openvino\]\""):
+        make_backend("openvino", network, CPU, SHAPE, flop=1e15)
+
+
+@needs_openvino
+def test_a_scan_is_segmented_alike(head: Volume, tmp_path: Path) -> None:
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(10, 12, 8)), trust=True)
+    with_torch = segment(head, bundle, backend="torch")
+    compiled = segment(head, bundle, backend="openvino")
+    assert (compiled.array == with_torch.array).all()
+    assert compiled.confidence == pytest.approx(dict(with_torch.confidence), rel=1e-4)
+
+
+def test_the_cache_lies_where_caches_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(backends.CACHE_VARIABLE, "")
+    assert backends.cache_dir() is None
+    monkeypatch.delenv(backends.CACHE_VARIABLE)
+    monkeypatch.setattr(backends.sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert backends.cache_dir() == Path("/somewhere/napari-seg")
