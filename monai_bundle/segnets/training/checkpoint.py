@@ -53,7 +53,7 @@ class Checkpoints:
         folder: of the run.
         ema: the average of the weights, validated and exported; without it the network's own.
         validator: MONAI's evaluator, whose key metric tells the best weights.
-        objects: by name, more whose state belongs to the run: schedule, history, early stopping, ...
+        objects: by name, more whose state belongs to the run: history, early stopping, ...
         every_minutes: a checkpoint is written, and at the end of the run.
         every_steps: a checkpoint is written too.
         resume: go on with the run in `folder`, if there is one. If not, there must be none.

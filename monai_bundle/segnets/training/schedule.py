@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 from ignite.engine import Engine, Events
 from torch.optim.lr_scheduler import LRScheduler
@@ -35,12 +34,6 @@ class Schedule:
     def attach(self, trainer: Engine) -> None:
         trainer.add_event_handler(Events.STARTED, self._catch_up)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._follow)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing: how far it is follows at the trainer's start, from the step and the minutes."""
 
     def _catch_up(self, trainer: Engine) -> None:
         with warnings.catch_warnings():
