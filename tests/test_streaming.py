@@ -8,11 +8,13 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from phantoms import ORIENTATIONS
 from torch import nn
 
 from napari_seg.geometry import Grid, resample
+from napari_seg.inference import StreamingInferer
 from napari_seg.inference import decide as decide_module
 from napari_seg.inference.blend import Block, blend, kept_bytes, thriftiest
 from napari_seg.inference.decide import Decider
@@ -35,8 +37,7 @@ def stream(image: torch.Tensor, windows: Windows, net: nn.Module, strips: int = 
 
         def answers(strip: tuple[int, int] = strip):
             for start in windows.starts_of(windows.places(strip)):
-                shown = tuple(slice(s, s + n) for s, n in zip(start, windows.size, strict=True))
-                yield net(padded[(slice(None), *shown)][None])[0]
+                yield net(windows.cut(padded, start)[None])[0]
 
         blocks += [Block(block.start, block.logits.clone()) for block in blend(windows, strip, answers(), **kwargs)]
     return blocks
@@ -224,3 +225,27 @@ def test_inferers_that_do_more_than_windows_are_left_alone() -> None:
     assert WindowSettings.of(Own((8, 8, 8))) is None
     assert WindowSettings.of(SlidingWindowInferer((8, 8))) is None
     assert WindowSettings.of(SlidingWindowInferer(8)) == WindowSettings((8, 8, 8))
+
+
+@pytest.mark.parametrize(("shape", "roi", "overlap", "mode"), CASES)
+def test_the_inferer_gives_what_monais_gives(shape, roi, overlap, mode) -> None:
+    roi = tuple(-1 if n is None else n for n in roi)
+    images = torch.from_numpy(np.random.default_rng(1).normal(size=(2, 1, *shape)).astype(np.float32))
+    net = network(3)
+    expected = SlidingWindowInferer(roi, sw_batch_size=2, overlap=overlap, mode=mode)(images, net)
+    logits = StreamingInferer(roi, sw_batch_size=2, overlap=overlap, mode=mode)(images, net)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    labels = StreamingInferer(roi, overlap=overlap, mode=mode, labels=True)(MetaTensor(images), net)
+    assert isinstance(labels, MetaTensor)
+    assert labels.dtype == torch.uint8
+    torch.testing.assert_close(labels.as_tensor(), logits.argmax(dim=1, keepdim=True).to(torch.uint8))
+
+
+def test_a_bundle_may_name_the_inferer() -> None:
+    from monai.bundle import ConfigParser
+
+    config = {"inferer": {"_target_": "napari_seg.inference.StreamingInferer", "roi_size": [8, 9, 10], "overlap": 0.5}}
+    inferer = ConfigParser(config).get_parsed_content("inferer")
+    assert WindowSettings.of(inferer) == WindowSettings((8, 9, 10), (0.5, 0.5, 0.5), mode="gaussian")
+    with pytest.raises(ValueError, match="one number or three"):
+        StreamingInferer((8, 8))

@@ -142,8 +142,7 @@ def _answers(
     on_window(0, len(starts))
     for first in range(0, len(starts), windows.settings.batch):
         batch = starts[first : first + windows.settings.batch]
-        boxes = [tuple(slice(s, s + n) for s, n in zip(start, windows.size, strict=True)) for start in batch]
-        logits = backend(torch.stack([padded[(slice(None), *box)] for box in boxes]))
+        logits = backend(torch.stack([windows.cut(padded, start) for start in batch]))
         _check(logits, windows.size, bundle)
         on_window(first + len(batch), len(starts))
         yield from logits

@@ -38,9 +38,11 @@ class WindowSettings:
 
     @classmethod
     def of(cls, inferer: Any) -> WindowSettings | None:
-        """Those of MONAI's sliding-window inferer; None for one that does anything else."""
+        """Those of MONAI's sliding-window inferer or of our own; None for one that does anything else."""
         from monai.inferers import SlidingWindowInferer
 
+        if type(getattr(inferer, "settings", None)) is cls:  # our own inferer's
+            return inferer.settings
         if type(inferer) is not SlidingWindowInferer or inferer.with_coord:
             return None
         try:
@@ -170,6 +172,10 @@ class Windows:
             begins.append(begin)
             parts.append(slice(begin + before - n, end + before - n))
         return _triple(begins), tuple(parts)
+
+    def cut(self, padded: torch.Tensor, start: Triple) -> torch.Tensor:
+        """A window's view (C, *size) of a padded image."""
+        return padded[(slice(None), *(slice(s, s + n) for s, n in zip(start, self.size, strict=True)))]
 
     def weights(self) -> torch.Tensor:
         """(*size) float32, MONAI's importance map."""
