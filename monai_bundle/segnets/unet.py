@@ -42,11 +42,11 @@ class UNet(nn.Module):
         in_channels: channels of the image.
         out_channels: classes, background included.
         channels: features of each level, from the top to the bottom.
-        strides: by how much each level shrinks the map of the one above it, the first one the image. With a first
-            stride of 1 the top level has full resolution, and the decoder ends there. A level may have a stride an
-            axis, as anisotropic voxels want it.
-        encoder_convs: convolutions of each level on the way down.
-        decoder_convs: convolutions of each level but the bottom on the way up.
+        strides: by how much each level shrinks the map of the one above it, the first one the image; one number for
+            all or one each. With a first stride of 1 the top level has full resolution, and the decoder ends there. A
+            level may have a stride an axis, as anisotropic voxels want it.
+        encoder_convs: convolutions on the way down, of all levels or of each.
+        decoder_convs: convolutions on the way up, of all levels but the bottom or of each.
         residual: residual units at every level with more than one convolution; False: plain ones.
         deep_supervision: in training return a list, the logits followed by those of the next levels at their own
             sizes, down to the last but one (Lee et al. 2015, arXiv:1409.5185; Isensee et al. 2021).
@@ -61,9 +61,9 @@ class UNet(nn.Module):
         in_channels: int,
         out_channels: int,
         channels: Sequence[int] = (32, 64, 128, 256),
-        strides: Sequence[int | Sequence[int]] = (2, 2, 2, 2),
-        encoder_convs: Sequence[int] = (2, 2, 2, 2),
-        decoder_convs: Sequence[int] = (1, 1, 1),
+        strides: int | Sequence[int | Sequence[int]] = 2,
+        encoder_convs: int | Sequence[int] = 2,
+        decoder_convs: int | Sequence[int] = 1,
         residual: bool = True,
         deep_supervision: bool = False,
         norm: str | tuple = NORM,
@@ -71,10 +71,13 @@ class UNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if not len(channels) == len(strides) == len(encoder_convs) == len(decoder_convs) + 1:
+        depth = len(channels)
+        strides, encoder_convs = ([x] * depth if isinstance(x, int) else list(x) for x in (strides, encoder_convs))
+        decoder_convs = [decoder_convs] * (depth - 1) if isinstance(decoder_convs, int) else list(decoder_convs)
+        if not depth == len(strides) == len(encoder_convs) == len(decoder_convs) + 1:
             raise ValueError(
-                f"channels, strides and encoder_convs want one entry a level and decoder_convs one fewer; got "
-                f"{len(channels)}, {len(strides)}, {len(encoder_convs)} and {len(decoder_convs)}"
+                f"strides and encoder_convs want one number, or one for each of the {depth} levels in channels, and "
+                f"decoder_convs one fewer; got {len(strides)}, {len(encoder_convs)} and {len(decoder_convs)}"
             )
         steps = [[s] * spatial_dims if isinstance(s, int) else list(s) for s in strides]
         self.multiple = [prod(axis) for axis in zip(*steps, strict=True)]
