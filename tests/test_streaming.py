@@ -241,6 +241,23 @@ def test_the_inferer_gives_what_monais_gives(shape, roi, overlap, mode) -> None:
     torch.testing.assert_close(labels.as_tensor(), logits.argmax(dim=1, keepdim=True).to(torch.uint8))
 
 
+def test_mirror_images_are_averaged_window_by_window() -> None:
+    image = torch.from_numpy(np.random.default_rng(1).normal(size=(1, 1, 15, 9, 8)).astype(np.float32))
+    net = network(3)
+
+    def averaged(windows: torch.Tensor) -> torch.Tensor:
+        return (
+            net(windows)
+            + net(windows.flip(2)).flip(2)
+            + net(windows.flip(4)).flip(4)
+            + net(windows.flip(2, 4)).flip(2, 4)
+        ) / 4
+
+    expected = SlidingWindowInferer((8, 8, 8), overlap=0.5, mode="gaussian")(image, averaged)
+    found = StreamingInferer((8, 8, 8), overlap=0.5, mirror_axes=(0, 2))(image, net)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_bundle_may_name_the_inferer() -> None:
     from monai.bundle import ConfigParser
 

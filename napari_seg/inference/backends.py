@@ -8,9 +8,11 @@ import logging
 import os
 import platform
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import combinations
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -28,6 +30,10 @@ WORTH_COMPILING_FLOP = 5e11
 
 CACHE_VARIABLE = "NAPARI_SEG_CACHE"
 """Environment variable with the folder in which compiled networks are kept; empty: they are not kept."""
+
+
+Run = Callable[[torch.Tensor], torch.Tensor]
+"""Logits (N, classes, *size) of windows (N, C, *size)."""
 
 
 class Backend(Protocol):
@@ -94,6 +100,26 @@ class OpenVINOBackend:
             windows = torch.cat([windows, windows.new_zeros((self.shape[0] - count, *self.shape[1:]))])
         answer = self.request.infer({0: windows.contiguous().numpy()}, share_inputs=True, share_outputs=True)
         return torch.from_numpy(answer[0])[:count]
+
+
+def averaged_over_mirrors(run: Run, axes: Sequence[int]) -> Run:
+    """Gives the mean logits of windows and their mirror images, in all combinations of some axes, as nnU-Net does.
+
+    Args:
+        run: called 2 ** len(axes) times for each batch.
+        axes: spatial axes along which left and right carry no meaning to the network.
+    """
+    flips = [[2 + axis for axis in some] for n in range(1, len(axes) + 1) for some in combinations(axes, n)]
+    if not flips:
+        return run
+
+    def averaged(windows: torch.Tensor) -> torch.Tensor:
+        total = run(windows).float().clone()  # a backend may use its memory again
+        for axes in flips:
+            total += run(windows.flip(axes)).flip(axes)
+        return total.div_(1 + len(flips))
+
+    return averaged
 
 
 def make_backend(

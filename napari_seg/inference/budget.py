@@ -136,7 +136,7 @@ class Plan:
             voxel is shared by neighbours.
         kept_dtype: of the sums of overlapping windows.
         starts: of the windows that go through the network, in order; those at the cuts come for each strip.
-        flop: of all of them.
+        flop: of all of them, mirror images included.
         peak_bytes: that the process will hold at most.
     """
 
@@ -182,7 +182,8 @@ def make_plan(windows: Windows, channels: int, cost: NetworkCost, budget_bytes: 
             smallest = min(smallest or peak, peak)
             if peak <= budget_bytes:
                 starts = [start for joined, strip in strips for start in joined.starts_of(joined.places(strip))]
-                return Plan(strips, kept_dtype, starts, len(starts) * cost.flop, peak)
+                passes = len(starts) * 2 ** len(windows.settings.mirror_axes)
+                return Plan(strips, kept_dtype, starts, passes * cost.flop, peak)
     raise EnvironmentFault(
         "environment.memory",
         f"{cost.classes} classes in windows of {' x '.join(map(str, windows.size))} need {describe_bytes(smallest)} of "

@@ -19,7 +19,7 @@ from napari_seg.volume import Volume
 if TYPE_CHECKING:
     import torch
 
-    from napari_seg.inference.backends import Backend, BackendName
+    from napari_seg.inference.backends import BackendName, Run
     from napari_seg.inference.windows import Triple, Windows
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def segment_region(
     """
     import torch
 
-    from napari_seg.inference.backends import make_backend
+    from napari_seg.inference.backends import averaged_over_mirrors, make_backend
     from napari_seg.inference.blend import blend
     from napari_seg.inference.budget import held_bytes, make_plan, network_cost
     from napari_seg.inference.decide import Decider
@@ -84,7 +84,8 @@ def segment_region(
             backend = make_backend(backend_name, model.network, model.device, shape, plan.flop)
             log.info("%s: %s, with %s", region.name, plan, backend.name)
             decider = Decider(grid, volume.grid, label_map, region.labels, windows.axes)
-            answers = _answers(image, windows, plan.starts, backend, bundle, on_window)
+            run = averaged_over_mirrors(backend, settings.mirror_axes)
+            answers = _answers(image, windows, plan.starts, run, bundle, on_window)
             for joined, strip in plan.strips:
                 for block in blend(joined, strip, answers, plan.kept_dtype):
                     inner = windows.without_padding(block.start, block.logits.shape[1:])
@@ -131,7 +132,7 @@ def _answers(
     image: torch.Tensor,
     windows: Windows,
     starts: list[Triple],
-    backend: Backend,
+    run: Run,
     bundle: Bundle,
     on_window: OnWindow,
 ) -> Iterator[torch.Tensor]:
@@ -142,7 +143,7 @@ def _answers(
     on_window(0, len(starts))
     for first in range(0, len(starts), windows.settings.batch):
         batch = starts[first : first + windows.settings.batch]
-        logits = backend(torch.stack([windows.cut(padded, start) for start in batch]))
+        logits = run(torch.stack([windows.cut(padded, start) for start in batch]))
         _check(logits, windows.size, bundle)
         on_window(first + len(batch), len(starts))
         yield from logits

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer, SlidingWindowInferer
 
+from napari_seg.inference.backends import Run, averaged_over_mirrors
 from napari_seg.inference.blend import blend, thriftiest
 from napari_seg.inference.windows import Windows, WindowSettings
 
@@ -28,6 +30,8 @@ class StreamingInferer(Inferer):
         sigma_scale: of the Gaussian, as a share of the window.
         padding_mode: how an image smaller than a window is made larger, in torch's words.
         cval: the value of "constant" padding.
+        mirror_axes: average over the mirror images of each window along these axes, in all combinations, for twice the
+            time an axis; none where left and right carry meaning.
         labels: give the winning class of every voxel instead of the logits.
     """
 
@@ -40,6 +44,7 @@ class StreamingInferer(Inferer):
         sigma_scale: float | Sequence[float] = 0.125,
         padding_mode: str = "constant",
         cval: float = 0.0,
+        mirror_axes: Sequence[int] = (),
         labels: bool = False,
     ) -> None:
         super().__init__()
@@ -47,7 +52,7 @@ class StreamingInferer(Inferer):
         settings = WindowSettings.of(usual)
         if settings is None:
             raise ValueError(f"roi_size, overlap and sigma_scale want one number or three; got {roi_size}, {overlap}")
-        self.settings = settings
+        self.settings = replace(settings, mirror_axes=tuple(mirror_axes))
         self.labels = labels
 
     @torch.no_grad()
@@ -63,10 +68,11 @@ class StreamingInferer(Inferer):
             kwargs: passed on to the network.
         """
         images = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        answer = torch.stack([self._one(i, lambda windows: network(windows, *args, **kwargs)) for i in images])
+        run = averaged_over_mirrors(lambda windows: network(windows, *args, **kwargs), self.settings.mirror_axes)
+        answer = torch.stack([self._one(image, run) for image in images])
         return MetaTensor(answer, meta=inputs.meta) if isinstance(inputs, MetaTensor) else answer
 
-    def _one(self, image: torch.Tensor, network: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    def _one(self, image: torch.Tensor, run: Run) -> torch.Tensor:
         i, j, k = image.shape[1:]
         windows = Windows.over((i, j, k), self.settings)
         strip = (0, windows.padded_shape[windows.axes[1]])
@@ -76,7 +82,7 @@ class StreamingInferer(Inferer):
 
         def logits() -> Iterator[torch.Tensor]:
             for first in range(0, len(starts), self.settings.batch):
-                yield from network(
+                yield from run(
                     torch.stack([windows.cut(padded, s) for s in starts[first : first + self.settings.batch]])
                 )
 

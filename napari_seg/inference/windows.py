@@ -26,6 +26,7 @@ class WindowSettings:
         sigma_scale: of the Gaussian, as a share of the window, an axis each.
         padding_mode: how an image smaller than a window is made larger, in torch's words.
         cval: the value of padding mode "constant".
+        mirror_axes: each window's logits are the mean over its mirror images along these axes; MONAI has no such.
     """
 
     roi_size: tuple[int | None, int | None, int | None]
@@ -35,6 +36,7 @@ class WindowSettings:
     sigma_scale: tuple[float, float, float] = (0.125, 0.125, 0.125)
     padding_mode: str = "constant"
     cval: float = 0.0
+    mirror_axes: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, inferer: Any) -> WindowSettings | None:
