@@ -14,7 +14,7 @@ from torch import nn
 from napari_seg.bundle import read_bundle
 from napari_seg.errors import EnvironmentFault
 from napari_seg.inference import backends, segment
-from napari_seg.inference.backends import OpenVINOBackend, TorchBackend, make_backend
+from napari_seg.inference.backends import OpenVINOBackend, TorchBackend, compile_network, make_backend
 from napari_seg.volume import Volume
 
 SHAPE = (2, 1, 16, 24, 16)
@@ -47,7 +47,7 @@ def test_openvino_gives_torchs_logits(network: nn.Module, own_cache: Path) -> No
     windows = torch.randn(SHAPE)
     expected = TorchBackend(network, CPU)(windows)
     for _ in range(2):  # compiled anew, then from the cache
-        compiled = OpenVINOBackend(network, SHAPE, own_cache)
+        compiled = OpenVINOBackend(compile_network(network, SHAPE, own_cache), SHAPE)
         torch.testing.assert_close(compiled(windows), expected, rtol=1e-3, atol=2e-3)
         torch.testing.assert_close(compiled(windows[:1]), expected[:1], rtol=1e-3, atol=2e-3)
     assert len(list(own_cache.iterdir())) == 1
@@ -55,18 +55,53 @@ def test_openvino_gives_torchs_logits(network: nn.Module, own_cache: Path) -> No
 
 @needs_openvino
 def test_other_weights_code_or_shape_are_compiled_anew(network: nn.Module, own_cache: Path) -> None:
-    OpenVINOBackend(network, SHAPE, own_cache)
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network, self.factor = network, 1.0
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.network(image) * self.factor
+
+    scaled = Scaled().eval()
+    compile_network(scaled, SHAPE, own_cache)
     with torch.no_grad():
         next(network.parameters()).add_(1)
-    OpenVINOBackend(network, SHAPE, own_cache)
-    OpenVINOBackend(network, (1, *SHAPE[1:]), own_cache)
-    assert len(list(own_cache.glob("*.blob"))) == 3
+    compile_network(scaled, SHAPE, own_cache)
+    compile_network(scaled, (1, *SHAPE[1:]), own_cache)
+    scaled.factor = 2.0
+    again = OpenVINOBackend(compile_network(scaled, SHAPE, own_cache), SHAPE)
+    assert len(list(own_cache.glob("*.blob"))) == 4
+    windows = torch.randn(SHAPE)
+    torch.testing.assert_close(again(windows), scaled(windows).detach(), rtol=1e-3, atol=2e-3)
+
+
+@needs_openvino
+@pytest.mark.parametrize("content", [b"", b"noise" * 100, None])
+def test_a_damaged_cache_is_made_anew(network: nn.Module, own_cache: Path, content: bytes | None) -> None:
+    compile_network(network, SHAPE, own_cache)
+    (blob,) = own_cache.iterdir()
+    whole = blob.read_bytes()
+    blob.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    windows = torch.randn(SHAPE)
+    found = OpenVINOBackend(compile_network(network, SHAPE, own_cache), SHAPE)(windows)
+    torch.testing.assert_close(found, network(windows).detach(), rtol=1e-3, atol=2e-3)
 
 
 @needs_openvino
 def test_a_cache_that_cant_be_written_is_left_alone(network: nn.Module, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    OpenVINOBackend(network, SHAPE, tmp_path / "file")
+    compile_network(network, SHAPE, tmp_path / "file")
+
+
+@needs_openvino
+def test_a_branch_that_tracing_would_lose_is_noticed() -> None:
+    class Branching(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return image * 2 if image.max() > 0 else image * 3
+
+    with pytest.raises(RuntimeError, match="does not answer what torch answers"):
+        compile_network(Branching().eval(), SHAPE)
 
 
 @needs_openvino
@@ -74,8 +109,14 @@ def test_what_is_quickest_is_taken(network: nn.Module) -> None:
     assert isinstance(make_backend("auto", network, CPU, SHAPE, flop=1e9), TorchBackend)
     assert isinstance(make_backend("torch", network, CPU, SHAPE, flop=1e15), TorchBackend)
     assert isinstance(make_backend("auto", network, CPU, SHAPE, flop=1e15), OpenVINOBackend)
-    # the next scan takes what is there
-    assert make_backend("auto", network, CPU, SHAPE, 1e15) is make_backend("openvino", network, CPU, SHAPE, 1e9)
+    # the next scan takes what is compiled, and two at a time don't share what they are asked
+    one, other = (make_backend("openvino", network, CPU, SHAPE, 1e9) for _ in range(2))
+    assert backends._compiled.cache_info().misses == 1
+    first, second = torch.randn(SHAPE), torch.randn(SHAPE)
+    answer = one(first)
+    kept = answer.clone()
+    other(second)
+    torch.testing.assert_close(answer, kept)
 
 
 @needs_openvino

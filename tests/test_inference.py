@@ -144,8 +144,10 @@ def test_scans_that_do_not_fit_the_bundle_are_refused(head: Volume, threshold: B
     ("fault", "message"),
     [
         ("raise RuntimeError('no such layer')", "no such layer"),
-        ("return image[:, :, ::2]", "expected 3 classes of the image's size"),
-        ("return torch.cat([image, image], dim=1)", "expected 3 classes"),
+        ("return image[:, :, ::2]", "with 3 classes or more of the image's size"),
+        ("return torch.cat([image, image], dim=1)", "with 3 classes or more"),
+        ("return 3", "expected logits as a tensor"),
+        ("return torch.full((len(image), 3, *image.shape[2:]), float('nan'))", "no number"),
     ],
 )
 def test_a_network_that_fails_is_told(head: Volume, tmp_path: Path, fault: str, message: str) -> None:
@@ -159,6 +161,27 @@ def test_a_network_that_fails_is_told(head: Volume, tmp_path: Path, fault: str, 
     with pytest.raises(BundleError, match=message) as caught:
         segment(head, read_bundle(root, trust=True))
     assert caught.value.code == "bundle.network"
+
+
+def test_what_progress_raises_is_nobody_elses_fault(head: Volume, threshold: Bundle) -> None:
+    def broken(stage: str, done: int, total: int) -> None:
+        if stage == "segmenting":
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        segment(head, threshold, progress=broken)
+
+
+@pytest.mark.parametrize("answer", ["[{}]", "({}, 0)", "{{'logits': {}}}"])
+def test_logits_may_come_first_in_a_list_or_a_dictionary(head: Volume, tmp_path: Path, answer: str) -> None:
+    root = write_threshold_bundle(tmp_path / "listing", roi=(10, 12, 8))
+    nets = root / "scripts" / "nets.py"
+    code, logits = nets.read_text().rsplit("return ", 1)
+    nets.write_text(f"{code}return {answer.format(logits.strip())}\n")
+    config = root / "configs" / "inference.yaml"
+    config.write_text(config.read_text() + "  sw_batch_size: 4\n")
+    result = segment(head, read_bundle(root, trust=True))
+    np.testing.assert_array_equal(result.array, head.array[0] > 100)
 
 
 def test_modalities_are_compared_only_where_both_are_known(head: Volume, threshold: Bundle) -> None:

@@ -209,6 +209,26 @@ def test_a_class_without_a_label_is_background_and_still_wins() -> None:
     assert (labels[1:] == 5).all()
 
 
+def test_a_class_that_is_ruled_out_never_wins() -> None:
+    region = Grid((4, 4, 4), np.eye(4))
+    logits = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    logits[1] = -torch.inf
+    scan = Grid.around(region.center_mm, region.size_mm, (0.7, 0.7, 0.7))
+    labels = np.zeros(scan.shape, np.uint8)
+    Decider(region, scan, labels, {1: 1, 2: 2}).add((0, 0, 0), logits)
+    assert set(np.unique(labels)) == {0, 2}
+
+
+@torch.inference_mode()
+def test_large_logits_are_held_in_half_precision() -> None:
+    image = torch.from_numpy(np.random.default_rng(1).normal(size=(1, 30, 20, 12)).astype(np.float32))
+    windows = Windows.over((30, 20, 12), WindowSettings((12, 8, 6), (0.5, 0.5, 0.5), mode="gaussian"))
+    net = nn.Sequential(network(3), nn.Conv3d(3, 3, 1))
+    net[1].weight.copy_(1e6 * torch.eye(3)[..., None, None, None])
+    half, _ = joined(stream(image, windows, net, kept_dtype=torch.float16), (30, 20, 12))
+    assert half.isfinite().all()
+
+
 def test_confidence_is_the_winners_mean_probability() -> None:
     logits = torch.zeros(2, 1, 1, 3)
     logits[1, 0, 0] = torch.tensor([np.log(3), np.log(9), -1])  # probabilities of class 1: 3/4 and 9/10
@@ -264,5 +284,8 @@ def test_a_bundle_may_name_the_inferer() -> None:
     config = {"inferer": {"_target_": "napari_seg.inference.StreamingInferer", "roi_size": [8, 9, 10], "overlap": 0.5}}
     inferer = ConfigParser(config).get_parsed_content("inferer")
     assert WindowSettings.of(inferer) == WindowSettings((8, 9, 10), (0.5, 0.5, 0.5), mode="gaussian")
-    with pytest.raises(ValueError, match="one number or three"):
-        StreamingInferer((8, 8))
+    for wrong in ({"roi_size": (8, 8)}, {"roi_size": 8, "overlap": 1.0}, {"roi_size": 8, "mirror_axes": (3,)}):
+        with pytest.raises(ValueError, match="want"):
+            StreamingInferer(**wrong)
+    with pytest.raises(ValueError, match="it answered"):
+        StreamingInferer(8, 2)(torch.zeros(1, 1, 20, 8, 8), lambda windows: windows[:1])

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import logging
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -28,12 +27,45 @@ BackendName = Literal["auto", "torch", "openvino"]
 WORTH_COMPILING_FLOP = 5e11
 """Operations from which the seconds that OpenVINO takes to read and compile a network are won back."""
 
+COMPILED_TOLERANCE = 1e-3
+"""By how much of the largest logit a compiled network may differ from torch."""
+
 CACHE_VARIABLE = "NAPARI_SEG_CACHE"
 """Environment variable with the folder in which compiled networks are kept; empty: they are not kept."""
 
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 """Logits (N, classes, *size) of windows (N, C, *size)."""
+
+
+def first_answer(answer: Any) -> torch.Tensor:
+    """A network's logits: what it gives alone, or first in a list, a tuple or a dictionary.
+
+    Raises:
+        TypeError: there is no tensor.
+    """
+    first = next(iter(answer.values())) if isinstance(answer, Mapping) else answer
+    first = first[0] if isinstance(first, list | tuple) else first
+    if not isinstance(first, torch.Tensor):
+        raise TypeError(f"the network answered {type(first).__name__}; expected logits as a tensor")
+    return first
+
+
+def check_answer(logits: torch.Tensor, count: int, size: Sequence[int], classes: int = 1) -> None:
+    """Whether a network answered what it was asked.
+
+    Args:
+        logits: its answer.
+        count: windows it was given.
+        size: theirs.
+        classes: that it must have at least.
+
+    Raises:
+        ValueError: it did not; says what was found and expected.
+    """
+    if len(logits) != count or tuple(logits.shape[2:]) != tuple(size) or logits.shape[1] < classes:
+        expected = f"expected {count} with {classes} classes or more of the image's size {tuple(size)}"
+        raise ValueError(f"it answered {tuple(logits.shape)}; {expected}")
 
 
 class Backend(Protocol):
@@ -59,40 +91,22 @@ class TorchBackend:
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
         windows = windows.to(self.device)
         with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-            return self.network(windows)
+            return first_answer(self.network(windows))
 
 
 class OpenVINOBackend:
-    """The network compiled for this processor, in float32 as torch computes it.
+    """A network compiled for this processor, in float32 as torch computes it.
 
     Args:
-        network: is traced with a batch of windows; on the CPU.
-        shape: (N, C, *size) of the batches that will come; a smaller one is filled up.
-        cache_dir: where the compiled network is kept for the next time; None: nowhere.
-
-    Raises:
-        Exception: whatever OpenVINO raises of a network that it can't read.
+        compiled: by `compile_network`; shared, while what it is asked and answers is this backend's own.
+        shape: (N, C, *size) of the batches that it was compiled for; a smaller one is filled up.
     """
 
-    def __init__(self, network: torch.nn.Module, shape: tuple[int, ...], cache_dir: Path | None = None) -> None:
-        import openvino
+    name = "OpenVINO on cpu"
 
-        self.name = "OpenVINO on cpu"
-        self.shape = shape
-        core = openvino.Core()
-        settings = {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": usable_cores(),
-            "PERFORMANCE_HINT": "LATENCY",
-        }
-        blob = None if cache_dir is None else cache_dir / f"{_fingerprint(network, shape, openvino.__version__)}.blob"
-        if blob is not None and blob.is_file():
-            compiled = core.import_model(blob.read_bytes(), "CPU", settings)
-        else:
-            compiled = core.compile_model(_traced(network, shape), "CPU", settings)
-            if blob is not None:
-                _keep(blob, compiled.export_model().getvalue())
+    def __init__(self, compiled: Any, shape: tuple[int, ...]) -> None:
         self.request = compiled.create_infer_request()
+        self.shape = shape
 
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
         count = len(windows)
@@ -100,6 +114,51 @@ class OpenVINOBackend:
             windows = torch.cat([windows, windows.new_zeros((self.shape[0] - count, *self.shape[1:]))])
         answer = self.request.infer({0: windows.contiguous().numpy()}, share_inputs=True, share_outputs=True)
         return torch.from_numpy(answer[0])[:count]
+
+
+def compile_network(network: torch.nn.Module, shape: tuple[int, ...], cache_dir: Path | None = None) -> Any:
+    """OpenVINO's compiled model of a network, checked against torch.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        shape: (N, C, *size) of the batches that will come.
+        cache_dir: where it is kept for the next time; None: nowhere.
+
+    Raises:
+        Exception: OpenVINO can't read the network, or does not compute what torch does.
+    """
+    import openvino
+
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": usable_cores(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    traced = _traced(network, shape)
+    blob = None if cache_dir is None else cache_dir / f"{_fingerprint(traced, openvino.__version__)}.blob"
+    if blob is not None and blob.is_file():
+        try:
+            return core.import_model(blob.read_bytes(), "CPU", settings)
+        except Exception:  # cut short or damaged: openvino raises anything then
+            log.info("the compiled network that was kept can't be read; it is compiled anew")
+    compiled = core.compile_model(traced, "CPU", settings)
+    _check_against_torch(OpenVINOBackend(compiled, shape), network, shape)
+    if blob is not None:
+        _keep(blob, compiled.export_model().getvalue())
+    return compiled
+
+
+def _check_against_torch(backend: OpenVINOBackend, network: torch.nn.Module, shape: tuple[int, ...]) -> None:
+    """On windows that a branch on their values would tell apart, because tracing keeps one branch only."""
+    window = torch.randn(1, *shape[1:], generator=torch.Generator().manual_seed(1))
+    for shown in (window, -window.abs()):
+        with torch.inference_mode():
+            expected = first_answer(network(shown))
+        found = backend(shown)
+        tolerance = COMPILED_TOLERANCE * max(1.0, float(expected.abs().max()))
+        if found.shape != expected.shape or not torch.allclose(found, expected, atol=tolerance):
+            raise RuntimeError("the compiled network does not answer what torch answers")
 
 
 def averaged_over_mirrors(run: Run, axes: Sequence[int]) -> Run:
@@ -150,7 +209,7 @@ def make_backend(
             "environment.backend", f"OpenVINO runs on the processor; found device {device.type}; say --device cpu too"
         )
     try:
-        return _compiled(network, shape)
+        return OpenVINOBackend(_compiled(network, shape), shape)
     except Exception as error:  # a network can hold anything
         first_line = (str(error).strip().splitlines() or [""])[0]
         why = f"OpenVINO can't run this network ({type(error).__name__}: {first_line})"
@@ -161,14 +220,15 @@ def make_backend(
 
 
 @lru_cache(maxsize=2)
-def _compiled(network: torch.nn.Module, shape: tuple[int, ...]) -> OpenVINOBackend:
+def _compiled(network: torch.nn.Module, shape: tuple[int, ...]) -> Any:
     """The last two are kept, for the next scan."""
-    return OpenVINOBackend(network, shape, cache_dir())
+    return compile_network(network, shape, cache_dir())
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    """Cores that this process may use: its own, and no more than torch was told to take (OMP_NUM_THREADS)."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(cores, torch.get_num_threads())
 
 
 def cache_dir() -> Path | None:
@@ -183,7 +243,7 @@ def cache_dir() -> Path | None:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "napari-seg")
 
 
-def _traced(network: torch.nn.Module, shape: tuple[int, ...]) -> object:
+def _traced(network: torch.nn.Module, shape: tuple[int, ...]) -> Any:
     """OpenVINO's model of a network, with shapes that don't change.
 
     Through the frontend itself: OpenVINO's own `convert_model` reports its use to a server.
@@ -192,45 +252,48 @@ def _traced(network: torch.nn.Module, shape: tuple[int, ...]) -> object:
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    decoder = TorchScriptPythonDecoder(network, example_input=(torch.zeros(shape),))
+    example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    decoder = TorchScriptPythonDecoder(network, example_input=(example,))
     frontend = FrontEndManager().load_by_framework("pytorch")
     model = frontend.convert(frontend.load(decoder))
     model.reshape({model.inputs[0]: PartialShape(shape)})
     return model
 
 
-def _fingerprint(network: torch.nn.Module, shape: tuple[int, ...], version: str) -> str:
-    """Of all that a compiled network follows from: its code, its weights, what runs it."""
-    digest = hashlib.sha256(f"{__version__} {version} {shape} {usable_cores()} {_processor()} {network}".encode())
-    for kind in sorted({type(module) for module in network.modules()}, key=lambda kind: kind.__qualname__):
-        digest.update(_source(kind))
-    for name, value in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.contiguous().numpy(force=True).tobytes())
+def _fingerprint(traced: Any, version: str) -> str:
+    """Of all that a compiled network follows from: its operations and weights, and what will run them."""
+    digest = hashlib.sha256(f"{__version__} {version} {usable_cores()} {_processor()}".encode())
+    numbers: dict[str, int] = {}
+    for number, operation in enumerate(traced.get_ordered_ops()):  # their names count up within a process
+        numbers[operation.get_friendly_name()] = number
+        inputs = [(numbers[i.get_node().get_friendly_name()], i.get_index()) for i in operation.input_values()]
+        constant = operation.get_type_name() == "Constant"
+        attributes = {} if constant else operation.get_attributes()
+        outputs = [str(output.get_partial_shape()) for output in operation.outputs()]
+        digest.update(f"{operation.get_type_name()} {inputs} {outputs} {sorted(attributes.items())}".encode())
+        if constant:
+            digest.update(operation.get_data().tobytes())
     return digest.hexdigest()[:32]
-
-
-def _source(kind: type) -> bytes:
-    try:
-        return inspect.getsource(kind).encode()
-    except (OSError, TypeError):  # made while running, or compiled
-        return f"{kind.__module__}.{kind.__qualname__}".encode()
 
 
 def _processor() -> str:
     known = Path("/proc/cpuinfo")
     lines = known.read_text().splitlines() if known.is_file() else []
-    return next((line for line in lines if line.startswith(("model name", "flags"))), platform.processor())
+    told = {line.partition(":")[0].strip(): line for line in lines if line.startswith(("model name", "flags"))}
+    return " ".join(told.values()) or platform.processor()
 
 
 def _keep(path: Path, content: bytes) -> None:
     """Written beside and renamed, so that nobody reads half of it; a folder that can't be written to is left alone."""
-    part = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+            try:
+                part.write(content)
+                part.close()
+                Path(part.name).replace(path)
+            except BaseException:
+                Path(part.name).unlink(missing_ok=True)
+                raise
     except OSError as error:
-        with suppress(OSError):
-            part.unlink()
         log.info("the compiled network could not be kept (%s)", error.strerror)

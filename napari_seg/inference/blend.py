@@ -44,7 +44,8 @@ def blend(
         strip: begin and end, on the second-longest axis, of the part that is wanted.
         answers: of each window of `windows.starts_of(windows.places(strip))`, in that order, the logits
             (classes, *windows.size); they are overwritten.
-        kept_dtype: of the sums kept for a plane and a row. float16 halves them and moves a logit by 1/2000 of its size.
+        kept_dtype: of the sums kept for a plane and a row. float16 halves them, moves a logit by 1/2000 of its size and
+            holds none beyond 60,000.
     """
     slow, middle, fast = windows.axes
     kept = {axis: _kept(windows.spans(axis, strip)) for axis in windows.axes}
@@ -71,18 +72,19 @@ def blend(
         if n:
             _part(sums, {middle: slice(n)}).add_(_part(_tall(row, slow, sums), where | {middle: slice(n)}))
         sums, rest = _split(sums, middle, place[middle])
-        _part(_tall(row, slow, rest), where | {middle: slice(rest.shape[1 + middle])}).copy_(rest)
+        _part(_tall(row, slow, rest), where | {middle: slice(rest.shape[1 + middle])}).copy_(_held(rest, kept_dtype))
         where[middle] = slice(place[middle].begin - strip[0], place[middle].final - strip[0])
 
         n = kept[slow][place[slow].starts]
         if n:
             _part(sums, {slow: slice(n)}).add_(_part(plane, where | {slow: slice(n)}))
         sums, rest = _split(sums, slow, place[slow])
-        _part(plane, where | {slow: slice(rest.shape[1 + slow])}).copy_(rest)
+        _part(plane, where | {slow: slice(rest.shape[1 + slow])}).copy_(_held(rest, kept_dtype))
 
         if sums.numel():
             i, j, k = (span.begin for span in place)
             yield Block((i, j, k), sums.div_(weigher.summed((i, j, k), sums.shape[1:])))
+        del sums, rest  # they hold the window's logits, and the next ones are about to come
 
 
 def _summed(windows: Windows, place: Place, answers: Iterator[torch.Tensor], weigher: _Weigher) -> torch.Tensor:
@@ -151,6 +153,11 @@ def _part(array: torch.Tensor, slices: dict[int, slice]) -> torch.Tensor:
 def _tall(row: torch.Tensor, slow: int, sums: torch.Tensor) -> torch.Tensor:
     """As much of a row's sums along the slowest axis as the place has."""
     return _part(row, {slow: slice(sums.shape[1 + slow])})
+
+
+def _held(sums: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """As the type can hold them; all that float16 can't is far beyond doubt."""
+    return sums.clamp(-60_000, 60_000) if dtype == torch.float16 else sums
 
 
 def _split(sums: torch.Tensor, axis: int, span: Span) -> tuple[torch.Tensor, torch.Tensor]:

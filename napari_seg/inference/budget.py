@@ -7,6 +7,8 @@ not fit, the sums are kept in float16. What can't fit at all is refused before a
 
 from __future__ import annotations
 
+import copy
+import logging
 import weakref
 from dataclasses import dataclass
 from math import prod
@@ -18,8 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from napari_seg.errors import EnvironmentFault
+from napari_seg.inference.backends import first_answer
 from napari_seg.inference.blend import kept_bytes, thriftiest
 from napari_seg.inference.windows import Triple, Windows
+
+log = logging.getLogger(__name__)
 
 SAFE_SHARE = 0.8
 """Of the memory that is free, what a segmentation may take if nobody says otherwise."""
@@ -77,20 +82,32 @@ class NetworkCost:
     peak_bytes: int
 
 
-def network_cost(network: torch.nn.Module, channels: int, size: Triple) -> NetworkCost:
-    """The cost of a window, computed from shapes alone: nothing is run and no map is made.
+def network_cost(network: torch.nn.Module, window: torch.Tensor) -> NetworkCost:
+    """The cost of a window, computed from shapes alone wherever the network allows it: no map is made.
 
-    Raises:
-        Exception: whatever a network raises that looks at values, or has no operation for shapes alone.
+    A network that looks at values, or that is compiled, is run once on the window itself.
+
+    Args:
+        network: in evaluation mode.
+        window: (1, C, *size), in main memory; its values matter only where it is run.
     """
-    from torch.func import functional_call
+    # a twin whose weights have shapes and no values; the network itself may be in use by another thread
+    shapes: dict[int, Any] = {id(p): torch.nn.Parameter(p.to("meta"), False) for p in network.parameters()}
+    shapes |= {id(b): b.to("meta") for b in network.buffers()}
+    try:
+        return _counted(copy.deepcopy(network, shapes), window.to("meta"))
+    except Exception as error:  # a network can hold anything
+        log.info("the network's cost is measured, since shapes alone don't tell it (%s)", type(error).__name__)
+    weights = next(network.parameters(), window)
+    return _counted(network, window.to(weights.device))
+
+
+def _counted(network: torch.nn.Module, window: torch.Tensor) -> NetworkCost:
     from torch.utils.flop_counter import FlopCounterMode
 
-    shapes = {name: value.to("meta") for name, value in (*network.named_parameters(), *network.named_buffers())}
     live = _LiveBytes()
     with torch.inference_mode(), FlopCounterMode(display=False) as counter, live:
-        window = torch.empty((1, channels, *size), device="meta")
-        logits = functional_call(network, shapes, (window,))
+        logits = first_answer(network(window.clone()))
     return NetworkCost(logits.shape[1], counter.get_total_flops(), live.peak)
 
 
@@ -166,11 +183,16 @@ def make_plan(windows: Windows, channels: int, cost: NetworkCost, budget_bytes: 
     Raises:
         EnvironmentFault: `environment.memory`, nothing fits; it says what would.
     """
-    image = 4 * channels * (prod(windows.image_shape) + prod(windows.padded_shape) * (windows.before != (0, 0, 0)))
+    image = (
+        4
+        * channels
+        * (prod(windows.image_shape) + prod(windows.padded_shape) * (windows.padded_shape != windows.image_shape))
+    )
     batch = windows.settings.batch
-    # a block that is decided has the size of a place, once more with the edges of its neighbours
-    place = 4 * cost.classes * prod(windows.size)
-    fixed = held + image + MARGIN * batch * cost.peak_bytes + 2 * place
+    # a block that is decided has the size of a window, once more with the edges of its neighbours
+    block = 4 * cost.classes * prod(windows.size)
+    mirrors = 2 * batch * block if windows.settings.mirror_axes else 0
+    fixed = held + image + MARGIN * batch * cost.peak_bytes + 2 * block + mirrors
     rows = len(windows.starts[windows.axes[1]])
     smallest = 0
     for kept_dtype in (torch.float32, torch.float16):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,36 +71,48 @@ def segment_region(
     from napari_seg.inference.decide import Decider
     from napari_seg.inference.windows import Windows, WindowSettings
 
-    held = held_bytes()
+    held = held_bytes() + label_map.nbytes  # of which nothing is in memory before it is written to
     image, grid = prepare(volume, region.grid, bundle, model)
     settings = WindowSettings.of(model.inferer)
+    with torch.inference_mode():
+        if settings is None:
+            return _as_a_whole(image, grid, volume, region, bundle, model, label_map, on_window)
+        windows = Windows.over(grid.shape, settings)
+        padded = windows.pad(image)
+        with _blaming(bundle, model.device):
+            cost = network_cost(model.network, windows.cut(padded, (0, 0, 0))[None])
+        plan = make_plan(windows, len(image), cost, budget_bytes, held)
+        shape = (settings.batch, len(image), *windows.size)
+        backend = make_backend(backend_name, model.network, model.device, shape, plan.flop)
+        log.info("%s: %s, with %s", region.name, plan, backend.name)
+        run = averaged_over_mirrors(backend, settings.mirror_axes)
+        decider = Decider(grid, volume.grid, label_map, region.labels, windows.axes)
+        answers = _answers(padded, windows, plan.starts, run, bundle, model.device, on_window)
+        for joined, strip in plan.strips:
+            for block in blend(joined, strip, answers, plan.kept_dtype):
+                inner = windows.without_padding(block.start, block.logits.shape[1:])
+                if inner is not None:
+                    begin = max(strip[0] - windows.before[windows.axes[1]], 0)
+                    decider.add(inner[0], block.logits[(slice(None), *inner[1])], begin)
+                del block
+        return decider.confidence()
+
+
+@contextmanager
+def _blaming(bundle: Bundle, device: torch.device) -> Iterator[None]:
+    """Says of whatever a bundle's network raises that it was the network, or that memory ran out."""
+    import torch
+
     try:
-        with torch.inference_mode():
-            if settings is None:
-                return _as_a_whole(image, grid, volume, region, bundle, model, label_map, on_window)
-            windows = Windows.over(grid.shape, settings)
-            cost = network_cost(model.network, len(image), windows.size)
-            plan = make_plan(windows, len(image), cost, budget_bytes, held)
-            shape = (settings.batch, len(image), *windows.size)
-            backend = make_backend(backend_name, model.network, model.device, shape, plan.flop)
-            log.info("%s: %s, with %s", region.name, plan, backend.name)
-            decider = Decider(grid, volume.grid, label_map, region.labels, windows.axes)
-            run = averaged_over_mirrors(backend, settings.mirror_axes)
-            answers = _answers(image, windows, plan.starts, run, bundle, on_window)
-            for joined, strip in plan.strips:
-                for block in blend(joined, strip, answers, plan.kept_dtype):
-                    inner = windows.without_padding(block.start, block.logits.shape[1:])
-                    if inner is not None:
-                        begin = max(strip[0] - windows.before[windows.axes[1]], 0)
-                        decider.add(inner[0], block.logits[(slice(None), *inner[1])], begin)
-            return decider.confidence()
+        yield
     except NapariSegError:
         raise
-    except torch.OutOfMemoryError as error:
-        raise EnvironmentFault(
-            "environment.memory", f"{model.device} has too little memory for this network's windows; try --device cpu"
-        ) from error
     except Exception as error:  # a bundle's own network can raise anything
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error):
+            advice = "try --device cpu" if device.type != "cpu" else "use a bundle with smaller windows"
+            raise EnvironmentFault(
+                "environment.memory", f"{device} has too little memory for this network's windows; {advice}"
+            ) from error
         raise BundleError(
             "bundle.network",
             f"the network of bundle {bundle.root.name!r} failed on this scan ({type(error).__name__}: {error})",
@@ -117,11 +130,13 @@ def _as_a_whole(
     on_window: OnWindow,
 ) -> dict[int, float]:
     """As `segment_region`, with an inferer that only gives the logits of the whole region."""
+    from napari_seg.inference.backends import check_answer, first_answer
     from napari_seg.inference.decide import Decider
 
     on_window(0, 1)
-    logits = model.inferer(image[None].to(model.device), model.network)
-    _check(logits, grid.shape, bundle)
+    with _blaming(bundle, model.device):
+        logits = first_answer(model.inferer(image[None].to(model.device), model.network))
+        check_answer(logits, 1, grid.shape, _classes(bundle))
     decider = Decider(grid, volume.grid, label_map, region.labels)
     decider.add((0, 0, 0), logits[0].float())
     on_window(1, 1)
@@ -129,31 +144,30 @@ def _as_a_whole(
 
 
 def _answers(
-    image: torch.Tensor,
+    padded: torch.Tensor,
     windows: Windows,
     starts: list[Triple],
     run: Run,
     bundle: Bundle,
+    device: torch.device,
     on_window: OnWindow,
 ) -> Iterator[torch.Tensor]:
     """Each window's logits (classes, *windows.size), a batch at a time through the network."""
     import torch
 
-    padded = windows.pad(image)
+    from napari_seg.inference.backends import check_answer
+
     on_window(0, len(starts))
     for first in range(0, len(starts), windows.settings.batch):
-        batch = starts[first : first + windows.settings.batch]
-        logits = run(torch.stack([windows.cut(padded, start) for start in batch]))
-        _check(logits, windows.size, bundle)
+        batch = [windows.cut(padded, start) for start in starts[first : first + windows.settings.batch]]
+        with _blaming(bundle, device):
+            logits = run(torch.stack(batch))
+            check_answer(logits, len(batch), windows.size, _classes(bundle))
         on_window(first + len(batch), len(starts))
         yield from logits
+        del logits  # before the next ones come
 
 
-def _check(logits: Any, size: tuple[int, ...], bundle: Bundle) -> None:
-    classes = 1 + max((segment.label for segment in bundle.network_segments), default=1)
-    if logits.shape[2:] != size or logits.shape[1] < classes:
-        raise BundleError(
-            "bundle.network",
-            f"the network of bundle {bundle.root.name!r} answered {tuple(logits.shape[1:])} for an image of {size}; "
-            f"expected {classes} classes of the image's size",
-        )
+def _classes(bundle: Bundle) -> int:
+    """That a bundle's network must have at least."""
+    return 1 + max((segment.label for segment in bundle.network_segments), default=1)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer, SlidingWindowInferer
+from monai.utils import convert_to_dst_type
 
-from napari_seg.inference.backends import Run, averaged_over_mirrors
+from napari_seg.inference.backends import Run, averaged_over_mirrors, check_answer, first_answer
 from napari_seg.inference.blend import blend, thriftiest
 from napari_seg.inference.windows import Windows, WindowSettings
 
@@ -68,11 +69,20 @@ class StreamingInferer(Inferer):
             kwargs: passed on to the network.
         """
         images = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        run = averaged_over_mirrors(lambda windows: network(windows, *args, **kwargs), self.settings.mirror_axes)
-        answer = torch.stack([self._one(image, run) for image in images])
-        return MetaTensor(answer, meta=inputs.meta) if isinstance(inputs, MetaTensor) else answer
+        run = averaged_over_mirrors(
+            lambda windows: first_answer(network(windows, *args, **kwargs)), self.settings.mirror_axes
+        )
+        answer: torch.Tensor | None = None
+        for number, image in enumerate(images):
+            for where, found in self._blocks(image, run):
+                if answer is None:
+                    answer = found.new_empty((len(images), len(found), *images.shape[2:]))
+                answer[number][(slice(None), *where)] = found
+        assert answer is not None
+        return convert_to_dst_type(answer, inputs, dtype=answer.dtype)[0] if isinstance(inputs, MetaTensor) else answer
 
-    def _one(self, image: torch.Tensor, run: Run) -> torch.Tensor:
+    def _blocks(self, image: torch.Tensor, run: Run) -> Iterator[tuple[list[slice], torch.Tensor]]:
+        """Where in the image, and its logits or classes."""
         i, j, k = image.shape[1:]
         windows = Windows.over((i, j, k), self.settings)
         strip = (0, windows.padded_shape[windows.axes[1]])
@@ -82,23 +92,19 @@ class StreamingInferer(Inferer):
 
         def logits() -> Iterator[torch.Tensor]:
             for first in range(0, len(starts), self.settings.batch):
-                yield from run(
-                    torch.stack([windows.cut(padded, s) for s in starts[first : first + self.settings.batch]])
-                )
+                batch = [windows.cut(padded, start) for start in starts[first : first + self.settings.batch]]
+                answer = run(torch.stack(batch))
+                check_answer(answer, len(batch), windows.size)
+                yield from answer
+                del answer
 
-        answer: torch.Tensor | None = None
         for block in blend(windows, strip, logits()):
             inner = windows.without_padding(block.start, block.logits.shape[1:])
             if inner is None:
                 continue
             start, part = inner
             found = block.logits[(slice(None), *part)]
-            classes = len(found)
             if self.labels:
-                found = found.argmax(dim=0, keepdim=True).to(torch.uint8 if classes <= 256 else torch.int16)
-            if answer is None:
-                answer = found.new_empty((len(found), i, j, k))
-            where = tuple(slice(n, n + m) for n, m in zip(start, found.shape[1:], strict=True))
-            answer[(slice(None), *where)] = found
-        assert answer is not None
-        return answer
+                dtype = torch.uint8 if len(found) <= 256 else torch.int16
+                found = found.max(dim=0, keepdim=True).indices.to(dtype)
+            yield [slice(n, n + m) for n, m in zip(start, found.shape[1:], strict=True)], found

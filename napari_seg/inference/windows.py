@@ -38,12 +38,21 @@ class WindowSettings:
     cval: float = 0.0
     mirror_axes: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not all(0 <= share < 1 for share in self.overlap) or not {*self.mirror_axes} <= {0, 1, 2}:
+            raise ValueError(
+                f"overlap wants shares from 0 to below 1, and mirror_axes axes from 0 to 2; got {self.overlap} and "
+                f"{self.mirror_axes}"
+            )
+
     @classmethod
     def of(cls, inferer: Any) -> WindowSettings | None:
         """Those of MONAI's sliding-window inferer or of our own; None for one that does anything else."""
         from monai.inferers import SlidingWindowInferer
 
-        if type(getattr(inferer, "settings", None)) is cls:  # our own inferer's
+        from napari_seg.inference.inferer import StreamingInferer
+
+        if type(inferer) is StreamingInferer:
             return inferer.settings
         if type(inferer) is not SlidingWindowInferer or inferer.with_coord:
             return None
