@@ -1,6 +1,7 @@
 """Measures napari-seg beside its peers, in one run on one machine, and writes docs/benchmarks.json and benchmarks.md.
 
     python scripts/benchmark.py train --dataset Task04_Hippocampus
+    python scripts/benchmark.py memory
 
 Needs the extra [bench]. Contenders work in processes of their own and take turns, a few steps each, in changing order.
 Whose turn it is not is stopped together with its workers (SIGSTOP), so it neither costs anything nor works ahead.
@@ -369,9 +370,6 @@ def serve_training(connection: Connection, dataset: Path, output: Path, plan: di
 
 def describe_train(figures: dict) -> str:
     """The section of docs/benchmarks.md about training."""
-    about = figures["machine"]
-    where = about["gpu"] if figures["device"] == "cuda" else f"{about['cores']} cores of {about['processor']}"
-    versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
     lines = [
         "## Training",
         "",
@@ -381,8 +379,7 @@ def describe_train(figures: dict) -> str:
         "ours is `monai_bundle/configs/train.yaml` with only network, patch and batch changed. Loading counts,",
         f"validation does not. {figures['rounds']} turns of {figures['steps_a_turn']} steps each.",
         "",
-        f"Machine: {where}, {about['memory_gib']} GiB, {about['system']}, Python {about['python']},",
-        f"{versions}; load before the run {about['load_before']:.1f}.",
+        describe_machine(figures["machine"], figures["device"]),
         "",
         "| trainer | s a step (least-greatest) | s a sample | 250 steps, min | share of nnU-Net's time | memory, GiB |",
         "|---|---|---|---|---|---|",
@@ -403,9 +400,156 @@ def describe_train(figures: dict) -> str:
     return "\n".join([*lines, ""])
 
 
+# memory: whole scans of many classes, within a budget
+
+NETWORK = '''
+from torch import nn
+
+
+class Small(nn.Sequential):
+    """Two convolutions: little work, any number of classes."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(nn.Conv3d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv3d(8, classes, 1))
+'''
+
+
+def memory(args: argparse.Namespace) -> dict[str, object]:
+    """Peak memory of `napari-seg predict` on long scans of few and of many classes, beside what peers hold at least."""
+    folder = args.work or Path(tempfile.mkdtemp(prefix="benchmark-"))
+    rows = []
+    for slices, classes in ((600, 105), (600, 3), (1200, 105)):
+        scan = make_ct(folder / f"ct_{slices}.nii", slices)
+        bundle = make_small_bundle(folder / f"bundle_{classes}", classes)
+        command = [sys.executable, "-m", "napari_seg", "predict", scan, "--bundle", bundle, "--trust-bundle"]
+        command += ["-o", folder / f"out_{slices}_{classes}", "--memory", args.budget, "--overwrite", "--json"]
+        seconds, peak, said = watch([str(word) for word in command])
+        rows.append({"slices": slices, "classes": classes, "seconds": seconds, "peak_gib": peak / 2**30})
+        rows[-1]["monai_gib"] = whole_logits_bytes(slices, classes) / 2**30
+        rows[-1]["status"] = json.loads(said)[0]["status"]
+        print(rows[-1], file=sys.stderr)
+    return {"machine": machine(["torch", "monai"]), "budget": args.budget, "scans": rows}
+
+
+def make_ct(path: Path, slices: int) -> Path:
+    """A body of soft tissue with bones in air, 512 x 512 at 0.8 mm, int16."""
+    import nibabel
+    import numpy as np
+
+    if not path.exists():
+        x, y = np.ogrid[-256:256, -256:256]
+        array = np.full((512, 512, slices), -1000, np.int16)
+        for k in range(slices):
+            body = (x / 200) ** 2 + (y / 140) ** 2 < 1
+            bone = (x - 20 * np.sin(k / 40)) ** 2 + (y - 60) ** 2 < (20 + 8 * np.cos(k / 9)) ** 2
+            array[:, :, k][body] = 40
+            array[:, :, k][bone] = 700
+        nibabel.save(nibabel.Nifti1Image(array, np.diag([-0.8, -0.8, 0.8, 1.0])), path)
+    return path
+
+
+def make_small_bundle(root: Path, classes: int) -> Path:
+    """A MONAI bundle of a small network with random weights: 1.5 mm, windows of 96 voxels."""
+    import torch
+
+    for name in ("configs", "models", "smallnet"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "smallnet" / "__init__.py").write_text(NETWORK)
+    at = "monai.transforms"
+    config = {
+        "network_def": {"_target_": "smallnet.Small", "classes": classes},
+        "preprocessing": {
+            "_target_": f"{at}.Compose",
+            "transforms": [
+                {"_target_": f"{at}.LoadImaged", "keys": "image", "ensure_channel_first": True},
+                {"_target_": f"{at}.Orientationd", "keys": "image", "axcodes": "RAS", "labels": None},
+                {"_target_": f"{at}.Spacingd", "keys": "image", "pixdim": [1.5, 1.5, 1.5], "mode": "bilinear"},
+                {
+                    "_target_": f"{at}.ScaleIntensityRanged",
+                    "keys": "image",
+                    "a_min": -1000,
+                    "a_max": 1000,
+                    "b_min": -1,
+                    "b_max": 1,
+                },
+            ],
+        },
+        "inferer": {"_target_": "monai.inferers.SlidingWindowInferer", "roi_size": [96, 96, 96], "mode": "gaussian"},
+    }
+    (root / "configs" / "inference.json").write_text(json.dumps(config))
+    channels = {str(n): f"class {n}" if n else "background" for n in range(classes)}
+    formats = {
+        "inputs": {"image": {"num_channels": 1, "modality": "CT"}},
+        "outputs": {"pred": {"num_channels": classes, "channel_def": channels}},
+    }
+    (root / "configs" / "metadata.json").write_text(json.dumps({"name": "small", "network_data_format": formats}))
+    torch.manual_seed(0)
+    convolutions = (torch.nn.Conv3d(1, 8, 3), torch.nn.Conv3d(8, classes, 1))
+    state = {f"{2 * n}.{k}": v for n, layer in enumerate(convolutions) for k, v in layer.state_dict().items()}
+    torch.save(state, root / "models" / "model.pt")
+    return root
+
+
+def watch(command: list[str]) -> tuple[float, int, str]:
+    """Seconds, peak resident memory of the process and its children, and what it printed."""
+    start = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as output:
+        process = psutil.Popen(command, stdout=output)
+        peak = 0
+        while process.poll() is None:
+            try:
+                tree = [process, *process.children(recursive=True)]
+                peak = max(peak, sum(map(_memory_bytes, tree)))
+            except psutil.NoSuchProcess:
+                break
+            time.sleep(0.05)
+        process.wait()
+        output.seek(0)
+        return time.perf_counter() - start, peak, output.read()
+
+
+def whole_logits_bytes(slices: int, classes: int) -> int:
+    """What MONAI's inferer and Invertd hold at least: float32 logits and weights at 1.5 mm, then logits at 0.8 mm."""
+    coarse = round(512 * 0.8 / 1.5) ** 2 * round(slices * 0.8 / 1.5)
+    return 4 * ((classes + 1) * coarse + classes * 512 * 512 * slices)
+
+
+def describe_memory(figures: dict) -> str:
+    """The section of docs/benchmarks.md about memory."""
+    lines = [
+        "## Memory",
+        "",
+        f"`napari-seg predict --memory {figures['budget']}` of a made-up CT, 512x512 at 0.8 mm, by a small network at "
+        "1.5 mm in windows of 96 voxels:",
+        "the peak of the whole process, reading, pictures and writing included. Beside it what MONAI's "
+        "`SlidingWindowInferer` and `Invertd` must hold at the least, computed: float32 logits and weights on the "
+        "network's grid, then logits on the scan's.",
+        "",
+        describe_machine(figures["machine"], "cpu"),
+        "",
+        "| slices | classes | peak, GiB | MONAI at the least, GiB | minutes |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    for row in figures["scans"]:
+        minutes = f"{row['seconds'] / 60:.1f}"
+        cells = [row["slices"], row["classes"], f"{row['peak_gib']:.2f}", f"{row['monai_gib']:.1f}", minutes]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join([*lines, ""])
+
+
 # the report
 
-SECTIONS = {"train": describe_train}
+SECTIONS = {"train": describe_train, "memory": describe_memory}
+
+
+def describe_machine(about: dict, device: str) -> str:
+    """A sentence on the machine and the versions."""
+    where = about["gpu"] if device == "cuda" else f"{about['cores']} cores of {about['processor']}"
+    versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
+    return (
+        f"Machine: {where}, {about['memory_gib']} GiB, {about['system']}, Python {about['python']},\n"
+        f"{versions}; load before the run {about['load_before']:.1f}."
+    )
 
 
 def describe_spread(values: dict[str, float]) -> str:
@@ -433,15 +577,18 @@ def main() -> None:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--report", type=Path, default=CHECKOUT / "docs", help="folder of benchmarks.json and .md")
     shared.add_argument("--work", type=Path, help="folder for what is made on the way; kept, and used again")
-    shared.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    shared.add_argument("--rounds", type=int, default=6, help="turns of each contender")
     command = commands.add_parser("train", parents=[shared], help="the training loop, beside nnU-Net's")
+    command.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    command.add_argument("--rounds", type=int, default=6, help="turns of each contender")
     command.add_argument("--dataset", type=Path, help="a Decathlon folder; phantoms if not given")
     command.add_argument("--steps", type=int, default=4, help="steps a turn")
     command.add_argument("--warmup", type=int, default=4, help="steps before the first turn")
     command.add_argument("--amp", action="store_true", help="our trainer in bf16 as well")
     command.add_argument("--compile", action="store_true", help="our trainer with torch.compile as well (needs g++)")
     command.set_defaults(measure=train)
+    command = commands.add_parser("memory", parents=[shared], help="peak memory of long scans and many classes")
+    command.add_argument("--budget", default="3GiB", help="what `napari-seg predict --memory` is told")
+    command.set_defaults(measure=memory)
     args = parser.parse_args()
     # ends the contenders too, which would otherwise stand still for ever
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(f"{args.command}: ended before it was done"))

@@ -289,3 +289,14 @@ def test_a_bundle_may_name_the_inferer() -> None:
             StreamingInferer(**wrong)
     with pytest.raises(ValueError, match="it answered"):
         StreamingInferer(8, 2)(torch.zeros(1, 1, 20, 8, 8), lambda windows: windows[:1])
+
+
+def test_where_no_classes_meet_nothing_is_interpolated() -> None:
+    region = Grid((4, 4, 4), np.eye(4))
+    for scan in (region.box((-1, -1, -1), (5, 5, 5)), Grid.around(region.center_mm, region.size_mm, (0.7, 0.7, 0.7))):
+        labels = np.zeros(scan.shape, np.uint8)
+        logits = torch.stack([torch.zeros(4, 4, 4), torch.ones(4, 4, 4)])
+        Decider(region, scan, labels, {1: 3}).add((0, 0, 0), logits)
+        np.testing.assert_array_equal(
+            labels, 3 * region.contains(scan.to_world(np.moveaxis(np.indices(scan.shape), 0, -1)))
+        )

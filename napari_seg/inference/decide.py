@@ -7,7 +7,7 @@ meet are interpolated. No class is ever held on the scan's grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
 
@@ -157,11 +157,13 @@ class Decider:
             labels = self._labels_of(winner)[i][:, j][:, :, k]
         else:
             i, j, k = lower
-            labels = self._labels_of(_unanimous(winner))[i][:, j][:, :, k]
+            unanimous = _unanimous(winner)
+            contenders = _contenders(cells, torch.nonzero(unanimous < 0))
+            labels = self._labels_of(unanimous)[i][:, j][:, :, k]
             points = torch.nonzero(labels < 0)
             places = [axis[points[:, n]] for n, axis in enumerate(lower)]
             shares = [axis[points[:, n]] for n, axis in enumerate(share)]
-            labels[tuple(points.T)] = self._labels_of(_interpolated_winner(cells, places, shares))
+            labels[tuple(points.T)] = self._labels_of(_interpolated_winner(cells, contenders, places, shares))
         order = [self.scan_axes.index(axis) for axis in range(3)]
         yield tuple(where), labels.permute(order).numpy(force=True).astype(self.label_map.dtype)
 
@@ -173,7 +175,9 @@ class Decider:
         if box is None:
             return
         start, stop = box
-        unanimous = self._labels_of(_unanimous(winner))
+        unanimous = _unanimous(winner)
+        contenders = _contenders(cells, torch.nonzero(unanimous < 0))
+        unanimous = self._labels_of(unanimous)
         depth = max(1, VOXELS_AT_ONCE // prod(stop[1:] - start[1:]))
         j, k = (np.arange(start[n], stop[n], dtype=np.float64) for n in (1, 2))
         for begin in range(start[0], stop[0], depth):
@@ -191,7 +195,7 @@ class Decider:
             shares = [torch.from_numpy(axis[own]).to(cells.device, torch.float32) for axis in share]
             labels = unanimous[tuple(places)]
             open_ = labels < 0
-            winners = _interpolated_winner(cells, [p[open_] for p in places], [s[open_] for s in shares])
+            winners = _interpolated_winner(cells, contenders, [p[open_] for p in places], [s[open_] for s in shares])
             labels[open_] = self._labels_of(winners)
             found = np.nonzero(own)
             where = tuple(n + offset for n, offset in zip(found, (begin, start[1], start[2]), strict=True))
@@ -244,27 +248,62 @@ def _unanimous(winner: torch.Tensor) -> torch.Tensor:
     return torch.where(low == high, low, -1).long()
 
 
-def _interpolated_winner(logits: torch.Tensor, lower: list[torch.Tensor], share: list[torch.Tensor]) -> torch.Tensor:
+def _contenders(logits: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+    """The classes that can win anywhere in some cells, ascending.
+
+    Interpolation stays between a class's least and greatest corner, so one whose greatest lies below another's least in
+    every cell never wins.
+
+    Args:
+        logits: (classes, I, J, K).
+        cells: (n, 3) their lower corners.
+    """
+    classes = len(logits)
+    flat, offsets = logits.reshape(classes, -1), _corner_offsets(logits)
+    first = _flat_index(logits, *cells.T)
+    able = torch.zeros(classes, dtype=torch.bool, device=logits.device)
+    step = max(1, LOGITS_AT_ONCE // classes)
+    for begin in range(0, len(first), step):
+        least = most = flat.index_select(1, first[begin : begin + step])
+        for offset in offsets[1:]:
+            corner = flat.index_select(1, first[begin : begin + step] + offset)
+            least, most = torch.minimum(least, corner), torch.maximum(most, corner)
+        able |= (most >= least.amax(dim=0)).any(dim=1)
+    return able.nonzero()[:, 0]
+
+
+def _interpolated_winner(
+    logits: torch.Tensor, contenders: torch.Tensor, lower: Sequence[torch.Tensor], share: Sequence[torch.Tensor]
+) -> torch.Tensor:
     """(n,) the winning class at points, each given by the lower corner of its cell and how far in the cell it lies.
 
     Args:
         logits: (classes, I, J, K).
+        contenders: classes that can win there, ascending.
         lower: of each axis (n,) int64.
         share: of each axis (n,) float32, 0 to 1.
     """
-    classes, _, length_j, length_k = logits.shape
-    flat = logits.reshape(classes, -1)
-    winners = torch.empty(len(lower[0]), dtype=torch.int64, device=logits.device)
-    step = max(1, LOGITS_AT_ONCE // classes)
-    for begin in range(0, len(winners), step):
-        i, j, k = (axis[begin : begin + step] for axis in lower)
+    flat = logits.reshape(len(logits), -1)
+    flat = flat if len(contenders) == len(flat) else flat[contenders]
+    first = _flat_index(logits, *lower)
+    winners = torch.empty_like(first)
+    step = max(1, LOGITS_AT_ONCE // max(1, len(flat)))  # no class contends where no classes meet
+    for begin in range(0, len(first), step):
         parts = [axis[begin : begin + step] for axis in share]
-        first = (i * length_j + j) * length_k + k
-        total = torch.zeros((classes, len(first)), device=logits.device)
-        for corner in product((0, 1), repeat=3):
-            offset = (corner[0] * length_j + corner[1]) * length_k + corner[2]
+        total = torch.zeros((len(flat), len(parts[0])), device=logits.device)
+        for corner, offset in zip(product((0, 1), repeat=3), _corner_offsets(logits), strict=True):
             a, b, c = (part if far else 1 - part for part, far in zip(parts, corner, strict=True))
             # a class that a network rules out by minus infinity, times a share of 0, would be no number
-            total.addcmul_(flat.index_select(1, first + offset).clamp_(-1e30, 1e30), a * b * c)
-        winners[begin : begin + step] = total.max(dim=0).indices
+            total.addcmul_(flat.index_select(1, first[begin : begin + step] + offset).clamp_(-1e30, 1e30), a * b * c)
+        winners[begin : begin + step] = contenders[total.max(dim=0).indices]
     return winners
+
+
+def _flat_index(logits: torch.Tensor, i: torch.Tensor, j: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    return (i * logits.shape[2] + j) * logits.shape[3] + k
+
+
+def _corner_offsets(logits: torch.Tensor) -> list[int]:
+    """From a cell's lower corner to its eight corners, along an index over all three axes."""
+    length_j, length_k = logits.shape[2:]
+    return [(i * length_j + j) * length_k + k for i, j, k in product((0, 1), repeat=3)]
