@@ -110,6 +110,25 @@ def test_what_does_not_fit_is_refused_before_any_window(head: Volume, tmp_path: 
     assert "segmenting" not in seen
 
 
+def test_what_is_free_is_what_all_control_groups_leave(tmp_path: Path) -> None:
+    def group(path: str, most: object, used: int, files: int = 0) -> None:
+        folder = tmp_path / "sys/fs/cgroup" / path
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "memory.max").write_text(f"{most}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon 1\ninactive_file {files}\n")
+
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/slurm/job_1/step_0\n")
+    unlimited = budget.free_bytes(tmp_path)
+    group("slurm/job_1/step_0", "max", 5 * MIB)
+    assert budget.free_bytes(tmp_path) == pytest.approx(unlimited, rel=0.2)
+    group("slurm/job_1", 100 * MIB, 60 * MIB, files=20 * MIB)
+    assert budget.free_bytes(tmp_path) == 60 * MIB
+    group("slurm", 10 * MIB, 60 * MIB)
+    assert budget.free_bytes(tmp_path) == 0
+
+
 def test_memory_is_said_as_people_say_it() -> None:
     assert memory_size("4GiB") == 4 * 2**30
     assert memory_size("500 MB") == 500 * 10**6

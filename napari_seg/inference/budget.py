@@ -37,21 +37,35 @@ def describe_bytes(count: float) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
-def free_bytes() -> int:
-    """Memory that this process may still take: what the system has free, within its control group's limit."""
+def free_bytes(root: Path = Path("/")) -> int:
+    """Memory that this process may still take: what the system has free, within the limits of its control groups.
+
+    Args:
+        root: where /proc and /sys lie.
+    """
     import psutil
 
     free = psutil.virtual_memory().available
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        paths = [Path("/sys/fs/cgroup", name) for name in (limit, used)]
-        try:
-            most, now = (int(path.read_text()) for path in paths)
-        except (OSError, ValueError):  # no control group, or one without a limit
+    try:
+        groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
+    except OSError:  # not Linux
+        return free
+    for _, controllers, path in groups:
+        if controllers not in ("", "memory"):
             continue
-        free = min(free, max(most - now, 0))
+        top = root / "sys/fs/cgroup" / controllers
+        names = (
+            ("memory.max", "memory.current") if not controllers else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        )
+        group = top / path.lstrip("/")
+        for folder in (group, *(parent for parent in group.parents if parent.is_relative_to(top))):
+            try:
+                most, used = (int((folder / name).read_text()) for name in names)
+                kept = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):  # a group without a limit, or one that a container does not show
+                continue
+            # what was read from files is given up when memory is wanted
+            free = min(free, max(most - used + int(kept.get("inactive_file", 0)), 0))
     return free
 
 
