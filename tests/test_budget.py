@@ -110,6 +110,14 @@ def test_what_does_not_fit_is_refused_before_any_window(head: Volume, tmp_path: 
     assert "segmenting" not in seen
 
 
+def test_an_inferer_that_holds_all_is_refused_too(head: Volume, tmp_path: Path) -> None:
+    root = write_threshold_bundle(tmp_path / "whole")
+    config = root / "configs" / "inference.yaml"
+    config.write_text(config.read_text().split("inferer:")[0] + "inferer: {_target_: monai.inferers.SimpleInferer}\n")
+    with pytest.raises(EnvironmentFault, match=r"environment\.memory: 3 classes of a whole region"):
+        segment(head, read_bundle(root, trust=True), memory_bytes=MIB)
+
+
 def test_what_is_free_is_what_all_control_groups_leave(tmp_path: Path) -> None:
     def group(path: str, most: object, used: int, files: int = 0) -> None:
         folder = tmp_path / "sys/fs/cgroup" / path

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -225,6 +226,29 @@ def make_plan(windows: Windows, channels: int, cost: NetworkCost, budget_bytes: 
         f"{cost.classes} classes in windows of {' x '.join(map(str, windows.size))} need {describe_bytes(smallest)} of "
         f"memory; {describe_bytes(budget_bytes)} may be used; give more with --memory, or use a smaller window",
     )
+
+
+def check_whole(shape: Sequence[int], classes: int, budget_bytes: int, held: int) -> None:
+    """Whether the logits of a whole region fit, for an inferer that gives nothing less.
+
+    Args:
+        shape: of the image, (C, I, J, K).
+        classes: at least.
+        budget_bytes: what the process may hold at most.
+        held: what it holds already.
+
+    Raises:
+        EnvironmentFault: `environment.memory`, they don't.
+    """
+    voxels = prod(shape[1:])
+    needed = held + 4 * voxels * (shape[0] + 2 * classes)  # logits and their sums
+    if needed > budget_bytes:
+        raise EnvironmentFault(
+            "environment.memory",
+            f"{classes} classes of a whole region of {' x '.join(map(str, shape[1:]))} voxels need "
+            f"{describe_bytes(needed)} of memory; {describe_bytes(budget_bytes)} may be used; give more with --memory, or "
+            "let the bundle name a SlidingWindowInferer, whose windows are streamed",
+        )
 
 
 def cut_in_strips(windows: Windows, count: int) -> tuple[tuple[int, int], ...]:

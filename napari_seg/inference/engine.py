@@ -67,7 +67,7 @@ def segment_region(
 
     from napari_seg.inference.backends import averaged_over_mirrors, make_backend
     from napari_seg.inference.blend import blend
-    from napari_seg.inference.budget import held_bytes, make_plan, network_cost
+    from napari_seg.inference.budget import check_whole, held_bytes, make_plan, network_cost
     from napari_seg.inference.decide import Decider
     from napari_seg.inference.windows import Windows, WindowSettings
 
@@ -76,6 +76,7 @@ def segment_region(
     settings = WindowSettings.of(model.inferer)
     with torch.inference_mode():
         if settings is None:
+            check_whole(image.shape, _classes(bundle), budget_bytes, held)
             return _as_a_whole(image, grid, volume, region, bundle, model, label_map, on_window)
         windows = Windows.over(grid.shape, settings)
         padded = windows.pad(image)
