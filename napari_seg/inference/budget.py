@@ -246,8 +246,8 @@ def check_whole(shape: Sequence[int], classes: int, budget_bytes: int, held: int
         raise EnvironmentFault(
             "environment.memory",
             f"{classes} classes of a whole region of {' x '.join(map(str, shape[1:]))} voxels need "
-            f"{describe_bytes(needed)} of memory; {describe_bytes(budget_bytes)} may be used; give more with --memory, or "
-            "let the bundle name a SlidingWindowInferer, whose windows are streamed",
+            f"{describe_bytes(needed)} of memory; {describe_bytes(budget_bytes)} may be used; give more with --memory, "
+            "or let the bundle name a SlidingWindowInferer, whose windows are streamed",
         )
 
 
