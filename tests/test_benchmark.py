@@ -160,7 +160,7 @@ def test_every_phase_of_our_training_is_measured_compiled_too(tmp_path, monkeypa
     assert yaml.safe_load((shipped_root() / "configs" / "compile.yaml").read_text()) == benchmark.COMPILED
     monkeypatch.setattr(benchmark, "planned_network", _small_network)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    architecture = {"channels": [4, 8], "strides": [1, 2], "encoder_convs": [1, 1], "decoder_convs": [1]}
+    architecture = {"channels": [4, 8], "strides": [1, 2], "encoder_convs": 1}
     planned = {"batch_size": 2, "patch_size": [16, 24, 16], "architecture": architecture}
     phantoms = benchmark.make_phantoms(tmp_path / "phantoms", cases=4)
     options = benchmark.COMPILED | {"train#trainer#compile_kwargs": {"backend": "eager"}, "num_workers": 0}

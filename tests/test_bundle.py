@@ -97,7 +97,7 @@ def test_two_bundles_whose_modules_share_a_name_do_not_shadow_each_other(strange
     (stranger / "models").mkdir()
     shutil.copy(shipped_root() / "models/model.pt", stranger / "models/model.pt")
     network = stranger / "segnets/unet.py"
-    network.write_text(network.read_text() + "\nUNet.origin = OldUNet.origin = 'stranger'\n")
+    network.write_text(network.read_text() + "\nUNet.origin = 'stranger'\n")
     theirs = load_model(read_bundle(stranger, trust=True), "cpu")
     ours = load_model(read_bundle(), "cpu")
     assert getattr(theirs.network, "origin", "") == "stranger"

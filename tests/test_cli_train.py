@@ -20,10 +20,7 @@ from napari_seg.cli.train import _predicting, _value
 from napari_seg.formats import read
 
 BRIEF = ["max_epochs=3", "val_interval=3", "num_workers=0", "learning_rate=0.01"]
-SMALL = [
-    f"network_def#{arguments}"
-    for arguments in ("channels=[4,8]", "strides=[1,2]", "encoder_convs=[1,1]", "decoder_convs=[1]")
-]
+SMALL = [f"network_def#{arguments}" for arguments in ("channels=[4,8]", "strides=[1,2]", "encoder_convs=1")]
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,7 @@ network_def:
   out_channels: "@num_classes"
   channels: [4, 8]
   strides: [1, 2]
-  encoder_convs: [1, 1]
-  decoder_convs: [1]
+  encoder_convs: 1
 max_epochs: 1
 val_interval: 1
 num_workers: 0
@@ -161,7 +160,7 @@ def test_a_network_is_chosen_by_its_name_alone(network: str, scans: Path, tmp_pa
 
 def test_deep_supervision_needs_no_other_loss(scans: Path, tmp_path: Path) -> None:
     deep = {"network_def#deep_supervision": True, "network_def#channels": [4, 8, 8], "network_def#strides": [1, 2, 2]}
-    deep |= {"network_def#encoder_convs": [1, 1, 1], "network_def#decoder_convs": [1, 1]}
+    deep |= {"network_def#encoder_convs": 1}
     parser = run("training", "train", "loss_focal", folder=tmp_path, dataset_dir=scans, output_dir=tmp_path, **deep)
     network, image = parser.get_parsed_content("network"), torch.rand(1, 1, 16, 24, 16)
     label = (image > 0.5).float()
@@ -265,7 +264,7 @@ def torchrun(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_several_processes_fine_tune_a_network_a_view(scans: Path, tmp_path: Path) -> None:
     """Most steps leave the weights of two views without a gradient."""
     view = {"_target_": "segnets.UNet", "spatial_dims": 2, "in_channels": 1, "out_channels": "@num_classes"}
-    view |= {"channels": [4, 8], "strides": [1, 2], "encoder_convs": [1, 1], "decoder_convs": [1]}
+    view |= {"channels": [4, 8], "strides": [1, 2], "encoder_convs": 1}
     chosen = {"_target_": "segnets.MultiView", "spatial_dims": 3, "in_channels": 1, "out_channels": "@num_classes"}
     options = {"network_def": chosen | {"network": [view] * 3}, "dataset_dir": scans, "max_epochs": 4, "batch_size": 1}
     workflow = prepared("training", "train", "multi_gpu_train", folder=tmp_path, output_dir=tmp_path / "run", **options)

@@ -20,7 +20,7 @@ from napari_seg.inference import segment
 CONFIGS = shipped_root() / "configs"
 METADATA = str(CONFIGS / "metadata.json")
 SCHEMA = Path(__file__).with_name("meta_schema.json")
-SMALL = ["--patch_size", "[16,24,16]", "--network_def#channels", "[4,8]", "--network_def#strides", "[2]"]
+SMALL = ["--patch_size", "[16,24,16]", "--network_def#channels", "[4,8]"]
 WORKFLOWS = {"train": "train", "evaluate": "infer", "inference": "infer"}
 
 
@@ -127,7 +127,6 @@ def test_the_network_takes_and_gives_what_the_metadata_says(config: str) -> None
     verify_net_in_out("network_def", meta_file=METADATA, config_file=str(CONFIGS / f"{config}.yaml"))
 
 
-@pytest.mark.xfail(strict=True, reason="segnets.unet.OldUNet can't be scripted; it goes with the next weights")
 def test_the_shipped_weights_are_exported_as_torchscript(tmp_path: Path) -> None:
     from monai.bundle import ckpt_export
 

@@ -15,11 +15,11 @@ from napari_seg.volume import Segmentation, Volume
 
 @pytest.fixture(scope="module")
 def lopsided() -> Volume:
-    """MNI152 with the front half of its LEFT hippocampus made dark, as after surgery."""
+    """MNI152 with a part of the front of its LEFT hippocampus made dark, as after surgery."""
     scan = read(mni152_path())
     array = scan.array.copy()
     x, y, z = np.moveaxis(scan.grid.to_world(np.moveaxis(np.indices(scan.grid.shape), 0, -1)), -1, 0)
-    array[0, ((x + 26) / 12) ** 2 + ((y + 12) / 12) ** 2 + ((z + 20) / 12) ** 2 < 1] = 25
+    array[0, (x + 26) ** 2 + (y + 12) ** 2 + (z + 20) ** 2 < 9**2] = 25
     return replace(scan, array=array)
 
 
