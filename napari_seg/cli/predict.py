@@ -46,7 +46,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         type=memory_size,
         metavar="SIZE",
         help="what the whole process may hold at most, such as 4GiB; four fifths of what is free if left out. Less "
-        "memory takes more time and gives the same labels",
+        "memory takes more time",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace results that were edited or made by another program"
