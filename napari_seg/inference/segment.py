@@ -67,12 +67,18 @@ def segment(
     label_map = np.zeros(volume.grid.shape, dtype=smallest_label_type(max((s.label for s in segments), default=1)))
     budget_bytes = default_budget() if memory_bytes is None else memory_bytes
     confidence: dict[int, float] = {}
+    finished = 0
     for number, region in enumerate(regions):
+        windows = 0
 
-        def on_window(done: int, total: int, number: int = number) -> None:
-            report("segmenting", number * total + done, len(regions) * total)
+        def on_window(done: int, total: int, number: int = number, finished: int = finished) -> None:
+            nonlocal windows
+            windows = total
+            # the regions to come are taken to be like this one
+            report("segmenting", finished + done, finished + (len(regions) - number) * total)
 
         found = segment_region(volume, region, bundle, model, label_map, on_window, budget_bytes, backend)
+        finished += windows
         confidence |= {region.labels[c]: mean for c, mean in found.items() if c in region.labels}
 
     counts = Segmentation(label_map, volume.grid, segments).voxel_counts()
