@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from napari_seg.bundle import Bundle, Model
 from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
-from napari_seg.geometry import Grid
 from napari_seg.inference.prepare import prepare
 from napari_seg.localise import Region
 from napari_seg.volume import Volume
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from napari_seg.inference.backends import BackendName, Run
-    from napari_seg.inference.windows import Triple, Windows
+    from napari_seg.inference.windows import Windows
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +76,9 @@ def segment_region(
     with torch.inference_mode():
         if settings is None:
             check_whole(image.shape, _classes(bundle), budget_bytes, held)
-            return _as_a_whole(image, grid, volume, region, bundle, model, label_map, on_window)
+            decider = Decider(grid, volume.grid, label_map, region.labels)
+            decider.add((0, 0, 0), _whole_logits(image, bundle, model, on_window))
+            return decider.confidence()
         windows = Windows.over(grid.shape, settings)
         padded = windows.pad(image)
         with _blaming(bundle, model.device):
@@ -88,7 +89,8 @@ def segment_region(
         log.info("%s: %s, with %s", region.name, plan, backend.name)
         run = averaged_over_mirrors(backend, settings.mirror_axes)
         decider = Decider(grid, volume.grid, label_map, region.labels, windows.axes)
-        answers = _answers(padded, windows, plan.starts, run, bundle, model.device, on_window)
+        run = _told(run, windows, len(plan.starts), bundle, model.device, on_window)
+        answers = windows.answers(padded, plan.starts, run)
         for joined, strip in plan.strips:
             for block in blend(joined, strip, answers, plan.kept_dtype):
                 inner = windows.without_padding(block.start, block.logits.shape[1:])
@@ -120,53 +122,35 @@ def _blaming(bundle: Bundle, device: torch.device) -> Iterator[None]:
         ) from error
 
 
-def _as_a_whole(
-    image: torch.Tensor,
-    grid: Grid,
-    volume: Volume,
-    region: Region,
-    bundle: Bundle,
-    model: Model,
-    label_map: NDArray[np.unsignedinteger],
-    on_window: OnWindow,
-) -> dict[int, float]:
-    """As `segment_region`, with an inferer that only gives the logits of the whole region."""
+def _whole_logits(image: torch.Tensor, bundle: Bundle, model: Model, on_window: OnWindow) -> torch.Tensor:
+    """(classes, I, J, K) of an inferer that gives nothing less than the whole image's."""
     from napari_seg.inference.backends import check_answer, first_answer
-    from napari_seg.inference.decide import Decider
 
     on_window(0, 1)
     with _blaming(bundle, model.device):
         logits = first_answer(model.inferer(image[None].to(model.device), model.network))
-        check_answer(logits, 1, grid.shape, _classes(bundle))
-    decider = Decider(grid, volume.grid, label_map, region.labels)
-    decider.add((0, 0, 0), logits[0].float())
+        check_answer(logits, 1, image.shape[1:], _classes(bundle))
     on_window(1, 1)
-    return decider.confidence()
+    return logits[0].float()
 
 
-def _answers(
-    padded: torch.Tensor,
-    windows: Windows,
-    starts: list[Triple],
-    run: Run,
-    bundle: Bundle,
-    device: torch.device,
-    on_window: OnWindow,
-) -> Iterator[torch.Tensor]:
-    """Each window's logits (classes, *windows.size), a batch at a time through the network."""
-    import torch
-
+def _told(run: Run, windows: Windows, count: int, bundle: Bundle, device: torch.device, on_window: OnWindow) -> Run:
+    """The same, each batch of in all so many windows being told, and its faults as the network's."""
     from napari_seg.inference.backends import check_answer
 
-    on_window(0, len(starts))
-    for first in range(0, len(starts), windows.settings.batch):
-        batch = [windows.cut(padded, start) for start in starts[first : first + windows.settings.batch]]
+    done = 0
+    on_window(0, count)
+
+    def told(batch: torch.Tensor) -> torch.Tensor:
+        nonlocal done
         with _blaming(bundle, device):
-            logits = run(torch.stack(batch))
+            logits = run(batch)
             check_answer(logits, len(batch), windows.size, _classes(bundle))
-        on_window(first + len(batch), len(starts))
-        yield from logits
-        del logits  # before the next ones come
+        done += len(batch)
+        on_window(done, count)
+        return logits
+
+    return told
 
 
 def _classes(bundle: Bundle) -> int:

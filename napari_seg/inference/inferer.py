@@ -90,15 +90,12 @@ class StreamingInferer(Inferer):
         padded = windows.pad(image)
         starts = windows.starts_of(windows.places(strip))
 
-        def logits() -> Iterator[torch.Tensor]:
-            for first in range(0, len(starts), self.settings.batch):
-                batch = [windows.cut(padded, start) for start in starts[first : first + self.settings.batch]]
-                answer = run(torch.stack(batch))
-                check_answer(answer, len(batch), windows.size)
-                yield from answer
-                del answer
+        def checked(batch: torch.Tensor) -> torch.Tensor:
+            answer = run(batch)
+            check_answer(answer, len(batch), windows.size)
+            return answer
 
-        for block in blend(windows, strip, logits()):
+        for block in blend(windows, strip, windows.answers(padded, starts, checked)):
             inner = windows.without_padding(block.start, block.logits.shape[1:])
             if inner is None:
                 continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from math import ceil, prod
@@ -207,6 +207,23 @@ class Windows:
             pads += [self.before[axis], missing - self.before[axis]]
         mode, settings = self.settings.padding_mode, self.settings
         return torch.nn.functional.pad(image[None], pads, mode, settings.cval if mode == "constant" else None)[0]
+
+    def answers(
+        self, padded: torch.Tensor, starts: Sequence[Triple], run: Callable[[torch.Tensor], torch.Tensor]
+    ) -> Iterator[torch.Tensor]:
+        """Each window's logits (classes, *size), a batch at a time through the network.
+
+        Args:
+            padded: (C, *padded_shape).
+            starts: of the windows, in the order that is wanted.
+            run: logits (N, classes, *size) of windows (N, C, *size).
+        """
+        import torch
+
+        for first in range(0, len(starts), self.settings.batch):
+            logits = run(torch.stack([self.cut(padded, s) for s in starts[first : first + self.settings.batch]]))
+            yield from logits
+            del logits  # before the next ones come
 
 
 def _starts(length: int, window: int, overlap: float) -> tuple[int, ...]:
