@@ -49,16 +49,16 @@ class Run:
 RUNS = (
     Run("fcn_3d", "FCN", 3, 22),
     Run("unet_3d", "UNet", 3, 22),
-    Run("deeplabv3_3d", "DeepLabV3", 3, 22),
+    Run("deeplabv3_3d", "DeepLabV3", 3, 40),
     Run("deeplabv3plus_3d", "DeepLabV3Plus", 3, 22),
-    Run("multiview", "MultiView", 3, 14),
-    Run("fcn_2d", "FCN", 2, 5),
-    Run("unet_2d", "UNet", 2, 5),
-    Run("deeplabv3_2d", "DeepLabV3", 2, 5),
-    Run("deeplabv3plus_2d", "DeepLabV3Plus", 2, 5),
-    Run("fcn_axon", "FCN", 2, 2, pictures=True),
-    Run("unet_axon", "UNet", 2, 2, pictures=True),
-    Run("deeplabv3plus_axon", "DeepLabV3Plus", 2, 2, pictures=True),
+    Run("multiview", "MultiView", 3, 30),
+    Run("fcn_2d", "FCN", 2, 12),
+    Run("unet_2d", "UNet", 2, 12),
+    Run("deeplabv3_2d", "DeepLabV3", 2, 12),
+    Run("deeplabv3plus_2d", "DeepLabV3Plus", 2, 12),
+    Run("fcn_axon", "FCN", 2, 4, pictures=True),
+    Run("unet_axon", "UNet", 2, 4, pictures=True),
+    Run("deeplabv3plus_axon", "DeepLabV3Plus", 2, 4, pictures=True),
 )
 AXON_LABELS = ("myelin=100-200", "axon=201-255")
 FOLDS = 3
