@@ -124,3 +124,11 @@ def distinct_color(label: int) -> tuple[int, int, int]:
     """A colour that differs well from those of the labels before it (steps of the golden angle in hue)."""
     red, green, blue = colorsys.hsv_to_rgb((0.13 + 0.618034 * label) % 1.0, 0.75, 0.95)
     return round(red * 255), round(green * 255), round(blue * 255)
+
+
+_MODALITIES = {"MR": "MR", "MRI": "MR", "CT": "CT", "PT": "PT", "PET": "PT", "US": "US"}
+
+
+def modality_code(name: str) -> str:
+    """DICOM's letters for what series and bundles call their modality; "" for what is not known."""
+    return _MODALITIES.get(name.upper(), "")

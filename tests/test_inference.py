@@ -56,7 +56,7 @@ def test_another_spacing_comes_back_to_the_scan(head: Volume, tmp_path: Path) ->
 def test_many_small_windows_give_what_one_gives(head: Volume, tmp_path: Path) -> None:
     bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(10, 12, 8)), trust=True)
     steps: list[tuple[str, int, int]] = []
-    result = segment(head, bundle, progress=lambda *step: steps.append(step))
+    result = segment(head, bundle, windows="bundle", progress=lambda *step: steps.append(step))
     np.testing.assert_array_equal(result.array, head.array[0] > 100)
     windows = [step for step in steps if step[0] == "segmenting"]
     assert [done for _, done, _ in windows] == list(range(windows[-1][2] + 1))

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
             cases,
             arguments.output.resolve(),
             read_bundle(),
-            device=arguments.device,
+            options={"device": arguments.device},
             on_case=progress.on_case,
             progress=progress.on_step,
         )

@@ -49,6 +49,16 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "memory takes more time",
     )
     parser.add_argument(
+        "--windows",
+        choices=["fewest", "bundle"],
+        default="fewest",
+        help="fewest covers a scan with as little work as the bundle's overlap allows; bundle lays windows exactly as "
+        "MONAI does, which takes longer; default fewest",
+    )
+    parser.add_argument(
+        "--no-crop", action="store_true", help="look outside the body too, where there is air, and not only inside"
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace results that were edited or made by another program"
     )
     parser.add_argument("--json", action="store_true", help="print a list of objects, one a scan, instead of the table")
@@ -86,9 +96,13 @@ def run(arguments: argparse.Namespace) -> int:
                 cases,
                 arguments.output,
                 bundle,
-                device=arguments.device,
-                backend=arguments.backend,
-                memory_bytes=arguments.memory,
+                options={
+                    "device": arguments.device,
+                    "backend": arguments.backend,
+                    "memory_bytes": arguments.memory,
+                    "windows": arguments.windows,
+                    "crop": not arguments.no_crop,
+                },
                 overwrite=arguments.overwrite,
                 on_case=progress.on_case,
                 progress=progress.on_step,

@@ -26,7 +26,7 @@ from napari_seg.localise import Progress
 from napari_seg.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
-    from napari_seg.inference.backends import BackendName
+    from napari_seg.inference.segment import Options
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +92,7 @@ def run_cohort(
     output_dir: Path,
     bundle: Bundle,
     *,
-    device: str = "auto",
-    backend: BackendName = "auto",
-    memory_bytes: int | None = None,
+    options: Options | None = None,
     overwrite: bool = False,
     on_case: Callable[[int, str], None] | None = None,
     progress: Progress | None = None,
@@ -105,9 +103,7 @@ def run_cohort(
         cases: what `find_cases` gave.
         output_dir: made if it is not there; nothing is written outside it.
         bundle: which structures to find.
-        device: as for `segment`.
-        backend: as for `segment`.
-        memory_bytes: as for `segment`.
+        options: for `segment`.
         overwrite: replace whatever has the results' names; without it, only results that an earlier run gave for
             the same scan and nobody touched since.
         on_case: called with the scan's number and name before it is opened.
@@ -131,7 +127,7 @@ def run_cohort(
     for number, case in enumerate(cases):
         if on_case is not None:
             on_case(number, case.name)
-        results.append(_run_case(case, output_dir, bundle, device, backend, memory_bytes, overwrite, progress))
+        results.append(_run_case(case, output_dir, bundle, options or {}, overwrite, progress))
     return results
 
 
@@ -139,9 +135,7 @@ def _run_case(
     case: Case,
     output_dir: Path,
     bundle: Bundle,
-    device: str,
-    backend: BackendName,
-    memory_bytes: int | None,
+    options: Options,
     overwrite: bool,
     progress: Progress | None,
 ) -> CaseResult:
@@ -152,9 +146,7 @@ def _run_case(
         if not overwrite:
             _refuse_others_files(output_dir, case)
         volume = case.scan.read()
-        segmentation = segment(
-            volume, bundle, device=device, backend=backend, memory_bytes=memory_bytes, progress=progress
-        )
+        segmentation = segment(volume, bundle, progress=progress, **options)
         write_case(case, volume, segmentation, bundle, output_dir)
     except Cancelled:
         raise

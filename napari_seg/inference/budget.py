@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -32,6 +32,10 @@ SAFE_SHARE = 0.8
 
 MARGIN = 1.1
 """Of what is predicted: convolution libraries keep weights and scratch of their own."""
+
+
+def _times(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def describe_bytes(count: float) -> str:
@@ -164,25 +168,61 @@ class Plan:
     """How a region is run.
 
     Attributes:
+        windows: over the region.
+        cost: of one of them.
         strips: of each the windows, places joined as is best for it, and its begin and end on `windows.axes[1]`; one
             voxel is shared by neighbours.
         kept_dtype: of the sums of overlapping windows.
-        starts: of the windows that go through the network, in order; those at the cuts come for each strip.
-        flop: of all of them, mirror images included.
+        starts: of the windows, in order; those at the cuts come for each strip.
+        asked: how many of them the network is asked about, the others being empty.
+        flop: of all that it is asked, mirror images included.
         peak_bytes: that the process will hold at most.
     """
 
+    windows: Windows
+    cost: NetworkCost
     strips: tuple[tuple[Windows, tuple[int, int]], ...]
     kept_dtype: torch.dtype
     starts: list[Triple]
+    asked: int
     flop: int
     peak_bytes: int
 
     def __str__(self) -> str:
-        size = " x ".join(map(str, self.strips[0][0].size))
         cut = f" in {len(self.strips)} strips" if len(self.strips) > 1 else ""
         half = ", sums in float16" if self.kept_dtype == torch.float16 else ""
-        return f"{len(self.starts)} windows of {size}{cut}{half}, about {describe_bytes(self.peak_bytes)} of memory"
+        windows = f"{self.asked} windows of {_times(self.windows.size)}"
+        return f"{windows}{cut}{half}, about {describe_bytes(self.peak_bytes)} of memory"
+
+
+def best_plan(
+    ways: Sequence[Windows],
+    channels: int,
+    cost_of: Callable[[Windows], NetworkCost],
+    budget_bytes: int,
+    held: int,
+) -> Plan:
+    """The plan of the first way to lay windows that fits; which one does not depend on the budget if that is ample.
+
+    Args:
+        ways: the best first, the bundle's own size of windows last; only that one has to suit the network.
+        channels: of the image.
+        cost_of: the cost of one of its windows.
+        budget_bytes: what the process may hold at most.
+        held: what it holds already, the scan and the label map included.
+
+    Raises:
+        EnvironmentFault: `environment.memory`, nothing fits; it says what would.
+        Exception: whatever the network raises on the last way's windows.
+    """
+    for windows in ways[:-1]:
+        try:
+            return make_plan(windows, channels, cost_of(windows), budget_bytes, held)
+        except EnvironmentFault as fault:
+            log.info("windows of %s do not fit: %s", _times(windows.size), fault.message)
+        except Exception as error:  # a network that takes one size only can raise anything
+            log.info("the network does not take windows of %s (%s)", _times(windows.size), type(error).__name__)
+    return make_plan(ways[-1], channels, cost_of(ways[-1]), budget_bytes, held)
 
 
 def make_plan(windows: Windows, channels: int, cost: NetworkCost, budget_bytes: int, held: int) -> Plan:
@@ -207,7 +247,7 @@ def make_plan(windows: Windows, channels: int, cost: NetworkCost, budget_bytes: 
     # a block that is decided has the size of a window, once more with the edges of its neighbours
     block = 4 * cost.classes * prod(windows.size)
     mirrors = 2 * batch * block if windows.settings.mirror_axes else 0
-    fixed = held + image + MARGIN * batch * cost.peak_bytes + 2 * block + mirrors
+    fixed = held + image + MARGIN * batch * cost.peak_bytes + (3 if windows.empty else 2) * block + mirrors
     rows = len(windows.starts[windows.axes[1]])
     smallest = 0
     for kept_dtype in (torch.float32, torch.float16):
@@ -219,11 +259,12 @@ def make_plan(windows: Windows, channels: int, cost: NetworkCost, budget_bytes: 
             smallest = min(smallest or peak, peak)
             if peak <= budget_bytes:
                 starts = [start for joined, strip in strips for start in joined.starts_of(joined.places(strip))]
-                passes = len(starts) * 2 ** len(windows.settings.mirror_axes)
-                return Plan(strips, kept_dtype, starts, passes * cost.flop, peak)
+                asked = sum(start not in windows.empty for start in starts)
+                flop = asked * 2 ** len(windows.settings.mirror_axes) * cost.flop
+                return Plan(windows, cost, strips, kept_dtype, starts, asked, flop, peak)
     raise EnvironmentFault(
         "environment.memory",
-        f"{cost.classes} classes in windows of {' x '.join(map(str, windows.size))} need {describe_bytes(smallest)} of "
+        f"{cost.classes} classes in windows of {_times(windows.size)} need {describe_bytes(smallest)} of "
         f"memory; {describe_bytes(budget_bytes)} may be used; give more with --memory, or use a smaller window",
     )
 
@@ -245,7 +286,7 @@ def check_whole(shape: Sequence[int], classes: int, budget_bytes: int, held: int
     if needed > budget_bytes:
         raise EnvironmentFault(
             "environment.memory",
-            f"{classes} classes of a whole region of {' x '.join(map(str, shape[1:]))} voxels need "
+            f"{classes} classes of a whole region of {_times(shape[1:])} voxels need "
             f"{describe_bytes(needed)} of memory; {describe_bytes(budget_bytes)} may be used; give more with --memory, "
             "or let the bundle name a SlidingWindowInferer, whose windows are streamed",
         )

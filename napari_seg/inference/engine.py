@@ -12,17 +12,22 @@ from numpy.typing import NDArray
 
 from napari_seg.bundle import Bundle, Model
 from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
+from napari_seg.geometry import Grid
 from napari_seg.inference.prepare import prepare
 from napari_seg.localise import Region
-from napari_seg.volume import Volume
+from napari_seg.volume import Volume, modality_code
 
 if TYPE_CHECKING:
     import torch
 
     from napari_seg.inference.backends import BackendName, Run
-    from napari_seg.inference.windows import Windows
+    from napari_seg.inference.covering import Placement
+    from napari_seg.inference.windows import Triple, Windows, WindowSettings
 
 log = logging.getLogger(__name__)
+
+BACKGROUND_LOGIT = 10.0
+"""Of background in a window that is empty; all other classes have 0."""
 
 OnWindow = Callable[[int, int], None]
 """Called as (done, total) after every batch of windows; may raise to stop."""
@@ -37,6 +42,8 @@ def segment_region(
     on_window: OnWindow,
     budget_bytes: int,
     backend_name: BackendName = "auto",
+    placement: Placement = "fewest",
+    crop: bool = True,
 ) -> dict[int, float]:
     """Writes what a network finds in one region into the scan's label map.
 
@@ -52,6 +59,8 @@ def segment_region(
         on_window: told of each batch of windows.
         budget_bytes: what the process may hold at most.
         backend_name: what runs the network.
+        placement: how the windows are laid.
+        crop: leave out what lies outside the body.
 
     Returns:
         Class -> mean softmax probability over the network's voxels where it wins; background left out.
@@ -66,9 +75,9 @@ def segment_region(
 
     from napari_seg.inference.backends import averaged_over_mirrors, make_backend
     from napari_seg.inference.blend import blend
-    from napari_seg.inference.budget import check_whole, held_bytes, make_plan, network_cost
+    from napari_seg.inference.budget import NetworkCost, best_plan, check_whole, held_bytes, network_cost
     from napari_seg.inference.decide import Decider
-    from napari_seg.inference.windows import Windows, WindowSettings
+    from napari_seg.inference.windows import WindowSettings
 
     held = held_bytes() + label_map.nbytes  # of which nothing is in memory before it is written to
     image, grid = prepare(volume, region.grid, bundle, model)
@@ -79,18 +88,22 @@ def segment_region(
             decider = Decider(grid, volume.grid, label_map, region.labels)
             decider.add((0, 0, 0), _whole_logits(image, bundle, model, on_window))
             return decider.confidence()
-        windows = Windows.over(grid.shape, settings)
-        padded = windows.pad(image)
+        image, grid, ways = _looks(volume, region, bundle, image, grid, settings, placement, crop)
+
+        def cost_of(windows: Windows) -> NetworkCost:
+            return network_cost(model.network, windows.cut(windows.pad(image), (0, 0, 0))[None])
+
         with _blaming(bundle, model.device):
-            cost = network_cost(model.network, windows.cut(padded, (0, 0, 0))[None])
-        plan = make_plan(windows, len(image), cost, budget_bytes, held)
+            plan = best_plan(ways, len(image), cost_of, budget_bytes, held)
+        windows = plan.windows
+        padded = windows.pad(image)
         shape = (settings.batch, len(image), *windows.size)
         backend = make_backend(backend_name, model.network, model.device, shape, plan.flop)
         log.info("%s: %s, with %s", region.name, plan, backend.name)
         run = averaged_over_mirrors(backend, settings.mirror_axes)
         decider = Decider(grid, volume.grid, label_map, region.labels, windows.axes)
-        run = _told(run, windows, len(plan.starts), bundle, model.device, on_window)
-        answers = windows.answers(padded, plan.starts, run)
+        run = _told(run, windows, plan.asked, bundle, model.device, on_window)
+        answers = windows.answers(padded, plan.starts, run, _background(windows, plan.cost.classes, model.device))
         for joined, strip in plan.strips:
             for block in blend(joined, strip, answers, plan.kept_dtype):
                 inner = windows.without_padding(block.start, block.logits.shape[1:])
@@ -99,6 +112,51 @@ def segment_region(
                     decider.add(inner[0], block.logits[(slice(None), *inner[1])], begin)
                 del block
         return decider.confidence()
+
+
+def _looks(
+    volume: Volume,
+    region: Region,
+    bundle: Bundle,
+    image: torch.Tensor,
+    grid: Grid,
+    settings: WindowSettings,
+    placement: Placement,
+    crop: bool,
+) -> tuple[torch.Tensor, Grid, list[Windows]]:
+    """The part of an image (C, I, J, K) that is looked at, its grid, and ways to lay windows over it."""
+    from napari_seg.inference.body import find_body
+    from napari_seg.inference.covering import coverings, stride
+    from napari_seg.inference.windows import Windows
+
+    def ways() -> list[Windows]:
+        return coverings(grid.shape, settings) if placement == "fewest" else [Windows.over(grid.shape, settings)]
+
+    modality = modality_code(volume.modality) or modality_code(bundle.modality)
+    body = find_body(volume, grid, modality) if crop and region.grid is None else None
+    if body is None:
+        return image, grid, ways()
+    i, j, k = sizes = Windows.over(grid.shape, settings).size
+    box = body.box(sizes, (stride(i), stride(j), stride(k)))
+    begin, end = ([getattr(part, name) for part in box] for name in ("start", "stop"))
+    grid = grid.box(begin, end)
+
+    def holds_something(start: Triple, size: Triple) -> bool:
+        a, b, c = (s + first for s, first in zip(start, begin, strict=True))
+        return body.reaches((a, b, c), size)
+
+    return image[(slice(None), *box)], grid, [windows.sparing(holds_something) for windows in ways()]
+
+
+def _background(windows: Windows, classes: int, device: torch.device) -> torch.Tensor | None:
+    """Logits (classes, *size) of a window in which there is nothing; None if there is no such window."""
+    import torch
+
+    if not windows.empty:
+        return None
+    logits = torch.zeros((classes, *windows.size), device=device)
+    logits[0] = BACKGROUND_LOGIT
+    return logits
 
 
 @contextmanager

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
 from napari_seg.bundle import Bundle, check_runnable, load_model, read_bundle
 from napari_seg.errors import BundleError, EnvironmentFault
 from napari_seg.localise import Progress, localise
-from napari_seg.volume import Segment, Segmentation, Volume, smallest_label_type
+from napari_seg.volume import Segment, Segmentation, Volume, modality_code, smallest_label_type
 
 if TYPE_CHECKING:
     from napari_seg.inference.backends import BackendName
+    from napari_seg.inference.covering import Placement
+
+
+class Options(TypedDict, total=False):
+    """How a scan is segmented; see `segment`."""
+
+    device: str
+    backend: BackendName
+    memory_bytes: int | None
+    windows: Placement
+    crop: bool
 
 
 def segment(
@@ -24,6 +35,8 @@ def segment(
     device: str = "auto",
     backend: BackendName = "auto",
     memory_bytes: int | None = None,
+    windows: Placement = "fewest",
+    crop: bool = True,
     progress: Progress | None = None,
 ) -> Segmentation:
     """The structures that a bundle finds in a scan, on the scan's own grid.
@@ -35,6 +48,9 @@ def segment(
         backend: what runs the network; "auto": OpenVINO on the CPU where it is installed and worth its start, else
             torch.
         memory_bytes: what this process may hold at most, in all; None: what it holds and four fifths of what is free.
+        windows: "fewest" lays as few as cover the scan, evenly and up to half as long again; "bundle" lays them exactly
+            as the bundle says, as MONAI does.
+        crop: leave out what lies outside the body, where a CT or MR scan shows it.
         progress: called with a stage ("locating", "loading", "segmenting"), what is done and the total; at every
             iteration and every window.
 
@@ -69,16 +85,18 @@ def segment(
     confidence: dict[int, float] = {}
     finished = 0
     for number, region in enumerate(regions):
-        windows = 0
+        asked = 0
 
         def on_window(done: int, total: int, number: int = number, finished: int = finished) -> None:
-            nonlocal windows
-            windows = total
+            nonlocal asked
+            asked = total
             # the regions to come are taken to be like this one
             report("segmenting", finished + done, finished + (len(regions) - number) * total)
 
-        found = segment_region(volume, region, bundle, model, label_map, on_window, budget_bytes, backend)
-        finished += windows
+        found = segment_region(
+            volume, region, bundle, model, label_map, on_window, budget_bytes, backend, windows, crop
+        )
+        finished += asked
         confidence |= {region.labels[c]: mean for c, mean in found.items() if c in region.labels}
 
     counts = Segmentation(label_map, volume.grid, segments).voxel_counts()
@@ -91,10 +109,6 @@ def segment(
     return replace(result, notices=notices)
 
 
-_DICOM_MODALITY = {"MR": "MR", "MRI": "MR", "CT": "CT", "PT": "PT", "PET": "PT", "US": "US"}
-"""What bundles and series call their modality -> DICOM's letters; what is not here is not compared."""
-
-
 def _check_fit(volume: Volume, bundle: Bundle) -> None:
     channels = volume.array.shape[0]
     if channels != bundle.in_channels:
@@ -102,7 +116,7 @@ def _check_fit(volume: Volume, bundle: Bundle) -> None:
             "bundle.channels",
             f"the scan has {channels} channel(s); bundle {bundle.name!r} expects {bundle.in_channels}",
         )
-    found, wanted = (_DICOM_MODALITY.get(name.upper(), "") for name in (volume.modality, bundle.modality))
+    found, wanted = (modality_code(name) for name in (volume.modality, bundle.modality))
     if found and wanted and found != wanted:
         raise BundleError(
             "bundle.modality",

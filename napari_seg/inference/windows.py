@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from math import ceil, prod
+from operator import sub
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ Place = tuple[Span, Span, Span]
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of one size over an image, exactly where MONAI's `sliding_window_inference` puts them.
+    """Windows of one size over an image.
 
     Attributes:
         image_shape: of the image that they cover, (I, J, K).
@@ -104,6 +105,7 @@ class Windows:
         starts: along each axis, ascending, in the padded image.
         before: voxels of padding in front of the image, each axis; it is padded where it is smaller than a window.
         settings: what they follow from.
+        empty: starts of those in which there is nothing to find; the network is not asked about them.
         joined: axes along which the last two windows share a place if they lie closer than the others. The last
             window is moved back until it ends with the image, and so much overlap may be much to keep.
     """
@@ -113,11 +115,12 @@ class Windows:
     starts: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
     before: Triple
     settings: WindowSettings
+    empty: frozenset[Triple] = frozenset()
     joined: tuple[int, ...] = ()
 
     @classmethod
     def over(cls, image_shape: Triple, settings: WindowSettings) -> Windows:
-        """Those that cover an image."""
+        """Those that cover an image, exactly where MONAI's `sliding_window_inference` puts them."""
         size, starts, before = [], [], []
         for length, roi, overlap in zip(image_shape, settings.roi_size, settings.overlap, strict=True):
             window = roi if roi is not None and roi > 0 else length
@@ -125,6 +128,22 @@ class Windows:
             starts.append(_starts(max(length, window), window, overlap))
             before.append(max(window - length, 0) // 2)
         return cls(image_shape, _triple(size), (starts[0], starts[1], starts[2]), _triple(before), settings)
+
+    @classmethod
+    def evenly(cls, image_shape: Triple, settings: WindowSettings, size: Triple, counts: Triple) -> Windows:
+        """So many along each axis, as far apart as they can be; an image shorter than a window is padded."""
+        starts, before = [], []
+        for length, window, count in zip(image_shape, size, counts, strict=True):
+            last = max(length - window, 0)
+            starts.append(tuple(round(last * n / max(count - 1, 1)) for n in range(count)))
+            before.append(max(window - length, 0) // 2)
+        return cls(image_shape, size, (starts[0], starts[1], starts[2]), _triple(before), settings)
+
+    def sparing(self, holds_something: Callable[[Triple, Triple], bool]) -> Windows:
+        """The same, those being empty of which a function says so, given their start in the image and their size."""
+        starts = [_triple(start) for start in product(*self.starts)]
+        empty = [s for s in starts if not holds_something(_triple(map(sub, s, self.before)), self.size)]
+        return replace(self, empty=frozenset(empty))
 
     @property
     def padded_shape(self) -> Triple:
@@ -209,7 +228,11 @@ class Windows:
         return torch.nn.functional.pad(image[None], pads, mode, settings.cval if mode == "constant" else None)[0]
 
     def answers(
-        self, padded: torch.Tensor, starts: Sequence[Triple], run: Callable[[torch.Tensor], torch.Tensor]
+        self,
+        padded: torch.Tensor,
+        starts: Sequence[Triple],
+        run: Callable[[torch.Tensor], torch.Tensor],
+        nothing: torch.Tensor | None = None,
     ) -> Iterator[torch.Tensor]:
         """Each window's logits (classes, *size), a batch at a time through the network.
 
@@ -217,12 +240,16 @@ class Windows:
             padded: (C, *padded_shape).
             starts: of the windows, in the order that is wanted.
             run: logits (N, classes, *size) of windows (N, C, *size).
+            nothing: logits (classes, *size) of an empty window; None: there is none.
         """
         import torch
 
         for first in range(0, len(starts), self.settings.batch):
-            logits = run(torch.stack([self.cut(padded, s) for s in starts[first : first + self.settings.batch]]))
-            yield from logits
+            some = starts[first : first + self.settings.batch]
+            asked = [start for start in some if start not in self.empty]
+            logits = iter(run(torch.stack([self.cut(padded, start) for start in asked])) if asked else ())
+            for start in some:
+                yield nothing.clone() if nothing is not None and start in self.empty else next(logits)
             del logits  # before the next ones come
 
 

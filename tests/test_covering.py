@@ -1,0 +1,162 @@
+"""Fewer windows: they cover all there is, overlap as they must, and leave out nothing but air."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bundles import write_threshold_bundle
+
+from napari_seg.bundle import read_bundle
+from napari_seg.geometry import Grid
+from napari_seg.inference import segment
+from napari_seg.inference.body import Body, find_body
+from napari_seg.inference.covering import LARGER, LONGER, coverings
+from napari_seg.inference.windows import Windows, WindowSettings
+from napari_seg.volume import Volume
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_covering_covers_with_the_overlap_that_is_asked(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b, c = (int(n) for n in rng.integers(1, 400, 3))
+    i, j, k = (int(n) for n in rng.choice([32, 40, 48, 64, 96, 128], 3))
+    overlap = tuple(float(x) for x in rng.choice([0.0, 0.25, 0.5, 0.625], 3))
+    settings = WindowSettings((i, j, k), (overlap[0], overlap[1], overlap[2]))
+    usual = Windows.over((a, b, c), settings)
+    ways = coverings((a, b, c), settings)
+    works = [way.count * prod(way.size) for way in ways]
+    assert works == sorted(works)
+    assert ways[-1].size == usual.size
+    assert all(way.count <= usual.count for way in ways)
+    assert works[-1] <= usual.count * prod(usual.size)
+    for way in ways:
+        assert prod(way.size) <= LARGER * prod(usual.size)
+        for axis, roi in enumerate((i, j, k)):
+            size, starts, length = way.size[axis], way.starts[axis], way.padded_shape[axis]
+            assert starts[0] == 0
+            assert starts[-1] + size == length
+            assert roi <= size < max(LONGER) * roi + 32
+            assert length - size < 1 or way.before[axis] == 0
+            repeated = roi - max(1, int(roi * (1 - overlap[axis])))
+            assert all(0 < later - earlier <= size - repeated for earlier, later in pairwise(starts))
+
+
+def test_a_head_takes_fewer_windows() -> None:
+    settings = WindowSettings((128, 128, 128))
+    best = coverings((192, 224, 256), settings)[0]
+    assert Windows.over((192, 224, 256), settings).count == 12
+    assert (best.size, best.count) == ((192, 128, 160), 4)
+
+
+def body_in_air(modality: str = "MR") -> Volume:
+    """A lopsided body of about 60 x 70 x 50 mm away from the middle of a field of 180 x 160 x 150 mm, in noise."""
+    spacing = np.array([1.5, 2.0, 2.5])
+    rng = np.random.default_rng(0)
+    i, j, k = np.indices((120, 80, 60)) * spacing[:, None, None, None]
+    inside = ((i - 60) / 30) ** 2 + ((j - 90) / 35) ** 2 + ((k - 50) / 25) ** 2 < 1
+    inside |= (abs(i - 60) < 30) & (abs(j - 90) < 8) & (abs(k - 50) < 8)
+    air, tissue, noise = (20.0, 300.0, 8.0) if modality == "MR" else (-1000.0, 30.0, 40.0)
+    array = np.where(inside, tissue, air) + rng.normal(0, noise, inside.shape)
+    array[55:60, 40:45, 18:22] += 200  # an organ
+    return Volume(array[None].astype(np.float32), Grid(inside.shape, np.diag([*spacing, 1.0])), modality=modality)
+
+
+@pytest.mark.parametrize("modality", ["MR", "CT"])
+def test_the_body_is_found_whole_and_little_else(modality: str) -> None:
+    scan = body_in_air(modality)
+    grid = Grid.around(scan.grid.center_mm, scan.grid.size_mm, (1.0, 1.0, 1.0))
+    body = find_body(scan, grid, modality)
+    assert body is not None
+    box = body.box((1, 1, 1), (1, 1, 1))
+    for part, (low, high) in zip(box, [(30, 90), (55, 125), (25, 75)], strict=True):
+        assert low - 12 < part.start <= low
+        assert high <= part.stop < high + 12
+
+
+def test_what_shows_no_air_is_kept_whole(head: Volume) -> None:
+    scan = body_in_air()
+    assert find_body(scan, scan.grid, "PT") is None
+    assert find_body(scan, scan.grid, "") is None
+    flat = replace(scan, array=np.full_like(scan.array, 7.0))
+    found = find_body(flat, scan.grid, "MR")
+    assert found is None or found.box((1, 1, 1), (1, 1, 1)) == tuple(slice(0, n) for n in scan.grid.shape)
+    damaged = scan.array.copy()
+    damaged[0, 3, 3, 3] = np.nan
+    assert find_body(replace(scan, array=damaged), scan.grid, "MR") is None
+
+
+def test_a_box_has_the_length_that_is_asked_within_the_image() -> None:
+    mask = np.zeros((10, 10, 10), dtype=bool)
+    mask[0:2, 4:7, 9] = True
+    body = Body(mask, (3, 3, 3), (29, 30, 28))
+    assert body.box((1, 1, 1), (1, 1, 1)) == (slice(0, 6), slice(12, 21), slice(27, 28))
+    assert body.box((8, 8, 8), (8, 8, 8)) == (slice(0, 8), slice(9, 25), slice(20, 28))
+    assert body.box((64, 64, 64), (32, 32, 32)) == (slice(0, 29), slice(0, 30), slice(0, 28))
+
+
+def test_a_body_is_reached_where_it_is() -> None:
+    mask = np.zeros((10, 10, 10), dtype=bool)
+    mask[5, 5, 5] = True  # voxels 15 to 17
+    body = Body(mask, (3, 3, 3), (30, 30, 30))
+    assert body.reaches((10, 10, 10), (6, 6, 6))
+    assert body.reaches((17, 17, 17), (20, 20, 20))
+    assert not body.reaches((9, 10, 10), (6, 6, 6))
+    assert not body.reaches((18, 15, 15), (5, 5, 5))
+    assert not body.reaches((-8, 15, 15), (5, 5, 5))
+
+
+@pytest.mark.parametrize("modality", ["MR", "CT"])
+def test_leaving_out_air_changes_no_label_and_asks_less(modality: str, tmp_path: Path) -> None:
+    scan = body_in_air(modality)
+    root = write_threshold_bundle(tmp_path / "threshold", roi=(16, 16, 16), spacing=(2.0, 2.0, 2.0))
+    bundle = replace(read_bundle(root, trust=True), modality=modality)
+    asked: dict[bool, int] = {}
+
+    def labels(crop: bool) -> np.ndarray:
+        def told(stage: str, done: int, total: int) -> None:
+            if stage == "segmenting":
+                asked[crop] = total
+
+        return segment(scan, bundle, crop=crop, windows="bundle", progress=told).array
+
+    whole = labels(crop=False)
+    np.testing.assert_array_equal(labels(crop=True), whole)
+    assert whole.any()
+    assert asked[True] < 0.3 * asked[False]
+
+
+@torch.inference_mode()
+def test_an_empty_window_is_not_asked_about() -> None:
+    settings = WindowSettings((8, 8, 8), (0.0, 0.0, 0.0), batch=3)
+    windows = Windows.over((16, 16, 16), settings).sparing(lambda start, size: start[0] == 8)
+    image = torch.ones(1, 16, 16, 16)
+    batches: list[int] = []
+
+    def run(batch: torch.Tensor) -> torch.Tensor:
+        batches.append(len(batch))
+        return batch.repeat(1, 2, 1, 1, 1)
+
+    nothing = torch.zeros(2, 8, 8, 8)
+    starts = windows.starts_of(windows.places((0, 16)))
+    answers = list(windows.answers(image, starts, run, nothing))
+    assert sum(batches) == 4
+    assert [float(answer.mean()) for answer in answers] == [float(start[0] == 8) for start in starts]
+
+
+def test_a_network_of_one_size_is_given_that_size(tmp_path: Path) -> None:
+    scan = body_in_air()
+    root = write_threshold_bundle(tmp_path / "strict", roi=(32, 32, 32), spacing=(2.0, 2.0, 2.0))
+    module = root / "scripts" / "nets.py"
+    source = module.read_text()
+    assert "def forward(self, image):" in source
+    check = "        if tuple(image.shape[2:]) != (32, 32, 32):\n            raise ValueError(image.shape)\n"
+    module.write_text(source.replace("def forward(self, image):\n", f"def forward(self, image):\n{check}"))
+    bundle = read_bundle(root, trust=True)
+    strict = segment(scan, bundle).array
+    np.testing.assert_array_equal(strict, segment(scan, bundle, windows="bundle", crop=False).array)
