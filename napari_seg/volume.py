@@ -66,6 +66,22 @@ class Segment:
 
 
 @dataclass(frozen=True, eq=False)
+class Certainty:
+    """How sure a network is of the label that it gives each voxel, on the segmentation's grid.
+
+    Where classes meet it follows from the logits at the voxel; elsewhere it is interpolated from the network's voxels.
+
+    Attributes:
+        confidence: (I, J, K) uint8, the winner's softmax probability, 255 for 1; 0 where it did
+            not look.
+        entropy: (I, J, K) uint8, of the softmax probabilities, 255 where all classes are equally likely.
+    """
+
+    confidence: NDArray[np.uint8]
+    entropy: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
 class Segmentation:
     """A label map on a grid, and the table of its segments.
 
@@ -75,6 +91,7 @@ class Segmentation:
         segments: every structure that was looked for, found or not, by ascending label.
         confidence: label -> mean probability of the segment's own voxels; a segment without voxels is absent.
         notices: doubts about the scan or the result.
+        certainty: of every voxel's label; None where nobody asked for it.
 
     Raises:
         InputError: `geometry.shape`, the array does not fit the grid; `labels.type`, it is not unsigned.
@@ -85,6 +102,7 @@ class Segmentation:
     segments: tuple[Segment, ...]
     confidence: Mapping[int, float] = field(default_factory=dict)
     notices: tuple[Notice, ...] = ()
+    certainty: Certainty | None = None
 
     def __post_init__(self) -> None:
         if self.array.shape != self.grid.shape:

@@ -48,6 +48,20 @@ def test_one_file_gives_labels_picture_and_record(
     assert "1 done, 0 failed" in output
 
 
+def test_certainty_is_written_beside_the_labels_and_is_no_scan(head: Volume, tmp_path: Path, bundle: str) -> None:
+    (tmp_path / "scans").mkdir()
+    path = phantoms.write_nifti(head, tmp_path / "scans" / "case.nii.gz")
+    assert predict(path, "-o", path.parent, "--bundle", bundle, "--certainty") == 0
+    confidence, entropy = (read(path.parent / f"case_seg_{name}.nii.gz") for name in ("confidence", "entropy"))
+    np.testing.assert_allclose(confidence.grid.affine, head.grid.affine, atol=1e-4)
+    assert confidence.array.dtype == entropy.array.dtype == np.uint8
+    assert confidence.array[0][head.array[0] > 110].min() > 250
+    assert entropy.array[0][head.array[0] > 110].max() < 5
+    assert predict(path.parent, "-o", path.parent, "--bundle", bundle) == 0
+    expected = ["case.nii.gz", "case_seg.json", "case_seg.nii.gz", "case_seg.png"]
+    assert files_below(path.parent) == expected  # maps of labels that are no more have gone
+
+
 def test_bad_scans_are_named_and_the_others_done(
     head: Volume, tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture
 ) -> None:

@@ -15,10 +15,12 @@ from torch import nn
 
 from napari_seg.geometry import Grid, resample
 from napari_seg.inference import StreamingInferer
+from napari_seg.inference import cells as cells_module
 from napari_seg.inference import decide as decide_module
 from napari_seg.inference.blend import Block, blend, kept_bytes, thriftiest
 from napari_seg.inference.decide import Decider
 from napari_seg.inference.windows import Windows, WindowSettings
+from napari_seg.volume import Certainty
 
 
 def network(classes: int, seed: int = 0) -> nn.Module:
@@ -124,6 +126,7 @@ def test_windows_that_share_a_place_change_nothing(joined_axes: tuple[int, ...])
 @torch.inference_mode()
 def test_labels_are_those_of_the_whole_logits_resampled(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random shapes, spacings, orientations, tilts, classes, windows; regions within, around and beyond the scan."""
+    monkeypatch.setattr(cells_module, "LOGITS_AT_ONCE", 1000)
     monkeypatch.setattr(decide_module, "LOGITS_AT_ONCE", 1000)
     monkeypatch.setattr(decide_module, "VOXELS_AT_ONCE", 1000)
     rng = np.random.default_rng(seed)
@@ -145,7 +148,8 @@ def test_labels_are_those_of_the_whole_logits_resampled(seed: int, monkeypatch: 
 
     labels = {c: 10 + c for c in range(1, classes)}
     label_map = np.zeros(scan.shape, np.uint8)
-    decider = Decider(region, scan, label_map, labels, windows.axes)
+    certainty = Certainty(np.zeros(scan.shape, np.uint8), np.zeros(scan.shape, np.uint8))
+    decider = Decider(region, scan, label_map, labels, windows.axes, certainty if seed % 3 else None)
     for block in stream(image, windows, net):
         inner = windows.without_padding(block.start, block.logits.shape[1:])
         if inner is not None:
@@ -161,6 +165,19 @@ def test_labels_are_those_of_the_whole_logits_resampled(seed: int, monkeypatch: 
     np.testing.assert_array_equal(label_map[clear], expected[clear])
     distances = np.abs(region.to_index(points) - (np.array(region.shape) - 1) / 2) - np.array(region.shape) / 2
     assert not label_map[(distances > 0.01).any(axis=-1)].any()
+
+    if seed % 3:
+        shares = torch.from_numpy(on_scan).softmax(dim=0).numpy()
+        entropy = -(shares * np.log(shares)).sum(axis=0) / np.log(classes)
+        lower = np.clip(np.floor(region.to_index(points)).astype(int), 0, np.maximum(np.array(region.shape) - 2, 0))
+        corners = [np.minimum(lower + corner, np.array(region.shape) - 1) for corner in product((0, 1), repeat=3)]
+        winners = np.stack([logits.argmax(dim=0).numpy()[tuple(np.moveaxis(c, -1, 0))] for c in corners])
+        meet = clear & (winners.min(axis=0) != winners.max(axis=0))  # elsewhere it is interpolated, not computed
+        assert meet.any()
+        np.testing.assert_allclose(certainty.confidence[meet] / 255, shares.max(axis=0)[meet], atol=0.005)
+        np.testing.assert_allclose(certainty.entropy[meet] / 255, entropy[meet], atol=0.005)
+        np.testing.assert_allclose(certainty.confidence[inside] / 255, shares.max(axis=0)[inside], atol=0.1)
+        assert not certainty.confidence[(distances > 0.01).any(axis=-1)].any()
 
     winner = logits.argmax(dim=0)
     probability = logits.softmax(dim=0).amax(dim=0)

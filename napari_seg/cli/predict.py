@@ -59,6 +59,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--no-crop", action="store_true", help="look outside the body too, where there is air, and not only inside"
     )
     parser.add_argument(
+        "--certainty",
+        action="store_true",
+        help="write <name>_seg_confidence.nii.gz, the winner's probability (255 is 1), and <name>_seg_entropy.nii.gz",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace results that were edited or made by another program"
     )
     parser.add_argument("--json", action="store_true", help="print a list of objects, one a scan, instead of the table")
@@ -102,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
                     "memory_bytes": arguments.memory,
                     "windows": arguments.windows,
                     "crop": not arguments.no_crop,
+                    "certainty": arguments.certainty,
                 },
                 overwrite=arguments.overwrite,
                 on_case=progress.on_case,

@@ -16,6 +16,7 @@ from napari_seg.formats import Scan, find_scans, nifti_ending
 
 PROGRAM = "napari-seg"
 SUFFIX = "_seg"
+CERTAINTY_MAPS = ("confidence", "entropy")
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,12 @@ def find_cases(inputs: Sequence[Path]) -> tuple[list[Case], list[tuple[Path, Inp
 
 
 def is_result(path: Path) -> bool:
-    """Whether a file is a label map that an earlier run wrote, told by the record beside it."""
+    """Whether an earlier run wrote a label map or a map of its certainty, told by the record beside it."""
     ending = nifti_ending(path)
-    if not ending or not path.name.endswith(f"{SUFFIX}{ending}"):
-        return False
-    return read_record(path.with_name(f"{path.name.removesuffix(ending)}.json")) is not None
+    stem = path.name.removesuffix(ending)
+    for name in CERTAINTY_MAPS:
+        stem = stem.removesuffix(f"_{name}")
+    return bool(ending) and stem.endswith(SUFFIX) and read_record(path.with_name(f"{stem}.json")) is not None
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from napari_seg import __version__
 from napari_seg.bundle import Bundle, check_runnable
-from napari_seg.cohort.discover import PROGRAM, SUFFIX, Case, read_record
+from napari_seg.cohort.discover import CERTAINTY_MAPS, PROGRAM, SUFFIX, Case, read_record
 from napari_seg.errors import Cancelled, NapariSegError, Notice, OutputError
 from napari_seg.localise import Progress
 from napari_seg.volume import Segmentation, Volume
@@ -182,27 +182,36 @@ def _failed(case: Case, code: str, message: str, start: float) -> CaseResult:
 
 
 def write_case(case: Case, volume: Volume, segmentation: Segmentation, bundle: Bundle, output_dir: Path) -> None:
-    """Writes the three files of one result, all or none.
+    """Writes the files of one result, all or none: three, and two maps where the certainty is known.
 
     Raises:
         OutputError: `output.not_written`, the disk is full or a name is taken by a folder; `output.not_equal`, what
             was written does not read back as it was meant.
     """
     from napari_seg.evaluation.overlay import draw_overlay
-    from napari_seg.formats.nifti import write_nifti
+    from napari_seg.formats.nifti import write_map
 
     moved: list[Path] = []
     try:
         with tempfile.TemporaryDirectory(dir=output_dir, prefix=".unfinished-") as folder:
             unfinished = _targets(Path(folder), case.name)
             labels, overlay, record = unfinished
-            write_nifti(segmentation, labels)
+            write_map(segmentation.array, segmentation.grid, labels)
             draw_overlay(volume, segmentation, overlay, title=case.name)
             text = json.dumps(_record(case, volume, segmentation, bundle, labels), indent=2)
             record.write_text(text + "\n", encoding="utf-8")
-            for path, target in zip(unfinished, _targets(output_dir, case.name), strict=True):
+            targets = dict(zip(unfinished, _targets(output_dir, case.name), strict=True))
+            if segmentation.certainty is not None:
+                for name in CERTAINTY_MAPS:
+                    path = Path(folder, f"{case.name}{SUFFIX}_{name}.nii.gz")
+                    write_map(getattr(segmentation.certainty, name), segmentation.grid, path)
+                    targets[path] = output_dir / path.name
+            for path, target in targets.items():
                 os.replace(path, target)
                 moved.append(target)
+            if segmentation.certainty is None:  # an earlier run's would be taken for that of these labels
+                for name in CERTAINTY_MAPS:
+                    Path(output_dir, f"{case.name}{SUFFIX}_{name}.nii.gz").unlink(missing_ok=True)
     except OSError as error:
         for target in moved:
             target.unlink(missing_ok=True)

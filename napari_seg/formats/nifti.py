@@ -53,7 +53,12 @@ def read_nifti(path: str | os.PathLike[str]) -> Volume:
 
 
 def write_nifti(segmentation: Segmentation, path: str | os.PathLike[str]) -> None:
-    """Writes a label map as NIfTI, in its own type and on its own grid, or leaves no file at all.
+    """Writes a label map as NIfTI; see `write_map`."""
+    write_map(segmentation.array, segmentation.grid, path)
+
+
+def write_map(array: NDArray[np.unsignedinteger], grid: Grid, path: str | os.PathLike[str]) -> None:
+    """Writes a map (I, J, K) as NIfTI, in its own type and on its own grid, or leaves no file at all.
 
     The affine stands in sform and qform. The file gets its name, replacing one that had it, only after it was
     read back and found equal.
@@ -70,20 +75,20 @@ def write_nifti(segmentation: Segmentation, path: str | os.PathLike[str]) -> Non
         raise OutputError("output.not_written", f"{path.name} ends neither in .nii nor in .nii.gz; give it such a name")
     # Hidden, so that a run which is killed leaves nothing that is taken for a scan; nibabel zips by the ending.
     unproven = path.with_name(f".{uuid4().hex}{ending.lower()}")
-    image = nibabel.nifti1.Nifti1Image(segmentation.array, segmentation.grid.affine)
-    image.set_sform(segmentation.grid.affine, code="scanner")
-    image.set_qform(segmentation.grid.affine, code="scanner")
-    if _widest_gap_mm(image.get_qform(), segmentation.grid) > 0.1 * min(segmentation.grid.spacing_mm):
+    image = nibabel.nifti1.Nifti1Image(array, grid.affine)
+    image.set_sform(grid.affine, code="scanner")
+    image.set_qform(grid.affine, code="scanner")
+    if _widest_gap_mm(image.get_qform(), grid) > 0.1 * min(grid.spacing_mm):
         # A quaternion can't hold axes that are a hair off a right angle; over a long scan the hair becomes a voxel.
         image.set_qform(None, code="unknown")
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = b"napari-seg"
     try:
         nibabel.loadsave.save(image, unproven)
-        array, grid, _ = _load(unproven)
-        if array.dtype != segmentation.array.dtype or not np.array_equal(array, segmentation.array):
+        found, where, _ = _load(unproven)
+        if found.dtype != array.dtype or not np.array_equal(found, array):
             raise OutputError("output.not_equal", f"{path.name} came back from the disk with other labels; try again")
-        if not np.allclose(grid.affine, segmentation.grid.affine, rtol=1e-6, atol=1e-4):
+        if not np.allclose(where.affine, grid.affine, rtol=1e-6, atol=1e-4):
             raise OutputError("output.not_equal", f"{path.name} came back from the disk with another affine")
         os.replace(unproven, path)
     except (OSError, InputError, nibabel.spatialimages.HeaderDataError) as error:

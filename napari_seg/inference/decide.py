@@ -7,8 +7,7 @@ meet are interpolated. No class is ever held on the scan's grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Iterator
 from math import prod
 
 import numpy as np
@@ -17,10 +16,18 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import BundleError
 from napari_seg.geometry import WHOLE_VOXEL_TOLERANCE, Grid, index_affine, is_same_lattice
+from napari_seg.inference.cells import (
+    LOGITS_AT_ONCE,
+    along_axes,
+    certainty_of,
+    contenders,
+    interpolated,
+    interpolated_certainty,
+    interpolated_winner,
+    unanimous,
+)
 from napari_seg.inference.windows import Triple
-
-LOGITS_AT_ONCE = 4_000_000
-"""Logits, classes times voxels, interpolated at once; a few float32 maps of this many are held."""
+from napari_seg.volume import Certainty
 
 VOXELS_AT_ONCE = 2_000_000
 """Voxels of a turned scan whose places are computed at once; a few float64 maps of this many are held."""
@@ -41,6 +48,7 @@ class Decider:
         label_map: (I, J, K) on `scan`; changed in place.
         labels: class -> label; a class that is not named here counts as background.
         axes: the region's axes from the slowest to the fastest along which blocks come.
+        certainty: on `scan`, changed in place wherever labels are; None: it is not wanted.
     """
 
     def __init__(
@@ -50,12 +58,14 @@ class Decider:
         label_map: NDArray[np.unsignedinteger],
         labels: dict[int, int],
         axes: Triple = (0, 1, 2),
+        certainty: Certainty | None = None,
     ) -> None:
         self.region = region
         self.scan = scan
         self.label_map = label_map
         self.labels = labels
         self.axes = axes
+        self.certainty = certainty
         self.to_region = index_affine(region, scan)
         self.same_lattice = is_same_lattice(region, scan)
         if self.same_lattice:
@@ -92,9 +102,15 @@ class Decider:
         )
         if 0 in (n - 1 for n in winner.shape):
             return
-        for where, labels in (self._straight if self.scan_axes else self._turned)(first, cells, winner):
-            part = self.label_map[where]
-            self.label_map[where] = np.where(part == 0, labels, part)
+        certainty = None if self.certainty is None else certainty_of(cells)
+        for where, labels, certain in (self._straight if self.scan_axes else self._turned)(
+            first, cells, winner, certainty
+        ):
+            free = self.label_map[where] == 0
+            if self.certainty is not None and certain is not None:
+                for known, found in zip((self.certainty.confidence, self.certainty.entropy), certain, strict=True):
+                    known[where] = np.where(free, found, known[where])
+            self.label_map[where] = np.where(free, labels, self.label_map[where])
 
     def confidence(self) -> dict[int, float]:
         """Class -> mean softmax probability over the region's voxels where that class wins; background left out."""
@@ -138,9 +154,9 @@ class Decider:
                 self._probabilities[c] = self._probabilities.get(c, 0.0) + sums[c].item()
 
     def _straight(
-        self, first: list[int], cells: torch.Tensor, winner: torch.Tensor
-    ) -> Iterator[tuple[tuple[slice, ...], NDArray]]:
-        """Where in the scan, and its labels, if each axis of the region follows one of the scan's."""
+        self, first: list[int], cells: torch.Tensor, winner: torch.Tensor, certainty: torch.Tensor | None
+    ) -> Iterator[tuple[tuple[slice, ...], NDArray, NDArray | None]]:
+        """Where in the scan, its labels and their certainty, if each axis of the region follows one of the scan's."""
         assert self.scan_axes is not None
         where, lower, share = [slice(0)] * 3, [], []
         for axis, scan_axis in enumerate(self.scan_axes):
@@ -155,29 +171,37 @@ class Decider:
         if self.same_lattice:
             i, j, k = (n + s.long() for n, s in zip(lower, share, strict=True))
             labels = self._labels_of(winner)[i][:, j][:, :, k]
+            certainty = None if certainty is None else certainty[:, i][:, :, j][..., k]
         else:
             i, j, k = lower
-            unanimous = _unanimous(winner)
-            contenders = _contenders(cells, torch.nonzero(unanimous < 0))
-            labels = self._labels_of(unanimous)[i][:, j][:, :, k]
+            agreed = unanimous(winner)
+            able = contenders(cells, torch.nonzero(agreed < 0))
+            labels = self._labels_of(agreed)[i][:, j][:, :, k]
             points = torch.nonzero(labels < 0)
             places = [axis[points[:, n]] for n, axis in enumerate(lower)]
             shares = [axis[points[:, n]] for n, axis in enumerate(share)]
-            labels[tuple(points.T)] = self._labels_of(_interpolated_winner(cells, contenders, places, shares))
+            if certainty is None:
+                labels[tuple(points.T)] = self._labels_of(interpolated_winner(cells, able, places, shares))
+            else:
+                certainty = along_axes(certainty, lower, share)
+                winners, exact = interpolated_certainty(cells, places, shares)
+                labels[tuple(points.T)] = self._labels_of(winners)
+                certainty[:, *points.T] = exact
         order = [self.scan_axes.index(axis) for axis in range(3)]
-        yield tuple(where), labels.permute(order).numpy(force=True).astype(self.label_map.dtype)
+        certain = None if certainty is None else _as_bytes(certainty.permute(0, *(1 + axis for axis in order)))
+        yield tuple(where), labels.permute(order).numpy(force=True).astype(self.label_map.dtype), certain
 
     def _turned(
-        self, first: list[int], cells: torch.Tensor, winner: torch.Tensor
-    ) -> Iterator[tuple[tuple[NDArray, ...], NDArray]]:
-        """Which voxels of the scan, and their labels, however the region is turned; some of the scan at a time."""
+        self, first: list[int], cells: torch.Tensor, winner: torch.Tensor, certainty: torch.Tensor | None
+    ) -> Iterator[tuple[tuple[NDArray, ...], NDArray, NDArray | None]]:
+        """Which voxels of the scan, their labels and certainty, however the region is turned; some at a time."""
         box = self._box_in_scan(first, winner.shape)
         if box is None:
             return
         start, stop = box
-        unanimous = _unanimous(winner)
-        contenders = _contenders(cells, torch.nonzero(unanimous < 0))
-        unanimous = self._labels_of(unanimous)
+        agreed = unanimous(winner)
+        able = contenders(cells, torch.nonzero(agreed < 0))
+        agreed = self._labels_of(agreed)
         depth = max(1, VOXELS_AT_ONCE // prod(stop[1:] - start[1:]))
         j, k = (np.arange(start[n], stop[n], dtype=np.float64) for n in (1, 2))
         for begin in range(start[0], stop[0], depth):
@@ -193,13 +217,21 @@ class Decider:
                 continue
             places = [torch.from_numpy(axis[own]).to(cells.device) for axis in lower]
             shares = [torch.from_numpy(axis[own]).to(cells.device, torch.float32) for axis in share]
-            labels = unanimous[tuple(places)]
+            labels = agreed[tuple(places)]
             open_ = labels < 0
-            winners = _interpolated_winner(cells, contenders, [p[open_] for p in places], [s[open_] for s in shares])
+            open_places, open_shares = ([axis[open_] for axis in some] for some in (places, shares))
+            certain = None
+            if certainty is None:
+                winners = interpolated_winner(cells, able, open_places, open_shares)
+            else:
+                winners, exact = interpolated_certainty(cells, open_places, open_shares)
+                whole = torch.cat(list(interpolated(certainty, places, shares)), dim=1)
+                whole[:, open_] = exact
+                certain = _as_bytes(whole)
             labels[open_] = self._labels_of(winners)
             found = np.nonzero(own)
             where = tuple(n + offset for n, offset in zip(found, (begin, start[1], start[2]), strict=True))
-            yield where, labels.numpy(force=True).astype(self.label_map.dtype)
+            yield where, labels.numpy(force=True).astype(self.label_map.dtype), certain
 
     def _cell(self, index: NDArray[np.float64], axis: int) -> tuple[NDArray, NDArray, NDArray[np.bool_]]:
         """Of indices along an axis of the region: the cell, how far in it (0 to 1), whether it is in the region."""
@@ -239,71 +271,5 @@ def _driving_axes(to_region: NDArray[np.float64], scan_shape: Triple) -> list[in
     return driving if sorted(driving) == [0, 1, 2] and max(others) < WHOLE_VOXEL_TOLERANCE else None
 
 
-def _unanimous(winner: torch.Tensor) -> torch.Tensor:
-    """Of each cell, one fewer along each axis, the class that wins at all eight corners; -1 where they differ."""
-    low = high = winner.to(torch.int16)
-    for axis in range(3):
-        near, far = (slice(None),) * axis + (slice(-1),), (slice(None),) * axis + (slice(1, None),)
-        low, high = torch.minimum(low[near], low[far]), torch.maximum(high[near], high[far])
-    return torch.where(low == high, low, -1).long()
-
-
-def _contenders(logits: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
-    """The classes that can win anywhere in some cells, ascending.
-
-    Interpolation stays between a class's least and greatest corner, so one whose greatest lies below another's least in
-    every cell never wins.
-
-    Args:
-        logits: (classes, I, J, K).
-        cells: (n, 3) their lower corners.
-    """
-    classes = len(logits)
-    flat, offsets = logits.reshape(classes, -1), _corner_offsets(logits)
-    first = _flat_index(logits, *cells.T)
-    able = torch.zeros(classes, dtype=torch.bool, device=logits.device)
-    step = max(1, LOGITS_AT_ONCE // classes)
-    for begin in range(0, len(first), step):
-        least = most = flat.index_select(1, first[begin : begin + step])
-        for offset in offsets[1:]:
-            corner = flat.index_select(1, first[begin : begin + step] + offset)
-            least, most = torch.minimum(least, corner), torch.maximum(most, corner)
-        able |= (most >= least.amax(dim=0)).any(dim=1)
-    return able.nonzero()[:, 0]
-
-
-def _interpolated_winner(
-    logits: torch.Tensor, contenders: torch.Tensor, lower: Sequence[torch.Tensor], share: Sequence[torch.Tensor]
-) -> torch.Tensor:
-    """(n,) the winning class at points, each given by the lower corner of its cell and how far in the cell it lies.
-
-    Args:
-        logits: (classes, I, J, K).
-        contenders: classes that can win there, ascending.
-        lower: of each axis (n,) int64.
-        share: of each axis (n,) float32, 0 to 1.
-    """
-    flat = logits.reshape(len(logits), -1)
-    flat = flat if len(contenders) == len(flat) else flat[contenders]
-    first = _flat_index(logits, *lower)
-    winners = torch.empty_like(first)
-    step = max(1, LOGITS_AT_ONCE // max(1, len(flat)))  # no class contends where no classes meet
-    for begin in range(0, len(first), step):
-        parts = [axis[begin : begin + step] for axis in share]
-        total = torch.zeros((len(flat), len(parts[0])), device=logits.device)
-        for corner, offset in zip(product((0, 1), repeat=3), _corner_offsets(logits), strict=True):
-            a, b, c = (part if far else 1 - part for part, far in zip(parts, corner, strict=True))
-            # a class that a network rules out by minus infinity, times a share of 0, would be no number
-            total.addcmul_(flat.index_select(1, first[begin : begin + step] + offset).clamp_(-1e30, 1e30), a * b * c)
-        winners[begin : begin + step] = contenders[total.max(dim=0).indices]
-    return winners
-
-
-def _flat_index(logits: torch.Tensor, i: torch.Tensor, j: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-    return (i * logits.shape[2] + j) * logits.shape[3] + k
-
-
-def _corner_offsets(logits: torch.Tensor) -> list[int]:
-    """From a cell's lower corner to its eight corners, along an index over all three axes."""
-    length_j, length_k = logits.shape[2:]
-    return [(i * length_j + j) * length_k + k for i, j, k in product((0, 1), repeat=3)]
+def _as_bytes(shares: torch.Tensor) -> NDArray[np.uint8]:
+    return shares.mul(255).round_().clamp_(0, 255).to(torch.uint8).numpy(force=True)

@@ -15,7 +15,7 @@ from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
 from napari_seg.geometry import Grid
 from napari_seg.inference.prepare import prepare
 from napari_seg.localise import Region
-from napari_seg.volume import Volume, modality_code
+from napari_seg.volume import Certainty, Volume, modality_code
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +44,7 @@ def segment_region(
     backend_name: BackendName = "auto",
     placement: Placement = "fewest",
     crop: bool = True,
+    certainty: Certainty | None = None,
 ) -> dict[int, float]:
     """Writes what a network finds in one region into the scan's label map.
 
@@ -61,6 +62,7 @@ def segment_region(
         backend_name: what runs the network.
         placement: how the windows are laid.
         crop: leave out what lies outside the body.
+        certainty: on the scan's grid; changed in place wherever labels are.
 
     Returns:
         Class -> mean softmax probability over the network's voxels where it wins; background left out.
@@ -79,13 +81,13 @@ def segment_region(
     from napari_seg.inference.decide import Decider
     from napari_seg.inference.windows import WindowSettings
 
-    held = held_bytes() + label_map.nbytes  # of which nothing is in memory before it is written to
+    held = held_bytes() + (1 if certainty is None else 3) * label_map.nbytes  # in memory once they are written to
     image, grid = prepare(volume, region.grid, bundle, model)
     settings = WindowSettings.of(model.inferer)
     with torch.inference_mode():
         if settings is None:
             check_whole(image.shape, _classes(bundle), budget_bytes, held)
-            decider = Decider(grid, volume.grid, label_map, region.labels)
+            decider = Decider(grid, volume.grid, label_map, region.labels, certainty=certainty)
             decider.add((0, 0, 0), _whole_logits(image, bundle, model, on_window))
             return decider.confidence()
         image, grid, ways = _looks(volume, region, bundle, image, grid, settings, placement, crop)
@@ -101,7 +103,7 @@ def segment_region(
         backend = make_backend(backend_name, model.network, model.device, shape, plan.flop)
         log.info("%s: %s, with %s", region.name, plan, backend.name)
         run = averaged_over_mirrors(backend, settings.mirror_axes)
-        decider = Decider(grid, volume.grid, label_map, region.labels, windows.axes)
+        decider = Decider(grid, volume.grid, label_map, region.labels, windows.axes, certainty)
         run = _told(run, windows, plan.asked, bundle, model.device, on_window)
         answers = windows.answers(padded, plan.starts, run, _background(windows, plan.cost.classes, model.device))
         for joined, strip in plan.strips:

@@ -11,7 +11,7 @@ import numpy as np
 from napari_seg.bundle import Bundle, check_runnable, load_model, read_bundle
 from napari_seg.errors import BundleError, EnvironmentFault
 from napari_seg.localise import Progress, localise
-from napari_seg.volume import Segment, Segmentation, Volume, modality_code, smallest_label_type
+from napari_seg.volume import Certainty, Segment, Segmentation, Volume, modality_code, smallest_label_type
 
 if TYPE_CHECKING:
     from napari_seg.inference.backends import BackendName
@@ -26,6 +26,7 @@ class Options(TypedDict, total=False):
     memory_bytes: int | None
     windows: Placement
     crop: bool
+    certainty: bool
 
 
 def segment(
@@ -37,6 +38,7 @@ def segment(
     memory_bytes: int | None = None,
     windows: Placement = "fewest",
     crop: bool = True,
+    certainty: bool = False,
     progress: Progress | None = None,
 ) -> Segmentation:
     """The structures that a bundle finds in a scan, on the scan's own grid.
@@ -51,6 +53,7 @@ def segment(
         windows: "fewest" lays as few as cover the scan, evenly and up to half as long again; "bundle" lays them exactly
             as the bundle says, as MONAI does.
         crop: leave out what lies outside the body, where a CT or MR scan shows it.
+        certainty: give the winner's probability and the entropy of every voxel too.
         progress: called with a stage ("locating", "loading", "segmenting"), what is done and the total; at every
             iteration and every window.
 
@@ -82,6 +85,8 @@ def segment(
     segments = _merged(tuple(s for region in regions for s in region.segments))
     label_map = np.zeros(volume.grid.shape, dtype=smallest_label_type(max((s.label for s in segments), default=1)))
     budget_bytes = default_budget() if memory_bytes is None else memory_bytes
+    shape = volume.grid.shape
+    sure = Certainty(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)) if certainty else None
     confidence: dict[int, float] = {}
     finished = 0
     for number, region in enumerate(regions):
@@ -94,7 +99,7 @@ def segment(
             report("segmenting", finished + done, finished + (len(regions) - number) * total)
 
         found = segment_region(
-            volume, region, bundle, model, label_map, on_window, budget_bytes, backend, windows, crop
+            volume, region, bundle, model, label_map, on_window, budget_bytes, backend, windows, crop, sure
         )
         finished += asked
         confidence |= {region.labels[c]: mean for c, mean in found.items() if c in region.labels}
@@ -102,7 +107,7 @@ def segment(
     counts = Segmentation(label_map, volume.grid, segments).voxel_counts()
     # on a coarse scan a structure can win voxels of the network's grid and none of the scan's
     confidence = {label: mean for label, mean in confidence.items() if counts[label] > 0}
-    result = Segmentation(label_map, volume.grid, segments, confidence)
+    result = Segmentation(label_map, volume.grid, segments, confidence, certainty=sure)
     from napari_seg.inference.plausibility import doubts
 
     notices = (*volume.notices, *place_notices, *doubts(result, bundle.min_confidence, segments))
