@@ -13,8 +13,9 @@ from torch import nn
 
 from napari_seg.bundle import read_bundle
 from napari_seg.errors import EnvironmentFault
-from napari_seg.inference import backends, segment
-from napari_seg.inference.backends import OpenVINOBackend, TorchBackend, compile_network, make_backend
+from napari_seg.inference import backends, compiled, segment
+from napari_seg.inference.backends import TorchBackend, make_backend
+from napari_seg.inference.compiled import OpenVINOBackend, compile_network
 from napari_seg.volume import Volume
 
 SHAPE = (2, 1, 16, 24, 16)
@@ -29,8 +30,8 @@ def network() -> nn.Module:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(backends.CACHE_VARIABLE, str(tmp_path / "cache"))
-    backends._compiled.cache_clear()
+    monkeypatch.setenv(compiled.CACHE_VARIABLE, str(tmp_path / "cache"))
+    compiled.compiled_once.cache_clear()
     return tmp_path / "cache"
 
 
@@ -47,9 +48,9 @@ def test_openvino_gives_torchs_logits(network: nn.Module, own_cache: Path) -> No
     windows = torch.randn(SHAPE)
     expected = TorchBackend(network, CPU)(windows)
     for _ in range(2):  # compiled anew, then from the cache
-        compiled = OpenVINOBackend(compile_network(network, SHAPE, own_cache), SHAPE)
-        torch.testing.assert_close(compiled(windows), expected, rtol=1e-3, atol=2e-3)
-        torch.testing.assert_close(compiled(windows[:1]), expected[:1], rtol=1e-3, atol=2e-3)
+        backend = OpenVINOBackend(compile_network(network, SHAPE, own_cache), SHAPE)
+        torch.testing.assert_close(backend(windows), expected, rtol=1e-3, atol=2e-3)
+        torch.testing.assert_close(backend(windows[:1]), expected[:1], rtol=1e-3, atol=2e-3)
     assert len(list(own_cache.iterdir())) == 1
 
 
@@ -111,7 +112,7 @@ def test_what_is_quickest_is_taken(network: nn.Module) -> None:
     assert isinstance(make_backend("auto", network, CPU, SHAPE, flop=1e15), OpenVINOBackend)
     # the next scan takes what is compiled, and two at a time don't share what they are asked
     one, other = (make_backend("openvino", network, CPU, SHAPE, 1e9) for _ in range(2))
-    assert backends._compiled.cache_info().misses == 1
+    assert compiled.compiled_once.cache_info().misses == 1
     first, second = torch.randn(SHAPE), torch.randn(SHAPE)
     answer = one(first)
     kept = answer.clone()
@@ -142,15 +143,15 @@ def test_without_openvino_torch_runs(network: nn.Module, monkeypatch: pytest.Mon
 def test_a_scan_is_segmented_alike(head: Volume, tmp_path: Path) -> None:
     bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(10, 12, 8)), trust=True)
     with_torch = segment(head, bundle, backend="torch")
-    compiled = segment(head, bundle, backend="openvino")
-    assert (compiled.array == with_torch.array).all()
-    assert compiled.confidence == pytest.approx(dict(with_torch.confidence), rel=1e-4)
+    with_openvino = segment(head, bundle, backend="openvino")
+    assert (with_openvino.array == with_torch.array).all()
+    assert with_openvino.confidence == pytest.approx(dict(with_torch.confidence), rel=1e-4)
 
 
 def test_the_cache_lies_where_caches_lie(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(backends.CACHE_VARIABLE, "")
-    assert backends.cache_dir() is None
-    monkeypatch.delenv(backends.CACHE_VARIABLE)
-    monkeypatch.setattr(backends.sys, "platform", "linux")
+    monkeypatch.setenv(compiled.CACHE_VARIABLE, "")
+    assert compiled.cache_dir() is None
+    monkeypatch.delenv(compiled.CACHE_VARIABLE)
+    monkeypatch.setattr(compiled.sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert backends.cache_dir() == Path("/somewhere/napari-seg")
+    assert compiled.cache_dir() == Path("/somewhere/napari-seg")

@@ -96,7 +96,9 @@ def run(arguments: argparse.Namespace) -> int:
         return ExitCode.NOTHING_FOUND
     results = []
     if cases:
-        with CohortProgress(len(cases), quiet=arguments.json or not sys.stderr.isatty()) as progress:
+        with CohortProgress(
+            len(cases), bars=not arguments.json and sys.stderr.isatty(), plans=not arguments.json
+        ) as progress:
             results = run_cohort(
                 cases,
                 arguments.output,

@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from napari_seg.cohort.runner import CaseResult
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _STAGES = {"locating": "finding the place", "loading": "loading the model", "segmenting": "segmenting"}
 
 
-class CohortProgress:
-    """Bars on standard error for scans and for the steps inside one, with the time left."""
+_ENGINE = logging.getLogger("napari_seg.inference.engine")
 
-    def __init__(self, scans: int, quiet: bool = False) -> None:
+
+class _Lines(logging.Handler):
+    """Prints what is logged above the bars."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+
+
+class CohortProgress:
+    """Bars on standard error for scans and for the steps inside one, with the time left; and the plan of each scan.
+
+    Args:
+        scans: how many there are.
+        bars: draw them; the plans are lines of text, for a log file too.
+        plans: say how each scan will be run and what it took.
+    """
+
+    def __init__(self, scans: int, bars: bool = True, plans: bool = True) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -35,20 +59,26 @@ class CohortProgress:
             TimeRemainingColumn(),
             console=Console(file=sys.stderr),
             transient=True,
-            disable=quiet,
+            disable=not bars,
         )
         self._scans = self._bars.add_task("scans", total=scans)
         self._step = self._bars.add_task("reading", total=None)
         self._stage = ""
+        self._plans = _Lines(self._bars.console) if plans else None
 
     def __enter__(self) -> Self:
         self._bars.start()
+        if self._plans is not None:
+            _ENGINE.addHandler(self._plans)
+            _ENGINE.setLevel(logging.INFO)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bars.stop()
+        if self._plans is not None:
+            _ENGINE.removeHandler(self._plans)
 
     def on_case(self, number: int, name: str) -> None:
         self._bars.update(self._scans, completed=number, description=f"scans ({name})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,8 +78,16 @@ def segment_region(
 
     from napari_seg.inference.backends import averaged_over_mirrors, make_backend
     from napari_seg.inference.blend import blend
-    from napari_seg.inference.budget import NetworkCost, best_plan, check_whole, held_bytes, network_cost
+    from napari_seg.inference.budget import (
+        NetworkCost,
+        best_plan,
+        check_whole,
+        describe_bytes,
+        held_bytes,
+        network_cost,
+    )
     from napari_seg.inference.decide import Decider
+    from napari_seg.inference.speed import describe_seconds, expected_seconds, measuring
     from napari_seg.inference.windows import WindowSettings
 
     held = held_bytes() + (1 if certainty is None else 3) * label_map.nbytes  # in memory once they are written to
@@ -101,18 +110,29 @@ def segment_region(
         padded = windows.pad(image)
         shape = (settings.batch, len(image), *windows.size)
         backend = make_backend(backend_name, model.network, model.device, shape, plan.flop)
-        log.info("%s: %s, with %s", region.name, plan, backend.name)
+        expected = expected_seconds(plan, backend, model.network, len(image), prod(volume.grid.shape))
+        log.info("%s: %s, about %s, with %s", region.name, plan, describe_seconds(expected), backend.name)
         run = averaged_over_mirrors(backend, settings.mirror_axes)
         decider = Decider(grid, volume.grid, label_map, region.labels, windows.axes, certainty)
         run = _told(run, windows, plan.asked, bundle, model.device, on_window)
         answers = windows.answers(padded, plan.starts, run, _background(windows, plan.cost.classes, model.device))
-        for joined, strip in plan.strips:
-            for block in blend(joined, strip, answers, plan.kept_dtype):
-                inner = windows.without_padding(block.start, block.logits.shape[1:])
-                if inner is not None:
-                    begin = max(strip[0] - windows.before[windows.axes[1]], 0)
-                    decider.add(inner[0], block.logits[(slice(None), *inner[1])], begin)
-                del block
+        with measuring() as measured:
+            for joined, strip in plan.strips:
+                for block in blend(joined, strip, answers, plan.kept_dtype):
+                    inner = windows.without_padding(block.start, block.logits.shape[1:])
+                    if inner is not None:
+                        begin = max(strip[0] - windows.before[windows.axes[1]], 0)
+                        decider.add(inner[0], block.logits[(slice(None), *inner[1])], begin)
+                    del block
+        log.info(
+            "%s: took %s, expected %s; %s of memory, expected %s",
+            region.name,
+            describe_seconds(measured.seconds),
+            describe_seconds(expected),
+            describe_bytes(measured.peak_bytes or 0),
+            describe_bytes(plan.peak_bytes),
+            extra={"plan": plan, "expected_seconds": expected, "measured": measured},
+        )
         return decider.confidence()
 
 

@@ -1,0 +1,272 @@
+"""Networks compiled for this processor by OpenVINO, checked against torch and kept on disk for the next time."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import struct
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from napari_seg import __version__
+from napari_seg.inference.backends import first_answer, smaller
+
+log = logging.getLogger(__name__)
+
+COMPILED_TOLERANCE = 1e-3
+"""By how much of the largest logit a compiled network may differ from torch."""
+
+KEPT_BYTES = 4 * 2**30
+"""Of compiled networks; what was used least lately goes first."""
+
+CACHE_VARIABLE = "NAPARI_SEG_CACHE"
+"""Environment variable with the folder in which compiled networks are kept; empty: they are not kept."""
+
+
+class OpenVINOBackend:
+    """A network compiled for this processor, in float32 as torch computes it.
+
+    Args:
+        compiled: by `compile_network`; shared, while what it is asked and answers is this backend's own.
+        shape: (N, C, *size) of the batches that it was compiled for; a smaller one is filled up.
+    """
+
+    name = "OpenVINO on cpu"
+
+    def __init__(self, compiled: Compiled, shape: tuple[int, ...]) -> None:
+        self.request = compiled.model.create_infer_request()
+        self.seconds_a_batch: float | None = compiled.seconds_a_batch
+        self.shape = shape
+
+    def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+        count = len(windows)
+        if count < self.shape[0]:
+            windows = torch.cat([windows, windows.new_zeros((self.shape[0] - count, *self.shape[1:]))])
+        answer = self.request.infer({0: windows.contiguous().numpy()}, share_inputs=True, share_outputs=True)
+        return torch.from_numpy(answer[0])[:count]
+
+
+@lru_cache(maxsize=2)
+def compiled_once(network: torch.nn.Module, shape: tuple[int, ...]) -> Compiled:
+    """`compile_network` with the user's cache; the last two are also kept in memory, for the next scan."""
+    return compile_network(network, shape, cache_dir())
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A network as OpenVINO runs it.
+
+    Attributes:
+        model: OpenVINO's compiled model.
+        seconds_a_batch: that it took when it was compiled.
+    """
+
+    model: Any
+    seconds_a_batch: float
+
+
+def compile_network(network: torch.nn.Module, shape: tuple[int, ...], cache_dir: Path | None = None) -> Compiled:
+    """OpenVINO's compiled model of a network, checked against torch.
+
+    The network is traced on small windows, which tells what it computes; torch runs a whole batch once, when the model
+    is new.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        shape: (N, C, *size) of the batches that will come.
+        cache_dir: where it is kept for the next time; None: nowhere.
+
+    Raises:
+        Exception: OpenVINO can't read the network, or does not compute what torch does.
+    """
+    import openvino
+
+    try:
+        small = smaller(shape)
+        traced = _traced(network, small)
+    except Exception as error:  # a network of one size only can raise anything
+        log.info("the network is traced on whole windows (%s)", type(error).__name__)
+        small, traced = shape, _traced(network, shape)
+    blob = None if cache_dir is None else cache_dir / f"{_fingerprint(traced, shape, openvino.__version__)}.blob"
+    if blob is not None and (kept := _kept(blob)) is not None:
+        return kept
+    try:
+        compiled = _compile_checked(network, traced, small, shape)
+    except RuntimeError:
+        if small == shape:
+            raise
+        log.info("the network does otherwise with whole windows than with small ones; it is traced on whole ones")
+        compiled = _compile_checked(network, _traced(network, shape), shape, shape)
+    if blob is not None:
+        _keep(blob, struct.pack("d", compiled.seconds_a_batch), compiled.model.export_model().getbuffer())
+        _forget_oldest(blob.parent)
+    return compiled
+
+
+def _compile_checked(network: torch.nn.Module, traced: Any, small: tuple[int, ...], shape: tuple[int, ...]) -> Compiled:
+    """Compiled for `shape`, once it was found to answer as torch does.
+
+    On two small batches that a branch on their values would tell apart, because tracing keeps one branch only; and on a
+    whole one, because tracing keeps sizes that the network worked out itself.
+
+    Args:
+        network: the network.
+        traced: OpenVINO's model of it; takes `shape` afterwards.
+        small: (N, C, *size) for which it was traced.
+        shape: (N, C, *size) for which it is wanted.
+    """
+    batch = torch.randn(small, generator=torch.Generator().manual_seed(1))
+    model = _core().compile_model(traced, "CPU", _settings())
+    _check_against_torch(model, network, batch)
+    seconds = _check_against_torch(model, network, -batch.abs())
+    if small != shape:
+        _reshape(traced, shape)
+        model = _core().compile_model(traced, "CPU", _settings())
+        batch = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        seconds = _check_against_torch(model, network, batch)
+    return Compiled(model, seconds)
+
+
+def _check_against_torch(model: Any, network: torch.nn.Module, batch: torch.Tensor) -> float:
+    """Seconds that a compiled model took for a batch."""
+    with torch.inference_mode():
+        expected = first_answer(network(batch))
+    request = model.create_infer_request()
+    start = time.perf_counter()
+    found = torch.from_numpy(request.infer({0: batch.numpy()}, share_inputs=True, share_outputs=True)[0])
+    seconds = time.perf_counter() - start
+    tolerance = COMPILED_TOLERANCE * max(1.0, float(expected.abs().max()))
+    if found.shape != expected.shape or not torch.allclose(found, expected, atol=tolerance):
+        raise RuntimeError("the compiled network does not answer what torch answers")
+    return seconds
+
+
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
+
+
+def _settings() -> dict[str, object]:
+    return {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": usable_cores(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its own, and no more than torch was told to take (OMP_NUM_THREADS)."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(cores, torch.get_num_threads())
+
+
+def cache_dir() -> Path | None:
+    """Where compiled networks are kept; None: nowhere."""
+    named = os.environ.get(CACHE_VARIABLE)
+    if named is not None:
+        return Path(named) if named else None
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home()), "napari-seg", "cache")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "napari-seg"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "napari-seg")
+
+
+def _traced(network: torch.nn.Module, shape: tuple[int, ...]) -> Any:
+    """OpenVINO's model of a network, with shapes that don't change.
+
+    Through the frontend itself: OpenVINO's own `convert_model` reports its use to a server.
+    """
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    decoder = TorchScriptPythonDecoder(network, example_input=(example,), trace_kwargs={"check_trace": False})
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    model = frontend.convert(frontend.load(decoder))
+    _reshape(model, shape)
+    return model
+
+
+def _reshape(model: Any, shape: tuple[int, ...]) -> None:
+    from openvino import PartialShape
+
+    model.reshape({model.inputs[0]: PartialShape(shape)})
+
+
+def _fingerprint(traced: Any, shape: tuple[int, ...], version: str) -> str:
+    """Of all that a compiled network follows from: its operations, weights and batches, and what will run them."""
+    digest = hashlib.sha256(f"{__version__} {version} {usable_cores()} {_processor()} {shape}".encode())
+    numbers: dict[str, int] = {}
+    for number, operation in enumerate(traced.get_ordered_ops()):  # their names count up within a process
+        numbers[operation.get_friendly_name()] = number
+        inputs = [(numbers[i.get_node().get_friendly_name()], i.get_index()) for i in operation.input_values()]
+        constant = operation.get_type_name() == "Constant"
+        attributes = {} if constant else operation.get_attributes()
+        outputs = [str(output.get_partial_shape()) for output in operation.outputs()]
+        digest.update(f"{operation.get_type_name()} {inputs} {outputs} {sorted(attributes.items())}".encode())
+        if constant:
+            digest.update(operation.get_data().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _processor() -> str:
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text().splitlines() if known.is_file() else []
+    told = {line.partition(":")[0].strip(): line for line in lines if line.startswith(("model name", "flags"))}
+    return " ".join(told.values()) or platform.processor()
+
+
+def _kept(blob: Path) -> Compiled | None:
+    """What was compiled an earlier time; None if it is not there or damaged."""
+    try:
+        with blob.open("rb") as file:
+            (seconds,) = struct.unpack("d", file.read(8))
+            model = _core().import_model(file.read(), "CPU", _settings())
+        os.utime(blob)  # it was used
+        return Compiled(model, seconds)
+    except FileNotFoundError:
+        return None
+    except Exception:  # cut short or damaged: openvino raises anything then
+        log.info("the compiled network that was kept can't be read; it is compiled anew")
+        return None
+
+
+def _keep(path: Path, *content: bytes | memoryview) -> None:
+    """Written beside and renamed, so that nobody reads half of it; a folder that can't be written to is left alone."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+            try:
+                for piece in content:
+                    part.write(piece)
+                part.close()
+                Path(part.name).replace(path)
+            except BaseException:
+                Path(part.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        log.info("the compiled network could not be kept (%s)", error.strerror)
+
+
+def _forget_oldest(folder: Path) -> None:
+    """Removes what was not used for longest until all that is kept is no more than it may be."""
+    try:
+        blobs = sorted(folder.glob("*.blob"), key=lambda path: path.stat().st_mtime)
+        excess = sum(path.stat().st_size for path in blobs) - KEPT_BYTES
+        for blob in blobs[:-1]:
+            if excess > 0:
+                excess -= blob.stat().st_size
+                blob.unlink()
+    except OSError as error:  # another process was quicker, or the folder is not ours
+        log.info("compiled networks could not be removed (%s)", error.strerror)

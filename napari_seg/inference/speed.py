@@ -1,0 +1,135 @@
+"""How long a segmentation will take, told by a short trial of the network and of the memory; and what it did take."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil, prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from napari_seg.inference.backends import Backend, smaller
+from napari_seg.inference.budget import Plan, network_cost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+log = logging.getLogger(__name__)
+
+WORTH_TRYING_FLOP = 1e11
+"""Operations below which a trial would take longer than it tells."""
+
+USUAL_FLOP_A_SECOND = 5e10
+"""Of a processor, where no trial is made."""
+
+BLEND_PASSES = 4.0
+"""How often each logit of a window is read or written until it is blended, in times of a plain addition."""
+
+DECIDE_PASSES = 4.0
+"""How often each logit of the network's grid is, until it is decided."""
+
+SCAN_PASSES = 20.0
+"""How often each voxel of the scan is."""
+
+
+def expected_seconds(plan: Plan, backend: Backend, network: torch.nn.Module, channels: int, scan_voxels: int) -> float:
+    """What a plan will take.
+
+    Args:
+        plan: of one region.
+        backend: that runs it.
+        network: that it runs.
+        channels: of the image.
+        scan_voxels: that will be decided.
+    """
+    windows, classes = plan.windows, plan.cost.classes
+    shape = (windows.settings.batch, channels, *windows.size)
+    batches = ceil(plan.asked / shape[0]) * 2 ** len(windows.settings.mirror_axes)
+    if backend.seconds_a_batch is not None:
+        one = backend.seconds_a_batch
+    elif plan.flop < WORTH_TRYING_FLOP:
+        one = shape[0] * plan.cost.flop / USUAL_FLOP_A_SECOND
+    else:
+        one = _tried(backend, network, shape, plan.cost.flop)
+    logits = classes * prod(windows.size) * len(plan.starts)
+    decided = classes * prod(windows.image_shape)
+    moved = BLEND_PASSES * logits + DECIDE_PASSES * decided + SCAN_PASSES * scan_voxels
+    return batches * one + moved * seconds_a_number()
+
+
+def _tried(backend: Backend, network: torch.nn.Module, shape: tuple[int, ...], flop: int) -> float:
+    """Seconds a batch, from a run of windows half as long in each direction; its first is not counted."""
+    try:
+        trial = torch.zeros(smaller(shape))
+        share = network_cost(network, trial[:1]).flop / flop
+        backend(trial)
+        return timed(backend, trial) / share
+    except Exception as error:  # a network of one size only can raise anything
+        log.info("the network is tried on whole windows (%s)", type(error).__name__)
+    return timed(backend, torch.zeros(shape))
+
+
+def describe_seconds(seconds: float) -> str:
+    """Such as "0.4 s", "12 s", "3 min 20 s" or "2 h 5 min"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
+    return " ".join(f"{n} {unit}" for n, unit in parts if n and not (hours and unit == "s")) or "0 s"
+
+
+def timed(backend: Backend, batch: torch.Tensor) -> float:
+    """Seconds that a batch takes, until its answer is there."""
+    start = time.perf_counter()
+    float(backend(batch).flatten()[0])  # waits for a GPU
+    return time.perf_counter() - start
+
+
+@lru_cache(maxsize=1)
+def seconds_a_number() -> float:
+    """Of a plain addition of float32 numbers that lie in memory, the quickest of three."""
+    numbers = torch.zeros(16_000_000)
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        numbers.add_(1.0)
+        taken.append(time.perf_counter() - start)
+    return min(taken) / len(numbers)
+
+
+@dataclass
+class Measured:
+    """What something took; filled in at its end.
+
+    Attributes:
+        seconds: of the wall's clock.
+        peak_bytes: resident memory of this process at its highest; None where the system does not say.
+    """
+
+    seconds: float = 0.0
+    peak_bytes: int | None = None
+
+
+@contextmanager
+def measuring() -> Iterator[Measured]:
+    """Measures what is done within."""
+    measured = Measured()
+    start = time.perf_counter()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the highest so far
+        told = True
+    except OSError:  # not Linux, or not allowed
+        told = False
+    try:
+        yield measured
+    finally:
+        measured.seconds = time.perf_counter() - start
+        if told:
+            lines = Path("/proc/self/status").read_text().splitlines()
+            measured.peak_bytes = next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
