@@ -96,9 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
         return ExitCode.NOTHING_FOUND
     results = []
     if cases:
-        with CohortProgress(
-            len(cases), bars=not arguments.json and sys.stderr.isatty(), plans=not arguments.json
-        ) as progress:
+        told = not arguments.json
+        with CohortProgress(len(cases), bars=told and sys.stderr.isatty(), plans=told) as progress:
             results = run_cohort(
                 cases,
                 arguments.output,

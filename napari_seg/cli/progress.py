@@ -20,14 +20,15 @@ _ENGINE = logging.getLogger("napari_seg.inference.engine")
 
 
 class _Lines(logging.Handler):
-    """Prints what is logged above the bars."""
+    """Prints what is logged of a scan, above the bars."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(logging.INFO)
         self._console = console
+        self.scan = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+        self._console.print(f"{self.scan}: {record.getMessage()}", markup=False, highlight=False, soft_wrap=True)
 
 
 class CohortProgress:
@@ -83,6 +84,8 @@ class CohortProgress:
     def on_case(self, number: int, name: str) -> None:
         self._bars.update(self._scans, completed=number, description=f"scans ({name})")
         self._stage = ""
+        if self._plans is not None:
+            self._plans.scan = name
         self._bars.reset(self._step, total=None, description="reading")
 
     def on_step(self, stage: str, done: int, total: int) -> None:

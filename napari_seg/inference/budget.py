@@ -191,7 +191,7 @@ class Plan:
     def __str__(self) -> str:
         cut = f" in {len(self.strips)} strips" if len(self.strips) > 1 else ""
         half = ", sums in float16" if self.kept_dtype == torch.float16 else ""
-        windows = f"{self.asked} windows of {_times(self.windows.size)}"
+        windows = f"{self.asked} window{'s' * (self.asked != 1)} of {_times(self.windows.size)}"
         return f"{windows}{cut}{half}, about {describe_bytes(self.peak_bytes)} of memory"
 
 
