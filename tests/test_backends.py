@@ -132,6 +132,36 @@ def test_a_network_that_openvino_cant_read_runs_in_torch() -> None:
         make_backend("openvino", network, CPU, SHAPE, flop=1e15)
 
 
+class Small(nn.Module):
+    """Stands for a GPU: has too little memory for more than some windows, and for any before it was copied."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.convolution, self.most, self.batches = nn.Conv3d(1, 2, 3, padding=1), most, []
+
+    def __deepcopy__(self, memo: dict) -> nn.Module:
+        return self.convolution
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(image))
+        if len(image) > self.most:
+            raise torch.OutOfMemoryError("out of memory")
+        return self.convolution(image)
+
+
+@pytest.mark.parametrize(("most", "asked"), [(9, [6]), (2, [6, 3, 1, 1, 1, 1, 1, 1]), (0, [6, 3, 1])])
+@torch.inference_mode()
+def test_too_little_memory_steps_down_and_changes_no_logit(most: int, asked: list[int], caplog) -> None:
+    network, windows = Small(most), torch.randn(6, 1, 8, 8, 8)
+    backend = TorchBackend(network, CPU, refuge=CPU)
+    for _ in range(2):
+        torch.testing.assert_close(backend(windows), network.convolution(windows))
+    assert network.batches[: len(asked)] == asked
+    assert len(caplog.records) == {9: 0, 2: 2, 0: 3}[most]
+    with pytest.raises(torch.OutOfMemoryError):
+        TorchBackend(Small(0), CPU)(windows)
+
+
 def test_without_openvino_torch_runs(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
     assert isinstance(make_backend("auto", network, CPU, SHAPE, flop=1e15), TorchBackend)

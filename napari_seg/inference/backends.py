@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -17,6 +18,9 @@ from napari_seg.inference.covering import stride
 log = logging.getLogger(__name__)
 
 BackendName = Literal["auto", "torch", "openvino"]
+
+FREE_SHARE = 0.5
+"""Of a GPU's free memory, what sums may take; the rest is the network's."""
 
 WORTH_COMPILING_FLOP = 5e11
 """Operations from which the seconds that OpenVINO takes to read and compile a network are won back."""
@@ -62,10 +66,14 @@ class Backend(Protocol):
     Attributes:
         name: for a person.
         seconds_a_batch: that it is known to take; None: nobody knows.
+        home: where its logits are.
     """
 
-    name: str
     seconds_a_batch: float | None
+    home: torch.device
+
+    @property
+    def name(self) -> str: ...
 
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
         """Logits (N, classes, *size), which the caller may overwrite, of windows (N, C, *size) in main memory.
@@ -80,18 +88,69 @@ def smaller(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class TorchBackend:
-    """The network as it is, on its own device."""
+    """The network as it is, on its own device; where that has too little memory it steps down and says so.
 
-    def __init__(self, network: torch.nn.Module, device: torch.device) -> None:
-        self.name = f"torch on {device.type}"
+    Fewer windows at once are tried first, then the processor; the logits stay what they are, to rounding.
+
+    Args:
+        network: in evaluation mode on `device`.
+        device: where it runs.
+        home: where logits are wanted; None: where they are made.
+        refuge: where the network goes on if not even one window fits; None: nowhere.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        device: torch.device,
+        home: torch.device | None = None,
+        refuge: torch.device | None = None,
+    ) -> None:
         self.seconds_a_batch: float | None = None
         self.network = network
         self.device = device
+        self.home = home or device
+        self.refuge = refuge
+        self.at_once: int | None = None
+
+    @property
+    def name(self) -> str:
+        return f"torch on {self.device.type}"
 
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
-        windows = windows.to(self.device)
-        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-            return first_answer(self.network(windows))
+        answers, first = [], 0
+        while first < len(windows):
+            some = windows[first : first + (self.at_once or len(windows))]
+            answers.append(self._logits(some))
+            first += len(some)
+        return answers[0] if len(answers) == 1 else torch.cat(answers)
+
+    def _logits(self, windows: torch.Tensor) -> torch.Tensor:
+        try:
+            on_device = windows.to(self.device)
+            with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+                return first_answer(self.network(on_device)).to(self.home)
+        except torch.OutOfMemoryError:  # the processor raises another
+            if self.refuge is None:
+                raise
+        # outside of `except`, where the exception would still hold the maps of the network
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(windows) > 1:
+            self.at_once = len(windows) // 2
+            text = "%s has too little memory for %d windows at once; now %d"
+            log.warning(text, self.device, len(windows), self.at_once)
+        else:
+            log.warning("%s has too little memory for one window; %s goes on", self.device, self.refuge)
+            self.network, self.device, self.refuge = twin(self.network, self.refuge), self.refuge, None
+        return self(windows)
+
+
+def twin(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """A copy of a network with its weights on another device; the network itself may be in use by another thread."""
+    moved: dict[int, Any] = {id(p): torch.nn.Parameter(p.to(device), False) for p in network.parameters()}
+    moved |= {id(b): b.to(device) for b in network.buffers()}
+    return copy.deepcopy(network, moved)
 
 
 def averaged_over_mirrors(run: Run, axes: Sequence[int]) -> Run:
@@ -115,7 +174,12 @@ def averaged_over_mirrors(run: Run, axes: Sequence[int]) -> Run:
 
 
 def make_backend(
-    wanted: BackendName, network: torch.nn.Module, device: torch.device, shape: tuple[int, ...], flop: float
+    wanted: BackendName,
+    network: torch.nn.Module,
+    device: torch.device,
+    shape: tuple[int, ...],
+    flop: float,
+    sums_bytes: int = 0,
 ) -> Backend:
     """The backend that a person wants, or the quickest one there is.
 
@@ -125,15 +189,16 @@ def make_backend(
         device: where it is.
         shape: (N, C, *size) of a batch of windows.
         flop: of all windows together.
+        sums_bytes: of all that is made of the logits; where a GPU has no room for it, main memory has.
 
     Raises:
         EnvironmentFault: `environment.backend`, OpenVINO is wanted and not there, or can't run the network.
     """
     if wanted == "torch" or (wanted == "auto" and (flop < WORTH_COMPILING_FLOP or device.type != "cpu")):
-        return TorchBackend(network, device)
+        return _torch_backend(network, device, sums_bytes)
     if find_spec("openvino") is None:
         if wanted == "auto":
-            return TorchBackend(network, device)
+            return _torch_backend(network, device, sums_bytes)
         raise EnvironmentFault(
             "environment.backend", 'OpenVINO is not installed; pip install "napari-seg[openvino]", or --backend torch'
         )
@@ -150,5 +215,16 @@ def make_backend(
         why = f"OpenVINO can't run this network ({type(error).__name__}: {first_line})"
         if wanted == "auto":
             log.info("%s; torch does", why)
-            return TorchBackend(network, device)
+            return _torch_backend(network, device, sums_bytes)
         raise EnvironmentFault("environment.backend", f"{why}; say --backend torch") from error
+
+
+def _torch_backend(network: torch.nn.Module, device: torch.device, sums_bytes: int) -> TorchBackend:
+    cpu = torch.device("cpu")
+    if device.type != "cuda":
+        return TorchBackend(network, device)
+    free, _ = torch.cuda.mem_get_info(device)
+    if sums_bytes <= FREE_SHARE * free:
+        return TorchBackend(network, device, refuge=cpu)
+    log.info("the sums of overlapping windows are kept in main memory; %s has too little for them", device)
+    return TorchBackend(network, device, home=cpu, refuge=cpu)

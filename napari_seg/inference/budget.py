@@ -7,7 +7,6 @@ not fit, the sums are kept in float16. What can't fit at all is refused before a
 
 from __future__ import annotations
 
-import copy
 import logging
 import weakref
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from napari_seg.errors import EnvironmentFault
-from napari_seg.inference.backends import first_answer
+from napari_seg.inference.backends import first_answer, twin
 from napari_seg.inference.blend import kept_bytes, thriftiest
 from napari_seg.inference.windows import Triple, Windows
 
@@ -110,11 +109,9 @@ def network_cost(network: torch.nn.Module, window: torch.Tensor) -> NetworkCost:
         network: in evaluation mode.
         window: (1, C, *size), in main memory; its values matter only where it is run.
     """
-    # a twin whose weights have shapes and no values; the network itself may be in use by another thread
-    shapes: dict[int, Any] = {id(p): torch.nn.Parameter(p.to("meta"), False) for p in network.parameters()}
-    shapes |= {id(b): b.to("meta") for b in network.buffers()}
+    meta = torch.device("meta")  # weights with shapes and no values
     try:
-        return _counted(copy.deepcopy(network, shapes), window.to("meta"))
+        return _counted(twin(network, meta), window.to(meta))
     except Exception as error:  # a network can hold anything
         log.info("the network's cost is measured, since shapes alone don't tell it (%s)", type(error).__name__)
     weights = next(network.parameters(), window)
@@ -174,6 +171,7 @@ class Plan:
             voxel is shared by neighbours.
         kept_dtype: of the sums of overlapping windows.
         starts: of the windows, in order; those at the cuts come for each strip.
+        sums_bytes: of what is made of the logits outside the network.
         asked: how many of them the network is asked about, the others being empty.
         flop: of all that it is asked, mirror images included.
         peak_bytes: that the process will hold at most.
@@ -184,6 +182,7 @@ class Plan:
     strips: tuple[tuple[Windows, tuple[int, int]], ...]
     kept_dtype: torch.dtype
     starts: list[Triple]
+    sums_bytes: int
     asked: int
     flop: int
     peak_bytes: int
@@ -261,7 +260,7 @@ def make_plan(windows: Windows, channels: int, cost: NetworkCost, budget_bytes: 
                 starts = [start for joined, strip in strips for start in joined.starts_of(joined.places(strip))]
                 asked = sum(start not in windows.empty for start in starts)
                 flop = asked * 2 ** len(windows.settings.mirror_axes) * cost.flop
-                return Plan(windows, cost, strips, kept_dtype, starts, asked, flop, peak)
+                return Plan(windows, cost, strips, kept_dtype, starts, int(kept + 2 * block), asked, flop, peak)
     raise EnvironmentFault(
         "environment.memory",
         f"{cost.classes} classes in windows of {_times(windows.size)} need {describe_bytes(smallest)} of "

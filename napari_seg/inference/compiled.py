@@ -41,6 +41,7 @@ class OpenVINOBackend:
     """
 
     name = "OpenVINO on cpu"
+    home = torch.device("cpu")
 
     def __init__(self, compiled: Compiled, shape: tuple[int, ...]) -> None:
         self.request = compiled.model.create_infer_request()

@@ -109,13 +109,13 @@ def segment_region(
         windows = plan.windows
         padded = windows.pad(image)
         shape = (settings.batch, len(image), *windows.size)
-        backend = make_backend(backend_name, model.network, model.device, shape, plan.flop)
+        backend = make_backend(backend_name, model.network, model.device, shape, plan.flop, plan.sums_bytes)
         expected = expected_seconds(plan, backend, model.network, len(image), prod(volume.grid.shape))
         log.info("%s: %s, about %s, with %s", region.name, plan, describe_seconds(expected), backend.name)
         run = averaged_over_mirrors(backend, settings.mirror_axes)
         decider = Decider(grid, volume.grid, label_map, region.labels, windows.axes, certainty)
         run = _told(run, windows, plan.asked, bundle, model.device, on_window)
-        answers = windows.answers(padded, plan.starts, run, _background(windows, plan.cost.classes, model.device))
+        answers = windows.answers(padded, plan.starts, run, _background(windows, plan.cost.classes, backend.home))
         with measuring() as measured:
             for joined, strip in plan.strips:
                 for block in blend(joined, strip, answers, plan.kept_dtype):
