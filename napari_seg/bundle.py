@@ -10,6 +10,8 @@ Beside MONAI's own metadata a bundle may declare, under the key `napari_seg`:
     network_segments   the same for the network's own labels; the names in channel_def if left out
     min_confidence   mean probability below which a result is doubted
     localiser    where in a larger scan the network must look (see `localise.py`)
+    coarse       {bundle, margin_mm}: a quick bundle inside this one, run first; the network looks only around what
+                 that one finds
 """
 
 from __future__ import annotations
@@ -80,6 +82,19 @@ class LocaliserSpec:
 
 
 @dataclass(frozen=True)
+class CoarseSpec:
+    """A quick bundle that is run first.
+
+    Attributes:
+        bundle: its folder, relative to this bundle's.
+        margin_mm: how far around what it finds the network looks.
+    """
+
+    bundle: str
+    margin_mm: float
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A bundle as its metadata describes it; nothing of it has run.
 
@@ -95,6 +110,7 @@ class Bundle:
         trusted: whether its code may run.
         min_confidence: mean probability of a segment below which the result is doubted.
         localiser: where to look in a larger scan; None: everywhere.
+        coarse: what finds where to look; None: nothing does.
     """
 
     root: Path
@@ -108,6 +124,7 @@ class Bundle:
     trusted: bool = False
     min_confidence: float = 0.0
     localiser: LocaliserSpec | None = None
+    coarse: CoarseSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +195,22 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
         ) from error
 
 
+def read_coarse(bundle: Bundle) -> Bundle:
+    """The quick bundle that another one names; trusted as that one is.
+
+    Raises:
+        BundleError: `bundle.metadata`, it names a folder outside of itself; `bundle.unknown`, there is none.
+    """
+    assert bundle.coarse is not None
+    root = (bundle.root / bundle.coarse.bundle).resolve()
+    if root == bundle.root.resolve() or not root.is_relative_to(bundle.root.resolve()):
+        raise BundleError(
+            "bundle.metadata",
+            f"bundle {bundle.root.name!r} names {bundle.coarse.bundle!r} as its coarse bundle; expected a folder in it",
+        )
+    return read_bundle(root, trust=bundle.trusted)
+
+
 def _bundle_folders() -> list[Path]:
     return [Path(entry) for entry in os.environ.get(BUNDLES_VARIABLE, "").split(os.pathsep) if entry]
 
@@ -224,6 +257,7 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
         trusted=trusted,
         min_confidence=float(own.get("min_confidence", 0.0)),
         localiser=_localiser(own["localiser"]) if "localiser" in own else None,
+        coarse=CoarseSpec(str(own["coarse"]["bundle"]), float(own["coarse"]["margin_mm"])) if "coarse" in own else None,
     )
 
 

@@ -13,9 +13,10 @@ import torch
 from bundles import write_threshold_bundle
 
 from napari_seg.bundle import read_bundle
+from napari_seg.errors import BundleError
 from napari_seg.geometry import Grid
 from napari_seg.inference import segment
-from napari_seg.inference.body import Body, find_body
+from napari_seg.inference.body import Body, around, find_body
 from napari_seg.inference.covering import LARGER, LONGER, coverings
 from napari_seg.inference.windows import Windows, WindowSettings
 from napari_seg.volume import Volume
@@ -129,6 +130,54 @@ def test_leaving_out_air_changes_no_label_and_asks_less(modality: str, tmp_path:
     np.testing.assert_array_equal(labels(crop=True), whole)
     assert whole.any()
     assert asked[True] < 0.3 * asked[False]
+
+
+def test_what_lies_around_a_label_is_looked_at() -> None:
+    labels = np.zeros((40, 50, 60), np.uint8)
+    labels[20, 10, 30] = 2
+    scan = Grid(labels.shape, np.diag([-1.0, 1.0, 1.0, 1.0]))
+    grid = Grid.around(scan.center_mm, scan.size_mm, (1.0, 1.0, 1.0))
+    body = around(labels, scan, grid, 9.0)
+    assert body is not None
+    for part, middle in zip(body.box((1, 1, 1), (1, 1, 1)), grid.to_index(scan.to_world((20, 10, 30))), strict=True):
+        assert middle - 16 < part.start <= middle - 9
+        assert middle + 9 <= part.stop < middle + 16
+    assert around(np.zeros_like(labels), scan, grid, 9.0) is None
+
+
+@pytest.mark.parametrize("finds", [True, False])
+def test_a_coarse_pass_says_where_the_network_looks(finds: bool, tmp_path: Path) -> None:
+    scan = body_in_air()
+    scan.array[0] = np.where(scan.array[0] > 400, scan.array[0], 0.2 * scan.array[0])  # only the organ is above 100
+    own = {"coarse": {"bundle": "coarse", "margin_mm": 10}}
+    root = write_threshold_bundle(tmp_path / "fine", roi=(16, 16, 16), spacing=(1.0, 1.0, 1.0), own=own)
+    write_threshold_bundle(root / "coarse", spacing=(3.0, 3.0, 3.0))
+    if not finds:
+        module = root / "coarse" / "scripts" / "nets.py"
+        module.write_text(module.read_text().replace("- 100.0", "- 1e6"))
+    bundle = read_bundle(root, trust=True)
+    assert bundle.coarse is not None
+    asked: dict[bool, int] = {}
+
+    def labels(crop: bool) -> np.ndarray:
+        def told(stage: str, done: int, total: int) -> None:
+            if stage == "segmenting":
+                asked[crop] = total
+
+        return segment(scan, bundle, crop=crop, progress=told).array
+
+    whole = labels(crop=False)
+    np.testing.assert_array_equal(labels(crop=True), whole)
+    assert whole.any()
+    assert asked[True] < (0.1 if finds else 0.5) * asked[False]
+
+
+def test_a_coarse_bundle_lies_in_the_other(tmp_path: Path) -> None:
+    own = {"coarse": {"bundle": "../elsewhere", "margin_mm": 10}}
+    root = write_threshold_bundle(tmp_path / "fine", own=own)
+    write_threshold_bundle(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match=r"bundle\.metadata: .* expected a folder in it"):
+        segment(body_in_air(), read_bundle(root, trust=True))
 
 
 @torch.inference_mode()

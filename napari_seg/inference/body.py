@@ -1,4 +1,4 @@
-"""Where in an image the body is: outside it there is nothing to find, so no window need go there."""
+"""Where in an image there can be something to find: in the body, or around what a coarse pass found."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.geometry import Grid, resample
+from napari_seg.geometry import Grid, index_affine, resample
 from napari_seg.inference.windows import Triple
 from napari_seg.volume import Volume
 
@@ -23,7 +23,7 @@ AIR_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Body:
-    """The body in an image.
+    """The body in an image, or whatever else of it is worth a look.
 
     Attributes:
         mask: (i, j, k) on every `stride`-th voxel of the image.
@@ -71,13 +71,8 @@ def find_body(volume: Volume, grid: Grid, modality: str) -> Body | None:
 
     if modality not in ("CT", "MR"):
         return None
-    i, j, k = (min(max(1, round(COARSE_MM / mm)), n) for mm, n in zip(grid.spacing_mm, grid.shape, strict=True))
-    stride = np.array([i, j, k])
-    affine = grid.affine @ np.diag([*stride, 1.0])
-    affine[:3, 3] = grid.to_world((stride - 1) / 2)
-    a, b, c = (int(n) for n in -(-np.array(grid.shape) // stride))
-    coarse = resample(volume.array[0], volume.grid, Grid((a, b, c), affine)).astype(np.float32)
-    smooth = ndimage.uniform_filter(coarse, 3)
+    stride, coarse = _coarse(grid)
+    smooth = ndimage.uniform_filter(resample(volume.array[0], volume.grid, coarse).astype(np.float32), 3)
     if not np.isfinite(smooth).all():
         return None
     if modality == "CT":
@@ -87,7 +82,43 @@ def find_body(volume: Volume, grid: Grid, modality: str) -> Body | None:
         mask = smooth > low + AIR_SHARE * (otsu_threshold(smooth) - low)
     if not mask.any():
         return None
-    return Body(mask, (i, j, k), grid.shape)
+    return Body(mask, stride, grid.shape)
+
+
+def around(label_map: NDArray[np.unsignedinteger], scan: Grid, grid: Grid, margin_mm: float) -> Body | None:
+    """What lies no farther than a margin from any label; None if there is none in the image.
+
+    Args:
+        label_map: (I, J, K), of a coarse pass.
+        scan: where it lies.
+        grid: of the image that is to be looked at.
+        margin_mm: how far around the labels.
+    """
+    from scipy import ndimage
+
+    stride, coarse = _coarse(grid)
+    mask = np.zeros(coarse.shape, dtype=bool)
+    to_coarse = index_affine(coarse, scan)
+    for i, plane in enumerate(label_map):
+        places = np.vstack([np.full(np.count_nonzero(plane), i), *np.nonzero(plane)])
+        nearest = np.rint(to_coarse[:3, :3] @ places + to_coarse[:3, 3:]).astype(int)
+        inside = ((nearest >= 0) & (nearest < np.array(coarse.shape)[:, None])).all(axis=0)
+        mask[tuple(nearest[:, inside])] = True
+    if not mask.any():
+        return None
+    rounded_mm = float(np.linalg.norm(coarse.spacing_mm)) / 2
+    reached = ndimage.distance_transform_edt(~mask, sampling=coarse.spacing_mm) <= margin_mm + rounded_mm
+    return Body(reached, stride, grid.shape)
+
+
+def _coarse(grid: Grid) -> tuple[Triple, Grid]:
+    """How many voxels of a grid one sample stands for, along each axis, and where the samples lie."""
+    i, j, k = (min(max(1, round(COARSE_MM / mm)), n) for mm, n in zip(grid.spacing_mm, grid.shape, strict=True))
+    stride = np.array([i, j, k])
+    affine = grid.affine @ np.diag([*stride, 1.0])
+    affine[:3, 3] = grid.to_world((stride - 1) / 2)
+    a, b, c = (int(n) for n in -(-np.array(grid.shape) // stride))
+    return (i, j, k), Grid((a, b, c), affine)
 
 
 def otsu_threshold(values: NDArray[np.floating]) -> float:

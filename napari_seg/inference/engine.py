@@ -16,12 +16,13 @@ from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
 from napari_seg.geometry import Grid
 from napari_seg.inference.prepare import prepare
 from napari_seg.localise import Region
-from napari_seg.volume import Certainty, Volume, modality_code
+from napari_seg.volume import Certainty, Volume
 
 if TYPE_CHECKING:
     import torch
 
     from napari_seg.inference.backends import BackendName, Run
+    from napari_seg.inference.body import Body
     from napari_seg.inference.covering import Placement
     from napari_seg.inference.windows import Triple, Windows, WindowSettings
 
@@ -44,7 +45,7 @@ def segment_region(
     budget_bytes: int,
     backend_name: BackendName = "auto",
     placement: Placement = "fewest",
-    crop: bool = True,
+    body_in: Callable[[Grid], Body | None] | None = None,
     certainty: Certainty | None = None,
 ) -> dict[int, float]:
     """Writes what a network finds in one region into the scan's label map.
@@ -62,7 +63,7 @@ def segment_region(
         budget_bytes: what the process may hold at most.
         backend_name: what runs the network.
         placement: how the windows are laid.
-        crop: leave out what lies outside the body.
+        body_in: what is worth a look in an image on a grid; None: all of it.
         certainty: on the scan's grid; changed in place wherever labels are.
 
     Returns:
@@ -99,7 +100,7 @@ def segment_region(
             decider = Decider(grid, volume.grid, label_map, region.labels, certainty=certainty)
             decider.add((0, 0, 0), _whole_logits(image, bundle, model, on_window))
             return decider.confidence()
-        image, grid, ways = _looks(volume, region, bundle, image, grid, settings, placement, crop)
+        image, grid, ways = _looks(image, grid, settings, placement, None if body_in is None else body_in(grid))
 
         def cost_of(windows: Windows) -> NetworkCost:
             return network_cost(model.network, windows.cut(windows.pad(image), (0, 0, 0))[None])
@@ -137,25 +138,15 @@ def segment_region(
 
 
 def _looks(
-    volume: Volume,
-    region: Region,
-    bundle: Bundle,
-    image: torch.Tensor,
-    grid: Grid,
-    settings: WindowSettings,
-    placement: Placement,
-    crop: bool,
+    image: torch.Tensor, grid: Grid, settings: WindowSettings, placement: Placement, body: Body | None
 ) -> tuple[torch.Tensor, Grid, list[Windows]]:
     """The part of an image (C, I, J, K) that is looked at, its grid, and ways to lay windows over it."""
-    from napari_seg.inference.body import find_body
     from napari_seg.inference.covering import coverings, stride
     from napari_seg.inference.windows import Windows
 
     def ways() -> list[Windows]:
         return coverings(grid.shape, settings) if placement == "fewest" else [Windows.over(grid.shape, settings)]
 
-    modality = modality_code(volume.modality) or modality_code(bundle.modality)
-    body = find_body(volume, grid, modality) if crop and region.grid is None else None
     if body is None:
         return image, grid, ways()
     i, j, k = sizes = Windows.over(grid.shape, settings).size

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from napari_seg.bundle import Bundle, check_runnable, load_model, read_bundle
+from napari_seg.bundle import Bundle, check_runnable, load_model, read_bundle, read_coarse
 from napari_seg.errors import BundleError, EnvironmentFault
+from napari_seg.geometry import Grid
 from napari_seg.localise import Progress, localise
 from napari_seg.volume import Certainty, Segment, Segmentation, Volume, modality_code, smallest_label_type
 
 if TYPE_CHECKING:
     from napari_seg.inference.backends import BackendName
+    from napari_seg.inference.body import Body
     from napari_seg.inference.covering import Placement
 
 
@@ -52,7 +55,8 @@ def segment(
         memory_bytes: what this process may hold at most, in all; None: what it holds and four fifths of what is free.
         windows: "fewest" lays as few as cover the scan, evenly and up to half as long again; "bundle" lays them exactly
             as the bundle says, as MONAI does.
-        crop: leave out what lies outside the body, where a CT or MR scan shows it.
+        crop: leave out what lies outside the body, where a CT or MR scan shows it, and what a bundle's coarse pass
+            leaves out.
         certainty: give the winner's probability and the entropy of every voxel too.
         progress: called with a stage ("locating", "loading", "segmenting"), what is done and the total; at every
             iteration and every window.
@@ -87,6 +91,10 @@ def segment(
     budget_bytes = default_budget() if memory_bytes is None else memory_bytes
     shape = volume.grid.shape
     sure = Certainty(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)) if certainty else None
+    body_in = None
+    if crop and all(region.grid is None for region in regions):
+        options = Options(device=device, backend=backend, memory_bytes=memory_bytes, windows=windows)
+        body_in = _body(volume, bundle, options, report)
     confidence: dict[int, float] = {}
     finished = 0
     for number, region in enumerate(regions):
@@ -99,7 +107,7 @@ def segment(
             report("segmenting", finished + done, finished + (len(regions) - number) * total)
 
         found = segment_region(
-            volume, region, bundle, model, label_map, on_window, budget_bytes, backend, windows, crop, sure
+            volume, region, bundle, model, label_map, on_window, budget_bytes, backend, windows, body_in, sure
         )
         finished += asked
         confidence |= {region.labels[c]: mean for c, mean in found.items() if c in region.labels}
@@ -112,6 +120,23 @@ def segment(
 
     notices = (*volume.notices, *place_notices, *doubts(result, bundle.min_confidence, segments))
     return replace(result, notices=notices)
+
+
+def _body(volume: Volume, bundle: Bundle, options: Options, report: Progress) -> Callable[[Grid], Body | None]:
+    """Says of an image on a grid what is worth a look: around what a coarse pass found, else the body."""
+    from napari_seg.inference.body import around, find_body
+
+    modality = modality_code(volume.modality) or modality_code(bundle.modality)
+    if bundle.coarse is not None:
+
+        def locating(stage: str, done: int, total: int) -> None:
+            if stage == "segmenting":
+                report("locating", done, total)
+
+        found, margin_mm = segment(volume, read_coarse(bundle), progress=locating, **options), bundle.coarse.margin_mm
+        if found.array.any():
+            return lambda grid: around(found.array, found.grid, grid, margin_mm)
+    return lambda grid: find_body(volume, grid, modality)
 
 
 def _check_fit(volume: Volume, bundle: Bundle) -> None:
