@@ -10,6 +10,8 @@ Beside MONAI's own metadata a bundle may declare, under the key `napari_seg`:
     network_segments   the same for the network's own labels; the names in channel_def if left out
     min_confidence   mean probability below which a result is doubted
     localiser    where in a larger scan the network must look (see `localise.py`)
+    thresholds   of each of the network's channels the probability above which its structure is there, for a network
+                 whose channels are each for themselves (sigmoid); where several are there, the last one wins
     coarse       {bundle, margin_mm}: a quick bundle inside this one, run first; the network looks only around what
                  that one finds
 """
@@ -111,6 +113,7 @@ class Bundle:
         min_confidence: mean probability of a segment below which the result is doubted.
         localiser: where to look in a larger scan; None: everywhere.
         coarse: what finds where to look; None: nothing does.
+        thresholds: of each channel of the network, if each is for itself; channel n then stands for label n + 1.
     """
 
     root: Path
@@ -125,6 +128,7 @@ class Bundle:
     min_confidence: float = 0.0
     localiser: LocaliserSpec | None = None
     coarse: CoarseSpec | None = None
+    thresholds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -235,14 +239,18 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
     pred = metadata["network_data_format"]["outputs"]["pred"]
     own = metadata.get("napari_seg", {})
     declared = tuple(_segment(entry) for entry in own.get("network_segments", ()))
+    thresholds = tuple(float(value) for value in own.get("thresholds", ()))
+    if not all(0 < value < 1 for value in thresholds):
+        raise ValueError(f"thresholds are probabilities between 0 and 1, not {thresholds}")
+    first = 1 if thresholds else 0  # the label of channel 0
     network_segments = (
         declared
         or tuple(
-            Segment(int(label), str(name), distinct_color(int(label)))
-            for label, name in sorted(pred.get("channel_def", {}).items(), key=lambda item: int(item[0]))
-            if int(label) > 0
+            Segment(label, str(name), distinct_color(label))
+            for label, name in sorted((int(n) + first, name) for n, name in pred.get("channel_def", {}).items())
+            if label > 0
         )
-        or tuple(Segment(n, f"segment {n}", distinct_color(n)) for n in range(1, int(pred["num_channels"])))
+        or tuple(Segment(n, f"segment {n}", distinct_color(n)) for n in range(1, int(pred["num_channels"]) + first))
     )
     segments = tuple(_segment(entry) for entry in own.get("segments", ())) or network_segments
     return Bundle(
@@ -257,6 +265,7 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
         trusted=trusted,
         min_confidence=float(own.get("min_confidence", 0.0)),
         localiser=_localiser(own["localiser"]) if "localiser" in own else None,
+        thresholds=thresholds,
         coarse=CoarseSpec(str(own["coarse"]["bundle"]), float(own["coarse"]["margin_mm"])) if "coarse" in own else None,
     )
 

@@ -12,6 +12,22 @@ LOGITS_AT_ONCE = 4_000_000
 """Logits, classes times voxels, interpolated at once; a few float32 maps of this many are held."""
 
 
+def winners_of(logits: torch.Tensor, cuts: torch.Tensor | None) -> torch.Tensor:
+    """(...) the winning class of logits (channels, ...).
+
+    Args:
+        logits: of each class, background first; with `cuts` of each structure, each for itself.
+        cuts: (channels,) above which a structure is there. Where several are, the last one wins, and where none is, 0,
+            so that channel n stands for class n + 1.
+    """
+    if cuts is None:
+        return logits.max(dim=0).indices  # many times quicker than argmax along the first axis
+    winner = torch.zeros(logits.shape[1:], dtype=torch.int64, device=logits.device)
+    for channel, cut in enumerate(cuts):
+        winner[logits[channel] > cut] = channel + 1
+    return winner
+
+
 def unanimous(winner: torch.Tensor) -> torch.Tensor:
     """Of each cell, one fewer along each axis, the class that wins at all eight corners; -1 where they differ."""
     low = high = winner.to(torch.int16)
@@ -64,10 +80,13 @@ def interpolated_winner(
 
 
 def interpolated_certainty(
-    logits: torch.Tensor, lower: Sequence[torch.Tensor], share: Sequence[torch.Tensor]
+    logits: torch.Tensor,
+    cuts: torch.Tensor | None,
+    lower: Sequence[torch.Tensor],
+    share: Sequence[torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(n,) the winning class at points, and (2, n) how certain it is, see `certainty_of`."""
-    found = [(part.max(dim=0).indices, certainty_of(part)) for part in interpolated(logits, lower, share)]
+    """(n,) the winning class at points, see `winners_of`, and (2, n) how certain it is, see `certainty_of`."""
+    found = [(winners_of(part, cuts), certainty_of(part, cuts)) for part in interpolated(logits, lower, share)]
     if not found:
         return torch.empty_like(lower[0]), logits.new_empty((2, 0))
     return torch.cat([winners for winners, _ in found]), torch.cat([certain for _, certain in found], dim=1)
@@ -104,8 +123,19 @@ def along_axes(maps: torch.Tensor, lower: Sequence[torch.Tensor], share: Sequenc
     return maps
 
 
-def certainty_of(logits: torch.Tensor) -> torch.Tensor:
-    """(2, ...) of logits (classes, ...) the winner's probability, and the entropy as a share of the greatest."""
+def certainty_of(logits: torch.Tensor, cuts: torch.Tensor | None) -> torch.Tensor:
+    """(2, ...) of logits (channels, ...) the winner's probability, and the entropy as a share of the greatest.
+
+    With `cuts`, see `winners_of`, probabilities are those of each structure being there or not; the entropy is that of
+    the one that is least sure.
+    """
+    if cuts is not None:
+        shares = logits.sigmoid()
+        winner = winners_of(logits, cuts)
+        chosen = shares.gather(0, (winner - 1).clamp(min=0)[None])[0]
+        confidence = torch.where(winner > 0, chosen, 1 - shares.amax(dim=0))
+        doubt = -torch.xlogy(shares, shares) - torch.xlogy(1 - shares, 1 - shares)
+        return torch.stack([confidence, doubt.amax(dim=0) / log(2)])
     classes, shape = len(logits), logits.shape[1:]
     flat = logits.reshape(classes, -1)
     found = flat.new_empty((2, flat.shape[1]))

@@ -7,8 +7,8 @@ meet are interpolated. No class is ever held on the scan's grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import prod
+from collections.abc import Iterator, Sequence
+from math import log, prod
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from napari_seg.inference.cells import (
     interpolated_certainty,
     interpolated_winner,
     unanimous,
+    winners_of,
 )
 from napari_seg.inference.windows import Triple
 from napari_seg.volume import Certainty
@@ -49,6 +50,8 @@ class Decider:
         labels: class -> label; a class that is not named here counts as background.
         axes: the region's axes from the slowest to the fastest along which blocks come.
         certainty: on `scan`, changed in place wherever labels are; None: it is not wanted.
+        thresholds: of each channel of the logits the probability above which its structure is there, if each is for
+            itself (see `cells.winners_of`); none: the class of the greatest logit wins.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Decider:
         labels: dict[int, int],
         axes: Triple = (0, 1, 2),
         certainty: Certainty | None = None,
+        thresholds: Sequence[float] = (),
     ) -> None:
         self.region = region
         self.scan = scan
@@ -66,6 +70,7 @@ class Decider:
         self.labels = labels
         self.axes = axes
         self.certainty = certainty
+        self.cuts = torch.tensor([log(t / (1 - t)) for t in thresholds]) if thresholds else None
         self.to_region = index_affine(region, scan)
         self.same_lattice = is_same_lattice(region, scan)
         if self.same_lattice:
@@ -91,8 +96,8 @@ class Decider:
         for axis, length in enumerate(self.region.shape):
             if length == 1:  # no cell lies along an axis of one voxel, so it is repeated
                 cells = torch.cat([cells, cells], dim=1 + axis)
-        highest, winner = cells.max(dim=0)  # many times quicker than argmax along the first axis
-        if torch.isnan(highest).any():
+        winner = winners_of(cells, self.cuts)
+        if torch.isnan(cells.gather(0, winner[None]) if self.cuts is None else cells).any():
             raise BundleError("bundle.network", "the network answered what is no number (NaN); its weights are damaged")
         # each voxel counts once: not those of the blocks before, nor the one that a strip repeats of the strip before
         repeated = [n - f for n, f in zip(start, first, strict=True)]
@@ -102,7 +107,7 @@ class Decider:
         )
         if 0 in (n - 1 for n in winner.shape):
             return
-        certainty = None if self.certainty is None else certainty_of(cells)
+        certainty = None if self.certainty is None else certainty_of(cells, self.cuts)
         for where, labels, certain in (self._straight if self.scan_axes else self._turned)(
             first, cells, winner, certainty
         ):
@@ -113,7 +118,7 @@ class Decider:
             self.label_map[where] = np.where(free, labels, self.label_map[where])
 
     def confidence(self) -> dict[int, float]:
-        """Class -> mean softmax probability over the region's voxels where that class wins; background left out."""
+        """Class -> its mean probability over the region's voxels where it wins; background left out."""
         return {c: self._probabilities[c] / self._counts[c] for c in sorted(self._counts)}
 
     def _with_edges(self, start: Triple, first: list[int], logits: torch.Tensor) -> torch.Tensor:
@@ -140,14 +145,17 @@ class Decider:
         if not found.any():
             return
         classes = winner[block][found]
-        sums = torch.zeros(len(cells), dtype=torch.float64, device=cells.device)
+        sums = torch.zeros(len(cells) + 1, dtype=torch.float64, device=cells.device)
         flat = cells[(slice(None), *block)].reshape(len(cells), -1)
         places = found.reshape(-1).nonzero()[:, 0]
         step = max(1, LOGITS_AT_ONCE // len(cells))
         for begin in range(0, len(places), step):
-            logits = flat[:, places[begin : begin + step]]
-            probability = 1 / (logits - logits.amax(dim=0)).exp_().sum(dim=0)
-            sums.index_add_(0, classes[begin : begin + step], probability.double())
+            logits, won = flat[:, places[begin : begin + step]], classes[begin : begin + step]
+            if self.cuts is not None:
+                probability = logits.gather(0, won[None] - 1)[0].sigmoid_()
+            else:
+                probability = 1 / (logits - logits.amax(dim=0)).exp_().sum(dim=0)
+            sums.index_add_(0, won, probability.double())
         for c, count in enumerate(torch.bincount(classes).tolist()):
             if count:
                 self._counts[c] = self._counts.get(c, 0) + count
@@ -175,16 +183,15 @@ class Decider:
         else:
             i, j, k = lower
             agreed = unanimous(winner)
-            able = contenders(cells, torch.nonzero(agreed < 0))
             labels = self._labels_of(agreed)[i][:, j][:, :, k]
             points = torch.nonzero(labels < 0)
             places = [axis[points[:, n]] for n, axis in enumerate(lower)]
             shares = [axis[points[:, n]] for n, axis in enumerate(share)]
             if certainty is None:
-                labels[tuple(points.T)] = self._labels_of(interpolated_winner(cells, able, places, shares))
+                labels[tuple(points.T)] = self._labels_of(self._interpolated(cells, agreed, places, shares))
             else:
                 certainty = along_axes(certainty, lower, share)
-                winners, exact = interpolated_certainty(cells, places, shares)
+                winners, exact = interpolated_certainty(cells, self.cuts, places, shares)
                 labels[tuple(points.T)] = self._labels_of(winners)
                 certainty[:, *points.T] = exact
         order = [self.scan_axes.index(axis) for axis in range(3)]
@@ -200,8 +207,7 @@ class Decider:
             return
         start, stop = box
         agreed = unanimous(winner)
-        able = contenders(cells, torch.nonzero(agreed < 0))
-        agreed = self._labels_of(agreed)
+        known = self._labels_of(agreed)
         depth = max(1, VOXELS_AT_ONCE // prod(stop[1:] - start[1:]))
         j, k = (np.arange(start[n], stop[n], dtype=np.float64) for n in (1, 2))
         for begin in range(start[0], stop[0], depth):
@@ -217,14 +223,14 @@ class Decider:
                 continue
             places = [torch.from_numpy(axis[own]).to(cells.device) for axis in lower]
             shares = [torch.from_numpy(axis[own]).to(cells.device, torch.float32) for axis in share]
-            labels = agreed[tuple(places)]
+            labels = known[tuple(places)]
             open_ = labels < 0
             open_places, open_shares = ([axis[open_] for axis in some] for some in (places, shares))
             certain = None
             if certainty is None:
-                winners = interpolated_winner(cells, able, open_places, open_shares)
+                winners = self._interpolated(cells, agreed, open_places, open_shares)
             else:
-                winners, exact = interpolated_certainty(cells, open_places, open_shares)
+                winners, exact = interpolated_certainty(cells, self.cuts, open_places, open_shares)
                 whole = torch.cat(list(interpolated(certainty, places, shares)), dim=1)
                 whole[:, open_] = exact
                 certain = _as_bytes(whole)
@@ -232,6 +238,15 @@ class Decider:
             found = np.nonzero(own)
             where = tuple(n + offset for n, offset in zip(found, (begin, start[1], start[2]), strict=True))
             yield where, labels.numpy(force=True).astype(self.label_map.dtype), certain
+
+    def _interpolated(
+        self, cells: torch.Tensor, agreed: torch.Tensor, places: list[torch.Tensor], shares: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """(n,) the winning class at points in cells whose corners do not agree."""
+        if self.cuts is not None:
+            found = [winners_of(part, self.cuts) for part in interpolated(cells, places, shares)]
+            return torch.cat(found) if found else torch.empty_like(places[0])
+        return interpolated_winner(cells, contenders(cells, torch.nonzero(agreed < 0)), places, shares)
 
     def _cell(self, index: NDArray[np.float64], axis: int) -> tuple[NDArray, NDArray, NDArray[np.bool_]]:
         """Of indices along an axis of the region: the cell, how far in it (0 to 1), whether it is in the region."""

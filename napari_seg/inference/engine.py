@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BACKGROUND_LOGIT = 10.0
-"""Of background in a window that is empty; all other classes have 0."""
+"""Of background in a window that is empty; all other classes have its opposite."""
 
 OnWindow = Callable[[int, int], None]
 """Called as (done, total) after every batch of windows; may raise to stop."""
@@ -97,7 +97,9 @@ def segment_region(
     with torch.inference_mode():
         if settings is None:
             check_whole(image.shape, _classes(bundle), budget_bytes, held)
-            decider = Decider(grid, volume.grid, label_map, region.labels, certainty=certainty)
+            decider = Decider(
+                grid, volume.grid, label_map, region.labels, certainty=certainty, thresholds=bundle.thresholds
+            )
             decider.add((0, 0, 0), _whole_logits(image, bundle, model, on_window))
             return decider.confidence()
         image, grid, ways = _looks(image, grid, settings, placement, None if body_in is None else body_in(grid))
@@ -114,9 +116,11 @@ def segment_region(
         expected = expected_seconds(plan, backend, model.network, len(image), prod(volume.grid.shape))
         log.info("%s: %s, about %s, with %s", region.name, plan, describe_seconds(expected), backend.name)
         run = averaged_over_mirrors(backend, settings.mirror_axes)
-        decider = Decider(grid, volume.grid, label_map, region.labels, windows.axes, certainty)
+        decider = Decider(grid, volume.grid, label_map, region.labels, windows.axes, certainty, bundle.thresholds)
         run = _told(run, windows, plan.asked, bundle, model.device, on_window)
-        answers = windows.answers(padded, plan.starts, run, _background(windows, plan.cost.classes, backend.home))
+        answers = windows.answers(
+            padded, plan.starts, run, _background(windows, plan.cost.classes, bundle.thresholds, backend.home)
+        )
         with measuring() as measured:
             for joined, strip in plan.strips:
                 for block in blend(joined, strip, answers, plan.kept_dtype):
@@ -161,14 +165,17 @@ def _looks(
     return image[(slice(None), *box)], grid, [windows.sparing(holds_something) for windows in ways()]
 
 
-def _background(windows: Windows, classes: int, device: torch.device) -> torch.Tensor | None:
+def _background(
+    windows: Windows, classes: int, thresholds: tuple[float, ...], device: torch.device
+) -> torch.Tensor | None:
     """Logits (classes, *size) of a window in which there is nothing; None if there is no such window."""
     import torch
 
     if not windows.empty:
         return None
-    logits = torch.zeros((classes, *windows.size), device=device)
-    logits[0] = BACKGROUND_LOGIT
+    logits = torch.full((classes, *windows.size), -BACKGROUND_LOGIT, device=device)
+    if not thresholds:
+        logits[0] = BACKGROUND_LOGIT
     return logits
 
 
@@ -225,5 +232,5 @@ def _told(run: Run, windows: Windows, count: int, bundle: Bundle, device: torch.
 
 
 def _classes(bundle: Bundle) -> int:
-    """That a bundle's network must have at least."""
-    return 1 + max((segment.label for segment in bundle.network_segments), default=1)
+    """Channels that a bundle's network must have at least."""
+    return len(bundle.thresholds) or 1 + max((segment.label for segment in bundle.network_segments), default=1)
