@@ -1,0 +1,133 @@
+"""Peak memory of whole scans of few and of many classes, within a budget."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.measuring import machine, watch
+from benchmarks.report import describe_machine, paragraph, table
+
+SCANS = ((600, 105), (600, 3), (1200, 105))
+"""Slices and classes."""
+
+NETWORK = '''
+from torch import nn
+
+
+class Small(nn.Sequential):
+    """Two convolutions: little work, any number of classes."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(nn.Conv3d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv3d(8, classes, 1))
+'''
+
+
+def memory(args: argparse.Namespace) -> dict[str, object]:
+    """Peak memory of `napari-seg predict` on long scans of few and of many classes, beside what peers hold at least."""
+    folder = args.work or Path(tempfile.mkdtemp(prefix="benchmark-"))
+    rows: list[dict] = []
+    for slices, classes in SCANS:
+        scan = make_ct(folder / f"ct_{slices}.nii", slices)
+        bundle = make_small_bundle(folder / f"bundle_{classes}", classes)
+        command = [sys.executable, "-m", "napari_seg", "predict", scan, "--bundle", bundle, "--trust-bundle"]
+        command += ["-o", folder / f"out_{slices}_{classes}", "--memory", args.budget, "--overwrite", "--json"]
+        run = watch(command, folder / f"log_{slices}_{classes}")
+        rows.append({"slices": slices, "classes": classes})
+        rows[-1] |= {"seconds": run.seconds, "peak_gib": run.peak_bytes / 2**30}
+        rows[-1]["monai_gib"] = whole_logits_bytes(slices, classes) / 2**30
+        rows[-1]["status"] = json.loads(run.output)[0]["status"]
+        print(rows[-1], file=sys.stderr)
+    return {"machine": machine(["torch", "monai"]), "budget": args.budget, "scans": rows}
+
+
+def make_ct(path: Path, slices: int) -> Path:
+    """A body of soft tissue with bones in air, 512 x 512 at 0.8 mm, int16."""
+    import nibabel
+    import numpy as np
+
+    if not path.exists():
+        x, y = np.ogrid[-256:256, -256:256]
+        array = np.full((512, 512, slices), -1000, np.int16)
+        for k in range(slices):
+            body = (x / 200) ** 2 + (y / 140) ** 2 < 1
+            bone = (x - 20 * np.sin(k / 40)) ** 2 + (y - 60) ** 2 < (20 + 8 * np.cos(k / 9)) ** 2
+            array[:, :, k][body] = 40
+            array[:, :, k][bone] = 700
+        nibabel.save(nibabel.Nifti1Image(array, np.diag([-0.8, -0.8, 0.8, 1.0])), path)
+    return path
+
+
+def make_small_bundle(root: Path, classes: int) -> Path:
+    """A MONAI bundle of a small network with random weights: 1.5 mm, windows of 96 voxels."""
+    import torch
+
+    for name in ("configs", "models", "smallnet"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "smallnet" / "__init__.py").write_text(NETWORK)
+    at = "monai.transforms"
+    config = {
+        "network_def": {"_target_": "smallnet.Small", "classes": classes},
+        "preprocessing": {
+            "_target_": f"{at}.Compose",
+            "transforms": [
+                {"_target_": f"{at}.LoadImaged", "keys": "image", "ensure_channel_first": True},
+                {"_target_": f"{at}.Orientationd", "keys": "image", "axcodes": "RAS", "labels": None},
+                {"_target_": f"{at}.Spacingd", "keys": "image", "pixdim": [1.5, 1.5, 1.5], "mode": "bilinear"},
+                {
+                    "_target_": f"{at}.ScaleIntensityRanged",
+                    "keys": "image",
+                    "a_min": -1000,
+                    "a_max": 1000,
+                    "b_min": -1,
+                    "b_max": 1,
+                },
+            ],
+        },
+        "inferer": {"_target_": "monai.inferers.SlidingWindowInferer", "roi_size": [96, 96, 96], "mode": "gaussian"},
+    }
+    (root / "configs" / "inference.json").write_text(json.dumps(config))
+    channels = {str(n): f"class {n}" if n else "background" for n in range(classes)}
+    formats = {
+        "inputs": {"image": {"num_channels": 1, "modality": "CT"}},
+        "outputs": {"pred": {"num_channels": classes, "channel_def": channels}},
+    }
+    (root / "configs" / "metadata.json").write_text(json.dumps({"name": "small", "network_data_format": formats}))
+    torch.manual_seed(0)
+    convolutions = (torch.nn.Conv3d(1, 8, 3), torch.nn.Conv3d(8, classes, 1))
+    state = {f"{2 * n}.{k}": v for n, layer in enumerate(convolutions) for k, v in layer.state_dict().items()}
+    torch.save(state, root / "models" / "model.pt")
+    return root
+
+
+def whole_logits_bytes(slices: int, classes: int) -> int:
+    """What MONAI's inferer and Invertd hold at least: float32 logits and weights at 1.5 mm, then logits at 0.8 mm."""
+    coarse = round(512 * 0.8 / 1.5) ** 2 * round(slices * 0.8 / 1.5)
+    return 4 * ((classes + 1) * coarse + classes * 512 * 512 * slices)
+
+
+def describe_memory(figures: dict) -> str:
+    """The section of docs/benchmarks.md about memory."""
+    lines = ["## Memory", ""]
+    lines += paragraph(
+        f"`napari-seg predict --memory {figures['budget']}` of a made-up CT, 512×512 at 0.8 mm, by a small network at",
+        "1.5 mm in windows of 96 voxels: the peak of the whole process, reading, pictures and writing included.",
+        "Beside it what MONAI's `SlidingWindowInferer` and `Invertd` must hold at the least, computed: float32 logits",
+        "and weights on the network's grid, then logits on the scan's.",
+    )
+    lines += [describe_machine(figures["machine"]), ""]
+    rows = [
+        [
+            row["slices"],
+            row["classes"],
+            f"{row['peak_gib']:.2f}",
+            f"{row['monai_gib']:.1f}",
+            f"{row['seconds'] / 60:.1f}",
+        ]
+        for row in figures["scans"]
+    ]
+    lines += table(["slices", "classes", "peak, GiB", "MONAI at the least, GiB", "minutes"], rows, numbers=True)
+    return "\n".join([*lines, ""])

@@ -1,0 +1,332 @@
+"""A scan segmented with the same weights by nnU-Net, by MONAI and by napari-seg, each a process from file to file."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from benchmarks.learning import Training, learnt_weights
+from benchmarks.measuring import SPAWN, Watched, compare, machine, spread, watch
+from benchmarks.networks import Standard, make_bundle, make_nnunet_model
+from benchmarks.report import describe_machine, describe_spread, paragraph, table
+from numpy.typing import NDArray
+
+CONTENDERS = {
+    "nnunet": "nnU-Net, `--disable_tta`",
+    "nnunet-tta": "nnU-Net, default (eight mirror images)",
+    "monai": "MONAI, overlap 0.25",
+    "napari": "napari-seg, default",
+    "napari-nnunet": "napari-seg, nnU-Net's windows",
+    "napari-monai": "napari-seg, MONAI's windows",
+    "napari-torch": "napari-seg, MONAI's windows, torch",
+}
+MONAI_OVERLAP, NNUNET_OVERLAP = 0.25, 0.5
+AS_IN_BUNDLE = ("--windows", "bundle", "--no-crop")
+VERSIONS = ("napari-seg", "torch", "openvino", "monai", "nnunetv2", "dynamic-network-architectures")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the contenders are given.
+
+    Attributes:
+        folder: where all this lies.
+        dice: that the network reached on what it was trained on.
+    """
+
+    folder: Path
+    dice: float
+
+    @property
+    def scan(self) -> Path:
+        """As nnU-Net wants it called; everyone gets this file."""
+        return self.folder / "scan" / "scan_0000.nii.gz"
+
+    def bundle(self, overlap: float) -> Path:
+        return self.folder / f"bundle_{overlap}"
+
+
+def predict(args: argparse.Namespace) -> dict[str, object]:
+    """Seconds and peak memory of each contender, and how far their label maps agree."""
+    about = machine(VERSIONS)
+    network = Standard(args.classes, tuple(args.features), args.patch)
+    training = Training(args.training_steps, args.training_patch)
+    work = args.work or Path(tempfile.mkdtemp(prefix="benchmark-"))
+    folder = work / f"predict_{fingerprint(args.scan, network, training)}"
+    with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
+        made = pool.submit(make, args.scan, folder, network, training).result()
+    wanted = args.only or [key for key in CONTENDERS if key != "nnunet-tta" or args.tta]
+    runs = run_rounds(made, wanted, args.rounds, args.resume, about["versions"])
+    if not runs:
+        raise SystemExit("no contender has run")
+    return {
+        "machine": about,
+        "scan": args.scan.name,
+        "network": asdict(network),
+        "training": asdict(training) | {"dice": made.dice},
+        "rounds": args.rounds,
+        **summary(runs, {key: read_labels(made, key) for key in runs}),
+    }
+
+
+def fingerprint(scan: Path, network: Standard, training: Training) -> str:
+    """Of all that is made for the contenders: the scan's files by name, size and time, and the settings."""
+    files = sorted(path for path in scan.rglob("*") if path.is_file()) if scan.is_dir() else [scan]
+    known = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(repr((known, network, training)).encode()).hexdigest()[:12]
+
+
+def make(scan: Path, folder: Path, network: Standard, training: Training) -> Made:
+    """The scan as one file, the network's weights, and both in the form of each program; what is there stays."""
+    made = Made(folder, 0.0)
+    made.scan.parent.mkdir(parents=True, exist_ok=True)
+    if not made.scan.exists():
+        write_scan(scan, made.scan)
+    learnt = learnt_weights(folder / "learnt.pt", made.scan, network, training)
+    for overlap in (MONAI_OVERLAP, NNUNET_OVERLAP):
+        make_bundle(made.bundle(overlap), network, learnt["model"], overlap)
+    make_nnunet_model(folder / "nnunet", network, learnt["model"])
+    return Made(folder, learnt["dice"])
+
+
+def write_scan(scan: Path, path: Path) -> None:
+    """Writes a scan as NIfTI, its axes turned to RAS+ (no voxel is interpolated), so that all see the same array."""
+    import nibabel
+
+    from napari_seg import read
+
+    volume = read(scan)
+    image = nibabel.as_closest_canonical(nibabel.Nifti1Image(volume.array[0], volume.grid.affine))
+    image.set_sform(image.affine, 1)
+    image.set_qform(image.affine, 1)
+    image.header.set_xyzt_units("mm")
+    part = path.with_name(f"part_{path.name}")
+    nibabel.save(image, part)
+    part.replace(path)
+
+
+def command(key: str, made: Made, output: Path) -> list[object]:
+    """What a person would type for a contender."""
+    if key.startswith("nnunet"):
+        program = Path(sys.executable).with_name("nnUNetv2_predict_from_modelfolder")
+        words = [program, "-i", made.scan.parent, "-o", output, "-m", made.folder / "nnunet", "-f", "0"]
+        return [*words, "-device", "cpu", *(() if key == "nnunet-tta" else ["--disable_tta"])]
+    if key == "monai":
+        root = made.bundle(MONAI_OVERLAP)
+        words = [sys.executable, "-m", "monai.bundle", "run", "--config_file", root / "configs" / "inference.json"]
+        return [*words, "--bundle_root", root, "--scan", made.scan, "--output_dir", output]
+    bundle = made.bundle(NNUNET_OVERLAP if key == "napari-nnunet" else MONAI_OVERLAP)
+    words = [
+        sys.executable,
+        "-m",
+        "napari_seg",
+        "predict",
+        made.scan,
+        "-o",
+        output,
+        "--bundle",
+        bundle,
+        "--trust-bundle",
+    ]
+    windows = () if key == "napari" else AS_IN_BUNDLE
+    return [*words, "--device", "cpu", *windows, *(("--backend", "torch") if key == "napari-torch" else ())]
+
+
+def run_rounds(
+    made: Made, wanted: Sequence[str], rounds: int, resume: bool, versions: object
+) -> dict[str, list[dict[str, float]]]:
+    """By contender and round what was measured; each round's order is the reverse of the one before.
+
+    Args:
+        made: what they are given.
+        wanted: who runs.
+        rounds: how often each runs.
+        resume: take what an earlier call measured with the same versions, of those too who are not wanted.
+        versions: of all programs.
+    """
+    runs: dict[str, list] = {key: [] for key in CONTENDERS}
+    if not resume:
+        shutil.rmtree(made.folder / "cache", ignore_errors=True)
+    for n in range(rounds):
+        for key in CONTENDERS if n % 2 == 0 else reversed(CONTENDERS):
+            record = made.folder / "runs" / f"{key}_{n}" / "record.json"
+            known = json.loads(record.read_text()) if resume and record.exists() else {}
+            if known.get("versions") == versions:
+                runs[key].append(known["measured"])
+            elif key in wanted:
+                print(f"round {n + 1} of {rounds}: {CONTENDERS[key]}", file=sys.stderr)
+                runs[key].append(run_contender(key, made, record.parent))
+                record.write_text(json.dumps({"versions": versions, "measured": runs[key][-1]}, indent=1))
+                print(runs[key][-1], file=sys.stderr)
+    return {key: taken for key, taken in runs.items() if len(taken) == rounds}
+
+
+def run_contender(key: str, made: Made, folder: Path) -> dict[str, float]:
+    """What a run took; if it compiled its network and kept that, what it takes the next time, with the first apart."""
+    before = kept(made)
+    first = figures(watched(key, made, folder))
+    if kept(made) == before:
+        return first
+    second = figures(watched(key, made, folder))
+    return second | {"first_seconds": first["seconds"], "first_peak_gib": first["peak_gib"]}
+
+
+def watched(key: str, made: Made, folder: Path) -> Watched:
+    """Runs a contender; its label map lies in the folder `labels` afterwards."""
+    shutil.rmtree(folder, ignore_errors=True)
+    environment = {"NAPARI_SEG_CACHE": str(made.folder / "cache")}
+    return watch(command(key, made, folder / "labels"), folder, environment)
+
+
+def kept(made: Made) -> set[str]:
+    """Names of the compiled networks that napari-seg keeps."""
+    return {path.name for path in (made.folder / "cache").glob("*")}
+
+
+def figures(run: Watched) -> dict[str, float]:
+    """Of a run, with the number of windows where the log tells it."""
+    measured = {"seconds": run.seconds, "peak_gib": run.peak_bytes / 2**30}
+    count = windows_told(run.log)
+    return measured if count is None else measured | {"windows": count}
+
+
+def windows_told(log: str) -> int | None:
+    """How many windows a program says it ran, at the end of nnU-Net's or MONAI's bar or in our words; None: nothing."""
+    bars = [int(total) for done, total in re.findall(r"\b(\d+)/(\d+)\b \[", log) if done == total]
+    words = [int(count) for count in re.findall(r"\b(\d+) windows\b", log)]
+    return max(bars + words, default=None)
+
+
+def read_labels(made: Made, key: str) -> NDArray[np.unsignedinteger]:
+    """(I, J, K) the label map of a contender's first round.
+
+    Raises:
+        SystemExit: there is none, or it does not lie where the scan does.
+    """
+    import nibabel
+
+    folder = made.folder / "runs" / f"{key}_0" / "labels"
+    found = sorted(folder.glob("*.nii.gz"))
+    if len(found) != 1:
+        raise SystemExit(f"found {len(found)} label maps in {folder}; expected one; {folder.parent} tells more")
+    image, scan = nibabel.load(found[0]), nibabel.load(made.scan)
+    if image.shape != scan.shape or not np.allclose(image.affine, scan.affine, atol=1e-3):
+        raise SystemExit(f"{found[0]} does not lie on the scan's grid")
+    return np.asanyarray(image.dataobj).astype(np.uint16)
+
+
+def summary(
+    runs: dict[str, list[dict[str, float]]], labels: dict[str, NDArray[np.unsignedinteger]]
+) -> dict[str, object]:
+    """The figures of all contenders.
+
+    Args:
+        runs: by contender and round, as `run_rounds` gives them.
+        labels: by contender.
+    """
+    rows: dict[str, dict] = {}
+    for key, taken in runs.items():
+        row: dict[str, object] = {what: spread([run[what] for run in taken]) for what in ("seconds", "peak_gib")}
+        row |= {what: taken[0][what] for what in ("windows", "first_seconds", "first_peak_gib") if what in taken[0]}
+        for peer in ("nnunet", "nnunet-tta", "monai"):
+            if peer in runs:
+                times = [[[run["seconds"]] for run in runs[name]] for name in (key, peer)]
+                row[f"share_of_{peer}"] = compare(*times)
+                row[f"equal_to_{peer}"] = float(np.mean(labels[key] == labels[peer]))
+        if "nnunet" in runs:
+            row["dice_with_nnunet"] = dice(labels[key], labels["nnunet"])
+        rows[key] = row
+    one = next(iter(labels.values()))
+    shares = np.bincount(labels.get("nnunet", one).ravel()) / one.size
+    return {"shape": list(one.shape), "label_shares": shares.tolist(), "contenders": rows}
+
+
+def dice(found: NDArray[np.unsignedinteger], expected: NDArray[np.unsignedinteger]) -> list[float | None]:
+    """Dice of each label, background first; None where neither holds it.
+
+    Args:
+        found: (I, J, K).
+        expected: (I, J, K).
+    """
+    from napari_seg.evaluation.metrics import confusion_matrix
+
+    count = int(max(found.max(), expected.max())) + 1
+    shared = confusion_matrix(found, expected, range(count))
+    both = shared.sum(0) + shared.sum(1)
+    return [float(2 * shared[n, n] / both[n]) if both[n] else None for n in range(count)]
+
+
+def describe_predict(figures: dict) -> str:
+    """The section of docs/benchmarks.md about a whole scan."""
+    network, training = figures["network"], figures["training"]
+    lines = ["## One scan, file to file", ""]
+    lines += paragraph(
+        f"A scan of {'×'.join(map(str, figures['shape']))} voxels: the same NIfTI file and the same weights for all,",
+        "each program in a process of its own, from its start to its end. The network is nnU-Net's standard one",
+        f"(3d_fullres: {len(network['features'])} stages of {', '.join(map(str, network['features']))} channels,",
+        f"windows of {network['patch']}³ at {network['spacing_mm']:g} mm, {network['classes']} classes).",
+        f"It was trained for {training['steps']} steps on this very scan, towards labels that a rule gives (smoothed",
+        f"intensities, cut by Otsu's method), to a soft Dice of {training['dice']:.2f}: so the table tells speed and",
+        "agreement, not accuracy. Of the scan's voxels",
+        f"{', '.join(f'{share:.0%}' for share in figures['label_shares'])} have label 0, 1, 2 and so on.",
+    )
+    lines += paragraph(
+        "nnU-Net is `nnUNetv2_predict_from_modelfolder -device cpu`, MONAI is `python -m monai.bundle run` with",
+        "`Spacingd`, `SlidingWindowInferer`, `Invertd` and `SaveImaged`, napari-seg is `napari-seg predict`, with its",
+        "defaults or with `--windows bundle --no-crop`. Dice is that with nnU-Net's first row, a number a label; times",
+        f"are medians of {figures['rounds']} with the least and the greatest, memory is the most of them.",
+    )
+    lines += [describe_machine(figures["machine"]), ""]
+    rows = figures["contenders"]
+    cells = [[CONTENDERS[key], *_cells(row)] for key, row in rows.items()]
+    told = [n for n in range(len(HEADINGS)) if any(row[n] for row in cells)]
+    lines += table([HEADINGS[n] for n in told], [[row[n] for n in told] for row in cells])
+    lines += [""]
+    for key, row in rows.items():
+        if "first_seconds" in row:
+            lines += paragraph(
+                f"The first run with a network ({CONTENDERS[key]}) compiles it and keeps that on the disk:",
+                f"{row['first_seconds']:.3g} s and {row['first_peak_gib']:.1f} GiB.",
+            )
+    return "\n".join(lines)
+
+
+HEADINGS = [
+    "program",
+    "windows",
+    "s",
+    "memory, GiB",
+    "share of nnU-Net's time",
+    "share of nnU-Net's default",
+    "share of MONAI's time",
+    "Dice with nnU-Net, by label",
+    "voxels equal to MONAI's",
+]
+
+
+def _cells(row: dict) -> list[str]:
+    def told(values: dict[str, float] | None) -> str:
+        if values is None:
+            return ""
+        return describe_spread(values) if values["least"] < values["greatest"] else f"{values['median']:.3g}"
+
+    agreement = ["–" if value is None else f"{value:.4f}" for value in row.get("dice_with_nnunet", [])]
+    equal = row.get("equal_to_monai")
+    return [
+        str(row.get("windows", "")),
+        told(row["seconds"]),
+        f"{row['peak_gib']['greatest']:.1f}",
+        *(told(row.get(f"share_of_{peer}")) for peer in ("nnunet", "nnunet-tta", "monai")),
+        " ".join(agreement),
+        "" if equal is None else f"{equal:.3%}",
+    ]

@@ -1,0 +1,129 @@
+"""`napari_seg.segment` on a made-up scan in this process: what the engine expected, and what it took."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """What one call of `segment` took.
+
+    Attributes:
+        plan: the engine's, `napari_seg.inference.budget.Plan`.
+        expected_seconds: as the engine told them before it ran the windows.
+        region_seconds: what took instead, the start left out.
+        peak_bytes: of the process' resident memory meanwhile.
+        seconds: of the whole call.
+        start_seconds: of them, making the backend: reading or compiling the network.
+        network_seconds: of them, running the windows through the network.
+    """
+
+    plan: Any
+    expected_seconds: float
+    region_seconds: float
+    peak_bytes: int
+    seconds: float
+    start_seconds: float
+    network_seconds: float
+
+
+def segmented(bundle: Path, shape: tuple[int, int, int], spacing_mm: float, backend: Any) -> Segmented:
+    """Segments a scan of noise.
+
+    Args:
+        bundle: a bundle's folder, of windows that are run one by one.
+        shape: of the scan, (I, J, K).
+        spacing_mm: of its voxels.
+        backend: "torch" or "openvino".
+    """
+    import numpy as np
+
+    from napari_seg import Grid, Volume
+    from napari_seg.bundle import load_model, read_bundle
+    from napari_seg.inference import segment
+
+    noise = np.random.default_rng(0).integers(0, 1000, (1, *shape), np.int16)
+    volume = Volume(noise, Grid(shape, np.diag([spacing_mm] * 3 + [1.0])))
+    known = read_bundle(bundle, trust=True)
+    load_model(known, "cpu")  # imports of a fresh process do not count
+    with told_by_engine() as regions, timed_backends() as times:
+        start = time.perf_counter()
+        segment(volume, known, device="cpu", backend=backend)
+        seconds = time.perf_counter() - start
+    (region,) = regions
+    return Segmented(
+        plan=region.plan,
+        expected_seconds=region.expected_seconds,
+        region_seconds=region.measured.seconds,
+        peak_bytes=region.measured.peak_bytes,
+        seconds=seconds,
+        start_seconds=times.start,
+        network_seconds=sum(times.calls[-region.plan.asked :]),  # before them come trials
+    )
+
+
+@contextmanager
+def told_by_engine() -> Iterator[list[Any]]:
+    """A list that gets what the engine's log tells of each region: `plan`, `expected_seconds` and `measured`."""
+    log = logging.getLogger("napari_seg.inference.engine")
+    regions: list[Any] = []
+
+    class Noting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if hasattr(record, "measured"):
+                regions.append(record)
+
+    handler, level = Noting(), log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield regions
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+@dataclass
+class Times:
+    """Seconds in which backends were made, and of each batch that they ran."""
+
+    start: float = 0.0
+    calls: list[float] = field(default_factory=list)
+
+
+@contextmanager
+def timed_backends() -> Iterator[Times]:
+    """Times all backends that the engine makes within."""
+    from napari_seg.inference import backends
+
+    make_backend, times = backends.make_backend, Times()
+
+    class Timed:
+        def __init__(self, backend: backends.Backend) -> None:
+            self.backend = backend
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.backend, name)
+
+        def __call__(self, windows: Any) -> Any:
+            start = time.perf_counter()
+            logits = self.backend(windows)
+            times.calls.append(time.perf_counter() - start)
+            return logits
+
+    def made(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        backend = Timed(make_backend(*args, **kwargs))
+        times.start += time.perf_counter() - start
+        return backend
+
+    with patch.object(backends, "make_backend", made):
+        yield times
