@@ -199,7 +199,7 @@ def best_plan(
     channels: int,
     cost_of: Callable[[Windows], NetworkCost],
     budget_bytes: int,
-    held: int,
+    held: Callable[[], int],
 ) -> Plan:
     """The plan of the first way to lay windows that fits; which one does not depend on the budget if that is ample.
 
@@ -208,7 +208,8 @@ def best_plan(
         channels: of the image.
         cost_of: the cost of one of its windows.
         budget_bytes: what the process may hold at most.
-        held: what it holds already, the scan and the label map included.
+        held: says what it holds already, as `make_plan` wants it; asked once costs are known, since counting them
+            loads parts of torch.
 
     Raises:
         EnvironmentFault: `environment.memory`, nothing fits; it says what would.
@@ -216,12 +217,14 @@ def best_plan(
     """
     for windows in ways[:-1]:
         try:
-            return make_plan(windows, channels, cost_of(windows), budget_bytes, held)
+            cost = cost_of(windows)
+            return make_plan(windows, channels, cost, budget_bytes, held())
         except EnvironmentFault as fault:
             log.info("windows of %s do not fit: %s", _times(windows.size), fault.message)
         except Exception as error:  # a network that takes one size only can raise anything
             log.info("the network does not take windows of %s (%s)", _times(windows.size), type(error).__name__)
-    return make_plan(ways[-1], channels, cost_of(ways[-1]), budget_bytes, held)
+    cost = cost_of(ways[-1])
+    return make_plan(ways[-1], channels, cost, budget_bytes, held())
 
 
 def make_plan(windows: Windows, channels: int, cost: NetworkCost, budget_bytes: int, held: int) -> Plan:
@@ -232,7 +235,7 @@ def make_plan(windows: Windows, channels: int, cost: NetworkCost, budget_bytes: 
         channels: of the image.
         cost: of one window.
         budget_bytes: what the process may hold at most.
-        held: what it holds already, the scan and the label map included.
+        held: what it holds already, the scan and the label map included, the image not.
 
     Raises:
         EnvironmentFault: `environment.memory`, nothing fits; it says what would.

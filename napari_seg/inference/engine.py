@@ -91,12 +91,12 @@ def segment_region(
     from napari_seg.inference.speed import describe_seconds, expected_seconds, measuring
     from napari_seg.inference.windows import WindowSettings
 
-    held = held_bytes() + (1 if certainty is None else 3) * label_map.nbytes  # in memory once they are written to
+    promised = (1 if certainty is None else 3) * label_map.nbytes  # in memory once they are written to
     image, grid = prepare(volume, region.grid, bundle, model)
     settings = WindowSettings.of(model.inferer)
     with torch.inference_mode():
         if settings is None:
-            check_whole(image.shape, _classes(bundle), budget_bytes, held)
+            check_whole(image.shape, _classes(bundle), budget_bytes, held_bytes() + promised - image.nbytes)
             decider = Decider(
                 grid, volume.grid, label_map, region.labels, certainty=certainty, thresholds=bundle.thresholds
             )
@@ -108,7 +108,7 @@ def segment_region(
             return network_cost(model.network, windows.cut(windows.pad(image), (0, 0, 0))[None])
 
         with _blaming(bundle, model.device):
-            plan = best_plan(ways, len(image), cost_of, budget_bytes, held)
+            plan = best_plan(ways, len(image), cost_of, budget_bytes, lambda: held_bytes() + promised - image.nbytes)
         windows = plan.windows
         padded = windows.pad(image)
         shape = (settings.batch, len(image), *windows.size)
