@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _STAGES = {"locating": "finding the place", "loading": "loading the model", "segmenting": "segmenting"}
 
 
-_ENGINE = logging.getLogger("napari_seg.inference.engine")
+_INFERENCE = logging.getLogger("napari_seg.inference")
 
 
 class _Lines(logging.Handler):
@@ -70,8 +70,8 @@ class CohortProgress:
     def __enter__(self) -> Self:
         self._bars.start()
         if self._plans is not None:
-            _ENGINE.addHandler(self._plans)
-            _ENGINE.setLevel(logging.INFO)
+            _INFERENCE.addHandler(self._plans)
+            _INFERENCE.setLevel(logging.INFO)
         return self
 
     def __exit__(
@@ -79,7 +79,7 @@ class CohortProgress:
     ) -> None:
         self._bars.stop()
         if self._plans is not None:
-            _ENGINE.removeHandler(self._plans)
+            _INFERENCE.removeHandler(self._plans)
 
     def on_case(self, number: int, name: str) -> None:
         self._bars.update(self._scans, completed=number, description=f"scans ({name})")

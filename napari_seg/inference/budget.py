@@ -113,7 +113,7 @@ def network_cost(network: torch.nn.Module, window: torch.Tensor) -> NetworkCost:
     try:
         return _counted(twin(network, meta), window.to(meta))
     except Exception as error:  # a network can hold anything
-        log.info("the network's cost is measured, since shapes alone don't tell it (%s)", type(error).__name__)
+        log.debug("the network's cost is measured, since shapes alone don't tell it (%s)", type(error).__name__)
     weights = next(network.parameters(), window)
     return _counted(network, window.to(weights.device))
 

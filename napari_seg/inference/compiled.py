@@ -95,17 +95,18 @@ def compile_network(network: torch.nn.Module, shape: tuple[int, ...], cache_dir:
         small = smaller(shape)
         traced = _traced(network, small)
     except Exception as error:  # a network of one size only can raise anything
-        log.info("the network is traced on whole windows (%s)", type(error).__name__)
+        log.debug("the network is traced on whole windows (%s)", type(error).__name__)
         small, traced = shape, _traced(network, shape)
     blob = None if cache_dir is None else cache_dir / f"{_fingerprint(traced, shape, openvino.__version__)}.blob"
     if blob is not None and (kept := _kept(blob)) is not None:
         return kept
+    log.info("the network is compiled for this processor%s", "" if blob is None else ", once for windows of this size")
     try:
         compiled = _compile_checked(network, traced, small, shape)
     except RuntimeError:
         if small == shape:
             raise
-        log.info("the network does otherwise with whole windows than with small ones; it is traced on whole ones")
+        log.debug("the network does otherwise with whole windows than with small ones; it is traced on whole ones")
         compiled = _compile_checked(network, _traced(network, shape), shape, shape)
     if blob is not None:
         _keep(blob, struct.pack("d", compiled.seconds_a_batch), compiled.model.export_model().getbuffer())

@@ -113,7 +113,8 @@ def segment_region(
         padded = windows.pad(image)
         shape = (settings.batch, len(image), *windows.size)
         backend = make_backend(backend_name, model.network, model.device, shape, plan.flop, plan.sums_bytes)
-        expected = expected_seconds(plan, backend, model.network, len(image), prod(volume.grid.shape))
+        with _blaming(bundle, model.device):
+            expected = expected_seconds(plan, backend, model.network, len(image), prod(volume.grid.shape))
         log.info("%s: %s, about %s, with %s", region.name, plan, describe_seconds(expected), backend.name)
         run = averaged_over_mirrors(backend, settings.mirror_axes)
         decider = Decider(grid, volume.grid, label_map, region.labels, windows.axes, certainty, bundle.thresholds)

@@ -70,7 +70,7 @@ def _tried(backend: Backend, network: torch.nn.Module, shape: tuple[int, ...], f
         backend(trial)
         return timed(backend, trial) / share
     except Exception as error:  # a network of one size only can raise anything
-        log.info("the network is tried on whole windows (%s)", type(error).__name__)
+        log.debug("the network is tried on whole windows (%s)", type(error).__name__)
     return timed(backend, torch.zeros(shape))
 
 
