@@ -26,6 +26,7 @@ CONTENDERS = {
     "nnunet-tta": "nnU-Net, default (eight mirror images)",
     "monai": "MONAI, overlap 0.25",
     "napari": "napari-seg, default",
+    "napari-uncropped": "napari-seg, air too (`--no-crop`)",
     "napari-nnunet": "napari-seg, nnU-Net's windows",
     "napari-monai": "napari-seg, MONAI's windows",
     "napari-torch": "napari-seg, MONAI's windows, torch",
@@ -138,7 +139,7 @@ def command(key: str, made: Made, output: Path) -> list[object]:
         bundle,
         "--trust-bundle",
     ]
-    windows = () if key == "napari" else AS_IN_BUNDLE
+    windows = {"napari": (), "napari-uncropped": ("--no-crop",)}.get(key, AS_IN_BUNDLE)
     return [*words, "--device", "cpu", *windows, *(("--backend", "torch") if key == "napari-torch" else ())]
 
 
