@@ -56,9 +56,9 @@ RUNS = (
     Run("unet_2d", "UNet", 2, 12),
     Run("deeplabv3_2d", "DeepLabV3", 2, 12),
     Run("deeplabv3plus_2d", "DeepLabV3Plus", 2, 12),
-    Run("fcn_axon", "FCN", 2, 4, pictures=True),
-    Run("unet_axon", "UNet", 2, 4, pictures=True),
-    Run("deeplabv3plus_axon", "DeepLabV3Plus", 2, 4, pictures=True),
+    Run("fcn_axon", "FCN", 2, 3, pictures=True),
+    Run("unet_axon", "UNet", 2, 3, pictures=True),
+    Run("deeplabv3plus_axon", "DeepLabV3Plus", 2, 3, pictures=True),
 )
 AXON_LABELS = ("myelin=100-200", "axon=201-255")
 FOLDS = 3

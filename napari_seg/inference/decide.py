@@ -141,25 +141,26 @@ class Decider:
         return whole
 
     def _add_confidence(self, cells: torch.Tensor, winner: torch.Tensor, block: tuple[slice, ...]) -> None:
-        found = winner[block] > 0
-        if not found.any():
-            return
-        classes = winner[block][found]
+        i, j, k = block
+        step = max(1, LOGITS_AT_ONCE // (len(cells) * (j.stop - j.start) * (k.stop - k.start)))
         sums = torch.zeros(len(cells) + 1, dtype=torch.float64, device=cells.device)
-        flat = cells[(slice(None), *block)].reshape(len(cells), -1)
-        places = found.reshape(-1).nonzero()[:, 0]
-        step = max(1, LOGITS_AT_ONCE // len(cells))
-        for begin in range(0, len(places), step):
-            logits, won = flat[:, places[begin : begin + step]], classes[begin : begin + step]
-            if self.cuts is not None:
-                probability = logits.gather(0, won[None] - 1)[0].sigmoid_()
-            else:
+        counts = torch.zeros(len(sums), dtype=torch.int64, device=cells.device)
+        for begin in range(i.start, i.stop, step):  # some planes at a time
+            planes = slice(begin, min(begin + step, i.stop))
+            won = winner[planes, j, k]
+            found = won > 0
+            if not found.any():
+                continue
+            logits = cells[:, planes, j, k]
+            if self.cuts is None:
                 probability = 1 / (logits - logits.amax(dim=0)).exp_().sum(dim=0)
-            sums.index_add_(0, won, probability.double())
-        for c, count in enumerate(torch.bincount(classes).tolist()):
-            if count:
-                self._counts[c] = self._counts.get(c, 0) + count
-                self._probabilities[c] = self._probabilities.get(c, 0.0) + sums[c].item()
+            else:
+                probability = logits.gather(0, (won - 1).clamp(min=0)[None])[0].sigmoid_()
+            sums.index_add_(0, won[found], probability[found].double())
+            counts += torch.bincount(won[found], minlength=len(counts))
+        for c in counts.nonzero()[:, 0].tolist():
+            self._counts[c] = self._counts.get(c, 0) + int(counts[c])
+            self._probabilities[c] = self._probabilities.get(c, 0.0) + float(sums[c])
 
     def _straight(
         self, first: list[int], cells: torch.Tensor, winner: torch.Tensor, certainty: torch.Tensor | None
