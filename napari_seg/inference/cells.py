@@ -8,6 +8,9 @@ from math import log
 
 import torch
 
+FEW = 4
+"""Classes that are looked at first where classes meet."""
+
 LOGITS_AT_ONCE = 4_000_000
 """Logits, classes times voxels, interpolated at once; a few float32 maps of this many are held."""
 
@@ -37,46 +40,61 @@ def unanimous(winner: torch.Tensor) -> torch.Tensor:
     return torch.where(low == high, low, -1).long()
 
 
-def contenders(logits: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
-    """The classes that can win anywhere in some cells, ascending.
+def interpolated_winner(
+    logits: torch.Tensor, cells: torch.Tensor, lower: Sequence[torch.Tensor], share: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """(n,) the class that wins at points.
 
-    Interpolation stays between a class's least and greatest corner, so one whose greatest lies below another's least in
-    every cell never wins.
+    Interpolation stays between a class's least and greatest corner, so one whose greatest lies below another's least
+    can't win in a cell. In most cells that leaves two or three of however many classes.
+
+    Args:
+        logits: (classes, I, J, K).
+        cells: (m, 3) lower corners of the cells in which points lie.
+        lower: see `interpolated`.
+        share: see `interpolated`.
+    """
+    winners = torch.empty_like(lower[0])
+    if not len(winners):
+        return winners
+    classes, corners, alone = _contenders(logits, cells)
+    column = torch.full((logits[0].numel(),), -1, dtype=torch.int64, device=logits.device)
+    column[_flat_index(logits, *cells.T)] = torch.arange(len(cells), device=logits.device)
+    column = column[_flat_index(logits, *lower)]
+    for points in alone[column].nonzero()[:, 0].split(LOGITS_AT_ONCE // corners[0].numel()):
+        cell = column[points]
+        shares = torch.stack(_corner_shares([axis[points] for axis in share]), dim=1)
+        best = torch.bmm(corners[cell], shares[..., None])[..., 0].argmax(dim=1, keepdim=True)
+        winners[points] = classes[cell].gather(1, best)[:, 0]
+    rest = (~alone[column]).nonzero()[:, 0]
+    found = [part.max(dim=0).indices for part in interpolated(logits, *([a[rest] for a in b] for b in (lower, share)))]
+    if found:
+        winners[rest] = torch.cat(found)
+    return winners
+
+
+def _contenders(logits: torch.Tensor, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The few classes that reach highest in each cell.
 
     Args:
         logits: (classes, I, J, K).
         cells: (n, 3) their lower corners.
+
+    Returns:
+        (n, few) the classes, ascending; (n, few, 8) their logits at the cell's corners; (n,) whether no other can win.
     """
-    classes = len(logits)
-    flat, offsets = logits.reshape(classes, -1), _corner_offsets(logits)
-    first = _flat_index(logits, *cells.T)
-    able = torch.zeros(classes, dtype=torch.bool, device=logits.device)
-    step = max(1, LOGITS_AT_ONCE // classes)
-    for begin in range(0, len(first), step):
-        least = most = flat.index_select(1, first[begin : begin + step])
-        for offset in offsets[1:]:
-            corner = flat.index_select(1, first[begin : begin + step] + offset)
-            least, most = torch.minimum(least, corner), torch.maximum(most, corner)
-        able |= (most >= least.amax(dim=0)).any(dim=1)
-    return able.nonzero()[:, 0]
-
-
-def interpolated_winner(
-    logits: torch.Tensor, contenders: torch.Tensor, lower: Sequence[torch.Tensor], share: Sequence[torch.Tensor]
-) -> torch.Tensor:
-    """(n,) the winning class at points.
-
-    Args:
-        logits: (classes, I, J, K).
-        contenders: classes that can win there, ascending.
-        lower: see `interpolated`.
-        share: see `interpolated`.
-    """
-    if not len(contenders):  # no class contends where no classes meet
-        return torch.empty_like(lower[0])
-    some = logits if len(contenders) == len(logits) else logits[contenders]
-    winners = [contenders[part.max(dim=0).indices] for part in interpolated(some, lower, share)]
-    return torch.cat(winners) if winners else torch.empty_like(lower[0])
+    count = min(FEW, len(logits))
+    flat, offsets = logits.reshape(len(logits), -1), _corner_offsets(logits)
+    classes, corners, alone = [], [], []
+    for first in _flat_index(logits, *cells.T).split(max(1, LOGITS_AT_ONCE // (8 * len(logits)))):
+        # a class that a network rules out by minus infinity, times a share of 0, would be no number
+        values = torch.stack([flat.index_select(1, first + offset) for offset in offsets]).clamp_(-1e30, 1e30)
+        most = values.amax(dim=0)
+        alone.append((most >= values.amin(dim=0).amax(dim=0)).sum(dim=0) <= count)
+        highest = most.topk(count, dim=0).indices.sort(dim=0).values
+        classes.append(highest.T)
+        corners.append(values.gather(1, highest.expand(8, -1, -1)).permute(2, 1, 0))
+    return torch.cat(classes), torch.cat(corners), torch.cat(alone)
 
 
 def interpolated_certainty(
@@ -106,12 +124,11 @@ def interpolated(
     first = _flat_index(maps, *lower)
     step = max(1, LOGITS_AT_ONCE // len(flat))
     for begin in range(0, len(first), step):
-        parts = [axis[begin : begin + step] for axis in share]
-        total = torch.zeros((len(flat), len(parts[0])), device=maps.device)
-        for corner, offset in zip(product((0, 1), repeat=3), _corner_offsets(maps), strict=True):
-            a, b, c = (part if far else 1 - part for part, far in zip(parts, corner, strict=True))
+        shares = _corner_shares([axis[begin : begin + step] for axis in share])
+        total = torch.zeros((len(flat), len(shares[0])), device=maps.device)
+        for part, offset in zip(shares, _corner_offsets(maps), strict=True):
             # a class that a network rules out by minus infinity, times a share of 0, would be no number
-            total.addcmul_(flat.index_select(1, first[begin : begin + step] + offset).clamp_(-1e30, 1e30), a * b * c)
+            total.addcmul_(flat.index_select(1, first[begin : begin + step] + offset).clamp_(-1e30, 1e30), part)
         yield total
 
 
@@ -153,6 +170,12 @@ def certainty_of(logits: torch.Tensor, cuts: torch.Tensor | None) -> torch.Tenso
 
 def _flat_index(logits: torch.Tensor, i: torch.Tensor, j: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
     return (i * logits.shape[2] + j) * logits.shape[3] + k
+
+
+def _corner_shares(share: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """What each of a cell's eight corners counts at points that lie so far in it along each axis, eight times (n,)."""
+    i, j, k = ((1 - axis, axis) for axis in share)
+    return [a * b * c for a, b, c in product(i, j, k)]
 
 
 def _corner_offsets(logits: torch.Tensor) -> list[int]:

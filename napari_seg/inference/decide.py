@@ -20,7 +20,6 @@ from napari_seg.inference.cells import (
     LOGITS_AT_ONCE,
     along_axes,
     certainty_of,
-    contenders,
     interpolated,
     interpolated_certainty,
     interpolated_winner,
@@ -247,7 +246,7 @@ class Decider:
         if self.cuts is not None:
             found = [winners_of(part, self.cuts) for part in interpolated(cells, places, shares)]
             return torch.cat(found) if found else torch.empty_like(places[0])
-        return interpolated_winner(cells, contenders(cells, torch.nonzero(agreed < 0)), places, shares)
+        return interpolated_winner(cells, torch.nonzero(agreed < 0), places, shares)
 
     def _cell(self, index: NDArray[np.float64], axis: int) -> tuple[NDArray, NDArray, NDArray[np.bool_]]:
         """Of indices along an axis of the region: the cell, how far in it (0 to 1), whether it is in the region."""
