@@ -241,7 +241,8 @@ PARTS = ("validation", "test")
 HEAD = """# Results
 
 Made by `scripts/results.py` from logged runs: each network trained by `napari-seg train` with the plan it makes for the
-data set and a budget of minutes, no setting tuned for one network. Dice, HD95 (95th percentile of the distances between
+data set. Only the minutes were chosen for each, so that its curve flattens; other work ran on the machine meanwhile, so
+they say how long it takes at most. Dice, HD95 (95th percentile of the distances between
 the surfaces, the larger of both directions) and NSD (share of the surfaces within 1 mm, or one pixel, of each other) as
 MONAI computes them, of each structure the mean over the cases, then over the structures; a structure that is missed, or
 found where there is none, counts with Dice and NSD 0 and the image's diagonal. GFLOP: one whole inference, windows and
