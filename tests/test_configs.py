@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -129,8 +132,70 @@ def test_the_same_command_goes_on_and_a_new_run_begins_from_other_weights(scans:
     run("training", "train", **common, output_dir=tmp_path / "run", max_epochs=2)
     assert [line["epoch"] for line in history(tmp_path / "run") if "loss" in line] == [1, 2]
     weights = tmp_path / "run" / "model_final.pt"
-    parser = run("training", "train", **common, output_dir=tmp_path / "tuned", finetune=weights)
+    tuned = common | {"output_dir": tmp_path / "tuned", "finetune": weights}
+    parser = run("training", "train", **tuned)
     assert parser.get_parsed_content("pretrained").share == 1.0
+    assert type(parser.get_parsed_content("ema")).__name__ == "WeightAverage"
+    weights.unlink()  # the run has its own by now
+    run("training", "train", **tuned, max_epochs=2)
+    assert [line["epoch"] for line in history(tmp_path / "tuned") if "loss" in line] == [1, 2]
+    assert told_by("training", "train", **tuned | {"output_dir": tmp_path / "new"}).code == "weights.missing"
+
+
+def told_by(run_id: str, *names: str, **settings: Any) -> Any:
+    """The bundle's own error that ends a command, out of MONAI's."""
+    with pytest.raises(Exception, match="Failed to") as caught:
+        run(run_id, *names, **settings)
+    error: BaseException | None = caught.value
+    while error is not None and not hasattr(error, "code"):
+        error = error.__cause__
+    return error
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"fold": 0, "folds": 1}, "split.folds"),
+        ({"fold": 0, "folds": 5}, "split.too_few"),
+        ({"fold": 2, "folds": 2}, "split.fold"),
+        ({}, "data.faults"),
+    ],
+)
+def test_a_split_that_can_not_be_is_refused_before_a_file_is_read(options: dict, code: str, tmp_path: Path) -> None:
+    scans = write_decathlon(tmp_path / "scans", cases=2)
+    (scans / "imagesTr" / "case_00.nii.gz").write_text("no scan")
+    options |= {"folder": tmp_path, "dataset_dir": scans, "output_dir": tmp_path / "run"}
+    assert told_by("training", "train", **options).code == code
+
+
+def test_a_case_without_a_structure_is_a_fault_unless_it_is_allowed(tmp_path: Path) -> None:
+    scans = write_decathlon(tmp_path / "scans", cases=2)
+    for path in (scans / "labelsTr").iterdir():
+        read = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(np.zeros(read.shape, np.uint8), read.affine), path)
+    options = {"folder": tmp_path, "dataset_dir": scans, "output_dir": tmp_path / "run"}
+    assert told_by("training", "train", **options).code == "data.faults"
+    run("training", "train", **options, allow_empty=True)
+    weights = tmp_path / "run" / "model_final.pt"
+    run("evaluating", "evaluate", **options, checkpoint=weights, allow_empty=True)
+    assert (tmp_path / "run" / "summary.json").is_file()
+
+
+def test_what_is_evaluated_is_checked_first(scans: Path, tmp_path: Path) -> None:
+    shutil.copytree(scans, tmp_path / "scans")
+    options = {"folder": tmp_path, "dataset_dir": tmp_path / "scans", "output_dir": tmp_path / "run"}
+    workflow = prepared("evaluating", "evaluate", **options)
+    (evaluated,) = workflow.parser.get_parsed_content("cases")(part="validation")
+    (other,) = workflow.parser.get_parsed_content("cases")(part="training")
+    Path(other["label"]).write_text("no label map")  # which does not matter here
+    read = nibabel.load(evaluated["label"])
+    turned = np.asarray(read.dataobj).transpose(1, 0, 2)
+    nibabel.save(nibabel.Nifti1Image(turned, read.affine), evaluated["label"])
+    error = told_by("evaluating", "evaluate", **options)
+    assert (error.code, error.message.count("\n")) == ("data.faults", 1)
+    assert f"geometry.shape  {evaluated['name']}" in error.message
+    assert told_by("evaluating", "evaluate", **options, part="test").code == "split.empty_part"
+    assert not (tmp_path / "run").exists()
 
 
 def test_distances_are_in_mm() -> None:
@@ -216,18 +281,22 @@ def test_balanced_crops_show_every_class_equally_often(tmp_path: Path) -> None:
 
 
 def test_balanced_crops_are_slices_through_every_class_equally_often(tmp_path: Path) -> None:
-    """The same scans: two of three axial slices show no structure."""
+    """The same scans: two of three axial slices show no structure. The files in the order that the table gives."""
+    table = (shipped_root() / "docs" / "README.md").read_text()
+    (row,) = (line for line in table.splitlines() if line.startswith("|") and "`crops_balanced.yaml`" in line)
+    order = re.findall(r"`(\w+)\.yaml`", row.partition("of slices")[2])
+    assert set(order) == {"slices_2d", "crops_balanced"}
     scans = write_decathlon(tmp_path / "scans", cases=2, smallest=(60, 70, 60))
     still: dict[str, list] = {"spatial_augmentation": [], "intensity_augmentation": []}
     options = {"dataset_dir": scans, "output_dir": tmp_path / "run", **still}
-    workflow = prepared("training", "train", "slices_2d", "crops_balanced", folder=tmp_path, **options)
+    workflow = prepared("training", "train", *order, folder=tmp_path, **options)
     samples = workflow.parser.get_parsed_content("train#dataset")
     items = [item for n in range(8) for item in samples[n]]
     assert len(items) == 8 * 8
     assert {(*item["image"].shape, *item["label"].shape) for item in items} == {(1, 16, 24, 1, 16, 24)}
     centres = [int(item["label"][0, 8, 12]) for item in items]
     assert all(12 <= centres.count(number) <= 31 for number in (0, 1, 2))
-    run("training", "train", "slices_2d", "crops_balanced", folder=tmp_path, **options)
+    run("training", "train", *order, folder=tmp_path, **options)
     assert history(tmp_path / "run")
 
 

@@ -19,7 +19,7 @@ from napari_seg.bundle import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 
-from segnets.data import check, faults
+from segnets.data import check, datalist, faults, picture
 from segnets.errors import TrainingError
 
 CLASSES = {"0": "background", "1": "front", "2": "back"}
@@ -210,7 +210,9 @@ def test_a_class_made_of_several_values_and_an_empty_case_that_is_allowed(folder
     save(folder / "labels" / "c0.nii.gz", nine)
     save(folder / "labels" / "c1.nii.gz", label() * 0)
     check(folder, CLASSES, {"front": [1, "5-9"], "back": [2, 18]}, allow_empty=True)
-    assert set(report(folder)) == {("label.values", "c0"), ("label.empty", "c1")}
+    found = report(folder)
+    assert set(found) == {("label.values", "c0"), ("label.empty", "c1")}
+    assert found["label.empty", "c1"].endswith("leave the case out, or set allow_empty to true (--allow_empty true)")
 
 
 def test_classes_that_match_nothing_are_a_line_of_the_report(folder: Path) -> None:
@@ -247,6 +249,48 @@ def test_pictures_grey_and_in_colours(tmp_path: Path) -> None:
     found = report(tmp_path, num_channels=1)
     assert set(found) == {("label.colour", "p2"), ("geometry.shape", "p3"), ("file.unreadable", "p4")}
     assert "6 x 9 voxels, the image 7 x 9" in found["geometry.shape", "p3"]
+
+
+def test_grey_of_16_bits_is_no_colour(tmp_path: Path) -> None:
+    """PIL holds no colours of 16 bits, so MONAI's collate would meet (1, W, H) among (3, W, H)."""
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    grey = np.arange(63, dtype=np.uint16).reshape(9, 7)
+    for n in range(4):
+        Image.fromarray(grey.astype(np.uint8)).convert("L" if n == 3 else "RGB").save(tmp_path / "images" / f"p{n}.png")
+        Image.fromarray((grey % 3).astype(np.uint8)).save(tmp_path / "labels" / f"p{n}.png")
+    check(tmp_path, CLASSES)  # 8 bits are made RGB
+    Image.fromarray(grey * 1000).save(tmp_path / "images" / "p2.png")
+    for options in ({"num_channels": 3}, {}):  # said, or as most of them
+        found = report(tmp_path, **options)
+        assert set(found) == {("image.mode", "p2")}
+        assert found["image.mode", "p2"].startswith("grey of more than 8 bits (mode I;16)")
+    check(tmp_path, CLASSES, num_channels=1)
+    with Image.open(tmp_path / "images" / "p2.png") as deep:
+        assert picture(deep, 1) is picture(deep) is deep
+        with pytest.raises(TrainingError, match=r"image\.mode"):
+            picture(deep, 3)
+
+
+def test_volumes_have_axes_as_the_others(folder: Path) -> None:
+    save(folder / "images" / "c0.nii.gz", image((6, 8)))
+    save(folder / "labels" / "c0.nii.gz", label()[..., 1])
+    save(folder / "images" / "c1.nii.gz", image((6, 8, 5, 1)))  # one channel
+    save(folder / "images" / "c2.nii.gz", image((6, 8, 5, 1, 1)))  # four axes, as MONAI reads it
+    found = report(folder)
+    assert set(found) == {("geometry.axes", "c0"), ("geometry.axes", "c2"), ("geometry.shape", "c2")}
+    assert found["geometry.axes", "c0"].startswith("2 spatial axes (6 x 8 voxels); expected 3")
+
+
+def test_only_the_cases_of_a_part_are_checked(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "labels" / "c0.nii.gz").unlink()
+    save(folder / "labels" / "c1.nii.gz", label() * 0)
+    part = datalist(folder, "all")[1:]
+    with caplog.at_level(logging.INFO):
+        check(folder, CLASSES, cases=part)
+    assert "6 cases of 6 patients checked" in caplog.text
+    save(folder / "labels" / "c7.nii.gz", np.moveaxis(label(), 0, -1))
+    assert set(report(folder, cases=part)) == {("geometry.shape", "c7")}
 
 
 def test_a_second_check_reads_what_changed_and_what_failed(

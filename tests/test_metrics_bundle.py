@@ -91,6 +91,26 @@ def test_a_miss_worsens_every_mean_and_a_right_absence_none(tmp_path: Path) -> N
     assert json.loads((tmp_path / "summary.json").read_text())["mean_dice"] == {"mean": None, "a": None, "b": None}
 
 
+def measured(metric: CaseMetric, *cases: str) -> Engine:
+    """An engine that has seen some of `CASES`."""
+    engine = Engine(lambda engine, case: [{"pred": CASES[case][0], "label": CASES[case][1]}])
+    metric.attach(engine, "mean_dice")
+    engine.run(list(cases))
+    return engine
+
+
+def test_a_validations_mean_is_the_evaluations(tmp_path: Path) -> None:
+    """Of the structures' means: the mean over cases of each case's own would be (1 + 0.5 + 1) / 3."""
+    engine = measured(CaseMetric(Dice()), "equal", "second missed", "second rightly not found")
+    assert engine.state.metrics == {"mean_dice": 0.75}
+    Summary(tmp_path / "summary.json", {"0": "background", "1": "a", "2": "b"})(engine)
+    assert json.loads((tmp_path / "summary.json").read_text())["mean_dice"]["mean"] == 0.75
+
+
+def test_where_nothing_counts_the_mean_is_no_number() -> None:
+    assert math.isnan(measured(CaseMetric(Dice()), "nothing there").state.metrics["mean_dice"])
+
+
 def test_the_picture_of_the_worst_cases_follows_it() -> None:
     assert case_dice(BOTH, FIRST) == 0.5
     assert case_dice(NONE, NONE) == 1

@@ -90,8 +90,10 @@ def test_the_three_configs_mean_the_same() -> None:
     first, *others = ({key: config[key] for key in shared} for config in configs)
     assert all(first == other for other in others)
     data = {"layout", "images_dir", "labels_dir", "channels", "patient", "labels", "fold", "folds", "cases"}
-    data |= {"label_values"}
+    data |= {"label_values", "allow_empty"}
     assert {key: configs[0][key] for key in data} == {key: configs[1][key] for key in data}
+    checks = [set(config["check"].items()) for config in configs[:2]]
+    assert {key for key, _ in checks[0] ^ checks[1]} == {"_disabled_", "cases", "num_channels", "cache_dir"}
 
 
 @pytest.mark.parametrize("config", WORKFLOWS)

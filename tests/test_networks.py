@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from segnets.errors import TrainingError
 from segnets.fcn import FCN
 from segnets.inferers import MultiScale, TestTimeAveraging
 from segnets.multiview import MultiView
+from segnets.training.weights import load_what_fits
 from segnets.unet import UNet
 
 # a new network: its class, what it is built with beside the defaults, the dimensions it has
@@ -93,6 +95,20 @@ def test_torch_export_computes_the_same(cls: type, own: dict, dims: int) -> None
     exported = torch.export.export(network, (image,)).module()
     with torch.no_grad():
         assert torch.allclose(exported(image), network(image), atol=1e-5)
+
+
+@every_network
+def test_weights_of_one_channel_give_the_same_for_the_image_twice(
+    cls: type, own: dict, dims: int, tmp_path: Path
+) -> None:
+    one, two = cls(dims, 1, 3, **own).eval(), cls(dims, 2, 3, **own).eval()
+    torch.save(one.state_dict(), tmp_path / "model.pt")
+    fit = load_what_fits(two, tmp_path / "model.pt")
+    assert fit.adapted
+    assert not fit.fresh
+    image = torch.randn(1, 1, *(13, 19, 9)[:dims])
+    with torch.no_grad():
+        assert torch.allclose(two(torch.cat([image, image], dim=1)), one(image), atol=1e-4)
 
 
 @every_network

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import errno
 import os
 import random
 import shutil
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import write_decathlon
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from tiny_run import (
     children,
     losses,
@@ -26,13 +28,15 @@ from tiny_run import (
     run_distributed,
     spoil_the_middle,
     steps_so_far,
+    volumes,
     without_times,
 )
 
 from napari_seg.bundle import shipped_root
 
 from segnets.errors import TrainingError  # isort: skip - within reach by tiny_run
-from segnets.files import load_whole  # isort: skip
+from segnets.files import load_whole, lock  # isort: skip
+from segnets.training import WeightAverage  # isort: skip
 
 
 # --- going on ---
@@ -99,6 +103,23 @@ def test_two_starts_do_not_disturb_one_another(tmp_path: Path) -> None:
     run(tmp_path, max_epochs=2)
     assert len(losses(tmp_path)) == 6
     assert [part.exists() for part in parts] == [False, True]  # the other is none of ours
+
+
+def test_a_file_system_without_locks_is_told_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("segnets.files.fcntl.lockf", fail)
+    for number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+        caplog.clear()
+        with lock(tmp_path / "lock") as file:
+            assert file.writable()
+        assert f"can't be locked ({os.strerror(number)})" in caplog.text
+    number = errno.EIO
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        lock(tmp_path / "lock")
 
 
 def test_any_damage_to_a_checkpoint_is_noticed(tmp_path: Path) -> None:
@@ -251,6 +272,38 @@ def test_twenty_kills_of_the_bundles_training(tmp_path: Path, capsys: pytest.Cap
     for name in ("model.pt", "model_final.pt"):
         a, b = (torch.load(f / name, weights_only=True) for f in (folder, whole))
         assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+# --- the average of the weights ---
+
+
+def test_the_average_of_a_short_run_is_as_good_as_its_network(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_epochs": 16, "dropout": 0.0, "every_steps": None}
+    first = make_run(tmp_path / "first", **options).network
+    trainer = run(tmp_path / "run", **options)
+    assert trainer.state.iteration == 48
+    average = copy.deepcopy(first)
+    average.load_state_dict(torch.load(tmp_path / "run" / "model_final.pt", weights_only=True))
+    images, labels = (torch.as_tensor(np.stack([case[key] for case in volumes(5)])) for key in ("image", "label"))
+    with torch.no_grad():
+        begun, last, mean = (
+            trainer.loss_function(net.eval()(images), labels).item() for net in (first, trainer.network, average)
+        )
+    assert last < 0.95 * begun
+    assert mean < last + 0.1 * (begun - last)  # with momentum alone: by nine tenths
+
+
+def test_the_average_weighs_its_steps_by_their_number() -> None:
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(network.weight, 100.0)
+    average = WeightAverage(network, momentum=0.7)
+    engine = Engine(lambda engine, batch: network.weight.data.fill_(batch))
+    average.attach(engine)
+    engine.run([1.0, 2.0, 3.0, 4.0])
+    expected = 100.0
+    for weight, momentum in ((1.0, 9 / 11), (2.0, 9 / 12), (3.0, 0.7), (4.0, 0.7)):
+        expected = (1 - momentum) * expected + momentum * weight
+    assert average.ema_model.weight.item() == pytest.approx(expected)
 
 
 # --- several processes, parts, mixed precision ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from tiny_run import losses, make_run, run, without_times
 
+from segnets.metrics import CaseMetric  # isort: skip - within reach by tiny_run
 from segnets.training import EarlyStopping, Schedule, StopAfterMinutes, StopOnSignal, Validation  # isort: skip - by tiny_run
 
 
@@ -144,6 +146,30 @@ def test_patience(tmp_path: Path) -> None:
     assert len(losses(tmp_path)) == 18
     run(tmp_path, max_epochs=10, learning_rate=1e-30, patience=4)
     assert validated_steps(tmp_path) == [6, 12, 18, 24, 30]
+
+
+def test_a_validation_in_which_nothing_counts_is_never_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, compute = iter([math.nan, math.nan, 0.4, math.nan, 0.3, math.nan]), CaseMetric.compute
+    monkeypatch.setattr(CaseMetric, "compute", lambda metric: (compute(metric), next(found))[1])
+    kept: list[int] = []
+
+    class Kept:
+        def attach(self, trainer: Engine) -> None:
+            trainer.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+        def __call__(self) -> None:
+            best = tmp_path / "model.pt"
+            kept.append(best.stat().st_mtime_ns if best.exists() else 0)
+
+    trainer = run(tmp_path, max_epochs=20, patience=3, more_handlers=[Kept()])
+    assert trainer.state.epoch == 12  # three validations after the best
+    assert 0 == kept[0] < kept[1] == kept[2] < kept[3] == kept[4] < kept[5]
+    assert set(kept[5:]) == {kept[5]}
+    state = torch.load(tmp_path / "checkpoints" / "latest.pt", weights_only=True)
+    assert state["best"] == [0.4, 6]
+    assert state["objects"]["history"]["best"] == [0.4, 6]
 
 
 def test_without_patience_or_minutes_nothing_ends(tmp_path: Path) -> None:

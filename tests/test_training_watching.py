@@ -16,6 +16,7 @@ from ignite.engine import Engine, Events
 from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import MeanDice, StatsHandler, ValidationHandler, from_engine
+from monai.inferers import SlidingWindowInferer
 from monai.transforms import AsDiscreted
 from PIL import Image
 from torch import nn
@@ -324,6 +325,18 @@ def test_a_colour_picture_is_one_plane() -> None:
     assert (plane.reference == label.numpy()).all()
 
 
+def out_of_memory(trainer: Engine, history: History, **settings: Any) -> str:
+    """What a run says that dies of it, with two cases a batch in one part if nothing else is said."""
+    settings = {"batch_size": 2, "accumulation_steps": 1, "patch_size": (48, 64, 48), "amp": False} | settings
+    for handler in (OutOfMemory(history.validator, **settings), StatsHandler(iteration_log=False)):
+        handler.attach(trainer)
+    with pytest.raises(TrainingError) as caught:
+        trainer.run()
+    assert caught.value.code == "training.out_of_memory"
+    assert str(caught.value.__cause__).splitlines()[0] in caught.value.message
+    return caught.value.message
+
+
 @pytest.mark.parametrize(
     "cause",
     [
@@ -334,22 +347,41 @@ def test_a_colour_picture_is_one_plane() -> None:
     ids=["torch", "numpy", "cuda"],
 )
 def test_out_of_memory_says_what_to_lower(tmp_path: Path, cause: Any) -> None:
-    trainer, _ = engines(tmp_path, epochs=1)
-    for handler in (OutOfMemory(batch_size=2, patch_size=(48, 64, 48), amp=False), StatsHandler(iteration_log=False)):
-        handler.attach(trainer)
+    trainer, history = engines(tmp_path, epochs=1)
     trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2), lambda: cause())
-    with pytest.raises(TrainingError) as caught:
-        trainer.run()
-    assert caught.value.code == "training.out_of_memory"
-    assert "from the last checkpoint, if one was written" in caught.value.message  # there is none yet
-    for part in ("cpu", "step 2", "raise accumulation_steps (up to batch_size, now 2", "[48, 64, 48]", "amp to true"):
-        assert part in caught.value.message
-    assert str(caught.value.__cause__).splitlines()[0] in caught.value.message
+    message = out_of_memory(trainer, history)
+    goes_on = "the same command goes on from the last checkpoint, if one was written"  # there is none yet
+    assert f"raise accumulation_steps (now 1, at most 2), then set amp to true: {goes_on}; or else lower" in message
+    # the patch is part of what makes a run the same, so another folder is needed
+    assert "lower patch_size (now [48, 64, 48]), which makes it another run, in another output_dir" in message
+    assert message.startswith("cpu ran out of memory in step 2; ")
 
 
-def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
-    trainer, _ = engines(tmp_path, epochs=1)
-    OutOfMemory(batch_size=1, patch_size=(8, 8), amp=True).attach(trainer)
-    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=1), lambda: torch.zeros(2) @ torch.zeros(3))
+def test_out_of_memory_advises_nothing_that_is_done_already(tmp_path: Path) -> None:
+    trainer, history = engines(tmp_path, epochs=1)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2), lambda: torch.empty(10**16))
+    message = out_of_memory(trainer, history, accumulation_steps=2, amp=True)
+    assert message.startswith("cpu ran out of memory in step 2; lower patch_size (now [48, 64, 48]), which")
+    assert "accumulation_steps" not in message
+    assert "amp" not in message
+
+
+def test_out_of_memory_in_a_validation_is_about_its_windows(tmp_path: Path) -> None:
+    trainer, history = engines(tmp_path, epochs=2)
+    history.validator.inferer = SlidingWindowInferer((8, 8, 4), sw_batch_size=16)
+    history.validator.add_event_handler(Events.ITERATION_COMPLETED, lambda: torch.empty(10**16))
+    message = out_of_memory(trainer, history)
+    assert message.startswith(
+        "cpu ran out of memory in the validation after step 6; set windows#sw_batch_size to 1 (now 16), then lower "
+        "windows#roi_size (now [8, 8, 4]): the same command goes on from the last checkpoint, if one was written. "
+    )
+
+
+@pytest.mark.parametrize("where", ["training", "validation"])
+def test_other_errors_stay_what_they_are(tmp_path: Path, where: str) -> None:
+    trainer, history = engines(tmp_path, epochs=2)
+    OutOfMemory(history.validator, batch_size=1, accumulation_steps=1, patch_size=(8, 8), amp=True).attach(trainer)
+    engine = {"training": trainer, "validation": history.validator}[where]
+    engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), lambda: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match=r"inconsistent tensor size|size mismatch"):
         trainer.run()

@@ -126,6 +126,18 @@ def test_an_ensemble_is_the_mean_of_the_members_probabilities(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fold0.pt", "fold1.pt", "fold2.pt", "model.pt"]
 
 
+def test_of_an_ensemble_the_first_network_is_fine_tuned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    members = [Net() for _ in range(3)]
+    merge_checkpoints([saved(tmp_path / f"{n}.pt", member) for n, member in enumerate(members)], tmp_path / "model.pt")
+    own = Net()
+    with caplog.at_level("INFO", logger="segnets"):
+        fit = load_what_fits(own, tmp_path / "model.pt")
+    assert fit.share == 1
+    assert not fit.unused
+    assert torch.equal(own.head.weight, members[0].head.weight)
+    assert "an ensemble of 3 networks, of which the first is taken" in caplog.text
+
+
 def test_an_ensemble_stays_finite_where_every_member_is_sure() -> None:
     sure = nn.Conv2d(1, 2, 1)
     nn.init.constant_(sure.weight, 0)

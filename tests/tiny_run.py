@@ -15,11 +15,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from ignite.handlers import EMAHandler
 from monai.bundle import ConfigParser
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
-from monai.handlers import MeanDice, from_engine
 from monai.losses import DiceCELoss
 from monai.transforms import AsDiscreted, EnsureTyped, RandAffined, RandGaussianNoised, Spacingd
 from torch import nn
@@ -29,6 +27,7 @@ from napari_seg.bundle import shipped_root
 sys.path.insert(0, str(shipped_root()))
 
 from segnets.data import CachedCases, EpochSampler, TrainingSet
+from segnets.metrics import CaseMetric, Dice
 from segnets.training import (
     Checkpoints,
     EarlyStopping,
@@ -38,6 +37,7 @@ from segnets.training import (
     StopOnSignal,
     Trainer,
     Validation,
+    WeightAverage,
 )
 from segnets.training.history import History, read_history
 
@@ -95,15 +95,13 @@ def make_run(
         batch_sampler=EpochSampler(len(data), batch_size, seed),
         num_workers=num_workers,
     )
-    ema = EMAHandler(network, momentum=0.1)
+    ema = WeightAverage(network, momentum=0.004)
     validator = SupervisedEvaluator(
         device="cpu",
         val_data_loader=DataLoader(CachedCases(data[:2], deterministic, folder / "cache"), batch_size=1),
         network=ema.ema_model,
         postprocessing=AsDiscreted(["pred", "label"], argmax=[True, False], to_onehot=3),
-        key_val_metric={
-            "mean_dice": MeanDice(include_background=False, output_transform=from_engine(["pred", "label"]))
-        },
+        key_val_metric={"mean_dice": CaseMetric(Dice())},
     )
     optimizer = torch.optim.AdamW(network.parameters(), learning_rate)
     minutes = StopAfterMinutes(max_minutes)

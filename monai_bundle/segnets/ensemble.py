@@ -17,6 +17,7 @@ class Ensemble(nn.Module):
         network_def:
           _target_: segnets.Ensemble
           members: 5
+          in_channels: 1
           network: {_target_: segnets.UNet, spatial_dims: 3, in_channels: 1, out_channels: 3}
 
     Its weights in one file are made by `segnets.training.weights.merge_checkpoints`.
@@ -24,9 +25,10 @@ class Ensemble(nn.Module):
     Args:
         network: copied for each member.
         members: how many.
+        in_channels: of the network, where the rest of a config refers to `network_def#in_channels`.
     """
 
-    def __init__(self, network: nn.Module, members: int) -> None:
+    def __init__(self, network: nn.Module, members: int, in_channels: int | None = None) -> None:
         super().__init__()
         self.members = nn.ModuleList(copy.deepcopy(network) for _ in range(members))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import zipfile
 from collections.abc import Iterator
@@ -16,7 +18,12 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+logger = logging.getLogger("segnets")
+
 PART = ".part"
+
+# what file systems without locks say, NFS and Lustre as they are mounted in many clusters
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -61,7 +68,8 @@ def load_whole(path: str | Path, map_location: str | None = None) -> Any:
 def lock(path: str | Path) -> IO[str] | None:
     """A lock on `path` that no other process has until this one closes it or ends, however it ends; None if one has it.
 
-    A process has it as a whole, and its children do not inherit it (POSIX record lock). On Windows nothing is locked.
+    A process has it as a whole, and its children do not inherit it (POSIX record lock). On Windows nothing is locked,
+    nor on a file system without locks, which is logged.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     file = open(path, "a")  # noqa: SIM115 - as long as the lock is held
@@ -71,4 +79,9 @@ def lock(path: str | Path) -> IO[str] | None:
     except (BlockingIOError, PermissionError):
         file.close()
         return None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            file.close()
+            raise
+        logger.warning("%s can't be locked (%s): see that no other process writes there", path, error.strerror)
     return file

@@ -4,6 +4,9 @@ Neither label map holds the structure: nan, and the case does not count for it. 
 missed or found where there is none: Dice and surface Dice are 0, and the Hausdorff distance is the diagonal of the
 field of view, the largest distance there can be. So no miss and no false find can better a mean, as it could where it
 were left out.
+
+The mean of a metric, wherever one is given, is the mean over the structures of the mean over the cases that count for
+each (`mean_of`): a structure that is in few cases weighs as much as one that is in all. Nan where no case counts.
 """
 
 from __future__ import annotations
@@ -64,8 +67,16 @@ def _where_missing(values: torch.Tensor, pred: torch.Tensor, label: torch.Tensor
     return torch.where(found | expected, values, torch.nan)
 
 
+def mean_of(values: torch.Tensor) -> tuple[float, list[float]]:
+    """The mean and each structure's, of (cases, structures) values; nan where no case counts."""
+    each = values.cpu().double().nanmean(dim=0)
+    return each.nanmean().item(), each.tolist()
+
+
 class CaseMetric(IgniteMetricHandler):
     """A metric of this module, case by case in mm by the reference's voxel size; MONAI's handlers count voxels.
+
+    Its value is `mean_of` the cases; MONAI's is the mean over cases of each case's own, and 0 where no case counts.
 
     Args:
         metric_fn: takes a `spacing`.
@@ -85,12 +96,16 @@ class CaseMetric(IgniteMetricHandler):
                 spacing = label.pixdim[:dims].tolist() if isinstance(label, MetaTensor) else [1.0] * dims
                 self.metric_fn([pred], [label], spacing=spacing)
 
+    def compute(self) -> float:
+        """The mean; each case's values go into the engine's `metric_details`."""
+        super().compute()
+        return mean_of(self.metric_fn.get_buffer())[0]
+
 
 class Summary:
     """Writes what an evaluation found as one JSON file, structures by name; an ignite handler.
 
-    `{"cases": n, metric: {"mean": x, structure: x, ...}, ...}`: for each structure the mean over the cases that count
-    for it, null where none does, and the mean of these.
+    `{"cases": n, metric: {"mean": x, structure: x, ...}, ...}` as of `mean_of`, null for nan.
 
     Args:
         path: of the file.
@@ -109,8 +124,8 @@ class Summary:
         """Writes the file from the metrics' details, (cases, structures) each."""
         summary: dict[str, object] = {"cases": engine.state.epoch_length}
         for metric, values in engine.state.metric_details.items():
-            each = values.cpu().double().nanmean(dim=0)
-            means = {"mean": each.nanmean().item(), **dict(zip(self.names, each.tolist(), strict=True))}
+            mean, each = mean_of(values)
+            means = {"mean": mean, **dict(zip(self.names, each, strict=True))}
             summary[metric] = {name: round(m, 6) if m == m else None for name, m in means.items()}
             logger.info(f"{metric}: " + ", ".join(f"{name} {m:.4f}" for name, m in means.items()))
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import os
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segnets.data.labels import Classes, Labels, label_picture, label_values, picture, ranges
+from segnets.data.labels import Classes, Labels, label_picture, label_values, mode_fault, picture, ranges
 from segnets.data.layouts import Case, Dataset, find_dataset, is_picture
 from segnets.data.split import PATIENT, by_patient, may_share_patients
 from segnets.errors import TrainingError
@@ -36,11 +36,12 @@ GEOMETRY_TOLERANCE = 0.1
 
 _SLAB = 1 << 22
 _SECONDS_BETWEEN_LINES = 10
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 
 Facts = dict[str, Any]
 """What one file holds, as JSON can: "error" (code and text), or "shape", "affine", "channels", "not_finite", "low",
-"high" and, of a label map, "values" (value -> voxels) and "fractional" (voxels that hold no whole number)."""
+"high"; of a label map "values" (value -> voxels) and "fractional" (voxels that hold no whole number); of a picture
+"mode", as PIL names it."""
 
 
 class Fault(NamedTuple):
@@ -56,6 +57,7 @@ def check(
     classes: Classes | None = None,
     labels: Labels | None = None,
     *,
+    cases: Sequence[Case] | None = None,
     num_channels: int | None = None,
     allow_empty: bool = False,
     cache_dir: str | Path | None = None,
@@ -68,6 +70,7 @@ def check(
         dataset_dir: in one of the layouts of `find_dataset`.
         classes: as in metadata.json's `channel_def`; without it, label values may be any.
         labels: which values stand for which class, as of `label_values`.
+        cases: only these, as `datalist` returns them; all of the data set if left out.
         num_channels: of every image; the most frequent number if left out. Pictures are made grey (1) or RGB (3).
         allow_empty: a label map without any class is no fault.
         cache_dir: keeps what was found in each file, so that a second check reads only files that changed since.
@@ -79,7 +82,9 @@ def check(
     """
     start = time.monotonic()
     dataset = find_dataset(dataset_dir, **layout)
-    faults = [*_lonely(dataset), *_twice(dataset)]
+    faults = [*_lonely(dataset)] if cases is None else []
+    cases = dataset.cases if cases is None else cases
+    faults += _twice(cases)
     known, meant = None, None
     if classes:
         try:
@@ -90,27 +95,29 @@ def check(
             named = [*dataset.labels.values(), dataset.ignored, [0]]
             known = [pair for values in (*meant.values(), *named) for pair in ranges(list(values))]
             meant = [pair for number, values in meant.items() if number for pair in ranges(values)]
-    facts = _read_all(dataset.cases, cache_dir)
-    channels = Counter(n for case in dataset.cases if (n := _channels(case, facts)))
-    usual = channels.most_common(1)[0][0] if channels else 1
-    for case in dataset.cases:
+    facts = read_all(cases, cache_dir)
+    channels = _most_frequent((n for case in cases if (n := _channels(case, facts))), 1)
+    axes = _most_frequent((n for case in cases if (n := len(facts[_paths(case)[0]].get("shape", ()))) in (2, 3)), 3)
+    for case in cases:
         scans, label = [facts[path] for path in _paths(case)], facts[case["label"]]
         for path, its in zip((*_paths(case), case["label"]), (*scans, label), strict=True):
             faults += [Fault(code, case["name"], text) for code, text in _file_faults(Path(path).name, its)]
         found = [
             *_label_faults(label, known, meant, allow_empty),
-            *_channel_faults(_channels(case, facts), num_channels, usual, dataset.pictures),
+            *_channel_faults(_channels(case, facts), num_channels, channels, dataset.pictures),
+            *_mode_faults(scans, num_channels or channels),
+            *_axes_faults(scans[0], axes),
             *_geometry_faults(scans, label),
         ]
         faults += [Fault(code, case["name"], text) for code, text in found]
     if faults:
         width, second = (max(len(fault[n]) for fault in faults) for n in (0, 1))
         lines = [f"  {f.code:{width}}  {f.case:{second}}  {f.text}" for f in faults]
-        count = f"{len(faults)} fault{'s' * (len(faults) > 1)} in {dataset_dir} ({len(dataset.cases)} cases)"
-        raise TrainingError("data.faults", "\n".join([f"{count}; nothing was trained", *lines]))
-    patients = by_patient(dataset.cases, patient or PATIENT)
+        count = f"{len(faults)} fault{'s' * (len(faults) > 1)} in {dataset_dir} ({len(cases)} cases)"
+        raise TrainingError("data.faults", "\n".join([f"{count}; nothing was computed", *lines]))
+    patients = by_patient(cases, patient or PATIENT)
     logger.info(
-        f"{len(dataset.cases)} cases of {len(patients)} patients checked in {time.monotonic() - start:.0f} s "
+        f"{len(cases)} cases of {len(patients)} patients checked in {time.monotonic() - start:.0f} s "
         f"({dataset.layout}): no fault"
     )
     if dataset.layout != "voc" and may_share_patients(patients):
@@ -136,10 +143,10 @@ def _lonely(dataset: Dataset) -> Iterator[Fault]:
         )
 
 
-def _twice(dataset: Dataset) -> Iterator[Fault]:
-    for name, count in Counter(case["name"] for case in dataset.cases).items():
+def _twice(cases: Sequence[Case]) -> Iterator[Fault]:
+    for name, count in Counter(case["name"] for case in cases).items():
         if count > 1:
-            its = [(*_paths(case), case["label"]) for case in dataset.cases if case["name"] == name]
+            its = [(*_paths(case), case["label"]) for case in cases if case["name"] == name]
             files = ", ".join(sorted({Path(path).name for paths in its for path in paths}))
             yield Fault("name.twice", name, f"{count} cases of this name ({files}); expected one; rename or remove")
 
@@ -185,7 +192,8 @@ def _label_faults(
     elif not allow_empty and not any(v != 0 if meant is None else _inside(v, meant) for v in values):
         yield (
             "label.empty",
-            "the label map holds no class; expected one at least; leave the case out or set allow_empty",
+            "the label map holds no class; expected one at least; leave the case out, or set allow_empty to true "
+            "(--allow_empty true)",
         )
 
 
@@ -194,13 +202,28 @@ def _inside(value: int, bounds: Iterable[tuple[int, int]]) -> bool:
 
 
 def _channel_faults(found: int, expected: int | None, usual: int, pictures: bool) -> Iterator[tuple[str, str]]:
-    if not found or (pictures and expected in (1, 3)):
+    if not found or (pictures and (expected or usual) in (1, 3)):
         return
     if found != (expected or usual):
         why = "" if expected else ", as most images have"
         yield (
             "image.channels",
             f"{found} channels; expected {expected or usual}{why}; add the missing files or leave it out",
+        )
+
+
+def _mode_faults(scans: list[Facts], channels: int) -> Iterator[tuple[str, str]]:
+    for mode in dict.fromkeys(facts.get("mode", "") for facts in scans):
+        if fault := mode_fault(mode, channels):
+            yield "image.mode", fault
+
+
+def _axes_faults(first: Facts, usual: int) -> Iterator[tuple[str, str]]:
+    if "error" not in first and len(first["shape"]) != usual:
+        yield (
+            "geometry.axes",
+            f"{len(first['shape'])} spatial axes ({_size(first)} voxels); expected {usual}, as most images have; "
+            "export it again or leave it out",
         )
 
 
@@ -234,6 +257,10 @@ def _size(facts: Facts) -> str:
     return " x ".join(map(str, facts["shape"]))
 
 
+def _most_frequent(numbers: Iterable[int], otherwise: int) -> int:
+    return next((number for number, _ in Counter(numbers).most_common(1)), otherwise)
+
+
 def _paths(case: Case) -> list[str]:
     return case["image"] if isinstance(case["image"], list) else [case["image"]]
 
@@ -244,7 +271,7 @@ def _channels(case: Case, facts: Mapping[str, Facts]) -> int:
     return sum(each) if all(each) else 0
 
 
-def _read_all(cases: Iterable[Case], cache_dir: str | Path | None) -> dict[str, Facts]:
+def read_all(cases: Iterable[Case], cache_dir: str | Path | None) -> dict[str, Facts]:
     """Path -> facts of every file, those that did not change from the cache."""
     is_label = {path: False for case in cases for path in _paths(case)} | {case["label"]: True for case in cases}
     cache = Path(cache_dir) / "checked_files.json" if cache_dir else None
@@ -291,7 +318,10 @@ def _stamp(path: str, is_label: bool) -> list[int]:
 def read_facts(path: str, is_label: bool) -> Facts:
     """What a file holds, read to its end; never raises for a bad file."""
     try:
-        return _summary(*(_open_picture(path, is_label) if is_picture(path) else _open_volume(path)), is_label)
+        if is_picture(path):
+            with Image.open(path) as image:
+                return _summary(*_open_picture(image, is_label), is_label) | {"mode": image.mode}
+        return _summary(*_open_volume(path), is_label)
     except TrainingError as error:
         found = error.code, error.message
     except EOFError:
@@ -304,7 +334,7 @@ def read_facts(path: str, is_label: bool) -> Facts:
 
 
 def _open_volume(path: str) -> tuple[list[int], int, Any, Iterator[NDArray]]:
-    """Spatial shape, channels, affine and slabs of a NIfTI file.
+    """Spatial shape, channels, affine and slabs of a NIfTI file; behind three axes the last one is of channels (MONAI).
 
     nibabel does not notice a gzip stream that is cut short or damaged behind the voxels it reads, so the bytes are
     read here, once and to their end.
@@ -318,14 +348,14 @@ def _open_volume(path: str) -> tuple[list[int], int, Any, Iterator[NDArray]]:
         raise TrainingError("file.truncated", f"{len(content)} of {needed} bytes are there")
     thickness = max(1, _SLAB // max(1, int(np.prod(image.shape[:-1]))))
     slabs = (np.asarray(image.dataobj[..., k : k + thickness]) for k in range(0, image.shape[-1], thickness))
-    return list(image.shape[:3]), int(np.prod(image.shape[3:])), image.affine.tolist(), slabs
+    axes = image.ndim - 1 if image.ndim > 3 else image.ndim
+    return list(image.shape[:axes]), int(np.prod(image.shape[axes:])), image.affine.tolist(), slabs
 
 
-def _open_picture(path: str, is_label: bool) -> tuple[list[int], int, Any, Iterator[NDArray]]:
-    with Image.open(path) as image:
-        if getattr(image, "n_frames", 1) > 1:
-            raise TrainingError("file.pages", f"{image.n_frames} pages or frames; expected one picture")
-        array = np.asarray(label_picture(image) if is_label else picture(image))
+def _open_picture(image: Image.Image, is_label: bool) -> tuple[list[int], int, Any, Iterator[NDArray]]:
+    if getattr(image, "n_frames", 1) > 1:
+        raise TrainingError("file.pages", f"{image.n_frames} pages or frames; expected one picture")
+    array = np.asarray(label_picture(image) if is_label else picture(image))
     return [array.shape[1], array.shape[0]], array.shape[2] if array.ndim == 3 else 1, None, iter([array])
 
 

@@ -25,6 +25,9 @@ Classes = Mapping[str, str]
 Labels = Mapping[str | int, Any]
 """Class, by name or number -> what stands for it in the files: a value, a range as "120-135", or a list of both."""
 
+_DEEP = ("I", "F")
+"""What PIL's modes of grey with more than 8 bits begin with."""
+
 _RANGE = re.compile(r"\s*(-?\d+)\s*-\s*(-?\d+)\s*")
 
 
@@ -152,15 +155,28 @@ def picture(image: Image.Image, channels: int | None = None) -> Image.Image:
         channels: 1 makes colours grey (ITU-R 601 luma), 3 repeats grey; None leaves either.
 
     Raises:
-        TrainingError: "image.channels", for another number.
+        TrainingError: "image.channels", for another number; "image.mode", for grey of more than 8 bits where RGB is
+            asked for, which PIL can't hold.
     """
     if channels not in (None, 1, 3):
         raise TrainingError("image.channels", f"a picture has 1 channel (grey) or 3 (RGB); {channels} were asked for")
+    if fault := mode_fault(image.mode, channels):
+        raise TrainingError("image.mode", fault)
+    if image.mode.startswith(_DEEP):
+        return image
     if channels is None:
         channels = 1 if image.mode in ("1", "L", "LA", "La") else 3
-    if image.mode.startswith(("I", "F")):
-        return image
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def mode_fault(mode: str, channels: int | None) -> str | None:
+    """Why `picture` can't give so many channels to a picture of this mode of PIL's, or None."""
+    if channels == 3 and mode.startswith(_DEEP):
+        return (
+            f"grey of more than 8 bits (mode {mode}), which can't be made RGB; save it with 8 bits, leave it out, or "
+            "train on grey pictures (one channel)"
+        )
+    return None
 
 
 def label_picture(image: Image.Image) -> Image.Image:

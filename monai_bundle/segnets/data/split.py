@@ -39,24 +39,27 @@ def datalist(
     Args:
         dataset_dir: in one of the layouts of `find_dataset`.
         part: "training", "validation" (chooses the best weights), "test" (never seen) or "all".
-        fold: 0 to `folds` - 1: that fold is validation, the others are training, and test is empty.
-        folds: number of folds; over them, every case is in validation once.
+        fold: 0 to `folds` - 1: that fold is validation, the others are training, and there is no test part.
+        folds: number of folds, 2 to the number of patients; over them, every case is in validation once.
         shares: of the patients, in training, validation and test, if no fold is given. Training and validation get
-            at least one patient each, unless their share is 0.
+            at least one patient each, unless their share is 0; so fewer than 8 patients leave none for the test.
         seed: of the shuffle before the split.
         patient: regular expression; what it finds in a case's name says whose scan it is. Names without it, and by
             default all that are not like `sub-01_ses-2` or `patient001_frame01`, are a patient each.
         layout: `layout`, `images_dir`, `labels_dir` and `channels`, as of `find_dataset`.
 
     Returns:
-        `{"name", "image", "label"}` a case.
+        `{"name", "image", "label"}` a case; at least one.
 
     Raises:
-        TrainingError: "split.part", "split.fold", "split.shares", "split.too_few", and those of `find_dataset`.
+        TrainingError: "split.part", "split.fold", "split.folds", "split.shares", "split.too_few", "split.empty_part",
+            and those of `find_dataset`.
     """
     cases = find_dataset(dataset_dir, **layout).cases
     if part == "all":
         return list(cases)
+    if fold is not None and folds < 2:
+        raise TrainingError("split.folds", f"folds is {folds}; expected 2 at least, as validation is one of them")
     patients = by_patient(cases, patient or PATIENT)
     needed = folds if fold is not None else 2
     if len(patients) < needed:
@@ -77,6 +80,14 @@ def datalist(
         parts = {"training": order[:first], "validation": order[first:second], "test": order[second:]}
     if part not in parts:
         raise TrainingError("split.part", f"part is {part!r}; expected training, validation, test or all")
+    if not parts[part]:
+        advice = "more patients, or folds, which validate every patient once"
+        advice = "validation, for folds have no other part" if fold is not None else advice
+        raise TrainingError(
+            "split.empty_part",
+            f"{dataset_dir} has {len(order)} patients, {len(parts['training'])} in training, "
+            f"{len(parts['validation'])} in validation and {len(parts['test'])} in test, none in {part}; take {advice}",
+        )
     return [case for name in parts[part] for case in patients[name]]
 
 

@@ -2,6 +2,7 @@
 
 trainer      one step: mixed precision, clipping, L1, batches in parts
 schedule     the learning rate, by steps or by minutes
+average      of the weights over the last steps
 stopping     time, a stop file, signals, patience
 checkpoint   atomic checkpoints, exact resume, the best and the last weights
 history      history.jsonl: loss, learning rate and Dice, line by line
@@ -12,6 +13,7 @@ memory       out of memory in words
 weights      fine-tuning from other weights; one file for an ensemble
 """
 
+from segnets.training.average import WeightAverage
 from segnets.training.checkpoint import Checkpoints
 from segnets.training.schedule import Schedule
 from segnets.training.stopping import EarlyStopping, StopAfterMinutes, StopOnFile, StopOnSignal, Validation
@@ -26,4 +28,5 @@ __all__ = [
     "StopOnSignal",
     "Trainer",
     "Validation",
+    "WeightAverage",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import re
 import time
@@ -31,6 +32,14 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> Any: ...
 
 
+_LATEST, _PREVIOUS = Path("checkpoints", "latest.pt"), Path("checkpoints", "previous.pt")
+
+
+def is_begun(folder: str | Path) -> bool:
+    """Whether there is a checkpoint in a run's folder to go on from."""
+    return any((Path(folder) / name).exists() for name in (_LATEST, _PREVIOUS))
+
+
 class Checkpoints:
     """Saves a run and goes on with it; the first in the list of the trainer's handlers.
 
@@ -38,7 +47,8 @@ class Checkpoints:
 
         checkpoints/latest.pt, previous.pt    the whole state: network, averaged weights, optimiser, scaler, step,
                                               random states, best metric and all of `objects`
-        model.pt                              averaged weights of the best validation
+        model.pt                              averaged weights of the best validation, or of the last one as long as
+                                              no case counted in any
         model_final.pt                        averaged weights of the last step
 
     each whole or not at all, and all loadable with `weights_only=True`. `previous.pt` is the latest but one; it is
@@ -75,8 +85,7 @@ class Checkpoints:
         resume: bool = True,
     ) -> None:
         self.folder = Path(folder)
-        self.latest = self.folder / "checkpoints" / "latest.pt"
-        self.previous = self.folder / "checkpoints" / "previous.pt"
+        self.latest, self.previous = self.folder / _LATEST, self.folder / _PREVIOUS
         self.ema = ema
         self.validator = validator
         self.objects = dict(objects or {})
@@ -106,7 +115,7 @@ class Checkpoints:
         self._identity = _identity(trainer)  # now: random transforms keep what they drew last
         if self.resume:
             self._load(trainer)
-        elif self.latest.exists() or self.previous.exists():
+        elif is_begun(self.folder):
             raise TrainingError(
                 "run.exists",
                 f"{self.folder} holds a run and this is to be a new one (resume: false): "
@@ -149,8 +158,12 @@ class Checkpoints:
             self._lock.close()
 
     def _keep_best(self, trainer: Engine) -> None:
-        best = float(self.validator.state.best_metric)
-        if best != self._best:
+        state = self.validator.state
+        best = float(state.best_metric)
+        if math.isnan(best):  # MONAI takes the first value for the best, whatever it is
+            state.best_metric = state.best_metric_epoch = -1
+            self._export(trainer, "model.pt")
+        elif best != self._best:
             self._best = best
             self._export(trainer, "model.pt")
 

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-import torch
 from ignite.engine import Engine, Events
+
+from segnets.metrics import mean_of
 
 
 class History:
@@ -112,7 +113,7 @@ class History:
         self.mean_dice = float(validator.state.metrics[metric])
         if math.isfinite(self.mean_dice) and (self.best is None or self.mean_dice > self.best[0]):
             self.best = (self.mean_dice, trainer.state.epoch)
-        per_class = torch.nanmean(validator.state.metric_details[metric], dim=0).tolist()
+        per_class = mean_of(validator.state.metric_details[metric])[1]
         names = self.names or [str(n) for n in range(1, len(per_class) + 1)]
         dice = {name: _number(value) for name, value in zip(names, per_class, strict=True)}
         self._append(trainer, mean_dice=_number(self.mean_dice), dice=dice, seconds=round(self.seconds, 3))

@@ -20,18 +20,25 @@ class OutOfMemory:
     an exception is the only one (MONAI's `StatsHandler` is one too).
 
     Args:
+        validator: the trainer's, whose needs are others: whole cases, in windows.
         batch_size: as it is set now, like the others.
+        accumulation_steps: parts of a batch.
         patch_size: in voxels.
         amp: whether mixed precision is on.
     """
 
-    def __init__(self, batch_size: int, patch_size: Sequence[int], amp: bool) -> None:
+    def __init__(
+        self, validator: Engine, batch_size: int, accumulation_steps: int, patch_size: Sequence[int], amp: bool
+    ) -> None:
+        self.validator = validator
         self.batch_size = batch_size
+        self.accumulation_steps = accumulation_steps
         self.patch_size = list(patch_size)
         self.amp = amp
 
     def attach(self, trainer: Engine) -> None:
         """Sees what the trainer, its data loader and its validations raise."""
+        self.validator.add_event_handler(Events.EXCEPTION_RAISED, self._in_validation, trainer)
         trainer.add_event_handler(Events.EXCEPTION_RAISED, self)
 
     def __call__(self, trainer: Engine, error: BaseException) -> None:
@@ -40,22 +47,43 @@ class OutOfMemory:
         Raises:
             TrainingError: training.out_of_memory.
         """
-        if not _is_out_of_memory(error):
-            raise error
-        advice = [f"lower patch_size (now {self.patch_size})"]
-        if self.batch_size > 1:
-            advice.insert(
-                0, f"raise accumulation_steps (up to batch_size, now {self.batch_size}), which changes no result"
-            )
+        advice = []
+        if self.accumulation_steps < self.batch_size:
+            advice.append(f"raise accumulation_steps (now {self.accumulation_steps}, at most {self.batch_size})")
         if not self.amp:
-            advice.append("set amp to true (now false)")
-        raise TrainingError(
-            "training.out_of_memory",
-            f"{trainer.state.device} ran out of memory in step {trainer.state.iteration}. "
-            f"In this order: {'; '.join(advice)}. "
-            "The same command goes on from the last checkpoint, if one was written. "
-            f"What was said: {_first_line(error)}",
-        ) from error
+            advice.append("set amp to true")
+        goes_on = f"{_in_this_order(advice)}; or else " if advice else ""
+        _raise(
+            error,
+            f"{trainer.state.device} ran out of memory in step {trainer.state.iteration}",
+            f"{goes_on}lower patch_size (now {self.patch_size}), which makes it another run, in another output_dir",
+        )
+
+    def _in_validation(self, validator: Engine, error: BaseException, trainer: Engine) -> None:
+        device = validator.state.device
+        windows = getattr(validator.inferer, "inferer", validator.inferer)  # within an average over copies
+        advice = []
+        if (together := getattr(windows, "sw_batch_size", 1)) > 1:
+            advice.append(f"set windows#sw_batch_size to 1 (now {together})")
+        if device.type != "cpu" and getattr(windows, "device", None) is None:
+            advice.append("set windows#device to cpu, which keeps the answer off the GPU")
+        advice.append(f"lower windows#roi_size (now {list(getattr(windows, 'roi_size', self.patch_size))})")
+        _raise(
+            error,
+            f"{device} ran out of memory in the validation after step {trainer.state.iteration}",
+            _in_this_order(advice),
+        )
+
+
+def _in_this_order(advice: Sequence[str]) -> str:
+    return f"{', then '.join(advice)}: the same command goes on from the last checkpoint, if one was written"
+
+
+def _raise(error: BaseException, what: str, advice: str) -> None:
+    """The error itself, if it is of another kind."""
+    if not _is_out_of_memory(error):
+        raise error
+    raise TrainingError("training.out_of_memory", f"{what}; {advice}. What was said: {_first_line(error)}") from error
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ step.
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -155,6 +156,8 @@ class StopOnSignal(Stop):
 class EarlyStopping:
     """Ends a training when `patience` validations in a row did not better the best (ignite's, with its state).
 
+    A validation in which no case counts, with a metric of nan, betters nothing.
+
     Args:
         patience: None for no end.
         validator: MONAI's evaluator with a key metric, larger is better.
@@ -182,7 +185,8 @@ class EarlyStopping:
             self._stopping.load_state_dict(state)
 
     def _score(self, validator: Engine) -> float:
-        return float(validator.state.metrics[validator.state.key_metric_name])
+        score = float(validator.state.metrics[validator.state.key_metric_name])
+        return -math.inf if math.isnan(score) else score  # ignite would take nan for the best
 
     def _still_stopped(self, trainer: Engine) -> None:
         if self._stopping is not None and self._stopping.counter >= self._stopping.patience:

@@ -18,6 +18,9 @@ logger = logging.getLogger("segnets")
 LEAST_SHARE = 0.1
 """Of a network's weights that must come from the file; with less it isn't the same kind of network."""
 
+FIRST = "members.0."
+"""What the names of an ensemble's first network begin with."""
+
 State = dict[str, torch.Tensor]
 
 
@@ -49,6 +52,8 @@ class Fit:
 def read_weights(path: str | Path) -> State:
     """The state dict in a file: a bare one, one under "model", or a checkpoint of a run (its averaged weights).
 
+    Of an `Ensemble`, as a cross-validated bundle has it, the first member's, which is logged.
+
     Raises:
         TrainingError: weights.missing, weights.unreadable.
     """
@@ -68,7 +73,12 @@ def read_weights(path: str | Path) -> State:
             break
     if not isinstance(content, dict) or not content or not all(torch.is_tensor(x) for x in content.values()):
         raise TrainingError("weights.unreadable", f"{path} holds no state dict; give the model.pt of a run or a bundle")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    state = {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    if all(name.startswith("members.") for name in state):
+        count = len({name.split(".")[1] for name in state})
+        state = {name.removeprefix(FIRST): tensor for name, tensor in state.items() if name.startswith(FIRST)}
+        logger.info("%s holds an ensemble of %d networks, of which the first is taken", path, count)
+    return state
 
 
 def load_what_fits(network: torch.nn.Module, path: str | Path) -> Fit:
@@ -110,16 +120,21 @@ def load_what_fits(network: torch.nn.Module, path: str | Path) -> Fit:
 
 
 def _adapt_inputs(given: State, own: State) -> State:
-    """The weights of the layers that see the image, for the number of channels that it has now."""
+    """The weights of the layers that see the image, for the number of channels that it has now.
+
+    The first layer sees the image and nothing else. Others may see features and, behind them, the image again, as the
+    last one of `UNet`'s decoder does.
+    """
     kernels = [name for name, x in own.items() if x.ndim >= 3 and name in given and given[name].ndim == x.ndim]
+    if not kernels:
+        return {}
+    old, new = (state[kernels[0]].shape[1] for state in (given, own))
     adapted: State = {}
     for name in kernels:
         theirs, ours = given[name], own[name]
-        channels = (theirs.shape[1], ours.shape[1])
-        if channels != (given[kernels[0]].shape[1], own[kernels[0]].shape[1]) or channels[0] == channels[1]:
-            continue
-        if theirs[:, 0].shape == ours[:, 0].shape:
-            adapted[name] = _with_channels(theirs, channels[1])
+        features = theirs.shape[1] - old
+        if old != new and 0 <= features == ours.shape[1] - new and theirs[:, 0].shape == ours[:, 0].shape:
+            adapted[name] = torch.cat([theirs[:, :features], _with_channels(theirs[:, features:], new)], dim=1)
     return adapted
 
 
