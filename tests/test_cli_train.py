@@ -48,6 +48,8 @@ def test_wrong_usage_says_what_is_right(dataset: Path, tmp_path: Path, capsys: p
     with pytest.raises(SystemExit):
         train(dataset, "-o", tmp_path / "out", "--set", "learning_rate")
     assert "'learning_rate' is no pair as NAME=VALUE" in capsys.readouterr().err
+    assert train(dataset, "-o", tmp_path / "out", "--folds", -2) == 1
+    assert "bundle.folds: -2 folds were asked for" in capsys.readouterr().err
     assert train(tmp_path / "nothing", "-o", tmp_path / "out") == 2
     assert "dataset.missing" in capsys.readouterr().err
 
@@ -123,9 +125,15 @@ def test_train_then_predict_then_extend(dataset: Path, tmp_path: Path, capfd: py
     record = json.loads((tmp_path / "results" / "case_00_seg.json").read_text())
     assert [s["name"] for s in record["segments"]] == ["front", "back"]
 
-    assert train(dataset, "-o", out, "--max-epochs", 4) == 0
+    anew = ["accumulation_steps=2", "learning_rate=0.001", "patience=null", "optimizer#weight_decay=0.1"]
+    assert train(dataset, "-o", out, "--max-epochs", 4, "--set", *anew) == 0
     history = [json.loads(line) for line in (out / "training" / "history.jsonl").read_text().splitlines()]
     assert [entry["epoch"] for entry in history if "loss" in entry] == [1, 2, 3, 4]
+
+    (out / "stop").touch()
+    assert train(dataset, "-o", out, "--max-epochs", 5) == 130
+    assert "run.stopped" in capfd.readouterr().err
+    assert not (out / "stop").exists()
 
 
 @pytest.mark.slow
@@ -139,6 +147,14 @@ def test_folds_become_an_ensemble(dataset: Path, tmp_path: Path, capfd: pytest.C
     assert "fold 1 of 2 is finished" in output
     assert "Dice    mean" in output
     assert "over 2 of 2 folds" in output
+    assert train(dataset, "-o", out, "--fold", 0, "--max-epochs", 4) == 0  # evaluated as the one network that it is
+    words = [sys.executable, "-m", "monai.bundle", "run", "evaluating", "--dataset_dir", str(dataset), "--config_file"]
+    words += [str(out / "configs" / "evaluate.yaml"), "--output_dir", str(tmp_path / "scores")]
+    refused = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "evaluation.seen: part is validation" in refused.stderr
+    subprocess.run([*words, "--part", "all"], check=True)
+    assert json.loads((tmp_path / "scores" / "summary.json").read_text())["cases"] == 6
     scan = dataset / "imagesTr" / "case_00.nii.gz"
     assert main(["predict", str(scan), "--bundle", str(out), "--trust-bundle", "-o", str(tmp_path / "results")]) == 0
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from napari_seg.cli import main
 from napari_seg.errors import InputError
+from napari_seg.evaluation.labels import as_classes, read_classes
+from napari_seg.evaluation.overlay import draw_picture_comparison
 from napari_seg.evaluation.pairs import Pair, compare_pair, find_pairs, read_label_map
+from napari_seg.formats.image2d import read_picture
 from napari_seg.formats.nifti import write_nifti
 from napari_seg.geometry import Grid
-from napari_seg.volume import Segmentation
+from napari_seg.volume import Segment, Segmentation
 
 GRID = Grid((6, 5, 4), np.diag([1.0, 2.0, 3.0, 1.0]))
 
@@ -147,3 +152,142 @@ def test_our_own_mistake_costs_one_pair_only(folders: tuple[Path, Path], monkeyp
 
     monkeypatch.setattr("napari_seg.evaluation.pairs.compare_label_maps", fail)
     assert [compare_pair(pair).code for pair in find_pairs(*folders)[0]] == ["internal.error"] * 2
+
+
+def test_what_a_bundle_writes_finds_its_reference(folders: tuple[Path, Path]) -> None:
+    found, expected = folders
+    (found / "a_seg.nii.gz").rename(found / "a_0000_seg.nii.gz")
+    (found / "b.nii.gz").rename(found / "b_0000.nii.gz")
+    pairs, lonely = find_pairs(found, expected)
+    assert [(pair.name, pair.prediction.name) for pair in pairs] == [("a", "a_0000_seg.nii.gz"), ("b", "b_0000.nii.gz")]
+    assert lonely == []
+
+
+def test_values_of_references_are_what_the_model_calls_them(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture
+) -> None:
+    found, expected = folders
+    (found / "a_seg.nii.gz").unlink()
+    (expected / "a.nii.gz").unlink()
+    # b: the result holds 1 in planes 0 to 3; the reference 5 in plane 0, and 2 and 13 in planes 1 to 3
+    write(label_map({5: slice(0, 1), 2: slice(1, 2), 13: slice(2, 4)}), expected / "b.nii.gz")
+    words = ["evaluate", str(found), str(expected), "--json", "--labels", "liver=2,10-19"]
+    assert main([*words, "background=5"]) == 0
+    case = json.loads(capsys.readouterr().out)["cases"][0]
+    assert case["segments"]["liver"]["dice"] == pytest.approx(2 * 3 / 7)
+    assert case["confusion_ml"]["background"] == {"background": pytest.approx(0.24), "liver": pytest.approx(0.12)}
+    record(found / "b.json", {1: "liver", 2: "vessel"})  # names decide where there are some, not their order
+    assert main([*words[:-1], "vessel=5", "liver=2,13"]) == 0
+    case = json.loads(capsys.readouterr().out)["cases"][0]
+    assert (case["segments"]["liver"]["dice"], case["segments"]["vessel"]["dice"]) == (pytest.approx(2 * 3 / 7), 0)
+    assert main(words) == 4
+    assert "labels.unknown" in capsys.readouterr().out
+
+
+def test_labels_that_mean_nothing_or_two_things() -> None:
+    reference, result = (
+        label_map({3: slice(0, 2)}),
+        Segmentation(label_map({}).array, GRID, (Segment(1, "x", (1, 1, 1)),)),
+    )
+    for wrong in ("one", "2-1", "1,", "-3"):
+        with pytest.raises(InputError, match=r"labels\.bad_value"):
+            read_classes([("x", wrong)])
+    for words, code in (
+        ([("x", "1-3"), ("background", "3")], "overlap"),
+        ([("y", "3")], "names"),
+        ([("x", "1")], "unknown"),
+    ):
+        with pytest.raises(InputError, match=rf"labels\.{code}"):
+            as_classes(reference, read_classes(words), result)
+
+
+def picture(columns: slice, value: int, path: Path) -> None:
+    """12 x 10 pixels, four rows of them labelled."""
+    array = np.zeros((10, 12), np.uint8)
+    array[3:7, columns] = value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+def test_pictures_are_compared_in_pixels(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    found, expected, out = tmp_path / "found", tmp_path / "expected", tmp_path / "out"
+    picture(slice(5, 11), 1, found / "p_seg.png")
+    picture(slice(2, 8), 255, expected / "p.tif")
+    picture(slice(0, 0), 1, found / "q_seg.png")
+    picture(slice(2, 8), 255, expected / "q.tif")
+    picture(slice(0, 12), 200, tmp_path / "scans" / "p.jpg")
+    words = ["evaluate", str(found), str(expected), "--labels", "axon=255", "--scans", str(tmp_path / "scans")]
+    assert main([*words, "-o", str(out)]) == 0
+    assert "HD95 pixels" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["unit"] == "pixels"
+    p, q = (case["segments"]["axon"] for case in answer["cases"])
+    # 3 of 6 columns are shared; a quarter of each border lies furthest off, 3 pixels
+    numbers = {
+        "dice": 24 / 48,
+        "iou": 12 / 36,
+        "precision": 12 / 24,
+        "recall": 12 / 24,
+        "accuracy": 96 / 120,
+        "hd95_mm": 3,
+    }
+    assert {name: p[name] for name in numbers} == pytest.approx(numbers)
+    assert q["dice"] == 0
+    assert q["hd95_mm"] == pytest.approx(np.hypot(12, 10))
+    assert answer["confusion_ml"]["axon"] == pytest.approx({"background": 0.036, "axon": 0.012})
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg;base64,") == 2
+    assert "HD95 pixels" in page
+    assert "patient's right" not in page
+
+
+def test_a_picture_of_a_result_is_upright(tmp_path: Path) -> None:
+    picture(slice(0, 3), 1, tmp_path / "label.png")
+    labels = replace(read_label_map(tmp_path / "label.png"), segments=(Segment(1, "x", (255, 0, 0)),))
+    nothing = replace(labels, array=np.zeros_like(labels.array))
+    sheet = draw_picture_comparison(read_picture(tmp_path / "label.png"), labels, nothing)
+    width, height = sheet.size
+    assert width * 10 == pytest.approx(height * 12, rel=0.01)
+    pixels = np.asarray(sheet).astype(int)
+    assert pixels[height // 2, width // 8, 0] > pixels[height // 2, width // 8, 1]  # tinted: row 5, column 1
+    for row, column in ((1, 1), (8, 1), (5, 8)):
+        assert pixels[row * height // 10, column * width // 12].tolist() == [0, 0, 0]
+    Image.new("L", (5, 5)).save(tmp_path / "scan.png")
+    with pytest.raises(InputError, match=r"geometry\.mismatch: .*5 x 5 and 12 x 10 pixels"):
+        draw_picture_comparison(read_picture(tmp_path / "scan.png"), labels, nothing)
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (lambda path: path.write_bytes(b"no picture"), "file.not_picture"),
+        (lambda path: Image.new("RGB", (4, 4), (1, 2, 3)).save(path), "labels.colour"),
+        (
+            lambda path: Image.new("L", (4, 4)).save(path, save_all=True, append_images=[Image.new("L", (4, 4))]),
+            "file.pages",
+        ),
+    ],
+)
+def test_a_bad_picture_is_told(make: object, code: str, tmp_path: Path) -> None:
+    make(tmp_path / "x.tif")  # type: ignore[operator]
+    with pytest.raises(InputError, match=code):
+        read_label_map(tmp_path / "x.tif")
+
+
+def test_labels_of_any_kind_of_picture(tmp_path: Path) -> None:
+    values = np.array([[0, 1, 2], [2, 0, 1]], np.uint8)
+    palette = Image.fromarray(values)
+    palette = palette.convert("P") if palette.mode != "P" else palette
+    palette.putdata(values.ravel().tolist())
+    palette.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    kinds = {
+        "palette.png": palette,
+        "grey.png": Image.fromarray(values),
+        "deep.png": Image.fromarray(values.astype(np.uint16)),
+        "float.tif": Image.fromarray(values.astype(np.float32)),
+        "rgb.png": Image.fromarray(np.stack([values] * 3, axis=-1)),
+    }
+    for name, image in kinds.items():
+        image.save(tmp_path / name)
+        assert read_label_map(tmp_path / name).array[:, :, 0].T.tolist() == values.tolist(), name

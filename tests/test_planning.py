@@ -19,9 +19,11 @@ import pytest
 import yaml
 
 from napari_seg import planning
-from napari_seg.bundle import METADATA, check_runnable, read_bundle
+from napari_seg.bundle import METADATA, check_runnable, load_model, read_bundle
+from napari_seg.cli.train import _print_folds
 from napari_seg.errors import BundleError, Cancelled, OutputError, TrainingError
-from napari_seg.planning import Choices, folds, plan_bundle, run, with_segnets
+from napari_seg.planning import Choices, anew, fingerprint, folds, plan_bundle, run, with_segnets
+from napari_seg.planning.choices import weights_to_begin_from
 from napari_seg.planning.fingerprint import Fingerprint
 from napari_seg.planning.make import options, write_bundle
 from napari_seg.planning.plan import make_plan
@@ -331,16 +333,16 @@ def test_a_fold_is_finished_when_its_epochs_or_its_minutes_are_over(tmp_path: Pa
     lines = [{"epoch": 9, "step": 90, "loss": 0.1, "seconds": 1790}, {"epoch": 9, "mean_dice": 0.8, "seconds": 1801}]
     (fold / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (fold / "model.pt").touch()
-    limits = {"max_epochs": None, "max_minutes": None}
-    assert not folds._finished(fold, limits)
+    assert not folds._finished(fold, {})
     (fold / "evaluation" / "summary.json").touch()
-    assert folds._finished(fold, limits)
-    assert folds._finished(fold, limits | {"max_minutes": 30})
-    assert not folds._finished(fold, limits | {"max_minutes": 60})
-    assert folds._finished(fold, limits | {"max_epochs": 9})
-    assert not folds._finished(fold, limits | {"max_epochs": 10})
+    assert folds._finished(fold, {"learning_rate": 0.1})
+    assert folds._finished(fold, {"max_minutes": 30})
+    assert not folds._finished(fold, {"max_minutes": 60})
+    assert folds._finished(fold, {"max_epochs": 9})
+    assert not folds._finished(fold, {"max_epochs": 10})
+    assert not folds._finished(fold, {"patience": 5})
     (tmp_path / "configs" / "train.yaml").write_text("max_epochs: 9\nmax_minutes: null\n")
-    assert folds._finished(fold, limits | {"max_minutes": 60})
+    assert folds._finished(fold, {"max_minutes": 60, "patience": 5})
 
 
 def test_an_ensemble_cut_short_says_what_it_lacks(
@@ -394,6 +396,183 @@ def test_saved_is_said_only_of_what_was_saved(
     stopper = threading.Thread(target=stop_when_ready)
     stopper.start()
     with pytest.raises(Cancelled, match=said):
-        run.run([sys.executable, "-c", child])
+        run.run([sys.executable, "-c", child], tmp_path / "stop")
     stopper.join()
     assert ready.read_text().endswith(",error::ResourceWarning")
+
+
+def test_a_file_stops_whatever_runs(tmp_path: Path) -> None:
+    stop = tmp_path / "stop"
+    child = f"import pathlib, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); \
+pathlib.Path({str(stop)!r}).touch(); time.sleep(60)"
+    with pytest.raises(Cancelled, match="stopped and saved"):
+        run.run([sys.executable, "-c", child], stop)
+    assert not stop.exists()
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os._exit(137)"])
+def test_a_training_that_the_system_kills_is_out_of_memory(end: str, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"training\.out_of_memory: .*accumulation_steps.*patch_size.*amp"):
+        run.run([sys.executable, "-c", f"import os; {end}"], tmp_path / "stop")
+
+
+def test_a_case_without_any_structure(dataset: Path, tmp_path: Path) -> None:
+    import nibabel
+
+    root = tmp_path / "data"
+    shutil.copytree(dataset, root)
+    label = nibabel.load(root / "labelsTr" / "case_02.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), root / "labelsTr/case_02.nii.gz")
+    with pytest.raises(TrainingError, match=r"label\.empty +case_02"):
+        plan_bundle(root, tmp_path / "out", Choices())
+    plan_bundle(root, tmp_path / "out", Choices(settings={"allow_empty": True}))
+    assert configs(tmp_path / "out")["train"]["allow_empty"] is True
+
+
+def test_label_values_are_those_of_all_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nibabel
+
+    root = datasets.write_decathlon(tmp_path / "data", cases=4)
+    (root / "dataset.json").unlink()
+    path = root / "labelsTr" / "case_01.nii.gz"
+    label = nibabel.load(path)
+    array = np.asarray(label.dataobj).copy()
+    array[0, 0, 0] = 7
+    nibabel.save(nibabel.Nifti1Image(array, label.affine), path)
+    monkeypatch.setattr(fingerprint, "AT_MOST", 2)  # the first and the last
+    plan = plan_bundle(root, tmp_path / "out", Choices(), dry_run=True)
+    assert plan["fingerprint"]["measured"] == 2
+    assert plan["labels"] == {"label 1": [1], "label 2": [2], "label 7": [7]}
+
+
+def test_a_start_may_set_anew_what_does_not_make_it_another_run(dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    plan = plan_bundle(dataset, out, Choices(settings={"learning_rate": 0.01, "batch_size": 4}))
+    settings = {
+        "learning_rate": 0.001,
+        "accumulation_steps": 2,
+        "patience": None,
+        "max_epochs": 9,
+        "optimizer#weight_decay": 0.1,
+    }
+    now = Choices(settings=settings | {"batch_size": 4, "val_interval": plan["settings"]["val_interval"]["value"]})
+    assert plan_bundle(dataset, out, now) == plan
+    assert anew(plan, now) == settings
+    words = run.training_command(out, dataset, **anew(plan, now))
+    assert words[words.index("--accumulation_steps") + 1] == "2"
+    assert words[words.index("--patience") + 1] == "$None"  # None itself is nothing to MONAI
+    for name, value in {"batch_size": 2, "patch_size": [32, 32, 32], "optimizer#_target_": "torch.optim.SGD"}.items():
+        with pytest.raises(OutputError, match=rf"output\.exists.*its own {name}, now .*choose a new folder with -o"):
+            plan_bundle(dataset, out, Choices(settings={name: value, "learning_rate": 0.1}))
+
+
+def test_weights_to_begin_from_are_part_of_the_plan(dataset: Path, tmp_path: Path) -> None:
+    out, weights = tmp_path / "out", tmp_path / "other" / "models" / "model.pt"
+    with pytest.raises(TrainingError, match=r"weights\.missing"):
+        weights_to_begin_from(weights, out)
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    chosen = weights_to_begin_from(tmp_path / "other", out)
+    plan = plan_bundle(dataset, out, Choices(folds=2, fine_tune=chosen))
+    assert plan_bundle(dataset, out, Choices()) == plan
+    assert chosen["file"] == "../other/models/model.pt"
+
+    def begins_from(number: int) -> str | None:
+        training = folds.fold_commands(out, dataset, number, 2, fine_tune=plan["choices"]["fine_tune"])[0]
+        return training[training.index("--finetune") + 1] if "--finetune" in training else None
+
+    assert [begins_from(0), begins_from(1)] == [str(weights), str(weights)]
+    (out / "fold_0" / "checkpoints").mkdir(parents=True)
+    (out / "fold_0" / "checkpoints" / "latest.pt").touch()
+    weights.write_bytes(b"other weights")
+    assert begins_from(0) is None  # it goes on from its checkpoint
+    with pytest.raises(TrainingError, match=r"weights\.changed"):
+        begins_from(1)
+    with pytest.raises(OutputError, match=r"model\.pt.* with others; .*-o"):
+        plan_bundle(dataset, out, Choices(fine_tune=weights_to_begin_from(weights, out)))
+    weights.unlink()
+    with pytest.raises(TrainingError, match=r"weights\.missing"):
+        begins_from(1)
+    (tmp_path / "moved.pt").write_bytes(b"weights")
+    assert plan_bundle(dataset, out, Choices(fine_tune=weights_to_begin_from(tmp_path / "moved.pt", out))) == plan
+
+
+def test_folds_that_there_can_not_be_leave_nothing_behind(dataset: Path, tmp_path: Path) -> None:
+    for number in (-2, 0, 1):
+        with pytest.raises(BundleError, match=r"bundle\.folds"):
+            plan_bundle(dataset, tmp_path / "out", Choices(folds=number))
+    with pytest.raises(TrainingError, match=r"split\.too_few: 6 cases of 6 patients"):
+        plan_bundle(dataset, tmp_path / "out", Choices(folds=7))
+    with pytest.raises(TrainingError, match=r"split\.too_few: 6 cases of 1 patients"):
+        plan_bundle(dataset, tmp_path / "out", Choices(settings={"patient": "^case"}))
+    for fold, of in ((5, 5), (0, None)):
+        with pytest.raises(BundleError, match=rf"bundle\.fold: there is no fold {fold}"):
+            plan_bundle(dataset, tmp_path / "out", Choices(folds=of), fold=fold)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_structure_that_a_fold_lacks_costs_no_ensemble(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    import torch
+
+    out = tmp_path / "out"
+    plan_bundle(dataset, out, Choices(folds=2))
+    for fold, scores in enumerate(({"mean": 0.8, "front": 0.8}, {"mean": 0.6, "front": None})):
+        summary = out / f"fold_{fold}" / "evaluation" / "summary.json"
+        summary.parent.mkdir(parents=True)
+        torch.save({"weight": torch.zeros(1)}, out / f"fold_{fold}" / "model.pt")
+        summary.write_text(json.dumps({"mean_dice": scores | {"back": None}}))
+    for _ in range(2):
+        dice = folds.cross_validate(out, dataset, 2, None, say=print)
+        assert dice == {"mean": [0.8, 0.6], "front": [0.8], "back": []}
+        metadata = json.loads((out / METADATA).read_text())
+        assert metadata["eval_metrics"] == {"mean Dice over 2 folds, mean": 0.7, "mean Dice over 2 folds, front": 0.8}
+        assert (out / "models" / "model.pt").is_file()
+    _print_folds(dice, 2)
+    table = capsys.readouterr().out
+    assert "Dice    front 0.8000 over 1 of 2 folds" in table
+    assert "Dice    back nan over 0 of 2 folds" in table
+    assert "slightly too kind" in table
+
+
+def test_an_ensemble_of_pictures_can_be_loaded(tmp_path: Path) -> None:
+    import torch
+
+    pictures, out = datasets.write_pictures(tmp_path / "pictures", cases=4), tmp_path / "out"
+    plan_bundle(pictures, out, Choices(folds=2, labels={"myelin": ["120-135"], "axon": [255]}))
+    with with_segnets():
+        from segnets import UNet
+
+        for fold in range(2):
+            folder = out / f"fold_{fold}" / "evaluation"
+            folder.mkdir(parents=True)
+            torch.save(UNet(2, 3, 3).state_dict(), folder.parent / "model.pt")
+            (folder / "summary.json").write_text(json.dumps({"mean_dice": {"mean": 0.8}}))
+    folds.cross_validate(out, pictures, 2, None, say=print)
+    model = load_model(read_bundle(out, trust=True), "cpu")
+    assert model.network(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
+
+
+def test_an_ensemble_is_not_measured_on_what_trained_it(dataset: Path, tmp_path: Path) -> None:
+    from monai.bundle import ConfigParser
+
+    out = tmp_path / "out"
+    plan_bundle(dataset, out, Choices(folds=2))
+    ensemble = {"_target_": "segnets.Ensemble", "members": 2, "network": configs(out)["train"]["network_def"]}
+
+    def begin(**values: object) -> None:
+        parser = ConfigParser()
+        parser.read_config(str(out / "configs" / "evaluate.yaml"))
+        parser.read_meta(str(out / METADATA))
+        parser.update(values)
+        parser.get_parsed_content("initialize")
+
+    for part in ("validation", "test", "training"):
+        with pytest.raises(SystemExit, match=r"evaluation\.seen.*other patients"):
+            begin(network_def=ensemble, part=part)
+    begin(network_def=ensemble, part="all")
+    begin(part="validation")  # one fold
+    page = (out / "docs" / "README.md").read_text()
+    assert "--dataset_dir OTHERS  --part all --output_dir evaluation" in page
+    assert "slightly too kind" in page

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_seg.cli import ExitCode, exit_code
+from napari_seg.cli.train import named_value
 
 if TYPE_CHECKING:
     from napari_seg.evaluation.pairs import CaseResult, Pair
@@ -21,32 +22,46 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "evaluate",
         help="compare label maps with references: Dice, HD95, NSD and more of each segment",
         description="Compares label maps with references on the same grid. Two folders are paired by file name "
-        "(case_01_seg.nii.gz or case_01.nii.gz belongs to case_01.nii.gz). A segment that neither holds is left out of "
+        "(case_01_seg.nii.gz, case_01_0000_seg.nii.gz or case_01.nii.gz belongs to case_01.nii.gz). Pictures (PNG, "
+        "TIFF) are compared likewise, and what is in mm is in pixels then. A segment that neither holds is left out of "
         "the mean; one that only one of them holds counts 0, and the diagonal of the field of view for HD95. A file "
         "without a partner counts as failed.",
     )
-    parser.add_argument("predictions", type=Path, help="a label map (NIfTI) or a folder of them")
+    parser.add_argument("predictions", type=Path, help="a label map (NIfTI or a picture) or a folder of them")
     parser.add_argument("references", type=Path, help="the reference, or a folder of them")
     parser.add_argument(
         "-o", "--output", type=Path, help="also write cases.csv, summary.json and report.html into this folder"
     )
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        default=[],
+        type=named_value,
+        metavar="NAME=VALUE",
+        help="what the references' values mean, as train takes it: liver=1 tumour=2,3 vessel=10-19; in the order of "
+        "the model's classes where its label maps come without names",
+    )
     parser.add_argument("--scans", type=Path, help="the scans, by the same names, to show in the report's pictures")
     parser.add_argument("--versus", type=Path, help="another model's label maps, to be compared case by case")
-    parser.add_argument("--tolerance-mm", type=_tolerance, default=1.0, help="of the NSD (default: 1.0)")
+    parser.add_argument(
+        "--tolerance-mm", type=_tolerance, default=1.0, help="of the NSD (default: 1.0); of pictures, pixels"
+    )
     parser.add_argument("--no-pictures", action="store_true", help="leave the pictures out of the report")
     parser.add_argument("--json", action="store_true", help="print objects instead of the table")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from napari_seg.evaluation.labels import read_classes
     from napari_seg.evaluation.pairs import find_pairs
     from napari_seg.evaluation.report import differences, summary, write_report
 
-    pairs, lonely = find_pairs(arguments.predictions, arguments.references, arguments.scans)
+    classes = read_classes(arguments.labels) or None
+    pairs, lonely = find_pairs(arguments.predictions, arguments.references, arguments.scans, classes)
     if not pairs:
         print(
-            "napari-seg: input.none: found no label map that has a reference of the same name; expected case.nii.gz or "
-            "case_seg.nii.gz beside case.nii.gz",
+            "napari-seg: input.none: found no label map that has a reference of the same name; expected case.nii.gz, "
+            "case_seg.nii.gz or case_0000_seg.nii.gz beside case.nii.gz, or PNG or TIFF pictures of such names",
             file=sys.stderr,
         )
         return ExitCode.NOTHING_FOUND
@@ -54,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     results = _compare(pairs, arguments.tolerance_mm, quiet) + lonely
     versus = None
     if arguments.versus:
-        pairs, _ = find_pairs(arguments.versus, arguments.references)
+        pairs, _ = find_pairs(arguments.versus, arguments.references, classes=classes)
         others = _compare(pairs, arguments.tolerance_mm, quiet)
         versus = differences(results, others)
         for result in others:
@@ -93,11 +108,12 @@ def _print_tables(
     from rich.table import Table
 
     from napari_seg.evaluation.pairs import MEAN
-    from napari_seg.evaluation.report import summaries, values
+    from napari_seg.evaluation.report import summaries, unit, values
     from napari_seg.evaluation.statistics import worst
 
     console = Console(soft_wrap=True, highlight=False)
-    table = Table("segment", "cases", "Dice", "95 %", "median", "HD95 mm", f"NSD {tolerance_mm:g} mm")
+    mm = unit(results)
+    table = Table("segment", "cases", "Dice", "95 %", "median", f"HD95 {mm}", f"NSD {tolerance_mm:g} {mm}")
     for name, row in summaries(results).items():
         dice = row["dice"]
         if name == MEAN:

@@ -18,7 +18,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="train a network on a data set of one's own",
         description="Checks a data set, plans a training for it, writes OUT as a complete MONAI bundle and trains it "
         "with MONAI's own command. The same command again goes on where the last one stopped. Stop it with Ctrl-C, or "
-        "with a file OUT/training/stop; it saves first.",
+        "with a file OUT/stop; it saves first.",
         epilog="Example: napari-seg train Task04_Hippocampus -o hippocampus --max-minutes 30",
     )
     parser.add_argument(
@@ -38,22 +38,27 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--fold", type=int, metavar="I", help="only this one of the folds, 0 to K - 1")
     parser.add_argument("--option", nargs="+", default=[], metavar="NAME", help="option files, such as loss_focal")
     parser.add_argument("--fine-tune", type=Path, metavar="W", help="start from weights, or from a bundle's")
-    parser.add_argument("--labels", nargs="+", default=[], type=_pair, metavar="NAME=VALUE", help="liver=1 tumour=2,3")
+    parser.add_argument(
+        "--labels", nargs="+", default=[], type=named_value, metavar="NAME=VALUE", help="liver=1 tumour=2,3"
+    )
     parser.add_argument("--layout", metavar="NAME", help="decathlon, nnunet, bids, voc or folders, if it can't be told")
     parser.add_argument("--images", metavar="DIR", help="of the images, absolute or in DATASET; with --labels-dir")
     parser.add_argument("--labels-dir", metavar="DIR", help="of the label maps; of BIDS, the derivative")
     parser.add_argument("--channels", nargs="+", metavar="SUFFIX", help="of BIDS: what makes up an image, as T1w FLAIR")
-    parser.add_argument("--set", nargs="+", default=[], type=_pair, metavar="ID=VALUE", help="any value of the configs")
+    parser.add_argument(
+        "--set", nargs="+", default=[], type=named_value, metavar="ID=VALUE", help="any value of the configs"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and the commands, and leave nothing")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.bundle import WEIGHTS
-    from napari_seg.errors import BundleError, Cancelled
-    from napari_seg.planning import Choices, plan_bundle
+    from napari_seg.errors import Cancelled
+    from napari_seg.planning import Choices, anew, plan_bundle
+    from napari_seg.planning.choices import weights_to_begin_from
     from napari_seg.planning.folds import cross_validate, fold_commands
-    from napari_seg.planning.run import starting_weights, train, training_command
+    from napari_seg.planning.run import train, training_command
 
     dataset, out = arguments.dataset.resolve(), arguments.output.resolve()
     reading = {
@@ -70,15 +75,14 @@ def run(arguments: argparse.Namespace) -> int:
         settings=settings | {name: value for name, value in reading.items() if value is not None},
         labels={name: [_value(v) for v in text.split(",")] for name, text in arguments.labels},
         folds=arguments.folds,
+        fine_tune=weights_to_begin_from(arguments.fine_tune, out) if arguments.fine_tune else {},
     )
-    plan = plan_bundle(dataset, out, choices, dry_run=arguments.dry_run)
+    plan = plan_bundle(dataset, out, choices, fold=arguments.fold, dry_run=arguments.dry_run)
     _print_plan(plan)
-    values = {"max_epochs": arguments.max_epochs, "max_minutes": arguments.max_minutes}
-    if arguments.fine_tune:
-        values["finetune"] = starting_weights(arguments.fine_tune.resolve())
+    limits = {"max_epochs": arguments.max_epochs, "max_minutes": arguments.max_minutes}
+    values = anew(plan, choices) | {name: value for name, value in limits.items() if value is not None}
+    values["fine_tune"] = choices.fine_tune or plan["choices"].get("fine_tune")
     folds = plan["choices"].get("folds")
-    if arguments.fold is not None and not folds:
-        raise BundleError("bundle.fold", "--fold says which of the --folds; this bundle has none")
     if arguments.dry_run:
         commands = [training_command(out, dataset, **values)]
         if folds:
@@ -108,7 +112,8 @@ def _predicting(plan: dict[str, Any], out: Path) -> list[str]:
     return ["napari-seg", "predict", "SCAN", "--bundle", str(out), "--trust-bundle", "-o", "results"]
 
 
-def _pair(word: str) -> tuple[str, str]:
+def named_value(word: str) -> tuple[str, str]:
+    """NAME=VALUE of an argument, in two."""
     name, _, text = word.partition("=")
     if not (name and text):
         raise argparse.ArgumentTypeError(f"{word!r} is no pair as NAME=VALUE")
@@ -154,11 +159,14 @@ def _print_best(best: dict[str, Any] | None) -> None:
 
 
 def _print_folds(dice: dict[str, list[float]], folds: int) -> None:
+    from math import nan
     from statistics import mean, stdev
 
     for name, values in dice.items():
         spread = f" +- {stdev(values):.4f}" if len(values) > 1 else ""
-        print(f"Dice    {name} {mean(values):.4f}{spread} over {len(values)} of {folds} folds")
+        print(f"Dice    {name} {mean(values or [nan]):.4f}{spread} over {len(values)} of {folds} folds")
+    if dice:
+        print("        slightly too kind: of each fold, the cases that chose its best epoch")
 
 
 def _say(text: str) -> None:

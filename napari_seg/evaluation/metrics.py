@@ -104,7 +104,7 @@ def compare_label_maps(prediction: Segmentation, reference: Segmentation, tolera
         if in_found == in_expected == 0:
             scores[label] = Scores()
             continue
-        hd95_mm, nsd = float(np.linalg.norm(grid.size_mm)), 0.0
+        hd95_mm, nsd = _diagonal_mm(grid), 0.0
         if in_found and in_expected:
             box = _union(found_at[label], expected_at[label])
             distances = surface_distances(found[box] == label, expected[box] == label, grid)
@@ -195,6 +195,12 @@ def on_grid(segmentation: Segmentation, grid: Grid) -> NDArray[np.unsignedintege
         return segmentation.array
     array: NDArray[np.unsignedinteger] = resample(segmentation.array, segmentation.grid, turned, order=0)
     return array
+
+
+def _diagonal_mm(grid: Grid) -> float:
+    """Of the field of view; of a single plane, within it."""
+    sides_mm = [mm for mm, size in zip(grid.size_mm, grid.shape, strict=True) if size > 1]
+    return float(np.linalg.norm(sides_mm or grid.size_mm))
 
 
 def _border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -6,12 +6,14 @@ convention (the patient's right is on the picture's left).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from napari_seg.errors import InputError
 from napari_seg.evaluation.metrics import on_grid
 from napari_seg.geometry import Grid, resample
 from napari_seg.volume import Segment, Segmentation, Volume
@@ -92,6 +94,58 @@ def draw_comparison(volume: Volume | None, prediction: Segmentation, reference: 
     return sheet
 
 
+def draw_picture_comparison(picture: Volume | None, prediction: Segmentation, reference: Segmentation) -> Image.Image:
+    """The same of pictures, whole: the result outlined in colours, the reference in white, what differs tinted red.
+
+    Args:
+        picture: what was segmented, on the same pixels; None leaves the ground black.
+        prediction: the result, whose segments give the colours.
+        reference: on the same pixels.
+
+    Raises:
+        InputError: `geometry.mismatch`, the picture is of another size.
+    """
+    grid = prediction.grid
+    if picture is not None and picture.grid.shape != grid.shape:
+        sizes = (f"{width} x {height}" for width, height, _ in (picture.grid.shape, grid.shape))
+        raise InputError("geometry.mismatch", f"the picture and the label map have {' and '.join(sizes)} pixels")
+    scale = (3 * PANEL_PIXELS + 2 * _MARGIN) / max(grid.shape)
+    columns, rows = ((np.arange(max(1, int(size * scale))) / scale).astype(int) for size in grid.shape[:2])
+    places = np.ix_(rows, columns)
+    pixels = np.zeros((len(rows), len(columns), 3), np.float32)
+    if picture is not None:
+        pixels[:] = _shades(picture.array[0, :, :, 0].T[places], _window(picture.array[0]))
+    labels, expected = (segmentation.array[:, :, 0].T[places] for segmentation in (prediction, reference))
+    _paint(pixels, labels, prediction.segments, expected)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def _shades(grey: NDArray, window: tuple[float, float]) -> NDArray[np.float32]:
+    """(H, W) intensities -> (H, W, 1), 0 to 255."""
+    low, high = window
+    shades: NDArray[np.float32] = 255 * np.clip((grey.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
+    return shades[..., None]
+
+
+def _paint(
+    pixels: NDArray[np.float32],
+    labels: NDArray[np.unsignedinteger],
+    segments: Sequence[Segment],
+    expected: NDArray[np.unsignedinteger] | None,
+) -> None:
+    """Draws (H, W) labels, and the reference's where there is one, onto (H, W, 3)."""
+    if expected is not None:
+        pixels[labels != expected] = 0.6 * pixels[labels != expected] + 0.4 * np.array(_ALARM, np.float32)
+        pixels[(expected > 0) & _edges(expected)] = 255
+    edge = _edges(labels)
+    for segment in segments:
+        inside = labels == segment.label
+        color = np.array(segment.color, dtype=np.float32)
+        if expected is None:
+            pixels[inside] = 0.75 * pixels[inside] + 0.25 * color
+        pixels[inside & edge] = color
+
+
 def _caption(segment: Segment, volumes: dict[int, float], segmentation: Segmentation) -> str:
     confidence = segmentation.confidence.get(segment.label)
     sure = "" if confidence is None else f"   confidence {confidence:.2f}"
@@ -115,20 +169,8 @@ def _panel(
     labels = _labels_on(sheet, segmentation)
     pixels = np.zeros((*labels.shape, 3), np.float32)
     if volume is not None:
-        low, high = window
-        grey = resample(volume.array[0], volume.grid, sheet, outside=low)[:, :, 0].T
-        pixels[:] = 255 * np.clip((grey.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)[..., None]
-    if reference is not None:
-        expected = _labels_on(sheet, reference)
-        pixels[labels != expected] = 0.6 * pixels[labels != expected] + 0.4 * np.array(_ALARM, np.float32)
-        pixels[(expected > 0) & _edges(expected)] = 255
-    edge = _edges(labels)
-    for segment in segmentation.segments:
-        inside = labels == segment.label
-        color = np.array(segment.color, dtype=np.float32)
-        if reference is None:
-            pixels[inside] = 0.75 * pixels[inside] + 0.25 * color
-        pixels[inside & edge] = color
+        pixels[:] = _shades(resample(volume.array[0], volume.grid, sheet, outside=window[0])[:, :, 0].T, window)
+    _paint(pixels, labels, segmentation.segments, None if reference is None else _labels_on(sheet, reference))
     panel = Image.fromarray(pixels.astype(np.uint8))
     draw = ImageDraw.Draw(panel)
     middle, end = PANEL_PIXELS // 2, PANEL_PIXELS - 5

@@ -14,28 +14,27 @@ from typing import Any
 import numpy as np
 
 from napari_seg.errors import NapariSegError
-from napari_seg.evaluation.overlay import draw_comparison
-from napari_seg.evaluation.pairs import BACKGROUND, MEAN, CaseResult, read_label_map
+from napari_seg.evaluation.labels import BACKGROUND
+from napari_seg.evaluation.overlay import draw_comparison, draw_picture_comparison
+from napari_seg.evaluation.pairs import MEAN, CaseResult
 
-# number of `Scores` -> heading and decimals
+# number of `Scores` -> heading, without its unit, and decimals
 _COLUMNS = {
     "dice": ("Dice", 3),
     "iou": ("IoU", 3),
     "precision": ("Precision", 3),
     "recall": ("Recall", 3),
     "accuracy": ("Accuracy", 4),
-    "volume_ml": ("Result ml", 3),
-    "reference_ml": ("Reference ml", 3),
-    "difference_ml": ("Difference ml", 3),
-    "hd95_mm": ("HD95 mm", 2),
+    "volume_ml": ("Result", 3),
+    "reference_ml": ("Reference", 3),
+    "difference_ml": ("Difference", 3),
+    "hd95_mm": ("HD95", 2),
     "nsd": ("NSD", 3),
 }
 _OVERVIEW = ("hd95_mm", "nsd", "iou", "precision", "recall", "difference_ml")
 
-_LEGEND = (
-    "<p>The planes pass where most voxels differ: the result is outlined in colours, the reference in white, what "
-    "differs is tinted red. The patient's right is on the left.</p>"
-)
+_LEGEND = "The result is outlined in colours, the reference in white, what differs is tinted red."
+_LEGEND_OF_PLANES = " The planes pass where most voxels differ. The patient's right is on the left."
 
 _PAGE = Template("""<!doctype html>
 <html lang="en">
@@ -109,22 +108,34 @@ def page(results: Sequence[CaseResult], facts: Mapping[str, Any], *, pictures: b
     done = [r for r in results if not r.code]
     worst = [next(r for r in done if r.name == name) for name in facts["segments"][MEAN]["worst"]]
     names = [name for name in facts["segments"] if name != MEAN]
+    unit = facts["unit"]
+    legend = f"<p>{_LEGEND}{_LEGEND_OF_PLANES if unit == 'mm' else ''}</p>" if pictures and worst else ""
     sections = {
         "Failed": _failed(facts["failed"]),
-        "Overview": _overview(facts["segments"]),
-        "Against the other results": _versus(facts.get("versus", {})),
-        "Distribution": _strips(done, names, "dice", share=True) + _strips(done, names, "hd95_mm", share=False),
-        "Worst cases": "".join(_figure(result, pictures) for result in worst) + (_LEGEND if pictures and worst else ""),
-        "Confusion": _confusion(facts["confusion_ml"], names),
-        "Cases": _cases(done),
+        "Overview": _overview(facts["segments"], unit),
+        "Against the other results": _versus(facts.get("versus", {}), unit),
+        "Distribution": _strips(done, names, "dice", unit) + _strips(done, names, "hd95_mm", unit),
+        "Worst cases": "".join(_figure(result, pictures) for result in worst) + legend,
+        "Confusion": _confusion(facts["confusion_ml"], names, unit),
+        "Cases": _cases(done, unit),
         "What the numbers are": _definitions(facts),
     }
     return _PAGE.substitute(
         title=f"Evaluation of {len(done)} case{'s' * (len(done) != 1)}",
-        lead=f"{len(names)} segment{'s' * (len(names) != 1)}, tolerance {facts['tolerance_mm']:g} mm, "
+        lead=f"{len(names)} segment{'s' * (len(names) != 1)}, tolerance {facts['tolerance_mm']:g} {unit}, "
         f"{escape(facts['program'])}. For research; not a medical device.",
         body="\n".join(f"<h2>{title}</h2>\n{text}" for title, text in sections.items() if text),
     )
+
+
+def _heading(number: str, unit: str) -> str:
+    units = {"mm": unit, "ml": _volume_unit(unit)}
+    return f"{_COLUMNS[number][0]} {units.get(number[-2:], '')}".rstrip()
+
+
+def _volume_unit(unit: str) -> str:
+    """Pictures are counted as if a pixel were 1 mm wide, long and thick: 1000 of them are 1 ml."""
+    return "ml" if unit == "mm" else "1000 pixels"
 
 
 def _failed(failed: Sequence[Mapping[str, str]]) -> str:
@@ -136,8 +147,8 @@ def _failed(failed: Sequence[Mapping[str, str]]) -> str:
     )
 
 
-def _overview(segments: Mapping[str, Mapping[str, Any]]) -> str:
-    heads = ["segment", "cases", "Dice mean", "95 % interval", "median", *(_COLUMNS[n][0] for n in _OVERVIEW)]
+def _overview(segments: Mapping[str, Mapping[str, Any]], unit: str) -> str:
+    heads = ["segment", "cases", "Dice mean", "95 % interval", "median", *(_heading(n, unit) for n in _OVERVIEW)]
     rows = []
     for name, row in segments.items():
         dice = row["dice"]
@@ -153,7 +164,7 @@ def _overview(segments: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def _versus(versus: Mapping[str, Mapping[str, Any]]) -> str:
+def _versus(versus: Mapping[str, Mapping[str, Any]], unit: str) -> str:
     if not versus:
         return ""
     rows = []
@@ -164,14 +175,14 @@ def _versus(versus: Mapping[str, Mapping[str, Any]]) -> str:
             p = "–" if d["p"] is None else f"{d['p']:.2g}"
             cells += [_number(d["mean"], number) + interval, p]
         rows.append(cells)
-    heads = [head for number in next(iter(versus.values())) for head in (f"Δ {_COLUMNS[number][0]}", "p")]
+    heads = [head for number in next(iter(versus.values())) for head in (f"Δ {_heading(number, unit)}", "p")]
     return _table(["segment", "cases", *heads], rows, text=(0,)) + (
         "<p>These results less the others on the cases of both, with the 95 % interval of the mean difference (paired "
         "bootstrap) and p of Wilcoxon's signed-rank test.</p>"
     )
 
 
-def _strips(done: Sequence[CaseResult], names: Sequence[str], number: str, *, share: bool) -> str:
+def _strips(done: Sequence[CaseResult], names: Sequence[str], number: str, unit: str) -> str:
     """A row of dots a segment, one a case, over the box of the middle half and the median's bar."""
     known = {
         name: {r.name: value for r in done if name in r.scores and not isnan(value := getattr(r.scores[name], number))}
@@ -180,8 +191,9 @@ def _strips(done: Sequence[CaseResult], names: Sequence[str], number: str, *, sh
     everything = [value for row in known.values() for value in row.values()]
     if not everything:
         return ""
-    heading, decimals = _COLUMNS[number]
-    ticks = _ticks(min(*everything, 0.9), 1.0) if share else _ticks(0.0, max(everything) or 1.0)
+    heading, decimals = _heading(number, unit), _COLUMNS[number][1]
+    is_share = not number.endswith("_mm")
+    ticks = _ticks(min(*everything, 0.9), 1.0) if is_share else _ticks(0.0, max(everything) or 1.0)
     low, high = ticks[0], ticks[-1]
     width, row_height, left = 960, 50, 10
 
@@ -227,25 +239,29 @@ def _figure(result: CaseResult, pictures: bool) -> str:
 def _picture(result: CaseResult) -> str:
     """The picture's tag, or why there is none."""
     from napari_seg.formats import read
+    from napari_seg.formats.image2d import read_picture
 
-    assert result.pair is not None  # it was compared
+    pair = result.pair
+    assert pair is not None  # it was compared
+    read_scan, draw = (read_picture, draw_picture_comparison) if pair.is_picture else (read, draw_comparison)
     try:
-        prediction, reference = read_label_map(result.pair.prediction), read_label_map(result.pair.reference)
-        scan = read(result.pair.scan) if result.pair.scan else None
-        sheet = draw_comparison(scan, replace(prediction, segments=result.segments), reference)
+        prediction, reference = pair.read()
+        scan = read_scan(pair.scan) if pair.scan else None
+        sheet = draw(scan, replace(prediction, segments=result.segments), reference)
     except NapariSegError as error:
         return f"<p class=bad>No picture: {escape(str(error))}</p>"
     text = io.BytesIO()
     sheet.save(text, format="JPEG", quality=88)
     encoded = base64.b64encode(text.getvalue()).decode("ascii")
-    alt = f"three planes through {escape(result.name)}"
+    alt = f"where result and reference of {escape(result.name)} differ"
     return f'<img width="{sheet.width}" height="{sheet.height}" alt="{alt}" src="data:image/jpeg;base64,{encoded}">'
 
 
-def _confusion(confusion_ml: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> str:
+def _confusion(confusion_ml: Mapping[str, Mapping[str, float]], names: Sequence[str], unit: str) -> str:
     if not confusion_ml:
         return ""
     everything = [BACKGROUND, *names]
+    volume = _volume_unit(unit)
     rows = []
     for expected in everything:
         row = confusion_ml.get(expected, {})
@@ -254,31 +270,34 @@ def _confusion(confusion_ml: Mapping[str, Mapping[str, float]], names: Sequence[
         for found in everything:
             share = row.get(found, 0.0) / total if total else 0.0
             same = " class=same" if found == expected else ""
-            ml = f"{row.get(found, 0.0):.3f} ml"
-            cells.append(f'<td{same} style="--share:{share:.3f}" title="{ml}">{100 * share:.1f} %</td>')
+            said = f"{row.get(found, 0.0):.3f} {volume}"
+            cells.append(f'<td{same} style="--share:{share:.3f}" title="{said}">{100 * share:.1f} %</td>')
         rows.append(f"<tr><th class=text>{escape(expected)}</th>{''.join(cells)}<td>{total:.1f}</td></tr>")
     heads = "".join(f"<th>{escape(name)}</th>" for name in everything)
-    top = f"<thead><tr><th>reference ↓ result →</th>{heads}<th>ml</th></tr></thead>"
+    top = f"<thead><tr><th>reference ↓ result →</th>{heads}<th>{volume}</th></tr></thead>"
     return (
         f'<div class="wide"><table class="matrix">{top}<tbody>{"".join(rows)}</tbody></table></div>'
         "<p>Where each segment's volume in the references went, over all cases; each row adds up to 100 %.</p>"
     )
 
 
-def _cases(done: Sequence[CaseResult]) -> str:
+def _cases(done: Sequence[CaseResult], unit: str) -> str:
     rows = [
         [escape(r.name), escape(name), *(_number(value, number) for number, value in asdict(scores).items())]
         for r in done
         for name, scores in r.scores.items()
     ]
-    heads = ["case", "segment", *(heading for heading, _ in _COLUMNS.values())]
+    heads = ["case", "segment", *(_heading(number, unit) for number in _COLUMNS)]
     return _table(heads, rows, text=(0, 1), sortable=True)
 
 
 def _definitions(facts: Mapping[str, Any]) -> str:
     entries = "".join(
-        f"<dt>{_COLUMNS[number][0]}</dt><dd>{escape(text)}</dd>" for number, text in facts["definitions"].items()
+        f"<dt>{_heading(number, facts['unit'])}</dt><dd>{escape(text)}</dd>"
+        for number, text in facts["definitions"].items()
     )
+    if facts["unit"] != "mm":
+        entries += "<dt>Pictures</dt><dd>a pixel stands for 1 mm, and 1000 pixels for 1 ml</dd>"
     return f"<dl>{entries}<dt>Empty segments</dt><dd>{escape(facts['empty_segments'])}</dd></dl>"
 
 

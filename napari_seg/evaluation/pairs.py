@@ -13,25 +13,49 @@ from typing import Any
 import numpy as np
 
 from napari_seg.errors import InputError, NapariSegError
+from napari_seg.evaluation.labels import BACKGROUND, Classes, as_classes
 from napari_seg.evaluation.metrics import Scores, compare_label_maps
 from napari_seg.formats import nifti_ending
+from napari_seg.formats.image2d import is_picture, read_label_picture
 from napari_seg.volume import Segment, Segmentation, distinct_color
 
 logger = logging.getLogger(__name__)
 
-BACKGROUND = "background"
 MEAN = "mean"
 """Of each case over its segments: a row of every table."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Files that belong together: a label map, its reference and, if it is at hand, the scan of both."""
+    """Files that belong together: a label map, its reference and, if it is at hand, the scan of both.
+
+    Attributes:
+        name: the case's.
+        prediction: the label map.
+        reference: what it is held against.
+        scan: of both; only for pictures.
+        classes: what the reference's values mean; None where it has the result's labels.
+    """
 
     name: str
     prediction: Path
     reference: Path
     scan: Path | None = None
+    classes: Classes | None = None
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether distances are in pixels."""
+        return is_picture(self.prediction)
+
+    def read(self) -> tuple[Segmentation, Segmentation]:
+        """The label map and its reference, with the same labels.
+
+        Raises:
+            InputError: as of `read_label_map` and `as_classes`.
+        """
+        prediction, reference = read_label_map(self.prediction), read_label_map(self.reference)
+        return prediction, as_classes(reference, self.classes, prediction) if self.classes else reference
 
 
 @dataclass(frozen=True)
@@ -77,13 +101,17 @@ class CaseResult:
         }
 
 
-def find_pairs(predictions: Path, references: Path, scans: Path | None = None) -> tuple[list[Pair], list[CaseResult]]:
+def find_pairs(
+    predictions: Path, references: Path, scans: Path | None = None, classes: Classes | None = None
+) -> tuple[list[Pair], list[CaseResult]]:
     """A pair for each name that both have, and a failed result for each file that has no partner.
 
     Args:
-        predictions: a label map, or a folder of them; `case_01_seg.nii.gz` belongs to the case `case_01`.
+        predictions: a label map, or a folder of them, NIfTI or, where it holds none, pictures; `case_01_seg.nii.gz` and
+            `case_01_0000_seg.nii.gz` belong to the case `case_01`.
         references: the reference, or a folder of them.
         scans: the scan, or a folder of them, `case_01.nii.gz` or `case_01_0000.nii.gz`; only for pictures.
+        classes: what the references' values mean; None where they have the results' labels.
 
     Raises:
         InputError: `input.missing`, one of them is not there.
@@ -92,20 +120,22 @@ def find_pairs(predictions: Path, references: Path, scans: Path | None = None) -
         if not path.exists():
             raise InputError("input.missing", f"there is no file or folder {path}")
     if predictions.is_file() and references.is_file():
-        return [Pair(_stem(predictions), predictions, references, scans if scans and scans.is_file() else None)], []
+        scan = scans if scans and scans.is_file() else None
+        return [Pair(_stem(predictions), predictions, references, scan, classes)], []
     known = {_stem(path): path for path in _label_maps(references)}
     shown = {_stem(path).removesuffix("_0000"): path for path in _label_maps(scans)} if scans else {}
     pairs: dict[str, Pair] = {}
     lonely = []
     for path in _label_maps(predictions):
         stem = _stem(path)
-        name = next((n for n in (stem, stem.removesuffix("_seg")) if n in known), None)
+        case = stem.removesuffix("_seg")
+        name = next((n for n in (stem, case, case.removesuffix("_0000")) if n in known), None)
         if name is None:
             lonely.append(_unpaired(stem, f"{path.name} has no reference of its name"))
         elif name in pairs:
             lonely.append(_unpaired(stem, f"{path.name} and {pairs[name].prediction.name} have one reference"))
         else:
-            pairs[name] = Pair(name, path, known[name], shown.get(name))
+            pairs[name] = Pair(name, path, known[name], shown.get(name), classes)
     lonely += [
         _unpaired(name, f"{known[name].name} has no label map of its name") for name in sorted(known.keys() - pairs)
     ]
@@ -115,7 +145,7 @@ def find_pairs(predictions: Path, references: Path, scans: Path | None = None) -
 def compare_pair(pair: Pair, tolerance_mm: float = 1.0) -> CaseResult:
     """The numbers of each segment of one pair, or the reason why there are none."""
     try:
-        found, expected = read_label_map(pair.prediction), read_label_map(pair.reference)
+        found, expected = pair.read()
         comparison = compare_label_maps(found, expected, tolerance_mm)
         segments = _segments(comparison.labels[1:], found, expected)
     except NapariSegError as error:
@@ -156,7 +186,7 @@ def read_label_map(path: Path) -> Segmentation:
     """
     from napari_seg.formats import read
 
-    volume = read(path)
+    volume = read_label_picture(path) if is_picture(path) else read(path)
     array = volume.array[0]
     if volume.array.shape[0] != 1 or array.min() < 0 or not np.array_equal(array, np.rint(array)):
         raise InputError(
@@ -192,7 +222,9 @@ def _recorded_segments(path: Path) -> tuple[Segment, ...]:
 def _label_maps(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    return sorted(p for p in path.iterdir() if nifti_ending(p) and not p.name.startswith("."))
+    files = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+    # `predict` writes pictures of its results beside them
+    return [p for p in files if nifti_ending(p)] or [p for p in files if is_picture(p)]
 
 
 def _stem(path: Path) -> str:

@@ -68,6 +68,11 @@ def pooled_confusion_ml(results: Sequence[CaseResult]) -> dict[str, dict[str, fl
     return pooled
 
 
+def unit(results: Sequence[CaseResult]) -> str:
+    """Of distances: "mm", or "pixels" of pictures, whose volumes in ml are thousands of pixels."""
+    return "pixels" if any(r.pair and r.pair.is_picture for r in results) else "mm"
+
+
 def summary(
     results: Sequence[CaseResult],
     tolerance_mm: float,
@@ -78,6 +83,7 @@ def summary(
     return _plain(
         {
             "program": f"napari-seg {__version__}",
+            "unit": unit(results),
             "tolerance_mm": tolerance_mm,
             "definitions": DEFINITIONS,
             "empty_segments": EMPTY_RULE,

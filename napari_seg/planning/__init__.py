@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_seg.bundle import own_modules, shipped_root
 from napari_seg.errors import BundleError, OutputError, TrainingError
-from napari_seg.planning.choices import Choices, check_names, check_same, identity
+from napari_seg.planning.choices import Choices, anew, check_folds, check_names, check_same, identity
 from napari_seg.planning.make import PLAN
 from napari_seg.planning.run import RUN
 
@@ -29,14 +29,16 @@ if TYPE_CHECKING:
 
     from napari_seg.planning.fingerprint import Fingerprint
 
-__all__ = ["Choices", "plan_bundle", "with_segnets"]
+__all__ = ["Choices", "anew", "plan_bundle", "with_segnets"]
 
 _UNFINISHED = f"{PLAN}.unfinished"
 """Marks a folder whose bundle is being made, so that it may be begun anew after a kill."""
 _OWN = ("segnets", "configs", "docs", "models", RUN, "LICENSE")
 
 
-def plan_bundle(dataset_dir: Path, out: Path, choices: Choices, *, dry_run: bool = False) -> dict[str, Any]:
+def plan_bundle(
+    dataset_dir: Path, out: Path, choices: Choices, *, fold: int | None = None, dry_run: bool = False
+) -> dict[str, Any]:
     """The plan of a bundle in `out`, which is made if it is not there; what plan.json holds.
 
     Every pair of the data set is checked first. The bundle is whole once it has its plan.json, and nothing is left of
@@ -45,22 +47,26 @@ def plan_bundle(dataset_dir: Path, out: Path, choices: Choices, *, dry_run: bool
     Args:
         dataset_dir: in one of the layouts of `segnets.data.find_dataset`.
         out: the bundle's folder: missing, empty, or planned before for the same data set.
-        choices: what the person decides; of a bundle that is there, they may only repeat what it was planned with.
+        choices: what the person decides; of a bundle that is there, they may only repeat what it was planned with, and
+            say what each start may set `anew`.
+        fold: the only one of the folds that is wanted.
         dry_run: plan, and leave nothing behind.
 
     Raises:
-        TrainingError: the data set can't be trained on (`dataset.*`, `data.faults`, `labels.*`).
-        BundleError: a network, option or id that there is not.
+        TrainingError: the data set can't be trained on (`dataset.*`, `data.faults`, `labels.*`, `split.too_few`).
+        BundleError: a network, option or id that there is not; `bundle.folds`, fewer than two;
+            `bundle.fold`, there is no such fold.
         OutputError: `output.exists`, `out` holds something else.
     """
     with with_segnets():
-        from segnets.data import find_dataset
+        from segnets.data import datalist, find_dataset
 
         if (out / PLAN).is_file():
             written: dict[str, Any] = json.loads((out / PLAN).read_text(encoding="utf-8"))
             before = Choices(settings=written["choices"].get("settings", {}))
             dataset = find_dataset(dataset_dir, **before.reading | choices.reading)
             check_same(written, identity(dataset), choices, str(out))
+            check_folds(written["choices"].get("folds"), fold)
             return written
         dataset = find_dataset(dataset_dir, **choices.reading)
         held = {path.name for path in out.iterdir()} if out.is_dir() else set()
@@ -69,6 +75,9 @@ def plan_bundle(dataset_dir: Path, out: Path, choices: Choices, *, dry_run: bool
                 "output.exists",
                 f"{out} holds something that was not planned here; choose a folder that is new or empty",
             )
+        check_folds(choices.folds, fold)
+        split = {} if choices.folds is None else {"fold": 0, "folds": choices.folds}
+        datalist(dataset_dir, "training", **split, patient=choices.settings.get("patient"), **choices.reading)
         if dry_run:
             with tempfile.TemporaryDirectory() as folder:
                 return _make(dataset, dataset_dir, Path(folder), out.name, choices)
@@ -106,8 +115,10 @@ def _make(dataset: Dataset, dataset_dir: Path, root: Path, name: str, choices: C
     check_names([name, *choices.labels, *dataset.labels, *dataset.channels])
     classes = choices.labels or dataset.labels
     names = {str(number): label for number, label in enumerate(class_names(classes))} if classes else None
-    check(dataset_dir, names, choices.labels or None, cache_dir=root / RUN / "cache", **choices.reading)
-    found = fingerprint(dataset)
+    cache_dir = root / RUN / "cache"
+    checking = {name: choices.settings[name] for name in ("allow_empty", "patient") if name in choices.settings}
+    check(dataset_dir, names, choices.labels or None, cache_dir=cache_dir, **checking, **choices.reading)
+    found = fingerprint(dataset, cache_dir)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     plan = make_plan(found, dims=choices.dims, device=device, chosen=choices.settings)
     values = {label: list(of_label) for label, of_label in _classes(found, classes).items()}

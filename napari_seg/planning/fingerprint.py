@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,11 +33,11 @@ class Fingerprint:
         pictures: PNG, JPEG, ... rather than volumes.
         channels: names of the image's channels.
         modality: "CT" or "MR" where the channels' names or the values say so, "picture", or "unknown".
-        values: label values found, without 0 and those that stand for no class.
+        values: label values of all cases, without 0 and those that stand for no class.
         shapes: (measured, dims) voxels.
         spacings_mm: (measured, dims); of pictures, 1 by definition: their pixels are the unit.
         foreground: {"low", "high", "mean", "std"} of the intensities of the labelled voxels, low and high being the
-            0.5 and the 99.5 percentile; of the first channel.
+            0.5 and the 99.5 percentile; of the first channel. Of all voxels where no case that was read has a label.
     """
 
     cases: int
@@ -65,12 +66,20 @@ class Fingerprint:
         }
 
 
-def fingerprint(dataset: Dataset) -> Fingerprint:
-    """Measures a data set that `segnets.data.check` has passed; call it where the bundle's modules can be imported."""
+def fingerprint(dataset: Dataset, cache_dir: Path) -> Fingerprint:
+    """Measures a data set that `segnets.data.check` has passed; call it where the bundle's modules can be imported.
+
+    Args:
+        dataset: the one that was checked.
+        cache_dir: where the check has left what it found in each file.
+    """
+    from segnets.data.faults import read_all
+
+    facts = read_all(dataset.cases, cache_dir)
+    values = {int(value) for case in dataset.cases for value in facts[case["label"]]["values"]}
     picked = np.unique(np.linspace(0, len(dataset.cases) - 1, AT_MOST).round().astype(int))
     read = _reader(dataset.pictures)
-    shapes, spacings, intensities, lowest = [], [], [], []
-    values: set[int] = set()
+    shapes, spacings, intensities, anywhere, lowest = [], [], [], [], []
     channels: Counter[int] = Counter()
     for number in picked:
         image, label = read(dataset.cases[number])
@@ -80,11 +89,11 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
         array = np.asarray(image[0], dtype=np.float32)
         found = np.rint(np.asarray(label[0])).astype(np.int64)
         found[np.isin(found, dataset.ignored)] = 0
-        values |= set(np.unique(found).tolist()) - {0}
         inside = array[found > 0] if array.shape == found.shape else array.ravel()
         intensities.append(inside[:: max(1, inside.size // VOXELS_A_CASE)])
+        anywhere.append(array.ravel()[:: max(1, array.size // VOXELS_A_CASE)])
         lowest.append(np.percentile(array, 0.5))
-    inside = np.concatenate(intensities)
+    inside = np.concatenate(intensities if any(of_case.size for of_case in intensities) else anywhere)
     usual = channels.most_common(1)[0][0]  # of pictures; they are made grey or RGB, all alike
     names = dataset.channels if len(dataset.channels) == usual else tuple(f"channel {n}" for n in range(usual))
     return Fingerprint(
@@ -93,7 +102,7 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
         pictures=dataset.pictures,
         channels=names,
         modality="picture" if dataset.pictures else _modality(names, float(np.median(lowest))),
-        values=tuple(sorted(values)),
+        values=tuple(sorted(values - {0, *dataset.ignored})),
         shapes=np.array(shapes, dtype=np.float64),
         spacings_mm=np.array(spacings, dtype=np.float64),
         foreground={

@@ -71,6 +71,11 @@ def write_bundle(
     (root / METADATA).write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
     (root / "docs" / "data_license.txt").write_text(_DATA_LICENSE, encoding="utf-8")
     readme = _README.format(name=name, description=metadata["description"], classes=metadata["label_classes"])
+    if choices.folds is not None:
+        readme = readme.replace(
+            "--dataset_dir DATASET --output_dir evaluation", "--dataset_dir OTHERS  --part all --output_dir evaluation"
+        )
+        readme += _README_OF_FOLDS.format(folds=choices.folds)
     if found.pictures:  # which predict does not read
         readme = "".join(line for line in readme.splitlines(keepends=True) if not line.startswith("napari-seg predict"))
     (root / "docs" / "README.md").write_text(readme, encoding="utf-8")
@@ -128,6 +133,9 @@ def _write_configs(folder: Path, plan: Plan, found: Fingerprint, classes: dict[s
             _update(parser, values if config == "train" else _shared(values, set(parser.get())))
         _update(parser, {name: value for name, value in settings.items() if _top(name) in parser.get()})
         _set_normalisation(parser.get()["preprocessing"]["transforms"], plan.settings["normalisation"])
+        if config == "evaluate" and choices.folds is not None:
+            parser.get()["imports"].append("$import sys")
+            parser.get()["initialize"].append(_ONLY_OTHERS)
         ids |= set(parser.get())
         comment = f"# Made by napari-seg train from its own {path.name}; ../{PLAN} says why. "
         text = yaml.safe_dump(parser.get(), sort_keys=False, width=120, default_flow_style=None)
@@ -167,6 +175,14 @@ def _set_normalisation(transforms: list[dict[str, Any]], normalisation: dict[str
         if transform["_target_"].endswith("NormalizeIntensityd"):
             transform.clear()
             transform.update(normalisation)
+
+
+_ONLY_OTHERS = (
+    "$@part == 'all' or @network_def#_target_ != 'segnets.Ensemble' or sys.exit('evaluation.seen: part is ' + @part + "
+    "', but every case of the data set that the folds were made of has trained all of them but one; expected a data "
+    "set of other patients and --part all; what each fold is worth stands in its fold_*/evaluation/summary.json')"
+)
+"""Stands in evaluate.yaml of a bundle that becomes the ensemble of its folds."""
 
 
 def _metadata(name: str, plan: Plan, found: Fingerprint, names: list[str]) -> dict[str, Any]:
@@ -226,4 +242,10 @@ python -m monai.bundle run inference  --config_file configs/inference.yaml --dat
 
 `plan.json` says what was chosen for the data, and why. Before it is passed on: `docs/data_license.txt`, and authors,
 copyright and data_source in `configs/metadata.json`.
+"""
+
+_README_OF_FOLDS = """
+The network is the ensemble of {folds} folds. Each case of DATASET has trained all of them but one, so OTHERS, which the
+ensemble can be evaluated on, is a data set of other patients. What each fold is worth on the cases that it was not
+trained on stands in `configs/metadata.json` (eval_metrics) and is slightly too kind, for they chose its best epoch.
 """

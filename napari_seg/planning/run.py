@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from napari_seg.bundle import METADATA, WEIGHTS
 from napari_seg.errors import Cancelled, TrainingError
+from napari_seg.planning.choices import digest
 
 RUN = "training"
 """The run's folder inside the bundle."""
+STOP = "stop"
+"""A file of this name in the bundle stops whatever is run for it."""
 _TAIL = 100_000
 _ERROR = re.compile(r"TrainingError: ([a-z_]+\.[a-z_]+): (.+?)\s*(?:\n\s*\n|\Z)", re.DOTALL)
 
@@ -28,20 +32,41 @@ def command(run_id: str, root: Path, **values: Any) -> list[str]:
     Args:
         run_id: "training", "evaluating" or "inference".
         root: the bundle.
-        values: of the config's ids; those that are None are left out.
+        values: of the config's ids.
     """
     config = {"training": "train", "evaluating": "evaluate", "inference": "inference"}[run_id]
     words = [sys.executable, "-m", "monai.bundle", "run", run_id]
     words += ["--config_file", str(root / "configs" / f"{config}.yaml")]
     for name, value in values.items():
-        if value is not None:
-            words += [f"--{name}", str(value)]
+        words += [f"--{name}", "$None" if value is None else str(value)]  # MONAI takes None itself for not said
     return words
 
 
-def training_command(root: Path, dataset_dir: Path, **values: Any) -> list[str]:
-    """The training of a bundle in its run's folder."""
-    return command("training", root, dataset_dir=dataset_dir, output_dir=root / RUN, **values)
+def training_command(
+    root: Path, dataset_dir: Path, folder: str = RUN, fine_tune: Mapping[str, str] | None = None, **values: Any
+) -> list[str]:
+    """The training of a bundle in one of its folders.
+
+    Args:
+        root: the bundle.
+        dataset_dir: its data set.
+        folder: the run's.
+        fine_tune: the weights to begin from, as of `Choices`; a run that has begun does not need them.
+        values: of the config's ids, as of `command`.
+
+    Raises:
+        TrainingError: `weights.missing` or `weights.changed`, they are needed and are not what they were.
+    """
+    if fine_tune and not any((root / folder / "checkpoints").glob("*.pt")):
+        weights = (root / fine_tune["file"]).resolve()
+        if digest(weights) != fine_tune["sha256"]:
+            raise TrainingError(
+                "weights.changed",
+                f"{weights} holds other weights than when {root} was planned to begin from them; bring those back and "
+                "say where they are with --fine-tune, or choose a new folder with -o",
+            )
+        values["finetune"] = weights
+    return command("training", root, dataset_dir=dataset_dir, output_dir=root / folder, **values)
 
 
 def train(root: Path, dataset_dir: Path, **values: Any) -> dict[str, Any] | None:
@@ -50,7 +75,7 @@ def train(root: Path, dataset_dir: Path, **values: Any) -> dict[str, Any] | None
     Args:
         root: the bundle.
         dataset_dir: its data set.
-        values: of the config's ids, as of `command`.
+        values: as of `training_command`.
 
     Returns:
         {"mean_dice", "epoch", "dice": {name: Dice}, ...} of the best validation; None if there was none.
@@ -60,7 +85,7 @@ def train(root: Path, dataset_dir: Path, **values: Any) -> dict[str, Any] | None
         Cancelled: it was interrupted.
     """
     try:
-        run(training_command(root, dataset_dir, **values))
+        run(training_command(root, dataset_dir, **values), root / STOP)
     finally:
         best, weights = _best_validation(root / RUN), weights_of(root / RUN)
         if weights:
@@ -68,15 +93,14 @@ def train(root: Path, dataset_dir: Path, **values: Any) -> dict[str, Any] | None
     return best
 
 
-def starting_weights(path: Path) -> Path:
-    """The file to fine-tune from: a file of weights, or that of a bundle's folder."""
-    return path / WEIGHTS if path.is_dir() else path
-
-
-def run(words: list[str]) -> None:
+def run(words: list[str], stop_file: Path) -> None:
     """Runs a command to its end, with all it says.
 
     An interrupt (Ctrl-C, SIGTERM, a closed terminal) is passed on, and the command's own end awaited: it saves.
+
+    Args:
+        words: the command.
+        stop_file: interrupts it too, as SIGTERM does, and is removed.
 
     Raises:
         TrainingError: it failed; with the command's own code and message where it gave one.
@@ -97,10 +121,15 @@ def run(words: list[str]) -> None:
         interrupted = True
         child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
+    def pass_on_file() -> None:
+        if stop_file.exists():
+            stop_file.unlink()
+            pass_on(signal.SIGTERM, None)
+
     signals = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, pass_on) for number in signals}
     try:
-        said = _copy_to_stderr(reading)
+        said = _copy_to_stderr(reading, pass_on_file)
         status = child.wait()
     finally:
         os.close(reading)
@@ -121,10 +150,13 @@ def run(words: list[str]) -> None:
         raise TrainingError(code, message)
 
 
-def _copy_to_stderr(reading: int) -> str:
+def _copy_to_stderr(reading: int, each_second: Callable[[], None]) -> str:
     """The last of what came."""
     tail = b""
     while True:
+        each_second()
+        if not select.select([reading], [], [], 1.0)[0]:
+            continue
         try:
             chunk = os.read(reading, 65536)
         except OSError:  # how a terminal says that its other end is closed
@@ -140,6 +172,14 @@ def _error(said: str, status: int) -> tuple[str, str]:
     own = _ERROR.findall(said)
     if own:
         return own[-1]
+    if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        return (
+            "training.out_of_memory",
+            f"the system killed the training (status {status}), as it does where memory runs out. In this order: raise "
+            "accumulation_steps (--set accumulation_steps=2, up to batch_size), which changes no result; lower "
+            "patch_size, with a new folder; set amp to true. The same command goes on from the last checkpoint, if one "
+            "was written",
+        )
     # the first of a chain of exceptions is the cause of the others
     cause = re.search(r"^[\w.]*(?:Error|Exception)\b.*", said, re.MULTILINE)
     shown = cause[0] if cause else "no error was shown"
