@@ -331,13 +331,14 @@ def test_two_processes_compute_what_one_with_twice_the_batch_does(tmp_path: Path
 @pytest.mark.slow
 def test_the_bundle_under_torchrun(tmp_path: Path) -> None:
     dataset = write_decathlon(tmp_path / "scans", cases=10)
-    settings: dict[str, Any] = {"max_epochs": 4}
-    assert bundle(tmp_path / "one", dataset, batch_size=4, **settings).wait() == 0
+    # AdamW divides by what is almost nothing, and makes steps of what is rounding in the sum of two processes
+    plain, settings = "sgd_poly.yaml", {"max_epochs": 4}
+    assert bundle(tmp_path / "one", dataset, plain, batch_size=4, **settings).wait() == 0
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
-    two = bundle(tmp_path / "two", dataset, "multi_gpu_train.yaml", launcher=torchrun, batch_size=2, **settings)
+    two = bundle(tmp_path / "two", dataset, plain, "multi_gpu_train.yaml", launcher=torchrun, batch_size=2, **settings)
     assert two.wait() == 0, (tmp_path / "two.log").read_text()[-3000:]
     assert len(losses(tmp_path / "one")) == 8
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-6)
     print([abs(a - b) for a, b in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True)])
 
 
