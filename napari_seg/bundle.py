@@ -240,6 +240,8 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
     own = metadata.get("napari_seg", {})
     declared = tuple(_segment(entry) for entry in own.get("network_segments", ()))
     thresholds = tuple(float(value) for value in own.get("thresholds", ()))
+    if thresholds and len(thresholds) != int(pred["num_channels"]):
+        raise ValueError(f"expected a threshold for each of {pred['num_channels']} channels, not {len(thresholds)}")
     if not all(0 < value < 1 for value in thresholds):
         raise ValueError(f"thresholds are probabilities between 0 and 1, not {thresholds}")
     first = 1 if thresholds else 0  # the label of channel 0

@@ -72,8 +72,8 @@ class Certainty:
     Where classes meet it follows from the logits at the voxel; elsewhere it is interpolated from the network's voxels.
 
     Attributes:
-        confidence: (I, J, K) uint8, the winner's softmax probability, 255 for 1; 0 where it did
-            not look.
+        confidence: (I, J, K) uint8, the winner's softmax probability, 255 for 1; 255 too in the
+            air around the body, 0 outside the regions that a localiser gave.
         entropy: (I, J, K) uint8, of the softmax probabilities, 255 where all classes are equally likely.
     """
 

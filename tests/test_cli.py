@@ -58,6 +58,11 @@ def test_certainty_is_written_beside_the_labels_and_is_no_scan(head: Volume, tmp
     assert confidence.array[0][head.array[0] > 110].min() > 250
     assert entropy.array[0][head.array[0] > 110].max() < 5
     assert predict(path.parent, "-o", path.parent, "--bundle", bundle) == 0
+    (path.parent / "case_seg_entropy.nii.gz").write_bytes(b"mine")
+    assert predict(path, "-o", path.parent, "--bundle", bundle) == 4  # nothing of another is replaced or removed
+    assert (path.parent / "case_seg_entropy.nii.gz").read_bytes() == b"mine"
+    (path.parent / "case_seg_entropy.nii.gz").unlink()
+    assert predict(path.parent, "-o", path.parent, "--bundle", bundle) == 0
     expected = ["case.nii.gz", "case_seg.json", "case_seg.nii.gz", "case_seg.png"]
     assert files_below(path.parent) == expected  # maps of labels that are no more have gone
 

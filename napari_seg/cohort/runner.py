@@ -14,6 +14,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -198,26 +199,29 @@ def write_case(case: Case, volume: Volume, segmentation: Segmentation, bundle: B
             labels, overlay, record = unfinished
             write_map(segmentation.array, segmentation.grid, labels)
             draw_overlay(volume, segmentation, overlay, title=case.name)
-            text = json.dumps(_record(case, volume, segmentation, bundle, labels), indent=2)
-            record.write_text(text + "\n", encoding="utf-8")
             targets = dict(zip(unfinished, _targets(output_dir, case.name), strict=True))
+            sums = {}
             if segmentation.certainty is not None:
-                for name in CERTAINTY_MAPS:
-                    path = Path(folder, f"{case.name}{SUFFIX}_{name}.nii.gz")
+                for name, target in _certainty_targets(output_dir, case.name).items():
+                    path = Path(folder, target.name)
                     write_map(getattr(segmentation.certainty, name), segmentation.grid, path)
-                    targets[path] = output_dir / path.name
+                    targets[path], sums[name] = target, _sha256(path)
+            text = json.dumps(_record(case, volume, segmentation, bundle, labels) | {"certainty": sums}, indent=2)
+            record.write_text(text + "\n", encoding="utf-8")
+            before = read_record(_targets(output_dir, case.name)[2]) or {}
             for path, target in targets.items():
                 os.replace(path, target)
                 moved.append(target)
-            if segmentation.certainty is None:  # an earlier run's would be taken for that of these labels
-                for name in CERTAINTY_MAPS:
-                    Path(output_dir, f"{case.name}{SUFFIX}_{name}.nii.gz").unlink(missing_ok=True)
     except OSError as error:
         for target in moved:
             target.unlink(missing_ok=True)
         raise OutputError(
             "output.not_written", f"the results of {case.name} could not be written: {error.strerror or error}"
         ) from error
+    for name, target in _certainty_targets(output_dir, case.name).items():
+        if name in before.get("certainty", {}) and name not in sums:  # it belongs to labels that are no more
+            with suppress(OSError):
+                target.unlink(missing_ok=True)
 
 
 def _record(case: Case, volume: Volume, segmentation: Segmentation, bundle: Bundle, labels: Path) -> dict[str, Any]:
@@ -251,7 +255,8 @@ def _record(case: Case, volume: Volume, segmentation: Segmentation, bundle: Bund
 def _refuse_others_files(output_dir: Path, case: Case) -> None:
     """What a person changed, another program made or another scan gave stays."""
     labels, overlay, record_path = _targets(output_dir, case.name)
-    there = [path for path in (labels, overlay, record_path) if path.exists()]
+    maps = _certainty_targets(output_dir, case.name)
+    there = [path for path in (labels, overlay, record_path, *maps.values()) if path.exists()]
     if not there:
         return
     record = read_record(record_path) or {}
@@ -259,6 +264,10 @@ def _refuse_others_files(output_dir: Path, case: Case) -> None:
         reason = "belongs to another scan, to this one before it was moved, or to another program"
     elif labels.exists() and record.get("sha256") != _sha256(labels):
         reason = "was changed since it was made"
+    elif changed := [
+        path for name, path in maps.items() if path.exists() and record.get("certainty", {}).get(name) != _sha256(path)
+    ]:
+        there, reason = changed, "was changed since it was made, or made by another program"
     else:
         return
     raise OutputError(
@@ -273,6 +282,11 @@ def _targets(folder: Path, name: str) -> tuple[Path, Path, Path]:
         folder / f"{name}{SUFFIX}.png",
         folder / f"{name}{SUFFIX}.json",
     )
+
+
+def _certainty_targets(folder: Path, name: str) -> dict[str, Path]:
+    """Where the maps of a case's certainty go."""
+    return {kind: folder / f"{name}{SUFFIX}_{kind}.nii.gz" for kind in CERTAINTY_MAPS}
 
 
 def _sha256(path: Path) -> str:

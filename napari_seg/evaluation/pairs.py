@@ -223,8 +223,9 @@ def _label_maps(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     files = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-    # `predict` writes pictures of its results beside them
-    return [p for p in files if nifti_ending(p)] or [p for p in files if is_picture(p)]
+    # `predict` writes pictures of its results beside them, and maps of their certainty
+    maps = [p for p in files if nifti_ending(p) and not _stem(p).endswith(("_seg_confidence", "_seg_entropy"))]
+    return maps or [p for p in files if is_picture(p)]
 
 
 def _stem(path: Path) -> str:

@@ -224,6 +224,7 @@ def _torch_backend(network: torch.nn.Module, device: torch.device, sums_bytes: i
     if device.type != "cuda":
         return TorchBackend(network, device)
     free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # kept from the scan before
     if sums_bytes <= FREE_SHARE * free:
         return TorchBackend(network, device, refuge=cpu)
     log.info("the sums of overlapping windows are kept in main memory; %s has too little for them", device)

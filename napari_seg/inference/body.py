@@ -82,7 +82,17 @@ def find_body(volume: Volume, grid: Grid, modality: str) -> Body | None:
         mask = smooth > low + AIR_SHARE * (otsu_threshold(smooth) - low)
     if not mask.any():
         return None
-    return Body(mask, stride, grid.shape)
+    return Body(_without_holes(mask), stride, grid.shape)
+
+
+def _without_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """With all that lies between two places of the mask along any axis: lungs, gas, and what is dark beside fat."""
+    whole = mask.copy()
+    for axis in range(3):
+        before = np.maximum.accumulate(mask, axis=axis)
+        behind = np.flip(np.maximum.accumulate(np.flip(mask, axis), axis=axis), axis)
+        whole |= before & behind
+    return whole
 
 
 def around(label_map: NDArray[np.unsignedinteger], scan: Grid, grid: Grid, margin_mm: float) -> Body | None:

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from napari_seg.errors import EnvironmentFault
-from napari_seg.inference.backends import first_answer, twin
+from napari_seg.inference.backends import check_answer, first_answer, twin
 from napari_seg.inference.blend import kept_bytes, thriftiest
 from napari_seg.inference.windows import Triple, Windows
 
@@ -124,6 +124,7 @@ def _counted(network: torch.nn.Module, window: torch.Tensor) -> NetworkCost:
     live = _LiveBytes()
     with torch.inference_mode(), FlopCounterMode(display=False) as counter, live:
         logits = first_answer(network(window.clone()))
+        check_answer(logits, len(window), window.shape[2:])
     return NetworkCost(logits.shape[1], counter.get_total_flops(), live.peak)
 
 

@@ -55,8 +55,6 @@ def interpolated_winner(
         share: see `interpolated`.
     """
     winners = torch.empty_like(lower[0])
-    if not len(winners):
-        return winners
     classes, corners, alone = _contenders(logits, cells)
     column = torch.full((logits[0].numel(),), -1, dtype=torch.int64, device=logits.device)
     column[_flat_index(logits, *cells.T)] = torch.arange(len(cells), device=logits.device)

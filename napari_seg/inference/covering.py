@@ -57,8 +57,8 @@ def _choices(length: int, window: int, overlap: float) -> list[tuple[int, int]]:
     repeated = window - max(1, int(window * (1 - overlap)))
     found: list[tuple[int, int]] = []
     for longer in LONGER:
-        size = ceil(window * longer / stride(window)) * stride(window)
+        size = int(window * longer) // stride(window) * stride(window)
         count = max(1, ceil((length - repeated) / (size - repeated)))
-        if size == window or (count < found[-1][1] and size - length <= PADDED * size):
+        if not found or (count < found[-1][1] and size - length <= PADDED * size):
             found.append((size, count))
     return found

@@ -30,7 +30,7 @@ from napari_seg.inference.windows import Triple
 from napari_seg.volume import Certainty
 
 VOXELS_AT_ONCE = 2_000_000
-"""Voxels of a turned scan whose places are computed at once; a few float64 maps of this many are held."""
+"""Voxels of the scan that are decided at once; a few float64 maps of this many are held."""
 
 _REACH = 0.501
 """How far a region reaches beyond the centres of its outer voxels, in voxels."""
@@ -176,27 +176,55 @@ class Decider:
             where[scan_axis] = slice(int(own[0]), int(own[-1]) + 1)
             lower.append(torch.from_numpy(cell[own] - first[axis]).to(cells.device))
             share.append(torch.from_numpy(part[own]).to(cells.device, torch.float32))
-        if self.same_lattice:
-            i, j, k = (n + s.long() for n, s in zip(lower, share, strict=True))
-            labels = self._labels_of(winner)[i][:, j][:, :, k]
-            certainty = None if certainty is None else certainty[:, i][:, :, j][..., k]
-        else:
-            i, j, k = lower
-            agreed = unanimous(winner)
-            labels = self._labels_of(agreed)[i][:, j][:, :, k]
-            points = torch.nonzero(labels < 0)
-            places = [axis[points[:, n]] for n, axis in enumerate(lower)]
-            shares = [axis[points[:, n]] for n, axis in enumerate(share)]
-            if certainty is None:
-                labels[tuple(points.T)] = self._labels_of(self._interpolated(cells, agreed, places, shares))
-            else:
-                certainty = along_axes(certainty, lower, share)
-                winners, exact = interpolated_certainty(cells, self.cuts, places, shares)
-                labels[tuple(points.T)] = self._labels_of(winners)
-                certainty[:, *points.T] = exact
+        agreed = None if self.same_lattice else unanimous(winner)
         order = [self.scan_axes.index(axis) for axis in range(3)]
-        certain = None if certainty is None else _as_bytes(certainty.permute(0, *(1 + axis for axis in order)))
-        yield tuple(where), labels.permute(order).numpy(force=True).astype(self.label_map.dtype), certain
+        start, stop = where[self.scan_axes[0]].start, where[self.scan_axes[0]].stop
+        step = max(1, VOXELS_AT_ONCE // (len(lower[1]) * len(lower[2])))
+        for begin in range(start, stop, step):
+            some = slice(begin - start, begin - start + step)
+            labels, certain = self._on_lattice(
+                cells, winner, agreed, certainty, [lower[0][some], *lower[1:]], [share[0][some], *share[1:]]
+            )
+            where[self.scan_axes[0]] = slice(begin, min(begin + step, stop))
+            in_order = None if certain is None else _as_bytes(certain.permute(0, *(1 + axis for axis in order)))
+            yield tuple(where), labels.permute(order).numpy(force=True).astype(self.label_map.dtype), in_order
+
+    def _on_lattice(
+        self,
+        cells: torch.Tensor,
+        winner: torch.Tensor,
+        agreed: torch.Tensor | None,
+        certainty: torch.Tensor | None,
+        lower: list[torch.Tensor],
+        share: list[torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Labels (i, j, k) and certainty (2, i, j, k) at every combination of places along the three axes.
+
+        Args:
+            cells: logits (classes, I, J, K).
+            winner: (I, J, K) their classes.
+            agreed: of each cell, see `unanimous`; None: all places lie on voxels.
+            certainty: (2, I, J, K); None: it is not wanted.
+            lower: of each axis the places' lower corners.
+            share: of each axis how far they lie in their cell.
+        """
+        if agreed is None:
+            i, j, k = (n + s.long() for n, s in zip(lower, share, strict=True))
+            certain = None if certainty is None else certainty[:, i][:, :, j][..., k]
+            return self._labels_of(winner)[i][:, j][:, :, k], certain
+        i, j, k = lower
+        labels = self._labels_of(agreed[i][:, j][:, :, k])
+        points = torch.nonzero(labels < 0)
+        places = [axis[points[:, n]] for n, axis in enumerate(lower)]
+        shares = [axis[points[:, n]] for n, axis in enumerate(share)]
+        if certainty is None:
+            labels[tuple(points.T)] = self._labels_of(self._interpolated(cells, agreed, places, shares))
+            return labels, None
+        certain = along_axes(certainty, lower, share)
+        winners, exact = interpolated_certainty(cells, self.cuts, places, shares)
+        labels[tuple(points.T)] = self._labels_of(winners)
+        certain[:, *points.T] = exact
+        return labels, certain
 
     def _turned(
         self, first: list[int], cells: torch.Tensor, winner: torch.Tensor, certainty: torch.Tensor | None
@@ -246,7 +274,12 @@ class Decider:
         if self.cuts is not None:
             found = [winners_of(part, self.cuts) for part in interpolated(cells, places, shares)]
             return torch.cat(found) if found else torch.empty_like(places[0])
-        return interpolated_winner(cells, torch.nonzero(agreed < 0), places, shares)
+        if not len(places[0]):
+            return torch.empty_like(places[0])
+        first, last = int(places[0].min()), int(places[0].max())
+        meeting = torch.nonzero(agreed[first : last + 1] < 0)
+        meeting[:, 0] += first
+        return interpolated_winner(cells, meeting, places, shares)
 
     def _cell(self, index: NDArray[np.float64], axis: int) -> tuple[NDArray, NDArray, NDArray[np.bool_]]:
         """Of indices along an axis of the region: the cell, how far in it (0 to 1), whether it is in the region."""

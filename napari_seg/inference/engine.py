@@ -112,6 +112,7 @@ def segment_region(
         windows = plan.windows
         padded = windows.pad(image)
         shape = (settings.batch, len(image), *windows.size)
+        on_window(0, plan.asked)  # may stop before a network is compiled
         backend = make_backend(backend_name, model.network, model.device, shape, plan.flop, plan.sums_bytes)
         with _blaming(bundle, model.device):
             expected = expected_seconds(plan, backend, model.network, len(image), prod(volume.grid.shape))
@@ -130,15 +131,12 @@ def segment_region(
                         begin = max(strip[0] - windows.before[windows.axes[1]], 0)
                         decider.add(inner[0], block.logits[(slice(None), *inner[1])], begin)
                     del block
-        log.info(
-            "%s: took %s, expected %s; %s of memory, expected %s",
-            region.name,
-            describe_seconds(measured.seconds),
-            describe_seconds(expected),
-            describe_bytes(measured.peak_bytes or 0),
-            describe_bytes(plan.peak_bytes),
-            extra={"plan": plan, "expected_seconds": expected, "measured": measured},
-        )
+        took = f"took {describe_seconds(measured.seconds)}, expected {describe_seconds(expected)}"
+        if measured.peak_bytes is not None:
+            held = f"{describe_bytes(measured.peak_bytes)} of memory, expected {describe_bytes(plan.peak_bytes)}"
+            took = f"{took}; {held}"
+        figures = {"plan": plan, "expected_seconds": expected, "measured": measured}
+        log.info("%s: %s", region.name, took, extra=figures)
         return decider.confidence()
 
 
@@ -218,7 +216,6 @@ def _told(run: Run, windows: Windows, count: int, bundle: Bundle, device: torch.
     from napari_seg.inference.backends import check_answer
 
     done = 0
-    on_window(0, count)
 
     def told(batch: torch.Tensor) -> torch.Tensor:
         nonlocal done

@@ -92,7 +92,10 @@ def segment(
     shape = volume.grid.shape
     sure = Certainty(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)) if certainty else None
     body_in = None
-    if crop and all(region.grid is None for region in regions):
+    whole = all(region.grid is None for region in regions)
+    if sure is not None and whole:
+        sure.confidence.fill(255)  # air is background beyond doubt
+    if crop and whole:
         options = Options(device=device, backend=backend, memory_bytes=memory_bytes, windows=windows)
         body_in = _body(volume, bundle, options, report)
     confidence: dict[int, float] = {}

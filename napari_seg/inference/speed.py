@@ -132,4 +132,5 @@ def measuring() -> Iterator[Measured]:
         measured.seconds = time.perf_counter() - start
         if told:
             lines = Path("/proc/self/status").read_text().splitlines()
-            measured.peak_bytes = next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+            found = (1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+            measured.peak_bytes = next(found, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
@@ -244,13 +245,16 @@ class Windows:
         """
         import torch
 
-        for first in range(0, len(starts), self.settings.batch):
-            some = starts[first : first + self.settings.batch]
-            asked = [start for start in some if start not in self.empty]
-            logits = iter(run(torch.stack([self.cut(padded, start) for start in asked])) if asked else ())
-            for start in some:
-                yield nothing.clone() if nothing is not None and start in self.empty else next(logits)
-            del logits  # before the next ones come
+        asked = [start for start in starts if nothing is None or start not in self.empty]
+        batches = (asked[first : first + self.settings.batch] for first in range(0, len(asked), self.settings.batch))
+        ready: deque[torch.Tensor] = deque()
+        for start in starts:
+            if nothing is not None and start in self.empty:
+                yield nothing.clone()
+                continue
+            if not ready:
+                ready.extend(run(torch.stack([self.cut(padded, start) for start in next(batches)])))
+            yield ready.popleft()  # the batch is freed with the last of them, before the next one comes
 
 
 def _starts(length: int, window: int, overlap: float) -> tuple[int, ...]:
