@@ -126,17 +126,16 @@ def segment_region(
         with measuring() as measured:
             for joined, strip in plan.strips:
                 for block in blend(joined, strip, answers, plan.kept_dtype):
+                    measured.look()
                     inner = windows.without_padding(block.start, block.logits.shape[1:])
                     if inner is not None:
                         begin = max(strip[0] - windows.before[windows.axes[1]], 0)
                         decider.add(inner[0], block.logits[(slice(None), *inner[1])], begin)
                     del block
         took = f"took {describe_seconds(measured.seconds)}, expected {describe_seconds(expected)}"
-        if measured.peak_bytes is not None:
-            held = f"{describe_bytes(measured.peak_bytes)} of memory, expected {describe_bytes(plan.peak_bytes)}"
-            took = f"{took}; {held}"
+        held = f"{describe_bytes(measured.peak_bytes)} of memory, expected {describe_bytes(plan.peak_bytes)}"
         figures = {"plan": plan, "expected_seconds": expected, "measured": measured}
-        log.info("%s: %s", region.name, took, extra=figures)
+        log.info("%s: %s; %s", region.name, took, held, extra=figures)
         return decider.confidence()
 
 

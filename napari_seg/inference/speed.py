@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, prod
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from napari_seg.inference.backends import Backend, smaller
-from napari_seg.inference.budget import Plan, network_cost
+from napari_seg.inference.budget import Plan, held_bytes, network_cost
 from napari_seg.inference.cells import winners_of
 
 if TYPE_CHECKING:
@@ -105,32 +105,40 @@ def seconds_a_logit() -> float:
 
 @dataclass
 class Measured:
-    """What something took; filled in at its end.
+    """What something took; its seconds are filled in at its end.
 
     Attributes:
         seconds: of the wall's clock.
-        peak_bytes: resident memory of this process at its highest; None where the system does not say.
+        peak_bytes: resident memory of this process at its highest.
     """
 
     seconds: float = 0.0
-    peak_bytes: int | None = None
+    peak_bytes: int = 0
+
+    def look(self) -> None:
+        """Notes what is held now; to be called where much is."""
+        self.peak_bytes = max(self.peak_bytes, held_bytes())
 
 
 @contextmanager
 def measuring() -> Iterator[Measured]:
-    """Measures what is done within."""
+    """Measures what is done within: exactly if it is the most that the process ever held, else whenever it looks."""
     measured = Measured()
-    start = time.perf_counter()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # forgets the highest so far
-        told = True
-    except OSError:  # not Linux, or not allowed
-        told = False
+    start, most = time.perf_counter(), _most_ever()
     try:
         yield measured
     finally:
         measured.seconds = time.perf_counter() - start
-        if told:
-            lines = Path("/proc/self/status").read_text().splitlines()
-            found = (1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-            measured.peak_bytes = next(found, None)
+        if _most_ever() > most:
+            measured.peak_bytes = _most_ever()
+        measured.look()
+
+
+def _most_ever() -> int:
+    """Bytes that this process held at most since it began; 0 where the system does not say."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
