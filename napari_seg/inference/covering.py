@@ -6,7 +6,7 @@ from itertools import product
 from math import ceil, gcd, prod
 from typing import Literal
 
-from napari_seg.inference.windows import Triple, Windows, WindowSettings
+from napari_seg.inference.windows import Triple, Windows, WindowSettings, usual_step
 
 Placement = Literal["fewest", "bundle"]
 """How windows are laid: as few as cover the image, or as the bundle says."""
@@ -54,7 +54,7 @@ def stride(window: int) -> int:
 
 def _choices(length: int, window: int, overlap: float) -> list[tuple[int, int]]:
     """(length of a window, how many) along one axis."""
-    repeated = window - max(1, int(window * (1 - overlap)))
+    repeated = window - usual_step(window, overlap)
     found: list[tuple[int, int]] = []
     for longer in LONGER:
         size = int(window * longer) // stride(window) * stride(window)

@@ -257,8 +257,13 @@ class Windows:
             yield ready.popleft()  # the batch is freed with the last of them, before the next one comes
 
 
+def usual_step(window: int, overlap: float) -> int:
+    """From one window to the next, as MONAI rounds it."""
+    return max(1, int(window * (1 - overlap)))
+
+
 def _starts(length: int, window: int, overlap: float) -> tuple[int, ...]:
-    step = window if window == length else max(1, int(window * (1 - overlap)))
+    step = window if window == length else usual_step(window, overlap)
     last = length - window
     return tuple(min(n * step, last) for n in range(ceil(last / step) + 1))
 
