@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,6 +120,25 @@ def test_what_is_quickest_is_taken(network: nn.Module) -> None:
     kept = answer.clone()
     other(second)
     torch.testing.assert_close(answer, kept)
+
+
+SIGNALLED = """
+import signal, torch
+from napari_seg.inference.compiled import compile_network
+
+network = torch.nn.Conv3d(1, 2, 3).eval()
+older = compile_network(network, (1, 1, 8, 8, 8))
+younger = compile_network(network, (1, 1, 9, 9, 9))
+del older, younger
+signal.signal(signal.SIGTERM, lambda *_: print("heard"))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+@needs_openvino
+def test_a_signal_after_compiled_networks_ended_is_survived() -> None:
+    done = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 
 
 @needs_openvino

@@ -152,7 +152,13 @@ def _check_against_torch(model: Any, network: torch.nn.Module, batch: torch.Tens
     return seconds
 
 
+@lru_cache(maxsize=1)
 def _core() -> Any:
+    """The one OpenVINO core of this process.
+
+    Each core gives the thread that makes it a stack for signals and frees it in the end. When of two cores the older
+    ends first, the thread is left with a freed one, and the next signal (Ctrl-C, a child that ends) kills the process.
+    """
     import openvino
 
     return openvino.Core()
