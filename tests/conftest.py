@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import datasets
 import phantoms
 import pytest
 
@@ -25,6 +27,16 @@ def t1_dicom() -> Path:
 def corpus() -> Path:
     """Real files that break readers, where they lie beside the checkout."""
     return _real(SHARED / "corpus")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six volumes with a ball in front and one behind, as the Decathlon lays them out."""
+    root = datasets.write_decathlon(tmp_path_factory.mktemp("data") / "balls", cases=6)
+    description = json.loads((root / "dataset.json").read_text())
+    description |= {"labels": {"0": "background", "1": "front", "2": "back"}, "modality": {"0": "MRI"}}
+    (root / "dataset.json").write_text(json.dumps(description))
+    return root
 
 
 def _real(folder: Path) -> Path:

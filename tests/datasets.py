@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import yaml
 from PIL import Image
 
 
@@ -73,3 +74,9 @@ def _balls(shape: Sequence[int]) -> np.ndarray:
 
 def _image(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (np.array([100, 300, 500])[labels] + rng.normal(0, 20, labels.shape)).astype(np.float32)
+
+
+def configs(bundle: Path) -> dict[str, dict]:
+    """By name what the configs of a bundle say."""
+    names = ("train", "evaluate", "inference")
+    return {name: yaml.safe_load((bundle / "configs" / f"{name}.yaml").read_text()) for name in names}

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
-import sys
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
-import yaml
 
 from napari_seg import planning
-from napari_seg.bundle import METADATA, check_runnable, load_model, read_bundle
-from napari_seg.cli.train import _print_folds
-from napari_seg.errors import BundleError, Cancelled, OutputError, TrainingError
+from napari_seg.bundle import METADATA, read_bundle
+from napari_seg.errors import BundleError, OutputError, TrainingError
 from napari_seg.planning import Choices, anew, fingerprint, folds, plan_bundle, run, with_segnets
 from napari_seg.planning.choices import weights_to_begin_from
 from napari_seg.planning.fingerprint import Fingerprint
@@ -119,20 +112,6 @@ def test_what_is_chosen_stands_and_the_rest_follows_from_it() -> None:
             make_plan(MRI, dims=2 if "slice_axis" in wrong else 3, chosen=wrong)
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = datasets.write_decathlon(tmp_path_factory.mktemp("data") / "balls", cases=6)
-    description = json.loads((root / "dataset.json").read_text())
-    description |= {"labels": {"0": "background", "1": "front", "2": "back"}, "modality": {"0": "MRI"}}
-    (root / "dataset.json").write_text(json.dumps(description))
-    return root
-
-
-def configs(bundle: Path) -> dict[str, dict]:
-    names = ("train", "evaluate", "inference")
-    return {name: yaml.safe_load((bundle / "configs" / f"{name}.yaml").read_text()) for name in names}
-
-
 def test_a_bundle_of_ones_own(dataset: Path, tmp_path: Path) -> None:
     choices = Choices(
         network="FCN", options=("loss_focal", "tta"), settings={"learning_rate": 0.01, "network_def#norm": "batch"}
@@ -147,7 +126,7 @@ def test_a_bundle_of_ones_own(dataset: Path, tmp_path: Path) -> None:
     assert [(s.label, s.name) for s in bundle.segments] == [(1, "front"), (2, "back")]
     assert bundle.localiser is None
     assert bundle.min_confidence == 0
-    written = configs(bundle.root)
+    written = datasets.configs(bundle.root)
     network = {"_target_": "segnets.FCN", "spatial_dims": 3, "in_channels": 1, "out_channels": "@num_classes"}
     for config in written.values():
         assert config["network_def"] == {**network, "norm": "batch"}
@@ -197,7 +176,7 @@ def test_wrong_choices_leave_nothing_behind(dataset: Path, tmp_path: Path) -> No
 
 def test_slices_and_pictures(dataset: Path, tmp_path: Path) -> None:
     plan_bundle(dataset, tmp_path / "slices", Choices(dims=2))
-    for config in configs(tmp_path / "slices").values():
+    for config in datasets.configs(tmp_path / "slices").values():
         assert config["network_def"]["spatial_dims"] == 2
         assert config["windows"]["_target_"] == "monai.inferers.SliceInferer"
         assert config["slice_axis"] == 2
@@ -207,7 +186,7 @@ def test_slices_and_pictures(dataset: Path, tmp_path: Path) -> None:
     assert plan["labels"] == {"label 127": [127], "label 255": [255]}
     plan = plan_bundle(pictures, tmp_path / "named", Choices(labels={"myelin": ["120-135"], "axon": [255]}))
     assert plan["labels"] == {"myelin": ["120-135"], "axon": [255]}
-    written = configs(tmp_path / "named")
+    written = datasets.configs(tmp_path / "named")
     assert written["inference"]["network_def"] == {
         "_target_": "segnets.UNet",
         "spatial_dims": 2,
@@ -226,7 +205,7 @@ def test_no_option_brings_references_that_lead_nowhere(tmp_path: Path) -> None:
     for option in options():
         with with_segnets():
             write_bundle(tmp_path / option, "x", make_plan(MRI), MRI, {"front": [1]}, Choices(options=(option,)))
-        for name, config in configs(tmp_path / option).items():
+        for name, config in datasets.configs(tmp_path / option).items():
             missing = set(re.findall(r"@([A-Za-z]\w*)", json.dumps(config))) - config.keys()
             assert not missing, (option, name)
 
@@ -290,7 +269,7 @@ def test_choices_are_in_the_plan_and_the_metadata(dataset: Path, tmp_path: Path)
     assert plan["settings"]["patch_size"] == {"value": [32, 256, 32], "why": "chosen; planned was [32, 40, 32]"}
     image = json.loads((tmp_path / "out" / METADATA).read_text())["network_data_format"]["inputs"]["image"]
     assert image["spatial_shape"] == [32, 256, 32]
-    for config in configs(tmp_path / "out").values():
+    for config in datasets.configs(tmp_path / "out").values():
         network_def = config["network_def"]
         assert network_def["window"] == 256
     with with_segnets():
@@ -308,7 +287,7 @@ def test_where_the_files_lie(dataset: Path, tmp_path: Path) -> None:
         shutil.copytree(dataset / given, root / name)
     reading = {"images_dir": "scans", "labels_dir": "truth"}
     plan = plan_bundle(root, tmp_path / "out", Choices(settings=reading))
-    written = configs(tmp_path / "out")
+    written = datasets.configs(tmp_path / "out")
     for config in (written["train"], written["evaluate"]):
         assert {name: config[name] for name in reading} == reading
     assert plan_bundle(root, tmp_path / "out", Choices()) == plan
@@ -325,97 +304,6 @@ def test_pictures_have_two_dimensions_and_a_page_of_their_own(tmp_path: Path) ->
     assert "monai.bundle run inference" in page
 
 
-def test_a_fold_is_finished_when_its_epochs_or_its_minutes_are_over(tmp_path: Path) -> None:
-    fold = tmp_path / "fold_0"
-    for folder in (fold / "evaluation", tmp_path / "configs"):
-        folder.mkdir(parents=True)
-    (tmp_path / "configs" / "train.yaml").write_text("max_epochs: 100\nmax_minutes: null\n")
-    lines = [{"epoch": 9, "step": 90, "loss": 0.1, "seconds": 1790}, {"epoch": 9, "mean_dice": 0.8, "seconds": 1801}]
-    (fold / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (fold / "model.pt").touch()
-    assert not folds._finished(fold, {})
-    (fold / "evaluation" / "summary.json").touch()
-    assert folds._finished(fold, {"learning_rate": 0.1})
-    assert folds._finished(fold, {"max_minutes": 30})
-    assert not folds._finished(fold, {"max_minutes": 60})
-    assert folds._finished(fold, {"max_epochs": 9})
-    assert not folds._finished(fold, {"max_epochs": 10})
-    assert not folds._finished(fold, {"patience": 5})
-    (tmp_path / "configs" / "train.yaml").write_text("max_epochs: 9\nmax_minutes: null\n")
-    assert folds._finished(fold, {"max_minutes": 60, "patience": 5})
-
-
-def test_an_ensemble_cut_short_says_what_it_lacks(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    out = tmp_path / "out"
-    plan_bundle(dataset, out, Choices(folds=2))
-    for fold in ("fold_0", "fold_1"):
-        (out / fold).mkdir()
-        torch.save({"weight": torch.zeros(1)}, out / fold / "model.pt")
-
-    def killed(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(folds, "ship", killed)
-    with pytest.raises(KeyboardInterrupt):
-        folds._make_ensemble(out, 2, {})
-    assert configs(out)["inference"]["network_def"]["members"] == 2
-    with pytest.raises(BundleError, match=r"has no models/model\.pt; train it first"):
-        check_runnable(read_bundle(out, trust=True))
-
-    (out / "weights.pt").write_bytes(b"weights")
-    before = (out / METADATA).read_text()
-    monkeypatch.setattr(Path, "write_text", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run.ship(out, out / "weights.pt", {"Dice": 0.5})
-    assert (out / "models" / "model.pt").read_bytes() == b"weights"
-    assert (out / METADATA).read_text() == before
-
-
-@pytest.mark.parametrize(
-    ("handler", "said"),
-    [("signal.signal(signal.SIGTERM, lambda *_: sys.exit(143));", "stopped and saved"), ("", "nothing new was saved")],
-)
-def test_saved_is_said_only_of_what_was_saved(
-    handler: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONWARNINGS", "error::ResourceWarning")
-    ready = tmp_path / "ready"
-    write = f"open({str(ready)!r}, 'w').write(os.environ['PYTHONWARNINGS'])"
-    child = f"import os, signal, sys, time; {handler} {write}; time.sleep(60)"
-
-    def stop_when_ready() -> None:
-        deadline = time.monotonic() + 60
-        while not (ready.is_file() and ready.read_text()) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    stopper = threading.Thread(target=stop_when_ready)
-    stopper.start()
-    with pytest.raises(Cancelled, match=said):
-        run.run([sys.executable, "-c", child], tmp_path / "stop")
-    stopper.join()
-    assert ready.read_text().endswith(",error::ResourceWarning")
-
-
-def test_a_file_stops_whatever_runs(tmp_path: Path) -> None:
-    stop = tmp_path / "stop"
-    child = f"import pathlib, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); \
-pathlib.Path({str(stop)!r}).touch(); time.sleep(60)"
-    with pytest.raises(Cancelled, match="stopped and saved"):
-        run.run([sys.executable, "-c", child], stop)
-    assert not stop.exists()
-
-
-@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os._exit(137)"])
-def test_a_training_that_the_system_kills_is_out_of_memory(end: str, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"training\.out_of_memory: .*accumulation_steps.*patch_size.*amp"):
-        run.run([sys.executable, "-c", f"import os; {end}"], tmp_path / "stop")
-
-
 def test_a_case_without_any_structure(dataset: Path, tmp_path: Path) -> None:
     import nibabel
 
@@ -426,7 +314,7 @@ def test_a_case_without_any_structure(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"label\.empty +case_02"):
         plan_bundle(root, tmp_path / "out", Choices())
     plan_bundle(root, tmp_path / "out", Choices(settings={"allow_empty": True}))
-    assert configs(tmp_path / "out")["train"]["allow_empty"] is True
+    assert datasets.configs(tmp_path / "out")["train"]["allow_empty"] is True
 
 
 def test_label_values_are_those_of_all_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,84 +383,3 @@ def test_weights_to_begin_from_are_part_of_the_plan(dataset: Path, tmp_path: Pat
         begins_from(1)
     (tmp_path / "moved.pt").write_bytes(b"weights")
     assert plan_bundle(dataset, out, Choices(fine_tune=weights_to_begin_from(tmp_path / "moved.pt", out))) == plan
-
-
-def test_folds_that_there_can_not_be_leave_nothing_behind(dataset: Path, tmp_path: Path) -> None:
-    for number in (-2, 0, 1):
-        with pytest.raises(BundleError, match=r"bundle\.folds"):
-            plan_bundle(dataset, tmp_path / "out", Choices(folds=number))
-    with pytest.raises(TrainingError, match=r"split\.too_few: 6 cases of 6 patients"):
-        plan_bundle(dataset, tmp_path / "out", Choices(folds=7))
-    with pytest.raises(TrainingError, match=r"split\.too_few: 6 cases of 1 patients"):
-        plan_bundle(dataset, tmp_path / "out", Choices(settings={"patient": "^case"}))
-    for fold, of in ((5, 5), (0, None)):
-        with pytest.raises(BundleError, match=rf"bundle\.fold: there is no fold {fold}"):
-            plan_bundle(dataset, tmp_path / "out", Choices(folds=of), fold=fold)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_structure_that_a_fold_lacks_costs_no_ensemble(
-    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    import torch
-
-    out = tmp_path / "out"
-    plan_bundle(dataset, out, Choices(folds=2))
-    for fold, scores in enumerate(({"mean": 0.8, "front": 0.8}, {"mean": 0.6, "front": None})):
-        summary = out / f"fold_{fold}" / "evaluation" / "summary.json"
-        summary.parent.mkdir(parents=True)
-        torch.save({"weight": torch.zeros(1)}, out / f"fold_{fold}" / "model.pt")
-        summary.write_text(json.dumps({"mean_dice": scores | {"back": None}}))
-    for _ in range(2):
-        dice = folds.cross_validate(out, dataset, 2, None, say=print)
-        assert dice == {"mean": [0.8, 0.6], "front": [0.8], "back": []}
-        metadata = json.loads((out / METADATA).read_text())
-        assert metadata["eval_metrics"] == {"mean Dice over 2 folds, mean": 0.7, "mean Dice over 2 folds, front": 0.8}
-        assert (out / "models" / "model.pt").is_file()
-    _print_folds(dice, 2)
-    table = capsys.readouterr().out
-    assert "Dice    front 0.8000 over 1 of 2 folds" in table
-    assert "Dice    back nan over 0 of 2 folds" in table
-    assert "slightly too kind" in table
-
-
-def test_an_ensemble_of_pictures_can_be_loaded(tmp_path: Path) -> None:
-    import torch
-
-    pictures, out = datasets.write_pictures(tmp_path / "pictures", cases=4), tmp_path / "out"
-    plan_bundle(pictures, out, Choices(folds=2, labels={"myelin": ["120-135"], "axon": [255]}))
-    with with_segnets():
-        from segnets import UNet
-
-        for fold in range(2):
-            folder = out / f"fold_{fold}" / "evaluation"
-            folder.mkdir(parents=True)
-            torch.save(UNet(2, 3, 3).state_dict(), folder.parent / "model.pt")
-            (folder / "summary.json").write_text(json.dumps({"mean_dice": {"mean": 0.8}}))
-    folds.cross_validate(out, pictures, 2, None, say=print)
-    model = load_model(read_bundle(out, trust=True), "cpu")
-    assert model.network(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
-
-
-def test_an_ensemble_is_not_measured_on_what_trained_it(dataset: Path, tmp_path: Path) -> None:
-    from monai.bundle import ConfigParser
-
-    out = tmp_path / "out"
-    plan_bundle(dataset, out, Choices(folds=2))
-    ensemble = {"_target_": "segnets.Ensemble", "members": 2, "network": configs(out)["train"]["network_def"]}
-
-    def begin(**values: object) -> None:
-        parser = ConfigParser()
-        parser.read_config(str(out / "configs" / "evaluate.yaml"))
-        parser.read_meta(str(out / METADATA))
-        parser.update(values)
-        parser.get_parsed_content("initialize")
-
-    for part in ("validation", "test", "training"):
-        with pytest.raises(SystemExit, match=r"evaluation\.seen.*other patients"):
-            begin(network_def=ensemble, part=part)
-    begin(network_def=ensemble, part="all")
-    begin(part="validation")  # one fold
-    page = (out / "docs" / "README.md").read_text()
-    assert "--dataset_dir OTHERS  --part all --output_dir evaluation" in page
-    assert "slightly too kind" in page
