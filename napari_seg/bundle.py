@@ -6,7 +6,8 @@ What it *does* stands in `configs/inference.yaml` (or `.json`), and parsing that
 
 Beside MONAI's own metadata a bundle may declare, under the key `napari_seg`:
 
-    segments     [{label, name, color, plausible_ml, in_one_piece}]: the structures in the result
+    segments     [{label, name, color, plausible_ml, in_one_piece, terms}]: the structures in the result; terms are
+                 coded ones for DICOM, {category, kind, modifier}, each [value, scheme, meaning]
     network_segments   the same for the network's own labels; the names in channel_def if left out
     min_confidence   mean probability below which a result is doubted
     localiser    where in a larger scan the network must look (see `localise.py`)
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_seg.errors import BundleError
-from napari_seg.volume import Segment, distinct_color
+from napari_seg.volume import Segment, Term, distinct_color
 
 if TYPE_CHECKING:
     import torch
@@ -281,6 +282,7 @@ def _segment(entry: dict[str, Any]) -> Segment:
         color=(red, green, blue),
         plausible_ml=None if low is None else (float(low), float(high)),
         in_one_piece=bool(entry.get("in_one_piece", False)),
+        **{name: Term(*map(str, term)) for name, term in entry.get("terms", {}).items()},
     )
 
 

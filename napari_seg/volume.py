@@ -47,6 +47,21 @@ class Volume:
 
 
 @dataclass(frozen=True)
+class Term:
+    """A word with a meaning that all programs share, such as ("10200004", "SCT", "Liver") of SNOMED CT.
+
+    Attributes:
+        value: the code.
+        scheme: who gave it, in DICOM's letters: SCT, DCM, FMA, ...
+        meaning: for a person.
+    """
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True)
 class Segment:
     """One named structure of a label map.
 
@@ -56,6 +71,9 @@ class Segment:
         color: red, green, blue, each 0 to 255.
         plausible_ml: volumes below or above which a result can't be right; None where nothing is known.
         in_one_piece: whether a result in several pieces can't be right, as it can for kidneys or lesions.
+        category: what kind of thing it is, such as an anatomical structure; None where nobody said.
+        kind: what it is, such as a liver; None where nobody said.
+        modifier: which of them, such as the left one; None where there is one or nobody said.
     """
 
     label: int
@@ -63,6 +81,9 @@ class Segment:
     color: tuple[int, int, int]
     plausible_ml: tuple[float, float] | None = None
     in_one_piece: bool = False
+    category: Term | None = None
+    kind: Term | None = None
+    modifier: Term | None = None
 
 
 @dataclass(frozen=True, eq=False)

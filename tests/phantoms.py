@@ -144,6 +144,7 @@ def _dataset(sop_class: str, instance: str, study: str, series: str, description
     dataset.SeriesInstanceUID = series
     dataset.SeriesDescription = description
     dataset.SeriesNumber = number
+    dataset.FrameOfReferenceUID = study  # any will do
     dataset.PatientName = "Canary^Tweety"
     dataset.PatientID = "CAN4711"
     dataset.InstitutionName = "Birdhouse"

@@ -57,7 +57,7 @@ def find_cases(inputs: Sequence[Path]) -> tuple[list[Case], list[tuple[Path, Inp
             if path.is_dir() and is_result(scan.files[0]):
                 continue
             files = tuple(file.resolve() for file in scan.files)
-            scans.setdefault(files, (scan, _source(scan)))
+            scans.setdefault(files, (scan, scan.source))
     return _named(list(scans.items())), faults
 
 
@@ -77,10 +77,6 @@ def read_record(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) and str(record.get("program", "")).startswith(PROGRAM) else None
-
-
-def _source(scan: Scan) -> str:
-    return str(scan.files[0] if scan.format == "nifti" else scan.files[0].parent)
 
 
 def _named(scans: list[tuple[tuple[Path, ...], tuple[Scan, str]]]) -> list[Case]:

@@ -8,7 +8,7 @@ that quietly went missing.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,9 @@ from napari_seg.errors import InputError
 from napari_seg.volume import Volume
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
+PAIR_ENDINGS = (".hdr", ".hdr.gz", ".img", ".img.gz")
+ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
+SEGMENTATION_ENDINGS = (".seg.nrrd", ".seg.nhdr")
 
 
 @dataclass(frozen=True)
@@ -26,16 +29,24 @@ class Scan:
     Attributes:
         name: what a person recognises it by, fit for a file name; never a patient's name or identifier that the
             headers hold. Two scans of one folder may share a name.
-        format: "nifti" or "dicom".
-        files: what it is made of; one file for NIfTI.
+        format: "nifti" (with pairs of .hdr and .img), "itk" (NRRD and MetaImage) or "dicom".
+        files: what it is made of; one file, the header of a pair first, or those of a series.
     """
 
     name: str
-    format: Literal["nifti", "dicom"]
+    format: Literal["nifti", "itk", "dicom"]
     files: tuple[Path, ...]
 
-    def read(self) -> Volume:
+    @property
+    def source(self) -> str:
+        """What a person would name: the file, or the folder of the series."""
+        return str(self.files[0].parent if self.format == "dicom" else self.files[0])
+
+    def read(self, volume: int | None = None) -> Volume:
         """The scan's intensities on their grid.
+
+        Args:
+            volume: which one, counted from 0, of a scan that holds several; None: there must be one.
 
         Raises:
             InputError: it can't be read, or is not a regular volume.
@@ -43,18 +54,56 @@ class Scan:
         if self.format == "nifti":
             from napari_seg.formats.nifti import read_nifti
 
-            return read_nifti(self.files[0])
+            return read_nifti(self.files[0], volume)
+        if self.format == "itk":
+            from napari_seg.formats.apart import read_apart
+            from napari_seg.formats.itk import read_itk
+
+            return read_apart(read_itk, self.files)
         from napari_seg.formats.dicom import read_series
 
-        return read_series(self.files)
+        return read_series(self.files, volume)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What lies among scans and is none.
+
+    Attributes:
+        files: what it is made of.
+        code: why, stable: `skip.not_an_image`, `skip.not_intensities`, `skip.localizer`, `skip.no_geometry`, ...
+        message: for a person.
+    """
+
+    files: tuple[Path, ...]
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that lies below a path, each file once.
+
+    Attributes:
+        scans: in the order of their first files.
+        skipped: in the order of their first files.
+    """
+
+    scans: tuple[Scan, ...]
+    skipped: tuple[Skipped, ...]
 
 
 def find_scans(path: str | os.PathLike[str]) -> list[Scan]:
-    """Every scan below a path, in the order of their first files; empty if there is none.
+    """Every scan below a path, in the order of their first files; empty if there is none; see `find`."""
+    return list(find(path).scans)
+
+
+def find(path: str | os.PathLike[str]) -> Found:
+    """Every scan below a path, and what else lies there.
 
     A folder is walked with all its subfolders, hidden ones left out. The DICOM files below it are sorted into
     series, each a scan of its own; a single DICOM file is a scan of that file alone. Reports, plans,
-    localizers and whatever else is no scan are passed over.
+    localizers and whatever else is no scan are skipped. What calls itself a scan is one, however broken.
 
     Raises:
         InputError: `input.missing`, the path does not exist; `file.unreadable`, a folder may not be opened.
@@ -64,19 +113,33 @@ def find_scans(path: str | os.PathLike[str]) -> list[Scan]:
         raise InputError("input.missing", f"{path} does not exist; check the path")
     files = sorted(_files_below(path)) if path.is_dir() else [path]
     order = {file: n for n, file in enumerate(files)}
-    scans = []
+    scans: list[Scan] = []
+    skipped: list[Skipped] = []
     others = []
+    pairs: dict[Path, list[Path]] = {}
     for file in files:
-        ending = nifti_ending(file)
-        if ending:
+        if ending := nifti_ending(file):
             scans.append(Scan(file.name[: -len(ending)], "nifti", (file,)))
+        elif ending := pair_ending(file):
+            pairs.setdefault(file.with_name(file.name[: -len(ending)]), []).append(file)
+        elif _ending(file, SEGMENTATION_ENDINGS):
+            skipped.append(Skipped((file,), "skip.not_intensities", f"{file.name} is a segmentation"))
+        elif ending := _ending(file, ITK_ENDINGS):
+            scans.append(Scan(file.name[: -len(ending)], "itk", (file,)))
         else:
             others.append(file)
+    for stem, parts in pairs.items():
+        header_first = sorted(parts, key=lambda part: "img" in pair_ending(part).lower())
+        scans.append(Scan(stem.name, "nifti", tuple(header_first)))
     if others:
         from napari_seg.formats.dicom import find_series
 
-        scans += [Scan(series.name, "dicom", series.files) for series in find_series(others)]
-    return sorted(scans, key=lambda scan: order[scan.files[0]])
+        series, left_out = find_series(others)
+        scans += [Scan(one.name, "dicom", one.files) for one in series]
+        skipped += [Skipped((file,), code, message) for file, code, message in left_out]
+    scans.sort(key=lambda scan: order[scan.files[0]])
+    skipped.sort(key=lambda one: order[one.files[0]])
+    return Found(tuple(scans), tuple(skipped))
 
 
 def read(path: str | os.PathLike[str]) -> Volume:
@@ -96,7 +159,16 @@ def read(path: str | os.PathLike[str]) -> Volume:
 
 def nifti_ending(path: Path) -> str:
     """The part of a file name, as it is spelled there, that calls it NIfTI; "" where none does."""
-    ending = next((e for e in NIFTI_ENDINGS if path.name.lower().endswith(e)), "")
+    return _ending(path, NIFTI_ENDINGS)
+
+
+def pair_ending(path: Path) -> str:
+    """The part of a file name that calls it one of a pair, header and voxels apart; "" where none does."""
+    return _ending(path, PAIR_ENDINGS)
+
+
+def _ending(path: Path, endings: Sequence[str]) -> str:
+    ending = next((e for e in endings if path.name.lower().endswith(e)), "")
     return path.name[len(path.name) - len(ending) :] if ending else ""
 
 

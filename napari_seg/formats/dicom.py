@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice
+from napari_seg.formats.apart import read_apart
 from napari_seg.formats.dicom_geometry import Frame, arrange, frames_of
 from napari_seg.formats.dicom_series import (
     Header,
@@ -28,6 +31,12 @@ if TYPE_CHECKING:
 __all__ = ["Series", "find_series", "read_series"]
 
 FEW_SLICES = 4
+
+_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
+"""Transfer syntaxes of pixels as they are: implicit and explicit, little end first."""
+
+_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
 
 _PIXEL_KEYWORDS = (
     "SamplesPerPixel",
@@ -48,17 +57,26 @@ _PIXEL_KEYWORDS = (
 )
 
 
-def read_series(files: Sequence[Path]) -> Volume:
+def read_series(files: Sequence[Path], volume: int | None = None, *, apart: bool = True) -> Volume:
     """The volume that the files of one series hold, in any order.
 
     The array is (1, I, J, K) over columns, rows and slices, rescaled by each slice's own slope and intercept. It
     keeps its integer type where the slopes are 1 and the values fit (CT fits int16); otherwise it becomes float32.
 
+    Args:
+        files: of the series.
+        volume: which one, counted from 0 in the order of instance numbers, of a series that holds several at the same
+            positions; None: there must be one.
+        apart: whether compressed pixels are decoded in a process of their own.
+
     Raises:
         InputError: `file.*`, a file is damaged; `series.*`, its images do not belong in one volume or are not grey;
             `geometry.*`, they do not lie on a regular grid.
     """
-    headers = [read_header(Path(path)) for path in files]
+    files = [Path(path) for path in files]
+    headers = [read_header(path) for path in files]
+    if apart and any(_needs_decoder(header) for header in headers):
+        return read_apart(partial(read_series, volume=volume, apart=False), files)
     first = headers[0].tags
     name = series_name(first)
     frames: dict[tuple, Frame] = {}
@@ -67,8 +85,8 @@ def read_series(files: Sequence[Path]) -> Volume:
         _check_whole(header)
         for frame in _frames(header):
             frames.setdefault(frame.identity, frame)  # copies of one instance count once
-    ordered, grid = arrange(list(frames.values()), name)
-    slices = _read_pixels(ordered)
+    ordered, grid = arrange(list(frames.values()), name, volume)
+    slices = _read_pixels(ordered, {header.path: header for header in headers})
     return Volume(
         slices.transpose(2, 1, 0)[None],
         grid,
@@ -92,17 +110,16 @@ def _frames(header: Header) -> list[Frame]:
         raise InputError("file.bad_header", text) from None
 
 
+def _needs_decoder(header: Header) -> bool:
+    """Whether the pixels are compressed, so that a library in C or C++ would decode them."""
+    syntax = header.tags.file_meta.get("TransferSyntaxUID")
+    return syntax not in (None, *_NATIVE, _BIG_ENDIAN, _DEFLATED)
+
+
 def _check_whole(header: Header) -> None:
     """Uncompressed pixels can be counted before any is read."""
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
     tags = header.tags
-    if tags.file_meta.get("TransferSyntaxUID") not in (
-        None,
-        ImplicitVRLittleEndian,
-        ExplicitVRLittleEndian,
-        ExplicitVRBigEndian,
-    ):
+    if tags.file_meta.get("TransferSyntaxUID") not in (None, *_NATIVE, _BIG_ENDIAN):
         return
     sizes = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "NumberOfFrames")
     rows, columns, bits, samples, frames = (_count(header.path, tags, keyword) for keyword in sizes)
@@ -152,10 +169,10 @@ def _notices(every: Sequence[Dataset], count: int, name: str) -> tuple[Notice, .
     return tuple(notices)
 
 
-def _read_pixels(frames: Sequence[Frame]) -> NDArray:
+def _read_pixels(frames: Sequence[Frame], headers: Mapping[Path, Header]) -> NDArray:
     """(K, J, I), so that each slice is written in one go."""
     stack: NDArray[Any] | None = None
-    for k, values in _decoded(frames):
+    for k, values in _decoded(frames, headers):
         frame = frames[k]
         if values.shape != (frame.rows, frame.columns):
             raise InputError(
@@ -192,20 +209,55 @@ def _holds(dtype: np.dtype, values: NDArray, intercept: int) -> bool:
     return limits.min <= int(values.min()) + intercept and int(values.max()) + intercept <= limits.max
 
 
-def _decoded(frames: Sequence[Frame]) -> Iterator[tuple[int, NDArray]]:
+def _decoded(frames: Sequence[Frame], headers: Mapping[Path, Header]) -> Iterator[tuple[int, NDArray]]:
     """Each frame's number k and its stored values (J, I), file by file."""
     by_file: dict[Path, list[tuple[int, Frame]]] = {}
     for k, frame in enumerate(frames):
         by_file.setdefault(frame.path, []).append((k, frame))
     for path, members in by_file.items():
-        for (k, _), values in zip(members, _decode(path, [frame.index for _, frame in members]), strict=True):
+        indices = [frame.index for _, frame in members]
+        plain = _read_plain(headers[path], indices)
+        for (k, _), values in zip(members, _decode(path, indices) if plain is None else plain, strict=True):
             yield k, values
+
+
+def _read_plain(header: Header, indices: list[int]) -> list[NDArray] | None:
+    """The stored values (J, I) of some frames of a file of whole bytes, little end first; None of any other.
+
+    The header has said all about them: the file need not be parsed again.
+    """
+    tags = header.tags
+    syntax = tags.file_meta.get("TransferSyntaxUID")
+    allocated, stored = (int(tags.get(keyword) or 0) for keyword in ("BitsAllocated", "BitsStored"))
+    if syntax not in _NATIVE or allocated not in (8, 16) or not 0 < stored <= allocated:
+        return None
+    if int(tags.get("HighBit", stored - 1)) != stored - 1:
+        return None
+    shape = (int(tags.Rows), int(tags.Columns))
+    signed = bool(tags.get("PixelRepresentation"))
+    dtype = np.dtype(f"<{'i' if signed else 'u'}{allocated // 8}")
+    with header.path.open("rb") as file:
+        file.seek(header.header_bytes)
+        start = file.read(12)
+        if start[:4] != b"\xe0\x7f\x10\x00":
+            return None
+        first = header.header_bytes + (8 if syntax == _NATIVE[0] else 12)
+        frames = []
+        for index in indices:
+            file.seek(first + index * prod(shape) * dtype.itemsize)
+            values = np.fromfile(file, dtype, prod(shape))
+            if values.size < prod(shape):
+                return None
+            if stored < allocated:  # what stands in the other bits is no part of the value
+                values = (values << (allocated - stored)) >> (allocated - stored)
+            frames.append(values.reshape(shape))
+    return frames
 
 
 def _decode(path: Path, indices: list[int]) -> Iterator[NDArray]:
     import pydicom
     from pydicom.pixels import get_decoder
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+    from pydicom.uid import UID
 
     try:
         with quiet_pydicom():
@@ -213,8 +265,7 @@ def _decode(path: Path, indices: list[int]) -> Iterator[NDArray]:
             syntax = dataset.file_meta.get("TransferSyntaxUID")
             if syntax is None:
                 is_implicit, is_little = dataset.original_encoding
-                explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
-                syntax = ImplicitVRLittleEndian if is_implicit else explicit
+                syntax = UID(_NATIVE[0] if is_implicit else _NATIVE[1] if is_little else _BIG_ENDIAN)
             for values, _ in get_decoder(syntax).iter_array(dataset, indices=indices, raw=True):
                 yield values
     except NotImplementedError:

@@ -41,6 +41,7 @@ class Frame:
         path: the file that holds it.
         index: its place in that file; 0 in a file of one frame.
         identity: what two copies of it share.
+        turn: instance number and place in the file, by which frames at one position are told apart.
         rows: number of rows (J).
         columns: number of columns (I).
         position: (3,) the centre of the first pixel.
@@ -54,6 +55,7 @@ class Frame:
     path: Path
     index: int
     identity: tuple
+    turn: tuple[int, int]
     rows: int
     columns: int
     position: NDArray[np.float64]
@@ -102,11 +104,17 @@ def frames_of(header: Header) -> list[Frame]:
     return [_frame(path, tags, index, lookup_for(own)) for index, own in enumerate(per_frame)]
 
 
-def arrange(frames: Sequence[Frame], name: str) -> tuple[list[Frame], Grid]:
+def arrange(frames: Sequence[Frame], name: str, volume: int | None = None) -> tuple[list[Frame], Grid]:
     """The frames in the order in which they lie, and the grid (column, row, slice) that they fill, in RAS+.
 
     The slice axis grows along the cross product of the column and row axes, whatever the files' order was. Its
     spacing comes from the first and the last position, never from SliceThickness.
+
+    Args:
+        frames: of one series.
+        name: of the series.
+        volume: which of several stacks at the same positions, counted from 0 in the order of their instance numbers;
+            None: there must be one.
 
     Raises:
         InputError: `geometry.*` or `series.*`, they do not fill a regular grid; which rule is broken, and where.
@@ -114,8 +122,7 @@ def arrange(frames: Sequence[Frame], name: str) -> tuple[list[Frame], Grid]:
     _check_alike(frames, name)
     first = frames[0]
     normal = np.cross(*first.orientation)
-    frames = sorted(frames, key=lambda frame: float(frame.position @ normal))
-    _check_places(frames, normal, name)
+    frames = _one_stack(sorted(frames, key=lambda frame: float(frame.position @ normal)), normal, name, volume)
     if len(frames) == 1:
         raise InputError(
             "geometry.single_slice", f"{name} has one slice, {first.label}; expected a volume; give the whole folder"
@@ -159,6 +166,7 @@ def _frame(path: Path, tags: Dataset, index: int, lookup: Callable[[str, str], A
         path=path,
         index=index,
         identity=(str(tags.get("SOPInstanceUID") or path), index, tags.get("InstanceNumber"), tuple(position)),
+        turn=(int(tags.get("InstanceNumber") or 0), index),
         rows=int(tags.get("Rows") or 0),
         columns=int(tags.get("Columns") or 0),
         position=position,
@@ -211,19 +219,28 @@ def _check_alike(frames: Sequence[Frame], name: str) -> None:
             )
 
 
-def _check_places(frames: Sequence[Frame], normal: NDArray[np.float64], name: str) -> None:
-    """No two frames (sorted) may lie at one place."""
+def _one_stack(frames: list[Frame], normal: NDArray[np.float64], name: str, volume: int | None) -> list[Frame]:
+    """The frames (sorted) of the one volume, or of the one that is wanted; no two may lie at one place."""
     gaps = np.diff([frame.position @ normal for frame in frames])
     place = np.concatenate([[0], np.cumsum(gaps > SAME_PLACE_PIXELS * frames[0].spacing_mm.min())])
     counts = Counter(place.tolist())
     most = max(counts.values())
+    complete = len(counts) > 1 and set(counts.values()) == {most}
+    if volume is not None and (most == 1 or complete):
+        if not 0 <= volume < most:
+            raise InputError(
+                "data.no_such_volume",
+                f"{name} holds {most} volumes; found --volume {volume}, expected 0 to {most - 1}",
+            )
+        places = [frames[n : n + most] for n in range(0, len(frames), most)]
+        return [sorted(several, key=lambda frame: frame.turn)[volume] for several in places]
     if most == 1:
-        return
-    if len(counts) > 1 and set(counts.values()) == {most}:
+        return frames
+    if complete:
         raise InputError(
             "series.4d",
             f"{name} holds {most} complete stacks at the same {len(counts)} positions (times, echoes or directions); "
-            "expected one; separate them",
+            f"expected one; choose one with --volume, 0 to {most - 1}",
         )
     shared = max(counts, key=lambda p: counts[p])
     labels = [frame.label for frame, p in zip(frames, place, strict=True) if p == shared]

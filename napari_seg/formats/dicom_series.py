@@ -45,6 +45,9 @@ _KEYWORDS = (
     "Rows",
     "Columns",
     "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
     "SamplesPerPixel",
     "PhotometricInterpretation",
     "ImagePositionPatient",
@@ -59,7 +62,17 @@ _KEYWORDS = (
     *_PRIVATE_KEYWORDS,
 )
 _SCANNERS = re.compile("(Enhanced|LegacyConvertedEnhanced)?(CT|MR|PET|PositronEmissionTomography)ImageStorage")
-_NOT_SCANS = {"SEG", "RTDOSE", "RTIMAGE", "RTSTRUCT", "RTPLAN", "PR", "KO", "SR", "REG"}
+_NOT_SCANS = {
+    "SEG": "a segmentation",
+    "RTDOSE": "a dose",
+    "RTIMAGE": "a picture of a treatment",
+    "RTSTRUCT": "a set of contours",
+    "RTPLAN": "a treatment plan",
+    "PR": "a presentation state",
+    "KO": "a selection of images",
+    "SR": "a report",
+    "REG": "a registration",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +83,13 @@ class Header:
         path: the file.
         tags: those that decide what it is, where it lies and what its values mean; no pixels.
         remaining_bytes: how much of the file is left where the header ends, pixels included.
+        header_bytes: where the header ends, and the element that holds the pixels begins.
     """
 
     path: Path
     tags: Dataset
     remaining_bytes: int
+    header_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,19 +105,24 @@ class Series:
     files: tuple[Path, ...]
 
 
-def find_series(files: Sequence[Path]) -> list[Series]:
-    """The image series among some files of any kind, in the order of their first files.
+def find_series(files: Sequence[Path]) -> tuple[list[Series], list[tuple[Path, str, str]]]:
+    """The image series among some files of any kind, in the order of their first files; and what was left out.
 
     Left out are files that are not DICOM, objects that are no intensities (reports, segmentations, plans, dose),
-    localizers, and series without any geometry (secondary captures, X-rays, ultrasound). A DICOM file whose header is
-    damaged is a series of its own, so that reading it says what is wrong.
+    localizers, and images without any geometry (secondary captures, X-rays) that are not in colour. A DICOM file whose
+    header is damaged is a series of its own, so that reading it says what is wrong.
+
+    Returns:
+        The series, and of each file that is in none the path, a code and a message.
     """
     groups: dict[tuple[str, ...], list[Header]] = {}
     broken: dict[tuple[str, ...], Series] = {}
+    left_out: list[tuple[Path, str, str]] = []
     key: tuple[str, ...]
     for path in files:
         looks = _looks_like_dicom(path)
         if looks == "no":
+            left_out.append((path, "skip.not_an_image", f"{path.name} is no scan of a known format"))
             continue
         try:
             header = read_header(path)
@@ -111,17 +131,35 @@ def find_series(files: Sequence[Path]) -> list[Series]:
                 key = ("broken", str(path))
                 groups[key] = []  # holds its place in the order
                 broken[key] = Series(_safe(path.stem) or "unnamed", (path,))
+            else:
+                left_out.append((path, "skip.not_an_image", f"{path.name} is no scan of a known format"))
             continue
-        tags = header.tags
-        if "Rows" in tags and tags.get("Modality") not in _NOT_SCANS and "LOCALIZER" not in image_type(tags):
-            groups.setdefault(_series_key(path, tags), []).append(header)
+        if why := _no_scan(header.tags):
+            code, text = why
+            left_out.append((path, code, f"{path.name} {text}"))
+        else:
+            groups.setdefault(_series_key(path, header.tags), []).append(header)
     found = []
     for key, members in groups.items():
         if key in broken:
             found.append(broken[key])
         elif any(_ought_to_lie_somewhere(member.tags) for member in members):
             found.append(Series(series_name(members[0].tags), tuple(member.path for member in members)))
-    return found
+        else:
+            text = "does not say where in the patient it lies"
+            left_out += [(member.path, "skip.no_geometry", f"{member.path.name} {text}") for member in members]
+    return found, left_out
+
+
+def _no_scan(tags: Dataset) -> tuple[str, str] | None:
+    """Code and reason where an object can't be part of a scan."""
+    modality = str(tags.get("Modality") or "")
+    if "Rows" not in tags or modality in _NOT_SCANS:
+        what = _NOT_SCANS.get(modality) or "no image"
+        return "skip.not_intensities", f"is {what}"
+    if "LOCALIZER" in image_type(tags):
+        return "skip.localizer", "is a localizer"
+    return None
 
 
 def read_header(path: Path) -> Header:
@@ -140,7 +178,7 @@ def read_header(path: Path) -> Header:
                 raise InputError("file.empty", f"{path.name} has 0 bytes; copy or export it again")
             # `force`: files without preamble are sound otherwise; whether this is DICOM at all shows below.
             tags = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(_KEYWORDS), force=True)
-            remaining_bytes = size - stream.tell()
+            header_bytes = stream.tell()
             # pydicom converts values when they are first touched; a malformed one is to fail here, not anywhere later.
             for element in tags:
                 _ = element.value
@@ -159,7 +197,7 @@ def read_header(path: Path) -> Header:
             raise InputError("file.not_dicom", f"{path.name} is not a DICOM file of any known kind")
         if _sop_class(tags).endswith("ImageStorage"):
             raise _cut(path)
-    return Header(path, tags, remaining_bytes)
+    return Header(path, tags, size - header_bytes, header_bytes)
 
 
 def series_name(tags: Dataset) -> str:
@@ -230,7 +268,13 @@ def _ought_to_lie_somewhere(tags: Dataset) -> bool:
     has_geometry = "PerFrameFunctionalGroupsSequence" in tags or bool(
         tags.get("ImagePositionPatient") and tags.get("ImageOrientationPatient")
     )
-    return has_geometry or bool(_SCANNERS.fullmatch(_sop_class(tags)))
+    return has_geometry or _is_in_colour(tags) or bool(_SCANNERS.fullmatch(_sop_class(tags)))
+
+
+def _is_in_colour(tags: Dataset) -> bool:
+    """A photograph or an ultrasound image; a screen that was captured, which a scanner adds unasked, is passed over."""
+    captured = _sop_class(tags).endswith("SecondaryCaptureImageStorage")
+    return not captured and not str(tags.get("PhotometricInterpretation") or "").startswith("MONOCHROME")
 
 
 def _sop_class(tags: Dataset) -> str:

@@ -11,6 +11,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, NapariSegError, Notice, OutputError
-from napari_seg.formats import nifti_ending
+from napari_seg.formats import nifti_ending, pair_ending
 from napari_seg.geometry import Grid
 from napari_seg.volume import Segmentation, Volume
 
@@ -34,22 +35,26 @@ _NOT_INTENSITIES = {1005: "matrices", 1007: "vectors", 1008: "points", 1009: "tr
 _MM_OF_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 
 
-def read_nifti(path: str | os.PathLike[str]) -> Volume:
-    """The one volume in a .nii or .nii.gz file, on the grid that its header gives.
+def read_nifti(path: str | os.PathLike[str], volume: int | None = None) -> Volume:
+    """The one volume in a .nii or .nii.gz file or a pair of .hdr and .img, on the grid that its header gives.
 
     The array, (1, I, J, K), keeps the type of the file, in this machine's byte order; where the header asks for
     rescaling it becomes float32. Its index axes run as in the file.
+
+    Args:
+        path: of the file, or of either of a pair.
+        volume: which one, counted from 0, of a file that holds several; None: there must be one.
 
     Raises:
         InputError: `file.*`, not NIfTI or damaged; `data.*`, not one scalar, finite, three-dimensional image;
             `geometry.*`, the header does not say where the image lies, or says it twice and differently.
     """
     path = Path(path)
-    array, grid, notices = _load(path)
+    array, grid, notices = _load(path, volume)
     if grid.shape[2] == 1:
         raise InputError("data.2d", f"{path.name} holds one slice of {grid.shape[:2]}; expected a volume")
-    name = path.name.removesuffix(nifti_ending(path))
-    return Volume(array[None], grid, name=name, files=(path,), notices=notices)
+    files = tuple(dict.fromkeys(_parts(path)))
+    return Volume(array[None], grid, name=_stem(path), files=files, notices=notices)
 
 
 def write_nifti(segmentation: Segmentation, path: str | os.PathLike[str]) -> None:
@@ -98,34 +103,64 @@ def write_map(array: NDArray[np.unsignedinteger], grid: Grid, path: str | os.Pat
         unproven.unlink(missing_ok=True)
 
 
-def _load(path: Path) -> tuple[NDArray, Grid, tuple[Notice, ...]]:
+def _load(path: Path, volume: int | None = None) -> tuple[NDArray, Grid, tuple[Notice, ...]]:
     """(I, J, K) array, its grid, and doubts; everything the header can tell is checked before pixels are read."""
-    with _opened(path) as (stream, is_zipped):
-        header = _read_header(stream, path)
-        dtype = _scalar_type(header, path)
-        shape = _shape(header, path)
-        grid, notices = _grid(header, shape, path)
-        offset = _data_offset(header, path)
-        slope, intercept = _scaling(header, path)
-        claimed = offset + int(np.prod(shape, dtype=object)) * dtype.itemsize
-        size = path.stat().st_size
+    head, body = _parts(path)
+    with _opened(head) as (stream, _):
+        header, is_analyze = _read_header(stream, head)
+    dtype = _scalar_type(header, head)
+    shape, count = _shape(header, head, volume)
+    grid, notices = _grid(header, shape, head)
+    if is_analyze:
+        text = f"{head.name} is in the Analyze format, which does not say how a scan lies; left and right are guesses"
+        notices = (Notice("geometry.no_orientation", text),)
+    first = _data_offset(header, head, least=0 if body != head else header.sizeof_hdr)
+    slope, intercept = _scaling(header, head)
+    image_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    claimed = first + count * image_bytes
+    with _opened(body) as (stream, is_zipped):
+        size = body.stat().st_size
         if claimed > size * _GZIP_LIMIT:
-            raise InputError("file.bad_header", f"{path.name} has {size} bytes, but its header claims {claimed}")
+            raise InputError("file.bad_header", f"{body.name} has {size} bytes, but its header claims {claimed}")
         if claimed > size and not is_zipped:
-            raise _truncated(path, f"{size} of {claimed} bytes are there")
-        stream.seek(offset)
-        array = _read_array(stream, shape, dtype, path)
-        _read_to_end(stream, array.nbytes, path)
+            raise _truncated(body, f"{size} of {claimed} bytes are there")
+        stream.seek(first + (volume or 0) * image_bytes)
+        array = _read_array(stream, shape, dtype, body)
+        _read_to_end(stream, claimed, body)
     if (slope, intercept) != (1, 0):
         array = _rescaled(array, slope, intercept)
     # The extremes are NaN or infinite where any voxel is, and cost no array of their own.
     if array.dtype.kind == "f" and not np.isfinite([array.min(), array.max()]).all():
-        count = int(np.count_nonzero(~np.isfinite(array)))
+        wrong = int(np.count_nonzero(~np.isfinite(array)))
         raise InputError(
             "data.nonfinite",
-            f"{path.name} has {count} voxels of {array.size} that are NaN or infinite; replace them by numbers first",
+            f"{path.name} has {wrong} voxels of {array.size} that are NaN or infinite; replace them by numbers first",
         )
     return array, grid, notices
+
+
+def _stem(path: Path) -> str:
+    """A file's name without what calls it NIfTI or one of a pair."""
+    return path.name.removesuffix(nifti_ending(path) or pair_ending(path))
+
+
+def _parts(path: Path) -> tuple[Path, Path]:
+    """The files that hold the header and the voxels; one and the same unless they are a pair."""
+    ending = pair_ending(path)
+    if not ending:
+        return path, path
+    stem = path.name.removesuffix(ending)
+    parts = []
+    for kind in (".hdr", ".img"):
+        endings = [e for e in (ending, kind, f"{kind}.gz", kind.upper(), f"{kind}.gz".upper()) if kind in e.lower()]
+        there = [file for e in endings if (file := path.with_name(stem + e)).is_file()]
+        if not there:
+            raise InputError(
+                "file.pair_missing",
+                f"{path.name} is one of a pair; {stem}{kind} is missing; put it into the same folder",
+            )
+        parts.append(there[0])
+    return parts[0], parts[1]
 
 
 @contextmanager
@@ -154,14 +189,16 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], bool]]:
         raise InputError("file.unreadable", f"{path.name} can't be read: {error.strerror or error}") from error
 
 
-def _read_header(stream: IO[bytes], path: Path) -> Nifti1Header:
+def _read_header(stream: IO[bytes], path: Path) -> tuple[Nifti1Header, bool]:
+    """The header, and whether it is one of Analyze 7.5, of which NIfTI keeps the layout but for orientation."""
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
     block = stream.read(540)
+    letter = b"i" if pair_ending(path) else b"+"
     kinds: tuple[tuple[type[Nifti1Header], bytes, slice], ...] = (
-        (Nifti1Header, b"n+1\0", slice(344, 348)),
-        (Nifti2Header, b"n+2\0", slice(4, 8)),
+        (Nifti1Header, b"n%b1\0" % letter, slice(344, 348)),
+        (Nifti2Header, b"n%b2\0" % letter, slice(4, 8)),
     )
     for kind, magic, place in kinds:
         for endianness, order in (("<", "little"), (">", "big")):
@@ -171,7 +208,12 @@ def _read_header(stream: IO[bytes], path: Path) -> Nifti1Header:
             if len(block) < size:
                 raise _truncated(path, f"{len(block)} bytes of a header of {size} are there")
             if block[place] == magic:
-                return kind(block[:size], endianness=endianness, check=False)
+                return kind(block[:size], endianness=endianness, check=False), False
+            if kind is Nifti1Header and pair_ending(path) and block[place][:1] != b"n":
+                header = kind(block[:size], endianness=endianness, check=False)
+                for field in ("qform_code", "sform_code", "intent_code", "xyzt_units", "scl_inter"):
+                    header[field] = 0
+                return header, True
     raise InputError("file.not_nifti", f"{path.name} is not a NIfTI file, whatever its name says")
 
 
@@ -188,28 +230,36 @@ def _scalar_type(header: Nifti1Header, path: Path) -> np.dtype:
     return dtype
 
 
-def _shape(header: Nifti1Header, path: Path) -> tuple[int, int, int]:
+def _shape(header: Nifti1Header, path: Path, volume: int | None) -> tuple[tuple[int, int, int], int]:
+    """(I, J, K) of a volume, and how many there are."""
     ndim = int(header["dim"][0])
     sizes = [int(n) for n in header["dim"][1 : ndim + 1]]
     if not 1 <= ndim <= 7 or min(sizes) < 1:
         raise InputError("file.bad_header", f"{path.name} claims {ndim} dimensions of sizes {sizes}")
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes.pop()
-    if len(sizes) > 3:
+    count = prod(sizes[3:])
+    if len(sizes) > 3 and volume is None:
         raise InputError(
             f"data.{len(sizes)}d",
-            f"{path.name} has shape {tuple(sizes)}; expected one volume of three dimensions; save the wanted one alone",
+            f"{path.name} has shape {tuple(sizes)}; expected one volume of three dimensions; choose one with --volume, "
+            f"0 to {count - 1}",
+        )
+    if volume is not None and not 0 <= volume < count:
+        raise InputError(
+            "data.no_such_volume",
+            f"{path.name} holds {count} volumes; found --volume {volume}, expected 0 to {count - 1}",
         )
     intent = int(header["intent_code"])
     if intent in _NOT_INTENSITIES:
         raise InputError("data.not_scalar", f"{path.name} holds {_NOT_INTENSITIES[intent]}; expected intensities")
-    i, j, k = sizes + [1] * (3 - len(sizes))
-    return i, j, k
+    i, j, k = sizes[:3] + [1] * (3 - len(sizes))
+    return (i, j, k), count
 
 
-def _data_offset(header: Nifti1Header, path: Path) -> int:
+def _data_offset(header: Nifti1Header, path: Path, least: int) -> int:
     offset = float(header["vox_offset"])
-    if not header.sizeof_hdr <= offset < 2**63:  # NaN fails this too
+    if not least <= offset < 2**63:  # NaN fails this too
         raise InputError("file.bad_header", f"{path.name} says its voxels start at byte {offset:g}")
     return int(offset)
 
@@ -279,12 +329,12 @@ def _read_array(stream: IO[bytes], shape: tuple[int, int, int], dtype: np.dtype,
     return array
 
 
-def _read_to_end(stream: IO[bytes], image_bytes: int, path: Path) -> None:
+def _read_to_end(stream: IO[bytes], claimed: int, path: Path) -> None:
     """Reads what follows the voxels: only at its end does a gzip stream prove to be whole."""
     rest = 0
     while chunk := stream.read(_CHUNK_BYTES):
         rest += len(chunk)
-        if rest > image_bytes + (1 << 20):
+        if rest > claimed + (1 << 20):
             raise InputError("file.bad_header", f"{path.name} goes on far behind the last voxel that its header names")
 
 

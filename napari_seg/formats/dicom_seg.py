@@ -1,0 +1,273 @@
+"""Label maps as DICOM segmentations (PS3.3 A.51), written and read by highdicom.
+
+highdicom places the frames from an array and an affine; nobody matches frames to slices here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_seg import __version__
+from napari_seg.errors import InputError, Notice, OutputError
+from napari_seg.formats.dicom_series import quiet_pydicom
+from napari_seg.formats.proven import unproven
+from napari_seg.geometry import Grid, is_same_lattice, resample
+from napari_seg.volume import Segment, Segmentation, Term, distinct_color, smallest_label_type
+
+if TYPE_CHECKING:
+    from highdicom.seg import Segmentation as DicomSegmentation
+    from highdicom.seg import SegmentDescription
+    from pydicom.dataset import Dataset
+
+TISSUE = Term("85756007", "SCT", "Tissue")
+"""What a structure is said to be that nobody has described: PS3.16, CID 7150 and 7151."""
+
+SERIES_NUMBERS_AFTER = 900
+"""A segmentation's series number is this much above that of its images."""
+
+_TYPE_2 = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+)
+"""Attributes that must be there and may be empty; anonymisers leave them out all the same."""
+
+
+def write_dicom_seg(
+    segmentation: Segmentation,
+    images: Sequence[Path],
+    path: Path,
+    *,
+    kind: Literal["binary", "labelmap"] = "binary",
+    algorithm: tuple[str, str] = ("napari-seg", __version__),
+) -> None:
+    """Writes a label map as a DICOM segmentation beside the images that it was made from, or leaves no file at all.
+
+    It becomes a series of its own in the images' study, with the patient's attributes as they stand there, a mark of
+    de-identification among them. A binary one numbers its segments from 1 on, whatever their labels; a label map
+    (PS3.3 A.51, 2024) keeps labels, but fewer programs read it. The file gets its name, replacing one that had it, only
+    after it was read back and found equal.
+
+    Args:
+        segmentation: on the images' grid.
+        images: the DICOM files of the series.
+        path: of the file.
+        kind: how segments are stored.
+        algorithm: name and version of what made it.
+
+    Raises:
+        OutputError: `output.no_dicom`, there are no images, or they lack the identifiers that a segmentation refers to;
+            `output.no_segments`; `output.not_written`; `output.not_equal`.
+    """
+    import highdicom
+
+    numbered = _numbered(segmentation) if kind == "binary" else segmentation
+    if not numbered.segments:
+        raise OutputError("output.no_segments", f"{path.name} would hold no segment; expected at least one")
+    sources = [source_of(Path(image)) for image in images]
+    if not sources:
+        raise OutputError("output.no_dicom", f"{path.name} needs the DICOM images that it belongs to; there are none")
+    first = sources[0]
+    for source in sources:
+        if "PerFrameFunctionalGroupsSequence" not in source and source.get("SliceThickness") is None:
+            source.SliceThickness = segmentation.grid.spacing_mm[2]  # highdicom asks for it
+    volume = highdicom.Volume(
+        numbered.array.transpose(2, 1, 0),
+        segmentation.grid.affine[:, [2, 1, 0, 3]],
+        coordinate_system="PATIENT",
+        frame_of_reference_uid=first.get("FrameOfReferenceUID"),
+        from_reference_convention="RAS",
+    )
+    with unproven(path, ".dcm") as hidden, quiet_pydicom():
+        dataset = highdicom.seg.Segmentation(
+            sources,
+            volume,
+            kind.upper(),
+            [_description(segment, algorithm) for segment in numbered.segments],
+            series_instance_uid=highdicom.UID(),
+            series_number=int(first.get("SeriesNumber") or 0) + SERIES_NUMBERS_AFTER,
+            sop_instance_uid=highdicom.UID(),
+            instance_number=1,
+            manufacturer="napari-seg",
+            manufacturer_model_name=algorithm[0],
+            software_versions=__version__,
+            device_serial_number=__version__,
+            content_label="SEGMENTATION",
+            series_description=f"Segmentation by {algorithm[0]}"[:64],
+        )
+        dataset.save_as(hidden)
+        found = read_dicom_seg(hidden)
+        if not same_labels(found, numbered):
+            raise OutputError("output.not_equal", f"{path.name} came back from the disk with other labels; try again")
+
+
+def read_dicom_seg(path: Path, only: Sequence[str] = ()) -> Segmentation:
+    """A DICOM segmentation as a label map, on a grid that spans its frames: slices that hold nothing may be absent.
+
+    Probabilities count as present from a half on, which a notice says.
+
+    Args:
+        path: of the file.
+        only: names of the segments wanted; all if empty.
+
+    Raises:
+        InputError: `file.*`, it can't be read; `geometry.*`, its frames do not lie on a regular grid; `labels.overlap`,
+            segments share voxels, which a label map can't hold; `labels.unknown`, it lacks a segment that is wanted.
+    """
+    import highdicom
+    import pydicom
+
+    try:
+        with quiet_pydicom():
+            dataset = highdicom.seg.Segmentation.from_dataset(pydicom.dcmread(path), copy=False)
+            described = [dataset.get_segment_description(number) for number in dataset.segment_numbers]
+            segments = tuple(_segment(description) for description in described)
+            geometry = dataset.get_volume_geometry()
+    except OSError as error:
+        raise InputError("file.unreadable", f"{path.name} can't be read: {error.strerror or 'cut short'}") from None
+    except Exception as error:  # not chained: it may quote what must stay private
+        reason = type(error).__name__
+        raise InputError("file.bad_header", f"{path.name} is not a usable DICOM segmentation ({reason})") from None
+    if geometry is None:
+        raise InputError(
+            "geometry.uneven_spacing", f"the frames of {path.name} do not lie on a regular grid; expected one"
+        )
+    wanted = [s for s in segments if not only or s.name in only]
+    if missing := set(only) - {s.name for s in wanted}:
+        known = ", ".join(s.name for s in segments)
+        raise InputError("labels.unknown", f"{path.name} has no segment {', '.join(sorted(missing))}; it has {known}")
+    array, affine = _label_map(dataset, wanted, path)
+    notices = []
+    if dataset.SegmentationType == "FRACTIONAL":
+        text = f"{path.name} holds probabilities; what has a half or more counts as present"
+        notices.append(Notice("labels.fractional", text))
+    return Segmentation(array, Grid(array.shape, affine), tuple(wanted), notices=tuple(notices))
+
+
+def same_labels(found: Segmentation, meant: Segmentation) -> bool:
+    """Whether two label maps hold the same voxels in the patient, wherever the edges of their grids are."""
+    if not is_same_lattice(found.grid, meant.grid):
+        return False
+    there = resample(found.array, found.grid, meant.grid, order=0, outside=0)
+    return np.array_equal(there, meant.array) and np.count_nonzero(there) == np.count_nonzero(found.array)
+
+
+def _label_map(
+    dataset: DicomSegmentation, wanted: Sequence[Segment], path: Path
+) -> tuple[NDArray[np.unsignedinteger], NDArray[np.float64]]:
+    """(I, J, K) array and RAS+ affine, one segment after the other so that memory does not grow with their number."""
+    array, affine = None, np.eye(4)
+    for segment in wanted:
+        volume = dataset.get_volume(segment_numbers=[segment.label], allow_missing_positions=True)
+        mask = volume.array[..., 0].transpose(2, 1, 0)
+        mask = mask >= 0.5 if mask.dtype.kind == "f" else mask > 0
+        if array is None:
+            array = np.zeros(mask.shape, smallest_label_type(max(s.label for s in wanted)))
+            affine = volume.get_affine("RAS")[:, [2, 1, 0, 3]]
+        if overlap := int(np.count_nonzero(array[mask])):
+            raise InputError(
+                "labels.overlap",
+                f"{segment.name} shares {overlap} voxels with other segments of {path.name}, and a label map holds one "
+                "label a voxel; name the segments that are wanted",
+            )
+        array[mask] = segment.label
+    assert array is not None
+    return array, affine
+
+
+def _numbered(segmentation: Segmentation) -> Segmentation:
+    """The same with labels 1, 2, 3, ..., as binary segmentations must have them."""
+    labels = [segment.label for segment in segmentation.segments]
+    numbers = range(1, len(labels) + 1)
+    if labels == list(numbers):
+        return segmentation
+    table = np.zeros(max(int(segmentation.array.max()), *labels) + 1, smallest_label_type(len(labels)))
+    table[labels] = numbers
+    segments = (replace(s, label=n) for n, s in zip(numbers, segmentation.segments, strict=True))
+    return Segmentation(table[segmentation.array], segmentation.grid, tuple(segments))
+
+
+def source_of(path: Path) -> Dataset:
+    """What a segmentation refers to, of one image; empty attributes are added where an anonymiser took them."""
+    import pydicom
+
+    try:
+        with quiet_pydicom():
+            dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    except OSError as error:
+        raise OutputError("output.no_dicom", f"{path.name}, an image of this scan, can't be read again") from error
+    needed = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+    if missing := [keyword for keyword in needed if not dataset.get(keyword)]:
+        raise OutputError(
+            "output.no_dicom",
+            f"{path.name} has no {' and no '.join(missing)}, which a DICOM segmentation must refer to; save as NIfTI",
+        )
+    for keyword in _TYPE_2:
+        if keyword not in dataset:
+            setattr(dataset, keyword, None)
+    return dataset
+
+
+def _description(segment: Segment, algorithm: tuple[str, str]) -> SegmentDescription:
+    from highdicom import AlgorithmIdentificationSequence
+    from highdicom.color import CIELabColor
+    from highdicom.seg import SegmentDescription
+    from pydicom.sr.codedict import codes
+
+    name, version = algorithm
+    description = SegmentDescription(
+        segment.label,
+        segment.name[:64],
+        _code(segment.category or TISSUE),
+        _code(segment.kind or TISSUE),
+        "AUTOMATIC",
+        AlgorithmIdentificationSequence(name, codes.DCM.ArtificialIntelligence, version or "unknown"),
+        display_color=CIELabColor.from_rgb(*segment.color),
+    )
+    if segment.modifier is not None:
+        description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [
+            _code(segment.modifier)
+        ]
+    return description
+
+
+def _code(term: Term) -> Any:
+    from highdicom.sr import CodedConcept
+
+    return CodedConcept(term.value, term.scheme, term.meaning)
+
+
+def _segment(description: SegmentDescription) -> Segment:
+    from highdicom.color import CIELabColor
+
+    number = int(description.segment_number)
+    stored = description.get("RecommendedDisplayCIELabValue")
+    kind = description.get("SegmentedPropertyTypeCodeSequence") or [None]
+    modifier = (kind[0].get("SegmentedPropertyTypeModifierCodeSequence") if kind[0] else None) or [None]
+    category = description.get("SegmentedPropertyCategoryCodeSequence") or [None]
+    return Segment(
+        number,
+        str(description.get("SegmentLabel") or f"segment {number}"),
+        CIELabColor.from_dicom_value(tuple(stored)).to_rgb() if stored else distinct_color(number),
+        category=_term(category[0]),
+        kind=_term(kind[0]),
+        modifier=_term(modifier[0]),
+    )
+
+
+def _term(code: Dataset | None) -> Term | None:
+    if code is None or not code.get("CodeValue"):
+        return None
+    return Term(str(code.CodeValue), str(code.get("CodingSchemeDesignator", "")), str(code.get("CodeMeaning", "")))

@@ -1,0 +1,83 @@
+"""The surfaces of segments as STL or OBJ files, for printing and for 3D programs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_seg.errors import OutputError
+from napari_seg.formats.proven import unproven
+from napari_seg.geometry import Grid
+from napari_seg.volume import Segment, Segmentation
+
+SURFACE_ENDINGS = (".stl", ".obj")
+
+_FRAME = "SPACE=LPS, lengths in mm, by napari-seg"
+"""Neither format has a place for the frame; 3D Slicer writes and reads it as such a remark."""
+
+
+def write_surfaces(segmentation: Segmentation, path: Path) -> list[Path]:
+    """One file a segment that has voxels, `<stem>_<segment>.stl` or .obj, in mm, LPS+; returns their paths.
+
+    Args:
+        segmentation: with its segments.
+        path: names the folder, the stem and by its ending the format.
+
+    Raises:
+        OutputError: `output.no_segments`, there is nothing to draw; `output.not_written`.
+    """
+    counts = segmentation.voxel_counts()
+    written = []
+    for segment in segmentation.segments:
+        if counts[segment.label]:
+            target = path.with_name(f"{path.stem}_{_safe(segment)}{path.suffix}")
+            points, triangles = surface_of(segmentation.array == segment.label, segmentation.grid)
+            write = _write_stl if path.suffix.lower() == ".stl" else _write_obj
+            with unproven(target, path.suffix) as hidden:
+                write(hidden, points, triangles)
+            written.append(target)
+    if not written:
+        raise OutputError("output.no_segments", f"{path.name} would be empty: no segment has a voxel")
+    return written
+
+
+def surface_of(mask: NDArray[np.bool_], grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Corners (N, 3) in mm, LPS+, and triangles (M, 3), seen from outside against the clock, of a mask (I, J, K).
+
+    By marching cubes (Lewiner 2003): the surface runs half-way between neighbours of which one is inside.
+    """
+    from skimage.measure import marching_cubes
+
+    indices, triangles, _, _ = marching_cubes(np.pad(mask, 1).astype(np.float32), 0.5)
+    points = grid.to_world(indices - 1) * [-1, -1, 1]
+    corners = points[triangles]
+    volume = np.einsum("ni,ni->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2]))
+    return points, triangles if volume > 0 else triangles[:, ::-1]
+
+
+def _write_stl(path: Path, points: NDArray[np.float64], triangles: NDArray[np.intp]) -> None:
+    """Binary: 80 bytes of remark, the number of triangles, then of each its normal, its corners and two empty bytes."""
+    corners = points[triangles]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    lengths = np.linalg.norm(normals, axis=1, keepdims=True)
+    facets = np.zeros(len(triangles), [("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("empty", "<u2")])
+    facets["normal"] = np.divide(normals, lengths, out=np.zeros_like(normals), where=lengths > 0)
+    facets["corners"] = corners
+    with path.open("wb") as file:
+        file.write(_FRAME.encode().ljust(80))
+        file.write(np.uint32(len(facets)).tobytes())
+        file.write(facets.tobytes())
+
+
+def _write_obj(path: Path, points: NDArray[np.float64], triangles: NDArray[np.intp]) -> None:
+    with path.open("w", encoding="ascii") as file:
+        file.write(f"# {_FRAME}\n")
+        np.savetxt(file, points, "v %.4f %.4f %.4f")
+        np.savetxt(file, triangles + 1, "f %d %d %d")
+
+
+def _safe(segment: Segment) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "_", segment.name).strip("_") or f"label_{segment.label}"

@@ -1,0 +1,96 @@
+"""What would become of each series and file below a path, told before anything is run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from napari_seg.errors import InputError
+from napari_seg.formats import Scan, find
+from napari_seg.volume import Volume
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of one series or file.
+
+    Attributes:
+        path: the file, or the folder of the series.
+        name: what a person recognises it by.
+        files: how many it is made of.
+        verdict: "process"; "warn", the same with a doubt; "refuse"; "skip", it is no scan.
+        code: of the doubt or the reason; "" where there is none.
+        message: what was found, what was expected and what to do.
+        modality: DICOM's letters; "" where the file does not say.
+        shape: (I, J, K); None of what can't be read.
+        spacing_mm: along each index axis.
+        orientation: where each index axis points, such as "RAS".
+        channels: numbers a voxel.
+        dtype: of the array, such as "int16".
+    """
+
+    path: str
+    name: str
+    files: int
+    verdict: Literal["process", "warn", "refuse", "skip"]
+    code: str = ""
+    message: str = ""
+    modality: str = ""
+    shape: tuple[int, ...] | None = None
+    spacing_mm: tuple[float, ...] | None = None
+    orientation: str = ""
+    channels: int | None = None
+    dtype: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def verdicts(path: Path, volume: int | None = None) -> Iterator[Verdict]:
+    """One verdict for each series and file below a path; each is read in full, because only that tells.
+
+    Args:
+        path: a file or a folder.
+        volume: which one, counted from 0, of scans that hold several.
+
+    Raises:
+        InputError: `input.missing`, the path does not exist; `file.unreadable`, a folder may not be opened.
+    """
+    found = find(path)
+    for scan in found.scans:
+        yield _of_scan(scan, volume)
+    for skipped in found.skipped:
+        first = skipped.files[0]
+        yield Verdict(str(first), first.name, len(skipped.files), "skip", skipped.code, skipped.message)
+
+
+def _of_scan(scan: Scan, number: int | None) -> Verdict:
+    try:
+        volume = scan.read(number)
+    except InputError as error:
+        return Verdict(scan.source, scan.name, len(scan.files), "refuse", error.code, error.message)
+    except MemoryError:
+        text = f"{scan.name} needs more memory than is free"
+        return Verdict(scan.source, scan.name, len(scan.files), "refuse", "file.too_large", text)
+    return _of_volume(scan, volume)
+
+
+def _of_volume(scan: Scan, volume: Volume) -> Verdict:
+    notices = volume.notices
+    return Verdict(
+        scan.source,
+        scan.name,
+        len(scan.files),
+        "warn" if notices else "process",
+        notices[0].code if notices else "",
+        "; ".join(notice.message for notice in notices),
+        volume.modality,
+        volume.grid.shape,
+        tuple(round(length, 6) for length in volume.grid.spacing_mm),
+        volume.grid.orientation,
+        len(volume.array),
+        str(volume.array.dtype),
+    )
