@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -250,6 +250,9 @@ def resample(
     if is_same_lattice(source, target):
         return _copy_voxels(array, np.rint(to_source), target, outside)
 
+    if order == 1 and (places := _places_along_axes(to_source, source, target)) is not None:
+        return _interpolated_along_axes(array, source, places, outside)
+
     from scipy.ndimage import affine_transform
 
     interpolated = np.float64 if array.dtype == np.float64 else np.float32
@@ -296,6 +299,55 @@ def _copy_voxels(array: NDArray, to_source: NDArray[np.float64], target: Grid, o
         i, j, k = inside
         answer[..., ~(i[:, None, None] & j[:, None] & k)] = outside
     return np.ascontiguousarray(answer)
+
+
+def _places_along_axes(
+    to_source: NDArray[np.float64], source: Grid, target: Grid
+) -> list[tuple[int, NDArray[np.float64]]] | None:
+    """For each axis of the source the target's axis that runs along it, and the fractional index at each of its places.
+
+    None if the grids are turned to each other: an axis of the target leaves a line of the source's voxels.
+    """
+    linear = np.abs(to_source[:3, :3])
+    driving = [int(row.argmax()) for row in linear]
+    steps = np.array(target.shape) - 1
+    drift = [sum(row[m] * steps[m] for m in range(3) if m != driving[n]) for n, row in enumerate(linear)]
+    if sorted(driving) != [0, 1, 2] or max(drift) >= WHOLE_VOXEL_TOLERANCE:
+        return None
+    return [(n, to_source[axis, n] * np.arange(target.shape[n]) + to_source[axis, 3]) for axis, n in enumerate(driving)]
+
+
+def _interpolated_along_axes(
+    array: NDArray, source: Grid, places: list[tuple[int, NDArray[np.float64]]], outside: float | None
+) -> NDArray:
+    """Linear interpolation one axis after the other, the one that shrinks most first; much quicker than all at once.
+
+    Args:
+        array: (..., I, J, K) on `source`.
+        source: where it lies.
+        places: see `_places_along_axes`.
+        outside: what lies a voxel beyond the edge; None repeats the edge.
+    """
+    dtype = np.float64 if array.dtype == np.float64 else np.float32
+    lead = array.ndim - 3
+    for axis in sorted(range(3), key=lambda n: len(places[n][1]) / source.shape[n]):
+        length, index = source.shape[axis], places[axis][1]
+        lower = np.floor(index).astype(np.int64)
+        near: Any
+        far: Any
+        share = (index - lower).astype(dtype).reshape(-1, *[1] * (2 - axis))
+        near, far = (
+            np.take(array, np.clip(n, 0, length - 1), axis=lead + axis).astype(dtype) for n in (lower, lower + 1)
+        )
+        if outside is not None:
+            for side, n in ((near, lower), (far, lower + 1)):
+                np.moveaxis(side, lead + axis, 0)[(n < 0) | (n >= length)] = outside
+        far -= near
+        far *= share
+        near += far
+        array = near
+    order = [*range(lead), *(lead + axis for axis in np.argsort([n for n, _ in places]))]
+    return np.ascontiguousarray(array.transpose(order))
 
 
 def _mm(lengths: Sequence[float] | NDArray) -> str:

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments behind `napari-seg`; the process's own if left out.
     """
-    from napari_seg.cli import bundles, demo, evaluate, inspect, predict, train
+    from napari_seg.cli import bundles, convert, demo, evaluate, inspect, predict, train
     from napari_seg.errors import BundleError, Cancelled, EnvironmentFault, NapariSegError, OutputError
 
     parser = _Parser(
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"napari-seg {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, inspect, predict, evaluate, train, bundles):
+    for command in (demo, inspect, predict, evaluate, convert, train, bundles):
         command.add_parser(commands)
     arguments = parser.parse_args(argv)
     # what MONAI has to say of optional packages helps nobody at a terminal

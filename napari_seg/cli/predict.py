@@ -63,6 +63,16 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="write <name>_seg_confidence.nii.gz, the winner's probability (255 is 1), and <name>_seg_entropy.nii.gz",
     )
+    parser.add_argument("--volume", type=int, metavar="N", help="which volume of 4D scans, counted from 0")
+    parser.add_argument(
+        "--also",
+        nargs="+",
+        choices=["seg", "labelmap", "rtstruct", "nrrd"],
+        default=[],
+        metavar="FORMAT",
+        help="write the labels in other formats too: seg, a DICOM segmentation, <name>_seg.dcm; labelmap, one that "
+        "keeps labels; rtstruct, DICOM contours; nrrd, 3D Slicer's <name>.seg.nrrd. Those of DICOM only for DICOM scans",
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace results that were edited or made by another program"
     )
@@ -90,7 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
     missing = [CaseResult(path.name, "failed", fault.code, fault.message, str(path)) for path, fault in faults]
     if not cases and not missing:
         print(
-            "napari-seg: input.none: found no scan below the inputs; expected NIfTI (.nii, .nii.gz) or DICOM files",
+            "napari-seg: input.none: found no scan below the inputs; expected NIfTI, NRRD, MetaImage or DICOM "
+            "files; 'napari-seg inspect' says what lies there",
             file=sys.stderr,
         )
         return ExitCode.NOTHING_FOUND
@@ -110,6 +121,8 @@ def run(arguments: argparse.Namespace) -> int:
                     "crop": not arguments.no_crop,
                     "certainty": arguments.certainty,
                 },
+                volume=arguments.volume,
+                also=arguments.also,
                 overwrite=arguments.overwrite,
                 on_case=progress.on_case,
                 progress=progress.on_step,

@@ -1,7 +1,8 @@
 """Runs a bundle over many scans, one after the other, and keeps what went wrong with any of them.
 
 For each scan three files: `<name>_seg.nii.gz` on the scan's own grid, `<name>_seg.png` to judge it by, and
-`<name>_seg.json` with the names, colours, volumes and confidences of its segments and what they came from.
+`<name>_seg.json` with the names, colours, volumes and confidences of its segments and what they came from; and, where
+they are wanted, maps of its certainty and the labels in other formats.
 They are finished in a hidden folder first and then moved into place, so none of them is ever half written.
 """
 
@@ -13,11 +14,11 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from napari_seg import __version__
 from napari_seg.bundle import Bundle, check_runnable
@@ -27,9 +28,21 @@ from napari_seg.localise import Progress
 from napari_seg.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
+    from napari_seg.formats.label_maps import DicomKind
     from napari_seg.inference.segment import Options
 
 logger = logging.getLogger(__name__)
+
+Format = Literal["seg", "labelmap", "rtstruct", "nrrd"]
+FORMATS: dict[Format, str] = {
+    "seg": f"{SUFFIX}.dcm",
+    "labelmap": "_labelmap.dcm",
+    "rtstruct": "_contours.dcm",
+    "nrrd": ".seg.nrrd",
+}
+"""What labels can be written as beside NIfTI, and how such a file's name ends."""
+
+_OF_DICOM = ("seg", "labelmap", "rtstruct")
 
 _CODES_THAT_CONCERN_ALL = (
     "bundle.config",
@@ -94,6 +107,8 @@ def run_cohort(
     bundle: Bundle,
     *,
     options: Options | None = None,
+    volume: int | None = None,
+    also: Sequence[Format] = (),
     overwrite: bool = False,
     on_case: Callable[[int, str], None] | None = None,
     progress: Progress | None = None,
@@ -105,6 +120,8 @@ def run_cohort(
         output_dir: made if it is not there; nothing is written outside it.
         bundle: which structures to find.
         options: for `segment`.
+        volume: which one of scans that hold several, counted from 0.
+        also: formats to write beside NIfTI; those of DICOM only for DICOM scans.
         overwrite: replace whatever has the results' names; without it, only results that an earlier run gave for
             the same scan and nobody touched since.
         on_case: called with the scan's number and name before it is opened.
@@ -128,7 +145,7 @@ def run_cohort(
     for number, case in enumerate(cases):
         if on_case is not None:
             on_case(number, case.name)
-        results.append(_run_case(case, output_dir, bundle, options or {}, overwrite, progress))
+        results.append(_run_case(case, output_dir, bundle, options or {}, volume, also, overwrite, progress))
     return results
 
 
@@ -137,6 +154,8 @@ def _run_case(
     output_dir: Path,
     bundle: Bundle,
     options: Options,
+    number: int | None,
+    also: Sequence[Format],
     overwrite: bool,
     progress: Progress | None,
 ) -> CaseResult:
@@ -146,9 +165,13 @@ def _run_case(
     try:
         if not overwrite:
             _refuse_others_files(output_dir, case)
-        volume = case.scan.read()
+        volume = case.scan.read(number)
         segmentation = segment(volume, bundle, progress=progress, **options)
-        write_case(case, volume, segmentation, bundle, output_dir)
+        if case.scan.format != "dicom" and (missing := [kind for kind in also if kind in _OF_DICOM]):
+            also = [kind for kind in also if kind not in missing]
+            text = f"{case.name} is no DICOM series, so it gets no {' and no '.join(missing)}"
+            segmentation = replace(segmentation, notices=(*segmentation.notices, Notice("output.no_dicom", text)))
+        write_case(case, volume, segmentation, bundle, output_dir, also)
     except Cancelled:
         raise
     except NapariSegError as error:
@@ -182,14 +205,22 @@ def _failed(case: Case, code: str, message: str, start: float) -> CaseResult:
     return CaseResult(case.name, "failed", code, message, case.source, seconds=time.perf_counter() - start)
 
 
-def write_case(case: Case, volume: Volume, segmentation: Segmentation, bundle: Bundle, output_dir: Path) -> None:
-    """Writes the files of one result, all or none: three, and two maps where the certainty is known.
+def write_case(
+    case: Case,
+    volume: Volume,
+    segmentation: Segmentation,
+    bundle: Bundle,
+    output_dir: Path,
+    also: Sequence[Format] = (),
+) -> None:
+    """Writes the files of one result, all or none: three, two maps where the certainty is known, and other formats.
 
     Raises:
         OutputError: `output.not_written`, the disk is full or a name is taken by a folder; `output.not_equal`, what
             was written does not read back as it was meant.
     """
     from napari_seg.evaluation.overlay import draw_overlay
+    from napari_seg.formats.label_maps import write_label_map
     from napari_seg.formats.nifti import write_map
 
     moved: list[Path] = []
@@ -201,12 +232,18 @@ def write_case(case: Case, volume: Volume, segmentation: Segmentation, bundle: B
             draw_overlay(volume, segmentation, overlay, title=case.name)
             targets = dict(zip(unfinished, _targets(output_dir, case.name), strict=True))
             sums = {}
-            if segmentation.certainty is not None:
-                for name, target in _certainty_targets(output_dir, case.name).items():
-                    path = Path(folder, target.name)
-                    write_map(getattr(segmentation.certainty, name), segmentation.grid, path)
-                    targets[path], sums[name] = target, _sha256(path)
-            text = json.dumps(_record(case, volume, segmentation, bundle, labels) | {"certainty": sums}, indent=2)
+            for kind, target in _targets_beside(output_dir, case.name).items():
+                path = Path(folder, target.name)
+                if kind in also:
+                    dicom = cast("DicomKind", kind if kind in _OF_DICOM else "seg")
+                    algorithm = (bundle.name, bundle.version)
+                    write_label_map(segmentation, path, images=volume.files, dicom=dicom, algorithm=algorithm)
+                elif kind in CERTAINTY_MAPS and segmentation.certainty is not None:
+                    write_map(getattr(segmentation.certainty, kind), segmentation.grid, path)
+                else:
+                    continue
+                targets[path], sums[kind] = target, _sha256(path)
+            text = json.dumps(_record(case, volume, segmentation, bundle, labels) | {"beside": sums}, indent=2)
             record.write_text(text + "\n", encoding="utf-8")
             before = read_record(_targets(output_dir, case.name)[2]) or {}
             for path, target in targets.items():
@@ -218,8 +255,8 @@ def write_case(case: Case, volume: Volume, segmentation: Segmentation, bundle: B
         raise OutputError(
             "output.not_written", f"the results of {case.name} could not be written: {error.strerror or error}"
         ) from error
-    for name, target in _certainty_targets(output_dir, case.name).items():
-        if name in before.get("certainty", {}) and name not in sums:  # it belongs to labels that are no more
+    for kind, target in _targets_beside(output_dir, case.name).items():
+        if kind in before.get("beside", {}) and kind not in sums:  # it belongs to labels that are no more
             with suppress(OSError):
                 target.unlink(missing_ok=True)
 
@@ -255,8 +292,8 @@ def _record(case: Case, volume: Volume, segmentation: Segmentation, bundle: Bund
 def _refuse_others_files(output_dir: Path, case: Case) -> None:
     """What a person changed, another program made or another scan gave stays."""
     labels, overlay, record_path = _targets(output_dir, case.name)
-    maps = _certainty_targets(output_dir, case.name)
-    there = [path for path in (labels, overlay, record_path, *maps.values()) if path.exists()]
+    beside = _targets_beside(output_dir, case.name)
+    there = [path for path in (labels, overlay, record_path, *beside.values()) if path.exists()]
     if not there:
         return
     record = read_record(record_path) or {}
@@ -265,7 +302,7 @@ def _refuse_others_files(output_dir: Path, case: Case) -> None:
     elif labels.exists() and record.get("sha256") != _sha256(labels):
         reason = "was changed since it was made"
     elif changed := [
-        path for name, path in maps.items() if path.exists() and record.get("certainty", {}).get(name) != _sha256(path)
+        path for kind, path in beside.items() if path.exists() and record.get("beside", {}).get(kind) != _sha256(path)
     ]:
         there, reason = changed, "was changed since it was made, or made by another program"
     else:
@@ -284,9 +321,10 @@ def _targets(folder: Path, name: str) -> tuple[Path, Path, Path]:
     )
 
 
-def _certainty_targets(folder: Path, name: str) -> dict[str, Path]:
-    """Where the maps of a case's certainty go."""
-    return {kind: folder / f"{name}{SUFFIX}_{kind}.nii.gz" for kind in CERTAINTY_MAPS}
+def _targets_beside(folder: Path, name: str) -> dict[str, Path]:
+    """Where the maps of a case's certainty go, and its labels in other formats."""
+    maps = {kind: folder / f"{name}{SUFFIX}_{kind}.nii.gz" for kind in CERTAINTY_MAPS}
+    return maps | {kind: folder / f"{name}{ending}" for kind, ending in FORMATS.items()}
 
 
 def _sha256(path: Path) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import count
 
 import numpy as np
 
@@ -67,3 +69,28 @@ def as_classes(reference: Segmentation, classes: Classes, result: Segmentation) 
     return Segmentation(
         array, reference.grid, tuple(Segment(numbers[name], name, distinct_color(numbers[name])) for name in names)
     )
+
+
+def with_labels_of(result: Segmentation, reference: Segmentation) -> Segmentation:
+    """A reference whose segments have the labels that the result gives to segments of their names.
+
+    A DICOM segmentation, say, numbers its segments from 1 on, whatever their labels were. Where the two have no name in
+    common, or one of them has a name twice, the reference stays as it is.
+
+    Args:
+        result: with names, or without.
+        reference: the same.
+    """
+    numbers = {segment.name: segment.label for segment in result.segments}
+    names = [segment.name for segment in reference.segments]
+    if numbers.keys().isdisjoint(names) or len(set(names)) < len(names) or len(numbers) < len(result.segments):
+        return reference
+    highest = max(int(reference.array.max()), *(s.label for s in (*reference.segments, *result.segments)))
+    free = count(highest + 1)
+    table = np.array([0, *(next(free) for _ in range(highest))])  # what has no name must not become one of the result's
+    segments = []
+    for segment in reference.segments:
+        table[segment.label] = numbers.get(segment.name, table[segment.label])
+        segments.append(replace(segment, label=int(table[segment.label])))
+    array = table.astype(np.min_scalar_type(int(table.max())))[reference.array]
+    return replace(reference, array=array, segments=tuple(sorted(segments, key=lambda segment: segment.label)))

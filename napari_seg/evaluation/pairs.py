@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from napari_seg.errors import InputError, NapariSegError
-from napari_seg.evaluation.labels import BACKGROUND, Classes, as_classes
+from napari_seg.evaluation.labels import BACKGROUND, Classes, as_classes, with_labels_of
 from napari_seg.evaluation.metrics import Scores, compare_label_maps
 from napari_seg.formats import nifti_ending
-from napari_seg.formats.image2d import is_picture, read_label_picture
+from napari_seg.formats.image2d import is_picture
+from napari_seg.formats.label_maps import read_label_map
 from napari_seg.volume import Segment, Segmentation, distinct_color
 
 logger = logging.getLogger(__name__)
@@ -54,8 +54,11 @@ class Pair:
         Raises:
             InputError: as of `read_label_map` and `as_classes`.
         """
-        prediction, reference = read_label_map(self.prediction), read_label_map(self.reference)
-        return prediction, as_classes(reference, self.classes, prediction) if self.classes else reference
+        prediction = read_label_map(self.prediction)
+        reference = read_label_map(self.reference, prediction.grid)
+        if self.classes:
+            return prediction, as_classes(reference, self.classes, prediction)
+        return prediction, with_labels_of(prediction, reference)
 
 
 @dataclass(frozen=True)
@@ -178,26 +181,6 @@ def segment_names(results: Sequence[CaseResult]) -> list[str]:
     return sorted(labels, key=lambda name: labels[name])
 
 
-def read_label_map(path: Path) -> Segmentation:
-    """A label map from a file, with the names in the record beside it where there is one.
-
-    Raises:
-        InputError: the file can't be read, or `labels.type`: its values are no whole numbers from 0 up.
-    """
-    from napari_seg.formats import read
-
-    volume = read_label_picture(path) if is_picture(path) else read(path)
-    array = volume.array[0]
-    if volume.array.shape[0] != 1 or array.min() < 0 or not np.array_equal(array, np.rint(array)):
-        raise InputError(
-            "labels.type", f"{path.name} holds values that are no labels; expected whole numbers from 0 up"
-        )
-    highest = int(array.max())
-    if highest > np.iinfo(np.uint16).max:
-        raise InputError("labels.type", f"{path.name} holds the value {highest}; expected labels up to 65535")
-    return Segmentation(array.astype(np.min_scalar_type(highest)), volume.grid, _recorded_segments(path))
-
-
 def _segments(labels: Sequence[int], found: Segmentation, expected: Segmentation) -> tuple[Segment, ...]:
     named = {s.label: s for s in (*expected.segments, *found.segments)}
     segments = tuple(named.get(label) or Segment(label, f"label {label}", distinct_color(label)) for label in labels)
@@ -208,15 +191,6 @@ def _segments(labels: Sequence[int], found: Segmentation, expected: Segmentation
             f"found {', '.join(sorted(doubled))} twice; expected names that differ, background and mean aside",
         )
     return segments
-
-
-def _recorded_segments(path: Path) -> tuple[Segment, ...]:
-    record = path.with_name(f"{_stem(path)}.json")
-    try:
-        entries = json.loads(record.read_text(encoding="utf-8"))["segments"]
-        return tuple(Segment(int(e["label"]), str(e["name"]), tuple(e["color"])) for e in entries)
-    except (OSError, ValueError, KeyError, TypeError):  # names are a courtesy: the labels themselves are compared
-        return ()
 
 
 def _label_maps(path: Path) -> list[Path]:

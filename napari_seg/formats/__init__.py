@@ -122,7 +122,7 @@ def find(path: str | os.PathLike[str]) -> Found:
             scans.append(Scan(file.name[: -len(ending)], "nifti", (file,)))
         elif ending := pair_ending(file):
             pairs.setdefault(file.with_name(file.name[: -len(ending)]), []).append(file)
-        elif _ending(file, SEGMENTATION_ENDINGS):
+        elif has_ending(file, SEGMENTATION_ENDINGS):
             skipped.append(Skipped((file,), "skip.not_intensities", f"{file.name} is a segmentation"))
         elif ending := _ending(file, ITK_ENDINGS):
             scans.append(Scan(file.name[: -len(ending)], "itk", (file,)))
@@ -133,10 +133,15 @@ def find(path: str | os.PathLike[str]) -> Found:
         scans.append(Scan(stem.name, "nifti", tuple(header_first)))
     if others:
         from napari_seg.formats.dicom import find_series
+        from napari_seg.formats.nifti import is_nifti
 
         series, left_out = find_series(others)
         scans += [Scan(one.name, "dicom", one.files) for one in series]
-        skipped += [Skipped((file,), code, message) for file, code, message in left_out]
+        for file, code, message in left_out:
+            if code == "skip.not_an_image" and is_nifti(file):
+                scans.append(Scan(file.name, "nifti", (file,)))
+            else:
+                skipped.append(Skipped((file,), code, message))
     scans.sort(key=lambda scan: order[scan.files[0]])
     skipped.sort(key=lambda one: order[one.files[0]])
     return Found(tuple(scans), tuple(skipped))
@@ -150,7 +155,7 @@ def read(path: str | os.PathLike[str]) -> Volume:
     """
     scans = find_scans(path)
     if not scans:
-        raise InputError("input.none", f"found no NIfTI file and no DICOM series in {path}; expected one scan")
+        raise InputError("input.none", f"found no scan in {path}; expected NIfTI, NRRD, MetaImage or DICOM files")
     if len(scans) > 1:
         names = ", ".join(scan.name for scan in scans[:10]) + (", ..." if len(scans) > 10 else "")
         raise InputError("input.several_scans", f"found {len(scans)} scans in {path} ({names}); name the one to read")
@@ -165,6 +170,11 @@ def nifti_ending(path: Path) -> str:
 def pair_ending(path: Path) -> str:
     """The part of a file name that calls it one of a pair, header and voxels apart; "" where none does."""
     return _ending(path, PAIR_ENDINGS)
+
+
+def has_ending(path: Path, endings: Sequence[str]) -> bool:
+    """Whether a file name ends in one of some endings, in capitals or not."""
+    return bool(_ending(path, endings))
 
 
 def _ending(path: Path, endings: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -169,21 +170,27 @@ def read_header(path: Path) -> Header:
         InputError: `file.empty`, `file.unreadable`, `file.not_dicom`, `file.bad_header`, or `file.truncated`: it ends
             before the image begins.
     """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError("file.unreadable", f"{path.name} can't be read: {error.strerror}") from error
+    if not status.st_size:
+        raise InputError("file.empty", f"{path.name} has 0 bytes; copy or export it again")
+    return _read_header(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)  # a series is found first and read afterwards
+def _read_header(path: Path, size: int, mtime_ns: int) -> Header:
     import pydicom
 
     try:
         with quiet_pydicom(), open(path, "rb") as stream:
-            size = path.stat().st_size
-            if not size:
-                raise InputError("file.empty", f"{path.name} has 0 bytes; copy or export it again")
             # `force`: files without preamble are sound otherwise; whether this is DICOM at all shows below.
             tags = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(_KEYWORDS), force=True)
             header_bytes = stream.tell()
             # pydicom converts values when they are first touched; a malformed one is to fail here, not anywhere later.
             for element in tags:
                 _ = element.value
-    except InputError:
-        raise
     except EOFError:
         raise _cut(path) from None
     except OSError as error:

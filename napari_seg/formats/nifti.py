@@ -57,6 +57,15 @@ def read_nifti(path: str | os.PathLike[str], volume: int | None = None) -> Volum
     return Volume(array[None], grid, name=_stem(path), files=files, notices=notices)
 
 
+def is_nifti(path: Path) -> bool:
+    """Whether a file is NIfTI by its content, zipped or not, whatever it is called."""
+    try:
+        with _opened(path) as (stream, _):
+            return _says_nifti(stream.read(348))
+    except InputError:
+        return False
+
+
 def write_nifti(segmentation: Segmentation, path: str | os.PathLike[str]) -> None:
     """Writes a label map as NIfTI; see `write_map`."""
     write_map(segmentation.array, segmentation.grid, path)
@@ -214,7 +223,15 @@ def _read_header(stream: IO[bytes], path: Path) -> tuple[Nifti1Header, bool]:
                 for field in ("qform_code", "sform_code", "intent_code", "xyzt_units", "scl_inter"):
                     header[field] = 0
                 return header, True
+    if _says_nifti(block):
+        size = int.from_bytes(block[:4], "little")
+        raise InputError("file.bad_header", f"{path.name} says that its header has {size} bytes; NIfTI has 348 or 540")
     raise InputError("file.not_nifti", f"{path.name} is not a NIfTI file, whatever its name says")
+
+
+def _says_nifti(block: bytes) -> bool:
+    """Whether the mark of NIfTI-1 or 2 stands in its place in the first bytes of a file."""
+    return block[344:348] in (b"n+1\0", b"ni1\0") or block[4:8] in (b"n+2\0", b"ni2\0")
 
 
 def _scalar_type(header: Nifti1Header, path: Path) -> np.dtype:

@@ -82,9 +82,9 @@ class Backend(Protocol):
         """
 
 
-def smaller(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Batches (N, C, *size) of windows about half as long each way, which a convolutional network takes too."""
-    return (*shape[:2], *(ceil(n / 2 / stride(n)) * stride(n) for n in shape[2:]))
+def smaller(shape: tuple[int, ...], times: int = 2) -> tuple[int, ...]:
+    """Batches (N, C, *size) of windows about so many times shorter each way, which a convolutional network takes."""
+    return (*shape[:2], *(ceil(n / times / stride(n)) * stride(n) for n in shape[2:]))
 
 
 class TorchBackend:

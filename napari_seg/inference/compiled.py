@@ -19,6 +19,7 @@ import torch
 
 from napari_seg import __version__
 from napari_seg.inference.backends import first_answer, smaller
+from napari_seg.inference.skips import split_skips
 
 log = logging.getLogger(__name__)
 
@@ -92,14 +93,17 @@ def compile_network(network: torch.nn.Module, shape: tuple[int, ...], cache_dir:
     import openvino
 
     try:
-        small = smaller(shape)
+        small = smaller(shape, 4)
         traced = _traced(network, small)
     except Exception as error:  # a network of one size only can raise anything
         log.debug("the network is traced on whole windows (%s)", type(error).__name__)
         small, traced = shape, _traced(network, shape)
     blob = None if cache_dir is None else cache_dir / f"{_fingerprint(traced, shape, openvino.__version__)}.blob"
-    if blob is not None and (kept := _kept(blob)) is not None:
-        return kept
+    if blob is not None and blob.is_file():
+        del traced  # it holds all weights once more
+        if (kept := _kept(blob)) is not None:
+            return kept
+        traced = _traced(network, small)
     log.info("the network is compiled for this processor%s", "" if blob is None else ", once for windows of this size")
     try:
         compiled = _compile_checked(network, traced, small, shape)
@@ -203,6 +207,7 @@ def _traced(network: torch.nn.Module, shape: tuple[int, ...]) -> Any:
     frontend = FrontEndManager().load_by_framework("pytorch")
     model = frontend.convert(frontend.load(decoder))
     _reshape(model, shape)
+    split_skips(model)
     return model
 
 

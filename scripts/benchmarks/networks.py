@@ -130,7 +130,7 @@ def make_bundle(root: Path, network: Standard, weights: dict[str, Any], overlap:
             "mode": "gaussian",
             "progress": True,
         },
-        **_evaluation(),
+        **evaluation(),
     }
     (root / "configs" / "inference.json").write_text(json.dumps(config, indent=1))
     names = {str(n): f"class {n}" if n else "background" for n in range(network.classes)}
@@ -148,7 +148,7 @@ def make_random_bundle(root: Path, network: Standard) -> Path:
     return make_bundle(root, network, random_weights(network), overlap=0.25)
 
 
-def _evaluation() -> dict[str, Any]:
+def evaluation() -> dict[str, Any]:
     """What only `monai.bundle run` needs: from a file to a label map on its grid, as MONAI's own bundles do it."""
     after = [
         {

@@ -1,0 +1,184 @@
+"""Label maps from and to files of any format, chosen by what a file is and, for writing, by its ending."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from napari_seg.errors import InputError, OutputError
+from napari_seg.formats import ITK_ENDINGS, SEGMENTATION_ENDINGS, has_ending, nifti_ending, read
+from napari_seg.formats.image2d import is_picture, read_label_picture
+from napari_seg.formats.proven import unproven
+from napari_seg.formats.surface import SURFACE_ENDINGS, write_surfaces
+from napari_seg.geometry import Grid, is_same_lattice, resample
+from napari_seg.volume import Segment, Segmentation, Volume, distinct_color
+
+DicomKind = Literal["seg", "labelmap", "rtstruct"]
+"""How a label map becomes DICOM: binary segmentation, label map segmentation, or contours."""
+
+WRITTEN_ENDINGS = (".nii.gz", ".nii", *SEGMENTATION_ENDINGS[:1], ".dcm", *SURFACE_ENDINGS, ".csv", ".json")
+
+
+def read_label_map(path: Path, grid: Grid | None = None, only: Sequence[str] = ()) -> Segmentation:
+    """A label map with the names of its segments, from a segmentation of any format.
+
+    NIfTI, NRRD, MetaImage and pictures hold labels; names come from the file or from the record beside it. DICOM
+    segmentations and contours (RT structure sets) number their segments.
+
+    Args:
+        path: of the file.
+        grid: of the scan; contours need it, and a DICOM segmentation that leaves out empty slices is put on it.
+        only: names of the segments wanted of a DICOM file; all if empty.
+
+    Raises:
+        InputError: the file can't be read; `labels.type`, its values are no whole numbers from 0 up; `labels.overlap`,
+            its segments share voxels; `labels.needs_grid`, contours without a scan.
+    """
+    if is_picture(path):
+        return _labels(read_label_picture(path), path)
+    if has_ending(path, ITK_ENDINGS):
+        from napari_seg.formats.nrrd import read_seg_nrrd
+
+        return read_seg_nrrd(path)
+    if nifti_ending(path) or (modality := _dicom_modality(path)) is None:
+        return _labels(read(path), path)
+    if modality == "RTSTRUCT":
+        from napari_seg.formats.dicom_rtstruct import read_rtstruct
+
+        if grid is None:
+            text = f"{path.name} holds contours, which fill voxels only on the grid of a scan; name the scan too"
+            raise InputError("labels.needs_grid", text)
+        return read_rtstruct(path, grid, only)
+    if modality == "SEG":
+        from napari_seg.formats.dicom_seg import read_dicom_seg
+
+        found = read_dicom_seg(path, only)
+        return found if grid is None else on_grid(found, grid, path)
+    return _labels(read(path), path)
+
+
+def write_label_map(
+    segmentation: Segmentation,
+    path: Path,
+    *,
+    images: Sequence[Path] = (),
+    dicom: DicomKind = "seg",
+    algorithm: tuple[str, str] = ("napari-seg", ""),
+) -> list[Path]:
+    """Writes a label map in the format that a file's ending names, read back before it gets its name; returns paths.
+
+    Args:
+        segmentation: with its segments.
+        path: ends in one of `WRITTEN_ENDINGS`; surfaces become a file a segment, .csv and .json hold volumes.
+        images: the DICOM files of the scan; for .dcm.
+        dicom: what a .dcm is.
+        algorithm: name and version of what made it; for .dcm.
+
+    Raises:
+        OutputError: `output.format`, no such ending; `output.no_dicom`, the scan is not DICOM; `output.not_written`;
+            `output.not_equal`; `output.no_segments`.
+    """
+    if nifti_ending(path):
+        from napari_seg.formats.nifti import write_nifti
+
+        write_nifti(segmentation, path)
+    elif has_ending(path, SEGMENTATION_ENDINGS[:1]):
+        from napari_seg.formats.nrrd import write_seg_nrrd
+
+        write_seg_nrrd(segmentation, path)
+    elif has_ending(path, (".dcm",)) and dicom == "rtstruct":
+        from napari_seg.formats.dicom_rtstruct import write_rtstruct
+
+        write_rtstruct(segmentation, images, path, algorithm=algorithm)
+    elif has_ending(path, (".dcm",)):
+        from napari_seg.formats.dicom_seg import write_dicom_seg
+
+        kind: Literal["binary", "labelmap"] = "binary" if dicom == "seg" else "labelmap"
+        write_dicom_seg(segmentation, images, path, kind=kind, algorithm=algorithm)
+    elif has_ending(path, SURFACE_ENDINGS):
+        return write_surfaces(segmentation, path)
+    elif has_ending(path, (".csv", ".json")):
+        _write_volumes(segmentation, path)
+    else:
+        raise OutputError("output.format", f"{path.name} ends in none of {', '.join(WRITTEN_ENDINGS)}; give it one")
+    return [path]
+
+
+def on_grid(segmentation: Segmentation, grid: Grid, path: Path) -> Segmentation:
+    """The same on a grid that differs by axis order, flips and whole-voxel shifts alone; what lies outside is lost.
+
+    Raises:
+        InputError: `geometry.other_grid`, it differs otherwise, or voxels of segments lie outside of it.
+    """
+    if segmentation.grid.matches(grid):
+        return segmentation
+    if is_same_lattice(segmentation.grid, grid):
+        array = resample(segmentation.array, segmentation.grid, grid, order=0, outside=0)
+        if np.count_nonzero(array) == np.count_nonzero(segmentation.array):
+            return Segmentation(array, grid, segmentation.segments, notices=segmentation.notices)
+    raise InputError(
+        "geometry.other_grid",
+        f"{path.name} does not lie on the voxels of the scan; expected the segmentation of this very scan",
+    )
+
+
+def _labels(volume: Volume, path: Path) -> Segmentation:
+    array = volume.array[0]
+    if volume.array.shape[0] != 1 or array.min() < 0 or not np.array_equal(array, np.rint(array)):
+        raise InputError(
+            "labels.type", f"{path.name} holds values that are no labels; expected whole numbers from 0 up"
+        )
+    highest = int(array.max())
+    if highest > np.iinfo(np.uint16).max:
+        raise InputError("labels.type", f"{path.name} holds the value {highest}; expected labels up to 65535")
+    return Segmentation(array.astype(np.min_scalar_type(highest)), volume.grid, _recorded_segments(path))
+
+
+def _recorded_segments(path: Path) -> tuple[Segment, ...]:
+    record = path.with_name(f"{path.name.removesuffix(nifti_ending(path) or path.suffix)}.json")
+    try:
+        entries = json.loads(record.read_text(encoding="utf-8"))["segments"]
+        return tuple(Segment(int(e["label"]), str(e["name"]), tuple(e["color"])) for e in entries)
+    except (OSError, ValueError, KeyError, TypeError):  # names are a courtesy: the labels themselves are compared
+        return ()
+
+
+def named(segmentation: Segmentation) -> Segmentation:
+    """The same with a segment for every label that it holds, "label 3" where nobody named it."""
+    known = {segment.label for segment in segmentation.segments}
+    others = [int(n) for n in np.unique(segmentation.array) if n and int(n) not in known]
+    segments = (*segmentation.segments, *(Segment(n, f"label {n}", distinct_color(n)) for n in others))
+    ordered = tuple(sorted(segments, key=lambda segment: segment.label))
+    return Segmentation(segmentation.array, segmentation.grid, ordered, notices=segmentation.notices)
+
+
+def _dicom_modality(path: Path) -> str | None:
+    """What a DICOM file calls itself; None if it is no DICOM file, or a folder."""
+    from napari_seg.formats.dicom_series import read_header
+
+    if not path.is_file():
+        return None
+    try:
+        return str(read_header(path).tags.get("Modality") or "")
+    except InputError:
+        return None
+
+
+def _write_volumes(segmentation: Segmentation, path: Path) -> None:
+    counts, volumes = segmentation.voxel_counts(), segmentation.volumes_ml()
+    rows = [
+        {"label": s.label, "name": s.name, "voxels": counts[s.label], "volume_ml": round(volumes[s.label], 4)}
+        for s in segmentation.segments
+    ]
+    with unproven(path, path.suffix) as hidden, hidden.open("w", encoding="utf-8", newline="") as file:
+        if has_ending(path, (".json",)):
+            json.dump(rows, file, indent=2)
+        else:
+            table = csv.DictWriter(file, ["label", "name", "voxels", "volume_ml"])
+            table.writeheader()
+            table.writerows(rows)

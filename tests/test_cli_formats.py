@@ -1,0 +1,116 @@
+"""`inspect`, `convert`, and what `predict` writes beside NIfTI."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import phantoms
+import pytest
+from bundles import write_threshold_bundle
+
+from napari_seg.cli import main
+from napari_seg.formats import find_scans, read
+from napari_seg.formats.label_maps import read_label_map
+from napari_seg.volume import Volume
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def study(tmp_path: Path, head: Volume) -> Path:
+    """One scan of each verdict but warn."""
+    folder = tmp_path / "study"
+    phantoms.write_series(head, folder / "good")
+    phantoms.write_series(head, folder / "gap", slices=[0, 1, 2, 4, 5], number=4)
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6, 2), np.int16), np.eye(4)), folder / "several.nii.gz")
+    (folder / "notes.txt").write_text("nothing")
+    return folder
+
+
+def test_inspect_gives_each_its_verdict(study: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run("inspect", study, "--json") == 3
+    found = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    told = {name: (entry["verdict"], entry["code"], entry["files"]) for name, entry in found.items()}
+    assert told == {
+        "MR_T1w_sagittal_003": ("process", "", 14),
+        "MR_T1w_sagittal_004": ("refuse", "geometry.missing_slice", 5),
+        "several": ("refuse", "data.4d", 1),
+        "notes.txt": ("skip", "skip.not_an_image", 1),
+    }
+    good = found["MR_T1w_sagittal_003"]
+    assert good["path"] == str(study / "good")
+    assert (good["modality"], good["shape"], good["channels"], good["dtype"]) == ("MR", [20, 26, 14], 1, "int16")
+    assert good["spacing_mm"] == [1.5, 1.25, 2.5]
+    assert len(good["orientation"]) == 3
+    assert run("inspect", study) == 3
+    text = capsys.readouterr().out
+    assert "refuse    several  data.4d: " in text
+    assert text.splitlines()[-1] == "3 scans: 1 can be segmented, 0 of them with a doubt; 2 refused; 1 skipped"
+    assert "Tweety" not in text
+    assert run("inspect", study / "several.nii.gz", "--volume", 1) == 0
+    assert run("inspect", study / "notes.txt") == 2
+    assert run("inspect", study / "gone") == 2
+
+
+def test_results_are_converted_and_compared(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    bundle, out = write_threshold_bundle(tmp_path / "bundle"), tmp_path / "out"
+    words = ["predict", study / "good", "-o", out, "--bundle", bundle, "--trust-bundle"]
+    assert run(*words, "--also", "seg", "rtstruct", "nrrd") == 0
+    name = "MR_T1w_sagittal_003"
+    assert sorted(path.name for path in out.iterdir()) == [
+        f"{name}.seg.nrrd",
+        f"{name}_contours.dcm",
+        *(f"{name}_seg.{ending}" for ending in ("dcm", "json", "nii.gz", "png")),
+    ]
+    meant = read(out / f"{name}_seg.nii.gz")
+    for file in (f"{name}.seg.nrrd", f"{name}_contours.dcm", f"{name}_seg.dcm"):
+        assert np.array_equal(read_label_map(out / file, meant.grid).array, meant.array[0]), file
+        capsys.readouterr()
+        assert run("evaluate", out / f"{name}_seg.nii.gz", out / file, "--json") == 0
+        (case,) = json.loads(capsys.readouterr().out)["cases"]
+        assert {s: scores["dice"] for s, scores in case["segments"].items()} == {"bright": 1, "upper": 1}
+
+    for target in ("x.dcm", "x.seg.nrrd", "x.stl", "x.csv"):
+        assert run("convert", out / f"{name}_seg.nii.gz", tmp_path / target, "--scan", study / "good") == 0
+        assert run("convert", out / f"{name}_seg.nii.gz", tmp_path / target, "--scan", study / "good") == 5
+    assert run("convert", tmp_path / "x.dcm", tmp_path / "back.nii.gz", "--scan", study / "good") == 0
+    back = read(tmp_path / "back.nii.gz")
+    assert np.array_equal(back.array, meant.array)
+    assert back.grid.matches(meant.grid)
+    assert run("convert", tmp_path / "x.dcm", tmp_path / "part.nii.gz", "--segments", "upper") == 0
+    assert np.count_nonzero(read(tmp_path / "part.nii.gz").array) == np.count_nonzero(meant.array == 2)
+
+    assert run(*words) == 0  # other formats of labels that are no more go with them
+    assert sorted(path.name for path in out.iterdir()) == [f"{name}_seg.{e}" for e in ("json", "nii.gz", "png")]
+
+
+def test_a_scan_that_is_not_dicom_gets_no_dicom(head: Volume, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    bundle, out = write_threshold_bundle(tmp_path / "bundle"), tmp_path / "out"
+    phantoms.write_nifti(head, tmp_path / "head.nii.gz")
+    words = ["predict", tmp_path / "head.nii.gz", "-o", out, "--bundle", bundle, "--trust-bundle"]
+    assert run(*words, "--also", "seg", "nrrd") == 0
+    assert "output.no_dicom: head is no DICOM series, so it gets no seg" in capsys.readouterr().out
+    assert (out / "head.seg.nrrd").is_file()
+    assert not (out / "head_seg.dcm").exists()
+    assert run("convert", out / "head_seg.nii.gz", tmp_path / "x.dcm", "--scan", tmp_path / "head.nii.gz") == 5
+    assert "output.no_dicom" in capsys.readouterr().err
+    assert find_scans(out) == find_scans(out / "head_seg.nii.gz")
+
+
+def test_a_segmentation_of_another_scan_is_refused(
+    study: Path, head: Volume, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    half_a_voxel = np.eye(4)
+    half_a_voxel[:3, 3] = 0.5
+    labels = np.ones(head.grid.shape, np.uint8)
+    nibabel.save(nibabel.Nifti1Image(labels, head.grid.affine @ half_a_voxel), tmp_path / "other.nii.gz")
+    assert run("convert", tmp_path / "other.nii.gz", tmp_path / "x.dcm", "--scan", study / "good") == 4
+    assert "geometry.other_grid" in capsys.readouterr().err
+    assert not (tmp_path / "x.dcm").exists()
+    assert run("convert", tmp_path / "gone.nii.gz", tmp_path / "x.dcm") == 2
+    assert run("convert", tmp_path / "other.nii.gz", tmp_path / "x.xyz") == 5
