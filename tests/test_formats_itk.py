@@ -56,7 +56,9 @@ USUAL = {"type": "short", "sizes": "4 3 2", "dirs": "(1,0,0) (0,1,0) (0,0,1)", "
     [
         ({}, b"\0" * 40, "file.bad_header"),
         ({"sizes": "40000 40000 4000"}, b"\0" * 48, "file.bad_header"),
-        ({"encoding": "gzip"}, gzip.compress(b"\0" * 48)[:-9], "file.bad_header"),
+        ({"encoding": "gzip"}, gzip.compress(bytes(range(48)))[:-20], "file.truncated"),
+        ({"encoding": "gzip"}, gzip.compress(bytes(range(48)))[:-4], "file.truncated"),
+        ({"encoding": "gzip"}, gzip.compress(bytes(range(48)))[:-5] + b"\0\0\0\0\0", "file.bad_checksum"),
         ({"more": "data file: ../other.raw\n"}, b"", "file.outside"),
         ({"more": "data file: /etc/passwd\n"}, b"", "file.outside"),
         ({"more": "data file: gone.raw\n"}, b"", "file.bad_header"),
@@ -76,8 +78,10 @@ def test_a_faulty_image_is_refused(tmp_path: Path, change: dict, content: bytes,
 def test_more_than_one_number_a_voxel_and_more_than_one_volume(tmp_path: Path) -> None:
     vectors = SimpleITK.GetImageFromArray(np.zeros((3, 4, 5, 2), np.float32), isVector=True)
     SimpleITK.WriteImage(vectors, str(tmp_path / "a.mha"))
-    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.zeros((2, 3, 4, 5), np.int16)), str(tmp_path / "b.nrrd"))
-    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.zeros((1, 3, 4, 5), np.int16)), str(tmp_path / "c.mha"))
+    several = SimpleITK.JoinSeries([SimpleITK.GetImageFromArray(np.zeros((3, 4, 5), np.int16))] * 2)
+    SimpleITK.WriteImage(several, str(tmp_path / "b.mha"))
+    one = SimpleITK.JoinSeries([SimpleITK.GetImageFromArray(np.zeros((3, 4, 5), np.int16))])
+    SimpleITK.WriteImage(one, str(tmp_path / "c.mha"))
     codes = []
     for scan in find_scans(tmp_path)[:2]:
         with pytest.raises(InputError) as caught:

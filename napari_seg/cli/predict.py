@@ -71,7 +71,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         default=[],
         metavar="FORMAT",
         help="write the labels in other formats too: seg, a DICOM segmentation, <name>_seg.dcm; labelmap, one that "
-        "keeps labels; rtstruct, DICOM contours; nrrd, 3D Slicer's <name>.seg.nrrd. Those of DICOM only for DICOM scans",
+        "keeps labels; rtstruct, DICOM contours; nrrd, 3D Slicer's <name>.seg.nrrd. DICOM only for DICOM scans",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace results that were edited or made by another program"

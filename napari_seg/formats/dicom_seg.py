@@ -81,8 +81,7 @@ def write_dicom_seg(
         raise OutputError("output.no_dicom", f"{path.name} needs the DICOM images that it belongs to; there are none")
     first = sources[0]
     for source in sources:
-        if "PerFrameFunctionalGroupsSequence" not in source and source.get("SliceThickness") is None:
-            source.SliceThickness = segmentation.grid.spacing_mm[2]  # highdicom asks for it
+        _give_thickness(source, segmentation.grid.spacing_mm[2])
     volume = highdicom.Volume(
         numbered.array.transpose(2, 1, 0),
         segmentation.grid.affine[:, [2, 1, 0, 3]],
@@ -185,6 +184,15 @@ def _label_map(
         array[mask] = segment.label
     assert array is not None
     return array, affine
+
+
+def _give_thickness(source: Dataset, thickness_mm: float) -> None:
+    """Highdicom asks for SliceThickness, which some images lack; what is written follows from the grid alone."""
+    shared, frames = (source.get(f"{name}FunctionalGroupsSequence") or () for name in ("Shared", "PerFrame"))
+    measures = [item for groups in (*shared, *frames) for item in groups.get("PixelMeasuresSequence") or ()]
+    for place in measures or [source]:
+        if place.get("SliceThickness") is None:
+            place.SliceThickness = thickness_mm
 
 
 def _numbered(segmentation: Segmentation) -> Segmentation:

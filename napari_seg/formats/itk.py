@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _HEADER_BYTES = 1 << 16
+_CHUNK_BYTES = 1 << 22
 _COMPRESSION_LIMIT = 1032
 """Deflate turns no byte into more than this many; a header that claims more is not true."""
 
@@ -62,7 +64,7 @@ def read_itk(files: Sequence[Path]) -> Volume:
             "first",
         )
     notices: tuple[Notice, ...] = ()
-    if not _says_how_it_lies(path):
+    if not _read_header(path).words.keys() & {"space", "transformmatrix", "orientation", "rotation"}:
         text = f"{path.name} does not say how it lies in the patient; left and right are guesses"
         notices = (Notice("geometry.no_orientation", text),)
     return Volume(image.array, image.grid, path.name.removesuffix(path.suffix), files=(path,), notices=notices)
@@ -76,7 +78,9 @@ def read_image(path: Path) -> ItkImage:
     """
     import SimpleITK
 
-    _check_own_pixels(path)
+    header = _read_header(path)
+    _check_own_pixels(header, path)
+    _check_zipped(header, path)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO("NrrdImageIO" if path.suffix.lower() in (".nrrd", ".nhdr") else "MetaImageIO")
@@ -130,8 +134,22 @@ def _grid(image: Image, shape: tuple[int, ...]) -> Grid:
     return Grid((i, j, k), _RAS_FROM_LPS @ affine)
 
 
-def _header(path: Path) -> list[str]:
-    """The lines of the header; "" follows it, or the keyword that ends it."""
+@dataclass(frozen=True)
+class _Header:
+    """The words at the beginning of a file.
+
+    Attributes:
+        words: in lower case and without spaces.
+        beside: the file that holds the pixels, as it is named; "" where they follow.
+        size: bytes of the header.
+    """
+
+    words: dict[str, str]
+    beside: str
+    size: int
+
+
+def _read_header(path: Path) -> _Header:
     try:
         with path.open("rb") as file:
             head = file.read(_HEADER_BYTES)
@@ -139,27 +157,51 @@ def _header(path: Path) -> list[str]:
         raise InputError("file.unreadable", f"{path.name} can't be read: {error.strerror}") from error
     if not head:
         raise InputError("file.empty", f"{path.name} has 0 bytes; copy or export it again")
-    lines = []
+    mark = ":" if path.suffix.lower() in (".nrrd", ".nhdr") else "="
+    words, beside, size = {}, "", 0
     for line in head.split(b"\n"):
-        lines.append(line.decode("latin-1").strip())
-        if not lines[-1] or lines[-1].replace(" ", "").startswith("ElementDataFile="):
+        size += len(line) + 1
+        key, _, value = line.decode("latin-1").strip().partition(mark)
+        key = key.replace(" ", "").lower()
+        words[key] = value.replace(" ", "").lower()
+        if key in ("datafile", "elementdatafile"):
+            beside = "" if value.strip().upper() == "LOCAL" else value.strip()
+        if not key or key == "elementdatafile":  # the last line of either format
             break
-    return lines
+    return _Header(words, beside, size)
 
 
-def _check_own_pixels(path: Path) -> None:
+def _check_own_pixels(header: _Header, path: Path) -> None:
     """A header may name any file of this machine as its pixels; one in its own folder is meant."""
-    for line in _header(path):
-        key, _, value = line.partition(":") if path.suffix.lower() in (".nrrd", ".nhdr") else line.partition("=")
-        if key.replace(" ", "").lower() not in ("datafile", "elementdatafile") or not value.strip():
-            continue
-        named = value.strip()
-        if named.split()[0].upper() in ("LOCAL", "LIST"):
-            continue
-        if Path(named).is_absolute() or Path(named).name != named:
-            raise InputError(
-                "file.outside", f"{path.name} names pixels outside of its own folder; expected a file beside it"
-            )
+    named = header.beside
+    if named and (named.split()[0].upper() == "LIST" or Path(named).is_absolute() or Path(named).name != named):
+        text = f"{path.name} names pixels outside of its own folder, or many files; expected one file beside it"
+        raise InputError("file.outside", text)
+
+
+def _check_zipped(header: _Header, path: Path) -> None:
+    """Whether zipped pixels are whole: SimpleITK gives zeros for what is missing."""
+    if header.words.get("encoding") in ("gzip", "gz"):
+        window_bits = zlib.MAX_WBITS + 16  # a stream of gzip, with a checksum at its end
+    elif header.words.get("compresseddata") == "true":
+        window_bits = zlib.MAX_WBITS
+    else:
+        return
+    stream = zlib.decompressobj(window_bits)
+    try:
+        with (path.with_name(header.beside) if header.beside else path).open("rb") as file:
+            file.seek(0 if header.beside else header.size)
+            while not stream.eof and (chunk := file.read(_CHUNK_BYTES)):
+                while chunk and not stream.eof:  # some at a time, however well it is compressed
+                    stream.decompress(chunk, _CHUNK_BYTES)
+                    chunk = stream.unconsumed_tail
+    except zlib.error as error:
+        text = f"{path.name} was damaged: its zip check fails ({error}); copy or export it again"
+        raise InputError("file.bad_checksum", text) from error
+    except OSError as error:
+        raise InputError("file.unreadable", f"the pixels of {path.name} can't be read: {error.strerror}") from error
+    if not stream.eof:
+        raise InputError("file.truncated", f"{path.name} was cut short: its zip stream has no end; copy it again")
 
 
 def _check_claim(reader: ImageFileReader, path: Path) -> None:
@@ -177,12 +219,6 @@ def _check_claim(reader: ImageFileReader, path: Path) -> None:
     size = sum(file.stat().st_size for file in files)
     if claimed > size * _COMPRESSION_LIMIT:
         raise InputError("file.bad_header", f"{path.name} has {size} bytes, but its header claims {claimed}")
-
-
-def _says_how_it_lies(path: Path) -> bool:
-    """Whether directions stand in the header; SimpleITK takes the identity where they don't."""
-    keys = {line.partition(":")[0].partition("=")[0].strip().lower() for line in _header(path)}
-    return bool(keys & {"space", "transformmatrix", "orientation", "rotation"})
 
 
 def _unreadable(path: Path, error: RuntimeError) -> InputError:
