@@ -77,11 +77,10 @@ def test_what_is_read_apart_is_what_is_read_here(files: list[Path], monkeypatch:
 def test_a_decoder_that_fails_costs_one_scan(
     files: list[Path], read: Callable[[Sequence[Path]], Volume], code: str
 ) -> None:
-    for _ in range(2):
-        with pytest.raises(InputError) as caught:
-            read_apart(read, files, seconds=8 if read is hang else None)
-        assert caught.value.code == code
-        assert np.array_equal(read_apart(numbers, files).array, numbers(files).array)
+    with pytest.raises(InputError) as caught:
+        read_apart(read, files, seconds=3 if read is hang else None)
+    assert caught.value.code == code
+    assert np.array_equal(read_apart(numbers, files).array, numbers(files).array)
 
 
 def test_the_other_process_ends_with_this_one(files: list[Path]) -> None:

@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.errors import InputError, NapariSegError, Notice, OutputError
+from napari_seg.errors import InputError, Notice, OutputError
 from napari_seg.formats import nifti_ending, pair_ending
+from napari_seg.formats.proven import unproven
 from napari_seg.geometry import Grid
 from napari_seg.volume import Segmentation, Volume
 
@@ -87,8 +87,6 @@ def write_map(array: NDArray[np.unsignedinteger], grid: Grid, path: str | os.Pat
     ending = nifti_ending(path)
     if not ending:
         raise OutputError("output.not_written", f"{path.name} ends neither in .nii nor in .nii.gz; give it such a name")
-    # Hidden, so that a run which is killed leaves nothing that is taken for a scan; nibabel zips by the ending.
-    unproven = path.with_name(f".{uuid4().hex}{ending.lower()}")
     image = nibabel.nifti1.Nifti1Image(array, grid.affine)
     image.set_sform(grid.affine, code="scanner")
     image.set_qform(grid.affine, code="scanner")
@@ -97,19 +95,16 @@ def write_map(array: NDArray[np.unsignedinteger], grid: Grid, path: str | os.Pat
         image.set_qform(None, code="unknown")
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = b"napari-seg"
-    try:
-        nibabel.loadsave.save(image, unproven)
-        found, where, _ = _load(unproven)
+    with unproven(path, ending.lower()) as hidden:  # nibabel zips by the ending
+        try:
+            nibabel.loadsave.save(image, hidden)
+        except nibabel.spatialimages.HeaderDataError as error:
+            raise OutputError("output.not_written", f"{path} could not be written: {error}") from error
+        found, where, _ = _load(hidden)
         if found.dtype != array.dtype or not np.array_equal(found, array):
             raise OutputError("output.not_equal", f"{path.name} came back from the disk with other labels; try again")
         if not np.allclose(where.affine, grid.affine, rtol=1e-6, atol=1e-4):
             raise OutputError("output.not_equal", f"{path.name} came back from the disk with another affine")
-        os.replace(unproven, path)
-    except (OSError, InputError, nibabel.spatialimages.HeaderDataError) as error:
-        reason = error.message if isinstance(error, NapariSegError) else getattr(error, "strerror", None) or str(error)
-        raise OutputError("output.not_written", f"{path} could not be written: {reason}") from error
-    finally:
-        unproven.unlink(missing_ok=True)
 
 
 def _load(path: Path, volume: int | None = None) -> tuple[NDArray, Grid, tuple[Notice, ...]]:
