@@ -87,6 +87,8 @@ def test_dicom_segmentations_come_back(any_series: Volume, tmp_path: Path, kind:
     assert dataset.SeriesInstanceUID != source.SeriesInstanceUID
     assert dataset.FrameOfReferenceUID == source.FrameOfReferenceUID
     assert dataset.PatientID == source.PatientID
+    assert str(dataset.PatientName) == str(source.PatientName)
+    assert dataset.SpecificCharacterSet == "ISO_IR 192"
     described = next(item for item in dataset.SegmentSequence if item.SegmentNumber)  # 0 is a label map's background
     assert described.SegmentationAlgorithmIdentificationSequence[0].AlgorithmName == "a model"
     referenced = {

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from napari_seg import __version__
 from napari_seg.errors import InputError, OutputError
-from napari_seg.formats.dicom_seg import source_of
+from napari_seg.formats.dicom_seg import UNICODE, source_of
 from napari_seg.formats.dicom_series import quiet_pydicom
 from napari_seg.formats.proven import unproven
 from napari_seg.geometry import Grid
@@ -182,6 +182,7 @@ def _structure_set(sources: Sequence[Dataset], algorithm: tuple[str, str]) -> Da
         if keyword in first:
             answer[keyword] = first[keyword]
     answer.PositionReferenceIndicator = first.get("PositionReferenceIndicator")
+    answer.SpecificCharacterSet = UNICODE
     answer.SOPClassUID = RTStructureSetStorage
     answer.SOPInstanceUID = generate_uid(prefix=None)
     answer.file_meta.MediaStorageSOPInstanceUID = answer.SOPInstanceUID
@@ -205,7 +206,6 @@ def _structure_set(sources: Sequence[Dataset], algorithm: tuple[str, str]) -> Da
 
 
 _OF_PATIENT_AND_STUDY = (
-    "SpecificCharacterSet",
     "PatientName",
     "PatientID",
     "IssuerOfPatientID",

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 TISSUE = Term("85756007", "SCT", "Tissue")
 """What a structure is said to be that nobody has described: PS3.16, CID 7150 and 7151."""
 
+UNICODE = "ISO_IR 192"
+"""DICOM's name of UTF-8: segments and patients may have any name."""
+
 SERIES_NUMBERS_AFTER = 900
 """A segmentation's series number is this much above that of its images."""
 
@@ -104,6 +107,7 @@ def write_dicom_seg(
             software_versions=__version__,
             device_serial_number=__version__,
             content_label="SEGMENTATION",
+            specific_character_set=UNICODE,
             series_description=f"Segmentation by {algorithm[0]}"[:64],
         )
         dataset.save_as(hidden)
