@@ -24,6 +24,9 @@ SHEAR_TOLERANCE = 2e-3
 WHOLE_VOXEL_TOLERANCE = 1e-3
 """Distance in voxels, anywhere in the grid, below which two lattices count as the same."""
 
+PLANES_AT_ONCE = 16
+"""Interpolated at once, where a grid follows another's axes."""
+
 _AXIS_CODES = (("L", "R"), ("P", "A"), ("I", "S"))
 
 
@@ -330,24 +333,39 @@ def _interpolated_along_axes(
     """
     dtype = np.float64 if array.dtype == np.float64 else np.float32
     lead = array.ndim - 3
-    for axis in sorted(range(3), key=lambda n: len(places[n][1]) / source.shape[n]):
-        length, index = source.shape[axis], places[axis][1]
-        lower = np.floor(index).astype(np.int64)
-        near: Any
-        far: Any
-        share = (index - lower).astype(dtype).reshape(-1, *[1] * (2 - axis))
-        near, far = (
-            np.take(array, np.clip(n, 0, length - 1), axis=lead + axis).astype(dtype) for n in (lower, lower + 1)
-        )
-        if outside is not None:
-            for side, n in ((near, lower), (far, lower + 1)):
-                np.moveaxis(side, lead + axis, 0)[(n < 0) | (n >= length)] = outside
-        far -= near
-        far *= share
-        near += far
-        array = near
+    answer = np.empty((*array.shape[:lead], *(len(index) for _, index in places)), dtype)
+    last = int(np.argmax(source.shape))  # some planes at a time: what is made on the way stays small
+    index = places[last][1]
+    for some in np.array_split(np.arange(len(index)), max(1, len(index) // PLANES_AT_ONCE)):
+        near, far = np.clip([np.floor(index[some].min()), np.floor(index[some].max()) + 1], 0, source.shape[last] - 1)
+        planes = slice(int(near), int(far) + 1)
+        behind = [slice(None)] * (2 - last)
+        place: Any = (..., planes, *behind)
+        part = array[place]
+        for axis in sorted(range(3), key=lambda n: (n == last, len(places[n][1]) / source.shape[n])):
+            own = places[axis][1] if axis != last else index[some] - planes.start
+            part = _interpolated(part, lead + axis, own, outside, dtype)
+        place = (..., slice(some[0], some[-1] + 1), *behind)
+        answer[place] = part
     order = [*range(lead), *(lead + axis for axis in np.argsort([n for n, _ in places]))]
-    return np.ascontiguousarray(array.transpose(order))
+    return np.ascontiguousarray(answer.transpose(order))
+
+
+def _interpolated(array: NDArray, axis: int, index: NDArray[np.float64], outside: float | None, dtype: type) -> NDArray:
+    """The values at fractional indices along one axis."""
+    lower = np.floor(index).astype(np.int64)
+    near: Any
+    far: Any
+    share: Any = (index - lower).astype(dtype).reshape(-1, *[1] * (array.ndim - 1 - axis))
+    last = array.shape[axis] - 1
+    near, far = (np.take(array, np.clip(n, 0, last), axis=axis).astype(dtype) for n in (lower, lower + 1))
+    if outside is not None:
+        for side, n in ((near, lower), (far, lower + 1)):
+            np.moveaxis(side, axis, 0)[(n < 0) | (n > last)] = outside
+    far -= near
+    far *= share
+    near += far
+    return near
 
 
 def _mm(lengths: Sequence[float] | NDArray) -> str:
