@@ -253,7 +253,10 @@ def resample(
     if is_same_lattice(source, target):
         return _copy_voxels(array, np.rint(to_source), target, outside)
 
-    if order == 1 and (places := _places_along_axes(to_source, source, target)) is not None:
+    if order == 1 and (driving := driving_axes(to_source, target.shape)) is not None:
+        places = [
+            (n, to_source[axis, n] * np.arange(target.shape[n]) + to_source[axis, 3]) for axis, n in enumerate(driving)
+        ]
         return _interpolated_along_axes(array, source, places, outside)
 
     from scipy.ndimage import affine_transform
@@ -304,20 +307,17 @@ def _copy_voxels(array: NDArray, to_source: NDArray[np.float64], target: Grid, o
     return np.ascontiguousarray(answer)
 
 
-def _places_along_axes(
-    to_source: NDArray[np.float64], source: Grid, target: Grid
-) -> list[tuple[int, NDArray[np.float64]]] | None:
-    """For each axis of the source the target's axis that runs along it, and the fractional index at each of its places.
+def driving_axes(to_source: NDArray[np.float64], target_shape: Sequence[int]) -> list[int] | None:
+    """For each axis of the source the target's axis that runs along it; None if the grids are turned to each other.
 
-    None if the grids are turned to each other: an axis of the target leaves a line of the source's voxels.
+    Args:
+        to_source: see `index_affine`.
+        target_shape: (I, J, K) of the target, which decides how far a small turn leads astray.
     """
     linear = np.abs(to_source[:3, :3])
     driving = [int(row.argmax()) for row in linear]
-    steps = np.array(target.shape) - 1
-    drift = [sum(row[m] * steps[m] for m in range(3) if m != driving[n]) for n, row in enumerate(linear)]
-    if sorted(driving) != [0, 1, 2] or max(drift) >= WHOLE_VOXEL_TOLERANCE:
-        return None
-    return [(n, to_source[axis, n] * np.arange(target.shape[n]) + to_source[axis, 3]) for axis, n in enumerate(driving)]
+    others = [sum(row[m] * (target_shape[m] - 1) for m in range(3) if m != driving[n]) for n, row in enumerate(linear)]
+    return driving if sorted(driving) == [0, 1, 2] and max(others) < WHOLE_VOXEL_TOLERANCE else None
 
 
 def _interpolated_along_axes(
@@ -328,7 +328,7 @@ def _interpolated_along_axes(
     Args:
         array: (..., I, J, K) on `source`.
         source: where it lies.
-        places: see `_places_along_axes`.
+        places: for each of its axes the target's that runs along it, and the fractional index at each place of that.
         outside: what lies a voxel beyond the edge; None repeats the edge.
     """
     dtype = np.float64 if array.dtype == np.float64 else np.float32

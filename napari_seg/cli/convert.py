@@ -12,7 +12,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="turn a segmentation into another format: NIfTI, DICOM SEG or RTSTRUCT, .seg.nrrd, STL, OBJ, CSV",
         description="Reads a segmentation (NIfTI, NRRD, DICOM SEG, RTSTRUCT) and writes it in the format that the "
         "ending of OUTPUT names: .nii.gz, .seg.nrrd (3D Slicer), .dcm, .stl or .obj (one file a segment), .csv or "
-        ".json (volumes). Whatever is written is read back and compared before it gets its name.",
+        ".json (volumes). Labels and contours are read back and compared before the file gets its name.",
         epilog="Example: napari-seg convert head_seg.nii.gz head_seg.dcm --scan study/head",
     )
     parser.add_argument("input", type=Path, help="the segmentation")

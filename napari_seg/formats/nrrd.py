@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from napari_seg.errors import InputError, OutputError
+from napari_seg.formats import SEGMENTATION_ENDINGS
 from napari_seg.formats.itk import read_image, to_itk
 from napari_seg.formats.proven import unproven
 from napari_seg.volume import Segment, Segmentation, Term, distinct_color
-
-SEGMENTATION_ENDING = ".seg.nrrd"
 
 
 def write_seg_nrrd(segmentation: Segmentation, path: Path) -> None:
@@ -28,7 +27,7 @@ def write_seg_nrrd(segmentation: Segmentation, path: Path) -> None:
     image = to_itk(segmentation.array, segmentation.grid)
     for key, value in _words(segmentation).items():
         image.SetMetaData(key, value)
-    with unproven(path, SEGMENTATION_ENDING) as hidden:
+    with unproven(path, SEGMENTATION_ENDINGS[0]) as hidden:
         try:
             SimpleITK.WriteImage(image, str(hidden), useCompression=True)
         except RuntimeError:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from napari_seg.errors import BundleError
-from napari_seg.geometry import WHOLE_VOXEL_TOLERANCE, Grid, index_affine, is_same_lattice
+from napari_seg.geometry import Grid, driving_axes, index_affine, is_same_lattice
 from napari_seg.inference.cells import (
     LOGITS_AT_ONCE,
     along_axes,
@@ -74,7 +74,7 @@ class Decider:
         self.same_lattice = is_same_lattice(region, scan)
         if self.same_lattice:
             self.to_region = np.rint(self.to_region)
-        self.scan_axes = _driving_axes(self.to_region, scan.shape)
+        self.scan_axes = driving_axes(self.to_region, scan.shape)
         self._edges: dict[tuple, torch.Tensor] = {}
         self._probabilities: dict[int, float] = {}
         self._counts: dict[int, int] = {}
@@ -309,14 +309,6 @@ class Decider:
             table[network_class] = label
         table[-1] = -1
         return table[classes]
-
-
-def _driving_axes(to_region: NDArray[np.float64], scan_shape: Triple) -> list[int] | None:
-    """For each axis of the region the scan's axis that it follows; None if the grids are turned to each other."""
-    linear = np.abs(to_region[:3, :3])
-    driving = [int(row.argmax()) for row in linear]
-    others = [sum(row[m] * (scan_shape[m] - 1) for m in range(3) if m != driving[n]) for n, row in enumerate(linear)]
-    return driving if sorted(driving) == [0, 1, 2] and max(others) < WHOLE_VOXEL_TOLERANCE else None
 
 
 def _as_bytes(shares: torch.Tensor) -> NDArray[np.uint8]:
