@@ -140,14 +140,25 @@ class Segmentation:
 
     @cached_property
     def _voxel_counts(self) -> dict[int, int]:
-        counts = np.zeros(max(int(self.array.max()), *(s.label for s in self.segments), 0) + 1, dtype=np.int64)
-        for plane in self.array:  # bincount works on a copy of 8 bytes a voxel
-            counts += np.bincount(plane.ravel(), minlength=len(counts))
+        counts = self._counts_in_planes(0).sum(axis=0)
         return {s.label: int(counts[s.label]) for s in self.segments}
+
+    def _counts_in_planes(self, axis: int) -> NDArray[np.int64]:
+        """(planes, labels) voxels of each label in each plane across an axis."""
+        count = max(int(self.array.max()), *(s.label for s in self.segments), 0) + 1
+        planes = np.moveaxis(self.array, axis, 0)  # one by one, since bincount works on a copy of 8 bytes a voxel
+        return np.array([np.bincount(plane.ravel(), minlength=count) for plane in planes])
 
     def volumes_ml(self) -> dict[int, float]:
         """Label -> volume in millilitres, for every segment of the table, 0 where it was not found."""
         return {label: count * self.grid.voxel_ml for label, count in self.voxel_counts().items()}
+
+    def centroids_mm(self) -> dict[int, NDArray[np.float64]]:
+        """Label -> (3,) the mean place of its voxels, in mm, RAS+; a segment without voxels is absent."""
+        found = [label for label, count in self.voxel_counts().items() if count]
+        counts = [self._counts_in_planes(axis)[:, found] for axis in range(3)]
+        means = [np.arange(len(planes)) @ planes / planes.sum(axis=0) for planes in counts]
+        return dict(zip(found, self.grid.to_world(np.transpose(means)), strict=True))
 
 
 def smallest_label_type(highest_label: int) -> np.dtype:

@@ -107,6 +107,34 @@ def test_a_branch_that_tracing_would_lose_is_noticed() -> None:
         compile_network(Branching().eval(), SHAPE)
 
 
+class Sized(nn.Module):
+    """Does otherwise with windows of another size: by a branch, or by a number that it works out itself."""
+
+    def __init__(self, branch: bool) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        size = int(image.shape[2])
+        return image * ((2 if size > 100 else 3) if self.branch else size)
+
+
+@needs_openvino
+@pytest.mark.parametrize("branch", [True, False])
+def test_what_follows_from_the_size_of_whole_windows_is_kept(branch: bool) -> None:
+    network, shape = Sized(branch).eval(), (1, 1, 128, 32, 32)
+    windows = torch.randn(shape)
+    torch.testing.assert_close(OpenVINOBackend(compile_network(network, shape), shape)(windows), network(windows))
+
+
+@needs_openvino
+def test_torch_is_not_asked_about_whole_windows_where_smaller_ones_tell(network: nn.Module) -> None:
+    lengths: set[int] = set()
+    network.register_forward_pre_hook(lambda _, given: lengths.add(0 if given[0].is_meta else int(given[0].shape[2])))
+    compile_network(network, (1, 1, 128, 96, 32))
+    assert lengths == {0, 32, 64}
+
+
 @needs_openvino
 def test_what_is_quickest_is_taken(network: nn.Module) -> None:
     assert isinstance(make_backend("auto", network, CPU, SHAPE, flop=1e9), TorchBackend)

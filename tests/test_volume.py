@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -24,6 +26,24 @@ def test_volumes_are_counted_in_millilitres() -> None:
     segmentation = Segmentation(labels, GRID, (Segment(1, "a", (1, 2, 3)), Segment(2, "b", (1, 2, 3))))
     assert segmentation.voxel_counts() == {1: 0, 2: 6}
     assert segmentation.volumes_ml() == {1: 0.0, 2: pytest.approx(6 * 10 / 1000)}
+
+
+def test_centroids_lie_in_the_patient() -> None:
+    labels = np.zeros(GRID.shape, np.uint8)
+    labels[1:3, 2, :] = 1
+    segmentation = Segmentation(labels, GRID, (Segment(1, "a", (1, 2, 3)), Segment(2, "b", (1, 2, 3))))
+    (label,), (place,) = zip(*segmentation.centroids_mm().items(), strict=True)
+    assert label == 1
+    np.testing.assert_allclose(place, [1.5, 4.0, 2.5])
+
+
+def test_counting_takes_little_memory_beside_a_large_label_map() -> None:
+    grid = Grid((512, 256, 128), np.eye(4))
+    segmentation = Segmentation(np.ones(grid.shape, np.uint8), grid, (Segment(1, "a", (1, 2, 3)),))
+    tracemalloc.start()
+    segmentation.centroids_mm()
+    assert tracemalloc.get_traced_memory()[1] < segmentation.array.nbytes / 8
+    tracemalloc.stop()
 
 
 def test_label_maps_are_unsigned() -> None:

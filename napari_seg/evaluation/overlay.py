@@ -57,8 +57,9 @@ def draw_overlay(volume: Volume, segmentation: Segmentation, path: Path, title: 
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN, _MARGIN), title, fill=_TEXT, font=_font(18))
     y = top
+    centroids = segmentation.centroids_mm()
     for segment in found:
-        center = _centroid_mm(segmentation, segment)
+        center = centroids[segment.label]
         draw.rectangle((_MARGIN, y + 5, _MARGIN + 14, y + 19), fill=segment.color)
         draw.text((_MARGIN + 22, y + 3), _caption(segment, volumes, segmentation), fill=_TEXT, font=_font(15))
         y += _CAPTION
@@ -197,11 +198,6 @@ def _edges(labels: NDArray[np.unsignedinteger]) -> NDArray[np.bool_]:
         | (padded[1:-1, :-2] != middle)
         | (padded[1:-1, 2:] != middle)
     )
-
-
-def _centroid_mm(segmentation: Segmentation, segment: Segment) -> NDArray[np.float64]:
-    indices = np.argwhere(segmentation.array == segment.label)
-    return segmentation.grid.to_world(indices.mean(axis=0))
 
 
 def _most_different_mm(prediction: Segmentation, reference: Segmentation) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import combinations
 from math import ceil
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 
@@ -60,16 +60,23 @@ def check_answer(logits: torch.Tensor, count: int, size: Sequence[int], classes:
         raise ValueError(f"it answered {tuple(logits.shape)}; {expected}")
 
 
+class BatchCost(NamedTuple):
+    """What a batch of windows takes: seconds, and bytes of memory, the logits included."""
+
+    seconds: float
+    memory: int
+
+
 class Backend(Protocol):
     """Runs a network on windows of one size.
 
     Attributes:
         name: for a person.
-        seconds_a_batch: that it is known to take; None: nobody knows.
+        batch_cost: what it is known to take for a batch; None: nobody knows.
         home: where its logits are.
     """
 
-    seconds_a_batch: float | None
+    batch_cost: BatchCost | None
     home: torch.device
 
     @property
@@ -106,7 +113,7 @@ class TorchBackend:
         home: torch.device | None = None,
         refuge: torch.device | None = None,
     ) -> None:
-        self.seconds_a_batch: float | None = None
+        self.batch_cost: BatchCost | None = None
         self.network = network
         self.device = device
         self.home = home or device

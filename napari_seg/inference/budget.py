@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -175,6 +175,8 @@ class Plan:
         sums_bytes: of what is made of the logits outside the network.
         asked: how many of them the network is asked about, the others being empty.
         flop: of all that it is asked, mirror images included.
+        network_bytes: that a batch takes in the network, by torch's way of running it.
+        own_bytes: that the image, the sums and all else take that is made of the logits.
         peak_bytes: that the process will hold at most.
     """
 
@@ -186,7 +188,13 @@ class Plan:
     sums_bytes: int
     asked: int
     flop: int
+    network_bytes: int
+    own_bytes: int
     peak_bytes: int
+
+    def told(self, network_bytes: int, held: int) -> Plan:
+        """The same, now that it is known what a batch takes in the network, and what is held beside (`make_plan`)."""
+        return replace(self, network_bytes=network_bytes, peak_bytes=held + network_bytes + self.own_bytes)
 
     def __str__(self) -> str:
         cut = f" in {len(self.strips)} strips" if len(self.strips) > 1 else ""
@@ -250,7 +258,8 @@ def make_plan(windows: Windows, channels: int, cost: NetworkCost, budget_bytes: 
     # a block that is decided has the size of a window, once more with the edges of its neighbours
     block = 4 * cost.classes * prod(windows.size)
     mirrors = 2 * batch * block if windows.settings.mirror_axes else 0
-    fixed = held + image + MARGIN * batch * cost.peak_bytes + (3 if windows.empty else 2) * block + mirrors
+    network = int(MARGIN * batch * cost.peak_bytes)
+    fixed = image + (3 if windows.empty else 2) * block + mirrors
     rows = len(windows.starts[windows.axes[1]])
     smallest = 0
     for kept_dtype in (torch.float32, torch.float16):
@@ -258,13 +267,15 @@ def make_plan(windows: Windows, channels: int, cost: NetworkCost, budget_bytes: 
             size = kept_dtype.itemsize
             strips = tuple((thriftiest(windows, strip, size), strip) for strip in cut_in_strips(windows, count))
             kept = max(kept_bytes(joined, strip, cost.classes, size) for joined, strip in strips)
-            peak = int(fixed + kept)
+            own = int(fixed + kept)
+            peak = held + network + own
             smallest = min(smallest or peak, peak)
             if peak <= budget_bytes:
                 starts = [start for joined, strip in strips for start in joined.starts_of(joined.places(strip))]
                 asked = sum(start not in windows.empty for start in starts)
                 flop = asked * 2 ** len(windows.settings.mirror_axes) * cost.flop
-                return Plan(windows, cost, strips, kept_dtype, starts, int(kept + 2 * block), asked, flop, peak)
+                sums = int(kept + 2 * block)
+                return Plan(windows, cost, strips, kept_dtype, starts, sums, asked, flop, network, own, peak)
     raise EnvironmentFault(
         "environment.memory",
         f"{cost.classes} classes in windows of {_times(windows.size)} need {describe_bytes(smallest)} of "

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from napari_seg import __version__
-from napari_seg.inference.backends import first_answer, smaller
+from napari_seg.inference.backends import BatchCost, first_answer, smaller, twin
+from napari_seg.inference.budget import held_bytes
 from napari_seg.inference.skips import split_skips
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,10 @@ KEPT_BYTES = 4 * 2**30
 
 CACHE_VARIABLE = "NAPARI_SEG_CACHE"
 """Environment variable with the folder in which compiled networks are kept; empty: they are not kept."""
+
+
+_COST = struct.Struct("<dq")
+"""A `BatchCost`, before a compiled network that is kept."""
 
 
 class OpenVINOBackend:
@@ -46,7 +52,7 @@ class OpenVINOBackend:
 
     def __init__(self, compiled: Compiled, shape: tuple[int, ...]) -> None:
         self.request = compiled.model.create_infer_request()
-        self.seconds_a_batch: float | None = compiled.seconds_a_batch
+        self.batch_cost: BatchCost | None = compiled.batch_cost
         self.shape = shape
 
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
@@ -69,18 +75,18 @@ class Compiled:
 
     Attributes:
         model: OpenVINO's compiled model.
-        seconds_a_batch: that it took when it was compiled.
+        batch_cost: what a batch took when it was compiled.
     """
 
     model: Any
-    seconds_a_batch: float
+    batch_cost: BatchCost
 
 
 def compile_network(network: torch.nn.Module, shape: tuple[int, ...], cache_dir: Path | None = None) -> Compiled:
     """OpenVINO's compiled model of a network, checked against torch.
 
-    The network is traced on small windows, which tells what it computes; torch runs a whole batch once, when the model
-    is new.
+    The network is traced on small windows, which tells what it computes; torch is asked about larger ones, when the
+    model is new.
 
     Args:
         network: in evaluation mode, on the CPU.
@@ -106,54 +112,92 @@ def compile_network(network: torch.nn.Module, shape: tuple[int, ...], cache_dir:
         traced = _traced(network, small)
     log.info("the network is compiled for this processor%s", "" if blob is None else ", once for windows of this size")
     try:
-        compiled = _compile_checked(network, traced, small, shape)
+        compiled = _compile_checked(network, traced, _trial(network, small, shape), shape)
     except RuntimeError:
         if small == shape:
             raise
-        log.debug("the network does otherwise with whole windows than with small ones; it is traced on whole ones")
+        log.debug("the network does otherwise with larger windows than with small ones; it is traced on whole ones")
         compiled = _compile_checked(network, _traced(network, shape), shape, shape)
     if blob is not None:
-        _keep(blob, struct.pack("d", compiled.seconds_a_batch), compiled.model.export_model().getbuffer())
+        _keep(blob, _COST.pack(*compiled.batch_cost), compiled.model.export_model().getbuffer())
         _forget_oldest(blob.parent)
     return compiled
 
 
-def _compile_checked(network: torch.nn.Module, traced: Any, small: tuple[int, ...], shape: tuple[int, ...]) -> Compiled:
+def _trial(network: torch.nn.Module, small: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of which batches torch is asked whether a network traced on small ones is compiled rightly.
+
+    Windows about half as long as whole ones, and along no axis as long as the small ones unless whole ones are; whole
+    ones if the network does other operations with them, or can't tell without values.
+    """
+    try:
+        if _operations(network, small) != _operations(network, shape):
+            return shape
+    except Exception as error:  # a network can hold anything
+        log.debug("the network does not tell its operations without values (%s)", type(error).__name__)
+        return shape
+    pairs = zip(smaller(shape), small, shape, strict=True)
+    return tuple(whole if half == least else half for half, least, whole in pairs)
+
+
+def _operations(network: torch.nn.Module, shape: tuple[int, ...]) -> list[tuple]:
+    """What a network does with batches of a shape, in order: each operation's name and the numbers it is given."""
+    meta = torch.device("meta")  # weights with shapes and no values
+    with torch.inference_mode(), _Noting() as noting:
+        twin(network, meta)(torch.zeros(shape, device=meta))
+    return noting.operations
+
+
+class _Noting(TorchDispatchMode):
+    """Notes all operations; lists of numbers are left out, since they are mostly sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations.append((str(func), *(value for value in args if isinstance(value, int | float))))
+        return func(*args, **(kwargs or {}))
+
+
+def _compile_checked(network: torch.nn.Module, traced: Any, trial: tuple[int, ...], shape: tuple[int, ...]) -> Compiled:
     """Compiled for `shape`, once it was found to answer as torch does.
 
-    On two small batches that a branch on their values would tell apart, because tracing keeps one branch only; and on a
-    whole one, because tracing keeps sizes that the network worked out itself.
+    On two batches that a branch on their values would tell apart, because tracing keeps one branch only; and of another
+    size than that of tracing, because it also keeps sizes that the network worked out itself (see `_trial`).
 
     Args:
         network: the network.
         traced: OpenVINO's model of it; takes `shape` afterwards.
-        small: (N, C, *size) for which it was traced.
+        trial: (N, C, *size) of the batches that torch is asked about too; whole windows take it long and much memory.
         shape: (N, C, *size) for which it is wanted.
     """
-    batch = torch.randn(small, generator=torch.Generator().manual_seed(1))
+    batch = torch.randn(trial, generator=torch.Generator().manual_seed(1))
+    _reshape(traced, trial)
     model = _core().compile_model(traced, "CPU", _settings())
-    _check_against_torch(model, network, batch)
-    seconds = _check_against_torch(model, network, -batch.abs())
-    if small != shape:
+    for asked in (batch, -batch.abs()):
+        with torch.inference_mode():
+            expected = first_answer(network(asked))
+        found, cost = _answered(model, asked)
+        tolerance = COMPILED_TOLERANCE * max(1.0, float(expected.abs().max()))
+        if found.shape != expected.shape or not torch.allclose(found, expected, atol=tolerance):
+            raise RuntimeError("the compiled network does not answer what torch answers")
+    if trial != shape:
         _reshape(traced, shape)
         model = _core().compile_model(traced, "CPU", _settings())
-        batch = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-        seconds = _check_against_torch(model, network, batch)
-    return Compiled(model, seconds)
+        found, cost = _answered(model, torch.zeros(shape))
+        if tuple(found.shape) != (*expected.shape[:2], *shape[2:]):
+            raise RuntimeError("the compiled network answers in another size than it is asked")
+    return Compiled(model, cost)
 
 
-def _check_against_torch(model: Any, network: torch.nn.Module, batch: torch.Tensor) -> float:
-    """Seconds that a compiled model took for a batch."""
-    with torch.inference_mode():
-        expected = first_answer(network(batch))
+def _answered(model: Any, batch: torch.Tensor) -> tuple[torch.Tensor, BatchCost]:
+    """A compiled model's logits, and what they took."""
+    held, start = held_bytes(), time.perf_counter()
     request = model.create_infer_request()
-    start = time.perf_counter()
-    found = torch.from_numpy(request.infer({0: batch.numpy()}, share_inputs=True, share_outputs=True)[0])
-    seconds = time.perf_counter() - start
-    tolerance = COMPILED_TOLERANCE * max(1.0, float(expected.abs().max()))
-    if found.shape != expected.shape or not torch.allclose(found, expected, atol=tolerance):
-        raise RuntimeError("the compiled network does not answer what torch answers")
-    return seconds
+    answer = request.infer({0: batch.numpy()}, share_inputs=True, share_outputs=True)[0]
+    seconds, taken = time.perf_counter() - start, held_bytes() - held
+    return torch.from_numpy(answer).clone(), BatchCost(seconds, max(taken, answer.nbytes))
 
 
 @lru_cache(maxsize=1)
@@ -244,10 +288,10 @@ def _kept(blob: Path) -> Compiled | None:
     """What was compiled an earlier time; None if it is not there or damaged."""
     try:
         with blob.open("rb") as file:
-            (seconds,) = struct.unpack("d", file.read(8))
+            cost = BatchCost(*_COST.unpack(file.read(_COST.size)))
             model = _core().import_model(file.read(), "CPU", _settings())
         os.utime(blob)  # it was used
-        return Compiled(model, seconds)
+        return Compiled(model, cost)
     except FileNotFoundError:
         return None
     except Exception:  # cut short or damaged: openvino raises anything then

@@ -107,13 +107,18 @@ def segment_region(
         def cost_of(windows: Windows) -> NetworkCost:
             return network_cost(model.network, windows.cut(windows.pad(image), (0, 0, 0))[None])
 
+        def held() -> int:
+            return held_bytes() + promised - image.nbytes
+
         with _blaming(bundle, model.device):
-            plan = best_plan(ways, len(image), cost_of, budget_bytes, lambda: held_bytes() + promised - image.nbytes)
+            plan = best_plan(ways, len(image), cost_of, budget_bytes, held)
         windows = plan.windows
         padded = windows.pad(image)
         shape = (settings.batch, len(image), *windows.size)
         on_window(0, plan.asked)  # may stop before a network is compiled
         backend = make_backend(backend_name, model.network, model.device, shape, plan.flop, plan.sums_bytes)
+        if backend.batch_cost is not None:
+            plan = plan.told(backend.batch_cost.memory, held())
         with _blaming(bundle, model.device):
             expected = expected_seconds(plan, backend, model.network, len(image), prod(volume.grid.shape))
         log.info("%s: %s, about %s, with %s", region.name, plan, describe_seconds(expected), backend.name)
@@ -133,9 +138,9 @@ def segment_region(
                         decider.add(inner[0], block.logits[(slice(None), *inner[1])], begin)
                     del block
         took = f"took {describe_seconds(measured.seconds)}, expected {describe_seconds(expected)}"
-        held = f"{describe_bytes(measured.peak_bytes)} of memory, expected {describe_bytes(plan.peak_bytes)}"
+        memory = f"{describe_bytes(measured.peak_bytes)} of memory, expected {describe_bytes(plan.peak_bytes)}"
         figures = {"plan": plan, "expected_seconds": expected, "measured": measured}
-        log.info("%s: %s; %s", region.name, took, held, extra=figures)
+        log.info("%s: %s; %s", region.name, took, memory, extra=figures)
         return decider.confidence()
 
 

@@ -37,7 +37,7 @@ def doubts(segmentation: Segmentation, min_confidence: float, looked_for: tuple[
             continue
         if segment.in_one_piece:
             pieces, count = ndimage.label(segmentation.array[box] == segment.label, structure=np.ones((3, 3, 3)))
-            sizes = np.bincount(pieces.ravel())[1:]
+            sizes = np.sum([np.bincount(plane.ravel(), minlength=count + 1) for plane in pieces], axis=0)[1:]
             share = sizes.max() / sizes.sum()
             if share < MAIN_PIECE_SHARE:
                 found.append(_doubt(segment, f"it lies in {count} pieces, the largest with {share:.0%} of the voxels"))

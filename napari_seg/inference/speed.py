@@ -51,8 +51,8 @@ def expected_seconds(plan: Plan, backend: Backend, network: torch.nn.Module, cha
     windows, classes = plan.windows, plan.cost.classes
     shape = (windows.settings.batch, channels, *windows.size)
     batches = ceil(plan.asked / shape[0]) * 2 ** len(windows.settings.mirror_axes)
-    if backend.seconds_a_batch is not None:
-        one = backend.seconds_a_batch
+    if backend.batch_cost is not None:
+        one = backend.batch_cost.seconds
     elif plan.flop < WORTH_TRYING_FLOP:
         one = shape[0] * plan.cost.flop / USUAL_FLOP_A_SECOND
     else:
