@@ -88,6 +88,9 @@ class Backend(Protocol):
         The logits are valid until the next call.
         """
 
+    def close(self) -> None:
+        """Gives back the memory that is kept between batches; after the last."""
+
 
 def smaller(shape: tuple[int, ...], times: int = 2) -> tuple[int, ...]:
     """Batches (N, C, *size) of windows about so many times shorter each way, which a convolutional network takes."""
@@ -131,6 +134,9 @@ class TorchBackend:
             answers.append(self._logits(some))
             first += len(some)
         return answers[0] if len(answers) == 1 else torch.cat(answers)
+
+    def close(self) -> None:
+        pass  # torch gives back what it takes, and what it keeps of a GPU's memory it uses again
 
     def _logits(self, windows: torch.Tensor) -> torch.Tensor:
         try:

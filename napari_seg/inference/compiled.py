@@ -51,6 +51,7 @@ class OpenVINOBackend:
     home = torch.device("cpu")
 
     def __init__(self, compiled: Compiled, shape: tuple[int, ...]) -> None:
+        self.model = compiled.model
         self.request = compiled.model.create_infer_request()
         self.batch_cost: BatchCost | None = compiled.batch_cost
         self.shape = shape
@@ -61,6 +62,10 @@ class OpenVINOBackend:
             windows = torch.cat([windows, windows.new_zeros((self.shape[0] - count, *self.shape[1:]))])
         answer = self.request.infer({0: windows.contiguous().numpy()}, share_inputs=True, share_outputs=True)
         return torch.from_numpy(answer[0])[:count]
+
+    def close(self) -> None:
+        del self.request
+        self.model.release_memory()
 
 
 @lru_cache(maxsize=2)
@@ -196,8 +201,11 @@ def _answered(model: Any, batch: torch.Tensor) -> tuple[torch.Tensor, BatchCost]
     held, start = held_bytes(), time.perf_counter()
     request = model.create_infer_request()
     answer = request.infer({0: batch.numpy()}, share_inputs=True, share_outputs=True)[0]
-    seconds, taken = time.perf_counter() - start, held_bytes() - held
-    return torch.from_numpy(answer).clone(), BatchCost(seconds, max(taken, answer.nbytes))
+    cost = BatchCost(time.perf_counter() - start, max(held_bytes() - held, answer.nbytes))
+    logits = torch.from_numpy(answer).clone()
+    del answer, request
+    model.release_memory()
+    return logits, cost
 
 
 @lru_cache(maxsize=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -128,7 +128,7 @@ def segment_region(
         answers = windows.answers(
             padded, plan.starts, run, _background(windows, plan.cost.classes, bundle.thresholds, backend.home)
         )
-        with measuring() as measured:
+        with closing(backend), measuring() as measured:
             for joined, strip in plan.strips:
                 for block in blend(joined, strip, answers, plan.kept_dtype):
                     measured.look()
