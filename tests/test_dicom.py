@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import phantoms
 import pydicom
@@ -9,6 +11,7 @@ from pydicom.uid import RLELossless, generate_uid
 
 from napari_seg.errors import InputError
 from napari_seg.formats import find_scans, read
+from napari_seg.geometry import resample
 
 
 def refusal(folder) -> InputError:
@@ -135,7 +138,67 @@ def test_doubts_are_noticed(tmp_path, head):
     assert np.array_equal(volume.array, head.array[..., 4:7])
 
 
+@pytest.mark.parametrize("codes", phantoms.ORIENTATIONS)
+def test_a_head_stored_in_any_order_of_axes_lies_where_it_lies(tmp_path, head, codes):
+    small = phantoms.Volume(head.array[:, 4:14, 4:16, 2:10], head.grid.box((4, 4, 2), (14, 16, 10)))
+    grid = small.grid.reoriented(codes)
+    if np.linalg.det(grid.affine[:3, :3]) * np.linalg.det(small.grid.affine[:3, :3]) < 0:
+        grid = grid.mirrored(2)  # DICOM's slices go by the cross product of columns and rows; the files go backwards
+    turned = phantoms.Volume(resample(small.array, small.grid, grid), grid)
+    write_series(turned, tmp_path, slices=range(grid.shape[2])[::-1])
+    volume = read(tmp_path)
+    assert np.array_equal(volume.array, turned.array)
+    assert np.array_equal(resample(volume.array, volume.grid, small.grid), small.array)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_what_stands_in_unused_bits_does_not_count(tmp_path, head, signed, compressed):
+    values = head.array - 500 * signed
+    junk = np.random.default_rng(0).integers(0, 16, head.array.shape, np.uint16) << 12
+
+    def store(k, dataset):
+        stored = np.ascontiguousarray((values[0, :, :, k].T.astype(np.uint16) & 0xFFF) | junk[0, :, :, k].T, "<u2")
+        dataset.PixelData, dataset.PixelRepresentation = stored.tobytes(), 0
+        if compressed:
+            dataset.compress(RLELossless)
+        dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, 11, int(signed)
+
+    write_series(head, tmp_path, edit=store)
+    assert np.array_equal(read(tmp_path).array, values)
+
+
+def test_eight_bits_are_read(tmp_path, head):
+    def store(k, dataset):
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
+        dataset.PixelData = (head.array[0, :, :, k].T // 4).astype(np.uint8).tobytes()
+
+    write_series(head, tmp_path, edit=store)
+    volume = read(tmp_path)
+    assert volume.array.dtype == np.uint8
+    assert np.array_equal(volume.array, head.array // 4)
+
+
 # what is refused
+
+
+def test_a_header_that_claims_terabytes_takes_no_memory(tmp_path, head):
+    def claim(k, dataset):
+        dataset.Rows = dataset.Columns = 65535
+        dataset.NumberOfFrames = 1000
+
+    write_series(head, tmp_path / "plain", slices=[0, 1], edit=claim)
+    assert refusal(tmp_path / "plain").code == "file.truncated"
+
+    def claim_compressed(k, dataset):
+        dataset.compress(RLELossless)
+        dataset.Rows = dataset.Columns = 65535
+
+    write_series(head, tmp_path / "rle", slices=[0, 1, 2, 3], edit=claim_compressed)
+    tracemalloc.start()
+    assert refusal(tmp_path / "rle").code in ("file.truncated", "file.too_large")
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
 
 
 def test_a_missing_slice_is_named(tmp_path, head):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import tracemalloc
 
 import nibabel
 import numpy as np
@@ -193,6 +194,16 @@ def test_a_header_that_claims_terabytes_takes_no_memory(tmp_path, ending):
     path = tmp_path / f"b{ending}"
     path.write_bytes(plain.read_bytes() if ending == ".nii" else gzip.compress(plain.read_bytes()))
     assert code_of(path) == "file.bad_header"
+
+
+def test_a_gzip_bomb_takes_no_memory(tmp_path):
+    plain = save(np.ones((2, 3, 4), np.int16), tmp_path / "a.nii")
+    path = tmp_path / "bomb.nii.gz"
+    path.write_bytes(gzip.compress(plain.read_bytes()) + gzip.compress(bytes(2**27)))
+    tracemalloc.start()
+    assert code_of(path) == "file.bad_header"
+    assert tracemalloc.get_traced_memory()[1] < 2**25
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from napari_seg.cli.reading import add_reading, reading
+
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
@@ -32,6 +34,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--segments", nargs="+", default=[], metavar="NAME", help="the segments wanted of a DICOM file; all if left out"
     )
+    add_reading(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it is there")
     parser.set_defaults(run=run)
 
@@ -58,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "input.several_scans" if scans else "input.none",
                 f"found {len(scans)} scans in {arguments.scan}; expected the one that the segmentation belongs to",
             )
-        scan = scans[0].read()
+        scan = scans[0].read(**reading(arguments))
         images = scan.files if scans[0].format == "dicom" else ()
     found = read_label_map(arguments.input, None if scan is None else scan.grid, arguments.segments)
     if scan is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_seg.cli import ExitCode, exit_code
+from napari_seg.cli.reading import add_reading, reading
 
 if TYPE_CHECKING:
     from napari_seg.formats.verdict import Verdict
@@ -23,7 +24,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         epilog="Example: napari-seg inspect study/   Exit status: 0, or 3 and 4 where some or all scans are refused.",
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file or a folder")
-    parser.add_argument("--volume", type=int, metavar="N", help="which volume of a 4D scan, counted from 0")
+    add_reading(parser)
     parser.add_argument("--json", action="store_true", help="print a list of objects instead of the table")
     parser.set_defaults(run=run)
 
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     found: list[Verdict] = []
     for path in arguments.paths:
-        for verdict in verdicts(path, arguments.volume):
+        for verdict in verdicts(path, reading(arguments)):
             found.append(verdict)
             if not arguments.json:
                 print(_line(verdict))

@@ -9,15 +9,17 @@ import sys
 from pathlib import Path
 
 from napari_seg.cli import ExitCode, exit_code
+from napari_seg.cli.reading import add_reading, reading
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "predict",
         help="segment scans: NIfTI files, DICOM folders, or folders with any number of both",
-        description="Segments every scan below the inputs. Each gives, in the output folder, <name>_seg.nii.gz on the "
-        "scan's own grid, <name>_seg.png (three planes through each structure) and <name>_seg.json (names, volumes in "
-        "ml, confidence). A scan that can't be used is reported with a code and does not stop the others.",
+        description="Segments every scan below the inputs, in archives (zip, tar) too. Each gives, in the output "
+        "folder, <name>_seg.nii.gz on the scan's own grid, <name>_seg.png (three planes through each structure) and "
+        "<name>_seg.json (names, volumes in ml, confidence). A scan that can't be used is reported with a code and "
+        "does not stop the others.",
         epilog="Example: napari-seg predict head.nii.gz study/ -o results",
     )
     parser.add_argument(
@@ -63,7 +65,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="write <name>_seg_confidence.nii.gz, the winner's probability (255 is 1), and <name>_seg_entropy.nii.gz",
     )
-    parser.add_argument("--volume", type=int, metavar="N", help="which volume of 4D scans, counted from 0")
+    add_reading(parser)
     parser.add_argument(
         "--also",
         nargs="+",
@@ -100,8 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
     missing = [CaseResult(path.name, "failed", fault.code, fault.message, str(path)) for path, fault in faults]
     if not cases and not missing:
         print(
-            "napari-seg: input.none: found no scan below the inputs; expected NIfTI, NRRD, MetaImage or DICOM "
-            "files; 'napari-seg inspect' says what lies there",
+            "napari-seg: input.none: found no scan below the inputs; expected NIfTI, NRRD, MetaImage, DICOM "
+            "or pictures; 'napari-seg inspect' says what lies there",
             file=sys.stderr,
         )
         return ExitCode.NOTHING_FOUND
@@ -121,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
                     "crop": not arguments.no_crop,
                     "certainty": arguments.certainty,
                 },
-                volume=arguments.volume,
+                reading=reading(arguments),
                 also=arguments.also,
                 overwrite=arguments.overwrite,
                 on_case=progress.on_case,

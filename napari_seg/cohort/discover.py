@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from napari_seg.errors import InputError
-from napari_seg.formats import Scan, find_scans, nifti_ending
+from napari_seg.formats import Scan, find, nifti_ending
+from napari_seg.formats.archive import shown
 
 PROGRAM = "napari-seg"
 SUFFIX = "_seg"
@@ -49,21 +50,19 @@ def find_cases(inputs: Sequence[Path]) -> tuple[list[Case], list[tuple[Path, Inp
     faults: list[tuple[Path, InputError]] = []
     for path in inputs:
         try:
-            found = find_scans(path)
+            found = find(path, passing_over=is_result).scans
         except InputError as fault:
             faults.append((path, fault))
             continue
         for scan in found:
-            if path.is_dir() and is_result(scan.files[0]):
-                continue
-            files = tuple(file.resolve() for file in scan.files)
+            files = tuple(shown(file.resolve()) for file in scan.files)
             scans.setdefault(files, (scan, scan.source))
     return _named(list(scans.items())), faults
 
 
 def is_result(path: Path) -> bool:
-    """Whether an earlier run wrote a label map or a map of its certainty, told by the record beside it."""
-    ending = nifti_ending(path)
+    """Whether an earlier run wrote a label map, a map of its certainty or a picture, told by the record beside it."""
+    ending = nifti_ending(path) or (path.suffix if path.suffix == ".png" else "")
     stem = path.name.removesuffix(ending)
     for name in CERTAINTY_MAPS:
         stem = stem.removesuffix(f"_{name}")

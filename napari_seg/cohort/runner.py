@@ -28,6 +28,7 @@ from napari_seg.localise import Progress
 from napari_seg.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
+    from napari_seg.formats import Reading
     from napari_seg.formats.label_maps import DicomKind
     from napari_seg.inference.segment import Options
 
@@ -107,7 +108,7 @@ def run_cohort(
     bundle: Bundle,
     *,
     options: Options | None = None,
-    volume: int | None = None,
+    reading: Reading | None = None,
     also: Sequence[Format] = (),
     overwrite: bool = False,
     on_case: Callable[[int, str], None] | None = None,
@@ -120,7 +121,7 @@ def run_cohort(
         output_dir: made if it is not there; nothing is written outside it.
         bundle: which structures to find.
         options: for `segment`.
-        volume: which one of scans that hold several, counted from 0.
+        reading: for `Scan.read`.
         also: formats to write beside NIfTI; those of DICOM only for DICOM scans.
         overwrite: replace whatever has the results' names; without it, only results that an earlier run gave for
             the same scan and nobody touched since.
@@ -145,7 +146,7 @@ def run_cohort(
     for number, case in enumerate(cases):
         if on_case is not None:
             on_case(number, case.name)
-        results.append(_run_case(case, output_dir, bundle, options or {}, volume, also, overwrite, progress))
+        results.append(_run_case(case, output_dir, bundle, options or {}, reading or {}, also, overwrite, progress))
     return results
 
 
@@ -154,7 +155,7 @@ def _run_case(
     output_dir: Path,
     bundle: Bundle,
     options: Options,
-    number: int | None,
+    reading: Reading,
     also: Sequence[Format],
     overwrite: bool,
     progress: Progress | None,
@@ -165,7 +166,7 @@ def _run_case(
     try:
         if not overwrite:
             _refuse_others_files(output_dir, case)
-        volume = case.scan.read(number)
+        volume = case.scan.read(**reading, channels=bundle.in_channels)
         segmentation = segment(volume, bundle, progress=progress, **options)
         if case.scan.format != "dicom" and (missing := [kind for kind in also if kind in _OF_DICOM]):
             also = [kind for kind in also if kind not in missing]

@@ -8,10 +8,11 @@ that quietly went missing.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 from napari_seg.errors import InputError
 from napari_seg.volume import Volume
@@ -20,6 +21,15 @@ NIFTI_ENDINGS = (".nii.gz", ".nii")
 PAIR_ENDINGS = (".hdr", ".hdr.gz", ".img", ".img.gz")
 ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
 SEGMENTATION_ENDINGS = (".seg.nrrd", ".seg.nhdr")
+ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+PICTURE_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
+
+
+class Reading(TypedDict, total=False):
+    """How a scan is read; see `Scan.read`."""
+
+    volume: int | None
+    resample_tilt: bool
 
 
 @dataclass(frozen=True)
@@ -29,24 +39,29 @@ class Scan:
     Attributes:
         name: what a person recognises it by, fit for a file name; never a patient's name or identifier that the
             headers hold. Two scans of one folder may share a name.
-        format: "nifti" (with pairs of .hdr and .img), "itk" (NRRD and MetaImage) or "dicom".
+        format: "nifti" (with pairs of .hdr and .img), "itk" (NRRD and MetaImage), "picture", "dicom"; or "archive", one
+            that can't be unpacked.
         files: what it is made of; one file, the header of a pair first, or those of a series.
     """
 
     name: str
-    format: Literal["nifti", "itk", "dicom"]
+    format: Literal["nifti", "itk", "picture", "dicom", "archive"]
     files: tuple[Path, ...]
 
     @property
     def source(self) -> str:
-        """What a person would name: the file, or the folder of the series."""
-        return str(self.files[0].parent if self.format == "dicom" else self.files[0])
+        """What a person would name: the file, or the folder of the series; in an archive, if they came from one."""
+        from napari_seg.formats.archive import shown
 
-    def read(self, volume: int | None = None) -> Volume:
+        return str(shown(self.files[0].parent if self.format == "dicom" else self.files[0]))
+
+    def read(self, volume: int | None = None, *, resample_tilt: bool = False, channels: int | None = None) -> Volume:
         """The scan's intensities on their grid.
 
         Args:
             volume: which one, counted from 0, of a scan that holds several; None: there must be one.
+            resample_tilt: shift the slices of a tilted gantry onto a straight grid; otherwise they are refused.
+            channels: that are wanted of a picture: 1, in grey, or 3, in colours; None: as many as it has.
 
         Raises:
             InputError: it can't be read, or is not a regular volume.
@@ -60,9 +75,18 @@ class Scan:
             from napari_seg.formats.itk import read_itk
 
             return read_apart(read_itk, self.files)
+        if self.format == "picture":
+            from napari_seg.formats.apart import read_apart
+            from napari_seg.formats.image2d import read_one_picture
+
+            return read_apart(partial(read_one_picture, channels=channels), self.files)
+        if self.format == "archive":
+            from napari_seg.formats.archive import unpacked
+
+            return read(unpacked(self.files[0]))  # raises again what is wrong with it
         from napari_seg.formats.dicom import read_series
 
-        return read_series(self.files, volume)
+        return read_series(self.files, volume, resample_tilt=resample_tilt)
 
 
 @dataclass(frozen=True)
@@ -98,12 +122,17 @@ def find_scans(path: str | os.PathLike[str]) -> list[Scan]:
     return list(find(path).scans)
 
 
-def find(path: str | os.PathLike[str]) -> Found:
+def find(path: str | os.PathLike[str], passing_over: Callable[[Path], bool] = lambda file: False) -> Found:
     """Every scan below a path, and what else lies there.
 
-    A folder is walked with all its subfolders, hidden ones left out. The DICOM files below it are sorted into
-    series, each a scan of its own; a single DICOM file is a scan of that file alone. Reports, plans,
-    localizers and whatever else is no scan are skipped. What calls itself a scan is one, however broken.
+    A folder is walked with all its subfolders, hidden ones left out; archives (zip, tar) count as folders. The DICOM
+    files below it are sorted into series, each a scan of its own; a single DICOM file is a scan of that file alone.
+    Pictures are scans where nothing else is: among scans they are screenshots. Reports, plans, localizers and whatever
+    else is no scan are skipped. What calls itself a scan is one, however broken.
+
+    Args:
+        path: a file or a folder.
+        passing_over: says of which files in a folder nothing is to be known.
 
     Raises:
         InputError: `input.missing`, the path does not exist; `file.unreadable`, a folder may not be opened.
@@ -111,11 +140,12 @@ def find(path: str | os.PathLike[str]) -> Found:
     path = Path(path)
     if not path.exists():
         raise InputError("input.missing", f"{path} does not exist; check the path")
-    files = sorted(_files_below(path)) if path.is_dir() else [path]
+    files = [file for file in sorted(_files_below(path)) if not passing_over(file)] if path.is_dir() else [path]
+    files = [part for file in files for part in _parts_of(file)]
     order = {file: n for n, file in enumerate(files)}
     scans: list[Scan] = []
     skipped: list[Skipped] = []
-    others = []
+    others, pictures = [], []
     pairs: dict[Path, list[Path]] = {}
     for file in files:
         if ending := nifti_ending(file):
@@ -126,6 +156,10 @@ def find(path: str | os.PathLike[str]) -> Found:
             skipped.append(Skipped((file,), "skip.not_intensities", f"{file.name} is a segmentation"))
         elif ending := _ending(file, ITK_ENDINGS):
             scans.append(Scan(file.name[: -len(ending)], "itk", (file,)))
+        elif ending := _ending(file, ARCHIVE_ENDINGS):
+            scans.append(Scan(file.name[: -len(ending)], "archive", (file,)))
+        elif ending := _ending(file, PICTURE_ENDINGS):
+            pictures.append(Scan(file.name[: -len(ending)], "picture", (file,)))
         else:
             others.append(file)
     for stem, parts in pairs.items():
@@ -142,9 +176,26 @@ def find(path: str | os.PathLike[str]) -> Found:
                 scans.append(Scan(file.name, "nifti", (file,)))
             else:
                 skipped.append(Skipped((file,), code, message))
+    if not scans:
+        scans = pictures
+    else:
+        text = "is a picture among scans; name it alone to segment it"
+        skipped += [Skipped(one.files, "skip.picture", f"{one.files[0].name} {text}") for one in pictures]
     scans.sort(key=lambda scan: order[scan.files[0]])
     skipped.sort(key=lambda one: order[one.files[0]])
     return Found(tuple(scans), tuple(skipped))
+
+
+def _parts_of(file: Path) -> list[Path]:
+    """The files of an archive; of any other, and of an archive that can't be unpacked, the file itself."""
+    if not has_ending(file, ARCHIVE_ENDINGS):
+        return [file]
+    from napari_seg.formats.archive import unpacked
+
+    try:
+        return sorted(_files_below(unpacked(file)))
+    except InputError:  # it is a scan then, so that reading it says why
+        return [file]
 
 
 def read(path: str | os.PathLike[str]) -> Volume:
@@ -155,7 +206,7 @@ def read(path: str | os.PathLike[str]) -> Volume:
     """
     scans = find_scans(path)
     if not scans:
-        raise InputError("input.none", f"found no scan in {path}; expected NIfTI, NRRD, MetaImage or DICOM files")
+        raise InputError("input.none", f"found no scan in {path}; expected NIfTI, NRRD, MetaImage, DICOM or pictures")
     if len(scans) > 1:
         names = ", ".join(scan.name for scan in scans[:10]) + (", ..." if len(scans) > 10 else "")
         raise InputError("input.several_scans", f"found {len(scans)} scans in {path} ({names}); name the one to read")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice
 from napari_seg.formats.apart import read_apart
-from napari_seg.formats.dicom_geometry import Frame, arrange, frames_of
+from napari_seg.formats.dicom_geometry import Frame, Stack, arrange, frames_of
 from napari_seg.formats.dicom_series import (
     Header,
     Series,
@@ -28,7 +28,7 @@ from napari_seg.volume import Volume
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-__all__ = ["Series", "find_series", "read_series"]
+__all__ = ["Series", "find_series", "read_series", "stack_of"]
 
 FEW_SLICES = 4
 
@@ -57,7 +57,9 @@ _PIXEL_KEYWORDS = (
 )
 
 
-def read_series(files: Sequence[Path], volume: int | None = None, *, apart: bool = True) -> Volume:
+def read_series(
+    files: Sequence[Path], volume: int | None = None, *, resample_tilt: bool = False, apart: bool = True
+) -> Volume:
     """The volume that the files of one series hold, in any order.
 
     The array is (1, I, J, K) over columns, rows and slices, rescaled by each slice's own slope and intercept. It
@@ -67,34 +69,57 @@ def read_series(files: Sequence[Path], volume: int | None = None, *, apart: bool
         files: of the series.
         volume: which one, counted from 0 in the order of instance numbers, of a series that holds several at the same
             positions; None: there must be one.
+        resample_tilt: shift the slices of a tilted gantry onto a straight grid, in float32 (see `tilt`).
         apart: whether compressed pixels are decoded in a process of their own.
 
     Raises:
         InputError: `file.*`, a file is damaged; `series.*`, its images do not belong in one volume or are not grey;
             `geometry.*`, they do not lie on a regular grid.
     """
-    files = [Path(path) for path in files]
-    headers = [read_header(path) for path in files]
+    headers = [read_header(Path(path)) for path in files]
     if apart and any(_needs_decoder(header) for header in headers):
-        return read_apart(partial(read_series, volume=volume, apart=False), files)
+        read = partial(read_series, volume=volume, resample_tilt=resample_tilt, apart=False)
+        return read_apart(read, [header.path for header in headers])
     first = headers[0].tags
     name = series_name(first)
-    frames: dict[tuple, Frame] = {}
     for header in headers:
         _check_scalar(header, name)
         _check_whole(header)
-        for frame in _frames(header):
-            frames.setdefault(frame.identity, frame)  # copies of one instance count once
-    ordered, grid = arrange(list(frames.values()), name, volume)
-    slices = _read_pixels(ordered, {header.path: header for header in headers})
+    stack = _stack(headers, name, volume, tilted=resample_tilt)
+    slices = _read_pixels(stack.frames, {header.path: header for header in headers})
+    notices = _notices([header.tags for header in headers], len(stack.frames), name)
+    if stack.is_tilted:
+        from napari_seg.formats.tilt import straightened
+
+        slices = straightened(slices, stack)
+        text = f"the gantry of {name} was tilted; its slices were shifted onto a straight grid"
+        notices = (*notices, Notice("geometry.tilt_resampled", text))
     return Volume(
         slices.transpose(2, 1, 0)[None],
-        grid,
+        stack.grid,
         name=name,
         modality=str(first.get("Modality") or ""),
-        files=tuple(dict.fromkeys(frame.path for frame in ordered)),
-        notices=_notices([header.tags for header in headers], len(ordered), name),
+        files=tuple(dict.fromkeys(frame.path for frame in stack.frames)),
+        notices=notices,
     )
+
+
+def stack_of(files: Sequence[Path]) -> Stack:
+    """Where the slices of one volume lie, straight or tilted.
+
+    Raises:
+        InputError: they do not fill a grid.
+    """
+    headers = [read_header(Path(path)) for path in files]
+    return _stack(headers, series_name(headers[0].tags), None, tilted=True)
+
+
+def _stack(headers: Sequence[Header], name: str, volume: int | None, *, tilted: bool) -> Stack:
+    frames: dict[tuple, Frame] = {}
+    for header in headers:
+        for frame in _frames(header):
+            frames.setdefault(frame.identity, frame)  # copies of one instance count once
+    return arrange(list(frames.values()), name, volume, tilted=tilted)
 
 
 def _frames(header: Header) -> list[Frame]:

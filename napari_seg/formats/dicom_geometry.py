@@ -104,8 +104,36 @@ def frames_of(header: Header) -> list[Frame]:
     return [_frame(path, tags, index, lookup_for(own)) for index, own in enumerate(per_frame)]
 
 
-def arrange(frames: Sequence[Frame], name: str, volume: int | None = None) -> tuple[list[Frame], Grid]:
-    """The frames in the order in which they lie, and the grid (column, row, slice) that they fill, in RAS+.
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Frames in the order in which they lie, and the straight grid that they fill.
+
+    Attributes:
+        frames: of one volume.
+        grid: over columns, rows and slices, in RAS+. It spans all slices of a tilted gantry, and so is larger in the
+            plane than they are.
+        begin: (2,) column and row of the grid at which the first slice begins.
+        shift: (2,) columns and rows by which each slice lies farther than the one before; 0 unless the gantry was
+            tilted.
+    """
+
+    frames: list[Frame]
+    grid: Grid
+    begin: NDArray[np.float64]
+    shift: NDArray[np.float64]
+
+    @property
+    def is_tilted(self) -> bool:
+        return bool(self.shift.any())
+
+    def begins(self) -> NDArray[np.float64]:
+        """(K, 2) column and row of the grid at which each slice begins."""
+        begins = self.begin + np.arange(len(self.frames))[:, None] * self.shift
+        return np.maximum(begins.round(6), 0)  # a hair below a whole pixel is that pixel
+
+
+def arrange(frames: Sequence[Frame], name: str, volume: int | None = None, *, tilted: bool = False) -> Stack:
+    """The frames in the order in which they lie, and the grid that they fill.
 
     The slice axis grows along the cross product of the column and row axes, whatever the files' order was. Its
     spacing comes from the first and the last position, never from SliceThickness.
@@ -115,6 +143,7 @@ def arrange(frames: Sequence[Frame], name: str, volume: int | None = None) -> tu
         name: of the series.
         volume: which of several stacks at the same positions, counted from 0 in the order of their instance numbers;
             None: there must be one.
+        tilted: whether the stack may lean, as under a tilted gantry.
 
     Raises:
         InputError: `geometry.*` or `series.*`, they do not fill a regular grid; which rule is broken, and where.
@@ -129,13 +158,24 @@ def arrange(frames: Sequence[Frame], name: str, volume: int | None = None) -> tu
         )
     positions = np.array([frame.position for frame in frames])
     step = (positions[-1] - positions[0]) / (len(frames) - 1)
-    _check_straight(step, normal, name)
+    sine = float(np.linalg.norm(step - (step @ normal) * normal) / np.linalg.norm(step))
+    is_tilted = sine > SHEAR_TOLERANCE
+    if is_tilted and not tilted:
+        raise InputError(
+            "geometry.shear",
+            f"the slices of {name} are stacked {np.degrees(np.arcsin(sine)):.1f} degrees off their normal (a tilted "
+            "gantry); expected a straight stack; pass --resample-tilt to have them shifted onto a straight grid",
+        )
     _check_even(frames, positions, step, normal, name)
     affine = np.eye(4)
     affine[:3, :2] = (first.orientation * first.spacing_mm[:, None]).T
-    affine[:3, 2] = step
-    affine[:3, 3] = positions[0]
-    return frames, Grid((first.columns, first.rows, len(frames)), _RAS_FROM_LPS @ affine)
+    affine[:3, 2] = (step @ normal) * normal if is_tilted else step
+    shift = first.orientation @ step / first.spacing_mm if is_tilted else np.zeros(2)
+    farthest = shift * (len(frames) - 1)
+    begin = np.ceil(np.maximum(-farthest, 0))
+    affine[:3, 3] = positions[0] - affine[:3, :2] @ begin
+    columns, rows = np.add((first.columns, first.rows), begin + np.ceil(np.maximum(farthest, 0)))
+    return Stack(frames, Grid((int(columns), int(rows), len(frames)), _RAS_FROM_LPS @ affine), begin, shift)
 
 
 def _frame(path: Path, tags: Dataset, index: int, lookup: Callable[[str, str], Any]) -> Frame:
@@ -249,17 +289,6 @@ def _one_stack(frames: list[Frame], normal: NDArray[np.float64], name: str, volu
         f"{name} has {len(labels)} slices at one position: {', '.join(labels[:4])}{', ...' if len(labels) > 4 else ''}"
         "; expected one; leave out the others",
     )
-
-
-def _check_straight(step: NDArray[np.float64], normal: NDArray[np.float64], name: str) -> None:
-    sideways = step - (step @ normal) * normal
-    sine = np.linalg.norm(sideways) / np.linalg.norm(step)
-    if sine > SHEAR_TOLERANCE:
-        raise InputError(
-            "geometry.shear",
-            f"the slices of {name} are stacked {np.degrees(np.arcsin(sine)):.1f} degrees off their normal (a tilted "
-            "gantry); expected a straight stack; resample the scan on a straight grid first",
-        )
 
 
 def _check_even(

@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 
 from napari_seg import __version__
 from napari_seg.errors import InputError, Notice, OutputError
+from napari_seg.formats.dicom import stack_of
+from napari_seg.formats.dicom_geometry import Stack
 from napari_seg.formats.dicom_series import quiet_pydicom
 from napari_seg.formats.proven import unproven
+from napari_seg.formats.tilt import on_images
 from napari_seg.geometry import Grid, is_same_lattice, resample
 from napari_seg.volume import Segment, Segmentation, Term, distinct_color, smallest_label_type
 
@@ -64,7 +67,7 @@ def write_dicom_seg(
     after it was read back and found equal.
 
     Args:
-        segmentation: on the images' grid.
+        segmentation: on the images' grid; where a tilted gantry's slices were shifted onto it, labels go back to them.
         images: the DICOM files of the series.
         path: of the file.
         kind: how segments are stored.
@@ -85,17 +88,23 @@ def write_dicom_seg(
     first = sources[0]
     for source in sources:
         _give_thickness(source, segmentation.grid.spacing_mm[2])
-    volume = highdicom.Volume(
-        numbered.array.transpose(2, 1, 0),
-        segmentation.grid.affine[:, [2, 1, 0, 3]],
-        coordinate_system="PATIENT",
-        frame_of_reference_uid=first.get("FrameOfReferenceUID"),
-        from_reference_convention="RAS",
-    )
+    frames: Any
+    stack = _tilted(images, segmentation.grid)
+    if stack is None:
+        frames = highdicom.Volume(
+            numbered.array.transpose(2, 1, 0),
+            segmentation.grid.affine[:, [2, 1, 0, 3]],
+            coordinate_system="PATIENT",
+            frame_of_reference_uid=first.get("FrameOfReferenceUID"),
+            from_reference_convention="RAS",
+        )
+    else:
+        frames = on_images(numbered.array, stack)
+        sources.sort(key=lambda source: [str(frame.path) for frame in stack.frames].index(str(source.filename)))
     with unproven(path, ".dcm") as hidden, quiet_pydicom():
         dataset = highdicom.seg.Segmentation(
             sources,
-            volume,
+            frames,
             kind.upper(),
             [_description(segment, algorithm) for segment in numbered.segments],
             series_instance_uid=highdicom.UID(),
@@ -111,8 +120,11 @@ def write_dicom_seg(
             series_description=f"Segmentation by {algorithm[0]}"[:64],
         )
         dataset.save_as(hidden)
-        found = read_dicom_seg(hidden)
-        if not same_labels(found, numbered):
+        if stack is None:
+            came_back = same_labels(read_dicom_seg(hidden), numbered)
+        else:
+            came_back = np.array_equal(_at_images(hidden, sources), frames)
+        if not came_back:
             raise OutputError("output.not_equal", f"{path.name} came back from the disk with other labels; try again")
 
 
@@ -188,6 +200,30 @@ def _label_map(
         array[mask] = segment.label
     assert array is not None
     return array, affine
+
+
+def _tilted(images: Sequence[Path], grid: Grid) -> Stack | None:
+    """The images' stack if a tilted gantry made them, and a grid is the straight one that they were shifted onto."""
+    try:
+        stack = stack_of(images)
+    except InputError:  # a volume of several in one file
+        return None
+    return stack if stack.is_tilted and stack.grid.matches(grid) else None
+
+
+def _at_images(path: Path, sources: Sequence[Dataset]) -> NDArray:
+    """(K, J, I) the labels that a segmentation has at the frames of its images."""
+    import highdicom
+    import pydicom
+
+    dataset = highdicom.seg.Segmentation.from_dataset(pydicom.dcmread(path), copy=False)
+    options: Any = {"combine_segments": True, "assert_missing_frames_are_empty": True}
+    if len(sources) == 1:
+        frames = range(1, int(sources[0].NumberOfFrames) + 1)
+        found = dataset.get_pixels_by_source_frame(sources[0].SOPInstanceUID, list(frames), **options)
+    else:
+        found = dataset.get_pixels_by_source_instance([source.SOPInstanceUID for source in sources], **options)
+    return np.asarray(found)
 
 
 def _give_thickness(source: Dataset, thickness_mm: float) -> None:

@@ -6,30 +6,49 @@ patient; to have a grid all the same it lies as an axial plane, seen upright.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from napari_seg.errors import InputError
+from napari_seg.formats import PICTURE_ENDINGS, has_ending
 from napari_seg.geometry import Grid
 from napari_seg.volume import Volume
 
-_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
+COLOURS = 3
 
 
 def is_picture(path: Path) -> bool:
     """Whether a file calls itself a picture."""
-    return path.suffix.lower() in _ENDINGS
+    return has_ending(path, PICTURE_ENDINGS)
 
 
-def read_picture(path: Path) -> Volume:
-    """A picture in grey, (1, I, J, 1).
+def read_picture(path: Path, channels: int | None = 1) -> Volume:
+    """A picture in grey (1, I, J, 1) or in colours (3, I, J, 1), red first; how transparent it is does not count.
+
+    Args:
+        path: of the file.
+        channels: 3 for colours, all alike in a grey picture; None: colours if the picture has any; else grey.
 
     Raises:
         InputError: `file.not_picture` or `file.pages`.
     """
-    return _read(path, is_label=False)
+    array = _pixels(path, is_label=False)
+    if array.ndim == 3 and channels is None and not np.ptp(array, axis=2).any():
+        channels = 1
+    if array.ndim == 3 and channels not in (None, COLOURS):
+        array = np.asarray(Image.fromarray(array).convert("L"))
+    if array.ndim == 2:
+        array = np.repeat(array[..., None], COLOURS if channels == COLOURS else 1, axis=2)
+    return _lying(array, path)
+
+
+def read_one_picture(files: Sequence[Path], channels: int | None = None) -> Volume:
+    """`read_picture` of the first of some files, as `read_apart` wants it."""
+    return read_picture(files[0], channels)
 
 
 def read_label_picture(path: Path) -> Volume:
@@ -38,25 +57,32 @@ def read_label_picture(path: Path) -> Volume:
     Raises:
         InputError: `file.not_picture`, `file.pages`, or `labels.colour`: it holds colours.
     """
-    return _read(path, is_label=True)
-
-
-def _read(path: Path, *, is_label: bool) -> Volume:
-    try:
-        with Image.open(path) as image:
-            if (pages := getattr(image, "n_frames", 1)) > 1:
-                raise InputError("file.pages", f"{path.name} holds {pages} pages; expected one picture")
-            keeps = is_label or image.mode.startswith(("I", "F"))  # more than 8 bits of grey
-            array = np.asarray(image if keeps else image.convert("L"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise InputError("file.not_picture", f"{path.name} can't be read as a picture ({error})") from error
+    array = _pixels(path, is_label=True)
     if array.ndim == 3:
-        if image.mode.startswith("RGB") and np.ptp(array[..., :3], axis=2).any():
+        if np.ptp(array[..., :3], axis=2).any():
             raise InputError(
                 "labels.colour", f"{path.name} is a label map in colours; expected grey values or a palette (mode P)"
             )
         array = array[..., 0]
+    return _lying(array[..., None], path)
+
+
+def _lying(array: NDArray, path: Path) -> Volume:
     grid = Grid((array.shape[1], array.shape[0], 1), np.diag([-1.0, -1.0, 1.0, 1.0]))
-    return Volume(array.T[None, :, :, None], grid, path.stem, files=(path,))
+    return Volume(array.transpose(2, 1, 0)[..., None], grid, path.stem, files=(path,))
+
+
+def _pixels(path: Path, *, is_label: bool) -> NDArray:
+    """(J, I) or (J, I, 3); of label maps the values as they are stored."""
+    try:
+        with Image.open(path) as image:
+            if (pages := getattr(image, "n_frames", 1)) > 1:
+                raise InputError("file.pages", f"{path.name} holds {pages} pages; expected one picture")
+            if image.mode in ("1", "L", "LA", "La"):
+                return np.asarray(image.convert("L"))
+            keeps = is_label or image.mode.startswith(("I", "F"))  # more than 8 bits of grey
+            return np.asarray(image if keeps else image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise InputError("file.not_picture", f"{path.name} can't be read as a picture ({error})") from error

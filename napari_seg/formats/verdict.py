@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from napari_seg.errors import InputError
-from napari_seg.formats import Scan, find
+from napari_seg.formats import Reading, Scan, find
+from napari_seg.formats.archive import shown
 from napari_seg.volume import Volume
 
 
@@ -49,27 +50,27 @@ class Verdict:
         return asdict(self)
 
 
-def verdicts(path: Path, volume: int | None = None) -> Iterator[Verdict]:
+def verdicts(path: Path, reading: Reading | None = None) -> Iterator[Verdict]:
     """One verdict for each series and file below a path; each is read in full, because only that tells.
 
     Args:
         path: a file or a folder.
-        volume: which one, counted from 0, of scans that hold several.
+        reading: for `Scan.read`.
 
     Raises:
         InputError: `input.missing`, the path does not exist; `file.unreadable`, a folder may not be opened.
     """
     found = find(path)
     for scan in found.scans:
-        yield _of_scan(scan, volume)
+        yield _of_scan(scan, reading or {})
     for skipped in found.skipped:
-        first = skipped.files[0]
+        first = shown(skipped.files[0])
         yield Verdict(str(first), first.name, len(skipped.files), "skip", skipped.code, skipped.message)
 
 
-def _of_scan(scan: Scan, number: int | None) -> Verdict:
+def _of_scan(scan: Scan, reading: Reading) -> Verdict:
     try:
-        volume = scan.read(number)
+        volume = scan.read(**reading)
     except InputError as error:
         return Verdict(scan.source, scan.name, len(scan.files), "refuse", error.code, error.message)
     except MemoryError:

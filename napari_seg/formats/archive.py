@@ -1,0 +1,111 @@
+"""Archives (zip, tar) unpacked into a folder of their own, which goes with the process.
+
+What an archive says of itself is not believed: no name leads out of the folder, links and devices are left out, and
+unpacking ends when it has written more than there is room for.
+"""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from napari_seg.errors import InputError
+
+FREE_SHARE = 0.5
+"""Of the free space where temporary files go, what an archive may fill."""
+
+MOST_FILES = 1_000_000
+
+_CHUNK_BYTES = 1 << 20
+
+_unpacked: dict[tuple[Path, int, int], tuple[Path, tempfile.TemporaryDirectory]] = {}
+
+
+def unpacked(archive: Path) -> Path:
+    """A folder with the files of an archive; the same one if it was unpacked before.
+
+    Raises:
+        InputError: `archive.unsafe`, a name leads out of the archive; `archive.too_large`; `archive.encrypted`;
+            `file.unreadable`; `file.truncated`, it is cut or damaged.
+    """
+    try:
+        status = archive.stat()
+        key = (archive.absolute(), status.st_size, status.st_mtime_ns)
+        if key not in _unpacked:
+            temporary = tempfile.TemporaryDirectory(prefix="napari-seg-")
+            folder = Path(temporary.name).resolve()
+            try:
+                _unpack(archive, folder)
+            except BaseException:
+                temporary.cleanup()
+                raise
+            _unpacked[key] = folder, temporary
+        return _unpacked[key][0]
+    except InputError:
+        raise
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+        reason = type(error).__name__
+        raise InputError(
+            "file.truncated", f"{archive.name} is cut or damaged ({reason}); copy or export it again"
+        ) from error
+    except (NotImplementedError, RuntimeError) as error:  # what zipfile raises for methods and passwords it lacks
+        text = f"{archive.name} is encrypted, or compressed in an uncommon way; unpack it first"
+        raise InputError("archive.encrypted", text) from error
+    except OSError as error:
+        raise InputError("file.unreadable", f"{archive.name} can't be unpacked: {error.strerror or error}") from error
+
+
+def shown(path: Path) -> Path:
+    """What a person would name: of a file that was unpacked, the archive and the name in it."""
+    for (archive, _, _), (folder, _) in _unpacked.items():
+        if path.is_relative_to(folder):
+            return archive / path.relative_to(folder)
+    return path
+
+
+@atexit.register
+def _forget() -> None:
+    for _, temporary in _unpacked.values():
+        temporary.cleanup()
+    _unpacked.clear()
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    room = int(FREE_SHARE * shutil.disk_usage(folder).free)
+    for count, (name, stream) in enumerate(_files_of(archive)):
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+            text = f"{archive.name} holds a file whose name leads out of the archive; it is not to be trusted"
+            raise InputError("archive.unsafe", text)
+        target = folder.joinpath(*path.parts)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:
+            while chunk := stream.read(_CHUNK_BYTES):
+                room -= len(chunk)
+                if room < 0 or count >= MOST_FILES:
+                    text = f"{archive.name} holds more than there is room for; unpack it yourself where there is room"
+                    raise InputError("archive.too_large", text)
+                file.write(chunk)
+
+
+def _files_of(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """The name and content of every regular file, one after the other."""
+    if archive.name.lower().endswith(".zip"):
+        with zipfile.ZipFile(archive) as files:
+            for member in files.infolist():
+                is_link = member.external_attr >> 28 == 0o12
+                if not member.is_dir() and not is_link:
+                    with files.open(member) as content:
+                        yield member.filename, content
+    else:
+        with tarfile.open(archive) as bundle:
+            for entry in bundle:
+                if entry.isreg() and (stream := bundle.extractfile(entry)) is not None:
+                    yield entry.name, stream

@@ -1,0 +1,130 @@
+"""Archives are folders; one that is not to be trusted is refused, and nothing is written outside its own folder."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import phantoms
+import pytest
+from bundles import write_threshold_bundle
+
+from napari_seg.cli import main
+from napari_seg.errors import InputError
+from napari_seg.formats import archive, find, find_scans
+from napari_seg.formats.verdict import verdicts
+from napari_seg.volume import Volume
+
+
+def pack(folder: Path, path: Path) -> Path:
+    """All files of a folder as zip or tar."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+            for file in files:
+                packed.write(file, file.relative_to(folder))
+    else:
+        with tarfile.open(path, "w:gz") as packed:
+            for file in files:
+                packed.add(file, str(file.relative_to(folder)))
+    return path
+
+
+@pytest.mark.parametrize("name", ["study.zip", "study.tar.gz"])
+def test_scans_in_an_archive_are_found_and_named_by_it(tmp_path: Path, head: Volume, name: str) -> None:
+    phantoms.write_series(head, tmp_path / "study" / "series")
+    phantoms.write_nifti(head, tmp_path / "study" / "t1.nii.gz")
+    (tmp_path / "study" / "__MACOSX").mkdir()
+    (tmp_path / "study" / "__MACOSX" / "._t1.nii.gz").write_bytes(b"resource fork")
+    (tmp_path / "in").mkdir()
+    packed = pack(tmp_path / "study", tmp_path / "in" / name)
+    for path in (packed, tmp_path / "in"):
+        series, nifti = find_scans(path)
+        assert (series.source, nifti.source) == (str(packed / "series"), str(packed / "t1.nii.gz"))
+        assert np.array_equal(series.read().array, head.array)
+        assert np.array_equal(nifti.read().array, head.array)
+
+
+def test_results_of_an_archive_are_known_again(tmp_path: Path, head: Volume, capsys: pytest.CaptureFixture) -> None:
+    phantoms.write_series(head, tmp_path / "study")
+    packed, bundle = pack(tmp_path / "study", tmp_path / "study.zip"), write_threshold_bundle(tmp_path / "bundle")
+    for _ in range(2):
+        words = ["predict", packed, "-o", tmp_path / "out", "--bundle", bundle, "--trust-bundle", "--json"]
+        assert main([str(word) for word in words]) == 0
+        assert json.loads(capsys.readouterr().out)[0]["source"] == str(packed)
+        archive._forget()  # as in another process
+    expected = head.array[0] > 100
+    assert np.array_equal(nibabel.load(tmp_path / "out" / "MR_T1w_sagittal_003_seg.nii.gz").get_fdata() > 0, expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["../escaped.nii", "/tmp/escaped.nii", "a/../../escaped.nii", "..\\escaped.nii", "C:/x.nii"]
+)
+@pytest.mark.parametrize("ending", [".zip", ".tar"])
+def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str, ending: str) -> None:
+    path = tmp_path / f"study{ending}"
+    if ending == ".zip":
+        with zipfile.ZipFile(path, "w") as packed:
+            packed.writestr(name, b"content")
+    else:
+        with tarfile.open(path, "w") as packed:
+            entry = tarfile.TarInfo(name)
+            entry.size = 7
+            packed.addfile(entry, io.BytesIO(b"content"))
+    before = set(tmp_path.parent.rglob("*"))
+    with pytest.raises(InputError, match=r"archive\.unsafe"):
+        archive.unpacked(path)
+    assert set(tmp_path.parent.rglob("*")) == before
+    (verdict,) = verdicts(tmp_path)
+    assert (verdict.verdict, verdict.code) == ("refuse", "archive.unsafe")
+
+
+def test_links_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "secret.nii").write_bytes(b"private")
+    with tarfile.open(tmp_path / "a.tar", "w") as packed:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE):
+            entry = tarfile.TarInfo("link.nii")
+            entry.type, entry.linkname = kind, str(tmp_path / "secret.nii")
+            packed.addfile(entry)
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as packed:
+        info = zipfile.ZipInfo("link.nii")
+        info.create_system, info.external_attr = 3, 0o120777 << 16
+        packed.writestr(info, str(tmp_path / "secret.nii"))
+    for path in (tmp_path / "a.tar", tmp_path / "b.zip"):
+        assert find(path) == find(path)
+        assert find(path).scans == ()
+
+
+def test_a_bomb_ends_when_there_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("zeros.nii", bytes(2**24))
+    monkeypatch.setattr(archive, "FREE_SHARE", 1e-9)
+    (verdict,) = verdicts(path)
+    assert verdict.code == "archive.too_large"
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b"no archive"])
+@pytest.mark.parametrize("name", ["study.zip", "study.tar.gz"])
+def test_a_damaged_archive_is_one_failed_scan(tmp_path: Path, head: Volume, name: str, damage: object) -> None:
+    phantoms.write_nifti(head, tmp_path / "t1.nii")
+    path = pack(tmp_path, tmp_path / name)
+    path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
+    found = {verdict.name: verdict.code for verdict in verdicts(tmp_path)}
+    assert found == {"t1": "", "study": "file.truncated"}
+
+
+def test_an_encrypted_archive_is_told(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr("a.nii", b"content")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[6] |= 1  # the flags of the file, there and in the directory
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "a.zip").write_bytes(content)
+    (verdict,) = verdicts(tmp_path)
+    assert verdict.code == "archive.encrypted"

@@ -1,0 +1,77 @@
+"""Pictures as scans: in grey or in colours, and not where they lie among scans."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import phantoms
+import pytest
+from bundles import write_threshold_bundle
+from PIL import Image
+
+from napari_seg.cli import main
+from napari_seg.formats import find, find_scans
+from napari_seg.formats.verdict import verdicts
+from napari_seg.volume import Volume
+
+GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+COLOURS = np.stack([GREY, GREY[::-1], 255 - GREY], axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("name", "stored", "channels", "dtype"),
+    [
+        ("grey.png", Image.fromarray(GREY), 1, "uint8"),
+        ("grey.tif", Image.fromarray(GREY.astype(np.uint16) * 200), 1, "uint16"),
+        ("grey_in_colours.png", Image.fromarray(np.repeat(GREY[..., None], 3, axis=2)), 1, "uint8"),
+        ("grey_alpha.png", Image.fromarray(np.stack([GREY, GREY[::-1]], axis=-1), "LA"), 1, "uint8"),
+        ("colours.bmp", Image.fromarray(COLOURS), 3, "uint8"),
+        ("colours_alpha.png", Image.fromarray(np.dstack([COLOURS, GREY])), 3, "uint8"),
+    ],
+)
+def test_a_picture_has_the_channels_that_are_wanted(
+    tmp_path: Path, name: str, stored: Image.Image, channels: int, dtype: str
+) -> None:
+    stored.save(tmp_path / name)
+    (scan,) = find_scans(tmp_path)
+    assert (scan.name, scan.format) == (Path(name).stem, "picture")
+    own, grey, colours = scan.read(), scan.read(channels=1), scan.read(channels=3)
+    assert own.array.shape == (channels, 4, 3, 1)
+    assert str(own.array.dtype) == dtype
+    assert (len(grey.array), len(colours.array)) == (1, 3)
+    if channels == 1:
+        assert np.array_equal(own.array, grey.array)
+        assert np.array_equal(np.repeat(own.array, 3, axis=0), colours.array)
+        assert np.array_equal(own.array[0, :, :, 0].T // (200 if dtype == "uint16" else 1), GREY)
+    else:
+        assert np.array_equal(own.array[..., 0].transpose(2, 1, 0), COLOURS)
+
+
+def test_among_scans_a_picture_is_a_screenshot(tmp_path: Path, head: Volume) -> None:
+    phantoms.write_nifti(head, tmp_path / "head.nii.gz")
+    Image.fromarray(GREY).save(tmp_path / "shot.png")
+    found = find(tmp_path)
+    assert [scan.name for scan in found.scans] == ["head"]
+    assert [skipped.code for skipped in found.skipped] == ["skip.picture"]
+    assert [scan.name for scan in find_scans(tmp_path / "shot.png")] == ["shot"]
+
+
+def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n")
+    (verdict,) = verdicts(tmp_path)
+    assert (verdict.verdict, verdict.code) == ("refuse", "file.not_picture")
+
+
+def test_results_of_pictures_are_not_segmented_again(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    Image.fromarray(COLOURS).save(tmp_path / "tissue.jpg")
+    bundle = write_threshold_bundle(tmp_path / "bundle", roi=(8, 8, 1))
+    for _ in range(2):
+        words = ["predict", tmp_path / "tissue.jpg", "-o", tmp_path, "--bundle", bundle, "--trust-bundle", "--json"]
+        assert main([str(word) for word in words]) == 0
+        (result,) = json.loads(capsys.readouterr().out)
+        assert (result["name"], result["status"]) == ("tissue", "done")
+    words = ["predict", tmp_path, "-o", tmp_path / "out", "--bundle", bundle, "--trust-bundle", "--json"]
+    main([str(word) for word in words])
+    assert [result["name"] for result in json.loads(capsys.readouterr().out)] == ["tissue"]
