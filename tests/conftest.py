@@ -23,7 +23,7 @@ def t1_dicom() -> Path:
     return _real(SHARED / "data" / "t1_dicom")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def corpus() -> Path:
     """Real files that break readers, where they lie beside the checkout."""
     return _real(SHARED / "corpus")

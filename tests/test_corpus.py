@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from bundles import write_threshold_bundle
 
+import napari_seg
 from napari_seg.cli import main
 from napari_seg.errors import InputError
 from napari_seg.formats.dicom_seg import read_dicom_seg
@@ -71,16 +74,59 @@ VERDICTS = {
 }
 
 
+PRIVATE = (
+    "PatientName",
+    "PatientID",
+    "OtherPatientIDs",
+    "AccessionNumber",
+    "InstitutionName",
+    "InstitutionAddress",
+    "ReferringPhysicianName",
+    "PerformingPhysicianName",
+    "OperatorsName",
+)
+
+
+@pytest.fixture(scope="module")
+def private_words(corpus: Path) -> set[str]:
+    """Words of the headers that must be seen nowhere, but for those that stand in paths or that the program says."""
+    values = []
+    for path in corpus.rglob("*"):
+        try:
+            tags = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(PRIVATE))
+            values += [str(tags.get(keyword) or "") for keyword in PRIVATE]
+        except Exception:
+            continue
+    words = {word for word in re.split(r"[\W_]+", "\n".join(values).casefold()) if len(word) > 3}
+    program = [path.read_text() for path in Path(napari_seg.__file__).parent.rglob("*.py")]
+    said = "\n".join([*map(str, corpus.rglob("*")), *program]).casefold()
+    return {word for word in words if word not in said}
+
+
 def test_the_table_names_every_folder(corpus: Path) -> None:
     assert {path.name for path in corpus.iterdir() if path.is_dir()} == set(VERDICTS)
 
 
 @pytest.mark.parametrize("folder", VERDICTS)
-def test_each_file_gets_its_verdict(corpus: Path, folder: str) -> None:
+def test_each_file_gets_its_verdict(
+    corpus: Path, folder: str, private_words: set[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
     found = list(verdicts(corpus / folder))
+    assert seen(private_words, f"{found} {caplog.text}") == set()
     assert Counter(f"{v.verdict} {v.code}".strip() for v in found) == VERDICTS[folder]
     assert sum(v.files for v in found) == sum(1 for path in (corpus / folder).rglob("*") if path.is_file())
     assert all(v.message for v in found if v.code)
+
+
+def seen(words: set[str], text: str) -> set[str]:
+    """Those of some words that stand in a text."""
+    return words & set(re.split(r"[\W_]+", text.casefold()))
+
+
+def test_private_words_are_known(private_words: set[str]) -> None:
+    assert {"compressedsamples", "ospedali", "lestrade", "moriarty", "rüdiger"} <= private_words
+    assert len(private_words) > 40
 
 
 def test_a_picture_in_the_clothes_of_a_scan(corpus: Path, tmp_path: Path) -> None:
@@ -91,8 +137,13 @@ def test_a_picture_in_the_clothes_of_a_scan(corpus: Path, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_as_one_batch_every_other_case_is_done(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+    corpus: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    caplog: pytest.LogCaptureFixture,
+    private_words: set[str],
 ) -> None:
+    caplog.set_level("DEBUG")
     bundle, out = write_threshold_bundle(tmp_path / "bundle"), tmp_path / "out"
     words = ["predict", str(corpus), "-o", str(out), "--bundle", str(bundle), "--trust-bundle", "--json"]
     assert main(words) == 3
@@ -105,6 +156,9 @@ def test_as_one_batch_every_other_case_is_done(
     assert len(results) - len(done) - len(of_another_kind) == sum(v.verdict == "refuse" for v in told)
     assert "internal.error" not in {r["code"] for r in results}
     assert "Traceback" not in printed.err + caplog.text
+    reports = [path.read_text() for path in out.glob("*.json")]
+    text = "\n".join([printed.out, printed.err, caplog.text, *map(str, out.rglob("*")), *reports])
+    assert seen(private_words, text) == set()
 
 
 def test_segmentations_of_other_programs(corpus: Path) -> None:
