@@ -29,8 +29,8 @@ from napari_seg.inference.cells import (
 from napari_seg.inference.windows import Triple
 from napari_seg.volume import Certainty
 
-VOXELS_AT_ONCE = 2_000_000
-"""Voxels of the scan that are decided at once; a few float64 maps of this many are held."""
+VOXELS_AT_ONCE = 500_000
+"""Voxels of the scan that are decided at once; where classes meet everywhere, some 250 bytes are held for each."""
 
 _REACH = 0.501
 """How far a region reaches beyond the centres of its outer voxels, in voxels."""

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+BLOB_MM = 12.0
+"""Size of what is bright or dark in a made-up scan."""
+
 
 @dataclass(frozen=True)
 class Segmented:
@@ -36,7 +39,7 @@ class Segmented:
 
 
 def segmented(bundle: Path, shape: tuple[int, int, int], spacing_mm: float, backend: Any) -> Segmented:
-    """Segments a scan of noise.
+    """Segments a scan of soft blobs, so that labels hang together as structures do.
 
     Args:
         bundle: a bundle's folder, of windows that are run one by one.
@@ -48,10 +51,14 @@ def segmented(bundle: Path, shape: tuple[int, int, int], spacing_mm: float, back
 
     from napari_seg import Grid, Volume
     from napari_seg.bundle import load_model, read_bundle
+    from napari_seg.geometry import resample
     from napari_seg.inference import segment
 
-    noise = np.random.default_rng(0).integers(0, 1000, (1, *shape), np.int16)
-    volume = Volume(noise, Grid(shape, np.diag([spacing_mm] * 3 + [1.0])))
+    grid = Grid(shape, np.diag([spacing_mm] * 3 + [1.0]))
+    i, j, k = (2 + int(length // BLOB_MM) for length in grid.size_mm)
+    coarse = Grid((i, j, k), np.diag([BLOB_MM] * 3 + [1.0]))
+    values = np.random.default_rng(0).uniform(0, 1000, (1, i, j, k))
+    volume = Volume(resample(values, coarse, grid).astype(np.int16), grid)
     known = read_bundle(bundle, trust=True)
     load_model(known, "cpu")  # imports of a fresh process do not count
     with told_by_engine() as regions, timed_backends() as times:
