@@ -4,6 +4,7 @@
     python scripts/benchmark.py scaling                      scans that grow twofold: a quarter of an hour
     python scripts/benchmark.py memory                       peak memory of long scans and many classes: half an hour
     python scripts/benchmark.py plans                        what is predicted beside what it takes
+    python scripts/benchmark.py reading                      a long CT series, beside other readers: some minutes
     python scripts/benchmark.py train --dataset Task04_Hippocampus      the training loop, beside nnU-Net's
 
 Each writes its own section and leaves the others. Needs the extras [bench] and [openvino]. With --work what is made on
@@ -28,6 +29,7 @@ from benchmarks.memory import describe_memory, memory
 from benchmarks.networks import Standard
 from benchmarks.plans import describe_plans, plans
 from benchmarks.predict import CONTENDERS, describe_predict, predict
+from benchmarks.reading import SHAPE, describe_reading, reading
 from benchmarks.report import write_report
 from benchmarks.scaling import describe_scaling, scaling
 from benchmarks.train import describe_train, train
@@ -37,6 +39,7 @@ SECTIONS = {
     "scaling": describe_scaling,
     "memory": describe_memory,
     "plans": describe_plans,
+    "reading": describe_reading,
     "train": describe_train,
 }
 
@@ -89,6 +92,11 @@ def parse() -> argparse.Namespace:
     command = commands.add_parser("plans", parents=[shared], help="what is predicted beside what it takes")
     command.add_argument("--tiny", action="store_true", help="two small cases, to see that it runs")
     command.set_defaults(measure=plans)
+
+    command = commands.add_parser("reading", parents=[shared], help="a long CT series, beside other readers")
+    command.add_argument("--shape", type=int, nargs=3, default=SHAPE, help="of the series: columns, rows, slices")
+    command.add_argument("--rounds", type=int, default=5, help="turns of each reader")
+    command.set_defaults(measure=reading)
 
     command = commands.add_parser("train", parents=[shared], help="the training loop, beside nnU-Net's")
     command.add_argument("--device", choices=["cpu", "cuda"], default="cpu")

@@ -19,7 +19,7 @@ pytest.importorskip("psutil")
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 import benchmark
-from benchmarks import learning, measuring, networks, plans, predict, report, scaling, segmenting, train
+from benchmarks import learning, measuring, networks, plans, predict, reading, report, scaling, segmenting, train
 
 MACHINE = {
     "processor": "a processor",
@@ -361,6 +361,18 @@ def test_growth_and_predictions_are_told():
     text = plans.describe_plans({"machine": MACHINE, "cases": [case]})
     assert "| 60×80×70 | 0.8 | 4 | openvino | 1 of 96×96×96 | 3.00 | 2.00 | 1.50 | 6.2 | 12.3 | 0.50 |" in text
     assert len(plans.CASES) >= 8
+
+
+def test_readers_of_a_series_agree(tmp_path):
+    series = reading.make_series(tmp_path / "series", (8, 6, 5))
+    ours = reading.read_ours(series)
+    assert ours.dtype == np.int16
+    for function in reading.READERS.values():
+        found = getattr(reading, function)(series)
+        assert np.array_equal(found.T if found.ndim == 3 else found[0], ours[0]), function
+    row = {what: {"median": 1.5, "least": 1.25, "greatest": 2.0} for what in ("seconds", "share_of_simpleitk")}
+    figures = {"machine": MACHINE, "shape": [8, 6, 5], "rounds": 5, "readers": {"napari-seg": row | {"dtype": "int16"}}}
+    assert "| napari-seg | 1.5 (1.25-2) | 1.5 (1.25-2) | int16 |" in reading.describe_reading(figures)
 
 
 def test_plan_and_network_time_are_taken_from_the_engine(tmp_path):
