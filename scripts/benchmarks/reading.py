@@ -105,7 +105,7 @@ def read_simpleitk(folder: Path) -> Any:
 
     reader = SimpleITK.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
-    return SimpleITK.GetArrayViewFromImage(reader.Execute()).copy()
+    return SimpleITK.GetArrayFromImage(reader.Execute())
 
 
 def read_pydicom(folder: Path) -> Any:
