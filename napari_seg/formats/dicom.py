@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from napari_seg.formats.dicom_geometry import Frame, Stack, arrange, frames_of
 from napari_seg.formats.dicom_series import (
     Header,
     Series,
+    Tags,
     find_series,
     image_type,
     quiet_pydicom,
@@ -24,9 +25,6 @@ from napari_seg.formats.dicom_series import (
     series_name,
 )
 from napari_seg.volume import Volume
-
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
 
 __all__ = ["Series", "find_series", "read_series", "stack_of"]
 
@@ -137,14 +135,13 @@ def _frames(header: Header) -> list[Frame]:
 
 def _needs_decoder(header: Header) -> bool:
     """Whether the pixels are compressed, so that a library in C or C++ would decode them."""
-    syntax = header.tags.file_meta.get("TransferSyntaxUID")
-    return syntax not in (None, *_NATIVE, _BIG_ENDIAN, _DEFLATED)
+    return header.transfer_syntax not in ("", *_NATIVE, _BIG_ENDIAN, _DEFLATED)
 
 
 def _check_whole(header: Header) -> None:
     """Uncompressed pixels can be counted before any is read."""
     tags = header.tags
-    if tags.file_meta.get("TransferSyntaxUID") not in (None, *_NATIVE, _BIG_ENDIAN):
+    if header.transfer_syntax not in ("", *_NATIVE, _BIG_ENDIAN):
         return
     sizes = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "NumberOfFrames")
     rows, columns, bits, samples, frames = (_count(header.path, tags, keyword) for keyword in sizes)
@@ -157,7 +154,7 @@ def _check_whole(header: Header) -> None:
         )
 
 
-def _count(path: Path, tags: Dataset, keyword: str) -> int:
+def _count(path: Path, tags: Tags, keyword: str) -> int:
     value = tags.get(keyword)
     try:
         return 1 if value is None else int(value)
@@ -181,7 +178,7 @@ def _check_scalar(header: Header, name: str) -> None:
         raise InputError("series.lookup_table", f"{path.name} in {name} maps its values by a table; expected a slope")
 
 
-def _notices(every: Sequence[Dataset], count: int, name: str) -> tuple[Notice, ...]:
+def _notices(every: Sequence[Tags], count: int, name: str) -> tuple[Notice, ...]:
     notices = []
     if count < FEW_SLICES:
         notices.append(Notice("geometry.few_slices", f"{name} has {count} slices; a whole scan has more"))
@@ -212,10 +209,10 @@ def _read_pixels(frames: Sequence[Frame], headers: Mapping[Path, Header]) -> NDA
             stack[k] = values * np.float64(frame.slope) + frame.intercept
             if not np.isfinite([stack[k].min(), stack[k].max()]).all():
                 raise InputError("data.nonfinite", f"{frame.label} holds NaN or infinite values; expected numbers")
-        elif frame.intercept:
-            stack[k] = values.astype(np.int64) + int(frame.intercept)
         else:
             stack[k] = values
+            if frame.intercept:  # what overflows on the way comes back, since the sum fits
+                stack[k] += np.array(int(frame.intercept)).astype(stack.dtype)
     assert stack is not None
     return stack
 
@@ -252,13 +249,13 @@ def _read_plain(header: Header, indices: list[int]) -> list[NDArray] | None:
     The header has said all about them: the file need not be parsed again.
     """
     tags = header.tags
-    syntax = tags.file_meta.get("TransferSyntaxUID")
+    syntax = header.transfer_syntax
     allocated, stored = (int(tags.get(keyword) or 0) for keyword in ("BitsAllocated", "BitsStored"))
     if syntax not in _NATIVE or allocated not in (8, 16) or not 0 < stored <= allocated:
         return None
     if int(tags.get("HighBit", stored - 1)) != stored - 1:
         return None
-    shape = (int(tags.Rows), int(tags.Columns))
+    shape = (int(tags["Rows"]), int(tags["Columns"]))
     signed = bool(tags.get("PixelRepresentation"))
     dtype = np.dtype(f"<{'i' if signed else 'u'}{allocated // 8}")
     with header.path.open("rb") as file:
@@ -274,7 +271,8 @@ def _read_plain(header: Header, indices: list[int]) -> list[NDArray] | None:
             if values.size < prod(shape):
                 return None
             if stored < allocated:  # what stands in the other bits is no part of the value
-                values = (values << (allocated - stored)) >> (allocated - stored)
+                values <<= allocated - stored
+                values >>= allocated - stored
             frames.append(values.reshape(shape))
     return frames
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError
-from napari_seg.formats.dicom_series import Header, image_type
+from napari_seg.formats.dicom_series import Header, Tags, image_type
 from napari_seg.geometry import SHEAR_TOLERANCE, Grid
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def arrange(frames: Sequence[Frame], name: str, volume: int | None = None, *, ti
     return Stack(frames, Grid((int(columns), int(rows), len(frames)), _RAS_FROM_LPS @ affine), begin, shift)
 
 
-def _frame(path: Path, tags: Dataset, index: int, lookup: Callable[[str, str], Any]) -> Frame:
+def _frame(path: Path, tags: Tags, index: int, lookup: Callable[[str, str], Any]) -> Frame:
     position = _numbers(lookup("PlanePositionSequence", "ImagePositionPatient"), 3)
     cosines = _numbers(lookup("PlaneOrientationSequence", "ImageOrientationPatient"), 6)
     between_rows_columns = _numbers(lookup("PixelMeasuresSequence", "PixelSpacing"), 2)

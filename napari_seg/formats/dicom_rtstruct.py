@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from napari_seg import __version__
 from napari_seg.errors import InputError, OutputError
 from napari_seg.formats.dicom_seg import UNICODE, source_of
-from napari_seg.formats.dicom_series import quiet_pydicom
+from napari_seg.formats.dicom_series import quiet_pydicom, read_header
 from napari_seg.formats.proven import unproven
 from napari_seg.geometry import Grid
 from napari_seg.volume import Segment, Segmentation, distinct_color, smallest_label_type
@@ -256,11 +256,10 @@ def _reference(source: Dataset, frame: int | None = None) -> Dataset:
 def _slices(sources: Sequence[Dataset], grid: Grid) -> dict[int, Dataset]:
     """By slice of the grid the image that lies there, as contours refer to it."""
     from napari_seg.formats.dicom_geometry import frames_of
-    from napari_seg.formats.dicom_series import Header
 
     found = {}
     for source in sources:
-        frames = frames_of(Header(Path(), source, 0))
+        frames = frames_of(read_header(Path(source.filename)))
         for frame in frames:
             k = int(np.rint(grid.to_index(frame.position * _LPS)[2]))
             found[k] = _reference(source, frame.index + 1 if len(frames) > 1 else None)

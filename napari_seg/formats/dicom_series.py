@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from napari_seg.errors import InputError
 
 if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
+    from pydicom.tag import BaseTag
+
+Tags = Mapping[str, Any]
+"""The values of a DICOM file, by keyword."""
 
 _PRIVATE_KEYWORDS = (
     "PatientName",
@@ -82,15 +85,17 @@ class Header:
 
     Attributes:
         path: the file.
-        tags: those that decide what it is, where it lies and what its values mean; no pixels.
+        tags: by keyword the values that decide what it is, where it lies and what its values mean; no pixels.
+        transfer_syntax: how its pixels are stored; "" if it does not say.
         remaining_bytes: how much of the file is left where the header ends, pixels included.
         header_bytes: where the header ends, and the element that holds the pixels begins.
     """
 
     path: Path
-    tags: Dataset
+    tags: Tags
+    transfer_syntax: str
     remaining_bytes: int
-    header_bytes: int = 0
+    header_bytes: int
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ def find_series(files: Sequence[Path]) -> tuple[list[Series], list[tuple[Path, s
     return found, left_out
 
 
-def _no_scan(tags: Dataset) -> tuple[str, str] | None:
+def _no_scan(tags: Tags) -> tuple[str, str] | None:
     """Code and reason where an object can't be part of a scan."""
     modality = str(tags.get("Modality") or "")
     if "Rows" not in tags or modality in _NOT_SCANS:
@@ -186,11 +191,11 @@ def _read_header(path: Path, size: int, mtime_ns: int) -> Header:
     try:
         with quiet_pydicom(), open(path, "rb") as stream:
             # `force`: files without preamble are sound otherwise; whether this is DICOM at all shows below.
-            tags = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(_KEYWORDS), force=True)
+            dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_tags(), force=True)
             header_bytes = stream.tell()
             # pydicom converts values when they are first touched; a malformed one is to fail here, not anywhere later.
-            for element in tags:
-                _ = element.value
+            tags = {element.keyword: element.value for element in dataset}
+            syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "")
     except EOFError:
         raise _cut(path) from None
     except OSError as error:
@@ -204,10 +209,17 @@ def _read_header(path: Path, size: int, mtime_ns: int) -> Header:
             raise InputError("file.not_dicom", f"{path.name} is not a DICOM file of any known kind")
         if _sop_class(tags).endswith("ImageStorage"):
             raise _cut(path)
-    return Header(path, tags, size - header_bytes, header_bytes)
+    return Header(path, tags, syntax, size - header_bytes, header_bytes)
 
 
-def series_name(tags: Dataset) -> str:
+@lru_cache(maxsize=1)
+def _tags() -> list[BaseTag]:
+    from pydicom.tag import Tag
+
+    return [Tag(keyword) for keyword in _KEYWORDS]
+
+
+def series_name(tags: Tags) -> str:
     """A name for a series, fit for a file: modality, description and number, such as `MR_T1w_sagittal_003`.
 
     Words of the description that also stand in the patient's name or identifier, or name the people and the
@@ -230,7 +242,7 @@ def series_name(tags: Dataset) -> str:
     return "_".join(part for part in parts if part)
 
 
-def image_type(tags: Dataset) -> tuple[str, ...]:
+def image_type(tags: Tags) -> tuple[str, ...]:
     """The values of ImageType; empty if the file has none."""
     values = tags.get("ImageType") or ()
     return (values,) if isinstance(values, str) else tuple(values)
@@ -262,7 +274,7 @@ def _looks_like_dicom(path: Path) -> Literal["yes", "maybe", "no"]:
     return "maybe" if little or big else "no"
 
 
-def _series_key(path: Path, tags: Dataset) -> tuple[str, ...]:
+def _series_key(path: Path, tags: Tags) -> tuple[str, ...]:
     study, series = str(tags.get("StudyInstanceUID") or ""), str(tags.get("SeriesInstanceUID") or "")
     if series:
         return study, series
@@ -270,7 +282,7 @@ def _series_key(path: Path, tags: Dataset) -> tuple[str, ...]:
     return study, str(path.parent), str(tags.get("SeriesNumber")), str(tags.get("SeriesDescription"))
 
 
-def _ought_to_lie_somewhere(tags: Dataset) -> bool:
+def _ought_to_lie_somewhere(tags: Tags) -> bool:
     """Whether it has geometry, or is of a kind that must have: a CT without it is refused, a photograph passed over."""
     has_geometry = "PerFrameFunctionalGroupsSequence" in tags or bool(
         tags.get("ImagePositionPatient") and tags.get("ImageOrientationPatient")
@@ -278,13 +290,13 @@ def _ought_to_lie_somewhere(tags: Dataset) -> bool:
     return has_geometry or _is_in_colour(tags) or bool(_SCANNERS.fullmatch(_sop_class(tags)))
 
 
-def _is_in_colour(tags: Dataset) -> bool:
+def _is_in_colour(tags: Tags) -> bool:
     """A photograph or an ultrasound image; a screen that was captured, which a scanner adds unasked, is passed over."""
     captured = _sop_class(tags).endswith("SecondaryCaptureImageStorage")
     return not captured and not str(tags.get("PhotometricInterpretation") or "").startswith("MONOCHROME")
 
 
-def _sop_class(tags: Dataset) -> str:
+def _sop_class(tags: Tags) -> str:
     """Such as `CTImageStorage`; "" where it is missing or unknown."""
     return str(getattr(tags.get("SOPClassUID"), "keyword", ""))
 
