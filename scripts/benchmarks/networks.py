@@ -80,23 +80,33 @@ def random_weights(network: Standard) -> dict[str, Any]:
     return build(network).state_dict()
 
 
-def preprocessing(network: Standard) -> list[dict[str, Any]]:
-    """What nnU-Net does to a scan, in MONAI's transforms: cropped to what is not 0, mean 0 and deviation 1."""
-    return [
+def preprocessing(network: Standard, *, as_nnunet: bool = False) -> list[dict[str, Any]]:
+    """What nnU-Net does to a scan, in MONAI's transforms: cropped to what is not 0, mean 0 and deviation 1.
+
+    Args:
+        network: for which.
+        as_nnunet: with nnU-Net's cubic splines too, and its order; else as MONAI's bundles usually do it.
+    """
+    load: list[dict[str, Any]] = [
         {"_target_": "LoadImaged", "keys": "image", "ensure_channel_first": True},
         {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": None},
-        {"_target_": "Spacingd", "keys": "image", "pixdim": [network.spacing_mm] * 3, "mode": "bilinear"},
-        {
-            "_target_": "CropForegroundd",
-            "keys": "image",
-            "source_key": "image",
-            "select_fn": "$lambda image: image != 0",
-        },
-        {"_target_": "NormalizeIntensityd", "keys": "image"},
     ]
+    crop = {
+        "_target_": "CropForegroundd",
+        "keys": "image",
+        "source_key": "image",
+        "select_fn": "$lambda image: image != 0",
+    }
+    normalize = {"_target_": "NormalizeIntensityd", "keys": "image"}
+    spacing: dict[str, Any] = {"_target_": "Spacingd", "keys": "image", "pixdim": [network.spacing_mm] * 3}
+    if as_nnunet:
+        return [*load, crop, normalize, spacing | {"mode": 3, "padding_mode": "nearest", "scale_extent": True}]
+    return [*load, spacing | {"mode": "bilinear"}, crop, normalize]
 
 
-def make_bundle(root: Path, network: Standard, weights: dict[str, Any], overlap: float) -> Path:
+def make_bundle(
+    root: Path, network: Standard, weights: dict[str, Any], overlap: float, *, as_nnunet: bool = False
+) -> Path:
     """A MONAI bundle that runs with `monai.bundle run` (ids `scan` and `output_dir`) and with napari-seg.
 
     Args:
@@ -104,6 +114,7 @@ def make_bundle(root: Path, network: Standard, weights: dict[str, Any], overlap:
         network: which one.
         weights: its state dictionary.
         overlap: share of a window that the next one repeats; weights are Gaussian.
+        as_nnunet: see `preprocessing`.
     """
     import torch
 
@@ -122,7 +133,7 @@ def make_bundle(root: Path, network: Standard, weights: dict[str, Any], overlap:
             **planned["arch_kwargs"],
             **found,
         },
-        "preprocessing": {"_target_": "Compose", "transforms": preprocessing(network)},
+        "preprocessing": {"_target_": "Compose", "transforms": preprocessing(network, as_nnunet=as_nnunet)},
         "inferer": {
             "_target_": "SlidingWindowInferer",
             "roi_size": [network.patch] * 3,

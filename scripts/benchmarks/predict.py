@@ -95,7 +95,8 @@ def make(scan: Path, folder: Path, network: Standard, training: Training) -> Mad
         write_scan(scan, made.scan)
     learnt = learnt_weights(folder / "learnt.pt", made.scan, network, training)
     for overlap in (MONAI_OVERLAP, NNUNET_OVERLAP):
-        make_bundle(made.bundle(overlap), network, learnt["model"], overlap)
+        as_nnunet = overlap == NNUNET_OVERLAP
+        make_bundle(made.bundle(overlap), network, learnt["model"], overlap, as_nnunet=as_nnunet)
     make_nnunet_model(folder / "nnunet", network, learnt["model"])
     return Made(folder, learnt["dice"])
 
