@@ -161,6 +161,10 @@ class Segmentation:
         return dict(zip(found, self.grid.to_world(np.transpose(means)), strict=True))
 
 
+MOST_LABEL = 65535
+"""The highest value that a label may have."""
+
+
 def smallest_label_type(highest_label: int) -> np.dtype:
     """The smallest unsigned type that holds labels up to this one."""
     return np.min_scalar_type(highest_label)

@@ -355,3 +355,13 @@ def test_a_series_number_that_is_the_patients_is_left_out(tmp_path, head):
 def _cosines(volume):
     """(2, 3) column and row direction in LPS+."""
     return volume.grid.directions[:, :2].T * np.array([-1, -1, 1])
+
+
+def test_volumes_that_instance_numbers_do_not_tell_apart_are_not_mixed(tmp_path, head):
+    def renew(k, dataset):
+        dataset.SOPInstanceUID, dataset.InstanceNumber = generate_uid(), k + 1
+
+    write_series(head, tmp_path, slices=[*range(14), *range(14)], edit=renew)
+    (scan,) = find_scans(tmp_path)
+    with pytest.raises(InputError, match=r"series\.4d.*equal instance numbers"):
+        scan.read(volume=0)

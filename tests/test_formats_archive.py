@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -128,3 +129,30 @@ def test_an_encrypted_archive_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(content)
     (verdict,) = verdicts(tmp_path)
     assert verdict.code == "archive.encrypted"
+
+
+def test_a_zipped_tar_is_checked_to_its_end(tmp_path: Path, head: Volume) -> None:
+    scan, path = phantoms.write_nifti(head, tmp_path / "t1.nii"), tmp_path / "study.tar.gz"
+    with gzip.GzipFile(path, "wb", compresslevel=0) as stored, tarfile.open(fileobj=stored, mode="w") as packed:
+        packed.add(scan, "t1.nii")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert [verdict.code for verdict in verdicts(path)] == ["file.truncated"]
+
+
+@pytest.mark.parametrize("name", [".", "", "T1 12:30.nii"])
+def test_strange_names_do_not_end_the_run(tmp_path: Path, head: Volume, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.write(phantoms.write_nifti(head, tmp_path / "good.nii"), name)
+    codes = {verdict.name: verdict.code for verdict in verdicts(tmp_path)}
+    assert codes == {"good": "", **({"T1 12:30": ""} if name.endswith(".nii") else {"a": "archive.unsafe"})}
+
+
+def test_an_archive_in_an_archive_is_left_to_a_person(tmp_path: Path, head: Volume) -> None:
+    phantoms.write_nifti(head, tmp_path / "good.nii")
+    with zipfile.ZipFile(tmp_path / "inner.zip", "w") as packed:
+        packed.write(tmp_path / "good.nii", "good.nii")
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as packed:
+        packed.write(tmp_path / "inner.zip", "inner.zip")
+    assert [verdict.code for verdict in verdicts(tmp_path / "outer.zip")] == ["archive.nested"]

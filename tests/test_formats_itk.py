@@ -152,3 +152,16 @@ def test_one_of_several_stacks_of_a_series_is_chosen(head: Volume, tmp_path: Pat
     with pytest.raises(InputError, match=r"data\.no_such_volume"):
         scan.read(2)
     shutil.rmtree(tmp_path)
+
+
+def test_pixels_elsewhere_are_not_read_however_they_are_named(tmp_path: Path) -> None:
+    (tmp_path / "secret.raw").write_bytes(b"private " * 3)
+    (tmp_path / "in").mkdir()
+    fields = "dimension: 3\ntype: uchar\nsizes: 2 3 4\nencoding: raw\n"
+    long = "# comment\n" * 8000
+    (tmp_path / "in" / "a.nhdr").write_text(f"NRRD0004\n{fields}{long}data file: {tmp_path / 'secret.raw'}\n")
+    fields = "ObjectType = Image\nNDims = 3\nDimSize = 2 3 4\nElementType = MET_UCHAR\n"
+    (tmp_path / "in" / "b.mhd").write_text(f"{fields}\n\nElementDataFile = {tmp_path / 'secret.raw'}\n")
+    for scan in find_scans(tmp_path / "in"):
+        with pytest.raises(InputError, match=r"file\.(bad_header|outside)"):
+            scan.read()

@@ -64,6 +64,11 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
     assert (verdict.verdict, verdict.code) == ("refuse", "file.not_picture")
 
 
+def test_a_picture_with_values_that_are_no_numbers_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.where(GREY > 100, np.nan, 1.0).astype(np.float32)).save(tmp_path / "a.tif")
+    assert [verdict.code for verdict in verdicts(tmp_path)] == ["data.nonfinite"]
+
+
 def test_results_of_pictures_are_not_segmented_again(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "tissue.jpg")
     bundle = write_threshold_bundle(tmp_path / "bundle", roi=(8, 8, 1))

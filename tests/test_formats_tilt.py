@@ -109,3 +109,13 @@ def test_a_straight_scan_stays_as_it_is(tmp_path: Path, head: Volume) -> None:
     assert isinstance(volume.grid, Grid)
     assert volume.grid.matches(head.grid)
     assert volume.notices == ()
+
+
+def test_a_tilt_that_no_gantry_has_is_refused_before_memory_is_taken(tmp_path: Path, head: Volume) -> None:
+    def lean(k: int, dataset: pydicom.Dataset) -> None:
+        dataset.ImagePositionPatient = [1e6 * k, 0, float(dataset.ImagePositionPatient[2])]
+
+    write_series(head, tmp_path, edit=lean)
+    (scan,) = find_scans(tmp_path)
+    with pytest.raises(InputError, match=r"geometry\.shear.*up to 45 degrees"):
+        scan.read(resample_tilt=True)

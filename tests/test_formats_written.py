@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 from collections.abc import Sequence
@@ -295,3 +296,37 @@ def test_results_are_no_scans(series: Volume, tmp_path: Path) -> None:
     write_label_map(meant, tmp_path / "series" / "b.dcm", images=series.files, dicom="rtstruct")
     write_label_map(meant, tmp_path / "series" / "c.seg.nrrd")
     assert len(find_scans(tmp_path / "series")) == 1
+
+
+def test_marks_among_contours_do_not_count(series: Volume, tmp_path: Path) -> None:
+    labels = np.zeros(series.grid.shape, np.uint8)
+    labels[4:9, 5:12, 3:6] = 1
+    path = tmp_path / "contours.dcm"
+    write_rtstruct(Segmentation(labels, series.grid, (Segment(1, "box", (255, 0, 0)),)), series.files, path)
+    dataset = pydicom.dcmread(path)
+    mark = copy.deepcopy(dataset.ROIContourSequence[0].ContourSequence[0])
+    mark.ContourGeometricType, mark.NumberOfContourPoints, mark.ContourData = "POINT", 1, [1000, 1000, 1000]
+    dataset.ROIContourSequence[0].ContourSequence.append(mark)
+    dataset.save_as(path)
+    assert np.array_equal(read_rtstruct(path, series.grid).array, labels)
+
+
+def test_words_in_place_of_dates_are_not_passed_on(head: Volume, tmp_path: Path) -> None:
+    def spoil(k: int, dataset: pydicom.Dataset) -> None:
+        dataset.PatientBirthDate, dataset.StudyTime, dataset.PatientSex = "CANARY", "CANARY", "CANARY"
+
+    phantoms.write_series(head, tmp_path / "series", edit=spoil)
+    volume = read(tmp_path / "series")
+    labels = (volume.array[0] > 500).astype(np.uint8)
+    segmentation = Segmentation(labels, volume.grid, (Segment(1, "bright", (255, 0, 0)),))
+    for write, name in ((write_dicom_seg, "seg.dcm"), (write_rtstruct, "contours.dcm")):
+        write(segmentation, volume.files, tmp_path / name)
+        assert b"CANARY" not in (tmp_path / name).read_bytes()
+
+
+def test_segments_of_like_names_get_surfaces_of_their_own(tmp_path: Path) -> None:
+    labels = np.zeros((9, 9, 9), np.uint8)
+    labels[1:4, 1:4, 1:4], labels[5:8, 5:8, 5:8] = 1, 2
+    segments = (Segment(1, "Kidney (L)", (255, 0, 0)), Segment(2, "kidney L", (0, 255, 0)))
+    written = write_label_map(Segmentation(labels, Grid(labels.shape, np.eye(4)), segments), tmp_path / "s.stl")
+    assert [path.name for path in written] == ["s_1_Kidney_L.stl", "s_2_kidney_L.stl"]

@@ -14,6 +14,7 @@ import logging
 import os
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -184,8 +185,9 @@ def _run_case(
     except OSError as error:
         return _failed(case, "file.unreadable", f"the operating system says: {error.strerror or error}", start)
     except Exception as error:  # our own mistake must not cost the other scans
-        logger.debug("case %s failed", case.name, exc_info=True)
-        message = f"this should not have happened: {type(error).__name__}: {error}; please report it"
+        where = traceback.extract_tb(error.__traceback__)[-1]  # its words may quote what must stay private
+        kind = f"{type(error).__name__} in {Path(where.filename).name}, line {where.lineno}"
+        message = f"this should not have happened: {kind}; please report it"
         return _failed(case, "internal.error", message, start)
     volumes = segmentation.volumes_ml()
     labels, overlay, _ = _targets(output_dir, case.name)

@@ -83,7 +83,9 @@ class Scan:
         if self.format == "archive":
             from napari_seg.formats.archive import unpacked
 
-            return read(unpacked(self.files[0]))  # raises again what is wrong with it
+            unpacked(self.files[0])  # raises again what is wrong with it
+            text = f"{self.files[0].name} lies in an archive itself; unpack it first"
+            raise InputError("archive.nested", text)
         from napari_seg.formats.dicom import read_series
 
         return read_series(self.files, volume, resample_tilt=resample_tilt)

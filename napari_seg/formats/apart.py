@@ -142,21 +142,26 @@ def serve() -> None:
         if not limited:
             _limit_memory()
             limited = True
-        try:
-            volume = read(files)
-        except NapariSegError as error:
-            _send(answers, error)
-        except MemoryError:
-            text = f"{files[0].name} claims more memory than this machine has; it is damaged, or needs a larger machine"
-            _send(answers, InputError("file.too_large", text))
-        else:
-            # (C, I, J, K) as readers make it is a transposed (K, J, I, C): its bytes go as they lie
-            order: Literal["C", "F"] = "F" if volume.array.flags.f_contiguous else "C"
-            array = np.asarray(volume.array, order=order)
-            others = {field.name: getattr(volume, field.name) for field in fields(volume) if field.name != "array"}
-            _send(answers, (others, array.shape, array.dtype, order))
-            answers.write(array.ravel(order="K").view(np.uint8).data)
-            answers.flush()
+        _answer(read, files, answers)
+
+
+def _answer(read: Callable[[Sequence[Path]], Volume], files: Sequence[Path], answers: IO[bytes]) -> None:
+    """Reads and answers, and holds nothing afterwards."""
+    try:
+        volume = read(files)
+    except NapariSegError as error:
+        _send(answers, error)
+    except MemoryError:
+        text = f"{files[0].name} claims more memory than this machine has; it is damaged, or needs a larger machine"
+        _send(answers, InputError("file.too_large", text))
+    else:
+        # (C, I, J, K) as readers make it is a transposed (K, J, I, C): its bytes go as they lie
+        order: Literal["C", "F"] = "F" if volume.array.flags.f_contiguous else "C"
+        array = np.asarray(volume.array, order=order)
+        others = {field.name: getattr(volume, field.name) for field in fields(volume) if field.name != "array"}
+        _send(answers, (others, array.shape, array.dtype, order))
+        answers.write(array.ravel(order="K").view(np.uint8).data)
+        answers.flush()
 
 
 def _limit_memory() -> None:

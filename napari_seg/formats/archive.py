@@ -7,14 +7,19 @@ unpacking ends when it has written more than there is room for.
 from __future__ import annotations
 
 import atexit
+import bz2
+import gzip
+import lzma
+import re
 import shutil
+import struct
 import tarfile
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from napari_seg.errors import InputError
 
@@ -22,6 +27,21 @@ FREE_SHARE = 0.5
 """Of the free space where temporary files go, what an archive may fill."""
 
 MOST_FILES = 1_000_000
+
+MOST_TAIL_BYTES = 1 << 30
+"""Of what may follow the last file of a tar archive."""
+
+_DAMAGE = (
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    ValueError,
+    IndexError,
+)
 
 _CHUNK_BYTES = 1 << 20
 
@@ -50,7 +70,7 @@ def unpacked(archive: Path) -> Path:
         return _unpacked[key][0]
     except InputError:
         raise
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+    except _DAMAGE as error:
         reason = type(error).__name__
         raise InputError(
             "file.truncated", f"{archive.name} is cut or damaged ({reason}); copy or export it again"
@@ -81,7 +101,7 @@ def _unpack(archive: Path, folder: Path) -> None:
     room = int(FREE_SHARE * shutil.disk_usage(folder).free)
     for count, (name, stream) in enumerate(_files_of(archive)):
         path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+        if path.is_absolute() or ".." in path.parts or not path.name or re.match("[A-Za-z]:", name):
             text = f"{archive.name} holds a file whose name leads out of the archive; it is not to be trusted"
             raise InputError("archive.unsafe", text)
         target = folder.joinpath(*path.parts)
@@ -89,23 +109,36 @@ def _unpack(archive: Path, folder: Path) -> None:
         with target.open("wb") as file:
             while chunk := stream.read(_CHUNK_BYTES):
                 room -= len(chunk)
-                if room < 0 or count >= MOST_FILES:
-                    text = f"{archive.name} holds more than there is room for; unpack it yourself where there is room"
-                    raise InputError("archive.too_large", text)
+                if room < 0:
+                    raise _too_large(archive)
                 file.write(chunk)
+        if count >= MOST_FILES:
+            raise _too_large(archive)
+
+
+def _too_large(archive: Path) -> InputError:
+    text = f"{archive.name} holds more than there is room for; unpack it yourself where there is room"
+    return InputError("archive.too_large", text)
 
 
 def _files_of(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
     """The name and content of every regular file, one after the other."""
-    if archive.name.lower().endswith(".zip"):
+    name = archive.name.lower()
+    if name.endswith(".zip"):
         with zipfile.ZipFile(archive) as files:
             for member in files.infolist():
                 is_link = member.external_attr >> 28 == 0o12
                 if not member.is_dir() and not is_link:
                     with files.open(member) as content:
                         yield member.filename, content
-    else:
-        with tarfile.open(archive) as bundle:
-            for entry in bundle:
-                if entry.isreg() and (stream := bundle.extractfile(entry)) is not None:
-                    yield entry.name, stream
+        return
+    openers: dict[str, Any] = {".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    with openers.get(Path(name).suffix, open)(archive, "rb") as unzipped, tarfile.open(fileobj=unzipped) as bundle:
+        for entry in bundle:
+            if entry.isreg() and (stream := bundle.extractfile(entry)) is not None:
+                yield entry.name, stream
+        # only at its end does a zipped stream prove to be whole; a tar file ends long before with zeros
+        for _ in range(MOST_TAIL_BYTES // _CHUNK_BYTES):
+            if not unzipped.read(_CHUNK_BYTES):
+                return
+        raise _too_large(archive)

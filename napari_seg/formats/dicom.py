@@ -253,7 +253,7 @@ def _read_plain(header: Header, indices: list[int]) -> list[NDArray] | None:
     allocated, stored = (int(tags.get(keyword) or 0) for keyword in ("BitsAllocated", "BitsStored"))
     if syntax not in _NATIVE or allocated not in (8, 16) or not 0 < stored <= allocated:
         return None
-    if int(tags.get("HighBit", stored - 1)) != stored - 1:
+    if tags.get("HighBit") not in (None, stored - 1):
         return None
     shape = (int(tags["Rows"]), int(tags["Columns"]))
     signed = bool(tags.get("PixelRepresentation"))

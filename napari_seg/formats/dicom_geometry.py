@@ -30,6 +30,9 @@ MISPLACED_SLICES = 0.05
 MISPLACED_PIXELS = 0.1
 """The same sideways, in pixels."""
 
+MOST_TILT = 0.708
+"""Sine of the steepest tilt that is believed, 45 degrees; scanners reach 30."""
+
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -160,11 +163,11 @@ def arrange(frames: Sequence[Frame], name: str, volume: int | None = None, *, ti
     step = (positions[-1] - positions[0]) / (len(frames) - 1)
     sine = float(np.linalg.norm(step - (step @ normal) * normal) / np.linalg.norm(step))
     is_tilted = sine > SHEAR_TOLERANCE
-    if is_tilted and not tilted:
+    if is_tilted and (not tilted or sine > MOST_TILT):
         raise InputError(
             "geometry.shear",
             f"the slices of {name} are stacked {np.degrees(np.arcsin(sine)):.1f} degrees off their normal (a tilted "
-            "gantry); expected a straight stack; pass --resample-tilt to have them shifted onto a straight grid",
+            "gantry); expected a straight stack; up to 45 degrees --resample-tilt shifts them onto a straight grid",
         )
     _check_even(frames, positions, step, normal, name)
     affine = np.eye(4)
@@ -273,6 +276,12 @@ def _one_stack(frames: list[Frame], normal: NDArray[np.float64], name: str, volu
                 f"{name} holds {most} volumes; found --volume {volume}, expected 0 to {most - 1}",
             )
         places = [frames[n : n + most] for n in range(0, len(frames), most)]
+        if any(len({frame.turn for frame in several}) < most for several in places):
+            raise InputError(
+                "series.4d",
+                f"{name} holds {most} volumes whose slices have equal instance numbers, so nobody knows which belong "
+                "together; separate them",
+            )
         return [sorted(several, key=lambda frame: frame.turn)[volume] for several in places]
     if most == 1:
         return frames

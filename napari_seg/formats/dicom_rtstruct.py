@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 SERIES_NUMBERS_AFTER = 950
 """A structure set's series number is this much above that of its images."""
 
-PLANE_TOLERANCE = 0.01
-"""How far, in slice spacings, a contour may lie from a slice's plane."""
+PLANE_TOLERANCE = 0.06
+"""How far, in slice spacings, a contour may lie from a slice's plane; slices themselves may lie 0.05 beside theirs."""
+
+_AREAS = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+"""Of the kinds of contours those that enclose voxels; points and open lines are marks."""
 
 _LPS = np.array([-1.0, -1.0, 1.0])
 
@@ -91,7 +94,11 @@ def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = ()) -> Segmentat
             names = {int(roi.ROINumber): str(roi.get("ROIName") or "") for roi in dataset.StructureSetROISequence}
             contours = {int(roi.ReferencedROINumber): roi for roi in dataset.get("ROIContourSequence") or ()}
             drawn = {n: (contours[n].get("ContourSequence") or () if n in contours else ()) for n in names}
-            polygons = {n: [_polygon(contour, grid, path) for contour in some] for n, some in drawn.items()}
+            polygons = {
+                n: [_polygon(c, grid, path) for c in some if c.get("ContourGeometricType") in _AREAS]
+                for n, some in drawn.items()
+                if not only or names[n] in only
+            }
     except InputError:
         raise
     except OSError as error:

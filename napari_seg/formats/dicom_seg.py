@@ -5,7 +5,8 @@ highdicom places the frames from an array and an affine; nobody matches frames t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -101,7 +102,7 @@ def write_dicom_seg(
     else:
         frames = on_images(numbered.array, stack)
         sources.sort(key=lambda source: [str(frame.path) for frame in stack.frames].index(str(source.filename)))
-    with unproven(path, ".dcm") as hidden, quiet_pydicom():
+    with unproven(path, ".dcm") as hidden, quiet_pydicom(), _told_plainly(path):
         dataset = highdicom.seg.Segmentation(
             sources,
             frames,
@@ -202,6 +203,19 @@ def _label_map(
     return array, affine
 
 
+@contextmanager
+def _told_plainly(path: Path) -> Iterator[None]:
+    """Says of what highdicom or pydicom raise what kind it is; their words may quote what must stay private."""
+    try:
+        yield
+    except (OutputError, InputError, OSError):
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        text = f"{path.name} can't be made from the headers of its images ({kind}); save as NIfTI or NRRD"
+        raise OutputError("output.no_dicom", text) from None
+
+
 def _tilted(images: Sequence[Path], grid: Grid) -> Stack | None:
     """The images' stack if a tilted gantry made them, and a grid is the straight one that they were shifted onto."""
     try:
@@ -263,9 +277,23 @@ def source_of(path: Path) -> Dataset:
             f"{path.name} has no {' and no '.join(missing)}, which a DICOM segmentation must refer to; save as NIfTI",
         )
     for keyword in _TYPE_2:
-        if keyword not in dataset:
+        if not _conforms(dataset, keyword):
             setattr(dataset, keyword, None)
     return dataset
+
+
+def _conforms(dataset: Dataset, keyword: str) -> bool:
+    """Whether an attribute is there and has a value that may be written; some scans hold words in place of dates."""
+    from pydicom.valuerep import DA, TM
+
+    value = dataset.get(keyword)
+    kinds: dict[str, Any] = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}
+    try:
+        if value and keyword in kinds:
+            kinds[keyword](value)
+    except ValueError:
+        return False
+    return keyword in dataset and (keyword != "PatientSex" or value in ("M", "F", "O", "", None))
 
 
 def _description(segment: Segment, algorithm: tuple[str, str]) -> SegmentDescription:

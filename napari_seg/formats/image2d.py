@@ -20,6 +20,8 @@ from napari_seg.volume import Volume
 
 COLOURS = 3
 
+_FORMATS = ("PNG", "TIFF", "JPEG", "BMP")
+
 
 def is_picture(path: Path) -> bool:
     """Whether a file calls itself a picture."""
@@ -37,6 +39,8 @@ def read_picture(path: Path, channels: int | None = 1) -> Volume:
         InputError: `file.not_picture` or `file.pages`.
     """
     array = _pixels(path, is_label=False)
+    if not np.isfinite(array).all():
+        raise InputError("data.nonfinite", f"{path.name} holds NaN or infinite values; expected numbers")
     if array.ndim == 3 and channels is None and not np.ptp(array, axis=2).any():
         channels = 1
     if array.ndim == 3 and channels not in (None, COLOURS):
@@ -75,7 +79,7 @@ def _lying(array: NDArray, path: Path) -> Volume:
 def _pixels(path: Path, *, is_label: bool) -> NDArray:
     """(J, I) or (J, I, 3); of label maps the values as they are stored."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             if (pages := getattr(image, "n_frames", 1)) > 1:
                 raise InputError("file.pages", f"{path.name} holds {pages} pages; expected one picture")
             if image.mode in ("1", "L", "LA", "La"):
@@ -84,5 +88,5 @@ def _pixels(path: Path, *, is_label: bool) -> NDArray:
             return np.asarray(image if keeps else image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, OSError) and error.errno:
-            raise
+            raise InputError("file.unreadable", f"{path.name} can't be read: {error.strerror}") from error
         raise InputError("file.not_picture", f"{path.name} can't be read as a picture ({error})") from error

@@ -166,8 +166,11 @@ def _read_header(path: Path) -> _Header:
         words[key] = value.replace(" ", "").lower()
         if key in ("datafile", "elementdatafile"):
             beside = "" if value.strip().upper() == "LOCAL" else value.strip()
-        if not key or key == "elementdatafile":  # the last line of either format
+        if key == "elementdatafile" or (not key and mark == ":"):  # the last line of MetaImage's and NRRD's header
             break
+    else:
+        if len(head) == _HEADER_BYTES or mark == "=":
+            raise InputError("file.bad_header", f"{path.name} has a header without end; it is damaged")
     return _Header(words, beside, size)
 
 

@@ -29,11 +29,13 @@ def write_surfaces(segmentation: Segmentation, path: Path) -> list[Path]:
     Raises:
         OutputError: `output.no_segments`, there is nothing to draw; `output.not_written`.
     """
-    counts = segmentation.voxel_counts()
-    written = []
+    counts, written = segmentation.voxel_counts(), []
+    names = {segment.label: _safe(segment) for segment in segmentation.segments}
+    plain = [name.casefold() for name in names.values()]
+    names = {n: name if plain.count(name.casefold()) == 1 else f"{n}_{name}" for n, name in names.items()}
     for segment in segmentation.segments:
         if counts[segment.label]:
-            target = path.with_name(f"{path.stem}_{_safe(segment)}{path.suffix}")
+            target = path.with_name(f"{path.stem}_{names[segment.label]}{path.suffix}")
             points, triangles = surface_of(segmentation.array == segment.label, segmentation.grid)
             write = _write_stl if path.suffix.lower() == ".stl" else _write_obj
             with unproven(target, path.suffix) as hidden:

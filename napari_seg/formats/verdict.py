@@ -76,6 +76,9 @@ def _of_scan(scan: Scan, reading: Reading) -> Verdict:
     except MemoryError:
         text = f"{scan.name} needs more memory than is free"
         return Verdict(scan.source, scan.name, len(scan.files), "refuse", "file.too_large", text)
+    except Exception as error:  # our own mistake must not hide the other scans; it may quote what must stay private
+        text = f"this should not have happened: {type(error).__name__}; please report it"
+        return Verdict(scan.source, scan.name, len(scan.files), "refuse", "internal.error", text)
     return _of_volume(scan, volume)
 
 
