@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ import numpy as np
 import phantoms
 import pytest
 from bundles import write_threshold_bundle
+from pydicom.dataset import Dataset
 
 from napari_seg.cli import main
+from napari_seg.cohort.discover import find_cases
 from napari_seg.formats import read
 from napari_seg.volume import Volume
 
@@ -122,6 +126,24 @@ def test_an_untrusted_bundle_stops_before_any_scan(
     path = phantoms.write_nifti(head, tmp_path / "case.nii.gz")
     assert main(["predict", str(path), "-o", str(tmp_path / "out"), "--bundle", bundle]) == 1
     assert "bundle.untrusted" in capsys.readouterr().err
+
+
+def test_folders_that_are_called_after_patients_give_no_names(head: Volume, tmp_path: Path) -> None:
+    def of(name: str, number: str) -> Callable[[int, Dataset], None]:
+        def edit(k: int, dataset: Dataset) -> None:
+            dataset.SpecificCharacterSet = "ISO_IR 192"
+            dataset.PatientName, dataset.PatientID = name, number
+
+        return edit
+
+    for name, number in (("Doe^John", "CAN4711"), ("Roe^Jane", "CAN4712"), ("\u5c71\u7530^\u592a\u90ce", "CAN4713")):
+        folder = tmp_path / f"{name.upper()}_{number}" / "visit 1"
+        phantoms.write_series(head, folder, edit=of(name, number))
+    first, faults = find_cases([tmp_path])
+    names = [case.name for case in first]
+    assert faults == []
+    assert len(set(names)) == 3
+    assert all(re.fullmatch(r"[0-9a-f]{6}_visit 1_MR_T1w_sagittal_003", name) for name in names), names
 
 
 def test_scans_of_one_name_are_told_apart_by_their_folders(

@@ -85,7 +85,7 @@ def _named(scans: list[tuple[tuple[Path, ...], tuple[Scan, str]]]) -> list[Case]
     names = [scan.name for _, (scan, _) in scans]
     for group in groups.values():
         if len(group) > 1:
-            told_apart = _told_apart([names[n] for n in group], [scans[n][0][0].parent for n in group])
+            told_apart = _told_apart([names[n] for n in group], [_folder(*scans[n]) for n in group])
             for number, name in zip(group, told_apart, strict=True):
                 names[number] = name
     taken: set[str] = set()
@@ -98,6 +98,24 @@ def _named(scans: list[tuple[tuple[Path, ...], tuple[Scan, str]]]) -> list[Case]
         taken.add(unique.casefold())
         cases.append(Case(unique, source, identity, scan))
     return cases
+
+
+def _folder(files: tuple[Path, ...], found: tuple[Scan, str]) -> Path:
+    """Where a scan lies; of DICOM, without words that stand in the patient's name or identifier too.
+
+    A folder of which nothing is left gets a few letters that follow from its name and do not tell it.
+    """
+    scan, _ = found
+    if scan.format != "dicom":
+        return files[0].parent
+    from napari_seg.formats.dicom_series import public_name, read_header
+
+    try:
+        tags = read_header(scan.files[0]).tags
+    except InputError:
+        return files[0].parent
+    parts = files[0].parent.parts
+    return Path(*(public_name(part, tags) or hashlib.sha256(part.encode()).hexdigest()[:6] for part in parts))
 
 
 def _told_apart(names: list[str], folders: list[Path]) -> list[str]:

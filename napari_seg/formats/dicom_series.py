@@ -225,10 +225,7 @@ def series_name(tags: Tags) -> str:
     Words of the description that also stand in the patient's name or identifier, or name the people and the
     institution around, are left out.
     """
-    private: set[str] = set()
-    for keyword in _PRIVATE_KEYWORDS:
-        words = _words(str(tags.get(keyword) or ""))
-        private |= {*words, "".join(words)} - {""}
+    private = _private_words(tags)
     description = _words(str(tags.get("SeriesDescription") or tags.get("ProtocolName") or ""))
     kept = [word for word in description if not _is_private(word, private)]
     number = _safe(str(tags.get("SeriesNumber") or ""))
@@ -240,6 +237,24 @@ def series_name(tags: Tags) -> str:
         number and number.zfill(3),
     )
     return "_".join(part for part in parts if part)
+
+
+def public_name(text: str, tags: Tags) -> str:
+    """A text, such as a folder's name, without words that stand in a file's private attributes; "" if none is left."""
+    values = " ".join(str(tags.get(keyword) or "") for keyword in _PRIVATE_KEYWORDS).casefold()
+    if any(word in text.casefold() for word in re.findall(r"\w{2,}", values) if not word.isascii()):
+        return ""
+    private, words = _private_words(tags), _words(text)
+    kept = [word for word in words if not _is_private(word, private)]
+    return text if kept == words else "_".join(kept)
+
+
+def _private_words(tags: Tags) -> set[str]:
+    private: set[str] = set()
+    for keyword in _PRIVATE_KEYWORDS:
+        words = _words(str(tags.get(keyword) or ""))
+        private |= {*words, "".join(words)} - {""}
+    return private
 
 
 def image_type(tags: Tags) -> tuple[str, ...]:
