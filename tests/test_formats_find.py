@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -104,3 +105,22 @@ def test_the_package_loads_no_reader():
         "import sys, napari_seg.formats; sys.exit(any(m in sys.modules for m in ('pydicom', 'nibabel', 'SimpleITK')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_folder_that_cant_be_opened_does_not_cost_the_others(tmp_path, head, monkeypatch):
+    phantoms.write_nifti(head, tmp_path / "head.nii")
+    (tmp_path / "lost+found").mkdir()
+    scandir = os.scandir
+
+    def closed(path):
+        if str(path).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    good, bad = find_scans(tmp_path)
+    assert good.read().array.shape == head.array.shape
+    with pytest.raises(InputError, match=r"file\.unreadable"):
+        bad.read()
+    with pytest.raises(InputError, match=r"file\.unreadable"):
+        find_scans(tmp_path / "lost+found")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -330,3 +331,30 @@ def test_segments_of_like_names_get_surfaces_of_their_own(tmp_path: Path) -> Non
     segments = (Segment(1, "Kidney (L)", (255, 0, 0)), Segment(2, "kidney L", (0, 255, 0)))
     written = write_label_map(Segmentation(labels, Grid(labels.shape, np.eye(4)), segments), tmp_path / "s.stl")
     assert [path.name for path in written] == ["s_1_Kidney_L.stl", "s_2_kidney_L.stl"]
+
+
+def test_a_segmentation_that_is_cut_is_refused(series: Volume, tmp_path: Path) -> None:
+    labels = np.zeros(series.grid.shape, np.uint8)
+    labels[4:9, 5:12, 3:6] = 1
+    path = tmp_path / "seg.dcm"
+    write_dicom_seg(Segmentation(labels, series.grid, (Segment(1, "box", (255, 0, 0)),)), series.files, path)
+    path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(InputError, match=r"file\.(truncated|bad_header)"):
+        read_dicom_seg(path)
+
+
+@pytest.mark.parametrize("kind", ["binary", "labelmap"])
+def test_dcmqi_reads_the_same_labels_at_the_same_place(any_series: Volume, tmp_path: Path, kind: str) -> None:
+    """Needs `pip install dcmqi`."""
+    program = Path(pytest.importorskip("dcmqi").__file__).parent / "bin" / "segimage2itkimage"
+    meant = labelled(any_series.grid)
+    write_dicom_seg(meant, any_series.files, tmp_path / "seg.dcm", kind=kind)
+    (tmp_path / "out").mkdir()
+    words = ["--inputDICOM", tmp_path / "seg.dcm", "--outputDirectory", tmp_path / "out", "--mergeSegments"]
+    done = subprocess.run([str(word) for word in (program, *words)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (image,) = (tmp_path / "out").glob("*.nrrd")
+    found = on_grid(read_label_map(image), meant.grid, image)
+    numbers = (1, 2, 3) if kind == "binary" else (1, 5, 7)
+    for segment, number in zip(SEGMENTS, numbers, strict=True):
+        assert np.array_equal(found.array == number, meant.array == segment.label), segment.name

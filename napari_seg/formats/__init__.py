@@ -137,7 +137,7 @@ def find(path: str | os.PathLike[str], passing_over: Callable[[Path], bool] = la
         passing_over: says of which files in a folder nothing is to be known.
 
     Raises:
-        InputError: `input.missing`, the path does not exist; `file.unreadable`, a folder may not be opened.
+        InputError: `input.missing`, the path does not exist; `file.unreadable`, it is a folder that can't be opened.
     """
     path = Path(path)
     if not path.exists():
@@ -236,8 +236,12 @@ def _ending(path: Path, endings: Sequence[str]) -> str:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
+    closed: list[Path] = []
+
     def refuse(error: OSError) -> None:
-        raise InputError("file.unreadable", f"the folder {error.filename} can't be opened: {error.strerror}")
+        if Path(error.filename) == folder:
+            raise InputError("file.unreadable", f"the folder {error.filename} can't be opened: {error.strerror}")
+        closed.append(Path(error.filename))
 
     for parent, folders, names in os.walk(folder, onerror=refuse):
         # Hidden: .DS_Store, ._T1.nii.gz that macOS leaves beside T1.nii.gz, the copies that lie in .git/annex.
@@ -247,3 +251,4 @@ def _files_below(folder: Path) -> Iterator[Path]:
             # A pipe would block whoever opens it; a link that leads nowhere counts only if it says it is a scan.
             if not name.startswith(".") and (file.is_file() or nifti_ending(file)):
                 yield file
+    yield from closed  # each becomes a scan whose reading says why, and the others go on

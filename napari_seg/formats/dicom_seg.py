@@ -38,6 +38,9 @@ UNICODE = "ISO_IR 192"
 SERIES_NUMBERS_AFTER = 900
 """A segmentation's series number is this much above that of its images."""
 
+MOST_EMPTY = 1000
+"""Slices that a segmentation may span for each frame that it holds; those in between are taken for empty."""
+
 _TYPE_2 = (
     "PatientID",
     "PatientName",
@@ -156,15 +159,23 @@ def read_dicom_seg(path: Path, only: Sequence[str] = ()) -> Segmentation:
     except Exception as error:  # not chained: it may quote what must stay private
         reason = type(error).__name__
         raise InputError("file.bad_header", f"{path.name} is not a usable DICOM segmentation ({reason})") from None
-    if geometry is None:
+    if geometry is None or geometry.spatial_shape[0] > MOST_EMPTY * dataset.NumberOfFrames:
         raise InputError(
-            "geometry.uneven_spacing", f"the frames of {path.name} do not lie on a regular grid; expected one"
+            "geometry.uneven_spacing",
+            f"the frames of {path.name} do not lie on a regular grid (under a tilted gantry none is); expected one",
         )
     wanted = [s for s in segments if not only or s.name in only]
     if missing := set(only) - {s.name for s in wanted}:
         known = ", ".join(s.name for s in segments)
         raise InputError("labels.unknown", f"{path.name} has no segment {', '.join(sorted(missing))}; it has {known}")
-    array, affine = _label_map(dataset, wanted, path)
+    try:
+        array, affine = _label_map(dataset, wanted, path)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = type(error).__name__
+        text = f"the pixels of {path.name} can't be read: it is cut or damaged ({reason}); export it again"
+        raise InputError("file.truncated", text) from None
     notices = []
     if dataset.SegmentationType == "FRACTIONAL":
         text = f"{path.name} holds probabilities; what has a half or more counts as present"
