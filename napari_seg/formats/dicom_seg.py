@@ -1,6 +1,7 @@
 """Label maps as DICOM segmentations (PS3.3 A.51), written and read by highdicom.
 
-highdicom places the frames from an array and an affine; nobody matches frames to slices here.
+highdicom places the frames from an array and an affine; only under a tilted gantry, where no affine holds them, are
+they matched to the slices here.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ def write_dicom_seg(
         )
     else:
         frames = on_images(numbered.array, stack)
-        sources.sort(key=lambda source: [str(frame.path) for frame in stack.frames].index(str(source.filename)))
+        order = {str(frame.path): n for n, frame in enumerate(stack.frames)}
+        sources.sort(key=lambda source: order[str(source.filename)])
     with unproven(path, ".dcm") as hidden, quiet_pydicom(), _told_plainly(path):
         dataset = highdicom.seg.Segmentation(
             sources,

@@ -36,7 +36,7 @@ def read_picture(path: Path, channels: int | None = 1) -> Volume:
         channels: 3 for colours, all alike in a grey picture; None: colours if the picture has any; else grey.
 
     Raises:
-        InputError: `file.not_picture` or `file.pages`.
+        InputError: `file.not_picture`, `file.pages`, `file.unreadable` or `data.nonfinite`.
     """
     array = _pixels(path, is_label=False)
     if not np.isfinite(array).all():

@@ -175,7 +175,6 @@ class Plan:
         sums_bytes: of what is made of the logits outside the network.
         asked: how many of them the network is asked about, the others being empty.
         flop: of all that it is asked, mirror images included.
-        network_bytes: that a batch takes in the network, by torch's way of running it.
         own_bytes: that the image, the sums and all else take that is made of the logits.
         peak_bytes: that the process will hold at most.
     """
@@ -188,13 +187,12 @@ class Plan:
     sums_bytes: int
     asked: int
     flop: int
-    network_bytes: int
     own_bytes: int
     peak_bytes: int
 
     def told(self, network_bytes: int, held: int) -> Plan:
         """The same, now that it is known what a batch takes in the network, and what is held beside (`make_plan`)."""
-        return replace(self, network_bytes=network_bytes, peak_bytes=held + network_bytes + self.own_bytes)
+        return replace(self, peak_bytes=held + network_bytes + self.own_bytes)
 
     def __str__(self) -> str:
         cut = f" in {len(self.strips)} strips" if len(self.strips) > 1 else ""
@@ -275,7 +273,7 @@ def make_plan(windows: Windows, channels: int, cost: NetworkCost, budget_bytes: 
                 asked = sum(start not in windows.empty for start in starts)
                 flop = asked * 2 ** len(windows.settings.mirror_axes) * cost.flop
                 sums = int(kept + 2 * block)
-                return Plan(windows, cost, strips, kept_dtype, starts, sums, asked, flop, network, own, peak)
+                return Plan(windows, cost, strips, kept_dtype, starts, sums, asked, flop, own, peak)
     raise EnvironmentFault(
         "environment.memory",
         f"{cost.classes} classes in windows of {_times(windows.size)} need {describe_bytes(smallest)} of "
