@@ -165,6 +165,24 @@ MOST_LABEL = 65535
 """The highest value that a label may have."""
 
 
+def as_labels(array: NDArray, name: str) -> NDArray[np.unsignedinteger]:
+    """An array of whole numbers in the smallest type for labels.
+
+    Args:
+        array: of any shape and type.
+        name: of the file that it came from, for the messages.
+
+    Raises:
+        InputError: `labels.type`, it holds values that are no labels.
+    """
+    if array.min() < 0 or not np.array_equal(array, np.rint(array)):
+        raise InputError("labels.type", f"{name} holds values that are no labels; expected whole numbers from 0 up")
+    highest = int(array.max())
+    if highest > MOST_LABEL:
+        raise InputError("labels.type", f"{name} holds the value {highest}; expected labels up to {MOST_LABEL}")
+    return array.astype(smallest_label_type(highest))
+
+
 def smallest_label_type(highest_label: int) -> np.dtype:
     """The smallest unsigned type that holds labels up to this one."""
     return np.min_scalar_type(highest_label)

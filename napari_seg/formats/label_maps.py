@@ -16,7 +16,7 @@ from napari_seg.formats.image2d import is_picture, read_label_picture
 from napari_seg.formats.proven import unproven
 from napari_seg.formats.surface import SURFACE_ENDINGS, write_surfaces
 from napari_seg.geometry import Grid, is_same_lattice, resample
-from napari_seg.volume import MOST_LABEL, Segment, Segmentation, Volume, distinct_color
+from napari_seg.volume import Segment, Segmentation, Volume, as_labels, distinct_color
 
 DicomKind = Literal["seg", "labelmap", "rtstruct"]
 """How a label map becomes DICOM: binary segmentation, label map segmentation, or contours."""
@@ -128,15 +128,9 @@ def on_grid(segmentation: Segmentation, grid: Grid, path: Path) -> Segmentation:
 
 
 def _labels(volume: Volume, path: Path) -> Segmentation:
-    array = volume.array[0]
-    if volume.array.shape[0] != 1 or array.min() < 0 or not np.array_equal(array, np.rint(array)):
-        raise InputError(
-            "labels.type", f"{path.name} holds values that are no labels; expected whole numbers from 0 up"
-        )
-    highest = int(array.max())
-    if highest > MOST_LABEL:
-        raise InputError("labels.type", f"{path.name} holds the value {highest}; expected labels up to {MOST_LABEL}")
-    return Segmentation(array.astype(np.min_scalar_type(highest)), volume.grid, _recorded_segments(path))
+    if len(volume.array) != 1:
+        raise InputError("labels.type", f"{path.name} holds {len(volume.array)} channels; expected one label a voxel")
+    return Segmentation(as_labels(volume.array[0], path.name), volume.grid, _recorded_segments(path))
 
 
 def _recorded_segments(path: Path) -> tuple[Segment, ...]:

@@ -11,7 +11,7 @@ from napari_seg.errors import InputError, OutputError
 from napari_seg.formats import SEGMENTATION_ENDINGS
 from napari_seg.formats.itk import read_image, to_itk
 from napari_seg.formats.proven import unproven
-from napari_seg.volume import MOST_LABEL, Segment, Segmentation, Term, distinct_color, smallest_label_type
+from napari_seg.volume import Segment, Segmentation, Term, as_labels, distinct_color
 
 
 def write_seg_nrrd(segmentation: Segmentation, path: Path) -> None:
@@ -54,14 +54,10 @@ def read_seg_nrrd(path: Path) -> Segmentation:
             f"{path.name} holds {image.array.shape[0]} layers of segments that overlap; expected one; export them as "
             "one label map",
         )
-    array = image.array[0]
-    if array.min() < 0 or array.max() > MOST_LABEL or not np.array_equal(array, np.rint(array)):
-        raise InputError(
-            "labels.type", f"{path.name} holds values that are no labels; expected whole numbers, 0 to {MOST_LABEL}"
-        )
+    array = as_labels(image.array[0], path.name)
     numbers = sorted({int(found[1]) for key in image.words if (found := re.match(r"Segment(\d+)_ID$", key))})
     segments = sorted((_segment(image.words, n) for n in numbers), key=lambda segment: segment.label)
-    return Segmentation(array.astype(smallest_label_type(int(array.max()))), image.grid, tuple(segments))
+    return Segmentation(array, image.grid, tuple(segments))
 
 
 def _words(segmentation: Segmentation) -> dict[str, str]:
