@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -74,3 +76,25 @@ class Notice:
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
+
+
+@contextmanager
+def told_plainly(
+    fault: type[NapariSegError], code: str, text: str, passing: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Turns what libraries raise on foreign headers into an error of ours that does not quote them.
+
+    What they raise is named by its kind alone and not chained: its words hold values, and those may be private.
+
+    Args:
+        fault: what is raised instead; our own errors pass.
+        code: its code.
+        text: its message, with "{kind}" where the kind of the error goes.
+        passing: others that pass.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (NapariSegError, *passing)):
+            raise
+        raise fault(code, text.replace("{kind}", type(error).__name__)) from None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.errors import InputError, Notice
+from napari_seg.errors import InputError, Notice, told_plainly
 from napari_seg.formats.apart import read_apart
 from napari_seg.formats.dicom_geometry import Frame, Stack, arrange, frames_of
 from napari_seg.formats.dicom_series import (
@@ -121,16 +121,9 @@ def _stack(headers: Sequence[Header], name: str, volume: int | None, *, tilted: 
 
 
 def _frames(header: Header) -> list[Frame]:
-    try:
-        with quiet_pydicom():
-            return frames_of(header)
-    except InputError:
-        raise
-    except Exception as error:
-        # Whatever pydicom makes of a malformed value; not chained, because it quotes the value.
-        kind = type(error).__name__
-        text = f"{header.path.name} has a DICOM header that can't be read ({kind})"
-        raise InputError("file.bad_header", text) from None
+    text = f"{header.path.name} has a DICOM header that can't be read ({{kind}})"
+    with quiet_pydicom(), told_plainly(InputError, "file.bad_header", text):
+        return frames_of(header)
 
 
 def _needs_decoder(header: Header) -> bool:

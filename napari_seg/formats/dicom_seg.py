@@ -6,8 +6,7 @@ they matched to the slices here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg import __version__
-from napari_seg.errors import InputError, Notice, OutputError
+from napari_seg.errors import InputError, Notice, OutputError, told_plainly
 from napari_seg.formats.dicom import stack_of
 from napari_seg.formats.dicom_geometry import Stack
 from napari_seg.formats.dicom_series import quiet_pydicom
@@ -107,7 +106,9 @@ def write_dicom_seg(
         frames = on_images(numbered.array, stack)
         order = {str(frame.path): n for n, frame in enumerate(stack.frames)}
         sources.sort(key=lambda source: order[str(source.filename)])
-    with unproven(path, ".dcm") as hidden, quiet_pydicom(), _told_plainly(path):
+    text = f"{path.name} can't be made from the headers of its images ({{kind}}); save as NIfTI or NRRD"
+    plainly = told_plainly(OutputError, "output.no_dicom", text, passing=(OSError,))
+    with unproven(path, ".dcm") as hidden, quiet_pydicom(), plainly:
         dataset = highdicom.seg.Segmentation(
             sources,
             frames,
@@ -170,14 +171,9 @@ def read_dicom_seg(path: Path, only: Sequence[str] = ()) -> Segmentation:
     if missing := set(only) - {s.name for s in wanted}:
         known = ", ".join(s.name for s in segments)
         raise InputError("labels.unknown", f"{path.name} has no segment {', '.join(sorted(missing))}; it has {known}")
-    try:
+    text = f"the pixels of {path.name} can't be read: it is cut or damaged ({{kind}}); export it again"
+    with told_plainly(InputError, "file.truncated", text):
         array, affine = _label_map(dataset, wanted, path)
-    except InputError:
-        raise
-    except Exception as error:
-        reason = type(error).__name__
-        text = f"the pixels of {path.name} can't be read: it is cut or damaged ({reason}); export it again"
-        raise InputError("file.truncated", text) from None
     notices = []
     if dataset.SegmentationType == "FRACTIONAL":
         text = f"{path.name} holds probabilities; what has a half or more counts as present"
@@ -214,19 +210,6 @@ def _label_map(
         array[mask] = segment.label
     assert array is not None
     return array, affine
-
-
-@contextmanager
-def _told_plainly(path: Path) -> Iterator[None]:
-    """Says of what highdicom or pydicom raise what kind it is; their words may quote what must stay private."""
-    try:
-        yield
-    except (OutputError, InputError, OSError):
-        raise
-    except Exception as error:
-        kind = type(error).__name__
-        text = f"{path.name} can't be made from the headers of its images ({kind}); save as NIfTI or NRRD"
-        raise OutputError("output.no_dicom", text) from None
 
 
 def _tilted(images: Sequence[Path], grid: Grid) -> Stack | None:
