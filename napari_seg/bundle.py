@@ -115,6 +115,9 @@ class Bundle:
         localiser: where to look in a larger scan; None: everywhere.
         coarse: what finds where to look; None: nothing does.
         thresholds: of each channel of the network, if each is for itself; channel n then stands for label n + 1.
+        licence: of the model and of what it was trained on, as far as the metadata says.
+        accuracy: what was reported of it, such as ("mean Dice", 0.88); a name and a number each.
+        intended_use: what it may be used for.
     """
 
     root: Path
@@ -130,6 +133,9 @@ class Bundle:
     localiser: LocaliserSpec | None = None
     coarse: CoarseSpec | None = None
     thresholds: tuple[float, ...] = ()
+    licence: str = ""
+    accuracy: tuple[tuple[str, float], ...] = ()
+    intended_use: str = ""
 
 
 @dataclass(frozen=True)
@@ -270,7 +276,18 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
         localiser=_localiser(own["localiser"]) if "localiser" in own else None,
         thresholds=thresholds,
         coarse=CoarseSpec(str(own["coarse"]["bundle"]), float(own["coarse"]["margin_mm"])) if "coarse" in own else None,
+        licence="; ".join(str(metadata[key]) for key in ("license", "copyright", "data_source") if metadata.get(key)),
+        accuracy=_accuracy(metadata.get("eval_metrics")),
+        intended_use=str(metadata.get("intended_use", "")),
     )
+
+
+def _accuracy(entry: Any) -> tuple[tuple[str, float], ...]:
+    """The numbers of the metadata's eval_metrics; a person reads them, so whatever is no number is left out."""
+    if not isinstance(entry, dict):
+        return ()
+    numbers = {str(name).replace("_", " "): value for name, value in entry.items()}
+    return tuple((name, float(value)) for name, value in numbers.items() if isinstance(value, int | float))
 
 
 def _segment(entry: dict[str, Any]) -> Segment:

@@ -69,7 +69,7 @@ def localise(
         EnvironmentFault: `environment.template`, the template is not installed.
     """
     spec = bundle.localiser
-    if spec is None or max(volume.grid.size_mm) < spec.crop_below_mm:
+    if spec is None or is_crop(volume, spec):
         labels = {segment.label: segment.label for segment in bundle.network_segments}
         return [Region("scan", None, labels, bundle.network_segments)], ()
     template = read_template(spec.template, bundle.root)
@@ -94,6 +94,11 @@ def localise(
         doubt = f"the scan resembles the template by {similarity:.2f}; at least {spec.usual_similarity:.2f} is usual"
         return regions, (Notice("localise.doubtful", f"{doubt}; look whether the structures lie where they should"),)
     return regions, ()
+
+
+def is_crop(volume: Volume, spec: LocaliserSpec) -> bool:
+    """Whether a scan is a crop already, which the network is shown as it is."""
+    return max(volume.grid.size_mm) < spec.crop_below_mm
 
 
 def _region(

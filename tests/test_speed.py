@@ -40,7 +40,7 @@ def test_a_trial_tells_how_long_the_windows_take(tried: bool, monkeypatch: pytes
     windows = Windows.over((64, 32, 32), WindowSettings((32, 32, 32), (0.0, 0.0, 0.0)))
     network = Slow().eval()
     plan = make_plan(windows, 1, network_cost(network, torch.zeros(1, 1, 32, 32, 32)), 2**30, 0)
-    seconds = expected_seconds(plan, TorchBackend(network, torch.device("cpu")), network, 1, 64 * 32 * 32)
+    seconds = expected_seconds(plan, TorchBackend(network, torch.device("cpu")), network, 1, 64 * 32 * 32, False)
     if tried:
         assert seconds > 0.06  # 65,536 voxels at a microsecond
     else:

@@ -113,6 +113,7 @@ def run_cohort(
     also: Sequence[Format] = (),
     overwrite: bool = False,
     on_case: Callable[[int, str], None] | None = None,
+    on_result: Callable[[CaseResult], None] | None = None,
     progress: Progress | None = None,
 ) -> list[CaseResult]:
     """One result a case, in the cases' order; one that fails leaves no file and does not stop the others.
@@ -127,6 +128,7 @@ def run_cohort(
         overwrite: replace whatever has the results' names; without it, only results that an earlier run gave for
             the same scan and nobody touched since.
         on_case: called with the scan's number and name before it is opened.
+        on_result: called with what became of each scan, once that is known.
         progress: as for `segment`; raising `Cancelled` from it ends the run, finished cases stay.
 
     Raises:
@@ -148,6 +150,8 @@ def run_cohort(
         if on_case is not None:
             on_case(number, case.name)
         results.append(_run_case(case, output_dir, bundle, options or {}, reading or {}, also, overwrite, progress))
+        if on_result is not None:
+            on_result(results[-1])
     return results
 
 

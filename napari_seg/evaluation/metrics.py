@@ -125,6 +125,28 @@ def compare_label_maps(prediction: Segmentation, reference: Segmentation, tolera
     return Comparison(labels, scores, confusion)
 
 
+DISAGREEMENTS = {1: "only in the result", 2: "only in the reference", 3: "other structures"}
+"""What the values of `disagreement` mean."""
+
+
+def disagreement(prediction: Segmentation, reference: Segmentation) -> NDArray[np.uint8]:
+    """(I, J, K) where a result and its reference differ, and how: see `DISAGREEMENTS`; 0 where they don't.
+
+    Args:
+        prediction: the result.
+        reference: what it is held against, on the same voxels.
+
+    Raises:
+        InputError: `geometry.mismatch`, the two lie on different grids.
+    """
+    found, expected = prediction.array, on_grid(reference, prediction.grid)
+    answer = (found != expected).astype(np.uint8)
+    answer *= np.uint8(3)
+    answer[(answer > 0) & (expected == 0)] = 1
+    answer[(answer > 0) & (found == 0)] = 2
+    return answer
+
+
 def confusion_matrix(
     prediction: NDArray[np.unsignedinteger], reference: NDArray[np.unsignedinteger], labels: Sequence[int]
 ) -> NDArray[np.int64]:

@@ -62,15 +62,21 @@ def verdicts(path: Path, reading: Reading | None = None) -> Iterator[Verdict]:
     """
     found = find(path)
     for scan in found.scans:
-        yield _of_scan(scan, reading or {})
+        yield verdict_of(scan, reading)
     for skipped in found.skipped:
         first = shown(skipped.files[0])
         yield Verdict(str(first), first.name, len(skipped.files), "skip", skipped.code, skipped.message)
 
 
-def _of_scan(scan: Scan, reading: Reading) -> Verdict:
+def verdict_of(scan: Scan, reading: Reading | None = None) -> Verdict:
+    """The verdict on one scan, which is read in full; never raises for what is wrong with it.
+
+    Args:
+        scan: as `find` gave it.
+        reading: for `Scan.read`.
+    """
     try:
-        volume = scan.read(**reading)
+        volume = scan.read(**(reading or {}))
     except InputError as error:
         return Verdict(scan.source, scan.name, len(scan.files), "refuse", error.code, error.message)
     except MemoryError:

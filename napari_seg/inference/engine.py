@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from napari_seg.bundle import Bundle, Model
 from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
-from napari_seg.geometry import Grid
+from napari_seg.geometry import Grid, is_same_lattice
 from napari_seg.inference.prepare import prepare
 from napari_seg.localise import Region
 from napari_seg.volume import Certainty, Volume
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from napari_seg.inference.backends import BackendName, Run
     from napari_seg.inference.body import Body
+    from napari_seg.inference.budget import NetworkCost, Plan
     from napari_seg.inference.covering import Placement
     from napari_seg.inference.windows import Triple, Windows, WindowSettings
 
@@ -79,14 +80,7 @@ def segment_region(
 
     from napari_seg.inference.backends import averaged_over_mirrors, make_backend
     from napari_seg.inference.blend import blend
-    from napari_seg.inference.budget import (
-        NetworkCost,
-        best_plan,
-        check_whole,
-        describe_bytes,
-        held_bytes,
-        network_cost,
-    )
+    from napari_seg.inference.budget import check_whole, describe_bytes, held_bytes
     from napari_seg.inference.decide import Decider
     from napari_seg.inference.speed import describe_seconds, expected_seconds, measuring
     from napari_seg.inference.windows import WindowSettings
@@ -102,16 +96,11 @@ def segment_region(
             )
             decider.add((0, 0, 0), _whole_logits(image, bundle, model, on_window))
             return decider.confidence()
-        image, grid, ways = _looks(image, grid, settings, placement, None if body_in is None else body_in(grid))
-
-        def cost_of(windows: Windows) -> NetworkCost:
-            return network_cost(model.network, windows.cut(windows.pad(image), (0, 0, 0))[None])
 
         def held() -> int:
             return held_bytes() + promised - image.nbytes
 
-        with _blaming(bundle, model.device):
-            plan = best_plan(ways, len(image), cost_of, budget_bytes, held)
+        image, grid, plan = plan_region(image, grid, bundle, model, settings, budget_bytes, placement, body_in, held)
         windows = plan.windows
         padded = windows.pad(image)
         shape = (settings.batch, len(image), *windows.size)
@@ -120,7 +109,8 @@ def segment_region(
         if backend.batch_cost is not None:
             plan = plan.told(backend.batch_cost.memory, held())
         with _blaming(bundle, model.device):
-            expected = expected_seconds(plan, backend, model.network, len(image), prod(volume.grid.shape))
+            resampled = not is_same_lattice(grid, volume.grid)
+            expected = expected_seconds(plan, backend, model.network, len(image), prod(volume.grid.shape), resampled)
         log.info("%s: %s, about %s, with %s", region.name, plan, describe_seconds(expected), backend.name)
         run = averaged_over_mirrors(backend, settings.mirror_axes)
         decider = Decider(grid, volume.grid, label_map, region.labels, windows.axes, certainty, bundle.thresholds)
@@ -142,6 +132,45 @@ def segment_region(
         figures = {"plan": plan, "expected_seconds": expected, "measured": measured}
         log.info("%s: %s; %s", region.name, took, memory, extra=figures)
         return decider.confidence()
+
+
+def plan_region(
+    image: torch.Tensor,
+    grid: Grid,
+    bundle: Bundle,
+    model: Model,
+    settings: WindowSettings,
+    budget_bytes: int,
+    placement: Placement,
+    body_in: Callable[[Grid], Body | None] | None,
+    held: Callable[[], int],
+) -> tuple[torch.Tensor, Grid, Plan]:
+    """How a region will be run: the part of its image (C, I, J, K) that is looked at, that part's grid, and the plan.
+
+    Args:
+        image: as `prepare` gave it.
+        grid: where it lies.
+        bundle: for the messages.
+        model: the bundle's.
+        settings: of its windows.
+        budget_bytes: what the process may hold at most.
+        placement: how the windows are laid.
+        body_in: what is worth a look in an image on a grid; None: all of it.
+        held: what the process holds beside the image.
+
+    Raises:
+        EnvironmentFault: `environment.memory`, it can't be done within the budget.
+        BundleError: `bundle.network`, the network failed on the shape of a window.
+    """
+    from napari_seg.inference.budget import best_plan, network_cost
+
+    image, grid, ways = _looks(image, grid, settings, placement, None if body_in is None else body_in(grid))
+
+    def cost_of(windows: Windows) -> NetworkCost:
+        return network_cost(model.network, windows.cut(windows.pad(image), (0, 0, 0))[None])
+
+    with _blaming(bundle, model.device):
+        return image, grid, best_plan(ways, len(image), cost_of, budget_bytes, held)
 
 
 def _looks(

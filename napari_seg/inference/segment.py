@@ -74,8 +74,8 @@ def segment(
     """
     bundle = read_bundle(bundle)
     check_runnable(bundle)
-    _check_fit(volume, bundle)
-    device = _resolved(device)
+    check_fit(volume, bundle)
+    device = resolve_device(device)
     report = progress or _silent
     regions, place_notices = localise(volume, bundle, progress)
 
@@ -142,7 +142,12 @@ def _body(volume: Volume, bundle: Bundle, options: Options, report: Progress) ->
     return lambda grid: find_body(volume, grid, modality)
 
 
-def _check_fit(volume: Volume, bundle: Bundle) -> None:
+def check_fit(volume: Volume, bundle: Bundle) -> None:
+    """Whether a bundle was made for scans like this one.
+
+    Raises:
+        BundleError: `bundle.channels` or `bundle.modality`, it was not.
+    """
     channels = volume.array.shape[0]
     if channels != bundle.in_channels:
         raise BundleError(
@@ -158,7 +163,12 @@ def _check_fit(volume: Volume, bundle: Bundle) -> None:
         )
 
 
-def _resolved(device: str) -> str:
+def resolve_device(device: str) -> str:
+    """torch's name of a device that is here; "auto" becomes "cuda" or "cpu".
+
+    Raises:
+        EnvironmentFault: `environment.device`, there is no such device.
+    """
     import torch
 
     if device == "auto":

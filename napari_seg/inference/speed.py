@@ -18,27 +18,35 @@ from napari_seg.inference.budget import Plan, held_bytes, network_cost
 from napari_seg.inference.cells import winners_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 log = logging.getLogger(__name__)
 
 WORTH_TRYING_FLOP = 1e11
 """Operations below which a trial would take longer than it tells."""
 
+LARGE_FLOP = 5e10
+"""Operations of a window above which half of it tells enough; the halves of smaller ones are run less well."""
+
 USUAL_FLOP_A_SECOND = 5e10
 """Of a processor, where no trial is made."""
 
-BLENDED = 0.8
+BLENDED = 1.3
 """What blending costs each logit of a window, in times of `seconds_a_logit`."""
 
-DECIDED = 2.5
+DECIDED = 4.0
 """What deciding costs each logit of the network's grid."""
 
 SCANNED = 35.0
-"""What deciding costs each voxel of the scan."""
+"""What deciding costs each voxel of a scan that lies on the network's grid."""
+
+RESAMPLED = 90.0
+"""What it costs each voxel of another scan."""
 
 
-def expected_seconds(plan: Plan, backend: Backend, network: torch.nn.Module, channels: int, scan_voxels: int) -> float:
+def expected_seconds(
+    plan: Plan, backend: Backend, network: torch.nn.Module, channels: int, scan_voxels: int, resampled: bool
+) -> float:
     """What a plan will take.
 
     Args:
@@ -47,6 +55,7 @@ def expected_seconds(plan: Plan, backend: Backend, network: torch.nn.Module, cha
         network: that it runs.
         channels: of the image.
         scan_voxels: that will be decided.
+        resampled: whether they lie between those of the network's grid.
     """
     windows, classes = plan.windows, plan.cost.classes
     shape = (windows.settings.batch, channels, *windows.size)
@@ -59,19 +68,23 @@ def expected_seconds(plan: Plan, backend: Backend, network: torch.nn.Module, cha
         one = _tried(backend, network, shape, plan.cost.flop)
     logits = classes * prod(windows.size) * len(plan.starts)
     decided = classes * prod(windows.image_shape)
-    return batches * one + (BLENDED * logits + DECIDED * decided + SCANNED * scan_voxels) * seconds_a_logit()
+    scanned = (RESAMPLED if resampled else SCANNED) * scan_voxels
+    return batches * one + (BLENDED * logits + DECIDED * decided + scanned) * seconds_a_logit()
 
 
 def _tried(backend: Backend, network: torch.nn.Module, shape: tuple[int, ...], flop: int) -> float:
-    """Seconds a batch, from a run of windows half as long in each direction; its first is not counted."""
-    try:
-        trial = torch.zeros(smaller(shape))
-        share = network_cost(network, trial[:1]).flop / flop
-        backend(trial)
-        return timed(backend, trial) / share
-    except Exception as error:  # a network of one size only can raise anything
-        log.debug("the network is tried on whole windows (%s)", type(error).__name__)
-    return timed(backend, torch.zeros(shape))
+    """Seconds a batch, from runs of windows half as long in each direction, or of small ones as they are."""
+    half, whole = (torch.zeros(size) for size in (smaller(shape), shape))
+
+    def seconds(batch: torch.Tensor) -> float:
+        return quickest(lambda: float(backend(batch).flatten()[0]), trials=3)  # a number, so that a GPU is waited for
+
+    if flop > LARGE_FLOP:
+        try:
+            return seconds(half) * flop / network_cost(network, half[:1]).flop
+        except Exception as error:  # a network of one size only can raise anything
+            log.debug("the network is tried on whole windows (%s)", type(error).__name__)
+    return seconds(whole)
 
 
 def describe_seconds(seconds: float) -> str:
@@ -84,23 +97,29 @@ def describe_seconds(seconds: float) -> str:
     return " ".join(f"{n} {unit}" for n, unit in parts if n and not (hours and unit == "s")) or "0 s"
 
 
-def timed(backend: Backend, batch: torch.Tensor) -> float:
-    """Seconds that a batch takes, until its answer is there."""
-    start = time.perf_counter()
-    float(backend(batch).flatten()[0])  # waits for a GPU
-    return time.perf_counter() - start
-
-
 @lru_cache(maxsize=1)
 def seconds_a_logit() -> float:
-    """Of finding the greatest of 32 classes, the quickest of three."""
+    """Of finding the greatest of 32 classes."""
     logits = torch.rand(32, 250_000, generator=torch.Generator().manual_seed(0))
-    taken = []
-    for _ in range(3):
+    return quickest(lambda: winners_of(logits, None)) / logits.numel()
+
+
+def quickest(work: Callable[[], object], trials: int = 10, within_seconds: float = 1.0) -> float:
+    """Seconds of the quickest of some trials; the first is not counted, and there is no end of them before one is.
+
+    Args:
+        work: what is tried.
+        trials: at most.
+        within_seconds: when no further one begins.
+    """
+    work()
+    taken: list[float] = []
+    began = time.perf_counter()
+    while not taken or (len(taken) < trials and time.perf_counter() - began < within_seconds):
         start = time.perf_counter()
-        winners_of(logits, None)
+        work()
         taken.append(time.perf_counter() - start)
-    return min(taken) / logits.numel()
+    return min(taken)
 
 
 @dataclass

@@ -1,0 +1,108 @@
+"""What a segmentation will take, told before it is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from math import prod
+
+import torch
+
+from napari_seg.bundle import Bundle, check_runnable, load_model
+from napari_seg.geometry import Grid, is_same_lattice
+from napari_seg.inference.backends import WORTH_COMPILING_FLOP, BackendName, make_backend
+from napari_seg.inference.body import find_body
+from napari_seg.inference.budget import default_budget, held_bytes
+from napari_seg.inference.covering import Placement
+from napari_seg.inference.engine import plan_region
+from napari_seg.inference.prepare import prepare
+from napari_seg.inference.segment import check_fit, resolve_device
+from napari_seg.inference.speed import expected_seconds
+from napari_seg.inference.windows import WindowSettings
+from napari_seg.localise import is_crop
+from napari_seg.volume import Volume, modality_code
+
+COMPILED_SHARE = 0.6
+"""Of torch's seconds, what a network takes once OpenVINO has compiled it: 7.3 of 12.3 s for nnU-Net's standard network
+on two AVX2 cores."""
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """What a segmentation will take.
+
+    Attributes:
+        windows: that the network will be asked about, in all regions.
+        seconds: that these will take; finding regions comes on top.
+        peak_bytes: that this process will hold at most.
+        locates: whether regions must be found in the scan first.
+    """
+
+    windows: int
+    seconds: float
+    peak_bytes: int
+    locates: bool
+
+
+def foresee(
+    volume: Volume,
+    bundle: Bundle,
+    *,
+    device: str = "auto",
+    backend: BackendName = "auto",
+    memory_bytes: int | None = None,
+    windows: Placement = "fewest",
+    crop: bool = True,
+) -> Foresight | None:
+    """What `segment` with the same arguments will take; None of a bundle whose inferer tells nothing of its windows.
+
+    The network is loaded, as it will be anyway, and at most tried on one small window. A coarse pass is not run, so a
+    bundle that has one takes less.
+
+    Args:
+        volume: the scan.
+        bundle: which bundle.
+        device: as for `segment`.
+        backend: as for `segment`.
+        memory_bytes: as for `segment`.
+        windows: as for `segment`.
+        crop: as for `segment`.
+
+    Raises:
+        NapariSegError: what `segment` would raise before its first window.
+    """
+    check_runnable(bundle)
+    check_fit(volume, bundle)
+    model = load_model(bundle, resolve_device(device))
+    settings = WindowSettings.of(model.inferer)
+    if settings is None:
+        return None
+    regions: list[Grid | None] = [None]
+    spec = bundle.localiser
+    if spec is not None and not is_crop(volume, spec):  # where they lie is not known yet, but how large they are
+        regions = [Grid.around(volume.grid.center_mm, r.size_mm, spec.spacing_mm) for r in spec.regions]
+    budget_bytes = default_budget() if memory_bytes is None else memory_bytes
+    modality = modality_code(volume.modality) or modality_code(bundle.modality)
+    body_in = (lambda grid: find_body(volume, grid, modality)) if crop and regions == [None] else None
+    count, seconds, peak_bytes = 0, 0.0, 0
+    with torch.inference_mode():
+        for region in regions:
+            image, grid = prepare(volume, region, bundle, model)
+            held = partial(_held, prod(volume.grid.shape) - image.nbytes)
+            image, grid, plan = plan_region(image, grid, bundle, model, settings, budget_bytes, windows, body_in, held)
+            compiled = backend == "openvino" or (
+                backend == "auto" and model.device.type == "cpu" and plan.flop >= WORTH_COMPILING_FLOP
+            )
+            shape = (settings.batch, len(image), *plan.windows.size)
+            one = make_backend("torch", model.network, model.device, shape, plan.flop, plan.sums_bytes)
+            resampled = not is_same_lattice(grid, volume.grid)
+            took = expected_seconds(plan, one, model.network, len(image), prod(volume.grid.shape), resampled)
+            seconds += took * (COMPILED_SHARE if compiled and find_spec("openvino") else 1)
+            count += plan.asked
+            peak_bytes = max(peak_bytes, plan.peak_bytes)
+    return Foresight(count, seconds, peak_bytes, regions[0] is not None)
+
+
+def _held(beside: int) -> int:
+    return held_bytes() + beside
