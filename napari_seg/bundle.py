@@ -23,7 +23,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -166,12 +166,16 @@ def shipped_root() -> Path:
     )
 
 
-def find_bundles() -> tuple[list[Bundle], list[BundleError]]:
+def find_bundles(folders: Sequence[Path] = ()) -> tuple[list[Bundle], list[BundleError]]:
     """The shipped bundle, then those in the folders that NAPARI_SEG_BUNDLES names; and why any can't be read.
 
     Runs none of their code.
+
+    Args:
+        folders: more of them.
     """
-    roots = [p.parent.parent for folder in _bundle_folders() for p in sorted(folder.glob(f"*/{METADATA.as_posix()}"))]
+    places = (*_bundle_folders(), *folders)
+    roots = [p.parent.parent for folder in places for p in sorted(folder.glob(f"*/{METADATA.as_posix()}"))]
     bundles, faults = [], []
     for root in (shipped_root(), *roots):
         try:

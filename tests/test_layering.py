@@ -32,13 +32,14 @@ OWNERS = {
     "nibabel": {"formats"},
     "torch": {"bundle", "inference", "planning"},
     "openvino": {"inference"},
-    "psutil": {"inference"},
+    "psutil": {"inference", "plugin"},
     "monai": {"bundle", "inference", "planning"},
     "segnets": {"planning"},
     "SimpleITK": {"formats", "localise"},
     "napari": {"plugin"},
     "qtpy": {"plugin"},
     "superqt": {"plugin"},
+    "vispy": {"plugin"},
 }
 
 

@@ -169,10 +169,16 @@ def _write_volumes(segmentation: Segmentation, path: Path) -> None:
         {"label": s.label, "name": s.name, "voxels": counts[s.label], "volume_ml": round(volumes[s.label], 4)}
         for s in segmentation.segments
     ]
-    with unproven(path, path.suffix) as hidden, hidden.open("w", encoding="utf-8", newline="") as file:
-        if has_ending(path, (".json",)):
-            json.dump(rows, file, indent=2)
-        else:
-            table = csv.DictWriter(file, ["label", "name", "voxels", "volume_ml"])
-            table.writeheader()
-            table.writerows(rows)
+    head = ["label", "name", "voxels", "volume_ml"]
+    with unproven(path, path.suffix) as hidden:
+        with hidden.open("w", encoding="utf-8", newline="") as file:
+            if has_ending(path, (".json",)):
+                json.dump(rows, file, indent=2)
+            else:
+                table = csv.DictWriter(file, head)
+                table.writeheader()
+                table.writerows(rows)
+        with hidden.open(encoding="utf-8", newline="") as file:
+            found = json.load(file) if has_ending(path, (".json",)) else list(csv.DictReader(file))
+        if [[str(row[key]) for key in head] for row in found] != [[str(row[key]) for key in head] for row in rows]:
+            raise OutputError("output.not_equal", f"{path.name} does not read back as it was meant; try another disk")

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from napari_seg.errors import OutputError
+from napari_seg.formats import ITK_ENDINGS, NIFTI_ENDINGS, PAIR_ENDINGS, PICTURE_ENDINGS, has_ending
 from napari_seg.plugin.placement import AXIS_LABELS, METADATA_KEY, Placement, place
 from napari_seg.volume import Segment, Segmentation, Volume, smallest_label_type
 
 if TYPE_CHECKING:
     from napari.layers import Labels, Layer
+    from napari.utils.colormaps import DirectLabelColormap
 
 LayerTuple = tuple[NDArray, dict[str, Any], str]
 """Array, settings and type: how napari takes a layer from a plugin."""
 
 SOFT_TISSUE_HU = (-160.0, 240.0)
 """Window of a CT: level 40, width 400."""
+
+WINDOWS_HU: Mapping[str, tuple[float, float]] = {
+    "Soft tissue": SOFT_TISSUE_HU,
+    "Lung": (-1350.0, 150.0),
+    "Bone": (-500.0, 1300.0),
+    "Brain": (0.0, 80.0),
+    "Liver": (-45.0, 105.0),
+    "Mediastinum": (-125.0, 225.0),
+}
+"""Usual windows of a CT: the values that are drawn black and white (level -600, 400, 40, 30, 50; width 1500, 1800, 80,
+150, 350)."""
+
+_PLANE_ACROSS = {"R": "sagittal", "L": "sagittal", "A": "coronal", "P": "coronal", "S": "axial", "I": "axial"}
+_PLANE_WORDS = ("sag", "cor", "ax", "tra")
 
 _UNNAMED_COLOR = (0.6, 0.6, 0.6, 1.0)
 
@@ -37,37 +54,93 @@ def image_layers(volume: Volume, frame: ArrayLike | None = None) -> list[LayerTu
         shown = placement.show(array)
         settings: dict[str, Any] = {
             **_geometry(placement),
-            "name": volume.name if len(volume.array) == 1 else f"{volume.name} {channel + 1}",
+            "name": title_of(volume) if len(volume.array) == 1 else f"{title_of(volume)} {channel + 1}",
             "colormap": "gray",
             "contrast_limits": contrast_limits(shown, volume.modality),
-            "metadata": {METADATA_KEY: {**placement.as_metadata(), "volume": volume}},
+            "metadata": {METADATA_KEY: {**placement.as_metadata(), "volume": volume, "files": volume.files}},
         }
         answer.append((shown, settings, "image"))
     return answer
 
 
-def labels_layer(segmentation: Segmentation, placement: Placement, name: str) -> LayerTuple:
-    """The layer tuple of a segmentation, named and coloured; its array is a copy, so painting harms nothing."""
-    from napari.utils.colormaps import DirectLabelColormap
+def title_of(volume: Volume) -> str:
+    """What a person calls a scan: its name, and for DICOM the plane of its slices."""
+    name = volume.name.replace("_", " ").strip() or "scan"
+    if not is_dicom(volume.files) or any(word in name.lower() for word in _PLANE_WORDS):
+        return name
+    return f"{name} {_PLANE_ACROSS[volume.grid.orientation[2]]}"  # slices follow each other along the last axis
 
+
+def is_dicom(files: Sequence[Path]) -> bool:
+    """Whether a scan's files are DICOM: they are no other kind that scans are read from."""
+    others = (*NIFTI_ENDINGS, *PAIR_ENDINGS, *ITK_ENDINGS, *PICTURE_ENDINGS)
+    return bool(files) and not any(has_ending(Path(file), others) for file in files)
+
+
+def labels_layer(
+    segmentation: Segmentation,
+    placement: Placement,
+    name: str,
+    *,
+    files: Sequence[Path] = (),
+    algorithm: tuple[str, str] | None = None,
+) -> LayerTuple:
+    """The layer tuple of a segmentation, named and coloured; its array is a copy, so painting harms nothing.
+
+    Args:
+        segmentation: what to show.
+        placement: of its scan.
+        name: of the layer.
+        files: of the scan; DICOM is written with references to them.
+        algorithm: name and version of what made it; None: a person.
+    """
     highest = max(int(segmentation.array.max(initial=0)), *(s.label for s in segmentation.segments), 0)
-    colors: dict[int | None, Any] = {s.label: (*(c / 255 for c in s.color), 1.0) for s in segmentation.segments}
     volumes_ml = segmentation.volumes_ml()
+    known = {"segments": segmentation.segments, "files": tuple(files), "confidence": dict(segmentation.confidence)}
     settings: dict[str, Any] = {
         **_geometry(placement),
         "name": name,
-        "colormap": DirectLabelColormap(color_dict={**colors, None: _UNNAMED_COLOR}),
+        "colormap": colormap_of({s.label: s.color for s in segmentation.segments}),
         "features": {
             "index": [0, *(s.label for s in segmentation.segments)],
             "name": ["background", *(s.name for s in segmentation.segments)],
             "ml": [float("nan"), *(round(volumes_ml[s.label], 3) for s in segmentation.segments)],
         },
-        "metadata": {METADATA_KEY: {**placement.as_metadata(), "segments": segmentation.segments}},
+        "metadata": {METADATA_KEY: {**placement.as_metadata(), **known, "algorithm": algorithm}},
     }
     if not placement.is_view:  # what is shown is resampled: kept, so that saving need not resample it back
         settings["metadata"][METADATA_KEY]["labels"] = segmentation.array
     shown = placement.show(segmentation.array, order=0)
     return shown.astype(smallest_label_type(highest), order="C"), settings, "labels"
+
+
+def colormap_of(colors: Mapping[int, tuple[int, int, int]], hidden: Collection[int] = ()) -> DirectLabelColormap:
+    """napari's colours of labels; those that nobody named are grey.
+
+    Args:
+        colors: label -> red, green, blue, each 0 to 255.
+        hidden: labels that are not drawn.
+    """
+    from napari.utils.colormaps import DirectLabelColormap
+
+    drawn: dict[int | None, Any] = {
+        label: (*(c / 255 for c in color), 0.0 if label in hidden else 1.0) for label, color in colors.items()
+    }
+    return DirectLabelColormap(color_dict={**drawn, None: _UNNAMED_COLOR})
+
+
+def certainty_layer(confidence: NDArray[np.uint8], placement: Placement, name: str) -> LayerTuple:
+    """The layer tuple of a network's confidence, 0 to 255, dark where it is not sure; drawn over the scan."""
+    settings = {
+        **_geometry(placement),
+        "name": name,
+        "colormap": "inferno",
+        "contrast_limits": (0, 255),
+        "blending": "translucent",
+        "opacity": 0.6,
+        "visible": False,
+    }
+    return placement.show(confidence), settings, "image"
 
 
 def segmentation_of(labels: NDArray, settings: Mapping[str, Any]) -> Segmentation:

@@ -1,4 +1,4 @@
-"""Opens NIfTI files, DICOM files and folders of either in the right place in napari."""
+"""Opens NIfTI, NRRD, MetaImage and DICOM files and folders of them in the right place in napari."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from napari_seg.errors import InputError, NapariSegError
-from napari_seg.formats import nifti_ending
-from napari_seg.plugin.layers import frame_of, image_layers
-from napari_seg.plugin.placement import METADATA_KEY
-from napari_seg.volume import Volume
+from napari_seg.formats import ITK_ENDINGS, has_ending, nifti_ending
+from napari_seg.geometry import Grid
+from napari_seg.plugin.layers import LayerTuple, frame_of, image_layers, labels_layer, volume_of
+from napari_seg.plugin.placement import METADATA_KEY, place
+from napari_seg.volume import Segmentation, Volume
 
 _LOOKED_AT = 200
 
@@ -23,7 +24,7 @@ def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[Any]] 
 
 
 def read_layers(path: str | list[str]) -> list[Any]:
-    """The layers of every scan at a path.
+    """The layers of every scan at a path; of labels that were saved before, a labels layer.
 
     In a window, a person sees what is wrong as one line; napari's own dialog for a failed reader would bury
     it under advice to try other plugins. A script without a window gets the exception.
@@ -38,11 +39,11 @@ def read_layers(path: str | list[str]) -> list[Any]:
     frame = None if viewer is None else frame_of(viewer.layers)
     layers: list[Any] = []
     faults: list[NapariSegError] = []
-    for found in _read(_only(path)):
+    for found in _read(_only(path), viewer):
         if isinstance(found, NapariSegError):
             faults.append(found)
             continue
-        layers += image_layers(found, frame)
+        layers += image_layers(found, frame) if isinstance(found, Volume) else [_saved_labels(found, path, frame)]
         frame = layers[0][1]["metadata"][METADATA_KEY]["frame"]
         for notice in found.notices:
             show_warning(str(notice))
@@ -54,21 +55,43 @@ def read_layers(path: str | list[str]) -> list[Any]:
     return layers or [(None,)]
 
 
-def _read(path: Path | None) -> Iterator[Volume | NapariSegError]:
-    """Every scan that can be read, and for each other one what is wrong with it."""
-    from napari_seg.formats import find_scans
+def _read(path: Path | None, viewer: Any) -> Iterator[Volume | Segmentation | NapariSegError]:
+    """Every scan that can be read, or the labels of a file that holds some; for each other what is wrong with it."""
+    from napari_seg.cohort.discover import is_result
+    from napari_seg.formats import find
+    from napari_seg.formats.label_maps import named, read_label_map
 
     try:
-        if path is None or not (scans := find_scans(path)):
-            raise InputError("input.none", f"found no scan at {path}; expected NIfTI or DICOM files")
+        if path is None:
+            raise InputError("input.several_files", "found several files; open them one by one, or their folder")
+        found = find(path)
+        holds_labels = not found.scans and [one.code for one in found.skipped] == ["skip.not_intensities"]
+        if path.is_file() and (holds_labels or is_result(path)):
+            yield named(read_label_map(path, _grid_of(viewer)))
+            return
+        if not found.scans:
+            raise InputError("input.none", f"found no scan at {path}; expected NIfTI, NRRD or DICOM files")
     except NapariSegError as fault:
         yield fault
         return
-    for scan in scans:
+    for scan in found.scans:
         try:
             yield scan.read()
         except NapariSegError as fault:
             yield fault
+
+
+def _grid_of(viewer: Any) -> Grid | None:
+    """Of the scan that is selected, or of the last one: contours fill voxels only on a scan."""
+    layers = [] if viewer is None else [*viewer.layers, viewer.layers.selection.active]
+    volumes = [volume_of(layer) for layer in layers if layer is not None]
+    return next((volume.grid for volume in reversed(volumes) if volume is not None), None)
+
+
+def _saved_labels(segmentation: Segmentation, path: str | list[str], frame: Any) -> LayerTuple:
+    name = _only(path)
+    assert name is not None
+    return labels_layer(segmentation, place(segmentation.grid, frame), name.name.partition(".")[0])
 
 
 def _only(path: str | list[str]) -> Path | None:
@@ -96,7 +119,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _looks_readable(path: Path) -> bool:
-    if nifti_ending(path) or path.suffix.lower() == ".dcm":
+    if nifti_ending(path) or has_ending(path, (*ITK_ENDINGS, ".dcm")):
         return True
     if not path.is_file():  # a pipe would block whoever opens it
         return False

@@ -1,34 +1,32 @@
-"""What the Segment panel does, without Qt: choose, run, stop, show the answer, save it."""
+"""What the Segment tab does, without Qt: choose a model, foresee, run one after the other, stop, show the answer."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from napari.layers import Image, Labels
-from numpy.typing import NDArray
 from psygnal import Signal
 
-from napari_seg.errors import Cancelled, NapariSegError, Notice
-from napari_seg.plugin.layers import LayerTuple, adopt_into, labels_layer, volume_of
-from napari_seg.plugin.placement import METADATA_KEY, PLANES, Placement
+from napari_seg.errors import BundleError, Cancelled, NapariSegError, Notice
+from napari_seg.plugin.layers import LayerTuple, certainty_layer, labels_layer, volume_of
+from napari_seg.plugin.placement import Placement
+from napari_seg.plugin.session import Message, Session, message_of
 from napari_seg.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
-    from napari.components import ViewerModel
-
     from napari_seg.bundle import Bundle
 
 logger = logging.getLogger(__name__)
 
 DEVICES = {"auto": "Automatic", "cpu": "Processor (CPU)", "cuda": "Graphics card (CUDA)"}
 
-_STAGES = {"locating": "Finding the place", "loading": "Loading the model", "segmenting": "Segmenting"}
+STAGES = {"locating": "Finding the place", "loading": "Loading the model", "segmenting": "Segmenting"}
 
 
 @dataclass(frozen=True)
@@ -55,51 +53,38 @@ class Progress:
         return f"{text}, {f'{minutes} min ' if minutes else ''}{seconds} s left"
 
 
-@dataclass(frozen=True)
-class Message:
-    """One line of the panel."""
-
-    kind: Literal["info", "warning", "error"]
-    text: str
-
-
-@dataclass(frozen=True)
-class Structure:
-    """One row of the table.
-
-    Attributes:
-        label: its value in the label map.
-        name: what a person calls it.
-        color: red, green, blue, each 0 to 255.
-        ml: its volume when the segmentation was made.
-    """
-
-    label: int
-    name: str
-    color: tuple[int, int, int]
-    ml: float
-
-
 class Run:
     """One call of `segment`, made in a thread of its own; the panel looks at it from the main thread.
 
     Attributes:
         progress: the latest step.
         segmentation: the answer, once there is one.
-        layer_tuple: the answer as a labels layer.
+        layer_tuples: the answer as layers, the labels first.
         error: what ended the run instead.
         seconds: how long it took, once it has ended.
     """
 
-    def __init__(self, volume: Volume, bundle: Bundle, device: str, image_name: str, placement: Placement) -> None:
+    def __init__(
+        self,
+        volume: Volume,
+        bundle: Bundle,
+        device: str,
+        image_name: str,
+        placement: Placement,
+        *,
+        memory_bytes: int | None = None,
+        certainty: bool = False,
+    ) -> None:
         self.volume = volume
         self.bundle = bundle
         self.device = device
         self.image_name = image_name
         self.placement = placement
-        self.progress = Progress("Loading the model")
+        self.memory_bytes = memory_bytes
+        self.certainty = certainty
+        self.progress = Progress("Waiting")
         self.segmentation: Segmentation | None = None
-        self.layer_tuple: LayerTuple | None = None
+        self.layer_tuples: list[LayerTuple] = []
         self.error: Exception | None = None
         self.seconds = 0.0
         self._stop = threading.Event()
@@ -123,18 +108,29 @@ class Run:
         """Does the work; never raises, so that nothing gets lost between threads."""
         began = time.monotonic()
         try:
+            if self.is_stopping:  # before it began
+                raise Cancelled()
+            self.progress = Progress(STAGES["loading"])
             # Here and not above: this loads torch, which takes seconds.
             from napari_seg.inference import segment
 
-            self.segmentation = segment(self.volume, self.bundle, device=self.device, progress=self._report)
+            more: dict[str, Any] = {"memory_bytes": self.memory_bytes} if self.memory_bytes else {}
+            if self.certainty:
+                more["certainty"] = True
+            found = segment(self.volume, self.bundle, device=self.device, progress=self._report, **more)
             # Counting voxels and turning axes takes a while too: not in the main thread.
-            name = f"{self.image_name} - {self.bundle.name}"
-            self.layer_tuple = data, settings, _ = labels_layer(self.segmentation, self.placement, name)
+            name, bundle = f"{self.image_name} - {self.bundle.name}", self.bundle
+            files, algorithm = self.volume.files, (bundle.name, bundle.version)
+            labels = labels_layer(found, self.placement, name, files=files, algorithm=algorithm)
             # napari compiles its colour mapping at the first use, for seconds.
-            settings["colormap"].map(data[:1, :1])
+            labels[1]["colormap"].map(labels[0][:1, :1])
+            tuples = [labels]
+            if found.certainty is not None:
+                tuples.append(certainty_layer(found.certainty.confidence, self.placement, f"{name}, confidence"))
+            self.segmentation, self.layer_tuples = found, tuples
         except Exception as error:
             self.error = error
-            if not isinstance(error, NapariSegError):
+            if not isinstance(error, NapariSegError | MemoryError):
                 logger.exception("the run failed")
         self.seconds = time.monotonic() - began
 
@@ -148,64 +144,46 @@ class Run:
         # The first second says little: caches are cold.
         is_known = done > first and now - began > 1
         seconds_left = (now - began) / (done - first) * (total - done) if is_known else None
-        words = _STAGES.get(stage, stage.capitalize())
+        words = STAGES.get(stage, stage.capitalize())
         self.progress = Progress(words, done, total, seconds_left) if total > 1 else Progress(words)
 
 
 class SegmentModel:
-    """The state of one Segment panel on one viewer.
+    """The state of the Segment tab of one viewer.
 
     Attributes:
-        changed: emitted whenever something the panel shows has changed.
+        changed: emitted whenever something the tab shows has changed.
+        session: gives the scan, and takes what is said.
         bundles: what can be run.
         bundle: the chosen one.
         device: a key of `DEVICES`.
-        layer: the chosen image layer; follows the viewer's active layer.
-        result: the labels layer whose structures are shown; follows the active layer too.
+        certainty: whether a layer with the network's confidence is wanted too.
+        memory_bytes: what the program may hold at most; None: a safe share of what is free.
         run: the run under way, if any.
-        messages: what there is to say about the last run or save.
+        waiting: runs that come after it.
     """
 
     changed = Signal()
 
-    def __init__(self, viewer: ViewerModel) -> None:
-        self.viewer = viewer
+    def __init__(self, session: Session, bundle_folders: Sequence[Path] = ()) -> None:
+        self.session = session
         self.bundles: list[Bundle] = []
         self.bundle: Bundle | None = None
         self.device = "auto"
-        self.layer: Image | None = None
-        self.result: Labels | None = None
+        self.certainty = False
+        self.memory_bytes: int | None = None
         self.run: Run | None = None
-        self.messages: list[Message] = []
-        self._find_bundles()
-        viewer.layers.events.inserted.connect(self._on_inserted)
-        viewer.layers.events.removed.connect(self._follow)
-        viewer.layers.selection.events.active.connect(self._follow)
-        for layer in viewer.layers:
-            if isinstance(layer, Labels):
-                adopt_into(layer, viewer.layers)
-        self._follow()
+        self.waiting: list[Run] = []
+        self._find_bundles(bundle_folders)
+        session.changed.connect(self.changed.emit)
 
     def close(self) -> None:
-        """Ends a run at its next step and lets go of the viewer."""
+        """Ends a run at its next step, and drops those that wait."""
+        self.waiting = []
         if self.run is not None:
             self.run.stop()
-        layers = self.viewer.layers
-        layers.events.inserted.disconnect(self._on_inserted)
-        layers.events.removed.disconnect(self._follow)
-        layers.selection.events.active.disconnect(self._follow)
 
     # choosing
-
-    @property
-    def layers(self) -> list[Image]:
-        """The image layers that can be segmented: those that know where they lie in the patient."""
-        return [layer for layer in self.viewer.layers if isinstance(layer, Image) and volume_of(layer) is not None]
-
-    def choose_layer(self, layer: Image | None) -> None:
-        """Sets the scan to segment."""
-        self.layer = layer
-        self.changed.emit()
 
     def choose_bundle(self, bundle: Bundle | None) -> None:
         """Sets what to run."""
@@ -217,159 +195,174 @@ class SegmentModel:
         self.device = device
         self.changed.emit()
 
+    def choose_certainty(self, wanted: bool) -> None:
+        """Sets whether a layer with the network's confidence is wanted too."""
+        self.certainty = wanted
+        self.changed.emit()
+
+    def add_bundle(self, folder: Path) -> None:
+        """Reads a bundle's metadata, puts it among the others and chooses it; runs none of its code."""
+        from napari_seg.bundle import read_bundle
+
+        try:
+            bundle = read_bundle(folder)
+        except BundleError as error:
+            self.session.say(message_of(error))
+            return
+        known = next((one for one in self.bundles if one.root == bundle.root), None)
+        if known is None:
+            self.bundles.append(bundle)
+        self.choose_bundle(known or bundle)
+
+    def trust(self) -> None:
+        """Lets the code of the chosen bundle run, until napari is closed."""
+        from napari_seg.bundle import read_bundle
+
+        assert self.bundle is not None
+        trusted = read_bundle(self.bundle, trust=True)
+        self.bundles[self.bundles.index(self.bundle)] = trusted
+        self.choose_bundle(trusted)
+
+    @property
+    def card(self) -> list[tuple[str, str]]:
+        """What a person wants to know of the chosen bundle: headings and texts."""
+        bundle = self.bundle
+        if bundle is None:
+            return []
+        names = [segment.name for segment in bundle.segments]
+        found = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        accuracy = ", ".join(f"{name} {value:.3g}" for name, value in bundle.accuracy)
+        rows = [
+            ("Finds", found),
+            ("Wants", f"{bundle.modality or 'any'} scans" + (", several channels" if bundle.in_channels > 1 else "")),
+            ("Accuracy", accuracy or "not reported"),
+            ("Use", bundle.intended_use),
+            ("Licence", bundle.licence or "not stated"),
+            ("Trust", "its code may run" if bundle.trusted else "not trusted: it brings code of its own"),
+        ]
+        return [(heading, text) for heading, text in rows if text]
+
     @property
     def obstacle(self) -> str:
         """Why Run is greyed, for a person; "" when it isn't."""
-        if self.run is not None:
-            return "A segmentation is under way."
+        viewer = self.session.viewer
         if self.bundle is None:
             return "There is no model to run."
-        if not self.bundle.trusted:
-            return (
-                "This model brings code of its own, which napari-seg runs only from a terminal: napari-seg predict "
-                "--trust-bundle."
-            )
-        if self.layer is None:
-            if any(isinstance(layer, Image) for layer in self.viewer.layers):
+        if self.session.scan is None:
+            if any(isinstance(layer, Image) for layer in viewer.layers):
                 return "Open the scan with napari-seg: of this image nobody knows where it lies in the patient."
             return "Open a scan first: drop a NIfTI file or a DICOM folder into the window."
-        return ""
+        if not self.bundle.trusted:
+            return "This model brings code of its own. Press Trust if you know where it comes from."
+        volume = volume_of(self.session.scan)
+        return "" if volume is None else _misfit(volume, self.bundle)
+
+    # foreseeing
+
+    def foresee(self) -> str:
+        """What the chosen run will take, for a person; loads torch and the network, so not in the main thread."""
+        scan, bundle = self.session.scan, self.bundle
+        if scan is None or bundle is None or self.obstacle:
+            return ""
+        volume = volume_of(scan)
+        assert volume is not None
+        try:
+            from napari_seg.inference.budget import describe_bytes
+            from napari_seg.inference.foresee import foresee
+            from napari_seg.inference.speed import describe_seconds
+
+            known = foresee(volume, bundle, device=self.device, memory_bytes=self.memory_bytes)
+        except NapariSegError as error:
+            return f"{error.message} ({error.code})"
+        except Exception as error:  # what is foreseen is a courtesy; the run itself will say what is wrong
+            logger.debug("nothing could be foreseen (%s)", type(error).__name__)
+            return ""
+        if known is None:
+            return ""
+        windows = f"{known.windows} window{'s' * (known.windows != 1)}"
+        where = ", after finding the place" if known.locates else ""
+        seconds, memory = describe_seconds(known.seconds), describe_bytes(known.peak_bytes)
+        return f"Will take about {seconds} for {windows}{where}, and {memory} of memory."
 
     # running
 
     def start(self) -> Run:
-        """A run of the chosen bundle on the chosen scan; call its `execute` in a thread, then `finish`."""
-        layer, bundle = self.layer, self.bundle
+        """A run of the chosen bundle on the chosen scan; waits where one is under way.
+
+        Whoever calls it runs `execute` of `run` in a thread, then calls `finish`.
+        """
+        layer, bundle = self.session.scan, self.bundle
         assert layer is not None, self.obstacle
         assert bundle is not None, self.obstacle
         volume, placement = volume_of(layer), Placement.from_metadata(layer.metadata)
         assert volume is not None
         assert placement is not None
-        self.run = Run(volume, bundle, self.device, layer.name, placement)
-        self.messages = []
-        self.changed.emit()
-        return self.run
+        run = Run(
+            volume,
+            bundle,
+            self.device,
+            layer.name,
+            placement,
+            memory_bytes=self.memory_bytes,
+            certainty=self.certainty,
+        )
+        if self.run is None:
+            self.run = run
+            self.session.say()
+        else:
+            self.waiting.append(run)
+            self.changed.emit()
+        return run
 
     def stop(self) -> None:
-        """Asks the run to end at its next step."""
+        """Gives up the run under way and those that wait; the viewer stays as it was.
+
+        A window that the network is busy with ends by itself in the background; nothing comes of it.
+        """
         if self.run is not None:
             self.run.stop()
-            self.changed.emit()
+            self.run, self.waiting = None, []
+            self.session.say(Message("info", "Stopped. Nothing was added."))
 
-    def finish(self, run: Run) -> None:
-        """Shows what came of a run that has ended; a stopped one leaves the viewer as it was."""
-        self.run = None
-        if run.layer_tuple is not None and not run.is_stopping:
-            self._show(run, *run.layer_tuple)
-        elif run.is_stopping or isinstance(run.error, Cancelled):
-            self.messages = [Message("info", "Stopped. Nothing was added.")]
+    def finish(self, run: Run) -> Run | None:
+        """Shows what came of a run that has ended; returns the next one, if one waits."""
+        if run is not self.run:  # it was stopped
+            return None
+        self.run = self.waiting.pop(0) if self.waiting else None
+        if run.layer_tuples:
+            self._show(run)
         else:
-            self.messages = [_message_of(run.error)]
-        self.changed.emit()
+            self.session.say(message_of(run.error))
+        return self.run
 
-    def _show(self, run: Run, data: NDArray, settings: dict[str, Any], _: str) -> None:
-        layer = Labels(data, **settings)
-        self.viewer.add_layer(layer)
-        self.result = layer
-        self.messages = [
+    def _show(self, run: Run) -> None:
+        viewer = self.session.viewer
+        for data, settings, kind in reversed(run.layer_tuples):  # the labels last: on top, and active
+            layer = Labels(data, **settings) if kind == "labels" else Image(data, **settings)
+            viewer.add_layer(layer)
+        self.session.labels = viewer.layers[-1]
+        self.session.say(
             *(Message("warning", f"{notice.message} ({notice.code})") for notice in run.notices),
             Message("info", f"Done in {run.seconds:.0f} s."),
-        ]
-        if found := [structure for structure in self.structures if structure.ml > 0]:
-            self.show_structure(max(found, key=lambda structure: structure.ml).label)
+        )
 
-    # the answer
-
-    @property
-    def structures(self) -> list[Structure]:
-        """What `result` names."""
-        if self.result is None or "name" not in self.result.features or "index" not in self.result.features:
-            return []
-        answer = []
-        for row in self.result.features.to_dict("records"):
-            label = int(row["index"])
-            if label > 0:
-                red, green, blue = (round(255 * float(c)) for c in np.ravel(self.result.colormap.map(label))[:3])
-                answer.append(Structure(label, str(row["name"]), (red, green, blue), float(row.get("ml", np.nan))))
-        return answer
-
-    def show_structure(self, label: int) -> None:
-        """Moves the viewer to the slices that show most of a structure, and selects its label."""
-        layer = self.result
-        if layer is None:
-            return
-        layer.selected_label = label
-        mask = np.asarray(layer.data) == label
-        if mask.any():
-            others = ((1, 2), (0, 2), (0, 1))
-            index = [int(np.count_nonzero(mask, axis=axes).argmax()) for axes in others]
-            self.viewer.dims.set_point(range(3), layer.data_to_world(index))
-
-    def save(self, path: str | Path) -> Path:
-        """The NIfTI file that holds `result` on the scan's own grid.
-
-        Args:
-            path: .nii.gz is added where it ends in neither .nii nor .nii.gz.
-
-        Raises:
-            NapariSegError: it could not be written.
-        """
-        from napari_seg.plugin.writer import write_labels
-
-        assert self.result is not None
-        path = Path(path)
-        if not path.name.lower().endswith((".nii", ".nii.gz")):
-            path = path.with_name(f"{path.name}.nii.gz")
-        data, settings, _ = self.result.as_layer_data_tuple()
-        write_labels(str(path), data, settings)
-        return path
-
-    def report_saved(self, outcome: Path | Exception) -> None:
-        """Says in the panel what came of `save`."""
-        is_path = isinstance(outcome, Path)
-        self.messages = [Message("info", f"Saved {outcome}") if is_path else _message_of(outcome)]  # type: ignore[arg-type]
-        self.changed.emit()
-
-    def show_plane(self, plane: str) -> None:
-        """Turns the viewer to a plane, a key of `PLANES`."""
-        self.viewer.dims.ndisplay = 2
-        self.viewer.dims.order = PLANES[plane]
-        self.viewer.reset_view()
-
-    # following the viewer
-
-    def _find_bundles(self) -> None:
+    def _find_bundles(self, folders: Sequence[Path]) -> None:
         from napari_seg.bundle import find_bundles
 
         try:
-            self.bundles, faults = find_bundles()
-            self.messages = [_message_of(fault) for fault in faults]
+            self.bundles, faults = find_bundles(folders)
+            self.session.messages = [message_of(fault) for fault in faults]
         except NapariSegError as error:
-            self.messages = [_message_of(error)]
+            self.session.messages = [message_of(error)]
         self.bundle = self.bundles[0] if self.bundles else None
 
-    def _on_inserted(self, event: object) -> None:
-        layer = getattr(event, "value", None)
-        if isinstance(layer, Labels):
-            adopt_into(layer, self.viewer.layers)
-        self._follow()
 
-    def _follow(self, event: object = None) -> None:
-        """Takes the active layer, if it can be segmented or is an answer; otherwise keeps what is still there."""
-        active = self.viewer.layers.selection.active
-        choices = self.layers
-        if active in choices:
-            self.layer = active
-        elif self.layer not in choices:
-            self.layer = choices[-1] if choices else None
-        if isinstance(active, Labels) and METADATA_KEY in active.metadata:
-            self.result = active
-        elif self.result not in self.viewer.layers:
-            self.result = None
-        self.changed.emit()
+def _misfit(volume: Volume, bundle: Bundle) -> str:
+    """Why a bundle can't be run on a scan, told without loading torch; "" where it can."""
+    from napari_seg.inference.segment import check_fit
 
-
-def _message_of(error: Exception | None) -> Message:
-    if isinstance(error, NapariSegError):
-        return Message("error", f"{error.message} ({error.code})")
-    return Message("error", f"This should not have happened: {type(error).__name__}: {error}")
+    try:
+        check_fit(volume, bundle)
+    except BundleError as error:
+        return error.message
+    return ""

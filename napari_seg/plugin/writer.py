@@ -1,4 +1,4 @@
-"""Saves a labels layer as NIfTI on the grid of its scan."""
+"""Saves a labels layer on the grid of its scan."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from napari_seg.plugin.placement import METADATA_KEY
 
 
 def write_labels(path: str, data: NDArray, meta: dict[str, Any]) -> list[str]:
-    """The path of the NIfTI file that holds the labels, on the file's own grid and with its exact affine.
+    """The path of the file that holds the labels, on the file's own grid and with its exact affine.
 
     Args:
-        path: ends in .nii or .nii.gz.
+        path: ends in .nii, .nii.gz or .seg.nrrd.
         data: the layer's array.
         meta: the layer's settings.
 
@@ -24,10 +24,9 @@ def write_labels(path: str, data: NDArray, meta: dict[str, Any]) -> list[str]:
     """
     from napari.viewer import current_viewer
 
-    from napari_seg.formats.nifti import write_nifti
+    from napari_seg.formats.label_maps import write_label_map
 
     viewer = current_viewer()
     if METADATA_KEY not in meta.get("metadata", {}) and viewer is not None:
         meta = {**meta, "metadata": adopt(meta, data.shape, viewer.layers) or {}}
-    write_nifti(segmentation_of(data, meta), Path(path))
-    return [str(path)]
+    return [str(written) for written in write_label_map(segmentation_of(data, meta), Path(path))]

@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
+from napari_seg.plugin.widget import SegmentWidget
 from qtpy.QtCore import QThreadPool, QTimer
 from qtpy.QtWidgets import QApplication
 
@@ -24,7 +25,6 @@ from napari_seg.formats import read
 from napari_seg.formats.nifti import write_nifti
 from napari_seg.geometry import Grid, resample
 from napari_seg.localise import mni152_path
-from napari_seg.plugin.widget import SegmentWidget
 from napari_seg.volume import Segment, Segmentation, Volume
 
 pytestmark = pytest.mark.window

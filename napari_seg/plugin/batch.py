@@ -1,0 +1,229 @@
+"""What the Batch tab does, without Qt: a folder of scans in, a folder of results out, and a table that fills."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from psygnal import Signal
+
+from napari_seg.errors import Cancelled, NapariSegError
+from napari_seg.plugin.segmenting import STAGES, Progress
+from napari_seg.plugin.session import Message, Session, message_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_seg.bundle import Bundle
+    from napari_seg.cohort.runner import CaseResult, Format
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scan of the table.
+
+    Attributes:
+        name: of the scan.
+        state: for a person.
+        text: volumes, or why it failed.
+        seconds: that it took; 0 while it is not done.
+    """
+
+    name: str
+    state: Literal["waiting", "running", "done", "failed", "stopped"]
+    text: str = ""
+    seconds: float = 0.0
+
+
+class BatchRun:
+    """One cohort, run in a thread of its own; the panel takes what happened from `events` in the main thread.
+
+    Attributes:
+        events: what happened, in order: ("cases", names), ("case", number), ("result", CaseResult).
+        progress: of the scan under way.
+        error: what ended it before its end.
+    """
+
+    def __init__(
+        self, inputs: Path, output: Path, bundle: Bundle, device: str, memory_bytes: int | None, also: Sequence[Format]
+    ) -> None:
+        self.inputs = inputs
+        self.output = output
+        self.bundle = bundle
+        self.device = device
+        self.memory_bytes = memory_bytes
+        self.also = tuple(also)
+        self.events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self.progress = Progress("Looking for scans")
+        self.error: Exception | None = None
+        self._stop = threading.Event()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Asks it to end at the next step; what is done stays."""
+        self._stop.set()
+
+    def execute(self) -> None:
+        """Does the work; never raises."""
+        try:
+            from napari_seg.cohort.discover import find_cases
+            from napari_seg.cohort.runner import CaseResult, run_cohort
+
+            cases, faults = find_cases([self.inputs])
+            self.events.put(("cases", [case.name for case in cases]))
+            for path, fault in faults:
+                self.events.put(("result", CaseResult(path.name, "failed", fault.code, fault.message, str(path))))
+            if cases:
+                run_cohort(
+                    cases,
+                    self.output,
+                    self.bundle,
+                    options={"device": self.device, "memory_bytes": self.memory_bytes},
+                    also=self.also,
+                    on_case=self._on_case,
+                    on_result=lambda result: self.events.put(("result", result)),
+                    progress=self._report,
+                )
+        except Exception as error:
+            self.error = error
+            if not isinstance(error, NapariSegError | MemoryError):
+                logger.exception("the batch failed")
+
+    def _on_case(self, number: int, name: str) -> None:
+        if self._stop.is_set():
+            raise Cancelled()
+        self.progress = Progress(f"{name}: reading")
+        self.events.put(("case", number))
+
+    def _report(self, stage: str, done: int, total: int) -> None:
+        if self._stop.is_set():
+            raise Cancelled()
+        self.progress = Progress(STAGES.get(stage, stage.capitalize()), done, total if total > 1 else 0)
+
+
+class BatchModel:
+    """The state of the Batch tab of one viewer.
+
+    Attributes:
+        changed: emitted whenever something the tab shows has changed.
+        session: takes what is said.
+        inputs: folder of scans.
+        output: folder of results.
+        also: formats that are wanted beside NIfTI.
+        rows: one a scan.
+        run: the run under way, if any.
+    """
+
+    changed = Signal()
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.inputs: Path | None = None
+        self.output: Path | None = None
+        self.also: set[Format] = set()
+        self.rows: list[Row] = []
+        self.run: BatchRun | None = None
+
+    def choose_inputs(self, folder: Path) -> None:
+        """Sets the folder of scans; results go to a folder beside it unless a person chose one."""
+        self.inputs = folder
+        self.output = self.output or folder.with_name(f"{folder.name}_segmented")
+        self.changed.emit()
+
+    def choose_output(self, folder: Path) -> None:
+        """Sets the folder of results."""
+        self.output = folder
+        self.changed.emit()
+
+    def obstacle(self, bundle: Bundle | None) -> str:
+        """Why Run is greyed, for a person; "" when it isn't."""
+        if self.run is not None:
+            return "A batch is under way."
+        if self.inputs is None or self.output is None:
+            return "Choose a folder of scans."
+        if bundle is None or not bundle.trusted:
+            return "Choose a model that may run in the Segment tab."
+        return ""
+
+    def start(self, bundle: Bundle, device: str, memory_bytes: int | None) -> BatchRun:
+        """A run; call its `execute` in a thread, `look` now and then, and `finish` once it has ended."""
+        assert self.inputs is not None
+        assert self.output is not None
+        self.rows = []
+        self.run = BatchRun(self.inputs, self.output, bundle, device, memory_bytes, sorted(self.also))
+        self.session.say()
+        self.changed.emit()
+        return self.run
+
+    def stop(self) -> None:
+        """Asks the run to end at its next step; what is done stays."""
+        if self.run is not None:
+            self.run.stop()
+            self.changed.emit()
+
+    def close(self) -> None:
+        """Ends a run at its next step."""
+        self.stop()
+
+    def look(self) -> None:
+        """Takes what happened meanwhile."""
+        run = self.run
+        if run is None:
+            return
+        happened = False
+        while True:
+            try:
+                kind, value = run.events.get_nowait()
+            except queue.Empty:
+                break
+            happened = True
+            if kind == "cases":
+                self.rows = [Row(name, "waiting") for name in value]
+            elif kind == "case":
+                self.rows[value] = Row(self.rows[value].name, "running")
+            else:
+                self._take(value)
+        if happened:
+            self.changed.emit()
+
+    def finish(self) -> None:
+        """Says what came of the run."""
+        self.look()
+        run, self.run = self.run, None
+        if run is None:
+            return
+        left = [n for n, row in enumerate(self.rows) if row.state in ("waiting", "running")]
+        for n in left:
+            self.rows[n] = Row(self.rows[n].name, "stopped")
+        done, failed = (sum(row.state == state for row in self.rows) for state in ("done", "failed"))
+        counts = f"{done} done, {failed} failed" + (f", {len(left)} not begun or stopped" if left else "")
+        if run.error is not None and not isinstance(run.error, Cancelled):
+            self.session.say(message_of(run.error), Message("info", counts))
+        elif not self.rows:
+            self.session.say(Message("warning", "There is no scan below that folder."))
+        else:
+            kind: Literal["info", "warning"] = "warning" if failed else "info"
+            self.session.say(Message(kind, f"{counts}. Results lie in {run.output}."))
+        self.changed.emit()
+
+    def _take(self, result: CaseResult) -> None:
+        if result.status == "done":
+            text = ", ".join(f"{name} {ml:.2f} ml" for name, ml in result.volumes_ml.items())
+            row = Row(result.name, "done", text, result.seconds)
+        else:
+            row = Row(result.name, "failed", f"{result.message} ({result.code})", result.seconds)
+        names = [known.name for known in self.rows]
+        if result.name in names:
+            self.rows[names.index(result.name)] = row
+        else:
+            self.rows.append(row)

@@ -1,0 +1,129 @@
+"""The Batch tab in Qt: a folder in, a folder out, a table that fills; what it does stands in `batch`."""
+
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QProgressBar, QTableWidgetItem, QVBoxLayout, QWidget
+from superqt import QElidingLabel
+from superqt.utils import create_worker
+
+from napari_seg.cohort.runner import Format
+from napari_seg.plugin.batch import BatchModel, Row
+from napari_seg.plugin.controls import ask_folder, button, number_item, row, table
+from napari_seg.plugin.segmenting import SegmentModel
+
+_POLL_MS = 200
+_MARKS = {"waiting": "·", "running": "▶", "done": "✓", "failed": "✕", "stopped": "–"}
+_ALSO: dict[Format, str] = {"seg": "DICOM SEG", "rtstruct": "RTSTRUCT", "nrrd": "Slicer NRRD"}
+
+
+class BatchTab(QWidget):
+    """Runs the chosen model over every scan of a folder."""
+
+    def __init__(self, model: BatchModel, segmenting: SegmentModel) -> None:
+        super().__init__()
+        self.model = model
+        self.segmenting = segmenting
+        self._inputs = QElidingLabel()
+        self._output = QElidingLabel()
+        for label in (self._inputs, self._output):
+            label.setElideMode(Qt.TextElideMode.ElideMiddle)
+        self._inputs_button = button("Scans…", "The folder of scans; its subfolders and archives too.", self._on_inputs)
+        self._output_button = button("Results…", "Nothing is written anywhere else.", self._on_output)
+        self._model_label = QElidingLabel()
+        self._also = {}
+        for kind, text in _ALSO.items():
+            self._also[kind] = QCheckBox(text)
+            self._also[kind].toggled.connect(lambda on, kind=kind: self._on_also(kind, on))
+        self._run_button = button("Run all", "", self.run)
+        self._stop_button = button("Stop", "End at the next step; what is done stays.", model.stop)
+        self._progress_label = QElidingLabel()
+        self._progress_bar = QProgressBar(textVisible=False)
+        self._table = table("", "Scan", "s", "Result", stretched=3)
+        self._hint = QLabel("NIfTI, a picture and a record for each scan; a scan that fails does not stop the others.")
+        self._hint.setWordWrap(True)
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow(self._inputs_button, self._inputs)
+        form.addRow(self._output_button, self._output)
+        form.addRow("Model", self._model_label)
+        form.addRow("Also", row(*self._also.values()))
+        layout = QVBoxLayout(self)
+        layout.addWidget(self._hint)
+        layout.addLayout(form)
+        layout.addLayout(row(self._run_button, self._stop_button))
+        layout.addWidget(self._progress_label)
+        layout.addWidget(self._progress_bar)
+        layout.addWidget(self._table, 1)
+        self._timer = QTimer(self)
+        self._timer.setInterval(_POLL_MS)
+        self._timer.timeout.connect(self._look)
+        model.changed.connect(self._refresh)
+        segmenting.changed.connect(self._refresh)
+        self._refresh()
+
+    def run(self) -> None:
+        """Runs the batch in a thread of its own."""
+        bundle = self.segmenting.bundle
+        assert bundle is not None
+        run = self.model.start(bundle, self.segmenting.device, self.segmenting.memory_bytes)
+        self._timer.start()
+        worker = create_worker(run.execute)
+        worker.finished.connect(self._on_finished)
+        worker.start()
+
+    def _on_inputs(self) -> None:
+        if (folder := ask_folder(self, "Folder of scans")) is not None:
+            self.model.choose_inputs(folder)
+
+    def _on_output(self) -> None:
+        if (folder := ask_folder(self, "Folder of results")) is not None:
+            self.model.choose_output(folder)
+
+    def _on_also(self, kind: Format, wanted: bool) -> None:
+        if wanted:
+            self.model.also.add(kind)
+        else:
+            self.model.also.discard(kind)
+
+    def _on_finished(self) -> None:
+        self._timer.stop()
+        self.model.finish()
+
+    def _look(self) -> None:
+        self.model.look()
+        self._show_progress()
+
+    def _refresh(self) -> None:
+        model = self.model
+        self._inputs.setText(str(model.inputs or "none chosen"))
+        self._output.setText(str(model.output or "none chosen"))
+        bundle = self.segmenting.bundle
+        self._model_label.setText("none" if bundle is None else bundle.name)
+        obstacle, is_running = model.obstacle(bundle), model.run is not None
+        self._run_button.setEnabled(not obstacle)
+        self._run_button.setToolTip(obstacle or "Segment every scan of the folder.")
+        self._stop_button.setEnabled(model.run is not None and not model.run.is_stopping)
+        for widget in (self._inputs_button, self._output_button, *self._also.values()):
+            widget.setEnabled(not is_running)
+        self._progress_label.setVisible(is_running)
+        self._progress_bar.setVisible(is_running)
+        self._table.setRowCount(len(model.rows))
+        for number, known in enumerate(model.rows):
+            self._fill(number, known)
+        self._show_progress()
+
+    def _show_progress(self) -> None:
+        run = self.model.run
+        if run is None:
+            return
+        ended = sum(known.state in ("done", "failed") for known in self.model.rows)
+        self._progress_bar.setRange(0, len(self.model.rows))
+        self._progress_bar.setValue(ended)
+        text = "Stopping at the next step …" if run.is_stopping else str(run.progress)
+        self._progress_label.setText(f"{ended} of {len(self.model.rows)} scans. {text}")
+
+    def _fill(self, number: int, known: Row) -> None:
+        seconds = number_item(f"{known.seconds:.0f}" if known.seconds else "")
+        items = [QTableWidgetItem(_MARKS[known.state]), QTableWidgetItem(known.name), seconds]
+        for column, item in enumerate([*items, QTableWidgetItem(known.text or known.state)]):
+            item.setToolTip(known.text or known.state)
+            self._table.setItem(number, column, item)

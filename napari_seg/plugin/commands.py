@@ -1,0 +1,97 @@
+"""What the plugin's menu commands do: open the panel at the right place. Nothing heavy is imported before that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from napari_seg.plugin.panel import Panel
+    from napari_seg.plugin.planes import LinkedPlanes
+
+PLUGIN = "napari-seg"
+
+
+def panel() -> Panel:
+    """The panel of the current viewer, opened if it is not.
+
+    Raises:
+        RuntimeError: there is no window.
+    """
+    dock, widget = _opened("Segmentation")
+    dock.show()
+    dock.raise_()
+    return widget
+
+
+def open_study() -> None:
+    """Asks for a folder, and says of each series in it whether it can be used."""
+    opened = panel()
+    opened.show_tab(opened.study_tab)
+    opened.study_tab.ask_folder()
+
+
+def segment() -> None:
+    """Shows the models that can be run on the selected scan."""
+    opened = panel()
+    opened.show_tab(opened.segment_tab)
+
+
+def structures() -> None:
+    """Shows the structures of the selected labels: volumes, names, colours."""
+    opened = panel()
+    opened.show_tab(opened.structures_tab)
+
+
+def compare() -> None:
+    """Asks for a reference, and compares the selected labels with it."""
+    structures()
+    panel().structures_tab.ask_reference()
+
+
+def export_nifti() -> None:
+    """Saves the selected labels as NIfTI."""
+    structures()
+    panel().structures_tab.ask_export("nifti")
+
+
+def export_seg() -> None:
+    """Saves the selected labels as a DICOM segmentation."""
+    structures()
+    panel().structures_tab.ask_export("seg")
+
+
+def export_rtstruct() -> None:
+    """Saves the selected labels as DICOM contours."""
+    structures()
+    panel().structures_tab.ask_export("rtstruct")
+
+
+def batch() -> None:
+    """Runs a model over every scan of a folder."""
+    opened = panel()
+    opened.show_tab(opened.batch_tab)
+
+
+def linked_planes() -> LinkedPlanes:
+    """Shows the other planes beside the main one, with a crosshair that all of them share."""
+    from qtpy.QtCore import Qt
+    from qtpy.QtWidgets import QDockWidget, QMainWindow
+
+    dock, widget = _opened("Linked planes")
+    dock.show()
+    window = dock.window()
+    if isinstance(window, QMainWindow):  # between the picture and the panel
+        for other in window.findChildren(QDockWidget):
+            if "Segmentation" in other.windowTitle() and not other.isFloating():
+                window.splitDockWidget(dock, other, Qt.Orientation.Horizontal)
+    return widget
+
+
+def _opened(name: str) -> tuple:
+    from napari.viewer import current_viewer
+
+    viewer = current_viewer()
+    if viewer is None:
+        raise RuntimeError("there is no napari window")
+    answer: tuple = viewer.window.add_plugin_dock_widget(PLUGIN, name)
+    return answer

@@ -1,0 +1,97 @@
+"""Small Qt parts that several tabs are made of."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QColor, QIcon, QPixmap
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QComboBox,
+    QFileDialog,
+    QFrame,
+    QHBoxLayout,
+    QHeaderView,
+    QPushButton,
+    QSizePolicy,
+    QTableWidget,
+    QTableWidgetItem,
+    QWidget,
+)
+
+
+def box(tool_tip: str) -> QComboBox:
+    """A list to choose from, that long entries don't make wide."""
+    answer = QComboBox(toolTip=tool_tip)
+    answer.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    answer.setMinimumContentsLength(12)
+    answer.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    return answer
+
+
+def button(text: str, tool_tip: str, on_click: Callable[..., object] | None = None) -> QPushButton:
+    """A button that says what it does."""
+    answer = QPushButton(text, toolTip=tool_tip)
+    if on_click is not None:
+        answer.clicked.connect(lambda *_: on_click())
+    return answer
+
+
+def row(*widgets: QWidget) -> QHBoxLayout:
+    """Widgets side by side."""
+    answer = QHBoxLayout()
+    for widget in widgets:
+        answer.addWidget(widget)
+    return answer
+
+
+def line() -> QFrame:
+    """A line across, between parts."""
+    answer = QFrame()
+    answer.setFrameShape(QFrame.Shape.HLine)
+    answer.setFrameShadow(QFrame.Shadow.Sunken)
+    return answer
+
+
+def table(*heads: str, stretched: int) -> QTableWidget:
+    """A table of whole rows to pick from, of which one column takes the room that is left."""
+    answer = QTableWidget(0, len(heads))
+    answer.setHorizontalHeaderLabels(list(heads))
+    answer.verticalHeader().hide()
+    answer.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+    answer.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+    answer.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+    answer.setShowGrid(False)
+    header = answer.horizontalHeader()
+    header.setMinimumSectionSize(20)
+    for column in range(len(heads)):
+        mode = QHeaderView.ResizeMode.Stretch if column == stretched else QHeaderView.ResizeMode.ResizeToContents
+        header.setSectionResizeMode(column, mode)
+    return answer
+
+
+def number_item(text: str) -> QTableWidgetItem:
+    """A cell that holds a number: to the right."""
+    answer = QTableWidgetItem(text)
+    answer.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+    answer.setFlags(answer.flags() & ~Qt.ItemFlag.ItemIsEditable)
+    return answer
+
+
+def swatch(color: tuple[int, int, int]) -> QIcon:
+    """A square of a colour."""
+    pixmap = QPixmap(16, 16)
+    pixmap.fill(QColor(*color))
+    return QIcon(pixmap)
+
+
+def ask_folder(parent: QWidget, title: str) -> Path | None:
+    """A folder that a person chooses; None if she does not."""
+    path = QFileDialog.getExistingDirectory(parent, title)
+    return Path(path) if path else None
+
+
+def ask_file(parent: QWidget, title: str) -> Path | None:
+    """A file that a person chooses; None if she does not."""
+    path, _ = QFileDialog.getOpenFileName(parent, title)
+    return Path(path) if path else None

@@ -1,0 +1,288 @@
+"""The layers of one viewer shown in three more, each in a plane of its own: what linked planes are, without Qt.
+
+Copies share the arrays of their layers, so that nothing is held twice and what is painted in one plane is there in all.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer
+from psygnal import Signal
+
+from napari_seg.plugin.layers import frame_of
+from napari_seg.plugin.placement import METADATA_KEY, PLANES, Placement
+
+_SHARED = ("visible", "opacity", "blending", "name")
+_SHARED_IMAGE = (*_SHARED, "contrast_limits", "gamma", "colormap", "interpolation2d")
+_SHARED_LABELS = (
+    *_SHARED,
+    "colormap",
+    "contour",
+    "selected_label",
+    "brush_size",
+    "mode",
+    "preserve_labels",
+    "features",
+)
+
+SIDES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
+"""Letters at the left, right, upper and lower edge of each plane: radiological convention."""
+
+
+class MirroredPlanes:
+    """Three viewers that show what one shows, each in its own plane, and share its crosshair.
+
+    Attributes:
+        moved: emitted when the crosshair is elsewhere.
+        viewers: plane -> its viewer.
+    """
+
+    moved = Signal()
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        self._viewer = weakref.ref(viewer)
+        self.viewers = {plane: ViewerModel(title=plane) for plane in PLANES}
+        self._copies: dict[Layer, dict[str, Layer]] = {}
+        self._undo: list[tuple[Any, Callable]] = []
+        self._is_syncing = False
+        self._listen(viewer.layers.events.inserted, self._on_inserted)
+        self._listen(viewer.layers.events.removed, self._on_removed)
+        self._listen(viewer.layers.events.reordered, self._on_reordered)
+        self._listen(viewer.layers.selection.events.active, self._on_active)
+        self._listen(viewer.dims.events.point, self._on_moved)
+        for plane in self.viewers.values():
+            self._listen(plane.dims.events.point, partial(self._on_plane_moved, plane))
+            plane.mouse_drag_callbacks.append(self._on_click)
+        viewer.mouse_drag_callbacks.append(self._on_click)
+        for layer in viewer.layers:
+            self._add(layer)
+        self._on_active()
+        self._on_moved()
+
+    @property
+    def viewer(self) -> ViewerModel:
+        """The viewer whose layers are shown."""
+        viewer = self._viewer()
+        assert viewer is not None
+        return viewer
+
+    def close(self) -> None:
+        """Lets go of the viewer."""
+        for emitter, callback in self._undo:
+            emitter.disconnect(callback)
+        self._undo = []
+        viewer = self._viewer()
+        if viewer is not None and self._on_click in viewer.mouse_drag_callbacks:
+            viewer.mouse_drag_callbacks.remove(self._on_click)
+        for plane in self.viewers.values():
+            plane.layers.clear()
+        self._copies = {}
+
+    @property
+    def point(self) -> tuple[float, float, float] | None:
+        """The crosshair in napari's world; None while nothing with three axes is open."""
+        viewer = self.viewer
+        if viewer.dims.ndim != 3 or not self._copies:
+            return None
+        i, p, le = (float(value) for value in viewer.dims.point)
+        return i, p, le
+
+    @property
+    def point_in_words(self) -> str:
+        """The crosshair in the patient, such as "R 12.3  A 40.1  S 7.0 mm"."""
+        point = self.point
+        layer = next((layer for layer in self._copies if METADATA_KEY in layer.metadata), None)
+        if point is None or layer is None:
+            return ""
+        placement = Placement.from_metadata(layer.metadata)
+        assert placement is not None
+        letters = zip(("RL", "AP", "SI"), placement.to_patient_mm(point), strict=True)
+        return "  ".join(f"{pair[int(value < 0)]} {abs(value):.1f}" for pair, value in letters) + " mm"
+
+    @property
+    def main_plane(self) -> str | None:
+        """The plane that the viewer itself shows; None in 3D, or where it shows none of them."""
+        dims = self.viewer.dims
+        if dims.ndisplay != 2 or dims.ndim != 3:
+            return None
+        return next((plane for plane, order in PLANES.items() if tuple(dims.order) == order), None)
+
+    @property
+    def is_oblique(self) -> bool:
+        """Whether the planes are those of a scan that lies askew, so that letters are about right only."""
+        frame = frame_of(self._copies)
+        return frame is not None and not np.allclose(frame, np.eye(3), atol=1e-6)
+
+    def show_in_main(self, plane: str) -> None:
+        """Shows a plane in the viewer itself."""
+        self.viewer.dims.ndisplay = 2
+        self.viewer.dims.order = PLANES[plane]
+        self.viewer.reset_view()
+
+    # layers
+
+    def _add(self, layer: Layer) -> None:
+        if not isinstance(layer, Image | Labels) or layer.ndim != 3 or layer.multiscale or getattr(layer, "rgb", False):
+            return
+        copies = {plane: _copy_of(layer) for plane in PLANES}
+        self._copies[layer] = copies
+        for plane, copy in copies.items():
+            viewer = self.viewers[plane]
+            first = not viewer.layers
+            viewer.layers.append(copy)
+            if first:
+                viewer.dims.order = PLANES[plane]
+                viewer.reset_view()
+        names = _SHARED_LABELS if isinstance(layer, Labels) else _SHARED_IMAGE
+        for one in (layer, *copies.values()):
+            for name in names:
+                if hasattr(one.events, name):
+                    self._listen(getattr(one.events, name), partial(self._share, layer, one, name))
+        self._listen(layer.events.data, partial(self._on_data, layer))
+        if isinstance(layer, Labels):
+            self._listen(layer.events.set_data, partial(self._refresh_others, layer, layer))
+            for one in copies.values():
+                self._listen(one.events.paint, partial(self._on_painted, layer, one))
+                one.bind_key("Control-Z", partial(_undo, layer), overwrite=True)
+                one.bind_key("Control-Shift-Z", partial(_redo, layer), overwrite=True)
+        self._on_moved()
+
+    def _on_inserted(self, event: Any) -> None:
+        self._add(event.value)
+        self._on_reordered()
+
+    def _on_removed(self, event: Any) -> None:
+        for plane, copy in self._copies.pop(event.value, {}).items():
+            self.viewers[plane].layers.remove(copy)
+        self.moved.emit()
+
+    def _on_reordered(self, event: Any = None) -> None:
+        order = [layer for layer in self.viewer.layers if layer in self._copies]
+        for plane, viewer in self.viewers.items():
+            wanted = [self._copies[layer][plane] for layer in order]
+            for place, copy in enumerate(wanted):
+                if viewer.layers[place] is not copy:
+                    viewer.layers.move(viewer.layers.index(copy), place)
+
+    def _on_active(self, event: Any = None) -> None:
+        active = self.viewer.layers.selection.active
+        for plane, viewer in self.viewers.items():
+            viewer.layers.selection.active = self._copies.get(active, {}).get(plane)
+
+    # what is shared
+
+    def _share(self, layer: Layer, source: Layer, name: str, event: Any = None) -> None:
+        if self._is_syncing or layer not in self._copies:
+            return
+        value = getattr(source, name)
+        with self._syncing():
+            for one in (layer, *self._copies[layer].values()):
+                if one is not source:
+                    setattr(one, name, value)
+
+    def _on_data(self, layer: Layer, event: Any = None) -> None:
+        for copy in self._copies.get(layer, {}).values():
+            if copy.data is not layer.data:
+                copy.data = layer.data
+
+    def _refresh_others(self, layer: Labels, source: Labels, event: Any = None) -> None:
+        if self._is_syncing or layer not in self._copies:
+            return
+        with self._syncing():
+            for one in (layer, *self._copies[layer].values()):
+                if one is not source:
+                    one.refresh(extent=False)
+
+    def _on_painted(self, layer: Labels, source: Labels, event: Any) -> None:
+        """What was painted in a plane counts as painted in the layer: it is measured, kept and undone there."""
+        self._refresh_others(layer, source)
+        layer._undo_history.append(event.value)
+        layer._redo_history.clear()
+        layer.events.paint(value=event.value)
+
+    # the crosshair
+
+    def _on_moved(self, event: Any = None) -> None:
+        if self._is_syncing:
+            return
+        point = self.point
+        if point is not None:
+            with self._syncing():
+                for viewer in self.viewers.values():
+                    if viewer.dims.ndim == 3:
+                        viewer.dims.set_point(range(3), point)
+        self.moved.emit()
+
+    def _on_plane_moved(self, viewer: ViewerModel, event: Any = None) -> None:
+        if not self._is_syncing and viewer.dims.ndim == 3 and self.viewer.dims.ndim == 3:
+            self.viewer.dims.set_point(range(3), viewer.dims.point)
+
+    def _on_click(self, viewer: ViewerModel, event: Any) -> Iterator[None]:
+        """A click moves the crosshair there; a drag pans, and where a brush is chosen, it paints."""
+        active = viewer.layers.selection.active
+        idle = active is None or str(getattr(active, "mode", "pan_zoom")) == "pan_zoom"
+        if event.button != 1 or not idle or viewer.dims.ndisplay != 2 or viewer.dims.ndim != 3:
+            return
+        dragged = False
+        yield
+        while event.type == "mouse_move":
+            dragged = True
+            yield
+        if not dragged:
+            self.viewer.dims.set_point(range(3), event.position)
+
+    @contextmanager
+    def _syncing(self) -> Iterator[None]:
+        self._is_syncing = True
+        try:
+            yield
+        finally:
+            self._is_syncing = False
+
+    def _listen(self, emitter: Any, callback: Callable) -> None:
+        emitter.connect(callback)
+        self._undo.append((emitter, callback))
+
+
+def _copy_of(layer: Image | Labels) -> Layer:
+    """A layer of the same array, drawn in the same way."""
+    shared: dict[str, Any] = {
+        "name": layer.name,
+        "scale": layer.scale,
+        "translate": layer.translate,
+        "units": layer.units,
+        "axis_labels": layer.axis_labels,
+        "opacity": layer.opacity,
+        "blending": layer.blending,
+        "visible": layer.visible,
+    }
+    if isinstance(layer, Labels):
+        copy = Labels(layer.data, **shared, colormap=layer.colormap, features=layer.features)
+        for name in ("contour", "selected_label", "brush_size", "mode", "preserve_labels"):
+            setattr(copy, name, getattr(layer, name))
+        return copy
+    copy = Image(
+        layer.data,
+        **shared,
+        colormap=layer.colormap,
+        contrast_limits=layer.contrast_limits,
+        gamma=layer.gamma,
+        interpolation2d=layer.interpolation2d,
+    )
+    copy.contrast_limits_range = layer.contrast_limits_range
+    return copy
+
+
+def _undo(layer: Labels, _: object) -> None:
+    layer.undo()
+
+
+def _redo(layer: Labels, _: object) -> None:
+    layer.redo()

@@ -1,0 +1,212 @@
+"""The dock of the plugin: one panel with a tab for each step, from a study to a batch."""
+
+import atexit
+from datetime import datetime
+
+from qtpy.QtCore import QEvent, Qt, QTimer
+from qtpy.QtWidgets import QApplication, QFormLayout, QFrame, QLabel, QTabWidget, QVBoxLayout, QWidget
+from superqt.utils import create_worker, signals_blocked
+
+from napari_seg.plugin.autosave import Autosave
+from napari_seg.plugin.batch import BatchModel
+from napari_seg.plugin.batch_tab import BatchTab
+from napari_seg.plugin.controls import box, button, row
+from napari_seg.plugin.layers import WINDOWS_HU, frame_of, volume_of
+from napari_seg.plugin.preferences import preferences
+from napari_seg.plugin.segment_tab import SegmentTab
+from napari_seg.plugin.segmenting import SegmentModel
+from napari_seg.plugin.session import Message, Session, message_of, unwrapped
+from napari_seg.plugin.structures import StructuresModel
+from napari_seg.plugin.structures_tab import StructuresTab
+from napari_seg.plugin.study import StudyModel
+from napari_seg.plugin.study_tab import StudyTab
+
+_MARKS = {"info": "", "warning": "⚠ ", "error": "✕ "}
+
+
+class Panel(QWidget):
+    """Study, Segment, Structures, Batch; above them the scan, below them what there is to say."""
+
+    def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821
+        super().__init__()
+        viewer, known = unwrapped(napari_viewer), preferences()
+        session = self.session = Session(viewer)
+        study = StudyModel(session)
+        segmenting = SegmentModel(session, known.bundle_folders)
+        segmenting.device, segmenting.memory_bytes = known.device, known.memory_bytes
+        structures, batch = StructuresModel(session), BatchModel(session)
+        autosave = self.autosave = Autosave()
+        self.study_tab = StudyTab(study)
+        self.segment_tab = SegmentTab(segmenting)
+        self.structures_tab = StructuresTab(structures)
+        self.batch_tab = BatchTab(batch, segmenting)
+        self._build()
+        self._labels_shown = session.labels
+        session.changed.connect(self._refresh)
+        viewer.bind_key(".", lambda _: structures.step(1), overwrite=True)
+        viewer.bind_key(",", lambda _: structures.step(-1), overwrite=True)
+        self._keep_timer = QTimer(self)
+        self._keep_timer.timeout.connect(self._keep)
+        if known.keep_seconds > 0:
+            self._keep_timer.start(1000 * known.keep_seconds)
+        self._is_keeping = False
+        self._offer_unsaved()
+
+        # The models outlive this object, which is gone when Qt says so.
+        def close() -> None:
+            for model in (segmenting, batch, structures, session):
+                model.close()
+            autosave.forget()
+
+        self.destroyed.connect(close)
+        app = QApplication.instance()
+        if app is not None:
+            app.aboutToQuit.connect(close)
+        atexit.register(autosave.forget)
+        self._refresh()
+
+    def show_tab(self, tab: QWidget) -> None:
+        """Brings one of the tabs to the front."""
+        self._tabs.setCurrentWidget(tab)
+
+    def changeEvent(self, event: QEvent) -> None:  # Qt's name
+        """Ends a run when napari closes the panel, which takes it out of its dock but does not destroy it."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self.segment_tab.model.close()
+            self.batch_tab.model.close()
+            self.study_tab.close_worker()
+
+    def _build(self) -> None:
+        self._scan_box = box("The scan that the tabs speak of; follows the layer that is selected.")
+        self._scan_box.setPlaceholderText("No scan is open")
+        self._window_box = box("Which values of a CT are drawn black and white.")
+        for name in WINDOWS_HU:
+            self._window_box.addItem(name, name)
+        self._window_label = QLabel("Window")
+        self._unsaved_label = QLabel(wordWrap=True)
+        self._unsaved_frame = QFrame()
+        self._unsaved_frame.setFrameShape(QFrame.Shape.StyledPanel)
+        unsaved = QVBoxLayout(self._unsaved_frame)
+        unsaved.addWidget(self._unsaved_label)
+        unsaved.addLayout(
+            row(
+                button("Restore", "Show it as a layer again.", self._restore),
+                button("Discard", "Forget it for good.", self._discard),
+            )
+        )
+        self._tabs = QTabWidget()
+        self._tabs.addTab(self.study_tab, "Study")
+        self._tabs.addTab(self.segment_tab, "Segment")
+        self._tabs.addTab(self.structures_tab, "Structures")
+        self._tabs.addTab(self.batch_tab, "Batch")
+        self._message = QLabel(wordWrap=True)
+        self._message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Scan", self._scan_box)
+        form.addRow(self._window_label, self._window_box)
+        layout = QVBoxLayout(self)
+        layout.addWidget(self._unsaved_frame)
+        layout.addLayout(form)
+        layout.addWidget(self._tabs, 1)
+        layout.addWidget(self._message)
+        self.setMinimumWidth(330)
+        self._scan_box.currentIndexChanged.connect(self._on_scan_chosen)
+        self._window_box.currentIndexChanged.connect(self._on_window_chosen)
+        self._tabs.setCurrentWidget(self.segment_tab if self.session.scans else self.study_tab)
+
+    # from the person to the session
+
+    def _on_scan_chosen(self) -> None:
+        if (layer := self._scan_box.currentData()) is not None:
+            self.session.choose_scan(layer)
+
+    def _on_window_chosen(self) -> None:
+        if self.session.scan is not None and (name := self._window_box.currentData()) is not None:
+            self.session.scan.contrast_limits_range = (-2048, 4096)
+            self.session.scan.contrast_limits = WINDOWS_HU[name]
+
+    # from the session to the person
+
+    def _refresh(self) -> None:
+        session = self.session
+        scans, scan = session.scans, session.scan
+        with signals_blocked(self._scan_box):
+            self._scan_box.clear()
+            for layer in scans:
+                self._scan_box.addItem(layer.name, layer)
+            self._scan_box.setCurrentIndex(scans.index(scan) if scan in scans else -1)
+        self._scan_box.setEnabled(bool(scans) and self.segment_tab.model.run is None)
+        volume = None if scan is None else volume_of(scan)
+        is_ct = volume is not None and volume.modality == "CT"
+        self._window_box.setVisible(is_ct)
+        self._window_label.setVisible(is_ct)
+        if scan is not None and is_ct:
+            limits = tuple(scan.contrast_limits)
+            fitting = [n for n, window in enumerate(WINDOWS_HU.values()) if window == limits]
+            with signals_blocked(self._window_box):
+                self._window_box.setCurrentIndex(fitting[0] if fitting else -1)
+        lines = [_MARKS[message.kind] + message.text for message in session.messages]
+        self._message.setText("\n".join(lines))
+        self._message.setVisible(bool(lines))
+        if session.labels is not self._labels_shown:
+            made = session.labels is not None and self._tabs.currentWidget() is self.segment_tab
+            self._labels_shown = session.labels
+            if made:
+                self._tabs.setCurrentWidget(self.structures_tab)
+
+    # work that nobody saved
+
+    def _keep(self) -> None:
+        due = [] if self._is_keeping else self.autosave.due(self.session.segmentations)
+        if due:
+            self._is_keeping = True
+            worker = create_worker(self.autosave.keep, due, _ignore_errors=True)
+            worker.errored.connect(lambda error: self.session.say(message_of(error)))
+            worker.finished.connect(self._on_kept)
+            worker.start()
+        elif not self._is_keeping:
+            self.autosave.forget()
+
+    def _on_kept(self) -> None:
+        self._is_keeping = False
+
+    def _offer_unsaved(self) -> None:
+        left = self.autosave.left_behind()
+        self._unsaved_frame.setVisible(bool(left))
+        if left:
+            when = datetime.fromtimestamp(left[0].when).strftime("%d %B, %H:%M")
+            names = ", ".join(left[0].names)
+            self._unsaved_label.setText(f"napari ended with work that was not saved ({when}): {names}")
+
+    def _restore(self) -> None:
+        unsaved = self.autosave.left_behind()[0]
+        frame = frame_of(self.session.viewer.layers)
+        worker = create_worker(unsaved.read, frame, _ignore_errors=True)
+        worker.returned.connect(lambda tuples: self._on_restored(unsaved, tuples))
+        worker.errored.connect(lambda error: self.session.say(message_of(error)))
+        worker.start()
+
+    def _on_restored(self, unsaved: object, tuples: list) -> None:
+        from napari.layers import Labels
+
+        from napari_seg.plugin.placement import METADATA_KEY
+        from napari_seg.plugin.structures import Table
+
+        for data, settings, _ in tuples:
+            layer = Labels(data, **settings)
+            layer.metadata[METADATA_KEY]["table"] = Table(edited=True)
+            self.session.viewer.add_layer(layer)
+        self.show_tab(self.structures_tab)
+        self.session.say(
+            Message("info", "Restored. Open the scan too, to see where it lies; save it when it is right.")
+        )
+        unsaved.discard()  # type: ignore[attr-defined]
+        self._keep()  # at once, should this program be the next to end
+        self._offer_unsaved()
+
+    def _discard(self) -> None:
+        for unsaved in self.autosave.left_behind()[:1]:
+            unsaved.discard()
+        self._offer_unsaved()

@@ -1,0 +1,207 @@
+"""Linked planes in Qt: the planes that the main picture does not show, beside it; what they do stands in `mirrored`."""
+
+import numpy as np
+from napari.qt import QtViewer
+from qtpy.QtCore import QEvent, Qt, QTimer
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QSplitter, QVBoxLayout, QWidget
+from vispy.scene.visuals import Line
+
+from napari_seg.plugin.mirrored import SIDES, MirroredPlanes
+from napari_seg.plugin.placement import PLANES
+from napari_seg.plugin.session import unwrapped
+
+_CROSS_COLOR = (1.0, 0.85, 0.1, 0.7)
+_LETTER_STYLE = "color: #ffd91a; background: transparent; font-weight: bold; font-size: 13px;"
+
+
+class LinkedPlanes(QWidget):
+    """The planes beside the main picture; all three while that is in 3D."""
+
+    def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821
+        super().__init__()
+        viewer = unwrapped(napari_viewer)
+        planes = self.planes = MirroredPlanes(viewer)
+        self._main = _Marks(viewer.window._qt_viewer, viewer)
+        self.views = {plane: _Plane(plane, planes, viewer) for plane in PLANES}
+        self._point = QLabel()
+        self._point.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self._point.setToolTip("Where the crosshair is in the patient; click in a plane to move it.")
+        splitter = QSplitter(Qt.Orientation.Vertical)
+        for view in self.views.values():
+            splitter.addWidget(view)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(2, 2, 2, 2)
+        layout.addWidget(splitter, 1)
+        layout.addWidget(self._point)
+        self.setMinimumWidth(260)
+        # Many moves come at once, when several axes change: they are drawn together.
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(20)
+        self._timer.timeout.connect(self._draw)
+        planes.moved.connect(self._timer.start)
+        self._connected = [viewer.dims.events.order, viewer.dims.events.ndisplay]
+        for event in self._connected:
+            event.connect(self._arrange)
+        self._is_open = True
+        self._window = viewer.window._qt_window
+        self._window.installEventFilter(self)
+        self._arrange()
+
+    def close_views(self) -> None:
+        """Closes the planes and lets go of the viewer; nothing can be shown here again."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._timer.stop()
+        for event in self._connected:
+            event.disconnect(self._arrange)
+        self._window.removeEventFilter(self)
+        self._main.close()
+        self.planes.close()
+        for view in self.views.values():
+            view.close_view()
+
+    def changeEvent(self, event: QEvent) -> None:  # Qt's name
+        """Closes the planes when napari takes the widget out of its dock."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None and hasattr(self, "_is_open"):
+            self.close_views()
+
+    def closeEvent(self, event: QEvent) -> None:  # Qt's name
+        """Closes the planes."""
+        self.close_views()
+        super().closeEvent(event)
+
+    def eventFilter(self, watched: object, event: QEvent) -> bool:  # Qt's name
+        """Closes the planes before napari's window is gone: a canvas without a window would crash."""
+        if watched is self._window and event.type() == QEvent.Type.Close:
+            self.close_views()
+        return False
+
+    def _arrange(self, event: object = None) -> None:
+        main = self.planes.main_plane
+        for plane, view in self.views.items():
+            view.setVisible(plane != main)
+        self._timer.start()
+
+    def _draw(self) -> None:
+        point, main = self.planes.point, self.planes.main_plane
+        self._main.draw(point, main)
+        for plane, view in self.views.items():
+            view.marks.draw(point, plane)
+        words = self.planes.point_in_words
+        self._point.setText(f"{words}{' (along the scan)' if words and self.planes.is_oblique else ''}")
+
+
+class _Plane(QWidget):
+    """One plane: its name, a button that exchanges it with the main picture, and its canvas."""
+
+    def __init__(self, plane: str, planes: MirroredPlanes, viewer: object) -> None:
+        super().__init__()
+        self.viewer = planes.viewers[plane]
+        self.qt_viewer = _QtPlane(viewer, self.viewer)
+        self.marks = _Marks(self.qt_viewer, self.viewer)
+        swap = QPushButton("⤢")
+        swap.setFixedWidth(26)
+        swap.setToolTip(f"Show the {plane} plane in the main picture.")
+        swap.clicked.connect(lambda *_: planes.show_in_main(plane))
+        head = QHBoxLayout()
+        head.addWidget(QLabel(plane.capitalize()), 1)
+        head.addWidget(swap)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(1)
+        layout.addLayout(head)
+        layout.addWidget(self.qt_viewer, 1)
+
+    def close_view(self) -> None:
+        self.marks.close()
+        self.qt_viewer.close()
+
+
+class _QtPlane(QtViewer):
+    """napari's canvas and sliders; files dropped on it are opened by the main viewer."""
+
+    def __init__(self, main: object, viewer: object) -> None:
+        super().__init__(viewer)
+        self._main = main
+
+    def _qt_open(self, *args: object, **kwargs: object) -> None:
+        self._main.window._qt_viewer._qt_open(*args, **kwargs)  # type: ignore[attr-defined]
+
+
+class _Marks:
+    """A crosshair and the letters at the edges of one canvas."""
+
+    def __init__(self, qt_viewer: QtViewer, viewer: object) -> None:
+        self._viewer = viewer
+        self._line = Line(
+            pos=np.zeros((4, 2), np.float32), color=_CROSS_COLOR, connect="segments", parent=qt_viewer.canvas.view.scene
+        )
+        self._line.order = 1000
+        self._line.set_gl_state("translucent", depth_test=False)
+        self._line.visible = False
+        self._native = qt_viewer.canvas.native
+        self._letters = [QLabel(self._native) for _ in range(4)]
+        for letter in self._letters:
+            letter.setStyleSheet(_LETTER_STYLE)
+            letter.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+            letter.hide()
+        self._follower = _Follower(self._native, self._place)
+
+    def close(self) -> None:
+        self._follower.stop()
+        self._line.parent = None
+        for letter in self._letters:
+            letter.hide()
+            letter.setParent(None)
+            letter.deleteLater()
+
+    def draw(self, point: tuple[float, float, float] | None, plane: str | None) -> None:
+        """Draws the crosshair through a point of napari's world, and the plane's letters; without them, nothing."""
+        shown = point is not None and plane is not None
+        self._line.visible = shown
+        for letter in self._letters:
+            letter.setVisible(shown)
+        if point is None or plane is None:
+            return
+        down, right = PLANES[plane][1:]
+        extent = self._viewer.layers.extent.world  # type: ignore[attr-defined]
+        (top, left), (bottom, far) = extent[0][[down, right]], extent[1][[down, right]]
+        x, y = point[right], point[down]
+        self._line.set_data(np.array([[left, y], [far, y], [x, top], [x, bottom]], np.float32))
+        for letter, text in zip(self._letters, SIDES[plane], strict=True):
+            letter.setText(text)
+            letter.adjustSize()
+        self._place()
+
+    def _place(self) -> None:
+        width, height = self._native.width(), self._native.height()
+        left, right, upper, lower = self._letters
+        for letter, x, y in (
+            (left, 4, (height - left.height()) // 2),
+            (right, width - right.width() - 4, (height - right.height()) // 2),
+            (upper, (width - upper.width()) // 2, 2),
+            (lower, (width - lower.width()) // 2, height - lower.height() - 2),
+        ):
+            letter.move(x, y)
+
+
+class _Follower(QWidget):
+    """Says when a canvas has another size."""
+
+    def __init__(self, watched: QWidget, on_resize: object) -> None:
+        super().__init__()
+        self._watched = watched
+        self._on_resize = on_resize
+        watched.installEventFilter(self)
+
+    def stop(self) -> None:
+        self._watched.removeEventFilter(self)
+        self.deleteLater()
+
+    def eventFilter(self, watched: object, event: QEvent) -> bool:  # Qt's name
+        if event.type() == QEvent.Type.Resize:
+            self._on_resize()  # type: ignore[operator]
+        return False

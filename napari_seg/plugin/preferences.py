@@ -1,0 +1,48 @@
+"""What a person set in napari's Preferences > napari-seg."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Values of the manifest's `configurations`.
+
+    Attributes:
+        device: "auto", "cpu" or "cuda".
+        memory_bytes: what the program may hold at most; None: a safe share of what is free.
+        bundle_folders: folders whose subfolders are MONAI bundles.
+        keep_seconds: how often edited labels are kept for a crash; 0: never.
+    """
+
+    device: str = "auto"
+    memory_bytes: int | None = None
+    bundle_folders: tuple[Path, ...] = ()
+    keep_seconds: int = 60
+
+
+def preferences() -> Preferences:
+    """What is set now; what this version of napari does not know has its usual value."""
+    try:
+        from napari.settings import get_plugin_settings
+
+        known = get_plugin_settings("napari-seg")
+        return _preferences(known.segmenting, known.safety)
+    except (ImportError, KeyError, AttributeError):  # napari before 0.9 has no settings of plugins
+        return Preferences()
+
+
+def _preferences(segmenting: Any, safety: Any) -> Preferences:
+    gib = float(segmenting.memory_gib)
+    folders = [folder for folder in re.split(f"[;{os.pathsep}]", str(segmenting.bundle_folders)) if folder.strip()]
+    return Preferences(
+        str(segmenting.device),
+        int(gib * 2**30) if gib > 0 else None,
+        tuple(Path(folder.strip()).expanduser() for folder in folders),
+        int(safety.keep_seconds),
+    )

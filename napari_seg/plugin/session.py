@@ -1,0 +1,127 @@
+"""What the panels of one viewer share: which scan and which labels they speak of, and what is said to the person."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from napari.layers import Image, Labels
+from psygnal import Signal
+
+from napari_seg.errors import NapariSegError
+from napari_seg.plugin.layers import adopt_into, volume_of
+from napari_seg.plugin.placement import METADATA_KEY
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+
+@dataclass(frozen=True)
+class Message:
+    """One line for a person."""
+
+    kind: Literal["info", "warning", "error"]
+    text: str
+
+
+def message_of(error: Exception | None) -> Message:
+    """What to say of an error; of a mistake of ours its kind alone, since its words may hold what is private."""
+    if isinstance(error, NapariSegError):
+        return Message("error", f"{error.message} ({error.code})")
+    if isinstance(error, MemoryError):
+        return Message("error", "There is too little memory for this. Close other scans or programs, then try again.")
+    return Message("error", f"This should not have happened: {type(error).__name__}. The log of napari says more.")
+
+
+def unwrapped(viewer: ViewerModel) -> ViewerModel:
+    """The viewer itself, not the proxy that napari gives widgets: of that one, each layer has a new face each time."""
+    plain: ViewerModel = getattr(viewer, "__wrapped__", viewer)
+    return plain
+
+
+class Session:
+    """The scan and the labels that the panels of a viewer speak of; both follow the active layer.
+
+    Layers of labels that come from elsewhere get the geometry of the scan that they were drawn on.
+
+    Attributes:
+        changed: emitted whenever the scan, the labels or the messages are others.
+        scan: an image layer that knows where it lies in the patient; None while there is none.
+        labels: a labels layer that does; None while there is none.
+        messages: what there is to say of the last thing that was done.
+    """
+
+    changed = Signal()
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        self._viewer = weakref.ref(viewer)  # a viewer that is closed must be gone
+        self.scan: Image | None = None
+        self.labels: Labels | None = None
+        self.messages: list[Message] = []
+        viewer.layers.events.inserted.connect(self._on_inserted)
+        viewer.layers.events.removed.connect(self._follow)
+        viewer.layers.selection.events.active.connect(self._follow)
+        for layer in viewer.layers:
+            if isinstance(layer, Labels):
+                adopt_into(layer, viewer.layers)
+        self._follow()
+
+    @property
+    def viewer(self) -> ViewerModel:
+        """The viewer; it must still be there."""
+        viewer = self._viewer()
+        assert viewer is not None
+        return viewer
+
+    def close(self) -> None:
+        """Lets go of the viewer."""
+        if (viewer := self._viewer()) is not None:
+            viewer.layers.events.inserted.disconnect(self._on_inserted)
+            viewer.layers.events.removed.disconnect(self._follow)
+            viewer.layers.selection.events.active.disconnect(self._follow)
+
+    @property
+    def scans(self) -> list[Image]:
+        """The image layers that know where they lie in the patient."""
+        return [layer for layer in self.viewer.layers if isinstance(layer, Image) and volume_of(layer) is not None]
+
+    @property
+    def segmentations(self) -> list[Labels]:
+        """The labels layers that know where they lie in the patient."""
+        return [layer for layer in self.viewer.layers if isinstance(layer, Labels) and METADATA_KEY in layer.metadata]
+
+    def choose_scan(self, layer: Image | None) -> None:
+        """Sets the scan."""
+        self.scan = layer
+        self.changed.emit()
+
+    def choose_labels(self, layer: Labels | None) -> None:
+        """Sets the labels."""
+        self.labels = layer
+        self.changed.emit()
+
+    def say(self, *messages: Message) -> None:
+        """Replaces what was said before."""
+        self.messages = list(messages)
+        self.changed.emit()
+
+    def _on_inserted(self, event: object) -> None:
+        layer = getattr(event, "value", None)
+        if isinstance(layer, Labels):
+            adopt_into(layer, self.viewer.layers)
+        self._follow()
+
+    def _follow(self, event: object = None) -> None:
+        """Takes the active layer, if it is a scan or labels; otherwise keeps what is still there."""
+        active = self.viewer.layers.selection.active
+        scans, segmentations = self.scans, self.segmentations
+        if active in scans:
+            self.scan = active
+        elif self.scan not in scans:
+            self.scan = scans[-1] if scans else None
+        if active in segmentations:
+            self.labels = active
+        elif self.labels not in segmentations:
+            self.labels = segmentations[-1] if segmentations else None
+        self.changed.emit()

@@ -1,0 +1,347 @@
+"""What the Structures tab does, without Qt: measure what was found, go there, name, colour, hide, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import isnan, nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Labels
+from numpy.typing import NDArray
+from psygnal import Signal
+
+from napari_seg.evaluation.measure import Measurement, measure
+from napari_seg.plugin.layers import colormap_of, labels_layer, segmentation_of, volume_of
+from napari_seg.plugin.placement import METADATA_KEY, Placement
+from napari_seg.plugin.session import Message, Session
+from napari_seg.volume import Segment, Segmentation, distinct_color
+
+if TYPE_CHECKING:
+    from napari_seg.evaluation.metrics import Scores
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One row of the table.
+
+    Attributes:
+        label: its value in the label map.
+        name: what a person calls it.
+        color: red, green, blue, each 0 to 255.
+        shown: whether it is drawn.
+        voxels: of the layer; None while they are counted.
+        ml: its volume.
+        mean_intensity: of the scan there; NaN where there is none.
+        confidence: mean probability that the network gave it; NaN where nobody knows, and once it was edited.
+        scores: against the reference, if one was compared.
+    """
+
+    label: int
+    name: str
+    color: tuple[int, int, int]
+    shown: bool = True
+    voxels: int | None = None
+    ml: float = nan
+    mean_intensity: float = nan
+    confidence: float = nan
+    scores: Scores | None = None
+
+
+@dataclass
+class Table:
+    """What is known of the structures of one labels layer; lives as long as the layer does.
+
+    Attributes:
+        measured: label -> its measurement, of the layer's array.
+        counts: label -> voxels of the file's own grid.
+        hidden: labels that are not drawn.
+        scores: label -> its numbers against the reference.
+        edited: whether a person changed the labels since they were made or restored.
+        saved: whether what is there now lies on disk too, where the person wanted it.
+    """
+
+    measured: dict[int, Measurement] = field(default_factory=dict)
+    counts: dict[int, int] | None = None
+    hidden: set[int] = field(default_factory=set)
+    scores: dict[int, Scores] = field(default_factory=dict)
+    edited: bool = False
+    saved: bool = False
+
+
+class StructuresModel:
+    """The state of the Structures tab of one viewer.
+
+    Attributes:
+        changed: emitted whenever something the tab shows has changed.
+        measuring: emitted when structures must be measured anew; whoever hears it calls `measure` in a thread and hands
+            the answer to `take`.
+        session: gives the labels layer and the scan, and takes what is said.
+    """
+
+    changed = Signal()
+    measuring = Signal()
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._watched: Labels | None = None
+        self._edits = (0, 0)
+        session.changed.connect(self._follow)
+        self._follow()
+
+    def close(self) -> None:
+        """Lets go of the layer."""
+        self._watch(None)
+
+    @property
+    def table(self) -> Table:
+        """What is known of the layer's structures."""
+        assert self._watched is not None
+        table: Table = self._watched.metadata[METADATA_KEY].setdefault("table", Table())
+        return table
+
+    @property
+    def structures(self) -> list[Structure]:
+        """The rows; none where there are no labels."""
+        layer = self._watched
+        if layer is None:
+            return []
+        table, confidence = self.table, layer.metadata[METADATA_KEY].get("confidence", {})
+        ml = voxel_ml(layer)
+        rows = []
+        for segment in _segments(layer, table):
+            known = table.measured.get(segment.label)
+            count = None if table.counts is None else table.counts.get(segment.label, 0)
+            rows.append(
+                Structure(
+                    segment.label,
+                    segment.name,
+                    segment.color,
+                    segment.label not in table.hidden,
+                    count,
+                    nan if count is None else count * ml,
+                    nan if known is None else known.mean_intensity,
+                    nan if table.edited else confidence.get(segment.label, nan),
+                    table.scores.get(segment.label),
+                )
+            )
+        return rows
+
+    # measuring
+
+    def measure(self) -> tuple[Labels, dict[int, Measurement], dict[int, int]] | None:
+        """The layer with its measurements and voxel counts; takes a while, so not in the main thread."""
+        layer = self._watched
+        if layer is None:
+            return None
+        labels = np.asarray(layer.data)
+        image = self._image_on(layer)
+        found = measure(labels, image)
+        if _is_view(layer):
+            counts = {label: one.voxels for label, one in found.items()}
+        else:  # what is drawn is resampled; volumes are those of the file's own voxels
+            counts = segmentation_of(labels, _settings(layer)).voxel_counts()
+        return layer, found, counts
+
+    def take(self, answer: tuple[Labels, dict[int, Measurement], dict[int, int]] | None) -> None:
+        """Shows measurements."""
+        if answer is None or METADATA_KEY not in answer[0].metadata:
+            return
+        layer, found, counts = answer
+        table = layer.metadata[METADATA_KEY].setdefault("table", Table())
+        table.measured, table.counts = found, counts
+        _tell_hover(layer, table)
+        self.changed.emit()
+
+    # looking
+
+    def show(self, label: int) -> None:
+        """Moves the viewer to a structure's centroid, and selects its label."""
+        layer = self._watched
+        if layer is None:
+            return
+        layer.selected_label = label
+        if (known := self.table.measured.get(label)) is not None:
+            self.session.viewer.dims.set_point(range(3), layer.data_to_world(known.center))
+
+    def step(self, by: int) -> None:
+        """Goes to the next structure that was found, or the one before it."""
+        found = [row.label for row in self.structures if row.voxels]
+        if found and self._watched is not None:
+            now = self._watched.selected_label
+            place = found.index(now) + by if now in found else (0 if by > 0 else -1)
+            self.show(found[place % len(found)])
+
+    def draw(self, label: int, shown: bool) -> None:
+        """Draws a structure or leaves it out; the labels stay what they are."""
+        self.table.hidden -= {label}
+        self.table.hidden |= set() if shown else {label}
+        self._recolour()
+
+    def rename(self, label: int, name: str) -> None:
+        """Calls a structure otherwise; a name that is empty changes nothing."""
+        if name.strip():
+            self._change(label, name=name.strip())
+
+    def recolor(self, label: int, color: tuple[int, int, int]) -> None:
+        """Draws a structure in another colour."""
+        self._change(label, color=color)
+
+    def _change(self, label: int, **what: Any) -> None:
+        layer = self._watched
+        assert layer is not None
+        segments = tuple(replace(s, **what) if s.label == label else s for s in _segments(layer, self.table))
+        layer.metadata[METADATA_KEY]["segments"] = segments
+        self.table.saved = False
+        _tell_hover(layer, self.table)
+        self._recolour()
+
+    def _recolour(self) -> None:
+        layer = self._watched
+        assert layer is not None
+        colors = {s.label: s.color for s in _segments(layer, self.table)}
+        layer.colormap = colormap_of(colors, self.table.hidden)
+        self.changed.emit()
+
+    # comparing
+
+    def compare(self, reference: Labels | Path) -> tuple[Labels, dict[int, Scores], NDArray[np.uint8], str]:
+        """The layer, its numbers against a reference, where the two differ and how the reference is called.
+
+        Takes a while, so not in the main thread.
+
+        Args:
+            reference: a labels layer of the same scan, or a file.
+
+        Raises:
+            NapariSegError: the reference can't be read or lies on another grid.
+        """
+        from napari_seg.evaluation.labels import with_labels_of
+        from napari_seg.evaluation.metrics import compare_label_maps, disagreement
+        from napari_seg.formats.label_maps import named, read_label_map
+
+        layer = self._watched
+        assert layer is not None
+        found = segmentation_of(np.asarray(layer.data), _settings(layer))
+        if isinstance(reference, Labels):
+            expected, name = segmentation_of(np.asarray(reference.data), _settings(reference)), reference.name
+        else:
+            expected, name = named(read_label_map(reference, found.grid)), reference.name
+        expected = with_labels_of(found, expected)
+        comparison = compare_label_maps(found, expected)
+        return layer, comparison.scores, disagreement(found, expected), name
+
+    def take_comparison(self, answer: tuple[Labels, dict[int, Scores], NDArray[np.uint8], str]) -> None:
+        """Shows the numbers, and adds a layer with the voxels where the two differ."""
+        from napari_seg.evaluation.metrics import DISAGREEMENTS
+
+        layer, scores, where, name = answer
+        layer.metadata[METADATA_KEY].setdefault("table", Table()).scores = dict(scores)
+        placement = Placement.from_metadata(layer.metadata)
+        assert placement is not None
+        colors = ((255, 150, 0), (0, 170, 255), (230, 60, 230))
+        segments = tuple(
+            Segment(label, DISAGREEMENTS[label], color) for label, color in zip(DISAGREEMENTS, colors, strict=True)
+        )
+        differing = Segmentation(where, placement.native, segments)
+        data, settings, _ = labels_layer(differing, placement, f"{layer.name} against {name}")
+        viewer = self.session.viewer
+        viewer.add_layer(Labels(data, **settings))
+        viewer.layers.selection.active = layer
+        known = [one.dice for one in scores.values() if not isnan(one.dice)]
+        mean = f"mean Dice {np.mean(known):.3f}" if known else "neither holds a structure"
+        share = np.count_nonzero(where) * placement.native.voxel_ml
+        self.session.say(Message("info", f"Compared with {name}: {mean}; {share:.2f} ml differ."))
+
+    # following the layer
+
+    def edited(self, event: object = None) -> None:
+        """To be called when the labels of the layer are others."""
+        if self._watched is not None:
+            table, self._edits = self.table, _edits(self._watched)
+            table.edited, table.saved, table.scores = True, False, {}
+            self.measuring.emit()
+
+    def _follow(self) -> None:
+        if self.session.labels is not self._watched:
+            self._watch(self.session.labels)
+            if self._watched is not None and self.table.counts is None:
+                self.measuring.emit()
+        self.changed.emit()
+
+    def _watch(self, layer: Labels | None) -> None:
+        if self._watched is not None:
+            self._watched.events.data.disconnect(self.edited)
+            self._watched.events.paint.disconnect(self.edited)
+            self._watched.events.set_data.disconnect(self._look)
+        self._watched = layer
+        if layer is not None:
+            self._edits = _edits(layer)
+            layer.events.data.connect(self.edited)
+            layer.events.paint.connect(self.edited)
+            layer.events.set_data.connect(self._look)  # undone and redone; and drawn anew, when nothing was edited
+
+    def _look(self, event: object = None) -> None:
+        """Says that the labels are others, if they are."""
+        if self._watched is not None and self._edits != _edits(self._watched):
+            self.edited()
+
+    def _image_on(self, layer: Labels) -> NDArray | None:
+        """The scan's array, if it is the one that the labels lie on."""
+        scans = [self.session.scan, *self.session.scans] if self.session.scan is not None else self.session.scans
+        for scan in scans:
+            same = scan.data.shape == layer.data.shape and volume_of(scan) is not None
+            if (
+                same
+                and np.allclose(scan.translate, layer.translate, atol=1e-3)
+                and np.allclose(scan.scale, layer.scale)
+            ):
+                return np.asarray(scan.data)
+        return None
+
+
+def _edits(layer: Labels) -> tuple[int, int]:
+    """How many steps can be undone and redone: napari says of painting that it happened, but not of undoing."""
+    return len(layer._undo_history), len(layer._redo_history)
+
+
+def voxel_ml(layer: Labels) -> float:
+    """Volume of a voxel of the file's own grid that a layer shows."""
+    placement = Placement.from_metadata(layer.metadata)
+    assert placement is not None
+    return placement.native.voxel_ml
+
+
+def _is_view(layer: Labels) -> bool:
+    placement = Placement.from_metadata(layer.metadata)
+    assert placement is not None
+    return placement.is_view
+
+
+def _settings(layer: Labels) -> Mapping[str, Any]:
+    settings: Mapping[str, Any] = layer.as_layer_data_tuple()[1]
+    return settings
+
+
+def _segments(layer: Labels, table: Table) -> tuple[Segment, ...]:
+    """Those that were looked for, and what a person painted beside them."""
+    known = {s.label: s for s in layer.metadata[METADATA_KEY].get("segments", ())}
+    for label in table.measured:
+        if label not in known:
+            known[label] = Segment(label, f"label {label}", distinct_color(label))
+    return tuple(known[label] for label in sorted(known))
+
+
+def _tell_hover(layer: Labels, table: Table) -> None:
+    """Puts names, volumes and intensities where napari's status bar finds them."""
+    segments, ml = _segments(layer, table), voxel_ml(layer)
+    counts = table.counts or {}
+    means = [table.measured[s.label].mean_intensity if s.label in table.measured else nan for s in segments]
+    layer.features = {
+        "index": [0, *(s.label for s in segments)],
+        "name": ["background", *(s.name for s in segments)],
+        "ml": [nan, *(round(counts.get(s.label, 0) * ml, 3) for s in segments)],
+        "mean": [nan, *(round(mean, 2) for mean in means)],
+    }

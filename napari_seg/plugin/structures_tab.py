@@ -1,0 +1,259 @@
+"""The Structures tab in Qt: the table of what was found, compare and export; what it does stands in `structures`."""
+
+from functools import partial
+from math import isnan
+from pathlib import Path
+
+from napari.layers import Labels
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import QColorDialog, QFileDialog, QLabel, QMenu, QTableWidgetItem, QVBoxLayout, QWidget
+from superqt.utils import create_worker, signals_blocked
+
+from napari_seg.plugin.controls import ask_file, box, button, number_item, row, swatch, table
+from napari_seg.plugin.exporting import KINDS, KindName, export, obstacle, suggested_name
+from napari_seg.plugin.session import Message, message_of
+from napari_seg.plugin.structures import Structure, StructuresModel
+
+_HEADS = ("", "", "Structure", "ml", "voxels", "mean", "sure", "Dice", "HD95", "NSD")
+_TIPS = (
+    "Click to choose another colour.",
+    "Untick to leave the structure out of the picture.",
+    "Click to go there; double-click to rename.",
+    "Volume in millilitres; follows edits.",
+    "Number of voxels; follows edits.",
+    "Mean intensity of the scan there.",
+    "Mean probability that the network gave; empty once a person edited the labels.",
+    "Overlap with the reference, 0 to 1.",
+    "95 % Hausdorff distance to the reference, mm.",
+    "Normalised surface Dice at 1 mm, 0 to 1.",
+)
+_COLOR, _EYE, _NAME, _ML, _VOXELS, _MEAN, _SURE, _DICE, _HD95, _NSD = range(10)
+_AFTER_MS = 400
+
+
+class StructuresTab(QWidget):
+    """The structures of a labels layer: go there, name, colour, hide, measure, compare, save."""
+
+    def __init__(self, model: StructuresModel) -> None:
+        super().__init__()
+        self.model = model
+        self._build()
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(_AFTER_MS)
+        self._timer.timeout.connect(self._measure)
+        self._is_measuring = False
+        model.measuring.connect(self._timer.start)
+        model.changed.connect(self._refresh)
+        self._refresh()
+        if model.session.labels is not None:
+            self._timer.start()
+
+    def export(self, path: object, kind: KindName) -> None:
+        """Writes the labels in a thread of its own; what came of it is said in the panel and the status bar."""
+        session = self.model.session
+        layer = session.labels
+        assert layer is not None
+        self._export_button.setEnabled(False)
+        session.say(Message("info", "Saving …"))
+        worker = create_worker(export, layer, path, kind, _ignore_errors=True)
+        worker.returned.connect(self._on_exported)
+        worker.errored.connect(lambda error: session.say(message_of(error)))
+        worker.finished.connect(self._refresh)
+        worker.start()
+
+    def compare(self, reference: object) -> None:
+        """Compares with a layer or a file in a thread of its own."""
+        self._compare_button.setEnabled(False)
+        session = self.model.session
+        session.say(Message("info", "Comparing …"))
+        worker = create_worker(self.model.compare, reference, _ignore_errors=True)
+        worker.returned.connect(self.model.take_comparison)
+        worker.errored.connect(lambda error: session.say(message_of(error)))
+        worker.finished.connect(self._refresh)
+        worker.start()
+
+    def ask_export(self, kind: KindName) -> None:
+        """Asks where to, then exports."""
+        layer = self.model.session.labels
+        if layer is None or (why := obstacle(layer, kind)):
+            self.model.session.say(Message("warning", why if layer is not None else obstacle(None, kind)))
+            return
+        endings = " ".join(f"*{ending}" for ending in KINDS[kind].endings)
+        title = KINDS[kind].title
+        path, _ = QFileDialog.getSaveFileName(
+            self, f"Save as {title}", suggested_name(layer, kind), f"{title} ({endings})"
+        )
+        if path:
+            self.export(Path(path), kind)
+
+    def ask_reference(self) -> None:
+        """Asks for the file of a reference, then compares."""
+        if self.model.session.labels is not None and (path := ask_file(self, "Compare with a reference")) is not None:
+            self.compare(path)
+
+    # building
+
+    def _build(self) -> None:
+        self._labels_box = box("Whose structures are shown; follows the labels layer that is selected.")
+        self._table = table(*_HEADS, stretched=_NAME)
+        for column, tip in enumerate(_TIPS):
+            self._table.horizontalHeaderItem(column).setToolTip(tip)
+        self._hint = QLabel("Run a model, or draw labels on a scan: the structures are listed here.", wordWrap=True)
+        self._previous_button = button(
+            "◀ Previous", "Go to the structure before this one (,).", partial(self.model.step, -1)
+        )
+        self._next_button = button("Next ▶", "Go to the next structure (.).", partial(self.model.step, 1))
+        self._compare_button = button("Compare with", "Dice, HD95 and NSD against a reference, and where they differ.")
+        self._compare_menu = QMenu(self)
+        self._compare_menu.aboutToShow.connect(self._fill_compare_menu)
+        self._compare_button.setMenu(self._compare_menu)
+        self._export_button = button("Save as", "Save the labels on the scan's own grid; read back and checked.")
+        self._export_menu = QMenu(self)
+        self._export_menu.setToolTipsVisible(True)
+        self._export_actions = {}
+        for kind, known in KINDS.items():
+            action = self._export_menu.addAction(f"{known.title}…")
+            action.triggered.connect(lambda *_, kind=kind: self.ask_export(kind))
+            self._export_actions[kind] = action
+        self._export_button.setMenu(self._export_menu)
+        layout = QVBoxLayout(self)
+        layout.addWidget(self._labels_box)
+        layout.addWidget(self._hint)
+        layout.addWidget(self._table, 1)
+        layout.addLayout(row(self._previous_button, self._next_button))
+        layout.addLayout(row(self._compare_button, self._export_button))
+        self._labels_box.currentIndexChanged.connect(self._on_labels_chosen)
+        self._table.cellClicked.connect(self._on_cell_clicked)
+        self._table.itemDoubleClicked.connect(self._on_double_click)
+        self._table.itemChanged.connect(self._on_item_changed)
+
+    # from the person to the model
+
+    def _on_labels_chosen(self) -> None:
+        layer = self._labels_box.currentData()
+        if layer is not None:
+            self.model.session.viewer.layers.selection.active = layer
+
+    def _label_at(self, row: int) -> int:
+        label: int = self._table.item(row, _NAME).data(Qt.ItemDataRole.UserRole)
+        return label
+
+    def _on_cell_clicked(self, row: int, column: int) -> None:
+        if column == _COLOR:
+            before = QColor(*next(s.color for s in self.model.structures if s.label == self._label_at(row)))
+            color = QColorDialog.getColor(before, self, "Colour of the structure")
+            if color.isValid():
+                self.model.recolor(self._label_at(row), (color.red(), color.green(), color.blue()))
+        elif column != _EYE:
+            self.model.show(self._label_at(row))
+
+    def _on_double_click(self, item: QTableWidgetItem) -> None:
+        if item.column() == _NAME:
+            self._table.editItem(item)
+
+    def _on_item_changed(self, item: QTableWidgetItem) -> None:
+        label = self._label_at(item.row())
+        if item.column() == _EYE:
+            self.model.draw(label, item.checkState() == Qt.CheckState.Checked)
+        elif item.column() == _NAME:
+            self.model.rename(label, item.text())
+            self._refresh()
+
+    def _fill_compare_menu(self) -> None:
+        self._compare_menu.clear()
+        session = self.model.session
+        for layer in session.segmentations:
+            if layer is not session.labels:
+                action = self._compare_menu.addAction(layer.name)
+                action.triggered.connect(lambda *_, layer=layer: self.compare(layer))
+        self._compare_menu.addSeparator()
+        self._compare_menu.addAction("A file…").triggered.connect(lambda *_: self.ask_reference())
+
+    def _measure(self) -> None:
+        if self._is_measuring:
+            self._timer.start()  # once more, when this one has ended
+            return
+        self._is_measuring = True
+        worker = create_worker(self.model.measure, _ignore_errors=True)
+        worker.returned.connect(self.model.take)
+        worker.errored.connect(lambda error: self.model.session.say(message_of(error)))
+        worker.finished.connect(self._on_measured)
+        worker.start()
+
+    def _on_measured(self) -> None:
+        self._is_measuring = False
+
+    def _on_exported(self, text: str) -> None:
+        session = self.model.session
+        session.say(Message("info", text))
+        session.viewer.status = text
+
+    # from the model to the person
+
+    def _refresh(self) -> None:
+        session = self.model.session
+        layers, layer = session.segmentations, session.labels
+        with signals_blocked(self._labels_box):
+            self._labels_box.clear()
+            for one in layers:
+                self._labels_box.addItem(one.name, one)
+            self._labels_box.setCurrentIndex(layers.index(layer) if layer in layers else -1)
+        self._labels_box.setVisible(bool(layers))
+        self._hint.setVisible(layer is None)
+        self._fill_table(layer, self.model.structures)
+        has_rows = self._table.rowCount() > 0
+        for widget in (self._previous_button, self._next_button):
+            widget.setEnabled(has_rows)
+        for widget in (self._compare_button, self._export_button):
+            widget.setEnabled(layer is not None)
+        for kind, action in self._export_actions.items():
+            why = obstacle(layer, kind)
+            action.setEnabled(not why)
+            action.setToolTip(why or f"After writing it is read back: {KINDS[kind].checked}.")
+
+    def _fill_table(self, layer: Labels | None, structures: list[Structure]) -> None:
+        self._table.setVisible(layer is not None)
+        with signals_blocked(self._table):
+            self._table.setRowCount(len(structures))
+            for row_number, structure in enumerate(structures):
+                self._fill_row(row_number, structure)
+        compared = any(structure.scores is not None for structure in structures)
+        for column in (_DICE, _HD95, _NSD):
+            self._table.setColumnHidden(column, not compared)
+        self._table.setColumnHidden(_VOXELS, compared)  # a narrow panel has no room for all of them
+        self._table.setColumnHidden(_SURE, compared or all(isnan(s.confidence) for s in structures))
+
+    def _fill_row(self, row_number: int, structure: Structure) -> None:
+        color = QTableWidgetItem(swatch(structure.color), "")
+        color.setFlags(color.flags() & ~Qt.ItemFlag.ItemIsEditable)
+        color.setToolTip(_TIPS[_COLOR])
+        eye = QTableWidgetItem()
+        eye.setFlags(Qt.ItemFlag.ItemIsUserCheckable | Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable)
+        eye.setCheckState(Qt.CheckState.Checked if structure.shown else Qt.CheckState.Unchecked)
+        eye.setToolTip(_TIPS[_EYE])
+        name = QTableWidgetItem(structure.name)
+        name.setData(Qt.ItemDataRole.UserRole, structure.label)
+        name.setToolTip(f"{structure.name}, label {structure.label}. {_TIPS[_NAME]}")
+        if structure.voxels is None:
+            ml, voxels = "…", "…"
+        elif structure.voxels == 0:
+            ml, voxels = "not found", "0"
+        else:
+            ml, voxels = f"{structure.ml:.2f}", f"{structure.voxels:,}"
+        scores = structure.scores
+        numbers = (scores.dice, scores.hd95_mm, scores.nsd) if scores is not None else (float("nan"),) * 3
+        texts = [
+            ml,
+            voxels,
+            _told(structure.mean_intensity, ".4g"),
+            _told(structure.confidence, ".2f"),
+            *(_told(number, form) for number, form in zip(numbers, (".3f", ".2f", ".3f"), strict=True)),
+        ]
+        for column, item in enumerate([color, eye, name, *map(number_item, texts)]):
+            self._table.setItem(row_number, column, item)
+
+
+def _told(number: float, form: str) -> str:
+    return "" if isnan(number) else f"{number:{form}}"

@@ -1,0 +1,147 @@
+"""The Study tab in Qt: a tree of what lies in a folder; what it does stands in `study`."""
+
+from pathlib import Path
+
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtWidgets import QHeaderView, QTreeWidget, QTreeWidgetItem, QVBoxLayout, QWidget
+from superqt import QElidingLabel
+from superqt.utils import GeneratorWorker, create_worker
+
+from napari_seg.plugin.controls import ask_file, ask_folder, button, row
+from napari_seg.plugin.study import Entry, StudyModel
+
+_MARKS = {"process": "✓", "warn": "⚠", "refuse": "✕", "skip": "–"}
+
+
+class StudyTab(QWidget):
+    """Choose a folder or a file, see what lies there, open a series."""
+
+    def __init__(self, model: StudyModel) -> None:
+        super().__init__()
+        self.model = model
+        self._path = QElidingLabel()
+        self._path.setElideMode(Qt.TextElideMode.ElideMiddle)
+        self._folder_button = button("Open folder…", "Choose a folder of DICOM, NIfTI or NRRD files.", self.ask_folder)
+        self._file_button = button("Open file…", "Choose one file.", self._on_file)
+        self._tree = QTreeWidget()
+        self._tree.setHeaderLabels(["Series", "Type", "Size", "mm", "Verdict"])
+        self._tree.setRootIsDecorated(True)
+        self._tree.setUniformRowHeights(True)
+        self._tree.setIndentation(12)
+        self._tree.setIconSize(QSize(12, 12))
+        header = self._tree.header()
+        header.setMinimumSectionSize(30)
+        for column in range(4):
+            header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
+        header.setStretchLastSection(True)
+        self._open_button = button("Show series", "Load the chosen series into the window.", self._open_chosen)
+        layout = QVBoxLayout(self)
+        layout.addLayout(row(self._folder_button, self._file_button))
+        layout.addWidget(self._path)
+        layout.addWidget(self._tree, 1)
+        layout.addWidget(self._open_button)
+        self._tree.itemDoubleClicked.connect(lambda item, _: self._open_item(item))
+        self._tree.itemSelectionChanged.connect(self._refresh_button)
+        model.changed.connect(self._refresh)
+        self._items: list[QTreeWidgetItem] = []
+        self._worker: GeneratorWorker | None = None
+        self._loading = False
+        self._refresh()
+
+    def look(self, path: Path) -> None:
+        """Goes through a folder or a file in a thread of its own."""
+        found = self.model.begin(path)
+
+        def through() -> object:
+            yield from found
+
+        worker = create_worker(through, _ignore_errors=True)
+        self.close_worker()
+        self._worker = worker
+        # what a look at a folder that was left still finds is nobody's
+        worker.yielded.connect(lambda entry: self.model.add(entry) if worker is self._worker else None)
+        worker.errored.connect(lambda error: self.model.end(error) if worker is self._worker else None)
+        worker.finished.connect(lambda: self.model.end() if worker is self._worker else None)
+        worker.start()
+
+    def open(self, entry: Entry) -> None:
+        """Loads a series in a thread of its own and shows it."""
+        self._loading = True
+        self._refresh_button()
+        worker = create_worker(self.model.read, entry, self.model.frame(), _ignore_errors=True)
+        worker.returned.connect(self.model.show)
+        worker.errored.connect(self.model.fail)
+        worker.finished.connect(self._on_loaded)
+        worker.start()
+
+    def close_worker(self) -> None:
+        """Ends the look at its next series."""
+        if self._worker is not None:
+            self._worker.quit()
+
+    def _on_loaded(self) -> None:
+        self._loading = False
+        self._refresh_button()
+
+    def ask_folder(self) -> None:
+        """Asks for a folder, then looks at it."""
+        if (path := ask_folder(self, "Open a study")) is not None:
+            self.look(path)
+
+    def _on_file(self) -> None:
+        if (path := ask_file(self, "Open a scan")) is not None:
+            self.look(path)
+
+    def _open_chosen(self) -> None:
+        for item in self._tree.selectedItems():
+            self._open_item(item)
+
+    def _open_item(self, item: QTreeWidgetItem) -> None:
+        entry = item.data(0, Qt.ItemDataRole.UserRole)
+        if entry is not None and entry.can_open and not self._loading:
+            self.open(entry)
+
+    def _refresh(self) -> None:
+        model = self.model
+        self._path.setText("" if model.path is None else f"{model.path}{'  …' if model.is_looking else ''}")
+        if len(model.entries) < len(self._items) or not model.entries:
+            self._tree.clear()
+            self._items = []
+        for entry in model.entries[len(self._items) :]:
+            self._items.append(self._item(entry))
+        if self._items and not self._tree.selectedItems():
+            first = next((i for i in self._items if i.data(0, Qt.ItemDataRole.UserRole).can_open), None)
+            if first is not None:
+                first.setSelected(True)
+        self._refresh_button()
+
+    def _refresh_button(self) -> None:
+        chosen = [item.data(0, Qt.ItemDataRole.UserRole) for item in self._tree.selectedItems()]
+        can_open = any(entry is not None and entry.can_open for entry in chosen) and not self._loading
+        self._open_button.setEnabled(can_open)
+        self._open_button.setText("Loading …" if self._loading else "Show series")
+
+    def _item(self, entry: Entry) -> QTreeWidgetItem:
+        parent = self._folder(entry.folder)
+        verdict = entry.verdict
+        text = [verdict.name, verdict.modality, entry.size, entry.spacing, f"{_MARKS[verdict.verdict]} {entry.words}"]
+        item = QTreeWidgetItem(parent, text)
+        item.setData(0, Qt.ItemDataRole.UserRole, entry)
+        for column in range(5):
+            item.setToolTip(column, f"{verdict.name}: {entry.words}" + (f" ({verdict.code})" if verdict.code else ""))
+        if not entry.can_open:
+            item.setFlags(item.flags() & ~Qt.ItemFlag.ItemIsEnabled)
+        return item
+
+    def _folder(self, name: str) -> QTreeWidgetItem:
+        """The branch of a folder; the chosen folder itself has none."""
+        root = self._tree.invisibleRootItem()
+        if name == ".":
+            return root
+        for n in range(root.childCount()):
+            if root.child(n).text(0) == name and root.child(n).data(0, Qt.ItemDataRole.UserRole) is None:
+                return root.child(n)
+        branch = QTreeWidgetItem(root, [name])
+        branch.setFirstColumnSpanned(True)
+        branch.setExpanded(True)
+        return branch

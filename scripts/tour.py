@@ -1,0 +1,249 @@
+"""Walks through the plugin in a real napari window with real clicks and keys, and takes a picture after each step.
+
+    xvfb-run -a -s "-screen 0 1680x1000x24" python scripts/tour.py study/ -o tour/
+    xvfb-run -a -s "-screen 0 1680x1000x24" python scripts/tour.py -o docs/images     the pictures of docs/plugin.md
+
+A folder of DICOM or NIfTI is opened, or the MNI152 head if none is given. Only what a person could click is clicked;
+what the file dialogs of the system would answer is given here. Prints what each step took and the longest time that
+the window did not answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("QT_QPA_PLATFORM", "xcb")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", nargs="?", type=Path, help="a folder; the MNI152 head if left out")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the pictures and the saved labels")
+    parser.add_argument("--theme", choices=["dark", "light"], default="dark", help="of napari")
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+
+    import napari
+    from napari.settings import get_settings
+
+    get_settings().appearance.theme = args.theme
+    viewer = napari.Viewer(show=True)
+    viewer.window._qt_window.resize(1600, 950)
+    tour = Tour(viewer, args.output)
+    tour.walk(args.study)
+    tour.close()
+
+
+class Tour:
+    """One walk.
+
+    Args:
+        viewer: a napari viewer with a window.
+        output: folder of the pictures and of what is saved.
+    """
+
+    def __init__(self, viewer: Any, output: Path) -> None:
+        from qtpy.QtCore import QTimer
+        from qtpy.QtWidgets import QApplication
+
+        self.viewer = viewer
+        self.output = output
+        self.app = QApplication.instance()
+        self.count = 0
+        self.beat = time.perf_counter()
+        self.longest = 0.0
+        self.timer = QTimer()
+        self.timer.timeout.connect(self._on_beat)
+        self.timer.start(10)
+
+    def walk(self, study: Path | None) -> None:
+        """All steps, one after the other."""
+        from qtpy.QtCore import Qt
+        from qtpy.QtTest import QTest
+
+        panel = self.open_panel()
+        self.picture("panel")
+        if study is not None:
+            self.answer("getExistingDirectory", str(study))
+            QTest.mouseClick(panel.study_tab._folder_button, Qt.MouseButton.LeftButton)
+            self.wait(lambda: not panel.study_tab.model.is_looking, "look at the study")
+            self.picture("study")
+            QTest.mouseClick(panel.study_tab._open_button, Qt.MouseButton.LeftButton)
+        else:
+            self.viewer.open_sample("napari-seg", "mni152")
+        self.wait(lambda: panel.session.scan is not None, "open the scan")
+        self.click_tab(panel, panel.segment_tab)
+        self.wait(lambda: bool(panel.segment_tab._foreseen_label.text()), "foresee")
+        self.picture("segment")
+
+        QTest.mouseClick(panel.segment_tab._run_button, Qt.MouseButton.LeftButton)
+        run = panel.segment_tab.model.run
+        self.wait(lambda: run.progress.stage == "Segmenting" or panel.segment_tab.model.run is None, "find the place")
+        self.picture("running")
+        self.wait(lambda: panel.segment_tab.model.run is None, "segment")
+        self.wait(lambda: any(s.voxels for s in panel.structures_tab.model.structures), "measure")
+        self.picture("structures")
+
+        self.click_row(panel, 0)
+        planes = self.open_planes()
+        self.wait_ms(1500)
+        self.viewer.reset_view()
+        self.picture("linked_planes")
+
+        layer = panel.session.labels
+        before = self.voxels(panel)
+        self.paint(layer)
+        self.wait(lambda: self.voxels(panel) != before, "measure what was painted")
+        self.picture("painted")
+        QTest.keyClick(self.canvas(), Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+        self.wait(lambda: self.voxels(panel) == before, "measure what was undone")
+        self.picture("undone")
+
+        reference = self.output / "reference.nii.gz"
+        self.save(panel, "nifti", reference)
+        self.paint(layer)
+        self.wait(lambda: self.voxels(panel) != before, "measure what was painted")
+        panel.structures_tab.compare(reference)
+        self.wait(lambda: "differ" in panel._message.text(), "compare")
+        self.viewer.layers.selection.active = layer
+        self.picture("compared")
+        self.save(panel, "nifti", self.output / "corrected.nii.gz")
+        if study is not None:
+            self.save(panel, "seg", self.output / "corrected_seg.dcm")
+        self.picture("saved")
+        self.click_tab(panel, panel.batch_tab)
+        self.picture("batch")
+        planes.close_views()
+
+    # what a person does
+
+    def open_panel(self) -> Any:
+        """Through the command of the Layers > Segment menu."""
+        from napari_seg.plugin import commands
+
+        start = time.perf_counter()
+        panel = commands.panel()
+        self.settle()
+        self.tell("open the panel", time.perf_counter() - start)
+        return panel
+
+    def open_planes(self) -> Any:
+        """Through the command of the Layers > Visualize menu."""
+        from napari_seg.plugin import commands
+
+        start = time.perf_counter()
+        planes = commands.linked_planes()
+        self.settle()
+        self.tell("open the linked planes", time.perf_counter() - start)
+        return planes
+
+    def click_tab(self, panel: Any, tab: Any) -> None:
+        """A click on the tab's name."""
+        from qtpy.QtCore import Qt
+        from qtpy.QtTest import QTest
+
+        bar = panel._tabs.tabBar()
+        place = bar.tabRect(panel._tabs.indexOf(tab)).center()
+        QTest.mouseClick(bar, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, place)
+        self.settle()
+
+    def click_row(self, panel: Any, row: int) -> None:
+        """A click on a structure's name."""
+        from qtpy.QtCore import Qt
+        from qtpy.QtTest import QTest
+
+        table = panel.structures_tab._table
+        start = time.perf_counter()
+        place = table.visualItemRect(table.item(row, 2)).center()
+        QTest.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, place)
+        self.settle()
+        self.tell("click a structure", time.perf_counter() - start)
+
+    def paint(self, layer: Any) -> None:
+        """Chooses the brush, presses the mouse near the middle of the picture, and draws a short line."""
+        from qtpy.QtCore import QPoint, Qt
+        from qtpy.QtTest import QTest
+
+        layer.brush_size = 8
+        canvas = self.canvas()
+        QTest.keyClick(canvas, Qt.Key.Key_2)
+        middle = canvas.rect().center()
+        place = QPoint(middle.x() - canvas.width() // 10, middle.y())
+        QTest.mouseMove(canvas, place)
+        QTest.mousePress(canvas, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, place)
+        for step in range(1, 8):
+            QTest.mouseMove(canvas, QPoint(place.x() + 6 * step, place.y()))
+            self.settle()
+        end = QPoint(place.x() + 42, place.y())
+        QTest.mouseRelease(canvas, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, end)
+        self.settle()
+
+    def save(self, panel: Any, kind: str, path: Path) -> None:
+        """Through the menu of the Save as button."""
+        self.answer("getSaveFileName", (str(path), ""))
+        panel.structures_tab._export_actions[kind].trigger()
+        self.wait(lambda: panel._message.text().startswith(("Saved", "✕")), f"save as {kind}")
+        print(f"  {panel._message.text()}", flush=True)
+
+    def answer(self, dialog: str, answer: object) -> None:
+        """What the system's own dialog would give."""
+        from qtpy.QtWidgets import QFileDialog
+
+        setattr(QFileDialog, dialog, staticmethod(lambda *_, **__: answer))
+
+    # around it
+
+    def canvas(self) -> Any:
+        return self.viewer.window._qt_viewer.canvas.native
+
+    def voxels(self, panel: Any) -> list:
+        return [structure.voxels for structure in panel.structures_tab.model.structures]
+
+    def settle(self) -> None:
+        self.app.processEvents()
+
+    def wait_ms(self, milliseconds: int) -> None:
+        end = time.perf_counter() + milliseconds / 1000
+        while time.perf_counter() < end:
+            self.settle()
+            time.sleep(0.005)
+
+    def wait(self, until: Callable[[], bool], what: str, seconds: float = 600) -> None:
+        """Lets the window live until something has happened."""
+        self.longest, start = 0.0, time.perf_counter()
+        self.beat = start
+        while not until():
+            if time.perf_counter() - start > seconds:
+                raise SystemExit(f"{what}: did not happen within {seconds:.0f} s")
+            self.settle()
+            time.sleep(0.005)
+        self.tell(what, time.perf_counter() - start)
+
+    def tell(self, what: str, seconds: float) -> None:
+        print(f"{what}: {seconds:.2f} s; the window did not answer for {self.longest:.2f} s at most", flush=True)
+
+    def picture(self, name: str) -> None:
+        """The whole window, as it is on the screen."""
+        self.wait_ms(400)
+        self.count += 1
+        path = self.output / f"{self.count:02}_{name}.png"
+        self.app.primaryScreen().grabWindow(0).save(str(path))
+
+    def close(self) -> None:
+        self.timer.stop()
+        self.viewer.close()
+        self.settle()
+
+    def _on_beat(self) -> None:
+        now = time.perf_counter()
+        self.longest = max(self.longest, now - self.beat)
+        self.beat = now
+
+
+if __name__ == "__main__":
+    main()

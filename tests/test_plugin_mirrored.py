@@ -1,0 +1,131 @@
+"""Linked planes on viewer models: layers, brushes and the crosshair are shared; nothing is drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
+
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+
+from napari_seg.plugin.layers import image_layers, labels_layer
+from napari_seg.plugin.mirrored import SIDES, MirroredPlanes
+from napari_seg.plugin.placement import PLANES, Placement
+from napari_seg.volume import Segment, Segmentation, Volume
+
+
+@pytest.fixture
+def viewer(head: Volume) -> ViewerModel:
+    viewer = ViewerModel()
+    ((data, settings, _),) = image_layers(head)
+    viewer.add_layer(Image(data, **settings))
+    placement = Placement.from_metadata(settings["metadata"])
+    assert placement is not None
+    labels = Segmentation((head.array[0] > 800).astype(np.uint8), head.grid, (Segment(1, "ball", (9, 9, 9)),))
+    data, settings, _ = labels_layer(labels, placement, "labels")
+    viewer.add_layer(Labels(data, **settings))
+    return viewer
+
+
+def test_every_plane_shows_the_same_arrays(viewer: ViewerModel) -> None:
+    planes = MirroredPlanes(viewer)
+    for plane, other in planes.viewers.items():
+        assert [layer.name for layer in other.layers] == ["head", "labels"]
+        assert tuple(other.dims.order) == PLANES[plane]
+        for layer, copy in zip(viewer.layers, other.layers, strict=True):
+            assert np.shares_memory(layer.data, copy.data)
+            np.testing.assert_array_equal(layer.translate, copy.translate)
+
+
+def test_letters_follow_the_radiological_convention() -> None:
+    # napari's axes grow to I, P and L; the last one displayed runs to the right, the one before downwards
+    opposite = {"I": "S", "P": "A", "L": "R"}
+    for plane, order in PLANES.items():
+        down, right = ("IPL"[axis] for axis in order[1:])
+        assert SIDES[plane] == (opposite[right], right, opposite[down], down)
+
+
+def test_the_crosshair_is_shared_and_told_in_the_patient(viewer: ViewerModel, head: Volume) -> None:
+    planes = MirroredPlanes(viewer)
+    layer = viewer.layers[0]
+    point = layer.data_to_world((5, 12, 8))
+    viewer.dims.set_point(range(3), point)
+    for other in planes.viewers.values():
+        np.testing.assert_allclose(other.dims.point, viewer.dims.point, atol=1e-6)
+    planes.viewers["coronal"].dims.set_point(1, layer.data_to_world((5, 3, 8))[1])
+    assert layer.world_to_data(viewer.dims.point)[1] == pytest.approx(3, abs=0.5)
+    assert planes.point is not None
+    placement = Placement.from_metadata(layer.metadata)
+    assert placement is not None
+    x, y, z = placement.to_patient_mm(planes.point)
+    letters = ["RL"[int(x < 0)], "AP"[int(y < 0)], "SI"[int(z < 0)]]
+    expected = "  ".join(f"{a} {abs(v):.1f}" for a, v in zip(letters, (x, y, z), strict=True)) + " mm"
+    assert planes.point_in_words == expected
+    assert planes.is_oblique  # the phantom lies askew
+
+
+def test_what_is_painted_in_a_plane_is_painted_and_undone_in_all(viewer: ViewerModel) -> None:
+    planes = MirroredPlanes(viewer)
+    main = viewer.layers["labels"]
+    copy = planes.viewers["sagittal"].layers["labels"]
+    painted: list[int] = []
+    main.events.paint.connect(lambda event: painted.append(1))
+    before = main.data.copy()
+    copy.data_setitem((np.array([0, 1]), np.array([0, 0]), np.array([2, 2])), 5)
+    assert painted
+    assert main.data[0, 0, 2] == 5
+    main.undo()
+    np.testing.assert_array_equal(main.data, before)
+    main.redo()
+    assert main.data[1, 0, 2] == 5
+
+
+def test_brush_colours_and_windows_are_shared_both_ways(viewer: ViewerModel) -> None:
+    planes = MirroredPlanes(viewer)
+    labels, image = viewer.layers["labels"], viewer.layers["head"]
+    labels.mode = "paint"
+    labels.brush_size = 3
+    image.contrast_limits = (10, 500)
+    for other in planes.viewers.values():
+        assert other.layers["labels"].mode == "paint"
+        assert other.layers["labels"].brush_size == 3
+        assert tuple(other.layers["head"].contrast_limits) == (10, 500)
+    planes.viewers["axial"].layers["labels"].selected_label = 7
+    assert labels.selected_label == 7
+    assert planes.viewers["coronal"].layers["labels"].selected_label == 7
+
+
+def test_layers_come_go_and_change_places(viewer: ViewerModel, head: Volume) -> None:
+    planes = MirroredPlanes(viewer)
+    viewer.add_points(np.zeros((1, 3)))  # is not mirrored, and harms nothing
+    ((data, settings, _),) = image_layers(head)
+    viewer.add_layer(Image(data, **{**settings, "name": "second"}))
+    viewer.layers.move(3, 0)
+    for other in planes.viewers.values():
+        assert [layer.name for layer in other.layers] == ["second", "head", "labels"]
+    viewer.layers.selection.active = viewer.layers["labels"]
+    assert planes.viewers["axial"].layers.selection.active is planes.viewers["axial"].layers["labels"]
+    viewer.layers.remove("head")
+    for other in planes.viewers.values():
+        assert [layer.name for layer in other.layers] == ["second", "labels"]
+    viewer.layers.clear()
+    assert planes.point_in_words == ""
+
+
+def test_the_plane_of_the_main_picture(viewer: ViewerModel) -> None:
+    planes = MirroredPlanes(viewer)
+    assert planes.main_plane == "axial"
+    planes.show_in_main("sagittal")
+    assert planes.main_plane == "sagittal"
+    viewer.dims.ndisplay = 3
+    assert planes.main_plane is None
+
+
+def test_closed_planes_let_go(viewer: ViewerModel) -> None:
+    planes = MirroredPlanes(viewer)
+    planes.close()
+    viewer.dims.set_point(0, 3.0)
+    viewer.layers.clear()
+    assert not any(other.layers for other in planes.viewers.values())

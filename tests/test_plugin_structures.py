@@ -1,0 +1,232 @@
+"""What the Structures tab does, on a viewer model: measure, go there, name, colour, hide, compare, save, keep."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from math import isnan
+from pathlib import Path
+
+import numpy as np
+import phantoms
+import pytest
+
+pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
+
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+
+from napari_seg.errors import NapariSegError
+from napari_seg.formats.label_maps import read_label_map, write_label_map
+from napari_seg.plugin.autosave import Autosave
+from napari_seg.plugin.exporting import KINDS, KindName, export, obstacle, suggested_name
+from napari_seg.plugin.layers import image_layers, labels_layer
+from napari_seg.plugin.placement import METADATA_KEY, Placement
+from napari_seg.plugin.session import Session
+from napari_seg.plugin.structures import StructuresModel
+from napari_seg.volume import Segment, Segmentation, Volume
+
+SEGMENTS = (Segment(1, "left ball", (255, 0, 0)), Segment(3, "nose", (0, 128, 255)), Segment(4, "tail", (9, 9, 9)))
+
+
+def found_in(volume: Volume) -> Segmentation:
+    labels = np.zeros(volume.grid.shape, np.uint8)
+    labels[volume.array[0] > 300] = 3
+    labels[volume.array[0] > 800] = 1
+    return Segmentation(labels, volume.grid, SEGMENTS, confidence={1: 0.9, 3: 0.8})
+
+
+@pytest.fixture
+def viewer(head: Volume) -> ViewerModel:
+    """The phantom and what was found in it."""
+    viewer = ViewerModel()
+    ((data, settings, _),) = image_layers(head)
+    viewer.add_layer(Image(data, **settings))
+    placement = Placement.from_metadata(settings["metadata"])
+    assert placement is not None
+    data, settings, _ = labels_layer(found_in(head), placement, "found", files=head.files, algorithm=("balls", "1"))
+    viewer.add_layer(Labels(data, **settings))
+    return viewer
+
+
+@pytest.fixture
+def model(viewer: ViewerModel) -> StructuresModel:
+    model = StructuresModel(Session(viewer))
+    model.take(model.measure())
+    return model
+
+
+def labels_of(viewer: ViewerModel) -> Labels:
+    layer = viewer.layers["found"]
+    assert isinstance(layer, Labels)
+    return layer
+
+
+def test_the_table_says_how_large_bright_and_sure(model: StructuresModel, head: Volume) -> None:
+    found = found_in(head)
+    ball, nose, tail = model.structures
+    assert [row.name for row in (ball, nose, tail)] == ["left ball", "nose", "tail"]
+    assert (ball.voxels, ball.ml) == (found.voxel_counts()[1], pytest.approx(found.volumes_ml()[1]))
+    assert ball.mean_intensity == pytest.approx(head.array[0][found.array == 1].mean())
+    assert (ball.confidence, nose.confidence) == (0.9, 0.8)
+    assert (tail.voxels, tail.ml) == (0, 0)
+    assert isnan(tail.mean_intensity)
+
+
+def test_a_click_goes_to_the_structure(model: StructuresModel, viewer: ViewerModel) -> None:
+    layer = labels_of(viewer)
+    for label in (1, 3):
+        model.show(label)
+        index = tuple(round(i) for i in layer.world_to_data(viewer.dims.point))
+        assert layer.data[index] == label
+        assert layer.selected_label == label
+    model.step(1)  # round, past the tail that was not found
+    assert layer.selected_label == 1
+    model.step(-1)
+    assert layer.selected_label == 3
+
+
+def test_volumes_follow_edits_and_undoing(model: StructuresModel, viewer: ViewerModel) -> None:
+    layer = labels_of(viewer)
+    asked: list[int] = []
+    model.measuring.connect(lambda: asked.append(1))
+    before = [row.voxels for row in model.structures]
+    layer.data_setitem((np.array([0, 0]), np.array([0, 1]), np.array([0, 0])), 7)
+    assert asked
+    model.take(model.measure())
+    new = model.structures[-1]
+    assert (new.label, new.name, new.voxels) == (7, "label 7", 2)
+    assert all(isnan(row.confidence) for row in model.structures)  # the network gave these labels no more
+    asked.clear()
+    layer.undo()
+    assert asked
+    model.take(model.measure())
+    assert [row.voxels for row in model.structures] == before
+
+
+def test_hidden_renamed_and_recoloured(model: StructuresModel, viewer: ViewerModel, tmp_path: Path) -> None:
+    layer = labels_of(viewer)
+    model.draw(1, False)
+    assert layer.colormap.map(1)[3] == 0
+    assert not model.structures[0].shown
+    model.draw(1, True)
+    assert layer.colormap.map(1)[3] == 1
+    model.rename(1, "  ball of the left ")
+    model.rename(3, "  ")
+    model.recolor(1, (1, 2, 3))
+    assert [(row.name, row.color) for row in model.structures[:2]] == [
+        ("ball of the left", (1, 2, 3)),
+        ("nose", (0, 128, 255)),
+    ]
+    assert list(layer.features["name"])[1] == "ball of the left"
+    text = export(layer, tmp_path / "named", "nrrd")
+    assert text.startswith("Saved named.seg.nrrd (2 structures). Read back")
+    saved = read_label_map(tmp_path / "named.seg.nrrd")
+    assert (saved.segments[0].name, saved.segments[0].color) == ("ball of the left", (1, 2, 3))
+
+
+@pytest.mark.parametrize("kind", ["layer", "file"])
+def test_comparing_gives_numbers_and_shows_where(
+    model: StructuresModel, viewer: ViewerModel, head: Volume, tmp_path: Path, kind: str
+) -> None:
+    found = found_in(head)
+    array = found.array.copy()
+    ball = np.argwhere(array == 1)
+    array[tuple(ball[0])] = 0  # the result has one voxel more there
+    array[0, 0, 0] = 3  # and one less here
+    array[tuple(ball[1])] = 3  # and one of another kind
+    reference = replace(found, array=array)
+    path = tmp_path / "reference.seg.nrrd"
+    write_label_map(reference, path)
+    if kind == "layer":
+        placement = Placement.from_metadata(labels_of(viewer).metadata)
+        assert placement is not None
+        data, settings, _ = labels_layer(reference, placement, "reference")
+        other = Labels(data, **settings)
+        viewer.add_layer(other)
+        viewer.layers.selection.active = labels_of(viewer)
+        model.take_comparison(model.compare(other))
+    else:
+        model.take_comparison(model.compare(path))
+    scores = model.structures[0].scores
+    assert scores is not None
+    n = found.voxel_counts()[1]
+    assert scores.dice == pytest.approx(2 * (n - 2) / (n + n - 2))
+    where = viewer.layers[-1]
+    assert isinstance(where, Labels)
+    assert np.bincount(np.ravel(where.data)).tolist()[1:] == [1, 1, 1]
+    assert viewer.layers.selection.active is labels_of(viewer)
+    assert "mean Dice" in model.session.messages[0].text
+
+
+def test_a_reference_on_another_grid_is_refused(model: StructuresModel, head: Volume, tmp_path: Path) -> None:
+    small = Segmentation(np.ones((3, 4, 5), np.uint8), head.grid.box((0, 0, 0), (3, 4, 5)), SEGMENTS)
+    write_label_map(small, tmp_path / "small.nii.gz")
+    with pytest.raises(NapariSegError, match="grid"):
+        model.compare(tmp_path / "small.nii.gz")
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_format_is_written_and_checked(kind: KindName, head: Volume, tmp_path: Path) -> None:
+    phantoms.write_series(head, tmp_path / "series")
+    files = tuple(sorted((tmp_path / "series").iterdir()))
+    ((_, settings, _),) = image_layers(head)
+    placement = Placement.from_metadata(settings["metadata"])
+    assert placement is not None
+    data, settings, _ = labels_layer(found_in(head), placement, "a/b: found", files=files, algorithm=("balls", "1"))
+    layer = Labels(data, **settings)
+    assert obstacle(layer, kind) == ""
+    assert "/" not in suggested_name(layer, kind)
+    text = export(layer, tmp_path / suggested_name(layer, kind), kind)
+    assert "Read back" in text
+    (written,) = [path for path in tmp_path.iterdir() if path.is_file()]
+    if kind != "csv":
+        back = read_label_map(written, head.grid)
+        names = {s.label: s.name for s in back.segments}
+        for label, count in found_in(head).voxel_counts().items():
+            same = [n for n, name in names.items() if name == SEGMENTS[(1, 3, 4).index(label)].name] or [label]
+            if kind != "rtstruct":
+                assert (back.array == same[0]).sum() == count
+
+
+def test_dicom_is_offered_for_dicom_alone(viewer: ViewerModel) -> None:
+    assert "DICOM" in obstacle(labels_of(viewer), "seg")
+    assert obstacle(labels_of(viewer), "nifti") == ""
+    assert obstacle(None, "nifti") != ""
+
+
+def test_work_is_kept_and_given_back_after_a_crash(model: StructuresModel, viewer: ViewerModel, tmp_path: Path) -> None:
+    layer = labels_of(viewer)
+    autosave = Autosave(tmp_path)
+    assert autosave.due([layer]) == []  # nobody edited it
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
+    due = autosave.due([layer])
+    autosave.keep(due)
+    assert os.stat(autosave.folder).st_mode & 0o077 == 0
+    assert Autosave(tmp_path).left_behind() == []  # this program still runs
+    autosave.folder.rename(tmp_path / "999999999-x")  # as one that is no more
+    (left,) = Autosave(tmp_path).left_behind()
+    assert left.names == ("found",)
+    ((data, settings, _),) = left.read(None)
+    assert settings["name"] == "found (restored)"
+    np.testing.assert_array_equal(data, layer.data)
+    assert settings["metadata"][METADATA_KEY]["segments"][0].name == "left ball"
+    left.discard()
+    assert Autosave(tmp_path).left_behind() == []
+
+
+def test_saved_work_is_not_kept_again(model: StructuresModel, viewer: ViewerModel, tmp_path: Path) -> None:
+    layer = labels_of(viewer)
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
+    export(layer, tmp_path / "saved.nii.gz", "nifti")
+    autosave = Autosave(tmp_path / "kept")
+    assert autosave.due([layer]) == []
+    layer.undo()
+    assert len(autosave.due([layer])) == 1
+
+
+def test_a_closed_model_lets_go(model: StructuresModel, viewer: ViewerModel) -> None:
+    model.close()
+    model.session.close()
+    labels_of(viewer).data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
+    viewer.layers.clear()
