@@ -14,7 +14,6 @@ import pytest
 
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
-from napari_seg.plugin.widget import SegmentWidget
 from qtpy.QtCore import QThreadPool, QTimer
 from qtpy.QtWidgets import QApplication
 
@@ -25,6 +24,8 @@ from napari_seg.formats import read
 from napari_seg.formats.nifti import write_nifti
 from napari_seg.geometry import Grid, resample
 from napari_seg.localise import mni152_path
+from napari_seg.plugin.autosave import FOLDER_VARIABLE
+from napari_seg.plugin.panel import Panel
 from napari_seg.volume import Segment, Segmentation, Volume
 
 pytestmark = pytest.mark.window
@@ -46,52 +47,53 @@ def thresholded(volume: Volume, bundle: Any, *, device: str = "auto", progress: 
 
 
 @pytest.fixture
-def viewer(make_napari_viewer: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def viewer(make_napari_viewer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     monkeypatch.setattr(napari_seg.inference, "segment", thresholded)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "unsaved"))
     yield make_napari_viewer(show=True)
     assert QThreadPool.globalInstance().waitForDone(10_000)
 
 
 @pytest.fixture
-def panel(viewer: Any) -> SegmentWidget:
-    _, widget = viewer.window.add_plugin_dock_widget("napari-seg", "Segment")
-    assert isinstance(widget, SegmentWidget)
+def panel(viewer: Any) -> Panel:
+    _, widget = viewer.window.add_plugin_dock_widget("napari-seg", "Segmentation")
+    assert isinstance(widget, Panel)
     return widget
 
 
 @pytest.fixture
-def run(panel: SegmentWidget, qtbot: Any) -> Callable[[], None]:
+def run(panel: Panel, qtbot: Any) -> Callable[[], None]:
     def to_the_end() -> None:
-        panel._run_button.click()
-        qtbot.waitUntil(lambda: panel.model.run is None, timeout=10_000)
+        panel.segment_tab._run_button.click()
+        qtbot.waitUntil(lambda: panel.segment_tab.model.run is None, timeout=10_000)
 
     return to_the_end
 
 
 @pytest.mark.parametrize("kind", ["nifti", "dicom"])
 def test_from_open_to_save(
-    kind: str, viewer: Any, panel: SegmentWidget, run: Callable[[], None], qtbot: Any, head: Volume, tmp_path: Path
+    kind: str, viewer: Any, panel: Panel, run: Callable[[], None], qtbot: Any, head: Volume, tmp_path: Path
 ) -> None:
     if kind == "nifti":
         path = phantoms.write_nifti(head, tmp_path / "head.nii.gz")
     else:
         path = tmp_path / "series"
         phantoms.write_series(head, path)
-    assert not panel._run_button.isEnabled()
-    assert "Open a scan" in panel._message.text()
+    assert not panel.segment_tab._run_button.isEnabled()
+    assert "Open a scan" in panel.segment_tab._foreseen_label.text()
     (image,) = viewer.open(str(path), plugin="napari-seg")
-    assert panel._run_button.isEnabled()
+    assert panel.segment_tab._run_button.isEnabled()
     assert panel._scan_box.currentText() == image.name
     run()
 
     labels = viewer.layers[-1]
-    assert labels.name == f"{image.name} - {panel.model.bundle.name}"
+    assert labels.name == f"{image.name} - {panel.segment_tab.model.bundle.name}"
     assert labels.data.dtype == np.uint8
-    assert panel._table.rowCount() == 2
-    assert panel._table.item(1, 0).text() == "nose"
+    assert panel.structures_tab._table.rowCount() == 2
+    assert panel.structures_tab._table.item(1, 2).text() == "nose"
     assert "nose is too large (result.implausible)" in panel._message.text()
 
-    panel.save(tmp_path / "saved.nii.gz")
+    panel.structures_tab.export(tmp_path / "saved.nii.gz", "nifti")
     qtbot.waitUntil(lambda: "Saved" in panel._message.text(), timeout=10_000)
     volume = image.metadata["napari_seg"]["volume"]
     write_nifti(thresholded(volume, None), tmp_path / "direct.nii.gz")
@@ -116,26 +118,26 @@ def test_the_head_is_drawn_with_the_left_on_the_right(viewer: Any, head: Volume,
     assert rows[top : top + height].mean() < rows[bottom - height : bottom].mean()
 
 
-def test_stop_leaves_the_viewer_as_it_was(
-    viewer: Any, panel: SegmentWidget, qtbot: Any, head: Volume, tmp_path: Path
-) -> None:
+def test_stop_leaves_the_viewer_as_it_was(viewer: Any, panel: Panel, qtbot: Any, head: Volume, tmp_path: Path) -> None:
     viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
     before = list(viewer.layers)
-    panel._run_button.click()
-    qtbot.waitUntil(lambda: panel._progress_bar.maximum() == WINDOWS, timeout=10_000)
-    assert not panel._run_button.isEnabled()
+    panel.segment_tab._run_button.click()
+    qtbot.waitUntil(lambda: panel.segment_tab._progress_bar.maximum() == WINDOWS, timeout=10_000)
+    assert panel.segment_tab._run_button.text() == "Run after this"
     assert not panel._scan_box.isEnabled()
-    panel._stop_button.click()
-    assert not panel._stop_button.isEnabled()
-    qtbot.waitUntil(lambda: panel.model.run is None, timeout=10_000)
+    stopped = time.monotonic()
+    panel.segment_tab._stop_button.click()
+    assert not panel.segment_tab._stop_button.isEnabled()
+    assert panel.segment_tab.model.run is None
+    assert time.monotonic() - stopped < 2
     assert list(viewer.layers) == before
     assert "Stopped" in panel._message.text()
-    assert panel._run_button.isEnabled()
-    assert not panel._progress_bar.isVisible()
+    assert panel.segment_tab._run_button.isEnabled()
+    assert not panel.segment_tab._progress_bar.isVisible()
 
 
 def test_a_failed_run_says_why(
-    viewer: Any, panel: SegmentWidget, run: Callable[[], None], head: Volume, tmp_path: Path, monkeypatch: Any
+    viewer: Any, panel: Panel, run: Callable[[], None], head: Volume, tmp_path: Path, monkeypatch: Any
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise EnvironmentFault("environment.device", "this computer has no CUDA device")
@@ -148,16 +150,16 @@ def test_a_failed_run_says_why(
 
 
 def test_the_window_stays_alive_during_a_run(
-    viewer: Any, panel: SegmentWidget, run: Callable[[], None], head: Volume, tmp_path: Path
+    viewer: Any, panel: Panel, run: Callable[[], None], head: Volume, tmp_path: Path
 ) -> None:
     viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
     beats: list[float] = []
     timer = QTimer(panel)
     timer.timeout.connect(lambda: beats.append(time.monotonic()))
     timer.start(10)
-    panel._run_button.click()
+    panel.segment_tab._run_button.click()
     # Adding the layer at the end is napari's own drawing; the heart must beat until then.
-    while panel.model.run is not None and panel.model.run.segmentation is None:
+    while panel.segment_tab.model.run is not None and panel.segment_tab.model.run.segmentation is None:
         QApplication.processEvents()
     timer.stop()
     assert len(beats) > 10
@@ -182,7 +184,7 @@ def test_closing_during_a_run_ends_it(
     monkeypatch.setattr(napari_seg.inference, "segment", endless)
     viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
     # Held by the window alone, as in life.
-    viewer.window.add_plugin_dock_widget("napari-seg", "Segment")[1]._run_button.click()
+    viewer.window.add_plugin_dock_widget("napari-seg", "Segmentation")[1].segment_tab._run_button.click()
     qtbot.waitUntil(began.is_set, timeout=10_000)
     if what == "panel":
         viewer.window.remove_dock_widget("all")
@@ -200,12 +202,12 @@ def test_the_shipped_model_gives_what_the_command_line_gives(
     assert main(["predict", str(path), "-o", str(tmp_path), "--device", "cpu"]) == 0
 
     viewer = make_napari_viewer(show=True)
-    _, panel = viewer.window.add_plugin_dock_widget("napari-seg", "Segment")
+    _, panel = viewer.window.add_plugin_dock_widget("napari-seg", "Segmentation")
     viewer.open(str(path), plugin="napari-seg")
-    panel._run_button.click()
-    qtbot.waitUntil(lambda: panel.model.run is None, timeout=120_000)
-    assert [s.name for s in panel.model.structures] == ["anterior hippocampus", "posterior hippocampus"]
-    panel.save(tmp_path / "saved.nii.gz")
+    panel.segment_tab._run_button.click()
+    qtbot.waitUntil(lambda: panel.segment_tab.model.run is None, timeout=120_000)
+    assert [s.name for s in panel.structures_tab.model.structures] == ["anterior hippocampus", "posterior hippocampus"]
+    panel.structures_tab.export(tmp_path / "saved.nii.gz", "nifti")
     qtbot.waitUntil(lambda: "Saved" in panel._message.text(), timeout=10_000)
 
     ours, theirs = read(tmp_path / "saved.nii.gz"), read(tmp_path / "crop_seg.nii.gz")

@@ -3,16 +3,15 @@
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QProgressBar, QTableWidgetItem, QVBoxLayout, QWidget
 from superqt import QElidingLabel
-from superqt.utils import create_worker
 
 from napari_seg.cohort.runner import Format
 from napari_seg.plugin.batch import BatchModel, Row
-from napari_seg.plugin.controls import ask_folder, button, number_item, row, table
+from napari_seg.plugin.controls import ask_folder, button, in_background, number_item, row, table
 from napari_seg.plugin.segmenting import SegmentModel
 
 _POLL_MS = 200
 _MARKS = {"waiting": "·", "running": "▶", "done": "✓", "failed": "✕", "stopped": "–"}
-_ALSO: dict[Format, str] = {"seg": "DICOM SEG", "rtstruct": "RTSTRUCT", "nrrd": "Slicer NRRD"}
+_ALSO: dict[Format, str] = {"seg": "SEG", "rtstruct": "RTSTRUCT", "nrrd": "NRRD"}
 
 
 class BatchTab(QWidget):
@@ -66,9 +65,7 @@ class BatchTab(QWidget):
         assert bundle is not None
         run = self.model.start(bundle, self.segmenting.device, self.segmenting.memory_bytes)
         self._timer.start()
-        worker = create_worker(run.execute)
-        worker.finished.connect(self._on_finished)
-        worker.start()
+        in_background(self, run.execute, finished=self._on_finished)
 
     def _on_inputs(self) -> None:
         if (folder := ask_folder(self, "Folder of scans")) is not None:

@@ -1,7 +1,9 @@
 """Small Qt parts that several tabs are made of."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor, QIcon, QPixmap
@@ -18,6 +20,37 @@ from qtpy.QtWidgets import (
     QTableWidgetItem,
     QWidget,
 )
+from superqt.utils import WorkerBase, create_worker
+
+
+def in_background(
+    owner: QWidget,
+    work: Callable[..., Any],
+    *args: object,
+    yielded: Callable[[Any], object] | None = None,
+    returned: Callable[[Any], object] | None = None,
+    errored: Callable[[Exception], object] | None = None,
+    finished: Callable[[], object] | None = None,
+) -> WorkerBase:
+    """Begins work in a thread of its own; what comes of it is told in the main thread, unless the owner is gone.
+
+    Args:
+        owner: whose callbacks these are; Qt may delete it meanwhile.
+        work: a function, or a generator function; it ends early only where it yields.
+        args: for it.
+        yielded: told of each thing that a generator yields.
+        returned: told of what it returns.
+        errored: told of what it raises; without it, napari shows that.
+        finished: told at its end, in any case.
+    """
+    gone = threading.Event()
+    owner.destroyed.connect(gone.set)
+    worker = create_worker(work, *args, _ignore_errors=errored is not None)
+    for name, callback in {"yielded": yielded, "returned": returned, "errored": errored, "finished": finished}.items():
+        if callback is not None:
+            getattr(worker, name).connect(lambda *told, callback=callback: gone.is_set() or callback(*told))
+    worker.start()
+    return worker
 
 
 def box(tool_tip: str) -> QComboBox:
@@ -62,6 +95,7 @@ def table(*heads: str, stretched: int) -> QTableWidget:
     answer.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
     answer.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
     answer.setShowGrid(False)
+    answer.setWordWrap(False)
     header = answer.horizontalHeader()
     header.setMinimumSectionSize(20)
     for column in range(len(heads)):

@@ -132,14 +132,15 @@ class MirroredPlanes:
         if not isinstance(layer, Image | Labels) or layer.ndim != 3 or layer.multiscale or getattr(layer, "rgb", False):
             return
         copies = {plane: _copy_of(layer) for plane in PLANES}
+        with self._syncing():  # a viewer that gets its first layer goes to its middle: the others shall not follow
+            for plane, copy in copies.items():
+                viewer = self.viewers[plane]
+                first = not viewer.layers
+                viewer.layers.append(copy)
+                if first:
+                    viewer.dims.order = PLANES[plane]
+                    viewer.reset_view()
         self._copies[layer] = copies
-        for plane, copy in copies.items():
-            viewer = self.viewers[plane]
-            first = not viewer.layers
-            viewer.layers.append(copy)
-            if first:
-                viewer.dims.order = PLANES[plane]
-                viewer.reset_view()
         names = _SHARED_LABELS if isinstance(layer, Labels) else _SHARED_IMAGE
         for one in (layer, *copies.values()):
             for name in names:

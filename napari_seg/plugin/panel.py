@@ -2,15 +2,16 @@
 
 import atexit
 from datetime import datetime
+from functools import partial
 
 from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtWidgets import QApplication, QFormLayout, QFrame, QLabel, QTabWidget, QVBoxLayout, QWidget
-from superqt.utils import create_worker, signals_blocked
+from superqt.utils import signals_blocked
 
 from napari_seg.plugin.autosave import Autosave
 from napari_seg.plugin.batch import BatchModel
 from napari_seg.plugin.batch_tab import BatchTab
-from napari_seg.plugin.controls import box, button, row
+from napari_seg.plugin.controls import box, button, in_background, row
 from napari_seg.plugin.layers import WINDOWS_HU, frame_of, volume_of
 from napari_seg.plugin.preferences import preferences
 from napari_seg.plugin.segment_tab import SegmentTab
@@ -111,7 +112,7 @@ class Panel(QWidget):
         layout.addLayout(form)
         layout.addWidget(self._tabs, 1)
         layout.addWidget(self._message)
-        self.setMinimumWidth(330)
+        self.setMinimumWidth(390)
         self._scan_box.currentIndexChanged.connect(self._on_scan_chosen)
         self._window_box.currentIndexChanged.connect(self._on_window_chosen)
         self._tabs.setCurrentWidget(self.segment_tab if self.session.scans else self.study_tab)
@@ -162,12 +163,12 @@ class Panel(QWidget):
         due = [] if self._is_keeping else self.autosave.due(self.session.segmentations)
         if due:
             self._is_keeping = True
-            worker = create_worker(self.autosave.keep, due, _ignore_errors=True)
-            worker.errored.connect(lambda error: self.session.say(message_of(error)))
-            worker.finished.connect(self._on_kept)
-            worker.start()
+            in_background(self, self.autosave.keep, due, errored=self._tell, finished=self._on_kept)
         elif not self._is_keeping:
             self.autosave.forget()
+
+    def _tell(self, error: Exception) -> None:
+        self.session.say(message_of(error))
 
     def _on_kept(self) -> None:
         self._is_keeping = False
@@ -183,10 +184,8 @@ class Panel(QWidget):
     def _restore(self) -> None:
         unsaved = self.autosave.left_behind()[0]
         frame = frame_of(self.session.viewer.layers)
-        worker = create_worker(unsaved.read, frame, _ignore_errors=True)
-        worker.returned.connect(lambda tuples: self._on_restored(unsaved, tuples))
-        worker.errored.connect(lambda error: self.session.say(message_of(error)))
-        worker.start()
+        restored = partial(self._on_restored, unsaved)
+        in_background(self, unsaved.read, frame, returned=restored, errored=self._tell)
 
     def _on_restored(self, unsaved: object, tuples: list) -> None:
         from napari.layers import Labels

@@ -39,11 +39,12 @@ class LinkedPlanes(QWidget):
         self._timer.setSingleShot(True)
         self._timer.setInterval(20)
         self._timer.timeout.connect(self._draw)
-        planes.moved.connect(self._timer.start)
+        planes.moved.connect(self._draw_soon)
         self._connected = [viewer.dims.events.order, viewer.dims.events.ndisplay]
         for event in self._connected:
             event.connect(self._arrange)
         self._is_open = True
+        self._was_shown = False
         self._window = viewer.window._qt_window
         self._window.installEventFilter(self)
         self._arrange()
@@ -61,6 +62,13 @@ class LinkedPlanes(QWidget):
         self.planes.close()
         for view in self.views.values():
             view.close_view()
+
+    def showEvent(self, event: QEvent) -> None:  # Qt's name
+        """Fits the pictures in once they have their size."""
+        super().showEvent(event)
+        if not self._was_shown:
+            self._was_shown = True
+            QTimer.singleShot(200, self._fit)
 
     def changeEvent(self, event: QEvent) -> None:  # Qt's name
         """Closes the planes when napari takes the widget out of its dock."""
@@ -83,7 +91,14 @@ class LinkedPlanes(QWidget):
         main = self.planes.main_plane
         for plane, view in self.views.items():
             view.setVisible(plane != main)
+        self._draw_soon()
+
+    def _draw_soon(self) -> None:
         self._timer.start()
+
+    def _fit(self) -> None:
+        for view in self.views.values() if self._is_open else ():
+            view.viewer.reset_view()
 
     def _draw(self) -> None:
         point, main = self.planes.point, self.planes.main_plane

@@ -1,14 +1,15 @@
 """The Segment tab in Qt: a model, its card, what it will take, Run and Stop; what it does stands in `segmenting`."""
 
 import io
+from functools import partial
 
 from napari.utils.progress import cancelable_progress
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QMessageBox, QProgressBar, QVBoxLayout, QWidget
 from superqt import QElidingLabel
-from superqt.utils import create_worker, signals_blocked
+from superqt.utils import signals_blocked
 
-from napari_seg.plugin.controls import ask_folder, box, button, row
+from napari_seg.plugin.controls import ask_folder, box, button, in_background, row
 from napari_seg.plugin.segmenting import DEVICES, Run, SegmentModel
 
 _POLL_MS = 100
@@ -45,9 +46,7 @@ class SegmentTab(QWidget):
     def _execute(self, run: Run) -> None:
         self._activity = cancelable_progress(total=0, desc=run.bundle.name, file=io.StringIO())
         self._timer.start()
-        worker = create_worker(run.execute)
-        worker.finished.connect(lambda: self._on_run_finished(run))
-        worker.start()
+        in_background(self, run.execute, finished=partial(self._on_run_finished, run))
         self._refresh()
 
     # building
@@ -132,9 +131,7 @@ class SegmentTab(QWidget):
         if key is None or self._is_foreseeing or self.model.run is not None:
             return
         self._is_foreseeing = True
-        worker = create_worker(self.model.foresee)
-        worker.returned.connect(lambda text: self._on_foreseen(key, text))
-        worker.start()
+        in_background(self, self.model.foresee, returned=partial(self._on_foreseen, key))
 
     def _on_foreseen(self, key: object, text: str) -> None:
         self._is_foreseeing = False

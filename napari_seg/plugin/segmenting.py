@@ -231,7 +231,7 @@ class SegmentModel:
             return []
         names = [segment.name for segment in bundle.segments]
         found = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        accuracy = ", ".join(f"{name} {value:.3g}" for name, value in bundle.accuracy)
+        accuracy = ", ".join(f"{name.replace('dice', 'Dice')} {value:.3g}" for name, value in bundle.accuracy)
         rows = [
             ("Finds", found),
             ("Wants", f"{bundle.modality or 'any'} scans" + (", several channels" if bundle.in_channels > 1 else "")),

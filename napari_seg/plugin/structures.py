@@ -151,9 +151,12 @@ class StructuresModel:
             return
         layer, found, counts = answer
         table = layer.metadata[METADATA_KEY].setdefault("table", Table())
+        is_new = table.counts is None and layer.metadata[METADATA_KEY].get("algorithm") is not None
         table.measured, table.counts = found, counts
         _tell_hover(layer, table)
         self.changed.emit()
+        if is_new and found and layer is self._watched:  # what a network found is looked at first where most of it is
+            self.show(max(found, key=lambda label: found[label].voxels))
 
     # looking
 

@@ -3,14 +3,15 @@
 from functools import partial
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 from napari.layers import Labels
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QColorDialog, QFileDialog, QLabel, QMenu, QTableWidgetItem, QVBoxLayout, QWidget
-from superqt.utils import create_worker, signals_blocked
+from superqt.utils import signals_blocked
 
-from napari_seg.plugin.controls import ask_file, box, button, number_item, row, swatch, table
+from napari_seg.plugin.controls import ask_file, box, button, in_background, number_item, row, swatch, table
 from napari_seg.plugin.exporting import KINDS, KindName, export, obstacle, suggested_name
 from napari_seg.plugin.session import Message, message_of
 from napari_seg.plugin.structures import Structure, StructuresModel
@@ -44,11 +45,11 @@ class StructuresTab(QWidget):
         self._timer.setInterval(_AFTER_MS)
         self._timer.timeout.connect(self._measure)
         self._is_measuring = False
-        model.measuring.connect(self._timer.start)
+        model.measuring.connect(self._measure_soon)
         model.changed.connect(self._refresh)
         self._refresh()
         if model.session.labels is not None:
-            self._timer.start()
+            self._measure_soon()
 
     def export(self, path: object, kind: KindName) -> None:
         """Writes the labels in a thread of its own; what came of it is said in the panel and the status bar."""
@@ -57,22 +58,15 @@ class StructuresTab(QWidget):
         assert layer is not None
         self._export_button.setEnabled(False)
         session.say(Message("info", "Saving …"))
-        worker = create_worker(export, layer, path, kind, _ignore_errors=True)
-        worker.returned.connect(self._on_exported)
-        worker.errored.connect(lambda error: session.say(message_of(error)))
-        worker.finished.connect(self._refresh)
-        worker.start()
+        told: dict[str, Any] = {"returned": self._on_exported, "errored": self._tell, "finished": self._refresh}
+        in_background(self, export, layer, path, kind, **told)
 
     def compare(self, reference: object) -> None:
         """Compares with a layer or a file in a thread of its own."""
         self._compare_button.setEnabled(False)
-        session = self.model.session
-        session.say(Message("info", "Comparing …"))
-        worker = create_worker(self.model.compare, reference, _ignore_errors=True)
-        worker.returned.connect(self.model.take_comparison)
-        worker.errored.connect(lambda error: session.say(message_of(error)))
-        worker.finished.connect(self._refresh)
-        worker.start()
+        self.model.session.say(Message("info", "Comparing …"))
+        told: dict[str, Any] = {"returned": self.model.take_comparison, "errored": self._tell, "finished": self._refresh}
+        in_background(self, self.model.compare, reference, **told)
 
     def ask_export(self, kind: KindName) -> None:
         """Asks where to, then exports."""
@@ -171,16 +165,19 @@ class StructuresTab(QWidget):
         self._compare_menu.addSeparator()
         self._compare_menu.addAction("A file…").triggered.connect(lambda *_: self.ask_reference())
 
+    def _measure_soon(self) -> None:
+        self._timer.start()
+
     def _measure(self) -> None:
         if self._is_measuring:
-            self._timer.start()  # once more, when this one has ended
+            self._measure_soon()  # once more, when this one has ended
             return
         self._is_measuring = True
-        worker = create_worker(self.model.measure, _ignore_errors=True)
-        worker.returned.connect(self.model.take)
-        worker.errored.connect(lambda error: self.model.session.say(message_of(error)))
-        worker.finished.connect(self._on_measured)
-        worker.start()
+        told: dict[str, Any] = {"returned": self.model.take, "errored": self._tell, "finished": self._on_measured}
+        in_background(self, self.model.measure, **told)
+
+    def _tell(self, error: Exception) -> None:
+        self.model.session.say(message_of(error))
 
     def _on_measured(self) -> None:
         self._is_measuring = False
@@ -222,7 +219,8 @@ class StructuresTab(QWidget):
         compared = any(structure.scores is not None for structure in structures)
         for column in (_DICE, _HD95, _NSD):
             self._table.setColumnHidden(column, not compared)
-        self._table.setColumnHidden(_VOXELS, compared)  # a narrow panel has no room for all of them
+        for column in (_VOXELS, _MEAN):  # a narrow panel has no room for all of them
+            self._table.setColumnHidden(column, compared)
         self._table.setColumnHidden(_SURE, compared or all(isnan(s.confidence) for s in structures))
 
     def _fill_row(self, row_number: int, structure: Structure) -> None:

@@ -1,13 +1,15 @@
 """The Study tab in Qt: a tree of what lies in a folder; what it does stands in `study`."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QHeaderView, QTreeWidget, QTreeWidgetItem, QVBoxLayout, QWidget
 from superqt import QElidingLabel
-from superqt.utils import GeneratorWorker, create_worker
+from superqt.utils import WorkerBase
 
-from napari_seg.plugin.controls import ask_file, ask_folder, button, row
+from napari_seg.plugin.controls import ask_file, ask_folder, button, in_background, row
 from napari_seg.plugin.study import Entry, StudyModel
 
 _MARKS = {"process": "✓", "warn": "⚠", "refuse": "✕", "skip": "–"}
@@ -44,7 +46,8 @@ class StudyTab(QWidget):
         self._tree.itemSelectionChanged.connect(self._refresh_button)
         model.changed.connect(self._refresh)
         self._items: list[QTreeWidgetItem] = []
-        self._worker: GeneratorWorker | None = None
+        self._worker: WorkerBase | None = None
+        self._look_number = 0
         self._loading = False
         self._refresh()
 
@@ -55,24 +58,23 @@ class StudyTab(QWidget):
         def through() -> object:
             yield from found
 
-        worker = create_worker(through, _ignore_errors=True)
         self.close_worker()
-        self._worker = worker
-        # what a look at a folder that was left still finds is nobody's
-        worker.yielded.connect(lambda entry: self.model.add(entry) if worker is self._worker else None)
-        worker.errored.connect(lambda error: self.model.end(error) if worker is self._worker else None)
-        worker.finished.connect(lambda: self.model.end() if worker is self._worker else None)
-        worker.start()
+        self._look_number += 1
+        number = self._look_number
+
+        def of_this_look(callback: Callable[..., None]) -> Callable[..., None]:
+            """What a look at a folder that was left still finds is nobody's."""
+            return lambda *told: callback(*told) if number == self._look_number else None
+
+        end = of_this_look(self.model.end)
+        self._worker = in_background(self, through, yielded=of_this_look(self.model.add), errored=end, finished=end)
 
     def open(self, entry: Entry) -> None:
         """Loads a series in a thread of its own and shows it."""
         self._loading = True
         self._refresh_button()
-        worker = create_worker(self.model.read, entry, self.model.frame(), _ignore_errors=True)
-        worker.returned.connect(self.model.show)
-        worker.errored.connect(self.model.fail)
-        worker.finished.connect(self._on_loaded)
-        worker.start()
+        told: dict[str, Any] = {"returned": self.model.show, "errored": self.model.fail, "finished": self._on_loaded}
+        in_background(self, self.model.read, entry, self.model.frame(), **told)
 
     def close_worker(self) -> None:
         """Ends the look at its next series."""
