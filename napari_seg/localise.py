@@ -8,7 +8,7 @@ nor sheared; the mirror image of a box is the same box with one index axis runni
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -302,11 +302,25 @@ def _itk_image(volume: Volume) -> sitk.Image:
     """The first channel at about 2 mm as ITK sees it: array axes (k, j, i), world in LPS."""
     import SimpleITK as sitk
 
-    grid = volume.grid.reoriented("RAS")
-    array = resample(volume.array[0], volume.grid, grid)
-    image = sitk.GetImageFromArray(array.transpose(2, 1, 0).astype(np.float32))
+    fine = volume.grid.reoriented("RAS")
+    array = resample(volume.array[0], volume.grid, fine)
+    bins = [min(n, max(1, round(_REGISTRATION_MM / s))) for n, s in zip(fine.shape, fine.spacing_mm, strict=True)]
+    means = _binned(array, bins)
+    affine = fine.affine @ np.diag([*bins, 1.0])
+    affine[:3, 3] = fine.to_world([(n - 1) / 2 for n in bins])
+    grid = Grid(means.shape, affine)
+    image = sitk.GetImageFromArray(means.T)  # small by now: it would stop all other threads
     image.SetSpacing(grid.spacing_mm)
     image.SetDirection((_LPS_FROM_RAS @ grid.directions).ravel().tolist())
     image.SetOrigin((_LPS_FROM_RAS @ grid.affine[:3, 3]).tolist())
-    shrink = [min(n, max(1, round(_REGISTRATION_MM / s))) for n, s in zip(grid.shape, grid.spacing_mm, strict=True)]
-    return sitk.BinShrink(image, shrink)
+    return image
+
+
+def _binned(array: NDArray, bins: Sequence[int]) -> NDArray[np.float32]:
+    """Means of boxes of so many voxels, (I, J, K); what is left over at the ends is left out."""
+    i, j, k = (n // size for n, size in zip(array.shape, bins, strict=True))
+    answer = np.empty((i, j, k), np.float32)
+    for n in range(i):
+        slab = array[n * bins[0] : (n + 1) * bins[0], : j * bins[1], : k * bins[2]]
+        answer[n] = slab.reshape(bins[0], j, bins[1], k, bins[2]).mean(axis=(0, 2, 4), dtype=np.float64)
+    return answer

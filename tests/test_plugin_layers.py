@@ -197,15 +197,17 @@ def test_nothing_heavy_is_imported_with_the_plugin() -> None:
 @pytest.mark.parametrize(
     ("orientation", "name", "file", "title"),
     [
-        ("LPS", "T2w", "1.dcm", "T2w axial"),
+        ("LPS", "MR_T2w_401", "1.dcm", "T2w axial"),
+        ("LPS", "MR", "1.dcm", "MR axial"),
         ("PSR", "T1_w", "IM1", "T1 w sagittal"),
         ("LPS", "t2_tra_tse", "1.dcm", "t2 tra tse"),
         ("LPS", "T1_w", "T1_w.nii.gz", "T1 w"),
     ],
 )
 def test_a_scan_is_named_for_a_person(orientation: str, name: str, file: str, title: str) -> None:
-    grid = Grid((4, 5, 6), np.eye(4)).reoriented(orientation)
-    volume = Volume(np.zeros((1, *grid.shape)), grid, name=name, files=(Path(file),))
+    turned = Grid((4, 5, 6), np.eye(4)).reoriented(orientation)
+    grid = Grid(turned.shape, turned.affine @ np.diag([1, 1, 3.5, 1]))  # slices follow each other along the last axis
+    volume = Volume(np.zeros((1, *grid.shape)), grid, name=name, modality="MR", files=(Path(file),))
     assert title_of(volume) == title
 
 

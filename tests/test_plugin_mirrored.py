@@ -29,8 +29,23 @@ def viewer(head: Volume) -> ViewerModel:
     return viewer
 
 
-def test_every_plane_shows_the_same_arrays(viewer: ViewerModel) -> None:
+def opened(viewer: ViewerModel) -> MirroredPlanes:
     planes = MirroredPlanes(viewer)
+    for plane in PLANES:
+        planes.open(plane)
+    return planes
+
+
+def test_opening_planes_leaves_the_crosshair_where_it_is(viewer: ViewerModel) -> None:
+    viewer.dims.set_point(range(3), viewer.layers[0].data_to_world((2, 3, 4)))
+    before = viewer.dims.point
+    planes = opened(viewer)
+    assert viewer.dims.point == before
+    np.testing.assert_allclose(planes.viewers["sagittal"].dims.point, before, atol=1e-6)
+
+
+def test_every_plane_shows_the_same_arrays(viewer: ViewerModel) -> None:
+    planes = opened(viewer)
     for plane, other in planes.viewers.items():
         assert [layer.name for layer in other.layers] == ["head", "labels"]
         assert tuple(other.dims.order) == PLANES[plane]
@@ -48,7 +63,7 @@ def test_letters_follow_the_radiological_convention() -> None:
 
 
 def test_the_crosshair_is_shared_and_told_in_the_patient(viewer: ViewerModel, head: Volume) -> None:
-    planes = MirroredPlanes(viewer)
+    planes = opened(viewer)
     layer = viewer.layers[0]
     point = layer.data_to_world((5, 12, 8))
     viewer.dims.set_point(range(3), point)
@@ -67,7 +82,7 @@ def test_the_crosshair_is_shared_and_told_in_the_patient(viewer: ViewerModel, he
 
 
 def test_what_is_painted_in_a_plane_is_painted_and_undone_in_all(viewer: ViewerModel) -> None:
-    planes = MirroredPlanes(viewer)
+    planes = opened(viewer)
     main = viewer.layers["labels"]
     copy = planes.viewers["sagittal"].layers["labels"]
     painted: list[int] = []
@@ -83,7 +98,7 @@ def test_what_is_painted_in_a_plane_is_painted_and_undone_in_all(viewer: ViewerM
 
 
 def test_brush_colours_and_windows_are_shared_both_ways(viewer: ViewerModel) -> None:
-    planes = MirroredPlanes(viewer)
+    planes = opened(viewer)
     labels, image = viewer.layers["labels"], viewer.layers["head"]
     labels.mode = "paint"
     labels.brush_size = 3
@@ -98,7 +113,7 @@ def test_brush_colours_and_windows_are_shared_both_ways(viewer: ViewerModel) -> 
 
 
 def test_layers_come_go_and_change_places(viewer: ViewerModel, head: Volume) -> None:
-    planes = MirroredPlanes(viewer)
+    planes = opened(viewer)
     viewer.add_points(np.zeros((1, 3)))  # is not mirrored, and harms nothing
     ((data, settings, _),) = image_layers(head)
     viewer.add_layer(Image(data, **{**settings, "name": "second"}))
@@ -115,7 +130,7 @@ def test_layers_come_go_and_change_places(viewer: ViewerModel, head: Volume) -> 
 
 
 def test_the_plane_of_the_main_picture(viewer: ViewerModel) -> None:
-    planes = MirroredPlanes(viewer)
+    planes = opened(viewer)
     assert planes.main_plane == "axial"
     planes.show_in_main("sagittal")
     assert planes.main_plane == "sagittal"
@@ -124,7 +139,7 @@ def test_the_plane_of_the_main_picture(viewer: ViewerModel) -> None:
 
 
 def test_closed_planes_let_go(viewer: ViewerModel) -> None:
-    planes = MirroredPlanes(viewer)
+    planes = opened(viewer)
     planes.close()
     viewer.dims.set_point(0, 3.0)
     viewer.layers.clear()

@@ -207,10 +207,11 @@ def test_work_is_kept_and_given_back_after_a_crash(model: StructuresModel, viewe
     autosave.folder.rename(tmp_path / "999999999-x")  # as one that is no more
     (left,) = Autosave(tmp_path).left_behind()
     assert left.names == ("found",)
-    ((data, settings, _),) = left.read(None)
-    assert settings["name"] == "found (restored)"
-    np.testing.assert_array_equal(data, layer.data)
-    assert settings["metadata"][METADATA_KEY]["segments"][0].name == "left ball"
+    (back,) = left.read(None)
+    assert back.name == "found (restored)"
+    np.testing.assert_array_equal(back.data, layer.data)
+    assert back.metadata[METADATA_KEY]["segments"][0].name == "left ball"
+    assert len(autosave.due([back])) == 1  # it is not saved yet
     left.discard()
     assert Autosave(tmp_path).left_behind() == []
 

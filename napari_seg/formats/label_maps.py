@@ -16,7 +16,7 @@ from napari_seg.formats.image2d import is_picture, read_label_picture
 from napari_seg.formats.proven import unproven
 from napari_seg.formats.surface import SURFACE_ENDINGS, write_surfaces
 from napari_seg.geometry import Grid, is_same_lattice, resample
-from napari_seg.volume import Segment, Segmentation, Volume, as_labels, distinct_color
+from napari_seg.volume import Segment, Segmentation, Volume, as_labels, distinct_color, labels_in
 
 DicomKind = Literal["seg", "labelmap", "rtstruct"]
 """How a label map becomes DICOM: binary segmentation, label map segmentation, or contours."""
@@ -145,7 +145,7 @@ def _recorded_segments(path: Path) -> tuple[Segment, ...]:
 def named(segmentation: Segmentation) -> Segmentation:
     """The same with a segment for every label that it holds, "label 3" where nobody named it."""
     known = {segment.label for segment in segmentation.segments}
-    others = [int(n) for n in np.unique(segmentation.array) if n and int(n) not in known]
+    others = [n for n in labels_in(segmentation.array) if n and n not in known]
     segments = (*segmentation.segments, *(Segment(n, f"label {n}", distinct_color(n)) for n in others))
     ordered = tuple(sorted(segments, key=lambda segment: segment.label))
     return Segmentation(segmentation.array, segmentation.grid, ordered, notices=segmentation.notices)

@@ -1,8 +1,8 @@
 """Keeps copies of labels that a person edited and did not save, and gives them back after a crash.
 
-Copies lie in the user's own cache folder, in a folder for each running program that only the user can open, as
-.seg.nrrd. A program that ends as it should removes its folder; one that is left behind by a program that is no more
-holds work to restore.
+Copies lie in the user's own cache folder, in a folder for each running program that only the user can open, as NIfTI
+with the names of the structures beside it. A program that ends as it should removes its folder; one that is left behind
+by a program that is no more holds work to restore.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
-from napari.layers import Labels
+from napari.layers import Labels, Layer
 from numpy.typing import NDArray
 
-from napari_seg.plugin.layers import LayerTuple, labels_layer, segmentation_of
+from napari_seg.plugin.layers import labels_layer, layer_of, segmentation_of
 from napari_seg.plugin.placement import METADATA_KEY, place
-from napari_seg.volume import Segmentation
+from napari_seg.plugin.structures import Table
 
 FOLDER_VARIABLE = "NAPARI_SEG_UNSAVED"
 """Environment variable with the folder in which copies are kept."""
@@ -45,8 +46,8 @@ class Unsaved:
     names: tuple[str, ...]
     when: float
 
-    def read(self, frame: NDArray | None) -> list[LayerTuple]:
-        """The layers, shown in a viewer's frame.
+    def read(self, frame: NDArray | None) -> list[Layer]:
+        """The layers, shown in a viewer's frame; takes a while, so not in the main thread.
 
         Raises:
             InputError: a copy is damaged.
@@ -57,7 +58,9 @@ class Unsaved:
         for file, name in json.loads((self.folder / _INFO).read_text(encoding="utf-8"))["layers"]:
             segmentation = named(read_label_map(self.folder / file))
             placement = place(segmentation.grid, frame)
-            answer.append(labels_layer(segmentation, placement, f"{name} (restored)"))
+            layer = layer_of(labels_layer(segmentation, placement, f"{name} (restored)"))
+            layer.metadata[METADATA_KEY]["table"] = Table(edited=True)
+            answer.append(layer)
         return answer
 
     def discard(self) -> None:
@@ -76,17 +79,16 @@ class Autosave:
         self.root = root or unsaved_dir()
         self.folder = self.root / f"{os.getpid()}-{uuid4().hex[:8]}"
 
-    def due(self, layers: Iterable[Labels]) -> list[tuple[str, Segmentation]]:
-        """Names and labels of the layers that were edited and not saved; arrays are copies, for another thread."""
+    def due(self, layers: Iterable[Labels]) -> list[tuple[NDArray, Mapping[str, Any]]]:
+        """Labels and settings of the layers that were edited and not saved; arrays are copies, for another thread."""
         answer = []
         for layer in layers:
             table = layer.metadata.get(METADATA_KEY, {}).get("table")
             if table is not None and table.edited and not table.saved:
-                _, settings, _ = layer.as_layer_data_tuple()
-                answer.append((layer.name, segmentation_of(np.array(layer.data), settings)))
+                answer.append((np.array(layer.data), layer.as_layer_data_tuple()[1]))
         return answer
 
-    def keep(self, due: Iterable[tuple[str, Segmentation]]) -> None:
+    def keep(self, due: Iterable[tuple[NDArray, Mapping[str, Any]]]) -> None:
         """Writes copies in place of those before; takes a while, so not in the main thread.
 
         Raises:
@@ -96,10 +98,13 @@ class Autosave:
 
         entries = []
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for number, (name, segmentation) in enumerate(due):
-            file = self.folder / f"{number}.seg.nrrd"
+        for number, (labels, settings) in enumerate(due):
+            segmentation = segmentation_of(labels, settings)
+            file = self.folder / f"{number}.nii.gz"
             write_label_map(segmentation, file)
-            entries.append((file.name, name))
+            segments = [{"label": s.label, "name": s.name, "color": s.color} for s in segmentation.segments]
+            (self.folder / f"{number}.json").write_text(json.dumps({"segments": segments}), encoding="utf-8")
+            entries.append((file.name, settings["name"]))
         hidden = self.folder / f".{_INFO}"
         hidden.write_text(json.dumps({"layers": entries, "when": time.time()}), encoding="utf-8")
         hidden.replace(self.folder / _INFO)

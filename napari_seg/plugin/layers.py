@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from napari_seg.errors import OutputError
 from napari_seg.formats import ITK_ENDINGS, NIFTI_ENDINGS, PAIR_ENDINGS, PICTURE_ENDINGS, has_ending
 from napari_seg.plugin.placement import AXIS_LABELS, METADATA_KEY, Placement, place
-from napari_seg.volume import Segment, Segmentation, Volume, smallest_label_type
+from napari_seg.volume import Segment, Segmentation, Volume, labels_in, smallest_label_type
 
 if TYPE_CHECKING:
     from napari.layers import Labels, Layer
@@ -64,17 +65,32 @@ def image_layers(volume: Volume, frame: ArrayLike | None = None) -> list[LayerTu
 
 
 def title_of(volume: Volume) -> str:
-    """What a person calls a scan: its name, and for DICOM the plane of its slices."""
-    name = volume.name.replace("_", " ").strip() or "scan"
-    if not is_dicom(volume.files) or any(word in name.lower() for word in _PLANE_WORDS):
+    """What a person calls a scan: its name, and for DICOM the plane of its slices; such as "T1w sagittal"."""
+    name = volume.name.replace("_", " ").strip()
+    if not is_dicom(volume.files):
+        return name or "scan"
+    # the name for files tells series of one folder apart by modality and number
+    name = re.sub(r" \d+$", "", name.removeprefix(f"{volume.modality} ")) or name or "scan"
+    spacing = np.round(volume.grid.spacing_mm, 3)
+    across = [n for n in range(3) if spacing[n - 1] == spacing[n - 2] != spacing[n]]  # pixels of a slice are square
+    if not across or any(word in name.lower() for word in _PLANE_WORDS):
         return name
-    return f"{name} {_PLANE_ACROSS[volume.grid.orientation[2]]}"  # slices follow each other along the last axis
+    return f"{name} {_PLANE_ACROSS[volume.grid.orientation[across[0]]]}"
 
 
 def is_dicom(files: Sequence[Path]) -> bool:
     """Whether a scan's files are DICOM: they are no other kind that scans are read from."""
     others = (*NIFTI_ENDINGS, *PAIR_ENDINGS, *ITK_ENDINGS, *PICTURE_ENDINGS)
-    return bool(files) and not any(has_ending(Path(file), others) for file in files)
+    return bool(files) and not has_ending(Path(files[0]), others)
+
+
+def layer_of(layer_tuple: LayerTuple) -> Layer:
+    """The layer that a tuple tells of; takes napari a while, so not in the main thread."""
+    from napari.layers import Image, Labels
+
+    data, settings, kind = layer_tuple
+    layer: Layer = Labels(data, **settings) if kind == "labels" else Image(data, **settings)
+    return layer
 
 
 def labels_layer(
@@ -163,14 +179,15 @@ def segmentation_of(labels: NDArray, settings: Mapping[str, Any]) -> Segmentatio
             "add the layer with the scan selected",
         )
     labels = np.asarray(labels)
-    if labels.shape != placement.shown.shape or labels.dtype.kind not in "bui" or labels.min(initial=0) < 0:
+    is_whole = labels.dtype.kind in "bu" or (labels.dtype.kind == "i" and labels.min(initial=0) >= 0)
+    if labels.shape != placement.shown.shape or not is_whole:
         raise OutputError(
             "output.labels",
             f"found labels of shape {labels.shape} and type {labels.dtype} in the layer {name!r}; expected whole "
             f"numbers from 0 up in the scan's shape {placement.shown.shape}",
         )
     segments = {s.label: s for s in settings["metadata"][METADATA_KEY].get("segments", ())}
-    for label in np.unique(labels).tolist():
+    for label in labels_in(labels):
         if label > 0 and label not in segments:
             segments[label] = Segment(label, f"label {label}", _color(settings.get("colormap"), label))
     native = _restored(labels, placement, settings["metadata"][METADATA_KEY].get("labels"))

@@ -1,4 +1,4 @@
-"""The layers of one viewer shown in three more, each in a plane of its own: what linked planes are, without Qt.
+"""The layers of one viewer shown in others, each in a plane of its own: what linked planes are, without Qt.
 
 Copies share the arrays of their layers, so that nothing is held twice and what is painted in one plane is there in all.
 """
@@ -37,18 +37,18 @@ SIDES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagitt
 
 
 class MirroredPlanes:
-    """Three viewers that show what one shows, each in its own plane, and share its crosshair.
+    """Viewers that show what one shows, each in its own plane, and share its crosshair.
 
     Attributes:
         moved: emitted when the crosshair is elsewhere.
-        viewers: plane -> its viewer.
+        viewers: plane -> its viewer; empty until planes are opened.
     """
 
     moved = Signal()
 
     def __init__(self, viewer: ViewerModel) -> None:
         self._viewer = weakref.ref(viewer)
-        self.viewers = {plane: ViewerModel(title=plane) for plane in PLANES}
+        self.viewers: dict[str, ViewerModel] = {}
         self._copies: dict[Layer, dict[str, Layer]] = {}
         self._undo: list[tuple[Any, Callable]] = []
         self._is_syncing = False
@@ -57,14 +57,26 @@ class MirroredPlanes:
         self._listen(viewer.layers.events.reordered, self._on_reordered)
         self._listen(viewer.layers.selection.events.active, self._on_active)
         self._listen(viewer.dims.events.point, self._on_moved)
-        for plane in self.viewers.values():
-            self._listen(plane.dims.events.point, partial(self._on_plane_moved, plane))
-            plane.mouse_drag_callbacks.append(self._on_click)
         viewer.mouse_drag_callbacks.append(self._on_click)
         for layer in viewer.layers:
             self._add(layer)
-        self._on_active()
-        self._on_moved()
+
+    def open(self, plane: str) -> ViewerModel:
+        """The viewer of a plane, made if it is not there; takes napari a while, so one at a time.
+
+        Args:
+            plane: a key of `PLANES`.
+        """
+        if plane not in self.viewers:
+            viewer = self.viewers[plane] = ViewerModel(title=plane)
+            self._listen(viewer.dims.events.point, partial(self._on_plane_moved, viewer))
+            viewer.mouse_drag_callbacks.append(self._on_click)
+            for layer in self.viewer.layers:
+                if layer in self._copies:
+                    self._copy(layer, plane)
+            self._on_active()
+            self._on_moved()
+        return self.viewers[plane]
 
     @property
     def viewer(self) -> ViewerModel:
@@ -131,29 +143,34 @@ class MirroredPlanes:
     def _add(self, layer: Layer) -> None:
         if not isinstance(layer, Image | Labels) or layer.ndim != 3 or layer.multiscale or getattr(layer, "rgb", False):
             return
-        copies = {plane: _copy_of(layer) for plane in PLANES}
-        with self._syncing():  # a viewer that gets its first layer goes to its middle: the others shall not follow
-            for plane, copy in copies.items():
-                viewer = self.viewers[plane]
-                first = not viewer.layers
-                viewer.layers.append(copy)
-                if first:
-                    viewer.dims.order = PLANES[plane]
-                    viewer.reset_view()
-        self._copies[layer] = copies
-        names = _SHARED_LABELS if isinstance(layer, Labels) else _SHARED_IMAGE
-        for one in (layer, *copies.values()):
-            for name in names:
-                if hasattr(one.events, name):
-                    self._listen(getattr(one.events, name), partial(self._share, layer, one, name))
+        self._copies[layer] = {}
+        self._share_of(layer, layer)
         self._listen(layer.events.data, partial(self._on_data, layer))
         if isinstance(layer, Labels):
             self._listen(layer.events.set_data, partial(self._refresh_others, layer, layer))
-            for one in copies.values():
-                self._listen(one.events.paint, partial(self._on_painted, layer, one))
-                one.bind_key("Control-Z", partial(_undo, layer), overwrite=True)
-                one.bind_key("Control-Shift-Z", partial(_redo, layer), overwrite=True)
+        for plane in self.viewers:
+            self._copy(layer, plane)
         self._on_moved()
+
+    def _copy(self, layer: Layer, plane: str) -> None:
+        copy, viewer = _copy_of(layer), self.viewers[plane]
+        with self._syncing():  # a viewer that gets its first layer goes to its middle: the others shall not follow
+            first = not viewer.layers
+            viewer.layers.append(copy)
+            if first:
+                viewer.dims.order = PLANES[plane]
+                viewer.reset_view()
+        self._copies[layer][plane] = copy
+        self._share_of(layer, copy)
+        if isinstance(copy, Labels):
+            self._listen(copy.events.paint, partial(self._on_painted, layer, copy))
+            copy.bind_key("Control-Z", partial(_undo, layer), overwrite=True)
+            copy.bind_key("Control-Shift-Z", partial(_redo, layer), overwrite=True)
+
+    def _share_of(self, layer: Layer, one: Layer) -> None:
+        for name in _SHARED_LABELS if isinstance(layer, Labels) else _SHARED_IMAGE:
+            if hasattr(one.events, name):
+                self._listen(getattr(one.events, name), partial(self._share, layer, one, name))
 
     def _on_inserted(self, event: Any) -> None:
         self._add(event.value)

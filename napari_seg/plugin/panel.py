@@ -8,7 +8,7 @@ from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtWidgets import QApplication, QFormLayout, QFrame, QLabel, QTabWidget, QVBoxLayout, QWidget
 from superqt.utils import signals_blocked
 
-from napari_seg.plugin.autosave import Autosave
+from napari_seg.plugin.autosave import Autosave, Unsaved
 from napari_seg.plugin.batch import BatchModel
 from napari_seg.plugin.batch_tab import BatchTab
 from napari_seg.plugin.controls import box, button, in_background, row
@@ -187,21 +187,14 @@ class Panel(QWidget):
         restored = partial(self._on_restored, unsaved)
         in_background(self, unsaved.read, frame, returned=restored, errored=self._tell)
 
-    def _on_restored(self, unsaved: object, tuples: list) -> None:
-        from napari.layers import Labels
-
-        from napari_seg.plugin.placement import METADATA_KEY
-        from napari_seg.plugin.structures import Table
-
-        for data, settings, _ in tuples:
-            layer = Labels(data, **settings)
-            layer.metadata[METADATA_KEY]["table"] = Table(edited=True)
+    def _on_restored(self, unsaved: Unsaved, layers: list) -> None:
+        for layer in layers:
             self.session.viewer.add_layer(layer)
         self.show_tab(self.structures_tab)
         self.session.say(
             Message("info", "Restored. Open the scan too, to see where it lies; save it when it is right.")
         )
-        unsaved.discard()  # type: ignore[attr-defined]
+        unsaved.discard()
         self._keep()  # at once, should this program be the next to end
         self._offer_unsaved()
 

@@ -19,21 +19,19 @@ class LinkedPlanes(QWidget):
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821
         super().__init__()
-        viewer = unwrapped(napari_viewer)
+        viewer = self._viewer = unwrapped(napari_viewer)
         planes = self.planes = MirroredPlanes(viewer)
         self._main = _Marks(viewer.window._qt_viewer, viewer)
-        self.views = {plane: _Plane(plane, planes, viewer) for plane in PLANES}
+        self.views: dict[str, _Plane] = {}
         self._point = QLabel()
         self._point.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self._point.setToolTip("Where the crosshair is in the patient; click in a plane to move it.")
-        splitter = QSplitter(Qt.Orientation.Vertical)
-        for view in self.views.values():
-            splitter.addWidget(view)
+        self._splitter = QSplitter(Qt.Orientation.Vertical)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(2, 2, 2, 2)
-        layout.addWidget(splitter, 1)
+        layout.addWidget(self._splitter, 1)
         layout.addWidget(self._point)
-        self.setMinimumWidth(260)
+        self.setMinimumWidth(290)
         # Many moves come at once, when several axes change: they are drawn together.
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
@@ -44,7 +42,6 @@ class LinkedPlanes(QWidget):
         for event in self._connected:
             event.connect(self._arrange)
         self._is_open = True
-        self._was_shown = False
         self._window = viewer.window._qt_window
         self._window.installEventFilter(self)
         self._arrange()
@@ -62,13 +59,6 @@ class LinkedPlanes(QWidget):
         self.planes.close()
         for view in self.views.values():
             view.close_view()
-
-    def showEvent(self, event: QEvent) -> None:  # Qt's name
-        """Fits the pictures in once they have their size."""
-        super().showEvent(event)
-        if not self._was_shown:
-            self._was_shown = True
-            QTimer.singleShot(200, self._fit)
 
     def changeEvent(self, event: QEvent) -> None:  # Qt's name
         """Closes the planes when napari takes the widget out of its dock."""
@@ -91,14 +81,24 @@ class LinkedPlanes(QWidget):
         main = self.planes.main_plane
         for plane, view in self.views.items():
             view.setVisible(plane != main)
+        if self._is_open and any(plane != main and plane not in self.views for plane in PLANES):
+            QTimer.singleShot(0, self._open_next)
         self._draw_soon()
+
+    def _open_next(self) -> None:
+        """Opens one of the planes that are to be seen; a canvas takes so long that the window must live in between."""
+        main = self.planes.main_plane
+        missing = [plane for plane in PLANES if plane != main and plane not in self.views]
+        if not self._is_open or not missing:
+            return
+        plane = missing[0]
+        view = self.views[plane] = _Plane(plane, self.planes, self._viewer)
+        self._splitter.insertWidget([one for one in PLANES if one in self.views].index(plane), view)
+        QTimer.singleShot(200, view.fit)  # once it has its size
+        self._arrange()
 
     def _draw_soon(self) -> None:
         self._timer.start()
-
-    def _fit(self) -> None:
-        for view in self.views.values() if self._is_open else ():
-            view.viewer.reset_view()
 
     def _draw(self) -> None:
         point, main = self.planes.point, self.planes.main_plane
@@ -106,7 +106,7 @@ class LinkedPlanes(QWidget):
         for plane, view in self.views.items():
             view.marks.draw(point, plane)
         words = self.planes.point_in_words
-        self._point.setText(f"{words}{' (along the scan)' if words and self.planes.is_oblique else ''}")
+        self._point.setText(f"{words}{', oblique' if words and self.planes.is_oblique else ''}")
 
 
 class _Plane(QWidget):
@@ -114,7 +114,7 @@ class _Plane(QWidget):
 
     def __init__(self, plane: str, planes: MirroredPlanes, viewer: object) -> None:
         super().__init__()
-        self.viewer = planes.viewers[plane]
+        self.viewer = planes.open(plane)
         self.qt_viewer = _QtPlane(viewer, self.viewer)
         self.marks = _Marks(self.qt_viewer, self.viewer)
         swap = QPushButton("⤢")
@@ -130,7 +130,12 @@ class _Plane(QWidget):
         layout.addLayout(head)
         layout.addWidget(self.qt_viewer, 1)
 
+    def fit(self) -> None:
+        """Shows all of the picture."""
+        self.viewer.reset_view()
+
     def close_view(self) -> None:
+        """Closes the canvas."""
         self.marks.close()
         self.qt_viewer.close()
 

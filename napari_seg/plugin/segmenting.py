@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Image, Labels
+from napari.layers import Image, Layer
 from psygnal import Signal
 
 from napari_seg.errors import BundleError, Cancelled, NapariSegError, Notice
-from napari_seg.plugin.layers import LayerTuple, certainty_layer, labels_layer, volume_of
+from napari_seg.plugin.layers import certainty_layer, labels_layer, layer_of, volume_of
 from napari_seg.plugin.placement import Placement
 from napari_seg.plugin.session import Message, Session, message_of
 from napari_seg.volume import Segmentation, Volume
@@ -59,7 +59,7 @@ class Run:
     Attributes:
         progress: the latest step.
         segmentation: the answer, once there is one.
-        layer_tuples: the answer as layers, the labels first.
+        layers: the answer, the labels first.
         error: what ended the run instead.
         seconds: how long it took, once it has ended.
     """
@@ -84,7 +84,7 @@ class Run:
         self.certainty = certainty
         self.progress = Progress("Waiting")
         self.segmentation: Segmentation | None = None
-        self.layer_tuples: list[LayerTuple] = []
+        self.layers: list[Layer] = []
         self.error: Exception | None = None
         self.seconds = 0.0
         self._stop = threading.Event()
@@ -124,10 +124,11 @@ class Run:
             labels = labels_layer(found, self.placement, name, files=files, algorithm=algorithm)
             # napari compiles its colour mapping at the first use, for seconds.
             labels[1]["colormap"].map(labels[0][:1, :1])
-            tuples = [labels]
+            layers = [layer_of(labels)]
             if found.certainty is not None:
-                tuples.append(certainty_layer(found.certainty.confidence, self.placement, f"{name}, confidence"))
-            self.segmentation, self.layer_tuples = found, tuples
+                sure = certainty_layer(found.certainty.confidence, self.placement, f"{name}, confidence")
+                layers.append(layer_of(sure))
+            self.segmentation, self.layers = found, layers
         except Exception as error:
             self.error = error
             if not isinstance(error, NapariSegError | MemoryError):
@@ -329,7 +330,7 @@ class SegmentModel:
         if run is not self.run:  # it was stopped
             return None
         self.run = self.waiting.pop(0) if self.waiting else None
-        if run.layer_tuples:
+        if run.layers:
             self._show(run)
         else:
             self.session.say(message_of(run.error))
@@ -337,8 +338,7 @@ class SegmentModel:
 
     def _show(self, run: Run) -> None:
         viewer = self.session.viewer
-        for data, settings, kind in reversed(run.layer_tuples):  # the labels last: on top, and active
-            layer = Labels(data, **settings) if kind == "labels" else Image(data, **settings)
+        for layer in reversed(run.layers):  # the labels last: on top, and active
             viewer.add_layer(layer)
         self.session.labels = viewer.layers[-1]
         self.session.say(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_seg.evaluation.measure import Measurement, measure
-from napari_seg.plugin.layers import colormap_of, labels_layer, segmentation_of, volume_of
+from napari_seg.plugin.layers import colormap_of, labels_layer, layer_of, segmentation_of, volume_of
 from napari_seg.plugin.placement import METADATA_KEY, Placement
 from napari_seg.plugin.session import Message, Session
 from napari_seg.volume import Segment, Segmentation, distinct_color
@@ -210,8 +210,8 @@ class StructuresModel:
 
     # comparing
 
-    def compare(self, reference: Labels | Path) -> tuple[Labels, dict[int, Scores], NDArray[np.uint8], str]:
-        """The layer, its numbers against a reference, where the two differ and how the reference is called.
+    def compare(self, reference: Labels | Path) -> tuple[Labels, dict[int, Scores], Labels, str]:
+        """The layer, its numbers against a reference, a layer of where the two differ, and what there is to say.
 
         Takes a while, so not in the main thread.
 
@@ -222,41 +222,43 @@ class StructuresModel:
             NapariSegError: the reference can't be read or lies on another grid.
         """
         from napari_seg.evaluation.labels import with_labels_of
-        from napari_seg.evaluation.metrics import compare_label_maps, disagreement
+        from napari_seg.evaluation.metrics import DISAGREEMENTS, compare_label_maps, disagreement
         from napari_seg.formats.label_maps import named, read_label_map
 
         layer = self._watched
         assert layer is not None
+        placement = Placement.from_metadata(layer.metadata)
+        assert placement is not None
         found = segmentation_of(np.asarray(layer.data), _settings(layer))
         if isinstance(reference, Labels):
             expected, name = segmentation_of(np.asarray(reference.data), _settings(reference)), reference.name
         else:
             expected, name = named(read_label_map(reference, found.grid)), reference.name
         expected = with_labels_of(found, expected)
-        comparison = compare_label_maps(found, expected)
-        return layer, comparison.scores, disagreement(found, expected), name
-
-    def take_comparison(self, answer: tuple[Labels, dict[int, Scores], NDArray[np.uint8], str]) -> None:
-        """Shows the numbers, and adds a layer with the voxels where the two differ."""
-        from napari_seg.evaluation.metrics import DISAGREEMENTS
-
-        layer, scores, where, name = answer
-        layer.metadata[METADATA_KEY].setdefault("table", Table()).scores = dict(scores)
-        placement = Placement.from_metadata(layer.metadata)
-        assert placement is not None
+        scores = compare_label_maps(found, expected).scores
         colors = ((255, 150, 0), (0, 170, 255), (230, 60, 230))
-        segments = tuple(
-            Segment(label, DISAGREEMENTS[label], color) for label, color in zip(DISAGREEMENTS, colors, strict=True)
-        )
-        differing = Segmentation(where, placement.native, segments)
-        data, settings, _ = labels_layer(differing, placement, f"{layer.name} against {name}")
-        viewer = self.session.viewer
-        viewer.add_layer(Labels(data, **settings))
-        viewer.layers.selection.active = layer
+        kinds = zip(DISAGREEMENTS.items(), colors, strict=True)
+        segments = tuple(Segment(label, meaning, color) for (label, meaning), color in kinds)
+        differing = Segmentation(disagreement(found, expected), found.grid, segments)
+        shown = layer_of(labels_layer(differing, placement, f"{layer.name} against {name}"))
         known = [one.dice for one in scores.values() if not isnan(one.dice)]
         mean = f"mean Dice {np.mean(known):.3f}" if known else "neither holds a structure"
-        share = np.count_nonzero(where) * placement.native.voxel_ml
-        self.session.say(Message("info", f"Compared with {name}: {mean}; {share:.2f} ml differ."))
+        return (
+            layer,
+            scores,
+            shown,
+            f"Compared with {name}: {mean}; {sum(differing.volumes_ml().values()):.2f} ml differ.",
+        )
+
+    def take_comparison(self, answer: tuple[Labels, dict[int, Scores], Labels, str]) -> None:
+        """Shows the numbers, and adds a layer with the voxels where the two differ."""
+        layer, scores, shown, text = answer
+        layer.metadata[METADATA_KEY].setdefault("table", Table()).scores = dict(scores)
+        viewer = self.session.viewer
+        viewer.add_layer(shown)
+        if layer in viewer.layers:
+            viewer.layers.selection.active = layer
+        self.session.say(Message("info", text))
 
     # following the layer
 

@@ -65,7 +65,11 @@ class StructuresTab(QWidget):
         """Compares with a layer or a file in a thread of its own."""
         self._compare_button.setEnabled(False)
         self.model.session.say(Message("info", "Comparing …"))
-        told: dict[str, Any] = {"returned": self.model.take_comparison, "errored": self._tell, "finished": self._refresh}
+        told: dict[str, Any] = {
+            "returned": self.model.take_comparison,
+            "errored": self._tell,
+            "finished": self._refresh,
+        }
         in_background(self, self.model.compare, reference, **told)
 
     def ask_export(self, kind: KindName) -> None:

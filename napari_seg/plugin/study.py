@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari.layers import Image
+from napari.layers import Layer
 from numpy.typing import NDArray
 from psygnal import Signal
 
-from napari_seg.plugin.layers import LayerTuple, frame_of, image_layers
+from napari_seg.plugin.layers import frame_of, image_layers, layer_of
 from napari_seg.plugin.session import Message, Session, message_of
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class StudyModel:
         return frame_of(self.session.viewer.layers)
 
     @staticmethod
-    def read(entry: Entry, frame: NDArray | None) -> tuple[list[LayerTuple], tuple[str, ...]]:
+    def read(entry: Entry, frame: NDArray | None) -> tuple[list[Layer], tuple[str, ...]]:
         """The layers of a scan and what there is to doubt; takes a while, so not in the main thread.
 
         Raises:
@@ -152,13 +152,14 @@ class StudyModel:
         """
         assert entry.scan is not None
         volume = entry.scan.read()
-        return image_layers(volume, frame), tuple(f"{n.message} ({n.code})" for n in volume.notices)
+        layers = [layer_of(one) for one in image_layers(volume, frame)]
+        return layers, tuple(f"{n.message} ({n.code})" for n in volume.notices)
 
-    def show(self, answer: tuple[list[LayerTuple], tuple[str, ...]]) -> None:
+    def show(self, answer: tuple[list[Layer], tuple[str, ...]]) -> None:
         """Adds the layers of a scan."""
-        tuples, doubts = answer
-        for data, settings, _ in tuples:
-            self.session.viewer.add_layer(Image(data, **settings))
+        layers, doubts = answer
+        for layer in layers:
+            self.session.viewer.add_layer(layer)
         self.session.say(*(Message("warning", doubt) for doubt in doubts))
 
     def fail(self, error: Exception) -> None:

@@ -26,7 +26,7 @@ class StudyTab(QWidget):
         self._folder_button = button("Open folder…", "Choose a folder of DICOM, NIfTI or NRRD files.", self.ask_folder)
         self._file_button = button("Open file…", "Choose one file.", self._on_file)
         self._tree = QTreeWidget()
-        self._tree.setHeaderLabels(["Series", "Type", "Size", "mm", "Verdict"])
+        self._tree.setHeaderLabels(["Series", "Verdict", "Type", "Size", "mm"])
         self._tree.setRootIsDecorated(True)
         self._tree.setUniformRowHeights(True)
         self._tree.setIndentation(12)
@@ -126,7 +126,8 @@ class StudyTab(QWidget):
     def _item(self, entry: Entry) -> QTreeWidgetItem:
         parent = self._folder(entry.folder)
         verdict = entry.verdict
-        text = [verdict.name, verdict.modality, entry.size, entry.spacing, f"{_MARKS[verdict.verdict]} {entry.words}"]
+        words = f"{_MARKS[verdict.verdict]} {entry.words}"
+        text = [verdict.name, words, verdict.modality, entry.size, entry.spacing]
         item = QTreeWidgetItem(parent, text)
         item.setData(0, Qt.ItemDataRole.UserRole, entry)
         for column in range(5):
