@@ -17,6 +17,7 @@ pytest.importorskip("napari", reason="the plugin's tests need napari: pip instal
 from napari.layers import Image, Labels
 
 from napari_seg.errors import InputError, OutputError
+from napari_seg.formats import read
 from napari_seg.formats.label_maps import write_label_map
 from napari_seg.geometry import Grid
 from napari_seg.plugin.layers import (
@@ -24,11 +25,13 @@ from napari_seg.plugin.layers import (
     contrast_limits,
     image_layers,
     labels_layer,
+    layer_of,
     segmentation_of,
     title_of,
 )
 from napari_seg.plugin.placement import METADATA_KEY, Placement, place
 from napari_seg.plugin.reader import get_reader, read_layers
+from napari_seg.plugin.writer import write_labels
 from napari_seg.volume import Segment, Segmentation, Volume
 
 SEGMENTS = (Segment(1, "left ball", (255, 0, 0)), Segment(3, "nose", (0, 128, 255)), Segment(4, "tail", (9, 9, 9)))
@@ -139,17 +142,17 @@ def test_reader_opens_nifti_and_a_folder_of_series(head: Volume, tmp_path: Path)
     nifti = phantoms.write_nifti(head, tmp_path / "head.nii.gz")
     phantoms.write_series(head, tmp_path / "study" / "series")
     phantoms.write_nifti(head, tmp_path / "study" / "copy.nii")
-    read = get_reader(str(nifti))
-    assert read is not None
-    ((data, settings, _),) = read(str(nifti))
+    opened = get_reader(str(nifti))
+    assert opened is not None
+    ((data, settings, _),) = opened(str(nifti))
     assert settings["name"] == "head"
     placement = Placement.from_metadata(settings["metadata"])
     assert placement is not None
     np.testing.assert_array_equal(placement.restore(np.asarray(data)), head.array[0])
 
-    read = get_reader(str(tmp_path / "study"))
-    assert read is not None
-    layers = read(str(tmp_path / "study"))
+    opened = get_reader(str(tmp_path / "study"))
+    assert opened is not None
+    layers = opened(str(tmp_path / "study"))
     assert len(layers) == 2
     np.testing.assert_allclose(layers[0][1]["translate"], layers[1][1]["translate"], atol=1e-3)
 
@@ -217,9 +220,9 @@ def test_labels_that_were_saved_are_opened_as_labels(head: Volume, tmp_path: Pat
     path = tmp_path / f"head{ending}"
     images = sorted((tmp_path / "series").iterdir())
     write_label_map(thresholded(head), path, images=images)
-    read = get_reader(str(path))
-    assert read is not None
-    ((data, settings, kind),) = read(str(path))
+    opened = get_reader(str(path))
+    assert opened is not None
+    ((data, settings, kind),) = opened(str(path))
     assert kind == "labels"
     assert settings["name"] == "head_seg"
     back = segmentation_of(data, settings)
@@ -230,3 +233,42 @@ def test_labels_that_were_saved_are_opened_as_labels(head: Volume, tmp_path: Pat
         np.sort(head.grid.to_world(expected), axis=0),
         atol=1e-3,
     )
+
+
+TILTS = {"straight": (0, 0, 0), "tilted": (9, -6, 4), "steep": (25, 18, -30)}
+
+
+def marked(orientation: str, tilt: str, shape: tuple[int, int, int] = (7, 10, 13)) -> tuple[Volume, tuple[int, ...]]:
+    """A scan of which one voxel, whose index is given too, is far brighter than all others; each of these differs."""
+    affine = np.eye(4)
+    affine[:3, :3] = phantoms.rotation(*TILTS[tilt]) @ np.diag([0.7, 1.3, 2.1])
+    affine[:3, 3] = (-31.0, 12.5, 40.25)
+    grid = Grid(shape, affine).reoriented(orientation)
+    array = np.random.default_rng(0).permutation(int(np.prod(shape))).astype(np.int16).reshape(grid.shape)
+    mark = tuple(n // 3 for n in grid.shape)
+    array[mark] = 9000
+    return Volume(array[None], grid, name="marked"), mark
+
+
+@pytest.mark.parametrize("tilt", TILTS)
+@pytest.mark.parametrize("orientation", phantoms.ORIENTATIONS)
+def test_opened_marked_and_saved_in_every_orientation(orientation: str, tilt: str, tmp_path: Path) -> None:
+    volume, mark = marked(orientation, tilt)
+    path = phantoms.write_nifti(volume, tmp_path / "marked.nii.gz")
+    (image_tuple,) = read_layers(str(path))
+    image = Image(image_tuple[0], **image_tuple[1])
+    found = np.unravel_index(np.argmax(image.data), image.data.shape)
+    # by hand: the tilt undone, napari's axes are the patient's I, P and L
+    x, y, z = phantoms.rotation(*TILTS[tilt]).T @ volume.grid.to_world(mark)
+    np.testing.assert_allclose(image.data_to_world(found), (-z, -y, -x), atol=1e-3)
+
+    labels = (volume.array[0] % 5).astype(np.uint8)
+    placement = Placement.from_metadata(image.metadata)
+    assert placement is not None
+    saved = Segmentation(labels, placement.native, ())
+    layer = layer_of(labels_layer(saved, placement, "labels"))
+    assert layer.data[found] == labels[mark]
+    written = write_labels(str(tmp_path / "labels.nii.gz"), *layer.as_layer_data_tuple()[:2])
+    back = read(written[0])
+    np.testing.assert_array_equal(back.array[0], labels)
+    np.testing.assert_array_equal(back.grid.affine, read(path).grid.affine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +25,12 @@ from napari_seg.formats import read
 from napari_seg.formats.nifti import write_nifti
 from napari_seg.geometry import Grid, resample
 from napari_seg.localise import mni152_path
-from napari_seg.plugin.autosave import FOLDER_VARIABLE
+from napari_seg.plugin import commands
+from napari_seg.plugin.autosave import FOLDER_VARIABLE, Autosave
+from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.panel import Panel
+from napari_seg.plugin.placement import PLANES, Placement
+from napari_seg.plugin.structures import Table
 from napari_seg.volume import Segment, Segmentation, Volume
 
 pytestmark = pytest.mark.window
@@ -226,3 +231,131 @@ def test_a_broken_file_is_one_line_for_a_person(viewer: Any, tmp_path: Path) -> 
     (record,) = notification_manager.records
     assert record.message.startswith("file.")
     assert "\n" not in record.message
+
+
+def test_a_window_of_the_network_that_takes_long_does_not_keep_stop_waiting(
+    viewer: Any, panel: Panel, qtbot: Any, head: Volume, tmp_path: Path, monkeypatch: Any
+) -> None:
+    began, ended = threading.Event(), threading.Event()
+
+    def long(volume: Volume, bundle: Any, *, device: str, progress: Any) -> Segmentation:
+        progress("segmenting", 0, 1)
+        began.set()
+        time.sleep(3)  # as a network does, that nobody can interrupt
+        ended.set()
+        return thresholded(volume, bundle)
+
+    monkeypatch.setattr(napari_seg.inference, "segment", long)
+    viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
+    before = list(viewer.layers)
+    panel.segment_tab._run_button.click()
+    qtbot.waitUntil(began.is_set, timeout=10_000)
+    panel.segment_tab._stop_button.click()
+    assert not ended.is_set()
+    assert panel.segment_tab._run_button.text() == "Run"
+    assert panel.segment_tab._run_button.isEnabled()
+    qtbot.waitUntil(ended.is_set, timeout=10_000)
+    qtbot.wait(500)
+    assert list(viewer.layers) == before
+
+
+def test_too_little_memory_leaves_napari_alive(
+    viewer: Any, panel: Panel, run: Callable[[], None], head: Volume, tmp_path: Path, monkeypatch: Any
+) -> None:
+    def greedy(*_: Any, **__: Any) -> None:
+        np.empty(2**60, np.uint8)
+
+    monkeypatch.setattr(napari_seg.inference, "segment", greedy)
+    viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
+    run()
+    assert "too little memory" in panel._message.text()
+    assert panel.segment_tab._run_button.isEnabled()
+
+
+@pytest.mark.parametrize(("orientation", "tilt"), [("RAS", (0, 0, 0)), ("PIR", (9, -6, 4)), ("LSA", (25, 18, -30))])
+def test_a_mark_is_drawn_in_its_place_in_all_three_planes(
+    viewer: Any, qtbot: Any, orientation: str, tilt: tuple[float, float, float], tmp_path: Path
+) -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = phantoms.rotation(*tilt) @ np.diag([0.7, 1.3, 2.1])
+    affine[:3, 3] = (-31.0, 12.5, 40.25)
+    grid = Grid((60, 40, 30), affine).reoriented(orientation)
+    array = np.zeros(grid.shape, np.int16)
+    center = grid.to_index(Grid((60, 40, 30), affine).to_world((42, 11, 21)))
+    mark = tuple(int(n) for n in np.rint(center))
+    array[tuple(slice(n - 1, n + 2) for n in mark)] = 1000
+    path = phantoms.write_nifti(Volume(array[None], grid, name="marked"), tmp_path / "marked.nii.gz")
+    (image,) = viewer.open(str(path), plugin="napari-seg")
+    image.interpolation2d = "nearest"
+    x, y, z = phantoms.rotation(*tilt).T @ grid.to_world(mark)
+    world = np.array([-z, -y, -x])
+    for order in PLANES.values():
+        viewer.dims.order = order
+        viewer.dims.set_point(range(3), world)
+        viewer.reset_view()
+        qtbot.wait(50)
+        picture = viewer.screenshot(canvas_only=True, flash=False)[..., 0]
+        found = np.argwhere(picture > 200).mean(axis=0)
+        middle = (np.array(picture.shape) - 1) / 2
+        expected = middle + (world[list(order[1:])] - np.array(viewer.camera.center[1:])) * viewer.camera.zoom
+        np.testing.assert_allclose(found, expected, atol=2)
+
+
+def test_planes_are_opened_shared_and_closed(
+    viewer: Any, panel: Panel, qtbot: Any, head: Volume, tmp_path: Path
+) -> None:
+    (image,) = viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
+    planes = commands.linked_planes()
+    qtbot.waitUntil(lambda: set(planes.views) == {"coronal", "sagittal"}, timeout=20_000)
+    qtbot.wait(400)
+    point = image.data_to_world((4, 12, 8))
+    viewer.dims.set_point(range(3), point)
+    qtbot.waitUntil(lambda: planes._point.text() == f"{planes.planes.point_in_words}, oblique", timeout=5_000)
+    picture = planes.views["coronal"].qt_viewer.screenshot(flash=False)
+    assert (picture[..., 0] > 60).mean() > 0.02  # the head is drawn
+    yellow = (picture[..., 0] > 120) & (picture[..., 2] < 90)
+    assert yellow.any()  # and the crosshair
+    assert [letter.text() for letter in planes.views["coronal"].marks._letters] == ["R", "L", "S", "I"]
+    planes.planes.show_in_main("coronal")
+    qtbot.waitUntil(lambda: "axial" in planes.views, timeout=20_000)
+    assert not planes.views["coronal"].isVisible()
+    planes.close_views()
+
+
+def test_work_left_behind_is_offered_and_restored(
+    viewer: Any, qtbot: Any, head: Volume, tmp_path: Path, monkeypatch: Any
+) -> None:
+    (image,) = viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
+    placement = Placement.from_metadata(image.metadata)
+    assert placement is not None
+    layer = layer_of(labels_layer(thresholded(read(tmp_path / "head.nii.gz"), None), placement, "mine"))
+    layer.metadata["napari_seg"]["table"] = Table(edited=True)
+    root = Path(os.environ[FOLDER_VARIABLE])
+    kept = Autosave(root)
+    kept.keep(kept.due([layer]))
+    kept.folder.rename(root / "999999999-x")
+    panel = commands.panel()
+    assert "mine" in panel._unsaved_label.text()
+    assert panel._unsaved_frame.isVisible()
+    panel._restore()
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=10_000)
+    assert viewer.layers[1].name == "mine (restored)"
+    np.testing.assert_array_equal(viewer.layers[1].data, layer.data)
+    assert not panel._unsaved_frame.isVisible()
+
+
+def test_menu_commands_lead_to_their_tabs(viewer: Any, head: Volume, tmp_path: Path, monkeypatch: Any) -> None:
+    from qtpy.QtWidgets import QFileDialog
+
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", staticmethod(lambda *_: ""))
+    for command, tab in {
+        commands.open_study: "study_tab",
+        commands.segment: "segment_tab",
+        commands.structures: "structures_tab",
+        commands.batch: "batch_tab",
+    }.items():
+        command()
+        panel = commands.panel()
+        assert panel._tabs.currentWidget() is getattr(panel, tab)
+    commands.export_nifti()  # there is nothing to save: it is said
+    assert "no labels" in panel._message.text()

@@ -1,0 +1,62 @@
+"""What napari reads of the plugin when it starts: the manifest is valid, and costs next to nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+npe2 = pytest.importorskip("npe2", reason="the plugin's tests need napari: pip install napari-seg[napari]")
+
+MANIFEST = Path(__file__).parents[1] / "napari_seg" / "plugin" / "napari.yaml"
+
+
+def test_the_manifest_is_valid_and_every_command_can_be_imported() -> None:
+    manifest = npe2.PluginManifest.from_file(MANIFEST)
+    manifest.validate_imports()
+    named = {command.id for command in manifest.contributions.commands}
+    in_menus = {item.command for items in manifest.contributions.menus.values() for item in items}
+    assert in_menus <= named
+
+
+def test_commands_are_greyed_where_they_can_not_apply() -> None:
+    from napari._app_model.context import LayerListContextKeys, LayerListSelectionContextKeys
+
+    manifest = npe2.PluginManifest.from_file(MANIFEST)
+    known = {name for keys in (LayerListContextKeys, LayerListSelectionContextKeys) for name in keys.__members__}
+    enabled = {command.id: command.enablement for command in manifest.contributions.commands if command.enablement}
+    assert enabled["napari-seg.export_nifti"] == "num_selected_labels_layers == 1"
+    for expression in enabled.values():
+        assert expression.split()[0] in known  # a key that napari does not know greys a command for ever
+
+
+def test_napari_starts_without_anything_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from npe2 import PluginManager\n"
+        "manager = PluginManager()\n"
+        "manager.discover()\n"
+        "assert 'napari-seg' in {manifest.name for manifest in manager.iter_manifests()}\n"
+        "import napari_seg.plugin.commands\n"
+        "print('loaded:', *({'torch', 'monai', 'nibabel', 'SimpleITK', 'pydicom', 'scipy'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip().splitlines()[-1].strip() == "loaded:"
+
+
+def test_preferences_are_read_from_napari(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    import napari.settings
+
+    from napari_seg.plugin.preferences import Preferences, preferences
+
+    assert preferences() == Preferences()
+    told = SimpleNamespace(
+        segmenting=SimpleNamespace(device="cpu", memory_gib=2.5, bundle_folders="/a/b; /c"),
+        safety=SimpleNamespace(keep_seconds=0),
+    )
+    monkeypatch.setattr(napari.settings, "get_plugin_settings", lambda name: told)
+    assert preferences() == Preferences("cpu", int(2.5 * 2**30), (Path("/a/b"), Path("/c")), 0)
