@@ -115,6 +115,7 @@ class Bundle:
         localiser: where to look in a larger scan; None: everywhere.
         coarse: what finds where to look; None: nothing does.
         thresholds: of each channel of the network, if each is for itself; channel n then stands for label n + 1.
+        images: what it was trained on, in the bundle's own words, such as "T1-weighted MRI, 1 mm".
         licence: of the model and of what it was trained on, as far as the metadata says.
         accuracy: what was reported of it, such as ("mean Dice", 0.88); a name and a number each.
         intended_use: what it may be used for.
@@ -133,6 +134,7 @@ class Bundle:
     localiser: LocaliserSpec | None = None
     coarse: CoarseSpec | None = None
     thresholds: tuple[float, ...] = ()
+    images: str = ""
     licence: str = ""
     accuracy: tuple[tuple[str, float], ...] = ()
     intended_use: str = ""
@@ -280,6 +282,7 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
         localiser=_localiser(own["localiser"]) if "localiser" in own else None,
         thresholds=thresholds,
         coarse=CoarseSpec(str(own["coarse"]["bundle"]), float(own["coarse"]["margin_mm"])) if "coarse" in own else None,
+        images=str(metadata.get("image_classes", "")),
         licence="; ".join(str(metadata[key]) for key in ("license", "copyright", "data_source") if metadata.get(key)),
         accuracy=_accuracy(metadata.get("eval_metrics")),
         intended_use=str(metadata.get("intended_use", "")),

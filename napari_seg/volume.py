@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,6 +161,9 @@ class Segmentation:
         means = [np.arange(len(planes)) @ planes / planes.sum(axis=0) for planes in counts]
         return dict(zip(found, self.grid.to_world(np.transpose(means)), strict=True))
 
+
+Origin = Literal["AUTOMATIC", "SEMIAUTOMATIC", "MANUAL"]
+"""DICOM's words for who made labels: a program, a program and a person, a person."""
 
 MOST_LABEL = 65535
 """The highest value that a label may have."""

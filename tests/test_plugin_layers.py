@@ -20,6 +20,7 @@ from napari_seg.errors import InputError, OutputError
 from napari_seg.formats import read
 from napari_seg.formats.label_maps import write_label_map
 from napari_seg.geometry import Grid
+from napari_seg.plugin.exporting import export
 from napari_seg.plugin.layers import (
     SOFT_TISSUE_HU,
     contrast_limits,
@@ -31,6 +32,7 @@ from napari_seg.plugin.layers import (
 )
 from napari_seg.plugin.placement import METADATA_KEY, Placement, place
 from napari_seg.plugin.reader import get_reader, read_layers
+from napari_seg.plugin.structures import Snapshot
 from napari_seg.plugin.writer import write_labels
 from napari_seg.volume import Segment, Segmentation, Volume
 
@@ -212,6 +214,20 @@ def test_a_scan_is_named_for_a_person(orientation: str, name: str, file: str, ti
     grid = Grid(turned.shape, turned.affine @ np.diag([1, 1, 3.5, 1]))  # slices follow each other along the last axis
     volume = Volume(np.zeros((1, *grid.shape)), grid, name=name, modality="MR", files=(Path(file),))
     assert title_of(volume) == title
+
+
+def test_nifti_that_was_saved_here_is_opened_with_its_names(head: Volume, tmp_path: Path) -> None:
+    placement = Placement.from_metadata(image_layers(head)[0][1]["metadata"])
+    assert placement is not None
+    layer = layer_of(labels_layer(thresholded(head), placement, "mine"))
+    assert isinstance(layer, Labels)
+    export(Snapshot.of(layer), tmp_path / "mine.nii.gz", "nifti")
+    ((_, settings, kind),) = read_layers(str(tmp_path / "mine.nii.gz"))
+    assert kind == "labels"
+    assert list(settings["features"]["name"]) == ["background", "left ball", "nose", "tail"]
+    (tmp_path / "mine.json").write_text("{}")  # of another program
+    export(Snapshot.of(layer), tmp_path / "mine.nii.gz", "nifti")
+    assert (tmp_path / "mine.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize("ending", ["_seg.seg.nrrd", "_seg.dcm"])

@@ -97,6 +97,20 @@ def test_what_is_painted_in_a_plane_is_painted_and_undone_in_all(viewer: ViewerM
     assert main.data[1, 0, 2] == 5
 
 
+def test_what_is_painted_in_the_picture_is_drawn_in_the_planes(viewer: ViewerModel) -> None:
+    planes = opened(viewer)
+    main = viewer.layers["labels"]
+    drawn: list[str] = []
+    for plane, other in planes.viewers.items():
+        other.layers["labels"].events.set_data.connect(lambda event, plane=plane: drawn.append(plane))
+    main.mode = "paint"
+    main.paint((4, 5, 6), 3)
+    assert set(drawn) == set(PLANES)
+    drawn.clear()
+    main.undo()
+    assert set(drawn) == set(PLANES)
+
+
 def test_brush_colours_and_windows_are_shared_both_ways(viewer: ViewerModel) -> None:
     planes = opened(viewer)
     labels, image = viewer.layers["labels"], viewer.layers["head"]

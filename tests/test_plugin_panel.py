@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ from napari_seg.plugin.autosave import FOLDER_VARIABLE, Autosave
 from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.panel import Panel
 from napari_seg.plugin.placement import PLANES, Placement
-from napari_seg.plugin.structures import Table
+from napari_seg.plugin.structures import table_of
 from napari_seg.volume import Segment, Segmentation, Volume
 
 pytestmark = pytest.mark.window
@@ -257,6 +258,8 @@ def test_a_window_of_the_network_that_takes_long_does_not_keep_stop_waiting(
     qtbot.waitUntil(ended.is_set, timeout=10_000)
     qtbot.wait(500)
     assert list(viewer.layers) == before
+    panel.segment_tab._run_button.click()  # and the next one runs
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=10_000)
 
 
 def test_too_little_memory_leaves_napari_alive(
@@ -329,11 +332,11 @@ def test_work_left_behind_is_offered_and_restored(
     placement = Placement.from_metadata(image.metadata)
     assert placement is not None
     layer = layer_of(labels_layer(thresholded(read(tmp_path / "head.nii.gz"), None), placement, "mine"))
-    layer.metadata["napari_seg"]["table"] = Table(edited=True)
+    table_of(layer).edits = 1
     root = Path(os.environ[FOLDER_VARIABLE])
     kept = Autosave(root)
     kept.keep(kept.due([layer]))
-    kept.folder.rename(root / "999999999-x")
+    kept.folder.rename(root / f"{platform.node()}-999999999-x")
     panel = commands.panel()
     assert "mine" in panel._unsaved_label.text()
     assert panel._unsaved_frame.isVisible()
@@ -342,6 +345,20 @@ def test_work_left_behind_is_offered_and_restored(
     assert viewer.layers[1].name == "mine (restored)"
     np.testing.assert_array_equal(viewer.layers[1].data, layer.data)
     assert not panel._unsaved_frame.isVisible()
+
+
+def test_a_result_does_not_interrupt_a_brush(
+    viewer: Any, panel: Panel, run: Callable[[], None], head: Volume, tmp_path: Path
+) -> None:
+    viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
+    viewer._new_labels()
+    mine = viewer.layers[-1]
+    mine.mode = "paint"
+    point, tab = viewer.dims.point, panel._tabs.currentWidget()
+    run()
+    assert viewer.layers.selection.active is mine
+    assert viewer.dims.point == point
+    assert panel._tabs.currentWidget() is tab
 
 
 def test_menu_commands_lead_to_their_tabs(viewer: Any, head: Volume, tmp_path: Path, monkeypatch: Any) -> None:
@@ -358,4 +375,4 @@ def test_menu_commands_lead_to_their_tabs(viewer: Any, head: Volume, tmp_path: P
         panel = commands.panel()
         assert panel._tabs.currentWidget() is getattr(panel, tab)
     commands.export_nifti()  # there is nothing to save: it is said
-    assert "no labels" in panel._message.text()
+    assert "output.no_geometry" in panel._message.text()

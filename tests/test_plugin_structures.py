@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from dataclasses import replace
 from math import isnan
 from pathlib import Path
@@ -20,10 +21,10 @@ from napari_seg.errors import NapariSegError
 from napari_seg.formats.label_maps import read_label_map, write_label_map
 from napari_seg.plugin.autosave import Autosave
 from napari_seg.plugin.exporting import KINDS, KindName, export, obstacle, suggested_name
-from napari_seg.plugin.layers import image_layers, labels_layer
+from napari_seg.plugin.layers import image_layers, labels_layer, layer_of, segmentation_of
 from napari_seg.plugin.placement import METADATA_KEY, Placement
 from napari_seg.plugin.session import Session
-from napari_seg.plugin.structures import StructuresModel
+from napari_seg.plugin.structures import Snapshot, StructuresModel, table_of
 from napari_seg.volume import Segment, Segmentation, Volume
 
 SEGMENTS = (Segment(1, "left ball", (255, 0, 0)), Segment(3, "nose", (0, 128, 255)), Segment(4, "tail", (9, 9, 9)))
@@ -52,8 +53,14 @@ def viewer(head: Volume) -> ViewerModel:
 @pytest.fixture
 def model(viewer: ViewerModel) -> StructuresModel:
     model = StructuresModel(Session(viewer))
-    model.take(model.measure())
+    measured(model)
     return model
+
+
+def measured(model: StructuresModel) -> None:
+    snapshot = model.snapshot()
+    assert snapshot is not None
+    model.take(model.measure(snapshot))
 
 
 def labels_of(viewer: ViewerModel) -> Labels:
@@ -93,14 +100,14 @@ def test_volumes_follow_edits_and_undoing(model: StructuresModel, viewer: Viewer
     before = [row.voxels for row in model.structures]
     layer.data_setitem((np.array([0, 0]), np.array([0, 1]), np.array([0, 0])), 7)
     assert asked
-    model.take(model.measure())
+    measured(model)
     new = model.structures[-1]
     assert (new.label, new.name, new.voxels) == (7, "label 7", 2)
     assert all(isnan(row.confidence) for row in model.structures)  # the network gave these labels no more
     asked.clear()
     layer.undo()
     assert asked
-    model.take(model.measure())
+    measured(model)
     assert [row.voxels for row in model.structures] == before
 
 
@@ -119,7 +126,7 @@ def test_hidden_renamed_and_recoloured(model: StructuresModel, viewer: ViewerMod
         ("nose", (0, 128, 255)),
     ]
     assert list(layer.features["name"])[1] == "ball of the left"
-    text = export(layer, tmp_path / "named", "nrrd")
+    _, text = export(Snapshot.of(layer), tmp_path / "named.seg.nrrd", "nrrd")
     assert text.startswith("Saved named.seg.nrrd (2 structures). Read back")
     saved = read_label_map(tmp_path / "named.seg.nrrd")
     assert (saved.segments[0].name, saved.segments[0].color) == ("ball of the left", (1, 2, 3))
@@ -145,9 +152,9 @@ def test_comparing_gives_numbers_and_shows_where(
         other = Labels(data, **settings)
         viewer.add_layer(other)
         viewer.layers.selection.active = labels_of(viewer)
-        model.take_comparison(model.compare(other))
+        model.take_comparison(model.compare(Snapshot.of(labels_of(viewer)), Snapshot.of(other)))
     else:
-        model.take_comparison(model.compare(path))
+        model.take_comparison(model.compare(Snapshot.of(labels_of(viewer)), path))
     scores = model.structures[0].scores
     assert scores is not None
     n = found.voxel_counts()[1]
@@ -163,7 +170,7 @@ def test_a_reference_on_another_grid_is_refused(model: StructuresModel, head: Vo
     small = Segmentation(np.ones((3, 4, 5), np.uint8), head.grid.box((0, 0, 0), (3, 4, 5)), SEGMENTS)
     write_label_map(small, tmp_path / "small.nii.gz")
     with pytest.raises(NapariSegError, match="grid"):
-        model.compare(tmp_path / "small.nii.gz")
+        model.compare(Snapshot.of(model.session.labels), tmp_path / "small.nii.gz")
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -177,9 +184,10 @@ def test_every_format_is_written_and_checked(kind: KindName, head: Volume, tmp_p
     layer = Labels(data, **settings)
     assert obstacle(layer, kind) == ""
     assert "/" not in suggested_name(layer, kind)
-    text = export(layer, tmp_path / suggested_name(layer, kind), kind)
+    written = tmp_path / suggested_name(layer, kind)
+    _, text = export(Snapshot.of(layer), written, kind)
     assert "Read back" in text
-    (written,) = [path for path in tmp_path.iterdir() if path.is_file()]
+    assert {path for path in tmp_path.iterdir() if path.is_file()} - {tmp_path / "a_b_ found_seg.json"} == {written}
     if kind != "csv":
         back = read_label_map(written, head.grid)
         names = {s.label: s.name for s in back.segments}
@@ -204,7 +212,7 @@ def test_work_is_kept_and_given_back_after_a_crash(model: StructuresModel, viewe
     autosave.keep(due)
     assert os.stat(autosave.folder).st_mode & 0o077 == 0
     assert Autosave(tmp_path).left_behind() == []  # this program still runs
-    autosave.folder.rename(tmp_path / "999999999-x")  # as one that is no more
+    autosave.folder.rename(tmp_path / f"{platform.node()}-999999999-x")  # as one that is no more
     (left,) = Autosave(tmp_path).left_behind()
     assert left.names == ("found",)
     (back,) = left.read(None)
@@ -216,14 +224,82 @@ def test_work_is_kept_and_given_back_after_a_crash(model: StructuresModel, viewe
     assert Autosave(tmp_path).left_behind() == []
 
 
-def test_saved_work_is_not_kept_again(model: StructuresModel, viewer: ViewerModel, tmp_path: Path) -> None:
+def test_work_is_kept_until_it_is_saved_as_it_is(model: StructuresModel, viewer: ViewerModel, tmp_path: Path) -> None:
     layer = labels_of(viewer)
+    autosave = Autosave(tmp_path)
+    model.rename(3, "proboscis")
+    (due,) = autosave.due([layer])
+    autosave.keep([due])
+    assert autosave.due([layer]) == []  # it lies there already
     layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
-    export(layer, tmp_path / "saved.nii.gz", "nifti")
-    autosave = Autosave(tmp_path / "kept")
+    saved = Snapshot.of(layer)
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([1])), 4)  # while it is saved
+    table = table_of(layer)
+    table.saved = saved.edits
+    assert table.is_unsaved
+    (due,) = autosave.due([layer])
+    autosave.keep([due])
+    assert len(list(autosave.folder.glob("*.nii.gz"))) == 1  # in place of the copy before
+    table.saved = Snapshot.of(layer).edits
     assert autosave.due([layer]) == []
     layer.undo()
     assert len(autosave.due([layer])) == 1
+
+
+def test_one_layer_that_can_not_be_kept_costs_no_other(
+    model: StructuresModel, viewer: ViewerModel, tmp_path: Path
+) -> None:
+    layer = labels_of(viewer)
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
+    autosave = Autosave(tmp_path)
+    good = Snapshot.of(layer)
+    bad = replace(good, labels=good.labels.astype(np.int16) - 3)
+    with pytest.raises(NapariSegError, match="whole"):
+        autosave.keep([bad, good])
+    assert len(list(autosave.folder.glob("*.nii.gz"))) == 1
+
+
+def test_a_duplicate_is_a_layer_of_its_own(model: StructuresModel, viewer: ViewerModel) -> None:
+    layer = labels_of(viewer)
+    other = Labels(layer.data.copy(), **{**layer.as_layer_data_tuple()[1], "name": "copy"})
+    viewer.add_layer(other)  # as napari's Duplicate does
+    assert model.session.labels is other
+    model.rename(1, "another")
+    model.draw(3, False)
+    assert table_of(other).is_unsaved
+    assert not table_of(layer).is_unsaved
+    assert segmentation_of(*layer.as_layer_data_tuple()[:2]).segments[0].name == "left ball"
+
+
+def test_what_was_measured_of_older_labels_is_not_shown(model: StructuresModel, viewer: ViewerModel) -> None:
+    layer = labels_of(viewer)
+    snapshot = model.snapshot()
+    assert snapshot is not None
+    before = [row.voxels for row in model.structures]
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
+    answer = model.measure(snapshot)
+    assert answer[2].get(4) is None
+    table_of(layer).counts = {1: 1}
+    model.take(answer)
+    assert table_of(layer).counts == {1: 1}
+    model.take_comparison(model.compare(snapshot, snapshot))
+    assert "changed meanwhile" in model.session.messages[0].text
+    assert before != [row.voxels for row in model.structures]
+
+
+def test_labels_from_a_file_find_the_images_of_their_scan(head: Volume, tmp_path: Path) -> None:
+    phantoms.write_series(head, tmp_path / "series")
+    series = replace(head, files=tuple(sorted((tmp_path / "series").iterdir())))
+    viewer = ViewerModel()
+    session = Session(viewer)
+    ((_, settings, _),) = image_layers(head)
+    placement = Placement.from_metadata(settings["metadata"])
+    assert placement is not None
+    labels = layer_of(labels_layer(found_in(head), placement, "from a file"))
+    viewer.add_layer(labels)
+    assert obstacle(session.labels, "seg") != ""
+    viewer.add_layer(layer_of(image_layers(series)[0]))  # opened after them
+    assert obstacle(session.labels, "seg") == ""
 
 
 def test_a_closed_model_lets_go(model: StructuresModel, viewer: ViewerModel) -> None:

@@ -23,7 +23,7 @@ from napari_seg.formats.dicom_seg import UNICODE, source_of
 from napari_seg.formats.dicom_series import quiet_pydicom, read_header
 from napari_seg.formats.proven import unproven
 from napari_seg.geometry import Grid
-from napari_seg.volume import Segment, Segmentation, distinct_color, smallest_label_type
+from napari_seg.volume import Origin, Segment, Segmentation, distinct_color, smallest_label_type
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -41,7 +41,12 @@ _LPS = np.array([-1.0, -1.0, 1.0])
 
 
 def write_rtstruct(
-    segmentation: Segmentation, images: Sequence[Path], path: Path, *, algorithm: tuple[str, str] = ("napari-seg", "")
+    segmentation: Segmentation,
+    images: Sequence[Path],
+    path: Path,
+    *,
+    algorithm: tuple[str, str] = ("napari-seg", ""),
+    origin: Origin = "AUTOMATIC",
 ) -> None:
     """Writes a label map as contours on the slices that it was made from, or leaves no file at all.
 
@@ -52,6 +57,7 @@ def write_rtstruct(
         images: the DICOM files of the series.
         path: of the file.
         algorithm: name and version of what made it.
+        origin: DICOM's word for whether a person took part.
 
     Raises:
         OutputError: `output.no_dicom`, there are no images, or they lack the identifiers that contours refer to;
@@ -63,7 +69,7 @@ def write_rtstruct(
     dataset = _structure_set(sources, algorithm)
     slices = _slices(sources, segmentation.grid)
     for number, segment in enumerate(segmentation.segments, start=1):
-        _add_structure(dataset, number, segment, segmentation, slices, algorithm)
+        _add_structure(dataset, number, segment, segmentation, slices, algorithm, origin)
     with unproven(path, ".dcm") as hidden, quiet_pydicom():
         dataset.save_as(hidden, enforce_file_format=True)
         found = read_rtstruct(hidden, segmentation.grid)
@@ -280,6 +286,7 @@ def _add_structure(
     segmentation: Segmentation,
     slices: dict[int, Dataset],
     algorithm: tuple[str, str],
+    origin: Origin,
 ) -> None:
     from pydicom.dataset import Dataset
 
@@ -287,7 +294,7 @@ def _add_structure(
     region.ROINumber = number
     region.ReferencedFrameOfReferenceUID = dataset.FrameOfReferenceUID
     region.ROIName = segment.name[:64]
-    region.ROIGenerationAlgorithm = "AUTOMATIC"
+    region.ROIGenerationAlgorithm = origin
     region.ROIGenerationDescription = f"{algorithm[0]} {algorithm[1]}".strip()[:64]
     dataset.StructureSetROISequence.append(region)
     drawn = Dataset()

@@ -22,7 +22,7 @@ from napari_seg.formats.dicom_series import quiet_pydicom
 from napari_seg.formats.proven import unproven
 from napari_seg.formats.tilt import on_images
 from napari_seg.geometry import Grid, is_same_lattice, resample
-from napari_seg.volume import Segment, Segmentation, Term, distinct_color, smallest_label_type
+from napari_seg.volume import Origin, Segment, Segmentation, Term, distinct_color, smallest_label_type
 
 if TYPE_CHECKING:
     from highdicom.seg import Segmentation as DicomSegmentation
@@ -62,6 +62,7 @@ def write_dicom_seg(
     *,
     kind: Literal["binary", "labelmap"] = "binary",
     algorithm: tuple[str, str] = ("napari-seg", __version__),
+    origin: Origin = "AUTOMATIC",
 ) -> None:
     """Writes a label map as a DICOM segmentation beside the images that it was made from, or leaves no file at all.
 
@@ -76,6 +77,7 @@ def write_dicom_seg(
         path: of the file.
         kind: how segments are stored.
         algorithm: name and version of what made it.
+        origin: DICOM's word for whether a person took part.
 
     Raises:
         OutputError: `output.no_dicom`, there are no images, or they lack the identifiers that a segmentation refers to;
@@ -113,7 +115,7 @@ def write_dicom_seg(
             sources,
             frames,
             kind.upper(),
-            [_description(segment, algorithm) for segment in numbered.segments],
+            [_description(segment, algorithm, origin) for segment in numbered.segments],
             series_instance_uid=highdicom.UID(),
             series_number=int(first.get("SeriesNumber") or 0) + SERIES_NUMBERS_AFTER,
             sop_instance_uid=highdicom.UID(),
@@ -292,7 +294,7 @@ def _conforms(dataset: Dataset, keyword: str) -> bool:
     return keyword in dataset and (keyword != "PatientSex" or value in ("M", "F", "O", "", None))
 
 
-def _description(segment: Segment, algorithm: tuple[str, str]) -> SegmentDescription:
+def _description(segment: Segment, algorithm: tuple[str, str], origin: Origin) -> SegmentDescription:
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.color import CIELabColor
     from highdicom.seg import SegmentDescription
@@ -304,8 +306,10 @@ def _description(segment: Segment, algorithm: tuple[str, str]) -> SegmentDescrip
         segment.name[:64],
         _code(segment.category or TISSUE),
         _code(segment.kind or TISSUE),
-        "AUTOMATIC",
-        AlgorithmIdentificationSequence(name, codes.DCM.ArtificialIntelligence, version or "unknown"),
+        origin,
+        None
+        if origin == "MANUAL"
+        else AlgorithmIdentificationSequence(name, codes.DCM.ArtificialIntelligence, version or "unknown"),
         display_color=CIELabColor.from_rgb(*segment.color),
     )
     if segment.modifier is not None:

@@ -16,7 +16,7 @@ from napari_seg.formats.image2d import is_picture, read_label_picture
 from napari_seg.formats.proven import unproven
 from napari_seg.formats.surface import SURFACE_ENDINGS, write_surfaces
 from napari_seg.geometry import Grid, is_same_lattice, resample
-from napari_seg.volume import Segment, Segmentation, Volume, as_labels, distinct_color, labels_in
+from napari_seg.volume import Origin, Segment, Segmentation, Volume, as_labels, distinct_color, labels_in
 
 DicomKind = Literal["seg", "labelmap", "rtstruct"]
 """How a label map becomes DICOM: binary segmentation, label map segmentation, or contours."""
@@ -69,6 +69,7 @@ def write_label_map(
     images: Sequence[Path] = (),
     dicom: DicomKind = "seg",
     algorithm: tuple[str, str] = ("napari-seg", ""),
+    origin: Origin = "AUTOMATIC",
 ) -> list[Path]:
     """Writes a label map in the format that a file's ending names, read back before it gets its name; returns paths.
 
@@ -78,6 +79,7 @@ def write_label_map(
         images: the DICOM files of the scan; for .dcm.
         dicom: what a .dcm is.
         algorithm: name and version of what made it; for .dcm.
+        origin: whether a person took part; for .dcm.
 
     Raises:
         OutputError: `output.format`, no such ending; `output.no_dicom`, the scan is not DICOM; `output.not_written`;
@@ -94,12 +96,12 @@ def write_label_map(
     elif has_ending(path, (".dcm",)) and dicom == "rtstruct":
         from napari_seg.formats.dicom_rtstruct import write_rtstruct
 
-        write_rtstruct(segmentation, images, path, algorithm=algorithm)
+        write_rtstruct(segmentation, images, path, algorithm=algorithm, origin=origin)
     elif has_ending(path, (".dcm",)):
         from napari_seg.formats.dicom_seg import write_dicom_seg
 
         kind: Literal["binary", "labelmap"] = "binary" if dicom == "seg" else "labelmap"
-        write_dicom_seg(segmentation, images, path, kind=kind, algorithm=algorithm)
+        write_dicom_seg(segmentation, images, path, kind=kind, algorithm=algorithm, origin=origin)
     elif has_ending(path, SURFACE_ENDINGS):
         return write_surfaces(segmentation, path)
     elif has_ending(path, (".csv", ".json")):

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
-import numpy as np
 from napari.layers import Labels, Layer
 from numpy.typing import NDArray
 
-from napari_seg.plugin.layers import labels_layer, layer_of, segmentation_of
-from napari_seg.plugin.placement import METADATA_KEY, place
-from napari_seg.plugin.structures import Table
+from napari_seg.errors import NapariSegError
+from napari_seg.plugin.layers import labels_layer, layer_of
+from napari_seg.plugin.placement import place
+from napari_seg.plugin.structures import Snapshot, table_of
 
 FOLDER_VARIABLE = "NAPARI_SEG_UNSAVED"
 """Environment variable with the folder in which copies are kept."""
@@ -59,7 +59,8 @@ class Unsaved:
             segmentation = named(read_label_map(self.folder / file))
             placement = place(segmentation.grid, frame)
             layer = layer_of(labels_layer(segmentation, placement, f"{name} (restored)"))
-            layer.metadata[METADATA_KEY]["table"] = Table(edited=True)
+            table = table_of(layer)
+            table.edits, table.painted = 1, True
             answer.append(layer)
         return answer
 
@@ -77,18 +78,19 @@ class Autosave:
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or unsaved_dir()
-        self.folder = self.root / f"{os.getpid()}-{uuid4().hex[:8]}"
+        self.folder = self.root / f"{platform.node()}-{os.getpid()}-{uuid4().hex[:8]}"
+        self._kept: dict[int, int] = {}
 
-    def due(self, layers: Iterable[Labels]) -> list[tuple[NDArray, Mapping[str, Any]]]:
-        """Labels and settings of the layers that were edited and not saved; arrays are copies, for another thread."""
-        answer = []
-        for layer in layers:
-            table = layer.metadata.get(METADATA_KEY, {}).get("table")
-            if table is not None and table.edited and not table.saved:
-                answer.append((np.array(layer.data), layer.as_layer_data_tuple()[1]))
-        return answer
+    def due(self, layers: Iterable[Labels]) -> list[Snapshot]:
+        """The layers with unsaved work; [] if all of it was kept already."""
+        unsaved = [layer for layer in layers if table_of(layer).is_unsaved]
+        now = {id(layer): table_of(layer).edits for layer in unsaved}
+        if now == self._kept:
+            return []
+        self._kept = now
+        return [Snapshot.of(layer) for layer in unsaved]
 
-    def keep(self, due: Iterable[tuple[NDArray, Mapping[str, Any]]]) -> None:
+    def keep(self, due: Iterable[Snapshot]) -> None:
         """Writes copies in place of those before; takes a while, so not in the main thread.
 
         Raises:
@@ -96,21 +98,31 @@ class Autosave:
         """
         from napari_seg.formats.label_maps import write_label_map
 
-        entries = []
+        entries, fault = [], None
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for number, (labels, settings) in enumerate(due):
-            segmentation = segmentation_of(labels, settings)
-            file = self.folder / f"{number}.nii.gz"
-            write_label_map(segmentation, file)
+        before = set(self.folder.iterdir())
+        for snapshot in due:
+            stem = uuid4().hex  # never over a copy that the list still names
+            try:
+                segmentation = snapshot.segmentation()
+                write_label_map(segmentation, self.folder / f"{stem}.nii.gz")
+            except NapariSegError as error:  # the others are kept all the same
+                fault = error
+                continue
             segments = [{"label": s.label, "name": s.name, "color": s.color} for s in segmentation.segments]
-            (self.folder / f"{number}.json").write_text(json.dumps({"segments": segments}), encoding="utf-8")
-            entries.append((file.name, settings["name"]))
+            (self.folder / f"{stem}.json").write_text(json.dumps({"segments": segments}), encoding="utf-8")
+            entries.append((f"{stem}.nii.gz", snapshot.settings["name"]))
         hidden = self.folder / f".{_INFO}"
         hidden.write_text(json.dumps({"layers": entries, "when": time.time()}), encoding="utf-8")
         hidden.replace(self.folder / _INFO)
+        for path in before - {self.folder / _INFO}:
+            path.unlink(missing_ok=True)
+        if fault is not None:
+            raise fault
 
     def forget(self) -> None:
         """Removes the copies."""
+        self._kept = {}
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def left_behind(self) -> list[Unsaved]:
@@ -140,11 +152,17 @@ def unsaved_dir() -> Path:
 
 
 def _is_running(folder: Path) -> bool:
-    """Whether the program that a folder belongs to still runs: it is there, and no younger than the folder."""
+    """Whether the program that a folder belongs to still runs: it is there, and no younger than the folder.
+
+    Of a program on another machine, whose home this is too, nobody here knows: it is taken to run.
+    """
     import psutil
 
+    node, pid, _ = folder.name.rsplit("-", 2) if folder.name.count("-") >= 2 else ("", "", "")
+    if node != platform.node():
+        return True
     try:
-        began = psutil.Process(int(folder.name.partition("-")[0])).create_time()
+        began = psutil.Process(int(pid)).create_time()
     except (ValueError, psutil.Error):
         return False
     return began <= folder.stat().st_ctime + 1

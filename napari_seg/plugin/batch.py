@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from psygnal import Signal
 
 from napari_seg.errors import Cancelled, NapariSegError
-from napari_seg.plugin.segmenting import STAGES, Progress
-from napari_seg.plugin.session import Message, Session, message_of
+from napari_seg.plugin.segmenting import STAGES, Progress, alone
+from napari_seg.plugin.session import Message, Session, log_mistake, message_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from napari_seg.bundle import Bundle
     from napari_seg.cohort.runner import CaseResult, Format
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,11 @@ class BatchRun:
     """One cohort, run in a thread of its own; the panel takes what happened from `events` in the main thread.
 
     Attributes:
-        events: what happened, in order: ("cases", names), ("case", number), ("result", CaseResult).
+        events: what happened, in order: ("cases", names), ("case", number), ("result", (number, CaseResult)); the
+            number is None of what is no case.
         progress: of the scan under way.
         error: what ended it before its end.
+        has_ended: whether it has, in whatever way.
     """
 
     def __init__(
@@ -62,7 +62,10 @@ class BatchRun:
         self.events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self.progress = Progress("Looking for scans")
         self.error: Exception | None = None
+        self.has_ended = threading.Event()
         self._stop = threading.Event()
+        self._turn = ExitStack()
+        self._number = 0
 
     @property
     def is_stopping(self) -> bool:
@@ -82,7 +85,8 @@ class BatchRun:
             cases, faults = find_cases([self.inputs])
             self.events.put(("cases", [case.name for case in cases]))
             for path, fault in faults:
-                self.events.put(("result", CaseResult(path.name, "failed", fault.code, fault.message, str(path))))
+                result = CaseResult(path.name, "failed", fault.code, fault.message, str(path))
+                self.events.put(("result", (None, result)))
             if cases:
                 run_cohort(
                     cases,
@@ -91,19 +95,32 @@ class BatchRun:
                     options={"device": self.device, "memory_bytes": self.memory_bytes},
                     also=self.also,
                     on_case=self._on_case,
-                    on_result=lambda result: self.events.put(("result", result)),
+                    on_result=self._on_result,
                     progress=self._report,
                 )
         except Exception as error:
             self.error = error
             if not isinstance(error, NapariSegError | MemoryError):
-                logger.exception("the batch failed")
+                log_mistake("the batch failed", error)
+        finally:
+            self._turn.close()
+            self.has_ended.set()
+
+    def begin(self) -> None:
+        """Does the work in a thread of its own: Qt's few threads are for what takes seconds."""
+        threading.Thread(target=self.execute, name="napari-seg batch").start()
 
     def _on_case(self, number: int, name: str) -> None:
         if self._stop.is_set():
             raise Cancelled()
+        self._turn.enter_context(alone(lambda: self.is_stopping))  # a run in the picture comes between two scans
+        self._number = number
         self.progress = Progress(f"{name}: reading")
         self.events.put(("case", number))
+
+    def _on_result(self, result: CaseResult) -> None:
+        self._turn.close()
+        self.events.put(("result", (self._number, result)))
 
     def _report(self, stage: str, done: int, total: int) -> None:
         if self._stop.is_set():
@@ -130,6 +147,7 @@ class BatchModel:
         self.session = session
         self.inputs: Path | None = None
         self.output: Path | None = None
+        self._output_is_chosen = False
         self.also: set[Format] = set()
         self.rows: list[Row] = []
         self.run: BatchRun | None = None
@@ -137,12 +155,13 @@ class BatchModel:
     def choose_inputs(self, folder: Path) -> None:
         """Sets the folder of scans; results go to a folder beside it unless a person chose one."""
         self.inputs = folder
-        self.output = self.output or folder.with_name(f"{folder.name}_segmented")
+        if not self._output_is_chosen:
+            self.output = folder.parent / f"{folder.name or 'scans'}_segmented"
         self.changed.emit()
 
     def choose_output(self, folder: Path) -> None:
         """Sets the folder of results."""
-        self.output = folder
+        self.output, self._output_is_chosen = folder, True
         self.changed.emit()
 
     def obstacle(self, bundle: Bundle | None) -> str:
@@ -192,7 +211,7 @@ class BatchModel:
             elif kind == "case":
                 self.rows[value] = Row(self.rows[value].name, "running")
             else:
-                self._take(value)
+                self._take(*value)
         if happened:
             self.changed.emit()
 
@@ -216,14 +235,13 @@ class BatchModel:
             self.session.say(Message(kind, f"{counts}. Results lie in {run.output}."))
         self.changed.emit()
 
-    def _take(self, result: CaseResult) -> None:
+    def _take(self, number: int | None, result: CaseResult) -> None:
         if result.status == "done":
             text = ", ".join(f"{name} {ml:.2f} ml" for name, ml in result.volumes_ml.items())
             row = Row(result.name, "done", text, result.seconds)
         else:
             row = Row(result.name, "failed", f"{result.message} ({result.code})", result.seconds)
-        names = [known.name for known in self.rows]
-        if result.name in names:
-            self.rows[names.index(result.name)] = row
-        else:
+        if number is None:
             self.rows.append(row)
+        else:
+            self.rows[number] = row

@@ -6,7 +6,7 @@ from superqt import QElidingLabel
 
 from napari_seg.cohort.runner import Format
 from napari_seg.plugin.batch import BatchModel, Row
-from napari_seg.plugin.controls import ask_folder, button, in_background, number_item, row, table
+from napari_seg.plugin.controls import ask_folder, button, number_item, row, table
 from napari_seg.plugin.segmenting import SegmentModel
 
 _POLL_MS = 200
@@ -52,20 +52,22 @@ class BatchTab(QWidget):
         layout.addWidget(self._progress_label)
         layout.addWidget(self._progress_bar)
         layout.addWidget(self._table, 1)
+        self._filled: dict[int, Row] = {}
         self._timer = QTimer(self)
         self._timer.setInterval(_POLL_MS)
         self._timer.timeout.connect(self._look)
         model.changed.connect(self._refresh)
-        segmenting.changed.connect(self._refresh)
+        segmenting.changed.connect(self._refresh_buttons)
         self._refresh()
 
     def run(self) -> None:
         """Runs the batch in a thread of its own."""
         bundle = self.segmenting.bundle
         assert bundle is not None
+        self._filled = {}
         run = self.model.start(bundle, self.segmenting.device, self.segmenting.memory_bytes)
         self._timer.start()
-        in_background(self, run.execute, finished=self._on_finished)
+        run.begin()
 
     def _on_inputs(self) -> None:
         if (folder := ask_folder(self, "Folder of scans")) is not None:
@@ -81,15 +83,25 @@ class BatchTab(QWidget):
         else:
             self.model.also.discard(kind)
 
-    def _on_finished(self) -> None:
-        self._timer.stop()
-        self.model.finish()
-
     def _look(self) -> None:
+        run = self.model.run
         self.model.look()
+        if run is not None and run.has_ended.is_set():
+            self._timer.stop()
+            self.model.finish()
         self._show_progress()
 
     def _refresh(self) -> None:
+        model = self.model
+        self._refresh_buttons()
+        self._table.setRowCount(len(model.rows))
+        for number, known in enumerate(model.rows):
+            if self._filled.get(number) != known:  # a cohort has thousands
+                self._fill(number, known)
+                self._filled[number] = known
+        self._show_progress()
+
+    def _refresh_buttons(self) -> None:
         model = self.model
         self._inputs.setText(str(model.inputs or "none chosen"))
         self._output.setText(str(model.output or "none chosen"))
@@ -103,10 +115,6 @@ class BatchTab(QWidget):
             widget.setEnabled(not is_running)
         self._progress_label.setVisible(is_running)
         self._progress_bar.setVisible(is_running)
-        self._table.setRowCount(len(model.rows))
-        for number, known in enumerate(model.rows):
-            self._fill(number, known)
-        self._show_progress()
 
     def _show_progress(self) -> None:
         run = self.model.run

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from napari_seg.plugin.exporting import KindName
     from napari_seg.plugin.panel import Panel
     from napari_seg.plugin.planes import LinkedPlanes
 
@@ -44,26 +45,33 @@ def structures() -> None:
 
 def compare() -> None:
     """Asks for a reference, and compares the selected labels with it."""
-    structures()
-    panel().structures_tab.ask_reference()
+    if (opened := _with_labels()) is not None:
+        opened.structures_tab.ask_reference()
 
 
 def export_nifti() -> None:
     """Saves the selected labels as NIfTI."""
-    structures()
-    panel().structures_tab.ask_export("nifti")
+    _export("nifti")
 
 
 def export_seg() -> None:
     """Saves the selected labels as a DICOM segmentation."""
-    structures()
-    panel().structures_tab.ask_export("seg")
+    _export("seg")
 
 
 def export_rtstruct() -> None:
     """Saves the selected labels as DICOM contours."""
-    structures()
-    panel().structures_tab.ask_export("rtstruct")
+    _export("rtstruct")
+
+
+def export_nrrd() -> None:
+    """Saves the selected labels for 3D Slicer."""
+    _export("nrrd")
+
+
+def export_csv() -> None:
+    """Saves the volumes of the selected labels as a table."""
+    _export("csv")
 
 
 def batch() -> None:
@@ -85,6 +93,28 @@ def linked_planes() -> LinkedPlanes:
             if "Segmentation" in other.windowTitle() and not other.isFloating():
                 window.splitDockWidget(dock, other, Qt.Orientation.Horizontal)
     return widget
+
+
+def _export(kind: KindName) -> None:
+    if (opened := _with_labels()) is not None:
+        opened.structures_tab.ask_export(kind)
+
+
+def _with_labels() -> Panel | None:
+    """The panel at the selected labels; None, and said why, if nobody knows where these lie."""
+    from napari.viewer import current_viewer
+
+    from napari_seg.plugin.session import Message
+
+    opened = panel()
+    opened.show_tab(opened.structures_tab)
+    viewer = current_viewer()
+    active = None if viewer is None else viewer.layers.selection.active
+    if active is not None and active is opened.session.labels:
+        return opened
+    text = "Select the labels in the layer list. Labels that lie on no open scan can't be saved (output.no_geometry)."
+    opened.session.say(Message("warning", text))
+    return None
 
 
 def _opened(name: str) -> tuple:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from napari.layers import Labels
 
-from napari_seg.plugin.layers import is_dicom, segmentation_of
+from napari_seg import __version__
+from napari_seg.cohort.discover import PROGRAM, read_record
+from napari_seg.formats import nifti_ending
+from napari_seg.formats.proven import unproven
+from napari_seg.plugin.layers import is_dicom
 from napari_seg.plugin.placement import METADATA_KEY
+from napari_seg.plugin.structures import Snapshot, table_of
+from napari_seg.volume import Segmentation
 
 if TYPE_CHECKING:
     from napari_seg.formats.label_maps import DicomKind
@@ -26,21 +32,25 @@ class Kind:
         title: for a menu.
         endings: of file names, the usual one first.
         checked: what is checked after writing, for a person.
+        mark: what is put behind a layer's name for a file's.
         dicom: what a DICOM file of it is; None of others.
     """
 
     title: str
     endings: tuple[str, ...]
     checked: str
+    mark: str
     dicom: DicomKind | None = None
 
 
 KINDS: dict[KindName, Kind] = {
-    "nifti": Kind("NIfTI", (".nii.gz", ".nii"), "every voxel and the affine are as on the screen"),
-    "seg": Kind("DICOM segmentation (SEG)", (".dcm",), "every voxel lies where it was drawn", "seg"),
-    "rtstruct": Kind("DICOM contours (RTSTRUCT)", (".dcm",), "the contours enclose the voxels", "rtstruct"),
-    "nrrd": Kind("3D Slicer (.seg.nrrd)", (".seg.nrrd",), "every voxel, name and colour is as on the screen"),
-    "csv": Kind("Table of volumes (.csv)", (".csv",), "every row is as in the table"),
+    "nifti": Kind("NIfTI", (".nii.gz", ".nii"), "every voxel and the affine are as on the screen", "_seg"),
+    "seg": Kind("DICOM segmentation (SEG)", (".dcm",), "every voxel lies where it was drawn", "_seg", "seg"),
+    "rtstruct": Kind(
+        "DICOM contours (RTSTRUCT)", (".dcm",), "the contours enclose the voxels", "_contours", "rtstruct"
+    ),
+    "nrrd": Kind("3D Slicer (.seg.nrrd)", (".seg.nrrd",), "every voxel, name and colour is as on the screen", ""),
+    "csv": Kind("Table of volumes (.csv)", (".csv",), "every row is as in the table", "_volumes"),
 }
 
 
@@ -56,7 +66,7 @@ def obstacle(layer: Labels | None, kind: KindName) -> str:
 def suggested_name(layer: Labels, kind: KindName) -> str:
     """What a file of a layer may be called."""
     safe = "".join(c if c.isalnum() or c in " -_.," else "_" for c in layer.name)
-    return f"{safe.strip() or 'labels'}{KINDS[kind].endings[0]}"
+    return f"{safe.strip() or 'labels'}{KINDS[kind].mark}{KINDS[kind].endings[0]}"
 
 
 def with_ending(path: Path, kind: KindName) -> Path:
@@ -65,12 +75,20 @@ def with_ending(path: Path, kind: KindName) -> Path:
     return path if path.name.lower().endswith(endings) else path.with_name(path.name + endings[0])
 
 
-def export(layer: Labels, path: Path, kind: KindName) -> str:
-    """Writes a labels layer and says what was checked; takes a while, so not in the main thread.
+def is_of_scan(layer: Labels, path: Path) -> bool:
+    """Whether a path is one of the scan's own files, which nothing may replace."""
+    files = layer.metadata[METADATA_KEY].get("files", ())
+    return path.resolve() in {Path(file).resolve() for file in files}
+
+
+def export(snapshot: Snapshot, path: Path, kind: KindName) -> tuple[Snapshot, str]:
+    """Writes labels, says what was checked; takes a while, so not in the main thread.
+
+    Beside NIfTI, which has no room for them, a record keeps the names and colours.
 
     Args:
-        layer: one that knows where it lies.
-        path: the usual ending is added where it has none.
+        snapshot: of a layer that knows where it lies.
+        path: ends as files of the kind do.
         kind: of the file.
 
     Raises:
@@ -78,21 +96,31 @@ def export(layer: Labels, path: Path, kind: KindName) -> str:
     """
     from napari_seg.formats.label_maps import write_label_map
 
-    _, settings, _ = layer.as_layer_data_tuple()
-    known = layer.metadata[METADATA_KEY]
-    segmentation = segmentation_of(np.asarray(layer.data), settings)
-    table = known.get("table")
-    edited = table is not None and table.edited
-    name, version = known.get("algorithm") or ("napari-seg", "")
+    known = snapshot.settings["metadata"][METADATA_KEY]
+    segmentation = snapshot.segmentation()
+    painted = table_of(snapshot.layer).painted
+    made_by = known.get("algorithm")
     written = write_label_map(
         segmentation,
-        with_ending(path, kind),
+        path,
         images=known.get("files", ()),
         dicom=KINDS[kind].dicom or "seg",
-        algorithm=(f"{name}, corrected by hand" if edited else name, version),
+        algorithm=made_by or (PROGRAM, __version__),
+        origin="MANUAL" if made_by is None else "SEMIAUTOMATIC" if painted else "AUTOMATIC",
     )
-    if table is not None and kind != "csv":
-        table.saved = True
+    if kind == "nifti":
+        _write_record(segmentation, path)
     found = sum(count > 0 for count in segmentation.voxel_counts().values())
     structures = f"{found} structure{'s' * (found != 1)}"
-    return f"Saved {written[0].name} ({structures}). Read back: {KINDS[kind].checked}."
+    return snapshot, f"Saved {written[0].name} ({structures}). Read back: {KINDS[kind].checked}."
+
+
+def _write_record(segmentation: Segmentation, path: Path) -> None:
+    """Names and colours where `read_label_map` finds them; a file of another program that is in the way stays."""
+    record = path.with_name(f"{path.name.removesuffix(nifti_ending(path))}.json")
+    if record.exists() and read_record(record) is None:
+        return
+    segments = [{"label": s.label, "name": s.name, "color": list(s.color)} for s in segmentation.segments]
+    text = json.dumps({"program": f"{PROGRAM} {__version__}", "segments": segments}, indent=2)
+    with unproven(record, ".json") as hidden:
+        hidden.write_text(text + "\n", encoding="utf-8")

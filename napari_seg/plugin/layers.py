@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from napari_seg.errors import OutputError
 from napari_seg.formats import ITK_ENDINGS, NIFTI_ENDINGS, PAIR_ENDINGS, PICTURE_ENDINGS, has_ending
+from napari_seg.geometry import Grid
 from napari_seg.plugin.placement import AXIS_LABELS, METADATA_KEY, Placement, place
 from napari_seg.volume import Segment, Segmentation, Volume, labels_in, smallest_label_type
 
@@ -58,7 +59,14 @@ def image_layers(volume: Volume, frame: ArrayLike | None = None) -> list[LayerTu
             "name": title_of(volume) if len(volume.array) == 1 else f"{title_of(volume)} {channel + 1}",
             "colormap": "gray",
             "contrast_limits": contrast_limits(shown, volume.modality),
-            "metadata": {METADATA_KEY: {**placement.as_metadata(), "volume": volume, "files": volume.files}},
+            "metadata": {
+                METADATA_KEY: {
+                    **placement.as_metadata(),
+                    "volume": volume,
+                    "files": volume.files,
+                    "range": _value_range(shown, volume.modality),
+                }
+            },
         }
         answer.append((shown, settings, "image"))
     return answer
@@ -90,7 +98,25 @@ def layer_of(layer_tuple: LayerTuple) -> Layer:
 
     data, settings, kind = layer_tuple
     layer: Layer = Labels(data, **settings) if kind == "labels" else Image(data, **settings)
+    widen_range(layer)
     return layer
+
+
+def widen_range(layer: Layer) -> None:
+    """Lets the sliders of an image reach all of its values: napari takes the limits that it is given for the range."""
+    known = layer.metadata.get(METADATA_KEY, {})
+    if "range" in known:
+        limits = layer.contrast_limits
+        layer.contrast_limits_range = known["range"]
+        layer.contrast_limits = limits
+
+
+def in_frame(layers: Sequence[Layer], frame: NDArray | None) -> Sequence[Layer]:
+    """The image layers of a volume placed in a viewer's frame; the same, if they are."""
+    volume = volume_of(layers[0]) if layers else None
+    if volume is None or frame is None or np.allclose(layers[0].metadata[METADATA_KEY]["frame"], frame, atol=1e-9):
+        return layers
+    return [layer_of(one) for one in image_layers(volume, frame)]
 
 
 def labels_layer(
@@ -189,7 +215,7 @@ def segmentation_of(labels: NDArray, settings: Mapping[str, Any]) -> Segmentatio
     segments = {s.label: s for s in settings["metadata"][METADATA_KEY].get("segments", ())}
     for label in labels_in(labels):
         if label > 0 and label not in segments:
-            segments[label] = Segment(label, f"label {label}", _color(settings.get("colormap"), label))
+            segments[label] = Segment(label, f"label {label}", color_in(settings.get("colormap"), label))
     native = _restored(labels, placement, settings["metadata"][METADATA_KEY].get("labels"))
     if native.dtype.kind != "u":
         native = native.astype(smallest_label_type(max(segments, default=0)))
@@ -237,15 +263,26 @@ def adopt(settings: Mapping[str, Any], shape: tuple[int, ...], layers: Iterable[
             and np.allclose(layer.translate, settings["translate"], atol=1e-3)
         ):
             known = layer.metadata[METADATA_KEY]
-            return {METADATA_KEY: {key: value for key, value in known.items() if key != "volume"}}
+            return {METADATA_KEY: {key: value for key, value in known.items() if key not in ("volume", "range")}}
     return None
 
 
 def adopt_into(labels: Labels, layers: Iterable[Layer]) -> None:
-    """Gives a labels layer from elsewhere the geometry of its scan, if there is one."""
-    if METADATA_KEY not in labels.metadata:
+    """Gives a labels layer from elsewhere the geometry of its scan, if there is one; one from a file, the scan's files.
+
+    Args:
+        labels: changed in place.
+        layers: where to look for the scan, the likeliest first.
+    """
+    known = labels.metadata.get(METADATA_KEY)
+    if known is None:
         found = adopt({"scale": labels.scale, "translate": labels.translate}, labels.data.shape, layers)
         labels.metadata.update(found or {})
+    elif not known.get("files"):
+        volumes = (volume_of(layer) for layer in layers)
+        native = Grid(known["shape"], known["affine"])
+        files = next((volume.files for volume in volumes if volume is not None and volume.grid.matches(native)), ())
+        labels.metadata[METADATA_KEY] = {**known, "files": files}
 
 
 def contrast_limits(array: NDArray, modality: str = "") -> tuple[float, float]:
@@ -264,6 +301,14 @@ def contrast_limits(array: NDArray, modality: str = "") -> tuple[float, float]:
     return (low, high) if low < high else (low, low + 1.0)
 
 
+def _value_range(array: NDArray, modality: str) -> tuple[float, float]:
+    """The least and the greatest value; of a CT at least those that its windows reach."""
+    low, high = (float(value) for value in (np.nanmin(array), np.nanmax(array))) if array.size else (0.0, 1.0)
+    if modality == "CT":
+        low, high = min(low, -2048.0), max(high, 4096.0)
+    return (low, high) if np.isfinite([low, high]).all() and low < high else (low, low + 1.0)
+
+
 def _geometry(placement: Placement) -> dict[str, Any]:
     return {
         "scale": placement.scale,
@@ -273,7 +318,20 @@ def _geometry(placement: Placement) -> dict[str, Any]:
     }
 
 
-def _color(colormap: Any, label: int) -> tuple[int, int, int]:
+def edits_of(layer: Labels) -> tuple[int, int]:
+    """How many steps can be undone and redone: napari says of painting that it happened, but not of undoing."""
+    return len(layer._undo_history), len(layer._redo_history)
+
+
+def placement_of(layer: Layer) -> Placement:
+    """Where a layer lies that the plugin knows."""
+    placement = Placement.from_metadata(layer.metadata)
+    assert placement is not None
+    return placement
+
+
+def color_in(colormap: Any, label: int) -> tuple[int, int, int]:
+    """Red, green and blue, each 0 to 255, that napari draws a label with."""
     rgba = _UNNAMED_COLOR if colormap is None else np.asarray(colormap.map(label)).ravel()
     red, green, blue = (round(255 * float(c)) for c in rgba[:3])
     return red, green, blue

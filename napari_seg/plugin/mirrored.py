@@ -10,27 +10,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from psygnal import Signal
 
-from napari_seg.plugin.layers import frame_of
-from napari_seg.plugin.placement import METADATA_KEY, PLANES, Placement
+from napari_seg.plugin.layers import edits_of, frame_of, placement_of
+from napari_seg.plugin.placement import METADATA_KEY, PLANES
 
 _SHARED = ("visible", "opacity", "blending", "name")
 _SHARED_IMAGE = (*_SHARED, "contrast_limits", "gamma", "colormap", "interpolation2d")
-_SHARED_LABELS = (
-    *_SHARED,
-    "colormap",
+_OF_BRUSH = (
     "contour",
     "selected_label",
     "brush_size",
     "mode",
     "preserve_labels",
-    "features",
+    "contiguous",
+    "n_edit_dimensions",
+    "show_selected_label",
 )
+_SHARED_LABELS = (*_SHARED, *_OF_BRUSH, "colormap", "features")
 
 SIDES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
 """Letters at the left, right, upper and lower edge of each plane: radiological convention."""
@@ -50,6 +52,7 @@ class MirroredPlanes:
         self._viewer = weakref.ref(viewer)
         self.viewers: dict[str, ViewerModel] = {}
         self._copies: dict[Layer, dict[str, Layer]] = {}
+        self._edits: WeakKeyDictionary[Layer, tuple[int, int]] = WeakKeyDictionary()
         self._undo: list[tuple[Any, Callable]] = []
         self._is_syncing = False
         self._listen(viewer.layers.events.inserted, self._on_inserted)
@@ -113,9 +116,7 @@ class MirroredPlanes:
         layer = next((layer for layer in self._copies if METADATA_KEY in layer.metadata), None)
         if point is None or layer is None:
             return ""
-        placement = Placement.from_metadata(layer.metadata)
-        assert placement is not None
-        letters = zip(("RL", "AP", "SI"), placement.to_patient_mm(point), strict=True)
+        letters = zip(("RL", "AP", "SI"), placement_of(layer).to_patient_mm(point), strict=True)
         return "  ".join(f"{pair[int(value < 0)]} {abs(value):.1f}" for pair, value in letters) + " mm"
 
     @property
@@ -147,7 +148,8 @@ class MirroredPlanes:
         self._share_of(layer, layer)
         self._listen(layer.events.data, partial(self._on_data, layer))
         if isinstance(layer, Labels):
-            self._listen(layer.events.set_data, partial(self._refresh_others, layer, layer))
+            self._listen(layer.events.paint, partial(self._refresh_others, layer, layer))
+            self._listen(layer.events.set_data, partial(self._on_drawn, layer))
         for plane in self.viewers:
             self._copy(layer, plane)
         self._on_moved()
@@ -177,7 +179,12 @@ class MirroredPlanes:
         self._on_reordered()
 
     def _on_removed(self, event: Any) -> None:
-        for plane, copy in self._copies.pop(event.value, {}).items():
+        layer = event.value
+        gone = {id(one) for one in (layer, *self._copies.get(layer, {}).values())}
+        for emitter, callback in [pair for pair in self._undo if id(pair[0].source) in gone]:
+            emitter.disconnect(callback)
+        self._undo = [pair for pair in self._undo if id(pair[0].source) not in gone]
+        for plane, copy in self._copies.pop(layer, {}).items():
             self.viewers[plane].layers.remove(copy)
         self.moved.emit()
 
@@ -210,9 +217,15 @@ class MirroredPlanes:
             if copy.data is not layer.data:
                 copy.data = layer.data
 
+    def _on_drawn(self, layer: Labels, event: Any = None) -> None:
+        """Undone and redone steps: napari says of them only that it draws, as it does of every slice."""
+        if self._edits.get(layer) != edits_of(layer):
+            self._refresh_others(layer, layer)
+
     def _refresh_others(self, layer: Labels, source: Labels, event: Any = None) -> None:
         if self._is_syncing or layer not in self._copies:
             return
+        self._edits[layer] = edits_of(layer)
         with self._syncing():
             for one in (layer, *self._copies[layer].values()):
                 if one is not source:
@@ -283,7 +296,7 @@ def _copy_of(layer: Image | Labels) -> Layer:
     }
     if isinstance(layer, Labels):
         copy = Labels(layer.data, **shared, colormap=layer.colormap, features=layer.features)
-        for name in ("contour", "selected_label", "brush_size", "mode", "preserve_labels"):
+        for name in _OF_BRUSH:
             setattr(copy, name, getattr(layer, name))
         return copy
     copy = Image(

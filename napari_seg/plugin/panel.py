@@ -5,7 +5,7 @@ from datetime import datetime
 from functools import partial
 
 from qtpy.QtCore import QEvent, Qt, QTimer
-from qtpy.QtWidgets import QApplication, QFormLayout, QFrame, QLabel, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFormLayout, QFrame, QLabel, QTabWidget, QVBoxLayout, QWidget
 from superqt.utils import signals_blocked
 
 from napari_seg.plugin.autosave import Autosave, Unsaved
@@ -42,7 +42,6 @@ class Panel(QWidget):
         self.structures_tab = StructuresTab(structures)
         self.batch_tab = BatchTab(batch, segmenting)
         self._build()
-        self._labels_shown = session.labels
         session.changed.connect(self._refresh)
         viewer.bind_key(".", lambda _: structures.step(1), overwrite=True)
         viewer.bind_key(",", lambda _: structures.step(-1), overwrite=True)
@@ -54,16 +53,12 @@ class Panel(QWidget):
         self._offer_unsaved()
 
         # The models outlive this object, which is gone when Qt says so.
-        def close() -> None:
-            for model in (segmenting, batch, structures, session):
-                model.close()
-            autosave.forget()
-
-        self.destroyed.connect(close)
-        app = QApplication.instance()
-        if app is not None:
-            app.aboutToQuit.connect(close)
+        self._models = (segmenting, batch, structures, session)
+        models = self._models
+        self.destroyed.connect(lambda: [model.close() for model in models])
+        # Whatever was kept stays until napari ends as it should, also when the panel alone is closed.
         atexit.register(autosave.forget)
+        segmenting.shown.connect(self._on_found)
         self._refresh()
 
     def show_tab(self, tab: QWidget) -> None:
@@ -74,9 +69,10 @@ class Panel(QWidget):
         """Ends a run when napari closes the panel, which takes it out of its dock but does not destroy it."""
         super().changeEvent(event)
         if event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            self.segment_tab.model.close()
-            self.batch_tab.model.close()
+            self._keep_timer.stop()
             self.study_tab.close_worker()
+            for model in self._models:
+                model.close()
 
     def _build(self) -> None:
         self._scan_box = box("The scan that the tabs speak of; follows the layer that is selected.")
@@ -85,7 +81,7 @@ class Panel(QWidget):
         for name in WINDOWS_HU:
             self._window_box.addItem(name, name)
         self._window_label = QLabel("Window")
-        self._unsaved_label = QLabel(wordWrap=True)
+        self._unsaved_label = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
         self._unsaved_frame = QFrame()
         self._unsaved_frame.setFrameShape(QFrame.Shape.StyledPanel)
         unsaved = QVBoxLayout(self._unsaved_frame)
@@ -101,7 +97,7 @@ class Panel(QWidget):
         self._tabs.addTab(self.segment_tab, "Segment")
         self._tabs.addTab(self.structures_tab, "Structures")
         self._tabs.addTab(self.batch_tab, "Batch")
-        self._message = QLabel(wordWrap=True)
+        self._message = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
         self._message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
@@ -125,7 +121,6 @@ class Panel(QWidget):
 
     def _on_window_chosen(self) -> None:
         if self.session.scan is not None and (name := self._window_box.currentData()) is not None:
-            self.session.scan.contrast_limits_range = (-2048, 4096)
             self.session.scan.contrast_limits = WINDOWS_HU[name]
 
     # from the session to the person
@@ -151,11 +146,10 @@ class Panel(QWidget):
         lines = [_MARKS[message.kind] + message.text for message in session.messages]
         self._message.setText("\n".join(lines))
         self._message.setVisible(bool(lines))
-        if session.labels is not self._labels_shown:
-            made = session.labels is not None and self._tabs.currentWidget() is self.segment_tab
-            self._labels_shown = session.labels
-            if made:
-                self._tabs.setCurrentWidget(self.structures_tab)
+
+    def _on_found(self) -> None:
+        if not self.session.is_painting:
+            self.show_tab(self.structures_tab)
 
     # work that nobody saved
 
@@ -164,8 +158,6 @@ class Panel(QWidget):
         if due:
             self._is_keeping = True
             in_background(self, self.autosave.keep, due, errored=self._tell, finished=self._on_kept)
-        elif not self._is_keeping:
-            self.autosave.forget()
 
     def _tell(self, error: Exception) -> None:
         self.session.say(message_of(error))
@@ -182,10 +174,12 @@ class Panel(QWidget):
             self._unsaved_label.setText(f"napari ended with work that was not saved ({when}): {names}")
 
     def _restore(self) -> None:
+        self._unsaved_frame.setEnabled(False)
         unsaved = self.autosave.left_behind()[0]
         frame = frame_of(self.session.viewer.layers)
         restored = partial(self._on_restored, unsaved)
-        in_background(self, unsaved.read, frame, returned=restored, errored=self._tell)
+        end = partial(self._unsaved_frame.setEnabled, True)
+        in_background(self, unsaved.read, frame, returned=restored, errored=self._tell, finished=end)
 
     def _on_restored(self, unsaved: Unsaved, layers: list) -> None:
         for layer in layers:
@@ -194,9 +188,13 @@ class Panel(QWidget):
         self.session.say(
             Message("info", "Restored. Open the scan too, to see where it lies; save it when it is right.")
         )
-        unsaved.discard()
-        self._keep()  # at once, should this program be the next to end
-        self._offer_unsaved()
+        due = self.autosave.due(self.session.segmentations)
+
+        def kept() -> None:
+            unsaved.discard()  # not before it is kept once more, should this program be the next to end
+            self._offer_unsaved()
+
+        in_background(self, self.autosave.keep, due, errored=self._tell, finished=kept)
 
     def _discard(self) -> None:
         for unsaved in self.autosave.left_behind()[:1]:

@@ -42,8 +42,9 @@ class LinkedPlanes(QWidget):
         for event in self._connected:
             event.connect(self._arrange)
         self._is_open = True
-        self._window = viewer.window._qt_window
-        self._window.installEventFilter(self)
+        self._watched = (viewer.window._qt_window, viewer.window._qt_viewer)
+        for watched in self._watched:
+            watched.installEventFilter(self)
         self._arrange()
 
     def close_views(self) -> None:
@@ -54,7 +55,8 @@ class LinkedPlanes(QWidget):
         self._timer.stop()
         for event in self._connected:
             event.disconnect(self._arrange)
-        self._window.removeEventFilter(self)
+        for watched in self._watched:
+            watched.removeEventFilter(self)
         self._main.close()
         self.planes.close()
         for view in self.views.values():
@@ -73,7 +75,10 @@ class LinkedPlanes(QWidget):
 
     def eventFilter(self, watched: object, event: QEvent) -> bool:  # Qt's name
         """Closes the planes before napari's window is gone: a canvas without a window would crash."""
-        if watched is self._window and event.type() == QEvent.Type.Close:
+        window, picture = self._watched
+        # a window that a person may still keep is hidden only once it is closed
+        is_closed = watched is window and event.type() == QEvent.Type.Hide and not event.spontaneous()
+        if is_closed or (watched is picture and event.type() == QEvent.Type.Close):
             self.close_views()
         return False
 

@@ -66,7 +66,7 @@ def _read(path: Path | None, viewer: Any) -> Iterator[Volume | Segmentation | Na
             raise InputError("input.several_files", "found several files; open them one by one, or their folder")
         found = find(path)
         holds_labels = not found.scans and [one.code for one in found.skipped] == ["skip.not_intensities"]
-        if path.is_file() and (holds_labels or is_result(path)):
+        if path.is_file() and (holds_labels or is_result(path) or _has_record(path)):
             yield named(read_label_map(path, _grid_of(viewer)))
             return
         if not found.scans:
@@ -79,6 +79,15 @@ def _read(path: Path | None, viewer: Any) -> Iterator[Volume | Segmentation | Na
             yield scan.read()
         except NapariSegError as fault:
             yield fault
+
+
+def _has_record(path: Path) -> bool:
+    """Whether a NIfTI file was saved as labels, told by the record beside it."""
+    from napari_seg.cohort.discover import read_record
+
+    ending = nifti_ending(path)
+    record = read_record(path.with_name(f"{path.name.removesuffix(ending)}.json")) if ending else None
+    return record is not None and "segments" in record
 
 
 def _grid_of(viewer: Any) -> Grid | None:

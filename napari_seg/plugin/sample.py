@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from napari_seg.geometry import Grid
-from napari_seg.plugin.layers import LayerTuple, image_layers
+from napari_seg.plugin.layers import LayerTuple, frame_of, image_layers
 from napari_seg.volume import Volume
 
 
@@ -20,7 +20,7 @@ def mni152() -> list[LayerTuple]:
     from napari_seg.formats import read
     from napari_seg.localise import mni152_path
 
-    return image_layers(replace(read(mni152_path()), name="MNI152 T1"))
+    return _shown(replace(read(mni152_path()), name="MNI152 T1"))
 
 
 def synthetic_ct() -> list[LayerTuple]:
@@ -40,7 +40,7 @@ def synthetic_ct() -> list[LayerTuple]:
     rim = _ball(x, y, 0 * z, 156, 106, 1) & ~_ball(x, y, 0 * z, 146, 97, 1)
     hu[rim & (np.sin(z / 6 + y / 25) > 0.55) & (y < 85)] = 600
     noise = np.random.default_rng(0).normal(0, 12, grid.shape).astype(np.float32)
-    return image_layers(Volume((hu + noise).astype(np.int16)[None], grid, name="Synthetic CT", modality="CT"))
+    return _shown(Volume((hu + noise).astype(np.int16)[None], grid, name="Synthetic CT", modality="CT"))
 
 
 def oblique_mr() -> list[LayerTuple]:
@@ -63,7 +63,15 @@ def oblique_mr() -> list[LayerTuple]:
     value[_ball(x + 40, y - 30, z - 30, 9, 9, 9)] = 620  # something bright, on the patient's left
     noise = np.random.default_rng(1).normal(0, 14, grid.shape).astype(np.float32)
     array = np.clip(value + noise, 0, None).astype(np.int16)
-    return image_layers(Volume(array[None], grid, name="Oblique MR", modality="MR"))
+    return _shown(Volume(array[None], grid, name="Oblique MR", modality="MR"))
+
+
+def _shown(volume: Volume) -> list[LayerTuple]:
+    """The layers of a volume in the current viewer's frame."""
+    from napari.viewer import current_viewer
+
+    viewer = current_viewer()
+    return image_layers(volume, None if viewer is None else frame_of(viewer.layers))
 
 
 def _coordinates(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

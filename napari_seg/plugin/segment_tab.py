@@ -46,7 +46,7 @@ class SegmentTab(QWidget):
     def _execute(self, run: Run) -> None:
         self._activity = cancelable_progress(total=0, desc=run.bundle.name, file=io.StringIO())
         self._timer.start()
-        in_background(self, run.execute, finished=partial(self._on_run_finished, run))
+        run.begin()
         self._refresh()
 
     # building
@@ -64,7 +64,7 @@ class SegmentTab(QWidget):
             self._device_box.addItem(text, key)
         self._certainty_box = QCheckBox("Confidence as a layer too")
         self._certainty_box.setToolTip("How sure the network is of each voxel; the layer is hidden at first.")
-        self._foreseen_label = QLabel(wordWrap=True)
+        self._foreseen_label = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
         self._run_button = button("Run", "", self.run)
         self._stop_button = button("Stop", "Give up this run and those that wait; nothing is added.", self.model.stop)
         self._progress_label = QElidingLabel()
@@ -107,12 +107,14 @@ class SegmentTab(QWidget):
             f"{bundle.name}\n{bundle.root}\n\nThis model brings program code of its own. Once it is trusted, that code "
             "can do on this computer whatever you can. Trust it only if you know where it comes from."
         )
-        if QMessageBox.question(self, "Trust this model?", text) == QMessageBox.StandardButton.Yes:
+        asked = QMessageBox(QMessageBox.Icon.Warning, "Trust this model?", text, parent=self)
+        asked.setTextFormat(Qt.TextFormat.PlainText)  # a name could hide the warning otherwise
+        asked.setStandardButtons(QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.No)
+        asked.setDefaultButton(QMessageBox.StandardButton.No)
+        if asked.exec() == QMessageBox.StandardButton.Yes:
             self.model.trust()
 
     def _on_run_finished(self, run: Run) -> None:
-        if run is not self.model.run:  # it was stopped, and nobody waits for it
-            return
         self._close_activity()
         following = self.model.finish(run)
         if following is not None:
@@ -133,8 +135,11 @@ class SegmentTab(QWidget):
         self._is_foreseeing = True
         in_background(self, self.model.foresee, returned=partial(self._on_foreseen, key))
 
-    def _on_foreseen(self, key: object, text: str) -> None:
+    def _on_foreseen(self, key: object, text: str | None) -> None:
         self._is_foreseeing = False
+        if text is None:  # another run was under way: once more, later
+            self._foresee_timer.start()
+            return
         self._foreseen = (key, text)
         self._refresh()
 
@@ -143,7 +148,7 @@ class SegmentTab(QWidget):
         model = self.model
         if model.obstacle or model.bundle is None or not self.isVisible():
             return None
-        return id(model.session.scan), model.bundle.root, model.device, model.memory_bytes
+        return model.session.scan, model.bundle.root, model.device, model.memory_bytes
 
     # from the model to the person
 
@@ -157,6 +162,8 @@ class SegmentTab(QWidget):
                 for bundle in model.bundles:
                     self._bundle_box.addItem(bundle.name, bundle)
             self._bundle_box.setCurrentIndex(model.bundles.index(model.bundle) if model.bundle else -1)
+        with signals_blocked(self._device_box):
+            self._device_box.setCurrentIndex(self._device_box.findData(model.device))
         self._card.setText(
             "".join(f"<p style='margin:2px'><b>{head}</b>: {_safe(text)}</p>" for head, text in model.card)
         )
@@ -185,6 +192,9 @@ class SegmentTab(QWidget):
     def _show_progress(self) -> None:
         run: Run | None = self.model.run
         if run is None:
+            return
+        if run.has_ended.is_set():
+            self._on_run_finished(run)
             return
         progress = run.progress
         self._progress_bar.setRange(0, progress.total)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from psygnal import Signal
 from napari_seg.errors import BundleError, Cancelled, NapariSegError, Notice
 from napari_seg.plugin.layers import certainty_layer, labels_layer, layer_of, volume_of
 from napari_seg.plugin.placement import Placement
-from napari_seg.plugin.session import Message, Session, message_of
+from napari_seg.plugin.session import Message, Session, log_mistake, message_of
 from napari_seg.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
@@ -27,6 +28,29 @@ logger = logging.getLogger(__name__)
 DEVICES = {"auto": "Automatic", "cpu": "Processor (CPU)", "cuda": "Graphics card (CUDA)"}
 
 STAGES = {"locating": "Finding the place", "loading": "Loading the model", "segmenting": "Segmenting"}
+
+
+_busy = threading.Lock()
+"""Held while a network runs: two at once would take twice the memory that was planned for one."""
+
+
+@contextmanager
+def alone(is_stopping: Callable[[], bool]) -> Iterator[None]:
+    """Waits until no other run is under way, a stopped one that is busy with its last window among them.
+
+    Args:
+        is_stopping: whether to give up waiting.
+
+    Raises:
+        Cancelled: it was.
+    """
+    while not _busy.acquire(timeout=0.1):
+        if is_stopping():
+            raise Cancelled()
+    try:
+        yield
+    finally:
+        _busy.release()
 
 
 @dataclass(frozen=True)
@@ -62,6 +86,7 @@ class Run:
         layers: the answer, the labels first.
         error: what ended the run instead.
         seconds: how long it took, once it has ended.
+        has_ended: whether it has, in whatever way.
     """
 
     def __init__(
@@ -87,6 +112,7 @@ class Run:
         self.layers: list[Layer] = []
         self.error: Exception | None = None
         self.seconds = 0.0
+        self.has_ended = threading.Event()
         self._stop = threading.Event()
         self._stage_began: tuple[str, float, int] = ("", 0.0, 0)
 
@@ -108,32 +134,41 @@ class Run:
         """Does the work; never raises, so that nothing gets lost between threads."""
         began = time.monotonic()
         try:
-            if self.is_stopping:  # before it began
-                raise Cancelled()
-            self.progress = Progress(STAGES["loading"])
-            # Here and not above: this loads torch, which takes seconds.
-            from napari_seg.inference import segment
-
-            more: dict[str, Any] = {"memory_bytes": self.memory_bytes} if self.memory_bytes else {}
-            if self.certainty:
-                more["certainty"] = True
-            found = segment(self.volume, self.bundle, device=self.device, progress=self._report, **more)
-            # Counting voxels and turning axes takes a while too: not in the main thread.
-            name, bundle = f"{self.image_name} - {self.bundle.name}", self.bundle
-            files, algorithm = self.volume.files, (bundle.name, bundle.version)
-            labels = labels_layer(found, self.placement, name, files=files, algorithm=algorithm)
-            # napari compiles its colour mapping at the first use, for seconds.
-            labels[1]["colormap"].map(labels[0][:1, :1])
-            layers = [layer_of(labels)]
-            if found.certainty is not None:
-                sure = certainty_layer(found.certainty.confidence, self.placement, f"{name}, confidence")
-                layers.append(layer_of(sure))
-            self.segmentation, self.layers = found, layers
+            with alone(lambda: self.is_stopping):
+                self._segment()
         except Exception as error:
             self.error = error
             if not isinstance(error, NapariSegError | MemoryError):
-                logger.exception("the run failed")
+                log_mistake("the run failed", error)
         self.seconds = time.monotonic() - began
+        self.has_ended.set()
+
+    def begin(self) -> None:
+        """Does the work in a thread of its own: Qt's few threads are for what takes seconds."""
+        threading.Thread(target=self.execute, name="napari-seg run").start()
+
+    def _segment(self) -> None:
+        if self.is_stopping:  # before it began
+            raise Cancelled()
+        self.progress = Progress(STAGES["loading"])
+        # Here and not above: this loads torch, which takes seconds.
+        from napari_seg.inference import segment
+
+        more: dict[str, Any] = {"memory_bytes": self.memory_bytes} if self.memory_bytes else {}
+        if self.certainty:
+            more["certainty"] = True
+        found = segment(self.volume, self.bundle, device=self.device, progress=self._report, **more)
+        # Counting voxels and turning axes takes a while too: not in the main thread.
+        name, bundle = f"{self.image_name} - {self.bundle.name}", self.bundle
+        files, algorithm = self.volume.files, (bundle.name, bundle.version)
+        labels = labels_layer(found, self.placement, name, files=files, algorithm=algorithm)
+        # napari compiles its colour mapping at the first use, for seconds.
+        labels[1]["colormap"].map(labels[0][:1, :1])
+        layers = [layer_of(labels)]
+        if found.certainty is not None:
+            sure = certainty_layer(found.certainty.confidence, self.placement, f"{name}, confidence")
+            layers.append(layer_of(sure))
+        self.segmentation, self.layers = found, layers
 
     def _report(self, stage: str, done: int, total: int) -> None:
         if self._stop.is_set():
@@ -154,6 +189,7 @@ class SegmentModel:
 
     Attributes:
         changed: emitted whenever something the tab shows has changed.
+        shown: emitted when what a run found was added to the viewer.
         session: gives the scan, and takes what is said.
         bundles: what can be run.
         bundle: the chosen one.
@@ -165,6 +201,7 @@ class SegmentModel:
     """
 
     changed = Signal()
+    shown = Signal()
 
     def __init__(self, session: Session, bundle_folders: Sequence[Path] = ()) -> None:
         self.session = session
@@ -235,7 +272,7 @@ class SegmentModel:
         accuracy = ", ".join(f"{name.replace('dice', 'Dice')} {value:.3g}" for name, value in bundle.accuracy)
         rows = [
             ("Finds", found),
-            ("Wants", f"{bundle.modality or 'any'} scans" + (", several channels" if bundle.in_channels > 1 else "")),
+            ("Wants", bundle.images or f"{bundle.modality or 'any'} scans"),
             ("Accuracy", accuracy or "not reported"),
             ("Use", bundle.intended_use),
             ("Licence", bundle.licence or "not stated"),
@@ -260,13 +297,19 @@ class SegmentModel:
 
     # foreseeing
 
-    def foresee(self) -> str:
-        """What the chosen run will take, for a person; loads torch and the network, so not in the main thread."""
+    def foresee(self) -> str | None:
+        """What the chosen run will take, for a person; loads torch and the network, so not in the main thread.
+
+        Returns:
+            None while another run is under way.
+        """
         scan, bundle = self.session.scan, self.bundle
         if scan is None or bundle is None or self.obstacle:
             return ""
         volume = volume_of(scan)
         assert volume is not None
+        if not _busy.acquire(blocking=False):  # a run says itself what it takes
+            return None
         try:
             from napari_seg.inference.budget import describe_bytes
             from napari_seg.inference.foresee import foresee
@@ -278,6 +321,8 @@ class SegmentModel:
         except Exception as error:  # what is foreseen is a courtesy; the run itself will say what is wrong
             logger.debug("nothing could be foreseen (%s)", type(error).__name__)
             return ""
+        finally:
+            _busy.release()
         if known is None:
             return ""
         windows = f"{known.windows} window{'s' * (known.windows != 1)}"
@@ -337,14 +382,17 @@ class SegmentModel:
         return self.run
 
     def _show(self, run: Run) -> None:
-        viewer = self.session.viewer
+        viewer, is_painting = self.session.viewer, self.session.is_painting
+        active = viewer.layers.selection.active
         for layer in reversed(run.layers):  # the labels last: on top, and active
             viewer.add_layer(layer)
-        self.session.labels = viewer.layers[-1]
+        if is_painting:  # a stroke must end in the layer where it began
+            viewer.layers.selection.active = active
         self.session.say(
             *(Message("warning", f"{notice.message} ({notice.code})") for notice in run.notices),
             Message("info", f"Done in {run.seconds:.0f} s."),
         )
+        self.shown.emit()
 
     def _find_bundles(self, folders: Sequence[Path]) -> None:
         from napari_seg.bundle import find_bundles

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import traceback
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from napari.layers import Image, Labels
+from napari.layers import Image, Labels, Layer
 from psygnal import Signal
 
 from napari_seg.errors import NapariSegError
-from napari_seg.plugin.layers import adopt_into, volume_of
+from napari_seg.plugin.layers import adopt_into, volume_of, widen_range
 from napari_seg.plugin.placement import METADATA_KEY
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,12 @@ def unwrapped(viewer: ViewerModel) -> ViewerModel:
     return plain
 
 
+def log_mistake(what: str, error: Exception) -> None:
+    """Logs a mistake of ours with the places it came through; not with its words, which may hold what is private."""
+    places = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("%s: %s\n%s", what, type(error).__name__, places)
+
+
 class Session:
     """The scan and the labels that the panels of a viewer speak of; both follow the active layer.
 
@@ -63,8 +74,7 @@ class Session:
         viewer.layers.events.removed.connect(self._follow)
         viewer.layers.selection.events.active.connect(self._follow)
         for layer in viewer.layers:
-            if isinstance(layer, Labels):
-                adopt_into(layer, viewer.layers)
+            self._welcome(layer)
         self._follow()
 
     @property
@@ -80,6 +90,9 @@ class Session:
             viewer.layers.events.inserted.disconnect(self._on_inserted)
             viewer.layers.events.removed.disconnect(self._follow)
             viewer.layers.selection.events.active.disconnect(self._follow)
+            for layer in viewer.layers:
+                layer.events.name.disconnect(self._follow)
+        self.scan, self.labels = None, None  # the last ones to hold a scan that was removed
 
     @property
     def scans(self) -> list[Image]:
@@ -101,6 +114,12 @@ class Session:
         self.labels = layer
         self.changed.emit()
 
+    @property
+    def is_painting(self) -> bool:
+        """Whether a brush is chosen: then nothing may be put under it."""
+        active = self.viewer.layers.selection.active
+        return isinstance(active, Labels) and str(active.mode) not in ("pan_zoom", "transform")
+
     def say(self, *messages: Message) -> None:
         """Replaces what was said before."""
         self.messages = list(messages)
@@ -108,9 +127,20 @@ class Session:
 
     def _on_inserted(self, event: object) -> None:
         layer = getattr(event, "value", None)
-        if isinstance(layer, Labels):
-            adopt_into(layer, self.viewer.layers)
+        assert isinstance(layer, Layer)
+        self._welcome(layer)
         self._follow()
+
+    def _welcome(self, layer: Layer) -> None:
+        layer.events.name.connect(self._follow)
+        layers = self.viewer.layers
+        likeliest = [*([self.scan] if self.scan in layers else []), *layers]
+        if isinstance(layer, Labels):
+            adopt_into(layer, likeliest)
+            return
+        widen_range(layer)
+        for labels in self.segmentations:  # those that were opened before their scan
+            adopt_into(labels, likeliest)
 
     def _follow(self, event: object = None) -> None:
         """Takes the active layer, if it is a scan or labels; otherwise keeps what is still there."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.layers import Labels
@@ -14,10 +15,19 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_seg.evaluation.measure import Measurement, measure
-from napari_seg.plugin.layers import colormap_of, labels_layer, layer_of, segmentation_of, volume_of
-from napari_seg.plugin.placement import METADATA_KEY, Placement
+from napari_seg.plugin.layers import (
+    color_in,
+    colormap_of,
+    edits_of,
+    labels_layer,
+    layer_of,
+    placement_of,
+    segmentation_of,
+    volume_of,
+)
+from napari_seg.plugin.placement import METADATA_KEY
 from napari_seg.plugin.session import Message, Session
-from napari_seg.volume import Segment, Segmentation, distinct_color
+from napari_seg.volume import Segment, Segmentation
 
 if TYPE_CHECKING:
     from napari_seg.evaluation.metrics import Scores
@@ -52,23 +62,73 @@ class Structure:
 
 @dataclass
 class Table:
-    """What is known of the structures of one labels layer; lives as long as the layer does.
+    """What is known of the structures of one labels layer.
 
     Attributes:
         measured: label -> its measurement, of the layer's array.
         counts: label -> voxels of the file's own grid.
         hidden: labels that are not drawn.
         scores: label -> its numbers against the reference.
-        edited: whether a person changed the labels since they were made or restored.
-        saved: whether what is there now lies on disk too, where the person wanted it.
+        edits: how often a person changed labels, names or colours since they were made.
+        painted: whether labels were among that.
+        saved: how often it was when they were last saved where the person wanted it.
     """
 
     measured: dict[int, Measurement] = field(default_factory=dict)
     counts: dict[int, int] | None = None
     hidden: set[int] = field(default_factory=set)
     scores: dict[int, Scores] = field(default_factory=dict)
-    edited: bool = False
-    saved: bool = False
+    edits: int = 0
+    painted: bool = False
+    saved: int = 0
+
+    @property
+    def is_unsaved(self) -> bool:
+        """Whether there is work that lies nowhere else."""
+        return self.edits > self.saved
+
+
+_TABLES: WeakKeyDictionary[Labels, Table] = WeakKeyDictionary()
+
+
+def table_of(layer: Labels) -> Table:
+    """What is known of a layer's structures; lives as long as the layer, and is not its duplicate's."""
+    return _TABLES.setdefault(layer, Table())
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A labels layer at one moment, for another thread while a person goes on painting.
+
+    Attributes:
+        layer: whose it is.
+        labels: a copy of its array.
+        settings: as napari hands them to a writer.
+        edits: `Table.edits` of that moment.
+    """
+
+    layer: Labels
+    labels: NDArray
+    settings: Mapping[str, Any]
+    edits: int
+
+    @classmethod
+    def of(cls, layer: Labels) -> Snapshot:
+        """To be taken in the main thread."""
+        return cls(layer, np.array(layer.data), layer.as_layer_data_tuple()[1], table_of(layer).edits)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether nothing was changed since."""
+        return table_of(self.layer).edits == self.edits
+
+    def segmentation(self) -> Segmentation:
+        """The labels on the file's own grid; takes a while."""
+        return segmentation_of(self.labels, self.settings)
+
+
+Measured = tuple[Snapshot, dict[int, Measurement], dict[int, int]]
+Compared = tuple[Snapshot, "dict[int, Scores]", Labels, str]
 
 
 class StructuresModel:
@@ -99,8 +159,7 @@ class StructuresModel:
     def table(self) -> Table:
         """What is known of the layer's structures."""
         assert self._watched is not None
-        table: Table = self._watched.metadata[METADATA_KEY].setdefault("table", Table())
-        return table
+        return table_of(self._watched)
 
     @property
     def structures(self) -> list[Structure]:
@@ -109,7 +168,7 @@ class StructuresModel:
         if layer is None:
             return []
         table, confidence = self.table, layer.metadata[METADATA_KEY].get("confidence", {})
-        ml = voxel_ml(layer)
+        ml = placement_of(layer).native.voxel_ml
         rows = []
         for segment in _segments(layer, table):
             known = table.measured.get(segment.label)
@@ -123,7 +182,7 @@ class StructuresModel:
                     count,
                     nan if count is None else count * ml,
                     nan if known is None else known.mean_intensity,
-                    nan if table.edited else confidence.get(segment.label, nan),
+                    nan if table.painted else confidence.get(segment.label, nan),
                     table.scores.get(segment.label),
                 )
             )
@@ -131,31 +190,31 @@ class StructuresModel:
 
     # measuring
 
-    def measure(self) -> tuple[Labels, dict[int, Measurement], dict[int, int]] | None:
-        """The layer with its measurements and voxel counts; takes a while, so not in the main thread."""
-        layer = self._watched
-        if layer is None:
-            return None
-        labels = np.asarray(layer.data)
-        image = self._image_on(layer)
-        found = measure(labels, image)
-        if _is_view(layer):
+    def snapshot(self) -> Snapshot | None:
+        """The layer as it is now."""
+        return None if self._watched is None else Snapshot.of(self._watched)
+
+    def measure(self, snapshot: Snapshot) -> Measured:
+        """Measurements and voxel counts; takes a while, so not in the main thread."""
+        found = measure(snapshot.labels, self._image_on(snapshot.layer))
+        if placement_of(snapshot.layer).is_view:
             counts = {label: one.voxels for label, one in found.items()}
         else:  # what is drawn is resampled; volumes are those of the file's own voxels
-            counts = segmentation_of(labels, _settings(layer)).voxel_counts()
-        return layer, found, counts
+            counts = snapshot.segmentation().voxel_counts()
+        return snapshot, found, counts
 
-    def take(self, answer: tuple[Labels, dict[int, Measurement], dict[int, int]] | None) -> None:
-        """Shows measurements."""
-        if answer is None or METADATA_KEY not in answer[0].metadata:
+    def take(self, answer: Measured) -> None:
+        """Shows measurements, unless the labels are others by now: then they are measured anew."""
+        snapshot, found, counts = answer
+        layer, table = snapshot.layer, table_of(snapshot.layer)
+        if not snapshot.is_current:
             return
-        layer, found, counts = answer
-        table = layer.metadata[METADATA_KEY].setdefault("table", Table())
         is_new = table.counts is None and layer.metadata[METADATA_KEY].get("algorithm") is not None
         table.measured, table.counts = found, counts
         _tell_hover(layer, table)
         self.changed.emit()
-        if is_new and found and layer is self._watched:  # what a network found is looked at first where most of it is
+        if is_new and found and layer is self._watched and not self.session.is_painting:
+            # what a network found is looked at first where most of it is
             self.show(max(found, key=lambda label: found[label].voxels))
 
     # looking
@@ -167,7 +226,8 @@ class StructuresModel:
             return
         layer.selected_label = label
         if (known := self.table.measured.get(label)) is not None:
-            self.session.viewer.dims.set_point(range(3), layer.data_to_world(known.center))
+            dims = self.session.viewer.dims
+            dims.set_point(range(dims.ndim - 3, dims.ndim), layer.data_to_world(known.center))
 
     def step(self, by: int) -> None:
         """Goes to the next structure that was found, or the one before it."""
@@ -196,8 +256,9 @@ class StructuresModel:
         layer = self._watched
         assert layer is not None
         segments = tuple(replace(s, **what) if s.label == label else s for s in _segments(layer, self.table))
-        layer.metadata[METADATA_KEY]["segments"] = segments
-        self.table.saved = False
+        # a new dictionary: a duplicate of the layer has the old one too
+        layer.metadata[METADATA_KEY] = {**layer.metadata[METADATA_KEY], "segments": segments}
+        self.table.edits += 1
         _tell_hover(layer, self.table)
         self._recolour()
 
@@ -210,13 +271,14 @@ class StructuresModel:
 
     # comparing
 
-    def compare(self, reference: Labels | Path) -> tuple[Labels, dict[int, Scores], Labels, str]:
-        """The layer, its numbers against a reference, a layer of where the two differ, and what there is to say.
+    def compare(self, snapshot: Snapshot, reference: Snapshot | Path) -> Compared:
+        """What was compared, its numbers, a layer of where the two differ, and what there is to say.
 
         Takes a while, so not in the main thread.
 
         Args:
-            reference: a labels layer of the same scan, or a file.
+            snapshot: the labels.
+            reference: others of the same scan, or a file.
 
         Raises:
             NapariSegError: the reference can't be read or lies on another grid.
@@ -225,13 +287,9 @@ class StructuresModel:
         from napari_seg.evaluation.metrics import DISAGREEMENTS, compare_label_maps, disagreement
         from napari_seg.formats.label_maps import named, read_label_map
 
-        layer = self._watched
-        assert layer is not None
-        placement = Placement.from_metadata(layer.metadata)
-        assert placement is not None
-        found = segmentation_of(np.asarray(layer.data), _settings(layer))
-        if isinstance(reference, Labels):
-            expected, name = segmentation_of(np.asarray(reference.data), _settings(reference)), reference.name
+        layer, found = snapshot.layer, snapshot.segmentation()
+        if isinstance(reference, Snapshot):
+            expected, name = reference.segmentation(), str(reference.settings["name"])
         else:
             expected, name = named(read_label_map(reference, found.grid)), reference.name
         expected = with_labels_of(found, expected)
@@ -240,20 +298,24 @@ class StructuresModel:
         kinds = zip(DISAGREEMENTS.items(), colors, strict=True)
         segments = tuple(Segment(label, meaning, color) for (label, meaning), color in kinds)
         differing = Segmentation(disagreement(found, expected), found.grid, segments)
-        shown = layer_of(labels_layer(differing, placement, f"{layer.name} against {name}"))
+        shown = layer_of(labels_layer(differing, placement_of(layer), f"{layer.name} against {name}"))
         known = [one.dice for one in scores.values() if not isnan(one.dice)]
         mean = f"mean Dice {np.mean(known):.3f}" if known else "neither holds a structure"
         return (
-            layer,
+            snapshot,
             scores,
             shown,
             f"Compared with {name}: {mean}; {sum(differing.volumes_ml().values()):.2f} ml differ.",
         )
 
-    def take_comparison(self, answer: tuple[Labels, dict[int, Scores], Labels, str]) -> None:
+    def take_comparison(self, answer: Compared) -> None:
         """Shows the numbers, and adds a layer with the voxels where the two differ."""
-        layer, scores, shown, text = answer
-        layer.metadata[METADATA_KEY].setdefault("table", Table()).scores = dict(scores)
+        snapshot, scores, shown, text = answer
+        layer = snapshot.layer
+        if not snapshot.is_current:
+            self.session.say(Message("warning", "The labels were changed meanwhile; compare them once more."))
+            return
+        table_of(layer).scores = dict(scores)
         viewer = self.session.viewer
         viewer.add_layer(shown)
         if layer in viewer.layers:
@@ -265,8 +327,9 @@ class StructuresModel:
     def edited(self, event: object = None) -> None:
         """To be called when the labels of the layer are others."""
         if self._watched is not None:
-            table, self._edits = self.table, _edits(self._watched)
-            table.edited, table.saved, table.scores = True, False, {}
+            table, self._edits = self.table, edits_of(self._watched)
+            table.edits += 1
+            table.painted, table.scores = True, {}
             self.measuring.emit()
 
     def _follow(self) -> None:
@@ -283,14 +346,14 @@ class StructuresModel:
             self._watched.events.set_data.disconnect(self._look)
         self._watched = layer
         if layer is not None:
-            self._edits = _edits(layer)
+            self._edits = edits_of(layer)
             layer.events.data.connect(self.edited)
             layer.events.paint.connect(self.edited)
             layer.events.set_data.connect(self._look)  # undone and redone; and drawn anew, when nothing was edited
 
     def _look(self, event: object = None) -> None:
         """Says that the labels are others, if they are."""
-        if self._watched is not None and self._edits != _edits(self._watched):
+        if self._watched is not None and self._edits != edits_of(self._watched):
             self.edited()
 
     def _image_on(self, layer: Labels) -> NDArray | None:
@@ -307,41 +370,18 @@ class StructuresModel:
         return None
 
 
-def _edits(layer: Labels) -> tuple[int, int]:
-    """How many steps can be undone and redone: napari says of painting that it happened, but not of undoing."""
-    return len(layer._undo_history), len(layer._redo_history)
-
-
-def voxel_ml(layer: Labels) -> float:
-    """Volume of a voxel of the file's own grid that a layer shows."""
-    placement = Placement.from_metadata(layer.metadata)
-    assert placement is not None
-    return placement.native.voxel_ml
-
-
-def _is_view(layer: Labels) -> bool:
-    placement = Placement.from_metadata(layer.metadata)
-    assert placement is not None
-    return placement.is_view
-
-
-def _settings(layer: Labels) -> Mapping[str, Any]:
-    settings: Mapping[str, Any] = layer.as_layer_data_tuple()[1]
-    return settings
-
-
 def _segments(layer: Labels, table: Table) -> tuple[Segment, ...]:
     """Those that were looked for, and what a person painted beside them."""
     known = {s.label: s for s in layer.metadata[METADATA_KEY].get("segments", ())}
     for label in table.measured:
         if label not in known:
-            known[label] = Segment(label, f"label {label}", distinct_color(label))
+            known[label] = Segment(label, f"label {label}", color_in(layer.colormap, label))
     return tuple(known[label] for label in sorted(known))
 
 
 def _tell_hover(layer: Labels, table: Table) -> None:
     """Puts names, volumes and intensities where napari's status bar finds them."""
-    segments, ml = _segments(layer, table), voxel_ml(layer)
+    segments, ml = _segments(layer, table), placement_of(layer).native.voxel_ml
     counts = table.counts or {}
     means = [table.measured[s.label].mean_intensity if s.label in table.measured else nan for s in segments]
     layer.features = {

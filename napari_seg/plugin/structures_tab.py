@@ -1,5 +1,6 @@
 """The Structures tab in Qt: the table of what was found, compare and export; what it does stands in `structures`."""
 
+from collections.abc import Callable
 from functools import partial
 from math import isnan
 from pathlib import Path
@@ -8,13 +9,23 @@ from typing import Any
 from napari.layers import Labels
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QColorDialog, QFileDialog, QLabel, QMenu, QTableWidgetItem, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QColorDialog,
+    QFileDialog,
+    QLabel,
+    QMenu,
+    QMessageBox,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
 from superqt.utils import signals_blocked
 
 from napari_seg.plugin.controls import ask_file, box, button, in_background, number_item, row, swatch, table
-from napari_seg.plugin.exporting import KINDS, KindName, export, obstacle, suggested_name
+from napari_seg.plugin.exporting import KINDS, KindName, export, is_of_scan, obstacle, suggested_name, with_ending
 from napari_seg.plugin.session import Message, message_of
-from napari_seg.plugin.structures import Structure, StructuresModel
+from napari_seg.plugin.structures import Snapshot, Structure, StructuresModel, table_of
 
 _HEADS = ("", "", "Structure", "ml", "voxels", "mean", "sure", "Dice", "HD95", "NSD")
 _TIPS = (
@@ -39,6 +50,7 @@ class StructuresTab(QWidget):
     def __init__(self, model: StructuresModel) -> None:
         super().__init__()
         self.model = model
+        self._busy: set[str] = set()
         self._build()
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
@@ -51,40 +63,66 @@ class StructuresTab(QWidget):
         if model.session.labels is not None:
             self._measure_soon()
 
-    def export(self, path: object, kind: KindName) -> None:
-        """Writes the labels in a thread of its own; what came of it is said in the panel and the status bar."""
-        session = self.model.session
-        layer = session.labels
-        assert layer is not None
-        self._export_button.setEnabled(False)
-        session.say(Message("info", "Saving …"))
-        told: dict[str, Any] = {"returned": self._on_exported, "errored": self._tell, "finished": self._refresh}
-        in_background(self, export, layer, path, kind, **told)
+    def export(self, path: Path, kind: KindName) -> None:
+        """Writes the labels in a thread of its own; what came of it is said in the panel and the status bar.
 
-    def compare(self, reference: object) -> None:
+        Args:
+            path: ends as files of the kind do.
+            kind: of the file.
+        """
+        snapshot = self.model.snapshot()
+        assert snapshot is not None
+        self._busy.add("export")
+        self.model.session.say(Message("info", "Saving …"))
+        work: Callable[..., object] = export
+        in_background(
+            self,
+            work,
+            snapshot,
+            path,
+            kind,
+            returned=self._on_exported,
+            errored=self._tell,
+            finished=self._end("export"),
+        )
+
+    def compare(self, reference: Labels | Path) -> None:
         """Compares with a layer or a file in a thread of its own."""
-        self._compare_button.setEnabled(False)
+        snapshot = self.model.snapshot()
+        assert snapshot is not None
+        other = Snapshot.of(reference) if isinstance(reference, Labels) else reference
+        self._busy.add("compare")
         self.model.session.say(Message("info", "Comparing …"))
-        told: dict[str, Any] = {
-            "returned": self.model.take_comparison,
-            "errored": self._tell,
-            "finished": self._refresh,
-        }
-        in_background(self, self.model.compare, reference, **told)
+        take, end = self.model.take_comparison, self._end("compare")
+        in_background(self, self.model.compare, snapshot, other, returned=take, errored=self._tell, finished=end)
 
     def ask_export(self, kind: KindName) -> None:
         """Asks where to, then exports."""
-        layer = self.model.session.labels
+        layer, session = self.model.session.labels, self.model.session
         if layer is None or (why := obstacle(layer, kind)):
-            self.model.session.say(Message("warning", why if layer is not None else obstacle(None, kind)))
+            session.say(Message("warning", why if layer is not None else obstacle(None, kind)))
             return
-        endings = " ".join(f"*{ending}" for ending in KINDS[kind].endings)
-        title = KINDS[kind].title
-        path, _ = QFileDialog.getSaveFileName(
-            self, f"Save as {title}", suggested_name(layer, kind), f"{title} ({endings})"
-        )
-        if path:
-            self.export(Path(path), kind)
+        title, endings = KINDS[kind].title, " ".join(f"*{ending}" for ending in KINDS[kind].endings)
+        name = suggested_name(layer, kind)
+        chosen, _ = QFileDialog.getSaveFileName(self, f"Save as {title}", name, f"{title} ({endings})")
+        if not chosen:
+            return
+        path = with_ending(Path(chosen), kind)
+        if is_of_scan(layer, path):
+            session.say(Message("error", f"{path.name} is the scan itself; choose another name (output.exists)"))
+        elif path == Path(chosen) or not path.exists() or self._may_replace(path):  # else the dialog has asked
+            self.export(path, kind)
+
+    def _may_replace(self, path: Path) -> bool:
+        text = f"{path.name} is there already. Replace it?"
+        return QMessageBox.question(self, "Replace the file?", text) == QMessageBox.StandardButton.Yes
+
+    def _end(self, work: str) -> Callable[[], None]:
+        def end() -> None:
+            self._busy.discard(work)
+            self._refresh()
+
+        return end
 
     def ask_reference(self) -> None:
         """Asks for the file of a reference, then compares."""
@@ -176,9 +214,12 @@ class StructuresTab(QWidget):
         if self._is_measuring:
             self._measure_soon()  # once more, when this one has ended
             return
+        snapshot = self.model.snapshot()
+        if snapshot is None:
+            return
         self._is_measuring = True
         told: dict[str, Any] = {"returned": self.model.take, "errored": self._tell, "finished": self._on_measured}
-        in_background(self, self.model.measure, **told)
+        in_background(self, self.model.measure, snapshot, **told)
 
     def _tell(self, error: Exception) -> None:
         self.model.session.say(message_of(error))
@@ -186,8 +227,10 @@ class StructuresTab(QWidget):
     def _on_measured(self) -> None:
         self._is_measuring = False
 
-    def _on_exported(self, text: str) -> None:
-        session = self.model.session
+    def _on_exported(self, answer: tuple[Snapshot, str]) -> None:
+        snapshot, text = answer
+        session, table = self.model.session, table_of(snapshot.layer)
+        table.saved = max(table.saved, snapshot.edits)  # what was painted meanwhile is still to be saved
         session.say(Message("info", text))
         session.viewer.status = text
 
@@ -207,8 +250,8 @@ class StructuresTab(QWidget):
         has_rows = self._table.rowCount() > 0
         for widget in (self._previous_button, self._next_button):
             widget.setEnabled(has_rows)
-        for widget in (self._compare_button, self._export_button):
-            widget.setEnabled(layer is not None)
+        self._compare_button.setEnabled(layer is not None and "compare" not in self._busy)
+        self._export_button.setEnabled(layer is not None and "export" not in self._busy)
         for kind, action in self._export_actions.items():
             why = obstacle(layer, kind)
             action.setEnabled(not why)
@@ -216,6 +259,8 @@ class StructuresTab(QWidget):
 
     def _fill_table(self, layer: Labels | None, structures: list[Structure]) -> None:
         self._table.setVisible(layer is not None)
+        if self._table.state() == QAbstractItemView.State.EditingState:  # a name is being typed
+            return
         with signals_blocked(self._table):
             self._table.setRowCount(len(structures))
             for row_number, structure in enumerate(structures):

@@ -11,7 +11,7 @@ from napari.layers import Layer
 from numpy.typing import NDArray
 from psygnal import Signal
 
-from napari_seg.plugin.layers import frame_of, image_layers, layer_of
+from napari_seg.plugin.layers import frame_of, image_layers, in_frame, layer_of
 from napari_seg.plugin.session import Message, Session, message_of
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class StudyModel:
     def show(self, answer: tuple[list[Layer], tuple[str, ...]]) -> None:
         """Adds the layers of a scan."""
         layers, doubts = answer
-        for layer in layers:
+        for layer in in_frame(layers, self.frame()):  # another scan may have come first
             self.session.viewer.add_layer(layer)
         self.session.say(*(Message("warning", doubt) for doubt in doubts))
 
