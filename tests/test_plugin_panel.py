@@ -344,7 +344,9 @@ def test_work_left_behind_is_offered_and_restored(
     qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=10_000)
     assert viewer.layers[1].name == "mine (restored)"
     np.testing.assert_array_equal(viewer.layers[1].data, layer.data)
-    assert not panel._unsaved_frame.isVisible()
+    qtbot.waitUntil(lambda: not panel._unsaved_frame.isVisible(), timeout=10_000)
+    assert len(panel.autosave.left_behind()) == 0
+    assert len(list(panel.autosave.folder.glob("*.nii.gz"))) == 1  # kept once more, should this program be the next
 
 
 def test_a_result_does_not_interrupt_a_brush(

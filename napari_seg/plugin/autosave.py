@@ -90,8 +90,8 @@ class Autosave:
         self._kept = now
         return [Snapshot.of(layer) for layer in unsaved]
 
-    def keep(self, due: Iterable[Snapshot]) -> None:
-        """Writes copies in place of those before; takes a while, so not in the main thread.
+    def keep(self, due: Iterable[Snapshot]) -> int:
+        """Writes copies in place of those before, and tells how many; takes a while, so not in the main thread.
 
         Raises:
             OutputError: the disk is full.
@@ -119,6 +119,7 @@ class Autosave:
             path.unlink(missing_ok=True)
         if fault is not None:
             raise fault
+        return len(entries)
 
     def forget(self) -> None:
         """Removes the copies."""

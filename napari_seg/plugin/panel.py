@@ -190,11 +190,11 @@ class Panel(QWidget):
         )
         due = self.autosave.due(self.session.segmentations)
 
-        def kept() -> None:
+        def kept(count: int) -> None:
             unsaved.discard()  # not before it is kept once more, should this program be the next to end
             self._offer_unsaved()
 
-        in_background(self, self.autosave.keep, due, errored=self._tell, finished=kept)
+        in_background(self, self.autosave.keep, due, returned=kept, errored=self._tell)
 
     def _discard(self) -> None:
         for unsaved in self.autosave.left_behind()[:1]:
