@@ -11,7 +11,7 @@ from napari_seg.plugin.placement import PLANES
 from napari_seg.plugin.session import unwrapped
 
 _CROSS_COLOR = (1.0, 0.85, 0.1, 0.7)
-_LETTER_STYLE = "color: #ffd91a; background: transparent; font-weight: bold; font-size: 13px;"
+_LETTER_STYLE = "color: #ffd91a; background: rgba(0, 0, 0, 120); font-weight: bold; font-size: 13px; padding: 0 2px;"
 
 
 class LinkedPlanes(QWidget):
@@ -87,7 +87,7 @@ class LinkedPlanes(QWidget):
         for plane, view in self.views.items():
             view.setVisible(plane != main)
         if self._is_open and any(plane != main and plane not in self.views for plane in PLANES):
-            QTimer.singleShot(0, self._open_next)
+            QTimer.singleShot(30, self._open_next)
         self._draw_soon()
 
     def _open_next(self) -> None:
