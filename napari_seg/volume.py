@@ -135,6 +135,10 @@ class Segmentation:
             raise InputError("labels.type", f"found a label map of type {self.array.dtype}; expected unsigned integers")
         object.__setattr__(self, "confidence", MappingProxyType(dict(self.confidence)))
 
+    def __reduce__(self) -> tuple:
+        fields = (self.array, self.grid, self.segments, dict(self.confidence), self.notices, self.certainty)
+        return type(self), fields
+
     def voxel_counts(self) -> dict[int, int]:
         """Label -> number of voxels, for every segment of the table, 0 where it was not found."""
         return dict(self._voxel_counts)

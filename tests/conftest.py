@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import datasets
 import phantoms
@@ -15,6 +16,17 @@ SHARED = Path(__file__).parents[1].parent / "shared"
 @pytest.fixture
 def head() -> Volume:
     return phantoms.head()
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would run in a process of its own runs in this one, so that what stands in for it does."""
+    from napari_seg.inference import apart
+
+    def run_here(work: Any, *args: Any, told: Any = None, is_stopping: Any = None, **options: Any) -> Any:
+        return work(*args, **options, **(told or {}))
+
+    monkeypatch.setattr(apart, "run_apart", run_here)
 
 
 @pytest.fixture

@@ -19,14 +19,13 @@ pytest.importorskip("napari", reason="the plugin's tests need napari: pip instal
 from qtpy.QtCore import QThreadPool, QTimer
 from qtpy.QtWidgets import QApplication
 
-import napari_seg.inference
 from napari_seg.cli import main
 from napari_seg.errors import EnvironmentFault, Notice
 from napari_seg.formats import read
 from napari_seg.formats.nifti import write_nifti
 from napari_seg.geometry import Grid, resample
 from napari_seg.localise import mni152_path
-from napari_seg.plugin import commands
+from napari_seg.plugin import commands, segmenting
 from napari_seg.plugin.autosave import FOLDER_VARIABLE, Autosave
 from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.panel import Panel
@@ -53,8 +52,8 @@ def thresholded(volume: Volume, bundle: Any, *, device: str = "auto", progress: 
 
 
 @pytest.fixture
-def viewer(make_napari_viewer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    monkeypatch.setattr(napari_seg.inference, "segment", thresholded)
+def viewer(make_napari_viewer: Any, monkeypatch: pytest.MonkeyPatch, in_process: None, tmp_path: Path) -> Iterator[Any]:
+    monkeypatch.setattr(segmenting, "segment", thresholded)
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "unsaved"))
     yield make_napari_viewer(show=True)
     assert QThreadPool.globalInstance().waitForDone(10_000)
@@ -148,7 +147,7 @@ def test_a_failed_run_says_why(
     def fail(*_: Any, **__: Any) -> None:
         raise EnvironmentFault("environment.device", "this computer has no CUDA device")
 
-    monkeypatch.setattr(napari_seg.inference, "segment", fail)
+    monkeypatch.setattr(segmenting, "segment", fail)
     viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
     run()
     assert panel._message.text() == "✕ this computer has no CUDA device (environment.device)"
@@ -187,7 +186,7 @@ def test_closing_during_a_run_ends_it(
         finally:
             ended.set()
 
-    monkeypatch.setattr(napari_seg.inference, "segment", endless)
+    monkeypatch.setattr(segmenting, "segment", endless)
     viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
     # Held by the window alone, as in life.
     viewer.window.add_plugin_dock_widget("napari-seg", "Segmentation")[1].segment_tab._run_button.click()
@@ -246,7 +245,7 @@ def test_a_window_of_the_network_that_takes_long_does_not_keep_stop_waiting(
         ended.set()
         return thresholded(volume, bundle)
 
-    monkeypatch.setattr(napari_seg.inference, "segment", long)
+    monkeypatch.setattr(segmenting, "segment", long)
     viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
     before = list(viewer.layers)
     panel.segment_tab._run_button.click()
@@ -268,7 +267,7 @@ def test_too_little_memory_leaves_napari_alive(
     def greedy(*_: Any, **__: Any) -> None:
         np.empty(2**60, np.uint8)
 
-    monkeypatch.setattr(napari_seg.inference, "segment", greedy)
+    monkeypatch.setattr(segmenting, "segment", greedy)
     viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
     run()
     assert "too little memory" in panel._message.text()

@@ -16,9 +16,9 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 import napari_seg.bundle
-import napari_seg.inference
 from napari_seg.bundle import Bundle
 from napari_seg.errors import BundleError, Notice
+from napari_seg.plugin import segmenting
 from napari_seg.plugin.layers import image_layers
 from napari_seg.plugin.placement import Placement
 from napari_seg.plugin.segmenting import Progress, SegmentModel
@@ -54,9 +54,9 @@ def thresholded(volume: Volume, bundle: Any, *, device: str = "auto", progress: 
 
 
 @pytest.fixture
-def viewer(monkeypatch: pytest.MonkeyPatch) -> ViewerModel:
+def viewer(monkeypatch: pytest.MonkeyPatch, in_process: None) -> ViewerModel:
     monkeypatch.setattr(napari_seg.bundle, "find_bundles", lambda folders: ([bundle(), bundle("cubes")], []))
-    monkeypatch.setattr(napari_seg.inference, "segment", thresholded)
+    monkeypatch.setattr(segmenting, "segment", thresholded)
     return ViewerModel()
 
 
@@ -152,7 +152,7 @@ def test_a_run_that_fails_says_why(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(napari_seg.inference, "segment", fail)
+    monkeypatch.setattr(segmenting, "segment", fail)
     model = SegmentModel(Session(viewer))
     show(viewer, head)
     run = model.start()
@@ -202,7 +202,7 @@ def test_confidence_is_a_layer_of_its_own(viewer: ViewerModel, head: Volume, mon
         sureness = np.arange(found.array.size, dtype=np.uint8).reshape(found.array.shape)
         return replace(found, certainty=Certainty(sureness, sureness))
 
-    monkeypatch.setattr(napari_seg.inference, "segment", sure)
+    monkeypatch.setattr(segmenting, "segment", sure)
     model = SegmentModel(Session(viewer))
     image = show(viewer, head)
     model.choose_certainty(True)

@@ -96,6 +96,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert "There is no scan" in model.session.messages[0].text
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_batch_fills_its_table_and_one_bad_scan_stops_nothing(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def bright(volume: Volume, bundle: Any, *, progress: Any = None, **_: Any) -> Segmentation:
         progress("segmenting", 1, 2)
@@ -127,6 +128,7 @@ def test_a_batch_fills_its_table_and_one_bad_scan_stops_nothing(study: Path, mon
     assert (study.with_name("study_segmented") / "copy_seg.nii.gz").is_file()
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_batch_that_is_stopped_keeps_what_is_done(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = BatchModel(Session(ViewerModel()))
 

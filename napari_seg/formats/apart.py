@@ -81,8 +81,8 @@ class _Process:
         timer.start()
         name = files[0].name
         try:
-            _send(self.popen.stdin, (read, [file.absolute() for file in files]))
-            answer = _receive(self.popen.stdout)
+            send(self.popen.stdin, (read, [file.absolute() for file in files]))
+            answer = receive(self.popen.stdout)
             if isinstance(answer, NapariSegError):
                 raise answer
             others, shape, dtype, order = answer
@@ -136,7 +136,7 @@ def serve() -> None:
     limited = False
     while True:
         try:
-            read, files = _receive(questions)
+            read, files = receive(questions)
         except EOFError:
             return
         if not limited:
@@ -150,16 +150,16 @@ def _answer(read: Callable[[Sequence[Path]], Volume], files: Sequence[Path], ans
     try:
         volume = read(files)
     except NapariSegError as error:
-        _send(answers, error)
+        send(answers, error)
     except MemoryError:
         text = f"{files[0].name} claims more memory than this machine has; it is damaged, or needs a larger machine"
-        _send(answers, InputError("file.too_large", text))
+        send(answers, InputError("file.too_large", text))
     else:
         # (C, I, J, K) as readers make it is a transposed (K, J, I, C): its bytes go as they lie
         order: Literal["C", "F"] = "F" if volume.array.flags.f_contiguous else "C"
         array = np.asarray(volume.array, order=order)
         others = {field.name: getattr(volume, field.name) for field in fields(volume) if field.name != "array"}
-        _send(answers, (others, array.shape, array.dtype, order))
+        send(answers, (others, array.shape, array.dtype, order))
         answers.write(array.ravel(order="K").view(np.uint8).data)
         answers.flush()
 
@@ -176,13 +176,19 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def _send(stream: IO[bytes], content: Any) -> None:
+def send(stream: IO[bytes], content: Any) -> None:
+    """Writes a pickle with its length before it."""
     text = pickle.dumps(content)
     stream.write(_LENGTH.pack(len(text)) + text)
     stream.flush()
 
 
-def _receive(stream: IO[bytes]) -> Any:
+def receive(stream: IO[bytes]) -> Any:
+    """What `send` wrote at the other end, which is this program too.
+
+    Raises:
+        EOFError: the other end is gone.
+    """
     return pickle.loads(_exactly(stream, *_LENGTH.unpack(_exactly(stream, _LENGTH.size))))
 
 

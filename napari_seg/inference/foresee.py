@@ -6,22 +6,17 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from math import prod
-
-import torch
+from typing import TYPE_CHECKING
 
 from napari_seg.bundle import Bundle, check_runnable, load_model
 from napari_seg.geometry import Grid, is_same_lattice
-from napari_seg.inference.backends import WORTH_COMPILING_FLOP, BackendName, make_backend
-from napari_seg.inference.body import find_body
-from napari_seg.inference.budget import default_budget, held_bytes
-from napari_seg.inference.covering import Placement
-from napari_seg.inference.engine import plan_region
-from napari_seg.inference.prepare import prepare
 from napari_seg.inference.segment import check_fit, resolve_device
-from napari_seg.inference.speed import expected_seconds
-from napari_seg.inference.windows import WindowSettings
 from napari_seg.localise import is_crop
 from napari_seg.volume import Volume, modality_code
+
+if TYPE_CHECKING:
+    from napari_seg.inference.backends import BackendName
+    from napari_seg.inference.covering import Placement
 
 COMPILED_SHARE = 0.6
 """Of torch's seconds, what a network takes once OpenVINO has compiled it: 7.3 of 12.3 s for nnU-Net's standard network
@@ -37,12 +32,16 @@ class Foresight:
         seconds: that these will take; finding regions comes on top.
         peak_bytes: that this process will hold at most.
         locates: whether regions must be found in the scan first.
+        time: the seconds in words.
+        memory: the bytes in words.
     """
 
     windows: int
     seconds: float
     peak_bytes: int
     locates: bool
+    time: str
+    memory: str
 
 
 def foresee(
@@ -72,6 +71,16 @@ def foresee(
     Raises:
         NapariSegError: what `segment` would raise before its first window.
     """
+    import torch
+
+    from napari_seg.inference.backends import WORTH_COMPILING_FLOP, make_backend
+    from napari_seg.inference.body import find_body
+    from napari_seg.inference.budget import default_budget, describe_bytes, held_bytes
+    from napari_seg.inference.engine import plan_region
+    from napari_seg.inference.prepare import prepare
+    from napari_seg.inference.speed import describe_seconds, expected_seconds
+    from napari_seg.inference.windows import WindowSettings
+
     check_runnable(bundle)
     check_fit(volume, bundle)
     model = load_model(bundle, resolve_device(device))
@@ -89,7 +98,8 @@ def foresee(
     with torch.inference_mode():
         for region in regions:
             image, grid = prepare(volume, region, bundle, model)
-            held = partial(_held, prod(volume.grid.shape) - image.nbytes)
+            beside = prod(volume.grid.shape) - image.nbytes
+            held = partial(lambda beside: held_bytes() + beside, beside)
             image, grid, plan = plan_region(image, grid, bundle, model, settings, budget_bytes, windows, body_in, held)
             compiled = backend == "openvino" or (
                 backend == "auto" and model.device.type == "cpu" and plan.flop >= WORTH_COMPILING_FLOP
@@ -101,8 +111,5 @@ def foresee(
             seconds += took * (COMPILED_SHARE if compiled and find_spec("openvino") else 1)
             count += plan.asked
             peak_bytes = max(peak_bytes, plan.peak_bytes)
-    return Foresight(count, seconds, peak_bytes, regions[0] is not None)
-
-
-def _held(beside: int) -> int:
-    return held_bytes() + beside
+    words = describe_seconds(seconds), describe_bytes(peak_bytes)
+    return Foresight(count, seconds, peak_bytes, regions[0] is not None, *words)

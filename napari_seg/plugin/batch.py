@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import queue
 import threading
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from psygnal import Signal
 
+from napari_seg.cohort.discover import find_cases
+from napari_seg.cohort.runner import CaseResult, run_cohort
 from napari_seg.errors import Cancelled, NapariSegError
+from napari_seg.inference import apart
 from napari_seg.plugin.segmenting import STAGES, Progress, alone
 from napari_seg.plugin.session import Message, Session, log_mistake, message_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from napari_seg.bundle import Bundle
-    from napari_seg.cohort.runner import CaseResult, Format
+    from napari_seg.cohort.runner import Format
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,6 @@ class BatchRun:
         self.error: Exception | None = None
         self.has_ended = threading.Event()
         self._stop = threading.Event()
-        self._turn = ExitStack()
         self._number = 0
 
     @property
@@ -79,31 +80,34 @@ class BatchRun:
     def execute(self) -> None:
         """Does the work; never raises."""
         try:
-            from napari_seg.cohort.discover import find_cases
-            from napari_seg.cohort.runner import CaseResult, run_cohort
-
             cases, faults = find_cases([self.inputs])
             self.events.put(("cases", [case.name for case in cases]))
             for path, fault in faults:
                 result = CaseResult(path.name, "failed", fault.code, fault.message, str(path))
                 self.events.put(("result", (None, result)))
             if cases:
-                run_cohort(
-                    cases,
-                    self.output,
-                    self.bundle,
-                    options={"device": self.device, "memory_bytes": self.memory_bytes},
-                    also=self.also,
-                    on_case=self._on_case,
-                    on_result=self._on_result,
-                    progress=self._report,
-                )
+                told: dict[str, Callable[..., None]] = {
+                    "on_case": self._on_case,
+                    "on_result": self._on_result,
+                    "progress": self._report,
+                }
+                options = {"device": self.device, "memory_bytes": self.memory_bytes}
+                with alone(self._stop.is_set):
+                    apart.run_apart(
+                        run_cohort,
+                        cases,
+                        self.output,
+                        self.bundle,
+                        told=told,
+                        is_stopping=self._stop.is_set,
+                        options=options,
+                        also=self.also,
+                    )
         except Exception as error:
             self.error = error
             if not isinstance(error, NapariSegError | MemoryError):
                 log_mistake("the batch failed", error)
         finally:
-            self._turn.close()
             self.has_ended.set()
 
     def begin(self) -> None:
@@ -113,13 +117,11 @@ class BatchRun:
     def _on_case(self, number: int, name: str) -> None:
         if self._stop.is_set():
             raise Cancelled()
-        self._turn.enter_context(alone(lambda: self.is_stopping))  # a run in the picture comes between two scans
         self._number = number
         self.progress = Progress(f"{name}: reading")
         self.events.put(("case", number))
 
     def _on_result(self, result: CaseResult) -> None:
-        self._turn.close()
         self.events.put(("result", (self._number, result)))
 
     def _report(self, stage: str, done: int, total: int) -> None:

@@ -33,8 +33,8 @@ PLANES: Mapping[str, tuple[int, int, int]] = {"axial": (0, 1, 2), "coronal": (1,
 
 AXIS_LABELS = ("I", "P", "L")
 
-MAX_RESIDUAL_DEGREES = 0.1
-"""A volume turned against the viewer's frame by more than this is resampled for display."""
+MAX_MOVED_MM = 1e-3
+"""A volume turned against the viewer's frame is resampled for display if showing it straight moved a voxel by more."""
 
 # Columns: the directions of napari's three world axes in RAS+.
 _LAYER_AXES = -np.eye(3)[::-1]
@@ -142,7 +142,7 @@ def place(grid: Grid, frame: ArrayLike | None = None) -> Placement:
     own = frame is None
     rotation = residual_rotation(grid) if frame is None else np.asarray(frame, dtype=np.float64)
     turned = _rotate(grid, rotation.T)
-    if own or residual_degrees(turned) <= MAX_RESIDUAL_DEGREES:
+    if own or _moved_mm(turned) <= MAX_MOVED_MM:
         shown = turned.reoriented("IPL")
     else:
         # Half a voxel more than the outer faces of the outermost voxels.
@@ -161,12 +161,10 @@ def residual_rotation(grid: Grid) -> NDArray[np.float64]:
     return np.eye(3) if np.allclose(rotation, np.eye(3), atol=1e-6) else rotation
 
 
-def residual_degrees(grid: Grid) -> float:
-    """The angle of `residual_rotation`."""
-    rotation = residual_rotation(grid)
-    # The arc sine stays exact for small angles, where the arc cosine of the trace doesn't.
-    sine = np.linalg.norm(rotation - rotation.T) / np.sqrt(8)
-    return float(np.degrees(np.arctan2(sine, (np.trace(rotation) - 1) / 2)))
+def _moved_mm(grid: Grid) -> float:
+    """How far its outermost voxels would move if a grid were turned straight about its centre."""
+    arms = grid.corners_mm - grid.center_mm
+    return float(np.linalg.norm(arms @ residual_rotation(grid).T - arms, axis=1).max())
 
 
 def _rotate(grid: Grid, rotation: NDArray[np.float64]) -> Grid:

@@ -15,6 +15,8 @@ from napari.layers import Image, Layer
 from psygnal import Signal
 
 from napari_seg.errors import BundleError, Cancelled, NapariSegError, Notice
+from napari_seg.inference import apart, segment
+from napari_seg.inference.foresee import foresee
 from napari_seg.plugin.layers import certainty_layer, labels_layer, layer_of, volume_of
 from napari_seg.plugin.placement import Placement
 from napari_seg.plugin.session import Message, Session, log_mistake, message_of
@@ -107,7 +109,7 @@ class Run:
         self.placement = placement
         self.memory_bytes = memory_bytes
         self.certainty = certainty
-        self.progress = Progress("Waiting")
+        self.progress = Progress("Waiting for another run to end")
         self.segmentation: Segmentation | None = None
         self.layers: list[Layer] = []
         self.error: Exception | None = None
@@ -151,13 +153,13 @@ class Run:
         if self.is_stopping:  # before it began
             raise Cancelled()
         self.progress = Progress(STAGES["loading"])
-        # Here and not above: this loads torch, which takes seconds.
-        from napari_seg.inference import segment
-
         more: dict[str, Any] = {"memory_bytes": self.memory_bytes} if self.memory_bytes else {}
         if self.certainty:
             more["certainty"] = True
-        found = segment(self.volume, self.bundle, device=self.device, progress=self._report, **more)
+        told, is_stopping = {"progress": self._report}, self._stop.is_set
+        found = apart.run_apart(
+            segment, self.volume, self.bundle, device=self.device, told=told, is_stopping=is_stopping, **more
+        )
         # Counting voxels and turning axes takes a while too: not in the main thread.
         name, bundle = f"{self.image_name} - {self.bundle.name}", self.bundle
         files, algorithm = self.volume.files, (bundle.name, bundle.version)
@@ -298,7 +300,7 @@ class SegmentModel:
     # foreseeing
 
     def foresee(self) -> str | None:
-        """What the chosen run will take, for a person; loads torch and the network, so not in the main thread.
+        """What the chosen run will take, for a person; takes a while, so not in the main thread.
 
         Returns:
             None while another run is under way.
@@ -311,11 +313,9 @@ class SegmentModel:
         if not _busy.acquire(blocking=False):  # a run says itself what it takes
             return None
         try:
-            from napari_seg.inference.budget import describe_bytes
-            from napari_seg.inference.foresee import foresee
-            from napari_seg.inference.speed import describe_seconds
-
-            known = foresee(volume, bundle, device=self.device, memory_bytes=self.memory_bytes)
+            known = apart.run_apart(
+                foresee, volume, bundle, told={}, device=self.device, memory_bytes=self.memory_bytes
+            )
         except NapariSegError as error:
             return f"{error.message} ({error.code})"
         except Exception as error:  # what is foreseen is a courtesy; the run itself will say what is wrong
@@ -327,8 +327,7 @@ class SegmentModel:
             return ""
         windows = f"{known.windows} window{'s' * (known.windows != 1)}"
         where = ", after finding the place" if known.locates else ""
-        seconds, memory = describe_seconds(known.seconds), describe_bytes(known.peak_bytes)
-        return f"Will take about {seconds} for {windows}{where}, and {memory} of memory."
+        return f"Will take about {known.time} for {windows}{where}, and {known.memory} of memory."
 
     # running
 

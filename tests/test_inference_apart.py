@@ -1,0 +1,127 @@
+"""Work in a process of its own: what it answers, how it is stopped, and what its death costs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_seg.errors import Cancelled, EnvironmentFault, InputError
+from napari_seg.inference import apart
+from napari_seg.volume import Segment, Segmentation, Volume
+
+# the other process finds this module, whose folder pytest puts on the path
+
+
+def doubled(segmentation: Segmentation, progress: Callable[[str, int, int], None]) -> Segmentation:
+    print("this must not get between the answers")
+    for n in range(3):
+        progress("segmenting", n, 3)
+    return Segmentation(2 * segmentation.array, segmentation.grid, segmentation.segments, {2: 0.5})
+
+
+def process_id() -> int:
+    return os.getpid()
+
+
+def refused() -> None:
+    raise InputError("input.none", "nothing there")
+
+
+def greedy() -> None:
+    np.ones(2**60, np.uint8)
+
+
+def careless() -> None:
+    raise KeyError("Jane^Doe")
+
+
+def endless() -> None:
+    while True:
+        time.sleep(1)
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def crashed() -> None:
+    os.abort()
+
+
+def test_the_answer_and_what_is_told_meanwhile(head: Volume) -> None:
+    told: list[tuple] = []
+    labels = Segmentation((head.array[0] > 300).astype(np.uint8), head.grid, (Segment(1, "head", (1, 2, 3)),))
+    found = apart.run_apart(doubled, labels, told={"progress": lambda *what: told.append(what)})
+    np.testing.assert_array_equal(found.array, 2 * labels.array)
+    assert found.grid == labels.grid
+    assert (found.segments, dict(found.confidence)) == (labels.segments, {2: 0.5})
+    assert told == [("segmenting", n, 3) for n in range(3)]
+
+
+def test_the_process_is_another_one_and_kept() -> None:
+    first = apart.run_apart(process_id)
+    assert first != os.getpid()
+    assert apart.run_apart(process_id) == first
+
+
+def test_errors_come_back_and_cost_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    first = apart.run_apart(process_id)
+    with pytest.raises(InputError, match=r"input.none: nothing there"):
+        apart.run_apart(refused)
+    with pytest.raises(MemoryError):
+        apart.run_apart(greedy)
+    with pytest.raises(RuntimeError, match=r"^KeyError$"):
+        apart.run_apart(careless)
+    assert "in careless" in caplog.text
+    assert "Jane" not in caplog.text
+    assert apart.run_apart(process_id) == first
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are another matter there")
+def test_a_process_that_dies_is_told_and_started_again() -> None:
+    with pytest.raises(EnvironmentFault, match=r"environment.memory"):
+        apart.run_apart(killed)
+    with pytest.raises(EnvironmentFault, match=r"environment.ended"):
+        apart.run_apart(crashed)
+    assert apart.run_apart(process_id) != os.getpid()
+
+
+def test_stopped_within_a_second_whatever_it_does() -> None:
+    apart.run_apart(process_id)  # it is there
+    stop = threading.Event()
+    threading.Timer(0.5, stop.set).start()
+    start = time.monotonic()
+    with pytest.raises(Cancelled):
+        apart.run_apart(endless, is_stopping=stop.is_set)
+    assert time.monotonic() - start < 2
+
+
+def test_a_callback_can_stop_it(head: Volume) -> None:
+    def stop(*_: object) -> None:
+        raise Cancelled()
+
+    labels = Segmentation(np.zeros(head.grid.shape, np.uint8), head.grid, ())
+    with pytest.raises(Cancelled):
+        apart.run_apart(doubled, labels, told={"progress": stop})
+    assert apart.run_apart(process_id) != os.getpid()
+
+
+def test_nothing_of_torch_comes_into_this_process(tmp_path: Path) -> None:
+    import subprocess
+
+    code = (
+        "import sys\n"
+        "from napari_seg.inference import apart, segment\n"
+        "from napari_seg.inference.foresee import foresee\n"
+        "print('loaded:', *({'torch', 'monai'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "loaded:"
