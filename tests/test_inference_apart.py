@@ -104,6 +104,17 @@ def test_stopped_within_a_second_whatever_it_does() -> None:
     assert time.monotonic() - start < 2
 
 
+def test_a_fault_on_this_side_leaves_nothing_in_the_pipe(head: Volume) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    labels = Segmentation(np.ones(head.grid.shape, np.uint8), head.grid, ())
+    with pytest.raises(MemoryError):
+        apart.run_apart(doubled, labels, told={"progress": fail})
+    found = apart.run_apart(doubled, labels, told={"progress": lambda *_: None})
+    np.testing.assert_array_equal(found.array, 2 * labels.array)
+
+
 def test_a_callback_can_stop_it(head: Volume) -> None:
     def stop(*_: object) -> None:
         raise Cancelled()

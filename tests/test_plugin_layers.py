@@ -225,6 +225,9 @@ def test_nifti_that_was_saved_here_is_opened_with_its_names(head: Volume, tmp_pa
     ((_, settings, kind),) = read_layers(str(tmp_path / "mine.nii.gz"))
     assert kind == "labels"
     assert list(settings["features"]["name"]) == ["background", "left ball", "nose", "tail"]
+    known = settings["metadata"][METADATA_KEY]
+    assert known["algorithm"] is None  # nobody but a person
+    assert known["from_file"]
     (tmp_path / "mine.json").write_text("{}")  # of another program
     export(Snapshot.of(layer), tmp_path / "mine.nii.gz", "nifti")
     assert (tmp_path / "mine.json").read_text() == "{}"

@@ -21,7 +21,7 @@ from napari_seg.errors import NapariSegError
 from napari_seg.formats.label_maps import read_label_map, write_label_map
 from napari_seg.plugin.autosave import Autosave
 from napari_seg.plugin.exporting import KINDS, KindName, export, obstacle, suggested_name
-from napari_seg.plugin.layers import image_layers, labels_layer, layer_of, segmentation_of
+from napari_seg.plugin.layers import image_layers, labels_layer, layer_of, placement_of, segmentation_of
 from napari_seg.plugin.placement import METADATA_KEY, Placement
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures import Snapshot, StructuresModel, table_of
@@ -197,6 +197,37 @@ def test_every_format_is_written_and_checked(kind: KindName, head: Volume, tmp_p
                 assert (back.array == same[0]).sum() == count
 
 
+@pytest.mark.parametrize(
+    ("made_by", "paint", "from_file", "origin"),
+    [
+        (("balls", "1"), False, False, "AUTOMATIC"),
+        (("balls", "1"), True, False, "SEMIAUTOMATIC"),
+        (("balls", "1"), False, True, "SEMIAUTOMATIC"),
+        (None, True, False, "MANUAL"),
+    ],
+)
+def test_dicom_tells_who_made_it(
+    head: Volume, tmp_path: Path, made_by: tuple[str, str] | None, paint: bool, from_file: bool, origin: str
+) -> None:
+    import pydicom
+
+    phantoms.write_series(head, tmp_path / "series")
+    files = tuple(sorted((tmp_path / "series").iterdir()))
+    placement = Placement.from_metadata(image_layers(head)[0][1]["metadata"])
+    assert placement is not None
+    layer = layer_of(labels_layer(found_in(head), placement, "mine", files=files, algorithm=made_by))
+    assert isinstance(layer, Labels)
+    layer.metadata[METADATA_KEY]["from_file"] = from_file
+    table_of(layer).painted = paint
+    export(Snapshot.of(layer), tmp_path / "mine.dcm", "seg")
+    (first, *_) = pydicom.dcmread(tmp_path / "mine.dcm").SegmentSequence
+    assert first.SegmentAlgorithmType == origin
+    assert ("SegmentationAlgorithmIdentificationSequence" in first) is (origin != "MANUAL")
+    export(Snapshot.of(layer), tmp_path / "contours.dcm", "rtstruct")
+    (region, *_) = pydicom.dcmread(tmp_path / "contours.dcm").StructureSetROISequence
+    assert region.ROIGenerationAlgorithm == origin
+
+
 def test_dicom_is_offered_for_dicom_alone(viewer: ViewerModel) -> None:
     assert "DICOM" in obstacle(labels_of(viewer), "seg")
     assert obstacle(labels_of(viewer), "nifti") == ""
@@ -254,9 +285,38 @@ def test_one_layer_that_can_not_be_kept_costs_no_other(
     autosave = Autosave(tmp_path)
     good = Snapshot.of(layer)
     bad = replace(good, labels=good.labels.astype(np.int16) - 3)
+    second = layer_of(labels_layer(found_in(phantoms.head()), placement_of(layer), "second"))
+    assert isinstance(second, Labels)
+    table_of(second).edits = 1
     with pytest.raises(NapariSegError, match="whole"):
-        autosave.keep([bad, good])
+        autosave.keep([bad, Snapshot.of(second)])
     assert len(list(autosave.folder.glob("*.nii.gz"))) == 1
+    autosave.keep([good, Snapshot.of(second)])
+    kept = set(autosave.folder.glob("*.nii.gz"))
+    with pytest.raises(NapariSegError, match="whole"):
+        autosave.keep([bad, Snapshot.of(second)])
+    after = set(autosave.folder.glob("*.nii.gz"))
+    assert len(after) == 2
+    assert len(kept & after) == 1  # the copy before, of the layer that could not be kept
+    assert len(autosave.due([layer, second])) == 2  # it is tried again
+
+
+def test_names_do_not_make_measurements_old(model: StructuresModel, viewer: ViewerModel) -> None:
+    asked: list[int] = []
+    model.measuring.connect(lambda: asked.append(1))
+    layer = labels_of(viewer)
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
+    early, late = model.snapshot(), None
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([1])), 4)
+    late = model.snapshot()
+    assert early is not None
+    assert late is not None
+    model.rename(1, "ball")
+    asked.clear()
+    model.take(model.measure(early))
+    assert asked  # the labels are others by now: once more
+    model.take(model.measure(late))
+    assert model.structures[2].voxels == 2
 
 
 def test_a_duplicate_is_a_layer_of_its_own(model: StructuresModel, viewer: ViewerModel) -> None:

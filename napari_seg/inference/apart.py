@@ -79,43 +79,42 @@ class _Process:
     ) -> Any:
         assert self.popen.stdin is not None
         assert self.popen.stdout is not None
-        done = threading.Event()
+        done, killed, is_answered = threading.Event(), threading.Event(), False
 
         def watch() -> None:
             while not done.wait(_LOOK_SECONDS):
                 if is_stopping():
+                    killed.set()
                     self.popen.kill()
                     return
 
-        threading.Thread(target=watch, name="napari-seg watch", daemon=True).start()
+        watcher = threading.Thread(target=watch, name="napari-seg watch", daemon=True)
+        watcher.start()
         try:
             send(self.popen.stdin, (work, args, dict(options), list(told)))
-            while True:
+            while not is_answered:
                 kind, content = receive(self.popen.stdout)
                 if kind in told:
                     told[kind](*content)
-                elif kind == "answer":
-                    return content
-                elif kind == "error":
-                    raise content
                 else:
-                    name, places = content
-                    log.error("the work failed: %s\n%s", name, places)
-                    raise RuntimeError(name)
+                    is_answered = True
         except (EOFError, OSError):
             self.close()
-            if is_stopping():
+            if killed.is_set():
                 raise Cancelled() from None
             raise _death(self.popen.returncode) from None
-        except (NapariSegError, MemoryError, RuntimeError) as error:
-            if isinstance(error, Cancelled):  # raised here, while the other process goes on
-                self.close()
-            raise
-        except BaseException:
-            self.close()
-            raise
         finally:
             done.set()
+            watcher.join()
+            if not is_answered or killed.is_set():  # what is left in the pipe would be taken for the next answer
+                self.close()
+        if kind == "answer":
+            return content
+        if kind == "error":
+            raise content
+        name, places = content
+        log.error("the work failed: %s\n%s", name, places)
+        raise RuntimeError(name)
 
     def close(self) -> None:
         self.popen.kill()

@@ -24,12 +24,15 @@ from numpy.typing import NDArray
 from napari_seg.errors import NapariSegError
 from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.placement import place
+from napari_seg.plugin.records import made_by_in, made_by_of, write_record
 from napari_seg.plugin.structures import Snapshot, table_of
 
 FOLDER_VARIABLE = "NAPARI_SEG_UNSAVED"
 """Environment variable with the folder in which copies are kept."""
 
 _INFO = "unsaved.json"
+
+_FOREIGN_SECONDS = 86400.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class Unsaved:
         for file, name in json.loads((self.folder / _INFO).read_text(encoding="utf-8"))["layers"]:
             segmentation = named(read_label_map(self.folder / file))
             placement = place(segmentation.grid, frame)
-            layer = layer_of(labels_layer(segmentation, placement, f"{name} (restored)"))
+            made_by = made_by_in(self.folder / file)
+            layer = layer_of(labels_layer(segmentation, placement, f"{name} (restored)", algorithm=made_by))
             table = table_of(layer)
             table.edits, table.painted = 1, True
             answer.append(layer)
@@ -80,50 +84,56 @@ class Autosave:
         self.root = root or unsaved_dir()
         self.folder = self.root / f"{platform.node()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._kept: dict[int, int] = {}
+        self._entries: dict[int, tuple[str, str]] = {}
 
     def due(self, layers: Iterable[Labels]) -> list[Snapshot]:
         """The layers with unsaved work; [] if all of it was kept already."""
         unsaved = [layer for layer in layers if table_of(layer).is_unsaved]
-        now = {id(layer): table_of(layer).edits for layer in unsaved}
-        if now == self._kept:
+        if {id(layer): table_of(layer).edits for layer in unsaved} == self._kept:
             return []
-        self._kept = now
         return [Snapshot.of(layer) for layer in unsaved]
 
     def keep(self, due: Iterable[Snapshot]) -> int:
         """Writes copies in place of those before, and tells how many; takes a while, so not in the main thread.
 
+        Of a layer that can't be written the copy before stays.
+
         Raises:
-            OutputError: the disk is full.
+            OutputError: the disk is full, or labels can't be written.
         """
         from napari_seg.formats.label_maps import write_label_map
 
-        entries, fault = [], None
+        entries: dict[int, tuple[str, str]] = {}
+        kept, fault = {}, None
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        before = set(self.folder.iterdir())
         for snapshot in due:
-            stem = uuid4().hex  # never over a copy that the list still names
+            key, stem = id(snapshot.layer), uuid4().hex  # never over a copy that the list still names
             try:
                 segmentation = snapshot.segmentation()
                 write_label_map(segmentation, self.folder / f"{stem}.nii.gz")
+                write_record(segmentation, self.folder / f"{stem}.nii.gz", made_by_of(snapshot))
             except NapariSegError as error:  # the others are kept all the same
                 fault = error
+                if key in self._entries:
+                    entries[key] = self._entries[key]
                 continue
-            segments = [{"label": s.label, "name": s.name, "color": s.color} for s in segmentation.segments]
-            (self.folder / f"{stem}.json").write_text(json.dumps({"segments": segments}), encoding="utf-8")
-            entries.append((f"{stem}.nii.gz", snapshot.settings["name"]))
+            entries[key] = f"{stem}.nii.gz", str(snapshot.settings["name"])
+            kept[key] = snapshot.edits
         hidden = self.folder / f".{_INFO}"
-        hidden.write_text(json.dumps({"layers": entries, "when": time.time()}), encoding="utf-8")
+        hidden.write_text(json.dumps({"layers": list(entries.values()), "when": time.time()}), encoding="utf-8")
         hidden.replace(self.folder / _INFO)
-        for path in before - {self.folder / _INFO}:
-            path.unlink(missing_ok=True)
+        self._entries, self._kept = entries, kept
+        named = {file.removesuffix(".nii.gz") for file, _ in entries.values()}
+        for path in self.folder.iterdir():
+            if path.name != _INFO and path.name.partition(".")[0] not in named:
+                path.unlink(missing_ok=True)
         if fault is not None:
             raise fault
         return len(entries)
 
     def forget(self) -> None:
         """Removes the copies."""
-        self._kept = {}
+        self._kept, self._entries = {}, {}
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def left_behind(self) -> list[Unsaved]:
@@ -155,15 +165,15 @@ def unsaved_dir() -> Path:
 def _is_running(folder: Path) -> bool:
     """Whether the program that a folder belongs to still runs: it is there, and no younger than the folder.
 
-    Of a program on another machine, whose home this is too, nobody here knows: it is taken to run.
+    Of one on another machine, whose home this is too, nobody here knows: it is taken to run for a day after a copy.
     """
     import psutil
 
-    node, pid, _ = folder.name.rsplit("-", 2) if folder.name.count("-") >= 2 else ("", "", "")
-    if node != platform.node():
-        return True
+    node, pid = folder.name.rsplit("-", 2)[:2] if folder.name.count("-") >= 2 else (platform.node(), folder.name)
     try:
-        began = psutil.Process(int(pid)).create_time()
-    except (ValueError, psutil.Error):
+        if node != platform.node():
+            return time.time() - folder.stat().st_mtime < _FOREIGN_SECONDS
+        began = psutil.Process(int(pid.partition("-")[0])).create_time()
+        return began <= folder.stat().st_ctime + 1
+    except (ValueError, OSError, psutil.Error):
         return False
-    return began <= folder.stat().st_ctime + 1

@@ -98,8 +98,7 @@ class BatchRun:
                         cases,
                         self.output,
                         self.bundle,
-                        told=told,
-                        is_stopping=self._stop.is_set,
+                        told=told,  # these end it, never while it writes
                         options=options,
                         also=self.also,
                     )
@@ -123,9 +122,11 @@ class BatchRun:
 
     def _on_result(self, result: CaseResult) -> None:
         self.events.put(("result", (self._number, result)))
+        if self._stop.is_set():
+            raise Cancelled()
 
     def _report(self, stage: str, done: int, total: int) -> None:
-        if self._stop.is_set():
+        if self._stop.is_set() and done < total:  # after the last window results are written
             raise Cancelled()
         self.progress = Progress(STAGES.get(stage, stage.capitalize()), done, total if total > 1 else 0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,13 +9,11 @@ from typing import TYPE_CHECKING, Literal
 from napari.layers import Labels
 
 from napari_seg import __version__
-from napari_seg.cohort.discover import PROGRAM, read_record
-from napari_seg.formats import nifti_ending
-from napari_seg.formats.proven import unproven
+from napari_seg.cohort.discover import PROGRAM
 from napari_seg.plugin.layers import is_dicom
 from napari_seg.plugin.placement import METADATA_KEY
+from napari_seg.plugin.records import made_by_of, write_record
 from napari_seg.plugin.structures import Snapshot, table_of
-from napari_seg.volume import Segmentation
 
 if TYPE_CHECKING:
     from napari_seg.formats.label_maps import DicomKind
@@ -98,29 +95,18 @@ def export(snapshot: Snapshot, path: Path, kind: KindName) -> tuple[Snapshot, st
 
     known = snapshot.settings["metadata"][METADATA_KEY]
     segmentation = snapshot.segmentation()
-    painted = table_of(snapshot.layer).painted
-    made_by = known.get("algorithm")
+    made_by = made_by_of(snapshot)
+    is_touched = table_of(snapshot.layer).painted or known.get("from_file", False)
     written = write_label_map(
         segmentation,
         path,
         images=known.get("files", ()),
         dicom=KINDS[kind].dicom or "seg",
         algorithm=made_by or (PROGRAM, __version__),
-        origin="MANUAL" if made_by is None else "SEMIAUTOMATIC" if painted else "AUTOMATIC",
+        origin="MANUAL" if made_by is None else "SEMIAUTOMATIC" if is_touched else "AUTOMATIC",
     )
     if kind == "nifti":
-        _write_record(segmentation, path)
+        write_record(segmentation, path, made_by)
     found = sum(count > 0 for count in segmentation.voxel_counts().values())
     structures = f"{found} structure{'s' * (found != 1)}"
     return snapshot, f"Saved {written[0].name} ({structures}). Read back: {KINDS[kind].checked}."
-
-
-def _write_record(segmentation: Segmentation, path: Path) -> None:
-    """Names and colours where `read_label_map` finds them; a file of another program that is in the way stays."""
-    record = path.with_name(f"{path.name.removesuffix(nifti_ending(path))}.json")
-    if record.exists() and read_record(record) is None:
-        return
-    segments = [{"label": s.label, "name": s.name, "color": list(s.color)} for s in segmentation.segments]
-    text = json.dumps({"program": f"{PROGRAM} {__version__}", "segments": segments}, indent=2)
-    with unproven(record, ".json") as hidden:
-        hidden.write_text(text + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
 """The dock of the plugin: one panel with a tab for each step, from a study to a batch."""
 
 import atexit
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 
@@ -46,7 +47,7 @@ class Panel(QWidget):
         viewer.bind_key(".", lambda _: structures.step(1), overwrite=True)
         viewer.bind_key(",", lambda _: structures.step(-1), overwrite=True)
         self._keep_timer = QTimer(self)
-        self._keep_timer.timeout.connect(self._keep)
+        self._keep_timer.timeout.connect(lambda: self._keep())
         if known.keep_seconds > 0:
             self._keep_timer.start(1000 * known.keep_seconds)
         self._is_keeping = False
@@ -153,11 +154,12 @@ class Panel(QWidget):
 
     # work that nobody saved
 
-    def _keep(self) -> None:
+    def _keep(self, returned: Callable[[int], None] | None = None) -> None:
         due = [] if self._is_keeping else self.autosave.due(self.session.segmentations)
         if due:
             self._is_keeping = True
-            in_background(self, self.autosave.keep, due, errored=self._tell, finished=self._on_kept)
+            keep, end = self.autosave.keep, self._on_kept
+            in_background(self, keep, due, returned=returned, errored=self._tell, finished=end)
 
     def _tell(self, error: Exception) -> None:
         self.session.say(message_of(error))
@@ -188,13 +190,12 @@ class Panel(QWidget):
         self.session.say(
             Message("info", "Restored. Open the scan too, to see where it lies; save it when it is right.")
         )
-        due = self.autosave.due(self.session.segmentations)
 
         def kept(count: int) -> None:
             unsaved.discard()  # not before it is kept once more, should this program be the next to end
             self._offer_unsaved()
 
-        in_background(self, self.autosave.keep, due, returned=kept, errored=self._tell)
+        self._keep(kept)
 
     def _discard(self) -> None:
         for unsaved in self.autosave.left_behind()[:1]:

@@ -12,6 +12,7 @@ from napari_seg.formats import ITK_ENDINGS, has_ending, nifti_ending
 from napari_seg.geometry import Grid
 from napari_seg.plugin.layers import LayerTuple, frame_of, image_layers, labels_layer, volume_of
 from napari_seg.plugin.placement import METADATA_KEY, place
+from napari_seg.plugin.records import made_by_in
 from napari_seg.volume import Segmentation, Volume
 
 _LOOKED_AT = 200
@@ -100,7 +101,10 @@ def _grid_of(viewer: Any) -> Grid | None:
 def _saved_labels(segmentation: Segmentation, path: str | list[str], frame: Any) -> LayerTuple:
     name = _only(path)
     assert name is not None
-    return labels_layer(segmentation, place(segmentation.grid, frame), name.name.partition(".")[0])
+    made_by = made_by_in(name)
+    answer = labels_layer(segmentation, place(segmentation.grid, frame), name.name.partition(".")[0], algorithm=made_by)
+    answer[1]["metadata"][METADATA_KEY]["from_file"] = True
+    return answer
 
 
 def _only(path: str | list[str]) -> Path | None:

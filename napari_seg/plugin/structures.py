@@ -70,7 +70,9 @@ class Table:
         hidden: labels that are not drawn.
         scores: label -> its numbers against the reference.
         edits: how often a person changed labels, names or colours since they were made.
-        painted: whether labels were among that.
+        paints: how often labels were among that.
+        painted: whether a person took part in the labels.
+        measured_at: `paints` of the labels that were measured; None while none were.
         saved: how often it was when they were last saved where the person wanted it.
     """
 
@@ -79,7 +81,9 @@ class Table:
     hidden: set[int] = field(default_factory=set)
     scores: dict[int, Scores] = field(default_factory=dict)
     edits: int = 0
+    paints: int = 0
     painted: bool = False
+    measured_at: int | None = None
     saved: int = 0
 
     @property
@@ -105,22 +109,25 @@ class Snapshot:
         labels: a copy of its array.
         settings: as napari hands them to a writer.
         edits: `Table.edits` of that moment.
+        paints: `Table.paints` of that moment.
     """
 
     layer: Labels
     labels: NDArray
     settings: Mapping[str, Any]
     edits: int
+    paints: int
 
     @classmethod
     def of(cls, layer: Labels) -> Snapshot:
         """To be taken in the main thread."""
-        return cls(layer, np.array(layer.data), layer.as_layer_data_tuple()[1], table_of(layer).edits)
+        table = table_of(layer)
+        return cls(layer, np.array(layer.data), layer.as_layer_data_tuple()[1], table.edits, table.paints)
 
     @property
     def is_current(self) -> bool:
-        """Whether nothing was changed since."""
-        return table_of(self.layer).edits == self.edits
+        """Whether the labels are still the same."""
+        return table_of(self.layer).paints == self.paints
 
     def segmentation(self) -> Segmentation:
         """The labels on the file's own grid; takes a while."""
@@ -208,7 +215,10 @@ class StructuresModel:
         snapshot, found, counts = answer
         layer, table = snapshot.layer, table_of(snapshot.layer)
         if not snapshot.is_current:
+            if layer is self._watched:
+                self.measuring.emit()
             return
+        table.measured_at = snapshot.paints
         is_new = table.counts is None and layer.metadata[METADATA_KEY].get("algorithm") is not None
         table.measured, table.counts = found, counts
         _tell_hover(layer, table)
@@ -329,13 +339,14 @@ class StructuresModel:
         if self._watched is not None:
             table, self._edits = self.table, edits_of(self._watched)
             table.edits += 1
+            table.paints += 1
             table.painted, table.scores = True, {}
             self.measuring.emit()
 
     def _follow(self) -> None:
         if self.session.labels is not self._watched:
             self._watch(self.session.labels)
-            if self._watched is not None and self.table.counts is None:
+            if self._watched is not None and self.table.measured_at != self.table.paints:
                 self.measuring.emit()
         self.changed.emit()
 

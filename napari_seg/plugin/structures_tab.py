@@ -51,6 +51,7 @@ class StructuresTab(QWidget):
         super().__init__()
         self.model = model
         self._busy: set[str] = set()
+        self._filled_for: Labels | None = None
         self._build()
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
@@ -81,7 +82,7 @@ class StructuresTab(QWidget):
             snapshot,
             path,
             kind,
-            returned=self._on_exported,
+            returned=partial(self._on_exported, kind),
             errored=self._tell,
             finished=self._end("export"),
         )
@@ -190,12 +191,15 @@ class StructuresTab(QWidget):
             self._table.editItem(item)
 
     def _on_item_changed(self, item: QTableWidgetItem) -> None:
+        if self._filled_for is not self.model.session.labels:  # a layer came while a name was typed
+            QTimer.singleShot(0, self._refresh)
+            return
         label = self._label_at(item.row())
         if item.column() == _EYE:
             self.model.draw(label, item.checkState() == Qt.CheckState.Checked)
         elif item.column() == _NAME:
             self.model.rename(label, item.text())
-            self._refresh()
+            QTimer.singleShot(0, self._refresh)  # once the editor is closed
 
     def _fill_compare_menu(self) -> None:
         self._compare_menu.clear()
@@ -227,10 +231,11 @@ class StructuresTab(QWidget):
     def _on_measured(self) -> None:
         self._is_measuring = False
 
-    def _on_exported(self, answer: tuple[Snapshot, str]) -> None:
+    def _on_exported(self, kind: KindName, answer: tuple[Snapshot, str]) -> None:
         snapshot, text = answer
         session, table = self.model.session, table_of(snapshot.layer)
-        table.saved = max(table.saved, snapshot.edits)  # what was painted meanwhile is still to be saved
+        if kind != "csv":  # which holds no labels; and what was painted meanwhile is still to be saved
+            table.saved = max(table.saved, snapshot.edits)
         session.say(Message("info", text))
         session.viewer.status = text
 
@@ -261,6 +266,7 @@ class StructuresTab(QWidget):
         self._table.setVisible(layer is not None)
         if self._table.state() == QAbstractItemView.State.EditingState:  # a name is being typed
             return
+        self._filled_for = layer
         with signals_blocked(self._table):
             self._table.setRowCount(len(structures))
             for row_number, structure in enumerate(structures):
