@@ -169,7 +169,7 @@ def test_segments_that_overlap_are_read_one_at_a_time(series: Volume, tmp_path: 
         sources,
         volume,
         "BINARY",
-        [dicom_seg._description(s, ("x", "1")) for s in names],
+        [dicom_seg._description(s, ("x", "1"), "AUTOMATIC") for s in names],
         highdicom.UID(),
         1,
         highdicom.UID(),
