@@ -55,14 +55,7 @@ class _Process:
     """The other process, as seen from here."""
 
     def __init__(self) -> None:
-        paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        self.popen = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import serve; serve()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # what C++ has to say quotes headers, and those are private
-            env=os.environ | {"PYTHONPATH": paths},
-        )
+        self.popen = start_serving(__name__)
 
     @property
     def is_alive(self) -> bool:
@@ -174,6 +167,18 @@ def _limit_memory() -> None:
     held = int(Path("/proc/self/statm").read_text().split()[0]) * page
     limit = held + int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * page)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def start_serving(module: str) -> subprocess.Popen[bytes]:
+    """A process that finds all modules that this one finds, and does nothing but a module's `serve`."""
+    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    return subprocess.Popen(
+        [sys.executable, "-c", f"from {module} import serve; serve()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # what libraries have to say quotes headers, and those are private
+        env=os.environ | {"PYTHONPATH": paths},
+    )
 
 
 def send(stream: IO[bytes], content: Any) -> None:

@@ -12,7 +12,6 @@ import atexit
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 import traceback
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from napari_seg.errors import Cancelled, EnvironmentFault, NapariSegError
-from napari_seg.formats.apart import receive, send
+from napari_seg.formats.apart import receive, send, start_serving
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +59,7 @@ class _Process:
     """The other process, as seen from here."""
 
     def __init__(self) -> None:
-        paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        self.popen = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import serve; serve()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # what libraries have to say may quote what is private
-            env=os.environ | {"PYTHONPATH": paths},
-        )
+        self.popen = start_serving(__name__)
 
     def ask(
         self,

@@ -11,7 +11,6 @@ from qtpy.QtWidgets import (
     QAbstractItemView,
     QComboBox,
     QFileDialog,
-    QFrame,
     QHBoxLayout,
     QHeaderView,
     QPushButton,
@@ -75,14 +74,6 @@ def row(*widgets: QWidget) -> QHBoxLayout:
     answer = QHBoxLayout()
     for widget in widgets:
         answer.addWidget(widget)
-    return answer
-
-
-def line() -> QFrame:
-    """A line across, between parts."""
-    answer = QFrame()
-    answer.setFrameShape(QFrame.Shape.HLine)
-    answer.setFrameShadow(QFrame.Shadow.Sunken)
     return answer
 
 

@@ -12,7 +12,7 @@ from napari_seg.formats import ITK_ENDINGS, has_ending, nifti_ending
 from napari_seg.geometry import Grid
 from napari_seg.plugin.layers import LayerTuple, frame_of, image_layers, labels_layer, volume_of
 from napari_seg.plugin.placement import METADATA_KEY, place
-from napari_seg.plugin.records import made_by_in
+from napari_seg.plugin.records import made_by_in, record_of
 from napari_seg.volume import Segmentation, Volume
 
 _LOOKED_AT = 200
@@ -86,8 +86,7 @@ def _has_record(path: Path) -> bool:
     """Whether a NIfTI file was saved as labels, told by the record beside it."""
     from napari_seg.cohort.discover import read_record
 
-    ending = nifti_ending(path)
-    record = read_record(path.with_name(f"{path.name.removesuffix(ending)}.json")) if ending else None
+    record = read_record(record_of(path)) if nifti_ending(path) else None
     return record is not None and "segments" in record
 
 

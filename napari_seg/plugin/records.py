@@ -31,7 +31,7 @@ def made_by_of(snapshot: Snapshot) -> MadeBy | None:
 
 def made_by_in(path: Path) -> MadeBy | None:
     """What made the labels of a file, by the record beside it; None: a person."""
-    record = read_record(_beside(path)) or {}
+    record = read_record(record_of(path)) or {}
     bundle = record.get("bundle")
     if isinstance(bundle, dict):
         return str(bundle.get("name", PROGRAM)), str(bundle.get("version", ""))
@@ -49,7 +49,7 @@ def write_record(segmentation: Segmentation, path: Path, made_by: MadeBy | None)
     Raises:
         OutputError: `output.not_written`.
     """
-    record = _beside(path)
+    record = record_of(path)
     if record.exists() and read_record(record) is None:
         return
     segments = [{"label": s.label, "name": s.name, "color": list(s.color)} for s in segmentation.segments]
@@ -59,5 +59,6 @@ def write_record(segmentation: Segmentation, path: Path, made_by: MadeBy | None)
         hidden.write_text(text + "\n", encoding="utf-8")
 
 
-def _beside(path: Path) -> Path:
+def record_of(path: Path) -> Path:
+    """Where the record of a NIfTI file lies."""
     return path.with_name(f"{path.name.removesuffix(nifti_ending(path))}.json")

@@ -360,10 +360,7 @@ class SegmentModel:
         return run
 
     def stop(self) -> None:
-        """Gives up the run under way and those that wait; the viewer stays as it was.
-
-        A window that the network is busy with ends by itself in the background; nothing comes of it.
-        """
+        """Gives up the run under way and those that wait; the viewer stays as it was."""
         if self.run is not None:
             self.run.stop()
             self.run, self.waiting = None, []

@@ -109,11 +109,6 @@ class Session:
         self.scan = layer
         self.changed.emit()
 
-    def choose_labels(self, layer: Labels | None) -> None:
-        """Sets the labels."""
-        self.labels = layer
-        self.changed.emit()
-
     @property
     def is_painting(self) -> bool:
         """Whether a brush is chosen: then nothing may be put under it."""
