@@ -31,6 +31,23 @@ class InputError(NapariSegError):
     """A file, a series or an array can't be used (`file.*`, `series.*`, `geometry.*`, `input.*`)."""
 
 
+class ChoiceNeeded(InputError):
+    """A scan can be used once a person has chosen how to read it.
+
+    Attributes:
+        option: of `Scan.read`: "volume" or "resample_tilt".
+        count: how many values there are to choose from, counted from 0.
+    """
+
+    def __init__(self, code: str, message: str, option: str, count: int) -> None:
+        super().__init__(code, message)
+        self.option = option
+        self.count = count
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.code, self.message, self.option, self.count)
+
+
 class LocaliseError(NapariSegError):
     """The place to look at was not found in the scan (`localise.*`)."""
 

@@ -21,12 +21,12 @@ def head() -> Volume:
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """What would run in a process of its own runs in this one, so that what stands in for it does."""
-    from napari_seg.inference import apart
+    from napari_seg.apart import OwnProcess
 
-    def run_here(work: Any, *args: Any, told: Any = None, is_stopping: Any = None, **options: Any) -> Any:
+    def run_here(_: Any, work: Any, *args: Any, told: Any = None, is_stopping: Any = None, **options: Any) -> Any:
         return work(*args, **options, **(told or {}))
 
-    monkeypatch.setattr(apart, "run_apart", run_here)
+    monkeypatch.setattr(OwnProcess, "run", run_here)
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import napari_seg.apart
 from napari_seg.errors import InputError, Notice
-from napari_seg.formats import apart
 from napari_seg.formats.apart import read_apart
 from napari_seg.geometry import Grid
 from napari_seg.volume import Volume
@@ -89,7 +89,7 @@ from pathlib import Path
 from test_formats_apart import numbers
 from napari_seg.formats import apart
 apart.read_apart(numbers, [Path({str(files[0])!r})])
-print(apart._process().popen.pid)
+print(apart._DECODERS._popen.pid)
 """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
@@ -102,7 +102,7 @@ def test_a_stop_half_way_does_not_mix_up_answers(files: list[Path], monkeypatch:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:
-        context.setattr(apart, "_read_into", stop)
+        context.setattr(napari_seg.apart, "_receive", stop)
         with pytest.raises(KeyboardInterrupt):
             read_apart(numbers, files)
     assert np.array_equal(read_apart(numbers, files).array, numbers(files).array)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import phantoms
 import pytest
@@ -15,7 +18,8 @@ from napari.components import ViewerModel
 
 import napari_seg.inference
 from napari_seg.bundle import read_bundle
-from napari_seg.errors import InputError, LocaliseError
+from napari_seg.errors import ChoiceNeeded, InputError, LocaliseError
+from napari_seg.formats.verdict import verdict_of
 from napari_seg.plugin.batch import BatchModel
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.study import Entry, StudyModel
@@ -94,6 +98,43 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     looked(model, tmp_path)
     assert "There is no scan" in model.session.messages[0].text
+
+
+def test_one_of_several_volumes_is_chosen(head: Volume, tmp_path: Path) -> None:
+    several = np.stack([head.array[0] + 100 * n for n in range(3)], axis=-1)
+    nib.save(nib.Nifti1Image(several, head.grid.affine), tmp_path / "times.nii.gz")
+    viewer = ViewerModel()
+    model = StudyModel(Session(viewer))
+    entry = looked(model, tmp_path)["times"]
+    assert (entry.can_open, entry.volumes, entry.words) == (True, 3, "3 volumes: choose one below")
+    model.show(model.read(entry.chosen(2), model.frame()))
+    (layer,) = viewer.layers
+    assert layer.name == "times, volume 2"
+    np.testing.assert_array_equal(np.sort(layer.data, axis=None), np.sort(several[..., 2], axis=None))
+
+
+def test_a_volume_of_a_tilted_series_is_straightened_after_it_was_chosen(study: Path) -> None:
+    def tilted(volume: int | None = None, *, resample_tilt: bool = False) -> Volume:
+        if volume is None:
+            raise ChoiceNeeded("series.4d", "two volumes", "volume", 2)
+        if not resample_tilt:
+            raise ChoiceNeeded("geometry.shear", "leans", "resample_tilt", 2)
+        return phantoms.head()
+
+    viewer = ViewerModel()
+    model = StudyModel(Session(viewer))
+    looked(model, study)
+    scan = SimpleNamespace(name="leaning", source="leaning", files=("one",), read=tilted)
+    model.add(Entry(verdict_of(scan), scan, "."))  # type: ignore[arg-type]
+    first = model.entries[-1].chosen(1)
+    with pytest.raises(ChoiceNeeded) as caught:
+        model.read(first, None)
+    model.fail(first, pickle.loads(pickle.dumps(caught.value)))
+    second = model.entries[-1]
+    assert (second.is_tilted, second.can_open, second.words) == (True, True, "tilted gantry: can be straightened")
+    assert "straightened" in model.session.messages[0].text
+    model.show(model.read(second.chosen(0), None))
+    assert viewer.layers[0].name.endswith(", volume 1")
 
 
 @pytest.mark.usefixtures("in_process")

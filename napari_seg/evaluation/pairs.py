@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, NapariSegError
 from napari_seg.evaluation.labels import BACKGROUND, Classes, as_classes, with_labels_of
-from napari_seg.evaluation.metrics import Scores, compare_label_maps
+from napari_seg.evaluation.metrics import Scores, compare_label_maps, disagreement
 from napari_seg.formats import nifti_ending
 from napari_seg.formats.image2d import is_picture
-from napari_seg.formats.label_maps import read_label_map
+from napari_seg.formats.label_maps import named, read_label_map
 from napari_seg.volume import Segment, Segmentation, distinct_color
 
 logger = logging.getLogger(__name__)
@@ -173,6 +174,25 @@ def compare_pair(pair: Pair, tolerance_mm: float = 1.0) -> CaseResult:
             for name, row in zip(names, comparison.confusion, strict=True)
         },
     )
+
+
+def compare_with(
+    prediction: Segmentation, reference: Segmentation | Path
+) -> tuple[dict[int, Scores], NDArray[np.uint8]]:
+    """The numbers of each label, and where the two differ: see `disagreement`.
+
+    Segments of one name are one, whatever their labels.
+
+    Args:
+        prediction: the result.
+        reference: what it is held against; a file of any format that `read_label_map` reads.
+
+    Raises:
+        InputError: the reference can't be read, or lies on another grid; `labels.too_many`.
+    """
+    expected = named(read_label_map(reference, prediction.grid)) if isinstance(reference, Path) else reference
+    expected = with_labels_of(prediction, expected)
+    return compare_label_maps(prediction, expected).scores, disagreement(prediction, expected)
 
 
 def segment_names(results: Sequence[CaseResult]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.errors import InputError
+from napari_seg.errors import ChoiceNeeded, InputError
 from napari_seg.formats.dicom_series import Header, Tags, image_type
 from napari_seg.geometry import SHEAR_TOLERANCE, Grid
 
@@ -164,11 +164,13 @@ def arrange(frames: Sequence[Frame], name: str, volume: int | None = None, *, ti
     sine = float(np.linalg.norm(step - (step @ normal) * normal) / np.linalg.norm(step))
     is_tilted = sine > SHEAR_TOLERANCE
     if is_tilted and (not tilted or sine > MOST_TILT):
-        raise InputError(
-            "geometry.shear",
+        text = (
             f"the slices of {name} are stacked {np.degrees(np.arcsin(sine)):.1f} degrees off their normal (a tilted "
-            "gantry); expected a straight stack; up to 45 degrees --resample-tilt shifts them onto a straight grid",
+            "gantry); expected a straight stack; up to 45 degrees --resample-tilt shifts them onto a straight grid"
         )
+        if sine > MOST_TILT:
+            raise InputError("geometry.shear", text)
+        raise ChoiceNeeded("geometry.shear", text, "resample_tilt", 2)
     _check_even(frames, positions, step, normal, name)
     affine = np.eye(4)
     affine[:3, :2] = (first.orientation * first.spacing_mm[:, None]).T
@@ -286,10 +288,12 @@ def _one_stack(frames: list[Frame], normal: NDArray[np.float64], name: str, volu
     if most == 1:
         return frames
     if complete:
-        raise InputError(
+        raise ChoiceNeeded(
             "series.4d",
             f"{name} holds {most} complete stacks at the same {len(counts)} positions (times, echoes or directions); "
             f"expected one; choose one with --volume, 0 to {most - 1}",
+            "volume",
+            most,
         )
     shared = max(counts, key=lambda p: counts[p])
     labels = [frame.label for frame, p in zip(frames, place, strict=True) if p == shared]

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.errors import InputError, Notice, OutputError
+from napari_seg.errors import ChoiceNeeded, InputError, Notice, OutputError
 from napari_seg.formats import nifti_ending, pair_ending
 from napari_seg.formats.proven import unproven
 from napari_seg.geometry import Grid
@@ -252,10 +252,12 @@ def _shape(header: Nifti1Header, path: Path, volume: int | None) -> tuple[tuple[
         sizes.pop()
     count = prod(sizes[3:])
     if len(sizes) > 3 and volume is None:
-        raise InputError(
+        raise ChoiceNeeded(
             f"data.{len(sizes)}d",
             f"{path.name} has shape {tuple(sizes)}; expected one volume of three dimensions; choose one with --volume, "
             f"0 to {count - 1}",
+            "volume",
+            count,
         )
     if volume is not None and not 0 <= volume < count:
         raise InputError(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from napari_seg.errors import InputError
+from napari_seg.errors import ChoiceNeeded, InputError
 from napari_seg.formats import Reading, Scan, find
 from napari_seg.formats.archive import shown
 from napari_seg.volume import Volume
@@ -24,6 +24,8 @@ class Verdict:
         verdict: "process"; "warn", the same with a doubt; "refuse"; "skip", it is no scan.
         code: of the doubt or the reason; "" where there is none.
         message: what was found, what was expected and what to do.
+        option: of `Scan.read`, that would make a refused scan one to process: "volume" or "resample_tilt"; "" of none.
+        choices: how many values of it there are, counted from 0.
         modality: DICOM's letters; "" where the file does not say.
         shape: (I, J, K); None of what can't be read.
         spacing_mm: along each index axis.
@@ -38,6 +40,8 @@ class Verdict:
     verdict: Literal["process", "warn", "refuse", "skip"]
     code: str = ""
     message: str = ""
+    option: str = ""
+    choices: int = 0
     modality: str = ""
     shape: tuple[int, ...] | None = None
     spacing_mm: tuple[float, ...] | None = None
@@ -77,15 +81,20 @@ def verdict_of(scan: Scan, reading: Reading | None = None) -> Verdict:
     """
     try:
         volume = scan.read(**(reading or {}))
+    except ChoiceNeeded as error:
+        return _refused(scan, error.code, error.message, error.option, error.count)
     except InputError as error:
-        return Verdict(scan.source, scan.name, len(scan.files), "refuse", error.code, error.message)
+        return _refused(scan, error.code, error.message)
     except MemoryError:
-        text = f"{scan.name} needs more memory than is free"
-        return Verdict(scan.source, scan.name, len(scan.files), "refuse", "file.too_large", text)
+        return _refused(scan, "file.too_large", f"{scan.name} needs more memory than is free")
     except Exception as error:  # our own mistake must not hide the other scans; it may quote what must stay private
         text = f"this should not have happened: {type(error).__name__}; please report it"
-        return Verdict(scan.source, scan.name, len(scan.files), "refuse", "internal.error", text)
+        return _refused(scan, "internal.error", text)
     return _of_volume(scan, volume)
+
+
+def _refused(scan: Scan, code: str, message: str, option: str = "", choices: int = 0) -> Verdict:
+    return Verdict(scan.source, scan.name, len(scan.files), "refuse", code, message, option, choices)
 
 
 def _of_volume(scan: Scan, volume: Volume) -> Verdict:
@@ -97,10 +106,10 @@ def _of_volume(scan: Scan, volume: Volume) -> Verdict:
         "warn" if notices else "process",
         notices[0].code if notices else "",
         "; ".join(notice.message for notice in notices),
-        volume.modality,
-        volume.grid.shape,
-        tuple(round(length, 6) for length in volume.grid.spacing_mm),
-        volume.grid.orientation,
-        len(volume.array),
-        str(volume.array.dtype),
+        modality=volume.modality,
+        shape=volume.grid.shape,
+        spacing_mm=tuple(round(length, 6) for length in volume.grid.spacing_mm),
+        orientation=volume.grid.orientation,
+        channels=len(volume.array),
+        dtype=str(volume.array.dtype),
     )

@@ -13,7 +13,7 @@ from psygnal import Signal
 from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.runner import CaseResult, run_cohort
 from napari_seg.errors import Cancelled, NapariSegError
-from napari_seg.inference import apart
+from napari_seg.plugin.processes import NETWORKS
 from napari_seg.plugin.segmenting import STAGES, Progress, alone
 from napari_seg.plugin.session import Message, Session, log_mistake, message_of
 
@@ -93,7 +93,7 @@ class BatchRun:
                 }
                 options = {"device": self.device, "memory_bytes": self.memory_bytes}
                 with alone(self._stop.is_set):
-                    apart.run_apart(
+                    NETWORKS.run(
                         run_cohort,
                         cases,
                         self.output,

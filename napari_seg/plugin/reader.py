@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from napari_seg.errors import InputError, NapariSegError
+from napari_seg.errors import ChoiceNeeded, InputError, NapariSegError
 from napari_seg.formats import ITK_ENDINGS, has_ending, nifti_ending
 from napari_seg.geometry import Grid
 from napari_seg.plugin.layers import LayerTuple, frame_of, image_layers, labels_layer, volume_of
@@ -51,7 +51,8 @@ def read_layers(path: str | list[str]) -> list[Any]:
     if viewer is None and not layers:
         raise faults[0]
     for fault in faults:
-        show_error(str(fault))
+        more = ". In napari: choose in the Study tab of the panel" if isinstance(fault, ChoiceNeeded) else ""
+        show_error(f"{fault}{more}")
     # napari's word for "read, and there is nothing to show".
     return layers or [(None,)]
 

@@ -15,10 +15,11 @@ from napari.layers import Image, Layer
 from psygnal import Signal
 
 from napari_seg.errors import BundleError, Cancelled, NapariSegError, Notice
-from napari_seg.inference import apart, segment
+from napari_seg.inference import segment
 from napari_seg.inference.foresee import foresee
 from napari_seg.plugin.layers import certainty_layer, labels_layer, layer_of, volume_of
 from napari_seg.plugin.placement import Placement
+from napari_seg.plugin.processes import NETWORKS
 from napari_seg.plugin.session import Message, Session, log_mistake, message_of
 from napari_seg.volume import Segmentation, Volume
 
@@ -157,7 +158,7 @@ class Run:
         if self.certainty:
             more["certainty"] = True
         told, is_stopping = {"progress": self._report}, self._stop.is_set
-        found = apart.run_apart(
+        found = NETWORKS.run(
             segment, self.volume, self.bundle, device=self.device, told=told, is_stopping=is_stopping, **more
         )
         # Counting voxels and turning axes takes a while too: not in the main thread.
@@ -313,9 +314,7 @@ class SegmentModel:
         if not _busy.acquire(blocking=False):  # a run says itself what it takes
             return None
         try:
-            known = apart.run_apart(
-                foresee, volume, bundle, told={}, device=self.device, memory_bytes=self.memory_bytes
-            )
+            known = NETWORKS.run(foresee, volume, bundle, device=self.device, memory_bytes=self.memory_bytes)
         except NapariSegError as error:
             return f"{error.message} ({error.code})"
         except Exception as error:  # what is foreseen is a courtesy; the run itself will say what is wrong

@@ -47,7 +47,7 @@ def unwrapped(viewer: ViewerModel) -> ViewerModel:
 
 def log_mistake(what: str, error: Exception) -> None:
     """Logs a mistake of ours with the places it came through; not with its words, which may hold what is private."""
-    places = "".join(traceback.format_tb(error.__traceback__))
+    places = "\n".join([*traceback.format_tb(error.__traceback__), *getattr(error, "__notes__", ())])
     logger.error("%s: %s\n%s", what, type(error).__name__, places)
 
 

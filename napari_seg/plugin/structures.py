@@ -26,6 +26,7 @@ from napari_seg.plugin.layers import (
     volume_of,
 )
 from napari_seg.plugin.placement import METADATA_KEY
+from napari_seg.plugin.processes import REVIEW
 from napari_seg.plugin.session import Message, Session
 from napari_seg.volume import Segment, Segmentation
 
@@ -293,21 +294,20 @@ class StructuresModel:
         Raises:
             NapariSegError: the reference can't be read or lies on another grid.
         """
-        from napari_seg.evaluation.labels import with_labels_of
-        from napari_seg.evaluation.metrics import DISAGREEMENTS, compare_label_maps, disagreement
-        from napari_seg.formats.label_maps import named, read_label_map
+        from napari_seg.evaluation.metrics import DISAGREEMENTS
+        from napari_seg.evaluation.pairs import compare_with
 
         layer, found = snapshot.layer, snapshot.segmentation()
+        expected: Segmentation | Path
         if isinstance(reference, Snapshot):
-            expected, name = reference.segmentation(), str(reference.settings["name"])
+            name, expected = str(reference.settings["name"]), reference.segmentation()
         else:
-            expected, name = named(read_label_map(reference, found.grid)), reference.name
-        expected = with_labels_of(found, expected)
-        scores = compare_label_maps(found, expected).scores
+            name, expected = reference.name, reference.absolute()
+        scores, differing_at = REVIEW.run(compare_with, found, expected)
         colors = ((255, 150, 0), (0, 170, 255), (230, 60, 230))
         kinds = zip(DISAGREEMENTS.items(), colors, strict=True)
         segments = tuple(Segment(label, meaning, color) for (label, meaning), color in kinds)
-        differing = Segmentation(disagreement(found, expected), found.grid, segments)
+        differing = Segmentation(differing_at, found.grid, segments)
         shown = layer_of(labels_layer(differing, placement_of(layer), f"{layer.name} against {name}"))
         known = [one.dice for one in scores.values() if not isnan(one.dice)]
         mean = f"mean Dice {np.mean(known):.3f}" if known else "neither holds a structure"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,8 @@ from napari.layers import Layer
 from numpy.typing import NDArray
 from psygnal import Signal
 
+from napari_seg.errors import ChoiceNeeded
+from napari_seg.formats import Reading
 from napari_seg.plugin.layers import frame_of, image_layers, in_frame, layer_of
 from napari_seg.plugin.session import Message, Session, message_of
 
@@ -30,16 +32,39 @@ class Entry:
         verdict: what would become of it.
         scan: how to read it; None of what is no scan.
         folder: where it lies, relative to what was chosen.
+        reading: what a person chose already, for `Scan.read`.
     """
 
     verdict: Verdict
     scan: Scan | None
     folder: str
+    reading: Reading = field(default_factory=lambda: Reading())
 
     @property
     def can_open(self) -> bool:
-        """Whether it can be shown."""
-        return self.scan is not None and self.verdict.verdict in ("process", "warn")
+        """Whether it can be shown, at least once a person has chosen how."""
+        is_fit = self.verdict.verdict in ("process", "warn") or self.verdict.option != ""
+        return self.scan is not None and is_fit
+
+    @property
+    def volumes(self) -> int:
+        """From how many volumes a person must choose one; 0 where there is nothing to choose."""
+        return self.verdict.choices if self.verdict.option == "volume" else 0
+
+    @property
+    def is_tilted(self) -> bool:
+        """Whether its slices must be shifted onto a straight grid."""
+        return self.verdict.option == "resample_tilt"
+
+    def chosen(self, volume: int) -> Entry:
+        """The same, to be read as a person chose.
+
+        Args:
+            volume: counted from 0, where there are several.
+        """
+        if self.volumes:
+            return replace(self, reading=Reading(**self.reading, volume=volume))
+        return replace(self, reading=Reading(**self.reading, resample_tilt=True)) if self.is_tilted else self
 
     @property
     def size(self) -> str:
@@ -56,6 +81,10 @@ class Entry:
     def words(self) -> str:
         """The verdict for a person."""
         verdict = self.verdict
+        if self.volumes:
+            return f"{self.volumes} volumes: choose one below"
+        if self.is_tilted:
+            return "tilted gantry: can be straightened"
         return f"{WORDS[verdict.verdict]}: {verdict.message}" if verdict.message else WORDS[verdict.verdict]
 
 
@@ -151,8 +180,11 @@ class StudyModel:
             NapariSegError: it can't be read.
         """
         assert entry.scan is not None
-        volume = entry.scan.read()
+        volume, number = entry.scan.read(**entry.reading), entry.reading.get("volume")
         layers = [layer_of(one) for one in image_layers(volume, frame)]
+        if number is not None:
+            for layer in layers:
+                layer.name += f", volume {number}"
         return layers, tuple(f"{n.message} ({n.code})" for n in volume.notices)
 
     def show(self, answer: tuple[list[Layer], tuple[str, ...]]) -> None:
@@ -162,6 +194,15 @@ class StudyModel:
             self.session.viewer.add_layer(layer)
         self.session.say(*(Message("warning", doubt) for doubt in doubts))
 
-    def fail(self, error: Exception) -> None:
-        """Says why a scan could not be opened."""
-        self.session.say(message_of(error))
+    def fail(self, entry: Entry, error: Exception) -> None:
+        """Says why a scan could not be opened; where a person may still choose how, its entry offers that."""
+        if isinstance(error, ChoiceNeeded):  # a volume of a tilted series
+            verdict = replace(
+                entry.verdict, code=error.code, message=error.message, option=error.option, choices=error.count
+            )
+            offering = replace(entry, verdict=verdict)
+            self.entries = [offering if one.scan is entry.scan else one for one in self.entries]
+            self.session.say(Message("warning", f"{entry.verdict.name}: {offering.words}."))
+        else:
+            self.session.say(message_of(error))
+        self.changed.emit()

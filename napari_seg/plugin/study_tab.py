@@ -1,11 +1,12 @@
 """The Study tab in Qt: a tree of what lies in a folder; what it does stands in `study`."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QSize, Qt
-from qtpy.QtWidgets import QHeaderView, QTreeWidget, QTreeWidgetItem, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHeaderView, QLabel, QSpinBox, QTreeWidget, QTreeWidgetItem, QVBoxLayout, QWidget
 from superqt import QElidingLabel
 from superqt.utils import WorkerBase
 
@@ -36,14 +37,17 @@ class StudyTab(QWidget):
         for column in range(4):
             header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
         header.setStretchLastSection(True)
+        self._volume_label = QLabel()
+        self._volume_box = QSpinBox(toolTip="Which of the volumes (times, echoes, directions), counted from 0.")
         self._open_button = button("Show series", "Load the chosen series into the window.", self._open_chosen)
         layout = QVBoxLayout(self)
         layout.addLayout(row(self._folder_button, self._file_button))
         layout.addWidget(self._path)
         layout.addWidget(self._tree, 1)
+        layout.addLayout(row(self._volume_label, self._volume_box))
         layout.addWidget(self._open_button)
         self._tree.itemDoubleClicked.connect(lambda item, _: self._open_item(item))
-        self._tree.itemSelectionChanged.connect(self._refresh_button)
+        self._tree.itemSelectionChanged.connect(self._refresh_choice)
         model.changed.connect(self._refresh)
         self._items: list[QTreeWidgetItem] = []
         self._worker: WorkerBase | None = None
@@ -72,8 +76,9 @@ class StudyTab(QWidget):
     def open(self, entry: Entry) -> None:
         """Loads a series in a thread of its own and shows it."""
         self._loading = True
-        self._refresh_button()
-        told: dict[str, Any] = {"returned": self.model.show, "errored": self.model.fail, "finished": self._on_loaded}
+        self._refresh_choice()
+        fail = partial(self.model.fail, entry)
+        told: dict[str, Any] = {"returned": self.model.show, "errored": fail, "finished": self._on_loaded}
         in_background(self, self.model.read, entry, self.model.frame(), **told)
 
     def close_worker(self) -> None:
@@ -83,7 +88,7 @@ class StudyTab(QWidget):
 
     def _on_loaded(self) -> None:
         self._loading = False
-        self._refresh_button()
+        self._refresh_choice()
 
     def ask_folder(self) -> None:
         """Asks for a folder, then looks at it."""
@@ -101,7 +106,7 @@ class StudyTab(QWidget):
     def _open_item(self, item: QTreeWidgetItem) -> None:
         entry = item.data(0, Qt.ItemDataRole.UserRole)
         if entry is not None and entry.can_open and not self._loading:
-            self.open(entry)
+            self.open(entry.chosen(self._volume_box.value()))
 
     def _refresh(self) -> None:
         model = self.model
@@ -109,32 +114,44 @@ class StudyTab(QWidget):
         if len(model.entries) < len(self._items) or not model.entries:
             self._tree.clear()
             self._items = []
+        for item, entry in zip(self._items, model.entries, strict=False):
+            if item.data(0, Qt.ItemDataRole.UserRole) is not entry:
+                self._fill(item, entry)
         for entry in model.entries[len(self._items) :]:
-            self._items.append(self._item(entry))
+            item = QTreeWidgetItem(self._folder(entry.folder))
+            self._fill(item, entry)
+            self._items.append(item)
         if self._items and not self._tree.selectedItems():
             first = next((i for i in self._items if i.data(0, Qt.ItemDataRole.UserRole).can_open), None)
             if first is not None:
                 first.setSelected(True)
-        self._refresh_button()
+        self._refresh_choice()
 
-    def _refresh_button(self) -> None:
-        chosen = [item.data(0, Qt.ItemDataRole.UserRole) for item in self._tree.selectedItems()]
-        can_open = any(entry is not None and entry.can_open for entry in chosen) and not self._loading
-        self._open_button.setEnabled(can_open)
-        self._open_button.setText("Loading …" if self._loading else "Show series")
+    def _refresh_choice(self) -> None:
+        """What there is to choose of the selected series, and the button."""
+        chosen = (item.data(0, Qt.ItemDataRole.UserRole) for item in self._tree.selectedItems())
+        entry = next((one for one in chosen if one is not None and one.can_open), None)
+        volumes = 0 if entry is None else entry.volumes
+        for widget in (self._volume_label, self._volume_box):
+            widget.setVisible(volumes > 0)
+        if volumes:
+            self._volume_label.setText(f"Volume, 0 to {volumes - 1}")
+            self._volume_box.setMaximum(volumes - 1)
+        words = "Straighten and show" if entry is not None and entry.is_tilted else "Show series"
+        self._open_button.setEnabled(entry is not None and not self._loading)
+        self._open_button.setText("Loading …" if self._loading else words)
 
-    def _item(self, entry: Entry) -> QTreeWidgetItem:
-        parent = self._folder(entry.folder)
+    def _fill(self, item: QTreeWidgetItem, entry: Entry) -> None:
         verdict = entry.verdict
-        words = f"{_MARKS[verdict.verdict]} {entry.words}"
-        text = [verdict.name, words, verdict.modality, entry.size, entry.spacing]
-        item = QTreeWidgetItem(parent, text)
-        item.setData(0, Qt.ItemDataRole.UserRole, entry)
-        for column in range(5):
+        mark = _MARKS["warn" if entry.can_open and verdict.verdict == "refuse" else verdict.verdict]
+        for column, text in enumerate(
+            (verdict.name, f"{mark} {entry.words}", verdict.modality, entry.size, entry.spacing)
+        ):
+            item.setText(column, text)
             item.setToolTip(column, f"{verdict.name}: {entry.words}" + (f" ({verdict.code})" if verdict.code else ""))
+        item.setData(0, Qt.ItemDataRole.UserRole, entry)
         if not entry.can_open:
             item.setFlags(item.flags() & ~Qt.ItemFlag.ItemIsEnabled)
-        return item
 
     def _folder(self, name: str) -> QTreeWidgetItem:
         """The branch of a folder; the chosen folder itself has none."""

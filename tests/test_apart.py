@@ -7,14 +7,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from napari_seg.apart import OwnProcess
 from napari_seg.errors import Cancelled, EnvironmentFault, InputError
-from napari_seg.inference import apart
 from napari_seg.volume import Segment, Segmentation, Volume
 
 # the other process finds this module, whose folder pytest puts on the path
@@ -56,73 +56,81 @@ def crashed() -> None:
     os.abort()
 
 
-def test_the_answer_and_what_is_told_meanwhile(head: Volume) -> None:
+@pytest.fixture(scope="module")
+def apart() -> Iterator[OwnProcess]:
+    process = OwnProcess()
+    yield process
+    process.close()
+
+
+def test_the_answer_and_what_is_told_meanwhile(apart: OwnProcess, head: Volume) -> None:
     told: list[tuple] = []
     labels = Segmentation((head.array[0] > 300).astype(np.uint8), head.grid, (Segment(1, "head", (1, 2, 3)),))
-    found = apart.run_apart(doubled, labels, told={"progress": lambda *what: told.append(what)})
+    found = apart.run(doubled, labels, told={"progress": lambda *what: told.append(what)})
     np.testing.assert_array_equal(found.array, 2 * labels.array)
     assert found.grid == labels.grid
     assert (found.segments, dict(found.confidence)) == (labels.segments, {2: 0.5})
     assert told == [("segmenting", n, 3) for n in range(3)]
 
 
-def test_the_process_is_another_one_and_kept() -> None:
-    first = apart.run_apart(process_id)
+def test_the_process_is_another_one_and_kept(apart: OwnProcess) -> None:
+    first = apart.run(process_id)
     assert first != os.getpid()
-    assert apart.run_apart(process_id) == first
+    assert apart.run(process_id) == first
 
 
-def test_errors_come_back_and_cost_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    first = apart.run_apart(process_id)
+def test_errors_come_back_and_cost_nothing(apart: OwnProcess) -> None:
+    first = apart.run(process_id)
     with pytest.raises(InputError, match=r"input.none: nothing there"):
-        apart.run_apart(refused)
+        apart.run(refused)
     with pytest.raises(MemoryError):
-        apart.run_apart(greedy)
-    with pytest.raises(RuntimeError, match=r"^KeyError$"):
-        apart.run_apart(careless)
-    assert "in careless" in caplog.text
-    assert "Jane" not in caplog.text
-    assert apart.run_apart(process_id) == first
+        apart.run(greedy)
+    with pytest.raises(RuntimeError, match=r"^KeyError") as caught:
+        apart.run(careless)
+    assert caught.value.args == ("KeyError",)
+    assert "in careless" in caught.value.__notes__[0]
+    assert "Jane" not in str(caught.value.__notes__)
+    assert apart.run(process_id) == first
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are another matter there")
-def test_a_process_that_dies_is_told_and_started_again() -> None:
+def test_a_process_that_dies_is_told_and_started_again(apart: OwnProcess) -> None:
     with pytest.raises(EnvironmentFault, match=r"environment.memory"):
-        apart.run_apart(killed)
+        apart.run(killed)
     with pytest.raises(EnvironmentFault, match=r"environment.ended"):
-        apart.run_apart(crashed)
-    assert apart.run_apart(process_id) != os.getpid()
+        apart.run(crashed)
+    assert apart.run(process_id) != os.getpid()
 
 
-def test_stopped_within_a_second_whatever_it_does() -> None:
-    apart.run_apart(process_id)  # it is there
+def test_stopped_within_a_second_whatever_it_does(apart: OwnProcess) -> None:
+    apart.run(process_id)  # it is there
     stop = threading.Event()
     threading.Timer(0.5, stop.set).start()
     start = time.monotonic()
     with pytest.raises(Cancelled):
-        apart.run_apart(endless, is_stopping=stop.is_set)
+        apart.run(endless, is_stopping=stop.is_set)
     assert time.monotonic() - start < 2
 
 
-def test_a_fault_on_this_side_leaves_nothing_in_the_pipe(head: Volume) -> None:
+def test_a_fault_on_this_side_leaves_nothing_in_the_pipe(apart: OwnProcess, head: Volume) -> None:
     def fail(*_: object) -> None:
         raise MemoryError
 
     labels = Segmentation(np.ones(head.grid.shape, np.uint8), head.grid, ())
     with pytest.raises(MemoryError):
-        apart.run_apart(doubled, labels, told={"progress": fail})
-    found = apart.run_apart(doubled, labels, told={"progress": lambda *_: None})
+        apart.run(doubled, labels, told={"progress": fail})
+    found = apart.run(doubled, labels, told={"progress": lambda *_: None})
     np.testing.assert_array_equal(found.array, 2 * labels.array)
 
 
-def test_a_callback_can_stop_it(head: Volume) -> None:
+def test_a_callback_can_stop_it(apart: OwnProcess, head: Volume) -> None:
     def stop(*_: object) -> None:
         raise Cancelled()
 
     labels = Segmentation(np.zeros(head.grid.shape, np.uint8), head.grid, ())
     with pytest.raises(Cancelled):
-        apart.run_apart(doubled, labels, told={"progress": stop})
-    assert apart.run_apart(process_id) != os.getpid()
+        apart.run(doubled, labels, told={"progress": stop})
+    assert apart.run(process_id) != os.getpid()
 
 
 def test_nothing_of_torch_comes_into_this_process(tmp_path: Path) -> None:
@@ -130,7 +138,8 @@ def test_nothing_of_torch_comes_into_this_process(tmp_path: Path) -> None:
 
     code = (
         "import sys\n"
-        "from napari_seg.inference import apart, segment\n"
+        "import napari_seg.plugin.processes\n"
+        "from napari_seg.inference import segment\n"
         "from napari_seg.inference.foresee import foresee\n"
         "print('loaded:', *({'torch', 'monai'} & set(sys.modules)))"
     )
