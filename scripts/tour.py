@@ -2,6 +2,7 @@
 
     xvfb-run -a -s "-screen 0 1680x1000x24" python scripts/tour.py study/ -o tour/
     xvfb-run -a -s "-screen 0 1680x1000x24" python scripts/tour.py -o docs/images     the pictures of docs/plugin.md
+    xvfb-run -a -s "-screen 0 1680x1000x24" python scripts/tour.py --bare             what napari takes without a plugin
 
 A folder of DICOM or NIfTI is opened, or the MNI152 head if none is given. Only what a person could click is clicked;
 what the file dialogs of the system would answer is given here. Prints what each step took and the longest time that
@@ -14,19 +15,26 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("QT_QPA_PLATFORM", "xcb")
 
+_DRAW_SECONDS = 0.5
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", nargs="?", type=Path, help="a folder; the MNI152 head if left out")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the pictures and the saved labels")
+    parser.add_argument("-o", "--output", type=Path, help="folder of the pictures and the saved labels")
     parser.add_argument("--theme", choices=["dark", "light"], default="dark", help="of napari")
+    parser.add_argument("--bare", action="store_true", help="only show two arrays of a head's size in napari alone")
     args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
+    if args.output is None and not args.bare:
+        parser.error("the following arguments are required: -o/--output")
+    if not args.bare:
+        args.output.mkdir(parents=True, exist_ok=True)
 
     import napari
     from napari.settings import get_settings
@@ -35,7 +43,7 @@ def main() -> None:
     viewer = napari.Viewer(show=True)
     viewer.window._qt_window.resize(1600, 950)
     tour = Tour(viewer, args.output)
-    tour.walk(args.study)
+    tour.bare() if args.bare else tour.walk(args.study)
     tour.close()
 
 
@@ -76,7 +84,8 @@ class Tour:
             QTest.mouseClick(panel.study_tab._open_button, Qt.MouseButton.LeftButton)
         else:
             self.viewer.open_sample("napari-seg", "mni152")
-        self.wait(lambda: panel.session.scan is not None and self.is_painted(), "open the scan")
+        self.wait(lambda: panel.session.scan is not None, "open the scan")
+        assert self.is_painted()
         self.command("segment")
         if panel.segment_tab.model.obstacle:
             self.draw_ball(panel)
@@ -117,6 +126,15 @@ class Tour:
         self.click_tab(panel, panel.batch_tab)
         self.picture("batch")
         planes.close_views()
+
+    def bare(self) -> None:
+        """An image and labels of a head's size, added to napari by itself."""
+        import numpy as np
+
+        values = np.random.default_rng(0).integers(0, 1000, (192, 256, 256), np.int16)
+        labels = (values % 5).astype(np.uint8)
+        self.watch("show an image in napari alone", partial(self.viewer.add_image, values, contrast_limits=(0, 1000)))
+        self.watch("show labels in napari alone", partial(self.viewer.add_labels, labels))
 
     def run_model(self, panel: Any) -> None:
         """Runs the model that is chosen, with its picture before and meanwhile."""
@@ -159,10 +177,7 @@ class Tour:
         """Through the command of the Layers > Segment menu."""
         from napari_seg.plugin import commands
 
-        start = time.perf_counter()
-        panel = commands.panel()
-        self.settle()
-        self.tell("open the panel", time.perf_counter() - start)
+        panel: Any = self.watch("open the panel", commands.panel)
         return panel
 
     def open_planes(self) -> Any:
@@ -188,11 +203,9 @@ class Tour:
         from qtpy.QtTest import QTest
 
         table = panel.structures_tab._table
-        start = time.perf_counter()
         place = table.visualItemRect(table.item(row, 2)).center()
-        QTest.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, place)
-        self.settle()
-        self.tell("click a structure", time.perf_counter() - start)
+        left, none = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+        self.watch("click a structure", lambda: QTest.mouseClick(table.viewport(), left, none, place))
 
     def paint(self, layer: Any) -> None:
         """Chooses the brush, presses the mouse near the middle of the picture, and draws a short line."""
@@ -242,7 +255,7 @@ class Tour:
     def settle(self) -> None:
         self.app.processEvents()
 
-    def wait_ms(self, milliseconds: int) -> None:
+    def wait_ms(self, milliseconds: float) -> None:
         end = time.perf_counter() + milliseconds / 1000
         while time.perf_counter() < end:
             self.settle()
@@ -257,7 +270,23 @@ class Tour:
                 raise SystemExit(f"{what}: did not happen within {seconds:.0f} s")
             self.settle()
             time.sleep(0.005)
-        self.tell(what, time.perf_counter() - start)
+        self.draw()
+        self.tell(what, time.perf_counter() - start - _DRAW_SECONDS)
+
+    def watch(self, what: str, act: Callable[[], object]) -> object:
+        """Does something in the window's own thread, and tells what it took until the window had nothing left to do."""
+        self.settle()
+        self.longest, start = 0.0, time.perf_counter()
+        self.beat = start
+        answer = act()
+        self.draw()
+        self.tell(what, time.perf_counter() - start - _DRAW_SECONDS)
+        return answer
+
+    def draw(self) -> None:
+        """Gives the window time for what there is to draw."""
+        self._on_beat()
+        self.wait_ms(1000 * _DRAW_SECONDS)
 
     def tell(self, what: str, seconds: float) -> None:
         print(f"{what}: {seconds:.2f} s; the window did not answer for {self.longest:.2f} s at most", flush=True)

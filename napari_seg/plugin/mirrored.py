@@ -41,6 +41,10 @@ SIDES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagitt
 class MirroredPlanes:
     """Viewers that show what one shows, each in its own plane, and share its crosshair.
 
+    Args:
+        viewer: the one.
+        later: calls a function when the window has had its turn; a new layer costs napari a while in each plane.
+
     Attributes:
         moved: emitted when the crosshair is elsewhere.
         viewers: plane -> its viewer; empty until planes are opened.
@@ -48,8 +52,9 @@ class MirroredPlanes:
 
     moved = Signal()
 
-    def __init__(self, viewer: ViewerModel) -> None:
+    def __init__(self, viewer: ViewerModel, later: Callable[[Callable[[], None]], None] = lambda act: act()) -> None:
         self._viewer = weakref.ref(viewer)
+        self._later = later
         self.viewers: dict[str, ViewerModel] = {}
         self._copies: dict[Layer, dict[str, Layer]] = {}
         self._edits: WeakKeyDictionary[Layer, tuple[int, int]] = WeakKeyDictionary()
@@ -151,8 +156,16 @@ class MirroredPlanes:
             self._listen(layer.events.paint, partial(self._refresh_others, layer, layer))
             self._listen(layer.events.set_data, partial(self._on_drawn, layer))
         for plane in self.viewers:
-            self._copy(layer, plane)
+            self._later(partial(self._follow_with, layer, plane))
         self._on_moved()
+
+    def _follow_with(self, layer: Layer, plane: str) -> None:
+        """Copies a layer that is new, if it is still there."""
+        if layer in self._copies and plane not in self._copies[layer]:
+            self._copy(layer, plane)
+            self._on_reordered()
+            self._on_active()
+            self._on_moved()
 
     def _copy(self, layer: Layer, plane: str) -> None:
         copy, viewer = _copy_of(layer), self.viewers[plane]
@@ -176,7 +189,6 @@ class MirroredPlanes:
 
     def _on_inserted(self, event: Any) -> None:
         self._add(event.value)
-        self._on_reordered()
 
     def _on_removed(self, event: Any) -> None:
         layer = event.value
@@ -191,7 +203,7 @@ class MirroredPlanes:
     def _on_reordered(self, event: Any = None) -> None:
         order = [layer for layer in self.viewer.layers if layer in self._copies]
         for plane, viewer in self.viewers.items():
-            wanted = [self._copies[layer][plane] for layer in order]
+            wanted = [self._copies[layer][plane] for layer in order if plane in self._copies[layer]]
             for place, copy in enumerate(wanted):
                 if viewer.layers[place] is not copy:
                     viewer.layers.move(viewer.layers.index(copy), place)

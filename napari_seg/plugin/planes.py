@@ -1,5 +1,7 @@
 """Linked planes in Qt: the planes that the main picture does not show, beside it; what they do stands in `mirrored`."""
 
+from collections.abc import Callable
+
 import numpy as np
 from napari.qt import QtViewer
 from qtpy.QtCore import QEvent, Qt, QTimer
@@ -9,6 +11,8 @@ from vispy.scene.visuals import Line
 from napari_seg.plugin.mirrored import SIDES, MirroredPlanes
 from napari_seg.plugin.placement import PLANES
 from napari_seg.plugin.session import unwrapped
+
+_TURN_MS = 30
 
 _CROSS_COLOR = (1.0, 0.85, 0.1, 0.7)
 _LETTER_STYLE = "color: #ffd91a; background: rgba(0, 0, 0, 120); font-weight: bold; font-size: 13px; padding: 0 2px;"
@@ -20,7 +24,8 @@ class LinkedPlanes(QWidget):
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821
         super().__init__()
         viewer = self._viewer = unwrapped(napari_viewer)
-        planes = self.planes = MirroredPlanes(viewer)
+        self._waiting: list[Callable[[], None]] = []
+        planes = self.planes = MirroredPlanes(viewer, later=self._later)
         self._main = _Marks(viewer.window._qt_viewer, viewer)
         self.views: dict[str, _Plane] = {}
         self._point = QLabel()
@@ -87,7 +92,7 @@ class LinkedPlanes(QWidget):
         for plane, view in self.views.items():
             view.setVisible(plane != main)
         if self._is_open and any(plane != main and plane not in self.views for plane in PLANES):
-            QTimer.singleShot(30, self._open_next)
+            QTimer.singleShot(_TURN_MS, self._open_next)
         self._draw_soon()
 
     def _open_next(self) -> None:
@@ -101,6 +106,19 @@ class LinkedPlanes(QWidget):
         self._splitter.insertWidget([one for one in PLANES if one in self.views].index(plane), view)
         QTimer.singleShot(200, view.fit)  # once it has its size
         self._arrange()
+
+    def _later(self, act: Callable[[], None]) -> None:
+        """Calls one function after the other, with the window's turn in between."""
+        self._waiting.append(act)
+        if len(self._waiting) == 1:
+            QTimer.singleShot(_TURN_MS, self._next)
+
+    def _next(self) -> None:
+        act, *self._waiting = self._waiting
+        if self._waiting:
+            QTimer.singleShot(_TURN_MS, self._next)
+        if self._is_open:
+            act()
 
     def _draw_soon(self) -> None:
         self._timer.start()

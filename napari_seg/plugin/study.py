@@ -188,10 +188,15 @@ class StudyModel:
         return layers, tuple(f"{n.message} ({n.code})" for n in volume.notices)
 
     def show(self, answer: tuple[list[Layer], tuple[str, ...]]) -> None:
-        """Adds the layers of a scan."""
+        """Adds the layers of a scan, and goes there if it lies elsewhere than what is in the picture."""
         layers, doubts = answer
+        viewer = self.session.viewer
         for layer in in_frame(layers, self.frame()):  # another scan may have come first
-            self.session.viewer.add_layer(layer)
+            viewer.add_layer(layer)
+        first, last = layer.extent.world
+        if not ((first <= viewer.dims.point) & (viewer.dims.point <= last)).all():
+            viewer.dims.set_point(range(3), (first + last) / 2)
+            viewer.reset_view()
         self.session.say(*(Message("warning", doubt) for doubt in doubts))
 
     def fail(self, entry: Entry, error: Exception) -> None:

@@ -13,6 +13,8 @@ from superqt.utils import WorkerBase
 from napari_seg.plugin.controls import ask_file, ask_folder, button, in_background, row
 from napari_seg.plugin.study import Entry, StudyModel
 
+_WIDEST = 210
+
 _MARKS = {"process": "✓", "warn": "⚠", "refuse": "✕", "skip": "–"}
 
 
@@ -34,6 +36,7 @@ class StudyTab(QWidget):
         self._tree.setIconSize(QSize(12, 12))
         header = self._tree.header()
         header.setMinimumSectionSize(30)
+        header.setMaximumSectionSize(_WIDEST)  # the verdict is to be seen beside a long name
         for column in range(4):
             header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
         header.setStretchLastSection(True)
