@@ -21,12 +21,16 @@ from benchmarks.networks import Standard, make_bundle, make_nnunet_model
 from benchmarks.report import describe_machine, describe_spread, paragraph, table
 from numpy.typing import NDArray
 
+SMALL = "1.8GiB"
+"""Less than half of what nnU-Net takes."""
+
 CONTENDERS = {
     "nnunet": "nnU-Net, `--disable_tta`",
     "nnunet-single": "nnU-Net, `--disable_tta`, sums in single precision",
     "nnunet-tta": "nnU-Net, default (eight mirror images)",
     "monai": "MONAI, overlap 0.25",
     "napari": "napari-seg, default",
+    "napari-small": f"napari-seg, `--memory {SMALL}`",
     "napari-uncropped": "napari-seg, air too (`--no-crop`)",
     "napari-nnunet": "napari-seg, nnU-Net's windows",
     "napari-monai": "napari-seg, MONAI's windows",
@@ -151,7 +155,9 @@ def command(key: str, made: Made, output: Path) -> list[object]:
         bundle,
         "--trust-bundle",
     ]
-    windows = {"napari": (), "napari-uncropped": ("--no-crop",)}.get(key, AS_IN_BUNDLE)
+    windows = {"napari": (), "napari-small": ("--memory", SMALL), "napari-uncropped": ("--no-crop",)}.get(
+        key, AS_IN_BUNDLE
+    )
     return [*words, "--device", "cpu", *windows, *(("--backend", "torch") if key == "napari-torch" else ())]
 
 
