@@ -16,9 +16,10 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,9 +30,30 @@ _LOOK_SECONDS = 0.1
 _LENGTH = struct.Struct("<q")
 _CHUNK_BYTES = 1 << 24
 
+_Parts = list[Any]
+"""A pickle, and the bytes of the arrays in it."""
+
 
 class Ended(EnvironmentFault):
-    """The process did not survive its work: `environment.memory`, the system ended it; `environment.ended`, else."""
+    """The process did not survive its work.
+
+    Its code is `environment.memory`, the system ended it; `environment.too_slow`, its time was over; or
+    `environment.ended`.
+    """
+
+
+class Mistake(RuntimeError):
+    """The work raised what nobody foresaw; what that said may be private, and stays there.
+
+    Attributes:
+        kind: of the error, such as "KeyError".
+        places: files, lines and functions that it came through.
+    """
+
+    def __init__(self, kind: str, places: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+        self.places = places
 
 
 class OwnProcess:
@@ -47,7 +69,8 @@ class OwnProcess:
         work: Callable[..., Any],
         *args: Any,
         told: Mapping[str, Callable[..., None]] | None = None,
-        is_stopping: Callable[[], bool] | None = None,
+        is_stopping: Callable[[], bool] = lambda: False,
+        seconds: float = float("inf"),
         **options: Any,
     ) -> Any:
         """What a function answers there; waits for other work of this process.
@@ -57,19 +80,29 @@ class OwnProcess:
             args: for it; can be pickled.
             told: by the names of its arguments, callbacks that are called here; they may raise `Cancelled`.
             is_stopping: looked at ten times a second; once it is true, the process is ended.
+            seconds: that it may take, once it is its turn.
             options: for the function; can be pickled.
 
         Raises:
             Cancelled: it was to stop.
-            Ended: the process died of it.
+            Ended: the process died of it, or took too long.
             NapariSegError: what the function raises.
             MemoryError: the same.
-            RuntimeError: it raised anything else; named by its kind, with its place in a note: words may be private.
+            Mistake: it raised anything else.
         """
-        with self._lock:
+        while not self._lock.acquire(timeout=_LOOK_SECONDS):
+            if is_stopping():
+                raise Cancelled()
+        try:
             if self._popen is None or self._popen.poll() is not None:
                 self._popen = _start()
-            return self._ask(self._popen, (work, args, options, list(told or ())), told or {}, is_stopping)
+            with self._killed_when(is_stopping, seconds):
+                kind, content = self._ask((work, args, options, list(told or ())), told or {})
+        finally:
+            self._lock.release()
+        if kind == "answer":
+            return content
+        raise content if kind == "error" else Mistake(*content)
 
     def close(self) -> None:
         """Ends the process, if there is one, and gives back all that it holds."""
@@ -77,72 +110,78 @@ class OwnProcess:
             self._popen.kill()
             self._popen.communicate()
 
-    def _ask(
-        self,
-        popen: subprocess.Popen[bytes],
-        question: tuple,
-        told: Mapping[str, Callable[..., None]],
-        is_stopping: Callable[[], bool] | None,
-    ) -> Any:
-        assert popen.stdin is not None
-        assert popen.stdout is not None
-        is_answered = False
-        with _killed_when(is_stopping, popen) as killed:
-            try:
-                _send(popen.stdin, question)
-                while not is_answered:
-                    kind, content = _receive(popen.stdout)
-                    if kind in told:
-                        told[kind](*content)
-                    else:
-                        is_answered = True
-            except (EOFError, OSError):
+    def _ask(self, question: tuple, told: Mapping[str, Callable[..., None]]) -> tuple[str, Any]:
+        assert self._popen is not None
+        assert self._popen.stdin is not None
+        assert self._popen.stdout is not None
+        stdin, stdout, is_answered = self._popen.stdin, self._popen.stdout, False
+
+        def answer() -> tuple[str, Any]:
+            with self._death_told():
+                parts = _read(stdout)
+            kind, content = _unpacked(parts)
+            return kind, content
+
+        try:
+            packed = _packed(question)
+            with self._death_told():
+                _write(stdin, packed)
+            kind, content = answer()
+            while kind in told:
+                told[kind](*content)
+                kind, content = answer()
+            is_answered = True
+            return kind, content
+        finally:
+            if not is_answered:  # what is left in the pipe would be taken for the next answer
                 self.close()
-                raise (Cancelled() if killed.is_set() else _death(popen.returncode)) from None
-            finally:
-                if not is_answered:  # what is left in the pipe would be taken for the next answer
-                    self.close()
-        if kind == "answer":
-            return content
-        if kind == "error":
-            raise content
-        name, places = content
-        mistake = RuntimeError(name)
-        mistake.add_note(places)
-        raise mistake
 
+    @contextmanager
+    def _death_told(self) -> Iterator[None]:
+        """Turns a pipe without an other end into what became of it."""
+        try:
+            yield
+        except (EOFError, OSError):
+            raise self._death() from None
 
-@contextmanager
-def _killed_when(is_stopping: Callable[[], bool] | None, popen: subprocess.Popen[bytes]) -> Iterator[threading.Event]:
-    """Ends a process as soon as work is to stop; gives the event that says so."""
-    killed, done = threading.Event(), threading.Event()
-    if is_stopping is None:
-        yield killed
-        return
+    def _death(self) -> Ended:
+        assert self._popen is not None
+        with suppress(subprocess.TimeoutExpired):  # it may still be busy with its end
+            self._popen.wait(timeout=1)
+        code = self._popen.poll()
+        if code == -getattr(signal, "SIGKILL", 9):
+            text = "the system ended the work, most likely because memory ran out; close other programs, or allow less"
+            return Ended("environment.memory", text)
+        return Ended("environment.ended", f"the process that did the work ended unexpectedly (code {code})")
 
-    def watch() -> None:
-        while not done.wait(_LOOK_SECONDS):
-            if is_stopping():
-                killed.set()
-                popen.kill()
-                return
+    @contextmanager
+    def _killed_when(self, is_stopping: Callable[[], bool], seconds: float) -> Iterator[None]:
+        """Ends the process as soon as the work is to stop or its time is over, and raises what tells that."""
+        popen, done, fault = self._popen, threading.Event(), list[NapariSegError]()
+        assert popen is not None
+        end = time.monotonic() + seconds
 
-    watcher = threading.Thread(target=watch, name="napari-seg watch", daemon=True)
-    watcher.start()
-    try:
-        yield killed
-    finally:
-        done.set()
-        watcher.join()
-        if killed.is_set():  # killed after its answer: not to be taken for alive
-            popen.wait()
+        def watch() -> None:
+            while not done.wait(_LOOK_SECONDS):
+                if is_stopping():
+                    fault.append(Cancelled())
+                elif time.monotonic() > end:
+                    fault.append(Ended("environment.too_slow", f"the work took more than {seconds:.0f} s"))
+                if fault:
+                    popen.kill()
+                    return
 
-
-def _death(code: int) -> Ended:
-    if code == -getattr(signal, "SIGKILL", 9):
-        text = "the system ended the work, most likely because memory ran out; close other programs, or allow it less"
-        return Ended("environment.memory", text)
-    return Ended("environment.ended", f"the process that did the work ended unexpectedly (code {code})")
+        watcher = threading.Thread(target=watch, name="napari-seg watch", daemon=True)
+        watcher.start()
+        try:
+            yield
+        except Ended as ended:
+            raise (fault[0] if fault else ended) from None
+        finally:
+            done.set()
+            watcher.join()
+            if fault:  # killed after its answer: not to be taken for alive
+                popen.wait()
 
 
 def _start() -> subprocess.Popen[bytes]:
@@ -158,58 +197,71 @@ def _start() -> subprocess.Popen[bytes]:
 
 
 def serve() -> None:
-    """What the other process does: works until nobody asks any more."""
+    """What the other process does: works until nobody asks any more, or the program that asked is gone."""
     questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what prints must not print into the answers
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     while True:
         try:
-            work, args, options, told = _receive(questions)
+            question = _read(questions)
         except EOFError:
             return
-        _send(answers, _answer(work, args, options, told, answers))
-        del work, args, options  # it holds nothing while it waits
+        _write(answers, _answer(question, answers))
+        del question  # it holds nothing while it waits
 
 
-def _answer(
-    work: Callable[..., Any], args: tuple, options: Mapping[str, Any], told: list[str], answers: IO[bytes]
-) -> tuple[str, Any]:
+def _end_with(parent: int) -> None:
+    """Ends this process soon after its parent, also in the middle of work: nobody would stop it any more."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _answer(question: _Parts, answers: IO[bytes]) -> _Parts:
     def teller(name: str) -> Callable[..., None]:
-        return lambda *content: _send(answers, (name, content))
+        return lambda *content: _write(answers, _packed((name, content)))
 
     try:
-        return "answer", work(*args, **options, **{name: teller(name) for name in told})
+        work, args, options, told = _unpacked(question)
+        return _packed(("answer", work(*args, **options, **{name: teller(name) for name in told})))
     except (NapariSegError, MemoryError) as error:
-        return "error", error.with_traceback(None)
+        return _packed(("error", error.with_traceback(None)))
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         places = "\n".join(f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in frames)
-        return "mistake", (type(error).__name__, places)
+        return _packed(("mistake", (type(error).__name__, places)))
 
 
-def _send(stream: IO[bytes], content: Any) -> None:
-    """Writes a pickle, and the arrays in it as they lie, with their lengths before them."""
+def _packed(content: Any) -> _Parts:
     arrays: list[pickle.PickleBuffer] = []
     text = pickle.dumps(content, protocol=5, buffer_callback=arrays.append)
-    parts = [memoryview(text), *(array.raw() for array in arrays)]
+    return [memoryview(text), *(array.raw() for array in arrays)]
+
+
+def _unpacked(parts: _Parts) -> Any:
+    text, *arrays = parts
+    return pickle.loads(text, buffers=arrays)
+
+
+def _write(stream: IO[bytes], parts: _Parts) -> None:
     stream.write(b"".join(_LENGTH.pack(number) for number in (len(parts), *(part.nbytes for part in parts))))
     for part in parts:
         stream.write(part)
     stream.flush()
 
 
-def _receive(stream: IO[bytes]) -> Any:
-    """What `_send` wrote at the other end, which is this program too.
+def _read(stream: IO[bytes]) -> _Parts:
+    """What `_write` wrote at the other end, which is this program too.
 
     Raises:
         EOFError: the other end is gone.
     """
-    (count,) = _LENGTH.unpack(_read(stream, _LENGTH.size))
-    lengths = struct.unpack(f"<{count}q", _read(stream, count * _LENGTH.size))
-    text, *arrays = [_read(stream, length) for length in lengths]
-    return pickle.loads(text, buffers=arrays)
+    (count,) = _LENGTH.unpack(_bytes(stream, _LENGTH.size))
+    lengths = struct.unpack(f"<{count}q", _bytes(stream, count * _LENGTH.size))
+    return [_bytes(stream, length) for length in lengths]
 
 
-def _read(stream: IO[bytes], count: int) -> bytearray:
+def _bytes(stream: IO[bytes], count: int) -> bytearray:
     room = bytearray(count)
     done = 0
     while done < count:

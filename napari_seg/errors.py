@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 
 class NapariSegError(Exception):
@@ -36,10 +37,10 @@ class ChoiceNeeded(InputError):
 
     Attributes:
         option: of `Scan.read`: "volume" or "resample_tilt".
-        count: how many values there are to choose from, counted from 0.
+        count: how many volumes there are to choose from, counted from 0; 0 where the option is none but a yes.
     """
 
-    def __init__(self, code: str, message: str, option: str, count: int) -> None:
+    def __init__(self, code: str, message: str, option: Literal["volume", "resample_tilt"], count: int = 0) -> None:
         super().__init__(code, message)
         self.option = option
         self.count = count

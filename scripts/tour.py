@@ -23,6 +23,8 @@ os.environ.setdefault("QT_QPA_PLATFORM", "xcb")
 
 _DRAW_SECONDS = 0.5
 
+_BUSY_SECONDS = 0.02
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -255,11 +257,16 @@ class Tour:
     def settle(self) -> None:
         self.app.processEvents()
 
-    def wait_ms(self, milliseconds: float) -> None:
-        end = time.perf_counter() + milliseconds / 1000
-        while time.perf_counter() < end:
+    def wait_ms(self, milliseconds: float) -> float:
+        """Lets the window live; tells when it was last busy."""
+        busy = begin = time.perf_counter()
+        while time.perf_counter() < begin + milliseconds / 1000:
+            start = time.perf_counter()
             self.settle()
+            if (now := time.perf_counter()) - start > _BUSY_SECONDS:
+                busy = now
             time.sleep(0.005)
+        return busy
 
     def wait(self, until: Callable[[], bool], what: str, seconds: float = 600) -> None:
         """Lets the window live until something has happened."""
@@ -270,8 +277,7 @@ class Tour:
                 raise SystemExit(f"{what}: did not happen within {seconds:.0f} s")
             self.settle()
             time.sleep(0.005)
-        self.draw()
-        self.tell(what, time.perf_counter() - start - _DRAW_SECONDS)
+        self.tell(what, self.drawn() - start)
 
     def watch(self, what: str, act: Callable[[], object]) -> object:
         """Does something in the window's own thread, and tells what it took until the window had nothing left to do."""
@@ -279,14 +285,13 @@ class Tour:
         self.longest, start = 0.0, time.perf_counter()
         self.beat = start
         answer = act()
-        self.draw()
-        self.tell(what, time.perf_counter() - start - _DRAW_SECONDS)
+        self.tell(what, self.drawn() - start)
         return answer
 
-    def draw(self) -> None:
-        """Gives the window time for what there is to draw."""
+    def drawn(self) -> float:
+        """Gives the window time for what there is to draw; tells when it had."""
         self._on_beat()
-        self.wait_ms(1000 * _DRAW_SECONDS)
+        return self.wait_ms(1000 * _DRAW_SECONDS)
 
     def tell(self, what: str, seconds: float) -> None:
         print(f"{what}: {seconds:.2f} s; the window did not answer for {self.longest:.2f} s at most", flush=True)

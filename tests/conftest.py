@@ -20,13 +20,13 @@ def head() -> Volume:
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What would run in a process of its own runs in this one, so that what stands in for it does."""
-    from napari_seg.apart import OwnProcess
+    """Networks run in this process and not in one of their own, so that what stands in for them does."""
+    from napari_seg.plugin.processes import NETWORKS
 
-    def run_here(_: Any, work: Any, *args: Any, told: Any = None, is_stopping: Any = None, **options: Any) -> Any:
+    def run_here(work: Any, *args: Any, told: Any = None, is_stopping: Any = None, **options: Any) -> Any:
         return work(*args, **options, **(told or {}))
 
-    monkeypatch.setattr(OwnProcess, "run", run_here)
+    monkeypatch.setattr(NETWORKS, "run", run_here)
 
 
 @pytest.fixture

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from napari_seg.apart import OwnProcess
-from napari_seg.errors import Cancelled, EnvironmentFault, InputError
+from napari_seg.apart import Ended, Mistake, OwnProcess
+from napari_seg.errors import Cancelled, InputError
 from napari_seg.volume import Segment, Segmentation, Volume
 
 # the other process finds this module, whose folder pytest puts on the path
@@ -85,21 +87,25 @@ def test_errors_come_back_and_cost_nothing(apart: OwnProcess) -> None:
         apart.run(refused)
     with pytest.raises(MemoryError):
         apart.run(greedy)
-    with pytest.raises(RuntimeError, match=r"^KeyError") as caught:
+    with pytest.raises(Mistake) as caught:
         apart.run(careless)
-    assert caught.value.args == ("KeyError",)
-    assert "in careless" in caught.value.__notes__[0]
-    assert "Jane" not in str(caught.value.__notes__)
+    assert caught.value.kind == str(caught.value) == "KeyError"
+    assert "in careless" in caught.value.places
+    assert "Jane" not in caught.value.places
+    with pytest.raises(Mistake) as caught:
+        apart.run(threading.Lock)  # whose answer can't be pickled
+    assert caught.value.kind == "TypeError"
     assert apart.run(process_id) == first
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are another matter there")
 def test_a_process_that_dies_is_told_and_started_again(apart: OwnProcess) -> None:
-    with pytest.raises(EnvironmentFault, match=r"environment.memory"):
+    first = apart.run(process_id)
+    with pytest.raises(Ended, match=r"environment.memory"):
         apart.run(killed)
-    with pytest.raises(EnvironmentFault, match=r"environment.ended"):
+    with pytest.raises(Ended, match=r"environment.ended"):
         apart.run(crashed)
-    assert apart.run(process_id) != os.getpid()
+    assert apart.run(process_id) not in (first, os.getpid())
 
 
 def test_stopped_within_a_second_whatever_it_does(apart: OwnProcess) -> None:
@@ -110,6 +116,50 @@ def test_stopped_within_a_second_whatever_it_does(apart: OwnProcess) -> None:
     with pytest.raises(Cancelled):
         apart.run(endless, is_stopping=stop.is_set)
     assert time.monotonic() - start < 2
+
+
+def test_time_counts_once_it_is_its_turn(apart: OwnProcess) -> None:
+    apart.run(process_id)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(apart.run, time.sleep, 1.5)
+        time.sleep(0.3)
+        second = pool.submit(apart.run, process_id, seconds=0.8)
+        assert first.result() is None
+        assert second.result() != os.getpid()
+    with pytest.raises(Ended, match=r"environment.too_slow"):
+        apart.run(endless, seconds=0.3)
+
+
+def test_work_that_waits_for_its_turn_can_be_stopped(apart: OwnProcess) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(apart.run, time.sleep, 1.5)
+        time.sleep(0.3)
+        with pytest.raises(Cancelled):
+            apart.run(process_id, is_stopping=lambda: True)
+        assert first.result() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_work_ends_with_the_program_that_asked(tmp_path: Path) -> None:
+    code = (
+        "import threading, time\n"
+        "from napari_seg.apart import OwnProcess\n"
+        "process = OwnProcess()\n"
+        "threading.Thread(target=process.run, args=(time.sleep, 60), daemon=True).start()\n"
+        "while process._popen is None: time.sleep(0.01)\n"
+        "time.sleep(1)\n"
+        "print(process._popen.pid, flush=True)\n"
+        "time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as asking:
+        assert asking.stdout is not None
+        other = Path("/proc", asking.stdout.readline().strip())
+        assert other.exists()
+        asking.kill()
+    end = time.monotonic() + 10
+    while other.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not other.exists()
 
 
 def test_a_fault_on_this_side_leaves_nothing_in_the_pipe(apart: OwnProcess, head: Volume) -> None:
@@ -134,8 +184,6 @@ def test_a_callback_can_stop_it(apart: OwnProcess, head: Volume) -> None:
 
 
 def test_nothing_of_torch_comes_into_this_process(tmp_path: Path) -> None:
-    import subprocess
-
     code = (
         "import sys\n"
         "import napari_seg.plugin.processes\n"

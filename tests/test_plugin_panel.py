@@ -171,13 +171,14 @@ def test_the_window_stays_alive_while_it_works(
     viewer.layers[-1].data_setitem((np.array([0]), np.array([0]), np.array([0])), 3)
     beats.clear()
     panel.structures_tab.export(tmp_path / "saved.seg.nrrd", "nrrd")
-    qtbot.waitUntil(lambda: "Saved" in panel._message.text(), timeout=10_000)
+    qtbot.waitUntil(lambda: "Saved" in panel._message.text(), timeout=60_000)
     panel.structures_tab.compare(tmp_path / "saved.seg.nrrd")
-    qtbot.waitUntil(lambda: "differ" in panel._message.text(), timeout=10_000)
+    qtbot.waitUntil(lambda: "differ" in panel._message.text(), timeout=60_000)
     timer.stop()
-    gaps = np.concatenate([running, np.diff(beats)])
-    assert len(gaps) > 10
-    assert np.quantile(gaps, 0.9) < 0.2  # a busy machine may miss one, and a layer is added
+    gaps = np.sort(np.concatenate([running, np.diff(beats)]))
+    assert len(gaps) > 50
+    assert gaps[-3] < 0.2  # napari adds a layer, and a busy machine may miss one
+    assert gaps[-1] < 1
 
 
 @pytest.mark.parametrize("what", ["panel", "viewer"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,9 @@ import napari_seg.inference
 from napari_seg.bundle import read_bundle
 from napari_seg.errors import ChoiceNeeded, InputError, LocaliseError
 from napari_seg.formats.verdict import verdict_of
+from napari_seg.geometry import Grid
 from napari_seg.plugin.batch import BatchModel
+from napari_seg.plugin.layers import holds
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.study import Entry, StudyModel
 from napari_seg.volume import Segment, Segmentation, Volume
@@ -67,7 +70,7 @@ def test_a_series_is_opened_beside_the_first_scan(study: Path) -> None:
     model = StudyModel(Session(viewer))
     found = looked(model, study)
     for entry in (found["copy"], next(entry for entry in model.entries if entry.folder == "series")):
-        model.show(model.read(entry, model.frame()))
+        model.show(model.read(entry, entry.reading(0), model.frame()))
     first, second = viewer.layers
     np.testing.assert_allclose(first.translate, second.translate, atol=1e-3)
     assert model.session.scan is second
@@ -82,7 +85,7 @@ def test_two_fields_of_view_of_one_patient_agree(head: Volume, tmp_path: Path) -
     model = StudyModel(Session(viewer))
     found = looked(model, tmp_path)
     for name in ("whole", "part"):
-        model.show(model.read(found[name], model.frame()))
+        model.show(model.read(found[name], found[name].reading(0), model.frame()))
     whole, cut = viewer.layers
     brightest = [np.unravel_index(np.argmax(layer.data), layer.data.shape) for layer in (whole, cut)]
     places = [layer.data_to_world(index) for layer, index in zip((whole, cut), brightest, strict=True)]
@@ -107,7 +110,7 @@ def test_one_of_several_volumes_is_chosen(head: Volume, tmp_path: Path) -> None:
     model = StudyModel(Session(viewer))
     entry = looked(model, tmp_path)["times"]
     assert (entry.can_open, entry.volumes, entry.words) == (True, 3, "3 volumes: choose one below")
-    model.show(model.read(entry.chosen(2), model.frame()))
+    model.show(model.read(entry, entry.reading(2), model.frame()))
     (layer,) = viewer.layers
     assert layer.name == "times, volume 2"
     np.testing.assert_array_equal(np.sort(layer.data, axis=None), np.sort(several[..., 2], axis=None))
@@ -118,23 +121,60 @@ def test_a_volume_of_a_tilted_series_is_straightened_after_it_was_chosen(study: 
         if volume is None:
             raise ChoiceNeeded("series.4d", "two volumes", "volume", 2)
         if not resample_tilt:
-            raise ChoiceNeeded("geometry.shear", "leans", "resample_tilt", 2)
+            raise ChoiceNeeded("geometry.shear", "leans", "resample_tilt")
         return phantoms.head()
 
     viewer = ViewerModel()
     model = StudyModel(Session(viewer))
     looked(model, study)
     scan = SimpleNamespace(name="leaning", source="leaning", files=("one",), read=tilted)
-    model.add(Entry(verdict_of(scan), scan, "."))  # type: ignore[arg-type]
-    first = model.entries[-1].chosen(1)
+    verdict = verdict_of(scan)  # type: ignore[arg-type]
+    model.add(Entry(verdict, scan, ".", verdict.choices))  # type: ignore[arg-type]
+    first = model.entries[-1]
+    assert (first.volumes, first.is_tilted) == (2, False)
     with pytest.raises(ChoiceNeeded) as caught:
-        model.read(first, None)
+        model.read(first, first.reading(1), None)
     model.fail(first, pickle.loads(pickle.dumps(caught.value)))
     second = model.entries[-1]
-    assert (second.is_tilted, second.can_open, second.words) == (True, True, "tilted gantry: can be straightened")
+    assert (second.volumes, second.is_tilted, second.can_open) == (2, True, True)
     assert "straightened" in model.session.messages[0].text
-    model.show(model.read(second.chosen(0), None))
-    assert viewer.layers[0].name.endswith(", volume 1")
+    for number in (1, 0):
+        model.show(model.read(second, second.reading(number), None))
+    assert [layer.name for layer in viewer.layers] == ["head, volume 1", "head, volume 0"]
+
+
+def test_what_can_not_be_straightened_after_all_is_refused(study: Path) -> None:
+    def torn(volume: int | None = None, *, resample_tilt: bool = False) -> Volume:
+        if resample_tilt:
+            raise InputError("file.truncated", "cut short")
+        raise ChoiceNeeded("geometry.shear", "leans", "resample_tilt")
+
+    model = StudyModel(Session(ViewerModel()))
+    looked(model, study)
+    scan = SimpleNamespace(name="leaning", source="leaning", files=("one",), read=torn)
+    model.add(Entry(verdict_of(scan), scan, ".", is_tilted=True))  # type: ignore[arg-type]
+    entry = model.entries[-1]
+    with pytest.raises(InputError) as caught:
+        model.read(entry, entry.reading(0), None)
+    model.fail(entry, caught.value)
+    assert not model.entries[-1].can_open
+    assert model.entries[-1].words == "can't be used: cut short"
+
+
+def test_a_scan_that_lies_elsewhere_is_gone_to(head: Volume, tmp_path: Path) -> None:
+    far = head.grid.affine.copy()
+    far[:3, 3] += 500
+    phantoms.write_nifti(head, tmp_path / "near.nii.gz")
+    phantoms.write_nifti(replace(head, grid=Grid(head.grid.shape, far)), tmp_path / "far.nii.gz")
+    viewer = ViewerModel()
+    model = StudyModel(Session(viewer))
+    found = looked(model, tmp_path)
+    for name in ("near", "far", "near"):
+        model.show(model.read(found[name], found[name].reading(0), model.frame()))
+        assert holds(viewer.layers[-1], viewer.dims.point), name
+    viewer.add_image(np.zeros((2, 3, 4, 5)))  # time before space
+    model.show(model.read(found["far"], found["far"].reading(0), model.frame()))
+    assert holds(viewer.layers[-1], viewer.dims.point[-3:])
 
 
 @pytest.mark.usefixtures("in_process")

@@ -71,12 +71,12 @@ class Scan:
 
             return read_nifti(self.files[0], volume)
         if self.format == "itk":
-            from napari_seg.formats.apart import read_apart
+            from napari_seg.formats.decoders import read_apart
             from napari_seg.formats.itk import read_itk
 
             return read_apart(read_itk, self.files)
         if self.format == "picture":
-            from napari_seg.formats.apart import read_apart
+            from napari_seg.formats.decoders import read_apart
             from napari_seg.formats.image2d import read_one_picture
 
             return read_apart(partial(read_one_picture, channels=channels), self.files)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice, told_plainly
-from napari_seg.formats.apart import read_apart
+from napari_seg.formats.decoders import read_apart
 from napari_seg.formats.dicom_geometry import Frame, Stack, arrange, frames_of
 from napari_seg.formats.dicom_series import (
     Header,

@@ -163,15 +163,15 @@ def arrange(frames: Sequence[Frame], name: str, volume: int | None = None, *, ti
     step = (positions[-1] - positions[0]) / (len(frames) - 1)
     sine = float(np.linalg.norm(step - (step @ normal) * normal) / np.linalg.norm(step))
     is_tilted = sine > SHEAR_TOLERANCE
-    if is_tilted and (not tilted or sine > MOST_TILT):
-        text = (
-            f"the slices of {name} are stacked {np.degrees(np.arcsin(sine)):.1f} degrees off their normal (a tilted "
-            "gantry); expected a straight stack; up to 45 degrees --resample-tilt shifts them onto a straight grid"
-        )
-        if sine > MOST_TILT:
-            raise InputError("geometry.shear", text)
-        raise ChoiceNeeded("geometry.shear", text, "resample_tilt", 2)
+    text = (
+        f"the slices of {name} are stacked {np.degrees(np.arcsin(sine)):.1f} degrees off their normal (a tilted "
+        "gantry); expected a straight stack; up to 45 degrees --resample-tilt shifts them onto a straight grid"
+    )
+    if sine > MOST_TILT:
+        raise InputError("geometry.shear", text)
     _check_even(frames, positions, step, normal, name)
+    if is_tilted and not tilted:
+        raise ChoiceNeeded("geometry.shear", text, "resample_tilt")
     affine = np.eye(4)
     affine[:3, :2] = (first.orientation * first.spacing_mm[:, None]).T
     affine[:3, 2] = (step @ normal) * normal if is_tilted else step
@@ -271,12 +271,14 @@ def _one_stack(frames: list[Frame], normal: NDArray[np.float64], name: str, volu
     counts = Counter(place.tolist())
     most = max(counts.values())
     complete = len(counts) > 1 and set(counts.values()) == {most}
-    if volume is not None and (most == 1 or complete):
-        if not 0 <= volume < most:
-            raise InputError(
-                "data.no_such_volume",
-                f"{name} holds {most} volumes; found --volume {volume}, expected 0 to {most - 1}",
-            )
+    if volume is not None and (most == 1 or complete) and not 0 <= volume < most:
+        raise InputError(
+            "data.no_such_volume",
+            f"{name} holds {most} volumes; found --volume {volume}, expected 0 to {most - 1}",
+        )
+    if most == 1:
+        return frames
+    if complete:
         places = [frames[n : n + most] for n in range(0, len(frames), most)]
         if any(len({frame.turn for frame in several}) < most for several in places):
             raise InputError(
@@ -284,17 +286,15 @@ def _one_stack(frames: list[Frame], normal: NDArray[np.float64], name: str, volu
                 f"{name} holds {most} volumes whose slices have equal instance numbers, so nobody knows which belong "
                 "together; separate them",
             )
+        if volume is None:
+            raise ChoiceNeeded(
+                "series.4d",
+                f"{name} holds {most} complete stacks at the same {len(counts)} positions (times, echoes or "
+                f"directions); expected one; choose one with --volume, 0 to {most - 1}",
+                "volume",
+                most,
+            )
         return [sorted(several, key=lambda frame: frame.turn)[volume] for several in places]
-    if most == 1:
-        return frames
-    if complete:
-        raise ChoiceNeeded(
-            "series.4d",
-            f"{name} holds {most} complete stacks at the same {len(counts)} positions (times, echoes or directions); "
-            f"expected one; choose one with --volume, 0 to {most - 1}",
-            "volume",
-            most,
-        )
     shared = max(counts, key=lambda p: counts[p])
     labels = [frame.label for frame, p in zip(frames, place, strict=True) if p == shared]
     raise InputError(

@@ -251,6 +251,9 @@ def _shape(header: Nifti1Header, path: Path, volume: int | None) -> tuple[tuple[
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes.pop()
     count = prod(sizes[3:])
+    intent = int(header["intent_code"])
+    if intent in _NOT_INTENSITIES:
+        raise InputError("data.not_scalar", f"{path.name} holds {_NOT_INTENSITIES[intent]}; expected intensities")
     if len(sizes) > 3 and volume is None:
         raise ChoiceNeeded(
             f"data.{len(sizes)}d",
@@ -264,9 +267,6 @@ def _shape(header: Nifti1Header, path: Path, volume: int | None) -> tuple[tuple[
             "data.no_such_volume",
             f"{path.name} holds {count} volumes; found --volume {volume}, expected 0 to {count - 1}",
         )
-    intent = int(header["intent_code"])
-    if intent in _NOT_INTENSITIES:
-        raise InputError("data.not_scalar", f"{path.name} holds {_NOT_INTENSITIES[intent]}; expected intensities")
     i, j, k = sizes[:3] + [1] * (3 - len(sizes))
     return (i, j, k), count
 

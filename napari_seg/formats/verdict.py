@@ -25,7 +25,7 @@ class Verdict:
         code: of the doubt or the reason; "" where there is none.
         message: what was found, what was expected and what to do.
         option: of `Scan.read`, that would make a refused scan one to process: "volume" or "resample_tilt"; "" of none.
-        choices: how many values of it there are, counted from 0.
+        choices: how many volumes there are, counted from 0.
         modality: DICOM's letters; "" where the file does not say.
         shape: (I, J, K); None of what can't be read.
         spacing_mm: along each index axis.

@@ -22,7 +22,6 @@ from napari_seg import __version__
 from napari_seg.inference.backends import BatchCost, first_answer, smaller, twin
 from napari_seg.inference.budget import held_bytes
 from napari_seg.inference.skips import split_skips
-from napari_seg.inference.speed import quickest
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +35,8 @@ CACHE_VARIABLE = "NAPARI_SEG_CACHE"
 """Environment variable with the folder in which compiled networks are kept; empty: they are not kept."""
 
 
-_COST = struct.Struct("<ddq")
-"""Before a compiled network that is kept: `product_seconds` of the time when it was compiled, and its `BatchCost`."""
+_COST = struct.Struct("<dq")
+"""Before a compiled network that is kept: its `BatchCost`."""
 
 
 class OpenVINOBackend:
@@ -125,7 +124,7 @@ def compile_network(network: torch.nn.Module, shape: tuple[int, ...], cache_dir:
         log.debug("the network does otherwise with larger windows than with small ones; it is traced on whole ones")
         compiled = _compile_checked(network, _traced(network, shape), shape, shape)
     if blob is not None:
-        _keep(blob, _COST.pack(product_seconds(), *compiled.batch_cost), compiled.model.export_model().getbuffer())
+        _keep(blob, _COST.pack(*compiled.batch_cost), compiled.model.export_model().getbuffer())
         _forget_oldest(blob.parent)
     return compiled
 
@@ -229,13 +228,6 @@ def _settings() -> dict[str, object]:
     }
 
 
-@lru_cache(maxsize=1)
-def product_seconds() -> float:
-    """What a product of two matrices of 1024 x 1024 takes: how quick this machine is just now."""
-    matrix = torch.rand(1024, 1024, generator=torch.Generator().manual_seed(0))
-    return quickest(lambda: matrix @ matrix)
-
-
 def usable_cores() -> int:
     """Cores that this process may use: its own, and no more than torch was told to take (OMP_NUM_THREADS)."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
@@ -304,10 +296,10 @@ def _kept(blob: Path) -> Compiled | None:
     """What was compiled an earlier time; None if it is not there or damaged."""
     try:
         with blob.open("rb") as file:
-            product_then, seconds, memory = _COST.unpack(file.read(_COST.size))
+            cost = BatchCost(*_COST.unpack(file.read(_COST.size)))
             model = _core().import_model(file.read(), "CPU", _settings())
         os.utime(blob)  # it was used
-        return Compiled(model, BatchCost(seconds * product_seconds() / product_then, memory))
+        return Compiled(model, cost)
     except FileNotFoundError:
         return None
     except Exception:  # cut short or damaged: openvino raises anything then

@@ -12,10 +12,10 @@ from psygnal import Signal
 
 from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.runner import CaseResult, run_cohort
-from napari_seg.errors import Cancelled, NapariSegError
+from napari_seg.errors import Cancelled
 from napari_seg.plugin.processes import NETWORKS
 from napari_seg.plugin.segmenting import STAGES, Progress, alone
-from napari_seg.plugin.session import Message, Session, log_mistake, message_of
+from napari_seg.plugin.session import Message, Session, message_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -104,8 +104,6 @@ class BatchRun:
                     )
         except Exception as error:
             self.error = error
-            if not isinstance(error, NapariSegError | MemoryError):
-                log_mistake("the batch failed", error)
         finally:
             self.has_ended.set()
 

@@ -12,7 +12,7 @@ from napari_seg import __version__
 from napari_seg.cohort.discover import PROGRAM
 from napari_seg.plugin.layers import is_dicom
 from napari_seg.plugin.placement import METADATA_KEY
-from napari_seg.plugin.processes import REVIEW
+from napari_seg.plugin.processes import SAVING
 from napari_seg.plugin.records import made_by_of, write_record
 from napari_seg.plugin.structures import Snapshot, table_of
 
@@ -98,11 +98,11 @@ def export(snapshot: Snapshot, path: Path, kind: KindName) -> tuple[Snapshot, st
     segmentation = snapshot.segmentation()
     made_by = made_by_of(snapshot)
     is_touched = table_of(snapshot.layer).painted or known.get("from_file", False)
-    written = REVIEW.run(
+    written = SAVING.run(
         write_label_map,
         segmentation,
         path.absolute(),
-        images=known.get("files", ()),
+        images=[Path(file).absolute() for file in known.get("files", ())],
         dicom=KINDS[kind].dicom or "seg",
         algorithm=made_by or (PROGRAM, __version__),
         origin="MANUAL" if made_by is None else "SEMIAUTOMATIC" if is_touched else "AUTOMATIC",

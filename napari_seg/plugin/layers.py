@@ -37,6 +37,9 @@ WINDOWS_HU: Mapping[str, tuple[float, float]] = {
 """Usual windows of a CT: the values that are drawn black and white (level -600, 400, 40, 30, 50; width 1500, 1800, 80,
 150, 350)."""
 
+VOLUME_MARK = ", volume "
+"""Before the number, counted from 0, of one volume of several, in the name of a scan."""
+
 _PLANE_ACROSS = {"R": "sagittal", "L": "sagittal", "A": "coronal", "P": "coronal", "S": "axial", "I": "axial"}
 _PLANE_WORDS = ("sag", "cor", "ax", "tra")
 
@@ -74,16 +77,16 @@ def image_layers(volume: Volume, frame: ArrayLike | None = None) -> list[LayerTu
 
 def title_of(volume: Volume) -> str:
     """What a person calls a scan: its name, and for DICOM the plane of its slices; such as "T1w sagittal"."""
-    name = volume.name.replace("_", " ").strip()
-    if not is_dicom(volume.files):
-        return name or "scan"
-    # the name for files tells series of one folder apart by modality and number
-    name = re.sub(r" \d+$", "", name.removeprefix(f"{volume.modality} ")) or name or "scan"
-    spacing = np.round(volume.grid.spacing_mm, 3)
-    across = [n for n in range(3) if spacing[n - 1] == spacing[n - 2] != spacing[n]]  # pixels of a slice are square
-    if not across or any(word in name.lower() for word in _PLANE_WORDS):
-        return name
-    return f"{name} {_PLANE_ACROSS[volume.grid.orientation[across[0]]]}"
+    name, mark, number = volume.name.partition(VOLUME_MARK)
+    name = name.replace("_", " ").strip()
+    if is_dicom(volume.files):
+        # the name for files tells series of one folder apart by modality and number
+        name = re.sub(r" \d+$", "", name.removeprefix(f"{volume.modality} ")) or name
+        spacing = np.round(volume.grid.spacing_mm, 3)
+        across = [n for n in range(3) if spacing[n - 1] == spacing[n - 2] != spacing[n]]  # pixels of a slice are square
+        if across and not any(word in name.lower() for word in _PLANE_WORDS):
+            name = f"{name or 'scan'} {_PLANE_ACROSS[volume.grid.orientation[across[0]]]}"
+    return f"{name or 'scan'}{mark}{number}"
 
 
 def is_dicom(files: Sequence[Path]) -> bool:
@@ -316,6 +319,12 @@ def _geometry(placement: Placement) -> dict[str, Any]:
         "units": ("mm", "mm", "mm"),
         "axis_labels": AXIS_LABELS,
     }
+
+
+def holds(layer: Layer, point: ArrayLike) -> bool:
+    """Whether a point of napari's world lies in a layer's voxels."""
+    (first, last), margin = layer.extent.world, layer.scale / 2
+    return bool(((first - margin <= point) & (point <= last + margin)).all())
 
 
 def edits_of(layer: Labels) -> tuple[int, int]:

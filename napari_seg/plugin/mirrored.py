@@ -17,7 +17,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from psygnal import Signal
 
-from napari_seg.plugin.layers import edits_of, frame_of, placement_of
+from napari_seg.plugin.layers import edits_of, frame_of, holds, placement_of
 from napari_seg.plugin.placement import METADATA_KEY, PLANES
 
 _SHARED = ("visible", "opacity", "blending", "name")
@@ -166,6 +166,9 @@ class MirroredPlanes:
             self._on_reordered()
             self._on_active()
             self._on_moved()
+            point, viewer, copy = self.point, self.viewers[plane], self._copies[layer][plane]
+            if point is not None and not any(holds(one, point) for one in viewer.layers if one is not copy):
+                viewer.reset_view()  # the crosshair is where nothing was
 
     def _copy(self, layer: Layer, plane: str) -> None:
         copy, viewer = _copy_of(layer), self.viewers[plane]

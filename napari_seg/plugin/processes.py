@@ -7,5 +7,8 @@ from napari_seg.apart import OwnProcess
 NETWORKS = OwnProcess()
 """Runs networks, which are kept from one scan to the next."""
 
-REVIEW = OwnProcess()
-"""Compares and saves, also while a network runs: scipy, SimpleITK and highdicom hold Python for up to a second."""
+COMPARING = OwnProcess()
+"""Compares with references; scipy holds Python for up to a second."""
+
+SAVING = OwnProcess()
+"""Writes files and reads them back, also while others work; highdicom holds Python for up to a second."""

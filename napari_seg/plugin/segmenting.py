@@ -20,7 +20,7 @@ from napari_seg.inference.foresee import foresee
 from napari_seg.plugin.layers import certainty_layer, labels_layer, layer_of, volume_of
 from napari_seg.plugin.placement import Placement
 from napari_seg.plugin.processes import NETWORKS
-from napari_seg.plugin.session import Message, Session, log_mistake, message_of
+from napari_seg.plugin.session import Message, Session, message_of
 from napari_seg.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
@@ -141,8 +141,6 @@ class Run:
                 self._segment()
         except Exception as error:
             self.error = error
-            if not isinstance(error, NapariSegError | MemoryError):
-                log_mistake("the run failed", error)
         self.seconds = time.monotonic() - began
         self.has_ended.set()
 
@@ -314,7 +312,14 @@ class SegmentModel:
         if not _busy.acquire(blocking=False):  # a run says itself what it takes
             return None
         try:
-            known = NETWORKS.run(foresee, volume, bundle, device=self.device, memory_bytes=self.memory_bytes)
+            known = NETWORKS.run(
+                foresee,
+                volume,
+                bundle,
+                is_stopping=self.session.is_closed.is_set,
+                device=self.device,
+                memory_bytes=self.memory_bytes,
+            )
         except NapariSegError as error:
             return f"{error.message} ({error.code})"
         except Exception as error:  # what is foreseen is a courtesy; the run itself will say what is wrong

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import traceback
 import weakref
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from napari.layers import Image, Labels, Layer
 from psygnal import Signal
 
+from napari_seg.apart import Mistake
 from napari_seg.errors import NapariSegError
 from napari_seg.plugin.layers import adopt_into, volume_of, widen_range
 from napari_seg.plugin.placement import METADATA_KEY
@@ -31,24 +33,26 @@ class Message:
 
 
 def message_of(error: Exception | None) -> Message:
-    """What to say of an error; of a mistake of ours its kind alone, since its words may hold what is private."""
+    """What to say of an error.
+
+    Of a mistake of ours it is the kind alone, and the log gets the places that it came through: its words may hold what
+    is private.
+    """
     if isinstance(error, NapariSegError):
         return Message("error", f"{error.message} ({error.code})")
     if isinstance(error, MemoryError):
         return Message("error", "There is too little memory for this. Close other scans or programs, then try again.")
-    return Message("error", f"This should not have happened: {type(error).__name__}. The log of napari says more.")
+    kind, places = type(error).__name__, "" if error is None else "".join(traceback.format_tb(error.__traceback__))
+    if isinstance(error, Mistake):
+        kind, places = error.kind, places + error.places
+    logger.error("%s\n%s", kind, places)
+    return Message("error", f"This should not have happened: {kind}. The log of napari says more.")
 
 
 def unwrapped(viewer: ViewerModel) -> ViewerModel:
     """The viewer itself, not the proxy that napari gives widgets: of that one, each layer has a new face each time."""
     plain: ViewerModel = getattr(viewer, "__wrapped__", viewer)
     return plain
-
-
-def log_mistake(what: str, error: Exception) -> None:
-    """Logs a mistake of ours with the places it came through; not with its words, which may hold what is private."""
-    places = "\n".join([*traceback.format_tb(error.__traceback__), *getattr(error, "__notes__", ())])
-    logger.error("%s: %s\n%s", what, type(error).__name__, places)
 
 
 class Session:
@@ -61,6 +65,7 @@ class Session:
         scan: an image layer that knows where it lies in the patient; None while there is none.
         labels: a labels layer that does; None while there is none.
         messages: what there is to say of the last thing that was done.
+        is_closed: set once nobody waits for work any more.
     """
 
     changed = Signal()
@@ -70,6 +75,7 @@ class Session:
         self.scan: Image | None = None
         self.labels: Labels | None = None
         self.messages: list[Message] = []
+        self.is_closed = threading.Event()
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._follow)
         viewer.layers.selection.events.active.connect(self._follow)
@@ -86,6 +92,7 @@ class Session:
 
     def close(self) -> None:
         """Lets go of the viewer."""
+        self.is_closed.set()
         if (viewer := self._viewer()) is not None:
             viewer.layers.events.inserted.disconnect(self._on_inserted)
             viewer.layers.events.removed.disconnect(self._follow)

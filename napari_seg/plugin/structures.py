@@ -26,7 +26,7 @@ from napari_seg.plugin.layers import (
     volume_of,
 )
 from napari_seg.plugin.placement import METADATA_KEY
-from napari_seg.plugin.processes import REVIEW
+from napari_seg.plugin.processes import COMPARING
 from napari_seg.plugin.session import Message, Session
 from napari_seg.volume import Segment, Segmentation
 
@@ -303,7 +303,7 @@ class StructuresModel:
             name, expected = str(reference.settings["name"]), reference.segmentation()
         else:
             name, expected = reference.name, reference.absolute()
-        scores, differing_at = REVIEW.run(compare_with, found, expected)
+        scores, differing_at = COMPARING.run(compare_with, found, expected, is_stopping=self.session.is_closed.is_set)
         colors = ((255, 150, 0), (0, 170, 255), (230, 60, 230))
         kinds = zip(DISAGREEMENTS.items(), colors, strict=True)
         segments = tuple(Segment(label, meaning, color) for (label, meaning), color in kinds)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from napari.layers import Layer
 from numpy.typing import NDArray
 from psygnal import Signal
 
-from napari_seg.errors import ChoiceNeeded
+from napari_seg.errors import ChoiceNeeded, InputError
 from napari_seg.formats import Reading
-from napari_seg.plugin.layers import frame_of, image_layers, in_frame, layer_of
+from napari_seg.plugin.layers import VOLUME_MARK, frame_of, holds, image_layers, in_frame, layer_of
 from napari_seg.plugin.session import Message, Session, message_of
 
 if TYPE_CHECKING:
@@ -32,39 +33,29 @@ class Entry:
         verdict: what would become of it.
         scan: how to read it; None of what is no scan.
         folder: where it lies, relative to what was chosen.
-        reading: what a person chose already, for `Scan.read`.
+        volumes: from how many volumes a person must choose one; 0 where there is nothing to choose.
+        is_tilted: whether its slices must be shifted onto a straight grid.
     """
 
     verdict: Verdict
     scan: Scan | None
     folder: str
-    reading: Reading = field(default_factory=lambda: Reading())
+    volumes: int = 0
+    is_tilted: bool = False
 
     @property
     def can_open(self) -> bool:
         """Whether it can be shown, at least once a person has chosen how."""
-        is_fit = self.verdict.verdict in ("process", "warn") or self.verdict.option != ""
+        is_fit = self.verdict.verdict in ("process", "warn") or self.volumes > 0 or self.is_tilted
         return self.scan is not None and is_fit
 
-    @property
-    def volumes(self) -> int:
-        """From how many volumes a person must choose one; 0 where there is nothing to choose."""
-        return self.verdict.choices if self.verdict.option == "volume" else 0
-
-    @property
-    def is_tilted(self) -> bool:
-        """Whether its slices must be shifted onto a straight grid."""
-        return self.verdict.option == "resample_tilt"
-
-    def chosen(self, volume: int) -> Entry:
-        """The same, to be read as a person chose.
+    def reading(self, volume: int) -> Reading:
+        """How it is read once a person has chosen.
 
         Args:
-            volume: counted from 0, where there are several.
+            volume: counted from 0; matters only where there are several.
         """
-        if self.volumes:
-            return replace(self, reading=Reading(**self.reading, volume=volume))
-        return replace(self, reading=Reading(**self.reading, resample_tilt=True)) if self.is_tilted else self
+        return Reading(volume=volume if self.volumes else None, resample_tilt=self.is_tilted)
 
     @property
     def size(self) -> str:
@@ -82,7 +73,7 @@ class Entry:
         """The verdict for a person."""
         verdict = self.verdict
         if self.volumes:
-            return f"{self.volumes} volumes: choose one below"
+            return f"{self.volumes} volumes: choose one below{', tilted' if self.is_tilted else ''}"
         if self.is_tilted:
             return "tilted gantry: can be straightened"
         return f"{WORDS[verdict.verdict]}: {verdict.message}" if verdict.message else WORDS[verdict.verdict]
@@ -107,7 +98,8 @@ def entries(path: Path) -> Iterator[Entry]:
     found = find(path, passing_over=is_result)
     root = path if path.is_dir() else path.parent
     for scan in found.scans:
-        yield Entry(verdict_of(scan), scan, _folder(scan.files[0], root))
+        verdict, folder = verdict_of(scan), _folder(scan.files[0], root)
+        yield Entry(verdict, scan, folder, verdict.choices, verdict.option == "resample_tilt")
     for skipped in found.skipped:
         first = shown(skipped.files[0])
         verdict = Verdict(str(first), first.name, len(skipped.files), "skip", skipped.code, skipped.message)
@@ -173,18 +165,17 @@ class StudyModel:
         return frame_of(self.session.viewer.layers)
 
     @staticmethod
-    def read(entry: Entry, frame: NDArray | None) -> tuple[list[Layer], tuple[str, ...]]:
+    def read(entry: Entry, reading: Reading, frame: NDArray | None) -> tuple[list[Layer], tuple[str, ...]]:
         """The layers of a scan and what there is to doubt; takes a while, so not in the main thread.
 
         Raises:
             NapariSegError: it can't be read.
         """
         assert entry.scan is not None
-        volume, number = entry.scan.read(**entry.reading), entry.reading.get("volume")
-        layers = [layer_of(one) for one in image_layers(volume, frame)]
+        volume, number = entry.scan.read(**reading), reading.get("volume")
         if number is not None:
-            for layer in layers:
-                layer.name += f", volume {number}"
+            volume = replace(volume, name=f"{volume.name}{VOLUME_MARK}{number}")
+        layers = [layer_of(one) for one in image_layers(volume, frame)]
         return layers, tuple(f"{n.message} ({n.code})" for n in volume.notices)
 
     def show(self, answer: tuple[list[Layer], tuple[str, ...]]) -> None:
@@ -193,21 +184,24 @@ class StudyModel:
         viewer = self.session.viewer
         for layer in in_frame(layers, self.frame()):  # another scan may have come first
             viewer.add_layer(layer)
-        first, last = layer.extent.world
-        if not ((first <= viewer.dims.point) & (viewer.dims.point <= last)).all():
-            viewer.dims.set_point(range(3), (first + last) / 2)
+        if layers and not holds(layer, viewer.dims.point[-3:]):
+            axes = range(viewer.dims.ndim - 3, viewer.dims.ndim)
+            viewer.dims.set_point(axes, np.mean(layer.extent.world, axis=0))
             viewer.reset_view()
         self.session.say(*(Message("warning", doubt) for doubt in doubts))
 
     def fail(self, entry: Entry, error: Exception) -> None:
-        """Says why a scan could not be opened; where a person may still choose how, its entry offers that."""
+        """Says why a scan could not be opened, and what may still be chosen."""
         if isinstance(error, ChoiceNeeded):  # a volume of a tilted series
-            verdict = replace(
-                entry.verdict, code=error.code, message=error.message, option=error.option, choices=error.count
-            )
-            offering = replace(entry, verdict=verdict)
-            self.entries = [offering if one.scan is entry.scan else one for one in self.entries]
-            self.session.say(Message("warning", f"{entry.verdict.name}: {offering.words}."))
+            entry = self._replace(entry, replace(entry, is_tilted=True))
+            self.session.say(Message("warning", f"{entry.verdict.name} has a tilted gantry: it can be straightened."))
         else:
+            if isinstance(error, InputError) and not entry.volumes:
+                verdict = replace(entry.verdict, verdict="refuse", code=error.code, message=error.message)
+                self._replace(entry, replace(entry, verdict=verdict, is_tilted=False))
             self.session.say(message_of(error))
         self.changed.emit()
+
+    def _replace(self, entry: Entry, other: Entry) -> Entry:
+        self.entries = [other if one is entry else one for one in self.entries]
+        return other

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QHeaderView, QLabel, QSpinBox, QTreeWidget, QTreeWidgetItem, QVBoxLayout, QWidget
@@ -12,6 +12,9 @@ from superqt.utils import WorkerBase
 
 from napari_seg.plugin.controls import ask_file, ask_folder, button, in_background, row
 from napari_seg.plugin.study import Entry, StudyModel
+
+if TYPE_CHECKING:
+    from napari_seg.formats import Scan
 
 _WIDEST = 210
 
@@ -36,8 +39,7 @@ class StudyTab(QWidget):
         self._tree.setIconSize(QSize(12, 12))
         header = self._tree.header()
         header.setMinimumSectionSize(30)
-        header.setMaximumSectionSize(_WIDEST)  # the verdict is to be seen beside a long name
-        for column in range(4):
+        for column in range(1, 4):
             header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
         header.setStretchLastSection(True)
         self._volume_label = QLabel()
@@ -56,6 +58,7 @@ class StudyTab(QWidget):
         self._worker: WorkerBase | None = None
         self._look_number = 0
         self._loading = False
+        self._chosen: Scan | None = None
         self._refresh()
 
     def look(self, path: Path) -> None:
@@ -77,12 +80,13 @@ class StudyTab(QWidget):
         self._worker = in_background(self, through, yielded=of_this_look(self.model.add), errored=end, finished=end)
 
     def open(self, entry: Entry) -> None:
-        """Loads a series in a thread of its own and shows it."""
+        """Loads a series in a thread of its own, read as is chosen, and shows it."""
+        reading = entry.reading(self._volume_box.value())
         self._loading = True
         self._refresh_choice()
         fail = partial(self.model.fail, entry)
         told: dict[str, Any] = {"returned": self.model.show, "errored": fail, "finished": self._on_loaded}
-        in_background(self, self.model.read, entry, self.model.frame(), **told)
+        in_background(self, self.model.read, entry, reading, self.model.frame(), **told)
 
     def close_worker(self) -> None:
         """Ends the look at its next series."""
@@ -109,7 +113,7 @@ class StudyTab(QWidget):
     def _open_item(self, item: QTreeWidgetItem) -> None:
         entry = item.data(0, Qt.ItemDataRole.UserRole)
         if entry is not None and entry.can_open and not self._loading:
-            self.open(entry.chosen(self._volume_box.value()))
+            self.open(entry)
 
     def _refresh(self) -> None:
         model = self.model
@@ -124,6 +128,9 @@ class StudyTab(QWidget):
             item = QTreeWidgetItem(self._folder(entry.folder))
             self._fill(item, entry)
             self._items.append(item)
+            self._tree.resizeColumnToContents(0)
+            if self._tree.columnWidth(0) > _WIDEST:  # the verdict is to be seen beside a long name
+                self._tree.setColumnWidth(0, _WIDEST)
         if self._items and not self._tree.selectedItems():
             first = next((i for i in self._items if i.data(0, Qt.ItemDataRole.UserRole).can_open), None)
             if first is not None:
@@ -135,6 +142,10 @@ class StudyTab(QWidget):
         chosen = (item.data(0, Qt.ItemDataRole.UserRole) for item in self._tree.selectedItems())
         entry = next((one for one in chosen if one is not None and one.can_open), None)
         volumes = 0 if entry is None else entry.volumes
+        scan = None if entry is None else entry.scan
+        if scan is not self._chosen:
+            self._chosen = scan
+            self._volume_box.setValue(0)
         for widget in (self._volume_label, self._volume_box):
             widget.setVisible(volumes > 0)
         if volumes:

@@ -15,7 +15,7 @@ import pytest
 
 import napari_seg.apart
 from napari_seg.errors import InputError, Notice
-from napari_seg.formats.apart import read_apart
+from napari_seg.formats.decoders import read_apart
 from napari_seg.geometry import Grid
 from napari_seg.volume import Volume
 
@@ -86,10 +86,10 @@ def test_a_decoder_that_fails_costs_one_scan(
 def test_the_other_process_ends_with_this_one(files: list[Path]) -> None:
     code = f"""
 from pathlib import Path
-from test_formats_apart import numbers
-from napari_seg.formats import apart
-apart.read_apart(numbers, [Path({str(files[0])!r})])
-print(apart._DECODERS._popen.pid)
+from test_formats_decoders import numbers
+from napari_seg.formats import decoders
+decoders.read_apart(numbers, [Path({str(files[0])!r})])
+print(decoders._DECODERS._popen.pid)
 """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
@@ -102,7 +102,7 @@ def test_a_stop_half_way_does_not_mix_up_answers(files: list[Path], monkeypatch:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:
-        context.setattr(napari_seg.apart, "_receive", stop)
+        context.setattr(napari_seg.apart, "_read", stop)
         with pytest.raises(KeyboardInterrupt):
             read_apart(numbers, files)
     assert np.array_equal(read_apart(numbers, files).array, numbers(files).array)

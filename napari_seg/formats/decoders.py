@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from napari_seg.apart import Ended, OwnProcess
-from napari_seg.errors import Cancelled, InputError
+from napari_seg.apart import Ended, Mistake, OwnProcess
+from napari_seg.errors import InputError
 from napari_seg.volume import Volume
+
+log = logging.getLogger(__name__)
 
 SECONDS_AT_LEAST = 60.0
 BYTES_A_SECOND = 1 << 20
@@ -39,19 +41,20 @@ def read_apart(read: Read, files: Sequence[Path], seconds: float | None = None) 
     """
     if seconds is None:
         seconds = SECONDS_AT_LEAST + sum(file.stat().st_size for file in files) / BYTES_A_SECOND
-    name, end = files[0].name, time.monotonic() + seconds
-    named = {file.absolute(): file for file in files}
+    name, named = files[0].name, {file.absolute(): file for file in files}
+    large = f"{name} claims more memory than this machine has; it is damaged, or needs a larger machine"
+    crashes = f"{name} makes its decoder crash: it is damaged; export it again"
     try:
-        volume = _DECODERS.run(_read_limited, read, list(named), is_stopping=lambda: time.monotonic() > end)
-    except Cancelled:
-        text = f"{name} could not be decoded within {seconds:.0f} s; export it again"
-        raise InputError("file.too_slow", text) from None
-    except (Ended, RuntimeError):
-        text = f"{name} makes its decoder crash: it is damaged; export it again"
-        raise InputError("file.crashes_reader", text) from None
+        volume = _DECODERS.run(_read_limited, read, list(named), seconds=seconds)
     except MemoryError:
-        text = f"{name} claims more memory than this machine has; it is damaged, or needs a larger machine"
-        raise InputError("file.too_large", text) from None
+        raise InputError("file.too_large", large) from None
+    except Ended as ended:
+        slow = f"{name} could not be decoded within {seconds:.0f} s; export it again"
+        told = {"environment.too_slow": ("file.too_slow", slow), "environment.memory": ("file.too_large", large)}
+        raise InputError(*told.get(ended.code, ("file.crashes_reader", crashes))) from None
+    except Mistake as mistake:
+        log.debug("a decoder failed: %s\n%s", mistake.kind, mistake.places)
+        raise InputError("file.crashes_reader", crashes) from None
     assert isinstance(volume, Volume)
     return replace(volume, files=tuple(named[file] for file in volume.files))
 
