@@ -162,6 +162,9 @@ def test_the_window_stays_alive_while_it_works(
     timer = QTimer(panel)
     timer.timeout.connect(lambda: beats.append(time.monotonic()))
     timer.start(10)
+    qtbot.wait(1000)
+    idle = max(np.diff(beats))  # how busy the machine is with other things
+    beats.clear()
     panel.segment_tab._run_button.click()
     # Adding the first labels layer at the end is napari's own drawing; the heart must beat until then, and after it.
     while panel.segment_tab.model.run is not None and not panel.segment_tab.model.run.has_ended.is_set():
@@ -177,8 +180,8 @@ def test_the_window_stays_alive_while_it_works(
     timer.stop()
     gaps = np.sort(np.concatenate([running, np.diff(beats)]))
     assert len(gaps) > 50
-    assert gaps[-3] < 0.2  # napari adds a layer, and a busy machine may miss one
-    assert gaps[-1] < 1
+    assert gaps[-3] < 0.2 + idle  # napari adds a layer, and a busy machine may miss one
+    assert gaps[-1] < 1 + idle
 
 
 @pytest.mark.parametrize("what", ["panel", "viewer"])
