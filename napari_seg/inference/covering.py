@@ -8,8 +8,8 @@ from typing import Literal
 
 from napari_seg.inference.windows import Triple, Windows, WindowSettings, usual_step
 
-Placement = Literal["fewest", "bundle"]
-"""How windows are laid: as few as cover the image, or as the bundle says."""
+Placement = Literal["fewest", "even", "bundle"]
+"""How windows are laid: as few as cover the image; of the bundle's size, evenly, as nnU-Net does; or as MONAI does."""
 
 LONGER = (1.0, 1.25, 1.5)
 """By how much a window may be longer than the bundle's. Few lengths, because each is compiled once."""
@@ -21,6 +21,20 @@ PADDED = 1 / 16
 """How much of a longer window may lie outside the image."""
 
 _STRIDE = 32
+
+
+def ways_to_lay(placement: Placement, image_shape: Triple, settings: WindowSettings) -> list[Windows]:
+    """Ways to cover an image, the least work first.
+
+    Args:
+        placement: how windows are laid.
+        image_shape: (I, J, K).
+        settings: the bundle's.
+    """
+    if placement == "bundle":
+        return [Windows.over(image_shape, settings)]
+    ways = coverings(image_shape, settings)
+    return ways if placement == "fewest" else ways[-1:]
 
 
 def coverings(image_shape: Triple, settings: WindowSettings) -> list[Windows]:

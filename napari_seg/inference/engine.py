@@ -177,14 +177,11 @@ def _looks(
     image: torch.Tensor, grid: Grid, settings: WindowSettings, placement: Placement, body: Body | None
 ) -> tuple[torch.Tensor, Grid, list[Windows]]:
     """The part of an image (C, I, J, K) that is looked at, its grid, and ways to lay windows over it."""
-    from napari_seg.inference.covering import coverings, stride
+    from napari_seg.inference.covering import stride, ways_to_lay
     from napari_seg.inference.windows import Windows
 
-    def ways() -> list[Windows]:
-        return coverings(grid.shape, settings) if placement == "fewest" else [Windows.over(grid.shape, settings)]
-
     if body is None:
-        return image, grid, ways()
+        return image, grid, ways_to_lay(placement, grid.shape, settings)
     i, j, k = sizes = Windows.over(grid.shape, settings).size
     box = body.box(sizes, (stride(i), stride(j), stride(k)))
     begin, end = ([getattr(part, name) for part in box] for name in ("start", "stop"))
@@ -194,7 +191,11 @@ def _looks(
         a, b, c = (s + first for s, first in zip(start, begin, strict=True))
         return body.reaches((a, b, c), size)
 
-    return image[(slice(None), *box)], grid, [windows.sparing(holds_something) for windows in ways()]
+    return (
+        image[(slice(None), *box)],
+        grid,
+        [windows.sparing(holds_something) for windows in ways_to_lay(placement, grid.shape, settings)],
+    )
 
 
 def _background(

@@ -53,8 +53,8 @@ def segment(
         backend: what runs the network; "auto": OpenVINO on the CPU where it is installed and worth its start, else
             torch.
         memory_bytes: what this process may hold at most, in all; None: what it holds and four fifths of what is free.
-        windows: "fewest" lays as few as cover the scan, evenly and up to half as long again; "bundle" lays them exactly
-            as the bundle says, as MONAI does.
+        windows: "fewest" lays as few as cover the scan, evenly and up to half as long again; "even" lays windows of the
+            bundle's size evenly, as nnU-Net does; "bundle" lays them exactly as MONAI does.
         crop: leave out what lies outside the body, where a CT or MR scan shows it, and what a bundle's coarse pass
             leaves out.
         certainty: give the winner's probability and the entropy of every voxel too.

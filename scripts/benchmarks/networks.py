@@ -8,9 +8,12 @@ weights does for both.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 TURNED_ROUND = [2, 1, 0]
 
@@ -80,12 +83,13 @@ def random_weights(network: Standard) -> dict[str, Any]:
     return build(network).state_dict()
 
 
-def preprocessing(network: Standard, *, as_nnunet: bool = False) -> list[dict[str, Any]]:
+def preprocessing(network: Standard, nnunet_spacing: Sequence[float] | None = None) -> list[dict[str, Any]]:
     """What nnU-Net does to a scan, in MONAI's transforms: cropped to what is not 0, mean 0 and deviation 1.
 
     Args:
         network: for which.
-        as_nnunet: with nnU-Net's cubic splines too, and its order; else as MONAI's bundles usually do it.
+        nnunet_spacing: from `spacing_by_nnunet`: with nnU-Net's grid and cubic splines, and in its order; None: as
+            MONAI's bundles usually do it.
     """
     load: list[dict[str, Any]] = [
         {"_target_": "LoadImaged", "keys": "image", "ensure_channel_first": True},
@@ -99,13 +103,35 @@ def preprocessing(network: Standard, *, as_nnunet: bool = False) -> list[dict[st
     }
     normalize = {"_target_": "NormalizeIntensityd", "keys": "image"}
     spacing: dict[str, Any] = {"_target_": "Spacingd", "keys": "image", "pixdim": [network.spacing_mm] * 3}
-    if as_nnunet:
-        return [*load, crop, normalize, spacing | {"mode": 3, "padding_mode": "nearest", "scale_extent": True}]
+    if nnunet_spacing is not None:
+        splines = {"pixdim": list(nnunet_spacing), "mode": 3, "padding_mode": "nearest", "scale_extent": True}
+        return [*load, crop, normalize, spacing | splines]
     return [*load, spacing | {"mode": "bilinear"}, crop, normalize]
 
 
+def spacing_by_nnunet(scan: Path, network: Standard) -> tuple[float, ...]:
+    """Of the grid that nnU-Net resamples a scan onto, mm: a whole number of voxels fills exactly what is not 0.
+
+    Args:
+        scan: a NIfTI file, its axes in the order RAS.
+        network: for which.
+    """
+    import nibabel
+
+    image = nibabel.load(scan)
+    filled = np.asanyarray(image.dataobj) != 0
+    others = ((1, 2), (0, 2), (0, 1))
+    found = [np.flatnonzero(filled.any(axis=axes)) for axes in others]
+    lengths = [(at[-1] - at[0] + 1) * mm for at, mm in zip(found, image.header.get_zooms(), strict=True)]
+    return tuple(float(mm / round(mm / network.spacing_mm)) for mm in lengths)
+
+
 def make_bundle(
-    root: Path, network: Standard, weights: dict[str, Any], overlap: float, *, as_nnunet: bool = False
+    root: Path,
+    network: Standard,
+    weights: dict[str, Any],
+    overlap: float,
+    nnunet_spacing: Sequence[float] | None = None,
 ) -> Path:
     """A MONAI bundle that runs with `monai.bundle run` (ids `scan` and `output_dir`) and with napari-seg.
 
@@ -114,7 +140,7 @@ def make_bundle(
         network: which one.
         weights: its state dictionary.
         overlap: share of a window that the next one repeats; weights are Gaussian.
-        as_nnunet: see `preprocessing`.
+        nnunet_spacing: see `preprocessing`.
     """
     import torch
 
@@ -133,7 +159,7 @@ def make_bundle(
             **planned["arch_kwargs"],
             **found,
         },
-        "preprocessing": {"_target_": "Compose", "transforms": preprocessing(network, as_nnunet=as_nnunet)},
+        "preprocessing": {"_target_": "Compose", "transforms": preprocessing(network, nnunet_spacing)},
         "inferer": {
             "_target_": "SlidingWindowInferer",
             "roi_size": [network.patch] * 3,

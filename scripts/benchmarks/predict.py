@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from benchmarks.learning import Training, learnt_weights
 from benchmarks.measuring import SPAWN, Watched, compare, machine, spread, watch
-from benchmarks.networks import Standard, make_bundle, make_nnunet_model
+from benchmarks.networks import Standard, make_bundle, make_nnunet_model, spacing_by_nnunet
 from benchmarks.report import describe_machine, describe_spread, paragraph, table
 from numpy.typing import NDArray
 
@@ -107,9 +107,9 @@ def make(scan: Path, folder: Path, network: Standard, training: Training) -> Mad
     if not made.scan.exists():
         write_scan(scan, made.scan)
     learnt = learnt_weights(folder / "learnt.pt", made.scan, network, training)
-    for overlap in (MONAI_OVERLAP, NNUNET_OVERLAP):
-        as_nnunet = overlap == NNUNET_OVERLAP
-        make_bundle(made.bundle(overlap), network, learnt["model"], overlap, as_nnunet=as_nnunet)
+    make_bundle(made.bundle(MONAI_OVERLAP), network, learnt["model"], MONAI_OVERLAP)
+    spacing = spacing_by_nnunet(made.scan, network)
+    make_bundle(made.bundle(NNUNET_OVERLAP), network, learnt["model"], NNUNET_OVERLAP, spacing)
     make_nnunet_model(folder / "nnunet", network, learnt["model"])
     return Made(folder, learnt["dice"])
 
@@ -155,9 +155,12 @@ def command(key: str, made: Made, output: Path) -> list[object]:
         bundle,
         "--trust-bundle",
     ]
-    windows = {"napari": (), "napari-small": ("--memory", SMALL), "napari-uncropped": ("--no-crop",)}.get(
-        key, AS_IN_BUNDLE
-    )
+    windows = {
+        "napari": (),
+        "napari-small": ("--memory", SMALL),
+        "napari-uncropped": ("--no-crop",),
+        "napari-nnunet": ("--windows", "even", "--no-crop"),
+    }.get(key, AS_IN_BUNDLE)
     return [*words, "--device", "cpu", *windows, *(("--backend", "torch") if key == "napari-torch" else ())]
 
 
