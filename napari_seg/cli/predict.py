@@ -54,8 +54,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--windows",
         choices=["fewest", "even", "bundle"],
         default="fewest",
-        help="fewest covers a scan with as little work as the bundle's overlap allows; even lays windows of the bundle's "
-        "size evenly, as nnU-Net does; bundle lays them exactly as MONAI does, which takes longest; default fewest",
+        help="fewest covers a scan with as little work as the bundle's overlap allows; even lays windows of the "
+        "bundle's size evenly, as nnU-Net does; bundle lays them exactly as MONAI does; default fewest",
     )
     parser.add_argument(
         "--no-crop", action="store_true", help="look outside the body too, where there is air, and not only inside"
