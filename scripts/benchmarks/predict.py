@@ -21,30 +21,17 @@ from benchmarks.networks import Standard, make_bundle, make_nnunet_model, spacin
 from benchmarks.report import describe_machine, describe_spread, paragraph, table
 from numpy.typing import NDArray
 
-SMALL = "1.8GiB"
-"""Less than half of what nnU-Net takes."""
-
 CONTENDERS = {
     "nnunet": "nnU-Net, `--disable_tta`",
-    "nnunet-single": "nnU-Net, `--disable_tta`, sums in single precision",
     "nnunet-tta": "nnU-Net, default (eight mirror images)",
     "monai": "MONAI, overlap 0.25",
     "napari": "napari-seg, default",
-    "napari-small": f"napari-seg, `--memory {SMALL}`",
     "napari-uncropped": "napari-seg, air too (`--no-crop`)",
     "napari-nnunet": "napari-seg, nnU-Net's windows",
     "napari-monai": "napari-seg, MONAI's windows",
     "napari-torch": "napari-seg, MONAI's windows, torch",
 }
 MONAI_OVERLAP, NNUNET_OVERLAP = 0.25, 0.5
-IN_SINGLE_PRECISION = """
-import torch
-torch.half = torch.float16 = torch.float32
-from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder
-predict_entry_point_modelfolder()
-"""
-"""nnU-Net sums its windows in half precision, 11 bits; where two classes are near a tie, that decides."""
-
 AS_IN_BUNDLE = ("--windows", "bundle", "--no-crop")
 VERSIONS = ("napari-seg", "torch", "openvino", "monai", "nnunetv2", "dynamic-network-architectures")
 
@@ -133,10 +120,8 @@ def write_scan(scan: Path, path: Path) -> None:
 def command(key: str, made: Made, output: Path) -> list[object]:
     """What a person would type for a contender."""
     if key.startswith("nnunet"):
-        program: list[object] = [Path(sys.executable).with_name("nnUNetv2_predict_from_modelfolder")]
-        if key == "nnunet-single":
-            program = [sys.executable, "-c", IN_SINGLE_PRECISION]
-        words = [*program, "-i", made.scan.parent, "-o", output, "-m", made.folder / "nnunet", "-f", "0"]
+        program = Path(sys.executable).with_name("nnUNetv2_predict_from_modelfolder")
+        words = [program, "-i", made.scan.parent, "-o", output, "-m", made.folder / "nnunet", "-f", "0"]
         return [*words, "-device", "cpu", *(() if key == "nnunet-tta" else ["--disable_tta"])]
     if key == "monai":
         root = made.bundle(MONAI_OVERLAP)
@@ -157,7 +142,6 @@ def command(key: str, made: Made, output: Path) -> list[object]:
     ]
     windows = {
         "napari": (),
-        "napari-small": ("--memory", SMALL),
         "napari-uncropped": ("--no-crop",),
         "napari-nnunet": ("--windows", "even", "--no-crop"),
     }.get(key, AS_IN_BUNDLE)
@@ -265,9 +249,8 @@ def summary(
                 times = [[[run["seconds"]] for run in runs[name]] for name in (key, peer)]
                 row[f"share_of_{peer}"] = compare(*times)
                 row[f"equal_to_{peer}"] = float(np.mean(labels[key] == labels[peer]))
-        for peer in ("nnunet", "nnunet-single"):
-            if peer in runs:
-                row[f"dice_with_{peer}"] = dice(labels[key], labels[peer])
+        if "nnunet" in runs:
+            row["dice_with_nnunet"] = dice(labels[key], labels["nnunet"])
         rows[key] = row
     one = next(iter(labels.values()))
     shares = np.bincount(labels.get("nnunet", one).ravel()) / one.size
@@ -306,10 +289,10 @@ def describe_predict(figures: dict) -> str:
     lines += paragraph(
         "nnU-Net is `nnUNetv2_predict_from_modelfolder -device cpu`, MONAI is `python -m monai.bundle run` with",
         "`Spacingd`, `SlidingWindowInferer`, `Invertd` and `SaveImaged`, napari-seg is `napari-seg predict`, with its",
-        "defaults or with `--windows bundle --no-crop`. Dice is that with nnU-Net, a number a label. nnU-Net sums its",
-        "windows in half precision, which decides where two classes are near a tie; beside it stands the same in",
-        f"single precision, for which it has no option. Times are medians of {figures['rounds']}, with the least and",
-        "the greatest; memory is the most of them.",
+        "defaults, or as MONAI lays windows (`--windows bundle --no-crop`), or as nnU-Net does (`--windows even",
+        "--no-crop`, and a bundle with nnU-Net's grid, splines and overlap of a half). Dice is that with nnU-Net's",
+        f"first row, a number a label; times are medians of {figures['rounds']}, with the least and the greatest;",
+        "memory is the most of them.",
     )
     lines += [describe_machine(figures["machine"]), ""]
     rows = figures["contenders"]
@@ -335,7 +318,6 @@ HEADINGS = [
     "share of nnU-Net's default",
     "share of MONAI's time",
     "Dice with nnU-Net, by label",
-    "with its sums in single precision",
     "voxels equal to MONAI's",
 ]
 
@@ -346,16 +328,13 @@ def _cells(row: dict) -> list[str]:
             return ""
         return describe_spread(values) if values["least"] < values["greatest"] else f"{values['median']:.3g}"
 
-    def agreement(peer: str) -> str:
-        return " ".join("–" if value is None else f"{value:.4f}" for value in row.get(f"dice_with_{peer}", []))
-
+    agreement = ["–" if value is None else f"{value:.4f}" for value in row.get("dice_with_nnunet", [])]
     equal = row.get("equal_to_monai")
     return [
         str(row.get("windows", "")),
         told(row["seconds"]),
         f"{row['peak_gib']['greatest']:.1f}",
         *(told(row.get(f"share_of_{peer}")) for peer in ("nnunet", "nnunet-tta", "monai")),
-        agreement("nnunet"),
-        agreement("nnunet-single"),
+        " ".join(agreement),
         "" if equal is None else f"{equal:.3%}",
     ]
