@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from napari_seg.errors import BundleError
 from napari_seg.geometry import Grid
 from napari_seg.inference import segment
 from napari_seg.inference.body import Body, around, find_body
-from napari_seg.inference.covering import LARGER, LONGER, coverings
+from napari_seg.inference.covering import LARGER, LONGER, coverings, ways_to_lay
 from napari_seg.inference.windows import Windows, WindowSettings
 from napari_seg.volume import Volume
 
@@ -46,6 +46,20 @@ def test_every_covering_covers_with_the_overlap_that_is_asked(seed: int) -> None
             assert length - size < 1 or way.before[axis] == 0
             repeated = roi - max(1, int(roi * (1 - overlap[axis])))
             assert all(0 < later - earlier <= size - repeated for earlier, later in pairwise(starts))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_even_windows_lie_where_nnunet_lays_them(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b, c = shape = tuple(int(n) for n in rng.integers(1, 400, 3))
+    i, j, k = roi = tuple(int(n) for n in rng.choice([32, 48, 64, 96, 128], 3))
+    (even,) = ways_to_lay("even", (a, b, c), WindowSettings((i, j, k), (0.5, 0.5, 0.5)))
+    assert even.size == roi
+    for starts, length, window in zip(even.starts, shape, roi, strict=True):
+        last = max(length - window, 0)  # nnU-Net pads too
+        count = ceil(last / (window / 2)) + 1
+        step = last / max(count - 1, 1)
+        assert starts == tuple(int(np.round(step * n)) for n in range(count))
 
 
 def test_a_head_takes_fewer_windows() -> None:
