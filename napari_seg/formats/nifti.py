@@ -251,17 +251,17 @@ def _shape(header: Nifti1Header, path: Path, volume: int | None) -> tuple[tuple[
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes.pop()
     count = prod(sizes[3:])
-    intent = int(header["intent_code"])
-    if intent in _NOT_INTENSITIES:
-        raise InputError("data.not_scalar", f"{path.name} holds {_NOT_INTENSITIES[intent]}; expected intensities")
+    held = _NOT_INTENSITIES.get(int(header["intent_code"]))
     if len(sizes) > 3 and volume is None:
-        raise ChoiceNeeded(
+        code, text = (
             f"data.{len(sizes)}d",
-            f"{path.name} has shape {tuple(sizes)}; expected one volume of three dimensions; choose one with --volume, "
-            f"0 to {count - 1}",
-            "volume",
-            count,
+            f"{path.name} has shape {tuple(sizes)}; expected one volume of three dimensions",
         )
+        if held is not None:
+            raise InputError(code, f"{text} with intensities; found {held}")
+        raise ChoiceNeeded(code, f"{text}; choose one with --volume, 0 to {count - 1}", "volume", count)
+    if held is not None:
+        raise InputError("data.not_scalar", f"{path.name} holds {held}; expected intensities")
     if volume is not None and not 0 <= volume < count:
         raise InputError(
             "data.no_such_volume",
