@@ -262,10 +262,17 @@ def test_all_slices_at_one_place_are_refused(tmp_path, head):
 
 
 def test_several_complete_stacks_are_refused_as_4d(tmp_path, head):
-    write_series(head, tmp_path, slices=[*range(14), *range(14)], edit=_renew)
+    numbers = count(1)
+
+    def renew(k, dataset):
+        _renew(k, dataset)
+        dataset.InstanceNumber = next(numbers)
+
+    write_series(head, tmp_path, slices=[*range(14), *range(14)], edit=renew)
     error = refusal(tmp_path)
     assert error.code == "series.4d"
     assert "2 complete stacks at the same 14 positions" in error.message
+    assert (error.option, error.count) == ("volume", 2)
 
 
 def _set(keyword, value, only=range(7, 14)):
