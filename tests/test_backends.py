@@ -57,6 +57,25 @@ def test_openvino_gives_torchs_logits(network: nn.Module, own_cache: Path) -> No
 
 
 @needs_openvino
+@torch.inference_mode()
+def test_what_a_run_took_is_expected_of_the_next(network: nn.Module, own_cache: Path) -> None:
+    network_then = compile_network(network, SHAPE, own_cache)
+    backend = OpenVINOBackend(network_then, SHAPE)
+    backend.close()  # a run that was stopped before its first window tells nothing
+    tried = compile_network(network, SHAPE, own_cache).batch_cost
+    assert tried == network_then.batch_cost
+    backend = OpenVINOBackend(network_then, SHAPE)
+    backend(torch.randn(SHAPE))
+    backend.taken = [1.0, 3.0]
+    backend.close()
+    now = compile_network(network, SHAPE, own_cache)
+    assert now.batch_cost == network_then.batch_cost == (2.0, tried.memory)
+    torch.testing.assert_close(
+        OpenVINOBackend(now, SHAPE)(torch.ones(SHAPE)), network(torch.ones(SHAPE)), rtol=1e-3, atol=2e-3
+    )
+
+
+@needs_openvino
 def test_other_weights_code_or_shape_are_compiled_anew(network: nn.Module, own_cache: Path) -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:

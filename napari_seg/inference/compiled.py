@@ -10,9 +10,11 @@ import struct
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -51,21 +53,26 @@ class OpenVINOBackend:
     home = torch.device("cpu")
 
     def __init__(self, compiled: Compiled, shape: tuple[int, ...]) -> None:
-        self.model = compiled.model
+        self.compiled = compiled
         self.request = compiled.model.create_infer_request()
         self.batch_cost: BatchCost | None = compiled.batch_cost
         self.shape = shape
+        self.taken: list[float] = []
 
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
         count = len(windows)
         if count < self.shape[0]:
             windows = torch.cat([windows, windows.new_zeros((self.shape[0] - count, *self.shape[1:]))])
+        start = time.perf_counter()
         answer = self.request.infer({0: windows.contiguous().numpy()}, share_inputs=True, share_outputs=True)
+        self.taken.append(time.perf_counter() - start)
         return torch.from_numpy(answer[0])[:count]
 
     def close(self) -> None:
         del self.request
-        self.model.release_memory()
+        self.compiled.model.release_memory()
+        if self.taken:
+            self.compiled.learn(mean(self.taken))
 
 
 @lru_cache(maxsize=2)
@@ -74,17 +81,26 @@ def compiled_once(network: torch.nn.Module, shape: tuple[int, ...]) -> Compiled:
     return compile_network(network, shape, cache_dir())
 
 
-@dataclass(frozen=True)
+@dataclass
 class Compiled:
     """A network as OpenVINO runs it.
 
     Attributes:
         model: OpenVINO's compiled model.
-        batch_cost: what a batch took when it was compiled.
+        batch_cost: what a batch took the last time, or when it was compiled.
+        blob: the file in which it is kept, if it is.
     """
 
     model: Any
     batch_cost: BatchCost
+    blob: Path | None = None
+
+    def learn(self, seconds: float) -> None:
+        """Notes what a batch took, for the next plan: of a whole run it tells more than of a trial."""
+        self.batch_cost = self.batch_cost._replace(seconds=seconds)
+        if self.blob is not None:
+            with suppress(OSError), self.blob.open("r+b") as file:  # one that is gone is no loss
+                file.write(_COST.pack(*self.batch_cost))
 
 
 def compile_network(network: torch.nn.Module, shape: tuple[int, ...], cache_dir: Path | None = None) -> Compiled:
@@ -126,6 +142,7 @@ def compile_network(network: torch.nn.Module, shape: tuple[int, ...], cache_dir:
     if blob is not None:
         _keep(blob, _COST.pack(*compiled.batch_cost), compiled.model.export_model().getbuffer())
         _forget_oldest(blob.parent)
+        compiled.blob = blob
     return compiled
 
 
@@ -299,7 +316,7 @@ def _kept(blob: Path) -> Compiled | None:
             cost = BatchCost(*_COST.unpack(file.read(_COST.size)))
             model = _core().import_model(file.read(), "CPU", _settings())
         os.utime(blob)  # it was used
-        return Compiled(model, cost)
+        return Compiled(model, cost, blob)
     except FileNotFoundError:
         return None
     except Exception:  # cut short or damaged: openvino raises anything then
