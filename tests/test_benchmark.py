@@ -346,7 +346,7 @@ def test_growth_and_predictions_are_told():
         "matrix_gflops": 125.0,
     }
     text = scaling.describe_scaling({"machine": MACHINE, "network": network, "rows": [row]})
-    assert "| torch | 100×100×200 | 2.0 | 4 of 128×128×160 | 50.0 | 25.00 | 90% | 100 | 80% |" in text
+    assert "| torch | 100×100×200 | 2.0 | 4 of 128×128×160 | 50.0 | 25.00 | 90% | 100 | 80% of 125 |" in text
     case = {
         "shape": [60, 80, 70],
         "spacing_mm": 0.8,
