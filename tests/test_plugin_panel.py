@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import phantoms
 import pytest
 
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
-from qtpy.QtCore import QThreadPool, QTimer
+from qtpy.QtCore import Qt, QThreadPool, QTimer
 from qtpy.QtWidgets import QApplication
 
 from napari_seg.cli import main
@@ -99,7 +100,7 @@ def test_from_open_to_save(
     assert "nose is too large (result.implausible)" in panel._message.text()
 
     panel.structures_tab.export(tmp_path / "saved.nii.gz", "nifti")
-    qtbot.waitUntil(lambda: "Saved" in panel._message.text(), timeout=10_000)
+    qtbot.waitUntil(lambda: "Saved" in panel._message.text(), timeout=60_000)
     volume = image.metadata["napari_seg"]["volume"]
     write_nifti(thresholded(volume, None), tmp_path / "direct.nii.gz")
     # Byte for byte, but for the time stamp of gzip.
@@ -226,7 +227,7 @@ def test_the_shipped_model_gives_what_the_command_line_gives(
     qtbot.waitUntil(lambda: panel.segment_tab.model.run is None, timeout=120_000)
     assert [s.name for s in panel.structures_tab.model.structures] == ["anterior hippocampus", "posterior hippocampus"]
     panel.structures_tab.export(tmp_path / "saved.nii.gz", "nifti")
-    qtbot.waitUntil(lambda: "Saved" in panel._message.text(), timeout=10_000)
+    qtbot.waitUntil(lambda: "Saved" in panel._message.text(), timeout=60_000)
 
     ours, theirs = read(tmp_path / "saved.nii.gz"), read(tmp_path / "crop_seg.nii.gz")
     assert theirs.array.max() == 2
@@ -334,7 +335,41 @@ def test_planes_are_opened_shared_and_closed(
     planes.planes.show_in_main("coronal")
     qtbot.waitUntil(lambda: "axial" in planes.views, timeout=20_000)
     assert not planes.views["coronal"].isVisible()
-    planes.close_views()
+    labels, gone = (viewer.add_labels(np.ones(image.data.shape, np.uint8), scale=image.scale) for _ in range(2))
+    viewer.layers.remove(gone)  # before its copies are made
+    shown = [plane.viewer.layers for plane in planes.views.values()]
+    qtbot.waitUntil(lambda: all(layers[-1].data is labels.data for layers in shown), timeout=5_000)
+    assert all(len(layers) == 2 for layers in shown)
+    viewer.add_labels(labels.data)
+    planes.close_views()  # while copies wait
+    qtbot.wait(300)
+    assert not any(shown)
+
+
+def test_one_of_several_volumes_is_chosen_below_the_list(
+    viewer: Any, panel: Panel, qtbot: Any, head: Volume, tmp_path: Path
+) -> None:
+    (tmp_path / "study").mkdir()
+    phantoms.write_nifti(head, tmp_path / "study" / "alone.nii.gz")
+    times = np.stack([head.array[0] + 100 * n for n in range(3)], axis=-1)
+    nib.save(nib.Nifti1Image(times, head.grid.affine), tmp_path / "study" / "times.nii.gz")
+    tab = panel.study_tab
+    tab.look(tmp_path / "study")
+    qtbot.waitUntil(lambda: not tab.model.is_looking, timeout=20_000)
+    alone, several = tab._items
+    assert alone.isSelected()
+    assert not tab._volume_box.isVisible()
+    tab._tree.setCurrentItem(several)
+    assert tab._volume_box.isVisible()
+    assert (tab._volume_box.maximum(), tab._volume_label.text()) == (2, "Volume, 0 to 2")
+    tab._volume_box.setValue(2)
+    qtbot.mouseClick(tab._open_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=20_000)
+    assert viewer.layers[0].name == "times, volume 2"
+    assert viewer.layers[0].data.max() == times[..., 2].max()
+    tab._tree.setCurrentItem(alone)
+    tab._tree.setCurrentItem(several)
+    assert tab._volume_box.value() == 0
 
 
 def test_work_left_behind_is_offered_and_restored(
