@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from napari_seg.errors import ChoiceNeeded, InputError
-from napari_seg.formats import Reading, Scan, find
+from napari_seg.formats import Reading, Scan, Skipped, find
 from napari_seg.formats.archive import shown
 from napari_seg.volume import Volume
 
@@ -68,8 +68,7 @@ def verdicts(path: Path, reading: Reading | None = None) -> Iterator[Verdict]:
     for scan in found.scans:
         yield verdict_of(scan, reading)
     for skipped in found.skipped:
-        first = shown(skipped.files[0])
-        yield Verdict(str(first), first.name, len(skipped.files), "skip", skipped.code, skipped.message)
+        yield verdict_of_skipped(skipped)
 
 
 def verdict_of(scan: Scan, reading: Reading | None = None) -> Verdict:
@@ -91,6 +90,12 @@ def verdict_of(scan: Scan, reading: Reading | None = None) -> Verdict:
         text = f"this should not have happened: {type(error).__name__}; please report it"
         return _refused(scan, "internal.error", text)
     return _of_volume(scan, volume)
+
+
+def verdict_of_skipped(skipped: Skipped) -> Verdict:
+    """The verdict on what is no scan."""
+    first = shown(skipped.files[0])
+    return Verdict(str(first), first.name, len(skipped.files), "skip", skipped.code, skipped.message)
 
 
 def _refused(scan: Scan, code: str, message: str, option: str = "", choices: int = 0) -> Verdict:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_seg.errors import ChoiceNeeded, InputError
-from napari_seg.formats import Reading
+from napari_seg.formats import Reading, find
 from napari_seg.plugin.layers import VOLUME_MARK, frame_of, holds, image_layers, in_frame, layer_of
 from napari_seg.plugin.session import Message, Session, message_of
 
@@ -91,9 +91,8 @@ def entries(path: Path) -> Iterator[Entry]:
         InputError: `input.missing`, the path does not exist; `file.unreadable`, a folder may not be opened.
     """
     from napari_seg.cohort.discover import is_result
-    from napari_seg.formats import find
     from napari_seg.formats.archive import shown
-    from napari_seg.formats.verdict import Verdict, verdict_of
+    from napari_seg.formats.verdict import verdict_of, verdict_of_skipped
 
     found = find(path, passing_over=is_result)
     root = path if path.is_dir() else path.parent
@@ -101,9 +100,7 @@ def entries(path: Path) -> Iterator[Entry]:
         verdict, folder = verdict_of(scan), _folder(scan.files[0], root)
         yield Entry(verdict, scan, folder, verdict.choices, verdict.option == "resample_tilt")
     for skipped in found.skipped:
-        first = shown(skipped.files[0])
-        verdict = Verdict(str(first), first.name, len(skipped.files), "skip", skipped.code, skipped.message)
-        yield Entry(verdict, None, _folder(first, root))
+        yield Entry(verdict_of_skipped(skipped), None, _folder(shown(skipped.files[0]), root))
 
 
 def _folder(file: Path, root: Path) -> str:

@@ -128,9 +128,9 @@ class StudyTab(QWidget):
             item = QTreeWidgetItem(self._folder(entry.folder))
             self._fill(item, entry)
             self._items.append(item)
-            self._tree.resizeColumnToContents(0)
-            if self._tree.columnWidth(0) > _WIDEST:  # the verdict is to be seen beside a long name
-                self._tree.setColumnWidth(0, _WIDEST)
+        self._tree.resizeColumnToContents(0)
+        if self._tree.columnWidth(0) > _WIDEST:  # the verdict is to be seen beside a long name
+            self._tree.setColumnWidth(0, _WIDEST)
         if self._items and not self._tree.selectedItems():
             first = next((i for i in self._items if i.data(0, Qt.ItemDataRole.UserRole).can_open), None)
             if first is not None:
