@@ -1,4 +1,4 @@
-"""MONAI bundles on disk: finding them, reading what they declare, and loading their network once trusted.
+"""MONAI bundles on disk: finding them, reading what they declare, and importing their code once trusted.
 
 What a bundle *is* stands in `configs/metadata.json`, which is plain JSON and read without running anything.
 What it *does* stands in `configs/inference.yaml` (or `.json`), and parsing that runs code from the bundle
@@ -26,17 +26,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from napari_seg.errors import BundleError
 from napari_seg.volume import Segment, Term, distinct_color
-
-if TYPE_CHECKING:
-    import torch
-    from monai.inferers import Inferer
-    from monai.transforms import Compose
 
 METADATA = Path("configs", "metadata.json")
 WEIGHTS = Path("models", "model.pt")
@@ -138,23 +132,6 @@ class Bundle:
     licence: str = ""
     accuracy: tuple[tuple[str, float], ...] = ()
     intended_use: str = ""
-
-
-@dataclass(frozen=True)
-class Model:
-    """A bundle's network and what surrounds it, ready to run.
-
-    Attributes:
-        network: in evaluation mode on `device`; (N, C, *spatial) -> logits (N, classes, *spatial).
-        preprocessing: the bundle's transforms after loading, on a dictionary with `image`, a MetaTensor (C, I, J, K).
-        inferer: the bundle's.
-        device: where the network is.
-    """
-
-    network: torch.nn.Module
-    preprocessing: Compose
-    inferer: Inferer
-    device: torch.device
 
 
 def shipped_root() -> Path:
@@ -335,11 +312,8 @@ def _triple(values: list[float]) -> tuple[float, float, float]:
     return x, y, z
 
 
-# from here on the bundle's own code runs
-
-
 def check_runnable(bundle: Bundle) -> None:
-    """Costs nothing; tells before long work what `load_model` would tell after it.
+    """Costs nothing; tells before long work what loading the network would tell after it.
 
     Raises:
         BundleError: `bundle.untrusted`, or `bundle.weights`: there are none.
@@ -352,76 +326,6 @@ def check_runnable(bundle: Bundle) -> None:
         )
     if not (bundle.root / WEIGHTS).is_file():
         raise BundleError("bundle.weights", f"bundle {bundle.root.name!r} has no {WEIGHTS.as_posix()}; train it first")
-
-
-def load_model(bundle: Bundle, device: str) -> Model:
-    """A bundle's network with its weights, its preprocessing and its inferer; the last two loaded are kept.
-
-    Args:
-        bundle: one that is trusted.
-        device: torch's name of a device.
-
-    Raises:
-        BundleError: `bundle.untrusted`; `bundle.config`, the inference config can't be used; `bundle.weights`,
-            the weights are missing or do not fit the network.
-    """
-    check_runnable(bundle)
-    weights = bundle.root / WEIGHTS
-    return _load_model(bundle.root, weights, weights.stat().st_mtime_ns, device)
-
-
-@lru_cache(maxsize=2)
-def _load_model(root: Path, weights: Path, weights_changed: int, device: str) -> Model:
-    """`weights_changed` keeps a model that was trained anew from being taken for the old one."""
-    import torch
-
-    configs = [root / "configs" / f"inference.{suffix}" for suffix in ("yaml", "yml", "json")]
-    config = next((path for path in configs if path.is_file()), None)
-    if config is None:
-        raise BundleError("bundle.config", f"bundle {root.name!r} has no configs/inference.yaml or .json")
-    torch_device = torch.device(device)
-    with own_modules(root):
-        try:
-            from monai.bundle import ConfigParser
-
-            parser = ConfigParser()
-            parser.read_config(str(config))
-            parser.read_meta(str(root / METADATA))
-            parser.update({"bundle_root": str(root), "device": torch_device})
-            network = parser.get_parsed_content("network_def")
-            transforms = parser.get_parsed_content("preprocessing").transforms
-            inferer = parser.get_parsed_content("inferer")
-        except Exception as error:  # whatever a foreign config raises is the config's fault, and is told
-            raise BundleError(
-                "bundle.config",
-                f"{config.name} of bundle {root.name!r} can't be used ({type(error).__name__}: {error}); "
-                "expected the ids network_def, preprocessing (a Compose) and inferer",
-            ) from error
-    _load_weights(network, weights)
-    network = network.to(torch_device).eval()
-    return Model(network, _without_loading(transforms), inferer, torch_device)
-
-
-def _without_loading(transforms: tuple) -> Compose:
-    """The transforms without those that read a file or find its channels: a Volume has both behind it."""
-    from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
-
-    return Compose([t for t in transforms if not isinstance(t, LoadImaged | EnsureChannelFirstd)])
-
-
-def _load_weights(network: torch.nn.Module, path: Path) -> None:
-    import torch
-
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(state.get("model", state))
-    except Exception as error:  # unpickling a stranger's file can raise anything
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BundleError(
-            "bundle.weights",
-            f"{path.name} of bundle {path.parents[1].name!r} does not fit its network_def ({first_line}); expected the "
-            "state dictionary of that network, saved by torch.save",
-        ) from error
 
 
 _importing = threading.Lock()

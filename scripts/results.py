@@ -216,7 +216,8 @@ def cost(run: Run, root: Path) -> tuple[int, float]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from napari_seg.bundle import load_model, read_bundle
+    from napari_seg.bundle import read_bundle
+    from napari_seg.inference.model import load_model
 
     model = load_model(read_bundle(root, trust=True), "cpu")
     image = torch.zeros(1, 1, *image_size(run, root))

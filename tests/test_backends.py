@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from bundles import write_threshold_bundle
+from monai.inferers import SimpleInferer
 from monai.networks.nets import UNet
+from monai.transforms import Compose
 from torch import nn
 
 from napari_seg.bundle import read_bundle
@@ -18,6 +20,7 @@ from napari_seg.errors import EnvironmentFault
 from napari_seg.inference import backends, compiled, segment
 from napari_seg.inference.backends import TorchBackend, make_backend
 from napari_seg.inference.compiled import OpenVINOBackend, compile_network
+from napari_seg.inference.model import Model
 from napari_seg.volume import Volume
 
 SHAPE = (2, 1, 16, 24, 16)
@@ -35,6 +38,10 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(compiled.CACHE_VARIABLE, str(tmp_path / "cache"))
     compiled.compiled_once.cache_clear()
     return tmp_path / "cache"
+
+
+def model_of(network: nn.Module) -> Model:
+    return Model(network, Compose([]), SimpleInferer(), CPU)
 
 
 def openvino_is_there() -> bool:
@@ -155,13 +162,38 @@ def test_torch_is_not_asked_about_whole_windows_where_smaller_ones_tell(network:
 
 
 @needs_openvino
+def test_a_network_of_whose_small_windows_one_voxel_is_left_is_traced_on_larger_ones() -> None:
+    torch.manual_seed(0)
+    deep = UNet(
+        3, 1, 2, (2, 2, 2, 2, 2, 2), (2,) * 5, norm="instance"
+    ).eval()  # one of 32 voxels, which has no variance
+    lengths = []
+    deep.register_forward_pre_hook(
+        lambda _, given: None if given[0].is_meta else lengths.append((*given[0].shape[2:],))
+    )
+    compile_network(deep, (1, 1, 128, 128, 128))
+    assert set(lengths) == {(32, 32, 32), (32, 32, 64), (64, 64, 128)}
+
+
+@needs_openvino
+@torch.inference_mode()
+def test_logits_stay_while_the_memory_of_a_network_is_given_back(network: nn.Module) -> None:
+    backend, windows = OpenVINOBackend(compile_network(network, SHAPE), SHAPE), torch.randn(SHAPE)
+    for _ in range(2):
+        logits = backend(windows)
+        backend.rest()
+        torch.testing.assert_close(logits, network(windows), rtol=1e-3, atol=2e-3)
+
+
+@needs_openvino
 def test_what_is_quickest_is_taken(network: nn.Module) -> None:
-    assert isinstance(make_backend("auto", network, CPU, SHAPE, flop=1e9), TorchBackend)
-    assert isinstance(make_backend("torch", network, CPU, SHAPE, flop=1e15), TorchBackend)
-    assert isinstance(make_backend("auto", network, CPU, SHAPE, flop=1e15), OpenVINOBackend)
+    assert isinstance(make_backend("auto", model_of(network), SHAPE, flop=1e9), TorchBackend)
+    assert isinstance(make_backend("torch", model_of(network), SHAPE, flop=1e15), TorchBackend)
+    assert isinstance(make_backend("auto", model_of(network), SHAPE, flop=1e15), OpenVINOBackend)
     # the next scan takes what is compiled, and two at a time don't share what they are asked
-    one, other = (make_backend("openvino", network, CPU, SHAPE, 1e9) for _ in range(2))
-    assert compiled.compiled_once.cache_info().misses == 1
+    model = model_of(network)
+    one, other = (make_backend("openvino", model, SHAPE, 1e9) for _ in range(2))
+    assert compiled.compiled_once.cache_info().hits == 1
     first, second = torch.randn(SHAPE), torch.randn(SHAPE)
     answer = one(first)
     kept = answer.clone()
@@ -227,9 +259,9 @@ def test_a_network_that_openvino_cant_read_runs_in_torch() -> None:
             return torch.from_numpy(image.numpy().copy()) if image.sum() > 1 else torch.linalg.svd(image)[1]
 
     network = Strange().eval()
-    assert isinstance(make_backend("auto", network, CPU, SHAPE, flop=1e15), TorchBackend)
+    assert isinstance(make_backend("auto", model_of(network), SHAPE, flop=1e15), TorchBackend)
     with pytest.raises(EnvironmentFault, match=r"environment\.backend: OpenVINO can't run .*--backend torch"):
-        make_backend("openvino", network, CPU, SHAPE, flop=1e15)
+        make_backend("openvino", model_of(network), SHAPE, flop=1e15)
 
 
 class Small(nn.Module):
@@ -264,9 +296,9 @@ def test_too_little_memory_steps_down_and_changes_no_logit(most: int, asked: lis
 
 def test_without_openvino_torch_runs(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
-    assert isinstance(make_backend("auto", network, CPU, SHAPE, flop=1e15), TorchBackend)
+    assert isinstance(make_backend("auto", model_of(network), SHAPE, flop=1e15), TorchBackend)
     with pytest.raises(EnvironmentFault, match=r"pip install \"napari-seg\[openvino\]\""):
-        make_backend("openvino", network, CPU, SHAPE, flop=1e15)
+        make_backend("openvino", model_of(network), SHAPE, flop=1e15)
 
 
 @needs_openvino

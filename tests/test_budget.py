@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +19,12 @@ from torch import nn
 from napari_seg.bundle import read_bundle
 from napari_seg.cli.predict import memory_size
 from napari_seg.errors import EnvironmentFault
-from napari_seg.inference import budget, segment
-from napari_seg.inference.budget import NetworkCost, cut_in_strips, make_plan, network_cost
+from napari_seg.inference import backends, budget, engine, segment
+from napari_seg.inference.backends import BatchCost, TorchBackend
+from napari_seg.inference.budget import NetworkCost, Plan, cut_in_strips, make_plan, network_cost
+from napari_seg.inference.model import Model, load_model
 from napari_seg.inference.windows import Windows, WindowSettings
-from napari_seg.volume import Volume
+from napari_seg.volume import Segmentation, Volume
 
 MIB = 2**20
 
@@ -67,7 +72,7 @@ def test_less_memory_gives_more_strips_then_half_precision_then_a_refusal() -> N
     def plan(gib: float):
         return make_plan(windows, 1, cost, int(gib * 2**30), held=600 * MIB)
 
-    plenty, less, little = plan(8), plan(3.8), plan(3.05)
+    plenty, less, little = plan(8), plan(3.8), plan(2.8)
     assert len(plenty.strips) == 1
     assert len(plenty.starts) == windows.count
     assert plenty.kept_dtype is less.kept_dtype is torch.float32
@@ -78,6 +83,93 @@ def test_less_memory_gives_more_strips_then_half_precision_then_a_refusal() -> N
     with pytest.raises(EnvironmentFault, match=r"environment\.memory: 105 classes .* 2\.0 GiB may be used") as refused:
         plan(2)
     assert "--memory" in refused.value.message
+
+
+def test_a_compiled_network_gives_back_its_memory_before_planes_are_cut() -> None:
+    windows = Windows.over((273, 273, 320), WindowSettings((96, 96, 96), (0.25, 0.25, 0.25)))
+    cost = NetworkCost(5, 10**9, 2000 * MIB)
+
+    def plan(budget_bytes: int):
+        return make_plan(windows, 1, cost, budget_bytes, held=600 * MIB, share=0.5)
+
+    usual = plan(10**12)
+    assert not usual.rests
+    assert usual.peak_bytes == 600 * MIB + usual.staying_bytes + 1000 * MIB + usual.passing_bytes
+    rests = plan(usual.peak_bytes - 1)
+    assert rests.rests
+    assert len(rests.strips) == 1
+    assert rests.peak_bytes == usual.peak_bytes - usual.passing_bytes
+    assert len(plan(rests.peak_bytes - 1).strips) > 1
+    # what it does take is known later
+    assert rests.told(700 * MIB, 500 * MIB).peak_bytes == rests.staying_bytes + 1200 * MIB
+    assert rests.told(0, 500 * MIB).peak_bytes == rests.staying_bytes + 500 * MIB + rests.passing_bytes
+
+
+@dataclass
+class Backends:
+    """Stands for `make_backend`: compiled networks that take so many bytes a voxel; None: they can't be compiled."""
+
+    bytes_a_voxel: float | None
+    wanted: list[str] = field(default_factory=list)
+    rested: int = 0
+    closed: int = 0
+
+    def __call__(self, wanted: str, model: Model, shape: tuple[int, ...], *_: object) -> TorchBackend:
+        self.wanted.append(wanted)
+        backend = TorchBackend(model.network, model.device)
+        if wanted == "auto" and self.bytes_a_voxel is not None:
+            backend.batch_cost = BatchCost(1e-3, int(self.bytes_a_voxel * prod(shape)))
+            backend.rest, backend.close = self.rest, self.close  # type: ignore[method-assign]
+        return backend
+
+    def rest(self) -> None:
+        self.rested += 1
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+Segmented = Callable[..., tuple[Segmentation, Backends, list[Plan]]]
+
+
+@pytest.fixture
+def with_backends(head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Segmented:
+    """Segments with such backends, of bytes given in times of what is expected; gives the plans that were made, too."""
+    pytest.importorskip("openvino")
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(16, 16, 16)), trust=True)
+    monkeypatch.setattr(backends, "WORTH_COMPILING_FLOP", 0)
+    monkeypatch.setattr(budget, "held_bytes", lambda: 100 * MIB)
+    cost = network_cost(load_model(bundle, "cpu").network, torch.zeros(1, 1, 16, 16, 16))
+    expected, plan_region = budget.COMPILED_MEMORY * cost.peak_bytes / 16**3, engine.plan_region
+
+    def run(times: float | None, memory_bytes: int = 10**12) -> tuple[Segmentation, Backends, list[Plan]]:
+        made, plans = Backends(None if times is None else times * expected), []
+        monkeypatch.setattr(backends, "make_backend", made)
+        monkeypatch.setattr(engine, "plan_region", lambda *known: plans.append(plan_region(*known)) or plans[-1])
+        return segment(head, bundle, memory_bytes=memory_bytes), made, plans
+
+    return run
+
+
+def test_a_region_is_planned_anew_when_a_compiled_network_takes_more_than_was_thought(with_backends: Segmented) -> None:
+    usual, made, (plan,) = with_backends(1)
+    assert (len(made.wanted), made.rested, made.closed) == (1, 0, 1)
+    found, made, plans = with_backends(4, plan.peak_bytes)
+    assert len(plans) > 1
+    assert len({(plan.windows.size, plan.rests, len(plan.strips), plan.kept_dtype) for plan in plans}) == len(plans)
+    assert made.closed == len(made.wanted) == len(plans)
+    assert made.rested == plans[-1].rests * plans[-1].asked
+    np.testing.assert_array_equal(found.array, usual.array)
+    with pytest.raises(EnvironmentFault, match=r"environment\.memory"):
+        with_backends(10_000, plan.peak_bytes)
+
+
+def test_a_region_is_planned_anew_for_torch_when_a_network_cant_be_compiled(with_backends: Segmented) -> None:
+    usual, _, _ = with_backends(1)
+    found, made, plans = with_backends(None)
+    assert made.wanted == ["auto", "torch"]
+    assert [plan.share for plan in plans] == [budget.COMPILED_MEMORY, None]
+    np.testing.assert_array_equal(found.array, usual.array)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from napari_seg import bundle as module
-from napari_seg.bundle import find_bundles, load_model, read_bundle, shipped_root
+from napari_seg.bundle import find_bundles, read_bundle, shipped_root
 from napari_seg.errors import BundleError
+from napari_seg.inference.model import load_model
 
 
 @pytest.fixture

@@ -14,10 +14,11 @@ from monai.transforms import Compose, NormalizeIntensityd, Orientationd, Spacing
 from phantoms import ORIENTATIONS
 
 from napari_seg import localise as localise_module
-from napari_seg.bundle import Bundle, load_model, read_bundle
+from napari_seg.bundle import Bundle, read_bundle
 from napari_seg.errors import BundleError, Cancelled, EnvironmentFault
 from napari_seg.geometry import Grid, resample
 from napari_seg.inference import segment
+from napari_seg.inference.model import Model, load_model
 from napari_seg.inference.prepare import prepare
 from napari_seg.volume import Segmentation, Volume
 
@@ -232,7 +233,8 @@ def test_the_network_is_shown_what_the_transforms_would_give(
 ) -> None:
     grid = head.grid.reoriented(orientation)
     scan = Volume(resample(head.array, head.grid, grid), grid)
-    shown, where = prepare(scan, None, threshold, replace(load_model(threshold, "cpu"), preprocessing=Compose(asked)))
+    model = load_model(threshold, "cpu")
+    shown, where = prepare(scan, None, threshold, Model(model.network, Compose(asked), model.inferer, model.device))
     image = MetaTensor(torch.from_numpy(scan.array.astype(np.float32)), affine=torch.from_numpy(grid.affine.copy()))
     expected = Compose(asked)({"image": image})["image"]
     np.testing.assert_allclose(where.affine, expected.affine, atol=1e-6)

@@ -13,9 +13,10 @@ from pathlib import Path
 import datasets
 import pytest
 
-from napari_seg.bundle import METADATA, check_runnable, load_model, read_bundle
+from napari_seg.bundle import METADATA, check_runnable, read_bundle
 from napari_seg.cli.train import _print_folds
 from napari_seg.errors import BundleError, Cancelled, TrainingError
+from napari_seg.inference.model import load_model
 from napari_seg.planning import Choices, folds, plan_bundle, run, with_segnets
 
 

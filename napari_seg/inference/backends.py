@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import combinations
 from math import ceil
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
 
 from napari_seg.errors import EnvironmentFault
 from napari_seg.inference.covering import stride
+
+if TYPE_CHECKING:
+    from napari_seg.inference.model import Model
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +91,11 @@ class Backend(Protocol):
         The logits are valid until the next call.
         """
 
+    def rest(self) -> None:
+        """Gives back the memory that is kept between batches, all but the logits."""
+
     def close(self) -> None:
-        """Gives back the memory that is kept between batches; after the last."""
+        """Gives back all memory; after the last batch."""
 
 
 def smaller(shape: tuple[int, ...], times: int = 2) -> tuple[int, ...]:
@@ -135,8 +141,11 @@ class TorchBackend:
             first += len(some)
         return answers[0] if len(answers) == 1 else torch.cat(answers)
 
-    def close(self) -> None:
+    def rest(self) -> None:
         pass  # torch gives back what it takes, and what it keeps of a GPU's memory it uses again
+
+    def close(self) -> None:
+        pass
 
     def _logits(self, windows: torch.Tensor) -> torch.Tensor:
         try:
@@ -166,6 +175,18 @@ def twin(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     return copy.deepcopy(network, moved)
 
 
+def resting(backend: Backend, before: Callable[[], None]) -> Run:
+    """The same logits, the backend giving back its memory after each batch; `before` is called just before."""
+
+    def rested(windows: torch.Tensor) -> torch.Tensor:
+        logits = backend(windows)
+        before()
+        backend.rest()
+        return logits
+
+    return rested
+
+
 def averaged_over_mirrors(run: Run, axes: Sequence[int]) -> Run:
     """Gives the mean logits of windows and their mirror images, in all combinations of some axes, as nnU-Net does.
 
@@ -186,10 +207,21 @@ def averaged_over_mirrors(run: Run, axes: Sequence[int]) -> Run:
     return averaged
 
 
+def will_compile(wanted: BackendName, device: torch.device, flop: float) -> bool:
+    """Whether a network of so many operations in all will be given to OpenVINO, which may refuse it.
+
+    Args:
+        wanted: as for `make_backend`.
+        device: where the network is.
+        flop: of all windows together.
+    """
+    worth = wanted == "openvino" or (wanted == "auto" and flop >= WORTH_COMPILING_FLOP)
+    return worth and device.type == "cpu" and find_spec("openvino") is not None
+
+
 def make_backend(
     wanted: BackendName,
-    network: torch.nn.Module,
-    device: torch.device,
+    model: Model,
     shape: tuple[int, ...],
     flop: float,
     sums_bytes: int = 0,
@@ -198,8 +230,7 @@ def make_backend(
 
     Args:
         wanted: "auto": OpenVINO on the CPU where it is installed, reads the network and is worth its start; else torch.
-        network: in evaluation mode on `device`.
-        device: where it is.
+        model: whose network is run.
         shape: (N, C, *size) of a batch of windows.
         flop: of all windows together.
         sums_bytes: of all that is made of the logits; where a GPU has no room for it, main memory has.
@@ -207,28 +238,28 @@ def make_backend(
     Raises:
         EnvironmentFault: `environment.backend`, OpenVINO is wanted and not there, or can't run the network.
     """
-    if wanted == "torch" or (wanted == "auto" and (flop < WORTH_COMPILING_FLOP or device.type != "cpu")):
-        return _torch_backend(network, device, sums_bytes)
-    if find_spec("openvino") is None:
-        if wanted == "auto":
-            return _torch_backend(network, device, sums_bytes)
+    if not will_compile(wanted, model.device, flop):
+        if wanted != "openvino":
+            return _torch_backend(model.network, model.device, sums_bytes)
+        if find_spec("openvino") is None:
+            raise EnvironmentFault(
+                "environment.backend",
+                'OpenVINO is not installed; pip install "napari-seg[openvino]", or --backend torch',
+            )
         raise EnvironmentFault(
-            "environment.backend", 'OpenVINO is not installed; pip install "napari-seg[openvino]", or --backend torch'
-        )
-    if device.type != "cpu":
-        raise EnvironmentFault(
-            "environment.backend", f"OpenVINO runs on the processor; found device {device.type}; say --device cpu too"
+            "environment.backend",
+            f"OpenVINO runs on the processor; found device {model.device.type}; say --device cpu too",
         )
     from napari_seg.inference.compiled import OpenVINOBackend, compiled_once
 
     try:
-        return OpenVINOBackend(compiled_once(network, shape), shape)
+        return OpenVINOBackend(compiled_once(model, shape), shape)
     except Exception as error:  # a network can hold anything
         first_line = (str(error).strip().splitlines() or [""])[0]
         why = f"OpenVINO can't run this network ({type(error).__name__}: {first_line})"
         if wanted == "auto":
             log.info("%s; torch does", why)
-            return _torch_backend(network, device, sums_bytes)
+            return _torch_backend(model.network, model.device, sums_bytes)
         raise EnvironmentFault("environment.backend", f"{why}; say --backend torch") from error
 
 

@@ -1,16 +1,22 @@
 """How much memory a segmentation will take, and how it is cut so that it fits what it may take.
 
 What grows with the number of classes are the sums of overlapping windows (`blend.kept_bytes`). Where they do not fit,
-the plane is cut in strips, whose windows at the cuts are run twice: the same labels for more time. Where even that does
+a compiled network gives back its memory after each batch, for a twentieth more time. Where that is too little, the
+plane is cut in strips, whose windows at the cuts are run twice: the same labels for more time. Where even that does
 not fit, the sums are kept in float16. What can't fit at all is refused before anything is run.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import logging
+import sys
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,6 +28,8 @@ from torch.utils._pytree import tree_leaves
 from napari_seg.errors import EnvironmentFault
 from napari_seg.inference.backends import check_answer, first_answer, twin
 from napari_seg.inference.blend import kept_bytes, thriftiest
+from napari_seg.inference.cells import LOGITS_AT_ONCE
+from napari_seg.inference.decide import VOXELS_AT_ONCE
 from napari_seg.inference.windows import Triple, Windows
 
 log = logging.getLogger(__name__)
@@ -30,7 +38,10 @@ SAFE_SHARE = 0.8
 """Of the memory that is free, what a segmentation may take if nobody says otherwise."""
 
 MARGIN = 1.1
-"""Of what is predicted: convolution libraries keep weights and scratch of their own."""
+"""Of what is predicted of torch: convolution libraries keep weights and scratch of their own."""
+
+COMPILED_MEMORY = 0.4
+"""Of the maps that torch holds at once, what OpenVINO does: it works in place, and splits skip connections."""
 
 
 def _times(shape: Sequence[int]) -> str:
@@ -100,20 +111,37 @@ class NetworkCost:
     peak_bytes: int
 
 
-def network_cost(network: torch.nn.Module, window: torch.Tensor) -> NetworkCost:
+def give_back() -> None:
+    """Returns to the system what is not wanted any more: of networks, which hold themselves, and of their making."""
+    gc.collect()
+    trim()
+
+
+def trim() -> None:
+    """Has the C library return freed memory to the system, of which it keeps much else."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # musl has no such function
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def network_cost(
+    network: torch.nn.Module, window: torch.Tensor, whole: Callable[[], torch.nn.Module] | None = None
+) -> NetworkCost:
     """The cost of a window, computed from shapes alone wherever the network allows it: no map is made.
 
     A network that looks at values, or that is compiled, is run once on the window itself.
 
     Args:
-        network: in evaluation mode.
-        window: (1, C, *size), in main memory; its values matter only where it is run.
+        network: in evaluation mode; its weights matter only where it is run.
+        window: (1, C, *size), in main memory; as do its values.
+        whole: gives the network with its weights, if `network` has none.
     """
     meta = torch.device("meta")  # weights with shapes and no values
     try:
         return _counted(twin(network, meta), window.to(meta))
     except Exception as error:  # a network can hold anything
         log.debug("the network's cost is measured, since shapes alone don't tell it (%s)", type(error).__name__)
+    network = whole() if whole else network
     weights = next(network.parameters(), window)
     return _counted(network, window.to(weights.device))
 
@@ -175,7 +203,10 @@ class Plan:
         sums_bytes: of what is made of the logits outside the network.
         asked: how many of them the network is asked about, the others being empty.
         flop: of all that it is asked, mirror images included.
-        own_bytes: that the image, the sums and all else take that is made of the logits.
+        share: of the maps that torch would hold at once, what a compiled network is thought to take; None: torch runs.
+        rests: whether the network gives back its memory after each batch, before its logits are blended and decided.
+        staying_bytes: that the image and the sums take.
+        passing_bytes: that blending and deciding a window takes on top.
         peak_bytes: that the process will hold at most.
     """
 
@@ -187,18 +218,23 @@ class Plan:
     sums_bytes: int
     asked: int
     flop: int
-    own_bytes: int
+    share: float | None
+    rests: bool
+    staying_bytes: int
+    passing_bytes: int
     peak_bytes: int
 
     def told(self, network_bytes: int, held: int) -> Plan:
         """The same, now that it is known what a batch takes in the network, and what is held beside (`make_plan`)."""
-        return replace(self, peak_bytes=held + network_bytes + self.own_bytes)
+        used = _at_once(network_bytes, self.passing_bytes, self.rests)
+        return replace(self, peak_bytes=held + self.staying_bytes + used)
 
     def __str__(self) -> str:
         cut = f" in {len(self.strips)} strips" if len(self.strips) > 1 else ""
         half = ", sums in float16" if self.kept_dtype == torch.float16 else ""
         windows = f"{self.asked} window{'s' * (self.asked != 1)} of {_times(self.windows.size)}"
-        return f"{windows}{cut}{half}, about {describe_bytes(self.peak_bytes)} of memory"
+        rests = ", the network's memory given back after each" if self.rests else ""
+        return f"{windows}{cut}{half}{rests}, about {describe_bytes(self.peak_bytes)} of memory"
 
 
 def best_plan(
@@ -207,6 +243,7 @@ def best_plan(
     cost_of: Callable[[Windows], NetworkCost],
     budget_bytes: int,
     held: Callable[[], int],
+    share: Callable[[float], float | None],
 ) -> Plan:
     """The plan of the first way to lay windows that fits; which one does not depend on the budget if that is ample.
 
@@ -217,24 +254,36 @@ def best_plan(
         budget_bytes: what the process may hold at most.
         held: says what it holds already, as `make_plan` wants it; asked once costs are known, since counting them
             loads parts of torch.
+        share: as `make_plan` wants it, told the operations of all windows.
 
     Raises:
         EnvironmentFault: `environment.memory`, nothing fits; it says what would.
         Exception: whatever the network raises on the last way's windows.
     """
+
+    def plan(windows: Windows) -> Plan:
+        cost = cost_of(windows)
+        flop = (windows.count - len(windows.empty)) * 2 ** len(windows.settings.mirror_axes) * cost.flop
+        return make_plan(windows, channels, cost, budget_bytes, held(), share(flop))
+
     for windows in ways[:-1]:
         try:
-            cost = cost_of(windows)
-            return make_plan(windows, channels, cost, budget_bytes, held())
+            return plan(windows)
         except EnvironmentFault as fault:
             log.info("windows of %s do not fit: %s", _times(windows.size), fault.message)
         except Exception as error:  # a network that takes one size only can raise anything
             log.info("the network does not take windows of %s (%s)", _times(windows.size), type(error).__name__)
-    cost = cost_of(ways[-1])
-    return make_plan(ways[-1], channels, cost, budget_bytes, held())
+    return plan(ways[-1])
 
 
-def make_plan(windows: Windows, channels: int, cost: NetworkCost, budget_bytes: int, held: int) -> Plan:
+def make_plan(
+    windows: Windows,
+    channels: int,
+    cost: NetworkCost,
+    budget_bytes: int,
+    held: int,
+    share: float | None = None,
+) -> Plan:
     """The quickest way to run a region's windows within a budget, and what it will hold.
 
     Args:
@@ -243,6 +292,7 @@ def make_plan(windows: Windows, channels: int, cost: NetworkCost, budget_bytes: 
         cost: of one window.
         budget_bytes: what the process may hold at most.
         held: what it holds already, the scan and the label map included, the image not.
+        share: of the maps that torch holds at once, what a compiled network takes; None: torch runs.
 
     Raises:
         EnvironmentFault: `environment.memory`, nothing fits; it says what would.
@@ -253,32 +303,45 @@ def make_plan(windows: Windows, channels: int, cost: NetworkCost, budget_bytes: 
         * (prod(windows.image_shape) + prod(windows.padded_shape) * (windows.padded_shape != windows.image_shape))
     )
     batch = windows.settings.batch
-    # a block that is decided has the size of a window, once more with the edges of its neighbours
-    block = 4 * cost.classes * prod(windows.size)
+    voxels = prod(windows.size)
+    block = 4 * cost.classes * voxels
     mirrors = 2 * batch * block if windows.settings.mirror_axes else 0
-    network = int(MARGIN * batch * cost.peak_bytes)
-    fixed = image + (3 if windows.empty else 2) * block + mirrors
+    network = int((MARGIN if share is None else share) * batch * cost.peak_bytes)
+    weights = 4 * (
+        voxels + min(prod(windows.padded_shape), 27 * voxels)
+    )  # of a window, and their sums where they lie alike
+    fixed = image + weights + (block if windows.empty else 0) + mirrors
+    # a block is decided once more with the edges of its neighbours, some of its logits and of the scan's voxels at once
+    passing = block + 4 * voxels + 16 * min(LOGITS_AT_ONCE, cost.classes * voxels) + 250 * min(VOXELS_AT_ONCE, voxels)
+    ways_to_hold = (False,) if share is None else (False, True)
     rows = len(windows.starts[windows.axes[1]])
     smallest = 0
     for kept_dtype in (torch.float32, torch.float16):
-        for count in range(1, max(rows, 1) + 1):
+        for count, rests in product(range(1, max(rows, 1) + 1), ways_to_hold):
             size = kept_dtype.itemsize
             strips = tuple((thriftiest(windows, strip, size), strip) for strip in cut_in_strips(windows, count))
             kept = max(kept_bytes(joined, strip, cost.classes, size) for joined, strip in strips)
-            own = int(fixed + kept)
-            peak = held + network + own
+            staying = int(fixed + kept)
+            peak = held + staying + _at_once(network, passing, rests)
             smallest = min(smallest or peak, peak)
             if peak <= budget_bytes:
                 starts = [start for joined, strip in strips for start in joined.starts_of(joined.places(strip))]
                 asked = sum(start not in windows.empty for start in starts)
                 flop = asked * 2 ** len(windows.settings.mirror_axes) * cost.flop
                 sums = int(kept + 2 * block)
-                return Plan(windows, cost, strips, kept_dtype, starts, sums, asked, flop, own, peak)
+                return Plan(
+                    windows, cost, strips, kept_dtype, starts, sums, asked, flop, share, rests, staying, passing, peak
+                )
     raise EnvironmentFault(
         "environment.memory",
         f"{cost.classes} classes in windows of {_times(windows.size)} need {describe_bytes(smallest)} of "
         f"memory; {describe_bytes(budget_bytes)} may be used; give more with --memory, or use a smaller window",
     )
+
+
+def _at_once(network_bytes: int, passing_bytes: int, rests: bool) -> int:
+    """What the network and what is made of its logits hold at most."""
+    return max(network_bytes, passing_bytes) if rests else network_bytes + passing_bytes
 
 
 def check_whole(shape: Sequence[int], classes: int, budget_bytes: int, held: int) -> None:

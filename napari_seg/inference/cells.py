@@ -32,12 +32,16 @@ def winners_of(logits: torch.Tensor, cuts: torch.Tensor | None) -> torch.Tensor:
 
 
 def unanimous(winner: torch.Tensor) -> torch.Tensor:
-    """Of each cell, one fewer along each axis, the class that wins at all eight corners; -1 where they differ."""
-    low = high = winner.to(torch.int16)
+    """Of each cell, one fewer along each axis, the class that wins at all eight corners; -1 where they differ.
+
+    Args:
+        winner: (I, J, K) int16.
+    """
+    low = high = winner
     for axis in range(3):
         near, far = (slice(None),) * axis + (slice(-1),), (slice(None),) * axis + (slice(1, None),)
         low, high = torch.minimum(low[near], low[far]), torch.maximum(high[near], high[far])
-    return torch.where(low == high, low, -1).long()
+    return torch.where(low == high, low, -1)
 
 
 def interpolated_winner(

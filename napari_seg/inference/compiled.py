@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import mmap
 import os
 import platform
 import struct
@@ -15,8 +16,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -24,6 +26,9 @@ from napari_seg import __version__
 from napari_seg.inference.backends import BatchCost, first_answer, smaller, twin
 from napari_seg.inference.budget import held_bytes
 from napari_seg.inference.skips import split_skips
+
+if TYPE_CHECKING:
+    from napari_seg.inference.model import Model
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +42,11 @@ CACHE_VARIABLE = "NAPARI_SEG_CACHE"
 """Environment variable with the folder in which compiled networks are kept; empty: they are not kept."""
 
 
-_COST = struct.Struct("<dq")
-"""Before a compiled network that is kept: its `BatchCost`."""
+_HEAD = struct.Struct("<dqq")
+"""At the front of a compiled network that is kept: its `BatchCost`, and the bytes that follow."""
+
+_HEAD_BYTES = mmap.ALLOCATIONGRANULARITY
+"""What the front takes, so that the rest lies in memory as it would in a file of its own."""
 
 
 class OpenVINOBackend:
@@ -53,8 +61,13 @@ class OpenVINOBackend:
     home = torch.device("cpu")
 
     def __init__(self, compiled: Compiled, shape: tuple[int, ...]) -> None:
+        import openvino
+
         self.compiled = compiled
         self.request = compiled.model.create_infer_request()
+        output = compiled.model.output(0)
+        self.logits = np.empty(tuple(output.shape), np.float32)  # stay when the model's memory is given back
+        self.request.set_output_tensor(0, openvino.Tensor(self.logits, shared_memory=True))
         self.batch_cost: BatchCost | None = compiled.batch_cost
         self.shape = shape
         self.taken: list[float] = []
@@ -64,21 +77,25 @@ class OpenVINOBackend:
         if count < self.shape[0]:
             windows = torch.cat([windows, windows.new_zeros((self.shape[0] - count, *self.shape[1:]))])
         start = time.perf_counter()
-        answer = self.request.infer({0: windows.contiguous().numpy()}, share_inputs=True, share_outputs=True)
+        self.request.infer({0: windows.contiguous().numpy()}, share_inputs=True, share_outputs=True)
         self.taken.append(time.perf_counter() - start)
-        return torch.from_numpy(answer[0])[:count]
+        return torch.from_numpy(self.logits)[:count]
+
+    def rest(self) -> None:
+        self.compiled.model.release_memory()
 
     def close(self) -> None:
-        del self.request
+        del self.request, self.logits
         self.compiled.model.release_memory()
         if self.taken:
             self.compiled.learn(mean(self.taken))
+        del self.compiled
 
 
 @lru_cache(maxsize=2)
-def compiled_once(network: torch.nn.Module, shape: tuple[int, ...]) -> Compiled:
+def compiled_once(model: Model, shape: tuple[int, ...]) -> Compiled:
     """`compile_network` with the user's cache; the last two are also kept in memory, for the next scan."""
-    return compile_network(network, shape, cache_dir())
+    return compile_network(model.network, shape, cache_dir())
 
 
 @dataclass
@@ -89,18 +106,20 @@ class Compiled:
         model: OpenVINO's compiled model.
         batch_cost: what a batch took the last time, or when it was compiled.
         blob: the file in which it is kept, if it is.
+        kept: that file's part of memory, in which the model looks for what it did not take over.
     """
 
     model: Any
     batch_cost: BatchCost
     blob: Path | None = None
+    kept: Any = None
 
     def learn(self, seconds: float) -> None:
         """Notes what a batch took, for the next plan: of a whole run it tells more than of a trial."""
         self.batch_cost = self.batch_cost._replace(seconds=seconds)
         if self.blob is not None:
             with suppress(OSError), self.blob.open("r+b") as file:  # one that is gone is no loss
-                file.write(_COST.pack(*self.batch_cost))
+                file.write(_HEAD.pack(*self.batch_cost, self.blob.stat().st_size - _HEAD_BYTES))
 
 
 def compile_network(network: torch.nn.Module, shape: tuple[int, ...], cache_dir: Path | None = None) -> Compiled:
@@ -119,12 +138,7 @@ def compile_network(network: torch.nn.Module, shape: tuple[int, ...], cache_dir:
     """
     import openvino
 
-    try:
-        small = smaller(shape, 4)
-        traced = _traced(network, small)
-    except Exception as error:  # a network of one size only can raise anything
-        log.debug("the network is traced on whole windows (%s)", type(error).__name__)
-        small, traced = shape, _traced(network, shape)
+    small, traced = _traced_on_small(network, shape)
     blob = None if cache_dir is None else cache_dir / f"{_fingerprint(traced, shape, openvino.__version__)}.blob"
     if blob is not None and blob.is_file():
         del traced  # it holds all weights once more
@@ -140,9 +154,11 @@ def compile_network(network: torch.nn.Module, shape: tuple[int, ...], cache_dir:
         log.debug("the network does otherwise with larger windows than with small ones; it is traced on whole ones")
         compiled = _compile_checked(network, _traced(network, shape), shape, shape)
     if blob is not None:
-        _keep(blob, _COST.pack(*compiled.batch_cost), compiled.model.export_model().getbuffer())
+        content = compiled.model.export_model().getbuffer()
+        _keep(blob, _HEAD.pack(*compiled.batch_cost, len(content)).ljust(_HEAD_BYTES, b"\0"), content)
+        del content
         _forget_oldest(blob.parent)
-        compiled.blob = blob
+        compiled = _kept(blob) or compiled  # the same in less memory
     return compiled
 
 
@@ -263,6 +279,18 @@ def cache_dir() -> Path | None:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "napari-seg")
 
 
+def _traced_on_small(network: torch.nn.Module, shape: tuple[int, ...]) -> tuple[tuple[int, ...], Any]:
+    """The smallest of some batches, `shape` being the largest, that the network takes; and OpenVINO's model for it."""
+    quarter, half = smaller(shape, 4), smaller(shape)
+    # a network that is left with one voxel at its deepest can't normalise it, and is given two
+    for small in (quarter, (*quarter[:-1], half[-1]), half):
+        try:
+            return small, _traced(network, small)
+        except Exception as error:  # a network of one size only can raise anything
+            log.debug("the network can't be traced on windows of %s (%s)", small[2:], type(error).__name__)
+    return shape, _traced(network, shape)
+
+
 def _traced(network: torch.nn.Module, shape: tuple[int, ...]) -> Any:
     """OpenVINO's model of a network, with shapes that don't change.
 
@@ -288,7 +316,7 @@ def _reshape(model: Any, shape: tuple[int, ...]) -> None:
 
 def _fingerprint(traced: Any, shape: tuple[int, ...], version: str) -> str:
     """Of all that a compiled network follows from: its operations, weights and batches, and what will run them."""
-    digest = hashlib.sha256(f"{__version__} {_COST.format} {version} {usable_cores()} {_processor()} {shape}".encode())
+    digest = hashlib.sha256(f"{__version__} {_HEAD.format} {version} {usable_cores()} {_processor()} {shape}".encode())
     numbers: dict[str, int] = {}
     for number, operation in enumerate(traced.get_ordered_ops()):  # their names count up within a process
         numbers[operation.get_friendly_name()] = number
@@ -311,12 +339,20 @@ def _processor() -> str:
 
 def _kept(blob: Path) -> Compiled | None:
     """What was compiled an earlier time; None if it is not there or damaged."""
+    import openvino
+
     try:
         with blob.open("rb") as file:
-            cost = BatchCost(*_COST.unpack(file.read(_COST.size)))
-            model = _core().import_model(file.read(), "CPU", _settings())
+            *cost, size = _HEAD.unpack(file.read(_HEAD.size))
+            if os.fstat(file.fileno()).st_size != _HEAD_BYTES + size:
+                raise ValueError("cut short")
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        content = openvino.Tensor(np.frombuffer(mapped, np.uint8, offset=_HEAD_BYTES), shared_memory=True)
+        model = _core().import_model(content, "CPU", _settings())
+        if hasattr(mmap, "MADV_DONTNEED"):  # the model has laid out the weights anew; these leave memory
+            mapped.madvise(mmap.MADV_DONTNEED)
         os.utime(blob)  # it was used
-        return Compiled(model, cost, blob)
+        return Compiled(model, BatchCost(*cost), blob, content)
     except FileNotFoundError:
         return None
     except Exception:  # cut short or damaged: openvino raises anything then

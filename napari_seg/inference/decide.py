@@ -29,7 +29,7 @@ from napari_seg.inference.cells import (
 from napari_seg.inference.windows import Triple
 from napari_seg.volume import Certainty
 
-VOXELS_AT_ONCE = 500_000
+VOXELS_AT_ONCE = 200_000
 """Voxels of the scan that are decided at once; where classes meet everywhere, some 250 bytes are held for each."""
 
 _REACH = 0.501
@@ -95,9 +95,7 @@ class Decider:
         for axis, length in enumerate(self.region.shape):
             if length == 1:  # no cell lies along an axis of one voxel, so it is repeated
                 cells = torch.cat([cells, cells], dim=1 + axis)
-        winner = winners_of(cells, self.cuts)
-        if torch.isnan(cells.gather(0, winner[None]) if self.cuts is None else cells).any():
-            raise BundleError("bundle.network", "the network answered what is no number (NaN); its weights are damaged")
+        winner = self._winners(cells)
         # each voxel counts once: not those of the blocks before, nor the one that a strip repeats of the strip before
         repeated = [n - f for n, f in zip(start, first, strict=True)]
         repeated[self.axes[1]] += start[self.axes[1]] == strip_begin > 0
@@ -115,6 +113,18 @@ class Decider:
                 for known, found in zip((self.certainty.confidence, self.certainty.entropy), certain, strict=True):
                     known[where] = np.where(free, found, known[where])
             self.label_map[where] = np.where(free, labels, self.label_map[where])
+
+    def _winners(self, cells: torch.Tensor) -> torch.Tensor:
+        """(I, J, K) int16 the class that wins at each voxel; some planes at a time, since they are found as int64."""
+        winner = torch.empty(cells.shape[1:], dtype=torch.int16, device=cells.device)
+        step = max(1, LOGITS_AT_ONCE // (len(cells) * prod(winner.shape[1:])))
+        for logits, found in zip(cells.split(step, dim=1), winner.split(step), strict=True):
+            classes = winners_of(logits, self.cuts)
+            if torch.isnan(logits.gather(0, classes[None]) if self.cuts is None else logits).any():
+                text = "the network answered what is no number (NaN); its weights are damaged"
+                raise BundleError("bundle.network", text)
+            found.copy_(classes)
+        return winner
 
     def confidence(self) -> dict[int, float]:
         """Class -> its mean probability over the region's voxels where it wins; background left out."""
@@ -146,7 +156,7 @@ class Decider:
         counts = torch.zeros(len(sums), dtype=torch.int64, device=cells.device)
         for begin in range(i.start, i.stop, step):  # some planes at a time
             planes = slice(begin, min(begin + step, i.stop))
-            won = winner[planes, j, k]
+            won = winner[planes, j, k].long()
             found = won > 0
             if not found.any():
                 continue
@@ -202,7 +212,7 @@ class Decider:
 
         Args:
             cells: logits (classes, I, J, K).
-            winner: (I, J, K) their classes.
+            winner: (I, J, K) int16, their classes.
             agreed: of each cell, see `unanimous`; None: all places lie on voxels.
             certainty: (2, I, J, K); None: it is not wanted.
             lower: of each axis the places' lower corners.
@@ -211,7 +221,7 @@ class Decider:
         if agreed is None:
             i, j, k = (n + s.long() for n, s in zip(lower, share, strict=True))
             certain = None if certainty is None else certainty[:, i][:, :, j][..., k]
-            return self._labels_of(winner)[i][:, j][:, :, k], certain
+            return self._labels_of(winner[i][:, j][:, :, k]), certain
         i, j, k = lower
         labels = self._labels_of(agreed[i][:, j][:, :, k])
         points = torch.nonzero(labels < 0)
@@ -235,7 +245,6 @@ class Decider:
             return
         start, stop = box
         agreed = unanimous(winner)
-        known = self._labels_of(agreed)
         depth = max(1, VOXELS_AT_ONCE // prod(stop[1:] - start[1:]))
         j, k = (np.arange(start[n], stop[n], dtype=np.float64) for n in (1, 2))
         for begin in range(start[0], stop[0], depth):
@@ -251,7 +260,7 @@ class Decider:
                 continue
             places = [torch.from_numpy(axis[own]).to(cells.device) for axis in lower]
             shares = [torch.from_numpy(axis[own]).to(cells.device, torch.float32) for axis in share]
-            labels = known[tuple(places)]
+            labels = self._labels_of(agreed[tuple(places)])
             open_ = labels < 0
             open_places, open_shares = ([axis[open_] for axis in some] for some in (places, shares))
             certain = None
@@ -276,10 +285,10 @@ class Decider:
             return torch.cat(found) if found else torch.empty_like(places[0])
         if not len(places[0]):
             return torch.empty_like(places[0])
+        # only the planes between which the points lie
         first, last = int(places[0].min()), int(places[0].max())
         meeting = torch.nonzero(agreed[first : last + 1] < 0)
-        meeting[:, 0] += first
-        return interpolated_winner(cells, meeting, places, shares)
+        return interpolated_winner(cells[:, first : last + 2], meeting, [places[0] - first, *places[1:]], shares)
 
     def _cell(self, index: NDArray[np.float64], axis: int) -> tuple[NDArray, NDArray, NDArray[np.bool_]]:
         """Of indices along an axis of the region: the cell, how far in it (0 to 1), whether it is in the region."""
@@ -308,7 +317,7 @@ class Decider:
         for network_class, label in self.labels.items():
             table[network_class] = label
         table[-1] = -1
-        return table[classes]
+        return table[classes.long()]
 
 
 def _as_bytes(shares: torch.Tensor) -> NDArray[np.uint8]:

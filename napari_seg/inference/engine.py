@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from math import prod
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.bundle import Bundle, Model
+from napari_seg.bundle import Bundle
 from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
 from napari_seg.geometry import Grid, is_same_lattice
 from napari_seg.inference.prepare import prepare
@@ -21,10 +21,11 @@ from napari_seg.volume import Certainty, Volume
 if TYPE_CHECKING:
     import torch
 
-    from napari_seg.inference.backends import BackendName, Run
+    from napari_seg.inference.backends import Backend, BackendName, Run
     from napari_seg.inference.body import Body
     from napari_seg.inference.budget import NetworkCost, Plan
     from napari_seg.inference.covering import Placement
+    from napari_seg.inference.model import Model
     from napari_seg.inference.windows import Triple, Windows, WindowSettings
 
 log = logging.getLogger(__name__)
@@ -78,9 +79,9 @@ def segment_region(
     """
     import torch
 
-    from napari_seg.inference.backends import averaged_over_mirrors, make_backend
+    from napari_seg.inference.backends import averaged_over_mirrors, resting
     from napari_seg.inference.blend import blend
-    from napari_seg.inference.budget import check_whole, describe_bytes, held_bytes
+    from napari_seg.inference.budget import check_whole, describe_bytes, held_bytes, trim
     from napari_seg.inference.decide import Decider
     from napari_seg.inference.speed import describe_seconds, expected_seconds, measuring
     from napari_seg.inference.windows import WindowSettings
@@ -100,25 +101,21 @@ def segment_region(
         def held() -> int:
             return held_bytes() + promised - image.nbytes
 
-        image, grid, plan = plan_region(image, grid, bundle, model, settings, budget_bytes, placement, body_in, held)
+        image, grid, ways = ways_over(image, grid, settings, placement, None if body_in is None else body_in(grid))
+        plan, backend = _ready(image, ways, bundle, model, budget_bytes, held, backend_name, on_window)
         windows = plan.windows
         padded = windows.pad(image)
-        shape = (settings.batch, len(image), *windows.size)
-        on_window(0, plan.asked)  # may stop before a network is compiled
-        backend = make_backend(backend_name, model.network, model.device, shape, plan.flop, plan.sums_bytes)
-        if backend.batch_cost is not None:
-            plan = plan.told(backend.batch_cost.memory, held())
         with _blaming(bundle, model.device):
             resampled = not is_same_lattice(grid, volume.grid)
-            expected = expected_seconds(plan, backend, model.network, len(image), prod(volume.grid.shape), resampled)
+            expected = expected_seconds(plan, backend, model.outline, len(image), prod(volume.grid.shape), resampled)
         log.info("%s: %s, about %s, with %s", region.name, plan, describe_seconds(expected), backend.name)
-        run = averaged_over_mirrors(backend, settings.mirror_axes)
         decider = Decider(grid, volume.grid, label_map, region.labels, windows.axes, certainty, bundle.thresholds)
-        run = _told(run, windows, plan.asked, bundle, model.device, on_window)
-        answers = windows.answers(
-            padded, plan.starts, run, _background(windows, plan.cost.classes, bundle.thresholds, backend.home)
-        )
+        nothing = _background(windows, plan.cost.classes, bundle.thresholds, backend.home)
         with closing(backend), measuring() as measured:
+            run = resting(backend, measured.look) if plan.rests else backend
+            run = averaged_over_mirrors(run, settings.mirror_axes)
+            run = _told(run, windows, plan.asked, bundle, model.device, on_window)
+            answers = windows.answers(padded, plan.starts, run, nothing)
             for joined, strip in plan.strips:
                 for block in blend(joined, strip, answers, plan.kept_dtype):
                     measured.look()
@@ -127,6 +124,7 @@ def segment_region(
                         begin = max(strip[0] - windows.before[windows.axes[1]], 0)
                         decider.add(inner[0], block.logits[(slice(None), *inner[1])], begin)
                     del block
+                    trim()
         took = f"took {describe_seconds(measured.seconds)}, expected {describe_seconds(expected)}"
         memory = f"{describe_bytes(measured.peak_bytes)} of memory, expected {describe_bytes(plan.peak_bytes)}"
         figures = {"plan": plan, "expected_seconds": expected, "measured": measured}
@@ -134,49 +132,101 @@ def segment_region(
         return decider.confidence()
 
 
-def plan_region(
+def _ready(
     image: torch.Tensor,
-    grid: Grid,
+    ways: Sequence[Windows],
     bundle: Bundle,
     model: Model,
-    settings: WindowSettings,
     budget_bytes: int,
-    placement: Placement,
-    body_in: Callable[[Grid], Body | None] | None,
     held: Callable[[], int],
-) -> tuple[torch.Tensor, Grid, Plan]:
-    """How a region will be run: the part of its image (C, I, J, K) that is looked at, that part's grid, and the plan.
+    backend_name: BackendName,
+    on_window: OnWindow,
+) -> tuple[Plan, Backend]:
+    """How a region will be run, and what runs it; planned anew if that takes more memory than it was thought to."""
+    from napari_seg.inference.backends import make_backend
+    from napari_seg.inference.budget import COMPILED_MEMORY, give_back
+    from napari_seg.inference.compiled import compiled_once
+
+    share, known = COMPILED_MEMORY, 0
+
+    def beside() -> int:
+        return known or held()  # with a compiled network, once there was one
+
+    while True:
+        plan = plan_region(image, ways, bundle, model, budget_bytes, beside, backend_name, share)
+        on_window(0, plan.asked)  # may stop before a network is compiled
+        shape = (plan.windows.settings.batch, len(image), *plan.windows.size)
+        backend = make_backend(backend_name, model, shape, plan.flop, plan.sums_bytes)
+        if backend.batch_cost is None:
+            if plan.share is None:
+                return plan, backend
+            backend_name = "torch"  # the network can't be compiled after all
+            continue
+        model.let_go()
+        give_back()
+        known = max(known, held())
+        plan = plan.told(backend.batch_cost.memory, known)
+        if plan.peak_bytes <= budget_bytes:
+            return plan, backend
+        # with what is known now, this plan does not fit again
+        log.info("%s: more memory than may be used; planned anew", plan)
+        share = max(share, (backend.batch_cost.memory + 1) / (shape[0] * plan.cost.peak_bytes))
+        backend.close()
+        compiled_once.cache_clear()
+
+
+def plan_region(
+    image: torch.Tensor,
+    ways: Sequence[Windows],
+    bundle: Bundle,
+    model: Model,
+    budget_bytes: int,
+    held: Callable[[], int],
+    backend_name: BackendName,
+    share: float,
+) -> Plan:
+    """How a region will be run.
 
     Args:
-        image: as `prepare` gave it.
-        grid: where it lies.
+        image: what is looked at, (C, I, J, K).
+        ways: to lay windows over it, the best first.
         bundle: for the messages.
         model: the bundle's.
-        settings: of its windows.
         budget_bytes: what the process may hold at most.
-        placement: how the windows are laid.
-        body_in: what is worth a look in an image on a grid; None: all of it.
-        held: what the process holds beside the image.
+        held: says what it holds beside the image.
+        backend_name: what will run the network.
+        share: of the maps that torch holds at once, what a compiled network takes.
 
     Raises:
         EnvironmentFault: `environment.memory`, it can't be done within the budget.
         BundleError: `bundle.network`, the network failed on the shape of a window.
     """
+    from napari_seg.inference.backends import will_compile
     from napari_seg.inference.budget import best_plan, network_cost
 
-    image, grid, ways = _looks(image, grid, settings, placement, None if body_in is None else body_in(grid))
-
     def cost_of(windows: Windows) -> NetworkCost:
-        return network_cost(model.network, windows.cut(windows.pad(image), (0, 0, 0))[None])
+        window = windows.cut(windows.pad(image), (0, 0, 0))[None]
+        return network_cost(model.outline, window, lambda: model.network)
+
+    def share_of(flop: float) -> float | None:
+        return share if will_compile(backend_name, model.device, flop) else None
 
     with _blaming(bundle, model.device):
-        return image, grid, best_plan(ways, len(image), cost_of, budget_bytes, held)
+        return best_plan(ways, len(image), cost_of, budget_bytes, held, share_of)
 
 
-def _looks(
+def ways_over(
     image: torch.Tensor, grid: Grid, settings: WindowSettings, placement: Placement, body: Body | None
 ) -> tuple[torch.Tensor, Grid, list[Windows]]:
-    """The part of an image (C, I, J, K) that is looked at, its grid, and ways to lay windows over it."""
+    """The part of an image (C, I, J, K) that is looked at, its grid, and ways to lay windows over it, the best first.
+
+    Args:
+        image: as `prepare` gave it.
+        grid: where it lies.
+        settings: of the windows.
+        placement: how they are laid.
+        body: what is worth a look; None: all of it.
+    """
     from napari_seg.inference.covering import stride, ways_to_lay
     from napari_seg.inference.windows import Windows
 

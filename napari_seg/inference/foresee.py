@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from math import prod
 from typing import TYPE_CHECKING
 
-from napari_seg.bundle import Bundle, check_runnable, load_model
+from napari_seg.bundle import Bundle, check_runnable
 from napari_seg.geometry import Grid, is_same_lattice
 from napari_seg.inference.segment import check_fit, resolve_device
 from napari_seg.localise import is_crop
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from napari_seg.inference.backends import BackendName
     from napari_seg.inference.covering import Placement
 
-COMPILED_SHARE = 0.6
+COMPILED_TIME = 0.6
 """Of torch's seconds, what a network takes once OpenVINO has compiled it: 7.3 of 12.3 s for nnU-Net's standard network
 on two AVX2 cores."""
 
@@ -73,10 +72,11 @@ def foresee(
     """
     import torch
 
-    from napari_seg.inference.backends import WORTH_COMPILING_FLOP, make_backend
+    from napari_seg.inference.backends import make_backend, will_compile
     from napari_seg.inference.body import find_body
-    from napari_seg.inference.budget import default_budget, describe_bytes, held_bytes
-    from napari_seg.inference.engine import plan_region
+    from napari_seg.inference.budget import COMPILED_MEMORY, default_budget, describe_bytes, held_bytes
+    from napari_seg.inference.engine import plan_region, ways_over
+    from napari_seg.inference.model import load_model
     from napari_seg.inference.prepare import prepare
     from napari_seg.inference.speed import describe_seconds, expected_seconds
     from napari_seg.inference.windows import WindowSettings
@@ -100,15 +100,13 @@ def foresee(
             image, grid = prepare(volume, region, bundle, model)
             beside = prod(volume.grid.shape) - image.nbytes
             held = partial(lambda beside: held_bytes() + beside, beside)
-            image, grid, plan = plan_region(image, grid, bundle, model, settings, budget_bytes, windows, body_in, held)
-            compiled = backend == "openvino" or (
-                backend == "auto" and model.device.type == "cpu" and plan.flop >= WORTH_COMPILING_FLOP
-            )
+            image, grid, ways = ways_over(image, grid, settings, windows, body_in(grid) if body_in else None)
+            plan = plan_region(image, ways, bundle, model, budget_bytes, held, backend, COMPILED_MEMORY)
             shape = (settings.batch, len(image), *plan.windows.size)
-            one = make_backend("torch", model.network, model.device, shape, plan.flop, plan.sums_bytes)
+            one = make_backend("torch", model, shape, plan.flop, plan.sums_bytes)
             resampled = not is_same_lattice(grid, volume.grid)
-            took = expected_seconds(plan, one, model.network, len(image), prod(volume.grid.shape), resampled)
-            seconds += took * (COMPILED_SHARE if compiled and find_spec("openvino") else 1)
+            took = expected_seconds(plan, one, model.outline, len(image), prod(volume.grid.shape), resampled)
+            seconds += took * (COMPILED_TIME if will_compile(backend, model.device, plan.flop) else 1)
             count += plan.asked
             peak_bytes = max(peak_bytes, plan.peak_bytes)
     words = describe_seconds(seconds), describe_bytes(peak_bytes)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from napari_seg.bundle import Bundle, check_runnable, load_model, read_bundle, read_coarse
+from napari_seg.bundle import Bundle, check_runnable, read_bundle, read_coarse
 from napari_seg.errors import BundleError, EnvironmentFault
 from napari_seg.geometry import Grid
 from napari_seg.localise import Progress, localise
@@ -80,11 +80,12 @@ def segment(
     regions, place_notices = localise(volume, bundle, progress)
 
     report("loading", 0, 1)
-    model = load_model(bundle, device)
-    report("loading", 1, 1)
-
     from napari_seg.inference.budget import default_budget
     from napari_seg.inference.engine import segment_region
+    from napari_seg.inference.model import load_model
+
+    model = load_model(bundle, device)
+    report("loading", 1, 1)
 
     segments = _merged(tuple(s for region in regions for s in region.segments))
     label_map = np.zeros(volume.grid.shape, dtype=smallest_label_type(max((s.label for s in segments), default=1)))

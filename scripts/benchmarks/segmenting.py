@@ -50,9 +50,10 @@ def segmented(bundle: Path, shape: tuple[int, int, int], spacing_mm: float, back
     import numpy as np
 
     from napari_seg import Grid, Volume
-    from napari_seg.bundle import load_model, read_bundle
+    from napari_seg.bundle import read_bundle
     from napari_seg.geometry import resample
     from napari_seg.inference import segment
+    from napari_seg.inference.model import load_model
 
     grid = Grid(shape, np.diag([spacing_mm] * 3 + [1.0]))
     i, j, k = (2 + int(length // BLOB_MM) for length in grid.size_mm)

@@ -1,0 +1,172 @@
+"""A bundle's network and what surrounds it, ready to run. From here on the bundle's own code runs."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+import weakref
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from monai.inferers import Inferer
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+
+from napari_seg.bundle import METADATA, WEIGHTS, Bundle, check_runnable, own_modules
+from napari_seg.errors import BundleError
+
+log = logging.getLogger(__name__)
+
+
+class Model:
+    """A network, in memory while somebody wants it, and what a bundle surrounds it with.
+
+    Args:
+        network: in evaluation mode on `device`; (N, C, *spatial) -> logits (N, classes, *spatial).
+        preprocessing: the bundle's transforms after loading, on a dictionary with `image`, a MetaTensor (C, I, J, K).
+        inferer: the bundle's.
+        device: where the network is.
+        weights: the file that all its numbers are in; None: they are nowhere else, and stay in memory.
+
+    Attributes:
+        outline: the network with all its shapes, and no numbers if they can be read again.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        preprocessing: Compose,
+        inferer: Inferer,
+        device: torch.device,
+        weights: Path | None = None,
+    ) -> None:
+        self.outline = network
+        self.preprocessing = preprocessing
+        self.inferer = inferer
+        self.device = device
+        self._held: torch.nn.Module | None = network
+        self._alive = weakref.ref(network)  # whoever has a network keeps it when it is let go here
+        self._weights = weights
+        self._changed = weights and weights.stat().st_mtime_ns
+        self._loading = threading.Lock()
+        if weights is not None:
+            try:
+                self.outline = _outline(network)
+            except Exception as error:  # a network can hold anything
+                log.debug("the network stays in memory, since it can't be copied (%s)", type(error).__name__)
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The network, its weights read again if they were let go.
+
+        Raises:
+            BundleError: `bundle.weights`, their file is gone or another than before.
+        """
+        with self._loading:
+            network = self._held or self._alive()
+            if network is None:
+                assert self._weights is not None
+                if not self._weights.is_file() or self._weights.stat().st_mtime_ns != self._changed:
+                    raise BundleError(
+                        "bundle.weights", f"{self._weights.name} was changed while in use; run this again"
+                    )
+                network = _with_room(self.outline)
+                _load_weights(network, self._weights)
+                self._alive = weakref.ref(network)
+            self._held = network
+            return network
+
+    def let_go(self) -> None:
+        """Gives back the memory of the weights, now that something else runs the network."""
+        if self.outline is not self._held:
+            self._held = None
+
+
+def load_model(bundle: Bundle, device: str) -> Model:
+    """A bundle's network with its weights, its preprocessing and its inferer; the last two loaded are kept.
+
+    Args:
+        bundle: one that is trusted.
+        device: torch's name of a device.
+
+    Raises:
+        BundleError: `bundle.untrusted`; `bundle.config`, the inference config can't be used; `bundle.weights`,
+            the weights are missing or do not fit the network.
+    """
+    check_runnable(bundle)
+    weights = bundle.root / WEIGHTS
+    return _load_model(bundle.root, weights, weights.stat().st_mtime_ns, device)
+
+
+@lru_cache(maxsize=2)
+def _load_model(root: Path, weights: Path, weights_changed: int, device: str) -> Model:
+    """`weights_changed` keeps a model that was trained anew from being taken for the old one."""
+    configs = [root / "configs" / f"inference.{suffix}" for suffix in ("yaml", "yml", "json")]
+    config = next((path for path in configs if path.is_file()), None)
+    if config is None:
+        raise BundleError("bundle.config", f"bundle {root.name!r} has no configs/inference.yaml or .json")
+    torch_device = torch.device(device)
+    with own_modules(root):
+        try:
+            parser = _parser(root, config, torch_device)
+            transforms = parser.get_parsed_content("preprocessing").transforms
+            inferer = parser.get_parsed_content("inferer")
+            is_shared = "network_def" in parser.ref_resolver.resolved_content
+            # with a parser of its own nothing but the model holds it: lambdas hold all that theirs has made
+            network = (parser if is_shared else _parser(root, config, torch_device)).get_parsed_content("network_def")
+        except Exception as error:  # whatever a foreign config raises is the config's fault, and is told
+            raise BundleError(
+                "bundle.config",
+                f"{config.name} of bundle {root.name!r} can't be used ({type(error).__name__}: {error}); "
+                "expected the ids network_def, preprocessing (a Compose) and inferer",
+            ) from error
+    _load_weights(network, weights)
+    network = network.to(torch_device).eval()
+    return Model(network, _without_loading(transforms), inferer, torch_device, None if is_shared else weights)
+
+
+def _parser(root: Path, config: Path, device: torch.device) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config(str(config))
+    parser.read_meta(str(root / METADATA))
+    parser.update({"bundle_root": str(root), "device": device})
+    return parser
+
+
+def _without_loading(transforms: tuple) -> Compose:
+    """The transforms without those that read a file or find its channels: a Volume has both behind it."""
+    return Compose([t for t in transforms if not isinstance(t, LoadImaged | EnsureChannelFirstd)])
+
+
+def _load_weights(network: torch.nn.Module, path: Path) -> None:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state.get("model", state))
+    except Exception as error:  # unpickling a stranger's file can raise anything
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BundleError(
+            "bundle.weights",
+            f"{path.name} of bundle {path.parents[1].name!r} does not fit its network_def ({first_line}); expected the "
+            "state dictionary of that network, saved by torch.save",
+        ) from error
+
+
+def _outline(network: torch.nn.Module) -> torch.nn.Module:
+    """A copy whose weights have shapes and take no memory."""
+    hollow: dict[int, Any] = {}
+    for value in network.state_dict(keep_vars=True).values():
+        zeros = value.detach().new_zeros(()).expand(value.shape)
+        hollow[id(value)] = torch.nn.Parameter(zeros, False) if isinstance(value, torch.nn.Parameter) else zeros
+    return copy.deepcopy(network, hollow)
+
+
+def _with_room(outline: torch.nn.Module) -> torch.nn.Module:
+    """A copy with room for its weights, whatever they were."""
+    with torch.inference_mode(False):
+        network = copy.deepcopy(outline)
+        for value in network.state_dict(keep_vars=True).values():
+            value.data = torch.empty(value.shape, dtype=value.dtype, device=value.device)
+    return network

@@ -1,0 +1,130 @@
+"""A network's weights are in memory while they are wanted, and always the ones that were asked for."""
+
+from __future__ import annotations
+
+import gc
+import os
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bundles import write_threshold_bundle
+from torch import nn
+
+from napari_seg.bundle import Bundle, read_bundle
+from napari_seg.errors import BundleError
+from napari_seg.geometry import Grid
+from napari_seg.inference import compiled, segment
+from napari_seg.inference.model import Model, load_model
+from napari_seg.volume import Volume
+
+NETWORK = """
+import torch
+
+
+def make():
+    network = torch.nn.Sequential(torch.nn.Conv3d(1, 3, 3, padding=1), torch.nn.BatchNorm3d(3))
+    network.known = [network]  # it holds itself, as many do
+    return network
+"""
+WINDOW = torch.ones(1, 1, 8, 8, 8)
+
+
+def make_bundle(root: Path) -> Bundle:
+    """One whose network has weights and running means, and whose preprocessing has a lambda."""
+    write_threshold_bundle(root, roi=(16, 16, 16))
+    config = root / "configs/inference.yaml"
+    text = config.read_text()
+    text = text.replace("scripts.nets.Threshold\n  halves: false", "scripts.nets.make")
+    text = text.replace(
+        "inferer:",
+        "    - {_target_: monai.transforms.Lambdad, keys: image, func: '$lambda image: image - 100'}\ninferer:",
+    )
+    config.write_text(text)
+    (root / "scripts/nets.py").write_text(NETWORK)
+    save_weights(root, seed=0)
+    return read_bundle(root, trust=True)
+
+
+def save_weights(root: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Conv3d(1, 3, 3, padding=1), nn.BatchNorm3d(3))
+    network[1].running_mean.normal_()
+    torch.save(network.state_dict(), root / "models/model.pt")
+
+
+def let_go(model: Model) -> None:
+    """As the engine does, and sees to it that nobody else holds the network."""
+    known = weakref.ref(model.network)
+    model.let_go()
+    gc.collect()
+    assert known() is None
+
+
+@pytest.mark.parametrize("mode", [False, True])
+def test_weights_that_were_let_go_are_read_again(tmp_path: Path, mode: bool) -> None:
+    model = load_model(make_bundle(tmp_path / "bundle"), "cpu")
+    with torch.inference_mode(mode):
+        before = model.network(WINDOW)
+        state = {name: value.clone() for name, value in model.network.state_dict().items()}
+        let_go(model)
+        assert not any(value.untyped_storage().nbytes() > 8 for value in model.outline.state_dict().values())
+        assert [value.shape for value in model.outline.state_dict().values()] == [v.shape for v in state.values()]
+        again = model.network
+        assert model.network is again
+        assert not again.training
+        torch.testing.assert_close(again(WINDOW), before)
+        torch.testing.assert_close(dict(again.state_dict()), state)
+
+
+def test_whoever_has_a_network_keeps_it(tmp_path: Path) -> None:
+    model = load_model(make_bundle(tmp_path / "bundle"), "cpu")
+    mine = model.network
+    model.let_go()
+    assert float(mine[0].weight.abs().sum()) > 0
+    assert model.network is mine
+
+
+def test_weights_that_were_changed_meanwhile_are_not_taken_for_the_old_ones(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    model = load_model(bundle, "cpu")
+    let_go(model)
+    save_weights(bundle.root, seed=1)
+    os.utime(bundle.root / "models/model.pt", (1, 1))
+    with pytest.raises(BundleError, match=r"bundle\.weights: .* changed"):
+        _ = model.network
+    assert load_model(bundle, "cpu") is not model
+
+
+def test_a_network_that_others_hold_stays(tmp_path: Path) -> None:
+    # an inferer that runs the network itself has it from the config, and must find its weights there
+    bundle = make_bundle(tmp_path / "bundle")
+    inferer = "import monai\n\n\nclass Own(monai.inferers.SimpleInferer):\n    def __init__(self, net, **_):\n"
+    (bundle.root / "scripts/own.py").write_text(inferer + "        super().__init__()\n        self.net = net\n")
+    config = bundle.root / "configs/inference.yaml"
+    text = config.read_text().replace("monai.inferers.SlidingWindowInferer", "scripts.own.Own")
+    config.write_text(text + "  net: '@network_def'\n")
+    model = load_model(bundle, "cpu")
+    assert model.inferer.net is model.network
+    model.let_go()
+    gc.collect()
+    assert model.inferer.net is model.network
+    assert float(model.network[0].weight.abs().sum()) > 0
+
+
+def test_a_compiled_network_is_not_held_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setenv(compiled.CACHE_VARIABLE, str(tmp_path / "cache"))
+    bundle = make_bundle(tmp_path / "bundle")
+    values = np.random.default_rng(0).uniform(0, 200, (1, 30, 20, 18)).astype(np.float32)
+    scan = Volume(values, Grid((30, 20, 18), np.diag([1.5, 1.25, 2.5, 1])))
+    with_torch = segment(scan, bundle, backend="torch")
+    known = weakref.ref(load_model(bundle, "cpu").network)
+    found = segment(scan, bundle, backend="openvino")
+    assert known() is None
+    for _ in range(2):  # from memory, and with torch after that
+        assert (found.array == with_torch.array).all()
+        found = segment(scan, bundle, backend="openvino")
+    assert (segment(scan, bundle, backend="torch").array == with_torch.array).all()
