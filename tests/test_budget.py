@@ -72,7 +72,7 @@ def test_less_memory_gives_more_strips_then_half_precision_then_a_refusal() -> N
     def plan(gib: float):
         return make_plan(windows, 1, cost, int(gib * 2**30), held=600 * MIB)
 
-    plenty, less, little = plan(8), plan(3.8), plan(2.8)
+    plenty, less, little = plan(8), plan(3.8), plan(2.9)
     assert len(plenty.strips) == 1
     assert len(plenty.starts) == windows.count
     assert plenty.kept_dtype is less.kept_dtype is torch.float32
