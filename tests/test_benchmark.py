@@ -391,7 +391,8 @@ def test_nnunet_and_the_bundle_compute_the_same(tmp_path):
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    from napari_seg.bundle import load_model, read_bundle
+    from napari_seg.bundle import read_bundle
+    from napari_seg.inference.model import load_model
 
     array = np.zeros((22, 28, 36), np.int16)
     array[1:21, 4:28, 2:30] = np.random.default_rng(0).integers(1, 500, (20, 24, 28))

@@ -157,11 +157,28 @@ def test_a_region_is_planned_anew_when_a_compiled_network_takes_more_than_was_th
     found, made, plans = with_backends(4, plan.peak_bytes)
     assert len(plans) > 1
     assert len({(plan.windows.size, plan.rests, len(plan.strips), plan.kept_dtype) for plan in plans}) == len(plans)
-    assert made.closed == len(made.wanted) == len(plans)
-    assert made.rested == plans[-1].rests * plans[-1].asked
+    assert made.closed == len(made.wanted) == len({plan.windows.size for plan in plans})
+    assert plans[-1].rests
+    assert made.rested == plans[-1].asked
     np.testing.assert_array_equal(found.array, usual.array)
     with pytest.raises(EnvironmentFault, match=r"environment\.memory"):
         with_backends(10_000, plan.peak_bytes)
+
+
+def test_what_was_planned_for_torch_is_run_by_torch(with_backends: Segmented, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "WORTH_COMPILING_FLOP", np.inf)
+    _, made, (plan,) = with_backends(100)
+    assert made.wanted == ["torch"]
+    assert plan.share is None
+
+
+def test_what_a_network_takes_is_remembered_for_the_next_scan(with_backends: Segmented) -> None:
+    _, _, (plan,) = with_backends(1)
+    _, _, plans = with_backends(4, plan.peak_bytes)
+    assert len(plans) > 1
+    _, made, again = with_backends(4, plan.peak_bytes)
+    assert again == plans[-1:]
+    assert len(made.wanted) == 1
 
 
 def test_a_region_is_planned_anew_for_torch_when_a_network_cant_be_compiled(with_backends: Segmented) -> None:

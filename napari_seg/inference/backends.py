@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
 
-from napari_seg.errors import EnvironmentFault
+from napari_seg.errors import EnvironmentFault, NapariSegError
 from napari_seg.inference.covering import stride
 
 if TYPE_CHECKING:
@@ -254,6 +254,8 @@ def make_backend(
 
     try:
         return OpenVINOBackend(compiled_once(model, shape), shape)
+    except NapariSegError:  # its weights can't be read again
+        raise
     except Exception as error:  # a network can hold anything
         first_line = (str(error).strip().splitlines() or [""])[0]
         why = f"OpenVINO can't run this network ({type(error).__name__}: {first_line})"

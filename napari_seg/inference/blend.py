@@ -118,10 +118,29 @@ def kept_shapes(windows: Windows, strip: tuple[int, int]) -> tuple[list[int], li
 def kept_bytes(windows: Windows, strip: tuple[int, int], classes: int, itemsize: int) -> int:
     """Memory of what `blend` holds, at most, beside the logits that come: sums of a plane, a row and a place."""
     _, _, fast = windows.axes
-    place = prod(_extent(windows, axis, strip) for axis in range(3))
+    place = prod(place_shape(windows, strip))
     last = place // windows.size[fast] * _overlap(windows, fast, strip)
     merged = place if place > prod(windows.size) else 0
     return classes * (sum(map(prod, kept_shapes(windows, strip))) * itemsize + (last + merged) * 4)
+
+
+def place_shape(windows: Windows, strip: tuple[int, int]) -> Triple:
+    """Of the largest place, and so of the largest block."""
+    i, j, k = (_extent(windows, axis, strip) for axis in range(3))
+    return i, j, k
+
+
+def weights_voxels(windows: Windows, strip: tuple[int, int]) -> int:
+    """Of all sums of the windows' weights that `blend` keeps, one of each kind of block."""
+    lengths = []
+    for axis in range(3):
+        starts, size = windows.starts[axis], windows.size[axis]
+        kinds = set()
+        for span in windows.spans(axis, strip):
+            reaching = tuple(s - span.begin for s in starts if s < span.final and s + size > span.begin)
+            kinds.add((span.final - span.begin, reaching))
+        lengths.append(sum(length for length, _ in kinds))
+    return prod(lengths)
 
 
 def thriftiest(windows: Windows, strip: tuple[int, int], itemsize: int = 4) -> Windows:

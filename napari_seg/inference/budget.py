@@ -3,7 +3,7 @@
 What grows with the number of classes are the sums of overlapping windows (`blend.kept_bytes`). Where they do not fit,
 a compiled network gives back its memory after each batch, for a twentieth more time. Where that is too little, the
 plane is cut in strips, whose windows at the cuts are run twice: the same labels for more time. Where even that does
-not fit, the sums are kept in float16. What can't fit at all is refused before anything is run.
+not fit, the sums are kept in float16. What can't fit at all is refused, before any window is run.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import logging
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -27,9 +27,9 @@ from torch.utils._pytree import tree_leaves
 
 from napari_seg.errors import EnvironmentFault
 from napari_seg.inference.backends import check_answer, first_answer, twin
-from napari_seg.inference.blend import kept_bytes, thriftiest
+from napari_seg.inference.blend import kept_bytes, place_shape, thriftiest, weights_voxels
 from napari_seg.inference.cells import LOGITS_AT_ONCE
-from napari_seg.inference.decide import VOXELS_AT_ONCE
+from napari_seg.inference.decide import POINT_BYTES, VOXELS_AT_ONCE
 from napari_seg.inference.windows import Triple, Windows
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,12 @@ MARGIN = 1.1
 """Of what is predicted of torch: convolution libraries keep weights and scratch of their own."""
 
 COMPILED_MEMORY = 0.4
-"""Of the maps that torch holds at once, what OpenVINO does: it works in place, and splits skip connections."""
+"""Of the maps that torch holds at once, what a network takes when OpenVINO runs it, which works in place, its skip
+connections split (see `skips.py`): 0.36 of nnU-Net's standard network. What a network does take is known once it is
+compiled."""
+
+WORTH_TRIMMING_BYTES = 16 * 2**20
+"""Logits of a window from which what their deciding leaves is returned to the system each time."""
 
 
 def _times(shape: Sequence[int]) -> str:
@@ -118,10 +123,15 @@ def give_back() -> None:
 
 
 def trim() -> None:
-    """Has the C library return freed memory to the system, of which it keeps much else."""
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # musl has no such function
-            ctypes.CDLL(None).malloc_trim(0)
+    """Has the C library return freed memory to the system, of which glibc keeps much else; others keep less."""
+    release = _malloc_trim()
+    if release is not None:
+        release(0)
+
+
+@lru_cache(maxsize=1)
+def _malloc_trim() -> Callable[[int], int] | None:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 def network_cost(
@@ -133,7 +143,7 @@ def network_cost(
 
     Args:
         network: in evaluation mode; its weights matter only where it is run.
-        window: (1, C, *size), in main memory; as do its values.
+        window: (1, C, *size), in main memory; its values matter only where the network is run.
         whole: gives the network with its weights, if `network` has none.
     """
     meta = torch.device("meta")  # weights with shapes and no values
@@ -229,6 +239,11 @@ class Plan:
         used = _at_once(network_bytes, self.passing_bytes, self.rests)
         return replace(self, peak_bytes=held + self.staying_bytes + used)
 
+    @property
+    def is_worth_trimming(self) -> bool:
+        """Whether what is freed after a block is much beside the milliseconds that returning it takes."""
+        return 4 * self.cost.classes * prod(self.windows.size) >= WORTH_TRIMMING_BYTES
+
     def __str__(self) -> str:
         cut = f" in {len(self.strips)} strips" if len(self.strips) > 1 else ""
         half = ", sums in float16" if self.kept_dtype == torch.float16 else ""
@@ -305,14 +320,10 @@ def make_plan(
     batch = windows.settings.batch
     voxels = prod(windows.size)
     block = 4 * cost.classes * voxels
-    mirrors = 2 * batch * block if windows.settings.mirror_axes else 0
-    network = int((MARGIN if share is None else share) * batch * cost.peak_bytes)
-    weights = 4 * (
-        voxels + min(prod(windows.padded_shape), 27 * voxels)
-    )  # of a window, and their sums where they lie alike
-    fixed = image + weights + (block if windows.empty else 0) + mirrors
-    # a block is decided once more with the edges of its neighbours, some of its logits and of the scan's voxels at once
-    passing = block + 4 * voxels + 16 * min(LOGITS_AT_ONCE, cost.classes * voxels) + 250 * min(VOXELS_AT_ONCE, voxels)
+    logits = batch * block
+    mirrors = 2 * logits if windows.settings.mirror_axes else 0
+    network = max(int((MARGIN if share is None else share) * batch * cost.peak_bytes), logits + 4 * channels * voxels)
+    fixed = image + 4 * voxels + (2 * block if windows.empty else 0) + mirrors
     ways_to_hold = (False,) if share is None else (False, True)
     rows = len(windows.starts[windows.axes[1]])
     smallest = 0
@@ -321,7 +332,11 @@ def make_plan(
             size = kept_dtype.itemsize
             strips = tuple((thriftiest(windows, strip, size), strip) for strip in cut_in_strips(windows, count))
             kept = max(kept_bytes(joined, strip, cost.classes, size) for joined, strip in strips)
-            staying = int(fixed + kept)
+            staying = int(fixed + kept + 4 * max(weights_voxels(joined, strip) for joined, strip in strips))
+            largest = max(prod(place_shape(joined, strip)) for joined, strip in strips)
+            passing = 4 * cost.classes * largest + decided_bytes(cost.classes, largest)
+            # the network's memory holds the logits, which stay when it is given back
+            passing += logits if rests else 0
             peak = held + staying + _at_once(network, passing, rests)
             smallest = min(smallest or peak, peak)
             if peak <= budget_bytes:
@@ -337,6 +352,11 @@ def make_plan(
         f"{cost.classes} classes in windows of {_times(windows.size)} need {describe_bytes(smallest)} of "
         f"memory; {describe_bytes(budget_bytes)} may be used; give more with --memory, or use a smaller window",
     )
+
+
+def decided_bytes(classes: int, voxels: int) -> int:
+    """What deciding a block of logits holds beside them: of each voxel its class and certainty, parts, and points."""
+    return 12 * voxels + 4 * 4 * min(LOGITS_AT_ONCE, classes * voxels) + POINT_BYTES * VOXELS_AT_ONCE
 
 
 def _at_once(network_bytes: int, passing_bytes: int, rests: bool) -> int:

@@ -148,19 +148,15 @@ def certainty_of(logits: torch.Tensor, cuts: torch.Tensor | None) -> torch.Tenso
     With `cuts`, see `winners_of`, probabilities are those of each structure being there or not; the entropy is that of
     the one that is least sure.
     """
-    if cuts is not None:
-        shares = logits.sigmoid()
-        winner = winners_of(logits, cuts)
-        chosen = shares.gather(0, (winner - 1).clamp(min=0)[None])[0]
-        confidence = torch.where(winner > 0, chosen, 1 - shares.amax(dim=0))
-        doubt = -torch.xlogy(shares, shares) - torch.xlogy(1 - shares, 1 - shares)
-        return torch.stack([confidence, doubt.amax(dim=0) / log(2)])
     classes, shape = len(logits), logits.shape[1:]
     flat = logits.reshape(classes, -1)
     found = flat.new_empty((2, flat.shape[1]))
     step = max(1, LOGITS_AT_ONCE // classes)
     for begin in range(0, flat.shape[1], step):
         some = flat[:, begin : begin + step].clamp(-1e30, 1e30)
+        if cuts is not None:
+            found[:, begin : begin + step] = _certainty_of_structures(some, cuts)
+            continue
         some = some - some.amax(dim=0)
         weights = some.exp()
         total = weights.sum(dim=0)
@@ -168,6 +164,16 @@ def certainty_of(logits: torch.Tensor, cuts: torch.Tensor | None) -> torch.Tenso
         entropy = total.log() - (weights * some).sum(dim=0) / total
         found[1, begin : begin + step] = entropy / max(log(classes), 1e-9)
     return found.reshape(2, *shape)
+
+
+def _certainty_of_structures(logits: torch.Tensor, cuts: torch.Tensor) -> torch.Tensor:
+    """(2, n) of logits (channels, n), see `certainty_of`."""
+    shares = logits.sigmoid()
+    winner = winners_of(logits, cuts)
+    chosen = shares.gather(0, (winner - 1).clamp(min=0)[None])[0]
+    confidence = torch.where(winner > 0, chosen, 1 - shares.amax(dim=0))
+    doubt = -torch.xlogy(shares, shares) - torch.xlogy(1 - shares, 1 - shares)
+    return torch.stack([confidence, doubt.amax(dim=0) / log(2)])
 
 
 def _flat_index(logits: torch.Tensor, i: torch.Tensor, j: torch.Tensor, k: torch.Tensor) -> torch.Tensor:

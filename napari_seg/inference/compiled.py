@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from napari_seg import __version__
 from napari_seg.inference.backends import BatchCost, first_answer, smaller, twin
-from napari_seg.inference.budget import held_bytes
+from napari_seg.inference.budget import give_back, held_bytes
 from napari_seg.inference.skips import split_skips
 
 if TYPE_CHECKING:
@@ -154,6 +154,7 @@ def compile_network(network: torch.nn.Module, shape: tuple[int, ...], cache_dir:
         log.debug("the network does otherwise with larger windows than with small ones; it is traced on whole ones")
         compiled = _compile_checked(network, _traced(network, shape), shape, shape)
     if blob is not None:
+        del traced
         content = compiled.model.export_model().getbuffer()
         _keep(blob, _HEAD.pack(*compiled.batch_cost, len(content)).ljust(_HEAD_BYTES, b"\0"), content)
         del content
@@ -231,6 +232,7 @@ def _compile_checked(network: torch.nn.Module, traced: Any, trial: tuple[int, ..
 
 def _answered(model: Any, batch: torch.Tensor) -> tuple[torch.Tensor, BatchCost]:
     """A compiled model's logits, and what they took."""
+    give_back()
     held, start = held_bytes(), time.perf_counter()
     request = model.create_infer_request()
     answer = request.infer({0: batch.numpy()}, share_inputs=True, share_outputs=True)[0]
@@ -282,8 +284,10 @@ def cache_dir() -> Path | None:
 def _traced_on_small(network: torch.nn.Module, shape: tuple[int, ...]) -> tuple[tuple[int, ...], Any]:
     """The smallest of some batches, `shape` being the largest, that the network takes; and OpenVINO's model for it."""
     quarter, half = smaller(shape, 4), smaller(shape)
+    longest = max(range(2, len(shape)), key=lambda axis: half[axis])
+    longer = tuple(n if axis == longest else m for axis, (m, n) in enumerate(zip(quarter, half, strict=True)))
     # a network that is left with one voxel at its deepest can't normalise it, and is given two
-    for small in (quarter, (*quarter[:-1], half[-1]), half):
+    for small in dict.fromkeys((quarter, longer, half)):
         try:
             return small, _traced(network, small)
         except Exception as error:  # a network of one size only can raise anything
@@ -380,11 +384,17 @@ def _keep(path: Path, *content: bytes | memoryview) -> None:
 def _forget_oldest(folder: Path) -> None:
     """Removes what was not used for longest until all that is kept is no more than it may be."""
     try:
-        blobs = sorted(folder.glob("*.blob"), key=lambda path: path.stat().st_mtime)
-        excess = sum(path.stat().st_size for path in blobs) - KEPT_BYTES
-        for blob in blobs[:-1]:
-            if excess > 0:
-                excess -= blob.stat().st_size
-                blob.unlink()
+        known = [(path.stat(), path) for path in folder.glob("*.blob")]
     except OSError as error:  # another process was quicker, or the folder is not ours
-        log.info("compiled networks could not be removed (%s)", error.strerror)
+        log.info("compiled networks could not be looked through (%s)", error.strerror)
+        return
+    known.sort(key=lambda blob: blob[0].st_mtime)
+    excess = sum(stat.st_size for stat, _ in known) - KEPT_BYTES
+    for stat, path in known[:-1]:
+        if excess <= 0:
+            break
+        try:
+            path.unlink()
+            excess -= stat.st_size
+        except OSError as error:  # Windows keeps one that a process has in memory
+            log.info("a compiled network could not be removed (%s)", error.strerror)

@@ -30,7 +30,10 @@ from napari_seg.inference.windows import Triple
 from napari_seg.volume import Certainty
 
 VOXELS_AT_ONCE = 200_000
-"""Voxels of the scan that are decided at once; where classes meet everywhere, some 250 bytes are held for each."""
+"""Voxels of the scan that are decided at once."""
+
+POINT_BYTES = 250
+"""What is held for each of them where classes meet everywhere."""
 
 _REACH = 0.501
 """How far a region reaches beyond the centres of its outer voxels, in voxels."""

@@ -124,7 +124,8 @@ def segment_region(
                         begin = max(strip[0] - windows.before[windows.axes[1]], 0)
                         decider.add(inner[0], block.logits[(slice(None), *inner[1])], begin)
                     del block
-                    trim()
+                    if plan.is_worth_trimming:
+                        trim()
         took = f"took {describe_seconds(measured.seconds)}, expected {describe_seconds(expected)}"
         memory = f"{describe_bytes(measured.peak_bytes)} of memory, expected {describe_bytes(plan.peak_bytes)}"
         figures = {"plan": plan, "expected_seconds": expected, "measured": measured}
@@ -144,35 +145,43 @@ def _ready(
 ) -> tuple[Plan, Backend]:
     """How a region will be run, and what runs it; planned anew if that takes more memory than it was thought to."""
     from napari_seg.inference.backends import make_backend
-    from napari_seg.inference.budget import COMPILED_MEMORY, give_back
+    from napari_seg.inference.budget import describe_bytes, give_back
     from napari_seg.inference.compiled import compiled_once
 
-    share, known = COMPILED_MEMORY, 0
+    backend: Backend | None = None
+    compiled_for: tuple[int, ...] = ()
+    known = 0
 
     def beside() -> int:
         return known or held()  # with a compiled network, once there was one
 
     while True:
-        plan = plan_region(image, ways, bundle, model, budget_bytes, beside, backend_name, share)
+        plan = plan_region(image, ways, bundle, model, budget_bytes, beside, backend_name)
         on_window(0, plan.asked)  # may stop before a network is compiled
         shape = (plan.windows.settings.batch, len(image), *plan.windows.size)
-        backend = make_backend(backend_name, model, shape, plan.flop, plan.sums_bytes)
+        if backend is None or shape != compiled_for:
+            if backend is not None:
+                backend.close()
+                compiled_once.cache_clear()
+            if plan.share is None and backend_name == "auto":
+                backend_name = "torch"  # as it was planned
+            backend, compiled_for = make_backend(backend_name, model, shape, plan.flop, plan.sums_bytes), shape
         if backend.batch_cost is None:
             if plan.share is None:
                 return plan, backend
-            backend_name = "torch"  # the network can't be compiled after all
+            backend_name, backend = "torch", None  # the network can't be compiled after all
             continue
         model.let_go()
         give_back()
         known = max(known, held())
-        plan = plan.told(backend.batch_cost.memory, known)
+        taken = backend.batch_cost.memory
+        plan = plan.told(taken, known)
         if plan.peak_bytes <= budget_bytes:
             return plan, backend
         # with what is known now, this plan does not fit again
-        log.info("%s: more memory than may be used; planned anew", plan)
-        share = max(share, (backend.batch_cost.memory + 1) / (shape[0] * plan.cost.peak_bytes))
-        backend.close()
-        compiled_once.cache_clear()
+        text = "%s: %s is more than the %s that may be used; planned anew"
+        log.info(text, bundle.name, plan, describe_bytes(budget_bytes))
+        model.compiled_memory = max(model.compiled_memory, (taken + 1) / (shape[0] * plan.cost.peak_bytes))
 
 
 def plan_region(
@@ -183,7 +192,6 @@ def plan_region(
     budget_bytes: int,
     held: Callable[[], int],
     backend_name: BackendName,
-    share: float,
 ) -> Plan:
     """How a region will be run.
 
@@ -195,7 +203,6 @@ def plan_region(
         budget_bytes: what the process may hold at most.
         held: says what it holds beside the image.
         backend_name: what will run the network.
-        share: of the maps that torch holds at once, what a compiled network takes.
 
     Raises:
         EnvironmentFault: `environment.memory`, it can't be done within the budget.
@@ -209,7 +216,7 @@ def plan_region(
         return network_cost(model.outline, window, lambda: model.network)
 
     def share_of(flop: float) -> float | None:
-        return share if will_compile(backend_name, model.device, flop) else None
+        return model.compiled_memory if will_compile(backend_name, model.device, flop) else None
 
     with _blaming(bundle, model.device):
         return best_plan(ways, len(image), cost_of, budget_bytes, held, share_of)

@@ -72,9 +72,9 @@ def foresee(
     """
     import torch
 
-    from napari_seg.inference.backends import make_backend, will_compile
+    from napari_seg.inference.backends import make_backend
     from napari_seg.inference.body import find_body
-    from napari_seg.inference.budget import COMPILED_MEMORY, default_budget, describe_bytes, held_bytes
+    from napari_seg.inference.budget import default_budget, describe_bytes, held_bytes
     from napari_seg.inference.engine import plan_region, ways_over
     from napari_seg.inference.model import load_model
     from napari_seg.inference.prepare import prepare
@@ -101,13 +101,15 @@ def foresee(
             beside = prod(volume.grid.shape) - image.nbytes
             held = partial(lambda beside: held_bytes() + beside, beside)
             image, grid, ways = ways_over(image, grid, settings, windows, body_in(grid) if body_in else None)
-            plan = plan_region(image, ways, bundle, model, budget_bytes, held, backend, COMPILED_MEMORY)
+            plan = plan_region(image, ways, bundle, model, budget_bytes, held, backend)
             shape = (settings.batch, len(image), *plan.windows.size)
             one = make_backend("torch", model, shape, plan.flop, plan.sums_bytes)
             resampled = not is_same_lattice(grid, volume.grid)
             took = expected_seconds(plan, one, model.outline, len(image), prod(volume.grid.shape), resampled)
-            seconds += took * (COMPILED_TIME if will_compile(backend, model.device, plan.flop) else 1)
+            seconds += took * (1 if plan.share is None else COMPILED_TIME)
             count += plan.asked
             peak_bytes = max(peak_bytes, plan.peak_bytes)
+            if plan.share is not None:
+                model.let_go()  # OpenVINO will run it
     words = describe_seconds(seconds), describe_bytes(peak_bytes)
     return Foresight(count, seconds, peak_bytes, regions[0] is not None, *words)

@@ -17,6 +17,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 from napari_seg.bundle import METADATA, WEIGHTS, Bundle, check_runnable, own_modules
 from napari_seg.errors import BundleError
+from napari_seg.inference.budget import COMPILED_MEMORY
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +31,11 @@ class Model:
         inferer: the bundle's.
         device: where the network is.
         weights: the file that all its numbers are in; None: they are nowhere else, and stay in memory.
+        weights_changed: when that file was, in nanoseconds.
 
     Attributes:
         outline: the network with all its shapes, and no numbers if they can be read again.
+        compiled_memory: of the maps that torch holds at once, what the network takes once compiled, as far as is known.
     """
 
     def __init__(
@@ -42,15 +45,17 @@ class Model:
         inferer: Inferer,
         device: torch.device,
         weights: Path | None = None,
+        weights_changed: int = 0,
     ) -> None:
         self.outline = network
+        self.compiled_memory = COMPILED_MEMORY
         self.preprocessing = preprocessing
         self.inferer = inferer
         self.device = device
         self._held: torch.nn.Module | None = network
         self._alive = weakref.ref(network)  # whoever has a network keeps it when it is let go here
         self._weights = weights
-        self._changed = weights and weights.stat().st_mtime_ns
+        self._changed = weights_changed
         self._loading = threading.Lock()
         if weights is not None:
             try:
@@ -69,10 +74,7 @@ class Model:
             network = self._held or self._alive()
             if network is None:
                 assert self._weights is not None
-                if not self._weights.is_file() or self._weights.stat().st_mtime_ns != self._changed:
-                    raise BundleError(
-                        "bundle.weights", f"{self._weights.name} was changed while in use; run this again"
-                    )
+                _check_unchanged(self._weights, self._changed)
                 network = _with_room(self.outline)
                 _load_weights(network, self._weights)
                 self._alive = weakref.ref(network)
@@ -114,8 +116,8 @@ def _load_model(root: Path, weights: Path, weights_changed: int, device: str) ->
             parser = _parser(root, config, torch_device)
             transforms = parser.get_parsed_content("preprocessing").transforms
             inferer = parser.get_parsed_content("inferer")
-            is_shared = "network_def" in parser.ref_resolver.resolved_content
-            # with a parser of its own nothing but the model holds it: lambdas hold all that theirs has made
+            # with a parser of its own nothing but the model holds it, since lambdas hold all that theirs has made
+            is_shared = any(isinstance(made, torch.nn.Module) for made in parser.ref_resolver.resolved_content.values())
             network = (parser if is_shared else _parser(root, config, torch_device)).get_parsed_content("network_def")
         except Exception as error:  # whatever a foreign config raises is the config's fault, and is told
             raise BundleError(
@@ -123,9 +125,10 @@ def _load_model(root: Path, weights: Path, weights_changed: int, device: str) ->
                 f"{config.name} of bundle {root.name!r} can't be used ({type(error).__name__}: {error}); "
                 "expected the ids network_def, preprocessing (a Compose) and inferer",
             ) from error
-    _load_weights(network, weights)
+    read = _load_weights(network, weights)
+    again = weights if set(network.state_dict()) <= read and not is_shared else None
     network = network.to(torch_device).eval()
-    return Model(network, _without_loading(transforms), inferer, torch_device, None if is_shared else weights)
+    return Model(network, _without_loading(transforms), inferer, torch_device, again, weights_changed)
 
 
 def _parser(root: Path, config: Path, device: torch.device) -> ConfigParser:
@@ -141,10 +144,24 @@ def _without_loading(transforms: tuple) -> Compose:
     return Compose([t for t in transforms if not isinstance(t, LoadImaged | EnsureChannelFirstd)])
 
 
-def _load_weights(network: torch.nn.Module, path: Path) -> None:
+def _check_unchanged(weights: Path, changed: int) -> None:
+    found = weights.stat().st_mtime_ns if weights.is_file() else None
+    if found != changed:
+        became = "removed" if found is None else "changed"
+        raise BundleError(
+            "bundle.weights",
+            f"{weights.name} of bundle {weights.parents[1].name!r} was {became} while it was in use; expected the file "
+            "that was loaded first; run this again",
+        )
+
+
+def _load_weights(network: torch.nn.Module, path: Path) -> set[str]:
+    """Names of what was read."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(state.get("model", state))
+        state = state.get("model", state)
+        network.load_state_dict(state)
+        return set(state)
     except Exception as error:  # unpickling a stranger's file can raise anything
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BundleError(
@@ -160,7 +177,10 @@ def _outline(network: torch.nn.Module) -> torch.nn.Module:
     for value in network.state_dict(keep_vars=True).values():
         zeros = value.detach().new_zeros(()).expand(value.shape)
         hollow[id(value)] = torch.nn.Parameter(zeros, False) if isinstance(value, torch.nn.Parameter) else zeros
-    return copy.deepcopy(network, hollow)
+    outline = copy.deepcopy(network, hollow)
+    if any(value.untyped_storage().nbytes() > value.element_size() for value in outline.state_dict().values()):
+        raise TypeError("its state is not what it runs with")
+    return outline
 
 
 def _with_room(outline: torch.nn.Module) -> torch.nn.Module:

@@ -52,7 +52,7 @@ def expected_seconds(
     Args:
         plan: of one region.
         backend: that runs it.
-        network: that it runs.
+        network: that it runs, or its outline.
         channels: of the image.
         scan_voxels: that will be decided.
         resampled: whether they lie between those of the network's grid.
