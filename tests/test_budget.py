@@ -142,8 +142,9 @@ def with_backends(head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     cost = network_cost(load_model(bundle, "cpu").network, torch.zeros(1, 1, 16, 16, 16))
     expected, plan_region = budget.COMPILED_MEMORY * cost.peak_bytes / 16**3, engine.plan_region
 
-    def run(times: float | None, memory_bytes: int = 10**12) -> tuple[Segmentation, Backends, list[Plan]]:
-        made, plans = Backends(None if times is None else times * expected), []
+    def run(times: float | Backends | None, memory_bytes: int = 10**12) -> tuple[Segmentation, Backends, list[Plan]]:
+        made = times if isinstance(times, Backends) else Backends(None if times is None else times * expected)
+        plans: list[Plan] = []
         monkeypatch.setattr(backends, "make_backend", made)
         monkeypatch.setattr(engine, "plan_region", lambda *known: plans.append(plan_region(*known)) or plans[-1])
         return segment(head, bundle, memory_bytes=memory_bytes), made, plans
@@ -161,8 +162,14 @@ def test_a_region_is_planned_anew_when_a_compiled_network_takes_more_than_was_th
     assert plans[-1].rests
     assert made.rested == plans[-1].asked
     np.testing.assert_array_equal(found.array, usual.array)
+
+
+def test_a_network_that_takes_too_much_is_refused_and_leaves_nothing(with_backends: Segmented) -> None:
+    _, _, (plan,) = with_backends(1)
+    made = Backends(bytes_a_voxel=1e6)
     with pytest.raises(EnvironmentFault, match=r"environment\.memory"):
-        with_backends(10_000, plan.peak_bytes)
+        with_backends(made, plan.peak_bytes)
+    assert made.closed == len(made.wanted) > 0
 
 
 def test_what_was_planned_for_torch_is_run_by_torch(with_backends: Segmented, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,33 +155,39 @@ def _ready(
     def beside() -> int:
         return known or held()  # with a compiled network, once there was one
 
-    while True:
-        plan = plan_region(image, ways, bundle, model, budget_bytes, beside, backend_name)
-        on_window(0, plan.asked)  # may stop before a network is compiled
-        shape = (plan.windows.settings.batch, len(image), *plan.windows.size)
-        if backend is None or shape != compiled_for:
-            if backend is not None:
-                backend.close()
-                compiled_once.cache_clear()
-            if plan.share is None and backend_name == "auto":
-                backend_name = "torch"  # as it was planned
-            backend, compiled_for = make_backend(backend_name, model, shape, plan.flop, plan.sums_bytes), shape
-        if backend.batch_cost is None:
-            if plan.share is None:
+    try:
+        while True:
+            plan = plan_region(image, ways, bundle, model, budget_bytes, beside, backend_name)
+            on_window(0, plan.asked)  # may stop before a network is compiled
+            shape = (plan.windows.settings.batch, len(image), *plan.windows.size)
+            if backend is None or shape != compiled_for or plan.share is None:
+                if backend is not None:
+                    backend.close()
+                    backend = None
+                    compiled_once.cache_clear()
+                if plan.share is None and backend_name == "auto":
+                    backend_name = "torch"  # as it was planned
+                backend, compiled_for = make_backend(backend_name, model, shape, plan.flop, plan.sums_bytes), shape
+            if backend.batch_cost is None:
+                if plan.share is None:
+                    return plan, backend
+                backend_name, backend = "torch", None  # the network can't be compiled after all
+                continue
+            model.let_go()
+            give_back()
+            known = max(known, held())
+            taken = backend.batch_cost.memory
+            plan = plan.told(taken, known)
+            if plan.peak_bytes <= budget_bytes:
                 return plan, backend
-            backend_name, backend = "torch", None  # the network can't be compiled after all
-            continue
-        model.let_go()
-        give_back()
-        known = max(known, held())
-        taken = backend.batch_cost.memory
-        plan = plan.told(taken, known)
-        if plan.peak_bytes <= budget_bytes:
-            return plan, backend
-        # with what is known now, this plan does not fit again
-        text = "%s: %s is more than the %s that may be used; planned anew"
-        log.info(text, bundle.name, plan, describe_bytes(budget_bytes))
-        model.compiled_memory = max(model.compiled_memory, (taken + 1) / (shape[0] * plan.cost.peak_bytes))
+            # with what is known now, this plan does not fit again
+            text = "%s: %s is more than the %s that may be used; planned anew"
+            log.info(text, bundle.name, plan, describe_bytes(budget_bytes))
+            model.compiled_memory = max(model.compiled_memory, (taken + 1) / (shape[0] * plan.cost.peak_bytes))
+    except BaseException:
+        if backend is not None:
+            backend.close()
+        raise
 
 
 def plan_region(
