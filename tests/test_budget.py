@@ -21,7 +21,7 @@ from napari_seg.cli.predict import memory_size
 from napari_seg.errors import EnvironmentFault
 from napari_seg.inference import backends, budget, engine, segment
 from napari_seg.inference.backends import BatchCost, TorchBackend
-from napari_seg.inference.budget import NetworkCost, Plan, cut_in_strips, make_plan, network_cost
+from napari_seg.inference.budget import NetworkCost, Plan, best_plan, cut_in_strips, make_plan, network_cost
 from napari_seg.inference.model import Model, load_model
 from napari_seg.inference.windows import Windows, WindowSettings
 from napari_seg.volume import Segmentation, Volume
@@ -103,6 +103,30 @@ def test_a_compiled_network_gives_back_its_memory_before_planes_are_cut() -> Non
     # what it does take is known later
     assert rests.told(700 * MIB, 500 * MIB).peak_bytes == rests.staying_bytes + 1200 * MIB
     assert rests.told(0, 500 * MIB).peak_bytes == rests.staying_bytes + 500 * MIB + rests.passing_bytes
+
+
+def test_smaller_windows_are_taken_where_they_are_quicker_than_strips() -> None:
+    settings = WindowSettings((96, 96, 96), (0.25, 0.25, 0.25))
+    large, small = (
+        Windows.evenly((192, 192, 192), settings, size, (2, 2, 2)) for size in ((128, 128, 128), (120,) * 3)
+    )
+
+    def cost(windows: Windows, classes: int = 40) -> NetworkCost:
+        return NetworkCost(classes, prod(windows.size), 100 * prod(windows.size))
+
+    def plan(budget_bytes: int) -> Plan:
+        return best_plan([large, small], 1, cost, budget_bytes, lambda: 0, lambda flop: None)
+
+    usual = plan(10**12)
+    assert usual.windows == large
+    smaller = plan(usual.peak_bytes - 1)
+    assert len(make_plan(large, 1, cost(large), usual.peak_bytes - 1, 0).strips) > 1
+    assert (smaller.windows, len(smaller.strips)) == (small, 1)
+    tight = plan(smaller.peak_bytes - 1)
+    assert tight.kept_dtype is torch.float32
+    assert len(tight.strips) > 1
+    with pytest.raises(EnvironmentFault):
+        plan(1)
 
 
 @dataclass

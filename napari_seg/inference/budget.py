@@ -260,7 +260,7 @@ def best_plan(
     held: Callable[[], int],
     share: Callable[[float], float | None],
 ) -> Plan:
-    """The plan of the first way to lay windows that fits; which one does not depend on the budget if that is ample.
+    """The quickest plan that fits, in single precision if any does; it does not depend on the budget if that is ample.
 
     Args:
         ways: the best first, the bundle's own size of windows last; only that one has to suit the network.
@@ -281,14 +281,22 @@ def best_plan(
         flop = (windows.count - len(windows.empty)) * 2 ** len(windows.settings.mirror_axes) * cost.flop
         return make_plan(windows, channels, cost, budget_bytes, held(), share(flop))
 
-    for windows in ways[:-1]:
+    found: list[Plan] = []
+    for number, windows in enumerate(ways, start=1):
         try:
-            return plan(windows)
+            found.append(plan(windows))
         except EnvironmentFault as fault:
+            if number == len(ways) and not found:
+                raise
             log.info("windows of %s do not fit: %s", _times(windows.size), fault.message)
         except Exception as error:  # a network that takes one size only can raise anything
+            if number == len(ways):
+                raise
             log.info("the network does not take windows of %s (%s)", _times(windows.size), type(error).__name__)
-    return plan(ways[-1])
+        else:
+            if len(found[-1].strips) == 1 and found[-1].kept_dtype == torch.float32:
+                break  # those to come are more work
+    return min(found, key=lambda plan: (plan.kept_dtype != torch.float32, plan.flop))
 
 
 def make_plan(
