@@ -26,7 +26,7 @@ CONTENDERS = {
     "nnunet-tta": "nnU-Net, default (eight mirror images)",
     "monai": "MONAI, overlap 0.25",
     "napari": "napari-seg, default",
-    "napari-small": "napari-seg, `--memory 1.9GiB`",
+    "napari-small": "napari-seg, `--memory 2GiB`",
     "napari-uncropped": "napari-seg, air too (`--no-crop`)",
     "napari-nnunet": "napari-seg, nnU-Net's windows",
     "napari-monai": "napari-seg, MONAI's windows",
@@ -143,7 +143,7 @@ def command(key: str, made: Made, output: Path) -> list[object]:
     ]
     windows = {
         "napari": (),
-        "napari-small": ("--memory", "1.9GiB"),
+        "napari-small": ("--memory", "2GiB"),
         "napari-uncropped": ("--no-crop",),
         "napari-nnunet": ("--windows", "even", "--no-crop"),
     }.get(key, AS_IN_BUNDLE)
