@@ -134,11 +134,8 @@ def weights_voxels(windows: Windows, strip: tuple[int, int]) -> int:
     """Of all sums of the windows' weights that `blend` keeps, one of each kind of block."""
     lengths = []
     for axis in range(3):
-        starts, size = windows.starts[axis], windows.size[axis]
-        kinds = set()
-        for span in windows.spans(axis, strip):
-            reaching = tuple(s - span.begin for s in starts if s < span.final and s + size > span.begin)
-            kinds.add((span.final - span.begin, reaching))
+        blocks = ((span.begin, span.final - span.begin) for span in windows.spans(axis, strip))
+        kinds = {(length, _reaching(windows, axis, begin, length)) for begin, length in blocks}
         lengths.append(sum(length for length, _ in kinds))
     return prod(lengths)
 
@@ -156,6 +153,12 @@ def _overlap(windows: Windows, axis: int, strip: tuple[int, int]) -> int:
 
 def _extent(windows: Windows, axis: int, strip: tuple[int, int]) -> int:
     return max(span.end - span.begin for span in windows.spans(axis, strip))
+
+
+def _reaching(windows: Windows, axis: int, begin: int, length: int) -> tuple[int, ...]:
+    """Where the windows start that reach a block along an axis, counted from its begin."""
+    size = windows.size[axis]
+    return tuple(s - begin for s in windows.starts[axis] if s < begin + length and s + size > begin)
 
 
 def _kept(spans: list[Span]) -> dict[tuple[int, ...], int]:
@@ -202,8 +205,8 @@ class _Weigher:
         """(*shape) how much all windows together weigh each voxel."""
         shape = tuple(shape)
         reaching = tuple(
-            tuple(s - begin for s in starts if s < begin + length and s + size > begin)
-            for starts, size, begin, length in zip(self.windows.starts, self.windows.size, start, shape, strict=True)
+            _reaching(self.windows, axis, begin, length)
+            for axis, (begin, length) in enumerate(zip(start, shape, strict=True))
         )
         if (shape, reaching) not in self.known:
             total = torch.zeros(shape, device=self.weights.device)
