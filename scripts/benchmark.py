@@ -77,6 +77,7 @@ def parse() -> argparse.Namespace:
     command.add_argument(
         "--training-patch", type=int, default=64, help="voxels along each axis of what it is shown then"
     )
+    command.add_argument("--training-amp", action="store_true", help="trained in bfloat16, if the processor has it")
     command.set_defaults(measure=predict)
 
     command = commands.add_parser("scaling", parents=[shared, network], help="scans that grow twofold")

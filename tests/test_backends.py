@@ -18,7 +18,7 @@ from torch import nn
 from napari_seg.bundle import read_bundle
 from napari_seg.errors import EnvironmentFault
 from napari_seg.inference import backends, compiled, segment
-from napari_seg.inference.backends import TorchBackend, make_backend
+from napari_seg.inference.backends import TorchBackend, arithmetic, make_backend
 from napari_seg.inference.compiled import OpenVINOBackend, compile_network
 from napari_seg.inference.model import Model
 from napari_seg.volume import Volume
@@ -295,6 +295,45 @@ def test_too_little_memory_steps_down_and_changes_no_logit(most: int, asked: lis
     assert len(caplog.records) == {9: 0, 2: 2, 0: 3}[most]
     with pytest.raises(torch.OutOfMemoryError):
         TorchBackend(Small(0), CPU)(windows)
+
+
+def computes_in_bfloat16() -> bool:
+    return backends.has_bfloat16(CPU)
+
+
+@needs_openvino
+@pytest.mark.skipif(not computes_in_bfloat16(), reason="this processor has no bfloat16")
+@torch.inference_mode()
+def test_bfloat16_is_near_float32_and_kept_apart(network: nn.Module, own_cache: Path) -> None:
+    windows = torch.randn(SHAPE)
+    exact = TorchBackend(network, CPU)(windows)
+    near = 0.02 * float(exact.abs().max())
+    model = Model(network, Compose([]), SimpleInferer(), CPU, torch.bfloat16)
+    for wanted in ("torch", "openvino", "openvino"):  # compiled anew, then from the cache
+        backend = make_backend(wanted, model, SHAPE, 1e9)
+        assert backend.name.endswith("in bfloat16")
+        found = backend(windows).float()
+        assert 0 < float((found - exact).abs().max()) < near
+        compiled.compiled_once.cache_clear()
+    torch.testing.assert_close(
+        make_backend("openvino", model_of(network), SHAPE, 1e9)(windows), exact, rtol=1e-3, atol=2e-3
+    )
+    assert len(list(own_cache.glob("*.blob"))) == 2
+
+
+def test_precision_is_refused_where_the_processor_has_none(
+    head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, bool] = {"avx2": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "small"), trust=True)
+    with pytest.raises(EnvironmentFault, match="AVX-512 BF16 or AMX"):
+        segment(head, bundle, precision="bfloat16")
+    assert arithmetic("auto", CPU) == arithmetic("float32", CPU) == torch.float32
+    assert arithmetic("auto", torch.device("cuda")) == torch.float16
+    assert arithmetic("float32", torch.device("cuda")) == torch.float32
+    told["amx_bf16"] = True
+    assert arithmetic("bfloat16", CPU) == torch.bfloat16
 
 
 def test_without_openvino_torch_runs(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:

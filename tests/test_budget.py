@@ -19,10 +19,11 @@ from torch import nn
 from napari_seg.bundle import read_bundle
 from napari_seg.cli.predict import memory_size
 from napari_seg.errors import EnvironmentFault
-from napari_seg.inference import backends, budget, engine, segment
+from napari_seg.inference import backends, budget, segment
 from napari_seg.inference.backends import BatchCost, TorchBackend
 from napari_seg.inference.budget import NetworkCost, Plan, best_plan, cut_in_strips, make_plan, network_cost
 from napari_seg.inference.model import Model, load_model
+from napari_seg.inference.task import RegionTask
 from napari_seg.inference.windows import Windows, WindowSettings
 from napari_seg.volume import Segmentation, Volume
 
@@ -164,13 +165,13 @@ def with_backends(head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(backends, "WORTH_COMPILING_FLOP", 0)
     monkeypatch.setattr(budget, "held_bytes", lambda: 100 * MIB)
     cost = network_cost(load_model(bundle, "cpu").network, torch.zeros(1, 1, 16, 16, 16))
-    expected, plan_region = budget.COMPILED_MEMORY * cost.peak_bytes / 16**3, engine.plan_region
+    expected, plan = budget.COMPILED_MEMORY * cost.peak_bytes / 16**3, RegionTask.plan
 
     def run(times: float | Backends | None, memory_bytes: int = 10**12) -> tuple[Segmentation, Backends, list[Plan]]:
         made = times if isinstance(times, Backends) else Backends(None if times is None else times * expected)
         plans: list[Plan] = []
         monkeypatch.setattr(backends, "make_backend", made)
-        monkeypatch.setattr(engine, "plan_region", lambda *known: plans.append(plan_region(*known)) or plans[-1])
+        monkeypatch.setattr(RegionTask, "plan", lambda *known: plans.append(plan(*known)) or plans[-1])
         return segment(head, bundle, memory_bytes=memory_bytes), made, plans
 
     return run

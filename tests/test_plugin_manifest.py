@@ -55,8 +55,8 @@ def test_preferences_are_read_from_napari(monkeypatch: pytest.MonkeyPatch) -> No
 
     assert preferences() == Preferences()
     told = SimpleNamespace(
-        segmenting=SimpleNamespace(device="cpu", memory_gib=2.5, bundle_folders="/a/b; /c"),
+        segmenting=SimpleNamespace(device="cpu", memory_gib=2.5, precision="bfloat16", bundle_folders="/a/b; /c"),
         safety=SimpleNamespace(keep_seconds=0),
     )
     monkeypatch.setattr(napari.settings, "get_plugin_settings", lambda name: told)
-    assert preferences() == Preferences("cpu", int(2.5 * 2**30), (Path("/a/b"), Path("/c")), 0)
+    assert preferences() == Preferences("cpu", int(2.5 * 2**30), (Path("/a/b"), Path("/c")), 0, "bfloat16")

@@ -43,7 +43,7 @@ def bundle(name: str = "balls") -> Bundle:
     )
 
 
-def thresholded(volume: Volume, bundle: Any, *, device: str = "auto", progress: Any = None) -> Segmentation:
+def thresholded(volume: Volume, bundle: Any, *, progress: Any = None, **_: Any) -> Segmentation:
     """Stands in for `segment`: bright is 1, middle is 3, nothing is 4."""
     for window in range(5):
         progress("segmenting", window, 5)

@@ -194,7 +194,7 @@ def test_a_batch_fills_its_table_and_one_bad_scan_stops_nothing(study: Path, mon
     assert model.output == study.with_name("study_segmented")
     assert model.obstacle(bundle) == ""
     assert "model" in model.obstacle(None)
-    run = model.start(bundle, "cpu", None)
+    run = model.start(bundle, {"device": "cpu"})
     assert "under way" in model.obstacle(bundle)
     run.execute()
     model.look()
@@ -220,7 +220,7 @@ def test_a_batch_that_is_stopped_keeps_what_is_done(study: Path, monkeypatch: py
 
     monkeypatch.setattr(napari_seg.inference, "segment", stopped)
     model.choose_inputs(study)
-    run = model.start(read_bundle(), "cpu", None)
+    run = model.start(read_bundle(), {"device": "cpu"})
     run.execute()
     model.finish()
     assert {row.state for row in model.rows} == {"failed", "stopped"}

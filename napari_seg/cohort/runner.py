@@ -52,6 +52,7 @@ _CODES_THAT_CONCERN_ALL = (
     "bundle.weights",
     "environment.backend",
     "environment.device",
+    "environment.precision",
     "environment.template",
 )
 

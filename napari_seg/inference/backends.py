@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 BackendName = Literal["auto", "torch", "openvino"]
 
+Precision = Literal["auto", "float32", "bfloat16"]
+
 FREE_SHARE = 0.5
 """Of a GPU's free memory, what sums may take; the rest is the network's."""
 
@@ -61,6 +63,36 @@ def check_answer(logits: torch.Tensor, count: int, size: Sequence[int], classes:
     if len(logits) != count or tuple(logits.shape[2:]) != tuple(size) or logits.shape[1] < classes:
         expected = f"expected {count} with {classes} classes or more of the image's size {tuple(size)}"
         raise ValueError(f"it answered {tuple(logits.shape)}; {expected}")
+
+
+def arithmetic(precision: Precision, device: torch.device) -> torch.dtype:
+    """What a network computes in; "auto" is float16 on a GPU, by torch's autocast, and float32 on a processor.
+
+    Args:
+        precision: that is wanted.
+        device: where the network runs.
+
+    Raises:
+        EnvironmentFault: `environment.precision`, bfloat16 is wanted and the device does not have it.
+    """
+    if precision == "bfloat16":
+        if not has_bfloat16(device):
+            kind = "graphics card" if device.type == "cuda" else "processor"
+            needed = "compute capability 8.0" if device.type == "cuda" else "AVX-512 BF16 or AMX"
+            raise EnvironmentFault(
+                "environment.precision",
+                f"this {kind} does not compute in bfloat16; expected one with {needed}; leave out --precision",
+            )
+        return torch.bfloat16
+    return torch.float16 if precision == "auto" and device.type == "cuda" else torch.float32
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies in bfloat16, and does not only imitate it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    told: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
+    return any(told.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 class BatchCost(NamedTuple):
@@ -111,6 +143,7 @@ class TorchBackend:
     Args:
         network: in evaluation mode on `device`.
         device: where it runs.
+        dtype: that it computes in, by autocast; float32 if it goes on on the processor.
         home: where logits are wanted; None: where they are made.
         refuge: where the network goes on if not even one window fits; None: nowhere.
     """
@@ -119,19 +152,21 @@ class TorchBackend:
         self,
         network: torch.nn.Module,
         device: torch.device,
+        dtype: torch.dtype = torch.float32,
         home: torch.device | None = None,
         refuge: torch.device | None = None,
     ) -> None:
         self.batch_cost: BatchCost | None = None
         self.network = network
         self.device = device
+        self.dtype = dtype
         self.home = home or device
         self.refuge = refuge
         self.at_once: int | None = None
 
     @property
     def name(self) -> str:
-        return f"torch on {self.device.type}"
+        return f"torch on {self.device.type}{described(self.dtype)}"
 
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
         answers, first = [], 0
@@ -150,7 +185,7 @@ class TorchBackend:
     def _logits(self, windows: torch.Tensor) -> torch.Tensor:
         try:
             on_device = windows.to(self.device)
-            with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 return first_answer(self.network(on_device)).to(self.home)
         except torch.OutOfMemoryError:  # the processor raises another
             if self.refuge is None:
@@ -165,7 +200,13 @@ class TorchBackend:
         else:
             log.warning("%s has too little memory for one window; %s goes on", self.device, self.refuge)
             self.network, self.device, self.refuge = twin(self.network, self.refuge), self.refuge, None
+            self.dtype = torch.float32
         return self(windows)
+
+
+def described(dtype: torch.dtype) -> str:
+    """Words after a backend's name; none for float32."""
+    return "" if dtype == torch.float32 else f" in {str(dtype).removeprefix('torch.')}"
 
 
 def twin(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
@@ -240,7 +281,7 @@ def make_backend(
     """
     if not will_compile(wanted, model.device, flop):
         if wanted != "openvino":
-            return _torch_backend(model.network, model.device, sums_bytes)
+            return _torch_backend(model, sums_bytes)
         if find_spec("openvino") is None:
             raise EnvironmentFault(
                 "environment.backend",
@@ -253,7 +294,7 @@ def make_backend(
     from napari_seg.inference.compiled import OpenVINOBackend, compiled_once
 
     try:
-        return OpenVINOBackend(compiled_once(model, shape), shape)
+        return OpenVINOBackend(compiled_once(model, shape), shape, model.dtype)
     except NapariSegError:  # its weights can't be read again
         raise
     except Exception as error:  # a network can hold anything
@@ -261,17 +302,18 @@ def make_backend(
         why = f"OpenVINO can't run this network ({type(error).__name__}: {first_line})"
         if wanted == "auto":
             log.info("%s; torch does", why)
-            return _torch_backend(model.network, model.device, sums_bytes)
+            return _torch_backend(model, sums_bytes)
         raise EnvironmentFault("environment.backend", f"{why}; say --backend torch") from error
 
 
-def _torch_backend(network: torch.nn.Module, device: torch.device, sums_bytes: int) -> TorchBackend:
+def _torch_backend(model: Model, sums_bytes: int) -> TorchBackend:
     cpu = torch.device("cpu")
+    network, device, dtype = model.network, model.device, model.dtype
     if device.type != "cuda":
-        return TorchBackend(network, device)
+        return TorchBackend(network, device, dtype)
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # kept from the scan before
     if sums_bytes <= FREE_SHARE * free:
-        return TorchBackend(network, device, refuge=cpu)
+        return TorchBackend(network, device, dtype, refuge=cpu)
     log.info("the sums of overlapping windows are kept in main memory; %s has too little for them", device)
-    return TorchBackend(network, device, home=cpu, refuge=cpu)
+    return TorchBackend(network, device, dtype, home=cpu, refuge=cpu)

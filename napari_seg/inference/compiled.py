@@ -23,7 +23,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from napari_seg import __version__
-from napari_seg.inference.backends import BatchCost, first_answer, smaller, twin
+from napari_seg.inference.backends import BatchCost, described, first_answer, smaller, twin
 from napari_seg.inference.budget import give_back, held_bytes
 from napari_seg.inference.skips import split_skips
 
@@ -50,18 +50,20 @@ _HEAD_BYTES = mmap.ALLOCATIONGRANULARITY
 
 
 class OpenVINOBackend:
-    """A network compiled for this processor, in float32 as torch computes it.
+    """A network compiled for this processor; its logits are float32.
 
     Args:
         compiled: by `compile_network`; shared, while what it is asked and answers is this backend's own.
         shape: (N, C, *size) of the batches that it was compiled for; a smaller one is filled up.
+        dtype: that it was compiled for.
     """
 
-    name = "OpenVINO on cpu"
     home = torch.device("cpu")
 
-    def __init__(self, compiled: Compiled, shape: tuple[int, ...]) -> None:
+    def __init__(self, compiled: Compiled, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> None:
         import openvino
+
+        self.name = f"OpenVINO on cpu{described(dtype)}"
 
         self.compiled = compiled
         self.request = compiled.model.create_infer_request()
@@ -95,7 +97,7 @@ class OpenVINOBackend:
 @lru_cache(maxsize=2)
 def compiled_once(model: Model, shape: tuple[int, ...]) -> Compiled:
     """`compile_network` with the user's cache; the last two are also kept in memory, for the next scan."""
-    return compile_network(model.network, shape, cache_dir())
+    return compile_network(model.network, shape, cache_dir(), model.dtype)
 
 
 @dataclass
@@ -122,16 +124,22 @@ class Compiled:
                 file.write(_HEAD.pack(*self.batch_cost, self.blob.stat().st_size - _HEAD_BYTES))
 
 
-def compile_network(network: torch.nn.Module, shape: tuple[int, ...], cache_dir: Path | None = None) -> Compiled:
+def compile_network(
+    network: torch.nn.Module,
+    shape: tuple[int, ...],
+    cache_dir: Path | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Compiled:
     """OpenVINO's compiled model of a network, checked against torch.
 
     The network is traced on small windows, which tells what it computes; torch is asked about larger ones, when the
-    model is new.
+    model is new, both computing in float32 whatever `dtype` is.
 
     Args:
         network: in evaluation mode, on the CPU.
         shape: (N, C, *size) of the batches that will come.
         cache_dir: where it is kept for the next time; None: nowhere.
+        dtype: that it computes in.
 
     Raises:
         Exception: OpenVINO can't read the network, or does not compute what torch does.
@@ -139,27 +147,28 @@ def compile_network(network: torch.nn.Module, shape: tuple[int, ...], cache_dir:
     import openvino
 
     small, traced = _traced_on_small(network, shape)
-    blob = None if cache_dir is None else cache_dir / f"{_fingerprint(traced, shape, openvino.__version__)}.blob"
+    kept_as = f"{_fingerprint(traced, shape, dtype, openvino.__version__)}.blob"
+    blob = None if cache_dir is None else cache_dir / kept_as
     if blob is not None and blob.is_file():
         del traced  # it holds all weights once more
-        if (kept := _kept(blob)) is not None:
+        if (kept := _kept(blob, dtype)) is not None:
             return kept
         traced = _traced(network, small)
     log.info("the network is compiled for this processor%s", "" if blob is None else ", once for windows of this size")
     try:
-        compiled = _compile_checked(network, traced, _trial(network, small, shape), shape)
+        compiled = _compile_checked(network, traced, _trial(network, small, shape), shape, dtype)
     except RuntimeError:
         if small == shape:
             raise
         log.debug("the network does otherwise with larger windows than with small ones; it is traced on whole ones")
-        compiled = _compile_checked(network, _traced(network, shape), shape, shape)
+        compiled = _compile_checked(network, _traced(network, shape), shape, shape, dtype)
     if blob is not None:
         del traced
         content = compiled.model.export_model().getbuffer()
         _keep(blob, _HEAD.pack(*compiled.batch_cost, len(content)).ljust(_HEAD_BYTES, b"\0"), content)
         del content
         _forget_oldest(blob.parent)
-        compiled = _kept(blob) or compiled  # the same in less memory
+        compiled = _kept(blob, dtype) or compiled  # the same in less memory
     return compiled
 
 
@@ -199,7 +208,9 @@ class _Noting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _compile_checked(network: torch.nn.Module, traced: Any, trial: tuple[int, ...], shape: tuple[int, ...]) -> Compiled:
+def _compile_checked(
+    network: torch.nn.Module, traced: Any, trial: tuple[int, ...], shape: tuple[int, ...], dtype: torch.dtype
+) -> Compiled:
     """Compiled for `shape`, once it was found to answer as torch does.
 
     On two batches that a branch on their values would tell apart, because tracing keeps one branch only; and of another
@@ -210,10 +221,11 @@ def _compile_checked(network: torch.nn.Module, traced: Any, trial: tuple[int, ..
         traced: OpenVINO's model of it; takes `shape` afterwards.
         trial: (N, C, *size) of the batches that torch is asked about too; whole windows take it long and much memory.
         shape: (N, C, *size) for which it is wanted.
+        dtype: that it is wanted to compute in.
     """
     batch = torch.randn(trial, generator=torch.Generator().manual_seed(1))
     _reshape(traced, trial)
-    model = _core().compile_model(traced, "CPU", _settings())
+    model = _core().compile_model(traced, "CPU", _settings(torch.float32))
     for asked in (batch, -batch.abs()):
         with torch.inference_mode():
             expected = first_answer(network(asked))
@@ -221,9 +233,9 @@ def _compile_checked(network: torch.nn.Module, traced: Any, trial: tuple[int, ..
         tolerance = COMPILED_TOLERANCE * max(1.0, float(expected.abs().max()))
         if found.shape != expected.shape or not torch.allclose(found, expected, atol=tolerance):
             raise RuntimeError("the compiled network does not answer what torch answers")
-    if trial != shape:
+    if trial != shape or dtype != torch.float32:
         _reshape(traced, shape)
-        model = _core().compile_model(traced, "CPU", _settings())
+        model = _core().compile_model(traced, "CPU", _settings(dtype))
         found, cost = _answered(model, torch.zeros(shape))
         if tuple(found.shape) != (*expected.shape[:2], *shape[2:]):
             raise RuntimeError("the compiled network answers in another size than it is asked")
@@ -255,9 +267,9 @@ def _core() -> Any:
     return openvino.Core()
 
 
-def _settings() -> dict[str, object]:
+def _settings(dtype: torch.dtype) -> dict[str, object]:
     return {
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype],
         "INFERENCE_NUM_THREADS": usable_cores(),
         "PERFORMANCE_HINT": "LATENCY",
     }
@@ -318,9 +330,10 @@ def _reshape(model: Any, shape: tuple[int, ...]) -> None:
     model.reshape({model.inputs[0]: PartialShape(shape)})
 
 
-def _fingerprint(traced: Any, shape: tuple[int, ...], version: str) -> str:
+def _fingerprint(traced: Any, shape: tuple[int, ...], dtype: torch.dtype, version: str) -> str:
     """Of all that a compiled network follows from: its operations, weights and batches, and what will run them."""
-    digest = hashlib.sha256(f"{__version__} {_HEAD.format} {version} {usable_cores()} {_processor()} {shape}".encode())
+    asked = f"{__version__} {_HEAD.format} {version} {usable_cores()} {_processor()} {shape} {dtype}"
+    digest = hashlib.sha256(asked.encode())
     numbers: dict[str, int] = {}
     for number, operation in enumerate(traced.get_ordered_ops()):  # their names count up within a process
         numbers[operation.get_friendly_name()] = number
@@ -341,7 +354,7 @@ def _processor() -> str:
     return " ".join(told.values()) or platform.processor()
 
 
-def _kept(blob: Path) -> Compiled | None:
+def _kept(blob: Path, dtype: torch.dtype) -> Compiled | None:
     """What was compiled an earlier time; None if it is not there or damaged."""
     import openvino
 
@@ -352,7 +365,7 @@ def _kept(blob: Path) -> Compiled | None:
                 raise ValueError("cut short")
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         content = openvino.Tensor(np.frombuffer(mapped, np.uint8, offset=_HEAD_BYTES), shared_memory=True)
-        model = _core().import_model(content, "CPU", _settings())
+        model = _core().import_model(content, "CPU", _settings(dtype))
         if hasattr(mmap, "MADV_DONTNEED"):  # the model has laid out the weights anew; these leave memory
             mapped.madvise(mmap.MADV_DONTNEED)
         os.utime(blob)  # it was used

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from typing import TYPE_CHECKING
 
 from napari_seg.bundle import Bundle, check_runnable
-from napari_seg.geometry import Grid, is_same_lattice
+from napari_seg.geometry import Grid
 from napari_seg.inference.segment import check_fit, resolve_device
 from napari_seg.localise import is_crop
 from napari_seg.volume import Volume, modality_code
 
 if TYPE_CHECKING:
-    from napari_seg.inference.backends import BackendName
+    from napari_seg.inference.backends import BackendName, Precision
     from napari_seg.inference.covering import Placement
 
 COMPILED_TIME = 0.6
@@ -49,6 +48,7 @@ def foresee(
     *,
     device: str = "auto",
     backend: BackendName = "auto",
+    precision: Precision = "auto",
     memory_bytes: int | None = None,
     windows: Placement = "fewest",
     crop: bool = True,
@@ -63,6 +63,7 @@ def foresee(
         bundle: which bundle.
         device: as for `segment`.
         backend: as for `segment`.
+        precision: as for `segment`.
         memory_bytes: as for `segment`.
         windows: as for `segment`.
         crop: as for `segment`.
@@ -74,16 +75,16 @@ def foresee(
 
     from napari_seg.inference.backends import make_backend
     from napari_seg.inference.body import find_body
-    from napari_seg.inference.budget import default_budget, describe_bytes, held_bytes
-    from napari_seg.inference.engine import plan_region, ways_over
+    from napari_seg.inference.budget import default_budget, describe_bytes
     from napari_seg.inference.model import load_model
     from napari_seg.inference.prepare import prepare
-    from napari_seg.inference.speed import describe_seconds, expected_seconds
+    from napari_seg.inference.speed import describe_seconds
+    from napari_seg.inference.task import Means, RegionTask
     from napari_seg.inference.windows import WindowSettings
 
     check_runnable(bundle)
     check_fit(volume, bundle)
-    model = load_model(bundle, resolve_device(device))
+    model = load_model(bundle, resolve_device(device), precision)
     settings = WindowSettings.of(model.inferer)
     if settings is None:
         return None
@@ -94,19 +95,17 @@ def foresee(
     budget_bytes = default_budget() if memory_bytes is None else memory_bytes
     modality = modality_code(volume.modality) or modality_code(bundle.modality)
     body_in = (lambda grid: find_body(volume, grid, modality)) if crop and regions == [None] else None
+    means = Means(budget_bytes, backend, windows, body_in)
     count, seconds, peak_bytes = 0, 0.0, 0
     with torch.inference_mode():
         for region in regions:
             image, grid = prepare(volume, region, bundle, model)
-            beside = prod(volume.grid.shape) - image.nbytes
-            held = partial(lambda beside: held_bytes() + beside, beside)
-            image, grid, ways = ways_over(image, grid, settings, windows, body_in(grid) if body_in else None)
-            plan = plan_region(image, ways, bundle, model, budget_bytes, held, backend)
-            shape = (settings.batch, len(image), *plan.windows.size)
-            one = make_backend("torch", model, shape, plan.flop, plan.sums_bytes)
-            resampled = not is_same_lattice(grid, volume.grid)
-            took = expected_seconds(plan, one, model.outline, len(image), prod(volume.grid.shape), resampled)
-            seconds += took * (1 if plan.share is None else COMPILED_TIME)
+            promised = prod(volume.grid.shape)
+            task = RegionTask.of(image, grid, volume.grid, bundle, model, settings, means, promised)
+            del image
+            plan = task.plan()
+            one = make_backend("torch", model, task.batch_shape(plan), plan.flop, plan.sums_bytes)
+            seconds += task.seconds(plan, one) * (1 if plan.share is None else COMPILED_TIME)
             count += plan.asked
             peak_bytes = max(peak_bytes, plan.peak_bytes)
             if plan.share is not None:

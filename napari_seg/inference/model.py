@@ -17,6 +17,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 from napari_seg.bundle import METADATA, WEIGHTS, Bundle, check_runnable, own_modules
 from napari_seg.errors import BundleError
+from napari_seg.inference.backends import Precision, arithmetic
 from napari_seg.inference.budget import COMPILED_MEMORY
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class Model:
         preprocessing: the bundle's transforms after loading, on a dictionary with `image`, a MetaTensor (C, I, J, K).
         inferer: the bundle's.
         device: where the network is.
+        dtype: what it computes in.
         weights: the file that all its numbers are in; None: they are nowhere else, and stay in memory.
         weights_changed: when that file was, in nanoseconds.
 
@@ -44,6 +46,7 @@ class Model:
         preprocessing: Compose,
         inferer: Inferer,
         device: torch.device,
+        dtype: torch.dtype = torch.float32,
         weights: Path | None = None,
         weights_changed: int = 0,
     ) -> None:
@@ -52,6 +55,7 @@ class Model:
         self.preprocessing = preprocessing
         self.inferer = inferer
         self.device = device
+        self.dtype = dtype
         self._held: torch.nn.Module | None = network
         self._alive = weakref.ref(network)  # whoever has a network keeps it when it is let go here
         self._weights = weights
@@ -87,24 +91,27 @@ class Model:
             self._held = None
 
 
-def load_model(bundle: Bundle, device: str) -> Model:
+def load_model(bundle: Bundle, device: str, precision: Precision = "auto") -> Model:
     """A bundle's network with its weights, its preprocessing and its inferer; the last two loaded are kept.
 
     Args:
         bundle: one that is trusted.
         device: torch's name of a device.
+        precision: what the network computes in; "auto": float16 on a GPU, float32 on a processor.
 
     Raises:
+        EnvironmentFault: `environment.precision`, the device does not compute in it.
         BundleError: `bundle.untrusted`; `bundle.config`, the inference config can't be used; `bundle.weights`,
             the weights are missing or do not fit the network.
     """
     check_runnable(bundle)
     weights = bundle.root / WEIGHTS
-    return _load_model(bundle.root, weights, weights.stat().st_mtime_ns, device)
+    dtype = arithmetic(precision, torch.device(device))
+    return _load_model(bundle.root, weights, weights.stat().st_mtime_ns, device, dtype)
 
 
 @lru_cache(maxsize=2)
-def _load_model(root: Path, weights: Path, weights_changed: int, device: str) -> Model:
+def _load_model(root: Path, weights: Path, weights_changed: int, device: str, dtype: torch.dtype) -> Model:
     """`weights_changed` keeps a model that was trained anew from being taken for the old one."""
     configs = [root / "configs" / f"inference.{suffix}" for suffix in ("yaml", "yml", "json")]
     config = next((path for path in configs if path.is_file()), None)
@@ -128,7 +135,7 @@ def _load_model(root: Path, weights: Path, weights_changed: int, device: str) ->
     read = _load_weights(network, weights)
     again = weights if set(network.state_dict()) <= read and not is_shared else None
     network = network.to(torch_device).eval()
-    return Model(network, _without_loading(transforms), inferer, torch_device, again, weights_changed)
+    return Model(network, _without_loading(transforms), inferer, torch_device, dtype, again, weights_changed)
 
 
 def _parser(root: Path, config: Path, device: torch.device) -> ConfigParser:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from napari_seg.bundle import Bundle
     from napari_seg.cohort.runner import Format
+    from napari_seg.inference.segment import Options
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,11 @@ class BatchRun:
         has_ended: whether it has, in whatever way.
     """
 
-    def __init__(
-        self, inputs: Path, output: Path, bundle: Bundle, device: str, memory_bytes: int | None, also: Sequence[Format]
-    ) -> None:
+    def __init__(self, inputs: Path, output: Path, bundle: Bundle, options: Options, also: Sequence[Format]) -> None:
         self.inputs = inputs
         self.output = output
         self.bundle = bundle
-        self.device = device
-        self.memory_bytes = memory_bytes
+        self.options = options
         self.also = tuple(also)
         self.events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self.progress = Progress("Looking for scans")
@@ -91,7 +89,6 @@ class BatchRun:
                     "on_result": self._on_result,
                     "progress": self._report,
                 }
-                options = {"device": self.device, "memory_bytes": self.memory_bytes}
                 with alone(self._stop.is_set):
                     NETWORKS.run(
                         run_cohort,
@@ -99,7 +96,7 @@ class BatchRun:
                         self.output,
                         self.bundle,
                         told=told,  # these end it, never while it writes
-                        options=options,
+                        options=self.options,
                         also=self.also,
                     )
         except Exception as error:
@@ -175,12 +172,12 @@ class BatchModel:
             return "Choose a model that may run in the Segment tab."
         return ""
 
-    def start(self, bundle: Bundle, device: str, memory_bytes: int | None) -> BatchRun:
+    def start(self, bundle: Bundle, options: Options) -> BatchRun:
         """A run; call its `execute` in a thread, `look` now and then, and `finish` once it has ended."""
         assert self.inputs is not None
         assert self.output is not None
         self.rows = []
-        self.run = BatchRun(self.inputs, self.output, bundle, device, memory_bytes, sorted(self.also))
+        self.run = BatchRun(self.inputs, self.output, bundle, options, sorted(self.also))
         self.session.say()
         self.changed.emit()
         return self.run

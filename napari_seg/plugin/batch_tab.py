@@ -65,7 +65,7 @@ class BatchTab(QWidget):
         bundle = self.segmenting.bundle
         assert bundle is not None
         self._filled = {}
-        run = self.model.start(bundle, self.segmenting.device, self.segmenting.memory_bytes)
+        run = self.model.start(bundle, self.segmenting.options)
         self._timer.start()
         run.begin()
 

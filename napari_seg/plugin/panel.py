@@ -36,6 +36,7 @@ class Panel(QWidget):
         study = StudyModel(session)
         segmenting = SegmentModel(session, known.bundle_folders)
         segmenting.device, segmenting.memory_bytes = known.device, known.memory_bytes
+        segmenting.precision = known.precision
         structures, batch = StructuresModel(session), BatchModel(session)
         autosave = self.autosave = Autosave()
         self.study_tab = StudyTab(study)

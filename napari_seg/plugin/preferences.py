@@ -6,7 +6,10 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_seg.inference.backends import Precision
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,7 @@ class Preferences:
         device: "auto", "cpu" or "cuda".
         memory_bytes: what the program may hold at most; None: a safe share of what is free.
         bundle_folders: folders whose subfolders are MONAI bundles.
+        precision: what networks compute in: "auto", "float32" or "bfloat16".
         keep_seconds: how often edited labels are kept for a crash; 0: never.
     """
 
@@ -24,6 +28,7 @@ class Preferences:
     memory_bytes: int | None = None
     bundle_folders: tuple[Path, ...] = ()
     keep_seconds: int = 60
+    precision: Precision = "auto"
 
 
 def preferences() -> Preferences:
@@ -45,4 +50,5 @@ def _preferences(segmenting: Any, safety: Any) -> Preferences:
         int(gib * 2**30) if gib > 0 else None,
         tuple(Path(folder.strip()).expanduser() for folder in folders),
         int(safety.keep_seconds),
+        segmenting.precision,
     )

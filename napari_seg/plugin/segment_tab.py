@@ -148,7 +148,7 @@ class SegmentTab(QWidget):
         model = self.model
         if model.obstacle or model.bundle is None or not self.isVisible():
             return None
-        return model.session.scan, model.bundle.root, model.device, model.memory_bytes
+        return model.session.scan, model.bundle.root, model.device, model.memory_bytes, model.precision
 
     # from the model to the person
 

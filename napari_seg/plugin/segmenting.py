@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.layers import Image, Layer
 from psygnal import Signal
@@ -25,6 +25,8 @@ from napari_seg.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
     from napari_seg.bundle import Bundle
+    from napari_seg.inference.backends import Precision
+    from napari_seg.inference.segment import Options
 
 logger = logging.getLogger(__name__)
 
@@ -96,20 +98,15 @@ class Run:
         self,
         volume: Volume,
         bundle: Bundle,
-        device: str,
+        options: Options,
         image_name: str,
         placement: Placement,
-        *,
-        memory_bytes: int | None = None,
-        certainty: bool = False,
     ) -> None:
         self.volume = volume
         self.bundle = bundle
-        self.device = device
+        self.options = options
         self.image_name = image_name
         self.placement = placement
-        self.memory_bytes = memory_bytes
-        self.certainty = certainty
         self.progress = Progress("Waiting for another run to end")
         self.segmentation: Segmentation | None = None
         self.layers: list[Layer] = []
@@ -152,13 +149,8 @@ class Run:
         if self.is_stopping:  # before it began
             raise Cancelled()
         self.progress = Progress(STAGES["loading"])
-        more: dict[str, Any] = {"memory_bytes": self.memory_bytes} if self.memory_bytes else {}
-        if self.certainty:
-            more["certainty"] = True
         told, is_stopping = {"progress": self._report}, self._stop.is_set
-        found = NETWORKS.run(
-            segment, self.volume, self.bundle, device=self.device, told=told, is_stopping=is_stopping, **more
-        )
+        found = NETWORKS.run(segment, self.volume, self.bundle, told=told, is_stopping=is_stopping, **self.options)
         # Counting voxels and turning axes takes a while too: not in the main thread.
         name, bundle = f"{self.image_name} - {self.bundle.name}", self.bundle
         files, algorithm = self.volume.files, (bundle.name, bundle.version)
@@ -197,6 +189,7 @@ class SegmentModel:
         device: a key of `DEVICES`.
         certainty: whether a layer with the network's confidence is wanted too.
         memory_bytes: what the program may hold at most; None: a safe share of what is free.
+        precision: what networks compute in.
         run: the run under way, if any.
         waiting: runs that come after it.
     """
@@ -211,6 +204,7 @@ class SegmentModel:
         self.device = "auto"
         self.certainty = False
         self.memory_bytes: int | None = None
+        self.precision: Precision = "auto"
         self.run: Run | None = None
         self.waiting: list[Run] = []
         self._find_bundles(bundle_folders)
@@ -221,6 +215,11 @@ class SegmentModel:
         self.waiting = []
         if self.run is not None:
             self.run.stop()
+
+    @property
+    def options(self) -> Options:
+        """How any scan is segmented."""
+        return {"device": self.device, "memory_bytes": self.memory_bytes, "precision": self.precision}
 
     # choosing
 
@@ -317,8 +316,7 @@ class SegmentModel:
                 volume,
                 bundle,
                 is_stopping=self.session.is_closed.is_set,
-                device=self.device,
-                memory_bytes=self.memory_bytes,
+                **self.options,
             )
         except NapariSegError as error:
             return f"{error.message} ({error.code})"
@@ -346,15 +344,8 @@ class SegmentModel:
         volume, placement = volume_of(layer), Placement.from_metadata(layer.metadata)
         assert volume is not None
         assert placement is not None
-        run = Run(
-            volume,
-            bundle,
-            self.device,
-            layer.name,
-            placement,
-            memory_bytes=self.memory_bytes,
-            certainty=self.certainty,
-        )
+        options: Options = {**self.options, "certainty": self.certainty}
+        run = Run(volume, bundle, options, layer.name, placement)
         if self.run is None:
             self.run = run
             self.session.say()

@@ -21,11 +21,13 @@ class Training:
         steps: of one patch each.
         patch: voxels along each axis of a patch.
         rate: the highest learning rate, reached after a tenth of the steps.
+        amp: convolve in bfloat16, twice as quick on processors that have it.
     """
 
     steps: int = 300
     patch: int = 64
     rate: float = 1e-3
+    amp: bool = False
 
 
 def learnt_weights(path: Path, scan: Path, network: Standard, training: Training) -> dict[str, Any]:
@@ -102,7 +104,9 @@ def train(image: NDArray, labels: NDArray, network: Standard, training: Training
     dice, start = [], time.perf_counter()
     for step in range(1, training.steps + 1):
         x, y = (torch.from_numpy(patch.copy())[None, None] for patch in random_patch(image, labels, size, random))
-        logits = model(x)
+        with torch.autocast("cpu", torch.bfloat16, enabled=training.amp):
+            logits = model(x)
+        logits = logits.float()
         loss = compute_loss(logits, y)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -27,6 +27,7 @@ CONTENDERS = {
     "monai": "MONAI, overlap 0.25",
     "napari": "napari-seg, default",
     "napari-small": "napari-seg, `--memory 2GiB`",
+    "napari-bfloat16": "napari-seg, `--precision bfloat16`",
     "napari-uncropped": "napari-seg, air too (`--no-crop`)",
     "napari-nnunet": "napari-seg, nnU-Net's windows",
     "napari-monai": "napari-seg, MONAI's windows",
@@ -60,14 +61,19 @@ class Made:
 
 def predict(args: argparse.Namespace) -> dict[str, object]:
     """Seconds and peak memory of each contender, and how far their label maps agree."""
+    import torch
+
+    from napari_seg.inference.backends import has_bfloat16
+
     about = machine(VERSIONS)
     network = Standard(args.classes, tuple(args.features), args.patch)
-    training = Training(args.training_steps, args.training_patch)
+    training = Training(args.training_steps, args.training_patch, amp=args.training_amp)
     work = args.work or Path(tempfile.mkdtemp(prefix="benchmark-"))
     folder = work / f"predict_{fingerprint(args.scan, network, training)}"
     with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
         made = pool.submit(make, args.scan, folder, network, training).result()
-    wanted = args.only or [key for key in CONTENDERS if key != "nnunet-tta" or args.tta]
+    left_out = {"nnunet-tta": not args.tta, "napari-bfloat16": not has_bfloat16(torch.device("cpu"))}
+    wanted = args.only or [key for key in CONTENDERS if not left_out.get(key)]
     runs = run_rounds(made, wanted, args.rounds, args.resume, about["versions"])
     if not runs:
         raise SystemExit("no contender has run")
@@ -144,6 +150,7 @@ def command(key: str, made: Made, output: Path) -> list[object]:
     windows = {
         "napari": (),
         "napari-small": ("--memory", "2GiB"),
+        "napari-bfloat16": ("--precision", "bfloat16"),
         "napari-uncropped": ("--no-crop",),
         "napari-nnunet": ("--windows", "even", "--no-crop"),
     }.get(key, AS_IN_BUNDLE)
@@ -283,9 +290,9 @@ def describe_predict(figures: dict) -> str:
         "each program in a process of its own, from its start to its end. The network is nnU-Net's standard one",
         f"(3d_fullres: {len(network['features'])} stages of {', '.join(map(str, network['features']))} channels,",
         f"windows of {network['patch']}³ at {network['spacing_mm']:g} mm, {network['classes']} classes).",
-        f"It was trained for {training['steps']} steps on this very scan, towards labels that a rule gives (smoothed",
-        f"intensities, cut by Otsu's method), to a soft Dice of {training['dice']:.2f}: so the table tells speed and",
-        "agreement, not accuracy. Of the scan's voxels",
+        f"It was trained on {training['steps']} patches of {training['patch']}³ of this very scan, towards labels that",
+        f"a rule gives (smoothed intensities, cut by Otsu's method), to a soft Dice of {training['dice']:.2f}: so the",
+        "table tells speed and agreement, not accuracy. Of the scan's voxels",
         f"{', '.join(f'{share:.0%}' for share in figures['label_shares'])} have label 0, 1, 2 and so on.",
     )
     lines += paragraph(
