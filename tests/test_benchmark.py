@@ -238,7 +238,7 @@ def test_summary_compares_with_nnunet_and_monai():
     assert found["label_shares"] == [1.0]
     assert "share_of_nnunet-tta" not in row
     about = {"network": {"features": [8, 16], "patch": 16, "spacing_mm": 1.0, "classes": 2}, "machine": MACHINE}
-    text = predict.describe_predict(found | about | {"training": {"steps": 9, "dice": 0.5}, "rounds": 2})
+    text = predict.describe_predict(found | about | {"training": {"steps": 9, "patch": 64, "dice": 0.5}, "rounds": 2})
     assert "| napari-seg, default |  | 25 (20-30) | 1.5 | 0.25 (0.2-0.3) | 0.312 (0.25-0.375) |" in text
     assert "| 0.9744 0.0000 | 95.000% |" in text
     assert "50 s and 2.0 GiB" in text
