@@ -20,6 +20,7 @@ from napari_seg.errors import EnvironmentFault
 from napari_seg.inference import backends, compiled, segment
 from napari_seg.inference.backends import TorchBackend, arithmetic, make_backend
 from napari_seg.inference.compiled import OpenVINOBackend, compile_network
+from napari_seg.inference.foresee import foresee
 from napari_seg.inference.model import Model
 from napari_seg.volume import Volume
 
@@ -301,19 +302,32 @@ def computes_in_bfloat16() -> bool:
     return backends.has_bfloat16(CPU)
 
 
+@pytest.mark.parametrize("refuge", [None, CPU])
+@torch.inference_mode()
+def test_torch_in_bfloat16_is_near_float32_and_steps_down_to_it(refuge: torch.device | None) -> None:
+    network, windows = Small(9 if refuge is None else 0), torch.randn(1, 1, 8, 8, 8)
+    exact = network.convolution(windows)
+    backend = TorchBackend(network, CPU, torch.bfloat16, refuge=refuge)  # any processor can imitate it
+    off = float((backend(windows).float() - exact).abs().max())
+    if refuge is None:
+        assert 0 < off < 0.02 * float(exact.abs().max())
+        assert backend.name == "torch on cpu in bfloat16"
+    else:
+        assert off < 1e-6
+        assert backend.name == "torch on cpu"
+
+
 @needs_openvino
 @pytest.mark.skipif(not computes_in_bfloat16(), reason="this processor has no bfloat16")
 @torch.inference_mode()
-def test_bfloat16_is_near_float32_and_kept_apart(network: nn.Module, own_cache: Path) -> None:
+def test_openvino_in_bfloat16_is_near_float32_and_kept_apart(network: nn.Module, own_cache: Path) -> None:
     windows = torch.randn(SHAPE)
     exact = TorchBackend(network, CPU)(windows)
-    near = 0.02 * float(exact.abs().max())
     model = Model(network, Compose([]), SimpleInferer(), CPU, torch.bfloat16)
-    for wanted in ("torch", "openvino", "openvino"):  # compiled anew, then from the cache
-        backend = make_backend(wanted, model, SHAPE, 1e9)
-        assert backend.name.endswith("in bfloat16")
-        found = backend(windows).float()
-        assert 0 < float((found - exact).abs().max()) < near
+    for _ in range(2):  # compiled anew, then from the cache
+        backend = make_backend("openvino", model, SHAPE, 1e9)
+        assert backend.name == "OpenVINO on cpu in bfloat16"
+        assert 0 < float((backend(windows) - exact).abs().max()) < 0.02 * float(exact.abs().max())
         compiled.compiled_once.cache_clear()
     torch.testing.assert_close(
         make_backend("openvino", model_of(network), SHAPE, 1e9)(windows), exact, rtol=1e-3, atol=2e-3
@@ -329,6 +343,8 @@ def test_precision_is_refused_where_the_processor_has_none(
     bundle = read_bundle(write_threshold_bundle(tmp_path / "small"), trust=True)
     with pytest.raises(EnvironmentFault, match="AVX-512 BF16 or AMX"):
         segment(head, bundle, precision="bfloat16")
+    with pytest.raises(EnvironmentFault, match="choose precision auto"):
+        foresee(head, bundle, precision="bfloat16")
     assert arithmetic("auto", CPU) == arithmetic("float32", CPU) == torch.float32
     assert arithmetic("auto", torch.device("cuda")) == torch.float16
     assert arithmetic("float32", torch.device("cuda")) == torch.float32

@@ -46,6 +46,7 @@ def test_one_file_gives_labels_picture_and_record(
     np.testing.assert_allclose(labels.grid.affine, head.grid.affine, atol=1e-4)
     record = json.loads((out / "case_seg.json").read_text())
     assert [s["name"] for s in record["segments"]] == ["bright", "upper"]
+    assert {"precision": "auto", "windows": "fewest", "crop": True}.items() <= record["options"].items()
     assert record["segments"][0]["voxels"] == int((head.array[0] > 100).sum())
     output = capsys.readouterr().out
     assert f"{record['segments'][0]['volume_ml']:.2f}" in output

@@ -59,4 +59,4 @@ def test_preferences_are_read_from_napari(monkeypatch: pytest.MonkeyPatch) -> No
         safety=SimpleNamespace(keep_seconds=0),
     )
     monkeypatch.setattr(napari.settings, "get_plugin_settings", lambda name: told)
-    assert preferences() == Preferences("cpu", int(2.5 * 2**30), (Path("/a/b"), Path("/c")), 0, "bfloat16")
+    assert preferences() == Preferences("cpu", int(2.5 * 2**30), (Path("/a/b"), Path("/c")), "bfloat16", 0)

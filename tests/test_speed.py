@@ -47,6 +47,28 @@ def test_a_trial_tells_how_long_the_windows_take(tried: bool, monkeypatch: pytes
         assert seconds < 0.02
 
 
+@torch.inference_mode()
+def test_halves_of_large_windows_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "WORTH_TRYING_FLOP", 0)
+    monkeypatch.setattr(speed, "LARGE_FLOP", 0)
+    windows = Windows.over((64, 64, 64), WindowSettings((64, 64, 64), (0.0, 0.0, 0.0)))
+    network, asked = Slow().eval(), []
+
+    class Noting(TorchBackend):
+        def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+            asked.append(tuple(windows.shape[2:]))
+            return super().__call__(windows)
+
+    plan = make_plan(windows, 1, network_cost(network, torch.zeros(1, 1, 64, 64, 64)), 2**30, 0)
+    seconds = expected_seconds(plan, Noting(network, torch.device("cpu")), network, 1, 64**3, False)
+    assert set(asked) == {(32, 32, 32)}
+    assert seconds > speed.HALVES_ARE_QUICKER * 0.26  # 262,144 voxels at a microsecond
+    monkeypatch.setattr(speed, "WORTH_TRYING_FLOP", np.inf)
+    monkeypatch.setattr(speed, "seconds_a_flop", lambda device, dtype: 1e-6)
+    seconds = expected_seconds(plan, TorchBackend(network, torch.device("cpu")), network, 1, 64**3, False)
+    assert seconds > 1e-6 * plan.flop / speed.USUAL_SHARE
+
+
 def test_times_are_told_in_words() -> None:
     assert [describe_seconds(s) for s in (0.04, 9.94, 12.3, 60, 200.4, 3600, 7530)] == [
         "0.0 s",

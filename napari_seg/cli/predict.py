@@ -48,7 +48,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         choices=["auto", "float32", "bfloat16"],
         default="auto",
         help="what the network computes in; auto is float16 on a graphics card and float32 on a processor. bfloat16 "
-        "takes about half the time and memory on processors that have it, and changes few voxels",
+        "takes about half the time, and half of the network's memory, on processors that have it; few voxels change",
     )
     parser.add_argument(
         "--memory",

@@ -46,6 +46,9 @@ FORMATS: dict[Format, str] = {
 
 _OF_DICOM = ("seg", "labelmap", "rtstruct")
 
+_CHANGE_LABELS = ("device", "backend", "precision", "windows", "crop")
+"""Options that a result is not the same without, be it by rounding only."""
+
 _CODES_THAT_CONCERN_ALL = (
     "bundle.config",
     "bundle.untrusted",
@@ -178,7 +181,7 @@ def _run_case(
             also = [kind for kind in also if kind not in missing]
             text = f"{case.name} is no DICOM series, so it gets no {' and no '.join(missing)}"
             segmentation = replace(segmentation, notices=(*segmentation.notices, Notice("output.no_dicom", text)))
-        write_case(case, volume, segmentation, bundle, output_dir, also)
+        write_case(case, volume, segmentation, bundle, output_dir, also, options)
     except Cancelled:
         raise
     except NapariSegError as error:
@@ -220,8 +223,18 @@ def write_case(
     bundle: Bundle,
     output_dir: Path,
     also: Sequence[Format] = (),
+    options: Options | None = None,
 ) -> None:
     """Writes the files of one result, all or none: three, two maps where the certainty is known, and other formats.
+
+    Args:
+        case: the scan's name and source.
+        volume: the scan.
+        segmentation: of it.
+        bundle: that made it.
+        output_dir: where the files go.
+        also: other formats.
+        options: that it was made with; those that change labels are written down.
 
     Raises:
         OutputError: `output.not_written`, the disk is full or a name is taken by a folder; `output.not_equal`, what
@@ -251,7 +264,9 @@ def write_case(
                 else:
                     continue
                 targets[path], sums[kind] = target, _sha256(path)
-            text = json.dumps(_record(case, volume, segmentation, bundle, labels) | {"beside": sums}, indent=2)
+            known = _record(case, volume, segmentation, bundle, labels)
+            known["options"] = {name: value for name, value in (options or {}).items() if name in _CHANGE_LABELS}
+            text = json.dumps(known | {"beside": sums}, indent=2)
             record.write_text(text + "\n", encoding="utf-8")
             before = read_record(_targets(output_dir, case.name)[2]) or {}
             for path, target in targets.items():

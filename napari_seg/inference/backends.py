@@ -81,7 +81,8 @@ def arithmetic(precision: Precision, device: torch.device) -> torch.dtype:
             needed = "compute capability 8.0" if device.type == "cuda" else "AVX-512 BF16 or AMX"
             raise EnvironmentFault(
                 "environment.precision",
-                f"this {kind} does not compute in bfloat16; expected one with {needed}; leave out --precision",
+                f"torch finds no bfloat16 in this {kind}; expected one with {needed}; choose precision auto "
+                "(--precision auto, or napari's Preferences > napari-seg)",
             )
         return torch.bfloat16
     return torch.float16 if precision == "auto" and device.type == "cuda" else torch.float32
@@ -90,9 +91,14 @@ def arithmetic(precision: Precision, device: torch.device) -> torch.dtype:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies in bfloat16, and does not only imitate it."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
     told: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
-    return any(told.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return bool(told.get("avx512_bf16") or told.get("amx_bf16"))
+
+
+def computing_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
+    """Within it, torch computes in a type whatever it can; weights are turned into it each time, and not kept so."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False)
 
 
 class BatchCost(NamedTuple):
@@ -108,10 +114,14 @@ class Backend(Protocol):
     Attributes:
         name: for a person.
         batch_cost: what it is known to take for a batch; None: nobody knows.
+        device: where it computes.
+        dtype: what it computes in.
         home: where its logits are.
     """
 
     batch_cost: BatchCost | None
+    device: torch.device
+    dtype: torch.dtype
     home: torch.device
 
     @property
@@ -166,7 +176,7 @@ class TorchBackend:
 
     @property
     def name(self) -> str:
-        return f"torch on {self.device.type}{described(self.dtype)}"
+        return described("torch", self)
 
     def __call__(self, windows: torch.Tensor) -> torch.Tensor:
         answers, first = [], 0
@@ -185,7 +195,7 @@ class TorchBackend:
     def _logits(self, windows: torch.Tensor) -> torch.Tensor:
         try:
             on_device = windows.to(self.device)
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            with computing_in(self.dtype, self.device):
                 return first_answer(self.network(on_device)).to(self.home)
         except torch.OutOfMemoryError:  # the processor raises another
             if self.refuge is None:
@@ -204,9 +214,10 @@ class TorchBackend:
         return self(windows)
 
 
-def described(dtype: torch.dtype) -> str:
-    """Words after a backend's name; none for float32."""
-    return "" if dtype == torch.float32 else f" in {str(dtype).removeprefix('torch.')}"
+def described(program: str, backend: Backend) -> str:
+    """Such as "torch on cuda in float16"; float32 is not named."""
+    kind = "" if backend.dtype == torch.float32 else f" in {str(backend.dtype).removeprefix('torch.')}"
+    return f"{program} on {backend.device.type}{kind}"
 
 
 def twin(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
@@ -240,7 +251,7 @@ def averaged_over_mirrors(run: Run, axes: Sequence[int]) -> Run:
         return run
 
     def averaged(windows: torch.Tensor) -> torch.Tensor:
-        total = run(windows).float().clone()  # a backend may use its memory again
+        total = run(windows).to(torch.float32, copy=True)  # a backend may use its memory again
         for axes in flips:
             total += run(windows.flip(axes)).flip(axes)
         return total.div_(1 + len(flips))

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from napari_seg.bundle import Bundle
-from napari_seg.inference.backends import averaged_over_mirrors, check_answer, first_answer, resting
+from napari_seg.inference.backends import averaged_over_mirrors, check_answer, computing_in, first_answer, resting
 from napari_seg.inference.blend import blend
 from napari_seg.inference.budget import check_whole, describe_bytes, held_bytes, trim
 from napari_seg.inference.decide import Decider
@@ -124,7 +124,7 @@ def _background(
 def _whole_logits(image: torch.Tensor, bundle: Bundle, model: Model, on_window: OnWindow) -> torch.Tensor:
     """(classes, I, J, K) of an inferer that gives nothing less than the whole image's."""
     on_window(0, 1)
-    with blaming(bundle, model.device):
+    with blaming(bundle, model.device), computing_in(model.dtype, model.device):
         logits = first_answer(model.inferer(image[None].to(model.device), model.network))
         check_answer(logits, 1, image.shape[1:], _classes(bundle))
     on_window(1, 1)

@@ -84,7 +84,7 @@ def foresee(
 
     check_runnable(bundle)
     check_fit(volume, bundle)
-    model = load_model(bundle, resolve_device(device), precision)
+    model = load_model(bundle, resolve_device(device, precision), precision)
     settings = WindowSettings.of(model.inferer)
     if settings is None:
         return None

@@ -55,7 +55,8 @@ def segment(
         backend: what runs the network; "auto": OpenVINO on the CPU where it is installed and worth its start, else
             torch.
         precision: what the network computes in; "auto": float16 on a GPU, by torch's autocast, and float32 on a
-            processor. "bfloat16" is about twice as quick in half the memory on processors that have it.
+            processor. "bfloat16" takes about half the time, and half of the network's memory, on processors that have
+            it.
         memory_bytes: what this process may hold at most, in all; None: what it holds and four fifths of what is free.
         windows: "fewest" lays as few as cover the scan, evenly and up to half as long again; "even" lays windows of the
             bundle's size evenly, as nnU-Net does; "bundle" lays them exactly as MONAI does.
@@ -80,7 +81,7 @@ def segment(
     bundle = read_bundle(bundle)
     check_runnable(bundle)
     check_fit(volume, bundle)
-    device = resolve_device(device)
+    device = resolve_device(device, precision)
     report = progress or _silent
     regions, place_notices = localise(volume, bundle, progress)
 
@@ -171,16 +172,19 @@ def check_fit(volume: Volume, bundle: Bundle) -> None:
         )
 
 
-def resolve_device(device: str) -> str:
-    """torch's name of a device that is here; "auto" becomes "cuda" or "cpu".
+def resolve_device(device: str, precision: Precision = "auto") -> str:
+    """torch's name of a device that is here and computes so; "auto" becomes "cuda" or "cpu".
 
     Raises:
-        EnvironmentFault: `environment.device`, there is no such device.
+        EnvironmentFault: `environment.device`, there is no such device; `environment.precision`, it does not compute
+            in that precision.
     """
     import torch
 
+    from napari_seg.inference.backends import arithmetic
+
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = device.partition(":")
     if kind == "cuda" and (not torch.cuda.is_available() or int(number or 0) >= torch.cuda.device_count()):
         raise EnvironmentFault(
@@ -188,6 +192,7 @@ def resolve_device(device: str) -> str:
         )
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
         raise EnvironmentFault("environment.device", f"unknown device {device!r}; expected 'auto', 'cpu' or 'cuda'")
+    arithmetic(precision, torch.device(device))
     return device
 
 

@@ -67,8 +67,7 @@ def expected_seconds(
     if backend.batch_cost is not None:
         one = backend.batch_cost.seconds
     elif plan.flop < WORTH_TRYING_FLOP:
-        device = next((weights.device for weights in network.parameters()), torch.device("cpu"))
-        one = shape[0] * plan.cost.flop * seconds_a_flop(device) / USUAL_SHARE
+        one = shape[0] * plan.cost.flop * seconds_a_flop(backend.device, backend.dtype) / USUAL_SHARE
     else:
         one = _tried(backend, network, shape, plan.cost.flop)
     logits = classes * prod(windows.size) * len(plan.starts)
@@ -84,7 +83,7 @@ def _tried(backend: Backend, network: torch.nn.Module, shape: tuple[int, ...], f
     def seconds(batch: torch.Tensor) -> float:
         return quickest(lambda: float(backend(batch).flatten()[0]), trials=3)  # a number, so that a GPU is waited for
 
-    if flop > LARGE_FLOP:
+    if flop > LARGE_FLOP and backend.device.type == "cpu":
         try:
             return HALVES_ARE_QUICKER * seconds(half) * flop / network_cost(network, half[:1]).flop
         except Exception as error:  # a network of one size only can raise anything
@@ -110,9 +109,9 @@ def seconds_a_logit() -> float:
 
 
 @lru_cache(maxsize=4)
-def seconds_a_flop(device: torch.device) -> float:
+def seconds_a_flop(device: torch.device, dtype: torch.dtype) -> float:
     """Of a product of two matrices."""
-    one, other = torch.rand(2, 1024, 1024, device=device)
+    one, other = torch.ones(2, 1024, 1024, device=device, dtype=dtype)
     return quickest(lambda: float((one @ other)[0, 0]), within_seconds=0.1) / (2 * 1024**3)
 
 

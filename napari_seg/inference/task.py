@@ -50,7 +50,7 @@ class Means:
     body_in: Callable[[Grid], Body | None] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RegionTask:
     """A region before it is run.
 
@@ -88,28 +88,28 @@ class RegionTask:
     ) -> RegionTask:
         """Of what `prepare` gave: its part that is worth a look, and windows of such settings over it."""
         body = None if means.body_in is None else means.body_in(grid)
-        if body is None:
-            ways = ways_to_lay(means.placement, grid.shape, settings)
-            return cls(image, grid, ways, scan_grid, bundle, model, means, promised_bytes)
-        i, j, k = sizes = Windows.over(grid.shape, settings).size
-        box = body.box(sizes, (stride(i), stride(j), stride(k)))
-        begin, end = ([getattr(part, name) for part in box] for name in ("start", "stop"))
-        grid = grid.box(begin, end)
+        begin: tuple[int, ...] = (0, 0, 0)
+        if body is not None:
+            i, j, k = sizes = Windows.over(grid.shape, settings).size
+            box = body.box(sizes, (stride(i), stride(j), stride(k)))
+            begin, end = (tuple(getattr(part, name) for part in box) for name in ("start", "stop"))
+            grid = grid.box(begin, end)
+            if grid.shape != image.shape[1:]:
+                image = image[(slice(None), *box)].clone()  # a view would keep the rest in memory
 
         def holds_something(start: Triple, size: Triple) -> bool:
             a, b, c = (s + first for s, first in zip(start, begin, strict=True))
-            return body.reaches((a, b, c), size)
+            return body is None or body.reaches((a, b, c), size)
 
         ways = [windows.sparing(holds_something) for windows in ways_to_lay(means.placement, grid.shape, settings)]
-        image = image[(slice(None), *box)].clone()  # a view would keep the rest in memory
         return cls(image, grid, ways, scan_grid, bundle, model, means, promised_bytes)
 
-    def plan(self, backend: BackendName | None = None, beside: Callable[[], int] | None = None) -> Plan:
+    def plan(self, backend: BackendName | None = None, beside_bytes: int | None = None) -> Plan:
         """How it will be run.
 
         Args:
             backend: what will run the network; None: what was wanted.
-            beside: says what the process holds and will hold beside the image; None: what it holds now.
+            beside_bytes: what the process holds and will hold beside the image; None: it is looked up.
 
         Raises:
             EnvironmentFault: `environment.memory`, it can't be done within the budget.
@@ -120,8 +120,10 @@ class RegionTask:
         def share_of(flop: float) -> float | None:
             return self.model.compiled_memory if backends.will_compile(wanted, device, flop) else None
 
+        def beside() -> int:
+            return self._beside() if beside_bytes is None else beside_bytes
+
         with blaming(self.bundle, device):
-            beside = beside or self._beside
             return budget.best_plan(self.ways, len(self.image), self._cost, self.means.budget_bytes, beside, share_of)
 
     def ready(self, on_window: OnWindow) -> tuple[Plan, Backend]:
@@ -137,14 +139,10 @@ class RegionTask:
         wanted = self.means.backend
         backend: Backend | None = None
         compiled_for: tuple[int, ...] = ()
-        known = 0
-
-        def beside() -> int:
-            return known or self._beside()  # with a compiled network, once there was one
-
+        known: int | None = None  # what is held beside with a compiled network, once there was one
         try:
             while True:
-                plan = self.plan(wanted, beside)
+                plan = self.plan(wanted, known)
                 on_window(0, plan.asked)
                 shape = self.batch_shape(plan)
                 if backend is None or shape != compiled_for or plan.share is None:
@@ -163,7 +161,7 @@ class RegionTask:
                     continue
                 self.model.let_go()
                 budget.give_back()
-                known = max(known, self._beside())
+                known = max(known or 0, self._beside())
                 taken = backend.batch_cost.memory
                 plan = plan.told(taken, known)
                 if plan.peak_bytes <= self.means.budget_bytes:
@@ -192,6 +190,8 @@ class RegionTask:
     def _cost(self, windows: Windows) -> NetworkCost:
         window = windows.cut(windows.pad(self.image), (0, 0, 0))[None]
         cost = budget.network_cost(self.model.outline, window, lambda: self.model.network)
+        if self.model.device.type == "cuda":
+            return cost  # it may have to hand over to the processor, which goes on in float32
         return cost.computed_in(self.model.dtype)
 
     def _beside(self) -> int:

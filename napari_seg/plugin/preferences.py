@@ -27,8 +27,8 @@ class Preferences:
     device: str = "auto"
     memory_bytes: int | None = None
     bundle_folders: tuple[Path, ...] = ()
-    keep_seconds: int = 60
     precision: Precision = "auto"
+    keep_seconds: int = 60
 
 
 def preferences() -> Preferences:
@@ -46,9 +46,9 @@ def _preferences(segmenting: Any, safety: Any) -> Preferences:
     gib = float(segmenting.memory_gib)
     folders = [folder for folder in re.split(f"[;{os.pathsep}]", str(segmenting.bundle_folders)) if folder.strip()]
     return Preferences(
-        str(segmenting.device),
-        int(gib * 2**30) if gib > 0 else None,
-        tuple(Path(folder.strip()).expanduser() for folder in folders),
-        int(safety.keep_seconds),
-        segmenting.precision,
+        device=str(segmenting.device),
+        memory_bytes=int(gib * 2**30) if gib > 0 else None,
+        bundle_folders=tuple(Path(folder.strip()).expanduser() for folder in folders),
+        precision=segmenting.precision,
+        keep_seconds=int(safety.keep_seconds),
     )

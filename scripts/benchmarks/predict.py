@@ -67,12 +67,13 @@ def predict(args: argparse.Namespace) -> dict[str, object]:
 
     about = machine(VERSIONS)
     network = Standard(args.classes, tuple(args.features), args.patch)
-    training = Training(args.training_steps, args.training_patch, amp=args.training_amp)
+    has_half = has_bfloat16(torch.device("cpu"))
+    training = Training(args.training_steps, args.training_patch, amp=args.training_amp and has_half)
     work = args.work or Path(tempfile.mkdtemp(prefix="benchmark-"))
     folder = work / f"predict_{fingerprint(args.scan, network, training)}"
     with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
         made = pool.submit(make, args.scan, folder, network, training).result()
-    left_out = {"nnunet-tta": not args.tta, "napari-bfloat16": not has_bfloat16(torch.device("cpu"))}
+    left_out = {"nnunet-tta": not args.tta, "napari-bfloat16": not has_half}
     wanted = args.only or [key for key in CONTENDERS if not left_out.get(key)]
     runs = run_rounds(made, wanted, args.rounds, args.resume, about["versions"])
     if not runs:
