@@ -254,7 +254,7 @@ def summary(
     for key, taken in runs.items():
         row: dict[str, object] = {what: spread([run[what] for run in taken]) for what in ("seconds", "peak_gib")}
         row |= {what: taken[0][what] for what in ("windows", "first_seconds", "first_peak_gib") if what in taken[0]}
-        for peer in ("nnunet", "nnunet-tta", "monai"):
+        for peer in ("nnunet", "nnunet-tta", "monai", "napari"):
             if peer in runs:
                 times = [[[run["seconds"]] for run in runs[name]] for name in (key, peer)]
                 row[f"share_of_{peer}"] = compare(*times)
@@ -316,6 +316,9 @@ def describe_predict(figures: dict) -> str:
                 f"The first run with a network ({CONTENDERS[key]}) compiles it and keeps that on the disk:",
                 f"{row['first_seconds']:.3g} s and {row['first_peak_gib']:.1f} GiB.",
             )
+    equal = rows.get("napari-bfloat16", {}).get("equal_to_napari")
+    if equal is not None:
+        lines += paragraph(f"In bfloat16 {equal:.3%} of the voxels have the label that they have by default.")
     return "\n".join(lines)
 
 
