@@ -298,10 +298,6 @@ def test_too_little_memory_steps_down_and_changes_no_logit(most: int, asked: lis
         TorchBackend(Small(0), CPU)(windows)
 
 
-def computes_in_bfloat16() -> bool:
-    return backends.has_bfloat16(CPU)
-
-
 @pytest.mark.parametrize("refuge", [None, CPU])
 @torch.inference_mode()
 def test_torch_in_bfloat16_is_near_float32_and_steps_down_to_it(refuge: torch.device | None) -> None:
@@ -318,9 +314,11 @@ def test_torch_in_bfloat16_is_near_float32_and_steps_down_to_it(refuge: torch.de
 
 
 @needs_openvino
-@pytest.mark.skipif(not computes_in_bfloat16(), reason="this processor has no bfloat16")
+@pytest.mark.skipif(not backends.has_bfloat16(CPU), reason="this processor has no bfloat16")
 @torch.inference_mode()
-def test_openvino_in_bfloat16_is_near_float32_and_kept_apart(network: nn.Module, own_cache: Path) -> None:
+def test_openvino_in_bfloat16_is_near_float32_and_kept_apart(
+    network: nn.Module, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     windows = torch.randn(SHAPE)
     exact = TorchBackend(network, CPU)(windows)
     model = Model(network, Compose([]), SimpleInferer(), CPU, torch.bfloat16)
@@ -333,6 +331,10 @@ def test_openvino_in_bfloat16_is_near_float32_and_kept_apart(network: nn.Module,
         make_backend("openvino", model_of(network), SHAPE, 1e9)(windows), exact, rtol=1e-3, atol=2e-3
     )
     assert len(list(own_cache.glob("*.blob"))) == 2
+    monkeypatch.setitem(compiled.COMPILED_TOLERANCE, torch.bfloat16, 0.0)
+    compiled.compiled_once.cache_clear()
+    with pytest.raises(EnvironmentFault, match=r"environment\.precision: bfloat16 is too coarse"):
+        make_backend("auto", model, (1, *SHAPE[1:]), 1e15)
 
 
 def test_precision_is_refused_where_the_processor_has_none(
@@ -342,9 +344,9 @@ def test_precision_is_refused_where_the_processor_has_none(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
     bundle = read_bundle(write_threshold_bundle(tmp_path / "small"), trust=True)
     with pytest.raises(EnvironmentFault, match="AVX-512 BF16 or AMX"):
-        segment(head, bundle, precision="bfloat16")
+        segment(head, bundle, device="cpu", precision="bfloat16", progress=lambda *_: pytest.fail("too late"))
     with pytest.raises(EnvironmentFault, match="choose precision auto"):
-        foresee(head, bundle, precision="bfloat16")
+        foresee(head, bundle, device="cpu", precision="bfloat16")
     assert arithmetic("auto", CPU) == arithmetic("float32", CPU) == torch.float32
     assert arithmetic("auto", torch.device("cuda")) == torch.float16
     assert arithmetic("float32", torch.device("cuda")) == torch.float32

@@ -19,11 +19,12 @@ from torch import nn
 from napari_seg.bundle import read_bundle
 from napari_seg.cli.predict import memory_size
 from napari_seg.errors import EnvironmentFault
+from napari_seg.geometry import Grid
 from napari_seg.inference import backends, budget, segment
 from napari_seg.inference.backends import BatchCost, TorchBackend
 from napari_seg.inference.budget import NetworkCost, Plan, best_plan, cut_in_strips, make_plan, network_cost
 from napari_seg.inference.model import Model, load_model
-from napari_seg.inference.task import RegionTask
+from napari_seg.inference.task import Means, RegionTask
 from napari_seg.inference.windows import Windows, WindowSettings
 from napari_seg.volume import Segmentation, Volume
 
@@ -187,6 +188,25 @@ def test_a_region_is_planned_anew_when_a_compiled_network_takes_more_than_was_th
     assert plans[-1].rests
     assert made.rested == plans[-1].asked
     np.testing.assert_array_equal(found.array, usual.array)
+
+
+def test_less_is_planned_in_half_precision_but_for_a_gpu(head: Volume, tmp_path: Path) -> None:
+    known = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(16, 16, 16)), trust=True)
+    model = load_model(known, "cpu")
+    settings = WindowSettings.of(model.inferer)
+    assert settings is not None
+
+    def planned(device: str, dtype: torch.dtype) -> int:
+        half = Model(model.network, model.preprocessing, model.inferer, torch.device(device), dtype)
+        image = torch.zeros(1, 32, 32, 32)
+        grid = Grid((32, 32, 32), np.eye(4))
+        task = RegionTask.of(image, grid, grid, known, half, settings, Means(10**12, "torch"), 0)
+        return task.plan().cost.peak_bytes
+
+    exact = planned("cpu", torch.float32)
+    assert planned("cpu", torch.bfloat16) == int(budget.HALF_MAPS * exact)
+    # a GPU that runs out of memory hands over to the processor, which goes on in float32
+    assert planned("cuda", torch.float16) == planned("cuda", torch.float32) == exact
 
 
 def test_a_network_that_takes_too_much_is_refused_and_leaves_nothing(with_backends: Segmented) -> None:

@@ -46,8 +46,8 @@ FORMATS: dict[Format, str] = {
 
 _OF_DICOM = ("seg", "labelmap", "rtstruct")
 
-_CHANGE_LABELS = ("device", "backend", "precision", "windows", "crop")
-"""Options that a result is not the same without, be it by rounding only."""
+_CHANGE_LABELS = ("device", "backend", "precision", "memory_bytes", "windows", "crop")
+"""Options that a result may not be the same without, be it by rounding only."""
 
 _CODES_THAT_CONCERN_ALL = (
     "bundle.config",

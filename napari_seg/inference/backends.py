@@ -81,7 +81,7 @@ def arithmetic(precision: Precision, device: torch.device) -> torch.dtype:
             needed = "compute capability 8.0" if device.type == "cuda" else "AVX-512 BF16 or AMX"
             raise EnvironmentFault(
                 "environment.precision",
-                f"torch finds no bfloat16 in this {kind}; expected one with {needed}; choose precision auto "
+                f"this torch finds no bfloat16 in this {kind}; expected one with {needed}; choose precision auto "
                 "(--precision auto, or napari's Preferences > napari-seg)",
             )
         return torch.bfloat16
@@ -288,7 +288,8 @@ def make_backend(
         sums_bytes: of all that is made of the logits; where a GPU has no room for it, main memory has.
 
     Raises:
-        EnvironmentFault: `environment.backend`, OpenVINO is wanted and not there, or can't run the network.
+        EnvironmentFault: `environment.backend`, OpenVINO is wanted and not there, or can't run the network;
+            `environment.precision`, what the model computes in is too coarse for it.
     """
     if not will_compile(wanted, model.device, flop):
         if wanted != "openvino":
@@ -306,7 +307,7 @@ def make_backend(
 
     try:
         return OpenVINOBackend(compiled_once(model, shape), shape, model.dtype)
-    except NapariSegError:  # its weights can't be read again
+    except NapariSegError:  # its weights can't be read again, or it can't do with so few bits
         raise
     except Exception as error:  # a network can hold anything
         first_line = (str(error).strip().splitlines() or [""])[0]

@@ -23,6 +23,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from napari_seg import __version__
+from napari_seg.errors import EnvironmentFault
 from napari_seg.inference.backends import BatchCost, described, first_answer, smaller, twin
 from napari_seg.inference.budget import give_back, held_bytes
 from napari_seg.inference.skips import split_skips
@@ -67,7 +68,6 @@ class OpenVINOBackend:
         import openvino
 
         self.dtype = dtype
-
         self.compiled = compiled
         self.request = compiled.model.create_infer_request()
         output = compiled.model.output(0)
@@ -149,6 +149,7 @@ def compile_network(
         dtype: that it computes in.
 
     Raises:
+        EnvironmentFault: `environment.precision`, `dtype` is too coarse for the network.
         Exception: OpenVINO can't read the network, or does not compute what torch does.
     """
     import openvino
@@ -241,7 +242,13 @@ def _compile_checked(
             found, cost = _answered(model, asked)
             tolerance = COMPILED_TOLERANCE[computed_in] * max(1.0, float(expected.abs().max()))
             if found.shape != expected.shape or not torch.allclose(found, expected, atol=tolerance):
-                raise RuntimeError("the compiled network does not answer what torch answers")
+                if computed_in == torch.float32:
+                    raise RuntimeError("the compiled network does not answer what torch answers")
+                off = f"its logits are off by more than {COMPILED_TOLERANCE[computed_in]:.0%} of the largest"
+                text = (
+                    f"{str(computed_in).removeprefix('torch.')} is too coarse for this network: {off}; choose float32"
+                )
+                raise EnvironmentFault("environment.precision", text)
     if trial != shape:
         _reshape(traced, shape)
         model = _core().compile_model(traced, "CPU", _settings(dtype))

@@ -55,8 +55,8 @@ def foresee(
 ) -> Foresight | None:
     """What `segment` with the same arguments will take; None of a bundle whose inferer tells nothing of its windows.
 
-    The network is loaded, as it will be anyway, and at most tried on one small window. A coarse pass is not run, so a
-    bundle that has one takes less.
+    The network is loaded, as it will be anyway, and at most tried: a processor on a small window, a GPU on a batch. A
+    coarse pass is not run, so a bundle that has one takes less.
 
     Args:
         volume: the scan.
@@ -84,7 +84,7 @@ def foresee(
 
     check_runnable(bundle)
     check_fit(volume, bundle)
-    model = load_model(bundle, resolve_device(device, precision), precision)
+    model = load_model(bundle, resolve_device(device), precision)
     settings = WindowSettings.of(model.inferer)
     if settings is None:
         return None

@@ -186,12 +186,12 @@ def resolve_device(device: str, precision: Precision = "auto") -> str:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise EnvironmentFault("environment.device", f"unknown device {device!r}; expected 'auto', 'cpu' or 'cuda'")
     if kind == "cuda" and (not torch.cuda.is_available() or int(number or 0) >= torch.cuda.device_count()):
         raise EnvironmentFault(
             "environment.device", f"there is no device {device!r} here; expected 'auto' or 'cpu' on this machine"
         )
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise EnvironmentFault("environment.device", f"unknown device {device!r}; expected 'auto', 'cpu' or 'cuda'")
     arithmetic(precision, torch.device(device))
     return device
 

@@ -77,7 +77,7 @@ def expected_seconds(
 
 
 def _tried(backend: Backend, network: torch.nn.Module, shape: tuple[int, ...], flop: int) -> float:
-    """Seconds a batch, from runs of windows half as long in each direction, or of small ones as they are."""
+    """Seconds a batch: on a processor from windows half as long in each direction, unless they are small already."""
     half, whole = (torch.zeros(size) for size in (smaller(shape), shape))
 
     def seconds(batch: torch.Tensor) -> float:

@@ -87,8 +87,7 @@ def describe_scaling(figures: dict) -> str:
         f"weights ({len(network['features'])} stages, {network['features'][0]} to {network['features'][-1]} channels,",
         f"{network['classes']} classes). Its start, reading or compiling the network once, is left out.",
         "Beside the speed of the network stands its share of what this machine reaches in a product of two 4096×4096",
-        "matrices (torch, float32): the mean of just before and just after. That is no upper bound: on AMD OpenVINO",
-        "uses the processor better than torch's product does, on Intel it does not.",
+        "matrices (torch, float32): the mean of just before and just after. That is no upper bound.",
     )
     head = [
         "backend",
