@@ -13,58 +13,21 @@ import numpy as np
 import pytest
 import torch
 from bundles import write_threshold_bundle
-from monai.networks.nets import DynUNet, UNet
-from torch import nn
 
 from napari_seg.bundle import read_bundle
 from napari_seg.cli.predict import memory_size
 from napari_seg.errors import EnvironmentFault
 from napari_seg.geometry import Grid
-from napari_seg.inference import backends, budget, segment
+from napari_seg.inference import backends, budget, dry_run, segment
 from napari_seg.inference.backends import BatchCost, TorchBackend
-from napari_seg.inference.budget import NetworkCost, Plan, best_plan, cut_in_strips, make_plan, network_cost
+from napari_seg.inference.budget import Plan, best_plan, cut_in_strips, make_plan
+from napari_seg.inference.dry_run import NetworkCost, network_cost
 from napari_seg.inference.model import Model, load_model
 from napari_seg.inference.task import Means, RegionTask
 from napari_seg.inference.windows import Windows, WindowSettings
 from napari_seg.volume import Segmentation, Volume
 
 MIB = 2**20
-
-
-def test_a_windows_cost_is_computed_by_hand() -> None:
-    net = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1, bias=False), nn.ReLU(), nn.Conv3d(8, 5, 1, bias=False))
-    cost = network_cost(net, torch.zeros(1, 1, 16, 16, 16))
-    voxels = 16**3
-    assert cost.classes == 5
-    assert cost.flop == 2 * voxels * (27 * 8 + 8 * 5)
-    # the ReLU holds what goes in and what comes out, and the window is still there
-    assert cost.peak_bytes == 4 * voxels * (1 + 8 + 8)
-
-
-def test_costs_of_real_networks_need_no_memory_of_their_size() -> None:
-    cost = network_cost(UNet(3, 1, 105, (16, 32, 64), (2, 2)), torch.zeros(1).expand(1, 1, 512, 512, 512))
-    assert cost.classes == 105
-    assert cost.peak_bytes > 4 * 105 * 512**3
-
-
-def test_counting_leaves_the_network_as_it_is() -> None:
-    net = DynUNet(3, 1, 3, [3] * 3, [1, 2, 2], [2, 2])  # which knows its blocks under several names
-    window = torch.randn(1, 1, 16, 16, 16)
-    with torch.inference_mode():
-        before = net.eval()(window)
-        network_cost(net, window)
-        assert not any(value.is_meta for value in net.state_dict().values())
-        torch.testing.assert_close(net(window), before)
-
-
-def test_a_network_that_looks_at_values_is_measured() -> None:
-    class Looks(nn.Module):
-        def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-            return [image.repeat(1, 3, 1, 1, 1) * (2 if image.max() > 0 else 1)]
-
-    assert network_cost(Looks(), torch.zeros(1, 1, 8, 8, 8)).classes == 3
-    traced = torch.jit.trace(nn.Conv3d(1, 4, 3, padding=1), torch.zeros(1, 1, 8, 8, 8))
-    assert network_cost(traced, torch.zeros(1, 1, 8, 8, 8)).classes == 4
 
 
 def test_less_memory_gives_more_strips_then_half_precision_then_a_refusal() -> None:
@@ -204,7 +167,7 @@ def test_less_is_planned_in_half_precision_but_for_a_gpu(head: Volume, tmp_path:
         return task.plan().cost.peak_bytes
 
     exact = planned("cpu", torch.float32)
-    assert planned("cpu", torch.bfloat16) == int(budget.HALF_MAPS * exact)
+    assert planned("cpu", torch.bfloat16) == int(dry_run.HALF_MAPS * exact)
     # a GPU that runs out of memory hands over to the processor, which goes on in float32
     assert planned("cuda", torch.float16) == planned("cuda", torch.float32) == exact
 

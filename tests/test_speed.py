@@ -14,7 +14,8 @@ from torch import nn
 from napari_seg.bundle import read_bundle
 from napari_seg.inference import segment, speed
 from napari_seg.inference.backends import TorchBackend
-from napari_seg.inference.budget import make_plan, network_cost
+from napari_seg.inference.budget import make_plan
+from napari_seg.inference.dry_run import network_cost
 from napari_seg.inference.speed import describe_seconds, expected_seconds, measuring
 from napari_seg.inference.windows import Windows, WindowSettings
 from napari_seg.volume import Volume

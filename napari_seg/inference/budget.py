@@ -12,24 +12,20 @@ import ctypes
 import gc
 import logging
 import sys
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from napari_seg.errors import EnvironmentFault
-from napari_seg.inference.backends import check_answer, first_answer, twin
 from napari_seg.inference.blend import kept_bytes, place_shape, thriftiest, weights_voxels
 from napari_seg.inference.cells import LOGITS_AT_ONCE
 from napari_seg.inference.decide import POINT_BYTES, VOXELS_AT_ONCE
+from napari_seg.inference.dry_run import NetworkCost
 from napari_seg.inference.windows import Triple, Windows
 
 log = logging.getLogger(__name__)
@@ -44,9 +40,6 @@ COMPILED_MEMORY = 0.4
 """Of the maps that torch holds at once, what a network takes when OpenVINO runs it, which works in place, its skip
 connections split (see `skips.py`): 0.36 of nnU-Net's standard network. What a network does take is known once it is
 compiled."""
-
-HALF_MAPS = 0.55
-"""Of a network's maps in float32, what it takes in float16 or bfloat16: 0.54 of nnU-Net's standard network by torch."""
 
 WORTH_TRIMMING_BYTES = 16 * 2**20
 """Logits of a window from which what their deciding leaves is returned to the system each time."""
@@ -104,25 +97,6 @@ def held_bytes() -> int:
     return psutil.Process().memory_info().rss
 
 
-@dataclass(frozen=True)
-class NetworkCost:
-    """What one window costs a network.
-
-    Attributes:
-        classes: channels of its logits.
-        flop: floating-point operations, two a multiply-add.
-        peak_bytes: of all maps that are alive at once, the window and the logits included.
-    """
-
-    classes: int
-    flop: int
-    peak_bytes: int
-
-    def computed_in(self, dtype: torch.dtype) -> NetworkCost:
-        """The same, of a network that does not compute in float32."""
-        return self if dtype == torch.float32 else replace(self, peak_bytes=int(HALF_MAPS * self.peak_bytes))
-
-
 def give_back() -> None:
     """Returns to the system what is not wanted any more: of networks, which hold themselves, and of their making."""
     gc.collect()
@@ -139,71 +113,6 @@ def trim() -> None:
 @lru_cache(maxsize=1)
 def _malloc_trim() -> Callable[[int], int] | None:
     return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-
-
-def network_cost(
-    network: torch.nn.Module, window: torch.Tensor, whole: Callable[[], torch.nn.Module] | None = None
-) -> NetworkCost:
-    """The cost of a window in float32, computed from shapes alone wherever the network allows it: no map is made.
-
-    A network that looks at values, or that is compiled, is run once on the window itself.
-
-    Args:
-        network: in evaluation mode; its weights matter only where it is run.
-        window: (1, C, *size), in main memory; its values matter only where the network is run.
-        whole: gives the network with its weights, if `network` has none.
-    """
-    meta = torch.device("meta")  # weights with shapes and no values
-    try:
-        return _counted(twin(network, meta), window.to(meta))
-    except Exception as error:  # a network can hold anything
-        log.debug("the network's cost is measured, since shapes alone don't tell it (%s)", type(error).__name__)
-    network = whole() if whole else network
-    weights = next(network.parameters(), window)
-    return _counted(network, window.to(weights.device))
-
-
-def _counted(network: torch.nn.Module, window: torch.Tensor) -> NetworkCost:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    live = _LiveBytes()
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter, live:
-        logits = first_answer(network(window.clone()))
-        check_answer(logits, len(window), window.shape[2:])
-    return NetworkCost(logits.shape[1], counter.get_total_flops(), live.peak)
-
-
-class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that are alive, each storage once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.holders: dict[int, int] = {}
-        self.now = 0
-        self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        answer = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(answer):
-            if isinstance(tensor, torch.Tensor):
-                self._hold(tensor)
-        return answer
-
-    def _hold(self, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self.holders:
-            self.holders[key] = 0
-            self.now += size
-            self.peak = max(self.peak, self.now)
-        self.holders[key] += 1
-        weakref.finalize(tensor, self._release, key, size)
-
-    def _release(self, key: int, size: int) -> None:
-        self.holders[key] -= 1
-        if not self.holders[key]:
-            del self.holders[key]
-            self.now -= size
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from napari_seg import __version__
 from napari_seg.errors import EnvironmentFault
-from napari_seg.inference.backends import BatchCost, described, first_answer, smaller, twin
+from napari_seg.inference.backends import BatchCost, described, first_answer, smaller
 from napari_seg.inference.budget import give_back, held_bytes
+from napari_seg.inference.dry_run import identity, operations
 from napari_seg.inference.skips import split_skips
 
 if TYPE_CHECKING:
@@ -154,15 +154,13 @@ def compile_network(
     """
     import openvino
 
-    small, traced = _traced_on_small(network, shape)
-    kept_as = f"{_fingerprint(traced, shape, dtype, openvino.__version__)}.blob"
-    blob = None if cache_dir is None else cache_dir / kept_as
-    if blob is not None and blob.is_file():
-        del traced  # it holds all weights once more
-        if (kept := _kept(blob, dtype)) is not None:
+    blob = None
+    if cache_dir is not None and (name := _name(network, shape, dtype, openvino.__version__)) is not None:
+        blob = cache_dir / f"{name}.blob"
+        if blob.is_file() and (kept := _kept(blob, dtype)) is not None:
             return kept
-        traced = _traced(network, small)
     log.info("the network is compiled for this processor%s", "" if blob is None else ", once for windows of this size")
+    small, traced = _traced_on_small(network, shape)
     try:
         compiled = _compile_checked(network, traced, _trial(network, small, shape), shape, dtype)
     except RuntimeError:
@@ -187,33 +185,13 @@ def _trial(network: torch.nn.Module, small: tuple[int, ...], shape: tuple[int, .
     ones if the network does other operations with them, or can't tell without values.
     """
     try:
-        if _operations(network, small) != _operations(network, shape):
+        if operations(network, small) != operations(network, shape):
             return shape
     except Exception as error:  # a network can hold anything
         log.debug("the network does not tell its operations without values (%s)", type(error).__name__)
         return shape
     pairs = zip(smaller(shape), small, shape, strict=True)
     return tuple(whole if half == least else half for half, least, whole in pairs)
-
-
-def _operations(network: torch.nn.Module, shape: tuple[int, ...]) -> list[tuple]:
-    """What a network does with batches of a shape, in order: each operation's name and the numbers it is given."""
-    meta = torch.device("meta")  # weights with shapes and no values
-    with torch.inference_mode(), _Noting() as noting:
-        twin(network, meta)(torch.zeros(shape, device=meta))
-    return noting.operations
-
-
-class _Noting(TorchDispatchMode):
-    """Notes all operations; lists of numbers are left out, since they are mostly sizes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operations: list[tuple] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.operations.append((str(func), *(value for value in args if isinstance(value, int | float))))
-        return func(*args, **(kwargs or {}))
 
 
 def _compile_checked(
@@ -350,21 +328,18 @@ def _reshape(model: Any, shape: tuple[int, ...]) -> None:
     model.reshape({model.inputs[0]: PartialShape(shape)})
 
 
-def _fingerprint(traced: Any, shape: tuple[int, ...], dtype: torch.dtype, version: str) -> str:
-    """Of all that a compiled network follows from: its operations, weights and batches, and what will run them."""
-    asked = f"{__version__} {_HEAD.format} {version} {usable_cores()} {_processor()} {shape} {dtype}"
-    digest = hashlib.sha256(asked.encode())
-    numbers: dict[str, int] = {}
-    for number, operation in enumerate(traced.get_ordered_ops()):  # their names count up within a process
-        numbers[operation.get_friendly_name()] = number
-        inputs = [(numbers[i.get_node().get_friendly_name()], i.get_index()) for i in operation.input_values()]
-        constant = operation.get_type_name() == "Constant"
-        attributes = {} if constant else operation.get_attributes()
-        outputs = [str(output.get_partial_shape()) for output in operation.outputs()]
-        digest.update(f"{operation.get_type_name()} {inputs} {outputs} {sorted(attributes.items())}".encode())
-        if constant:
-            digest.update(operation.get_data().tobytes())
-    return digest.hexdigest()[:32]
+def _name(network: torch.nn.Module, shape: tuple[int, ...], dtype: torch.dtype, version: str) -> str | None:
+    """Under which a compiled network is kept: what it computes, for which batches, and what will run it.
+
+    None if the network does not tell what it computes.
+    """
+    try:
+        computed = identity(network, shape)
+    except Exception as error:  # a network can hold anything
+        log.debug("the compiled network is not kept, since it does not tell what it computes (%s)", error)
+        return None
+    by = f"{__version__} {_HEAD.format} {torch.__version__} {version} {usable_cores()} {_processor()}"
+    return hashlib.sha256(f"{computed} {shape} {dtype} {by}".encode()).hexdigest()[:32]
 
 
 def _processor() -> str:

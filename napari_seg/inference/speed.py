@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from napari_seg.inference.backends import Backend, smaller
-from napari_seg.inference.budget import Plan, held_bytes, network_cost
+from napari_seg.inference.budget import Plan, held_bytes
 from napari_seg.inference.cells import winners_of
+from napari_seg.inference.dry_run import network_cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,14 +17,16 @@ from napari_seg.geometry import Grid, is_same_lattice
 from napari_seg.inference import backends, budget
 from napari_seg.inference.compiled import compiled_once
 from napari_seg.inference.covering import stride, ways_to_lay
+from napari_seg.inference.dry_run import network_cost
 from napari_seg.inference.speed import expected_seconds
 from napari_seg.inference.windows import Triple, Windows, WindowSettings
 
 if TYPE_CHECKING:
     from napari_seg.inference.backends import Backend, BackendName
     from napari_seg.inference.body import Body
-    from napari_seg.inference.budget import NetworkCost, Plan
+    from napari_seg.inference.budget import Plan
     from napari_seg.inference.covering import Placement
+    from napari_seg.inference.dry_run import NetworkCost
     from napari_seg.inference.model import Model
 
 log = logging.getLogger(__name__)
@@ -189,7 +191,7 @@ class RegionTask:
 
     def _cost(self, windows: Windows) -> NetworkCost:
         window = windows.cut(windows.pad(self.image), (0, 0, 0))[None]
-        cost = budget.network_cost(self.model.outline, window, lambda: self.model.network)
+        cost = network_cost(self.model.outline, window, lambda: self.model.network)
         if self.model.device.type == "cuda":
             return cost  # it may have to hand over to the processor, which goes on in float32
         return cost.computed_in(self.model.dtype)
