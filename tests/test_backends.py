@@ -107,22 +107,6 @@ def test_other_weights_code_or_shape_are_compiled_anew(network: nn.Module, own_c
 
 
 @needs_openvino
-def test_what_does_not_tell_what_it_computes_is_not_kept(network: nn.Module, own_cache: Path) -> None:
-    class Looks(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            return self.network(image) * (2 if self.network.training else float(image.new_ones(1)))
-
-    looks = Looks().eval()
-    found = OpenVINOBackend(compile_network(looks, SHAPE, own_cache), SHAPE)(windows := torch.randn(SHAPE))
-    torch.testing.assert_close(found, network(windows).detach(), rtol=1e-3, atol=2e-3)
-    assert not own_cache.exists()
-
-
-@needs_openvino
 @pytest.mark.parametrize("content", [b"", b"noise" * 100, None])
 def test_a_damaged_cache_is_made_anew(network: nn.Module, own_cache: Path, content: bytes | None) -> None:
     compile_network(network, SHAPE, own_cache)

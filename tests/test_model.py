@@ -14,7 +14,7 @@ from bundles import write_threshold_bundle
 from torch import nn
 
 from napari_seg.bundle import Bundle, read_bundle
-from napari_seg.errors import BundleError, EnvironmentFault
+from napari_seg.errors import BundleError
 from napari_seg.geometry import Grid
 from napari_seg.inference import compiled, segment
 from napari_seg.inference.model import Model, load_model
@@ -77,34 +77,6 @@ def test_weights_that_were_let_go_are_read_again(tmp_path: Path, mode: bool) -> 
         assert not again.training
         torch.testing.assert_close(again(WINDOW), before)
         torch.testing.assert_close(dict(again.state_dict()), state)
-
-
-def test_a_plan_that_does_not_fit_is_refused_before_weights_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bundle = make_bundle(tmp_path / "bundle")
-    scan = Volume(np.zeros((1, 30, 20, 18), np.float32), Grid((30, 20, 18), np.eye(4)))
-    read = []
-    monkeypatch.setattr(Model, "network", property(lambda model: read.append(model)))
-    with pytest.raises(EnvironmentFault, match=r"environment\.memory"):
-        segment(scan, bundle, memory_bytes=2**20)
-    assert not read
-
-
-def test_weights_that_do_not_fit_are_refused_at_once(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "bundle")
-    torch.save(nn.Conv3d(1, 3, 5).state_dict(), bundle.root / "models/model.pt")
-    with pytest.raises(BundleError, match=r"bundle\.weights"):
-        load_model(bundle, "cpu")
-
-
-def test_weights_in_torchs_old_format_are_read(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "bundle")
-    weights = bundle.root / "models/model.pt"
-    expected = load_model(bundle, "cpu").network(WINDOW)
-    torch.save(torch.load(weights), weights, _use_new_zipfile_serialization=False)
-    os.utime(weights, (1, 1))
-    torch.testing.assert_close(load_model(bundle, "cpu").network(WINDOW), expected)
 
 
 def test_whoever_has_a_network_keeps_it(tmp_path: Path) -> None:

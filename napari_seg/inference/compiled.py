@@ -25,7 +25,7 @@ from napari_seg import __version__
 from napari_seg.errors import EnvironmentFault
 from napari_seg.inference.backends import BatchCost, described, first_answer, smaller
 from napari_seg.inference.budget import give_back, held_bytes
-from napari_seg.inference.dry_run import identity, operations
+from napari_seg.inference.dry_run import operations
 from napari_seg.inference.skips import split_skips
 
 if TYPE_CHECKING:
@@ -154,13 +154,15 @@ def compile_network(
     """
     import openvino
 
-    blob = None
-    if cache_dir is not None and (name := _name(network, shape, dtype, openvino.__version__)) is not None:
-        blob = cache_dir / f"{name}.blob"
-        if blob.is_file() and (kept := _kept(blob, dtype)) is not None:
-            return kept
-    log.info("the network is compiled for this processor%s", "" if blob is None else ", once for windows of this size")
     small, traced = _traced_on_small(network, shape)
+    kept_as = f"{_fingerprint(traced, shape, dtype, openvino.__version__)}.blob"
+    blob = None if cache_dir is None else cache_dir / kept_as
+    if blob is not None and blob.is_file():
+        del traced  # it holds all weights once more
+        if (kept := _kept(blob, dtype)) is not None:
+            return kept
+        traced = _traced(network, small)
+    log.info("the network is compiled for this processor%s", "" if blob is None else ", once for windows of this size")
     try:
         compiled = _compile_checked(network, traced, _trial(network, small, shape), shape, dtype)
     except RuntimeError:
@@ -328,18 +330,21 @@ def _reshape(model: Any, shape: tuple[int, ...]) -> None:
     model.reshape({model.inputs[0]: PartialShape(shape)})
 
 
-def _name(network: torch.nn.Module, shape: tuple[int, ...], dtype: torch.dtype, version: str) -> str | None:
-    """Under which a compiled network is kept: what it computes, for which batches, and what will run it.
-
-    None if the network does not tell what it computes.
-    """
-    try:
-        computed = identity(network, shape)
-    except Exception as error:  # a network can hold anything
-        log.debug("the compiled network is not kept, since it does not tell what it computes (%s)", error)
-        return None
-    by = f"{__version__} {_HEAD.format} {torch.__version__} {version} {usable_cores()} {_processor()}"
-    return hashlib.sha256(f"{computed} {shape} {dtype} {by}".encode()).hexdigest()[:32]
+def _fingerprint(traced: Any, shape: tuple[int, ...], dtype: torch.dtype, version: str) -> str:
+    """Of all that a compiled network follows from: its operations, weights and batches, and what will run them."""
+    asked = f"{__version__} {_HEAD.format} {version} {usable_cores()} {_processor()} {shape} {dtype}"
+    digest = hashlib.sha256(asked.encode())
+    numbers: dict[str, int] = {}
+    for number, operation in enumerate(traced.get_ordered_ops()):  # their names count up within a process
+        numbers[operation.get_friendly_name()] = number
+        inputs = [(numbers[i.get_node().get_friendly_name()], i.get_index()) for i in operation.input_values()]
+        constant = operation.get_type_name() == "Constant"
+        attributes = {} if constant else operation.get_attributes()
+        outputs = [str(output.get_partial_shape()) for output in operation.outputs()]
+        digest.update(f"{operation.get_type_name()} {inputs} {outputs} {sorted(attributes.items())}".encode())
+        if constant:
+            digest.update(operation.get_data().tobytes())
+    return digest.hexdigest()[:32]
 
 
 def _processor() -> str:

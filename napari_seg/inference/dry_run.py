@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from napari_seg.inference.backends import check_answer, first_answer, twin
 
@@ -83,35 +80,9 @@ def operations(network: torch.nn.Module, shape: tuple[int, ...]) -> list[tuple]:
     Raises:
         Exception: shapes alone don't tell it.
     """
-    noted = _noted(twin(network, META), shape)
-    return [(name, *(told for told in arguments if isinstance(told, int | float))) for name, arguments, _ in noted]
-
-
-def identity(network: torch.nn.Module, shape: tuple[int, ...]) -> str:
-    """A hash of all that a network's answers follow from: its weights, its operations and what they are given.
-
-    Raises:
-        Exception: shapes alone don't tell it.
-    """
-    digest = hashlib.sha256()
-    for name, value in chain(network.named_parameters(), network.named_buffers()):
-        digest.update(f"{name} {_content(value)}".encode())
-    digest.update(repr(_noted(twin(network, META), shape)).encode())
-    return digest.hexdigest()
-
-
-def _noted(network: torch.nn.Module, shape: tuple[int, ...]) -> list[tuple]:
-    batch = torch.zeros(shape, device=META)
-    with torch.inference_mode(), _ValuesFirst(), _Noting() as noting:
-        for name, value in chain(network.named_parameters(), network.named_buffers(), [("the batch", batch)]):
-            noting.names[_place(value)] = name
-        network(batch)
-    return noting.noted
-
-
-def _content(value: torch.Tensor) -> str:
-    plain = value.detach().contiguous().flatten()
-    return f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(plain.view(torch.uint8).numpy().data).hexdigest()}"
+    with torch.inference_mode(), _Noting() as noting:
+        twin(network, META)(torch.zeros(shape, device=META))
+    return noting.operations
 
 
 class _LiveBytes(TorchDispatchMode):
@@ -148,47 +119,12 @@ class _LiveBytes(TorchDispatchMode):
 
 
 class _Noting(TorchDispatchMode):
-    """Notes operations and what they are given: tensors by what made them, or by their content."""
+    """Notes all operations."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.names: dict[tuple, str] = {}
-        self.noted: list[tuple] = []
-        self.alive: list[Any] = []  # so that no two tensors ever lie in the same place
+        self.operations: list[tuple] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        answer = func(*args, **kwargs)
-        self.noted.append((str(func), tree_map(self._told, args), tree_map(self._told, kwargs)))
-        self.alive.append(answer)
-        for number, tensor in enumerate(tree_leaves(answer)):
-            if isinstance(tensor, torch.Tensor):
-                self.names[_place(tensor)] = f"{number} of {len(self.noted)}"
-        return answer
-
-    def _told(self, value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return value
-        name = self.names.get(_place(value))
-        if name is None and value.device == META:
-            raise ValueError("the network makes a tensor of values that shapes don't tell")
-        self.alive.append(value)
-        return name or _content(value)
-
-
-class _ValuesFirst(TorchFunctionMode):
-    """Has what a network makes of given numbers made in main memory, since `META` would forget them unseen."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func not in (torch.tensor, torch.Tensor.new_tensor):
-            return func(*args, **kwargs)
-        device = kwargs.pop("device", None)
-        if device is None and func is torch.Tensor.new_tensor:
-            device = args[0].device
-        return func(*args, **kwargs, device="cpu").to(device or "cpu")
-
-
-def _place(value: torch.Tensor) -> tuple:
-    """What tells a tensor from others that are alive, and not from itself under another name."""
-    return value.untyped_storage()._cdata, value.storage_offset(), value.shape, value.stride()
+        self.operations.append((str(func), *(value for value in args if isinstance(value, int | float))))
+        return func(*args, **(kwargs or {}))

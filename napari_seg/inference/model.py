@@ -6,8 +6,6 @@ import copy
 import logging
 import threading
 import weakref
-import zipfile
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,13 +27,12 @@ class Model:
     """A network, in memory while somebody wants it, and what a bundle surrounds it with.
 
     Args:
-        network: in evaluation mode on `device`; (N, C, *spatial) -> logits (N, classes, *spatial). If `weights` are
-            given, its shapes alone are wanted.
+        network: in evaluation mode on `device`; (N, C, *spatial) -> logits (N, classes, *spatial).
         preprocessing: the bundle's transforms after loading, on a dictionary with `image`, a MetaTensor (C, I, J, K).
         inferer: the bundle's.
         device: where the network is.
         dtype: what it computes in.
-        weights: the file that all its numbers are in; None: the network has them, and they stay in memory.
+        weights: the file that all its numbers are in; None: they are nowhere else, and stay in memory.
         weights_changed: when that file was, in nanoseconds.
 
     Attributes:
@@ -59,18 +56,23 @@ class Model:
         self.inferer = inferer
         self.device = device
         self.dtype = dtype
-        self._held = None if weights else network
-        self._alive: Callable[[], torch.nn.Module | None] = lambda: None
+        self._held: torch.nn.Module | None = network
+        self._alive = weakref.ref(network)  # whoever has a network keeps it when it is let go here
         self._weights = weights
         self._changed = weights_changed
         self._loading = threading.Lock()
+        if weights is not None:
+            try:
+                self.outline = _outline(network)
+            except Exception as error:  # a network can hold anything
+                log.debug("the network stays in memory, since it can't be copied (%s)", type(error).__name__)
 
     @property
     def network(self) -> torch.nn.Module:
-        """The network, its weights read when they are first wanted, and again if they were let go.
+        """The network, its weights read again if they were let go.
 
         Raises:
-            BundleError: `bundle.weights`, their file is gone or another than when the model was made.
+            BundleError: `bundle.weights`, their file is gone or another than before.
         """
         with self._loading:
             network = self._held or self._alive()
@@ -79,20 +81,18 @@ class Model:
                 _check_unchanged(self._weights, self._changed)
                 network = _with_room(self.outline)
                 _load_weights(network, self._weights)
-                self._alive = weakref.ref(network)  # whoever has a network keeps it when it is let go here
+                self._alive = weakref.ref(network)
             self._held = network
             return network
 
     def let_go(self) -> None:
         """Gives back the memory of the weights, now that something else runs the network."""
-        if self._weights is not None:
+        if self.outline is not self._held:
             self._held = None
 
 
 def load_model(bundle: Bundle, device: str, precision: Precision = "auto") -> Model:
-    """A bundle's network, its preprocessing and its inferer; the last two loaded are kept.
-
-    The weights are found to fit the network, and read when they are wanted.
+    """A bundle's network with its weights, its preprocessing and its inferer; the last two loaded are kept.
 
     Args:
         bundle: one that is trusted.
@@ -132,17 +132,10 @@ def _load_model(root: Path, weights: Path, weights_changed: int, device: str, dt
                 f"{config.name} of bundle {root.name!r} can't be used ({type(error).__name__}: {error}); "
                 "expected the ids network_def, preprocessing (a Compose) and inferer",
             ) from error
+    read = _load_weights(network, weights)
+    again = weights if set(network.state_dict()) <= read and not is_shared else None
     network = network.to(torch_device).eval()
-    around = _without_loading(transforms), inferer, torch_device, dtype
-    try:
-        outline = None if is_shared else _outline(network)
-    except Exception as error:  # a network can hold anything
-        log.debug("the network stays in memory, since it can't be copied (%s)", type(error).__name__)
-        outline = None
-    if outline is not None and set(outline.state_dict()) <= _load_weights(copy.deepcopy(outline), weights, unread=True):
-        return Model(outline, *around, weights, weights_changed)
-    _load_weights(network, weights)
-    return Model(network, *around)
+    return Model(network, _without_loading(transforms), inferer, torch_device, dtype, again, weights_changed)
 
 
 def _parser(root: Path, config: Path, device: torch.device) -> ConfigParser:
@@ -169,19 +162,12 @@ def _check_unchanged(weights: Path, changed: int) -> None:
         )
 
 
-def _load_weights(network: torch.nn.Module, path: Path, unread: bool = False) -> set[str]:
-    """Gives a network its numbers; names of all that were in the file.
-
-    Args:
-        network: that is given them.
-        path: of the file.
-        unread: the numbers stay in the file, until somebody looks at them; for a network that nobody keeps.
-    """
+def _load_weights(network: torch.nn.Module, path: Path) -> set[str]:
+    """Names of what was read."""
     try:
-        mapped = unread and zipfile.is_zipfile(path)  # torch can't map what it wrote before 1.6
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("model", state)
-        network.load_state_dict(state, assign=unread)
+        network.load_state_dict(state)
         return set(state)
     except Exception as error:  # unpickling a stranger's file can raise anything
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
