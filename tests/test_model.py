@@ -148,6 +148,50 @@ def test_numbers_that_are_not_in_the_file_stay(tmp_path: Path) -> None:
     torch.testing.assert_close(model.network[0].weight, before)
 
 
+MERGING = """
+import torch
+
+
+class Merging(torch.nn.Conv3d):
+    def train(self, mode=True):
+        if not mode and self.training:
+            self.weight.data += 1.0  # what is trained beside large weights is merged with them to be run
+        return super().train(mode)
+
+
+def make():
+    return torch.nn.Sequential(Merging(1, 3, 3, padding=1), torch.nn.BatchNorm3d(3))
+"""
+CLOSED = """
+import torch
+
+
+class Closed(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.Conv3d(1, 3, 3, padding=1), torch.nn.BatchNorm3d(3))
+        self.answer = lambda image: self[1](self[0](image))
+        self.known_as = self[0].weight.data
+
+    def forward(self, image):
+        return self.answer(image) + self.known_as.sum()
+
+
+def make():
+    return Closed()
+"""
+
+
+@pytest.mark.parametrize("code", [MERGING, CLOSED], ids=["merges its weights", "holds itself and its weights"])
+def test_a_network_answers_the_same_after_its_weights_were_let_go(tmp_path: Path, code: str) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    (bundle.root / "scripts/nets.py").write_text(code)
+    model = load_model(bundle, "cpu")
+    before = model.network(WINDOW)
+    model.let_go()
+    gc.collect()
+    torch.testing.assert_close(model.network(WINDOW), before)
+
+
 def test_a_compiled_network_is_not_held_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino")
     monkeypatch.setenv(compiled.CACHE_VARIABLE, str(tmp_path / "cache"))

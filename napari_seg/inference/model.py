@@ -132,9 +132,10 @@ def _load_model(root: Path, weights: Path, weights_changed: int, device: str, dt
                 f"{config.name} of bundle {root.name!r} can't be used ({type(error).__name__}: {error}); "
                 "expected the ids network_def, preprocessing (a Compose) and inferer",
             ) from error
-    read = _load_weights(network, weights)
-    again = weights if set(network.state_dict()) <= read and not is_shared else None
+    state = _load_weights(network, weights)
     network = network.to(torch_device).eval()
+    again = None if is_shared or not _runs_with(network, state) else weights
+    del state
     return Model(network, _without_loading(transforms), inferer, torch_device, dtype, again, weights_changed)
 
 
@@ -162,13 +163,21 @@ def _check_unchanged(weights: Path, changed: int) -> None:
         )
 
 
-def _load_weights(network: torch.nn.Module, path: Path) -> set[str]:
-    """Names of what was read."""
+def _runs_with(network: torch.nn.Module, state: dict[str, Any]) -> bool:
+    """Whether all of a network's numbers are those of a file; some networks merge theirs once they are loaded."""
+    return all(
+        isinstance(value, torch.Tensor) and name in state and torch.equal(value.cpu(), state[name].to(value.dtype))
+        for name, value in network.state_dict().items()
+    )
+
+
+def _load_weights(network: torch.nn.Module, path: Path) -> dict[str, Any]:
+    """What was read, by name."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("model", state)
         network.load_state_dict(state)
-        return set(state)
+        return state
     except Exception as error:  # unpickling a stranger's file can raise anything
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BundleError(
