@@ -12,11 +12,14 @@ from bundles import write_threshold_bundle
 from torch import nn
 
 from napari_seg.bundle import read_bundle
+from napari_seg.geometry import Grid
 from napari_seg.inference import segment, speed
 from napari_seg.inference.backends import TorchBackend
 from napari_seg.inference.budget import make_plan
 from napari_seg.inference.dry_run import network_cost
+from napari_seg.inference.model import load_model
 from napari_seg.inference.speed import describe_seconds, expected_seconds, measuring
+from napari_seg.inference.task import Means, RegionTask
 from napari_seg.inference.windows import Windows, WindowSettings
 from napari_seg.volume import Volume
 
@@ -68,6 +71,23 @@ def test_halves_of_large_windows_are_tried(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(speed, "seconds_a_flop", lambda device, dtype: 1e-6)
     seconds = expected_seconds(plan, TorchBackend(network, torch.device("cpu")), network, 1, 64**3, False)
     assert seconds > 1e-6 * plan.flop / speed.USUAL_SHARE
+
+
+@torch.inference_mode()
+def test_a_region_of_a_large_scan_takes_no_longer_than_alone(tmp_path) -> None:
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "threshold", roi=(16, 16, 16)), trust=True)
+    model = load_model(bundle, "cpu")
+    settings = WindowSettings.of(model.inferer)
+    assert settings is not None
+    region, image = Grid((16, 16, 16), np.diag([1.5, 1.5, 1.5, 1])), torch.zeros(1, 16, 16, 16)
+
+    def seconds(scan: Grid) -> float:
+        task = RegionTask.of(image, region, scan, bundle, model, settings, Means(10**12, "torch"), 0)
+        return task.seconds(task.plan(), TorchBackend(model.network, model.device))
+
+    alone = Grid.around(region.center_mm, region.size_mm, (0.5, 0.5, 0.5))
+    assert seconds(alone.box((-300, -300, -300), (348, 348, 348))) == pytest.approx(seconds(alone))
+    assert seconds(alone.box((0, 0, 0), (8, 8, 8))) < seconds(alone)
 
 
 def test_times_are_told_in_words() -> None:

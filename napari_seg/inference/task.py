@@ -185,7 +185,8 @@ class RegionTask:
     def seconds(self, plan: Plan, backend: Backend) -> float:
         """What a plan will take."""
         resampled = not is_same_lattice(self.grid, self.scan_grid)
-        scan_voxels = prod(self.scan_grid.shape)
+        covered = prod(self.grid.shape) * self.grid.voxel_ml / self.scan_grid.voxel_ml  # a region may be a small part
+        scan_voxels = min(round(covered), prod(self.scan_grid.shape))
         with blaming(self.bundle, self.model.device):
             return expected_seconds(plan, backend, self.model.outline, len(self.image), scan_voxels, resampled)
 
