@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bundles import write_threshold_bundle
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
-from monai.inferers import SlidingWindowInferer
-from monai.transforms import Compose, Invertd, NormalizeIntensityd, Orientationd, Spacingd
+from monai.transforms import Compose, Invertd
 from numpy.typing import NDArray
 from phantoms import ORIENTATIONS
 
@@ -37,48 +38,47 @@ CLEAR = 1e-5
 
 
 def random_bundle(root: Path, seed: int) -> tuple[Bundle, torch.nn.Module, dict[str, Any]]:
-    """One with random classes, orientation, spacing, windows and weights; its network; and what was drawn."""
+    """One with random classes, orientation, spacing, windows and weights; its network and its config."""
     rng = np.random.default_rng(seed)
-    drawn = {
-        "classes": int(rng.integers(2, 30)),
-        "axcodes": "".join(str(rng.choice(list(pair))) for pair in rng.permutation(["RL", "AP", "SI"])),
-        "pixdim": rng.uniform(0.8, 2.5, 3).round(3).tolist(),
-        "roi_size": rng.integers(7, 20, 3).tolist(),
-        "overlap": round(float(rng.uniform(0, 0.6)), 2),
-        "mode": str(rng.choice(["constant", "gaussian"])),
-    }
-    for folder in ("configs", "scripts", "models"):
-        (root / folder).mkdir(parents=True)
+    classes = int(rng.integers(2, 30))
+    axcodes = "".join(str(rng.choice(list(pair))) for pair in rng.permutation(["RL", "AP", "SI"]))
     transforms = [
         {"_target_": "LoadImaged", "keys": "image"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
-        {"_target_": "Orientationd", "keys": "image", "axcodes": drawn["axcodes"], "labels": None},
-        {"_target_": "Spacingd", "keys": "image", "pixdim": drawn["pixdim"], "mode": "bilinear"},
+        {"_target_": "Orientationd", "keys": "image", "axcodes": axcodes, "labels": None},
+        {
+            "_target_": "Spacingd",
+            "keys": "image",
+            "pixdim": rng.uniform(0.8, 2.5, 3).round(3).tolist(),
+            "mode": "bilinear",
+        },
         {"_target_": "NormalizeIntensityd", "keys": "image"},
     ]
-    windows = {name: drawn[name] for name in ("roi_size", "overlap", "mode")}
+    inferer = {
+        "_target_": "SlidingWindowInferer",
+        "roi_size": rng.integers(7, 20, 3).tolist(),
+        "overlap": round(float(rng.uniform(0, 0.6)), 2),
+        "mode": str(rng.choice(["constant", "gaussian"])),
+        "sw_batch_size": int(rng.integers(1, 4)),
+    }
     config = {
-        "network_def": {"_target_": "scripts.nets.make", "classes": drawn["classes"]},
+        "network_def": {"_target_": "scripts.nets.make", "classes": classes},
         "preprocessing": {"_target_": "Compose", "transforms": transforms},
-        "inferer": {"_target_": "SlidingWindowInferer", "sw_batch_size": int(rng.integers(1, 4)), **windows},
+        "inferer": inferer,
     }
-    channels = {str(c): f"class {c}" if c else "background" for c in range(drawn["classes"])}
-    outputs = {"pred": {"num_channels": drawn["classes"], "channel_def": channels}}
-    inputs = {"image": {"num_channels": 1, "modality": "MR"}}
-    metadata = {
-        "version": "1.0",
-        "name": "random",
-        "network_data_format": {"inputs": inputs, "outputs": outputs},
-    }
-    (root / "configs/inference.json").write_text(json.dumps(config))
+    write_threshold_bundle(root)
+    (root / "configs/inference.yaml").write_text(json.dumps(config))  # which is YAML too
+    metadata = json.loads((root / "configs/metadata.json").read_text())
+    channels = {str(c): f"class {c}" if c else "background" for c in range(classes)}
+    metadata["network_data_format"]["outputs"]["pred"] = {"num_channels": classes, "channel_def": channels}
     (root / "configs/metadata.json").write_text(json.dumps(metadata))
     (root / "scripts/nets.py").write_text(NETWORK)
     made: dict[str, Any] = {}
     exec(NETWORK, made)
     torch.manual_seed(seed)
-    network = made["make"](drawn["classes"]).eval()
+    network = made["make"](classes).eval()
     torch.save(network.state_dict(), root / "models/model.pt")
-    return read_bundle(root, trust=True), network, drawn
+    return read_bundle(root, trust=True), network, config
 
 
 def random_scan(seed: int) -> Volume:
@@ -93,17 +93,12 @@ def random_scan(seed: int) -> Volume:
 
 
 @torch.inference_mode()
-def of_monai(scan: Volume, network: torch.nn.Module, drawn: dict[str, Any]) -> tuple[NDArray, NDArray]:
+def of_monai(scan: Volume, network: torch.nn.Module, config: dict[str, Any]) -> tuple[NDArray, NDArray]:
     """The winning class of each voxel of a scan, and where it wins clearly."""
-    transforms = Compose(
-        [
-            Orientationd("image", axcodes=drawn["axcodes"], labels=None),
-            Spacingd("image", pixdim=drawn["pixdim"], mode="bilinear"),
-            NormalizeIntensityd("image"),
-        ]
-    )
+    parser = ConfigParser({name: config[name] for name in ("preprocessing", "inferer")})
+    transforms = Compose(parser.get_parsed_content("preprocessing").transforms[2:])  # the scan is read already
+    inferer = parser.get_parsed_content("inferer")
     given = transforms({"image": MetaTensor(torch.from_numpy(scan.array), affine=torch.from_numpy(scan.grid.affine))})
-    inferer = SlidingWindowInferer(drawn["roi_size"], overlap=drawn["overlap"], mode=drawn["mode"])
     given["pred"] = MetaTensor(inferer(given["image"][None].as_tensor(), network)[0], meta=given["image"].meta)
     back = Invertd("pred", transform=transforms, orig_keys="image", nearest_interp=False)
     logits = back(given)["pred"].numpy()
@@ -118,7 +113,7 @@ def test_a_scan_is_segmented_as_monai_does(
     monkeypatch.setattr(budget, "held_bytes", lambda: 0)
     monkeypatch.setattr(budget, "decided_bytes", lambda classes, voxels: 0)  # the same for all, and most of small scans
     caplog.set_level(logging.INFO, "napari_seg")
-    bundle, network, drawn = random_bundle(tmp_path / "bundle", seed)
+    bundle, network, config = random_bundle(tmp_path / "bundle", seed)
     scan = random_scan(seed)
 
     def found(memory_bytes: int | None = None) -> tuple[NDArray, Plan]:
@@ -126,7 +121,7 @@ def test_a_scan_is_segmented_as_monai_does(
         result = segment(scan, bundle, memory_bytes=memory_bytes, **exactly)
         return result.array, caplog.records[-1].plan  # type: ignore[attr-defined]
 
-    expected, clear = of_monai(scan, network, drawn)
+    expected, clear = of_monai(scan, network, config)
     assert clear.mean() > 0.99
     labels, plan = found()
     np.testing.assert_array_equal(labels[clear], expected[clear])

@@ -134,8 +134,7 @@ def _load_model(root: Path, weights: Path, weights_changed: int, device: str, dt
             ) from error
     state = _load_weights(network, weights)
     network = network.to(torch_device).eval()
-    again = None if is_shared or not _runs_with(network, state) else weights
-    del state
+    again = weights if not is_shared and _runs_with(network, state) else None
     return Model(network, _without_loading(transforms), inferer, torch_device, dtype, again, weights_changed)
 
 
