@@ -41,6 +41,12 @@ def corpus() -> Path:
     return _real(SHARED / "corpus")
 
 
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """Small inputs that once failed, where they lie beside the checkout."""
+    return _real(SHARED / "cases")
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six volumes with a ball in front and one behind, as the Decathlon lays them out."""
