@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import configparser
+import re
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 npe2 = pytest.importorskip("npe2", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
-MANIFEST = Path(__file__).parents[1] / "napari_seg" / "plugin" / "napari.yaml"
+ROOT = Path(__file__).parents[1]
+MANIFEST = ROOT / "napari_seg" / "plugin" / "napari.yaml"
 
 
 def test_the_manifest_is_valid_and_every_command_can_be_imported() -> None:
@@ -19,6 +23,27 @@ def test_the_manifest_is_valid_and_every_command_can_be_imported() -> None:
     named = {command.id for command in manifest.contributions.commands}
     in_menus = {item.command for items in manifest.contributions.menus.values() for item in items}
     assert in_menus <= named
+
+
+def test_package_indexes_show_the_icon_the_contact_and_the_pictures() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    metadata, package_data = setup["metadata"], setup["options.package_data"]
+    package, icon = npe2.PluginManifest.from_file(MANIFEST).icon.split(":")
+    assert files(package).joinpath(icon).is_file()
+    assert icon in package_data[package].split()
+    assert metadata["author_email"]
+    assert metadata["keywords"]
+    assert {"Source", "Documentation", "Issues"} <= {
+        line.split(" = ")[0] for line in metadata["project_urls"].strip().splitlines()
+    }
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    raw = metadata["url"].replace("github.com", "raw.githubusercontent.com") + "/main/"
+    images = re.findall(r"!\[[^]]*\]\(([^)]+)\)", readme)
+    assert images
+    for image in images:  # an index shows only absolute addresses
+        assert image.startswith(raw), image
+        assert (ROOT / image.removeprefix(raw)).is_file()
 
 
 def test_commands_are_greyed_where_they_can_not_apply() -> None:
