@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,10 @@ pytest.importorskip("napari", reason="the plugin's tests need napari: pip instal
 
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from napari.utils.action_manager import action_manager
+from napari.utils.key_bindings import KeymapHandler
+from napari.utils.shortcuts import default_shortcuts
+from vispy.util import keys as vispy_keys
 
 from napari_seg.plugin.layers import image_layers, labels_layer
 from napari_seg.plugin.mirrored import SIDES, MirroredPlanes
@@ -158,3 +164,53 @@ def test_closed_planes_let_go(viewer: ViewerModel) -> None:
     viewer.dims.set_point(0, 3.0)
     viewer.layers.clear()
     assert not any(other.layers for other in planes.viewers.values())
+
+
+def keys_of(viewer: ViewerModel) -> KeymapHandler:
+    """What napari's canvas hands key presses to."""
+    handler = KeymapHandler()
+    handler.keymap_providers = [viewer.layers.selection.active, viewer]
+    return handler
+
+
+def press(viewer: ViewerModel, key: str, text: str = "") -> None:
+    """Presses and releases a key as napari's canvas does."""
+    modifiers = [vispy_keys.CONTROL] if text == "Control" else []
+    event = SimpleNamespace(key=vispy_keys.Key(key), modifiers=modifiers, native=None, handled=False)
+    handler = keys_of(viewer)
+    handler.on_key_press(event)
+    handler.on_key_release(event)
+
+
+def test_keys_work_in_every_plane(viewer: ViewerModel) -> None:
+    for action, shortcuts in default_shortcuts.items():  # as napari's window does
+        for shortcut in shortcuts if "console" not in action else ():
+            action_manager.bind_shortcut(action, shortcut)
+    main = viewer.layers["labels"]
+    viewer.layers.selection.active = main
+    asked: list[object] = []
+    viewer.bind_key(".", lambda viewer: asked.append(viewer), overwrite=True)
+    planes = opened(viewer)
+    before = main.data.copy()
+    for other in planes.viewers.values():
+        copy = other.layers["labels"]
+        press(other, "2")
+        assert str(main.mode) == "paint"
+        copy.data_setitem((np.array([0]), np.array([0]), np.array([2])), 5)
+        press(other, "Z", "Control")
+        np.testing.assert_array_equal(main.data, before)
+        press(other, "1")
+        assert str(main.mode) == "erase"
+        press(other, ".")
+        assert asked == [viewer]
+        asked.clear()
+        press(other, "Y", "Control")  # 3D is for the main picture
+        assert (viewer.dims.ndisplay, other.dims.ndisplay) == (3, 2)
+        viewer.dims.ndisplay = 2
+        axis = other.dims.last_used
+        at = viewer.dims.current_step[axis]
+        press(other, "Right")
+        assert viewer.dims.current_step[axis] == at + 1
+    viewer.layers.selection = {viewer.layers["head"]}
+    press(planes.viewers["coronal"], "Delete", "Control")
+    assert [layer.name for layer in viewer.layers] == ["labels"]

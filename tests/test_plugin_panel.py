@@ -346,6 +346,49 @@ def test_planes_are_opened_shared_and_closed(
     assert not any(shown)
 
 
+def test_the_last_scan_is_closed_and_the_next_opened_while_planes_are_open(
+    viewer: Any, qtbot: Any, head: Volume, tmp_path: Path
+) -> None:
+    path = str(phantoms.write_nifti(head, tmp_path / "head.nii.gz"))
+    viewer.open(path, plugin="napari-seg")
+    planes = commands.linked_planes()
+    qtbot.waitUntil(lambda: set(planes.views) == {"coronal", "sagittal"}, timeout=20_000)
+    qtbot.wait(300)
+    lines = [planes._main._line, *(plane.marks._line for plane in planes.views.values())]
+    assert all(line.visible for line in lines)
+    viewer.layers.clear()
+    assert not any(line.visible for line in lines)  # at once: one more drawing would end napari
+    qtbot.wait(100)
+
+    def all_show(count: int) -> bool:
+        return all(len(plane.viewer.layers) == count for plane in planes.views.values())
+
+    viewer.open(path, plugin="napari-seg")
+    qtbot.waitUntil(lambda: all_show(1) and all(line.visible for line in lines), timeout=5_000)
+    (first,) = viewer.layers
+    viewer.open(path, plugin="napari-seg")
+    viewer.layers.remove(first)  # while planes wait for the next one: they are empty, the picture is not
+    assert not any(plane.marks._line.visible and not plane.viewer.layers for plane in planes.views.values())
+    qtbot.waitUntil(lambda: all_show(1) and all(line.visible for line in lines), timeout=5_000)
+
+
+def test_keys_reach_the_canvas_of_a_linked_plane(viewer: Any, qtbot: Any, head: Volume, tmp_path: Path) -> None:
+    viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
+    viewer._new_labels()
+    labels = viewer.layers[-1]
+    planes = commands.linked_planes()
+    qtbot.waitUntil(lambda: set(planes.views) == {"coronal", "sagittal"}, timeout=20_000)
+    for plane in planes.views.values():
+        qtbot.keyClick(plane.qt_viewer.canvas.native, Qt.Key.Key_2)
+        assert labels.mode == "paint"
+        plane.viewer.layers[-1].paint((4, 5, 6), 3)
+        assert labels.data.any()
+        qtbot.keyClick(plane.qt_viewer.canvas.native, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+        assert not labels.data.any()
+        qtbot.keyClick(plane.qt_viewer.canvas.native, Qt.Key.Key_6)
+        assert labels.mode == "pan_zoom"
+
+
 def test_one_of_several_volumes_is_chosen_below_the_list(
     viewer: Any, panel: Panel, qtbot: Any, head: Volume, tmp_path: Path
 ) -> None:

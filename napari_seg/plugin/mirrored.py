@@ -8,7 +8,8 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
+from inspect import isgeneratorfunction
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,6 +17,7 @@ import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from psygnal import Signal
+from pydantic import PrivateAttr
 
 from napari_seg.plugin.layers import edits_of, frame_of, holds, placement_of
 from napari_seg.plugin.placement import METADATA_KEY, PLANES
@@ -36,6 +38,61 @@ _SHARED_LABELS = (*_SHARED, *_OF_BRUSH, "colormap", "features")
 
 SIDES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
 """Letters at the left, right, upper and lower edge of each plane: radiological convention."""
+
+
+_ACTIONS_OF_A_PLANE = (
+    "increment_dims_left",
+    "increment_dims_right",
+    "focus_axes_up",
+    "focus_axes_down",
+    "reset_view",
+    "hold_for_pan_zoom",
+)
+"""napari's actions that a key starts in the plane that has the focus; every other key acts on the main viewer."""
+
+
+class PlaneViewer(ViewerModel):
+    """The viewer of one plane; it has no window, so keys that need one, or change layers, act on the main viewer."""
+
+    _main: Any = PrivateAttr(default=None)
+
+    @classmethod
+    def of(cls, main: ViewerModel, **settings: Any) -> PlaneViewer:
+        """Return a viewer whose keys act on `main`."""
+        viewer = cls(**settings)
+        viewer._main = weakref.ref(main)
+        return viewer
+
+    @property
+    def keymap(self) -> dict[Any, Callable]:
+        """Key bindings of the main viewer, those of its class included: a person may change them at any time."""
+        main = self._main() if self._main is not None else None
+        if main is None:
+            return {}
+        bound = {**ViewerModel.class_keymap, **type(main).class_keymap, **main.keymap}
+        return {
+            key: _acting_on(main, action)
+            for key, action in bound.items()
+            if callable(action) and action.__name__ not in _ACTIONS_OF_A_PLANE
+        }
+
+
+def _acting_on(viewer: ViewerModel, action: Callable) -> Callable:
+    """Return the function that napari calls for a key of a plane."""
+
+    if isgeneratorfunction(action):  # napari resumes it when the key is released
+
+        @wraps(action)
+        def act_until_released(_: object) -> Iterator[None]:
+            yield from action(viewer)
+
+        return act_until_released
+
+    @wraps(action)
+    def act(_: object) -> object:
+        return action(viewer)
+
+    return act
 
 
 class MirroredPlanes:
@@ -76,7 +133,7 @@ class MirroredPlanes:
             plane: a key of `PLANES`.
         """
         if plane not in self.viewers:
-            viewer = self.viewers[plane] = ViewerModel(title=plane)
+            viewer = self.viewers[plane] = PlaneViewer.of(self.viewer, title=plane)
             self._listen(viewer.dims.events.point, partial(self._on_plane_moved, viewer))
             viewer.mouse_drag_callbacks.append(self._on_click)
             for layer in self.viewer.layers:
@@ -182,8 +239,7 @@ class MirroredPlanes:
         self._share_of(layer, copy)
         if isinstance(copy, Labels):
             self._listen(copy.events.paint, partial(self._on_painted, layer, copy))
-            copy.bind_key("Control-Z", partial(_undo, layer), overwrite=True)
-            copy.bind_key("Control-Shift-Z", partial(_redo, layer), overwrite=True)
+            _bind_history(copy, layer)
 
     def _share_of(self, layer: Layer, one: Layer) -> None:
         for name in _SHARED_LABELS if isinstance(layer, Labels) else _SHARED_IMAGE:
@@ -326,9 +382,14 @@ def _copy_of(layer: Image | Labels) -> Layer:
     return copy
 
 
-def _undo(layer: Labels, _: object) -> None:
-    layer.undo()
+def _bind_history(copy: Labels, layer: Labels) -> None:
+    """Undo and redo in the layer itself: its copy holds no history. napari reads the `__name__` of what is bound."""
 
+    def undo(_: object) -> None:
+        layer.undo()
 
-def _redo(layer: Labels, _: object) -> None:
-    layer.redo()
+    def redo(_: object) -> None:
+        layer.redo()
+
+    copy.bind_key("Control-Z", undo, overwrite=True)
+    copy.bind_key("Control-Shift-Z", redo, overwrite=True)

@@ -192,8 +192,10 @@ class _Marks:
             letter.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
             letter.hide()
         self._follower = _Follower(self._native, self._place)
+        viewer.layers.events.removed.connect(self._on_removed)  # type: ignore[attr-defined]
 
     def close(self) -> None:
+        self._viewer.layers.events.removed.disconnect(self._on_removed)  # type: ignore[attr-defined]
         self._follower.stop()
         self._line.parent = None
         for letter in self._letters:
@@ -202,13 +204,14 @@ class _Marks:
             letter.deleteLater()
 
     def draw(self, point: tuple[float, float, float] | None, plane: str | None) -> None:
-        """Draws the crosshair through a point of napari's world, and the plane's letters; without them, nothing."""
-        shown = point is not None and plane is not None
-        self._line.visible = shown
-        for letter in self._letters:
-            letter.setVisible(shown)
-        if point is None or plane is None:
+        """Draw the crosshair through a point of napari's world, and the plane's letters; nothing in an empty canvas."""
+        is_empty = not self._viewer.layers or self._viewer.dims.ndim != 3  # type: ignore[attr-defined]
+        if point is None or plane is None or is_empty:
+            self._hide()
             return
+        self._line.visible = True
+        for letter in self._letters:
+            letter.setVisible(True)
         down, right = PLANES[plane][1:]
         extent = self._viewer.layers.extent.world  # type: ignore[attr-defined]
         (top, left), (bottom, far) = extent[0][[down, right]], extent[1][[down, right]]
@@ -218,6 +221,16 @@ class _Marks:
             letter.setText(text)
             letter.adjustSize()
         self._place()
+
+    def _hide(self) -> None:
+        self._line.visible = False
+        for letter in self._letters:
+            letter.hide()
+
+    def _on_removed(self, event: object = None) -> None:
+        """Hide all at once: a line that is drawn in a canvas without layers ends the program in its OpenGL driver."""
+        if not self._viewer.layers:  # type: ignore[attr-defined]
+            self._hide()
 
     def _place(self) -> None:
         width, height = self._native.width(), self._native.height()
