@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from napari_seg.cli.reading import add_reading, reading
@@ -34,6 +35,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--segments", nargs="+", default=[], metavar="NAME", help="the segments wanted of a DICOM file; all if left out"
     )
+    parser.add_argument(
+        "--ignore-frame-of-reference",
+        action="store_true",
+        help="take a DICOM segmentation or contours for the scan's although their identifiers say that they are of "
+        "another one, as after a de-identification that replaced them; a warning says so",
+    )
     add_reading(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it is there")
     parser.set_defaults(run=run)
@@ -42,6 +49,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.errors import InputError, OutputError
     from napari_seg.formats import find_scans, has_ending
+    from napari_seg.formats.dicom_reference import OTHER_FRAME
     from napari_seg.formats.label_maps import named, on_grid, read_label_map, write_label_map
     from napari_seg.formats.surface import SURFACE_ENDINGS
 
@@ -53,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         there += output.parent.glob(f"{output.stem}_*{output.suffix}")
     if there and not arguments.overwrite:
         raise OutputError("output.exists", f"{there[0]} is there already; name another, or pass --overwrite")
-    scan, images = None, tuple[Path, ...]()
+    scan = None
     if arguments.scan is not None:
         scans = find_scans(arguments.scan)
         if len(scans) != 1:
@@ -62,10 +70,24 @@ def run(arguments: argparse.Namespace) -> int:
                 f"found {len(scans)} scans in {arguments.scan}; expected the one that the segmentation belongs to",
             )
         scan = scans[0].read(**reading(arguments))
-        images = scan.files if scans[0].format == "dicom" else ()
-    found = read_label_map(arguments.input, None if scan is None else scan.grid, arguments.segments)
+    images = scan.files if scan is not None and scans[0].format == "dicom" else ()
+    try:
+        found = read_label_map(
+            arguments.input,
+            None if scan is None else scan.grid,
+            arguments.segments,
+            images=images,
+            ignore_frame=arguments.ignore_frame_of_reference,
+        )
+    except InputError as error:
+        if error.code == OTHER_FRAME:
+            text = "or pass --ignore-frame-of-reference if only its identifiers are wrong"
+            raise InputError(error.code, f"{error.message}, {text}") from None
+        raise
     if scan is not None:
         found = on_grid(found, scan.grid, arguments.input)
+    for notice in found.notices:
+        print(f"napari-seg: {notice}", file=sys.stderr)
     for path in write_label_map(named(found), output, images=images, dicom=arguments.dicom):
         print(path)
     return 0

@@ -13,6 +13,7 @@ from napari_seg.cli import ExitCode, exit_code
 from napari_seg.cli.train import named_value
 
 if TYPE_CHECKING:
+    from napari_seg.errors import Notice
     from napari_seg.evaluation.pairs import CaseResult, Pair
     from napari_seg.evaluation.statistics import Difference
 
@@ -46,6 +47,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--tolerance-mm", type=_tolerance, default=1.0, help="of the NSD (default: 1.0); of pictures, pixels"
     )
+    parser.add_argument(
+        "--ignore-frame-of-reference",
+        action="store_true",
+        help="compare DICOM segmentations and contours although their identifiers say that they are of another scan",
+    )
     parser.add_argument("--no-pictures", action="store_true", help="leave the pictures out of the report")
     parser.add_argument("--json", action="store_true", help="print objects instead of the table")
     parser.set_defaults(run=run)
@@ -57,7 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.evaluation.report import differences, summary, write_report
 
     classes = read_classes(arguments.labels) or None
-    pairs, lonely = find_pairs(arguments.predictions, arguments.references, arguments.scans, classes)
+    ignore_frame = arguments.ignore_frame_of_reference
+    pairs, lonely = find_pairs(
+        arguments.predictions, arguments.references, arguments.scans, classes, ignore_frame=ignore_frame
+    )
     if not pairs:
         print(
             "napari-seg: input.none: found no label map that has a reference of the same name; expected case.nii.gz, "
@@ -69,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     results = _compare(pairs, arguments.tolerance_mm, quiet) + lonely
     versus = None
     if arguments.versus:
-        pairs, _ = find_pairs(arguments.versus, arguments.references, classes=classes)
+        pairs, _ = find_pairs(arguments.versus, arguments.references, classes=classes, ignore_frame=ignore_frame)
         others = _compare(pairs, arguments.tolerance_mm, quiet)
         versus = differences(results, others)
         for result in others:
@@ -81,6 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(facts | {"cases": [result.as_dict() for result in results]}, indent=2))
     else:
         _print_tables(results, arguments.tolerance_mm, versus)
+        for text in _doubts(results):
+            print(f"napari-seg: {text}", file=sys.stderr)
     if arguments.output:
         write_report(
             results, arguments.output, arguments.tolerance_mm, pictures=not arguments.no_pictures, versus=versus
@@ -138,6 +149,15 @@ def _print_tables(
     for result in results:
         if result.code:
             console.print(f"failed   {result.name}: {result.code}: {result.message}", markup=False)
+
+
+def _doubts(results: Sequence[CaseResult]) -> list[str]:
+    """Return one line for each kind of notice, with the number of cases that have it."""
+    by_code: dict[str, list[Notice]] = {}
+    for result in results:
+        for notice in result.notices:
+            by_code.setdefault(notice.code, []).append(notice)
+    return [f"{some[0]}{f' (and {len(some) - 1} others)' if len(some) > 1 else ''}" for some in by_code.values()]
 
 
 def _tolerance(text: str) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.errors import InputError, NapariSegError
+from napari_seg.errors import InputError, NapariSegError, Notice
 from napari_seg.evaluation.labels import BACKGROUND, Classes, as_classes, with_labels_of
 from napari_seg.evaluation.metrics import Scores, compare_label_maps, disagreement
 from napari_seg.formats import nifti_ending
@@ -36,6 +36,7 @@ class Pair:
         reference: what it is held against.
         scan: of both; only for pictures.
         classes: what the reference's values mean; None where it has the result's labels.
+        ignore_frame: compare DICOM objects although they are of different frames of reference.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Pair:
     reference: Path
     scan: Path | None = None
     classes: Classes | None = None
+    ignore_frame: bool = False
 
     @property
     def is_picture(self) -> bool:
@@ -56,7 +58,9 @@ class Pair:
             InputError: as of `read_label_map` and `as_classes`.
         """
         prediction = read_label_map(self.prediction)
-        reference = read_label_map(self.reference, prediction.grid)
+        reference = read_label_map(
+            self.reference, prediction.grid, images=[self.prediction], ignore_frame=self.ignore_frame
+        )
         if self.classes:
             return prediction, as_classes(reference, self.classes, prediction)
         return prediction, with_labels_of(prediction, reference)
@@ -72,6 +76,7 @@ class CaseResult:
         segments: every structure that either of them holds or names.
         scores: segment name -> numbers.
         confusion_ml: name in the reference -> name in the result -> ml, background included; what is 0 is absent.
+        notices: doubts about the two.
         code: of the error that prevented it; "" if compared.
         message: of that error.
     """
@@ -81,6 +86,7 @@ class CaseResult:
     segments: tuple[Segment, ...] = ()
     scores: dict[str, Scores] = field(default_factory=dict)
     confusion_ml: dict[str, dict[str, float]] = field(default_factory=dict)
+    notices: tuple[Notice, ...] = ()
     code: str = ""
     message: str = ""
 
@@ -100,13 +106,19 @@ class CaseResult:
                 for name, scores in self.scores.items()
             },
             "confusion_ml": self.confusion_ml,
+            "notices": [asdict(notice) for notice in self.notices],
             "code": self.code,
             "message": self.message,
         }
 
 
 def find_pairs(
-    predictions: Path, references: Path, scans: Path | None = None, classes: Classes | None = None
+    predictions: Path,
+    references: Path,
+    scans: Path | None = None,
+    classes: Classes | None = None,
+    *,
+    ignore_frame: bool = False,
 ) -> tuple[list[Pair], list[CaseResult]]:
     """A pair for each name that both have, and a failed result for each file that has no partner.
 
@@ -116,6 +128,7 @@ def find_pairs(
         references: the reference, or a folder of them.
         scans: the scan, or a folder of them, `case_01.nii.gz` or `case_01_0000.nii.gz`; only for pictures.
         classes: what the references' values mean; None where they have the results' labels.
+        ignore_frame: compare DICOM objects although they are of different frames of reference.
 
     Raises:
         InputError: `input.missing`, one of them is not there.
@@ -125,7 +138,7 @@ def find_pairs(
             raise InputError("input.missing", f"there is no file or folder {path}")
     if predictions.is_file() and references.is_file():
         scan = scans if scans and scans.is_file() else None
-        return [Pair(_stem(predictions), predictions, references, scan, classes)], []
+        return [Pair(_stem(predictions), predictions, references, scan, classes, ignore_frame)], []
     known = {_stem(path): path for path in _label_maps(references)}
     shown = {_stem(path).removesuffix("_0000"): path for path in _label_maps(scans)} if scans else {}
     pairs: dict[str, Pair] = {}
@@ -139,7 +152,7 @@ def find_pairs(
         elif name in pairs:
             lonely.append(_unpaired(stem, f"{path.name} and {pairs[name].prediction.name} have one reference"))
         else:
-            pairs[name] = Pair(name, path, known[name], shown.get(name), classes)
+            pairs[name] = Pair(name, path, known[name], shown.get(name), classes, ignore_frame)
     lonely += [
         _unpaired(name, f"{known[name].name} has no label map of its name") for name in sorted(known.keys() - pairs)
     ]
@@ -173,11 +186,12 @@ def compare_pair(pair: Pair, tolerance_mm: float = 1.0) -> CaseResult:
             name: {names[n]: float(row[n] * found.grid.voxel_ml) for n in np.flatnonzero(row)}
             for name, row in zip(names, comparison.confusion, strict=True)
         },
+        tuple(dict.fromkeys((*found.notices, *expected.notices))),
     )
 
 
 def compare_with(
-    prediction: Segmentation, reference: Segmentation | Path
+    prediction: Segmentation, reference: Segmentation | Path, images: Sequence[Path] = ()
 ) -> tuple[dict[int, Scores], NDArray[np.uint8]]:
     """The numbers of each label, and where the two differ: see `disagreement`.
 
@@ -186,11 +200,15 @@ def compare_with(
     Args:
         prediction: the result.
         reference: what it is held against; a file of any format that `read_label_map` reads.
+        images: files of the scan that the result is of; a reference of another scan is refused.
 
     Raises:
         InputError: the reference can't be read, or lies on another grid; `labels.too_many`.
     """
-    expected = named(read_label_map(reference, prediction.grid)) if isinstance(reference, Path) else reference
+    if isinstance(reference, Path):
+        expected = named(read_label_map(reference, prediction.grid, images=images))
+    else:
+        expected = reference
     expected = with_labels_of(prediction, expected)
     return compare_label_maps(prediction, expected).scores, disagreement(prediction, expected)
 

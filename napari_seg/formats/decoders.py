@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from napari_seg.apart import Ended, Mistake, OwnProcess
 from napari_seg.errors import InputError
@@ -23,12 +24,14 @@ BYTES_A_SECOND = 1 << 20
 MEMORY_SHARE = 0.8
 """Of the machine's memory, what a decoder may take."""
 
-Read = Callable[[Sequence[Path]], Volume]
+Found = TypeVar("Found")
+
+Read = Callable[[Sequence[Path]], Found]
 
 _DECODERS = OwnProcess()
 
 
-def read_apart(read: Read, files: Sequence[Path], seconds: float | None = None) -> Volume:
+def read_apart(read: Read[Found], files: Sequence[Path], seconds: float | None = None) -> Found:
     """What a reader makes of files, in a process of its own.
 
     Args:
@@ -45,7 +48,7 @@ def read_apart(read: Read, files: Sequence[Path], seconds: float | None = None) 
     large = f"{name} claims more memory than this machine has; it is damaged, or needs a larger machine"
     crashes = f"{name} makes its decoder crash: it is damaged; export it again"
     try:
-        volume = _DECODERS.run(_read_limited, read, list(named), seconds=seconds)
+        found: Found = _DECODERS.run(_read_limited, read, list(named), seconds=seconds)
     except MemoryError:
         raise InputError("file.too_large", large) from None
     except Ended as ended:
@@ -55,11 +58,12 @@ def read_apart(read: Read, files: Sequence[Path], seconds: float | None = None) 
     except Mistake as mistake:
         log.debug("a decoder failed: %s\n%s", mistake.kind, mistake.places)
         raise InputError("file.crashes_reader", crashes) from None
-    assert isinstance(volume, Volume)
-    return replace(volume, files=tuple(named[file] for file in volume.files))
+    if isinstance(found, Volume):
+        return replace(found, files=tuple(named[file] for file in found.files))
+    return found
 
 
-def _read_limited(read: Read, files: Sequence[Path]) -> Volume:
+def _read_limited(read: Read[Found], files: Sequence[Path]) -> Found:
     """Reads where a header's claim ends in a `MemoryError` and not in the death of whatever the system chooses."""
     _limit_memory()
     return read(files)

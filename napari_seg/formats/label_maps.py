@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from napari_seg.errors import InputError, OutputError
 from napari_seg.formats import ITK_ENDINGS, SEGMENTATION_ENDINGS, has_ending, nifti_ending, read
+from napari_seg.formats.decoders import read_apart
+from napari_seg.formats.dicom_reference import check_belonging
 from napari_seg.formats.image2d import is_picture, read_label_picture
 from napari_seg.formats.proven import unproven
 from napari_seg.formats.surface import SURFACE_ENDINGS, write_surfaces
@@ -24,21 +28,42 @@ DicomKind = Literal["seg", "labelmap", "rtstruct"]
 WRITTEN_ENDINGS = (".nii.gz", ".nii", *SEGMENTATION_ENDINGS[:1], ".dcm", *SURFACE_ENDINGS, ".csv", ".json")
 
 
-def read_label_map(path: Path, grid: Grid | None = None, only: Sequence[str] = ()) -> Segmentation:
-    """A label map with the names of its segments, from a segmentation of any format.
+def read_label_map(
+    path: Path,
+    grid: Grid | None = None,
+    only: Sequence[str] = (),
+    *,
+    images: Sequence[Path] = (),
+    ignore_frame: bool = False,
+) -> Segmentation:
+    """Read a label map with the names of its segments from a segmentation of any format, in the worker process.
 
-    NIfTI, NRRD, MetaImage and pictures hold labels; names come from the file or from the record beside it. DICOM
-    segmentations and contours (RT structure sets) number their segments.
+    NIfTI, NRRD, MetaImage and 2D images hold labels; names come from the file or from the record beside it. DICOM
+    segmentations and contours (RT structure sets) number their segments; they are put on the grid of a scan only if
+    they belong to that scan, see `dicom_reference.belonging`.
 
     Args:
-        path: of the file.
-        grid: of the scan; contours need it, and a DICOM segmentation that leaves out empty slices is put on it.
+        path: the file.
+        grid: grid of the scan; contours need it, and a DICOM segmentation that leaves out empty slices is put on it.
         only: names of the segments wanted of a DICOM file; all if empty.
+        images: files of the scan that `grid` is of.
+        ignore_frame: put DICOM objects on `grid` although they are of another frame of reference, with a notice.
 
     Raises:
         InputError: the file can't be read; `labels.type`, its values are no whole numbers from 0 up; `labels.overlap`,
-            its segments share voxels; `labels.needs_grid`, contours without a scan.
+            its segments share voxels; `labels.needs_grid`, contours without a scan;
+            `geometry.other_frame_of_reference`, it belongs to another scan than `images`.
     """
+    if not (path.is_file() or path.is_dir()):
+        raise InputError("file.unreadable", f"{path.name} is no file, or a link that leads nowhere; check the path")
+    options: dict[str, Any] = {"grid": grid, "only": tuple(only), "ignore_frame": ignore_frame}
+    return read_apart(partial(_read_here, images=[image.absolute() for image in images], **options), [path])
+
+
+def _read_here(
+    files: Sequence[Path], grid: Grid | None, only: Sequence[str], images: Sequence[Path], ignore_frame: bool
+) -> Segmentation:
+    (path,) = files
     if is_picture(path):
         return _labels(read_label_picture(path), path)
     if has_ending(path, ITK_ENDINGS):
@@ -53,12 +78,17 @@ def read_label_map(path: Path, grid: Grid | None = None, only: Sequence[str] = (
         if grid is None:
             text = f"{path.name} holds contours, which fill voxels only on the grid of a scan; name the scan too"
             raise InputError("labels.needs_grid", text)
-        return read_rtstruct(path, grid, only)
+        notices = check_belonging(path, images, only, ignore_frame=ignore_frame)
+        found = read_rtstruct(path, grid, only)
+        return replace(found, notices=(*notices, *found.notices))
     if modality == "SEG":
         from napari_seg.formats.dicom_seg import read_dicom_seg
 
-        found = read_dicom_seg(path, only)
-        return found if grid is None else on_grid(found, grid, path)
+        if grid is None:
+            return read_dicom_seg(path, only)
+        notices = check_belonging(path, images, only, ignore_frame=ignore_frame)
+        found = on_grid(read_dicom_seg(path, only), grid, path)
+        return replace(found, notices=(*notices, *found.notices))
     return _labels(read(path), path)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from napari_seg.errors import ChoiceNeeded, InputError, NapariSegError
 from napari_seg.formats import ITK_ENDINGS, has_ending, nifti_ending
-from napari_seg.geometry import Grid
 from napari_seg.plugin.layers import LayerTuple, frame_of, image_layers, labels_layer, volume_of
 from napari_seg.plugin.placement import METADATA_KEY, place
 from napari_seg.plugin.records import made_by_in, record_of
@@ -69,7 +68,8 @@ def _read(path: Path | None, viewer: Any) -> Iterator[Volume | Segmentation | Na
         found = find(path)
         holds_labels = not found.scans and [one.code for one in found.skipped] == ["skip.not_intensities"]
         if path.is_file() and (holds_labels or is_result(path) or _has_record(path)):
-            yield named(read_label_map(path, _grid_of(viewer)))
+            shown = _scan_of(viewer)
+            yield named(read_label_map(path, shown.grid if shown else None, images=shown.files if shown else ()))
             return
         if not found.scans:
             raise InputError("input.none", f"found no scan at {path}; expected NIfTI, NRRD or DICOM files")
@@ -91,11 +91,11 @@ def _has_record(path: Path) -> bool:
     return record is not None and "segments" in record
 
 
-def _grid_of(viewer: Any) -> Grid | None:
-    """Of the scan that is selected, or of the last one: contours fill voxels only on a scan."""
+def _scan_of(viewer: Any) -> Volume | None:
+    """Return the scan that is selected, or the last one: contours fill voxels only on a scan."""
     layers = [] if viewer is None else [*viewer.layers, viewer.layers.selection.active]
     volumes = [volume_of(layer) for layer in layers if layer is not None]
-    return next((volume.grid for volume in reversed(volumes) if volume is not None), None)
+    return next((volume for volume in reversed(volumes) if volume is not None), None)
 
 
 def _saved_labels(segmentation: Segmentation, path: str | list[str], frame: Any) -> LayerTuple:

@@ -303,7 +303,10 @@ class StructuresModel:
             name, expected = str(reference.settings["name"]), reference.segmentation()
         else:
             name, expected = reference.name, reference.absolute()
-        scores, differing_at = COMPARING.run(compare_with, found, expected, is_stopping=self.session.is_closed.is_set)
+        images = [Path(file).absolute() for file in layer.metadata[METADATA_KEY].get("files", ())]
+        scores, differing_at = COMPARING.run(
+            compare_with, found, expected, images, is_stopping=self.session.is_closed.is_set
+        )
         colors = ((255, 150, 0), (0, 170, 255), (230, 60, 230))
         kinds = zip(DISAGREEMENTS.items(), colors, strict=True)
         segments = tuple(Segment(label, meaning, color) for (label, meaning), color in kinds)

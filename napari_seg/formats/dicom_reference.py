@@ -1,0 +1,235 @@
+"""Whether a DICOM segmentation or a set of contours belongs to a scan.
+
+Positions mean something within one frame of reference only (PS3.3 C.7.4.1): the same numbers in another patient, study
+or session are another place. Where a file names no frame of reference, the images that it refers to decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from napari_seg.errors import InputError, Notice, told_plainly
+from napari_seg.formats.dicom_series import quiet_pydicom
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+OTHER_FRAME = "geometry.other_frame_of_reference"
+"""The code of the refusal that `ignore_frame` turns into a notice."""
+
+_IMPLICIT, _EXPLICIT, _BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+
+
+@dataclass(frozen=True)
+class Belonging:
+    """How a segmentation or a set of contours relates to a scan.
+
+    Attributes:
+        relation: "same_frame", both name one frame of reference; "referenced", one of them names none, and the file
+            refers to the scan's images; "unknown", nothing tells; "other", they belong to different scans.
+        message: what is doubtful or contradictory; "" where nothing is.
+    """
+
+    relation: Literal["same_frame", "referenced", "unknown", "other"]
+    message: str = ""
+
+
+@dataclass
+class References:
+    """What a DICOM object says about the space that its positions lie in.
+
+    Attributes:
+        frames: frame of reference UID -> names of the structures that are drawn in it; no names for images.
+        series: UID of an image's series; UIDs of the series that a segmentation refers to.
+        instances: UID of an image; UIDs of the images that a segmentation refers to.
+        study: UID of its study; "" where it is missing.
+        patient: identifier, only to be compared.
+    """
+
+    frames: dict[str, list[str]] = field(default_factory=dict)
+    series: set[str] = field(default_factory=set)
+    instances: set[str] = field(default_factory=set)
+    study: str = ""
+    patient: str = ""
+
+
+def belonging(path: Path, images: Sequence[Path], only: Sequence[str] = ()) -> Belonging:
+    """Return how a segmentation or a set of contours relates to a scan.
+
+    Args:
+        path: DICOM segmentation or RT structure set.
+        images: files of the scan, or another segmentation of it; empty or no DICOM files: nothing is known of it.
+        only: names of the structures that count; all if empty. Each may have a frame of reference of its own.
+
+    Raises:
+        InputError: `file.*`, the file can't be read.
+    """
+    own = references_of(path, only)
+    scan = _references_of_scan(images)
+    if scan is None:
+        text = f"{path.name} can't be checked against a scan that names no frame of reference; compare the two by eye"
+        return Belonging("unknown", text)
+    is_referenced = _agree(own.series, scan.series)
+    if not is_referenced and (not own.frames or not scan.frames):  # files of one series may have lost its identifier
+        is_referenced = _agree(own.instances, _instances_of(images)) or is_referenced
+    is_same_patient = _agree({own.patient}, {scan.patient})
+    strange = [name for frame, names in own.frames.items() if frame not in scan.frames for name in names]
+    if own.frames and scan.frames:
+        if own.frames.keys() <= scan.frames.keys():
+            if is_same_patient is False and not is_referenced:
+                return Belonging("other", f"{path.name} is of another patient than the scan")
+            if is_same_patient is False:
+                return Belonging("same_frame", f"{path.name} refers to this scan, but has another patient identifier")
+            if not is_referenced and _agree({own.study}, {scan.study}) is False:
+                return Belonging("same_frame", f"{path.name} is of another study in the same frame of reference")
+            return Belonging("same_frame")
+        which = f" ({', '.join(strange)})" if strange and own.frames.keys() & scan.frames.keys() else ""
+        return Belonging("other", f"{path.name}{which} lies in another frame of reference than the scan")
+    if is_referenced:
+        if is_same_patient is False:
+            return Belonging("referenced", f"{path.name} refers to this scan, but has another patient identifier")
+        return Belonging("referenced")
+    if is_referenced is False:
+        return Belonging("other", f"{path.name} names no frame of reference and refers to other images than the scan's")
+    if is_same_patient is False or _agree({own.study}, {scan.study}) is False:
+        return Belonging("other", f"{path.name} is of another patient or study than the scan")
+    text = f"{path.name} or its scan names no frame of reference; that they belong together is not known"
+    return Belonging("unknown", text)
+
+
+def check_belonging(
+    path: Path, images: Sequence[Path], only: Sequence[str] = (), *, ignore_frame: bool = False
+) -> tuple[Notice, ...]:
+    """Return what is doubtful about a segmentation's scan, or refuse a segmentation of another scan.
+
+    Args:
+        path: see `belonging`.
+        images: see `belonging`.
+        only: see `belonging`.
+        ignore_frame: take it for the scan's in any case, with a notice; for files whose identifiers were replaced.
+
+    Raises:
+        InputError: `geometry.other_frame_of_reference`; `file.*`.
+    """
+    found = belonging(path, images, only)
+    if found.relation == "other":
+        if not ignore_frame:
+            text = "expected the scan that it was drawn on; choose that scan"
+            raise InputError(OTHER_FRAME, f"{found.message}; {text}")
+        text = "was placed by its coordinates all the same, as requested; check it by eye"
+        return (Notice("geometry.frame_of_reference_ignored", f"{found.message}; it {text}"),)
+    if found.relation == "unknown":
+        return (Notice("geometry.frame_of_reference_unknown", found.message),)
+    return (Notice("geometry.identifiers_differ", found.message),) if found.message else ()
+
+
+def references_of(path: Path, only: Sequence[str] = ()) -> References:
+    """Return what a DICOM file says about the space that its positions lie in.
+
+    Args:
+        path: image, segmentation or RT structure set.
+        only: names of the structures that count; all if empty.
+
+    Raises:
+        InputError: `file.*`, it is no DICOM file or damaged.
+    """
+    dataset = read_object(path, stop_before_pixels=True)
+    text = f"{path.name} has a DICOM header that can't be read ({{kind}})"
+    with quiet_pydicom(), told_plainly(InputError, "file.bad_header", text):
+        found = References(study=_uid(dataset, "StudyInstanceUID"), patient=str(dataset.get("PatientID") or "").strip())
+        if dataset.get("Modality") not in ("SEG", "RTSTRUCT"):
+            found.series.add(_uid(dataset, "SeriesInstanceUID"))
+            found.instances.add(_uid(dataset, "SOPInstanceUID"))
+        for series in _referenced_series(dataset):
+            found.series.add(_uid(series, "SeriesInstanceUID"))
+            items = (*_items(series, "ReferencedInstanceSequence"), *_items(series, "ContourImageSequence"))
+            found.instances |= {_uid(item, "ReferencedSOPInstanceUID") for item in items}
+        for group in (dataset, *_items(dataset, "PerFrameFunctionalGroupsSequence")):
+            for derivation in (group, *_items(group, "DerivationImageSequence")):
+                sources = _items(derivation, "SourceImageSequence")
+                found.instances |= {_uid(item, "ReferencedSOPInstanceUID") for item in sources}
+        if "StructureSetROISequence" in dataset:
+            named = _items(dataset, "ReferencedFrameOfReferenceSequence")
+            usual = next((uid for item in (*named, dataset) if (uid := _uid(item, "FrameOfReferenceUID"))), "")
+            for roi in _items(dataset, "StructureSetROISequence"):
+                name = str(roi.get("ROIName") or "")
+                if not only or name in only:  # PS3.3 C.8.8.5: each structure names the frame that it is drawn in
+                    frame = _uid(roi, "ReferencedFrameOfReferenceUID") or usual
+                    found.frames.setdefault(frame, []).append(name)
+            for drawn in _items(dataset, "ROIContourSequence"):
+                for contour in _items(drawn, "ContourSequence"):
+                    shown = _items(contour, "ContourImageSequence")
+                    found.instances |= {_uid(item, "ReferencedSOPInstanceUID") for item in shown}
+        else:
+            found.frames[_uid(dataset, "FrameOfReferenceUID")] = []
+    found.frames.pop("", None)
+    return found
+
+
+def read_object(path: Path, *, stop_before_pixels: bool = False) -> Dataset:
+    """Read a DICOM object, with or without the preamble of a file.
+
+    Args:
+        path: the file.
+        stop_before_pixels: leave the pixels out.
+
+    Raises:
+        InputError: `file.unreadable`, `file.empty`, `file.not_dicom`, `file.bad_header`.
+    """
+    import pydicom
+
+    try:
+        with quiet_pydicom():
+            if path.stat().st_size == 0:
+                raise InputError("file.empty", f"{path.name} has 0 bytes; copy or export it again")
+            dataset = pydicom.dcmread(path, stop_before_pixels=stop_before_pixels, force=True)
+            if not dataset.get("SOPClassUID"):
+                raise InputError("file.not_dicom", f"{path.name} is not a DICOM file of any known kind")
+            if dataset.file_meta.get("TransferSyntaxUID") is None:
+                is_implicit, is_little = dataset.original_encoding
+                syntax = _IMPLICIT if is_implicit else _EXPLICIT if is_little else _BIG_ENDIAN
+                dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+            return dataset
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError("file.unreadable", f"{path.name} can't be read: {error.strerror or 'cut short'}") from None
+    except Exception as error:  # not chained: it may quote what must stay private
+        reason = type(error).__name__
+        raise InputError("file.bad_header", f"{path.name} has a DICOM header that can't be read ({reason})") from None
+
+
+def _references_of_scan(images: Sequence[Path]) -> References | None:
+    """What the first image of a scan says; None where there is none, or no DICOM file."""
+    try:
+        return references_of(images[0]) if images else None
+    except InputError:
+        return None
+
+
+def _instances_of(images: Sequence[Path]) -> set[str]:
+    return set().union(*(references_of(image).instances for image in images))
+
+
+def _agree(these: set[str], those: set[str]) -> bool | None:
+    """Whether two sets of identifiers share one; None where either has none."""
+    these, those = these - {""}, those - {""}
+    return not these.isdisjoint(those) if these and those else None
+
+
+def _referenced_series(dataset: Dataset) -> Iterator[Dataset]:
+    yield from _items(dataset, "ReferencedSeriesSequence")
+    for frame in _items(dataset, "ReferencedFrameOfReferenceSequence"):
+        for study in _items(frame, "RTReferencedStudySequence"):
+            yield from _items(study, "RTReferencedSeriesSequence")
+
+
+def _items(dataset: Dataset, keyword: str) -> Sequence[Any]:
+    return dataset.get(keyword) or ()
+
+
+def _uid(dataset: Dataset, keyword: str) -> str:
+    return str(dataset.get(keyword) or "").strip()
