@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from napari_seg.errors import OutputError
 from napari_seg.formats import ITK_ENDINGS, NIFTI_ENDINGS, PAIR_ENDINGS, PICTURE_ENDINGS, has_ending
-from napari_seg.geometry import Grid
 from napari_seg.plugin.placement import AXIS_LABELS, METADATA_KEY, Placement, place
 from napari_seg.volume import Segment, Segmentation, Volume, labels_in, smallest_label_type
 
@@ -178,6 +177,7 @@ def certainty_layer(confidence: NDArray[np.uint8], placement: Placement, name: s
     """The layer tuple of a network's confidence, 0 to 255, dark where it is not sure; drawn over the scan."""
     settings = {
         **_geometry(placement),
+        "metadata": {METADATA_KEY: placement.as_metadata()},
         "name": name,
         "colormap": "inferno",
         "contrast_limits": (0, 255),
@@ -204,8 +204,8 @@ def segmentation_of(labels: NDArray, settings: Mapping[str, Any]) -> Segmentatio
     if placement is None:
         raise OutputError(
             "output.no_geometry",
-            f"found no scan that the layer {name!r} belongs to; expected one of equal shape, scale and place; "
-            "add the layer with the scan selected",
+            f"the layer {name!r} lies on no open scan and has no voxel size of its own; add labels with the scan selected, "
+            "or set the layer's scale and units='mm'",
         )
     labels = np.asarray(labels)
     is_whole = labels.dtype.kind in "bu" or (labels.dtype.kind == "i" and labels.min(initial=0) >= 0)
@@ -222,7 +222,9 @@ def segmentation_of(labels: NDArray, settings: Mapping[str, Any]) -> Segmentatio
     native = _restored(labels, placement, settings["metadata"][METADATA_KEY].get("labels"))
     if native.dtype.kind != "u":
         native = native.astype(smallest_label_type(max(segments, default=0)))
-    return Segmentation(native, placement.native, tuple(segments[label] for label in sorted(segments)))
+    notices = tuple(settings["metadata"][METADATA_KEY].get("notices", ()))
+    ordered = tuple(segments[label] for label in sorted(segments))
+    return Segmentation(native, placement.native, ordered, notices=notices)
 
 
 def _restored(labels: NDArray, placement: Placement, original: NDArray | None) -> NDArray:
@@ -243,49 +245,6 @@ def volume_of(layer: Layer) -> Volume | None:
 def frame_of(layers: Iterable[Layer]) -> NDArray[np.float64] | None:
     """The frame of a viewer that already holds a volume, otherwise None."""
     return next((layer.metadata[METADATA_KEY]["frame"] for layer in layers if METADATA_KEY in layer.metadata), None)
-
-
-def adopt(settings: Mapping[str, Any], shape: tuple[int, ...], layers: Iterable[Layer]) -> dict[str, Any] | None:
-    """The metadata that a labels layer from elsewhere takes over from the scan it was drawn on.
-
-    napari's own "new labels layer" copies scale and place of the scan but not its metadata.
-
-    Args:
-        settings: of the labels layer: its `scale` and `translate`.
-        shape: of its array.
-        layers: where to look for the scan.
-
-    Returns:
-        None if no scan has the same shape, scale and place.
-    """
-    for layer in layers:
-        if (
-            volume_of(layer) is not None
-            and layer.data.shape == shape
-            and np.allclose(layer.scale, settings["scale"], rtol=1e-6)
-            and np.allclose(layer.translate, settings["translate"], atol=1e-3)
-        ):
-            known = layer.metadata[METADATA_KEY]
-            return {METADATA_KEY: {key: value for key, value in known.items() if key not in ("volume", "range")}}
-    return None
-
-
-def adopt_into(labels: Labels, layers: Iterable[Layer]) -> None:
-    """Gives a labels layer from elsewhere the geometry of its scan, if there is one; one from a file, the scan's files.
-
-    Args:
-        labels: changed in place.
-        layers: where to look for the scan, the likeliest first.
-    """
-    known = labels.metadata.get(METADATA_KEY)
-    if known is None:
-        found = adopt({"scale": labels.scale, "translate": labels.translate}, labels.data.shape, layers)
-        labels.metadata.update(found or {})
-    elif not known.get("files"):
-        volumes = (volume_of(layer) for layer in layers)
-        native = Grid(known["shape"], known["affine"])
-        files = next((volume.files for volume in volumes if volume is not None and volume.grid.matches(native)), ())
-        labels.metadata[METADATA_KEY] = {**known, "files": files}
 
 
 def contrast_limits(array: NDArray, modality: str = "") -> tuple[float, float]:

@@ -36,8 +36,8 @@ AXIS_LABELS = ("I", "P", "L")
 MAX_MOVED_MM = 1e-3
 """A volume turned against the viewer's frame is resampled for display if showing it straight moved a voxel by more."""
 
-# Columns: the directions of napari's three world axes in RAS+.
-_LAYER_AXES = -np.eye(3)[::-1]
+LAYER_AXES = -np.eye(3)[::-1]
+"""Columns: the directions of napari's three world axes in RAS+."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,8 @@ class Placement:
     Attributes:
         native: the file's own grid.
         shown: the grid that the layer's array lies on; its axes grow towards I, P and L of the frame.
-        frame: (3, 3) rotation; its columns are the viewer's R, A and S axes in the patient's RAS+.
+        frame: (3, 3) orthogonal; its columns are the viewer's R, A and S axes in the patient's RAS+. A rotation, but for
+            layers of other programs whose axis labels name other directions.
     """
 
     native: Grid
@@ -78,13 +79,17 @@ class Placement:
     def _turn(self) -> NDArray[np.float64]:
         return index_affine(self.native, self.shown)[:3, :3]
 
+    def of_new_layer(self) -> Placement:
+        """Return where the plugin shows a new layer on the same native grid, next to a layer of another program."""
+        return place(self.native, self.frame)
+
     def to_layer_mm(self, points_mm: ArrayLike) -> NDArray[np.float64]:
         """(..., 3) napari world coordinates of points (..., 3) in the patient, mm, RAS+."""
-        return np.asarray(points_mm, dtype=np.float64) @ self.frame @ _LAYER_AXES
+        return np.asarray(points_mm, dtype=np.float64) @ self.frame @ LAYER_AXES
 
     def to_patient_mm(self, world: ArrayLike) -> NDArray[np.float64]:
         """(..., 3) points in the patient, mm, RAS+, of napari world coordinates (..., 3)."""
-        return np.asarray(world, dtype=np.float64) @ _LAYER_AXES.T @ self.frame.T
+        return np.asarray(world, dtype=np.float64) @ LAYER_AXES.T @ self.frame.T
 
     def show(self, array: NDArray, *, order: Literal[0, 1] = 1) -> NDArray:
         """An array (I, J, K) of the file's grid as the layer's array.
@@ -148,13 +153,13 @@ def place(grid: Grid, frame: ArrayLike | None = None) -> Placement:
         # Half a voxel more than the outer faces of the outermost voxels.
         faces = turned.box((-1, -1, -1), [n + 1 for n in turned.shape]).corners_mm
         low, high = faces.min(axis=0), faces.max(axis=0)
-        shown = Grid.around((low + high) / 2, (high - low)[::-1], turned.reoriented("IPL").spacing_mm, _LAYER_AXES)
+        shown = Grid.around((low + high) / 2, (high - low)[::-1], turned.reoriented("IPL").spacing_mm, LAYER_AXES)
     return Placement(grid, _rotate(shown, rotation), rotation)
 
 
 def residual_rotation(grid: Grid) -> NDArray[np.float64]:
     """(3, 3) the rotation that is left after axis order and flips; the identity for a straight grid."""
-    directions = grid.reoriented("IPL").directions @ _LAYER_AXES.T
+    directions = grid.reoriented("IPL").directions @ LAYER_AXES.T
     # The nearest rotation: headers round their directions, and a little shear is let through.
     left, _, right = np.linalg.svd(directions)
     rotation = left @ right

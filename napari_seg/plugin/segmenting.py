@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari.layers import Image, Layer
+from napari.layers import Layer
 from psygnal import Signal
 
 from napari_seg.errors import BundleError, Cancelled, NapariSegError, Notice
 from napari_seg.inference import segment
 from napari_seg.inference.foresee import foresee
+from napari_seg.plugin.foreign import loaded
 from napari_seg.plugin.layers import certainty_layer, labels_layer, layer_of, volume_of
 from napari_seg.plugin.placement import Placement
 from napari_seg.plugin.processes import NETWORKS
@@ -150,7 +151,9 @@ class Run:
             raise Cancelled()
         self.progress = Progress(STAGES["loading"])
         told, is_stopping = {"progress": self._report}, self._stop.is_set
-        found = NETWORKS.run(segment, self.volume, self.bundle, told=told, is_stopping=is_stopping, **self.options)
+        found = NETWORKS.run(
+            segment, loaded(self.volume), self.bundle, told=told, is_stopping=is_stopping, **self.options
+        )
         # Counting voxels and turning axes takes a while too: not in the main thread.
         name, bundle = f"{self.image_name} - {self.bundle.name}", self.bundle
         files, algorithm = self.volume.files, (bundle.name, bundle.version)
@@ -287,8 +290,9 @@ class SegmentModel:
         if self.bundle is None:
             return "There is no model to run."
         if self.session.scan is None:
-            if any(isinstance(layer, Image) for layer in viewer.layers):
-                return "Open the scan with napari-seg: of this image nobody knows where it lies in the patient."
+            refused = [self.session.refusals[layer] for layer in viewer.layers if layer in self.session.refusals]
+            if refused:
+                return f"{refused[-1]}."
             return "Open a scan first: drop a NIfTI file or a DICOM folder into the window."
         if not self.bundle.trusted:
             return "This model brings code of its own. Press Trust if you know where it comes from."
@@ -313,7 +317,7 @@ class SegmentModel:
         try:
             known = NETWORKS.run(
                 foresee,
-                volume,
+                loaded(volume),
                 bundle,
                 is_stopping=self.session.is_closed.is_set,
                 **self.options,
@@ -345,7 +349,7 @@ class SegmentModel:
         assert volume is not None
         assert placement is not None
         options: Options = {**self.options, "certainty": self.certainty}
-        run = Run(volume, bundle, options, layer.name, placement)
+        run = Run(volume, bundle, options, layer.name, placement.of_new_layer())
         if self.run is None:
             self.run = run
             self.session.say()

@@ -8,13 +8,15 @@ import traceback
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
 
 from napari.layers import Image, Labels, Layer
 from psygnal import Signal
 
 from napari_seg.apart import Mistake
-from napari_seg.errors import NapariSegError
-from napari_seg.plugin.layers import adopt_into, volume_of, widen_range
+from napari_seg.errors import InputError, NapariSegError
+from napari_seg.plugin.foreign import ADOPTED, TRANSFORM_EVENTS, adopt_image, adopt_labels
+from napari_seg.plugin.layers import volume_of, widen_range
 from napari_seg.plugin.placement import METADATA_KEY
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ class Session:
         scan: an image layer that knows where it lies in the patient; None while there is none.
         labels: a labels layer that does; None while there is none.
         messages: what there is to say of the last thing that was done.
+        refusals: image layers that can't be used as scans, with the reason for a person.
         is_closed: set once nobody waits for work any more.
     """
 
@@ -75,6 +78,7 @@ class Session:
         self.scan: Image | None = None
         self.labels: Labels | None = None
         self.messages: list[Message] = []
+        self.refusals: WeakKeyDictionary[Layer, str] = WeakKeyDictionary()
         self.is_closed = threading.Event()
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._follow)
@@ -99,6 +103,9 @@ class Session:
             viewer.layers.selection.events.active.disconnect(self._follow)
             for layer in viewer.layers:
                 layer.events.name.disconnect(self._follow)
+                if isinstance(layer, Image | Labels):
+                    for name in TRANSFORM_EVENTS:
+                        getattr(layer.events, name).disconnect(self._on_transformed)
         self.scan, self.labels = None, None  # the last ones to hold a scan that was removed
 
     @property
@@ -135,14 +142,40 @@ class Session:
 
     def _welcome(self, layer: Layer) -> None:
         layer.events.name.connect(self._follow)
-        layers = self.viewer.layers
-        likeliest = [*([self.scan] if self.scan in layers else []), *layers]
+        if isinstance(layer, Image | Labels):
+            self._adopt(layer)
+            if METADATA_KEY not in layer.metadata or ADOPTED in layer.metadata[METADATA_KEY]:
+                for name in TRANSFORM_EVENTS:
+                    getattr(layer.events, name).connect(self._on_transformed)
         if isinstance(layer, Labels):
-            adopt_into(layer, likeliest)
             return
         widen_range(layer)
-        for labels in self.segmentations:  # those that were opened before their scan
-            adopt_into(labels, likeliest)
+        for labels in self.viewer.layers:  # those that were opened before their scan
+            if isinstance(labels, Labels):
+                self._adopt(labels)
+
+    def _adopt(self, layer: Image | Labels) -> None:
+        """Give a layer from elsewhere a grid, and say what is not known of it, or why it can't be used."""
+        layers = self.viewer.layers
+        likeliest = [*([self.scan] if self.scan in layers else []), *layers]
+        try:
+            if isinstance(layer, Labels):
+                adopt_labels(layer, likeliest)
+                return
+            adopt_image(layer, likeliest)
+        except InputError as error:
+            self.refusals[layer] = error.message
+            return
+        self.refusals.pop(layer, None)
+        volume = volume_of(layer)
+        if volume is not None and ADOPTED in layer.metadata[METADATA_KEY]:
+            self.messages = [Message("warning", notice.message) for notice in volume.notices]
+
+    def _on_transformed(self, event: object) -> None:
+        layer = getattr(event, "source", None)
+        if isinstance(layer, Image | Labels) and layer in self.viewer.layers:
+            self._adopt(layer)
+            self._follow()
 
     def _follow(self, event: object = None) -> None:
         """Takes the active layer, if it is a scan or labels; otherwise keeps what is still there."""

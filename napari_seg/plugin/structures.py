@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_seg.evaluation.measure import Measurement, measure
+from napari_seg.plugin.foreign import lies_on
 from napari_seg.plugin.layers import (
     color_in,
     colormap_of,
@@ -23,7 +24,6 @@ from napari_seg.plugin.layers import (
     layer_of,
     placement_of,
     segmentation_of,
-    volume_of,
 )
 from napari_seg.plugin.placement import METADATA_KEY
 from napari_seg.plugin.processes import COMPARING
@@ -311,7 +311,8 @@ class StructuresModel:
         kinds = zip(DISAGREEMENTS.items(), colors, strict=True)
         segments = tuple(Segment(label, meaning, color) for (label, meaning), color in kinds)
         differing = Segmentation(differing_at, found.grid, segments)
-        shown = layer_of(labels_layer(differing, placement_of(layer), f"{layer.name} against {name}"))
+        placement = placement_of(layer).of_new_layer()
+        shown = layer_of(labels_layer(differing, placement, f"{layer.name} against {name}"))
         known = [one.dice for one in scores.values() if not isnan(one.dice)]
         mean = f"mean Dice {np.mean(known):.3f}" if known else "neither holds a structure"
         return (
@@ -373,15 +374,8 @@ class StructuresModel:
     def _image_on(self, layer: Labels) -> NDArray | None:
         """The scan's array, if it is the one that the labels lie on."""
         scans = [self.session.scan, *self.session.scans] if self.session.scan is not None else self.session.scans
-        for scan in scans:
-            same = scan.data.shape == layer.data.shape and volume_of(scan) is not None
-            if (
-                same
-                and np.allclose(scan.translate, layer.translate, atol=1e-3)
-                and np.allclose(scan.scale, layer.scale)
-            ):
-                return np.asarray(scan.data)
-        return None
+        found = next((scan for scan in scans if lies_on(layer, scan)), None)
+        return None if found is None else np.asarray(found.data[0] if found.multiscale else found.data)
 
 
 def _segments(layer: Labels, table: Table) -> tuple[Segment, ...]:

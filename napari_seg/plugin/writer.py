@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from napari_seg.plugin.layers import adopt, segmentation_of
+from napari_seg.errors import InputError
+from napari_seg.plugin.layers import segmentation_of
 from napari_seg.plugin.placement import METADATA_KEY
 
 
@@ -25,8 +27,12 @@ def write_labels(path: str, data: NDArray, meta: dict[str, Any]) -> list[str]:
     from napari.viewer import current_viewer
 
     from napari_seg.formats.label_maps import write_label_map
+    from napari_seg.plugin.foreign import adopt_labels, labels_from
 
     viewer = current_viewer()
-    if METADATA_KEY not in meta.get("metadata", {}) and viewer is not None:
-        meta = {**meta, "metadata": adopt(meta, data.shape, viewer.layers) or {}}
+    if METADATA_KEY not in meta.get("metadata", {}):
+        labels = labels_from(data, meta)
+        with suppress(InputError):  # the labels have no geometry: what is raised below says so
+            adopt_labels(labels, () if viewer is None else viewer.layers)
+        meta = {**meta, "metadata": labels.metadata}
     return [str(written) for written in write_label_map(segmentation_of(data, meta), Path(path))]

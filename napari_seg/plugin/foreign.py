@@ -1,0 +1,255 @@
+"""Layers that other programs or scripts added: their own transform as a grid, or the reason why it gives none.
+
+A layer's transform places voxels in napari's world. Which way the world's axes run in the patient is known where the
+axis labels name directions (I, P, L, or inferior, posterior, left), or where a scan that knows it is open already.
+Otherwise the layer is taken as if it lay in the plugin's own world (axes towards inferior, posterior and left), and a
+notice `geometry.no_orientation` says that left and right are not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from napari.layers import Image, Labels, Layer
+from numpy.typing import NDArray
+
+from napari_seg.errors import InputError, NapariSegError, Notice
+from napari_seg.geometry import Grid
+from napari_seg.plugin.layers import frame_of, volume_of
+from napari_seg.plugin.placement import LAYER_AXES, METADATA_KEY, Placement
+from napari_seg.volume import Volume
+
+ADOPTED = "adopted"
+"""Key of `layer.metadata[METADATA_KEY]`: the layer came from elsewhere; "scan" where it lies on an open scan and has its
+grid, "transform" where its grid follows from its own transform."""
+
+TRANSFORM_EVENTS = ("data", "scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+"""Events of a layer after which its geometry is another."""
+
+_TRANSFORM = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+
+_DIRECTIONS = {
+    "R": ("r", "right"),
+    "L": ("l", "left"),
+    "A": ("a", "anterior"),
+    "P": ("p", "posterior"),
+    "S": ("s", "superior"),
+    "I": ("i", "inferior"),
+}
+_VECTORS = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
+
+
+def adopt_image(layer: Image, others: Iterable[Layer]) -> None:
+    """Make an image layer from elsewhere a scan, in place; nothing happens to a layer that is one already.
+
+    A layer that lies exactly on an open scan, such as a filtered copy, gets the grid and the files of that scan.
+
+    Args:
+        layer: the image layer.
+        others: the layers of the viewer.
+
+    Raises:
+        InputError: `layer.dimensions`, `layer.colour`, `layer.type`, `layer.units`, `layer.no_voxel_size`, or the faults
+            of `Grid`: why the layer can't be used.
+    """
+    if ADOPTED not in layer.metadata.get(METADATA_KEY, {ADOPTED: ""}):
+        return
+    layer.metadata.pop(METADATA_KEY, None)
+    _check_kind(layer)
+    array = _array_of(layer)
+    known = _known_of(layer, others)
+    placement = Placement.from_metadata({METADATA_KEY: known})
+    assert placement is not None
+    turned = array if placement.native == placement.shown else placement.restore(np.asarray(array))
+    volume = Volume(turned[None], placement.native, layer.name, files=known["files"], notices=known["notices"])
+    layer.metadata[METADATA_KEY] = {**known, "volume": volume}
+
+
+def adopt_labels(layer: Labels, others: Iterable[Layer]) -> None:
+    """Give a labels layer from elsewhere a grid, in place: that of the scan on which it lies, or its own.
+
+    A layer that was read from a file gets the files of the scan with the same grid.
+
+    Args:
+        layer: the labels layer.
+        others: the layers of the viewer, the likeliest scan first.
+
+    Raises:
+        InputError: as of `adopt_image`.
+    """
+    known = layer.metadata.get(METADATA_KEY)
+    if known is None or known.get(ADOPTED) == "transform":
+        kept = {key: known[key] for key in ("segments", "algorithm", "confidence") if key in known} if known else {}
+        layer.metadata[METADATA_KEY] = {**_known_of(layer, others), **kept}
+    elif not known.get("files"):
+        volumes = (volume_of(other) for other in others)
+        native = Grid(known["shape"], known["affine"])
+        files = next((volume.files for volume in volumes if volume is not None and volume.grid.matches(native)), ())
+        layer.metadata[METADATA_KEY] = {**known, "files": files}
+
+
+def labels_from(data: NDArray, settings: dict[str, Any]) -> Labels:
+    """Return a labels layer with the transform that napari hands to a writer."""
+    return Labels(data, **{key: settings[key] for key in (*_TRANSFORM, "name", "metadata") if key in settings})
+
+
+def refusal_of(layer: Layer | None, others: Iterable[Layer]) -> str:
+    """Return why an image layer from elsewhere can't be used, for a person; "" where it can."""
+    if not isinstance(layer, Image) or METADATA_KEY in layer.metadata:
+        return ""
+    try:
+        _check_kind(layer)
+        _known_of(layer, others)
+    except NapariSegError as error:
+        return error.message
+    return ""
+
+
+def loaded(volume: Volume) -> Volume:
+    """Return a volume with all of its voxels in memory; napari loads those of some layers piece by piece."""
+    return replace(volume, array=np.asarray(volume.array))
+
+
+def is_oriented(layer: Layer) -> bool:
+    """Return whether it is known which side of a layer is the patient's left."""
+    known = layer.metadata.get(METADATA_KEY)
+    if known is None:
+        return False
+    volume = volume_of(layer)
+    notices = known.get("notices", ()) if volume is None else volume.notices
+    return all(notice.code != "geometry.no_orientation" for notice in notices)
+
+
+def lies_on(layer: Layer, other: Layer) -> bool:
+    """Return whether two layers have the same voxels at the same places."""
+    if layer.ndim != other.ndim or _shape_of(layer) != _shape_of(other):
+        return False
+    try:
+        one, two = _world_affine_mm(layer), _world_affine_mm(other)
+    except InputError:
+        return False
+    corners = np.array([*np.ndindex((2,) * layer.ndim)]) * (np.array(_shape_of(layer)) - 1)
+    moved = corners @ (one - two)[:-1, :-1].T + (one - two)[:-1, -1]
+    return bool(np.abs(moved).max() <= 1e-3)
+
+
+def _check_kind(layer: Image) -> None:
+    name = layer.name
+    if getattr(layer, "rgb", False):
+        raise InputError("layer.colour", f"{name!r} is a colour image; expected grey values, one number a voxel")
+    if layer.ndim != 3:
+        todo = "right-click it in the layer list and choose Split Stack" if layer.ndim > 3 else "open the whole volume"
+        raise InputError("layer.dimensions", f"{name!r} has {layer.ndim} dimensions; expected 3; {todo}")
+    if np.dtype(layer.dtype).kind not in "buif":
+        raise InputError("layer.type", f"{name!r} holds values of type {layer.dtype}; expected real numbers")
+
+
+def _array_of(layer: Image) -> Any:
+    """The voxels at full resolution; those that are not in memory stay where they are until they are needed."""
+    array = layer.data[0] if layer.multiscale else layer.data
+    if not isinstance(array, np.ndarray):
+        import dask.array
+
+        array = array if isinstance(array, dask.array.Array) else dask.array.from_array(array)
+    return array.astype(np.uint8) if array.dtype.kind == "b" else array
+
+
+def _known_of(layer: Layer, others: Iterable[Layer]) -> dict[str, Any]:
+    """What the plugin keeps in a layer's metadata: that of the scan it lies on, otherwise its own transform."""
+    others = [other for other in others if other is not layer]
+    for other in others:
+        if (volume := volume_of(other)) is None or not lies_on(layer, other):
+            continue
+        known = other.metadata[METADATA_KEY]
+        placement = Placement.from_metadata(other.metadata)
+        assert placement is not None
+        if isinstance(layer, Image) and not placement.is_view:  # its voxels are those that are shown
+            shown = Placement(placement.shown, placement.shown, placement.frame)
+            own = {**shown.as_metadata(), "files": ()}
+        else:
+            own = {key: value for key, value in known.items() if key not in ("volume", "range")}
+        notices = tuple(notice for notice in volume.notices if notice.code == "geometry.no_orientation")
+        return {"files": volume.files, **own, "notices": notices, ADOPTED: "scan"}
+    affine, frame, notices = _world_affine_mm(layer), frame_of(others), _unit_notices(layer)
+    told = _frame_told(layer)
+    if told is not None:
+        if frame is not None and not np.allclose(told, frame, atol=1e-6):
+            text = f"the axes of {layer.name!r} run otherwise than those of the open scans: it does not lie on them"
+            notices = (*notices, Notice("geometry.other_axes", text))
+        frame = told
+    elif frame is None or not all(is_oriented(other) for other in others if METADATA_KEY in other.metadata):
+        text = (
+            f"{layer.name!r} does not say how it lies in the patient; left and right are not known. Where the file is at "
+            "hand, open it with napari-seg"
+        )
+        notices = (*notices, Notice("geometry.no_orientation", text))
+        frame = np.eye(3) if frame is None else frame
+    to_patient = np.eye(4)
+    to_patient[:3, :3] = frame @ LAYER_AXES
+    i, j, k = _shape_of(layer)
+    grid = Grid((i, j, k), to_patient @ affine)
+    placement = Placement(grid, grid, frame)
+    return {**placement.as_metadata(), "files": (), "notices": notices, ADOPTED: "transform"}
+
+
+def _frame_told(layer: Layer) -> NDArray[np.float64] | None:
+    """A frame in which the world's axes run as the axis labels say; None where they don't say it."""
+    words = [str(label).strip().lower() for label in layer.axis_labels]
+    letters = [next((letter for letter, named in _DIRECTIONS.items() if word in named), "") for word in words]
+    vectors = np.array([_VECTORS.get(letter, (0, 0, 0)) for letter in letters], np.float64).T
+    if vectors.shape != (3, 3) or abs(round(float(np.linalg.det(vectors)))) != 1:
+        return None
+    frame: NDArray[np.float64] = vectors @ LAYER_AXES
+    return frame
+
+
+def _world_affine_mm(layer: Layer) -> NDArray[np.float64]:
+    """(4, 4) from a voxel index of a layer to napari's world in mm.
+
+    Raises:
+        InputError: `layer.dimensions`, `layer.units` or `layer.no_voxel_size`.
+    """
+    count = layer.ndim
+    if count != 3:
+        raise InputError("layer.dimensions", f"{layer.name!r} has {count} dimensions; expected 3")
+    origin = np.array(layer.data_to_world((0,) * count))
+    affine = np.eye(count + 1)
+    affine[:-1, :-1] = np.array([layer.data_to_world(tuple(one)) for one in np.eye(count)]).T - origin[:, None]
+    affine[:-1, -1] = origin
+    lengths = [_mm_of(layer, unit) for unit in layer.units]
+    if None in lengths and np.allclose(affine[:3, :3], np.eye(3)):
+        raise InputError(
+            "layer.no_voxel_size",
+            f"{layer.name!r} has no voxel size (scale 1, in pixels); open its file with napari-seg, or set the layer's "
+            "scale and units='mm'",
+        )
+    affine[:-1] *= np.array([1.0 if length is None else length for length in lengths])[:, None]
+    return affine
+
+
+def _mm_of(layer: Layer, unit: Any) -> float | None:
+    """A unit of length in mm; None for pixels, which are no length."""
+    import pint
+
+    if str(unit) in ("pixel", "dimensionless"):
+        return None
+    try:
+        return float((1 * unit).to("mm").magnitude)
+    except pint.DimensionalityError:
+        text = f"{layer.name!r} has an axis in {unit}; expected lengths, such as mm"
+        raise InputError("layer.units", text) from None
+
+
+def _unit_notices(layer: Layer) -> tuple[Notice, ...]:
+    if any(_mm_of(layer, unit) is None for unit in layer.units):
+        return (Notice("geometry.no_units", f"{layer.name!r} has no units of length; its scale is taken for mm"),)
+    return ()
+
+
+def _shape_of(layer: Layer) -> tuple[int, ...]:
+    """Voxels along each axis, at full resolution."""
+    array = layer.data[0] if layer.multiscale else layer.data
+    return tuple(int(n) for n in array.shape[: layer.ndim])
