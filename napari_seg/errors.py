@@ -8,6 +8,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 
+def printable(text: str) -> str:
+    """Return a text that any terminal, font and encoder of UTF-8 takes.
+
+    Bytes of a file name that are not UTF-8 are read as Latin-1; control characters, such as the escape codes of a
+    terminal, become "_".
+    """
+    letters = (chr(ord(c) - 0xDC00) if "\udc80" <= c <= "\udcff" else c for c in text)
+    return "".join(c if c.isprintable() or c in "\n\t" else "_" for c in letters)
+
+
 class NapariSegError(Exception):
     """Something a user can cause and mend.
 
@@ -20,6 +30,7 @@ class NapariSegError(Exception):
     """
 
     def __init__(self, code: str, message: str) -> None:
+        message = printable(message)
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
@@ -91,6 +102,9 @@ class Notice:
     code: str
     message: str
     segment: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", printable(self.message))
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"

@@ -88,7 +88,9 @@ def test_bad_scans_are_named_and_the_others_done(
     assert "2 done, 3 failed" in output
     for code in ("geometry.missing_slice", "file.not_nifti", "file.truncated"):
         assert sum(code in line for line in output.splitlines()) == 1
-    assert len(files_below(out)) == 6
+    assert len(files_below(out)) == 9
+    failed = [json.loads(path.read_text()) for path in out.glob("*_failed.json")]
+    assert {entry["code"] for entry in failed} == {"geometry.missing_slice", "file.not_nifti", "file.truncated"}
     assert not [name for name in files_below(tmp_path) if "unfinished" in name]
     for canary in phantoms.CANARIES:
         assert canary.lower() not in output.lower()
@@ -118,7 +120,7 @@ def test_exit_codes_of_wrong_usage(tmp_path: Path, bundle: str, capsys: pytest.C
     (tmp_path / "text.nii").write_text("x")
     assert predict(tmp_path / "text.nii", "-o", tmp_path / "out", "--bundle", bundle) == 4
     assert predict(tmp_path / "text.nii", "-o", tmp_path / "text.nii" / "out", "--bundle", bundle) == 5
-    assert not (tmp_path / "out").exists() or not files_below(tmp_path / "out")
+    assert files_below(tmp_path / "out") == ["text_failed.json"]
 
 
 def test_an_untrusted_bundle_stops_before_any_scan(
@@ -158,21 +160,21 @@ def test_scans_of_one_name_are_told_apart_by_their_folders(
 
     second = add("sub-02")
     assert predict(study, "-o", out, "--bundle", bundle) == 0
-    alone = (out / "T1_seg.nii.gz").stat().st_mtime_ns
+    alone = (out / "sub-02_anat_T1_seg.nii.gz").stat().st_mtime_ns
     first = add("sub-01")
-    # each scan once, however often it is named; nobody gets the other's name
-    assert predict(study, second, "-o", out, "--bundle", bundle, "--json") == 0
-    output = capsys.readouterr().out
-    listed = json.loads(output[output.index("[\n") :])
-    assert [(entry["name"], entry["source"]) for entry in listed] == [
-        ("sub-01_anat_T1", str(first)),
-        ("sub-02_anat_T1", str(second)),
+    capsys.readouterr()
+    # each scan once, however often it is named, by the name that it has alone
+    assert predict(second, study, "-o", out, "--bundle", bundle, "--json") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert sorted((entry["name"], entry["source"]) for entry in listed) == [
+        ("sub-01_anat_T1", "sub-01/anat/T1.nii.gz"),
+        ("sub-02_anat_T1", "sub-02/anat/T1.nii.gz"),
     ]
-    assert (out / "T1_seg.nii.gz").stat().st_mtime_ns == alone
-    # alone again, sub-01 would take the name that sub-02's result has
-    assert predict(first, "-o", out, "--bundle", bundle) == 4
+    assert (out / "sub-02_anat_T1_seg.nii.gz").stat().st_mtime_ns > alone
+    assert predict(first, "-o", out, "--bundle", bundle) == 0
+    other = phantoms.write_nifti(head, tmp_path / "sub-02_anat_T1.nii.gz")
+    assert predict(other, "-o", out, "--bundle", bundle) == 4
     assert "belongs to another scan" in capsys.readouterr().out
-    assert json.loads((out / "T1_seg.json").read_text())["source"] == str(second)
 
 
 def test_a_result_that_cannot_be_finished_leaves_nothing(
@@ -184,7 +186,7 @@ def test_a_result_that_cannot_be_finished_leaves_nothing(
     assert "output.exists" in capsys.readouterr().out
     assert predict(path, "-o", out, "--bundle", bundle, "--overwrite") == 4
     assert "output.not_written" in capsys.readouterr().out
-    assert [p.name for p in out.iterdir()] == ["case_seg.png"]
+    assert sorted(p.name for p in out.iterdir()) == ["case_failed.json", "case_seg.png"]
 
 
 def test_our_own_mistakes_cost_one_case_only(

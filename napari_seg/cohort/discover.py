@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from napari_seg.errors import InputError
-from napari_seg.formats import Scan, find, nifti_ending
+from napari_seg.errors import InputError, printable
+from napari_seg.formats import ARCHIVE_ENDINGS, Scan, find, has_ending, nifti_ending
 from napari_seg.formats.archive import shown
 
 PROGRAM = "napari-seg"
 SUFFIX = "_seg"
+FAILED = "_failed"
 CERTAINTY_MAPS = ("confidence", "entropy")
+
+MAX_NAME_BYTES = 255 - len(f"{SUFFIX}_confidence.nii.gz")
+"""What a file system allows for a file name, less the longest ending of a result."""
+
+MAX_RECORD_BYTES = 1 << 24
+"""A record of ours has some kilobytes; a larger file is somebody else's."""
+
+_MODALITY = re.compile("t1(w|c|ce|gd|n)?|t2(w|f|star)?|pdw?|flair|dwi|adc|swi|mri?|cta?|pet|pt")
+_LEVEL = re.compile("anat|func|dwi|fmap|perf|pet|nifti|ses(sion)?-.*")
 
 
 @dataclass(frozen=True)
@@ -25,28 +38,33 @@ class Case:
     """One scan of a run.
 
     Attributes:
-        name: what its results are called; unique in the run.
-        source: the file, or the folder of the series, as the user would name it.
-        identity: stands for the place the scan was read from, so that a result is not taken for another scan's.
+        name: what its results are called; unique in the run, and fit for any file system.
+        source: the file, or the folder of the series, below the folder of all inputs; never words that stand in the
+            private attributes of a DICOM file of the run.
+        place: the whole path of its first file; it may hold names, and is not written anywhere.
         scan: how to read it.
     """
 
     name: str
     source: str
-    identity: str
+    place: str
     scan: Scan
 
 
 def find_cases(inputs: Sequence[Path]) -> tuple[list[Case], list[tuple[Path, InputError]]]:
-    """Every scan below the inputs, once, and what could not be looked at.
+    """Return every scan below the inputs, once, and what could not be looked at.
 
-    Results of earlier runs that lie in a folder among the scans are passed over. Scans that share a name are told
-    apart by the folders they lie in, so that a name does not depend on what else is found, or when.
+    Results of earlier runs that lie in a folder among the scans are passed over. A scan is called as its file is, with
+    the folders between the input and the file before it: so its name does not depend on what else is found, or when.
+    Two kinds of names stay short: a file that repeats the name of one of its folders says itself where it belongs
+    (`sub-01/anat/sub-01_T1w`), and series of DICOM files, whose names stand in their headers, get folders only where
+    several have one name. A file that is called after a modality alone (`T1`) has the name of its folder before it
+    also where it is itself the input.
 
     Args:
         inputs: files and folders.
     """
-    scans: dict[tuple[Path, ...], tuple[Scan, str]] = {}
+    scans: dict[tuple[Path, ...], Scan] = {}
     faults: list[tuple[Path, InputError]] = []
     for path in inputs:
         try:
@@ -55,13 +73,12 @@ def find_cases(inputs: Sequence[Path]) -> tuple[list[Case], list[tuple[Path, Inp
             faults.append((path, fault))
             continue
         for scan in found:
-            files = tuple(shown(file.resolve()) for file in scan.files)
-            scans.setdefault(files, (scan, scan.source))
-    return _named(list(scans.items())), faults
+            scans.setdefault(tuple(shown(_real(file)) for file in scan.files), scan)
+    return _named(scans, [_real(path) for path in inputs]), faults
 
 
 def is_result(path: Path) -> bool:
-    """Whether an earlier run wrote a label map, a map of its certainty or a picture, told by the record beside it."""
+    """Return whether an earlier run wrote a label map, a map of its certainty or a picture, by the record beside it."""
     ending = nifti_ending(path) or (path.suffix if path.suffix == ".png" else "")
     stem = path.name.removesuffix(ending)
     for name in CERTAINTY_MAPS:
@@ -70,57 +87,125 @@ def is_result(path: Path) -> bool:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """What an earlier run wrote beside a label map; None if the file is missing or not ours."""
+    """Return what an earlier run wrote beside a label map; None if the file is missing or not ours."""
     try:
+        if not path.is_file() or path.stat().st_size > MAX_RECORD_BYTES:
+            return None
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and str(record.get("program", "")).startswith(PROGRAM) else None
 
 
-def _named(scans: list[tuple[tuple[Path, ...], tuple[Scan, str]]]) -> list[Case]:
+class _Folders:
+    """Folders by names without the words that stand in private attributes of the DICOM files below them."""
+
+    def __init__(self, scans: dict[tuple[Path, ...], Scan]) -> None:
+        self._public: dict[PurePath, str] = {}
+        self._study: dict[PurePath, str] = {}
+        for files, scan in scans.items():
+            if scan.format == "dicom":
+                from napari_seg.formats.dicom_series import public_name, read_header
+
+                try:
+                    tags = read_header(scan.files[0]).tags
+                except InputError:  # reading it says why
+                    continue
+                for folder in files[0].parents:
+                    self._public[folder] = public_name(self._public.get(folder, folder.name), tags)
+                    self._study.setdefault(folder, str(tags.get("StudyInstanceUID") or ""))
+
+    def name(self, folder: PurePath) -> str:
+        """Return a folder's public name; where nothing of it is left, letters that stand for the study in it."""
+        name = self._public.get(folder, folder.name)
+        ending = next((ending for ending in ARCHIVE_ENDINGS if name.lower().endswith(ending)), "")
+        name = name[: len(name) - len(ending)]
+        return printable(name) or hashlib.sha256(self._study.get(folder, "").encode()).hexdigest()[:6]
+
+    def below(self, root: PurePath, folder: PurePath) -> list[str]:
+        """Return the public names of the folders between a root, which is left out, and a folder."""
+        levels = [folder, *folder.parents]
+        return [self.name(level) for level in reversed(levels) if level.is_relative_to(root) and level != root]
+
+
+def _named(scans: dict[tuple[Path, ...], Scan], inputs: Sequence[Path]) -> list[Case]:
+    roots = [path if path.is_dir() or has_ending(path, ARCHIVE_ENDINGS) else path.parent for path in inputs]
+    folders = _Folders(scans)
+    files = [one[0] for one in scans]
+    names = [_name(scan, file, roots, folders) for file, scan in zip(files, scans.values(), strict=True)]
+    stems = [scan.name for scan in scans.values()]
     groups: dict[str, list[int]] = defaultdict(list)
-    for number, (_, (scan, _)) in enumerate(scans):
-        groups[scan.name.casefold()].append(number)
-    names = [scan.name for _, (scan, _) in scans]
+    for number, name in enumerate(names):
+        groups[_compared(name)].append(number)
     for group in groups.values():
         if len(group) > 1:
-            told_apart = _told_apart([names[n] for n in group], [_folder(*scans[n]) for n in group])
-            for number, name in zip(group, told_apart, strict=True):
+            anchors = [Path(files[n].anchor) for n in group]
+            levels = [folders.below(anchor, files[n].parent) for n, anchor in zip(group, anchors, strict=True)]
+            for number, name in zip(group, _told_apart([stems[n] for n in group], levels), strict=True):
                 names[number] = name
     taken: set[str] = set()
     cases = []
-    for (files, (scan, source)), name in zip(scans, names, strict=True):
-        identity = hashlib.sha256(str(files[0]).encode()).hexdigest()[:16]
-        unique, number = name, 2
-        while unique.casefold() in taken:  # several series of one name in one folder
-            unique, number = f"{name}_{number}", number + 1
-        taken.add(unique.casefold())
-        cases.append(Case(unique, source, identity, scan))
+    for file, scan, name in zip(files, scans.values(), names, strict=True):
+        unique, number = _short(name), 2
+        while _compared(unique) in taken:  # several series of one name in one folder
+            unique, number = _short(f"{name}_{number}"), number + 1
+        taken.add(_compared(unique))
+        cases.append(Case(unique, _source(scan, file, roots, folders), str(file), scan))
     return cases
 
 
-def _folder(files: tuple[Path, ...], found: tuple[Scan, str]) -> Path:
-    """Where a scan lies; of DICOM, without words that stand in the patient's name or identifier too.
+def _real(path: Path) -> Path:
+    """The path without links; `Path.resolve` raises on a link to itself."""
+    return Path(os.path.realpath(path))
 
-    A folder of which nothing is left gets a few letters that follow from its name and do not tell it.
-    """
-    scan, _ = found
-    if scan.format != "dicom":
-        return files[0].parent
-    from napari_seg.formats.dicom_series import public_name, read_header
 
+def _name(scan: Scan, file: Path, roots: Sequence[Path], folders: _Folders) -> str:
+    """The name of a scan, by itself and the place where it lies."""
+    if scan.format == "dicom":
+        return scan.name
+    root = min((root for root in roots if file.is_relative_to(root)), key=lambda root: len(root.parts))
+    levels = folders.below(root, file.parent)
+    if any(len(level) > 2 and _words(level) in _words(scan.name) for level in levels):
+        return scan.name
+    if all(_MODALITY.fullmatch(word) for word in _words(scan.name).split()):
+        above = folders.below(Path(file.anchor), file.parent)
+        count = next((n for n, level in enumerate(reversed(above)) if not _LEVEL.fullmatch(level.casefold())), 0) + 1
+        levels = above[-max(count, len(levels)) :]
+    return "_".join([*levels, scan.name])
+
+
+def _words(text: str) -> str:
+    """The words of a name with a space around each, such as " sub 01 t1w "."""
+    return f" {re.sub(r'[-_. ]+', ' ', text.casefold()).strip()} "
+
+
+def _source(scan: Scan, file: Path, roots: Sequence[Path], folders: _Folders) -> str:
+    """What a person would name, below the folder of all inputs."""
     try:
-        tags = read_header(scan.files[0]).tags
-    except InputError:
-        return files[0].parent
-    parts = files[0].parent.parts
-    return Path(*(public_name(part, tags) or hashlib.sha256(part.encode()).hexdigest()[:6] for part in parts))
+        root = Path(os.path.commonpath(roots))
+    except ValueError:  # on several drives
+        root = next(root for root in roots if file.is_relative_to(root))
+    levels = folders.below(root, file.parent)
+    if scan.format != "dicom":
+        return "/".join([*levels, printable(file.name)])
+    return "/".join(levels) or folders.name(file.parent)
 
 
-def _told_apart(names: list[str], folders: list[Path]) -> list[str]:
+def _told_apart(names: list[str], folders: list[list[str]]) -> list[str]:
     """The names with as many of their folders before them as it takes, those that all of them share left out."""
-    parts = [folder.parts for folder in folders]
-    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False)))
-    own = ["_".join(p[shared:]) for p in parts]
-    return [f"{folder}_{name}" if folder else name for folder, name in zip(own, names, strict=True)]
+    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False)))
+    return ["_".join([*levels[shared:], name]) for levels, name in zip(folders, names, strict=True)]
+
+
+def _compared(name: str) -> str:
+    """What a file system that ignores capitals, or composes accents, makes of a name."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _short(name: str) -> str:
+    """The name, fit for a terminal and a file system; what is cut off leaves a few letters that follow from it."""
+    name = re.sub(r"\s", " ", printable(name))
+    if len(name.encode()) <= MAX_NAME_BYTES:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name.encode()[: MAX_NAME_BYTES - 9].decode(errors='ignore')}_{digest}"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from napari_seg.bundle import Bundle
-    from napari_seg.cohort.runner import Format
+    from napari_seg.cohort.results import Format
     from napari_seg.inference.segment import Options
 
 

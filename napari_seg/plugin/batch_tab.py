@@ -4,7 +4,7 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QProgressBar, QTableWidgetItem, QVBoxLayout, QWidget
 from superqt import QElidingLabel
 
-from napari_seg.cohort.runner import Format
+from napari_seg.cohort.results import Format
 from napari_seg.plugin.batch import BatchModel, Row
 from napari_seg.plugin.controls import ask_folder, button, number_item, row, table
 from napari_seg.plugin.segmenting import SegmentModel
