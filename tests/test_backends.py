@@ -21,7 +21,7 @@ from napari_seg.inference import backends, compiled, segment
 from napari_seg.inference.backends import TorchBackend, arithmetic, make_backend
 from napari_seg.inference.compiled import OpenVINOBackend, compile_network
 from napari_seg.inference.foresee import foresee
-from napari_seg.inference.model import Model
+from napari_seg.inference.model import Model, load_model
 from napari_seg.volume import Volume
 
 SHAPE = (2, 1, 16, 24, 16)
@@ -368,6 +368,26 @@ def test_a_scan_is_segmented_alike(head: Volume, tmp_path: Path) -> None:
     with_openvino = segment(head, bundle, backend="openvino")
     assert (with_openvino.array == with_torch.array).all()
     assert with_openvino.confidence == pytest.approx(dict(with_torch.confidence), rel=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["torch", pytest.param("openvino", marks=needs_openvino)])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_shipped_bundle_runs_on_every_backend(
+    backend: backends.BackendName, precision: backends.Precision, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # any processor can imitate bfloat16 in torch, which OpenVINO does not do
+    if precision == "bfloat16" and not backends.has_bfloat16(CPU):
+        if backend == "openvino":
+            pytest.skip("this processor has no bfloat16")
+        monkeypatch.setattr(backends, "has_bfloat16", lambda device: True)
+    model = load_model(read_bundle(), "cpu", precision)
+    exact = load_model(read_bundle(), "cpu").network
+    windows = torch.randn(1, 1, 48, 64, 48, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = exact(windows)
+        found = make_backend(backend, model, tuple(windows.shape), 1e9)(windows).float()
+    tolerance = (1e-4 if precision == "float32" else 3e-2) * float(expected.abs().max())
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
 
 
 def test_the_cache_lies_where_caches_lie(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+"""OpenVINO reports its import to an analytics host, and writes into the home folder, wherever it finds this package;
+for Python it is not there now, and OpenVINO does without."""
+
 COMPILED_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """By how much of the largest logit a compiled network may differ from torch in float32."""
 

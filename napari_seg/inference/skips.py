@@ -65,11 +65,13 @@ def _done_at_once(source: Any, part: Any, joined: Any) -> None:
 
     rank = len(source.get_partial_shape())
     zeros, ones = (ops.constant(np.full(rank, n, np.int64)) for n in (0, 1))
-    nothing = ops.multiply(ops.slice(part, zeros, ones, ones), ops.constant(np.float32(0)))
+    zero = ops.constant(np.float32(0))
+    nothing = ops.multiply(ops.slice(part, zeros, ones, ones), zero)
     others = {joined.get_friendly_name(), part.get_friendly_name()}
     for target in source.get_target_inputs():
         user = target.get_node()
-        if user.get_friendly_name() not in others and user.get_output_size() == 1:
+        has_map = user.get_output_size() == 1 and user.get_output_element_type(0) == zero.get_element_type()
+        if has_map and user.get_friendly_name() not in others:  # a shape is whole numbers, and known anyway
             followers = list(user.output(0).get_target_inputs())
             added = ops.add(user.output(0), nothing)
             for follower in followers:
