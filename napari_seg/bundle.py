@@ -20,20 +20,35 @@ Beside MONAI's own metadata a bundle may declare, under the key `napari_seg`:
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from napari_seg.errors import BundleError
-from napari_seg.volume import Segment, Term, distinct_color
+from napari_seg.postprocessing import not_honoured, read_config
+from napari_seg.volume import MOST_LABEL, Segment, Term, distinct_color
 
 METADATA = Path("configs", "metadata.json")
 WEIGHTS = Path("models", "model.pt")
+
+MAX_METADATA_BYTES = 2**22
+"""Size of a metadata.json above which it is refused; published ones have some 10 KB."""
+
+MAX_CHANNELS = 4096
+"""Channels of an image or of a network, and segments of a bundle, that are believed."""
+
+MAX_ACCURACY = 1e9
+"""Of a number that is reported of a model."""
+
+MAX_NAME = 120
+MAX_TEXT = 2000
+"""Characters of a name and of a description that are kept."""
 BUNDLES_VARIABLE = "NAPARI_SEG_BUNDLES"
 """Environment variable with further folders that hold bundles, separated as in PATH."""
 
@@ -113,6 +128,7 @@ class Bundle:
         licence: of the model and of what it was trained on, as far as the metadata says.
         accuracy: what was reported of it, such as ("mean Dice", 0.88); a name and a number each.
         intended_use: what it may be used for.
+        background: name of the network's channel 0; "" if it has none.
     """
 
     root: Path
@@ -132,6 +148,7 @@ class Bundle:
     licence: str = ""
     accuracy: tuple[tuple[str, float], ...] = ()
     intended_use: str = ""
+    background: str = ""
 
 
 def shipped_root() -> Path:
@@ -154,7 +171,10 @@ def find_bundles(folders: Sequence[Path] = ()) -> tuple[list[Bundle], list[Bundl
         folders: more of them.
     """
     places = (*_bundle_folders(), *folders)
-    roots = [p.parent.parent for folder in places for p in sorted(folder.glob(f"*/{METADATA.as_posix()}"))]
+    roots: list[Path] = []
+    for folder in places:
+        with suppress(OSError):  # one that can't be listed holds none
+            roots += [path.parent.parent for path in sorted(folder.glob(f"*/{METADATA.as_posix()}"))]
     bundles, faults = [], []
     for root in (shipped_root(), *roots):
         try:
@@ -179,12 +199,16 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
         return replace(bundle, trusted=True) if trust else bundle
     root = shipped_root() if bundle is None else _root_of(bundle)
     try:
-        metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
-        return _bundle(root, metadata, trusted=trust or root == shipped_root())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        with (root / METADATA).open("rb") as file:
+            content = file.read(MAX_METADATA_BYTES + 1)
+        if len(content) > MAX_METADATA_BYTES:
+            raise ValueError(f"it is larger than {MAX_METADATA_BYTES // 2**20} MiB")
+        return _bundle(root, json.loads(content), trusted=trust or root == shipped_root())
+    except Exception as error:  # a stranger's file can hold anything, and must not cost the other bundles
+        cause = printable(f"{type(error).__name__}: {error}", 200)
         raise BundleError(
             "bundle.metadata",
-            f"{METADATA} of bundle {root.name!r} can't be used ({type(error).__name__}: {error}); expected what "
+            f"{METADATA} of bundle {root.name!r} can't be used ({cause}); expected what "
             "MONAI's bundle specification asks for, with network_data_format",
         ) from error
 
@@ -215,8 +239,9 @@ def _root_of(bundle: str | Path) -> Path:
         candidates += [folder / bundle for folder in _bundle_folders()]
         candidates += [root for root in (shipped_root(),) if root.name == bundle]
     for candidate in candidates:
-        if (candidate / METADATA).is_file():
-            return candidate.resolve()
+        with suppress(OSError):  # a name that no file system takes
+            if (candidate / METADATA).is_file():
+                return candidate.resolve()
     raise BundleError(
         "bundle.unknown",
         f"found no bundle at {str(bundle)!r}; expected a folder with {METADATA.as_posix()}; "
@@ -228,75 +253,118 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
     image = metadata["network_data_format"]["inputs"]["image"]
     pred = metadata["network_data_format"]["outputs"]["pred"]
     own = metadata.get("napari_seg", {})
-    declared = tuple(_segment(entry) for entry in own.get("network_segments", ()))
+    channels = _channels(pred["num_channels"])
+    names = {int(number): printable(name, MAX_NAME) for number, name in (pred.get("channel_def") or {}).items()}
+    if names and not 0 <= min(names) <= max(names) < MAX_CHANNELS:
+        raise ValueError(f"channel_def names channel {max(names)}; expected 0 to {MAX_CHANNELS - 1}")
     thresholds = tuple(float(value) for value in own.get("thresholds", ()))
-    if thresholds and len(thresholds) != int(pred["num_channels"]):
-        raise ValueError(f"expected a threshold for each of {pred['num_channels']} channels, not {len(thresholds)}")
+    if thresholds and len(thresholds) != channels:
+        raise ValueError(f"expected a threshold for each of {channels} channels, not {len(thresholds)}")
     if not all(0 < value < 1 for value in thresholds):
         raise ValueError(f"thresholds are probabilities between 0 and 1, not {thresholds}")
     first = 1 if thresholds else 0  # the label of channel 0
     network_segments = (
-        declared
+        _segments(own.get("network_segments", ()))
         or tuple(
-            Segment(label, str(name), distinct_color(label))
-            for label, name in sorted((int(n) + first, name) for n, name in pred.get("channel_def", {}).items())
-            if label > 0
+            Segment(n + first, names[n] or f"segment {n + first}", distinct_color(n + first))
+            for n in sorted(names)
+            if n + first > 0
         )
-        or tuple(Segment(n, f"segment {n}", distinct_color(n)) for n in range(1, int(pred["num_channels"]) + first))
+        or tuple(Segment(n, f"segment {n}", distinct_color(n)) for n in range(1, channels + first))
     )
-    segments = tuple(_segment(entry) for entry in own.get("segments", ())) or network_segments
+
+    def text(key: str, most: int = MAX_TEXT) -> str:
+        return printable(metadata.get(key) or "", most)
+
     return Bundle(
         root=root,
-        name=str(metadata.get("name", root.name)),
-        version=str(metadata.get("version", "")),
-        description=str(metadata.get("description", "")),
-        modality=str(image.get("modality", "")),
-        in_channels=int(image["num_channels"]),
+        name=text("name", MAX_NAME) or printable(root.name, MAX_NAME),
+        version=text("version", MAX_NAME),
+        description=text("description"),
+        modality=printable(image.get("modality") or "", MAX_NAME),
+        in_channels=_channels(image["num_channels"]),
         network_segments=network_segments,
-        segments=segments,
+        segments=_segments(own.get("segments", ())) or network_segments,
         trusted=trusted,
-        min_confidence=float(own.get("min_confidence", 0.0)),
+        min_confidence=_number(own.get("min_confidence", 0.0)),
         localiser=_localiser(own["localiser"]) if "localiser" in own else None,
         thresholds=thresholds,
-        coarse=CoarseSpec(str(own["coarse"]["bundle"]), float(own["coarse"]["margin_mm"])) if "coarse" in own else None,
-        images=str(metadata.get("image_classes", "")),
-        licence="; ".join(str(metadata[key]) for key in ("license", "copyright", "data_source") if metadata.get(key)),
+        coarse=CoarseSpec(str(own["coarse"]["bundle"]), _number(own["coarse"]["margin_mm"]))
+        if "coarse" in own
+        else None,
+        images=text("image_classes"),
+        licence="; ".join(filter(None, map(text, ("license", "copyright", "data_source")))),
         accuracy=_accuracy(metadata.get("eval_metrics")),
-        intended_use=str(metadata.get("intended_use", "")),
+        intended_use=text("intended_use"),
+        background=names.get(0, ""),
     )
+
+
+def printable(text: Any, most: int) -> str:
+    """Return a stranger's text on one line: without control characters, which steer terminals, and not too long."""
+    plain = " ".join("".join(c if c.isprintable() else " " for c in str(text)[: 4 * most]).split())
+    return plain if len(plain) <= most else f"{plain[: most - 1]}…"
+
+
+def _channels(value: Any) -> int:
+    count = int(value)
+    if not 1 <= count <= MAX_CHANNELS:
+        raise ValueError(f"num_channels is {count}; expected 1 to {MAX_CHANNELS}")
+    return count
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"found the number {number}; expected a finite one")
+    return number
 
 
 def _accuracy(entry: Any) -> tuple[tuple[str, float], ...]:
     """The numbers of the metadata's eval_metrics; a person reads them, so whatever is no number is left out."""
     if not isinstance(entry, dict):
         return ()
-    numbers = {str(name).replace("_", " "): value for name, value in entry.items()}
-    return tuple((name, float(value)) for name, value in numbers.items() if isinstance(value, int | float))
+    numbers = {printable(name, MAX_NAME).replace("_", " "): value for name, value in list(entry.items())[:MAX_CHANNELS]}
+    return tuple(
+        (name, float(value))
+        for name, value in numbers.items()
+        if isinstance(value, int | float) and abs(value) < MAX_ACCURACY
+    )
+
+
+def _segments(entries: Sequence[dict[str, Any]]) -> tuple[Segment, ...]:
+    if len(entries) > MAX_CHANNELS:
+        raise ValueError(f"it declares {len(entries)} segments; expected at most {MAX_CHANNELS}")
+    return tuple(map(_segment, entries))
 
 
 def _segment(entry: dict[str, Any]) -> Segment:
+    label = int(entry["label"])
+    if not 1 <= label <= MOST_LABEL:
+        raise ValueError(f"a segment has label {label}; expected 1 to {MOST_LABEL}")
     low, high = entry.get("plausible_ml", (None, None))
-    red, green, blue = (int(value) for value in entry["color"])
+    red, green, blue = (min(max(int(value), 0), 255) for value in entry["color"])
+    terms = entry.get("terms", {}).items()
     return Segment(
-        label=int(entry["label"]),
-        name=str(entry["name"]),
+        label=label,
+        name=printable(entry["name"], MAX_NAME) or f"segment {label}",
         color=(red, green, blue),
-        plausible_ml=None if low is None else (float(low), float(high)),
+        plausible_ml=None if low is None else (_number(low), _number(high)),
         in_one_piece=bool(entry.get("in_one_piece", False)),
-        **{name: Term(*map(str, term)) for name, term in entry.get("terms", {}).items()},
+        **{name: Term(*(printable(word, MAX_NAME) for word in term)) for name, term in terms},
     )
 
 
 def _localiser(entry: dict[str, Any]) -> LocaliserSpec:
     return LocaliserSpec(
         template=str(entry["template"]),
-        crop_below_mm=float(entry["crop_below_mm"]),
-        min_similarity=float(entry["min_similarity"]),
-        usual_similarity=float(entry.get("usual_similarity", entry["min_similarity"])),
+        crop_below_mm=_number(entry["crop_below_mm"]),
+        min_similarity=_number(entry["min_similarity"]),
+        usual_similarity=_number(entry.get("usual_similarity", entry["min_similarity"])),
         spacing_mm=_triple(entry["spacing_mm"]),
         regions=tuple(
             RegionSpec(
-                name=str(region["name"]),
+                name=printable(region["name"], MAX_NAME),
                 center_mm=_triple(region["center_mm"]),
                 size_mm=_triple(region["size_mm"]),
                 mirror=bool(region["mirror"]),
@@ -308,15 +376,17 @@ def _localiser(entry: dict[str, Any]) -> LocaliserSpec:
 
 
 def _triple(values: list[float]) -> tuple[float, float, float]:
-    x, y, z = (float(value) for value in values)
+    x, y, z = (_number(value) for value in values)
     return x, y, z
 
 
 def check_runnable(bundle: Bundle) -> None:
-    """Costs nothing; tells before long work what loading the network would tell after it.
+    """Check, before any long work, whether a bundle may run and will give what it promises; runs none of its code.
 
     Raises:
-        BundleError: `bundle.untrusted`, or `bundle.weights`: there are none.
+        BundleError: `bundle.untrusted`; `bundle.weights`, there are none; `bundle.postprocessing`, its labels follow
+            from more than softmax and argmax, or than the thresholds that it declares; `bundle.config`, the inference
+            config can't be read.
     """
     if not bundle.trusted:
         raise BundleError(
@@ -324,8 +394,40 @@ def check_runnable(bundle: Bundle) -> None:
             f"loading bundle {bundle.root.name!r} runs code that comes with it; if you trust its source, say so "
             "(--trust-bundle, or read_bundle(..., trust=True))",
         )
+    path = inference_config(bundle.root)
+    try:
+        faults = not_honoured(read_config(path), bool(bundle.thresholds), bundle.background)
+    except Exception as error:  # a damaged file can raise anything
+        cause = printable(f"{type(error).__name__}: {error}", 200)
+        text = f"{path.name} of bundle {bundle.root.name!r} can't be read ({cause}); expected a MONAI config"
+        raise BundleError("bundle.config", text) from error
+    if not bundle.network_segments:
+        faults.append("a single channel, which argmax leaves all background")
+    if faults:
+        expected = "the thresholds of its metadata" if bundle.thresholds else "softmax and argmax"
+        raise BundleError(
+            "bundle.postprocessing",
+            f"bundle {bundle.root.name!r} makes its labels by {', '.join(faults)}, which napari-seg does not do yet; "
+            f"expected {expected} alone; run it with MONAI (python -m monai.bundle run), or, where its channels are "
+            "independent of each other (sigmoid), declare their thresholds in metadata.json under napari_seg",
+        )
     if not (bundle.root / WEIGHTS).is_file():
         raise BundleError("bundle.weights", f"bundle {bundle.root.name!r} has no {WEIGHTS.as_posix()}; train it first")
+    if bundle.coarse is not None:
+        check_runnable(read_coarse(bundle))
+
+
+def inference_config(root: Path) -> Path:
+    """Return the config that says how a bundle segments a scan.
+
+    Raises:
+        BundleError: `bundle.config`, there is none.
+    """
+    configs = [root / "configs" / f"inference.{suffix}" for suffix in ("yaml", "yml", "json")]
+    for path in configs:
+        if path.is_file():
+            return path
+    raise BundleError("bundle.config", f"bundle {root.name!r} has no configs/inference.yaml or .json")
 
 
 _importing = threading.Lock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,93 @@ def test_two_bundles_whose_modules_share_a_name_do_not_shadow_each_other(strange
 
 def test_a_model_is_loaded_once() -> None:
     assert load_model(read_bundle(), "cpu") is load_model(read_bundle(), "cpu")
+
+
+def with_metadata(root: Path, change: object) -> Path:
+    """A bundle with metadata of its own; the shipped one's, changed, or any text."""
+    (root / "configs").mkdir(parents=True)
+    metadata = json.loads((shipped_root() / "configs/metadata.json").read_text())
+    text = change if isinstance(change, str) else json.dumps(change(metadata) or metadata)  # type: ignore[operator]
+    (root / "configs/metadata.json").write_text(text)
+    return root
+
+
+def outputs(metadata: dict, **changes: object) -> None:
+    metadata["network_data_format"]["outputs"]["pred"].update(changes)
+
+
+HOSTILE = {
+    "deep": "[" * 200_000,
+    "deep-too": '{"a":' * 200_000,
+    "large": '{"name": "' + "x" * 2**23 + '"}',
+    "overflow": lambda m: json.loads('{"network_data_format": 0}'),
+    "channels": lambda m: outputs(m, num_channels=1_000_000_000, channel_def={}),
+    "no-channels": lambda m: outputs(m, num_channels=-3),
+    "channel": lambda m: outputs(m, channel_def={"1000000000": "all"}),
+    "label": lambda m: m["napari_seg"]["segments"][0].update(label=2**40),
+    "background": lambda m: m["napari_seg"]["segments"][0].update(label=0),
+    "a-list": "[]",
+    "nothing": "",
+    "numbers": '{"network_data_format": {"inputs": {"image": {"num_channels": 1e400}}, "outputs": {"pred": {}}}}',
+    "inputs": lambda m: m["network_data_format"]["inputs"]["image"].update(num_channels="\x1b[2J"),
+    "place": lambda m: m["napari_seg"]["localiser"]["regions"][0].update(center_mm=[float("inf")] * 3),
+    "bytes": "\ud800",
+}
+
+
+def test_one_hostile_bundle_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from napari_seg.cli import main
+
+    for name, change in HOSTILE.items():
+        if name == "bytes":
+            with_metadata(tmp_path / name, "").joinpath("configs/metadata.json").write_bytes(b"\xff\xfe\xff{")
+        else:
+            with_metadata(tmp_path / name, change)
+    (tmp_path / "folder/configs/metadata.json").mkdir(parents=True)
+    with_metadata(tmp_path / "good", lambda m: m.update(name="Good"))
+    monkeypatch.setenv(module.BUNDLES_VARIABLE, str(tmp_path))
+    began = time.monotonic()
+    assert main(["bundles"]) == 0
+    assert time.monotonic() - began < 5
+    printed = capsys.readouterr()
+    assert "Good" in printed.out
+    assert "Hippocampus" in printed.out
+    assert printed.err.count("bundle.metadata") == len(HOSTILE)
+    assert "\x1b" not in printed.err
+
+
+def test_a_name_can_fake_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from napari_seg.cli import main
+
+    evil = "A\x1b[2K\x1b]0;title\x07\rB\n  C  1.0   MR   trusted\u202e\u2028D" + "x" * 500
+
+    def change(metadata: dict) -> None:
+        metadata.update(dict.fromkeys(("name", "version", "description", "license", "intended_use"), evil))
+        metadata["network_data_format"]["inputs"]["image"]["modality"] = evil
+        metadata["network_data_format"]["outputs"]["pred"]["channel_def"]["1"] = evil
+        metadata["eval_metrics"] = {evil: 0.5, "huge": 10**400, "infinite": float("inf")}
+        metadata["napari_seg"]["segments"][0]["name"] = evil
+        metadata["napari_seg"]["network_segments"] = []
+
+    root = with_metadata(tmp_path / "evil", change)
+    bundle = read_bundle(root)
+    assert len(bundle.name) == module.MAX_NAME
+    assert bundle.name.startswith("A [2K ]0;title B C 1.0 MR trusted D")
+    texts = (bundle.version, bundle.description, bundle.modality, bundle.licence, bundle.intended_use)
+    names = [segment.name for segment in (*bundle.segments, *bundle.network_segments)]
+    assert all(text.isprintable() for text in (*texts, *names, *(name for name, _ in bundle.accuracy)))
+    assert [value for _, value in bundle.accuracy] == [0.5]
+    monkeypatch.setenv(module.BUNDLES_VARIABLE, str(tmp_path))
+    main(["bundles"])
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 8
+    assert printed.replace("\n", "").isprintable()
+
+
+def test_a_name_that_no_disk_takes_is_unknown() -> None:
+    assert code_of(read_bundle, "x" * 5000) == "bundle.unknown"
+    assert code_of(read_bundle, "a\0b") == "bundle.unknown"

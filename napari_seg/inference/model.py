@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 from monai.inferers import Inferer
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
-from napari_seg.bundle import METADATA, WEIGHTS, Bundle, check_runnable, own_modules
+from napari_seg.bundle import METADATA, WEIGHTS, Bundle, check_runnable, inference_config, own_modules
 from napari_seg.errors import BundleError
 from napari_seg.inference.backends import Precision, arithmetic
 from napari_seg.inference.budget import COMPILED_MEMORY
@@ -113,10 +113,7 @@ def load_model(bundle: Bundle, device: str, precision: Precision = "auto") -> Mo
 @lru_cache(maxsize=2)
 def _load_model(root: Path, weights: Path, weights_changed: int, device: str, dtype: torch.dtype) -> Model:
     """`weights_changed` keeps a model that was trained anew from being taken for the old one."""
-    configs = [root / "configs" / f"inference.{suffix}" for suffix in ("yaml", "yml", "json")]
-    config = next((path for path in configs if path.is_file()), None)
-    if config is None:
-        raise BundleError("bundle.config", f"bundle {root.name!r} has no configs/inference.yaml or .json")
+    config = inference_config(root)
     torch_device = torch.device(device)
     with own_modules(root):
         try:

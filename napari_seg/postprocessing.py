@@ -1,0 +1,206 @@
+"""What a bundle's config does with the network's logits, read as plain text; nothing of the bundle runs.
+
+The engine makes labels in one of two ways: softmax and argmax over the channels, or, where the metadata declares
+`thresholds`, a threshold of each channel's sigmoid. A bundle whose postprocessing does anything else would give other
+labels in MONAI than here, so it is refused with the names of what is not honoured.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+MAX_CONFIG_BYTES = 2**18
+"""Size of a config above which it is refused; published ones have some 10 KB."""
+
+_MAX_REFERENCES = 50
+"""From one entry to the next, after which they are taken for a circle."""
+
+_NO_LABELS = {"image", "label"}
+"""Keys of a bundle's dictionaries that are not the network's answer."""
+
+_BACKGROUND = ("background", "other", "none", "void", "air", "bg", "unlabel", "clear", "outside")
+"""Words by which channel 0 is known to be no structure."""
+
+_HARMLESS = {
+    "CastToType",
+    "CopyItems",
+    "DataStats",
+    "DeleteItems",
+    "EnsureChannelFirst",
+    "EnsureType",
+    "FromMetaTensor",
+    "Identity",
+    "Invert",
+    "SaveImage",
+    "SelectItems",
+    "ToCupy",
+    "ToDevice",
+    "ToNumpy",
+    "ToTensor",
+}
+"""MONAI's transforms that leave every voxel its label, or put labels on the scan's grid, as the engine does itself."""
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the entries of a config (JSON or YAML) as they are written.
+
+    Raises:
+        ValueError: it is too large, or no dictionary.
+        Exception: whatever the parser raises on a damaged file.
+    """
+    with path.open("rb") as file:
+        content = file.read(MAX_CONFIG_BYTES + 1)
+    if len(content) > MAX_CONFIG_BYTES:
+        raise ValueError(f"it is larger than {MAX_CONFIG_BYTES // 1024} KiB")
+    if path.suffix == ".json":
+        config = json.loads(content)
+    else:
+        import yaml
+
+        config = yaml.safe_load(content)  # libyaml's loader is quicker, but deep nesting crashes it
+    if not isinstance(config, dict):
+        raise ValueError(f"it holds a {type(config).__name__}, not a dictionary")
+    return config
+
+
+def not_honoured(config: dict[str, Any], has_thresholds: bool, background: str) -> list[str]:
+    """Return the steps of a config's postprocessing that the engine does not do, such as "MapLabelValued".
+
+    Args:
+        config: as `read_config` gives it.
+        has_thresholds: whether the metadata declares a threshold of each channel.
+        background: name of channel 0 in the metadata; "" if it has none.
+    """
+    steps = _steps(config)
+    found = [fault for step in steps for fault in _faults(config, step, has_thresholds)]
+    is_background = not background or any(word in background.lower() for word in _BACKGROUND)
+    if not (found or has_thresholds or is_background or any(_has_argmax(config, step) for step in steps)):
+        found.append(f"channel 0 named {_shortened(background)!r} in place of background, without an argmax")
+    return list(dict.fromkeys(found))
+
+
+def _postprocessings(config: dict[str, Any]) -> Iterator[Any]:
+    """Yield what stands under "postprocessing" anywhere, the arguments of the evaluator among it."""
+    waiting: list[Any] = [config]
+    seen: set[int] = set()
+    while waiting:
+        entry = waiting.pop()
+        if id(entry) in seen:  # YAML's aliases may nest one entry any number of times
+            continue
+        seen.add(id(entry))
+        if isinstance(entry, dict):
+            for key, value in entry.items():
+                plain = str(key).lstrip("+").replace("::", "#")
+                if plain == "postprocessing":
+                    yield value
+                elif plain.startswith("postprocessing#"):  # MONAI changes one argument by it
+                    yield plain
+        inner = entry.values() if isinstance(entry, dict) else entry
+        waiting += [value for value in inner if isinstance(value, dict | list)]
+
+
+def _steps(config: dict[str, Any]) -> list[Any]:
+    """Return the transforms of all postprocessing, composed ones one by one; what can't be read as it is."""
+    steps: list[Any] = []
+    waiting, seen = list(_postprocessings(config)), set()
+    while waiting:
+        entry = _resolved(config, waiting.pop())
+        if id(entry) in seen or entry is None:
+            continue
+        seen.add(id(entry))
+        if isinstance(entry, list):
+            waiting += reversed(entry)
+        elif isinstance(entry, dict) and _name(entry) == "Compose":
+            waiting.append(entry.get("transforms"))
+        elif not (isinstance(entry, dict) and _resolved(config, entry.get("_disabled_")) is True):
+            steps.append(entry)
+    return steps
+
+
+def _faults(config: dict[str, Any], step: Any, has_thresholds: bool) -> list[str]:
+    """Return what of one transform is not honoured."""
+    if not isinstance(step, dict):
+        return [_shortened(step)]
+    target = str(step.get("_target_", "an entry without _target_"))
+    name = _name(step)
+    keys = _listed(config, step.get("keys"))
+    concerned = [n for n, key in enumerate(keys) if key not in _NO_LABELS]
+    if keys and not concerned:
+        return []
+
+    def argument(key: str) -> Any:
+        values = _listed(config, step.get(key))
+        return values[min(concerned[0] if concerned else 0, len(values) - 1)] if values else None
+
+    def given(*names: str) -> list[str]:
+        values = {key: argument(key) for key in names}
+        return [f"{_shortened(target)}({key}={_shortened(value)})" for key, value in values.items() if _is_set(value)]
+
+    if name == "Activations":
+        return given("other", "softmax" if has_thresholds else "sigmoid")
+    if name == "AsDiscrete":
+        return given("rounding", *(("argmax",) if has_thresholds else ("threshold", "threshold_values")))
+    return [] if name in _HARMLESS else [_shortened(target)]
+
+
+def _has_argmax(config: dict[str, Any], step: Any) -> bool:
+    is_discrete = isinstance(step, dict) and _name(step) == "AsDiscrete"
+    return is_discrete and any(_is_set(value) for value in _listed(config, step.get("argmax")))
+
+
+def _name(entry: dict[str, Any]) -> str:
+    """Return the name of one of MONAI's transforms, of its array version; any other with its module."""
+    target = str(entry.get("_target_", ""))
+    module, _, name = target.rpartition(".")
+    if module and module.partition(".")[0] != "monai":
+        return target
+    for ending in ("Dict", "D", "d"):
+        plain = name.removesuffix(ending)
+        if plain in _HARMLESS | {"Activations", "AsDiscrete", "Compose"}:
+            return plain
+    return name
+
+
+def _listed(config: dict[str, Any], value: Any) -> list[Any]:
+    """Return the values of an argument that may be given one for all keys or one each."""
+    value = _resolved(config, value)
+    if value is None:
+        return []
+    return [_resolved(config, one) for one in value] if isinstance(value, list | tuple) else [value]
+
+
+def _is_set(value: Any) -> bool:
+    """Whether an argument asks for something; a number does, 0 too, and so does what can't be read."""
+    return value is not None and value is not False
+
+
+def _resolved(config: dict[str, Any], value: Any, depth: int = 0) -> Any:
+    """Return what a reference ("@id") or a literal expression ("$True") stands for; anything else as it is."""
+    if not isinstance(value, str) or depth > _MAX_REFERENCES:
+        return value
+    if value.startswith("$"):
+        text = value[1:].strip()
+        if text.startswith("@") and text[1:].replace("_", "").replace("#", "").replace("::", "").isalnum():
+            return _resolved(config, text, depth + 1)
+        try:
+            return ast.literal_eval(text)
+        except Exception:  # an expression, which only the bundle's own code can tell
+            return value
+    if value.startswith(("@", "%")):
+        found: Any = config
+        for part in value[1:].replace("::", "#").split("#"):
+            try:
+                found = found[int(part)] if isinstance(found, list) else found[part]
+            except (KeyError, ValueError, IndexError, TypeError):
+                return value
+        return _resolved(config, found, depth + 1)
+    return value
+
+
+def _shortened(value: Any) -> str:
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+    return text if len(text) <= 80 else f"{text[:79]}…"
