@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from napari_seg.cli import main
+from napari_seg.formats import read
+from napari_seg.formats.label_maps import read_label_map
 
 # DICOM series
 
@@ -20,6 +23,26 @@ def test_a_segmentation_of_another_scan(name: str, cases: Path, tmp_path: Path) 
     words = ["convert", str(folder / name), str(tmp_path / "out.nii.gz"), "--scan"]
     assert main([*words, str(folder / "scanB")]) == 4
     assert main([*words, str(folder / "scanA")]) == 0
+
+
+def test_the_geometry_of_segmentations(cases: Path) -> None:
+    folder = cases / "seg_geometry"
+    scan = read(folder / "ct")
+    whole, one = folder / "no_SliceThickness.dcm", folder / "one_frame_nospacing.dcm"
+    assert read_label_map(whole).volumes_ml()[1] == pytest.approx(15.2064)
+    assert read_label_map(one).volumes_ml()[1] == pytest.approx(2.56)
+    assert read_label_map(whole, scan.grid, images=scan.files).volumes_ml()[1] == pytest.approx(15.2064)
+    found = read_label_map(one, scan.grid, images=scan.files)
+    assert np.unique(np.nonzero(found.array)[2]).tolist() == [4]
+
+
+def test_label_maps_with_labels_above_255(cases: Path) -> None:
+    found = read_label_map(cases / "dicom_labelmap_16bit" / "other_labelmap16.dcm")
+    assert found.voxel_counts() == {17: 1624, 1035: 1324}
+
+
+def test_a_segmentation_without_preamble(cases: Path) -> None:
+    assert read_label_map(cases / "no_preamble" / "seg_nometa.dcm").voxel_counts() == {1: 300}
 
 
 # NIfTI, MetaImage, NRRD and images

@@ -6,7 +6,8 @@ they matched to the slices here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,8 @@ from napari_seg import __version__
 from napari_seg.errors import InputError, Notice, OutputError, told_plainly
 from napari_seg.formats.dicom import stack_of
 from napari_seg.formats.dicom_geometry import Stack
+from napari_seg.formats.dicom_reference import read_object
+from napari_seg.formats.dicom_seg_geometry import functional_groups, layout_of, value_of
 from napari_seg.formats.dicom_series import quiet_pydicom
 from napari_seg.formats.proven import unproven
 from napari_seg.formats.tilt import on_images
@@ -25,7 +28,6 @@ from napari_seg.geometry import Grid, is_same_lattice, resample
 from napari_seg.volume import Origin, Segment, Segmentation, Term, distinct_color, smallest_label_type
 
 if TYPE_CHECKING:
-    from highdicom.seg import Segmentation as DicomSegmentation
     from highdicom.seg import SegmentDescription
     from pydicom.dataset import Dataset
 
@@ -37,9 +39,6 @@ UNICODE = "ISO_IR 192"
 
 SERIES_NUMBERS_AFTER = 900
 """A segmentation's series number is this much above that of its images."""
-
-MOST_EMPTY = 1000
-"""Slices that a segmentation may span for each frame that it holds; those in between are taken for empty."""
 
 _TYPE_2 = (
     "PatientID",
@@ -130,57 +129,71 @@ def write_dicom_seg(
         )
         dataset.save_as(hidden)
         if stack is None:
-            came_back = same_labels(read_dicom_seg(hidden), numbered)
+            came_back = same_labels(read_dicom_seg(hidden, scan=numbered.grid), numbered)
         else:
-            came_back = np.array_equal(_at_images(hidden, sources), frames)
+            came_back = np.array_equal(_at_images(hidden, stack), frames)
         if not came_back:
             raise OutputError("output.not_equal", f"{path.name} came back from the disk with other labels; try again")
 
 
-def read_dicom_seg(path: Path, only: Sequence[str] = ()) -> Segmentation:
-    """A DICOM segmentation as a label map, on a grid that spans its frames: slices that hold nothing may be absent.
+def read_dicom_seg(path: Path, only: Sequence[str] = (), scan: Grid | None = None) -> Segmentation:
+    """Read a DICOM segmentation as a label map, on a grid that spans its frames: empty slices may be absent.
 
     Probabilities count as present from a half on, which a notice says.
 
     Args:
-        path: of the file.
+        path: the file.
         only: names of the segments wanted; all if empty.
+        scan: grid of its scan, which tells how far apart slices lie; None: the file has to.
 
     Raises:
         InputError: `file.*`, it can't be read; `geometry.*`, its frames do not lie on a regular grid; `labels.overlap`,
             segments share voxels, which a label map can't hold; `labels.unknown`, it lacks a segment that is wanted.
     """
-    import highdicom
-    import pydicom
-
-    try:
-        with quiet_pydicom():
-            dataset = highdicom.seg.Segmentation.from_dataset(pydicom.dcmread(path), copy=False)
-            described = [dataset.get_segment_description(number) for number in dataset.segment_numbers]
-            segments = tuple(_segment(description) for description in described)
-            geometry = dataset.get_volume_geometry()
-    except OSError as error:
-        raise InputError("file.unreadable", f"{path.name} can't be read: {error.strerror or 'cut short'}") from None
-    except Exception as error:  # not chained: it may quote what must stay private
-        reason = type(error).__name__
-        raise InputError("file.bad_header", f"{path.name} is not a usable DICOM segmentation ({reason})") from None
-    if geometry is None or geometry.spatial_shape[0] > MOST_EMPTY * dataset.NumberOfFrames:
-        raise InputError(
-            "geometry.uneven_spacing",
-            f"the frames of {path.name} do not lie on a regular grid (under a tilted gantry none is); expected one",
-        )
+    dataset = read_object(path)
+    text = f"{path.name} is not a usable DICOM segmentation ({{kind}})"
+    with quiet_pydicom(), told_plainly(InputError, "file.bad_header", text):
+        background = int(dataset.get("PixelPaddingValue") or 0)
+        described = [item for item in dataset.SegmentSequence if int(item.SegmentNumber) not in (0, background)]
+        segments = tuple(sorted((_segment(item) for item in described), key=lambda segment: segment.label))
+        layout = layout_of(dataset, path.name, scan)
+        numbers = _segment_numbers(dataset, path.name)
+        maximum = int(dataset.get("MaximumFractionalValue") or 255) if dataset.SegmentationType == "FRACTIONAL" else 1
     wanted = [s for s in segments if not only or s.name in only]
     if missing := set(only) - {s.name for s in wanted}:
         known = ", ".join(s.name for s in segments)
         raise InputError("labels.unknown", f"{path.name} has no segment {', '.join(sorted(missing))}; it has {known}")
-    text = f"the pixels of {path.name} can't be read: it is cut or damaged ({{kind}}); export it again"
-    with told_plainly(InputError, "file.truncated", text):
-        array, affine = _label_map(dataset, wanted, path)
-    notices = []
+    notices = list(layout.notices)
     if dataset.SegmentationType == "FRACTIONAL":
         text = f"{path.name} holds probabilities; what has a half or more counts as present"
         notices.append(Notice("labels.fractional", text))
-    return Segmentation(array, Grid(array.shape, affine), tuple(wanted), notices=tuple(notices))
+    labels = {segment.label for segment in wanted}
+    array = np.zeros(layout.grid.shape, smallest_label_type(max(labels, default=0)))
+    chosen = [n for n, number in enumerate(numbers) if number is None or number in labels]
+    chosen.sort(key=lambda n: numbers[n] or 0)
+    overlaps, strange = Counter[int](), 0
+    for frame, values in zip(chosen, _decoded(dataset, chosen, path), strict=True):
+        plane = array[..., layout.slices[frame]]
+        if (label := numbers[frame]) is None:
+            known_here = np.isin(values, list(labels))
+            strange += int(np.count_nonzero(~known_here & (values != background)))
+            plane[...] = np.where(known_here, values, 0).T
+        else:
+            inside = (values.astype(np.uint32) * 2 >= maximum).T & (values > 0).T
+            overlaps[label] += int(np.count_nonzero((plane[inside] != 0) & (plane[inside] != label)))
+            plane[inside] = label
+    if shared := +overlaps:
+        label, count = next(iter(shared.items()))
+        name = next(segment.name for segment in wanted if segment.label == label)
+        raise InputError(
+            "labels.overlap",
+            f"{name} shares {count} voxels with other segments of {path.name}, and a label map holds one label a "
+            "voxel; name the segments that are wanted",
+        )
+    if strange and not only:
+        text = f"{path.name} holds {strange} voxels of numbers that it does not describe; they count as background"
+        notices.append(Notice("labels.undescribed", text))
+    return Segmentation(array, layout.grid, tuple(wanted), notices=tuple(notices))
 
 
 def same_labels(found: Segmentation, meant: Segmentation) -> bool:
@@ -191,27 +204,24 @@ def same_labels(found: Segmentation, meant: Segmentation) -> bool:
     return np.array_equal(there, meant.array) and np.count_nonzero(there) == np.count_nonzero(found.array)
 
 
-def _label_map(
-    dataset: DicomSegmentation, wanted: Sequence[Segment], path: Path
-) -> tuple[NDArray[np.unsignedinteger], NDArray[np.float64]]:
-    """(I, J, K) array and RAS+ affine, one segment after the other so that memory does not grow with their number."""
-    array, affine = None, np.eye(4)
-    for segment in wanted:
-        volume = dataset.get_volume(segment_numbers=[segment.label], allow_missing_positions=True)
-        mask = volume.array[..., 0].transpose(2, 1, 0)
-        mask = mask >= 0.5 if mask.dtype.kind == "f" else mask > 0
-        if array is None:
-            array = np.zeros(mask.shape, smallest_label_type(max(s.label for s in wanted)))
-            affine = volume.get_affine("RAS")[:, [2, 1, 0, 3]]
-        if overlap := int(np.count_nonzero(array[mask])):
-            raise InputError(
-                "labels.overlap",
-                f"{segment.name} shares {overlap} voxels with other segments of {path.name}, and a label map holds one "
-                "label a voxel; name the segments that are wanted",
-            )
-        array[mask] = segment.label
-    assert array is not None
-    return array, affine
+def _segment_numbers(dataset: Dataset, name: str) -> list[int | None]:
+    """Return the segment that each frame is of; None for a frame that holds labels."""
+    groups = functional_groups(dataset, name)
+    if dataset.SegmentationType == "LABELMAP":
+        return [None] * len(groups)
+    return [int(value_of(g, "SegmentIdentificationSequence", "ReferencedSegmentNumber")) for g in groups]
+
+
+def _decoded(dataset: Dataset, frames: Sequence[int], path: Path) -> Iterator[NDArray]:
+    """Yield the stored values (J, I) of some frames, one after the other so that memory does not grow with them."""
+    from pydicom.pixels import get_decoder
+
+    text = f"the pixels of {path.name} can't be read: it is cut or damaged ({{kind}}); export it again"
+    with quiet_pydicom(), told_plainly(InputError, "file.truncated", text):
+        if frames:
+            decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
+            for values, _ in decoder.iter_array(dataset, indices=list(frames), raw=True):
+                yield values
 
 
 def _tilted(images: Sequence[Path], grid: Grid) -> Stack | None:
@@ -223,19 +233,17 @@ def _tilted(images: Sequence[Path], grid: Grid) -> Stack | None:
     return stack if stack.is_tilted and stack.grid.matches(grid) else None
 
 
-def _at_images(path: Path, sources: Sequence[Dataset]) -> NDArray:
-    """(K, J, I) the labels that a segmentation has at the frames of its images."""
-    import highdicom
-    import pydicom
-
-    dataset = highdicom.seg.Segmentation.from_dataset(pydicom.dcmread(path), copy=False)
-    options: Any = {"combine_segments": True, "assert_missing_frames_are_empty": True}
-    if len(sources) == 1:
-        frames = range(1, int(sources[0].NumberOfFrames) + 1)
-        found = dataset.get_pixels_by_source_frame(sources[0].SOPInstanceUID, list(frames), **options)
-    else:
-        found = dataset.get_pixels_by_source_instance([source.SOPInstanceUID for source in sources], **options)
-    return np.asarray(found)
+def _at_images(path: Path, stack: Stack) -> NDArray:
+    """(K, J, I) the labels that a segmentation has at the frames of its images, found by their positions."""
+    dataset = read_object(path)
+    groups, numbers = functional_groups(dataset, path.name), _segment_numbers(dataset, path.name)
+    places = np.array([frame.position for frame in stack.frames])
+    found = np.zeros((len(places), int(dataset.Rows), int(dataset.Columns)), np.uint16)
+    for n, values in enumerate(_decoded(dataset, range(len(groups)), path)):
+        position = np.array(value_of(groups[n], "PlanePositionSequence", "ImagePositionPatient"), float)
+        k = int(np.linalg.norm(places - position, axis=1).argmin())
+        found[k] += values.astype(np.uint16) * (numbers[n] or 1)
+    return found
 
 
 def _give_thickness(source: Dataset, thickness_mm: float) -> None:
@@ -325,10 +333,10 @@ def _code(term: Term) -> Any:
     return CodedConcept(term.value, term.scheme, term.meaning)
 
 
-def _segment(description: SegmentDescription) -> Segment:
+def _segment(description: Dataset) -> Segment:
     from highdicom.color import CIELabColor
 
-    number = int(description.segment_number)
+    number = int(description.SegmentNumber)
     stored = description.get("RecommendedDisplayCIELabValue")
     kind = description.get("SegmentedPropertyTypeCodeSequence") or [None]
     modifier = (kind[0].get("SegmentedPropertyTypeModifierCodeSequence") if kind[0] else None) or [None]

@@ -87,7 +87,7 @@ def _read_here(
         if grid is None:
             return read_dicom_seg(path, only)
         notices = check_belonging(path, images, only, ignore_frame=ignore_frame)
-        found = on_grid(read_dicom_seg(path, only), grid, path)
+        found = on_grid(read_dicom_seg(path, only, grid), grid, path)
         return replace(found, notices=(*notices, *found.notices))
     return _labels(read(path), path)
 

@@ -1,0 +1,206 @@
+"""Where the frames of a DICOM segmentation lie, and the grid that they are slices of.
+
+Segmentations leave out empty slices, so the distance between neighbouring frames is a multiple of that between slices.
+How long it is follows from the positions of the frames alone. The attributes about thickness and spacing, which many
+programs fill in wrongly or not at all, only say how many slices the smallest distance spans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_seg.errors import InputError, Notice
+from napari_seg.formats.dicom_geometry import MISPLACED_PIXELS, ORIENTATION_TOLERANCE, SAME_PLACE_PIXELS
+from napari_seg.geometry import Grid
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+MISPLACED_SLICES = 0.06
+"""How far, in slice spacings, a frame may lie from its place on the regular grid."""
+
+MAX_EMPTY = 1000
+"""Slices that a segmentation may span for each frame that it holds; those in between are taken for empty."""
+
+MAX_GUESSED = 5
+"""Slices that the smallest distance between frames may span where no attribute tells it."""
+
+GUESSED_MISPLACED_SLICES = 0.01
+"""How far a frame may lie from its place then, in slice spacings: among many guesses a coarse one would always fit."""
+
+_RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True, eq=False)
+class FrameLayout:
+    """The grid of a segmentation, and which of its slices each frame is.
+
+    Attributes:
+        grid: over columns, rows and slices, in RAS+, from the first frame to the last.
+        slices: K index of each frame, in the order of the frames.
+        notices: contradictions between the positions and the attributes.
+    """
+
+    grid: Grid
+    slices: tuple[int, ...]
+    notices: tuple[Notice, ...] = ()
+
+
+def layout_of(dataset: Dataset, name: str, scan: Grid | None = None) -> FrameLayout:
+    """Return where the frames of a segmentation lie.
+
+    Args:
+        dataset: the segmentation.
+        name: what messages call it.
+        scan: grid of its scan, which tells the distance between slices; None: the file has to.
+
+    Raises:
+        InputError: `geometry.incomplete`, a frame has no position, orientation or pixel spacing;
+            `geometry.mixed_orientation`; `geometry.uneven_spacing`, the frames do not lie on a regular grid, as under a
+            tilted gantry; `geometry.no_thickness`, one frame and nothing that says how thick it is.
+    """
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    groups = functional_groups(dataset, name)
+    positions = np.array([_numbers(g, "PlanePositionSequence", "ImagePositionPatient", 3, name) for g in groups])
+    turns = np.array([_numbers(g, "PlaneOrientationSequence", "ImageOrientationPatient", 6, name) for g in groups])
+    pixels_mm = np.array([_numbers(g, "PixelMeasuresSequence", "PixelSpacing", 2, name) for g in groups])
+    cosines, (row_mm, column_mm) = turns[0].reshape(2, 3), pixels_mm[0]
+    if min(row_mm, column_mm) <= 0:
+        raise InputError("geometry.incomplete", f"{name} has pixels of {row_mm:g} x {column_mm:g} mm; expected a size")
+    if max(np.ptp(turns, axis=0).max(), (np.ptp(pixels_mm, axis=0) / pixels_mm[0]).max()) > ORIENTATION_TOLERANCE:
+        text = f"the frames of {name} differ in orientation or pixel spacing; expected parallel frames of one size"
+        raise InputError("geometry.mixed_orientation", text)
+    normal = np.cross(*cosines)
+    normal /= np.linalg.norm(normal)
+    depths = positions @ normal
+    first = int(depths.argmin())
+    depths = depths - depths[first]
+    aside = positions - positions[first] - depths[:, None] * normal
+    pixel_mm = min(row_mm, column_mm)
+    places = np.sort(depths)
+    places = places[np.diff(places, prepend=-np.inf) > SAME_PLACE_PIXELS * pixel_mm]
+    spacing, notices = _spacing(places, _lengths(groups), _spacing_of_scan(scan, normal), name)
+    slices = np.rint(depths / spacing).astype(int)
+    count = int(slices.max()) + 1
+    if np.linalg.norm(aside, axis=1).max() > MISPLACED_PIXELS * pixel_mm or count > MAX_EMPTY * len(groups):
+        raise _uneven(name)
+    affine = np.eye(4)
+    affine[:3, :3] = np.column_stack([cosines[0] * column_mm, cosines[1] * row_mm, normal * spacing])
+    affine[:3, 3] = positions[first]
+    return FrameLayout(Grid((columns, rows, count), _RAS_FROM_LPS @ affine), tuple(slices.tolist()), notices)
+
+
+def functional_groups(dataset: Dataset, name: str) -> list[tuple[Any, ...]]:
+    """Return for each frame its functional groups, and behind them those that all frames share.
+
+    Raises:
+        InputError: `file.bad_header`, there are not as many groups as frames.
+    """
+    own = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+    count = int(dataset.get("NumberOfFrames") or 1)
+    if len(own) != count:
+        raise InputError("file.bad_header", f"{name} holds {count} frames and describes {len(own)}; export it again")
+    shared = tuple(dataset.get("SharedFunctionalGroupsSequence") or ())[:1]
+    return [(group, *shared) for group in own]
+
+
+def value_of(groups: Sequence[Any], sequence: str, keyword: str) -> Any:
+    """Return an attribute of a frame; None where neither the frame nor what all frames share has it."""
+    for group in groups:
+        for item in (group.get(sequence) or ())[:1]:
+            if item.get(keyword) not in (None, ""):
+                return item.get(keyword)
+    return None
+
+
+def _numbers(groups: Sequence[Any], sequence: str, keyword: str, count: int, name: str) -> NDArray[np.float64]:
+    found = value_of(groups, sequence, keyword)
+    values = np.array([float(value) for value in found] if found is not None else [])
+    if values.shape != (count,) or not np.isfinite(values).all():
+        raise InputError("geometry.incomplete", f"a frame of {name} has no usable {keyword}; export it again")
+    return values
+
+
+def _lengths(groups: Sequence[Sequence[Any]]) -> tuple[float | None, float | None]:
+    """Return SpacingBetweenSlices and SliceThickness; None where it is missing or no length."""
+    found = []
+    for keyword in ("SpacingBetweenSlices", "SliceThickness"):
+        value = value_of(groups[0], "PixelMeasuresSequence", keyword)
+        length = abs(float(value)) if value is not None else 0.0
+        found.append(length if 0 < length < np.inf else None)
+    return found[0], found[1]
+
+
+def _spacing_of_scan(scan: Grid | None, normal: NDArray[np.float64]) -> float | None:
+    """Return the distance between the planes of a scan that are parallel to the frames; None where there are none."""
+    if scan is None:
+        return None
+    along = np.abs((normal * [-1, -1, 1]) @ scan.directions)
+    axis = int(along.argmax())
+    return scan.spacing_mm[axis] if along[axis] > 1 - ORIENTATION_TOLERANCE else None
+
+
+def _spacing(
+    places: NDArray[np.float64], lengths: tuple[float | None, float | None], of_scan: float | None, name: str
+) -> tuple[float, tuple[Notice, ...]]:
+    """Return the distance between slices, and contradictions.
+
+    Args:
+        places: distances of the frames from the first, in mm, ascending, each once.
+        lengths: SpacingBetweenSlices and SliceThickness.
+        of_scan: distance between the slices of the scan.
+        name: what messages call the segmentation.
+    """
+    stated, thickness = lengths
+    if len(places) == 1:
+        found = of_scan or thickness or stated
+        if found is None:
+            text = f"{name} has one frame and does not say how thick it is; name the scan that it belongs to"
+            raise InputError("geometry.no_thickness", text)
+        differs = of_scan is None and stated is not None and abs(stated - found) > MISPLACED_SLICES * found
+        return found, (_contradiction(name, stated, f"its one frame is {found:g} mm thick"),) if differs else ()
+    smallest = float(np.diff(places).min())
+    if of_scan is not None and (spacing := _fitting(places, smallest / of_scan)):
+        return spacing, ()
+    spacing = None if stated is None else _fitting(places, smallest / stated)
+    # two readings: slices without frames between all frames, or frames that are neighbours
+    is_apart = spacing is not None and spacing < 0.75 * smallest and _fitting(places, 1.0) is not None
+    if is_apart and thickness is not None and abs(thickness - smallest) <= MISPLACED_SLICES * smallest:
+        spacing = None  # frames as far apart as they are thick are neighbours, whatever is stated
+    if spacing is not None:
+        text = f"no two frames of {name} are neighbours: they lie {smallest:g} mm apart or more"
+        notice = Notice("geometry.frames_apart", f"{text}; slices of {spacing:g} mm between them count as empty")
+        return spacing, (notice,) if is_apart else ()
+    spacing = _fitting(places, 1.0) or (_fitting(places, smallest / thickness) if thickness else None)
+    if spacing is None:
+        guesses = (_fitting(places, n, GUESSED_MISPLACED_SLICES) for n in range(2, MAX_GUESSED + 1))
+        spacing = next((one for one in guesses if one), None)
+    if spacing is None:
+        raise _uneven(name)
+    found_text = f"its frames lie {smallest:g} mm apart and fit slices of {spacing:g} mm"
+    return spacing, () if stated is None else (_contradiction(name, stated, found_text),)
+
+
+def _fitting(places: NDArray[np.float64], slices: float, tolerance: float = MISPLACED_SLICES) -> float | None:
+    """Return the distance between slices if all frames lie on slices, so many to the smallest distance; else None."""
+    count = max(1, round(slices))
+    if abs(slices - count) > 0.05 + 0.02 * count:  # lengths are rounded
+        return None
+    steps = np.rint(places / (np.diff(places).min() / count))
+    spacing = float(places[-1] / steps[-1])
+    return spacing if np.abs(places - steps * spacing).max() <= tolerance * spacing else None
+
+
+def _contradiction(name: str, stated: float | None, found: str) -> Notice:
+    text = f"SpacingBetweenSlices of {name} says {stated:g} mm, but {found}; the frames count"
+    return Notice("geometry.spacing_contradicted", text)
+
+
+def _uneven(name: str) -> InputError:
+    text = f"the frames of {name} do not lie on a regular grid (under a tilted gantry none is); expected one"
+    return InputError("geometry.uneven_spacing", text)

@@ -1,0 +1,174 @@
+"""The grid of a DICOM segmentation follows from where its frames lie, whatever its attributes say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import phantoms
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from napari_seg.errors import InputError
+from napari_seg.formats import read
+from napari_seg.formats.dicom_seg import read_dicom_seg, same_labels, write_dicom_seg
+from napari_seg.formats.label_maps import read_label_map
+from napari_seg.volume import Segment, Segmentation, Volume
+
+Edit = Callable[[Dataset], None]
+
+
+@pytest.fixture
+def series(tmp_path: Path, head: Volume) -> Volume:
+    """Slices are 2.5 mm apart."""
+    phantoms.write_series(head, tmp_path / "series")
+    return read(tmp_path / "series")
+
+
+def box(scan: Volume, slices: Sequence[int], labels: Sequence[int] = (1,)) -> Segmentation:
+    array = np.zeros(scan.grid.shape, np.uint16)
+    for n, label in enumerate(labels):
+        array[4 + 4 * n : 7 + 4 * n, 5:12, slices] = label
+    return Segmentation(array, scan.grid, tuple(Segment(n, f"thing {n}", (255, 0, 0)) for n in labels))
+
+
+def edited(segmentation: Segmentation, scan: Volume, path: Path, edit: Edit, kind: str = "binary") -> Path:
+    write_dicom_seg(segmentation, scan.files, path, kind=kind)  # type: ignore[arg-type]
+    dataset = pydicom.dcmread(path)
+    edit(dataset)
+    dataset.save_as(path)
+    return path
+
+
+def lengths(**values: float | None) -> Edit:
+    """Sets SpacingBetweenSlices and SliceThickness; None takes one away."""
+
+    def edit(dataset: Dataset) -> None:
+        measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        for keyword, value in values.items():
+            measures.pop(keyword, None)
+            if value is not None:
+                setattr(measures, keyword, value)
+
+    return edit
+
+
+def shuffled(dataset: Dataset) -> None:
+    """The same frames in another order."""
+    order = np.random.default_rng(1).permutation(dataset.NumberOfFrames)
+    pixels = dataset.pixel_array[order]
+    frames = dataset.PerFrameFunctionalGroupsSequence
+    dataset.PerFrameFunctionalGroupsSequence = [frames[n] for n in order]
+    dataset.PixelData = pydicom.pixels.pack_bits(pixels)
+
+
+@pytest.mark.parametrize(
+    ("slices", "edit", "code"),
+    [
+        ([3, 4, 5, 6], lengths(SliceThickness=None), ""),
+        ([3, 4, 5, 6], lengths(SliceThickness=None, SpacingBetweenSlices=None), ""),
+        ([3, 4, 5, 6], lengths(SliceThickness=5), ""),
+        ([3, 4, 5, 6], lengths(SpacingBetweenSlices=1), "geometry.spacing_contradicted"),
+        ([3, 4, 5, 6], lengths(SpacingBetweenSlices=1.25), "geometry.spacing_contradicted"),
+        ([3, 4, 5, 6], lengths(SpacingBetweenSlices=10, SliceThickness=None), "geometry.spacing_contradicted"),
+        ([3, 4, 5, 6], lengths(SpacingBetweenSlices=0, SliceThickness=0), ""),
+        ([3, 4, 5, 6], lengths(SpacingBetweenSlices=-2.5), ""),
+        ([3, 4, 5, 6], shuffled, ""),
+        ([3, 4, 9, 12], lengths(SliceThickness=None, SpacingBetweenSlices=None), ""),
+        ([3, 5, 8], lengths(SliceThickness=None, SpacingBetweenSlices=None), ""),  # 5 and 7.5 mm apart
+        ([3, 5, 8], lengths(), ""),
+        ([3, 5, 8], shuffled, ""),
+        ([3, 8], lengths(), "geometry.frames_apart"),
+        ([3, 5, 7], lengths(SliceThickness=2), "geometry.frames_apart"),
+        ([4], lengths(), ""),
+        ([4], lengths(SpacingBetweenSlices=None), ""),
+        ([4], lengths(SpacingBetweenSlices=1), "geometry.spacing_contradicted"),
+        ([4], lengths(SliceThickness=None), ""),
+    ],
+)
+def test_slices_lie_as_far_apart_as_their_positions(
+    series: Volume, tmp_path: Path, slices: list[int], edit: Edit, code: str
+) -> None:
+    meant = box(series, slices)
+    found = read_dicom_seg(edited(meant, series, tmp_path / "x.dcm", edit))
+    assert same_labels(found, meant)
+    assert found.grid.shape[2] == slices[-1] - slices[0] + 1
+    assert [notice.code for notice in found.notices] == ([code] if code else [])
+    on_scan = read_label_map(tmp_path / "x.dcm", series.grid, images=series.files)
+    assert np.array_equal(on_scan.array, meant.array)
+    assert on_scan.notices == ()
+
+
+def test_the_scan_says_what_the_file_does_not(series: Volume, tmp_path: Path) -> None:
+    nothing = lengths(SliceThickness=None, SpacingBetweenSlices=None)
+    for slices in ([4], [3, 5, 7]):
+        meant = box(series, slices)
+        path = edited(meant, series, tmp_path / "x.dcm", nothing)
+        found = read_label_map(path, series.grid, images=series.files)
+        assert np.array_equal(found.array, meant.array)
+    with pytest.raises(InputError, match=r"geometry\.no_thickness"):
+        read_dicom_seg(edited(box(series, [4]), series, tmp_path / "x.dcm", nothing))
+
+
+def test_frames_that_fill_no_grid_are_refused(series: Volume, tmp_path: Path) -> None:
+    def place(n: int, **values: Sequence[float]) -> Edit:
+        def edit(dataset: Dataset) -> None:
+            frame = dataset.PerFrameFunctionalGroupsSequence[n]
+            for keyword, value in values.items():
+                if keyword == "ImagePositionPatient":
+                    value = [
+                        a + b for a, b in zip(frame.PlanePositionSequence[0].ImagePositionPatient, value, strict=True)
+                    ]
+                    frame.PlanePositionSequence[0].ImagePositionPatient = value
+                else:
+                    frame.PlaneOrientationSequence = [Dataset()]
+                    frame.PlaneOrientationSequence[0].ImageOrientationPatient = value
+
+        return edit
+
+    def forget_one(dataset: Dataset) -> None:
+        del dataset.PerFrameFunctionalGroupsSequence[1].PlanePositionSequence
+
+    for edit, code in (
+        (place(1, ImagePositionPatient=[3, 0, 0]), "uneven_spacing"),
+        (place(3, ImagePositionPatient=[0.1, 0.2, 0.8]), "uneven_spacing"),
+        (place(2, ImageOrientationPatient=[1, 0, 0, 0, 0, 1]), "mixed_orientation"),
+        (forget_one, "incomplete"),
+    ):
+        path = edited(box(series, [3, 4, 5, 6]), series, tmp_path / "x.dcm", edit)
+        with pytest.raises(InputError, match=rf"geometry\.{code}"):
+            read_dicom_seg(path)
+
+
+def test_label_maps_of_16_bits_come_back(series: Volume, tmp_path: Path) -> None:
+    meant = box(series, [3, 4, 5], (17, 256, 1035))
+    found = read_dicom_seg(edited(meant, series, tmp_path / "x.dcm", lambda dataset: None, "labelmap"))
+    assert same_labels(found, meant)
+    assert [s.label for s in found.segments] == [17, 256, 1035]
+    only = read_dicom_seg(tmp_path / "x.dcm", ["thing 1035"])
+    assert np.unique(only.array).tolist() == [0, 1035]
+    assert found.voxel_counts() == {17: 63, 256: 63, 1035: 63}
+
+
+def test_values_that_no_segment_describes_are_reported(series: Volume, tmp_path: Path) -> None:
+    def forget(dataset: Dataset) -> None:
+        dataset.SegmentSequence = [item for item in dataset.SegmentSequence if item.SegmentNumber != 5]
+
+    meant = box(series, [3, 4, 5], (1, 5))
+    found = read_dicom_seg(edited(meant, series, tmp_path / "x.dcm", forget, "labelmap"))
+    assert [notice.code for notice in found.notices] == ["labels.undescribed"]
+    assert np.unique(found.array).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("kind", ["binary", "labelmap"])
+def test_without_preamble_it_is_read_all_the_same(series: Volume, tmp_path: Path, kind: str) -> None:
+    meant = box(series, [3, 4, 5])
+    path = edited(meant, series, tmp_path / "x.dcm", lambda dataset: None, kind)
+    dataset = pydicom.dcmread(path)
+    bare = Dataset()
+    bare.update(dataset)
+    pydicom.dcmwrite(path, bare, implicit_vr=False, little_endian=True)
+    assert path.read_bytes()[128:132] != b"DICM"
+    assert same_labels(read_label_map(path), meant)
