@@ -289,6 +289,8 @@ def test_names_follow_from_the_place_alone(tmp_path: Path) -> None:
         assert found(tmp_path / file) == {file: name}
         assert found((tmp_path / file).parent)[file] == name
     assert found(tmp_path / "site_b", tmp_path / "site_a")["site_a/T1.nii.gz"] == "site_a_T1"
+    both = {"flat/case.nii.gz": "case", "site_b/other/case.nii.gz": "other_case"}
+    assert both.items() <= found(tmp_path / "flat", tmp_path / "site_b", tmp_path / "site_a" / "T1.nii.gz").items()
     assert found(tmp_path / "flat") == {"flat/case.nii.gz": "case"}
     assert found(tmp_path / "flat" / "case.nii.gz", tmp_path) == together
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_seg.cli import ExitCode, exit_code
+from napari_seg.cli import exit_code
 from napari_seg.cli.train import named_value
 
 if TYPE_CHECKING:
@@ -58,22 +58,25 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from napari_seg.errors import InputError
     from napari_seg.evaluation.labels import read_classes
     from napari_seg.evaluation.pairs import find_pairs
     from napari_seg.evaluation.report import differences, summary, write_report
+    from napari_seg.formats.proven import make_output_folder
 
+    if arguments.output:
+        make_output_folder(arguments.output)  # before long work
     classes = read_classes(arguments.labels) or None
     ignore_frame = arguments.ignore_frame_of_reference
     pairs, lonely = find_pairs(
         arguments.predictions, arguments.references, arguments.scans, classes, ignore_frame=ignore_frame
     )
     if not pairs:
-        print(
-            "napari-seg: input.none: found no label map that has a reference of the same name; expected case.nii.gz, "
-            "case_seg.nii.gz or case_0000_seg.nii.gz beside case.nii.gz, or PNG or TIFF pictures of such names",
-            file=sys.stderr,
+        raise InputError(
+            "input.none",
+            "found no label map that has a reference of the same name; expected case.nii.gz, case_seg.nii.gz or "
+            "case_0000_seg.nii.gz beside case.nii.gz, or PNG or TIFF pictures of such names",
         )
-        return ExitCode.NOTHING_FOUND
     quiet = arguments.json or not sys.stderr.isatty()
     results = _compare(pairs, arguments.tolerance_mm, quiet) + lonely
     versus = None
@@ -114,15 +117,15 @@ def _compare(pairs: Sequence[Pair], tolerance_mm: float, quiet: bool) -> list[Ca
 def _print_tables(
     results: Sequence[CaseResult], tolerance_mm: float, versus: Mapping[str, Mapping[str, Difference]] | None
 ) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from napari_seg.cli.progress import Output
     from napari_seg.evaluation.pairs import MEAN
     from napari_seg.evaluation.report import summaries, unit, values
     from napari_seg.evaluation.statistics import worst
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Output()
     mm = unit(results)
     table = Table("segment", "cases", "Dice", "95 %", "median", f"HD95 {mm}", f"NSD {tolerance_mm:g} {mm}")
     for name, row in summaries(results).items():

@@ -6,10 +6,15 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from napari_seg.cli import ExitCode, exit_code
 from napari_seg.cli.reading import add_reading, reading
+
+if TYPE_CHECKING:
+    from napari_seg.cohort.runner import CaseResult
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -85,7 +90,15 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace results that were edited or made by another program"
     )
-    parser.add_argument("--json", action="store_true", help="print a list of objects, one a scan, instead of the table")
+    printing = parser.add_mutually_exclusive_group()
+    printing.add_argument(
+        "--json", action="store_true", help="print a list of objects, one a scan, at the end and instead of the table"
+    )
+    printing.add_argument(
+        "--json-lines",
+        action="store_true",
+        help="print the same objects, each on a line of its own as soon as its scan is done or has failed",
+    )
     parser.set_defaults(run=run)
 
 
@@ -99,49 +112,77 @@ def memory_size(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from napari_seg.bundle import read_bundle
-    from napari_seg.cli.progress import CohortProgress, print_results
-    from napari_seg.cohort.discover import find_cases
-    from napari_seg.cohort.runner import CaseResult, run_cohort
+    from napari_seg.cli.progress import print_results
+    from napari_seg.cohort.runner import CaseResult
+    from napari_seg.errors import Cancelled, NapariSegError
 
-    bundle = read_bundle(arguments.bundle, trust=arguments.trust_bundle)
-    cases, faults = find_cases(arguments.inputs)
-    missing = [CaseResult(path.name, "failed", fault.code, fault.message, str(path)) for path, fault in faults]
-    if not cases and not missing:
-        print(
-            "napari-seg: input.none: found no scan below the inputs; expected NIfTI, NRRD, MetaImage, DICOM "
-            "or pictures; 'napari-seg inspect' says what lies there",
-            file=sys.stderr,
-        )
-        return ExitCode.NOTHING_FOUND
-    results = []
-    if cases:
-        told = not arguments.json
-        with CohortProgress(len(cases), bars=told and sys.stderr.isatty(), plans=told) as progress:
-            results = run_cohort(
-                cases,
-                arguments.output,
-                bundle,
-                options={
-                    "device": arguments.device,
-                    "backend": arguments.backend,
-                    "precision": arguments.precision,
-                    "memory_bytes": arguments.memory,
-                    "windows": arguments.windows,
-                    "crop": not arguments.no_crop,
-                    "certainty": arguments.certainty,
-                },
-                reading=reading(arguments),
-                also=arguments.also,
-                overwrite=arguments.overwrite,
-                on_case=progress.on_case,
-                progress=progress.on_step,
-            )
-    results += missing
+    results: list[CaseResult] = []
+
+    def on_result(result: CaseResult) -> None:
+        results.append(result)
+        if arguments.json_lines:
+            print(json.dumps(result.as_dict()), flush=True)
+
+    try:
+        found = _predict(arguments, on_result)
+    except (NapariSegError, KeyboardInterrupt) as raised:
+        error = raised if isinstance(raised, NapariSegError) else Cancelled()
+        on_result(CaseResult("", "failed", error.code, error.message))  # what ended the run is the last entry
+        if arguments.json:
+            print(json.dumps([result.as_dict() for result in results], indent=2))
+            arguments.json = False  # `main` prints the error for a person and nothing else
+        raise
     if arguments.json:
         print(json.dumps([result.as_dict() for result in results], indent=2))
-    else:
+    elif not arguments.json_lines:
         print_results(results)
-    if not cases:
+    if not found:
         return ExitCode.NOTHING_FOUND
     return exit_code(sum(result.status == "failed" for result in results), len(results))
+
+
+def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], None]) -> int:
+    """The number of scans that were found; what became of each goes to `on_result`."""
+    from napari_seg.bundle import check_runnable, read_bundle
+    from napari_seg.cli.progress import CohortProgress
+    from napari_seg.cohort.discover import find_cases
+    from napari_seg.cohort.runner import CaseResult, run_cohort
+    from napari_seg.errors import InputError, printable
+
+    bundle = read_bundle(arguments.bundle, trust=arguments.trust_bundle)
+    check_runnable(bundle)  # before long work, and once
+    cases, faults = find_cases(arguments.inputs)
+    for path, fault in faults:
+        name = printable(path.name)
+        on_result(CaseResult(name, "failed", fault.code, fault.message, name))
+    if not cases and not faults:
+        raise InputError(
+            "input.none",
+            "found no scan below the inputs; expected NIfTI, NRRD, MetaImage, DICOM or pictures; 'napari-seg inspect' "
+            "says what lies there",
+        )
+    if not cases:
+        return 0
+    told = not (arguments.json or arguments.json_lines)
+    with CohortProgress(len(cases), bars=told and sys.stderr.isatty(), plans=told) as progress:
+        run_cohort(
+            cases,
+            arguments.output,
+            bundle,
+            options={
+                "device": arguments.device,
+                "backend": arguments.backend,
+                "precision": arguments.precision,
+                "memory_bytes": arguments.memory,
+                "windows": arguments.windows,
+                "crop": not arguments.no_crop,
+                "certainty": arguments.certainty,
+            },
+            reading=reading(arguments),
+            also=arguments.also,
+            overwrite=arguments.overwrite,
+            on_case=progress.on_case,
+            on_result=on_result,
+            progress=progress.on_step,
+        )
+    return len(cases)

@@ -6,14 +6,23 @@ import logging
 import sys
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
+
+from rich.console import Console
 
 from napari_seg.cohort.runner import CaseResult
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 _STAGES = {"locating": "finding the place", "loading": "loading the model", "segmenting": "segmenting"}
+
+
+class Output(Console):
+    """Standard output for tables; where nobody reads it any more, `main` ends the command."""
+
+    def __init__(self) -> None:
+        super().__init__(soft_wrap=True, highlight=False)
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 _INFERENCE = logging.getLogger("napari_seg.inference")
@@ -41,7 +50,6 @@ class CohortProgress:
     """
 
     def __init__(self, scans: int, bars: bool = True, plans: bool = True) -> None:
-        from rich.console import Console
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -97,11 +105,10 @@ class CohortProgress:
 
 def print_results(results: Sequence[CaseResult]) -> None:
     """A table of the finished scans with volumes in ml, then each notice and each failure on a line of its own."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Output()
     done = [r for r in results if r.status == "done"]
     failed = [r for r in results if r.status == "failed"]
     if done:

@@ -66,15 +66,17 @@ def find_cases(inputs: Sequence[Path]) -> tuple[list[Case], list[tuple[Path, Inp
     """
     scans: dict[tuple[Path, ...], Scan] = {}
     faults: list[tuple[Path, InputError]] = []
+    looked_at: list[Path] = []
     for path in inputs:
         try:
             found = find(path, passing_over=is_result).scans
         except InputError as fault:
             faults.append((path, fault))
             continue
+        looked_at.append(_real(path))
         for scan in found:
             scans.setdefault(tuple(shown(_real(file)) for file in scan.files), scan)
-    return _named(scans, [_real(path) for path in inputs]), faults
+    return _named(scans, looked_at), faults
 
 
 def is_result(path: Path) -> bool:
@@ -129,10 +131,11 @@ class _Folders:
 
 
 def _named(scans: dict[tuple[Path, ...], Scan], inputs: Sequence[Path]) -> list[Case]:
-    roots = [path if path.is_dir() or has_ending(path, ARCHIVE_ENDINGS) else path.parent for path in inputs]
+    named = [path for path in inputs if path.is_dir() or has_ending(path, ARCHIVE_ENDINGS)]
+    roots = [path if path in named else path.parent for path in inputs]
     folders = _Folders(scans)
     files = [one[0] for one in scans]
-    names = [_name(scan, file, roots, folders) for file, scan in zip(files, scans.values(), strict=True)]
+    names = [_name(scan, file, named, folders) for file, scan in zip(files, scans.values(), strict=True)]
     stems = [scan.name for scan in scans.values()]
     groups: dict[str, list[int]] = defaultdict(list)
     for number, name in enumerate(names):
@@ -159,11 +162,12 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _name(scan: Scan, file: Path, roots: Sequence[Path], folders: _Folders) -> str:
+def _name(scan: Scan, file: Path, named: Sequence[Path], folders: _Folders) -> str:
     """The name of a scan, by itself and the place where it lies."""
     if scan.format == "dicom":
         return scan.name
-    root = min((root for root in roots if file.is_relative_to(root)), key=lambda root: len(root.parts))
+    outermost = sorted((root for root in named if file.is_relative_to(root)), key=lambda root: len(root.parts))
+    root = outermost[0] if outermost else file.parent
     levels = folders.below(root, file.parent)
     if any(len(level) > 2 and _words(level) in _words(scan.name) for level in levels):
         return scan.name
