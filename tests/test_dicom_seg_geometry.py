@@ -172,3 +172,17 @@ def test_without_preamble_it_is_read_all_the_same(series: Volume, tmp_path: Path
     pydicom.dcmwrite(path, bare, implicit_vr=False, little_endian=True)
     assert path.read_bytes()[128:132] != b"DICM"
     assert same_labels(read_label_map(path), meant)
+
+
+def test_frames_need_not_begin_with_a_byte(tmp_path: Path) -> None:
+    grid = phantoms.oblique_grid((5, 7, 9))
+    phantoms.write_series(Volume(np.zeros((1, *grid.shape), np.int16), grid), tmp_path / "series")
+    scan = read(tmp_path / "series")
+    array = np.random.default_rng(0).integers(0, 2, grid.shape).astype(np.uint8)
+    meant = Segmentation(array, scan.grid, (Segment(1, "noise", (255, 0, 0)),))
+    write_dicom_seg(meant, scan.files, tmp_path / "x.dcm")
+    assert same_labels(read_dicom_seg(tmp_path / "x.dcm"), meant)
+    path = tmp_path / "x.dcm"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(InputError, match=r"file\.(truncated|bad_header)"):
+        read_dicom_seg(path)

@@ -218,10 +218,22 @@ def _decoded(dataset: Dataset, frames: Sequence[int], path: Path) -> Iterator[ND
 
     text = f"the pixels of {path.name} can't be read: it is cut or damaged ({{kind}}); export it again"
     with quiet_pydicom(), told_plainly(InputError, "file.truncated", text):
-        if frames:
-            decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
-            for values, _ in decoder.iter_array(dataset, indices=list(frames), raw=True):
+        syntax = dataset.file_meta.TransferSyntaxUID
+        if dataset.BitsAllocated == 1 and not syntax.is_encapsulated and syntax.is_little_endian:
+            yield from _unpacked(dataset, frames)
+        elif frames:
+            for values, _ in get_decoder(syntax).iter_array(dataset, indices=list(frames), raw=True):
                 yield values
+
+
+def _unpacked(dataset: Dataset, frames: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+    """Yield frames of single bits, which need not begin with a byte; pydicom 3.0 fails where they do not."""
+    shape = int(dataset.Rows), int(dataset.Columns)
+    size, data = shape[0] * shape[1], np.frombuffer(dataset.PixelData, np.uint8)
+    for frame in frames:
+        first_byte, first_bit = divmod(frame * size, 8)
+        bits = np.unpackbits(data[first_byte : first_byte + (first_bit + size + 7) // 8], bitorder="little")
+        yield bits[first_bit : first_bit + size].reshape(shape)
 
 
 def _tilted(images: Sequence[Path], grid: Grid) -> Stack | None:
