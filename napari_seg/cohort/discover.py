@@ -17,6 +17,7 @@ from typing import Any
 from napari_seg.errors import InputError, printable
 from napari_seg.formats import ARCHIVE_ENDINGS, Scan, find, has_ending, nifti_ending
 from napari_seg.formats.archive import shown
+from napari_seg.formats.data_sets import without_label_maps
 
 PROGRAM = "napari-seg"
 SUFFIX = "_seg"
@@ -69,12 +70,12 @@ def find_cases(inputs: Sequence[Path]) -> tuple[list[Case], list[tuple[Path, Inp
     looked_at: list[Path] = []
     for path in inputs:
         try:
-            found = find(path, passing_over=is_result).scans
+            found = without_label_maps(find(path, passing_over=is_result), path)
         except InputError as fault:
             faults.append((path, fault))
             continue
         looked_at.append(_real(path))
-        for scan in found:
+        for scan in found.scans:
             scans.setdefault(tuple(shown(_real(file)) for file in scan.files), scan)
     return _named(scans, looked_at), faults
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from napari_seg.errors import ChoiceNeeded, InputError
 from napari_seg.formats import Reading, Scan, Skipped, find
 from napari_seg.formats.archive import shown
+from napari_seg.formats.data_sets import without_label_maps
 from napari_seg.volume import Volume
 
 
@@ -64,7 +65,7 @@ def verdicts(path: Path, reading: Reading | None = None) -> Iterator[Verdict]:
     Raises:
         InputError: `input.missing`, the path does not exist; `file.unreadable`, a folder may not be opened.
     """
-    found = find(path)
+    found = without_label_maps(find(path), path)
     for scan in found.scans:
         yield verdict_of(scan, reading)
     for skipped in found.skipped:

@@ -1,0 +1,118 @@
+"""Label maps among the scans of a data set, recognised by its layout and its names, never by their values."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
+from typing import Any
+
+from napari_seg.formats import ARCHIVE_ENDINGS, Found, Scan, Skipped, has_ending
+from napari_seg.formats.archive import shown
+
+MAX_LIST_BYTES = 1 << 26
+
+_LABELS = "seg|segs|segmentations?|label|labels|labelmaps?|masks?|gt|ground[-_ ]?truth|annotations?|dseg"
+_IMAGES = (
+    "image|images|imaging|img|imgs|scan|scans|volume|volumes|vol|orig|raw|input|inputs|mri?|cta?|pet|pt"
+    "|t1(w|c|ce|gd|n)?|t2(w|f)?|flair|pd|dwi|adc|[0-9]{4}"
+)
+_SURE_FOLDER = re.compile("labels(tr|ts|va|val|test)")
+"""nnU-Net and the Decathlon."""
+
+_LABEL_FOLDER = re.compile(f"{_LABELS}|segmentation(class|object)")
+_IMAGE_FOLDER = re.compile(f"{_IMAGES}|images(tr|ts|va|val|test)|jpegimages")
+_BIDS = re.compile(r".*(_(dseg|probseg)|_label-.*)|sub-.*_mask")
+_ENDS = re.compile(rf"(?P<rest>.+)[-_. ]({_LABELS})")
+_BEGINS = re.compile(rf"({_LABELS})(?P<rest>[-_. ]?[0-9].*|)")
+
+
+def without_label_maps(found: Found, path: Path) -> Found:
+    """Return what lies below a folder with the label maps of data sets moved to what is skipped.
+
+    A label map is what the folder's dataset.json lists as one; what lies in `labelsTr`, or in a folder such as `labels`
+    beside one with images; what BIDS calls `_dseg`, `_mask` or `_label-`; and what is called as an image beside it is,
+    but for a word such as `seg` or `mask`. A file that is named itself is always a scan.
+
+    Args:
+        found: below the path.
+        path: a folder, an archive or a file.
+    """
+    candidates = [scan for scan in found.scans if scan.format in ("nifti", "itk", "picture")]
+    if path.is_file() and not has_ending(path, ARCHIVE_ENDINGS):
+        return found
+    listed = set(_listed(one.files[0] for one in found.skipped if one.files[0].name == "dataset.json"))
+    folders: set[PurePath] = {folder for scan in found.scans for folder in shown(scan.files[0]).parents}
+    names: dict[PurePath, set[str]] = {}
+    for scan in candidates:
+        names.setdefault(scan.files[0].parent, set()).add(scan.name.casefold())
+    reasons: dict[Scan, str] = {}
+    for scan in candidates:
+        file = scan.files[0]
+        if os.path.normpath(file) in listed:
+            reasons[scan] = "dataset.json lists it as a label map"
+        elif folder := _label_folder(shown(file), path, folders):
+            reasons[scan] = f"it lies in the folder {folder} of a data set"
+        elif _is_called_label_map(scan.name.casefold(), names[file.parent]):
+            reasons[scan] = "it has the name of one"
+    text = "looks like a label map ({}); name the file itself to segment it"
+    skipped = [
+        Skipped(scan.files, "skip.label_map", f"{scan.files[0].name} {text.format(reason)}")
+        for scan, reason in reasons.items()
+    ]
+    order = sorted((*found.skipped, *skipped), key=lambda one: one.files[0])
+    return Found(tuple(scan for scan in found.scans if scan not in reasons), tuple(order))
+
+
+def _listed(files: Iterable[Path]) -> Iterator[str]:
+    """The label maps, and not images, that lists of the Decathlon's and MONAI's kind name."""
+    for file in files:
+        try:
+            content: Any = json.loads(file.read_text(encoding="utf-8")) if _is_small(file) else None
+        except (OSError, ValueError, RecursionError):
+            continue
+        lists = [value for value in content.values() if isinstance(value, list)] if isinstance(content, dict) else []
+        entries = [entry for entries in lists for entry in entries if isinstance(entry, dict)]
+        labels, images = (set(_paths(entry.get(key) for entry in entries)) for key in ("label", "image"))
+        for name in labels - images:
+            yield os.path.normpath(file.parent / name)
+
+
+def _is_small(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size <= MAX_LIST_BYTES
+
+
+def _paths(values: Iterable[Any]) -> Iterator[str]:
+    for value in values:
+        for name in value if isinstance(value, list) else [value]:
+            if isinstance(name, str):
+                yield name.replace("\\", "/")
+
+
+def _label_folder(file: PurePath, root: PurePath, folders: set[PurePath]) -> str:
+    """The folder that makes a file a label map, as it is called; "" where none does."""
+    for folder in file.parents:
+        name = folder.name.casefold()
+        if _SURE_FOLDER.fullmatch(name):
+            return folder.name
+        if folder == root:
+            break
+        if _LABEL_FOLDER.fullmatch(name) and any(
+            other.parent == folder.parent and _IMAGE_FOLDER.fullmatch(other.name.casefold()) for other in folders
+        ):
+            return folder.name
+    return ""
+
+
+def _is_called_label_map(name: str, beside: set[str]) -> bool:
+    """Whether a name is a label map's, by itself or by those in the same folder."""
+    if _BIDS.fullmatch(name):
+        return True
+    patterns = []
+    if found := _ENDS.fullmatch(name):
+        patterns.append(rf"{re.escape(found['rest'])}([-_. ]({_IMAGES}))?")
+    if found := _BEGINS.fullmatch(name):
+        patterns.append(rf"({_IMAGES}){re.escape(found['rest'])}")
+    return any(re.fullmatch(pattern, other) for pattern in patterns for other in beside)
