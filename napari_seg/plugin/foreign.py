@@ -23,8 +23,8 @@ from napari_seg.plugin.placement import LAYER_AXES, METADATA_KEY, Placement
 from napari_seg.volume import Volume
 
 ADOPTED = "adopted"
-"""Key of `layer.metadata[METADATA_KEY]`: the layer came from elsewhere; "scan" where it lies on an open scan and has its
-grid, "transform" where its grid follows from its own transform."""
+"""Key of `layer.metadata[METADATA_KEY]`: the layer came from elsewhere; "scan": it lies on an open scan and has its grid;
+"transform": its grid follows from its own transform."""
 
 TRANSFORM_EVENTS = ("data", "scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 """Events of a layer after which its geometry is another."""
@@ -52,8 +52,8 @@ def adopt_image(layer: Image, others: Iterable[Layer]) -> None:
         others: the layers of the viewer.
 
     Raises:
-        InputError: `layer.dimensions`, `layer.colour`, `layer.type`, `layer.units`, `layer.no_voxel_size`, or the faults
-            of `Grid`: why the layer can't be used.
+        InputError: `layer.dimensions`, `layer.colour`, `layer.type`, `layer.units`, `layer.no_voxel_size`, or the
+            faults of `Grid`: why the layer can't be used.
     """
     if ADOPTED not in layer.metadata.get(METADATA_KEY, {ADOPTED: ""}):
         return
@@ -182,8 +182,8 @@ def _known_of(layer: Layer, others: Iterable[Layer]) -> dict[str, Any]:
         frame = told
     elif frame is None or not all(is_oriented(other) for other in others if METADATA_KEY in other.metadata):
         text = (
-            f"{layer.name!r} does not say how it lies in the patient; left and right are not known. Where the file is at "
-            "hand, open it with napari-seg"
+            f"{layer.name!r} does not say how it lies in the patient; left and right are not known. Open its file "
+            "with napari-seg to know them"
         )
         notices = (*notices, Notice("geometry.no_orientation", text))
         frame = np.eye(3) if frame is None else frame

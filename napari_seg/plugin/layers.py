@@ -204,8 +204,8 @@ def segmentation_of(labels: NDArray, settings: Mapping[str, Any]) -> Segmentatio
     if placement is None:
         raise OutputError(
             "output.no_geometry",
-            f"the layer {name!r} lies on no open scan and has no voxel size of its own; add labels with the scan selected, "
-            "or set the layer's scale and units='mm'",
+            f"the layer {name!r} lies on no open scan and has no voxel size of its own; add labels with the scan "
+            "selected, or set the layer's scale and units='mm'",
         )
     labels = np.asarray(labels)
     is_whole = labels.dtype.kind in "bu" or (labels.dtype.kind == "i" and labels.min(initial=0) >= 0)

@@ -47,8 +47,8 @@ class Placement:
     Attributes:
         native: the file's own grid.
         shown: the grid that the layer's array lies on; its axes grow towards I, P and L of the frame.
-        frame: (3, 3) orthogonal; its columns are the viewer's R, A and S axes in the patient's RAS+. A rotation, but for
-            layers of other programs whose axis labels name other directions.
+        frame: (3, 3) orthogonal; its columns are the viewer's R, A and S axes in the patient's RAS+. A rotation,
+            but for layers of other programs whose axis labels name other directions.
     """
 
     native: Grid
