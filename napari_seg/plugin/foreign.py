@@ -23,8 +23,8 @@ from napari_seg.plugin.placement import LAYER_AXES, METADATA_KEY, Placement
 from napari_seg.volume import Volume
 
 ADOPTED = "adopted"
-"""Key of `layer.metadata[METADATA_KEY]`: the layer came from elsewhere; "scan": it lies on an open scan and has its grid;
-"transform": its grid follows from its own transform."""
+"""Key of `layer.metadata[METADATA_KEY]` of a layer from elsewhere. "scan": the layer lies on an open scan and has its
+grid. "transform": the grid follows from the layer's own transform."""
 
 TRANSFORM_EVENTS = ("data", "scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 """Events of a layer after which its geometry is another."""
