@@ -52,7 +52,8 @@ def looked(model: StudyModel, path: Path) -> dict[str, Entry]:
 def test_a_study_is_a_tree_with_a_verdict_for_each(study: Path) -> None:
     model = StudyModel(Session(ViewerModel()))
     found = looked(model, study)
-    assert "copy_seg" not in found  # a result is no scan
+    result = found.pop("copy_seg.nii.gz")
+    assert (result.title, result.words) == ("segmentation of copy", "labels")  # a result is no scan
     copy = found["copy"]
     assert (copy.words, copy.size, copy.spacing, copy.folder) == ("ready", "20 × 26 × 14", "1.5 × 1.25 × 2.5", ".")
     assert copy.can_open
@@ -62,7 +63,7 @@ def test_a_study_is_a_tree_with_a_verdict_for_each(study: Path) -> None:
     assert found["notes.txt"].words.startswith("no scan")
     (series,) = [entry for entry in model.entries if entry.folder == "series"]
     assert series.can_open
-    assert "3 scans, 2 can be opened" in model.session.messages[0].text
+    assert "3 scans, 2 can be opened; 1 segmentation." in model.session.messages[0].text
 
 
 def test_a_series_is_opened_beside_the_first_scan(study: Path) -> None:

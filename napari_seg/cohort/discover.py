@@ -89,6 +89,11 @@ def is_result(path: Path) -> bool:
     return bool(ending) and stem.endswith(SUFFIX) and read_record(path.with_name(f"{stem}.json")) is not None
 
 
+def is_certainty_map(path: Path) -> bool:
+    """Return whether an earlier run wrote a map of certainty or a 2D image of its result, but not the label map."""
+    return is_result(path) and not (nifti_ending(path) and path.name.removesuffix(nifti_ending(path)).endswith(SUFFIX))
+
+
 def read_record(path: Path) -> dict[str, Any] | None:
     """Return what an earlier run wrote beside a label map; None if the file is missing or not ours."""
     try:

@@ -169,6 +169,18 @@ def references_of(path: Path, only: Sequence[str] = ()) -> References:
     return found
 
 
+def segment_names(path: Path) -> list[str]:
+    """Return the names of the structures of a segmentation or a structure set, each once.
+
+    Raises:
+        InputError: `file.*`, it is no DICOM file or damaged.
+    """
+    dataset = read_object(path, stop_before_pixels=True)
+    segments = [str(one.get("SegmentLabel") or "") for one in _items(dataset, "SegmentSequence")]
+    contours = [str(one.get("ROIName") or "") for one in _items(dataset, "StructureSetROISequence")]
+    return list(dict.fromkeys(name for name in (*segments, *contours) if name))
+
+
 def read_object(path: Path, *, stop_before_pixels: bool = False) -> Dataset:
     """Read a DICOM object, with or without the preamble of a file.
 

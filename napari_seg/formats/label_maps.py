@@ -15,7 +15,7 @@ import numpy as np
 from napari_seg.errors import InputError, OutputError
 from napari_seg.formats import ITK_ENDINGS, SEGMENTATION_ENDINGS, has_ending, nifti_ending, read
 from napari_seg.formats.decoders import read_apart
-from napari_seg.formats.dicom_reference import check_belonging
+from napari_seg.formats.dicom_reference import check_belonging, segment_names
 from napari_seg.formats.image2d import is_picture, read_label_picture
 from napari_seg.formats.proven import unproven
 from napari_seg.formats.surface import SURFACE_ENDINGS, write_surfaces
@@ -70,7 +70,7 @@ def _read_here(
         from napari_seg.formats.nrrd import read_seg_nrrd
 
         return read_seg_nrrd(path)
-    if nifti_ending(path) or (modality := _dicom_modality(path)) is None:
+    if nifti_ending(path) or (modality := dicom_modality(path)) is None:
         return _labels(read(path), path)
     if modality == "RTSTRUCT":
         from napari_seg.formats.dicom_rtstruct import read_rtstruct
@@ -90,6 +90,34 @@ def _read_here(
         found = on_grid(read_dicom_seg(path, only, grid), grid, path)
         return replace(found, notices=(*notices, *found.notices))
     return _labels(read(path), path)
+
+
+def read_label_maps(path: Path, grid: Grid | None = None, *, images: Sequence[Path] = ()) -> list[Segmentation]:
+    """Read a segmentation as one label map, or as several where its segments share voxels.
+
+    Args:
+        path: see `read_label_map`.
+        grid: see `read_label_map`.
+        images: see `read_label_map`.
+
+    Raises:
+        InputError: as of `read_label_map`; `labels.overlap` only where two segments of one name share voxels.
+    """
+    try:
+        return [read_label_map(path, grid, images=images)]
+    except InputError as error:
+        names = segment_names(path) if error.code == "labels.overlap" and dicom_modality(path) else []
+        if not names:
+            raise
+    maps: list[Segmentation] = []
+    for alone in (read_label_map(path, grid, (name,), images=images) for name in names):
+        free = next((n for n, one in enumerate(maps) if not np.any(alone.array.astype(bool) & (one.array > 0))), None)
+        if free is None:
+            maps.append(alone)
+            continue
+        array = np.maximum(maps[free].array, alone.array)
+        maps[free] = replace(maps[free], array=array, segments=(*maps[free].segments, *alone.segments))
+    return maps
 
 
 def write_label_map(
@@ -183,8 +211,8 @@ def named(segmentation: Segmentation) -> Segmentation:
     return Segmentation(segmentation.array, segmentation.grid, ordered, notices=segmentation.notices)
 
 
-def _dicom_modality(path: Path) -> str | None:
-    """What a DICOM file calls itself; None if it is no DICOM file, or a folder."""
+def dicom_modality(path: Path) -> str | None:
+    """Return the modality of a DICOM file; None for any other file, or a folder."""
     from napari_seg.formats.dicom_series import read_header
 
     if not path.is_file():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, NapariSegError, Notice
 from napari_seg.geometry import Grid
-from napari_seg.plugin.layers import frame_of, volume_of
+from napari_seg.plugin.layers import frame_of, is_dicom, volume_of
 from napari_seg.plugin.placement import LAYER_AXES, METADATA_KEY, Placement
 from napari_seg.volume import Volume
 
@@ -85,10 +86,10 @@ def adopt_labels(layer: Labels, others: Iterable[Layer]) -> None:
         kept = {key: known[key] for key in ("segments", "algorithm", "confidence") if key in known} if known else {}
         layer.metadata[METADATA_KEY] = {**_known_of(layer, others), **kept}
     elif not known.get("files"):
-        volumes = (volume_of(other) for other in others)
-        native = Grid(known["shape"], known["affine"])
-        files = next((volume.files for volume in volumes if volume is not None and volume.grid.matches(native)), ())
-        layer.metadata[METADATA_KEY] = {**known, "files": files}
+        volumes = [volume for other in others if (volume := volume_of(other)) is not None]
+        native, source = Grid(known["shape"], known["affine"]), known.get("source")
+        on = (volume.files for volume in volumes if volume.grid.matches(native) and not _is_other(source, volume))
+        layer.metadata[METADATA_KEY] = {**known, "files": next(on, ())}
 
 
 def labels_from(data: NDArray, settings: dict[str, Any]) -> Labels:
@@ -134,6 +135,18 @@ def lies_on(layer: Layer, other: Layer) -> bool:
     corners = np.array([*np.ndindex((2,) * layer.ndim)]) * (np.array(_shape_of(layer)) - 1)
     moved = corners @ (one - two)[:-1, :-1].T + (one - two)[:-1, -1]
     return bool(np.abs(moved).max() <= 1e-3)
+
+
+def _is_other(source: Path | None, volume: Volume) -> bool:
+    """Whether labels were read from a DICOM file that belongs to another scan."""
+    from napari_seg.formats.dicom_reference import belonging
+
+    if source is None or not is_dicom([source]):
+        return False
+    try:
+        return belonging(source, volume.files).relation == "other"
+    except InputError:
+        return False
 
 
 def _check_kind(layer: Image) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 from napari_seg.errors import ChoiceNeeded, InputError, NapariSegError
 from napari_seg.formats import ITK_ENDINGS, has_ending, nifti_ending
-from napari_seg.plugin.layers import LayerTuple, frame_of, image_layers, labels_layer, volume_of
-from napari_seg.plugin.placement import METADATA_KEY, place
-from napari_seg.plugin.records import made_by_in, record_of
-from napari_seg.volume import Segmentation, Volume
+from napari_seg.plugin.label_files import LabelMaps, holds_labels, label_layers, read_labels
+from napari_seg.plugin.layers import frame_of, image_layers, volume_of
+from napari_seg.plugin.placement import METADATA_KEY
+from napari_seg.volume import Volume
 
 _LOOKED_AT = 200
 
@@ -43,7 +43,10 @@ def read_layers(path: str | list[str]) -> list[Any]:
         if isinstance(found, NapariSegError):
             faults.append(found)
             continue
-        layers += image_layers(found, frame) if isinstance(found, Volume) else [_saved_labels(found, path, frame)]
+        if isinstance(found, Volume):
+            layers += image_layers(found, frame)
+        else:
+            layers += label_layers(found, found.path.name.partition(".")[0], frame)
         frame = layers[0][1]["metadata"][METADATA_KEY]["frame"]
         for notice in found.notices:
             show_warning(str(notice))
@@ -56,21 +59,17 @@ def read_layers(path: str | list[str]) -> list[Any]:
     return layers or [(None,)]
 
 
-def _read(path: Path | None, viewer: Any) -> Iterator[Volume | Segmentation | NapariSegError]:
+def _read(path: Path | None, viewer: Any) -> Iterator[Volume | LabelMaps | NapariSegError]:
     """Every scan that can be read, or the labels of a file that holds some; for each other what is wrong with it."""
-    from napari_seg.cohort.discover import is_result
     from napari_seg.formats import find
-    from napari_seg.formats.label_maps import named, read_label_map
 
     try:
         if path is None:
             raise InputError("input.several_files", "found several files; open them one by one, or their folder")
-        found = find(path)
-        holds_labels = not found.scans and [one.code for one in found.skipped] == ["skip.not_intensities"]
-        if path.is_file() and (holds_labels or is_result(path) or _has_record(path)):
-            shown = _scan_of(viewer)
-            yield named(read_label_map(path, shown.grid if shown else None, images=shown.files if shown else ()))
+        if path.is_file() and holds_labels(path):
+            yield read_labels(path, _scans_of(viewer))
             return
+        found = find(path)
         if not found.scans:
             raise InputError("input.none", f"found no scan at {path}; expected NIfTI, NRRD or DICOM files")
     except NapariSegError as fault:
@@ -83,28 +82,11 @@ def _read(path: Path | None, viewer: Any) -> Iterator[Volume | Segmentation | Na
             yield fault
 
 
-def _has_record(path: Path) -> bool:
-    """Whether a NIfTI file was saved as labels, told by the record beside it."""
-    from napari_seg.cohort.discover import read_record
-
-    record = read_record(record_of(path)) if nifti_ending(path) else None
-    return record is not None and "segments" in record
-
-
-def _scan_of(viewer: Any) -> Volume | None:
-    """Return the scan that is selected, or the last one: contours fill voxels only on a scan."""
+def _scans_of(viewer: Any) -> list[Volume]:
+    """Return the open scans, the selected one first, then the latest."""
     layers = [] if viewer is None else [*viewer.layers, viewer.layers.selection.active]
     volumes = [volume_of(layer) for layer in layers if layer is not None]
-    return next((volume for volume in reversed(volumes) if volume is not None), None)
-
-
-def _saved_labels(segmentation: Segmentation, path: str | list[str], frame: Any) -> LayerTuple:
-    name = _only(path)
-    assert name is not None
-    made_by = made_by_in(name)
-    answer = labels_layer(segmentation, place(segmentation.grid, frame), name.name.partition(".")[0], algorithm=made_by)
-    answer[1]["metadata"][METADATA_KEY]["from_file"] = True
-    return answer
+    return [volume for volume in reversed(volumes) if volume is not None]
 
 
 def _only(path: str | list[str]) -> Path | None:

@@ -64,6 +64,7 @@ class Session:
 
     Attributes:
         changed: emitted whenever the scan, the labels or the messages are others.
+        inserted: emitted with each layer that was added, once its place is known.
         scan: an image layer that knows where it lies in the patient; None while there is none.
         labels: a labels layer that does; None while there is none.
         messages: what there is to say of the last thing that was done.
@@ -72,6 +73,7 @@ class Session:
     """
 
     changed = Signal()
+    inserted = Signal(Layer)
 
     def __init__(self, viewer: ViewerModel) -> None:
         self._viewer = weakref.ref(viewer)  # a viewer that is closed must be gone
@@ -139,6 +141,7 @@ class Session:
         assert isinstance(layer, Layer)
         self._welcome(layer)
         self._follow()
+        self.inserted.emit(layer)
 
     def _welcome(self, layer: Layer) -> None:
         layer.events.name.connect(self._follow)

@@ -6,7 +6,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from napari.layers import Labels
+from napari.layers import Image, Labels
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
@@ -24,6 +24,7 @@ from superqt.utils import signals_blocked
 
 from napari_seg.plugin.controls import ask_file, box, button, in_background, number_item, row, swatch, table
 from napari_seg.plugin.exporting import KINDS, KindName, export, is_of_scan, obstacle, suggested_name, with_ending
+from napari_seg.plugin.label_files import has_grid_of, on_scan
 from napari_seg.plugin.session import Message, message_of
 from napari_seg.plugin.structures import Snapshot, Structure, StructuresModel, table_of
 
@@ -97,6 +98,22 @@ class StructuresTab(QWidget):
         take, end = self.model.take_comparison, self._end("compare")
         in_background(self, self.model.compare, snapshot, other, returned=take, errored=self._tell, finished=end)
 
+    def resample(self) -> None:
+        """Show the labels once more on the voxels of the scan, in a thread of its own."""
+        snapshot, scan = self.model.snapshot(), self.model.session.scan
+        assert snapshot is not None
+        assert scan is not None
+        self._busy.add("resample")
+        done, end = partial(self._on_resampled, snapshot, scan), self._end("resample")
+        in_background(self, on_scan, snapshot, scan, returned=done, errored=self._tell, finished=end)
+
+    def _on_resampled(self, snapshot: Snapshot, scan: Image, layer: Labels) -> None:
+        layer.name = f"{layer.name} on {scan.name}"
+        table_of(layer).edits += 1  # it lies nowhere else
+        self.model.session.viewer.add_layer(layer)
+        text = f"Resampled on {scan.name} by the nearest voxel: volumes may differ a little from {snapshot.layer.name}."
+        self.model.session.say(Message("info", text))
+
     def ask_export(self, kind: KindName) -> None:
         """Asks where to, then exports."""
         layer, session = self.model.session.labels, self.model.session
@@ -155,10 +172,12 @@ class StructuresTab(QWidget):
             action.triggered.connect(lambda *_, kind=kind: self.ask_export(kind))
             self._export_actions[kind] = action
         self._export_button.setMenu(self._export_menu)
+        self._resample_button = button("", "Show the labels on the voxels of the scan, as a new layer.", self.resample)
         layout = QVBoxLayout(self)
         layout.addWidget(self._labels_box)
         layout.addWidget(self._hint)
         layout.addWidget(self._table, 1)
+        layout.addWidget(self._resample_button)
         layout.addLayout(row(self._previous_button, self._next_button))
         layout.addLayout(row(self._compare_button, self._export_button))
         self._labels_box.currentIndexChanged.connect(self._on_labels_chosen)
@@ -255,6 +274,10 @@ class StructuresTab(QWidget):
         has_rows = self._table.rowCount() > 0
         for widget in (self._previous_button, self._next_button):
             widget.setEnabled(has_rows)
+        scan = session.scan
+        self._resample_button.setVisible(scan is not None and layer is not None and not has_grid_of(layer, scan))
+        self._resample_button.setText("" if scan is None else f"Resample on {scan.name}")
+        self._resample_button.setEnabled("resample" not in self._busy)
         self._compare_button.setEnabled(layer is not None and "compare" not in self._busy)
         self._export_button.setEnabled(layer is not None and "export" not in self._busy)
         for kind, action in self._export_actions.items():

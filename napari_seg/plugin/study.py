@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from napari.layers import Layer
+from napari.layers import Image, Labels, Layer
 from numpy.typing import NDArray
 from psygnal import Signal
 
+from napari_seg.cohort.discover import SUFFIX
 from napari_seg.errors import ChoiceNeeded, InputError
 from napari_seg.formats import Reading, find
-from napari_seg.plugin.layers import VOLUME_MARK, frame_of, holds, image_layers, in_frame, layer_of
+from napari_seg.plugin.label_files import (
+    are_labels,
+    can_move,
+    holds_labels,
+    kind_of,
+    label_layers,
+    on_scan,
+    read_labels,
+    scan_index,
+    waits_for,
+)
+from napari_seg.plugin.layers import VOLUME_MARK, frame_of, holds, image_layers, in_frame, layer_of, volume_of
 from napari_seg.plugin.session import Message, Session, message_of
+from napari_seg.plugin.structures import Snapshot
 
 if TYPE_CHECKING:
     from napari_seg.formats import Scan
     from napari_seg.formats.verdict import Verdict
+    from napari_seg.volume import Volume
 
 WORDS = {"process": "ready", "warn": "ready, with a doubt", "refuse": "can't be used", "skip": "no scan"}
 """What a verdict is called for a person."""
@@ -35,6 +49,8 @@ class Entry:
         folder: where it lies, relative to what was chosen.
         volumes: from how many volumes a person must choose one; 0 where there is nothing to choose.
         is_tilted: whether its slices must be shifted onto a straight grid.
+        labels: file of a segmentation or of contours; None of a scan.
+        scan_name: what the scan is called to which the labels belong; "" where that is not known.
     """
 
     verdict: Verdict
@@ -42,12 +58,30 @@ class Entry:
     folder: str
     volumes: int = 0
     is_tilted: bool = False
+    labels: Path | None = None
+    scan_name: str = ""
 
     @property
     def can_open(self) -> bool:
         """Whether it can be shown, at least once a person has chosen how."""
+        if self.labels is not None:
+            return True
         is_fit = self.verdict.verdict in ("process", "warn") or self.volumes > 0 or self.is_tilted
         return self.scan is not None and is_fit
+
+    @property
+    def can_be_labels(self) -> bool:
+        """Whether its values may be labels: of a format that does not tell scans from label maps."""
+        is_image = self.scan is not None and self.scan.format in ("nifti", "itk", "picture")
+        return is_image and self.labels is None and self.can_open
+
+    @property
+    def title(self) -> str:
+        """Return what a person calls it, as its layer is called."""
+        if self.labels is not None:
+            what = "contours" if self.verdict.modality == "RTSTRUCT" else "segmentation"
+            return f"{what} of {self.scan_name}" if self.scan_name else self.verdict.name
+        return self.verdict.name
 
     def reading(self, volume: int) -> Reading:
         """How it is read once a person has chosen.
@@ -72,6 +106,8 @@ class Entry:
     def words(self) -> str:
         """The verdict for a person."""
         verdict = self.verdict
+        if self.labels is not None:
+            return "labels" if self.scan_name else "labels; their scan is not in this folder"
         if self.volumes:
             return f"{self.volumes} volumes: choose one below{', tilted' if self.is_tilted else ''}"
         if self.is_tilted:
@@ -82,7 +118,7 @@ class Entry:
 def entries(path: Path) -> Iterator[Entry]:
     """What lies below a path, one by one: each scan is read in full, because only that tells; not in the main thread.
 
-    Results of earlier runs are left out.
+    Segmentations, contours and results of earlier runs come after the scans, each with the scan to which it belongs.
 
     Args:
         path: a file or a folder.
@@ -90,17 +126,41 @@ def entries(path: Path) -> Iterator[Entry]:
     Raises:
         InputError: `input.missing`, the path does not exist; `file.unreadable`, a folder may not be opened.
     """
-    from napari_seg.cohort.discover import is_result
+    from napari_seg.cohort.discover import is_certainty_map
     from napari_seg.formats.archive import shown
     from napari_seg.formats.verdict import verdict_of, verdict_of_skipped
 
-    found = find(path, passing_over=is_result)
+    found = find(path, passing_over=is_certainty_map)
     root = path if path.is_dir() else path.parent
-    for scan in found.scans:
+    labels = [scan.files[0] for scan in found.scans if scan.format == "nifti" and holds_labels(scan.files[0])]
+    scans = [scan for scan in found.scans if scan.files[0] not in labels]
+    for scan in scans:
         verdict, folder = verdict_of(scan), _folder(scan.files[0], root)
         yield Entry(verdict, scan, folder, verdict.choices, verdict.option == "resample_tilt")
     for skipped in found.skipped:
-        yield Entry(verdict_of_skipped(skipped), None, _folder(shown(skipped.files[0]), root))
+        if are_labels(skipped):
+            labels.append(skipped.files[0])
+        else:
+            yield Entry(verdict_of_skipped(skipped), None, _folder(shown(skipped.files[0]), root))
+    for file in labels:
+        yield _labels_entry(file, scans, root)
+
+
+def _labels_entry(file: Path, scans: Sequence[Scan], root: Path) -> Entry:
+    """The row of a file of labels."""
+    from napari_seg.formats.archive import shown
+    from napari_seg.formats.verdict import Verdict
+
+    kind = kind_of(file)
+    if kind in ("SEG", "RTSTRUCT"):
+        number = scan_index(file, [scan.files for scan in scans])
+    else:
+        stem = file.name.removesuffix(kind).removesuffix(SUFFIX)
+        number = next((n for n, scan in enumerate(scans) if scan.name == stem), None)
+    name = "" if number is None else scans[number].name
+    place = shown(file)
+    verdict = Verdict(str(place), place.name, 1, "process", modality=kind)
+    return Entry(verdict, None if number is None else scans[number], _folder(place, root), labels=file, scan_name=name)
 
 
 def _folder(file: Path, root: Path) -> str:
@@ -126,6 +186,7 @@ class StudyModel:
         self.path: Path | None = None
         self.entries: list[Entry] = []
         self.is_looking = False
+        session.inserted.connect(self._on_inserted)
 
     def begin(self, path: Path) -> Iterator[Entry]:
         """What to go through in a thread; each entry goes to `add`, and the end is told to `end`."""
@@ -144,18 +205,42 @@ class StudyModel:
         if not self.is_looking:
             return
         self.is_looking = False
-        scans = [entry for entry in self.entries if entry.scan is not None]
+        scans = [entry for entry in self.entries if entry.scan is not None and entry.labels is None]
+        count = sum(entry.labels is not None for entry in self.entries)
         ready = sum(entry.can_open for entry in scans)
         if error is not None:
             self.session.say(message_of(error))
-        elif not scans:
+        elif not scans and not count:
             self.session.say(
                 Message("warning", "There is no scan: expected NIfTI, NRRD, MetaImage, DICOM or pictures.")
             )
         else:
-            text = f"{len(scans)} scan{'s' * (len(scans) != 1)}, {ready} can be opened. Double-click one."
+            found = f"{len(scans)} scan{'s' * (len(scans) != 1)}, {ready} can be opened"
+            labels = f"; {count} segmentation{'s' * (count != 1)}" if count else ""
+            text = f"{found}{labels}. Double-click one."
             self.session.say(Message("info", text))
         self.changed.emit()
+
+    def scans(self) -> list[Volume]:
+        """Return the open scans, the selected one first."""
+        layers = [layer for layer in [self.session.scan, *reversed(self.session.scans)] if layer is not None]
+        return [volume for layer in dict.fromkeys(layers) if (volume := volume_of(layer)) is not None]
+
+    def _on_inserted(self, scan: Layer) -> None:
+        """Put labels that were opened before their scan on its grid, if they keep every voxel there."""
+        viewer = self.session.viewer
+        if not isinstance(scan, Image) or volume_of(scan) is None:
+            return
+        for labels in [layer for layer in viewer.layers if isinstance(layer, Labels) and waits_for(layer, scan)]:
+            if can_move(labels, scan):
+                moved = on_scan(Snapshot.of(labels), scan)
+                moved.visible, place = labels.visible, viewer.layers.index(labels)
+                viewer.layers.remove(labels)
+                viewer.layers.insert(place, moved)
+                viewer.layers.move(viewer.layers.index(scan), place)  # below its labels
+            else:
+                text = f"{labels.name} belongs to {scan.name} but lies on other voxels: see Resample in Structures."
+                self.session.say(Message("warning", text))
 
     def frame(self) -> NDArray | None:
         """The frame that the next scan is shown in."""
@@ -175,12 +260,43 @@ class StudyModel:
         layers = [layer_of(one) for one in image_layers(volume, frame)]
         return layers, tuple(f"{n.message} ({n.code})" for n in volume.notices)
 
+    @staticmethod
+    def read_labels(
+        entry: Entry, path: Path, scans: Sequence[Volume], frame: NDArray | None
+    ) -> tuple[list[Layer], tuple[str, ...]]:
+        """Return the layers of a file of labels, for `show`; takes a while, so not in the main thread.
+
+        Contours fill voxels only on a scan: theirs is read too, where it is not open.
+
+        Args:
+            entry: the row.
+            path: the file.
+            scans: the open scans, the selected one first.
+            frame: the viewer's frame.
+
+        Raises:
+            NapariSegError: it can't be read.
+        """
+        layers: list[Layer] = []
+        doubts: tuple[str, ...] = ()
+        is_open = scan_index(path, [scan.files for scan in scans]) is not None
+        if kind_of(path) == "RTSTRUCT" and not is_open and entry.scan is not None:
+            layers, doubts = StudyModel.read(replace(entry, labels=None), Reading(), frame)
+            volume = volume_of(layers[0])
+            assert volume is not None
+            scans, frame = [volume], frame_of(layers)
+        found = read_labels(path, scans)
+        name = entry.title if entry.scan_name else entry.verdict.name.partition(".")[0]
+        layers += [layer_of(one) for one in label_layers(found, name, frame)]
+        return layers, (*doubts, *(f"{n.message} ({n.code})" for n in found.notices))
+
     def show(self, answer: tuple[list[Layer], tuple[str, ...]]) -> None:
         """Adds the layers of a scan, and goes there if it lies elsewhere than what is in the picture."""
         layers, doubts = answer
         viewer = self.session.viewer
-        for layer in in_frame(layers, self.frame()):  # another scan may have come first
-            viewer.add_layer(layer)
+        images = [layer for layer in layers if not isinstance(layer, Labels)]
+        for layer in [*in_frame(images, self.frame()), *(one for one in layers if isinstance(one, Labels))]:
+            viewer.add_layer(layer)  # another scan may have come first
         if layers and not holds(layer, viewer.dims.point[-3:]):
             axes = range(viewer.dims.ndim - 3, viewer.dims.ndim)
             viewer.dims.set_point(axes, np.mean(layer.extent.world, axis=0))

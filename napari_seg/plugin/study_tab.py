@@ -11,6 +11,7 @@ from superqt import QElidingLabel
 from superqt.utils import WorkerBase
 
 from napari_seg.plugin.controls import ask_file, ask_folder, button, in_background, row
+from napari_seg.plugin.session import message_of
 from napari_seg.plugin.study import Entry, StudyModel
 
 if TYPE_CHECKING:
@@ -45,12 +46,15 @@ class StudyTab(QWidget):
         self._volume_label = QLabel()
         self._volume_box = QSpinBox(toolTip="Which of the volumes (times, echoes, directions), counted from 0.")
         self._open_button = button("Show series", "Load the chosen series into the window.", self._open_chosen)
+        self._labels_button = button(
+            "Open as labels", "The file holds a label map: show it as labels, not as a scan.", self._open_as_labels
+        )
         layout = QVBoxLayout(self)
         layout.addLayout(row(self._folder_button, self._file_button))
         layout.addWidget(self._path)
         layout.addWidget(self._tree, 1)
         layout.addLayout(row(self._volume_label, self._volume_box))
-        layout.addWidget(self._open_button)
+        layout.addLayout(row(self._open_button, self._labels_button))
         self._tree.itemDoubleClicked.connect(lambda item, _: self._open_item(item))
         self._tree.itemSelectionChanged.connect(self._refresh_choice)
         model.changed.connect(self._refresh)
@@ -81,12 +85,24 @@ class StudyTab(QWidget):
 
     def open(self, entry: Entry) -> None:
         """Loads a series in a thread of its own, read as is chosen, and shows it."""
+        if entry.labels is not None:
+            self.open_labels(entry, entry.labels)
+            return
         reading = entry.reading(self._volume_box.value())
+        self._load(partial(self.model.fail, entry), self.model.read, entry, reading, self.model.frame())
+
+    def open_labels(self, entry: Entry, path: Path) -> None:
+        """Load a file of labels in a thread of its own, and show it."""
+        self._load(self._tell, self.model.read_labels, entry, path, self.model.scans(), self.model.frame())
+
+    def _tell(self, error: Exception) -> None:
+        self.model.session.say(message_of(error))
+
+    def _load(self, fail: Callable[[Exception], None], work: Callable[..., Any], *args: object) -> None:
         self._loading = True
         self._refresh_choice()
-        fail = partial(self.model.fail, entry)
         told: dict[str, Any] = {"returned": self.model.show, "errored": fail, "finished": self._on_loaded}
-        in_background(self, self.model.read, entry, reading, self.model.frame(), **told)
+        in_background(self, work, *args, **told)
 
     def close_worker(self) -> None:
         """Ends the look at its next series."""
@@ -109,6 +125,12 @@ class StudyTab(QWidget):
     def _open_chosen(self) -> None:
         for item in self._tree.selectedItems():
             self._open_item(item)
+
+    def _open_as_labels(self) -> None:
+        for item in self._tree.selectedItems():
+            entry = item.data(0, Qt.ItemDataRole.UserRole)
+            if entry is not None and entry.can_be_labels and not self._loading:
+                self.open_labels(entry, entry.scan.files[0])
 
     def _open_item(self, item: QTreeWidgetItem) -> None:
         entry = item.data(0, Qt.ItemDataRole.UserRole)
@@ -151,7 +173,10 @@ class StudyTab(QWidget):
         if volumes:
             self._volume_label.setText(f"Volume, 0 to {volumes - 1}")
             self._volume_box.setMaximum(volumes - 1)
-        words = "Straighten and show" if entry is not None and entry.is_tilted else "Show series"
+        is_labels, is_tilted = (False, False) if entry is None else (entry.labels is not None, entry.is_tilted)
+        words = "Show labels" if is_labels else "Straighten and show" if is_tilted else "Show series"
+        self._labels_button.setVisible(entry is not None and entry.can_be_labels)
+        self._labels_button.setEnabled(not self._loading)
         self._open_button.setEnabled(entry is not None and not self._loading)
         self._open_button.setText("Loading …" if self._loading else words)
 
@@ -159,7 +184,7 @@ class StudyTab(QWidget):
         verdict = entry.verdict
         mark = _MARKS["warn" if entry.can_open and verdict.verdict == "refuse" else verdict.verdict]
         for column, text in enumerate(
-            (verdict.name, f"{mark} {entry.words}", verdict.modality, entry.size, entry.spacing)
+            (entry.title, f"{mark} {entry.words}", verdict.modality, entry.size, entry.spacing)
         ):
             item.setText(column, text)
             item.setToolTip(column, f"{verdict.name}: {entry.words}" + (f" ({verdict.code})" if verdict.code else ""))
