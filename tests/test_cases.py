@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from napari_seg.cli import main
+from napari_seg.errors import InputError
 from napari_seg.formats import read
 from napari_seg.formats.label_maps import read_label_map
 
@@ -49,3 +50,27 @@ def test_a_segmentation_without_preamble(cases: Path) -> None:
 
 
 # training and evaluation
+
+
+# plugin
+
+
+def test_labels_of_another_scan_in_the_plugin(cases: Path) -> None:
+    pytest.importorskip("napari")
+    from napari_seg.plugin.label_files import read_labels
+
+    folder = cases / "rtstruct_other_scan"
+    own, other = read(folder / "scanA"), read(folder / "scanB")
+    assert read_labels(folder / "segA.dcm", [other]).scan is None
+    with pytest.raises(InputError, match="another frame of reference"):
+        read_labels(folder / "rs_of_A.dcm", [other])
+    for name in ("segA.dcm", "rs_of_A.dcm"):
+        assert read_labels(folder / name, [other, own]).scan is own
+
+
+def test_a_label_map_that_crashes_its_decoder_in_the_plugin(cases: Path) -> None:
+    pytest.importorskip("napari")
+    from napari_seg.plugin.label_files import read_labels
+
+    with pytest.raises(InputError):
+        read_labels(cases / "hostile" / "label_map_that_crashes_itk.nrrd", [])
