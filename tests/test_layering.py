@@ -16,7 +16,7 @@ PACKAGE = ROOT / "napari_seg"
 # floor by floor, the ground first: a room may import from its own floor or from below
 FLOORS = [
     {"errors"},
-    {"apart", "geometry", "postprocessing"},
+    {"apart", "geometry", "memory", "postprocessing"},
     {"volume"},
     {"formats", "evaluation"},
     {"bundle"},
@@ -32,7 +32,7 @@ OWNERS = {
     "nibabel": {"formats"},
     "torch": {"inference", "planning"},
     "openvino": {"inference"},
-    "psutil": {"inference", "plugin"},
+    "psutil": {"inference", "memory", "plugin"},
     "monai": {"inference", "planning"},
     "segnets": {"planning"},
     "SimpleITK": {"formats", "localise"},

@@ -1,17 +1,36 @@
-"""Images that SimpleITK reads: NRRD and MetaImage."""
+"""NRRD and MetaImage: SimpleITK understands the geometry in their headers; the pixels are read here.
+
+SimpleITK leaves memory as it finds it where a compressed stream is too short, and crashes on some headers. It is given
+a header without pixels, made of the lines of the file's header that tell of geometry.
+"""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice
+from napari_seg.formats.voxels import (
+    DEFLATE_LIMIT,
+    Inflated,
+    bunzipped,
+    check_finite,
+    check_room,
+    fill,
+    native,
+    read_to_end,
+    rest_notices,
+    stream_faults,
+)
 from napari_seg.geometry import Grid
 from napari_seg.volume import Volume
 
@@ -19,10 +38,17 @@ if TYPE_CHECKING:
     from SimpleITK import Image, ImageFileReader
 
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_HEADER_BYTES = 1 << 16
-_CHUNK_BYTES = 1 << 22
-_COMPRESSION_LIMIT = 1032
-"""Deflate turns no byte into more than this many; a header that claims more is not true."""
+
+_MAX_HEADER_BYTES = 1 << 23
+
+_ENCODINGS = {"gz": "gzip", "bz2": "bzip2", "txt": "text", "ascii": "text"}
+"""Other words for NRRD's encodings."""
+
+_PIXEL_FIELDS = {"datafile", "encoding", "byteskip", "lineskip", "elementdatafile", "compresseddata", "headersize"}
+"""Lines of headers that tell where the pixels are and how they are packed, and nothing of geometry."""
+
+_DOMAIN_KINDS = {"domain", "space", "time", "none", "???"}
+"""Kinds of NRRD's axes along which a voxel lies; the others count the numbers of a voxel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,22 +56,25 @@ class ItkImage:
     """An image as it stands in a file.
 
     Attributes:
-        array: (C, I, J, K), read-only.
+        array: (C, I, J, K).
         grid: where (I, J, K) lies.
-        words: what the file says beside.
+        words: keys and values that an NRRD file holds besides its fields.
+        notices: doubts about the file.
     """
 
     array: NDArray
     grid: Grid
     words: dict[str, str]
+    notices: tuple[Notice, ...] = ()
 
 
 def read_itk(files: Sequence[Path]) -> Volume:
-    """The one volume in an NRRD or MetaImage file, (1, I, J, K) in the type of the file.
+    """Read the one volume in an NRRD or MetaImage file, (1, I, J, K) in the type of the file.
 
     Raises:
-        InputError: `file.*`, it is damaged or its pixels lie in a file elsewhere; `data.*`, not one scalar, finite,
+        InputError: `file.*`, it is damaged or its pixels lie elsewhere; `data.*`, not one scalar, finite,
             three-dimensional image; `geometry.*`.
+        EnvironmentFault: `environment.memory`, it does not fit.
     """
     (path,) = files
     image = read_image(path)
@@ -56,60 +85,26 @@ def read_itk(files: Sequence[Path]) -> Volume:
         )
     if image.grid.shape[2] == 1:
         raise InputError("data.2d", f"{path.name} holds one slice of {image.grid.shape[:2]}; expected a volume")
-    if image.array.dtype.kind == "f" and not np.isfinite([image.array.min(), image.array.max()]).all():
-        count = int(np.count_nonzero(~np.isfinite(image.array)))
-        raise InputError(
-            "data.nonfinite",
-            f"{path.name} has {count} voxels of {image.array.size} that are NaN or infinite; replace them by numbers "
-            "first",
-        )
-    notices: tuple[Notice, ...] = ()
-    if not _read_header(path).words.keys() & {"space", "transformmatrix", "orientation", "rotation"}:
-        text = f"{path.name} does not say how it lies in the patient; left and right are guesses"
-        notices = (Notice("geometry.no_orientation", text),)
-    return Volume(image.array, image.grid, path.name.removesuffix(path.suffix), files=(path,), notices=notices)
+    check_finite(image.array, path)
+    name = path.name.removesuffix(path.suffix)
+    return Volume(image.array, image.grid, name, files=(path,), notices=image.notices)
 
 
 def read_image(path: Path) -> ItkImage:
-    """Any NRRD or MetaImage of three dimensions.
+    """Read any NRRD or MetaImage of three dimensions.
 
     Raises:
-        InputError: `file.*`, `data.not_scalar`, `data.4d` and the like, `geometry.shear`.
+        InputError: `file.*`, `data.not_scalar`, `data.4d` and the like, `geometry.*`.
+        EnvironmentFault: `environment.memory`, it does not fit.
     """
-    import SimpleITK
-
     header = _read_header(path)
-    _check_own_pixels(header, path)
-    _check_zipped(header, path)
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.SetImageIO("NrrdImageIO" if path.suffix.lower() in (".nrrd", ".nhdr") else "MetaImageIO")
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise _unreadable(path, error) from None
-    sizes = [*reader.GetSize()]
-    while len(sizes) > 3 and sizes[-1] == 1:
-        sizes.pop()
-    if len(sizes) > 3:
-        text = f"{path.name} has shape {tuple(sizes)}; expected one volume of three dimensions"
-        raise InputError(f"data.{len(sizes)}d", f"{text}; save the wanted one alone")
-    _check_claim(reader, path)
-    reader.SetExtractSize([*reader.GetSize()[:3], *([0] * (reader.GetDimension() - 3))])
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise _unreadable(path, error) from None
-    array = SimpleITK.GetArrayFromImage(image)
-    if array.dtype.kind not in "iuf":
-        raise InputError("data.not_scalar", f"{path.name} holds complex numbers; expected one number a voxel")
-    if image.GetNumberOfComponentsPerPixel() == 1:
-        array = array[..., None]
-    channels = array.T  # (..., J, I, C) before
-    while channels.ndim < 4:
-        channels = channels[..., None]
-    words = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
-    return ItkImage(channels, _grid(image, channels.shape[1:]), words)
+    layout = _layout(header, path)
+    array, rest = _read_pixels(header, layout, path)
+    notices = rest_notices(rest, path)
+    if not header.fields.keys() & {"space", "transformmatrix", "orientation", "rotation"}:
+        text = f"{path.name} does not say how it lies in the patient; left and right are guesses"
+        notices = (Notice("geometry.no_orientation", text), *notices)
+    return ItkImage(array, layout.grid, header.words, notices)
 
 
 def to_itk(array: NDArray, grid: Grid) -> Image:
@@ -124,104 +119,293 @@ def to_itk(array: NDArray, grid: Grid) -> Image:
     return image
 
 
-def _grid(image: Image, shape: tuple[int, ...]) -> Grid:
-    dimension = image.GetDimension()
-    affine = np.eye(4)
-    directions = np.reshape(image.GetDirection(), (dimension, dimension))
-    affine[:dimension, :dimension] = directions * np.array(image.GetSpacing())
-    affine[:dimension, 3] = image.GetOrigin()
-    i, j, k = shape
-    return Grid((i, j, k), _RAS_FROM_LPS @ affine)
+# headers
 
 
 @dataclass(frozen=True)
 class _Header:
-    """The words at the beginning of a file.
+    """The text at the beginning of a file.
 
     Attributes:
-        words: in lower case and without spaces.
-        beside: the file that holds the pixels, as it is named; "" where they follow.
-        size: bytes of the header.
+        is_nrrd: otherwise it is MetaImage.
+        fields: name in lower case and without spaces -> value.
+        words: keys and values that are no fields.
+        parts: the files that hold the pixels, as they are named; empty if the pixels follow the header.
+        size: in bytes.
+        geometry: a header that tells the same of geometry and type, and nothing of pixels.
     """
 
-    words: dict[str, str]
-    beside: str
-    size: int
+    is_nrrd: bool
+    fields: dict[str, str] = field(default_factory=dict)
+    words: dict[str, str] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
+    size: int = 0
+    geometry: bytes = b""
 
 
 def _read_header(path: Path) -> _Header:
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEADER_BYTES)
-    except OSError as error:
-        raise InputError("file.unreadable", f"{path.name} can't be read: {error.strerror}") from error
+    with stream_faults(path), path.open("rb") as file:
+        head = file.read(_MAX_HEADER_BYTES)
     if not head:
         raise InputError("file.empty", f"{path.name} has 0 bytes; copy or export it again")
-    mark = ":" if path.suffix.lower() in (".nrrd", ".nhdr") else "="
-    words, beside, size = {}, "", 0
-    for line in head.split(b"\n"):
+    is_nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
+    if is_nrrd and not re.match(rb"NRRD\d{4}\r?\n", head):
+        raise InputError("file.bad_header", f"{path.name} is no NRRD file, whatever its name says")
+    fields, words, geometry = dict[str, str](), dict[str, str](), list[bytes]()
+    lines, size, has_end = head.split(b"\n"), 0, False
+    for number, line in enumerate(lines):
         size += len(line) + 1
-        key, _, value = line.decode("latin-1").strip().partition(mark)
-        key = key.replace(" ", "").lower()
-        words[key] = value.replace(" ", "").lower()
-        if key in ("datafile", "elementdatafile"):
-            beside = "" if value.strip().upper() == "LOCAL" else value.strip()
-        if key == "elementdatafile" or (not key and mark == ":"):  # the last line of MetaImage's and NRRD's header
+        text = line.strip().decode("utf-8", "surrogateescape")
+        name, mark, value = text.partition(":" if is_nrrd else "=")
+        name = name.replace(" ", "").replace("\t", "").lower()
+        if not text and is_nrrd:
+            has_end = True
             break
-    else:
-        if len(head) == _HEADER_BYTES or mark == "=":
-            raise InputError("file.bad_header", f"{path.name} has a header without end; it is damaged")
-    return _Header(words, beside, size)
+        if is_nrrd and value.startswith("="):
+            key, _, value = line.strip().decode("utf-8", "replace").partition(":=")
+            words[key] = value.replace("\\n", "\n").replace("\\\\", "\\")
+        elif not text.startswith("#"):
+            if mark:
+                fields[name] = value.strip()
+            if name not in _PIXEL_FIELDS:
+                geometry.append(line.strip())
+            if name == "elementdatafile" or (name == "datafile" and _is_list(value)):
+                has_end = True
+                break
+    if not has_end and (len(head) == _MAX_HEADER_BYTES or not is_nrrd):
+        raise InputError("file.bad_header", f"{path.name} has a header without end; it is damaged")
+    named = fields.get("datafile" if is_nrrd else "elementdatafile", "")
+    listed = [text for line in lines[number + 1 :] if (text := line.strip().decode("utf-8", "surrogateescape"))]
+    parts = () if not named or named.upper() == "LOCAL" else _parts(named, listed, path)
+    geometry += [b"encoding: raw", b"", b""] if is_nrrd else [b"ElementDataFile = LOCAL", b""]
+    return _Header(is_nrrd, fields, words, parts, size, b"\n".join(geometry))
 
 
-def _check_own_pixels(header: _Header, path: Path) -> None:
-    """A header may name any file of this machine as its pixels; one in its own folder is meant."""
-    named = header.beside
-    if named and (named.split()[0].upper() == "LIST" or Path(named).is_absolute() or Path(named).name != named):
-        text = f"{path.name} names pixels outside of its own folder, or many files; expected one file beside it"
-        raise InputError("file.outside", text)
+def _is_list(value: str) -> bool:
+    return value.split()[:1] in (["LIST"], ["list"], ["List"])
 
 
-def _check_zipped(header: _Header, path: Path) -> None:
-    """Whether zipped pixels are whole: SimpleITK gives zeros for what is missing."""
-    if header.words.get("encoding") in ("gzip", "gz"):
-        window_bits = zlib.MAX_WBITS + 16  # a stream of gzip, with a checksum at its end
-    elif header.words.get("compresseddata") == "true":
-        window_bits = zlib.MAX_WBITS
-    else:
-        return
-    stream = zlib.decompressobj(window_bits)
-    try:
-        with (path.with_name(header.beside) if header.beside else path).open("rb") as file:
-            file.seek(0 if header.beside else header.size)
-            while not stream.eof and (chunk := file.read(_CHUNK_BYTES)):
-                while chunk and not stream.eof:  # some at a time, however well it is compressed
-                    stream.decompress(chunk, _CHUNK_BYTES)
-                    chunk = stream.unconsumed_tail
-    except zlib.error as error:
-        text = f"{path.name} was damaged: its zip check fails ({error}); copy or export it again"
-        raise InputError("file.bad_checksum", text) from error
-    except OSError as error:
-        raise InputError("file.unreadable", f"the pixels of {path.name} can't be read: {error.strerror}") from error
-    if not stream.eof:
-        raise InputError("file.truncated", f"{path.name} was cut short: its zip stream has no end; copy it again")
+def _parts(named: str, listed: Sequence[str], path: Path) -> tuple[str, ...]:
+    """The names of the files that hold the pixels: one, those of a list, or those of a numbered pattern."""
+    if _is_list(named):
+        return tuple(listed)
+    pattern = re.fullmatch(r"(\S.*?%0?\d*d\S*)\s+(-?\d+)\s+(-?\d+)(?:\s+(-?\d+))?(?:\s+\d+)?", named)
+    if pattern is None or "%" in pattern[1].replace("%", "", 1) or _beside(path, named) is not None:
+        return (named,)
+    first, last, step = int(pattern[2]), int(pattern[3]), int(pattern[4] or 1)
+    numbers = range(first, last + (1 if step > 0 else -1), step or 1)
+    if not 0 < len(numbers) <= _MAX_HEADER_BYTES:
+        raise InputError("file.bad_header", f"{path.name} names its pixel files by numbers that make no sense")
+    return tuple(pattern[1] % number for number in numbers)
 
 
-def _check_claim(reader: ImageFileReader, path: Path) -> None:
-    """What a header claims must be possible for the file, before memory is taken for it."""
+@dataclass(frozen=True)
+class _Layout:
+    """How the numbers of a file become an array.
+
+    Attributes:
+        sizes: of the axes in the file, the fastest first.
+        range_axis: the one that counts the numbers of a voxel; None if there is one number.
+        dtype: of a number, in the file's byte order.
+        grid: of the voxels.
+    """
+
+    sizes: tuple[int, ...]
+    range_axis: int | None
+    dtype: np.dtype
+    grid: Grid
+
+
+def _layout(header: _Header, path: Path) -> _Layout:
     import SimpleITK
 
-    pixel = SimpleITK.GetPixelIDValueAsString(reader.GetPixelID())
-    bits = next((n for n in (64, 32, 16, 8) if str(n) in pixel), 64)
-    claimed = int(np.prod(reader.GetSize(), dtype=object)) * reader.GetNumberOfComponents() * bits // 8
-    files = (
-        [path, *(p for p in path.parent.glob(f"{path.stem}.*") if p != path)]
-        if path.suffix in (".nhdr", ".mhd")
-        else [path]
-    )
-    size = sum(file.stat().st_size for file in files)
-    if claimed > size * _COMPRESSION_LIMIT:
-        raise InputError("file.bad_header", f"{path.name} has {size} bytes, but its header claims {claimed}")
+    with tempfile.TemporaryDirectory(prefix="napari-seg-") as folder:
+        copy = Path(folder, f"header{path.suffix.lower()}")
+        copy.write_bytes(header.geometry)
+        reader = SimpleITK.ImageFileReader()
+        reader.SetFileName(str(copy))
+        reader.SetImageIO("NrrdImageIO" if header.is_nrrd else "MetaImageIO")
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError as error:
+            raise _unreadable(path, error) from None
+    sizes, components = [int(n) for n in reader.GetSize()], int(reader.GetNumberOfComponents())
+    kind = SimpleITK.GetPixelIDValueAsString(reader.GetPixelID())
+    number = re.search(r"(\d+)-bit (signed|unsigned|float)", kind)
+    if number is None or "complex" in kind:
+        raise InputError("data.not_scalar", f"{path.name} holds complex numbers; expected one number a voxel")
+    letter = {"signed": "i", "unsigned": "u", "float": "f"}[number[2]]
+    dtype = np.dtype(f"{'>' if _is_big_endian(header) else '<'}{letter}{int(number[1]) // 8}")
+    spatial = list(sizes)
+    while len(spatial) > 3 and spatial[-1] == 1:
+        spatial.pop()
+    if len(spatial) > 3:
+        text = f"{path.name} has shape {tuple(spatial)}; expected one volume of three dimensions"
+        raise InputError(f"data.{len(spatial)}d", f"{text}; save the wanted one alone")
+    grid = _grid(reader, spatial)
+    if components == 1:
+        return _Layout(tuple(sizes), None, dtype, grid)
+    axis = _range_axis(header, components) if header.is_nrrd else 0
+    if axis is None:
+        raise InputError("data.not_scalar", f"{path.name} does not say which axis counts the numbers of a voxel")
+    return _Layout((*sizes[:axis], components, *sizes[axis:]), axis, dtype, grid)
+
+
+def _range_axis(header: _Header, components: int) -> int | None:
+    sizes, kinds = header.fields.get("sizes", "").split(), header.fields.get("kinds", "").split()
+    found = [n for n, kind in enumerate(kinds) if kind.lower() not in _DOMAIN_KINDS]
+    if not found:
+        directions = re.findall(r"none|\([^)]*\)", header.fields.get("spacedirections", ""), re.IGNORECASE)
+        found = [n for n, direction in enumerate(directions) if direction.lower() == "none"]
+    return found[0] if len(found) == 1 and sizes[found[0] : found[0] + 1] == [str(components)] else None
+
+
+def _is_big_endian(header: _Header) -> bool:
+    if header.is_nrrd:
+        return header.fields.get("endian", "little").lower() == "big"
+    return _is_true(header.fields.get("binarydatabyteordermsb") or header.fields.get("elementbyteordermsb"))
+
+
+def _is_true(value: str | None) -> bool:
+    return (value or "").lower() in ("true", "t", "1", "yes", "y")
+
+
+def _grid(reader: ImageFileReader, sizes: Sequence[int]) -> Grid:
+    dimension = reader.GetDimension()
+    kept = min(dimension, 3)
+    affine = np.eye(4)
+    directions = np.reshape(reader.GetDirection(), (dimension, dimension))
+    affine[:kept, :kept] = (directions * np.array(reader.GetSpacing()))[:kept, :kept]
+    affine[:kept, 3] = reader.GetOrigin()[:kept]
+    i, j, k = (*sizes, 1, 1)[:3]
+    return Grid((i, j, k), _RAS_FROM_LPS @ affine)
+
+
+# pixels
+
+
+def _read_pixels(header: _Header, layout: _Layout, path: Path) -> tuple[NDArray, int]:
+    """The array (C, I, J, K), and how many bytes the files hold behind it."""
+    files = [_pixel_file(path, named) for named in header.parts] or [path]
+    count = prod(layout.sizes)
+    claimed = count * layout.dtype.itemsize
+    size = sum(file.stat().st_size for file in files) - (0 if header.parts else header.size)
+    encoding = _encoding(header, path)
+    limit = {"raw": 1, "gzip": DEFLATE_LIMIT, "text": layout.dtype.itemsize, "hex": 1}.get(encoding, claimed)
+    if claimed > max(size, 0) * limit or count % len(files):
+        text = (
+            f"{path.name} has {max(size, 0)} bytes of pixels in {len(files)} file(s), but its header claims {claimed}"
+        )
+        raise InputError("file.bad_header", f"{text}; it is cut or damaged; copy or export it again")
+    check_room(layout.sizes, layout.dtype, layout.dtype, path.name)
+    flat = np.empty(count, layout.dtype)
+    rest, each = 0, count // len(files)
+    for number, file in enumerate(files):
+        room = flat[number * each : (number + 1) * each]
+        start = 0 if header.parts else header.size
+        with stream_faults(file), file.open("rb") as stored:
+            stored.seek(_start(header, stored, start, room.nbytes))
+            if encoding in ("text", "hex"):
+                rest += _fill_from_text(room, stored, encoding, file)
+                continue
+            with _decoded(stored, encoding, file) as stream:
+                if header.is_nrrd and encoding != "raw":
+                    stream.read(max(_number(header, "byteskip"), 0))
+                fill(room.view(np.uint8).data, stream, file)
+                rest += read_to_end(stream, claimed, file)
+    array = native(flat).reshape(layout.sizes, order="F")
+    array = array[None] if layout.range_axis is None else np.moveaxis(array, layout.range_axis, 0)
+    return array.reshape(len(array), *layout.grid.shape, order="F"), rest
+
+
+def _encoding(header: _Header, path: Path) -> str:
+    if header.is_nrrd:
+        named = header.fields.get("encoding", "").lower()
+        encoding = _ENCODINGS.get(named, named)
+        if encoding not in ("raw", "gzip", "bzip2", "text", "hex"):
+            raise InputError("file.bad_header", f"{path.name} has encoding {named!r}; expected raw, gzip or bzip2")
+        return encoding
+    if "binarydata" in header.fields and not _is_true(header.fields["binarydata"]):
+        return "text"
+    return "gzip" if _is_true(header.fields.get("compresseddata")) else "raw"
+
+
+def _start(header: _Header, stored: IO[bytes], start: int, count: int) -> int:
+    """The byte of a file at which its stream of pixels begins."""
+    stored.seek(start)
+    for _ in range(min(_number(header, "lineskip"), _MAX_HEADER_BYTES)):
+        if not stored.readline(_MAX_HEADER_BYTES):
+            break
+    start, skip = stored.tell(), _number(header, "byteskip") if header.is_nrrd else _number(header, "headersize")
+    if skip < 0:  # the last bytes of the file
+        return max(stored.seek(0, 2) - count, start)
+    return start + (skip if not header.is_nrrd or _encoding(header, Path()) == "raw" else 0)
+
+
+def _number(header: _Header, name: str) -> int:
+    value = header.fields.get(name, "0")
+    return int(value) if re.fullmatch(r"-?\d{1,15}", value) else 0
+
+
+@contextmanager
+def _decoded(stored: IO[bytes], encoding: str, path: Path) -> Iterator[IO[bytes]]:
+    if encoding == "gzip":
+        yield Inflated(stored)  # type: ignore[misc]
+    elif encoding == "bzip2":
+        with bunzipped(stored, path) as stream:
+            yield stream
+    else:
+        yield stored
+
+
+def _fill_from_text(room: NDArray, stored: IO[bytes], encoding: str, path: Path) -> int:
+    """Fill an array with numbers that are written out, and return how many bytes follow."""
+    try:
+        if encoding == "hex":
+            values = np.frombuffer(bytes.fromhex(stored.read().decode("ascii")), room.dtype)
+        else:
+            values = np.array(stored.read().split()).astype(room.dtype)
+    except ValueError:
+        raise InputError("file.bad_header", f"{path.name} holds pixels that are no {encoding}; it is damaged") from None
+    if len(values) < len(room):
+        raise InputError("file.truncated", f"{path.name} was cut short: {len(values)} of {len(room)} voxels are there")
+    room[:] = values[: len(room)]
+    return (len(values) - len(room)) * room.itemsize
+
+
+def _pixel_file(path: Path, named: str) -> Path:
+    """A file that a header names as its pixels, which must lie in the header's folder or below it."""
+    found = _beside(path, named)
+    if found is None:
+        shown = PurePosixPath(named.replace("\\", "/")).name
+        raise InputError(
+            "file.bad_header", f"{path.name} names {shown} as its pixels, which is missing; put it into the same folder"
+        )
+    return found
+
+
+def _beside(path: Path, named: str) -> Path | None:
+    """The file of a name in a header, by its spelling there, with back-slashes, or in another case; None if none is.
+
+    Raises:
+        InputError: `file.outside`, it lies neither in the header's folder nor below it.
+    """
+    folder = path.parent.resolve()
+    for text in dict.fromkeys((named, named.replace("\\", "/"))):
+        if "\0" in text:
+            continue
+        target = (folder / text).parent.resolve() / PurePosixPath(text).name
+        if not target.is_relative_to(folder) or re.match("[A-Za-z]:", text):
+            raise InputError(
+                "file.outside", f"{path.name} names pixels outside of its own folder; put the file into the same folder"
+            )
+        if target.is_file():
+            return target
+        if target.parent.is_dir():
+            alike = [file for file in target.parent.iterdir() if file.name.casefold() == target.name.casefold()]
+            if len(alike) == 1 and alike[0].is_file():
+                return alike[0]
+    return None
 
 
 def _unreadable(path: Path, error: RuntimeError) -> InputError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
@@ -21,17 +20,32 @@ from numpy.typing import NDArray
 from napari_seg.errors import ChoiceNeeded, InputError, Notice, OutputError
 from napari_seg.formats import nifti_ending, pair_ending
 from napari_seg.formats.proven import unproven
+from napari_seg.formats.voxels import (
+    DEFLATE_LIMIT,
+    check_finite,
+    check_room,
+    fill,
+    native,
+    read_to_end,
+    rest_notices,
+    stream_faults,
+    truncated,
+)
 from napari_seg.geometry import Grid
 from napari_seg.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
 
-_CHUNK_BYTES = 1 << 22
-_GZIP_LIMIT = 1032
-"""Deflate turns no byte into more than this many; a header that claims more is not true."""
-
 _NOT_INTENSITIES = {1005: "matrices", 1007: "vectors", 1008: "points", 1009: "triangles", 1010: "quaternions"}
+_MAX_EXCESS = 1e-6
+"""What rounding may add to the length of a quaternion; it turns the scan by 0.1 degrees at most."""
+
+_MAX_EXCESS_BESIDE_SFORM = 1e-2
+
+_PIXDIM_TOLERANCE = 0.01
+"""Relative difference between the voxel sizes of sform and pixdim above which they contradict each other."""
+
 _MM_OF_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 
 
@@ -120,27 +134,28 @@ def _load(path: Path, volume: int | None = None) -> tuple[NDArray, Grid, tuple[N
         notices = (Notice("geometry.no_orientation", text),)
     first = _data_offset(header, head, least=0 if body != head else header.sizeof_hdr)
     slope, intercept = _scaling(header, head)
-    image_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    image_bytes = prod(shape) * dtype.itemsize
     claimed = first + count * image_bytes
     with _opened(body) as (stream, is_zipped):
         size = body.stat().st_size
-        if claimed > size * _GZIP_LIMIT:
+        if claimed > size * DEFLATE_LIMIT:
             raise InputError("file.bad_header", f"{body.name} has {size} bytes, but its header claims {claimed}")
         if claimed > size and not is_zipped:
-            raise _truncated(body, f"{size} of {claimed} bytes are there")
+            raise truncated(body, f"{size} of {claimed} bytes are there")
+        wanted = np.dtype(np.float32) if (slope, intercept) != (1, 0) else dtype
+        check_room(shape, dtype, wanted, body.name)
         stream.seek(first + (volume or 0) * image_bytes)
-        array = _read_array(stream, shape, dtype, body)
-        _read_to_end(stream, claimed, body)
+        array = np.empty(shape, dtype, order="F")
+        fill(array.ravel(order="F").view(np.uint8).data, stream, body)
+        behind = (count - 1 - (volume or 0)) * image_bytes
+        rest = read_to_end(stream, claimed, body) - behind
+    if rest < 0:
+        raise truncated(body, f"{-rest} of {claimed} bytes are missing")
+    array = native(array)
     if (slope, intercept) != (1, 0):
         array = _rescaled(array, slope, intercept)
-    # The extremes are NaN or infinite where any voxel is, and cost no array of their own.
-    if array.dtype.kind == "f" and not np.isfinite([array.min(), array.max()]).all():
-        wrong = int(np.count_nonzero(~np.isfinite(array)))
-        raise InputError(
-            "data.nonfinite",
-            f"{path.name} has {wrong} voxels of {array.size} that are NaN or infinite; replace them by numbers first",
-        )
-    return array, grid, notices
+    check_finite(array, path)
+    return array, grid, (*notices, *rest_notices(rest, body))
 
 
 def _stem(path: Path) -> str:
@@ -170,27 +185,18 @@ def _parts(path: Path) -> tuple[Path, Path]:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[IO[bytes], bool]]:
     """The file's bytes, unzipped if they are zipped, and whether they are."""
-    try:
-        if not path.is_file():
-            raise InputError("file.unreadable", f"{path.name} is no file, or a link that leads nowhere")
-        with open(path, "rb") as plain:
-            magic = plain.read(2)
-            if not magic:
-                raise InputError("file.empty", f"{path.name} has 0 bytes; copy or export it again")
-            plain.seek(0)
-            if magic == b"\x1f\x8b":
-                with gzip.GzipFile(fileobj=plain) as stream:
-                    yield stream, True  # type: ignore[misc]
-            else:
-                yield plain, False
-    except EOFError as error:
-        raise _truncated(path, "its gzip stream has no end") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(
-            "file.bad_checksum", f"{path.name} was damaged: its gzip check fails ({error}); copy or export it again"
-        ) from error
-    except OSError as error:
-        raise InputError("file.unreadable", f"{path.name} can't be read: {error.strerror or error}") from error
+    if not path.is_file():
+        raise InputError("file.unreadable", f"{path.name} is no file, or a link that leads nowhere")
+    with stream_faults(path), open(path, "rb") as plain:
+        magic = plain.read(2)
+        if not magic:
+            raise InputError("file.empty", f"{path.name} has 0 bytes; copy or export it again")
+        plain.seek(0)
+        if magic == b"\x1f\x8b":
+            with gzip.GzipFile(fileobj=plain) as stream:
+                yield stream, True  # type: ignore[misc]
+        else:
+            yield plain, False
 
 
 def _read_header(stream: IO[bytes], path: Path) -> tuple[Nifti1Header, bool]:
@@ -210,7 +216,7 @@ def _read_header(stream: IO[bytes], path: Path) -> tuple[Nifti1Header, bool]:
             if block[:4] != size.to_bytes(4, order):
                 continue
             if len(block) < size:
-                raise _truncated(path, f"{len(block)} bytes of a header of {size} are there")
+                raise truncated(path, f"{len(block)} bytes of a header of {size} are there")
             if block[place] == magic:
                 return kind(block[:size], endianness=endianness, check=False), False
             if kind is Nifti1Header and pair_ending(path) and block[place][:1] != b"n":
@@ -291,12 +297,13 @@ def _grid(header: Nifti1Header, shape: tuple[int, int, int], path: Path) -> tupl
     """Where the header puts the image, in mm, and doubts about it."""
     from nibabel.spatialimages import HeaderDataError
 
+    _mend_qform(header)
     # Corrupt headers overflow in nibabel's quaternion arithmetic; what comes of it is judged by Grid.
     with np.errstate(all="ignore"):
         try:
             sform, _ = header.get_sform(coded=True)
             qform, _ = header.get_qform(coded=True)
-            fallback = header.get_base_affine()
+            fallback = header.get_base_affine() if sform is None and qform is None else None
         except (HeaderDataError, ValueError) as error:
             raise InputError("file.bad_header", f"{path.name} has an unusable orientation: {error}") from error
     notices = []
@@ -317,7 +324,39 @@ def _grid(header: Nifti1Header, shape: tuple[int, int, int], path: Path) -> tupl
                 f"{path.name} gives two places for the scan: its sform and qform lie up to {gap_mm:.3g} mm apart; "
                 "expected at most half a voxel; correct one, or set its code to 0",
             )
+    if sform is not None:
+        notices += _pixdim_notices(header, grid, _MM_OF_UNIT[unit], path)
     return grid, tuple(notices)
+
+
+def _mend_qform(header: Nifti1Header) -> None:
+    """Correct in place what the standard allows to be read, and nibabel does not.
+
+    A pixdim[0] of 0 means 1. A quaternion that rounding made longer than 1 has no real part. Beside an sform more of
+    that is accepted, because both are compared.
+    """
+    if header["pixdim"][0] == 0:
+        header["pixdim"][0] = 1
+    fields = ("quatern_b", "quatern_c", "quatern_d")
+    length = float(np.linalg.norm([np.float64(header[field]) for field in fields]))
+    if 1 < length <= 1 + (_MAX_EXCESS_BESIDE_SFORM if header["sform_code"] > 0 else _MAX_EXCESS):
+        for field in fields:
+            header[field] = header[field] / (length * (1 + 1e-7))
+
+
+def _pixdim_notices(header: Nifti1Header, grid: Grid, mm: float, path: Path) -> list[Notice]:
+    """Return a doubt if the voxel sizes of the sform and of pixdim differ, as no qform was there to be compared."""
+    sizes_mm = np.abs(header["pixdim"][1:4].astype(np.float64)) * mm
+    if not np.isfinite(sizes_mm).all() or not sizes_mm.all():  # it does not give any
+        return []
+    if np.allclose(sizes_mm, grid.spacing_mm, rtol=_PIXDIM_TOLERANCE, atol=0):
+        return []
+    by_sform, by_pixdim = (" x ".join(f"{n:.4g}" for n in sizes) for sizes in (grid.spacing_mm, sizes_mm))
+    text = (
+        f"{path.name} gives two voxel sizes: its sform {by_sform} mm ({1000 * grid.voxel_ml:.4g} mm3 a voxel), its pixdim "
+        f"{by_pixdim} mm ({np.prod(sizes_mm):.4g} mm3 a voxel); the sform is used, so check volumes against the scanner's"
+    )
+    return [Notice("geometry.pixdim_conflict", text)]
 
 
 def _widest_gap_mm(affine: NDArray[Any], grid: Grid) -> float:
@@ -327,38 +366,9 @@ def _widest_gap_mm(affine: NDArray[Any], grid: Grid) -> float:
     return float(np.linalg.norm(corners - grid.corners_mm, axis=1).max())
 
 
-def _read_array(stream: IO[bytes], shape: tuple[int, int, int], dtype: np.dtype, path: Path) -> NDArray:
-    array = np.empty(shape, dtype, order="F")
-    room = array.ravel(order="F").view(np.uint8).data
-    done = 0
-    while done < len(room):
-        count = stream.readinto(room[done : done + _CHUNK_BYTES])  # type: ignore[attr-defined]
-        if not count:
-            raise _truncated(path, f"{done} of {len(room)} bytes of voxels are there")
-        done += count
-    if not dtype.isnative:
-        array = array.byteswap(inplace=True).view(dtype.newbyteorder("="))
-    if dtype.kind == "f" and dtype.itemsize > 8:
-        array = array.astype(np.float64)
-    return array
-
-
-def _read_to_end(stream: IO[bytes], claimed: int, path: Path) -> None:
-    """Reads what follows the voxels: only at its end does a gzip stream prove to be whole."""
-    rest = 0
-    while chunk := stream.read(_CHUNK_BYTES):
-        rest += len(chunk)
-        if rest > claimed + (1 << 20):
-            raise InputError("file.bad_header", f"{path.name} goes on far behind the last voxel that its header names")
-
-
 def _rescaled(array: NDArray, slope: float, intercept: float) -> NDArray[np.float32]:
     answer = np.empty(array.shape, np.float32, order="F")
     with np.errstate(over="ignore"):  # what overflows float32 is found as infinite and refused
         for k in range(array.shape[2]):
             answer[..., k] = array[..., k] * np.float64(slope) + intercept
     return answer
-
-
-def _truncated(path: Path, found: str) -> InputError:
-    return InputError("file.truncated", f"{path.name} was cut short: {found}; copy or export it again")

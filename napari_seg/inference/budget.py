@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from math import prod
-from pathlib import Path
 
 import torch
 
@@ -27,11 +26,9 @@ from napari_seg.inference.cells import LOGITS_AT_ONCE
 from napari_seg.inference.decide import POINT_BYTES, VOXELS_AT_ONCE
 from napari_seg.inference.dry_run import NetworkCost
 from napari_seg.inference.windows import Triple, Windows
+from napari_seg.memory import SAFE_SHARE, describe_bytes, free_bytes, held_bytes
 
 log = logging.getLogger(__name__)
-
-SAFE_SHARE = 0.8
-"""Of the memory that is free, what a segmentation may take if nobody says otherwise."""
 
 MARGIN = 1.1
 """Of what is predicted of torch: convolution libraries keep weights and scratch of their own."""
@@ -49,52 +46,9 @@ def _times(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def describe_bytes(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
-
-
-def free_bytes(root: Path = Path("/")) -> int:
-    """Memory that this process may still take: what the system has free, within the limits of its control groups.
-
-    Args:
-        root: where /proc and /sys lie.
-    """
-    import psutil
-
-    free = psutil.virtual_memory().available
-    try:
-        groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
-    except OSError:  # not Linux
-        return free
-    for _, controllers, path in groups:
-        if controllers not in ("", "memory"):
-            continue
-        top = root / "sys/fs/cgroup" / controllers
-        names = (
-            ("memory.max", "memory.current") if not controllers else ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        )
-        group = top / path.lstrip("/")
-        for folder in (group, *(parent for parent in group.parents if parent.is_relative_to(top))):
-            try:
-                most, used = (int((folder / name).read_text()) for name in names)
-                kept = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            except (OSError, ValueError):  # a group without a limit, or one that a container does not show
-                continue
-            # what was read from files is given up when memory is wanted
-            free = min(free, max(most - used + int(kept.get("inactive_file", 0)), 0))
-    return free
-
-
 def default_budget() -> int:
     """What this process may hold in all if nobody says otherwise: what it holds, and a safe share of what is free."""
     return held_bytes() + int(SAFE_SHARE * free_bytes())
-
-
-def held_bytes() -> int:
-    """Resident memory of this process."""
-    import psutil
-
-    return psutil.Process().memory_info().rss
 
 
 def give_back() -> None:
