@@ -30,6 +30,7 @@ class Reading(TypedDict, total=False):
 
     volume: int | None
     resample_tilt: bool
+    memory_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -55,40 +56,52 @@ class Scan:
 
         return str(shown(self.files[0].parent if self.format == "dicom" else self.files[0]))
 
-    def read(self, volume: int | None = None, *, resample_tilt: bool = False, channels: int | None = None) -> Volume:
-        """The scan's intensities on their grid.
+    def read(
+        self,
+        volume: int | None = None,
+        *,
+        resample_tilt: bool = False,
+        channels: int | None = None,
+        memory_bytes: int | None = None,
+    ) -> Volume:
+        """Read the scan's intensities on their grid, in a process of its own: what crashes or hangs costs this scan.
 
         Args:
             volume: which one, counted from 0, of a scan that holds several; None: there must be one.
             resample_tilt: shift the slices of a tilted gantry onto a straight grid; otherwise they are refused.
             channels: that are wanted of a picture: 1, in grey, or 3, in colours; None: as many as it has.
+            memory_bytes: what this process and the reading may hold together; None: a safe share of the free memory.
 
         Raises:
             InputError: it can't be read, or is not a regular volume.
+            EnvironmentFault: `environment.memory`, its header claims more than fits.
         """
-        if self.format == "nifti":
-            from napari_seg.formats.nifti import read_nifti
+        from napari_seg.formats.decoders import Read, read_apart
 
-            return read_nifti(self.files[0], volume)
-        if self.format == "itk":
-            from napari_seg.formats.decoders import read_apart
+        read: Read[Volume]
+        if self.format == "nifti":
+            from napari_seg.formats.nifti import read_nifti_files
+
+            read = partial(read_nifti_files, volume=volume)
+        elif self.format == "itk":
             from napari_seg.formats.itk import read_itk
 
-            return read_apart(read_itk, self.files)
-        if self.format == "picture":
-            from napari_seg.formats.decoders import read_apart
+            read = read_itk
+        elif self.format == "picture":
             from napari_seg.formats.image2d import read_one_picture
 
-            return read_apart(partial(read_one_picture, channels=channels), self.files)
-        if self.format == "archive":
+            read = partial(read_one_picture, channels=channels)
+        elif self.format == "dicom":
+            from napari_seg.formats.dicom import read_series
+
+            read = partial(read_series, volume=volume, resample_tilt=resample_tilt, apart=False)
+        else:
             from napari_seg.formats.archive import unpacked
 
             unpacked(self.files[0])  # raises again what is wrong with it
             text = f"{self.files[0].name} lies in an archive itself; unpack it first"
             raise InputError("archive.nested", text)
-        from napari_seg.formats.dicom import read_series
-
-        return read_series(self.files, volume, resample_tilt=resample_tilt)
+        return read_apart(read, self.files, memory_bytes=memory_bytes)
 
 
 @dataclass(frozen=True)

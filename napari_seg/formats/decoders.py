@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TypeVar
 
 from napari_seg.apart import Ended, Mistake, OwnProcess
 from napari_seg.errors import InputError
+from napari_seg.memory import SAFE_SHARE, describe_bytes, free_bytes, held_bytes, limited_to
 from napari_seg.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -21,8 +23,8 @@ SECONDS_AT_LEAST = 60.0
 BYTES_A_SECOND = 1 << 20
 """A decoder that is slower than this, after its first minute, is taken to hang."""
 
-MEMORY_SHARE = 0.8
-"""Of the machine's memory, what a decoder may take."""
+LIBRARY_BYTES = 1 << 30
+"""Address space that a reader's libraries take, more than memory."""
 
 Found = TypeVar("Found")
 
@@ -31,24 +33,33 @@ Read = Callable[[Sequence[Path]], Found]
 _DECODERS = OwnProcess()
 
 
-def read_apart(read: Read[Found], files: Sequence[Path], seconds: float | None = None) -> Found:
+def read_apart(
+    read: Read[Found], files: Sequence[Path], seconds: float | None = None, memory_bytes: int | None = None
+) -> Found:
     """What a reader makes of files, in a process of its own.
 
     Args:
         read: a function of a module, so that the other process finds it.
         files: what it is given.
         seconds: after which it is ended; None: as many as any decoder should need.
+        memory_bytes: what this process and the reading may hold together; None: a safe share of the free memory.
 
     Raises:
         InputError: what the reader raises; `file.crashes_reader`; `file.too_slow`; `file.too_large`.
+        EnvironmentFault: `environment.memory`, what the header claims does not fit.
     """
     if seconds is None:
-        seconds = SECONDS_AT_LEAST + sum(file.stat().st_size for file in files) / BYTES_A_SECOND
+        seconds = SECONDS_AT_LEAST + sum(map(_size, files)) / BYTES_A_SECOND
     name, named = files[0].name, {file.absolute(): file for file in files}
-    large = f"{name} claims more memory than this machine has; it is damaged, or needs a larger machine"
-    crashes = f"{name} makes its decoder crash: it is damaged; export it again"
+    limit = _address_limit()
+    limited = (
+        "" if limit is None else f", or the limit on address space ({describe_bytes(limit)}, ulimit -v) is too low"
+    )
+    large = f"{name} needs more memory than may be used: it is damaged, or needs a larger machine{limited}"
+    crashes = f"{name} makes its decoder crash: it is damaged{limited}; export it again"
+    room = None if memory_bytes is None else memory_bytes - held_bytes()
     try:
-        found: Found = _DECODERS.run(_read_limited, read, list(named), seconds=seconds)
+        found: Found = _DECODERS.run(_read_limited, read, list(named), room, seconds=seconds)
     except MemoryError:
         raise InputError("file.too_large", large) from None
     except Ended as ended:
@@ -59,23 +70,49 @@ def read_apart(read: Read[Found], files: Sequence[Path], seconds: float | None =
         log.debug("a decoder failed: %s\n%s", mistake.kind, mistake.places)
         raise InputError("file.crashes_reader", crashes) from None
     if isinstance(found, Volume):
-        return replace(found, files=tuple(named[file] for file in found.files))
+        return replace(found, files=tuple(named.get(file, file) for file in found.files))
     return found
 
 
-def _read_limited(read: Read[Found], files: Sequence[Path]) -> Found:
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # its reader says what is wrong
+        return 0
+
+
+def _read_limited(read: Read[Found], files: Sequence[Path], room: int | None) -> Found:
     """Reads where a header's claim ends in a `MemoryError` and not in the death of whatever the system chooses."""
-    _limit_memory()
-    return read(files)
+    free = int(SAFE_SHARE * free_bytes())
+    room = free if room is None else min(room, free)
+    _limit_address_space(max(room, 0) + LIBRARY_BYTES)
+    with limited_to(room):
+        return read(files)
 
 
-@cache
-def _limit_memory() -> None:
+def _address_limit() -> int | None:
+    """The limit on address space that this process was given, such as by `ulimit -v`; None without one."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    limits = [limit for limit in resource.getrlimit(resource.RLIMIT_AS) if limit != resource.RLIM_INFINITY]
+    return min(limits, default=None)
+
+
+_limit_at_start = cache(_address_limit)
+
+
+def _limit_address_space(more_bytes: int) -> None:
+    """Let this process take so much more, within the limit that it was given; it is the first to go if memory ends."""
     if sys.platform != "linux":
         return
     import resource
 
-    page = os.sysconf("SC_PAGE_SIZE")
-    held = int(Path("/proc/self/statm").read_text().split()[0]) * page
-    limit = held + int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * page)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    given = _limit_at_start()
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    limit = held + more_bytes if given is None else min(held + more_bytes, given)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")

@@ -152,8 +152,8 @@ def _read_header(path: Path) -> _Header:
     if is_nrrd and not re.match(rb"NRRD\d{4}\r?\n", head):
         raise InputError("file.bad_header", f"{path.name} is no NRRD file, whatever its name says")
     fields, words, geometry = dict[str, str](), dict[str, str](), list[bytes]()
-    lines, size, has_end = head.split(b"\n"), 0, False
-    for number, line in enumerate(lines):
+    lines, size, has_end = iter(head.split(b"\n")), 0, False
+    for line in lines:
         size += len(line) + 1
         text = line.strip().decode("utf-8", "surrogateescape")
         name, mark, value = text.partition(":" if is_nrrd else "=")
@@ -175,7 +175,7 @@ def _read_header(path: Path) -> _Header:
     if not has_end and (len(head) == _MAX_HEADER_BYTES or not is_nrrd):
         raise InputError("file.bad_header", f"{path.name} has a header without end; it is damaged")
     named = fields.get("datafile" if is_nrrd else "elementdatafile", "")
-    listed = [text for line in lines[number + 1 :] if (text := line.strip().decode("utf-8", "surrogateescape"))]
+    listed = [text for line in lines if (text := line.strip().decode("utf-8", "surrogateescape"))]
     parts = () if not named or named.upper() == "LOCAL" else _parts(named, listed, path)
     geometry += [b"encoding: raw", b"", b""] if is_nrrd else [b"ElementDataFile = LOCAL", b""]
     return _Header(is_nrrd, fields, words, parts, size, b"\n".join(geometry))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -69,6 +69,11 @@ def read_nifti(path: str | os.PathLike[str], volume: int | None = None) -> Volum
         raise InputError("data.2d", f"{path.name} holds one slice of {grid.shape[:2]}; expected a volume")
     files = tuple(dict.fromkeys(_parts(path)))
     return Volume(array[None], grid, name=_stem(path), files=files, notices=notices)
+
+
+def read_nifti_files(files: Sequence[Path], volume: int | None = None) -> Volume:
+    """`read_nifti` of the first of some files, as `read_apart` expects it."""
+    return read_nifti(files[0], volume)
 
 
 def is_nifti(path: Path) -> bool:
@@ -351,10 +356,13 @@ def _pixdim_notices(header: Nifti1Header, grid: Grid, mm: float, path: Path) -> 
         return []
     if np.allclose(sizes_mm, grid.spacing_mm, rtol=_PIXDIM_TOLERANCE, atol=0):
         return []
-    by_sform, by_pixdim = (" x ".join(f"{n:.4g}" for n in sizes) for sizes in (grid.spacing_mm, sizes_mm))
+    by_sform, by_pixdim = (
+        f"{' x '.join(f'{n:.4g}' for n in sizes)} mm ({np.prod(sizes):.4g} mm3 a voxel)"
+        for sizes in (grid.spacing_mm, sizes_mm)
+    )
     text = (
-        f"{path.name} gives two voxel sizes: its sform {by_sform} mm ({1000 * grid.voxel_ml:.4g} mm3 a voxel), its pixdim "
-        f"{by_pixdim} mm ({np.prod(sizes_mm):.4g} mm3 a voxel); the sform is used, so check volumes against the scanner's"
+        f"{path.name} gives two voxel sizes: its sform {by_sform}, its pixdim {by_pixdim}; the sform is used; check "
+        "which one is right before you trust a volume"
     )
     return [Notice("geometry.pixdim_conflict", text)]
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from napari_seg.errors import ChoiceNeeded, InputError
+from napari_seg.errors import ChoiceNeeded, NapariSegError
 from napari_seg.formats import Reading, Scan, Skipped, find
 from napari_seg.formats.archive import shown
 from napari_seg.formats.data_sets import without_label_maps
@@ -83,7 +83,7 @@ def verdict_of(scan: Scan, reading: Reading | None = None) -> Verdict:
         volume = scan.read(**(reading or {}))
     except ChoiceNeeded as error:
         return _refused(scan, error.code, error.message, error.option, error.count)
-    except InputError as error:
+    except NapariSegError as error:
         return _refused(scan, error.code, error.message)
     except MemoryError:
         return _refused(scan, "file.too_large", f"{scan.name} needs more memory than is free")
