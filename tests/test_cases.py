@@ -46,6 +46,29 @@ def test_a_segmentation_without_preamble(cases: Path) -> None:
     assert read_label_map(cases / "no_preamble" / "seg_nometa.dcm").voxel_counts() == {1: 300}
 
 
+def test_contours_stored_twice_and_contours_that_overlap(cases: Path) -> None:
+    folder = cases / "rtstruct_overlap"
+    scan = read(folder / "ct")
+    twin, overlap = (read_label_map(folder / f"{n}.dcm", scan.grid, images=scan.files) for n in ("twin", "overlap"))
+    assert twin.voxel_counts() == {1: 130}  # 13 x 10 mm, pixels of 1 mm
+    assert overlap.voxel_counts() == {1: 200}
+    assert (len(twin.notices), [notice.code for notice in overlap.notices]) == (0, ["labels.contours_overlap"])
+
+
+def test_contours_outside_of_the_scan(cases: Path) -> None:
+    scan = read(cases / "rtstruct_planes" / "ct_crop")
+    path = cases / "rtstruct_planes" / "rs_crop.dcm"
+    with pytest.raises(InputError, match=r"not_on_slices: .*BODY has contours on slices 12 to 13 .*--segments 'Organ'"):
+        read_label_map(path, scan.grid, images=scan.files)
+    assert read_label_map(path, scan.grid, ["Organ"], images=scan.files).voxel_counts() == {2: 300}
+
+
+def test_contours_without_preamble(cases: Path) -> None:
+    scan = read(cases / "no_preamble" / "ct")
+    found = read_label_map(cases / "no_preamble" / "rs_nometa.dcm", scan.grid, images=scan.files)
+    assert found.voxel_counts() == {1: 300}
+
+
 # NIfTI, MetaImage, NRRD and images
 
 

@@ -20,7 +20,8 @@ from scipy.ndimage import gaussian_filter
 from napari_seg.errors import InputError, OutputError
 from napari_seg.evaluation.labels import with_labels_of
 from napari_seg.formats import dicom_seg, find_scans, read
-from napari_seg.formats.dicom_rtstruct import outlines, read_rtstruct, write_rtstruct
+from napari_seg.formats.contours import outlines
+from napari_seg.formats.dicom_rtstruct import read_rtstruct, write_rtstruct
 from napari_seg.formats.dicom_seg import read_dicom_seg, same_labels, write_dicom_seg
 from napari_seg.formats.label_maps import on_grid, read_label_map, write_label_map
 from napari_seg.formats.nrrd import read_seg_nrrd, write_seg_nrrd

@@ -1,16 +1,13 @@
 """Label maps as the contours of an RT structure set (PS3.3 A.19), and back.
 
-Contours run through the middle between voxels inside and voxels outside, so that a voxel belongs to a structure exactly
-if its centre lies within. A hole is joined to the contour around it by a channel without width (the keyhole of PS3.3
-C.8.8.6.3), because a contour has no holes.
+What contours enclose is decided in `contours`.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg import __version__
-from napari_seg.errors import InputError, OutputError
+from napari_seg.errors import InputError, Notice, OutputError, told_plainly
+from napari_seg.formats.contours import enclosed, enclosed_by_odd, outlines
+from napari_seg.formats.dicom_reference import read_object
 from napari_seg.formats.dicom_seg import UNICODE, source_of
 from napari_seg.formats.dicom_series import quiet_pydicom, read_header
 from napari_seg.formats.proven import unproven
@@ -34,7 +33,13 @@ SERIES_NUMBERS_AFTER = 950
 PLANE_TOLERANCE = 0.06
 """How far, in slice spacings, a contour may lie from a slice's plane; slices themselves may lie 0.05 beside theirs."""
 
-_AREAS = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+ROUNDED_MM = 0.06
+"""How much farther: many programs round coordinates to 0.1 mm."""
+
+MAX_PLANE_TOLERANCE = 0.3
+"""How far it may lie at most, in slice spacings, so that there is no doubt which slice is meant."""
+
+_AREAS = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
 """Of the kinds of contours those that enclose voxels; points and open lines are marks."""
 
 _LPS = np.array([-1.0, -1.0, 1.0])
@@ -79,51 +84,42 @@ def write_rtstruct(
 
 
 def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = ()) -> Segmentation:
-    """The contours of a structure set as a label map, labels in the order of its regions.
+    """Read the contours of a structure set as a label map, labels in the order of its regions.
 
-    A voxel belongs to a structure if its centre lies inside an odd number of the structure's contours on its slice.
+    A voxel belongs to a structure if its centre lies inside the structure's contours on its slice, see
+    `contours.enclosed`; where a structure is of the kind CLOSEDPLANAR_XOR, inside an odd number of them.
 
     Args:
-        path: of the file.
-        grid: of the scan that it was drawn on.
+        path: the file.
+        grid: grid of the scan that it was drawn on.
         only: names of the structures wanted; all if empty.
 
     Raises:
         InputError: `file.*`; `geometry.not_on_slices`, contours lie between the slices of the grid, or outside of it;
             `labels.overlap`, structures share voxels; `labels.unknown`, it lacks a structure that is wanted.
     """
-    import pydicom
-
-    try:
-        with quiet_pydicom():
-            dataset = pydicom.dcmread(path)
-            names = {int(roi.ROINumber): str(roi.get("ROIName") or "") for roi in dataset.StructureSetROISequence}
-            contours = {int(roi.ReferencedROINumber): roi for roi in dataset.get("ROIContourSequence") or ()}
-            drawn = {n: (contours[n].get("ContourSequence") or () if n in contours else ()) for n in names}
-            polygons = {
-                n: [_polygon(c, grid, path) for c in some if c.get("ContourGeometricType") in _AREAS]
-                for n, some in drawn.items()
-                if not only or names[n] in only
-            }
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError("file.unreadable", f"{path.name} can't be read: {error.strerror or 'cut short'}") from None
-    except Exception as error:  # not chained: it may quote what must stay private
-        reason = type(error).__name__
-        raise InputError("file.bad_header", f"{path.name} is not a usable RT structure set ({reason})") from None
+    dataset = read_object(path)
+    text = f"{path.name} is not a usable RT structure set ({{kind}})"
+    with quiet_pydicom(), told_plainly(InputError, "file.bad_header", text):
+        names = {int(roi.ROINumber): str(roi.get("ROIName") or "") for roi in dataset.StructureSetROISequence}
+        drawn = {int(roi.ReferencedROINumber): roi for roi in dataset.get("ROIContourSequence") or ()}
+        contours = {n: _contours(drawn[n], grid) if n in drawn else [] for n in names if not only or names[n] in only}
+        colors = {n: _color(drawn[n]) for n in contours if n in drawn}
     if missing := set(only) - set(names.values()):
         known = ", ".join(names.values())
         raise InputError("labels.unknown", f"{path.name} has no structure {', '.join(sorted(missing))}; it has {known}")
+    _check_slices({names[n]: some for n, some in contours.items()}, grid, path.name)
     array = np.zeros(grid.shape, smallest_label_type(len(names)))
-    segments = []
-    for label, (number, name) in enumerate(sorted(names.items()), start=1):
-        if only and name not in only:
+    segments, notices = [], []
+    for label, number in enumerate(sorted(names), start=1):
+        if number not in contours:
             continue
-        color = contours[number].get("ROIDisplayColor") if number in contours else None
-        red, green, blue = (int(value) for value in color) if color else distinct_color(label)
-        segments.append(Segment(label, name or f"structure {number}", (red, green, blue)))
-        for k, inside in _filled(polygons[number], grid):
+        color = colors.get(number) or distinct_color(label)
+        segments.append(Segment(label, names[number] or f"structure {number}", color))
+        crossing = []
+        for k, inside, is_overlapping in _filled(contours[number], grid):
+            if is_overlapping:
+                crossing.append(k)
             if overlap := int(np.count_nonzero(array[..., k][inside])):
                 raise InputError(
                     "labels.overlap",
@@ -131,53 +127,97 @@ def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = ()) -> Segmentat
                     "map holds one label a voxel; name the structures that are wanted",
                 )
             array[..., k][inside] = label
-    return Segmentation(array, grid, tuple(segments))
+        if crossing:
+            text = f"contours of {segments[-1].name} in {path.name} overlap on slices {_listed(crossing)}"
+            notice = f"{text}; all that they enclose counts as inside"
+            notices.append(Notice("labels.contours_overlap", notice, segments[-1].name))
+    return Segmentation(array, grid, tuple(segments), notices=tuple(notices))
 
 
-def _polygon(contour: Dataset, grid: Grid, path: Path) -> tuple[int, NDArray[np.float64]]:
-    """The slice that a contour lies on, and its corners (N, 2) as fractional indices I and J."""
-    points = np.reshape([float(value) for value in contour.ContourData], (-1, 3))
-    indices = grid.to_index(points * _LPS)
-    k = int(np.rint(indices[0, 2]))
-    if np.abs(indices[:, 2] - k).max() > PLANE_TOLERANCE or not 0 <= k < grid.shape[2]:
+@dataclass(frozen=True, eq=False)
+class _Contour:
+    """A closed contour.
+
+    Attributes:
+        k: index of the slice that is nearest to it.
+        off_slice: how far it lies from that, in slice spacings.
+        corners: (N, 2) as fractional indices I and J.
+        is_xor: whether it encloses what an odd number of contours of its kind enclose.
+    """
+
+    k: int
+    off_slice: float
+    corners: NDArray[np.float64]
+    is_xor: bool
+
+
+def _contours(region: Dataset, grid: Grid) -> list[_Contour]:
+    """Return the closed contours of a structure; points and open lines are marks."""
+    found = []
+    for contour in region.get("ContourSequence") or ():
+        if contour.get("ContourGeometricType") in _AREAS:
+            points = np.reshape([float(value) for value in contour.ContourData], (-1, 3))
+            indices = grid.to_index(points * _LPS)
+            if not np.isfinite(indices).all():
+                raise ValueError
+            if len(indices):
+                k = int(np.rint(indices[:, 2].mean()))
+                off_slice = float(np.abs(indices[:, 2] - k).max())
+                is_xor = contour.ContourGeometricType != "CLOSED_PLANAR"
+                found.append(_Contour(k, off_slice, indices[:, :2], is_xor))
+    return found
+
+
+def _color(region: Dataset) -> tuple[int, int, int] | None:
+    color = [int(value) for value in region.get("ROIDisplayColor") or ()]
+    return (color[0], color[1], color[2]) if len(color) == 3 else None
+
+
+def _check_slices(contours: Mapping[str, Sequence[_Contour]], grid: Grid, name: str) -> None:
+    """Refuse contours that are on no slice of the grid; by the names of their structures."""
+    count = grid.shape[2]
+    tolerance = min(MAX_PLANE_TOLERANCE, PLANE_TOLERANCE + ROUNDED_MM / grid.spacing_mm[2])
+    faults = {}
+    for structure, some in contours.items():
+        outside = sorted({one.k for one in some if not 0 <= one.k < count})
+        between = sorted({one.k for one in some if 0 <= one.k < count and one.off_slice > tolerance})
+        texts = [f"on slices {_listed(outside)} outside of the scan"] if outside else []
+        texts += [f"off the planes of slices {_listed(between)}"] if between else []
+        if texts:
+            faults[structure] = " and ".join(texts)
+    if faults:
+        found = "; ".join(f"{structure} has contours {text}" for structure, text in faults.items())
+        fitting = [structure for structure in contours if structure not in faults]
+        advice = f"; or read the others alone: --segments {' '.join(map(repr, fitting))}" if fitting else ""
         raise InputError(
             "geometry.not_on_slices",
-            f"{path.name} has a contour at slice {indices[0, 2]:.2f} of {grid.shape[2]}; expected contours on the "
-            "slices of the scan that it was drawn on",
+            f"in {name}, {found} (the scan has slices 0 to {count - 1}); expected contours on the slices of the scan "
+            f"that it was drawn on{advice}",
         )
-    return k, indices[:, :2]
 
 
-def _filled(polygons: Sequence[tuple[int, NDArray[np.float64]]], grid: Grid) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    """By slice where (I, J) lies inside an odd number of polygons."""
-    by_slice = defaultdict(list)
-    for k, corners in polygons:
-        by_slice[k].append(corners)
-    for k, several in sorted(by_slice.items()):
-        crossings = np.zeros((grid.shape[0] + 1, grid.shape[1]), np.int32)
-        for corners in several:
-            _count_crossings(corners, crossings)
-        yield k, np.cumsum(crossings[:-1], axis=0) % 2 == 1
+def _listed(slices: Sequence[int]) -> str:
+    """Return slice numbers in words, runs shortened: "3 to 7, 9"."""
+    runs: list[list[int]] = []
+    for k in slices:
+        if runs and k == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], k]
+        else:
+            runs.append([k])
+    shown = [" to ".join(map(str, run)) for run in runs]
+    return ", ".join(shown[:6] + (["..."] if len(shown) > 6 else []))
 
 
-def _count_crossings(corners: NDArray[np.float64], crossings: NDArray[np.int32]) -> None:
-    """Adds 1 to the first voxel behind each place where a ring crosses a line of voxels along I.
-
-    An edge counts alike in both directions, so that the two sides of a channel cancel out.
-
-    Args:
-        corners: (N, 2) of the ring.
-        crossings: (I + 1, J).
-    """
-    ends = np.roll(corners, -1, axis=0)
-    turned = corners[:, 1] > ends[:, 1]
-    low, high = np.where(turned[:, None], ends, corners), np.where(turned[:, None], corners, ends)
-    first, stop = (np.clip(np.ceil(side[:, 1]).astype(int), 0, crossings.shape[1]) for side in (low, high))
-    edge = np.repeat(np.arange(len(low)), stop - first)
-    j = np.arange(len(edge)) - np.repeat(np.cumsum(stop - first) - stop, stop - first)
-    slope = (high[edge, 0] - low[edge, 0]) / (high[edge, 1] - low[edge, 1])
-    i = np.floor(low[edge, 0] + (j - low[edge, 1]) * slope).astype(int) + 1
-    np.add.at(crossings, (np.clip(i, 0, len(crossings) - 1), j), 1)
+def _filled(contours: Sequence[_Contour], grid: Grid) -> Iterator[tuple[int, NDArray[np.bool_], bool]]:
+    """Yield slice by slice what contours enclose (I, J), and whether some overlap partially."""
+    shape, pixel_mm = grid.shape[:2], grid.spacing_mm[:2]
+    for k in sorted({contour.k for contour in contours}):
+        here = [contour for contour in contours if contour.k == k]
+        corners = [contour.corners for contour in here]
+        if len(here) == 1 or any(contour.is_xor for contour in here):
+            yield k, enclosed_by_odd(corners, shape), False
+        else:
+            yield k, *enclosed(corners, shape, pixel_mm)
 
 
 def _structure_set(sources: Sequence[Dataset], algorithm: tuple[str, str]) -> Dataset:
@@ -328,32 +368,3 @@ def _contour(corners: NDArray[np.float64], k: int, grid: Grid, image: Dataset | 
     answer.NumberOfContourPoints = len(points)
     answer.ContourData = [format_number_as_ds(float(value)) for value in points.ravel()]
     return answer
-
-
-def outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
-    """Closed outlines (N, 2) of a mask (I, J), as fractional indices, holes joined to what is around them.
-
-    They run half-way between neighbours of which one is inside. Pieces that touch at a corner alone are apart.
-    """
-    import contourpy
-
-    padded = np.pad(mask, 1).astype(float)
-    lines = contourpy.contour_generator(z=padded.T, fill_type=contourpy.FillType.OuterOffset).filled(0.5, 2.0)
-    answer = []
-    for points, offsets in zip(*lines, strict=True):
-        rings = [points[a : b - 1] - 1 for a, b in pairwise(offsets)]  # the last is the first
-        outline = rings[0]
-        for hole in sorted(rings[1:], key=lambda ring: ring[:, 0].min()):
-            outline = _joined(outline, hole)
-        answer.append(outline)
-    return answer
-
-
-def _joined(outline: NDArray[np.float64], hole: NDArray[np.float64]) -> NDArray[np.float64]:
-    """One ring that goes around an outline and, through a channel at their nearest corners, around a hole in it."""
-    from scipy.spatial import cKDTree
-
-    distances, nearest = cKDTree(hole).query(outline)
-    n = int(distances.argmin())
-    start = int(nearest[n])
-    return np.concatenate([outline[: n + 1], hole[start:], hole[: start + 1], outline[n:]])

@@ -1,0 +1,168 @@
+"""Closed contours on a slice to the voxels that they enclose, and back.
+
+Contours run through the middle between voxels inside and voxels outside, so that a voxel belongs to a structure exactly
+if its centre lies within. A contour has no holes: a hole is joined to the contour around it by a channel without width
+(the keyhole of PS3.3 C.8.8.6.3), or it is a contour of its own within the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
+
+SAME_LINE_MM = 0.1
+"""Contours nearer to each other than this run along the same line: many programs round coordinates to 0.1 mm."""
+
+
+def enclosed(
+    contours: Sequence[NDArray[np.float64]], shape: tuple[int, int], pixel_mm: Sequence[float]
+) -> tuple[NDArray[np.bool_], bool]:
+    """Return (I, J) the voxels that the contours of one structure on one slice enclose, and whether contours overlap.
+
+    Contours that coincide count once. A contour within another is a hole, one within a hole is an island. Contours that
+    overlap partially enclose all that any of them encloses.
+
+    Args:
+        contours: (N, 2) corners of each, as fractional indices I and J.
+        shape: (I, J) of the slice.
+        pixel_mm: distance between voxels along I and J.
+    """
+    lines = [_Line(corners, np.asarray(pixel_mm)) for corners in contours]
+    boxes = np.array([[line.points.min(axis=0), line.points.max(axis=0)] for line in lines])
+    meets = np.all(boxes[:, None, 0] <= boxes[None, :, 1], axis=2)
+    group_of: dict[int, int] = {}
+    groups: dict[int, list[int]] = {}
+    for n, line in enumerate(lines):
+        near = [int(m) for m in np.flatnonzero(meets[n, :n] & meets[:n, n]) if m in group_of]
+        relations = {m: line.relation(lines[m]) for m in near}
+        if "same" in relations.values():
+            continue
+        crossed = {group_of[m] for m, relation in relations.items() if relation == "overlap"}
+        groups[n] = [n, *(m for group in crossed for m in groups.pop(group))]
+        group_of |= dict.fromkeys(groups[n], n)
+    alone = [contours[n] for members in groups.values() for n in members if len(members) == 1]
+    overlapping = [members for members in groups.values() if len(members) > 1]
+    inside = enclosed_by_odd(alone, shape)
+    for members in overlapping:
+        inside ^= np.any([enclosed_by_odd([contours[n]], shape) for n in members], axis=0)
+    return inside, bool(overlapping)
+
+
+def enclosed_by_odd(contours: Sequence[NDArray[np.float64]], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return (I, J) the voxels whose centres lie inside an odd number of contours (N, 2)."""
+    crossings = np.zeros((shape[0] + 1, shape[1]), np.int32)
+    for corners in contours:
+        _count_crossings(corners, crossings)
+    return np.cumsum(crossings[:-1], axis=0) % 2 == 1
+
+
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """A closed contour as points along it, so close that none of another contour passes between them unseen.
+
+    Attributes:
+        corners: (N, 2) as fractional indices.
+        pixel_mm: (2,) distance between voxels.
+    """
+
+    corners: NDArray[np.float64]
+    pixel_mm: NDArray[np.float64]
+
+    @property
+    def tolerance_mm(self) -> float:
+        return min(SAME_LINE_MM, 0.25 * float(self.pixel_mm.min()))
+
+    @cached_property
+    def points(self) -> NDArray[np.float64]:
+        """(M, 2) in mm, at most the tolerance apart."""
+        starts = self.corners * self.pixel_mm
+        steps = np.roll(starts, -1, axis=0) - starts
+        counts = np.ceil(np.linalg.norm(steps, axis=1) / self.tolerance_mm).astype(int).clip(1)
+        edge = np.repeat(np.arange(len(starts)), counts)
+        along = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return starts[edge] + steps[edge] * (along / counts[edge])[:, None]
+
+    @cached_property
+    def tree(self) -> cKDTree:
+        from scipy.spatial import cKDTree
+
+        return cKDTree(self.points)
+
+    def relation(self, other: _Line) -> str:
+        """Return "same", "overlap" where the two cross, or "clear" where they lie apart or one within the other."""
+        (inside, outside), (other_inside, other_outside) = self._sides_of(other), other._sides_of(self)
+        if not (inside or outside or other_inside or other_outside):
+            return "same"
+        return "overlap" if (inside and outside) or (other_inside and other_outside) else "clear"
+
+    def _sides_of(self, other: _Line) -> tuple[bool, bool]:
+        """Return whether this line has points inside and outside of another one, more than the tolerance off it."""
+        from skimage.measure import points_in_poly
+
+        margin = 2 * self.tolerance_mm
+        low, high = other.points.min(axis=0) - margin, other.points.max(axis=0) + margin
+        is_near = ((self.points >= low) & (self.points <= high)).all(axis=1)
+        near = self.points[is_near]
+        if not len(near):
+            return False, True
+        off = near[other.tree.query(near)[0] > 1.2 * self.tolerance_mm]
+        is_inside = points_in_poly(off / self.pixel_mm, other.corners) if len(off) else np.zeros(0, bool)
+        return bool(is_inside.any()), bool(not is_near.all() or not is_inside.all())
+
+
+def _count_crossings(corners: NDArray[np.float64], crossings: NDArray[np.int32]) -> None:
+    """Adds 1 to the first voxel behind each place where a ring crosses a line of voxels along I.
+
+    An edge counts alike in both directions, so that the two sides of a channel cancel out.
+
+    Args:
+        corners: (N, 2) of the ring.
+        crossings: (I + 1, J).
+    """
+    ends = np.roll(corners, -1, axis=0)
+    turned = corners[:, 1] > ends[:, 1]
+    low, high = np.where(turned[:, None], ends, corners), np.where(turned[:, None], corners, ends)
+    first, stop = (np.clip(np.ceil(side[:, 1]).astype(int), 0, crossings.shape[1]) for side in (low, high))
+    edge = np.repeat(np.arange(len(low)), stop - first)
+    j = np.arange(len(edge)) - np.repeat(np.cumsum(stop - first) - stop, stop - first)
+    slope = (high[edge, 0] - low[edge, 0]) / (high[edge, 1] - low[edge, 1])
+    i = np.floor(low[edge, 0] + (j - low[edge, 1]) * slope).astype(int) + 1
+    np.add.at(crossings, (np.clip(i, 0, len(crossings) - 1), j), 1)
+
+
+def outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
+    """Closed outlines (N, 2) of a mask (I, J), as fractional indices, holes joined to what is around them.
+
+    They run half-way between neighbours of which one is inside. Pieces that touch at a corner alone are apart.
+    """
+    import contourpy
+
+    padded = np.pad(mask, 1).astype(float)
+    lines = contourpy.contour_generator(z=padded.T, fill_type=contourpy.FillType.OuterOffset).filled(0.5, 2.0)
+    answer = []
+    for points, offsets in zip(*lines, strict=True):
+        rings = [points[a : b - 1] - 1 for a, b in pairwise(offsets)]  # the last is the first
+        outline = rings[0]
+        for hole in sorted(rings[1:], key=lambda ring: ring[:, 0].min()):
+            outline = _joined(outline, hole)
+        answer.append(outline)
+    return answer
+
+
+def _joined(outline: NDArray[np.float64], hole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """One ring that goes around an outline and, through a channel at their nearest corners, around a hole in it."""
+    from scipy.spatial import cKDTree
+
+    distances, nearest = cKDTree(hole).query(outline)
+    n = int(distances.argmin())
+    start = int(nearest[n])
+    return np.concatenate([outline[: n + 1], hole[start:], hole[: start + 1], outline[n:]])
