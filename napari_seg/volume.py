@@ -27,6 +27,7 @@ class Volume:
         name: what a person recognises the scan by; never a patient's name or identifier.
         modality: DICOM's two letters, such as "MR" or "CT"; "" where the file does not say.
         files: the files it was read from.
+        frames: of each DICOM file in `files` the frames that are its slices, counted from 0; empty for other formats.
         notices: doubts that came up while reading.
 
     Raises:
@@ -38,6 +39,7 @@ class Volume:
     name: str = ""
     modality: str = ""
     files: tuple[Path, ...] = ()
+    frames: tuple[tuple[int, ...], ...] = ()
     notices: tuple[Notice, ...] = ()
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,37 @@ import pytest
 
 from napari_seg.cli import main
 from napari_seg.errors import InputError
-from napari_seg.formats import read
+from napari_seg.formats import find_scans, read
 from napari_seg.formats.label_maps import read_label_map
+from napari_seg.formats.verdict import verdicts
 
 # DICOM series
+
+
+@pytest.mark.parametrize("folder", ["dynamic_series/pet_bogus_number", "enhanced_4d_mixed/4d_mixed"])
+def test_slices_of_different_times_are_not_mixed(cases: Path, folder: str) -> None:
+    truth = np.load((cases / folder).parent / "truth.npy")
+    (scan,) = find_scans(cases / folder)
+    for time, expected in enumerate(truth):
+        assert np.array_equal(scan.read(volume=time).array[0], expected)
+
+
+def test_slices_of_nuclear_medicine_are_stacked_by_their_signed_spacing(cases: Path) -> None:
+    (scan,) = find_scans(cases / "multiframe_nm")
+    volume = scan.read()
+    assert volume.grid.shape == (35, 51, 16)
+    # the first slice lies at z = 50, the others below it; its place in LPS is (-70, -100, 50)
+    assert np.allclose(volume.grid.to_world((0, 0, 15)), (70, 100, 50))
+    assert np.allclose(volume.grid.to_world((0, 0, 0)), (70, 100, 50 - 15 * 4))
+
+
+@pytest.mark.parametrize(
+    ("folder", "skipped"),
+    [("cd_export", "skip skip.not_an_image"), ("philips_raw_object", "skip skip.not_intensities")],
+)
+def test_what_is_no_image_leaves_the_series_as_it_is(cases: Path, folder: str, skipped: str) -> None:
+    found = Counter(f"{one.verdict} {one.code}".strip() for one in verdicts(cases / folder))
+    assert found == {"process": 1, skipped: 1}
 
 
 # segmentations and contours

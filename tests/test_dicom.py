@@ -287,6 +287,7 @@ def _set(keyword, value, only=range(7, 14)):
 def _halve(k, dataset):
     if k == 9:
         dataset.Rows //= 2
+        dataset.PixelData = dataset.PixelData[: len(dataset.PixelData) // 2]
 
 
 def _turn(k, dataset):
@@ -309,9 +310,9 @@ def _forget_position(k, dataset):
     [
         (_turn, "geometry.mixed_orientation"),
         (_halve, "series.mixed_size"),
-        (_set("PixelSpacing", [1.25, 1.6]), "series.mixed_spacing"),
-        (_set("ImageType", ["ORIGINAL", "PRIMARY", "P"]), "series.mixed_image_type"),
-        (_set("ImageType", ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "series.mosaic"),
+        (_set("PixelSpacing", [1.25, 1.6], only=[9]), "series.mixed_spacing"),
+        (_set("ImageType", ["ORIGINAL", "PRIMARY", "P"], only=[9]), "series.mixed_image_type"),
+        (_set("ImageType", ["ORIGINAL", "PRIMARY", "M", "MOSAIC"], only=range(14)), "series.mosaic"),
         (_set("PhotometricInterpretation", "RGB"), "series.colour"),
         (_set("SamplesPerPixel", 3), "series.colour"),
         (_set("NumberOfFrames", 2), "file.truncated"),
@@ -371,5 +372,5 @@ def test_volumes_that_instance_numbers_do_not_tell_apart_are_not_mixed(tmp_path,
 
     write_series(head, tmp_path, slices=[*range(14), *range(14)], edit=renew)
     (scan,) = find_scans(tmp_path)
-    with pytest.raises(InputError, match=r"series\.4d.*equal instance numbers"):
+    with pytest.raises(InputError, match=r"series\.4d.*instance numbers are equal"):
         scan.read(volume=0)

@@ -70,7 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
                 f"found {len(scans)} scans in {arguments.scan}; expected the one that the segmentation belongs to",
             )
         scan = scans[0].read(**reading(arguments))
-    images = scan.files if scan is not None and scans[0].format == "dicom" else ()
+    scan_of_images = scan if scan is not None and scans[0].format == "dicom" else None
+    images, frames = (scan_of_images.files, scan_of_images.frames) if scan_of_images is not None else ((), ())
     try:
         found = read_label_map(
             arguments.input,
@@ -88,6 +89,6 @@ def run(arguments: argparse.Namespace) -> int:
         found = on_grid(found, scan.grid, arguments.input)
     for notice in found.notices:
         print(f"napari-seg: {notice}", file=sys.stderr)
-    for path in write_label_map(named(found), output, images=images, dicom=arguments.dicom):
+    for path in write_label_map(named(found), output, images=images, frames=frames, dicom=arguments.dicom):
         print(path)
     return 0

@@ -113,7 +113,7 @@ class _Folders:
         self._study: dict[PurePath, str] = {}
         for files, scan in scans.items():
             if scan.format == "dicom":
-                from napari_seg.formats.dicom_series import public_name, read_header
+                from napari_seg.formats.dicom_header import public_name, read_header
 
                 try:
                     tags = read_header(scan.files[0]).tags

@@ -126,7 +126,14 @@ class OutputFolder:
                 if kind in also:
                     dicom = cast("DicomKind", kind if kind in OF_DICOM else "seg")
                     algorithm = (bundle.name, bundle.version)
-                    write_label_map(segmentation, path, images=volume.files, dicom=dicom, algorithm=algorithm)
+                    write_label_map(
+                        segmentation,
+                        path,
+                        images=volume.files,
+                        frames=volume.frames,
+                        dicom=dicom,
+                        algorithm=algorithm,
+                    )
                 elif kind in CERTAINTY_MAPS and segmentation.certainty is not None:
                     write_map(getattr(segmentation.certainty, kind), segmentation.grid, path)
                 else:

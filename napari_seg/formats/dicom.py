@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import repeat
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.errors import InputError, Notice, told_plainly
+from napari_seg.errors import InputError, Notice
 from napari_seg.formats.decoders import read_apart
 from napari_seg.formats.dicom_geometry import Frame, Stack, arrange, frames_of
-from napari_seg.formats.dicom_series import (
-    Header,
-    Series,
-    Tags,
-    find_series,
-    image_type,
-    quiet_pydicom,
-    read_header,
-    series_name,
-)
+from napari_seg.formats.dicom_header import DEFLATED, Header, Tags, image_type, quiet_pydicom, read_header
+from napari_seg.formats.dicom_series import Series, find_series, series_name
 from napari_seg.volume import Volume
 
 __all__ = ["Series", "find_series", "read_series", "stack_of"]
@@ -34,7 +27,6 @@ _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 """Transfer syntaxes of pixels as they are: implicit and explicit, little end first."""
 
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
-_DEFLATED = "1.2.840.10008.1.2.1.99"
 
 _PIXEL_KEYWORDS = (
     "SamplesPerPixel",
@@ -83,7 +75,7 @@ def read_series(
     for header in headers:
         _check_scalar(header, name)
         _check_whole(header)
-    stack = _stack(headers, name, volume, tilted=resample_tilt)
+    stack = arrange(frames_among(headers), name, volume, tilted=resample_tilt)
     slices = _read_pixels(stack.frames, {header.path: header for header in headers})
     notices = _notices([header.tags for header in headers], len(stack.frames), name)
     if stack.is_tilted:
@@ -92,83 +84,100 @@ def read_series(
         slices = straightened(slices, stack)
         text = f"the gantry of {name} was tilted; its slices were shifted onto a straight grid"
         notices = (*notices, Notice("geometry.tilt_resampled", text))
+    by_file: dict[Path, list[int]] = {}
+    for frame in stack.frames:
+        by_file.setdefault(frame.path, []).append(frame.index)
     return Volume(
         slices.transpose(2, 1, 0)[None],
         stack.grid,
         name=name,
         modality=str(first.get("Modality") or ""),
-        files=tuple(dict.fromkeys(frame.path for frame in stack.frames)),
+        files=tuple(by_file),
+        frames=tuple(tuple(sorted(set(indices))) for indices in by_file.values()),
         notices=notices,
     )
 
 
-def stack_of(files: Sequence[Path]) -> Stack:
-    """Where the slices of one volume lie, straight or tilted.
+def stack_of(files: Sequence[Path], frames: Sequence[Sequence[int]] = ()) -> Stack:
+    """Return where the slices of one volume lie, straight or tilted.
+
+    Args:
+        files: DICOM files, as of `Volume.files`.
+        frames: of each file those that belong to the volume, as of `Volume.frames`; empty: all.
 
     Raises:
         InputError: they do not fill a grid.
     """
     headers = [read_header(Path(path)) for path in files]
-    return _stack(headers, series_name(headers[0].tags), None, tilted=True)
+    return arrange(frames_among(headers, frames), series_name(headers[0].tags), tilted=True)
 
 
-def _stack(headers: Sequence[Header], name: str, volume: int | None, *, tilted: bool) -> Stack:
-    frames: dict[tuple, Frame] = {}
-    for header in headers:
-        for frame in _frames(header):
-            frames.setdefault(frame.identity, frame)  # copies of one instance count once
-    return arrange(list(frames.values()), name, volume, tilted=tilted)
+def frames_among(headers: Sequence[Header], frames: Sequence[Sequence[int]] = ()) -> list[Frame]:
+    """Return the frames of files, copies of one instance once.
 
-
-def _frames(header: Header) -> list[Frame]:
-    text = f"{header.path.name} has a DICOM header that can't be read ({{kind}})"
-    with quiet_pydicom(), told_plainly(InputError, "file.bad_header", text):
-        return frames_of(header)
+    Args:
+        headers: of the files.
+        frames: of each file those that count; empty: all.
+    """
+    found: dict[tuple, Frame] = {}
+    for header, own in zip(headers, frames or repeat(None), strict=False):
+        for frame in frames_of(header):
+            if own is None or frame.index in own:
+                found.setdefault(frame.identity, frame)
+    return list(found.values())
 
 
 def _needs_decoder(header: Header) -> bool:
     """Whether the pixels are compressed, so that a library in C or C++ would decode them."""
-    return header.transfer_syntax not in ("", *_NATIVE, _BIG_ENDIAN, _DEFLATED)
+    return header.transfer_syntax not in ("", *_NATIVE, _BIG_ENDIAN, DEFLATED)
 
 
 def _check_whole(header: Header) -> None:
     """Uncompressed pixels can be counted before any is read."""
-    tags = header.tags
+    tags, label = header.tags, header.label
     if header.transfer_syntax not in ("", *_NATIVE, _BIG_ENDIAN):
         return
     sizes = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "NumberOfFrames")
-    rows, columns, bits, samples, frames = (_count(header.path, tags, keyword) for keyword in sizes)
-    expected = rows * columns * bits * samples * frames // 8
+    rows, columns, bits, samples, frames = (_count(label, tags, keyword) for keyword in sizes)
+    expected = (rows * columns * bits * samples * frames + 7) // 8
     if header.remaining_bytes < expected:
         raise InputError(
             "file.truncated",
-            f"{header.path.name} was cut short: {header.remaining_bytes} of {expected} bytes of pixels are there; copy "
-            "or export it again",
+            f"{label} was cut short: {header.remaining_bytes} of {expected} bytes of pixels are there; copy or export "
+            "it again",
+        )
+    found = header.pixel_bytes
+    if found is not None and not expected <= found < expected + max(columns * bits * samples // 8, 2):
+        times = f" in {frames} frames" if frames > 1 else ""
+        raise InputError(
+            "file.bad_header",
+            f"{label} holds {found} bytes of pixels, and its header claims {rows} rows of {columns} pixels{times}, "
+            f"which take {expected}; expected both to agree; export it again",
         )
 
 
-def _count(path: Path, tags: Tags, keyword: str) -> int:
+def _count(label: str, tags: Tags, keyword: str) -> int:
     value = tags.get(keyword)
     try:
         return 1 if value is None else int(value)
     except (TypeError, ValueError):
-        raise InputError("file.bad_header", f"{path.name} has a {keyword} that is no number") from None
+        raise InputError("file.bad_header", f"{label} has a {keyword} that is no number") from None
 
 
 def _check_scalar(header: Header, name: str) -> None:
-    path, tags = header.path, header.tags
+    label, tags = header.label, header.tags
     photometric = str(tags.get("PhotometricInterpretation") or "")
     if tags.get("SamplesPerPixel", 1) != 1 or not photometric.startswith("MONOCHROME"):
         raise InputError(
-            "series.colour", f"{path.name} in {name} is in colour ({photometric or 'unknown'}); expected grey values"
+            "series.colour", f"{label} in {name} is in colour ({photometric or 'unknown'}); expected grey values"
         )
     if "MOSAIC" in image_type(tags):
         raise InputError(
             "series.mosaic",
-            f"{path.name} in {name} is a mosaic, one picture tiled from many slices; export it unmosaicked or as NIfTI",
+            f"{label} in {name} is a mosaic, one picture tiled from many slices; export it unmosaicked or as NIfTI",
         )
     if tags.get("ModalityLUTSequence"):
-        raise InputError("series.lookup_table", f"{path.name} in {name} maps its values by a table; expected a slope")
+        raise InputError("series.lookup_table", f"{label} in {name} maps its values by a table; expected a slope")
 
 
 def _notices(every: Sequence[Tags], count: int, name: str) -> tuple[Notice, ...]:
@@ -232,7 +241,7 @@ def _decoded(frames: Sequence[Frame], headers: Mapping[Path, Header]) -> Iterato
     for path, members in by_file.items():
         indices = [frame.index for _, frame in members]
         plain = _read_plain(headers[path], indices)
-        for (k, _), values in zip(members, _decode(path, indices) if plain is None else plain, strict=True):
+        for (k, _), values in zip(members, _decode(headers[path], indices) if plain is None else plain, strict=True):
             yield k, values
 
 
@@ -246,17 +255,13 @@ def _read_plain(header: Header, indices: list[int]) -> list[NDArray] | None:
     allocated, stored = (int(tags.get(keyword) or 0) for keyword in ("BitsAllocated", "BitsStored"))
     if syntax not in _NATIVE or allocated not in (8, 16) or not 0 < stored <= allocated:
         return None
-    if tags.get("HighBit") not in (None, stored - 1):
+    if not header.pixel_bytes or tags.get("HighBit") not in (None, stored - 1):
         return None
     shape = (int(tags["Rows"]), int(tags["Columns"]))
     signed = bool(tags.get("PixelRepresentation"))
     dtype = np.dtype(f"<{'i' if signed else 'u'}{allocated // 8}")
     with header.path.open("rb") as file:
-        file.seek(header.header_bytes)
-        start = file.read(12)
-        if start[:4] != b"\xe0\x7f\x10\x00":
-            return None
-        first = header.header_bytes + (8 if syntax == _NATIVE[0] else 12)
+        first = header.pixel_offset
         frames = []
         for index in indices:
             file.seek(first + index * prod(shape) * dtype.itemsize)
@@ -270,14 +275,14 @@ def _read_plain(header: Header, indices: list[int]) -> list[NDArray] | None:
     return frames
 
 
-def _decode(path: Path, indices: list[int]) -> Iterator[NDArray]:
+def _decode(header: Header, indices: list[int]) -> Iterator[NDArray]:
     import pydicom
     from pydicom.pixels import get_decoder
     from pydicom.uid import UID
 
     try:
         with quiet_pydicom():
-            dataset = pydicom.dcmread(path, specific_tags=list(_PIXEL_KEYWORDS), force=True)
+            dataset = pydicom.dcmread(header.path, specific_tags=list(_PIXEL_KEYWORDS), force=True)
             syntax = dataset.file_meta.get("TransferSyntaxUID")
             if syntax is None:
                 is_implicit, is_little = dataset.original_encoding
@@ -285,11 +290,12 @@ def _decode(path: Path, indices: list[int]) -> Iterator[NDArray]:
             for values, _ in get_decoder(syntax).iter_array(dataset, indices=indices, raw=True):
                 yield values
     except NotImplementedError:
-        text = f"{path.name} is compressed in a way that can't be read here; export it uncompressed"
+        text = f"{header.label} is compressed in a way that can't be read here; export it uncompressed"
         raise InputError("series.transfer_syntax", text) from None
     except Exception as error:
         kind = type(error).__name__
         raise InputError(
             "file.truncated",
-            f"the pixels of {path.name} can't be decoded ({kind}): the file is cut or damaged; copy or export it again",
+            f"the pixels of {header.label} can't be decoded ({kind}): the file is cut or damaged; copy or export it "
+            "again",
         ) from None

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.errors import ChoiceNeeded, InputError
-from napari_seg.formats.dicom_series import Header, Tags, image_type
+from napari_seg.errors import ChoiceNeeded, InputError, told_plainly
+from napari_seg.formats.dicom_header import Header, image_type, quiet_pydicom
+from napari_seg.formats.dicom_series import ORIENTATION_TOLERANCE, Kind, names_of_kinds
+from napari_seg.formats.dicom_volumes import DIMENSION, MARKS, Value, tell_apart, value_of
 from napari_seg.geometry import SHEAR_TOLERANCE, Grid
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
-
-ORIENTATION_TOLERANCE = 1e-3
-"""Difference between direction cosines, or relative one between pixel spacings, that a series may have in itself."""
 
 SAME_PLACE_PIXELS = 0.01
 """Slices nearer to each other than this part of a pixel lie at one place."""
@@ -33,6 +32,18 @@ MISPLACED_PIXELS = 0.1
 MOST_TILT = 0.708
 """Sine of the steepest tilt that is believed, 45 degrees; scanners reach 30."""
 
+_VECTORS = (
+    "SliceVector",
+    "EnergyWindowVector",
+    "PhaseVector",
+    "RRIntervalVector",
+    "TimeSlotVector",
+    "TimeSliceVector",
+    "RotationVector",
+    "AngularViewVector",
+)
+"""Of each frame of nuclear medicine its slice, and what else may tell it apart."""
+
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -42,9 +53,11 @@ class Frame:
 
     Attributes:
         path: the file that holds it.
+        label: what a message calls it.
         index: its place in that file; 0 in a file of one frame.
         identity: what two copies of it share.
-        turn: instance number and place in the file, by which frames at one position are told apart.
+        number: instance number and place in the file.
+        marks: by name what may tell it from others at its position.
         rows: number of rows (J).
         columns: number of columns (I).
         position: (3,) the centre of the first pixel.
@@ -53,12 +66,16 @@ class Frame:
         image_type: DICOM's ImageType or FrameType, in full.
         slope: true value = stored value * slope + intercept.
         intercept: see slope.
+        tile: row and column of the stored frame at which it begins, where that is a mosaic of slices; None: it is the
+            whole frame.
     """
 
     path: Path
+    label: str
     index: int
     identity: tuple
-    turn: tuple[int, int]
+    number: tuple[int, int]
+    marks: Mapping[str, Value]
     rows: int
     columns: int
     position: NDArray[np.float64]
@@ -67,44 +84,119 @@ class Frame:
     image_type: tuple[str, ...]
     slope: float
     intercept: float
+    tile: tuple[int, int] | None = None
 
     @property
-    def label(self) -> str:
-        """What a message calls it."""
-        return self.path.name if self.index == 0 else f"{self.path.name}[{self.index}]"
+    def kind(self) -> Kind:
+        row_mm, column_mm = self.spacing_mm[::-1].tolist()
+        cosines = tuple(self.orientation.ravel().tolist())
+        return Kind(cosines, self.rows, self.columns, (row_mm, column_mm), self.image_type)
 
 
 def frames_of(header: Header) -> list[Frame]:
-    """The frames that one file holds: one, or as many as its functional groups describe.
+    """The frames that one file holds: one, or as many as its functional groups or its slice vector describe.
 
     Raises:
-        InputError: `series.multiframe`, several frames without functional groups for each; `geometry.incomplete`,
+        InputError: `series.multiframe`, several frames and nothing that says where each lies; `geometry.incomplete`,
             no usable position, orientation or pixel spacing; `file.bad_header`.
     """
-    path, tags = header.path, header.tags
-    per_frame = tags.get("PerFrameFunctionalGroupsSequence")
+    text = f"{header.label} has a DICOM header that can't be read ({{kind}})"
+    with quiet_pydicom(), told_plainly(InputError, "file.bad_header", text):
+        return _frames_of(header)
+
+
+def _frames_of(header: Header) -> list[Frame]:
+    tags = header.tags
     count = int(tags.get("NumberOfFrames") or 1)
-    if not per_frame:
-        if count > 1:
-            raise InputError(
-                "series.multiframe",
-                f"{path.name} holds {count} frames and does not say where each lies; export it as NIfTI",
-            )
-        return [_frame(path, tags, 0, lambda group, keyword: tags.get(keyword))]
+    if tags.get("PerFrameFunctionalGroupsSequence"):
+        return _enhanced_frames(header, count)
+    if tags.get("DetectorInformationSequence") and not tags.get("ImagePositionPatient"):
+        return _nuclear_frames(header, count)
+    if count > 1:
+        raise InputError(
+            "series.multiframe",
+            f"{header.label} holds {count} frames and does not say where each lies; export it as NIfTI",
+        )
+    return [_frame(header, 0, lambda group, keyword: tags.get(keyword), _marks(tags.get))]
+
+
+def _sequences(path: Path, *keywords: str) -> Dataset:
+    import pydicom
+
+    return pydicom.dcmread(path, specific_tags=list(keywords), stop_before_pixels=True, force=True)
+
+
+def _enhanced_frames(header: Header, count: int) -> list[Frame]:
+    tags = header.tags
+    keywords = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionIndexSequence")
+    dataset = _sequences(header.path, *keywords)
+    shared, per_frame, dimensions = (list(dataset.get(keyword) or ()) for keyword in keywords)
     if len(per_frame) != count:
-        raise InputError("series.multiframe", f"{path.name} holds {count} frames and describes {len(per_frame)}")
-    shared = (tags.get("SharedFunctionalGroupsSequence") or [None])[0]
+        raise InputError("series.multiframe", f"{header.label} holds {count} frames and describes {len(per_frame)}")
 
     def lookup_for(own: Dataset) -> Callable[[str, str], Any]:
         def lookup(group: str, keyword: str) -> Any:
-            for groups in (own, shared):
-                if groups is not None and groups.get(group):
+            for groups in (own, *shared[:1]):
+                if groups.get(group):
                     return groups[group][0].get(keyword)
             return tags.get(keyword)
 
         return lookup
 
-    return [_frame(path, tags, index, lookup_for(own)) for index, own in enumerate(per_frame)]
+    frames = []
+    for index, own in enumerate(per_frame):
+        lookup = lookup_for(own)
+        marks = _marks(tags.get)
+        for mark in MARKS:
+            item: Any = next(
+                (groups for groups in (own, *shared[:1]) if mark.groups and groups.get(mark.groups[0])), None
+            )
+            for group in mark.groups if item is not None else ():
+                item = (item.get(group) or [{}])[0]
+            if item and (value := value_of(item.get(mark.name))):
+                marks[mark.name] = value
+        indices = value_of(lookup("FrameContentSequence", "DimensionIndexValues"))
+        if len(indices) == len(dimensions):
+            marks |= {f"{DIMENSION}{n:02d}": (value,) for n, value in enumerate(indices, start=1)}
+        frames.append(_frame(header, index, lookup, marks))
+    return frames
+
+
+def _nuclear_frames(header: Header, count: int) -> list[Frame]:
+    """Reconstructed slices of nuclear medicine (PS3.3 C.8.4.15): the first one's place, a step, and vectors."""
+    tags = header.tags
+    dataset = _sequences(header.path, "DetectorInformationSequence", *_VECTORS)
+    detectors = dataset.DetectorInformationSequence
+    step = tags.get("SpacingBetweenSlices")
+    numbers = [int(value) for value in np.atleast_1d(dataset.get("SliceVector") or [])]
+    if len(detectors) != 1 or not isinstance(step, (int, float)) or not step or len(numbers) != count:
+        raise InputError(
+            "geometry.incomplete",
+            f"{header.label} has {len(detectors)} detectors, a SpacingBetweenSlices of {step} and slice numbers of "
+            f"{len(numbers)} of its {count} frames; expected one detector, a spacing and a number of each frame; "
+            "re-export it",
+        )
+    vectors = {keyword: np.atleast_1d(dataset.get(keyword) or []) for keyword in _VECTORS if keyword != "SliceVector"}
+    marks = [
+        _marks(tags.get)
+        | {name: value_of(int(vector[index])) for name, vector in vectors.items() if len(vector) == count}
+        for index in range(count)
+    ]
+
+    def lookup(group: str, keyword: str) -> Any:
+        return detectors[0].get(keyword) if keyword.startswith("Image") else tags.get(keyword)
+
+    frames = []
+    for index, (number, own) in enumerate(zip(numbers, marks, strict=True)):
+        first = _frame(header, index, lookup, own)
+        # The sign of the step says towards which side of the first slice the others lie.
+        position = first.position + (number - 1) * step * np.cross(*first.orientation)
+        frames.append(replace(first, position=position))
+    return frames
+
+
+def _marks(get: Callable[[str], Any]) -> dict[str, Value]:
+    return {mark.name: value for mark in MARKS if (value := value_of(get(mark.name)))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,10 +243,9 @@ def arrange(frames: Sequence[Frame], name: str, volume: int | None = None, *, ti
     Raises:
         InputError: `geometry.*` or `series.*`, they do not fill a regular grid; which rule is broken, and where.
     """
-    _check_alike(frames, name)
+    frames = _one_volume(frames, name, volume)
     first = frames[0]
     normal = np.cross(*first.orientation)
-    frames = _one_stack(sorted(frames, key=lambda frame: float(frame.position @ normal)), normal, name, volume)
     if len(frames) == 1:
         raise InputError(
             "geometry.single_slice", f"{name} has one slice, {first.label}; expected a volume; give the whole folder"
@@ -183,13 +274,14 @@ def arrange(frames: Sequence[Frame], name: str, volume: int | None = None, *, ti
     return Stack(frames, Grid((int(columns), int(rows), len(frames)), _RAS_FROM_LPS @ affine), begin, shift)
 
 
-def _frame(path: Path, tags: Tags, index: int, lookup: Callable[[str, str], Any]) -> Frame:
+def _frame(header: Header, index: int, lookup: Callable[[str, str], Any], marks: Mapping[str, Value]) -> Frame:
+    tags, label = header.tags, header.label
     position = _numbers(lookup("PlanePositionSequence", "ImagePositionPatient"), 3)
     cosines = _numbers(lookup("PlaneOrientationSequence", "ImageOrientationPatient"), 6)
     between_rows_columns = _numbers(lookup("PixelMeasuresSequence", "PixelSpacing"), 2)
     for value, what in ((position, "position"), (cosines, "orientation"), (between_rows_columns, "pixel spacing")):
         if value is None:
-            raise InputError("geometry.incomplete", f"{path.name} gives no usable {what}; leave it out or re-export it")
+            raise InputError("geometry.incomplete", f"{label} gives no usable {what}; leave it out or re-export it")
     assert position is not None
     assert cosines is not None
     assert between_rows_columns is not None
@@ -198,7 +290,7 @@ def _frame(path: Path, tags: Tags, index: int, lookup: Callable[[str, str], Any]
     if np.abs(lengths - 1).max() > ORIENTATION_TOLERANCE or between_rows_columns.min() <= 0:
         raise InputError(
             "geometry.incomplete",
-            f"{path.name} has direction vectors of length {lengths[0]:.4g} and {lengths[1]:.4g} (expected 1) and pixel "
+            f"{label} has direction vectors of length {lengths[0]:.4g} and {lengths[1]:.4g} (expected 1) and pixel "
             f"spacing {_mm(between_rows_columns)} (expected above 0); re-export it",
         )
     kinds = (lookup(f"{modality}FrameTypeSequence", "FrameType") for modality in ("MRImage", "CTImage", "PET"))
@@ -206,12 +298,14 @@ def _frame(path: Path, tags: Tags, index: int, lookup: Callable[[str, str], Any]
     slope = _number(lookup("PixelValueTransformationSequence", "RescaleSlope"), missing=1.0)
     intercept = _number(lookup("PixelValueTransformationSequence", "RescaleIntercept"), missing=0.0)
     if not slope or not np.isfinite([slope, intercept]).all():
-        raise InputError("file.bad_header", f"{path.name} rescales its values by {slope} and {intercept}; re-export it")
+        raise InputError("file.bad_header", f"{label} rescales its values by {slope} and {intercept}; re-export it")
     return Frame(
-        path=path,
+        path=header.path,
+        label=label if index == 0 else f"{label}[{index}]",
         index=index,
-        identity=(str(tags.get("SOPInstanceUID") or path), index, tags.get("InstanceNumber"), tuple(position)),
-        turn=(int(tags.get("InstanceNumber") or 0), index),
+        identity=(str(tags.get("SOPInstanceUID") or header.path), index, tags.get("InstanceNumber"), tuple(position)),
+        number=(int(tags.get("InstanceNumber") or 0), index),
+        marks=marks,
         rows=int(tags.get("Rows") or 0),
         columns=int(tags.get("Columns") or 0),
         position=position,
@@ -235,73 +329,82 @@ def _numbers(values: Any, count: int) -> NDArray[np.float64] | None:
     return numbers if numbers.shape == (count,) and np.isfinite(numbers).all() else None
 
 
-def _check_alike(frames: Sequence[Frame], name: str) -> None:
-    first = frames[0]
-    for other in frames:
-        if np.abs(other.orientation - first.orientation).max() > ORIENTATION_TOLERANCE:
-            raise InputError(
-                "geometry.mixed_orientation",
-                f"the slices of {name} do not lie parallel: {first.label} and {other.label} have different "
-                "orientations; expected one; separate them",
-            )
-        if (other.rows, other.columns) != (first.rows, first.columns):
-            raise InputError(
-                "series.mixed_size",
-                f"the slices of {name} differ in size: {first.label} has {first.columns} x {first.rows} pixels, "
-                f"{other.label} {other.columns} x {other.rows}; separate them",
-            )
-        if np.abs(other.spacing_mm / first.spacing_mm - 1).max() > ORIENTATION_TOLERANCE:
-            raise InputError(
-                "series.mixed_spacing",
-                f"the slices of {name} differ in pixel spacing: {first.label} has {_mm(first.spacing_mm)}, "
-                f"{other.label} {_mm(other.spacing_mm)}; separate them",
-            )
-        if other.image_type != first.image_type:
-            raise InputError(
-                "series.mixed_image_type",
-                f"{name} mixes images of different kinds: {first.label} is {'/'.join(first.image_type)}, {other.label} "
-                f"{'/'.join(other.image_type)}; expected one kind; separate them",
-            )
+def _one_volume(frames: Sequence[Frame], name: str, volume: int | None) -> list[Frame]:
+    """The frames, in the order in which they lie, of the one volume or of the one that is chosen."""
+    kinds: list[list[Frame]] = []
+    for frame in frames:
+        kind = frame.kind
+        same = next((members for members in kinds if not kind.difference(members[0].kind)), None)
+        if same is None:
+            kinds.append([frame])
+        else:
+            same.append(frame)
+    fault = _mixed(kinds, name) if len(kinds) > 1 else None
+    if fault is not None and min(len(members) for members in kinds) < 2:
+        raise fault
+    found, texts = [], []
+    for members, kind_name in zip(kinds, names_of_kinds([members[0].kind for members in kinds]), strict=True):
+        volumes, text = _volumes(members, f"{name} {kind_name}".rstrip())
+        found += volumes
+        texts.append(f"{kind_name} ({text})" if kind_name and text else kind_name or text)
+    if volume is None and len(found) > 1:
+        what = "; ".join(texts)
+        code = fault.code if fault is not None else "series.4d"
+        text = f"{name} holds {len(found)} volumes, which differ in {what}"
+        if fault is None:
+            text = f"{name} holds {len(found)} complete stacks at the same {len(found[0])} positions: {what}"
+        text = f"{text}; expected one; choose one with --volume, 0 to {len(found) - 1}"
+        raise ChoiceNeeded(code, text, "volume", len(found))
+    if volume is not None and not 0 <= volume < len(found):
+        raise InputError(
+            "data.no_such_volume",
+            f"{name} holds {len(found)} volumes; found --volume {volume}, expected 0 to {len(found) - 1}",
+        )
+    return found[volume or 0]
 
 
-def _one_stack(frames: list[Frame], normal: NDArray[np.float64], name: str, volume: int | None) -> list[Frame]:
-    """The frames (sorted) of the one volume, or of the one that is wanted; no two may lie at one place."""
+def _mixed(kinds: Sequence[Sequence[Frame]], name: str) -> InputError:
+    """What to say where slices do not belong in one volume."""
+    first, other = kinds[0][0], kinds[1][0]
+    difference = other.kind.difference(first.kind)
+    if difference == "orientation":
+        text = f"the slices of {name} do not lie parallel: {first.label} and {other.label} have different orientations"
+        return InputError("geometry.mixed_orientation", f"{text}; expected one; separate them")
+    if difference == "size":
+        text = f"the slices of {name} differ in size: {first.label} has {first.columns} x {first.rows} pixels"
+        return InputError("series.mixed_size", f"{text}, {other.label} {other.columns} x {other.rows}; separate them")
+    if difference == "spacing":
+        text = f"the slices of {name} differ in pixel spacing: {first.label} has {_mm(first.spacing_mm)}"
+        return InputError("series.mixed_spacing", f"{text}, {other.label} {_mm(other.spacing_mm)}; separate them")
+    text = f"{name} mixes images of different kinds: {first.label} is {'/'.join(first.image_type)}"
+    text = f"{text}, {other.label} {'/'.join(other.image_type)}; expected one kind; separate them"
+    return InputError("series.mixed_image_type", text)
+
+
+def _volumes(frames: Sequence[Frame], name: str) -> tuple[list[list[Frame]], str]:
+    """The volumes of frames of one kind, each in the order in which its slices lie; what tells them apart."""
+    normal = np.cross(*frames[0].orientation)
+    frames = sorted(frames, key=lambda frame: float(frame.position @ normal))
     gaps = np.diff([frame.position @ normal for frame in frames])
     place = np.concatenate([[0], np.cumsum(gaps > SAME_PLACE_PIXELS * frames[0].spacing_mm.min())])
     counts = Counter(place.tolist())
     most = max(counts.values())
-    complete = len(counts) > 1 and set(counts.values()) == {most}
-    if volume is not None and (most == 1 or complete) and not 0 <= volume < most:
-        raise InputError(
-            "data.no_such_volume",
-            f"{name} holds {most} volumes; found --volume {volume}, expected 0 to {most - 1}",
-        )
     if most == 1:
-        return frames
-    if complete:
-        places = [frames[n : n + most] for n in range(0, len(frames), most)]
-        if any(len({frame.turn for frame in several}) < most for several in places):
-            raise InputError(
-                "series.4d",
-                f"{name} holds {most} volumes whose slices have equal instance numbers, so nobody knows which belong "
-                "together; separate them",
-            )
-        if volume is None:
-            raise ChoiceNeeded(
-                "series.4d",
-                f"{name} holds {most} complete stacks at the same {len(counts)} positions (times, echoes or "
-                f"directions); expected one; choose one with --volume, 0 to {most - 1}",
-                "volume",
-                most,
-            )
-        return [sorted(several, key=lambda frame: frame.turn)[volume] for several in places]
-    shared = max(counts, key=lambda p: counts[p])
-    labels = [frame.label for frame, p in zip(frames, place, strict=True) if p == shared]
-    raise InputError(
-        "geometry.duplicate_position",
-        f"{name} has {len(labels)} slices at one position: {', '.join(labels[:4])}{', ...' if len(labels) > 4 else ''}"
-        "; expected one; leave out the others",
-    )
+        return [frames], ""
+    if len(counts) == 1 or set(counts.values()) != {most}:
+        shared = max(counts, key=lambda p: counts[p])
+        labels = [frame.label for frame, p in zip(frames, place, strict=True) if p == shared]
+        more = ", ..." if len(labels) > 4 else ""
+        raise InputError(
+            "geometry.duplicate_position",
+            f"{name} has {len(labels)} slices at one position: {', '.join(labels[:4])}{more}; expected one; leave out "
+            "the others",
+        )
+    places = [frames[n : n + most] for n in range(0, len(frames), most)]
+    marks = [[frame.marks for frame in several] for several in places]
+    numbers = [[frame.number for frame in several] for several in places]
+    orders, text = tell_apart(marks, numbers, name)
+    return [[several[order[v]] for several, order in zip(places, orders, strict=True)] for v in range(most)], text
 
 
 def _check_even(

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from napari_seg import __version__
 from napari_seg.errors import InputError, Notice, OutputError, told_plainly
 from napari_seg.formats.contours import enclosed, enclosed_by_odd, outlines
+from napari_seg.formats.dicom_header import quiet_pydicom, read_header
 from napari_seg.formats.dicom_reference import read_object
 from napari_seg.formats.dicom_seg import UNICODE, source_of
-from napari_seg.formats.dicom_series import quiet_pydicom, read_header
 from napari_seg.formats.proven import unproven
 from napari_seg.geometry import Grid
 from napari_seg.volume import Origin, Segment, Segmentation, distinct_color, smallest_label_type
@@ -50,6 +50,7 @@ def write_rtstruct(
     images: Sequence[Path],
     path: Path,
     *,
+    frames: Sequence[Sequence[int]] = (),
     algorithm: tuple[str, str] = ("napari-seg", ""),
     origin: Origin = "AUTOMATIC",
 ) -> None:
@@ -61,6 +62,7 @@ def write_rtstruct(
         segmentation: on the images' grid.
         images: the DICOM files of the series.
         path: of the file.
+        frames: of each image those that the labels refer to, as of `Volume.frames`; empty: all.
         algorithm: name and version of what made it.
         origin: DICOM's word for whether a person took part.
 
@@ -72,7 +74,7 @@ def write_rtstruct(
     if not sources:
         raise OutputError("output.no_dicom", f"{path.name} needs the DICOM images that it belongs to; there are none")
     dataset = _structure_set(sources, algorithm)
-    slices = _slices(sources, segmentation.grid)
+    slices = _slices(sources, frames, segmentation.grid)
     for number, segment in enumerate(segmentation.segments, start=1):
         _add_structure(dataset, number, segment, segmentation, slices, algorithm, origin)
     with unproven(path, ".dcm") as hidden, quiet_pydicom():
@@ -306,16 +308,17 @@ def _reference(source: Dataset, frame: int | None = None) -> Dataset:
     return answer
 
 
-def _slices(sources: Sequence[Dataset], grid: Grid) -> dict[int, Dataset]:
+def _slices(sources: Sequence[Dataset], frames: Sequence[Sequence[int]], grid: Grid) -> dict[int, Dataset]:
     """By slice of the grid the image that lies there, as contours refer to it."""
-    from napari_seg.formats.dicom_geometry import frames_of
+    from napari_seg.formats.dicom import frames_among
 
+    headers = [read_header(Path(source.filename)) for source in sources]
+    by_path = {header.path: source for header, source in zip(headers, sources, strict=True)}
     found = {}
-    for source in sources:
-        frames = frames_of(read_header(Path(source.filename)))
-        for frame in frames:
-            k = int(np.rint(grid.to_index(frame.position * _LPS)[2]))
-            found[k] = _reference(source, frame.index + 1 if len(frames) > 1 else None)
+    for frame in frames_among(headers, frames):
+        source = by_path[frame.path]
+        k = int(np.rint(grid.to_index(frame.position * _LPS)[2]))
+        found[k] = _reference(source, frame.index + 1 if int(source.get("NumberOfFrames") or 1) > 1 else None)
     return found
 
 

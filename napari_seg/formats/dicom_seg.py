@@ -19,9 +19,9 @@ from napari_seg import __version__
 from napari_seg.errors import InputError, Notice, OutputError, told_plainly
 from napari_seg.formats.dicom import stack_of
 from napari_seg.formats.dicom_geometry import Stack
+from napari_seg.formats.dicom_header import quiet_pydicom
 from napari_seg.formats.dicom_reference import read_object
 from napari_seg.formats.dicom_seg_geometry import functional_groups, layout_of, value_of
-from napari_seg.formats.dicom_series import quiet_pydicom
 from napari_seg.formats.proven import unproven
 from napari_seg.formats.tilt import on_images
 from napari_seg.geometry import Grid, is_same_lattice, resample
@@ -59,6 +59,7 @@ def write_dicom_seg(
     images: Sequence[Path],
     path: Path,
     *,
+    frames: Sequence[Sequence[int]] = (),
     kind: Literal["binary", "labelmap"] = "binary",
     algorithm: tuple[str, str] = ("napari-seg", __version__),
     origin: Origin = "AUTOMATIC",
@@ -74,6 +75,7 @@ def write_dicom_seg(
         segmentation: on the images' grid; where a tilted gantry's slices were shifted onto it, labels go back to them.
         images: the DICOM files of the series.
         path: of the file.
+        frames: of each image the frames that the labels refer to, as of `Volume.frames`; empty: all.
         kind: how segments are stored.
         algorithm: name and version of what made it.
         origin: DICOM's word for whether a person took part.
@@ -88,15 +90,16 @@ def write_dicom_seg(
     if not numbered.segments:
         raise OutputError("output.no_segments", f"{path.name} would hold no segment; expected at least one")
     sources = [source_of(Path(image)) for image in images]
+    chosen = _keep_frames(sources[0], frames[0]) if len(sources) == 1 and frames else ()
     if not sources:
         raise OutputError("output.no_dicom", f"{path.name} needs the DICOM images that it belongs to; there are none")
     first = sources[0]
     for source in sources:
         _give_thickness(source, segmentation.grid.spacing_mm[2])
-    frames: Any
-    stack = _tilted(images, segmentation.grid)
+    pixels: Any
+    stack = _tilted(images, frames, segmentation.grid)
     if stack is None:
-        frames = highdicom.Volume(
+        pixels = highdicom.Volume(
             numbered.array.transpose(2, 1, 0),
             segmentation.grid.affine[:, [2, 1, 0, 3]],
             coordinate_system="PATIENT",
@@ -104,7 +107,7 @@ def write_dicom_seg(
             from_reference_convention="RAS",
         )
     else:
-        frames = on_images(numbered.array, stack)
+        pixels = on_images(numbered.array, stack)
         order = {str(frame.path): n for n, frame in enumerate(stack.frames)}
         sources.sort(key=lambda source: order[str(source.filename)])
     text = f"{path.name} can't be made from the headers of its images ({{kind}}); save as NIfTI or NRRD"
@@ -112,7 +115,7 @@ def write_dicom_seg(
     with unproven(path, ".dcm") as hidden, quiet_pydicom(), plainly:
         dataset = highdicom.seg.Segmentation(
             sources,
-            frames,
+            pixels,
             kind.upper(),
             [_description(segment, algorithm, origin) for segment in numbered.segments],
             series_instance_uid=highdicom.UID(),
@@ -127,11 +130,13 @@ def write_dicom_seg(
             specific_character_set=UNICODE,
             series_description=f"Segmentation by {algorithm[0]}"[:64],
         )
+        if chosen:
+            _refer_to_frames(dataset, chosen)
         dataset.save_as(hidden)
         if stack is None:
             came_back = same_labels(read_dicom_seg(hidden, scan=numbered.grid), numbered)
         else:
-            came_back = np.array_equal(_at_images(hidden, stack), frames)
+            came_back = np.array_equal(_at_images(hidden, stack), pixels)
         if not came_back:
             raise OutputError("output.not_equal", f"{path.name} came back from the disk with other labels; try again")
 
@@ -236,10 +241,30 @@ def _unpacked(dataset: Dataset, frames: Sequence[int]) -> Iterator[NDArray[np.ui
         yield bits[first_bit : first_bit + size].reshape(shape)
 
 
-def _tilted(images: Sequence[Path], grid: Grid) -> Stack | None:
+def _keep_frames(source: Dataset, frames: Sequence[int]) -> tuple[int, ...]:
+    """Leave only some frames, counted from 0, in the header of an enhanced image; returns them, or none of another."""
+    described = source.get("PerFrameFunctionalGroupsSequence")
+    if not described:
+        return ()
+    source.PerFrameFunctionalGroupsSequence = [described[n] for n in frames]
+    source.NumberOfFrames = len(frames)
+    return tuple(frames)
+
+
+def _refer_to_frames(dataset: DicomSegmentation, frames: Sequence[int]) -> None:
+    """Give references to frames the numbers that these have in the whole image, of which others were left out."""
+    for groups in dataset.PerFrameFunctionalGroupsSequence:
+        for derivation in groups.get("DerivationImageSequence") or ():
+            for image in derivation.get("SourceImageSequence") or ():
+                if (number := image.get("ReferencedFrameNumber")) is not None:
+                    numbers = [frames[int(n) - 1] + 1 for n in np.atleast_1d(number)]
+                    image.ReferencedFrameNumber = numbers if len(numbers) > 1 else numbers[0]
+
+
+def _tilted(images: Sequence[Path], frames: Sequence[Sequence[int]], grid: Grid) -> Stack | None:
     """The images' stack if a tilted gantry made them, and a grid is the straight one that they were shifted onto."""
     try:
-        stack = stack_of(images)
+        stack = stack_of(images, frames)
     except InputError:  # a volume of several in one file
         return None
     return stack if stack.is_tilted and stack.grid.matches(grid) else None

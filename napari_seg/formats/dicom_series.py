@@ -1,70 +1,31 @@
-"""DICOM files to series: reads headers, tells images from reports, groups and names."""
+"""DICOM files to series: tells images from reports, groups and names."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from napari_seg.errors import InputError
-
-if TYPE_CHECKING:
-    from pydicom.tag import BaseTag
-
-Tags = Mapping[str, Any]
-"""The values of a DICOM file, by keyword."""
-
-_PRIVATE_KEYWORDS = (
-    "PatientName",
-    "PatientID",
-    "OtherPatientNames",
-    "OtherPatientIDs",
-    "PatientBirthName",
-    "PatientMotherBirthName",
-    "PatientBirthDate",
-    "AccessionNumber",
-    "InstitutionName",
-    "ReferringPhysicianName",
-    "PerformingPhysicianName",
-    "OperatorsName",
+from napari_seg.formats.dicom_header import (
+    Header,
+    Tags,
+    image_type,
+    is_private,
+    looks_like_dicom,
+    private_words,
+    read_header,
+    sop_class,
+    without_private_words,
+    words,
 )
-_KEYWORDS = (
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "SeriesNumber",
-    "SeriesDescription",
-    "ProtocolName",
-    "Modality",
-    "ImageType",
-    "InstanceNumber",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "ModalityLUTSequence",
-    "LossyImageCompression",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-    *_PRIVATE_KEYWORDS,
-)
+
+ORIENTATION_TOLERANCE = 1e-3
+"""Difference between direction cosines, or relative one between pixel spacings, that a series may have in itself."""
+
 _SCANNERS = re.compile("(Enhanced|LegacyConvertedEnhanced)?(CT|MR|PET|PositronEmissionTomography)ImageStorage")
 _NOT_SCANS = {
     "SEG": "a segmentation",
@@ -77,25 +38,6 @@ _NOT_SCANS = {
     "SR": "a report",
     "REG": "a registration",
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Header:
-    """What one file says about itself.
-
-    Attributes:
-        path: the file.
-        tags: by keyword the values that decide what it is, where it lies and what its values mean; no pixels.
-        transfer_syntax: how its pixels are stored; "" if it does not say.
-        remaining_bytes: how much of the file is left where the header ends, pixels included.
-        header_bytes: where the header ends, and the element that holds the pixels begins.
-    """
-
-    path: Path
-    tags: Tags
-    transfer_syntax: str
-    remaining_bytes: int
-    header_bytes: int
 
 
 @dataclass(frozen=True)
@@ -111,112 +53,218 @@ class Series:
     files: tuple[Path, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the slices of one volume have in common.
+
+    Attributes:
+        orientation: six direction cosines; None where each frame has its own.
+        rows: number of rows.
+        columns: number of columns.
+        spacing_mm: between rows, between columns; None where each frame has its own.
+        image_type: DICOM's ImageType or FrameType, in full.
+    """
+
+    orientation: tuple[float, ...] | None
+    rows: int
+    columns: int
+    spacing_mm: tuple[float, ...] | None
+    image_type: tuple[str, ...]
+
+    def difference(self, other: Kind) -> str:
+        """Return what keeps two from one volume: "orientation", "size", "spacing" or "image_type"; "" if nothing."""
+        if not _is_near(self.orientation, other.orientation, relative=False):
+            return "orientation"
+        if (self.rows, self.columns) != (other.rows, other.columns):
+            return "size"
+        if not _is_near(self.spacing_mm, other.spacing_mm, relative=True):
+            return "spacing"
+        return "" if self.image_type == other.image_type else "image_type"
+
+
+def _is_near(one: Sequence[float] | None, other: Sequence[float] | None, *, relative: bool) -> bool:
+    if one is None or other is None:
+        return one is other
+    return all(
+        abs(a - b) <= ORIENTATION_TOLERANCE * (abs(b) if relative else 1) for a, b in zip(one, other, strict=True)
+    )
+
+
+@dataclass(eq=False)
+class _Part:
+    """Files of one series and one kind.
+
+    Attributes:
+        kind: of each.
+        tags: of the first.
+        files: with each its place among all.
+        frames: how many slices they hold together.
+    """
+
+    kind: Kind
+    tags: Tags
+    files: list[tuple[int, Path]] = field(default_factory=list)
+    frames: int = 0
+
+    @property
+    def may_be_a_volume(self) -> bool:
+        """Whether it has two slices or more with usable directions and spacing, or they state their own."""
+        if self.tags.get("PerFrameFunctionalGroupsSequence"):
+            return self.frames > 1
+        cosines, spacing_mm = self.kind.orientation, self.kind.spacing_mm
+        if self.frames < 2 or cosines is None or spacing_mm is None:
+            return False
+        lengths = np.linalg.norm(np.reshape(cosines, (2, 3)), axis=1)
+        return bool(np.abs(lengths - 1).max() <= ORIENTATION_TOLERANCE and min(spacing_mm) > 0)
+
+
 def find_series(files: Sequence[Path]) -> tuple[list[Series], list[tuple[Path, str, str]]]:
     """The image series among some files of any kind, in the order of their first files; and what was left out.
 
-    Left out are files that are not DICOM, objects that are no intensities (reports, segmentations, plans, dose),
-    localizers, and images without any geometry (secondary captures, X-rays) that are not in colour. A DICOM file whose
-    header is damaged is a series of its own, so that reading it says what is wrong.
+    A series that mixes images of different kinds (magnitude and phase, a reformatted plane) becomes one series a kind,
+    unless a kind has a single slice or no usable geometry. Left out are files that are not DICOM, objects that are no
+    intensities (reports, segmentations, plans, dose) or have no pixels, localizers, and images without any geometry
+    (secondary captures, X-rays) that are not in colour. A DICOM file whose header is damaged is a series of its own, so
+    that reading it says what is wrong. Of each file only its path is kept, and of each series the first header.
 
     Returns:
         The series, and of each file that is in none the path, a code and a message.
     """
-    groups: dict[tuple[str, ...], list[Header]] = {}
-    broken: dict[tuple[str, ...], Series] = {}
+    groups: dict[tuple[str, ...], list[_Part]] = {}
+    broken: list[tuple[int, Path]] = []
     left_out: list[tuple[Path, str, str]] = []
-    key: tuple[str, ...]
-    for path in files:
+    private: dict[Path, frozenset[str]] = {}
+    text = "is no scan of a known format"
+    for n, path in enumerate(files):
         looks = _looks_like_dicom(path)
-        if looks == "no":
-            left_out.append((path, "skip.not_an_image", f"{path.name} is no scan of a known format"))
-            continue
         try:
-            header = read_header(path)
+            header = read_header(path) if looks != "no" else None
         except InputError:
+            header = None
             if looks == "yes":
-                key = ("broken", str(path))
-                groups[key] = []  # holds its place in the order
-                broken[key] = Series(_safe(path.stem) or "unnamed", (path,))
-            else:
-                left_out.append((path, "skip.not_an_image", f"{path.name} is no scan of a known format"))
+                broken.append((n, path))
+                continue
+        if header is None:
+            left_out.append((path, "skip.not_an_image", text))
             continue
-        if why := _no_scan(header.tags):
-            code, text = why
-            left_out.append((path, code, f"{path.name} {text}"))
+        private[path.parent] = private.get(path.parent, frozenset()) | private_words(header.tags)
+        if why := _no_scan(header):
+            left_out.append((path, *why))
         else:
-            groups.setdefault(_series_key(path, header.tags), []).append(header)
-    found = []
-    for key, members in groups.items():
-        if key in broken:
-            found.append(broken[key])
-        elif any(_ought_to_lie_somewhere(member.tags) for member in members):
-            found.append(Series(series_name(members[0].tags), tuple(member.path for member in members)))
-        else:
-            text = "does not say where in the patient it lies"
-            left_out += [(member.path, "skip.no_geometry", f"{member.path.name} {text}") for member in members]
-    return found, left_out
+            _add(groups.setdefault(_series_key(path, header.tags), []), n, header)
+    found: list[tuple[int, Series]] = []
+    for n, path in broken:  # its own private words are not known; those of its neighbours are
+        stem = without_private_words(path.with_suffix(""), private.get(path.parent, frozenset()))
+        found.append((n, Series("_".join(words(stem)) or "unnamed", (path,))))
+    text = "does not say where in the patient it lies"
+    for every in groups.values():
+        ought = any(_ought_to_lie_somewhere(part.tags) for part in every)
+        parts = [
+            part for part in every if ought and (_ought_to_lie_somewhere(part.tags) or not _is_captured(part.tags))
+        ]
+        if parts:
+            found += _series_of(parts)
+        for part in every:
+            if part not in parts:
+                left_out += [(path, "skip.no_geometry", text) for _, path in part.files]
+    found.sort(key=lambda one: one[0])
+    named = []
+    for path, code, text in left_out:
+        name = without_private_words(path, private.get(path.parent, frozenset())) or "a file"
+        named.append((path, code, f"{name} {text}"))
+    return [series for _, series in found], named
 
 
-def _no_scan(tags: Tags) -> tuple[str, str] | None:
+def _add(parts: list[_Part], n: int, header: Header) -> None:
+    kind = _kind(header.tags)
+    part = next((one for one in parts if not kind.difference(one.kind)), None)
+    if part is None:
+        part = _Part(kind, header.tags)
+        parts.append(part)
+    part.files.append((n, header.path))
+    part.frames += _slices_in(header.tags)
+
+
+def _series_of(parts: Sequence[_Part]) -> list[tuple[int, Series]]:
+    """One series of all parts, or one a part if each may be a volume; each with the place of its first file."""
+    name = series_name(parts[0].tags)
+    if len(parts) == 1 or not all(part.may_be_a_volume for part in parts):
+        files = sorted(file for part in parts for file in part.files)
+        return [(files[0][0], Series(name, tuple(path for _, path in files)))]
+    names = names_of_kinds([part.kind for part in parts])
+    return [
+        (part.files[0][0], Series(f"{name}_{own}", tuple(path for _, path in part.files)))
+        for part, own in zip(parts, names, strict=True)
+    ]
+
+
+def _kind(tags: Tags) -> Kind:
+    def numbers(keyword: str, count: int) -> tuple[float, ...] | None:
+        try:
+            values = tuple(float(value) for value in tags[keyword])
+        except (KeyError, TypeError, ValueError):
+            return None
+        return values if len(values) == count else None
+
+    orientation, spacing_mm = numbers("ImageOrientationPatient", 6), numbers("PixelSpacing", 2)
+    return Kind(orientation, _whole(tags, "Rows"), _whole(tags, "Columns"), spacing_mm, image_type(tags))
+
+
+def names_of_kinds(kinds: Sequence[Kind]) -> list[str]:
+    """What tells kinds of images apart, fit for a file, such as `M_FFE` and `PHASE_MAP_P`; no two are equal."""
+    columns: list[list[str]] = []
+    if len({plane_of(kind.orientation) for kind in kinds}) > 1:
+        columns.append([plane_of(kind.orientation) for kind in kinds])
+    if len({(kind.rows, kind.columns) for kind in kinds}) > 1:
+        columns.append([f"{kind.columns}x{kind.rows}" for kind in kinds])
+    if len({kind.spacing_mm for kind in kinds}) > 1 and len(columns) == 0:
+        columns.append([f"{min(kind.spacing_mm or (0,)):.3g}mm".replace(".", "p") for kind in kinds])
+    if len({kind.image_type for kind in kinds}) > 1:
+        columns.append(_tails([kind.image_type for kind in kinds]))
+    names = ["_".join(part for part in parts if part) for parts in zip(*columns, strict=True)] or [""] * len(kinds)
+    if len(set(names)) < len(names):
+        names = [f"{name}_{n}".lstrip("_") for n, name in enumerate(names, start=1)]
+    return names
+
+
+def _tails(types: Sequence[tuple[str, ...]]) -> list[str]:
+    """Of several image types what is not common to all; never nothing."""
+    plain = [["".join(words(value)) for value in one] for one in types]
+    common = 0
+    while common < max(len(one) for one in plain) and len({tuple(one[: common + 1]) for one in plain}) == 1:
+        common += 1
+    if min(len(one) for one in plain) == common:  # AXIAL and AXIAL_ADD rather than nothing and ADD
+        common = max(common - 1, 0)
+    return ["_".join(one[common:])[:40] for one in plain]
+
+
+def plane_of(orientation: Sequence[float] | None) -> str:
+    """Return the plane that slices lie nearest to: axial, coronal or sagittal; "" where it is not known.
+
+    Args:
+        orientation: six direction cosines, of rows and columns.
+    """
+    if orientation is None:
+        return ""
+    normal = np.cross(orientation[:3], orientation[3:])
+    return ("sagittal", "coronal", "axial")[int(np.abs(normal).argmax())]
+
+
+def _no_scan(header: Header) -> tuple[str, str] | None:
     """Code and reason where an object can't be part of a scan."""
-    modality = str(tags.get("Modality") or "")
+    tags = header.tags
+    modality, kind = str(tags.get("Modality") or ""), sop_class(tags)
+    if kind == "MediaStorageDirectoryStorage":
+        return "skip.not_an_image", "is a directory of DICOM files"
     if "Rows" not in tags or modality in _NOT_SCANS:
         what = _NOT_SCANS.get(modality) or "no image"
         return "skip.not_intensities", f"is {what}"
+    is_described = "BitsAllocated" in tags and "PhotometricInterpretation" in tags
+    if header.pixel_bytes == 0 and not (is_described and kind.endswith("ImageStorage")):
+        return "skip.not_intensities", "has no pixels"  # an image whose pixels were cut off is refused instead
     if "LOCALIZER" in image_type(tags):
         return "skip.localizer", "is a localizer"
     return None
-
-
-def read_header(path: Path) -> Header:
-    """The few tags of one file that decide what it is and where it lies.
-
-    Raises:
-        InputError: `file.empty`, `file.unreadable`, `file.not_dicom`, `file.bad_header`, or `file.truncated`: it ends
-            before the image begins.
-    """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise InputError("file.unreadable", f"{path.name} can't be read: {error.strerror}") from error
-    if not status.st_size:
-        raise InputError("file.empty", f"{path.name} has 0 bytes; copy or export it again")
-    return _read_header(path, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=4096)  # a series is found first and read afterwards
-def _read_header(path: Path, size: int, mtime_ns: int) -> Header:
-    import pydicom
-
-    try:
-        with quiet_pydicom(), open(path, "rb") as stream:
-            # `force`: files without preamble are sound otherwise; whether this is DICOM at all shows below.
-            dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_tags(), force=True)
-            header_bytes = stream.tell()
-            # pydicom converts values when they are first touched; a malformed one is to fail here, not anywhere later.
-            tags = {element.keyword: element.value for element in dataset}
-            syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "")
-    except EOFError:
-        raise _cut(path) from None
-    except OSError as error:
-        raise InputError("file.unreadable", f"{path.name} can't be read: {error.strerror}") from error
-    except Exception as error:
-        # Not chained: pydicom quotes values in its errors, and those may be names.
-        kind = type(error).__name__
-        raise InputError("file.bad_header", f"{path.name} has a DICOM header that can't be read ({kind})") from None
-    if "Rows" not in tags:
-        if not tags.get("SOPClassUID") and not tags.get("Modality"):
-            raise InputError("file.not_dicom", f"{path.name} is not a DICOM file of any known kind")
-        if _sop_class(tags).endswith("ImageStorage"):
-            raise _cut(path)
-    return Header(path, tags, syntax, size - header_bytes, header_bytes)
-
-
-@lru_cache(maxsize=1)
-def _tags() -> list[BaseTag]:
-    from pydicom.tag import Tag
-
-    return [Tag(keyword) for keyword in _KEYWORDS]
 
 
 def series_name(tags: Tags) -> str:
@@ -225,68 +273,28 @@ def series_name(tags: Tags) -> str:
     Words of the description that also stand in the patient's name or identifier, or name the people and the
     institution around, are left out.
     """
-    private = _private_words(tags)
-    description = _words(str(tags.get("SeriesDescription") or tags.get("ProtocolName") or ""))
-    kept = [word for word in description if not _is_private(word, private)]
-    number = _safe(str(tags.get("SeriesNumber") or ""))
+    private = private_words(tags)
+    description = words(str(tags.get("SeriesDescription") or tags.get("ProtocolName") or ""))
+    kept = [word for word in description if not is_private(word, private)]
+    number = "_".join(words(str(tags.get("SeriesNumber") or "")))
     if len(number) > 3 and number in private:  # a shorter one is a coincidence: series 1 of patient 1
         number = ""
     parts = (
-        _safe(str(tags.get("Modality") or "DICOM")),
+        "_".join(words(str(tags.get("Modality") or "DICOM"))),
         "_".join(kept)[:40].rstrip("_"),
         number and number.zfill(3),
     )
     return "_".join(part for part in parts if part)
 
 
-def public_name(text: str, tags: Tags) -> str:
-    """A text, such as a folder's name, without words that stand in a file's private attributes; "" if none is left."""
-    values = " ".join(str(tags.get(keyword) or "") for keyword in _PRIVATE_KEYWORDS).casefold()
-    if any(word in text.casefold() for word in re.findall(r"\w{2,}", values) if not word.isascii()):
-        return ""
-    private, words = _private_words(tags), _words(text)
-    kept = [word for word in words if not _is_private(word, private)]
-    return text if kept == words else "_".join(kept)
-
-
-def _private_words(tags: Tags) -> set[str]:
-    private: set[str] = set()
-    for keyword in _PRIVATE_KEYWORDS:
-        words = _words(str(tags.get(keyword) or ""))
-        private |= {*words, "".join(words)} - {""}
-    return private
-
-
-def image_type(tags: Tags) -> tuple[str, ...]:
-    """The values of ImageType; empty if the file has none."""
-    values = tags.get("ImageType") or ()
-    return (values,) if isinstance(values, str) else tuple(values)
-
-
-@contextmanager
-def quiet_pydicom() -> Iterator[None]:
-    """Silences pydicom's warnings while it reads: they quote header values, and those may be names."""
-    import pydicom.config
-
-    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _looks_like_dicom(path: Path) -> Literal["yes", "maybe", "no"]:
-    """What the first bytes say; "maybe" where only a first tag stands that a file without preamble would have."""
+def _looks_like_dicom(path: Path) -> str:
     if path.suffix.lower() == ".dcm":
         return "yes"
     try:
         with open(path, "rb") as stream:
-            head = stream.read(132)
+            return looks_like_dicom(stream.read(132))
     except OSError:
         return "yes"  # a slice we may not open must not just be missing; reading it says why
-    if head[128:] == b"DICM":
-        return "yes"
-    little = head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\x00"
-    big = head[:2] in (b"\x00\x02", b"\x00\x08") and head[2:3] == b"\x00"
-    return "maybe" if little or big else "no"
 
 
 def _series_key(path: Path, tags: Tags) -> tuple[str, ...]:
@@ -299,36 +307,24 @@ def _series_key(path: Path, tags: Tags) -> tuple[str, ...]:
 
 def _ought_to_lie_somewhere(tags: Tags) -> bool:
     """Whether it has geometry, or is of a kind that must have: a CT without it is refused, a photograph passed over."""
-    has_geometry = "PerFrameFunctionalGroupsSequence" in tags or bool(
-        tags.get("ImagePositionPatient") and tags.get("ImageOrientationPatient")
-    )
-    return has_geometry or _is_in_colour(tags) or bool(_SCANNERS.fullmatch(_sop_class(tags)))
+    has_geometry = tags.get("PerFrameFunctionalGroupsSequence") or tags.get("DetectorInformationSequence")
+    has_geometry = has_geometry or (tags.get("ImagePositionPatient") and tags.get("ImageOrientationPatient"))
+    return bool(has_geometry) or _is_in_colour(tags) or bool(_SCANNERS.fullmatch(sop_class(tags)))
 
 
 def _is_in_colour(tags: Tags) -> bool:
     """A photograph or an ultrasound image; a screen that was captured, which a scanner adds unasked, is passed over."""
-    captured = _sop_class(tags).endswith("SecondaryCaptureImageStorage")
-    return not captured and not str(tags.get("PhotometricInterpretation") or "").startswith("MONOCHROME")
+    return not _is_captured(tags) and not str(tags.get("PhotometricInterpretation") or "").startswith("MONOCHROME")
 
 
-def _sop_class(tags: Tags) -> str:
-    """Such as `CTImageStorage`; "" where it is missing or unknown."""
-    return str(getattr(tags.get("SOPClassUID"), "keyword", ""))
+def _is_captured(tags: Tags) -> bool:
+    return sop_class(tags).endswith("SecondaryCaptureImageStorage")
 
 
-def _words(text: str) -> list[str]:
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    return re.findall(r"[A-Za-z0-9]+", plain)
+def _slices_in(tags: Tags) -> int:
+    return max(_whole(tags, "NumberOfFrames"), 1)
 
 
-def _is_private(word: str, private: set[str]) -> bool:
-    word = word.lower()
-    return any(p.lower() == word or (len(p) >= 3 and p.lower() in word) for p in private)
-
-
-def _safe(text: str) -> str:
-    return "_".join(_words(text))
-
-
-def _cut(path: Path) -> InputError:
-    return InputError("file.truncated", f"{path.name} ends inside its header; copy or export it again")
+def _whole(tags: Tags, keyword: str) -> int:
+    value = tags.get(keyword)
+    return int(value) if isinstance(value, (int, float)) else 0

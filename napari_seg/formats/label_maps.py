@@ -125,6 +125,7 @@ def write_label_map(
     path: Path,
     *,
     images: Sequence[Path] = (),
+    frames: Sequence[Sequence[int]] = (),
     dicom: DicomKind = "seg",
     algorithm: tuple[str, str] = ("napari-seg", ""),
     origin: Origin = "AUTOMATIC",
@@ -135,6 +136,7 @@ def write_label_map(
         segmentation: with its segments.
         path: ends in one of `WRITTEN_ENDINGS`; surfaces become a file a segment, .csv and .json hold volumes.
         images: the DICOM files of the scan; for .dcm.
+        frames: of each image those that the labels refer to, as of `Volume.frames`; empty: all.
         dicom: what a .dcm is.
         algorithm: name and version of what made it; for .dcm.
         origin: whether a person took part; for .dcm.
@@ -154,12 +156,12 @@ def write_label_map(
     elif has_ending(path, (".dcm",)) and dicom == "rtstruct":
         from napari_seg.formats.dicom_rtstruct import write_rtstruct
 
-        write_rtstruct(segmentation, images, path, algorithm=algorithm, origin=origin)
+        write_rtstruct(segmentation, images, path, frames=frames, algorithm=algorithm, origin=origin)
     elif has_ending(path, (".dcm",)):
         from napari_seg.formats.dicom_seg import write_dicom_seg
 
         kind: Literal["binary", "labelmap"] = "binary" if dicom == "seg" else "labelmap"
-        write_dicom_seg(segmentation, images, path, kind=kind, algorithm=algorithm, origin=origin)
+        write_dicom_seg(segmentation, images, path, frames=frames, kind=kind, algorithm=algorithm, origin=origin)
     elif has_ending(path, SURFACE_ENDINGS):
         return write_surfaces(segmentation, path)
     elif has_ending(path, (".csv", ".json")):
@@ -213,7 +215,7 @@ def named(segmentation: Segmentation) -> Segmentation:
 
 def dicom_modality(path: Path) -> str | None:
     """Return the modality of a DICOM file; None for any other file, or a folder."""
-    from napari_seg.formats.dicom_series import read_header
+    from napari_seg.formats.dicom_header import read_header
 
     if not path.is_file():
         return None

@@ -103,6 +103,7 @@ def export(snapshot: Snapshot, path: Path, kind: KindName) -> tuple[Snapshot, st
         segmentation,
         path.absolute(),
         images=[Path(file).absolute() for file in known.get("files", ())],
+        frames=known.get("frames", ()),
         dicom=KINDS[kind].dicom or "seg",
         algorithm=made_by or (PROGRAM, __version__),
         origin="MANUAL" if made_by is None else "SEMIAUTOMATIC" if is_touched else "AUTOMATIC",

@@ -88,8 +88,9 @@ def adopt_labels(layer: Labels, others: Iterable[Layer]) -> None:
     elif not known.get("files"):
         volumes = [volume for other in others if (volume := volume_of(other)) is not None]
         native, source = Grid(known["shape"], known["affine"]), known.get("source")
-        on = (volume.files for volume in volumes if volume.grid.matches(native) and not _is_other(source, volume))
-        layer.metadata[METADATA_KEY] = {**known, "files": next(on, ())}
+        on = (volume for volume in volumes if volume.grid.matches(native) and not _is_other(source, volume))
+        of_scan = {"files": scan.files, "frames": scan.frames} if (scan := next(on, None)) is not None else {"files": ()}
+        layer.metadata[METADATA_KEY] = {**known, **of_scan}
 
 
 def labels_from(data: NDArray, settings: dict[str, Any]) -> Labels:
@@ -185,7 +186,7 @@ def _known_of(layer: Layer, others: Iterable[Layer]) -> dict[str, Any]:
         else:
             own = {key: value for key, value in known.items() if key not in ("volume", "range")}
         notices = tuple(notice for notice in volume.notices if notice.code == "geometry.no_orientation")
-        return {"files": volume.files, **own, "notices": notices, ADOPTED: "scan"}
+        return {"files": volume.files, "frames": volume.frames, **own, "notices": notices, ADOPTED: "scan"}
     affine, frame, notices = _world_affine_mm(layer), frame_of(others), _unit_notices(layer)
     told = _frame_told(layer)
     if told is not None:

@@ -66,6 +66,7 @@ def image_layers(volume: Volume, frame: ArrayLike | None = None) -> list[LayerTu
                     **placement.as_metadata(),
                     "volume": volume,
                     "files": volume.files,
+                    "frames": volume.frames,
                     "range": _value_range(shown, volume.modality),
                 }
             },
@@ -127,6 +128,7 @@ def labels_layer(
     name: str,
     *,
     files: Sequence[Path] = (),
+    frames: Sequence[Sequence[int]] = (),
     algorithm: tuple[str, str] | None = None,
 ) -> LayerTuple:
     """The layer tuple of a segmentation, named and coloured; its array is a copy, so painting harms nothing.
@@ -136,11 +138,17 @@ def labels_layer(
         placement: of its scan.
         name: of the layer.
         files: of the scan; DICOM is written with references to them.
+        frames: of each file those of the scan, as of `Volume.frames`.
         algorithm: name and version of what made it; None: a person.
     """
     highest = max(int(segmentation.array.max(initial=0)), *(s.label for s in segmentation.segments), 0)
     volumes_ml = segmentation.volumes_ml()
-    known = {"segments": segmentation.segments, "files": tuple(files), "confidence": dict(segmentation.confidence)}
+    known = {
+        "segments": segmentation.segments,
+        "files": tuple(files),
+        "frames": tuple(frames),
+        "confidence": dict(segmentation.confidence),
+    }
     settings: dict[str, Any] = {
         **_geometry(placement),
         "name": name,

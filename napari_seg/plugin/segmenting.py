@@ -156,8 +156,8 @@ class Run:
         )
         # Counting voxels and turning axes takes a while too: not in the main thread.
         name, bundle = f"{self.image_name} - {self.bundle.name}", self.bundle
-        files, algorithm = self.volume.files, (bundle.name, bundle.version)
-        labels = labels_layer(found, self.placement, name, files=files, algorithm=algorithm)
+        files, frames, algorithm = self.volume.files, self.volume.frames, (bundle.name, bundle.version)
+        labels = labels_layer(found, self.placement, name, files=files, frames=frames, algorithm=algorithm)
         # napari compiles its colour mapping at the first use, for seconds.
         labels[1]["colormap"].map(labels[0][:1, :1])
         layers = [layer_of(labels)]
