@@ -29,7 +29,8 @@ VERDICTS = {
     # ten frames without functional groups; three files of two or three slices, which are fewer than four
     "dcm_enhanced_multiframe": {"process": 2, "refuse series.multiframe": 1, "warn geometry.few_slices": 3},
     "dcm_gantry_tilt": {"refuse geometry.shear": 1},
-    "dcm_mag_phase_in_one_series": {"refuse series.mixed_image_type": 1},
+    # two slices of either
+    "dcm_mag_phase_in_one_series": {"warn geometry.few_slices": 2},
     "dcm_missing_slice": {"refuse geometry.missing_slice": 1},
     # the one with an empty thickness is a single slice; plans and a dose are no scans, with or without preamble
     "dcm_missing_tags": {
@@ -38,7 +39,8 @@ VERDICTS = {
         "skip skip.not_intensities": 3,
     },
     "dcm_missing_uids": {"process": 2},
-    "dcm_mixed_orientation": {"refuse geometry.mixed_orientation": 2},
+    # two planes of two slices each; projections of which each has a direction of its own
+    "dcm_mixed_orientation": {"refuse geometry.mixed_orientation": 1, "warn geometry.few_slices": 2},
     "dcm_monochrome1": {"skip skip.no_geometry": 1},
     "dcm_mosaic": {"refuse data.4d": 1, "refuse series.mosaic": 1},
     "dcm_not_an_image": {"skip skip.not_intensities": 6},

@@ -94,7 +94,7 @@ class Scan:
         elif self.format == "dicom":
             from napari_seg.formats.dicom import read_series
 
-            read = partial(read_series, volume=volume, resample_tilt=resample_tilt, apart=False)
+            read = partial(read_series, volume=volume, resample_tilt=resample_tilt, name=self.name, apart=False)
         else:
             from napari_seg.formats.archive import unpacked
 

@@ -23,6 +23,9 @@ __all__ = ["Series", "find_series", "read_series", "stack_of"]
 
 FEW_SLICES = 4
 
+MAX_EXCESS = 0.25
+"""How many more bytes of pixels than its header claims a file may hold, as a fraction: some are padded."""
+
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 """Transfer syntaxes of pixels as they are: implicit and explicit, little end first."""
 
@@ -48,7 +51,12 @@ _PIXEL_KEYWORDS = (
 
 
 def read_series(
-    files: Sequence[Path], volume: int | None = None, *, resample_tilt: bool = False, apart: bool = True
+    files: Sequence[Path],
+    volume: int | None = None,
+    *,
+    resample_tilt: bool = False,
+    name: str = "",
+    apart: bool = True,
 ) -> Volume:
     """The volume that the files of one series hold, in any order.
 
@@ -57,9 +65,10 @@ def read_series(
 
     Args:
         files: of the series.
-        volume: which one, counted from 0 in the order of instance numbers, of a series that holds several at the same
-            positions; None: there must be one.
+        volume: which one, counted from 0, of a series that holds several at the same positions (see `dicom_volumes`) or
+            of several kinds; None: there must be one.
         resample_tilt: shift the slices of a tilted gantry onto a straight grid, in float32 (see `tilt`).
+        name: of the scan; "": as the first header gives it.
         apart: whether compressed pixels are decoded in a process of their own.
 
     Raises:
@@ -68,16 +77,16 @@ def read_series(
     """
     headers = [read_header(Path(path)) for path in files]
     if apart and any(_needs_decoder(header) for header in headers):
-        read = partial(read_series, volume=volume, resample_tilt=resample_tilt, apart=False)
+        read = partial(read_series, volume=volume, resample_tilt=resample_tilt, name=name, apart=False)
         return read_apart(read, [header.path for header in headers])
     first = headers[0].tags
-    name = series_name(first)
+    name = name or series_name(first)
     for header in headers:
         _check_scalar(header, name)
         _check_whole(header)
     stack = arrange(frames_among(headers), name, volume, tilted=resample_tilt)
     slices = _read_pixels(stack.frames, {header.path: header for header in headers})
-    notices = _notices([header.tags for header in headers], len(stack.frames), name)
+    notices = _notices(headers, len(stack.frames), name)
     if stack.is_tilted:
         from napari_seg.formats.tilt import straightened
 
@@ -133,27 +142,30 @@ def _needs_decoder(header: Header) -> bool:
 
 
 def _check_whole(header: Header) -> None:
-    """Uncompressed pixels can be counted before any is read."""
-    tags, label = header.tags, header.label
-    if header.transfer_syntax not in ("", *_NATIVE, _BIG_ENDIAN):
+    """Refuse a file whose uncompressed pixels are fewer, or many more, than its header claims."""
+    if (expected := _claimed_bytes(header)) is None:
         return
-    sizes = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "NumberOfFrames")
-    rows, columns, bits, samples, frames = (_count(label, tags, keyword) for keyword in sizes)
-    expected = (rows * columns * bits * samples * frames + 7) // 8
+    label, found = header.label, header.pixel_bytes
     if header.remaining_bytes < expected:
         raise InputError(
             "file.truncated",
             f"{label} was cut short: {header.remaining_bytes} of {expected} bytes of pixels are there; copy or export "
             "it again",
         )
-    found = header.pixel_bytes
-    if found is not None and not expected <= found < expected + max(columns * bits * samples // 8, 2):
-        times = f" in {frames} frames" if frames > 1 else ""
+    if found is not None and not expected <= found < expected * (1 + MAX_EXCESS):
         raise InputError(
             "file.bad_header",
-            f"{label} holds {found} bytes of pixels, and its header claims {rows} rows of {columns} pixels{times}, "
-            f"which take {expected}; expected both to agree; export it again",
+            f"{label} holds {found} bytes of pixels, and its header claims {header.tags.get('Rows')} rows of "
+            f"{header.tags.get('Columns')} pixels, in all {expected} bytes; expected both to agree; export it again",
         )
+
+
+def _claimed_bytes(header: Header) -> int | None:
+    """How many bytes of pixels a header claims; None where they are compressed, so that nobody can count them."""
+    if header.transfer_syntax not in ("", *_NATIVE, _BIG_ENDIAN):
+        return None
+    sizes = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "NumberOfFrames")
+    return (prod(_count(header.label, header.tags, keyword) for keyword in sizes) + 7) // 8
 
 
 def _count(label: str, tags: Tags, keyword: str) -> int:
@@ -180,8 +192,8 @@ def _check_scalar(header: Header, name: str) -> None:
         raise InputError("series.lookup_table", f"{label} in {name} maps its values by a table; expected a slope")
 
 
-def _notices(every: Sequence[Tags], count: int, name: str) -> tuple[Notice, ...]:
-    notices = []
+def _notices(headers: Sequence[Header], count: int, name: str) -> tuple[Notice, ...]:
+    notices, every = [], [header.tags for header in headers]
     if count < FEW_SLICES:
         notices.append(Notice("geometry.few_slices", f"{name} has {count} slices; a whole scan has more"))
     if any(tags.get("PhotometricInterpretation") == "MONOCHROME1" for tags in every):
@@ -190,6 +202,11 @@ def _notices(every: Sequence[Tags], count: int, name: str) -> tuple[Notice, ...]
         )
     if any(tags.get("LossyImageCompression") == "01" for tags in every):
         notices.append(Notice("series.lossy", f"{name} went through lossy compression; fine detail may be gone"))
+    longer = [header for header in headers if (header.pixel_bytes or 0) > (_claimed_bytes(header) or np.inf) + 1]
+    if longer:
+        text = f"{longer[0].label} holds {longer[0].pixel_bytes} bytes of pixels, more than the "
+        text = f"{text}{_claimed_bytes(longer[0])} that its header claims; what lies behind these was left out"
+        notices.append(Notice("file.longer", f"{text} ({len(longer)} of {len(headers)} files)"))
     return tuple(notices)
 
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Tags = Mapping[str, Any]
 """The values of a DICOM file, by keyword: plain numbers and strings, or tuples of them."""
 
+DIRECTORY = "1.2.840.10008.1.3.10"
+"""The class of a DICOMDIR, the table of contents of a disk."""
+
 DEFLATED = "1.2.840.10008.1.2.1.99"
 _UNDEFINED = 0xFFFFFFFF
 
@@ -140,7 +143,7 @@ def _read_header(path: Path, size: int, mtime_ns: int) -> Header:
                 raise InputError("file.not_dicom", f"{path.name} {text}")
             stream.seek(0)
             # `force`: files without preamble are sound otherwise; whether this is DICOM at all shows below.
-            dataset = read_partial(stream, _stop_behind_header(), specific_tags=list(_tags()), force=True)
+            dataset = read_partial(stream, _stop_behind_header(path), specific_tags=list(_tags()), force=True)
             syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "")
             tags = _plain_tags(dataset)
             offset, pixel_bytes = stream.tell(), None
@@ -175,13 +178,13 @@ def looks_like_dicom(head: bytes) -> Literal["yes", "maybe", "no"]:
     return "maybe" if little or big else "no"
 
 
-def _stop_behind_header() -> Callable[[BaseTag, str | None, int], bool]:
+def _stop_behind_header(path: Path) -> Callable[[BaseTag, str | None, int], bool]:
     elements = count()
 
     def is_behind(tag: BaseTag, vr: str | None, length: int) -> bool:
         # No file holds an element of group 0, which zeros look like; nor does a header go on for ever.
         if tag < 0x00020000 or next(elements) > MAX_ELEMENTS:
-            raise ValueError
+            raise InputError("file.not_dicom", f"{path.name} is not a DICOM file of any known kind")
         return tag >= 0x7FE00008
 
     return is_behind
@@ -227,8 +230,8 @@ def _plain_tags(dataset: Dataset) -> dict[str, Any]:
         except Exception:
             if name in _NEEDED:
                 raise
-    if "SOPClassUID" not in tags and (uid := dataset.file_meta.get("MediaStorageSOPClassUID")):
-        tags["SOPClassUID"] = intern(str(uid))  # such as of a DICOMDIR
+    if dataset.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY:  # it stands nowhere else
+        tags["SOPClassUID"] = DIRECTORY
     return tags
 
 

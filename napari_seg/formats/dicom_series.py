@@ -11,6 +11,7 @@ import numpy as np
 
 from napari_seg.errors import InputError
 from napari_seg.formats.dicom_header import (
+    DIRECTORY,
     Header,
     Tags,
     image_type,
@@ -254,7 +255,7 @@ def _no_scan(header: Header) -> tuple[str, str] | None:
     """Code and reason where an object can't be part of a scan."""
     tags = header.tags
     modality, kind = str(tags.get("Modality") or ""), sop_class(tags)
-    if kind == "MediaStorageDirectoryStorage":
+    if tags.get("SOPClassUID") == DIRECTORY:
         return "skip.not_an_image", "is a directory of DICOM files"
     if "Rows" not in tags or modality in _NOT_SCANS:
         what = _NOT_SCANS.get(modality) or "no image"
