@@ -251,7 +251,7 @@ def _keep_frames(source: Dataset, frames: Sequence[int]) -> tuple[int, ...]:
     return tuple(frames)
 
 
-def _refer_to_frames(dataset: DicomSegmentation, frames: Sequence[int]) -> None:
+def _refer_to_frames(dataset: Dataset, frames: Sequence[int]) -> None:
     """Give references to frames the numbers that these have in the whole image, of which others were left out."""
     for groups in dataset.PerFrameFunctionalGroupsSequence:
         for derivation in groups.get("DerivationImageSequence") or ():
