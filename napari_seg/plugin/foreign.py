@@ -89,7 +89,8 @@ def adopt_labels(layer: Labels, others: Iterable[Layer]) -> None:
         volumes = [volume for other in others if (volume := volume_of(other)) is not None]
         native, source = Grid(known["shape"], known["affine"]), known.get("source")
         on = (volume for volume in volumes if volume.grid.matches(native) and not _is_other(source, volume))
-        of_scan = {"files": scan.files, "frames": scan.frames} if (scan := next(on, None)) is not None else {"files": ()}
+        scan = next(on, None)
+        of_scan = {"files": scan.files, "frames": scan.frames} if scan is not None else {"files": ()}
         layer.metadata[METADATA_KEY] = {**known, **of_scan}
 
 
