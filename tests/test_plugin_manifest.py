@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import configparser
 import re
+import ast
+import re
 import subprocess
 import sys
+import threading
 from importlib.resources import files
 from pathlib import Path
 
@@ -85,3 +88,98 @@ def test_preferences_are_read_from_napari(monkeypatch: pytest.MonkeyPatch) -> No
     )
     monkeypatch.setattr(napari.settings, "get_plugin_settings", lambda name: told)
     assert preferences() == Preferences("cpu", int(2.5 * 2**30), (Path("/a/b"), Path("/c")), "bfloat16", 0)
+
+
+def test_keys_can_be_changed_in_preferences(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from napari.components import ViewerModel
+    from napari.settings import get_settings
+    from napari.utils.action_manager import action_manager
+    from napari.utils.key_bindings import KeymapHandler
+
+    from napari_seg.plugin import shortcuts
+
+    steps: list[int] = []
+    viewer = ViewerModel()
+
+    class Model:
+        session = SimpleNamespace(is_closed=threading.Event(), viewer=viewer)
+
+        def step(self, by: int) -> None:
+            steps.append(by)
+
+    model, keys = Model(), KeymapHandler()
+    keys.keymap_providers = [viewer]
+    shortcuts.connect(model)  # type: ignore[arg-type]
+    try:
+        assert all(keys.press_key(key) for key in (".", ","))
+        assert steps == [1, -1]
+        # what Preferences > Shortcuts does
+        action_manager.unbind_shortcut("napari-seg:next_structure")
+        action_manager.bind_shortcut("napari-seg:next_structure", "K")
+        get_settings().shortcuts.shortcuts = {
+            **get_settings().shortcuts.shortcuts,
+            "napari-seg:next_structure": ["K"],
+        }
+        shortcuts.connect(model)  # type: ignore[arg-type]
+        assert not keys.press_key(".")
+        assert keys.press_key("K")
+        assert steps == [1, -1, 1]
+        model.session.is_closed.set()
+        keys.press_key("K")
+        assert steps == [1, -1, 1]
+    finally:
+        for name in ("napari-seg:next_structure", "napari-seg:previous_structure"):
+            action_manager.unbind_shortcut(name)
+        get_settings().reset()
+
+
+def test_an_added_model_is_there_at_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    import napari.settings
+    from bundles import write_threshold_bundle
+    from napari.components import ViewerModel
+
+    from napari_seg.plugin.preferences import preferences
+    from napari_seg.plugin.segmenting import SegmentModel
+    from napari_seg.plugin.session import Session
+
+    stored = SimpleNamespace(
+        segmenting=SimpleNamespace(device="cpu", memory_gib=0, precision="auto", bundle_folders="/elsewhere"),
+        safety=SimpleNamespace(keep_seconds=0),
+    )
+    monkeypatch.setattr(napari.settings, "get_plugin_settings", lambda name: stored)
+    folder = write_threshold_bundle(tmp_path / "mine")
+    for _ in range(2):
+        SegmentModel(Session(ViewerModel())).add_bundle(folder)
+    assert preferences().bundle_folders == (Path("/elsewhere"), folder)
+    started = SegmentModel(Session(ViewerModel()), preferences().bundle_folders)
+    assert folder in [bundle.root for bundle in started.bundles]
+
+
+def test_private_names_of_napari_stand_in_one_module() -> None:
+    """Names that begin with an underscore, and `_qt`, of objects that are not the plugin's own."""
+    found = []
+    for path in MANIFEST.parent.glob("*.py"):
+        if path.name == "napari_internals.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if isinstance(node, ast.Attribute) and re.match(r"_(qt|undo|redo|canvas|dock|layer|mouse)", node.attr):
+                is_own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+                found += [] if is_own else [f"{path.name}: {node.attr}"]
+            found += [f"{path.name}: {name}" for name in modules if name.startswith("napari._")]
+    assert found == []
+
+
+def test_another_napari_is_told_which_one_is_needed() -> None:
+    from types import SimpleNamespace
+
+    from napari_seg.errors import EnvironmentFault
+    from napari_seg.plugin.napari_internals import main_window
+
+    with pytest.raises(EnvironmentFault, match="_qt_window.*pip install") as caught:
+        main_window(SimpleNamespace(window=SimpleNamespace()))
+    assert caught.value.code == "environment.napari"

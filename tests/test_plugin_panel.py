@@ -18,7 +18,8 @@ import pytest
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
 from qtpy.QtCore import Qt, QThreadPool, QTimer
-from qtpy.QtWidgets import QApplication
+from qtpy.QtGui import QCloseEvent
+from qtpy.QtWidgets import QApplication, QFileDialog, QMainWindow, QMessageBox
 
 from napari_seg.cli import main
 from napari_seg.errors import EnvironmentFault, Notice
@@ -26,9 +27,11 @@ from napari_seg.formats import read
 from napari_seg.formats.nifti import write_nifti
 from napari_seg.geometry import Grid, resample
 from napari_seg.localise import mni152_path
-from napari_seg.plugin import commands, segmenting
+from napari_seg.plugin import closing, commands, segmenting
 from napari_seg.plugin.autosave import FOLDER_VARIABLE, Autosave
+from napari_seg.plugin.exporting import suggested_name
 from napari_seg.plugin.layers import labels_layer, layer_of
+from napari_seg.plugin.napari_internals import main_window
 from napari_seg.plugin.panel import Panel
 from napari_seg.plugin.placement import PLANES, Placement
 from napari_seg.plugin.structures import table_of
@@ -435,8 +438,8 @@ def test_work_left_behind_is_offered_and_restored(
     assert viewer.layers[1].name == "mine (restored)"
     np.testing.assert_array_equal(viewer.layers[1].data, layer.data)
     qtbot.waitUntil(lambda: not panel._unsaved_frame.isVisible(), timeout=10_000)
-    assert len(panel.autosave.left_behind()) == 0
-    assert len(list(panel.autosave.folder.glob("*.nii.gz"))) == 1  # kept once more, should this program be the next
+    assert len(panel.guard.autosave.left_behind()) == 0
+    assert len(list(panel.guard.autosave.folder.glob("*.nii.gz"))) == 1  # should this one end next
 
 
 def test_a_result_does_not_interrupt_a_brush(
@@ -453,9 +456,20 @@ def test_a_result_does_not_interrupt_a_brush(
     assert panel._tabs.currentWidget() is tab
 
 
-def test_menu_commands_lead_to_their_tabs(viewer: Any, head: Volume, tmp_path: Path, monkeypatch: Any) -> None:
-    from qtpy.QtWidgets import QFileDialog
+def test_every_command_of_the_palette_can_be_called(viewer: Any, monkeypatch: Any) -> None:
+    from napari._app_model import get_app_model
 
+    for name in ("getOpenFileName", "getSaveFileName"):
+        monkeypatch.setattr(QFileDialog, name, staticmethod(lambda *_: ("", "")))
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", staticmethod(lambda *_: ""))
+    app = get_app_model()
+    ours = sorted(name for name in dict(app.commands) if name.startswith("napari-seg") and "mni152" not in name)
+    assert len(ours) >= 15
+    for name in ours:
+        app.commands.execute_command(name).result()
+
+
+def test_menu_commands_lead_to_their_tabs(viewer: Any, head: Volume, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", staticmethod(lambda *_: ""))
     for command, tab in {
         commands.open_study: "study_tab",
@@ -468,3 +482,117 @@ def test_menu_commands_lead_to_their_tabs(viewer: Any, head: Volume, tmp_path: P
         assert panel._tabs.currentWidget() is getattr(panel, tab)
     commands.export_nifti()  # there is nothing to save: it is said
     assert "output.no_geometry" in panel._message.text()
+
+
+@pytest.fixture
+def corrected(viewer: Any, panel: Panel, run: Callable[[], None], head: Volume, tmp_path: Path) -> Any:
+    """A result with a stroke that is not saved."""
+    viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
+    run()
+    layer = viewer.layers[-1]
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 3)
+    return layer
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Answers that a person gives, the last first; without one a question fails the test."""
+    answers: list[Any] = []
+    monkeypatch.setattr(QMessageBox, "exec", lambda box: answers.pop())
+    return answers
+
+
+BUTTONS = QMessageBox.StandardButton
+
+
+def close(viewer: Any) -> bool:
+    """Returns whether a window that its button is about to close may close; it stays open, for the fixture to close."""
+    return not closing.guard_of(viewer).eventFilter(main_window(viewer), QCloseEvent())
+
+
+def test_closing_asks_for_unsaved_corrections(
+    viewer: Any, panel: Panel, corrected: Any, asked: list[Any], qtbot: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    assert panel.structures_tab._labels_box.currentText() == f"• {corrected.name}"
+    assert panel._tabs.tabText(2) == "Structures •"
+    assert "•" not in corrected.name + suggested_name(corrected, "nifti")
+    asked += [BUTTONS.Cancel] * 2
+    assert not QMainWindow.close(main_window(viewer))  # as the button of the window does
+    main_window(viewer).close(quit_app=True)  # Ctrl-Q
+    assert not asked
+    assert main_window(viewer).isVisible()
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / suggested_name(corrected, "nifti")).write_text("another file")
+    monkeypatch.setattr(closing, "ask_folder", lambda *_: None)
+    asked.append(BUTTONS.SaveAll)  # but no folder is chosen
+    assert not close(viewer)
+    monkeypatch.setattr(closing, "ask_folder", lambda *_: folder)
+    panel.guard.keep()
+    qtbot.waitUntil(lambda: panel.guard.autosave.folder.exists(), timeout=10_000)
+    asked.append(BUTTONS.SaveAll)
+    assert close(viewer)
+    assert not asked
+    assert (folder / suggested_name(corrected, "nifti")).read_text() == "another file"
+    (saved,) = (path for path in folder.glob("*.nii.gz") if path.stat().st_size > 50)
+    assert read(saved).array.max() == 3
+    assert not table_of(corrected).is_unsaved
+    qtbot.waitUntil(lambda: not list(Path(os.environ[FOLDER_VARIABLE]).glob("*")), timeout=10_000)
+
+
+def test_what_is_discarded_is_not_offered_again(
+    viewer: Any, panel: Panel, corrected: Any, asked: list[Any], qtbot: Any
+) -> None:
+    panel.guard.keep()
+    qtbot.waitUntil(lambda: panel.guard.autosave.folder.exists(), timeout=10_000)
+    asked.append(BUTTONS.Discard)
+    assert close(viewer)
+    assert not asked
+    assert not panel.guard.autosave.folder.exists()
+
+
+def test_the_window_asks_also_when_the_panel_is_closed(
+    viewer: Any, corrected: Any, asked: list[Any], qtbot: Any
+) -> None:
+    guard = closing.guard_of(viewer)
+    guard.keep()
+    qtbot.waitUntil(lambda: guard.autosave.folder.exists(), timeout=10_000)
+    viewer.window.remove_dock_widget("all")
+    assert guard.autosave.folder.exists()  # the work lies nowhere else
+    asked.append(BUTTONS.Cancel)
+    assert not close(viewer)
+    assert not asked
+    assert "•" in commands.panel()._tabs.tabText(2)  # and so knows the panel that is opened next
+
+
+def test_nobody_is_asked_who_can_not_answer(
+    viewer: Any, panel: Panel, corrected: Any, asked: list[Any], qtbot: Any
+) -> None:
+    root = Path(os.environ[FOLDER_VARIABLE])
+    main_window(viewer).hide()
+    assert close(viewer)
+    assert len(list(root.glob("*/*.nii.gz"))) == 1
+    main_window(viewer).show()
+    viewer.close()  # by a program
+    qtbot.waitUntil(lambda: len(list(root.glob("*/*.nii.gz"))) == 1, timeout=10_000)
+
+
+def test_no_question_without_corrections(viewer: Any, panel: Panel, corrected: Any, asked: list[Any]) -> None:
+    viewer.layers.selection = {corrected}
+    viewer.layers.save(os.environ[FOLDER_VARIABLE] + "-labels.nii.gz", selected=True)  # napari's own File > Save
+    assert panel._tabs.tabText(2) == "Structures"
+    assert close(viewer)
+
+
+def test_a_layer_that_is_removed_with_corrections_can_be_restored(
+    viewer: Any, panel: Panel, corrected: Any, asked: list[Any], qtbot: Any
+) -> None:
+    labels = corrected.data.copy()
+    viewer.layers.remove(corrected)
+    qtbot.waitUntil(panel._unsaved_frame.isVisible, timeout=10_000)
+    assert corrected.name in panel._unsaved_label.text()
+    panel._restore()
+    qtbot.waitUntil(lambda: not panel._unsaved_frame.isVisible(), timeout=10_000)
+    np.testing.assert_array_equal(viewer.layers[-1].data, labels)
+    asked.append(BUTTONS.Discard)  # it still is not saved
+    assert close(viewer)

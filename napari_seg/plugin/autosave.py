@@ -1,8 +1,8 @@
-"""Keeps copies of labels that a person edited and did not save, and gives them back after a crash.
+"""Copies of labels that a person edited and did not save, to be restored later.
 
-Copies lie in the user's own cache folder, in a folder for each running program that only the user can open, as NIfTI
-with the names of the structures beside it. A program that ends as it should removes its folder; one that is left behind
-by a program that is no more holds work to restore.
+Copies lie in the user's own cache folder, in a folder for each open viewer that only the user can open, as NIfTI with
+the names of the structures beside it. The folder is removed once everything is saved or discarded. One that is left
+behind by a program that has ended holds work to restore; so does the folder of a layer that was removed with its edits.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -43,11 +44,13 @@ class Unsaved:
         folder: where it lies.
         names: of the layers.
         when: seconds since 1970 of the last copy.
+        is_removed: whether these are layers that were removed in this viewer.
     """
 
     folder: Path
     names: tuple[str, ...]
     when: float
+    is_removed: bool = False
 
     def read(self, frame: NDArray | None) -> list[Layer]:
         """The layers, shown in a viewer's frame; takes a while, so not in the main thread.
@@ -78,11 +81,18 @@ class Autosave:
 
     Args:
         root: where copies of all programs lie; None: the user's cache.
+
+    Attributes:
+        folder: where copies of this viewer lie.
+        is_ended: whether nothing more shall be written, not even by a thread that is about to.
     """
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or unsaved_dir()
         self.folder = self.root / f"{platform.node()}-{os.getpid()}-{uuid4().hex[:8]}"
+        self.is_ended = False
+        self._writing = threading.Lock()
+        self._set_aside: list[Path] = []
         self._kept: dict[int, int] = {}
         self._entries: dict[int, tuple[str, str]] = {}
 
@@ -101,6 +111,10 @@ class Autosave:
         Raises:
             OutputError: the disk is full, or labels can't be written.
         """
+        with self._writing:
+            return 0 if self.is_ended else self._keep(due)
+
+    def _keep(self, due: Iterable[Snapshot]) -> int:
         from napari_seg.formats.label_maps import write_label_map
 
         entries: dict[int, tuple[str, str]] = {}
@@ -132,20 +146,38 @@ class Autosave:
         return len(entries)
 
     def forget(self) -> None:
-        """Removes the copies."""
-        self._kept, self._entries = {}, {}
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the copies."""
+        with self._writing:
+            self._kept, self._entries = {}, {}
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def set_aside(self, snapshot: Snapshot) -> None:
+        """Write a copy of a layer that was removed, to be restored or discarded by hand; takes a while.
+
+        Raises:
+            OutputError: the disk is full, or labels can't be written.
+        """
+        aside = Autosave(self.root)
+        aside.keep([snapshot])
+        self._set_aside.append(aside.folder)
+
+    def discard_set_aside(self) -> None:
+        """Remove the copies of removed layers."""
+        for folder in self._set_aside:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._set_aside = []
 
     def left_behind(self) -> list[Unsaved]:
-        """What programs that are no more left, the latest first."""
+        """Return what there is to restore, the latest first: of programs that have ended, and removed layers."""
         answer = []
         for info in self.root.glob(f"*/{_INFO}"):
-            if _is_running(info.parent):
+            is_removed = info.parent in self._set_aside
+            if not is_removed and _is_running(info.parent):
                 continue
             try:
                 known = json.loads(info.read_text(encoding="utf-8"))
                 names = tuple(str(name) for _, name in known["layers"])
-                answer.append(Unsaved(info.parent, names, float(known["when"])))
+                answer.append(Unsaved(info.parent, names, float(known["when"]), is_removed))
             except (OSError, ValueError, KeyError, TypeError):  # damaged: there is nothing to give back
                 continue
         return sorted(answer, key=lambda unsaved: -unsaved.when)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QObject, Qt
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -23,7 +23,7 @@ from superqt.utils import WorkerBase, create_worker
 
 
 def in_background(
-    owner: QWidget,
+    owner: QObject,
     work: Callable[..., Any],
     *args: object,
     yielded: Callable[[Any], object] | None = None,

@@ -67,6 +67,16 @@ def suggested_name(layer: Labels, kind: KindName) -> str:
     return f"{safe.strip() or 'labels'}{KINDS[kind].mark}{KINDS[kind].endings[0]}"
 
 
+def free_path(folder: Path, layer: Labels, kind: KindName) -> Path:
+    """Return a path in a folder for a file of a layer that replaces no other file."""
+    name, ending = suggested_name(layer, kind), KINDS[kind].endings[0]
+    stem, number, path = name.removesuffix(ending), 1, folder / name
+    while path.exists():
+        number += 1
+        path = folder / f"{stem} ({number}){ending}"
+    return path
+
+
 def with_ending(path: Path, kind: KindName) -> Path:
     """A path that ends as files of the format do; the usual ending is added where it does not."""
     endings = KINDS[kind].endings

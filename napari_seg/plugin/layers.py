@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from napari_seg.errors import OutputError
 from napari_seg.formats import ITK_ENDINGS, NIFTI_ENDINGS, PAIR_ENDINGS, PICTURE_ENDINGS, has_ending
+from napari_seg.plugin.napari_internals import redo_history, undo_history
 from napari_seg.plugin.placement import AXIS_LABELS, METADATA_KEY, Placement, place
 from napari_seg.volume import Segment, Segmentation, Volume, labels_in, smallest_label_type
 
@@ -296,7 +297,7 @@ def holds(layer: Layer, point: ArrayLike) -> bool:
 
 def edits_of(layer: Labels) -> tuple[int, int]:
     """How many steps can be undone and redone: napari says of painting that it happened, but not of undoing."""
-    return len(layer._undo_history), len(layer._redo_history)
+    return len(undo_history(layer)), len(redo_history(layer))
 
 
 def placement_of(layer: Layer) -> Placement:

@@ -20,6 +20,7 @@ from psygnal import Signal
 from pydantic import PrivateAttr
 
 from napari_seg.plugin.layers import edits_of, frame_of, holds, placement_of
+from napari_seg.plugin.napari_internals import redo_history, undo_history
 from napari_seg.plugin.placement import METADATA_KEY, PLANES
 
 _SHARED = ("visible", "opacity", "blending", "name")
@@ -305,8 +306,8 @@ class MirroredPlanes:
     def _on_painted(self, layer: Labels, source: Labels, event: Any) -> None:
         """What was painted in a plane counts as painted in the layer: it is measured, kept and undone there."""
         self._refresh_others(layer, source)
-        layer._undo_history.append(event.value)
-        layer._redo_history.clear()
+        undo_history(layer).append(event.value)
+        redo_history(layer).clear()
         layer.events.paint(value=event.value)
 
     # the crosshair

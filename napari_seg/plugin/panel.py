@@ -1,17 +1,17 @@
 """The dock of the plugin: one panel with a tab for each step, from a study to a batch."""
 
-import atexit
-from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 
-from qtpy.QtCore import QEvent, Qt, QTimer
+from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QFormLayout, QFrame, QLabel, QTabWidget, QVBoxLayout, QWidget
 from superqt.utils import signals_blocked
 
-from napari_seg.plugin.autosave import Autosave, Unsaved
+from napari_seg.plugin import shortcuts
+from napari_seg.plugin.autosave import Unsaved
 from napari_seg.plugin.batch import BatchModel
 from napari_seg.plugin.batch_tab import BatchTab
+from napari_seg.plugin.closing import guard_of
 from napari_seg.plugin.controls import box, button, in_background, row
 from napari_seg.plugin.layers import WINDOWS_HU, frame_of, volume_of
 from napari_seg.plugin.preferences import preferences
@@ -38,30 +38,27 @@ class Panel(QWidget):
         segmenting.device, segmenting.memory_bytes = known.device, known.memory_bytes
         segmenting.precision = known.precision
         structures, batch = StructuresModel(session), BatchModel(session)
-        autosave = self.autosave = Autosave()
+        self.guard = guard_of(viewer)
         self.study_tab = StudyTab(study)
         self.segment_tab = SegmentTab(segmenting)
         self.structures_tab = StructuresTab(structures)
         self.batch_tab = BatchTab(batch, segmenting)
         self._build()
         session.changed.connect(self._refresh)
-        viewer.bind_key(".", lambda _: structures.step(1), overwrite=True)
-        viewer.bind_key(",", lambda _: structures.step(-1), overwrite=True)
-        self._keep_timer = QTimer(self)
-        self._keep_timer.timeout.connect(lambda: self._keep())
-        if known.keep_seconds > 0:
-            self._keep_timer.start(1000 * known.keep_seconds)
-        self._is_keeping = False
+        structures.changed.connect(self._mark_unsaved)
+        shortcuts.connect(structures)
+        self.guard.keep_every(known.keep_seconds)
+        self.guard.failed.connect(self._tell)
+        self.guard.offered.connect(self._offer_unsaved)
         self._offer_unsaved()
 
         # The models outlive this object, which is gone when Qt says so.
         self._models = (segmenting, batch, structures, session)
         models = self._models
         self.destroyed.connect(lambda: [model.close() for model in models])
-        # Whatever was kept stays until napari ends as it should, also when the panel alone is closed.
-        atexit.register(autosave.forget)
         segmenting.shown.connect(self._on_found)
         self._refresh()
+        self._mark_unsaved()
 
     def show_tab(self, tab: QWidget) -> None:
         """Brings one of the tabs to the front."""
@@ -71,7 +68,6 @@ class Panel(QWidget):
         """Ends a run when napari closes the panel, which takes it out of its dock but does not destroy it."""
         super().changeEvent(event)
         if event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            self._keep_timer.stop()
             self.study_tab.close_worker()
             for model in self._models:
                 model.close()
@@ -153,32 +149,27 @@ class Panel(QWidget):
         if not self.session.is_painting:
             self.show_tab(self.structures_tab)
 
-    # work that nobody saved
+    def _mark_unsaved(self) -> None:
+        mark = " •" if self.guard.unsaved else ""
+        self._tabs.setTabText(self._tabs.indexOf(self.structures_tab), f"Structures{mark}")
 
-    def _keep(self, returned: Callable[[int], None] | None = None) -> None:
-        due = [] if self._is_keeping else self.autosave.due(self.session.segmentations)
-        if due:
-            self._is_keeping = True
-            keep, end = self.autosave.keep, self._on_kept
-            in_background(self, keep, due, returned=returned, errored=self._tell, finished=end)
+    # work that nobody saved
 
     def _tell(self, error: Exception) -> None:
         self.session.say(message_of(error))
 
-    def _on_kept(self) -> None:
-        self._is_keeping = False
-
     def _offer_unsaved(self) -> None:
-        left = self.autosave.left_behind()
+        left = self.guard.autosave.left_behind()
         self._unsaved_frame.setVisible(bool(left))
         if left:
             when = datetime.fromtimestamp(left[0].when).strftime("%d %B, %H:%M")
             names = ", ".join(left[0].names)
-            self._unsaved_label.setText(f"napari ended with work that was not saved ({when}): {names}")
+            what = "Removed with unsaved corrections" if left[0].is_removed else "napari ended with unsaved corrections"
+            self._unsaved_label.setText(f"{what} ({when}): {names}")
 
     def _restore(self) -> None:
         self._unsaved_frame.setEnabled(False)
-        unsaved = self.autosave.left_behind()[0]
+        unsaved = self.guard.autosave.left_behind()[0]
         frame = frame_of(self.session.viewer.layers)
         restored = partial(self._on_restored, unsaved)
         end = partial(self._unsaved_frame.setEnabled, True)
@@ -196,9 +187,9 @@ class Panel(QWidget):
             unsaved.discard()  # not before it is kept once more, should this program be the next to end
             self._offer_unsaved()
 
-        self._keep(kept)
+        self.guard.keep(kept)
 
     def _discard(self) -> None:
-        for unsaved in self.autosave.left_behind()[:1]:
+        for unsaved in self.guard.autosave.left_behind()[:1]:
             unsaved.discard()
         self._offer_unsaved()

@@ -9,6 +9,7 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QSplitter, QVBoxLay
 from vispy.scene.visuals import Line
 
 from napari_seg.plugin.mirrored import SIDES, MirroredPlanes
+from napari_seg.plugin.napari_internals import canvas_widget, main_window, native_canvas, open_dropped, scene
 from napari_seg.plugin.placement import PLANES
 from napari_seg.plugin.session import unwrapped
 
@@ -26,7 +27,7 @@ class LinkedPlanes(QWidget):
         viewer = self._viewer = unwrapped(napari_viewer)
         self._waiting: list[Callable[[], None]] = []
         planes = self.planes = MirroredPlanes(viewer, later=self._later)
-        self._main = _Marks(viewer.window._qt_viewer, viewer)
+        self._main = _Marks(canvas_widget(viewer), viewer)
         self.views: dict[str, _Plane] = {}
         self._point = QLabel()
         self._point.setAlignment(Qt.AlignmentFlag.AlignCenter)
@@ -47,7 +48,7 @@ class LinkedPlanes(QWidget):
         for event in self._connected:
             event.connect(self._arrange)
         self._is_open = True
-        self._watched = (viewer.window._qt_window, viewer.window._qt_viewer)
+        self._watched = (main_window(viewer), canvas_widget(viewer))
         for watched in self._watched:
             watched.installEventFilter(self)
         self._arrange()
@@ -171,7 +172,7 @@ class _QtPlane(QtViewer):
         self._main = main
 
     def _qt_open(self, *args: object, **kwargs: object) -> None:
-        self._main.window._qt_viewer._qt_open(*args, **kwargs)  # type: ignore[attr-defined]
+        open_dropped(self._main, *args, **kwargs)
 
 
 class _Marks:
@@ -180,12 +181,12 @@ class _Marks:
     def __init__(self, qt_viewer: QtViewer, viewer: object) -> None:
         self._viewer = viewer
         self._line = Line(
-            pos=np.zeros((4, 2), np.float32), color=_CROSS_COLOR, connect="segments", parent=qt_viewer.canvas.view.scene
+            pos=np.zeros((4, 2), np.float32), color=_CROSS_COLOR, connect="segments", parent=scene(qt_viewer)
         )
         self._line.order = 1000
         self._line.set_gl_state("translucent", depth_test=False)
         self._line.visible = False
-        self._native = qt_viewer.canvas.native
+        self._native = native_canvas(qt_viewer)
         self._letters = [QLabel(self._native) for _ in range(4)]
         for letter in self._letters:
             letter.setStyleSheet(_LETTER_STYLE)

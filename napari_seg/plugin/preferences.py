@@ -19,7 +19,7 @@ class Preferences:
     Attributes:
         device: "auto", "cpu" or "cuda".
         memory_bytes: what the program may hold at most; None: a safe share of what is free.
-        bundle_folders: folders whose subfolders are MONAI bundles.
+        bundle_folders: MONAI bundles, and folders whose subfolders are bundles.
         precision: what networks compute in: "auto", "float32" or "bfloat16".
         keep_seconds: how often edited labels are kept for a crash; 0: never.
     """
@@ -40,6 +40,19 @@ def preferences() -> Preferences:
         return _preferences(known.segmenting, known.safety)
     except (ImportError, KeyError, AttributeError):  # napari before 0.9 has no settings of plugins
         return Preferences()
+
+
+def remember_bundle(folder: Path) -> None:
+    """Add the folder of a bundle to those that are read when the panel is opened."""
+    if folder in preferences().bundle_folders:
+        return
+    try:
+        from napari.settings import get_plugin_settings
+
+        segmenting = get_plugin_settings("napari-seg").segmenting
+    except (ImportError, KeyError, AttributeError):  # as in `preferences`
+        return
+    segmenting.bundle_folders = ";".join(filter(None, (str(segmenting.bundle_folders), str(folder))))
 
 
 def _preferences(segmenting: Any, safety: Any) -> Preferences:

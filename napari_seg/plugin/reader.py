@@ -17,8 +17,16 @@ from napari_seg.volume import Volume
 _LOOKED_AT = 200
 
 
-def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[Any]] | None:
-    """A function that reads the path, or None where another plugin should try."""
+def get_reader(path: str | list[str] | None = None) -> Callable[[str | list[str]], list[Any]] | None:
+    """Return a function that reads the path, or None where another plugin should try.
+
+    napari lists this in its command palette too, and calls it there without a path: then a person is asked for one.
+    """
+    if path is None:
+        from napari_seg.plugin.commands import open_study
+
+        open_study()
+        return None
     only = _only(path)
     return read_layers if only is not None and _is_ours(only) else None
 

@@ -242,8 +242,9 @@ class SegmentModel:
         self.changed.emit()
 
     def add_bundle(self, folder: Path) -> None:
-        """Reads a bundle's metadata, puts it among the others and chooses it; runs none of its code."""
+        """Read a bundle's metadata, list and choose it, also when napari is started again; run none of its code."""
         from napari_seg.bundle import read_bundle
+        from napari_seg.plugin.preferences import remember_bundle
 
         try:
             bundle = read_bundle(folder)
@@ -253,6 +254,7 @@ class SegmentModel:
         known = next((one for one in self.bundles if one.root == bundle.root), None)
         if known is None:
             self.bundles.append(bundle)
+            remember_bundle(bundle.root)
         self.choose_bundle(known or bundle)
 
     def trust(self) -> None:

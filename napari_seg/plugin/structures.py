@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import isnan, nan
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from napari.layers import Labels
+from napari.layers import Labels, Layer
 from numpy.typing import NDArray
 from psygnal import Signal
 
@@ -66,6 +66,8 @@ class Table:
     """What is known of the structures of one labels layer.
 
     Attributes:
+        edited: emitted when a person changed, undid or redid labels.
+        marked: emitted when the layer becomes unsaved (True) or saved (False).
         measured: label -> its measurement, of the layer's array.
         counts: label -> voxels of the file's own grid.
         hidden: labels that are not drawn.
@@ -75,7 +77,11 @@ class Table:
         painted: whether a person took part in the labels.
         measured_at: `paints` of the labels that were measured; None while none were.
         saved: how often it was when they were last saved where the person wanted it.
+        history: how many steps could be undone and redone when labels were last looked at.
     """
+
+    edited = Signal()
+    marked = Signal(bool)
 
     measured: dict[int, Measurement] = field(default_factory=dict)
     counts: dict[int, int] | None = None
@@ -86,19 +92,58 @@ class Table:
     painted: bool = False
     measured_at: int | None = None
     saved: int = 0
+    history: tuple[int, int] = (0, 0)
 
     @property
     def is_unsaved(self) -> bool:
         """Whether there is work that lies nowhere else."""
         return self.edits > self.saved
 
+    def count_edit(self) -> None:
+        """Count a change of labels, names or colours."""
+        was_unsaved, self.edits = self.is_unsaved, self.edits + 1
+        if not was_unsaved:
+            self.marked.emit(True)
+
+    def count_saved(self, edits: int) -> None:
+        """Note that the labels were saved as they were after so many edits; later edits are still unsaved."""
+        was_unsaved, self.saved = self.is_unsaved, max(self.saved, edits)
+        if was_unsaved and not self.is_unsaved:
+            self.marked.emit(False)
+
+    def _on_edited(self, event: Any) -> None:
+        self.history = edits_of(event.source)
+        self.paints += 1
+        self.painted, self.scores = True, {}
+        self.count_edit()
+        self.edited.emit()
+
+    def _on_drawn(self, event: Any) -> None:
+        """Undone and redone steps: napari says of them only that it draws, as it does of every slice."""
+        if self.history != edits_of(event.source):
+            self._on_edited(event)
+
 
 _TABLES: WeakKeyDictionary[Labels, Table] = WeakKeyDictionary()
 
 
 def table_of(layer: Labels) -> Table:
-    """What is known of a layer's structures; lives as long as the layer, and is not its duplicate's."""
-    return _TABLES.setdefault(layer, Table())
+    """Return what is known of a layer's structures; edits are counted from the first call on.
+
+    A table lives as long as its layer, also when the panel is closed; a duplicate of the layer has its own.
+    """
+    if layer not in _TABLES:
+        table = _TABLES[layer] = Table(history=edits_of(layer))
+        layer.events.data.connect(table._on_edited)
+        layer.events.paint.connect(table._on_edited)
+        layer.events.set_data.connect(table._on_drawn)
+    return _TABLES[layer]
+
+
+def unsaved_in(layers: Iterable[Layer]) -> list[Labels]:
+    """Return the labels layers of scans that hold edits which were saved nowhere."""
+    labels = (layer for layer in layers if isinstance(layer, Labels) and METADATA_KEY in layer.metadata)
+    return [layer for layer in labels if table_of(layer).is_unsaved]
 
 
 @dataclass(frozen=True)
@@ -155,7 +200,6 @@ class StructuresModel:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._watched: Labels | None = None
-        self._edits = (0, 0)
         session.changed.connect(self._follow)
         self._follow()
 
@@ -269,7 +313,7 @@ class StructuresModel:
         segments = tuple(replace(s, **what) if s.label == label else s for s in _segments(layer, self.table))
         # a new dictionary: a duplicate of the layer has the old one too
         layer.metadata[METADATA_KEY] = {**layer.metadata[METADATA_KEY], "segments": segments}
-        self.table.edits += 1
+        self.table.count_edit()
         _tell_hover(layer, self.table)
         self._recolour()
 
@@ -338,16 +382,9 @@ class StructuresModel:
 
     # following the layer
 
-    def edited(self, event: object = None) -> None:
-        """To be called when the labels of the layer are others."""
-        if self._watched is not None:
-            table, self._edits = self.table, edits_of(self._watched)
-            table.edits += 1
-            table.paints += 1
-            table.painted, table.scores = True, {}
-            self.measuring.emit()
-
     def _follow(self) -> None:
+        for layer in self.session.segmentations:
+            table_of(layer).marked.connect(self._on_marked, unique=True)
         if self.session.labels is not self._watched:
             self._watch(self.session.labels)
             if self._watched is not None and self.table.measured_at != self.table.paints:
@@ -356,20 +393,17 @@ class StructuresModel:
 
     def _watch(self, layer: Labels | None) -> None:
         if self._watched is not None:
-            self._watched.events.data.disconnect(self.edited)
-            self._watched.events.paint.disconnect(self.edited)
-            self._watched.events.set_data.disconnect(self._look)
+            self.table.edited.disconnect(self._on_edited)
         self._watched = layer
         if layer is not None:
-            self._edits = edits_of(layer)
-            layer.events.data.connect(self.edited)
-            layer.events.paint.connect(self.edited)
-            layer.events.set_data.connect(self._look)  # undone and redone; and drawn anew, when nothing was edited
+            self.table.edited.connect(self._on_edited)
 
-    def _look(self, event: object = None) -> None:
-        """Says that the labels are others, if they are."""
-        if self._watched is not None and self._edits != edits_of(self._watched):
-            self.edited()
+    def _on_edited(self) -> None:
+        self.measuring.emit()
+
+    def _on_marked(self) -> None:
+        if not self.session.is_closed.is_set():
+            self.changed.emit()
 
     def _image_on(self, layer: Labels) -> NDArray | None:
         """The scan's array, if it is the one that the labels lie on."""

@@ -44,6 +44,8 @@ _TIPS = (
 _COLOR, _EYE, _NAME, _ML, _VOXELS, _MEAN, _SURE, _DICE, _HD95, _NSD = range(10)
 _AFTER_MS = 400
 
+_UNSAVED_TIP = "•: corrections that are not saved yet"
+
 
 class StructuresTab(QWidget):
     """The structures of a labels layer: go there, name, colour, hide, measure, compare, save."""
@@ -150,15 +152,21 @@ class StructuresTab(QWidget):
     # building
 
     def _build(self) -> None:
-        self._labels_box = box("Whose structures are shown; follows the labels layer that is selected.")
+        self._labels_box = box(
+            f"Whose structures are shown; follows the labels layer that is selected. {_UNSAVED_TIP}."
+        )
         self._table = table(*_HEADS, stretched=_NAME)
         for column, tip in enumerate(_TIPS):
             self._table.horizontalHeaderItem(column).setToolTip(tip)
         self._hint = QLabel("Run a model, or draw labels on a scan: the structures are listed here.", wordWrap=True)
         self._previous_button = button(
-            "◀ Previous", "Go to the structure before this one (,).", partial(self.model.step, -1)
+            "◀ Previous",
+            "Go to the structure before this one; key , unless changed in Preferences.",
+            partial(self.model.step, -1),
         )
-        self._next_button = button("Next ▶", "Go to the next structure (.).", partial(self.model.step, 1))
+        self._next_button = button(
+            "Next ▶", "Go to the next structure; key . unless changed in Preferences.", partial(self.model.step, 1)
+        )
         self._compare_button = button("Compare with", "Dice, HD95 and NSD against a reference, and where they differ.")
         self._compare_menu = QMenu(self)
         self._compare_menu.aboutToShow.connect(self._fill_compare_menu)
@@ -254,7 +262,7 @@ class StructuresTab(QWidget):
         snapshot, text = answer
         session, table = self.model.session, table_of(snapshot.layer)
         if kind != "csv":  # which holds no labels; and what was painted meanwhile is still to be saved
-            table.saved = max(table.saved, snapshot.edits)
+            table.count_saved(snapshot.edits)
         session.say(Message("info", text))
         session.viewer.status = text
 
@@ -265,8 +273,11 @@ class StructuresTab(QWidget):
         layers, layer = session.segmentations, session.labels
         with signals_blocked(self._labels_box):
             self._labels_box.clear()
-            for one in layers:
-                self._labels_box.addItem(one.name, one)
+            for number, one in enumerate(layers):
+                is_unsaved = table_of(one).is_unsaved
+                self._labels_box.addItem(f"• {one.name}" if is_unsaved else one.name, one)
+                if is_unsaved:
+                    self._labels_box.setItemData(number, _UNSAVED_TIP, Qt.ItemDataRole.ToolTipRole)
             self._labels_box.setCurrentIndex(layers.index(layer) if layer in layers else -1)
         self._labels_box.setVisible(bool(layers))
         self._hint.setVisible(layer is None)

@@ -13,8 +13,11 @@ from napari_seg.plugin.layers import segmentation_of
 from napari_seg.plugin.placement import METADATA_KEY
 
 
-def write_labels(path: str, data: NDArray, meta: dict[str, Any]) -> list[str]:
-    """The path of the file that holds the labels, on the file's own grid and with its exact affine.
+def write_labels(path: str = "", data: NDArray | None = None, meta: dict[str, Any] | None = None) -> list[str]:
+    """Write the labels on the file's own grid and with its exact affine; return the path of the file.
+
+    napari lists this in its command palette too, and calls it there without arguments: then a person is asked where
+    the selected labels go.
 
     Args:
         path: ends in .nii, .nii.gz or .seg.nrrd.
@@ -24,15 +27,26 @@ def write_labels(path: str, data: NDArray, meta: dict[str, Any]) -> list[str]:
     Raises:
         OutputError: the layer belongs to no scan, or the file could not be written.
     """
+    if data is None or meta is None:
+        from napari_seg.plugin.commands import export_nifti
+
+        export_nifti()
+        return []
     from napari.viewer import current_viewer
 
     from napari_seg.formats.label_maps import write_label_map
     from napari_seg.plugin.foreign import adopt_labels, labels_from
+    from napari_seg.plugin.structures import table_of
 
     viewer = current_viewer()
+    layer = None if viewer is None else next((one for one in viewer.layers if one.data is data), None)
+    edits = 0 if layer is None else table_of(layer).edits
     if METADATA_KEY not in meta.get("metadata", {}):
         labels = labels_from(data, meta)
         with suppress(InputError):  # the labels have no geometry: what is raised below says so
             adopt_labels(labels, () if viewer is None else viewer.layers)
         meta = {**meta, "metadata": labels.metadata}
-    return [str(written) for written in write_label_map(segmentation_of(data, meta), Path(path))]
+    written = write_label_map(segmentation_of(data, meta), Path(path))
+    if layer is not None:
+        table_of(layer).count_saved(edits)
+    return [str(file) for file in written]

@@ -1,0 +1,204 @@
+"""What protects edited labels of one window: copies while a person works, and a question before the window closes.
+
+A guard lives as long as its window, also when the panel is closed. It asks where a person closes the window (its
+button, Ctrl-W, Ctrl-Q); a program that closes its viewer (`viewer.close()`) is not asked, nor is a hidden or an
+offscreen window: then copies are kept, and offered when the panel is opened the next time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from napari.layers import Labels
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
+from qtpy.QtGui import QCursor, QGuiApplication
+from qtpy.QtWidgets import QApplication, QMessageBox
+
+from napari_seg.errors import NapariSegError
+from napari_seg.plugin.autosave import Autosave
+from napari_seg.plugin.controls import ask_folder, in_background
+from napari_seg.plugin.exporting import export, free_path
+from napari_seg.plugin.napari_internals import cancel_quit, canvas_widget, main_window
+from napari_seg.plugin.structures import Snapshot, table_of, unsaved_in
+
+logger = logging.getLogger(__name__)
+
+_WITHOUT_SCREEN = ("offscreen", "minimal", "minimalegl")
+
+_NAMES_SHOWN = 8
+
+
+def guard_of(viewer: Any) -> UnsavedGuard:
+    """Return the guard of a viewer's window; a window has one."""
+    window = main_window(viewer)
+    guard = window.findChild(UnsavedGuard)
+    return UnsavedGuard(viewer, window) if guard is None else guard
+
+
+class UnsavedGuard(QObject):
+    """Keeps copies of one viewer's edited labels until they are saved, and asks before its window closes.
+
+    Attributes:
+        failed: emitted with the error if copies can't be written.
+        offered: emitted when there is other work to restore than before.
+        autosave: the copies.
+    """
+
+    failed = Signal(object)
+    offered = Signal()
+
+    def __init__(self, viewer: Any, window: Any) -> None:
+        super().__init__(window)
+        self._viewer = weakref.ref(viewer)
+        self._canvas = weakref.ref(canvas_widget(viewer))  # a thread may outlive the window, and holds this object
+        self.autosave = Autosave()
+        self._is_keeping = False
+        self._is_ended_by_program = False
+        self._is_discarding = False
+        self._timer = QTimer(self)
+        self._timer.timeout.connect(lambda: self.keep())
+        for watched in (window, canvas_widget(viewer)):
+            watched.installEventFilter(self)
+        viewer.layers.events.inserted.connect(self._on_inserted)
+        viewer.layers.events.removed.connect(self._on_removed)
+        for layer in viewer.layers:
+            self._watch(layer)
+
+    def keep_every(self, seconds: int) -> None:
+        """Set how often copies are written; 0 stops it."""
+        self._timer.stop()
+        if seconds > 0:
+            self._timer.start(1000 * seconds)
+
+    @property
+    def unsaved(self) -> list[Labels]:
+        """Layers with edits that were saved nowhere."""
+        viewer = self._viewer()
+        return [] if viewer is None else unsaved_in(viewer.layers)
+
+    def keep(self, returned: Callable[[int], None] | None = None) -> None:
+        """Write copies in a thread, if there are edits that have none; remove those of what was saved."""
+        if self._is_keeping:
+            return
+        layers = self.unsaved
+        if not layers:
+            self.autosave.forget()
+            return
+        if due := self.autosave.due(layers):
+            self._is_keeping = True
+            told: dict[str, Any] = {"errored": self.failed.emit, "finished": self._on_kept}
+            in_background(self, self.autosave.keep, due, returned=returned, **told)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # Qt's name
+        """Ask before the window closes; keep copies where nobody can be asked."""
+        if event.type() != QEvent.Type.Close:
+            return False
+        if watched is self._canvas():  # napari closes the canvas first if a program closes the viewer
+            self._is_ended_by_program = True
+        elif watched is self.parent() and not self._is_discarding and not self._may_close():
+            event.ignore()
+            cancel_quit(watched)
+            return True
+        return False
+
+    def _may_close(self) -> bool:
+        layers = self.unsaved
+        has_screen = self.parent().isVisible() and QGuiApplication.platformName() not in _WITHOUT_SCREEN
+        if layers and has_screen and not self._is_ended_by_program:
+            answer = self._ask(layers)
+            if answer == QMessageBox.StandardButton.SaveAll:
+                return self._save(layers)
+            if answer == QMessageBox.StandardButton.Discard:
+                self._discard()
+                return True
+            return False
+        try:
+            self.autosave.keep(self.autosave.due(layers)) if layers else self.autosave.forget()
+        except NapariSegError as error:  # nobody is there to be told
+            logger.warning("unsaved labels could not be kept: %s", error)
+        return True
+
+    def _ask(self, layers: list[Labels]) -> QMessageBox.StandardButton:
+        count = f"{len(layers)} layers have" if len(layers) > 1 else "1 layer has"
+        names = [f"• {layer.name}" for layer in layers[:_NAMES_SHOWN]]
+        if len(layers) > _NAMES_SHOWN:
+            names.append(f"and {len(layers) - _NAMES_SHOWN} more")
+        box = QMessageBox(QMessageBox.Icon.Warning, "Save corrections?", "", parent=self.parent())
+        box.setTextFormat(Qt.TextFormat.PlainText)  # a name could hide the question otherwise
+        box.setText(f"{count} corrections that are not saved. They are lost if you discard them.")
+        box.setInformativeText("\n".join(names))
+        buttons = QMessageBox.StandardButton
+        box.setStandardButtons(buttons.SaveAll | buttons.Discard | buttons.Cancel)
+        box.setDefaultButton(buttons.SaveAll)
+        box.setEscapeButton(buttons.Cancel)
+        return QMessageBox.StandardButton(box.exec())
+
+    def _save(self, layers: list[Labels]) -> bool:
+        """Save all as NIfTI in a folder that the person chooses; return whether all were saved."""
+        folder = ask_folder(self.parent(), "Save all corrections in a folder")
+        if folder is None:
+            return False
+        QApplication.setOverrideCursor(QCursor(Qt.CursorShape.WaitCursor))
+        try:
+            self._save_in(folder, layers)
+        except NapariSegError as error:
+            QApplication.restoreOverrideCursor()
+            QMessageBox.warning(self.parent(), "Not saved", error.message)
+            return False
+        QApplication.restoreOverrideCursor()
+        return True
+
+    def _save_in(self, folder: Path, layers: list[Labels]) -> None:
+        for layer in layers:
+            snapshot = Snapshot.of(layer)
+            export(snapshot, free_path(folder, layer, "nifti"), "nifti")
+            table_of(layer).count_saved(snapshot.edits)
+
+    def _discard(self) -> None:
+        """Forget the copies; napari may still be told not to close, then they are written again."""
+        self._is_discarding = self.autosave.is_ended = True
+        self.autosave.forget()
+        self.autosave.discard_set_aside()
+        QTimer.singleShot(0, self._end_discarding)
+
+    def _end_discarding(self) -> None:
+        self._is_discarding = self.autosave.is_ended = False
+
+    # following the layers
+
+    def _on_inserted(self, event: Any) -> None:
+        self._watch(event.value)
+
+    def _watch(self, layer: object) -> None:
+        if isinstance(layer, Labels):
+            table_of(layer).marked.connect(self._on_marked, unique=True)
+
+    def _on_removed(self, event: Any) -> None:
+        """Keep a copy of a layer that is removed with its edits: napari can't undo that."""
+        if not self._is_discarding and unsaved_in([event.value]):
+            # a thread of Python's own, which a program that ends waits for
+            threading.Thread(target=self._set_aside, args=(Snapshot.of(event.value),), name="napari-seg copy").start()
+
+    def _set_aside(self, snapshot: Snapshot) -> None:
+        try:
+            self.autosave.set_aside(snapshot)
+        except NapariSegError as error:
+            logger.warning("a removed layer could not be kept: %s", error)
+            return
+        with suppress(RuntimeError):  # the window is gone meanwhile
+            self.offered.emit()
+
+    def _on_marked(self, is_unsaved: bool) -> None:
+        if not is_unsaved:  # at once: what was saved must not be offered after a crash
+            self.keep()
+
+    def _on_kept(self) -> None:
+        self._is_keeping = False
+        if not self.unsaved:  # saved meanwhile
+            self.autosave.forget()

@@ -1,0 +1,47 @@
+"""Keys of the plugin as napari's actions, which a person can change in Preferences > Shortcuts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+from napari.components import ViewerModel
+from napari.settings import get_settings
+from napari.utils.action_manager import action_manager
+
+if TYPE_CHECKING:
+    from napari_seg.plugin.structures import StructuresModel
+
+_models: WeakSet[StructuresModel] = WeakSet()
+
+
+def next_structure(viewer: ViewerModel) -> None:
+    """Go to the next structure of the labels of a viewer."""
+    _step(viewer, 1)
+
+
+def previous_structure(viewer: ViewerModel) -> None:
+    """Go to the structure before the selected one."""
+    _step(viewer, -1)
+
+
+_ACTIONS = {
+    "napari-seg:next_structure": (next_structure, "Go to the next structure", "."),
+    "napari-seg:previous_structure": (previous_structure, "Go to the structure before this one", ","),
+}
+
+
+def connect(model: StructuresModel) -> None:
+    """Let keys act on a model as long as it is open; keys that a person chose in Preferences stay as they are."""
+    _models.add(model)
+    chosen = get_settings().shortcuts.shortcuts
+    for name, (action, description, key) in _ACTIONS.items():
+        action_manager.register_action(name, action, description, ViewerModel)
+        if name not in chosen:
+            action_manager.bind_shortcut(name, key)
+
+
+def _step(viewer: ViewerModel, by: int) -> None:
+    for model in list(_models):
+        if not model.session.is_closed.is_set() and model.session.viewer is viewer:
+            model.step(by)
