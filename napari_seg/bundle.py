@@ -168,12 +168,13 @@ def find_bundles(folders: Sequence[Path] = ()) -> tuple[list[Bundle], list[Bundl
     Runs none of their code.
 
     Args:
-        folders: more of them.
+        folders: more of them; one may be a bundle itself.
     """
     places = (*_bundle_folders(), *folders)
     roots: list[Path] = []
     for folder in places:
         with suppress(OSError):  # one that can't be listed holds none
+            roots += [folder] if (folder / METADATA).is_file() else []
             roots += [path.parent.parent for path in sorted(folder.glob(f"*/{METADATA.as_posix()}"))]
     bundles, faults = [], []
     for root in (shipped_root(), *roots):

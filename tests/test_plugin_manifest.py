@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import configparser
-import re
 import ast
+import configparser
 import re
 import subprocess
 import sys
@@ -180,6 +179,6 @@ def test_another_napari_is_told_which_one_is_needed() -> None:
     from napari_seg.errors import EnvironmentFault
     from napari_seg.plugin.napari_internals import main_window
 
-    with pytest.raises(EnvironmentFault, match="_qt_window.*pip install") as caught:
+    with pytest.raises(EnvironmentFault, match=r"_qt_window.*pip install") as caught:
         main_window(SimpleNamespace(window=SimpleNamespace()))
     assert caught.value.code == "environment.napari"
