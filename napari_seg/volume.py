@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -200,6 +200,24 @@ def labels_in(array: NDArray[np.unsignedinteger]) -> list[int]:
     for plane in array:
         there |= np.bincount(plane.ravel(), minlength=highest + 1) > 0
     return np.flatnonzero(there).tolist()
+
+
+def select_segments(segments: Sequence[Segment], only: Sequence[str], name: str) -> tuple[Segment, ...]:
+    """Return the segments of some names; all if there are no names.
+
+    Args:
+        segments: segments of a file.
+        only: names that are wanted.
+        name: what messages call the file.
+
+    Raises:
+        InputError: `labels.unknown`, the file lacks a segment that is wanted.
+    """
+    selected = tuple(segment for segment in segments if not only or segment.name in only)
+    if missing := sorted(set(only) - {segment.name for segment in selected}):
+        known = ", ".join(segment.name for segment in segments) or "no names"
+        raise InputError("labels.unknown", f"{name} has no segment {', '.join(missing)}; it has {known}")
+    return selected
 
 
 def smallest_label_type(highest_label: int) -> np.dtype:

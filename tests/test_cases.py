@@ -10,6 +10,7 @@ import pytest
 
 from napari_seg.cli import main
 from napari_seg.errors import InputError
+from napari_seg.evaluation.pairs import Pair, compare_pair
 from napari_seg.formats import find_scans, read
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.verdict import verdicts
@@ -95,6 +96,18 @@ def test_contours_without_preamble(cases: Path) -> None:
     scan = read(cases / "no_preamble" / "ct")
     found = read_label_map(cases / "no_preamble" / "rs_nometa.dcm", scan.grid, images=scan.files)
     assert found.voxel_counts() == {1: 300}
+
+
+def test_cropped_segmentations_and_segments_in_layers(cases: Path) -> None:
+    folder = cases / "seg_nrrd"
+    whole = folder / "full_label.nii.gz"
+    for pair in (
+        Pair("x", folder / "cropped.seg.nrrd", whole),
+        Pair("x", whole, folder / "cropped.seg.nrrd"),
+        Pair("x", folder / "layers.seg.nrrd", whole),
+    ):
+        result = compare_pair(pair)
+        assert [scores.dice for scores in result.scores.values()] == [1, 1], result.message
 
 
 # NIfTI, MetaImage, NRRD and images

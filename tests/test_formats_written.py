@@ -19,6 +19,7 @@ from scipy.ndimage import gaussian_filter
 
 from napari_seg.errors import InputError, OutputError
 from napari_seg.evaluation.labels import with_labels_of
+from napari_seg.evaluation.pairs import Pair, compare_pair
 from napari_seg.formats import dicom_seg, find_scans, read
 from napari_seg.formats.contours import outlines
 from napari_seg.formats.dicom_rtstruct import read_rtstruct, write_rtstruct
@@ -26,7 +27,7 @@ from napari_seg.formats.dicom_seg import read_dicom_seg, same_labels, write_dico
 from napari_seg.formats.label_maps import on_grid, read_label_map, write_label_map
 from napari_seg.formats.nrrd import read_seg_nrrd, write_seg_nrrd
 from napari_seg.formats.surface import surface_of
-from napari_seg.geometry import Grid
+from napari_seg.geometry import Grid, resample
 from napari_seg.volume import Segment, Segmentation, Term, Volume
 
 LEFT, HIPPOCAMPUS, STRUCTURE = (
@@ -359,3 +360,82 @@ def test_dcmqi_reads_the_same_labels_at_the_same_place(any_series: Volume, tmp_p
     numbers = (1, 2, 3) if kind == "binary" else (1, 5, 7)
     for segment, number in zip(SEGMENTS, numbers, strict=True):
         assert np.array_equal(found.array == number, meant.array == segment.label), segment.name
+
+
+def write_slicer(
+    arrays: Sequence[np.ndarray], grid: Grid, path: Path, described: Sequence[tuple[str, int, int]]
+) -> Path:
+    """A .seg.nrrd as 3D Slicer writes it: layers (I, J, K), and of each segment its name, value and layer."""
+    pixels = np.stack([array.transpose(2, 1, 0) for array in arrays], axis=-1)
+    image = SimpleITK.GetImageFromArray(pixels[..., 0] if len(arrays) == 1 else pixels, isVector=len(arrays) > 1)
+    directions = grid.directions * np.array([[-1], [-1], [1]])
+    image.SetDirection(directions.ravel().tolist())
+    image.SetSpacing(grid.spacing_mm)
+    image.SetOrigin((grid.affine[:3, 3] * [-1, -1, 1]).tolist())
+    for n, (name, value, layer) in enumerate(described):
+        words = {"ID": f"Segment_{n}", "Name": name, "LabelValue": str(value), "Layer": str(layer), "Color": "1 0 0"}
+        for key, word in words.items():
+            image.SetMetaData(f"Segment{n}_{key}", word)
+    SimpleITK.WriteImage(image, str(path), useCompression=True)
+    return path
+
+
+def test_layers_that_share_no_voxel_are_one_label_map(head: Volume, tmp_path: Path) -> None:
+    one, two = (np.zeros(head.grid.shape, np.uint8) for _ in range(2))
+    one[2:6, 3:9, 4:8], two[8:12, 3:9, 4:8] = 1, 1
+    described = [("one", 1, 0), ("two", 1, 1)]
+    path = write_slicer([one, two], head.grid, tmp_path / "x.seg.nrrd", described)
+    found = read_label_map(path)
+    assert np.array_equal(found.array, one + 2 * two)
+    assert found.grid.matches(head.grid)
+    assert [(s.label, s.name) for s in found.segments] == [(1, "one"), (2, "two")]
+    assert np.array_equal(read_label_map(path, only=["two"]).array, 2 * two)
+
+    two[5, 3:9, 4:8] = 1
+    write_slicer([one, two], head.grid, path, described)
+    with pytest.raises(InputError, match=r"labels\.overlap: two shares 24 voxels"):
+        read_label_map(path)
+    assert np.array_equal(read_label_map(path, only=["one"]).array, one)
+    with pytest.raises(InputError, match=r"labels\.unknown"):
+        read_label_map(path, only=["three"])
+    write_slicer([one, two], head.grid, path, [("one", 1, 0), ("two", 1, 2)])
+    with pytest.raises(InputError, match=r"labels\.layers"):
+        read_label_map(path)
+    write_slicer([one, 3 * two], head.grid, path, [("one", 1, 0), ("three", 3, 1)])
+    with pytest.raises(InputError, match=r"labels\.overlap"):
+        read_label_map(path)
+
+
+def test_segments_of_any_format_are_selected_by_name(head: Volume, tmp_path: Path) -> None:
+    meant = labelled(head.grid)
+    write_label_map(meant, tmp_path / "x.nii.gz")
+    write_label_map(meant, tmp_path / "x.seg.nrrd")
+    entries = [{"label": s.label, "name": s.name, "color": list(s.color)} for s in meant.segments]
+    (tmp_path / "x.json").write_text(json.dumps({"segments": entries}), encoding="utf-8")
+    for name in ("x.nii.gz", "x.seg.nrrd"):
+        found = read_label_map(tmp_path / name, only=["Größe"])
+        assert np.array_equal(found.array, np.where(meant.array == 5, 5, 0)), name
+        assert [s.label for s in found.segments] == [5]
+        with pytest.raises(InputError, match=r"labels\.unknown"):
+            read_label_map(tmp_path / name, only=["Größe", "other"])
+
+
+def test_cropped_segmentations_are_compared_on_the_whole_grid(head: Volume, tmp_path: Path) -> None:
+    labels = np.zeros(head.grid.shape, np.uint8)
+    labels[4:9, 5:12, 3:6] = 1
+    write_label_map(Segmentation(labels, head.grid, (Segment(1, "one", (255, 0, 0)),)), tmp_path / "whole.nii.gz")
+    for name, start in (("a", (3, 4, 2)), ("b", (4, 1, 3))):
+        crop = labels[start[0] : 12, start[1] : 14, start[2] : 9]
+        grid = head.grid.box(start, (12, 14, 9)).reoriented("RAS")
+        turned = resample(crop, head.grid.box(start, (12, 14, 9)), grid, order=0)
+        write_slicer([turned], grid, tmp_path / f"{name}.seg.nrrd", [("one", 1, 0)])
+    names = ("whole.nii.gz", "a.seg.nrrd", "b.seg.nrrd")
+    for one in names:
+        for other in names:
+            result = compare_pair(Pair("x", tmp_path / one, tmp_path / other))
+            assert not result.code, result.message
+            assert [scores.dice for scores in result.scores.values()] == [1.0]
+    write_label_map(Segmentation(labels[:12], head.grid.box((0, 0, 0), (12, 26, 14)), ()), tmp_path / "part.nii.gz")
+    assert compare_pair(Pair("x", tmp_path / "part.nii.gz", tmp_path / "whole.nii.gz")).code == "geometry.mismatch"
+    write_label_map(Segmentation(labels[:6], head.grid.box((0, 0, 0), (6, 26, 14)), ()), tmp_path / "part.nii.gz")
+    assert compare_pair(Pair("x", tmp_path / "a.seg.nrrd", tmp_path / "part.nii.gz")).code == "geometry.other_grid"

@@ -33,7 +33,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "2024; or contours; default seg",
     )
     parser.add_argument(
-        "--segments", nargs="+", default=[], metavar="NAME", help="the segments wanted of a DICOM file; all if left out"
+        "--segments", nargs="+", default=[], metavar="NAME", help="the segments wanted; all if left out"
     )
     parser.add_argument(
         "--ignore-frame-of-reference",

@@ -17,7 +17,7 @@ from napari_seg.evaluation.labels import BACKGROUND, Classes, as_classes, with_l
 from napari_seg.evaluation.metrics import Scores, compare_label_maps, disagreement
 from napari_seg.formats import nifti_ending
 from napari_seg.formats.image2d import is_picture
-from napari_seg.formats.label_maps import named, read_label_map
+from napari_seg.formats.label_maps import is_cropped, named, on_common_grid, on_grid, read_label_map
 from napari_seg.volume import Segment, Segmentation, distinct_color
 
 logger = logging.getLogger(__name__)
@@ -59,8 +59,13 @@ class Pair:
         """
         prediction = read_label_map(self.prediction)
         reference = read_label_map(
-            self.reference, prediction.grid, images=[self.prediction], ignore_frame=self.ignore_frame
+            self.reference,
+            prediction.grid,
+            images=[self.prediction],
+            ignore_frame=self.ignore_frame,
+            on_own_grid=True,
         )
+        prediction, reference = on_common_grid((prediction, self.prediction), (reference, self.reference))
         if self.classes:
             return prediction, as_classes(reference, self.classes, prediction)
         return prediction, with_labels_of(prediction, reference)
@@ -207,6 +212,8 @@ def compare_with(
     """
     if isinstance(reference, Path):
         expected = named(read_label_map(reference, prediction.grid, images=images))
+        if is_cropped(reference):
+            expected = on_grid(expected, prediction.grid, reference)
     else:
         expected = reference
     expected = with_labels_of(prediction, expected)

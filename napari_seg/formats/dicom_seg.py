@@ -25,7 +25,15 @@ from napari_seg.formats.dicom_seg_geometry import functional_groups, layout_of, 
 from napari_seg.formats.proven import unproven
 from napari_seg.formats.tilt import on_images
 from napari_seg.geometry import Grid, is_same_lattice, resample
-from napari_seg.volume import Origin, Segment, Segmentation, Term, distinct_color, smallest_label_type
+from napari_seg.volume import (
+    Origin,
+    Segment,
+    Segmentation,
+    Term,
+    distinct_color,
+    select_segments,
+    smallest_label_type,
+)
 
 if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
@@ -164,10 +172,7 @@ def read_dicom_seg(path: Path, only: Sequence[str] = (), scan: Grid | None = Non
         layout = layout_of(dataset, path.name, scan)
         numbers = _segment_numbers(dataset, path.name)
         maximum = int(dataset.get("MaximumFractionalValue") or 255) if dataset.SegmentationType == "FRACTIONAL" else 1
-    wanted = [s for s in segments if not only or s.name in only]
-    if missing := set(only) - {s.name for s in wanted}:
-        known = ", ".join(s.name for s in segments)
-        raise InputError("labels.unknown", f"{path.name} has no segment {', '.join(sorted(missing))}; it has {known}")
+    wanted = select_segments(segments, only, path.name)
     notices = list(layout.notices)
     if dataset.SegmentationType == "FRACTIONAL":
         text = f"{path.name} holds probabilities; what has a half or more counts as present"
@@ -198,7 +203,7 @@ def read_dicom_seg(path: Path, only: Sequence[str] = (), scan: Grid | None = Non
     if strange and not only:
         text = f"{path.name} holds {strange} voxels of numbers that it does not describe; they count as background"
         notices.append(Notice("labels.undescribed", text))
-    return Segmentation(array, layout.grid, tuple(wanted), notices=tuple(notices))
+    return Segmentation(array, layout.grid, wanted, notices=tuple(notices))
 
 
 def same_labels(found: Segmentation, meant: Segmentation) -> bool:

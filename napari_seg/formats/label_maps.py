@@ -20,7 +20,16 @@ from napari_seg.formats.image2d import is_picture, read_label_picture
 from napari_seg.formats.proven import unproven
 from napari_seg.formats.surface import SURFACE_ENDINGS, write_surfaces
 from napari_seg.geometry import Grid, is_same_lattice, resample
-from napari_seg.volume import Origin, Segment, Segmentation, Volume, as_labels, distinct_color, labels_in
+from napari_seg.volume import (
+    Origin,
+    Segment,
+    Segmentation,
+    Volume,
+    as_labels,
+    distinct_color,
+    labels_in,
+    select_segments,
+)
 
 DicomKind = Literal["seg", "labelmap", "rtstruct"]
 """How a label map becomes DICOM: binary segmentation, label map segmentation, or contours."""
@@ -35,6 +44,7 @@ def read_label_map(
     *,
     images: Sequence[Path] = (),
     ignore_frame: bool = False,
+    on_own_grid: bool = False,
 ) -> Segmentation:
     """Read a label map with the names of its segments from a segmentation of any format, in the worker process.
 
@@ -45,51 +55,55 @@ def read_label_map(
     Args:
         path: the file.
         grid: grid of the scan; contours need it, and a DICOM segmentation that leaves out empty slices is put on it.
-        only: names of the segments wanted of a DICOM file; all if empty.
+        only: names of the segments wanted; all if empty.
         images: files of the scan that `grid` is of.
         ignore_frame: put DICOM objects on `grid` although they are of another frame of reference, with a notice.
+        on_own_grid: leave a DICOM segmentation on the grid that its frames span.
 
     Raises:
         InputError: the file can't be read; `labels.type`, its values are no whole numbers from 0 up; `labels.overlap`,
-            its segments share voxels; `labels.needs_grid`, contours without a scan;
-            `geometry.other_frame_of_reference`, it belongs to another scan than `images`.
+            its segments share voxels; `labels.needs_grid`, contours without a scan; `labels.unknown`, it lacks a wanted
+            segment; `geometry.other_frame_of_reference`, it belongs to another scan than `images`.
     """
     if not (path.is_file() or path.is_dir()):
         raise InputError("file.unreadable", f"{path.name} is no file, or a link that leads nowhere; check the path")
     options: dict[str, Any] = {"grid": grid, "only": tuple(only), "ignore_frame": ignore_frame}
+    options["on_own_grid"] = on_own_grid
     return read_apart(partial(_read_here, images=[image.absolute() for image in images], **options), [path])
 
 
 def _read_here(
-    files: Sequence[Path], grid: Grid | None, only: Sequence[str], images: Sequence[Path], ignore_frame: bool
+    files: Sequence[Path],
+    grid: Grid | None,
+    only: Sequence[str],
+    images: Sequence[Path],
+    ignore_frame: bool,
+    on_own_grid: bool,
 ) -> Segmentation:
     (path,) = files
     if is_picture(path):
-        return _labels(read_label_picture(path), path)
+        return _selected(_labels(read_label_picture(path), path), only, path)
     if has_ending(path, ITK_ENDINGS):
         from napari_seg.formats.nrrd import read_seg_nrrd
 
-        return read_seg_nrrd(path)
-    if nifti_ending(path) or (modality := dicom_modality(path)) is None:
-        return _labels(read(path), path)
-    if modality == "RTSTRUCT":
+        return _selected(read_seg_nrrd(path, only), only, path)
+    modality = None if nifti_ending(path) else dicom_modality(path)
+    if modality not in ("RTSTRUCT", "SEG"):
+        return _selected(_labels(read(path), path), only, path)
+    notices = () if grid is None else check_belonging(path, images, only, ignore_frame=ignore_frame)
+    if modality == "SEG":
+        from napari_seg.formats.dicom_seg import read_dicom_seg
+
+        found = read_dicom_seg(path, only, grid)
+        found = found if grid is None or on_own_grid else on_grid(found, grid, path)
+    else:
         from napari_seg.formats.dicom_rtstruct import read_rtstruct
 
         if grid is None:
             text = f"{path.name} holds contours, which fill voxels only on the grid of a scan; name the scan too"
             raise InputError("labels.needs_grid", text)
-        notices = check_belonging(path, images, only, ignore_frame=ignore_frame)
         found = read_rtstruct(path, grid, only)
-        return replace(found, notices=(*notices, *found.notices))
-    if modality == "SEG":
-        from napari_seg.formats.dicom_seg import read_dicom_seg
-
-        if grid is None:
-            return read_dicom_seg(path, only)
-        notices = check_belonging(path, images, only, ignore_frame=ignore_frame)
-        found = on_grid(read_dicom_seg(path, only, grid), grid, path)
-        return replace(found, notices=(*notices, *found.notices))
-    return _labels(read(path), path)
+    return replace(found, notices=(*notices, *found.notices))
 
 
 def read_label_maps(path: Path, grid: Grid | None = None, *, images: Sequence[Path] = ()) -> list[Segmentation]:
@@ -187,6 +201,45 @@ def on_grid(segmentation: Segmentation, grid: Grid, path: Path) -> Segmentation:
         "geometry.other_grid",
         f"{path.name} does not lie on the voxels of the scan; expected the segmentation of this very scan",
     )
+
+
+def is_cropped(path: Path) -> bool:
+    """Return whether a file is of a format that leaves out what holds no segment: .seg.nrrd and DICOM segmentations."""
+    return has_ending(path, SEGMENTATION_ENDINGS) or (not nifti_ending(path) and dicom_modality(path) == "SEG")
+
+
+def on_common_grid(
+    first: tuple[Segmentation, Path], second: tuple[Segmentation, Path]
+) -> tuple[Segmentation, Segmentation]:
+    """Return two label maps on one grid where they lie on one lattice and a file may be cropped; else as they are.
+
+    Args:
+        first: label map and its file; its grid is taken unless that file may be cropped.
+        second: the other.
+
+    Raises:
+        InputError: `geometry.other_grid`, a cropped label map reaches beyond one that is not.
+    """
+    (one, one_path), (other, other_path) = first, second
+    if one.grid.matches(other.grid) or not is_same_lattice(one.grid, other.grid):
+        return one, other
+    if not is_cropped(one_path):
+        return one, on_grid(other, one.grid, other_path) if is_cropped(other_path) else other
+    if not is_cropped(other_path):
+        return on_grid(one, other.grid, one_path), other
+    ends = np.rint(one.grid.to_index(np.concatenate([one.grid.corners_mm, other.grid.corners_mm]))).astype(int)
+    both = one.grid.box(ends.min(axis=0).tolist(), (ends.max(axis=0) + 1).tolist())
+    return on_grid(one, both, one_path), on_grid(other, both, other_path)
+
+
+def _selected(segmentation: Segmentation, only: Sequence[str], path: Path) -> Segmentation:
+    """The same with the segments of some names alone; all if there are no names."""
+    segments = select_segments(segmentation.segments, only, path.name)
+    if not only:
+        return segmentation
+    labels = [segment.label for segment in segments]
+    array = np.where(np.isin(segmentation.array, labels), segmentation.array, np.zeros_like(segmentation.array))
+    return replace(segmentation, array=array, segments=segments)
 
 
 def _labels(volume: Volume, path: Path) -> Segmentation:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from napari_seg.errors import InputError, OutputError
+from napari_seg.errors import InputError, OutputError, told_plainly
 from napari_seg.formats import SEGMENTATION_ENDINGS
-from napari_seg.formats.itk import read_image, to_itk
+from napari_seg.formats.itk import ItkImage, read_image, to_itk
 from napari_seg.formats.proven import unproven
-from napari_seg.volume import Segment, Segmentation, Term, as_labels, distinct_color
+from napari_seg.volume import (
+    Segment,
+    Segmentation,
+    Term,
+    as_labels,
+    distinct_color,
+    select_segments,
+    smallest_label_type,
+)
 
 
 def write_seg_nrrd(segmentation: Segmentation, path: Path) -> None:
@@ -40,24 +50,49 @@ def write_seg_nrrd(segmentation: Segmentation, path: Path) -> None:
             raise OutputError("output.not_equal", f"{path.name} came back from the disk changed; try again")
 
 
-def read_seg_nrrd(path: Path) -> Segmentation:
-    """A label map from .seg.nrrd, its segments by label.
+def read_seg_nrrd(path: Path, only: Sequence[str] = ()) -> Segmentation:
+    """Read a label map from .seg.nrrd, its segments by label; several layers become one where they share no voxel.
+
+    Args:
+        path: the file.
+        only: names of the segments wanted; all if empty.
 
     Raises:
-        InputError: `file.*`, `geometry.*`; `labels.overlap`, its segments lie in several layers because they overlap;
-            `labels.type`, it holds values that are no labels.
+        InputError: `file.*`, `geometry.*`; `labels.overlap`, segments share voxels, which a label map can't hold;
+            `labels.type`, it holds values that are no labels; `labels.unknown`, it lacks a segment that is wanted.
     """
     image = read_image(path)
-    if image.array.shape[0] != 1:
-        raise InputError(
-            "labels.overlap",
-            f"{path.name} holds {image.array.shape[0]} layers of segments that overlap; expected one; export them as "
-            "one label map",
-        )
-    array = as_labels(image.array[0], path.name)
-    numbers = sorted({int(found[1]) for key in image.words if (found := re.match(r"Segment(\d+)_ID$", key))})
-    segments = sorted((_segment(image.words, n) for n in numbers), key=lambda segment: segment.label)
-    return Segmentation(array, image.grid, tuple(segments))
+    text = f"{path.name} has a header whose segments can't be read ({{kind}}); export it again"
+    with told_plainly(InputError, "file.bad_header", text):
+        numbers = sorted({int(found[1]) for key in image.words if (found := re.match(r"Segment(\d+)_ID$", key))})
+        described = [(_segment(image.words, n), int(image.words.get(f"Segment{n}_Layer", "0"))) for n in numbers]
+    if len(image.array) > 1:
+        return _united(image, described, only, path.name)
+    segments = sorted((segment for segment, _ in described), key=lambda segment: segment.label)
+    return Segmentation(as_labels(image.array[0], path.name), image.grid, tuple(segments))
+
+
+def _united(image: ItkImage, described: Sequence[tuple[Segment, int]], only: Sequence[str], name: str) -> Segmentation:
+    """Return the segments of several layers as one label map; values that two layers use are numbered anew from 1."""
+    if not described or any(not 0 <= layer < len(image.array) for _, layer in described):
+        text = f"{name} holds {len(image.array)} layers and does not say which segment lies in which; export it again"
+        raise InputError("labels.layers", text)
+    values = [segment.label for segment, _ in described]
+    labels = values if len(set(values)) == len(values) else list(range(1, len(values) + 1))
+    segments = [replace(segment, label=label) for (segment, _), label in zip(described, labels, strict=True)]
+    wanted = select_segments(segments, only, name)
+    array = np.zeros(image.grid.shape, smallest_label_type(max(labels)))
+    for segment, (described_as, layer) in zip(segments, described, strict=True):
+        if segment in wanted:
+            inside = image.array[layer] == described_as.label
+            if overlap := int(np.count_nonzero(array[inside])):
+                raise InputError(
+                    "labels.overlap",
+                    f"{segment.name} shares {overlap} voxels with other segments of {name}, and a label map holds one "
+                    "label a voxel; name the segments that are wanted",
+                )
+            array[inside] = segment.label
+    return Segmentation(array, image.grid, tuple(sorted(wanted, key=lambda segment: segment.label)))
 
 
 def _words(segmentation: Segmentation) -> dict[str, str]:
