@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_seg.errors import BundleError
-from napari_seg.postprocessing import not_honoured, read_config
+from napari_seg.postprocessing import not_honoured, read_config, sees_images
 from napari_seg.volume import MOST_LABEL, Segment, Term, distinct_color
 
 METADATA = Path("configs", "metadata.json")
@@ -386,8 +387,8 @@ def check_runnable(bundle: Bundle) -> None:
 
     Raises:
         BundleError: `bundle.untrusted`; `bundle.weights`, there are none; `bundle.postprocessing`, its labels follow
-            from more than softmax and argmax, or than the thresholds that it declares; `bundle.config`, the inference
-            config can't be read.
+            from more than softmax and argmax, or than the thresholds that it declares; `bundle.dimensions`, it
+            segments 2D images; `bundle.config`, the inference config can't be read.
     """
     if not bundle.trusted:
         raise BundleError(
@@ -397,11 +398,19 @@ def check_runnable(bundle: Bundle) -> None:
         )
     path = inference_config(bundle.root)
     try:
-        faults = not_honoured(read_config(path), bool(bundle.thresholds), bundle.background)
+        config = read_config(path)
+        faults = not_honoured(config, bool(bundle.thresholds), bundle.background)
+        is_for_images = sees_images(config)
     except Exception as error:  # a damaged file can raise anything
         cause = printable(f"{type(error).__name__}: {error}", 200)
         text = f"{path.name} of bundle {bundle.root.name!r} can't be read ({cause}); expected a MONAI config"
         raise BundleError("bundle.config", text) from error
+    if is_for_images:
+        raise BundleError(
+            "bundle.dimensions",
+            f"bundle {bundle.root.name!r} segments 2D images, which napari-seg does not do yet; expected a network for "
+            f"volumes, or for their slices; run it with MONAI: {command_of_monai(bundle)}",
+        )
     if not bundle.network_segments:
         faults.append("a single channel, which argmax leaves all background")
     if faults:
@@ -416,6 +425,16 @@ def check_runnable(bundle: Bundle) -> None:
         raise BundleError("bundle.weights", f"bundle {bundle.root.name!r} has no {WEIGHTS.as_posix()}; train it first")
     if bundle.coarse is not None:
         check_runnable(read_coarse(bundle))
+
+
+def command_of_monai(bundle: Bundle) -> str:
+    """Return the command that runs a bundle by its own config; words in capitals are to be filled in."""
+    path = inference_config(bundle.root)
+    config = read_config(path)
+    run_id = "inference " if "inference" in config else ""
+    values = {"dataset_dir": "IMAGES", "output_dir": "RESULTS"}
+    told = [f"--{name} {value}" for name, value in values.items() if name in config]
+    return " ".join([f"python -m monai.bundle run {run_id}--config_file {shlex.quote(str(path))}", *told])
 
 
 def inference_config(root: Path) -> Path:

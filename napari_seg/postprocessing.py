@@ -83,6 +83,26 @@ def not_honoured(config: dict[str, Any], has_thresholds: bool, background: str) 
     return list(dict.fromkeys(found))
 
 
+def sees_images(config: dict[str, Any]) -> bool:
+    """Return whether windows are laid in two dimensions, which takes 2D images and not the slices of a volume.
+
+    Args:
+        config: as `read_config` gives it.
+    """
+    waiting, seen = [_resolved(config, config.get("inferer"))], set()
+    while waiting:
+        entry = waiting.pop()
+        if id(entry) in seen or not isinstance(entry, dict):
+            continue
+        seen.add(id(entry))
+        name = str(entry.get("_target_", "")).rpartition(".")[2]
+        size = _resolved(config, entry.get("roi_size"))
+        if name == "SlidingWindowInferer" and isinstance(size, list | tuple) and len(size) == 2:
+            return True
+        waiting += [_resolved(config, value) for value in entry.values()]
+    return False
+
+
 def _postprocessings(config: dict[str, Any]) -> Iterator[Any]:
     """Yield what stands under "postprocessing" anywhere, the arguments of the evaluator among it."""
     waiting: list[Any] = [config]

@@ -131,6 +131,31 @@ def test_an_untrusted_bundle_stops_before_any_scan(
     assert "bundle.untrusted" in capsys.readouterr().err
 
 
+def test_bundles_that_no_scan_fits_are_refused_once_and_early(
+    head: Volume, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "scans").mkdir(exist_ok=True)
+        phantoms.write_nifti(head, tmp_path / "scans" / f"{name}.nii.gz")
+    for name, edit in {
+        "images": lambda text: text.replace("roi_size: [64, 64, 64]", "roi_size: '@size'") + "size: [64, 64]\n",
+        "channels": lambda text: f"{text}inference: []\ndataset_dir: x\noutput_dir: y\n",
+    }.items():
+        root = write_threshold_bundle(tmp_path / name)
+        config = root / "configs" / "inference.yaml"
+        config.write_text(edit(config.read_text()))
+        if name == "channels":
+            metadata = root / "configs" / "metadata.json"
+            metadata.write_text(metadata.read_text().replace('{"num_channels": 1', '{"num_channels": 2'))
+        assert predict(tmp_path / "scans", "-o", tmp_path / "out", "--bundle", root) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        code = {"images": "bundle.dimensions", "channels": "bundle.channels"}[name]
+        assert line.startswith(f"napari-seg: {code}: bundle '{name}' ")
+        assert f"python -m monai.bundle run {'inference ' * (name == 'channels')}--config_file {config}" in line
+        assert line.endswith("--dataset_dir IMAGES --output_dir RESULTS") == (name == "channels")
+        assert not (tmp_path / "out").exists()
+
+
 def test_folders_that_are_called_after_patients_give_no_names(head: Volume, tmp_path: Path) -> None:
     def of(name: str, number: str) -> Callable[[int, Dataset], None]:
         def edit(k: int, dataset: Dataset) -> None:

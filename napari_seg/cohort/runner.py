@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from napari_seg.bundle import Bundle, check_runnable
+from napari_seg.bundle import Bundle, check_runnable, command_of_monai
 from napari_seg.cohort.discover import Case
 from napari_seg.cohort.results import OF_DICOM, Format, OutputFolder, targets
-from napari_seg.errors import Cancelled, NapariSegError, Notice
+from napari_seg.errors import BundleError, Cancelled, NapariSegError, Notice
+from napari_seg.formats.image2d import COLOURS
 from napari_seg.formats.proven import is_disk_full, not_written
 from napari_seg.localise import Progress
 
@@ -110,11 +111,13 @@ def run_cohort(
     Raises:
         OutputError: `output.folder`, the folder can't be made or written to; `output.disk_full`: computing on would
             be for nothing.
-        BundleError: the bundle is untrusted or incomplete: no scan could be done.
+        BundleError: the bundle is untrusted or incomplete, or expects other channels: no scan could be done.
         EnvironmentFault: the machine lacks the device or the template.
         Cancelled: `progress` raised it.
     """
     check_runnable(bundle)
+    cases = list(cases)
+    _check_channels(bundle, cases)
     results: list[CaseResult] = []
     with OutputFolder(output_dir) as output:
         for number, case in enumerate(cases):
@@ -126,6 +129,21 @@ def run_cohort(
             if on_result is not None:
                 on_result(results[-1])
     return results
+
+
+def _check_channels(bundle: Bundle, cases: Sequence[Case]) -> None:
+    """Refuse, once and before any work, a bundle that none of the scans can give its channels.
+
+    Raises:
+        BundleError: `bundle.channels`.
+    """
+    given = {n for case in cases for n in ((1, COLOURS) if case.scan.format == "picture" else (1,))}
+    if given and bundle.in_channels not in given:
+        raise BundleError(
+            "bundle.channels",
+            f"bundle {bundle.root.name!r} expects {bundle.in_channels} channels; so far napari-seg reads "
+            f"scans of one channel and 2D images of 1 or {COLOURS}; run it with MONAI: {command_of_monai(bundle)}",
+        )
 
 
 def _run_case(
