@@ -26,6 +26,7 @@ from typing import IO, Any
 from napari_seg.errors import Cancelled, EnvironmentFault, NapariSegError
 
 _LOOK_SECONDS = 0.1
+_WATCH_SECONDS = 0.5
 
 _LENGTH = struct.Struct("<q")
 _CHUNK_BYTES = 1 << 24
@@ -188,7 +189,7 @@ def _start() -> subprocess.Popen[bytes]:
     """A process that finds all modules that this one finds, and does nothing but `serve`."""
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     return subprocess.Popen(
-        [sys.executable, "-c", f"from {__name__} import serve; serve()"],
+        [sys.executable, "-c", f"from {__name__} import serve; serve({os.getpid()})"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # what libraries have to say quotes headers, and those are private
@@ -196,11 +197,16 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
-def serve() -> None:
-    """What the other process does: works until nobody asks any more, or the program that asked is gone."""
+def serve(parent: int) -> None:
+    """What the other process does: works until nobody asks any more, or the program that asked is gone.
+
+    Args:
+        parent: process id of that program.
+    """
     questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what prints must not print into the answers
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    # also in the middle of work: nobody would stop it any more
+    call_after_death(parent, lambda: os._exit(1))
     while True:
         try:
             question = _read(questions)
@@ -210,11 +216,30 @@ def serve() -> None:
         del question  # it holds nothing while it waits
 
 
-def _end_with(parent: int) -> None:
-    """Ends this process soon after its parent, also in the middle of work: nobody would stop it any more."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+def call_after_death(process_id: int, action: Callable[[], object]) -> None:
+    """Call a function, in a thread, within about a second of the end of another process.
+
+    Windows never gives a process another parent, and a virtual environment's launcher stands between the two there, so
+    the other process is recognised by its id and the time of its start.
+
+    Args:
+        process_id: of a process that started before this one.
+        action: ends this one, for example.
+    """
+    import psutil
+
+    def is_alive(process: psutil.Process) -> bool:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+    def watch() -> None:
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(process_id)
+            if process.create_time() <= psutil.Process().create_time():  # or its id was given again already
+                while is_alive(process):
+                    time.sleep(_WATCH_SECONDS)
+        action()
+
+    threading.Thread(target=watch, name="napari-seg parent", daemon=True).start()
 
 
 def _answer(question: _Parts, answers: IO[bytes]) -> _Parts:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -383,3 +385,30 @@ def test_weights_to_begin_from_are_part_of_the_plan(dataset: Path, tmp_path: Pat
         begins_from(1)
     (tmp_path / "moved.pt").write_bytes(b"weights")
     assert plan_bundle(dataset, out, Choices(fine_tune=weights_to_begin_from(tmp_path / "moved.pt", out))) == plan
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EROFS, "output.not_written"), (errno.ENOSPC, "output.disk_full")])
+def test_a_disk_that_takes_nothing_is_said(
+    number: int, code: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    def ship() -> None:
+        with run.writing(tmp_path):
+            run.ship(tmp_path, tmp_path / "weights.pt", {})
+
+    def plan() -> None:
+        plan_bundle(dataset, tmp_path / "out", Choices())
+
+    for owner, name, act in (
+        (Path, "mkdir", plan),
+        (Path, "touch", plan),
+        (Path, "write_text", plan),
+        (shutil, "copyfile", ship),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, refuse)
+            with pytest.raises(OutputError) as caught:
+                act()
+        assert caught.value.code == code

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sys
-import threading
-import time
 from pathlib import Path
 
 import datasets
@@ -15,7 +10,7 @@ import pytest
 
 from napari_seg.bundle import METADATA, check_runnable, read_bundle
 from napari_seg.cli.train import _print_folds
-from napari_seg.errors import BundleError, Cancelled, TrainingError
+from napari_seg.errors import BundleError, TrainingError
 from napari_seg.inference.model import load_model
 from napari_seg.planning import Choices, folds, plan_bundle, run, with_segnets
 
@@ -68,47 +63,6 @@ def test_an_ensemble_cut_short_says_what_it_lacks(
         run.ship(out, out / "weights.pt", {"Dice": 0.5})
     assert (out / "models" / "model.pt").read_bytes() == b"weights"
     assert (out / METADATA).read_text() == before
-
-
-@pytest.mark.parametrize(
-    ("handler", "said"),
-    [("signal.signal(signal.SIGTERM, lambda *_: sys.exit(143));", "stopped and saved"), ("", "nothing new was saved")],
-)
-def test_saved_is_said_only_of_what_was_saved(
-    handler: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONWARNINGS", "error::ResourceWarning")
-    ready = tmp_path / "ready"
-    write = f"open({str(ready)!r}, 'w').write(os.environ['PYTHONWARNINGS'])"
-    child = f"import os, signal, sys, time; {handler} {write}; time.sleep(60)"
-
-    def stop_when_ready() -> None:
-        deadline = time.monotonic() + 60
-        while not (ready.is_file() and ready.read_text()) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    stopper = threading.Thread(target=stop_when_ready)
-    stopper.start()
-    with pytest.raises(Cancelled, match=said):
-        run.run([sys.executable, "-c", child], tmp_path / "stop")
-    stopper.join()
-    assert ready.read_text().endswith(",error::ResourceWarning")
-
-
-def test_a_file_stops_whatever_runs(tmp_path: Path) -> None:
-    stop = tmp_path / "stop"
-    child = f"import pathlib, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); \
-pathlib.Path({str(stop)!r}).touch(); time.sleep(60)"
-    with pytest.raises(Cancelled, match="stopped and saved"):
-        run.run([sys.executable, "-c", child], stop)
-    assert not stop.exists()
-
-
-@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os._exit(137)"])
-def test_a_training_that_the_system_kills_is_out_of_memory(end: str, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"training\.out_of_memory: .*accumulation_steps.*patch_size.*amp"):
-        run.run([sys.executable, "-c", f"import os; {end}"], tmp_path / "stop")
 
 
 def test_folds_that_there_can_not_be_leave_nothing_behind(dataset: Path, tmp_path: Path) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -94,6 +97,31 @@ def test_workers_outlive_a_signal_to_all(tmp_path: Path) -> None:
     assert len(losses(tmp_path)) == 4
     run(tmp_path, num_workers=1)
     assert len(losses(tmp_path)) == 12
+
+
+def test_an_error_in_a_worker_ends_the_run_at_once(tmp_path: Path) -> None:
+    """A worker ignores SIGTERM, which is what Python ends it with before it waits for its end, for ever."""
+    code = f"""
+import errno, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import tiny_run
+from pathlib import Path
+from segnets.data import cache
+def fail(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+cache.replacing = fail
+tiny_run.run(Path({str(tmp_path)!r}), num_workers=1)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            output = process.communicate(timeout=60)[1]
+        except subprocess.TimeoutExpired:
+            for child in psutil.Process(process.pid).children():
+                child.kill()
+            process.kill()
+            raise
+    assert process.returncode == 1
+    assert "No space left on device" in output.strip().splitlines()[-1]
 
 
 def test_minutes_count_over_restarts_and_more_of_them_go_on(

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.planning import Choices, anew, plan_bundle
     from napari_seg.planning.choices import weights_to_begin_from
     from napari_seg.planning.folds import cross_validate, fold_commands
-    from napari_seg.planning.run import train, training_command
+    from napari_seg.planning.run import train, training_command, writing
 
     dataset, out = arguments.dataset.resolve(), arguments.output.resolve()
     reading = {
@@ -91,11 +91,12 @@ def run(arguments: argparse.Namespace) -> int:
         print("would run", *map(shlex.join, commands), sep="\n  ")
         return ExitCode.DONE
     try:
-        if folds:
-            dice = cross_validate(out, dataset, folds, arguments.fold, say=_say, **values)
-            _print_folds(dice, folds)
-        else:
-            _print_best(train(out, dataset, **values))
+        with writing(out):
+            if folds:
+                dice = cross_validate(out, dataset, folds, arguments.fold, say=_say, **values)
+                _print_folds(dice, folds)
+            else:
+                _print_best(train(out, dataset, **values))
     except Cancelled as error:
         print(f"napari-seg: {error}", file=sys.stderr)
         return ExitCode.CANCELLED

@@ -4,7 +4,8 @@ fingerprint   what the data set is like
 plan          what follows from it, by stated rules
 choices       what the person decides instead
 make          the bundle on disk
-run           its training, in a process of its own
+run           its training, by MONAI's own command
+process       that command in a process of its own
 folds         cross-validation and the ensemble of its folds
 """
 
@@ -22,7 +23,7 @@ from napari_seg.bundle import own_modules, shipped_root
 from napari_seg.errors import BundleError, OutputError, TrainingError
 from napari_seg.planning.choices import Choices, anew, check_folds, check_names, check_same, identity
 from napari_seg.planning.make import PLAN
-from napari_seg.planning.run import RUN
+from napari_seg.planning.run import RUN, writing
 
 if TYPE_CHECKING:
     from segnets.data import Dataset
@@ -56,9 +57,9 @@ def plan_bundle(
         TrainingError: the data set can't be trained on (`dataset.*`, `data.faults`, `labels.*`, `split.too_few`).
         BundleError: a network, option or id that there is not; `bundle.folds`, fewer than two;
             `bundle.fold`, there is no such fold.
-        OutputError: `output.exists`, `out` holds something else.
+        OutputError: `output.exists`, `out` holds something else; `output.not_written`, `output.disk_full`.
     """
-    with with_segnets():
+    with with_segnets(), writing(out):
         from segnets.data import datalist, find_dataset
 
         if (out / PLAN).is_file():
@@ -157,4 +158,5 @@ def with_segnets() -> Iterator[None]:
         try:
             yield
         except BundlesError as error:
-            raise TrainingError(error.code, error.message) from error
+            kind = OutputError if error.code.startswith("output.") else TrainingError
+            raise kind(error.code, error.message) from error

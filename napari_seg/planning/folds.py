@@ -9,13 +9,13 @@ from statistics import mean
 from typing import Any
 
 from napari_seg.planning import with_segnets
+from napari_seg.planning.process import run
 from napari_seg.planning.run import (
     RUN,
     STOP,
     command,
     history,
     replace_text,
-    run,
     ship,
     training_command,
     weights_of,

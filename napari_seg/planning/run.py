@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import re
-import select
 import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from napari_seg.bundle import METADATA, WEIGHTS
-from napari_seg.errors import Cancelled, TrainingError
+from napari_seg.errors import OutputError, TrainingError
 from napari_seg.planning.choices import digest
+from napari_seg.planning.process import run
 
 RUN = "training"
 """The run's folder inside the bundle."""
 STOP = "stop"
 """A file of this name in the bundle stops whatever is run for it."""
-_TAIL = 100_000
-_ERROR = re.compile(r"TrainingError: ([a-z_]+\.[a-z_]+): (.+?)\s*(?:\n\s*\n|\Z)", re.DOTALL)
 
 
 def command(run_id: str, root: Path, **values: Any) -> list[str]:
@@ -93,97 +90,26 @@ def train(root: Path, dataset_dir: Path, **values: Any) -> dict[str, Any] | None
     return best
 
 
-def run(words: list[str], stop_file: Path) -> None:
-    """Runs a command to its end, with all it says.
-
-    An interrupt (Ctrl-C, SIGTERM, a closed terminal) is passed on, and the command's own end awaited: it saves.
-
-    Args:
-        words: the command.
-        stop_file: interrupts it too, as SIGTERM does, and is removed.
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Turn the system's errors while a bundle's folder is written into this package's.
 
     Raises:
-        TrainingError: it failed; with the command's own code and message where it gave one.
-        Cancelled: it was interrupted; the message says whether it has saved.
+        OutputError: `output.disk_full` or `output.not_written`.
+        TrainingError: `dataset.unreadable`, a file elsewhere can't be read.
     """
-    # its errors are read on the way through; a terminal stays one, so that its progress bar does too
-    reading, writing = os.openpty() if sys.stderr.isatty() else os.pipe()
-    # MONAI warns that a config's code will run, which is what was asked for
-    quiet = ["ignore::UserWarning:monai.bundle.scripts", "ignore::UserWarning:monai.data.meta_tensor"]
-    filters = [*quiet, *filter(None, [os.environ.get("PYTHONWARNINGS")])]  # of several that fit, the last one counts
-    environment = {**os.environ, "PYTHONWARNINGS": ",".join(filters)}
-    child = subprocess.Popen(words, stderr=writing, process_group=0, env=environment)
-    os.close(writing)
-    interrupted = False
-
-    def pass_on(number: int, frame: object) -> None:
-        nonlocal interrupted
-        interrupted = True
-        child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
-
-    def pass_on_file() -> None:
-        if stop_file.exists():
-            stop_file.unlink()
-            pass_on(signal.SIGTERM, None)
-
-    signals = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, pass_on) for number in signals}
     try:
-        said = _copy_to_stderr(reading, pass_on_file)
-        status = child.wait()
-    finally:
-        os.close(reading)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if interrupted:
-        # what `segnets.training.StopOnSignal` exits with; who dies of a signal, while Python loads or of a second
-        # one, has another status
-        has_saved = status in (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
-        raise Cancelled(
-            "run.stopped",
-            "stopped and saved; the same command goes on from there"
-            if has_saved
-            else "stopped; nothing new was saved; the same command goes on from what there was before",
-        )
-    if status:
-        code, message = _error(said, status)
-        raise TrainingError(code, message)
-
-
-def _copy_to_stderr(reading: int, each_second: Callable[[], None]) -> str:
-    """The last of what came."""
-    tail = b""
-    while True:
-        each_second()
-        if not select.select([reading], [], [], 1.0)[0]:
-            continue
-        try:
-            chunk = os.read(reading, 65536)
-        except OSError:  # how a terminal says that its other end is closed
-            chunk = b""
-        if not chunk:
-            return tail.decode(errors="replace").replace("\r\n", "\n")
-        sys.stderr.write(chunk.decode(errors="replace"))
-        sys.stderr.flush()
-        tail = (tail + chunk)[-_TAIL:]
-
-
-def _error(said: str, status: int) -> tuple[str, str]:
-    own = _ERROR.findall(said)
-    if own:
-        return own[-1]
-    if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
-        return (
-            "training.out_of_memory",
-            f"the system killed the training (status {status}), as it does where memory runs out. In this order: raise "
-            "accumulation_steps (--set accumulation_steps=2, up to batch_size), which changes no result; lower "
-            "patch_size, with a new folder; set amp to true. The same command goes on from the last checkpoint, if one "
-            "was written",
-        )
-    # the first of a chain of exceptions is the cause of the others
-    cause = re.search(r"^[\w.]*(?:Error|Exception)\b.*", said, re.MULTILINE)
-    shown = cause[0] if cause else "no error was shown"
-    return "training.failed", f"the training ended with status {status} ({shown}); what led to it stands above"
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutputError("output.disk_full", f"the disk of {out} is full; free some space") from error
+        where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else out
+        if error.errno == errno.EROFS or out == where or out.is_relative_to(where) or where.is_relative_to(out):
+            raise OutputError(
+                "output.not_written", f"can't write to {out} ({reason}); choose another folder with -o"
+            ) from error
+        raise TrainingError("dataset.unreadable", f"{where} can't be read ({reason}); copy it again") from error
 
 
 def history(run_folder: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
+from contextlib import suppress
+from typing import Any
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
@@ -46,7 +50,9 @@ class Progress:
         self._first_step = trainer.state.iteration
         if idist.get_rank() == 0:
             # disable=None: silent where stderr is no terminal
-            self._bar = tqdm(total=1.0, bar_format="{percentage:3.0f}%|{bar:20}| {desc}", disable=None)
+            self._bar = tqdm(
+                total=1.0, bar_format="{percentage:3.0f}%|{bar:20}| {desc}", disable=None, **_terminal_size()
+            )
 
     def _step(self, trainer: Engine) -> None:
         if self._bar is None:
@@ -58,7 +64,8 @@ class Progress:
     def _end(self, trainer: Engine) -> None:
         if self._bar is not None:
             self._show(trainer)
-            self._bar.close()
+            with suppress(OSError):
+                self._bar.close()
 
     def _show(self, trainer: Engine) -> None:
         self._shown = time.monotonic()
@@ -68,7 +75,8 @@ class Progress:
         else:
             spent, left = self._shown - self._started, self.seconds_left(trainer)
             self._bar.n = spent / max(spent + left, 1e-9)
-            self._bar.set_description_str(self.line(trainer))
+            with suppress(OSError):  # a terminal that was closed; the run goes on or is being stopped
+                self._bar.set_description_str(self.line(trainer))
 
     def seconds_left(self, trainer: Engine) -> float:
         """To the last step, or to the end of `max_minutes` if that comes first."""
@@ -86,3 +94,11 @@ class Progress:
             dice, epoch = self.history.best
             parts += [f"Dice {self.history.mean_dice:.3f}", f"best {dice:.3f} (epoch {epoch})"]
         return "  ".join([*parts, f"{tqdm.format_interval(self.seconds_left(trainer))} left"])
+
+
+def _terminal_size() -> dict[str, Any]:
+    """Return tqdm's settings for the terminal: its own size at each moment, 80 columns if it reports none."""
+    with suppress(OSError, ValueError):
+        if 0 in os.get_terminal_size(sys.stderr.fileno()):
+            return {"ncols": 80, "nrows": 24}
+    return {"dynamic_ncols": True}

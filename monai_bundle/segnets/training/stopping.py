@@ -23,6 +23,9 @@ from monai.handlers import ValidationHandler
 
 logger = logging.getLogger("segnets")
 
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name)]
+"""What interrupts a run; SIGBREAK (Ctrl-Break) is how Windows interrupts a process that has no console to itself."""
+
 
 class Stop:
     """Ends a training as soon as `reason` gives one; the base of the handlers below."""
@@ -108,7 +111,7 @@ class StopOnFile(Stop):
 
 
 class StopOnSignal(Stop):
-    """Ends a training on SIGTERM or SIGINT (Ctrl-C) after the present step; a second signal kills at once.
+    """Ends a training on SIGTERM, SIGINT (Ctrl-C) or Ctrl-Break after the present step; a second signal kills at once.
 
     The run is interrupted, not finished: the checkpoint and `model_final.pt` are written, nothing is validated. For
     the process to say so, its last act must be `exit`.
@@ -139,7 +142,7 @@ class StopOnSignal(Stop):
 
     def _listen(self, trainer: Engine) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in _SIGNALS:
                 self._before[number] = signal.signal(number, self._receive)
             # a signal to the whole group must not take the workers away from under the step that is being finished
             trainer.data_loader.worker_init_fn = _ignore_signals
@@ -244,5 +247,5 @@ class Validation(ValidationHandler):
 
 def _ignore_signals(_: int) -> None:
     """What a worker does first: it ends when its trainer does."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -49,7 +51,17 @@ class Trainer(SupervisedTrainer):
         dtype = self.amp_kwargs.get("dtype", torch.get_autocast_dtype(device))
         # without float16 the scaler does nothing, so there is one path for all
         self.scaler = torch.amp.GradScaler(device, enabled=self.amp and dtype == torch.float16)
-        Workflow.run(self)  # not SupervisedTrainer's, which would replace the scaler
+        before = multiprocessing.active_children()
+        try:
+            Workflow.run(self)  # not SupervisedTrainer's, which would replace the scaler
+        except BaseException:
+            # the error keeps the data loader, and Python waits at its end, for ever, for a worker of it that ignores
+            # SIGTERM (`StopOnSignal`)
+            for worker in set(multiprocessing.active_children()) - set(before):
+                worker.kill()
+                with suppress(RuntimeError):  # by which torch tells of its death
+                    worker.join()
+            raise
 
     def _iteration(self, engine: Engine, batchdata: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         device = self.state.device
