@@ -439,3 +439,33 @@ def test_cropped_segmentations_are_compared_on_the_whole_grid(head: Volume, tmp_
     assert compare_pair(Pair("x", tmp_path / "part.nii.gz", tmp_path / "whole.nii.gz")).code == "geometry.mismatch"
     write_label_map(Segmentation(labels[:6], head.grid.box((0, 0, 0), (6, 26, 14)), ()), tmp_path / "part.nii.gz")
     assert compare_pair(Pair("x", tmp_path / "a.seg.nrrd", tmp_path / "part.nii.gz")).code == "geometry.other_grid"
+
+
+@pytest.mark.parametrize("kind", ["seg", "labelmap", "rtstruct"])
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("a" * 80, "a" * 64),
+        ("C:\\models\\liver", "C:/models/liver"),
+        ("two\nlines\tand\x1bmore", "two lines and more"),
+        ("odd\udce9name", "odd?name"),
+        ("\\" * 70 + "ü" * 70, "/" * 64),
+    ],
+)
+def test_names_that_dicom_can_not_hold_are_changed_aloud(
+    series: Volume, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, name: str, stored: str
+) -> None:
+    array = np.zeros(series.grid.shape, np.uint8)
+    array[4:9, 5:12, 3:6], array[10:12, 5:12, 3:6] = 1, 2
+    segments = (Segment(1, name, (1, 2, 3), category=Term(name, name, name)), Segment(2, f"{name}b", (1, 2, 3)))
+    meant = Segmentation(array, series.grid, segments)
+    path = tmp_path / "x.dcm"
+    write_label_map(meant, path, images=series.files, dicom=kind, algorithm=(name, name))  # type: ignore[arg-type]
+    assert "output.name_changed" in caplog.text
+    dataset = pydicom.dcmread(path)
+    assert dataset.ManufacturerModelName == stored
+    found = read_label_map(path, series.grid, images=series.files)
+    assert np.array_equal(found.array, array)
+    assert found.segments[0].name == stored
+    assert len({segment.name for segment in found.segments}) == 2
+    assert all(len(segment.name) <= 64 for segment in found.segments)

@@ -20,6 +20,7 @@ from napari_seg.formats.contours import enclosed, enclosed_by_odd, outlines
 from napari_seg.formats.dicom_header import quiet_pydicom, read_header
 from napari_seg.formats.dicom_reference import read_object
 from napari_seg.formats.dicom_seg import UNICODE, source_of
+from napari_seg.formats.dicom_text import dicom_text, with_dicom_names
 from napari_seg.formats.proven import unproven
 from napari_seg.geometry import Grid
 from napari_seg.volume import Origin, Segment, Segmentation, distinct_color, smallest_label_type
@@ -73,6 +74,7 @@ def write_rtstruct(
     sources = [source_of(Path(image)) for image in images]
     if not sources:
         raise OutputError("output.no_dicom", f"{path.name} needs the DICOM images that it belongs to; there are none")
+    segmentation, algorithm = with_dicom_names(segmentation, algorithm, path.name)
     dataset = _structure_set(sources, algorithm)
     slices = _slices(sources, frames, segmentation.grid)
     for number, segment in enumerate(segmentation.segments, start=1):
@@ -244,10 +246,10 @@ def _structure_set(sources: Sequence[Dataset], algorithm: tuple[str, str]) -> Da
     answer.SeriesInstanceUID = generate_uid(prefix=None)
     answer.SeriesNumber = int(first.get("SeriesNumber") or 0) + SERIES_NUMBERS_AFTER
     answer.Modality = "RTSTRUCT"
-    answer.SeriesDescription = f"Contours by {algorithm[0]}"[:64]
+    answer.SeriesDescription = dicom_text(f"Contours by {algorithm[0]}")
     answer.OperatorsName = None
     answer.Manufacturer = "napari-seg"
-    answer.ManufacturerModelName = algorithm[0][:64]
+    answer.ManufacturerModelName = algorithm[0]
     answer.SoftwareVersions = __version__
     answer.StructureSetLabel = "SEGMENTATION"
     answer.StructureSetDate = answer.InstanceCreationDate = now.strftime("%Y%m%d")
@@ -336,7 +338,7 @@ def _add_structure(
     region = Dataset()
     region.ROINumber = number
     region.ReferencedFrameOfReferenceUID = dataset.FrameOfReferenceUID
-    region.ROIName = segment.name[:64]
+    region.ROIName = segment.name
     region.ROIGenerationAlgorithm = origin
     region.ROIGenerationDescription = f"{algorithm[0]} {algorithm[1]}".strip()[:64]
     dataset.StructureSetROISequence.append(region)

@@ -22,6 +22,7 @@ from napari_seg.formats.dicom_geometry import Stack
 from napari_seg.formats.dicom_header import quiet_pydicom
 from napari_seg.formats.dicom_reference import read_object
 from napari_seg.formats.dicom_seg_geometry import functional_groups, layout_of, value_of
+from napari_seg.formats.dicom_text import dicom_text, with_dicom_names
 from napari_seg.formats.proven import unproven
 from napari_seg.formats.tilt import on_images
 from napari_seg.geometry import Grid, is_same_lattice, resample
@@ -94,6 +95,7 @@ def write_dicom_seg(
     """
     import highdicom
 
+    segmentation, algorithm = with_dicom_names(segmentation, algorithm, path.name)
     numbered = _numbered(segmentation) if kind == "binary" else segmentation
     if not numbered.segments:
         raise OutputError("output.no_segments", f"{path.name} would hold no segment; expected at least one")
@@ -136,7 +138,7 @@ def write_dicom_seg(
             device_serial_number=__version__,
             content_label="SEGMENTATION",
             specific_character_set=UNICODE,
-            series_description=f"Segmentation by {algorithm[0]}"[:64],
+            series_description=dicom_text(f"Segmentation by {algorithm[0]}"),
         )
         if chosen:
             _refer_to_frames(dataset, chosen)
@@ -353,7 +355,7 @@ def _description(segment: Segment, algorithm: tuple[str, str], origin: Origin) -
     name, version = algorithm
     description = SegmentDescription(
         segment.label,
-        segment.name[:64],
+        segment.name,
         _code(segment.category or TISSUE),
         _code(segment.kind or TISSUE),
         origin,
@@ -394,6 +396,8 @@ def _segment(description: Dataset) -> Segment:
 
 
 def _term(code: Dataset | None) -> Term | None:
-    if code is None or not code.get("CodeValue"):
+    keywords = ("CodeValue", "LongCodeValue", "URNCodeValue")
+    value = next((str(code.get(k)) for k in keywords if code.get(k)), "") if code is not None else ""
+    if code is None or not value:
         return None
-    return Term(str(code.CodeValue), str(code.get("CodingSchemeDesignator", "")), str(code.get("CodeMeaning", "")))
+    return Term(value, str(code.get("CodingSchemeDesignator", "")), str(code.get("CodeMeaning", "")))

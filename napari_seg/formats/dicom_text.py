@@ -1,0 +1,66 @@
+"""Names in the form that DICOM can store: short, and without the characters that have a meaning of their own."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import replace
+
+from napari_seg.volume import Segmentation, Term
+
+logger = logging.getLogger(__name__)
+
+LONG, SHORT = 64, 16
+"""Characters that a value of DICOM's kinds LO and SH may have (PS3.5 6.2)."""
+
+
+def dicom_text(text: str, limit: int = LONG) -> str:
+    """Return a text without backslashes, which separate values, and control characters, at most so long."""
+    text = text.encode("utf-8", "replace").decode()  # file names that are not UTF-8
+    plain = re.sub(r"\s+", " ", re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text.replace("\\", "/")))
+    return plain.strip()[:limit].strip()
+
+
+def with_dicom_names(
+    segmentation: Segmentation, algorithm: tuple[str, str], file: str
+) -> tuple[Segmentation, tuple[str, str]]:
+    """Return a segmentation and the name and version of its algorithm with names that DICOM can store.
+
+    Names that have to be changed are logged as warnings.
+
+    Args:
+        segmentation: with its segments.
+        algorithm: name and version.
+        file: name of the file that is written.
+    """
+    names: list[str] = []
+    segments = []
+    for n, segment in enumerate(segmentation.segments):
+        name = dicom_text(segment.name) or f"segment {segment.label}"
+        if name in names and segment.name not in (one.name for one in segmentation.segments[:n]):  # they begin alike
+            mark = f" ({segment.label})"
+            name = name[: LONG - len(mark)] + mark
+        names.append(name)
+        category, kind, modifier = (_term(term) for term in (segment.category, segment.kind, segment.modifier))
+        segments.append(replace(segment, name=name, category=category, kind=kind, modifier=modifier))
+    known = (dicom_text(algorithm[0]) or "unknown", dicom_text(algorithm[1]))
+    before = [algorithm[0], algorithm[1], *(segment.name for segment in segmentation.segments)]
+    for old, new in zip(before, [*known, *names], strict=True):
+        if old != new:
+            logger.warning(
+                "output.name_changed: %r is %r in %s: DICOM names have up to %d characters and no backslash or control "
+                "character",
+                old,
+                new,
+                file,
+                LONG,
+            )
+    return replace(segmentation, segments=tuple(segments)), known
+
+
+def _term(term: Term | None) -> Term | None:
+    if term is None:
+        return None
+    scheme = dicom_text(term.scheme, SHORT)
+    answer = Term(dicom_text(term.value), scheme, dicom_text(term.meaning) or dicom_text(term.value))
+    return answer if answer.value and answer.scheme else None
