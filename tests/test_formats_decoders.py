@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import json
 import os
 import signal
 import subprocess
@@ -10,12 +13,20 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import nibabel
 import numpy as np
+import phantoms
 import pytest
+import SimpleITK
+from bundles import write_threshold_bundle
 
 import napari_seg.apart
-from napari_seg.errors import InputError, Notice
+from napari_seg.cli import main
+from napari_seg.errors import EnvironmentFault, InputError, Notice
+from napari_seg.formats import decoders, find_scans
 from napari_seg.formats.decoders import read_apart
+from napari_seg.formats.itk import to_itk
+from napari_seg.formats.verdict import verdict_of
 from napari_seg.geometry import Grid
 from napari_seg.volume import Volume
 
@@ -106,3 +117,55 @@ def test_a_stop_half_way_does_not_mix_up_answers(files: list[Path], monkeypatch:
         with pytest.raises(KeyboardInterrupt):
             read_apart(numbers, files)
     assert np.array_equal(read_apart(numbers, files).array, numbers(files).array)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds processes to a limit on address space")
+@pytest.mark.parametrize("hard", [True, False])
+def test_a_limit_on_address_space_is_not_taken_for_damage(tmp_path: Path, head: Volume, hard: bool) -> None:
+    SimpleITK.WriteImage(to_itk(head.array[0], head.grid), str(tmp_path / "a.nrrd"), useCompression=True)
+    SimpleITK.WriteImage(to_itk(head.array[0], head.grid), str(tmp_path / "b.mha"), useCompression=True)
+    phantoms.write_nifti(head, tmp_path / "c.nii.gz")
+    phantoms.write_series(head, tmp_path / "d", slices=range(4))
+    code = f"""
+import resource
+limit = 8 << 30
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit if {hard} else resource.getrlimit(resource.RLIMIT_AS)[1]))
+from napari_seg.formats import find_scans
+for scan in find_scans({str(tmp_path)!r}):
+    scan.read()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-1000:]
+
+
+def test_what_does_not_fit_the_budget_is_refused_before_it_is_read(
+    tmp_path: Path, head: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape, affine = (500, 500, 400), np.eye(4)
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    header.set_data_shape(shape)
+    header.set_sform(affine, 1)
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    with gzip.open(tmp_path / "a.nii.gz", "wb", compresslevel=1) as file:
+        file.write(header.binaryblock + bytes(4))
+        for _ in range(10):
+            file.write(bytes(2 * 500 * 500 * 40))
+    words = "type: short\ndimension: 3\nsizes: 500 500 400\nendian: little\nencoding: bzip2\n\n"
+    (tmp_path / "b.nrrd").write_bytes(b"NRRD0004\n" + words.encode() + bz2.compress(bytes(2000)))
+    for scan in find_scans(tmp_path):
+        monkeypatch.setattr(decoders, "held_bytes", lambda: 100 << 20)
+        with pytest.raises(EnvironmentFault, match=r"environment\.memory: .* takes 381 MiB .* 156 MiB may be used"):
+            scan.read(memory_bytes=256 << 20)
+    scan = find_scans(tmp_path)[0]
+    assert scan.read(memory_bytes=600 << 20).grid.shape == shape
+    assert verdict_of(scan, {"memory_bytes": 256 << 20}).code == "environment.memory"
+
+
+def test_the_budget_of_a_run_holds_for_its_reading(tmp_path: Path, head: Volume, capsys: pytest.CaptureFixture) -> None:
+    phantoms.write_nifti(head, tmp_path / "a.nii")
+    bundle = write_threshold_bundle(tmp_path / "bundle")
+    words = ["predict", tmp_path / "a.nii", "-o", tmp_path / "out", "--bundle", bundle, "--trust-bundle", "--json"]
+    assert main([*map(str, words), "--memory", "1MiB"]) == 4
+    (result,) = json.loads(capsys.readouterr().out)
+    assert (result["code"], "reading a.nii takes" in result["message"]) == ("environment.memory", True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import shutil
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -14,7 +17,7 @@ import SimpleITK
 
 from napari_seg.errors import InputError
 from napari_seg.formats import Scan, find_scans, read
-from napari_seg.formats.itk import read_itk, to_itk
+from napari_seg.formats.itk import read_image, read_itk, to_itk
 from napari_seg.volume import Volume
 
 
@@ -89,6 +92,170 @@ def test_more_than_one_number_a_voxel_and_more_than_one_volume(tmp_path: Path) -
         codes.append(caught.value.code)
     assert codes == ["data.not_scalar", "data.4d"]
     assert read_itk([tmp_path / "c.mha"]).array.shape == (1, 5, 4, 3)
+
+
+NUMBERS = np.arange(24, dtype="<i2").reshape(2, 3, 4).T * 100
+"""(4, 3, 2); its bytes lie in a file in Fortran order."""
+
+META = (
+    "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = {msb}\nCompressedData = {zipped}\n"
+    "{more}TransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = 0 0 0\nElementSpacing = 1 2 3\nDimSize = 4 3 2\n"
+    "ElementType = MET_SHORT\nElementDataFile = {file}\n"
+)
+PLAIN = {"msb": "False", "zipped": "False", "more": "", "file": "LOCAL"}
+
+
+def stored(array: np.ndarray = NUMBERS) -> bytes:
+    return array.tobytes(order="F")
+
+
+@pytest.mark.parametrize("more", ["", "CompressedDataSize = 7\n", "CompressedDataSize = 100000\n"])
+def test_a_compressed_metaimage_says_itself_where_its_stream_ends(tmp_path: Path, more: str) -> None:
+    path = tmp_path / "a.mha"
+    header = META.format(**PLAIN | {"zipped": "True", "more": more}).encode()
+    path.write_bytes(header + zlib.compress(stored()))
+    assert np.array_equal(read(path).array[0], NUMBERS)
+    for content, code in (
+        (zlib.compress(stored()[:-2]), "file.truncated"),
+        (zlib.compress(stored())[:-6], "file.truncated"),
+        (zlib.compress(stored())[:-1] + b"\0", "file.bad_checksum"),
+        (b"", "file.bad_header"),
+    ):
+        path.write_bytes(header + content)
+        with pytest.raises(InputError) as caught:
+            read(path)
+        assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [
+        ("gzip", gzip.compress),
+        ("bzip2", bz2.compress),
+        ("raw", bytes),
+        ("hex", lambda content: content.hex().encode()),
+        ("text", lambda content: " ".join(map(str, np.frombuffer(content, "<i2"))).encode()),
+    ],
+)
+def test_a_short_stream_of_nrrd_is_refused_and_a_long_one_is_said(
+    tmp_path: Path, encoding: str, pack: Callable
+) -> None:
+    path, header = tmp_path / "a.nrrd", HEADER.format(**USUAL | {"encoding": encoding}).encode()
+    path.write_bytes(header + pack(stored()))
+    volume = read(path)
+    assert np.array_equal(volume.array[0], NUMBERS)
+    assert volume.notices == ()
+    path.write_bytes(header + pack(stored()[:-4]))
+    with pytest.raises(InputError, match=r"file\.(truncated|bad_header)"):
+        read(path)
+    path.write_bytes(header + pack(stored() + b"more"))
+    volume = read(path)
+    assert np.array_equal(volume.array[0], NUMBERS)
+    assert [notice.code for notice in volume.notices] == ["file.longer"]
+
+
+@pytest.mark.parametrize("byte_order", "<>")
+def test_numbers_of_both_byte_orders_are_read(tmp_path: Path, byte_order: str) -> None:
+    content = stored(NUMBERS.astype(f"{byte_order}i2"))
+    big = byte_order == ">"
+    header = HEADER.replace("endian: little", f"endian: {'big' if big else 'little'}").format(**USUAL)
+    (tmp_path / "a.nrrd").write_bytes(header.encode() + content)
+    (tmp_path / "b.mha").write_bytes(META.format(**PLAIN | {"msb": str(big)}).encode() + content)
+    for scan in find_scans(tmp_path):
+        assert np.array_equal(scan.read().array[0], NUMBERS)
+
+
+NAMED = [
+    ("orig.raw", ["orig.raw"]),
+    ("./orig.raw", ["orig.raw"]),
+    ("scan [1].raw", ["scan [1].raw"]),
+    ("50%d.raw", ["50%d.raw"]),
+    ("CASE.RAW", ["case.raw"]),
+    ("sub/orig.raw", ["sub/orig.raw"]),
+    ("sub\\orig.raw", ["sub/orig.raw"]),
+    ("a%02d.raw 1 2 1", ["a01.raw", "a02.raw"]),
+    ("a%d.raw 9 7 -2", ["a9.raw", "a7.raw"]),
+    ("LIST\nx y.raw\nb.raw", ["x y.raw", "b.raw"]),
+    ("LIST 2\nx y.raw\nb.raw", ["x y.raw", "b.raw"]),
+]
+
+
+@pytest.mark.parametrize("ending", [".mhd", ".MHD", ".nhdr"])
+@pytest.mark.parametrize(("named", "files"), NAMED)
+def test_a_header_names_its_pixel_files_in_any_legal_way(
+    tmp_path: Path, ending: str, named: str, files: list[str]
+) -> None:
+    for number, name in enumerate(files):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        each = len(stored()) // len(files)
+        (tmp_path / name).write_bytes(stored()[number * each : (number + 1) * each])
+    header = META.format(**PLAIN | {"file": named})
+    if ending == ".nhdr":
+        header = HEADER.format(**USUAL | {"more": f"data file: {named}"})
+    path = tmp_path / f"other{ending}"
+    path.write_text(header)
+    assert np.array_equal(read(path).array[0], NUMBERS)
+    (tmp_path / files[-1]).unlink()
+    with pytest.raises(InputError, match=r"file\.bad_header: .*(missing)"):
+        read(path)
+
+
+@pytest.mark.parametrize("named", ["{0}/out.raw", "../out.raw", "sub/../../out.raw", "C:\\out.raw", "link/out.raw"])
+def test_pixels_outside_of_the_folder_are_refused(tmp_path: Path, named: str) -> None:
+    (tmp_path / "out.raw").write_bytes(stored())
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "link").symlink_to(tmp_path)
+    (folder / "a.mhd").write_text(META.format(**PLAIN | {"file": named.format(tmp_path)}))
+    (folder / "b.nhdr").write_text(HEADER.format(**USUAL | {"more": f"data file: {named.format(tmp_path)}"}))
+    for name in ("a.mhd", "b.nhdr"):
+        with pytest.raises(InputError, match=r"file\.outside"):
+            read(folder / name)
+
+
+def test_bytes_before_the_pixels_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.raw").write_bytes(b"head\n" + stored())
+    (tmp_path / "z.raw.gz").write_bytes(gzip.compress(b"12345" + stored()))
+    for number, (name, more, file) in enumerate(
+        [
+            (".mhd", "HeaderSize = 5\n", "a.raw"),
+            (".mhd", "HeaderSize = -1\n", "a.raw"),
+            (".nhdr", "byte skip: 5\n", "a.raw"),
+            (".nhdr", "byte skip: -1\n", "a.raw"),
+            (".nhdr", "line skip: 1\n", "a.raw"),
+            (".nhdr", "byte skip: 5\n", "z.raw.gz"),
+        ]
+    ):
+        path = tmp_path / f"{number}{name}"
+        kind = "gzip" if file.endswith(".gz") else "raw"
+        text = HEADER.format(**USUAL | {"more": f"{more}data file: {file}", "encoding": kind})
+        path.write_text(text if name == ".nhdr" else META.format(**PLAIN | {"more": more, "file": file}))
+        volume = read(path)
+        assert np.array_equal(volume.array[0], NUMBERS)
+        assert volume.notices == ()
+
+
+def test_words_that_are_no_utf8_cost_nothing(tmp_path: Path) -> None:
+    words = "clé:=père\n# Müller\n".encode("latin-1")
+    (tmp_path / "a.nrrd").write_bytes(HEADER.format(**USUAL).encode()[:-1] + words + b"\n" + stored())
+    words = "Comment = Müller\nClé = père\n".encode("latin-1")
+    (tmp_path / "b.mha").write_bytes(META.format(**PLAIN).encode().replace(b"NDims", words + b"NDims", 1) + stored())
+    for scan in find_scans(tmp_path):
+        assert np.array_equal(scan.read().array[0], NUMBERS)
+
+
+@pytest.mark.parametrize("axis", [0, 3])
+def test_layers_are_read_along_any_axis(tmp_path: Path, axis: int) -> None:
+    layers = np.stack([NUMBERS, NUMBERS + 1], axis=axis)
+    sizes, dirs, kinds = ["4", "3", "2"], ["(1,0,0)", "(0,1,0)", "(0,0,1)"], ["domain"] * 3
+    for words, word in ((sizes, "2"), (dirs, "none"), (kinds, "list")):
+        words.insert(axis, word)
+    more = f"kinds: {' '.join(kinds)}\n"
+    header = HEADER.replace("dimension: 3", "dimension: 4").format(
+        **USUAL | {"sizes": " ".join(sizes), "dirs": " ".join(dirs), "more": more}
+    )
+    (tmp_path / "a.nrrd").write_bytes(header.encode() + stored(layers))
+    assert np.array_equal(read_image(tmp_path / "a.nrrd").array, np.stack([NUMBERS, NUMBERS + 1]))
 
 
 @pytest.mark.parametrize("zipped", [False, True])

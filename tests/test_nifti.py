@@ -136,6 +136,67 @@ def test_a_sheared_sform_is_refused(tmp_path):
     assert code_of(path) == "geometry.shear"
 
 
+def test_a_pixdim_0_of_0_means_1(tmp_path, head):
+    path = phantoms.write_nifti(head, tmp_path / "a.nii")
+    pixdim = nibabel.loadsave.load(path).header["pixdim"].copy()
+    expected = read_nifti(path).grid
+    if pixdim[0] < 0:  # the sform is then the only one that can be right
+        patch(path, qform_code=0)
+    pixdim[0] = 0
+    patch(path, pixdim=pixdim)
+    assert read_nifti(path).grid.matches(expected)
+
+
+def test_a_missing_qfac_counts_without_an_sform_too(tmp_path):
+    pixdim = [0, 1, 2, 3, 1, 1, 1, 1]
+    path = save(np.ones((2, 3, 4), np.int16), tmp_path / "a.nii", sform_code=0, qform_code=1, pixdim=pixdim)
+    assert np.allclose(read_nifti(path).grid.affine, np.diag([1, 2, 3, 1]))
+
+
+@pytest.mark.parametrize(("excess", "beside_sform"), [(4e-7, False), (4e-7, True), (1e-4, True)])
+def test_a_quaternion_that_rounding_made_too_long_is_read(tmp_path, excess, beside_sform):
+    b, c = np.array([0.6, 0.8]) * (1 + excess)
+    turn = nibabel.quaternions.quat2mat([0, 0.6, 0.8, 0])
+    fields = {"quatern_b": b, "quatern_c": c, "quatern_d": 0, "qform_code": 1, "pixdim": [1] * 8}
+    path = save(np.ones((9, 9, 9), np.int16), tmp_path / "a.nii", nibabel.affines.from_matvec(turn), **fields)
+    if not beside_sform:
+        patch(path, sform_code=0)
+    assert np.allclose(read_nifti(path).grid.affine[:3, :3], turn, atol=1e-3)
+
+
+def test_a_quaternion_that_is_too_long_alone_is_refused(tmp_path):
+    fields = {"quatern_b": 1.001, "qform_code": 1, "sform_code": 0}
+    assert code_of(save(np.ones((2, 3, 4), np.int16), tmp_path / "a.nii", **fields)) == "file.bad_header"
+
+
+def test_voxel_sizes_that_contradict_the_sform_are_noticed(tmp_path):
+    path = save(np.ones((2, 3, 4), np.int16), tmp_path / "a.nii", pixdim=[1, 1, 2, 2.5, 1, 1, 1, 1])
+    (notice,) = read_nifti(path).notices
+    assert notice.code == "geometry.pixdim_conflict"
+    assert "6 mm3" in notice.message
+    assert "5 mm3" in notice.message
+    for pixdim in ([1, 1, 2, 3.01, 1, 1, 1, 1], [1, 0, 0, 0, 1, 1, 1, 1]):
+        assert read_nifti(save(np.ones((2, 3, 4), np.int16), path, pixdim=pixdim)).notices == ()
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_file_that_is_longer_than_its_header_says_is_noticed(tmp_path, ending):
+    path = tmp_path / f"a{ending}"
+    zipped = gzip.compress if ending == ".nii.gz" else bytes
+    fields = {"dim": [3, 2, 3, 3, 1, 1, 1, 1], "pixdim": [1, 1, 2, 3, 1, 1, 1, 1]}
+    whole = save(np.ones((2, 3, 4), np.int16), tmp_path / "b.nii", **fields).read_bytes()
+    path.write_bytes(zipped(whole))
+    (notice,) = read_nifti(path).notices
+    assert (notice.code, "12 bytes more" in notice.message) == ("file.longer", True)
+
+
+def test_a_zipped_file_that_lacks_its_last_volumes_is_refused(tmp_path):
+    whole = save(np.ones((2, 3, 4, 5), np.int16), tmp_path / "b.nii").read_bytes()
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(whole[:-50]))
+    with pytest.raises(InputError, match=r"file\.truncated"):
+        read_nifti(tmp_path / "a.nii.gz", volume=1)
+
+
 # what is refused
 
 

@@ -162,7 +162,8 @@ def _run_case(
     try:
         if not overwrite:
             output.refuse_others_files(case)
-        volume = case.scan.read(**reading, channels=bundle.in_channels)
+        within: Reading = {"memory_bytes": options.get("memory_bytes"), **reading}
+        volume = case.scan.read(**within, channels=bundle.in_channels)
         segmentation = segment(volume, bundle, progress=progress, **options)
         if case.scan.format != "dicom" and (missing := [kind for kind in also if kind in OF_DICOM]):
             also = [kind for kind in also if kind not in missing]
