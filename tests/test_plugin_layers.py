@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -33,6 +35,7 @@ from napari_seg.plugin.layers import (
 from napari_seg.plugin.placement import METADATA_KEY, Placement, place
 from napari_seg.plugin.reader import get_reader, read_layers
 from napari_seg.plugin.structures import Snapshot
+from napari_seg.plugin.words import in_window_words, words_of
 from napari_seg.plugin.writer import write_labels
 from napari_seg.volume import Segment, Segmentation, Volume
 
@@ -291,3 +294,76 @@ def test_opened_marked_and_saved_in_every_orientation(orientation: str, tilt: st
     back = read(written[0])
     np.testing.assert_array_equal(back.array[0], labels)
     np.testing.assert_array_equal(back.grid.affine, read(path).grid.affine)
+
+
+def test_a_slice_gives_its_whole_series(head: Volume, tmp_path: Path) -> None:
+    folder = tmp_path / "series"
+    phantoms.write_series(head, folder)
+    slices = sorted(folder.glob("*"))
+    phantoms.write_series(head, folder / "below")  # another folder: not of this series
+    for chosen in ([slices[3]], slices):
+        paths = [str(path) for path in chosen]
+        opened = get_reader(paths if len(paths) > 1 else paths[0])
+        assert opened is not None
+        ((data, settings, _),) = opened(paths if len(paths) > 1 else paths[0])
+        assert sorted(data.shape) == sorted(head.grid.shape)
+        assert set(settings["metadata"][METADATA_KEY]["files"]) == set(slices)
+
+
+def test_slices_that_are_opened_together_are_opened_and_refused_once(
+    head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import napari.viewer
+    from napari.components import ViewerModel
+    from napari.utils import notifications
+
+    said: list[str] = []
+    monkeypatch.setattr(notifications, "show_error", said.append)
+    viewer = ViewerModel()
+    monkeypatch.setattr(napari.viewer, "current_viewer", lambda: viewer)
+
+    def open_one_by_one(paths: list[Path]) -> int:
+        """What napari does with files that are dropped together."""
+        count = 0
+        for path in paths:
+            for layer in read_layers(str(path)):
+                if len(layer) > 1:
+                    viewer.add_layer(layer_of(layer))
+                    count += 1
+        return count
+
+    slices = sorted(phantoms.write_series(head, tmp_path / "series"))
+    assert open_one_by_one(slices) == 1
+    viewer.layers.selection.clear()
+    assert open_one_by_one(slices[:1]) == 0
+    assert viewer.layers.selection.active is viewer.layers[0]
+    broken = sorted(phantoms.write_series(head, tmp_path / "broken"))
+    broken.pop(len(broken) // 2).unlink()
+    assert open_one_by_one(broken) == 0
+    (text,) = said
+    assert text.endswith("(geometry.missing_slice)")
+    assert text[0] != "g"  # the code comes last
+
+
+LIBRARY = Path(__file__).parents[1] / "napari_seg"
+
+
+def texts_of_the_library() -> list[str]:
+    """Every text that a module which the window uses may say."""
+    elsewhere = ("cli", "planning", "plugin")
+    paths = [path for path in LIBRARY.rglob("*.py") if path.relative_to(LIBRARY).parts[0] not in elsewhere]
+    nodes = (node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
+def test_the_window_does_not_speak_of_the_command_line() -> None:
+    texts = [text for text in texts_of_the_library() if re.search(r"(?<![\w.-])--[a-z]", text)]
+    assert any("--volume" in text for text in texts)
+    for text in texts:
+        assert not re.search(r"(?<![\w.-])--[a-z]|napari-seg bundles", in_window_words(text)), text
+    fault = InputError("series.several_volumes", "5 times; choose one with --volume, 0 to 4")
+    assert words_of(fault) == (
+        "5 times; choose one with the volume box below the list in the Study tab, 0 to 4 (series.several_volumes)"
+    )
+    for text in ("give more with --memory", "'napari-seg bundles' lists them", "found --volume 9, expected 0 to 4"):
+        assert "-" not in in_window_words(text).replace("napari-seg >", "").replace("> napari-seg", "")

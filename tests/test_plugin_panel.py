@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -246,7 +247,8 @@ def test_a_broken_file_is_one_line_for_a_person(viewer: Any, tmp_path: Path) -> 
     notification_manager.records.clear()
     assert viewer.open(str(path), plugin="napari-seg") == []
     (record,) = notification_manager.records
-    assert record.message.startswith("file.")
+    assert re.fullmatch(r"[^.].*\(file\.\w+\)", record.message)  # the code comes last
+    assert not record.message.startswith("file.")
     assert "\n" not in record.message
 
 

@@ -201,6 +201,23 @@ def find(path: str | os.PathLike[str], passing_over: Callable[[Path], bool] = la
     return Found(tuple(scans), tuple(skipped))
 
 
+def find_series_of(file: Path) -> Found:
+    """Return the series of which a DICOM file is a slice, with the files of it that lie in the same folder.
+
+    Args:
+        file: a DICOM file; one that is no image gives what was skipped, as `find` does.
+    """
+    from napari_seg.formats.dicom import find_series
+
+    named = (*NIFTI_ENDINGS, *PAIR_ENDINGS, *ITK_ENDINGS, *ARCHIVE_ENDINGS, *PICTURE_ENDINGS)
+    nearby = (one for one in sorted(file.parent.iterdir()) if one.name[0] != "." and not has_ending(one, named))
+    series, left_out = find_series([one for one in nearby if one.is_file()])
+    return Found(
+        tuple(Scan(one.name, "dicom", one.files) for one in series if file in one.files),
+        tuple(Skipped((one,), code, message) for one, code, message in left_out if one == file),
+    )
+
+
 def _parts_of(file: Path) -> list[Path]:
     """The files of an archive; of any other, and of an archive that can't be unpacked, the file itself."""
     if not has_ending(file, ARCHIVE_ENDINGS):

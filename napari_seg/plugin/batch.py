@@ -16,6 +16,7 @@ from napari_seg.errors import Cancelled
 from napari_seg.plugin.processes import NETWORKS
 from napari_seg.plugin.segmenting import STAGES, Progress, alone
 from napari_seg.plugin.session import Message, Session, message_of
+from napari_seg.plugin.words import words_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -238,7 +239,7 @@ class BatchModel:
             text = ", ".join(f"{name} {ml:.2f} ml" for name, ml in result.volumes_ml.items())
             row = Row(result.name, "done", text, result.seconds)
         else:
-            row = Row(result.name, "failed", f"{result.message} ({result.code})", result.seconds)
+            row = Row(result.name, "failed", words_of(result), result.seconds)
         if number is None:
             self.rows.append(row)
         else:

@@ -26,6 +26,7 @@ from napari_seg.plugin.controls import ask_folder, in_background
 from napari_seg.plugin.exporting import export, free_path
 from napari_seg.plugin.napari_internals import cancel_quit, canvas_widget, main_window
 from napari_seg.plugin.structures import Snapshot, table_of, unsaved_in
+from napari_seg.plugin.words import words_of
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ class UnsavedGuard(QObject):
             self._save_in(folder, layers)
         except NapariSegError as error:
             QApplication.restoreOverrideCursor()
-            QMessageBox.warning(self.parent(), "Not saved", error.message)
+            QMessageBox.warning(self.parent(), "Not saved", words_of(error))
             return False
         QApplication.restoreOverrideCursor()
         return True

@@ -22,6 +22,7 @@ from napari_seg.plugin.layers import certainty_layer, labels_layer, layer_of, vo
 from napari_seg.plugin.placement import Placement
 from napari_seg.plugin.processes import NETWORKS
 from napari_seg.plugin.session import Message, Session, message_of
+from napari_seg.plugin.words import in_window_words, words_of
 from napari_seg.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
@@ -325,7 +326,7 @@ class SegmentModel:
                 **self.options,
             )
         except NapariSegError as error:
-            return f"{error.message} ({error.code})"
+            return words_of(error)
         except Exception as error:  # what is foreseen is a courtesy; the run itself will say what is wrong
             logger.debug("nothing could be foreseen (%s)", type(error).__name__)
             return ""
@@ -386,7 +387,7 @@ class SegmentModel:
         if is_painting:  # a stroke must end in the layer where it began
             viewer.layers.selection.active = active
         self.session.say(
-            *(Message("warning", f"{notice.message} ({notice.code})") for notice in run.notices),
+            *(Message("warning", words_of(notice)) for notice in run.notices),
             Message("info", f"Done in {run.seconds:.0f} s."),
         )
         self.shown.emit()
@@ -409,5 +410,5 @@ def _misfit(volume: Volume, bundle: Bundle) -> str:
     try:
         check_fit(volume, bundle)
     except BundleError as error:
-        return error.message
+        return in_window_words(error.message)
     return ""

@@ -18,6 +18,7 @@ from napari_seg.errors import InputError, NapariSegError
 from napari_seg.plugin.foreign import ADOPTED, TRANSFORM_EVENTS, adopt_image, adopt_labels
 from napari_seg.plugin.layers import volume_of, widen_range
 from napari_seg.plugin.placement import METADATA_KEY
+from napari_seg.plugin.words import words_of
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -41,7 +42,7 @@ def message_of(error: Exception | None) -> Message:
     is private.
     """
     if isinstance(error, NapariSegError):
-        return Message("error", f"{error.message} ({error.code})")
+        return Message("error", words_of(error))
     if isinstance(error, MemoryError):
         return Message("error", "There is too little memory for this. Close other scans or programs, then try again.")
     kind, places = type(error).__name__, "" if error is None else "".join(traceback.format_tb(error.__traceback__))

@@ -29,6 +29,7 @@ from napari_seg.plugin.label_files import (
 from napari_seg.plugin.layers import VOLUME_MARK, frame_of, holds, image_layers, in_frame, layer_of, volume_of
 from napari_seg.plugin.session import Message, Session, message_of
 from napari_seg.plugin.structures import Snapshot
+from napari_seg.plugin.words import in_window_words, words_of
 
 if TYPE_CHECKING:
     from napari_seg.formats import Scan
@@ -112,7 +113,11 @@ class Entry:
             return f"{self.volumes} volumes: choose one below{', tilted' if self.is_tilted else ''}"
         if self.is_tilted:
             return "tilted gantry: can be straightened"
-        return f"{WORDS[verdict.verdict]}: {verdict.message}" if verdict.message else WORDS[verdict.verdict]
+        return (
+            f"{WORDS[verdict.verdict]}: {in_window_words(verdict.message)}"
+            if verdict.message
+            else WORDS[verdict.verdict]
+        )
 
 
 def entries(path: Path) -> Iterator[Entry]:
@@ -258,7 +263,7 @@ class StudyModel:
         if number is not None:
             volume = replace(volume, name=f"{volume.name}{VOLUME_MARK}{number}")
         layers = [layer_of(one) for one in image_layers(volume, frame)]
-        return layers, tuple(f"{n.message} ({n.code})" for n in volume.notices)
+        return layers, tuple(words_of(notice) for notice in volume.notices)
 
     @staticmethod
     def read_labels(
@@ -288,7 +293,7 @@ class StudyModel:
         found = read_labels(path, scans)
         name = entry.title if entry.scan_name else entry.verdict.name.partition(".")[0]
         layers += [layer_of(one) for one in label_layers(found, name, frame)]
-        return layers, (*doubts, *(f"{n.message} ({n.code})" for n in found.notices))
+        return layers, (*doubts, *(words_of(notice) for notice in found.notices))
 
     def show(self, answer: tuple[list[Layer], tuple[str, ...]]) -> None:
         """Adds the layers of a scan, and goes there if it lies elsewhere than what is in the picture."""
