@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -185,6 +186,38 @@ def test_a_running_run_keeps_its_hidden_folder_and_a_killed_one_loses_it(tmp_pat
     with OutputFolder(tmp_path):
         assert not hidden.exists()
     assert names(tmp_path) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_cohort
+case, volume = test_cohort.one_case(Path(sys.argv[2]).parent)
+real, out, count = os.replace, Path(sys.argv[2]), 0
+def rename(source, target):
+    global count
+    count += out in (Path(source).parent, Path(target).parent)
+    if count == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(source, target)
+os.replace = rename
+test_cohort.write(case, volume, 300, out, test_cohort.read_bundle(), ())
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="nothing kills a process like this here")
+def test_a_run_that_the_system_kills_between_two_renames_is_undone(tmp_path: Path, bundle: Bundle) -> None:
+    (case, volume), out = one_case(tmp_path), tmp_path / "out"
+    write(case, volume, 100, out, bundle, ())
+    before = content(out)
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(out), "9"]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+    assert content(out) != before
+    with OutputFolder(out) as output:
+        output.refuse_others_files(case)
+    assert content(out) == before
+    assert names(out) == sorted(before)
 
 
 def test_a_folder_in_the_way_is_never_moved(tmp_path: Path, bundle: Bundle, no_network: None) -> None:

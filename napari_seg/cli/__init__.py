@@ -121,8 +121,8 @@ def _signals_interrupt() -> Iterator[None]:
         raise KeyboardInterrupt
 
     before = {}
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
+    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
+        number = getattr(signal, name, None)  # no system has all of them
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores SIGHUP
             with suppress(ValueError):  # only the main thread may
                 before[number] = signal.signal(number, interrupt)

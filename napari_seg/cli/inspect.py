@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from napari_seg.cli import ExitCode, exit_code
 from napari_seg.cli.reading import add_reading, reading
+from napari_seg.errors import printable
 
 if TYPE_CHECKING:
     from napari_seg.formats.verdict import Verdict
@@ -62,4 +63,4 @@ def _line(verdict: Verdict) -> str:
     if verdict.code:
         parts.append(f"{verdict.code}: {verdict.message}")
     parts.append(f"({verdict.files} file{'s' * (verdict.files != 1)}, {verdict.path})")
-    return "  ".join(parts)
+    return printable("  ".join(parts))

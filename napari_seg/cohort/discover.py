@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
@@ -214,7 +215,8 @@ def _compared(name: str) -> str:
 
 def _short(name: str) -> str:
     """The name, fit for a terminal and a file system; what is cut off leaves a few letters that follow from it."""
-    name = re.sub(r"\s", " ", printable(name))
+    encoding = sys.getfilesystemencoding()  # "ascii" under LC_ALL=C where Python is not allowed UTF-8
+    name = re.sub(r"\s", " ", printable(name)).encode(encoding, errors="replace").decode(encoding)
     if len(name.encode()) <= MAX_NAME_BYTES:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
