@@ -312,7 +312,6 @@ def _forget_position(k, dataset):
         (_halve, "series.mixed_size"),
         (_set("PixelSpacing", [1.25, 1.6], only=[9]), "series.mixed_spacing"),
         (_set("ImageType", ["ORIGINAL", "PRIMARY", "P"], only=[9]), "series.mixed_image_type"),
-        (_set("ImageType", ["ORIGINAL", "PRIMARY", "M", "MOSAIC"], only=range(14)), "series.mosaic"),
         (_set("PhotometricInterpretation", "RGB"), "series.colour"),
         (_set("SamplesPerPixel", 3), "series.colour"),
         (_set("NumberOfFrames", 2), "file.truncated"),

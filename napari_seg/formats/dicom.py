@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice
 from napari_seg.formats.decoders import read_apart
-from napari_seg.formats.dicom_geometry import Frame, Stack, arrange, frames_of
-from napari_seg.formats.dicom_header import DEFLATED, Header, Tags, image_type, quiet_pydicom, read_header
+from napari_seg.formats.dicom_frames import Frame, frames_of
+from napari_seg.formats.dicom_geometry import Stack, arrange
+from napari_seg.formats.dicom_header import DEFLATED, Header, Tags, quiet_pydicom, read_header
 from napari_seg.formats.dicom_series import Series, find_series, series_name
 from napari_seg.volume import Volume
 
@@ -183,11 +184,6 @@ def _check_scalar(header: Header, name: str) -> None:
         raise InputError(
             "series.colour", f"{label} in {name} is in colour ({photometric or 'unknown'}); expected grey values"
         )
-    if "MOSAIC" in image_type(tags):
-        raise InputError(
-            "series.mosaic",
-            f"{label} in {name} is a mosaic, one picture tiled from many slices; export it unmosaicked or as NIfTI",
-        )
     if tags.get("ModalityLUTSequence"):
         raise InputError("series.lookup_table", f"{label} in {name} maps its values by a table; expected a slope")
 
@@ -256,10 +252,19 @@ def _decoded(frames: Sequence[Frame], headers: Mapping[Path, Header]) -> Iterato
     for k, frame in enumerate(frames):
         by_file.setdefault(frame.path, []).append((k, frame))
     for path, members in by_file.items():
-        indices = [frame.index for _, frame in members]
+        slices: dict[int, list[tuple[int, Frame]]] = {}
+        for k, frame in members:  # several of one stored frame if that is a mosaic
+            slices.setdefault(frame.index, []).append((k, frame))
+        indices = list(slices)
         plain = _read_plain(headers[path], indices)
-        for (k, _), values in zip(members, _decode(headers[path], indices) if plain is None else plain, strict=True):
-            yield k, values
+        stored = _decode(headers[path], indices) if plain is None else plain
+        for cut, values in zip(slices.values(), stored, strict=True):
+            for k, frame in cut:
+                row, column = frame.tile or (0, 0)
+                yield (
+                    k,
+                    values if frame.tile is None else values[row : row + frame.rows, column : column + frame.columns],
+                )
 
 
 def _read_plain(header: Header, indices: list[int]) -> list[NDArray] | None:

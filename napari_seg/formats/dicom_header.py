@@ -78,6 +78,7 @@ _KEYWORDS = (
     "Modality",
     "InstanceNumber",
     "SpacingBetweenSlices",
+    "SliceThickness",
     "LossyImageCompression",
 )
 _SEQUENCES = (

@@ -213,16 +213,13 @@ def _kind(tags: Tags) -> Kind:
 
 def names_of_kinds(kinds: Sequence[Kind]) -> list[str]:
     """What tells kinds of images apart, fit for a file, such as `M_FFE` and `PHASE_MAP_P`; no two are equal."""
-    columns: list[list[str]] = []
-    if len({plane_of(kind.orientation) for kind in kinds}) > 1:
-        columns.append([plane_of(kind.orientation) for kind in kinds])
-    if len({(kind.rows, kind.columns) for kind in kinds}) > 1:
-        columns.append([f"{kind.columns}x{kind.rows}" for kind in kinds])
-    if len({kind.spacing_mm for kind in kinds}) > 1 and len(columns) == 0:
-        columns.append([f"{min(kind.spacing_mm or (0,)):.3g}mm".replace(".", "p") for kind in kinds])
-    if len({kind.image_type for kind in kinds}) > 1:
-        columns.append(_tails([kind.image_type for kind in kinds]))
-    names = ["_".join(part for part in parts if part) for parts in zip(*columns, strict=True)] or [""] * len(kinds)
+    planes = [plane_of(kind.orientation) for kind in kinds]
+    sizes = [f"{kind.columns}x{kind.rows}" for kind in kinds]
+    spacings = [f"{min(kind.spacing_mm or (0.0,)):.3g}mm".replace(".", "p") for kind in kinds]
+    names = [""] * len(kinds)
+    for words_of_all in (_tails([kind.image_type for kind in kinds]), planes, sizes, spacings):
+        if len(set(names)) < len(names) and len(set(words_of_all)) > 1:  # the ones before do not tell all of them apart
+            names = [f"{name}_{own}".strip("_") for name, own in zip(names, words_of_all, strict=True)]
     if len(set(names)) < len(names):
         names = [f"{name}_{n}".lstrip("_") for n, name in enumerate(names, start=1)]
     return names

@@ -133,7 +133,7 @@ def tell_apart(
         for place in zip(marks, numbers, strict=True)
     ]
     for mark in telling:
-        is_strong = not mark.startswith(DIMENSION) and not _MARKS[mark].is_weak
+        is_strong = mark in _MARKS and not _MARKS[mark].is_weak
         if (is_strong and _distinct(marks, [mark]) == count) and not _follows(marks, orders, mark):
             raise InputError(
                 "series.4d",

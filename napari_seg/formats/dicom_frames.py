@@ -1,0 +1,280 @@
+"""The frames that a DICOM file holds: plain images, enhanced objects, nuclear medicine, mosaics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_seg.errors import InputError, told_plainly
+from napari_seg.formats.dicom_header import Header, image_type, quiet_pydicom
+from napari_seg.formats.dicom_mosaic import mosaic_of
+from napari_seg.formats.dicom_series import ORIENTATION_TOLERANCE, Kind
+from napari_seg.formats.dicom_volumes import DIMENSION, MARKS, Value, value_of
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+_VECTORS = (
+    "SliceVector",
+    "EnergyWindowVector",
+    "PhaseVector",
+    "RRIntervalVector",
+    "TimeSlotVector",
+    "TimeSliceVector",
+    "RotationVector",
+    "AngularViewVector",
+)
+"""Of each frame of nuclear medicine its slice, and what else may tell it apart."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One slice: where it lies (in DICOM's own frame, LPS+, mm), and what turns its stored values into true ones.
+
+    Attributes:
+        path: the file that holds it.
+        label: what a message calls it.
+        index: its place in that file; 0 in a file of one frame.
+        identity: what two copies of it share.
+        number: instance number and place in the file.
+        marks: by name what may tell it from others at its position.
+        rows: number of rows (J).
+        columns: number of columns (I).
+        position: (3,) the centre of the first pixel.
+        orientation: (2, 3) unit vectors along which the column index and the row index grow.
+        spacing_mm: (2,) between columns, between rows.
+        image_type: DICOM's ImageType or FrameType, in full.
+        slope: true value = stored value * slope + intercept.
+        intercept: see slope.
+        tile: row and column of the stored frame at which it begins, where that is a mosaic of slices; None: it is the
+            whole frame.
+    """
+
+    path: Path
+    label: str
+    index: int
+    identity: tuple
+    number: tuple[int, int]
+    marks: Mapping[str, Value]
+    rows: int
+    columns: int
+    position: NDArray[np.float64]
+    orientation: NDArray[np.float64]
+    spacing_mm: NDArray[np.float64]
+    image_type: tuple[str, ...]
+    slope: float
+    intercept: float
+    tile: tuple[int, int] | None = None
+
+    @property
+    def kind(self) -> Kind:
+        row_mm, column_mm = self.spacing_mm[::-1].tolist()
+        cosines = tuple(self.orientation.ravel().tolist())
+        return Kind(cosines, self.rows, self.columns, (row_mm, column_mm), self.image_type)
+
+
+def frames_of(header: Header) -> list[Frame]:
+    """The frames that one file holds: one, or as many as its functional groups, slice vector or tiles.
+
+    Raises:
+        InputError: `series.multiframe`, several frames and nothing that says where each lies; `geometry.incomplete`,
+            no usable position, orientation or pixel spacing; `series.mosaic`, nothing says how a mosaic is tiled;
+            `file.bad_header`.
+    """
+    text = f"{header.label} has a DICOM header that can't be read ({{kind}})"
+    with quiet_pydicom(), told_plainly(InputError, "file.bad_header", text):
+        return _frames_of(header)
+
+
+def _frames_of(header: Header) -> list[Frame]:
+    tags = header.tags
+    count = int(tags.get("NumberOfFrames") or 1)
+    if tags.get("PerFrameFunctionalGroupsSequence"):
+        return _enhanced_frames(header, count)
+    if tags.get("DetectorInformationSequence") and not tags.get("ImagePositionPatient"):
+        return _nuclear_frames(header, count)
+    if count > 1:
+        raise InputError(
+            "series.multiframe",
+            f"{header.label} holds {count} frames and does not say where each lies; export it as NIfTI",
+        )
+    frame = _frame(header, 0, lambda group, keyword: tags.get(keyword), _marks(tags.get))
+    return _tiles(header, frame) if "MOSAIC" in frame.image_type else [frame]
+
+
+def _tiles(header: Header, stored: Frame) -> list[Frame]:
+    """The slices that a mosaic is tiled from, row by row.
+
+    The position of a mosaic is that of its own corner, as if the first slice had grown to its size around its centre:
+    the first pixel of that slice lies half the difference of the sizes farther along rows and columns.
+    """
+    mosaic = mosaic_of(header)
+    cross = np.cross(*stored.orientation)
+    cosine = float(cross @ mosaic.normal)
+    per_side = mosaic.tiles_per_side
+    if stored.rows % per_side or stored.columns % per_side or abs(abs(cosine) - 1) > ORIENTATION_TOLERANCE:
+        raise InputError(
+            "series.mosaic",
+            f"{header.label} is a mosaic of {mosaic.slices} slices in {stored.rows} rows of {stored.columns} pixels, "
+            f"stacked at a cosine of {cosine:.4g} to its normal; expected {per_side} x {per_side} equal tiles and a "
+            "cosine of 1; export it unmosaicked",
+        )
+    rows, columns = stored.rows // per_side, stored.columns // per_side
+    margin = np.array([stored.columns - columns, stored.rows - rows]) * stored.spacing_mm / 2
+    first, step = stored.position + margin @ stored.orientation, np.sign(cosine) * mosaic.step_mm * cross
+    return [
+        replace(
+            stored,
+            label=f"slice {n} of {stored.label}",
+            identity=(*stored.identity, n),
+            rows=rows,
+            columns=columns,
+            position=first + n * step,
+            tile=(n // per_side * rows, n % per_side * columns),
+        )
+        for n in range(mosaic.slices)
+    ]
+
+
+def _sequences(path: Path, *keywords: str) -> Dataset:
+    import pydicom
+
+    return pydicom.dcmread(path, specific_tags=list(keywords), stop_before_pixels=True, force=True)
+
+
+def _enhanced_frames(header: Header, count: int) -> list[Frame]:
+    tags = header.tags
+    keywords = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionIndexSequence")
+    dataset = _sequences(header.path, *keywords)
+    shared, per_frame, dimensions = (list(dataset.get(keyword) or ()) for keyword in keywords)
+    if len(per_frame) != count:
+        raise InputError("series.multiframe", f"{header.label} holds {count} frames and describes {len(per_frame)}")
+
+    def lookup_for(own: Dataset) -> Callable[[str, str], Any]:
+        def lookup(group: str, keyword: str) -> Any:
+            for groups in (own, *shared[:1]):
+                if groups.get(group):
+                    return groups[group][0].get(keyword)
+            return tags.get(keyword)
+
+        return lookup
+
+    frames = []
+    for index, own in enumerate(per_frame):
+        lookup = lookup_for(own)
+        marks = _marks(tags.get)
+        for mark in MARKS:
+            item: Any = next(
+                (groups for groups in (own, *shared[:1]) if mark.groups and groups.get(mark.groups[0])), None
+            )
+            for group in mark.groups if item is not None else ():
+                item = (item.get(group) or [{}])[0]
+            if item and (value := value_of(item.get(mark.name))):
+                marks[mark.name] = value
+        indices = value_of(lookup("FrameContentSequence", "DimensionIndexValues"))
+        if len(indices) == len(dimensions):
+            marks |= {f"{DIMENSION}{n:02d}": (value,) for n, value in enumerate(indices, start=1)}
+        frames.append(_frame(header, index, lookup, marks))
+    return frames
+
+
+def _nuclear_frames(header: Header, count: int) -> list[Frame]:
+    """Reconstructed slices of nuclear medicine (PS3.3 C.8.4.15): the first one's place, a step, and vectors."""
+    tags = header.tags
+    dataset = _sequences(header.path, "DetectorInformationSequence", *_VECTORS)
+    detectors = dataset.DetectorInformationSequence
+    step = tags.get("SpacingBetweenSlices")
+    numbers = [int(value) for value in np.atleast_1d(dataset.get("SliceVector") or [])]
+    if len(detectors) != 1 or not isinstance(step, (int, float)) or not step or len(numbers) != count:
+        raise InputError(
+            "geometry.incomplete",
+            f"{header.label} has {len(detectors)} detectors, a SpacingBetweenSlices of {step} and slice numbers of "
+            f"{len(numbers)} of its {count} frames; expected one detector, a spacing and a number of each frame; "
+            "re-export it",
+        )
+    vectors = {keyword: np.atleast_1d(dataset.get(keyword) or []) for keyword in _VECTORS if keyword != "SliceVector"}
+    marks = [
+        _marks(tags.get)
+        | {name: value_of(int(vector[index])) for name, vector in vectors.items() if len(vector) == count}
+        for index in range(count)
+    ]
+
+    def lookup(group: str, keyword: str) -> Any:
+        return detectors[0].get(keyword) if keyword.startswith("Image") else tags.get(keyword)
+
+    frames = []
+    for index, (number, own) in enumerate(zip(numbers, marks, strict=True)):
+        first = _frame(header, index, lookup, own)
+        # The sign of the step says towards which side of the first slice the others lie.
+        position = first.position + (number - 1) * step * np.cross(*first.orientation)
+        frames.append(replace(first, position=position))
+    return frames
+
+
+def _marks(get: Callable[[str], Any]) -> dict[str, Value]:
+    return {mark.name: value for mark in MARKS if (value := value_of(get(mark.name)))}
+
+
+def _frame(header: Header, index: int, lookup: Callable[[str, str], Any], marks: Mapping[str, Value]) -> Frame:
+    tags, label = header.tags, header.label
+    position = _numbers(lookup("PlanePositionSequence", "ImagePositionPatient"), 3)
+    cosines = _numbers(lookup("PlaneOrientationSequence", "ImageOrientationPatient"), 6)
+    between_rows_columns = _numbers(lookup("PixelMeasuresSequence", "PixelSpacing"), 2)
+    for value, what in ((position, "position"), (cosines, "orientation"), (between_rows_columns, "pixel spacing")):
+        if value is None:
+            raise InputError("geometry.incomplete", f"{label} gives no usable {what}; leave it out or re-export it")
+    assert position is not None
+    assert cosines is not None
+    assert between_rows_columns is not None
+    orientation = cosines.reshape(2, 3)
+    lengths = np.linalg.norm(orientation, axis=1)
+    if np.abs(lengths - 1).max() > ORIENTATION_TOLERANCE or between_rows_columns.min() <= 0:
+        raise InputError(
+            "geometry.incomplete",
+            f"{label} has direction vectors of length {lengths[0]:.4g} and {lengths[1]:.4g} (expected 1) and pixel "
+            f"spacing {millimetres(between_rows_columns)} (expected above 0); re-export it",
+        )
+    kinds = (lookup(f"{modality}FrameTypeSequence", "FrameType") for modality in ("MRImage", "CTImage", "PET"))
+    frame_type = next((tuple(kind) for kind in kinds if kind), None)
+    slope = _number(lookup("PixelValueTransformationSequence", "RescaleSlope"), missing=1.0)
+    intercept = _number(lookup("PixelValueTransformationSequence", "RescaleIntercept"), missing=0.0)
+    if not slope or not np.isfinite([slope, intercept]).all():
+        raise InputError("file.bad_header", f"{label} rescales its values by {slope} and {intercept}; re-export it")
+    return Frame(
+        path=header.path,
+        label=label if index == 0 else f"{label}[{index}]",
+        index=index,
+        identity=(str(tags.get("SOPInstanceUID") or header.path), index, tags.get("InstanceNumber"), tuple(position)),
+        number=(int(tags.get("InstanceNumber") or 0), index),
+        marks=marks,
+        rows=int(tags.get("Rows") or 0),
+        columns=int(tags.get("Columns") or 0),
+        position=position,
+        orientation=orientation / lengths[:, None],
+        spacing_mm=between_rows_columns[::-1],
+        image_type=frame_type or image_type(tags),
+        slope=slope,
+        intercept=intercept,
+    )
+
+
+def _number(value: Any, missing: float) -> float:
+    return missing if value is None else float(value)
+
+
+def _numbers(values: Any, count: int) -> NDArray[np.float64] | None:
+    try:
+        numbers = np.array([float(value) for value in values])
+    except (TypeError, ValueError):
+        return None
+    return numbers if numbers.shape == (count,) and np.isfinite(numbers).all() else None
+
+
+def millimetres(spacing: NDArray[np.float64]) -> str:
+    """Such as "0.5 x 0.75 mm"."""
+    return f"{spacing[0]:.4g} x {spacing[1]:.4g} mm"
