@@ -16,6 +16,7 @@ from napari.layers import Labels
 
 from napari_seg.plugin.foreign import is_oriented, loaded
 from napari_seg.plugin.layers import image_layers, labels_layer, layer_of, placement_of, volume_of
+from napari_seg.plugin.mirrored import MirroredPlanes, sides
 from napari_seg.plugin.segmenting import SegmentModel
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures import Snapshot, StructuresModel
@@ -169,3 +170,21 @@ def test_what_a_network_finds_lies_on_a_turned_foreign_image(viewer: ViewerModel
     layer = layer_of(labels_layer(found, placement_of(image).of_new_layer(), "found"))
     (index,) = np.argwhere(layer.data)
     np.testing.assert_allclose(layer.data_to_world(index), image.data_to_world((1, 2, 3)), atol=1e-6)
+
+
+def test_planes_show_no_letters_where_left_and_right_are_not_known(viewer: ViewerModel, head: Volume) -> None:
+    planes, session = MirroredPlanes(viewer), Session(viewer)
+    viewer.add_image(VOXELS, scale=(3, 1, 2), units="mm")
+    assert session.scan is not None
+    assert sides(viewer, viewer.layers) == ("", "", "", "")
+    assert planes.point_in_words == "left and right are not known"
+    viewer.layers.clear()
+    viewer.add_layer(layer_of(image_layers(head)[0]))
+    assert sides(viewer, viewer.layers) == ("R", "L", "A", "P")
+
+
+def test_letters_follow_the_axis_labels_of_a_foreign_image(viewer: ViewerModel) -> None:
+    session = Session(viewer)
+    viewer.add_image(VOXELS, scale=(3, 1, 2), units="mm", axis_labels=("S", "A", "R"))
+    assert session.scan is not None
+    assert sides(viewer, viewer.layers) == ("L", "R", "P", "A")

@@ -17,7 +17,7 @@ from napari.utils.shortcuts import default_shortcuts
 from vispy.util import keys as vispy_keys
 
 from napari_seg.plugin.layers import image_layers, labels_layer
-from napari_seg.plugin.mirrored import SIDES, MirroredPlanes
+from napari_seg.plugin.mirrored import MirroredPlanes, sides
 from napari_seg.plugin.placement import PLANES, Placement
 from napari_seg.volume import Segment, Segmentation, Volume
 
@@ -60,12 +60,26 @@ def test_every_plane_shows_the_same_arrays(viewer: ViewerModel) -> None:
             np.testing.assert_array_equal(layer.translate, copy.translate)
 
 
-def test_letters_follow_the_radiological_convention() -> None:
+def test_letters_follow_the_radiological_convention(viewer: ViewerModel, head: Volume) -> None:
     # napari's axes grow to I, P and L; the last one displayed runs to the right, the one before downwards
     opposite = {"I": "S", "P": "A", "L": "R"}
     for plane, order in PLANES.items():
         down, right = ("IPL"[axis] for axis in order[1:])
-        assert SIDES[plane] == (opposite[right], right, opposite[down], down)
+        viewer.dims.order = order
+        assert sides(viewer, viewer.layers) == (opposite[right], right, opposite[down], down), plane
+    viewer.dims.order = PLANES["axial"]
+    viewer.camera.orientation2d = ("up", "left")  # as Preferences may have it
+    assert sides(viewer, viewer.layers) == ("L", "R", "P", "A")
+    viewer.dims.ndisplay = 3
+    assert sides(viewer, viewer.layers) == ("", "", "", "")
+
+
+def test_planes_have_the_theme_of_the_viewer(viewer: ViewerModel) -> None:
+    viewer.theme = "light"
+    planes = opened(viewer)
+    assert {plane.theme for plane in planes.viewers.values()} == {"light"}
+    viewer.theme = "dark"
+    assert {plane.theme for plane in planes.viewers.values()} == {"dark"}
 
 
 def test_the_crosshair_is_shared_and_told_in_the_patient(viewer: ViewerModel, head: Volume) -> None:

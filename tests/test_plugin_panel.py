@@ -336,7 +336,8 @@ def test_planes_are_opened_shared_and_closed(
     assert (picture[..., 0] > 60).mean() > 0.02  # the head is drawn
     yellow = (picture[..., 0] > 120) & (picture[..., 2] < 90)
     assert yellow.any()  # and the crosshair
-    assert [letter.text() for letter in planes.views["coronal"].marks._letters] == ["R", "L", "S", "I"]
+    assert planes.views["coronal"]._letters.texts == ("R", "L", "S", "I")
+    assert panel._letters.texts == ("R", "L", "A", "P")
     planes.planes.show_in_main("coronal")
     qtbot.waitUntil(lambda: "axial" in planes.views, timeout=20_000)
     assert not planes.views["coronal"].isVisible()

@@ -6,7 +6,7 @@ Copies share the arrays of their layers, so that nothing is held twice and what 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
 from inspect import isgeneratorfunction
@@ -19,9 +19,10 @@ from napari.layers import Image, Labels, Layer
 from psygnal import Signal
 from pydantic import PrivateAttr
 
+from napari_seg.plugin.foreign import is_oriented
 from napari_seg.plugin.layers import edits_of, frame_of, holds, placement_of
 from napari_seg.plugin.napari_internals import redo_history, undo_history
-from napari_seg.plugin.placement import METADATA_KEY, PLANES
+from napari_seg.plugin.placement import METADATA_KEY, PLANES, letters_of
 
 _SHARED = ("visible", "opacity", "blending", "name")
 _SHARED_IMAGE = (*_SHARED, "contrast_limits", "gamma", "colormap", "interpolation2d")
@@ -37,8 +38,31 @@ _OF_BRUSH = (
 )
 _SHARED_LABELS = (*_SHARED, *_OF_BRUSH, "colormap", "features")
 
-SIDES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
-"""Letters at the left, right, upper and lower edge of each plane: radiological convention."""
+_OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
+
+
+def sides(viewer: ViewerModel, layers: Iterable[Layer]) -> tuple[str, str, str, str]:
+    """Return the patient's sides at the left, right, upper and lower edge of a canvas.
+
+    Args:
+        viewer: viewer that draws in the canvas.
+        layers: layers that know where they lie in the patient.
+
+    Returns:
+        Four letters, such as R, L, A and P; four times "" in 3D, and where left and right are not known.
+    """
+    known = [layer for layer in layers if METADATA_KEY in layer.metadata]
+    frame = frame_of(known)
+    if frame is None or viewer.dims.ndim != 3 or viewer.dims.ndisplay != 2:
+        return ("", "", "", "")
+    if not all(is_oriented(one) and np.allclose(one.metadata[METADATA_KEY]["frame"], frame) for one in known):
+        return ("", "", "", "")
+    axes = letters_of(frame)
+    vertical, horizontal = viewer.camera.orientation2d
+    down, right = (axes[axis] for axis in viewer.dims.order[1:])
+    down = down if str(vertical) == "down" else _OPPOSITE[down]
+    right = right if str(horizontal) == "right" else _OPPOSITE[right]
+    return _OPPOSITE[right], right, _OPPOSITE[down], down
 
 
 _ACTIONS_OF_A_PLANE = (
@@ -123,6 +147,7 @@ class MirroredPlanes:
         self._listen(viewer.layers.events.reordered, self._on_reordered)
         self._listen(viewer.layers.selection.events.active, self._on_active)
         self._listen(viewer.dims.events.point, self._on_moved)
+        self._listen(viewer.events.theme, self._on_theme)
         viewer.mouse_drag_callbacks.append(self._on_click)
         for layer in viewer.layers:
             self._add(layer)
@@ -135,6 +160,7 @@ class MirroredPlanes:
         """
         if plane not in self.viewers:
             viewer = self.viewers[plane] = PlaneViewer.of(self.viewer, title=plane)
+            viewer.theme = self.viewer.theme  # its canvas has the colour of the theme
             self._listen(viewer.dims.events.point, partial(self._on_plane_moved, viewer))
             viewer.mouse_drag_callbacks.append(self._on_click)
             for layer in self.viewer.layers:
@@ -179,6 +205,8 @@ class MirroredPlanes:
         layer = next((layer for layer in self._copies if METADATA_KEY in layer.metadata), None)
         if point is None or layer is None:
             return ""
+        if not is_oriented(layer):
+            return "left and right are not known"
         letters = zip(("RL", "AP", "SI"), placement_of(layer).to_patient_mm(point), strict=True)
         return "  ".join(f"{pair[int(value < 0)]} {abs(value):.1f}" for pair, value in letters) + " mm"
 
@@ -194,7 +222,7 @@ class MirroredPlanes:
     def is_oblique(self) -> bool:
         """Whether the planes are those of a scan that lies askew, so that letters are about right only."""
         frame = frame_of(self._copies)
-        return frame is not None and not np.allclose(frame, np.eye(3), atol=1e-6)
+        return frame is not None and not np.allclose(np.abs(frame).max(axis=0), 1, atol=1e-6)
 
     def show_in_main(self, plane: str) -> None:
         """Shows a plane in the viewer itself."""
@@ -272,6 +300,10 @@ class MirroredPlanes:
         active = self.viewer.layers.selection.active
         for plane, viewer in self.viewers.items():
             viewer.layers.selection.active = self._copies.get(active, {}).get(plane)
+
+    def _on_theme(self, event: Any = None) -> None:
+        for viewer in self.viewers.values():
+            viewer.theme = self.viewer.theme
 
     # what is shared
 

@@ -14,6 +14,8 @@ from napari_seg.plugin.batch_tab import BatchTab
 from napari_seg.plugin.closing import guard_of
 from napari_seg.plugin.controls import box, button, in_background, row
 from napari_seg.plugin.layers import WINDOWS_HU, frame_of, volume_of
+from napari_seg.plugin.letters import Letters
+from napari_seg.plugin.napari_internals import canvas_widget, native_canvas
 from napari_seg.plugin.preferences import preferences
 from napari_seg.plugin.segment_tab import SegmentTab
 from napari_seg.plugin.segmenting import SegmentModel
@@ -50,6 +52,8 @@ class Panel(QWidget):
         self.guard.keep_every(known.keep_seconds)
         self.guard.failed.connect(self._tell)
         self.guard.offered.connect(self._offer_unsaved)
+        self._letters = Letters.on(native_canvas(canvas_widget(viewer)), viewer)
+        session.changed.connect(self._letters.refresh)
         self._offer_unsaved()
 
         # The models outlive this object, which is gone when Qt says so.

@@ -136,6 +136,13 @@ class Placement:
         )
 
 
+def letters_of(frame: NDArray[np.float64]) -> str:
+    """Return the side of the patient that each of napari's world axes grows towards: "IPL" but for foreign layers."""
+    directions = frame @ LAYER_AXES
+    nearest = np.abs(directions).argmax(axis=0)
+    return "".join("LRPAIS"[2 * axis + (directions[axis, n] > 0)] for n, axis in enumerate(nearest))
+
+
 def place(grid: Grid, frame: ArrayLike | None = None) -> Placement:
     """How to show a grid in a viewer.
 

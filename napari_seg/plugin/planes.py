@@ -8,7 +8,8 @@ from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QSplitter, QVBoxLayout, QWidget
 from vispy.scene.visuals import Line
 
-from napari_seg.plugin.mirrored import SIDES, MirroredPlanes
+from napari_seg.plugin.letters import Letters
+from napari_seg.plugin.mirrored import MirroredPlanes
 from napari_seg.plugin.napari_internals import canvas_widget, main_window, native_canvas, open_dropped, scene
 from napari_seg.plugin.placement import PLANES
 from napari_seg.plugin.session import unwrapped
@@ -16,7 +17,6 @@ from napari_seg.plugin.session import unwrapped
 _TURN_MS = 30
 
 _CROSS_COLOR = (1.0, 0.85, 0.1, 0.7)
-_LETTER_STYLE = "color: #ffd91a; background: rgba(0, 0, 0, 120); font-weight: bold; font-size: 13px; padding: 0 2px;"
 
 
 class LinkedPlanes(QWidget):
@@ -27,7 +27,8 @@ class LinkedPlanes(QWidget):
         viewer = self._viewer = unwrapped(napari_viewer)
         self._waiting: list[Callable[[], None]] = []
         planes = self.planes = MirroredPlanes(viewer, later=self._later)
-        self._main = _Marks(canvas_widget(viewer), viewer)
+        self._main = _Cross(canvas_widget(viewer), viewer)
+        Letters.on(native_canvas(canvas_widget(viewer)), viewer)
         self.views: dict[str, _Plane] = {}
         self._point = QLabel()
         self._point.setAlignment(Qt.AlignmentFlag.AlignCenter)
@@ -140,7 +141,8 @@ class _Plane(QWidget):
         super().__init__()
         self.viewer = planes.open(plane)
         self.qt_viewer = _QtPlane(viewer, self.viewer)
-        self.marks = _Marks(self.qt_viewer, self.viewer)
+        self.marks = _Cross(self.qt_viewer, self.viewer)
+        self._letters = Letters.on(native_canvas(self.qt_viewer), self.viewer, planes.viewer)
         swap = QPushButton("⤢")
         swap.setFixedWidth(26)
         swap.setToolTip(f"Show the {plane} plane in the main picture.")
@@ -161,6 +163,7 @@ class _Plane(QWidget):
     def close_view(self) -> None:
         """Closes the canvas."""
         self.marks.close()
+        self._letters.close()
         self.qt_viewer.close()
 
 
@@ -175,8 +178,8 @@ class _QtPlane(QtViewer):
         open_dropped(self._main, *args, **kwargs)
 
 
-class _Marks:
-    """A crosshair and the letters at the edges of one canvas."""
+class _Cross:
+    """The crosshair of one canvas."""
 
     def __init__(self, qt_viewer: QtViewer, viewer: object) -> None:
         self._viewer = viewer
@@ -186,79 +189,29 @@ class _Marks:
         self._line.order = 1000
         self._line.set_gl_state("translucent", depth_test=False)
         self._line.visible = False
-        self._native = native_canvas(qt_viewer)
-        self._letters = [QLabel(self._native) for _ in range(4)]
-        for letter in self._letters:
-            letter.setStyleSheet(_LETTER_STYLE)
-            letter.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
-            letter.hide()
-        self._follower = _Follower(self._native, self._place)
         viewer.layers.events.removed.connect(self._on_removed)  # type: ignore[attr-defined]
 
     def close(self) -> None:
         self._viewer.layers.events.removed.disconnect(self._on_removed)  # type: ignore[attr-defined]
-        self._follower.stop()
         self._line.parent = None
-        for letter in self._letters:
-            letter.hide()
-            letter.setParent(None)
-            letter.deleteLater()
 
     def draw(self, point: tuple[float, float, float] | None, plane: str | None) -> None:
-        """Draw the crosshair through a point of napari's world, and the plane's letters; nothing in an empty canvas."""
+        """Draw the crosshair through a point of napari's world; nothing in an empty canvas."""
         is_empty = not self._viewer.layers or self._viewer.dims.ndim != 3  # type: ignore[attr-defined]
         if point is None or plane is None or is_empty:
             self._hide()
             return
         self._line.visible = True
-        for letter in self._letters:
-            letter.setVisible(True)
         down, right = PLANES[plane][1:]
         extent = self._viewer.layers.extent.world  # type: ignore[attr-defined]
         (top, left), (bottom, far) = extent[0][[down, right]], extent[1][[down, right]]
         x, y = point[right], point[down]
         self._line.set_data(np.array([[left, y], [far, y], [x, top], [x, bottom]], np.float32))
-        for letter, text in zip(self._letters, SIDES[plane], strict=True):
-            letter.setText(text)
-            letter.adjustSize()
-        self._place()
 
     def _hide(self) -> None:
         self._line.visible = False
-        for letter in self._letters:
-            letter.hide()
 
     def _on_removed(self, event: object = None) -> None:
         """Hide all at once: a line that is drawn in a canvas without layers ends the program in its OpenGL driver."""
         if not self._viewer.layers:  # type: ignore[attr-defined]
             self._hide()
-
-    def _place(self) -> None:
-        width, height = self._native.width(), self._native.height()
-        left, right, upper, lower = self._letters
-        for letter, x, y in (
-            (left, 4, (height - left.height()) // 2),
-            (right, width - right.width() - 4, (height - right.height()) // 2),
-            (upper, (width - upper.width()) // 2, 2),
-            (lower, (width - lower.width()) // 2, height - lower.height() - 2),
-        ):
-            letter.move(x, y)
-
-
-class _Follower(QWidget):
-    """Says when a canvas has another size."""
-
-    def __init__(self, watched: QWidget, on_resize: object) -> None:
-        super().__init__()
-        self._watched = watched
-        self._on_resize = on_resize
-        watched.installEventFilter(self)
-
-    def stop(self) -> None:
-        self._watched.removeEventFilter(self)
-        self.deleteLater()
-
-    def eventFilter(self, watched: object, event: QEvent) -> bool:  # Qt's name
-        if event.type() == QEvent.Type.Resize:
-            self._on_resize()  # type: ignore[operator]
-        return False
