@@ -9,6 +9,7 @@ not survive. Pickles go to and fro, the bytes of arrays beside them; both ends a
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import pickle
 import signal
@@ -20,6 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +32,9 @@ _WATCH_SECONDS = 0.5
 
 _LENGTH = struct.Struct("<q")
 _CHUNK_BYTES = 1 << 24
+
+_LOG = "log"
+"""Kind of a message that holds a warning of the work."""
 
 _Parts = list[Any]
 """A pickle, and the bytes of the arrays in it."""
@@ -128,8 +133,8 @@ class OwnProcess:
             with self._death_told():
                 _write(stdin, packed)
             kind, content = answer()
-            while kind in told:
-                told[kind](*content)
+            while kind in told or kind == _LOG:
+                logging.getLogger(content[0]).log(*content[1:]) if kind == _LOG else told[kind](*content)
                 kind, content = answer()
             is_answered = True
             return kind, content
@@ -243,18 +248,38 @@ def call_after_death(process_id: int, action: Callable[[], object]) -> None:
 
 
 def _answer(question: _Parts, answers: IO[bytes]) -> _Parts:
-    def teller(name: str) -> Callable[..., None]:
-        return lambda *content: _write(answers, _packed((name, content)))
+    writing = threading.Lock()  # some work is done by several threads
 
+    def tell(name: str, *content: Any) -> None:
+        with writing:
+            _write(answers, _packed((name, content)))
+
+    forwarding = _Forwarding(lambda *record: tell(_LOG, *record))
+    ours = logging.getLogger(__package__)
+    ours.addHandler(forwarding)
     try:
         work, args, options, told = _unpacked(question)
-        return _packed(("answer", work(*args, **options, **{name: teller(name) for name in told})))
+        return _packed(("answer", work(*args, **options, **{name: partial(tell, name) for name in told})))
     except (NapariSegError, MemoryError) as error:
         return _packed(("error", error.with_traceback(None)))
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         places = "\n".join(f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in frames)
         return _packed(("mistake", (type(error).__name__, places)))
+    finally:
+        ours.removeHandler(forwarding)
+
+
+class _Forwarding(logging.Handler):
+    """Hand this program's own warnings to the process that requested the work; those of libraries quote headers."""
+
+    def __init__(self, tell: Callable[[str, int, str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand over the name of the logger, the level and the text."""
+        self._tell(record.name, record.levelno, record.getMessage())
 
 
 def _packed(content: Any) -> _Parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -46,6 +47,12 @@ def careless() -> None:
     raise KeyError("Jane^Doe")
 
 
+def warned() -> str:
+    logging.getLogger("napari_seg.inference.backends").warning("%s has too little memory", "cuda:0")
+    logging.getLogger("pydicom").warning("Jane^Doe")  # a library's own, which may quote headers
+    return "done"
+
+
 def endless() -> None:
     while True:
         time.sleep(1)
@@ -74,6 +81,14 @@ def test_the_answer_and_what_is_told_meanwhile(apart: OwnProcess, head: Volume) 
     assert found.grid == labels.grid
     assert (found.segments, dict(found.confidence)) == (labels.segments, {2: 0.5})
     assert told == [("segmenting", n, 3) for n in range(3)]
+
+
+def test_warnings_reach_this_process(apart: OwnProcess, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        caplog.clear()
+        assert apart.run(warned) == "done"
+        found = [(record.name, record.levelno, record.getMessage()) for record in caplog.records]
+        assert found == [("napari_seg.inference.backends", logging.WARNING, "cuda:0 has too little memory")]
 
 
 def test_the_process_is_another_one_and_kept(apart: OwnProcess) -> None:

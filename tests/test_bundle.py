@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from bundles import write_threshold_bundle
 
 from napari_seg import bundle as module
 from napari_seg.bundle import find_bundles, read_bundle, shipped_root
@@ -85,6 +86,43 @@ def test_missing_and_foreign_weights_are_told(stranger: Path) -> None:
     assert code_of(load_model, bundle, "cpu") == "bundle.weights"
     (stranger / "models/model.pt").write_bytes(b"not a checkpoint")
     assert code_of(load_model, bundle, "cpu") == "bundle.weights"
+
+
+def test_the_cause_of_what_a_library_raised_is_told_whole(tmp_path: Path) -> None:
+    import torch
+
+    def message_of(root: Path) -> str:
+        with pytest.raises(BundleError) as caught:
+            load_model(read_bundle(root, trust=True), "cpu")
+        return caught.value.message
+
+    root = write_threshold_bundle(tmp_path / "needs")
+    network = (root / "scripts" / "nets.py").read_text()
+    (root / "scripts" / "nets.py").write_text("import no_such_package.layers\n" + network)
+    assert "the package no_such_package is not installed (pip install no_such_package)" in message_of(root)
+    (root / "scripts" / "nets.py").write_text("import cv2_of_nobody as cv2\nfrom scripts import missing\n" + network)
+    assert "cv2_of_nobody" in message_of(root)
+    lazy = "\n        from monai.utils import optional_import\n        optional_import('no_such_package')[0].layer()\n"
+    (root / "scripts" / "nets.py").write_text(network.replace("super().__init__()", "super().__init__()" + lazy))
+    assert "(pip install no_such_package)" in message_of(root)
+
+    root = write_threshold_bundle(tmp_path / "differs")
+    layers = ("heads = torch.nn.Conv3d(1, 4, 1)", "tail = torch.nn.Linear(40, 1)")
+    extra = "super().__init__()\n" + "".join(f"        self.{layer}\n" for layer in layers)
+    (root / "scripts" / "nets.py").write_text(network.replace("super().__init__()", extra))
+    many = {f"encoder.stage_{n}.a_long_name_of_a_layer.weight": torch.zeros(1) for n in range(300)}
+    torch.save(
+        {"heads.weight": torch.zeros(2, 1, 1, 1, 1), "tail.weight": torch.zeros(1, 40), **many},
+        root / "models/model.pt",
+    )
+    text = message_of(root)
+    for part in (
+        "2 missing in the file (heads.bias, tail.bias)",
+        "300 unknown to the network (encoder.stage_0",
+        "heads.weight (2, 1, 1, 1, 1) for (4, 1, 1, 1, 1)",
+    ):
+        assert part in text
+    assert "\n" not in text
 
 
 def test_a_config_that_fails_is_told(stranger: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,24 @@ def test_a_run_that_fails_says_why(
     model.finish(run)
     assert model.session.messages == [Message("error", text)]
     assert len(viewer.layers) == 1
+
+
+def test_what_the_engine_warns_of_is_said_with_the_result(
+    viewer: ViewerModel, head: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def handing_over(volume: Volume, bundle: Any, **_: Any) -> Segmentation:
+        for _ in range(2):
+            logging.getLogger("napari_seg.inference.backends").warning("cuda has too little memory; %s goes on", "cpu")
+        return thresholded(volume, bundle)
+
+    monkeypatch.setattr(segmenting, "segment", handing_over)
+    show(viewer, head)
+    model = SegmentModel(Session(viewer))
+    run = model.start()
+    run.execute()
+    model.finish(run)
+    texts = [message.text for message in model.session.messages if message.kind == "warning"]
+    assert texts.count("cuda has too little memory; cpu goes on") == 1
 
 
 def test_progress_in_words() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import threading
 import weakref
 from functools import lru_cache
@@ -15,7 +16,7 @@ from monai.bundle import ConfigParser
 from monai.inferers import Inferer
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
-from napari_seg.bundle import METADATA, WEIGHTS, Bundle, check_runnable, inference_config, own_modules
+from napari_seg.bundle import METADATA, WEIGHTS, Bundle, check_runnable, inference_config, own_modules, printable
 from napari_seg.errors import BundleError
 from napari_seg.inference.backends import Precision, arithmetic
 from napari_seg.inference.budget import COMPILED_MEMORY
@@ -126,7 +127,7 @@ def _load_model(root: Path, weights: Path, weights_changed: int, device: str, dt
         except Exception as error:  # whatever a foreign config raises is the config's fault, and is told
             raise BundleError(
                 "bundle.config",
-                f"{config.name} of bundle {root.name!r} can't be used ({type(error).__name__}: {error}); "
+                f"{config.name} of bundle {root.name!r} can't be used: {cause_of(error, root)}; "
                 "expected the ids network_def, preprocessing (a Compose) and inferer",
             ) from error
     state = _load_weights(network, weights)
@@ -172,15 +173,72 @@ def _load_weights(network: torch.nn.Module, path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("model", state)
-        network.load_state_dict(state)
-        return state
     except Exception as error:  # unpickling a stranger's file can raise anything
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BundleError(
-            "bundle.weights",
-            f"{path.name} of bundle {path.parents[1].name!r} does not fit its network_def ({first_line}); expected the "
-            "state dictionary of that network, saved by torch.save",
-        ) from error
+        raise _misfit(path, cause_of(error, path.parents[1])) from error
+    try:
+        network.load_state_dict(state)
+    except Exception as error:  # so can a stranger's network
+        raise _misfit(path, _differences(network, state) or cause_of(error, path.parents[1])) from error
+    return state
+
+
+def _misfit(path: Path, cause: str) -> BundleError:
+    return BundleError(
+        "bundle.weights",
+        f"{path.name} of bundle {path.parents[1].name!r} does not fit its network_def: {cause}; expected the state "
+        "dictionary of that network, saved by torch.save",
+    )
+
+
+def _differences(network: torch.nn.Module, state: Any) -> str:
+    """Return which weights a network and a file do not share; "" where that says nothing."""
+    if not isinstance(state, dict):
+        return ""
+    here, there = network.state_dict(), state
+    shapes = {key: [tuple(getattr(one[key], "shape", ())) for one in (here, there)] for key in here if key in there}
+    kinds = (
+        ("missing in the file", [key for key in here if key not in there]),
+        ("unknown to the network", [key for key in there if key not in here]),
+        ("of another shape", [f"{key} {old} for {new}" for key, (new, old) in shapes.items() if new != old]),
+    )
+    parts = [
+        f"{len(keys)} {kind} ({', '.join(map(str, keys[:3]))}{', …' * (len(keys) > 3)})" for kind, keys in kinds if keys
+    ]
+    return printable("weights " + ", ".join(parts), _MOST_CAUSE) if parts else ""
+
+
+_PACKAGES = {
+    "cv2": "opencv-python-headless",
+    "ignite": "pytorch-ignite",
+    "PIL": "pillow",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+"""Packages that pip calls otherwise than Python imports them."""
+
+_MOST_CAUSE = 400
+
+
+def cause_of(error: BaseException, root: Path) -> str:
+    """Return what a library's error came from, on one line: a package that is missing, or the innermost error.
+
+    Args:
+        error: what the library raised; MONAI wraps what a config raises in errors of its own.
+        root: of the bundle, whose own modules no package brings.
+    """
+    chain = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+        chain.append(inner)
+    for one in reversed(chain):
+        # MONAI imports some packages when they are used, and then quotes Python
+        named = re.search(r"No module named '([\w.]+)'|required package `([\w.-]+)`", str(one))
+        package = ((named.group(1) or named.group(2)) if named else "").partition(".")[0]
+        if package and not any((folder / package).exists() for folder in (root, root / "scripts")):
+            name = _PACKAGES.get(package, package)
+            return printable(f"the package {package} is not installed (pip install {name})", _MOST_CAUSE)
+    text = str(chain[-1]) or str(error)
+    return printable(f"{type(chain[-1]).__name__}: {text}" if text else type(chain[-1]).__name__, _MOST_CAUSE)
 
 
 def _outline(network: torch.nn.Module) -> torch.nn.Module:

@@ -84,6 +84,35 @@ class Progress:
         return f"{text}, {f'{minutes} min ' if minutes else ''}{seconds} s left"
 
 
+class _Collecting(logging.Handler):
+    """Collect warnings in a list."""
+
+    def __init__(self, texts: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self.texts = texts
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Add the text of a warning."""
+        self.texts.append(record.getMessage())
+
+
+@contextmanager
+def _warnings_in(texts: list[str]) -> Iterator[None]:
+    """Collect what the engine warns of meanwhile; one network runs at a time, so that it is this run's."""
+    engine, collecting = logging.getLogger("napari_seg.inference"), _Collecting(texts)
+    engine.addHandler(collecting)
+    try:
+        yield
+    finally:
+        engine.removeHandler(collecting)
+
+
+def _warnings_of(run: Run) -> list[Message]:
+    """Return what the engine warned of and no notice says."""
+    noted = {notice.message for notice in run.notices}
+    return [Message("warning", in_window_words(text)) for text in dict.fromkeys(run.warnings) if text not in noted]
+
+
 class Run:
     """One call of `segment`, made in a thread of its own; the panel looks at it from the main thread.
 
@@ -92,6 +121,7 @@ class Run:
         segmentation: the answer, once there is one.
         layers: the answer, the labels first.
         error: what ended the run instead.
+        warnings: what the engine warned of on the way, such as the hand-over to the processor.
         seconds: how long it took, once it has ended.
         has_ended: whether it has, in whatever way.
     """
@@ -107,6 +137,7 @@ class Run:
         self.volume = volume
         self.bundle = bundle
         self.options = options
+        self.warnings: list[str] = []
         self.image_name = image_name
         self.placement = placement
         self.progress = Progress("Waiting for another run to end")
@@ -152,9 +183,10 @@ class Run:
             raise Cancelled()
         self.progress = Progress(STAGES["loading"])
         told, is_stopping = {"progress": self._report}, self._stop.is_set
-        found = NETWORKS.run(
-            segment, loaded(self.volume), self.bundle, told=told, is_stopping=is_stopping, **self.options
-        )
+        with _warnings_in(self.warnings):
+            found = NETWORKS.run(
+                segment, loaded(self.volume), self.bundle, told=told, is_stopping=is_stopping, **self.options
+            )
         # Counting voxels and turning axes takes a while too: not in the main thread.
         name, bundle = f"{self.image_name} - {self.bundle.name}", self.bundle
         files, frames, algorithm = self.volume.files, self.volume.frames, (bundle.name, bundle.version)
@@ -376,7 +408,7 @@ class SegmentModel:
         if run.layers:
             self._show(run)
         else:
-            self.session.say(message_of(run.error))
+            self.session.say(*_warnings_of(run), message_of(run.error))
         return self.run
 
     def _show(self, run: Run) -> None:
@@ -388,6 +420,7 @@ class SegmentModel:
             viewer.layers.selection.active = active
         self.session.say(
             *(Message("warning", words_of(notice)) for notice in run.notices),
+            *_warnings_of(run),
             Message("info", f"Done in {run.seconds:.0f} s."),
         )
         self.shown.emit()
