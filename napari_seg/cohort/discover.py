@@ -121,25 +121,37 @@ class _Folders:
                 except InputError:  # reading it says why
                     continue
                 for folder in files[0].parents:
-                    self._public[folder] = public_name(self._public.get(folder, folder.name), tags)
+                    self._public[folder] = public_name(self._public.get(folder, _split(folder.name)[0]), tags)
                     self._study.setdefault(folder, str(tags.get("StudyInstanceUID") or ""))
 
     def name(self, folder: PurePath) -> str:
         """Return a folder's public name; where nothing of it is left, letters that stand for the study in it."""
-        name = self._public.get(folder, folder.name)
-        ending = next((ending for ending in ARCHIVE_ENDINGS if name.lower().endswith(ending)), "")
-        name = name[: len(name) - len(ending)]
-        return printable(name) or hashlib.sha256(self._study.get(folder, "").encode()).hexdigest()[:6]
+        name = printable(self._public.get(folder, _split(folder.name)[0]))
+        return name or hashlib.sha256(self._study.get(folder, "").encode()).hexdigest()[:6]
 
-    def below(self, root: PurePath, folder: PurePath) -> list[str]:
-        """Return the public names of the folders between a root, which is left out, and a folder."""
-        levels = [folder, *folder.parents]
-        return [self.name(level) for level in reversed(levels) if level.is_relative_to(root) and level != root]
+    def below(self, root: PurePath, folder: PurePath, has_endings: bool = False) -> list[str]:
+        """Return the public names of the folders between a root, which is left out, and a folder.
+
+        Args:
+            root: above the folder, or the folder itself.
+            folder: the last one.
+            has_endings: archives are named with their endings.
+        """
+        levels = [
+            level for level in reversed([folder, *folder.parents]) if level.is_relative_to(root) and level != root
+        ]
+        return [self.name(level) + (_split(level.name)[1] if has_endings else "") for level in levels]
+
+
+def _split(name: str) -> tuple[str, str]:
+    """The name of a folder or an archive, and the ending of an archive."""
+    ending = next((ending for ending in ARCHIVE_ENDINGS if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(ending)], name[len(name) - len(ending) :]
 
 
 def _named(scans: dict[tuple[Path, ...], Scan], inputs: Sequence[Path]) -> list[Case]:
     named = [path for path in inputs if path.is_dir() or has_ending(path, ARCHIVE_ENDINGS)]
-    roots = [path if path in named else path.parent for path in inputs]
+    roots = [path if path.is_dir() else path.parent for path in inputs]
     folders = _Folders(scans)
     files = [one[0] for one in scans]
     names = [_name(scan, file, named, folders) for file, scan in zip(files, scans.values(), strict=True)]
@@ -196,7 +208,7 @@ def _source(scan: Scan, file: Path, roots: Sequence[Path], folders: _Folders) ->
         root = Path(os.path.commonpath(roots))
     except ValueError:  # on several drives
         root = next(root for root in roots if file.is_relative_to(root))
-    levels = folders.below(root, file.parent)
+    levels = folders.below(root, file.parent, has_endings=True)
     if scan.format != "dicom":
         return "/".join([*levels, printable(file.name)])
     return "/".join(levels) or folders.name(file.parent)
