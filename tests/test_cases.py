@@ -110,6 +110,18 @@ def test_cropped_segmentations_and_segments_in_layers(cases: Path) -> None:
         assert [scores.dice for scores in result.scores.values()] == [1, 1], result.message
 
 
+def test_a_label_map_that_made_a_decoder_crash(cases: Path, tmp_path: Path) -> None:
+    path = str(cases / "hostile" / "label_map_that_crashes_itk.nrrd")
+    assert main(["convert", path, str(tmp_path / "x.nii.gz")]) == 4
+    assert main(["evaluate", path, path]) == 4
+
+
+def test_masks_of_single_bits(cases: Path) -> None:
+    """Training reads 0 and 1; what it makes is compared with the same values."""
+    for path in sorted((cases / "images_2d" / "mask_bilevel" / "labels").iterdir()):
+        assert np.unique(read_label_map(path).array).tolist() == [0, 1]
+
+
 # NIfTI, MetaImage, NRRD and images
 
 

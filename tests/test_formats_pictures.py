@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,13 @@ import phantoms
 import pytest
 from bundles import write_threshold_bundle
 from PIL import Image
+from test_formats_fuzz import damaged
 
 from napari_seg.cli import main
+from napari_seg.errors import InputError
 from napari_seg.formats import find, find_scans
+from napari_seg.formats.image2d import read_label_picture, read_picture
+from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.verdict import verdicts
 from napari_seg.volume import Volume
 
@@ -80,3 +86,30 @@ def test_results_of_pictures_are_not_segmented_again(tmp_path: Path, capsys: pyt
     words = ["predict", tmp_path, "-o", tmp_path / "out", "--bundle", bundle, "--trust-bundle", "--json"]
     main([str(word) for word in words])
     assert [result["name"] for result in json.loads(capsys.readouterr().out)] == ["tissue"]
+
+
+def test_masks_of_single_bits_hold_0_and_1(tmp_path: Path) -> None:
+    mask = np.zeros((6, 5), bool)
+    mask[1:4, 2:5] = True
+    for name in ("mask.png", "mask.tif", "mask.bmp"):
+        Image.fromarray(mask).save(tmp_path / name)
+        assert Image.open(tmp_path / name).mode in ("1", "P")
+        assert np.array_equal(read_label_map(tmp_path / name).array[..., 0].T, mask.astype(np.uint8)), name
+    assert read_picture(tmp_path / "mask.png").array.max() == 255
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_label_maps_are_refused(tmp_path: Path, seed: int) -> None:
+    """Files of every kind of 2D image, some of which made Pillow raise errors of kinds that nobody foresaw."""
+    mask = np.zeros((60, 50), np.uint8)
+    mask[1:40, 2:5] = 3
+    random = np.random.default_rng(seed)
+    for name, options in (("x.tif", {}), ("y.tif", {"compression": "tiff_lzw"}), ("x.png", {}), ("x.bmp", {})):
+        path = tmp_path / name
+        Image.fromarray(mask).save(path, **options)
+        content = path.read_bytes()
+        for _ in range(60):
+            path.write_bytes(damaged(content, len(content), random))
+            with warnings.catch_warnings(), suppress(InputError):
+                warnings.simplefilter("ignore")
+                read_label_picture(path)

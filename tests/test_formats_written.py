@@ -16,7 +16,9 @@ import pydicom
 import pytest
 import SimpleITK
 from scipy.ndimage import gaussian_filter
+from test_formats_fuzz import damaged
 
+from napari_seg.cli import main
 from napari_seg.errors import InputError, OutputError
 from napari_seg.evaluation.labels import with_labels_of
 from napari_seg.evaluation.pairs import Pair, compare_pair
@@ -24,7 +26,7 @@ from napari_seg.formats import dicom_seg, find_scans, read
 from napari_seg.formats.contours import outlines
 from napari_seg.formats.dicom_rtstruct import read_rtstruct, write_rtstruct
 from napari_seg.formats.dicom_seg import read_dicom_seg, same_labels, write_dicom_seg
-from napari_seg.formats.label_maps import on_grid, read_label_map, write_label_map
+from napari_seg.formats.label_maps import _read_here, on_grid, read_label_map, write_label_map
 from napari_seg.formats.nrrd import read_seg_nrrd, write_seg_nrrd
 from napari_seg.formats.surface import surface_of
 from napari_seg.geometry import Grid, resample
@@ -469,3 +471,51 @@ def test_names_that_dicom_can_not_hold_are_changed_aloud(
     assert found.segments[0].name == stored
     assert len({segment.name for segment in found.segments}) == 2
     assert all(len(segment.name) <= 64 for segment in found.segments)
+
+
+@pytest.mark.parametrize("name", ["seg.dcm", "labelmap.dcm", "rtstruct.dcm", "one.seg.nrrd", "layers.seg.nrrd"])
+def test_damaged_segmentations_are_refused(series: Volume, tmp_path: Path, name: str) -> None:
+    array = np.zeros(series.grid.shape, np.uint8)
+    array[4:9, 5:12, 3:6], array[10:12, 5:12, 3:6] = 1, 2
+    path, random = tmp_path / name, np.random.default_rng(0)
+    if name == "layers.seg.nrrd":
+        layers = [(array == n).astype(np.uint8) for n in (1, 2)]
+        write_slicer(layers, series.grid, path, [("one", 1, 0), ("two", 1, 1)])
+    else:
+        segments = tuple(Segment(n, f"thing {n}", (1, 2, 3)) for n in (1, 2))
+        meant = Segmentation(array, series.grid, segments)
+        write_label_map(meant, path, images=series.files, dicom=path.stem)  # type: ignore[arg-type]
+    content, count = path.read_bytes(), 0
+    for _ in range(80):
+        path.write_bytes(damaged(content, min(len(content), 8000), random))
+        try:
+            _read_here([path], series.grid, (), series.files, False, False)
+        except InputError:
+            count += 1
+    assert count > 20
+
+
+def test_damaged_label_maps_end_in_one_error_everywhere(
+    series: Volume, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_label_map(labelled(series.grid), tmp_path / "x.seg.nrrd")
+    content = (tmp_path / "x.seg.nrrd").read_bytes()
+    start = content.index(b"space directions:")
+    end = content.index(b"\n", start)
+    (tmp_path / "x.seg.nrrd").write_bytes(content[:start] + b"space directions: " + b"x" * 5000 + content[end:])
+    for words in (["convert", "x.seg.nrrd", "y.nii.gz"], ["evaluate", "x.seg.nrrd", "x.seg.nrrd"]):
+        assert main([words[0], *(str(tmp_path / word) for word in words[1:])]) == 4
+        captured = capsys.readouterr()
+        assert "file." in captured.out + captured.err
+    assert not (tmp_path / "y.nii.gz").exists()
+
+
+def test_label_maps_are_read_in_the_worker(series: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that crashes must not take a window with it."""
+    write_label_map(labelled(series.grid), tmp_path / "x.nii.gz")
+    write_label_map(labelled(series.grid), tmp_path / "x.dcm", images=series.files)
+    for name in ("x.nii.gz", "x.dcm"):
+        with monkeypatch.context() as context:
+            context.setattr("napari_seg.formats.label_maps._labels", None)  # here, not there
+            context.setattr("napari_seg.formats.label_maps.dicom_modality", None)
+            read_label_map(tmp_path / name, series.grid, images=series.files)

@@ -82,11 +82,15 @@ def _pixels(path: Path, *, is_label: bool) -> NDArray:
         with Image.open(path, formats=_FORMATS) as image:
             if (pages := getattr(image, "n_frames", 1)) > 1:
                 raise InputError("file.pages", f"{path.name} holds {pages} pages; expected one picture")
+            if is_label and image.mode == "1":  # a mask of single bits holds 0 and 1, as in training
+                return np.asarray(image).astype(np.uint8)
             if image.mode in ("1", "L", "LA", "La"):
                 return np.asarray(image.convert("L"))
             keeps = is_label or image.mode.startswith(("I", "F"))  # more than 8 bits of grey
             return np.asarray(image if keeps else image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # Pillow lets errors of any kind through
         if isinstance(error, OSError) and error.errno:
             raise InputError("file.unreadable", f"{path.name} can't be read: {error.strerror}") from error
         raise InputError("file.not_picture", f"{path.name} can't be read as a picture ({error})") from error

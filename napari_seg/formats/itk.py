@@ -162,7 +162,7 @@ def _read_header(path: Path) -> _Header:
             has_end = True
             break
         if is_nrrd and value.startswith("="):
-            key, _, value = line.strip().decode("utf-8", "replace").partition(":=")
+            key, _, value = _word(line.strip()).partition(":=")
             words[key] = value.replace("\\n", "\n").replace("\\\\", "\\")
         elif not text.startswith("#"):
             if mark:
@@ -179,6 +179,14 @@ def _read_header(path: Path) -> _Header:
     parts = () if not named or named.upper() == "LOCAL" else _parts(named, listed, path)
     geometry += [b"encoding: raw", b"", b""] if is_nrrd else [b"ElementDataFile = LOCAL", b""]
     return _Header(is_nrrd, fields, words, parts, size, b"\n".join(geometry))
+
+
+def _word(line: bytes) -> str:
+    """Return a line that is UTF-8, as NRRD asks for, or Latin-1, as older programs write."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
 
 
 def _is_list(value: str) -> bool:
