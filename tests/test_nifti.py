@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import struct
 import tracemalloc
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -136,15 +137,15 @@ def test_a_sheared_sform_is_refused(tmp_path):
     assert code_of(path) == "geometry.shear"
 
 
-def test_a_pixdim_0_of_0_means_1(tmp_path, head):
-    path = phantoms.write_nifti(head, tmp_path / "a.nii")
-    pixdim = nibabel.loadsave.load(path).header["pixdim"].copy()
-    expected = read_nifti(path).grid
-    if pixdim[0] < 0:  # the sform is then the only one that can be right
-        patch(path, qform_code=0)
-    pixdim[0] = 0
-    patch(path, pixdim=pixdim)
-    assert read_nifti(path).grid.matches(expected)
+@pytest.mark.parametrize("axis", [None, 0])
+def test_a_pixdim_0_of_0_beside_a_good_sform_is_read(tmp_path, head, axis):
+    volume = head if axis is None else replace(head, grid=head.grid.mirrored(axis))
+    path = phantoms.write_nifti(volume, tmp_path / "a.nii")
+    assert nibabel.loadsave.load(path).header["qform_code"] > 0
+    patch(path, pixdim=[0, *nibabel.loadsave.load(path).header["pixdim"][1:]])
+    assert read_nifti(path).grid.matches(volume.grid)
+    patch(path, qoffset_x=999.0)
+    assert code_of(path) == "geometry.form_conflict"
 
 
 def test_a_missing_qfac_counts_without_an_sform_too(tmp_path):
