@@ -5,6 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
+import stat
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -99,6 +103,7 @@ def test_links_are_left_out(tmp_path: Path) -> None:
     for path in (tmp_path / "a.tar", tmp_path / "b.zip"):
         assert find(path) == find(path)
         assert find(path).scans == ()
+        assert [skipped.code for skipped in find(path).skipped] == ["skip.link"]
 
 
 def test_a_bomb_ends_when_there_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,3 +161,62 @@ def test_an_archive_in_an_archive_is_left_to_a_person(tmp_path: Path, head: Volu
     with zipfile.ZipFile(tmp_path / "outer.zip", "w") as packed:
         packed.write(tmp_path / "inner.zip", "inner.zip")
     assert [verdict.code for verdict in verdicts(tmp_path / "outer.zip")] == ["archive.nested"]
+
+
+def test_an_archive_of_nothing_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object) -> None:
+        raise AssertionError("it is looked for compression")
+
+    monkeypatch.setattr(archive.lzma, "open", slow)
+    (tmp_path / "zeros.tar").write_bytes(bytes(1 << 20))
+    assert [(verdict.verdict, verdict.code) for verdict in verdicts(tmp_path)] == [("skip", "skip.empty")]
+
+
+def test_hidden_members_are_said(tmp_path: Path, head: Volume) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.write(phantoms.write_nifti(head, tmp_path / "t1.nii"), "in/t1.nii")
+        packed.writestr("in/.t2.nii", b"hidden")
+    found = {verdict.code: verdict.path for verdict in verdicts(tmp_path / "a.zip")}
+    assert found == {"": str(tmp_path / "a.zip" / "in" / "t1.nii"), "skip.hidden": str(tmp_path / "a.zip/in/.t2.nii")}
+
+
+@pytest.mark.parametrize("ending", [".zip", ".tar"])
+def test_two_files_of_one_name_are_refused(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a{ending}"
+    if ending == ".zip":
+        with zipfile.ZipFile(path, "w") as packed:
+            packed.writestr("t1.nii", b"one")
+            with pytest.warns(UserWarning, match="Duplicate"):
+                packed.writestr("t1.nii", b"two")
+    else:
+        with tarfile.open(path, "w") as packed:
+            for content in (b"one", b"two"):
+                entry = tarfile.TarInfo("t1.nii")
+                entry.size = 3
+                packed.addfile(entry, io.BytesIO(content))
+    assert [verdict.code for verdict in verdicts(path)] == ["archive.same_name"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills by signal")
+def test_what_a_killed_process_unpacked_goes_with_the_next(tmp_path: Path, head: Volume) -> None:
+    packed, room = tmp_path / "study.zip", tmp_path / "temporary"
+    room.mkdir()
+    with zipfile.ZipFile(packed, "w") as files:
+        files.write(phantoms.write_nifti(head, tmp_path / "t1.nii"), "t1.nii")
+    code = f"""
+import os, signal, sys
+from napari_seg.formats import find
+find({str(packed)!r})
+print(*os.listdir({str(room)!r}), flush=True)
+if sys.argv[1:]: os.kill(os.getpid(), signal.SIGKILL)
+"""
+    (room / "napari-seg-1-5-somebody").mkdir()  # a process of that id is there, and started at another time
+    (room / "napari-seg-notes").mkdir()
+    environment = os.environ | {"TMPDIR": str(room)}
+    left = subprocess.run([sys.executable, "-c", code, "kill"], capture_output=True, text=True, env=environment).stdout
+    (unpacked,) = set(left.split()) - {"napari-seg-notes"}
+    assert stat.S_IMODE((room / unpacked).stat().st_mode) == 0o700
+    now = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment).stdout
+    assert len(now.split()) == 2
+    assert unpacked not in now.split()
+    assert [path.name for path in room.iterdir()] == ["napari-seg-notes"]

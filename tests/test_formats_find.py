@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 
 import phantoms
 import pytest
+import SimpleITK
 
+from napari_seg.cli import main
+from napari_seg.cohort.discover import find_cases
 from napari_seg.errors import InputError
-from napari_seg.formats import Scan, find_scans, read
+from napari_seg.formats import Scan, find, find_scans, read
+from napari_seg.formats.itk import to_itk
+from napari_seg.formats.verdict import verdicts
 
 
 def test_a_folder_gives_each_nifti_file_and_each_series_once_in_order(tmp_path, head):
@@ -124,3 +130,71 @@ def test_a_folder_that_cant_be_opened_does_not_cost_the_others(tmp_path, head, m
         bad.read()
     with pytest.raises(InputError, match=r"file\.unreadable"):
         find_scans(tmp_path / "lost+found")
+
+
+def codes_of_skipped(path):
+    return sorted((skipped.files[0].name, skipped.code) for skipped in find(path).skipped)
+
+
+def test_links_to_folders_are_followed_once(tmp_path, head):
+    (tmp_path / "in" / "b").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    phantoms.write_nifti(head, tmp_path / "in" / "b" / "one.nii")
+    phantoms.write_nifti(head, tmp_path / "elsewhere" / "deep" / "two.nii")
+    (tmp_path / "in" / "a").symlink_to(tmp_path / "in" / "b")
+    (tmp_path / "in" / "b" / "up").symlink_to(tmp_path)
+    (tmp_path / "in" / "c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "again").symlink_to(tmp_path / "elsewhere" / "deep")
+    assert [scan.source for scan in find_scans(tmp_path / "in")] == [
+        str(tmp_path / "in" / "b" / "one.nii"),
+        str(tmp_path / "in" / "c" / "deep" / "two.nii"),
+    ]
+    assert codes_of_skipped(tmp_path / "in") == [("a", "skip.link"), ("again", "skip.link"), ("up", "skip.link")]
+
+
+def test_what_cant_be_opened_as_a_file_is_said(tmp_path, head):
+    phantoms.write_nifti(head, tmp_path / "good.nii")
+    (tmp_path / ".hidden.nii").touch()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "itself").symlink_to(tmp_path / "itself")
+    (tmp_path / "itself.nii.gz").symlink_to(tmp_path / "itself.nii.gz")
+    (tmp_path / "slice.dcm").symlink_to(tmp_path / "nowhere")
+    expected = [(".git", "skip.hidden"), ("gone", "skip.link"), ("itself", "skip.link")]
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.nii.gz")
+        os.mkfifo(tmp_path / "pipe.zip")
+        expected += [("pipe.nii.gz", "skip.not_a_file"), ("pipe.zip", "skip.not_a_file")]
+        with pytest.raises(InputError, match=r"input\.not_a_file"):
+            find(tmp_path / "pipe.nii.gz")
+    assert codes_of_skipped(tmp_path) == expected
+    found = {verdict.name: verdict.code for verdict in verdicts(tmp_path) if verdict.verdict != "skip"}
+    assert found == {"good": "", "itself": "file.unreadable", "slice": "file.unreadable"}
+    cases, _ = find_cases([tmp_path])
+    assert len(cases) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_name_that_is_no_unicode_is_one_scan_as_any_other(tmp_path, head, capsys):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    phantoms.write_nifti(head, tmp_path / "good.nii").rename(folder / os.fsdecode(b"T1_\xff\x1b[2J.nii"))
+    SimpleITK.WriteImage(to_itk(head.array[0], head.grid), str(tmp_path / "a.nrrd"))
+    (tmp_path / "a.nrrd").rename(folder / os.fsdecode(b"b_\xe9.nrrd"))
+    (folder / os.fsdecode(b"bad_\xff.nii.gz")).write_bytes(b"nothing")
+    (folder / os.fsdecode(b"bad_\xff.mha")).write_bytes(b"nothing")
+    (folder / os.fsdecode(b"bad_\xff.dcm")).write_bytes(b"nothing")
+    (folder / os.fsdecode(b"bad_\xff.zip")).write_bytes(b"nothing")
+    (folder / os.fsdecode(b"not_\xff.txt")).write_bytes(b"nothing")
+    assert main(["inspect", str(tmp_path), "--json"]) == 3
+    found = json.loads(capsys.readouterr().out.encode("utf-8"))
+    assert [verdict["verdict"] for verdict in found].count("process") == 2
+    assert [verdict["verdict"] for verdict in found].count("refuse") == 4
+    assert "\x1b" not in str(found)
+    main(["inspect", str(tmp_path)])
+    assert "\x1b" not in capsys.readouterr().out.encode("utf-8").decode()
+
+
+def test_a_name_that_is_too_long_is_missing(tmp_path):
+    with pytest.raises(InputError, match=r"input\.missing"):
+        find(tmp_path / ("x" * 5000))

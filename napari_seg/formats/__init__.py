@@ -8,13 +8,14 @@ that quietly went missing.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from napari_seg.errors import InputError
+from napari_seg.errors import InputError, printable
+from napari_seg.formats.walk import LeftOut, files_below, kind_of
 from napari_seg.volume import Volume
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
@@ -23,6 +24,9 @@ ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
 SEGMENTATION_ENDINGS = (".seg.nrrd", ".seg.nhdr")
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 PICTURE_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
+
+_SCAN_ENDINGS = (*NIFTI_ENDINGS, *ITK_ENDINGS, ".dcm")
+"""A link that leads nowhere counts as a scan if its name says that it is one."""
 
 
 class Reading(TypedDict, total=False):
@@ -49,12 +53,15 @@ class Scan:
     format: Literal["nifti", "itk", "picture", "dicom", "archive"]
     files: tuple[Path, ...]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", printable(self.name))
+
     @property
     def source(self) -> str:
         """What a person would name: the file, or the folder of the series; in an archive, if they came from one."""
         from napari_seg.formats.archive import shown
 
-        return str(shown(self.files[0].parent if self.format == "dicom" else self.files[0]))
+        return printable(str(shown(self.files[0].parent if self.format == "dicom" else self.files[0])))
 
     def read(
         self,
@@ -140,27 +147,41 @@ def find_scans(path: str | os.PathLike[str]) -> list[Scan]:
 def find(path: str | os.PathLike[str], passing_over: Callable[[Path], bool] = lambda file: False) -> Found:
     """Every scan below a path, and what else lies there.
 
-    A folder is walked with all its subfolders, hidden ones left out; archives (zip, tar) count as folders. The DICOM
+    A folder is walked with all its subfolders, links to folders too; archives (zip, tar) count as folders. The DICOM
     files below it are sorted into series, each a scan of its own; a single DICOM file is a scan of that file alone.
     Pictures are scans where nothing else is: among scans they are screenshots. Reports, plans, localizers and whatever
-    else is no scan are skipped. What calls itself a scan is one, however broken.
+    else is no scan are skipped, as are hidden files, pipes and links that lead nowhere. What calls itself a scan is
+    one, however broken.
 
     Args:
         path: a file or a folder.
         passing_over: says of which files in a folder nothing is to be known.
 
     Raises:
-        InputError: `input.missing`, the path does not exist; `file.unreadable`, it is a folder that can't be opened.
+        InputError: `input.missing`, the path does not exist; `input.not_a_file`, it is a pipe or a device;
+            `file.unreadable`, it is a folder that can't be opened.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError("input.missing", f"{path} does not exist; check the path")
-    files = [file for file in sorted(_files_below(path)) if not passing_over(file)] if path.is_dir() else [path]
-    files = [part for file in files for part in _parts_of(file)]
-    order = {file: n for n, file in enumerate(files)}
+    if kind_of(path) == "special":
+        raise InputError("input.not_a_file", f"{path} is a pipe, a socket or a device; expected a file or a folder")
+    found, left_out = files_below(path) if path.is_dir() else ([path], [])
+    files: list[Path] = []
+    for file in found:
+        if file == path or not passing_over(file):
+            parts, parts_left_out = _parts_of(file)
+            files += parts
+            left_out += parts_left_out
     scans: list[Scan] = []
     skipped: list[Skipped] = []
-    others, pictures = [], []
+    for file in [file for file in files if kind_of(file) == "nowhere" and not has_ending(file, _SCAN_ENDINGS)]:
+        files.remove(file)
+        left_out.append(((file,), "skip.link", f"{file.name} is a link that leads nowhere"))
+    skipped += [Skipped(*one) for one in left_out]
+    order = {file: n for n, file in enumerate(sorted([*files, *(one.files[0] for one in skipped)], key=_shown_order))}
+    others: list[Path] = []
+    pictures: list[Scan] = []
     pairs: dict[Path, list[Path]] = {}
     for file in files:
         if ending := nifti_ending(file):
@@ -184,9 +205,9 @@ def find(path: str | os.PathLike[str], passing_over: Callable[[Path], bool] = la
         from napari_seg.formats.dicom import find_series
         from napari_seg.formats.nifti import is_nifti
 
-        series, left_out = find_series(others)
+        series, no_series = find_series(others)
         scans += [Scan(one.name, "dicom", one.files) for one in series]
-        for file, code, message in left_out:
+        for file, code, message in no_series:
             if code == "skip.not_an_image" and is_nifti(file):
                 scans.append(Scan(file.name, "nifti", (file,)))
             else:
@@ -218,16 +239,23 @@ def find_series_of(file: Path) -> Found:
     )
 
 
-def _parts_of(file: Path) -> list[Path]:
+def _shown_order(path: Path) -> Path:
+    from napari_seg.formats.archive import shown
+
+    return shown(path.absolute())
+
+
+def _parts_of(file: Path) -> tuple[list[Path], list[LeftOut]]:
     """The files of an archive; of any other, and of an archive that can't be unpacked, the file itself."""
     if not has_ending(file, ARCHIVE_ENDINGS):
-        return [file]
-    from napari_seg.formats.archive import unpacked
+        return [file], []
+    from napari_seg.formats.archive import left_out, unpacked
 
     try:
-        return sorted(_files_below(unpacked(file)))
+        files, others = files_below(unpacked(file))
+        return files, [*left_out(file), *others]
     except InputError:  # it is a scan then, so that reading it says why
-        return [file]
+        return [file], []
 
 
 def read(path: str | os.PathLike[str]) -> Volume:
@@ -263,22 +291,3 @@ def has_ending(path: Path, endings: Sequence[str]) -> bool:
 def _ending(path: Path, endings: Sequence[str]) -> str:
     ending = next((e for e in endings if path.name.lower().endswith(e)), "")
     return path.name[len(path.name) - len(ending) :] if ending else ""
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    closed: list[Path] = []
-
-    def refuse(error: OSError) -> None:
-        if Path(error.filename) == folder:
-            raise InputError("file.unreadable", f"the folder {error.filename} can't be opened: {error.strerror}")
-        closed.append(Path(error.filename))
-
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        # Hidden: .DS_Store, ._T1.nii.gz that macOS leaves beside T1.nii.gz, the copies that lie in .git/annex.
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            file = Path(parent, name)
-            # A pipe would block whoever opens it; a link that leads nowhere counts only if it says it is a scan.
-            if not name.startswith(".") and (file.is_file() or nifti_ending(file)):
-                yield file
-    yield from closed  # each becomes a scan whose reading says why, and the others go on

@@ -7,7 +7,6 @@ a header without pixels, made of the lines of the file's header that tell of geo
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice
+from napari_seg.formats.temporary import temporary_folder
 from napari_seg.formats.voxels import (
     DEFLATE_LIMIT,
     Inflated,
@@ -227,7 +227,7 @@ class _Layout:
 def _layout(header: _Header, path: Path) -> _Layout:
     import SimpleITK
 
-    with tempfile.TemporaryDirectory(prefix="napari-seg-") as folder:
+    with temporary_folder() as folder:
         copy = Path(folder, f"header{path.suffix.lower()}")
         copy.write_bytes(header.geometry)
         reader = SimpleITK.ImageFileReader()

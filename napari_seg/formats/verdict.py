@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from napari_seg.errors import ChoiceNeeded, NapariSegError
+from napari_seg.errors import ChoiceNeeded, NapariSegError, printable
 from napari_seg.formats import Reading, Scan, Skipped, find
 from napari_seg.formats.archive import shown
 from napari_seg.formats.data_sets import without_label_maps
@@ -96,7 +96,9 @@ def verdict_of(scan: Scan, reading: Reading | None = None) -> Verdict:
 def verdict_of_skipped(skipped: Skipped) -> Verdict:
     """The verdict on what is no scan."""
     first = shown(skipped.files[0])
-    return Verdict(str(first), first.name, len(skipped.files), "skip", skipped.code, skipped.message)
+    return Verdict(
+        printable(str(first)), printable(first.name), len(skipped.files), "skip", skipped.code, skipped.message
+    )
 
 
 def _refused(scan: Scan, code: str, message: str, option: str = "", choices: int = 0) -> Verdict:
