@@ -13,6 +13,7 @@ Beside MONAI's own metadata a bundle may declare, under the key `napari_seg`:
     localiser    where in a larger scan the network must look (see `localise.py`)
     thresholds   of each of the network's channels the probability above which its structure is there, for a network
                  whose channels are each for themselves (sigmoid); where several are there, the last one wins
+    tta          test-time averaging unless a person chooses another: "shifts", "mirror" or "none"
     coarse       {bundle, margin_mm}: a quick bundle inside this one, run first; the network looks only around what
                  that one finds
 """
@@ -29,7 +30,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from napari_seg.errors import BundleError
 from napari_seg.postprocessing import not_honoured, read_config, sees_images
@@ -50,6 +51,9 @@ MAX_ACCURACY = 1e9
 MAX_NAME = 120
 MAX_TEXT = 2000
 """Characters of a name and of a description that are kept."""
+TTA = Literal["none", "shifts", "mirror"]
+"""Test-time averaging: over shifted copies of each window, or over its mirror images."""
+
 BUNDLES_VARIABLE = "NAPARI_SEG_BUNDLES"
 """Environment variable with further folders that hold bundles, separated as in PATH."""
 
@@ -129,6 +133,7 @@ class Bundle:
         licence: of the model and of what it was trained on, as far as the metadata says.
         accuracy: what was reported of it, such as ("mean Dice", 0.88); a name and a number each.
         intended_use: what it may be used for.
+        tta: test-time averaging unless a person chooses another; None: as its inferer does it.
         background: name of the network's channel 0; "" if it has none.
     """
 
@@ -149,6 +154,7 @@ class Bundle:
     licence: str = ""
     accuracy: tuple[tuple[str, float], ...] = ()
     intended_use: str = ""
+    tta: TTA | None = None
     background: str = ""
 
 
@@ -298,6 +304,7 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
         licence="; ".join(filter(None, map(text, ("license", "copyright", "data_source")))),
         accuracy=_accuracy(metadata.get("eval_metrics")),
         intended_use=text("intended_use"),
+        tta=_tta(own.get("tta")),
         background=names.get(0, ""),
     )
 
@@ -313,6 +320,12 @@ def _channels(value: Any) -> int:
     if not 1 <= count <= MAX_CHANNELS:
         raise ValueError(f"num_channels is {count}; expected 1 to {MAX_CHANNELS}")
     return count
+
+
+def _tta(value: Any) -> TTA | None:
+    if value not in (None, *get_args(TTA)):
+        raise ValueError(f"tta is {value!r}; expected one of {', '.join(get_args(TTA))}")
+    return value
 
 
 def _number(value: Any) -> float:

@@ -70,6 +70,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "bundle's size evenly, as nnU-Net does; bundle lays them exactly as MONAI does; default fewest",
     )
     parser.add_argument(
+        "--tta",
+        choices=["shifts", "mirror", "none"],
+        help="test-time averaging: shifts averages four copies of each window, shifted by 0 to 3 voxels, in four times "
+        "the network's time; mirror averages mirror images, in eight times, for networks to which left and right are "
+        "alike; none does neither; the bundle's own choice if left out (shifts in the shipped bundle)",
+    )
+    parser.add_argument(
         "--no-crop", action="store_true", help="look outside the body too, where there is air, and not only inside"
     )
     parser.add_argument(

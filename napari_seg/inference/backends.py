@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
-from itertools import combinations
+from itertools import combinations, product
 from math import ceil
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -227,36 +227,69 @@ def twin(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     return copy.deepcopy(network, moved)
 
 
-def resting(backend: Backend, before: Callable[[], None]) -> Run:
-    """The same logits, the backend giving back its memory after each batch; `before` is called just before."""
+def resting(run: Run, rest: Callable[[], None], before: Callable[[], None]) -> Run:
+    """The same logits; after each batch memory is given back by `rest`, and `before` is called just before that."""
 
     def rested(windows: torch.Tensor) -> torch.Tensor:
-        logits = backend(windows)
+        logits = run(windows)
         before()
-        backend.rest()
+        rest()
         return logits
 
     return rested
 
 
-def averaged_over_mirrors(run: Run, axes: Sequence[int]) -> Run:
-    """Gives the mean logits of windows and their mirror images, in all combinations of some axes, as nnU-Net does.
+def averaged(run: Run, mirror_axes: Sequence[int], shifts: int = 1) -> Run:
+    """Give the mean logits of windows, their mirror images in all combinations of axes, and shifted copies of each.
+
+    A network with strides sees a window on a lattice of every 2nd to every 16th voxel; a shifted copy falls on another
+    one. What a shift moves out of the window is averaged over fewer copies.
 
     Args:
-        run: called 2 ** len(axes) times for each batch.
-        axes: spatial axes along which left and right carry no meaning to the network.
+        run: called shifts * 2 ** len(mirror_axes) times for each batch.
+        mirror_axes: spatial axes along which left and right carry no meaning to the network.
+        shifts: copies, shifted by 0 to shifts - 1 voxels along the diagonal of the axes that are long enough.
     """
-    flips = [[2 + axis for axis in some] for n in range(1, len(axes) + 1) for some in combinations(axes, n)]
-    if not flips:
+    flips = [[2 + axis for axis in some] for n in range(len(mirror_axes) + 1) for some in combinations(mirror_axes, n)]
+    if len(flips) == 1 and shifts == 1:
         return run
 
     def averaged(windows: torch.Tensor) -> torch.Tensor:
-        total = run(windows).to(torch.float32, copy=True)  # a backend may use its memory again
-        for axes in flips:
-            total += run(windows.flip(axes)).flip(axes)
-        return total.div_(1 + len(flips))
+        axes = [axis for axis in range(2, windows.ndim) if windows.shape[axis] > 8 * shifts]
+        total: torch.Tensor | None = None
+        for shift, flipped in product(range(shifts), flips):
+            logits = run(_shifted(windows, axes, shift).flip(flipped)).flip(flipped)
+            if total is None:
+                total = logits.to(torch.float32, copy=True)  # a backend may use its memory again
+            else:
+                _part(total, axes, 0, shift).add_(_part(logits, axes, shift, 0))
+        assert total is not None
+        return total.div_(_copies(total.shape, axes, shifts).to(total.device) * len(flips))
 
     return averaged
+
+
+def _shifted(windows: torch.Tensor, axes: Sequence[int], shift: int) -> torch.Tensor:
+    """Moves all voxels towards the far ends, the first ones being repeated."""
+    for axis in axes if shift else ():
+        index = (torch.arange(windows.shape[axis]) - shift).clamp(min=0)
+        windows = windows.index_select(axis, index.to(windows.device))
+    return windows
+
+
+def _part(tensor: torch.Tensor, axes: Sequence[int], first: int, last: int) -> torch.Tensor:
+    """A view without so many voxels at the near and far ends."""
+    for axis in axes:
+        tensor = tensor.narrow(axis, first, tensor.shape[axis] - first - last)
+    return tensor
+
+
+def _copies(shape: Sequence[int], axes: Sequence[int], shifts: int) -> torch.Tensor:
+    """How many shifted copies hold each voxel; broadcasts over batches and classes."""
+    copies = torch.ones([n if axis in axes else 1 for axis, n in enumerate(shape)])
+    for shift in range(1, shifts):
+        _part(copies, axes, 0, shift).add_(1)
+    return copies
 
 
 def will_compile(wanted: BackendName, device: torch.device, flop: float) -> bool:

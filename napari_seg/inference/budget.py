@@ -82,7 +82,7 @@ class Plan:
         starts: of the windows, in order; those at the cuts come for each strip.
         sums_bytes: of what is made of the logits outside the network.
         asked: how many of them the network is asked about, the others being empty.
-        flop: of all that it is asked, mirror images included.
+        flop: of all that it is asked, mirror images and shifted copies included.
         share: of the maps that torch would hold at once, what a compiled network is thought to take; None: torch runs.
         rests: whether the network gives back its memory after each batch, before its logits are blended and decided.
         staying_bytes: that the image and the sums take.
@@ -148,7 +148,7 @@ def best_plan(
 
     def plan(windows: Windows) -> Plan:
         cost = cost_of(windows)
-        flop = (windows.count - len(windows.empty)) * 2 ** len(windows.settings.mirror_axes) * cost.flop
+        flop = (windows.count - len(windows.empty)) * windows.settings.looks * cost.flop
         return make_plan(windows, channels, cost, budget_bytes, held(), share(flop))
 
     found: list[Plan] = []
@@ -199,7 +199,7 @@ def make_plan(
     voxels = prod(windows.size)
     block = 4 * cost.classes * voxels
     logits = batch * block
-    mirrors = 2 * logits if windows.settings.mirror_axes else 0
+    mirrors = 2 * logits if windows.settings.looks > 1 else 0
     network = max(int((MARGIN if share is None else share) * batch * cost.peak_bytes), logits + 4 * channels * voxels)
     fixed = image + 4 * voxels + (2 * block if windows.empty else 0) + mirrors
     ways_to_hold = (False,) if share is None else (False, True)
@@ -220,7 +220,7 @@ def make_plan(
             if peak <= budget_bytes:
                 starts = [start for joined, strip in strips for start in joined.starts_of(joined.places(strip))]
                 asked = sum(start not in windows.empty for start in starts)
-                flop = asked * 2 ** len(windows.settings.mirror_axes) * cost.flop
+                flop = asked * windows.settings.looks * cost.flop
                 sums = int(kept + 2 * block)
                 return Plan(
                     windows, cost, strips, kept_dtype, starts, sums, asked, flop, share, rests, staying, passing, peak

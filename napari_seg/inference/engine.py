@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import closing
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,19 +13,19 @@ import torch
 from numpy.typing import NDArray
 
 from napari_seg.bundle import Bundle
-from napari_seg.inference.backends import averaged_over_mirrors, check_answer, computing_in, first_answer, resting
+from napari_seg.inference.backends import averaged, check_answer, computing_in, first_answer, resting
 from napari_seg.inference.blend import blend
 from napari_seg.inference.budget import check_whole, describe_bytes, held_bytes, trim
 from napari_seg.inference.decide import Decider
 from napari_seg.inference.prepare import prepare
-from napari_seg.inference.speed import describe_seconds, measuring
+from napari_seg.inference.speed import describe_seconds, finishing_seconds, measuring
 from napari_seg.inference.task import Means, OnWindow, RegionTask, blaming
-from napari_seg.inference.windows import Windows, WindowSettings
+from napari_seg.inference.windows import Windows
 from napari_seg.localise import Region
 from napari_seg.volume import Certainty, Volume
 
 if TYPE_CHECKING:
-    from napari_seg.inference.backends import Run
+    from napari_seg.inference.backends import Backend, Run
     from napari_seg.inference.model import Model
 
 log = logging.getLogger(__name__)
@@ -68,7 +70,7 @@ def segment_region(
     """
     promised = (1 if certainty is None else 3) * label_map.nbytes  # in memory once they are written to
     image, grid = prepare(volume, region.grid, bundle, model)
-    settings = WindowSettings.of(model.inferer)
+    settings = means.settings(bundle, model)
     with torch.inference_mode():
         if settings is None:
             check_whole(image.shape, _classes(bundle), means.budget_bytes, held_bytes() + promised - image.nbytes)
@@ -84,12 +86,18 @@ def segment_region(
         windows = plan.windows
         padded = windows.pad(task.image)
         expected = task.seconds(plan, backend)
-        log.info("%s: %s, about %s, with %s", region.name, plan, describe_seconds(expected), backend.name)
+        whole = ""
+        if region.grid is None and means.began is not None:  # told before, where regions had to be found
+            spent = time.perf_counter() - means.began
+            rest = expected + finishing_seconds(prod(volume.grid.shape))
+            whole = f" ({describe_seconds(spent + rest)} in all)"
+        log.info("%s: %s, about %s%s, with %s", region.name, plan, describe_seconds(expected), whole, backend.name)
         decider = Decider(task.grid, volume.grid, label_map, region.labels, windows.axes, certainty, bundle.thresholds)
         nothing = _background(windows, plan.cost.classes, bundle.thresholds, backend.home)
         with closing(backend), measuring() as measured:
-            run = resting(backend, measured.look) if plan.rests else backend
-            run = averaged_over_mirrors(run, settings.mirror_axes)
+            timed = _timed(backend, task.batch_shape(plan), model)
+            run = resting(timed, backend.rest, measured.look) if plan.rests else timed
+            run = averaged(run, settings.mirror_axes, settings.shifts)
             run = _told(run, windows, plan.asked, bundle, model.device, on_window)
             answers = windows.answers(padded, plan.starts, run, nothing)
             for joined, strip in plan.strips:
@@ -129,6 +137,22 @@ def _whole_logits(image: torch.Tensor, bundle: Bundle, model: Model, on_window: 
         check_answer(logits, 1, image.shape[1:], _classes(bundle))
     on_window(1, 1)
     return logits[0].float()
+
+
+def _timed(backend: Backend, shape: tuple[int, ...], model: Model) -> Run:
+    """The same logits; what a batch takes on the average is noted for the next region and the next scan."""
+    count, seconds = 0, 0.0
+
+    def timed(windows: torch.Tensor) -> torch.Tensor:
+        nonlocal count, seconds
+        start = time.perf_counter()
+        logits = backend(windows)
+        if not logits.is_cuda:  # a GPU may be computing still
+            count, seconds = count + 1, seconds + time.perf_counter() - start
+            model.batch_seconds[(backend.name, shape)] = seconds / count
+        return logits
+
+    return timed
 
 
 def _told(run: Run, windows: Windows, count: int, bundle: Bundle, device: torch.device, on_window: OnWindow) -> Run:

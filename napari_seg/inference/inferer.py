@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer, SlidingWindowInferer
 from monai.utils import convert_to_dst_type
 
-from napari_seg.inference.backends import Run, averaged_over_mirrors, check_answer, first_answer
+from napari_seg.inference.backends import Run, averaged, check_answer, first_answer
 from napari_seg.inference.blend import blend, thriftiest
 from napari_seg.inference.windows import Windows, WindowSettings
 
@@ -69,9 +69,7 @@ class StreamingInferer(Inferer):
             kwargs: passed on to the network.
         """
         images = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        run = averaged_over_mirrors(
-            lambda windows: first_answer(network(windows, *args, **kwargs)), self.settings.mirror_axes
-        )
+        run = averaged(lambda windows: first_answer(network(windows, *args, **kwargs)), self.settings.mirror_axes)
         answer: torch.Tensor | None = None
         for number, image in enumerate(images):
             for where, found in self._blocks(image, run):

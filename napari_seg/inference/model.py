@@ -39,6 +39,7 @@ class Model:
     Attributes:
         outline: the network with all its shapes, and no numbers if they can be read again.
         compiled_memory: of the maps that torch holds at once, what the network takes once compiled, as far as is known.
+        batch_seconds: what batches took so far; (name of the backend, shape) -> seconds.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Model:
     ) -> None:
         self.outline = network
         self.compiled_memory = COMPILED_MEMORY
+        self.batch_seconds: dict[tuple[str, tuple[int, ...]], float] = {}
         self.preprocessing = preprocessing
         self.inferer = inferer
         self.device = device

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,16 +11,19 @@ from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from napari_seg.bundle import Bundle, check_runnable, read_bundle, read_coarse
+from napari_seg.bundle import TTA, Bundle, check_runnable, read_bundle, read_coarse
 from napari_seg.errors import BundleError, EnvironmentFault
 from napari_seg.geometry import Grid
-from napari_seg.localise import Progress, localise
+from napari_seg.localise import Progress, is_crop, localise
 from napari_seg.volume import Certainty, Segment, Segmentation, Volume, modality_code, smallest_label_type
 
 if TYPE_CHECKING:
     from napari_seg.inference.backends import BackendName, Precision
     from napari_seg.inference.body import Body
     from napari_seg.inference.covering import Placement
+
+
+log = logging.getLogger(__name__)
 
 
 class Options(TypedDict, total=False):
@@ -31,6 +36,7 @@ class Options(TypedDict, total=False):
     windows: Placement
     crop: bool
     certainty: bool
+    tta: TTA | None
 
 
 def segment(
@@ -44,6 +50,7 @@ def segment(
     windows: Placement = "fewest",
     crop: bool = True,
     certainty: bool = False,
+    tta: TTA | None = None,
     progress: Progress | None = None,
 ) -> Segmentation:
     """The structures that a bundle finds in a scan, on the scan's own grid.
@@ -62,6 +69,7 @@ def segment(
             bundle's size evenly, as nnU-Net does; "bundle" lays them exactly as MONAI does.
         crop: leave out what lies outside the body, where a CT or MR scan shows it, and what a bundle's coarse pass
             leaves out.
+        tta: test-time averaging, "shifts", "mirror" or "none"; None: the bundle's own choice.
         certainty: give the winner's probability and the entropy of every voxel too.
         progress: called with a stage ("locating", "loading", "segmenting"), what is done and the total; at every
             iteration and every window.
@@ -83,23 +91,31 @@ def segment(
     check_fit(volume, bundle)
     device = resolve_device(device, precision)
     report = progress or _silent
-    regions, place_notices = localise(volume, bundle, progress)
-
+    began = time.perf_counter()
     report("loading", 0, 1)
     from napari_seg.inference.budget import default_budget
     from napari_seg.inference.engine import segment_region
+    from napari_seg.inference.foresee import foreseen
     from napari_seg.inference.model import load_model
+    from napari_seg.inference.speed import describe_seconds
     from napari_seg.inference.task import Means
 
     model = load_model(bundle, device, precision)
     report("loading", 1, 1)
+    budget_bytes = default_budget() if memory_bytes is None else memory_bytes
+    means = Means(budget_bytes, backend, windows, tta=tta or bundle.tta, began=began)
+    means.settings(bundle, model)  # refuses what the network can't do
+    if bundle.localiser is not None and not is_crop(volume, bundle.localiser):
+        known = foreseen(volume, bundle, model, means)
+        if known is not None:
+            spent = time.perf_counter() - began
+            log.info("about %s in all, finding the place included", describe_seconds(spent + known.seconds))
+    regions, place_notices = localise(volume, bundle, progress)
 
     segments = _merged(tuple(s for region in regions for s in region.segments))
     label_map = np.zeros(volume.grid.shape, dtype=smallest_label_type(max((s.label for s in segments), default=1)))
-    budget_bytes = default_budget() if memory_bytes is None else memory_bytes
     shape = volume.grid.shape
     sure = Certainty(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)) if certainty else None
-    body_in = None
     whole = all(region.grid is None for region in regions)
     if sure is not None and whole:
         sure.confidence.fill(255)  # air is background beyond doubt
@@ -107,8 +123,7 @@ def segment(
         options = Options(
             device=device, backend=backend, precision=precision, memory_bytes=memory_bytes, windows=windows
         )
-        body_in = _body(volume, bundle, options, report)
-    means = Means(budget_bytes, backend, windows, body_in)
+        means = replace(means, body_in=_body(volume, bundle, options, report))
     confidence: dict[int, float] = {}
     finished = 0
     for number, region in enumerate(regions):

@@ -13,28 +13,25 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from napari_seg.inference.backends import Backend, smaller
+from napari_seg.inference.backends import Backend
 from napari_seg.inference.budget import Plan, held_bytes
 from napari_seg.inference.cells import winners_of
-from napari_seg.inference.dry_run import network_cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 log = logging.getLogger(__name__)
 
-WORTH_TRYING_FLOP = 1e11
-"""Operations below which a trial would take longer than it tells."""
+COMPILED_TIME = 0.6
+"""Of torch's seconds, what a network takes once OpenVINO has compiled it: 7.3 of 12.3 s for nnU-Net's standard network
+on two AVX2 cores."""
 
-LARGE_FLOP = 5e10
-"""Operations of a window above which half of it tells enough; the halves of smaller ones are run less well."""
+USUAL_SHARE = 0.4
+"""Of the speed of a product of two matrices, what torch reaches in a network: 0.35 to 0.5 of a large one, 0.25 of one
+with few channels."""
 
-HALVES_ARE_QUICKER = 1.3
-"""By what whole windows take longer than halves for each operation, since fewer of their maps stay in caches: 1.25 to
-1.45 of networks of nnU-Net's kind on AMD EPYC, 1.2 to 1.3 on Intel Xeon."""
-
-USUAL_SHARE = 0.45
-"""Of the speed of a product of two matrices, what torch reaches in a network: 0.5 on AMD EPYC, 0.35 on Intel Xeon."""
+TRIAL_SECONDS = 2.0
+"""That a batch may be expected to take if it is tried."""
 
 BLENDED = 1.3
 """What blending costs each logit of a window, in times of `seconds_a_logit`."""
@@ -48,48 +45,61 @@ SCANNED = 35.0
 RESAMPLED = 90.0
 """What it costs each voxel of another scan."""
 
+FINISHED = 20.0
+"""What is done once labels are decided costs each voxel of the scan."""
 
-def expected_seconds(
-    plan: Plan, backend: Backend, network: torch.nn.Module, channels: int, scan_voxels: int, resampled: bool
-) -> float:
+COMPILED = 4e9
+COMPILED_BATCHES = 1.5
+"""What compiling a network costs: in times of `seconds_a_logit`, and in batches that torch is asked meanwhile."""
+
+
+def expected_seconds(plan: Plan, batch_seconds: float, scan_voxels: int, resampled: bool) -> float:
     """What a plan will take.
 
     Args:
         plan: of one region.
-        backend: that runs it.
-        network: that it runs, or its outline.
-        channels: of the image.
+        batch_seconds: what the network takes for a batch.
         scan_voxels: that will be decided.
         resampled: whether they lie between those of the network's grid.
     """
     windows, classes = plan.windows, plan.cost.classes
-    shape = (windows.settings.batch, channels, *windows.size)
-    batches = ceil(plan.asked / shape[0]) * 2 ** len(windows.settings.mirror_axes)
-    if backend.batch_cost is not None:
-        one = backend.batch_cost.seconds
-    elif plan.flop < WORTH_TRYING_FLOP:
-        one = shape[0] * plan.cost.flop * seconds_a_flop(backend.device, backend.dtype) / USUAL_SHARE
-    else:
-        one = _tried(backend, network, shape, plan.cost.flop)
+    batches = ceil(plan.asked / windows.settings.batch) * windows.settings.looks
     logits = classes * prod(windows.size) * len(plan.starts)
     decided = classes * prod(windows.image_shape)
     scanned = (RESAMPLED if resampled else SCANNED) * scan_voxels
-    return batches * one + (BLENDED * logits + DECIDED * decided + scanned) * seconds_a_logit()
+    return batches * batch_seconds + (BLENDED * logits + DECIDED * decided + scanned) * seconds_a_logit()
 
 
-def _tried(backend: Backend, network: torch.nn.Module, shape: tuple[int, ...], flop: int) -> float:
-    """Seconds a batch: on a processor from windows half as long in each direction, unless they are small already."""
-    half, whole = (torch.zeros(size) for size in (smaller(shape), shape))
+def tried_seconds(backend: Backend, shape: tuple[int, ...], expected: float) -> float:
+    """Return what a batch takes, from a trial where that is thought to be short; smaller windows would tell little.
 
-    def seconds(batch: torch.Tensor) -> float:
-        return quickest(lambda: float(backend(batch).flatten()[0]), trials=3)  # a number, so that a GPU is waited for
+    Args:
+        backend: runs the network.
+        shape: (N, C, *size) of a batch.
+        expected: seconds that its operations take; returned where that is more than `TRIAL_SECONDS`.
+    """
+    if expected > TRIAL_SECONDS:
+        return expected
+    windows = torch.zeros(shape)
 
-    if flop > LARGE_FLOP and backend.device.type == "cpu":
-        try:
-            return HALVES_ARE_QUICKER * seconds(half) * flop / network_cost(network, half[:1]).flop
-        except Exception as error:  # a network of one size only can raise anything
-            log.debug("the network is tried on whole windows (%s)", type(error).__name__)
-    return seconds(whole)
+    def run() -> float:
+        return float(backend(windows).flatten()[0])  # a number, so that a GPU is waited for
+
+    start = time.perf_counter()
+    run()
+    taken = time.perf_counter() - start
+    # the first one makes things that the others find made
+    return usual(run, TRIAL_SECONDS / 4) if taken < TRIAL_SECONDS / 2 else taken
+
+
+def compiling_seconds(batch_seconds: float) -> float:
+    """Return what it takes to compile a network whose batches take torch so long: tracing, compiling, checking."""
+    return COMPILED * seconds_a_logit() + COMPILED_BATCHES * batch_seconds
+
+
+def finishing_seconds(scan_voxels: int) -> float:
+    """Return what is done with the labels of a scan once they are decided: counting, judging, passing on, writing."""
+    return FINISHED * scan_voxels * seconds_a_logit()
 
 
 def describe_seconds(seconds: float) -> str:
@@ -102,36 +112,42 @@ def describe_seconds(seconds: float) -> str:
     return " ".join(f"{n} {unit}" for n, unit in parts if n and not (hours and unit == "s")) or "0 s"
 
 
-@lru_cache(maxsize=1)
 def seconds_a_logit() -> float:
-    """Of finding the greatest of 32 classes."""
+    """Of finding the greatest of 32 classes, as quick as this machine is now."""
+    return _seconds_a_logit(_now())
+
+
+def seconds_a_flop(device: torch.device, dtype: torch.dtype) -> float:
+    """Of a product of two matrices, as quick as this machine is now."""
+    return _seconds_a_flop(device, dtype, _now())
+
+
+def _now() -> int:
+    """The minute: what others do on a machine changes its speed."""
+    return int(time.monotonic() / 60)
+
+
+@lru_cache(maxsize=1)
+def _seconds_a_logit(now: int) -> float:
     logits = torch.rand(32, 250_000, generator=torch.Generator().manual_seed(0))
-    return quickest(lambda: winners_of(logits, None)) / logits.numel()
+    return usual(lambda: winners_of(logits, None)) / logits.numel()
 
 
 @lru_cache(maxsize=4)
-def seconds_a_flop(device: torch.device, dtype: torch.dtype) -> float:
-    """Of a product of two matrices."""
+def _seconds_a_flop(device: torch.device, dtype: torch.dtype, now: int) -> float:
     one, other = torch.ones(2, 1024, 1024, device=device, dtype=dtype)
-    return quickest(lambda: float((one @ other)[0, 0]), within_seconds=0.1) / (2 * 1024**3)
+    return usual(lambda: float((one @ other)[0, 0])) / (2 * 1024**3)
 
 
-def quickest(work: Callable[[], object], trials: int = 10, within_seconds: float = 1.0) -> float:
-    """Seconds of the quickest of some trials; the first is not counted, and there is no end of them before one is.
-
-    Args:
-        work: what is tried.
-        trials: at most.
-        within_seconds: when no further one begins.
-    """
+def usual(work: Callable[[], object], within_seconds: float = 0.2) -> float:
+    """Return the mean seconds of some trials, the first left out: on a busy machine the quickest one flatters."""
     work()
-    taken: list[float] = []
-    began = time.perf_counter()
-    while not taken or (len(taken) < trials and time.perf_counter() - began < within_seconds):
-        start = time.perf_counter()
+    start = time.perf_counter()
+    count = 0
+    while not count or time.perf_counter() - start < within_seconds:
         work()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
+        count += 1
+    return (time.perf_counter() - start) / count
 
 
 @dataclass

@@ -11,14 +11,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from napari_seg.bundle import Bundle
+from napari_seg.bundle import TTA, Bundle
 from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
 from napari_seg.geometry import Grid, is_same_lattice
 from napari_seg.inference import backends, budget
 from napari_seg.inference.compiled import compiled_once
 from napari_seg.inference.covering import stride, ways_to_lay
 from napari_seg.inference.dry_run import network_cost
-from napari_seg.inference.speed import expected_seconds
+from napari_seg.inference.speed import (
+    COMPILED_TIME,
+    TRIAL_SECONDS,
+    USUAL_SHARE,
+    expected_seconds,
+    seconds_a_flop,
+    tried_seconds,
+)
 from napari_seg.inference.windows import Triple, Windows, WindowSettings
 
 if TYPE_CHECKING:
@@ -30,6 +37,9 @@ if TYPE_CHECKING:
     from napari_seg.inference.model import Model
 
 log = logging.getLogger(__name__)
+
+WORTH_TRYING = 10
+"""Times as long as a trial a region must be thought to take before its network is tried in the midst of a run."""
 
 OnWindow = Callable[[int, int], None]
 """Called as (done, total) after every batch of windows; may raise to stop."""
@@ -44,12 +54,38 @@ class Means:
         backend: what runs the network.
         placement: how the windows are laid.
         body_in: what is worth a look in an image on a grid; None: all of it.
+        tta: test-time averaging; None: as the bundle's inferer does it.
+        began: when the segmentation of the scan began, by `time.perf_counter`.
     """
 
     budget_bytes: int
     backend: BackendName = "auto"
     placement: Placement = "fewest"
     body_in: Callable[[Grid], Body | None] | None = None
+    tta: TTA | None = None
+    began: float | None = None
+
+    def settings(self, bundle: Bundle, model: Model) -> WindowSettings | None:
+        """How the windows of a bundle's inferer are laid and averaged; None of one that does anything else.
+
+        Raises:
+            BundleError: `bundle.tta`, its network can't be averaged so.
+        """
+        settings = WindowSettings.of(model.inferer)
+        wanted = self.tta in ("shifts", "mirror")
+        if settings is None and wanted:
+            raise BundleError(
+                "bundle.tta",
+                f"the inferer of bundle {bundle.root.name!r} is no SlidingWindowInferer, whose windows can be "
+                "averaged; choose --tta none",
+            )
+        if self.tta == "mirror" and bundle.localiser and any(region.mirror for region in bundle.localiser.regions):
+            raise BundleError(
+                "bundle.tta",
+                f"the network of bundle {bundle.root.name!r} knows one side of the body only, so a mirror image means "
+                "nothing to it; choose --tta shifts or none",
+            )
+        return None if settings is None else settings.averaging(self.tta)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,13 +218,37 @@ class RegionTask:
         """(N, C, *size) of the batches that a plan asks for."""
         return plan.windows.settings.batch, len(self.image), *plan.windows.size
 
-    def seconds(self, plan: Plan, backend: Backend) -> float:
-        """What a plan will take."""
+    def seconds(self, plan: Plan, backend: Backend, may_try: bool | None = None, compiled: bool = False) -> float:
+        """What a plan will take.
+
+        Args:
+            plan: how the region is run.
+            backend: that runs it.
+            may_try: whether the network may be tried first; None: where that takes little beside the whole.
+            compiled: whether OpenVINO will run it in place of `backend`.
+        """
         resampled = not is_same_lattice(self.grid, self.scan_grid)
         covered = prod(self.grid.shape) * self.grid.voxel_ml / self.scan_grid.voxel_ml  # a region may be a small part
         scan_voxels = min(round(covered), prod(self.scan_grid.shape))
-        with blaming(self.bundle, self.model.device):
-            return expected_seconds(plan, backend, self.model.outline, len(self.image), scan_voxels, resampled)
+        known = self.model.batch_seconds.get((backends.described("OpenVINO", backend), self.batch_shape(plan)))
+        if not compiled or known is None:
+            known = self.batch_seconds(plan, backend, may_try) * (COMPILED_TIME if compiled else 1)
+        return expected_seconds(plan, known, scan_voxels, resampled)
+
+    def batch_seconds(self, plan: Plan, backend: Backend, may_try: bool | None = None) -> float:
+        """What a batch takes: as long as the ones before, else by a trial or by its operations; see `seconds`."""
+        if backend.batch_cost is not None:
+            return backend.batch_cost.seconds
+        shape = self.batch_shape(plan)
+        known = (backend.name, shape)
+        if known in self.model.batch_seconds:
+            return self.model.batch_seconds[known]
+        seconds = shape[0] * plan.cost.flop * seconds_a_flop(backend.device, backend.dtype) / USUAL_SHARE
+        worth = seconds * plan.asked / shape[0] > WORTH_TRYING * TRIAL_SECONDS
+        if worth if may_try is None else may_try:
+            with blaming(self.bundle, self.model.device):
+                seconds = self.model.batch_seconds[known] = tried_seconds(backend, shape, seconds)
+        return seconds
 
     def _cost(self, windows: Windows) -> NetworkCost:
         window = windows.cut(windows.pad(self.image), (0, 0, 0))[None]

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from napari_seg.bundle import TTA
+
 Triple = tuple[int, int, int]
+
+SHIFTS = 4
+"""Copies that "shifts" averages: 0 to 3 voxels along the diagonal, as the bundle's tta.yaml."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class WindowSettings:
         padding_mode: how an image smaller than a window is made larger, in torch's words.
         cval: the value of padding mode "constant".
         mirror_axes: each window's logits are the mean over its mirror images along these axes; MONAI has no such.
+        shifts: they are the mean over so many copies too, each shifted by one voxel more along the diagonal.
     """
 
     roi_size: tuple[int | None, int | None, int | None]
@@ -39,6 +45,7 @@ class WindowSettings:
     padding_mode: str = "constant"
     cval: float = 0.0
     mirror_axes: tuple[int, ...] = ()
+    shifts: int = 1
 
     def __post_init__(self) -> None:
         if not all(0 <= share < 1 for share in self.overlap) or not {*self.mirror_axes} <= {0, 1, 2}:
@@ -46,6 +53,21 @@ class WindowSettings:
                 f"overlap wants shares from 0 to below 1, and mirror_axes axes from 0 to 2; got {self.overlap} and "
                 f"{self.mirror_axes}"
             )
+
+    @property
+    def looks(self) -> int:
+        """How often the network is asked about each window."""
+        return self.shifts * 2 ** len(self.mirror_axes)
+
+    def averaging(self, tta: TTA | None) -> WindowSettings:
+        """Return the same with the test-time averaging of a name; None leaves what the bundle's inferer does.
+
+        "mirror" takes the axes that the inferer names, else all three.
+        """
+        if tta is None:
+            return self
+        axes = (self.mirror_axes or (0, 1, 2)) if tta == "mirror" else ()
+        return replace(self, mirror_axes=axes, shifts=SHIFTS if tta == "shifts" else 1)
 
     @classmethod
     def of(cls, inferer: Any) -> WindowSettings | None:

@@ -367,8 +367,8 @@ class SegmentModel:
         if known is None:
             return ""
         windows = f"{known.windows} window{'s' * (known.windows != 1)}"
-        where = ", after finding the place" if known.locates else ""
-        return f"Will take about {known.time} for {windows}{where}, and {known.memory} of memory."
+        where = " and finding the place" if known.locates else ""
+        return f"Will take about {known.time} in all, for {windows}{where}, and {known.memory} of memory."
 
     # running
 
