@@ -183,6 +183,7 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
                 "memory_bytes": arguments.memory,
                 "windows": arguments.windows,
                 "crop": not arguments.no_crop,
+                "tta": arguments.tta,
                 "certainty": arguments.certainty,
             },
             reading=reading(arguments),
