@@ -235,6 +235,17 @@ def distinct_color(label: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
+def distinct_from(colors: Sequence[tuple[int, int, int]], count: int) -> list[tuple[int, int, int]]:
+    """Return colours that differ well from some others and from each other."""
+    candidates = [(255, 150, 0), (0, 170, 255), (230, 60, 230), (255, 255, 0), (0, 255, 120), (255, 255, 255)]
+    candidates += [distinct_color(label) for label in range(1, 25)]
+    answer: list[tuple[int, int, int]] = []
+    for _ in range(count):
+        taken = np.array([*colors, *answer, (0, 0, 0)])
+        answer.append(max(candidates, key=lambda color: np.linalg.norm(taken - color, axis=1).min()))
+    return answer
+
+
 _MODALITIES = {"MR": "MR", "MRI": "MR", "CT": "CT", "PT": "PT", "PET": "PT", "US": "US"}
 
 

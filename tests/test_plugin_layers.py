@@ -219,6 +219,13 @@ def test_a_scan_is_named_for_a_person(orientation: str, name: str, file: str, ti
     assert title_of(volume) == title
 
 
+@pytest.mark.parametrize(("name", "title"), [("anat_T1w", "anat T1w axial"), ("T2_relax", "T2 relax axial")])
+def test_the_plane_of_a_series_is_that_of_its_slices(name: str, title: str) -> None:
+    grid = Grid((4, 5, 6), np.diag([-0.7, -0.667, 0.667, 1]))  # pixels that are not square: spacing tells no plane
+    volume = Volume(np.zeros((1, *grid.shape)), grid, name=name, modality="MR", files=(Path("1.dcm"),))
+    assert title_of(volume) == title
+
+
 def test_nifti_that_was_saved_here_is_opened_with_its_names(head: Volume, tmp_path: Path) -> None:
     placement = Placement.from_metadata(image_layers(head)[0][1]["metadata"])
     assert placement is not None

@@ -9,7 +9,7 @@ import pytest
 
 from napari_seg.errors import InputError
 from napari_seg.geometry import Grid
-from napari_seg.volume import Segment, Segmentation, Volume, smallest_label_type
+from napari_seg.volume import Segment, Segmentation, Volume, distinct_from, smallest_label_type
 
 GRID = Grid((4, 3, 2), np.diag([1.0, 2.0, 5.0, 1.0]))
 
@@ -59,3 +59,11 @@ def test_confidence_cannot_be_changed() -> None:
 
 def test_smallest_label_type() -> None:
     assert [smallest_label_type(n) for n in (1, 255, 256, 65535)] == [np.uint8, np.uint8, np.uint16, np.uint16]
+
+
+def test_colours_of_differences_are_none_of_the_structures() -> None:
+    used = [(255, 150, 0), (0, 170, 255), (230, 60, 230), *(distinct_color(label) for label in range(1, 6))]
+    found = np.array(distinct_from(used, 3))
+    apart = np.linalg.norm(found[:, None] - np.array([*used, (0, 0, 0)]), axis=2)
+    assert apart.min() > 80
+    assert min(np.linalg.norm(found[n] - found[n - 1]) for n in range(3)) > 80

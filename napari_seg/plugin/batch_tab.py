@@ -44,7 +44,7 @@ class BatchTab(QWidget):
         form.addRow(self._inputs_button, self._inputs)
         form.addRow(self._output_button, self._output)
         form.addRow("Model", self._model_label)
-        form.addRow("Also", row(*self._also.values()))
+        form.addRow(row(QLabel("Also"), *self._also.values()))
         layout = QVBoxLayout(self)
         layout.addWidget(self._hint)
         layout.addLayout(form)

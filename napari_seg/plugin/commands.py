@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 PLUGIN = "napari-seg"
 
+_WIDE_WINDOW = 1500
+"""Pixels from which the docks are as wide as they like."""
+
 
 def panel() -> Panel:
     """The panel of the current viewer, opened if it is not.
@@ -92,6 +95,9 @@ def linked_planes() -> LinkedPlanes:
         for other in window.findChildren(QDockWidget):
             if "Segmentation" in other.windowTitle() and not other.isFloating():
                 window.splitDockWidget(dock, other, Qt.Orientation.Horizontal)
+                is_narrow = window.width() < _WIDE_WINDOW
+                widths = [240, 340] if is_narrow else [330, 420]  # the picture keeps the rest
+                window.resizeDocks([dock, other], widths, Qt.Orientation.Horizontal)
     return widget
 
 

@@ -5,16 +5,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QObject, Qt
+from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QComboBox,
     QFileDialog,
+    QFrame,
     QHBoxLayout,
     QHeaderView,
     QPushButton,
+    QScrollArea,
     QSizePolicy,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
     QTableWidget,
     QTableWidgetItem,
     QWidget,
@@ -52,9 +57,36 @@ def in_background(
     return worker
 
 
+class _ElidingBox(QComboBox):
+    """A list whose long entries are cut in the middle; its tool tip shows the whole entry."""
+
+    def __init__(self, tool_tip: str) -> None:
+        super().__init__(toolTip=tool_tip)
+        self._tool_tip = tool_tip
+
+    def event(self, event: QEvent) -> bool:  # Qt's name
+        """Show the whole entry above what the list is for."""
+        if event.type() == QEvent.Type.ToolTip:
+            self.setToolTip(f"{self.currentText()}\n{self._tool_tip}" if self.currentText() else self._tool_tip)
+        handled: bool = super().event(event)
+        return handled
+
+    def paintEvent(self, event: object) -> None:  # Qt's name
+        """Draw the entry as Qt does, with its middle left out where there is no room for it."""
+        painter, option = QStylePainter(self), QStyleOptionComboBox()
+        self.initStyleOption(option)
+        room = self.style().subControlRect(
+            QStyle.ComplexControl.CC_ComboBox, option, QStyle.SubControl.SC_ComboBoxEditField, self
+        )
+        text = option.currentText or self.placeholderText()
+        option.currentText = self.fontMetrics().elidedText(text, Qt.TextElideMode.ElideMiddle, room.width() - 4)
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
+
+
 def box(tool_tip: str) -> QComboBox:
     """A list to choose from, that long entries don't make wide."""
-    answer = QComboBox(toolTip=tool_tip)
+    answer = _ElidingBox(tool_tip)
     answer.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     answer.setMinimumContentsLength(12)
     answer.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
@@ -77,6 +109,16 @@ def row(*widgets: QWidget) -> QHBoxLayout:
     return answer
 
 
+def scrolled(widget: QWidget, least_height: int = 60) -> QScrollArea:
+    """Return a widget in an area that scrolls up and down where it is too high."""
+    answer = QScrollArea(widgetResizable=True)
+    answer.setFrameShape(QFrame.Shape.NoFrame)
+    answer.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    answer.setMinimumHeight(least_height)
+    answer.setWidget(widget)
+    return answer
+
+
 def table(*heads: str, stretched: int) -> QTableWidget:
     """A table of whole rows to pick from, of which one column takes the room that is left."""
     answer = QTableWidget(0, len(heads))
@@ -87,6 +129,7 @@ def table(*heads: str, stretched: int) -> QTableWidget:
     answer.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
     answer.setShowGrid(False)
     answer.setWordWrap(False)
+    answer.setTextElideMode(Qt.TextElideMode.ElideMiddle)
     header = answer.horizontalHeader()
     header.setMinimumSectionSize(20)
     for column in range(len(heads)):

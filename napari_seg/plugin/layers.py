@@ -17,7 +17,7 @@ from napari_seg.plugin.placement import AXIS_LABELS, METADATA_KEY, Placement, pl
 from napari_seg.volume import Segment, Segmentation, Volume, labels_in, smallest_label_type
 
 if TYPE_CHECKING:
-    from napari.layers import Labels, Layer
+    from napari.layers import Image, Labels, Layer
     from napari.utils.colormaps import DirectLabelColormap
 
 LayerTuple = tuple[NDArray, dict[str, Any], str]
@@ -37,11 +37,17 @@ WINDOWS_HU: Mapping[str, tuple[float, float]] = {
 """Usual windows of a CT: the values that are drawn black and white (level -600, 400, 40, 30, 50; width 1500, 1800, 80,
 150, 350)."""
 
+AUTOMATIC, FULL_RANGE = "Automatic", "Full range"
+"""Windows of any scan: all but the darkest and the brightest voxels, and all values."""
+
+LOWEST_OF_OTHERS = -300.0
+"""A scan of unknown modality with values below this may be a CT, so that a CT's windows are offered too."""
+
 VOLUME_MARK = ", volume "
 """Before the number, counted from 0, of one volume of several, in the name of a scan."""
 
 _PLANE_ACROSS = {"R": "sagittal", "L": "sagittal", "A": "coronal", "P": "coronal", "S": "axial", "I": "axial"}
-_PLANE_WORDS = ("sag", "cor", "ax", "tra")
+_PLANE_WORDS = re.compile(r"\b(sag|cor|ax|tra)", re.IGNORECASE)
 
 _UNNAMED_COLOR = (0.6, 0.6, 0.6, 1.0)
 
@@ -83,10 +89,8 @@ def title_of(volume: Volume) -> str:
     if is_dicom(volume.files):
         # the name for files tells series of one folder apart by modality and number
         name = re.sub(r" \d+$", "", name.removeprefix(f"{volume.modality} ")) or name
-        spacing = np.round(volume.grid.spacing_mm, 3)
-        across = [n for n in range(3) if spacing[n - 1] == spacing[n - 2] != spacing[n]]  # pixels of a slice are square
-        if across and not any(word in name.lower() for word in _PLANE_WORDS):
-            name = f"{name or 'scan'} {_PLANE_ACROSS[volume.grid.orientation[across[0]]]}"
+        if not _PLANE_WORDS.search(name):  # the last axis runs across the slices, see `formats.dicom_geometry`
+            name = f"{name or 'scan'} {_PLANE_ACROSS[volume.grid.orientation[2]]}"
     return f"{name or 'scan'}{mark}{number}"
 
 
@@ -270,6 +274,35 @@ def contrast_limits(array: NDArray, modality: str = "") -> tuple[float, float]:
     if low == high:
         low, high = float(sample.min()), float(sample.max())
     return (low, high) if low < high else (low, low + 1.0)
+
+
+def window_names(layer: Image) -> list[str]:
+    """Return the windows that a scan may be drawn with."""
+    volume = volume_of(layer)
+    modality = "" if volume is None else volume.modality
+    may_be_ct = modality == "CT" or (not modality and layer.contrast_limits_range[0] < LOWEST_OF_OTHERS)
+    return [*(WINDOWS_HU if may_be_ct else ()), AUTOMATIC, FULL_RANGE]
+
+
+def first_window(layer: Image) -> str:
+    """Return the window that a scan is drawn with at first."""
+    volume = volume_of(layer)
+    return next(iter(WINDOWS_HU)) if volume is not None and volume.modality == "CT" else AUTOMATIC
+
+
+def window_of(layer: Image, name: str) -> tuple[float, float]:
+    """Return the values that are drawn black and white in a window.
+
+    Args:
+        layer: the scan.
+        name: one of `window_names`.
+    """
+    if name in WINDOWS_HU:
+        return WINDOWS_HU[name]
+    array = layer.data[-1] if layer.multiscale else layer.data  # the smallest of a pyramid says as much
+    if name == AUTOMATIC:
+        return contrast_limits(np.asarray(array))
+    return _value_range(np.asarray(array), "")
 
 
 def _value_range(array: NDArray, modality: str) -> tuple[float, float]:

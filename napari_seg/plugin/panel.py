@@ -2,7 +2,10 @@
 
 from datetime import datetime
 from functools import partial
+from weakref import WeakKeyDictionary
 
+import numpy as np
+from napari.layers import Image
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QFormLayout, QFrame, QLabel, QTabWidget, QVBoxLayout, QWidget
 from superqt.utils import signals_blocked
@@ -13,7 +16,7 @@ from napari_seg.plugin.batch import BatchModel
 from napari_seg.plugin.batch_tab import BatchTab
 from napari_seg.plugin.closing import guard_of
 from napari_seg.plugin.controls import box, button, in_background, row
-from napari_seg.plugin.layers import WINDOWS_HU, frame_of, volume_of
+from napari_seg.plugin.layers import first_window, frame_of, window_names, window_of
 from napari_seg.plugin.letters import Letters
 from napari_seg.plugin.napari_internals import canvas_widget, native_canvas
 from napari_seg.plugin.preferences import preferences
@@ -41,6 +44,7 @@ class Panel(QWidget):
         segmenting.precision = known.precision
         structures, batch = StructuresModel(session), BatchModel(session)
         self.guard = guard_of(viewer)
+        self._windows: WeakKeyDictionary[Image, tuple[str, tuple[float, ...]]] = WeakKeyDictionary()
         self.study_tab = StudyTab(study)
         self.segment_tab = SegmentTab(segmenting)
         self.structures_tab = StructuresTab(structures)
@@ -79,10 +83,8 @@ class Panel(QWidget):
     def _build(self) -> None:
         self._scan_box = box("The scan that the tabs speak of; follows the layer that is selected.")
         self._scan_box.setPlaceholderText("No scan is open")
-        self._window_box = box("Which values of a CT are drawn black and white.")
-        for name in WINDOWS_HU:
-            self._window_box.addItem(name, name)
-        self._window_label = QLabel("Window")
+        self._window_box = box("Which values are drawn black and white.")
+        self._window_box.setPlaceholderText("Set by hand")
         self._unsaved_label = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
         self._unsaved_frame = QFrame()
         self._unsaved_frame.setFrameShape(QFrame.Shape.StyledPanel)
@@ -104,13 +106,13 @@ class Panel(QWidget):
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Scan", self._scan_box)
-        form.addRow(self._window_label, self._window_box)
+        form.addRow("Window", self._window_box)
         layout = QVBoxLayout(self)
         layout.addWidget(self._unsaved_frame)
         layout.addLayout(form)
         layout.addWidget(self._tabs, 1)
         layout.addWidget(self._message)
-        self.setMinimumWidth(390)
+        self.setMinimumWidth(300)
         self._scan_box.currentIndexChanged.connect(self._on_scan_chosen)
         self._window_box.currentIndexChanged.connect(self._on_window_chosen)
         self._tabs.setCurrentWidget(self.segment_tab if self.session.scans else self.study_tab)
@@ -122,8 +124,10 @@ class Panel(QWidget):
             self.session.choose_scan(layer)
 
     def _on_window_chosen(self) -> None:
-        if self.session.scan is not None and (name := self._window_box.currentData()) is not None:
-            self.session.scan.contrast_limits = WINDOWS_HU[name]
+        scan, name = self.session.scan, self._window_box.currentText()
+        if scan is not None and name:
+            scan.contrast_limits = limits = window_of(scan, name)
+            self._windows[scan] = name, limits
 
     # from the session to the person
 
@@ -136,18 +140,22 @@ class Panel(QWidget):
                 self._scan_box.addItem(layer.name, layer)
             self._scan_box.setCurrentIndex(scans.index(scan) if scan in scans else -1)
         self._scan_box.setEnabled(bool(scans) and self.segment_tab.model.run is None)
-        volume = None if scan is None else volume_of(scan)
-        is_ct = volume is not None and volume.modality == "CT"
-        self._window_box.setVisible(is_ct)
-        self._window_label.setVisible(is_ct)
-        if scan is not None and is_ct:
-            limits = tuple(scan.contrast_limits)
-            fitting = [n for n, window in enumerate(WINDOWS_HU.values()) if window == limits]
-            with signals_blocked(self._window_box):
-                self._window_box.setCurrentIndex(fitting[0] if fitting else -1)
+        self._refresh_window()
         lines = [_MARKS[message.kind] + message.text for message in session.messages]
         self._message.setText("\n".join(lines))
         self._message.setVisible(bool(lines))
+
+    def _refresh_window(self) -> None:
+        scan = self.session.scan
+        self._window_box.setEnabled(scan is not None)
+        with signals_blocked(self._window_box):
+            self._window_box.clear()
+            if scan is None:
+                return
+            self._window_box.addItems(window_names(scan))
+            limits = tuple(float(limit) for limit in scan.contrast_limits)
+            name, known = self._windows.setdefault(scan, (first_window(scan), limits))
+            self._window_box.setCurrentIndex(self._window_box.findText(name) if np.allclose(known, limits) else -1)
 
     def _on_found(self) -> None:
         if not self.session.is_painting:

@@ -30,7 +30,7 @@ class LinkedPlanes(QWidget):
         self._main = _Cross(canvas_widget(viewer), viewer)
         Letters.on(native_canvas(canvas_widget(viewer)), viewer)
         self.views: dict[str, _Plane] = {}
-        self._point = QLabel()
+        self._point = QLabel(wordWrap=True)
         self._point.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self._point.setToolTip("Where the crosshair is in the patient; click in a plane to move it.")
         self._splitter = QSplitter(Qt.Orientation.Vertical)
@@ -38,7 +38,7 @@ class LinkedPlanes(QWidget):
         layout.setContentsMargins(2, 2, 2, 2)
         layout.addWidget(self._splitter, 1)
         layout.addWidget(self._point)
-        self.setMinimumWidth(290)
+        self.setMinimumWidth(240)
         # Many moves come at once, when several axes change: they are drawn together.
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)

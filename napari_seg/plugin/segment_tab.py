@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QMessageBox, QProgres
 from superqt import QElidingLabel
 from superqt.utils import signals_blocked
 
-from napari_seg.plugin.controls import ask_folder, box, button, in_background, row
+from napari_seg.plugin.controls import ask_folder, box, button, in_background, row, scrolled
 from napari_seg.plugin.segmenting import DEVICES, Run, SegmentModel
 
 _POLL_MS = 100
@@ -53,7 +53,6 @@ class SegmentTab(QWidget):
 
     def _build(self) -> None:
         self._bundle_box = box("What to look for: the models found on this computer.")
-        self._bundle_box.setMinimumContentsLength(24)
         self._add_button = button("Add…", "Choose the folder of another MONAI bundle.", self._on_add)
         self._card = QLabel(wordWrap=True)
         self._card.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -73,17 +72,20 @@ class SegmentTab(QWidget):
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Model", row(self._bundle_box, self._add_button))
-        form.addRow(self._card)
-        form.addRow(self._trust_button)
         form.addRow("Device", self._device_box)
         form.addRow("", self._certainty_box)
+        card = QWidget()
+        below = QVBoxLayout(card)  # what has no fixed height lies below Run, which must not move under the mouse
+        below.setContentsMargins(0, 0, 0, 0)
+        below.addWidget(self._foreseen_label)
+        below.addWidget(self._trust_button)
+        below.addWidget(self._card, 1)
         layout = QVBoxLayout(self)
         layout.addLayout(form)
-        layout.addWidget(self._foreseen_label)
         layout.addLayout(row(self._run_button, self._stop_button))
         layout.addWidget(self._progress_label)
         layout.addWidget(self._progress_bar)
-        layout.addStretch(1)
+        layout.addWidget(scrolled(card), 1)
         self._bundle_box.currentIndexChanged.connect(self._on_bundle_chosen)
         self._device_box.currentIndexChanged.connect(self._on_device_chosen)
         self._certainty_box.toggled.connect(self.model.choose_certainty)

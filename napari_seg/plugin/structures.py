@@ -28,7 +28,7 @@ from napari_seg.plugin.layers import (
 from napari_seg.plugin.placement import METADATA_KEY
 from napari_seg.plugin.processes import COMPARING
 from napari_seg.plugin.session import Message, Session
-from napari_seg.volume import Segment, Segmentation
+from napari_seg.volume import Segment, Segmentation, distinct_from
 
 if TYPE_CHECKING:
     from napari_seg.evaluation.metrics import Scores
@@ -351,7 +351,7 @@ class StructuresModel:
         scores, differing_at = COMPARING.run(
             compare_with, found, expected, images, is_stopping=self.session.is_closed.is_set
         )
-        colors = ((255, 150, 0), (0, 170, 255), (230, 60, 230))
+        colors = distinct_from([s.color for s in found.segments], len(DISAGREEMENTS))
         kinds = zip(DISAGREEMENTS.items(), colors, strict=True)
         segments = tuple(Segment(label, meaning, color) for (label, meaning), color in kinds)
         differing = Segmentation(differing_at, found.grid, segments)

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 WORDS = {"process": "ready", "warn": "ready, with a doubt", "refuse": "can't be used", "skip": "no scan"}
 """What a verdict is called for a person."""
 
+SHORT_WORDS = {"process": "ready", "warn": "doubtful", "refuse": "refused", "skip": "no scan"}
+"""The same in a narrow column."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -102,6 +105,24 @@ class Entry:
         """Millimetres along each axis; "" of what can't be read."""
         spacing = self.verdict.spacing_mm
         return "" if spacing is None else " × ".join(f"{length:.3g}" for length in spacing)
+
+    @property
+    def short(self) -> str:
+        """Return the verdict in a word or two."""
+        if self.labels is not None:
+            return "labels"
+        if self.volumes:
+            return f"{self.volumes} volumes"
+        return "tilted" if self.is_tilted else SHORT_WORDS[self.verdict.verdict]
+
+    @property
+    def details(self) -> str:
+        """Return all there is to say, for a person."""
+        measures = [
+            text for text in (self.verdict.modality, self.size, f"{self.spacing} mm" if self.spacing else "") if text
+        ]
+        code = f" ({self.verdict.code})" if self.verdict.code else ""
+        return "\n".join(text for text in (self.title, ", ".join(measures), f"{self.words}{code}") if text)
 
     @property
     def words(self) -> str:

@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QSize, Qt
-from qtpy.QtWidgets import QHeaderView, QLabel, QSpinBox, QTreeWidget, QTreeWidgetItem, QVBoxLayout, QWidget
+from qtpy.QtGui import QPalette
+from qtpy.QtWidgets import QHeaderView, QLabel, QSpinBox, QSplitter, QTreeWidget, QTreeWidgetItem, QVBoxLayout, QWidget
 from superqt import QElidingLabel
 from superqt.utils import WorkerBase
 
-from napari_seg.plugin.controls import ask_file, ask_folder, button, in_background, row
+from napari_seg.plugin.controls import ask_file, ask_folder, button, in_background, row, scrolled
 from napari_seg.plugin.session import message_of
 from napari_seg.plugin.study import Entry, StudyModel
 
 if TYPE_CHECKING:
     from napari_seg.formats import Scan
-
-_WIDEST = 210
 
 _MARKS = {"process": "✓", "warn": "⚠", "refuse": "✕", "skip": "–"}
 
@@ -34,15 +33,20 @@ class StudyTab(QWidget):
         self._file_button = button("Open file…", "Choose one file.", self._on_file)
         self._tree = QTreeWidget()
         self._tree.setHeaderLabels(["Series", "Verdict", "Type", "Size", "mm"])
+        self._tree.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self._tree.setRootIsDecorated(True)
         self._tree.setUniformRowHeights(True)
         self._tree.setIndentation(12)
         self._tree.setIconSize(QSize(12, 12))
         header = self._tree.header()
         header.setMinimumSectionSize(30)
-        for column in range(1, 4):
+        header.setStretchLastSection(False)
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        for column in range(1, 5):
             header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
-        header.setStretchLastSection(True)
+        self._details = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
+        self._details.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self._details.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._volume_label = QLabel()
         self._volume_box = QSpinBox(toolTip="Which of the volumes (times, echoes, directions), counted from 0.")
         self._open_button = button("Show series", "Load the chosen series into the window.", self._open_chosen)
@@ -52,7 +56,12 @@ class StudyTab(QWidget):
         layout = QVBoxLayout(self)
         layout.addLayout(row(self._folder_button, self._file_button))
         layout.addWidget(self._path)
-        layout.addWidget(self._tree, 1)
+        splitter = QSplitter(Qt.Orientation.Vertical)
+        splitter.addWidget(self._tree)
+        splitter.addWidget(scrolled(self._details))
+        splitter.setStretchFactor(0, 1)
+        splitter.setSizes([400, 80])
+        layout.addWidget(splitter, 1)
         layout.addLayout(row(self._volume_label, self._volume_box))
         layout.addLayout(row(self._open_button, self._labels_button))
         self._tree.itemDoubleClicked.connect(lambda item, _: self._open_item(item))
@@ -150,9 +159,6 @@ class StudyTab(QWidget):
             item = QTreeWidgetItem(self._folder(entry.folder))
             self._fill(item, entry)
             self._items.append(item)
-        self._tree.resizeColumnToContents(0)
-        if self._tree.columnWidth(0) > _WIDEST:  # the verdict is to be seen beside a long name
-            self._tree.setColumnWidth(0, _WIDEST)
         if self._items and not self._tree.selectedItems():
             first = next((i for i in self._items if i.data(0, Qt.ItemDataRole.UserRole).can_open), None)
             if first is not None:
@@ -160,8 +166,9 @@ class StudyTab(QWidget):
         self._refresh_choice()
 
     def _refresh_choice(self) -> None:
-        """What there is to choose of the selected series, and the button."""
-        chosen = (item.data(0, Qt.ItemDataRole.UserRole) for item in self._tree.selectedItems())
+        """What there is to say and to choose of the selected series, and the button."""
+        chosen = [item.data(0, Qt.ItemDataRole.UserRole) for item in self._tree.selectedItems()]
+        self._details.setText("\n".join(one.details for one in chosen if one is not None))
         entry = next((one for one in chosen if one is not None and one.can_open), None)
         volumes = 0 if entry is None else entry.volumes
         scan = None if entry is None else entry.scan
@@ -184,13 +191,13 @@ class StudyTab(QWidget):
         verdict = entry.verdict
         mark = _MARKS["warn" if entry.can_open and verdict.verdict == "refuse" else verdict.verdict]
         for column, text in enumerate(
-            (entry.title, f"{mark} {entry.words}", verdict.modality, entry.size, entry.spacing)
+            (entry.title, f"{mark} {entry.short}", verdict.modality, entry.size, entry.spacing)
         ):
             item.setText(column, text)
             item.setToolTip(column, f"{verdict.name}: {entry.words}" + (f" ({verdict.code})" if verdict.code else ""))
+            if not entry.can_open:  # greyed, but to be selected: the details say why
+                item.setForeground(column, self.palette().brush(QPalette.ColorGroup.Disabled, QPalette.ColorRole.Text))
         item.setData(0, Qt.ItemDataRole.UserRole, entry)
-        if not entry.can_open:
-            item.setFlags(item.flags() & ~Qt.ItemFlag.ItemIsEnabled)
 
     def _folder(self, name: str) -> QTreeWidgetItem:
         """The branch of a folder; the chosen folder itself has none."""

@@ -1,0 +1,109 @@
+"""How the plugin's widgets lie in a real napari window: needs a screen, or Xvfb."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import phantoms
+import pytest
+
+pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QApplication
+
+from napari_seg.plugin import commands
+from napari_seg.plugin.autosave import FOLDER_VARIABLE
+from napari_seg.plugin.controls import box
+from napari_seg.volume import Volume
+
+pytestmark = pytest.mark.window
+
+
+@pytest.fixture
+def viewer(make_napari_viewer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "unsaved"))
+    return make_napari_viewer(show=True)
+
+
+def test_both_docks_fit_on_a_small_screen(viewer: Any, qtbot: Any, head: Volume, tmp_path: Path) -> None:
+    panel = commands.panel()
+    window = viewer.window._qt_window
+    window.resize(1280, 720)
+    viewer.theme = "light"
+    viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
+    planes = commands.linked_planes()
+    qtbot.waitUntil(lambda: len(planes.views) == 2, timeout=20_000)
+    tab = panel.segment_tab
+    panel.show_tab(tab)
+    QApplication.processEvents()
+    assert window.minimumSizeHint().width() <= 1280
+    assert (window.width(), window.height()) == (1280, 720)
+
+    # Run stays where it is, whatever is written below it, and nothing of the card is cut off
+    place = tab._run_button.mapTo(panel, tab._run_button.rect().topLeft())
+    tab._foreseen_label.setText("one line\n" * 9)
+    tab._card.setText("<p>a line</p>" * 60 + "<p>the last one</p>")
+    qtbot.waitUntil(lambda: tab._card.height() >= tab._card.heightForWidth(tab._card.width()), timeout=3_000)
+    assert tab._run_button.mapTo(panel, tab._run_button.rect().topLeft()) == place
+    assert (window.width(), window.height()) == (1280, 720)
+
+    # an empty corner of a side plane has the colour of the light theme, as that of the main picture
+    views = [viewer.window._qt_viewer, planes.views["coronal"].qt_viewer]
+    for layer in [*viewer.layers, *planes.views["coronal"].viewer.layers]:
+        layer.visible = False
+    qtbot.wait(200)
+    corners = [np.asarray(view.screenshot(flash=False))[5, 5, :3] for view in views]
+    np.testing.assert_array_equal(*corners)
+    assert corners[0].min() > 200
+
+
+def test_verdicts_are_read_in_full_below_the_list(viewer: Any, qtbot: Any, head: Volume, tmp_path: Path) -> None:
+    panel = commands.panel()
+    viewer.window._qt_window.resize(1280, 720)
+    folder = tmp_path / "study"
+    phantoms.write_series(head, folder / "series")
+    (folder / "broken.nii.gz").write_text("no scan")
+    tab = panel.study_tab
+    panel.show_tab(tab)
+    tab.look(folder)
+    qtbot.waitUntil(lambda: not tab.model.is_looking and len(tab._items) == 2, timeout=20_000)
+    QApplication.processEvents()
+    metrics = tab._tree.fontMetrics()
+    for item in tab._items:
+        assert metrics.horizontalAdvance(item.text(1)) < tab._tree.columnWidth(1)
+    broken = next(item for item in tab._items if item.data(0, Qt.ItemDataRole.UserRole).scan.files[0].suffix == ".gz")
+    tab._tree.clearSelection()
+    broken.setSelected(True)
+    entry = broken.data(0, Qt.ItemDataRole.UserRole)
+    assert entry.verdict.message in tab._details.text()
+    assert not tab._open_button.isEnabled()
+
+
+def test_windows_are_offered_for_every_scan(viewer: Any, head: Volume, tmp_path: Path) -> None:
+    panel = commands.panel()
+    (layer,) = viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
+    chosen = panel._window_box
+    assert [chosen.itemText(n) for n in range(chosen.count())] == ["Automatic", "Full range"]
+    assert chosen.currentText() == "Automatic"
+    chosen.setCurrentText("Full range")
+    assert tuple(layer.contrast_limits) == (layer.data.min(), layer.data.max())
+    layer.contrast_limits = (10, 20)
+    panel._refresh()
+    assert chosen.currentIndex() == -1  # set by hand
+    hounsfield = viewer.add_image(np.where(layer.data > 50, layer.data, -1000), scale=layer.scale, units="mm")
+    assert panel.session.scan is hounsfield
+    assert chosen.findText("Lung") >= 0
+
+
+def test_long_entries_are_cut_in_the_middle(qtbot: Any) -> None:
+    widget = box("What to look for.")
+    qtbot.addWidget(widget)
+    widget.addItem("Hippocampus, anterior and posterior, of the left and the right side")
+    widget.resize(120, 24)
+    with qtbot.waitExposed(widget):
+        widget.show()
+    picture = widget.grab().toImage()
+    assert not picture.isNull()
