@@ -9,7 +9,7 @@ import pytest
 
 from napari_seg.errors import InputError
 from napari_seg.geometry import Grid
-from napari_seg.volume import Segment, Segmentation, Volume, distinct_from, smallest_label_type
+from napari_seg.volume import Segment, Segmentation, Volume, distinct_color, distinct_from, smallest_label_type
 
 GRID = Grid((4, 3, 2), np.diag([1.0, 2.0, 5.0, 1.0]))
 
