@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import csv
+import errno
 import json
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import phantoms
 import pydicom
@@ -519,3 +521,80 @@ def test_label_maps_are_read_in_the_worker(series: Volume, tmp_path: Path, monke
             context.setattr("napari_seg.formats.label_maps._labels", None)  # here, not there
             context.setattr("napari_seg.formats.label_maps.dicom_modality", None)
             read_label_map(tmp_path / name, series.grid, images=series.files)
+
+
+@pytest.mark.parametrize("name", ["x.nii.gz", "x.seg.nrrd", "x.dcm", "x.csv", "x.json", "x.stl"])
+def test_a_failed_replacement_keeps_the_old_file(
+    series: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, capsys: pytest.CaptureFixture
+) -> None:
+    meant = labelled(series.grid)
+    write_label_map(meant, tmp_path / "labels.nii.gz")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    write_label_map(meant, folder / name, images=series.files)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EROFS, "read-only file system")
+
+    monkeypatch.setattr("napari_seg.formats.proven.os.replace", fail)
+    words = ["convert", str(tmp_path / "labels.nii.gz"), str(folder / name), "--scan", str(tmp_path / "series")]
+    assert main([*words, "--overwrite"]) == 5
+    assert "output.not_written" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["x.nii.gz", "x.seg.nrrd", "x.dcm", "x.csv", "x.stl"])
+def test_a_folder_that_can_not_be_written_to_is_named(
+    series: Volume, tmp_path: Path, name: str, capsys: pytest.CaptureFixture
+) -> None:
+    write_label_map(labelled(series.grid), tmp_path / "labels.nii.gz")
+    (tmp_path / "file").write_text("no folder")
+    target = tmp_path / "file" / name
+    words = ["convert", str(tmp_path / "labels.nii.gz"), str(target), "--scan", str(tmp_path / "series")]
+    assert main(words) == 5
+    assert "output.not_written" in (text := capsys.readouterr().err)
+    assert "ot a directory" in text
+
+
+def test_surfaces_are_written_all_or_none(head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from napari_seg.formats import surface
+
+    meant = labelled(head.grid)
+    before = {path: path.read_bytes() for path in write_label_map(meant, tmp_path / "x.stl")}
+    write, count = surface._write_stl, iter(range(9))
+
+    def fail_at_the_last(path: Path, *arguments: np.ndarray) -> None:
+        if next(count):
+            raise OSError(errno.ENOSPC, "no room")
+        write(path, *arguments)
+
+    monkeypatch.setattr(surface, "_write_stl", fail_at_the_last)
+    other = replace(meant, array=np.roll(meant.array, 1, axis=0))
+    with pytest.raises(OutputError, match=r"output\.disk_full"):
+        write_label_map(other, tmp_path / "x.stl")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_pixels_that_do_not_agree_with_the_header_are_reported(series: Volume, tmp_path: Path) -> None:
+    path = tmp_path / "x.dcm"
+    meant = labelled(series.grid)
+    write_dicom_seg(meant, series.files, path)
+    dataset = pydicom.dcmread(path)
+    size = len(dataset.PixelData)
+    dataset.PixelData += bytes(size // 8 // 2 * 2)
+    dataset.save_as(path)
+    found = read_dicom_seg(path)
+    assert [notice.code for notice in found.notices] == ["file.longer"]
+    dataset.PixelData += bytes(size // 2 * 2)
+    dataset.save_as(path)
+    with pytest.raises(InputError, match=r"file\.bad_header"):
+        read_dicom_seg(path)
+
+
+def test_doubts_about_a_label_map_are_passed_on(head: Volume, tmp_path: Path) -> None:
+    image = nibabel.nifti1.Nifti1Image(np.zeros(head.grid.shape, np.uint8), np.diag([1, 2, 3, 1]))
+    image.set_sform(None, code=0)
+    image.set_qform(None, code=0)
+    nibabel.loadsave.save(image, tmp_path / "x.nii.gz")
+    assert [notice.code for notice in read_label_map(tmp_path / "x.nii.gz").notices] == ["geometry.no_orientation"]

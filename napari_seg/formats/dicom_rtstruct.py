@@ -75,11 +75,13 @@ def write_rtstruct(
     if not sources:
         raise OutputError("output.no_dicom", f"{path.name} needs the DICOM images that it belongs to; there are none")
     segmentation, algorithm = with_dicom_names(segmentation, algorithm, path.name)
-    dataset = _structure_set(sources, algorithm)
-    slices = _slices(sources, frames, segmentation.grid)
-    for number, segment in enumerate(segmentation.segments, start=1):
-        _add_structure(dataset, number, segment, segmentation, slices, algorithm, origin)
-    with unproven(path, ".dcm") as hidden, quiet_pydicom():
+    text = f"{path.name} can't be made from the headers of its images ({{kind}}); save as NIfTI or NRRD"
+    plainly = told_plainly(OutputError, "output.no_dicom", text, passing=(OSError,))
+    with unproven(path, ".dcm") as hidden, quiet_pydicom(), plainly:
+        dataset = _structure_set(sources, algorithm)
+        slices = _slices(sources, frames, segmentation.grid)
+        for number, segment in enumerate(segmentation.segments, start=1):
+            _add_structure(dataset, number, segment, segmentation, slices, algorithm, origin)
         dataset.save_as(hidden, enforce_file_format=True)
         found = read_rtstruct(hidden, segmentation.grid)
         labels = [0, *(segment.label for segment in segmentation.segments)]

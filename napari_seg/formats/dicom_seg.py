@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from napari_seg import __version__
 from napari_seg.errors import InputError, Notice, OutputError, told_plainly
-from napari_seg.formats.dicom import stack_of
+from napari_seg.formats.dicom import MAX_EXCESS, stack_of
 from napari_seg.formats.dicom_geometry import Stack
 from napari_seg.formats.dicom_header import quiet_pydicom
 from napari_seg.formats.dicom_reference import read_object
@@ -175,7 +175,7 @@ def read_dicom_seg(path: Path, only: Sequence[str] = (), scan: Grid | None = Non
         numbers = _segment_numbers(dataset, path.name)
         maximum = int(dataset.get("MaximumFractionalValue") or 255) if dataset.SegmentationType == "FRACTIONAL" else 1
     wanted = select_segments(segments, only, path.name)
-    notices = list(layout.notices)
+    notices = [*layout.notices, *_excess(dataset, path.name)]
     if dataset.SegmentationType == "FRACTIONAL":
         text = f"{path.name} holds probabilities; what has a half or more counts as present"
         notices.append(Notice("labels.fractional", text))
@@ -236,6 +236,19 @@ def _decoded(dataset: Dataset, frames: Sequence[int], path: Path) -> Iterator[ND
         elif frames:
             for values, _ in get_decoder(syntax).iter_array(dataset, indices=list(frames), raw=True):
                 yield values
+
+
+def _excess(dataset: Dataset, name: str) -> list[Notice]:
+    """Return a notice where uncompressed pixels are a few more than the header claims, and refuse many more."""
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated or "PixelData" not in dataset:
+        return []
+    count = int(dataset.get("NumberOfFrames") or 1)
+    claimed = (int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) * count + 7) // 8
+    found = len(dataset.PixelData)
+    text = f"{name} holds {found} bytes of pixels, and its header claims {claimed}"
+    if found >= claimed * (1 + MAX_EXCESS) and found > claimed + 1:
+        raise InputError("file.bad_header", f"{text}; expected both to agree; export it again")
+    return [Notice("file.longer", f"{text}; what lies behind these was left out")] if found > claimed + 1 else []
 
 
 def _unpacked(dataset: Dataset, frames: Sequence[int]) -> Iterator[NDArray[np.uint8]]:

@@ -245,7 +245,8 @@ def _selected(segmentation: Segmentation, only: Sequence[str], path: Path) -> Se
 def _labels(volume: Volume, path: Path) -> Segmentation:
     if len(volume.array) != 1:
         raise InputError("labels.type", f"{path.name} holds {len(volume.array)} channels; expected one label a voxel")
-    return Segmentation(as_labels(volume.array[0], path.name), volume.grid, _recorded_segments(path))
+    array = as_labels(volume.array[0], path.name)
+    return Segmentation(array, volume.grid, _recorded_segments(path), notices=volume.notices)
 
 
 def _recorded_segments(path: Path) -> tuple[Segment, ...]:

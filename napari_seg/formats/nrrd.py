@@ -38,6 +38,7 @@ def write_seg_nrrd(segmentation: Segmentation, path: Path) -> None:
     for key, value in _words(segmentation).items():
         image.SetMetaData(key, value)
     with unproven(path, SEGMENTATION_ENDINGS[0]) as hidden:
+        hidden.touch()  # raises what keeps it from being written, which SimpleITK does not say
         try:
             SimpleITK.WriteImage(image, str(hidden), useCompression=True)
         except RuntimeError:
@@ -69,7 +70,7 @@ def read_seg_nrrd(path: Path, only: Sequence[str] = ()) -> Segmentation:
     if len(image.array) > 1:
         return _united(image, described, only, path.name)
     segments = sorted((segment for segment, _ in described), key=lambda segment: segment.label)
-    return Segmentation(as_labels(image.array[0], path.name), image.grid, tuple(segments))
+    return Segmentation(as_labels(image.array[0], path.name), image.grid, tuple(segments), notices=image.notices)
 
 
 def _united(image: ItkImage, described: Sequence[tuple[Segment, int]], only: Sequence[str], name: str) -> Segmentation:
@@ -92,7 +93,9 @@ def _united(image: ItkImage, described: Sequence[tuple[Segment, int]], only: Seq
                     "label a voxel; name the segments that are wanted",
                 )
             array[inside] = segment.label
-    return Segmentation(array, image.grid, tuple(sorted(wanted, key=lambda segment: segment.label)))
+    return Segmentation(
+        array, image.grid, tuple(sorted(wanted, key=lambda segment: segment.label)), notices=image.notices
+    )
 
 
 def _words(segmentation: Segmentation) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +34,14 @@ def write_surfaces(segmentation: Segmentation, path: Path) -> list[Path]:
     names = {segment.label: _safe(segment) for segment in segmentation.segments}
     plain = [name.casefold() for name in names.values()]
     names = {n: name if plain.count(name.casefold()) == 1 else f"{n}_{name}" for n, name in names.items()}
-    for segment in segmentation.segments:
-        if counts[segment.label]:
-            target = path.with_name(f"{path.stem}_{names[segment.label]}{path.suffix}")
-            points, triangles = surface_of(segmentation.array == segment.label, segmentation.grid)
-            write = _write_stl if path.suffix.lower() == ".stl" else _write_obj
-            with unproven(target, path.suffix) as hidden:
-                write(hidden, points, triangles)
-            written.append(target)
+    with ExitStack() as unfinished:  # all of them get their names at the end, or none
+        for segment in segmentation.segments:
+            if counts[segment.label]:
+                target = path.with_name(f"{path.stem}_{names[segment.label]}{path.suffix}")
+                points, triangles = surface_of(segmentation.array == segment.label, segmentation.grid)
+                write = _write_stl if path.suffix.lower() == ".stl" else _write_obj
+                write(unfinished.enter_context(unproven(target, path.suffix)), points, triangles)
+                written.append(target)
     if not written:
         raise OutputError("output.no_segments", f"{path.name} would be empty: no segment has a voxel")
     return written
