@@ -124,6 +124,13 @@ def test_a_failure_is_json_too(
     assert (told[-1] if isinstance(told, list) else told)["code"] == code
 
 
+def test_a_demo_without_a_folder_to_write_into_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    assert main(["demo", "-o", str(tmp_path / "file")]) == 5
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("napari-seg: output.folder: can't write to ")
+
+
 @pytest.mark.parametrize("option", ["--json", "--json-lines", None])
 def test_a_reader_that_is_gone_ends_a_command_quietly(
     words: list[str], option: str | None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture

@@ -300,6 +300,8 @@ def test_names_follow_from_the_place_alone(tmp_path: Path) -> None:
         "sub-01/ses-1/anat/T1w.nii.gz",
         "sub-01/ses-1/anat/sub-01_ses-1_T2w.nii.gz",
         "flat/case.nii.gz",
+        "set/imagesTr/case_1.nii.gz",
+        "site_c/images/T1.nii.gz",
     ):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         phantoms.write_nifti(phantoms.head(), tmp_path / file)
@@ -315,7 +317,10 @@ def test_names_follow_from_the_place_alone(tmp_path: Path) -> None:
         "sub-01/ses-1/anat/T1w.nii.gz": "sub-01_ses-1_anat_T1w",
         "sub-01/ses-1/anat/sub-01_ses-1_T2w.nii.gz": "sub-01_ses-1_T2w",
         "flat/case.nii.gz": "flat_case",
+        "set/imagesTr/case_1.nii.gz": "set_case_1",
+        "site_c/images/T1.nii.gz": "site_c_T1",
     }
+    assert found(tmp_path / "set") == {"set/imagesTr/case_1.nii.gz": "case_1"}
     t1 = {file: name for file, name in together.items() if file.endswith(("T1.nii.gz", "T1w.nii.gz"))}
     assert found(*(tmp_path / file for file in t1)) == t1
     for file, name in t1.items():

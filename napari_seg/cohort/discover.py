@@ -32,7 +32,10 @@ MAX_RECORD_BYTES = 1 << 24
 """A record of ours has some kilobytes; a larger file is somebody else's."""
 
 _MODALITY = re.compile("t1(w|c|ce|gd|n)?|t2(w|f|star)?|pdw?|flair|dwi|adc|swi|mri?|cta?|pet|pt")
-_LEVEL = re.compile("anat|func|dwi|fmap|perf|pet|nifti|ses(sion)?-.*")
+_IMAGES = re.compile("images?(tr|ts|va|val|test)?|imgs?|scans?|volumes?")
+"""Folders that say nothing of their files; a data set's label maps have the same names."""
+_LEVEL = re.compile(f"anat|func|dwi|fmap|perf|pet|nifti|ses(sion)?-.*|{_IMAGES.pattern}")
+"""Folders that say little without the one above."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ def find_cases(inputs: Sequence[Path]) -> tuple[list[Case], list[tuple[Path, Inp
 
     Results of earlier runs that lie in a folder among the scans are passed over. A scan is called as its file is, with
     the folders between the input and the file before it: so its name does not depend on what else is found, or when.
-    Two kinds of names stay short: a file that repeats the name of one of its folders says itself where it belongs
+    Folders such as `images` or `imagesTr` are left out, so that results are called as the label maps of a data set.
+    Two more kinds of names stay short: a file that repeats the name of one of its folders says itself where it belongs
     (`sub-01/anat/sub-01_T1w`), and series of DICOM files, whose names stand in their headers, get folders only where
     several have one name. A file that is called after a modality alone (`T1`) has the name of its folder before it
     also where it is itself the input.
@@ -194,7 +198,7 @@ def _name(scan: Scan, file: Path, named: Sequence[Path], folders: _Folders) -> s
         above = folders.below(Path(file.anchor), file.parent)
         count = next((n for n, level in enumerate(reversed(above)) if not _LEVEL.fullmatch(level.casefold())), 0) + 1
         levels = above[-max(count, len(levels)) :]
-    return "_".join([*levels, scan.name])
+    return "_".join([*(level for level in levels if not _IMAGES.fullmatch(level.casefold())), scan.name])
 
 
 def _words(text: str) -> str:
