@@ -113,3 +113,24 @@ def test_damaged_label_maps_are_refused(tmp_path: Path, seed: int) -> None:
             with warnings.catch_warnings(), suppress(InputError):
                 warnings.simplefilter("ignore")
                 read_label_picture(path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_and_its_mask_are_turned_as_exif_says(tmp_path: Path, orientation: int) -> None:
+    upright = {
+        1: GREY,
+        2: GREY[:, ::-1],
+        3: GREY[::-1, ::-1],
+        4: GREY[::-1],
+        5: GREY.T,
+        6: GREY[::-1].T,
+        7: GREY[::-1, ::-1].T,
+        8: GREY[:, ::-1].T,
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(GREY).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(np.stack([GREY] * 3, axis=-1)).save(tmp_path / "b.tif", exif=exif)
+    for scan in find_scans(tmp_path):
+        assert np.array_equal(scan.read().array[0, :, :, 0].T, upright)
+    assert np.array_equal(read_label_picture(tmp_path / "a.png").array[0, :, :, 0].T, upright)

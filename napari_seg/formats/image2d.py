@@ -7,15 +7,17 @@ patient; to have a grid all the same it lies as an axial plane, seen upright.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
-from napari_seg.errors import InputError
+from napari_seg.errors import InputError, NapariSegError
 from napari_seg.formats import PICTURE_ENDINGS, has_ending
 from napari_seg.geometry import Grid
+from napari_seg.memory import check_fits
 from napari_seg.volume import Volume
 
 COLOURS = 3
@@ -77,18 +79,21 @@ def _lying(array: NDArray, path: Path) -> Volume:
 
 
 def _pixels(path: Path, *, is_label: bool) -> NDArray:
-    """(J, I) or (J, I, 3); of label maps the values as they are stored."""
+    """(J, I) or (J, I, 3), turned as its EXIF orientation says; of label maps the values as they are stored."""
     try:
         with Image.open(path, formats=_FORMATS) as image:
             if (pages := getattr(image, "n_frames", 1)) > 1:
                 raise InputError("file.pages", f"{path.name} holds {pages} pages; expected one picture")
-            if is_label and image.mode == "1":  # a mask of single bits holds 0 and 1, as in training
-                return np.asarray(image).astype(np.uint8)
-            if image.mode in ("1", "L", "LA", "La"):
-                return np.asarray(image.convert("L"))
-            keeps = is_label or image.mode.startswith(("I", "F"))  # more than 8 bits of grey
-            return np.asarray(image if keeps else image.convert("RGB"))
-    except InputError:
+            # the picture, turned, as an array, and handed from one process to the other
+            check_fits(prod(image.size) * len(image.getbands()) * 4, path.name)
+            upright = ImageOps.exif_transpose(image)  # as every viewer shows it, and as masks are drawn on it
+            if is_label and upright.mode == "1":  # a mask of single bits holds 0 and 1, as in training
+                return np.asarray(upright).astype(np.uint8)
+            if upright.mode in ("1", "L", "LA", "La"):
+                return np.asarray(upright.convert("L"))
+            keeps = is_label or upright.mode.startswith(("I", "F"))  # more than 8 bits of grey
+            return np.asarray(upright if keeps else upright.convert("RGB"))
+    except NapariSegError:
         raise
     except Exception as error:  # Pillow lets errors of any kind through
         if isinstance(error, OSError) and error.errno:
