@@ -108,7 +108,7 @@ class Scan:
             unpacked(self.files[0])  # raises again what is wrong with it
             text = f"{self.files[0].name} lies in an archive itself; unpack it first"
             raise InputError("archive.nested", text)
-        return read_apart(read, self.files, memory_bytes=memory_bytes)
+        return read_apart(read, self.files, memory_bytes=memory_bytes, name=self.name if self.format == "dicom" else "")
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,11 @@ _DECODERS = OwnProcess()
 
 
 def read_apart(
-    read: Read[Found], files: Sequence[Path], seconds: float | None = None, memory_bytes: int | None = None
+    read: Read[Found],
+    files: Sequence[Path],
+    seconds: float | None = None,
+    memory_bytes: int | None = None,
+    name: str = "",
 ) -> Found:
     """What a reader makes of files, in a process of its own.
 
@@ -43,6 +47,7 @@ def read_apart(
         files: what it is given.
         seconds: after which it is ended; None: as many as any decoder should need.
         memory_bytes: what this process and the reading may hold together; None: a safe share of the free memory.
+        name: of what is read, for messages; "": that of the first file.
 
     Raises:
         InputError: what the reader raises; `file.crashes_reader`; `file.too_slow`; `file.too_large`.
@@ -50,7 +55,7 @@ def read_apart(
     """
     if seconds is None:
         seconds = SECONDS_AT_LEAST + sum(map(_size, files)) / BYTES_A_SECOND
-    name, named = files[0].name, {file.absolute(): file for file in files}
+    name, named = name or files[0].name, {file.absolute(): file for file in files}
     limit = _address_limit()
     limited = (
         "" if limit is None else f", or the limit on address space ({describe_bytes(limit)}, ulimit -v) is too low"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import repeat
@@ -18,6 +19,7 @@ from napari_seg.formats.dicom_frames import Frame, frames_of
 from napari_seg.formats.dicom_geometry import Stack, arrange
 from napari_seg.formats.dicom_header import DEFLATED, Header, Tags, quiet_pydicom, read_header
 from napari_seg.formats.dicom_series import Series, find_series, series_name
+from napari_seg.formats.voxels import check_room
 from napari_seg.volume import Volume
 
 __all__ = ["Series", "find_series", "read_series", "stack_of"]
@@ -76,7 +78,8 @@ def read_series(
         InputError: `file.*`, a file is damaged; `series.*`, its images do not belong in one volume or are not grey;
             `geometry.*`, they do not lie on a regular grid.
     """
-    headers = [read_header(Path(path)) for path in files]
+    own = name if len(files) == 1 else name and f"a file of {name}"
+    headers = [read_header(Path(path), own) for path in files]
     if apart and any(_needs_decoder(header) for header in headers):
         read = partial(read_series, volume=volume, resample_tilt=resample_tilt, name=name, apart=False)
         return read_apart(read, [header.path for header in headers])
@@ -86,7 +89,7 @@ def read_series(
         _check_scalar(header, name)
         _check_whole(header)
     stack = arrange(frames_among(headers), name, volume, tilted=resample_tilt)
-    slices = _read_pixels(stack.frames, {header.path: header for header in headers})
+    slices = _read_pixels(stack.frames, {header.path: header for header in headers}, name)
     notices = _notices(headers, len(stack.frames), name)
     if stack.is_tilted:
         from napari_seg.formats.tilt import straightened
@@ -206,7 +209,7 @@ def _notices(headers: Sequence[Header], count: int, name: str) -> tuple[Notice, 
     return tuple(notices)
 
 
-def _read_pixels(frames: Sequence[Frame], headers: Mapping[Path, Header]) -> NDArray:
+def _read_pixels(frames: Sequence[Frame], headers: Mapping[Path, Header], name: str) -> NDArray:
     """(K, J, I), so that each slice is written in one go."""
     stack: NDArray[Any] | None = None
     for k, values in _decoded(frames, headers):
@@ -217,7 +220,9 @@ def _read_pixels(frames: Sequence[Frame], headers: Mapping[Path, Header]) -> NDA
                 f"{frame.label} claims {frame.rows} rows of {frame.columns} and holds pixels of shape {values.shape}",
             )
         if stack is None:  # only now: a header's claim of gigabytes fails at its first frame
-            stack = np.empty((len(frames), *values.shape), _type_that_may_do(values.dtype, frames))
+            dtype = _type_that_may_do(values.dtype, frames)
+            check_room((len(frames), *values.shape), dtype, dtype, name)
+            stack = np.empty((len(frames), *values.shape), dtype)
         if stack.dtype.kind in "iu" and not _holds(stack.dtype, values, int(frame.intercept)):
             stack = stack.astype(np.float32)
         if stack.dtype.kind == "f":
@@ -299,6 +304,7 @@ def _read_plain(header: Header, indices: list[int]) -> list[NDArray] | None:
 
 def _decode(header: Header, indices: list[int]) -> Iterator[NDArray]:
     import pydicom
+    from pydicom.encaps import get_frame
     from pydicom.pixels import get_decoder
     from pydicom.uid import UID
 
@@ -309,11 +315,18 @@ def _decode(header: Header, indices: list[int]) -> Iterator[NDArray]:
             if syntax is None:
                 is_implicit, is_little = dataset.original_encoding
                 syntax = UID(_NATIVE[0] if is_implicit else _NATIVE[1] if is_little else _BIG_ENDIAN)
+            if syntax.is_encapsulated:
+                count = max(_count(header.label, header.tags, "NumberOfFrames"), 1)
+                _check_size_of_jpeg(header, get_frame(dataset.PixelData, indices[0], number_of_frames=count))
+            # Said nowhere else: what is more than the header claims is cut off.
+            warnings.filterwarnings("error", message="The decoded RLE segment")
             for values, _ in get_decoder(syntax).iter_array(dataset, indices=indices, raw=True):
                 yield values
     except NotImplementedError:
         text = f"{header.label} is compressed in a way that can't be read here; export it uncompressed"
         raise InputError("series.transfer_syntax", text) from None
+    except InputError:
+        raise
     except Exception as error:
         kind = type(error).__name__
         raise InputError(
@@ -321,3 +334,26 @@ def _decode(header: Header, indices: list[int]) -> Iterator[NDArray]:
             f"the pixels of {header.label} can't be decoded ({kind}): the file is cut or damaged; copy or export it "
             "again",
         ) from None
+
+
+def _check_size_of_jpeg(header: Header, stream: bytes) -> None:
+    """Refuse JPEG and JPEG-LS that say another size than the header: decoders cut off what is more, or crash.
+
+    Of other streams, which say it elsewhere, decoders notice it themselves.
+    """
+    if stream[:2] != b"\xff\xd8":
+        return
+    at = 2
+    while stream[at : at + 1] == b"\xff" and at + 9 <= len(stream):
+        marker = stream[at + 1]
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):  # begins a frame
+            found = tuple(int.from_bytes(stream[at + n : at + n + 2], "big") for n in (5, 7))
+            claimed = tuple(_count(header.label, header.tags, keyword) for keyword in ("Rows", "Columns"))
+            if found != claimed:
+                raise InputError(
+                    "file.bad_header",
+                    f"{header.label} holds {found[0]} rows of {found[1]} compressed pixels, and its header claims "
+                    f"{claimed[0]} rows of {claimed[1]}; expected both to agree; export it again",
+                )
+            return
+        at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")

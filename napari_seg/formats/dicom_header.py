@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from sys import intern
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from napari_seg.errors import InputError
 from napari_seg.formats.dicom_volumes import MARKS
@@ -29,6 +29,8 @@ DIRECTORY = "1.2.840.10008.1.3.10"
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 _UNDEFINED = 0xFFFFFFFF
+_UNKNOWN = "is not a DICOM file of any known kind"
+_CUT = "ends inside its header; copy or export it again"
 
 MAX_ELEMENTS = 20_000
 """More than this, sequences counted as one, are no header of an image."""
@@ -117,8 +119,12 @@ class Header:
         return label_of(self.path, self.tags)
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, name: str = "") -> Header:
     """Read the few tags of one file that decide what it is and where it lies.
+
+    Args:
+        path: of the file.
+        name: what a message calls it if it can't be read, since its own name may be a patient's; "": its own.
 
     Raises:
         InputError: `file.empty`, `file.unreadable`, `file.not_dicom`, `file.bad_header`, or `file.truncated`: it ends
@@ -127,24 +133,28 @@ def read_header(path: Path) -> Header:
     try:
         status = path.stat()
     except OSError as error:
-        raise InputError("file.unreadable", f"{path.name} can't be read: {error.strerror}") from error
+        raise InputError("file.unreadable", f"{name or path.name} can't be read: {error.strerror}") from error
     if not status.st_size:
-        raise InputError("file.empty", f"{path.name} has 0 bytes; copy or export it again")
-    return _read_header(path, status.st_size, status.st_mtime_ns)
+        raise InputError("file.empty", f"{name or path.name} has 0 bytes; copy or export it again")
+    try:
+        return _read_header(path, status.st_size, status.st_mtime_ns)
+    except InputError as error:
+        raise InputError(error.code, f"{name or path.name} {error.message}") from None
 
 
 @lru_cache(maxsize=4096)  # a series is found first and read afterwards
 def _read_header(path: Path, size: int, mtime_ns: int) -> Header:
+    """As `read_header`; messages lack the name at their beginning."""
     from pydicom.filereader import read_partial
 
     try:
         with quiet_pydicom(), open(path, "rb") as stream:
-            if not stream.read(132).strip(b"\0"):  # to parse zeros takes seconds a megabyte
+            if _begins_with_zeros(stream):
                 text = "holds zeros where a DICOM header begins, so it was not copied whole; copy or export it again"
-                raise InputError("file.not_dicom", f"{path.name} {text}")
+                raise InputError("file.not_dicom", text)
             stream.seek(0)
             # `force`: files without preamble are sound otherwise; whether this is DICOM at all shows below.
-            dataset = read_partial(stream, _stop_behind_header(path), specific_tags=list(_tags()), force=True)
+            dataset = read_partial(stream, _stop_behind_header(), specific_tags=list(_tags()), force=True)
             syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "")
             tags = _plain_tags(dataset)
             offset, pixel_bytes = stream.tell(), None
@@ -153,20 +163,20 @@ def _read_header(path: Path, size: int, mtime_ns: int) -> Header:
                 length_bytes, pixel_bytes = _pixel_element(stream.read(12), bool(is_implicit), bool(is_little))
                 offset += length_bytes
     except EOFError:
-        raise _cut(path) from None
+        raise InputError("file.truncated", _CUT) from None
     except OSError as error:
-        raise InputError("file.unreadable", f"{path.name} can't be read: {error.strerror}") from error
+        raise InputError("file.unreadable", f"can't be read: {error.strerror}") from error
     except InputError:
         raise
     except Exception as error:
         # Not chained: pydicom quotes values in its errors, and those may be names.
         kind = type(error).__name__
-        raise InputError("file.bad_header", f"{path.name} has a DICOM header that can't be read ({kind})") from None
+        raise InputError("file.bad_header", f"has a DICOM header that can't be read ({kind})") from None
     if "Rows" not in tags:
         if not tags.get("SOPClassUID") and not tags.get("Modality"):
-            raise InputError("file.not_dicom", f"{path.name} is not a DICOM file of any known kind")
+            raise InputError("file.not_dicom", _UNKNOWN)
         if sop_class(tags).endswith("ImageStorage"):
-            raise _cut(path)
+            raise InputError("file.truncated", _CUT)
     return Header(path, tags, syntax, offset, pixel_bytes, size - offset)
 
 
@@ -179,13 +189,23 @@ def looks_like_dicom(head: bytes) -> Literal["yes", "maybe", "no"]:
     return "maybe" if little or big else "no"
 
 
-def _stop_behind_header(path: Path) -> Callable[[BaseTag, str | None, int], bool]:
+def _begins_with_zeros(stream: IO[bytes]) -> bool:
+    """Whether zeros stand where the file's own group or the one behind it begins; pydicom parses megabytes of them."""
+    head = stream.read(144)
+    start = 132 if head[128:132] == b"DICM" else 0
+    if head[start : start + 8] == b"\2\0\0\0UL\4\0":  # says how long the file's own group is
+        stream.seek(start + 12 + int.from_bytes(head[start + 8 : start + 12], "little"))
+        return stream.read(8) == bytes(8)
+    return head[start : start + 8] == bytes(8)
+
+
+def _stop_behind_header() -> Callable[[BaseTag, str | None, int], bool]:
     elements = count()
 
     def is_behind(tag: BaseTag, vr: str | None, length: int) -> bool:
         # No file holds an element of group 0, which zeros look like; nor does a header go on for ever.
         if tag < 0x00020000 or next(elements) > MAX_ELEMENTS:
-            raise InputError("file.not_dicom", f"{path.name} is not a DICOM file of any known kind")
+            raise InputError("file.not_dicom", _UNKNOWN)
         return tag >= 0x7FE00008
 
     return is_behind
@@ -331,7 +351,3 @@ def quiet_pydicom() -> Iterator[None]:
     with warnings.catch_warnings(), pydicom.config.disable_value_validation():
         warnings.simplefilter("ignore")
         yield
-
-
-def _cut(path: Path) -> InputError:
-    return InputError("file.truncated", f"{path.name} ends inside its header; copy or export it again")
