@@ -291,3 +291,61 @@ def test_labels_of_any_kind_of_picture(tmp_path: Path) -> None:
     for name, image in kinds.items():
         image.save(tmp_path / name)
         assert read_label_map(tmp_path / name).array[:, :, 0].T.tolist() == values.tolist(), name
+
+
+def grey(values: list[int], path: Path) -> None:
+    """A column of 10 pixels for each value."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.repeat(np.array([values], np.uint8), 10, axis=0)).save(path)
+
+
+def cases_of(words: list[object], capsys: pytest.CaptureFixture) -> list[dict]:
+    capsys.readouterr()
+    assert main(["evaluate", *(str(word) for word in words), "--json"]) == 0
+    cases: list[dict] = json.loads(capsys.readouterr().out)["cases"]
+    return cases
+
+
+def test_borders_of_no_class_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    found, expected = tmp_path / "found", tmp_path / "expected"
+    grey([0, 1, 1, 2, 2, 0], found / "p_seg.png")
+    grey([0, 1, 255, 2, 255, 0], expected / "p.png")
+    grey([0, 1, 0, 0, 0, 0], found / "q_seg.png")
+    grey([0, 255, 0, 0, 0, 0], expected / "q.png")  # only the other file shows what 255 is
+    p, q = cases_of([found, expected], capsys)
+    assert {name: numbers["dice"] for name, numbers in p["segments"].items()} == {"label 1": 1, "label 2": 1}
+    assert q["segments"] == {}
+    assert [notice["code"] for notice in p["notices"]] == ["labels.ignored", "labels.void"]
+    p, q = cases_of([found, expected, "--labels", "one=1", "two=2", "edge=255"], capsys)
+    assert set(p["segments"]) == {"one", "two", "edge"}  # named, it is a structure
+    grey([0, 1, 255, 2, 2, 0], found / "p_seg.png")
+    p, q = cases_of([found, expected], capsys)
+    assert p["segments"]["label 255"]["dice"] == pytest.approx(2 / 3)  # a result holds it
+
+
+def test_masks_keep_255_as_their_structure(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    found, expected = tmp_path / "found", tmp_path / "expected"
+    for name in ("p", "q"):
+        grey([0, 255, 255, 255, 0, 0], found / f"{name}.png")
+        grey([0, 255, 255, 0, 0, 0], expected / f"{name}.png")
+    for case in cases_of([found, expected], capsys):
+        assert case["segments"]["label 255"]["dice"] == pytest.approx(4 / 5)
+        assert case["notices"] == []
+    grey([0, 0, 0, 0, 0, 0], found / "p.png")  # found nothing
+    assert cases_of([found, expected], capsys)[0]["segments"]["label 255"]["dice"] == 0
+
+
+def test_values_that_a_data_set_ignores(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    found, expected = tmp_path / "found", tmp_path / "data" / "labelsTr"
+    grey([0, 1, 1, 0, 0, 0], found / "p.png")
+    grey([0, 1, 7, 7, 0, 0], expected / "p.png")
+    (case,) = cases_of([found, expected, "--ignore", 7], capsys)
+    assert {name: numbers["dice"] for name, numbers in case["segments"].items()} == {"label 1": 1}
+    assert [notice["code"] for notice in case["notices"]] == ["labels.ignored"]
+    assert set(cases_of([found, expected], capsys)[0]["segments"]) == {"label 1", "label 7"}
+    for labels in ({"background": 0, "one": 1, "ignore": 7}, {"0": "background", "1": "one", "7": "ignore"}):
+        (tmp_path / "data" / "dataset.json").write_text(json.dumps({"labels": labels}))
+        assert set(cases_of([found, expected], capsys)[0]["segments"]) == {"label 1"}
+        assert set(cases_of([found, expected, "--labels", "one=1"], capsys)[0]["segments"]) == {"one"}
+    (tmp_path / "data" / "dataset.json").write_text("[" * 100_000)
+    assert set(cases_of([found, expected], capsys)[0]["segments"]) == {"label 1", "label 7"}

@@ -42,6 +42,15 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="what the references' values mean, as train takes it: liver=1 tumour=2,3 vessel=10-19; in the order of "
         "the model's classes where its label maps come without names",
     )
+    parser.add_argument(
+        "--ignore",
+        nargs="+",
+        default=[],
+        type=int,
+        metavar="VALUE",
+        help='values of the references that stand for no class: their voxels are left out. A dataset.json\'s "ignore" '
+        "and the 255 around objects are found without it",
+    )
     parser.add_argument("--scans", type=Path, help="the scans, by the same names, to show in the report's pictures")
     parser.add_argument("--versus", type=Path, help="another model's label maps, to be compared case by case")
     parser.add_argument(
@@ -67,10 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output:
         make_output_folder(arguments.output)  # before long work
     classes = read_classes(arguments.labels) or None
-    ignore_frame = arguments.ignore_frame_of_reference
-    pairs, lonely = find_pairs(
-        arguments.predictions, arguments.references, arguments.scans, classes, ignore_frame=ignore_frame
-    )
+    options = {"ignore_frame": arguments.ignore_frame_of_reference, "ignored": arguments.ignore}
+    pairs, lonely = find_pairs(arguments.predictions, arguments.references, arguments.scans, classes, **options)
     if not pairs:
         raise InputError(
             "input.none",
@@ -81,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     results = _compare(pairs, arguments.tolerance_mm, quiet) + lonely
     versus = None
     if arguments.versus:
-        pairs, _ = find_pairs(arguments.versus, arguments.references, classes=classes, ignore_frame=ignore_frame)
+        pairs, _ = find_pairs(arguments.versus, arguments.references, classes=classes, **options)
         others = _compare(pairs, arguments.tolerance_mm, quiet)
         versus = differences(results, others)
         for result in others:
@@ -108,10 +115,10 @@ def _compare(pairs: Sequence[Pair], tolerance_mm: float, quiet: bool) -> list[Ca
     from rich.console import Console
     from rich.progress import track
 
-    from napari_seg.evaluation.pairs import compare_pair
+    from napari_seg.evaluation.pairs import compare_pairs
 
     bar = track(pairs, "comparing", console=Console(file=sys.stderr), transient=True, disable=quiet)
-    return [compare_pair(pair, tolerance_mm) for pair in bar]
+    return compare_pairs(bar, tolerance_mm)
 
 
 def _print_tables(

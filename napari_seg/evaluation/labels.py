@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 
-from napari_seg.errors import InputError
+from napari_seg.errors import InputError, Notice
 from napari_seg.volume import Segment, Segmentation, distinct_color
 
 BACKGROUND = "background"
@@ -94,3 +96,57 @@ def with_labels_of(result: Segmentation, reference: Segmentation) -> Segmentatio
         segments.append(replace(segment, label=int(table[segment.label])))
     array = table.astype(np.min_scalar_type(int(table.max())))[reference.array]
     return replace(reference, array=array, segments=tuple(sorted(segments, key=lambda segment: segment.label)))
+
+
+def without(
+    ignored: Sequence[int], prediction: Segmentation, reference: Segmentation, name: str
+) -> tuple[Segmentation, Segmentation]:
+    """Return a label map and its reference without the voxels that stand for no class in the reference.
+
+    They become background in both, and a notice says how many there were.
+
+    Args:
+        ignored: values of the reference that stand for no class.
+        prediction: the label map.
+        reference: on the same grid.
+        name: what the notice calls the reference.
+    """
+    left_out = np.isin(reference.array, np.array(ignored, np.int64))
+    if not left_out.any():
+        return prediction, reference
+    text = f"{np.count_nonzero(left_out)} voxels of {name} have the value {', '.join(map(str, ignored))}"
+    notice = Notice("labels.ignored", f"{text}, which stands for no class; they were left out of the comparison")
+    kept = tuple(segment for segment in reference.segments if segment.label not in ignored)
+    return (
+        replace(prediction, array=np.where(left_out, np.zeros_like(prediction.array), prediction.array)),
+        replace(
+            reference,
+            array=np.where(left_out, np.zeros_like(reference.array), reference.array),
+            segments=kept,
+            notices=(*reference.notices, notice),
+        ),
+    )
+
+
+def declared_ignored(references: Path) -> tuple[int, ...]:
+    """Return the values that a data set's dataset.json means to be ignored, as training does; empty without one.
+
+    Args:
+        references: a label map, or a folder of them; the description lies there or in the folder above.
+    """
+    folder = references if references.is_dir() else references.parent
+    for description in (folder / "dataset.json", folder.parent / "dataset.json"):
+        try:
+            labels = json.loads(description.read_text(encoding="utf-8"))["labels"]
+            values = [labels["ignore"]] if "ignore" in labels else [k for k, name in labels.items() if name == "ignore"]
+            return tuple(int(value) for value in values)
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ):  # none, or of another kind
+            continue
+    return ()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, NapariSegError, Notice
-from napari_seg.evaluation.labels import BACKGROUND, Classes, as_classes, with_labels_of
+from napari_seg.evaluation.labels import BACKGROUND, Classes, as_classes, declared_ignored, with_labels_of, without
 from napari_seg.evaluation.metrics import Scores, compare_label_maps, disagreement
 from napari_seg.formats import nifti_ending
 from napari_seg.formats.image2d import is_picture
@@ -21,6 +21,9 @@ from napari_seg.formats.label_maps import is_cropped, named, on_common_grid, on_
 from napari_seg.volume import Segment, Segmentation, distinct_color
 
 logger = logging.getLogger(__name__)
+
+VOID = 255
+"""What many data sets of 2D images write around objects, where an annotator was not sure."""
 
 MEAN = "mean"
 """Of each case over its segments: a row of every table."""
@@ -37,6 +40,7 @@ class Pair:
         scan: of both; only for pictures.
         classes: what the reference's values mean; None where it has the result's labels.
         ignore_frame: compare DICOM objects although they are of different frames of reference.
+        ignored: values of the reference that stand for no class; their voxels are left out.
     """
 
     name: str
@@ -45,6 +49,7 @@ class Pair:
     scan: Path | None = None
     classes: Classes | None = None
     ignore_frame: bool = False
+    ignored: tuple[int, ...] = ()
 
     @property
     def is_picture(self) -> bool:
@@ -66,6 +71,8 @@ class Pair:
             on_own_grid=True,
         )
         prediction, reference = on_common_grid((prediction, self.prediction), (reference, self.reference))
+        if self.ignored:
+            prediction, reference = without(self.ignored, prediction, reference, self.reference.name)
         if self.classes:
             return prediction, as_classes(reference, self.classes, prediction)
         return prediction, with_labels_of(prediction, reference)
@@ -124,6 +131,7 @@ def find_pairs(
     classes: Classes | None = None,
     *,
     ignore_frame: bool = False,
+    ignored: Sequence[int] = (),
 ) -> tuple[list[Pair], list[CaseResult]]:
     """A pair for each name that both have, and a failed result for each file that has no partner.
 
@@ -134,6 +142,7 @@ def find_pairs(
         scans: the scan, or a folder of them, `case_01.nii.gz` or `case_01_0000.nii.gz`; only for pictures.
         classes: what the references' values mean; None where they have the results' labels.
         ignore_frame: compare DICOM objects although they are of different frames of reference.
+        ignored: values of the references that stand for no class, besides those that their dataset.json names.
 
     Raises:
         InputError: `input.missing`, one of them is not there.
@@ -141,9 +150,10 @@ def find_pairs(
     for path in (predictions, references, *([scans] if scans else [])):
         if not path.exists():
             raise InputError("input.missing", f"there is no file or folder {path}")
+    left_out = tuple(dict.fromkeys((*ignored, *declared_ignored(references))))
     if predictions.is_file() and references.is_file():
         scan = scans if scans and scans.is_file() else None
-        return [Pair(_stem(predictions), predictions, references, scan, classes, ignore_frame)], []
+        return [Pair(_stem(predictions), predictions, references, scan, classes, ignore_frame, left_out)], []
     known = {_stem(path): path for path in _label_maps(references)}
     shown = {_stem(path).removesuffix("_0000"): path for path in _label_maps(scans)} if scans else {}
     pairs: dict[str, Pair] = {}
@@ -157,7 +167,7 @@ def find_pairs(
         elif name in pairs:
             lonely.append(_unpaired(stem, f"{path.name} and {pairs[name].prediction.name} have one reference"))
         else:
-            pairs[name] = Pair(name, path, known[name], shown.get(name), classes, ignore_frame)
+            pairs[name] = Pair(name, path, known[name], shown.get(name), classes, ignore_frame, left_out)
     lonely += [
         _unpaired(name, f"{known[name].name} has no label map of its name") for name in sorted(known.keys() - pairs)
     ]
@@ -193,6 +203,28 @@ def compare_pair(pair: Pair, tolerance_mm: float = 1.0) -> CaseResult:
         },
         tuple(dict.fromkeys((*found.notices, *expected.notices))),
     )
+
+
+def compare_pairs(pairs: Iterable[Pair], tolerance_mm: float = 1.0) -> list[CaseResult]:
+    """Return the numbers of several pairs, with the value 255 left out where it is a border and no structure.
+
+    As in PASCAL VOC and its like: references hold 255 beside other labels, nothing names it, and no result holds it. A
+    notice says so. Masks of 0 and 255 keep it as their structure.
+    """
+    results = [compare_pair(pair, tolerance_mm) for pair in pairs]
+    unnamed = f"label {VOID}"
+    scores = [(name, one) for result in results for name, one in result.scores.items()]
+    is_predicted = any(one.volume_ml > 0 for name, one in scores if name == unnamed)
+    has_others = any(one.reference_ml > 0 for name, one in scores if name != unnamed)
+    if is_predicted or not has_others or unnamed not in dict(scores):
+        return results
+    text = f"the references hold {VOID} beside other labels, and no result does: it was taken for a border of no class"
+    notice = Notice("labels.void", f"{text}; where it is a structure, say so with --labels NAME={VOID}")
+    for n, result in enumerate(results):
+        if unnamed in result.scores and result.pair is not None:
+            again = compare_pair(replace(result.pair, ignored=(*result.pair.ignored, VOID)), tolerance_mm)
+            results[n] = replace(again, notices=(*again.notices, notice))
+    return results
 
 
 def compare_with(
