@@ -154,9 +154,17 @@ def test_a_failed_run_says_why(
 
     monkeypatch.setattr(segmenting, "segment", fail)
     viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
+    panel.show_tab(panel.segment_tab)
     run()
     assert panel._message.text() == "✕ this computer has no CUDA device (environment.device)"
     assert len(viewer.layers) == 1
+    tab = panel.segment_tab
+    assert panel._message.parentWidget() is tab  # near Run, which was pressed
+    QApplication.processEvents()
+    assert 0 <= panel._message.y() - tab._run_button.geometry().bottom() < 40
+    panel.show_tab(panel.structures_tab)
+    QApplication.processEvents()
+    assert panel._message.isVisible()
 
 
 def test_the_window_stays_alive_while_it_works(

@@ -18,7 +18,7 @@ from napari.layers import Image, Labels
 
 import napari_seg.bundle
 from napari_seg.bundle import Bundle
-from napari_seg.errors import BundleError, Notice
+from napari_seg.errors import BundleError, EnvironmentFault, Notice
 from napari_seg.plugin import segmenting
 from napari_seg.plugin.layers import image_layers
 from napari_seg.plugin.placement import Placement
@@ -179,6 +179,44 @@ def test_what_the_engine_warns_of_is_said_with_the_result(
     model.finish(run)
     texts = [message.text for message in model.session.messages if message.kind == "warning"]
     assert texts.count("cuda has too little memory; cpu goes on") == 1
+
+
+def test_messages_do_not_outlive_what_they_are_about(
+    viewer: ViewerModel, head: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise EnvironmentFault("environment.device", "this computer has no CUDA device; try --device cpu")
+
+    monkeypatch.setattr(segmenting, "segment", fail)
+    first, second = show(viewer, head), show(viewer, replace(head, name="second"))
+    model = SegmentModel(session := Session(viewer))
+
+    def texts_after_a_run() -> list[str]:
+        run = model.start()
+        run.execute()
+        model.finish(run)
+        return [message.text for message in session.messages]
+
+    (text,) = texts_after_a_run()
+    assert text == "this computer has no CUDA device; try the device cpu in the Segment tab (environment.device)"
+    viewer.layers.selection.active = first
+    assert session.messages == []
+    assert texts_after_a_run()
+    model.choose_device("cpu")
+    assert session.messages == []
+    assert texts_after_a_run()
+    viewer.layers.remove(first)
+    assert session.messages == []
+    run = model.start()
+    run.execute()
+    viewer.layers.remove(second)  # meanwhile
+    model.finish(run)
+    assert session.messages[0].text.startswith("second: this computer")
+    show(viewer, head)
+    assert session.messages == []
+    session.say(Message("info", "3 done"), lasting=True)
+    viewer.layers.clear()
+    assert session.messages
 
 
 def test_progress_in_words() -> None:

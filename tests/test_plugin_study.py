@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +17,16 @@ import pytest
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
 from napari.components import ViewerModel
+from napari.layers import Image, Labels
 
 import napari_seg.inference
 from napari_seg.bundle import read_bundle
-from napari_seg.errors import ChoiceNeeded, InputError, LocaliseError
+from napari_seg.errors import ChoiceNeeded, InputError, LocaliseError, NapariSegError
 from napari_seg.formats.verdict import verdict_of
 from napari_seg.geometry import Grid
 from napari_seg.plugin.batch import BatchModel
 from napari_seg.plugin.layers import holds
+from napari_seg.plugin.placement import METADATA_KEY
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.study import Entry, StudyModel
 from napari_seg.volume import Segment, Segmentation, Volume
@@ -188,7 +191,7 @@ def test_a_batch_fills_its_table_and_one_bad_scan_stops_nothing(study: Path, mon
         return Segmentation(labels, volume.grid, (Segment(1, "ball", (1, 2, 3)),), {1: 0.9})
 
     monkeypatch.setattr(napari_seg.inference, "segment", bright)
-    model = BatchModel(Session(ViewerModel()))
+    model = BatchModel(Session(viewer := ViewerModel()))
     bundle = read_bundle()
     assert "folder" in model.obstacle(bundle)
     model.choose_inputs(study)
@@ -208,6 +211,29 @@ def test_a_batch_fills_its_table_and_one_bad_scan_stops_nothing(study: Path, mon
     assert model.run is None
     assert "1 done, 2 failed" in model.session.messages[0].text
     assert (study.with_name("study_segmented") / "copy_seg.nii.gz").is_file()
+
+    shown = StudyModel(model.session)
+    done, failed = (next(row for row in model.rows if row.state == state and row.scan) for state in ("done", "failed"))
+    shown.show(model.read(done, shown.scans(), shown.frame()))
+    image, labels = viewer.layers
+    assert labels.name == "copy_seg"
+    assert [segment.name for segment in labels.metadata[METADATA_KEY]["segments"]] == ["ball"]
+    np.testing.assert_array_equal(labels.data > 0, image.data > 800)
+    shown.show(model.read(done, shown.scans(), shown.frame()))  # the scan is open already
+    assert [type(layer) for layer in viewer.layers] == [Image, Labels, Labels]
+    with pytest.raises(NapariSegError):
+        model.read(next(row for row in model.rows if row.name == "broken"), (), None)
+    assert failed.result is not None
+
+    model.write_table(study.parent / "all.csv")
+    with (study.parent / "all.csv").open(encoding="utf-8", newline="") as file:
+        table = {line["scan"]: line for line in csv.DictReader(file)}
+    assert set(table) == set(states)
+    ml = (image.data > 800).sum() * image.metadata[METADATA_KEY]["volume"].grid.voxel_ml
+    assert float(table["copy"]["ball (ml)"]) == pytest.approx(ml, abs=1e-3)
+    assert table["broken"]["state"] == "failed"
+    assert table["broken"]["code"].startswith("file.")
+    assert table["broken"]["ball (ml)"] == ""
 
 
 @pytest.mark.usefixtures("in_process")

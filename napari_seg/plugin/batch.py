@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import queue
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,9 @@ from psygnal import Signal
 from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.runner import CaseResult, run_cohort
 from napari_seg.errors import Cancelled
+from napari_seg.formats import nifti_ending
+from napari_seg.plugin.label_files import label_layers, read_labels
+from napari_seg.plugin.layers import frame_of, image_layers, layer_of
 from napari_seg.plugin.processes import NETWORKS
 from napari_seg.plugin.segmenting import STAGES, Progress, alone
 from napari_seg.plugin.session import Message, Session, message_of
@@ -21,9 +25,15 @@ from napari_seg.plugin.words import words_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from napari.layers import Layer
+    from numpy.typing import NDArray
+
     from napari_seg.bundle import Bundle
     from napari_seg.cohort.results import Format
+    from napari_seg.errors import Notice
+    from napari_seg.formats import Scan
     from napari_seg.inference.segment import Options
+    from napari_seg.volume import Volume
 
 
 @dataclass(frozen=True)
@@ -35,20 +45,24 @@ class Row:
         state: for a person.
         text: volumes, or why it failed.
         seconds: that it took; 0 while it is not done.
+        scan: how to read it; None of what is no scan.
+        result: what became of it; None while it is not done.
     """
 
     name: str
     state: Literal["waiting", "running", "done", "failed", "stopped"]
     text: str = ""
     seconds: float = 0.0
+    scan: Scan | None = None
+    result: CaseResult | None = None
 
 
 class BatchRun:
     """One cohort, run in a thread of its own; the panel takes what happened from `events` in the main thread.
 
     Attributes:
-        events: what happened, in order: ("cases", names), ("case", number), ("result", (number, CaseResult)); the
-            number is None of what is no case.
+        events: what happened, in order: ("cases", names and scans), ("case", number), ("result", (number, CaseResult));
+            the number is None of what is no case.
         progress: of the scan under way.
         error: what ended it before its end.
         has_ended: whether it has, in whatever way.
@@ -80,7 +94,7 @@ class BatchRun:
         """Does the work; never raises."""
         try:
             cases, faults = find_cases([self.inputs])
-            self.events.put(("cases", [case.name for case in cases]))
+            self.events.put(("cases", [(case.name, case.scan) for case in cases]))
             for path, fault in faults:
                 result = CaseResult(path.name, "failed", fault.code, fault.message, str(path))
                 self.events.put(("result", (None, result)))
@@ -206,9 +220,9 @@ class BatchModel:
                 break
             happened = True
             if kind == "cases":
-                self.rows = [Row(name, "waiting") for name in value]
+                self.rows = [Row(name, "waiting", scan=scan) for name, scan in value]
             elif kind == "case":
-                self.rows[value] = Row(self.rows[value].name, "running")
+                self.rows[value] = replace(self.rows[value], state="running")
             else:
                 self._take(*value)
         if happened:
@@ -222,25 +236,92 @@ class BatchModel:
             return
         left = [n for n, row in enumerate(self.rows) if row.state in ("waiting", "running")]
         for n in left:
-            self.rows[n] = Row(self.rows[n].name, "stopped")
+            self.rows[n] = replace(self.rows[n], state="stopped")
         done, failed = (sum(row.state == state for row in self.rows) for state in ("done", "failed"))
         counts = f"{done} done, {failed} failed" + (f", {len(left)} not begun or stopped" if left else "")
         if run.error is not None and not isinstance(run.error, Cancelled):
-            self.session.say(message_of(run.error), Message("info", counts))
+            self.session.say(message_of(run.error), Message("info", counts), lasting=True)
         elif not self.rows:
             self.session.say(Message("warning", "There is no scan below that folder."))
         else:
             kind: Literal["info", "warning"] = "warning" if failed else "info"
-            self.session.say(Message(kind, f"{counts}. Results lie in {run.output}."))
+            self.session.say(Message(kind, f"{counts}. Results lie in {run.output}."), lasting=True)
         self.changed.emit()
 
     def _take(self, number: int | None, result: CaseResult) -> None:
-        if result.status == "done":
-            text = ", ".join(f"{name} {ml:.2f} ml" for name, ml in result.volumes_ml.items())
-            row = Row(result.name, "done", text, result.seconds)
-        else:
-            row = Row(result.name, "failed", words_of(result), result.seconds)
+        is_done = result.status == "done"
+        volumes = ", ".join(f"{name} {ml:.2f} ml" for name, ml in result.volumes_ml.items())
+        scan = None if number is None else self.rows[number].scan
+        text = volumes if is_done else words_of(result)
+        row = Row(result.name, "done" if is_done else "failed", text, result.seconds, scan, result)
         if number is None:
             self.rows.append(row)
         else:
             self.rows[number] = row
+
+    # results
+
+    @staticmethod
+    def read(row: Row, scans: Sequence[Volume], frame: NDArray | None) -> tuple[list[Layer], tuple[str, ...]]:
+        """Return the layers of a scan and of its result, for `StudyModel.show`.
+
+        Takes a while, so not in the main thread.
+
+        Args:
+            row: of a scan; one that failed is shown alone.
+            scans: the open scans, which are not read once more.
+            frame: the viewer's frame.
+
+        Raises:
+            NapariSegError: the scan or its result can't be read.
+        """
+        assert row.scan is not None
+        layers: list[Layer] = []
+        doubts: tuple[str, ...] = ()
+        volume = next((one for one in scans if one.files == row.scan.files), None)
+        if volume is None:
+            volume = row.scan.read()
+            layers, doubts = [layer_of(one) for one in image_layers(volume, frame)], _said(volume.notices)
+            frame = frame_of(layers)
+        labels = None if row.result is None else row.result.labels
+        if labels is not None:
+            found = read_labels(labels, [volume])
+            name = labels.name.removesuffix(nifti_ending(labels))
+            layers += [layer_of(one) for one in label_layers(found, name, frame)]
+            doubts += _said(found.notices)
+        return layers, doubts
+
+    def write_table(self, path: Path) -> None:
+        """Write one table (CSV) of all scans: what became of each, and the volume of each structure in ml.
+
+        Args:
+            path: a table that is there is replaced.
+
+        Raises:
+            OutputError: `output.not_written`, `output.disk_full`.
+        """
+        from napari_seg.formats.proven import unproven
+
+        results = [row.result for row in self.rows if row.result is not None]
+        structures = list(dict.fromkeys(name for result in results for name in result.volumes_ml))
+        with unproven(path, ".csv") as hidden, hidden.open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["scan", "state", "seconds", *(f"{name} (ml)" for name in structures), "code", "remarks"])
+            for row in self.rows:
+                result = row.result or CaseResult(row.name, "failed")
+                volumes = [result.volumes_ml.get(name) for name in structures]
+                remarks = "; ".join([*filter(None, [result.message]), *(one.message for one in result.notices)])
+                table.writerow(
+                    [
+                        row.name,
+                        row.state,
+                        f"{row.seconds:.1f}" if row.seconds else "",
+                        *("" if ml is None else f"{ml:.4f}" for ml in volumes),
+                        result.code,
+                        remarks,
+                    ]
+                )
+
+
+def _said(notices: Sequence[Notice]) -> tuple[str, ...]:
+    return tuple(words_of(notice) for notice in notices)

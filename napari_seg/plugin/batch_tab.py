@@ -1,13 +1,28 @@
 """The Batch tab in Qt: a folder in, a folder out, a table that fills; what it does stands in `batch`."""
 
+from pathlib import Path
+from typing import Any
+
 from qtpy.QtCore import Qt, QTimer
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QProgressBar, QTableWidgetItem, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QFileDialog,
+    QFormLayout,
+    QLabel,
+    QProgressBar,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
 from superqt import QElidingLabel
 
 from napari_seg.cohort.results import Format
+from napari_seg.errors import NapariSegError
 from napari_seg.plugin.batch import BatchModel, Row
-from napari_seg.plugin.controls import ask_folder, button, number_item, row, table
+from napari_seg.plugin.controls import ask_folder, button, in_background, number_item, row, table
 from napari_seg.plugin.segmenting import SegmentModel
+from napari_seg.plugin.session import Message, message_of
+from napari_seg.plugin.study import StudyModel
 
 _POLL_MS = 200
 _MARKS = {"waiting": "·", "running": "▶", "done": "✓", "failed": "✕", "stopped": "–"}
@@ -17,9 +32,10 @@ _ALSO: dict[Format, str] = {"seg": "SEG", "rtstruct": "RTSTRUCT", "nrrd": "NRRD"
 class BatchTab(QWidget):
     """Runs the chosen model over every scan of a folder."""
 
-    def __init__(self, model: BatchModel, segmenting: SegmentModel) -> None:
+    def __init__(self, model: BatchModel, segmenting: SegmentModel, study: StudyModel) -> None:
         super().__init__()
         self.model = model
+        self.study = study
         self.segmenting = segmenting
         self._inputs = QElidingLabel()
         self._output = QElidingLabel()
@@ -37,6 +53,12 @@ class BatchTab(QWidget):
         self._progress_label = QElidingLabel()
         self._progress_bar = QProgressBar(textVisible=False)
         self._table = table("", "Scan", "s", "Result", stretched=3)
+        self._table.cellActivated.connect(lambda number, _: self.open_row(number))
+        self._table.cellDoubleClicked.connect(lambda number, _: self.open_row(number))
+        self._is_opening = False
+        self._save_button = button(
+            "Save table…", "One table (CSV) of all scans: the volume of each structure, and what failed.", self._on_save
+        )
         self._hint = QLabel("NIfTI, a picture and a record for each scan; a scan that fails does not stop the others.")
         self._hint.setWordWrap(True)
         form = QFormLayout()
@@ -52,6 +74,7 @@ class BatchTab(QWidget):
         layout.addWidget(self._progress_label)
         layout.addWidget(self._progress_bar)
         layout.addWidget(self._table, 1)
+        layout.addWidget(self._save_button)
         self._filled: dict[int, Row] = {}
         self._timer = QTimer(self)
         self._timer.setInterval(_POLL_MS)
@@ -68,6 +91,35 @@ class BatchTab(QWidget):
         run = self.model.start(bundle, self.segmenting.options)
         self._timer.start()
         run.begin()
+
+    def open_row(self, number: int) -> None:
+        """Show a scan with its result, read in a thread of its own."""
+        row = self.model.rows[number]
+        if row.scan is None or self._is_opening:
+            return
+        self._is_opening = True
+        study = self.study
+        told: dict[str, Any] = {"returned": study.show, "errored": self._tell, "finished": self._on_opened}
+        in_background(self, self.model.read, row, study.scans(), study.frame(), **told)
+
+    def _on_opened(self) -> None:
+        self._is_opening = False
+
+    def _tell(self, error: Exception) -> None:
+        self.model.session.say(message_of(error))
+
+    def _on_save(self) -> None:
+        folder = self.model.output or Path()
+        chosen, _ = QFileDialog.getSaveFileName(self, "Save the table", str(folder / "volumes.csv"), "Table (*.csv)")
+        if not chosen:
+            return
+        path = Path(chosen) if chosen.lower().endswith(".csv") else Path(f"{chosen}.csv")
+        try:
+            self.model.write_table(path)
+        except NapariSegError as error:
+            self._tell(error)
+            return
+        self.model.session.say(Message("info", f"Saved {path.name}."), lasting=True)
 
     def _on_inputs(self) -> None:
         if (folder := ask_folder(self, "Folder of scans")) is not None:
@@ -110,6 +162,7 @@ class BatchTab(QWidget):
         obstacle, is_running = model.obstacle(bundle), model.run is not None
         self._run_button.setEnabled(not obstacle)
         self._run_button.setToolTip(obstacle or "Segment every scan of the folder.")
+        self._save_button.setEnabled(any(known.result is not None for known in model.rows))
         self._stop_button.setEnabled(model.run is not None and not model.run.is_stopping)
         for widget in (self._inputs_button, self._output_button, *self._also.values()):
             widget.setEnabled(not is_running)
@@ -130,5 +183,6 @@ class BatchTab(QWidget):
         seconds = number_item(f"{known.seconds:.0f}" if known.seconds else "")
         items = [QTableWidgetItem(_MARKS[known.state]), QTableWidgetItem(known.name), seconds]
         for column, item in enumerate([*items, QTableWidgetItem(known.text or known.state)]):
-            item.setToolTip(known.text or known.state)
+            how = "Double-click to open the scan with its result." if known.scan is not None else ""
+            item.setToolTip(f"{known.text or known.state}\n{how}".strip())
             self._table.setItem(number, column, item)

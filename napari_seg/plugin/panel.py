@@ -48,7 +48,7 @@ class Panel(QWidget):
         self.study_tab = StudyTab(study)
         self.segment_tab = SegmentTab(segmenting)
         self.structures_tab = StructuresTab(structures)
-        self.batch_tab = BatchTab(batch, segmenting)
+        self.batch_tab = BatchTab(batch, segmenting, study)
         self._build()
         session.changed.connect(self._refresh)
         structures.changed.connect(self._mark_unsaved)
@@ -111,11 +111,21 @@ class Panel(QWidget):
         layout.addWidget(self._unsaved_frame)
         layout.addLayout(form)
         layout.addWidget(self._tabs, 1)
-        layout.addWidget(self._message)
+        self._tabs.currentChanged.connect(self._place_message)
+        self._place_message()
         self.setMinimumWidth(300)
         self._scan_box.currentIndexChanged.connect(self._on_scan_chosen)
         self._window_box.currentIndexChanged.connect(self._on_window_chosen)
         self._tabs.setCurrentWidget(self.segment_tab if self.session.scans else self.study_tab)
+
+    def _place_message(self) -> None:
+        """Show what there is to say where a person looks: right below Run, in other tabs below the tab."""
+        layout = self.layout()
+        assert layout is not None
+        if self._tabs.currentWidget() is self.segment_tab:
+            self.segment_tab.put_below_run(self._message)
+        else:
+            layout.addWidget(self._message)
 
     # from the person to the session
 

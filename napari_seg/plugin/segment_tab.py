@@ -43,6 +43,12 @@ class SegmentTab(QWidget):
         if is_first:
             self._execute(run)
 
+    def put_below_run(self, widget: QWidget) -> None:
+        """Show a widget right below Run and its progress."""
+        layout = self.layout()
+        assert isinstance(layout, QVBoxLayout)
+        layout.insertWidget(layout.indexOf(self._progress_bar) + 1, widget)
+
     def _execute(self, run: Run) -> None:
         self._activity = cancelable_progress(total=0, desc=run.bundle.name, file=io.StringIO())
         self._timer.start()

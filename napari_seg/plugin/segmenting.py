@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -262,11 +262,13 @@ class SegmentModel:
     def choose_bundle(self, bundle: Bundle | None) -> None:
         """Sets what to run."""
         self.bundle = bundle
+        self.session.drop_errors()
         self.changed.emit()
 
     def choose_device(self, device: str) -> None:
         """Sets where to run it, a key of `DEVICES`."""
         self.device = device
+        self.session.drop_errors()
         self.changed.emit()
 
     def choose_certainty(self, wanted: bool) -> None:
@@ -408,7 +410,10 @@ class SegmentModel:
         if run.layers:
             self._show(run)
         else:
-            self.session.say(*_warnings_of(run), message_of(run.error))
+            message, scan = message_of(run.error), self.session.scan
+            if scan is None or volume_of(scan) is not run.volume:
+                message = replace(message, text=f"{run.image_name}: {message.text}")
+            self.session.say(*_warnings_of(run), message)
         return self.run
 
     def _show(self, run: Run) -> None:

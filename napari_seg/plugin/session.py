@@ -21,10 +21,15 @@ from napari_seg.plugin.placement import METADATA_KEY
 from napari_seg.plugin.words import words_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from napari.components import ViewerModel
 
 
 logger = logging.getLogger(__name__)
+
+_NOTHING = object()
+"""What is said while no scan is open is about nothing."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class Session:
         self.scan: Image | None = None
         self.labels: Labels | None = None
         self.messages: list[Message] = []
+        self._about: Callable[[], object] | None = None
         self.refusals: WeakKeyDictionary[Layer, str] = WeakKeyDictionary()
         self.is_closed = threading.Event()
         viewer.layers.events.inserted.connect(self._on_inserted)
@@ -122,8 +128,9 @@ class Session:
         return [layer for layer in self.viewer.layers if isinstance(layer, Labels) and METADATA_KEY in layer.metadata]
 
     def choose_scan(self, layer: Image | None) -> None:
-        """Sets the scan."""
+        """Set the scan."""
         self.scan = layer
+        self._drop_messages()
         self.changed.emit()
 
     @property
@@ -132,10 +139,28 @@ class Session:
         active = self.viewer.layers.selection.active
         return isinstance(active, Labels) and str(active.mode) not in ("pan_zoom", "transform")
 
-    def say(self, *messages: Message) -> None:
-        """Replaces what was said before."""
-        self.messages = list(messages)
+    def say(self, *messages: Message, lasting: bool = False) -> None:
+        """Replace what was said before.
+
+        Args:
+            messages: what there is to say of the scan.
+            lasting: keep it when another scan is chosen.
+        """
+        self.messages, self._about = list(messages), None if lasting else self._scan_reference()
         self.changed.emit()
+
+    def drop_errors(self) -> None:
+        """Take back errors: what they were about is chosen otherwise now."""
+        self.messages = [message for message in self.messages if message.kind != "error"]
+        self.changed.emit()
+
+    def _scan_reference(self) -> Callable[[], object]:
+        return weakref.ref(self.scan) if self.scan is not None else lambda: _NOTHING
+
+    def _drop_messages(self) -> None:
+        """Take back what was said about another scan than the one that is chosen."""
+        if self._about is not None and self._about() is not (_NOTHING if self.scan is None else self.scan):
+            self.messages, self._about = [], None
 
     def _on_inserted(self, event: object) -> None:
         layer = getattr(event, "value", None)
@@ -174,6 +199,7 @@ class Session:
         volume = volume_of(layer)
         if volume is not None and ADOPTED in layer.metadata[METADATA_KEY]:
             self.messages = [Message("warning", notice.message) for notice in volume.notices]
+            self._about = weakref.ref(layer)
 
     def _on_transformed(self, event: object) -> None:
         layer = getattr(event, "source", None)
@@ -193,4 +219,5 @@ class Session:
             self.labels = active
         elif self.labels not in segmentations:
             self.labels = segmentations[-1] if segmentations else None
+        self._drop_messages()
         self.changed.emit()

@@ -28,7 +28,7 @@ from napari_seg.plugin.label_files import (
 )
 from napari_seg.plugin.layers import VOLUME_MARK, frame_of, holds, image_layers, in_frame, layer_of, volume_of
 from napari_seg.plugin.session import Message, Session, message_of
-from napari_seg.plugin.structures import Snapshot
+from napari_seg.plugin.structures import Snapshot, table_of
 from napari_seg.plugin.words import in_window_words, words_of
 
 if TYPE_CHECKING:
@@ -261,6 +261,7 @@ class StudyModel:
             if can_move(labels, scan):
                 moved = on_scan(Snapshot.of(labels), scan)
                 moved.visible, place = labels.visible, viewer.layers.index(labels)
+                table_of(labels).count_saved(table_of(labels).edits)  # they go on in the moved layer
                 viewer.layers.remove(labels)
                 viewer.layers.insert(place, moved)
                 viewer.layers.move(viewer.layers.index(scan), place)  # below its labels

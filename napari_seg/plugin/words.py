@@ -24,6 +24,7 @@ _IN_THE_WINDOW = (
     (r"--trust-bundle, or read_bundle\(\.\.\., trust=True\)", "“Trust this model…” in the Segment tab"),
     (r"--trust-bundle", "“Trust this model…” in the Segment tab"),
     (r"pass --overwrite", "choose another folder of results"),
+    (r"another folder with -o\b", "another folder of results"),
     (r"pass --?scan", "open the scan first"),
     (r"'?napari-seg bundles'?", "the Segment tab"),
     (r"--([a-z]+)-([a-z]+)", r"“\1 \2”"),  # of the command line alone
