@@ -75,7 +75,7 @@ def panel(viewer: Any) -> Panel:
 def run(panel: Panel, qtbot: Any) -> Callable[[], None]:
     def to_the_end() -> None:
         panel.segment_tab._run_button.click()
-        qtbot.waitUntil(lambda: panel.segment_tab.model.run is None, timeout=10_000)
+        qtbot.waitUntil(lambda: panel.segment_tab.model.run is None, timeout=60_000)  # the first one imports pandas
 
     return to_the_end
 
