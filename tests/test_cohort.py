@@ -333,6 +333,16 @@ def test_names_follow_from_the_place_alone(tmp_path: Path) -> None:
     assert found(tmp_path / "flat" / "case.nii.gz", tmp_path) == together
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_link_has_its_own_name_and_the_identity_of_its_file(tmp_path: Path) -> None:
+    (tmp_path / "store" / "3f").mkdir(parents=True)
+    (tmp_path / "set" / "site_a").mkdir(parents=True)
+    file = phantoms.write_nifti(phantoms.head(), tmp_path / "store" / "3f" / "3fa9.nii.gz")
+    (tmp_path / "set" / "site_a" / "T1.nii.gz").symlink_to(file)
+    (case,), _ = find_cases([tmp_path / "set"])
+    assert (case.name, case.source, case.place) == ("site_a_T1", "site_a/T1.nii.gz", str(file.resolve()))
+
+
 def test_names_fit_a_file_system(tmp_path: Path, bundle: Bundle, no_network: None) -> None:
     for name in ("\u8133" * 80 + "1", "\u8133" * 80 + "2"):
         phantoms.write_nifti(phantoms.head(), tmp_path / f"{name}.nii.gz")

@@ -46,7 +46,7 @@ class Case:
         name: what its results are called; unique in the run, and fit for any file system.
         source: the file, or the folder of the series, below the folder of all inputs; never words that stand in the
             private attributes of a DICOM file of the run.
-        place: the whole path of its first file; it may hold names, and is not written anywhere.
+        place: the whole path of its first file, without links; it may hold names, and is not written anywhere.
         scan: how to read it.
     """
 
@@ -79,9 +79,10 @@ def find_cases(inputs: Sequence[Path]) -> tuple[list[Case], list[tuple[Path, Inp
         except InputError as fault:
             faults.append((path, fault))
             continue
-        looked_at.append(_real(path))
+        looked_at.append(Path(os.path.abspath(path)))
         for scan in found.scans:
-            scans.setdefault(tuple(shown(_real(file)) for file in scan.files), scan)
+            # links are two names of one scan; `Path.resolve` raises on one to itself
+            scans.setdefault(tuple(shown(Path(os.path.realpath(file))) for file in scan.files), scan)
     return _named(scans, looked_at), faults
 
 
@@ -113,10 +114,10 @@ def read_record(path: Path) -> dict[str, Any] | None:
 class _Folders:
     """Folders by names without the words that stand in private attributes of the DICOM files below them."""
 
-    def __init__(self, scans: dict[tuple[Path, ...], Scan]) -> None:
+    def __init__(self, files: Sequence[Path], scans: Sequence[Scan]) -> None:
         self._public: dict[PurePath, str] = {}
         self._study: dict[PurePath, str] = {}
-        for files, scan in scans.items():
+        for file, scan in zip(files, scans, strict=True):
             if scan.format == "dicom":
                 from napari_seg.formats.dicom_header import public_name, read_header
 
@@ -124,7 +125,7 @@ class _Folders:
                     tags = read_header(scan.files[0]).tags
                 except InputError:  # reading it says why
                     continue
-                for folder in files[0].parents:
+                for folder in file.parents:
                     self._public[folder] = public_name(self._public.get(folder, _split(folder.name)[0]), tags)
                     self._study.setdefault(folder, str(tags.get("StudyInstanceUID") or ""))
 
@@ -156,8 +157,8 @@ def _split(name: str) -> tuple[str, str]:
 def _named(scans: dict[tuple[Path, ...], Scan], inputs: Sequence[Path]) -> list[Case]:
     named = [path for path in inputs if path.is_dir() or has_ending(path, ARCHIVE_ENDINGS)]
     roots = [path if path.is_dir() else path.parent for path in inputs]
-    folders = _Folders(scans)
-    files = [one[0] for one in scans]
+    files = [Path(os.path.abspath(shown(scan.files[0]))) for scan in scans.values()]
+    folders = _Folders(files, list(scans.values()))
     names = [_name(scan, file, named, folders) for file, scan in zip(files, scans.values(), strict=True)]
     stems = [scan.name for scan in scans.values()]
     groups: dict[str, list[int]] = defaultdict(list)
@@ -171,18 +172,13 @@ def _named(scans: dict[tuple[Path, ...], Scan], inputs: Sequence[Path]) -> list[
                 names[number] = name
     taken: set[str] = set()
     cases = []
-    for file, scan, name in zip(files, scans.values(), names, strict=True):
+    for place, file, scan, name in zip(scans, files, scans.values(), names, strict=True):
         unique, number = _short(name), 2
         while _compared(unique) in taken:  # several series of one name in one folder
             unique, number = _short(f"{name}_{number}"), number + 1
         taken.add(_compared(unique))
-        cases.append(Case(unique, _source(scan, file, roots, folders), str(file), scan))
+        cases.append(Case(unique, _source(scan, file, roots, folders), str(place[0]), scan))
     return cases
-
-
-def _real(path: Path) -> Path:
-    """The path without links; `Path.resolve` raises on a link to itself."""
-    return Path(os.path.realpath(path))
 
 
 def _name(scan: Scan, file: Path, named: Sequence[Path], folders: _Folders) -> str:
@@ -211,7 +207,7 @@ def _source(scan: Scan, file: Path, roots: Sequence[Path], folders: _Folders) ->
     try:
         root = Path(os.path.commonpath(roots))
     except ValueError:  # on several drives
-        root = next(root for root in roots if file.is_relative_to(root))
+        root = next((root for root in roots if file.is_relative_to(root)), file.parent)
     levels = folders.below(root, file.parent, has_endings=True)
     if scan.format != "dicom":
         return "/".join([*levels, printable(file.name)])

@@ -50,7 +50,7 @@ FORMATS: dict[Format, str] = {
 
 OF_DICOM = ("seg", "labelmap", "rtstruct")
 
-_CHANGE_LABELS = ("device", "backend", "precision", "memory_bytes", "windows", "crop")
+_CHANGE_LABELS = ("device", "backend", "precision", "memory_bytes", "windows", "crop", "tta")
 """Options that a result may not be the same without, be it by rounding only."""
 
 _HIDDEN = ".unfinished-"
