@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from napari_seg.cli import main
 from napari_seg.errors import InputError
@@ -14,6 +15,7 @@ from napari_seg.evaluation.pairs import Pair, compare_pair
 from napari_seg.formats import find_scans, read
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.verdict import verdicts
+from napari_seg.planning import with_segnets
 
 # DICOM series
 
@@ -150,3 +152,26 @@ def test_a_label_map_that_crashes_its_decoder_in_the_plugin(cases: Path) -> None
 
     with pytest.raises(InputError):
         read_labels(cases / "hostile" / "label_map_that_crashes_itk.nrrd", [])
+
+
+@pytest.mark.parametrize("name", ["msd_backslash", "unicode"])
+def test_a_data_set_whose_names_come_from_another_system_is_paired(cases: Path, name: str) -> None:
+    with with_segnets():
+        from segnets.data import find_dataset
+
+        dataset = find_dataset(cases / "train_layouts" / name)
+    assert (len(dataset.cases), dataset.lonely) == (10, ())
+
+
+def test_2d_images_and_masks_in_training(cases: Path) -> None:
+    """A mask of one bit is 1; an image is turned as its EXIF orientation says, onto its mask."""
+    folder = cases / "images_2d"
+    with with_segnets():
+        from segnets.data import label_picture, picture
+
+        with Image.open(folder / "mask_bilevel" / "labels" / "im00.png") as mask:
+            assert np.unique(label_picture(mask)).tolist() == [0, 1]
+        for path in sorted((folder / "exif_square" / "images").iterdir()):
+            with Image.open(path) as opened, Image.open(folder / "exif_square" / "labels" / f"{path.stem}.png") as mask:
+                image, inside = np.asarray(picture(opened, 1)), np.asarray(label_picture(mask)) > 0
+            assert image[inside].mean() > image[~inside].mean() + 90

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import logging
 import os
 import re
@@ -13,13 +14,13 @@ import nibabel
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from napari_seg.bundle import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 
-from segnets.data import check, datalist, faults, picture
+from segnets.data import check, datalist, faults, label_picture, picture
 from segnets.errors import TrainingError
 
 CLASSES = {"0": "background", "1": "front", "2": "back"}
@@ -317,3 +318,80 @@ def test_a_second_check_reads_what_changed_and_what_failed(
     assert sorted(read) == ["c1.nii.gz", "c5.nii.gz"]
     (tmp_path / "cache" / "checked_files.json").write_text('{"version"')  # damaged: as if it were not there
     check(folder, CLASSES, cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.8, None), (0.05, None), (0.8, {"background": [3]})])
+def test_much_that_is_to_be_ignored_is_refused(
+    share: float, said: dict | None, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = '{"labels": {"background": 0, "front": 1, "back": 2, "ignore": 3}}'
+    (folder / "dataset.json").write_text(names)
+    for path in (folder / "labels").iterdir():
+        values = label()
+        empty = np.flatnonzero(values == 0)
+        values.ravel()[empty[: round(share * values.size)]] = 3
+        save(path, values)
+    if share > 0.5 and not said:
+        found = report(folder, layout="folders")
+        assert set(found) == {("label.ignored", "all")}
+        assert found["label.ignored", "all"].startswith("80% of the voxels have value 3")
+    else:
+        check(folder, CLASSES, said, layout="folders")
+        assert f"trained as background ({0 if said else 0.05:.1%} of the voxels)" in caplog.text
+
+
+def test_regions_are_said_to_be_unsupported(folder: Path) -> None:
+    (folder / "dataset.json").write_text('{"labels": {"background": 0, "front": [1, 2], "back": 2}}')
+    (text,) = report(folder, layout="folders").values()
+    assert "regions that overlap (front and back both hold 2), which are not supported yet" in text
+    check(folder, CLASSES, {"front": 1, "back": 2}, layout="folders")
+
+
+def test_slices_alone_are_no_volumes(tmp_path: Path) -> None:
+    for n in range(3):
+        save(tmp_path / "images" / f"c{n}.nii.gz", image((6, 8)))
+        save(tmp_path / "labels" / f"c{n}.nii.gz", label()[..., 1])
+    found = report(tmp_path)
+    assert set(found) == {("geometry.axes", f"c{n}") for n in range(3)}
+    assert "expected 3 of a volume; save a single slice as I x J x 1 voxels or as a PNG" in found["geometry.axes", "c0"]
+
+
+def test_a_listed_file_in_another_format_is_named(folder: Path) -> None:
+    (folder / "images" / "x.nrrd").touch()
+    listing = [{"image": f"images/c{n}.nii.gz", "label": f"labels/c{n}.nii.gz"} for n in range(7)]
+    listing += [{"image": "images/x.nrrd", "label": "labels/c7.nii.gz"}]
+    (folder / "dataset.json").write_text(json.dumps({"training": listing}))
+    found = report(folder, layout="decathlon")
+    assert set(found) == {("file.format", "x")}
+    assert found["file.format", "x"].startswith("x.nrrd: training reads .nii.gz, ")
+
+
+def test_the_digest_of_a_case_is_of_its_voxels(folder: Path, tmp_path: Path) -> None:
+    before = check(folder, CLASSES, cache_dir=tmp_path / "cache")
+    assert len(before) == 8
+    save(folder / "labels" / "c0.nii.gz", label())  # another time of writing
+    assert check(folder, CLASSES, cache_dir=tmp_path / "cache") == before
+    swapped = label()
+    swapped[swapped > 0] = 3 - swapped[swapped > 0]
+    save(folder / "labels" / "c1.nii.gz", swapped)
+    after = check(folder, CLASSES, cache_dir=tmp_path / "cache")
+    assert {name for name in before if before[name] != after[name]} == {"c1"}
+
+
+def test_pictures_are_turned_as_their_exif_says(tmp_path: Path) -> None:
+    values = np.zeros((9, 7), np.uint8)
+    values[1:3, 2:6] = 200
+    turned = Image.fromarray(np.rot90(values))  # stored a quarter turn to the left; 6: turn it to the right
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for ending in ("png", "tif", "jpg"):
+        turned.save(tmp_path / f"x.{ending}", exif=exif, **{"quality": 100} if ending == "jpg" else {})
+        with Image.open(tmp_path / f"x.{ending}") as opened:
+            np.testing.assert_allclose(np.asarray(picture(opened, 1)), values, atol=3)
+    with Image.open(tmp_path / "x.png") as opened:
+        assert np.array_equal(label_picture(opened), values)
+    bilevel = Image.fromarray(values > 0)
+    bilevel.save(tmp_path / "mask.png")
+    with Image.open(tmp_path / "mask.png") as opened:
+        assert opened.mode == "1"
+        assert np.array_equal(label_picture(opened), values > 0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import unicodedata
 from itertools import chain
 from pathlib import Path
 
@@ -65,6 +67,64 @@ def test_decathlon(tmp_path: Path) -> None:
     assert dataset.labels == {"Anterior": (1,), "Posterior": (2,)}
     assert dataset.channels == ("MRI",)
     assert not dataset.pictures
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        ".\\imagesTr\\c0.nii.gz",
+        "imagesTr\\c0.nii.gz",
+        "D:\\data\\Task04\\imagesTr\\c0.nii.gz",
+        "\\\\server\\share\\imagesTr\\c0.nii.gz",
+        "D:/Task04/imagesTr/c0.nii.gz",
+        "/elsewhere/Task04/imagesTr/c0.nii.gz",
+    ],
+)
+def test_a_list_that_was_written_on_another_system(tmp_path: Path, listed: str) -> None:
+    decathlon(tmp_path, 2)
+    text = (tmp_path / "dataset.json").read_text()
+    (tmp_path / "dataset.json").write_text(text.replace('"./imagesTr/c0.nii.gz"', json.dumps(listed)))
+    dataset = find_dataset(tmp_path)
+    assert (names(dataset.cases), dataset.lonely) == (["c0", "c1"], ())
+    assert dataset.cases[0]["image"] == str(tmp_path / "imagesTr" / "c0.nii.gz")
+
+
+@pytest.mark.parametrize(("first", "second"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_are_the_same_in_either_unicode_form(tmp_path: Path, first: str, second: str) -> None:
+    name = "Patiënt é 1"
+    image, label = unicodedata.normalize(first, name), unicodedata.normalize(second, name)
+    assert image != label
+    touch(tmp_path / "folders", f"images/{image}.nii.gz", f"labels/{label}_seg.nii.gz")
+    touch(tmp_path / "nnunet", f"imagesTr/{image}_0000.nii.gz", f"labelsTr/{label}.nii.gz")
+    touch(tmp_path / "decathlon", f"imagesTr/{image}.nii.gz", f"labelsTr/{image}.nii.gz")
+    listing = {"image": f"imagesTr/{label}.nii.gz", "label": f"labelsTr/{label}.nii.gz"}
+    (tmp_path / "decathlon" / "dataset.json").write_text(json.dumps({"training": [listing]}))
+    for layout in ("folders", "nnunet", "decathlon"):
+        dataset = find_dataset(tmp_path / layout)
+        assert (dataset.layout, dataset.lonely) == (layout, ())
+        assert names(dataset.cases) == [unicodedata.normalize("NFC", name)]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "said"),
+    [
+        (["a.nrrd", "b.nrrd"], ["a.nrrd", "b.mha"], "3 .nrrd, 1 .mha"),
+        (["a.dcm", "b"], ["a.json", "b.json"], "2 .json, 1 .dcm, 1 files without an ending"),
+        (["a/1.dcm", "b/1.dcm"], ["a.gif"], "2 folders, 1 .gif"),
+        (["a.nii.gz"], ["a.mha.gz"], "1 .mha.gz"),
+    ],
+)
+def test_formats_that_are_not_read_are_named(tmp_path: Path, images: list[str], labels: list[str], said: str) -> None:
+    touch(tmp_path, *(f"images/{name}" for name in images), *(f"labels/{name}" for name in labels))
+    with pytest.raises(TrainingError, match=rf"dataset\.no_cases: .*not read were {re.escape(said)}; .*\.nii\.gz"):
+        find_dataset(tmp_path)
+
+
+def test_sidecars_are_no_images(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.nii.gz", "images/a.json", "images/b.mha", "labels/a.nii.gz", "labels/colours.txt")
+    dataset = find_dataset(tmp_path)
+    assert names(dataset.cases) == ["a"]
+    assert dataset.unread == {".mha": 1}
 
 
 def test_nnunet_with_two_channels(tmp_path: Path) -> None:
@@ -310,7 +370,7 @@ def test_what_the_user_says_comes_first() -> None:
         (named(left_anterior_hippocampus=1, posterior=3), None, "labels.unmatched"),  # it is a part of the class
         (named(hippocampus=3), None, "labels.unmatched"),  # it would be both
         (named(liver=1, lung=9), None, "labels.unmatched"),
-        (named(Anterior=(1, 2), Posterior=2), None, "labels.overlap"),
+        (named(Anterior=(1, 2), Posterior=2), None, "labels.regions"),
         (named(Anterior=1), {2: "0-3"}, "labels.overlap"),
         (named(), {"tail": 1}, "labels.no_class"),
         (named(), {1: 1, 2: "many"}, "labels.bad_value"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import itertools
 import json
 import logging
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segnets.data.labels import Classes, Labels, label_picture, label_values, mode_fault, picture, ranges
-from segnets.data.layouts import Case, Dataset, find_dataset, is_picture
+from segnets.data.layouts import PICTURES, VOLUMES, Case, Dataset, find_dataset, is_picture, listed_endings
 from segnets.data.split import PATIENT, by_patient, may_share_patients
 from segnets.errors import TrainingError
 from segnets.files import replacing
@@ -34,14 +35,17 @@ WORKERS = 4
 GEOMETRY_TOLERANCE = 0.1
 """How far, in voxels of the image, a label map's corners may lie from the image's."""
 
+MAX_IGNORED = 0.2
+"""The largest fraction of the voxels that may be ignored values, which are trained as background."""
+
 _SLAB = 1 << 22
 _SECONDS_BETWEEN_LINES = 10
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 
 Facts = dict[str, Any]
 """What one file holds, as JSON can: "error" (code and text), or "shape", "affine", "channels", "not_finite", "low",
-"high"; of a label map "values" (value -> voxels) and "fractional" (voxels that hold no whole number); of a picture
-"mode", as PIL names it."""
+"high", "digest" of all that; of a label map "values" (value -> voxels) and "fractional" (voxels that hold no whole
+number); of a picture "mode", as PIL names it."""
 
 
 class Fault(NamedTuple):
@@ -63,8 +67,8 @@ def check(
     cache_dir: str | Path | None = None,
     patient: str | None = None,
     **layout: Any,
-) -> None:
-    """Reads every image and label map to its end, and reports all faults at once.
+) -> dict[str, str]:
+    """Read every image and label map to its end, and report all faults at once.
 
     Args:
         dataset_dir: in one of the layouts of `find_dataset`.
@@ -76,6 +80,9 @@ def check(
         cache_dir: keeps what was found in each file, so that a second check reads only files that changed since.
         patient: as of `datalist`; how many patients that makes is told.
         layout: `layout`, `images_dir`, `labels_dir` and `channels`, as of `find_dataset`.
+
+    Returns:
+        Name of a case -> digest of the voxels and the geometry of its files, the same on every machine.
 
     Raises:
         TrainingError: "data.faults", with a line a fault; and those of `find_dataset`.
@@ -97,7 +104,6 @@ def check(
             meant = [pair for number, values in meant.items() if number for pair in ranges(values)]
     facts = read_all(cases, cache_dir)
     channels = _most_frequent((n for case in cases if (n := _channels(case, facts))), 1)
-    axes = _most_frequent((n for case in cases if (n := len(facts[_paths(case)[0]].get("shape", ()))) in (2, 3)), 3)
     for case in cases:
         scans, label = [facts[path] for path in _paths(case)], facts[case["label"]]
         for path, its in zip((*_paths(case), case["label"]), (*scans, label), strict=True):
@@ -106,10 +112,19 @@ def check(
             *_label_faults(label, known, meant, allow_empty),
             *_channel_faults(_channels(case, facts), num_channels, channels, dataset.pictures),
             *_mode_faults(scans, num_channels or channels),
-            *_axes_faults(scans[0], axes),
+            *_axes_faults(scans[0]),
             *_geometry_faults(scans, label),
         ]
         faults += [Fault(code, case["name"], text) for code, text in found]
+    ignored = _ignored_fraction(dataset, labels, [facts[case["label"]] for case in cases])
+    if ignored > MAX_IGNORED:
+        values = ", ".join(map(str, dataset.ignored))
+        text = (
+            f"{ignored:.0%} of the voxels have value {values}, which the data set means to be ignored; training can "
+            f"leave nothing out yet and would take it for background, which is accepted for at most {MAX_IGNORED:.0%}; "
+            f"if it is background, say so by labels, e.g. background={dataset.ignored[0]}"
+        )
+        faults.append(Fault("label.ignored", "all", text))
     if faults:
         width, second = (max(len(fault[n]) for fault in faults) for n in (0, 1))
         lines = [f"  {f.code:{width}}  {f.case:{second}}  {f.text}" for f in faults]
@@ -128,7 +143,23 @@ def check(
         )
     if dataset.ignored:
         values = ", ".join(map(str, dataset.ignored))
-        logger.warning(f"the data set means value {values} to be ignored; it is trained as background")
+        text = f"the data set means value {values} to be ignored; it is trained as background"
+        logger.warning(f"{text} ({ignored:.1%} of the voxels)")
+    if dataset.unread:
+        logger.warning(f"not read, and left out: {listed_endings(dataset.unread)}")
+    return {
+        case["name"]: _digest([facts[path].get("digest") for path in (*_paths(case), case["label"])]) for case in cases
+    }
+
+
+def _ignored_fraction(dataset: Dataset, labels: Labels | None, facts: Iterable[Facts]) -> float:
+    """Return which fraction of all labelled voxels has a value to be ignored that the user has not given a meaning."""
+    said = [pair for values in (labels or {}).values() for pair in ranges(values)]
+    values: Counter[str] = Counter()
+    for its in facts:
+        values.update(its.get("values", {}))
+    ignored = sum(values[str(value)] for value in dataset.ignored if not _inside(value, said))
+    return ignored / max(1, values.total())
 
 
 def _lonely(dataset: Dataset) -> Iterator[Fault]:
@@ -218,12 +249,12 @@ def _mode_faults(scans: list[Facts], channels: int) -> Iterator[tuple[str, str]]
             yield "image.mode", fault
 
 
-def _axes_faults(first: Facts, usual: int) -> Iterator[tuple[str, str]]:
-    if "error" not in first and len(first["shape"]) != usual:
+def _axes_faults(first: Facts) -> Iterator[tuple[str, str]]:
+    if "error" not in first and first["affine"] is not None and len(first["shape"]) != 3:
         yield (
             "geometry.axes",
-            f"{len(first['shape'])} spatial axes ({_size(first)} voxels); expected {usual}, as most images have; "
-            "export it again or leave it out",
+            f"{len(first['shape'])} spatial axes ({_size(first)} voxels); expected 3 of a volume; save a single slice "
+            "as I x J x 1 voxels or as a PNG or TIFF picture, or leave it out",
         )
 
 
@@ -251,6 +282,10 @@ def _geometry_faults(scans: list[Facts], label: Facts) -> Iterator[tuple[str, st
                     f"{what} lies up to {away:.3g} mm from the image; expected the same grid"
                     f"{f' to {tolerance:.2g} mm' if facts is label else ''}; resample it, or copy the right affine",
                 )
+
+
+def _digest(parts: Sequence[str | None]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
 
 
 def _size(facts: Facts) -> str:
@@ -321,6 +356,8 @@ def read_facts(path: str, is_label: bool) -> Facts:
         if is_picture(path):
             with Image.open(path) as image:
                 return _summary(*_open_picture(image, is_label), is_label) | {"mode": image.mode}
+        if not path.lower().endswith(VOLUMES):
+            raise TrainingError("file.format", f"training reads {', '.join(VOLUMES + PICTURES)}; convert it")
         return _summary(*_open_volume(path), is_label)
     except TrainingError as error:
         found = error.code, error.message
@@ -361,7 +398,9 @@ def _open_picture(image: Image.Image, is_label: bool) -> tuple[list[int], int, A
 
 def _summary(shape: list[int], channels: int, affine: Any, slabs: Iterator[NDArray], is_label: bool) -> Facts:
     not_finite, fractional, bounds, values = 0, 0, [], Counter()
+    digest = hashlib.sha256(json.dumps([shape, channels, affine]).encode())
     for slab in slabs:
+        digest.update(slab.tobytes())
         if slab.dtype.kind == "f":
             good = np.isfinite(slab)
             if not good.all():
@@ -376,5 +415,5 @@ def _summary(shape: list[int], channels: int, affine: Any, slabs: Iterator[NDArr
                 numbers, counts = np.unique(rounded, return_counts=True)
                 values.update({str(int(v)): int(n) for v, n in zip(numbers, counts, strict=True)})
     facts: Facts = {"shape": shape, "channels": channels, "affine": affine, "not_finite": not_finite}
-    facts |= {"low": min(bounds, default=0.0), "high": max(bounds, default=0.0)}
+    facts |= {"low": min(bounds, default=0.0), "high": max(bounds, default=0.0), "digest": digest.hexdigest()}
     return facts | ({"values": dict(values), "fractional": fractional} if is_label else {})

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from segnets.data.layouts import Dataset
 from segnets.errors import TrainingError
@@ -91,7 +91,7 @@ def label_values(dataset: Dataset, classes: Classes, labels: Labels | None = Non
     Raises:
         TrainingError: "labels.no_class" (`labels` names a class that is none), "labels.unmatched" (some classes have
             a name in the data set and some do not, or the values can't be 1..K), "labels.overlap" (one value, two
-            classes), "labels.bad_value".
+            classes), "labels.regions" (the same, of the data set's own names), "labels.bad_value".
     """
     wanted = {int(number): name for number, name in classes.items()}
     found: dict[int, list[int | str]] = {}
@@ -119,6 +119,13 @@ def label_values(dataset: Dataset, classes: Classes, labels: Labels | None = Non
     claims = [(low, high, number) for number, values in found.items() for low, high in ranges(values)]
     for (low, high, number), (start, end, other) in itertools.combinations(claims, 2):
         if number != other and low <= end and start <= high:
+            if {number, other} <= named.keys():
+                raise TrainingError(
+                    "labels.regions",
+                    f"the data set names regions that overlap ({wanted[number]} and {wanted[other]} both hold "
+                    f"{max(low, start)}), which are not supported yet; say by labels what each value alone means, e.g. "
+                    f'labels: {{"{wanted[other]}": {max(low, start)}}}',
+                )
             raise TrainingError(
                 "labels.overlap",
                 f"{max(low, start)} stands for {wanted[number]} and for {wanted[other]}; give one class a value",
@@ -148,7 +155,8 @@ def ranges(values: Any) -> list[tuple[int, int]]:
 def picture(image: Image.Image, channels: int | None = None) -> Image.Image:
     """The picture as grey ("L") or RGB, without alpha and palette; a converter for MONAI's `PILReader`.
 
-    Grey of more than 8 bits stays as it is.
+    It is turned upright, as its EXIF orientation says and every viewer shows it. Grey of more than 8 bits stays as it
+    is.
 
     Args:
         image: as PIL opens it.
@@ -162,11 +170,19 @@ def picture(image: Image.Image, channels: int | None = None) -> Image.Image:
         raise TrainingError("image.channels", f"a picture has 1 channel (grey) or 3 (RGB); {channels} were asked for")
     if fault := mode_fault(image.mode, channels):
         raise TrainingError("image.mode", fault)
+    image = _upright(image)
     if image.mode.startswith(_DEEP):
         return image
     if channels is None:
         channels = 1 if image.mode in ("1", "L", "LA", "La") else 3
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return a picture as its EXIF orientation says it is to be seen."""
+    image.load()  # PIL turns a TIFF as soon as it is loaded
+    is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    return ImageOps.exif_transpose(image) if is_turned else image
 
 
 def mode_fault(mode: str, channels: int | None) -> str | None:
@@ -182,11 +198,14 @@ def mode_fault(mode: str, channels: int | None) -> str | None:
 def label_picture(image: Image.Image) -> Image.Image:
     """One number a pixel: grey values, or the indices of a palette; a converter for MONAI's `PILReader`.
 
-    Alpha is dropped. Palette indices are the labels (as in PASCAL VOC), and their colours are nothing but paint.
+    Alpha is dropped. Palette indices are the labels (as in PASCAL VOC), and their colours are nothing but paint. White
+    of one bit is 1. The picture is turned upright, as images are; a mask that was drawn on the pixels as they are
+    stored has no orientation, and fits a turned image no more.
 
     Raises:
         TrainingError: "label.colour": the picture holds colours.
     """
+    image = _upright(image)
     if image.mode in ("RGB", "RGBA"):
         red, green, blue = (np.asarray(image.getchannel(n)) for n in range(3))
         if not (np.array_equal(red, green) and np.array_equal(green, blue)):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from segnets.errors import TrainingError
@@ -26,6 +27,9 @@ _EXPECTED = """a layout is told by what the folder holds:
   folders    images/ and labels/ of .nii, .nii.gz, .png, .jpg, .bmp or .tif; or give images_dir and labels_dir"""
 _IMAGE_FOLDERS = ("images", "imagesTr", "image", "img")
 _LABEL_FOLDERS = ("labels", "labelsTr", "label", "masks", "mask", "segmentations")
+_ANATOMY = ("sub-*/anat", "sub-*/ses-*/anat")
+_SIDECARS = (".json", ".txt", ".tsv", ".csv", ".md", ".bval", ".bvec", ".ini", ".db")
+"""Endings of files that usually accompany images."""
 _SUFFIX = re.compile(r"[-_](d?seg|segmentation|labels?|mask|gt|image|img)$", re.IGNORECASE)
 _CHANNEL = re.compile(r"_\d{4}$")
 _NO_NAME = re.compile(r"\s*[$@%]|.*[\x00-\x1f\x7f-\x9f]", re.DOTALL)
@@ -45,6 +49,7 @@ class Dataset:
         pictures: the images are PNG, JPEG, ... and not volumes.
         ignored: values that stand for no class (PASCAL VOC's 255 around objects, nnU-Net's "ignore"). MONAI's losses
             have no such notion: they become background.
+        unread: how many files beside the cases are in a format that is not read, by their ending.
     """
 
     layout: str
@@ -54,6 +59,7 @@ class Dataset:
     channels: tuple[str, ...] = ()
     pictures: bool = False
     ignored: tuple[int, ...] = ()
+    unread: dict[str, int] = field(default_factory=dict)
 
 
 def find_dataset(
@@ -97,11 +103,12 @@ def find_dataset(
     else:
         raise TrainingError("dataset.unknown", f"there is no layout {layout!r}; {_EXPECTED}")
     if not dataset.cases:
-        raise TrainingError(
-            "dataset.no_cases",
-            f"{root} ({dataset.layout}): no image has a label map ({len(dataset.lonely)} files have no partner); "
-            "an image and its label map carry the same name",
-        )
+        found = f"no image has a label map ({len(dataset.lonely)} files have no partner)"
+        advice = "an image and its label map carry the same name"
+        if dataset.unread:
+            found += f"; not read were {listed_endings(dataset.unread)}"
+            advice = f"training reads {', '.join(VOLUMES + PICTURES)}; convert the others"
+        raise TrainingError("dataset.no_cases", f"{root} ({dataset.layout}): {found}; {advice}")
     for name in (*dataset.labels, *dataset.channels):
         if _NO_NAME.match(name):
             # MONAI runs a string that begins with $ as Python wherever it stands in a config
@@ -172,17 +179,35 @@ def _decathlon(root: Path) -> Dataset:
     description = _json(root)
     cases, lonely = [], []
     for number, listed in enumerate(description.get("training", ())):
-        if not isinstance(listed, dict) or not {"image", "label"} <= set(listed):
+        if not isinstance(listed, dict) or not all(isinstance(listed.get(key), str) for key in ("image", "label")):
             raise TrainingError(
                 "dataset.bad_json",
                 f'{root / "dataset.json"}: training[{number}] is {listed}; expected {{"image": path, "label": path}}',
             )
-        paths = {key: root / listed[key] for key in ("image", "label")}
+        paths = {key: _listed_file(root, listed[key]) for key in ("image", "label")}
         case = {key: str(path) for key, path in paths.items() if path.is_file()}
         (cases if len(case) == 2 else lonely).append({"name": _stem(paths["image"]), **case})
     labels, ignored = _named_values(description, root)
     channels = tuple(str(name) for name in description.get("modality", {}).values())
-    return Dataset("decathlon", tuple(cases), tuple(lonely), labels, channels, _are_pictures(cases), ignored)
+    unread = _unread(*(root / name for name in ("imagesTr", "labelsTr")))
+    return Dataset("decathlon", tuple(cases), tuple(lonely), labels, channels, _are_pictures(cases), ignored, unread)
+
+
+def _listed_file(root: Path, listed: str) -> Path:
+    """Return the file that a dataset.json names; it need not be there.
+
+    The list may have been written on another system: with back-slashes, with another Unicode form of the names, or
+    with the whole path of a folder that lies elsewhere now, of which the last folder and the name count.
+    """
+    for name in (listed, listed.replace("\\", "/")):
+        if (root / name).is_file():
+            return root / name
+    path = PureWindowsPath(listed) if "\\" in listed or PureWindowsPath(listed).drive else PurePosixPath(listed)
+    inside = root.joinpath(*path.parts[-2:]) if path.anchor else root.joinpath(*path.parts)
+    if not inside.is_file() and inside.parent.is_dir():
+        same = [p for p in inside.parent.iterdir() if _composed(p.name) == _composed(inside.name)]
+        return same[0] if len(same) == 1 else inside
+    return inside
 
 
 def _nnunet(root: Path) -> Dataset:
@@ -192,13 +217,15 @@ def _nnunet(root: Path) -> Dataset:
     labels, ignored = _named_values(description, root)
     channels = description.get("channel_names", description.get("modality", {}))
     names = tuple(str(channels[number]) for number in sorted(channels, key=int))
-    return Dataset("nnunet", cases, lonely, labels, names, _are_pictures(cases), ignored)
+    unread = _unread(root / "imagesTr", root / "labelsTr")
+    return Dataset("nnunet", cases, lonely, labels, names, _are_pictures(cases), ignored, unread)
 
 
 def _voc(root: Path) -> Dataset:
     """PASCAL VOC (Everingham et al. 2010); images without a label map are usual there, and left out."""
     cases, lonely = _paired(_files(root / "JPEGImages"), _files(root / "SegmentationClass"))
-    return Dataset("voc", cases, tuple(c for c in lonely if "label" in c), pictures=True, ignored=(255,))
+    unread = _unread(root / "JPEGImages", root / "SegmentationClass")
+    return Dataset("voc", cases, tuple(c for c in lonely if "label" in c), pictures=True, ignored=(255,), unread=unread)
 
 
 def _folders(root: Path, images_dir: str | Path | None, labels_dir: str | Path | None) -> Dataset:
@@ -212,14 +239,15 @@ def _folders(root: Path, images_dir: str | Path | None, labels_dir: str | Path |
         folders.append(next(folder for folder in options if folder.is_dir()))
     cases, lonely = _paired(*(_files(folder) for folder in folders))
     labels, ignored = _named_values(_json(root), root)
-    return Dataset("folders", cases, lonely, labels, pictures=_are_pictures(cases), ignored=ignored)
+    pictures = _are_pictures(cases)
+    return Dataset("folders", cases, lonely, labels, pictures=pictures, ignored=ignored, unread=_unread(*folders))
 
 
 def _bids(root: Path, labels_dir: str | Path | None, channels: Sequence[str] | None) -> Dataset:
     """BIDS, its discrete segmentations among the derivatives (Gorgolewski et al. 2016; bids-specification 1.10)."""
     scans: dict[tuple[str, str], list[Path]] = {}
     labelled: dict[str, Path] = {}
-    for folder in ("sub-*/anat", "sub-*/ses-*/anat"):
+    for folder in _ANATOMY:
         for path in (path for where in sorted(root.glob(folder)) for path in _files(where)):
             key, _, suffix = _stem(path).rpartition("_")
             if suffix != "dseg":
@@ -253,13 +281,14 @@ def _bids(root: Path, labels_dir: str | Path | None, channels: Sequence[str] | N
             cases.append(case)
         elif found or key in labelled:
             lonely.append({name: value for name, value in case.items() if value})
-    return Dataset("bids", tuple(cases), tuple(lonely), _bids_names(root), tuple(channels))
+    unread = _unread(*(path for pattern in _ANATOMY for path in root.glob(pattern)))
+    return Dataset("bids", tuple(cases), tuple(lonely), _bids_names(root), tuple(channels), unread=unread)
 
 
 def _bids_labels(root: Path, labels_dir: str | Path | None = None) -> Iterable[Path]:
     where = root / labels_dir if labels_dir else root
     for folder in ("", "derivatives/*/") if not labels_dir else ("",):
-        for inner in ("sub-*/anat", "sub-*/ses-*/anat"):
+        for inner in _ANATOMY:
             yield from where.glob(f"{folder}{inner}/*_dseg.nii*")
 
 
@@ -361,9 +390,36 @@ def _files(folder: Path) -> list[Path]:
     return volumes or [path for path in found if is_picture(path)]
 
 
+def _unread(*folders: Path) -> dict[str, int]:
+    """Return how many files of some folders are not read, by ending; without files that usually accompany images."""
+    endings: Counter[str] = Counter()
+    for folder in folders:
+        read = set(_files(folder))
+        for path in (path for path in folder.glob("*") if path.name[0] != "." and path not in read):
+            ending = "".join(path.suffixes[-2:]).lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+            if path.is_dir():
+                endings["folders"] += not read
+            elif not read or ending not in _SIDECARS:
+                endings[ending or "files without an ending"] += 1
+    return dict(endings)
+
+
+def listed_endings(endings: Mapping[str, int]) -> str:
+    """Return counts by ending in words, such as "20 .nrrd, 3 .mha"."""
+    return ", ".join(
+        f"{count} {ending}" for ending, count in sorted(endings.items(), key=lambda pair: (-pair[1], pair[0]))
+    )
+
+
 def _stem(path: Path) -> str:
-    ending = next((e for e in VOLUMES + PICTURES if path.name.lower().endswith(e)), path.suffix)
-    return path.name[: len(path.name) - len(ending)]
+    """The file's name without its ending, in one Unicode form: macOS writes an accent as a character of its own."""
+    name = _composed(path.name)
+    ending = next((e for e in VOLUMES + PICTURES if name.lower().endswith(e)), path.suffix)
+    return name[: len(name) - len(ending)]
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _case_name(path: Path) -> str:

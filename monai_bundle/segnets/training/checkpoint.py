@@ -32,6 +32,9 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> Any: ...
 
 
+FIRST_MINUTES = 1.0
+"""When the first checkpoint of a start is written: what is tried first is often killed early."""
+
 _LATEST, _PREVIOUS = Path("checkpoints", "latest.pt"), Path("checkpoints", "previous.pt")
 
 
@@ -64,7 +67,8 @@ class Checkpoints:
         ema: the average of the weights, validated and exported; without it the network's own.
         validator: MONAI's evaluator, whose key metric tells the best weights.
         objects: by name, more whose state belongs to the run: history, early stopping, ...
-        every_minutes: a checkpoint is written, and at the end of the run.
+        data: name of a case -> digest of its files, as of `segnets.data.check`; a run goes on with the same ones only.
+        every_minutes: a checkpoint is written, the first one after a minute at the latest, and at the end of the run.
         every_steps: a checkpoint is written too.
         resume: go on with the run in `folder`, if there is one. If not, there must be none.
 
@@ -80,6 +84,7 @@ class Checkpoints:
         ema: EMAHandler | None = None,
         validator: Engine | None = None,
         objects: Mapping[str, Stateful] | None = None,
+        data: Mapping[str, str] | None = None,
         every_minutes: float = 5.0,
         every_steps: int | None = None,
         resume: bool = True,
@@ -89,6 +94,7 @@ class Checkpoints:
         self.ema = ema
         self.validator = validator
         self.objects = dict(objects or {})
+        self.data = data
         self.every_minutes = every_minutes
         self.every_steps = every_steps
         self.resume = resume
@@ -98,6 +104,7 @@ class Checkpoints:
         self._identity: dict[str, Any] = {}
         self._lock: IO[str] | None = None
         self._saved_step, self._saved_at = 0, time.monotonic()
+        self._minutes = min(every_minutes, FIRST_MINUTES)
 
     def attach(self, trainer: Engine) -> None:
         trainer.add_event_handler(Events.STARTED, self._start)
@@ -112,7 +119,7 @@ class Checkpoints:
                 "run.in_use",
                 f"another process trains in {self.folder}: wait for its end or stop it, or give another output_dir",
             )
-        self._identity = _identity(trainer)  # now: random transforms keep what they drew last
+        self._identity = _identity(trainer, self.data)  # now: random transforms keep what they drew last
         if self.resume:
             self._load(trainer)
         elif is_begun(self.folder):
@@ -142,7 +149,7 @@ class Checkpoints:
             self._random = None
         step = trainer.state.iteration
         if step > self._saved_step and (
-            time.monotonic() - self._saved_at >= 60 * self.every_minutes
+            time.monotonic() - self._saved_at >= 60 * self._minutes
             or (self.every_steps is not None and step % self.every_steps == 0)
         ):
             self._save(trainer)
@@ -186,6 +193,7 @@ class Checkpoints:
             with replacing(self.latest, self.previous) as part:
                 torch.save(state, part)
         self._saved_step, self._saved_at = trainer.state.iteration, time.monotonic()
+        self._minutes = self.every_minutes
 
     def _tensors(self, trainer: Engine) -> dict[str, Any]:
         tensors = {"network": _bare(trainer.network), "optimizer": trainer.optimizer, "scaler": trainer.scaler}
@@ -259,13 +267,14 @@ def _refuse_if_other(folder: Path, was: dict[str, Any], is_now: dict[str, Any]) 
         )
 
 
-def _identity(trainer: Engine) -> dict[str, Any]:
+def _identity(trainer: Engine, data: Mapping[str, str] | None) -> dict[str, Any]:
     """What a run can't change and stay the same run, in words."""
     network, dataset = _bare(trainer.network), trainer.data_loader.dataset
     sampler = trainer.data_loader.batch_sampler
     weights = sum(p.numel() for p in network.parameters())
     layers = re.sub("0x[0-9a-f]+", "", str(network))  # a place in memory says nothing
-    return {
+    files = [f"{name} ({data[name]})" for case in dataset.data if data and (name := case.get("name")) in data]
+    return ({"files of cases": files} if files else {}) | {
         "network": f"{type(network).__name__} of {weights:,} weights ({fingerprint(layers)[:8]})",
         "optimiser": type(trainer.optimizer).__name__,
         "loss": _named(trainer.loss_function),
