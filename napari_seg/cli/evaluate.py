@@ -95,10 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
             if result.code:
                 told = f"{arguments.versus.name}/{result.name}: {result.code}: {result.message}"
                 print(f"napari-seg: not in the comparison: {told}", file=sys.stderr)
-    if arguments.json:
-        facts = summary(results, arguments.tolerance_mm, versus)
-        print(json.dumps(facts | {"cases": [result.as_dict() for result in results]}, indent=2))
-    else:
+    if not arguments.json:
         _print_tables(results, arguments.tolerance_mm, versus)
         for text in _doubts(results):
             print(f"napari-seg: {text}", file=sys.stderr)
@@ -108,6 +105,9 @@ def run(arguments: argparse.Namespace) -> int:
         )
         if not arguments.json:
             print(f"report   {arguments.output / 'report.html'}")
+    if arguments.json:  # last: a report that can't be written is told in JSON, and nothing else is
+        facts = summary(results, arguments.tolerance_mm, versus)
+        print(json.dumps(facts | {"cases": [result.as_dict() for result in results]}, indent=2))
     return exit_code(sum(bool(result.code) for result in results), len(results))
 
 
