@@ -72,6 +72,10 @@ def test_what_dataset_json_lists_as_labels_is_skipped(folder: Path) -> None:
     training = [{"image": "./x/1.nii.gz", "label": ".\\y\\1.nii.gz"}, {"image": "z/3.nii.gz", "label": ["z/3.nii.gz"]}]
     (folder / "dataset.json").write_text(json.dumps({"training": training, "validation": [{"label": 3}, 7], "a": {}}))
     assert sorted_out(folder) == ({"x/1.nii.gz", "y/2.nii.gz", "z/3.nii.gz"}, {"y/1.nii.gz"})
+    fill(folder, "e\u0301/4.nii.gz")
+    (folder / "dataset.json").write_text(json.dumps({"training": [{"label": "\u00e9/4.nii.gz"}]}))
+    assert sorted_out(folder)[1] == {"e\u0301/4.nii.gz"}
+    (folder / "e\u0301/4.nii.gz").unlink()
     for text in (b"[" * 100_000, b"\xff", b"[]", b"{"):
         (folder / "dataset.json").write_bytes(text)
         assert len(sorted_out(folder)[0]) == 4

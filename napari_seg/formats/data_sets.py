@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Any
@@ -51,7 +52,7 @@ def without_label_maps(found: Found, path: Path) -> Found:
     reasons: dict[Scan, str] = {}
     for scan in candidates:
         file = scan.files[0]
-        if os.path.normpath(file) in listed:
+        if _compared(file) in listed:
             reasons[scan] = "dataset.json lists it as a label map"
         elif folder := _label_folder(shown(file), path, folders):
             reasons[scan] = f"it lies in the folder {folder} of a data set"
@@ -70,14 +71,19 @@ def _listed(files: Iterable[Path]) -> Iterator[str]:
     """The label maps, and not images, that lists of the Decathlon's and MONAI's kind name."""
     for file in files:
         try:
-            content: Any = json.loads(file.read_text(encoding="utf-8")) if _is_small(file) else None
+            content: Any = json.loads(file.read_text(encoding="utf-8-sig")) if _is_small(file) else None
         except (OSError, ValueError, RecursionError):
             continue
         lists = [value for value in content.values() if isinstance(value, list)] if isinstance(content, dict) else []
         entries = [entry for entries in lists for entry in entries if isinstance(entry, dict)]
         labels, images = (set(_paths(entry.get(key) for entry in entries)) for key in ("label", "image"))
         for name in labels - images:
-            yield os.path.normpath(file.parent / name)
+            yield _compared(file.parent / name)
+
+
+def _compared(file: Path) -> str:
+    """A path as lists and file systems may spell it: accents are one character or two."""
+    return unicodedata.normalize("NFC", os.path.normpath(file))
 
 
 def _is_small(file: Path) -> bool:
