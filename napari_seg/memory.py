@@ -59,8 +59,8 @@ def held_bytes() -> int:
 
 
 @contextmanager
-def limited_to(count: int) -> Iterator[None]:
-    """Set what `check_fits` allows within the block, in bytes; without it, a safe share of the free memory."""
+def limited_to(count: int | None) -> Iterator[None]:
+    """Set what `check_fits` allows within the block, in bytes; None: a safe share of the free memory."""
     token = _limit.set(count)
     try:
         yield
@@ -68,12 +68,12 @@ def limited_to(count: int) -> Iterator[None]:
         _limit.reset(token)
 
 
-def check_fits(count: int, name: str) -> None:
-    """Raise if reading a file takes more memory than it may.
+def check_fits(count: int, work: str) -> None:
+    """Raise if a piece of work takes more memory than it may.
 
     Args:
-        count: bytes that the reading will take, as its header says.
-        name: of the file, for the message.
+        count: bytes that the work will take.
+        work: such as "reading head.nii", for the message.
 
     Raises:
         EnvironmentFault: `environment.memory`, it does not fit.
@@ -84,6 +84,6 @@ def check_fits(count: int, name: str) -> None:
     if count > limit:
         raise EnvironmentFault(
             "environment.memory",
-            f"reading {name} takes {describe_bytes(count)} of memory and {describe_bytes(max(limit, 0))} may be used; "
+            f"{work} takes {describe_bytes(count)} of memory and {describe_bytes(max(limit, 0))} may be used; "
             "allow more memory, close other programs or use a larger machine",
         )

@@ -185,12 +185,13 @@ def as_labels(array: NDArray, name: str) -> NDArray[np.unsignedinteger]:
     Raises:
         InputError: `labels.type`, it holds values that are no labels.
     """
-    if array.min() < 0 or not np.array_equal(array, np.rint(array)):
+    # plane by plane, for rint works on a copy of up to 8 bytes a voxel
+    if array.min() < 0 or (array.dtype.kind not in "iub" and not all(np.array_equal(a, np.rint(a)) for a in array)):
         raise InputError("labels.type", f"{name} holds values that are no labels; expected whole numbers from 0 up")
     highest = int(array.max())
     if highest > MOST_LABEL:
         raise InputError("labels.type", f"{name} holds the value {highest}; expected labels up to {MOST_LABEL}")
-    return array.astype(smallest_label_type(highest))
+    return array.astype(smallest_label_type(highest), copy=False)
 
 
 def labels_in(array: NDArray[np.unsignedinteger]) -> list[int]:

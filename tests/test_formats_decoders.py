@@ -23,7 +23,7 @@ from bundles import write_threshold_bundle
 import napari_seg.apart
 from napari_seg.cli import main
 from napari_seg.errors import EnvironmentFault, InputError, Notice
-from napari_seg.formats import decoders, find_scans
+from napari_seg.formats import decoders, find_scans, label_maps
 from napari_seg.formats.decoders import read_apart
 from napari_seg.formats.itk import to_itk
 from napari_seg.formats.verdict import verdict_of
@@ -169,3 +169,16 @@ def test_the_budget_of_a_run_holds_for_its_reading(tmp_path: Path, head: Volume,
     assert main([*map(str, words), "--memory", "1MiB"]) == 4
     (result,) = json.loads(capsys.readouterr().out)
     assert (result["code"], "reading a.nii takes" in result["message"]) == ("environment.memory", True)
+
+
+@pytest.mark.parametrize(("also", "code"), [("nrrd", "environment.memory"), ("seg", "")])
+def test_other_formats_that_do_not_fit_are_refused_before_the_network_runs(
+    tmp_path: Path, head: Volume, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, also: str, code: str
+) -> None:
+    phantoms.write_nifti(head, tmp_path / "a.nii")
+    bundle = write_threshold_bundle(tmp_path / "bundle")
+    monkeypatch.setitem(label_maps._WRITTEN_BYTES, also, 1 << 40)
+    words = ["predict", tmp_path / "a.nii", "-o", tmp_path / "out", "--bundle", bundle, "--trust-bundle", "--json"]
+    main([*map(str, words), "--also", also])
+    (result,) = json.loads(capsys.readouterr().out)
+    assert result["code"] == code  # NIfTI gets no DICOM

@@ -16,6 +16,7 @@ from napari_seg.errors import BundleError, Cancelled, NapariSegError, Notice
 from napari_seg.formats.image2d import COLOURS
 from napari_seg.formats.proven import is_disk_full, not_written
 from napari_seg.localise import Progress
+from napari_seg.memory import held_bytes, limited_to
 
 if TYPE_CHECKING:
     from napari_seg.formats import Reading
@@ -156,14 +157,18 @@ def _run_case(
     overwrite: bool,
     progress: Progress | None,
 ) -> CaseResult:
+    from napari_seg.formats.label_maps import check_writing
     from napari_seg.inference import segment
 
     start = time.perf_counter()
     try:
         if not overwrite:
             output.refuse_others_files(case)
-        within: Reading = {"memory_bytes": options.get("memory_bytes"), **reading}
+        memory_bytes = options.get("memory_bytes")
+        within: Reading = {"memory_bytes": memory_bytes, **reading}
         volume = case.scan.read(**within, channels=bundle.in_channels)
+        with limited_to(None if memory_bytes is None else memory_bytes - held_bytes()):
+            check_writing(volume.grid.shape, [kind for kind in also if case.scan.format == "dicom" or kind == "nrrd"])
         segmentation = segment(volume, bundle, progress=progress, **options)
         if case.scan.format != "dicom" and (missing := [kind for kind in also if kind in OF_DICOM]):
             also = [kind for kind in also if kind not in missing]

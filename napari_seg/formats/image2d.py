@@ -85,7 +85,7 @@ def _pixels(path: Path, *, is_label: bool) -> NDArray:
             if (pages := getattr(image, "n_frames", 1)) > 1:
                 raise InputError("file.pages", f"{path.name} holds {pages} pages; expected one picture")
             # the picture, turned, as an array, and handed from one process to the other
-            check_fits(prod(image.size) * len(image.getbands()) * 4, path.name)
+            check_fits(prod(image.size) * len(image.getbands()) * 4, f"reading {path.name}")
             upright = ImageOps.exif_transpose(image)  # as every viewer shows it, and as masks are drawn on it
             if is_label and upright.mode == "1":  # a mask of single bits holds 0 and 1, as in training
                 return np.asarray(upright).astype(np.uint8)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from napari_seg.formats.image2d import is_picture, read_label_picture
 from napari_seg.formats.proven import unproven
 from napari_seg.formats.surface import SURFACE_ENDINGS, write_surfaces
 from napari_seg.geometry import Grid, is_same_lattice, resample
+from napari_seg.memory import check_fits
 from napari_seg.volume import (
     Origin,
     Segment,
@@ -33,6 +35,9 @@ from napari_seg.volume import (
 
 DicomKind = Literal["seg", "labelmap", "rtstruct"]
 """How a label map becomes DICOM: binary segmentation, label map segmentation, or contours."""
+
+_WRITTEN_BYTES = {"nrrd": 8, "seg": 8, "labelmap": 13, "rtstruct": 32}
+"""Memory that writing and reading back takes, in bytes a voxel, as measured with three large structures."""
 
 WRITTEN_ENDINGS = (".nii.gz", ".nii", *SEGMENTATION_ENDINGS[:1], ".dcm", *SURFACE_ENDINGS, ".csv", ".json")
 
@@ -183,6 +188,20 @@ def write_label_map(
     else:
         raise OutputError("output.format", f"{path.name} ends in none of {', '.join(WRITTEN_ENDINGS)}; give it one")
     return [path]
+
+
+def check_writing(shape: Sequence[int], formats: Sequence[str]) -> None:
+    """Raise if writing a label map of a shape in some formats, and reading it back, takes more memory than it may.
+
+    Args:
+        shape: (I, J, K).
+        formats: "seg", "labelmap", "rtstruct" or "nrrd".
+
+    Raises:
+        EnvironmentFault: `environment.memory`, it does not fit.
+    """
+    for name in formats:
+        check_fits(prod(shape) * _WRITTEN_BYTES[name], f"writing {name}")
 
 
 def on_grid(segmentation: Segmentation, grid: Grid, path: Path) -> Segmentation:

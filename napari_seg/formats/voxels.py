@@ -111,7 +111,7 @@ def check_room(shape: Sequence[int], stored: np.dtype, wanted: np.dtype, name: s
         EnvironmentFault: `environment.memory`, it does not fit.
     """
     conversion = 0 if stored == wanted else stored.itemsize + wanted.itemsize
-    check_fits(prod(shape) * max(2 * wanted.itemsize, conversion), name)
+    check_fits(prod(shape) * max(2 * wanted.itemsize, conversion), f"reading {name}")
 
 
 def fill(room: memoryview, stream: IO[bytes], path: Path) -> None:
