@@ -204,9 +204,10 @@ def _stop_behind_header() -> Callable[[BaseTag, str | None, int], bool]:
 
     def is_behind(tag: BaseTag, vr: str | None, length: int) -> bool:
         # No file holds an element of group 0, which zeros look like; nor does a header go on for ever.
-        if tag < 0x00020000 or next(elements) > MAX_ELEMENTS:
+        number = int(tag)  # tags compare slowly
+        if number < 0x00020000 or next(elements) > MAX_ELEMENTS:
             raise InputError("file.not_dicom", _UNKNOWN)
-        return tag >= 0x7FE00008
+        return number >= 0x7FE00008
 
     return is_behind
 
