@@ -160,7 +160,7 @@ def _to_256(k: int, dataset: Dataset) -> None:
     [
         (["ORIGINAL", "PRIMARY", "M_FFE", "M"], ["ORIGINAL", "PRIMARY", "PHASE MAP", "P"], ["MFFE_M", "PHASEMAP_P"]),
         (["ORIGINAL", "PRIMARY", "AXIAL"], ["ORIGINAL", "PRIMARY", "AXIAL", "ADD"], ["AXIAL", "AXIAL_ADD"]),
-        (["ORIGINAL", "PRIMARY", "M", "B0"], ["ORIGINAL", "PRIMARY", "B0 MAP", "B0"], ["M_B0", "B0MAP_B0"]),
+        (["ORIGINAL", "PRIMARY", "M", "B0"], ["ORIGINAL", "PRIMARY", "B0 MAP", "B0"], ["M", "B0MAP"]),
     ],
 )
 def test_images_of_different_kinds_become_scans_of_their_own(

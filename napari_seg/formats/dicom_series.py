@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -194,7 +195,7 @@ def _series_of(parts: Sequence[_Part]) -> list[tuple[int, Series]]:
         return [(files[0][0], Series(name, tuple(path for _, path in files)))]
     names = names_of_kinds([part.kind for part in parts])
     return [
-        (part.files[0][0], Series(f"{name}_{own}", tuple(path for _, path in part.files)))
+        (part.files[0][0], Series(f"{name}_{own}".rstrip("_"), tuple(path for _, path in part.files)))
         for part, own in zip(parts, names, strict=True)
     ]
 
@@ -226,14 +227,13 @@ def names_of_kinds(kinds: Sequence[Kind]) -> list[str]:
 
 
 def _tails(types: Sequence[tuple[str, ...]]) -> list[str]:
-    """Of several image types what is not common to all; never nothing."""
+    """Of several image types the values that are not common to all; never nothing."""
     plain = [["".join(words(value)) for value in one] for one in types]
-    common = 0
-    while common < max(len(one) for one in plain) and len({tuple(one[: common + 1]) for one in plain}) == 1:
-        common += 1
-    if min(len(one) for one in plain) == common:  # AXIAL and AXIAL_ADD rather than nothing and ADD
-        common = max(common - 1, 0)
-    return ["_".join(one[common:])[:40] for one in plain]
+    columns = list(zip_longest(*plain, fillvalue=""))
+    differing = [n for n, column in enumerate(columns) if len(set(column)) > 1]
+    if differing and any(not any(columns[n][m] for n in differing) for m in range(len(types))):
+        differing.insert(0, differing[0] - 1)  # AXIAL and AXIAL_ADD rather than nothing and ADD
+    return ["_".join(columns[n][m] for n in differing if n >= 0 and columns[n][m])[:40] for m in range(len(types))]
 
 
 def plane_of(orientation: Sequence[float] | None) -> str:
