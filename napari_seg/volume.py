@@ -230,20 +230,33 @@ def _shape(grid: Grid) -> str:
     return ", ".join(str(n) for n in grid.shape)
 
 
+MIN_COLOR_DISTANCE = 90.0
+"""In red, green and blue of 0 to 255, below which two colours are taken for one another."""
+
+
 def distinct_color(label: int) -> tuple[int, int, int]:
     """A colour that differs well from those of the labels before it (steps of the golden angle in hue)."""
     red, green, blue = colorsys.hsv_to_rgb((0.13 + 0.618034 * label) % 1.0, 0.75, 0.95)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def distinct_from(colors: Sequence[tuple[int, int, int]], count: int) -> list[tuple[int, int, int]]:
-    """Return colours that differ well from some others and from each other."""
-    candidates = [(255, 150, 0), (0, 170, 255), (230, 60, 230), (255, 255, 0), (0, 255, 120), (255, 255, 255)]
-    candidates += [distinct_color(label) for label in range(1, 25)]
+def distinct_from(
+    colors: Sequence[tuple[int, int, int]], preferred: Sequence[tuple[int, int, int]]
+) -> list[tuple[int, int, int]]:
+    """Return colours of choice, those that are too near to others replaced by colours that are not.
+
+    Args:
+        colors: the others.
+        preferred: the colours of choice.
+    """
+    candidates = [*preferred, (255, 255, 0), (0, 255, 120), (255, 255, 255), *map(distinct_color, range(1, 25))]
     answer: list[tuple[int, int, int]] = []
-    for _ in range(count):
-        taken = np.array([*colors, *answer, (0, 0, 0)])
-        answer.append(max(candidates, key=lambda color: np.linalg.norm(taken - color, axis=1).min()))
+
+    def distance(color: tuple[int, int, int]) -> float:
+        return float(np.linalg.norm(np.array([*colors, *answer, (0, 0, 0)]) - color, axis=1).min())
+
+    for color in preferred:
+        answer.append(color if distance(color) >= MIN_COLOR_DISTANCE else max(candidates, key=distance))
     return answer
 
 

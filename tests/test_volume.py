@@ -63,7 +63,9 @@ def test_smallest_label_type() -> None:
 
 def test_colours_of_differences_are_none_of_the_structures() -> None:
     used = [(255, 150, 0), (0, 170, 255), (230, 60, 230), *(distinct_color(label) for label in range(1, 6))]
-    found = np.array(distinct_from(used, 3))
+    usual = [(255, 150, 0), (0, 170, 255), (230, 60, 230)]
+    assert distinct_from([(255, 0, 0), (0, 200, 0)], usual) == usual
+    found = np.array(distinct_from(used, usual))
     apart = np.linalg.norm(found[:, None] - np.array([*used, (0, 0, 0)]), axis=2)
     assert apart.min() > 80
     assert min(np.linalg.norm(found[n] - found[n - 1]) for n in range(3)) > 80

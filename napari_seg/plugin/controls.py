@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -119,6 +119,40 @@ def scrolled(widget: QWidget, least_height: int = 60) -> QScrollArea:
     return answer
 
 
+class NameColumn(QObject):
+    """Gives the column with names the room that the others leave, but never so little that names become alike.
+
+    Args:
+        view: a table or a tree.
+        header: its horizontal header; the other columns fit their contents.
+        column: the one with the names.
+        least: width in pixels below which the others are scrolled to instead.
+    """
+
+    def __init__(self, view: QAbstractItemView, header: QHeaderView, column: int, least: int = 130) -> None:
+        super().__init__(view)
+        self._view, self._header, self._column, self._least = view, header, column, least
+        header.setStretchLastSection(False)
+        for other in range(header.count()):
+            if other != column:
+                header.setSectionResizeMode(other, QHeaderView.ResizeMode.ResizeToContents)
+        self._timer = QTimer(self, singleShot=True, interval=0)  # once all columns have their size
+        self._timer.timeout.connect(self._fit)
+        header.sectionResized.connect(lambda section, *_: None if section == column else self._timer.start())
+        view.viewport().installEventFilter(self)
+
+    def eventFilter(self, watched: object, event: QEvent) -> bool:  # Qt's name
+        """Fit the column into a view of another size."""
+        if event.type() == QEvent.Type.Resize:
+            self._timer.start()
+        return False
+
+    def _fit(self) -> None:
+        others = self._header.length() - self._header.sectionSize(self._column)
+        room = self._view.viewport().width() - others
+        self._header.resizeSection(self._column, max(self._least, room))
+
+
 def table(*heads: str, stretched: int) -> QTableWidget:
     """A table of whole rows to pick from, of which one column takes the room that is left."""
     answer = QTableWidget(0, len(heads))
@@ -132,9 +166,7 @@ def table(*heads: str, stretched: int) -> QTableWidget:
     answer.setTextElideMode(Qt.TextElideMode.ElideMiddle)
     header = answer.horizontalHeader()
     header.setMinimumSectionSize(20)
-    for column in range(len(heads)):
-        mode = QHeaderView.ResizeMode.Stretch if column == stretched else QHeaderView.ResizeMode.ResizeToContents
-        header.setSectionResizeMode(column, mode)
+    NameColumn(answer, header, stretched)
     return answer
 
 

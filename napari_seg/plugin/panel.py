@@ -84,7 +84,6 @@ class Panel(QWidget):
         self._scan_box = box("The scan that the tabs speak of; follows the layer that is selected.")
         self._scan_box.setPlaceholderText("No scan is open")
         self._window_box = box("Which values are drawn black and white.")
-        self._window_box.setPlaceholderText("Set by hand")
         self._unsaved_label = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
         self._unsaved_frame = QFrame()
         self._unsaved_frame.setFrameShape(QFrame.Shape.StyledPanel)
@@ -158,6 +157,7 @@ class Panel(QWidget):
     def _refresh_window(self) -> None:
         scan = self.session.scan
         self._window_box.setEnabled(scan is not None)
+        self._window_box.setPlaceholderText("" if scan is None else "Set by hand")
         with signals_blocked(self._window_box):
             self._window_box.clear()
             if scan is None:

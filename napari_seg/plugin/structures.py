@@ -351,7 +351,8 @@ class StructuresModel:
         scores, differing_at = COMPARING.run(
             compare_with, found, expected, images, is_stopping=self.session.is_closed.is_set
         )
-        colors = distinct_from([s.color for s in found.segments], len(DISAGREEMENTS))
+        usual = ((255, 150, 0), (0, 170, 255), (230, 60, 230))
+        colors = distinct_from([s.color for s in found.segments], usual)
         kinds = zip(DISAGREEMENTS.items(), colors, strict=True)
         segments = tuple(Segment(label, meaning, color) for (label, meaning), color in kinds)
         differing = Segmentation(differing_at, found.grid, segments)

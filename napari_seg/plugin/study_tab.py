@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QPalette
-from qtpy.QtWidgets import QHeaderView, QLabel, QSpinBox, QSplitter, QTreeWidget, QTreeWidgetItem, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QSpinBox, QSplitter, QTreeWidget, QTreeWidgetItem, QVBoxLayout, QWidget
 from superqt import QElidingLabel
 from superqt.utils import WorkerBase
 
-from napari_seg.plugin.controls import ask_file, ask_folder, button, in_background, row, scrolled
+from napari_seg.plugin.controls import NameColumn, ask_file, ask_folder, button, in_background, row, scrolled
 from napari_seg.plugin.session import message_of
 from napari_seg.plugin.study import Entry, StudyModel
 
@@ -40,10 +40,7 @@ class StudyTab(QWidget):
         self._tree.setIconSize(QSize(12, 12))
         header = self._tree.header()
         header.setMinimumSectionSize(30)
-        header.setStretchLastSection(False)
-        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-        for column in range(1, 5):
-            header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
+        NameColumn(self._tree, header, 0, least=170)
         self._details = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
         self._details.setAlignment(Qt.AlignmentFlag.AlignTop)
         self._details.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
