@@ -82,7 +82,7 @@ def test_a_run_that_ends_early_prints_what_it_did(
 
         def stopped(volume: Volume, *args: Any, number: int = number, **options: Any) -> Segmentation:
             if volume.name == "c":
-                os.kill(os.getpid(), number)
+                signal.raise_signal(number)
             return real(volume, *args, **options)
 
         before = signal.getsignal(number)

@@ -220,6 +220,22 @@ def test_a_run_that_the_system_kills_between_two_renames_is_undone(tmp_path: Pat
     assert names(out) == sorted(before)
 
 
+def test_what_a_run_of_an_earlier_version_left_is_undone(
+    tmp_path: Path, bundle: Bundle, no_network: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (case, volume), out = one_case(tmp_path), tmp_path / "out"
+    write(case, volume, 300, out, bundle, ())
+    hidden = out / ".unfinished-abc"
+    hidden.mkdir()
+    for name in ("case_seg.json", "case_seg.png"):  # killed with the labels in place, and nothing that tells whose
+        (out / name).rename(hidden / name)
+    for path in out.glob("case_seg_*"):
+        path.unlink()
+    with OutputFolder(out) as output:
+        output.refuse_others_files(case)
+    assert names(out) == []
+
+
 def test_a_folder_in_the_way_is_never_moved(tmp_path: Path, bundle: Bundle, no_network: None) -> None:
     (case, volume), out = one_case(tmp_path), tmp_path / "out"
     (out / "case_seg.png").mkdir(parents=True)
