@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -125,6 +127,38 @@ def test_masks_of_single_bits(cases: Path) -> None:
 
 
 # NIfTI, MetaImage, NRRD and images
+
+
+@pytest.mark.parametrize(
+    ("name", "codes"),
+    [("qfac_zero_sform_ok", []), ("quat_noise_4e-7_sform", []), ("vinci", ["geometry.pixdim_conflict"])],
+)
+def test_a_good_sform_counts_whatever_lies_beside_it(cases: Path, name: str, codes: list[str]) -> None:
+    path = cases / "nifti_geometry" / f"{name}.nii"
+    volume = read(path)
+    assert np.allclose(volume.grid.affine, nibabel.Nifti1Header.from_fileobj(path.open("rb"), check=False).get_sform())
+    assert [notice.code for notice in volume.notices] == codes
+
+
+def test_a_header_that_names_pixels_of_another_name(cases: Path) -> None:
+    folder = cases / "metaimage" / "renamed"
+    pixels = np.fromfile(folder / "orig.raw", "<i2").reshape((140, 204, 35), order="F")
+    assert np.array_equal(read(folder / "case_0001.mhd").array[0], pixels)
+
+
+def test_a_compressed_metaimage_without_the_size_of_its_stream(cases: Path) -> None:
+    path = cases / "hostile" / "mha_without_compressed_size.mha"
+    stream = path.read_bytes().partition(b"ElementDataFile = LOCAL\n")[2]
+    pixels = np.frombuffer(zlib.decompress(stream), "<i2").reshape((36, 48, 40), order="F")
+    assert np.array_equal(read(path).array[0], pixels)
+
+
+def test_photographs_lie_as_their_masks_do(cases: Path) -> None:
+    folder = cases / "images_2d" / "exif_square"
+    for path in sorted((folder / "images").iterdir()):
+        mask = read_label_map(folder / "labels" / f"{path.stem}.png").array[..., 0] > 0
+        photograph = read(path).array[0, ..., 0].astype(float)
+        assert abs(np.corrcoef(photograph.ravel(), mask.ravel())[0, 1]) > 0.9
 
 
 # training and evaluation

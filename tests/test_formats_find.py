@@ -10,10 +10,11 @@ import pytest
 import SimpleITK
 
 from napari_seg.cli import main
-from napari_seg.cohort.discover import find_cases
+from napari_seg.cohort.discover import find_cases, is_result
 from napari_seg.errors import InputError
 from napari_seg.formats import Scan, find, find_scans, read
 from napari_seg.formats.itk import to_itk
+from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.verdict import verdicts
 
 
@@ -198,3 +199,10 @@ def test_a_name_that_is_no_unicode_is_one_scan_as_any_other(tmp_path, head, caps
 def test_a_name_that_is_too_long_is_missing(tmp_path):
     with pytest.raises(InputError, match=r"input\.missing"):
         find(tmp_path / ("x" * 5000))
+
+
+def test_a_record_that_nests_too_deep_costs_the_names_alone(tmp_path, head):
+    path = phantoms.write_nifti(head, tmp_path / "a_seg.nii")
+    (tmp_path / "a_seg.json").write_text("[" * 100_000 + "]" * 100_000)
+    assert read_label_map(path).segments == ()
+    assert [scan.name for scan in find(tmp_path, passing_over=is_result).scans] == ["a_seg"]

@@ -273,7 +273,8 @@ def _recorded_segments(path: Path) -> tuple[Segment, ...]:
     try:
         entries = json.loads(record.read_text(encoding="utf-8"))["segments"]
         return tuple(Segment(int(e["label"]), str(e["name"]), tuple(e["color"])) for e in entries)
-    except (OSError, ValueError, KeyError, TypeError):  # names are a courtesy: the labels themselves are compared
+    # names are a courtesy: the labels themselves are compared
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ()
 
 
