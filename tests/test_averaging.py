@@ -42,6 +42,10 @@ def test_shifted_copies_are_averaged_voxel_by_voxel() -> None:
         total[:, :, : 40 - k, : 36 - k] += logits[:, :, k:, k:]
         count[:, :, : 40 - k, : 36 - k] += 1
     torch.testing.assert_close(found, total / count)
+    shares = averaged(lambda batch: network(batch) * 3, (), 4, is_softmax=True)(windows).exp()
+    torch.testing.assert_close(shares.sum(1), torch.ones(2, 40, 36, 8))
+    far = (slice(None), slice(None), slice(39, 40), slice(35, 36))  # in one copy only
+    torch.testing.assert_close(shares[far], (network(windows) * 3).softmax(1)[far])
     assert averaged(network, ()) is network
     both = averaged(network, (1,), 2)(windows)
     one, other = averaged(network, (), 2)(windows), averaged(network, (1,))(windows)

@@ -287,15 +287,27 @@ class Small(nn.Module):
 
 @pytest.mark.parametrize(("most", "asked"), [(9, [6]), (2, [6, 3, 1, 1, 1, 1, 1, 1]), (0, [6, 3, 1])])
 @torch.inference_mode()
-def test_too_little_memory_steps_down_and_changes_no_logit(most: int, asked: list[int], caplog) -> None:
+def test_too_little_memory_steps_down_and_changes_no_logit(most: int, asked: list[int]) -> None:
     network, windows = Small(most), torch.randn(6, 1, 8, 8, 8)
     backend = TorchBackend(network, CPU, refuge=CPU)
     for _ in range(2):
         torch.testing.assert_close(backend(windows), network.convolution(windows))
     assert network.batches[: len(asked)] == asked
-    assert len(caplog.records) == {9: 0, 2: 2, 0: 3}[most]
+    assert [notice.code for notice in backend.notices] == ["environment.gpu_memory"] * {9: 0, 2: 2, 0: 3}[most]
+    assert ("processor went on" in " ".join(map(str, backend.notices))) == (most == 0)
     with pytest.raises(torch.OutOfMemoryError):
         TorchBackend(Small(0), CPU)(windows)
+
+
+def test_a_hand_over_is_a_notice_of_the_result(head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Starved(TorchBackend):
+        def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+            super().__init__(network, device, dtype)
+            self._notice("for one window; the processor went on in its place")
+
+    monkeypatch.setattr(backends, "TorchBackend", Starved)
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(10, 12, 8)), trust=True)
+    assert [n.code for n in segment(head, bundle, device="cpu", backend="torch").notices] == ["environment.gpu_memory"]
 
 
 @pytest.mark.parametrize("refuge", [None, CPU])

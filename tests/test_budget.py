@@ -153,23 +153,43 @@ def test_a_region_is_planned_anew_when_a_compiled_network_takes_more_than_was_th
     np.testing.assert_array_equal(found.array, usual.array)
 
 
-def test_less_is_planned_in_half_precision_but_for_a_gpu(head: Volume, tmp_path: Path) -> None:
-    known = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(16, 16, 16)), trust=True)
+def planned(tmp_path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32, batch: int = 1) -> Plan:
+    """How 8 windows, of which 4 fit into the budget's sums, would be run there."""
+    root = tmp_path / "small"
+    known = read_bundle(root if root.is_dir() else write_threshold_bundle(root, roi=(16, 16, 16)), trust=True)
     model = load_model(known, "cpu")
-    settings = WindowSettings.of(model.inferer)
-    assert settings is not None
+    settings = WindowSettings((16, 16, 16), (0.0, 0.0, 0.0), batch)
+    model = Model(model.network, model.preprocessing, model.inferer, torch.device(device), dtype)
+    grid = Grid((32, 32, 32), np.eye(4))
+    task = RegionTask.of(
+        torch.zeros(1, 32, 32, 32), grid, grid, known, model, settings, Means(10**12, "torch", "bundle"), 0
+    )
+    return task.plan(beside_bytes=0)
 
-    def planned(device: str, dtype: torch.dtype) -> int:
-        half = Model(model.network, model.preprocessing, model.inferer, torch.device(device), dtype)
-        image = torch.zeros(1, 32, 32, 32)
-        grid = Grid((32, 32, 32), np.eye(4))
-        task = RegionTask.of(image, grid, grid, known, half, settings, Means(10**12, "torch"), 0)
-        return task.plan().cost.peak_bytes
 
-    exact = planned("cpu", torch.float32)
-    assert planned("cpu", torch.bfloat16) == int(dry_run.HALF_MAPS * exact)
-    # a GPU that runs out of memory hands over to the processor, which goes on in float32
-    assert planned("cuda", torch.float16) == planned("cuda", torch.float32) == exact
+def test_less_is_planned_in_half_precision(tmp_path: Path) -> None:
+    exact = planned(tmp_path).cost.peak_bytes
+    assert planned(tmp_path, dtype=torch.bfloat16).cost.peak_bytes == int(dry_run.HALF_MAPS * exact)
+
+
+def test_what_lies_in_a_gpus_memory_is_not_charged_to_main_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "room_for_sums", lambda device: 0)
+    small = planned(tmp_path, "cuda")
+    usual = planned(tmp_path)
+    assert usual.peak_bytes - small.peak_bytes > usual.cost.peak_bytes / 2  # its maps
+    monkeypatch.setattr(backends, "room_for_sums", lambda device: 10**9)
+    large = planned(tmp_path, "cuda")
+    assert small.staying_bytes - large.staying_bytes > 0.9 * (large.sums_bytes - 2 * 4 * 3 * 16**3)
+
+
+def test_no_more_windows_are_planned_at_once_than_there_are(tmp_path: Path) -> None:
+    one = planned(tmp_path).cost.peak_bytes
+    eight, many = planned(tmp_path, batch=8), planned(tmp_path, batch=32)
+    assert many.peak_bytes == eight.peak_bytes
+    assert many.peak_bytes - planned(tmp_path, batch=4).peak_bytes == pytest.approx(4 * 1.1 * one, rel=0.2)
+    assert many.windows.settings.batch == 8
 
 
 def test_a_network_that_takes_too_much_is_refused_and_leaves_nothing(with_backends: Segmented) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
 
-from napari_seg.errors import EnvironmentFault, NapariSegError
+from napari_seg.errors import EnvironmentFault, NapariSegError, Notice
 from napari_seg.inference.covering import stride
 
 if TYPE_CHECKING:
@@ -117,8 +117,10 @@ class Backend(Protocol):
         device: where it computes.
         dtype: what it computes in.
         home: where its logits are.
+        notices: what a person should hear of how it ran.
     """
 
+    notices: list[Notice]
     batch_cost: BatchCost | None
     device: torch.device
     dtype: torch.dtype
@@ -146,7 +148,7 @@ def smaller(shape: tuple[int, ...], times: int = 2) -> tuple[int, ...]:
 
 
 class TorchBackend:
-    """The network as it is, on its own device; where that has too little memory it steps down and says so.
+    """The network as it is, on its own device; where that has too little memory it steps down and notices it.
 
     Fewer windows at once are tried first, then the processor; the logits stay what they are, to rounding.
 
@@ -173,6 +175,7 @@ class TorchBackend:
         self.home = home or device
         self.refuge = refuge
         self.at_once: int | None = None
+        self.notices: list[Notice] = []
 
     @property
     def name(self) -> str:
@@ -205,13 +208,18 @@ class TorchBackend:
             torch.cuda.empty_cache()
         if len(windows) > 1:
             self.at_once = len(windows) // 2
-            text = "%s has too little memory for %d windows at once; now %d"
-            log.warning(text, self.device, len(windows), self.at_once)
+            self._notice(f"for {len(windows)} windows at once; it was given {self.at_once} at a time")
         else:
-            log.warning("%s has too little memory for one window; %s goes on", self.device, self.refuge)
+            self._notice("for one window; the processor went on in its place, which takes longer and main memory")
             self.network, self.device, self.refuge = twin(self.network, self.refuge), self.refuge, None
             self.dtype = torch.float32
         return self(windows)
+
+    def _notice(self, what: str) -> None:
+        advice = "close other programs that use the graphics card, or use one with more memory"
+        notice = Notice("environment.gpu_memory", f"{self.device} has too little memory {what}; {advice}")
+        log.info(notice.message)
+        self.notices.append(notice)
 
 
 def described(program: str, backend: Backend) -> str:
@@ -239,7 +247,7 @@ def resting(run: Run, rest: Callable[[], None], before: Callable[[], None]) -> R
     return rested
 
 
-def averaged(run: Run, mirror_axes: Sequence[int], shifts: int = 1) -> Run:
+def averaged(run: Run, mirror_axes: Sequence[int], shifts: int = 1, is_softmax: bool = False) -> Run:
     """Give the mean logits of windows, their mirror images in all combinations of axes, and shifted copies of each.
 
     A network with strides sees a window on a lattice of every 2nd to every 16th voxel; a shifted copy falls on another
@@ -249,6 +257,7 @@ def averaged(run: Run, mirror_axes: Sequence[int], shifts: int = 1) -> Run:
         run: called shifts * 2 ** len(mirror_axes) times for each batch.
         mirror_axes: spatial axes along which left and right carry no meaning to the network.
         shifts: copies, shifted by 0 to shifts - 1 voxels along the diagonal of the axes that are long enough.
+        is_softmax: give the logarithms of the mean probabilities, the classes excluding each other.
     """
     flips = [[2 + axis for axis in some] for n in range(len(mirror_axes) + 1) for some in combinations(mirror_axes, n)]
     if len(flips) == 1 and shifts == 1:
@@ -259,12 +268,14 @@ def averaged(run: Run, mirror_axes: Sequence[int], shifts: int = 1) -> Run:
         total: torch.Tensor | None = None
         for shift, flipped in product(range(shifts), flips):
             logits = run(_shifted(windows, axes, shift).flip(flipped)).flip(flipped)
+            logits = logits.float().softmax(1) if is_softmax else logits
             if total is None:
                 total = logits.to(torch.float32, copy=True)  # a backend may use its memory again
             else:
                 _part(total, axes, 0, shift).add_(_part(logits, axes, shift, 0))
         assert total is not None
-        return total.div_(_copies(total.shape, axes, shifts).to(total.device) * len(flips))
+        total.div_(_copies(total.shape, axes, shifts).to(total.device) * len(flips))
+        return total.clamp_(min=torch.finfo(torch.float32).tiny).log_() if is_softmax else total
 
     return averaged
 
@@ -351,14 +362,21 @@ def make_backend(
         raise EnvironmentFault("environment.backend", f"{why}; say --backend torch") from error
 
 
+def room_for_sums(device: torch.device) -> int:
+    """Return the bytes of a GPU's own memory that sums of windows may take; 0 of a processor."""
+    if device.type != "cuda":
+        return 0
+    free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # kept from the scan before
+    return int(FREE_SHARE * free)
+
+
 def _torch_backend(model: Model, sums_bytes: int) -> TorchBackend:
     cpu = torch.device("cpu")
     network, device, dtype = model.network, model.device, model.dtype
     if device.type != "cuda":
         return TorchBackend(network, device, dtype)
-    free, _ = torch.cuda.mem_get_info(device)
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # kept from the scan before
-    if sums_bytes <= FREE_SHARE * free:
+    if sums_bytes <= room_for_sums(device):
         return TorchBackend(network, device, dtype, refuge=cpu)
     log.info("the sums of overlapping windows are kept in main memory; %s has too little for them", device)
     return TorchBackend(network, device, dtype, home=cpu, refuge=cpu)

@@ -129,6 +129,7 @@ def best_plan(
     budget_bytes: int,
     held: Callable[[], int],
     share: Callable[[float], float | None],
+    device_bytes: int = 0,
 ) -> Plan:
     """The quickest plan that fits, in single precision if any does; it does not depend on the budget if that is ample.
 
@@ -140,6 +141,7 @@ def best_plan(
         held: says what it holds already, as `make_plan` wants it; asked once costs are known, since counting them
             loads parts of torch.
         share: as `make_plan` wants it, told the operations of all windows.
+        device_bytes: as for `make_plan`.
 
     Raises:
         EnvironmentFault: `environment.memory`, nothing fits; it says what would.
@@ -149,7 +151,7 @@ def best_plan(
     def plan(windows: Windows) -> Plan:
         cost = cost_of(windows)
         flop = (windows.count - len(windows.empty)) * windows.settings.looks * cost.flop
-        return make_plan(windows, channels, cost, budget_bytes, held(), share(flop))
+        return make_plan(windows, channels, cost, budget_bytes, held(), share(flop), device_bytes)
 
     found: list[Plan] = []
     for number, windows in enumerate(ways, start=1):
@@ -176,6 +178,7 @@ def make_plan(
     budget_bytes: int,
     held: int,
     share: float | None = None,
+    device_bytes: int = 0,
 ) -> Plan:
     """The quickest way to run a region's windows within a budget, and what it will hold.
 
@@ -186,6 +189,7 @@ def make_plan(
         budget_bytes: what the process may hold at most.
         held: what it holds already, the scan and the label map included, the image not.
         share: of the maps that torch holds at once, what a compiled network takes; None: torch runs.
+        device_bytes: of a GPU's own memory, that sums may take there; 0: there is no GPU.
 
     Raises:
         EnvironmentFault: `environment.memory`, nothing fits; it says what would.
@@ -210,7 +214,9 @@ def make_plan(
             size = kept_dtype.itemsize
             strips = tuple((thriftiest(windows, strip, size), strip) for strip in cut_in_strips(windows, count))
             kept = max(kept_bytes(joined, strip, cost.classes, size) for joined, strip in strips)
-            staying = int(fixed + kept + 4 * max(weights_voxels(joined, strip) for joined, strip in strips))
+            sums = int(kept + 2 * block)
+            weights = 4 * max(weights_voxels(joined, strip) for joined, strip in strips)
+            staying = int(fixed + (kept + weights if sums > device_bytes else 0))
             largest = max(prod(place_shape(joined, strip)) for joined, strip in strips)
             passing = 4 * cost.classes * largest + decided_bytes(cost.classes, largest)
             # the network's memory holds the logits, which stay when it is given back
@@ -221,7 +227,6 @@ def make_plan(
                 starts = [start for joined, strip in strips for start in joined.starts_of(joined.places(strip))]
                 asked = sum(start not in windows.empty for start in starts)
                 flop = asked * windows.settings.looks * cost.flop
-                sums = int(kept + 2 * block)
                 return Plan(
                     windows, cost, strips, kept_dtype, starts, sums, asked, flop, share, rests, staying, passing, peak
                 )

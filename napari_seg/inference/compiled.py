@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from napari_seg import __version__
-from napari_seg.errors import EnvironmentFault
+from napari_seg.errors import EnvironmentFault, Notice
 from napari_seg.inference.backends import BatchCost, described, first_answer, smaller
 from napari_seg.inference.budget import give_back, held_bytes
 from napari_seg.inference.dry_run import operations
@@ -72,6 +72,7 @@ class OpenVINOBackend:
         import openvino
 
         self.dtype = dtype
+        self.notices: list[Notice] = []
         self.compiled = compiled
         self.request = compiled.model.create_infer_request()
         output = compiled.model.output(0)

@@ -97,7 +97,7 @@ def segment_region(
         with closing(backend), measuring() as measured:
             timed = _timed(backend, task.batch_shape(plan), model)
             run = resting(timed, backend.rest, measured.look) if plan.rests else timed
-            run = averaged(run, settings.mirror_axes, settings.shifts)
+            run = averaged(run, settings.mirror_axes, settings.shifts, settings.shifts > 1 and not bundle.thresholds)
             run = _told(run, windows, plan.asked, bundle, model.device, on_window)
             answers = windows.answers(padded, plan.starts, run, nothing)
             for joined, strip in plan.strips:
@@ -110,6 +110,7 @@ def segment_region(
                     del block
                     if plan.is_worth_trimming:
                         trim()
+        means.notices.extend(notice for notice in backend.notices if notice not in means.notices)
         took = f"took {describe_seconds(measured.seconds)}, expected {describe_seconds(expected)}"
         memory = f"{describe_bytes(measured.peak_bytes)} of memory, expected {describe_bytes(plan.peak_bytes)}"
         figures = {"plan": plan, "expected_seconds": expected, "measured": measured}

@@ -145,7 +145,7 @@ def segment(
     result = Segmentation(label_map, volume.grid, segments, confidence, certainty=sure)
     from napari_seg.inference.plausibility import doubts
 
-    notices = (*volume.notices, *place_notices, *doubts(result, bundle.min_confidence, segments))
+    notices = (*volume.notices, *place_notices, *means.notices, *doubts(result, bundle.min_confidence, segments))
     return replace(result, notices=notices)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
 
 import torch
 
 from napari_seg.bundle import TTA, Bundle
-from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
+from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError, Notice
 from napari_seg.geometry import Grid, is_same_lattice
 from napari_seg.inference import backends, budget
 from napari_seg.inference.compiled import compiled_once
@@ -56,6 +56,7 @@ class Means:
         body_in: what is worth a look in an image on a grid; None: all of it.
         tta: test-time averaging; None: as the bundle's inferer does it.
         began: when the segmentation of the scan began, by `time.perf_counter`.
+        notices: takes what a person should hear of how it was done.
     """
 
     budget_bytes: int
@@ -64,6 +65,7 @@ class Means:
     body_in: Callable[[Grid], Body | None] | None = None
     tta: TTA | None = None
     began: float | None = None
+    notices: list[Notice] = field(default_factory=list)
 
     def settings(self, bundle: Bundle, model: Model) -> WindowSettings | None:
         """How the windows of a bundle's inferer are laid and averaged; None of one that does anything else.
@@ -139,7 +141,8 @@ class RegionTask:
             a, b, c = (s + first for s, first in zip(start, begin, strict=True))
             return body is None or body.reaches((a, b, c), size)
 
-        ways = [windows.sparing(holds_something) for windows in ways_to_lay(means.placement, grid.shape, settings)]
+        laid = ways_to_lay(means.placement, grid.shape, settings)
+        ways = [windows.sparing(holds_something).in_one_batch() for windows in laid]
         return cls(image, grid, ways, scan_grid, bundle, model, means, promised_bytes)
 
     def plan(self, backend: BackendName | None = None, beside_bytes: int | None = None) -> Plan:
@@ -162,7 +165,9 @@ class RegionTask:
             return self._beside() if beside_bytes is None else beside_bytes
 
         with blaming(self.bundle, device):
-            return budget.best_plan(self.ways, len(self.image), self._cost, self.means.budget_bytes, beside, share_of)
+            on_gpu = backends.room_for_sums(device)
+            ways, most = self.ways, self.means.budget_bytes
+            return budget.best_plan(ways, len(self.image), self._cost, most, beside, share_of, on_gpu)
 
     def ready(self, on_window: OnWindow) -> tuple[Plan, Backend]:
         """How it will be run, and what runs it; planned anew if that takes more memory than it was thought to.
@@ -254,7 +259,7 @@ class RegionTask:
         window = windows.cut(windows.pad(self.image), (0, 0, 0))[None]
         cost = network_cost(self.model.outline, window, lambda: self.model.network)
         if self.model.device.type == "cuda":
-            return cost  # it may have to hand over to the processor, which goes on in float32
+            return replace(cost, peak_bytes=0)  # its maps lie in the GPU's memory
         return cost.computed_in(self.model.dtype)
 
     def _beside(self) -> int:

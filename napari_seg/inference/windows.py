@@ -250,6 +250,11 @@ class Windows:
         mode, settings = self.settings.padding_mode, self.settings
         return torch.nn.functional.pad(image[None], pads, mode, settings.cval if mode == "constant" else None)[0]
 
+    def in_one_batch(self) -> Windows:
+        """Return the same, of which no batch is larger than there are windows to ask about: memory is kept for it."""
+        most = max(self.count - len(self.empty), 1)
+        return replace(self, settings=replace(self.settings, batch=min(self.settings.batch, most)))
+
     def answers(
         self,
         padded: torch.Tensor,
