@@ -149,7 +149,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], None]) -> int:
-    """The number of scans that were found; what became of each goes to `on_result`."""
+    """Segment all scans, report each to `on_result`, and return how many were found."""
     from napari_seg.bundle import check_runnable, read_bundle
     from napari_seg.cli.progress import CohortProgress
     from napari_seg.cohort.discover import find_cases
@@ -170,8 +170,8 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
         )
     if not cases:
         return 0
-    told = not (arguments.json or arguments.json_lines)
-    with CohortProgress(len(cases), bars=told and sys.stderr.isatty(), plans=told) as progress:
+    is_for_people = not (arguments.json or arguments.json_lines)
+    with CohortProgress(len(cases), bars=is_for_people and sys.stderr.isatty(), plans=is_for_people) as progress:
         run_cohort(
             cases,
             arguments.output,

@@ -112,7 +112,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 class _Folders:
-    """Folders by names without the words that stand in private attributes of the DICOM files below them."""
+    """Names of folders without the words that stand in private attributes of the DICOM files below them."""
 
     def __init__(self, files: Sequence[Path], scans: Sequence[Scan]) -> None:
         self._public: dict[PurePath, str] = {}
@@ -149,7 +149,7 @@ class _Folders:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """The name of a folder or an archive, and the ending of an archive."""
+    """Split the name of a folder or an archive into its stem and the ending of an archive, "" of a folder."""
     ending = next((ending for ending in ARCHIVE_ENDINGS if name.lower().endswith(ending)), "")
     return name[: len(name) - len(ending)], name[len(name) - len(ending) :]
 
@@ -168,7 +168,7 @@ def _named(scans: dict[tuple[Path, ...], Scan], inputs: Sequence[Path]) -> list[
         if len(group) > 1:
             anchors = [Path(files[n].anchor) for n in group]
             levels = [folders.below(anchor, files[n].parent) for n, anchor in zip(group, anchors, strict=True)]
-            for number, name in zip(group, _told_apart([stems[n] for n in group], levels), strict=True):
+            for number, name in zip(group, _with_folders([stems[n] for n in group], levels), strict=True):
                 names[number] = name
     taken: set[str] = set()
     cases = []
@@ -182,7 +182,7 @@ def _named(scans: dict[tuple[Path, ...], Scan], inputs: Sequence[Path]) -> list[
 
 
 def _name(scan: Scan, file: Path, named: Sequence[Path], folders: _Folders) -> str:
-    """The name of a scan, by itself and the place where it lies."""
+    """Return the name of a scan, which follows from its file and the folders around it."""
     if scan.format == "dicom":
         return scan.name
     outermost = sorted((root for root in named if file.is_relative_to(root)), key=lambda root: len(root.parts))
@@ -198,12 +198,12 @@ def _name(scan: Scan, file: Path, named: Sequence[Path], folders: _Folders) -> s
 
 
 def _words(text: str) -> str:
-    """The words of a name with a space around each, such as " sub 01 t1w "."""
+    """Return the words of a name with a space around each, such as " sub 01 t1w "."""
     return f" {re.sub(r'[-_. ]+', ' ', text.casefold()).strip()} "
 
 
 def _source(scan: Scan, file: Path, roots: Sequence[Path], folders: _Folders) -> str:
-    """What a person would name, below the folder of all inputs."""
+    """Return the path of a scan below the folder of all inputs, in public names."""
     try:
         root = Path(os.path.commonpath(roots))
     except ValueError:  # on several drives
@@ -214,19 +214,19 @@ def _source(scan: Scan, file: Path, roots: Sequence[Path], folders: _Folders) ->
     return "/".join(levels) or folders.name(file.parent)
 
 
-def _told_apart(names: list[str], folders: list[list[str]]) -> list[str]:
-    """The names with as many of their folders before them as it takes, those that all of them share left out."""
+def _with_folders(names: list[str], folders: list[list[str]]) -> list[str]:
+    """Return the names with their folders before them, without those that all of them share."""
     shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False)))
     return ["_".join([*levels[shared:], name]) for levels, name in zip(folders, names, strict=True)]
 
 
 def _compared(name: str) -> str:
-    """What a file system that ignores capitals, or composes accents, makes of a name."""
+    """Return a name as a file system compares it that ignores capitals or composes accents."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _short(name: str) -> str:
-    """The name, fit for a terminal and a file system; what is cut off leaves a few letters that follow from it."""
+    """Return a name that a terminal and a file system take; a long one is cut and ends in letters of its digest."""
     encoding = sys.getfilesystemencoding()  # "ascii" under LC_ALL=C where Python is not allowed UTF-8
     name = re.sub(r"\s", " ", printable(name)).encode(encoding, errors="replace").decode(encoding)
     if len(name.encode()) <= MAX_NAME_BYTES:

@@ -196,13 +196,13 @@ def failure_path(folder: Path, name: str) -> Path:
 
 
 def _targets_beside(folder: Path, name: str) -> dict[str, Path]:
-    """Where the maps of a case's certainty go, and its labels in other formats."""
+    """Return where the maps of a case's certainty go, and its labels in other formats."""
     maps = {kind: folder / f"{name}{SUFFIX}_{kind}.nii.gz" for kind in CERTAINTY_MAPS}
     return maps | {kind: folder / f"{name}{ending}" for kind, ending in FORMATS.items()}
 
 
 def _locked_folder(folder: Path) -> tuple[Path, FileLock]:
-    """A new hidden folder, and the lock that tells other runs that this one lives."""
+    """Make a new hidden folder, and lock it so that other runs know that this one lives."""
     while True:
         hidden = Path(tempfile.mkdtemp(dir=folder, prefix=_HIDDEN))
         lock = FileLock(hidden / _LOCK)
@@ -311,7 +311,7 @@ def _beside(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _identity(case: Case, salt: str = "") -> str:
-    """What tells whether a result belongs to the scan at a place, and does not tell the place.
+    """Return a text that proves that a result belongs to the scan at a place, and hides the place.
 
     Paths hold names, and a plain digest of a path is found by trying names. This one is salted, so that it differs
     from record to record, and slow to compute, so that trying takes long.

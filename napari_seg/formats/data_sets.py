@@ -68,7 +68,7 @@ def without_label_maps(found: Found, path: Path) -> Found:
 
 
 def _listed(files: Iterable[Path]) -> Iterator[str]:
-    """The label maps, and not images, that lists of the Decathlon's and MONAI's kind name."""
+    """Yield the label maps, not images, that lists of the Decathlon's and MONAI's kind name."""
     for file in files:
         try:
             content: Any = json.loads(file.read_text(encoding="utf-8-sig")) if _is_small(file) else None
@@ -82,7 +82,7 @@ def _listed(files: Iterable[Path]) -> Iterator[str]:
 
 
 def _compared(file: Path) -> str:
-    """A path as lists and file systems may spell it: accents are one character or two."""
+    """Return a path in one spelling: lists and file systems write accents as one character or two."""
     return unicodedata.normalize("NFC", os.path.normpath(file))
 
 
@@ -98,7 +98,7 @@ def _paths(values: Iterable[Any]) -> Iterator[str]:
 
 
 def _label_folder(file: PurePath, root: PurePath, folders: set[PurePath]) -> str:
-    """The folder that makes a file a label map, as it is called; "" where none does."""
+    """Return the name of the folder that makes a file a label map; "" if none does."""
     for folder in file.parents:
         name = folder.name.casefold()
         if _SURE_FOLDER.fullmatch(name):
@@ -113,7 +113,7 @@ def _label_folder(file: PurePath, root: PurePath, folders: set[PurePath]) -> str
 
 
 def _is_called_label_map(name: str, beside: set[str]) -> bool:
-    """Whether a name is a label map's, by itself or by those in the same folder."""
+    """Return whether a name is a label map's, by itself or beside the others of its folder."""
     if _BIDS.fullmatch(name):
         return True
     patterns = []
