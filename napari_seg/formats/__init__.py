@@ -25,9 +25,6 @@ SEGMENTATION_ENDINGS = (".seg.nrrd", ".seg.nhdr")
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 PICTURE_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 
-_SCAN_ENDINGS = (*NIFTI_ENDINGS, *ITK_ENDINGS, ".dcm")
-"""A link that leads nowhere counts as a scan if its name says that it is one."""
-
 
 class Reading(TypedDict, total=False):
     """How a scan is read; see `Scan.read`."""
@@ -166,7 +163,7 @@ def find(path: str | os.PathLike[str], passing_over: Callable[[Path], bool] = la
         raise InputError("input.missing", f"{path} does not exist; check the path")
     if kind_of(path) == "special":
         raise InputError("input.not_a_file", f"{path} is a pipe, a socket or a device; expected a file or a folder")
-    found, left_out = files_below(path) if path.is_dir() else ([path], [])
+    found, left_out = files_below(path, _is_scan) if path.is_dir() else ([path], [])
     files: list[Path] = []
     for file in found:
         if file == path or not passing_over(file):
@@ -175,9 +172,6 @@ def find(path: str | os.PathLike[str], passing_over: Callable[[Path], bool] = la
             left_out += parts_left_out
     scans: list[Scan] = []
     skipped: list[Skipped] = []
-    for file in [file for file in files if kind_of(file) == "nowhere" and not has_ending(file, _SCAN_ENDINGS)]:
-        files.remove(file)
-        left_out.append(((file,), "skip.link", f"{file.name} is a link that leads nowhere"))
     skipped += [Skipped(*one) for one in left_out]
     order = {file: n for n, file in enumerate(sorted([*files, *(one.files[0] for one in skipped)], key=_shown_order))}
     others: list[Path] = []
@@ -239,6 +233,11 @@ def find_series_of(file: Path) -> Found:
     )
 
 
+def _is_scan(path: Path) -> bool:
+    """Whether a file is a scan by its name, so that one which can't be opened is missed."""
+    return has_ending(path, (*NIFTI_ENDINGS, *ITK_ENDINGS, ".dcm"))
+
+
 def _shown_order(path: Path) -> Path:
     from napari_seg.formats.archive import shown
 
@@ -252,7 +251,7 @@ def _parts_of(file: Path) -> tuple[list[Path], list[LeftOut]]:
     from napari_seg.formats.archive import left_out, unpacked
 
     try:
-        files, others = files_below(unpacked(file))
+        files, others = files_below(unpacked(file), _is_scan)
         return files, [*left_out(file), *others]
     except InputError:  # it is a scan then, so that reading it says why
         return [file], []

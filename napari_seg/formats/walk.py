@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -14,14 +15,17 @@ LeftOut = tuple[tuple[Path, ...], str, str]
 """Paths that are not looked at, the code of the reason, and a message."""
 
 
-def files_below(folder: Path) -> tuple[list[Path], list[LeftOut]]:
+def files_below(folder: Path, is_scan: Callable[[Path], bool]) -> tuple[list[Path], list[LeftOut]]:
     """Return the files below a folder in the order of their paths, and what is left out.
 
     Links to folders are followed after all that is no link, unless they lead to a folder that was or will be looked
     through. Hidden files are left out: .DS_Store, the ._T1.nii.gz that macOS leaves next to T1.nii.gz, what lies in
-    .git/annex. So are pipes, sockets and devices, which block whoever opens them, and links that lead nowhere; the
-    latter are kept for the caller, who knows by their names what is missing. A folder that can't be opened is returned
-    as a file, so that reading it says why.
+    .git/annex. So are pipes, sockets and devices, which block whoever opens them, and links that lead nowhere, unless
+    they are scans by their names. A folder that can't be opened is returned as a file, so that reading it says why.
+
+    Args:
+        folder: where to look.
+        is_scan: whether a file must be a scan, by its name.
 
     Raises:
         InputError: `file.unreadable`, the folder itself can't be opened.
@@ -40,26 +44,32 @@ def files_below(folder: Path) -> tuple[list[Path], list[LeftOut]]:
         seen.add(identity)
         try:
             with os.scandir(current) as found:
-                paths = [current / entry.name for entry in sorted(found, key=lambda entry: entry.name)]
+                entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
             if current == folder:
                 text = f"the folder {folder} can't be opened: {error.strerror}"
                 raise InputError("file.unreadable", text) from error
             files.append(current)
             continue
-        hidden = tuple(path for path in paths if path.name.startswith("."))
+        hidden = tuple(current / entry.name for entry in entries if entry.name.startswith("."))
         if hidden:
             text = (
                 f"{len(hidden)} hidden {'entry' if len(hidden) == 1 else 'entries'} of {current.name}; rename to read"
             )
             left_out.append((hidden, "skip.hidden", text))
-        for path in paths:
-            kind = "hidden" if path in hidden else kind_of(path)
+        for entry in entries:
+            path = current / entry.name
+            if entry.name.startswith("."):
+                continue
+            # what no link is needs no look of its own, which takes time on a server
+            kind = "file" if entry.is_file(follow_symlinks=False) else kind_of(path)
             if kind == "folder":
-                (links if path.is_symlink() else waiting).append(path)
-            elif kind in ("file", "nowhere"):
+                (links if entry.is_symlink() else waiting).append(path)
+            elif kind == "file" or (kind == "nowhere" and is_scan(path)):
                 files.append(path)
-            elif kind == "special":
+            elif kind == "nowhere":
+                left_out.append(((path,), "skip.link", f"{path.name} is a link that leads nowhere"))
+            else:
                 left_out.append(((path,), "skip.not_a_file", f"{path.name} is a pipe, a socket or a device"))
     return sorted(files), left_out
 
