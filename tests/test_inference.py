@@ -12,6 +12,7 @@ from bundles import write_threshold_bundle
 from monai.data import MetaTensor
 from monai.transforms import Compose, NormalizeIntensityd, Orientationd, Spacingd
 from phantoms import ORIENTATIONS
+from scipy import ndimage
 
 from napari_seg import localise as localise_module
 from napari_seg.bundle import Bundle, read_bundle
@@ -19,8 +20,9 @@ from napari_seg.errors import BundleError, Cancelled, EnvironmentFault
 from napari_seg.geometry import Grid, resample
 from napari_seg.inference import segment
 from napari_seg.inference.model import Model, load_model
+from napari_seg.inference.plausibility import remove_islands
 from napari_seg.inference.prepare import prepare
-from napari_seg.volume import Segmentation, Volume
+from napari_seg.volume import Segment, Segmentation, Volume
 
 
 @pytest.fixture
@@ -204,12 +206,51 @@ def test_doubtful_results_say_so(head: Volume, tmp_path: Path) -> None:
     array = head.array.copy()
     array[:, 10] = 0  # cut the head in two
     notices = segment(replace(head, array=array), bundle).notices
-    assert {notice.code for notice in notices} == {"result.implausible"}
+    assert {notice.code for notice in notices} == {"result.implausible", "result.islands"}
     text = " | ".join(notice.message for notice in notices)
     assert "bright" in text
     assert "pieces" in text
     assert "confidence" in text
     assert "upper: 0.00 ml; 1 to 2 ml" in text
+
+
+SINGLE = tuple(Segment(n, f"part {n}", (1, 2, 3), in_one_piece=n < 4) for n in (1, 2, 3, 4))
+
+
+def test_islands_are_removed_and_told() -> None:
+    labels = np.zeros((20, 20, 20), np.uint8)
+    labels[2:8, 2:8, 2:8] = 1
+    labels[8:12, 2:8, 2:8] = 2
+    labels[9, 4, 4] = 1  # within its neighbour: no island
+    labels[8:10, 8:10, 8:10] = 2  # touches by a corner
+    labels[15:17, 2:4, 2:4] = 1  # an island of both
+    labels[17, 2:4, 2:4] = 2
+    labels[2, 15, 15] = labels[2, 18, 18] = 4  # may lie in pieces
+    expected = labels.copy()
+    expected[15:18, 2:4, 2:4] = 0
+    notices = remove_islands(labels, 0.001, SINGLE)
+    np.testing.assert_array_equal(labels, expected)
+    assert [(notice.code, notice.segment) for notice in notices] == [
+        ("result.islands", "part 1"),
+        ("result.islands", "part 2"),
+    ]
+    assert "1 piece of 0.008 ml" in notices[0].message
+    assert remove_islands(labels, 0.001, SINGLE) == ()
+    assert remove_islands(np.zeros((3, 3, 3), np.uint8), 1.0, SINGLE) == ()
+
+
+def test_a_structure_in_halves_is_doubted_and_kept_whole_on_request(head: Volume, tmp_path: Path) -> None:
+    own = {"segments": [{"label": 1, "name": "bright", "color": [1, 2, 3], "in_one_piece": True}]}
+    root = write_threshold_bundle(tmp_path / "single", own=own | {"network_segments": own["segments"]})
+    bundle, array = read_bundle(root, trust=True), head.array.copy()
+    array[:, 10] = 0  # cuts the head in two
+    halved = replace(head, array=array)
+    whole, largest = segment(halved, bundle, keep_islands=True), segment(halved, bundle)
+    assert ndimage.label(whole.array, np.ones((3, 3, 3)))[1] == 2
+    assert ndimage.label(largest.array, np.ones((3, 3, 3)))[1] == 1
+    assert 0 < (largest.array > 0).sum() < (whole.array > 0).sum()
+    assert {notice.code for notice in whole.notices} == {"result.implausible"}
+    assert {notice.code for notice in largest.notices} == {"result.implausible", "result.islands"}
 
 
 def test_result_is_a_valid_segmentation(head: Volume, threshold: Bundle) -> None:

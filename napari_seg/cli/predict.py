@@ -77,6 +77,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "alike; none does neither; the bundle's own choice if left out (shifts in the shipped bundle)",
     )
     parser.add_argument(
+        "--keep-islands",
+        action="store_true",
+        help="keep what lies apart from the main piece of a structure that the bundle declares to be in one piece; "
+        "removed, and reported, if left out",
+    )
+    parser.add_argument(
         "--no-crop", action="store_true", help="look outside the body too, where there is air, and not only inside"
     )
     parser.add_argument(
@@ -184,6 +190,7 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
                 "windows": arguments.windows,
                 "crop": not arguments.no_crop,
                 "tta": arguments.tta,
+                "keep_islands": arguments.keep_islands,
                 "certainty": arguments.certainty,
             },
             reading=reading(arguments),

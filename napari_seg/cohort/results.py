@@ -50,7 +50,7 @@ FORMATS: dict[Format, str] = {
 
 OF_DICOM = ("seg", "labelmap", "rtstruct")
 
-_CHANGE_LABELS = ("device", "backend", "precision", "memory_bytes", "windows", "crop", "tta")
+_CHANGE_LABELS = ("device", "backend", "precision", "memory_bytes", "windows", "crop", "tta", "keep_islands")
 """Options that a result may not be the same without, be it by rounding only."""
 
 _HIDDEN = ".unfinished-"
@@ -141,6 +141,7 @@ class OutputFolder:
                 sums[kind] = _sha256(path)
             known = _record(case, volume, segmentation, bundle)
             known["options"] = {name: value for name, value in (options or {}).items() if name in _CHANGE_LABELS}
+            known["options"]["tta"] = known["options"].get("tta") or bundle.tta
             known |= {"sha256": _sha256(labels), "overlay_sha256": _sha256(overlay), "beside": sums}
             _write_json(known, record)
             _move_into_place(self._hidden, self.path, case.name)

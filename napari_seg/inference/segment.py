@@ -37,6 +37,7 @@ class Options(TypedDict, total=False):
     crop: bool
     certainty: bool
     tta: TTA | None
+    keep_islands: bool
 
 
 def segment(
@@ -51,6 +52,7 @@ def segment(
     crop: bool = True,
     certainty: bool = False,
     tta: TTA | None = None,
+    keep_islands: bool = False,
     progress: Progress | None = None,
 ) -> Segmentation:
     """The structures that a bundle finds in a scan, on the scan's own grid.
@@ -70,6 +72,7 @@ def segment(
         crop: leave out what lies outside the body, where a CT or MR scan shows it, and what a bundle's coarse pass
             leaves out.
         tta: test-time averaging, "shifts", "mirror" or "none"; None: the bundle's own choice.
+        keep_islands: keep what lies apart from the main piece of a segment that the bundle declares to be in one piece.
         certainty: give the winner's probability and the entropy of every voxel too.
         progress: called with a stage ("locating", "loading", "segmenting"), what is done and the total; at every
             iteration and every window.
@@ -139,13 +142,20 @@ def segment(
         finished += asked
         confidence |= {region.labels[c]: mean for c, mean in found.items() if c in region.labels}
 
+    from napari_seg.inference.plausibility import doubts, remove_islands
+
+    islands = () if keep_islands else remove_islands(label_map, volume.grid.voxel_ml, segments)
     counts = Segmentation(label_map, volume.grid, segments).voxel_counts()
     # on a coarse scan a structure can win voxels of the network's grid and none of the scan's
     confidence = {label: mean for label, mean in confidence.items() if counts[label] > 0}
     result = Segmentation(label_map, volume.grid, segments, confidence, certainty=sure)
-    from napari_seg.inference.plausibility import doubts
-
-    notices = (*volume.notices, *place_notices, *means.notices, *doubts(result, bundle.min_confidence, segments))
+    notices = (
+        *volume.notices,
+        *place_notices,
+        *means.notices,
+        *islands,
+        *doubts(result, bundle.min_confidence, segments),
+    )
     return replace(result, notices=notices)
 
 
