@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from napari_seg.cli import main
 from napari_seg.errors import InputError
+from napari_seg.evaluation.pairs import Pair, compare_pair
 from napari_seg.formats import read
 from napari_seg.formats.contours import enclosed, enclosed_by_odd, outlines
 from napari_seg.formats.dicom_rtstruct import read_rtstruct, write_rtstruct
-from napari_seg.formats.label_maps import read_label_map
+from napari_seg.formats.label_maps import read_label_map, write_label_map
 from napari_seg.volume import Segment, Segmentation, Volume
 
 SHAPE, PIXEL_MM = (30, 26), (0.8, 1.6)
@@ -197,3 +198,26 @@ def test_without_preamble_they_are_read_all_the_same(
     assert (tmp_path / "x.dcm").read_bytes()[128:132] != b"DICM"
     found = read_label_map(tmp_path / "x.dcm", series.grid, images=series.files)
     assert found.voxel_counts() == {1: 5 * 7 * 3, 2: 4 * 7 * 3}
+
+
+def test_contours_beyond_a_cropped_segmentation_are_compared(
+    structures: pydicom.Dataset, series: Volume, tmp_path: Path
+) -> None:
+    labels = read_rtstruct(tmp_path / "contours.dcm", series.grid)
+    part = Segmentation(np.where(np.arange(14) < 5, labels.array, 0).astype(np.uint8), series.grid, labels.segments)
+    write_label_map(part, tmp_path / "part.dcm", images=series.files)  # slices 3 and 4 of 3 to 5
+    result = compare_pair(Pair("x", tmp_path / "part.dcm", tmp_path / "contours.dcm"))
+    assert not result.code, result.message
+    assert {name: scores.dice for name, scores in result.scores.items()} == {"one": 0.8, "two": 0.8}
+    write_label_map(labels, tmp_path / "whole.nii.gz")
+    result = compare_pair(Pair("x", tmp_path / "whole.nii.gz", tmp_path / "contours.dcm"))
+    assert [scores.dice for scores in result.scores.values()] == [1, 1]
+
+
+def test_contours_beyond_the_scan_are_reported(structures: pydicom.Dataset, series: Volume, tmp_path: Path) -> None:
+    one = structures.ROIContourSequence[0].ContourSequence
+    one[0] = moved(one[0], series, (-8, 0, 0))
+    structures.save_as(tmp_path / "x.dcm")
+    found = read_rtstruct(tmp_path / "x.dcm", series.grid)
+    assert [(notice.code, notice.segment) for notice in found.notices] == [("labels.beyond_scan", "one")]
+    assert np.count_nonzero(found.array[..., 3] == 1) == 7

@@ -68,7 +68,7 @@ class Pair:
             prediction.grid,
             images=[self.prediction],
             ignore_frame=self.ignore_frame,
-            on_own_grid=True,
+            on_own_grid=is_cropped(self.prediction),
         )
         prediction, reference = on_common_grid((prediction, self.prediction), (reference, self.reference))
         if self.ignored:

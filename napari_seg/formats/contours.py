@@ -36,9 +36,31 @@ def enclosed(
         shape: (I, J) of the slice.
         pixel_mm: distance between voxels along I and J.
     """
-    lines = [_Line(corners, np.asarray(pixel_mm)) for corners in contours]
-    boxes = np.array([[line.points.min(axis=0), line.points.max(axis=0)] for line in lines])
-    meets = np.all(boxes[:, None, 0] <= boxes[None, :, 1], axis=2)
+    fills = [_filled(corners, shape) for corners in contours]
+    count = np.zeros(shape, np.uint16)
+    for place, fill in fills:
+        count[place] += fill
+    inside = count == 1
+    meeting = [n for n, (place, fill) in enumerate(fills) if (count[place][fill] > 1).any()]
+    if not meeting:  # most structures: what contours enclose is apart
+        return inside, False
+    for n in meeting:
+        place, fill = fills[n]
+        inside[place] &= ~fill
+    groups = _grouped([_Line(contours[n], np.asarray(pixel_mm)) for n in meeting])
+    for members in groups:
+        enclosed_by_any = np.zeros(shape, bool)
+        for n in members:
+            place, fill = fills[meeting[n]]
+            enclosed_by_any[place] |= fill
+        inside ^= enclosed_by_any
+    return inside, any(len(members) > 1 for members in groups)
+
+
+def _grouped(lines: Sequence[_Line]) -> list[list[int]]:
+    """Return which contours cross each other, directly or through others; of those that coincide only the first."""
+    boxes = np.array([[corners.min(axis=0), corners.max(axis=0)] for corners in (line.corners for line in lines)])
+    meets = np.all(boxes[:, None, 0] <= boxes[None, :, 1] + 1, axis=2)
     group_of: dict[int, int] = {}
     groups: dict[int, list[int]] = {}
     for n, line in enumerate(lines):
@@ -49,12 +71,16 @@ def enclosed(
         crossed = {group_of[m] for m, relation in relations.items() if relation == "overlap"}
         groups[n] = [n, *(m for group in crossed for m in groups.pop(group))]
         group_of |= dict.fromkeys(groups[n], n)
-    alone = [contours[n] for members in groups.values() for n in members if len(members) == 1]
-    overlapping = [members for members in groups.values() if len(members) > 1]
-    inside = enclosed_by_odd(alone, shape)
-    for members in overlapping:
-        inside ^= np.any([enclosed_by_odd([contours[n]], shape) for n in members], axis=0)
-    return inside, bool(overlapping)
+    return list(groups.values())
+
+
+def _filled(corners: NDArray[np.float64], shape: tuple[int, int]) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
+    """Return the box of voxels around a contour, and which of them it encloses."""
+    low = np.clip(np.floor(corners.min(axis=0)), 0, shape).astype(int)
+    high = np.clip(np.ceil(corners.max(axis=0)) + 1, low, shape).astype(int)
+    size = high - low
+    place = slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
+    return place, enclosed_by_odd([corners - low], (int(size[0]), int(size[1])))
 
 
 def enclosed_by_odd(contours: Sequence[NDArray[np.float64]], shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -6,7 +6,7 @@ What contours enclose is decided in `contours`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +39,9 @@ ROUNDED_MM = 0.06
 
 MAX_PLANE_TOLERANCE = 0.3
 """How far it may lie at most, in slice spacings, so that there is no doubt which slice is meant."""
+
+BEYOND_VOXELS = 1.0
+"""How far a contour may reach beyond the scan without a remark."""
 
 _AREAS = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
 """Of the kinds of contours those that enclose voxels; points and open lines are marks."""
@@ -89,7 +92,7 @@ def write_rtstruct(
             raise OutputError("output.not_equal", f"{path.name} came back from the disk with other labels; try again")
 
 
-def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = ()) -> Segmentation:
+def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = (), *, extend: bool = False) -> Segmentation:
     """Read the contours of a structure set as a label map, labels in the order of its regions.
 
     A voxel belongs to a structure if its centre lies inside the structure's contours on its slice, see
@@ -99,6 +102,7 @@ def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = ()) -> Segmentat
         path: the file.
         grid: grid of the scan that it was drawn on.
         only: names of the structures wanted; all if empty.
+        extend: enlarge the grid by whole voxels where contours reach beyond it.
 
     Raises:
         InputError: `file.*`; `geometry.not_on_slices`, contours lie between the slices of the grid, or outside of it;
@@ -114,9 +118,14 @@ def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = ()) -> Segmentat
     if missing := set(only) - set(names.values()):
         known = ", ".join(names.values())
         raise InputError("labels.unknown", f"{path.name} has no structure {', '.join(sorted(missing))}; it has {known}")
+    notices: list[Notice] = []
+    if extend:
+        grid, contours = _extended(grid, contours)
+    else:
+        notices += _beyond({names[n]: some for n, some in contours.items()}, grid, path.name)
     _check_slices({names[n]: some for n, some in contours.items()}, grid, path.name)
     array = np.zeros(grid.shape, smallest_label_type(len(names)))
-    segments, notices = [], []
+    segments = []
     for label, number in enumerate(sorted(names), start=1):
         if number not in contours:
             continue
@@ -177,6 +186,34 @@ def _contours(region: Dataset, grid: Grid) -> list[_Contour]:
 def _color(region: Dataset) -> tuple[int, int, int] | None:
     color = [int(value) for value in region.get("ROIDisplayColor") or ()]
     return (color[0], color[1], color[2]) if len(color) == 3 else None
+
+
+def _extended(grid: Grid, contours: Mapping[int, Sequence[_Contour]]) -> tuple[Grid, dict[int, list[_Contour]]]:
+    """Return the grid enlarged by whole voxels until it holds all contours, and the contours in its indices."""
+    every = [contour for some in contours.values() for contour in some]
+    low, high = np.zeros(3, int), np.array(grid.shape)
+    for contour in every:
+        corners = np.column_stack([contour.corners, np.full(len(contour.corners), contour.k)])
+        low = np.minimum(low, np.ceil(corners.min(axis=0) - 0.5).astype(int))
+        high = np.maximum(high, np.floor(corners.max(axis=0) + 0.5).astype(int) + 1)
+    moved = {
+        n: [replace(one, k=one.k - int(low[2]), corners=one.corners - low[:2]) for one in some]
+        for n, some in contours.items()
+    }
+    return grid.box(low.tolist(), high.tolist()), moved
+
+
+def _beyond(contours: Mapping[str, Sequence[_Contour]], grid: Grid, name: str) -> list[Notice]:
+    """Return a notice for each structure whose contours reach beyond the slices that they lie on."""
+    notices = []
+    for structure, some in contours.items():
+        reach = [
+            np.concatenate([-0.5 - one.corners, one.corners - np.array(grid.shape[:2]) + 0.5]).max() for one in some
+        ]
+        if max(reach, default=0.0) > BEYOND_VOXELS:
+            text = f"contours of {structure} in {name} reach up to {max(reach):.1f} voxels beyond the scan"
+            notices.append(Notice("labels.beyond_scan", f"{text}; what lies there is left out", structure))
+    return notices
 
 
 def _check_slices(contours: Mapping[str, Sequence[_Contour]], grid: Grid, name: str) -> None:

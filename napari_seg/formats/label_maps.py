@@ -63,7 +63,8 @@ def read_label_map(
         only: names of the segments wanted; all if empty.
         images: files of the scan that `grid` is of.
         ignore_frame: put DICOM objects on `grid` although they are of another frame of reference, with a notice.
-        on_own_grid: leave a DICOM segmentation on the grid that its frames span.
+        on_own_grid: leave a DICOM segmentation on the grid that its frames span, and enlarge the grid where contours
+            reach beyond it.
 
     Raises:
         InputError: the file can't be read; `labels.type`, its values are no whole numbers from 0 up; `labels.overlap`,
@@ -107,7 +108,7 @@ def _read_here(
         if grid is None:
             text = f"{path.name} holds contours, which fill voxels only on the grid of a scan; name the scan too"
             raise InputError("labels.needs_grid", text)
-        found = read_rtstruct(path, grid, only)
+        found = read_rtstruct(path, grid, only, extend=on_own_grid)
     return replace(found, notices=(*notices, *found.notices))
 
 
@@ -223,8 +224,10 @@ def on_grid(segmentation: Segmentation, grid: Grid, path: Path) -> Segmentation:
 
 
 def is_cropped(path: Path) -> bool:
-    """Return whether a file is of a format that leaves out what holds no segment: .seg.nrrd and DICOM segmentations."""
-    return has_ending(path, SEGMENTATION_ENDINGS) or (not nifti_ending(path) and dicom_modality(path) == "SEG")
+    """Return whether a file is of a kind that leaves out what holds no segment: .seg.nrrd, DICOM SEG and RTSTRUCT."""
+    return has_ending(path, SEGMENTATION_ENDINGS) or (
+        not nifti_ending(path) and dicom_modality(path) in ("SEG", "RTSTRUCT")
+    )
 
 
 def on_common_grid(
