@@ -19,7 +19,7 @@ from napari_seg import __version__
 from napari_seg.errors import InputError, Notice, OutputError, told_plainly
 from napari_seg.formats.dicom import MAX_EXCESS, stack_of
 from napari_seg.formats.dicom_geometry import Stack
-from napari_seg.formats.dicom_header import quiet_pydicom
+from napari_seg.formats.dicom_header import quiet_pydicom, read_header
 from napari_seg.formats.dicom_reference import read_object
 from napari_seg.formats.dicom_seg_geometry import functional_groups, layout_of, value_of
 from napari_seg.formats.dicom_text import dicom_text, with_dicom_names
@@ -332,12 +332,15 @@ def source_of(path: Path) -> Dataset:
         with quiet_pydicom():
             dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
     except OSError as error:
-        raise OutputError("output.no_dicom", f"{path.name}, an image of this scan, can't be read again") from error
+        raise OutputError(
+            "output.no_dicom", "an image of this scan can't be read again; is its folder there?"
+        ) from error
     needed = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
     if missing := [keyword for keyword in needed if not dataset.get(keyword)]:
         raise OutputError(
             "output.no_dicom",
-            f"{path.name} has no {' and no '.join(missing)}, which a DICOM segmentation must refer to; save as NIfTI",
+            f"{read_header(path).label} has no {' and no '.join(missing)}, which a DICOM segmentation must refer to; save "
+            "as NIfTI",
         )
     for keyword in _TYPE_2:
         if not _conforms(dataset, keyword):

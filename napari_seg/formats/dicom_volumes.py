@@ -135,6 +135,17 @@ def tell_apart(
         sorted(range(count), key=[(_key(one, chosen), n) for one, n in zip(*place, strict=True)].__getitem__)
         for place in zip(marks, numbers, strict=True)
     ]
+    # Directions have no order of their own: volumes that differ in nothing else come in that of their numbers.
+    ordinal = [mark for mark in chosen if all(len(one.get(mark, ())) < 2 for one in marks[0])]
+    ranks = [
+        (
+            _key(marks[0][orders[0][v]], ordinal),
+            min(own[order[v]] for own, order in zip(numbers, orders, strict=True)),
+            v,
+        )
+        for v in range(count)
+    ]
+    orders = [[order[v] for *_, v in sorted(ranks)] for order in orders]
     for mark in telling:
         is_strong = mark in _MARKS and not _MARKS[mark].is_weak
         if (is_strong and _distinct(marks, [mark]) == count) and not _follows(marks, orders, mark):
@@ -217,6 +228,8 @@ def _shown(mark: str) -> str:
 def _words(marks: Sequence[Sequence[Mapping[str, Value]]], mark: str) -> str:
     """Such as "EchoTime 2.46, 4.92 ms"."""
     values = sorted({one.get(mark, ()) for one in marks[0]})
+    if any(len(value) > 1 for value in values):  # such as directions
+        return f"{mark}, {len(values)} different ones"
     texts = ["/".join(f"{part:.10g}" if kind == 0 else part[:16] for kind, part in value) or "none" for value in values]
     more = ", ..." if len(texts) > MAX_VALUES_SHOWN else ""
     unit = _MARKS[mark].unit if mark in _MARKS else ""
