@@ -18,7 +18,7 @@ from napari_seg.plugin.foreign import is_oriented, loaded
 from napari_seg.plugin.layers import image_layers, labels_layer, layer_of, placement_of, volume_of
 from napari_seg.plugin.mirrored import MirroredPlanes, sides
 from napari_seg.plugin.segmenting import SegmentModel
-from napari_seg.plugin.session import Session
+from napari_seg.plugin.session import Message, Session
 from napari_seg.plugin.structures import Snapshot, StructuresModel
 from napari_seg.plugin.writer import write_labels
 from napari_seg.volume import Segment, Segmentation, Volume
@@ -105,6 +105,25 @@ def test_what_is_no_scan_is_refused_with_words(viewer: ViewerModel, data: Any, s
     obstacle = SegmentModel(session).obstacle
     assert "'mine'" in obstacle or "right angle" in obstacle
     assert words in obstacle
+
+
+def test_each_foreign_image_is_introduced_when_it_is_chosen(viewer: ViewerModel, head: Volume) -> None:
+    session = Session(viewer)
+    first = viewer.add_image(VOXELS, name="first", scale=(3, 1, 2), units="mm")
+    second = viewer.add_image(VOXELS, name="second", scale=(3, 1, 4), units="mm")
+    assert "'second'" in session.messages[0].text
+    stack = viewer.add_image(np.zeros((2, 4, 5, 6), np.uint8), name="stack", scale=(1, 3, 1, 2), units="mm")
+    assert session.scan is second
+    assert "Split Stack" in session.messages[0].text
+    viewer.layers.selection.active = first
+    assert "'first'" in session.messages[0].text
+    viewer.layers.remove(stack)
+    session.say(Message("info", "Saved."))
+    viewer.layers.selection.active = None
+    viewer.layers.selection.active = first
+    assert session.messages == [Message("info", "Saved.")]
+    viewer.add_layer(layer_of(image_layers(head)[0]))
+    assert session.messages == []
 
 
 def test_voxels_that_napari_loads_piece_by_piece(viewer: ViewerModel) -> None:

@@ -88,6 +88,8 @@ class Session:
         self.messages: list[Message] = []
         self._about: Callable[[], object] | None = None
         self.refusals: WeakKeyDictionary[Layer, str] = WeakKeyDictionary()
+        self._introduced: weakref.ref[Layer] | None = None
+        self._introduction: list[Message] = []
         self.is_closed = threading.Event()
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._follow)
@@ -131,6 +133,7 @@ class Session:
         """Set the scan."""
         self.scan = layer
         self._drop_messages()
+        self._introduce(layer)
         self.changed.emit()
 
     @property
@@ -196,15 +199,12 @@ class Session:
             self.refusals[layer] = error.message
             return
         self.refusals.pop(layer, None)
-        volume = volume_of(layer)
-        if volume is not None and ADOPTED in layer.metadata[METADATA_KEY]:
-            self.messages = [Message("warning", notice.message) for notice in volume.notices]
-            self._about = weakref.ref(layer)
 
     def _on_transformed(self, event: object) -> None:
         layer = getattr(event, "source", None)
         if isinstance(layer, Image | Labels) and layer in self.viewer.layers:
             self._adopt(layer)
+            self._introduced = None
             self._follow()
 
     def _follow(self, event: object = None) -> None:
@@ -220,4 +220,21 @@ class Session:
         elif self.labels not in segmentations:
             self.labels = segmentations[-1] if segmentations else None
         self._drop_messages()
+        self._introduce(active)
         self.changed.emit()
+
+    def _introduce(self, active: Layer | None) -> None:
+        """Say what is not known of an image from elsewhere, or why it can't be used, once it is chosen."""
+        subject = active if active in self.refusals else self.scan
+        if subject is None or (self._introduced is not None and self._introduced() is subject):
+            return
+        self._introduced = weakref.ref(subject)
+        if subject in self.refusals:
+            texts = [f"{self.refusals[subject]}."]
+        elif ADOPTED in subject.metadata[METADATA_KEY] and (volume := volume_of(subject)) is not None:
+            texts = [notice.message for notice in volume.notices]
+        else:
+            texts = []
+        if texts or self.messages == self._introduction:
+            self._introduction = self.messages = [Message("warning", text) for text in texts]
+            self._about = self._scan_reference()
