@@ -17,6 +17,7 @@ import phantoms
 import pytest
 
 import napari_seg.evaluation.overlay
+import napari_seg.formats.dicom_seg
 import napari_seg.inference
 from napari_seg.bundle import Bundle, read_bundle
 from napari_seg.cohort import results
@@ -264,6 +265,22 @@ def test_a_full_disk_ends_the_run(
     assert caught.value.code == "output.disk_full"
     assert opened == ["a", "b"]
     assert [name for name in names(tmp_path / "out") if "a_seg" not in name] in ([], ["b_failed.json"])
+
+
+def test_a_format_that_cannot_hold_a_result_costs_nothing_else(
+    tmp_path: Path, bundle: Bundle, no_network: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OutputError("output.no_dicom", "the headers lack what it needs")
+
+    phantoms.write_series(phantoms.head(), tmp_path / "series")
+    monkeypatch.setattr(napari_seg.formats.dicom_seg, "write_dicom_seg", refuse)
+    (result,) = run_cohort(find_cases([tmp_path / "series"])[0], tmp_path / "out", bundle, also=["seg", "nrrd"])
+    name = "MR_T1w_sagittal_003"
+    assert (result.status, [notice.code for notice in result.notices]) == ("done", ["output.no_dicom"])
+    assert f"{name}_seg.dcm is left out" in (tmp_path / "out" / f"{name}_seg.json").read_text()
+    assert f"{name}_seg.dcm" not in names(tmp_path / "out")
+    assert f"{name}.seg.nrrd" in names(tmp_path / "out")
 
 
 def test_a_failure_lies_in_the_folder_until_the_case_is_done(tmp_path: Path, bundle: Bundle, no_network: None) -> None:

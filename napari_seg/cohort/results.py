@@ -22,6 +22,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
@@ -31,7 +32,7 @@ from filelock import FileLock, Timeout
 from napari_seg import __version__
 from napari_seg.bundle import Bundle
 from napari_seg.cohort.discover import CERTAINTY_MAPS, FAILED, PROGRAM, SUFFIX, Case, read_record
-from napari_seg.errors import OutputError
+from napari_seg.errors import Notice, OutputError
 from napari_seg.formats.proven import make_output_folder, not_written, unproven
 from napari_seg.volume import Segmentation, Volume
 
@@ -94,8 +95,10 @@ class OutputFolder:
         bundle: Bundle,
         also: Sequence[Format] = (),
         options: Options | None = None,
-    ) -> None:
+    ) -> Segmentation:
         """Write the files of one result, all or none: three, maps of a known certainty, and other formats.
+
+        A format that can't hold this result is left out, and the segmentation returned with a notice that says so.
 
         Args:
             case: the scan's name and source.
@@ -110,7 +113,6 @@ class OutputFolder:
                 `output.not_equal`, what was written does not read back as it was meant. Files that were there stay.
         """
         from napari_seg.evaluation.overlay import draw_overlay
-        from napari_seg.formats.label_maps import write_label_map
         from napari_seg.formats.nifti import write_map
 
         labels, overlay, record = targets(self._hidden, case.name)
@@ -124,16 +126,9 @@ class OutputFolder:
             sums = {}
             for kind, path in _targets_beside(self._hidden, case.name).items():
                 if kind in also:
-                    dicom = cast("DicomKind", kind if kind in OF_DICOM else "seg")
-                    algorithm = (bundle.name, bundle.version)
-                    write_label_map(
-                        segmentation,
-                        path,
-                        images=volume.files,
-                        frames=volume.frames,
-                        dicom=dicom,
-                        algorithm=algorithm,
-                    )
+                    if notice := _write_other_format(segmentation, kind, path, volume, bundle):
+                        segmentation = replace(segmentation, notices=(*segmentation.notices, notice))
+                        continue
                 elif kind in CERTAINTY_MAPS and segmentation.certainty is not None:
                     write_map(getattr(segmentation.certainty, kind), segmentation.grid, path)
                 else:
@@ -147,6 +142,7 @@ class OutputFolder:
             _move_into_place(self._hidden, self.path, case.name)
         except OSError as error:
             raise not_written(f"the results of {case.name}", error) from error
+        return segmentation
 
     def write_failure(self, case: Case, code: str, message: str) -> None:
         """Write why a case failed, beside the results; where even that can't be written, nothing."""
@@ -200,6 +196,28 @@ def _targets_beside(folder: Path, name: str) -> dict[str, Path]:
     """Return where the maps of a case's certainty go, and its labels in other formats."""
     maps = {kind: folder / f"{name}{SUFFIX}_{kind}.nii.gz" for kind in CERTAINTY_MAPS}
     return maps | {kind: folder / f"{name}{ending}" for kind, ending in FORMATS.items()}
+
+
+def _write_other_format(
+    segmentation: Segmentation, kind: str, path: Path, volume: Volume, bundle: Bundle
+) -> Notice | None:
+    """Write the labels in a format beside NIfTI; return the reason if it can't hold them."""
+    from napari_seg.formats.label_maps import write_label_map
+
+    try:
+        write_label_map(
+            segmentation,
+            path,
+            images=volume.files,
+            frames=volume.frames,
+            dicom=cast("DicomKind", kind if kind in OF_DICOM else "seg"),
+            algorithm=(bundle.name, bundle.version),
+        )
+    except OutputError as error:
+        if error.code in ("output.disk_full", "output.not_written"):
+            raise
+        return Notice(error.code, f"{path.name} is left out: {error.message}")
+    return None
 
 
 def _locked_folder(folder: Path) -> tuple[Path, FileLock]:

@@ -174,7 +174,7 @@ def _run_case(
             also = [kind for kind in also if kind not in missing]
             text = f"{case.name} is no DICOM series, so it gets no {' and no '.join(missing)}"
             segmentation = replace(segmentation, notices=(*segmentation.notices, Notice("output.no_dicom", text)))
-        output.write_case(case, volume, segmentation, bundle, also, options)
+        segmentation = output.write_case(case, volume, segmentation, bundle, also, options)
     except Cancelled:
         raise
     except NapariSegError as error:
