@@ -281,6 +281,7 @@ def public_name(text: str, tags: Tags) -> str:
     return _without(text, private_words(tags))
 
 
+@lru_cache(maxsize=1024)  # asked for each frame of a file
 def without_private_words(path: Path, private: frozenset[str]) -> str:
     """The name of a file without some words; "" if none is left."""
     suffix = path.suffix if re.fullmatch(r"\.[A-Za-z]{1,5}", path.suffix) else ""

@@ -339,8 +339,8 @@ def source_of(path: Path) -> Dataset:
     if missing := [keyword for keyword in needed if not dataset.get(keyword)]:
         raise OutputError(
             "output.no_dicom",
-            f"{read_header(path).label} has no {' and no '.join(missing)}, which a DICOM segmentation must refer to; save "
-            "as NIfTI",
+            f"{read_header(path).label} has no {' and no '.join(missing)}, which a DICOM segmentation must refer to; "
+            "save as NIfTI",
         )
     for keyword in _TYPE_2:
         if not _conforms(dataset, keyword):
