@@ -103,6 +103,17 @@ def test_boxes_follow_the_head_and_the_mirrored_one_is_mirrored(
     assert [notice.code for notice in localise(scan, bundle_with((LEFT, RIGHT)))[1]] == ["localise.doubtful"]
 
 
+@pytest.mark.parametrize(("similarity", "is_doubted"), [(0.51, False), (0.41, False), (0.36, True)])
+def test_the_shipped_bound_lies_between_right_and_wrong_registrations(
+    similarity: float, is_doubted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # heads and templates of seven makers reach 0.41 to 0.51, with noise, a bias field or contrast agent too; a head that
+    # lies upside down or on its side reaches 0.32, one with back and front exchanged 0.36
+    scan = module.read_template("mni152_t1", read_bundle().root)
+    monkeypatch.setattr(module, "register", lambda *_: (np.eye(4), similarity))
+    assert [notice.code for notice in localise(scan, read_bundle())[1]] == ["localise.doubtful"] * is_doubted
+
+
 def test_a_crop_is_seen_directly() -> None:
     grid = Grid.around((0, 0, 0), (40, 50, 36), (1, 1, 1))
     (region,), _ = localise(Volume(np.zeros((1, *grid.shape), np.float32), grid), read_bundle())
