@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from bundles import write_threshold_bundle
 from napari_seg.cli import main
 from napari_seg.errors import InputError
 from napari_seg.formats import archive, find, find_scans
+from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.formats.verdict import verdicts
 from napari_seg.volume import Volume
 
@@ -198,7 +200,9 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path, ending: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by signal")
-def test_what_a_killed_process_unpacked_goes_with_the_next(tmp_path: Path, head: Volume) -> None:
+def test_what_a_killed_process_unpacked_goes_with_the_next(
+    tmp_path: Path, head: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
     packed, room = tmp_path / "study.zip", tmp_path / "temporary"
     room.mkdir()
     with zipfile.ZipFile(packed, "w") as files:
@@ -210,13 +214,21 @@ find({str(packed)!r})
 print(*os.listdir({str(room)!r}), flush=True)
 if sys.argv[1:]: os.kill(os.getpid(), signal.SIGKILL)
 """
-    (room / "napari-seg-1-5-somebody").mkdir()  # a process of that id is there, and started at another time
-    (room / "napari-seg-notes").mkdir()
+    (room / "napari-seg-notes").mkdir()  # somebody's own
     environment = os.environ | {"TMPDIR": str(room)}
-    left = subprocess.run([sys.executable, "-c", code, "kill"], capture_output=True, text=True, env=environment).stdout
-    (unpacked,) = set(left.split()) - {"napari-seg-notes"}
-    assert stat.S_IMODE((room / unpacked).stat().st_mode) == 0o700
-    now = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment).stdout
-    assert len(now.split()) == 2
-    assert unpacked not in now.split()
+
+    def run(*words: str) -> set[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment, check=False
+        )
+        return set(done.stdout.split()) - {"napari-seg-notes"}
+
+    (left,) = run("kill")
+    assert stat.S_IMODE((room / left).stat().st_mode) == 0o700
+    monkeypatch.setattr(tempfile, "tempdir", str(room))
+    alive = TemporaryFolder()  # of a process that lives; it removes what the killed one left
+    assert not (room / left).exists()
+    assert len(run() - {alive.path.parent.name}) == 1
+    assert alive.path.is_dir()
+    alive.cleanup()
     assert [path.name for path in room.iterdir()] == ["napari-seg-notes"]

@@ -168,6 +168,9 @@ def test_what_cant_be_opened_as_a_file_is_said(tmp_path, head):
         expected += [("pipe.nii.gz", "skip.not_a_file"), ("pipe.zip", "skip.not_a_file")]
         with pytest.raises(InputError, match=r"input\.not_a_file"):
             find(tmp_path / "pipe.nii.gz")
+        os.mkfifo(tmp_path / ".pipe.nrrd")
+        with pytest.raises(InputError, match=r"file\.unreadable"):
+            read_label_map(tmp_path / ".pipe.nrrd")
     assert codes_of_skipped(tmp_path) == expected
     found = {verdict.name: verdict.code for verdict in verdicts(tmp_path) if verdict.verdict != "skip"}
     assert found == {"good": "", "itself": "file.unreadable", "slice": "file.unreadable"}

@@ -32,7 +32,7 @@ OWNERS = {
     "nibabel": {"formats"},
     "torch": {"inference", "planning"},
     "openvino": {"inference"},
-    "psutil": {"formats", "apart", "inference", "memory", "plugin"},
+    "psutil": {"apart", "inference", "memory", "plugin"},
     "monai": {"inference", "planning"},
     "segnets": {"planning"},
     "SimpleITK": {"formats", "localise"},

@@ -14,7 +14,6 @@ import re
 import shutil
 import struct
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from napari_seg.errors import InputError
-from napari_seg.formats.temporary import temporary_folder
+from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.formats.walk import LeftOut
 
 FREE_SHARE = 0.5
@@ -47,7 +46,7 @@ _DAMAGE = (
 
 _CHUNK_BYTES = 1 << 20
 
-_unpacked: dict[tuple[Path, int, int], tuple[Path, tempfile.TemporaryDirectory, int]] = {}
+_unpacked: dict[tuple[Path, int, int], tuple[Path, TemporaryFolder, int]] = {}
 
 
 def unpacked(archive: Path) -> Path:
@@ -61,8 +60,8 @@ def unpacked(archive: Path) -> Path:
         status = archive.stat()
         key = (archive.absolute(), status.st_size, status.st_mtime_ns)
         if key not in _unpacked:
-            temporary = temporary_folder()
-            folder = Path(temporary.name).resolve()
+            temporary = TemporaryFolder()
+            folder = temporary.path
             try:
                 links = _unpack(archive, folder)
             except BaseException:

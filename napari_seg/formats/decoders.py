@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from napari_seg.apart import Ended, Mistake, OwnProcess
 from napari_seg.errors import InputError
+from napari_seg.formats.walk import kind_of
 from napari_seg.memory import SAFE_SHARE, describe_bytes, free_bytes, held_bytes, limited_to
 from napari_seg.volume import Volume
 
@@ -50,9 +51,14 @@ def read_apart(
         name: of what is read, for messages; "": that of the first file.
 
     Raises:
-        InputError: what the reader raises; `file.crashes_reader`; `file.too_slow`; `file.too_large`.
+        InputError: what the reader raises; `input.not_a_file`; `file.crashes_reader`; `file.too_slow`;
+            `file.too_large`.
         EnvironmentFault: `environment.memory`, what the header claims does not fit.
     """
+    for file in files:
+        if kind_of(file) == "special":
+            text = f"{file.name} is a pipe, a socket or a device; expected a file"
+            raise InputError("input.not_a_file", text)
     if seconds is None:
         seconds = SECONDS_AT_LEAST + sum(map(_size, files)) / BYTES_A_SECOND
     name, named = name or files[0].name, {file.absolute(): file for file in files}

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice
-from napari_seg.formats.temporary import temporary_folder
+from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.formats.voxels import (
     DEFLATE_LIMIT,
     Inflated,
@@ -227,7 +227,7 @@ class _Layout:
 def _layout(header: _Header, path: Path) -> _Layout:
     import SimpleITK
 
-    with temporary_folder() as folder:
+    with TemporaryFolder() as folder:
         copy = Path(folder, f"header{path.suffix.lower()}")
         copy.write_bytes(header.geometry)
         reader = SimpleITK.ImageFileReader()

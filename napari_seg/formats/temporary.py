@@ -3,45 +3,62 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import stat
 import tempfile
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 _PREFIX = "napari-seg-"
-_SECONDS_OF_CLOCK = 2.0
+_LOCK = "lock"
 
 
-def temporary_folder() -> tempfile.TemporaryDirectory:
-    """Make a folder that no other user can open, named after this process.
+class TemporaryFolder:
+    """A folder that no other user can open, and that is removed at the end of a `with` block or by `cleanup`.
 
-    Folders of processes that are no more are removed first: they hold scans.
+    A lock beside it tells other processes that this one lives: process ids would not, where machines or containers
+    share the folder. What killed processes left is removed first, because it holds scans.
+
+    Attributes:
+        path: of the folder.
     """
-    _sweep()
-    return tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-{_start_of(os.getpid()):.0f}-")
+
+    def __init__(self) -> None:
+        _sweep(tempfile.gettempdir())
+        while True:
+            self._outer = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
+            self._lock = FileLock(self._outer / _LOCK)
+            try:
+                with suppress(NotImplementedError):  # a file system without locks: nobody sweeps there
+                    self._lock.acquire(timeout=0)
+                self.path = self._outer / "files"
+                self.path.mkdir()
+            except (Timeout, FileNotFoundError):  # another process took it for one of the dead before it was locked
+                continue
+            return
+
+    def cleanup(self) -> None:
+        self._lock.release()
+        shutil.rmtree(self._outer, ignore_errors=True)
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        self.cleanup()
 
 
 @cache
-def _sweep() -> None:
+def _sweep(folder: str) -> None:
     """Remove what killed processes of this user left, once."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*-*"):
-        named = re.fullmatch(rf"{_PREFIX}(\d+)-(\d+)-\w+", path.name)
-        if named is None or abs(_start_of(int(named[1])) - int(named[2])) <= _SECONDS_OF_CLOCK:
-            continue
-        with suppress(OSError):
-            status = path.lstat()
-            if stat.S_ISDIR(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid()):
-                shutil.rmtree(path, ignore_errors=True)
-
-
-def _start_of(process_id: int) -> float:
-    """The second in which a process started; 0 if there is none."""
-    import psutil
-
-    try:
-        return psutil.Process(process_id).create_time()
-    except (psutil.Error, OverflowError, ValueError):
-        return 0.0
+    for path in Path(folder).glob(f"{_PREFIX}*"):
+        with suppress(OSError, Timeout, NotImplementedError):
+            if path.is_symlink() or not (path / _LOCK).is_file():
+                continue
+            if hasattr(os, "getuid") and path.lstat().st_uid != os.getuid():
+                continue
+            with FileLock(path / _LOCK).acquire(timeout=0):
+                shutil.rmtree(path / "files", ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)
