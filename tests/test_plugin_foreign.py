@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ pytest.importorskip("napari", reason="the plugin's tests need napari: pip instal
 from napari.components import ViewerModel
 from napari.layers import Labels
 
+from napari_seg.errors import InputError
 from napari_seg.plugin.foreign import is_oriented, loaded
 from napari_seg.plugin.layers import image_layers, labels_layer, layer_of, placement_of, volume_of
 from napari_seg.plugin.mirrored import MirroredPlanes, sides
@@ -135,6 +137,8 @@ def test_voxels_that_napari_loads_piece_by_piece(viewer: ViewerModel) -> None:
     assert session.scan is layer
     assert volume is not None
     array = loaded(volume).array
+    with pytest.raises(InputError, match="NaN"):
+        loaded(replace(volume, array=np.full_like(array, np.nan, np.float32)))
     assert isinstance(array, np.ndarray)
     np.testing.assert_array_equal(array[0], VOXELS)
 

@@ -169,6 +169,22 @@ def test_overlapping_segments_become_several_layers(study: Path) -> None:
     assert read_back.maps[0].voxel_counts()[1] == 6 * 8 * 6
 
 
+def test_overlapping_layers_of_slicer_become_several_layers(tmp_path: Path) -> None:
+    layers = np.zeros((2, 6, 5, 4), np.uint8)
+    layers[0, 1:4, 1:4, 1:3] = layers[1, 2:6, 1:4, 1:3] = 1
+    header = ["NRRD0004", "type: uint8", "dimension: 4", "space: left-posterior-superior", "sizes: 2 6 5 4"]
+    header += ["space directions: none (1,0,0) (0,1,0) (0,0,2)", "kinds: list domain domain domain", "encoding: raw"]
+    header += ["space origin: (0,0,0)"]
+    for number, name in enumerate(("liver", "tumour")):
+        header += [f"Segment{number}_ID:={name}", f"Segment{number}_Name:={name}"]
+        header += [f"Segment{number}_Layer:={number}", f"Segment{number}_LabelValue:=1"]
+    path = tmp_path / "two.seg.nrrd"
+    path.write_bytes("\n".join(header).encode() + b"\n\n" + layers.tobytes(order="F"))
+    found = read_labels(path, [])
+    assert [[s.name for s in one.segments] for one in found.maps] == [["liver"], ["tumour"]]
+    assert [sum(one.voxel_counts().values()) for one in found.maps] == [18, 24]
+
+
 def test_labels_on_other_voxels_are_resampled_on_request(head: Volume) -> None:
     session = Session(VIEWERS[-1])
     coarse = head.grid.affine.copy()

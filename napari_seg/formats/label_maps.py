@@ -126,9 +126,13 @@ def read_label_maps(path: Path, grid: Grid | None = None, *, images: Sequence[Pa
     try:
         return [read_label_map(path, grid, images=images)]
     except InputError as error:
-        names = segment_names(path) if error.code == "labels.overlap" and dicom_modality(path) else []
-        if not names:
+        if error.code != "labels.overlap":
             raise
+    names = read_apart(_names, [path])
+    if not names:
+        raise InputError(
+            "labels.overlap", f"{path.name} holds segments without names that share voxels; name them first"
+        )
     maps: list[Segmentation] = []
     for alone in (read_label_map(path, grid, (name,), images=images) for name in names):
         free = next((n for n, one in enumerate(maps) if not np.any(alone.array.astype(bool) & (one.array > 0))), None)
@@ -138,6 +142,15 @@ def read_label_maps(path: Path, grid: Grid | None = None, *, images: Sequence[Pa
         array = np.maximum(maps[free].array, alone.array)
         maps[free] = replace(maps[free], array=array, segments=(*maps[free].segments, *alone.segments))
     return maps
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    (path,) = files
+    if has_ending(path, ITK_ENDINGS):
+        from napari_seg.formats.nrrd import seg_nrrd_names
+
+        return seg_nrrd_names(path)
+    return segment_names(path)
 
 
 def write_label_map(

@@ -73,6 +73,17 @@ def read_seg_nrrd(path: Path, only: Sequence[str] = ()) -> Segmentation:
     return Segmentation(as_labels(image.array[0], path.name), image.grid, tuple(segments), notices=image.notices)
 
 
+def seg_nrrd_names(path: Path) -> list[str]:
+    """Return the names of the segments of a .seg.nrrd, each once.
+
+    Raises:
+        InputError: as of `read_seg_nrrd`.
+    """
+    words = read_image(path).words
+    keys = [key for key in words if re.match(r"Segment\d+_Name$", key)]
+    return list(dict.fromkeys(words[key] for key in keys))
+
+
 def _united(image: ItkImage, described: Sequence[tuple[Segment, int]], only: Sequence[str], name: str) -> Segmentation:
     """Return the segments of several layers as one label map; values that two layers use are numbered anew from 1."""
     if not described or any(not 0 <= layer < len(image.array) for _, layer in described):

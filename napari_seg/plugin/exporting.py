@@ -122,4 +122,6 @@ def export(snapshot: Snapshot, path: Path, kind: KindName) -> tuple[Snapshot, st
         write_record(segmentation, path, made_by)
     found = sum(count > 0 for count in segmentation.voxel_counts().values())
     structures = f"{found} structure{'s' * (found != 1)}"
-    return snapshot, f"Saved {written[0].name} ({structures}). Read back: {KINDS[kind].checked}."
+    is_unknown = any(notice.code == "geometry.no_orientation" for notice in segmentation.notices)
+    unknown = " Left and right are not known." if is_unknown else ""
+    return snapshot, f"Saved {written[0].name} ({structures}). Read back: {KINDS[kind].checked}.{unknown}"

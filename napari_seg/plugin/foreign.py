@@ -112,8 +112,16 @@ def refusal_of(layer: Layer | None, others: Iterable[Layer]) -> str:
 
 
 def loaded(volume: Volume) -> Volume:
-    """Return a volume with all of its voxels in memory; napari loads those of some layers piece by piece."""
-    return replace(volume, array=np.asarray(volume.array))
+    """Return a volume with all of its voxels in memory; napari loads those of some layers piece by piece.
+
+    Raises:
+        InputError: `data.nonfinite`, as of scans that are read from files.
+    """
+    array = np.asarray(volume.array)
+    if array.dtype.kind == "f" and not np.isfinite([array.min(), array.max()]).all():
+        text = f"{volume.name!r} has voxels that are NaN or infinite; replace them by numbers first"
+        raise InputError("data.nonfinite", text)
+    return replace(volume, array=array)
 
 
 def is_oriented(layer: Layer) -> bool:

@@ -149,6 +149,7 @@ def label_layers(read: LabelMaps, name: str, frame: NDArray | None) -> list[Laye
             place(one.grid, frame),
             name if len(read.maps) == 1 else f"{name} ({number} of {len(read.maps)})",
             files=read.scan.files if read.scan else (),
+            frames=read.scan.frames if read.scan else (),
             algorithm=made_by_in(read.path),
         )
         shown[1]["metadata"][METADATA_KEY] |= {"from_file": True, "source": read.path}
@@ -213,7 +214,9 @@ def on_scan(snapshot: Snapshot, scan: Image) -> Layer:
     moved = replace(found, array=array, grid=volume.grid, certainty=None)
     algorithm, placement = known.get("algorithm"), placement_of(scan).of_new_layer()
     name = str(snapshot.settings["name"])
-    layer = layer_of(labels_layer(moved, placement, name, files=volume.files, algorithm=algorithm))
+    layer = layer_of(
+        labels_layer(moved, placement, name, files=volume.files, frames=volume.frames, algorithm=algorithm)
+    )
     layer.metadata[METADATA_KEY] |= {key: known[key] for key in ("from_file", "source") if key in known}
     old, table = table_of(snapshot.layer), table_of(layer)
     table.edits, table.saved, table.painted, table.hidden = old.edits, old.saved, old.painted, set(old.hidden)

@@ -69,6 +69,11 @@ def read_layers(path: str | list[str]) -> list[Any]:
     for fault in faults:
         more = ". Open its folder in the Study tab of the panel to choose" if isinstance(fault, ChoiceNeeded) else ""
         show_error(f"{words_of(fault)}{more}")
+    if layers and hasattr(viewer, "window"):
+        from napari_seg.plugin.letters import Letters
+        from napari_seg.plugin.napari_internals import canvas_widget, native_canvas
+
+        Letters.on(native_canvas(canvas_widget(viewer)), viewer)
     # napari's word for "read, and there is nothing to show".
     return layers or [(None,)]
 
