@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from monai.bundle import ConfigParser
-from monai.inferers import SimpleInferer, SlidingWindowInferer
+from monai.inferers import SimpleInferer, SliceInferer, SlidingWindowInferer
 from monai.losses import DeepSupervisionLoss, DiceCELoss
 from torch import nn
 
@@ -24,7 +24,7 @@ from segnets.deeplab import ASPP, DeepLabV3, DeepLabV3Plus, atrous_rates
 from segnets.encoder import ResidualEncoder, SeparableEncoder
 from segnets.errors import TrainingError
 from segnets.fcn import FCN
-from segnets.inferers import MultiScale, TestTimeAveraging
+from segnets.inferers import MultiScale, TestTimeAveraging, with_overlap
 from segnets.multiview import MultiView
 from segnets.training.weights import load_what_fits
 from segnets.unet import UNet
@@ -348,3 +348,22 @@ def test_scales_are_the_mean_by_hand() -> None:
         assert torch.allclose(MultiScale(SimpleInferer(), (0.5, 1.0))(image, network).exp(), expected, atol=1e-6)
         nested = TestTimeAveraging(MultiScale(SimpleInferer(), (0.5, 1.0)), shifts=1)
         assert torch.allclose(nested(image, copy.deepcopy(network)).exp(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [SlidingWindowInferer, SliceInferer])
+def test_windows_of_a_validation_are_few(kind: type[SlidingWindowInferer]) -> None:
+    calls = 0
+
+    def network(windows: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += len(windows)
+        return windows
+
+    inferer = kind(roi_size=(8, 8) if kind is SliceInferer else (8, 8, 8), overlap=0.5)
+    image, counts = torch.rand(1, 1, 32, 32, 32), []
+    for windows in (inferer, with_overlap(inferer, 0.125)):
+        calls = 0
+        assert torch.allclose(windows(image, network), image, atol=1e-5)
+        counts.append(calls)
+    assert inferer.overlap == 0.5
+    assert counts == ([32 * 7**2, 32 * 5**2] if kind is SliceInferer else [7**3, 5**3])

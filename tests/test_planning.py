@@ -16,7 +16,7 @@ import pytest
 
 from napari_seg import planning
 from napari_seg.bundle import METADATA, read_bundle
-from napari_seg.errors import BundleError, OutputError, TrainingError
+from napari_seg.errors import BundleError, EnvironmentFault, OutputError, TrainingError
 from napari_seg.planning import Choices, anew, fingerprint, folds, plan_bundle, run, with_segnets
 from napari_seg.planning.choices import weights_to_begin_from
 from napari_seg.planning.fingerprint import Fingerprint
@@ -412,3 +412,101 @@ def test_a_disk_that_takes_nothing_is_said(
             with pytest.raises(OutputError) as caught:
                 act()
         assert caught.value.code == code
+
+
+@pytest.fixture(scope="module")
+def planned(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of options whose configs differ most from the shipped ones."""
+    out = tmp_path_factory.mktemp("planned") / "balls"
+    choices = Choices("DeepLabV3Plus", dims=2, options=("sgd_poly", "tta", "flips"), folds=2)
+    plan_bundle(dataset, out, choices)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("segnets/unet.py", "import os\n", r"segnets/unet\.py is none of this version's modules"),
+        ("yaml.py", "import os\n", r"yaml\.py is none"),
+        ("results/torch/__init__.py", "", r"results/torch/__init__\.py is none"),
+        ("training/x.cpython-311-x86_64-linux-gnu.so", "", r"\.so is none"),
+        ("configs/logging.conf", "[loggers]\n", r"logging\.conf is another one"),
+        ("configs/train.yaml", "run: $import os\n", r"train\.yaml holds '\$import os'"),
+        ("configs/train.yaml", "network_def: {_target_: os.system, command: x}\n", r"holds '_target_ os\.system'"),
+        ("configs/evaluate.yaml", "cases: ['%/tmp/other.yaml#x']\n", r"evaluate\.yaml holds '%/tmp/other"),
+        ("configs/metadata.json", '{"channel_def": {"0": "$print(1)"}}', r"metadata\.json holds '\$print"),
+    ],
+)
+def test_code_of_a_bundle_that_came_from_elsewhere_is_not_run(
+    file: str, content: str, said: str, planned: Path, dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "balls"
+    shutil.copytree(planned, out)
+    (out / "segnets" / "__pycache__").mkdir(exist_ok=True)
+    assert plan_bundle(dataset, out, Choices())
+    assert not (out / "segnets" / "__pycache__").exists()  # compiled code need not be its module's
+    (out / file).parent.mkdir(parents=True, exist_ok=True)
+    (out / file).write_text(content)
+    with pytest.raises(BundleError, match=rf"bundle\.untrusted: .*{said}.*--trust-bundle"):
+        plan_bundle(dataset, out, Choices())
+    assert plan_bundle(dataset, out, Choices(), trust=True)
+
+
+def test_what_a_person_sets_needs_no_trust(dataset: Path, tmp_path: Path) -> None:
+    code = Choices(settings={"network_def#dropout": "$0.1 + 0.1"})
+    plan_bundle(dataset, tmp_path / "out", code)
+    assert plan_bundle(dataset, tmp_path / "out", code)
+    with pytest.raises(BundleError, match=r"bundle\.untrusted: .*\$0\.1 \+ 0\.1"):
+        plan_bundle(dataset, tmp_path / "out", Choices())
+
+
+def test_fine_tuning_begins_slowly(dataset: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"weights")
+    begun = weights_to_begin_from(weights, tmp_path / "out")
+    for name, choices, rate in (
+        ("recipe", Choices(fine_tune=begun), 0.0002),
+        ("option", Choices(fine_tune=begun, options=("sgd_poly",)), 0.001),
+        ("chosen", Choices(fine_tune=begun, settings={"learning_rate": 0.01}), 0.01),
+        ("fresh", Choices(), 0.002),
+    ):
+        plan = plan_bundle(dataset, tmp_path / name, choices)
+        assert datasets.configs(tmp_path / name)["train"]["learning_rate"] == pytest.approx(rate)
+        assert ("learning_rate" in plan["settings"]) == bool(choices.fine_tune)
+
+
+def test_a_bundle_says_what_it_was_trained_on_and_for_how_long(dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    plan_bundle(dataset, out, Choices())
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"weights")
+
+    def description() -> str:
+        return json.loads((out / METADATA).read_text())["description"]
+
+    before = description()
+    assert "trained on 5 of 6 cases" in before
+    for steps, said in (((16, 4000), " Trained for 16 of 4000 planned steps."), ((4000, 4000), ""), (None, "")):
+        for _ in range(2):
+            run.ship(out, weights, {}, steps)
+            assert description() == before + said
+    (out / "training" / "history.jsonl").write_text(
+        '{"epoch": 1, "step": 16, "mean_dice": 0.1, "planned_steps": 4000}\n{"epoch": 1, "step": 16, "loss": 1.0}\n'
+    )
+    assert run.steps_of(out / "training") == (16, 4000)
+    plan_bundle(dataset, tmp_path / "folds", Choices(folds=2))
+    assert "trained on 6 cases" in json.loads((tmp_path / "folds" / METADATA).read_text())["description"]
+
+
+def test_a_missing_package_is_one_line(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning.choices, "find_spec", lambda name: None)
+    said = r"environment\.package: option mlflow needs mlflow, which is not installed: pip install mlflow$"
+    with pytest.raises(EnvironmentFault, match=said):
+        plan_bundle(dataset, tmp_path / "out", Choices(options=("mlflow",)))
+    assert not (tmp_path / "out").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(planning.choices, "find_spec", lambda name: object())
+    plan_bundle(dataset, tmp_path / "out", Choices(options=("mlflow",)))
+    monkeypatch.setattr(planning.choices, "find_spec", lambda name: None)
+    with pytest.raises(EnvironmentFault, match=said):
+        plan_bundle(dataset, tmp_path / "out", Choices())

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from napari_seg.bundle import shipped_root
 
 from segnets.errors import TrainingError  # isort: skip - within reach by tiny_run
 from segnets.files import load_whole, lock  # isort: skip
-from segnets.training import WeightAverage  # isort: skip
+from segnets.training import Checkpoints, WeightAverage  # isort: skip
 
 
 # --- going on ---
@@ -200,6 +201,34 @@ def kill_at(child: Any, due: Callable[[], bool], seconds: float = 300) -> None:
 
 def half_written(folder: Path, child: Any) -> list[Path]:
     return list((folder / "checkpoints").glob(f"*.{child.pid}.part"))
+
+
+def test_a_run_goes_on_with_the_same_files_only(tmp_path: Path) -> None:
+    files = {f"case_{n}": f"{n:08x}" for n in range(9)}
+    run(tmp_path, max_epochs=1, digests=files)
+    said = r"run\.differs: .*files of cases: was case_1 \(00000001\), is case_1 \(new\)"
+    with pytest.raises(TrainingError, match=said):
+        run(tmp_path, max_epochs=2, digests=files | {"case_1": "new"})
+    run(tmp_path, max_epochs=2, digests=files | {"case_8": "new"})  # which is not trained on
+    assert run(tmp_path, max_epochs=3).state.epoch == 3
+
+
+@pytest.mark.parametrize(("every_minutes", "written"), [(5.0, [1, 6]), (0.5, [0.5, 1, 1.5])])
+def test_the_first_checkpoint_comes_after_a_minute(
+    every_minutes: float, written: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, saved = 0.0, []
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    checkpoints = Checkpoints(tmp_path, every_minutes=every_minutes)
+    monkeypatch.setattr(checkpoints, "_tensors", lambda trainer: {})
+    trainer = SimpleNamespace(state=SimpleNamespace(iteration=0))
+    save = checkpoints._save
+    monkeypatch.setattr(checkpoints, "_save", lambda trainer: (saved.append(now / 60), save(trainer))[1])
+    while now < 60 * written[-1]:
+        now += 15
+        trainer.state.iteration += 1
+        checkpoints._before_step(trainer)
+    assert saved == written
 
 
 def test_killed_twice_and_resumed_it_is_the_same_run(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def make_run(
     patience: int | None = None,
     every_steps: int | None = 2,
     resume: bool = True,
+    digests: dict[str, str] | None = None,
     distributed: bool = False,
     learning_rate: float = 0.02,
     noise: float = 0.1,
@@ -121,6 +122,7 @@ def make_run(
             "minutes": minutes,
             "early_stopping": early_stopping,
         },
+        data=digests,
         every_steps=every_steps,
         resume=resume,
     )

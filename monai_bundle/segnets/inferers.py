@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from itertools import chain, combinations
 from math import log
 from typing import Any
@@ -14,6 +15,20 @@ from monai.inferers import Inferer
 from segnets.blocks import resize
 
 Network = Callable[..., torch.Tensor]
+
+
+def with_overlap(inferer: Inferer, overlap: float) -> Inferer:
+    """Return a copy of an inferer by sliding windows whose windows overlap by another fraction.
+
+    Half an overlap needs eight times the windows of none in 3D; for a validation during training an eighth is enough.
+
+    Args:
+        inferer: MONAI's `SlidingWindowInferer` or a subclass; it stays as it is.
+        overlap: of two neighbouring windows, 0 to less than 1.
+    """
+    changed = copy(inferer)
+    changed.overlap = overlap
+    return changed
 
 
 class TestTimeAveraging(Inferer):

@@ -48,6 +48,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--set", nargs="+", default=[], type=named_value, metavar="ID=VALUE", help="any value of the configs"
     )
+    parser.add_argument(
+        "--trust-bundle",
+        action="store_true",
+        help="go on in a folder whose bundle holds code of its own, of another version or your own",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and the commands, and leave nothing")
     parser.set_defaults(run=run)
 
@@ -58,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.planning import Choices, anew, plan_bundle
     from napari_seg.planning.choices import weights_to_begin_from
     from napari_seg.planning.folds import cross_validate, fold_commands
-    from napari_seg.planning.run import train, training_command, writing
+    from napari_seg.planning.run import RUN, steps_of, train, training_command, writing
 
     dataset, out = arguments.dataset.resolve(), arguments.output.resolve()
     reading = {
@@ -77,7 +82,9 @@ def run(arguments: argparse.Namespace) -> int:
         folds=arguments.folds,
         fine_tune=weights_to_begin_from(arguments.fine_tune, out) if arguments.fine_tune else {},
     )
-    plan = plan_bundle(dataset, out, choices, fold=arguments.fold, dry_run=arguments.dry_run)
+    plan = plan_bundle(
+        dataset, out, choices, fold=arguments.fold, dry_run=arguments.dry_run, trust=arguments.trust_bundle
+    )
     _print_plan(plan)
     limits = {"max_epochs": arguments.max_epochs, "max_minutes": arguments.max_minutes}
     values = anew(plan, choices) | {name: value for name, value in limits.items() if value is not None}
@@ -97,6 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
                 _print_folds(dice, folds)
             else:
                 _print_best(train(out, dataset, **values))
+                _print_steps(steps_of(out / RUN))
     except Cancelled as error:
         print(f"napari-seg: {error}", file=sys.stderr)
         return ExitCode.CANCELLED
@@ -108,8 +116,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _predicting(plan: dict[str, Any], out: Path) -> list[str]:
     from napari_seg.planning.run import command
 
-    if plan["fingerprint"]["modality"] == "picture":  # which predict does not read
-        return command("inference", out, dataset_dir="PICTURES", output_dir="results")
+    if plan["fingerprint"]["modality"] == "picture" or len(plan["fingerprint"]["channels"]) > 1:
+        # which predict does not run yet
+        return command("inference", out, dataset_dir="IMAGES", output_dir="results")
     return ["napari-seg", "predict", "SCAN", "--bundle", str(out), "--trust-bundle", "-o", "results"]
 
 
@@ -157,6 +166,18 @@ def _print_best(best: dict[str, Any] | None) -> None:
         return
     each = ", ".join(f"{name} {value:.4f}" for name, value in best["dice"].items() if value is not None)
     print(f"best    Dice {best['mean_dice']:.4f} in epoch {best['epoch']} ({each})")
+
+
+def _print_steps(steps: tuple[int, int] | None) -> None:
+    if steps is None or steps[0] >= steps[1]:
+        return
+    reached, planned = steps
+    print(f"steps   {reached} of {planned} planned ({reached / planned:.1%})")
+    if reached < 0.25 * planned:
+        print(
+            "        too few for a useful network: the same command with more --max-minutes, or without, goes on; a "
+            "shorter plan is made with --max-epochs in a new folder"
+        )
 
 
 def _print_folds(dice: dict[str, list[float]], folds: int) -> None:

@@ -6,6 +6,7 @@ choices       what the person decides instead
 make          the bundle on disk
 run           its training, by MONAI's own command
 process       that command in a process of its own
+trust         whether a bundle that is there holds no code but ours
 folds         cross-validation and the ensemble of its folds
 """
 
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_seg.bundle import own_modules, shipped_root
 from napari_seg.errors import BundleError, OutputError, TrainingError
-from napari_seg.planning.choices import Choices, anew, check_folds, check_names, check_same, identity
+from napari_seg.planning.choices import Choices, anew, check_folds, check_names, check_packages, check_same, identity
 from napari_seg.planning.make import PLAN
 from napari_seg.planning.run import RUN, writing
 
@@ -38,7 +39,13 @@ _OWN = ("segnets", "configs", "docs", "models", RUN, "LICENSE")
 
 
 def plan_bundle(
-    dataset_dir: Path, out: Path, choices: Choices, *, fold: int | None = None, dry_run: bool = False
+    dataset_dir: Path,
+    out: Path,
+    choices: Choices,
+    *,
+    fold: int | None = None,
+    dry_run: bool = False,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """The plan of a bundle in `out`, which is made if it is not there; what plan.json holds.
 
@@ -52,15 +59,19 @@ def plan_bundle(
             say what each start may set `anew`.
         fold: the only one of the folds that is wanted.
         dry_run: plan, and leave nothing behind.
+        trust: a bundle that is there may run code of its own.
 
     Raises:
         TrainingError: the data set can't be trained on (`dataset.*`, `data.faults`, `labels.*`, `split.too_few`).
         BundleError: a network, option or id that there is not; `bundle.folds`, fewer than two;
-            `bundle.fold`, there is no such fold.
+            `bundle.fold`, there is no such fold; `bundle.untrusted`, the bundle holds code of its own.
+        EnvironmentFault: `environment.package`, an option needs one that is not installed.
         OutputError: `output.exists`, `out` holds something else; `output.not_written`, `output.disk_full`.
     """
     with with_segnets(), writing(out):
         from segnets.data import datalist, find_dataset
+
+        from napari_seg.planning.trust import check_code
 
         if (out / PLAN).is_file():
             written: dict[str, Any] = json.loads((out / PLAN).read_text(encoding="utf-8"))
@@ -68,6 +79,9 @@ def plan_bundle(
             dataset = find_dataset(dataset_dir, **before.reading | choices.reading)
             check_same(written, identity(dataset), choices, str(out))
             check_folds(written["choices"].get("folds"), fold)
+            if not trust:
+                check_code(out, choices)
+            check_packages(written["choices"].get("options", ()))
             return written
         dataset = find_dataset(dataset_dir, **choices.reading)
         held = {path.name for path in out.iterdir()} if out.is_dir() else set()
@@ -78,16 +92,18 @@ def plan_bundle(
             )
         check_folds(choices.folds, fold)
         split = {} if choices.folds is None else {"fold": 0, "folds": choices.folds}
-        datalist(dataset_dir, "training", **split, patient=choices.settings.get("patient"), **choices.reading)
+        patient = choices.settings.get("patient")
+        training = datalist(dataset_dir, "training", **split, patient=patient, **choices.reading)
+        trained_on = len(training) if choices.folds is None else None
         if dry_run:
             with tempfile.TemporaryDirectory() as folder:
-                return _make(dataset, dataset_dir, Path(folder), out.name, choices)
+                return _make(dataset, dataset_dir, Path(folder), out.name, choices, trained_on)
         is_new = not out.exists()
         _clear(out)
         out.mkdir(parents=True, exist_ok=True)
         (out / _UNFINISHED).touch()
         try:
-            return _make(dataset, dataset_dir, out, out.name, choices)
+            return _make(dataset, dataset_dir, out, out.name, choices, trained_on)
         except BaseException:
             _clear(out)
             if is_new:
@@ -101,18 +117,21 @@ def _clear(out: Path) -> None:
     (out / _UNFINISHED).unlink(missing_ok=True)
 
 
-def _make(dataset: Dataset, dataset_dir: Path, root: Path, name: str, choices: Choices) -> dict[str, Any]:
+def _make(
+    dataset: Dataset, dataset_dir: Path, root: Path, name: str, choices: Choices, trained_on: int | None
+) -> dict[str, Any]:
     import torch
     from segnets.data import check
 
     from napari_seg.planning.fingerprint import fingerprint
-    from napari_seg.planning.make import class_names, networks, write_bundle
+    from napari_seg.planning.make import class_names, fine_tuning_rate, networks, write_bundle
     from napari_seg.planning.plan import make_plan
 
     if choices.network not in (None, *networks()):
         raise BundleError(
             "bundle.network_name", f"there is no network {choices.network!r}; there are {', '.join(networks())}"
         )
+    check_packages(choices.options)
     check_names([name, *choices.labels, *dataset.labels, *dataset.channels])
     classes = choices.labels or dataset.labels
     names = {str(number): label for number, label in enumerate(class_names(classes))} if classes else None
@@ -123,7 +142,10 @@ def _make(dataset: Dataset, dataset_dir: Path, root: Path, name: str, choices: C
     device = "cuda" if torch.cuda.is_available() else "cpu"
     plan = make_plan(found, dims=choices.dims, device=device, chosen=choices.settings)
     values = {label: list(of_label) for label, of_label in _classes(found, classes).items()}
-    write_bundle(root, name, plan, found, values, choices)
+    if choices.fine_tune:
+        why = "a tenth of the recipe's, or the weights to begin from are forgotten first"
+        plan.set("learning_rate", fine_tuning_rate(choices.options), why)
+    write_bundle(root, name, plan, found, values, choices, trained_on)
     written = {
         "dataset": identity(dataset),
         "choices": choices.as_dict(),

@@ -6,12 +6,13 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from os.path import relpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_seg.bundle import WEIGHTS
-from napari_seg.errors import BundleError, OutputError, TrainingError
+from napari_seg.errors import BundleError, EnvironmentFault, OutputError, TrainingError
 
 if TYPE_CHECKING:
     from segnets.data import Dataset
@@ -23,7 +24,9 @@ _ANEW = re.compile(
     "max_gradient_norm|l1_penalty|allow_empty|(optimizer|lr_scheduler|ema)#(?!_target_).+"
 )
 """What each start of a training may set otherwise: what is no part of its identity (`segnets.training.Checkpoints`)."""
-_CODE = re.compile(r"[$@%]|.*[@%](#|::)")
+_PACKAGES = {"mlflow": "mlflow"}
+"""What an option needs beside this package."""
+CODE = re.compile(r"[$@%]|.*[@%](#|::)")
 """What MONAI takes for more than text in configs and metadata.json: it runs `$...`, and looks up `@...` and `%...`."""
 
 
@@ -89,11 +92,25 @@ def check_names(names: Iterable[str]) -> None:
         BundleError: `bundle.name`, one would be taken for code or a reference.
     """
     for name in names:
-        if _CODE.match(name):
+        if CODE.match(name):
             raise BundleError(
                 "bundle.name",
                 f"{name!r} can't be a name of a class, a channel or a bundle: MONAI would run what begins with $ and "
                 "look up what begins with @ or %; call it something else",
+            )
+
+
+def check_packages(options: Iterable[str]) -> None:
+    """Check that the packages which some options need are installed.
+
+    Raises:
+        EnvironmentFault: `environment.package`.
+    """
+    for option in options:
+        package = _PACKAGES.get(option)
+        if package and find_spec(package) is None:
+            raise EnvironmentFault(
+                "environment.package", f"option {option} needs {package}, which is not installed: pip install {package}"
             )
 
 

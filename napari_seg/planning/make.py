@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,13 @@ def class_names(classes: dict[str, Any]) -> list[str]:
 
 
 def write_bundle(
-    root: Path, name: str, plan: Plan, found: Fingerprint, classes: dict[str, Any], choices: Choices
+    root: Path,
+    name: str,
+    plan: Plan,
+    found: Fingerprint,
+    classes: dict[str, Any],
+    choices: Choices,
+    trained_on: int | None = None,
 ) -> None:
     """Configs, metadata, documents and networks of a bundle; everything but weights.
 
@@ -53,6 +60,7 @@ def write_bundle(
         found: the data set's.
         classes: name -> values in the label maps, in the order of the network's channels.
         choices: what the person decided; their settings win over the plan's.
+        trained_on: how many of the cases the network is trained on; all of them if not given, as by folds together.
 
     Raises:
         BundleError: `bundle.option`, there is no such option; `bundle.setting`, no config has such an id;
@@ -67,7 +75,8 @@ def write_bundle(
     for folder in ("docs", "models"):
         (root / folder).mkdir()
     _write_configs(root / "configs", plan, found, classes, choices)
-    metadata = _metadata(name, plan, found, class_names(classes))
+    how_many = f"{found.cases} cases" if trained_on is None else f"{trained_on} of {found.cases} cases"
+    metadata = _metadata(name, plan, found, class_names(classes), how_many)
     (root / METADATA).write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
     (root / "docs" / "data_license.txt").write_text(_DATA_LICENSE, encoding="utf-8")
     readme = _README.format(name=name, description=metadata["description"], classes=metadata["label_classes"])
@@ -76,7 +85,7 @@ def write_bundle(
             "--dataset_dir DATASET --output_dir evaluation", "--dataset_dir OTHERS  --part all --output_dir evaluation"
         )
         readme += _README_OF_FOLDS.format(folds=choices.folds)
-    if found.pictures:  # which predict does not read
+    if found.pictures or len(found.channels) > 1:  # which predict does not run yet
         readme = "".join(line for line in readme.splitlines(keepends=True) if not line.startswith("napari-seg predict"))
     (root / "docs" / "README.md").write_text(readme, encoding="utf-8")
     _build_network(root)
@@ -135,7 +144,7 @@ def _write_configs(folder: Path, plan: Plan, found: Fingerprint, classes: dict[s
         _set_normalisation(parser.get()["preprocessing"]["transforms"], plan.settings["normalisation"])
         if config == "evaluate" and choices.folds is not None:
             parser.get()["imports"].append("$import sys")
-            parser.get()["initialize"].append(_ONLY_OTHERS)
+            parser.get()["initialize"].append(ONLY_OTHERS)
         ids |= set(parser.get())
         comment = f"# Made by napari-seg train from its own {path.name}; ../{PLAN} says why. "
         text = yaml.safe_dump(parser.get(), sort_keys=False, width=120, default_flow_style=None)
@@ -144,6 +153,17 @@ def _write_configs(folder: Path, plan: Plan, found: Fingerprint, classes: dict[s
         raise BundleError(
             "bundle.setting", f"no config has an id {stray[0]!r}; expected one of {', '.join(sorted(ids))}"
         )
+
+
+def fine_tuning_rate(used: Iterable[str]) -> float:
+    """Return a tenth of the learning rate that train.yaml, or the last one of the used options with any, has."""
+    from monai.bundle import ConfigParser
+
+    rate = ConfigParser.load_config_file(shipped_root() / "configs" / "train.yaml")["learning_rate"]
+    known = options()
+    for option in used:
+        rate = ConfigParser.load_config_file(known[option]).get("learning_rate", rate) if option in known else rate
+    return float(rate) / 10
 
 
 def _top(name: str) -> str:
@@ -177,7 +197,7 @@ def _set_normalisation(transforms: list[dict[str, Any]], normalisation: dict[str
             transform.update(normalisation)
 
 
-_ONLY_OTHERS = (
+ONLY_OTHERS = (
     "$@part == 'all' or @network_def#_target_ != 'segnets.Ensemble' or sys.exit('evaluation.seen: part is ' + @part + "
     "', but every case of the data set that the folds were made of has trained all of them but one; expected a data "
     "set of other patients and --part all; what each fold is worth stands in its fold_*/evaluation/summary.json')"
@@ -185,7 +205,7 @@ _ONLY_OTHERS = (
 """Stands in evaluate.yaml of a bundle that becomes the ensemble of its folds."""
 
 
-def _metadata(name: str, plan: Plan, found: Fingerprint, names: list[str]) -> dict[str, Any]:
+def _metadata(name: str, plan: Plan, found: Fingerprint, names: list[str], how_many: str) -> dict[str, Any]:
     """Honest about what nobody has said yet: authors, source and licence of the data are the owner's to fill in."""
     from importlib.metadata import version
 
@@ -202,8 +222,8 @@ def _metadata(name: str, plan: Plan, found: Fingerprint, names: list[str]) -> di
         "required_packages_version": {p: version(p) for p in ("nibabel", "pytorch-ignite", "tensorboard")},
         "name": name,
         "task": f"Segmentation of {', '.join(classes)}",
-        "description": f"Finds {', '.join(classes)} in images of {', '.join(found.channels)}; trained on {found.cases} "
-        "cases by napari-seg's plan.",
+        "description": f"Finds {', '.join(classes)} in images of {', '.join(found.channels)}; trained on {how_many} "
+        "by napari-seg's plan.",
         "authors": "not stated",
         "copyright": "not stated",
         "data_source": "not stated",
@@ -239,6 +259,9 @@ python -m monai.bundle run training   --config_file configs/train.yaml     --dat
 python -m monai.bundle run evaluating --config_file configs/evaluate.yaml  --dataset_dir DATASET --output_dir evaluation
 python -m monai.bundle run inference  --config_file configs/inference.yaml --dataset_dir FOLDER  --output_dir results
 ```
+
+`evaluating` and `inference` use `models/model.pt`; with `--checkpoint training/model.pt` they use what the `training`
+above has trained.
 
 `plan.json` says what was chosen for the data, and why. Before it is passed on: `docs/data_license.txt`, and authors,
 copyright and data_source in `configs/metadata.json`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from napari_seg.planning.process import run
 
 RUN = "training"
 """The run's folder inside the bundle."""
+_TRAINED_FOR = re.compile(r" Trained for \d+ of \d+ planned steps\.$")
 STOP = "stop"
 """A file of this name in the bundle stops whatever is run for it."""
 
@@ -86,7 +88,8 @@ def train(root: Path, dataset_dir: Path, **values: Any) -> dict[str, Any] | None
     finally:
         best, weights = _best_validation(root / RUN), weights_of(root / RUN)
         if weights:
-            ship(root, weights, {"validation mean Dice": best["mean_dice"]} if best else {})
+            metrics = {"validation mean Dice": best["mean_dice"]} if best else {}
+            ship(root, weights, metrics, steps_of(root / RUN))
     return best
 
 
@@ -139,13 +142,30 @@ def weights_of(run_folder: Path) -> Path | None:
     return next((path for name in ("model.pt", "model_final.pt") if (path := run_folder / name).is_file()), None)
 
 
-def ship(root: Path, weights: Path, metrics: Mapping[str, float]) -> None:
-    """Makes weights those of the bundle, and says in its metadata how good they were; whole at every instant."""
+def steps_of(run_folder: Path) -> tuple[int, int] | None:
+    """Return how many steps a run has trained and how many were planned, as of its last validation, or None."""
+    lines = [line for line in history(run_folder) if "planned_steps" in line]
+    return (lines[-1]["step"], lines[-1]["planned_steps"]) if lines else None
+
+
+def ship(root: Path, weights: Path, metrics: Mapping[str, float], steps: tuple[int, int] | None = None) -> None:
+    """Make weights those of the bundle, and write into its metadata how good they were; whole at every instant.
+
+    Args:
+        root: the bundle.
+        weights: a file of weights.
+        metrics: name -> value, for `eval_metrics`.
+        steps: trained and planned; the description tells when fewer were trained.
+    """
     unfinished = root / WEIGHTS.with_suffix(".unfinished")
     shutil.copyfile(weights, unfinished)
     unfinished.replace(root / WEIGHTS)
     metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
     metadata["eval_metrics"] = {name: round(value, 4) for name, value in metrics.items()}
+    description = _TRAINED_FOR.sub("", str(metadata.get("description", "")))
+    if steps and steps[0] < steps[1]:
+        description += f" Trained for {steps[0]} of {steps[1]} planned steps."
+    metadata["description"] = description
     replace_text(root / METADATA, json.dumps(metadata, indent=4) + "\n")
 
 

@@ -3,7 +3,8 @@
 One line an epoch and one a validation (and one a step, where that was asked for):
 
     {"epoch": 1, "step": 83, "loss": 0.81, "lr": 0.0011, "seconds": 47.1}
-    {"epoch": 6, "step": 498, "mean_dice": 0.86, "dice": {"anterior": 0.87, "posterior": 0.85}, "seconds": 301.4}
+    {"epoch": 6, "step": 498, "mean_dice": 0.86, "dice": {"anterior": 0.87, "posterior": 0.85},
+     "planned_steps": 3984, "seconds": 301.4}
     {"epoch": 1, "step": 1, "step_loss": 1.24}
 
 `loss` is the mean over the epoch's steps, `lr` the rate after its last step, `seconds` the time the run has taken up to
@@ -116,7 +117,9 @@ class History:
         per_class = mean_of(validator.state.metric_details[metric])[1]
         names = self.names or [str(n) for n in range(1, len(per_class) + 1)]
         dice = {name: _number(value) for name, value in zip(names, per_class, strict=True)}
-        self._append(trainer, mean_dice=_number(self.mean_dice), dice=dice, seconds=round(self.seconds, 3))
+        planned = trainer.state.max_epochs * trainer.state.epoch_length
+        values = {"mean_dice": _number(self.mean_dice), "dice": dice, "planned_steps": planned}
+        self._append(trainer, **values, seconds=round(self.seconds, 3))
 
     def _append(self, trainer: Engine, **values: Any) -> None:
         if idist.get_rank() != 0:

@@ -18,6 +18,12 @@ from segnets.training.history import History
 logger = logging.getLogger("segnets")
 
 
+ESTIMATE_STEPS, ESTIMATE_SECONDS = 10, 20.0
+"""After so many steps, or seconds if steps take long, it is estimated how far the run will get."""
+ENOUGH = 0.25
+"""Of the planned steps; a run that is stopped before has hardly learned anything."""
+
+
 class Progress:
     """A bar on a terminal, elsewhere (`nohup`, a cluster's log) a log line now and then; a handler of the trainer.
 
@@ -38,6 +44,8 @@ class Progress:
         self._bar: tqdm | None = None
         self._first_step = 0
         self._started = self._shown = 0.0
+        self._timed_from: tuple[int, float] | None = None  # a step and when it ended
+        self._is_estimated = False
 
     def attach(self, trainer: Engine) -> None:
         """Follows the trainer's steps."""
@@ -48,6 +56,7 @@ class Progress:
     def _start(self, trainer: Engine) -> None:
         self._started = self._shown = time.monotonic()
         self._first_step = trainer.state.iteration
+        self._timed_from, self._is_estimated = None, False
         if idist.get_rank() == 0:
             # disable=None: silent where stderr is no terminal
             self._bar = tqdm(
@@ -57,6 +66,8 @@ class Progress:
     def _step(self, trainer: Engine) -> None:
         if self._bar is None:
             return
+        if not self._is_estimated:
+            self._estimate(trainer)
         pause = self.every_seconds if self._bar.disable else 0.5
         if time.monotonic() - self._shown >= pause:
             self._show(trainer)
@@ -77,6 +88,30 @@ class Progress:
             self._bar.n = spent / max(spent + left, 1e-9)
             with suppress(OSError):  # a terminal that was closed; the run goes on or is being stopped
                 self._bar.set_description_str(self.line(trainer))
+
+    def _estimate(self, trainer: Engine) -> None:
+        """Log once, after a few steps, how far the run will get in its time; the first step loads and compiles."""
+        now, step = time.monotonic(), trainer.state.iteration
+        if self._timed_from is None:
+            self._timed_from = step, now
+            return
+        count, seconds = step - self._timed_from[0], now - self._timed_from[1]
+        if count < ESTIMATE_STEPS and (count < 2 or seconds < ESTIMATE_SECONDS):
+            return
+        self._is_estimated = True
+        pace, planned = seconds / count, trainer.state.max_epochs * trainer.state.epoch_length
+        needed = pace * (planned - step)
+        text = f"a step takes {pace:.2g} s, all {planned} about {tqdm.format_interval(pace * planned)}"
+        if self.max_minutes is None:
+            logger.info(text)
+            return
+        left = max(60 * self.max_minutes - self.history.seconds, 0.0)
+        reached = planned if needed <= left else step + int(left / pace) if pace else planned
+        text += f"; the {self.max_minutes:g} minutes (max_minutes) reach about step {reached}"
+        if reached < ENOUGH * planned:
+            logger.warning(f"{text}, {reached / planned:.1%} of them: too few for a useful network; allow more minutes")
+        else:
+            logger.info(text)
 
     def seconds_left(self, trainer: Engine) -> float:
         """To the last step, or to the end of `max_minutes` if that comes first."""
