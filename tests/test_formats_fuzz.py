@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import phantoms
 import pytest
+import SimpleITK
 
 from napari_seg.errors import InputError
 from napari_seg.formats import find_scans
+from napari_seg.formats.itk import to_itk
 from napari_seg.volume import Volume
 
 SECONDS = 10.0
@@ -79,7 +81,9 @@ def originals(tmp_path: Path, head: Volume) -> list[tuple[Path, int]]:
     phantoms.write_nifti(head, folder / "b.nii.gz")
     phantoms.write_series(head, folder, file_name="c.dcm", slices=[0])
     phantoms.write_enhanced(head, folder / "d.dcm")
-    heads = {"a.nii": 352, "b.nii.gz": 200, "c.dcm": 1400, "d.dcm": 6000}
+    for name in ("e.nrrd", "f.mha"):
+        SimpleITK.WriteImage(to_itk(head.array[0], head.grid), str(folder / name), useCompression=True)
+    heads = {"a.nii": 352, "b.nii.gz": 200, "c.dcm": 1400, "d.dcm": 6000, "e.nrrd": 450, "f.mha": 400}
     return [(folder / name, head) for name, head in heads.items()]
 
 
