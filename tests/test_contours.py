@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -221,3 +222,21 @@ def test_contours_beyond_the_scan_are_reported(structures: pydicom.Dataset, seri
     found = read_rtstruct(tmp_path / "x.dcm", series.grid)
     assert [(notice.code, notice.segment) for notice in found.notices] == [("labels.beyond_scan", "one")]
     assert np.count_nonzero(found.array[..., 3] == 1) == 7
+
+
+def test_outlines_of_more_than_64_kib_come_back(tmp_path: Path) -> None:
+    grid = phantoms.oblique_grid((90, 90, 4), (0.7, 0.8, 2))
+    phantoms.write_series(Volume(np.zeros((1, *grid.shape), np.int16), grid), tmp_path / "series")
+    scan = read(tmp_path / "series")
+    labels = np.zeros(grid.shape, np.uint8)
+    labels[1:-1, 1:-1:2, 1], labels[1, 1:-1, 1] = 1, 1  # a comb
+    path = tmp_path / "x.dcm"
+    write_rtstruct(Segmentation(labels, scan.grid, (Segment(1, "comb", (255, 0, 0)),)), scan.files, path)
+    assert path.stat().st_size > 1 << 17
+    assert np.array_equal(read_rtstruct(path, scan.grid).array, labels)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian  # which makes it of unknown kind
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+    assert np.array_equal(read_rtstruct(path, scan.grid).array, labels)

@@ -171,7 +171,10 @@ def _contours(region: Dataset, grid: Grid) -> list[_Contour]:
     found = []
     for contour in region.get("ContourSequence") or ():
         if contour.get("ContourGeometricType") in _AREAS:
-            points = np.reshape([float(value) for value in contour.ContourData], (-1, 3))
+            values = contour.get_item("ContourData").value
+            if isinstance(values, bytes):  # not converted yet, or too long for an explicit VR and of unknown kind
+                values = values.decode("ascii").strip(" \0").split("\\")
+            points = np.reshape(np.array(values or [], float), (-1, 3))
             indices = grid.to_index(points * _LPS)
             if not np.isfinite(indices).all():
                 raise ValueError
@@ -266,14 +269,15 @@ def _filled(contours: Sequence[_Contour], grid: Grid) -> Iterator[tuple[int, NDA
 def _structure_set(sources: Sequence[Dataset], algorithm: tuple[str, str]) -> Dataset:
     """All of a structure set but its structures."""
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+    from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
     first = sources[0]
     now = datetime.now()
     answer = Dataset()
     answer.file_meta = FileMetaDataset()
     answer.file_meta.MediaStorageSOPClassUID = RTStructureSetStorage
-    answer.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    # explicit value representations allow 64 KiB a value, which is few for the outline of a whole slice
+    answer.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     for keyword in (*_OF_PATIENT_AND_STUDY, "FrameOfReferenceUID", "PositionReferenceIndicator"):
         if keyword in first:
             answer[keyword] = first[keyword]
