@@ -190,7 +190,6 @@ def test_an_element_of_pixels_that_is_too_short_is_refused(tmp_path: Path, head:
 ODD = ["", "abc", "1e400", "nan", "-1", "9" * 40, "1\\2\\3", "\\\\", "0", "\0"]
 
 
-@pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize(
     "keyword",
     [
@@ -207,21 +206,22 @@ ODD = ["", "abc", "1e400", "nan", "-1", "9" * 40, "1\\2\\3", "\\\\", "0", "\0"]
         "PatientName",
     ],
 )
-def test_odd_values_cost_their_series_at_most(tmp_path: Path, head: Volume, keyword: str, odd: str) -> None:
+def test_odd_values_cost_their_series_at_most(tmp_path: Path, head: Volume, keyword: str) -> None:
     tag = Tag(keyword)
-    for path in write_series(head, tmp_path / "odd", slices=[3, 4, 5, 6]):
-        dataset = pydicom.dcmread(path)
-        value = odd.encode() + b" " * (len(odd) % 2)
-        dataset._dict[tag] = RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
-        dataset.save_as(path)  # raw values are written as they are
-    write_series(head, tmp_path / "sound")
-    found = find(tmp_path)
-    assert len(found.scans) >= 2
-    for scan in found.scans:
-        if scan.files[0].parent.name == "odd":
+    paths = write_series(head, tmp_path / "odd", slices=[3, 4])
+    write_series(head, tmp_path / "sound", slices=[3, 4])
+    originals = [path.read_bytes() for path in paths]
+    for odd in ODD:
+        for path, original in zip(paths, originals, strict=True):
+            dataset = pydicom.dcmread(io.BytesIO(original))
+            value = odd.encode() + b" " * (len(odd) % 2)
+            dataset._dict[tag] = RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
+            dataset.save_as(path)  # raw values are written as they are
+        *others, sound = find(tmp_path).scans
+        for scan in others:
             with suppress(InputError):
                 read_series(scan.files, apart=False)
-    assert np.array_equal(read_series(found.scans[-1].files, apart=False).array, head.array)
+        assert np.array_equal(read_series(sound.files, apart=False).array, head.array[..., 3:5])
 
 
 # privacy
