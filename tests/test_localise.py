@@ -107,8 +107,8 @@ def test_boxes_follow_the_head_and_the_mirrored_one_is_mirrored(
 def test_the_shipped_bound_lies_between_right_and_wrong_registrations(
     similarity: float, is_doubted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # heads and templates of seven makers reach 0.41 to 0.51, with noise, a bias field or contrast agent too; a head that
-    # lies upside down or on its side reaches 0.32, one with back and front exchanged 0.36
+    # heads and templates of seven makers reach 0.41 to 0.51, with noise, a bias field or contrast agent too; a head
+    # that lies upside down or on its side reaches 0.32, one with back and front exchanged 0.36
     scan = module.read_template("mni152_t1", read_bundle().root)
     monkeypatch.setattr(module, "register", lambda *_: (np.eye(4), similarity))
     assert [notice.code for notice in localise(scan, read_bundle())[1]] == ["localise.doubtful"] * is_doubted
