@@ -226,7 +226,8 @@ def _read_pixels(frames: Sequence[Frame], headers: Mapping[Path, Header], name: 
         if stack.dtype.kind in "iu" and not _holds(stack.dtype, values, int(frame.intercept)):
             stack = stack.astype(np.float32)
         if stack.dtype.kind == "f":
-            stack[k] = values * np.float64(frame.slope) + frame.intercept
+            with np.errstate(over="ignore"):  # what is not finite is refused below
+                stack[k] = values * np.float64(frame.slope) + frame.intercept
             if not np.isfinite([stack[k].min(), stack[k].max()]).all():
                 raise InputError("data.nonfinite", f"{frame.label} holds NaN or infinite values; expected numbers")
         else:
