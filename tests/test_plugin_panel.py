@@ -32,7 +32,7 @@ from napari_seg.plugin import closing, commands, segmenting
 from napari_seg.plugin.autosave import FOLDER_VARIABLE, Autosave
 from napari_seg.plugin.exporting import suggested_name
 from napari_seg.plugin.layers import labels_layer, layer_of
-from napari_seg.plugin.napari_internals import main_window
+from napari_seg.plugin.napari_internals import brush_circle, main_window
 from napari_seg.plugin.panel import Panel
 from napari_seg.plugin.placement import PLANES, Placement
 from napari_seg.plugin.structures import table_of
@@ -399,8 +399,12 @@ def test_keys_reach_the_canvas_of_a_linked_plane(viewer: Any, qtbot: Any, head: 
         assert labels.data.any()
         qtbot.keyClick(plane.qt_viewer.canvas.native, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
         assert not labels.data.any()
+        assert not brush_circle(viewer).box  # nothing of a brush may be drawn in an empty canvas, it would end napari
+        assert not brush_circle(plane.viewer).box
         qtbot.keyClick(plane.qt_viewer.canvas.native, Qt.Key.Key_6)
         assert labels.mode == "pan_zoom"
+    viewer.layers.clear()
+    qtbot.wait(200)
 
 
 def test_one_of_several_volumes_is_chosen_below_the_list(

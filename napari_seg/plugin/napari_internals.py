@@ -45,6 +45,11 @@ def scene(qt_viewer: Any) -> Any:
     return _private(_private(_private(qt_viewer, "canvas"), "view"), "scene")
 
 
+def brush_circle(viewer: Any) -> Any:
+    """Return the overlay that draws the brush at the mouse."""
+    return _private(_private(_private(viewer, "canvas"), "overlays"), "_brush_circle")
+
+
 def native_canvas(qt_viewer: Any) -> Any:
     """Return the Qt widget of a canvas."""
     return _private(_private(qt_viewer, "canvas"), "native")

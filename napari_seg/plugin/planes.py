@@ -10,7 +10,14 @@ from vispy.scene.visuals import Line
 
 from napari_seg.plugin.letters import Letters
 from napari_seg.plugin.mirrored import MirroredPlanes
-from napari_seg.plugin.napari_internals import canvas_widget, main_window, native_canvas, open_dropped, scene
+from napari_seg.plugin.napari_internals import (
+    brush_circle,
+    canvas_widget,
+    main_window,
+    native_canvas,
+    open_dropped,
+    scene,
+)
 from napari_seg.plugin.placement import PLANES
 from napari_seg.plugin.session import unwrapped
 
@@ -190,6 +197,8 @@ class _Cross:
         self._line.set_gl_state("translucent", depth_test=False)
         self._line.visible = False
         viewer.layers.events.removed.connect(self._on_removed)  # type: ignore[attr-defined]
+        # napari leaves the box behind the brush there when the brush is put away: as the crosshair in an empty canvas
+        brush_circle(viewer).box = False
 
     def close(self) -> None:
         self._viewer.layers.events.removed.disconnect(self._on_removed)  # type: ignore[attr-defined]
