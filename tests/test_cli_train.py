@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from napari_seg.cli import main
-from napari_seg.cli.train import _predicting, _value
+from napari_seg.cli.train import _predicting, _print_steps, _value
 from napari_seg.formats import read
 
 BRIEF = ["max_epochs=3", "val_interval=3", "num_workers=0", "learning_rate=0.01"]
@@ -72,9 +72,20 @@ def test_where_the_files_lie_and_what_can_be_tried(
     assert train(*words, "--labels-dir", root / "truth") == 0
     assert "'labels_dir': 'truth'" in capsys.readouterr().out
     assert _predicting({"fingerprint": {"modality": "MR"}}, tmp_path)[1] == "predict"
-    inference = _predicting({"fingerprint": {"modality": "picture"}}, tmp_path)
-    assert inference[1:5] == ["-m", "monai.bundle", "run", "inference"]
-    assert str(tmp_path / "configs" / "inference.yaml") in inference
+    for found in ({"modality": "picture"}, {"modality": "MR", "channels": ["T1", "FLAIR"]}):
+        inference = _predicting({"fingerprint": found}, tmp_path)
+        assert inference[1:5] == ["-m", "monai.bundle", "run", "inference"]
+        assert str(tmp_path / "configs" / "inference.yaml") in inference
+
+
+def test_steps_that_were_not_reached_are_told(capsys: pytest.CaptureFixture) -> None:
+    for steps in (None, (4000, 4000)):
+        _print_steps(steps)
+    assert capsys.readouterr().out == ""
+    _print_steps((3000, 4000))
+    assert capsys.readouterr().out == "steps   3000 of 4000 planned (75.0%)\n"
+    _print_steps((16, 4000))
+    assert "16 of 4000 planned (0.4%)\n        too few for a useful network" in capsys.readouterr().out
 
 
 def test_all_faults_are_told_before_anything_is_made(

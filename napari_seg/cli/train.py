@@ -116,7 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _predicting(plan: dict[str, Any], out: Path) -> list[str]:
     from napari_seg.planning.run import command
 
-    if plan["fingerprint"]["modality"] == "picture" or len(plan["fingerprint"]["channels"]) > 1:
+    found = plan["fingerprint"]
+    if found["modality"] == "picture" or len(found.get("channels", ())) > 1:
         # which predict does not run yet
         return command("inference", out, dataset_dir="IMAGES", output_dir="results")
     return ["napari-seg", "predict", "SCAN", "--bundle", str(out), "--trust-bundle", "-o", "results"]
