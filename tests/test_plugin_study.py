@@ -114,6 +114,9 @@ def test_one_of_several_volumes_is_chosen(head: Volume, tmp_path: Path) -> None:
     model = StudyModel(Session(viewer))
     entry = looked(model, tmp_path)["times"]
     assert (entry.can_open, entry.volumes, entry.words) == (True, 3, "3 volumes: choose one below")
+    assert entry.short == "3 volumes"
+    assert entry.details.splitlines()[0] == "times"
+    assert "--volume" not in entry.details
     model.show(model.read(entry, entry.reading(2), model.frame()))
     (layer,) = viewer.layers
     assert layer.name == "times, volume 2"

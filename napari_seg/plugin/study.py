@@ -122,7 +122,8 @@ class Entry:
             text for text in (self.verdict.modality, self.size, f"{self.spacing} mm" if self.spacing else "") if text
         ]
         code = f" ({self.verdict.code})" if self.verdict.code else ""
-        return "\n".join(text for text in (self.title, ", ".join(measures), f"{self.words}{code}") if text)
+        why = in_window_words(self.verdict.message) if self.volumes or self.is_tilted else ""
+        return "\n".join(text for text in (self.title, ", ".join(measures), f"{self.words}{code}", why) if text)
 
     @property
     def words(self) -> str:
