@@ -158,6 +158,9 @@ def find(path: str | os.PathLike[str], passing_over: Callable[[Path], bool] = la
         InputError: `input.missing`, the path does not exist; `input.not_a_file`, it is a pipe or a device;
             `file.unreadable`, it is a folder that can't be opened.
     """
+    from napari_seg.formats.temporary import remove_leftovers
+
+    remove_leftovers()
     path = Path(path)
     if not os.path.exists(path):
         raise InputError("input.missing", f"{path} does not exist; check the path")

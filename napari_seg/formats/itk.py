@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.errors import InputError, Notice
+from napari_seg.errors import EnvironmentFault, InputError, Notice
 from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.formats.voxels import (
     DEFLATE_LIMIT,
@@ -227,16 +227,19 @@ class _Layout:
 def _layout(header: _Header, path: Path) -> _Layout:
     import SimpleITK
 
-    with TemporaryFolder() as folder:
-        copy = Path(folder, f"header{path.suffix.lower()}")
-        copy.write_bytes(header.geometry)
-        reader = SimpleITK.ImageFileReader()
-        reader.SetFileName(str(copy))
-        reader.SetImageIO("NrrdImageIO" if header.is_nrrd else "MetaImageIO")
-        try:
+    try:
+        with TemporaryFolder() as folder:
+            copy = Path(folder, f"header{path.suffix.lower()}")
+            copy.write_bytes(header.geometry)
+            reader = SimpleITK.ImageFileReader()
+            reader.SetFileName(str(copy))
+            reader.SetImageIO("NrrdImageIO" if header.is_nrrd else "MetaImageIO")
             reader.ReadImageInformation()
-        except RuntimeError as error:
-            raise _unreadable(path, error) from None
+    except RuntimeError as error:
+        raise _unreadable(path, error) from None
+    except OSError as error:
+        text = f"the folder for temporary files can't be written to ({error.strerror}); make room there, or set TMPDIR"
+        raise EnvironmentFault("environment.temporary", text) from error
     sizes, components = [int(n) for n in reader.GetSize()], int(reader.GetNumberOfComponents())
     kind = SimpleITK.GetPixelIDValueAsString(reader.GetPixelID())
     number = re.search(r"(\d+)-bit (signed|unsigned|float)", kind)

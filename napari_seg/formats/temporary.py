@@ -19,14 +19,14 @@ class TemporaryFolder:
     """A folder that no other user can open, and that is removed at the end of a `with` block or by `cleanup`.
 
     A lock beside it tells other processes that this one lives: process ids would not, where machines or containers
-    share the folder. What killed processes left is removed first, because it holds scans.
+    share the folder.
 
     Attributes:
         path: of the folder.
     """
 
     def __init__(self) -> None:
-        _sweep(tempfile.gettempdir())
+        remove_leftovers()
         while True:
             self._outer = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
             self._lock = FileLock(self._outer / _LOCK)
@@ -51,9 +51,13 @@ class TemporaryFolder:
 
 
 @cache
-def _sweep(folder: str) -> None:
-    """Remove what killed processes of this user left, once."""
-    for path in Path(folder).glob(f"{_PREFIX}*"):
+def remove_leftovers() -> None:
+    """Remove what killed processes of this user left, once: it holds scans."""
+    try:
+        found = list(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"))
+    except OSError:  # there is no folder for temporary files, so nothing is left in it
+        return
+    for path in found:
         with suppress(OSError, Timeout, NotImplementedError):
             if path.is_symlink() or not (path / _LOCK).is_file():
                 continue
