@@ -213,7 +213,7 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
             raise ValueError(f"it is larger than {MAX_METADATA_BYTES // 2**20} MiB")
         return _bundle(root, json.loads(content), trusted=trust or root == shipped_root())
     except Exception as error:  # a stranger's file can hold anything, and must not cost the other bundles
-        cause = printable(f"{type(error).__name__}: {error}", 200)
+        cause = one_line(f"{type(error).__name__}: {error}", 200)
         raise BundleError(
             "bundle.metadata",
             f"{METADATA} of bundle {root.name!r} can't be used ({cause}); expected what "
@@ -262,7 +262,7 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
     pred = metadata["network_data_format"]["outputs"]["pred"]
     own = metadata.get("napari_seg", {})
     channels = _channels(pred["num_channels"])
-    names = {int(number): printable(name, MAX_NAME) for number, name in (pred.get("channel_def") or {}).items()}
+    names = {int(number): one_line(name, MAX_NAME) for number, name in (pred.get("channel_def") or {}).items()}
     if names and not 0 <= min(names) <= max(names) < MAX_CHANNELS:
         raise ValueError(f"channel_def names channel {max(names)}; expected 0 to {MAX_CHANNELS - 1}")
     thresholds = tuple(float(value) for value in own.get("thresholds", ()))
@@ -282,14 +282,14 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
     )
 
     def text(key: str, most: int = MAX_TEXT) -> str:
-        return printable(metadata.get(key) or "", most)
+        return one_line(metadata.get(key) or "", most)
 
     return Bundle(
         root=root,
-        name=text("name", MAX_NAME) or printable(root.name, MAX_NAME),
+        name=text("name", MAX_NAME) or one_line(root.name, MAX_NAME),
         version=text("version", MAX_NAME),
         description=text("description"),
-        modality=printable(image.get("modality") or "", MAX_NAME),
+        modality=one_line(image.get("modality") or "", MAX_NAME),
         in_channels=_channels(image["num_channels"]),
         network_segments=network_segments,
         segments=_segments(own.get("segments", ())) or network_segments,
@@ -309,7 +309,7 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
     )
 
 
-def printable(text: Any, most: int) -> str:
+def one_line(text: Any, most: int) -> str:
     """Return a stranger's text on one line: without control characters, which steer terminals, and not too long."""
     plain = " ".join("".join(c if c.isprintable() else " " for c in str(text)[: 4 * most]).split())
     return plain if len(plain) <= most else f"{plain[: most - 1]}…"
@@ -339,7 +339,7 @@ def _accuracy(entry: Any) -> tuple[tuple[str, float], ...]:
     """The numbers of the metadata's eval_metrics; a person reads them, so whatever is no number is left out."""
     if not isinstance(entry, dict):
         return ()
-    numbers = {printable(name, MAX_NAME).replace("_", " "): value for name, value in list(entry.items())[:MAX_CHANNELS]}
+    numbers = {one_line(name, MAX_NAME).replace("_", " "): value for name, value in list(entry.items())[:MAX_CHANNELS]}
     return tuple(
         (name, float(value))
         for name, value in numbers.items()
@@ -362,11 +362,11 @@ def _segment(entry: dict[str, Any]) -> Segment:
     terms = entry.get("terms", {}).items()
     return Segment(
         label=label,
-        name=printable(entry["name"], MAX_NAME) or f"segment {label}",
+        name=one_line(entry["name"], MAX_NAME) or f"segment {label}",
         color=(red, green, blue),
         plausible_ml=None if low is None else (_number(low), _number(high)),
         in_one_piece=bool(entry.get("in_one_piece", False)),
-        **{name: Term(*(printable(word, MAX_NAME) for word in term)) for name, term in terms},
+        **{name: Term(*(one_line(word, MAX_NAME) for word in term)) for name, term in terms},
     )
 
 
@@ -379,7 +379,7 @@ def _localiser(entry: dict[str, Any]) -> LocaliserSpec:
         spacing_mm=_triple(entry["spacing_mm"]),
         regions=tuple(
             RegionSpec(
-                name=printable(region["name"], MAX_NAME),
+                name=one_line(region["name"], MAX_NAME),
                 center_mm=_triple(region["center_mm"]),
                 size_mm=_triple(region["size_mm"]),
                 mirror=bool(region["mirror"]),
@@ -415,7 +415,7 @@ def check_runnable(bundle: Bundle) -> None:
         faults = not_honoured(config, bool(bundle.thresholds), bundle.background)
         is_for_images = sees_images(config)
     except Exception as error:  # a damaged file can raise anything
-        cause = printable(f"{type(error).__name__}: {error}", 200)
+        cause = one_line(f"{type(error).__name__}: {error}", 200)
         text = f"{path.name} of bundle {bundle.root.name!r} can't be read ({cause}); expected a MONAI config"
         raise BundleError("bundle.config", text) from error
     if is_for_images:

@@ -23,7 +23,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from napari_seg.bundle import MAX_TEXT, find_bundles, printable
+    from napari_seg.bundle import MAX_TEXT, find_bundles, one_line
 
     bundles, faults = find_bundles()
     for fault in faults:
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{bundle.name}  {bundle.version}   {bundle.modality}   {'trusted' if bundle.trusted else 'not trusted'}")
         print(f"  {bundle.description}")
         print(f"  finds: {', '.join(segment.name for segment in bundle.segments)}")
-        print(f"  folder: {printable(bundle.root, MAX_TEXT)}")
+        print(f"  folder: {one_line(bundle.root, MAX_TEXT)}")
     return 0
 
 

@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser
 from monai.inferers import Inferer
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
-from napari_seg.bundle import METADATA, WEIGHTS, Bundle, check_runnable, inference_config, own_modules, printable
+from napari_seg.bundle import METADATA, WEIGHTS, Bundle, check_runnable, inference_config, own_modules, one_line
 from napari_seg.errors import BundleError
 from napari_seg.inference.backends import Precision, arithmetic
 from napari_seg.inference.budget import COMPILED_MEMORY
@@ -206,7 +206,7 @@ def _differences(network: torch.nn.Module, state: Any) -> str:
     parts = [
         f"{len(keys)} {kind} ({', '.join(map(str, keys[:3]))}{', …' * (len(keys) > 3)})" for kind, keys in kinds if keys
     ]
-    return printable("weights " + ", ".join(parts), _MOST_CAUSE) if parts else ""
+    return one_line("weights " + ", ".join(parts), _MOST_CAUSE) if parts else ""
 
 
 _PACKAGES = {
@@ -238,9 +238,9 @@ def cause_of(error: BaseException, root: Path) -> str:
         package = ((named.group(1) or named.group(2)) if named else "").partition(".")[0]
         if package and not any((folder / package).exists() for folder in (root, root / "scripts")):
             name = _PACKAGES.get(package, package)
-            return printable(f"the package {package} is not installed (pip install {name})", _MOST_CAUSE)
+            return one_line(f"the package {package} is not installed (pip install {name})", _MOST_CAUSE)
     text = str(chain[-1]) or str(error)
-    return printable(f"{type(chain[-1]).__name__}: {text}" if text else type(chain[-1]).__name__, _MOST_CAUSE)
+    return one_line(f"{type(chain[-1]).__name__}: {text}" if text else type(chain[-1]).__name__, _MOST_CAUSE)
 
 
 def _outline(network: torch.nn.Module) -> torch.nn.Module:
