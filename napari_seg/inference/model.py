@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser
 from monai.inferers import Inferer
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
-from napari_seg.bundle import METADATA, WEIGHTS, Bundle, check_runnable, inference_config, own_modules, one_line
+from napari_seg.bundle import METADATA, WEIGHTS, Bundle, check_runnable, inference_config, one_line, own_modules
 from napari_seg.errors import BundleError
 from napari_seg.inference.backends import Precision, arithmetic
 from napari_seg.inference.budget import COMPILED_MEMORY
