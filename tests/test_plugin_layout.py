@@ -11,7 +11,8 @@ import pytest
 
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, QPoint, Qt
+from qtpy.QtGui import QHelpEvent
 from qtpy.QtWidgets import QApplication
 
 from napari_seg.plugin import commands
@@ -99,11 +100,14 @@ def test_windows_are_offered_for_every_scan(viewer: Any, head: Volume, tmp_path:
 
 
 def test_long_entries_are_cut_in_the_middle(qtbot: Any) -> None:
-    widget = box("What to look for.")
-    qtbot.addWidget(widget)
-    widget.addItem("Hippocampus, anterior and posterior, of the left and the right side")
-    widget.resize(120, 24)
-    with qtbot.waitExposed(widget):
-        widget.show()
-    picture = widget.grab().toImage()
-    assert not picture.isNull()
+    name = "Hippocampus, anterior and posterior, of the left and the right side"
+    pictures = []
+    for end in ("side", "head"):
+        widget = box("What to look for.")
+        qtbot.addWidget(widget)
+        widget.addItem(name.replace("side", end))
+        widget.resize(160, 24)
+        pictures.append(widget.grab().toImage())
+    assert pictures[0] != pictures[1]  # both ends are to be seen
+    QApplication.sendEvent(widget, QHelpEvent(QEvent.Type.ToolTip, QPoint(), QPoint()))
+    assert widget.toolTip().startswith(name.replace("side", "head"))
