@@ -35,6 +35,23 @@ def test_a_fold_is_finished_when_its_epochs_or_its_minutes_are_over(tmp_path: Pa
     assert folds._finished(fold, {"max_minutes": 60, "patience": 5})
 
 
+def test_a_fold_says_how_far_it_was_trained(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    plan_bundle(dataset, out, Choices(folds=2))
+
+    def pretend(words: list[str], stop_file: Path) -> None:
+        (out / "fold_1" / "evaluation").mkdir(parents=True, exist_ok=True)
+        line = {"epoch": 1, "step": 16, "mean_dice": 0.1, "planned_steps": 4000}
+        (out / "fold_1" / "history.jsonl").write_text(json.dumps(line) + "\n")
+        (out / "fold_1" / folds.SUMMARY).write_text('{"mean_dice": {"mean": 0.1}}')
+
+    monkeypatch.setattr(folds, "run", pretend)
+    assert folds.cross_validate(out, dataset, 2, 1, say=print) == {"mean": [0.1]}
+    assert "fold 1 of 2 was trained for 16 of 4000 planned steps" in capsys.readouterr().out
+
+
 def test_an_ensemble_cut_short_says_what_it_lacks(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from napari_seg.planning.run import (
     history,
     replace_text,
     ship,
+    steps_of,
     training_command,
     weights_of,
 )
@@ -70,6 +71,8 @@ def cross_validate(
         say(f"fold {fold} of {folds}")
         training, evaluating = fold_commands(root, dataset_dir, fold, folds, **values)
         run(training, root / STOP)
+        if (steps := steps_of(folder)) and steps[0] < steps[1]:
+            say(f"fold {fold} of {folds} was trained for {steps[0]} of {steps[1]} planned steps")
         run(evaluating, root / STOP)
     finished = [n for n in range(folds) if (root / f"fold_{n}" / SUMMARY).is_file()]
     scores = [json.loads((root / f"fold_{n}" / SUMMARY).read_text(encoding="utf-8"))["mean_dice"] for n in finished]
