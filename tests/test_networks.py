@@ -365,5 +365,7 @@ def test_windows_of_a_validation_are_few(kind: type[SlidingWindowInferer]) -> No
         calls = 0
         assert torch.allclose(windows(image, network), image, atol=1e-5)
         counts.append(calls)
+    around = TestTimeAveraging(inferer)
+    assert with_overlap(around, 0.125) is around
     assert inferer.overlap == 0.5
     assert counts == ([32 * 7**2, 32 * 5**2] if kind is SliceInferer else [7**3, 5**3])

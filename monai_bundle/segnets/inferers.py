@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from monai.inferers import Inferer
+from monai.inferers import Inferer, SlidingWindowInferer
 
 from segnets.blocks import resize
 
@@ -23,9 +23,11 @@ def with_overlap(inferer: Inferer, overlap: float) -> Inferer:
     Half an overlap needs eight times the windows of none in 3D; for a validation during training an eighth is enough.
 
     Args:
-        inferer: MONAI's `SlidingWindowInferer` or a subclass; it stays as it is.
+        inferer: MONAI's `SlidingWindowInferer` or a subclass, which stays as it is; any other is returned itself.
         overlap: of two neighbouring windows, 0 to less than 1.
     """
+    if not isinstance(inferer, SlidingWindowInferer):
+        return inferer
     changed = copy(inferer)
     changed.overlap = overlap
     return changed
