@@ -75,6 +75,16 @@ def add_private(tag: int, vr: str, values: Sequence[Any]) -> Callable[[int, int,
         (assign("InversionTime", [100, 200, 2000]), "InversionTime 100, 200, 2000 ms"),
         (assign("FlipAngle", [2, 5, 15]), "FlipAngle 2, 5, 15 degrees"),
         (assign("AcquisitionTime", ["120000", "120001.5", "120100"]), "AcquisitionTime 120000, 120001.5, 120100"),
+        (
+            assign("AcquisitionTime", ["083000.10", "083000.15", "083000.2"]),
+            "AcquisitionTime 83000.1, 83000.15, 83000.2",
+        ),
+        (
+            assign("AcquisitionDateTime", ["20200101235959", "20200102000001", "20200102000002"]),
+            "AcquisitionDateTime 20200101235959, 20200102000001, 20200102000002",
+        ),
+        (assign("ComplexImageComponent", ["MAGNITUDE", "MIXED", "PHASE"]), "MAGNITUDE, MIXED, PHASE"),
+        (add_private(0x00431039, "IS", [[0, 8, 0], [50, 8, 0], [1000, 8, 0]]), "b-value (GE), 3 different ones"),
         (assign("ConvolutionKernel", ["B30f", "B45f", "B70f"]), "ConvolutionKernel B30f, B45f, B70f"),
         (add_private(0x0019100C, "IS", [0, 50, 1000]), "b-value 0, 50, 1000 s/mm2"),
         (add_private(0x0019100C, "UN", [b"0 ", b"50", b"1000"]), "b-value 0, 50, 1000 s/mm2"),
@@ -120,6 +130,30 @@ def test_gradient_directions_tell_volumes_of_one_b_value_apart(tmp_path: Path, s
         lowest[path.name[:2]].append(int(pydicom.dcmread(path).InstanceNumber))
     # no direction comes before another: in the order of their first numbers, behind that without any
     assert seen == [0, *sorted((1, 2, 3), key=lambda t: min(lowest[f"t{t}"]))]
+
+
+def test_volumes_before_and_after_midnight_come_in_order(tmp_path: Path, small: Volume) -> None:
+    def mark(t: int, k: int, dataset: Dataset) -> None:
+        dataset.AcquisitionDate, dataset.AcquisitionTime = [("20200101", "235959"), ("20200102", "000001")][t]
+
+    scan = write_dynamic(small, tmp_path, 2, mark)
+    assert [int(scan.read(volume=t).array.min() // 1000) for t in range(2)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        assign("SequenceName", ["*ep_b0", "*ep_b1000#1", "*ep_b1000#2"]),
+        add_private(0x001910BC, "DS", [0.0, 0.5, -0.5]),
+    ],
+)
+def test_directions_in_other_attributes_tell_volumes_apart(tmp_path: Path, small: Volume, mark: Any) -> None:
+    scan = write_dynamic(small, tmp_path, 3, mark)
+    found = [scan.read(volume=t) for t in range(3)]
+    seen = [int(volume.array.min() // 1000) for volume in found]
+    assert sorted(seen) == [0, 1, 2]
+    for t, volume in zip(seen, found, strict=True):
+        assert np.array_equal(volume.array, scaled(small, t).array)
 
 
 def refused(scan: Scan) -> str:
@@ -190,6 +224,18 @@ def cardiac(t: int) -> Mapping[str, Any]:
     return {"CardiacSynchronizationSequence": [item]}
 
 
+def component(t: int) -> Mapping[str, Any]:
+    item = Dataset()
+    item.ComplexImageComponent = ["MAGNITUDE", "PHASE"][t]
+    return {"MRImageFrameTypeSequence": [item]}
+
+
+def energy(t: int) -> Mapping[str, Any]:
+    item = Dataset()
+    item.KVP = [80.0, 140.0][t]
+    return {"CTXRayDetailsSequence": [item]}
+
+
 def dimensions(t: int) -> Mapping[str, Any]:
     content = Dataset()
     content.DimensionIndexValues = [1, 0, t + 1]  # the second is set for each slice
@@ -224,6 +270,8 @@ def write_enhanced_volumes(volume: Volume, path: Path, groups: Callable[[int], M
         (frame_content, "TemporalPositionIndex 1, 2"),
         (echo, "EffectiveEchoTime 2.46, 4.92 ms"),
         (b_value, "DiffusionGradientOrientation, 2 different ones"),
+        (component, "ComplexImageComponent MAGNITUDE, PHASE"),
+        (energy, "KVP 80, 140 kV"),
         (cardiac, "NominalCardiacTriggerDelayTime 0, 40 ms"),
         (dimensions, "dimension index 03 1, 2"),
     ],

@@ -33,6 +33,7 @@ class Mark:
         groups: in an enhanced object the functional group that holds it, and sequences in that; empty: none does.
         tag: of an attribute that pydicom does not know by a keyword.
         is_weak: whether scanners are known to count it in their own ways, so that it may contradict the others.
+        has_order: whether volumes may be sorted by it; directions come before no other.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Mark:
     groups: tuple[str, ...] = ()
     tag: int | None = None
     is_weak: bool = False
+    has_order: bool = True
 
 
 _FRAME = ("FrameContentSequence",)
@@ -56,9 +58,17 @@ MARKS = (
     Mark("b-value", "s/mm2", tag=0x0019100C),  # Siemens
     Mark("b-value (GE)", "s/mm2", tag=0x00431039),
     Mark("b-value (Philips)", "s/mm2", tag=0x20011003),
-    Mark("DiffusionGradientOrientation", "", ("MRDiffusionSequence", "DiffusionGradientDirectionSequence")),
-    Mark("gradient direction", tag=0x0019100E),  # Siemens
+    Mark(
+        "DiffusionGradientOrientation",
+        groups=("MRDiffusionSequence", "DiffusionGradientDirectionSequence"),
+        has_order=False,
+    ),
+    Mark("gradient direction", tag=0x0019100E, has_order=False),  # Siemens
     Mark("gradient direction number", tag=0x20051413),  # Philips
+    Mark("gradient direction x (GE)", tag=0x001910BB, has_order=False),
+    Mark("gradient direction y (GE)", tag=0x001910BC, has_order=False),
+    Mark("gradient direction z (GE)", tag=0x001910BD, has_order=False),
+    Mark("ComplexImageComponent", groups=("MRImageFrameTypeSequence",)),
     Mark("InversionTime", "ms"),
     Mark("InversionTimes", "ms", ("MRModifierSequence",)),
     Mark("FlipAngle", "degrees", ("MRTimingAndRelatedParametersSequence",)),
@@ -69,14 +79,17 @@ MARKS = (
     Mark("ASLContext", "", ("MRArterialSpinLabelingSequence",)),
     Mark("VelocityEncodingDirection", "", ("MRVelocityEncodingSequence",)),
     Mark("TriggerTime", "ms"),
-    Mark("KVP", "kV"),
-    Mark("ConvolutionKernel"),
+    Mark("KVP", "kV", ("CTXRayDetailsSequence",)),
+    Mark("ConvolutionKernel", groups=("CTReconstructionSequence",)),
+    Mark("SequenceName", is_weak=True, has_order=False),  # of Siemens, with the number of the direction
     Mark("FrameAcquisitionNumber", groups=_FRAME, is_weak=True),
     Mark("AcquisitionNumber", is_weak=True),
     Mark("FrameReferenceDateTime", groups=_FRAME, is_weak=True),
     Mark("FrameAcquisitionDateTime", groups=_FRAME, is_weak=True),
     Mark("AcquisitionDateTime", is_weak=True),
+    Mark("AcquisitionDate", is_weak=True),
     Mark("AcquisitionTime", is_weak=True),
+    Mark("ContentDate", is_weak=True),
     Mark("ContentTime", is_weak=True),
 )
 """In the order in which they count: what comes first varies slowest from volume to volume."""
@@ -105,7 +118,8 @@ def _sortable(part: Any) -> tuple[int, Any]:
         return 1, str(part)
     if not isfinite(number):
         return 1, str(number)
-    return 0, float(f"{number:.6g}") if abs(number) < 1e5 else number  # what is rounded differently is the same
+    is_exact = isinstance(part, str) or abs(number) >= 1e5  # a time of day is a text of many digits
+    return 0, number if is_exact else float(f"{number:.6g}")  # what is rounded differently is the same
 
 
 def tell_apart(
@@ -135,8 +149,8 @@ def tell_apart(
         sorted(range(count), key=[(_key(one, chosen), n) for one, n in zip(*place, strict=True)].__getitem__)
         for place in zip(marks, numbers, strict=True)
     ]
-    # Directions have no order of their own: volumes that differ in nothing else come in that of their numbers.
-    ordinal = [mark for mark in chosen if all(len(one.get(mark, ())) < 2 for one in marks[0])]
+    # Volumes that differ in nothing but their directions come in the order of their numbers.
+    ordinal = [mark for mark in chosen if _has_order(mark)]
     ranks = [
         (
             _key(marks[0][orders[0][v]], ordinal),
@@ -221,6 +235,10 @@ def _check_numbers(
         )
 
 
+def _has_order(mark: str) -> bool:
+    return mark not in _MARKS or _MARKS[mark].has_order
+
+
 def _shown(mark: str) -> str:
     return "DimensionIndexValues" if mark.startswith(DIMENSION) else mark
 
@@ -228,9 +246,14 @@ def _shown(mark: str) -> str:
 def _words(marks: Sequence[Sequence[Mapping[str, Value]]], mark: str) -> str:
     """Such as "EchoTime 2.46, 4.92 ms"."""
     values = sorted({one.get(mark, ()) for one in marks[0]})
-    if any(len(value) > 1 for value in values):  # such as directions
+    if not _has_order(mark) or any(len(value) > 1 for value in values):
         return f"{mark}, {len(values)} different ones"
-    texts = ["/".join(f"{part:.10g}" if kind == 0 else part[:16] for kind, part in value) or "none" for value in values]
+    # ten digits are few for a date with a time
+    texts = [
+        "/".join(f"{part:.{10 if abs(part) < 1e10 else 17}g}" if kind == 0 else part[:16] for kind, part in value)
+        or "none"
+        for value in values
+    ]
     more = ", ..." if len(texts) > MAX_VALUES_SHOWN else ""
     unit = _MARKS[mark].unit if mark in _MARKS else ""
     return f"{mark} {', '.join(texts[:MAX_VALUES_SHOWN])}{more} {unit}".rstrip()
