@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,6 +161,14 @@ def test_what_a_bundle_writes_finds_its_reference(folders: tuple[Path, Path]) ->
     (found / "b.nii.gz").rename(found / "b_0000.nii.gz")
     pairs, lonely = find_pairs(found, expected)
     assert [(pair.name, pair.prediction.name) for pair in pairs] == [("a", "a_0000_seg.nii.gz"), ("b", "b_0000.nii.gz")]
+    assert lonely == []
+
+
+def test_names_are_paired_whether_accents_are_composed_or_not(tmp_path: Path) -> None:
+    for folder, form in (("found", "NFC"), ("expected", "NFD")):
+        write(label_map({1: slice(0, 2)}), tmp_path / folder / unicodedata.normalize(form, "Gr\u00f6\u00dfe_01.nii.gz"))
+    pairs, lonely = find_pairs(tmp_path / "found", tmp_path / "expected")
+    assert [pair.name for pair in pairs] == ["Gr\u00f6\u00dfe_01"]
     assert lonely == []
 
 

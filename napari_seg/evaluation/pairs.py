@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isnan, nan
@@ -16,6 +17,7 @@ from napari_seg.errors import InputError, NapariSegError, Notice
 from napari_seg.evaluation.labels import BACKGROUND, Classes, as_classes, declared_ignored, with_labels_of, without
 from napari_seg.evaluation.metrics import Scores, compare_label_maps, disagreement
 from napari_seg.formats import nifti_ending
+from napari_seg.formats.dicom_header import file_label
 from napari_seg.formats.image2d import is_picture
 from napari_seg.formats.label_maps import is_cropped, named, on_common_grid, on_grid, read_label_map
 from napari_seg.volume import Segment, Segmentation, distinct_color
@@ -153,7 +155,8 @@ def find_pairs(
     left_out = tuple(dict.fromkeys((*ignored, *declared_ignored(references))))
     if predictions.is_file() and references.is_file():
         scan = scans if scans and scans.is_file() else None
-        return [Pair(_stem(predictions), predictions, references, scan, classes, ignore_frame, left_out)], []
+        name = _stem(Path(file_label(predictions)))
+        return [Pair(name, predictions, references, scan, classes, ignore_frame, left_out)], []
     known = {_stem(path): path for path in _label_maps(references)}
     shown = {_stem(path).removesuffix("_0000"): path for path in _label_maps(scans)} if scans else {}
     pairs: dict[str, Pair] = {}
@@ -189,7 +192,8 @@ def compare_pair(pair: Pair, tolerance_mm: float = 1.0) -> CaseResult:
         return CaseResult(pair.name, pair, code="environment.memory", message="not enough memory for this pair")
     except Exception as error:  # our own mistake must not cost the other pairs
         logger.debug("case %s failed", pair.name, exc_info=True)
-        message = f"this should not have happened: {type(error).__name__}: {error}; please report it"
+        # its words may quote what must stay private
+        message = f"this should not have happened: {type(error).__name__}; please report it"
         return CaseResult(pair.name, pair, code="internal.error", message=message)
     names = [BACKGROUND, *(segment.name for segment in segments)]
     return CaseResult(
@@ -280,7 +284,8 @@ def _label_maps(path: Path) -> list[Path]:
 
 
 def _stem(path: Path) -> str:
-    return path.name.removesuffix(nifti_ending(path) or path.suffix)
+    """Return a file's name without its ending, in one spelling: file systems write accents as one character or two."""
+    return unicodedata.normalize("NFC", path.name.removesuffix(nifti_ending(path) or path.suffix))
 
 
 def _unpaired(name: str, message: str) -> CaseResult:
