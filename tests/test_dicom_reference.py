@@ -108,6 +108,50 @@ def test_what_tells_that_a_segmentation_is_of_a_scan(
     assert belonging(path, ()).relation == "unknown"
 
 
+def keep(dataset: Dataset) -> None:
+    pass
+
+
+def cut_pixels(dataset: Dataset) -> None:
+    if "PixelData" in dataset:
+        dataset.PixelData = dataset.PixelData[:10]
+
+
+def drop_structures(dataset: Dataset) -> None:
+    for keyword in ("StructureSetROISequence", "SegmentSequence"):
+        dataset.pop(keyword, None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("edit", [keep, cut_pixels, drop_structures, forget_everything, other_patient])
+def test_no_message_quotes_the_name_of_a_segmentation_that_is_a_patients(
+    scans: tuple[Volume, Volume],
+    tmp_path: Path,
+    kind: str,
+    edit: Callable[[Dataset], None],
+    capsys: pytest.CaptureFixture,
+) -> None:
+    path = written(scans[0], tmp_path / "Canary^Tweety.dcm", kind, edit)
+    texts = []
+    for grid, images, only in [
+        (scans[0].grid, scans[0].files, ()),
+        (scans[0].grid, scans[1].files, ()),
+        (scans[0].grid.box((0, 0, 0), (6, 6, 2)), scans[0].files, ()),
+        (scans[0].grid, scans[0].files, ("nobody",)),
+        (None, (), ()),
+    ]:
+        try:
+            texts += map(str, read_label_map(path, grid, only, images=images).notices)
+        except InputError as error:
+            texts.append(str(error))
+    assert texts
+    assert main(["inspect", str(path)]) == 2
+    shown = capsys.readouterr().out.replace(str(path), "")
+    assert "skip" in shown
+    text = " ".join([*texts, shown]).lower()
+    assert not any(canary.lower() in text for canary in phantoms.CANARIES), text
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_of_another_scan_is_refused_wherever_it_meets_one(
     scans: tuple[Volume, Volume], tmp_path: Path, kind: str, capsys: pytest.CaptureFixture

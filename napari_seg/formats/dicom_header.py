@@ -271,9 +271,25 @@ def _plain(value: Any) -> Any:
     return intern(str(value))
 
 
+def file_label(path: Path) -> str:
+    """Return what a message calls a file of any kind: if it is DICOM, its name without private words."""
+    try:
+        if not path.is_file():  # opening a pipe would block
+            return path.name
+        with path.open("rb") as stream:
+            looks = looks_like_dicom(stream.read(132))
+        return path.name if looks == "no" else read_header(path).label
+    except OSError:
+        return path.name
+    except InputError:  # which of its words are private is not known
+        return "the DICOM file" if looks == "yes" else path.name
+
+
 def label_of(path: Path, tags: Tags) -> str:
     """The name of a file without words that stand in its private attributes; its instance number if none is left."""
-    return without_private_words(path, private_words(tags)) or f"instance {tags.get('InstanceNumber', '(unnamed)')}"
+    number = tags.get("InstanceNumber")
+    nameless = "the DICOM file" if number is None else f"instance {number}"
+    return without_private_words(path, private_words(tags)) or nameless
 
 
 def public_name(text: str, tags: Tags) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_seg.errors import InputError, Notice, told_plainly
-from napari_seg.formats.dicom_header import quiet_pydicom
+from napari_seg.formats.dicom_header import file_label, quiet_pydicom
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -67,10 +67,10 @@ def belonging(path: Path, images: Sequence[Path], only: Sequence[str] = ()) -> B
     Raises:
         InputError: `file.*`, the file can't be read.
     """
-    own = references_of(path, only)
+    own, label = references_of(path, only), file_label(path)
     scan = _references_of_scan(images)
     if scan is None:
-        text = f"{path.name} can't be checked against a scan that names no frame of reference; compare the two by eye"
+        text = f"{label} can't be checked against a scan that names no frame of reference; compare the two by eye"
         return Belonging("unknown", text)
     is_referenced = _agree(own.series, scan.series)
     if not is_referenced and (not own.frames or not scan.frames):  # files of one series may have lost its identifier
@@ -80,23 +80,23 @@ def belonging(path: Path, images: Sequence[Path], only: Sequence[str] = ()) -> B
     if own.frames and scan.frames:
         if own.frames.keys() <= scan.frames.keys():
             if is_same_patient is False and not is_referenced:
-                return Belonging("other", f"{path.name} is of another patient than the scan")
+                return Belonging("other", f"{label} is of another patient than the scan")
             if is_same_patient is False:
-                return Belonging("same_frame", f"{path.name} refers to this scan, but has another patient identifier")
+                return Belonging("same_frame", f"{label} refers to this scan, but has another patient identifier")
             if not is_referenced and _agree({own.study}, {scan.study}) is False:
-                return Belonging("same_frame", f"{path.name} is of another study in the same frame of reference")
+                return Belonging("same_frame", f"{label} is of another study in the same frame of reference")
             return Belonging("same_frame")
         which = f" ({', '.join(strange)})" if strange and own.frames.keys() & scan.frames.keys() else ""
-        return Belonging("other", f"{path.name}{which} lies in another frame of reference than the scan")
+        return Belonging("other", f"{label}{which} lies in another frame of reference than the scan")
     if is_referenced:
         if is_same_patient is False:
-            return Belonging("referenced", f"{path.name} refers to this scan, but has another patient identifier")
+            return Belonging("referenced", f"{label} refers to this scan, but has another patient identifier")
         return Belonging("referenced")
     if is_referenced is False:
-        return Belonging("other", f"{path.name} names no frame of reference and refers to other images than the scan's")
+        return Belonging("other", f"{label} names no frame of reference and refers to other images than the scan's")
     if is_same_patient is False or _agree({own.study}, {scan.study}) is False:
-        return Belonging("other", f"{path.name} is of another patient or study than the scan")
-    text = f"{path.name} or its scan names no frame of reference; that they belong together is not known"
+        return Belonging("other", f"{label} is of another patient or study than the scan")
+    text = f"{label} or its scan names no frame of reference; that they belong together is not known"
     return Belonging("unknown", text)
 
 
@@ -137,7 +137,7 @@ def references_of(path: Path, only: Sequence[str] = ()) -> References:
         InputError: `file.*`, it is no DICOM file or damaged.
     """
     dataset = read_object(path, stop_before_pixels=True)
-    text = f"{path.name} has a DICOM header that can't be read ({{kind}})"
+    text = f"{file_label(path)} has a DICOM header that can't be read ({{kind}})"
     with quiet_pydicom(), told_plainly(InputError, "file.bad_header", text):
         found = References(study=_uid(dataset, "StudyInstanceUID"), patient=str(dataset.get("PatientID") or "").strip())
         if dataset.get("Modality") not in ("SEG", "RTSTRUCT"):
@@ -196,10 +196,10 @@ def read_object(path: Path, *, stop_before_pixels: bool = False) -> Dataset:
     try:
         with quiet_pydicom():
             if path.stat().st_size == 0:
-                raise InputError("file.empty", f"{path.name} has 0 bytes; copy or export it again")
+                raise InputError("file.empty", f"{file_label(path)} has 0 bytes; copy or export it again")
             dataset = pydicom.dcmread(path, stop_before_pixels=stop_before_pixels, force=True)
             if not dataset.get("SOPClassUID"):
-                raise InputError("file.not_dicom", f"{path.name} is not a DICOM file of any known kind")
+                raise InputError("file.not_dicom", f"{file_label(path)} is not a DICOM file of any known kind")
             if dataset.file_meta.get("TransferSyntaxUID") is None:
                 is_implicit, is_little = dataset.original_encoding
                 syntax = _IMPLICIT if is_implicit else _EXPLICIT if is_little else _BIG_ENDIAN
@@ -208,10 +208,14 @@ def read_object(path: Path, *, stop_before_pixels: bool = False) -> Dataset:
     except InputError:
         raise
     except OSError as error:
-        raise InputError("file.unreadable", f"{path.name} can't be read: {error.strerror or 'cut short'}") from None
+        raise InputError(
+            "file.unreadable", f"{file_label(path)} can't be read: {error.strerror or 'cut short'}"
+        ) from None
     except Exception as error:  # not chained: it may quote what must stay private
         reason = type(error).__name__
-        raise InputError("file.bad_header", f"{path.name} has a DICOM header that can't be read ({reason})") from None
+        raise InputError(
+            "file.bad_header", f"{file_label(path)} has a DICOM header that can't be read ({reason})"
+        ) from None
 
 
 def _references_of_scan(images: Sequence[Path]) -> References | None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from napari_seg import __version__
 from napari_seg.errors import InputError, Notice, OutputError, told_plainly
 from napari_seg.formats.contours import enclosed, enclosed_by_odd, outlines
-from napari_seg.formats.dicom_header import quiet_pydicom, read_header
+from napari_seg.formats.dicom_header import file_label, quiet_pydicom, read_header
 from napari_seg.formats.dicom_reference import read_object
 from napari_seg.formats.dicom_seg import UNICODE, source_of
 from napari_seg.formats.dicom_text import dicom_text, with_dicom_names
@@ -108,8 +108,8 @@ def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = (), *, extend: b
         InputError: `file.*`; `geometry.not_on_slices`, contours lie between the slices of the grid, or outside of it;
             `labels.overlap`, structures share voxels; `labels.unknown`, it lacks a structure that is wanted.
     """
-    dataset = read_object(path)
-    text = f"{path.name} is not a usable RT structure set ({{kind}})"
+    dataset, file_name = read_object(path), file_label(path)
+    text = f"{file_name} is not a usable RT structure set ({{kind}})"
     with quiet_pydicom(), told_plainly(InputError, "file.bad_header", text):
         names = {int(roi.ROINumber): str(roi.get("ROIName") or "") for roi in dataset.StructureSetROISequence}
         drawn = {int(roi.ReferencedROINumber): roi for roi in dataset.get("ROIContourSequence") or ()}
@@ -117,13 +117,13 @@ def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = (), *, extend: b
         colors = {n: _color(drawn[n]) for n in contours if n in drawn}
     if missing := set(only) - set(names.values()):
         known = ", ".join(names.values())
-        raise InputError("labels.unknown", f"{path.name} has no structure {', '.join(sorted(missing))}; it has {known}")
+        raise InputError("labels.unknown", f"{file_name} has no structure {', '.join(sorted(missing))}; it has {known}")
     notices: list[Notice] = []
     if extend:
         grid, contours = _extended(grid, contours)
     else:
-        notices += _beyond({names[n]: some for n, some in contours.items()}, grid, path.name)
-    _check_slices({names[n]: some for n, some in contours.items()}, grid, path.name)
+        notices += _beyond({names[n]: some for n, some in contours.items()}, grid, file_name)
+    _check_slices({names[n]: some for n, some in contours.items()}, grid, file_name)
     array = np.zeros(grid.shape, smallest_label_type(len(names)))
     segments = []
     for label, number in enumerate(sorted(names), start=1):
@@ -138,12 +138,12 @@ def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = (), *, extend: b
             if overlap := int(np.count_nonzero(array[..., k][inside])):
                 raise InputError(
                     "labels.overlap",
-                    f"{segments[-1].name} shares {overlap} voxels with other structures of {path.name}, and a label "
+                    f"{segments[-1].name} shares {overlap} voxels with other structures of {file_name}, and a label "
                     "map holds one label a voxel; name the structures that are wanted",
                 )
             array[..., k][inside] = label
         if crossing:
-            text = f"contours of {segments[-1].name} in {path.name} overlap on slices {_listed(crossing)}"
+            text = f"contours of {segments[-1].name} in {file_name} overlap on slices {_listed(crossing)}"
             notice = f"{text}; all that they enclose counts as inside"
             notices.append(Notice("labels.contours_overlap", notice, segments[-1].name))
     return Segmentation(array, grid, tuple(segments), notices=tuple(notices))

@@ -19,7 +19,7 @@ from napari_seg import __version__
 from napari_seg.errors import InputError, Notice, OutputError, told_plainly
 from napari_seg.formats.dicom import MAX_EXCESS, stack_of
 from napari_seg.formats.dicom_geometry import Stack
-from napari_seg.formats.dicom_header import quiet_pydicom, read_header
+from napari_seg.formats.dicom_header import file_label, quiet_pydicom, read_header
 from napari_seg.formats.dicom_reference import read_object
 from napari_seg.formats.dicom_seg_geometry import functional_groups, layout_of, value_of
 from napari_seg.formats.dicom_text import dicom_text, with_dicom_names
@@ -165,19 +165,19 @@ def read_dicom_seg(path: Path, only: Sequence[str] = (), scan: Grid | None = Non
         InputError: `file.*`, it can't be read; `geometry.*`, its frames do not lie on a regular grid; `labels.overlap`,
             segments share voxels, which a label map can't hold; `labels.unknown`, it lacks a segment that is wanted.
     """
-    dataset = read_object(path)
-    text = f"{path.name} is not a usable DICOM segmentation ({{kind}})"
+    dataset, file_name = read_object(path), file_label(path)
+    text = f"{file_name} is not a usable DICOM segmentation ({{kind}})"
     with quiet_pydicom(), told_plainly(InputError, "file.bad_header", text):
         background = int(dataset.get("PixelPaddingValue") or 0)
         described = [item for item in dataset.SegmentSequence if int(item.SegmentNumber) not in (0, background)]
         segments = tuple(sorted((_segment(item) for item in described), key=lambda segment: segment.label))
-        layout = layout_of(dataset, path.name, scan)
-        numbers = _segment_numbers(dataset, path.name)
+        layout = layout_of(dataset, file_name, scan)
+        numbers = _segment_numbers(dataset, file_name)
         maximum = int(dataset.get("MaximumFractionalValue") or 255) if dataset.SegmentationType == "FRACTIONAL" else 1
-    wanted = select_segments(segments, only, path.name)
-    notices = [*layout.notices, *_excess(dataset, path.name)]
+    wanted = select_segments(segments, only, file_name)
+    notices = [*layout.notices, *_excess(dataset, file_name)]
     if dataset.SegmentationType == "FRACTIONAL":
-        text = f"{path.name} holds probabilities; what has a half or more counts as present"
+        text = f"{file_name} holds probabilities; what has a half or more counts as present"
         notices.append(Notice("labels.fractional", text))
     labels = {segment.label for segment in wanted}
     array = np.zeros(layout.grid.shape, smallest_label_type(max(labels, default=0)))
@@ -199,11 +199,11 @@ def read_dicom_seg(path: Path, only: Sequence[str] = (), scan: Grid | None = Non
         name = next(segment.name for segment in wanted if segment.label == label)
         raise InputError(
             "labels.overlap",
-            f"{name} shares {count} voxels with other segments of {path.name}, and a label map holds one label a "
+            f"{name} shares {count} voxels with other segments of {file_name}, and a label map holds one label a "
             "voxel; name the segments that are wanted",
         )
     if strange and not only:
-        text = f"{path.name} holds {strange} voxels of numbers that it does not describe; they count as background"
+        text = f"{file_name} holds {strange} voxels of numbers that it does not describe; they count as background"
         notices.append(Notice("labels.undescribed", text))
     return Segmentation(array, layout.grid, wanted, notices=tuple(notices))
 
@@ -228,7 +228,7 @@ def _decoded(dataset: Dataset, frames: Sequence[int], path: Path) -> Iterator[ND
     """Yield the stored values (J, I) of some frames, one after the other so that memory does not grow with them."""
     from pydicom.pixels import get_decoder
 
-    text = f"the pixels of {path.name} can't be read: it is cut or damaged ({{kind}}); export it again"
+    text = f"the pixels of {file_label(path)} can't be read: it is cut or damaged ({{kind}}); export it again"
     with quiet_pydicom(), told_plainly(InputError, "file.truncated", text):
         syntax = dataset.file_meta.TransferSyntaxUID
         if dataset.BitsAllocated == 1 and not syntax.is_encapsulated and syntax.is_little_endian:

@@ -16,6 +16,7 @@ import numpy as np
 from napari_seg.errors import InputError, OutputError
 from napari_seg.formats import ITK_ENDINGS, SEGMENTATION_ENDINGS, has_ending, nifti_ending, read
 from napari_seg.formats.decoders import read_apart
+from napari_seg.formats.dicom_header import file_label
 from napari_seg.formats.dicom_reference import check_belonging, segment_names
 from napari_seg.formats.image2d import is_picture, read_label_picture
 from napari_seg.formats.proven import unproven
@@ -75,7 +76,8 @@ def read_label_map(
         raise InputError("file.unreadable", f"{path.name} is no file, or a link that leads nowhere; check the path")
     options: dict[str, Any] = {"grid": grid, "only": tuple(only), "ignore_frame": ignore_frame}
     options["on_own_grid"] = on_own_grid
-    return read_apart(partial(_read_here, images=[image.absolute() for image in images], **options), [path])
+    read_there = partial(_read_here, images=[image.absolute() for image in images], **options)
+    return read_apart(read_there, [path], name=file_label(path))
 
 
 def _read_here(
@@ -106,7 +108,7 @@ def _read_here(
         from napari_seg.formats.dicom_rtstruct import read_rtstruct
 
         if grid is None:
-            text = f"{path.name} holds contours, which fill voxels only on the grid of a scan; name the scan too"
+            text = f"{file_label(path)} holds contours, which fill voxels only on the grid of a scan; name the scan too"
             raise InputError("labels.needs_grid", text)
         found = read_rtstruct(path, grid, only, extend=on_own_grid)
     return replace(found, notices=(*notices, *found.notices))
@@ -128,10 +130,10 @@ def read_label_maps(path: Path, grid: Grid | None = None, *, images: Sequence[Pa
     except InputError as error:
         if error.code != "labels.overlap":
             raise
-    names = read_apart(_names, [path])
+    names = read_apart(_names, [path], name=file_label(path))
     if not names:
         raise InputError(
-            "labels.overlap", f"{path.name} holds segments without names that share voxels; name them first"
+            "labels.overlap", f"{file_label(path)} holds segments without names that share voxels; name them first"
         )
     maps: list[Segmentation] = []
     for alone in (read_label_map(path, grid, (name,), images=images) for name in names):
@@ -232,7 +234,7 @@ def on_grid(segmentation: Segmentation, grid: Grid, path: Path) -> Segmentation:
             return Segmentation(array, grid, segmentation.segments, notices=segmentation.notices)
     raise InputError(
         "geometry.other_grid",
-        f"{path.name} does not lie on the voxels of the scan; expected the segmentation of this very scan",
+        f"{file_label(path)} does not lie on the voxels of the scan; expected the segmentation of this very scan",
     )
 
 
@@ -269,7 +271,7 @@ def on_common_grid(
 
 def _selected(segmentation: Segmentation, only: Sequence[str], path: Path) -> Segmentation:
     """The same with the segments of some names alone; all if there are no names."""
-    segments = select_segments(segmentation.segments, only, path.name)
+    segments = select_segments(segmentation.segments, only, file_label(path))
     if not only:
         return segmentation
     labels = [segment.label for segment in segments]

@@ -95,9 +95,16 @@ def verdict_of(scan: Scan, reading: Reading | None = None) -> Verdict:
 
 def verdict_of_skipped(skipped: Skipped) -> Verdict:
     """The verdict on what is no scan."""
-    first = shown(skipped.files[0])
+    from napari_seg.formats.dicom_header import file_label
+
+    first = skipped.files[0]
     return Verdict(
-        printable(str(first)), printable(first.name), len(skipped.files), "skip", skipped.code, skipped.message
+        printable(str(shown(first))),
+        printable(file_label(first)),
+        len(skipped.files),
+        "skip",
+        skipped.code,
+        skipped.message,
     )
 
 
