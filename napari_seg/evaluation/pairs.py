@@ -155,8 +155,8 @@ def find_pairs(
     left_out = tuple(dict.fromkeys((*ignored, *declared_ignored(references))))
     if predictions.is_file() and references.is_file():
         scan = scans if scans and scans.is_file() else None
-        name = _stem(Path(file_label(predictions)))
-        return [Pair(name, predictions, references, scan, classes, ignore_frame, left_out)], []
+        alone = _stem(Path(file_label(predictions)))
+        return [Pair(alone, predictions, references, scan, classes, ignore_frame, left_out)], []
     known = {_stem(path): path for path in _label_maps(references)}
     shown = {_stem(path).removesuffix("_0000"): path for path in _label_maps(scans)} if scans else {}
     pairs: dict[str, Pair] = {}
