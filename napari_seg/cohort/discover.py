@@ -10,6 +10,7 @@ import sys
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PurePath
@@ -156,7 +157,9 @@ def _split(name: str) -> tuple[str, str]:
 
 def _named(scans: dict[tuple[Path, ...], Scan], inputs: Sequence[Path]) -> list[Case]:
     named = [path for path in inputs if path.is_dir() or has_ending(path, ARCHIVE_ENDINGS)]
-    roots = [path if path.is_dir() else path.parent for path in inputs]
+    roots = list(dict.fromkeys(path if path.is_dir() else path.parent for path in inputs))
+    with suppress(ValueError):  # on several drives
+        roots = [Path(os.path.commonpath(roots))]
     files = [Path(os.path.abspath(shown(scan.files[0]))) for scan in scans.values()]
     folders = _Folders(files, list(scans.values()))
     names = [_name(scan, file, named, folders) for file, scan in zip(files, scans.values(), strict=True)]
@@ -203,11 +206,8 @@ def _words(text: str) -> str:
 
 
 def _source(scan: Scan, file: Path, roots: Sequence[Path], folders: _Folders) -> str:
-    """Return the path of a scan below the folder of all inputs, in public names."""
-    try:
-        root = Path(os.path.commonpath(roots))
-    except ValueError:  # on several drives
-        root = next((root for root in roots if file.is_relative_to(root)), file.parent)
+    """Return the path of a scan below the first of some folders that it lies in, in public names."""
+    root = next((root for root in roots if file.is_relative_to(root)), file.parent)
     levels = folders.below(root, file.parent, has_endings=True)
     if scan.format != "dicom":
         return "/".join([*levels, printable(file.name)])
