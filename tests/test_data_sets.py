@@ -41,6 +41,7 @@ def sorted_out(folder: Path) -> tuple[set[str], set[str]]:
         (["train/Images/a.png"], ["train/Masks/a.png"]),
         (["JPEGImages/a.jpg"], ["SegmentationClass/a.png"]),
         (["ct/a.nii.gz"], ["segmentations/a.nii.gz"]),
+        (["s01/ct.nii.gz", "s02/CT.nii.gz"], ["s01/segmentations/liver.nii.gz", "s02/segmentations/x/spleen.nii.gz"]),
         (
             ["sub-1/anat/sub-1_T1w.nii.gz"],
             [
@@ -57,6 +58,7 @@ def sorted_out(folder: Path) -> tuple[set[str], set[str]]:
         (["p_frame01.nii.gz", "p_4d.nii.gz"], ["p_frame01_gt.nii.gz"]),
         # by name and place there is nothing to tell of these
         (["labels/a.nii.gz"], []),
+        (["s01/ct.nii.gz", "labels/liver.nii.gz", "case.nii.gz"], []),
         (["mine_seg.nii.gz", "other.nii.gz"], []),
         (["seg.nii.gz", "masked_mouse.nii.gz", "labrador.nii.gz"], []),
         (["images/a.nii.gz", "label_noise/a.nii.gz", "case_masked.nii.gz", "case.nii.gz"], []),

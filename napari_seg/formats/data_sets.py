@@ -34,8 +34,9 @@ def without_label_maps(found: Found, path: Path) -> Found:
     """Return what lies below a folder with the label maps of data sets moved to what is skipped.
 
     A label map is what the folder's dataset.json lists as one; what lies in `labelsTr`, or in a folder such as `labels`
-    beside one with images; what BIDS calls `_dseg`, `_mask` or `_label-`; and what is called as an image beside it is,
-    but for a word such as `seg` or `mask`. A file that is named itself is always a scan.
+    beside one with images or beside a file such as `ct`; what BIDS calls `_dseg`, `_mask` or `_label-`; and what is
+    called as an image beside it is, but for a word such as `seg` or `mask`. A file that is named itself is always a
+    scan.
 
     Args:
         found: below the path.
@@ -45,7 +46,10 @@ def without_label_maps(found: Found, path: Path) -> Found:
     if path.is_file() and not has_ending(path, ARCHIVE_ENDINGS):
         return found
     listed = set(_listed(one.files[0] for one in found.skipped if one.files[0].name == "dataset.json"))
-    folders: set[PurePath] = {folder for scan in found.scans for folder in shown(scan.files[0]).parents}
+    folders = {folder for scan in found.scans for folder in shown(scan.files[0]).parents}
+    images = {folder for folder in folders if _IMAGE_FOLDER.fullmatch(folder.name.casefold())}
+    images |= {shown(scan.files[0]) for scan in candidates if _IMAGE_FOLDER.fullmatch(scan.name.casefold())}
+    with_images: set[PurePath] = {image.parent for image in images}
     names: dict[PurePath, set[str]] = {}
     for scan in candidates:
         names.setdefault(scan.files[0].parent, set()).add(scan.name.casefold())
@@ -54,7 +58,7 @@ def without_label_maps(found: Found, path: Path) -> Found:
         file = scan.files[0]
         if _compared(file) in listed:
             reasons[scan] = "dataset.json lists it as a label map"
-        elif folder := _label_folder(shown(file), path, folders):
+        elif folder := _label_folder(shown(file), path, with_images):
             reasons[scan] = f"it lies in the folder {folder} of a data set"
         elif _is_called_label_map(scan.name.casefold(), names[file.parent]):
             reasons[scan] = "it has the name of one"
@@ -97,17 +101,21 @@ def _paths(values: Iterable[Any]) -> Iterator[str]:
                 yield name.replace("\\", "/")
 
 
-def _label_folder(file: PurePath, root: PurePath, folders: set[PurePath]) -> str:
-    """Return the name of the folder that makes a file a label map; "" if none does."""
+def _label_folder(file: PurePath, root: PurePath, with_images: set[PurePath]) -> str:
+    """Return the name of the folder that makes a file a label map; "" if none does.
+
+    Args:
+        file: of the candidate.
+        root: above which no folder counts, but those of nnU-Net.
+        with_images: folders that hold an image or a folder with images.
+    """
     for folder in file.parents:
         name = folder.name.casefold()
         if _SURE_FOLDER.fullmatch(name):
             return folder.name
         if folder == root:
             break
-        if _LABEL_FOLDER.fullmatch(name) and any(
-            other.parent == folder.parent and _IMAGE_FOLDER.fullmatch(other.name.casefold()) for other in folders
-        ):
+        if _LABEL_FOLDER.fullmatch(name) and folder.parent in with_images:
             return folder.name
     return ""
 
