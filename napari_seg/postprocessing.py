@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ _MAX_REFERENCES = 50
 _NO_LABELS = {"image", "label"}
 """Keys of a bundle's dictionaries that are not the network's answer."""
 
-_BACKGROUND = ("background", "other", "none", "void", "air", "bg", "unlabel", "clear", "outside")
-"""Words by which channel 0 is known to be no structure."""
+_BACKGROUND = re.compile(r"(?<![a-z])(background|other|none|void|air|bg|unlabell?ed|clear|outside)(?![a-z])")
+"""Words by which channel 0 is known to be no structure; "airway" is one."""
 
 _HARMLESS = {
     "CastToType",
@@ -77,7 +78,7 @@ def not_honoured(config: dict[str, Any], has_thresholds: bool, background: str) 
     """
     steps = _steps(config)
     found = [fault for step in steps for fault in _faults(config, step, has_thresholds)]
-    is_background = not background or any(word in background.lower() for word in _BACKGROUND)
+    is_background = not background or _BACKGROUND.search(background.lower()) is not None
     if not (found or has_thresholds or is_background or any(_has_argmax(config, step) for step in steps)):
         found.append(f"channel 0 named {_shortened(background)!r} in place of background, without an argmax")
     return list(dict.fromkeys(found))

@@ -566,6 +566,35 @@ def test_what_is_discarded_is_not_offered_again(
     assert not panel.guard.autosave.folder.exists()
 
 
+def test_what_was_removed_before_is_kept_when_other_work_is_discarded(
+    viewer: Any, panel: Panel, corrected: Any, asked: list[Any], qtbot: Any
+) -> None:
+    other = viewer._new_labels() or viewer.layers[-1]
+    other.name = "removed before"
+    other.data_setitem((np.array([0]), np.array([0]), np.array([0])), 1)
+    viewer.layers.remove(other)
+    qtbot.waitUntil(panel._unsaved_frame.isVisible, timeout=10_000)
+    asked.append(BUTTONS.Discard)  # the question names one layer, and not this one
+    assert close(viewer)
+    (left,) = panel.guard.autosave.left_behind()
+    assert left.names == ("removed before",)
+
+
+def test_nothing_saved_is_kept_by_a_thread_that_ends_later(
+    viewer: Any, panel: Panel, corrected: Any, asked: list[Any], tmp_path: Path, monkeypatch: Any
+) -> None:
+    viewer._new_labels()
+    viewer.layers[-1].data_setitem((np.array([0]), np.array([0]), np.array([0])), 1)
+    monkeypatch.setattr(closing, "ask_folder", lambda *_: tmp_path)
+    started: list[Any] = []
+    monkeypatch.setattr(closing, "in_background", lambda _, work, *args, **told: started.append((work, args)))
+    asked.append(BUTTONS.SaveAll)
+    assert close(viewer)
+    for work, args in started:  # the window is gone: nobody hears of their end
+        work(*args)
+    assert not list(Path(os.environ[FOLDER_VARIABLE]).glob("*/*"))
+
+
 def test_the_window_asks_also_when_the_panel_is_closed(
     viewer: Any, corrected: Any, asked: list[Any], qtbot: Any
 ) -> None:
@@ -585,8 +614,9 @@ def test_nobody_is_asked_who_can_not_answer(
 ) -> None:
     root = Path(os.environ[FOLDER_VARIABLE])
     main_window(viewer).hide()
-    assert close(viewer)
-    assert len(list(root.glob("*/*.nii.gz"))) == 1
+    for _ in range(2):  # the second time all is kept already
+        assert close(viewer)
+        assert len(list(root.glob("*/*.nii.gz"))) == 1
     main_window(viewer).show()
     viewer.close()  # by a program
     qtbot.waitUntil(lambda: len(list(root.glob("*/*.nii.gz"))) == 1, timeout=10_000)

@@ -88,7 +88,19 @@ def test_with_thresholds_of_its_own_a_bundle_thresholds_and_does_not_argmax() ->
     ]
 
 
-@pytest.mark.parametrize(("background", "count"), [("", 0), ("Background", 0), ("unlabelled", 0), ("tumour core", 1)])
+@pytest.mark.parametrize(
+    ("background", "count"),
+    [
+        ("", 0),
+        ("Background", 0),
+        ("unlabelled", 0),
+        ("clear_label", 0),
+        ("tumour core", 1),
+        ("airway", 1),
+        ("nuclear membrane", 1),
+        ("pelvic bones", 1),
+    ],
+)
 def test_a_first_channel_that_is_a_structure_needs_an_argmax(background: str, count: int) -> None:
     assert len(not_honoured(composed(INVERT, SAVE), False, background)) == count
     assert not_honoured(composed(ARGMAX), False, background) == []

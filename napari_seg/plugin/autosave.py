@@ -161,12 +161,6 @@ class Autosave:
         aside.keep([snapshot])
         self._set_aside.append(aside.folder)
 
-    def discard_set_aside(self) -> None:
-        """Remove the copies of removed layers."""
-        for folder in self._set_aside:
-            shutil.rmtree(folder, ignore_errors=True)
-        self._set_aside = []
-
     def left_behind(self) -> list[Unsaved]:
         """Return what there is to restore, the latest first: of programs that have ended, and removed layers."""
         answer = []

@@ -61,7 +61,7 @@ class UnsavedGuard(QObject):
         self.autosave = Autosave()
         self._is_keeping = False
         self._is_ended_by_program = False
-        self._is_discarding = False
+        self._is_settled = False
         self._timer = QTimer(self)
         self._timer.timeout.connect(lambda: self.keep())
         for watched in (window, canvas_widget(viewer)):
@@ -102,7 +102,7 @@ class UnsavedGuard(QObject):
             return False
         if watched is self._canvas():  # napari closes the canvas first if a program closes the viewer
             self._is_ended_by_program = True
-        elif watched is self.parent() and not self._is_discarding and not self._may_close():
+        elif watched is self.parent() and not self._is_settled and not self._may_close():
             event.ignore()
             cancel_quit(watched)
             return True
@@ -112,15 +112,16 @@ class UnsavedGuard(QObject):
         layers = self.unsaved
         has_screen = self.parent().isVisible() and QGuiApplication.platformName() not in _WITHOUT_SCREEN
         if layers and has_screen and not self._is_ended_by_program:
-            answer = self._ask(layers)
-            if answer == QMessageBox.StandardButton.SaveAll:
-                return self._save(layers)
-            if answer == QMessageBox.StandardButton.Discard:
-                self._discard()
-                return True
-            return False
+            answer, buttons = self._ask(layers), QMessageBox.StandardButton
+            is_settled = answer == buttons.Discard or (answer == buttons.SaveAll and self._save(layers))
+            if is_settled:
+                self._forget()
+            return is_settled
         try:
-            self.autosave.keep(self.autosave.due(layers)) if layers else self.autosave.forget()
+            if not layers:
+                self.autosave.forget()
+            elif due := self.autosave.due(layers):
+                self.autosave.keep(due)
         except NapariSegError as error:  # nobody is there to be told
             logger.warning("unsaved labels could not be kept: %s", error)
         return True
@@ -161,15 +162,17 @@ class UnsavedGuard(QObject):
             export(snapshot, free_path(folder, layer, "nifti"), "nifti")
             table_of(layer).count_saved(snapshot.edits)
 
-    def _discard(self) -> None:
-        """Forget the copies; napari may still be told not to close, then they are written again."""
-        self._is_discarding = self.autosave.is_ended = True
-        self.autosave.forget()
-        self.autosave.discard_set_aside()
-        QTimer.singleShot(0, self._end_discarding)
+    def _forget(self) -> None:
+        """Remove the copies, also those that a thread is about to write; napari may stay open, then they come back.
 
-    def _end_discarding(self) -> None:
-        self._is_discarding = self.autosave.is_ended = False
+        Copies of layers that were removed before stay: the question did not name them.
+        """
+        self._is_settled = self.autosave.is_ended = True
+        self.autosave.forget()
+        QTimer.singleShot(0, self._resume)
+
+    def _resume(self) -> None:
+        self._is_settled = self.autosave.is_ended = False
 
     # following the layers
 
@@ -182,7 +185,7 @@ class UnsavedGuard(QObject):
 
     def _on_removed(self, event: Any) -> None:
         """Keep a copy of a layer that is removed with its edits: napari can't undo that."""
-        if not self._is_discarding and unsaved_in([event.value]):
+        if not self._is_settled and unsaved_in([event.value]):
             # a thread of Python's own, which a program that ends waits for
             threading.Thread(target=self._set_aside, args=(Snapshot.of(event.value),), name="napari-seg copy").start()
 
