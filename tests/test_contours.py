@@ -158,6 +158,32 @@ def test_structures_whose_contours_are_stored_twice_or_overlap(
     assert found.notices == ()
 
 
+def test_contours_of_one_structure_may_be_stored_in_several_items(
+    structures: pydicom.Dataset, series: Volume, tmp_path: Path
+) -> None:
+    first = structures.ROIContourSequence[0]
+    second = copy.deepcopy(first)
+    first.ContourSequence, second.ContourSequence = first.ContourSequence[:1], first.ContourSequence[1:]
+    structures.ROIContourSequence.append(second)
+    structures.save_as(tmp_path / "x.dcm")
+    found = read_rtstruct(tmp_path / "x.dcm", series.grid)
+    assert np.count_nonzero(found.array == 1, axis=(0, 1)).tolist()[3:6] == [35, 35, 35]
+    assert found.notices == ()
+
+
+@pytest.mark.parametrize("kind", ["OPEN_PLANAR", "POINT", None])
+def test_structures_without_closed_contours_are_reported(
+    structures: pydicom.Dataset, series: Volume, tmp_path: Path, kind: str | None
+) -> None:
+    for contour in structures.ROIContourSequence[0].ContourSequence:
+        contour.ContourGeometricType = kind
+    del structures.ROIContourSequence[1].ContourSequence  # drawn nowhere, as programs write it
+    structures.save_as(tmp_path / "x.dcm")
+    found = read_rtstruct(tmp_path / "x.dcm", series.grid)
+    assert not found.array.any()
+    assert [(notice.code, notice.segment) for notice in found.notices] == [("labels.not_closed", "one")]
+
+
 def test_structures_off_the_slices_are_named(
     structures: pydicom.Dataset, series: Volume, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -112,13 +112,18 @@ def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = (), *, extend: b
     text = f"{file_name} is not a usable RT structure set ({{kind}})"
     with quiet_pydicom(), told_plainly(InputError, "file.bad_header", text):
         names = {int(roi.ROINumber): str(roi.get("ROIName") or "") for roi in dataset.StructureSetROISequence}
-        drawn = {int(roi.ReferencedROINumber): roi for roi in dataset.get("ROIContourSequence") or ()}
-        contours = {n: _contours(drawn[n], grid) if n in drawn else [] for n in names if not only or names[n] in only}
-        colors = {n: _color(drawn[n]) for n in contours if n in drawn}
+        drawn: dict[int, list[Dataset]] = {n: [] for n in names if not only or names[n] in only}
+        for item in dataset.get("ROIContourSequence") or ():  # some programs write several of one structure
+            if int(item.ReferencedROINumber) in drawn:
+                drawn[int(item.ReferencedROINumber)].append(item)
+        contours = {n: [one for item in items for one in _contours(item, grid)] for n, items in drawn.items()}
+        colors = {n: next((color for item in items if (color := _color(item))), None) for n, items in drawn.items()}
+        open_ones = [names[n] for n in drawn if not contours[n] and any(one.get("ContourSequence") for one in drawn[n])]
     if missing := set(only) - set(names.values()):
         known = ", ".join(names.values())
         raise InputError("labels.unknown", f"{file_name} has no structure {', '.join(sorted(missing))}; it has {known}")
-    notices: list[Notice] = []
+    text = f"in {file_name} has no closed contour, only points or open lines; no voxel is inside"
+    notices = [Notice("labels.not_closed", f"{name} {text}", name) for name in open_ones]
     if extend:
         grid, contours = _extended(grid, contours)
     else:
