@@ -18,7 +18,7 @@ from napari_seg.evaluation.overlay import draw_picture_comparison
 from napari_seg.evaluation.pairs import Pair, compare_pair, find_pairs, read_label_map
 from napari_seg.formats.image2d import read_picture
 from napari_seg.formats.nifti import write_nifti
-from napari_seg.geometry import Grid
+from napari_seg.geometry import Grid, resample
 from napari_seg.volume import Segment, Segmentation
 
 GRID = Grid((6, 5, 4), np.diag([1.0, 2.0, 3.0, 1.0]))
@@ -358,3 +358,18 @@ def test_values_that_a_data_set_ignores(tmp_path: Path, capsys: pytest.CaptureFi
         assert set(cases_of([found, expected, "--labels", "one=1"], capsys)[0]["segments"]) == {"one"}
     (tmp_path / "data" / "dataset.json").write_text("[" * 100_000)
     assert set(cases_of([found, expected], capsys)[0]["segments"]) == {"label 1", "label 7"}
+
+
+def test_ignored_values_are_found_in_any_order_of_axes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    found = write(label_map({1: slice(0, 4)}), tmp_path / "found.nii.gz")
+    expected = label_map({1: slice(0, 2), 7: slice(2, 4)})
+    turned = expected.grid.reoriented("LAS")
+    array = resample(expected.array, expected.grid, turned, order=0)
+    write(replace(expected, array=array, grid=turned), tmp_path / "expected.nii.gz")
+    (case,) = cases_of([found, tmp_path / "expected.nii.gz", "--ignore", 7], capsys)
+    assert case["segments"]["label 1"]["dice"] == 1
+    other = Grid((5, 6, 4), GRID.affine)
+    small = write(Segmentation(np.full(other.shape, 7, np.uint8), other, ()), tmp_path / "small.nii.gz")
+    assert main(["evaluate", str(found), str(small), "--ignore", "7", "--json"]) != 0
+    (case,) = json.loads(capsys.readouterr().out)["cases"]
+    assert case["code"] == "geometry.mismatch"

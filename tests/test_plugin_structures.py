@@ -19,6 +19,7 @@ from napari.layers import Image, Labels
 
 from napari_seg.errors import NapariSegError
 from napari_seg.formats.label_maps import read_label_map, write_label_map
+from napari_seg.formats.nifti import write_nifti
 from napari_seg.plugin.autosave import Autosave
 from napari_seg.plugin.exporting import KINDS, KindName, export, obstacle, suggested_name
 from napari_seg.plugin.layers import image_layers, labels_layer, layer_of, placement_of, segmentation_of
@@ -164,6 +165,23 @@ def test_comparing_gives_numbers_and_shows_where(
     assert np.bincount(np.ravel(where.data)).tolist()[1:] == [1, 1, 1]
     assert viewer.layers.selection.active is labels_of(viewer)
     assert "mean Dice" in model.session.messages[0].text
+
+
+def test_a_border_of_no_class_is_left_out_and_said(model: StructuresModel, head: Volume, tmp_path: Path) -> None:
+    found = found_in(head)
+    array = found.array.copy()
+    ball = np.argwhere(array == 1)
+    array[tuple(ball[0])] = 255
+    array[tuple(np.argwhere(array == 0)[0])] = 255
+    write_nifti(replace(found, array=array, segments=()), tmp_path / "reference.nii.gz")
+    _, scores, where, messages = model.compare(Snapshot.of(model.session.labels), tmp_path / "reference.nii.gz")
+    assert (255 in scores, scores[1].dice, np.max(where.data)) == (False, 1, 0)
+    assert [message.text.rpartition("(")[2] for message in messages[:2]] == ["labels.ignored)", "labels.void)"]
+    assert "--" not in "".join(message.text for message in messages)
+    named = (*found.segments, Segment(255, "edge", (1, 2, 3)))
+    write_label_map(replace(found, array=array, segments=named), tmp_path / "named.seg.nrrd")
+    scores = model.compare(Snapshot.of(model.session.labels), tmp_path / "named.seg.nrrd")[1]
+    assert [one.dice for one in scores.values()].count(0) == 1  # named, it is a structure
 
 
 def test_a_reference_on_another_grid_is_refused(model: StructuresModel, head: Volume, tmp_path: Path) -> None:

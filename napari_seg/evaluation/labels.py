@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_seg.errors import InputError, Notice
+from napari_seg.evaluation.metrics import on_grid
 from napari_seg.volume import Segment, Segmentation, distinct_color
 
 BACKGROUND = "background"
@@ -108,10 +109,14 @@ def without(
     Args:
         ignored: values of the reference that stand for no class.
         prediction: the label map.
-        reference: on the same grid.
+        reference: on the same voxels, in any order of axes.
         name: what the notice calls the reference.
+
+    Raises:
+        InputError: `geometry.mismatch`, the two lie on different grids.
     """
-    left_out = np.isin(reference.array, np.array(ignored, np.int64))
+    array = on_grid(reference, prediction.grid)
+    left_out = np.isin(array, np.array(ignored, np.int64))
     if not left_out.any():
         return prediction, reference
     text = f"{np.count_nonzero(left_out)} voxels of {name} have the value {', '.join(map(str, ignored))}"
@@ -121,7 +126,8 @@ def without(
         replace(prediction, array=np.where(left_out, np.zeros_like(prediction.array), prediction.array)),
         replace(
             reference,
-            array=np.where(left_out, np.zeros_like(reference.array), reference.array),
+            array=np.where(left_out, np.zeros_like(array), array),
+            grid=prediction.grid,
             segments=kept,
             notices=(*reference.notices, notice),
         ),

@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 VOID = 255
 """What many data sets of 2D images write around objects, where an annotator was not sure."""
 
+_UNNAMED = f"label {VOID}"
+"""What that value is called where nothing names it."""
+
 MEAN = "mean"
 """Of each case over its segments: a row of every table."""
 
@@ -212,31 +215,43 @@ def compare_pair(pair: Pair, tolerance_mm: float = 1.0) -> CaseResult:
 def compare_pairs(pairs: Iterable[Pair], tolerance_mm: float = 1.0) -> list[CaseResult]:
     """Return the numbers of several pairs, with the value 255 left out where it is a border and no structure.
 
-    As in PASCAL VOC and its like: references hold 255 beside other labels, nothing names it, and no result holds it. A
-    notice says so. Masks of 0 and 255 keep it as their structure.
+    A notice says so.
     """
     results = [compare_pair(pair, tolerance_mm) for pair in pairs]
-    unnamed = f"label {VOID}"
-    scores = [(name, one) for result in results for name, one in result.scores.items()]
-    is_predicted = any(one.volume_ml > 0 for name, one in scores if name == unnamed)
-    has_others = any(one.reference_ml > 0 for name, one in scores if name != unnamed)
-    if is_predicted or not has_others or unnamed not in dict(scores):
+    notice = _border([(name, one) for result in results for name, one in result.scores.items()])
+    if notice is None:
         return results
-    text = f"the references hold {VOID} beside other labels, and no result does: it was taken for a border of no class"
-    notice = Notice("labels.void", f"{text}; where it is a structure, say so with --labels NAME={VOID}")
     for n, result in enumerate(results):
-        if unnamed in result.scores and result.pair is not None:
+        if _UNNAMED in result.scores and result.pair is not None:
             again = compare_pair(replace(result.pair, ignored=(*result.pair.ignored, VOID)), tolerance_mm)
             results[n] = replace(again, notices=(*again.notices, notice))
     return results
 
 
+def _border(scores: Sequence[tuple[str, Scores]]) -> Notice | None:
+    """Return a notice where the value 255 is a border of no class; None where it may be a structure.
+
+    It is a border in PASCAL VOC and its like: references hold 255 beside other labels, nothing names it, and no result
+    holds it. Masks of 0 and 255 keep it as their structure.
+
+    Args:
+        scores: name of a segment and its numbers, of all cases.
+    """
+    is_predicted = any(one.volume_ml > 0 for name, one in scores if name == _UNNAMED)
+    has_others = any(one.reference_ml > 0 for name, one in scores if name != _UNNAMED)
+    if is_predicted or not has_others or _UNNAMED not in dict(scores):
+        return None
+    text = f"the references hold {VOID} beside other labels, and no result does: it was taken for a border of no class"
+    return Notice("labels.void", f"{text}; where it is a structure, say so with --labels NAME={VOID}")
+
+
 def compare_with(
     prediction: Segmentation, reference: Segmentation | Path, images: Sequence[Path] = ()
-) -> tuple[dict[int, Scores], NDArray[np.uint8]]:
-    """The numbers of each label, and where the two differ: see `disagreement`.
+) -> tuple[dict[int, Scores], NDArray[np.uint8], tuple[Notice, ...]]:
+    """Return the numbers of each label, where the two differ (see `disagreement`), and doubts about the reference.
 
-    Segments of one name are one, whatever their labels.
+    Segments of one name are one, whatever their labels. Values that stand for no class are left out as by `evaluate`:
+    those that a dataset.json next to the reference names, and 255 as of `compare_pairs`.
 
     Args:
         prediction: the result.
@@ -246,14 +261,34 @@ def compare_with(
     Raises:
         InputError: the reference can't be read, or lies on another grid; `labels.too_many`.
     """
+    name, ignored = "the reference", tuple[int, ...]()
     if isinstance(reference, Path):
+        name, ignored = file_label(reference), declared_ignored(reference)
         expected = named(read_label_map(reference, prediction.grid, images=images))
         if is_cropped(reference):
             expected = on_grid(expected, prediction.grid, reference)
     else:
         expected = reference
-    expected = with_labels_of(prediction, expected)
-    return compare_label_maps(prediction, expected).scores, disagreement(prediction, expected)
+    pair = without(ignored, prediction, expected, name)
+    scores = _scores_of(*pair)
+    notice = _border(list(scores.values()))
+    if notice is not None:
+        pair = without((*ignored, VOID), prediction, expected, name)
+        scores = _scores_of(*pair)
+    found, expected = pair
+    return (
+        {label: one for label, (_, one) in scores.items()},
+        disagreement(found, with_labels_of(found, expected)),
+        (*expected.notices, *([notice] if notice is not None else ())),
+    )
+
+
+def _scores_of(prediction: Segmentation, reference: Segmentation) -> dict[int, tuple[str, Scores]]:
+    """Return the name and the numbers of each label."""
+    reference = with_labels_of(prediction, reference)
+    names = {segment.label: segment.name for segment in (*reference.segments, *prediction.segments)}
+    scores = compare_label_maps(prediction, reference).scores
+    return {label: (names.get(label, f"label {label}"), one) for label, one in scores.items()}
 
 
 def segment_names(results: Sequence[CaseResult]) -> list[str]:

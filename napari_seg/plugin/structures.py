@@ -28,6 +28,7 @@ from napari_seg.plugin.layers import (
 from napari_seg.plugin.placement import METADATA_KEY
 from napari_seg.plugin.processes import COMPARING
 from napari_seg.plugin.session import Message, Session
+from napari_seg.plugin.words import words_of
 from napari_seg.volume import Segment, Segmentation, distinct_from
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ class Snapshot:
 
 
 Measured = tuple[Snapshot, dict[int, Measurement], dict[int, int]]
-Compared = tuple[Snapshot, "dict[int, Scores]", Labels, str]
+Compared = tuple[Snapshot, "dict[int, Scores]", Labels, list[Message]]
 
 
 class StructuresModel:
@@ -348,7 +349,7 @@ class StructuresModel:
         else:
             name, expected = reference.name, reference.absolute()
         images = [Path(file).absolute() for file in layer.metadata[METADATA_KEY].get("files", ())]
-        scores, differing_at = COMPARING.run(
+        scores, differing_at, notices = COMPARING.run(
             compare_with, found, expected, images, is_stopping=self.session.is_closed.is_set
         )
         usual = ((255, 150, 0), (0, 170, 255), (230, 60, 230))
@@ -360,16 +361,17 @@ class StructuresModel:
         shown = layer_of(labels_layer(differing, placement, f"{layer.name} against {name}"))
         known = [one.dice for one in scores.values() if not isnan(one.dice)]
         mean = f"mean Dice {np.mean(known):.3f}" if known else "neither holds a structure"
+        text = f"Compared with {name}: {mean}; {sum(differing.volumes_ml().values()):.2f} ml differ."
         return (
             snapshot,
             scores,
             shown,
-            f"Compared with {name}: {mean}; {sum(differing.volumes_ml().values()):.2f} ml differ.",
+            [*(Message("warning", words_of(notice)) for notice in notices), Message("info", text)],
         )
 
     def take_comparison(self, answer: Compared) -> None:
         """Shows the numbers, and adds a layer with the voxels where the two differ."""
-        snapshot, scores, shown, text = answer
+        snapshot, scores, shown, messages = answer
         layer = snapshot.layer
         if not snapshot.is_current:
             self.session.say(Message("warning", "The labels were changed meanwhile; compare them once more."))
@@ -379,7 +381,7 @@ class StructuresModel:
         viewer.add_layer(shown)
         if layer in viewer.layers:
             viewer.layers.selection.active = layer
-        self.session.say(Message("info", text))
+        self.session.say(*messages)
 
     # following the layer
 

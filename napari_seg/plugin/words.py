@@ -23,6 +23,7 @@ _IN_THE_WINDOW = (
     (r"--backend (\w+)", r"the backend \1"),
     (r"--trust-bundle, or read_bundle\(\.\.\., trust=True\)", "“Trust this model…” in the Segment tab"),
     (r"--trust-bundle", "“Trust this model…” in the Segment tab"),
+    (r"say so with --labels NAME=(\d+)", r"open the reference as labels and name label \1 in the Structures tab"),
     (r"pass --overwrite", "choose another folder of results"),
     (r"another folder with -o\b", "another folder of results"),
     (r"pass --?scan", "open the scan first"),
