@@ -162,6 +162,36 @@ def test_values_that_no_segment_describes_are_reported(series: Volume, tmp_path:
     assert np.unique(found.array).tolist() == [0, 1]
 
 
+def test_frames_of_segments_that_are_not_described_are_reported(series: Volume, tmp_path: Path) -> None:
+    def forget(dataset: Dataset) -> None:
+        dataset.SegmentSequence = dataset.SegmentSequence[:1]
+
+    found = read_dicom_seg(edited(box(series, [3, 4, 5], (1, 5)), series, tmp_path / "x.dcm", forget))
+    assert [notice.code for notice in found.notices] == ["labels.undescribed"]
+    assert "segments 2" in found.notices[0].message
+
+
+@pytest.mark.parametrize("millimetres", [0, 0.1, 0.4])
+def test_positions_may_be_rounded_to_a_tenth_of_a_millimetre(
+    series: Volume, tmp_path: Path, millimetres: float
+) -> None:
+    def rounded(dataset: Dataset) -> None:
+        for frame in dataset.PerFrameFunctionalGroupsSequence if millimetres else ():
+            place = frame.PlanePositionSequence[0]
+            numbers = np.array(place.ImagePositionPatient, float) / millimetres
+            place.ImagePositionPatient = [f"{value:.1f}" for value in np.rint(numbers) * millimetres]
+
+    meant = box(series, [3, 4, 5], (1, 2))
+    path = edited(meant, series, tmp_path / "x.dcm", rounded)
+    if millimetres > 0.1:
+        with pytest.raises(InputError, match=r"geometry\.other_grid|geometry\.uneven_spacing"):
+            read_label_map(path, series.grid, images=series.files)
+        return
+    found = read_label_map(path, series.grid, images=series.files)
+    assert np.array_equal(found.array, meant.array)
+    assert [notice.code for notice in found.notices] == ["geometry.rounded"] * bool(millimetres)
+
+
 @pytest.mark.parametrize("kind", ["binary", "labelmap"])
 def test_without_preamble_it_is_read_all_the_same(series: Volume, tmp_path: Path, kind: str) -> None:
     meant = box(series, [3, 4, 5])

@@ -202,6 +202,9 @@ def read_dicom_seg(path: Path, only: Sequence[str] = (), scan: Grid | None = Non
             f"{name} shares {count} voxels with other segments of {file_name}, and a label map holds one label a "
             "voxel; name the segments that are wanted",
         )
+    if not only and (missing := {number for number in numbers if number is not None} - labels - {0, background}):
+        text = f"{file_name} holds frames of segments {', '.join(map(str, sorted(missing)))} that it does not describe"
+        notices.append(Notice("labels.undescribed", f"{text}; they are left out"))
     if strange and not only:
         text = f"{file_name} holds {strange} voxels of numbers that it does not describe; they count as background"
         notices.append(Notice("labels.undescribed", text))

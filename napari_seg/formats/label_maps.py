@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from napari_seg.errors import InputError, OutputError
+from napari_seg.errors import InputError, Notice, OutputError
 from napari_seg.formats import ITK_ENDINGS, SEGMENTATION_ENDINGS, has_ending, nifti_ending, read
 from napari_seg.formats.decoders import read_apart
 from napari_seg.formats.dicom_header import file_label
@@ -21,7 +21,7 @@ from napari_seg.formats.dicom_reference import check_belonging, segment_names
 from napari_seg.formats.image2d import is_picture, read_label_picture
 from napari_seg.formats.proven import unproven
 from napari_seg.formats.surface import SURFACE_ENDINGS, write_surfaces
-from napari_seg.geometry import Grid, is_same_lattice, resample
+from napari_seg.geometry import Grid, index_affine, is_same_lattice, resample
 from napari_seg.memory import check_fits
 from napari_seg.volume import (
     Origin,
@@ -39,6 +39,9 @@ DicomKind = Literal["seg", "labelmap", "rtstruct"]
 
 _WRITTEN_BYTES = {"nrrd": 8, "seg": 8, "labelmap": 13, "rtstruct": 32}
 """Memory that writing and reading back takes, in bytes a voxel, as measured with three large structures."""
+
+ROUNDED_MM = 0.15
+"""How far a DICOM segmentation may lie beside its scan's voxels where its positions are rounded to 0.1 mm."""
 
 WRITTEN_ENDINGS = (".nii.gz", ".nii", *SEGMENTATION_ENDINGS[:1], ".dcm", *SURFACE_ENDINGS, ".csv", ".json")
 
@@ -103,6 +106,7 @@ def _read_here(
         from napari_seg.formats.dicom_seg import read_dicom_seg
 
         found = read_dicom_seg(path, only, grid)
+        found = found if grid is None else _unrounded(found, grid, path)
         found = found if grid is None or on_own_grid else on_grid(found, grid, path)
     else:
         from napari_seg.formats.dicom_rtstruct import read_rtstruct
@@ -236,6 +240,23 @@ def on_grid(segmentation: Segmentation, grid: Grid, path: Path) -> Segmentation:
         "geometry.other_grid",
         f"{file_label(path)} does not lie on the voxels of the scan; expected the segmentation of this very scan",
     )
+
+
+def _unrounded(segmentation: Segmentation, grid: Grid, path: Path) -> Segmentation:
+    """Return a label map on the voxels of its scan, with a notice, if it lies beside them by what rounding explains."""
+    if is_same_lattice(segmentation.grid, grid):
+        return segmentation
+    steps = np.rint(index_affine(grid, segmentation.grid))
+    turn = np.abs(steps[:3, :3])
+    if not ((turn.sum(axis=0) == 1).all() and (turn.sum(axis=1) == 1).all()):
+        return segmentation
+    meant = Grid(segmentation.grid.shape, grid.affine @ steps)
+    gap_mm = float(np.linalg.norm(meant.corners_mm - segmentation.grid.corners_mm, axis=1).max())
+    if gap_mm > min(ROUNDED_MM, 0.25 * min(grid.spacing_mm)):
+        return segmentation
+    text = f"{file_label(path)} lies up to {gap_mm:.2g} mm beside the voxels of the scan, as rounded positions do"
+    notice = Notice("geometry.rounded", f"{text}; it was put on these voxels")
+    return replace(segmentation, grid=meant, notices=(*segmentation.notices, notice))
 
 
 def is_cropped(path: Path) -> bool:
