@@ -580,6 +580,22 @@ def test_what_was_removed_before_is_kept_when_other_work_is_discarded(
     assert left.names == ("removed before",)
 
 
+def test_work_that_can_not_be_saved_keeps_the_window_open(
+    viewer: Any, panel: Panel, corrected: Any, asked: list[Any], tmp_path: Path, monkeypatch: Any
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    said: list[str] = []
+    monkeypatch.setattr(closing, "ask_folder", lambda *_: tmp_path)
+    monkeypatch.setattr(closing, "export", fail)
+    monkeypatch.setattr(QMessageBox, "warning", lambda *texts: said.append(texts[2]))
+    asked.append(BUTTONS.SaveAll)
+    assert not close(viewer)
+    assert len(said) == 1
+    assert QApplication.overrideCursor() is None
+
+
 def test_nothing_saved_is_kept_by_a_thread_that_ends_later(
     viewer: Any, panel: Panel, corrected: Any, asked: list[Any], tmp_path: Path, monkeypatch: Any
 ) -> None:

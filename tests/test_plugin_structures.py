@@ -295,6 +295,15 @@ def test_work_is_kept_until_it_is_saved_as_it_is(model: StructuresModel, viewer:
     assert len(autosave.due([layer])) == 1
 
 
+def test_a_disk_that_takes_no_copies_is_said(model: StructuresModel, viewer: ViewerModel, tmp_path: Path) -> None:
+    layer = labels_of(viewer)
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
+    (tmp_path / "file").touch()
+    with pytest.raises(NapariSegError, match="can't be written") as caught:
+        Autosave(tmp_path / "file").keep([Snapshot.of(layer)])
+    assert caught.value.code == "output.not_written"
+
+
 def test_one_layer_that_can_not_be_kept_costs_no_other(
     model: StructuresModel, viewer: ViewerModel, tmp_path: Path
 ) -> None:

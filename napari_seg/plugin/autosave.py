@@ -22,7 +22,7 @@ from uuid import uuid4
 from napari.layers import Labels, Layer
 from numpy.typing import NDArray
 
-from napari_seg.errors import NapariSegError
+from napari_seg.errors import NapariSegError, OutputError
 from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.placement import place
 from napari_seg.plugin.records import made_by_in, made_by_of, write_record
@@ -112,7 +112,16 @@ class Autosave:
             OutputError: the disk is full, or labels can't be written.
         """
         with self._writing:
-            return 0 if self.is_ended else self._keep(due)
+            if self.is_ended:
+                return 0
+            try:
+                return self._keep(due)
+            except OSError as error:
+                reason = error.strerror or type(error).__name__
+                raise OutputError(
+                    "output.not_written",
+                    f"copies of unsaved labels can't be written to {self.root} ({reason}); save the labels",
+                ) from error
 
     def _keep(self, due: Iterable[Snapshot]) -> int:
         from napari_seg.formats.label_maps import write_label_map

@@ -25,8 +25,8 @@ from napari_seg.plugin.autosave import Autosave
 from napari_seg.plugin.controls import ask_folder, in_background
 from napari_seg.plugin.exporting import export, free_path
 from napari_seg.plugin.napari_internals import cancel_quit, canvas_widget, main_window
+from napari_seg.plugin.session import message_of
 from napari_seg.plugin.structures import Snapshot, table_of, unsaved_in
-from napari_seg.plugin.words import words_of
 
 logger = logging.getLogger(__name__)
 
@@ -149,9 +149,9 @@ class UnsavedGuard(QObject):
         QApplication.setOverrideCursor(QCursor(Qt.CursorShape.WaitCursor))
         try:
             self._save_in(folder, layers)
-        except NapariSegError as error:
+        except Exception as error:  # whatever it is, Qt would go on and close the window
             QApplication.restoreOverrideCursor()
-            QMessageBox.warning(self.parent(), "Not saved", words_of(error))
+            QMessageBox.warning(self.parent(), "Not saved", message_of(error).text)
             return False
         QApplication.restoreOverrideCursor()
         return True
