@@ -138,14 +138,26 @@ def test_a_sheared_sform_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("axis", [None, 0])
-def test_a_pixdim_0_of_0_beside_a_good_sform_is_read(tmp_path, head, axis):
+@pytest.mark.parametrize("first", [0, 7, -0.5, np.nan])
+def test_an_unusable_pixdim_0_beside_a_good_sform_is_read(tmp_path, head, axis, first):
     volume = head if axis is None else replace(head, grid=head.grid.mirrored(axis))
     path = phantoms.write_nifti(volume, tmp_path / "a.nii")
     assert nibabel.loadsave.load(path).header["qform_code"] > 0
-    patch(path, pixdim=[0, *nibabel.loadsave.load(path).header["pixdim"][1:]])
+    patch(path, pixdim=[first, *nibabel.loadsave.load(path).header["pixdim"][1:]])
     assert read_nifti(path).grid.matches(volume.grid)
     patch(path, qoffset_x=999.0)
     assert code_of(path) == "geometry.form_conflict"
+
+
+def test_voxel_sizes_below_0_beside_a_good_sform_are_read(tmp_path, head):
+    path = phantoms.write_nifti(head, tmp_path / "a.nii")
+    header = nibabel.loadsave.load(path).header
+    patch(path, pixdim=header["pixdim"] * [1, -1, 1, -1, 1, 1, 1, 1])
+    found = read_nifti(path)
+    assert found.grid.matches(head.grid)
+    assert found.notices == ()
+    patch(path, sform_code=0)
+    assert code_of(path) == "file.bad_header"
 
 
 def test_a_missing_qfac_counts_without_an_sform_too(tmp_path):

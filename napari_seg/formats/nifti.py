@@ -337,16 +337,19 @@ def _grid(header: Nifti1Header, shape: tuple[int, int, int], path: Path) -> tupl
 def _mend_qform(header: Nifti1Header) -> None:
     """Correct in place what the standard allows to be read, and nibabel does not.
 
-    A pixdim[0] of 0 means 1; beside an sform it is left open, so the sform tells whether an axis is mirrored. A
-    quaternion that rounding made longer than 1 has no real part; beside an sform, which it is compared with, more of
-    that is accepted.
+    A pixdim[0] of 0 means 1. A quaternion that rounding made longer than 1 has no real part. Beside an sform, which the
+    qform is compared with, more is accepted: longer quaternions, voxel sizes below 0, and a pixdim[0] that is neither 1
+    nor -1, where the sform tells whether an axis is mirrored.
     """
-    if header["pixdim"][0] == 0:
-        is_mirrored = header["sform_code"] > 0 and np.linalg.det(header.get_sform()[:3, :3]) < 0
+    has_sform = header["sform_code"] > 0
+    if header["pixdim"][0] == 0 or (has_sform and abs(header["pixdim"][0]) != 1):
+        is_mirrored = has_sform and np.linalg.det(header.get_sform()[:3, :3]) < 0
         header["pixdim"][0] = -1 if is_mirrored else 1
+    if has_sform:
+        header["pixdim"][1:4] = np.abs(header["pixdim"][1:4])
     fields = ("quatern_b", "quatern_c", "quatern_d")
     length = float(np.linalg.norm([np.float64(header[field]) for field in fields]))
-    if 1 < length <= 1 + (_MAX_EXCESS_BESIDE_SFORM if header["sform_code"] > 0 else _MAX_EXCESS):
+    if 1 < length <= 1 + (_MAX_EXCESS_BESIDE_SFORM if has_sform else _MAX_EXCESS):
         for field in fields:
             header[field] = header[field] / (length * (1 + 1e-7))
 
