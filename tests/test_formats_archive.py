@@ -177,9 +177,11 @@ def test_an_archive_of_nothing_is_said_at_once(tmp_path: Path, monkeypatch: pyte
 def test_hidden_members_are_said(tmp_path: Path, head: Volume) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
         packed.write(phantoms.write_nifti(head, tmp_path / "t1.nii"), "in/t1.nii")
-        packed.writestr("in/.t2.nii", b"hidden")
-    found = {verdict.code: verdict.path for verdict in verdicts(tmp_path / "a.zip")}
-    assert found == {"": str(tmp_path / "a.zip" / "in" / "t1.nii"), "skip.hidden": str(tmp_path / "a.zip/in/.t2.nii")}
+        packed.writestr(".t2.nii", b"hidden")
+    told = list(verdicts(tmp_path / "a.zip"))
+    found = {verdict.code: verdict.path for verdict in told}
+    assert found == {"": str(tmp_path / "a.zip" / "in" / "t1.nii"), "skip.hidden": str(tmp_path / "a.zip/.t2.nii")}
+    assert "1 hidden entry in a.zip " in " ".join(verdict.message for verdict in told)
 
 
 @pytest.mark.parametrize("ending", [".zip", ".tar"])

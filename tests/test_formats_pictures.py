@@ -68,6 +68,7 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n")
     (verdict,) = verdicts(tmp_path)
     assert (verdict.verdict, verdict.code) == ("refuse", "file.not_picture")
+    assert str(tmp_path) not in verdict.message
 
 
 def test_a_picture_with_values_that_are_no_numbers_is_refused(tmp_path: Path) -> None:

@@ -61,8 +61,9 @@ def unpacked(archive: Path) -> Path:
         key = (archive.absolute(), status.st_size, status.st_mtime_ns)
         if key not in _unpacked:
             temporary = TemporaryFolder()
-            folder = temporary.path
+            folder = temporary.path / archive.name  # as messages call it
             try:
+                folder.mkdir()
                 links = _unpack(archive, folder)
             except BaseException:
                 temporary.cleanup()

@@ -98,4 +98,6 @@ def _pixels(path: Path, *, is_label: bool) -> NDArray:
     except Exception as error:  # Pillow lets errors of any kind through
         if isinstance(error, OSError) and error.errno:
             raise InputError("file.unreadable", f"{path.name} can't be read: {error.strerror}") from error
-        raise InputError("file.not_picture", f"{path.name} can't be read as a picture ({error})") from error
+        kind = type(error).__name__  # its words may hold the whole path, and that the names of people
+        text = f"{path.name} can't be read as a 2D image ({kind}): it is damaged, or not what its name says"
+        raise InputError("file.not_picture", text) from error

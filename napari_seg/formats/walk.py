@@ -53,9 +53,8 @@ def files_below(folder: Path, is_scan: Callable[[Path], bool]) -> tuple[list[Pat
             continue
         hidden = tuple(current / entry.name for entry in entries if entry.name.startswith("."))
         if hidden:
-            text = (
-                f"{len(hidden)} hidden {'entry' if len(hidden) == 1 else 'entries'} of {current.name}; rename to read"
-            )
+            entries_text = "1 hidden entry" if len(hidden) == 1 else f"{len(hidden)} hidden entries"
+            text = f"{entries_text} in {current.name} not read; rename what is a scan"
             left_out.append((hidden, "skip.hidden", text))
         for entry in entries:
             path = current / entry.name
