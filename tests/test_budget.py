@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -182,6 +182,16 @@ def test_what_lies_in_a_gpus_memory_is_not_charged_to_main_memory(
     monkeypatch.setattr(backends, "room_for_sums", lambda device: 10**9)
     large = planned(tmp_path, "cuda")
     assert small.staying_bytes - large.staying_bytes > 0.9 * (large.sums_bytes - 2 * 4 * 3 * 16**3)
+
+
+def test_logits_of_a_gpu_stay_in_its_memory() -> None:
+    settings = WindowSettings((96, 96, 96), (0.25, 0.25, 0.25), batch=4, shifts=4)
+    windows = replace(Windows.over((273, 273, 320), settings), empty=frozenset([(0, 0, 0)]))
+    cost = NetworkCost(105, 10**9, 0)
+    plan = make_plan(windows, 1, cost, 10**12, held=0, device_bytes=10**12)
+    image = 4 * 273 * 273 * 320
+    assert image < plan.peak_bytes < image + 100 * MIB  # the logits of one window are 354 MiB
+    assert make_plan(windows, 1, cost, 10**12, held=0, device_bytes=1).peak_bytes > image + 2**32
 
 
 def test_no_more_windows_are_planned_at_once_than_there_are(tmp_path: Path) -> None:

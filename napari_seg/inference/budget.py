@@ -216,12 +216,16 @@ def make_plan(
             kept = max(kept_bytes(joined, strip, cost.classes, size) for joined, strip in strips)
             sums = int(kept + 2 * block)
             weights = 4 * max(weights_voxels(joined, strip) for joined, strip in strips)
-            staying = int(fixed + (kept + weights if sums > device_bytes else 0))
             largest = max(prod(place_shape(joined, strip)) for joined, strip in strips)
-            passing = 4 * cost.classes * largest + decided_bytes(cost.classes, largest)
+            if sums <= device_bytes:  # logits never leave the GPU's memory, labels alone do
+                staying, in_network = image + 4 * voxels, 4 * batch * channels * voxels
+                passing = decided_bytes(1, largest)
+            else:
+                staying, in_network = int(fixed + kept + weights), network
+                passing = 4 * cost.classes * largest + decided_bytes(cost.classes, largest)
             # the network's memory holds the logits, which stay when it is given back
             passing += logits if rests else 0
-            peak = held + staying + _at_once(network, passing, rests)
+            peak = held + staying + _at_once(in_network, passing, rests)
             smallest = min(smallest or peak, peak)
             if peak <= budget_bytes:
                 starts = [start for joined, strip in strips for start in joined.starts_of(joined.places(strip))]
