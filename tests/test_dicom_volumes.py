@@ -313,12 +313,16 @@ def test_references_point_to_the_frames_of_the_chosen_volume(
     source = pydicom.dcmread(tmp_path / "mf").PerFrameFunctionalGroupsSequence
     of_frame = {n: int(frame.FrameContentSequence[0].TemporalPositionIndex) - 1 for n, frame in enumerate(source, 1)}
     written = pydicom.dcmread(path)
+    chosen_frames = sorted(number for number, t in of_frame.items() if t == chosen)
     if kind == "rtstruct":
+        study = written.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+        assert study.RTReferencedSeriesSequence[0].ContourImageSequence[0].ReferencedFrameNumber == chosen_frames
         referred = [
             contour.ContourImageSequence[0].ReferencedFrameNumber
             for contour in written.ROIContourSequence[0].ContourSequence
         ]
     else:
+        assert written.SourceImageSequence[0].ReferencedFrameNumber == chosen_frames
         images = [
             frame.DerivationImageSequence[0].SourceImageSequence[0]
             for frame in written.PerFrameFunctionalGroupsSequence

@@ -81,7 +81,7 @@ def write_rtstruct(
     text = f"{path.name} can't be made from the headers of its images ({{kind}}); save as NIfTI or NRRD"
     plainly = told_plainly(OutputError, "output.no_dicom", text, passing=(OSError,))
     with unproven(path, ".dcm") as hidden, quiet_pydicom(), plainly:
-        dataset = _structure_set(sources, algorithm)
+        dataset = _structure_set(sources, frames, algorithm)
         slices = _slices(sources, frames, segmentation.grid)
         for number, segment in enumerate(segmentation.segments, start=1):
             _add_structure(dataset, number, segment, segmentation, slices, algorithm, origin)
@@ -271,7 +271,7 @@ def _filled(contours: Sequence[_Contour], grid: Grid) -> Iterator[tuple[int, NDA
             yield k, *enclosed(corners, shape, pixel_mm)
 
 
-def _structure_set(sources: Sequence[Dataset], algorithm: tuple[str, str]) -> Dataset:
+def _structure_set(sources: Sequence[Dataset], frames: Sequence[Sequence[int]], algorithm: tuple[str, str]) -> Dataset:
     """All of a structure set but its structures."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
@@ -303,7 +303,7 @@ def _structure_set(sources: Sequence[Dataset], algorithm: tuple[str, str]) -> Da
     answer.StructureSetDate = answer.InstanceCreationDate = now.strftime("%Y%m%d")
     answer.StructureSetTime = answer.InstanceCreationTime = now.strftime("%H%M%S")
     answer.ApprovalStatus = "UNAPPROVED"
-    answer.ReferencedFrameOfReferenceSequence = [_frame_of_reference(sources)]
+    answer.ReferencedFrameOfReferenceSequence = [_frame_of_reference(sources, frames)]
     answer.StructureSetROISequence = []
     answer.ROIContourSequence = []
     answer.RTROIObservationsSequence = []
@@ -330,13 +330,16 @@ _OF_PATIENT_AND_STUDY = (
 )
 
 
-def _frame_of_reference(sources: Sequence[Dataset]) -> Dataset:
+def _frame_of_reference(sources: Sequence[Dataset], frames: Sequence[Sequence[int]]) -> Dataset:
     from pydicom.dataset import Dataset
     from pydicom.uid import UID
 
     series = Dataset()
     series.SeriesInstanceUID = sources[0].SeriesInstanceUID
-    series.ContourImageSequence = [_reference(source) for source in sources]
+    series.ContourImageSequence = [
+        _reference(source, [n + 1 for n in own] if len(own) < int(source.get("NumberOfFrames") or 1) else ())
+        for source, own in zip(sources, frames or [()] * len(sources), strict=True)
+    ]
     study = Dataset()
     study.ReferencedSOPClassUID = UID("1.2.840.10008.3.1.2.3.1")  # retired, and still what PS3.3 asks for
     study.ReferencedSOPInstanceUID = sources[0].StudyInstanceUID
@@ -347,14 +350,15 @@ def _frame_of_reference(sources: Sequence[Dataset]) -> Dataset:
     return frame
 
 
-def _reference(source: Dataset, frame: int | None = None) -> Dataset:
+def _reference(source: Dataset, frames: Sequence[int] = ()) -> Dataset:
+    """Return a reference to some frames of an image, counted from 1; to all if there are no numbers."""
     from pydicom.dataset import Dataset
 
     answer = Dataset()
     answer.ReferencedSOPClassUID = source.SOPClassUID
     answer.ReferencedSOPInstanceUID = source.SOPInstanceUID
-    if frame is not None:
-        answer.ReferencedFrameNumber = frame
+    if frames:
+        answer.ReferencedFrameNumber = frames[0] if len(frames) == 1 else list(frames)
     return answer
 
 
@@ -368,7 +372,7 @@ def _slices(sources: Sequence[Dataset], frames: Sequence[Sequence[int]], grid: G
     for frame in frames_among(headers, frames):
         source = by_path[frame.path]
         k = int(np.rint(grid.to_index(frame.position * _LPS)[2]))
-        found[k] = _reference(source, frame.index + 1 if int(source.get("NumberOfFrames") or 1) > 1 else None)
+        found[k] = _reference(source, [frame.index + 1] if int(source.get("NumberOfFrames") or 1) > 1 else ())
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -265,9 +266,17 @@ def _unpacked(dataset: Dataset, frames: Sequence[int]) -> Iterator[NDArray[np.ui
 
 
 def _keep_frames(source: Dataset, frames: Sequence[int]) -> tuple[int, ...]:
-    """Leave only some frames, counted from 0, in the header of an enhanced image; returns them, or none of another."""
-    described = source.get("PerFrameFunctionalGroupsSequence")
-    if not described:
+    """Leave only some frames in the header of an enhanced image.
+
+    Args:
+        source: header of the image.
+        frames: which, counted from 0, ascending.
+
+    Returns:
+        The frames; empty if all were kept, or the image describes none.
+    """
+    described = source.get("PerFrameFunctionalGroupsSequence") or ()
+    if len(described) <= len(frames):
         return ()
     source.PerFrameFunctionalGroupsSequence = [described[n] for n in frames]
     source.NumberOfFrames = len(frames)
@@ -282,6 +291,10 @@ def _refer_to_frames(dataset: Dataset, frames: Sequence[int]) -> None:
                 if (number := image.get("ReferencedFrameNumber")) is not None:
                     numbers = [frames[int(n) - 1] + 1 for n in np.atleast_1d(number)]
                     image.ReferencedFrameNumber = numbers if len(numbers) > 1 else numbers[0]
+    images = deepcopy(list(dataset.get("SourceImageSequence") or ()))  # highdicom shares them with another sequence
+    for image in images:
+        image.ReferencedFrameNumber = [n + 1 for n in frames]
+    dataset.SourceImageSequence = images
 
 
 def _tilted(images: Sequence[Path], frames: Sequence[Sequence[int]], grid: Grid) -> Stack | None:
