@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -308,6 +309,26 @@ def test_a_hand_over_is_a_notice_of_the_result(head: Volume, tmp_path: Path, mon
     monkeypatch.setattr(backends, "TorchBackend", Starved)
     bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(10, 12, 8)), trust=True)
     assert [n.code for n in segment(head, bundle, device="cpu", backend="torch").notices] == ["environment.gpu_memory"]
+
+
+def test_a_hand_over_in_the_coarse_pass_is_a_notice_too(
+    head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[TorchBackend] = []
+
+    class StarvedFirst(TorchBackend):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            if not made:
+                self._notice("for one window; the processor went on in its place")
+            made.append(self)
+
+    monkeypatch.setattr(backends, "TorchBackend", StarvedFirst)
+    root = write_threshold_bundle(tmp_path / "fine", own={"coarse": {"bundle": "coarse", "margin_mm": 10}})
+    write_threshold_bundle(root / "coarse")
+    result = segment(head, read_bundle(root, trust=True), device="cpu", backend="torch")
+    assert len(made) > 1
+    assert [notice.code for notice in result.notices] == ["environment.gpu_memory"]
 
 
 @pytest.mark.parametrize("refuge", [None, CPU])

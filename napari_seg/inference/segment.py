@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 from napari_seg.bundle import TTA, Bundle, check_runnable, read_bundle, read_coarse
-from napari_seg.errors import BundleError, EnvironmentFault
+from napari_seg.errors import BundleError, EnvironmentFault, Notice
 from napari_seg.geometry import Grid
 from napari_seg.localise import Progress, is_crop, localise
 from napari_seg.volume import Certainty, Segment, Segmentation, Volume, modality_code, smallest_label_type
@@ -126,7 +126,7 @@ def segment(
         options = Options(
             device=device, backend=backend, precision=precision, memory_bytes=memory_bytes, windows=windows
         )
-        means = replace(means, body_in=_body(volume, bundle, options, report))
+        means = replace(means, body_in=_body(volume, bundle, options, report, means.notices))
     confidence: dict[int, float] = {}
     finished = 0
     for number, region in enumerate(regions):
@@ -159,8 +159,18 @@ def segment(
     return replace(result, notices=notices)
 
 
-def _body(volume: Volume, bundle: Bundle, options: Options, report: Progress) -> Callable[[Grid], Body | None]:
-    """Says of an image on a grid what is worth a look: around what a coarse pass found, else the body."""
+def _body(
+    volume: Volume, bundle: Bundle, options: Options, report: Progress, notices: list[Notice]
+) -> Callable[[Grid], Body | None]:
+    """Return what says of an image on a grid what is worth a look: around what a coarse pass found, else the body.
+
+    Args:
+        volume: the scan.
+        bundle: which bundle.
+        options: of the coarse pass.
+        report: takes the progress of it.
+        notices: takes what a person should hear of how it was run.
+    """
     from napari_seg.inference.body import around, find_body
 
     modality = modality_code(volume.modality) or modality_code(bundle.modality)
@@ -171,6 +181,7 @@ def _body(volume: Volume, bundle: Bundle, options: Options, report: Progress) ->
                 report("locating", done, total)
 
         found, margin_mm = segment(volume, read_coarse(bundle), progress=locating, **options), bundle.coarse.margin_mm
+        notices.extend(notice for notice in found.notices if notice.code.startswith("environment."))
         if found.array.any():
             return lambda grid: around(found.array, found.grid, grid, margin_mm)
     return lambda grid: find_body(volume, grid, modality)
