@@ -124,6 +124,18 @@ def test_a_seg_opened_before_its_scan_goes_onto_its_grid(study: Path) -> None:
     assert table_of(labels).is_unsaved
 
 
+def test_a_scan_does_not_cover_labels_that_were_opened_before_it(study: Path) -> None:
+    model, found = looked(study)
+    open_labels(model, found["plain.nii.gz"], study / "plain.nii.gz")
+    open_scan(model, found["series"])
+    scan, labels = model.session.viewer.layers
+    assert volume_of(scan) is not None  # type: ignore[arg-type]
+    assert isinstance(labels, Labels)
+    open_scan(model, found["series"])  # such as another sequence with the same voxels
+    assert model.session.viewer.layers[-1] is labels
+    assert model.session.viewer.layers[0] is scan
+
+
 def test_contours_bring_their_scan(study: Path) -> None:
     model, found = looked(study)
     open_labels(model, found["contours.dcm"])

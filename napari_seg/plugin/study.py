@@ -15,9 +15,11 @@ from psygnal import Signal
 from napari_seg.cohort.discover import SUFFIX
 from napari_seg.errors import ChoiceNeeded, InputError
 from napari_seg.formats import Reading, find
+from napari_seg.plugin.foreign import ADOPTED
 from napari_seg.plugin.label_files import (
     are_labels,
     can_move,
+    has_grid_of,
     holds_labels,
     kind_of,
     label_layers,
@@ -27,6 +29,7 @@ from napari_seg.plugin.label_files import (
     waits_for,
 )
 from napari_seg.plugin.layers import VOLUME_MARK, frame_of, holds, image_layers, in_frame, layer_of, volume_of
+from napari_seg.plugin.placement import METADATA_KEY
 from napari_seg.plugin.session import Message, Session, message_of
 from napari_seg.plugin.structures import Snapshot, table_of
 from napari_seg.plugin.words import in_window_words, words_of
@@ -254,7 +257,7 @@ class StudyModel:
         return [volume for layer in dict.fromkeys(layers) if (volume := volume_of(layer)) is not None]
 
     def _on_inserted(self, scan: Layer) -> None:
-        """Put labels that were opened before their scan on its grid, if they keep every voxel there."""
+        """Put a scan below labels that were opened before it; those that belong to it go on its grid where they fit."""
         viewer = self.session.viewer
         if not isinstance(scan, Image) or volume_of(scan) is None:
             return
@@ -265,10 +268,13 @@ class StudyModel:
                 table_of(labels).count_saved(table_of(labels).edits)  # they go on in the moved layer
                 viewer.layers.remove(labels)
                 viewer.layers.insert(place, moved)
-                viewer.layers.move(viewer.layers.index(scan), place)  # below its labels
             else:
                 text = f"{labels.name} belongs to {scan.name} but lies on other voxels: see Resample in Structures."
                 self.session.say(Message("warning", text))
+        covered = (layer for layer in self.session.segmentations if waits_for(layer, scan) or has_grid_of(layer, scan))
+        lowest = min(map(viewer.layers.index, covered), default=len(viewer.layers))
+        if lowest < viewer.layers.index(scan) and ADOPTED not in scan.metadata[METADATA_KEY]:
+            viewer.layers.move(viewer.layers.index(scan), lowest)
 
     def frame(self) -> NDArray | None:
         """The frame that the next scan is shown in."""
