@@ -86,6 +86,7 @@ def add_private(tag: int, vr: str, values: Sequence[Any]) -> Callable[[int, int,
         (assign("ComplexImageComponent", ["MAGNITUDE", "MIXED", "PHASE"]), "MAGNITUDE, MIXED, PHASE"),
         (add_private(0x00431039, "IS", [[0, 8, 0], [50, 8, 0], [1000, 8, 0]]), "b-value (GE), 3 different ones"),
         (assign("ConvolutionKernel", ["B30f", "B45f", "B70f"]), "ConvolutionKernel B30f, B45f, B70f"),
+        (assign("SeriesTime", ["100000", "100100", "100200"]), "SeriesTime 100000, 100100, 100200"),
         (add_private(0x0019100C, "IS", [0, 50, 1000]), "b-value 0, 50, 1000 s/mm2"),
         (add_private(0x0019100C, "UN", [b"0 ", b"50", b"1000"]), "b-value 0, 50, 1000 s/mm2"),
     ],
@@ -196,6 +197,16 @@ def test_instance_numbers_that_run_regularly_tell_volumes_apart(tmp_path: Path, 
         assert np.array_equal(scan.read(volume=t).array, scaled(small, t).array)
 
 
+def test_an_attribute_that_contradicts_regular_numbers_is_refused(tmp_path: Path, small: Volume) -> None:
+    """At every position but one it tells the volumes apart, otherwise than the numbers."""
+
+    def mark(t: int, k: int, dataset: Dataset) -> None:
+        dataset.TemporalPositionIdentifier = 1 if k == 2 else (t + k) % 3 + 1
+
+    scan = write_dynamic(small, tmp_path, 3, mark, range(3 * SLICES))
+    assert "no attribute tells apart" in refused(scan)
+
+
 # enhanced objects
 
 
@@ -236,6 +247,12 @@ def energy(t: int) -> Mapping[str, Any]:
     return {"CTXRayDetailsSequence": [item]}
 
 
+def unexplained(t: int) -> Mapping[str, Any]:
+    content = Dataset()
+    content.DimensionIndexValues = [1, t + 1]  # no DimensionIndexSequence says of what
+    return {"FrameContentSequence": [content]}
+
+
 def dimensions(t: int) -> Mapping[str, Any]:
     content = Dataset()
     content.DimensionIndexValues = [1, 0, t + 1]  # the second is set for each slice
@@ -273,6 +290,7 @@ def write_enhanced_volumes(volume: Volume, path: Path, groups: Callable[[int], M
         (component, "ComplexImageComponent MAGNITUDE, PHASE"),
         (energy, "KVP 80, 140 kV"),
         (cardiac, "NominalCardiacTriggerDelayTime 0, 40 ms"),
+        (unexplained, "dimension index 02 1, 2"),
         (dimensions, "dimension index 03 1, 2"),
     ],
 )

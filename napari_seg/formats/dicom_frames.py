@@ -177,7 +177,7 @@ def _enhanced_frames(header: Header, count: int) -> list[Frame]:
             if item and (value := value_of(item.get(mark.name))):
                 marks[mark.name] = value
         indices = value_of(lookup("FrameContentSequence", "DimensionIndexValues"))
-        if len(indices) == len(dimensions):
+        if len(indices) == len(dimensions) or not dimensions:
             marks |= {f"{DIMENSION}{n:02d}": (value,) for n, value in enumerate(indices, start=1)}
         frames.append(_frame(header, index, lookup, marks))
     return frames

@@ -81,6 +81,7 @@ MARKS = (
     Mark("TriggerTime", "ms"),
     Mark("KVP", "kV", ("CTXRayDetailsSequence",)),
     Mark("ConvolutionKernel", groups=("CTReconstructionSequence",)),
+    Mark("StackID", groups=_FRAME),
     Mark("SequenceName", is_weak=True, has_order=False),  # of Siemens, with the number of the direction
     Mark("FrameAcquisitionNumber", groups=_FRAME, is_weak=True),
     Mark("AcquisitionNumber", is_weak=True),
@@ -89,6 +90,7 @@ MARKS = (
     Mark("AcquisitionDateTime", is_weak=True),
     Mark("AcquisitionDate", is_weak=True),
     Mark("AcquisitionTime", is_weak=True),
+    Mark("SeriesTime", is_weak=True),
     Mark("ContentDate", is_weak=True),
     Mark("ContentTime", is_weak=True),
 )
@@ -220,12 +222,11 @@ def _check_numbers(
                 steps = {of_place[u][1] - of_place[t][1] for of_place in ordered}
             regular &= len(steps) == 1 and steps != {0}
     for mark in _names(marks):
-        if all(len({one.get(mark) for one in several}) == count for several in marks):
-            ranks = [
-                sorted(range(count), key=[several[n].get(mark, ()) for n in order].__getitem__)
-                for several, order in zip(marks, orders, strict=True)
-            ]
-            regular &= all(rank == ranks[0] for rank in ranks)
+        values = [[several[n].get(mark, ()) for n in order] for several, order in zip(marks, orders, strict=True)]
+        ranks = [sorted(range(count), key=own.__getitem__) for own in values if len(set(own)) == count]
+        regular &= all(rank == ranks[0] for rank in ranks)
+        equal = {tuple(map(own.index, own)) for own in values}  # which volumes it does not tell apart at a position
+        regular &= len(equal) == 1 or (mark in _MARKS and _MARKS[mark].is_weak)
     if not regular:
         raise InputError(
             "series.4d",
