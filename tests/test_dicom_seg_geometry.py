@@ -101,6 +101,17 @@ def test_slices_lie_as_far_apart_as_their_positions(
     assert on_scan.notices == ()
 
 
+def test_thick_slices_that_may_lie_apart_are_reported(series: Volume, tmp_path: Path) -> None:
+    """Every other slice, or a gap as wide as a slice: without SpacingBetweenSlices nothing tells which."""
+    meant = box(series, [3, 5, 7])
+    found = read_dicom_seg(edited(meant, series, tmp_path / "x.dcm", lengths(SpacingBetweenSlices=None)))
+    assert found.grid.spacing_mm[2] == pytest.approx(5)
+    assert [one.code for one in found.notices] == ["geometry.frames_apart"]
+    on_scan = read_label_map(tmp_path / "x.dcm", series.grid, images=series.files)
+    assert np.array_equal(on_scan.array, meant.array)
+    assert on_scan.notices == ()
+
+
 def test_the_scan_says_what_the_file_does_not(series: Volume, tmp_path: Path) -> None:
     nothing = lengths(SliceThickness=None, SpacingBetweenSlices=None)
     for slices in ([4], [3, 5, 7]):

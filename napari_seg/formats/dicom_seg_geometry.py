@@ -183,8 +183,14 @@ def _spacing(
         spacing = next((one for one in guesses if one), None)
     if spacing is None:
         raise _uneven(name)
-    found_text = f"its frames lie {smallest:g} mm apart and fit slices of {spacing:g} mm"
-    return spacing, () if stated is None else (_contradiction(name, stated, found_text),)
+    if stated is not None:
+        text = f"its frames lie {smallest:g} mm apart and fit slices of {spacing:g} mm"
+        return spacing, (_contradiction(name, stated, text),)
+    if thickness is not None and spacing > 1.5 * thickness and _fitting(places, smallest / thickness):
+        text = f"slices of {name} are {thickness:g} mm thick and lie {spacing:g} mm apart or more"
+        text = f"{text}; slices of {spacing:g} mm were assumed; name the scan if slices between them are empty"
+        return spacing, (Notice("geometry.frames_apart", text),)
+    return spacing, ()
 
 
 def _fitting(places: NDArray[np.float64], slices: float, tolerance: float = MISPLACED_SLICES) -> float | None:
