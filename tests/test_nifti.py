@@ -160,6 +160,25 @@ def test_voxel_sizes_below_0_beside_a_good_sform_are_read(tmp_path, head):
     assert code_of(path) == "file.bad_header"
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"quatern_b": 1.5},
+        {"qoffset_x": np.nan},
+        {"quatern_b": np.nan},
+        {"pixdim": [1, 0, 0, 0, 1, 1, 1, 1]},
+    ],
+)
+def test_a_qform_that_is_no_orientation_does_not_count_beside_an_sform(tmp_path, head, fault):
+    path = phantoms.write_nifti(head, tmp_path / "a.nii")
+    patch(path, **fault)
+    volume = read_nifti(path)
+    assert np.allclose(volume.grid.affine, head.grid.affine, atol=1e-4)
+    assert volume.notices[0].code == "geometry.qform_unusable"
+    patch(path, sform_code=0)
+    assert code_of(path) in ("file.bad_header", "geometry.affine")
+
+
 def test_a_missing_qfac_counts_without_an_sform_too(tmp_path):
     pixdim = [0, 1, 2, 3, 1, 1, 1, 1]
     path = save(np.ones((2, 3, 4), np.int16), tmp_path / "a.nii", sform_code=0, qform_code=1, pixdim=pixdim)
@@ -291,7 +310,7 @@ def test_a_gzip_bomb_takes_no_memory(tmp_path):
         {"datatype": 999},
         {"xyzt_units": 5},
         {"scl_slope": 2, "scl_inter": np.nan},
-        {"qform_code": 1, "quatern_b": 3.0},
+        {"qform_code": 1, "quatern_b": 3.0, "sform_code": 0},
     ],
 )
 def test_headers_that_make_no_sense_are_refused(tmp_path, fields):

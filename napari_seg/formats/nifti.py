@@ -307,11 +307,14 @@ def _grid(header: Nifti1Header, shape: tuple[int, int, int], path: Path) -> tupl
     with np.errstate(all="ignore"):
         try:
             sform, _ = header.get_sform(coded=True)
-            qform, _ = header.get_qform(coded=True)
+            qform = _qform(header)
             fallback = header.get_base_affine() if sform is None and qform is None else None
         except (HeaderDataError, ValueError) as error:
             raise InputError("file.bad_header", f"{path.name} has an unusable orientation: {error}") from error
     notices = []
+    if sform is not None and qform is None and header["qform_code"] > 0:
+        text = f"{path.name} has a qform that is no orientation; its sform is used"
+        notices.append(Notice("geometry.qform_unusable", text))
     if sform is None and qform is None:
         text = f"{path.name} does not say how it lies (sform and qform are 0); left and right are guesses"
         notices.append(Notice("geometry.no_orientation", text))
@@ -332,6 +335,21 @@ def _grid(header: Nifti1Header, shape: tuple[int, int, int], path: Path) -> tupl
     if sform is not None:
         notices += _pixdim_notices(header, grid, _MM_OF_UNIT[unit], path)
     return grid, tuple(notices)
+
+
+def _qform(header: Nifti1Header) -> NDArray[np.float64] | None:
+    """Return the qform; None if it is not coded, or unusable beside an sform."""
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        qform, _ = header.get_qform(coded=True)
+    except (HeaderDataError, ValueError):
+        if header["sform_code"] > 0:
+            return None
+        raise
+    if qform is None or header["sform_code"] <= 0:
+        return qform
+    return qform if np.isfinite(qform).all() and np.linalg.det(qform) else None
 
 
 def _mend_qform(header: Nifti1Header) -> None:
