@@ -17,7 +17,7 @@ import pytest
 import SimpleITK
 
 from napari_seg.errors import EnvironmentFault, InputError
-from napari_seg.formats import Scan, find_scans, read
+from napari_seg.formats import Scan, find, find_scans, read
 from napari_seg.formats.itk import read_image, read_itk, to_itk
 from napari_seg.formats.label_maps import read_label_map, write_label_map
 from napari_seg.volume import Segment, Segmentation, Volume
@@ -258,6 +258,18 @@ def test_layers_are_read_along_any_axis(tmp_path: Path, axis: int) -> None:
     )
     (tmp_path / "a.nrrd").write_bytes(header.encode() + stored(layers))
     assert np.array_equal(read_image(tmp_path / "a.nrrd").array, np.stack([NUMBERS, NUMBERS + 1]))
+
+
+@pytest.mark.parametrize("ending", [".mhd", ".nhdr"])
+def test_pixels_that_are_called_img_are_no_scan_of_their_own(tmp_path: Path, ending: str) -> None:
+    (tmp_path / "pixels.img").write_bytes(np.arange(24, dtype="<i2").tobytes())
+    header = META.format(**PLAIN | {"file": "pixels.img"})
+    if ending == ".nhdr":
+        header = HEADER.format(**USUAL | {"more": "data file: pixels.img"})
+    (tmp_path / f"a{ending}").write_text(header)
+    found = find(tmp_path)
+    assert [scan.name for scan in found.scans] == ["a"]
+    assert [(one.files[0].name, one.code) for one in found.skipped] == [("pixels.img", "skip.not_an_image")]
 
 
 @pytest.mark.parametrize("zipped", [False, True])

@@ -195,7 +195,17 @@ def find(path: str | os.PathLike[str], passing_over: Callable[[Path], bool] = la
             pictures.append(Scan(file.name[: -len(ending)], "picture", (file,)))
         else:
             others.append(file)
+    pixels: dict[Path, Path] = {}
+    if pairs:  # a MetaImage may call its pixels .img too
+        from napari_seg.formats.itk import pixel_files
+
+        headers = [scan.files[0] for scan in scans if scan.format == "itk"]
+        pixels = {file: header for header in headers for file in pixel_files(header)}
     for stem, parts in pairs.items():
+        if len(parts) == 1 and (header := pixels.get(parts[0].resolve())):
+            text = f"{parts[0].name} holds the pixels of {header.name}"
+            skipped.append(Skipped((parts[0],), "skip.not_an_image", text))
+            continue
         header_first = sorted(parts, key=lambda part: "img" in pair_ending(part).lower())
         scans.append(Scan(stem.name, "nifti", tuple(header_first)))
     if others:

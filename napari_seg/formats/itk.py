@@ -90,6 +90,14 @@ def read_itk(files: Sequence[Path]) -> Volume:
     return Volume(image.array, image.grid, name, files=(path,), notices=image.notices)
 
 
+def pixel_files(path: Path) -> tuple[Path, ...]:
+    """Return the files that the header of an NRRD or MetaImage file names as its pixels; none of a damaged one."""
+    try:
+        return tuple(_pixel_file(path, named) for named in _read_header(path).parts)
+    except (InputError, OSError):  # reading the file says what is wrong
+        return ()
+
+
 def read_image(path: Path) -> ItkImage:
     """Read any NRRD or MetaImage of three dimensions.
 
