@@ -68,6 +68,7 @@ USUAL = {"type": "short", "sizes": "4 3 2", "dirs": "(1,0,0) (0,1,0) (0,0,1)", "
         ({"more": "data file: /etc/passwd\n"}, b"", "file.outside"),
         ({"more": "data file: gone.raw\n"}, b"", "file.bad_header"),
         ({"dirs": "(1,0,0) (0.5,1,0) (0,0,1)"}, b"\0" * 48, "geometry.shear"),
+        ({"more": 'space units: "cm" "cm" "cm"\n'}, b"\0" * 48, "geometry.units"),
         ({"type": "float"}, np.full(24, np.nan, "<f4").tobytes(), "data.nonfinite"),
         ({"sizes": "12 2 1"}, b"\0" * 48, "data.2d"),
         ({"type": "nonsense"}, b"\0" * 48, "file.bad_header"),
@@ -238,7 +239,7 @@ def test_bytes_before_the_pixels_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_words_that_are_no_utf8_cost_nothing(tmp_path: Path) -> None:
-    words = "clé:=père\n# Müller\n".encode("latin-1")
+    words = 'clé:=père\n# Müller\nspace units: "mm" "mm" ""\n'.encode("latin-1")
     (tmp_path / "a.nrrd").write_bytes(HEADER.format(**USUAL).encode()[:-1] + words + b"\n" + stored())
     words = "Comment = Müller\nClé = père\n".encode("latin-1")
     (tmp_path / "b.mha").write_bytes(META.format(**PLAIN).encode().replace(b"NDims", words + b"NDims", 1) + stored())

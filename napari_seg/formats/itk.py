@@ -47,6 +47,9 @@ _ENCODINGS = {"gz": "gzip", "bz2": "bzip2", "txt": "text", "ascii": "text"}
 _PIXEL_FIELDS = {"datafile", "encoding", "byteskip", "lineskip", "elementdatafile", "compresseddata", "headersize"}
 """Lines of headers that tell where the pixels are and how they are packed, and nothing of geometry."""
 
+_MILLIMETRES = {"", "mm", "millimeter", "millimeters", "millimetre", "millimetres"}
+"""NRRD's space units: what ITK takes all lengths for."""
+
 _DOMAIN_KINDS = {"domain", "space", "time", "none", "???"}
 """Kinds of NRRD's axes along which a voxel lies; the others count the numbers of a voxel."""
 
@@ -106,6 +109,10 @@ def read_image(path: Path) -> ItkImage:
         EnvironmentFault: `environment.memory`, it does not fit.
     """
     header = _read_header(path)
+    units = re.findall(r'"([^"]*)"', header.fields.get("spaceunits", ""))
+    if others := [unit for unit in units if unit.strip().lower() not in _MILLIMETRES]:
+        text = f"{path.name} gives its lengths in {others[0]}; expected mm; export it in mm"
+        raise InputError("geometry.units", text)
     layout = _layout(header, path)
     array, rest = _read_pixels(header, layout, path)
     notices = rest_notices(rest, path)
