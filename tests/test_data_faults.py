@@ -378,6 +378,17 @@ def test_the_digest_of_a_case_is_of_its_voxels(folder: Path, tmp_path: Path) -> 
     assert {name for name in before if before[name] != after[name]} == {"c1"}
 
 
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_an_uncompressed_tiff_is_turned_without_mixing_its_rows(tmp_path: Path, orientation: int) -> None:
+    values = np.arange(63, dtype=np.uint8).reshape(9, 7)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    for ending in ("png", "tif"):
+        Image.fromarray(values).save(tmp_path / f"x.{ending}", exif=exif)
+    with Image.open(tmp_path / "x.png") as png, Image.open(tmp_path / "x.tif") as tiff:
+        assert np.array_equal(label_picture(tiff), label_picture(png))
+
+
 def test_pictures_are_turned_as_their_exif_says(tmp_path: Path) -> None:
     values = np.zeros((9, 7), np.uint8)
     values[1:3, 2:6] = 200

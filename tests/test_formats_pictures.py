@@ -135,3 +135,5 @@ def test_a_picture_and_its_mask_are_turned_as_exif_says(tmp_path: Path, orientat
     for scan in find_scans(tmp_path):
         assert np.array_equal(scan.read().array[0, :, :, 0].T, upright)
     assert np.array_equal(read_label_picture(tmp_path / "a.png").array[0, :, :, 0].T, upright)
+    Image.fromarray(GREY).save(tmp_path / "c.tif", exif=exif)
+    assert np.array_equal(read_label_picture(tmp_path / "c.tif").array[0, :, :, 0].T, upright)

@@ -81,7 +81,8 @@ def _lying(array: NDArray, path: Path) -> Volume:
 def _pixels(path: Path, *, is_label: bool) -> NDArray:
     """(J, I) or (J, I, 3), turned as its EXIF orientation says; of label maps the values as they are stored."""
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        # of a path, PIL would map an uncompressed TIFF into memory, in rows of its turned size
+        with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
             if (pages := getattr(image, "n_frames", 1)) > 1:
                 raise InputError("file.pages", f"{path.name} holds {pages} pages; expected one picture")
             # the picture, turned, as an array, and handed from one process to the other

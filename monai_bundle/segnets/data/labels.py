@@ -180,6 +180,7 @@ def picture(image: Image.Image, channels: int | None = None) -> Image.Image:
 
 def _upright(image: Image.Image) -> Image.Image:
     """Return a picture as its EXIF orientation says it is to be seen."""
+    image.filename = ""  # PIL would map an uncompressed TIFF into memory, in rows of its turned size
     image.load()  # PIL turns a TIFF as soon as it is loaded
     is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
     return ImageOps.exif_transpose(image) if is_turned else image
