@@ -17,6 +17,7 @@ from qtpy.QtWidgets import QApplication
 
 from napari_seg.plugin import commands
 from napari_seg.plugin.autosave import FOLDER_VARIABLE
+from napari_seg.plugin.batch import Row
 from napari_seg.plugin.controls import box
 from napari_seg.volume import Volume
 
@@ -81,6 +82,37 @@ def test_verdicts_are_read_in_full_below_the_list(viewer: Any, qtbot: Any, head:
     entry = broken.data(0, Qt.ItemDataRole.UserRole)
     assert entry.verdict.message in tab._details.text()
     assert not tab._open_button.isEnabled()
+
+
+def test_what_failed_in_a_batch_is_read_in_full_below_the_table(viewer: Any) -> None:
+    panel = commands.panel()
+    tab, reason = panel.batch_tab, "its compressed stream has no end; copy or export it again (file.truncated)"
+    panel.show_tab(tab)
+    tab.model.rows = [Row("first", "waiting"), Row("second", "running")]
+    tab.model.changed.emit()
+    tab._table.selectRow(1)
+    tab.model.rows[1] = Row("second", "failed", reason)
+    tab.model.changed.emit()
+    assert reason in tab._details.text()
+    assert "first" not in tab._details.text()
+
+
+def test_planes_show_all_of_the_picture_when_they_get_another_size(
+    viewer: Any, qtbot: Any, head: Volume, tmp_path: Path
+) -> None:
+    viewer.window._qt_window.resize(1280, 720)
+    viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
+    planes = commands.linked_planes()
+    qtbot.waitUntil(lambda: len(planes.views) == 2, timeout=20_000)
+    for ndisplay in (3, 2):
+        viewer.dims.ndisplay = ndisplay
+        qtbot.waitUntil(lambda: len(planes.views) == 3, timeout=20_000)
+        qtbot.wait(600)
+        for view in planes.views.values():
+            if not view.isHidden():
+                zoom = view.viewer.camera.zoom
+                view.viewer.reset_view()
+                assert zoom == pytest.approx(view.viewer.camera.zoom, rel=0.02)
 
 
 def test_windows_are_offered_for_every_scan(viewer: Any, head: Volume, tmp_path: Path) -> None:

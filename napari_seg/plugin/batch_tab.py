@@ -10,6 +10,7 @@ from qtpy.QtWidgets import (
     QFormLayout,
     QLabel,
     QProgressBar,
+    QSplitter,
     QTableWidgetItem,
     QVBoxLayout,
     QWidget,
@@ -19,7 +20,7 @@ from superqt import QElidingLabel
 from napari_seg.cohort.results import Format
 from napari_seg.errors import NapariSegError
 from napari_seg.plugin.batch import BatchModel, Row
-from napari_seg.plugin.controls import ask_folder, button, in_background, number_item, row, table
+from napari_seg.plugin.controls import ask_folder, button, in_background, number_item, row, scrolled, table
 from napari_seg.plugin.segmenting import SegmentModel
 from napari_seg.plugin.session import Message, message_of
 from napari_seg.plugin.study import StudyModel
@@ -55,6 +56,10 @@ class BatchTab(QWidget):
         self._table = table("", "Scan", "s", "Result", stretched=3)
         self._table.cellActivated.connect(lambda number, _: self.open_row(number))
         self._table.cellDoubleClicked.connect(lambda number, _: self.open_row(number))
+        self._table.itemSelectionChanged.connect(self._show_details)
+        self._details = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
+        self._details.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self._details.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._is_opening = False
         self._save_button = button(
             "Save table…", "One table (CSV) of all scans: the volume of each structure, and what failed.", self._on_save
@@ -73,7 +78,12 @@ class BatchTab(QWidget):
         layout.addLayout(row(self._run_button, self._stop_button))
         layout.addWidget(self._progress_label)
         layout.addWidget(self._progress_bar)
-        layout.addWidget(self._table, 1)
+        splitter = QSplitter(Qt.Orientation.Vertical)
+        splitter.addWidget(self._table)
+        splitter.addWidget(scrolled(self._details))
+        splitter.setStretchFactor(0, 1)
+        splitter.setSizes([400, 80])
+        layout.addWidget(splitter, 1)
         layout.addWidget(self._save_button)
         self._filled: dict[int, Row] = {}
         self._timer = QTimer(self)
@@ -98,9 +108,16 @@ class BatchTab(QWidget):
         if row.scan is None or self._is_opening:
             return
         self._is_opening = True
+        self.model.session.say(Message("info", f"Opening {row.name} …"))
         study = self.study
         told: dict[str, Any] = {"returned": study.show, "errored": self._tell, "finished": self._on_opened}
         in_background(self, self.model.read, row, study.scans(), study.frame(), **told)
+
+    def _show_details(self) -> None:
+        """Say of the selected row what its columns have no room for."""
+        chosen = {item.row() for item in self._table.selectedItems()}
+        known = [self.model.rows[number] for number in chosen if number < len(self.model.rows)]
+        self._details.setText("\n".join(f"{one.name}\n{one.text or one.state}" for one in known))
 
     def _on_opened(self) -> None:
         self._is_opening = False
@@ -151,6 +168,7 @@ class BatchTab(QWidget):
             if self._filled.get(number) != known:  # a cohort has thousands
                 self._fill(number, known)
                 self._filled[number] = known
+        self._show_details()
         self._show_progress()
 
     def _refresh_buttons(self) -> None:

@@ -98,8 +98,11 @@ class LinkedPlanes(QWidget):
 
     def _arrange(self, event: object = None) -> None:
         main = self.planes.main_plane
+        before = [view.isHidden() for view in self.views.values()]
         for plane, view in self.views.items():
             view.setVisible(plane != main)
+        if before != [view.isHidden() for view in self.views.values()]:
+            self._fit_soon()
         if self._is_open and any(plane != main and plane not in self.views for plane in PLANES):
             QTimer.singleShot(_TURN_MS, self._open_next)
         self._draw_soon()
@@ -113,8 +116,18 @@ class LinkedPlanes(QWidget):
         plane = missing[0]
         view = self.views[plane] = _Plane(plane, self.planes, self._viewer)
         self._splitter.insertWidget([one for one in PLANES if one in self.views].index(plane), view)
-        QTimer.singleShot(200, view.fit)  # once it has its size
+        self._fit_soon()
         self._arrange()
+
+    def _fit_soon(self) -> None:
+        """Show all of each picture, once the planes have their sizes."""
+        QTimer.singleShot(200, self._fit)
+
+    def _fit(self) -> None:
+        if self._is_open:
+            for view in self.views.values():
+                if not view.isHidden():
+                    view.viewer.reset_view()
 
     def _later(self, act: Callable[[], None]) -> None:
         """Calls one function after the other, with the window's turn in between."""
@@ -162,10 +175,6 @@ class _Plane(QWidget):
         layout.setSpacing(1)
         layout.addLayout(head)
         layout.addWidget(self.qt_viewer, 1)
-
-    def fit(self) -> None:
-        """Shows all of the picture."""
-        self.viewer.reset_view()
 
     def close_view(self) -> None:
         """Closes the canvas."""
