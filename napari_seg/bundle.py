@@ -26,6 +26,7 @@ import os
 import shlex
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -265,6 +266,8 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
     names = {int(number): one_line(name, MAX_NAME) for number, name in (pred.get("channel_def") or {}).items()}
     if names and not 0 <= min(names) <= max(names) < MAX_CHANNELS:
         raise ValueError(f"channel_def names channel {max(names)}; expected 0 to {MAX_CHANNELS - 1}")
+    counts = Counter(names.values())  # volumes are shown by name
+    names = {number: f"{name} ({number})" if counts[name] > 1 else name for number, name in names.items()}
     thresholds = tuple(float(value) for value in own.get("thresholds", ()))
     if thresholds and len(thresholds) != channels:
         raise ValueError(f"expected a threshold for each of {channels} channels, not {len(thresholds)}")

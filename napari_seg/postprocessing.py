@@ -26,6 +26,9 @@ _NO_LABELS = {"image", "label"}
 _BACKGROUND = re.compile(r"(?<![a-z])(background|other|none|void|air|bg|unlabell?ed|clear|outside)(?![a-z])")
 """Words by which channel 0 is known to be no structure; "airway" is one."""
 
+_LIKE_NAME = re.compile("(?i)post_?(process(ing)?|trans(form)?s?|pred)(_transforms?)?$")
+"""Other names of the postprocessing; what stands under them counts if it may be transforms."""
+
 _HARMLESS = {
     "CastToType",
     "CopyItems",
@@ -105,7 +108,7 @@ def sees_images(config: dict[str, Any]) -> bool:
 
 
 def _postprocessings(config: dict[str, Any]) -> Iterator[Any]:
-    """Yield what stands under "postprocessing" anywhere, the arguments of the evaluator among it."""
+    """Yield what stands anywhere under "postprocessing" or a like name, or in a handler PostProcessing."""
     waiting: list[Any] = [config]
     seen: set[int] = set()
     while waiting:
@@ -116,10 +119,12 @@ def _postprocessings(config: dict[str, Any]) -> Iterator[Any]:
         if isinstance(entry, dict):
             for key, value in entry.items():
                 plain = str(key).lstrip("+").replace("::", "#")
-                if plain == "postprocessing":
+                if plain == "postprocessing" or (_LIKE_NAME.match(plain) and isinstance(value, dict | list)):
                     yield value
                 elif plain.startswith("postprocessing#"):  # MONAI changes one argument by it
                     yield plain
+            if str(entry.get("_target_", "")).rpartition(".")[2] == "PostProcessing":
+                yield entry.get("transform")
         inner = entry.values() if isinstance(entry, dict) else entry
         waiting += [value for value in inner if isinstance(value, dict | list)]
 

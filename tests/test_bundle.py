@@ -205,6 +205,14 @@ def test_one_hostile_bundle_costs_no_other(
     assert "\x1b" not in printed.err
 
 
+TWICE = {"0": "background", "1": "lesion", "2": "lesion", "3": "liver"}
+
+
+def test_channels_of_one_name_are_numbered(tmp_path: Path) -> None:
+    root = with_metadata(tmp_path / "twice", lambda m: m["napari_seg"].clear() or outputs(m, channel_def=TWICE))
+    assert [segment.name for segment in read_bundle(root).segments] == ["lesion (1)", "lesion (2)", "liver"]
+
+
 def test_a_name_can_fake_no_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

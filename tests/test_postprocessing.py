@@ -73,6 +73,11 @@ def test_softmax_and_argmax_are_honoured(config: dict[str, Any]) -> None:
         ({"postprocessing": "%other.json::postprocessing"}, ["%other.json::postprocessing"]),
         (composed(ARGMAX) | {"postprocessing#transforms#0#argmax": False}, ["postprocessing#transforms#0#argmax"]),
         ({"evaluator": {"postprocessing": "@after"}, "after": [{"_target_": "Lambdad\x1b[2J"}]}, ["Lambdad [2J"]),
+        ({"post_transforms": {"_target_": "Compose", "transforms": [SIGMOID]}}, ["Activationsd(sigmoid=True)"]),
+        (
+            {"handlers": [{"_target_": "PostProcessing", "transform": "@a"}], "a": SIGMOID},
+            ["Activationsd(sigmoid=True)"],
+        ),
     ],
 )
 def test_all_else_is_named(config: dict[str, Any], named: list[str]) -> None:
