@@ -180,3 +180,9 @@ def test_a_name_that_a_terminal_has_no_letters_for_is_printed(
         patch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding="ascii"))
         assert main(words) == 3
         assert b"\\u5c71_seg.nii.gz" in printed.getvalue()
+
+
+def test_a_file_name_can_fake_no_line_of_a_table(head: Volume, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    phantoms.write_nifti(head, tmp_path / "a\nprocess   b.nii.gz")
+    assert main(["inspect", str(tmp_path)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2

@@ -63,4 +63,4 @@ def _line(verdict: Verdict) -> str:
     if verdict.code:
         parts.append(f"{verdict.code}: {verdict.message}")
     parts.append(f"({verdict.files} file{'s' * (verdict.files != 1)}, {verdict.path})")
-    return printable("  ".join(parts))
+    return printable("  ".join(parts)).replace("\n", "_")  # a name can fake no line
