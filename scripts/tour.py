@@ -143,7 +143,7 @@ class Tour:
         from qtpy.QtCore import Qt
         from qtpy.QtTest import QTest
 
-        self.wait(lambda: bool(panel.segment_tab._foreseen_label.text()), "foresee")
+        self.wait(lambda: "Will take" in panel.segment_tab._foreseen_label.text(), "foresee")
         self.picture("segment")
         QTest.mouseClick(panel.segment_tab._run_button, Qt.MouseButton.LeftButton)
         run = panel.segment_tab.model.run

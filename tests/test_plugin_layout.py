@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ import pytest
 
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
-from qtpy.QtCore import QEvent, QPoint, Qt
+from qtpy.QtCore import QEvent, QObject, QPoint, Qt
 from qtpy.QtGui import QHelpEvent
 from qtpy.QtWidgets import QApplication
 
 from napari_seg.plugin import commands
 from napari_seg.plugin.autosave import FOLDER_VARIABLE
 from napari_seg.plugin.batch import Row
-from napari_seg.plugin.controls import box
+from napari_seg.plugin.controls import box, in_background
 from napari_seg.volume import Volume
 
 pytestmark = pytest.mark.window
@@ -82,6 +83,23 @@ def test_verdicts_are_read_in_full_below_the_list(viewer: Any, qtbot: Any, head:
     entry = broken.data(0, Qt.ItemDataRole.UserRole)
     assert entry.verdict.message in tab._details.text()
     assert not tab._open_button.isEnabled()
+
+
+def test_the_segment_tab_says_that_it_estimates(viewer: Any, head: Volume, tmp_path: Path) -> None:
+    panel = commands.panel()
+    panel.show_tab(panel.segment_tab)
+    viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
+    assert "Estimating" in panel.segment_tab._foreseen_label.text()
+
+
+def test_no_warning_of_colours_leaks_from_threads(qtbot: Any) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        worker = in_background(QObject(), lambda: None)
+        text = "Conversion from CIE-LAB, via XYZ to sRGB color space resulted in 20 negative Z values"
+        warnings.warn(text, UserWarning, stacklevel=1)
+        qtbot.waitUntil(lambda: not worker.is_running)
+    assert not caught
 
 
 def test_what_failed_in_a_batch_is_read_in_full_below_the_table(viewer: Any) -> None:

@@ -1,6 +1,7 @@
 """Small Qt parts that several tabs are made of."""
 
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ def in_background(
         errored: told of what it raises; without it, napari shows that.
         finished: told at its end, in any case.
     """
+    # napari makes the colours of labels with this warning off, which holds in one thread only
+    warnings.filterwarnings("ignore", "Conversion from CIE-LAB", UserWarning)
     gone = threading.Event()
     owner.destroyed.connect(gone.set)
     worker = create_worker(work, *args, _ignore_errors=errored is not None)

@@ -189,7 +189,9 @@ class SegmentTab(QWidget):
         known, text = self._foreseen
         if key is not None and key != known and not is_running:
             self._foresee_timer.start()
-        self._foreseen_label.setText(obstacle or (text if key == known and key is not None else ""))
+        if key != known or key is None:
+            text = "" if key is None or is_running else "Estimating what it will take …"
+        self._foreseen_label.setText(obstacle or text)
         self._show_progress()
 
     def showEvent(self, event: object) -> None:  # Qt's name
