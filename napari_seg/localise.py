@@ -119,14 +119,19 @@ def locating_seconds(volume: Volume, bundle: Bundle) -> float:
     spec = bundle.localiser
     if spec is None or is_crop(volume, spec):
         return 0.0
-    fixed = _itk_template(spec.template, bundle.root)
+    return _timed_iterations(spec.template, bundle.root) * (_REGISTRATION + volume.array[0].size / _BINNED_VOXELS)
+
+
+@lru_cache(maxsize=2)  # timing them for each scan of a cohort would slow the cohort down
+def _timed_iterations(template: str, bundle_root: Path) -> float:
+    """Return the seconds that the first iterations of a registration take, on the template itself."""
     import SimpleITK as sitk
 
+    fixed = _itk_template(template, bundle_root)
     start = time.perf_counter()
     first = _Descent(_RIGID.first_step_mm, _RIGID.last_step_mm, _RIGID.relaxation, _TIMED_ITERATIONS)
     _maximise(fixed, fixed, sitk.Euler3DTransform(), first, [2], _Watch(None, _TIMED_ITERATIONS))
-    timed = time.perf_counter() - start
-    return timed * (_REGISTRATION + volume.array[0].size / _BINNED_VOXELS)
+    return time.perf_counter() - start
 
 
 @lru_cache(maxsize=2)

@@ -202,6 +202,14 @@ def test_images_of_different_orientations_become_scans_of_their_own(tmp_path: Pa
     assert np.array_equal(sagittal.read().array, turned.array)
 
 
+def test_two_patients_are_two_scans_whatever_their_series_is_called(tmp_path: Path, head: Volume) -> None:
+    def name_patient(k: int, dataset: Dataset) -> None:
+        dataset.SeriesInstanceUID, dataset.PatientID = "1.2.3", "A" if k < 8 else "B"
+
+    count = len(write_series(head, tmp_path, edit=name_patient))
+    assert [len(scan.files) for scan in find_scans(tmp_path)] == [8, count - 8]
+
+
 def test_a_kind_with_one_slice_is_refused_with_its_series(tmp_path: Path, head: Volume) -> None:
     def odd(k: int, dataset: Dataset) -> None:
         dataset.ImageType = ["ORIGINAL", "PRIMARY", "P" if k == 13 else "M"]

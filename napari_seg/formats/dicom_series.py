@@ -297,10 +297,11 @@ def _looks_like_dicom(path: Path) -> str:
 
 def _series_key(path: Path, tags: Tags) -> tuple[str, ...]:
     study, series = str(tags.get("StudyInstanceUID") or ""), str(tags.get("SeriesInstanceUID") or "")
+    patient = str(tags.get("PatientID") or "")  # careless copies give two patients the identifiers of one series
     if series:
-        return study, series
+        return patient, study, series
     # Anonymised too well; what lies in one folder under one number and description is taken for a series.
-    return study, str(path.parent), str(tags.get("SeriesNumber")), str(tags.get("SeriesDescription"))
+    return patient, study, str(path.parent), str(tags.get("SeriesNumber")), str(tags.get("SeriesDescription"))
 
 
 def _ought_to_lie_somewhere(tags: Tags) -> bool:
