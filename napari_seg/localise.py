@@ -96,7 +96,8 @@ def localise(
             "localise.low_similarity",
             f"the scan resembles the template {spec.template!r} by {similarity:.2f} only; expected at least "
             f"{spec.min_similarity:.2f}; check that it is a {bundle.modality or 'fitting'} scan whose orientation is "
-            f"right, or give a crop of less than {spec.crop_below_mm:g} mm around the structure",
+            f"right, or give what the network itself takes: {bundle.images or 'a crop around the structure'}, "
+            f"less than {spec.crop_below_mm:g} mm long",
         )
     _check_plausible(to_scan[:3, :3])
     regions = [_region(volume, bundle, spec, region, to_scan) for region in spec.regions]

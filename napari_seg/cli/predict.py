@@ -74,7 +74,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         choices=["shifts", "mirror", "none"],
         help="test-time averaging: shifts averages four copies of each window, shifted by 0 to 3 voxels, in four times "
         "the network's time; mirror averages mirror images, in eight times, for networks to which left and right are "
-        "alike; none does neither; the bundle's own choice if left out (shifts in the shipped bundle)",
+        "alike; none does neither; the bundle's own choice if left out (none in the shipped bundle)",
     )
     parser.add_argument(
         "--keep-islands",

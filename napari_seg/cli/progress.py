@@ -116,7 +116,7 @@ def print_results(results: Sequence[CaseResult]) -> None:
         for column in (2, 3):
             table.columns[column].justify = "right"
         for result in done:
-            doubted = {notice.segment for notice in result.notices}
+            doubted = {notice.segment for notice in result.notices if notice.code != "result.islands"}
             for row, (name, volume_ml) in enumerate(result.volumes_ml.items()):
                 confidence = result.confidence.get(name)
                 table.add_row(

@@ -67,7 +67,8 @@ class Progress:
         if self._bar is None:
             return
         if not self._is_estimated:
-            self._estimate(trainer)
+            with tqdm.external_write_mode(file=sys.stderr):  # on a line of its own, not behind the bar
+                self._estimate(trainer)
         pause = self.every_seconds if self._bar.disable else 0.5
         if time.monotonic() - self._shown >= pause:
             self._show(trainer)
@@ -123,12 +124,13 @@ class Progress:
         return left
 
     def line(self, trainer: Engine) -> str:
-        """E.g. "epoch 7/48  loss 0.412  Dice 0.861  best 0.870 (epoch 6)  12:31 left"."""
-        parts = [f"epoch {trainer.state.epoch}/{trainer.state.max_epochs}", f"loss {self.history.loss:.3f}"]
+        """E.g. "epoch 7/48  12:31 left  loss 0.412  Dice 0.861  best 0.870 (epoch 6)"; narrow terminals cut its end."""
+        left = f"{tqdm.format_interval(self.seconds_left(trainer))} left"
+        parts = [f"epoch {trainer.state.epoch}/{trainer.state.max_epochs}", left, f"loss {self.history.loss:.3f}"]
         if self.history.mean_dice is not None and self.history.best is not None:
             dice, epoch = self.history.best
             parts += [f"Dice {self.history.mean_dice:.3f}", f"best {dice:.3f} (epoch {epoch})"]
-        return "  ".join([*parts, f"{tqdm.format_interval(self.seconds_left(trainer))} left"])
+        return "  ".join(parts)
 
 
 def _terminal_size() -> dict[str, Any]:
