@@ -20,6 +20,7 @@ from napari_seg.plugin import commands
 from napari_seg.plugin.autosave import FOLDER_VARIABLE
 from napari_seg.plugin.batch import Row
 from napari_seg.plugin.controls import box, in_background
+from napari_seg.plugin.segmenting import SegmentModel
 from napari_seg.volume import Volume
 
 pytestmark = pytest.mark.window
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.window
 @pytest.fixture
 def viewer(make_napari_viewer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "unsaved"))
+    monkeypatch.setattr(SegmentModel, "foresee", lambda self: "")  # which begins a process that outlives the test
     return make_napari_viewer(show=True)
 
 
@@ -131,6 +133,21 @@ def test_planes_show_all_of_the_picture_when_they_get_another_size(
                 zoom = view.viewer.camera.zoom
                 view.viewer.reset_view()
                 assert zoom == pytest.approx(view.viewer.camera.zoom, rel=0.02)
+
+
+@pytest.mark.parametrize("how", ["closed", "hidden"])
+def test_the_picture_gets_the_room_of_planes_that_are_put_away(
+    viewer: Any, qtbot: Any, head: Volume, tmp_path: Path, how: str
+) -> None:
+    panel = commands.panel()
+    viewer.window._qt_window.resize(1280, 720)
+    viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
+    planes = commands.linked_planes()
+    qtbot.waitUntil(lambda: len(planes.views) == 2, timeout=20_000)
+    (dock,) = (dock for name, dock in viewer.window._wrapped_dock_widgets.items() if "planes" in name)
+    (dock.title.close_button if how == "closed" else dock.title.hide_button).click()
+    qtbot.waitUntil(lambda: viewer.window._qt_viewer.width() > 500, timeout=3_000)
+    assert panel.width() <= 400
 
 
 def test_windows_are_offered_for_every_scan(viewer: Any, head: Volume, tmp_path: Path) -> None:

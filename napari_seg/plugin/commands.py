@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from qtpy.QtWidgets import QDockWidget, QMainWindow
+
     from napari_seg.plugin.exporting import KindName
     from napari_seg.plugin.panel import Panel
     from napari_seg.plugin.planes import LinkedPlanes
@@ -86,19 +88,36 @@ def batch() -> None:
 def linked_planes() -> LinkedPlanes:
     """Shows the other planes beside the main one, with a crosshair that all of them share."""
     from qtpy.QtCore import Qt
-    from qtpy.QtWidgets import QDockWidget, QMainWindow
+    from qtpy.QtWidgets import QMainWindow
 
     dock, widget = _opened("Linked planes")
     dock.show()
     window = dock.window()
     if isinstance(window, QMainWindow):  # between the picture and the panel
-        for other in window.findChildren(QDockWidget):
-            if "Segmentation" in other.windowTitle() and not other.isFloating():
-                window.splitDockWidget(dock, other, Qt.Orientation.Horizontal)
-                is_narrow = window.width() < _WIDE_WINDOW
-                widths = [240, 340] if is_narrow else [330, 420]  # the picture keeps the rest
-                window.resizeDocks([dock, other], widths, Qt.Orientation.Horizontal)
+        for other in _panel_docks(window):
+            window.splitDockWidget(dock, other, Qt.Orientation.Horizontal)
+            widths = [240 if window.width() < _WIDE_WINDOW else 330, _panel_width(window)]  # the picture keeps the rest
+            window.resizeDocks([dock, other], widths, Qt.Orientation.Horizontal)
     return widget
+
+
+def give_room_back(window: QMainWindow) -> None:
+    """Make the panel as wide as it was before the planes, whose room Qt gives to it alone when they are closed."""
+    from qtpy.QtCore import Qt
+
+    for dock in _panel_docks(window):
+        window.resizeDocks([dock], [_panel_width(window)], Qt.Orientation.Horizontal)
+
+
+def _panel_docks(window: QMainWindow) -> list[QDockWidget]:
+    from qtpy.QtWidgets import QDockWidget
+
+    docks = window.findChildren(QDockWidget)
+    return [dock for dock in docks if "Segmentation" in dock.windowTitle() and not dock.isFloating()]
+
+
+def _panel_width(window: QMainWindow) -> int:
+    return 340 if window.width() < _WIDE_WINDOW else 420
 
 
 def _export(kind: KindName) -> None:

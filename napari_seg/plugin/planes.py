@@ -5,9 +5,11 @@ from collections.abc import Callable
 import numpy as np
 from napari.qt import QtViewer
 from qtpy.QtCore import QEvent, Qt, QTimer
+from qtpy.QtGui import QHideEvent
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QSplitter, QVBoxLayout, QWidget
 from vispy.scene.visuals import Line
 
+from napari_seg.plugin.commands import give_room_back
 from napari_seg.plugin.letters import Letters
 from napari_seg.plugin.mirrored import MirroredPlanes
 from napari_seg.plugin.napari_internals import (
@@ -86,6 +88,16 @@ class LinkedPlanes(QWidget):
         """Closes the planes."""
         self.close_views()
         super().closeEvent(event)
+
+    def hideEvent(self, event: QHideEvent) -> None:  # Qt's name
+        """Give the room of the planes back to the picture when they are closed or hidden."""
+        super().hideEvent(event)
+        window, _ = self._watched
+        if window.isVisible() and not event.spontaneous():
+            timer = QTimer(window, singleShot=True, interval=0)  # once the dock is gone
+            timer.timeout.connect(lambda: give_room_back(window))
+            timer.timeout.connect(timer.deleteLater)
+            timer.start()
 
     def eventFilter(self, watched: object, event: QEvent) -> bool:  # Qt's name
         """Closes the planes before napari's window is gone: a canvas without a window would crash."""
