@@ -8,10 +8,9 @@ from pathlib import Path
 import datasets
 import pytest
 
-from napari_seg.bundle import METADATA, check_runnable, read_bundle
+from napari_seg.bundle import METADATA, WEIGHTS, check_runnable, read_bundle
 from napari_seg.cli.train import _print_folds
 from napari_seg.errors import BundleError, TrainingError
-from napari_seg.inference.model import load_model
 from napari_seg.planning import Choices, folds, plan_bundle, run, with_segnets
 
 
@@ -123,6 +122,7 @@ def test_a_structure_that_a_fold_lacks_costs_no_ensemble(
 
 def test_an_ensemble_of_pictures_can_be_loaded(tmp_path: Path) -> None:
     import torch
+    from monai.bundle import ConfigParser
 
     pictures, out = datasets.write_pictures(tmp_path / "pictures", cases=4), tmp_path / "out"
     plan_bundle(pictures, out, Choices(folds=2, labels={"myelin": ["120-135"], "axon": [255]}))
@@ -135,8 +135,13 @@ def test_an_ensemble_of_pictures_can_be_loaded(tmp_path: Path) -> None:
             torch.save(UNet(2, 3, 3).state_dict(), folder.parent / "model.pt")
             (folder / "summary.json").write_text(json.dumps({"mean_dice": {"mean": 0.8}}))
     folds.cross_validate(out, pictures, 2, None, say=print)
-    model = load_model(read_bundle(out, trust=True), "cpu")
-    assert model.network(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
+    parser = ConfigParser()
+    parser.read_config(str(out / "configs" / "inference.yaml"))
+    parser.read_meta(str(out / METADATA))
+    with with_segnets():
+        network = parser.get_parsed_content("network_def").eval()
+    network.load_state_dict(torch.load(out / WEIGHTS, weights_only=True))
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
 
 
 def test_an_ensemble_is_not_measured_on_what_trained_it(dataset: Path, tmp_path: Path) -> None:
