@@ -167,6 +167,16 @@ def test_comparing_gives_numbers_and_shows_where(
     assert "mean Dice" in model.session.messages[0].text
 
 
+def test_a_renamed_structure_is_said_when_it_is_compared(model: StructuresModel, head: Volume, tmp_path: Path) -> None:
+    path = tmp_path / "reference.seg.nrrd"
+    write_label_map(found_in(head), path)
+    model.rename(1, "lesion")
+    model.take_comparison(model.compare(Snapshot.of(labels_of(model.session.viewer)), path))
+    said = model.session.messages[0].text
+    assert "only in the labels: lesion; only in reference.seg.nrrd: " in said
+    assert "labels.names_differ" in said
+
+
 def test_a_border_of_no_class_is_left_out_and_said(model: StructuresModel, head: Volume, tmp_path: Path) -> None:
     found = found_in(head)
     array = found.array.copy()

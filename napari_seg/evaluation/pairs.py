@@ -276,11 +276,29 @@ def compare_with(
         pair = without((*ignored, VOID), prediction, expected, name)
         scores = _scores_of(*pair)
     found, expected = pair
+    notices = [*expected.notices, *filter(None, [notice, _names_apart(found, expected, name)])]
     return (
         {label: one for label, (_, one) in scores.items()},
         disagreement(found, with_labels_of(found, expected)),
-        (*expected.notices, *([notice] if notice is not None else ())),
+        tuple(notices),
     )
+
+
+def _names_apart(prediction: Segmentation, reference: Segmentation, name: str) -> Notice | None:
+    """Return what to say of names that stand in one of the two only: one structure may have been renamed."""
+    here, there = ({segment.name: None for segment in one.segments} for one in (prediction, reference))
+    only_here, only_there = (
+        [one for one in names if one not in others] for names, others in ((here, there), (there, here))
+    )
+    if not only_here or not only_there or len(only_here) == len(here):
+        return None
+    text = f"only in the labels: {_listed(only_here)}; only in {name}: {_listed(only_there)}"
+    return Notice("labels.names_differ", f"structures are compared by their names; {text}; rename them if they are one")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
 
 
 def _scores_of(prediction: Segmentation, reference: Segmentation) -> dict[int, tuple[str, Scores]]:

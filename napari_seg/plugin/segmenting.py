@@ -290,6 +290,7 @@ class SegmentModel:
         if known is None:
             self.bundles.append(bundle)
             remember_bundle(bundle.root)
+        self.session.say()  # what was said before is about something else
         self.choose_bundle(known or bundle)
 
     def trust(self) -> None:
