@@ -184,6 +184,19 @@ def test_structures_without_closed_contours_are_reported(
     assert [(notice.code, notice.segment) for notice in found.notices] == [("labels.not_closed", "one")]
 
 
+def test_a_structure_that_encloses_no_voxel_is_reported(
+    structures: pydicom.Dataset, series: Volume, tmp_path: Path
+) -> None:
+    region = structures.ROIContourSequence[0]
+    (i, j, k), *_ = np.reshape(region.ContourSequence[0].ContourData, (-1, 3)).round(3).tolist()
+    region.ContourSequence[0].ContourData = [i, j, k, i + 0.01, j, k, i, j + 0.01, k]
+    region.ContourSequence = [moved(region.ContourSequence[0], series, (0.3, 0.3, 0))]
+    structures.save_as(tmp_path / "x.dcm")
+    found = read_rtstruct(tmp_path / "x.dcm", series.grid)
+    assert not (found.array == 1).any()
+    assert [(notice.code, notice.segment) for notice in found.notices] == [("labels.no_voxels", "one")]
+
+
 def test_structures_off_the_slices_are_named(
     structures: pydicom.Dataset, series: Volume, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -75,6 +75,9 @@ def test_layers_that_share_no_voxel_are_one_label_map(head: Volume, tmp_path: Pa
     write_slicer([one, 3 * two], head.grid, path, [("one", 1, 0), ("three", 3, 1)])
     with pytest.raises(InputError, match=r"labels\.overlap"):
         read_label_map(path)
+    write_slicer([one], head.grid, path, [("background", 0, 0), ("one", 1, 0)])
+    with pytest.raises(InputError, match=r"labels\.type: segment 0 has the value 0"):
+        read_label_map(path)
 
 
 def test_segments_of_any_format_are_selected_by_name(head: Volume, tmp_path: Path) -> None:

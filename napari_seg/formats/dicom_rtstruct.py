@@ -136,7 +136,7 @@ def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = (), *, extend: b
             continue
         color = colors.get(number) or distinct_color(label)
         segments.append(Segment(label, names[number] or f"structure {number}", color))
-        crossing = []
+        crossing, count = [], 0
         for k, inside, is_overlapping in _filled(contours[number], grid):
             if is_overlapping:
                 crossing.append(k)
@@ -147,6 +147,10 @@ def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = (), *, extend: b
                     "map holds one label a voxel; name the structures that are wanted",
                 )
             array[..., k][inside] = label
+            count += int(np.count_nonzero(inside))
+        if contours[number] and not count:
+            text = f"the contours of {segments[-1].name} in {file_name} enclose the centre of no voxel; it has 0 voxels"
+            notices.append(Notice("labels.no_voxels", text, segments[-1].name))
         if crossing:
             text = f"contours of {segments[-1].name} in {file_name} overlap on slices {_listed(crossing)}"
             notice = f"{text}; all that they enclose counts as inside"

@@ -210,7 +210,11 @@ def _check_numbers(
     chosen: Sequence[str],
     name: str,
 ) -> None:
-    """Refuse instance numbers unless from one volume to the next they grow alike at every position, as times do."""
+    """Refuse instance numbers unless from one volume to the next they grow alike at every position, as times do.
+
+    If no attribute tells any two volumes apart, each volume must also come whole before the next: numbers that run
+    through the volumes at one position after the other would look the same in any order.
+    """
     count = len(orders[0])
     keys = [_key(marks[0][n], chosen) for n in orders[0]]
     ordered = [[numbers[p][n] for n in order] for p, order in enumerate(orders)]
@@ -221,6 +225,9 @@ def _check_numbers(
             if steps == {0}:  # frames of one file
                 steps = {of_place[u][1] - of_place[t][1] for of_place in ordered}
             regular &= len(steps) == 1 and steps != {0}
+    if not chosen:
+        volumes = [[of_place[t] for of_place in ordered] for t in range(count)]
+        regular &= all(max(one) < min(other) for one, other in pairwise(volumes))
     for mark in _names(marks):
         values = [[several[n].get(mark, ()) for n in order] for several, order in zip(marks, orders, strict=True)]
         ranks = [sorted(range(count), key=own.__getitem__) for own in values if len(set(own)) == count]

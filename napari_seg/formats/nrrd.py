@@ -145,6 +145,9 @@ def _segment(words: dict[str, str], number: int) -> Segment:
         return words.get(f"Segment{number}_{key}", otherwise)
 
     label = int(word("LabelValue", str(number + 1)))
+    if label < 1:
+        text = f"segment {number} has the value {label}, which stands for background; expected 1 or more"
+        raise InputError("labels.type", text)
     red, green, blue = (round(255 * float(value)) for value in word("Color", "0 0 0").split())
     entry = re.search(r"TerminologyEntry:([^|]*)", word("Tags"))
     terms = [_term(text) for text in (entry[1].split("~")[1:4] if entry else ())]
