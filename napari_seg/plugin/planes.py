@@ -95,7 +95,7 @@ class LinkedPlanes(QWidget):
         window, _ = self._watched
         if window.isVisible() and not event.spontaneous():
             timer = QTimer(window, singleShot=True, interval=0)  # once the dock is gone
-            timer.timeout.connect(lambda: give_room_back(window))
+            timer.timeout.connect(lambda: give_room_back(timer.parent()))  # a window that is closed must be gone
             timer.timeout.connect(timer.deleteLater)
             timer.start()
 
