@@ -17,7 +17,7 @@ import numpy as np
 from napari.layers import Image, Labels, Layer
 from numpy.typing import NDArray
 
-from napari_seg.errors import InputError, NapariSegError, Notice
+from napari_seg.errors import InputError, Notice
 from napari_seg.geometry import Grid
 from napari_seg.plugin.layers import frame_of, is_dicom, volume_of
 from napari_seg.plugin.placement import LAYER_AXES, METADATA_KEY, Placement
@@ -97,18 +97,6 @@ def adopt_labels(layer: Labels, others: Iterable[Layer]) -> None:
 def labels_from(data: NDArray, settings: dict[str, Any]) -> Labels:
     """Return a labels layer with the transform that napari hands to a writer."""
     return Labels(data, **{key: settings[key] for key in (*_TRANSFORM, "name", "metadata") if key in settings})
-
-
-def refusal_of(layer: Layer | None, others: Iterable[Layer]) -> str:
-    """Return why an image layer from elsewhere can't be used, for a person; "" where it can."""
-    if not isinstance(layer, Image) or METADATA_KEY in layer.metadata:
-        return ""
-    try:
-        _check_kind(layer)
-        _known_of(layer, others)
-    except NapariSegError as error:
-        return error.message
-    return ""
 
 
 def loaded(volume: Volume) -> Volume:
