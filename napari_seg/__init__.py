@@ -8,28 +8,28 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from napari_seg.version import __version__
+
 if TYPE_CHECKING:
-    from napari_seg.bundle import Bundle, find_bundles, read_bundle
+    from napari_seg.bundles.spec import Bundle, find_bundles, read_bundle
     from napari_seg.errors import NapariSegError, Notice
     from napari_seg.formats import find_scans, read
     from napari_seg.geometry import Grid, resample
     from napari_seg.inference import segment
     from napari_seg.volume import Segment, Segmentation, Volume
 
-__version__ = "0.1.0"
-
 _HOME = {
-    "Bundle": "bundle",
+    "Bundle": "bundles.spec",
     "Grid": "geometry",
     "NapariSegError": "errors",
     "Notice": "errors",
     "Segment": "volume",
     "Segmentation": "volume",
     "Volume": "volume",
-    "find_bundles": "bundle",
+    "find_bundles": "bundles.spec",
     "find_scans": "formats",
     "read": "formats",
-    "read_bundle": "bundle",
+    "read_bundle": "bundles.spec",
     "resample": "geometry",
     "segment": "inference",
 }
@@ -42,6 +42,7 @@ __all__ = [
     "Segment",
     "Segmentation",
     "Volume",
+    "__version__",
     "find_bundles",
     "find_scans",
     "read",

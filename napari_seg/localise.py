@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.bundle import Bundle, LocaliserSpec, RegionSpec
+from napari_seg.bundles.spec import Bundle, LocaliserSpec, RegionSpec
 from napari_seg.errors import EnvironmentFault, LocaliseError, Notice
 from napari_seg.geometry import Grid, resample
 from napari_seg.volume import Segment, Volume

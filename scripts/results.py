@@ -216,8 +216,8 @@ def cost(run: Run, root: Path) -> tuple[int, float]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from napari_seg.bundle import read_bundle
-    from napari_seg.inference.model import load_model
+    from napari_seg.bundles.monai import load_model
+    from napari_seg.bundles.spec import read_bundle
 
     model = load_model(read_bundle(root, trust=True), "cpu")
     image = torch.zeros(1, 1, *image_size(run, root))

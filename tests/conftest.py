@@ -21,7 +21,7 @@ def head() -> Volume:
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks run in this process and not in one of their own, so that what stands in for them does."""
-    from napari_seg.plugin.processes import NETWORKS
+    from napari_seg.plugin.job import NETWORKS
 
     def run_here(work: Any, *args: Any, told: Any = None, is_stopping: Any = None, **options: Any) -> Any:
         return work(*args, **options, **(told or {}))

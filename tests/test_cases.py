@@ -17,7 +17,7 @@ from napari_seg.evaluation.pairs import Pair, compare_pair
 from napari_seg.formats import find_scans, read
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.verdict import verdicts
-from napari_seg.planning import with_segnets
+from napari_seg.training import with_segnets
 
 # DICOM series
 
@@ -169,7 +169,7 @@ def test_photographs_lie_as_their_masks_do(cases: Path) -> None:
 
 def test_labels_of_another_scan_in_the_plugin(cases: Path) -> None:
     pytest.importorskip("napari")
-    from napari_seg.plugin.label_files import read_labels
+    from napari_seg.plugin.study.label_files import read_labels
 
     folder = cases / "rtstruct_other_scan"
     own, other = read(folder / "scanA"), read(folder / "scanB")
@@ -182,7 +182,7 @@ def test_labels_of_another_scan_in_the_plugin(cases: Path) -> None:
 
 def test_a_label_map_that_crashes_its_decoder_in_the_plugin(cases: Path) -> None:
     pytest.importorskip("napari")
-    from napari_seg.plugin.label_files import read_labels
+    from napari_seg.plugin.study.label_files import read_labels
 
     with pytest.raises(InputError):
         read_labels(cases / "hostile" / "label_map_that_crashes_itk.nrrd", [])

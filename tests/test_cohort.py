@@ -19,14 +19,14 @@ import pytest
 import napari_seg.evaluation.overlay
 import napari_seg.formats.dicom_seg
 import napari_seg.inference
-from napari_seg.bundle import Bundle, read_bundle
+from napari_seg.bundles.spec import Bundle, read_bundle
 from napari_seg.cohort import results
 from napari_seg.cohort.discover import Case, find_cases, is_result, read_record
 from napari_seg.cohort.results import OutputFolder
 from napari_seg.cohort.runner import run_cohort
 from napari_seg.errors import InputError, Notice, OutputError
 from napari_seg.formats import read
-from napari_seg.formats.proven import unproven
+from napari_seg.formats.atomic import unproven
 from napari_seg.volume import Certainty, Segment, Segmentation, Volume
 
 FILES = ["case.seg.nrrd", "case_seg.json", "case_seg.nii.gz", "case_seg.png", "case_seg_entropy.nii.gz"]

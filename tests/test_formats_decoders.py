@@ -20,7 +20,7 @@ import pytest
 import SimpleITK
 from bundles import write_threshold_bundle
 
-import napari_seg.apart
+import napari_seg.worker
 from napari_seg.cli import main
 from napari_seg.errors import EnvironmentFault, InputError, Notice
 from napari_seg.formats import decoders, find_scans, label_maps
@@ -113,7 +113,7 @@ def test_a_stop_half_way_does_not_mix_up_answers(files: list[Path], monkeypatch:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:
-        context.setattr(napari_seg.apart, "_read", stop)
+        context.setattr(napari_seg.worker, "_read", stop)
         with pytest.raises(KeyboardInterrupt):
             read_apart(numbers, files)
     assert np.array_equal(read_apart(numbers, files).array, numbers(files).array)

@@ -9,7 +9,7 @@ import pytest
 from phantoms import rotation
 
 from napari_seg import localise as module
-from napari_seg.bundle import Bundle, LocaliserSpec, RegionSpec, read_bundle
+from napari_seg.bundles.spec import Bundle, LocaliserSpec, RegionSpec, read_bundle
 from napari_seg.errors import Cancelled, LocaliseError
 from napari_seg.geometry import Grid, resample
 from napari_seg.localise import localise, register

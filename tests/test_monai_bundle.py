@@ -13,7 +13,7 @@ import torch
 import yaml
 from datasets import write_decathlon
 
-from napari_seg.bundle import read_bundle, shipped_root
+from napari_seg.bundles.spec import read_bundle, shipped_root
 from napari_seg.formats import read
 from napari_seg.inference import segment
 

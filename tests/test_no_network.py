@@ -39,7 +39,7 @@ for backend in backends:
 labels = f"{{out}}/torch/head_seg.nii.gz"
 assert main(["convert", labels, f"{{out}}/labels.seg.nrrd"]) == 0
 assert main(["evaluate", labels, labels, "-o", f"{{out}}/evaluated"]) == 0
-import napari_seg.planning, napari_seg.planning.run
+import napari_seg.training, napari_seg.training.run
 """
 
 

@@ -22,7 +22,6 @@ from napari_seg.errors import InputError, OutputError
 from napari_seg.formats import read
 from napari_seg.formats.label_maps import write_label_map
 from napari_seg.geometry import Grid
-from napari_seg.plugin.exporting import export
 from napari_seg.plugin.layers import (
     SOFT_TISSUE_HU,
     contrast_limits,
@@ -32,10 +31,11 @@ from napari_seg.plugin.layers import (
     segmentation_of,
     title_of,
 )
+from napari_seg.plugin.messages import in_window_words, words_of
 from napari_seg.plugin.placement import METADATA_KEY, Placement, place
 from napari_seg.plugin.reader import get_reader, read_layers
-from napari_seg.plugin.structures import Snapshot
-from napari_seg.plugin.words import in_window_words, words_of
+from napari_seg.plugin.structures.export import export
+from napari_seg.plugin.structures.model import Snapshot
 from napari_seg.plugin.writer import write_labels
 from napari_seg.volume import Segment, Segmentation, Volume
 
@@ -194,7 +194,7 @@ def test_nothing_heavy_is_imported_with_the_plugin() -> None:
     code = (
         "import sys, napari_seg.plugin.reader, napari_seg.plugin.writer, napari_seg.plugin.sample\n"
         "light = set(sys.modules) & {'napari', 'qtpy'}\n"
-        "import napari_seg.plugin.segmenting, napari_seg.plugin.structures\n"
+        "import napari_seg.plugin.segment.model, napari_seg.plugin.structures.model\n"
         "heavy = set(sys.modules) & {'torch', 'monai', 'nibabel', 'SimpleITK', 'pydicom'}\n"
         "print('loaded:', *light, *heavy)"
     )

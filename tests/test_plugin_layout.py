@@ -18,9 +18,9 @@ from qtpy.QtWidgets import QApplication
 
 from napari_seg.plugin import commands
 from napari_seg.plugin.autosave import FOLDER_VARIABLE
-from napari_seg.plugin.batch import Row
+from napari_seg.plugin.batch.model import Row
 from napari_seg.plugin.controls import box, in_background
-from napari_seg.plugin.segmenting import SegmentModel
+from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.volume import Volume
 
 pytestmark = pytest.mark.window

@@ -142,7 +142,7 @@ def test_an_added_model_is_there_at_the_next_start(tmp_path: Path, monkeypatch: 
     from napari.components import ViewerModel
 
     from napari_seg.plugin.preferences import preferences
-    from napari_seg.plugin.segmenting import SegmentModel
+    from napari_seg.plugin.segment.model import SegmentModel
     from napari_seg.plugin.session import Session
 
     stored = SimpleNamespace(
@@ -177,7 +177,7 @@ def test_another_napari_is_told_which_one_is_needed() -> None:
     from types import SimpleNamespace
 
     from napari_seg.errors import EnvironmentFault
-    from napari_seg.plugin.napari_internals import main_window
+    from napari_seg.plugin.napari_private import main_window
 
     with pytest.raises(EnvironmentFault, match=r"_qt_window.*pip install") as caught:
         main_window(SimpleNamespace(window=SimpleNamespace()))

@@ -28,14 +28,15 @@ from napari_seg.formats import read
 from napari_seg.formats.nifti import write_nifti
 from napari_seg.geometry import Grid, resample
 from napari_seg.localise import mni152_path
-from napari_seg.plugin import closing, commands, segmenting
+from napari_seg.plugin import closing, commands
 from napari_seg.plugin.autosave import FOLDER_VARIABLE, Autosave
-from napari_seg.plugin.exporting import suggested_name
 from napari_seg.plugin.layers import labels_layer, layer_of
-from napari_seg.plugin.napari_internals import brush_circle, main_window
+from napari_seg.plugin.napari_private import brush_circle, main_window
 from napari_seg.plugin.panel import Panel
 from napari_seg.plugin.placement import PLANES, Placement
-from napari_seg.plugin.structures import table_of
+from napari_seg.plugin.segment import model as segmenting
+from napari_seg.plugin.structures.export import suggested_name
+from napari_seg.plugin.structures.model import table_of
 from napari_seg.volume import Segment, Segmentation, Volume
 
 pytestmark = pytest.mark.window

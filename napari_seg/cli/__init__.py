@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from enum import IntEnum
 from typing import NoReturn
 
-from napari_seg import __version__
+from napari_seg.version import __version__
 
 
 class ExitCode(IntEnum):

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from napari_seg.bundle import Bundle
+    from napari_seg.bundles.spec import Bundle
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -23,7 +23,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from napari_seg.bundle import MAX_TEXT, find_bundles, one_line
+    from napari_seg.bundles.spec import MAX_TEXT, find_bundles, one_line
 
     bundles, faults = find_bundles()
     for fault in faults:

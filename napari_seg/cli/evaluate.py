@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.evaluation.labels import read_classes
     from napari_seg.evaluation.pairs import find_pairs
     from napari_seg.evaluation.report import differences, summary, write_report
-    from napari_seg.formats.proven import make_output_folder
+    from napari_seg.formats.atomic import make_output_folder
 
     if arguments.output:
         make_output_folder(arguments.output)  # before long work

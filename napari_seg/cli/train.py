@@ -58,12 +58,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from napari_seg.bundle import WEIGHTS
+    from napari_seg.bundles.spec import WEIGHTS
     from napari_seg.errors import Cancelled
-    from napari_seg.planning import Choices, anew, plan_bundle
-    from napari_seg.planning.choices import weights_to_begin_from
-    from napari_seg.planning.folds import cross_validate, fold_commands
-    from napari_seg.planning.run import RUN, steps_of, train, training_command, writing
+    from napari_seg.training import Choices, anew, plan_bundle
+    from napari_seg.training.choices import weights_to_begin_from
+    from napari_seg.training.folds import cross_validate, fold_commands
+    from napari_seg.training.run import RUN, steps_of, train, training_command, writing
 
     dataset, out = arguments.dataset.resolve(), arguments.output.resolve()
     reading = {
@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _predicting(plan: dict[str, Any], out: Path) -> list[str]:
-    from napari_seg.planning.run import command
+    from napari_seg.training.run import command
 
     found = plan["fingerprint"]
     if found["modality"] == "picture" or len(found.get("channels", ())) > 1:

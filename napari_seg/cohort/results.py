@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from filelock import FileLock, Timeout
 
-from napari_seg import __version__
-from napari_seg.bundle import Bundle
+from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort.discover import CERTAINTY_MAPS, FAILED, PROGRAM, SUFFIX, Case, read_record
 from napari_seg.errors import Notice, OutputError
-from napari_seg.formats.proven import make_output_folder, not_written, unproven
+from napari_seg.formats.atomic import make_output_folder, not_written, unproven
+from napari_seg.version import __version__
 from napari_seg.volume import Segmentation, Volume
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from napari_seg.bundle import Bundle, check_runnable, command_of_monai
+from napari_seg.bundles.spec import Bundle, check_runnable, command_of_monai
 from napari_seg.cohort.discover import Case
 from napari_seg.cohort.results import OF_DICOM, Format, OutputFolder, targets
 from napari_seg.errors import BundleError, Cancelled, NapariSegError, Notice
+from napari_seg.formats.atomic import is_disk_full, not_written
 from napari_seg.formats.image2d import COLOURS
-from napari_seg.formats.proven import is_disk_full, not_written
 from napari_seg.localise import Progress
 from napari_seg.memory import held_bytes, limited_to
 

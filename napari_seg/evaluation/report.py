@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from napari_seg import __version__
 from napari_seg.errors import OutputError
 from napari_seg.evaluation.metrics import DEFINITIONS, Scores
 from napari_seg.evaluation.pairs import MEAN, CaseResult, segment_names
 from napari_seg.evaluation.statistics import RESAMPLES, Difference, Summary, compare, summarise, worst
+from napari_seg.version import __version__
 
 AVERAGED = ("dice", "iou", "precision", "recall", "hd95_mm", "nsd")
 COMPARED = ("dice", "hd95_mm", "nsd")

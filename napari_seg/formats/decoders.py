@@ -12,11 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from napari_seg.apart import Ended, Mistake, OwnProcess
 from napari_seg.errors import InputError
 from napari_seg.formats.walk import kind_of
 from napari_seg.memory import SAFE_SHARE, describe_bytes, free_bytes, held_bytes, limited_to
 from napari_seg.volume import Volume
+from napari_seg.worker import Ended, Mistake, OwnProcess
 
 log = logging.getLogger(__name__)
 

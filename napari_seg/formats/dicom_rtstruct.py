@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg import __version__
 from napari_seg.errors import InputError, Notice, OutputError, told_plainly
+from napari_seg.formats.atomic import unproven
 from napari_seg.formats.contours import enclosed, enclosed_by_odd, outlines
 from napari_seg.formats.dicom_header import file_label, quiet_pydicom, read_header
 from napari_seg.formats.dicom_reference import read_object
 from napari_seg.formats.dicom_seg import UNICODE, source_of
 from napari_seg.formats.dicom_text import dicom_text, with_dicom_names
-from napari_seg.formats.proven import unproven
 from napari_seg.geometry import Grid
+from napari_seg.version import __version__
 from napari_seg.volume import Origin, Segment, Segmentation, distinct_color, smallest_label_type
 
 if TYPE_CHECKING:

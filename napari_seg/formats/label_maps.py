@@ -15,11 +15,11 @@ import numpy as np
 
 from napari_seg.errors import InputError, Notice, OutputError
 from napari_seg.formats import ITK_ENDINGS, SEGMENTATION_ENDINGS, has_ending, nifti_ending, read
+from napari_seg.formats.atomic import unproven
 from napari_seg.formats.decoders import read_apart
 from napari_seg.formats.dicom_header import file_label
 from napari_seg.formats.dicom_reference import check_belonging, segment_names
 from napari_seg.formats.image2d import is_picture, read_label_picture
-from napari_seg.formats.proven import unproven
 from napari_seg.formats.surface import SURFACE_ENDINGS, write_surfaces
 from napari_seg.geometry import Grid, index_affine, is_same_lattice, resample
 from napari_seg.memory import check_fits

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import ChoiceNeeded, InputError, Notice, OutputError
 from napari_seg.formats import nifti_ending, pair_ending
-from napari_seg.formats.proven import unproven
+from napari_seg.formats.atomic import unproven
 from napari_seg.formats.voxels import (
     DEFLATE_LIMIT,
     check_finite,

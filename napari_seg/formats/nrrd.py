@@ -11,8 +11,8 @@ import numpy as np
 
 from napari_seg.errors import InputError, OutputError, told_plainly
 from napari_seg.formats import SEGMENTATION_ENDINGS
+from napari_seg.formats.atomic import unproven
 from napari_seg.formats.itk import ItkImage, read_image, to_itk
-from napari_seg.formats.proven import unproven
 from napari_seg.volume import (
     Segment,
     Segmentation,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import OutputError
-from napari_seg.formats.proven import unproven
+from napari_seg.formats.atomic import unproven
 from napari_seg.geometry import Grid
 from napari_seg.volume import Segment, Segmentation
 

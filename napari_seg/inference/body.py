@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.geometry import Grid, index_affine, resample
-from napari_seg.inference.windows import Triple
+from napari_seg.inference.windows.layout import Triple
 from napari_seg.volume import Volume
 
 COARSE_MM = 3.0

@@ -12,21 +12,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_seg.bundle import Bundle
-from napari_seg.inference.backends import averaged, check_answer, computing_in, first_answer, resting
-from napari_seg.inference.blend import blend
-from napari_seg.inference.budget import check_whole, describe_bytes, held_bytes, trim
-from napari_seg.inference.decide import Decider
+from napari_seg.bundles.spec import Bundle
+from napari_seg.inference.backends.base import averaged, check_answer, computing_in, first_answer, resting
+from napari_seg.inference.decide.decider import Decider
+from napari_seg.inference.plan import check_whole, describe_bytes, held_bytes, trim
 from napari_seg.inference.prepare import prepare
-from napari_seg.inference.speed import describe_seconds, finishing_seconds, measuring
-from napari_seg.inference.task import Means, OnWindow, RegionTask, blaming
-from napari_seg.inference.windows import Windows
+from napari_seg.inference.region import Means, OnWindow, RegionTask, blaming
+from napari_seg.inference.seconds import describe_seconds, finishing_seconds, measuring
+from napari_seg.inference.windows.blend import blend
+from napari_seg.inference.windows.layout import Windows
 from napari_seg.localise import Region
 from napari_seg.volume import Certainty, Volume
 
 if TYPE_CHECKING:
-    from napari_seg.inference.backends import Backend, Run
-    from napari_seg.inference.model import Model
+    from napari_seg.bundles.monai import Model
+    from napari_seg.inference.backends.base import Backend, Run
 
 log = logging.getLogger(__name__)
 

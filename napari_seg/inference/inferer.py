@@ -11,9 +11,9 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer, SlidingWindowInferer
 from monai.utils import convert_to_dst_type
 
-from napari_seg.inference.backends import Run, averaged, check_answer, first_answer
-from napari_seg.inference.blend import blend, thriftiest
-from napari_seg.inference.windows import Windows, WindowSettings
+from napari_seg.inference.backends.base import Run, averaged, check_answer, first_answer
+from napari_seg.inference.windows.blend import blend, thriftiest
+from napari_seg.inference.windows.layout import Windows, WindowSettings
 
 
 class StreamingInferer(Inferer):

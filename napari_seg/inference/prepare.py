@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_seg.bundle import Bundle
+from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, NapariSegError
 from napari_seg.geometry import Grid, resample
 from napari_seg.volume import Volume
@@ -14,7 +14,7 @@ from napari_seg.volume import Volume
 if TYPE_CHECKING:
     import torch
 
-    from napari_seg.inference.model import Model
+    from napari_seg.bundles.monai import Model
 
 
 def prepare(volume: Volume, region_grid: Grid | None, bundle: Bundle, model: Model) -> tuple[torch.Tensor, Grid]:

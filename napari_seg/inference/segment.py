@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from napari_seg.bundle import TTA, Bundle, check_runnable, read_bundle, read_coarse
+from napari_seg.bundles.spec import TTA, Bundle, check_runnable, read_bundle, read_coarse
 from napari_seg.errors import BundleError, EnvironmentFault, Notice
 from napari_seg.geometry import Grid
 from napari_seg.localise import Progress, is_crop, localise
 from napari_seg.volume import Certainty, Segment, Segmentation, Volume, modality_code, smallest_label_type
 
 if TYPE_CHECKING:
-    from napari_seg.inference.backends import BackendName, Precision
+    from napari_seg.inference.backends.base import BackendName, Precision
     from napari_seg.inference.body import Body
-    from napari_seg.inference.covering import Placement
+    from napari_seg.inference.windows.covering import Placement
 
 
 log = logging.getLogger(__name__)
@@ -96,12 +96,12 @@ def segment(
     report = progress or _silent
     began = time.perf_counter()
     report("loading", 0, 1)
-    from napari_seg.inference.budget import default_budget
+    from napari_seg.bundles.monai import load_model
     from napari_seg.inference.engine import segment_region
-    from napari_seg.inference.foresee import foreseen
-    from napari_seg.inference.model import load_model
-    from napari_seg.inference.speed import describe_seconds
-    from napari_seg.inference.task import Means
+    from napari_seg.inference.estimate import foreseen
+    from napari_seg.inference.plan import default_budget
+    from napari_seg.inference.region import Means
+    from napari_seg.inference.seconds import describe_seconds
 
     model = load_model(bundle, device, precision)
     report("loading", 1, 1)
@@ -217,7 +217,7 @@ def resolve_device(device: str, precision: Precision = "auto") -> str:
     """
     import torch
 
-    from napari_seg.inference.backends import arithmetic
+    from napari_seg.inference.backends.base import arithmetic
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from napari_seg.errors import NapariSegError, OutputError
 from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.placement import place
-from napari_seg.plugin.records import made_by_in, made_by_of, write_record
-from napari_seg.plugin.structures import Snapshot, table_of
+from napari_seg.plugin.structures.model import Snapshot, table_of
+from napari_seg.plugin.structures.records import made_by_in, made_by_of, write_record
 
 FOLDER_VARIABLE = "NAPARI_SEG_UNSAVED"
 """Environment variable with the folder in which copies are kept."""

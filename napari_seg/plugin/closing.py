@@ -23,10 +23,10 @@ from qtpy.QtWidgets import QApplication, QMessageBox
 from napari_seg.errors import NapariSegError
 from napari_seg.plugin.autosave import Autosave
 from napari_seg.plugin.controls import ask_folder, in_background
-from napari_seg.plugin.exporting import export, free_path
-from napari_seg.plugin.napari_internals import cancel_quit, canvas_widget, main_window
+from napari_seg.plugin.napari_private import cancel_quit, canvas_widget, main_window
 from napari_seg.plugin.session import message_of
-from napari_seg.plugin.structures import Snapshot, table_of, unsaved_in
+from napari_seg.plugin.structures.export import export, free_path
+from napari_seg.plugin.structures.model import Snapshot, table_of, unsaved_in
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from qtpy.QtWidgets import QDockWidget, QMainWindow
 
-    from napari_seg.plugin.exporting import KindName
     from napari_seg.plugin.panel import Panel
-    from napari_seg.plugin.planes import LinkedPlanes
+    from napari_seg.plugin.planes.widget import LinkedPlanes
+    from napari_seg.plugin.structures.export import KindName
 
 PLUGIN = "napari-seg"
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from napari_seg.errors import OutputError
 from napari_seg.formats import ITK_ENDINGS, NIFTI_ENDINGS, PAIR_ENDINGS, PICTURE_ENDINGS, has_ending
-from napari_seg.plugin.napari_internals import redo_history, undo_history
+from napari_seg.plugin.napari_private import redo_history, undo_history
 from napari_seg.plugin.placement import AXIS_LABELS, METADATA_KEY, Placement, place
 from napari_seg.volume import Segment, Segmentation, Volume, labels_in, smallest_label_type
 

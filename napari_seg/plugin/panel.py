@@ -12,21 +12,21 @@ from superqt.utils import signals_blocked
 
 from napari_seg.plugin import shortcuts
 from napari_seg.plugin.autosave import Unsaved
-from napari_seg.plugin.batch import BatchModel
-from napari_seg.plugin.batch_tab import BatchTab
+from napari_seg.plugin.batch.model import BatchModel
+from napari_seg.plugin.batch.tab import BatchTab
 from napari_seg.plugin.closing import guard_of
 from napari_seg.plugin.controls import box, button, in_background, row
 from napari_seg.plugin.layers import first_window, frame_of, window_names, window_of
-from napari_seg.plugin.letters import Letters
-from napari_seg.plugin.napari_internals import canvas_widget, native_canvas
+from napari_seg.plugin.napari_private import canvas_widget, native_canvas
+from napari_seg.plugin.planes.letters import Letters
 from napari_seg.plugin.preferences import preferences
-from napari_seg.plugin.segment_tab import SegmentTab
-from napari_seg.plugin.segmenting import SegmentModel
+from napari_seg.plugin.segment.model import SegmentModel
+from napari_seg.plugin.segment.tab import SegmentTab
 from napari_seg.plugin.session import Message, Session, message_of, unwrapped
-from napari_seg.plugin.structures import StructuresModel
-from napari_seg.plugin.structures_tab import StructuresTab
-from napari_seg.plugin.study import StudyModel
-from napari_seg.plugin.study_tab import StudyTab
+from napari_seg.plugin.structures.model import StructuresModel
+from napari_seg.plugin.structures.tab import StructuresTab
+from napari_seg.plugin.study.model import StudyModel
+from napari_seg.plugin.study.tab import StudyTab
 
 _MARKS = {"info": "", "warning": "⚠ ", "error": "✕ "}
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from napari_seg.errors import ChoiceNeeded, InputError, NapariSegError
 from napari_seg.formats import ITK_ENDINGS, has_ending, nifti_ending
-from napari_seg.plugin.label_files import LabelMaps, holds_labels, label_layers, read_labels
 from napari_seg.plugin.layers import frame_of, image_layers, volume_of
+from napari_seg.plugin.messages import words_of
 from napari_seg.plugin.placement import METADATA_KEY
-from napari_seg.plugin.words import words_of
+from napari_seg.plugin.study.label_files import LabelMaps, holds_labels, label_layers, read_labels
 from napari_seg.volume import Volume
 
 _LOOKED_AT = 200
@@ -70,8 +70,8 @@ def read_layers(path: str | list[str]) -> list[Any]:
         more = ". Open its folder in the Study tab of the panel to choose" if isinstance(fault, ChoiceNeeded) else ""
         show_error(f"{words_of(fault)}{more}")
     if layers and hasattr(viewer, "window"):
-        from napari_seg.plugin.letters import Letters
-        from napari_seg.plugin.napari_internals import canvas_widget, native_canvas
+        from napari_seg.plugin.napari_private import canvas_widget, native_canvas
+        from napari_seg.plugin.planes.letters import Letters
 
         Letters.on(native_canvas(canvas_widget(viewer)), viewer)
     # napari's word for "read, and there is nothing to show".

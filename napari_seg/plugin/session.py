@@ -13,12 +13,12 @@ from weakref import WeakKeyDictionary
 from napari.layers import Image, Labels, Layer
 from psygnal import Signal
 
-from napari_seg.apart import Mistake
 from napari_seg.errors import InputError, NapariSegError
-from napari_seg.plugin.foreign import ADOPTED, TRANSFORM_EVENTS, adopt_image, adopt_labels
+from napari_seg.plugin.foreign_layers import ADOPTED, TRANSFORM_EVENTS, adopt_image, adopt_labels
 from napari_seg.plugin.layers import volume_of, widen_range
+from napari_seg.plugin.messages import words_of
 from napari_seg.plugin.placement import METADATA_KEY
-from napari_seg.plugin.words import words_of
+from napari_seg.worker import Mistake
 
 if TYPE_CHECKING:
     from collections.abc import Callable

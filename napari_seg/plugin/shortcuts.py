@@ -10,7 +10,7 @@ from napari.settings import get_settings
 from napari.utils.action_manager import action_manager
 
 if TYPE_CHECKING:
-    from napari_seg.plugin.structures import StructuresModel
+    from napari_seg.plugin.structures.model import StructuresModel
 
 _models: WeakSet[StructuresModel] = WeakSet()
 

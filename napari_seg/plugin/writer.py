@@ -35,8 +35,8 @@ def write_labels(path: str = "", data: NDArray | None = None, meta: dict[str, An
     from napari.viewer import current_viewer
 
     from napari_seg.formats.label_maps import write_label_map
-    from napari_seg.plugin.foreign import adopt_labels, labels_from
-    from napari_seg.plugin.structures import table_of
+    from napari_seg.plugin.foreign_layers import adopt_labels, labels_from
+    from napari_seg.plugin.structures.model import table_of
 
     viewer = current_viewer()
     layer = None if viewer is None else next((one for one in viewer.layers if one.data is data), None)

@@ -20,7 +20,7 @@ class Segmented:
     """What one call of `segment` took.
 
     Attributes:
-        plan: the engine's, `napari_seg.inference.budget.Plan`.
+        plan: the engine's, `napari_seg.inference.plan.Plan`.
         expected_seconds: as the engine told them before it ran the windows.
         region_seconds: what took instead, the start left out.
         peak_bytes: of the process' resident memory meanwhile.
@@ -50,10 +50,10 @@ def segmented(bundle: Path, shape: tuple[int, int, int], spacing_mm: float, back
     import numpy as np
 
     from napari_seg import Grid, Volume
-    from napari_seg.bundle import read_bundle
+    from napari_seg.bundles.monai import load_model
+    from napari_seg.bundles.spec import read_bundle
     from napari_seg.geometry import resample
     from napari_seg.inference import segment
-    from napari_seg.inference.model import load_model
 
     grid = Grid(shape, np.diag([spacing_mm] * 3 + [1.0]))
     i, j, k = (2 + int(length // BLOB_MM) for length in grid.size_mm)
@@ -110,7 +110,7 @@ class Times:
 @contextmanager
 def timed_backends() -> Iterator[Times]:
     """Times all backends that the engine makes within."""
-    from napari_seg.inference import backends
+    from napari_seg.inference.backends import base as backends
 
     make_backend, times = backends.make_backend, Times()
 

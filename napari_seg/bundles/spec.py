@@ -1,0 +1,494 @@
+"""MONAI bundles on disk: finding them, reading what they declare, and importing their code once trusted.
+
+What a bundle *is* stands in `configs/metadata.json`, which is plain JSON and read without running anything.
+What it *does* stands in `configs/inference.yaml` (or `.json`), and parsing that runs code from the bundle
+(GHSA-873f-pvrv-4x83); so it happens only for a bundle that the user trusts.
+
+Beside MONAI's own metadata a bundle may declare, under the key `napari_seg`:
+
+    segments     [{label, name, color, plausible_ml, in_one_piece, terms}]: the structures in the result; terms are
+                 coded ones for DICOM, {category, kind, modifier}, each [value, scheme, meaning]
+    network_segments   the same for the network's own labels; the names in channel_def if left out
+    min_confidence   mean probability below which a result is doubted
+    localiser    where in a larger scan the network must look (see `localise.py`)
+    thresholds   of each of the network's channels the probability above which its structure is there, for a network
+                 whose channels are each for themselves (sigmoid); where several are there, the last one wins
+    tta          test-time averaging unless a person chooses another: "shifts", "mirror" or "none"
+    coarse       {bundle, margin_mm}: a quick bundle inside this one, run first; the network looks only around what
+                 that one finds
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from napari_seg.bundles.postprocessing import not_honoured, read_config, sees_images
+from napari_seg.errors import BundleError
+from napari_seg.volume import MOST_LABEL, Segment, Term, distinct_color
+
+METADATA = Path("configs", "metadata.json")
+WEIGHTS = Path("models", "model.pt")
+
+MAX_METADATA_BYTES = 2**22
+"""Size of a metadata.json above which it is refused; published ones have some 10 KB."""
+
+MAX_CHANNELS = 4096
+"""Channels of an image or of a network, and segments of a bundle, that are believed."""
+
+MAX_ACCURACY = 1e9
+"""Of a number that is reported of a model."""
+
+MAX_NAME = 120
+MAX_TEXT = 2000
+"""Characters of a name and of a description that are kept."""
+TTA = Literal["none", "shifts", "mirror"]
+"""Test-time averaging: over shifted copies of each window, or over its mirror images."""
+
+BUNDLES_VARIABLE = "NAPARI_SEG_BUNDLES"
+"""Environment variable with further folders that hold bundles, separated as in PATH."""
+
+
+@dataclass(frozen=True)
+class RegionSpec:
+    """A box in template space in which the network looks once.
+
+    Attributes:
+        name: such as "left hippocampus".
+        center_mm: (x, y, z) in the template's space, RAS+.
+        size_mm: field of view along the template's x, y and z.
+        mirror: whether the network is shown the mirror image (x reversed), because it knows the other side only.
+        labels: the network's label -> the label in the result.
+    """
+
+    name: str
+    center_mm: tuple[float, float, float]
+    size_mm: tuple[float, float, float]
+    mirror: bool
+    labels: dict[int, int]
+
+
+@dataclass(frozen=True)
+class LocaliserSpec:
+    """How a bundle wants its regions found in a scan larger than what its network was trained on.
+
+    Attributes:
+        template: name of a template that `localise.py` knows, or a file in the bundle.
+        crop_below_mm: a scan whose largest field of view is below this is a crop: the network sees it directly.
+        min_similarity: mutual information (nats) that the registration must reach.
+        usual_similarity: what it reaches on good scans; below it the result is doubted.
+        spacing_mm: voxel size of the boxes.
+        regions: where to look.
+    """
+
+    template: str
+    crop_below_mm: float
+    min_similarity: float
+    usual_similarity: float
+    spacing_mm: tuple[float, float, float]
+    regions: tuple[RegionSpec, ...]
+
+
+@dataclass(frozen=True)
+class CoarseSpec:
+    """A quick bundle that is run first.
+
+    Attributes:
+        bundle: its folder, relative to this bundle's.
+        margin_mm: how far around what it finds the network looks.
+    """
+
+    bundle: str
+    margin_mm: float
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle as its metadata describes it; nothing of it has run.
+
+    Attributes:
+        root: the folder that holds `configs/` and `models/`.
+        name: a title for a person.
+        version: the bundle's own.
+        description: what it finds, in a sentence.
+        modality: DICOM's letters of the images it was trained on; "" if not said.
+        in_channels: channels of the image it wants.
+        network_segments: what the network's own channels mean, background left out.
+        segments: what a whole-scan result holds; equal to `network_segments` unless it declares a localiser.
+        trusted: whether its code may run.
+        min_confidence: mean probability of a segment below which the result is doubted.
+        localiser: where to look in a larger scan; None: everywhere.
+        coarse: what finds where to look; None: nothing does.
+        thresholds: of each channel of the network, if each is for itself; channel n then stands for label n + 1.
+        images: what it was trained on, in the bundle's own words, such as "T1-weighted MRI, 1 mm".
+        licence: of the model and of what it was trained on, as far as the metadata says.
+        accuracy: what was reported of it, such as ("mean Dice", 0.88); a name and a number each.
+        intended_use: what it may be used for.
+        tta: test-time averaging unless a person chooses another; None: as its inferer does it.
+        background: name of the network's channel 0; "" if it has none.
+    """
+
+    root: Path
+    name: str
+    version: str
+    description: str
+    modality: str
+    in_channels: int
+    network_segments: tuple[Segment, ...]
+    segments: tuple[Segment, ...]
+    trusted: bool = False
+    min_confidence: float = 0.0
+    localiser: LocaliserSpec | None = None
+    coarse: CoarseSpec | None = None
+    thresholds: tuple[float, ...] = ()
+    images: str = ""
+    licence: str = ""
+    accuracy: tuple[tuple[str, float], ...] = ()
+    intended_use: str = ""
+    tta: TTA | None = None
+    background: str = ""
+
+
+def shipped_root() -> Path:
+    """The bundle that comes with the package, in a checkout or inside the installed package."""
+    package = Path(__file__).resolve().parents[1]
+    for root in (package / "monai_bundle", package.parent / "monai_bundle"):
+        if (root / METADATA).is_file():
+            return root
+    raise BundleError(
+        "bundle.missing", "the bundle that belongs to this package is not there; install napari-seg again"
+    )
+
+
+def find_bundles(folders: Sequence[Path] = ()) -> tuple[list[Bundle], list[BundleError]]:
+    """The shipped bundle, then those in the folders that NAPARI_SEG_BUNDLES names; and why any can't be read.
+
+    Runs none of their code.
+
+    Args:
+        folders: more of them; one may be a bundle itself.
+    """
+    places = (*_bundle_folders(), *folders)
+    roots: list[Path] = []
+    for folder in places:
+        with suppress(OSError):  # one that can't be listed holds none
+            roots += [folder] if (folder / METADATA).is_file() else []
+            roots += [path.parent.parent for path in sorted(folder.glob(f"*/{METADATA.as_posix()}"))]
+    bundles, faults = [], []
+    for root in (shipped_root(), *roots):
+        try:
+            bundles.append(read_bundle(root))
+        except BundleError as fault:
+            faults.append(fault)
+    return bundles, faults
+
+
+def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = False) -> Bundle:
+    """What a bundle's metadata says; runs none of its code.
+
+    Args:
+        bundle: a bundle's folder, the folder's name below one that NAPARI_SEG_BUNDLES lists, a bundle that was
+            read before, or None for the shipped one.
+        trust: let its code run later. The shipped bundle always may.
+
+    Raises:
+        BundleError: `bundle.unknown`, there is no such bundle; `bundle.metadata`, what it declares can't be read.
+    """
+    if isinstance(bundle, Bundle):
+        return replace(bundle, trusted=True) if trust else bundle
+    root = shipped_root() if bundle is None else _root_of(bundle)
+    try:
+        with (root / METADATA).open("rb") as file:
+            content = file.read(MAX_METADATA_BYTES + 1)
+        if len(content) > MAX_METADATA_BYTES:
+            raise ValueError(f"it is larger than {MAX_METADATA_BYTES // 2**20} MiB")
+        return _bundle(root, json.loads(content), trusted=trust or root == shipped_root())
+    except Exception as error:  # a stranger's file can hold anything, and must not cost the other bundles
+        cause = one_line(f"{type(error).__name__}: {error}", 200)
+        raise BundleError(
+            "bundle.metadata",
+            f"{METADATA} of bundle {root.name!r} can't be used ({cause}); expected what "
+            "MONAI's bundle specification asks for, with network_data_format",
+        ) from error
+
+
+def read_coarse(bundle: Bundle) -> Bundle:
+    """The quick bundle that another one names; trusted as that one is.
+
+    Raises:
+        BundleError: `bundle.metadata`, it names a folder outside of itself; `bundle.unknown`, there is none.
+    """
+    assert bundle.coarse is not None
+    root = (bundle.root / bundle.coarse.bundle).resolve()
+    if root == bundle.root.resolve() or not root.is_relative_to(bundle.root.resolve()):
+        raise BundleError(
+            "bundle.metadata",
+            f"bundle {bundle.root.name!r} names {bundle.coarse.bundle!r} as its coarse bundle; expected a folder in it",
+        )
+    return read_bundle(root, trust=bundle.trusted)
+
+
+def _bundle_folders() -> list[Path]:
+    return [Path(entry) for entry in os.environ.get(BUNDLES_VARIABLE, "").split(os.pathsep) if entry]
+
+
+def _root_of(bundle: str | Path) -> Path:
+    candidates = [Path(bundle)]
+    if Path(bundle).name == str(bundle):
+        candidates += [folder / bundle for folder in _bundle_folders()]
+        candidates += [root for root in (shipped_root(),) if root.name == bundle]
+    for candidate in candidates:
+        with suppress(OSError):  # a name that no file system takes
+            if (candidate / METADATA).is_file():
+                return candidate.resolve()
+    raise BundleError(
+        "bundle.unknown",
+        f"found no bundle at {str(bundle)!r}; expected a folder with {METADATA.as_posix()}; "
+        "'napari-seg bundles' lists the ones that are known",
+    )
+
+
+def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
+    image = metadata["network_data_format"]["inputs"]["image"]
+    pred = metadata["network_data_format"]["outputs"]["pred"]
+    own = metadata.get("napari_seg", {})
+    channels = _channels(pred["num_channels"])
+    names = {int(number): one_line(name, MAX_NAME) for number, name in (pred.get("channel_def") or {}).items()}
+    if names and not 0 <= min(names) <= max(names) < MAX_CHANNELS:
+        raise ValueError(f"channel_def names channel {max(names)}; expected 0 to {MAX_CHANNELS - 1}")
+    counts = Counter(names.values())  # volumes are shown by name
+    names = {number: f"{name} ({number})" if counts[name] > 1 else name for number, name in names.items()}
+    thresholds = tuple(float(value) for value in own.get("thresholds", ()))
+    if thresholds and len(thresholds) != channels:
+        raise ValueError(f"expected a threshold for each of {channels} channels, not {len(thresholds)}")
+    if not all(0 < value < 1 for value in thresholds):
+        raise ValueError(f"thresholds are probabilities between 0 and 1, not {thresholds}")
+    first = 1 if thresholds else 0  # the label of channel 0
+    network_segments = (
+        _segments(own.get("network_segments", ()))
+        or tuple(
+            Segment(n + first, names[n] or f"segment {n + first}", distinct_color(n + first))
+            for n in sorted(names)
+            if n + first > 0
+        )
+        or tuple(Segment(n, f"segment {n}", distinct_color(n)) for n in range(1, channels + first))
+    )
+
+    def text(key: str, most: int = MAX_TEXT) -> str:
+        return one_line(metadata.get(key) or "", most)
+
+    return Bundle(
+        root=root,
+        name=text("name", MAX_NAME) or one_line(root.name, MAX_NAME),
+        version=text("version", MAX_NAME),
+        description=text("description"),
+        modality=one_line(image.get("modality") or "", MAX_NAME),
+        in_channels=_channels(image["num_channels"]),
+        network_segments=network_segments,
+        segments=_segments(own.get("segments", ())) or network_segments,
+        trusted=trusted,
+        min_confidence=_number(own.get("min_confidence", 0.0)),
+        localiser=_localiser(own["localiser"]) if "localiser" in own else None,
+        thresholds=thresholds,
+        coarse=CoarseSpec(str(own["coarse"]["bundle"]), _number(own["coarse"]["margin_mm"]))
+        if "coarse" in own
+        else None,
+        images=text("image_classes"),
+        licence="; ".join(filter(None, map(text, ("license", "copyright", "data_source")))),
+        accuracy=_accuracy(metadata.get("eval_metrics")),
+        intended_use=text("intended_use"),
+        tta=_tta(own.get("tta")),
+        background=names.get(0, ""),
+    )
+
+
+def one_line(text: Any, most: int) -> str:
+    """Return a stranger's text on one line: without control characters, which steer terminals, and not too long."""
+    plain = " ".join("".join(c if c.isprintable() else " " for c in str(text)[: 4 * most]).split())
+    return plain if len(plain) <= most else f"{plain[: most - 1]}…"
+
+
+def _channels(value: Any) -> int:
+    count = int(value)
+    if not 1 <= count <= MAX_CHANNELS:
+        raise ValueError(f"num_channels is {count}; expected 1 to {MAX_CHANNELS}")
+    return count
+
+
+def _tta(value: Any) -> TTA | None:
+    if value not in (None, *get_args(TTA)):
+        raise ValueError(f"tta is {value!r}; expected one of {', '.join(get_args(TTA))}")
+    return value
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"found the number {number}; expected a finite one")
+    return number
+
+
+def _accuracy(entry: Any) -> tuple[tuple[str, float], ...]:
+    """The numbers of the metadata's eval_metrics; a person reads them, so whatever is no number is left out."""
+    if not isinstance(entry, dict):
+        return ()
+    numbers = {one_line(name, MAX_NAME).replace("_", " "): value for name, value in list(entry.items())[:MAX_CHANNELS]}
+    return tuple(
+        (name, float(value))
+        for name, value in numbers.items()
+        if isinstance(value, int | float) and abs(value) < MAX_ACCURACY
+    )
+
+
+def _segments(entries: Sequence[dict[str, Any]]) -> tuple[Segment, ...]:
+    if len(entries) > MAX_CHANNELS:
+        raise ValueError(f"it declares {len(entries)} segments; expected at most {MAX_CHANNELS}")
+    return tuple(map(_segment, entries))
+
+
+def _segment(entry: dict[str, Any]) -> Segment:
+    label = int(entry["label"])
+    if not 1 <= label <= MOST_LABEL:
+        raise ValueError(f"a segment has label {label}; expected 1 to {MOST_LABEL}")
+    low, high = entry.get("plausible_ml", (None, None))
+    red, green, blue = (min(max(int(value), 0), 255) for value in entry["color"])
+    terms = entry.get("terms", {}).items()
+    return Segment(
+        label=label,
+        name=one_line(entry["name"], MAX_NAME) or f"segment {label}",
+        color=(red, green, blue),
+        plausible_ml=None if low is None else (_number(low), _number(high)),
+        in_one_piece=bool(entry.get("in_one_piece", False)),
+        **{name: Term(*(one_line(word, MAX_NAME) for word in term)) for name, term in terms},
+    )
+
+
+def _localiser(entry: dict[str, Any]) -> LocaliserSpec:
+    return LocaliserSpec(
+        template=str(entry["template"]),
+        crop_below_mm=_number(entry["crop_below_mm"]),
+        min_similarity=_number(entry["min_similarity"]),
+        usual_similarity=_number(entry.get("usual_similarity", entry["min_similarity"])),
+        spacing_mm=_triple(entry["spacing_mm"]),
+        regions=tuple(
+            RegionSpec(
+                name=one_line(region["name"], MAX_NAME),
+                center_mm=_triple(region["center_mm"]),
+                size_mm=_triple(region["size_mm"]),
+                mirror=bool(region["mirror"]),
+                labels={int(network): int(result) for network, result in region["labels"].items()},
+            )
+            for region in entry["regions"]
+        ),
+    )
+
+
+def _triple(values: list[float]) -> tuple[float, float, float]:
+    x, y, z = (_number(value) for value in values)
+    return x, y, z
+
+
+def check_runnable(bundle: Bundle) -> None:
+    """Check, before any long work, whether a bundle may run and will give what it promises; runs none of its code.
+
+    Raises:
+        BundleError: `bundle.untrusted`; `bundle.weights`, there are none; `bundle.postprocessing`, its labels follow
+            from more than softmax and argmax, or than the thresholds that it declares; `bundle.dimensions`, it
+            segments 2D images; `bundle.config`, the inference config can't be read.
+    """
+    if not bundle.trusted:
+        raise BundleError(
+            "bundle.untrusted",
+            f"loading bundle {bundle.root.name!r} runs code that comes with it; if you trust its source, say so "
+            "(--trust-bundle, or read_bundle(..., trust=True))",
+        )
+    path = inference_config(bundle.root)
+    try:
+        config = read_config(path)
+        faults = not_honoured(config, bool(bundle.thresholds), bundle.background)
+        is_for_images = sees_images(config)
+    except Exception as error:  # a damaged file can raise anything
+        cause = one_line(f"{type(error).__name__}: {error}", 200)
+        text = f"{path.name} of bundle {bundle.root.name!r} can't be read ({cause}); expected a MONAI config"
+        raise BundleError("bundle.config", text) from error
+    if is_for_images:
+        raise BundleError(
+            "bundle.dimensions",
+            f"bundle {bundle.root.name!r} segments 2D images, which napari-seg does not do yet; expected a network for "
+            f"volumes, or for their slices; run it with MONAI: {command_of_monai(bundle)}",
+        )
+    if not bundle.network_segments:
+        faults.append("a single channel, which argmax leaves all background")
+    if faults:
+        expected = "the thresholds of its metadata" if bundle.thresholds else "softmax and argmax"
+        raise BundleError(
+            "bundle.postprocessing",
+            f"bundle {bundle.root.name!r} makes its labels by {', '.join(faults)}, which napari-seg does not do yet; "
+            f"expected {expected} alone; run it with MONAI (python -m monai.bundle run), or, where its channels are "
+            "independent of each other (sigmoid), declare their thresholds in metadata.json under napari_seg",
+        )
+    if not (bundle.root / WEIGHTS).is_file():
+        raise BundleError("bundle.weights", f"bundle {bundle.root.name!r} has no {WEIGHTS.as_posix()}; train it first")
+    if bundle.coarse is not None:
+        check_runnable(read_coarse(bundle))
+
+
+def command_of_monai(bundle: Bundle) -> str:
+    """Return the command that runs a bundle by its own config; words in capitals are to be filled in."""
+    path = inference_config(bundle.root)
+    config = read_config(path)
+    run_id = "inference " if "inference" in config else ""
+    values = {"dataset_dir": "IMAGES", "output_dir": "RESULTS"}
+    told = [f"--{name} {value}" for name, value in values.items() if name in config]
+    return " ".join([f"python -m monai.bundle run {run_id}--config_file {shlex.quote(str(path))}", *told])
+
+
+def inference_config(root: Path) -> Path:
+    """Return the config that says how a bundle segments a scan.
+
+    Raises:
+        BundleError: `bundle.config`, there is none.
+    """
+    configs = [root / "configs" / f"inference.{suffix}" for suffix in ("yaml", "yml", "json")]
+    for path in configs:
+        if path.is_file():
+            return path
+    raise BundleError("bundle.config", f"bundle {root.name!r} has no configs/inference.yaml or .json")
+
+
+_importing = threading.Lock()
+
+
+@contextmanager
+def own_modules(root: Path) -> Iterator[None]:
+    """Lets a bundle import its own modules, and forgets them afterwards.
+
+    Many bundles call their package `scripts`; without this the first one loaded would shadow all others.
+    """
+    names = {p.stem if p.is_file() else p.name for p in root.iterdir() if p.is_dir() or p.suffix == ".py"}
+
+    def own() -> dict[str, Any]:
+        return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in names}
+
+    with _importing:
+        before = own()
+        for name in before:
+            del sys.modules[name]
+        sys.path.insert(0, str(root))
+        try:
+            yield
+        finally:
+            sys.path.remove(str(root))
+            for name in own():
+                del sys.modules[name]
+            sys.modules.update(before)

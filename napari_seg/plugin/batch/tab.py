@@ -1,0 +1,206 @@
+"""The Batch tab in Qt: a folder in, a folder out, a table that fills; what it does stands in `batch`."""
+
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QFileDialog,
+    QFormLayout,
+    QLabel,
+    QProgressBar,
+    QSplitter,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QElidingLabel
+
+from napari_seg.cohort.results import Format
+from napari_seg.errors import NapariSegError
+from napari_seg.plugin.batch.model import BatchModel, Row
+from napari_seg.plugin.controls import ask_folder, button, in_background, number_item, row, scrolled, table
+from napari_seg.plugin.segment.model import SegmentModel
+from napari_seg.plugin.session import Message, message_of
+from napari_seg.plugin.study.model import StudyModel
+
+_POLL_MS = 200
+_MARKS = {"waiting": "·", "running": "▶", "done": "✓", "failed": "✕", "stopped": "–"}
+_ALSO: dict[Format, str] = {"seg": "SEG", "rtstruct": "RTSTRUCT", "nrrd": "NRRD"}
+
+
+class BatchTab(QWidget):
+    """Runs the chosen model over every scan of a folder."""
+
+    def __init__(self, model: BatchModel, segmenting: SegmentModel, study: StudyModel) -> None:
+        super().__init__()
+        self.model = model
+        self.study = study
+        self.segmenting = segmenting
+        self._inputs = QElidingLabel()
+        self._output = QElidingLabel()
+        for label in (self._inputs, self._output):
+            label.setElideMode(Qt.TextElideMode.ElideMiddle)
+        self._inputs_button = button("Scans…", "The folder of scans; its subfolders and archives too.", self._on_inputs)
+        self._output_button = button("Results…", "Nothing is written anywhere else.", self._on_output)
+        self._model_label = QElidingLabel()
+        self._also = {}
+        for kind, text in _ALSO.items():
+            self._also[kind] = QCheckBox(text)
+            self._also[kind].toggled.connect(lambda on, kind=kind: self._on_also(kind, on))
+        self._run_button = button("Run all", "", self.run)
+        self._stop_button = button("Stop", "End at the next step; what is done stays.", model.stop)
+        self._progress_label = QElidingLabel()
+        self._progress_bar = QProgressBar(textVisible=False)
+        self._table = table("", "Scan", "s", "Result", stretched=3)
+        self._table.cellActivated.connect(lambda number, _: self.open_row(number))
+        self._table.cellDoubleClicked.connect(lambda number, _: self.open_row(number))
+        self._table.itemSelectionChanged.connect(self._show_details)
+        self._details = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
+        self._details.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self._details.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._is_opening = False
+        self._save_button = button(
+            "Save table…", "One table (CSV) of all scans: the volume of each structure, and what failed.", self._on_save
+        )
+        self._hint = QLabel("NIfTI, a picture and a record for each scan; a scan that fails does not stop the others.")
+        self._hint.setWordWrap(True)
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow(self._inputs_button, self._inputs)
+        form.addRow(self._output_button, self._output)
+        form.addRow("Model", self._model_label)
+        form.addRow(row(QLabel("Also"), *self._also.values()))
+        layout = QVBoxLayout(self)
+        layout.addWidget(self._hint)
+        layout.addLayout(form)
+        layout.addLayout(row(self._run_button, self._stop_button))
+        layout.addWidget(self._progress_label)
+        layout.addWidget(self._progress_bar)
+        splitter = QSplitter(Qt.Orientation.Vertical)
+        splitter.addWidget(self._table)
+        splitter.addWidget(scrolled(self._details))
+        splitter.setStretchFactor(0, 1)
+        splitter.setSizes([400, 80])
+        layout.addWidget(splitter, 1)
+        layout.addWidget(self._save_button)
+        self._filled: dict[int, Row] = {}
+        self._timer = QTimer(self)
+        self._timer.setInterval(_POLL_MS)
+        self._timer.timeout.connect(self._look)
+        model.changed.connect(self._refresh)
+        segmenting.changed.connect(self._refresh_buttons)
+        self._refresh()
+
+    def run(self) -> None:
+        """Runs the batch in a thread of its own."""
+        bundle = self.segmenting.bundle
+        assert bundle is not None
+        self._filled = {}
+        run = self.model.start(bundle, self.segmenting.options)
+        self._timer.start()
+        run.begin()
+
+    def open_row(self, number: int) -> None:
+        """Show a scan with its result, read in a thread of its own."""
+        row = self.model.rows[number]
+        if row.scan is None or self._is_opening:
+            return
+        self._is_opening = True
+        self.model.session.say(Message("info", f"Opening {row.name} …"))
+        study = self.study
+        told: dict[str, Any] = {"returned": study.show, "errored": self._tell, "finished": self._on_opened}
+        in_background(self, self.model.read, row, study.scans(), study.frame(), **told)
+
+    def _show_details(self) -> None:
+        """Say of the selected row what its columns have no room for."""
+        chosen = {item.row() for item in self._table.selectedItems()}
+        known = [self.model.rows[number] for number in chosen if number < len(self.model.rows)]
+        self._details.setText("\n".join(f"{one.name}\n{one.text or one.state}" for one in known))
+
+    def _on_opened(self) -> None:
+        self._is_opening = False
+
+    def _tell(self, error: Exception) -> None:
+        self.model.session.say(message_of(error))
+
+    def _on_save(self) -> None:
+        folder = self.model.output or Path()
+        chosen, _ = QFileDialog.getSaveFileName(self, "Save the table", str(folder / "volumes.csv"), "Table (*.csv)")
+        if not chosen:
+            return
+        path = Path(chosen) if chosen.lower().endswith(".csv") else Path(f"{chosen}.csv")
+        try:
+            self.model.write_table(path)
+        except NapariSegError as error:
+            self._tell(error)
+            return
+        self.model.session.say(Message("info", f"Saved {path.name}."), lasting=True)
+
+    def _on_inputs(self) -> None:
+        if (folder := ask_folder(self, "Folder of scans")) is not None:
+            self.model.choose_inputs(folder)
+
+    def _on_output(self) -> None:
+        if (folder := ask_folder(self, "Folder of results")) is not None:
+            self.model.choose_output(folder)
+
+    def _on_also(self, kind: Format, wanted: bool) -> None:
+        if wanted:
+            self.model.also.add(kind)
+        else:
+            self.model.also.discard(kind)
+
+    def _look(self) -> None:
+        run = self.model.run
+        self.model.look()
+        if run is not None and run.has_ended.is_set():
+            self._timer.stop()
+            self.model.finish()
+        self._show_progress()
+
+    def _refresh(self) -> None:
+        model = self.model
+        self._refresh_buttons()
+        self._table.setRowCount(len(model.rows))
+        for number, known in enumerate(model.rows):
+            if self._filled.get(number) != known:  # a cohort has thousands
+                self._fill(number, known)
+                self._filled[number] = known
+        self._show_details()
+        self._show_progress()
+
+    def _refresh_buttons(self) -> None:
+        model = self.model
+        self._inputs.setText(str(model.inputs or "none chosen"))
+        self._output.setText(str(model.output or "none chosen"))
+        bundle = self.segmenting.bundle
+        self._model_label.setText("none" if bundle is None else bundle.name)
+        obstacle, is_running = model.obstacle(bundle), model.run is not None
+        self._run_button.setEnabled(not obstacle)
+        self._run_button.setToolTip(obstacle or "Segment every scan of the folder.")
+        self._save_button.setEnabled(any(known.result is not None for known in model.rows))
+        self._stop_button.setEnabled(model.run is not None and not model.run.is_stopping)
+        for widget in (self._inputs_button, self._output_button, *self._also.values()):
+            widget.setEnabled(not is_running)
+        self._progress_label.setVisible(is_running)
+        self._progress_bar.setVisible(is_running)
+
+    def _show_progress(self) -> None:
+        run = self.model.run
+        if run is None:
+            return
+        ended = sum(known.state in ("done", "failed") for known in self.model.rows)
+        self._progress_bar.setRange(0, len(self.model.rows))
+        self._progress_bar.setValue(ended)
+        text = "Stopping at the next step …" if run.is_stopping else str(run.progress)
+        self._progress_label.setText(f"{ended} of {len(self.model.rows)} scans. {text}")
+
+    def _fill(self, number: int, known: Row) -> None:
+        seconds = number_item(f"{known.seconds:.0f}" if known.seconds else "")
+        items = [QTableWidgetItem(_MARKS[known.state]), QTableWidgetItem(known.name), seconds]
+        for column, item in enumerate([*items, QTableWidgetItem(known.text or known.state)]):
+            how = "Double-click to open the scan with its result." if known.scan is not None else ""
+            item.setToolTip(f"{known.text or known.state}\n{how}".strip())
+            self._table.setItem(number, column, item)

@@ -1,0 +1,96 @@
+"""Letters at the edges of a canvas that say which side of the patient lies there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtWidgets import QLabel, QWidget
+
+from napari_seg.plugin.planes.model import sides
+
+_STYLE = "color: #ffd91a; background: rgba(0, 0, 0, 120); font-weight: bold; font-size: 13px; padding: 0 2px;"
+
+_NAME = "napari-seg letters"
+
+
+class Letters(QObject):
+    """Four letters that follow what a viewer shows; none where left and right are not known.
+
+    Args:
+        canvas: Qt widget of the canvas.
+        viewer: viewer that draws there.
+        main: viewer with the layers that know where they lie; the same, but for linked planes.
+    """
+
+    def __init__(self, canvas: QWidget, viewer: Any, main: Any) -> None:
+        super().__init__(canvas)
+        self.setObjectName(_NAME)
+        self._canvas, self._viewer, self._main = canvas, viewer, main
+        self._labels = [QLabel(canvas) for _ in range(4)]
+        for label in self._labels:
+            label.setStyleSheet(_STYLE)
+            label.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+            label.hide()
+        canvas.installEventFilter(self)
+        self._connected = [
+            viewer.dims.events.order,
+            viewer.dims.events.ndisplay,
+            viewer.camera.events.orientation,
+            main.layers.events.inserted,
+            main.layers.events.removed,
+        ]
+        for event in self._connected:
+            event.connect(self.refresh, position="last")  # after the panel has told where a new layer lies
+        canvas.destroyed.connect(self._disconnect)
+        self.refresh()
+
+    @classmethod
+    def on(cls, canvas: QWidget, viewer: Any, main: Any | None = None) -> Letters:
+        """Return the letters of a canvas, made if there are none yet."""
+        found = next((child for child in canvas.children() if child.objectName() == _NAME), None)
+        return found if isinstance(found, cls) else cls(canvas, viewer, viewer if main is None else main)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Return the letters that are seen at the left, right, upper and lower edge."""
+        return tuple("" if label.isHidden() else label.text() for label in self._labels)
+
+    def close(self) -> None:
+        """Remove the letters."""
+        self._disconnect()
+        self._canvas.removeEventFilter(self)
+        for label in self._labels:
+            label.deleteLater()
+        self.setParent(None)
+        self.deleteLater()
+
+    def _disconnect(self, *_: object) -> None:
+        for event in self._connected:
+            event.disconnect(self.refresh)
+        self._connected = []
+
+    def refresh(self, event: object = None) -> None:
+        """Show the letters of the plane that is drawn now."""
+        for label, text in zip(self._labels, sides(self._viewer, self._main.layers), strict=True):
+            label.setText(text)
+            label.setVisible(bool(text))
+            label.adjustSize()
+        self._place()
+
+    def eventFilter(self, watched: object, event: QEvent) -> bool:  # Qt's name
+        """Keep the letters at the edges of a canvas that has another size."""
+        if event.type() == QEvent.Type.Resize:
+            self._place()
+        return False
+
+    def _place(self) -> None:
+        width, height = self._canvas.width(), self._canvas.height()
+        left, right, upper, lower = self._labels
+        for label, x, y in (
+            (left, 4, (height - left.height()) // 2),
+            (right, width - right.width() - 4, (height - right.height()) // 2),
+            (upper, (width - upper.width()) // 2, 2),
+            (lower, (width - lower.width()) // 2, height - lower.height() - 2),
+        ):
+            label.move(x, y)

@@ -1,0 +1,223 @@
+"""The Segment tab in Qt: a model, its card, what it will take, Run and Stop; what it does stands in `segmenting`."""
+
+import io
+from functools import partial
+
+from napari.utils.progress import cancelable_progress
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QMessageBox, QProgressBar, QVBoxLayout, QWidget
+from superqt import QElidingLabel
+from superqt.utils import signals_blocked
+
+from napari_seg.plugin.controls import ask_folder, box, button, in_background, row, scrolled
+from napari_seg.plugin.segment.model import DEVICES, Run, SegmentModel
+
+_POLL_MS = 100
+_FORESEE_AFTER_MS = 600
+
+
+class SegmentTab(QWidget):
+    """Choose a model, see what it will take, run it."""
+
+    def __init__(self, model: SegmentModel) -> None:
+        super().__init__()
+        self.model = model
+        self._activity: cancelable_progress | None = None
+        self._foreseen: tuple[object, str] = (None, "")
+        self._is_foreseeing = False
+        self._build()
+        self._timer = QTimer(self)
+        self._timer.setInterval(_POLL_MS)
+        self._timer.timeout.connect(self._show_progress)
+        self._foresee_timer = QTimer(self)
+        self._foresee_timer.setSingleShot(True)
+        self._foresee_timer.setInterval(_FORESEE_AFTER_MS)
+        self._foresee_timer.timeout.connect(self._foresee)
+        model.changed.connect(self._refresh)
+        self._refresh()
+
+    def run(self) -> None:
+        """Segments the chosen scan in a thread of its own; after the run under way, if there is one."""
+        is_first = self.model.run is None
+        run = self.model.start()
+        if is_first:
+            self._execute(run)
+
+    def put_below_run(self, widget: QWidget) -> None:
+        """Show a widget right below Run and its progress."""
+        layout = self.layout()
+        assert isinstance(layout, QVBoxLayout)
+        layout.insertWidget(layout.indexOf(self._progress_bar) + 1, widget)
+
+    def _execute(self, run: Run) -> None:
+        self._activity = cancelable_progress(total=0, desc=run.bundle.name, file=io.StringIO())
+        self._timer.start()
+        run.begin()
+        self._refresh()
+
+    # building
+
+    def _build(self) -> None:
+        self._bundle_box = box("What to look for: the models found on this computer.")
+        self._add_button = button("Add…", "Choose the folder of another MONAI bundle.", self._on_add)
+        self._card = QLabel(wordWrap=True)
+        self._card.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._card.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self._trust_button = button("Trust this model…", "Let the code that comes with it run.", self._on_trust)
+        self._device_box = box("Where the network runs. Automatic takes a graphics card if there is one.")
+        for key, text in DEVICES.items():
+            self._device_box.addItem(text, key)
+        self._certainty_box = QCheckBox("Confidence as a layer too")
+        self._certainty_box.setToolTip("How sure the network is of each voxel; the layer is hidden at first.")
+        self._foreseen_label = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
+        self._run_button = button("Run", "", self.run)
+        self._stop_button = button("Stop", "Give up this run and those that wait; nothing is added.", self.model.stop)
+        self._progress_label = QElidingLabel()
+        self._progress_bar = QProgressBar(textVisible=False)
+
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Model", row(self._bundle_box, self._add_button))
+        form.addRow("Device", self._device_box)
+        form.addRow("", self._certainty_box)
+        card = QWidget()
+        below = QVBoxLayout(card)  # what has no fixed height lies below Run, which must not move under the mouse
+        below.setContentsMargins(0, 0, 0, 0)
+        below.addWidget(self._foreseen_label)
+        below.addWidget(self._trust_button)
+        below.addWidget(self._card, 1)
+        layout = QVBoxLayout(self)
+        layout.addLayout(form)
+        layout.addLayout(row(self._run_button, self._stop_button))
+        layout.addWidget(self._progress_label)
+        layout.addWidget(self._progress_bar)
+        layout.addWidget(scrolled(card), 1)
+        self._bundle_box.currentIndexChanged.connect(self._on_bundle_chosen)
+        self._device_box.currentIndexChanged.connect(self._on_device_chosen)
+        self._certainty_box.toggled.connect(self.model.choose_certainty)
+
+    # from the person to the model
+
+    def _on_bundle_chosen(self) -> None:
+        self.model.choose_bundle(self._bundle_box.currentData())
+
+    def _on_device_chosen(self) -> None:
+        self.model.choose_device(self._device_box.currentData())
+
+    def _on_add(self) -> None:
+        if (folder := ask_folder(self, "Add a MONAI bundle")) is not None:
+            self.model.add_bundle(folder)
+
+    def _on_trust(self) -> None:
+        bundle = self.model.bundle
+        assert bundle is not None
+        text = (
+            f"{bundle.name}\n{bundle.root}\n\nThis model brings program code of its own. Once it is trusted, that code "
+            "can do on this computer whatever you can. Trust it only if you know where it comes from."
+        )
+        asked = QMessageBox(QMessageBox.Icon.Warning, "Trust this model?", text, parent=self)
+        asked.setTextFormat(Qt.TextFormat.PlainText)  # a name could hide the warning otherwise
+        asked.setStandardButtons(QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.No)
+        asked.setDefaultButton(QMessageBox.StandardButton.No)
+        if asked.exec() == QMessageBox.StandardButton.Yes:
+            self.model.trust()
+
+    def _on_run_finished(self, run: Run) -> None:
+        self._close_activity()
+        following = self.model.finish(run)
+        if following is not None:
+            self._execute(following)
+
+    def _close_activity(self) -> None:
+        self._timer.stop()
+        if self._activity is not None:
+            self._activity.close()
+            self._activity = None
+
+    # foreseeing
+
+    def _foresee(self) -> None:
+        key = self._foresee_key()
+        if key is None or self._is_foreseeing or self.model.run is not None:
+            return
+        self._is_foreseeing = True
+        in_background(self, self.model.foresee, returned=partial(self._on_foreseen, key))
+
+    def _on_foreseen(self, key: object, text: str | None) -> None:
+        self._is_foreseeing = False
+        if text is None:  # another run was under way: once more, later
+            self._foresee_timer.start()
+            return
+        self._foreseen = (key, text)
+        self._refresh()
+
+    def _foresee_key(self) -> object:
+        """What the prediction depends on; None where nothing can be run."""
+        model = self.model
+        if model.obstacle or model.bundle is None or not self.isVisible():
+            return None
+        return model.session.scan, model.bundle.root, model.device, model.memory_bytes, model.precision
+
+    # from the model to the person
+
+    def _refresh(self) -> None:
+        model = self.model
+        with signals_blocked(self._bundle_box):
+            if self._bundle_box.count() != len(model.bundles) or any(
+                self._bundle_box.itemData(n) is not bundle for n, bundle in enumerate(model.bundles)
+            ):
+                self._bundle_box.clear()
+                for bundle in model.bundles:
+                    self._bundle_box.addItem(bundle.name, bundle)
+            self._bundle_box.setCurrentIndex(model.bundles.index(model.bundle) if model.bundle else -1)
+        with signals_blocked(self._device_box):
+            self._device_box.setCurrentIndex(self._device_box.findData(model.device))
+        self._card.setText(
+            "".join(f"<p style='margin:2px'><b>{head}</b>: {_safe(text)}</p>" for head, text in model.card)
+        )
+        self._trust_button.setVisible(model.bundle is not None and not model.bundle.trusted)
+        obstacle, is_running = model.obstacle, model.run is not None
+        self._run_button.setEnabled(not obstacle)
+        self._run_button.setText("Run after this" if is_running else "Run")
+        self._run_button.setToolTip(obstacle or "Segment the scan. The answer is a new labels layer.")
+        self._stop_button.setEnabled(is_running)
+        self._progress_label.setVisible(is_running)
+        self._progress_bar.setVisible(is_running)
+        if not is_running:
+            self._close_activity()
+        key = self._foresee_key()
+        known, text = self._foreseen
+        if key is not None and key != known and not is_running:
+            self._foresee_timer.start()
+        if key != known or key is None:
+            text = "" if key is None or is_running else "Estimating what it will take …"
+        self._foreseen_label.setText(obstacle or text)
+        self._show_progress()
+
+    def showEvent(self, event: object) -> None:  # Qt's name
+        """Foresees once a person looks."""
+        super().showEvent(event)
+        self._refresh()
+
+    def _show_progress(self) -> None:
+        run: Run | None = self.model.run
+        if run is None:
+            return
+        if run.has_ended.is_set():
+            self._on_run_finished(run)
+            return
+        progress = run.progress
+        self._progress_bar.setRange(0, progress.total)
+        self._progress_bar.setValue(progress.done)
+        waiting = f" ({len(self.model.waiting)} waiting)" if self.model.waiting else ""
+        self._progress_label.setText(f"{progress}{waiting}")
+        if self._activity is not None:
+            if self._activity.is_canceled:
+                self.model.stop()
+                return
+            self._activity.total = progress.total
+            self._activity.update(progress.done - self._activity.n)
+
+
+def _safe(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")

@@ -1,0 +1,354 @@
+"""The Structures tab in Qt: the table of what was found, compare and export; what it does stands in `structures`."""
+
+from collections.abc import Callable
+from functools import partial
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from napari.layers import Image, Labels
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QColorDialog,
+    QFileDialog,
+    QLabel,
+    QMenu,
+    QMessageBox,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt.utils import signals_blocked
+
+from napari_seg.plugin.controls import ask_file, box, button, in_background, number_item, row, swatch, table
+from napari_seg.plugin.session import Message, message_of
+from napari_seg.plugin.structures.export import (
+    KINDS,
+    KindName,
+    export,
+    is_of_scan,
+    obstacle,
+    suggested_name,
+    with_ending,
+)
+from napari_seg.plugin.structures.model import Snapshot, Structure, StructuresModel, table_of
+from napari_seg.plugin.study.label_files import has_grid_of, on_scan
+
+_HEADS = ("", "", "Structure", "ml", "voxels", "mean", "sure", "Dice", "HD95", "NSD")
+_TIPS = (
+    "Click to choose another colour.",
+    "Untick to leave the structure out of the picture.",
+    "Click to go there; double-click to rename.",
+    "Volume in millilitres; follows edits.",
+    "Number of voxels; follows edits.",
+    "Mean intensity of the scan there.",
+    "Mean probability that the network gave; empty once a person edited the labels.",
+    "Overlap with the reference, 0 to 1.",
+    "95 % Hausdorff distance to the reference, mm.",
+    "Normalised surface Dice at 1 mm, 0 to 1.",
+)
+_COLOR, _EYE, _NAME, _ML, _VOXELS, _MEAN, _SURE, _DICE, _HD95, _NSD = range(10)
+_AFTER_MS = 400
+
+_UNSAVED_TIP = "•: corrections that are not saved yet"
+
+
+class StructuresTab(QWidget):
+    """The structures of a labels layer: go there, name, colour, hide, measure, compare, save."""
+
+    def __init__(self, model: StructuresModel) -> None:
+        super().__init__()
+        self.model = model
+        self._busy: set[str] = set()
+        self._filled_for: Labels | None = None
+        self._build()
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(_AFTER_MS)
+        self._timer.timeout.connect(self._measure)
+        self._is_measuring = False
+        model.measuring.connect(self._measure_soon)
+        model.changed.connect(self._refresh)
+        self._refresh()
+        if model.session.labels is not None:
+            self._measure_soon()
+
+    def export(self, path: Path, kind: KindName) -> None:
+        """Writes the labels in a thread of its own; what came of it is said in the panel and the status bar.
+
+        Args:
+            path: ends as files of the kind do.
+            kind: of the file.
+        """
+        snapshot = self.model.snapshot()
+        assert snapshot is not None
+        self._busy.add("export")
+        self.model.session.say(Message("info", "Saving …"))
+        work: Callable[..., object] = export
+        in_background(
+            self,
+            work,
+            snapshot,
+            path,
+            kind,
+            returned=partial(self._on_exported, kind),
+            errored=self._tell,
+            finished=self._end("export"),
+        )
+
+    def compare(self, reference: Labels | Path) -> None:
+        """Compares with a layer or a file in a thread of its own."""
+        snapshot = self.model.snapshot()
+        assert snapshot is not None
+        other = Snapshot.of(reference) if isinstance(reference, Labels) else reference
+        self._busy.add("compare")
+        self.model.session.say(Message("info", "Comparing …"))
+        take, end = self.model.take_comparison, self._end("compare")
+        in_background(self, self.model.compare, snapshot, other, returned=take, errored=self._tell, finished=end)
+
+    def resample(self) -> None:
+        """Show the labels once more on the voxels of the scan, in a thread of its own."""
+        snapshot, scan = self.model.snapshot(), self.model.session.scan
+        assert snapshot is not None
+        assert scan is not None
+        self._busy.add("resample")
+        done, end = partial(self._on_resampled, snapshot, scan), self._end("resample")
+        in_background(self, on_scan, snapshot, scan, returned=done, errored=self._tell, finished=end)
+
+    def _on_resampled(self, snapshot: Snapshot, scan: Image, layer: Labels) -> None:
+        layer.name = f"{layer.name} on {scan.name}"
+        table_of(layer).edits += 1  # it lies nowhere else
+        self.model.session.viewer.add_layer(layer)
+        text = f"Resampled on {scan.name} by the nearest voxel: volumes may differ a little from {snapshot.layer.name}."
+        self.model.session.say(Message("info", text))
+
+    def ask_export(self, kind: KindName) -> None:
+        """Asks where to, then exports."""
+        layer, session = self.model.session.labels, self.model.session
+        if layer is None or (why := obstacle(layer, kind)):
+            session.say(Message("warning", why if layer is not None else obstacle(None, kind)))
+            return
+        title, endings = KINDS[kind].title, " ".join(f"*{ending}" for ending in KINDS[kind].endings)
+        name = suggested_name(layer, kind)
+        chosen, _ = QFileDialog.getSaveFileName(self, f"Save as {title}", name, f"{title} ({endings})")
+        if not chosen:
+            return
+        path = with_ending(Path(chosen), kind)
+        if is_of_scan(layer, path):
+            session.say(Message("error", f"{path.name} is the scan itself; choose another name (output.exists)"))
+        elif path == Path(chosen) or not path.exists() or self._may_replace(path):  # else the dialog has asked
+            self.export(path, kind)
+
+    def _may_replace(self, path: Path) -> bool:
+        text = f"{path.name} is there already. Replace it?"
+        return QMessageBox.question(self, "Replace the file?", text) == QMessageBox.StandardButton.Yes
+
+    def _end(self, work: str) -> Callable[[], None]:
+        def end() -> None:
+            self._busy.discard(work)
+            self._refresh()
+
+        return end
+
+    def ask_reference(self) -> None:
+        """Asks for the file of a reference, then compares."""
+        if self.model.session.labels is not None and (path := ask_file(self, "Compare with a reference")) is not None:
+            self.compare(path)
+
+    # building
+
+    def _build(self) -> None:
+        self._labels_box = box(
+            f"Whose structures are shown; follows the labels layer that is selected. {_UNSAVED_TIP}."
+        )
+        self._table = table(*_HEADS, stretched=_NAME)
+        for column, tip in enumerate(_TIPS):
+            self._table.horizontalHeaderItem(column).setToolTip(tip)
+        self._hint = QLabel("Run a model, or draw labels on a scan: the structures are listed here.", wordWrap=True)
+        self._previous_button = button(
+            "◀ Previous",
+            "Go to the structure before this one; key , unless changed in Preferences.",
+            partial(self.model.step, -1),
+        )
+        self._next_button = button(
+            "Next ▶", "Go to the next structure; key . unless changed in Preferences.", partial(self.model.step, 1)
+        )
+        self._compare_button = button("Compare with", "Dice, HD95 and NSD against a reference, and where they differ.")
+        self._compare_menu = QMenu(self)
+        self._compare_menu.aboutToShow.connect(self._fill_compare_menu)
+        self._compare_button.setMenu(self._compare_menu)
+        self._export_button = button("Save as", "Save the labels on the scan's own grid; read back and checked.")
+        self._export_menu = QMenu(self)
+        self._export_menu.setToolTipsVisible(True)
+        self._export_actions = {}
+        for kind, known in KINDS.items():
+            action = self._export_menu.addAction(f"{known.title}…")
+            action.triggered.connect(lambda *_, kind=kind: self.ask_export(kind))
+            self._export_actions[kind] = action
+        self._export_button.setMenu(self._export_menu)
+        self._resample_button = button("", "Show the labels on the voxels of the scan, as a new layer.", self.resample)
+        layout = QVBoxLayout(self)
+        layout.addWidget(self._labels_box)
+        layout.addWidget(self._hint)
+        layout.addWidget(self._table, 1)
+        layout.addWidget(self._resample_button)
+        layout.addLayout(row(self._previous_button, self._next_button))
+        layout.addLayout(row(self._compare_button, self._export_button))
+        self._labels_box.currentIndexChanged.connect(self._on_labels_chosen)
+        self._table.cellClicked.connect(self._on_cell_clicked)
+        self._table.itemDoubleClicked.connect(self._on_double_click)
+        self._table.itemChanged.connect(self._on_item_changed)
+
+    # from the person to the model
+
+    def _on_labels_chosen(self) -> None:
+        layer = self._labels_box.currentData()
+        if layer is not None:
+            self.model.session.viewer.layers.selection.active = layer
+
+    def _label_at(self, row: int) -> int:
+        label: int = self._table.item(row, _NAME).data(Qt.ItemDataRole.UserRole)
+        return label
+
+    def _on_cell_clicked(self, row: int, column: int) -> None:
+        if column == _COLOR:
+            before = QColor(*next(s.color for s in self.model.structures if s.label == self._label_at(row)))
+            color = QColorDialog.getColor(before, self, "Colour of the structure")
+            if color.isValid():
+                self.model.recolor(self._label_at(row), (color.red(), color.green(), color.blue()))
+        elif column != _EYE:
+            self.model.show(self._label_at(row))
+
+    def _on_double_click(self, item: QTableWidgetItem) -> None:
+        if item.column() == _NAME:
+            self._table.editItem(item)
+
+    def _on_item_changed(self, item: QTableWidgetItem) -> None:
+        if self._filled_for is not self.model.session.labels:  # a layer came while a name was typed
+            QTimer.singleShot(0, self._refresh)
+            return
+        label = self._label_at(item.row())
+        if item.column() == _EYE:
+            self.model.draw(label, item.checkState() == Qt.CheckState.Checked)
+        elif item.column() == _NAME:
+            self.model.rename(label, item.text())
+            QTimer.singleShot(0, self._refresh)  # once the editor is closed
+
+    def _fill_compare_menu(self) -> None:
+        self._compare_menu.clear()
+        session = self.model.session
+        for layer in session.segmentations:
+            if layer is not session.labels:
+                action = self._compare_menu.addAction(layer.name)
+                action.triggered.connect(lambda *_, layer=layer: self.compare(layer))
+        self._compare_menu.addSeparator()
+        self._compare_menu.addAction("A file…").triggered.connect(lambda *_: self.ask_reference())
+
+    def _measure_soon(self) -> None:
+        self._timer.start()
+
+    def _measure(self) -> None:
+        if self._is_measuring:
+            self._measure_soon()  # once more, when this one has ended
+            return
+        snapshot = self.model.snapshot()
+        if snapshot is None:
+            return
+        self._is_measuring = True
+        told: dict[str, Any] = {"returned": self.model.take, "errored": self._tell, "finished": self._on_measured}
+        in_background(self, self.model.measure, snapshot, **told)
+
+    def _tell(self, error: Exception) -> None:
+        self.model.session.say(message_of(error))
+
+    def _on_measured(self) -> None:
+        self._is_measuring = False
+
+    def _on_exported(self, kind: KindName, answer: tuple[Snapshot, str]) -> None:
+        snapshot, text = answer
+        session, table = self.model.session, table_of(snapshot.layer)
+        if kind != "csv":  # which holds no labels; and what was painted meanwhile is still to be saved
+            table.count_saved(snapshot.edits)
+        session.say(Message("info", text))
+        session.viewer.status = text
+
+    # from the model to the person
+
+    def _refresh(self) -> None:
+        session = self.model.session
+        layers, layer = session.segmentations, session.labels
+        with signals_blocked(self._labels_box):
+            self._labels_box.clear()
+            for number, one in enumerate(layers):
+                is_unsaved = table_of(one).is_unsaved
+                self._labels_box.addItem(f"• {one.name}" if is_unsaved else one.name, one)
+                if is_unsaved:
+                    self._labels_box.setItemData(number, _UNSAVED_TIP, Qt.ItemDataRole.ToolTipRole)
+            self._labels_box.setCurrentIndex(layers.index(layer) if layer in layers else -1)
+        self._labels_box.setVisible(bool(layers))
+        self._hint.setVisible(layer is None)
+        self._fill_table(layer, self.model.structures)
+        has_rows = self._table.rowCount() > 0
+        for widget in (self._previous_button, self._next_button):
+            widget.setEnabled(has_rows)
+        scan = session.scan
+        self._resample_button.setVisible(scan is not None and layer is not None and not has_grid_of(layer, scan))
+        self._resample_button.setText("" if scan is None else f"Resample on {scan.name}")
+        self._resample_button.setEnabled("resample" not in self._busy)
+        self._compare_button.setEnabled(layer is not None and "compare" not in self._busy)
+        self._export_button.setEnabled(layer is not None and "export" not in self._busy)
+        for kind, action in self._export_actions.items():
+            why = obstacle(layer, kind)
+            action.setEnabled(not why)
+            action.setToolTip(why or f"After writing it is read back: {KINDS[kind].checked}.")
+
+    def _fill_table(self, layer: Labels | None, structures: list[Structure]) -> None:
+        self._table.setVisible(layer is not None)
+        if self._table.state() == QAbstractItemView.State.EditingState:  # a name is being typed
+            return
+        self._filled_for = layer
+        with signals_blocked(self._table):
+            self._table.setRowCount(len(structures))
+            for row_number, structure in enumerate(structures):
+                self._fill_row(row_number, structure)
+        compared = any(structure.scores is not None for structure in structures)
+        for column in (_DICE, _HD95, _NSD):
+            self._table.setColumnHidden(column, not compared)
+        for column in (_VOXELS, _MEAN):  # a narrow panel has no room for all of them
+            self._table.setColumnHidden(column, compared)
+        self._table.setColumnHidden(_SURE, compared or all(isnan(s.confidence) for s in structures))
+
+    def _fill_row(self, row_number: int, structure: Structure) -> None:
+        color = QTableWidgetItem(swatch(structure.color), "")
+        color.setFlags(color.flags() & ~Qt.ItemFlag.ItemIsEditable)
+        color.setToolTip(_TIPS[_COLOR])
+        eye = QTableWidgetItem()
+        eye.setFlags(Qt.ItemFlag.ItemIsUserCheckable | Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable)
+        eye.setCheckState(Qt.CheckState.Checked if structure.shown else Qt.CheckState.Unchecked)
+        eye.setToolTip(_TIPS[_EYE])
+        name = QTableWidgetItem(structure.name)
+        name.setData(Qt.ItemDataRole.UserRole, structure.label)
+        name.setToolTip(f"{structure.name}, label {structure.label}. {_TIPS[_NAME]}")
+        if structure.voxels is None:
+            ml, voxels = "…", "…"
+        elif structure.voxels == 0:
+            ml, voxels = "not found", "0"
+        else:
+            ml, voxels = f"{structure.ml:.2f}", f"{structure.voxels:,}"
+        scores = structure.scores
+        numbers = (scores.dice, scores.hd95_mm, scores.nsd) if scores is not None else (float("nan"),) * 3
+        texts = [
+            ml,
+            voxels,
+            _told(structure.mean_intensity, ".4g"),
+            _told(structure.confidence, ".2f"),
+            *(_told(number, form) for number, form in zip(numbers, (".3f", ".2f", ".3f"), strict=True)),
+        ]
+        for column, item in enumerate([color, eye, name, *map(number_item, texts)]):
+            self._table.setItem(row_number, column, item)
+
+
+def _told(number: float, form: str) -> str:
+    return "" if isnan(number) else f"{number:{form}}"

@@ -1,0 +1,210 @@
+"""The Study tab in Qt: a tree of what lies in a folder; what it does stands in `study`."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtGui import QPalette
+from qtpy.QtWidgets import QLabel, QSpinBox, QSplitter, QTreeWidget, QTreeWidgetItem, QVBoxLayout, QWidget
+from superqt import QElidingLabel
+from superqt.utils import WorkerBase
+
+from napari_seg.plugin.controls import NameColumn, ask_file, ask_folder, button, in_background, row, scrolled
+from napari_seg.plugin.session import message_of
+from napari_seg.plugin.study.model import Entry, StudyModel
+
+if TYPE_CHECKING:
+    from napari_seg.formats import Scan
+
+_MARKS = {"process": "✓", "warn": "⚠", "refuse": "✕", "skip": "–"}
+
+
+class StudyTab(QWidget):
+    """Choose a folder or a file, see what lies there, open a series."""
+
+    def __init__(self, model: StudyModel) -> None:
+        super().__init__()
+        self.model = model
+        self._path = QElidingLabel()
+        self._path.setElideMode(Qt.TextElideMode.ElideMiddle)
+        self._folder_button = button("Open folder…", "Choose a folder of DICOM, NIfTI or NRRD files.", self.ask_folder)
+        self._file_button = button("Open file…", "Choose one file.", self._on_file)
+        self._tree = QTreeWidget()
+        self._tree.setHeaderLabels(["Series", "Verdict", "Type", "Size", "mm"])
+        self._tree.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self._tree.setRootIsDecorated(True)
+        self._tree.setUniformRowHeights(True)
+        self._tree.setIndentation(12)
+        self._tree.setIconSize(QSize(12, 12))
+        header = self._tree.header()
+        header.setMinimumSectionSize(30)
+        NameColumn(self._tree, header, 0, least=170)
+        self._details = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
+        self._details.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self._details.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._volume_label = QLabel()
+        self._volume_box = QSpinBox(toolTip="Which of the volumes (times, echoes, directions), counted from 0.")
+        self._open_button = button("Show series", "Load the chosen series into the window.", self._open_chosen)
+        self._labels_button = button(
+            "Open as labels", "The file holds a label map: show it as labels, not as a scan.", self._open_as_labels
+        )
+        layout = QVBoxLayout(self)
+        layout.addLayout(row(self._folder_button, self._file_button))
+        layout.addWidget(self._path)
+        splitter = QSplitter(Qt.Orientation.Vertical)
+        splitter.addWidget(self._tree)
+        splitter.addWidget(scrolled(self._details))
+        splitter.setStretchFactor(0, 1)
+        splitter.setSizes([400, 80])
+        layout.addWidget(splitter, 1)
+        layout.addLayout(row(self._volume_label, self._volume_box))
+        layout.addLayout(row(self._open_button, self._labels_button))
+        self._tree.itemDoubleClicked.connect(lambda item, _: self._open_item(item))
+        self._tree.itemSelectionChanged.connect(self._refresh_choice)
+        model.changed.connect(self._refresh)
+        self._items: list[QTreeWidgetItem] = []
+        self._worker: WorkerBase | None = None
+        self._look_number = 0
+        self._loading = False
+        self._chosen: Scan | None = None
+        self._refresh()
+
+    def look(self, path: Path) -> None:
+        """Goes through a folder or a file in a thread of its own."""
+        found = self.model.begin(path)
+
+        def through() -> object:
+            yield from found
+
+        self.close_worker()
+        self._look_number += 1
+        number = self._look_number
+
+        def of_this_look(callback: Callable[..., None]) -> Callable[..., None]:
+            """What a look at a folder that was left still finds is nobody's."""
+            return lambda *told: callback(*told) if number == self._look_number else None
+
+        end = of_this_look(self.model.end)
+        self._worker = in_background(self, through, yielded=of_this_look(self.model.add), errored=end, finished=end)
+
+    def open(self, entry: Entry) -> None:
+        """Loads a series in a thread of its own, read as is chosen, and shows it."""
+        if entry.labels is not None:
+            self.open_labels(entry, entry.labels)
+            return
+        reading = entry.reading(self._volume_box.value())
+        self._load(partial(self.model.fail, entry), self.model.read, entry, reading, self.model.frame())
+
+    def open_labels(self, entry: Entry, path: Path) -> None:
+        """Load a file of labels in a thread of its own, and show it."""
+        self._load(self._tell, self.model.read_labels, entry, path, self.model.scans(), self.model.frame())
+
+    def _tell(self, error: Exception) -> None:
+        self.model.session.say(message_of(error))
+
+    def _load(self, fail: Callable[[Exception], None], work: Callable[..., Any], *args: object) -> None:
+        self._loading = True
+        self._refresh_choice()
+        told: dict[str, Any] = {"returned": self.model.show, "errored": fail, "finished": self._on_loaded}
+        in_background(self, work, *args, **told)
+
+    def close_worker(self) -> None:
+        """Ends the look at its next series."""
+        if self._worker is not None:
+            self._worker.quit()
+
+    def _on_loaded(self) -> None:
+        self._loading = False
+        self._refresh_choice()
+
+    def ask_folder(self) -> None:
+        """Asks for a folder, then looks at it."""
+        if (path := ask_folder(self, "Open a study")) is not None:
+            self.look(path)
+
+    def _on_file(self) -> None:
+        if (path := ask_file(self, "Open a scan")) is not None:
+            self.look(path)
+
+    def _open_chosen(self) -> None:
+        for item in self._tree.selectedItems():
+            self._open_item(item)
+
+    def _open_as_labels(self) -> None:
+        for item in self._tree.selectedItems():
+            entry = item.data(0, Qt.ItemDataRole.UserRole)
+            if entry is not None and entry.can_be_labels and not self._loading:
+                self.open_labels(entry, entry.scan.files[0])
+
+    def _open_item(self, item: QTreeWidgetItem) -> None:
+        entry = item.data(0, Qt.ItemDataRole.UserRole)
+        if entry is not None and entry.can_open and not self._loading:
+            self.open(entry)
+
+    def _refresh(self) -> None:
+        model = self.model
+        self._path.setText("" if model.path is None else f"{model.path}{'  …' if model.is_looking else ''}")
+        if len(model.entries) < len(self._items) or not model.entries:
+            self._tree.clear()
+            self._items = []
+        for item, entry in zip(self._items, model.entries, strict=False):
+            if item.data(0, Qt.ItemDataRole.UserRole) is not entry:
+                self._fill(item, entry)
+        for entry in model.entries[len(self._items) :]:
+            item = QTreeWidgetItem(self._folder(entry.folder))
+            self._fill(item, entry)
+            self._items.append(item)
+        if self._items and not self._tree.selectedItems():
+            first = next((i for i in self._items if i.data(0, Qt.ItemDataRole.UserRole).can_open), None)
+            if first is not None:
+                first.setSelected(True)
+        self._refresh_choice()
+
+    def _refresh_choice(self) -> None:
+        """What there is to say and to choose of the selected series, and the button."""
+        chosen = [item.data(0, Qt.ItemDataRole.UserRole) for item in self._tree.selectedItems()]
+        self._details.setText("\n".join(one.details for one in chosen if one is not None))
+        entry = next((one for one in chosen if one is not None and one.can_open), None)
+        volumes = 0 if entry is None else entry.volumes
+        scan = None if entry is None else entry.scan
+        if scan is not self._chosen:
+            self._chosen = scan
+            self._volume_box.setValue(0)
+        for widget in (self._volume_label, self._volume_box):
+            widget.setVisible(volumes > 0)
+        if volumes:
+            self._volume_label.setText(f"Volume, 0 to {volumes - 1}")
+            self._volume_box.setMaximum(volumes - 1)
+        is_labels, is_tilted = (False, False) if entry is None else (entry.labels is not None, entry.is_tilted)
+        words = "Show labels" if is_labels else "Straighten and show" if is_tilted else "Show series"
+        self._labels_button.setVisible(entry is not None and entry.can_be_labels)
+        self._labels_button.setEnabled(not self._loading)
+        self._open_button.setEnabled(entry is not None and not self._loading)
+        self._open_button.setText("Loading …" if self._loading else words)
+
+    def _fill(self, item: QTreeWidgetItem, entry: Entry) -> None:
+        verdict = entry.verdict
+        mark = _MARKS["warn" if entry.can_open and verdict.verdict == "refuse" else verdict.verdict]
+        for column, text in enumerate(
+            (entry.title, f"{mark} {entry.short}", verdict.modality, entry.size, entry.spacing)
+        ):
+            item.setText(column, text)
+            item.setToolTip(column, f"{verdict.name}: {entry.words}" + (f" ({verdict.code})" if verdict.code else ""))
+            if not entry.can_open:  # greyed, but to be selected: the details say why
+                item.setForeground(column, self.palette().brush(QPalette.ColorGroup.Disabled, QPalette.ColorRole.Text))
+        item.setData(0, Qt.ItemDataRole.UserRole, entry)
+
+    def _folder(self, name: str) -> QTreeWidgetItem:
+        """The branch of a folder; the chosen folder itself has none."""
+        root = self._tree.invisibleRootItem()
+        if name == ".":
+            return root
+        for n in range(root.childCount()):
+            if root.child(n).text(0) == name and root.child(n).data(0, Qt.ItemDataRole.UserRole) is None:
+                return root.child(n)
+        branch = QTreeWidgetItem(root, [name])
+        branch.setFirstColumnSpanned(True)
+        branch.setExpanded(True)
+        return branch

@@ -1,0 +1,274 @@
+"""A plan on disk: a complete bundle, made from the shipped one, ready to train and to pass on."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from napari_seg.bundles.spec import METADATA, shipped_root
+from napari_seg.errors import BundleError
+from napari_seg.training.choices import Choices, check_names
+from napari_seg.training.fingerprint import Fingerprint
+from napari_seg.training.plan import Plan
+
+CONFIGS = ("train", "evaluate", "inference")
+PLAN = "plan.json"
+
+
+def networks() -> list[str]:
+    """The names that `--network` takes; call it where the bundle's modules can be imported."""
+    import segnets
+
+    return [name for name in segnets.__all__ if "spatial_dims" in _parameters(getattr(segnets, name))]
+
+
+def _parameters(network: Any) -> Any:
+    return inspect.signature(network).parameters
+
+
+def options() -> dict[str, Path]:
+    """The small configs that `--option` takes, by name."""
+    files = sorted((shipped_root() / "configs").rglob("*.yaml"))
+    return {path.stem: path for path in files if path.stem not in (*CONFIGS, "multi_gpu_train")}
+
+
+def class_names(classes: dict[str, Any]) -> list[str]:
+    """Of the network's channels: background, which may have values of its own, comes first."""
+    return ["background", *(name for name in classes if name != "background")]
+
+
+def write_bundle(
+    root: Path,
+    name: str,
+    plan: Plan,
+    found: Fingerprint,
+    classes: dict[str, Any],
+    choices: Choices,
+    trained_on: int | None = None,
+) -> None:
+    """Configs, metadata, documents and networks of a bundle; everything but weights.
+
+    Args:
+        root: made if it is missing.
+        name: the bundle's title.
+        plan: what the data set decides.
+        found: the data set's.
+        classes: name -> values in the label maps, in the order of the network's channels.
+        choices: what the person decided; their settings win over the plan's.
+        trained_on: how many of the cases the network is trained on; all of them if not given, as by folds together.
+
+    Raises:
+        BundleError: `bundle.option`, there is no such option; `bundle.setting`, no config has such an id;
+            `bundle.name`; `bundle.network`, the network can't be built so.
+    """
+    check_names([name, *classes, *found.channels])
+    shipped = shipped_root()
+    root.mkdir(exist_ok=True)
+    shutil.copytree(shipped / "segnets", root / "segnets", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(shipped / "configs", root / "configs")
+    shutil.copy(shipped / "LICENSE", root / "LICENSE")
+    for folder in ("docs", "models"):
+        (root / folder).mkdir()
+    _write_configs(root / "configs", plan, found, classes, choices)
+    how_many = f"{found.cases} cases" if trained_on is None else f"{trained_on} of {found.cases} cases"
+    metadata = _metadata(name, plan, found, class_names(classes), how_many)
+    (root / METADATA).write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
+    (root / "docs" / "data_license.txt").write_text(_DATA_LICENSE, encoding="utf-8")
+    readme = _README.format(name=name, description=metadata["description"], classes=metadata["label_classes"])
+    if choices.folds is not None:
+        readme = readme.replace(
+            "--dataset_dir DATASET --output_dir evaluation", "--dataset_dir OTHERS  --part all --output_dir evaluation"
+        )
+        readme += _README_OF_FOLDS.format(folds=choices.folds)
+    if found.pictures or len(found.channels) > 1:  # which predict does not run yet
+        readme = "".join(line for line in readme.splitlines(keepends=True) if not line.startswith("napari-seg predict"))
+    (root / "docs" / "README.md").write_text(readme, encoding="utf-8")
+    _build_network(root)
+
+
+def _build_network(root: Path) -> None:
+    """Proves that the network can be built as it is written."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(root / "configs" / "inference.yaml"))
+    parser.read_meta(str(root / METADATA))
+    try:
+        parser.get_parsed_content("network_def")
+    except Exception as error:  # a network may raise anything at arguments that it was not made for
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        network = parser["network_def"]
+        raise BundleError(
+            "bundle.network", f"the network can't be built ({cause}); its network_def is {network}"
+        ) from error
+
+
+def _write_configs(folder: Path, plan: Plan, found: Fingerprint, classes: dict[str, Any], choices: Choices) -> None:
+    import segnets
+    import yaml
+    from monai.bundle import ConfigParser
+
+    if "labels" in map(_top, choices.settings):
+        raise BundleError("bundle.setting", "what the label values mean is said by --labels, not by --set labels")
+    known = options()
+    unknown = [name for name in choices.options if name not in known]
+    if unknown:
+        raise BundleError("bundle.option", f"there is no option {unknown[0]!r}; there are {', '.join(known)}")
+    used = [*plan.options, *(name for name in choices.options if name not in plan.options)]
+    settings = {name: value for name, value in plan.settings.items() if name != "normalisation"}
+    settings |= {"labels": classes} | choices.settings
+    network_def: dict[str, Any] = {
+        "_target_": f"segnets.{choices.network or 'UNet'}",
+        "spatial_dims": plan.dims,
+        "in_channels": len(found.channels),
+        "out_channels": "@num_classes",
+    }
+    if "window" in _parameters(getattr(segnets, choices.network or "UNet")):
+        network_def["window"] = max(settings["patch_size"])
+    ids: set[str] = set()
+    for config in CONFIGS:
+        path = folder / f"{config}.yaml"
+        parser = ConfigParser(ConfigParser.load_config_file(path))
+        parser["network_def"] = dict(network_def)
+        for option in used:
+            values = ConfigParser.load_config_file(known[option])
+            _update(parser, values if config == "train" else _shared(values, set(parser.get())))
+        _update(parser, {name: value for name, value in settings.items() if _top(name) in parser.get()})
+        _set_normalisation(parser.get()["preprocessing"]["transforms"], plan.settings["normalisation"])
+        if config == "evaluate" and choices.folds is not None:
+            parser.get()["imports"].append("$import sys")
+            parser.get()["initialize"].append(ONLY_OTHERS)
+        ids |= set(parser.get())
+        comment = f"# Made by napari-seg train from its own {path.name}; ../{PLAN} says why. "
+        text = yaml.safe_dump(parser.get(), sort_keys=False, width=120, default_flow_style=None)
+        path.write_text(comment + f"Options: {', '.join(used) or 'none'}.\n" + text, encoding="utf-8")
+    if stray := [name for name in choices.settings if _top(name) not in ids]:
+        raise BundleError(
+            "bundle.setting", f"no config has an id {stray[0]!r}; expected one of {', '.join(sorted(ids))}"
+        )
+
+
+def fine_tuning_rate(used: Iterable[str]) -> float:
+    """Return a tenth of the learning rate that train.yaml, or the last one of the used options with any, has."""
+    from monai.bundle import ConfigParser
+
+    rate = ConfigParser.load_config_file(shipped_root() / "configs" / "train.yaml")["learning_rate"]
+    known = options()
+    for option in used:
+        rate = ConfigParser.load_config_file(known[option]).get("learning_rate", rate) if option in known else rate
+    return float(rate) / 10
+
+
+def _top(name: str) -> str:
+    return name.removeprefix("+").replace("::", "#").partition("#")[0]
+
+
+def _update(parser: Any, values: dict[str, Any]) -> None:
+    """Sets ids as MONAI does when it merges files."""
+    from monai.bundle.utils import merge_kv
+
+    for name, value in values.items():
+        merge_kv(parser, name, value)
+
+
+def _shared(values: dict[str, Any], ids: set[str]) -> dict[str, Any]:
+    """What of an option concerns a config with these ids: they themselves, and what the option defines them by."""
+    wanted = {name for name in values if _top(name) in ids}
+    while further := {
+        name
+        for name in values.keys() - wanted
+        if any(re.search(rf"@{_top(name)}\b", json.dumps(values[other])) for other in wanted)
+    }:
+        wanted |= further
+    return {name: value for name, value in values.items() if name in wanted}
+
+
+def _set_normalisation(transforms: list[dict[str, Any]], normalisation: dict[str, Any]) -> None:
+    for transform in transforms:
+        if transform["_target_"].endswith("NormalizeIntensityd"):
+            transform.clear()
+            transform.update(normalisation)
+
+
+ONLY_OTHERS = (
+    "$@part == 'all' or @network_def#_target_ != 'segnets.Ensemble' or sys.exit('evaluation.seen: part is ' + @part + "
+    "', but every case of the data set that the folds were made of has trained all of them but one; expected a data "
+    "set of other patients and --part all; what each fold is worth stands in its fold_*/evaluation/summary.json')"
+)
+"""Stands in evaluate.yaml of a bundle that becomes the ensemble of its folds."""
+
+
+def _metadata(name: str, plan: Plan, found: Fingerprint, names: list[str], how_many: str) -> dict[str, Any]:
+    """Honest about what nobody has said yet: authors, source and licence of the data are the owner's to fill in."""
+    from importlib.metadata import version
+
+    metadata = json.loads((shipped_root() / METADATA).read_text(encoding="utf-8"))
+    metadata.pop("napari_seg", None)
+    classes = names[1:]
+    listed = ", ".join(f"{number} {label}" for number, label in enumerate(names))
+    metadata |= {
+        "version": "0.1.0",
+        "changelog": {"0.1.0": "planned and trained by napari-seg"},
+        "monai_version": version("monai"),
+        "pytorch_version": version("torch").partition("+")[0],
+        "numpy_version": version("numpy"),
+        "required_packages_version": {p: version(p) for p in ("nibabel", "pytorch-ignite", "tensorboard")},
+        "name": name,
+        "task": f"Segmentation of {', '.join(classes)}",
+        "description": f"Finds {', '.join(classes)} in images of {', '.join(found.channels)}; trained on {how_many} "
+        "by napari-seg's plan.",
+        "authors": "not stated",
+        "copyright": "not stated",
+        "data_source": "not stated",
+        "data_type": "pictures" if found.pictures else "nifti",
+        "image_classes": ", ".join(found.channels),
+        "label_classes": listed,
+        "pred_classes": f"{len(names)} channels of logits: {', '.join(names)}",
+        "eval_metrics": {},
+        "intended_use": "Research only; not a medical device",
+        "references": [],
+    }
+    image = metadata["network_data_format"]["inputs"]["image"]
+    pred = metadata["network_data_format"]["outputs"]["pred"]
+    image["modality"] = found.modality
+    image["num_channels"], pred["num_channels"] = len(found.channels), len(names)
+    image["spatial_shape"] = pred["spatial_shape"] = list(plan.settings["patch_size"])
+    image["channel_def"] = {str(n): channel for n, channel in enumerate(found.channels)}
+    pred["channel_def"] = {str(n): label for n, label in enumerate(names)}
+    return metadata
+
+
+_DATA_LICENSE = """Whoever passes this bundle on fills in here: on which data its weights were trained, who holds the
+rights in them, under which licence they may be used, and under which licence these weights may be passed on.
+"""
+
+_README = """# {name}
+
+{description} Classes: {classes}.
+
+```bash
+napari-seg predict SCAN --bundle . --trust-bundle -o results
+python -m monai.bundle run training   --config_file configs/train.yaml     --dataset_dir DATASET --output_dir training
+python -m monai.bundle run evaluating --config_file configs/evaluate.yaml  --dataset_dir DATASET --output_dir evaluation
+python -m monai.bundle run inference  --config_file configs/inference.yaml --dataset_dir FOLDER  --output_dir results
+```
+
+`evaluating` and `inference` use `models/model.pt`; with `--checkpoint training/model.pt` they use what the `training`
+above has trained.
+
+`plan.json` says what was chosen for the data, and why. Before it is passed on: `docs/data_license.txt`, and authors,
+copyright and data_source in `configs/metadata.json`.
+"""
+
+_README_OF_FOLDS = """
+The network is the ensemble of {folds} folds. Each case of DATASET has trained all of them but one, so OTHERS, which the
+ensemble can be evaluated on, is a data set of other patients. What each fold is worth on the cases that it was not
+trained on stands in `configs/metadata.json` (eval_metrics) and is slightly too kind, for they chose its best epoch.
+"""

@@ -1,0 +1,99 @@
+"""Whether a bundle that is there holds no code but the shipped bundle's.
+
+A training runs the bundle's modules and what its configs name. A folder that came from elsewhere may hold any code, and
+nothing tells it from one that was planned here but its content. So the content is compared: modules must be the shipped
+ones byte for byte, and whatever MONAI would run or look up in configs and metadata must occur in the shipped configs.
+Numbers, names and paths may differ.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from napari_seg.bundles.spec import METADATA, shipped_root
+from napari_seg.errors import BundleError
+from napari_seg.training.choices import CODE, Choices
+from napari_seg.training.make import ONLY_OTHERS, networks
+
+_IMPORTABLE = {".py", ".pyc", ".pyo", ".pyd", ".so", ".dylib", ".pth"}
+
+
+def check_code(root: Path, choices: Choices) -> None:
+    """Check that a bundle runs no code but the shipped bundle's; compiled modules, which may hide some, are deleted.
+
+    Call it where the bundle's modules can be imported, before anything of the bundle runs.
+
+    Args:
+        root: the bundle.
+        choices: the person's; what their settings hold may stand in the configs too.
+
+    Raises:
+        BundleError: `bundle.untrusted`.
+    """
+    for foreign in _foreign(root, choices):
+        raise BundleError(
+            "bundle.untrusted",
+            f"{foreign}, and training {root.name!r} would run it; expected the code of this napari-seg alone. If you "
+            "trust where the folder comes from, an older version of napari-seg or a change of your own, say so "
+            "(--trust-bundle); else choose a new folder with -o",
+        )
+
+
+def _foreign(root: Path, choices: Choices) -> Iterator[str]:
+    shipped = shipped_root()
+    for cache in root.rglob("__pycache__"):
+        shutil.rmtree(cache)
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if path.is_symlink() and path.is_dir() and not name.startswith(("training", "fold_")):
+            yield f"{name} is a link to another folder"
+        if path.suffix.lower() not in _IMPORTABLE:
+            continue
+        original = shipped / name
+        if not original.is_file() or original.read_bytes() != path.read_bytes():
+            yield f"{name} is none of this version's modules"
+    logging = Path("configs", "logging.conf")
+    if (root / logging).is_file() and (root / logging).read_bytes() != (shipped / logging).read_bytes():
+        yield f"{logging.as_posix()} is another one than this version's"
+    known = {ONLY_OTHERS, "$import sys", *_code(choices.settings)}
+    known |= {f"_target_ segnets.{name}" for name in (*networks(), "Ensemble")}
+    for path in (shipped / "configs").glob("*.yaml"):
+        known |= set(_code(_read(path)))
+    known |= {f"_target_ {name}" for name in _TRANSFORMS}
+    for path in sorted((root / "configs").glob("*.yaml")):
+        for text in _code(_read(path)):
+            if text not in known:
+                yield f"configs/{path.name} holds {text[:80]!r}"
+    for text in _code(json.loads((root / METADATA).read_text(encoding="utf-8"))):
+        yield f"{METADATA.as_posix()} holds {text[:80]!r}"
+
+
+_TRANSFORMS = ("monai.transforms.NormalizeIntensityd", "monai.transforms.ScaleIntensityRanged")
+"""What a plan may normalise intensities with."""
+
+
+def _read(path: Path) -> Any:
+    import yaml
+
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _code(value: Any) -> Iterator[str]:
+    """Yield whatever MONAI would run or look up within a config, a `_target_` with this word before it."""
+    if isinstance(value, str):
+        if CODE.match(value):
+            yield value
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            if key == "_target_":
+                yield f"_target_ {part}"
+            else:
+                yield from _code(part)
+            yield from _code(key)
+    elif isinstance(value, Iterable):
+        for part in value:
+            yield from _code(part)

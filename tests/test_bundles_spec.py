@@ -1,0 +1,248 @@
+"""What a bundle declares, whom the program trusts, and what an unfit bundle is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from bundles import write_threshold_bundle
+
+from napari_seg.bundles import spec as module
+from napari_seg.bundles.monai import load_model
+from napari_seg.bundles.spec import find_bundles, read_bundle, shipped_root
+from napari_seg.errors import BundleError
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Path:
+    """A bundle from somebody else: the shipped one's configs and code, no weights."""
+    root = tmp_path / "stranger"
+    shutil.copytree(shipped_root(), root, ignore=shutil.ignore_patterns("models", "__pycache__"))
+    return root
+
+
+def code_of(call: object, *args: object, **kwargs: object) -> str:
+    with pytest.raises(BundleError) as caught:
+        call(*args, **kwargs)  # type: ignore[operator]
+    return caught.value.code
+
+
+def test_the_shipped_bundle_declares_itself() -> None:
+    bundle = read_bundle()
+    assert bundle.trusted
+    assert bundle.modality == "MR"
+    assert [s.name for s in bundle.segments] == [
+        "left anterior hippocampus",
+        "left posterior hippocampus",
+        "right anterior hippocampus",
+        "right posterior hippocampus",
+    ]
+    assert bundle.localiser is not None
+    assert [r.mirror for r in bundle.localiser.regions] == [False, True]
+    assert find_bundles()[0][0].root == bundle.root
+    assert read_bundle(bundle) is bundle
+
+
+def test_bundles_are_found_by_folder_and_by_name(stranger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(module.BUNDLES_VARIABLE, str(stranger.parent))
+    shutil.copytree(stranger, stranger.parent / "zebra")
+    (stranger.parent / "zebra/configs/metadata.json").write_text("{}")
+    bundles, faults = find_bundles()
+    assert [b.root for b in bundles] == [shipped_root(), stranger]
+    assert [fault.code for fault in faults] == ["bundle.metadata"]
+    assert read_bundle("stranger").root == stranger
+    assert read_bundle(str(stranger)).root == stranger
+    assert not read_bundle(stranger).trusted
+    assert read_bundle(read_bundle(stranger), trust=True).trusted
+
+
+def test_unknown_and_broken_bundles_are_named(stranger: Path) -> None:
+    assert code_of(read_bundle, "no-such-bundle") == "bundle.unknown"
+    (stranger / "configs/metadata.json").write_text("{not json")
+    assert code_of(read_bundle, stranger) == "bundle.metadata"
+    (stranger / "configs/metadata.json").write_text(json.dumps({"version": "1"}))
+    assert code_of(read_bundle, stranger) == "bundle.metadata"
+
+
+def test_a_strangers_code_does_not_run_unasked(stranger: Path, tmp_path: Path) -> None:
+    trap = tmp_path / "ran"
+    config = stranger / "configs/inference.yaml"
+    config.write_text(config.read_text() + f"\nnetwork_def: \"$open({str(trap)!r}, 'w')\"\n")
+    assert code_of(load_model, read_bundle(stranger), "cpu") == "bundle.untrusted"
+    assert not trap.exists()
+
+
+def test_missing_and_foreign_weights_are_told(stranger: Path) -> None:
+    import torch
+
+    bundle = read_bundle(stranger, trust=True)
+    assert code_of(load_model, bundle, "cpu") == "bundle.weights"
+    (stranger / "models").mkdir()
+    torch.save({"other.weight": torch.zeros(3)}, stranger / "models/model.pt")
+    assert code_of(load_model, bundle, "cpu") == "bundle.weights"
+    (stranger / "models/model.pt").write_bytes(b"not a checkpoint")
+    assert code_of(load_model, bundle, "cpu") == "bundle.weights"
+
+
+def test_the_cause_of_what_a_library_raised_is_told_whole(tmp_path: Path) -> None:
+    import torch
+
+    def message_of(root: Path) -> str:
+        with pytest.raises(BundleError) as caught:
+            load_model(read_bundle(root, trust=True), "cpu")
+        return caught.value.message
+
+    root = write_threshold_bundle(tmp_path / "needs")
+    network = (root / "scripts" / "nets.py").read_text()
+    (root / "scripts" / "nets.py").write_text("import no_such_package.layers\n" + network)
+    assert "the package no_such_package is not installed (pip install no_such_package)" in message_of(root)
+    (root / "scripts" / "nets.py").write_text("import cv2_of_nobody as cv2\nfrom scripts import missing\n" + network)
+    assert "cv2_of_nobody" in message_of(root)
+    lazy = "\n        from monai.utils import optional_import\n        optional_import('no_such_package')[0].layer()\n"
+    (root / "scripts" / "nets.py").write_text(network.replace("super().__init__()", "super().__init__()" + lazy))
+    assert "(pip install no_such_package)" in message_of(root)
+
+    root = write_threshold_bundle(tmp_path / "differs")
+    layers = ("heads = torch.nn.Conv3d(1, 4, 1)", "tail = torch.nn.Linear(40, 1)")
+    extra = "super().__init__()\n" + "".join(f"        self.{layer}\n" for layer in layers)
+    (root / "scripts" / "nets.py").write_text(network.replace("super().__init__()", extra))
+    many = {f"encoder.stage_{n}.a_long_name_of_a_layer.weight": torch.zeros(1) for n in range(300)}
+    torch.save(
+        {"heads.weight": torch.zeros(2, 1, 1, 1, 1), "tail.weight": torch.zeros(1, 40), **many},
+        root / "models/model.pt",
+    )
+    text = message_of(root)
+    for part in (
+        "2 missing in the file (heads.bias, tail.bias)",
+        "300 unknown to the network (encoder.stage_0",
+        "heads.weight (2, 1, 1, 1, 1) for (4, 1, 1, 1, 1)",
+    ):
+        assert part in text
+    assert "\n" not in text
+
+
+def test_a_config_that_fails_is_told(stranger: Path) -> None:
+    (stranger / "models").mkdir()
+    (stranger / "models/model.pt").touch()
+    (stranger / "configs/inference.yaml").write_text("network_def: {_target_: segnets.NoSuchNet}\n")
+    assert code_of(load_model, read_bundle(stranger, trust=True), "cpu") == "bundle.config"
+
+
+def test_two_bundles_whose_modules_share_a_name_do_not_shadow_each_other(stranger: Path) -> None:
+    before = sys.modules.get("segnets")
+    (stranger / "models").mkdir()
+    shutil.copy(shipped_root() / "models/model.pt", stranger / "models/model.pt")
+    network = stranger / "segnets/unet.py"
+    network.write_text(network.read_text() + "\nUNet.origin = 'stranger'\n")
+    theirs = load_model(read_bundle(stranger, trust=True), "cpu")
+    ours = load_model(read_bundle(), "cpu")
+    assert getattr(theirs.network, "origin", "") == "stranger"
+    assert not hasattr(ours.network, "origin")
+    assert sys.modules.get("segnets") is before
+    assert str(stranger) not in sys.path
+
+
+def test_a_model_is_loaded_once() -> None:
+    assert load_model(read_bundle(), "cpu") is load_model(read_bundle(), "cpu")
+
+
+def with_metadata(root: Path, change: object) -> Path:
+    """A bundle with metadata of its own; the shipped one's, changed, or any text."""
+    (root / "configs").mkdir(parents=True)
+    metadata = json.loads((shipped_root() / "configs/metadata.json").read_text())
+    text = change if isinstance(change, str) else json.dumps(change(metadata) or metadata)  # type: ignore[operator]
+    (root / "configs/metadata.json").write_text(text)
+    return root
+
+
+def outputs(metadata: dict, **changes: object) -> None:
+    metadata["network_data_format"]["outputs"]["pred"].update(changes)
+
+
+HOSTILE = {
+    "deep": "[" * 200_000,
+    "deep-too": '{"a":' * 200_000,
+    "large": '{"name": "' + "x" * 2**23 + '"}',
+    "overflow": lambda m: json.loads('{"network_data_format": 0}'),
+    "channels": lambda m: outputs(m, num_channels=1_000_000_000, channel_def={}),
+    "no-channels": lambda m: outputs(m, num_channels=-3),
+    "channel": lambda m: outputs(m, channel_def={"1000000000": "all"}),
+    "label": lambda m: m["napari_seg"]["segments"][0].update(label=2**40),
+    "background": lambda m: m["napari_seg"]["segments"][0].update(label=0),
+    "a-list": "[]",
+    "nothing": "",
+    "numbers": '{"network_data_format": {"inputs": {"image": {"num_channels": 1e400}}, "outputs": {"pred": {}}}}',
+    "inputs": lambda m: m["network_data_format"]["inputs"]["image"].update(num_channels="\x1b[2J"),
+    "place": lambda m: m["napari_seg"]["localiser"]["regions"][0].update(center_mm=[float("inf")] * 3),
+    "bytes": "\ud800",
+}
+
+
+def test_one_hostile_bundle_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from napari_seg.cli import main
+
+    for name, change in HOSTILE.items():
+        if name == "bytes":
+            with_metadata(tmp_path / name, "").joinpath("configs/metadata.json").write_bytes(b"\xff\xfe\xff{")
+        else:
+            with_metadata(tmp_path / name, change)
+    (tmp_path / "folder/configs/metadata.json").mkdir(parents=True)
+    with_metadata(tmp_path / "good", lambda m: m.update(name="Good"))
+    monkeypatch.setenv(module.BUNDLES_VARIABLE, str(tmp_path))
+    began = time.monotonic()
+    assert main(["bundles"]) == 0
+    assert time.monotonic() - began < 5
+    printed = capsys.readouterr()
+    assert "Good" in printed.out
+    assert "Hippocampus" in printed.out
+    assert printed.err.count("bundle.metadata") == len(HOSTILE)
+    assert "\x1b" not in printed.err
+
+
+TWICE = {"0": "background", "1": "lesion", "2": "lesion", "3": "liver"}
+
+
+def test_channels_of_one_name_are_numbered(tmp_path: Path) -> None:
+    root = with_metadata(tmp_path / "twice", lambda m: m["napari_seg"].clear() or outputs(m, channel_def=TWICE))
+    assert [segment.name for segment in read_bundle(root).segments] == ["lesion (1)", "lesion (2)", "liver"]
+
+
+def test_a_name_can_fake_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from napari_seg.cli import main
+
+    evil = "A\x1b[2K\x1b]0;title\x07\rB\n  C  1.0   MR   trusted\u202e\u2028D" + "x" * 500
+
+    def change(metadata: dict) -> None:
+        metadata.update(dict.fromkeys(("name", "version", "description", "license", "intended_use"), evil))
+        metadata["network_data_format"]["inputs"]["image"]["modality"] = evil
+        metadata["network_data_format"]["outputs"]["pred"]["channel_def"]["1"] = evil
+        metadata["eval_metrics"] = {evil: 0.5, "huge": 10**400, "infinite": float("inf")}
+        metadata["napari_seg"]["segments"][0]["name"] = evil
+        metadata["napari_seg"]["network_segments"] = []
+
+    root = with_metadata(tmp_path / "evil", change)
+    bundle = read_bundle(root)
+    assert len(bundle.name) == module.MAX_NAME
+    assert bundle.name.startswith("A [2K ]0;title B C 1.0 MR trusted D")
+    texts = (bundle.version, bundle.description, bundle.modality, bundle.licence, bundle.intended_use)
+    names = [segment.name for segment in (*bundle.segments, *bundle.network_segments)]
+    assert all(text.isprintable() for text in (*texts, *names, *(name for name, _ in bundle.accuracy)))
+    assert [value for _, value in bundle.accuracy] == [0.5]
+    monkeypatch.setenv(module.BUNDLES_VARIABLE, str(tmp_path))
+    main(["bundles"])
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 8
+    assert printed.replace("\n", "").isprintable()
+
+
+def test_a_name_that_no_disk_takes_is_unknown() -> None:
+    assert code_of(read_bundle, "x" * 5000) == "bundle.unknown"
+    assert code_of(read_bundle, "a\0b") == "bundle.unknown"

@@ -1,0 +1,53 @@
+"""What shapes alone tell of a network: its cost and its operations."""
+
+from __future__ import annotations
+
+import torch
+from monai.networks.nets import DynUNet, UNet
+from torch import nn
+
+from napari_seg.inference.backends.dry_run import network_cost, operations
+
+SHAPE = (1, 1, 16, 16, 16)
+
+
+def test_a_windows_cost_is_computed_by_hand() -> None:
+    net = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1, bias=False), nn.ReLU(), nn.Conv3d(8, 5, 1, bias=False))
+    cost = network_cost(net, torch.zeros(1, 1, 16, 16, 16))
+    voxels = 16**3
+    assert cost.classes == 5
+    assert cost.flop == 2 * voxels * (27 * 8 + 8 * 5)
+    # the ReLU holds what goes in and what comes out, and the window is still there
+    assert cost.peak_bytes == 4 * voxels * (1 + 8 + 8)
+
+
+def test_costs_of_real_networks_need_no_memory_of_their_size() -> None:
+    cost = network_cost(UNet(3, 1, 105, (16, 32, 64), (2, 2)), torch.zeros(1).expand(1, 1, 512, 512, 512))
+    assert cost.classes == 105
+    assert cost.peak_bytes > 4 * 105 * 512**3
+
+
+def test_counting_leaves_the_network_as_it_is() -> None:
+    net = DynUNet(3, 1, 3, [3] * 3, [1, 2, 2], [2, 2])  # which knows its blocks under several names
+    window = torch.randn(1, 1, 16, 16, 16)
+    with torch.inference_mode():
+        before = net.eval()(window)
+        network_cost(net, window)
+        assert not any(value.is_meta for value in net.state_dict().values())
+        torch.testing.assert_close(net(window), before)
+
+
+def test_a_network_that_looks_at_values_is_measured() -> None:
+    class Looks(nn.Module):
+        def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+            return [image.repeat(1, 3, 1, 1, 1) * (2 if image.max() > 0 else 1)]
+
+    assert network_cost(Looks(), torch.zeros(1, 1, 8, 8, 8)).classes == 3
+    traced = torch.jit.trace(nn.Conv3d(1, 4, 3, padding=1), torch.zeros(1, 1, 8, 8, 8))
+    assert network_cost(traced, torch.zeros(1, 1, 8, 8, 8)).classes == 4
+
+
+def test_operations_do_not_tell_the_size_they_are_done_with() -> None:
+    network = UNet(3, 1, 3, (8, 16, 32), (2, 2)).eval()
+    assert operations(network, (1, 1, 16, 16, 16)) == operations(network, (1, 1, 32, 64, 32))
+    assert operations(nn.LeakyReLU(0.1), SHAPE) != operations(nn.LeakyReLU(0.2), SHAPE)

@@ -1,0 +1,304 @@
+"""What a segmentation will hold is known before it is run, and cutting it smaller changes no label."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bundles import write_threshold_bundle
+
+from napari_seg.bundles.monai import Model, load_model
+from napari_seg.bundles.spec import read_bundle
+from napari_seg.cli.predict import memory_size
+from napari_seg.errors import EnvironmentFault
+from napari_seg.geometry import Grid
+from napari_seg.inference import plan as budget
+from napari_seg.inference import segment
+from napari_seg.inference.backends import base as backends
+from napari_seg.inference.backends import dry_run
+from napari_seg.inference.backends.base import BatchCost, TorchBackend
+from napari_seg.inference.backends.dry_run import NetworkCost, network_cost
+from napari_seg.inference.plan import Plan, best_plan, cut_in_strips, make_plan
+from napari_seg.inference.region import Means, RegionTask
+from napari_seg.inference.windows.layout import Windows, WindowSettings
+from napari_seg.volume import Segmentation, Volume
+
+MIB = 2**20
+
+
+def test_less_memory_gives_more_strips_then_half_precision_then_a_refusal() -> None:
+    windows = Windows.over((273, 273, 320), WindowSettings((96, 96, 96), (0.25, 0.25, 0.25)))
+    cost = NetworkCost(105, 10**9, 800 * MIB)
+
+    def plan(gib: float):
+        return make_plan(windows, 1, cost, int(gib * 2**30), held=600 * MIB)
+
+    plenty, less, little = plan(8), plan(3.8), plan(2.9)
+    assert len(plenty.strips) == 1
+    assert len(plenty.starts) == windows.count
+    assert plenty.kept_dtype is less.kept_dtype is torch.float32
+    assert len(less.strips) > 1
+    assert len(less.starts) > windows.count
+    assert little.kept_dtype is torch.float16
+    assert little.peak_bytes < less.peak_bytes < plenty.peak_bytes
+    with pytest.raises(EnvironmentFault, match=r"environment\.memory: 105 classes .* 2\.0 GiB may be used") as refused:
+        plan(2)
+    assert "--memory" in refused.value.message
+
+
+def test_a_compiled_network_gives_back_its_memory_before_planes_are_cut() -> None:
+    windows = Windows.over((273, 273, 320), WindowSettings((96, 96, 96), (0.25, 0.25, 0.25)))
+    cost = NetworkCost(5, 10**9, 2000 * MIB)
+
+    def plan(budget_bytes: int):
+        return make_plan(windows, 1, cost, budget_bytes, held=600 * MIB, share=0.5)
+
+    usual = plan(10**12)
+    assert not usual.rests
+    assert usual.peak_bytes == 600 * MIB + usual.staying_bytes + 1000 * MIB + usual.passing_bytes
+    rests = plan(usual.peak_bytes - 1)
+    assert rests.rests
+    assert len(rests.strips) == 1
+    assert rests.peak_bytes == usual.peak_bytes - usual.passing_bytes
+    assert len(plan(rests.peak_bytes - 1).strips) > 1
+    # what it does take is known later
+    assert rests.told(700 * MIB, 500 * MIB).peak_bytes == rests.staying_bytes + 1200 * MIB
+    assert rests.told(0, 500 * MIB).peak_bytes == rests.staying_bytes + 500 * MIB + rests.passing_bytes
+
+
+def test_smaller_windows_are_taken_where_they_are_quicker_than_strips() -> None:
+    settings = WindowSettings((96, 96, 96), (0.25, 0.25, 0.25))
+    large, small = (
+        Windows.evenly((192, 192, 192), settings, size, (2, 2, 2)) for size in ((128, 128, 128), (120,) * 3)
+    )
+
+    def cost(windows: Windows, classes: int = 40) -> NetworkCost:
+        return NetworkCost(classes, prod(windows.size), 100 * prod(windows.size))
+
+    def plan(budget_bytes: int) -> Plan:
+        return best_plan([large, small], 1, cost, budget_bytes, lambda: 0, lambda flop: None)
+
+    usual = plan(10**12)
+    assert usual.windows == large
+    smaller = plan(usual.peak_bytes - 1)
+    assert len(make_plan(large, 1, cost(large), usual.peak_bytes - 1, 0).strips) > 1
+    assert (smaller.windows, len(smaller.strips)) == (small, 1)
+    tight = plan(smaller.peak_bytes - 1)
+    assert tight.kept_dtype is torch.float32
+    assert len(tight.strips) > 1
+    with pytest.raises(EnvironmentFault):
+        plan(1)
+
+
+@dataclass
+class Backends:
+    """Stands for `make_backend`: compiled networks that take so many bytes a voxel; None: they can't be compiled."""
+
+    bytes_a_voxel: float | None
+    wanted: list[str] = field(default_factory=list)
+    rested: int = 0
+    closed: int = 0
+
+    def __call__(self, wanted: str, model: Model, shape: tuple[int, ...], *_: object) -> TorchBackend:
+        self.wanted.append(wanted)
+        backend = TorchBackend(model.network, model.device)
+        if wanted == "auto" and self.bytes_a_voxel is not None:
+            backend.batch_cost = BatchCost(1e-3, int(self.bytes_a_voxel * prod(shape)))
+            backend.rest, backend.close = self.rest, self.close  # type: ignore[method-assign]
+        return backend
+
+    def rest(self) -> None:
+        self.rested += 1
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+Segmented = Callable[..., tuple[Segmentation, Backends, list[Plan]]]
+
+
+@pytest.fixture
+def with_backends(head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Segmented:
+    """Segments with such backends, of bytes given in times of what is expected; gives the plans that were made, too."""
+    pytest.importorskip("openvino")
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(16, 16, 16)), trust=True)
+    monkeypatch.setattr(backends, "WORTH_COMPILING_FLOP", 0)
+    monkeypatch.setattr(budget, "held_bytes", lambda: 100 * MIB)
+    cost = network_cost(load_model(bundle, "cpu").network, torch.zeros(1, 1, 16, 16, 16))
+    expected, plan = budget.COMPILED_MEMORY * cost.peak_bytes / 16**3, RegionTask.plan
+
+    def run(times: float | Backends | None, memory_bytes: int = 10**12) -> tuple[Segmentation, Backends, list[Plan]]:
+        made = times if isinstance(times, Backends) else Backends(None if times is None else times * expected)
+        plans: list[Plan] = []
+        monkeypatch.setattr(backends, "make_backend", made)
+        monkeypatch.setattr(RegionTask, "plan", lambda *known: plans.append(plan(*known)) or plans[-1])
+        return segment(head, bundle, memory_bytes=memory_bytes), made, plans
+
+    return run
+
+
+def test_a_region_is_planned_anew_when_a_compiled_network_takes_more_than_was_thought(with_backends: Segmented) -> None:
+    usual, made, (plan,) = with_backends(1)
+    assert (len(made.wanted), made.rested, made.closed) == (1, 0, 1)
+    found, made, plans = with_backends(4, plan.peak_bytes)
+    assert len(plans) > 1
+    assert len({(plan.windows.size, plan.rests, len(plan.strips), plan.kept_dtype) for plan in plans}) == len(plans)
+    assert made.closed == len(made.wanted) == len({plan.windows.size for plan in plans})
+    assert plans[-1].rests
+    assert made.rested == plans[-1].asked
+    np.testing.assert_array_equal(found.array, usual.array)
+
+
+def planned(tmp_path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32, batch: int = 1) -> Plan:
+    """How 8 windows, of which 4 fit into the budget's sums, would be run there."""
+    root = tmp_path / "small"
+    known = read_bundle(root if root.is_dir() else write_threshold_bundle(root, roi=(16, 16, 16)), trust=True)
+    model = load_model(known, "cpu")
+    settings = WindowSettings((16, 16, 16), (0.0, 0.0, 0.0), batch)
+    model = Model(model.network, model.preprocessing, model.inferer, torch.device(device), dtype)
+    grid = Grid((32, 32, 32), np.eye(4))
+    task = RegionTask.of(
+        torch.zeros(1, 32, 32, 32), grid, grid, known, model, settings, Means(10**12, "torch", "bundle"), 0
+    )
+    return task.plan(beside_bytes=0)
+
+
+def test_less_is_planned_in_half_precision(tmp_path: Path) -> None:
+    exact = planned(tmp_path).cost.peak_bytes
+    assert planned(tmp_path, dtype=torch.bfloat16).cost.peak_bytes == int(dry_run.HALF_MAPS * exact)
+
+
+def test_what_lies_in_a_gpus_memory_is_not_charged_to_main_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "room_for_sums", lambda device: 0)
+    small = planned(tmp_path, "cuda")
+    usual = planned(tmp_path)
+    assert usual.peak_bytes - small.peak_bytes > usual.cost.peak_bytes / 2  # its maps
+    monkeypatch.setattr(backends, "room_for_sums", lambda device: 10**9)
+    large = planned(tmp_path, "cuda")
+    assert small.staying_bytes - large.staying_bytes > 0.9 * (large.sums_bytes - 2 * 4 * 3 * 16**3)
+
+
+def test_logits_of_a_gpu_stay_in_its_memory() -> None:
+    settings = WindowSettings((96, 96, 96), (0.25, 0.25, 0.25), batch=4, shifts=4)
+    windows = replace(Windows.over((273, 273, 320), settings), empty=frozenset([(0, 0, 0)]))
+    cost = NetworkCost(105, 10**9, 0)
+    plan = make_plan(windows, 1, cost, 10**12, held=0, device_bytes=10**12)
+    image = 4 * 273 * 273 * 320
+    assert image < plan.peak_bytes < image + 100 * MIB  # the logits of one window are 354 MiB
+    assert make_plan(windows, 1, cost, 10**12, held=0, device_bytes=1).peak_bytes > image + 2**32
+
+
+def test_no_more_windows_are_planned_at_once_than_there_are(tmp_path: Path) -> None:
+    one = planned(tmp_path).cost.peak_bytes
+    eight, many = planned(tmp_path, batch=8), planned(tmp_path, batch=32)
+    assert many.peak_bytes == eight.peak_bytes
+    assert many.peak_bytes - planned(tmp_path, batch=4).peak_bytes == pytest.approx(4 * 1.1 * one, rel=0.2)
+    assert many.windows.settings.batch == 8
+
+
+def test_a_network_that_takes_too_much_is_refused_and_leaves_nothing(with_backends: Segmented) -> None:
+    _, _, (plan,) = with_backends(1)
+    made = Backends(bytes_a_voxel=1e6)
+    with pytest.raises(EnvironmentFault, match=r"environment\.memory"):
+        with_backends(made, plan.peak_bytes)
+    assert made.closed == len(made.wanted) > 0
+
+
+def test_what_was_planned_for_torch_is_run_by_torch(with_backends: Segmented, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "WORTH_COMPILING_FLOP", np.inf)
+    _, made, (plan,) = with_backends(100)
+    assert made.wanted == ["torch"]
+    assert plan.share is None
+
+
+def test_what_a_network_takes_is_remembered_for_the_next_scan(with_backends: Segmented) -> None:
+    _, _, (plan,) = with_backends(1)
+    _, _, plans = with_backends(4, plan.peak_bytes)
+    assert len(plans) > 1
+    _, made, again = with_backends(4, plan.peak_bytes)
+    assert again == plans[-1:]
+    assert len(made.wanted) == 1
+
+
+def test_a_region_is_planned_anew_for_torch_when_a_network_cant_be_compiled(with_backends: Segmented) -> None:
+    usual, _, _ = with_backends(1)
+    found, made, plans = with_backends(None)
+    assert made.wanted == ["auto", "torch"]
+    assert [plan.share for plan in plans] == [budget.COMPILED_MEMORY, None]
+    np.testing.assert_array_equal(found.array, usual.array)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_strips_cover_the_axis_and_share_one_voxel(count: int) -> None:
+    windows = Windows.over((50, 40, 30), WindowSettings((10, 8, 10), (0.5, 0.5, 0.5)))
+    strips = cut_in_strips(windows, count)
+    assert len(strips) == count
+    assert strips[0][0] == 0
+    assert strips[-1][1] == 40
+    assert all(before[1] == after[0] + 1 for before, after in pairwise(strips))
+
+
+def test_a_small_budget_changes_no_label(head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(10, 12, 8), halves=True), trust=True)
+    plenty = segment(head, bundle)
+    monkeypatch.setattr(budget, "make_plan", lambda *known: make_plan(*known[:3], 10**12, 0))
+    strips = cut_in_strips
+    for count in (2, 3):
+        monkeypatch.setattr(budget, "cut_in_strips", lambda windows, _, count=count: strips(windows, count))
+        cut = segment(head, bundle)
+        np.testing.assert_array_equal(cut.array, plenty.array)
+        assert cut.confidence == pytest.approx(dict(plenty.confidence), rel=1e-3)
+
+
+def test_what_does_not_fit_is_refused_before_any_window(head: Volume, tmp_path: Path) -> None:
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(10, 12, 8)), trust=True)
+    seen = []
+    with pytest.raises(EnvironmentFault, match=r"environment\.memory"):
+        segment(head, bundle, memory_bytes=MIB, progress=lambda *step: seen.append(step[0]))
+    assert "segmenting" not in seen
+
+
+def test_an_inferer_that_holds_all_is_refused_too(head: Volume, tmp_path: Path) -> None:
+    root = write_threshold_bundle(tmp_path / "whole")
+    config = root / "configs" / "inference.yaml"
+    config.write_text(config.read_text().split("inferer:")[0] + "inferer: {_target_: monai.inferers.SimpleInferer}\n")
+    with pytest.raises(EnvironmentFault, match=r"environment\.memory: 3 classes of a whole region"):
+        segment(head, read_bundle(root, trust=True), memory_bytes=MIB)
+
+
+def test_what_is_free_is_what_all_control_groups_leave(tmp_path: Path) -> None:
+    def group(path: str, most: object, used: int, files: int = 0) -> None:
+        folder = tmp_path / "sys/fs/cgroup" / path
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "memory.max").write_text(f"{most}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon 1\ninactive_file {files}\n")
+
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/slurm/job_1/step_0\n")
+    unlimited = budget.free_bytes(tmp_path)
+    group("slurm/job_1/step_0", "max", 5 * MIB)
+    assert budget.free_bytes(tmp_path) == pytest.approx(unlimited, rel=0.2)
+    group("slurm/job_1", 100 * MIB, 60 * MIB, files=20 * MIB)
+    assert budget.free_bytes(tmp_path) == 60 * MIB
+    group("slurm", 10 * MIB, 60 * MIB)
+    assert budget.free_bytes(tmp_path) == 0
+
+
+def test_memory_is_said_as_people_say_it() -> None:
+    assert memory_size("4GiB") == 4 * 2**30
+    assert memory_size("500 MB") == 500 * 10**6
+    assert memory_size("1.5g") == 15 * 10**8
+    assert memory_size("1048576") == MIB
+    for text in ("lots", "4 GiBs", "-1GB", "", "i"):
+        with pytest.raises(argparse.ArgumentTypeError, match="4GiB"):
+            memory_size(text)

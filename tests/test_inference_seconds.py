@@ -1,0 +1,174 @@
+"""What is foretold of a segmentation's time, and what is measured of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bundles import write_threshold_bundle
+from monai.inferers import SimpleInferer
+from monai.transforms import Compose
+from torch import nn
+
+from napari_seg import localise
+from napari_seg.bundles.monai import Model, load_model
+from napari_seg.bundles.spec import read_bundle
+from napari_seg.geometry import Grid
+from napari_seg.inference import estimate as foresee_module
+from napari_seg.inference import region as task_module
+from napari_seg.inference import seconds as speed
+from napari_seg.inference import segment
+from napari_seg.inference.backends import base as backends
+from napari_seg.inference.backends.base import TorchBackend
+from napari_seg.inference.estimate import foresee
+from napari_seg.inference.region import Means, RegionTask
+from napari_seg.inference.seconds import describe_seconds, measuring
+from napari_seg.inference.windows.layout import WindowSettings
+from napari_seg.volume import Volume
+
+CPU = torch.device("cpu")
+
+
+class Slow(nn.Module):
+    """A convolution that takes a microsecond a voxel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv3d(1, 2, 3, padding=1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if not image.is_meta:
+            time.sleep(1e-6 * image.numel())
+        return self.convolution(image)
+
+
+def slow_task(tmp_path: Path, shape: tuple[int, int, int] = (64, 32, 32)) -> tuple[RegionTask, TorchBackend]:
+    """Two windows for a network that takes longer than its operations tell."""
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "threshold", roi=(32, 32, 32)), trust=True)
+    model = Model(Slow().eval(), Compose([]), SimpleInferer(), CPU)
+    settings = WindowSettings((32, 32, 32), (0.0, 0.0, 0.0))
+    grid = Grid(shape, np.eye(4))
+    task = RegionTask.of(torch.zeros(1, *shape), grid, grid, bundle, model, settings, Means(10**12, "torch"), 0)
+    return task, TorchBackend(model.network, CPU)
+
+
+@torch.inference_mode()
+def test_a_quick_network_is_tried_and_the_answer_remembered(tmp_path: Path) -> None:
+    task, backend = slow_task(tmp_path)
+    plan = task.plan()
+    assert task.seconds(plan, backend, may_try=False) < 0.05
+    assert task.seconds(plan, backend, may_try=True) > 0.06  # 65,536 voxels at a microsecond
+    assert task.seconds(plan, backend, may_try=False) > 0.06
+    task.model.batch_seconds[(backend.name, task.batch_shape(plan))] = 100.0  # as a run has noted
+    assert task.seconds(plan, backend) == pytest.approx(200, abs=1)
+
+
+@torch.inference_mode()
+def test_a_slow_network_is_judged_by_its_operations_and_never_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_module, "seconds_a_flop", lambda device, dtype: 1e-6)
+    task, backend = slow_task(tmp_path)
+    monkeypatch.setattr(backend, "_logits", lambda windows: pytest.fail("the network ran"))
+    plan = task.plan()
+    assert plan.cost.flop * 1e-6 > speed.TRIAL_SECONDS
+    seconds = task.seconds(plan, backend, may_try=True)
+    assert seconds == pytest.approx(2 * plan.cost.flop * 1e-6 / speed.USUAL_SHARE, rel=0.1)
+
+
+def test_what_a_run_took_is_told_of_the_next(head: Volume, tmp_path: Path) -> None:
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "threshold", roi=(10, 12, 8)), trust=True)
+    segment(head, bundle, device="cpu", backend="torch")
+    known = load_model(bundle, "cpu").batch_seconds
+    assert [name for name, _ in known] == ["torch on cpu"]
+    for key in known:
+        known[key] = 50.0
+    found = foresee(head, bundle, device="cpu", backend="torch")
+    assert found is not None
+    assert found.seconds == pytest.approx(50 * found.windows, rel=0.1)
+
+
+def test_locating_and_compiling_are_in_the_time_told(
+    head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "threshold", roi=(10, 12, 8)), trust=True)
+
+    def told() -> float:
+        known = foresee(head, bundle, device="cpu")
+        assert known is not None
+        return known.seconds
+
+    plain = told()
+    monkeypatch.setattr(foresee_module, "locating_seconds", lambda volume, bundle: 80.0)
+    assert told() == pytest.approx(80 + plain, abs=1)
+    monkeypatch.setattr(backends, "will_compile", lambda wanted, device, flop: True)
+    monkeypatch.setattr(speed, "compiling_seconds", lambda batch: 300.0)
+    assert told() == pytest.approx(380 + plain, abs=1)
+    known = load_model(bundle, "cpu").batch_seconds
+    known |= {("OpenVINO on cpu", shape): 0.0 for _, shape in known}  # it was compiled a scan ago
+    assert told() == pytest.approx(80 + plain, abs=1)
+
+
+def test_the_time_of_locating_is_about_what_it_takes(head: Volume) -> None:
+    shipped = read_bundle()
+    assert localise.locating_seconds(head, shipped) == 0  # a crop
+    scan = localise.read_template("mni152_t1", shipped.root)
+    expected = localise.locating_seconds(scan, shipped)
+    start = time.perf_counter()
+    localise.localise(scan, shipped)
+    taken = time.perf_counter() - start
+    assert taken / 3 < expected < 3 * taken  # a busy machine changes its speed meanwhile
+
+
+@torch.inference_mode()
+def test_a_region_of_a_large_scan_takes_no_longer_than_alone(tmp_path) -> None:
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "threshold", roi=(16, 16, 16)), trust=True)
+    model = load_model(bundle, "cpu")
+    settings = WindowSettings.of(model.inferer)
+    assert settings is not None
+    region, image = Grid((16, 16, 16), np.diag([1.5, 1.5, 1.5, 1])), torch.zeros(1, 16, 16, 16)
+
+    def seconds(scan: Grid) -> float:
+        task = RegionTask.of(image, region, scan, bundle, model, settings, Means(10**12, "torch"), 0)
+        return task.seconds(task.plan(), TorchBackend(model.network, model.device))
+
+    alone = Grid.around(region.center_mm, region.size_mm, (0.5, 0.5, 0.5))
+    assert seconds(alone.box((-300, -300, -300), (348, 348, 348))) == pytest.approx(seconds(alone))
+    assert seconds(alone.box((0, 0, 0), (8, 8, 8))) < seconds(alone)
+
+
+def test_times_are_told_in_words() -> None:
+    assert [describe_seconds(s) for s in (0.04, 9.94, 12.3, 60, 200.4, 3600, 7530)] == [
+        "0.0 s",
+        "9.9 s",
+        "12 s",
+        "1 min",
+        "3 min 20 s",
+        "1 h",
+        "2 h 5 min",
+    ]
+
+
+def test_what_was_held_at_most_is_measured() -> None:
+    with measuring() as measured:
+        held = np.ones(200_000_000, np.uint8)
+        measured.look()
+        del held
+    with measuring() as again:
+        pass
+    assert measured.seconds > 0
+    assert measured.peak_bytes - again.peak_bytes > 150e6
+
+
+def test_the_plan_and_what_it_took_are_logged(head: Volume, tmp_path, caplog: pytest.LogCaptureFixture) -> None:
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "threshold", roi=(10, 12, 8)), trust=True)
+    with caplog.at_level(logging.INFO, "napari_seg.inference.engine"):
+        segment(head, bundle, windows="bundle")
+    before, after = (record.getMessage() for record in caplog.records if record.name.endswith("engine"))
+    assert before.startswith("scan: 18 windows of 10 x 12 x 8, about ")
+    assert " s in all), with torch on cpu" in before
+    assert after.startswith("scan: took ")

@@ -1,0 +1,320 @@
+"""What the Segment tab does, on a viewer model: no window, nothing drawn."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
+
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+
+import napari_seg.bundles.spec
+from napari_seg.bundles.spec import Bundle
+from napari_seg.errors import BundleError, EnvironmentFault, Notice
+from napari_seg.plugin.layers import image_layers
+from napari_seg.plugin.placement import Placement
+from napari_seg.plugin.segment import model as segmenting
+from napari_seg.plugin.segment.model import Progress, SegmentModel
+from napari_seg.plugin.session import Message, Session
+from napari_seg.plugin.writer import write_labels
+from napari_seg.volume import Certainty, Segment, Segmentation, Volume
+
+SEGMENTS = (Segment(1, "left ball", (255, 0, 0)), Segment(3, "nose", (0, 128, 255)), Segment(4, "tail", (9, 9, 9)))
+
+
+def bundle(name: str = "balls") -> Bundle:
+    return Bundle(
+        root=Path("nowhere"),
+        name=name,
+        version="1",
+        description="Finds balls.",
+        modality="MR",
+        in_channels=1,
+        network_segments=SEGMENTS,
+        segments=SEGMENTS,
+        trusted=True,
+    )
+
+
+def thresholded(volume: Volume, bundle: Any, *, progress: Any = None, **_: Any) -> Segmentation:
+    """Stands in for `segment`: bright is 1, middle is 3, nothing is 4."""
+    for window in range(5):
+        progress("segmenting", window, 5)
+    labels = np.zeros(volume.grid.shape, np.uint8)
+    labels[volume.array[0] > 300] = 3
+    labels[volume.array[0] > 800] = 1
+    return Segmentation(labels, volume.grid, SEGMENTS, notices=(Notice("result.implausible", "tail: 0 ml"),))
+
+
+@pytest.fixture
+def viewer(monkeypatch: pytest.MonkeyPatch, in_process: None) -> ViewerModel:
+    monkeypatch.setattr(napari_seg.bundles.spec, "find_bundles", lambda folders: ([bundle(), bundle("cubes")], []))
+    monkeypatch.setattr(segmenting, "segment", thresholded)
+    return ViewerModel()
+
+
+def show(viewer: ViewerModel, volume: Volume) -> Image:
+    (layer_tuple,) = image_layers(volume)
+    layer = Image(layer_tuple[0], **layer_tuple[1])
+    viewer.add_layer(layer)
+    return layer
+
+
+def test_new_labels_adopt_the_scan_they_are_drawn_on(viewer: ViewerModel, head: Volume, tmp_path: Path) -> None:
+    model = SegmentModel(Session(viewer))
+    show(viewer, head)
+    viewer._new_labels()
+    assert model.session.labels is viewer.layers[-1]
+    layer = viewer.layers[-1]
+    layer.data[3, 4, 5] = 2
+    (path,) = write_labels(str(tmp_path / "mine.nii.gz"), *layer.as_layer_data_tuple()[:2])
+    saved = nibabel.nifti1.load(path)
+    assert saved.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(saved.affine, head.grid.affine, atol=1e-5)
+    index = np.argwhere(np.asarray(saved.dataobj) == 2)
+    assert len(index) == 1
+    placement = Placement.from_metadata(layer.metadata)
+    assert placement is not None
+    np.testing.assert_allclose(
+        placement.to_layer_mm(head.grid.to_world(index[0])), layer.data_to_world((3, 4, 5)), atol=1e-4
+    )
+
+
+def test_the_scan_follows_the_active_layer(viewer: ViewerModel, head: Volume) -> None:
+    model = SegmentModel(Session(viewer))
+    assert "Open a scan" in model.obstacle
+    foreign = viewer.add_image(np.zeros((3, 4, 5)))
+    assert "napari-seg" in model.obstacle
+    first, second = show(viewer, head), show(viewer, replace(head, name="other"))
+    assert model.session.scans == [first, second]
+    assert model.session.scan is second
+    viewer.layers.selection.active = first
+    assert model.session.scan is first
+    viewer.layers.selection.active = foreign
+    assert model.session.scan is first
+    assert model.obstacle == ""
+    viewer.layers.remove(first)
+    assert model.session.scan is second
+
+
+def test_a_run_adds_one_new_named_and_coloured_layer(viewer: ViewerModel, head: Volume) -> None:
+    model = SegmentModel(Session(viewer))
+    image = show(viewer, head)
+    for count in (1, 2):
+        viewer.layers.selection.active = image
+        run = model.start()
+        run.execute()
+        model.finish(run)
+        assert len(viewer.layers) == 1 + count
+    assert [layer.name for layer in viewer.layers] == ["head", "head - balls", "head - balls [1]"]
+    layer = viewer.layers[1]
+    assert isinstance(layer, Labels)
+    np.testing.assert_array_equal(layer.scale, image.scale)
+    np.testing.assert_array_equal(layer.translate, image.translate)
+    assert model.session.messages[0] == Message("warning", "tail: 0 ml (result.implausible)")
+
+
+def test_stop_leaves_the_viewer_as_it_was(viewer: ViewerModel, head: Volume) -> None:
+    model = SegmentModel(Session(viewer))
+    show(viewer, head)
+    run = model.start()
+    model.stop()
+    assert model.run is None  # at once: what the network is busy with ends by itself
+    run.execute()
+    assert model.finish(run) is None
+    assert run.segmentation is None
+    assert len(viewer.layers) == 1
+    assert model.session.messages == [Message("info", "Stopped. Nothing was added.")]
+    assert model.obstacle == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (BundleError("bundle.untrusted", "balls is not trusted"), "balls is not trusted (bundle.untrusted)"),
+        (
+            MemoryError("no room"),
+            "There is too little memory for this. Close other scans or programs, then try again.",
+        ),
+        (KeyError("Jane^Doe"), "This should not have happened: KeyError. The log of napari says more."),
+    ],
+)
+def test_a_run_that_fails_says_why(
+    viewer: ViewerModel, head: Volume, monkeypatch: pytest.MonkeyPatch, error: Exception, text: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(segmenting, "segment", fail)
+    model = SegmentModel(Session(viewer))
+    show(viewer, head)
+    run = model.start()
+    run.execute()
+    model.finish(run)
+    assert model.session.messages == [Message("error", text)]
+    assert len(viewer.layers) == 1
+
+
+def test_what_the_engine_warns_of_is_said_with_the_result(
+    viewer: ViewerModel, head: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def handing_over(volume: Volume, bundle: Any, **_: Any) -> Segmentation:
+        for _ in range(2):
+            logging.getLogger("napari_seg.inference.backends.base").warning(
+                "cuda has too little memory; %s goes on", "cpu"
+            )
+        return thresholded(volume, bundle)
+
+    monkeypatch.setattr(segmenting, "segment", handing_over)
+    show(viewer, head)
+    model = SegmentModel(Session(viewer))
+    run = model.start()
+    run.execute()
+    model.finish(run)
+    texts = [message.text for message in model.session.messages if message.kind == "warning"]
+    assert texts.count("cuda has too little memory; cpu goes on") == 1
+
+
+def test_messages_do_not_outlive_what_they_are_about(
+    viewer: ViewerModel, head: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise EnvironmentFault("environment.device", "this computer has no CUDA device; try --device cpu")
+
+    monkeypatch.setattr(segmenting, "segment", fail)
+    first, second = show(viewer, head), show(viewer, replace(head, name="second"))
+    model = SegmentModel(session := Session(viewer))
+
+    def texts_after_a_run() -> list[str]:
+        run = model.start()
+        run.execute()
+        model.finish(run)
+        return [message.text for message in session.messages]
+
+    (text,) = texts_after_a_run()
+    assert text == "this computer has no CUDA device; try the device cpu in the Segment tab (environment.device)"
+    viewer.layers.selection.active = first
+    assert session.messages == []
+    assert texts_after_a_run()
+    model.choose_device("cpu")
+    assert session.messages == []
+    assert texts_after_a_run()
+    viewer.layers.remove(first)
+    assert session.messages == []
+    run = model.start()
+    run.execute()
+    viewer.layers.remove(second)  # meanwhile
+    model.finish(run)
+    assert session.messages[0].text.startswith("second: this computer")
+    show(viewer, head)
+    assert session.messages == []
+    session.say(Message("info", "3 done"), lasting=True)
+    viewer.layers.clear()
+    assert session.messages
+
+
+def test_progress_in_words() -> None:
+    assert str(Progress("Loading the model")) == "Loading the model …"
+    assert str(Progress("Segmenting", 3, 24)) == "Segmenting: 3 of 24"
+    assert str(Progress("Segmenting", 3, 24, 12.4)) == "Segmenting: 3 of 24, 12 s left"
+    assert str(Progress("Segmenting", 3, 24, 75)) == "Segmenting: 3 of 24, 1 min 15 s left"
+
+
+def test_a_closed_panel_lets_go_of_the_viewer(viewer: ViewerModel, head: Volume) -> None:
+    model = SegmentModel(Session(viewer))
+    show(viewer, head)
+    run = model.start()
+    model.close()
+    model.session.close()
+    assert run.is_stopping
+    assert model.session.scan is None  # the panel may be the last one to hold a scan
+    show(viewer, head)
+    assert model.session.scan is None  # and it no longer listens
+
+
+def test_runs_wait_for_one_another(viewer: ViewerModel, head: Volume) -> None:
+    model = SegmentModel(Session(viewer))
+    show(viewer, head)
+    first = model.start()
+    model.choose_bundle(model.bundles[1])
+    second = model.start()
+    assert (model.run, model.waiting) == (first, [second])
+    first.execute()
+    assert model.finish(first) is second
+    second.execute()
+    assert model.finish(second) is None
+    assert [layer.name for layer in viewer.layers] == ["head", "head - balls", "head - cubes"]
+
+
+def test_confidence_is_a_layer_of_its_own(viewer: ViewerModel, head: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sure(volume: Volume, bundle: Any, *, certainty: bool, **options: Any) -> Segmentation:
+        found = thresholded(volume, bundle, **options)
+        assert certainty
+        sureness = np.arange(found.array.size, dtype=np.uint8).reshape(found.array.shape)
+        return replace(found, certainty=Certainty(sureness, sureness))
+
+    monkeypatch.setattr(segmenting, "segment", sure)
+    model = SegmentModel(Session(viewer))
+    image = show(viewer, head)
+    model.choose_certainty(True)
+    run = model.start()
+    run.execute()
+    model.finish(run)
+    assert [layer.name for layer in viewer.layers] == ["head", "head - balls, confidence", "head - balls"]
+    layer = viewer.layers[1]
+    assert not layer.visible
+    np.testing.assert_array_equal(layer.translate, image.translate)
+    assert model.session.labels is viewer.layers[2]
+
+
+def test_a_model_that_does_not_fit_the_scan_is_not_run(viewer: ViewerModel, head: Volume) -> None:
+    model = SegmentModel(Session(viewer))
+    show(viewer, replace(head, modality="CT"))
+    assert "the scan is CT" in model.obstacle
+
+
+def test_a_foreign_bundle_is_read_shown_and_run_only_once_it_is_trusted(viewer: ViewerModel, head: Volume) -> None:
+    model = SegmentModel(Session(viewer))
+    show(viewer, head)
+    stranger = replace(bundle("stranger"), trusted=False)
+    model.bundles.append(stranger)
+    model.choose_bundle(stranger)
+    assert "Trust" in model.obstacle
+    assert dict(model.card)["Trust"].startswith("not trusted")
+    model.trust()
+    assert model.obstacle == ""
+    assert dict(model.card)["Trust"] == "its code may run"
+
+
+def test_a_folder_that_is_no_bundle_is_refused(viewer: ViewerModel, tmp_path: Path) -> None:
+    model = SegmentModel(Session(viewer))
+    model.add_bundle(tmp_path)
+    assert "bundle.unknown" in model.session.messages[0].text
+    assert len(model.bundles) == 2
+
+
+def test_the_card_of_the_shipped_bundle() -> None:
+    model = SegmentModel(Session(ViewerModel()))
+    card = dict(model.card)
+    assert "anterior hippocampus" in card["Finds"]
+    assert card["Wants"].startswith("T1-weighted MRI, 1 mm")
+    assert "CC-BY-SA" in card["Licence"]
+    assert "0.883" in card["Accuracy"]
+
+
+def test_what_a_run_will_take_is_told_before_it(head: Volume, tmp_path: Path) -> None:
+    viewer = ViewerModel()
+    model = SegmentModel(Session(viewer))
+    show(viewer, head)
+    assert model.bundle is not None
+    text = model.foresee()
+    assert text.startswith("Will take about")
+    assert "1 window" in text

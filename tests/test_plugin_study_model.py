@@ -1,0 +1,257 @@
+"""What the Study and the Batch tab do, on a viewer model."""
+
+from __future__ import annotations
+
+import csv
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import phantoms
+import pytest
+
+pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
+
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+
+import napari_seg.inference
+from napari_seg.bundles.spec import read_bundle
+from napari_seg.errors import ChoiceNeeded, InputError, LocaliseError, NapariSegError
+from napari_seg.formats.verdict import verdict_of
+from napari_seg.geometry import Grid
+from napari_seg.plugin.batch.model import BatchModel
+from napari_seg.plugin.layers import holds
+from napari_seg.plugin.placement import METADATA_KEY
+from napari_seg.plugin.session import Session
+from napari_seg.plugin.study.model import Entry, StudyModel
+from napari_seg.volume import Segment, Segmentation, Volume
+
+
+@pytest.fixture
+def study(head: Volume, tmp_path: Path) -> Path:
+    """A series, a NIfTI file, a broken one, a note, and what an earlier run left."""
+    root = tmp_path / "study"
+    phantoms.write_series(head, root / "series")
+    phantoms.write_nifti(head, root / "copy.nii.gz")
+    (root / "broken.nii.gz").write_text("no scan")
+    (root / "notes.txt").write_text("as it was")
+    phantoms.write_nifti(head, root / "copy_seg.nii.gz")
+    (root / "copy_seg.json").write_text('{"program": "napari-seg 0.1.0"}')
+    return root
+
+
+def looked(model: StudyModel, path: Path) -> dict[str, Entry]:
+    for entry in model.begin(path):
+        model.add(entry)
+    model.end()
+    return {entry.verdict.name: entry for entry in model.entries}
+
+
+def test_a_study_is_a_tree_with_a_verdict_for_each(study: Path) -> None:
+    model = StudyModel(Session(ViewerModel()))
+    found = looked(model, study)
+    result = found.pop("copy_seg.nii.gz")
+    assert (result.title, result.words) == ("segmentation of copy", "labels")  # a result is no scan
+    copy = found["copy"]
+    assert (copy.words, copy.size, copy.spacing, copy.folder) == ("ready", "20 × 26 × 14", "1.5 × 1.25 × 2.5", ".")
+    assert copy.can_open
+    broken = found["broken"]
+    assert not broken.can_open
+    assert broken.words.startswith("can't be used: ")
+    assert found["notes.txt"].words.startswith("no scan")
+    (series,) = [entry for entry in model.entries if entry.folder == "series"]
+    assert series.can_open
+    assert "3 scans, 2 can be opened; 1 segmentation." in model.session.messages[0].text
+
+
+def test_a_series_is_opened_beside_the_first_scan(study: Path) -> None:
+    viewer = ViewerModel()
+    model = StudyModel(Session(viewer))
+    found = looked(model, study)
+    for entry in (found["copy"], next(entry for entry in model.entries if entry.folder == "series")):
+        model.show(model.read(entry, entry.reading(0), model.frame()))
+    first, second = viewer.layers
+    np.testing.assert_allclose(first.translate, second.translate, atol=1e-3)
+    assert model.session.scan is second
+
+
+def test_two_fields_of_view_of_one_patient_agree(head: Volume, tmp_path: Path) -> None:
+    part = head.grid.box((3, 5, 2), (17, 20, 12))
+    crop = Volume(head.array[:, 3:17, 5:20, 2:12], part, name="part")
+    phantoms.write_nifti(head, tmp_path / "whole.nii.gz")
+    phantoms.write_nifti(crop, tmp_path / "part.nii.gz")
+    viewer = ViewerModel()
+    model = StudyModel(Session(viewer))
+    found = looked(model, tmp_path)
+    for name in ("whole", "part"):
+        model.show(model.read(found[name], found[name].reading(0), model.frame()))
+    whole, cut = viewer.layers
+    brightest = [np.unravel_index(np.argmax(layer.data), layer.data.shape) for layer in (whole, cut)]
+    places = [layer.data_to_world(index) for layer, index in zip((whole, cut), brightest, strict=True)]
+    np.testing.assert_allclose(*places, atol=1e-3)
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    model = StudyModel(Session(ViewerModel()))
+    with pytest.raises(InputError) as caught:
+        looked(model, tmp_path / "gone")
+    model.end(caught.value)
+    assert "input.missing" in model.session.messages[0].text
+    (tmp_path / "notes.txt").write_text("nothing")
+    looked(model, tmp_path)
+    assert "There is no scan" in model.session.messages[0].text
+
+
+def test_one_of_several_volumes_is_chosen(head: Volume, tmp_path: Path) -> None:
+    several = np.stack([head.array[0] + 100 * n for n in range(3)], axis=-1)
+    nib.save(nib.Nifti1Image(several, head.grid.affine), tmp_path / "times.nii.gz")
+    viewer = ViewerModel()
+    model = StudyModel(Session(viewer))
+    entry = looked(model, tmp_path)["times"]
+    assert (entry.can_open, entry.volumes, entry.words) == (True, 3, "3 volumes: choose one below")
+    assert entry.short == "3 volumes"
+    assert entry.details.splitlines()[0] == "times"
+    assert "--volume" not in entry.details
+    model.show(model.read(entry, entry.reading(2), model.frame()))
+    (layer,) = viewer.layers
+    assert layer.name == "times, volume 2"
+    np.testing.assert_array_equal(np.sort(layer.data, axis=None), np.sort(several[..., 2], axis=None))
+
+
+def test_a_volume_of_a_tilted_series_is_straightened_after_it_was_chosen(study: Path) -> None:
+    def tilted(volume: int | None = None, *, resample_tilt: bool = False) -> Volume:
+        if volume is None:
+            raise ChoiceNeeded("series.4d", "two volumes", "volume", 2)
+        if not resample_tilt:
+            raise ChoiceNeeded("geometry.shear", "leans", "resample_tilt")
+        return phantoms.head()
+
+    viewer = ViewerModel()
+    model = StudyModel(Session(viewer))
+    looked(model, study)
+    scan = SimpleNamespace(name="leaning", source="leaning", files=("one",), read=tilted)
+    verdict = verdict_of(scan)  # type: ignore[arg-type]
+    model.add(Entry(verdict, scan, ".", verdict.choices))  # type: ignore[arg-type]
+    first = model.entries[-1]
+    assert (first.volumes, first.is_tilted) == (2, False)
+    with pytest.raises(ChoiceNeeded) as caught:
+        model.read(first, first.reading(1), None)
+    model.fail(first, pickle.loads(pickle.dumps(caught.value)))
+    second = model.entries[-1]
+    assert (second.volumes, second.is_tilted, second.can_open) == (2, True, True)
+    assert "straightened" in model.session.messages[0].text
+    for number in (1, 0):
+        model.show(model.read(second, second.reading(number), None))
+    assert [layer.name for layer in viewer.layers] == ["head, volume 1", "head, volume 0"]
+
+
+def test_what_can_not_be_straightened_after_all_is_refused(study: Path) -> None:
+    def torn(volume: int | None = None, *, resample_tilt: bool = False) -> Volume:
+        if resample_tilt:
+            raise InputError("file.truncated", "cut short")
+        raise ChoiceNeeded("geometry.shear", "leans", "resample_tilt")
+
+    model = StudyModel(Session(ViewerModel()))
+    looked(model, study)
+    scan = SimpleNamespace(name="leaning", source="leaning", files=("one",), read=torn)
+    model.add(Entry(verdict_of(scan), scan, ".", is_tilted=True))  # type: ignore[arg-type]
+    entry = model.entries[-1]
+    with pytest.raises(InputError) as caught:
+        model.read(entry, entry.reading(0), None)
+    model.fail(entry, caught.value)
+    assert not model.entries[-1].can_open
+    assert model.entries[-1].words == "can't be used: cut short"
+
+
+def test_a_scan_that_lies_elsewhere_is_gone_to(head: Volume, tmp_path: Path) -> None:
+    far = head.grid.affine.copy()
+    far[:3, 3] += 500
+    phantoms.write_nifti(head, tmp_path / "near.nii.gz")
+    phantoms.write_nifti(replace(head, grid=Grid(head.grid.shape, far)), tmp_path / "far.nii.gz")
+    viewer = ViewerModel()
+    model = StudyModel(Session(viewer))
+    found = looked(model, tmp_path)
+    for name in ("near", "far", "near"):
+        model.show(model.read(found[name], found[name].reading(0), model.frame()))
+        assert holds(viewer.layers[-1], viewer.dims.point), name
+    viewer.add_image(np.zeros((2, 3, 4, 5)))  # time before space
+    model.show(model.read(found["far"], found["far"].reading(0), model.frame()))
+    assert holds(viewer.layers[-1], viewer.dims.point[-3:])
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_batch_fills_its_table_and_one_bad_scan_stops_nothing(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bright(volume: Volume, bundle: Any, *, progress: Any = None, **_: Any) -> Segmentation:
+        progress("segmenting", 1, 2)
+        if volume.modality:  # the series
+            raise LocaliseError("localise.failed", "no head")
+        labels = (volume.array[0] > 800).astype(np.uint8)
+        return Segmentation(labels, volume.grid, (Segment(1, "ball", (1, 2, 3)),), {1: 0.9})
+
+    monkeypatch.setattr(napari_seg.inference, "segment", bright)
+    model = BatchModel(Session(viewer := ViewerModel()))
+    bundle = read_bundle()
+    assert "folder" in model.obstacle(bundle)
+    model.choose_inputs(study)
+    assert model.output == study.with_name("study_segmented")
+    assert model.obstacle(bundle) == ""
+    assert "model" in model.obstacle(None)
+    run = model.start(bundle, {"device": "cpu"})
+    assert "under way" in model.obstacle(bundle)
+    run.execute()
+    model.look()
+    states = {row.name: row for row in model.rows}
+    assert states["copy"].state == "done"
+    assert states["copy"].text.startswith("ball ")
+    assert states["broken"].state == "failed"
+    assert sorted(row.state for row in model.rows) == ["done", "failed", "failed"]
+    model.finish()
+    assert model.run is None
+    assert "1 done, 2 failed" in model.session.messages[0].text
+    assert (study.with_name("study_segmented") / "copy_seg.nii.gz").is_file()
+
+    shown = StudyModel(model.session)
+    done, failed = (next(row for row in model.rows if row.state == state and row.scan) for state in ("done", "failed"))
+    shown.show(model.read(done, shown.scans(), shown.frame()))
+    image, labels = viewer.layers
+    assert labels.name == "copy_seg"
+    assert [segment.name for segment in labels.metadata[METADATA_KEY]["segments"]] == ["ball"]
+    np.testing.assert_array_equal(labels.data > 0, image.data > 800)
+    shown.show(model.read(done, shown.scans(), shown.frame()))  # the scan is open already
+    assert [type(layer) for layer in viewer.layers] == [Image, Labels, Labels]
+    with pytest.raises(NapariSegError):
+        model.read(next(row for row in model.rows if row.name == "broken"), (), None)
+    assert failed.result is not None
+
+    model.write_table(study.parent / "all.csv")
+    with (study.parent / "all.csv").open(encoding="utf-8", newline="") as file:
+        table = {line["scan"]: line for line in csv.DictReader(file)}
+    assert set(table) == set(states)
+    ml = (image.data > 800).sum() * image.metadata[METADATA_KEY]["volume"].grid.voxel_ml
+    assert float(table["copy"]["ball (ml)"]) == pytest.approx(ml, abs=1e-3)
+    assert table["broken"]["state"] == "failed"
+    assert table["broken"]["code"].startswith("file.")
+    assert table["broken"]["ball (ml)"] == ""
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_batch_that_is_stopped_keeps_what_is_done(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = BatchModel(Session(ViewerModel()))
+
+    def stopped(volume: Volume, bundle: Any, *, progress: Any = None, **_: Any) -> Segmentation:
+        model.stop()
+        progress("segmenting", 1, 2)
+        raise AssertionError("it must not get here")
+
+    monkeypatch.setattr(napari_seg.inference, "segment", stopped)
+    model.choose_inputs(study)
+    run = model.start(read_bundle(), {"device": "cpu"})
+    run.execute()
+    model.finish()
+    assert {row.state for row in model.rows} == {"failed", "stopped"}
+    assert "not begun or stopped" in model.session.messages[0].text

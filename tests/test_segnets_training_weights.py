@@ -1,0 +1,152 @@
+"""Fine-tuning copies what fits and says what doesn't; an ensemble is the average by hand."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from napari_seg.bundles.spec import shipped_root
+
+sys.path.insert(0, str(shipped_root()))
+
+from segnets.ensemble import Ensemble
+from segnets.errors import TrainingError
+from segnets.training.weights import load_what_fits, merge_checkpoints, read_weights
+
+
+class Net(nn.Module):
+    """An encoder whose shortcut sees the image too, and a head."""
+
+    def __init__(self, in_channels: int = 1, out_channels: int = 3, width: int = 8) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.shortcut = nn.Conv2d(in_channels, width, 1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width)
+        self.head = nn.Conv2d(width, out_channels, 1)
+
+    def features(self, image: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.second(torch.relu(self.first(image) + self.shortcut(image))))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.head(self.features(image))
+
+
+def saved(path: Path, network: nn.Module, wrap: Callable[[dict], object] = dict) -> Path:
+    torch.save(wrap(network.state_dict()), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        dict,
+        lambda state: {"model": state},
+        lambda state: {"model": {f"module.{name}": tensor for name, tensor in state.items()}},
+    ],
+    ids=["bare", "model", "of several GPUs"],
+)
+def test_the_same_network_is_copied_whole(tmp_path: Path, wrap: Callable[[dict], object]) -> None:
+    given, own = Net(), Net()
+    fit = load_what_fits(own, saved(tmp_path / "model.pt", given, wrap))
+    assert all(torch.equal(a, b) for a, b in zip(given.state_dict().values(), own.state_dict().values(), strict=True))
+    assert (set(fit.copied), fit.adapted, fit.fresh, fit.unused) == (set(own.state_dict()), (), (), ())
+    assert fit.share == 1
+
+
+def test_other_classes_leave_the_head_fresh_and_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given, own = Net(out_channels=3), Net(out_channels=5)
+    fresh = own.head.weight.detach().clone()
+    with caplog.at_level("INFO", logger="segnets"):
+        fit = load_what_fits(own, saved(tmp_path / "model.pt", given))
+    assert set(fit.fresh) == set(fit.unused) == {"head.bias", "head.weight"}
+    assert torch.equal(own.head.weight, fresh)
+    assert torch.equal(own.second.weight, given.second.weight)
+    # 8*9 + 8 + 8 + 8 + 576 + 8 and the norm's 4*8 + 1 of those and the head's 5*8 + 5
+    assert fit.share == pytest.approx(713 / 758)
+    assert "2 left fresh (head.bias, head.weight)" in caplog.text
+
+
+@pytest.mark.parametrize(("old", "new"), [(1, 3), (2, 3), (3, 1), (3, 2)])
+def test_other_channels_keep_the_answer_to_equal_ones(tmp_path: Path, old: int, new: int) -> None:
+    given, own = Net(in_channels=old).eval(), Net(in_channels=new).eval()
+    fit = load_what_fits(own, saved(tmp_path / "model.pt", given))
+    assert set(fit.adapted) == {"first.weight", "shortcut.weight"}
+    assert not fit.fresh
+    image = torch.rand(1, 1, 9, 7)
+    expected = given(image.expand(-1, old, -1, -1))
+    torch.testing.assert_close(own(image.expand(-1, new, -1, -1)), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_channels_that_both_have_keep_their_order(tmp_path: Path) -> None:
+    given, own = Net(in_channels=2), Net(in_channels=3)
+    load_what_fits(own, saved(tmp_path / "model.pt", given))
+    torch.testing.assert_close(own.first.weight[:, :2], given.first.weight * 2 / 3)
+    torch.testing.assert_close(own.first.weight[:, 2], given.first.weight.mean(1) * 2 / 3)
+
+
+def test_another_network_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
+    path = saved(tmp_path / "model.pt", nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 1)))
+    own = Net()
+    before = own.first.weight.detach().clone()
+    with pytest.raises(TrainingError, match=r"weights.nothing_fits: .*fits 0.0% .*0.weight.*first.weight"):
+        load_what_fits(own, path)
+    assert torch.equal(own.first.weight, before)
+
+
+def test_files_without_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"weights\.missing"):
+        read_weights(tmp_path / "model.pt")
+    (tmp_path / "text.pt").write_text("not weights")
+    torch.save({"model": 3}, tmp_path / "number.pt")
+    torch.save(Net(), tmp_path / "code.pt")  # a pickled module would run code
+    whole = saved(tmp_path / "model.pt", Net()).read_bytes()
+    (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
+    for name in ("text", "number", "code", "half"):
+        with pytest.raises(TrainingError, match=r"weights\.unreadable"):
+            read_weights(tmp_path / f"{name}.pt")
+
+
+def test_an_ensemble_is_the_mean_of_the_members_probabilities(tmp_path: Path) -> None:
+    members = [Net().eval() for _ in range(3)]
+    paths = [saved(tmp_path / f"fold{n}.pt", member) for n, member in enumerate(members)]
+    merge_checkpoints(paths, tmp_path / "model.pt")
+    ensemble = Ensemble(Net(), members=3).eval()
+    ensemble.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    image = torch.rand(2, 1, 8, 6)
+    expected = sum(member(image).softmax(1) for member in members) / 3
+    torch.testing.assert_close(ensemble(image).exp(), expected)
+    torch.testing.assert_close(ensemble(image).softmax(1), expected)
+    torch.testing.assert_close(torch.jit.script(ensemble)(image), ensemble(image))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fold0.pt", "fold1.pt", "fold2.pt", "model.pt"]
+
+
+def test_of_an_ensemble_the_first_network_is_fine_tuned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    members = [Net() for _ in range(3)]
+    merge_checkpoints([saved(tmp_path / f"{n}.pt", member) for n, member in enumerate(members)], tmp_path / "model.pt")
+    own = Net()
+    with caplog.at_level("INFO", logger="segnets"):
+        fit = load_what_fits(own, tmp_path / "model.pt")
+    assert fit.share == 1
+    assert not fit.unused
+    assert torch.equal(own.head.weight, members[0].head.weight)
+    assert "an ensemble of 3 networks, of which the first is taken" in caplog.text
+
+
+def test_an_ensemble_stays_finite_where_every_member_is_sure() -> None:
+    sure = nn.Conv2d(1, 2, 1)
+    nn.init.constant_(sure.weight, 0)
+    sure.bias.data = torch.tensor([0.0, 500.0])
+    torch.testing.assert_close(Ensemble(sure, 2)(torch.rand(1, 1, 1, 1)).flatten(), torch.tensor([-500.0, 0.0]))
+
+
+def test_members_of_different_networks_are_refused(tmp_path: Path) -> None:
+    paths = [saved(tmp_path / "a.pt", Net()), saved(tmp_path / "b.pt", Net(out_channels=4))]
+    with pytest.raises(TrainingError, match=r"weights.differ: .*b.pt .*head.bias, head.weight"):
+        merge_checkpoints(paths, tmp_path / "model.pt")
+    assert not (tmp_path / "model.pt").exists()

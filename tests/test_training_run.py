@@ -1,0 +1,168 @@
+"""Trainings that are run from a plan: how they end, their folds and the ensemble of those."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+
+from napari_seg.bundles.spec import METADATA, WEIGHTS, check_runnable, read_bundle
+from napari_seg.cli.train import _print_folds
+from napari_seg.errors import BundleError, TrainingError
+from napari_seg.training import Choices, folds, plan_bundle, run, with_segnets
+
+
+def test_a_fold_is_finished_when_its_epochs_or_its_minutes_are_over(tmp_path: Path) -> None:
+    fold = tmp_path / "fold_0"
+    for folder in (fold / "evaluation", tmp_path / "configs"):
+        folder.mkdir(parents=True)
+    (tmp_path / "configs" / "train.yaml").write_text("max_epochs: 100\nmax_minutes: null\n")
+    lines = [{"epoch": 9, "step": 90, "loss": 0.1, "seconds": 1790}, {"epoch": 9, "mean_dice": 0.8, "seconds": 1801}]
+    (fold / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (fold / "model.pt").touch()
+    assert not folds._finished(fold, {})
+    (fold / "evaluation" / "summary.json").touch()
+    assert folds._finished(fold, {"learning_rate": 0.1})
+    assert folds._finished(fold, {"max_minutes": 30})
+    assert not folds._finished(fold, {"max_minutes": 60})
+    assert folds._finished(fold, {"max_epochs": 9})
+    assert not folds._finished(fold, {"max_epochs": 10})
+    assert not folds._finished(fold, {"patience": 5})
+    (tmp_path / "configs" / "train.yaml").write_text("max_epochs: 9\nmax_minutes: null\n")
+    assert folds._finished(fold, {"max_minutes": 60, "patience": 5})
+
+
+def test_a_fold_says_how_far_it_was_trained(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    plan_bundle(dataset, out, Choices(folds=2))
+
+    def pretend(words: list[str], stop_file: Path) -> None:
+        (out / "fold_1" / "evaluation").mkdir(parents=True, exist_ok=True)
+        line = {"epoch": 1, "step": 16, "mean_dice": 0.1, "planned_steps": 4000}
+        (out / "fold_1" / "history.jsonl").write_text(json.dumps(line) + "\n")
+        (out / "fold_1" / folds.SUMMARY).write_text('{"mean_dice": {"mean": 0.1}}')
+
+    monkeypatch.setattr(folds, "run", pretend)
+    assert folds.cross_validate(out, dataset, 2, 1, say=print) == {"mean": [0.1]}
+    assert "fold 1 of 2 was trained for 16 of 4000 planned steps" in capsys.readouterr().out
+
+
+def test_an_ensemble_cut_short_says_what_it_lacks(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    out = tmp_path / "out"
+    plan_bundle(dataset, out, Choices(folds=2))
+    for fold in ("fold_0", "fold_1"):
+        (out / fold).mkdir()
+        torch.save({"weight": torch.zeros(1)}, out / fold / "model.pt")
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folds, "ship", killed)
+    with pytest.raises(KeyboardInterrupt):
+        folds._make_ensemble(out, 2, {})
+    assert datasets.configs(out)["inference"]["network_def"]["members"] == 2
+    with pytest.raises(BundleError, match=r"has no models/model\.pt; train it first"):
+        check_runnable(read_bundle(out, trust=True))
+
+    (out / "weights.pt").write_bytes(b"weights")
+    before = (out / METADATA).read_text()
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.ship(out, out / "weights.pt", {"Dice": 0.5})
+    assert (out / "models" / "model.pt").read_bytes() == b"weights"
+    assert (out / METADATA).read_text() == before
+
+
+def test_folds_that_there_can_not_be_leave_nothing_behind(dataset: Path, tmp_path: Path) -> None:
+    for number in (-2, 0, 1):
+        with pytest.raises(BundleError, match=r"bundle\.folds"):
+            plan_bundle(dataset, tmp_path / "out", Choices(folds=number))
+    with pytest.raises(TrainingError, match=r"split\.too_few: 6 cases of 6 patients"):
+        plan_bundle(dataset, tmp_path / "out", Choices(folds=7))
+    with pytest.raises(TrainingError, match=r"split\.too_few: 6 cases of 1 patients"):
+        plan_bundle(dataset, tmp_path / "out", Choices(settings={"patient": "^case"}))
+    for fold, of in ((5, 5), (0, None)):
+        with pytest.raises(BundleError, match=rf"bundle\.fold: there is no fold {fold}"):
+            plan_bundle(dataset, tmp_path / "out", Choices(folds=of), fold=fold)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_structure_that_a_fold_lacks_costs_no_ensemble(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    import torch
+
+    out = tmp_path / "out"
+    plan_bundle(dataset, out, Choices(folds=2))
+    for fold, scores in enumerate(({"mean": 0.8, "front": 0.8}, {"mean": 0.6, "front": None})):
+        summary = out / f"fold_{fold}" / "evaluation" / "summary.json"
+        summary.parent.mkdir(parents=True)
+        torch.save({"weight": torch.zeros(1)}, out / f"fold_{fold}" / "model.pt")
+        summary.write_text(json.dumps({"mean_dice": scores | {"back": None}}))
+    for _ in range(2):
+        dice = folds.cross_validate(out, dataset, 2, None, say=print)
+        assert dice == {"mean": [0.8, 0.6], "front": [0.8], "back": []}
+        metadata = json.loads((out / METADATA).read_text())
+        assert metadata["eval_metrics"] == {"mean Dice over 2 folds, mean": 0.7, "mean Dice over 2 folds, front": 0.8}
+        assert (out / "models" / "model.pt").is_file()
+    _print_folds(dice, 2)
+    table = capsys.readouterr().out
+    assert "Dice    front 0.8000 over 1 of 2 folds" in table
+    assert "Dice    back nan over 0 of 2 folds" in table
+    assert "slightly too kind" in table
+
+
+def test_an_ensemble_of_pictures_can_be_loaded(tmp_path: Path) -> None:
+    import torch
+    from monai.bundle import ConfigParser
+
+    pictures, out = datasets.write_pictures(tmp_path / "pictures", cases=4), tmp_path / "out"
+    plan_bundle(pictures, out, Choices(folds=2, labels={"myelin": ["120-135"], "axon": [255]}))
+    with with_segnets():
+        from segnets import UNet
+
+        for fold in range(2):
+            folder = out / f"fold_{fold}" / "evaluation"
+            folder.mkdir(parents=True)
+            torch.save(UNet(2, 3, 3).state_dict(), folder.parent / "model.pt")
+            (folder / "summary.json").write_text(json.dumps({"mean_dice": {"mean": 0.8}}))
+    folds.cross_validate(out, pictures, 2, None, say=print)
+    parser = ConfigParser()
+    parser.read_config(str(out / "configs" / "inference.yaml"))
+    parser.read_meta(str(out / METADATA))
+    with with_segnets():
+        network = parser.get_parsed_content("network_def").eval()
+    network.load_state_dict(torch.load(out / WEIGHTS, weights_only=True))
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
+
+
+def test_an_ensemble_is_not_measured_on_what_trained_it(dataset: Path, tmp_path: Path) -> None:
+    from monai.bundle import ConfigParser
+
+    out = tmp_path / "out"
+    plan_bundle(dataset, out, Choices(folds=2))
+    ensemble = {"_target_": "segnets.Ensemble", "members": 2, "network": datasets.configs(out)["train"]["network_def"]}
+
+    def begin(**values: object) -> None:
+        parser = ConfigParser()
+        parser.read_config(str(out / "configs" / "evaluate.yaml"))
+        parser.read_meta(str(out / METADATA))
+        parser.update(values)
+        parser.get_parsed_content("initialize")
+
+    for part in ("validation", "test", "training"):
+        with pytest.raises(SystemExit, match=r"evaluation\.seen.*other patients"):
+            begin(network_def=ensemble, part=part)
+    begin(network_def=ensemble, part="all")
+    begin(part="validation")  # one fold
+    page = (out / "docs" / "README.md").read_text()
+    assert "--dataset_dir OTHERS  --part all --output_dir evaluation" in page
+    assert "slightly too kind" in page
