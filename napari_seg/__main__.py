@@ -6,8 +6,8 @@ import sys
 
 
 def run() -> None:
-    """Runs the command line and ends the process with its exit status."""
-    from napari_seg.cli import main
+    """Run the command line and end the process with its exit status."""
+    from napari_seg.cli.main import main
 
     sys.exit(main())
 

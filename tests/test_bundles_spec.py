@@ -185,7 +185,7 @@ HOSTILE = {
 def test_one_hostile_bundle_costs_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from napari_seg.cli import main
+    from napari_seg.cli.main import main
 
     for name, change in HOSTILE.items():
         if name == "bytes":
@@ -216,7 +216,7 @@ def test_channels_of_one_name_are_numbered(tmp_path: Path) -> None:
 def test_a_name_can_fake_no_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from napari_seg.cli import main
+    from napari_seg.cli.main import main
 
     evil = "A\x1b[2K\x1b]0;title\x07\rB\n  C  1.0   MR   trusted\u202e\u2028D" + "x" * 500
 

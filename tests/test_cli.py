@@ -14,7 +14,7 @@ import pytest
 from bundles import write_threshold_bundle
 from pydicom.dataset import Dataset
 
-from napari_seg.cli import main
+from napari_seg.cli.main import main
 from napari_seg.cohort.discover import find_cases
 from napari_seg.formats import read
 from napari_seg.volume import Volume

@@ -18,7 +18,7 @@ from bundles import write_threshold_bundle
 
 import napari_seg.evaluation.overlay
 import napari_seg.inference
-from napari_seg.cli import main
+from napari_seg.cli.main import main
 from napari_seg.volume import Segment, Segmentation, Volume
 
 

@@ -15,7 +15,7 @@ import datasets
 import numpy as np
 import pytest
 
-from napari_seg.cli import main
+from napari_seg.cli.main import main
 from napari_seg.cli.train import _predicting, _print_steps, _value
 from napari_seg.formats import read
 

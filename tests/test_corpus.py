@@ -14,7 +14,7 @@ import pytest
 from bundles import write_threshold_bundle
 
 import napari_seg
-from napari_seg.cli import main
+from napari_seg.cli.main import main
 from napari_seg.errors import InputError
 from napari_seg.formats import find_scans
 from napari_seg.formats.dicom_seg import read_dicom_seg

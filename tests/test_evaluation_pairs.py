@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_seg.cli import main
+from napari_seg.cli.main import main
 from napari_seg.errors import InputError
 from napari_seg.evaluation.labels import as_classes, read_classes
 from napari_seg.evaluation.overlay import draw_picture_comparison

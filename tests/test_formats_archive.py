@@ -20,7 +20,7 @@ import phantoms
 import pytest
 from bundles import write_threshold_bundle
 
-from napari_seg.cli import main
+from napari_seg.cli.main import main
 from napari_seg.errors import InputError
 from napari_seg.formats import archive, find, find_scans
 from napari_seg.formats.temporary import TemporaryFolder, remove_leftovers

@@ -21,7 +21,7 @@ import SimpleITK
 from bundles import write_threshold_bundle
 
 import napari_seg.worker
-from napari_seg.cli import main
+from napari_seg.cli.main import main
 from napari_seg.errors import EnvironmentFault, InputError, Notice
 from napari_seg.formats import decoders, find_scans, label_maps
 from napari_seg.formats.decoders import read_apart

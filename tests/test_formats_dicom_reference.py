@@ -12,7 +12,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from napari_seg.cli import main
+from napari_seg.cli.main import main
 from napari_seg.errors import InputError
 from napari_seg.evaluation.pairs import compare_with
 from napari_seg.formats import read

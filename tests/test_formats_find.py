@@ -9,7 +9,7 @@ import phantoms
 import pytest
 import SimpleITK
 
-from napari_seg.cli import main
+from napari_seg.cli.main import main
 from napari_seg.cohort.discover import find_cases, is_result
 from napari_seg.errors import InputError
 from napari_seg.formats import Scan, find, find_scans, read

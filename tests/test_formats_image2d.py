@@ -14,7 +14,7 @@ from bundles import write_threshold_bundle
 from PIL import Image
 from test_formats_fuzz import damaged
 
-from napari_seg.cli import main
+from napari_seg.cli.main import main
 from napari_seg.errors import InputError
 from napari_seg.formats import find, find_scans
 from napari_seg.formats.image2d import read_label_picture, read_picture

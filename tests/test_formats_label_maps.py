@@ -17,7 +17,7 @@ import SimpleITK
 from test_formats_fuzz import damaged
 from test_formats_written import labelled
 
-from napari_seg.cli import main
+from napari_seg.cli.main import main
 from napari_seg.errors import InputError, OutputError
 from napari_seg.evaluation.pairs import Pair, compare_pair
 from napari_seg.formats import read

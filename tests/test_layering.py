@@ -94,7 +94,7 @@ def test_the_bundle_works_on_its_own() -> None:
     [
         "import napari_seg",
         "import napari_seg.formats",
-        "from napari_seg.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+        "from napari_seg.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass",
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(statement: str) -> None:

@@ -27,7 +27,7 @@ sys.addaudithook(note)
 
 COMMANDS = """
 import sys
-from napari_seg.cli import main
+from napari_seg.cli.main import main
 
 scan, bundle, out = sys.argv[1:]
 trusted = ["--bundle", bundle, "--trust-bundle"]

@@ -22,7 +22,7 @@ from qtpy.QtCore import Qt, QThreadPool, QTimer
 from qtpy.QtGui import QCloseEvent
 from qtpy.QtWidgets import QApplication, QFileDialog, QMainWindow, QMessageBox
 
-from napari_seg.cli import main
+from napari_seg.cli.main import main
 from napari_seg.errors import EnvironmentFault, Notice
 from napari_seg.formats import read
 from napari_seg.formats.nifti import write_nifti

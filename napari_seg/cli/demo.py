@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from napari_seg.cli import exit_code
+from napari_seg.cli.exit_codes import exit_code
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_seg.cli import exit_code
+from napari_seg.cli.exit_codes import exit_code
 from napari_seg.cli.train import named_value
 
 if TYPE_CHECKING:

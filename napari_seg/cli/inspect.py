@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_seg.cli import ExitCode, exit_code
+from napari_seg.cli.exit_codes import ExitCode, exit_code
 from napari_seg.cli.reading import add_reading, reading
 from napari_seg.errors import printable
 

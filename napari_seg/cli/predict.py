@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_seg.cli import ExitCode, exit_code
+from napari_seg.cli.exit_codes import ExitCode, exit_code
 from napari_seg.cli.reading import add_reading, reading
 
 if TYPE_CHECKING:

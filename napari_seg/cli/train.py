@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from napari_seg.cli import ExitCode
+from napari_seg.cli.exit_codes import ExitCode
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

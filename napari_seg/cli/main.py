@@ -1,0 +1,120 @@
+"""Entry point of the command line: choose the subcommand, run it, turn errors into exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+from napari_seg.cli import bundles, convert, demo, evaluate, inspect, predict, train
+from napari_seg.cli.exit_codes import ExitCode
+from napari_seg.version import __version__
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.print_usage(sys.stderr)
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        raise SystemExit(ExitCode.USAGE)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    Args:
+        argv: the arguments behind `napari-seg`; the process's own if left out.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # print names that the terminal's encoding lacks as escapes
+            stream.reconfigure(errors="backslashreplace")
+    parser = _Parser(
+        prog="napari-seg",
+        description="Medical-image segmentation: scans in, named structures with volumes out.",
+        epilog="Exit status: 0 all done, 1 wrong usage, 2 nothing found, 3 some scans failed, 4 all scans failed, 5 "
+        "a package, device or disk space is missing, 130 stopped, 141 the reader of the output closed it. "
+        "'napari-seg COMMAND --help' describes a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"napari-seg {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (demo, inspect, predict, evaluate, convert, train, bundles):
+        command.add_parser(commands)
+    arguments = parser.parse_args(argv)
+    # MONAI warns about optional packages that are not needed here
+    logging.getLogger("monai").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="monai")
+    try:
+        with _signals_interrupt():
+            code = _run(arguments)
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError:
+        _discard_output()
+        return ExitCode.OUTPUT_CLOSED
+    except OSError as error:
+        _discard_output()
+        with suppress(OSError):
+            print(f"napari-seg: output.not_written: the output could not be written: {error.strerror}", file=sys.stderr)
+        return ExitCode.ENVIRONMENT
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from napari_seg.errors import BundleError, Cancelled, EnvironmentFault, NapariSegError, OutputError
+
+    try:
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:
+        error: NapariSegError = Cancelled()
+    except NapariSegError as raised:
+        error = raised
+    except OSError as raised:
+        if raised.filename is None:  # the error comes from standard output, not from a file
+            raise
+        error = EnvironmentFault("environment.system", f"{raised.filename}: {raised.strerror}")
+    if getattr(arguments, "json", False):
+        print(json.dumps({"code": error.code, "message": error.message}, indent=2))
+    if isinstance(error, Cancelled):
+        print("napari-seg: stopped; finished results are kept, and no file is incomplete", file=sys.stderr)
+        return ExitCode.CANCELLED
+    print(f"napari-seg: {error}", file=sys.stderr)
+    if isinstance(error, (EnvironmentFault, OutputError)):
+        return ExitCode.ENVIRONMENT
+    if isinstance(error, BundleError):
+        return ExitCode.USAGE
+    nothing = error.code in ("input.missing", "input.none", "dataset.missing")
+    return ExitCode.NOTHING_FOUND if nothing else ExitCode.ALL_FAILED
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Treat SIGTERM and SIGHUP as Ctrl-C: the case in progress is undone, finished cases are kept."""
+
+    def interrupt(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = {}
+    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
+        number = getattr(signal, name, None)  # each system has only some of them
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores SIGHUP
+            with suppress(ValueError):  # only the main thread may set handlers
+                before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _discard_output() -> None:
+    """Redirect standard output to the null device, so that Python does not fail as it flushes at exit."""
+    with suppress(OSError, ValueError):
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)
