@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import configparser
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from structure import circles, floors, import_graph, imported_names, read_modules
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "napari_seg"
@@ -43,18 +43,22 @@ OWNERS = {
 }
 
 
-def modules() -> list[Path]:
+# tests of more than one module, by what they test
+ACROSS = {
+    "cases": "small files that failed once",
+    "corpus": "real files that break readers",
+    "formats_fuzz": "random damage to files of all formats",
+    "formats_real": "real scans",
+    "layering": "who imports whom",
+    "no_network": "all commands",
+    "plugin_layout": "widgets in a real window",
+    "plugin_manifest": "napari.yaml",
+    "segnets_networks": "all networks",
+}
+
+
+def module_files() -> list[Path]:
     return sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem[:2] != "__")
-
-
-def imported(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
 
 
 def room(path: Path) -> str:
@@ -65,14 +69,44 @@ def floor(name: str) -> int:
     return next(n for n, rooms in enumerate(FLOORS) if name in rooms)
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", module_files(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_down_and_libraries_stay_in_their_rooms(path: Path) -> None:
-    for name in imported(path):
+    for name in imported_names(path):
         parts = name.split(".")
         if parts[0] == "napari_seg" and len(parts) > 1:
             assert floor(parts[1]) <= floor(room(path)), f"{room(path)} imports {name} from a floor above"
         if parts[0] in OWNERS:
             assert room(path) in OWNERS[parts[0]], f"{room(path)} imports {parts[0]}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circles(import_graph(read_modules(ROOT))) == []
+
+
+def test_the_inference_room_has_at_most_eight_floors() -> None:
+    assert floors(import_graph(read_modules(ROOT)), "napari_seg.inference") <= 8
+
+
+def test_circles_and_floors_are_found() -> None:
+    graph = {"p": {"p.a"}, "p.a": {"p.b"}, "p.b": {"p.c", "q"}, "p.c": {"p.b"}, "q": {"p.d"}, "p.d": set()}
+    assert circles(graph) == [["p.b", "p.c"]]
+    # the circle counts once, and `q` belongs to another room
+    assert floors(graph, "p") == 3
+
+
+def test_every_test_file_is_named_after_what_it_tests() -> None:
+    tested = {name.removeprefix("napari_seg.").replace(".", "_") for name in read_modules(ROOT)}
+    for path in [*(ROOT / "monai_bundle").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]:
+        below = path.relative_to(ROOT).with_suffix("").parts[1:]
+        tested.add("_".join(below).removesuffix("___init__"))
+    tested |= {"configs", "monai_bundle"}
+    rooms = {path.parent.relative_to(PACKAGE).parts[0] for path in PACKAGE.glob("*/__init__.py")}
+    for path in (ROOT / "tests").glob("test_*.py"):
+        name = path.stem.removeprefix("test_")
+        if name in ACROSS or name in tested:
+            continue
+        # an aspect of a module may follow its name, such as formats_dicom_kinds; a room alone is too little
+        assert any(name.startswith(f"{one}_") for one in tested - rooms), f"{path.name} names no module"
 
 
 def test_the_wheel_forgets_no_room() -> None:
@@ -86,7 +120,7 @@ def test_the_wheel_forgets_no_room() -> None:
 
 def test_the_bundle_works_on_its_own() -> None:
     for path in (ROOT / "monai_bundle").rglob("*.py"):
-        assert not any(name.startswith("napari_seg") for name in imported(path)), path
+        assert not any(name.startswith("napari_seg") for name in imported_names(path)), path
 
 
 @pytest.mark.parametrize(
