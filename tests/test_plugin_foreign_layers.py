@@ -16,8 +16,9 @@ from napari.components import ViewerModel
 from napari.layers import Labels
 
 from napari_seg.errors import InputError
-from napari_seg.plugin.foreign_layers import is_oriented, loaded
-from napari_seg.plugin.layers import image_layers, labels_layer, layer_of, placement_of, volume_of
+from napari_seg.plugin.foreign_layers import loaded
+from napari_seg.plugin.layer_info import LayerInfo, placement_of, volume_of
+from napari_seg.plugin.layers import image_layers, labels_layer, layer_of
 from napari_seg.plugin.planes.model import MirroredPlanes, sides
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.session import Message, Session
@@ -58,7 +59,7 @@ def test_an_image_with_a_transform_is_a_scan(viewer: ViewerModel, settings: dict
     assert volume is not None
     assert volume.grid.spacing_mm == pytest.approx(spacing_mm)
     np.testing.assert_array_equal(volume.array[0], VOXELS)
-    assert not is_oriented(layer)
+    assert not LayerInfo.require(layer).is_oriented
     assert "geometry.no_orientation" in [notice.code for notice in volume.notices]
     assert any("left and right are not known" in message.text for message in session.messages)
 
@@ -71,7 +72,7 @@ def test_axis_labels_that_name_directions_tell_left_from_right(viewer: ViewerMod
     assert volume is not None
     assert volume.grid.orientation == "SPL"
     np.testing.assert_allclose(volume.grid.to_world((1, 2, 3)), (-(9 + 6), -(8 + 2), 7 + 3))
-    assert is_oriented(layer)
+    assert LayerInfo.require(layer).is_oriented
     assert session.messages == []
 
 
@@ -190,7 +191,7 @@ def test_what_a_network_finds_lies_on_a_turned_foreign_image(viewer: ViewerModel
     labels = np.zeros(VOXELS.shape, np.uint8)
     labels[1, 2, 3] = 1
     found = Segmentation(labels, volume.grid, (Segment(1, "spot", (255, 0, 0)),))
-    layer = layer_of(labels_layer(found, placement_of(image).of_new_layer(), "found"))
+    layer = layer_of(labels_layer(found, placement_of(image).for_new_layer(), "found"))
     (index,) = np.argwhere(layer.data)
     np.testing.assert_allclose(layer.data_to_world(index), image.data_to_world((1, 2, 3)), atol=1e-6)
 

@@ -22,6 +22,7 @@ from napari_seg.errors import InputError, OutputError
 from napari_seg.formats import read
 from napari_seg.formats.label_maps import write_label_map
 from napari_seg.geometry import Grid
+from napari_seg.plugin.layer_info import LayerInfo
 from napari_seg.plugin.layers import (
     SOFT_TISSUE_HU,
     contrast_limits,
@@ -32,7 +33,7 @@ from napari_seg.plugin.layers import (
     title_of,
 )
 from napari_seg.plugin.messages import in_window_words, words_of
-from napari_seg.plugin.placement import METADATA_KEY, Placement, place
+from napari_seg.plugin.placement import place
 from napari_seg.plugin.reader import get_reader, read_layers
 from napari_seg.plugin.structures.export import export
 from napari_seg.plugin.structures.model import Snapshot
@@ -48,6 +49,12 @@ def thresholded(volume: Volume) -> Segmentation:
     labels[volume.array[0] > 300] = 3
     labels[volume.array[0] > 800] = 1
     return Segmentation(labels, volume.grid, SEGMENTS)
+
+
+def info_in(settings: dict[str, Any]) -> LayerInfo:
+    info = LayerInfo.in_settings(settings)
+    assert info is not None
+    return info
 
 
 def test_a_volume_becomes_an_image_layer(head: Volume) -> None:
@@ -66,7 +73,7 @@ def test_each_channel_is_a_layer_of_the_same_volume(head: Volume) -> None:
     volume = replace(head, array=np.concatenate([head.array, head.array + 1]))
     layers = image_layers(volume)
     assert [settings["name"] for _, settings, _ in layers] == ["head 1", "head 2"]
-    assert all(settings["metadata"][METADATA_KEY]["volume"] is volume for _, settings, _ in layers)
+    assert all(info_in(settings).volume is volume for _, settings, _ in layers)
 
 
 @pytest.mark.parametrize(
@@ -85,8 +92,7 @@ def test_contrast_limits(array: np.ndarray, modality: str, expected: tuple[float
 
 def test_labels_go_to_a_layer_and_back_bit_by_bit(head: Volume) -> None:
     segmentation = thresholded(head)
-    placement = Placement.from_metadata(image_layers(head)[0][1]["metadata"])
-    assert placement is not None
+    placement = place(head.grid)
     data, settings, _ = labels_layer(segmentation, placement, "result")
     layer = Labels(data, **settings)
 
@@ -121,8 +127,7 @@ def test_labels_on_a_resampled_scan_come_back_bit_by_bit_but_where_painted(head:
 
 def test_a_label_painted_by_hand_is_named_too(head: Volume) -> None:
     segmentation = thresholded(head)
-    placement = Placement.from_metadata(image_layers(head)[0][1]["metadata"])
-    assert placement is not None
+    placement = place(head.grid)
     data, settings, _ = labels_layer(segmentation, placement, "result")
     data[0, 0, 0] = 7
     assert segmentation_of(data, settings).segments[-1] == Segment(7, "label 7", (153, 153, 153))
@@ -151,8 +156,7 @@ def test_reader_opens_nifti_and_a_folder_of_series(head: Volume, tmp_path: Path)
     assert opened is not None
     ((data, settings, _),) = opened(str(nifti))
     assert settings["name"] == "head"
-    placement = Placement.from_metadata(settings["metadata"])
-    assert placement is not None
+    placement = info_in(settings).placement
     np.testing.assert_array_equal(placement.restore(np.asarray(data)), head.array[0])
 
     opened = get_reader(str(tmp_path / "study"))
@@ -181,13 +185,12 @@ def test_without_a_window_a_reader_error_is_raised(tmp_path: Path) -> None:
 
 def test_a_second_scan_in_another_frame_is_shown_in_the_first_one(head: Volume) -> None:
     straight = Volume(np.ones((1, 5, 6, 7), np.int16), Grid((5, 6, 7), np.diag([2.0, 2, 2, 1])))
-    frame = image_layers(straight)[0][1]["metadata"][METADATA_KEY]["frame"]
+    frame = place(straight.grid).frame
     ((data, settings, _),) = image_layers(head, frame)
-    placement = Placement.from_metadata(settings["metadata"])
-    assert placement is not None
+    placement = info_in(settings).placement
     assert not placement.is_view
     assert data.shape == placement.shown.shape
-    assert settings["metadata"][METADATA_KEY]["volume"] is head
+    assert info_in(settings).volume is head
 
 
 def test_nothing_heavy_is_imported_with_the_plugin() -> None:
@@ -227,17 +230,16 @@ def test_the_plane_of_a_series_is_that_of_its_slices(name: str, title: str) -> N
 
 
 def test_nifti_that_was_saved_here_is_opened_with_its_names(head: Volume, tmp_path: Path) -> None:
-    placement = Placement.from_metadata(image_layers(head)[0][1]["metadata"])
-    assert placement is not None
+    placement = place(head.grid)
     layer = layer_of(labels_layer(thresholded(head), placement, "mine"))
     assert isinstance(layer, Labels)
     export(Snapshot.of(layer), tmp_path / "mine.nii.gz", "nifti")
     ((_, settings, kind),) = read_layers(str(tmp_path / "mine.nii.gz"))
     assert kind == "labels"
     assert list(settings["features"]["name"]) == ["background", "left ball", "nose", "tail"]
-    known = settings["metadata"][METADATA_KEY]
-    assert known["algorithm"] is None  # nobody but a person
-    assert known["from_file"]
+    known = info_in(settings)
+    assert known.algorithm is None  # nobody but a person
+    assert known.source == tmp_path / "mine.nii.gz"
     (tmp_path / "mine.json").write_text("{}")  # of another program
     export(Snapshot.of(layer), tmp_path / "mine.nii.gz", "nifti")
     assert (tmp_path / "mine.json").read_text() == "{}"
@@ -292,8 +294,7 @@ def test_opened_marked_and_saved_in_every_orientation(orientation: str, tilt: st
     np.testing.assert_allclose(image.data_to_world(found), (-z, -y, -x), atol=1e-3)
 
     labels = (volume.array[0] % 5).astype(np.uint8)
-    placement = Placement.from_metadata(image.metadata)
-    assert placement is not None
+    placement = LayerInfo.require(image).placement
     saved = Segmentation(labels, placement.native, ())
     layer = layer_of(labels_layer(saved, placement, "labels"))
     assert layer.data[found] == labels[mark]
@@ -314,7 +315,7 @@ def test_a_slice_gives_its_whole_series(head: Volume, tmp_path: Path) -> None:
         assert opened is not None
         ((data, settings, _),) = opened(paths if len(paths) > 1 else paths[0])
         assert sorted(data.shape) == sorted(head.grid.shape)
-        assert set(settings["metadata"][METADATA_KEY]["files"]) == set(slices)
+        assert set(info_in(settings).files) == set(slices)
 
 
 def test_slices_that_are_opened_together_are_opened_and_refused_once(

@@ -30,10 +30,11 @@ from napari_seg.geometry import Grid, resample
 from napari_seg.localise import mni152_path
 from napari_seg.plugin import closing, commands
 from napari_seg.plugin.autosave import FOLDER_VARIABLE, Autosave
+from napari_seg.plugin.layer_info import placement_of, volume_of
 from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.napari_private import brush_circle, main_window
 from napari_seg.plugin.panel import Panel
-from napari_seg.plugin.placement import PLANES, Placement
+from napari_seg.plugin.placement import PLANES
 from napari_seg.plugin.segment import model as segmenting
 from napari_seg.plugin.structures.export import suggested_name
 from napari_seg.plugin.structures.model import table_of
@@ -106,7 +107,8 @@ def test_from_open_to_save(
 
     panel.structures_tab.export(tmp_path / "saved.nii.gz", "nifti")
     qtbot.waitUntil(lambda: "Saved" in panel._message.text(), timeout=60_000)
-    volume = image.metadata["napari_seg"]["volume"]
+    volume = volume_of(image)
+    assert volume is not None
     write_nifti(thresholded(volume, None), tmp_path / "direct.nii.gz")
     # Byte for byte, but for the time stamp of gzip.
     assert (tmp_path / "saved.nii.gz").read_bytes()[10:] == (tmp_path / "direct.nii.gz").read_bytes()[10:]
@@ -438,8 +440,7 @@ def test_work_left_behind_is_offered_and_restored(
     viewer: Any, qtbot: Any, head: Volume, tmp_path: Path, monkeypatch: Any
 ) -> None:
     (image,) = viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
-    placement = Placement.from_metadata(image.metadata)
-    assert placement is not None
+    placement = placement_of(image)
     layer = layer_of(labels_layer(thresholded(read(tmp_path / "head.nii.gz"), None), placement, "mine"))
     table_of(layer).edits = 1
     root = Path(os.environ[FOLDER_VARIABLE])

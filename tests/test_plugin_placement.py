@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from phantoms import ORIENTATIONS, rotation
 
 from napari_seg.geometry import Grid
-from napari_seg.plugin.placement import METADATA_KEY, PLANES, Placement, place
+from napari_seg.plugin.placement import PLANES, LayerPlacement, place
 
 SHAPE = (7, 10, 13)
 SPACING_MM = (0.7, 1.3, 2.1)
@@ -27,7 +27,7 @@ def phantom(orientation: str, tilt: NDArray[np.float64]) -> tuple[NDArray[np.int
     return array, grid
 
 
-def world_of(placement: Placement, index: tuple[int, ...]) -> NDArray[np.float64]:
+def world_of(placement: LayerPlacement, index: tuple[int, ...]) -> NDArray[np.float64]:
     """As napari computes it for a layer."""
     return np.array(index) * placement.scale + placement.translate
 
@@ -79,18 +79,6 @@ def test_planes_are_drawn_as_radiologists_read_them() -> None:
     """napari draws the last axis to the right, the one before downwards; world axes grow to I, P and L."""
     drawn = {plane: tuple("IPL"[axis] for axis in order[1:]) for plane, order in PLANES.items()}
     assert drawn == {"axial": ("P", "L"), "coronal": ("I", "L"), "sagittal": ("I", "P")}
-
-
-@pytest.mark.parametrize("tilt", TILTS)
-def test_metadata_carries_all_of_it(tilt: str) -> None:
-    array, grid = phantom("PSR", TILTS[tilt])
-    placement = place(grid)
-    read = Placement.from_metadata({METADATA_KEY: placement.as_metadata()})
-    assert read is not None
-    np.testing.assert_array_equal(read.restore(placement.show(array)), array)
-    assert read.native == grid
-    assert (read.scale, read.translate) == (placement.scale, placement.translate)
-    assert Placement.from_metadata({}) is None
 
 
 def test_two_scans_of_one_patient_lie_in_one_world() -> None:

@@ -16,8 +16,9 @@ from napari.utils.key_bindings import KeymapHandler
 from napari.utils.shortcuts import default_shortcuts
 from vispy.util import keys as vispy_keys
 
+from napari_seg.plugin.layer_info import placement_of
 from napari_seg.plugin.layers import image_layers, labels_layer
-from napari_seg.plugin.placement import PLANES, Placement
+from napari_seg.plugin.placement import PLANES, place
 from napari_seg.plugin.planes.model import MirroredPlanes, sides
 from napari_seg.volume import Segment, Segmentation, Volume
 
@@ -27,8 +28,7 @@ def viewer(head: Volume) -> ViewerModel:
     viewer = ViewerModel()
     ((data, settings, _),) = image_layers(head)
     viewer.add_layer(Image(data, **settings))
-    placement = Placement.from_metadata(settings["metadata"])
-    assert placement is not None
+    placement = place(head.grid)
     labels = Segmentation((head.array[0] > 800).astype(np.uint8), head.grid, (Segment(1, "ball", (9, 9, 9)),))
     data, settings, _ = labels_layer(labels, placement, "labels")
     viewer.add_layer(Labels(data, **settings))
@@ -92,8 +92,7 @@ def test_the_crosshair_is_shared_and_told_in_the_patient(viewer: ViewerModel, he
     planes.viewers["coronal"].dims.set_point(1, layer.data_to_world((5, 3, 8))[1])
     assert layer.world_to_data(viewer.dims.point)[1] == pytest.approx(3, abs=0.5)
     assert planes.point is not None
-    placement = Placement.from_metadata(layer.metadata)
-    assert placement is not None
+    placement = placement_of(layer)
     x, y, z = placement.to_patient_mm(planes.point)
     letters = ["RL"[int(x < 0)], "AP"[int(y < 0)], "SI"[int(z < 0)]]
     expected = "  ".join(f"{a} {abs(v):.1f}" for a, v in zip(letters, (x, y, z), strict=True)) + " mm"

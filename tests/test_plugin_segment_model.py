@@ -19,8 +19,8 @@ from napari.layers import Image, Labels
 import napari_seg.bundles.spec
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, EnvironmentFault, Notice
+from napari_seg.plugin.layer_info import placement_of
 from napari_seg.plugin.layers import image_layers
-from napari_seg.plugin.placement import Placement
 from napari_seg.plugin.segment import model as segmenting
 from napari_seg.plugin.segment.model import Progress, SegmentModel
 from napari_seg.plugin.session import Message, Session
@@ -81,8 +81,7 @@ def test_new_labels_adopt_the_scan_they_are_drawn_on(viewer: ViewerModel, head: 
     np.testing.assert_allclose(saved.affine, head.grid.affine, atol=1e-5)
     index = np.argwhere(np.asarray(saved.dataobj) == 2)
     assert len(index) == 1
-    placement = Placement.from_metadata(layer.metadata)
-    assert placement is not None
+    placement = placement_of(layer)
     np.testing.assert_allclose(
         placement.to_layer_mm(head.grid.to_world(index[0])), layer.data_to_world((3, 4, 5)), atol=1e-4
     )

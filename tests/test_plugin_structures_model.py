@@ -21,8 +21,9 @@ from napari_seg.errors import NapariSegError
 from napari_seg.formats.label_maps import read_label_map, write_label_map
 from napari_seg.formats.nifti import write_nifti
 from napari_seg.plugin.autosave import Autosave
-from napari_seg.plugin.layers import image_layers, labels_layer, layer_of, placement_of, segmentation_of
-from napari_seg.plugin.placement import METADATA_KEY, Placement
+from napari_seg.plugin.layer_info import LayerInfo, placement_of
+from napari_seg.plugin.layers import image_layers, labels_layer, layer_of, segmentation_of
+from napari_seg.plugin.placement import place
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.export import KINDS, KindName, export, obstacle, suggested_name
 from napari_seg.plugin.structures.model import Snapshot, StructuresModel, table_of
@@ -44,8 +45,7 @@ def viewer(head: Volume) -> ViewerModel:
     viewer = ViewerModel()
     ((data, settings, _),) = image_layers(head)
     viewer.add_layer(Image(data, **settings))
-    placement = Placement.from_metadata(settings["metadata"])
-    assert placement is not None
+    placement = place(head.grid)
     data, settings, _ = labels_layer(found_in(head), placement, "found", files=head.files, algorithm=("balls", "1"))
     viewer.add_layer(Labels(data, **settings))
     return viewer
@@ -147,8 +147,7 @@ def test_comparing_gives_numbers_and_shows_where(
     path = tmp_path / "reference.seg.nrrd"
     write_label_map(reference, path)
     if kind == "layer":
-        placement = Placement.from_metadata(labels_of(viewer).metadata)
-        assert placement is not None
+        placement = placement_of(labels_of(viewer))
         data, settings, _ = labels_layer(reference, placement, "reference")
         other = Labels(data, **settings)
         viewer.add_layer(other)
@@ -205,9 +204,7 @@ def test_a_reference_on_another_grid_is_refused(model: StructuresModel, head: Vo
 def test_every_format_is_written_and_checked(kind: KindName, head: Volume, tmp_path: Path) -> None:
     phantoms.write_series(head, tmp_path / "series")
     files = tuple(sorted((tmp_path / "series").iterdir()))
-    ((_, settings, _),) = image_layers(head)
-    placement = Placement.from_metadata(settings["metadata"])
-    assert placement is not None
+    placement = place(head.grid)
     data, settings, _ = labels_layer(found_in(head), placement, "a/b: found", files=files, algorithm=("balls", "1"))
     layer = Labels(data, **settings)
     assert obstacle(layer, kind) == ""
@@ -241,11 +238,10 @@ def test_dicom_tells_who_made_it(
 
     phantoms.write_series(head, tmp_path / "series")
     files = tuple(sorted((tmp_path / "series").iterdir()))
-    placement = Placement.from_metadata(image_layers(head)[0][1]["metadata"])
-    assert placement is not None
-    layer = layer_of(labels_layer(found_in(head), placement, "mine", files=files, algorithm=made_by))
+    placement = place(head.grid)
+    source = tmp_path / "mine.nii.gz" if from_file else None
+    layer = layer_of(labels_layer(found_in(head), placement, "mine", files=files, algorithm=made_by, source=source))
     assert isinstance(layer, Labels)
-    layer.metadata[METADATA_KEY]["from_file"] = from_file
     table_of(layer).painted = paint
     export(Snapshot.of(layer), tmp_path / "mine.dcm", "seg")
     (first, *_) = pydicom.dcmread(tmp_path / "mine.dcm").SegmentSequence
@@ -277,7 +273,7 @@ def test_work_is_kept_and_given_back_after_a_crash(model: StructuresModel, viewe
     (back,) = left.read(None)
     assert back.name == "found (restored)"
     np.testing.assert_array_equal(back.data, layer.data)
-    assert back.metadata[METADATA_KEY]["segments"][0].name == "left ball"
+    assert LayerInfo.require(back).segments[0].name == "left ball"
     assert len(autosave.due([back])) == 1  # it is not saved yet
     left.discard()
     assert Autosave(tmp_path).left_behind() == []
@@ -389,9 +385,7 @@ def test_labels_from_a_file_find_the_images_of_their_scan(head: Volume, tmp_path
     series = replace(head, files=tuple(sorted((tmp_path / "series").iterdir())))
     viewer = ViewerModel()
     session = Session(viewer)
-    ((_, settings, _),) = image_layers(head)
-    placement = Placement.from_metadata(settings["metadata"])
-    assert placement is not None
+    placement = place(head.grid)
     labels = layer_of(labels_layer(found_in(head), placement, "from a file"))
     viewer.add_layer(labels)
     assert obstacle(session.labels, "seg") != ""

@@ -20,8 +20,8 @@ from napari_seg.errors import InputError
 from napari_seg.formats import read
 from napari_seg.formats.label_maps import write_label_map
 from napari_seg.geometry import Grid
-from napari_seg.plugin.layers import image_layers, layer_of, placement_of, volume_of
-from napari_seg.plugin.placement import METADATA_KEY
+from napari_seg.plugin.layer_info import LayerInfo, placement_of, volume_of
+from napari_seg.plugin.layers import image_layers, layer_of
 from napari_seg.plugin.reader import read_layers
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.model import Snapshot, table_of
@@ -106,7 +106,7 @@ def test_labels_lie_on_the_open_scan(study: Path, file: str) -> None:
     assert isinstance(labels, Labels)
     assert labels.data.shape == scan.data.shape
     assert volume_of(scan).grid.matches(placement_of(labels).native)  # type: ignore[union-attr]
-    assert labels.metadata[METADATA_KEY]["files"] == volume_of(scan).files  # type: ignore[union-attr]
+    assert LayerInfo.require(labels).files == volume_of(scan).files  # type: ignore[union-attr]
     np.testing.assert_array_equal(placement_of(labels).restore(labels.data) > 0, labels_of(volume_of(scan)) > 0)  # type: ignore[arg-type]
 
 
@@ -120,7 +120,7 @@ def test_a_seg_opened_before_its_scan_goes_onto_its_grid(study: Path) -> None:
     scan, labels = model.session.viewer.layers
     assert isinstance(labels, Labels)
     assert labels.data.shape == scan.data.shape
-    assert labels.metadata[METADATA_KEY]["files"] == volume_of(scan).files  # type: ignore[union-attr]
+    assert LayerInfo.require(labels).files == volume_of(scan).files  # type: ignore[union-attr]
     assert table_of(labels).is_unsaved
 
 
@@ -158,7 +158,7 @@ def test_labels_of_another_frame_of_reference_do_not_go_onto_a_scan(head: Volume
     (labels,) = model.session.viewer.layers
     scan = model.session.viewer.add_layer(layer_of(image_layers(read(other))[0]))
     assert labels in model.session.viewer.layers
-    assert labels.metadata[METADATA_KEY]["files"] == ()
+    assert LayerInfo.require(labels).files == ()
     with pytest.raises(InputError) as caught:
         on_scan(Snapshot.of(labels), scan)
     assert caught.value.code == "geometry.other_frame_of_reference"
@@ -223,4 +223,5 @@ def test_a_dropped_seg_lies_on_the_open_scan(study: Path, monkeypatch: pytest.Mo
     scan = viewer.add_layer(layer_of(image_layers(read(study / "series"))[0]))
     ((data, settings, kind),) = read_layers(str(study / "found.dcm"))
     assert (kind, data.shape) == ("labels", scan.data.shape)
-    assert settings["metadata"][METADATA_KEY]["files"] == volume_of(scan).files  # type: ignore[union-attr]
+    labels = layer_of((data, settings, kind))
+    assert LayerInfo.require(labels).files == volume_of(scan).files  # type: ignore[union-attr]

@@ -25,8 +25,8 @@ from napari_seg.errors import ChoiceNeeded, InputError, LocaliseError, NapariSeg
 from napari_seg.formats.verdict import verdict_of
 from napari_seg.geometry import Grid
 from napari_seg.plugin.batch.model import BatchModel
+from napari_seg.plugin.layer_info import LayerInfo, volume_of
 from napari_seg.plugin.layers import holds
-from napari_seg.plugin.placement import METADATA_KEY
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.study.model import Entry, StudyModel
 from napari_seg.volume import Segment, Segmentation, Volume
@@ -220,7 +220,7 @@ def test_a_batch_fills_its_table_and_one_bad_scan_stops_nothing(study: Path, mon
     shown.show(model.read(done, shown.scans(), shown.frame()))
     image, labels = viewer.layers
     assert labels.name == "copy_seg"
-    assert [segment.name for segment in labels.metadata[METADATA_KEY]["segments"]] == ["ball"]
+    assert [segment.name for segment in LayerInfo.require(labels).segments] == ["ball"]
     np.testing.assert_array_equal(labels.data > 0, image.data > 800)
     shown.show(model.read(done, shown.scans(), shown.frame()))  # the scan is open already
     assert [type(layer) for layer in viewer.layers] == [Image, Labels, Labels]
@@ -232,7 +232,7 @@ def test_a_batch_fills_its_table_and_one_bad_scan_stops_nothing(study: Path, mon
     with (study.parent / "all.csv").open(encoding="utf-8", newline="") as file:
         table = {line["scan"]: line for line in csv.DictReader(file)}
     assert set(table) == set(states)
-    ml = (image.data > 800).sum() * image.metadata[METADATA_KEY]["volume"].grid.voxel_ml
+    ml = (image.data > 800).sum() * volume_of(image).grid.voxel_ml  # type: ignore[union-attr]
     assert float(table["copy"]["ball (ml)"]) == pytest.approx(ml, abs=1e-3)
     assert table["broken"]["state"] == "failed"
     assert table["broken"]["code"].startswith("file.")

@@ -19,13 +19,10 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice
 from napari_seg.geometry import Grid
-from napari_seg.plugin.layers import frame_of, is_dicom, volume_of
-from napari_seg.plugin.placement import LAYER_AXES, METADATA_KEY, Placement
+from napari_seg.plugin.layer_info import LayerInfo, frame_of, infos_of, volume_of
+from napari_seg.plugin.layers import is_dicom
+from napari_seg.plugin.placement import LAYER_AXES, LayerPlacement
 from napari_seg.volume import Volume
-
-ADOPTED = "adopted"
-"""Key of `layer.metadata[METADATA_KEY]` of a layer from elsewhere. "scan": the layer lies on an open scan and has its
-grid. "transform": the grid follows from the layer's own transform."""
 
 TRANSFORM_EVENTS = ("data", "scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 """Events of a layer after which its geometry is another."""
@@ -56,17 +53,17 @@ def adopt_image(layer: Image, others: Iterable[Layer]) -> None:
         InputError: `layer.dimensions`, `layer.colour`, `layer.type`, `layer.units`, `layer.no_voxel_size`, or the
             faults of `Grid`: why the layer can't be used.
     """
-    if ADOPTED not in layer.metadata.get(METADATA_KEY, {ADOPTED: ""}):
+    info = LayerInfo.of(layer)
+    if info is not None and info.adopted is None:
         return
-    layer.metadata.pop(METADATA_KEY, None)
+    LayerInfo.detach(layer)
     _check_kind(layer)
     array = _array_of(layer)
-    known = _known_of(layer, others)
-    placement = Placement.from_metadata({METADATA_KEY: known})
-    assert placement is not None
+    info = _info_for(layer, others)
+    placement = info.placement
     turned = array if placement.native == placement.shown else placement.restore(np.asarray(array))
-    volume = Volume(turned[None], placement.native, layer.name, files=known["files"], notices=known["notices"])
-    layer.metadata[METADATA_KEY] = {**known, "volume": volume}
+    volume = Volume(turned[None], placement.native, layer.name, files=info.files, notices=info.notices)
+    replace(info, volume=volume).attach(layer)
 
 
 def adopt_labels(layer: Labels, others: Iterable[Layer]) -> None:
@@ -81,17 +78,17 @@ def adopt_labels(layer: Labels, others: Iterable[Layer]) -> None:
     Raises:
         InputError: as of `adopt_image`.
     """
-    known = layer.metadata.get(METADATA_KEY)
-    if known is None or known.get(ADOPTED) == "transform":
-        kept = {key: known[key] for key in ("segments", "algorithm", "confidence") if key in known} if known else {}
-        layer.metadata[METADATA_KEY] = {**_known_of(layer, others), **kept}
-    elif not known.get("files"):
+    info = LayerInfo.of(layer)
+    if info is None:
+        _info_for(layer, others).attach(layer)
+    elif info.adopted == "transform":
+        moved = _info_for(layer, others)
+        replace(moved, segments=info.segments, algorithm=info.algorithm, confidence=info.confidence).attach(layer)
+    elif not info.files:
         volumes = [volume for other in others if (volume := volume_of(other)) is not None]
-        native, source = Grid(known["shape"], known["affine"]), known.get("source")
-        on = (volume for volume in volumes if volume.grid.matches(native) and not _is_other(source, volume))
-        scan = next(on, None)
-        of_scan = {"files": scan.files, "frames": scan.frames} if scan is not None else {"files": ()}
-        layer.metadata[METADATA_KEY] = {**known, **of_scan}
+        on = (one for one in volumes if one.grid.matches(info.placement.native) and not _is_other(info.source, one))
+        if (scan := next(on, None)) is not None:
+            replace(info, files=scan.files, frames=scan.frames).attach(layer)
 
 
 def labels_from(data: NDArray, settings: dict[str, Any]) -> Labels:
@@ -110,16 +107,6 @@ def loaded(volume: Volume) -> Volume:
         text = f"{volume.name!r} has voxels that are NaN or infinite; replace them by numbers first"
         raise InputError("data.nonfinite", text)
     return replace(volume, array=array)
-
-
-def is_oriented(layer: Layer) -> bool:
-    """Return whether it is known which side of a layer is the patient's left."""
-    known = layer.metadata.get(METADATA_KEY)
-    if known is None:
-        return False
-    volume = volume_of(layer)
-    notices = known.get("notices", ()) if volume is None else volume.notices
-    return all(notice.code != "geometry.no_orientation" for notice in notices)
 
 
 def lies_on(layer: Layer, other: Layer) -> bool:
@@ -168,22 +155,19 @@ def _array_of(layer: Image) -> Any:
     return array.astype(np.uint8) if array.dtype.kind == "b" else array
 
 
-def _known_of(layer: Layer, others: Iterable[Layer]) -> dict[str, Any]:
-    """What the plugin keeps in a layer's metadata: that of the scan it lies on, otherwise its own transform."""
+def _info_for(layer: Layer, others: Iterable[Layer]) -> LayerInfo:
+    """Return the info of the scan that a layer lies on, otherwise one that follows from the layer's own transform."""
     others = [other for other in others if other is not layer]
     for other in others:
         if (volume := volume_of(other)) is None or not lies_on(layer, other):
             continue
-        known = other.metadata[METADATA_KEY]
-        placement = Placement.from_metadata(other.metadata)
-        assert placement is not None
+        info = LayerInfo.require(other)
+        placement = info.placement
         if isinstance(layer, Image) and not placement.is_view:  # its voxels are those that are shown
-            shown = Placement(placement.shown, placement.shown, placement.frame)
-            own = {**shown.as_metadata(), "files": ()}
-        else:
-            own = {key: value for key, value in known.items() if key not in ("volume", "range")}
+            shown = LayerPlacement(placement.shown, placement.shown, placement.frame)
+            info = replace(info, placement=shown, files=(), frames=())
         notices = tuple(notice for notice in volume.notices if notice.code == "geometry.no_orientation")
-        return {"files": volume.files, "frames": volume.frames, **own, "notices": notices, ADOPTED: "scan"}
+        return replace(info, volume=None, value_range=None, notices=notices, adopted="scan")
     affine, frame, notices = _world_affine_mm(layer), frame_of(others), _unit_notices(layer)
     told = _frame_told(layer)
     if told is not None:
@@ -191,7 +175,7 @@ def _known_of(layer: Layer, others: Iterable[Layer]) -> dict[str, Any]:
             text = f"the axes of {layer.name!r} run otherwise than those of the open scans: it does not lie on them"
             notices = (*notices, Notice("geometry.other_axes", text))
         frame = told
-    elif frame is None or not all(is_oriented(other) for other in others if METADATA_KEY in other.metadata):
+    elif frame is None or not all(info.is_oriented for info in infos_of(others)):
         text = (
             f"{layer.name!r} does not say how it lies in the patient; left and right are not known. Open its file "
             "with napari-seg to know them"
@@ -202,8 +186,7 @@ def _known_of(layer: Layer, others: Iterable[Layer]) -> dict[str, Any]:
     to_patient[:3, :3] = frame @ LAYER_AXES
     i, j, k = _shape_of(layer)
     grid = Grid((i, j, k), to_patient @ affine)
-    placement = Placement(grid, grid, frame)
-    return {**placement.as_metadata(), "files": (), "notices": notices, ADOPTED: "transform"}
+    return LayerInfo(LayerPlacement(grid, grid, frame), notices=notices, adopted="transform")
 
 
 def _frame_told(layer: Layer) -> NDArray[np.float64] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from napari_seg.errors import OutputError
 from napari_seg.formats import ITK_ENDINGS, NIFTI_ENDINGS, PAIR_ENDINGS, PICTURE_ENDINGS, has_ending
+from napari_seg.plugin.layer_info import LayerInfo, volume_of
 from napari_seg.plugin.napari_private import redo_history, undo_history
-from napari_seg.plugin.placement import AXIS_LABELS, METADATA_KEY, Placement, place
+from napari_seg.plugin.placement import AXIS_LABELS, LayerPlacement, place
 from napari_seg.volume import Segment, Segmentation, Volume, labels_in, smallest_label_type
 
 if TYPE_CHECKING:
@@ -63,20 +64,14 @@ def image_layers(volume: Volume, frame: ArrayLike | None = None) -> list[LayerTu
     answer = []
     for channel, array in enumerate(volume.array):
         shown = placement.show(array)
+        value_range = _value_range(shown, volume.modality)
+        info = LayerInfo(placement, volume, value_range, files=volume.files, frames=volume.frames)
         settings: dict[str, Any] = {
             **_geometry(placement),
             "name": title_of(volume) if len(volume.array) == 1 else f"{title_of(volume)} {channel + 1}",
             "colormap": "gray",
             "contrast_limits": contrast_limits(shown, volume.modality),
-            "metadata": {
-                METADATA_KEY: {
-                    **placement.as_metadata(),
-                    "volume": volume,
-                    "files": volume.files,
-                    "frames": volume.frames,
-                    "range": _value_range(shown, volume.modality),
-                }
-            },
+            "metadata": info.as_metadata(),
         }
         answer.append((shown, settings, "image"))
     return answer
@@ -112,29 +107,30 @@ def layer_of(layer_tuple: LayerTuple) -> Layer:
 
 def widen_range(layer: Layer) -> None:
     """Lets the sliders of an image reach all of its values: napari takes the limits that it is given for the range."""
-    known = layer.metadata.get(METADATA_KEY, {})
-    if "range" in known:
+    info = LayerInfo.of(layer)
+    if info is not None and info.value_range is not None:
         limits = layer.contrast_limits
-        layer.contrast_limits_range = known["range"]
+        layer.contrast_limits_range = info.value_range
         layer.contrast_limits = limits
 
 
 def in_frame(layers: Sequence[Layer], frame: NDArray | None) -> Sequence[Layer]:
     """The image layers of a volume placed in a viewer's frame; the same, if they are."""
-    volume = volume_of(layers[0]) if layers else None
-    if volume is None or frame is None or np.allclose(layers[0].metadata[METADATA_KEY]["frame"], frame, atol=1e-9):
+    info = LayerInfo.of(layers[0]) if layers else None
+    if info is None or info.volume is None or frame is None or np.allclose(info.placement.frame, frame, atol=1e-9):
         return layers
-    return [layer_of(one) for one in image_layers(volume, frame)]
+    return [layer_of(one) for one in image_layers(info.volume, frame)]
 
 
 def labels_layer(
     segmentation: Segmentation,
-    placement: Placement,
+    placement: LayerPlacement,
     name: str,
     *,
     files: Sequence[Path] = (),
-    frames: Sequence[Sequence[int]] = (),
+    frames: Sequence[tuple[int, ...]] = (),
     algorithm: tuple[str, str] | None = None,
+    source: Path | None = None,
 ) -> LayerTuple:
     """The layer tuple of a segmentation, named and coloured; its array is a copy, so painting harms nothing.
 
@@ -145,15 +141,21 @@ def labels_layer(
         files: of the scan; DICOM is written with references to them.
         frames: of each file those of the scan, as of `Volume.frames`.
         algorithm: name and version of what made it; None: a person.
+        source: the file that it was read from; None for a new one.
     """
     highest = max(int(segmentation.array.max(initial=0)), *(s.label for s in segmentation.segments), 0)
     volumes_ml = segmentation.volumes_ml()
-    known = {
-        "segments": segmentation.segments,
-        "files": tuple(files),
-        "frames": tuple(frames),
-        "confidence": dict(segmentation.confidence),
-    }
+    info = LayerInfo(
+        placement,
+        files=tuple(files),
+        frames=tuple(frames),
+        segments=segmentation.segments,
+        confidence=dict(segmentation.confidence),
+        algorithm=algorithm,
+        # a layer that is shown resampled keeps the original, which saving would otherwise resample back
+        native_labels=None if placement.is_view else segmentation.array,
+        source=source,
+    )
     settings: dict[str, Any] = {
         **_geometry(placement),
         "name": name,
@@ -163,10 +165,8 @@ def labels_layer(
             "name": ["background", *(s.name for s in segmentation.segments)],
             "ml": [float("nan"), *(round(volumes_ml[s.label], 3) for s in segmentation.segments)],
         },
-        "metadata": {METADATA_KEY: {**placement.as_metadata(), **known, "algorithm": algorithm}},
+        "metadata": info.as_metadata(),
     }
-    if not placement.is_view:  # what is shown is resampled: kept, so that saving need not resample it back
-        settings["metadata"][METADATA_KEY]["labels"] = segmentation.array
     shown = placement.show(segmentation.array, order=0)
     return shown.astype(smallest_label_type(highest), order="C"), settings, "labels"
 
@@ -186,11 +186,11 @@ def colormap_of(colors: Mapping[int, tuple[int, int, int]], hidden: Collection[i
     return DirectLabelColormap(color_dict={**drawn, None: _UNNAMED_COLOR})
 
 
-def certainty_layer(confidence: NDArray[np.uint8], placement: Placement, name: str) -> LayerTuple:
+def confidence_layer(confidence: NDArray[np.uint8], placement: LayerPlacement, name: str) -> LayerTuple:
     """The layer tuple of a network's confidence, 0 to 255, dark where it is not sure; drawn over the scan."""
     settings = {
         **_geometry(placement),
-        "metadata": {METADATA_KEY: placement.as_metadata()},
+        "metadata": LayerInfo(placement).as_metadata(),
         "name": name,
         "colormap": "inferno",
         "contrast_limits": (0, 255),
@@ -213,14 +213,14 @@ def segmentation_of(labels: NDArray, settings: Mapping[str, Any]) -> Segmentatio
             does not have the scan's shape or holds negative labels.
     """
     name = settings.get("name", "labels")
-    placement = Placement.from_metadata(settings.get("metadata", {}))
-    if placement is None:
+    info = LayerInfo.in_settings(settings)
+    if info is None:
         raise OutputError(
             "output.no_geometry",
             f"the layer {name!r} lies on no open scan and has no voxel size of its own; add labels with the scan "
             "selected, or set the layer's scale and units='mm'",
         )
-    labels = np.asarray(labels)
+    labels, placement = np.asarray(labels), info.placement
     is_whole = labels.dtype.kind in "bu" or (labels.dtype.kind == "i" and labels.min(initial=0) >= 0)
     if labels.shape != placement.shown.shape or not is_whole:
         raise OutputError(
@@ -228,36 +228,24 @@ def segmentation_of(labels: NDArray, settings: Mapping[str, Any]) -> Segmentatio
             f"found labels of shape {labels.shape} and type {labels.dtype} in the layer {name!r}; expected whole "
             f"numbers from 0 up in the scan's shape {placement.shown.shape}",
         )
-    segments = {s.label: s for s in settings["metadata"][METADATA_KEY].get("segments", ())}
+    segments = {s.label: s for s in info.segments}
     for label in labels_in(labels):
         if label > 0 and label not in segments:
             segments[label] = Segment(label, f"label {label}", color_in(settings.get("colormap"), label))
-    native = _restored(labels, placement, settings["metadata"][METADATA_KEY].get("labels"))
+    native = _restored(labels, placement, info.native_labels)
     if native.dtype.kind != "u":
         native = native.astype(smallest_label_type(max(segments, default=0)))
-    notices = tuple(settings["metadata"][METADATA_KEY].get("notices", ()))
     ordered = tuple(segments[label] for label in sorted(segments))
-    return Segmentation(native, placement.native, ordered, notices=notices)
+    return Segmentation(native, placement.native, ordered, notices=info.notices)
 
 
-def _restored(labels: NDArray, placement: Placement, original: NDArray | None) -> NDArray:
+def _restored(labels: NDArray, placement: LayerPlacement, original: NDArray | None) -> NDArray:
     """The layer's labels on the file's own grid; where nobody painted, bit by bit what was there before."""
     restored = placement.restore(labels)
     if original is None:
         return restored
     painted = placement.restore((labels != placement.show(original, order=0)).astype(np.uint8))
     return np.where(painted, restored, original)
-
-
-def volume_of(layer: Layer) -> Volume | None:
-    """The volume that an image layer shows; None for a layer from elsewhere."""
-    known: Volume | None = layer.metadata.get(METADATA_KEY, {}).get("volume")
-    return known
-
-
-def frame_of(layers: Iterable[Layer]) -> NDArray[np.float64] | None:
-    """The frame of a viewer that already holds a volume, otherwise None."""
-    return next((layer.metadata[METADATA_KEY]["frame"] for layer in layers if METADATA_KEY in layer.metadata), None)
 
 
 def contrast_limits(array: NDArray, modality: str = "") -> tuple[float, float]:
@@ -313,7 +301,7 @@ def _value_range(array: NDArray, modality: str) -> tuple[float, float]:
     return (low, high) if np.isfinite([low, high]).all() and low < high else (low, low + 1.0)
 
 
-def _geometry(placement: Placement) -> dict[str, Any]:
+def _geometry(placement: LayerPlacement) -> dict[str, Any]:
     return {
         "scale": placement.scale,
         "translate": placement.translate,
@@ -331,13 +319,6 @@ def holds(layer: Layer, point: ArrayLike) -> bool:
 def edits_of(layer: Labels) -> tuple[int, int]:
     """How many steps can be undone and redone: napari says of painting that it happened, but not of undoing."""
     return len(undo_history(layer)), len(redo_history(layer))
-
-
-def placement_of(layer: Layer) -> Placement:
-    """Where a layer lies that the plugin knows."""
-    placement = Placement.from_metadata(layer.metadata)
-    assert placement is not None
-    return placement
 
 
 def color_in(colormap: Any, label: int) -> tuple[int, int, int]:

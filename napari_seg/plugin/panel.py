@@ -16,7 +16,8 @@ from napari_seg.plugin.batch.model import BatchModel
 from napari_seg.plugin.batch.tab import BatchTab
 from napari_seg.plugin.closing import guard_of
 from napari_seg.plugin.controls import box, button, in_background, row
-from napari_seg.plugin.layers import first_window, frame_of, window_names, window_of
+from napari_seg.plugin.layer_info import frame_of
+from napari_seg.plugin.layers import first_window, window_names, window_of
 from napari_seg.plugin.napari_private import canvas_widget, native_canvas
 from napari_seg.plugin.planes.letters import Letters
 from napari_seg.plugin.preferences import preferences

@@ -18,15 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from napari_seg.geometry import Grid, index_affine, resample
-
-METADATA_KEY = "napari_seg"
-"""Where a layer's `metadata` keeps what this plugin knows about it."""
 
 PLANES: Mapping[str, tuple[int, int, int]] = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}
 """`viewer.dims.order` of each plane."""
@@ -41,7 +38,7 @@ LAYER_AXES = -np.eye(3)[::-1]
 
 
 @dataclass(frozen=True, eq=False)
-class Placement:
+class LayerPlacement:
     """How the voxels of one grid are shown as a layer.
 
     Attributes:
@@ -79,7 +76,7 @@ class Placement:
     def _turn(self) -> NDArray[np.float64]:
         return index_affine(self.native, self.shown)[:3, :3]
 
-    def of_new_layer(self) -> Placement:
+    def for_new_layer(self) -> LayerPlacement:
         """Return where the plugin shows a new layer on the same native grid, next to a layer of another program."""
         return place(self.native, self.frame)
 
@@ -113,28 +110,6 @@ class Placement:
         """A layer's labels on the file's own grid, (I, J, K), contiguous; bit by bit whenever `is_view`."""
         return resample(labels, self.shown, self.native, order=0, outside=0)
 
-    def as_metadata(self) -> dict[str, Any]:
-        """Plain values for a layer's metadata, read back by `from_metadata`."""
-        return {
-            "affine": self.native.affine,
-            "shape": self.native.shape,
-            "frame": self.frame,
-            "shown_affine": self.shown.affine,
-            "shown_shape": self.shown.shape,
-        }
-
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any]) -> Placement | None:
-        """What `as_metadata` put into a layer's `metadata`; None for a layer from elsewhere."""
-        known = metadata.get(METADATA_KEY)
-        if known is None:
-            return None
-        return cls(
-            native=Grid(known["shape"], known["affine"]),
-            shown=Grid(known["shown_shape"], known["shown_affine"]),
-            frame=np.asarray(known["frame"], dtype=np.float64),
-        )
-
 
 def letters_of(frame: NDArray[np.float64]) -> str:
     """Return the side of the patient that each of napari's world axes grows towards: "IPL" but for foreign layers."""
@@ -143,12 +118,12 @@ def letters_of(frame: NDArray[np.float64]) -> str:
     return "".join("LRPAIS"[2 * axis + (directions[axis, n] > 0)] for n, axis in enumerate(nearest))
 
 
-def place(grid: Grid, frame: ArrayLike | None = None) -> Placement:
+def place(grid: Grid, frame: ArrayLike | None = None) -> LayerPlacement:
     """How to show a grid in a viewer.
 
     Args:
         grid: the volume's own grid.
-        frame: (3, 3) rotation of the viewer, as in `Placement.frame`; None for the first volume, which sets
+        frame: (3, 3) rotation of the viewer, as in `LayerPlacement.frame`; None for the first volume, which sets
             it.
     """
     own = frame is None
@@ -161,7 +136,7 @@ def place(grid: Grid, frame: ArrayLike | None = None) -> Placement:
         faces = turned.box((-1, -1, -1), [n + 1 for n in turned.shape]).corners_mm
         low, high = faces.min(axis=0), faces.max(axis=0)
         shown = Grid.around((low + high) / 2, (high - low)[::-1], turned.reoriented("IPL").spacing_mm, LAYER_AXES)
-    return Placement(grid, _rotate(shown, rotation), rotation)
+    return LayerPlacement(grid, _rotate(shown, rotation), rotation)
 
 
 def residual_rotation(grid: Grid) -> NDArray[np.float64]:

@@ -10,9 +10,9 @@ from typing import Any
 
 from napari_seg.errors import ChoiceNeeded, InputError, NapariSegError
 from napari_seg.formats import ITK_ENDINGS, has_ending, nifti_ending
-from napari_seg.plugin.layers import frame_of, image_layers, volume_of
+from napari_seg.plugin.layer_info import LayerInfo, frame_of, volume_of
+from napari_seg.plugin.layers import image_layers
 from napari_seg.plugin.messages import words_of
-from napari_seg.plugin.placement import METADATA_KEY
 from napari_seg.plugin.study.label_files import LabelMaps, holds_labels, label_layers, read_labels
 from napari_seg.volume import Volume
 
@@ -61,7 +61,8 @@ def read_layers(path: str | list[str]) -> list[Any]:
             layers += image_layers(found, frame)
         else:
             layers += label_layers(found, found.path.name.partition(".")[0], frame)
-        frame = layers[0][1]["metadata"][METADATA_KEY]["frame"]
+        first = LayerInfo.in_settings(layers[0][1])
+        frame = None if first is None else first.placement.frame
         for notice in found.notices:
             show_warning(words_of(notice))
     if viewer is None and not layers and faults:

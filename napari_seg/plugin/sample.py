@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from napari_seg.geometry import Grid
-from napari_seg.plugin.layers import LayerTuple, frame_of, image_layers
+from napari_seg.plugin.layer_info import frame_of
+from napari_seg.plugin.layers import LayerTuple, image_layers
 from napari_seg.volume import Volume
 
 

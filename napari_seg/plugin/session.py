@@ -14,10 +14,10 @@ from napari.layers import Image, Labels, Layer
 from psygnal import Signal
 
 from napari_seg.errors import InputError, NapariSegError
-from napari_seg.plugin.foreign_layers import ADOPTED, TRANSFORM_EVENTS, adopt_image, adopt_labels
-from napari_seg.plugin.layers import volume_of, widen_range
+from napari_seg.plugin.foreign_layers import TRANSFORM_EVENTS, adopt_image, adopt_labels
+from napari_seg.plugin.layer_info import LayerInfo, volume_of
+from napari_seg.plugin.layers import widen_range
 from napari_seg.plugin.messages import words_of
-from napari_seg.plugin.placement import METADATA_KEY
 from napari_seg.worker import Mistake
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ class Session:
     @property
     def segmentations(self) -> list[Labels]:
         """The labels layers that know where they lie in the patient."""
-        return [layer for layer in self.viewer.layers if isinstance(layer, Labels) and METADATA_KEY in layer.metadata]
+        labels = (layer for layer in self.viewer.layers if isinstance(layer, Labels))
+        return [layer for layer in labels if LayerInfo.of(layer) is not None]
 
     def choose_scan(self, layer: Image | None) -> None:
         """Set the scan."""
@@ -176,7 +177,8 @@ class Session:
         layer.events.name.connect(self._follow)
         if isinstance(layer, Image | Labels):
             self._adopt(layer)
-            if METADATA_KEY not in layer.metadata or ADOPTED in layer.metadata[METADATA_KEY]:
+            info = LayerInfo.of(layer)
+            if info is None or info.adopted is not None:
                 for name in TRANSFORM_EVENTS:
                     getattr(layer.events, name).connect(self._on_transformed)
         if isinstance(layer, Labels):
@@ -231,7 +233,7 @@ class Session:
         self._introduced = weakref.ref(subject)
         if subject in self.refusals:
             texts = [f"{self.refusals[subject]}."]
-        elif ADOPTED in subject.metadata[METADATA_KEY] and (volume := volume_of(subject)) is not None:
+        elif LayerInfo.require(subject).adopted is not None and (volume := volume_of(subject)) is not None:
             texts = [notice.message for notice in volume.notices]
         else:
             texts = []

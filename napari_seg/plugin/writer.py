@@ -9,8 +9,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError
+from napari_seg.plugin.layer_info import LayerInfo
 from napari_seg.plugin.layers import segmentation_of
-from napari_seg.plugin.placement import METADATA_KEY
 
 
 def write_labels(path: str = "", data: NDArray | None = None, meta: dict[str, Any] | None = None) -> list[str]:
@@ -41,7 +41,7 @@ def write_labels(path: str = "", data: NDArray | None = None, meta: dict[str, An
     viewer = current_viewer()
     layer = None if viewer is None else next((one for one in viewer.layers if one.data is data), None)
     edits = 0 if layer is None else table_of(layer).edits
-    if METADATA_KEY not in meta.get("metadata", {}):
+    if LayerInfo.in_settings(meta) is None:
         labels = labels_from(data, meta)
         with suppress(InputError):  # the labels have no geometry: what is raised below says so
             adopt_labels(labels, () if viewer is None else viewer.layers)

@@ -16,7 +16,8 @@ from napari_seg.cohort.runner import CaseResult, run_cohort
 from napari_seg.errors import Cancelled
 from napari_seg.formats import nifti_ending
 from napari_seg.plugin.job import NETWORKS
-from napari_seg.plugin.layers import frame_of, image_layers, layer_of
+from napari_seg.plugin.layer_info import frame_of
+from napari_seg.plugin.layers import image_layers, layer_of
 from napari_seg.plugin.messages import words_of
 from napari_seg.plugin.segment.model import STAGES, Progress, alone
 from napari_seg.plugin.session import Message, Session, message_of

@@ -19,10 +19,10 @@ from napari.layers import Image, Labels, Layer
 from psygnal import Signal
 from pydantic import PrivateAttr
 
-from napari_seg.plugin.foreign_layers import is_oriented
-from napari_seg.plugin.layers import edits_of, frame_of, holds, placement_of
+from napari_seg.plugin.layer_info import frame_of, infos_of
+from napari_seg.plugin.layers import edits_of, holds
 from napari_seg.plugin.napari_private import redo_history, undo_history
-from napari_seg.plugin.placement import METADATA_KEY, PLANES, letters_of
+from napari_seg.plugin.placement import PLANES, letters_of
 
 _SHARED = ("visible", "opacity", "blending", "name")
 _SHARED_IMAGE = (*_SHARED, "contrast_limits", "gamma", "colormap", "interpolation2d")
@@ -51,11 +51,11 @@ def sides(viewer: ViewerModel, layers: Iterable[Layer]) -> tuple[str, str, str, 
     Returns:
         Four letters, such as R, L, A and P; four times "" in 3D, and where left and right are not known.
     """
-    known = [layer for layer in layers if METADATA_KEY in layer.metadata]
-    frame = frame_of(known)
-    if frame is None or viewer.dims.ndim != 3 or viewer.dims.ndisplay != 2:
+    infos = infos_of(layers)
+    if not infos or viewer.dims.ndim != 3 or viewer.dims.ndisplay != 2:
         return ("", "", "", "")
-    if not all(is_oriented(one) and np.allclose(one.metadata[METADATA_KEY]["frame"], frame) for one in known):
+    frame = infos[0].placement.frame
+    if not all(info.is_oriented and np.allclose(info.placement.frame, frame) for info in infos):
         return ("", "", "", "")
     axes = letters_of(frame)
     vertical, horizontal = viewer.camera.orientation2d
@@ -202,12 +202,12 @@ class MirroredPlanes:
     def point_in_words(self) -> str:
         """The crosshair in the patient, such as "R 12.3  A 40.1  S 7.0 mm"."""
         point = self.point
-        layer = next((layer for layer in self._copies if METADATA_KEY in layer.metadata), None)
-        if point is None or layer is None:
+        infos = infos_of(self._copies)
+        if point is None or not infos:
             return ""
-        if not is_oriented(layer):
+        if not infos[0].is_oriented:
             return "left and right are not known"
-        letters = zip(("RL", "AP", "SI"), placement_of(layer).to_patient_mm(point), strict=True)
+        letters = zip(("RL", "AP", "SI"), infos[0].placement.to_patient_mm(point), strict=True)
         return "  ".join(f"{pair[int(value < 0)]} {abs(value):.1f}" for pair, value in letters) + " mm"
 
     @property

@@ -19,9 +19,10 @@ from napari_seg.inference import segment
 from napari_seg.inference.estimate import foresee
 from napari_seg.plugin.foreign_layers import loaded
 from napari_seg.plugin.job import NETWORKS
-from napari_seg.plugin.layers import certainty_layer, labels_layer, layer_of, volume_of
+from napari_seg.plugin.layer_info import placement_of, volume_of
+from napari_seg.plugin.layers import confidence_layer, labels_layer, layer_of
 from napari_seg.plugin.messages import in_window_words, words_of
-from napari_seg.plugin.placement import Placement
+from napari_seg.plugin.placement import LayerPlacement
 from napari_seg.plugin.session import Message, Session, message_of
 from napari_seg.volume import Segmentation, Volume
 
@@ -132,7 +133,7 @@ class Run:
         bundle: Bundle,
         options: Options,
         image_name: str,
-        placement: Placement,
+        placement: LayerPlacement,
     ) -> None:
         self.volume = volume
         self.bundle = bundle
@@ -195,7 +196,7 @@ class Run:
         labels[1]["colormap"].map(labels[0][:1, :1])
         layers = [layer_of(labels)]
         if found.certainty is not None:
-            sure = certainty_layer(found.certainty.confidence, self.placement, f"{name}, confidence")
+            sure = confidence_layer(found.certainty.confidence, self.placement, f"{name}, confidence")
             layers.append(layer_of(sure))
         self.segmentation, self.layers = found, layers
 
@@ -383,11 +384,10 @@ class SegmentModel:
         layer, bundle = self.session.scan, self.bundle
         assert layer is not None, self.obstacle
         assert bundle is not None, self.obstacle
-        volume, placement = volume_of(layer), Placement.from_metadata(layer.metadata)
+        volume = volume_of(layer)
         assert volume is not None
-        assert placement is not None
         options: Options = {**self.options, "certainty": self.certainty}
-        run = Run(volume, bundle, options, layer.name, placement.of_new_layer())
+        run = Run(volume, bundle, options, layer.name, placement_of(layer).for_new_layer())
         if self.run is None:
             self.run = run
             self.session.say()

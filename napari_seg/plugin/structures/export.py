@@ -10,8 +10,8 @@ from napari.layers import Labels
 
 from napari_seg.cohort.discover import PROGRAM
 from napari_seg.plugin.job import SAVING
+from napari_seg.plugin.layer_info import LayerInfo
 from napari_seg.plugin.layers import is_dicom
-from napari_seg.plugin.placement import METADATA_KEY
 from napari_seg.plugin.structures.model import Snapshot, table_of
 from napari_seg.plugin.structures.records import made_by_of, write_record
 from napari_seg.version import __version__
@@ -56,7 +56,7 @@ def obstacle(layer: Labels | None, kind: KindName) -> str:
     """Why a layer can't be written in a format, for a person; "" where it can."""
     if layer is None:
         return "There are no labels to save."
-    if KINDS[kind].dicom is not None and not is_dicom(layer.metadata[METADATA_KEY].get("files", ())):
+    if KINDS[kind].dicom is not None and not is_dicom(LayerInfo.require(layer).files):
         return "Only labels of a DICOM scan can become DICOM: they refer to its images."
     return ""
 
@@ -85,8 +85,7 @@ def with_ending(path: Path, kind: KindName) -> Path:
 
 def is_of_scan(layer: Labels, path: Path) -> bool:
     """Whether a path is one of the scan's own files, which nothing may replace."""
-    files = layer.metadata[METADATA_KEY].get("files", ())
-    return path.resolve() in {Path(file).resolve() for file in files}
+    return path.resolve() in {Path(file).resolve() for file in LayerInfo.require(layer).files}
 
 
 def export(snapshot: Snapshot, path: Path, kind: KindName) -> tuple[Snapshot, str]:
@@ -104,16 +103,16 @@ def export(snapshot: Snapshot, path: Path, kind: KindName) -> tuple[Snapshot, st
     """
     from napari_seg.formats.label_maps import write_label_map
 
-    known = snapshot.settings["metadata"][METADATA_KEY]
+    info = snapshot.info
     segmentation = snapshot.segmentation()
     made_by = made_by_of(snapshot)
-    is_touched = table_of(snapshot.layer).painted or known.get("from_file", False)
+    is_touched = table_of(snapshot.layer).painted or info.source is not None
     written = SAVING.run(
         write_label_map,
         segmentation,
         path.absolute(),
-        images=[Path(file).absolute() for file in known.get("files", ())],
-        frames=known.get("frames", ()),
+        images=[Path(file).absolute() for file in info.files],
+        frames=info.frames,
         dicom=KINDS[kind].dicom or "seg",
         algorithm=made_by or (PROGRAM, __version__),
         origin="MANUAL" if made_by is None else "SEMIAUTOMATIC" if is_touched else "AUTOMATIC",

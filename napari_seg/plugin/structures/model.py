@@ -17,17 +17,16 @@ from psygnal import Signal
 from napari_seg.evaluation.measure import Measurement, measure
 from napari_seg.plugin.foreign_layers import lies_on
 from napari_seg.plugin.job import COMPARING
+from napari_seg.plugin.layer_info import LayerInfo, placement_of
 from napari_seg.plugin.layers import (
     color_in,
     colormap_of,
     edits_of,
     labels_layer,
     layer_of,
-    placement_of,
     segmentation_of,
 )
 from napari_seg.plugin.messages import words_of
-from napari_seg.plugin.placement import METADATA_KEY
 from napari_seg.plugin.session import Message, Session
 from napari_seg.volume import Segment, Segmentation, distinct_from
 
@@ -143,7 +142,7 @@ def table_of(layer: Labels) -> Table:
 
 def unsaved_in(layers: Iterable[Layer]) -> list[Labels]:
     """Return the labels layers of scans that hold edits which were saved nowhere."""
-    labels = (layer for layer in layers if isinstance(layer, Labels) and METADATA_KEY in layer.metadata)
+    labels = (layer for layer in layers if isinstance(layer, Labels) and LayerInfo.of(layer) is not None)
     return [layer for layer in labels if table_of(layer).is_unsaved]
 
 
@@ -169,7 +168,16 @@ class Snapshot:
     def of(cls, layer: Labels) -> Snapshot:
         """To be taken in the main thread."""
         table = table_of(layer)
-        return cls(layer, np.array(layer.data), layer.as_layer_data_tuple()[1], table.edits, table.paints)
+        settings = layer.as_layer_data_tuple()[1]
+        settings["metadata"] = dict(settings["metadata"])  # napari's own goes on changing
+        return cls(layer, np.array(layer.data), settings, table.edits, table.paints)
+
+    @property
+    def info(self) -> LayerInfo:
+        """What the plugin knew about the layer."""
+        info = LayerInfo.in_settings(self.settings)
+        assert info is not None
+        return info
 
     @property
     def is_current(self) -> bool:
@@ -220,8 +228,8 @@ class StructuresModel:
         layer = self._watched
         if layer is None:
             return []
-        table, confidence = self.table, layer.metadata[METADATA_KEY].get("confidence", {})
-        ml = placement_of(layer).native.voxel_ml
+        table, info = self.table, LayerInfo.require(layer)
+        ml = info.placement.native.voxel_ml
         rows = []
         for segment in _segments(layer, table):
             known = table.measured.get(segment.label)
@@ -235,7 +243,7 @@ class StructuresModel:
                     count,
                     nan if count is None else count * ml,
                     nan if known is None else known.mean_intensity,
-                    nan if table.painted else confidence.get(segment.label, nan),
+                    nan if table.painted else info.confidence.get(segment.label, nan),
                     table.scores.get(segment.label),
                 )
             )
@@ -265,7 +273,7 @@ class StructuresModel:
                 self.measuring.emit()
             return
         table.measured_at = snapshot.paints
-        is_new = table.counts is None and layer.metadata[METADATA_KEY].get("algorithm") is not None
+        is_new = table.counts is None and LayerInfo.require(layer).algorithm is not None
         table.measured, table.counts = found, counts
         _tell_hover(layer, table)
         self.changed.emit()
@@ -312,8 +320,7 @@ class StructuresModel:
         layer = self._watched
         assert layer is not None
         segments = tuple(replace(s, **what) if s.label == label else s for s in _segments(layer, self.table))
-        # a new dictionary: a duplicate of the layer has the old one too
-        layer.metadata[METADATA_KEY] = {**layer.metadata[METADATA_KEY], "segments": segments}
+        replace(LayerInfo.require(layer), segments=segments).attach(layer)
         self.table.count_edit()
         _tell_hover(layer, self.table)
         self._recolour()
@@ -348,7 +355,7 @@ class StructuresModel:
             name, expected = str(reference.settings["name"]), reference.segmentation()
         else:
             name, expected = reference.name, reference.absolute()
-        images = [Path(file).absolute() for file in layer.metadata[METADATA_KEY].get("files", ())]
+        images = [Path(file).absolute() for file in snapshot.info.files]
         scores, differing_at, notices = COMPARING.run(
             compare_with, found, expected, images, is_stopping=self.session.is_closed.is_set
         )
@@ -357,7 +364,7 @@ class StructuresModel:
         kinds = zip(DISAGREEMENTS.items(), colors, strict=True)
         segments = tuple(Segment(label, meaning, color) for (label, meaning), color in kinds)
         differing = Segmentation(differing_at, found.grid, segments)
-        placement = placement_of(layer).of_new_layer()
+        placement = snapshot.info.placement.for_new_layer()
         shown = layer_of(labels_layer(differing, placement, f"{layer.name} against {name}"))
         known = [one.dice for one in scores.values() if not isnan(one.dice)]
         mean = f"mean Dice {np.mean(known):.3f}" if known else "neither holds a structure"
@@ -417,7 +424,7 @@ class StructuresModel:
 
 def _segments(layer: Labels, table: Table) -> tuple[Segment, ...]:
     """Those that were looked for, and what a person painted beside them."""
-    known = {s.label: s for s in layer.metadata[METADATA_KEY].get("segments", ())}
+    known = {s.label: s for s in LayerInfo.require(layer).segments}
     for label in table.measured:
         if label not in known:
             known[label] = Segment(label, f"label {label}", color_in(layer.colormap, label))

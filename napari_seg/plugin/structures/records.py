@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from napari_seg.cohort.discover import PROGRAM, read_record
 from napari_seg.formats import nifti_ending
 from napari_seg.formats.atomic import unproven
-from napari_seg.plugin.placement import METADATA_KEY
 from napari_seg.version import __version__
 from napari_seg.volume import Segmentation
 
@@ -25,8 +24,7 @@ SOMEBODY: MadeBy = (PROGRAM, "")
 
 def made_by_of(snapshot: Snapshot) -> MadeBy | None:
     """What made labels; None: a person drew them here."""
-    made_by: MadeBy | None = snapshot.settings["metadata"][METADATA_KEY].get("algorithm")
-    return made_by
+    return snapshot.info.algorithm
 
 
 def made_by_in(path: Path) -> MadeBy | None:

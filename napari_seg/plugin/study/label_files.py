@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from napari_seg.errors import InputError, Notice
 from napari_seg.formats import SEGMENTATION_ENDINGS, has_ending, nifti_ending
 from napari_seg.geometry import is_same_lattice, resample
-from napari_seg.plugin.layers import LayerTuple, is_dicom, labels_layer, layer_of, placement_of, volume_of
-from napari_seg.plugin.placement import METADATA_KEY, place
+from napari_seg.plugin.layer_info import LayerInfo, placement_of, volume_of
+from napari_seg.plugin.layers import LayerTuple, is_dicom, labels_layer, layer_of
+from napari_seg.plugin.placement import place
 from napari_seg.plugin.structures.records import made_by_in, record_of
 from napari_seg.volume import Segmentation, Volume
 
@@ -151,19 +152,18 @@ def label_layers(read: LabelMaps, name: str, frame: NDArray | None) -> list[Laye
             files=read.scan.files if read.scan else (),
             frames=read.scan.frames if read.scan else (),
             algorithm=made_by_in(read.path),
+            source=read.path,
         )
-        shown[1]["metadata"][METADATA_KEY] |= {"from_file": True, "source": read.path}
         answer.append(shown)
     return answer
 
 
 def waits_for(labels: Labels, scan: Image) -> bool:
     """Return whether labels were opened before the scan to which they belong."""
-    known: dict[str, Any] = labels.metadata.get(METADATA_KEY, {})
-    volume = volume_of(scan)
-    if known.get("source") is None or known.get("files") or volume is None:
+    info, volume = LayerInfo.of(labels), volume_of(scan)
+    if info is None or info.source is None or info.files or volume is None:
         return False
-    return scan_index(known["source"], [volume.files]) is not None
+    return scan_index(info.source, [volume.files]) is not None
 
 
 def has_grid_of(labels: Labels, scan: Image) -> bool:
@@ -199,9 +199,9 @@ def on_scan(snapshot: Snapshot, scan: Image) -> Layer:
     from napari_seg.formats.dicom_reference import check_belonging
     from napari_seg.plugin.structures.model import table_of
 
-    volume, known = volume_of(scan), snapshot.settings["metadata"][METADATA_KEY]
+    volume, info = volume_of(scan), snapshot.info
     assert volume is not None
-    first = known.get("source") or next(iter(known.get("files", ())), None)
+    first = info.source or next(iter(info.files), None)
     if (
         first is not None
         and kind_of(first) not in SEGMENTATION_ENDINGS
@@ -212,12 +212,17 @@ def on_scan(snapshot: Snapshot, scan: Image) -> Layer:
     found = snapshot.segmentation()
     array = resample(found.array, found.grid, volume.grid, order=0, outside=0)
     moved = replace(found, array=array, grid=volume.grid, certainty=None)
-    algorithm, placement = known.get("algorithm"), placement_of(scan).of_new_layer()
-    name = str(snapshot.settings["name"])
     layer = layer_of(
-        labels_layer(moved, placement, name, files=volume.files, frames=volume.frames, algorithm=algorithm)
+        labels_layer(
+            moved,
+            placement_of(scan).for_new_layer(),
+            str(snapshot.settings["name"]),
+            files=volume.files,
+            frames=volume.frames,
+            algorithm=info.algorithm,
+            source=info.source,
+        )
     )
-    layer.metadata[METADATA_KEY] |= {key: known[key] for key in ("from_file", "source") if key in known}
     old, table = table_of(snapshot.layer), table_of(layer)
     table.edits, table.saved, table.painted, table.hidden = old.edits, old.saved, old.painted, set(old.hidden)
     return layer

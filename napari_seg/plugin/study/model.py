@@ -15,10 +15,9 @@ from psygnal import Signal
 from napari_seg.cohort.discover import SUFFIX
 from napari_seg.errors import ChoiceNeeded, InputError
 from napari_seg.formats import Reading, find
-from napari_seg.plugin.foreign_layers import ADOPTED
-from napari_seg.plugin.layers import VOLUME_MARK, frame_of, holds, image_layers, in_frame, layer_of, volume_of
+from napari_seg.plugin.layer_info import LayerInfo, frame_of, volume_of
+from napari_seg.plugin.layers import VOLUME_MARK, holds, image_layers, in_frame, layer_of
 from napari_seg.plugin.messages import in_window_words, words_of
-from napari_seg.plugin.placement import METADATA_KEY
 from napari_seg.plugin.session import Message, Session, message_of
 from napari_seg.plugin.structures.model import Snapshot, table_of
 from napari_seg.plugin.study.label_files import (
@@ -273,7 +272,7 @@ class StudyModel:
                 self.session.say(Message("warning", text))
         covered = (layer for layer in self.session.segmentations if waits_for(layer, scan) or has_grid_of(layer, scan))
         lowest = min(map(viewer.layers.index, covered), default=len(viewer.layers))
-        if lowest < viewer.layers.index(scan) and ADOPTED not in scan.metadata[METADATA_KEY]:
+        if lowest < viewer.layers.index(scan) and LayerInfo.require(scan).adopted is None:
             viewer.layers.move(viewer.layers.index(scan), lowest)
 
     def frame(self) -> NDArray | None:

@@ -1,0 +1,135 @@
+"""Typed content of `layer.metadata["napari_seg"]`: what the plugin knows about a layer.
+
+napari shares the values of `layer.metadata` between a layer, its duplicates and the settings that writers get. A
+`LayerInfo` is therefore frozen: `attach` replaces it for one layer and leaves the others as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_seg.errors import Notice
+from napari_seg.geometry import Grid
+from napari_seg.plugin.placement import LayerPlacement
+from napari_seg.volume import Segment, Volume
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+
+_KEY = "napari_seg"
+
+_PLACEMENT_KEYS = {"shape", "affine", "shown_shape", "shown_affine", "frame"}
+_RENAMED_KEYS = {"range": "value_range", "labels": "native_labels"}
+
+
+@dataclass(frozen=True, eq=False)
+class LayerInfo:
+    """Place of a layer in the patient, and origin of its voxels.
+
+    Attributes:
+        placement: grids of the file and of the layer, and the viewer's frame.
+        volume: scan that an image layer shows; None for every other layer.
+        value_range: lowest and highest value that the contrast sliders reach; None to keep napari's range.
+        files: files of the scan; DICOM results refer to them.
+        frames: for each file the frames that are slices of the scan, as in `Volume.frames`.
+        segments: table of segments of a labels layer.
+        confidence: label -> mean probability, as in `Segmentation.confidence`.
+        algorithm: name and version of the program that made the labels; None if a person did.
+        native_labels: (I, J, K) labels on the file's grid, kept if the layer shows them resampled; otherwise None.
+        source: file that the labels were read from; None for new labels.
+        notices: doubts about the geometry.
+        adopted: where a layer of another program got its grid from: "scan" if it lies on an open scan, "transform" if
+            only its own transform is known; None for the plugin's own layers.
+    """
+
+    placement: LayerPlacement
+    volume: Volume | None = None
+    value_range: tuple[float, float] | None = None
+    files: tuple[Path, ...] = ()
+    frames: tuple[tuple[int, ...], ...] = ()
+    segments: tuple[Segment, ...] = ()
+    confidence: Mapping[int, float] = field(default_factory=dict)
+    algorithm: tuple[str, str] | None = None
+    native_labels: NDArray | None = None
+    source: Path | None = None
+    notices: tuple[Notice, ...] = ()
+    adopted: Literal["scan", "transform"] | None = None
+
+    @classmethod
+    def of(cls, layer: Layer) -> LayerInfo | None:
+        """Return what the plugin knows about a layer; None for a layer of another program."""
+        return cls.in_settings({"metadata": layer.metadata})
+
+    @classmethod
+    def require(cls, layer: Layer) -> LayerInfo:
+        """Return what the plugin knows about a layer that has an info."""
+        info = cls.of(layer)
+        assert info is not None
+        return info
+
+    @classmethod
+    def in_settings(cls, settings: Mapping[str, Any]) -> LayerInfo | None:
+        """Return the info in the settings of a layer tuple; None if there is none.
+
+        A plain dictionary, which earlier versions kept there, is read too.
+        """
+        known = settings.get("metadata", {}).get(_KEY)
+        if isinstance(known, cls):
+            return known
+        if not isinstance(known, Mapping) or not known.keys() >= _PLACEMENT_KEYS:
+            return None
+        placement = LayerPlacement(
+            native=Grid(known["shape"], known["affine"]),
+            shown=Grid(known["shown_shape"], known["shown_affine"]),
+            frame=np.asarray(known["frame"], dtype=np.float64),
+        )
+        names = {one.name for one in fields(cls)}
+        values = {_RENAMED_KEYS.get(key, key): value for key, value in known.items()}
+        return cls(placement, **{name: value for name, value in values.items() if name in names})
+
+    @property
+    def is_oriented(self) -> bool:
+        """Whether it is known which side of the layer is the patient's left."""
+        notices = self.notices if self.volume is None else self.volume.notices
+        return all(notice.code != "geometry.no_orientation" for notice in notices)
+
+    def as_metadata(self) -> dict[str, LayerInfo]:
+        """Return the `metadata` of a new layer with this info."""
+        return {_KEY: self}
+
+    def attach(self, layer: Layer) -> None:
+        """Make this the info of a layer."""
+        layer.metadata[_KEY] = self
+
+    @staticmethod
+    def detach(layer: Layer) -> None:
+        """Remove the info of a layer, if it has one."""
+        layer.metadata.pop(_KEY, None)
+
+
+def infos_of(layers: Iterable[Layer]) -> list[LayerInfo]:
+    """Return the infos of those layers that have one."""
+    return [info for layer in layers if (info := LayerInfo.of(layer)) is not None]
+
+
+def volume_of(layer: Layer) -> Volume | None:
+    """Return the scan that an image layer shows; None for a layer that shows none."""
+    info = LayerInfo.of(layer)
+    return None if info is None else info.volume
+
+
+def placement_of(layer: Layer) -> LayerPlacement:
+    """Return the placement of a layer that has an info."""
+    return LayerInfo.require(layer).placement
+
+
+def frame_of(layers: Iterable[Layer]) -> NDArray[np.float64] | None:
+    """Return the frame of a viewer, which its first layer with an info sets; None without such a layer."""
+    infos = infos_of(layers)
+    return infos[0].placement.frame if infos else None
