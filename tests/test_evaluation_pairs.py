@@ -14,7 +14,7 @@ from PIL import Image
 from napari_seg.cli.main import main
 from napari_seg.errors import InputError
 from napari_seg.evaluation.labels import as_classes, read_classes
-from napari_seg.evaluation.overlay import draw_picture_comparison
+from napari_seg.evaluation.overlay import draw_comparison_2d
 from napari_seg.evaluation.pairs import Pair, compare_pair, find_pairs, read_label_map
 from napari_seg.formats.image2d import read_picture
 from napari_seg.formats.nifti import write_nifti
@@ -55,18 +55,18 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_folders_are_paired_by_name(folders: tuple[Path, Path], tmp_path: Path) -> None:
     found, expected = folders
-    write(label_map({}), found / "lonely.nii.gz")
+    write(label_map({}), found / "unpaired.nii.gz")
     write(label_map({}), expected / "missed.nii.gz")
     write(label_map({}), found / "a.nii.gz")
     write(label_map({}), tmp_path / "scans" / "b_0000.nii.gz")
-    pairs, lonely = find_pairs(found, expected, tmp_path / "scans")
+    pairs, unpaired = find_pairs(found, expected, tmp_path / "scans")
     assert [(pair.name, pair.prediction.name, pair.scan and pair.scan.name) for pair in pairs] == [
         ("a", "a.nii.gz", None),
         ("b", "b.nii.gz", "b_0000.nii.gz"),
     ]
-    assert [(result.name, result.code) for result in lonely] == [
+    assert [(result.name, result.code) for result in unpaired] == [
         ("a_seg", "input.unpaired"),
-        ("lonely", "input.unpaired"),
+        ("unpaired", "input.unpaired"),
         ("missed", "input.unpaired"),
     ]
     with pytest.raises(InputError, match=r"input\.missing"):
@@ -112,7 +112,7 @@ def test_the_command_tells_all_that_went_wrong_and_goes_on(
     assert "geometry.mismatch" in output
     assert "1.0000" in output
     assert main(["evaluate", str(found / "b.nii.gz"), str(expected / "b.nii.gz")]) == 4
-    assert main(["evaluate", str(write(label_map({}), tmp_path / "lonely.nii.gz")), str(expected)]) == 2
+    assert main(["evaluate", str(write(label_map({}), tmp_path / "unpaired.nii.gz")), str(expected)]) == 2
     assert main(["evaluate", str(tmp_path / "nowhere"), str(expected)]) == 2
     with pytest.raises(SystemExit) as stop:
         main(["evaluate", str(found), str(expected), "--tolerance-mm", "-1"])
@@ -159,17 +159,17 @@ def test_what_a_bundle_writes_finds_its_reference(folders: tuple[Path, Path]) ->
     found, expected = folders
     (found / "a_seg.nii.gz").rename(found / "a_0000_seg.nii.gz")
     (found / "b.nii.gz").rename(found / "b_0000.nii.gz")
-    pairs, lonely = find_pairs(found, expected)
+    pairs, unpaired = find_pairs(found, expected)
     assert [(pair.name, pair.prediction.name) for pair in pairs] == [("a", "a_0000_seg.nii.gz"), ("b", "b_0000.nii.gz")]
-    assert lonely == []
+    assert unpaired == []
 
 
 def test_names_are_paired_whether_accents_are_composed_or_not(tmp_path: Path) -> None:
     for folder, form in (("found", "NFC"), ("expected", "NFD")):
         write(label_map({1: slice(0, 2)}), tmp_path / folder / unicodedata.normalize(form, "Gr\u00f6\u00dfe_01.nii.gz"))
-    pairs, lonely = find_pairs(tmp_path / "found", tmp_path / "expected")
+    pairs, unpaired = find_pairs(tmp_path / "found", tmp_path / "expected")
     assert [pair.name for pair in pairs] == ["Gr\u00f6\u00dfe_01"]
-    assert lonely == []
+    assert unpaired == []
 
 
 def test_values_of_references_are_what_the_model_calls_them(
@@ -255,7 +255,7 @@ def test_a_picture_of_a_result_is_upright(tmp_path: Path) -> None:
     picture(slice(0, 3), 1, tmp_path / "label.png")
     labels = replace(read_label_map(tmp_path / "label.png"), segments=(Segment(1, "x", (255, 0, 0)),))
     nothing = replace(labels, array=np.zeros_like(labels.array))
-    sheet = draw_picture_comparison(read_picture(tmp_path / "label.png"), labels, nothing)
+    sheet = draw_comparison_2d(read_picture(tmp_path / "label.png"), labels, nothing)
     width, height = sheet.size
     assert width * 10 == pytest.approx(height * 12, rel=0.01)
     pixels = np.asarray(sheet).astype(int)
@@ -264,7 +264,7 @@ def test_a_picture_of_a_result_is_upright(tmp_path: Path) -> None:
         assert pixels[row * height // 10, column * width // 12].tolist() == [0, 0, 0]
     Image.new("L", (5, 5)).save(tmp_path / "scan.png")
     with pytest.raises(InputError, match=r"geometry\.mismatch: .*5 x 5 and 12 x 10 pixels"):
-        draw_picture_comparison(read_picture(tmp_path / "scan.png"), labels, nothing)
+        draw_comparison_2d(read_picture(tmp_path / "scan.png"), labels, nothing)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from PIL import Image
 from napari_seg.errors import OutputError
 from napari_seg.evaluation.metrics import DEFINITIONS, Scores
 from napari_seg.evaluation.overlay import PANEL_PIXELS, draw_comparison
-from napari_seg.evaluation.pairs import CaseResult, compare_pair, find_pairs
+from napari_seg.evaluation.pairs import CaseScores, compare_pair, find_pairs
 from napari_seg.evaluation.report import pooled_confusion_ml, summaries, values, write_report
 from napari_seg.formats.nifti import write_nifti
 from napari_seg.geometry import Grid
@@ -24,12 +24,12 @@ from napari_seg.volume import Segment, Segmentation, Volume
 RED, BLUE = Segment(1, "x", (255, 0, 0)), Segment(2, "y", (0, 0, 255))
 
 
-def case(name: str, **dice: float) -> CaseResult:
-    return CaseResult(name, None, (RED, BLUE), {n: Scores(dice=d) for n, d in dice.items()})
+def case(name: str, **dice: float) -> CaseScores:
+    return CaseScores(name, None, (RED, BLUE), {n: Scores(dice=d) for n, d in dice.items()})
 
 
 def test_a_mean_leaves_out_what_nobody_holds_and_what_failed() -> None:
-    results = [case("a", x=0.5, y=nan), case("b", x=1.0, y=0.2), CaseResult("c", code="file.unreadable")]
+    results = [case("a", x=0.5, y=nan), case("b", x=1.0, y=0.2), CaseScores("c", code="file.unreadable")]
     table = summaries(results)
     assert list(table) == ["x", "y", "mean"]
     assert (table["x"]["dice"].mean, table["x"]["dice"].count) == (0.75, 2)
@@ -39,13 +39,13 @@ def test_a_mean_leaves_out_what_nobody_holds_and_what_failed() -> None:
 
 
 def test_confusion_is_added_up_in_ml() -> None:
-    a = CaseResult("a", confusion_ml={"x": {"x": 1.0, "y": 0.5}})
-    b = CaseResult("b", confusion_ml={"x": {"x": 2.0}, "y": {"y": 4.0}})
+    a = CaseScores("a", confusion_ml={"x": {"x": 1.0, "y": 0.5}})
+    b = CaseScores("b", confusion_ml={"x": {"x": 2.0}, "y": {"y": 4.0}})
     assert pooled_confusion_ml([a, b]) == {"x": {"x": 3.0, "y": 0.5}, "y": {"y": 4.0}}
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> list[CaseResult]:
+def results(tmp_path: Path) -> list[CaseScores]:
     """Seven cases of growing error, one that can't be read, and one whose name is HTML."""
     grid = Grid((12, 10, 8), np.diag([1.0, 1.0, 2.0, 1.0]))
     for n, name in enumerate(["a", "b", "c", "d", "e", "f", "<b>&"]):
@@ -60,7 +60,7 @@ def results(tmp_path: Path) -> list[CaseResult]:
     return [compare_pair(pair) for pair in pairs]
 
 
-def test_the_files_hold_every_case(results: list[CaseResult], tmp_path: Path) -> None:
+def test_the_files_hold_every_case(results: list[CaseScores], tmp_path: Path) -> None:
     write_report(results, tmp_path / "out", 1.0)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"cases.csv", "summary.json", "report.html"}
 
@@ -80,7 +80,7 @@ def test_the_files_hold_every_case(results: list[CaseResult], tmp_path: Path) ->
     assert facts["confusion_ml"]["label 1"]["label 1"] == pytest.approx(21 * 20 * 2 / 1000)
 
 
-def test_the_page_needs_nothing_else(results: list[CaseResult], tmp_path: Path) -> None:
+def test_the_page_needs_nothing_else(results: list[CaseScores], tmp_path: Path) -> None:
     write_report(results, tmp_path, 1.0)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "default-src 'none'" in page
@@ -89,11 +89,11 @@ def test_the_page_needs_nothing_else(results: list[CaseResult], tmp_path: Path) 
     assert "<b>&</b>" not in page
     assert "&lt;b&gt;&amp;" in page
     assert "file.not_nifti" in page
-    write_report(results, tmp_path, 1.0, pictures=False)
+    write_report(results, tmp_path, 1.0, figures=False)
     assert "data:image/jpeg" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_report_of_nothing_but_perfect_or_failed_cases(results: list[CaseResult], tmp_path: Path) -> None:
+def test_a_report_of_nothing_but_perfect_or_failed_cases(results: list[CaseScores], tmp_path: Path) -> None:
     perfect, failed, empty = [r for r in results if r.name == "a"], [r for r in results if r.code], [case("z", x=nan)]
     for some, done, pictures in ((perfect, 1, 1), (failed, 0, 0), (empty, 1, 0)):
         write_report(some, tmp_path, 1.0)
@@ -102,10 +102,10 @@ def test_a_report_of_nothing_but_perfect_or_failed_cases(results: list[CaseResul
         assert page.count("data:image/jpeg") == pictures
 
 
-def test_a_folder_that_is_a_file_is_told(results: list[CaseResult], tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file_is_told(results: list[CaseScores], tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(OutputError, match=r"output\.not_written"):
-        write_report(results, tmp_path / "taken", 1.0, pictures=False)
+        write_report(results, tmp_path / "taken", 1.0, figures=False)
 
 
 @pytest.mark.parametrize("orientation", ["RAS", "PSL"])

@@ -1,4 +1,4 @@
-"""`napari-seg evaluate`: label maps against references."""
+"""`napari-seg evaluate`: compare label maps with references."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from napari_seg.cli.train import named_value
 
 if TYPE_CHECKING:
     from napari_seg.errors import Notice
-    from napari_seg.evaluation.pairs import CaseResult, Pair
+    from napari_seg.evaluation.pairs import CaseScores, Pair
     from napari_seg.evaluation.statistics import Difference
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "evaluate",
-        help="compare label maps with references: Dice, HD95, NSD and more of each segment",
+        help="compare label maps with references: Dice, HD95, NSD and more for each segment",
         description="Compares label maps with references on the same grid. Two folders are paired by file name "
-        "(case_01_seg.nii.gz, case_01_0000_seg.nii.gz or case_01.nii.gz belongs to case_01.nii.gz). Pictures (PNG, "
-        "TIFF) are compared likewise, and what is in mm is in pixels then. A segment that neither holds is left out of "
-        "the mean; one that only one of them holds counts 0, and the diagonal of the field of view for HD95. A file "
-        "without a partner counts as failed.",
+        "(case_01_seg.nii.gz, case_01_0000_seg.nii.gz or case_01.nii.gz belongs to case_01.nii.gz). 2D images (PNG, "
+        "TIFF) are compared likewise, with distances in pixels. A segment that neither label map contains is left out "
+        "of the mean; a segment that only one contains counts as 0, and as the diagonal of the field of view for HD95. "
+        "A file without a partner counts as failed.",
     )
-    parser.add_argument("predictions", type=Path, help="a label map (NIfTI or a picture) or a folder of them")
-    parser.add_argument("references", type=Path, help="the reference, or a folder of them")
+    parser.add_argument("predictions", type=Path, help="a label map (NIfTI or 2D image), or a folder of label maps")
+    parser.add_argument("references", type=Path, help="the reference, or a folder of references")
     parser.add_argument(
         "-o", "--output", type=Path, help="also write cases.csv, summary.json and report.html into this folder"
     )
@@ -39,8 +39,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         default=[],
         type=named_value,
         metavar="NAME=VALUE",
-        help="what the references' values mean, as train takes it: liver=1 tumour=2,3 vessel=10-19; in the order of "
-        "the model's classes where its label maps come without names",
+        help="meaning of the references' values, as for train: liver=1 tumour=2,3 vessel=10-19; in the order of the "
+        "model's classes if its label maps have no names",
     )
     parser.add_argument(
         "--ignore",
@@ -48,20 +48,23 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         default=[],
         type=int,
         metavar="VALUE",
-        help='values of the references that stand for no class: their voxels are left out. A dataset.json\'s "ignore" '
-        "and the 255 around objects are found without it",
+        help="ignore labels of the references; their voxels are not compared. Ignore labels in a dataset.json and the "
+        "void label 255 are found without this option",
     )
-    parser.add_argument("--scans", type=Path, help="the scans, by the same names, to show in the report's pictures")
-    parser.add_argument("--versus", type=Path, help="another model's label maps, to be compared case by case")
+    parser.add_argument("--scans", type=Path, help="scans with the same names, for the figures of the report")
+    parser.add_argument("--versus", type=Path, help="label maps of another model, compared case by case")
     parser.add_argument(
-        "--tolerance-mm", type=_tolerance, default=1.0, help="of the NSD (default: 1.0); of pictures, pixels"
+        "--tolerance-mm",
+        type=_tolerance,
+        default=1.0,
+        help="tolerance of the NSD in mm, or in pixels for 2D images (default: 1.0)",
     )
     parser.add_argument(
         "--ignore-frame-of-reference",
         action="store_true",
-        help="compare DICOM segmentations and contours although their identifiers say that they are of another scan",
+        help="compare DICOM segmentations and contours even if their frame of reference is that of another scan",
     )
-    parser.add_argument("--no-pictures", action="store_true", help="leave the pictures out of the report")
+    parser.add_argument("--no-pictures", action="store_true", help="make the report without figures")
     parser.add_argument("--json", action="store_true", help="print objects instead of the table")
     parser.set_defaults(run=run)
 
@@ -77,15 +80,15 @@ def run(arguments: argparse.Namespace) -> int:
         make_output_folder(arguments.output)  # before long work
     classes = read_classes(arguments.labels) or None
     options = {"ignore_frame": arguments.ignore_frame_of_reference, "ignored": arguments.ignore}
-    pairs, lonely = find_pairs(arguments.predictions, arguments.references, arguments.scans, classes, **options)
+    pairs, unpaired = find_pairs(arguments.predictions, arguments.references, arguments.scans, classes, **options)
     if not pairs:
         raise InputError(
             "input.none",
             "found no label map that has a reference of the same name; expected case.nii.gz, case_seg.nii.gz or "
-            "case_0000_seg.nii.gz beside case.nii.gz, or PNG or TIFF pictures of such names",
+            "case_0000_seg.nii.gz for case.nii.gz, or PNG or TIFF images with such names",
         )
     quiet = arguments.json or not sys.stderr.isatty()
-    results = _compare(pairs, arguments.tolerance_mm, quiet) + lonely
+    results = _compare(pairs, arguments.tolerance_mm, quiet) + unpaired
     versus = None
     if arguments.versus:
         pairs, _ = find_pairs(arguments.versus, arguments.references, classes=classes, **options)
@@ -93,25 +96,25 @@ def run(arguments: argparse.Namespace) -> int:
         versus = differences(results, others)
         for result in others:
             if result.code:
-                told = f"{arguments.versus.name}/{result.name}: {result.code}: {result.message}"
-                print(f"napari-seg: not in the comparison: {told}", file=sys.stderr)
+                text = f"{arguments.versus.name}/{result.name}: {result.code}: {result.message}"
+                print(f"napari-seg: not in the comparison: {text}", file=sys.stderr)
     if not arguments.json:
         _print_tables(results, arguments.tolerance_mm, versus)
-        for text in _doubts(results):
+        for text in _notice_lines(results):
             print(f"napari-seg: {text}", file=sys.stderr)
     if arguments.output:
         write_report(
-            results, arguments.output, arguments.tolerance_mm, pictures=not arguments.no_pictures, versus=versus
+            results, arguments.output, arguments.tolerance_mm, figures=not arguments.no_pictures, versus=versus
         )
         if not arguments.json:
             print(f"report   {arguments.output / 'report.html'}")
-    if arguments.json:  # last: a report that can't be written is told in JSON, and nothing else is
+    if arguments.json:  # last, so that a report that can't be written is the only JSON output
         facts = summary(results, arguments.tolerance_mm, versus)
         print(json.dumps(facts | {"cases": [result.as_dict() for result in results]}, indent=2))
     return exit_code(sum(bool(result.code) for result in results), len(results))
 
 
-def _compare(pairs: Sequence[Pair], tolerance_mm: float, quiet: bool) -> list[CaseResult]:
+def _compare(pairs: Sequence[Pair], tolerance_mm: float, quiet: bool) -> list[CaseScores]:
     from rich.console import Console
     from rich.progress import track
 
@@ -122,7 +125,7 @@ def _compare(pairs: Sequence[Pair], tolerance_mm: float, quiet: bool) -> list[Ca
 
 
 def _print_tables(
-    results: Sequence[CaseResult], tolerance_mm: float, versus: Mapping[str, Mapping[str, Difference]] | None
+    results: Sequence[CaseScores], tolerance_mm: float, versus: Mapping[str, Mapping[str, Difference]] | None
 ) -> None:
     from rich.markup import escape
     from rich.table import Table
@@ -151,18 +154,18 @@ def _print_tables(
     console.print(table)
     means = values(results, MEAN, "dice")
     console.print("worst    " + ", ".join(f"{name} {means[name]:.4f}" for name in worst(means)), markup=False)
-    for name, numbers in (versus or {}).items():
-        told = "; ".join(
-            f"{number} {d.mean:+.4f} ({d.low:+.4f} to {d.high:+.4f}, p {d.p:.2g})" for number, d in numbers.items()
+    for name, metrics in (versus or {}).items():
+        text = "; ".join(
+            f"{metric} {d.mean:+.4f} ({d.low:+.4f} to {d.high:+.4f}, p {d.p:.2g})" for metric, d in metrics.items()
         )
-        console.print(f"versus   {name}, {numbers['dice'].count} cases: {told}", markup=False)
+        console.print(f"versus   {name}, {metrics['dice'].count} cases: {text}", markup=False)
     for result in results:
         if result.code:
             console.print(f"failed   {result.name}: {result.code}: {result.message}", markup=False)
 
 
-def _doubts(results: Sequence[CaseResult]) -> list[str]:
-    """Return one line for each kind of notice, with the number of cases that have it."""
+def _notice_lines(results: Sequence[CaseScores]) -> list[str]:
+    """Return one line for each notice code, with the number of further cases that have it."""
     by_code: dict[str, list[Notice]] = {}
     for result in results:
         for notice in result.notices:

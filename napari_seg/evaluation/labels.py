@@ -1,4 +1,4 @@
-"""What the values of references mean, where a model was trained to call them otherwise."""
+"""Map the label values of references to the classes of a model."""
 
 from __future__ import annotations
 
@@ -18,99 +18,103 @@ from napari_seg.volume import Segment, Segmentation, distinct_color
 BACKGROUND = "background"
 
 Classes = Mapping[str, tuple[tuple[int, int], ...]]
-"""Name -> the values that stand for it, from and to, both included; in the order of the model's classes."""
+"""Class name -> inclusive ranges of label values, in the order of the model's classes."""
 
 _VALUES = re.compile(r"(\d+)(?:-(\d+))?")
 
 
-def read_classes(words: Iterable[tuple[str, str]]) -> Classes:
-    """Classes as `napari-seg train --labels` takes them: a name, and values such as "2,3" or "10-19".
+def read_classes(assignments: Iterable[tuple[str, str]]) -> Classes:
+    """Parse classes as `napari-seg train --labels` takes them: a name and values such as "2,3" or "10-19".
 
     Raises:
         InputError: `labels.bad_value`.
     """
     classes = {}
-    for name, text in words:
+    for name, text in assignments:
         found = [_VALUES.fullmatch(value.strip()) for value in text.split(",")]
         bounds = tuple((int(match[1]), int(match[2] or match[1])) for match in found if match)
         if len(bounds) < len(found) or any(low > high for low, high in bounds):
-            raise InputError("labels.bad_value", f"{text!r} are no label values; expected as 3, 2,3 or 10-19")
+            raise InputError("labels.bad_value", f"found {text!r}; expected label values such as 3 or 2,3 or 10-19")
         classes[name] = bounds
     return classes
 
 
 def as_classes(reference: Segmentation, classes: Classes, result: Segmentation) -> Segmentation:
-    """A reference with the labels and names of a model's classes in place of its own values.
+    """Return the reference relabelled with the classes of a model.
 
-    A class has the label of that name in the result; where the result names nothing, the place in the list, counted
-    from 1 without the background.
+    A class gets the label that the result has for its name. If the result has no names, classes are numbered from 1 in
+    the order of `classes`, background excluded.
 
     Args:
-        reference: with the values that `classes` speaks of.
-        classes: what they mean.
-        result: the model's.
+        reference: reference with its original label values.
+        classes: meaning of these values.
+        result: segmentation by the model.
 
     Raises:
-        InputError: `labels.names`, the result does not know a class; `labels.overlap`, one value, two classes;
-            `labels.unknown`, no class has a value.
+        InputError: `labels.names`, a class is missing in the result; `labels.overlap`, a value belongs to two classes;
+            `labels.unknown`, a value in the reference belongs to no class.
     """
     names = [name for name in classes if name != BACKGROUND]
-    numbers = {segment.name: segment.label for segment in result.segments} or {n: i for i, n in enumerate(names, 1)}
-    if strange := [name for name in names if name not in numbers]:
-        raise InputError("labels.names", f"the result has no {strange[0]!r}; it has {', '.join(numbers)}")
-    meant = np.full(int(reference.array.max()) + 1, -1)
+    label_of = {segment.name: segment.label for segment in result.segments} or {n: i for i, n in enumerate(names, 1)}
+    if missing := [name for name in names if name not in label_of]:
+        raise InputError("labels.names", f"the result has no {missing[0]!r}; it has {', '.join(label_of)}")
+    label_of_value = np.full(int(reference.array.max()) + 1, -1)
     for name, bounds in classes.items():
         for low, high in bounds:
-            if (meant[low : high + 1] >= 0).any():
-                raise InputError("labels.overlap", f"a value of {low}-{high} stands for {name} and for another class")
-            meant[low : high + 1] = numbers.get(name, 0)
-    meant[0] = max(meant[0], 0)
-    if len(strangers := np.setdiff1d(reference.array, np.flatnonzero(meant >= 0))):
-        some = ", ".join(map(str, strangers[:6]))
-        raise InputError("labels.unknown", f"the reference holds {some}; say what that is, as background={some}")
-    array = meant.astype(np.min_scalar_type(max(meant.max(), 0)))[reference.array]
+            if (label_of_value[low : high + 1] >= 0).any():
+                raise InputError(
+                    "labels.overlap",
+                    f"a value in {low}-{high} belongs to {name} and another class; expected one class for each value",
+                )
+            label_of_value[low : high + 1] = label_of.get(name, 0)
+    label_of_value[0] = max(label_of_value[0], 0)
+    if len(unknown := np.setdiff1d(reference.array, np.flatnonzero(label_of_value >= 0))):
+        some = ", ".join(map(str, unknown[:6]))
+        text = f"the reference contains {some}, which no class has; assign these values, for example background={some}"
+        raise InputError("labels.unknown", text)
+    array = label_of_value.astype(np.min_scalar_type(max(label_of_value.max(), 0)))[reference.array]
     return Segmentation(
-        array, reference.grid, tuple(Segment(numbers[name], name, distinct_color(numbers[name])) for name in names)
+        array, reference.grid, tuple(Segment(label_of[name], name, distinct_color(label_of[name])) for name in names)
     )
 
 
 def with_labels_of(result: Segmentation, reference: Segmentation) -> Segmentation:
-    """A reference whose segments have the labels that the result gives to segments of their names.
+    """Return the reference relabelled so that segments with equal names have equal labels.
 
-    A DICOM segmentation, say, numbers its segments from 1 on, whatever their labels were. Where the two have no name in
-    common, or one of them has a name twice, the reference stays as it is.
+    A DICOM segmentation, for example, numbers its segments from 1, whatever their labels were. The reference is
+    returned unchanged if the two share no name, or if either has a name twice.
 
     Args:
-        result: with names, or without.
-        reference: the same.
+        result: segmentation whose labels are kept; it may have no names.
+        reference: segmentation to relabel; it may have no names.
     """
-    numbers = {segment.name: segment.label for segment in result.segments}
+    label_of = {segment.name: segment.label for segment in result.segments}
     names = [segment.name for segment in reference.segments]
-    if numbers.keys().isdisjoint(names) or len(set(names)) < len(names) or len(numbers) < len(result.segments):
+    if label_of.keys().isdisjoint(names) or len(set(names)) < len(names) or len(label_of) < len(result.segments):
         return reference
     highest = max(int(reference.array.max()), *(s.label for s in (*reference.segments, *result.segments)))
     free = count(highest + 1)
-    table = np.array([0, *(next(free) for _ in range(highest))])  # what has no name must not become one of the result's
+    table = np.array([0, *(next(free) for _ in range(highest))])  # an unnamed label must not take a label of the result
     segments = []
     for segment in reference.segments:
-        table[segment.label] = numbers.get(segment.name, table[segment.label])
+        table[segment.label] = label_of.get(segment.name, table[segment.label])
         segments.append(replace(segment, label=int(table[segment.label])))
     array = table.astype(np.min_scalar_type(int(table.max())))[reference.array]
     return replace(reference, array=array, segments=tuple(sorted(segments, key=lambda segment: segment.label)))
 
 
-def without(
+def mask_ignored(
     ignored: Sequence[int], prediction: Segmentation, reference: Segmentation, name: str
 ) -> tuple[Segmentation, Segmentation]:
-    """Return a label map and its reference without the voxels that stand for no class in the reference.
+    """Return a label map and its reference, both set to background where the reference has an ignore label.
 
-    They become background in both, and a notice says how many there were.
+    A notice of the reference gives the number of voxels.
 
     Args:
-        ignored: values of the reference that stand for no class.
+        ignored: ignore labels of the reference.
         prediction: the label map.
-        reference: on the same voxels, in any order of axes.
-        name: what the notice calls the reference.
+        reference: the reference, on the same voxels; its axes may be permuted or flipped.
+        name: name of the reference in the notice.
 
     Raises:
         InputError: `geometry.mismatch`, the two lie on different grids.
@@ -119,8 +123,8 @@ def without(
     left_out = np.isin(array, np.array(ignored, np.int64))
     if not left_out.any():
         return prediction, reference
-    text = f"{np.count_nonzero(left_out)} voxels of {name} have the value {', '.join(map(str, ignored))}"
-    notice = Notice("labels.ignored", f"{text}, which stands for no class; they were left out of the comparison")
+    text = f"{np.count_nonzero(left_out)} voxels of {name} have an ignore label ({', '.join(map(str, ignored))})"
+    notice = Notice("labels.ignored", f"{text}; they were not compared")
     kept = tuple(segment for segment in reference.segments if segment.label not in ignored)
     return (
         replace(prediction, array=np.where(left_out, np.zeros_like(prediction.array), prediction.array)),
@@ -135,10 +139,10 @@ def without(
 
 
 def declared_ignored(references: Path) -> tuple[int, ...]:
-    """Return the values that a data set's dataset.json means to be ignored, as training does; empty without one.
+    """Return the ignore labels that dataset.json declares, as training reads them; empty if there are none.
 
     Args:
-        references: a label map, or a folder of them; the description lies there or in the folder above.
+        references: a label map, or a folder of label maps; dataset.json lies in that folder or in its parent.
     """
     folder = references if references.is_dir() else references.parent
     for description in (folder / "dataset.json", folder.parent / "dataset.json"):
@@ -153,6 +157,6 @@ def declared_ignored(references: Path) -> tuple[int, ...]:
             TypeError,
             AttributeError,
             RecursionError,
-        ):  # none, or of another kind
+        ):  # no dataset.json, or another format
             continue
     return ()

@@ -1,4 +1,4 @@
-"""What a table says of each structure of a label map: how large it is, how bright, and where it lies."""
+"""Measure the structures of a label map: size, mean intensity and center."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Measurement:
-    """Of one structure.
+    """Measurement of one structure.
 
     Attributes:
-        voxels: how many it has.
-        mean_intensity: of the image there; NaN where there is no image.
-        center: index of the voxel of the structure that lies nearest to its centroid, in the plane across the first
-            axis that the centroid lies in; or, where that plane holds none of it, in the nearest one that does.
+        voxels: number of voxels.
+        mean_intensity: mean of the image within the structure; nan without an image.
+        center: index of a voxel of the structure close to its centroid: the nearest one in the plane (across the first
+            axis) that is nearest to the centroid among the planes that the structure reaches.
     """
 
     voxels: int
@@ -26,38 +26,41 @@ class Measurement:
 
 
 def measure(labels: NDArray[np.unsignedinteger], image: NDArray | None = None) -> dict[int, Measurement]:
-    """Label -> its measurement, for every label but 0 that the array holds.
+    """Return label -> measurement for every label in the array but 0.
 
-    Works plane by plane on the voxels that are not background: a large scan with a small structure takes little time
-    and no memory worth naming.
+    Works plane by plane on the foreground voxels, so that a small structure in a large scan takes little time and
+    memory.
 
     Args:
-        labels: (I, J, K).
+        labels: (I, J, K) label map.
         image: (I, J, K) intensities.
     """
     count = int(labels.max(initial=0)) + 1
     voxels = np.zeros((len(labels), count), np.int64)
-    sums = np.zeros((3, count))  # of intensities, and of the indices along the last two axes
+    totals = np.zeros((3, count))  # per label: totals of intensities, of row indices and of column indices
     for n, plane in enumerate(labels):
-        held = np.flatnonzero(plane)
-        if not held.size:
+        foreground = np.flatnonzero(plane)
+        if not foreground.size:
             continue
-        there = plane.ravel()[held] if plane.flags.c_contiguous else plane[np.unravel_index(held, plane.shape)]
-        rows, columns = np.divmod(held, plane.shape[1])
-        voxels[n] = np.bincount(there, minlength=count)
+        if plane.flags.c_contiguous:
+            found = plane.ravel()[foreground]
+        else:
+            found = plane[np.unravel_index(foreground, plane.shape)]
+        rows, columns = np.divmod(foreground, plane.shape[1])
+        voxels[n] = np.bincount(found, minlength=count)
         if image is not None:
-            sums[0] += np.bincount(there, image[n][rows, columns], minlength=count)
-        sums[1] += np.bincount(there, rows, minlength=count)
-        sums[2] += np.bincount(there, columns, minlength=count)
-    totals = voxels.sum(axis=0)
+            totals[0] += np.bincount(found, image[n][rows, columns], minlength=count)
+        totals[1] += np.bincount(found, rows, minlength=count)
+        totals[2] += np.bincount(found, columns, minlength=count)
+    counts = voxels.sum(axis=0)
     answer = {}
-    for label in np.flatnonzero(totals).tolist():
-        total = totals[label]
+    for label in np.flatnonzero(counts).tolist():
+        voxel_count = counts[label]
         planes = np.flatnonzero(voxels[:, label])
-        middle = np.arange(len(labels)) @ voxels[:, label] / total
+        middle = np.arange(len(labels)) @ voxels[:, label] / voxel_count
         plane = int(planes[np.abs(planes - middle).argmin()])
         points = np.argwhere(labels[plane] == label)
-        row, column = points[np.square(points - sums[1:, label] / total).sum(axis=1).argmin()].tolist()
-        mean = nan if image is None else float(sums[0, label] / total)
-        answer[label] = Measurement(int(total), mean, (plane, row, column))
+        row, column = points[np.square(points - totals[1:, label] / voxel_count).sum(axis=1).argmin()].tolist()
+        mean = nan if image is None else float(totals[0, label] / voxel_count)
+        answer[label] = Measurement(int(voxel_count), mean, (plane, row, column))
     return answer

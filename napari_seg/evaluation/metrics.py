@@ -1,9 +1,8 @@
-"""Numbers that compare a segmentation with a reference.
+"""Metrics that compare a segmentation with a reference.
 
-The rule for empty segments. Neither label map holds the segment: every number is nan and the case does not count for
-it, so that a structure that is rightly not found neither lifts nor lowers a mean. One of them alone holds it: the
-shares and the NSD are 0 and HD95 is the diagonal of the field of view, the largest distance that the grid admits
-(373.13 mm in the BraTS challenge), so that no miss and no false find can better a mean.
+Empty segments: if neither label map contains a segment, every metric is nan and the case is left out of the mean. If
+only one contains it, the overlap metrics and the NSD are 0 and HD95 is the diagonal of the field of view, the largest
+distance on the grid (373.13 mm in the BraTS challenge); so neither a miss nor a false positive improves a mean.
 """
 
 from __future__ import annotations
@@ -20,29 +19,29 @@ from napari_seg.geometry import Grid, resample
 from napari_seg.volume import Segmentation
 
 MAX_LABELS = 1000
-"""More labels than this are an instance map; the confusion matrix grows with the square."""
+"""Larger numbers of labels indicate an instance map; the confusion matrix grows with their square."""
 
 DEFINITIONS = {
     "dice": "Dice = F1: 2 TP / (2 TP + FP + FN), counted in voxels",
     "iou": "intersection over union (Jaccard): TP / (TP + FP + FN)",
-    "precision": "TP / (TP + FP): how much of the result is right",
-    "recall": "sensitivity, TP / (TP + FN): how much of the reference was found",
+    "precision": "TP / (TP + FP): correct fraction of the result",
+    "recall": "sensitivity, TP / (TP + FN): fraction of the reference that was found",
     "accuracy": "(TP + TN) / all voxels of the grid; near 1 for any small structure",
     "volume_ml": "volume of the result, ml",
     "reference_ml": "volume of the reference, ml",
-    "difference_ml": "volume of the result less that of the reference, ml",
+    "difference_ml": "volume of the result minus volume of the reference, ml",
     "hd95_mm": "95 % Hausdorff distance, mm, as MONAI's compute_hausdorff_distance(percentile=95): the distances from "
     "each border voxel of one to the nearest border voxel of the other, their 95th percentile, the larger of both ways",
-    "nsd": "normalised surface Dice, as MONAI's compute_surface_dice(use_subvoxels=False): the share of both borders' "
-    "voxels that lie within the tolerance of the other border",
+    "nsd": "normalised surface Dice, as MONAI's compute_surface_dice(use_subvoxels=False): the fraction of the "
+    "border voxels of both that lie within the tolerance of the other border",
 }
-"""What each number of `Scores` is; TP, FP, FN, TN are voxels of one segment against all the rest. A border voxel is one
-of the segment with a face neighbour outside it; what lies beyond the grid is outside."""
+"""Definition of each metric. TP, FP, FN and TN count voxels of one segment against all others. A border voxel lies in
+the segment and has a face neighbour outside it; positions beyond the grid are outside."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How one segment of a result agrees with the reference: see `DEFINITIONS`."""
+    """Metrics of one segment, as in `DEFINITIONS`."""
 
     dice: float = nan
     iou: float = nan
@@ -58,11 +57,11 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """One label map held against its reference.
+    """Comparison of one label map with its reference.
 
     Attributes:
-        labels: background and every label that either of them holds or names, ascending.
-        scores: label -> numbers, for all but the background.
+        labels: 0 and every label that the label map or the reference contains or names, ascending.
+        scores: label -> metrics, background excluded.
         confusion: (L, L) voxels with `labels[row]` in the reference and `labels[column]` in the result.
     """
 
@@ -72,17 +71,17 @@ class Comparison:
 
 
 def compare_label_maps(prediction: Segmentation, reference: Segmentation, tolerance_mm: float = 1.0) -> Comparison:
-    """The numbers of every segment and the confusion matrix.
+    """Return the metrics of every segment and the confusion matrix.
 
-    A reference stored with other axes of the same voxels is turned first; nothing is interpolated.
+    A reference whose axes are permuted or flipped is reoriented first; nothing is interpolated.
 
     Args:
         prediction: the result.
-        reference: what it is held against.
-        tolerance_mm: how far apart two surfaces may lie and still count as the same in the NSD.
+        reference: the reference.
+        tolerance_mm: distance up to which two surfaces count as equal in the NSD.
 
     Raises:
-        InputError: `geometry.mismatch`, the two lie on different grids; `labels.too_many`, above `MAX_LABELS`.
+        InputError: `geometry.mismatch`, the grids hold different voxels; `labels.too_many`, over `MAX_LABELS` labels.
     """
     from scipy.ndimage import find_objects
 
@@ -95,7 +94,7 @@ def compare_label_maps(prediction: Segmentation, reference: Segmentation, tolera
     labels = (0, *sorted((found_at.keys() | expected_at.keys() | named) - {0}))
     if len(labels) > MAX_LABELS:
         raise InputError(
-            "labels.too_many", f"found {len(labels)} labels; expected at most {MAX_LABELS}, one for each kind of thing"
+            "labels.too_many", f"found {len(labels)} labels; expected at most {MAX_LABELS}, one for each structure"
         )
     confusion = confusion_matrix(found, expected, labels)
     scores = {}
@@ -126,18 +125,18 @@ def compare_label_maps(prediction: Segmentation, reference: Segmentation, tolera
 
 
 DISAGREEMENTS = {1: "only in the result", 2: "only in the reference", 3: "other structures"}
-"""What the values of `disagreement` mean."""
+"""Meaning of the values of `disagreement`."""
 
 
 def disagreement(prediction: Segmentation, reference: Segmentation) -> NDArray[np.uint8]:
-    """(I, J, K) where a result and its reference differ, and how: see `DISAGREEMENTS`; 0 where they don't.
+    """Return where and how a result and its reference differ: (I, J, K) values of `DISAGREEMENTS`, 0 where they agree.
 
     Args:
         prediction: the result.
-        reference: what it is held against, on the same voxels.
+        reference: the reference, on the same voxels.
 
     Raises:
-        InputError: `geometry.mismatch`, the two lie on different grids.
+        InputError: `geometry.mismatch`, the grids hold different voxels.
     """
     found, expected = prediction.array, on_grid(reference, prediction.grid)
     answer = (found != expected).astype(np.uint8)
@@ -150,20 +149,22 @@ def disagreement(prediction: Segmentation, reference: Segmentation) -> NDArray[n
 def confusion_matrix(
     prediction: NDArray[np.unsignedinteger], reference: NDArray[np.unsignedinteger], labels: Sequence[int]
 ) -> NDArray[np.int64]:
-    """(L, L) voxels with `labels[row]` in the reference and `labels[column]` in the prediction.
+    """Return (L, L) counts of voxels with `labels[row]` in the reference and `labels[column]` in the prediction.
 
     Args:
         prediction: (I, J, K).
         reference: (I, J, K) on the same grid.
-        labels: every label of both, 0 first.
+        labels: every label of both arrays, 0 first.
     """
     size = len(labels)
     index = np.zeros(max(labels) + 1, dtype=np.int64)
     index[list(labels)] = np.arange(size)
     counts = np.zeros(size * size, dtype=np.int64)
     for found, expected in zip(prediction, reference, strict=True):
-        held = (found | expected) > 0  # nearly all voxels are background in both: counted by what is left
-        counts += np.bincount(index[expected[held]] * size + index[found[held]], minlength=size * size)
+        foreground = (
+            found | expected
+        ) > 0  # nearly all voxels are background in both; their count follows from the rest
+        counts += np.bincount(index[expected[foreground]] * size + index[found[foreground]], minlength=size * size)
     counts[0] = prediction.size - counts.sum()
     return counts.reshape(size, size)
 
@@ -171,56 +172,58 @@ def confusion_matrix(
 def surface_distances(
     prediction: NDArray[np.bool_], reference: NDArray[np.bool_], grid: Grid
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Distance in mm of each border voxel to the nearest one of the other: from the prediction's, from the reference's.
+    """Return the distances in mm from the border voxels of the prediction to those of the reference, and back.
 
     Args:
-        prediction: (I, J, K), a box of the grid around the whole segment; not empty.
-        reference: as the prediction.
-        grid: gives the spacing; an axis of a single voxel is a picture's and has no surface across it.
+        prediction: (I, J, K), a box of the grid that contains the whole segment; not empty.
+        reference: same box of the reference; not empty.
+        grid: source of the spacing; an axis of length 1 belongs to a 2D image and has no surface across it.
     """
     from scipy.spatial import KDTree
 
     flat = tuple(axis for axis, size in enumerate(grid.shape) if size == 1)
     spacing_mm = np.delete(grid.spacing_mm, flat)
-    ours, theirs = (np.argwhere(_border(mask.squeeze(flat))) * spacing_mm for mask in (prediction, reference))
-    return KDTree(theirs).query(ours)[0], KDTree(ours).query(theirs)[0]
+    prediction_mm, reference_mm = (
+        np.argwhere(_border(mask.squeeze(flat))) * spacing_mm for mask in (prediction, reference)
+    )
+    return KDTree(reference_mm).query(prediction_mm)[0], KDTree(prediction_mm).query(reference_mm)[0]
 
 
 def hausdorff_95(from_prediction: NDArray[np.float64], from_reference: NDArray[np.float64]) -> float:
-    """The 95th percentile of the surface distances, in mm, the larger of both ways."""
+    """Return the larger of both directions' 95th percentiles of the surface distances, in mm."""
     return float(max(np.percentile(from_prediction, 95), np.percentile(from_reference, 95)))
 
 
 def surface_dice(
     from_prediction: NDArray[np.float64], from_reference: NDArray[np.float64], tolerance_mm: float
 ) -> float:
-    """The share of all border voxels that lie within the tolerance of the other border (arXiv:1809.04430)."""
+    """Return the fraction of all border voxels within the tolerance of the other border (arXiv:1809.04430)."""
     distances = np.concatenate([from_prediction, from_reference])
-    # one voxel's width must count as within 1 mm whether the header's float32 says 1.0000001 or 0.9999999
+    # a spacing of 1 mm may be 1.0000001 or 0.9999999 in a header's float32
     return float(np.mean(distances <= tolerance_mm * (1 + 1e-5)))
 
 
 def on_grid(segmentation: Segmentation, grid: Grid) -> NDArray[np.unsignedinteger]:
-    """The label map with its voxels in the order of another grid that holds the same voxels.
+    """Return the label map in the voxel order of another grid that holds the same voxels.
 
     Raises:
         InputError: `geometry.mismatch`, the grids hold different voxels.
     """
-    turned = segmentation.grid.reoriented(grid.orientation)
-    if not turned.matches(grid, tolerance_mm=min(grid.spacing_mm) / 100):
+    reoriented = segmentation.grid.reoriented(grid.orientation)
+    if not reoriented.matches(grid, tolerance_mm=min(grid.spacing_mm) / 100):
         raise InputError(
             "geometry.mismatch",
-            f"the two label maps lie on different grids ({_told(segmentation.grid)} and {_told(grid)}); expected the "
-            "same voxels; resample one of them on the other's grid",
+            f"the label maps have different grids ({_described(segmentation.grid)} and {_described(grid)}); expected "
+            "the same voxels; resample one of them on the grid of the other",
         )
-    if turned == segmentation.grid:
+    if reoriented == segmentation.grid:
         return segmentation.array
-    array: NDArray[np.unsignedinteger] = resample(segmentation.array, segmentation.grid, turned, order=0)
+    array: NDArray[np.unsignedinteger] = resample(segmentation.array, segmentation.grid, reoriented, order=0)
     return array
 
 
 def _diagonal_mm(grid: Grid) -> float:
-    """Of the field of view; of a single plane, within it."""
+    """Return the diagonal of the field of view; for a 2D image, the diagonal within its plane."""
     sides_mm = [mm for mm, size in zip(grid.size_mm, grid.shape, strict=True) if size > 1]
     return float(np.linalg.norm(sides_mm or grid.size_mm))
 
@@ -235,6 +238,6 @@ def _union(a: tuple[slice, ...], b: tuple[slice, ...]) -> tuple[slice, ...]:
     return tuple(slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(a, b, strict=True))
 
 
-def _told(grid: Grid) -> str:
+def _described(grid: Grid) -> str:
     spacing = " x ".join(f"{s:.3g}" for s in grid.spacing_mm)
     return f"{' x '.join(map(str, grid.shape))} voxels of {spacing} mm, {grid.orientation}"

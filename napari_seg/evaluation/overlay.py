@@ -1,7 +1,7 @@
-"""Pictures that let a person judge a result, alone or beside its reference, at a glance.
+"""Previews: images for the visual check of a segmentation, alone or compared with its reference.
 
-A sagittal, a coronal and an axial plane, cut along the patient's own axes whatever the scan's are, in radiological
-convention (the patient's right is on the picture's left).
+A preview shows a sagittal, a coronal and an axial plane, resampled along the patient's axes, in radiological convention
+(the patient's right is on the left of the image).
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from napari_seg.volume import Segment, Segmentation, Volume
 
 PANEL_PIXELS = 300
 MAX_FIELD_MM = 110.0
-"""Field of view of a panel; a smaller scan is shown whole."""
+"""Largest field of view of a panel; a smaller scan is shown whole."""
 
 _MARGIN, _CAPTION = 8, 26
 _BACKGROUND, _TEXT, _ALARM = (17, 17, 19), (235, 235, 235), (255, 120, 100)
 
-# plane -> world axis across it, world axis to the right of the picture and down it, each with its direction,
-# and the letters at the picture's left, right, top and bottom
+# plane -> normal axis, (axis to the right, sign), (axis downwards, sign), letters at the left, right, top, bottom
 _PLANES = {
     "sagittal": (0, (1, -1), (2, -1), "APSI"),
     "coronal": (1, (0, -1), (2, -1), "RLSI"),
@@ -35,19 +34,21 @@ _PLANES = {
 
 
 def draw_overlay(volume: Volume, segmentation: Segmentation, path: Path, title: str = "") -> None:
-    """Writes a PNG with three planes through each structure that was found.
+    """Write a PNG with three planes through each structure in the label map.
 
     Args:
-        volume: the scan; its first channel is shown.
-        segmentation: on the same grid.
-        path: the PNG to write.
-        title: shown on top; must not identify a patient.
+        volume: scan (C, I, J, K); the first channel is shown.
+        segmentation: segmentation on the same grid.
+        path: path of the PNG.
+        title: text at the top; must not identify a patient.
     """
     volumes = segmentation.volumes_ml()
     found = [s for s in segmentation.segments if volumes[s.label] > 0]
     field_mm = min(MAX_FIELD_MM, max(volume.grid.size_mm))
     window = _window(volume.array[0])
-    notices = [str(notice) for notice in segmentation.notices] + ([] if found else ["nothing was found in this scan"])
+    notices = [str(notice) for notice in segmentation.notices] + (
+        [] if found else ["no structure was found in this scan"]
+    )
 
     width = 3 * PANEL_PIXELS + 4 * _MARGIN
     top = 2 * _MARGIN + 24
@@ -74,55 +75,58 @@ def draw_overlay(volume: Volume, segmentation: Segmentation, path: Path, title: 
 
 
 def draw_comparison(volume: Volume | None, prediction: Segmentation, reference: Segmentation) -> Image.Image:
-    """Three planes through the place where both differ most: the result outlined in colours, the reference in white.
+    """Draw three planes through the point of greatest disagreement between a result and its reference.
 
-    What lies in one of them alone, or under another label, is tinted red.
+    The result is outlined in its colours, the reference in white; voxels whose labels differ are tinted red.
 
     Args:
-        volume: the scan, whatever its grid; None leaves the ground black.
+        volume: scan on any grid; None gives a black background.
         prediction: the result, whose segments give the colours.
-        reference: on the same voxels.
+        reference: the reference, on the same voxels.
     """
-    place = _most_different_mm(prediction, reference)
+    point_mm = _most_different_mm(prediction, reference)
     field_mm = min(MAX_FIELD_MM, max(prediction.grid.size_mm))
-    middle = prediction.grid.center_mm if field_mm < MAX_FIELD_MM else place  # a small scan is shown whole
+    panel_center_mm = prediction.grid.center_mm if field_mm < MAX_FIELD_MM else point_mm  # a small scan is shown whole
     window = (0.0, 1.0) if volume is None else _window(volume.array[0])
     sheet = Image.new("RGB", (3 * PANEL_PIXELS + 2 * _MARGIN, PANEL_PIXELS), _BACKGROUND)
-    for column, (plane, (across, *_)) in enumerate(_PLANES.items()):
-        center = np.where(np.arange(3) == across, place, middle)
+    for column, (plane, (normal_axis, *_)) in enumerate(_PLANES.items()):
+        center = np.where(np.arange(3) == normal_axis, point_mm, panel_center_mm)
         panel = _panel(volume, prediction, center, field_mm, plane, window, reference)
         sheet.paste(panel, (column * (PANEL_PIXELS + _MARGIN), 0))
     return sheet
 
 
-def draw_picture_comparison(picture: Volume | None, prediction: Segmentation, reference: Segmentation) -> Image.Image:
-    """The same of pictures, whole: the result outlined in colours, the reference in white, what differs tinted red.
+def draw_comparison_2d(image: Volume | None, prediction: Segmentation, reference: Segmentation) -> Image.Image:
+    """Draw the same comparison for a 2D image, shown whole.
 
     Args:
-        picture: what was segmented, on the same pixels; None leaves the ground black.
+        image: segmented image, on the same pixels; None gives a black background.
         prediction: the result, whose segments give the colours.
-        reference: on the same pixels.
+        reference: the reference, on the same pixels.
 
     Raises:
-        InputError: `geometry.mismatch`, the picture is of another size.
+        InputError: `geometry.mismatch`, the image has a different size.
     """
     grid = prediction.grid
-    if picture is not None and picture.grid.shape != grid.shape:
-        sizes = (f"{width} x {height}" for width, height, _ in (picture.grid.shape, grid.shape))
-        raise InputError("geometry.mismatch", f"the picture and the label map have {' and '.join(sizes)} pixels")
+    if image is not None and image.grid.shape != grid.shape:
+        sizes = (f"{width} x {height}" for width, height, _ in (image.grid.shape, grid.shape))
+        raise InputError(
+            "geometry.mismatch",
+            f"the image and the label map have {' and '.join(sizes)} pixels; reference_labels equal sizes",
+        )
     scale = (3 * PANEL_PIXELS + 2 * _MARGIN) / max(grid.shape)
     columns, rows = ((np.arange(max(1, int(size * scale))) / scale).astype(int) for size in grid.shape[:2])
     places = np.ix_(rows, columns)
     pixels = np.zeros((len(rows), len(columns), 3), np.float32)
-    if picture is not None:
-        pixels[:] = _shades(picture.array[0, :, :, 0].T[places], _window(picture.array[0]))
-    labels, expected = (segmentation.array[:, :, 0].T[places] for segmentation in (prediction, reference))
-    _paint(pixels, labels, prediction.segments, expected)
+    if image is not None:
+        pixels[:] = _shades(image.array[0, :, :, 0].T[places], _window(image.array[0]))
+    labels, reference_labels = (segmentation.array[:, :, 0].T[places] for segmentation in (prediction, reference))
+    _paint(pixels, labels, prediction.segments, reference_labels)
     return Image.fromarray(pixels.astype(np.uint8))
 
 
 def _shades(grey: NDArray, window: tuple[float, float]) -> NDArray[np.float32]:
-    """(H, W) intensities -> (H, W, 1), 0 to 255."""
+    """Return grey values 0 to 255, (H, W, 1), of intensities (H, W)."""
     low, high = window
     shades: NDArray[np.float32] = 255 * np.clip((grey.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
     return shades[..., None]
@@ -132,25 +136,27 @@ def _paint(
     pixels: NDArray[np.float32],
     labels: NDArray[np.unsignedinteger],
     segments: Sequence[Segment],
-    expected: NDArray[np.unsignedinteger] | None,
+    reference_labels: NDArray[np.unsignedinteger] | None,
 ) -> None:
-    """Draws (H, W) labels, and the reference's where there is one, onto (H, W, 3)."""
-    if expected is not None:
-        pixels[labels != expected] = 0.6 * pixels[labels != expected] + 0.4 * np.array(_ALARM, np.float32)
-        pixels[(expected > 0) & _edges(expected)] = 255
+    """Draw labels (H, W), and reference labels if given, onto an RGB image (H, W, 3), in place."""
+    if reference_labels is not None:
+        pixels[labels != reference_labels] = 0.6 * pixels[labels != reference_labels] + 0.4 * np.array(
+            _ALARM, np.float32
+        )
+        pixels[(reference_labels > 0) & _edges(reference_labels)] = 255
     edge = _edges(labels)
     for segment in segments:
         inside = labels == segment.label
         color = np.array(segment.color, dtype=np.float32)
-        if expected is None:
+        if reference_labels is None:
             pixels[inside] = 0.75 * pixels[inside] + 0.25 * color
         pixels[inside & edge] = color
 
 
 def _caption(segment: Segment, volumes: dict[int, float], segmentation: Segmentation) -> str:
     confidence = segmentation.confidence.get(segment.label)
-    sure = "" if confidence is None else f"   confidence {confidence:.2f}"
-    return f"{segment.name}   {volumes[segment.label]:.2f} ml{sure}"
+    confidence_text = "" if confidence is None else f"   confidence {confidence:.2f}"
+    return f"{segment.name}   {volumes[segment.label]:.2f} ml{confidence_text}"
 
 
 def _panel(
@@ -162,34 +168,34 @@ def _panel(
     window: tuple[float, float],
     reference: Segmentation | None = None,
 ) -> Image.Image:
-    across, (right, right_sign), (down, down_sign), letters = _PLANES[plane]
+    normal_axis, (right, right_sign), (down, down_sign), letters = _PLANES[plane]
     spacing = field_mm / PANEL_PIXELS
     directions = np.zeros((3, 3))
-    directions[right, 0], directions[down, 1], directions[across, 2] = right_sign, down_sign, 1
-    sheet = Grid.around(center_mm, (field_mm, field_mm, spacing), (spacing,) * 3, directions)
-    labels = _labels_on(sheet, segmentation)
+    directions[right, 0], directions[down, 1], directions[normal_axis, 2] = right_sign, down_sign, 1
+    panel_grid = Grid.around(center_mm, (field_mm, field_mm, spacing), (spacing,) * 3, directions)
+    labels = _labels_on(panel_grid, segmentation)
     pixels = np.zeros((*labels.shape, 3), np.float32)
     if volume is not None:
-        pixels[:] = _shades(resample(volume.array[0], volume.grid, sheet, outside=window[0])[:, :, 0].T, window)
-    _paint(pixels, labels, segmentation.segments, None if reference is None else _labels_on(sheet, reference))
+        pixels[:] = _shades(resample(volume.array[0], volume.grid, panel_grid, outside=window[0])[:, :, 0].T, window)
+    _paint(pixels, labels, segmentation.segments, None if reference is None else _labels_on(panel_grid, reference))
     panel = Image.fromarray(pixels.astype(np.uint8))
     draw = ImageDraw.Draw(panel)
-    middle, end = PANEL_PIXELS // 2, PANEL_PIXELS - 5
+    half, end = PANEL_PIXELS // 2, PANEL_PIXELS - 5
     for letter, place, anchor in zip(
-        letters, ((5, middle), (end, middle), (middle, 4), (middle, end)), ("lm", "rm", "mt", "mb"), strict=True
+        letters, ((5, half), (end, half), (half, 4), (half, end)), ("lm", "rm", "mt", "mb"), strict=True
     ):
         draw.text(place, letter, fill=_TEXT, font=_font(14), anchor=anchor, stroke_width=2, stroke_fill=_BACKGROUND)
     return panel
 
 
-def _labels_on(sheet: Grid, segmentation: Segmentation) -> NDArray[np.unsignedinteger]:
+def _labels_on(panel_grid: Grid, segmentation: Segmentation) -> NDArray[np.unsignedinteger]:
     labels: NDArray[np.unsignedinteger]
-    labels = resample(segmentation.array, segmentation.grid, sheet, order=0, outside=0)[:, :, 0].T
+    labels = resample(segmentation.array, segmentation.grid, panel_grid, order=0, outside=0)[:, :, 0].T
     return labels
 
 
 def _edges(labels: NDArray[np.unsignedinteger]) -> NDArray[np.bool_]:
-    """Pixels with a neighbour of another label."""
+    """Return the pixels that have a neighbour with another label."""
     padded = np.pad(labels, 1, mode="edge")
     middle = padded[1:-1, 1:-1]
     return (
@@ -201,12 +207,12 @@ def _edges(labels: NDArray[np.unsignedinteger]) -> NDArray[np.bool_]:
 
 
 def _most_different_mm(prediction: Segmentation, reference: Segmentation) -> NDArray[np.float64]:
-    """Where the planes of the grid with the most differing voxels meet; with none, those with the most foreground."""
-    expected = on_grid(reference, prediction.grid)
-    marked = prediction.array != expected
-    if not marked.any():
-        marked = expected > 0
-    index = [int(np.argmax(np.count_nonzero(marked, axis=others))) for others in ((1, 2), (0, 2), (0, 1))]
+    """Return the point where the i, j and k slices with most differing voxels intersect, else with most foreground."""
+    reference_labels = on_grid(reference, prediction.grid)
+    differs = prediction.array != reference_labels
+    if not differs.any():
+        differs = reference_labels > 0
+    index = [int(np.argmax(np.count_nonzero(differs, axis=others))) for others in ((1, 2), (0, 2), (0, 1))]
     return prediction.grid.to_world(index)
 
 

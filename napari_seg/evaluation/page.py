@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no network, no library, light and dark."""
+"""The evaluation report as one self-contained HTML page (no network, no library, light and dark)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import numpy as np
 
 from napari_seg.errors import NapariSegError
 from napari_seg.evaluation.labels import BACKGROUND
-from napari_seg.evaluation.overlay import draw_comparison, draw_picture_comparison
-from napari_seg.evaluation.pairs import MEAN, CaseResult
+from napari_seg.evaluation.overlay import draw_comparison, draw_comparison_2d
+from napari_seg.evaluation.pairs import MEAN, CaseScores
 
-# number of `Scores` -> heading, without its unit, and decimals
+# metric -> heading without unit, number of decimals
 _COLUMNS = {
     "dice": ("Dice", 3),
     "iou": ("IoU", 3),
@@ -33,8 +33,10 @@ _COLUMNS = {
 }
 _OVERVIEW = ("hd95_mm", "nsd", "iou", "precision", "recall", "difference_ml")
 
-_LEGEND = "The result is outlined in colours, the reference in white, what differs is tinted red."
-_LEGEND_OF_PLANES = " The planes pass where most voxels differ. The patient's right is on the left."
+_LEGEND = "The result is outlined in colour, the reference in white; voxels that differ are tinted red."
+_LEGEND_OF_PLANES = (
+    " The planes pass through the point of greatest disagreement. The patient's right is on the left of the image."
+)
 
 _PAGE = Template("""<!doctype html>
 <html lang="en">
@@ -57,7 +59,7 @@ table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabula
 th, td { padding: .3rem .55rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th { font-weight: 600; vertical-align: bottom; white-space: normal; }
 th:first-child, td:first-child, .text { text-align: left; }
-.said { white-space: normal; }
+.message { white-space: normal; }
 th button { all: unset; cursor: pointer; }
 th button:focus-visible { outline: 2px solid var(--own); }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
@@ -73,8 +75,8 @@ svg line { stroke: var(--line); }
 svg rect { fill: var(--own); opacity: .18; }
 svg .median { stroke: var(--own); stroke-width: 2.5; }
 svg circle { fill: var(--own); opacity: .7; }
-.matrix td { background: color-mix(in srgb, var(--bad) calc(var(--share) * 70%), transparent); }
-.matrix .same { background: color-mix(in srgb, var(--own) calc(var(--share) * 55%), transparent); }
+.matrix td { background: color-mix(in srgb, var(--bad) calc(var(--fraction) * 70%), transparent); }
+.matrix .same { background: color-mix(in srgb, var(--own) calc(var(--fraction) * 55%), transparent); }
 </style>
 <h1>$title</h1>
 <p>$lead</p>
@@ -97,28 +99,28 @@ for (const button of document.querySelectorAll("th button")) button.onclick = ()
 """)
 
 
-def page(results: Sequence[CaseResult], facts: Mapping[str, Any], *, pictures: bool = True) -> str:
-    """The whole page.
+def page(results: Sequence[CaseScores], facts: Mapping[str, Any], *, figures: bool = True) -> str:
+    """Return the page as HTML.
 
     Args:
-        results: of all cases, failed ones included.
-        facts: what `report.summary` says of them.
-        pictures: draw the worst cases; reads their files again.
+        results: scores of all cases, failed ones included.
+        facts: `report.summary` of these results.
+        figures: draw the worst cases, which reads their files again.
     """
     done = [r for r in results if not r.code]
     worst = [next(r for r in done if r.name == name) for name in facts["segments"][MEAN]["worst"]]
     names = [name for name in facts["segments"] if name != MEAN]
     unit = facts["unit"]
-    legend = f"<p>{_LEGEND}{_LEGEND_OF_PLANES if unit == 'mm' else ''}</p>" if pictures and worst else ""
+    legend = f"<p>{_LEGEND}{_LEGEND_OF_PLANES if unit == 'mm' else ''}</p>" if figures and worst else ""
     sections = {
         "Failed": _failed(facts["failed"]),
         "Overview": _overview(facts["segments"], unit),
-        "Against the other results": _versus(facts.get("versus", {}), unit),
+        "Comparison with the other results": _versus(facts.get("versus", {}), unit),
         "Distribution": _strips(done, names, "dice", unit) + _strips(done, names, "hd95_mm", unit),
-        "Worst cases": "".join(_figure(result, pictures) for result in worst) + legend,
+        "Worst cases": "".join(_figure(result, figures) for result in worst) + legend,
         "Confusion": _confusion(facts["confusion_ml"], names, unit),
         "Cases": _cases(done, unit),
-        "What the numbers are": _definitions(facts),
+        "Definitions": _definitions(facts),
     }
     return _PAGE.substitute(
         title=f"Evaluation of {len(done)} case{'s' * (len(done) != 1)}",
@@ -128,13 +130,13 @@ def page(results: Sequence[CaseResult], facts: Mapping[str, Any], *, pictures: b
     )
 
 
-def _heading(number: str, unit: str) -> str:
+def _heading(metric: str, unit: str) -> str:
     units = {"mm": unit, "ml": _volume_unit(unit)}
-    return f"{_COLUMNS[number][0]} {units.get(number[-2:], '')}".rstrip()
+    return f"{_COLUMNS[metric][0]} {units.get(metric[-2:], '')}".rstrip()
 
 
 def _volume_unit(unit: str) -> str:
-    """Pictures are counted as if a pixel were 1 mm wide, long and thick: 1000 of them are 1 ml."""
+    """Return the unit of volumes; a pixel of a 2D image counts as 1 mm^3, so that 1000 pixels are 1 ml."""
     return "ml" if unit == "mm" else "1000 pixels"
 
 
@@ -142,7 +144,7 @@ def _failed(failed: Sequence[Mapping[str, str]]) -> str:
     if not failed:
         return ""
     rows = [[escape(f["name"]), escape(f["code"]), escape(f["message"])] for f in failed]
-    return "<p class=bad>These cases are in none of the numbers below.</p>" + _table(
+    return "<p class=bad>These cases are not included below.</p>" + _table(
         ["case", "code", "message"], rows, text=(0, 1, 2)
     )
 
@@ -159,8 +161,8 @@ def _overview(segments: Mapping[str, Mapping[str, Any]], unit: str) -> str:
             [head, str(dice["count"]), _number(dice["mean"], "dice"), interval, _number(dice["median"], "dice"), *means]
         )
     return _table(heads, rows, text=(0,)) + (
-        "<p>Means over the cases in which either label map holds the segment. The last row averages each case over its "
-        "segments first. The interval is that of the mean (bootstrap over cases).</p>"
+        "<p>Means over the cases in which the result or the reference contains the segment. For the last row, each "
+        "case is averaged over its segments first. The interval holds for the mean (95 %, bootstrap over cases).</p>"
     )
 
 
@@ -170,30 +172,30 @@ def _versus(versus: Mapping[str, Mapping[str, Any]], unit: str) -> str:
     rows = []
     for name, row in versus.items():
         cells = [escape(name), str(row["dice"]["count"])]
-        for number, d in row.items():
-            interval = "" if d["low"] is None else f" ({_number(d['low'], number)} to {_number(d['high'], number)})"
+        for metric, d in row.items():
+            interval = "" if d["low"] is None else f" ({_number(d['low'], metric)} to {_number(d['high'], metric)})"
             p = "–" if d["p"] is None else f"{d['p']:.2g}"
-            cells += [_number(d["mean"], number) + interval, p]
+            cells += [_number(d["mean"], metric) + interval, p]
         rows.append(cells)
-    heads = [head for number in next(iter(versus.values())) for head in (f"Δ {_heading(number, unit)}", "p")]
+    heads = [head for metric in next(iter(versus.values())) for head in (f"Δ {_heading(metric, unit)}", "p")]
     return _table(["segment", "cases", *heads], rows, text=(0,)) + (
-        "<p>These results less the others on the cases of both, with the 95 % interval of the mean difference (paired "
-        "bootstrap) and p of Wilcoxon's signed-rank test.</p>"
+        "<p>These results minus the others, over the cases that both contain, with the 95 % interval of the mean "
+        "difference (paired bootstrap) and the p-value of Wilcoxon's signed-rank test.</p>"
     )
 
 
-def _strips(done: Sequence[CaseResult], names: Sequence[str], number: str, unit: str) -> str:
-    """A row of dots a segment, one a case, over the box of the middle half and the median's bar."""
+def _strips(done: Sequence[CaseScores], names: Sequence[str], metric: str, unit: str) -> str:
+    """Return a strip plot as SVG: one row per segment, one dot per case, quartile box and median bar."""
     known = {
-        name: {r.name: value for r in done if name in r.scores and not isnan(value := getattr(r.scores[name], number))}
+        name: {r.name: value for r in done if name in r.scores and not isnan(value := getattr(r.scores[name], metric))}
         for name in names
     }
-    everything = [value for row in known.values() for value in row.values()]
-    if not everything:
+    all_values = [value for row in known.values() for value in row.values()]
+    if not all_values:
         return ""
-    heading, decimals = _heading(number, unit), _COLUMNS[number][1]
-    is_share = not number.endswith("_mm")
-    ticks = _ticks(min(*everything, 0.9), 1.0) if is_share else _ticks(0.0, max(everything) or 1.0)
+    heading, decimals = _heading(metric, unit), _COLUMNS[metric][1]
+    is_fraction = not metric.endswith("_mm")
+    ticks = _ticks(min(*all_values, 0.9), 1.0) if is_fraction else _ticks(0.0, max(all_values) or 1.0)
     low, high = ticks[0], ticks[-1]
     width, row_height, left = 960, 50, 10
 
@@ -214,42 +216,42 @@ def _strips(done: Sequence[CaseResult], names: Sequence[str], number: str, unit:
             parts.append(f'<rect x="{x(first)}" y="{y + 20}" width="{x(third) - x(first):.1f}" height="24"/>')
             parts.append(f'<line class="median" x1="{x(middle)}" x2="{x(middle)}" y1="{y + 20}" y2="{y + 44}"/>')
         for place, (case, value) in enumerate(row.items()):
-            # steps of the golden section spread the dots evenly, the same way each time
+            # golden-ratio steps spread the dots evenly and reproducibly
             dot_y = y + 23 + 18 * (place * 0.618034 % 1)
-            said = f"{escape(case)}: {value:.{decimals}f}"
-            parts.append(f'<circle cx="{x(value)}" cy="{dot_y:.1f}" r="3"><title>{said}</title></circle>')
+            tooltip = f"{escape(case)}: {value:.{decimals}f}"
+            parts.append(f'<circle cx="{x(value)}" cy="{dot_y:.1f}" r="3"><title>{tooltip}</title></circle>')
     return "".join(parts) + "</svg>"
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """At most seven round numbers, evenly spaced, the first not above `low` and the last not below `high`."""
+    """Return at most seven evenly spaced round numbers; the first is at most `low`, the last at least `high`."""
     steps = (factor * 10.0**power for power in range(-2, 9) for factor in (1, 2, 5))
     step = next(s for s in steps if np.ceil(high / s) - np.floor(low / s) <= 6)
     return [round(n * step, 2) for n in range(int(np.floor(low / step)), int(np.ceil(high / step)) + 1)]
 
 
-def _figure(result: CaseResult, pictures: bool) -> str:
-    """The case's numbers, below its picture where there is one."""
+def _figure(result: CaseScores, with_image: bool) -> str:
+    """Return a figure of one case with its scores as caption."""
     dice = ", ".join(f"{escape(n)} {_number(s.dice, 'dice')}" for n, s in result.scores.items() if not isnan(s.dice))
-    picture = _picture(result) if pictures else ""
+    image = _image(result) if with_image else ""
     caption = f"<b>{escape(result.name)}</b> mean Dice {_number(result.mean_dice, 'dice')} ({dice})"
-    return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
-def _picture(result: CaseResult) -> str:
-    """The picture's tag, or why there is none."""
+def _image(result: CaseScores) -> str:
+    """Return the image tag, or the reason why there is no image."""
     from napari_seg.formats import read
     from napari_seg.formats.image2d import read_picture
 
     pair = result.pair
-    assert pair is not None  # it was compared
-    read_scan, draw = (read_picture, draw_picture_comparison) if pair.is_picture else (read, draw_comparison)
+    assert pair is not None  # failed cases are not drawn
+    read_scan, draw = (read_picture, draw_comparison_2d) if pair.is_image_2d else (read, draw_comparison)
     try:
         prediction, reference = pair.read()
         scan = read_scan(pair.scan) if pair.scan else None
         sheet = draw(scan, replace(prediction, segments=result.segments), reference)
     except NapariSegError as error:
-        return f"<p class=bad>No picture: {escape(str(error))}</p>"
+        return f"<p class=bad>No image: {escape(str(error))}</p>"
     text = io.BytesIO()
     sheet.save(text, format="JPEG", quality=88)
     encoded = base64.b64encode(text.getvalue()).decode("ascii")
@@ -260,51 +262,52 @@ def _picture(result: CaseResult) -> str:
 def _confusion(confusion_ml: Mapping[str, Mapping[str, float]], names: Sequence[str], unit: str) -> str:
     if not confusion_ml:
         return ""
-    everything = [BACKGROUND, *names]
+    all_names = [BACKGROUND, *names]
     volume = _volume_unit(unit)
     rows = []
-    for expected in everything:
+    for expected in all_names:
         row = confusion_ml.get(expected, {})
         total = sum(row.values())
         cells = []
-        for found in everything:
-            share = row.get(found, 0.0) / total if total else 0.0
+        for found in all_names:
+            fraction = row.get(found, 0.0) / total if total else 0.0
             same = " class=same" if found == expected else ""
-            said = f"{row.get(found, 0.0):.3f} {volume}"
-            cells.append(f'<td{same} style="--share:{share:.3f}" title="{said}">{100 * share:.1f} %</td>')
+            tooltip = f"{row.get(found, 0.0):.3f} {volume}"
+            cells.append(f'<td{same} style="--fraction:{fraction:.3f}" title="{tooltip}">{100 * fraction:.1f} %</td>')
         rows.append(f"<tr><th class=text>{escape(expected)}</th>{''.join(cells)}<td>{total:.1f}</td></tr>")
-    heads = "".join(f"<th>{escape(name)}</th>" for name in everything)
+    heads = "".join(f"<th>{escape(name)}</th>" for name in all_names)
     top = f"<thead><tr><th>reference ↓ result →</th>{heads}<th>{volume}</th></tr></thead>"
     return (
         f'<div class="wide"><table class="matrix">{top}<tbody>{"".join(rows)}</tbody></table></div>'
-        "<p>Where each segment's volume in the references went, over all cases; each row adds up to 100 %.</p>"
+        "<p>Each row gives the labels that the results assign to one segment of the references, over all cases; a row "
+        "adds up to 100 %.</p>"
     )
 
 
-def _cases(done: Sequence[CaseResult], unit: str) -> str:
+def _cases(done: Sequence[CaseScores], unit: str) -> str:
     rows = [
-        [escape(r.name), escape(name), *(_number(value, number) for number, value in asdict(scores).items())]
+        [escape(r.name), escape(name), *(_number(value, metric) for metric, value in asdict(scores).items())]
         for r in done
         for name, scores in r.scores.items()
     ]
-    heads = ["case", "segment", *(_heading(number, unit) for number in _COLUMNS)]
+    heads = ["case", "segment", *(_heading(metric, unit) for metric in _COLUMNS)]
     return _table(heads, rows, text=(0, 1), sortable=True)
 
 
 def _definitions(facts: Mapping[str, Any]) -> str:
     entries = "".join(
-        f"<dt>{_heading(number, facts['unit'])}</dt><dd>{escape(text)}</dd>"
-        for number, text in facts["definitions"].items()
+        f"<dt>{_heading(metric, facts['unit'])}</dt><dd>{escape(text)}</dd>"
+        for metric, text in facts["definitions"].items()
     )
     if facts["unit"] != "mm":
-        entries += "<dt>Pictures</dt><dd>a pixel stands for 1 mm, and 1000 pixels for 1 ml</dd>"
+        entries += "<dt>2D images</dt><dd>a pixel counts as 1 mm, and 1000 pixels as 1 ml</dd>"
     return f"<dl>{entries}<dt>Empty segments</dt><dd>{escape(facts['empty_segments'])}</dd></dl>"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[int], sortable: bool = False) -> str:
-    """Cells are HTML already; `text` names the columns that hold words."""
+    """Return a table; cells are HTML, and `text` lists the columns to align left."""
     kinds = [
-        ' class="text said"' if n in text and n == len(heads) - 1 else " class=text" if n in text else ""
+        ' class="text message"' if n in text and n == len(heads) - 1 else " class=text" if n in text else ""
         for n in range(len(heads))
     ]
     shown = [f"<button>{head}</button>" if sortable else head for head in heads]
@@ -315,7 +318,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[i
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _number(value: float | None, number: str) -> str:
+def _number(value: float | None, metric: str) -> str:
     if value is None or isnan(value):
         return "–"
-    return f"{value:.{_COLUMNS[number][1]}f}".replace("-", "−")
+    return f"{value:.{_COLUMNS[metric][1]}f}".replace("-", "−")

@@ -1,4 +1,4 @@
-"""Which label map belongs to which reference, and how well they agree."""
+"""Pair label maps with their references and score each pair."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, NapariSegError, Notice
-from napari_seg.evaluation.labels import BACKGROUND, Classes, as_classes, declared_ignored, with_labels_of, without
+from napari_seg.evaluation.labels import BACKGROUND, Classes, as_classes, declared_ignored, mask_ignored, with_labels_of
 from napari_seg.evaluation.metrics import Scores, compare_label_maps, disagreement
 from napari_seg.formats import nifti_ending
 from napari_seg.formats.dicom_header import file_label
@@ -25,27 +25,27 @@ from napari_seg.volume import Segment, Segmentation, distinct_color
 logger = logging.getLogger(__name__)
 
 VOID = 255
-"""What many data sets of 2D images write around objects, where an annotator was not sure."""
+"""Void label: the value that PASCAL VOC and similar data sets write along uncertain object borders."""
 
-_UNNAMED = f"label {VOID}"
-"""What that value is called where nothing names it."""
+_UNNAMED_VOID = f"label {VOID}"
+"""Name of the void label in a label map without names."""
 
 MEAN = "mean"
-"""Of each case over its segments: a row of every table."""
+"""Name of the table row that holds the mean over the segments of each case."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Files that belong together: a label map, its reference and, if it is at hand, the scan of both.
+    """A label map, its reference and, if available, the scan.
 
     Attributes:
-        name: the case's.
-        prediction: the label map.
-        reference: what it is held against.
-        scan: of both; only for pictures.
-        classes: what the reference's values mean; None where it has the result's labels.
-        ignore_frame: compare DICOM objects although they are of different frames of reference.
-        ignored: values of the reference that stand for no class; their voxels are left out.
+        name: case name.
+        prediction: path of the label map.
+        reference: path of the reference.
+        scan: path of the scan; used only to draw figures.
+        classes: meaning of the reference's values; None if both files use the same labels.
+        ignore_frame: compare DICOM objects even if their frames of reference differ.
+        ignored: ignore labels of the reference; their voxels are not compared.
     """
 
     name: str
@@ -57,15 +57,15 @@ class Pair:
     ignored: tuple[int, ...] = ()
 
     @property
-    def is_picture(self) -> bool:
-        """Whether distances are in pixels."""
+    def is_image_2d(self) -> bool:
+        """True for 2D images, whose distances are in pixels."""
         return is_picture(self.prediction)
 
     def read(self) -> tuple[Segmentation, Segmentation]:
-        """The label map and its reference, with the same labels.
+        """Read the label map and its reference, relabelled so that equal names have equal labels.
 
         Raises:
-            InputError: as of `read_label_map` and `as_classes`.
+            InputError: a file can't be read, or its values don't fit `classes`; see `read_label_map`, `as_classes`.
         """
         prediction = read_label_map(self.prediction)
         reference = read_label_map(
@@ -77,25 +77,25 @@ class Pair:
         )
         prediction, reference = on_common_grid((prediction, self.prediction), (reference, self.reference))
         if self.ignored:
-            prediction, reference = without(self.ignored, prediction, reference, self.reference.name)
+            prediction, reference = mask_ignored(self.ignored, prediction, reference, self.reference.name)
         if self.classes:
             return prediction, as_classes(reference, self.classes, prediction)
         return prediction, with_labels_of(prediction, reference)
 
 
 @dataclass(frozen=True)
-class CaseResult:
-    """One label map held against its reference.
+class CaseScores:
+    """Scores of one case, or the reason why it has none.
 
     Attributes:
-        name: the case's.
-        pair: its files; None if it lacks one.
-        segments: every structure that either of them holds or names.
-        scores: segment name -> numbers.
-        confusion_ml: name in the reference -> name in the result -> ml, background included; what is 0 is absent.
-        notices: doubts about the two.
-        code: of the error that prevented it; "" if compared.
-        message: of that error.
+        name: case name.
+        pair: the compared files; None for a file without a partner.
+        segments: every structure that the label map or the reference contains or names.
+        scores: segment name -> scores.
+        confusion_ml: name in the reference -> name in the result -> volume in ml, background included; zeros omitted.
+        notices: warnings about the two files.
+        code: error code; "" if the comparison succeeded.
+        message: error message.
     """
 
     name: str
@@ -109,12 +109,12 @@ class CaseResult:
 
     @property
     def mean_dice(self) -> float:
-        """Over the segments that either holds; nan without one."""
+        """Mean Dice over the segments that either label map contains; nan if there are none."""
         known = [scores.dice for scores in self.scores.values() if not isnan(scores.dice)]
         return sum(known) / len(known) if known else nan
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; nan becomes null."""
+        """Return plain values for JSON; nan becomes null."""
         return {
             "name": self.name,
             "mean_dice": _or_none(self.mean_dice),
@@ -137,20 +137,20 @@ def find_pairs(
     *,
     ignore_frame: bool = False,
     ignored: Sequence[int] = (),
-) -> tuple[list[Pair], list[CaseResult]]:
-    """A pair for each name that both have, and a failed result for each file that has no partner.
+) -> tuple[list[Pair], list[CaseScores]]:
+    """Return a pair for each name in both folders, and a failed result for each file without a partner.
 
     Args:
-        predictions: a label map, or a folder of them, NIfTI or, where it holds none, pictures; `case_01_seg.nii.gz` and
-            `case_01_0000_seg.nii.gz` belong to the case `case_01`.
-        references: the reference, or a folder of them.
-        scans: the scan, or a folder of them, `case_01.nii.gz` or `case_01_0000.nii.gz`; only for pictures.
-        classes: what the references' values mean; None where they have the results' labels.
-        ignore_frame: compare DICOM objects although they are of different frames of reference.
-        ignored: values of the references that stand for no class, besides those that their dataset.json names.
+        predictions: a label map, or a folder: its NIfTI files or, if it contains none, its 2D images.
+            `case_01_seg.nii.gz` and `case_01_0000_seg.nii.gz` belong to the case `case_01`.
+        references: the reference, or a folder of references.
+        scans: the scan, or a folder of scans named `case_01.nii.gz` or `case_01_0000.nii.gz`; used only for figures.
+        classes: meaning of the references' values; None if they use the same labels as the predictions.
+        ignore_frame: compare DICOM objects even if their frames of reference differ.
+        ignored: ignore labels of the references, in addition to those declared in their dataset.json.
 
     Raises:
-        InputError: `input.missing`, one of them is not there.
+        InputError: `input.missing`, a path does not exist.
     """
     for path in (predictions, references, *([scans] if scans else [])):
         if not path.exists():
@@ -158,48 +158,53 @@ def find_pairs(
     left_out = tuple(dict.fromkeys((*ignored, *declared_ignored(references))))
     if predictions.is_file() and references.is_file():
         scan = scans if scans and scans.is_file() else None
-        alone = _stem(Path(file_label(predictions)))
-        return [Pair(alone, predictions, references, scan, classes, ignore_frame, left_out)], []
-    known = {_stem(path): path for path in _label_maps(references)}
-    shown = {_stem(path).removesuffix("_0000"): path for path in _label_maps(scans)} if scans else {}
+        case_name = _stem(Path(file_label(predictions)))
+        return [Pair(case_name, predictions, references, scan, classes, ignore_frame, left_out)], []
+    references_by_name = {_stem(path): path for path in _label_maps(references)}
+    scans_by_name = {_stem(path).removesuffix("_0000"): path for path in _label_maps(scans)} if scans else {}
     pairs: dict[str, Pair] = {}
-    lonely = []
+    unpaired = []
     for path in _label_maps(predictions):
         stem = _stem(path)
         case = stem.removesuffix("_seg")
-        name = next((n for n in (stem, case, case.removesuffix("_0000")) if n in known), None)
+        name = next((n for n in (stem, case, case.removesuffix("_0000")) if n in references_by_name), None)
         if name is None:
-            lonely.append(_unpaired(stem, f"{path.name} has no reference of its name"))
+            unpaired.append(_unpaired(stem, f"{path.name} has no reference with the same name"))
         elif name in pairs:
-            lonely.append(_unpaired(stem, f"{path.name} and {pairs[name].prediction.name} have one reference"))
+            unpaired.append(
+                _unpaired(stem, f"{path.name} and {pairs[name].prediction.name} belong to the same reference")
+            )
         else:
-            pairs[name] = Pair(name, path, known[name], shown.get(name), classes, ignore_frame, left_out)
-    lonely += [
-        _unpaired(name, f"{known[name].name} has no label map of its name") for name in sorted(known.keys() - pairs)
+            pairs[name] = Pair(
+                name, path, references_by_name[name], scans_by_name.get(name), classes, ignore_frame, left_out
+            )
+    unpaired += [
+        _unpaired(name, f"{references_by_name[name].name} has no label map with the same name")
+        for name in sorted(references_by_name.keys() - pairs)
     ]
-    return list(pairs.values()), lonely
+    return list(pairs.values()), unpaired
 
 
-def compare_pair(pair: Pair, tolerance_mm: float = 1.0) -> CaseResult:
-    """The numbers of each segment of one pair, or the reason why there are none."""
+def compare_pair(pair: Pair, tolerance_mm: float = 1.0) -> CaseScores:
+    """Return the scores of one pair, or the error that prevented them."""
     try:
         found, expected = pair.read()
         comparison = compare_label_maps(found, expected, tolerance_mm)
         segments = _segments(comparison.labels[1:], found, expected)
     except NapariSegError as error:
-        return CaseResult(pair.name, pair, code=error.code, message=error.message)
+        return CaseScores(pair.name, pair, code=error.code, message=error.message)
     except OSError as error:
         message = f"the operating system says: {error.strerror or error}"
-        return CaseResult(pair.name, pair, code="file.unreadable", message=message)
+        return CaseScores(pair.name, pair, code="file.unreadable", message=message)
     except MemoryError:
-        return CaseResult(pair.name, pair, code="environment.memory", message="not enough memory for this pair")
-    except Exception as error:  # our own mistake must not cost the other pairs
+        return CaseScores(pair.name, pair, code="environment.memory", message="not enough memory for this pair")
+    except Exception as error:  # an error in the program must not stop the other pairs
         logger.debug("case %s failed", pair.name, exc_info=True)
-        # its words may quote what must stay private
+        # the exception text may contain private data
         message = f"this should not have happened: {type(error).__name__}; please report it"
-        return CaseResult(pair.name, pair, code="internal.error", message=message)
+        return CaseScores(pair.name, pair, code="internal.error", message=message)
     names = [BACKGROUND, *(segment.name for segment in segments)]
-    return CaseResult(
+    return CaseScores(
         pair.name,
         pair,
         segments,
@@ -212,54 +217,53 @@ def compare_pair(pair: Pair, tolerance_mm: float = 1.0) -> CaseResult:
     )
 
 
-def compare_pairs(pairs: Iterable[Pair], tolerance_mm: float = 1.0) -> list[CaseResult]:
-    """Return the numbers of several pairs, with the value 255 left out where it is a border and no structure.
-
-    A notice says so.
-    """
+def compare_pairs(pairs: Iterable[Pair], tolerance_mm: float = 1.0) -> list[CaseScores]:
+    """Return the scores of several pairs; voxels of the void label 255 are ignored, with a notice."""
     results = [compare_pair(pair, tolerance_mm) for pair in pairs]
-    notice = _border([(name, one) for result in results for name, one in result.scores.items()])
+    notice = _void_notice([(name, one) for result in results for name, one in result.scores.items()])
     if notice is None:
         return results
     for n, result in enumerate(results):
-        if _UNNAMED in result.scores and result.pair is not None:
+        if _UNNAMED_VOID in result.scores and result.pair is not None:
             again = compare_pair(replace(result.pair, ignored=(*result.pair.ignored, VOID)), tolerance_mm)
             results[n] = replace(again, notices=(*again.notices, notice))
     return results
 
 
-def _border(scores: Sequence[tuple[str, Scores]]) -> Notice | None:
-    """Return a notice where the value 255 is a border of no class; None where it may be a structure.
+def _void_notice(scores: Sequence[tuple[str, Scores]]) -> Notice | None:
+    """Return a notice if 255 is the void label of the references; None if it may be a structure.
 
-    It is a border in PASCAL VOC and its like: references hold 255 beside other labels, nothing names it, and no result
-    holds it. Masks of 0 and 255 keep it as their structure.
+    It is the void label if references contain 255 and other labels, no file names it, and no result contains it. In
+    masks of 0 and 255 it is the structure.
 
     Args:
-        scores: name of a segment and its numbers, of all cases.
+        scores: segment name and scores, of all cases.
     """
-    is_predicted = any(one.volume_ml > 0 for name, one in scores if name == _UNNAMED)
-    has_others = any(one.reference_ml > 0 for name, one in scores if name != _UNNAMED)
-    if is_predicted or not has_others or _UNNAMED not in dict(scores):
+    is_predicted = any(one.volume_ml > 0 for name, one in scores if name == _UNNAMED_VOID)
+    has_others = any(one.reference_ml > 0 for name, one in scores if name != _UNNAMED_VOID)
+    if is_predicted or not has_others or _UNNAMED_VOID not in dict(scores):
         return None
-    text = f"the references hold {VOID} beside other labels, and no result does: it was taken for a border of no class"
-    return Notice("labels.void", f"{text}; where it is a structure, say so with --labels NAME={VOID}")
+    text = (
+        f"the references contain {VOID} and other labels, and no result contains {VOID}: it was ignored as void label"
+    )
+    return Notice("labels.void", f"{text}; if it is a structure, say so with --labels NAME={VOID}")
 
 
 def compare_with(
     prediction: Segmentation, reference: Segmentation | Path, images: Sequence[Path] = ()
 ) -> tuple[dict[int, Scores], NDArray[np.uint8], tuple[Notice, ...]]:
-    """Return the numbers of each label, where the two differ (see `disagreement`), and doubts about the reference.
+    """Return scores per label, the disagreement map (see `disagreement`), and notices about the reference.
 
-    Segments of one name are one, whatever their labels. Values that stand for no class are left out as by `evaluate`:
-    those that a dataset.json next to the reference names, and 255 as of `compare_pairs`.
+    Segments are matched by name, not by label. Ignore labels (a dataset.json next to the reference declares them) and
+    the void label 255 are treated as in `evaluate`.
 
     Args:
         prediction: the result.
-        reference: what it is held against; a file of any format that `read_label_map` reads.
-        images: files of the scan that the result is of; a reference of another scan is refused.
+        reference: the reference, or its file in any format that `read_label_map` reads.
+        images: files of the segmented scan; a reference that belongs to another scan is refused.
 
     Raises:
-        InputError: the reference can't be read, or lies on another grid; `labels.too_many`.
+        InputError: the reference can't be read or lies on another grid; `labels.too_many`.
     """
     name, ignored = "the reference", tuple[int, ...]()
     if isinstance(reference, Path):
@@ -269,14 +273,14 @@ def compare_with(
             expected = on_grid(expected, prediction.grid, reference)
     else:
         expected = reference
-    pair = without(ignored, prediction, expected, name)
-    scores = _scores_of(*pair)
-    notice = _border(list(scores.values()))
+    masked = mask_ignored(ignored, prediction, expected, name)
+    scores = _scores_of(*masked)
+    notice = _void_notice(list(scores.values()))
     if notice is not None:
-        pair = without((*ignored, VOID), prediction, expected, name)
-        scores = _scores_of(*pair)
-    found, expected = pair
-    notices = [*expected.notices, *filter(None, [notice, _names_apart(found, expected, name)])]
+        masked = mask_ignored((*ignored, VOID), prediction, expected, name)
+        scores = _scores_of(*masked)
+    found, expected = masked
+    notices = [*expected.notices, *filter(None, [notice, _unmatched_names(found, expected, name)])]
     return (
         {label: one for label, (_, one) in scores.items()},
         disagreement(found, with_labels_of(found, expected)),
@@ -284,16 +288,21 @@ def compare_with(
     )
 
 
-def _names_apart(prediction: Segmentation, reference: Segmentation, name: str) -> Notice | None:
-    """Return what to say of names that stand in one of the two only: one structure may have been renamed."""
-    here, there = ({segment.name: None for segment in one.segments} for one in (prediction, reference))
-    only_here, only_there = (
-        [one for one in names if one not in others] for names, others in ((here, there), (there, here))
+def _unmatched_names(prediction: Segmentation, reference: Segmentation, name: str) -> Notice | None:
+    """Return a notice about segment names in only one of the two: a structure may have been renamed."""
+    prediction_names, reference_names = (
+        {segment.name: None for segment in one.segments} for one in (prediction, reference)
     )
-    if not only_here or not only_there or len(only_here) == len(here):
+    only_prediction, only_reference = (
+        [one for one in names if one not in others]
+        for names, others in ((prediction_names, reference_names), (reference_names, prediction_names))
+    )
+    if not only_prediction or not only_reference or len(only_prediction) == len(prediction_names):
         return None
-    text = f"only in the labels: {_listed(only_here)}; only in {name}: {_listed(only_there)}"
-    return Notice("labels.names_differ", f"structures are compared by their names; {text}; rename them if they are one")
+    text = f"only in the labels: {_listed(only_prediction)}; only in {name}: {_listed(only_reference)}"
+    return Notice(
+        "labels.names_differ", f"structures are matched by name; {text}; give a structure the same name in both"
+    )
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -302,15 +311,15 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _scores_of(prediction: Segmentation, reference: Segmentation) -> dict[int, tuple[str, Scores]]:
-    """Return the name and the numbers of each label."""
+    """Return label -> name and scores."""
     reference = with_labels_of(prediction, reference)
     names = {segment.label: segment.name for segment in (*reference.segments, *prediction.segments)}
     scores = compare_label_maps(prediction, reference).scores
     return {label: (names.get(label, f"label {label}"), one) for label, one in scores.items()}
 
 
-def segment_names(results: Sequence[CaseResult]) -> list[str]:
-    """The segments of all cases, each once, in the order of their labels."""
+def segment_names(results: Sequence[CaseScores]) -> list[str]:
+    """Return the names of the segments of all cases, each once, sorted by label."""
     labels = {segment.name: segment.label for result in results for segment in result.segments}
     return sorted(labels, key=lambda name: labels[name])
 
@@ -318,11 +327,11 @@ def segment_names(results: Sequence[CaseResult]) -> list[str]:
 def _segments(labels: Sequence[int], found: Segmentation, expected: Segmentation) -> tuple[Segment, ...]:
     named = {s.label: s for s in (*expected.segments, *found.segments)}
     segments = tuple(named.get(label) or Segment(label, f"label {label}", distinct_color(label)) for label in labels)
-    doubled = {s.name for s in segments if [BACKGROUND, MEAN, *(other.name for other in segments)].count(s.name) > 1}
-    if doubled:
+    repeated = {s.name for s in segments if [BACKGROUND, MEAN, *(other.name for other in segments)].count(s.name) > 1}
+    if repeated:
         raise InputError(
             "labels.names",
-            f"found {', '.join(sorted(doubled))} twice; expected names that differ, background and mean aside",
+            f"found {', '.join(sorted(repeated))} twice; expected unique names other than background and mean",
         )
     return segments
 
@@ -331,18 +340,18 @@ def _label_maps(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     files = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-    # `predict` writes pictures of its results beside them, and maps of their certainty
+    # `predict` writes previews and confidence maps into the same folder
     maps = [p for p in files if nifti_ending(p) and not _stem(p).endswith(("_seg_confidence", "_seg_entropy"))]
     return maps or [p for p in files if is_picture(p)]
 
 
 def _stem(path: Path) -> str:
-    """Return a file's name without its ending, in one spelling: file systems write accents as one character or two."""
+    """Return a file name without ending, normalised: file systems store an accent as one character or as two."""
     return unicodedata.normalize("NFC", path.name.removesuffix(nifti_ending(path) or path.suffix))
 
 
-def _unpaired(name: str, message: str) -> CaseResult:
-    return CaseResult(name, code="input.unpaired", message=message)
+def _unpaired(name: str, message: str) -> CaseScores:
+    return CaseScores(name, code="input.unpaired", message=message)
 
 
 def _or_none(value: float) -> float | None:

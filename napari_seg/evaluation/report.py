@@ -1,4 +1,4 @@
-"""What many compared cases come to: cases.csv, summary.json and report.html."""
+"""Write the results of an evaluation: cases.csv, summary.json and report.html."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ import numpy as np
 
 from napari_seg.errors import OutputError
 from napari_seg.evaluation.metrics import DEFINITIONS, Scores
-from napari_seg.evaluation.pairs import MEAN, CaseResult, segment_names
+from napari_seg.evaluation.pairs import MEAN, CaseScores, segment_names
 from napari_seg.evaluation.statistics import RESAMPLES, Difference, Summary, compare, summarise, worst
 from napari_seg.version import __version__
 
 AVERAGED = ("dice", "iou", "precision", "recall", "hd95_mm", "nsd")
 COMPARED = ("dice", "hd95_mm", "nsd")
 EMPTY_RULE = (
-    "Neither holds the segment: nan, and the case does not count for it. One of them alone holds it: 0 for the shares "
-    "and NSD, and the diagonal of the field of view for HD95."
+    "If neither label map contains a segment, its metrics are nan and the case is left out of its mean. If only one "
+    "contains it, the overlap metrics and the NSD are 0, and HD95 is the diagonal of the field of view."
 )
 
 
-def values(results: Sequence[CaseResult], segment: str, number: str) -> dict[str, float]:
-    """Case -> one number of one segment, or of `MEAN`; nan where neither label map holds it; without failed cases."""
+def values(results: Sequence[CaseScores], segment: str, metric: str) -> dict[str, float]:
+    """Return case -> metric of one segment, or of `MEAN`; nan where the segment is absent; failed cases left out."""
     if segment != MEAN:
-        return {r.name: getattr(r.scores.get(segment, Scores()), number) for r in results if not r.code}
+        return {r.name: getattr(r.scores.get(segment, Scores()), metric) for r in results if not r.code}
     found = {}
     for result in results:
-        known = [value for s in result.scores.values() if not isnan(value := getattr(s, number))]
+        known = [value for s in result.scores.values() if not isnan(value := getattr(s, metric))]
         if not result.code:
             found[result.name] = float(np.mean(known)) if known else nan
     return found
 
 
-def summaries(results: Sequence[CaseResult]) -> dict[str, dict[str, Summary]]:
-    """Segment -> number -> its summary over the cases; then `MEAN`, for numbers that may be averaged over segments."""
+def summaries(results: Sequence[CaseScores]) -> dict[str, dict[str, Summary]]:
+    """Return segment -> metric -> summary over the cases; `MEAN` has the metrics that can be averaged over segments."""
     rows = {name: tuple(DEFINITIONS) for name in segment_names(results)}
     return {
-        name: {number: summarise(list(values(results, name, number).values())) for number in numbers}
-        for name, numbers in (rows | {MEAN: AVERAGED}).items()
+        name: {metric: summarise(list(values(results, name, metric).values())) for metric in metrics}
+        for name, metrics in (rows | {MEAN: AVERAGED}).items()
     }
 
 
-def differences(ours: Sequence[CaseResult], others: Sequence[CaseResult]) -> dict[str, dict[str, Difference]]:
-    """Segment, then `MEAN` -> number -> how much ours is above the others', case by case."""
+def differences(ours: Sequence[CaseScores], others: Sequence[CaseScores]) -> dict[str, dict[str, Difference]]:
+    """Return segment (and `MEAN`) -> metric -> paired difference, ours minus others."""
     return {
-        name: {number: compare(values(ours, name, number), values(others, name, number)) for number in COMPARED}
+        name: {metric: compare(values(ours, name, metric), values(others, name, metric)) for metric in COMPARED}
         for name in (*segment_names(ours), MEAN)
     }
 
 
-def pooled_confusion_ml(results: Sequence[CaseResult]) -> dict[str, dict[str, float]]:
-    """Segment in the reference -> segment in the result -> ml over all cases; what is 0 is absent."""
+def pooled_confusion_ml(results: Sequence[CaseScores]) -> dict[str, dict[str, float]]:
+    """Return segment in the reference -> segment in the result -> volume in ml over all cases; zeros omitted."""
     pooled: dict[str, dict[str, float]] = {}
     for result in results:
         for expected, row in result.confusion_ml.items():
@@ -68,17 +68,17 @@ def pooled_confusion_ml(results: Sequence[CaseResult]) -> dict[str, dict[str, fl
     return pooled
 
 
-def unit(results: Sequence[CaseResult]) -> str:
-    """Of distances: "mm", or "pixels" of pictures, whose volumes in ml are thousands of pixels."""
-    return "pixels" if any(r.pair and r.pair.is_picture for r in results) else "mm"
+def unit(results: Sequence[CaseScores]) -> str:
+    """Return the unit of distances: "mm", or "pixels" for 2D images (1000 pixels count as 1 ml)."""
+    return "pixels" if any(r.pair and r.pair.is_image_2d for r in results) else "mm"
 
 
 def summary(
-    results: Sequence[CaseResult],
+    results: Sequence[CaseScores],
     tolerance_mm: float,
     versus: Mapping[str, Mapping[str, Difference]] | None = None,
 ) -> dict[str, Any]:
-    """Everything but the cases' own numbers, as plain values for JSON; nan becomes null."""
+    """Return the summary of an evaluation, without the metrics per case, as plain values for JSON; nan becomes null."""
     table = summaries(results)
     return _plain(
         {
@@ -102,24 +102,24 @@ def summary(
 
 
 def write_report(
-    results: Sequence[CaseResult],
+    results: Sequence[CaseScores],
     output_dir: Path,
     tolerance_mm: float,
     *,
-    pictures: bool = True,
+    figures: bool = True,
     versus: Mapping[str, Mapping[str, Difference]] | None = None,
 ) -> None:
-    """Writes cases.csv, summary.json and report.html, replacing those of an earlier evaluation.
+    """Write cases.csv, summary.json and report.html; files of an earlier evaluation are replaced.
 
     Args:
-        results: of all cases, failed ones included.
-        output_dir: made if it is not there.
-        tolerance_mm: that the NSD was computed with.
-        pictures: draw the worst cases; reads their files again.
-        versus: how the results differ from another model's.
+        results: scores of all cases, failed ones included.
+        output_dir: folder; created if missing.
+        tolerance_mm: tolerance of the NSD.
+        figures: draw the worst cases, which reads their files again.
+        versus: differences from another model's results.
 
     Raises:
-        OutputError: `output.not_written`, the folder can't be made or written to.
+        OutputError: `output.not_written`, the folder can't be created or written to.
     """
     from napari_seg.evaluation.page import page
 
@@ -127,7 +127,7 @@ def write_report(
     texts = {
         "cases.csv": _csv(results),
         "summary.json": json.dumps(facts, indent=2) + "\n",
-        "report.html": page(results, facts, pictures=pictures),
+        "report.html": page(results, facts, figures=figures),
     }
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -141,8 +141,8 @@ def write_report(
         ) from error
 
 
-def _csv(results: Sequence[CaseResult]) -> str:
-    """One line a case and segment, and one for a case that failed; nan is left blank."""
+def _csv(results: Sequence[CaseScores]) -> str:
+    """Return one line for each case and segment, and one for each failed case; nan is left blank."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["case", "segment", *DEFINITIONS, "code", "message"])

@@ -1,4 +1,4 @@
-"""What the numbers of many cases come to, and whether one model is better than another."""
+"""Summaries of metrics over cases, and paired comparisons of two models."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Summary:
-    """One number over many cases.
+    """Summary of one metric over cases.
 
     Attributes:
-        count: cases that have it.
-        missing: cases that do not (nan), left out of all the rest.
-        mean: nan without a case, as are the others.
-        median: the middle case's.
-        low: lower end of the 95 % interval of the mean; nan below two cases.
-        high: its upper end.
+        count: number of cases with a value.
+        missing: number of cases without one (nan); they are left out of the other figures.
+        mean: mean; nan without a case.
+        median: median; nan without a case.
+        low: lower end of the 95 % interval of the mean; nan for fewer than two cases.
+        high: upper end of the interval.
     """
 
     count: int
@@ -35,12 +35,14 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """Model A less model B on the cases that both have.
+    """Difference of model A and model B over the cases that both have.
 
     Attributes:
-        count: those cases.
-        mean: of the differences, with the ends of its 95 % interval, `low` and `high`.
-        p: of Wilcoxon's signed-rank test that neither is better, two-sided; 1 if no case differs.
+        count: number of these cases.
+        mean: mean of A minus B.
+        low: lower end of the 95 % interval of the mean.
+        high: upper end of the interval.
+        p: two-sided p-value of Wilcoxon's signed-rank test; 1 if no case differs.
     """
 
     count: int
@@ -51,7 +53,7 @@ class Difference:
 
 
 def summarise(values: Sequence[float], seed: int = 0) -> Summary:
-    """Mean, median and the mean's 95 % interval of the values that are not nan; the same for the same seed."""
+    """Return mean, median and the 95 % interval of the mean, without nan; reproducible for a seed."""
     known = _known(values)
     if not len(known):
         return Summary(0, len(values))
@@ -60,12 +62,12 @@ def summarise(values: Sequence[float], seed: int = 0) -> Summary:
 
 
 def compare(a: Mapping[str, float], b: Mapping[str, float], seed: int = 0) -> Difference:
-    """How much better A is than B, case by case: the paired bootstrap and Wilcoxon's test (1945, doi:10.2307/3001968).
+    """Compare two models case by case: paired bootstrap and Wilcoxon's test (1945, doi:10.2307/3001968).
 
     Args:
-        a: case -> number; nan, or a case that B lacks, is left out.
-        b: the other model's.
-        seed: of the bootstrap.
+        a: case -> value of model A; nan and cases that B lacks are left out.
+        b: case -> value of model B.
+        seed: seed of the bootstrap.
     """
     from scipy.stats import wilcoxon
 
@@ -77,7 +79,7 @@ def compare(a: Mapping[str, float], b: Mapping[str, float], seed: int = 0) -> Di
 
 
 def worst(values: Mapping[str, float], number: int = 5) -> list[str]:
-    """The cases with the lowest values, lowest first; nan is left out."""
+    """Return the cases with the lowest values, lowest first; nan is left out."""
     known = [case for case, value in values.items() if not isnan(value)]
     return sorted(known, key=lambda case: (values[case], case))[:number]
 
@@ -88,7 +90,7 @@ def _known(values: Sequence[float]) -> NDArray[np.float64]:
 
 
 def _interval(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
-    """The percentile bootstrap of the mean over cases (Efron 1979, doi:10.1214/aos/1176344552)."""
+    """Return the 95 % interval of the mean by percentile bootstrap (Efron 1979, doi:10.1214/aos/1176344552)."""
     if len(values) < 2:
         return nan, nan
     draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)), dtype=np.int32)
