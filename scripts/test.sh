@@ -23,7 +23,7 @@ if [ "${#missing[@]}" -gt 0 ]; then
     fi
 fi
 
-make_environment dev napari openvino
+make_environment dev docs napari openvino
 # napari[all] brings PyQt6; another binding that is installed can be named instead
 export PATH="$PWD/.venv/bin:$PATH" QT_API="${QT_API:-pyqt6}"
 

@@ -1,0 +1,952 @@
+"""Define every code of an error, a notice and a skip: its kind, its meaning and what to do.
+
+This table is the only place where a code is explained. `scripts/errors_page.py` writes `docs/errors.md` from it, and
+`tests/test_error_codes.py` compares it with the codes that the modules use.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Code(NamedTuple):
+    """Explain one code.
+
+    Attributes:
+        kind: "error" stops a scan or a command, "notice" goes with a result, "skip" marks a file that is no scan;
+            "error, notice" is an error in one place and a notice in another.
+        meaning: what was found, as one or two sentences.
+        mend: what to do, as one or two sentences.
+    """
+
+    kind: str
+    meaning: str
+    mend: str
+
+
+AREAS = {
+    "archive": "Archives (zip, tar)",
+    "bundle": "Models and the choices of a training",
+    "data": "The numbers in a scan",
+    "dataset": "The data set of a training",
+    "environment": "This machine",
+    "file": "A file as such",
+    "geometry": "Positions in the patient",
+    "image": "An image of a training data set",
+    "input": "What was given as an input",
+    "internal": "Faults of napari-seg",
+    "label": "A label map of a training data set",
+    "labels": "Label values, segments and contours",
+    "layer": "A napari layer that another program made",
+    "localise": "The search for the region in a larger scan",
+    "name": "Names of cases",
+    "network": "The settings of a network",
+    "output": "Writing results",
+    "partner": "Pairs in a training data set",
+    "result": "Doubts about a result",
+    "run": "Running, stopping and resuming",
+    "series": "DICOM series",
+    "skip": "Files that are no scan",
+    "split": "Training, validation and test parts",
+    "training": "A training that ended early",
+    "values": "The values of a training image",
+    "weights": "Weights",
+}
+"""The part of a code before the dot, and what it is about."""
+
+CODES = {
+    # archive
+    "archive.encrypted": Code(
+        "error",
+        "The archive needs a password, or is compressed in an uncommon way.",
+        "Unpack it first and name the folder.",
+    ),
+    "archive.nested": Code("error", "The archive lies in another archive.", "Unpack the outer one first."),
+    "archive.same_name": Code(
+        "error",
+        "Two files in the archive have the same name, so one would replace the other.",
+        "Unpack it and rename one of them.",
+    ),
+    "archive.too_large": Code(
+        "error",
+        "The unpacked files need more room than the temporary folder has.",
+        "Unpack the archive yourself on a disk with room, or free some space.",
+    ),
+    "archive.unsafe": Code(
+        "error",
+        "A file name in the archive leads out of the archive, as in an attack.",
+        "Do not trust the archive; ask its source for another one.",
+    ),
+    # bundle
+    "bundle.channels": Code(
+        "error",
+        "The model expects another number of channels than the scan has.",
+        "Choose another model, or run this one with MONAI by the command in the message.",
+    ),
+    "bundle.config": Code(
+        "error",
+        "The bundle's inference config is missing, can't be read, or lacks network_def, preprocessing or inferer.",
+        "Correct `configs/inference.yaml`, or ask the bundle's author.",
+    ),
+    "bundle.dimensions": Code(
+        "error",
+        "The bundle segments 2D images, which napari-seg does not run yet.",
+        "Run it with MONAI by the command in the message.",
+    ),
+    "bundle.dims": Code(
+        "error",
+        "A 3D network was requested for a data set of 2D images.",
+        "Leave `--dims` out, or give `--dims 2`.",
+    ),
+    "bundle.fold": Code(
+        "error",
+        "There is no fold of this number, or the bundle was made without `--folds`.",
+        "Give a number from 0 to the number of folds - 1.",
+    ),
+    "bundle.folds": Code("error", "Fewer than two folds were requested.", "Give `--folds` 2 or more."),
+    "bundle.metadata": Code(
+        "error",
+        "`configs/metadata.json` can't be used: it is damaged, incomplete, or holds values outside their range.",
+        "Correct it by MONAI's bundle specification; it needs network_data_format.",
+    ),
+    "bundle.missing": Code(
+        "error", "The bundle that is shipped with napari-seg is not installed.", "Install napari-seg again."
+    ),
+    "bundle.modality": Code(
+        "error",
+        "The model was trained on another modality than that of the scan, such as MR and CT.",
+        "Choose another scan or another model; `napari-seg bundles` lists them.",
+    ),
+    "bundle.name": Code(
+        "error",
+        "A class, a channel or the bundle has a name that begins with $, @ or %; MONAI would run it as code or look "
+        "it up.",
+        "Choose another name.",
+    ),
+    "bundle.network": Code(
+        "error",
+        "The network can't be built, failed on this scan, or returned NaN.",
+        "Check its weights and its network_def; the message shows the cause.",
+    ),
+    "bundle.network_name": Code(
+        "error", "There is no network of this name.", "Choose one of those that the message lists."
+    ),
+    "bundle.option": Code("error", "There is no option file of this name.", "Choose one that the message lists."),
+    "bundle.postprocessing": Code(
+        "error",
+        "The bundle makes its labels by steps that napari-seg does not do, such as filling holes or its own code.",
+        "Run it with MONAI. If its channels are independent (sigmoid), declare their thresholds in its metadata.",
+    ),
+    "bundle.preprocessing": Code(
+        "error",
+        "The bundle's own transforms failed on this scan.",
+        "Check that the scan is of the kind that the bundle expects; the message shows the cause.",
+    ),
+    "bundle.setting": Code(
+        "error",
+        "A value of `--set` is not one that the configs have, or of another type than theirs.",
+        "Choose an id that the message lists; label values are given with `--labels`.",
+    ),
+    "bundle.tta": Code(
+        "error",
+        "The requested test-time averaging does not work with this bundle: its inferer has no windows to average, or "
+        "its network knows one side of the body only.",
+        "Choose another `--tta`, as the message says.",
+    ),
+    "bundle.unknown": Code(
+        "error",
+        "There is no bundle of this name or in this folder.",
+        "Check the path; `napari-seg bundles` lists the known ones.",
+    ),
+    "bundle.untrusted": Code(
+        "error",
+        "Loading or training the bundle would run code that comes with it.",
+        "If you trust its source, give `--trust-bundle` (in Python, `trust=True`); otherwise do not use it.",
+    ),
+    "bundle.weights": Code(
+        "error",
+        "The weights are missing, do not fit the network, or changed while they were in use.",
+        "Train the bundle first, or put the right `models/model.pt` back.",
+    ),
+    # data
+    "data.2d": Code(
+        "error",
+        "The file holds a single slice; a volume was expected.",
+        "Give the whole volume. For 2D images use PNG or TIFF.",
+    ),
+    "data.4d": Code(
+        "error",
+        "The file holds several volumes, such as times or directions. With more dimensions the code is `data.5d`, "
+        "`data.6d` or `data.7d`.",
+        "Choose one with `--volume`, or save the one you need alone.",
+    ),
+    "data.faults": Code(
+        "error",
+        "The check of the data set found faults; the message lists each with its own code. Nothing was trained.",
+        "Correct the cases in the list, or leave them out.",
+    ),
+    "data.no_such_volume": Code(
+        "error",
+        "The number after `--volume` is not one of the volumes in the scan.",
+        "Give a number from 0 to the one that the message names.",
+    ),
+    "data.nonfinite": Code(
+        "error", "The scan holds NaN or infinite values.", "Replace them by numbers, or export the scan again."
+    ),
+    "data.not_scalar": Code(
+        "error",
+        "A voxel holds a colour, a vector, a complex number or another value that is no intensity.",
+        "Save the component you need alone, as one number per voxel.",
+    ),
+    # dataset
+    "dataset.ambiguous": Code(
+        "error",
+        "The data set fits several layouts, or a file fits several scans.",
+        "Name the layout with `--layout`, or one derivative with `--labels-dir`.",
+    ),
+    "dataset.bad_json": Code(
+        "error",
+        "`dataset.json` is no JSON, or lists its cases or labels in another form than the Decathlon and nnU-Net do.",
+        "Correct the entry that the message shows.",
+    ),
+    "dataset.bad_name": Code(
+        "error",
+        "The data set names a label or channel with $, @ or % at its beginning, or with control characters.",
+        "Rename it.",
+    ),
+    "dataset.bad_table": Code(
+        "error",
+        "A BIDS table of labels lacks the columns index and name, or contradicts another table.",
+        "Correct the row that the message shows.",
+    ),
+    "dataset.missing": Code(
+        "error",
+        "The folder of the data set, of its images or of its label maps does not exist.",
+        "Check the path; give `--images` and `--labels-dir` for folders of other names.",
+    ),
+    "dataset.no_cases": Code(
+        "error",
+        "The layout was recognised, but no case was found in it.",
+        "Convert the files to NIfTI, PNG, JPEG or TIFF; the message lists what was not read.",
+    ),
+    "dataset.no_images": Code(
+        "error",
+        "The folder for inference holds no images that the bundle reads.",
+        "Put images there, in `imagesTs/` or in `images/`.",
+    ),
+    "dataset.unknown": Code(
+        "error",
+        "The layout of the data set was not recognised, or there is no layout of the given name.",
+        "Arrange the files in one of the layouts that the message lists, or name it with `--layout`.",
+    ),
+    "dataset.unreadable": Code(
+        "error",
+        "The operating system could not read a file of the data set.",
+        "Check its permissions and the disk, or copy it again.",
+    ),
+    # environment
+    "environment.backend": Code(
+        "error",
+        "OpenVINO is not installed, does not run on this device, or can't run this network.",
+        "Install the extra `[openvino]`, or choose `--backend torch`.",
+    ),
+    "environment.data_worker": Code(
+        "error",
+        "A process that reads the training data failed.",
+        "Read its output above. The same command resumes from the last checkpoint.",
+    ),
+    "environment.device": Code(
+        "error", "The device is unknown or not present on this machine.", "Choose `--device auto` or `cpu`."
+    ),
+    "environment.ended": Code(
+        "error", "The process that did the work ended unexpectedly.", "Run it again; report it if it happens again."
+    ),
+    "environment.gpu_memory": Code(
+        "notice",
+        "The GPU ran out of memory; fewer windows ran at once, or the processor took over. The labels are complete.",
+        "Close other programs that use the GPU, or use one with more memory.",
+    ),
+    "environment.memory": Code(
+        "error",
+        "The work needs more memory than the budget or the machine has.",
+        "Give more with `--memory`, close other programs, or use smaller windows.",
+    ),
+    "environment.napari": Code(
+        "error",
+        "This version of napari lacks something that the plugin uses.",
+        "Install the version of napari that the message names.",
+    ),
+    "environment.package": Code(
+        "error", "An option needs a package that is not installed.", "Install the package that the message names."
+    ),
+    "environment.precision": Code(
+        "error",
+        "The processor or GPU has no bfloat16, or the network is too inexact in the requested precision.",
+        "Choose `--precision auto` or `float32`.",
+    ),
+    "environment.system": Code(
+        "error",
+        "The operating system refused to open or write a file.",
+        "Check the permissions and the disk of the file that the message names.",
+    ),
+    "environment.template": Code(
+        "error",
+        "The template image, which shows where the region lies in a head, was not found.",
+        "Install nilearn, or put the template into the bundle that names it.",
+    ),
+    "environment.temporary": Code(
+        "error",
+        "The folder for temporary files can't be written to.",
+        "Make room there, or set the environment variable TMPDIR to another folder.",
+    ),
+    "environment.too_slow": Code(
+        "error", "The work took longer than its time limit.", "Run it again on a machine with less load."
+    ),
+    # file
+    "file.bad_checksum": Code(
+        "error", "The checksum of a compressed file does not fit its content.", "Copy or export the file again."
+    ),
+    "file.bad_header": Code(
+        "error",
+        "The header contradicts itself, its pixels or the format, or has a field that can't be used.",
+        "Export the file again from its source.",
+    ),
+    "file.crashes_reader": Code(
+        "error",
+        "The file ended the process that reads it: it is damaged, or made to do harm.",
+        "Copy or export it again.",
+    ),
+    "file.damaged": Code("error", "The gzip stream of a file is damaged.", "Copy or export the file again."),
+    "file.empty": Code("error", "The file has 0 bytes.", "Copy or export it again."),
+    "file.format": Code("error", "Training does not read this format.", "Convert the file to NIfTI, PNG or TIFF."),
+    "file.longer": Code(
+        "notice",
+        "The file holds more bytes of pixels than its header names; they were left out.",
+        "Compare the number of slices with the source.",
+    ),
+    "file.not_dicom": Code(
+        "error",
+        "The file is not DICOM, or its beginning was lost in copying.",
+        "Copy or export it again, or leave it out.",
+    ),
+    "file.not_nifti": Code("error", "The file is named as NIfTI and is none.", "Rename it, or export it again."),
+    "file.not_picture": Code(
+        "error", "The 2D image is damaged, or not what its name says.", "Copy or export it again."
+    ),
+    "file.outside": Code(
+        "error",
+        "An NRRD or MetaImage header names a pixel file outside its own folder.",
+        "Put the pixel file into the folder of the header and correct the name.",
+    ),
+    "file.pages": Code("error", "The 2D image holds several pages or frames.", "Save the one you need alone."),
+    "file.pair_missing": Code(
+        "error",
+        "One file of a pair of .hdr and .img is missing.",
+        "Put both files into the same folder.",
+    ),
+    "file.too_large": Code(
+        "error",
+        "The file would need more memory than may be used.",
+        "Give more with `--memory`, or close other programs.",
+    ),
+    "file.too_slow": Code(
+        "error", "The file could not be decoded within the time limit.", "Export it again, uncompressed if possible."
+    ),
+    "file.truncated": Code(
+        "error", "The file ends before its content does, or can't be decoded to its end.", "Copy or export it again."
+    ),
+    "file.unreadable": Code(
+        "error",
+        "The operating system could not open or read the file.",
+        "Check its permissions, the link and the disk.",
+    ),
+    # geometry
+    "geometry.affine": Code(
+        "error",
+        "The affine is not a valid one: not 4 x 4, not finite, singular or with a voxel size of 0. In a training data "
+        "set: an image and its label map lie on different grids.",
+        "Correct the affine in the file, or resample the label map on the image's grid.",
+    ),
+    "geometry.axes": Code(
+        "error",
+        "An image of the training data set has another number of spatial axes than three.",
+        "Save a single slice as I x J x 1 voxels or as PNG or TIFF, or leave it out.",
+    ),
+    "geometry.duplicate_position": Code(
+        "error",
+        "Several slices of the series lie at one position.",
+        "Leave the others out, or separate the volumes.",
+    ),
+    "geometry.few_slices": Code(
+        "notice", "The series has fewer than four slices.", "Check that the series is complete."
+    ),
+    "geometry.form_conflict": Code(
+        "error",
+        "The sform and the qform of a NIfTI file give positions that lie more than half a voxel apart.",
+        "Correct one of them, or set its code to 0.",
+    ),
+    "geometry.frame_of_reference_ignored": Code(
+        "notice",
+        "The segmentation names another frame of reference and was placed by its coordinates, as requested.",
+        "Check its position by eye.",
+    ),
+    "geometry.frame_of_reference_unknown": Code(
+        "notice",
+        "Nothing says whether the segmentation belongs to this scan, for example because the scan is NIfTI.",
+        "Check its position by eye.",
+    ),
+    "geometry.frames_apart": Code(
+        "notice",
+        "No two frames of the DICOM segmentation are neighbours, so the slice spacing follows from its header.",
+        "Check the result; name the scan if slices between the frames are empty.",
+    ),
+    "geometry.identifiers_differ": Code(
+        "notice",
+        "The segmentation belongs to the scan, but some of their identifiers differ.",
+        "Check that it is the right file.",
+    ),
+    "geometry.incomplete": Code(
+        "error",
+        "A slice or frame gives no usable position, orientation or pixel spacing.",
+        "Leave it out, or export the series again.",
+    ),
+    "geometry.invalid": Code(
+        "error",
+        "An image of the training data set does not say where its voxels lie.",
+        "Export it again with a valid affine.",
+    ),
+    "geometry.mismatch": Code(
+        "error",
+        "Two label maps, or an image and a label map, lie on different grids.",
+        "Resample one of them on the other's grid.",
+    ),
+    "geometry.missing_slice": Code(
+        "error",
+        "The gaps between the slices show that at least one slice is missing.",
+        "Export the series again with all its slices.",
+    ),
+    "geometry.mixed_orientation": Code(
+        "error", "The slices or frames do not lie parallel.", "Separate the orientations into several series."
+    ),
+    "geometry.no_orientation": Code(
+        "notice",
+        "The file does not say how it lies in the patient; left and right are not known.",
+        "Check the sides, or export the scan with its orientation.",
+    ),
+    "geometry.no_thickness": Code(
+        "error",
+        "A DICOM segmentation of one frame does not say how thick it is.",
+        "Name the scan that it belongs to.",
+    ),
+    "geometry.no_units": Code(
+        "notice", "The layer has no units of length; its scale was taken for mm.", "Set the layer's units to mm."
+    ),
+    "geometry.not_on_slices": Code(
+        "error",
+        "Contours lie between or outside the slices of the scan.",
+        "Name the scan on which they were drawn, or read other structures with `--segments`.",
+    ),
+    "geometry.orientation": Code(
+        "error",
+        "The given orientation is not three letters for three different axes.",
+        "Give one such as RAS or LPS.",
+    ),
+    "geometry.other_axes": Code(
+        "notice",
+        "The axes of the layer run in other directions than those of the open scans, so it does not lie on them.",
+        "Check the sides of the layer.",
+    ),
+    "geometry.other_frame_of_reference": Code(
+        "error",
+        "The segmentation belongs to another scan: its patient, study or frame of reference differs.",
+        "Name the right scan. If identifiers were replaced, give `--ignore-frame-of-reference`.",
+    ),
+    "geometry.other_grid": Code(
+        "error, notice",
+        "The segmentation does not lie on the voxels of this scan. The plugin opens it on its own voxels.",
+        "Name the scan that it was made for, or use *Resample* in the Structures tab.",
+    ),
+    "geometry.pixdim_conflict": Code(
+        "notice",
+        "The voxel sizes in pixdim of a NIfTI file differ from those of its affine, which is used.",
+        "Find out which is right before you trust a volume.",
+    ),
+    "geometry.qform_unusable": Code(
+        "notice",
+        "The qform of a NIfTI file is no orientation; its sform is used.",
+        "Nothing, if the sform is right.",
+    ),
+    "geometry.rounded": Code(
+        "notice",
+        "The segmentation lies a little off the voxels of the scan, as rounded positions do; it was put on them.",
+        "Check its position by eye.",
+    ),
+    "geometry.shape": Code(
+        "error",
+        "An array and its grid have different shapes.",
+        "Give an array of the shape (C, I, J, K), or (I, J, K) for a label map.",
+    ),
+    "geometry.shear": Code(
+        "error",
+        "The axes are not at right angles (a tilted gantry), or a slice lies off the straight line of the others.",
+        "Give `--resample-tilt` if the message offers it; otherwise resample or export the scan on a straight grid.",
+    ),
+    "geometry.single_slice": Code("error", "The series has one slice.", "Give the folder with the whole series."),
+    "geometry.spacing_contradicted": Code(
+        "notice",
+        "SpacingBetweenSlices of a DICOM segmentation contradicts the positions of its frames, which are used.",
+        "Check the position of the segmentation by eye.",
+    ),
+    "geometry.tilt_resampled": Code(
+        "notice",
+        "The gantry was tilted; the slices were shifted onto a straight grid, as requested.",
+        "Nothing; labels go back onto the slices in DICOM formats.",
+    ),
+    "geometry.uneven_spacing": Code(
+        "error",
+        "The slices or frames do not lie at even distances.",
+        "Resample the scan on an even grid first.",
+    ),
+    "geometry.units": Code("error", "The file gives its lengths in other units than mm.", "Export it in mm."),
+    # image
+    "image.channels": Code(
+        "error",
+        "An image has another number of channels than the others, or one that the network does not take.",
+        "Add the missing files, or leave the case out.",
+    ),
+    "image.constant": Code(
+        "error", "All voxels of an image have the same value.", "Export it again, or leave the case out."
+    ),
+    "image.mode": Code(
+        "error",
+        "A 2D image in grey with more than 8 bits can't be used as RGB.",
+        "Save it with 8 bits, leave it out, or train on grey images (one channel).",
+    ),
+    # input
+    "input.missing": Code("error", "The file or folder does not exist.", "Check the path."),
+    "input.none": Code(
+        "error",
+        "No scan, or no pair of result and reference, was found in the inputs.",
+        "Check the path and the names; `napari-seg inspect` shows what lies there.",
+    ),
+    "input.not_a_file": Code("error", "The input is a pipe, a socket or a device.", "Give a regular file or a folder."),
+    "input.several_scans": Code("error", "Several scans were found where one was expected.", "Name one of them."),
+    "input.unpaired": Code(
+        "error", "A label map has no partner of the same name.", "Add the partner, or correct the name."
+    ),
+    # internal
+    "internal.error": Code(
+        "error",
+        "A fault in napari-seg itself. The other scans are not affected.",
+        "Please report it with the text of the message; it holds no private data.",
+    ),
+    # label
+    "label.channels": Code("error", "A label map has several channels.", "Save one number per voxel."),
+    "label.colour": Code("error", "A label map is in colour.", "Save it with grey values or a palette (mode P)."),
+    "label.empty": Code(
+        "error",
+        "A label map holds no class.",
+        "Leave the case out, or give `--set allow_empty=true` if empty cases belong to the data.",
+    ),
+    "label.fractional": Code(
+        "error",
+        "A label map holds values that are no whole numbers, because it was interpolated.",
+        "Resample the original with nearest neighbours.",
+    ),
+    "label.ignored": Code(
+        "error",
+        "More than 20 % of the labelled voxels have a value that stands for no class.",
+        "If the value is background, say so with `--labels`, as in `background=255`.",
+    ),
+    "label.values": Code(
+        "error",
+        "A label map holds values that no class has.",
+        "Correct them, or say what they mean with `--labels`.",
+    ),
+    # labels
+    "labels.bad_value": Code("error", "The text is no label value.", "Write values as `3`, `2,3` or `10-19`."),
+    "labels.beyond_scan": Code(
+        "notice",
+        "Contours reach beyond the scan; the part outside was left out.",
+        "Check that they were drawn on this scan.",
+    ),
+    "labels.colour": Code("error", "A 2D label map is in colour.", "Save it with grey values or a palette (mode P)."),
+    "labels.contours_overlap": Code(
+        "notice",
+        "Contours of one structure overlap in part; everything that they enclose counts as inside.",
+        "Check these slices.",
+    ),
+    "labels.fractional": Code(
+        "notice",
+        "The DICOM segmentation holds probabilities; voxels of one half or more count as present.",
+        "Nothing, if one half is the right threshold.",
+    ),
+    "labels.ignored": Code(
+        "notice",
+        "Voxels of the reference with a value that stands for no class were left out of the comparison.",
+        "Nothing, if the value has no class; otherwise name it with `--labels`.",
+    ),
+    "labels.layers": Code(
+        "error",
+        "A `.seg.nrrd` has several layers and does not say which segment lies in which.",
+        "Export it again from 3D Slicer.",
+    ),
+    "labels.names": Code(
+        "error",
+        "A name is not one of the result's structures, or two structures have the same name.",
+        "Use the names that the message lists, each once.",
+    ),
+    "labels.names_differ": Code(
+        "notice",
+        "Some structures have a name in one of the two label maps only; structures are compared by name.",
+        "Rename them if they are the same structure.",
+    ),
+    "labels.needs_grid": Code(
+        "error", "Contours fill voxels only on the grid of a scan.", "Name the scan too, with `--scan`."
+    ),
+    "labels.no_class": Code(
+        "error", "`labels` names something that is no class of the bundle.", "Use a class that the message lists."
+    ),
+    "labels.no_voxels": Code(
+        "notice",
+        "The contours of a structure enclose the centre of no voxel, so it is empty.",
+        "Nothing, if the structure is that small.",
+    ),
+    "labels.not_closed": Code(
+        "notice",
+        "A structure has only points or open lines, which enclose nothing.",
+        "Nothing, if it is a marker; otherwise close its contours.",
+    ),
+    "labels.overlap": Code(
+        "error",
+        "Two segments share voxels, or one label value stands for two classes; a label map holds one label per voxel.",
+        "Read one segment at a time with `--segments`, or give each value one class.",
+    ),
+    "labels.regions": Code(
+        "error",
+        "The data set names regions that overlap (nnU-Net's lists of values), which are not supported yet.",
+        "Say with `--labels` what each value alone means.",
+    ),
+    "labels.too_many": Code(
+        "error",
+        "A label map holds more labels than a comparison takes, as one does that numbers single objects.",
+        "Give one label to each kind of structure.",
+    ),
+    "labels.type": Code(
+        "error",
+        "The values are no labels: negative, fractional, too large, or several per voxel.",
+        "Save whole numbers from 0 up, one per voxel.",
+    ),
+    "labels.undescribed": Code(
+        "notice",
+        "The DICOM segmentation holds frames or numbers that its header does not describe; they were left out.",
+        "Check that no structure is missing; export it again if one is.",
+    ),
+    "labels.unknown": Code(
+        "error",
+        "A label value or a segment's name is not known.",
+        "Say what the value means with `--labels`, or use a name that the message lists.",
+    ),
+    "labels.unmatched": Code(
+        "error",
+        "A class of the bundle has no counterpart in the data set.",
+        "Say with `labels` which values mean what.",
+    ),
+    "labels.unnamed": Code(
+        "error",
+        "The data set names no labels, and its label maps hold no value, or too many, to name them by number.",
+        "Say with `--labels` what the values mean.",
+    ),
+    "labels.void": Code(
+        "notice",
+        "The references hold 255 together with other labels; it was taken for a border without a class.",
+        "If it is a structure, say so with `--labels NAME=255`.",
+    ),
+    # layer
+    "layer.colour": Code("error", "The layer is a colour image.", "Use a layer with one number per voxel."),
+    "layer.dimensions": Code(
+        "error",
+        "The layer has another number of dimensions than three.",
+        "Split a stack (right-click, *Split Stack*), or open the whole volume.",
+    ),
+    "layer.no_voxel_size": Code(
+        "error",
+        "The layer has no voxel size: its scale is 1, in pixels.",
+        "Open its file with napari-seg, or set the layer's scale and units='mm'.",
+    ),
+    "layer.type": Code("error", "The values of the layer are no real numbers.", "Convert the layer's data."),
+    "layer.units": Code("error", "An axis of the layer has a unit that is no length.", "Set the units to mm."),
+    # localise
+    "localise.doubtful": Code(
+        "notice",
+        "The scan resembles the template less than usual, so the region may be wrong.",
+        "Check that the structures lie where they should.",
+    ),
+    "localise.failed": Code(
+        "error",
+        "The scan could not be registered to the template: it is empty or too thin, or the two do not overlap.",
+        "Check its orientation, and that it shows the whole head.",
+    ),
+    "localise.low_similarity": Code(
+        "error",
+        "The scan does not resemble the template enough to find the region.",
+        "Check that the scan is of the expected kind and its orientation right, or give a crop around the structure.",
+    ),
+    "localise.mirrored": Code(
+        "error",
+        "The scan fits the template only as a mirror image, so left and right may be exchanged.",
+        "Check the orientation of the scan.",
+    ),
+    "localise.outside": Code(
+        "error",
+        "The region lies partly outside the scan.",
+        "Give a scan of the whole head, or a crop around the structure.",
+    ),
+    "localise.stretched": Code(
+        "error",
+        "The scan fits the template only when stretched more than heads differ.",
+        "Check the voxel size, and that the scan shows the whole head.",
+    ),
+    # name
+    "name.twice": Code("error", "Several cases have the same name.", "Rename or remove them."),
+    # network
+    "network.encoder": Code(
+        "error",
+        "The settings of an encoder contradict each other.",
+        "Correct channels, units, output_stride or multi_grid, as the message says.",
+    ),
+    "network.views": Code(
+        "error",
+        "The settings of a MultiView network contradict each other.",
+        "Correct spatial_dims, views or the networks, as the message says.",
+    ),
+    # output
+    "output.disk_full": Code(
+        "error",
+        "The disk is full, or a quota is used up. Earlier results are unchanged.",
+        "Free some space and run the same command again.",
+    ),
+    "output.exists": Code(
+        "error",
+        "The output exists, and was edited, or made by another program or with other choices.",
+        "Choose another output. `predict` and `convert` replace it with `--overwrite`; `train` resumes with the same "
+        "choices.",
+    ),
+    "output.folder": Code(
+        "error", "The output folder can't be created or written to.", "Choose another folder with `-o`."
+    ),
+    "output.format": Code(
+        "error", "The ending of the output names no known format.", "Use an ending that the message lists."
+    ),
+    "output.labels": Code(
+        "error",
+        "A labels layer has another shape than its scan, or values that are no labels.",
+        "Make a new labels layer with the scan selected.",
+    ),
+    "output.no_dicom": Code(
+        "error, notice",
+        "A DICOM output can't be made: the scan is no DICOM series, or its headers can't be used. With `--also` the "
+        "other files are written and this is a notice.",
+        "Name the DICOM series with `--scan`, or save as NIfTI or `.seg.nrrd`.",
+    ),
+    "output.no_geometry": Code(
+        "error",
+        "The labels layer lies on no open scan and has no voxel size of its own.",
+        "Add labels with the scan selected, or set the layer's scale and units='mm'.",
+    ),
+    "output.no_segments": Code(
+        "error", "The output would hold no segment.", "Write a segmentation that holds at least one voxel."
+    ),
+    "output.not_equal": Code(
+        "error",
+        "The written file reads back with other content, so it was removed.",
+        "Try again; if it happens again, try another disk.",
+    ),
+    "output.not_written": Code(
+        "error",
+        "The output could not be written.",
+        "Check the folder, its permissions and the disk; the message shows the cause.",
+    ),
+    # partner
+    "partner.no_image": Code("error", "A label map has no image.", "Add the image, or leave the label map out."),
+    "partner.no_label": Code("error", "An image has no label map.", "Add the label map, or leave the image out."),
+    # result
+    "result.implausible": Code(
+        "notice",
+        "A structure can't be right: its volume, its confidence or its number of pieces is outside the range that "
+        "the bundle gives.",
+        "Look at the result before you use it.",
+    ),
+    "result.islands": Code(
+        "notice",
+        "Pieces apart from the main piece of a structure were removed.",
+        "Check the result; `--keep-islands` keeps them.",
+    ),
+    # run
+    "run.cancelled": Code("error", "You stopped the work. What was finished is kept.", "Run it again."),
+    "run.damaged": Code(
+        "error",
+        "No checkpoint of the training can be read.",
+        "Restore one, or delete the folder and train again.",
+    ),
+    "run.differs": Code(
+        "error",
+        "The folder holds a training with other choices or other data.",
+        "Resume with the same choices and files, or choose another folder.",
+    ),
+    "run.exists": Code(
+        "error",
+        "The folder holds a training, and a new one was requested (resume: false).",
+        "Choose another folder, or delete this one.",
+    ),
+    "run.in_use": Code(
+        "error", "Another process trains in this folder.", "Wait for its end, stop it, or choose another folder."
+    ),
+    "run.longer": Code(
+        "error",
+        "The training has run for more epochs already than were requested.",
+        "Give as many epochs or more, or choose another folder.",
+    ),
+    "run.stopped": Code("error", "You stopped the training.", "Give the same command again to resume it."),
+    # series
+    "series.4d": Code(
+        "error",
+        "The series holds several volumes, such as times or echoes.",
+        "Choose one with `--volume` if the message offers it; otherwise separate the volumes.",
+    ),
+    "series.colour": Code("error", "The series is in colour.", "Use a series of grey values."),
+    "series.lookup_table": Code(
+        "error",
+        "The values of a slice are mapped by a table, which is not supported.",
+        "Export the series with rescale slope and intercept.",
+    ),
+    "series.lossy": Code(
+        "notice",
+        "The series went through lossy compression; fine detail may be lost.",
+        "Use the original series if there is one.",
+    ),
+    "series.mixed_image_type": Code(
+        "error",
+        "The series mixes kinds of images, such as magnitude and phase, in one stack.",
+        "Separate them; `--volume` chooses one if the message offers it.",
+    ),
+    "series.mixed_size": Code(
+        "error",
+        "The slices of the series have different numbers of pixels.",
+        "Separate them; `--volume` chooses one if the message offers it.",
+    ),
+    "series.mixed_spacing": Code(
+        "error",
+        "The slices of the series have different pixel spacings.",
+        "Separate them; `--volume` chooses one if the message offers it.",
+    ),
+    "series.monochrome1": Code(
+        "notice",
+        "The series is stored for display in negative (MONOCHROME1); its values were kept.",
+        "Check that high values mean the same as in the model's scans.",
+    ),
+    "series.mosaic": Code(
+        "error",
+        "A Siemens mosaic does not say how its slices lie, or contradicts itself; its private header was removed.",
+        "Export it without mosaic, or as NIfTI from the original files.",
+    ),
+    "series.multiframe": Code(
+        "error",
+        "A file of several frames does not say where each lies.",
+        "Export it as NIfTI, or again with the positions of its frames.",
+    ),
+    "series.transfer_syntax": Code(
+        "error", "The pixels are compressed in a way that can't be read.", "Export the series uncompressed."
+    ),
+    # skip
+    "skip.empty": Code("skip", "The archive holds no files.", "Nothing, if it should be empty."),
+    "skip.hidden": Code("skip", "Hidden files, whose names begin with a dot, are not read.", "Rename a scan."),
+    "skip.label_map": Code(
+        "skip",
+        "The file looks like a label map by its name or folder.",
+        "Name the file itself to segment it.",
+    ),
+    "skip.link": Code(
+        "skip",
+        "A link leads nowhere or into a folder that is read already; or an archive holds links, pipes or devices.",
+        "Correct the link, or unpack the archive.",
+    ),
+    "skip.localizer": Code("skip", "The image is a localizer (scout).", "Nothing."),
+    "skip.no_geometry": Code(
+        "skip",
+        "The DICOM image, such as a captured screen, does not say where it lies.",
+        "Nothing, if it is no scan; otherwise export it with its position.",
+    ),
+    "skip.not_a_file": Code("skip", "It is a pipe, a socket or a device.", "Nothing."),
+    "skip.not_an_image": Code(
+        "skip", "The file is no image in a format that napari-seg reads.", "Convert it if it is a scan."
+    ),
+    "skip.not_intensities": Code(
+        "skip",
+        "The file holds no intensities: a report, a plan, a segmentation or contours.",
+        "Nothing; segmentations open in the plugin, and convert with `napari-seg convert`.",
+    ),
+    "skip.picture": Code(
+        "skip",
+        "A 2D image lies among scans and was taken for a screenshot.",
+        "Name the file itself to segment it.",
+    ),
+    # split
+    "split.empty_part": Code(
+        "error",
+        "The requested part of the data set holds no patient.",
+        "Add patients, use `--folds`, or request another part.",
+    ),
+    "split.fold": Code("error", "There is no fold of this number.", "Give 0 to the number of folds - 1."),
+    "split.folds": Code("error", "Fewer than two folds were requested.", "Give at least 2."),
+    "split.part": Code("error", "There is no such part of the data set.", "Give training, validation, test or all."),
+    "split.shares": Code(
+        "error", "The fractions of the three parts are not three numbers.", "Give them as `[0.8, 0.1, 0.1]`."
+    ),
+    "split.too_few": Code(
+        "error",
+        "The data set has too few patients to split.",
+        "Add patients. If names mislead, give a pattern with `--set patient=...`.",
+    ),
+    # training
+    "training.diverged": Code(
+        "error",
+        "The loss became NaN or infinite.",
+        "Resume with a lower learning_rate, or with max_gradient_norm set (to 12, for example).",
+    ),
+    "training.failed": Code("error", "The training process ended with an error.", "Read its output above the message."),
+    "training.out_of_memory": Code(
+        "error",
+        "The training ran out of memory.",
+        "In this order: raise accumulation_steps, lower patch_size in a new folder, set amp to true. The same command "
+        "resumes.",
+    ),
+    # values
+    "values.not_finite": Code(
+        "error", "An image holds NaN or infinite values.", "Replace them by numbers, or leave the case out."
+    ),
+    # weights
+    "weights.changed": Code(
+        "error",
+        "The weights of `--fine-tune` differ from those that the training was planned with.",
+        "Bring the old ones back and name them with `--fine-tune`, or choose a new folder.",
+    ),
+    "weights.differ": Code(
+        "error",
+        "The networks of an ensemble differ from each other.",
+        "Use the weights of one network that was trained several times.",
+    ),
+    "weights.missing": Code(
+        "error", "The file with the weights does not exist.", "Give a `model.pt`, or a bundle's folder."
+    ),
+    "weights.nothing_fits": Code(
+        "error",
+        "Too few of the weights fit this network.",
+        "Choose the network_def with which the weights were trained.",
+    ),
+    "weights.unreadable": Code(
+        "error",
+        "The file holds no weights that can be read safely.",
+        "Give the `model.pt` of a training or of a bundle.",
+    ),
+}
