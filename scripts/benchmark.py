@@ -1,11 +1,11 @@
-"""Measures napari-seg beside its peers, in one run on one machine, and writes docs/benchmarks.json and benchmarks.md.
+"""Measure napari-seg and its peers in one run on one machine; write docs/reference/benchmarks.json and benchmarks.md.
 
-    python scripts/benchmark.py predict --scan T1            a whole scan, beside nnU-Net and MONAI: an hour
+    python scripts/benchmark.py predict --scan T1            a whole scan, and nnU-Net and MONAI: an hour
     python scripts/benchmark.py scaling                      scans that grow twofold: a quarter of an hour
     python scripts/benchmark.py memory                       peak memory of long scans and many classes: half an hour
-    python scripts/benchmark.py plans                        what is predicted beside what it takes
-    python scripts/benchmark.py reading                      a long CT series, beside other readers: some minutes
-    python scripts/benchmark.py train --dataset Task04_Hippocampus      the training loop, beside nnU-Net's
+    python scripts/benchmark.py plans                        estimates compared with what it takes
+    python scripts/benchmark.py reading                      a long CT series, and other readers: some minutes
+    python scripts/benchmark.py train --dataset Task04_Hippocampus      the training loop, and nnU-Net's
 
 Each writes its own section and leaves the others. Needs the extras [bench] and [openvino]. With --work what is made on
 the way (networks, label maps, what the programs said) is kept, and used again where it fits.
@@ -45,7 +45,7 @@ SECTIONS = {
 
 
 def main() -> None:
-    """Runs one comparison and writes it into the report."""
+    """Run one comparison and write it into the report."""
     args = parse()
     # ends the contenders too, which would otherwise stand still for ever
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(f"{args.command}: ended before it was done"))
@@ -59,7 +59,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--report", type=Path, default=CHECKOUT / "docs", help="folder of benchmarks.json and .md")
+    shared.add_argument("--report", type=Path, default=CHECKOUT / "docs" / "reference", help="folder of the report")
     shared.add_argument("--work", type=absolute, help="folder for what is made on the way; kept, and used again")
     network = argparse.ArgumentParser(add_help=False)
     usual = Standard()
@@ -67,7 +67,7 @@ def parse() -> argparse.Namespace:
     network.add_argument("--features", type=int, nargs="+", default=usual.features, help="channels of its stages")
     network.add_argument("--patch", type=int, default=usual.patch, help="voxels along each axis of its windows")
 
-    command = commands.add_parser("predict", parents=[shared, network], help="a whole scan, beside nnU-Net and MONAI")
+    command = commands.add_parser("predict", parents=[shared, network], help="a whole scan, and nnU-Net and MONAI")
     command.add_argument("--scan", type=absolute, required=True, help="a DICOM folder or a NIfTI file")
     command.add_argument("--rounds", type=int, default=1, help="runs of each contender")
     command.add_argument("--only", nargs="+", choices=CONTENDERS, help="who runs; all but nnunet-tta if not given")
@@ -87,19 +87,19 @@ def parse() -> argparse.Namespace:
     command.set_defaults(measure=scaling)
 
     command = commands.add_parser("memory", parents=[shared], help="peak memory of long scans and many classes")
-    command.add_argument("--budget", default="3GiB", help="what `napari-seg predict --memory` is told")
+    command.add_argument("--budget", default="3GiB", help="the value of `napari-seg predict --memory`")
     command.set_defaults(measure=memory)
 
-    command = commands.add_parser("plans", parents=[shared], help="what is predicted beside what it takes")
+    command = commands.add_parser("plans", parents=[shared], help="estimates compared with what it takes")
     command.add_argument("--tiny", action="store_true", help="two small cases, to see that it runs")
     command.set_defaults(measure=plans)
 
-    command = commands.add_parser("reading", parents=[shared], help="a long CT series, beside other readers")
+    command = commands.add_parser("reading", parents=[shared], help="a long CT series, and other readers")
     command.add_argument("--shape", type=int, nargs=3, default=SHAPE, help="of the series: columns, rows, slices")
     command.add_argument("--rounds", type=int, default=5, help="turns of each reader")
     command.set_defaults(measure=reading)
 
-    command = commands.add_parser("train", parents=[shared], help="the training loop, beside nnU-Net's")
+    command = commands.add_parser("train", parents=[shared], help="the training loop, and nnU-Net's")
     command.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     command.add_argument("--rounds", type=int, default=6, help="turns of each contender")
     command.add_argument("--dataset", type=Path, help="a Decathlon folder; phantoms if not given")

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Trains every network on the same data, evaluates it on the same unseen cases, and writes docs/results.md.
+"""Train every network on the same data, evaluate it on the same unseen cases, and write docs/reference/results.md.
 
     python scripts/results.py train RUNS --volumes ../Task04_Hippocampus --pictures ../axon_sem [--only fcn_3d unet_2d]
-    python scripts/results.py table RUNS -o docs/results.md
+    python scripts/results.py table RUNS -o docs/reference/results.md
 
 `train` calls `napari-seg train` and the bundle's own evaluation, so that a person can repeat each line; what is done
 is skipped, what was interrupted goes on. `table` reads what they left behind: plan.json, history.jsonl and, a row a
@@ -75,7 +75,7 @@ def main() -> None:
     train.set_defaults(call=train_all)
     table = commands.add_parser("table", help="write the table")
     table.add_argument("runs", type=Path)
-    table.add_argument("-o", "--output", type=Path, default=Path("docs/results.md"))
+    table.add_argument("-o", "--output", type=Path, default=Path("docs/reference/results.md"))
     table.set_defaults(call=write_table)
     arguments = parser.parse_args()
     arguments.call(arguments)
@@ -151,7 +151,7 @@ def section(found: list[tuple[Run, Path]], pictures: bool) -> str:
     head += [f"HD95 ({'pixels' if pictures else 'mm'})", "NSD", *([] if pictures else ["mean Dice, test only"])]
     head += ["parameters", "GFLOP", "minutes", "epochs"]
     rows = [head, ["---"] * 2 + ["---:"] * (len(head) - 2), *(row(run, root) for run, root in found)]
-    title = "Pictures: axons and their myelin in electron micrographs" if pictures else "Volumes: hippocampus"
+    title = "2D images: axons and their myelin in electron micrographs" if pictures else "Volumes: hippocampus"
     facts = read(first / "plan.json")["fingerprint"]
     counts = [len(scores([folder], "mean_dice")) for folder in folders]
     text = TEXT[pictures].format(
@@ -242,25 +242,26 @@ def describe(found: dict[str, Any]) -> str:
 
 PARTS = ("validation", "test")
 
-HEAD = """# Results
+HEAD = """# Trained networks
 
-Made by `scripts/results.py` from logged runs: each network trained by `napari-seg train` with the plan it makes for the
-data set. Only the minutes were chosen for each; other work ran on the machine meanwhile, so the same takes less on one
-that is free. Dice, HD95 (95th percentile of the distances between the surfaces, the larger of both directions) and NSD
-(share of the surfaces within 1 mm, or one pixel, of each other) as MONAI computes them, of each structure the mean over
-the cases, then over the structures; a structure that is missed, or found where there is none, counts with Dice and NSD
-0 and the image's diagonal. GFLOP: one whole inference, windows and views included."""
+Written by `scripts/results.py` from logged runs: each network was trained by `napari-seg train` with the plan that
+it makes for the data set. Only the minutes were chosen for each network; other work ran on the machine at the same
+time, so training takes less time on a free one. Dice, HD95 (95th percentile of the distances between the surfaces,
+the larger of both directions) and NSD (fraction of the surfaces within 1 mm, or one pixel, of each other) are
+MONAI's: for each structure the mean over the cases, then the mean over the structures. A structure that is missed,
+or found where there is none, counts with Dice 0, NSD 0 and the diagonal of the image. GFLOP: one whole inference,
+windows and views included."""
 
 TEXT = {
     False: """Medical Segmentation Decathlon, Task04 (CC BY-SA 4.0): T1-weighted crops of 1 mm. Trained on {trained} of
 {cases} cases; measured on the others: {first} validation cases, which chose the epoch, and {last} test cases, which
-chose nothing (their mean alone in its own column). GFLOP of the median volume, {size}. MultiView was still rising when
-its time was over: a step of it is a 2D network's on every slice of the volumes.""",
+chose nothing (their own mean is in a column of its own). GFLOP of the median volume, {size}. MultiView was still
+improving when its time was over: one of its steps runs a 2D network on every slice of the volumes.""",
     True: """{cases} scanning electron micrographs of rats' spinal cords (doi:10.5281/zenodo.5498378, MIT), in {folds}
-folds: each picture is measured with weights that saw none of its animal, but whose epoch was chosen on its fold, which
-is slightly too kind. So few pictures show that pictures work; they don't rank networks, and after some 60 steps a fold
-all of them were still rising. Minutes are those of the folds
-together, epochs those of each; parameters and GFLOP ({size} pixels) are one network's.""",
+folds: each image is measured with weights that saw none of its animal, but whose epoch was chosen on its fold, which is
+slightly optimistic. So few images show that 2D images work; they do not rank networks, and after some 60 steps per fold
+all networks were still improving. Minutes are summed over the folds, epochs are given per fold; parameters and GFLOP
+({size} pixels) are those of one network.""",
 }
 
 

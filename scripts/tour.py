@@ -1,7 +1,7 @@
 """Walks through the plugin in a real napari window with real clicks and keys, and takes a picture after each step.
 
     xvfb-run -a -s "-screen 0 1680x1000x24" python scripts/tour.py study/ -o tour/
-    xvfb-run -a -s "-screen 0 1680x1000x24" python scripts/tour.py -o docs/images     the pictures of docs/plugin.md
+    xvfb-run -a -s "-screen 0 1680x1000x24" python scripts/tour.py -o docs/images     the images of the docs
     xvfb-run -a -s "-screen 0 1680x1000x24" python scripts/tour.py --bare             what napari takes without a plugin
 
 A folder of DICOM or NIfTI is opened, or the MNI152 head if none is given. Only what a person could click is clicked;

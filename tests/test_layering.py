@@ -15,7 +15,7 @@ PACKAGE = ROOT / "napari_seg"
 
 # floor by floor, the ground first: a room may import from its own floor or from below
 FLOORS = [
-    {"errors", "version"},
+    {"error_codes", "errors", "version"},
     {"geometry", "memory", "worker"},
     {"volume"},
     {"formats", "evaluation"},

@@ -122,13 +122,14 @@ def whole_logits_bytes(slices: int, classes: int) -> int:
 
 
 def describe_memory(figures: dict) -> str:
-    """The section of docs/benchmarks.md about memory."""
+    """Return the section of benchmarks.md about memory."""
     lines = ["## Memory", ""]
     lines += paragraph(
-        f"`napari-seg predict --memory {figures['budget']}` of a made-up CT, 512×512 at 0.8 mm, by a small network at",
-        "1.5 mm in windows of 96 voxels: the peak of the whole process, reading, pictures and writing included.",
-        "Beside it what MONAI's `SlidingWindowInferer` and `Invertd` must hold at the least, computed: float32 logits",
-        "and weights on the network's grid, then logits on the scan's; and what they do hold and take where that fits.",
+        f"`napari-seg predict --memory {figures['budget']}` of a synthetic CT, 512×512 at 0.8 mm, by a small network",
+        "at 1.5 mm in windows of 96 voxels: the peak of the whole process, including reading, overlays and writing.",
+        "The next columns show the least that MONAI's `SlidingWindowInferer` and `Invertd` must hold, computed:",
+        "float32 logits and weights on the network's grid, then logits on the scan's; and what they held and took if",
+        "that fits.",
     )
     lines += [describe_machine(figures["machine"]), ""]
     rows = [
@@ -147,7 +148,7 @@ def describe_memory(figures: dict) -> str:
         "slices",
         "classes",
         "peak, GiB",
-        "MONAI at the least, GiB",
+        "MONAI at least, GiB",
         "MONAI measured, GiB",
         "minutes",
         "MONAI, minutes",

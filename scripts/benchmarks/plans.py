@@ -84,13 +84,13 @@ def predicted_and_measured(bundle: Path, case: Case) -> dict[str, Any]:
 
 
 def describe_plans(figures: dict) -> str:
-    """The section of docs/benchmarks.md about predictions."""
+    """Return the section of benchmarks.md about estimates."""
     text = paragraph(
-        "What `segment()` predicts before it runs and what it then takes: peak memory of the process, and seconds.",
-        "Both are told once the network is read or compiled. Scans are made up, the networks of nnU-Net's kind with",
-        "random weights; each case has a fresh process.",
+        "What `segment()` estimates before it runs, and what it then takes: peak memory of the process, and seconds.",
+        "Both are estimated once the network is read or compiled. The scans are synthetic; the networks are like",
+        "nnU-Net's, with random weights; each case runs in a fresh process.",
     )
-    head = ["scan", "mm", "classes", "backend", "windows", "GiB predicted", "measured", "ratio"]
+    head = ["scan", "mm", "classes", "backend", "windows", "GiB estimated", "measured", "ratio"]
     rows = []
     for case in figures["cases"]:
         gib = [case[f"{what}_bytes"] / 2**30 for what in ("predicted", "measured")]
@@ -98,8 +98,8 @@ def describe_plans(figures: dict) -> str:
         window = f"{case['windows']} of {'×'.join(map(str, case['window']))}"
         cells = ["×".join(map(str, case["shape"])), case["spacing_mm"], case["network"]["classes"], case["backend"]]
         rows.append([*cells, window, *_ratio(gib, ".2f"), *_ratio(seconds, ".1f")])
-    shown = table([*head, "s predicted", "measured", "ratio"], rows)
-    return "\n".join(["## Predictions", "", *text, describe_machine(figures["machine"]), "", *shown, ""])
+    shown = table([*head, "s estimated", "measured", "ratio"], rows)
+    return "\n".join(["## Estimates", "", *text, describe_machine(figures["machine"]), "", *shown, ""])
 
 
 def _ratio(values: list[float], digits: str) -> list[str]:

@@ -283,7 +283,7 @@ def dice(found: NDArray[np.unsignedinteger], expected: NDArray[np.unsignedintege
 
 
 def describe_predict(figures: dict) -> str:
-    """The section of docs/benchmarks.md about a whole scan."""
+    """Return the section of benchmarks.md about a whole scan."""
     network, training = figures["network"], figures["training"]
     lines = ["## One scan, file to file", ""]
     lines += paragraph(
@@ -291,18 +291,18 @@ def describe_predict(figures: dict) -> str:
         "each program in a process of its own, from its start to its end. The network is nnU-Net's standard one",
         f"(3d_fullres: {len(network['features'])} stages of {', '.join(map(str, network['features']))} channels,",
         f"windows of {network['patch']}³ at {network['spacing_mm']:g} mm, {network['classes']} classes).",
-        f"It was trained on {training['steps']} patches of {training['patch']}³ of this very scan, towards labels that",
-        f"a rule gives (smoothed intensities, cut by Otsu's method), to a soft Dice of {training['dice']:.2f}: so the",
-        "table tells speed and agreement, not accuracy. Of the scan's voxels",
+        f"It was trained on {training['steps']} patches of {training['patch']}³ of this scan, towards labels from",
+        f"a rule (smoothed intensities, thresholded by Otsu's method), to a soft Dice of {training['dice']:.2f}: so",
+        "the table shows speed and agreement, not accuracy. Of the scan's voxels",
         f"{', '.join(f'{share:.0%}' for share in figures['label_shares'])} have label 0, 1, 2 and so on.",
     )
     lines += paragraph(
         "nnU-Net is `nnUNetv2_predict_from_modelfolder -device cpu`, MONAI is `python -m monai.bundle run` with",
         "`Spacingd`, `SlidingWindowInferer`, `Invertd` and `SaveImaged`, napari-seg is `napari-seg predict`, with its",
         "defaults, or as MONAI lays windows (`--windows bundle --no-crop`), or as nnU-Net does (`--windows even",
-        "--no-crop`, and a bundle with nnU-Net's grid, splines and overlap of a half). Dice is that with nnU-Net's",
-        f"first row, a number a label; times are medians of {figures['rounds']}, with the least and the greatest;",
-        "memory is the most of them.",
+        "--no-crop`, and a bundle with nnU-Net's grid, splines and overlap of a half). Dice compares",
+        f"with nnU-Net's first row, one number per label; times are medians of {figures['rounds']}, with minimum and",
+        "maximum; memory is the maximum.",
     )
     lines += [describe_machine(figures["machine"]), ""]
     rows = figures["contenders"]
@@ -313,7 +313,7 @@ def describe_predict(figures: dict) -> str:
     for key, row in rows.items():
         if "first_seconds" in row:
             lines += paragraph(
-                f"The first run with a network ({CONTENDERS[key]}) compiles it and keeps that on the disk:",
+                f"The first run with a network ({CONTENDERS[key]}) compiles it and stores that on the disk:",
                 f"{row['first_seconds']:.3g} s and {row['first_peak_gib']:.1f} GiB.",
             )
     equal = rows.get("napari-bfloat16", {}).get("equal_to_napari")
@@ -327,9 +327,9 @@ HEADINGS = [
     "windows",
     "s",
     "memory, GiB",
-    "share of nnU-Net's time",
-    "share of nnU-Net's default",
-    "share of MONAI's time",
+    "fraction of nnU-Net's time",
+    "fraction of nnU-Net's default",
+    "fraction of MONAI's time",
     "Dice with nnU-Net, by label",
     "voxels equal to MONAI's",
 ]

@@ -120,11 +120,11 @@ def read_pydicom(folder: Path) -> Any:
 
 
 def describe_reading(figures: dict) -> str:
-    """The section of docs/benchmarks.md about reading."""
+    """Return the section of benchmarks.md about reading."""
     lines = ["## Reading a series", ""]
     lines += paragraph(
         f"A CT series of {'×'.join(map(str, figures['shape']))} voxels, uncompressed, its files in the system's cache,",
-        f"from the folder to an array; medians of {figures['rounds']} rounds with the least and the greatest. Ours",
+        f"from the folder to an array; medians of {figures['rounds']} rounds with minimum and maximum. napari-seg",
         "finds the series, checks where every slice lies, and rescales; SimpleITK is `ImageSeriesReader` with",
         "`GetGDCMSeriesFileNames`, pydicom a loop over `dcmread`.",
     )
@@ -133,4 +133,4 @@ def describe_reading(figures: dict) -> str:
         [name, describe_spread(row["seconds"]), describe_spread(row["share_of_simpleitk"]), row["dtype"]]
         for name, row in figures["readers"].items()
     ]
-    return "\n".join([*lines, *table(["reader", "s", "share of SimpleITK's time", "array"], rows), ""])
+    return "\n".join([*lines, *table(["reader", "s", "fraction of SimpleITK's time", "array"], rows), ""])

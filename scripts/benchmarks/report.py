@@ -1,4 +1,4 @@
-"""benchmarks.json, where all figures stand, and benchmarks.md, what a person reads of them."""
+"""Write benchmarks.json with all numbers, and benchmarks.md with tables of them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-HEAD = "# Benchmarks\n\nMade by `scripts/benchmark.py`, which says how it measures; all figures: `benchmarks.json`.\n"
+HEAD = """# Benchmarks
+
+Written by `scripts/benchmark.py`, which describes how it measures. All numbers are in
+[benchmarks.json](benchmarks.json).
+"""
 
 
 def describe_machine(about: dict, device: str = "cpu") -> str:
-    """A sentence on the machine and the versions."""
+    """Return a sentence on the machine and the versions."""
     where = about["gpu"] if device == "cuda" else f"{about['cores']} cores of {about['processor']}"
     versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
     return (
@@ -21,17 +25,17 @@ def describe_machine(about: dict, device: str = "cpu") -> str:
 
 
 def describe_spread(values: dict[str, float]) -> str:
-    """A median with the least and greatest value, to three digits."""
+    """Return a median with minimum and maximum, to three digits."""
     return f"{values['median']:.3g} ({values['least']:.3g}-{values['greatest']:.3g})"
 
 
 def paragraph(*sentences: str) -> list[str]:
-    """The lines of a paragraph and an empty one."""
+    """Return the lines of a paragraph and an empty one."""
     return [*textwrap.wrap(" ".join(sentences), 120, break_long_words=False, break_on_hyphens=False), ""]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: bool = False) -> list[str]:
-    """The lines of a Markdown table; of numbers, which stand to the right, or of anything."""
+    """Return the lines of a Markdown table, aligned to the right if it holds numbers."""
     lines = [head, ["---:" if numbers else "---"] * len(head), *rows]
     text = [f"| {' | '.join(map(str, line))} |" for line in lines]
     text[1] = text[1].replace(" ", "")
@@ -39,13 +43,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: bool =
 
 
 def write_report(folder: Path, section: str, figures: dict, describers: Mapping[str, Callable[[dict], str]]) -> None:
-    """Puts a section's figures into benchmarks.json, where the other sections stay, and writes benchmarks.md anew.
+    """Replace a section's numbers in benchmarks.json, and write benchmarks.md from all sections.
 
     Args:
-        folder: of both files.
-        section: its name.
-        figures: as `measure` gave them, fit for JSON.
-        describers: by section, in the report's order, what makes the text of its figures.
+        folder: the folder of both files.
+        section: the section's name.
+        figures: the numbers as `measure` returned them, fit for JSON.
+        describers: the function that describes each section, in the report's order.
     """
     path = folder / "benchmarks.json"
     known = json.loads(path.read_text()) if path.exists() else {}

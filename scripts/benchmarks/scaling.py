@@ -80,14 +80,14 @@ def matrix_gflops(size: int = 4096, times: int = 5) -> float:
 
 
 def describe_scaling(figures: dict) -> str:
-    """The section of docs/benchmarks.md about growing scans."""
+    """Return the section of benchmarks.md about growing scans."""
     network = figures["network"]
     text = paragraph(
-        f"`segment()` of made-up scans at {network['spacing_mm']:g} mm by nnU-Net's standard network with random",
+        f"`segment()` of synthetic scans at {network['spacing_mm']:g} mm by nnU-Net's standard network with random",
         f"weights ({len(network['features'])} stages, {network['features'][0]} to {network['features'][-1]} channels,",
-        f"{network['classes']} classes). Its start, reading or compiling the network once, is left out.",
-        "Beside the speed of the network stands its share of what this machine reaches in a product of two 4096×4096",
-        "matrices (torch, float32): the mean of just before and just after. That is no upper bound.",
+        f"{network['classes']} classes). Reading or compiling the network once is not counted.",
+        "The last column compares the speed of the network with this machine's in a product of two 4096×4096 matrices",
+        "(torch, float32): the mean of just before and just after. That is not an upper bound.",
     )
     head = [
         "backend",
@@ -95,10 +95,10 @@ def describe_scaling(figures: dict) -> str:
         "megavoxels",
         "windows",
         "s",
-        "s a megavoxel",
+        "s per megavoxel",
         "in the network",
         "GFLOP/s",
-        "of the product's",
+        "of the matrix product",
     ]
     rows = []
     for row in figures["rows"]:

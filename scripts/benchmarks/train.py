@@ -242,20 +242,20 @@ def serve_training(connection: Connection, dataset: Path, output: Path, plan: di
 
 
 def describe_train(figures: dict) -> str:
-    """The section of docs/benchmarks.md about training."""
+    """Return the section of benchmarks.md about training."""
     lines = [
         "## Training",
         "",
         f"Data set: {figures['dataset']}. The network that nnU-Net plans for it (3d_fullres, deep supervision), patch",
         f"{'×'.join(map(str, figures['patch']))}, batch {figures['batch']}. Each trainer has its own preprocessing, "
         "loading, augmentation, loss and optimiser;",
-        "ours is `monai_bundle/configs/train.yaml` with only network, patch and batch changed. Loading counts,",
-        f"validation does not. {figures['rounds']} turns of {figures['steps_a_turn']} steps each.",
+        "ours is `monai_bundle/configs/train.yaml` with only network, patch and batch changed. Loading is",
+        f"counted, validation is not. {figures['rounds']} turns of {figures['steps_a_turn']} steps each.",
         "",
         describe_machine(figures["machine"], figures["device"]),
         "",
     ]
-    head = ["trainer", "s a step (least-greatest)", "s a sample", "250 steps, min", "share of nnU-Net's time"]
+    head = ["trainer", "s per step (min-max)", "s per sample", "250 steps, min", "fraction of nnU-Net's time"]
     rows = []
     for name, row in figures["trainers"].items():
         cells = [
