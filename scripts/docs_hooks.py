@@ -7,7 +7,7 @@ import io
 import re
 from typing import Any
 
-from napari_seg.cli import main
+from napari_seg.cli.main import main
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
