@@ -47,6 +47,7 @@ OWNERS = {
 ACROSS = {
     "cases": "small files that failed once",
     "corpus": "real files that break readers",
+    "docs": "the pages and their site",
     "formats_fuzz": "random damage to files of all formats",
     "formats_real": "real scans",
     "layering": "who imports whom",
