@@ -72,10 +72,3 @@ def test_links_of_pages_outside_the_site_lead_to_files(page: Path) -> None:
         path = target.removeprefix(RAW).removeprefix(BLOB).partition("#")[0]
         if not path.startswith("https:"):
             assert (ROOT / page).parent.joinpath(path).exists(), f"{page} links to {target}, which is not there"
-
-
-def test_the_readme_shows_its_pictures_elsewhere_too() -> None:
-    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
-    assert pictures
-    for picture in pictures:
-        assert picture.startswith(RAW), picture
