@@ -17,7 +17,7 @@ from napari_seg.errors import InputError, NapariSegError, Notice
 from napari_seg.evaluation.labels import BACKGROUND, Classes, as_classes, declared_ignored, mask_ignored, with_labels_of
 from napari_seg.evaluation.metrics import Scores, compare_label_maps, disagreement
 from napari_seg.formats import nifti_ending
-from napari_seg.formats.dicom_header import file_label
+from napari_seg.formats.dicom.headers import file_label
 from napari_seg.formats.image2d import is_picture
 from napari_seg.formats.label_maps import is_cropped, named, on_common_grid, on_grid, read_label_map
 from napari_seg.volume import Segment, Segmentation, distinct_color

@@ -96,7 +96,7 @@ class Scan:
 
             read = partial(read_one_picture, channels=channels)
         elif self.format == "dicom":
-            from napari_seg.formats.dicom import read_series
+            from napari_seg.formats.dicom.read import read_series
 
             read = partial(read_series, volume=volume, resample_tilt=resample_tilt, name=self.name, apart=False)
         else:
@@ -209,7 +209,7 @@ def find(path: str | os.PathLike[str], passing_over: Callable[[Path], bool] = la
         header_first = sorted(parts, key=lambda part: "img" in pair_ending(part).lower())
         scans.append(Scan(stem.name, "nifti", tuple(header_first)))
     if others:
-        from napari_seg.formats.dicom import find_series
+        from napari_seg.formats.dicom.series import find_series
         from napari_seg.formats.nifti import is_nifti
 
         series, no_series = find_series(others)
@@ -235,7 +235,7 @@ def find_series_of(file: Path) -> Found:
     Args:
         file: a DICOM file; one that is no image gives what was skipped, as `find` does.
     """
-    from napari_seg.formats.dicom import find_series
+    from napari_seg.formats.dicom.series import find_series
 
     named = (*NIFTI_ENDINGS, *PAIR_ENDINGS, *ITK_ENDINGS, *ARCHIVE_ENDINGS, *PICTURE_ENDINGS)
     nearby = (one for one in sorted(file.parent.iterdir()) if one.name[0] != "." and not has_ending(one, named))

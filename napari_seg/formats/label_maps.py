@@ -17,8 +17,8 @@ from napari_seg.errors import InputError, Notice, OutputError
 from napari_seg.formats import ITK_ENDINGS, SEGMENTATION_ENDINGS, has_ending, nifti_ending, read
 from napari_seg.formats.atomic import unproven
 from napari_seg.formats.decoders import read_apart
-from napari_seg.formats.dicom_header import file_label
-from napari_seg.formats.dicom_reference import check_belonging, segment_names
+from napari_seg.formats.dicom.headers import file_label
+from napari_seg.formats.dicom.reference import check_belonging, segment_names
 from napari_seg.formats.image2d import is_picture, read_label_picture
 from napari_seg.formats.surface import SURFACE_ENDINGS, write_surfaces
 from napari_seg.geometry import Grid, index_affine, is_same_lattice, resample
@@ -59,7 +59,7 @@ def read_label_map(
 
     NIfTI, NRRD, MetaImage and 2D images hold labels; names come from the file or from the record beside it. DICOM
     segmentations and contours (RT structure sets) number their segments; they are put on the grid of a scan only if
-    they belong to that scan, see `dicom_reference.belonging`.
+    they belong to that scan, see `reference.belonging`.
 
     Args:
         path: the file.
@@ -103,13 +103,13 @@ def _read_here(
         return _selected(_labels(read(path), path), only, path)
     notices = () if grid is None else check_belonging(path, images, only, ignore_frame=ignore_frame)
     if modality == "SEG":
-        from napari_seg.formats.dicom_seg import read_dicom_seg
+        from napari_seg.formats.dicom.seg import read_dicom_seg
 
         found = read_dicom_seg(path, only, grid)
         found = found if grid is None else _unrounded(found, grid, path)
         found = found if grid is None or on_own_grid else on_grid(found, grid, path)
     else:
-        from napari_seg.formats.dicom_rtstruct import read_rtstruct
+        from napari_seg.formats.dicom.rtstruct import read_rtstruct
 
         if grid is None:
             text = f"{file_label(path)} holds contours, which fill voxels only on the grid of a scan; name the scan too"
@@ -193,11 +193,11 @@ def write_label_map(
 
         write_seg_nrrd(segmentation, path)
     elif has_ending(path, (".dcm",)) and dicom == "rtstruct":
-        from napari_seg.formats.dicom_rtstruct import write_rtstruct
+        from napari_seg.formats.dicom.rtstruct import write_rtstruct
 
         write_rtstruct(segmentation, images, path, frames=frames, algorithm=algorithm, origin=origin)
     elif has_ending(path, (".dcm",)):
-        from napari_seg.formats.dicom_seg import write_dicom_seg
+        from napari_seg.formats.dicom.seg import write_dicom_seg
 
         kind: Literal["binary", "labelmap"] = "binary" if dicom == "seg" else "labelmap"
         write_dicom_seg(segmentation, images, path, frames=frames, kind=kind, algorithm=algorithm, origin=origin)
@@ -328,7 +328,7 @@ def named(segmentation: Segmentation) -> Segmentation:
 
 def dicom_modality(path: Path) -> str | None:
     """Return the modality of a DICOM file; None for any other file, or a folder."""
-    from napari_seg.formats.dicom_header import read_header
+    from napari_seg.formats.dicom.headers import read_header
 
     if not path.is_file():
         return None

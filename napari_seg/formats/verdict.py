@@ -95,7 +95,7 @@ def verdict_of(scan: Scan, reading: Reading | None = None) -> Verdict:
 
 def verdict_of_skipped(skipped: Skipped) -> Verdict:
     """The verdict on what is no scan."""
-    from napari_seg.formats.dicom_header import file_label
+    from napari_seg.formats.dicom.headers import file_label
 
     first = skipped.files[0]
     return Verdict(

@@ -124,7 +124,7 @@ def lies_on(layer: Layer, other: Layer) -> bool:
 
 def _is_other(source: Path | None, volume: Volume) -> bool:
     """Whether labels were read from a DICOM file that belongs to another scan."""
-    from napari_seg.formats.dicom_reference import belonging
+    from napari_seg.formats.dicom.reference import belonging
 
     if source is None or not is_dicom([source]):
         return False

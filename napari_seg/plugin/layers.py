@@ -84,7 +84,7 @@ def title_of(volume: Volume) -> str:
     if is_dicom(volume.files):
         # the name for files tells series of one folder apart by modality and number
         name = re.sub(r" \d+$", "", name.removeprefix(f"{volume.modality} ")) or name
-        if not _PLANE_WORDS.search(name):  # the last axis runs across the slices, see `formats.dicom_geometry`
+        if not _PLANE_WORDS.search(name):  # the last axis runs across the slices, see `formats.dicom.geometry`
             name = f"{name or 'scan'} {_PLANE_ACROSS[volume.grid.orientation[2]]}"
     return f"{name or 'scan'}{mark}{number}"
 

@@ -93,9 +93,9 @@ def serve(connection: Connection, function: str, series: Path) -> None:
 def read_ours(folder: Path) -> Any:
     """With everything that `napari_seg.read` checks; headers that it keeps from one time to the next are forgotten."""
     from napari_seg import read
-    from napari_seg.formats import dicom_header
+    from napari_seg.formats.dicom import headers
 
-    dicom_header._read_header.cache_clear()
+    headers._read_header.cache_clear()
     return read(folder).array
 
 

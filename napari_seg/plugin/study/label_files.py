@@ -77,7 +77,7 @@ def scan_index(path: Path, scans: Sequence[Sequence[Path]]) -> int | None:
         path: the file; None is returned of one that is no DICOM segmentation.
         scans: files of each scan.
     """
-    from napari_seg.formats.dicom_reference import belonging, references_of
+    from napari_seg.formats.dicom.reference import belonging, references_of
 
     try:
         own = references_of(path)
@@ -196,7 +196,7 @@ def on_scan(snapshot: Snapshot, scan: Image) -> Layer:
         InputError: `geometry.other_frame_of_reference`, positions of the two can't be compared.
         OutputError: as of `segmentation_of`.
     """
-    from napari_seg.formats.dicom_reference import check_belonging
+    from napari_seg.formats.dicom.reference import check_belonging
     from napari_seg.plugin.structures.model import table_of
 
     volume, info = volume_of(scan), snapshot.info

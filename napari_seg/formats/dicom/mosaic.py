@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError
-from napari_seg.formats.dicom_header import Header
+from napari_seg.formats.dicom.headers import Header
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

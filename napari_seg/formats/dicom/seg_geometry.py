@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice
-from napari_seg.formats.dicom_geometry import MISPLACED_PIXELS, SAME_PLACE_PIXELS
-from napari_seg.formats.dicom_series import ORIENTATION_TOLERANCE
+from napari_seg.formats.dicom.geometry import MISPLACED_PIXELS, SAME_PLACE_PIXELS
+from napari_seg.formats.dicom.series import ORIENTATION_TOLERANCE
 from napari_seg.geometry import Grid
 
 if TYPE_CHECKING:

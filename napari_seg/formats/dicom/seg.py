@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice, OutputError, told_plainly
 from napari_seg.formats.atomic import unproven
-from napari_seg.formats.dicom import MAX_EXCESS, stack_of
-from napari_seg.formats.dicom_geometry import Stack
-from napari_seg.formats.dicom_header import file_label, quiet_pydicom, read_header
-from napari_seg.formats.dicom_reference import read_object
-from napari_seg.formats.dicom_seg_geometry import functional_groups, layout_of, value_of
-from napari_seg.formats.dicom_text import dicom_text, with_dicom_names
-from napari_seg.formats.tilt import on_images
+from napari_seg.formats.dicom.geometry import Stack
+from napari_seg.formats.dicom.headers import file_label, quiet_pydicom, read_header
+from napari_seg.formats.dicom.read import MAX_EXCESS, stack_of
+from napari_seg.formats.dicom.reference import read_object
+from napari_seg.formats.dicom.seg_geometry import functional_groups, layout_of, value_of
+from napari_seg.formats.dicom.text import dicom_text, with_dicom_names
+from napari_seg.formats.dicom.tilt import on_images
 from napari_seg.geometry import Grid, is_same_lattice, resample
 from napari_seg.version import __version__
 from napari_seg.volume import (

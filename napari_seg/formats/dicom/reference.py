@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_seg.errors import InputError, Notice, told_plainly
-from napari_seg.formats.dicom_header import file_label, quiet_pydicom
+from napari_seg.formats.dicom.headers import file_label, quiet_pydicom
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

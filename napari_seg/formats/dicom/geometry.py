@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import ChoiceNeeded, InputError
-from napari_seg.formats.dicom_frames import Frame, millimetres
-from napari_seg.formats.dicom_series import names_of_kinds
-from napari_seg.formats.dicom_volumes import tell_apart
+from napari_seg.formats.dicom.frames import Frame, millimetres
+from napari_seg.formats.dicom.series import names_of_kinds
+from napari_seg.formats.dicom.volumes import tell_apart
 from napari_seg.geometry import SHEAR_TOLERANCE, Grid
 
 SAME_PLACE_PIXELS = 0.01

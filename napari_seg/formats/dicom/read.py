@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice
 from napari_seg.formats.decoders import read_apart
-from napari_seg.formats.dicom_frames import Frame, frames_of
-from napari_seg.formats.dicom_geometry import Stack, arrange
-from napari_seg.formats.dicom_header import DEFLATED, Header, Tags, quiet_pydicom, read_header
-from napari_seg.formats.dicom_series import Series, find_series, series_name
+from napari_seg.formats.dicom.frames import Frame, frames_of
+from napari_seg.formats.dicom.geometry import Stack, arrange
+from napari_seg.formats.dicom.headers import DEFLATED, Header, Tags, quiet_pydicom, read_header
+from napari_seg.formats.dicom.series import Series, find_series, series_name
 from napari_seg.formats.voxels import check_room
 from napari_seg.volume import Volume
 
@@ -68,7 +68,7 @@ def read_series(
 
     Args:
         files: of the series.
-        volume: which one, counted from 0, of a series that holds several at the same positions (see `dicom_volumes`) or
+        volume: which one, counted from 0, of a series that holds several at the same positions (see `volumes`) or
             of several kinds; None: there must be one.
         resample_tilt: shift the slices of a tilted gantry onto a straight grid, in float32 (see `tilt`).
         name: of the scan; "": as the first header gives it.
@@ -92,7 +92,7 @@ def read_series(
     slices = _read_pixels(stack.frames, {header.path: header for header in headers}, name)
     notices = _notices(headers, len(stack.frames), name)
     if stack.is_tilted:
-        from napari_seg.formats.tilt import straightened
+        from napari_seg.formats.dicom.tilt import straightened
 
         slices = straightened(slices, stack)
         text = f"the gantry of {name} was tilted; its slices were shifted onto a straight grid"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_seg.errors import InputError
-from napari_seg.formats.dicom_header import (
+from napari_seg.formats.dicom.headers import (
     DIRECTORY,
     Header,
     Tags,

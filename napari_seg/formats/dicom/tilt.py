@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.formats.dicom_geometry import Stack
+from napari_seg.formats.dicom.geometry import Stack
 
 
 def straightened(slices: NDArray, stack: Stack) -> NDArray[np.float32]:

@@ -24,10 +24,11 @@ from pydicom.tag import Tag
 from pydicom.uid import JPEGBaseline8Bit, RLELossless
 
 from napari_seg.errors import EnvironmentFault, InputError
-from napari_seg.formats import dicom_header, find, find_scans
-from napari_seg.formats.dicom import read_series
-from napari_seg.formats.dicom_header import label_of, public_name, read_header
-from napari_seg.formats.dicom_series import find_series, plane_of
+from napari_seg.formats import find, find_scans
+from napari_seg.formats.dicom import headers
+from napari_seg.formats.dicom.headers import label_of, public_name, read_header
+from napari_seg.formats.dicom.read import read_series
+from napari_seg.formats.dicom.series import find_series, plane_of
 from napari_seg.memory import limited_to
 from napari_seg.volume import Volume
 
@@ -42,13 +43,13 @@ def test_a_header_takes_little_memory_whatever_its_size(tmp_path: Path, head: Vo
         paths[-1].write_bytes(path.read_bytes())
     path.unlink()
     find_series(paths[:1])
-    dicom_header._read_header.cache_clear()
+    headers._read_header.cache_clear()
     tracemalloc.start()
     find_series(paths)
     of_each = tracemalloc.get_traced_memory()[0] / len(paths)  # all of them still cached
-    dicom_header._read_header.cache_clear()
+    headers._read_header.cache_clear()
     found = find_series(paths)
-    dicom_header._read_header.cache_clear()
+    headers._read_header.cache_clear()
     gc.collect()
     kept = tracemalloc.get_traced_memory()[0] / len(paths)
     tracemalloc.stop()
@@ -60,7 +61,7 @@ def test_a_header_takes_little_memory_whatever_its_size(tmp_path: Path, head: Vo
 def test_an_enhanced_header_takes_as_little(tmp_path: Path, head: Volume) -> None:
     write_enhanced(head, tmp_path / "mf", order=list(range(14)) * 20)
     read_header(tmp_path / "mf")
-    dicom_header._read_header.cache_clear()
+    headers._read_header.cache_clear()
     tracemalloc.start()
     header = read_header(tmp_path / "mf")
     assert tracemalloc.get_traced_memory()[0] < 20_000

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice, OutputError, told_plainly
 from napari_seg.formats.atomic import unproven
-from napari_seg.formats.contours import enclosed, enclosed_by_odd, outlines
-from napari_seg.formats.dicom_header import file_label, quiet_pydicom, read_header
-from napari_seg.formats.dicom_reference import read_object
-from napari_seg.formats.dicom_seg import UNICODE, source_of
-from napari_seg.formats.dicom_text import dicom_text, with_dicom_names
+from napari_seg.formats.dicom.contours import enclosed, enclosed_by_odd, outlines
+from napari_seg.formats.dicom.headers import file_label, quiet_pydicom, read_header
+from napari_seg.formats.dicom.reference import read_object
+from napari_seg.formats.dicom.seg import UNICODE, source_of
+from napari_seg.formats.dicom.text import dicom_text, with_dicom_names
 from napari_seg.geometry import Grid
 from napari_seg.version import __version__
 from napari_seg.volume import Origin, Segment, Segmentation, distinct_color, smallest_label_type
@@ -368,7 +368,7 @@ def _reference(source: Dataset, frames: Sequence[int] = ()) -> Dataset:
 
 def _slices(sources: Sequence[Dataset], frames: Sequence[Sequence[int]], grid: Grid) -> dict[int, Dataset]:
     """By slice of the grid the image that lies there, as contours refer to it."""
-    from napari_seg.formats.dicom import frames_among
+    from napari_seg.formats.dicom.read import frames_among
 
     headers = [read_header(Path(source.filename)) for source in sources]
     by_path = {header.path: source for header, source in zip(headers, sources, strict=True)}

@@ -15,7 +15,7 @@ from sys import intern
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from napari_seg.errors import InputError
-from napari_seg.formats.dicom_volumes import MARKS
+from napari_seg.formats.dicom.volumes import MARKS
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

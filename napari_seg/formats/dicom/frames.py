@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, told_plainly
-from napari_seg.formats.dicom_header import Header, image_type, quiet_pydicom
-from napari_seg.formats.dicom_mosaic import mosaic_of
-from napari_seg.formats.dicom_series import ORIENTATION_TOLERANCE, Kind
-from napari_seg.formats.dicom_volumes import DIMENSION, MARKS, Value, value_of
+from napari_seg.formats.dicom.headers import Header, image_type, quiet_pydicom
+from napari_seg.formats.dicom.mosaic import mosaic_of
+from napari_seg.formats.dicom.series import ORIENTATION_TOLERANCE, Kind
+from napari_seg.formats.dicom.volumes import DIMENSION, MARKS, Value, value_of
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
