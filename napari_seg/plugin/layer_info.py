@@ -95,7 +95,7 @@ class LayerInfo:
 
     @property
     def is_oriented(self) -> bool:
-        """Whether it is known which side of the layer is the patient's left."""
+        """Return whether it is known which side of the layer is the patient's left."""
         notices = self.notices if self.volume is None else self.volume.notices
         return all(notice.code != "geometry.no_orientation" for notice in notices)
 
