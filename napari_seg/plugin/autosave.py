@@ -1,8 +1,8 @@
-"""Copies of labels that a person edited and did not save, to be restored later.
+"""Automatic copies of unsaved labels, which can be restored after a crash.
 
-Copies lie in the user's own cache folder, in a folder for each open viewer that only the user can open, as NIfTI with
-the names of the structures beside it. The folder is removed once everything is saved or discarded. One that is left
-behind by a program that has ended holds work to restore; so does the folder of a layer that was removed with its edits.
+Each open viewer has a folder in the user's cache that only the user can open. It holds one NIfTI file per layer with a
+record of the structures' names. The folder is removed when everything is saved or discarded. A folder whose program
+has ended holds work to restore. So does the folder of a layer that was removed with unsaved edits.
 """
 
 from __future__ import annotations
@@ -29,22 +29,23 @@ from napari_seg.plugin.structures.model import Snapshot, table_of
 from napari_seg.plugin.structures.records import made_by_in, made_by_of, write_record
 
 FOLDER_VARIABLE = "NAPARI_SEG_UNSAVED"
-"""Environment variable with the folder in which copies are kept."""
+"""Environment variable that sets the folder of the copies."""
 
 _INFO = "unsaved.json"
 
-_FOREIGN_SECONDS = 86400.0
+_OTHER_MACHINE_SECONDS = 86400.0
+"""Age of a copy above which a program on another machine is taken to have ended."""
 
 
 @dataclass(frozen=True)
 class Unsaved:
-    """Work that a program left behind.
+    """Copies of unsaved layers that can be restored.
 
     Attributes:
-        folder: where it lies.
-        names: of the layers.
-        when: seconds since 1970 of the last copy.
-        is_removed: whether these are layers that were removed in this viewer.
+        folder: folder of the copies.
+        names: names of the layers.
+        when: time of the last copy, in seconds since 1970.
+        is_removed: whether the layers were removed in this viewer; otherwise their program has ended.
     """
 
     folder: Path
@@ -53,7 +54,7 @@ class Unsaved:
     is_removed: bool = False
 
     def read(self, frame: NDArray | None) -> list[Layer]:
-        """The layers, shown in a viewer's frame; takes a while, so not in the main thread.
+        """Return the layers in a viewer's frame; slow, call outside the main thread.
 
         Raises:
             InputError: a copy is damaged.
@@ -72,19 +73,19 @@ class Unsaved:
         return answer
 
     def discard(self) -> None:
-        """Forgets it."""
+        """Remove the copies."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Autosave:
-    """The copies of one viewer.
+    """Copies of the unsaved labels of one viewer.
 
     Args:
-        root: where copies of all programs lie; None: the user's cache.
+        root: folder of the copies of all programs; None for the user's cache.
 
     Attributes:
-        folder: where copies of this viewer lie.
-        is_ended: whether nothing more shall be written, not even by a thread that is about to.
+        folder: folder of the copies of this viewer.
+        is_ended: set to prevent further copies, including those of threads that have not begun to write.
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -92,24 +93,24 @@ class Autosave:
         self.folder = self.root / f"{platform.node()}-{os.getpid()}-{uuid4().hex[:8]}"
         self.is_ended = False
         self._writing = threading.Lock()
-        self._set_aside: list[Path] = []
-        self._kept: dict[int, int] = {}
-        self._entries: dict[int, tuple[str, str]] = {}
+        self._removed: list[Path] = []
+        self._saved_edits: dict[int, int] = {}  # by id of the layer
+        self._entries: dict[int, tuple[str, str]] = {}  # by id of the layer: file and name
 
     def due(self, layers: Iterable[Labels]) -> list[Snapshot]:
-        """The layers with unsaved work; [] if all of it was kept already."""
+        """Return snapshots of the layers with unsaved edits; [] if the copies hold all of these edits."""
         unsaved = [layer for layer in layers if table_of(layer).is_unsaved]
-        if {id(layer): table_of(layer).edits for layer in unsaved} == self._kept:
+        if {id(layer): table_of(layer).edits for layer in unsaved} == self._saved_edits:
             return []
         return [Snapshot.of(layer) for layer in unsaved]
 
     def keep(self, due: Iterable[Snapshot]) -> int:
-        """Writes copies in place of those before, and tells how many; takes a while, so not in the main thread.
+        """Replace the copies and return their number; slow, call outside the main thread.
 
-        Of a layer that can't be written the copy before stays.
+        If a layer cannot be written, its previous copy is kept.
 
         Raises:
-            OutputError: the disk is full, or labels can't be written.
+            OutputError: the disk is full, or labels cannot be written.
         """
         with self._writing:
             if self.is_ended:
@@ -120,32 +121,32 @@ class Autosave:
                 reason = error.strerror or type(error).__name__
                 raise OutputError(
                     "output.not_written",
-                    f"copies of unsaved labels can't be written to {self.root} ({reason}); save the labels",
+                    f"cannot write copies of unsaved labels to {self.root} ({reason}); save the labels",
                 ) from error
 
     def _keep(self, due: Iterable[Snapshot]) -> int:
         from napari_seg.formats.label_maps import write_label_map
 
         entries: dict[int, tuple[str, str]] = {}
-        kept, fault = {}, None
+        saved_edits, fault = {}, None
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for snapshot in due:
-            key, stem = id(snapshot.layer), uuid4().hex  # never over a copy that the list still names
+            key, stem = id(snapshot.layer), uuid4().hex  # never replaces a copy that the list still names
             try:
                 segmentation = snapshot.segmentation()
                 write_label_map(segmentation, self.folder / f"{stem}.nii.gz")
                 write_record(segmentation, self.folder / f"{stem}.nii.gz", made_by_of(snapshot))
-            except NapariSegError as error:  # the others are kept all the same
+            except NapariSegError as error:  # copy the other layers nevertheless
                 fault = error
                 if key in self._entries:
                     entries[key] = self._entries[key]
                 continue
             entries[key] = f"{stem}.nii.gz", str(snapshot.settings["name"])
-            kept[key] = snapshot.edits
+            saved_edits[key] = snapshot.edits
         hidden = self.folder / f".{_INFO}"
         hidden.write_text(json.dumps({"layers": list(entries.values()), "when": time.time()}), encoding="utf-8")
         hidden.replace(self.folder / _INFO)
-        self._entries, self._kept = entries, kept
+        self._entries, self._saved_edits = entries, saved_edits
         named = {file.removesuffix(".nii.gz") for file, _ in entries.values()}
         for path in self.folder.iterdir():
             if path.name != _INFO and path.name.partition(".")[0] not in named:
@@ -157,37 +158,37 @@ class Autosave:
     def forget(self) -> None:
         """Remove the copies."""
         with self._writing:
-            self._kept, self._entries = {}, {}
+            self._saved_edits, self._entries = {}, {}
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def set_aside(self, snapshot: Snapshot) -> None:
-        """Write a copy of a layer that was removed, to be restored or discarded by hand; takes a while.
+        """Write a copy of a layer that was removed, so that it can be restored; slow, call outside the main thread.
 
         Raises:
-            OutputError: the disk is full, or labels can't be written.
+            OutputError: the disk is full, or labels cannot be written.
         """
-        aside = Autosave(self.root)
-        aside.keep([snapshot])
-        self._set_aside.append(aside.folder)
+        copy = Autosave(self.root)
+        copy.keep([snapshot])
+        self._removed.append(copy.folder)
 
     def left_behind(self) -> list[Unsaved]:
-        """Return what there is to restore, the latest first: of programs that have ended, and removed layers."""
+        """Return the copies of ended programs and of removed layers, the latest first."""
         answer = []
         for info in self.root.glob(f"*/{_INFO}"):
-            is_removed = info.parent in self._set_aside
+            is_removed = info.parent in self._removed
             if not is_removed and _is_running(info.parent):
                 continue
             try:
                 known = json.loads(info.read_text(encoding="utf-8"))
                 names = tuple(str(name) for _, name in known["layers"])
                 answer.append(Unsaved(info.parent, names, float(known["when"]), is_removed))
-            except (OSError, ValueError, KeyError, TypeError):  # damaged: there is nothing to give back
+            except (OSError, ValueError, KeyError, TypeError):  # damaged: nothing can be restored
                 continue
         return sorted(answer, key=lambda unsaved: -unsaved.when)
 
 
 def unsaved_dir() -> Path:
-    """Where copies lie: a folder in the user's cache."""
+    """Return the folder of all copies, in the user's cache."""
     if named := os.environ.get(FOLDER_VARIABLE):
         return Path(named)
     if sys.platform == "win32":
@@ -198,17 +199,17 @@ def unsaved_dir() -> Path:
 
 
 def _is_running(folder: Path) -> bool:
-    """Whether the program that a folder belongs to still runs: it is there, and no younger than the folder.
+    """Return whether the program of a folder still runs: its process exists and started before the folder.
 
-    Of one on another machine, whose home this is too, nobody here knows: it is taken to run for a day after a copy.
+    A program on another machine that shares the home folder is taken to run for a day after its last copy.
     """
     import psutil
 
     node, pid = folder.name.rsplit("-", 2)[:2] if folder.name.count("-") >= 2 else (platform.node(), folder.name)
     try:
         if node != platform.node():
-            return time.time() - folder.stat().st_mtime < _FOREIGN_SECONDS
-        began = psutil.Process(int(pid.partition("-")[0])).create_time()
-        return began <= folder.stat().st_ctime + 1
+            return time.time() - folder.stat().st_mtime < _OTHER_MACHINE_SECONDS
+        started = psutil.Process(int(pid.partition("-")[0])).create_time()
+        return started <= folder.stat().st_ctime + 1
     except (ValueError, OSError, psutil.Error):
         return False

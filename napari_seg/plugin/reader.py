@@ -1,4 +1,4 @@
-"""Opens NIfTI, NRRD, MetaImage and DICOM files and folders of them in the right place in napari."""
+"""napari's reader: opens NIfTI, NRRD, MetaImage and DICOM files, and folders of them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from napari_seg.plugin.messages import words_of
 from napari_seg.plugin.study.label_files import LabelMaps, holds_labels, label_layers, read_labels
 from napari_seg.volume import Volume
 
-_LOOKED_AT = 200
+_MAX_FILES_CHECKED = 200
+"""Files of a folder that are checked before the folder is left to other plugins."""
 
 
 def get_reader(path: str | list[str] | None = None) -> Callable[[str | list[str]], list[Any]] | None:
-    """Return a function that reads the path, or None where another plugin should try.
+    """Return a function that reads the path, or None to leave the path to other plugins.
 
-    napari lists this in its command palette too, and calls it there without a path: then a person is asked for one.
+    napari also lists this function in its command palette and calls it there without a path. It then opens a dialog.
     """
     if path is None:
         from napari_seg.plugin.commands import open_study
@@ -35,16 +36,16 @@ def get_reader(path: str | list[str] | None = None) -> Callable[[str | list[str]
 
 
 def read_layers(path: str | list[str]) -> list[Any]:
-    """Return the layers of every scan at a path; of labels that were saved before, a labels layer.
+    """Return an image layer for every scan at a path, and labels layers for files of labels.
 
-    One slice of a DICOM series, or several, give the series. napari calls this for each file that is dropped into the
-    window: for the second slice of a series it returns nothing, and says nothing once more.
+    One or more slices of a DICOM series open the whole series. napari calls this function for each file that is dropped
+    into the window: for the second slice of a series it returns nothing and repeats no message.
 
-    In a window, a person sees what is wrong as one line; napari's own dialog for a failed reader would bury it under
-    advice to try other plugins. A script without a window gets the exception.
+    If a window is open, errors are shown as one line each, because napari's own dialog for a failed reader recommends
+    other plugins. A script without a window gets the exception.
 
     Raises:
-        NapariSegError: nothing at the path can be read; only where no window is open.
+        NapariSegError: nothing at the path can be read, and no window is open.
     """
     from napari.utils.notifications import show_error, show_warning
     from napari.viewer import current_viewer
@@ -75,15 +76,15 @@ def read_layers(path: str | list[str]) -> list[Any]:
         from napari_seg.plugin.planes.letters import Letters
 
         Letters.on(native_canvas(canvas_widget(viewer)), viewer)
-    # napari's word for "read, and there is nothing to show".
+    # napari takes this for "read, but there is no layer to add"
     return layers or [(None,)]
 
 
 def _read(paths: list[Path], viewer: Any) -> Iterator[Volume | LabelMaps | NapariSegError]:
-    """Every scan that can be read, or the labels of a file that holds some; for each other what is wrong with it."""
+    """Yield every scan and every file of labels that can be read, and the errors of the others."""
     from napari_seg.formats import Found, find, find_series_of
 
-    done: set[Path] = set()  # slices of series that were read
+    done: set[Path] = set()  # slices of series that were already read
     for path in paths:
         try:
             if path in done or (_is_slice(path) and (_select(path, viewer) or _was_refused(path))):
@@ -108,13 +109,13 @@ def _read(paths: list[Path], viewer: Any) -> Iterator[Volume | LabelMaps | Napar
 
 
 _refused: dict[Path, float] = {}
-"""Slices of series that were refused, and when: napari opens files that are dropped together one by one."""
+"""Slice -> time at which its series was refused. napari opens files that are dropped together one by one."""
 
 _TOGETHER_SECONDS = 5.0
 
 
 def _was_refused(path: Path) -> bool:
-    """Whether a slice belongs to a series that was refused just now, among files that are opened together."""
+    """Return whether a slice belongs to a series that was refused less than `_TOGETHER_SECONDS` ago."""
     now = time.monotonic()
     if now - _refused.get(path, -_TOGETHER_SECONDS) >= _TOGETHER_SECONDS:
         _refused.clear()
@@ -148,16 +149,16 @@ def _is_ours(path: Path) -> bool:
     try:
         if not path.is_dir():
             return _looks_readable(path)
-        looked = 0
+        checked = 0
         for folder, _, names in os.walk(path):
             for name in sorted(names):
                 if _looks_readable(Path(folder, name)):
                     return True
-                looked += 1
-                if looked >= _LOOKED_AT:
+                checked += 1
+                if checked >= _MAX_FILES_CHECKED:
                     return False
     except OSError:
-        # Whoever may open it will say what is wrong; a look must not fail.
+        # this check must not fail; the reader that opens the path reports the error
         return False
     return False
 
@@ -167,14 +168,14 @@ def _looks_readable(path: Path) -> bool:
 
 
 def _is_slice(path: Path) -> bool:
-    """Whether a file is DICOM by its name or its first bytes, and may be one of many."""
+    """Return whether a file is DICOM by its name or its first bytes, so that it may be a slice of a series."""
     is_named = bool(nifti_ending(path)) or has_ending(path, ITK_ENDINGS)
     return not is_named and path.is_file() and (has_ending(path, (".dcm",)) or _is_dicom(path))
 
 
 def _is_dicom(path: Path) -> bool:
-    if not path.is_file():  # a pipe would block whoever opens it
+    if not path.is_file():  # opening a pipe would block
         return False
-    # DICOM files often have no suffix; the standard puts these letters after 128 bytes (PS3.10, 7.1).
+    # DICOM files often have no suffix; the standard puts "DICM" after 128 bytes (PS3.10, 7.1)
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"

@@ -11,7 +11,7 @@ from napari_seg.volume import Volume
 
 
 def mni152() -> list[LayerTuple]:
-    """The MNI152 average T1 head, which comes with the nilearn package.
+    """Return the MNI152 average T1 head, which is part of the nilearn package.
 
     Raises:
         EnvironmentFault: `environment.template`, nilearn is not installed.
@@ -21,31 +21,31 @@ def mni152() -> list[LayerTuple]:
     from napari_seg.formats import read
     from napari_seg.localise import mni152_path
 
-    return _shown(replace(read(mni152_path()), name="MNI152 T1"))
+    return _layers_of(replace(read(mni152_path()), name="MNI152 T1"))
 
 
 def synthetic_ct() -> list[LayerTuple]:
-    """A made-up abdomen in Hounsfield units: fat, muscle, a spine, ribs, a liver, a spleen and two kidneys."""
+    """Return a synthetic abdomen in Hounsfield units: fat, muscle, spine, ribs, liver, spleen and two kidneys."""
     grid = Grid((180, 140, 80), np.array([[-2, 0, 0, 180], [0, -2, 0, 140], [0, 0, 3, -120], [0, 0, 0, 1.0]]))
     x, y, z = _coordinates(grid)
     hu = np.full(grid.shape, -1000.0, np.float32)
-    hu[_ball(x, y, 0 * z, 170, 120, 1)] = -100  # fat
-    hu[_ball(x, y, 0 * z, 158, 108, 1)] = 50
-    hu[_ball(x, y - 10, z - 20, 140, 85, 150)] = 20
-    hu[_ball(x - 70, y + 5, z - 25, 62, 60, 70)] = 110  # liver, on the patient's right
-    hu[_ball(x + 95, y + 30, z - 40, 28, 38, 45)] = 120
+    hu[_ellipsoid(x, y, 0 * z, 170, 120, 1)] = -100  # fat
+    hu[_ellipsoid(x, y, 0 * z, 158, 108, 1)] = 50
+    hu[_ellipsoid(x, y - 10, z - 20, 140, 85, 150)] = 20
+    hu[_ellipsoid(x - 70, y + 5, z - 25, 62, 60, 70)] = 110  # liver, on the patient's right
+    hu[_ellipsoid(x + 95, y + 30, z - 40, 28, 38, 45)] = 120
     for side in (-1, 1):
-        hu[_ball(x - 62 * side, y + 50, z + 30 + 8 * side, 24, 22, 48)] = 180
-    hu[_ball(x, y + 60, 0 * z, 24, 20, 1)] = 500
-    hu[_ball(x, y + 62, 0 * z, 9, 9, 1)] = 30
-    rim = _ball(x, y, 0 * z, 156, 106, 1) & ~_ball(x, y, 0 * z, 146, 97, 1)
+        hu[_ellipsoid(x - 62 * side, y + 50, z + 30 + 8 * side, 24, 22, 48)] = 180
+    hu[_ellipsoid(x, y + 60, 0 * z, 24, 20, 1)] = 500
+    hu[_ellipsoid(x, y + 62, 0 * z, 9, 9, 1)] = 30
+    rim = _ellipsoid(x, y, 0 * z, 156, 106, 1) & ~_ellipsoid(x, y, 0 * z, 146, 97, 1)
     hu[rim & (np.sin(z / 6 + y / 25) > 0.55) & (y < 85)] = 600
     noise = np.random.default_rng(0).normal(0, 12, grid.shape).astype(np.float32)
-    return _shown(Volume((hu + noise).astype(np.int16)[None], grid, name="Synthetic CT", modality="CT"))
+    return _layers_of(Volume((hu + noise).astype(np.int16)[None], grid, name="Synthetic CT", modality="CT"))
 
 
 def oblique_mr() -> list[LayerTuple]:
-    """A made-up head of thick slices that lie askew: shown along its own axes, nothing interpolated."""
+    """Return a synthetic head of thick oblique slices, which is shown along its own axes without interpolation."""
     tilt, turn = np.radians(18), np.radians(9)
     about_x = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
     about_z = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
@@ -54,21 +54,21 @@ def oblique_mr() -> list[LayerTuple]:
     x, y, z = _coordinates(grid)
     y, z = y + 12, z - 20
     value = np.zeros(grid.shape, np.float32)
-    value[_ball(x, y, z, 76, 96, 88)] = 500
-    value[_ball(x, y, z, 70, 90, 82)] = 90
-    value[_ball(x, y, z, 66, 86, 78)] = 330
-    value[_ball(x, y, z, 52, 70, 62)] = 420
+    value[_ellipsoid(x, y, z, 76, 96, 88)] = 500
+    value[_ellipsoid(x, y, z, 70, 90, 82)] = 90
+    value[_ellipsoid(x, y, z, 66, 86, 78)] = 330
+    value[_ellipsoid(x, y, z, 52, 70, 62)] = 420
     for side in (-1, 1):
-        value[_ball(x - 12 * side, y + 2, z - 8, 8, 34, 16)] = 80
-    value[_ball(x, y - 100, z + 20, 9, 14, 14)] = 450  # the nose
-    value[_ball(x + 40, y - 30, z - 30, 9, 9, 9)] = 620  # something bright, on the patient's left
+        value[_ellipsoid(x - 12 * side, y + 2, z - 8, 8, 34, 16)] = 80
+    value[_ellipsoid(x, y - 100, z + 20, 9, 14, 14)] = 450  # the nose
+    value[_ellipsoid(x + 40, y - 30, z - 30, 9, 9, 9)] = 620  # a bright ball on the patient's left
     noise = np.random.default_rng(1).normal(0, 14, grid.shape).astype(np.float32)
     array = np.clip(value + noise, 0, None).astype(np.int16)
-    return _shown(Volume(array[None], grid, name="Oblique MR", modality="MR"))
+    return _layers_of(Volume(array[None], grid, name="Oblique MR", modality="MR"))
 
 
-def _shown(volume: Volume) -> list[LayerTuple]:
-    """The layers of a volume in the current viewer's frame."""
+def _layers_of(volume: Volume) -> list[LayerTuple]:
+    """Return the layers of a volume in the frame of the current viewer."""
     from napari.viewer import current_viewer
 
     viewer = current_viewer()
@@ -76,12 +76,12 @@ def _shown(volume: Volume) -> list[LayerTuple]:
 
 
 def _coordinates(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """x, y and z of all voxels, mm in RAS+."""
+    """Return x, y and z of all voxels, in mm, RAS+."""
     x, y, z = np.moveaxis(grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1)).astype(np.float32), -1, 0)
     return x, y, z
 
 
-def _ball(x: np.ndarray, y: np.ndarray, z: np.ndarray, a: float, b: float, c: float) -> np.ndarray:
-    """Where an ellipsoid of these half axes, in mm, lies around the origin."""
+def _ellipsoid(x: np.ndarray, y: np.ndarray, z: np.ndarray, a: float, b: float, c: float) -> np.ndarray:
+    """Return the mask of an ellipsoid around the origin with the half axes a, b and c, in mm."""
     inside: np.ndarray = (x / a) ** 2 + (y / b) ** 2 + (z / c) ** 2 < 1
     return inside

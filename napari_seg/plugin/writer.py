@@ -1,4 +1,4 @@
-"""Saves a labels layer on the grid of its scan."""
+"""napari's writer: saves a labels layer on the grid of its scan."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from napari_seg.plugin.layers import segmentation_of
 
 
 def write_labels(path: str = "", data: NDArray | None = None, meta: dict[str, Any] | None = None) -> list[str]:
-    """Write the labels on the file's own grid and with its exact affine; return the path of the file.
+    """Write labels on the grid of their scan, with its exact affine; return the path of the file.
 
-    napari lists this in its command palette too, and calls it there without arguments: then a person is asked where
-    the selected labels go.
+    napari also lists this function in its command palette and calls it there without arguments. It then opens a dialog
+    for the selected labels.
 
     Args:
-        path: ends in .nii, .nii.gz or .seg.nrrd.
-        data: the layer's array.
-        meta: the layer's settings.
+        path: file to write; ends in .nii, .nii.gz or .seg.nrrd.
+        data: array of the layer.
+        meta: settings of the layer.
 
     Raises:
         OutputError: the layer belongs to no scan, or the file could not be written.
@@ -43,7 +43,7 @@ def write_labels(path: str = "", data: NDArray | None = None, meta: dict[str, An
     edits = 0 if layer is None else table_of(layer).edits
     if LayerInfo.in_settings(meta) is None:
         labels = labels_from(data, meta)
-        with suppress(InputError):  # the labels have no geometry: what is raised below says so
+        with suppress(InputError):  # the labels have no geometry: `segmentation_of` raises
             adopt_labels(labels, () if viewer is None else viewer.layers)
         meta = {**meta, "metadata": labels.metadata}
     written = write_label_map(segmentation_of(data, meta), Path(path))
