@@ -216,7 +216,7 @@ def cost(run: Run, root: Path) -> tuple[int, float]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from napari_seg.bundles.monai import load_model
+    from napari_seg.bundles.load import load_model
     from napari_seg.bundles.spec import read_bundle
 
     model = load_model(read_bundle(root, trust=True), "cpu")

@@ -394,7 +394,7 @@ def test_nnunet_and_the_bundle_compute_the_same(tmp_path):
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    from napari_seg.bundles.monai import load_model
+    from napari_seg.bundles.load import load_model
     from napari_seg.bundles.spec import read_bundle
 
     array = np.zeros((22, 28, 36), np.int16)

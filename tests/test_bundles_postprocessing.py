@@ -11,7 +11,8 @@ import yaml
 from bundles import write_threshold_bundle
 
 from napari_seg.bundles.postprocessing import not_honoured, read_config
-from napari_seg.bundles.spec import check_runnable, read_bundle, shipped_root
+from napari_seg.bundles.spec import read_bundle, shipped_root
+from napari_seg.bundles.trust import check_runnable
 from napari_seg.errors import BundleError
 
 SOFTMAX = {"_target_": "Activationsd", "keys": "pred", "softmax": True}

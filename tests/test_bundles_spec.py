@@ -12,7 +12,7 @@ import pytest
 from bundles import write_threshold_bundle
 
 from napari_seg.bundles import spec as module
-from napari_seg.bundles.monai import load_model
+from napari_seg.bundles.load import load_model
 from napari_seg.bundles.spec import find_bundles, read_bundle, shipped_root
 from napari_seg.errors import BundleError
 

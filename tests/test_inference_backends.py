@@ -16,7 +16,8 @@ from monai.networks.nets import UNet
 from monai.transforms import Compose
 from torch import nn
 
-from napari_seg.bundles.monai import Model, load_model
+from napari_seg.bundles.load import load_model
+from napari_seg.bundles.model import Model
 from napari_seg.bundles.spec import read_bundle
 from napari_seg.errors import EnvironmentFault
 from napari_seg.inference import segment

@@ -10,7 +10,7 @@ import torch
 from bundles import write_threshold_bundle
 from torch import nn
 
-from napari_seg.bundles.monai import load_model
+from napari_seg.bundles.load import load_model
 from napari_seg.bundles.spec import TTA, read_bundle
 from napari_seg.errors import BundleError
 from napari_seg.geometry import Grid

@@ -14,7 +14,8 @@ import pytest
 import torch
 from bundles import write_threshold_bundle
 
-from napari_seg.bundles.monai import Model, load_model
+from napari_seg.bundles.load import load_model
+from napari_seg.bundles.model import Model
 from napari_seg.bundles.spec import read_bundle
 from napari_seg.cli.predict import memory_size
 from napari_seg.errors import EnvironmentFault

@@ -15,7 +15,8 @@ from monai.transforms import Compose
 from torch import nn
 
 from napari_seg import localise
-from napari_seg.bundles.monai import Model, load_model
+from napari_seg.bundles.load import load_model
+from napari_seg.bundles.model import Model
 from napari_seg.bundles.spec import read_bundle
 from napari_seg.geometry import Grid
 from napari_seg.inference import estimate as foresee_module
@@ -63,7 +64,7 @@ def test_a_quick_network_is_tried_and_the_answer_remembered(tmp_path: Path) -> N
     assert task.seconds(plan, backend, may_try=False) < 0.05
     assert task.seconds(plan, backend, may_try=True) > 0.06  # 65,536 voxels at a microsecond
     assert task.seconds(plan, backend, may_try=False) > 0.06
-    task.model.batch_seconds[(backend.name, task.batch_shape(plan))] = 100.0  # as a run has noted
+    task.model.statistics.batch_seconds[(backend.name, task.batch_shape(plan))] = 100.0  # as a run has noted
     assert task.seconds(plan, backend) == pytest.approx(200, abs=1)
 
 
@@ -83,7 +84,7 @@ def test_a_slow_network_is_judged_by_its_operations_and_never_run(
 def test_what_a_run_took_is_told_of_the_next(head: Volume, tmp_path: Path) -> None:
     bundle = read_bundle(write_threshold_bundle(tmp_path / "threshold", roi=(10, 12, 8)), trust=True)
     segment(head, bundle, device="cpu", backend="torch")
-    known = load_model(bundle, "cpu").batch_seconds
+    known = load_model(bundle, "cpu").statistics.batch_seconds
     assert [name for name, _ in known] == ["torch on cpu"]
     for key in known:
         known[key] = 50.0
@@ -108,7 +109,7 @@ def test_locating_and_compiling_are_in_the_time_told(
     monkeypatch.setattr(backends, "will_compile", lambda wanted, device, flop: True)
     monkeypatch.setattr(speed, "compiling_seconds", lambda batch: 300.0)
     assert told() == pytest.approx(380 + plain, abs=1)
-    known = load_model(bundle, "cpu").batch_seconds
+    known = load_model(bundle, "cpu").statistics.batch_seconds
     known |= {("OpenVINO on cpu", shape): 0.0 for _, shape in known}  # it was compiled a scan ago
     assert told() == pytest.approx(80 + plain, abs=1)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from napari_seg.bundles.spec import METADATA, WEIGHTS, check_runnable, read_bundle
+from napari_seg.bundles.spec import METADATA, WEIGHTS, read_bundle
+from napari_seg.bundles.trust import check_runnable
 from napari_seg.cli.train import _print_folds
 from napari_seg.errors import BundleError, TrainingError
 from napari_seg.training import Choices, folds, plan_bundle, run, with_segnets

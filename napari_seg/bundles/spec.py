@@ -23,17 +23,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import shlex
-import sys
-import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from napari_seg.bundles.postprocessing import not_honoured, read_config, sees_images
 from napari_seg.errors import BundleError
 from napari_seg.volume import MOST_LABEL, Segment, Term, distinct_color
 
@@ -52,6 +48,9 @@ MAX_ACCURACY = 1e9
 MAX_NAME = 120
 MAX_TEXT = 2000
 """Characters of a name and of a description that are kept."""
+BundleKind = Literal["monai"]
+"""Formats of bundles."""
+
 TTA = Literal["none", "shifts", "mirror"]
 """Test-time averaging: over shifted copies of each window, or over its mirror images."""
 
@@ -126,6 +125,7 @@ class Bundle:
         network_segments: what the network's own channels mean, background left out.
         segments: what a whole-scan result holds; equal to `network_segments` unless it declares a localiser.
         trusted: whether its code may run.
+        kind: its format, which picks the loader (`bundles/load.py`).
         min_confidence: mean probability of a segment below which the result is doubted.
         localiser: where to look in a larger scan; None: everywhere.
         coarse: what finds where to look; None: nothing does.
@@ -147,6 +147,7 @@ class Bundle:
     network_segments: tuple[Segment, ...]
     segments: tuple[Segment, ...]
     trusted: bool = False
+    kind: BundleKind = "monai"
     min_confidence: float = 0.0
     localiser: LocaliserSpec | None = None
     coarse: CoarseSpec | None = None
@@ -398,61 +399,6 @@ def _triple(values: list[float]) -> tuple[float, float, float]:
     return x, y, z
 
 
-def check_runnable(bundle: Bundle) -> None:
-    """Check, before any long work, whether a bundle may run and will give what it promises; runs none of its code.
-
-    Raises:
-        BundleError: `bundle.untrusted`; `bundle.weights`, there are none; `bundle.postprocessing`, its labels follow
-            from more than softmax and argmax, or than the thresholds that it declares; `bundle.dimensions`, it
-            segments 2D images; `bundle.config`, the inference config can't be read.
-    """
-    if not bundle.trusted:
-        raise BundleError(
-            "bundle.untrusted",
-            f"loading bundle {bundle.root.name!r} runs code that comes with it; if you trust its source, say so "
-            "(--trust-bundle, or read_bundle(..., trust=True))",
-        )
-    path = inference_config(bundle.root)
-    try:
-        config = read_config(path)
-        faults = not_honoured(config, bool(bundle.thresholds), bundle.background)
-        is_for_images = sees_images(config)
-    except Exception as error:  # a damaged file can raise anything
-        cause = one_line(f"{type(error).__name__}: {error}", 200)
-        text = f"{path.name} of bundle {bundle.root.name!r} can't be read ({cause}); expected a MONAI config"
-        raise BundleError("bundle.config", text) from error
-    if is_for_images:
-        raise BundleError(
-            "bundle.dimensions",
-            f"bundle {bundle.root.name!r} segments 2D images, which napari-seg does not do yet; expected a network for "
-            f"volumes, or for their slices; run it with MONAI: {command_of_monai(bundle)}",
-        )
-    if not bundle.network_segments:
-        faults.append("a single channel, which argmax leaves all background")
-    if faults:
-        expected = "the thresholds of its metadata" if bundle.thresholds else "softmax and argmax"
-        raise BundleError(
-            "bundle.postprocessing",
-            f"bundle {bundle.root.name!r} makes its labels by {', '.join(faults)}, which napari-seg does not do yet; "
-            f"expected {expected} alone; run it with MONAI (python -m monai.bundle run), or, where its channels are "
-            "independent of each other (sigmoid), declare their thresholds in metadata.json under napari_seg",
-        )
-    if not (bundle.root / WEIGHTS).is_file():
-        raise BundleError("bundle.weights", f"bundle {bundle.root.name!r} has no {WEIGHTS.as_posix()}; train it first")
-    if bundle.coarse is not None:
-        check_runnable(read_coarse(bundle))
-
-
-def command_of_monai(bundle: Bundle) -> str:
-    """Return the command that runs a bundle by its own config; words in capitals are to be filled in."""
-    path = inference_config(bundle.root)
-    config = read_config(path)
-    run_id = "inference " if "inference" in config else ""
-    values = {"dataset_dir": "IMAGES", "output_dir": "RESULTS"}
-    told = [f"--{name} {value}" for name, value in values.items() if name in config]
-    return " ".join([f"python -m monai.bundle run {run_id}--config_file {shlex.quote(str(path))}", *told])
-
-
 def inference_config(root: Path) -> Path:
     """Return the config that says how a bundle segments a scan.
 
@@ -464,31 +410,3 @@ def inference_config(root: Path) -> Path:
         if path.is_file():
             return path
     raise BundleError("bundle.config", f"bundle {root.name!r} has no configs/inference.yaml or .json")
-
-
-_importing = threading.Lock()
-
-
-@contextmanager
-def own_modules(root: Path) -> Iterator[None]:
-    """Lets a bundle import its own modules, and forgets them afterwards.
-
-    Many bundles call their package `scripts`; without this the first one loaded would shadow all others.
-    """
-    names = {p.stem if p.is_file() else p.name for p in root.iterdir() if p.is_dir() or p.suffix == ".py"}
-
-    def own() -> dict[str, Any]:
-        return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in names}
-
-    with _importing:
-        before = own()
-        for name in before:
-            del sys.modules[name]
-        sys.path.insert(0, str(root))
-        try:
-            yield
-        finally:
-            sys.path.remove(str(root))
-            for name in own():
-                del sys.modules[name]
-            sys.modules.update(before)

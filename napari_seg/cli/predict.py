@@ -156,7 +156,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], None]) -> int:
     """Segment all scans, report each to `on_result`, and return how many were found."""
-    from napari_seg.bundles.spec import check_runnable, read_bundle
+    from napari_seg.bundles.spec import read_bundle
+    from napari_seg.bundles.trust import check_runnable
     from napari_seg.cli.progress import CohortProgress
     from napari_seg.cohort.discover import find_cases
     from napari_seg.cohort.runner import CaseResult, run_cohort

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from napari_seg.bundles.spec import Bundle, check_runnable, command_of_monai
+from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.trust import check_runnable, command_of_monai
 from napari_seg.cohort.discover import Case
 from napari_seg.cohort.results import OF_DICOM, Format, OutputFolder, targets
 from napari_seg.errors import BundleError, Cancelled, NapariSegError, Notice

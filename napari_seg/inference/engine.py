@@ -25,7 +25,7 @@ from napari_seg.localise import Region
 from napari_seg.volume import Certainty, Volume
 
 if TYPE_CHECKING:
-    from napari_seg.bundles.monai import Model
+    from napari_seg.bundles.model import Model
     from napari_seg.inference.backends.base import Backend, Run
 
 log = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ def _timed(backend: Backend, shape: tuple[int, ...], model: Model) -> Run:
         logits = backend(windows)
         if not logits.is_cuda:  # a GPU may be computing still
             count, seconds = count + 1, seconds + time.perf_counter() - start
-            model.batch_seconds[(backend.name, shape)] = seconds / count
+            model.statistics.batch_seconds[(backend.name, shape)] = seconds / count
         return logits
 
     return timed

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from napari_seg.bundles.spec import TTA, Bundle, check_runnable, read_coarse
+from napari_seg.bundles.spec import TTA, Bundle, read_coarse
+from napari_seg.bundles.trust import check_runnable
 from napari_seg.geometry import Grid
 from napari_seg.localise import is_crop, locating_seconds
 from napari_seg.volume import Volume, modality_code
 
 if TYPE_CHECKING:
-    from napari_seg.bundles.monai import Model
-    from napari_seg.inference.backends.base import BackendName, Precision
+    from napari_seg.bundles.model import Model
+    from napari_seg.bundles.precision import Precision
+    from napari_seg.inference.backends.base import BackendName
     from napari_seg.inference.region import Means
     from napari_seg.inference.windows.covering import Placement
 
@@ -70,7 +72,7 @@ def foresee(
     Raises:
         NapariSegError: what `segment` would raise before its first window.
     """
-    from napari_seg.bundles.monai import load_model
+    from napari_seg.bundles.load import load_model
     from napari_seg.inference.body import find_body
     from napari_seg.inference.plan import default_budget
     from napari_seg.inference.region import Means
@@ -143,10 +145,12 @@ def foreseen(
             backend = make_backend("torch", model, shape, plan.flop, plan.sums_bytes)
             seconds += task.seconds(plan, backend, may_try, plan.share is not None)
             if plan.share is not None:
-                if shape not in compiled and (described("OpenVINO", backend), shape) not in model.batch_seconds:
+                if (
+                    shape not in compiled
+                    and (described("OpenVINO", backend), shape) not in model.statistics.batch_seconds
+                ):
                     seconds += compiling_seconds(task.batch_seconds(plan, backend, may_try))
                 compiled.add(shape)
-                model.let_go()  # OpenVINO will run it
             count += plan.asked
             peak_bytes = max(peak_bytes, plan.peak_bytes)
     return _described(count, seconds, peak_bytes, regions[0] is not None)

@@ -14,7 +14,7 @@ from napari_seg.volume import Volume
 if TYPE_CHECKING:
     import torch
 
-    from napari_seg.bundles.monai import Model
+    from napari_seg.bundles.model import Model
 
 
 def prepare(volume: Volume, region_grid: Grid | None, bundle: Bundle, model: Model) -> tuple[torch.Tensor, Grid]:

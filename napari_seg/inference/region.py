@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from math import prod
+from math import inf, prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,7 +30,7 @@ from napari_seg.inference.windows.covering import stride, ways_to_lay
 from napari_seg.inference.windows.layout import Triple, Windows, WindowSettings
 
 if TYPE_CHECKING:
-    from napari_seg.bundles.monai import Model
+    from napari_seg.bundles.model import Model
     from napari_seg.inference.backends.base import Backend, BackendName
     from napari_seg.inference.backends.dry_run import NetworkCost
     from napari_seg.inference.body import Body
@@ -160,10 +160,15 @@ class RegionTask:
         wanted, device = backend or self.means.backend, self.model.device
 
         def share_of(flop: float) -> float | None:
-            return self.model.compiled_memory if backends.will_compile(wanted, device, flop) else None
+            known = self.model.statistics.compiled_memory or budget.COMPILED_MEMORY
+            return known if backends.will_compile(wanted, device, flop) else None
 
         def beside() -> int:
-            return self._beside() if beside_bytes is None else beside_bytes
+            if beside_bytes is not None:
+                return beside_bytes
+            # a compiled network has weights of its own
+            copied = self._weights_bytes() if backends.will_compile(wanted, device, inf) else 0
+            return self._beside() + copied
 
         with blaming(self.bundle, device):
             on_gpu = backends.room_for_sums(device)
@@ -203,7 +208,6 @@ class RegionTask:
                         return plan, backend
                     wanted, backend = "torch", None  # the network can't be compiled after all
                     continue
-                self.model.let_go()
                 budget.give_back()
                 known = max(known or 0, self._beside())
                 taken = backend.batch_cost.memory
@@ -214,7 +218,7 @@ class RegionTask:
                 text = "%s: %s is more than the %s that may be used; planned anew"
                 log.info(text, self.bundle.name, plan, budget.describe_bytes(self.means.budget_bytes))
                 share = (taken + 1) / (shape[0] * plan.cost.peak_bytes)
-                self.model.compiled_memory = max(self.model.compiled_memory, share)
+                self.model.statistics.compiled_memory = max(plan.share or 0.0, share)
         except BaseException:
             if backend is not None:
                 backend.close()
@@ -236,7 +240,9 @@ class RegionTask:
         resampled = not is_same_lattice(self.grid, self.scan_grid)
         covered = prod(self.grid.shape) * self.grid.voxel_ml / self.scan_grid.voxel_ml  # a region may be a small part
         scan_voxels = min(round(covered), prod(self.scan_grid.shape))
-        known = self.model.batch_seconds.get((backends.described("OpenVINO", backend), self.batch_shape(plan)))
+        known = self.model.statistics.batch_seconds.get(
+            (backends.described("OpenVINO", backend), self.batch_shape(plan))
+        )
         if not compiled or known is None:
             known = self.batch_seconds(plan, backend, may_try) * (COMPILED_TIME if compiled else 1)
         return expected_seconds(plan, known, scan_voxels, resampled)
@@ -247,21 +253,24 @@ class RegionTask:
             return backend.batch_cost.seconds
         shape = self.batch_shape(plan)
         known = (backend.name, shape)
-        if known in self.model.batch_seconds:
-            return self.model.batch_seconds[known]
+        if known in self.model.statistics.batch_seconds:
+            return self.model.statistics.batch_seconds[known]
         seconds = shape[0] * plan.cost.flop * seconds_a_flop(backend.device, backend.dtype) / USUAL_SHARE
         worth = seconds * plan.asked / shape[0] > WORTH_TRYING * TRIAL_SECONDS
         if worth if may_try is None else may_try:
             with blaming(self.bundle, self.model.device):
-                seconds = self.model.batch_seconds[known] = tried_seconds(backend, shape, seconds)
+                seconds = self.model.statistics.batch_seconds[known] = tried_seconds(backend, shape, seconds)
         return seconds
 
     def _cost(self, windows: Windows) -> NetworkCost:
         window = windows.cut(windows.pad(self.image), (0, 0, 0))[None]
-        cost = network_cost(self.model.outline, window, lambda: self.model.network)
+        cost = network_cost(self.model.network, window)
         if self.model.device.type == "cuda":
             return replace(cost, peak_bytes=0)  # its maps lie in the GPU's memory
         return cost.computed_in(self.model.dtype)
+
+    def _weights_bytes(self) -> int:
+        return sum(value.nbytes for value in self.model.network.state_dict().values())
 
     def _beside(self) -> int:
         return budget.held_bytes() + self.promised_bytes - self.image.nbytes

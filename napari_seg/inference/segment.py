@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from napari_seg.bundles.spec import TTA, Bundle, check_runnable, read_bundle, read_coarse
+from napari_seg.bundles.spec import TTA, Bundle, read_bundle, read_coarse
+from napari_seg.bundles.trust import check_runnable
 from napari_seg.errors import BundleError, EnvironmentFault, Notice
 from napari_seg.geometry import Grid
 from napari_seg.localise import Progress, is_crop, localise
 from napari_seg.volume import Certainty, Segment, Segmentation, Volume, modality_code, smallest_label_type
 
 if TYPE_CHECKING:
-    from napari_seg.inference.backends.base import BackendName, Precision
+    from napari_seg.bundles.precision import Precision
+    from napari_seg.inference.backends.base import BackendName
     from napari_seg.inference.body import Body
     from napari_seg.inference.windows.covering import Placement
 
@@ -96,7 +98,7 @@ def segment(
     report = progress or _silent
     began = time.perf_counter()
     report("loading", 0, 1)
-    from napari_seg.bundles.monai import load_model
+    from napari_seg.bundles.load import load_model
     from napari_seg.inference.engine import segment_region
     from napari_seg.inference.estimate import foreseen
     from napari_seg.inference.plan import default_budget
@@ -217,7 +219,7 @@ def resolve_device(device: str, precision: Precision = "auto") -> str:
     """
     import torch
 
-    from napari_seg.inference.backends.base import arithmetic
+    from napari_seg.bundles.precision import compute_dtype
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -228,7 +230,7 @@ def resolve_device(device: str, precision: Precision = "auto") -> str:
         raise EnvironmentFault(
             "environment.device", f"there is no device {device!r} here; expected 'auto' or 'cpu' on this machine"
         )
-    arithmetic(precision, torch.device(device))
+    compute_dtype(precision, torch.device(device))
     return device
 
 

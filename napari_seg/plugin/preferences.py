@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from napari_seg.inference.backends.base import Precision
+    from napari_seg.bundles.precision import Precision
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_seg.bundles.spec import own_modules, shipped_root
+from napari_seg.bundles.modules import shipped_modules
 from napari_seg.errors import BundleError, OutputError, TrainingError
 from napari_seg.training.choices import Choices, anew, check_folds, check_names, check_packages, check_same, identity
 from napari_seg.training.make import PLAN
@@ -174,7 +174,7 @@ def _classes(found: Fingerprint, classes: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def with_segnets() -> Iterator[None]:
     """Where the shipped bundle's own modules can be imported; their errors leave as this package's."""
-    with own_modules(shipped_root()):
+    with shipped_modules().importable():
         from segnets.errors import TrainingError as BundlesError
 
         try:

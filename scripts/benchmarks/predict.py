@@ -63,7 +63,7 @@ def predict(args: argparse.Namespace) -> dict[str, object]:
     """Seconds and peak memory of each contender, and how far their label maps agree."""
     import torch
 
-    from napari_seg.inference.backends.base import has_bfloat16
+    from napari_seg.bundles.precision import has_bfloat16
 
     about = machine(VERSIONS)
     network = Standard(args.classes, tuple(args.features), args.patch)

@@ -16,13 +16,11 @@ from napari_seg.errors import EnvironmentFault, NapariSegError, Notice
 from napari_seg.inference.windows.covering import stride
 
 if TYPE_CHECKING:
-    from napari_seg.bundles.monai import Model
+    from napari_seg.bundles.model import Model
 
 log = logging.getLogger(__name__)
 
 BackendName = Literal["auto", "torch", "openvino"]
-
-Precision = Literal["auto", "float32", "bfloat16"]
 
 FREE_SHARE = 0.5
 """Of a GPU's free memory, what sums may take; the rest is the network's."""
@@ -63,37 +61,6 @@ def check_answer(logits: torch.Tensor, count: int, size: Sequence[int], classes:
     if len(logits) != count or tuple(logits.shape[2:]) != tuple(size) or logits.shape[1] < classes:
         expected = f"expected {count} with {classes} classes or more of the image's size {tuple(size)}"
         raise ValueError(f"it answered {tuple(logits.shape)}; {expected}")
-
-
-def arithmetic(precision: Precision, device: torch.device) -> torch.dtype:
-    """What a network computes in; "auto" is float16 on a GPU, by torch's autocast, and float32 on a processor.
-
-    Args:
-        precision: that is wanted.
-        device: where the network runs.
-
-    Raises:
-        EnvironmentFault: `environment.precision`, bfloat16 is wanted and the device does not have it.
-    """
-    if precision == "bfloat16":
-        if not has_bfloat16(device):
-            kind = "graphics card" if device.type == "cuda" else "processor"
-            needed = "compute capability 8.0" if device.type == "cuda" else "AVX-512 BF16 or AMX"
-            raise EnvironmentFault(
-                "environment.precision",
-                f"this torch finds no bfloat16 in this {kind}; expected one with {needed}; choose precision auto "
-                "(--precision auto, or napari's Preferences > napari-seg)",
-            )
-        return torch.bfloat16
-    return torch.float16 if precision == "auto" and device.type == "cuda" else torch.float32
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies in bfloat16, and does not only imitate it."""
-    if device.type == "cuda":
-        return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
-    told: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
-    return bool(told.get("avx512_bf16") or told.get("amx_bf16"))
 
 
 def computing_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:

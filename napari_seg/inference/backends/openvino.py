@@ -29,7 +29,7 @@ from napari_seg.inference.plan import give_back, held_bytes
 from napari_seg.version import __version__
 
 if TYPE_CHECKING:
-    from napari_seg.bundles.monai import Model
+    from napari_seg.bundles.model import Model
 
 log = logging.getLogger(__name__)
 

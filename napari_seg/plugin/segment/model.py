@@ -27,8 +27,8 @@ from napari_seg.plugin.session import Message, Session, message_of
 from napari_seg.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
+    from napari_seg.bundles.precision import Precision
     from napari_seg.bundles.spec import Bundle
-    from napari_seg.inference.backends.base import Precision
     from napari_seg.inference.segment import Options
 
 logger = logging.getLogger(__name__)

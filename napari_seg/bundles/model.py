@@ -1,0 +1,46 @@
+"""A loaded model: what every kind of bundle becomes before it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from monai.inferers import Inferer
+    from monai.transforms import Compose
+
+
+@dataclass
+class RunStatistics:
+    """Measurements of earlier runs of a model, from which the next run is planned.
+
+    Attributes:
+        batch_seconds: (name of the backend, (N, C, *size) of a batch) -> mean seconds of a batch.
+        compiled_memory: memory of the compiled network, as a fraction of torch's feature maps; None: not measured.
+    """
+
+    batch_seconds: dict[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
+    compiled_memory: float | None = None
+
+
+@dataclass(eq=False)
+class Model:
+    """A network with its weights, its preprocessing and its inferer.
+
+    Attributes:
+        network: in evaluation mode on `device`; (N, C, *spatial) -> logits (N, classes, *spatial).
+        preprocessing: transforms of a dictionary whose `image` is a MetaTensor (C, I, J, K) in RAS+; reads no file.
+        inferer: lays the windows.
+        device: where the network is.
+        dtype: number format of its computations.
+        statistics: measurements of earlier runs; written by `inference`.
+    """
+
+    network: torch.nn.Module
+    preprocessing: Compose
+    inferer: Inferer
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    statistics: RunStatistics = field(default_factory=RunStatistics)

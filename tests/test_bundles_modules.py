@@ -1,0 +1,137 @@
+"""A bundle's own modules: found by its own names at any time, and by nobody else."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from bundles import write_threshold_bundle
+
+from napari_seg.bundles import monai
+from napari_seg.bundles.load import load_model
+from napari_seg.bundles.modules import BundleModules, shipped_modules
+from napari_seg.bundles.spec import read_bundle
+from napari_seg.errors import BundleError
+
+WINDOW = torch.zeros(1, 1, 2, 2, 2)
+LATE = """
+import torch
+
+
+class Late(torch.nn.Module):
+    def __init__(self, halves=False):
+        super().__init__()
+
+    def forward(self, image):
+        import json
+        import scripts.deep.numbers
+        import scripts.deep.numbers as aliased
+        from scripts.deep import numbers
+        from scripts.deep.numbers import VALUE
+        from .deep.numbers import VALUE as relative
+        assert scripts.deep.numbers is aliased is numbers and VALUE == relative == numbers.VALUE
+        assert json.dumps(1) == "1"
+        return image + VALUE
+"""
+
+
+@pytest.fixture(autouse=True)
+def nothing_in_memory() -> Iterator[None]:
+    monai._load.cache_clear()
+    yield
+    monai._load.cache_clear()
+
+
+def write_late(root: Path, value: int) -> Path:
+    """A bundle whose network imports a module of the bundle when it runs."""
+    write_threshold_bundle(root)
+    (root / "scripts/nets.py").write_text(LATE.replace("Late", "Threshold"))
+    (root / "scripts/deep").mkdir()
+    (root / "scripts/deep/numbers.py").write_text(f"VALUE = {value}\n")
+    return root
+
+
+def test_modules_imported_late_are_the_bundles_own(tmp_path: Path) -> None:
+    before = set(sys.modules), list(sys.path), len(sys.meta_path)
+    one, other = (load_model(read_bundle(write_late(tmp_path / str(n), n), trust=True), "cpu") for n in (1, 2))
+    for _ in range(2):
+        assert float(one.network(WINDOW).mean()) == 1
+        assert float(other.network(WINDOW).mean()) == 2
+    assert not {name for name in set(sys.modules) - before[0] if name.startswith("scripts")}
+    assert list(sys.path) == before[1]
+    del one, other
+    monai._load.cache_clear()
+    gc.collect()
+    assert not [name for name in set(sys.modules) - before[0] if "bundle_" in name]
+    assert len(sys.meta_path) == before[2]
+
+
+def test_a_module_of_a_bundle_replaces_no_installed_package(tmp_path: Path) -> None:
+    import yaml
+
+    root = write_late(tmp_path / "bundle", 3)
+    (root / "yaml.py").write_text("VALUE = 4\n")
+    (root / "json").mkdir()  # holds no Python file
+    network = (root / "scripts/nets.py").read_text()
+    (root / "scripts/nets.py").write_text(network.replace("+ VALUE", "+ VALUE + __import__('yaml').VALUE"))
+    assert float(load_model(read_bundle(root, trust=True), "cpu").network(WINDOW).mean()) == 7
+    assert sys.modules["yaml"] is yaml
+    assert yaml.safe_load("1") == 1
+
+
+def test_errors_name_modules_as_the_bundle_does(tmp_path: Path) -> None:
+    root = write_late(tmp_path / "bundle", 3)
+    (root / "scripts/nets.py").write_text("from scripts.deep import nobody\n")
+    with pytest.raises(BundleError, match=r"cannot import name 'nobody' from 'scripts\.deep'"):
+        load_model(read_bundle(root, trust=True), "cpu")
+    (root / "scripts/nets.py").write_text("import scripts.nowhere\n")
+    with pytest.raises(BundleError, match=r"No module named 'scripts\.nowhere'"):
+        load_model(read_bundle(root, trust=True), "cpu")
+    assert not [name for name in sys.modules if name.startswith("_napari_seg_bundle_") and "scripts" in name]
+
+
+def test_public_names_end_with_their_context(tmp_path: Path) -> None:
+    (tmp_path / "only_here").mkdir()
+    (tmp_path / "only_here/__init__.py").write_text("from only_here.part import VALUE\n")
+    (tmp_path / "only_here/part.py").write_text(
+        textwrap.dedent("""
+        import dataclasses, pickle
+
+        VALUE = 5
+
+        @dataclasses.dataclass
+        class Point:
+            x: "int"
+
+        def again():
+            from only_here import VALUE
+            return VALUE, pickle.loads(pickle.dumps(Point(1)))
+        """)
+    )
+    modules = BundleModules(tmp_path)
+    with modules.importable():
+        import only_here.part  # type: ignore[import-not-found]
+    with modules.importable():
+        from only_here.part import again
+    assert again is only_here.part.again
+    assert again() == (5, only_here.part.Point(1))
+    assert only_here.part.__spec__.name == only_here.part.__name__ == f"{modules.package}.only_here.part"
+    assert "only_here" not in sys.modules
+    modules.forget()
+
+
+def test_the_shipped_modules_are_imported_once() -> None:
+    before = sys.modules.get("segnets")
+    found = []
+    for _ in range(2):
+        with shipped_modules().importable():
+            from segnets.errors import TrainingError
+
+            found.append(TrainingError)
+    assert found[0] is found[1]
+    assert sys.modules.get("segnets") is before
