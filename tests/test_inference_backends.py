@@ -16,14 +16,16 @@ from monai.networks.nets import UNet
 from monai.transforms import Compose
 from torch import nn
 
+from napari_seg.bundles import precision as precisions
 from napari_seg.bundles.load import load_model
 from napari_seg.bundles.model import Model
+from napari_seg.bundles.precision import Precision, compute_dtype, has_bfloat16
 from napari_seg.bundles.spec import read_bundle
 from napari_seg.errors import EnvironmentFault
 from napari_seg.inference import segment
 from napari_seg.inference.backends import base as backends
 from napari_seg.inference.backends import openvino as compiled
-from napari_seg.inference.backends.base import TorchBackend, arithmetic, make_backend
+from napari_seg.inference.backends.base import TorchBackend, make_backend
 from napari_seg.inference.backends.openvino import OpenVINOBackend, compile_network
 from napari_seg.inference.estimate import foresee
 from napari_seg.volume import Volume
@@ -350,7 +352,7 @@ def test_torch_in_bfloat16_is_near_float32_and_steps_down_to_it(refuge: torch.de
 
 
 @needs_openvino
-@pytest.mark.skipif(not backends.has_bfloat16(CPU), reason="this processor has no bfloat16")
+@pytest.mark.skipif(not has_bfloat16(CPU), reason="this processor has no bfloat16")
 @torch.inference_mode()
 def test_openvino_in_bfloat16_is_near_float32_and_kept_apart(
     network: nn.Module, own_cache: Path, monkeypatch: pytest.MonkeyPatch
@@ -383,11 +385,11 @@ def test_precision_is_refused_where_the_processor_has_none(
         segment(head, bundle, device="cpu", precision="bfloat16", progress=lambda *_: pytest.fail("too late"))
     with pytest.raises(EnvironmentFault, match="choose precision auto"):
         foresee(head, bundle, device="cpu", precision="bfloat16")
-    assert arithmetic("auto", CPU) == arithmetic("float32", CPU) == torch.float32
-    assert arithmetic("auto", torch.device("cuda")) == torch.float16
-    assert arithmetic("float32", torch.device("cuda")) == torch.float32
+    assert compute_dtype("auto", CPU) == compute_dtype("float32", CPU) == torch.float32
+    assert compute_dtype("auto", torch.device("cuda")) == torch.float16
+    assert compute_dtype("float32", torch.device("cuda")) == torch.float32
     told["amx_bf16"] = True
-    assert arithmetic("bfloat16", CPU) == torch.bfloat16
+    assert compute_dtype("bfloat16", CPU) == torch.bfloat16
 
 
 def test_without_openvino_torch_runs(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,13 +411,13 @@ def test_a_scan_is_segmented_alike(head: Volume, tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", ["torch", pytest.param("openvino", marks=needs_openvino)])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_shipped_bundle_runs_on_every_backend(
-    backend: backends.BackendName, precision: backends.Precision, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    backend: backends.BackendName, precision: Precision, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # any processor can imitate bfloat16 in torch, which OpenVINO does not do
-    if precision == "bfloat16" and not backends.has_bfloat16(CPU):
+    if precision == "bfloat16" and not has_bfloat16(CPU):
         if backend == "openvino":
             pytest.skip("this processor has no bfloat16")
-        monkeypatch.setattr(backends, "has_bfloat16", lambda device: True)
+        monkeypatch.setattr(precisions, "has_bfloat16", lambda device: True)
     model = load_model(read_bundle(), "cpu", precision)
     exact = load_model(read_bundle(), "cpu").network
     windows = torch.randn(1, 1, 48, 64, 48, generator=torch.Generator().manual_seed(0))
