@@ -305,7 +305,7 @@ def test_a_disk_that_takes_no_copies_is_said(model: StructuresModel, viewer: Vie
     layer = labels_of(viewer)
     layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
     (tmp_path / "file").touch()
-    with pytest.raises(NapariSegError, match="can't be written") as caught:
+    with pytest.raises(NapariSegError, match="cannot write copies") as caught:
         Autosave(tmp_path / "file").keep([Snapshot.of(layer)])
     assert caught.value.code == "output.not_written"
 
