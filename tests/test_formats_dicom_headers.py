@@ -26,7 +26,8 @@ from pydicom.uid import JPEGBaseline8Bit, RLELossless
 from napari_seg.errors import EnvironmentFault, InputError
 from napari_seg.formats import find, find_scans
 from napari_seg.formats.dicom import headers
-from napari_seg.formats.dicom.headers import label_of, public_name, read_header
+from napari_seg.formats.dicom.headers import read_header
+from napari_seg.formats.dicom.private_words import label_of, public_name
 from napari_seg.formats.dicom.read import read_series
 from napari_seg.formats.dicom.series import find_series, plane_of
 from napari_seg.memory import limited_to

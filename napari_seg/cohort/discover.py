@@ -120,7 +120,8 @@ class _Folders:
         self._study: dict[PurePath, str] = {}
         for file, scan in zip(files, scans, strict=True):
             if scan.format == "dicom":
-                from napari_seg.formats.dicom.headers import public_name, read_header
+                from napari_seg.formats.dicom.headers import read_header
+                from napari_seg.formats.dicom.private_words import public_name
 
                 try:
                     tags = read_header(scan.files[0]).tags

@@ -1,11 +1,12 @@
-"""One DICOM file: what its header says, and what it is called without the names of people."""
+"""Read DICOM files: the few attributes of an image that the program needs, or a whole object.
+
+`read_header` keeps the headers that it has read, so that a series that was found is read without parsing them again.
+"""
 
 from __future__ import annotations
 
-import re
-import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,39 +16,27 @@ from sys import intern
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from napari_seg.errors import InputError
+from napari_seg.formats.dicom.private_words import Tags, label_of, private_keywords
 from napari_seg.formats.dicom.volumes import MARKS
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
     from pydicom.tag import BaseTag
-
-Tags = Mapping[str, Any]
-"""The values of a DICOM file, by keyword: plain numbers and strings, or tuples of them."""
+    from pydicom.uid import UID
 
 DIRECTORY = "1.2.840.10008.1.3.10"
-"""The class of a DICOMDIR, the table of contents of a disk."""
+"""SOP class of a DICOMDIR, the table of contents of a disk."""
 
+IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
+"""Transfer syntaxes of uncompressed pixels: little endian with implicit or explicit VR, big endian, and deflated."""
+
 _UNDEFINED = 0xFFFFFFFF
 _UNKNOWN = "is not a DICOM file of any known kind"
 _CUT = "ends inside its header; copy or export it again"
 
 MAX_ELEMENTS = 20_000
-"""More than this, sequences counted as one, are no header of an image."""
-
-_PRIVATE_KEYWORDS = (
-    "PatientName",
-    "PatientID",
-    "OtherPatientIDs",
-    "PatientBirthDate",
-    "PatientAddress",
-    "PatientTelephoneNumbers",
-    "AccessionNumber",
-    "AdmissionID",
-    "InstitutionName",
-    "InstitutionAddress",
-)
-"""Besides those whose values are names of persons, whoever they are."""
+"""Maximum number of elements in the header of an image; a sequence counts as one."""
 
 _NEEDED = (
     "SOPClassUID",
@@ -70,10 +59,11 @@ _NEEDED = (
     "RescaleSlope",
     "RescaleIntercept",
 )
-"""A file in which one of these can't be read is refused; of the others the value counts as missing."""
+"""Attributes that must be readable; an unreadable value of any other attribute counts as missing."""
 
 _KEYWORDS = (
     *_NEEDED,
+    "FrameOfReferenceUID",
     "SeriesNumber",
     "SeriesDescription",
     "ProtocolName",
@@ -89,21 +79,21 @@ _SEQUENCES = (
     "PerFrameFunctionalGroupsSequence",
     "DetectorInformationSequence",
 )
-"""Of these only whether they are there is kept: an enhanced object may describe thousands of frames."""
+"""Sequences of which only their presence is kept: an enhanced object may describe thousands of frames."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Header:
-    """What one file says about itself: a few numbers and strings, whatever the size of its header.
+    """A few numbers and strings of a file's header, whatever its size.
 
     Attributes:
         path: the file.
-        tags: by keyword the values that decide what it is, where it lies and what its values mean; no pixels. Of
-            sequences only that they are there.
-        transfer_syntax: how its pixels are stored; "" if it does not say.
-        pixel_offset: where in the file the values of its pixels begin.
-        pixel_bytes: how long the file says that they are; None if it does not, as of compressed ones; 0 if it has none.
-        remaining_bytes: how much of the file is left from there on.
+        tags: values by keyword: SOP class, identifiers, geometry, meaning of the pixels; `True` for a sequence.
+        transfer_syntax: UID of the transfer syntax; "" if the file does not state it.
+        pixel_offset: position in the file at which the pixels begin, in bytes.
+        pixel_bytes: length of the pixels that the file states, in bytes; None for compressed pixels, which state none;
+            0 without pixels.
+        remaining_bytes: bytes in the file from `pixel_offset` on.
     """
 
     path: Path
@@ -115,20 +105,20 @@ class Header:
 
     @property
     def label(self) -> str:
-        """What a message calls the file."""
+        """Return the name of the file for messages, without private words."""
         return label_of(self.path, self.tags)
 
 
 def read_header(path: Path, name: str = "") -> Header:
-    """Read the few tags of one file that decide what it is and where it lies.
+    """Read the few attributes of one file that decide what it is and where it lies.
 
     Args:
-        path: of the file.
-        name: what a message calls it if it can't be read, since its own name may be a patient's; "": its own.
+        path: the file.
+        name: name of the file for messages if it can't be read, since its own name may be a patient's; "": its own.
 
     Raises:
-        InputError: `file.empty`, `file.unreadable`, `file.not_dicom`, `file.bad_header`, or `file.truncated`: it ends
-            before the image begins.
+        InputError: `file.empty`, `file.unreadable`, `file.not_dicom`, `file.bad_header`, or `file.truncated`: the file
+            ends before the image begins.
     """
     try:
         status = path.stat()
@@ -142,26 +132,19 @@ def read_header(path: Path, name: str = "") -> Header:
         raise InputError(error.code, f"{name or path.name} {error.message}") from None
 
 
-@lru_cache(maxsize=4096)  # a series is found first and read afterwards
+@lru_cache(maxsize=16384)  # of 4 KB each: a series is found first and read afterwards
 def _read_header(path: Path, size: int, mtime_ns: int) -> Header:
-    """As `read_header`; messages lack the name at their beginning."""
-    from pydicom.filereader import read_partial
-
+    """Read a header as `read_header` does; messages lack the name at their beginning."""
     try:
-        with quiet_pydicom(), open(path, "rb") as stream:
-            if _begins_with_zeros(stream):
+        with open(path, "rb") as stream:
+            head = stream.read(144)
+            if looks_like_dicom(head) == "no" and path.suffix.lower() != ".dcm":
+                raise InputError("file.not_dicom", _UNKNOWN)
+            if _begins_with_zeros(head, stream):
                 text = "holds zeros where a DICOM header begins, so it was not copied whole; copy or export it again"
                 raise InputError("file.not_dicom", text)
             stream.seek(0)
-            # `force`: files without preamble are sound otherwise; whether this is DICOM at all shows below.
-            dataset = read_partial(stream, _stop_behind_header(), specific_tags=list(_tags()), force=True)
-            syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "")
-            tags = _plain_tags(dataset)
-            offset, pixel_bytes = stream.tell(), None
-            if syntax != DEFLATED:  # there the stream has ended
-                is_implicit, is_little = dataset.original_encoding
-                length_bytes, pixel_bytes = _pixel_element(stream.read(12), bool(is_implicit), bool(is_little))
-                offset += length_bytes
+            tags, syntax, offset, pixel_bytes = _parse(stream)
     except EOFError:
         raise InputError("file.truncated", _CUT) from None
     except OSError as error:
@@ -180,40 +163,69 @@ def _read_header(path: Path, size: int, mtime_ns: int) -> Header:
     return Header(path, tags, syntax, offset, pixel_bytes, size - offset)
 
 
+def _parse(stream: IO[bytes]) -> tuple[dict[str, Any], str, int, int | None]:
+    """Return values by keyword, the transfer syntax, and where the pixels begin and how long they are, in bytes."""
+    from pydicom.filereader import read_partial
+
+    with quiet_pydicom():
+        # `force`: files without preamble are valid otherwise; the caller checks whether this is DICOM at all.
+        dataset = read_partial(stream, _stop_after_header(), specific_tags=list(_tags()), force=True)
+        syntax = str(dataset.file_meta.get("TransferSyntaxUID") or "")
+        tags = _plain_tags(dataset)
+        if syntax == DEFLATED:  # the stream has ended
+            return tags, syntax, stream.tell(), None
+        is_implicit, is_little = dataset.original_encoding
+        offset = stream.tell()
+        length_bytes, pixel_bytes = _pixel_element(stream.read(12), bool(is_implicit), bool(is_little))
+        return tags, syntax, offset + length_bytes, pixel_bytes
+
+
 def looks_like_dicom(head: bytes) -> Literal["yes", "maybe", "no"]:
-    """What the first 132 bytes say; "maybe" where only a first tag stands that a file without preamble would have."""
-    if head[128:] == b"DICM":
+    """Judge the first 132 bytes of a file: "maybe" if they begin like a DICOM file without preamble."""
+    if head[128:132] == b"DICM":
         return "yes"
     little = head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\x00"
     big = head[:2] in (b"\x00\x02", b"\x00\x08") and head[2:3] == b"\x00"
     return "maybe" if little or big else "no"
 
 
-def _begins_with_zeros(stream: IO[bytes]) -> bool:
-    """Whether zeros stand where the file's own group or the one behind it begins; pydicom parses megabytes of them."""
-    head = stream.read(144)
+def _begins_with_zeros(head: bytes, stream: IO[bytes]) -> bool:
+    """Return whether zeros replace the start of the file meta group or of the next group.
+
+    pydicom would parse megabytes of them.
+
+    Args:
+        head: first 144 bytes of the file.
+        stream: the file.
+    """
     start = 132 if head[128:132] == b"DICM" else 0
-    if head[start : start + 8] == b"\2\0\0\0UL\4\0":  # says how long the file's own group is
+    if head[start : start + 8] == b"\2\0\0\0UL\4\0":  # FileMetaInformationGroupLength
         stream.seek(start + 12 + int.from_bytes(head[start + 8 : start + 12], "little"))
         return stream.read(8) == bytes(8)
     return head[start : start + 8] == bytes(8)
 
 
-def _stop_behind_header() -> Callable[[BaseTag, str | None, int], bool]:
+def _stop_after_header() -> Callable[[BaseTag, str | None, int], bool]:
     elements = count()
 
-    def is_behind(tag: BaseTag, vr: str | None, length: int) -> bool:
-        # No file holds an element of group 0, which zeros look like; nor does a header go on for ever.
+    def is_after(tag: BaseTag, vr: str | None, length: int) -> bool:
+        # No file holds an element of group 0, which zeros look like; nor does a header continue without end.
         number = int(tag)  # tags compare slowly
         if number < 0x00020000 or next(elements) > MAX_ELEMENTS:
             raise InputError("file.not_dicom", _UNKNOWN)
         return number >= 0x7FE00008
 
-    return is_behind
+    return is_after
 
 
 def _pixel_element(start: bytes, is_implicit: bool, is_little: bool) -> tuple[int, int | None]:
-    """How many bytes stand before the values of the pixels, and how many bytes they claim, from the element's start."""
+    """Return the length of the pixel element's own header and the stated length of its value, both in bytes.
+
+    Args:
+        start: first 12 bytes of the element.
+        is_implicit: whether the VR is implicit.
+        is_little: whether the byte order is little endian.
+    """
     order: Literal["little", "big"] = "little" if is_little else "big"
     if int.from_bytes(start[:2], order) != 0x7FE0:
         return 0, 0
@@ -233,7 +245,7 @@ def _tags() -> tuple[BaseTag, ...]:
 
 
 def _plain_tags(dataset: Dataset) -> dict[str, Any]:
-    """Return plain values by keyword, those of `MARKS` that have none by their names."""
+    """Return plain values by keyword; attributes of `MARKS` without a keyword by their names."""
     from pydicom.datadict import keyword_for_tag
 
     names = {mark.tag: mark.name for mark in MARKS if mark.tag is not None}
@@ -243,16 +255,16 @@ def _plain_tags(dataset: Dataset) -> dict[str, Any]:
         if name in _SEQUENCES:
             raw = dataset.get_item(tag)
             tags[name] = bool(raw is not None and raw.value)
-            if tags[name] and name == "DetectorInformationSequence":  # of planar images it gives no place
+            if tags[name] and name == "DetectorInformationSequence":  # planar images have no position there
                 tags[name] = "ImagePositionPatient" in dataset[tag].value[0]
             continue
         try:
-            # pydicom converts values when they are first touched; a malformed one is to fail here, not anywhere later.
+            # pydicom converts a value at its first use; a malformed one must fail here and not later.
             tags[name] = _plain(dataset[tag].value)
         except Exception:
             if name in _NEEDED:
                 raise
-    if dataset.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY:  # it stands nowhere else
+    if dataset.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY:  # stated nowhere else
         tags["SOPClassUID"] = DIRECTORY
     return tags
 
@@ -272,90 +284,82 @@ def _plain(value: Any) -> Any:
 
 
 def file_label(path: Path) -> str:
-    """Return what a message calls a file of any kind: if it is DICOM, its name without private words."""
-    try:
-        if not path.is_file():  # opening a pipe would block
-            return path.name
-        with path.open("rb") as stream:
-            looks = looks_like_dicom(stream.read(132))
-        return path.name if looks == "no" else read_header(path).label
-    except OSError:
+    """Return the name of a file of any format for messages: a DICOM file's name without private words."""
+    if not path.is_file():  # opening a pipe would block
         return path.name
-    except InputError:  # which of its words are private is not known
-        return "the DICOM file" if looks == "yes" else path.name
+    try:
+        return read_header(path).label
+    except InputError:  # private words are not known
+        return "the DICOM file" if _has_preamble(path) else path.name
 
 
-def label_of(path: Path, tags: Tags) -> str:
-    """The name of a file without words that stand in its private attributes; its instance number if none is left."""
-    number = tags.get("InstanceNumber")
-    nameless = "the DICOM file" if number is None else f"instance {number}"
-    return without_private_words(path, private_words(tags)) or nameless
+def claims_to_be_dicom(path: Path) -> bool:
+    """Return whether a file is DICOM by its name or its first bytes, or can't be opened."""
+    return path.suffix.lower() == ".dcm" or _has_preamble(path) is not False
 
 
-def public_name(text: str, tags: Tags) -> str:
-    """A text, such as a folder's name, without words that stand in a file's private attributes; "" if none is left."""
-    return _without(text, private_words(tags))
+def _has_preamble(path: Path) -> bool | None:
+    """Return whether a file begins with the preamble of a DICOM file; None if it can't be opened."""
+    try:
+        with path.open("rb") as stream:
+            return looks_like_dicom(stream.read(132)) == "yes"
+    except OSError:
+        return None
 
 
-@lru_cache(maxsize=1024)  # asked for each frame of a file
-def without_private_words(path: Path, private: frozenset[str]) -> str:
-    """The name of a file without some words; "" if none is left."""
-    suffix = path.suffix if re.fullmatch(r"\.[A-Za-z]{1,5}", path.suffix) else ""
-    name = _without(path.name.removesuffix(suffix), private)
-    return name and name + suffix
+def read_object(path: Path, *, stop_before_pixels: bool = False) -> Dataset:
+    """Read a whole DICOM object, with or without the preamble of a file.
+
+    Args:
+        path: the file.
+        stop_before_pixels: leave the pixels out.
+
+    Raises:
+        InputError: `file.unreadable`, `file.empty`, `file.not_dicom`, `file.bad_header`.
+    """
+    import pydicom
+
+    try:
+        with quiet_pydicom():
+            if path.stat().st_size == 0:
+                raise InputError("file.empty", f"{file_label(path)} has 0 bytes; copy or export it again")
+            dataset = pydicom.dcmread(path, stop_before_pixels=stop_before_pixels, force=True)
+            if not dataset.get("SOPClassUID"):
+                raise InputError("file.not_dicom", f"{file_label(path)} {_UNKNOWN}")
+            dataset.file_meta.TransferSyntaxUID = transfer_syntax_of(dataset)
+            return dataset
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(
+            "file.unreadable", f"{file_label(path)} can't be read: {error.strerror or 'cut short'}"
+        ) from None
+    except Exception as error:  # not chained: it may quote private values
+        kind = type(error).__name__
+        raise InputError(
+            "file.bad_header", f"{file_label(path)} has a DICOM header that can't be read ({kind})"
+        ) from None
 
 
-def _without(text: str, private: frozenset[str]) -> str:
-    if any(word in text.casefold() for word in private if not word.isascii()):
-        return ""
-    found = words(text)
-    kept = [word for word in found if not is_private(word, private)]
-    return text if kept == found else "_".join(kept)
+def transfer_syntax_of(dataset: Dataset) -> UID:
+    """Return the transfer syntax of a dataset; the one that its encoding implies if the file does not state it."""
+    from pydicom.uid import UID
 
-
-def private_words(tags: Tags) -> frozenset[str]:
-    """Every word of the attributes that name the patient, other persons and the institution, in lower case."""
-    return _private_words(tuple(str(tags[keyword]) for keyword in private_keywords() if tags.get(keyword)))
-
-
-@lru_cache(maxsize=1024)  # the files of one patient share them
-def _private_words(values: tuple[str, ...]) -> frozenset[str]:
-    private: set[str] = set()
-    for value in values:
-        found = [word.lower() for word in words(value)]
-        private |= {*found, "".join(found)} - {""}
-        private |= {word for word in re.findall(r"\w{2,}", value.casefold()) if not word.isascii()}
-    return frozenset(private)
-
-
-@lru_cache(maxsize=1)
-def private_keywords() -> tuple[str, ...]:
-    """The keywords of the attributes whose words appear in no name and no message."""
-    from pydicom.datadict import DicomDictionary
-
-    return (*_PRIVATE_KEYWORDS, *(entry[4] for entry in DicomDictionary.values() if entry[0] == "PN"))
-
-
-def is_private(word: str, private: frozenset[str]) -> bool:
-    """Whether a word is one of some, or has one of three letters or more in it."""
-    word = word.lower()
-    return any(p == word or (len(p) >= 3 and p in word) for p in private)
-
-
-def words(text: str) -> list[str]:
-    """The words of a text in plain letters, without accents."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    return re.findall(r"[A-Za-z0-9]+", plain)
+    stated = dataset.file_meta.get("TransferSyntaxUID")
+    if stated is not None:
+        return stated
+    is_implicit, is_little = dataset.original_encoding
+    return UID(IMPLICIT if is_implicit else EXPLICIT if is_little else BIG_ENDIAN)
 
 
 def image_type(tags: Tags) -> tuple[str, ...]:
-    """The values of ImageType; empty if the file has none."""
+    """Return the values of ImageType; empty if the file has none."""
     values = tags.get("ImageType") or ()
     return (values,) if isinstance(values, str) else tuple(str(value) for value in values)
 
 
 def sop_class(tags: Tags) -> str:
-    """Such as `CTImageStorage`; "" where it is missing or unknown."""
+    """Return the keyword of the SOP class, such as `CTImageStorage`; "" if it is missing or unknown."""
     from pydicom.uid import UID
 
     return UID(str(tags.get("SOPClassUID") or "")).keyword
@@ -363,7 +367,7 @@ def sop_class(tags: Tags) -> str:
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Silences pydicom's warnings while it reads: they quote header values, and those may be names."""
+    """Silence pydicom's warnings while it reads: they quote values of the header, which may be private."""
     import pydicom.config
 
     with warnings.catch_warnings(), pydicom.config.disable_value_validation():

@@ -17,7 +17,8 @@ from napari_seg.errors import InputError, Notice
 from napari_seg.formats.decoders import read_apart
 from napari_seg.formats.dicom.frames import Frame, frames_of
 from napari_seg.formats.dicom.geometry import Stack, arrange
-from napari_seg.formats.dicom.headers import DEFLATED, Header, Tags, quiet_pydicom, read_header
+from napari_seg.formats.dicom.headers import DEFLATED, Header, quiet_pydicom, read_header
+from napari_seg.formats.dicom.private_words import Tags
 from napari_seg.formats.dicom.series import Series, find_series, series_name
 from napari_seg.formats.voxels import check_room
 from napari_seg.volume import Volume

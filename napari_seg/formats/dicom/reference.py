@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_seg.errors import InputError, Notice, told_plainly
-from napari_seg.formats.dicom.headers import file_label, quiet_pydicom
+from napari_seg.formats.dicom.headers import file_label, quiet_pydicom, read_object
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 OTHER_FRAME = "geometry.other_frame_of_reference"
 """The code of the refusal that `ignore_frame` turns into a notice."""
-
-_IMPLICIT, _EXPLICIT, _BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 
 
 @dataclass(frozen=True)
@@ -179,43 +177,6 @@ def segment_names(path: Path) -> list[str]:
     segments = [str(one.get("SegmentLabel") or "") for one in _items(dataset, "SegmentSequence")]
     contours = [str(one.get("ROIName") or "") for one in _items(dataset, "StructureSetROISequence")]
     return list(dict.fromkeys(name for name in (*segments, *contours) if name))
-
-
-def read_object(path: Path, *, stop_before_pixels: bool = False) -> Dataset:
-    """Read a DICOM object, with or without the preamble of a file.
-
-    Args:
-        path: the file.
-        stop_before_pixels: leave the pixels out.
-
-    Raises:
-        InputError: `file.unreadable`, `file.empty`, `file.not_dicom`, `file.bad_header`.
-    """
-    import pydicom
-
-    try:
-        with quiet_pydicom():
-            if path.stat().st_size == 0:
-                raise InputError("file.empty", f"{file_label(path)} has 0 bytes; copy or export it again")
-            dataset = pydicom.dcmread(path, stop_before_pixels=stop_before_pixels, force=True)
-            if not dataset.get("SOPClassUID"):
-                raise InputError("file.not_dicom", f"{file_label(path)} is not a DICOM file of any known kind")
-            if dataset.file_meta.get("TransferSyntaxUID") is None:
-                is_implicit, is_little = dataset.original_encoding
-                syntax = _IMPLICIT if is_implicit else _EXPLICIT if is_little else _BIG_ENDIAN
-                dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
-            return dataset
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(
-            "file.unreadable", f"{file_label(path)} can't be read: {error.strerror or 'cut short'}"
-        ) from None
-    except Exception as error:  # not chained: it may quote what must stay private
-        reason = type(error).__name__
-        raise InputError(
-            "file.bad_header", f"{file_label(path)} has a DICOM header that can't be read ({reason})"
-        ) from None
 
 
 def _references_of_scan(images: Sequence[Path]) -> References | None:

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from napari_seg.errors import InputError, Notice, OutputError, told_plainly
 from napari_seg.formats.atomic import unproven
 from napari_seg.formats.dicom.contours import enclosed, enclosed_by_odd, outlines
-from napari_seg.formats.dicom.headers import file_label, quiet_pydicom, read_header
-from napari_seg.formats.dicom.reference import read_object
+from napari_seg.formats.dicom.headers import file_label, quiet_pydicom, read_header, read_object
 from napari_seg.formats.dicom.seg import UNICODE, source_of
 from napari_seg.formats.dicom.text import dicom_text, with_dicom_names
 from napari_seg.geometry import Grid

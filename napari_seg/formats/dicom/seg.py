@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from napari_seg.errors import InputError, Notice, OutputError, told_plainly
 from napari_seg.formats.atomic import unproven
 from napari_seg.formats.dicom.geometry import Stack
-from napari_seg.formats.dicom.headers import file_label, quiet_pydicom, read_header
+from napari_seg.formats.dicom.headers import file_label, quiet_pydicom, read_header, read_object
 from napari_seg.formats.dicom.read import MAX_EXCESS, stack_of
-from napari_seg.formats.dicom.reference import read_object
 from napari_seg.formats.dicom.seg_geometry import functional_groups, layout_of, value_of
 from napari_seg.formats.dicom.text import dicom_text, with_dicom_names
 from napari_seg.formats.dicom.tilt import on_images

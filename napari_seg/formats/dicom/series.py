@@ -14,16 +14,12 @@ from napari_seg.errors import InputError
 from napari_seg.formats.dicom.headers import (
     DIRECTORY,
     Header,
-    Tags,
+    claims_to_be_dicom,
     image_type,
-    is_private,
-    looks_like_dicom,
-    private_words,
     read_header,
     sop_class,
-    without_private_words,
-    words,
 )
+from napari_seg.formats.dicom.private_words import Tags, is_private, private_words, without_private_words, words
 
 ORIENTATION_TOLERANCE = 1e-3
 """Difference between direction cosines, or relative one between pixel spacings, that a series may have in itself."""
@@ -138,16 +134,13 @@ def find_series(files: Sequence[Path]) -> tuple[list[Series], list[tuple[Path, s
     private: dict[Path, frozenset[str]] = {}
     text = "is no scan of a known format"
     for n, path in enumerate(files):
-        looks = _looks_like_dicom(path)
         try:
-            header = read_header(path) if looks != "no" else None
+            header = read_header(path)
         except InputError:
-            header = None
-            if looks == "yes":
+            if claims_to_be_dicom(path):
                 broken.append((n, path))
-                continue
-        if header is None:
-            left_out.append((path, "skip.not_an_image", text))
+            else:
+                left_out.append((path, "skip.not_an_image", text))
             continue
         private[path.parent] = private.get(path.parent, frozenset()) | private_words(header.tags)
         if why := _no_scan(header):
@@ -283,16 +276,6 @@ def series_name(tags: Tags) -> str:
         number and number.zfill(3),
     )
     return "_".join(part for part in parts if part)
-
-
-def _looks_like_dicom(path: Path) -> str:
-    if path.suffix.lower() == ".dcm":
-        return "yes"
-    try:
-        with open(path, "rb") as stream:
-            return looks_like_dicom(stream.read(132))
-    except OSError:
-        return "yes"  # a slice we may not open must not just be missing; reading it says why
 
 
 def _series_key(path: Path, tags: Tags) -> tuple[str, ...]:

@@ -1,0 +1,90 @@
+"""Remove private words (names of people, identifiers, the institution) from file names and descriptions."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+Tags = Mapping[str, Any]
+"""Values of a DICOM file, by keyword: plain numbers and strings, or tuples of them."""
+
+_PRIVATE_KEYWORDS = (
+    "PatientName",
+    "PatientID",
+    "OtherPatientIDs",
+    "PatientBirthDate",
+    "PatientAddress",
+    "PatientTelephoneNumbers",
+    "AccessionNumber",
+    "AdmissionID",
+    "InstitutionName",
+    "InstitutionAddress",
+)
+"""Keywords of private attributes, in addition to every attribute whose value is a person's name (VR PN)."""
+
+
+@lru_cache(maxsize=1)
+def private_keywords() -> tuple[str, ...]:
+    """Return the keywords of the attributes whose words appear in no name and no message."""
+    from pydicom.datadict import DicomDictionary
+
+    return (*_PRIVATE_KEYWORDS, *(entry[4] for entry in DicomDictionary.values() if entry[0] == "PN"))
+
+
+def private_words(tags: Tags) -> frozenset[str]:
+    """Return every word, in lower case, of the attributes that name the patient, other persons or the institution."""
+    return _private_words(tuple(str(tags[keyword]) for keyword in private_keywords() if tags.get(keyword)))
+
+
+@lru_cache(maxsize=1024)  # the files of one patient share these values
+def _private_words(values: tuple[str, ...]) -> frozenset[str]:
+    private: set[str] = set()
+    for value in values:
+        found = [word.lower() for word in words(value)]
+        private |= {*found, "".join(found)} - {""}
+        private |= {word for word in re.findall(r"\w{2,}", value.casefold()) if not word.isascii()}
+    return frozenset(private)
+
+
+def is_private(word: str, private: frozenset[str]) -> bool:
+    """Return whether a word equals a private word, or contains one of three letters or more."""
+    word = word.lower()
+    return any(p == word or (len(p) >= 3 and p in word) for p in private)
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text in ASCII letters and digits, without accents."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.findall(r"[A-Za-z0-9]+", plain)
+
+
+def label_of(path: Path, tags: Tags) -> str:
+    """Return the name of a file for messages: without private words; its instance number if no word remains."""
+    number = tags.get("InstanceNumber")
+    nameless = "the DICOM file" if number is None else f"instance {number}"
+    return without_private_words(path, private_words(tags)) or nameless
+
+
+def public_name(text: str, tags: Tags) -> str:
+    """Return a text, such as a folder's name, without the private words of a file; "" if no word remains."""
+    return _without(text, private_words(tags))
+
+
+@lru_cache(maxsize=1024)  # requested for each frame of a file
+def without_private_words(path: Path, private: frozenset[str]) -> str:
+    """Return the name of a file without private words; "" if no word remains."""
+    suffix = path.suffix if re.fullmatch(r"\.[A-Za-z]{1,5}", path.suffix) else ""
+    name = _without(path.name.removesuffix(suffix), private)
+    return name and name + suffix
+
+
+def _without(text: str, private: frozenset[str]) -> str:
+    if any(word in text.casefold() for word in private if not word.isascii()):
+        return ""
+    found = words(text)
+    kept = [word for word in found if not is_private(word, private)]
+    return text if kept == found else "_".join(kept)
