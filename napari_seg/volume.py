@@ -1,10 +1,10 @@
-"""The three nouns that functions pass around: `Volume`, `Segment`, `Segmentation`."""
+"""The nouns that functions pass around: `Volume` with its `Source`, `Segment`, `Segmentation`."""
 
 from __future__ import annotations
 
 import colorsys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +16,44 @@ from numpy.typing import NDArray
 from napari_seg.errors import InputError, Notice
 from napari_seg.geometry import Grid
 
+Format = Literal["", "nifti", "itk", "picture", "dicom"]
+"""Format of a scan's files: "nifti" (pairs of .hdr and .img, too), "itk" (NRRD and MetaImage), "picture" (2D images),
+"dicom"; "" for a volume that was read from no file."""
+
+
+@dataclass(frozen=True, eq=False)
+class DicomStack:
+    """Slices of a volume in the files of a DICOM series, as results that refer to these images need them.
+
+    Attributes:
+        frames: for each file of the source, the frames that are slices of the volume, counted from 0.
+    """
+
+    frames: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files that a volume was read from; small, so that it can be passed between processes.
+
+    Attributes:
+        format: format of the files.
+        files: files of this volume, in the order of its slices.
+        stack: slices in the files of a DICOM series; None for other formats, or if only the files are known.
+    """
+
+    format: Format = ""
+    files: tuple[Path, ...] = ()
+    stack: DicomStack | None = field(default=None, compare=False)
+
+    def absolute(self) -> Source:
+        """Return the same files by their absolute paths."""
+        return replace(self, files=tuple(file.absolute() for file in self.files))
+
+
+NO_SOURCE = Source()
+"""Source of what was read from no file, or from files that nobody recorded."""
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:
@@ -26,8 +64,7 @@ class Volume:
         grid: where (I, J, K) lies in the patient.
         name: what a person recognises the scan by; never a patient's name or identifier.
         modality: DICOM's two letters, such as "MR" or "CT"; "" where the file does not say.
-        files: the files it was read from.
-        frames: of each DICOM file in `files` the frames that are its slices, counted from 0; empty for other formats.
+        source: files that it was read from.
         notices: doubts that came up while reading.
 
     Raises:
@@ -38,8 +75,7 @@ class Volume:
     grid: Grid
     name: str = ""
     modality: str = ""
-    files: tuple[Path, ...] = ()
-    frames: tuple[tuple[int, ...], ...] = ()
+    source: Source = NO_SOURCE
     notices: tuple[Notice, ...] = ()
 
     def __post_init__(self) -> None:

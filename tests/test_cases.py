@@ -65,8 +65,8 @@ def test_the_geometry_of_segmentations(cases: Path) -> None:
     whole, one = folder / "no_SliceThickness.dcm", folder / "one_frame_nospacing.dcm"
     assert read_label_map(whole).volumes_ml()[1] == pytest.approx(15.2064)
     assert read_label_map(one).volumes_ml()[1] == pytest.approx(2.56)
-    assert read_label_map(whole, scan.grid, images=scan.files).volumes_ml()[1] == pytest.approx(15.2064)
-    found = read_label_map(one, scan.grid, images=scan.files)
+    assert read_label_map(whole, scan.grid, images=scan.source.files).volumes_ml()[1] == pytest.approx(15.2064)
+    found = read_label_map(one, scan.grid, images=scan.source.files)
     assert np.unique(np.nonzero(found.array)[2]).tolist() == [4]
 
 
@@ -82,7 +82,9 @@ def test_a_segmentation_without_preamble(cases: Path) -> None:
 def test_contours_stored_twice_and_contours_that_overlap(cases: Path) -> None:
     folder = cases / "rtstruct_overlap"
     scan = read(folder / "ct")
-    twin, overlap = (read_label_map(folder / f"{n}.dcm", scan.grid, images=scan.files) for n in ("twin", "overlap"))
+    twin, overlap = (
+        read_label_map(folder / f"{n}.dcm", scan.grid, images=scan.source.files) for n in ("twin", "overlap")
+    )
     assert twin.voxel_counts() == {1: 130}  # 13 x 10 mm, pixels of 1 mm
     assert overlap.voxel_counts() == {1: 200}
     assert (len(twin.notices), [notice.code for notice in overlap.notices]) == (0, ["labels.contours_overlap"])
@@ -92,13 +94,13 @@ def test_contours_outside_of_the_scan(cases: Path) -> None:
     scan = read(cases / "rtstruct_planes" / "ct_crop")
     path = cases / "rtstruct_planes" / "rs_crop.dcm"
     with pytest.raises(InputError, match=r"not_on_slices: .*BODY has contours on slices 12 to 13 .*--segments 'Organ'"):
-        read_label_map(path, scan.grid, images=scan.files)
-    assert read_label_map(path, scan.grid, ["Organ"], images=scan.files).voxel_counts() == {2: 300}
+        read_label_map(path, scan.grid, images=scan.source.files)
+    assert read_label_map(path, scan.grid, ["Organ"], images=scan.source.files).voxel_counts() == {2: 300}
 
 
 def test_contours_without_preamble(cases: Path) -> None:
     scan = read(cases / "no_preamble" / "ct")
-    found = read_label_map(cases / "no_preamble" / "rs_nometa.dcm", scan.grid, images=scan.files)
+    found = read_label_map(cases / "no_preamble" / "rs_nometa.dcm", scan.grid, images=scan.source.files)
     assert found.voxel_counts() == {1: 300}
 
 

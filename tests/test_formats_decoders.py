@@ -28,7 +28,7 @@ from napari_seg.formats.decoders import read_apart
 from napari_seg.formats.itk import to_itk
 from napari_seg.formats.verdict import verdict_of
 from napari_seg.geometry import Grid
-from napari_seg.volume import Volume
+from napari_seg.volume import Source, Volume
 
 GRID = Grid((2, 3, 4), np.diag([1.0, 2, 3, 1]))
 
@@ -37,7 +37,7 @@ def numbers(files: Sequence[Path]) -> Volume:
     print("what a decoder prints")
     os.write(1, b"and what it writes")
     array = np.arange(24, dtype=np.int16).reshape(4, 3, 2).transpose(2, 1, 0)[None]
-    return Volume(array, GRID, "name", "CT", tuple(files[::-1]), (Notice("some.code", "some text"),))
+    return Volume(array, GRID, "name", "CT", Source("nifti", tuple(files[::-1])), (Notice("some.code", "some text"),))
 
 
 def crash(files: Sequence[Path]) -> Volume:
@@ -72,7 +72,7 @@ def test_what_is_read_apart_is_what_is_read_here(files: list[Path], monkeypatch:
     here, there = numbers(relative), read_apart(numbers, relative)
     assert np.array_equal(there.array, here.array)
     assert there.array.strides[1:] == here.array.strides[1:]
-    fields = ("grid", "name", "modality", "files", "notices")
+    fields = ("grid", "name", "modality", "source", "notices")
     assert [getattr(there, field) for field in fields] == [getattr(here, field) for field in fields]
 
 

@@ -49,7 +49,7 @@ def test_slices_are_ordered_by_where_they_lie(tmp_path, head, order):
     volume = read(tmp_path)
     assert np.array_equal(volume.array, head.array)
     assert np.allclose(volume.grid.affine, head.grid.affine, rtol=0, atol=1e-4)
-    assert volume.files == tuple(paths[n] for n in np.argsort(k))
+    assert volume.source.files == tuple(paths[n] for n in np.argsort(k))
 
 
 def test_a_series_may_run_against_its_normal(tmp_path, head):

@@ -124,7 +124,7 @@ def structures(series: Volume, tmp_path: Path) -> pydicom.Dataset:
     labels[4:9, 5:12, 3:6] = 1
     labels[11:15, 5:12, 3:6] = 2
     segments = (Segment(1, "one", (255, 0, 0)), Segment(2, "two", (0, 255, 0)))
-    write_rtstruct(Segmentation(labels, series.grid, segments), series.files, tmp_path / "contours.dcm")
+    write_rtstruct(Segmentation(labels, series.grid, segments), series.source, tmp_path / "contours.dcm")
     return pydicom.dcmread(tmp_path / "contours.dcm")
 
 
@@ -221,7 +221,7 @@ def test_coordinates_may_be_rounded_to_a_tenth_of_a_millimetre(tmp_path: Path) -
     labels = np.zeros(grid.shape, np.uint8)
     labels[4:9, 5:12, 3:6] = 1
     path = tmp_path / "x.dcm"
-    write_rtstruct(Segmentation(labels, scan.grid, (Segment(1, "one", (255, 0, 0)),)), scan.files, path)
+    write_rtstruct(Segmentation(labels, scan.grid, (Segment(1, "one", (255, 0, 0)),)), scan.source, path)
     dataset = pydicom.dcmread(path)
     for contour in dataset.ROIContourSequence[0].ContourSequence:
         contour.ContourData = [f"{float(value):.1f}" for value in contour.ContourData]
@@ -236,7 +236,7 @@ def test_without_preamble_they_are_read_all_the_same(
     bare.update(structures)
     pydicom.dcmwrite(tmp_path / "x.dcm", bare, implicit_vr=True, little_endian=True)
     assert (tmp_path / "x.dcm").read_bytes()[128:132] != b"DICM"
-    found = read_label_map(tmp_path / "x.dcm", series.grid, images=series.files)
+    found = read_label_map(tmp_path / "x.dcm", series.grid, images=series.source.files)
     assert found.voxel_counts() == {1: 5 * 7 * 3, 2: 4 * 7 * 3}
 
 
@@ -245,7 +245,7 @@ def test_contours_beyond_a_cropped_segmentation_are_compared(
 ) -> None:
     labels = read_rtstruct(tmp_path / "contours.dcm", series.grid)
     part = Segmentation(np.where(np.arange(14) < 5, labels.array, 0).astype(np.uint8), series.grid, labels.segments)
-    write_label_map(part, tmp_path / "part.dcm", images=series.files)  # slices 3 and 4 of 3 to 5
+    write_label_map(part, tmp_path / "part.dcm", scan=series.source)  # slices 3 and 4 of 3 to 5
     result = compare_pair(Pair("x", tmp_path / "part.dcm", tmp_path / "contours.dcm"))
     assert not result.code, result.message
     assert {name: scores.dice for name, scores in result.scores.items()} == {"one": 0.8, "two": 0.8}
@@ -270,7 +270,7 @@ def test_outlines_of_more_than_64_kib_come_back(tmp_path: Path) -> None:
     labels = np.zeros(grid.shape, np.uint8)
     labels[1:-1, 1:-1:2, 1], labels[1, 1:-1, 1] = 1, 1  # a comb
     path = tmp_path / "x.dcm"
-    write_rtstruct(Segmentation(labels, scan.grid, (Segment(1, "comb", (255, 0, 0)),)), scan.files, path)
+    write_rtstruct(Segmentation(labels, scan.grid, (Segment(1, "comb", (255, 0, 0)),)), scan.source, path)
     assert path.stat().st_size > 1 << 17
     assert np.array_equal(read_rtstruct(path, scan.grid).array, labels)
     dataset = pydicom.dcmread(path)

@@ -127,7 +127,7 @@ def test_labels_of_a_mosaic_become_dicom(tmp_path: Path, head: Volume, kind: str
     volume = scan.read()
     labels = Segmentation((volume.array[0] > 500).astype(np.uint8), volume.grid, (Segment(1, "left", (255, 0, 0)),))
     path = tmp_path / "labels.dcm"
-    write_label_map(labels, path, images=volume.files, frames=volume.frames, dicom=kind)  # type: ignore[arg-type]
+    write_label_map(labels, path, scan=volume.source, dicom=kind)  # type: ignore[arg-type]
     assert np.array_equal(read_label_map(path, volume.grid).array, labels.array)
 
 

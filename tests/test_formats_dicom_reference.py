@@ -36,7 +36,7 @@ def written(scan: Volume, path: Path, kind: str, edit: Callable[[Dataset], None]
     labels[4:9, 5:12, 3:6] = 1
     labels[10:13, 5:12, 3:6] = 2
     segments = (Segment(1, "one", (255, 0, 0)), Segment(2, "two", (0, 255, 0)))
-    write_label_map(Segmentation(labels, scan.grid, segments), path, images=scan.files, dicom=kind)  # type: ignore[arg-type]
+    write_label_map(Segmentation(labels, scan.grid, segments), path, scan=scan.source, dicom=kind)  # type: ignore[arg-type]
     dataset = pydicom.dcmread(path)
     edit(dataset)
     dataset.save_as(path)
@@ -100,7 +100,7 @@ def test_what_tells_that_a_segmentation_is_of_a_scan(
     of_another: str,
 ) -> None:
     path = written(scans[0], tmp_path / "x.dcm", kind, edit)
-    found = [belonging(path, scan.files) for scan in scans]
+    found = [belonging(path, scan.source.files) for scan in scans]
     assert [one.relation for one in found] == [of_its_scan, of_another]
     is_doubtful = edit in (forget_everything, other_patient, other_patient_and_images)
     assert bool(found[0].message) == is_doubtful
@@ -134,10 +134,10 @@ def test_no_message_quotes_the_name_of_a_segmentation_that_is_a_patients(
     path = written(scans[0], tmp_path / "Canary^Tweety.dcm", kind, edit)
     texts = []
     for grid, images, only in [
-        (scans[0].grid, scans[0].files, ()),
-        (scans[0].grid, scans[1].files, ()),
-        (scans[0].grid.box((0, 0, 0), (6, 6, 2)), scans[0].files, ()),
-        (scans[0].grid, scans[0].files, ("nobody",)),
+        (scans[0].grid, scans[0].source.files, ()),
+        (scans[0].grid, scans[1].source.files, ()),
+        (scans[0].grid.box((0, 0, 0), (6, 6, 2)), scans[0].source.files, ()),
+        (scans[0].grid, scans[0].source.files, ("nobody",)),
         (None, (), ()),
     ]:
         try:
@@ -176,10 +176,10 @@ def test_what_is_of_another_scan_is_refused_wherever_it_meets_one(
     assert main(["evaluate", str(tmp_path / "out.nii.gz"), str(path)]) == 0
     assert "geometry.frame_of_reference_unknown" in capsys.readouterr().err
 
-    result = read_label_map(own, scans[0].grid, images=scans[0].files)
-    assert compare_with(result, path, scans[0].files)[0][1].dice == 1
+    result = read_label_map(own, scans[0].grid, images=scans[0].source.files)
+    assert compare_with(result, path, scans[0].source.files)[0][1].dice == 1
     with pytest.raises(InputError, match=r"geometry\.other_frame_of_reference"):
-        compare_with(result, path, scans[1].files)
+        compare_with(result, path, scans[1].source.files)
 
 
 def test_each_structure_lies_in_a_frame_of_reference_of_its_own(scans: tuple[Volume, Volume], tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_each_structure_lies_in_a_frame_of_reference_of_its_own(scans: tuple[Vol
         dataset.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = "1.2.3"
 
     path = written(scans[0], tmp_path / "x.dcm", "rtstruct", move_one)
-    grid, images = scans[0].grid, scans[0].files
+    grid, images = scans[0].grid, scans[0].source.files
     with pytest.raises(InputError, match=r"other_frame_of_reference: x\.dcm \(two\)"):
         read_label_map(path, grid, images=images)
     found = read_label_map(path, grid, ["one"], images=images)

@@ -35,7 +35,7 @@ def box(scan: Volume, slices: Sequence[int], labels: Sequence[int] = (1,)) -> Se
 
 
 def edited(segmentation: Segmentation, scan: Volume, path: Path, edit: Edit, kind: str = "binary") -> Path:
-    write_dicom_seg(segmentation, scan.files, path, kind=kind)  # type: ignore[arg-type]
+    write_dicom_seg(segmentation, scan.source, path, kind=kind)  # type: ignore[arg-type]
     dataset = pydicom.dcmread(path)
     edit(dataset)
     dataset.save_as(path)
@@ -96,7 +96,7 @@ def test_slices_lie_as_far_apart_as_their_positions(
     assert same_labels(found, meant)
     assert found.grid.shape[2] == slices[-1] - slices[0] + 1
     assert [notice.code for notice in found.notices] == ([code] if code else [])
-    on_scan = read_label_map(tmp_path / "x.dcm", series.grid, images=series.files)
+    on_scan = read_label_map(tmp_path / "x.dcm", series.grid, images=series.source.files)
     assert np.array_equal(on_scan.array, meant.array)
     assert on_scan.notices == ()
 
@@ -107,7 +107,7 @@ def test_thick_slices_that_may_lie_apart_are_reported(series: Volume, tmp_path: 
     found = read_dicom_seg(edited(meant, series, tmp_path / "x.dcm", lengths(SpacingBetweenSlices=None)))
     assert found.grid.spacing_mm[2] == pytest.approx(5)
     assert [one.code for one in found.notices] == ["geometry.frames_apart"]
-    on_scan = read_label_map(tmp_path / "x.dcm", series.grid, images=series.files)
+    on_scan = read_label_map(tmp_path / "x.dcm", series.grid, images=series.source.files)
     assert np.array_equal(on_scan.array, meant.array)
     assert on_scan.notices == ()
 
@@ -117,7 +117,7 @@ def test_the_scan_says_what_the_file_does_not(series: Volume, tmp_path: Path) ->
     for slices in ([4], [3, 5, 7]):
         meant = box(series, slices)
         path = edited(meant, series, tmp_path / "x.dcm", nothing)
-        found = read_label_map(path, series.grid, images=series.files)
+        found = read_label_map(path, series.grid, images=series.source.files)
         assert np.array_equal(found.array, meant.array)
     with pytest.raises(InputError, match=r"geometry\.no_thickness"):
         read_dicom_seg(edited(box(series, [4]), series, tmp_path / "x.dcm", nothing))
@@ -196,9 +196,9 @@ def test_positions_may_be_rounded_to_a_tenth_of_a_millimetre(
     path = edited(meant, series, tmp_path / "x.dcm", rounded)
     if millimetres > 0.1:
         with pytest.raises(InputError, match=r"geometry\.other_grid|geometry\.uneven_spacing"):
-            read_label_map(path, series.grid, images=series.files)
+            read_label_map(path, series.grid, images=series.source.files)
         return
-    found = read_label_map(path, series.grid, images=series.files)
+    found = read_label_map(path, series.grid, images=series.source.files)
     assert np.array_equal(found.array, meant.array)
     assert [notice.code for notice in found.notices] == ["geometry.rounded"] * bool(millimetres)
 
@@ -221,7 +221,7 @@ def test_frames_need_not_begin_with_a_byte(tmp_path: Path) -> None:
     scan = read(tmp_path / "series")
     array = np.random.default_rng(0).integers(0, 2, grid.shape).astype(np.uint8)
     meant = Segmentation(array, scan.grid, (Segment(1, "noise", (255, 0, 0)),))
-    write_dicom_seg(meant, scan.files, tmp_path / "x.dcm")
+    write_dicom_seg(meant, scan.source, tmp_path / "x.dcm")
     assert same_labels(read_dicom_seg(tmp_path / "x.dcm"), meant)
     path = tmp_path / "x.dcm"
     path.write_bytes(path.read_bytes()[:-3])

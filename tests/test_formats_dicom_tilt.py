@@ -15,7 +15,7 @@ from napari_seg.formats import find_scans
 from napari_seg.formats.dicom.rtstruct import read_rtstruct, write_rtstruct
 from napari_seg.formats.dicom.seg import write_dicom_seg
 from napari_seg.geometry import Grid
-from napari_seg.volume import Segment, Segmentation, Volume
+from napari_seg.volume import Segment, Segmentation, Source, Volume
 
 SLICES = 14
 
@@ -67,9 +67,9 @@ def test_labels_go_back_to_the_slices(tmp_path: Path, kind: str) -> None:
     labels = (volume.array[0] > 300).astype(np.uint8) + (volume.array[0] > 700)
     segments = (Segment(1, "shell", (255, 0, 0)), Segment(2, "core", (0, 0, 255)))
     segmentation = Segmentation(labels.astype(np.uint8), volume.grid, segments)
-    write_dicom_seg(segmentation, scan.files, tmp_path / "seg.dcm", kind=kind)
+    write_dicom_seg(segmentation, Source("dicom", scan.files), tmp_path / "seg.dcm", kind=kind)
     found = highdicom.seg.Segmentation.from_dataset(pydicom.dcmread(tmp_path / "seg.dcm"))
-    images = [pydicom.dcmread(path) for path in volume.files]
+    images = [pydicom.dcmread(path) for path in volume.source.files]
     uids = [image.SOPInstanceUID for image in images]
     pixels = found.get_pixels_by_source_instance(uids, combine_segments=True, assert_missing_frames_are_empty=True)
     assert pixels.shape == (SLICES, *places.shape[1:3])
@@ -89,10 +89,10 @@ def test_contours_lie_on_the_slices(tmp_path: Path) -> None:
     volume = scan.read(resample_tilt=True)
     labels = (volume.array[0] > 300).astype(np.uint8)
     segmentation = Segmentation(labels, volume.grid, (Segment(1, "ball", (255, 0, 0)),))
-    write_rtstruct(segmentation, volume.files, tmp_path / "contours.dcm")
+    write_rtstruct(segmentation, volume.source, tmp_path / "contours.dcm")
     assert np.array_equal(read_rtstruct(tmp_path / "contours.dcm", volume.grid).array, labels)
     contours = pydicom.dcmread(tmp_path / "contours.dcm").ROIContourSequence[0].ContourSequence
-    images = {str(image.SOPInstanceUID): image for image in map(pydicom.dcmread, volume.files)}
+    images = {str(image.SOPInstanceUID): image for image in map(pydicom.dcmread, volume.source.files)}
     for contour in contours:
         image = images[contour.ContourImageSequence[0].ReferencedSOPInstanceUID]
         normal = np.cross(*np.reshape(image.ImageOrientationPatient, (2, 3)).astype(float))

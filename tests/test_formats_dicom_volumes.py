@@ -102,7 +102,7 @@ def test_volumes_are_told_apart_by_what_differs(
     for t in range(3):
         volume = scan.read(volume=t)
         assert np.array_equal(volume.array, scaled(small, t).array)
-        assert {path.name[:2] for path in volume.files} == {f"t{t}"}
+        assert {path.name[:2] for path in volume.source.files} == {f"t{t}"}
 
 
 def test_several_attributes_tell_volumes_apart_together(tmp_path: Path, small: Volume) -> None:
@@ -329,7 +329,7 @@ def test_references_point_to_the_frames_of_the_chosen_volume(
     (scan,) = find_scans(tmp_path / "mf")
     volume = scan.read(volume=chosen)
     path = tmp_path / "labels.dcm"
-    write_label_map(labelled(volume), path, images=volume.files, frames=volume.frames, dicom=kind)
+    write_label_map(labelled(volume), path, scan=volume.source, dicom=kind)
     source = pydicom.dcmread(tmp_path / "mf").PerFrameFunctionalGroupsSequence
     of_frame = {n: int(frame.FrameContentSequence[0].TemporalPositionIndex) - 1 for n, frame in enumerate(source, 1)}
     written = pydicom.dcmread(path)
@@ -359,7 +359,7 @@ def test_references_point_to_the_frames_of_the_chosen_volume(
 def test_references_point_to_the_files_of_the_chosen_volume(tmp_path: Path, small: Volume, kind: Any) -> None:
     scan = write_dynamic(small, tmp_path / "series", 2, assign("EchoTime", [3, 8]))
     volume = scan.read(volume=1)
-    write_label_map(labelled(volume), tmp_path / "x.dcm", images=volume.files, frames=volume.frames, dicom=kind)
+    write_label_map(labelled(volume), tmp_path / "x.dcm", scan=volume.source, dicom=kind)
     text = str(pydicom.dcmread(tmp_path / "x.dcm"))
     uids = {path.name[:2]: [] for path in scan.files}
     for path in scan.files:

@@ -285,7 +285,7 @@ def test_a_pair_is_one_scan(head: Volume, tmp_path: Path, zipped: bool, named: s
     volume = read(tmp_path / f"a{named}{'.gz' * (tmp_path / f'a{named}.gz').exists()}")
     assert np.array_equal(volume.array, head.array)
     assert volume.grid.matches(head.grid)
-    assert set(volume.files) == set(scan.files)
+    assert set(volume.source.files) == set(scan.files)
     (tmp_path / scan.files[0].name).unlink()
     with pytest.raises(InputError, match=r"file\.pair_missing: .* a\.hdr is missing"):
         find_scans(tmp_path)[0].read()

@@ -134,11 +134,11 @@ def test_names_that_dicom_can_not_hold_are_changed_aloud(
     segments = (Segment(1, name, (1, 2, 3), category=Term(name, name, name)), Segment(2, f"{name}b", (1, 2, 3)))
     meant = Segmentation(array, series.grid, segments)
     path = tmp_path / "x.dcm"
-    write_label_map(meant, path, images=series.files, dicom=kind, algorithm=(name, name))  # type: ignore[arg-type]
+    write_label_map(meant, path, scan=series.source, dicom=kind, algorithm=(name, name))  # type: ignore[arg-type]
     assert "output.name_changed" in caplog.text
     dataset = pydicom.dcmread(path)
     assert dataset.ManufacturerModelName == stored
-    found = read_label_map(path, series.grid, images=series.files)
+    found = read_label_map(path, series.grid, images=series.source.files)
     assert np.array_equal(found.array, array)
     assert found.segments[0].name == stored
     assert len({segment.name for segment in found.segments}) == 2
@@ -156,12 +156,12 @@ def test_damaged_segmentations_are_refused(series: Volume, tmp_path: Path, name:
     else:
         segments = tuple(Segment(n, f"thing {n}", (1, 2, 3)) for n in (1, 2))
         meant = Segmentation(array, series.grid, segments)
-        write_label_map(meant, path, images=series.files, dicom=path.stem)  # type: ignore[arg-type]
+        write_label_map(meant, path, scan=series.source, dicom=path.stem)  # type: ignore[arg-type]
     content, count = path.read_bytes(), 0
     for _ in range(80):
         path.write_bytes(damaged(content, min(len(content), 8000), random))
         try:
-            _read_here([path], series.grid, (), series.files, False, False)
+            _read_here([path], series.grid, (), series.source.files, False, False)
         except InputError:
             count += 1
     assert count > 20
@@ -185,12 +185,12 @@ def test_damaged_label_maps_end_in_one_error_everywhere(
 def test_label_maps_are_read_in_the_worker(series: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that crashes must not take a window with it."""
     write_label_map(labelled(series.grid), tmp_path / "x.nii.gz")
-    write_label_map(labelled(series.grid), tmp_path / "x.dcm", images=series.files)
+    write_label_map(labelled(series.grid), tmp_path / "x.dcm", scan=series.source)
     for name in ("x.nii.gz", "x.dcm"):
         with monkeypatch.context() as context:
             context.setattr("napari_seg.formats.label_maps._labels", None)  # here, not there
             context.setattr("napari_seg.formats.label_maps.dicom_modality", None)
-            read_label_map(tmp_path / name, series.grid, images=series.files)
+            read_label_map(tmp_path / name, series.grid, images=series.source.files)
 
 
 @pytest.mark.parametrize("name", ["x.nii.gz", "x.seg.nrrd", "x.dcm", "x.csv", "x.json", "x.stl"])
@@ -201,7 +201,7 @@ def test_a_failed_replacement_keeps_the_old_file(
     write_label_map(meant, tmp_path / "labels.nii.gz")
     folder = tmp_path / "out"
     folder.mkdir()
-    write_label_map(meant, folder / name, images=series.files)
+    write_label_map(meant, folder / name, scan=series.source)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
     def fail(*_: object) -> None:
@@ -249,7 +249,7 @@ def test_surfaces_are_written_all_or_none(head: Volume, tmp_path: Path, monkeypa
 def test_pixels_that_do_not_agree_with_the_header_are_reported(series: Volume, tmp_path: Path) -> None:
     path = tmp_path / "x.dcm"
     meant = labelled(series.grid)
-    write_dicom_seg(meant, series.files, path)
+    write_dicom_seg(meant, series.source, path)
     dataset = pydicom.dcmread(path)
     size = len(dataset.PixelData)
     dataset.PixelData += bytes(size // 8 // 2 * 2)

@@ -28,7 +28,7 @@ from napari_seg.formats.label_maps import on_grid, read_label_map, write_label_m
 from napari_seg.formats.nrrd import read_seg_nrrd, write_seg_nrrd
 from napari_seg.formats.surface import surface_of
 from napari_seg.geometry import Grid
-from napari_seg.volume import Segment, Segmentation, Term, Volume
+from napari_seg.volume import NO_SOURCE, Segment, Segmentation, Term, Volume
 
 LEFT, HIPPOCAMPUS, STRUCTURE = (
     Term("7771000", "SCT", "Left"),
@@ -71,7 +71,7 @@ def any_series(request: pytest.FixtureRequest, tmp_path: Path, head: Volume) -> 
 @pytest.mark.parametrize("kind", ["binary", "labelmap"])
 def test_dicom_segmentations_come_back(any_series: Volume, tmp_path: Path, kind: str) -> None:
     meant = labelled(any_series.grid)
-    write_dicom_seg(meant, any_series.files, tmp_path / "seg.dcm", kind=kind, algorithm=("a model", "1.2"))
+    write_dicom_seg(meant, any_series.source, tmp_path / "seg.dcm", kind=kind, algorithm=("a model", "1.2"))
     found = read_dicom_seg(tmp_path / "seg.dcm")
     numbered = replace(
         meant,
@@ -86,7 +86,7 @@ def test_dicom_segmentations_come_back(any_series: Volume, tmp_path: Path, kind:
     back = with_labels_of(meant, on_grid(found, meant.grid, tmp_path))
     assert np.array_equal(back.array, meant.array)
 
-    dataset, source = pydicom.dcmread(tmp_path / "seg.dcm"), pydicom.dcmread(any_series.files[0])
+    dataset, source = pydicom.dcmread(tmp_path / "seg.dcm"), pydicom.dcmread(any_series.source.files[0])
     assert dataset.StudyInstanceUID == source.StudyInstanceUID
     assert dataset.SeriesInstanceUID != source.SeriesInstanceUID
     assert dataset.FrameOfReferenceUID == source.FrameOfReferenceUID
@@ -98,12 +98,12 @@ def test_dicom_segmentations_come_back(any_series: Volume, tmp_path: Path, kind:
     referenced = {
         item.ReferencedSOPInstanceUID for item in dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence
     }
-    assert referenced <= {pydicom.dcmread(file).SOPInstanceUID for file in any_series.files}
+    assert referenced <= {pydicom.dcmread(file).SOPInstanceUID for file in any_series.source.files}
 
 
 def test_frames_lie_where_another_reader_sees_them(series: Volume, tmp_path: Path) -> None:
     meant = labelled(series.grid)
-    write_dicom_seg(meant, series.files, tmp_path / "seg.dcm", kind="labelmap")
+    write_dicom_seg(meant, series.source, tmp_path / "seg.dcm", kind="labelmap")
     dataset = pydicom.dcmread(tmp_path / "seg.dcm")
     shared = dataset.SharedFunctionalGroupsSequence[0]
     cosines = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float).reshape(2, 3)
@@ -128,8 +128,8 @@ def test_a_mark_of_anonymisation_is_carried_on(tmp_path: Path, head: Volume) -> 
 
     phantoms.write_series(head, tmp_path / "series", edit=anonymise)
     volume = read(tmp_path / "series")
-    write_dicom_seg(labelled(volume.grid), volume.files, tmp_path / "seg.dcm")
-    write_rtstruct(labelled(volume.grid), volume.files, tmp_path / "contours.dcm")
+    write_dicom_seg(labelled(volume.grid), volume.source, tmp_path / "seg.dcm")
+    write_rtstruct(labelled(volume.grid), volume.source, tmp_path / "contours.dcm")
     for name in ("seg.dcm", "contours.dcm"):
         dataset = pydicom.dcmread(tmp_path / name)
         assert (dataset.PatientIdentityRemoved, dataset.DeidentificationMethod) == ("YES", "by hand")
@@ -143,9 +143,9 @@ def test_what_a_segmentation_must_refer_to(tmp_path: Path, head: Volume) -> None
     phantoms.write_series(head, tmp_path / "series", edit=forget)
     volume = read(tmp_path / "series")
     for write in (write_dicom_seg, write_rtstruct):
-        for images in (volume.files, ()):
+        for scan in (volume.source, NO_SOURCE):
             with pytest.raises(OutputError, match=r"output\.no_dicom"):
-                write(labelled(volume.grid), images, tmp_path / "out.dcm")
+                write(labelled(volume.grid), scan, tmp_path / "out.dcm")
     assert {path.name for path in tmp_path.iterdir()} == {"series"}
 
 
@@ -160,11 +160,11 @@ def test_segments_that_overlap_are_read_one_at_a_time(series: Volume, tmp_path: 
         both,
         series.grid.affine[:, [2, 1, 0, 3]],
         "PATIENT",
-        frame_of_reference_uid=pydicom.dcmread(series.files[0]).FrameOfReferenceUID,
+        frame_of_reference_uid=pydicom.dcmread(series.source.files[0]).FrameOfReferenceUID,
         channels={"SegmentNumber": [1, 2]},
         from_reference_convention="RAS",
     )
-    sources = [seg.source_of(path) for path in series.files]
+    sources = [seg.source_of(path) for path in series.source.files]
     for source in sources:
         source.SliceThickness = 1
     dataset = highdicom.seg.Segmentation(
@@ -193,14 +193,14 @@ def test_segments_that_overlap_are_read_one_at_a_time(series: Volume, tmp_path: 
 
 def test_contours_come_back(any_series: Volume, tmp_path: Path) -> None:
     meant = labelled(any_series.grid)
-    write_rtstruct(meant, any_series.files, tmp_path / "contours.dcm")
+    write_rtstruct(meant, any_series.source, tmp_path / "contours.dcm")
     found = read_rtstruct(tmp_path / "contours.dcm", any_series.grid)
     assert [s.name for s in found.segments] == ["left thing", "Größe", "nowhere"]
     assert [s.color for s in found.segments] == [s.color for s in SEGMENTS]
     assert np.array_equal(with_labels_of(meant, found).array, meant.array)
     dataset = pydicom.dcmread(tmp_path / "contours.dcm")
     images = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
-    assert len(images.ContourImageSequence) == len(any_series.files)
+    assert len(images.ContourImageSequence) == len(any_series.source.files)
     contour = dataset.ROIContourSequence[0].ContourSequence[0]
     assert contour.ContourImageSequence[0].ReferencedSOPInstanceUID
     half_a_slice = np.eye(4)
@@ -255,8 +255,8 @@ def test_surfaces_enclose_their_segments() -> None:
 def test_an_ending_names_the_format(series: Volume, tmp_path: Path) -> None:
     meant = labelled(series.grid)
     for name in ("a.nii.gz", "a.seg.nrrd", "a.csv", "a.json", "a.dcm"):
-        assert write_label_map(meant, tmp_path / name, images=series.files) == [tmp_path / name]
-    write_label_map(meant, tmp_path / "contours.dcm", images=series.files, dicom="rtstruct")
+        assert write_label_map(meant, tmp_path / name, scan=series.source) == [tmp_path / name]
+    write_label_map(meant, tmp_path / "contours.dcm", scan=series.source, dicom="rtstruct")
     written = write_label_map(meant, tmp_path / "a.stl")
     assert [path.name for path in written] == ["a_left_thing.stl", "a_Gr_e.stl"]  # what has no voxel has no surface
     assert (84 + 50 * int(np.fromfile(written[0], "<u4", 1, offset=80)[0])) == written[0].stat().st_size
@@ -289,14 +289,14 @@ def test_no_half_a_file_is_left(series: Volume, tmp_path: Path, monkeypatch: pyt
     names: Sequence[tuple[str, str]] = [("x.dcm", "seg"), ("x.dcm", "rtstruct"), ("x.seg.nrrd", "seg")]
     for name, kind in names:
         with pytest.raises(OutputError, match=r"output\.not_equal"):
-            write_label_map(labelled(series.grid), tmp_path / name, images=series.files, dicom=kind)
+            write_label_map(labelled(series.grid), tmp_path / name, scan=series.source, dicom=kind)
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_results_are_no_scans(series: Volume, tmp_path: Path) -> None:
     meant = labelled(series.grid)
-    write_label_map(meant, tmp_path / "series" / "a.dcm", images=series.files)
-    write_label_map(meant, tmp_path / "series" / "b.dcm", images=series.files, dicom="rtstruct")
+    write_label_map(meant, tmp_path / "series" / "a.dcm", scan=series.source)
+    write_label_map(meant, tmp_path / "series" / "b.dcm", scan=series.source, dicom="rtstruct")
     write_label_map(meant, tmp_path / "series" / "c.seg.nrrd")
     assert len(find_scans(tmp_path / "series")) == 1
 
@@ -305,7 +305,7 @@ def test_marks_among_contours_do_not_count(series: Volume, tmp_path: Path) -> No
     labels = np.zeros(series.grid.shape, np.uint8)
     labels[4:9, 5:12, 3:6] = 1
     path = tmp_path / "contours.dcm"
-    write_rtstruct(Segmentation(labels, series.grid, (Segment(1, "box", (255, 0, 0)),)), series.files, path)
+    write_rtstruct(Segmentation(labels, series.grid, (Segment(1, "box", (255, 0, 0)),)), series.source, path)
     dataset = pydicom.dcmread(path)
     mark = copy.deepcopy(dataset.ROIContourSequence[0].ContourSequence[0])
     mark.ContourGeometricType, mark.NumberOfContourPoints, mark.ContourData = "POINT", 1, [1000, 1000, 1000]
@@ -323,7 +323,7 @@ def test_words_in_place_of_dates_are_not_passed_on(head: Volume, tmp_path: Path)
     labels = (volume.array[0] > 500).astype(np.uint8)
     segmentation = Segmentation(labels, volume.grid, (Segment(1, "bright", (255, 0, 0)),))
     for write, name in ((write_dicom_seg, "seg.dcm"), (write_rtstruct, "contours.dcm")):
-        write(segmentation, volume.files, tmp_path / name)
+        write(segmentation, volume.source, tmp_path / name)
         assert b"CANARY" not in (tmp_path / name).read_bytes()
 
 
@@ -339,7 +339,7 @@ def test_a_segmentation_that_is_cut_is_refused(series: Volume, tmp_path: Path) -
     labels = np.zeros(series.grid.shape, np.uint8)
     labels[4:9, 5:12, 3:6] = 1
     path = tmp_path / "seg.dcm"
-    write_dicom_seg(Segmentation(labels, series.grid, (Segment(1, "box", (255, 0, 0)),)), series.files, path)
+    write_dicom_seg(Segmentation(labels, series.grid, (Segment(1, "box", (255, 0, 0)),)), series.source, path)
     path.write_bytes(path.read_bytes()[:-60])
     with pytest.raises(InputError, match=r"file\.(truncated|bad_header)"):
         read_dicom_seg(path)
@@ -350,7 +350,7 @@ def test_dcmqi_reads_the_same_labels_at_the_same_place(any_series: Volume, tmp_p
     """Needs `pip install dcmqi`."""
     program = Path(pytest.importorskip("dcmqi").__file__).parent / "bin" / "segimage2itkimage"
     meant = labelled(any_series.grid)
-    write_dicom_seg(meant, any_series.files, tmp_path / "seg.dcm", kind=kind)
+    write_dicom_seg(meant, any_series.source, tmp_path / "seg.dcm", kind=kind)
     (tmp_path / "out").mkdir()
     words = ["--inputDICOM", tmp_path / "seg.dcm", "--outputDirectory", tmp_path / "out", "--mergeSegments"]
     done = subprocess.run([str(word) for word in (program, *words)], capture_output=True, text=True, check=False)

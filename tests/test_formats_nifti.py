@@ -52,7 +52,7 @@ def test_array_type_and_place_are_those_of_the_file(tmp_path, head, ending):
     assert volume.array.dtype == np.int16
     assert np.array_equal(volume.array, head.array)
     assert np.allclose(volume.grid.affine, head.grid.affine, atol=1e-4)
-    assert (volume.name, volume.files, volume.notices) == ("T1w", (tmp_path / f"T1w{ending}",), ())
+    assert (volume.name, volume.source.files, volume.notices) == ("T1w", (tmp_path / f"T1w{ending}",), ())
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"])

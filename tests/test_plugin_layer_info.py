@@ -22,7 +22,7 @@ from napari_seg.errors import Notice
 from napari_seg.geometry import Grid
 from napari_seg.plugin.layer_info import LayerInfo, frame_of, infos_of, placement_of, volume_of
 from napari_seg.plugin.placement import place
-from napari_seg.volume import Segment, Volume
+from napari_seg.volume import DicomStack, Segment, Source, Volume
 
 AFFINE = np.eye(4)
 AFFINE[:3, :3] = rotation(9, -6, 4) @ np.diag((0.7, 1.3, 2.1))
@@ -35,8 +35,7 @@ NO_ORIENTATION = Notice("geometry.no_orientation", "left and right are not known
 def info() -> LayerInfo:
     return LayerInfo(
         place(GRID),
-        files=(Path("1.dcm"), Path("2.dcm")),
-        frames=((0, 1), (0,)),
+        scan=Source("dicom", (Path("1.dcm"), Path("2.dcm")), DicomStack(((0, 1), (0,)))),
         segments=(Segment(1, "nose", (0, 128, 255)),),
         confidence={1: 0.9},
         algorithm=("balls", "1"),
@@ -54,7 +53,10 @@ def check_same(found: LayerInfo | None, expected: LayerInfo) -> None:
     assert (one.native, one.shown, one.scale, one.translate) == (two.native, two.shown, two.scale, two.translate)
     np.testing.assert_array_equal(one.frame, two.frame)
     np.testing.assert_array_equal(one.restore(one.show(ARRAY)), ARRAY)
-    names = ("files", "frames", "segments", "confidence", "algorithm", "source", "notices", "adopted", "value_range")
+    assert found.scan.stack is not None
+    assert expected.scan.stack is not None
+    assert found.scan.stack.frames == expected.scan.stack.frames
+    names = ("scan", "segments", "confidence", "algorithm", "source", "notices", "adopted", "value_range")
     for name in names:
         assert getattr(found, name) == getattr(expected, name), name
 

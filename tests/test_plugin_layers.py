@@ -38,7 +38,7 @@ from napari_seg.plugin.reader import get_reader, read_layers
 from napari_seg.plugin.structures.export import export
 from napari_seg.plugin.structures.model import Snapshot
 from napari_seg.plugin.writer import write_labels
-from napari_seg.volume import Segment, Segmentation, Volume
+from napari_seg.volume import Segment, Segmentation, Source, Volume
 
 SEGMENTS = (Segment(1, "left ball", (255, 0, 0)), Segment(3, "nose", (0, 128, 255)), Segment(4, "tail", (9, 9, 9)))
 
@@ -218,14 +218,16 @@ def test_nothing_heavy_is_imported_with_the_plugin() -> None:
 def test_a_scan_is_named_for_a_person(orientation: str, name: str, file: str, title: str) -> None:
     turned = Grid((4, 5, 6), np.eye(4)).reoriented(orientation)
     grid = Grid(turned.shape, turned.affine @ np.diag([1, 1, 3.5, 1]))  # slices follow each other along the last axis
-    volume = Volume(np.zeros((1, *grid.shape)), grid, name=name, modality="MR", files=(Path(file),))
+    source = Source("nifti" if file.endswith(".nii.gz") else "dicom", (Path(file),))
+    volume = Volume(np.zeros((1, *grid.shape)), grid, name=name, modality="MR", source=source)
     assert title_of(volume) == title
 
 
 @pytest.mark.parametrize(("name", "title"), [("anat_T1w", "anat T1w axial"), ("T2_relax", "T2 relax axial")])
 def test_the_plane_of_a_series_is_that_of_its_slices(name: str, title: str) -> None:
     grid = Grid((4, 5, 6), np.diag([-0.7, -0.667, 0.667, 1]))  # pixels that are not square: spacing tells no plane
-    volume = Volume(np.zeros((1, *grid.shape)), grid, name=name, modality="MR", files=(Path("1.dcm"),))
+    source = Source("dicom", (Path("1.dcm"),))
+    volume = Volume(np.zeros((1, *grid.shape)), grid, name=name, modality="MR", source=source)
     assert title_of(volume) == title
 
 
@@ -249,8 +251,8 @@ def test_nifti_that_was_saved_here_is_opened_with_its_names(head: Volume, tmp_pa
 def test_labels_that_were_saved_are_opened_as_labels(head: Volume, tmp_path: Path, ending: str) -> None:
     phantoms.write_series(head, tmp_path / "series")
     path = tmp_path / f"head{ending}"
-    images = sorted((tmp_path / "series").iterdir())
-    write_label_map(thresholded(head), path, images=images)
+    scan = Source("dicom", tuple(sorted((tmp_path / "series").iterdir())))
+    write_label_map(thresholded(head), path, scan=scan)
     opened = get_reader(str(path))
     assert opened is not None
     ((data, settings, kind),) = opened(str(path))
@@ -315,7 +317,7 @@ def test_a_slice_gives_its_whole_series(head: Volume, tmp_path: Path) -> None:
         assert opened is not None
         ((data, settings, _),) = opened(paths if len(paths) > 1 else paths[0])
         assert sorted(data.shape) == sorted(head.grid.shape)
-        assert set(info_in(settings).files) == set(slices)
+        assert set(info_in(settings).scan.files) == set(slices)
 
 
 def test_slices_that_are_opened_together_are_opened_and_refused_once(

@@ -27,7 +27,7 @@ from napari_seg.plugin.placement import place
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.export import KINDS, KindName, export, obstacle, suggested_name
 from napari_seg.plugin.structures.model import Snapshot, StructuresModel, table_of
-from napari_seg.volume import Segment, Segmentation, Volume
+from napari_seg.volume import Segment, Segmentation, Source, Volume
 
 SEGMENTS = (Segment(1, "left ball", (255, 0, 0)), Segment(3, "nose", (0, 128, 255)), Segment(4, "tail", (9, 9, 9)))
 
@@ -46,7 +46,7 @@ def viewer(head: Volume) -> ViewerModel:
     ((data, settings, _),) = image_layers(head)
     viewer.add_layer(Image(data, **settings))
     placement = place(head.grid)
-    data, settings, _ = labels_layer(found_in(head), placement, "found", files=head.files, algorithm=("balls", "1"))
+    data, settings, _ = labels_layer(found_in(head), placement, "found", scan=head.source, algorithm=("balls", "1"))
     viewer.add_layer(Labels(data, **settings))
     return viewer
 
@@ -203,9 +203,9 @@ def test_a_reference_on_another_grid_is_refused(model: StructuresModel, head: Vo
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_format_is_written_and_checked(kind: KindName, head: Volume, tmp_path: Path) -> None:
     phantoms.write_series(head, tmp_path / "series")
-    files = tuple(sorted((tmp_path / "series").iterdir()))
+    scan = Source("dicom", tuple(sorted((tmp_path / "series").iterdir())))
     placement = place(head.grid)
-    data, settings, _ = labels_layer(found_in(head), placement, "a/b: found", files=files, algorithm=("balls", "1"))
+    data, settings, _ = labels_layer(found_in(head), placement, "a/b: found", scan=scan, algorithm=("balls", "1"))
     layer = Labels(data, **settings)
     assert obstacle(layer, kind) == ""
     assert "/" not in suggested_name(layer, kind)
@@ -237,10 +237,10 @@ def test_dicom_tells_who_made_it(
     import pydicom
 
     phantoms.write_series(head, tmp_path / "series")
-    files = tuple(sorted((tmp_path / "series").iterdir()))
+    scan = Source("dicom", tuple(sorted((tmp_path / "series").iterdir())))
     placement = place(head.grid)
     source = tmp_path / "mine.nii.gz" if from_file else None
-    layer = layer_of(labels_layer(found_in(head), placement, "mine", files=files, algorithm=made_by, source=source))
+    layer = layer_of(labels_layer(found_in(head), placement, "mine", scan=scan, algorithm=made_by, source=source))
     assert isinstance(layer, Labels)
     table_of(layer).painted = paint
     export(Snapshot.of(layer), tmp_path / "mine.dcm", "seg")
@@ -382,7 +382,7 @@ def test_what_was_measured_of_older_labels_is_not_shown(model: StructuresModel, 
 
 def test_labels_from_a_file_find_the_images_of_their_scan(head: Volume, tmp_path: Path) -> None:
     phantoms.write_series(head, tmp_path / "series")
-    series = replace(head, files=tuple(sorted((tmp_path / "series").iterdir())))
+    series = replace(head, source=Source("dicom", tuple(sorted((tmp_path / "series").iterdir()))))
     viewer = ViewerModel()
     session = Session(viewer)
     placement = place(head.grid)

@@ -27,7 +27,7 @@ from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.model import Snapshot, table_of
 from napari_seg.plugin.study.label_files import on_scan, read_labels
 from napari_seg.plugin.study.model import Entry, StudyModel
-from napari_seg.volume import Segment, Segmentation, Volume
+from napari_seg.volume import NO_SOURCE, Segment, Segmentation, Volume
 
 SEGMENTS = (Segment(1, "ball", (255, 0, 0)), Segment(2, "nose", (0, 128, 255)))
 
@@ -50,8 +50,8 @@ def study(head: Volume, tmp_path: Path) -> Path:
     phantoms.write_series(head, root / "series")
     scan = read(root / "series")
     found = Segmentation(labels_of(scan), scan.grid, SEGMENTS)
-    write_label_map(found, root / "found.dcm", images=scan.files)
-    write_label_map(found, root / "contours.dcm", images=scan.files, dicom="rtstruct")
+    write_label_map(found, root / "found.dcm", scan=scan.source)
+    write_label_map(found, root / "contours.dcm", scan=scan.source, dicom="rtstruct")
     write_label_map(found, root / f"{scan.name}_seg.nii.gz")
     (root / f"{scan.name}_seg.json").write_text('{"program": "napari-seg 0.1.0", "segments": []}')
     write_label_map(found, root / "slicer.seg.nrrd")
@@ -106,7 +106,7 @@ def test_labels_lie_on_the_open_scan(study: Path, file: str) -> None:
     assert isinstance(labels, Labels)
     assert labels.data.shape == scan.data.shape
     assert volume_of(scan).grid.matches(placement_of(labels).native)  # type: ignore[union-attr]
-    assert LayerInfo.require(labels).files == volume_of(scan).files  # type: ignore[union-attr]
+    assert LayerInfo.require(labels).scan == volume_of(scan).source  # type: ignore[union-attr]
     np.testing.assert_array_equal(placement_of(labels).restore(labels.data) > 0, labels_of(volume_of(scan)) > 0)  # type: ignore[arg-type]
 
 
@@ -120,7 +120,7 @@ def test_a_seg_opened_before_its_scan_goes_onto_its_grid(study: Path) -> None:
     scan, labels = model.session.viewer.layers
     assert isinstance(labels, Labels)
     assert labels.data.shape == scan.data.shape
-    assert LayerInfo.require(labels).files == volume_of(scan).files  # type: ignore[union-attr]
+    assert LayerInfo.require(labels).scan == volume_of(scan).source  # type: ignore[union-attr]
     assert table_of(labels).is_unsaved
 
 
@@ -158,7 +158,7 @@ def test_labels_of_another_frame_of_reference_do_not_go_onto_a_scan(head: Volume
     (labels,) = model.session.viewer.layers
     scan = model.session.viewer.add_layer(layer_of(image_layers(read(other))[0]))
     assert labels in model.session.viewer.layers
-    assert LayerInfo.require(labels).files == ()
+    assert LayerInfo.require(labels).scan == NO_SOURCE
     with pytest.raises(InputError) as caught:
         on_scan(Snapshot.of(labels), scan)
     assert caught.value.code == "geometry.other_frame_of_reference"
@@ -224,4 +224,4 @@ def test_a_dropped_seg_lies_on_the_open_scan(study: Path, monkeypatch: pytest.Mo
     ((data, settings, kind),) = read_layers(str(study / "found.dcm"))
     assert (kind, data.shape) == ("labels", scan.data.shape)
     labels = layer_of((data, settings, kind))
-    assert LayerInfo.require(labels).files == volume_of(scan).files  # type: ignore[union-attr]
+    assert LayerInfo.require(labels).scan == volume_of(scan).source  # type: ignore[union-attr]

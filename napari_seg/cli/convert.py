@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.formats.dicom.reference import OTHER_FRAME
     from napari_seg.formats.label_maps import named, on_grid, read_label_map, write_label_map
     from napari_seg.formats.surface import SURFACE_ENDINGS
+    from napari_seg.volume import NO_SOURCE
 
     if not arguments.input.exists():
         raise InputError("input.missing", f"{arguments.input} does not exist; check the path")
@@ -70,14 +71,13 @@ def run(arguments: argparse.Namespace) -> int:
                 f"found {len(scans)} scans in {arguments.scan}; expected the one that the segmentation belongs to",
             )
         scan = scans[0].read(**reading(arguments))
-    scan_of_images = scan if scan is not None and scans[0].format == "dicom" else None
-    images, frames = (scan_of_images.files, scan_of_images.frames) if scan_of_images is not None else ((), ())
+    source = NO_SOURCE if scan is None else scan.source
     try:
         found = read_label_map(
             arguments.input,
             None if scan is None else scan.grid,
             arguments.segments,
-            images=images,
+            images=source.files if source.format == "dicom" else (),
             ignore_frame=arguments.ignore_frame_of_reference,
         )
     except InputError as error:
@@ -89,6 +89,6 @@ def run(arguments: argparse.Namespace) -> int:
         found = on_grid(found, scan.grid, arguments.input)
     for notice in found.notices:
         print(f"napari-seg: {notice}", file=sys.stderr)
-    for path in write_label_map(named(found), output, images=images, frames=frames, dicom=arguments.dicom):
+    for path in write_label_map(named(found), output, scan=source, dicom=arguments.dicom):
         print(path)
     return 0

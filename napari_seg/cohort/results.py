@@ -208,8 +208,7 @@ def _write_other_format(
         write_label_map(
             segmentation,
             path,
-            images=volume.files,
-            frames=volume.frames,
+            scan=volume.source,
             dicom=cast("DicomKind", kind if kind in OF_DICOM else "seg"),
             algorithm=(bundle.name, bundle.version),
         )

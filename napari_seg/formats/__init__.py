@@ -237,8 +237,7 @@ def find_series_of(file: Path) -> Found:
     """
     from napari_seg.formats.dicom.series import find_series
 
-    named = (*NIFTI_ENDINGS, *PAIR_ENDINGS, *ITK_ENDINGS, *ARCHIVE_ENDINGS, *PICTURE_ENDINGS)
-    nearby = (one for one in sorted(file.parent.iterdir()) if one.name[0] != "." and not has_ending(one, named))
+    nearby = (one for one in sorted(file.parent.iterdir()) if one.name[0] != "." and may_be_dicom(one))
     series, left_out = find_series([one for one in nearby if one.is_file()])
     return Found(
         tuple(Scan(one.name, "dicom", one.files) for one in series if file in one.files),
@@ -293,6 +292,11 @@ def nifti_ending(path: Path) -> str:
 def pair_ending(path: Path) -> str:
     """The part of a file name that calls it one of a pair, header and voxels apart; "" where none does."""
     return _ending(path, PAIR_ENDINGS)
+
+
+def may_be_dicom(path: Path) -> bool:
+    """Return whether a file name has no ending of another format: DICOM files may have any other name, or none."""
+    return not has_ending(path, (*NIFTI_ENDINGS, *PAIR_ENDINGS, *ITK_ENDINGS, *ARCHIVE_ENDINGS, *PICTURE_ENDINGS))
 
 
 def has_ending(path: Path, endings: Sequence[str]) -> bool:

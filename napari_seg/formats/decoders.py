@@ -81,7 +81,8 @@ def read_apart(
         log.debug("a decoder failed: %s\n%s", mistake.kind, mistake.places)
         raise InputError("file.crashes_reader", crashes) from None
     if isinstance(found, Volume):
-        return replace(found, files=tuple(named.get(file, file) for file in found.files))
+        given = tuple(named.get(file, file) for file in found.source.files)
+        return replace(found, source=replace(found.source, files=given))
     return found
 
 

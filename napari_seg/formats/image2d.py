@@ -18,7 +18,7 @@ from napari_seg.errors import InputError, NapariSegError
 from napari_seg.formats import PICTURE_ENDINGS, has_ending
 from napari_seg.geometry import Grid
 from napari_seg.memory import check_fits
-from napari_seg.volume import Volume
+from napari_seg.volume import Source, Volume
 
 COLOURS = 3
 
@@ -75,7 +75,7 @@ def read_label_picture(path: Path) -> Volume:
 
 def _lying(array: NDArray, path: Path) -> Volume:
     grid = Grid((array.shape[1], array.shape[0], 1), np.diag([-1.0, -1.0, 1.0, 1.0]))
-    return Volume(array.transpose(2, 1, 0)[..., None], grid, path.stem, files=(path,))
+    return Volume(array.transpose(2, 1, 0)[..., None], grid, path.stem, source=Source("picture", (path,)))
 
 
 def _pixels(path: Path, *, is_label: bool) -> NDArray:

@@ -32,7 +32,7 @@ from napari_seg.formats.voxels import (
     stream_faults,
 )
 from napari_seg.geometry import Grid
-from napari_seg.volume import Volume
+from napari_seg.volume import Source, Volume
 
 if TYPE_CHECKING:
     from SimpleITK import Image, ImageFileReader
@@ -90,7 +90,7 @@ def read_itk(files: Sequence[Path]) -> Volume:
         raise InputError("data.2d", f"{path.name} holds one slice of {image.grid.shape[:2]}; expected a volume")
     check_finite(image.array, path)
     name = path.name.removesuffix(path.suffix)
-    return Volume(image.array, image.grid, name, files=(path,), notices=image.notices)
+    return Volume(image.array, image.grid, name, source=Source("itk", (path,)), notices=image.notices)
 
 
 def pixel_files(path: Path) -> tuple[Path, ...]:

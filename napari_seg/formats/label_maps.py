@@ -24,9 +24,11 @@ from napari_seg.formats.surface import SURFACE_ENDINGS, write_surfaces
 from napari_seg.geometry import Grid, index_affine, is_same_lattice, resample
 from napari_seg.memory import check_fits
 from napari_seg.volume import (
+    NO_SOURCE,
     Origin,
     Segment,
     Segmentation,
+    Source,
     Volume,
     as_labels,
     distinct_color,
@@ -163,8 +165,7 @@ def write_label_map(
     segmentation: Segmentation,
     path: Path,
     *,
-    images: Sequence[Path] = (),
-    frames: Sequence[Sequence[int]] = (),
+    scan: Source = NO_SOURCE,
     dicom: DicomKind = "seg",
     algorithm: tuple[str, str] = ("napari-seg", ""),
     origin: Origin = "AUTOMATIC",
@@ -174,8 +175,7 @@ def write_label_map(
     Args:
         segmentation: with its segments.
         path: ends in one of `WRITTEN_ENDINGS`; surfaces become a file a segment, .csv and .json hold volumes.
-        images: the DICOM files of the scan; for .dcm.
-        frames: of each image those that the labels refer to, as of `Volume.frames`; empty: all.
+        scan: source of the scan that was segmented; .dcm needs one that is DICOM.
         dicom: what a .dcm is.
         algorithm: name and version of what made it; for .dcm.
         origin: whether a person took part; for .dcm.
@@ -195,12 +195,12 @@ def write_label_map(
     elif has_ending(path, (".dcm",)) and dicom == "rtstruct":
         from napari_seg.formats.dicom.rtstruct import write_rtstruct
 
-        write_rtstruct(segmentation, images, path, frames=frames, algorithm=algorithm, origin=origin)
+        write_rtstruct(segmentation, scan, path, algorithm=algorithm, origin=origin)
     elif has_ending(path, (".dcm",)):
         from napari_seg.formats.dicom.seg import write_dicom_seg
 
         kind: Literal["binary", "labelmap"] = "binary" if dicom == "seg" else "labelmap"
-        write_dicom_seg(segmentation, images, path, frames=frames, kind=kind, algorithm=algorithm, origin=origin)
+        write_dicom_seg(segmentation, scan, path, kind=kind, algorithm=algorithm, origin=origin)
     elif has_ending(path, SURFACE_ENDINGS):
         return write_surfaces(segmentation, path)
     elif has_ending(path, (".csv", ".json")):

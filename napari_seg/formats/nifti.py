@@ -32,7 +32,7 @@ from napari_seg.formats.voxels import (
     truncated,
 )
 from napari_seg.geometry import Grid
-from napari_seg.volume import Segmentation, Volume
+from napari_seg.volume import Segmentation, Source, Volume
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
@@ -68,7 +68,7 @@ def read_nifti(path: str | os.PathLike[str], volume: int | None = None) -> Volum
     if grid.shape[2] == 1:
         raise InputError("data.2d", f"{path.name} holds one slice of {grid.shape[:2]}; expected a volume")
     files = tuple(dict.fromkeys(_parts(path)))
-    return Volume(array[None], grid, name=_stem(path), files=files, notices=notices)
+    return Volume(array[None], grid, name=_stem(path), source=Source("nifti", files), notices=notices)
 
 
 def read_nifti_files(files: Sequence[Path], volume: int | None = None) -> Volume:

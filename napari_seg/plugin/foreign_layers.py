@@ -18,11 +18,11 @@ from napari.layers import Image, Labels, Layer
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice
+from napari_seg.formats import may_be_dicom
 from napari_seg.geometry import Grid
 from napari_seg.plugin.layer_info import LayerInfo, frame_of, infos_of, volume_of
-from napari_seg.plugin.layers import is_dicom
 from napari_seg.plugin.placement import LAYER_AXES, LayerPlacement
-from napari_seg.volume import Volume
+from napari_seg.volume import NO_SOURCE, Volume
 
 TRANSFORM_EVENTS = ("data", "scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 """Events of a layer after which its geometry is another."""
@@ -62,7 +62,7 @@ def adopt_image(layer: Image, others: Iterable[Layer]) -> None:
     info = _info_for(layer, others)
     placement = info.placement
     turned = array if placement.native == placement.shown else placement.restore(np.asarray(array))
-    volume = Volume(turned[None], placement.native, layer.name, files=info.files, notices=info.notices)
+    volume = Volume(turned[None], placement.native, layer.name, source=info.scan, notices=info.notices)
     replace(info, volume=volume).attach(layer)
 
 
@@ -84,11 +84,11 @@ def adopt_labels(layer: Labels, others: Iterable[Layer]) -> None:
     elif info.adopted == "transform":
         moved = _info_for(layer, others)
         replace(moved, segments=info.segments, algorithm=info.algorithm, confidence=info.confidence).attach(layer)
-    elif not info.files:
+    elif not info.scan.files:
         volumes = [volume for other in others if (volume := volume_of(other)) is not None]
         on = (one for one in volumes if one.grid.matches(info.placement.native) and not _is_other(info.source, one))
         if (scan := next(on, None)) is not None:
-            replace(info, files=scan.files, frames=scan.frames).attach(layer)
+            replace(info, scan=scan.source).attach(layer)
 
 
 def labels_from(data: NDArray, settings: dict[str, Any]) -> Labels:
@@ -126,10 +126,10 @@ def _is_other(source: Path | None, volume: Volume) -> bool:
     """Whether labels were read from a DICOM file that belongs to another scan."""
     from napari_seg.formats.dicom.reference import belonging
 
-    if source is None or not is_dicom([source]):
+    if source is None or not may_be_dicom(source):
         return False
     try:
-        return belonging(source, volume.files).relation == "other"
+        return belonging(source, volume.source.files).relation == "other"
     except InputError:
         return False
 
@@ -165,7 +165,7 @@ def _info_for(layer: Layer, others: Iterable[Layer]) -> LayerInfo:
         placement = info.placement
         if isinstance(layer, Image) and not placement.is_view:  # its voxels are those that are shown
             shown = LayerPlacement(placement.shown, placement.shown, placement.frame)
-            info = replace(info, placement=shown, files=(), frames=())
+            info = replace(info, placement=shown, scan=NO_SOURCE)
         notices = tuple(notice for notice in volume.notices if notice.code == "geometry.no_orientation")
         return replace(info, volume=None, value_range=None, notices=notices, adopted="scan")
     affine, frame, notices = _world_affine_mm(layer), frame_of(others), _unit_notices(layer)

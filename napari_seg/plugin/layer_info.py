@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import Notice
+from napari_seg.formats import may_be_dicom
 from napari_seg.geometry import Grid
 from napari_seg.plugin.placement import LayerPlacement
-from napari_seg.volume import Segment, Volume
+from napari_seg.volume import NO_SOURCE, DicomStack, Segment, Source, Volume
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -36,8 +37,7 @@ class LayerInfo:
         placement: grids of the file and of the layer, and the viewer's frame.
         volume: scan that an image layer shows; None for every other layer.
         value_range: lowest and highest value that the contrast sliders reach; None to keep napari's range.
-        files: files of the scan; DICOM results refer to them.
-        frames: for each file the frames that are slices of the scan, as in `Volume.frames`.
+        scan: source of the scan; DICOM results refer to its images.
         segments: table of segments of a labels layer.
         confidence: label -> mean probability, as in `Segmentation.confidence`.
         algorithm: name and version of the program that made the labels; None if a person did.
@@ -51,8 +51,7 @@ class LayerInfo:
     placement: LayerPlacement
     volume: Volume | None = None
     value_range: tuple[float, float] | None = None
-    files: tuple[Path, ...] = ()
-    frames: tuple[tuple[int, ...], ...] = ()
+    scan: Source = NO_SOURCE
     segments: tuple[Segment, ...] = ()
     confidence: Mapping[int, float] = field(default_factory=dict)
     algorithm: tuple[str, str] | None = None
@@ -91,6 +90,9 @@ class LayerInfo:
         )
         names = {one.name for one in fields(cls)}
         values = {_RENAMED_KEYS.get(key, key): value for key, value in known.items()}
+        if files := tuple(known.get("files", ())):
+            stack = DicomStack(known.get("frames", ())) if may_be_dicom(files[0]) else None
+            values["scan"] = Source("" if stack is None else "dicom", files, stack)
         return cls(placement, **{name: value for name, value in values.items() if name in names})
 
     @property

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from napari_seg.errors import OutputError
-from napari_seg.formats import ITK_ENDINGS, NIFTI_ENDINGS, PAIR_ENDINGS, PICTURE_ENDINGS, has_ending
 from napari_seg.plugin.layer_info import LayerInfo, volume_of
 from napari_seg.plugin.napari_private import redo_history, undo_history
 from napari_seg.plugin.placement import AXIS_LABELS, LayerPlacement, place
-from napari_seg.volume import Segment, Segmentation, Volume, labels_in, smallest_label_type
+from napari_seg.volume import NO_SOURCE, Segment, Segmentation, Source, Volume, labels_in, smallest_label_type
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer
@@ -65,7 +64,7 @@ def image_layers(volume: Volume, frame: ArrayLike | None = None) -> list[LayerTu
     for channel, array in enumerate(volume.array):
         shown = placement.show(array)
         value_range = _value_range(shown, volume.modality)
-        info = LayerInfo(placement, volume, value_range, files=volume.files, frames=volume.frames)
+        info = LayerInfo(placement, volume, value_range, scan=volume.source)
         settings: dict[str, Any] = {
             **_geometry(placement),
             "name": title_of(volume) if len(volume.array) == 1 else f"{title_of(volume)} {channel + 1}",
@@ -81,18 +80,12 @@ def title_of(volume: Volume) -> str:
     """What a person calls a scan: its name, and for DICOM the plane of its slices; such as "T1w sagittal"."""
     name, mark, number = volume.name.partition(VOLUME_MARK)
     name = name.replace("_", " ").strip()
-    if is_dicom(volume.files):
+    if volume.source.format == "dicom":
         # the name for files tells series of one folder apart by modality and number
         name = re.sub(r" \d+$", "", name.removeprefix(f"{volume.modality} ")) or name
         if not _PLANE_WORDS.search(name):  # the last axis runs across the slices, see `formats.dicom.geometry`
             name = f"{name or 'scan'} {_PLANE_ACROSS[volume.grid.orientation[2]]}"
     return f"{name or 'scan'}{mark}{number}"
-
-
-def is_dicom(files: Sequence[Path]) -> bool:
-    """Whether a scan's files are DICOM: they are no other kind that scans are read from."""
-    others = (*NIFTI_ENDINGS, *PAIR_ENDINGS, *ITK_ENDINGS, *PICTURE_ENDINGS)
-    return bool(files) and not has_ending(Path(files[0]), others)
 
 
 def layer_of(layer_tuple: LayerTuple) -> Layer:
@@ -127,8 +120,7 @@ def labels_layer(
     placement: LayerPlacement,
     name: str,
     *,
-    files: Sequence[Path] = (),
-    frames: Sequence[tuple[int, ...]] = (),
+    scan: Source = NO_SOURCE,
     algorithm: tuple[str, str] | None = None,
     source: Path | None = None,
 ) -> LayerTuple:
@@ -138,8 +130,7 @@ def labels_layer(
         segmentation: what to show.
         placement: of its scan.
         name: of the layer.
-        files: of the scan; DICOM is written with references to them.
-        frames: of each file those of the scan, as of `Volume.frames`.
+        scan: source of the scan; DICOM results refer to its images.
         algorithm: name and version of what made it; None: a person.
         source: the file that it was read from; None for a new one.
     """
@@ -147,8 +138,7 @@ def labels_layer(
     volumes_ml = segmentation.volumes_ml()
     info = LayerInfo(
         placement,
-        files=tuple(files),
-        frames=tuple(frames),
+        scan=scan,
         segments=segmentation.segments,
         confidence=dict(segmentation.confidence),
         algorithm=algorithm,

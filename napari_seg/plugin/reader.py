@@ -128,7 +128,7 @@ def _select(path: Path, viewer: Any) -> bool:
     """Select the layer of the series of a slice, if it is open; return whether it is."""
     for layer in [] if viewer is None else viewer.layers:
         volume = volume_of(layer)
-        if volume is not None and len(volume.files) > 1 and path in volume.files:
+        if volume is not None and len(volume.source.files) > 1 and path in volume.source.files:
             viewer.layers.selection.active = layer
             return True
     return False

@@ -21,7 +21,7 @@ from napari_seg.formats.dicom.headers import DEFLATED, Header, quiet_pydicom, re
 from napari_seg.formats.dicom.private_words import Tags
 from napari_seg.formats.dicom.series import Series, find_series, series_name
 from napari_seg.formats.voxels import check_room
-from napari_seg.volume import Volume
+from napari_seg.volume import DicomStack, Source, Volume
 
 __all__ = ["Series", "find_series", "read_series", "stack_of"]
 
@@ -101,13 +101,13 @@ def read_series(
     by_file: dict[Path, list[int]] = {}
     for frame in stack.frames:
         by_file.setdefault(frame.path, []).append(frame.index)
+    in_volume = tuple(tuple(sorted(set(indices))) for indices in by_file.values())
     return Volume(
         slices.transpose(2, 1, 0)[None],
         stack.grid,
         name=name,
         modality=str(first.get("Modality") or ""),
-        files=tuple(by_file),
-        frames=tuple(tuple(sorted(set(indices))) for indices in by_file.values()),
+        source=Source("dicom", tuple(by_file), DicomStack(in_volume)),
         notices=notices,
     )
 
@@ -116,8 +116,8 @@ def stack_of(files: Sequence[Path], frames: Sequence[Sequence[int]] = ()) -> Sta
     """Return where the slices of one volume lie, straight or tilted.
 
     Args:
-        files: DICOM files, as of `Volume.files`.
-        frames: of each file those that belong to the volume, as of `Volume.frames`; empty: all.
+        files: DICOM files, as of `Source.files`.
+        frames: of each file those that belong to the volume, as of `DicomStack.frames`; empty: all.
 
     Raises:
         InputError: they do not fill a grid.

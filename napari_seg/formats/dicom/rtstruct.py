@@ -22,7 +22,7 @@ from napari_seg.formats.dicom.seg import UNICODE, source_of
 from napari_seg.formats.dicom.text import dicom_text, with_dicom_names
 from napari_seg.geometry import Grid
 from napari_seg.version import __version__
-from napari_seg.volume import Origin, Segment, Segmentation, distinct_color, smallest_label_type
+from napari_seg.volume import Origin, Segment, Segmentation, Source, distinct_color, smallest_label_type
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -50,10 +50,9 @@ _LPS = np.array([-1.0, -1.0, 1.0])
 
 def write_rtstruct(
     segmentation: Segmentation,
-    images: Sequence[Path],
+    scan: Source,
     path: Path,
     *,
-    frames: Sequence[Sequence[int]] = (),
     algorithm: tuple[str, str] = ("napari-seg", ""),
     origin: Origin = "AUTOMATIC",
 ) -> None:
@@ -63,9 +62,8 @@ def write_rtstruct(
 
     Args:
         segmentation: on the images' grid.
-        images: the DICOM files of the series.
+        scan: the images that the labels refer to; without a stack, all frames of its files.
         path: of the file.
-        frames: of each image those that the labels refer to, as of `Volume.frames`; empty: all.
         algorithm: name and version of what made it.
         origin: DICOM's word for whether a person took part.
 
@@ -73,7 +71,8 @@ def write_rtstruct(
         OutputError: `output.no_dicom`, there are no images, or they lack the identifiers that contours refer to;
             `output.not_written`; `output.not_equal`.
     """
-    sources = [source_of(Path(image)) for image in images]
+    frames = scan.stack.frames if scan.stack is not None else ()
+    sources = [source_of(image) for image in (scan.files if scan.format == "dicom" else ())]
     if not sources:
         raise OutputError("output.no_dicom", f"{path.name} needs the DICOM images that it belongs to; there are none")
     segmentation, algorithm = with_dicom_names(segmentation, algorithm, path.name)

@@ -30,6 +30,7 @@ from napari_seg.volume import (
     Origin,
     Segment,
     Segmentation,
+    Source,
     Term,
     distinct_color,
     select_segments,
@@ -65,10 +66,9 @@ _TYPE_2 = (
 
 def write_dicom_seg(
     segmentation: Segmentation,
-    images: Sequence[Path],
+    scan: Source,
     path: Path,
     *,
-    frames: Sequence[Sequence[int]] = (),
     kind: Literal["binary", "labelmap"] = "binary",
     algorithm: tuple[str, str] = ("napari-seg", __version__),
     origin: Origin = "AUTOMATIC",
@@ -82,9 +82,8 @@ def write_dicom_seg(
 
     Args:
         segmentation: on the images' grid; where a tilted gantry's slices were shifted onto it, labels go back to them.
-        images: the DICOM files of the series.
+        scan: the images that the labels refer to; without a stack, all frames of its files.
         path: of the file.
-        frames: of each image the frames that the labels refer to, as of `Volume.frames`; empty: all.
         kind: how segments are stored.
         algorithm: name and version of what made it.
         origin: DICOM's word for whether a person took part.
@@ -95,11 +94,13 @@ def write_dicom_seg(
     """
     import highdicom
 
+    images = scan.files if scan.format == "dicom" else ()
+    frames = scan.stack.frames if scan.stack is not None else ()
     segmentation, algorithm = with_dicom_names(segmentation, algorithm, path.name)
     numbered = _numbered(segmentation) if kind == "binary" else segmentation
     if not numbered.segments:
         raise OutputError("output.no_segments", f"{path.name} would hold no segment; expected at least one")
-    sources = [source_of(Path(image)) for image in images]
+    sources = [source_of(image) for image in images]
     chosen = _keep_frames(sources[0], frames[0]) if len(sources) == 1 and frames else ()
     if not sources:
         raise OutputError("output.no_dicom", f"{path.name} needs the DICOM images that it belongs to; there are none")

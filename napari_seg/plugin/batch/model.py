@@ -279,7 +279,7 @@ class BatchModel:
         assert row.scan is not None
         layers: list[Layer] = []
         doubts: tuple[str, ...] = ()
-        volume = next((one for one in scans if one.files == row.scan.files), None)
+        volume = next((one for one in scans if one.source.files == row.scan.files), None)
         if volume is None:
             volume = row.scan.read()
             layers, doubts = [layer_of(one) for one in image_layers(volume, frame)], _said(volume.notices)

@@ -190,8 +190,8 @@ class Run:
             )
         # Counting voxels and turning axes takes a while too: not in the main thread.
         name, bundle = f"{self.image_name} - {self.bundle.name}", self.bundle
-        files, frames, algorithm = self.volume.files, self.volume.frames, (bundle.name, bundle.version)
-        labels = labels_layer(found, self.placement, name, files=files, frames=frames, algorithm=algorithm)
+        algorithm = (bundle.name, bundle.version)
+        labels = labels_layer(found, self.placement, name, scan=self.volume.source, algorithm=algorithm)
         # napari compiles its colour mapping at the first use, for seconds.
         labels[1]["colormap"].map(labels[0][:1, :1])
         layers = [layer_of(labels)]

@@ -11,7 +11,6 @@ from napari.layers import Labels
 from napari_seg.cohort.discover import PROGRAM
 from napari_seg.plugin.job import SAVING
 from napari_seg.plugin.layer_info import LayerInfo
-from napari_seg.plugin.layers import is_dicom
 from napari_seg.plugin.structures.model import Snapshot, table_of
 from napari_seg.plugin.structures.records import made_by_of, write_record
 from napari_seg.version import __version__
@@ -56,7 +55,7 @@ def obstacle(layer: Labels | None, kind: KindName) -> str:
     """Why a layer can't be written in a format, for a person; "" where it can."""
     if layer is None:
         return "There are no labels to save."
-    if KINDS[kind].dicom is not None and not is_dicom(LayerInfo.require(layer).files):
+    if KINDS[kind].dicom is not None and LayerInfo.require(layer).scan.format != "dicom":
         return "Only labels of a DICOM scan can become DICOM: they refer to its images."
     return ""
 
@@ -85,7 +84,7 @@ def with_ending(path: Path, kind: KindName) -> Path:
 
 def is_of_scan(layer: Labels, path: Path) -> bool:
     """Whether a path is one of the scan's own files, which nothing may replace."""
-    return path.resolve() in {Path(file).resolve() for file in LayerInfo.require(layer).files}
+    return path.resolve() in {file.resolve() for file in LayerInfo.require(layer).scan.files}
 
 
 def export(snapshot: Snapshot, path: Path, kind: KindName) -> tuple[Snapshot, str]:
@@ -111,8 +110,7 @@ def export(snapshot: Snapshot, path: Path, kind: KindName) -> tuple[Snapshot, st
         write_label_map,
         segmentation,
         path.absolute(),
-        images=[Path(file).absolute() for file in info.files],
-        frames=info.frames,
+        scan=info.scan.absolute(),
         dicom=KINDS[kind].dicom or "seg",
         algorithm=made_by or (PROGRAM, __version__),
         origin="MANUAL" if made_by is None else "SEMIAUTOMATIC" if is_touched else "AUTOMATIC",

@@ -355,7 +355,7 @@ class StructuresModel:
             name, expected = str(reference.settings["name"]), reference.segmentation()
         else:
             name, expected = reference.name, reference.absolute()
-        images = [Path(file).absolute() for file in snapshot.info.files]
+        images = snapshot.info.scan.absolute().files
         scores, differing_at, notices = COMPARING.run(
             compare_with, found, expected, images, is_stopping=self.session.is_closed.is_set
         )

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_seg.errors import InputError, Notice
-from napari_seg.formats import SEGMENTATION_ENDINGS, has_ending, nifti_ending
+from napari_seg.formats import SEGMENTATION_ENDINGS, has_ending, may_be_dicom, nifti_ending
 from napari_seg.geometry import is_same_lattice, resample
 from napari_seg.plugin.layer_info import LayerInfo, placement_of, volume_of
-from napari_seg.plugin.layers import LayerTuple, is_dicom, labels_layer, layer_of
+from napari_seg.plugin.layers import LayerTuple, labels_layer, layer_of
 from napari_seg.plugin.placement import place
 from napari_seg.plugin.structures.records import made_by_in, record_of
-from napari_seg.volume import Segmentation, Volume
+from napari_seg.volume import NO_SOURCE, Segmentation, Volume
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer
@@ -86,7 +86,7 @@ def scan_index(path: Path, scans: Sequence[Sequence[Path]]) -> int | None:
     candidates = []
     for number, files in enumerate(scans):
         try:
-            other = references_of(files[0]) if is_dicom(files) else None
+            other = references_of(files[0]) if files and may_be_dicom(files[0]) else None
         except InputError:
             continue
         if other is not None and (own.series & other.series or own.frames.keys() & other.frames):
@@ -111,13 +111,13 @@ def read_labels(path: Path, scans: Sequence[Volume]) -> LabelMaps:
     from napari_seg.formats.label_maps import named, on_grid, read_label_maps
 
     kind = kind_of(path)
-    number = scan_index(path, [scan.files for scan in scans]) if kind in ("SEG", "RTSTRUCT") else None
+    number = scan_index(path, [scan.source.files for scan in scans]) if kind in ("SEG", "RTSTRUCT") else None
     scan = scans[number] if number is not None else None
     if kind == "RTSTRUCT" and scan is None and scans:
         scan = scans[0]  # reading it says whether it may be another one's
     notices: tuple[Notice, ...] = ()
     try:
-        maps = read_label_maps(path, scan.grid if scan else None, images=scan.files if scan else ())
+        maps = read_label_maps(path, scan.grid if scan else None, images=scan.source.files if scan else ())
     except InputError as error:
         if error.code != "geometry.other_grid" or scan is None:
             raise
@@ -149,8 +149,7 @@ def label_layers(read: LabelMaps, name: str, frame: NDArray | None) -> list[Laye
             one,
             place(one.grid, frame),
             name if len(read.maps) == 1 else f"{name} ({number} of {len(read.maps)})",
-            files=read.scan.files if read.scan else (),
-            frames=read.scan.frames if read.scan else (),
+            scan=read.scan.source if read.scan else NO_SOURCE,
             algorithm=made_by_in(read.path),
             source=read.path,
         )
@@ -161,9 +160,9 @@ def label_layers(read: LabelMaps, name: str, frame: NDArray | None) -> list[Laye
 def waits_for(labels: Labels, scan: Image) -> bool:
     """Return whether labels were opened before the scan to which they belong."""
     info, volume = LayerInfo.of(labels), volume_of(scan)
-    if info is None or info.source is None or info.files or volume is None:
+    if info is None or info.source is None or info.scan.files or volume is None:
         return False
-    return scan_index(info.source, [volume.files]) is not None
+    return scan_index(info.source, [volume.source.files]) is not None
 
 
 def has_grid_of(labels: Labels, scan: Image) -> bool:
@@ -201,14 +200,14 @@ def on_scan(snapshot: Snapshot, scan: Image) -> Layer:
 
     volume, info = volume_of(scan), snapshot.info
     assert volume is not None
-    first = info.source or next(iter(info.files), None)
+    first = info.source or next(iter(info.scan.files), None)
     if (
         first is not None
         and kind_of(first) not in SEGMENTATION_ENDINGS
-        and is_dicom([first])
-        and is_dicom(volume.files)
+        and may_be_dicom(first)
+        and volume.source.format == "dicom"
     ):
-        check_belonging(first, volume.files)
+        check_belonging(first, volume.source.files)
     found = snapshot.segmentation()
     array = resample(found.array, found.grid, volume.grid, order=0, outside=0)
     moved = replace(found, array=array, grid=volume.grid, certainty=None)
@@ -217,8 +216,7 @@ def on_scan(snapshot: Snapshot, scan: Image) -> Layer:
             moved,
             placement_of(scan).for_new_layer(),
             str(snapshot.settings["name"]),
-            files=volume.files,
-            frames=volume.frames,
+            scan=volume.source,
             algorithm=info.algorithm,
             source=info.source,
         )

@@ -312,7 +312,7 @@ class StudyModel:
         """
         layers: list[Layer] = []
         doubts: tuple[str, ...] = ()
-        is_open = scan_index(path, [scan.files for scan in scans]) is not None
+        is_open = scan_index(path, [scan.source.files for scan in scans]) is not None
         if kind_of(path) == "RTSTRUCT" and not is_open and entry.scan is not None:
             layers, doubts = StudyModel.read(replace(entry, labels=None), Reading(), frame)
             volume = volume_of(layers[0])
