@@ -17,7 +17,7 @@ from napari_seg.evaluation.pairs import Pair, compare_pair
 from napari_seg.formats import find_scans, read
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.verdict import verdicts
-from napari_seg.training import with_segnets
+from napari_seg.training.segnets_modules import with_segnets
 
 # DICOM series
 

@@ -47,9 +47,9 @@ def test_wrong_usage_says_what_is_right(dataset: Path, tmp_path: Path, capsys: p
     assert "no network 'Unet'; there are FCN, DeepLabV3, DeepLabV3Plus, MultiView, UNet" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         train(dataset, "-o", tmp_path / "out", "--set", "learning_rate")
-    assert "'learning_rate' is no pair as NAME=VALUE" in capsys.readouterr().err
+    assert "found 'learning_rate'; expected NAME=VALUE" in capsys.readouterr().err
     assert train(dataset, "-o", tmp_path / "out", "--folds", -2) == 1
-    assert "bundle.folds: -2 folds were asked for" in capsys.readouterr().err
+    assert "bundle.folds: found -2 folds" in capsys.readouterr().err
     assert train(tmp_path / "nothing", "-o", tmp_path / "out") == 2
     assert "dataset.missing" in capsys.readouterr().err
 

@@ -14,14 +14,16 @@ import datasets
 import numpy as np
 import pytest
 
-from napari_seg import training as planning
 from napari_seg.bundles.spec import METADATA, read_bundle
 from napari_seg.errors import BundleError, EnvironmentFault, OutputError, TrainingError
-from napari_seg.training import Choices, anew, fingerprint, folds, plan_bundle, run, with_segnets
-from napari_seg.training.choices import weights_to_begin_from
+from napari_seg.training import choices as choices_module
+from napari_seg.training import fingerprint, folds, prepare, run
+from napari_seg.training.choices import Choices, changed_settings, describe_weights
 from napari_seg.training.fingerprint import Fingerprint
-from napari_seg.training.make import options, write_bundle
 from napari_seg.training.plan import make_plan
+from napari_seg.training.prepare import plan_bundle
+from napari_seg.training.segnets_modules import with_segnets
+from napari_seg.training.write import options, write_bundle
 
 MRI = Fingerprint(
     cases=100,
@@ -247,7 +249,7 @@ def test_a_bundle_is_made_inside_its_folder_and_begun_anew_after_a_kill(
     (out / "configs" / "old.yaml").touch()
     with monkeypatch.context() as patch:
         seen = []
-        patch.setattr(planning, "_make", lambda *args: seen.append([path.name for path in tmp_path.iterdir()]))
+        patch.setattr(prepare, "_make", lambda *args: seen.append([path.name for path in tmp_path.iterdir()]))
         plan_bundle(dataset, out, Choices())
         assert seen == [["out"]]
     plan_bundle(dataset, out, Choices())
@@ -329,7 +331,7 @@ def test_label_values_are_those_of_all_cases(tmp_path: Path, monkeypatch: pytest
     array = np.asarray(label.dataobj).copy()
     array[0, 0, 0] = 7
     nibabel.save(nibabel.Nifti1Image(array, label.affine), path)
-    monkeypatch.setattr(fingerprint, "AT_MOST", 2)  # the first and the last
+    monkeypatch.setattr(fingerprint, "MAX_CASES", 2)  # the first and the last
     plan = plan_bundle(root, tmp_path / "out", Choices(), dry_run=True)
     assert plan["fingerprint"]["measured"] == 2
     assert plan["labels"] == {"label 1": [1], "label 2": [2], "label 7": [7]}
@@ -347,8 +349,8 @@ def test_a_start_may_set_anew_what_does_not_make_it_another_run(dataset: Path, t
     }
     now = Choices(settings=settings | {"batch_size": 4, "val_interval": plan["settings"]["val_interval"]["value"]})
     assert plan_bundle(dataset, out, now) == plan
-    assert anew(plan, now) == settings
-    words = run.training_command(out, dataset, **anew(plan, now))
+    assert changed_settings(plan, now) == settings
+    words = run.training_command(out, dataset, **changed_settings(plan, now))
     assert words[words.index("--accumulation_steps") + 1] == "2"
     assert words[words.index("--patience") + 1] == "$None"  # None itself is nothing to MONAI
     for name, value in {"batch_size": 2, "patch_size": [32, 32, 32], "optimizer#_target_": "torch.optim.SGD"}.items():
@@ -356,13 +358,13 @@ def test_a_start_may_set_anew_what_does_not_make_it_another_run(dataset: Path, t
             plan_bundle(dataset, out, Choices(settings={name: value, "learning_rate": 0.1}))
 
 
-def test_weights_to_begin_from_are_part_of_the_plan(dataset: Path, tmp_path: Path) -> None:
+def test_describe_weights_are_part_of_the_plan(dataset: Path, tmp_path: Path) -> None:
     out, weights = tmp_path / "out", tmp_path / "other" / "models" / "model.pt"
     with pytest.raises(TrainingError, match=r"weights\.missing"):
-        weights_to_begin_from(weights, out)
+        describe_weights(weights, out)
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"weights")
-    chosen = weights_to_begin_from(tmp_path / "other", out)
+    chosen = describe_weights(tmp_path / "other", out)
     plan = plan_bundle(dataset, out, Choices(folds=2, fine_tune=chosen))
     assert plan_bundle(dataset, out, Choices()) == plan
     assert chosen["file"] == "../other/models/model.pt"
@@ -379,12 +381,12 @@ def test_weights_to_begin_from_are_part_of_the_plan(dataset: Path, tmp_path: Pat
     with pytest.raises(TrainingError, match=r"weights\.changed"):
         begins_from(1)
     with pytest.raises(OutputError, match=r"model\.pt.* with others; .*-o"):
-        plan_bundle(dataset, out, Choices(fine_tune=weights_to_begin_from(weights, out)))
+        plan_bundle(dataset, out, Choices(fine_tune=describe_weights(weights, out)))
     weights.unlink()
     with pytest.raises(TrainingError, match=r"weights\.missing"):
         begins_from(1)
     (tmp_path / "moved.pt").write_bytes(b"weights")
-    assert plan_bundle(dataset, out, Choices(fine_tune=weights_to_begin_from(tmp_path / "moved.pt", out))) == plan
+    assert plan_bundle(dataset, out, Choices(fine_tune=describe_weights(tmp_path / "moved.pt", out))) == plan
 
 
 @pytest.mark.parametrize(("number", "code"), [(errno.EROFS, "output.not_written"), (errno.ENOSPC, "output.disk_full")])
@@ -463,7 +465,7 @@ def test_what_a_person_sets_needs_no_trust(dataset: Path, tmp_path: Path) -> Non
 def test_fine_tuning_begins_slowly(dataset: Path, tmp_path: Path) -> None:
     weights = tmp_path / "model.pt"
     weights.write_bytes(b"weights")
-    begun = weights_to_begin_from(weights, tmp_path / "out")
+    begun = describe_weights(weights, tmp_path / "out")
     for name, choices, rate in (
         ("recipe", Choices(fine_tune=begun), 0.0002),
         ("option", Choices(fine_tune=begun, options=("sgd_poly",)), 0.001),
@@ -493,20 +495,20 @@ def test_a_bundle_says_what_it_was_trained_on_and_for_how_long(dataset: Path, tm
     (out / "training" / "history.jsonl").write_text(
         '{"epoch": 1, "step": 16, "mean_dice": 0.1, "planned_steps": 4000}\n{"epoch": 1, "step": 16, "loss": 1.0}\n'
     )
-    assert run.steps_of(out / "training") == (16, 4000)
+    assert run.read_summary(out / "training").steps == (16, 4000)
     plan_bundle(dataset, tmp_path / "folds", Choices(folds=2))
     assert "trained on 6 cases" in json.loads((tmp_path / "folds" / METADATA).read_text())["description"]
 
 
 def test_a_missing_package_is_one_line(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning.choices, "find_spec", lambda name: None)
+    monkeypatch.setattr(choices_module, "find_spec", lambda name: None)
     said = r"environment\.package: option mlflow needs mlflow, which is not installed: pip install mlflow$"
     with pytest.raises(EnvironmentFault, match=said):
         plan_bundle(dataset, tmp_path / "out", Choices(options=("mlflow",)))
     assert not (tmp_path / "out").exists()
     monkeypatch.undo()
-    monkeypatch.setattr(planning.choices, "find_spec", lambda name: object())
+    monkeypatch.setattr(choices_module, "find_spec", lambda name: object())
     plan_bundle(dataset, tmp_path / "out", Choices(options=("mlflow",)))
-    monkeypatch.setattr(planning.choices, "find_spec", lambda name: None)
+    monkeypatch.setattr(choices_module, "find_spec", lambda name: None)
     with pytest.raises(EnvironmentFault, match=said):
         plan_bundle(dataset, tmp_path / "out", Choices())

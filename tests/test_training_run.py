@@ -12,7 +12,10 @@ from napari_seg.bundles.spec import METADATA, WEIGHTS, read_bundle
 from napari_seg.bundles.trust import check_runnable
 from napari_seg.cli.train import _print_folds
 from napari_seg.errors import BundleError, TrainingError
-from napari_seg.training import Choices, folds, plan_bundle, run, with_segnets
+from napari_seg.training import folds, run
+from napari_seg.training.choices import Choices
+from napari_seg.training.prepare import plan_bundle
+from napari_seg.training.segnets_modules import with_segnets
 
 
 def test_a_fold_is_finished_when_its_epochs_or_its_minutes_are_over(tmp_path: Path) -> None:
@@ -48,7 +51,7 @@ def test_a_fold_says_how_far_it_was_trained(
         (out / "fold_1" / folds.SUMMARY).write_text('{"mean_dice": {"mean": 0.1}}')
 
     monkeypatch.setattr(folds, "run", pretend)
-    assert folds.cross_validate(out, dataset, 2, 1, say=print) == {"mean": [0.1]}
+    assert folds.cross_validate(out, dataset, 2, 1, report=print) == {"mean": [0.1]}
     assert "fold 1 of 2 was trained for 16 of 4000 planned steps" in capsys.readouterr().out
 
 
@@ -91,7 +94,7 @@ def test_folds_that_there_can_not_be_leave_nothing_behind(dataset: Path, tmp_pat
     with pytest.raises(TrainingError, match=r"split\.too_few: 6 cases of 1 patients"):
         plan_bundle(dataset, tmp_path / "out", Choices(settings={"patient": "^case"}))
     for fold, of in ((5, 5), (0, None)):
-        with pytest.raises(BundleError, match=rf"bundle\.fold: there is no fold {fold}"):
+        with pytest.raises(BundleError, match=rf"bundle\.fold: found fold {fold}"):
             plan_bundle(dataset, tmp_path / "out", Choices(folds=of), fold=fold)
     assert list(tmp_path.iterdir()) == []
 
@@ -109,7 +112,7 @@ def test_a_structure_that_a_fold_lacks_costs_no_ensemble(
         torch.save({"weight": torch.zeros(1)}, out / f"fold_{fold}" / "model.pt")
         summary.write_text(json.dumps({"mean_dice": scores | {"back": None}}))
     for _ in range(2):
-        dice = folds.cross_validate(out, dataset, 2, None, say=print)
+        dice = folds.cross_validate(out, dataset, 2, None, report=print)
         assert dice == {"mean": [0.8, 0.6], "front": [0.8], "back": []}
         metadata = json.loads((out / METADATA).read_text())
         assert metadata["eval_metrics"] == {"mean Dice over 2 folds, mean": 0.7, "mean Dice over 2 folds, front": 0.8}
@@ -118,7 +121,7 @@ def test_a_structure_that_a_fold_lacks_costs_no_ensemble(
     table = capsys.readouterr().out
     assert "Dice    front 0.8000 over 1 of 2 folds" in table
     assert "Dice    back nan over 0 of 2 folds" in table
-    assert "slightly too kind" in table
+    assert "slightly optimistic" in table
 
 
 def test_an_ensemble_of_pictures_can_be_loaded(tmp_path: Path) -> None:
@@ -135,7 +138,7 @@ def test_an_ensemble_of_pictures_can_be_loaded(tmp_path: Path) -> None:
             folder.mkdir(parents=True)
             torch.save(UNet(2, 3, 3).state_dict(), folder.parent / "model.pt")
             (folder / "summary.json").write_text(json.dumps({"mean_dice": {"mean": 0.8}}))
-    folds.cross_validate(out, pictures, 2, None, say=print)
+    folds.cross_validate(out, pictures, 2, None, report=print)
     parser = ConfigParser()
     parser.read_config(str(out / "configs" / "inference.yaml"))
     parser.read_meta(str(out / METADATA))
@@ -166,4 +169,4 @@ def test_an_ensemble_is_not_measured_on_what_trained_it(dataset: Path, tmp_path:
     begin(part="validation")  # one fold
     page = (out / "docs" / "README.md").read_text()
     assert "--dataset_dir OTHERS  --part all --output_dir evaluation" in page
-    assert "slightly too kind" in page
+    assert "slightly optimistic" in page

@@ -1,4 +1,4 @@
-"""What a person decides of a training; everything else is the plan's."""
+"""Choices of the user for a training; the plan sets everything else."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
 
 
 _READING = ("layout", "images_dir", "labels_dir", "channels")
-_ANEW = re.compile(
+_CHANGEABLE = re.compile(
     "max_epochs|max_minutes|patience|val_interval|num_workers|amp|accumulation_steps|learning_rate|warmup_share|"
     "max_gradient_norm|l1_penalty|allow_empty|(optimizer|lr_scheduler|ema)#(?!_target_).+"
 )
-"""What each start of a training may set otherwise: what is no part of its identity (`segnets.training.Checkpoints`)."""
+"""Settings that may change at each start: they are not part of a run's identity (`segnets.training.Checkpoints`)."""
 _PACKAGES = {"mlflow": "mlflow"}
-"""What an option needs beside this package."""
+"""Option -> package that it needs in addition."""
 CODE = re.compile(r"[$@%]|.*[@%](#|::)")
-"""What MONAI takes for more than text in configs and metadata.json: it runs `$...`, and looks up `@...` and `%...`."""
+"""Text that MONAI interprets in configs and metadata.json: it runs `$...`, and resolves `@...` and `%...`."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What belongs to a bundle for good, so that a second start must not contradict it; None or empty: not said.
+    """Choices that stay with a bundle: a second start must not contradict them. None or empty means no choice.
 
     Attributes:
-        network: the name of one of `segnets`' networks; `UNet` if not said.
-        dims: 2 or 3; 2D networks see volumes slice by slice.
-        options: files of the bundle's options to merge over its configs.
-        settings: config id -> value, as `--id value` of MONAI's own command.
-        labels: class -> its values in the label maps; the data set's own names if not said.
-        folds: of a cross-validation.
-        fine_tune: the weights to begin from, as of `weights_to_begin_from`.
+        network: name of a network in `segnets`; default `UNet`.
+        dims: 2 or 3; a 2D network segments volumes slice by slice.
+        options: names of option files to merge over the configs.
+        settings: config id -> value, like `--id value` of MONAI's own command.
+        labels: class -> label values; default: the names in the data set.
+        folds: number of folds of a cross-validation.
+        fine_tune: initial weights, from `describe_weights`.
     """
 
     network: str | None = None
@@ -54,17 +54,17 @@ class Choices:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """Those of the settings that say how the data set is read, as of `segnets.data.find_dataset`."""
+        """Settings that say how the data set is read: keyword arguments of `segnets.data.find_dataset`."""
         return {name: self.settings[name] for name in _READING if name in self.settings}
 
     def as_dict(self) -> dict[str, Any]:
-        """Those that were made, for plan.json."""
+        """Return the choices that were made, for plan.json."""
         made = {name: value for name, value in asdict(self).items() if value not in (None, (), {})}
         return made | ({"options": list(self.options)} if self.options else {})
 
 
-def weights_to_begin_from(path: Path, out: Path) -> dict[str, str]:
-    """{"file", "sha256"} of a file of weights or of a bundle's, the file as seen from the bundle that is planned.
+def describe_weights(path: Path, out: Path) -> dict[str, str]:
+    """Return {"file", "sha256"} of a weights file or of a bundle's weights; the path is relative to `out`.
 
     Raises:
         TrainingError: `weights.missing`, there is no such file.
@@ -74,34 +74,36 @@ def weights_to_begin_from(path: Path, out: Path) -> dict[str, str]:
 
 
 def digest(path: Path) -> str:
-    """Of what a file of weights holds.
+    """Return the SHA-256 of a weights file.
 
     Raises:
         TrainingError: `weights.missing`, there is no such file.
     """
     if not path.is_file():
-        raise TrainingError("weights.missing", f"{path} is no file; --fine-tune takes a model.pt, or a bundle's folder")
+        raise TrainingError(
+            "weights.missing", f"found no file {path}; expected a model.pt or the folder of a bundle (--fine-tune)"
+        )
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Whether names may stand in a bundle's configs and metadata as they are.
+    """Check that names can be written into configs and metadata without being interpreted.
 
     Raises:
-        BundleError: `bundle.name`, one would be taken for code or a reference.
+        BundleError: `bundle.name`, MONAI would interpret a name as code or as a reference.
     """
     for name in names:
         if CODE.match(name):
             raise BundleError(
                 "bundle.name",
-                f"{name!r} can't be a name of a class, a channel or a bundle: MONAI would run what begins with $ and "
-                "look up what begins with @ or %; call it something else",
+                f"found {name!r}; expected the name of a class, channel or bundle without $, @ or % at its beginning, "
+                "because MONAI would run or resolve it; choose another name",
             )
 
 
 def check_packages(options: Iterable[str]) -> None:
-    """Check that the packages which some options need are installed.
+    """Check that the packages that the options need are installed.
 
     Raises:
         EnvironmentFault: `environment.package`.
@@ -115,20 +117,20 @@ def check_packages(options: Iterable[str]) -> None:
 
 
 def check_folds(folds: int | None, fold: int | None) -> None:
-    """Whether there can be so many folds, and this one among them.
+    """Check the number of folds and the index of a fold.
 
     Raises:
         BundleError: `bundle.folds` or `bundle.fold`.
     """
     if folds is not None and folds < 2:
-        raise BundleError("bundle.folds", f"{folds} folds were asked for; expected at least 2")
+        raise BundleError("bundle.folds", f"found {folds} folds; expected at least 2")
     if fold is not None and not (folds and 0 <= fold < folds):
-        there = f"there are 0 to {folds - 1}" if folds else "the bundle has no --folds"
-        raise BundleError("bundle.fold", f"there is no fold {fold}: {there}")
+        expected = f"expected 0 to {folds - 1}" if folds else "expected --folds too"
+        raise BundleError("bundle.fold", f"found fold {fold}; {expected}")
 
 
 def identity(dataset: Dataset) -> dict[str, Any]:
-    """What tells a data set from another one, wherever its folder lies; names of cases only as a digest."""
+    """Return values that identify a data set wherever its folder lies; case names enter as a digest only."""
     names = "\n".join(case["name"] for case in dataset.cases)
     return {
         "layout": dataset.layout,
@@ -137,24 +139,24 @@ def identity(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def anew(written: dict[str, Any], choices: Choices) -> dict[str, Any]:
-    """The settings that are chosen otherwise than the plan that was made before has them, for this start."""
+def changed_settings(written: dict[str, Any], choices: Choices) -> dict[str, Any]:
+    """Return the chosen settings that differ from an existing plan."""
     planned = {name: entry["value"] for name, entry in written["settings"].items()}
     before = planned | written["choices"].get("settings", {})
     return {name: value for name, value in choices.settings.items() if name not in before or before[name] != value}
 
 
 def check_same(written: dict[str, Any], dataset: dict[str, Any], choices: Choices, out: str) -> None:
-    """Whether a plan that was made before is the one that is wanted now, but for what each start may set anew.
+    """Check that an existing plan agrees with the data set and the choices, except for settings that may change.
 
     Args:
-        written: what plan.json holds.
-        dataset: the `identity` of the data set that is given now.
-        choices: those made now; what is not said now stays as it was.
-        out: the folder's name, for the message.
+        written: content of plan.json.
+        dataset: `identity` of the data set.
+        choices: current choices; choices that were not made again stay as planned.
+        out: name of the folder, for the message.
 
     Raises:
-        OutputError: `output.exists`, it was made for other data or with other choices.
+        OutputError: `output.exists`, the plan was made for other data or with other choices.
     """
     differing = [
         f"{name} {was!r}, now {value!r}"
@@ -162,18 +164,18 @@ def check_same(written: dict[str, Any], dataset: dict[str, Any], choices: Choice
         if name not in ("settings", "fine_tune") and (was := written["choices"].get(name)) != value
     ]
     differing += [
-        f"its own {name}, now {value!r}"
-        for name, value in anew(written, choices).items()
-        if not _ANEW.fullmatch(name.replace("::", "#"))
+        f"another {name}, now {value!r}"
+        for name, value in changed_settings(written, choices).items()
+        if not _CHANGEABLE.fullmatch(name.replace("::", "#"))
     ]
-    begun = written["choices"].get("fine_tune", {})
-    if choices.fine_tune and choices.fine_tune["sha256"] != begun.get("sha256"):
-        differing.append(f"weights {begun.get('file')!r} to begin from, now {choices.fine_tune['file']!r} with others")
+    initial = written["choices"].get("fine_tune", {})
+    if choices.fine_tune and choices.fine_tune["sha256"] != initial.get("sha256"):
+        differing.append(f"initial weights {initial.get('file')!r}, now other weights {choices.fine_tune['file']!r}")
     if written["dataset"] != dataset:
         differing.insert(0, f"a data set of {written['dataset']['cases']} cases, now another of {dataset['cases']}")
     if differing:
         raise OutputError(
             "output.exists",
-            f"{out} was planned with {'; '.join(differing)}; leave that out to go on with it, or choose a new folder "
-            "with -o",
+            f"{out} was planned with {'; '.join(differing)}; leave these arguments out to continue, or choose a new "
+            "folder with -o",
         )

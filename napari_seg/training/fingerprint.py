@@ -1,4 +1,4 @@
-"""What a data set is like: sizes, spacings, label values, intensities; what a plan is made from."""
+"""Fingerprint of a data set: sizes, spacings, label values and intensities, from which a training is planned."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from segnets.data import Dataset
 
-AT_MOST = 100
-"""Cases that are read; of more, this many evenly over the list."""
-VOXELS_A_CASE = 10_000
-"""Foreground voxels of one case whose intensities are counted."""
+MAX_CASES = 100
+"""Maximum number of cases to read; of a longer list, cases at even intervals are read."""
+VOXELS_PER_CASE = 10_000
+"""Maximum number of voxels of a case whose intensities are sampled."""
 
 _MODALITIES = {"CT": r"\b(CT|CTA|CBCT)\b", "MR": r"\b(MR|MRI|T1|T2|FLAIR|ADC|DWI|PD)(w|-weighted|ce|c|gd)?\b"}
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A data set in numbers; axes as in the patient's RAS, or (width, height) of pictures.
+    """Measures of a data set; axes in RAS+ order, or (width, height) for 2D images.
 
     Attributes:
-        cases: in the data set.
-        measured: of them, read for what follows.
-        pictures: PNG, JPEG, ... rather than volumes.
+        cases: number of cases.
+        measured: number of cases that were read for the following measures.
+        pictures: True for 2D images (PNG, JPEG, ...), False for volumes.
         channels: names of the image's channels.
-        modality: "CT" or "MR" where the channels' names or the values say so, "picture", or "unknown".
-        values: label values of all cases, without 0 and those that stand for no class.
-        shapes: (measured, dims) voxels.
-        spacings_mm: (measured, dims); of pictures, 1 by definition: their pixels are the unit.
-        foreground: {"low", "high", "mean", "std"} of the intensities of the labelled voxels, low and high being the
-            0.5 and the 99.5 percentile; of the first channel. Of all voxels where no case that was read has a label.
+        modality: "CT" or "MR" if channel names or intensities tell it, "picture" for 2D images, or "unknown".
+        values: label values of all cases, without 0 and ignore labels.
+        shapes: (measured, dims) sizes in voxels.
+        spacings_mm: (measured, dims) spacings; 1 for 2D images, whose unit is the pixel.
+        foreground: {"low", "high", "mean", "std"} of the first channel's intensities in labelled voxels (in all voxels
+            if no case that was read has a label); low and high are the 0.5 and 99.5 percentiles.
     """
 
     cases: int
@@ -51,7 +51,7 @@ class Fingerprint:
     foreground: dict[str, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """For plan.json: medians and extremes in place of every case's."""
+        """Return medians and extremes, for plan.json."""
         return {
             "cases": self.cases,
             "measured": self.measured,
@@ -67,19 +67,19 @@ class Fingerprint:
 
 
 def fingerprint(dataset: Dataset, cache_dir: Path) -> Fingerprint:
-    """Measures a data set that `segnets.data.check` has passed; call it where the bundle's modules can be imported.
+    """Measure a data set that `segnets.data.check` has accepted; call it within `with_segnets`.
 
     Args:
-        dataset: the one that was checked.
-        cache_dir: where the check has left what it found in each file.
+        dataset: the data set.
+        cache_dir: folder in which the check stored its findings about each file.
     """
     from segnets.data.faults import read_all
 
     facts = read_all(dataset.cases, cache_dir)
     values = {int(value) for case in dataset.cases for value in facts[case["label"]]["values"]}
-    picked = np.unique(np.linspace(0, len(dataset.cases) - 1, AT_MOST).round().astype(int))
+    picked = np.unique(np.linspace(0, len(dataset.cases) - 1, MAX_CASES).round().astype(int))
     read = _reader(dataset.pictures)
-    shapes, spacings, intensities, anywhere, lowest = [], [], [], [], []
+    shapes, spacings, intensities, all_voxels, lowest = [], [], [], [], []
     channels: Counter[int] = Counter()
     for number in picked:
         image, label = read(dataset.cases[number])
@@ -90,12 +90,16 @@ def fingerprint(dataset: Dataset, cache_dir: Path) -> Fingerprint:
         found = np.rint(np.asarray(label[0])).astype(np.int64)
         found[np.isin(found, dataset.ignored)] = 0
         inside = array[found > 0] if array.shape == found.shape else array.ravel()
-        intensities.append(inside[:: max(1, inside.size // VOXELS_A_CASE)])
-        anywhere.append(array.ravel()[:: max(1, array.size // VOXELS_A_CASE)])
+        intensities.append(inside[:: max(1, inside.size // VOXELS_PER_CASE)])
+        all_voxels.append(array.ravel()[:: max(1, array.size // VOXELS_PER_CASE)])
         lowest.append(np.percentile(array, 0.5))
-    inside = np.concatenate(intensities if any(of_case.size for of_case in intensities) else anywhere)
-    usual = channels.most_common(1)[0][0]  # of pictures; they are made grey or RGB, all alike
-    names = dataset.channels if len(dataset.channels) == usual else tuple(f"channel {n}" for n in range(usual))
+    inside = np.concatenate(intensities if any(of_case.size for of_case in intensities) else all_voxels)
+    channel_count = channels.most_common(1)[0][0]  # 2D images are all converted to grey or to RGB
+    names = (
+        dataset.channels
+        if len(dataset.channels) == channel_count
+        else tuple(f"channel {n}" for n in range(channel_count))
+    )
     return Fingerprint(
         cases=len(dataset.cases),
         measured=len(picked),
@@ -118,11 +122,11 @@ def _modality(channels: tuple[str, ...], low: float) -> str:
     for modality, pattern in _MODALITIES.items():
         if any(re.search(pattern, name.replace("_", " "), re.IGNORECASE) for name in channels):
             return modality
-    return "CT" if low < -500 else "unknown"  # air is -1000 HU, and nothing else goes so far below zero
+    return "CT" if low < -500 else "unknown"  # air is -1000 HU; no other modality has such low values
 
 
 def _reader(pictures: bool) -> Callable[[dict[str, Any]], tuple[Any, Any]]:
-    """A case -> its image and label map, channels first; volumes turned to RAS as the networks see them."""
+    """Return a function that reads image and label map of a case, channels first; volumes are reoriented to RAS+."""
     from monai.transforms import LoadImage, Orientation
     from segnets.data import label_picture, picture
 
@@ -131,5 +135,5 @@ def _reader(pictures: bool) -> Callable[[dict[str, Any]], tuple[Any, Any]]:
         load_label = LoadImage(reader="PILReader", converter=label_picture, ensure_channel_first=True)
         return lambda case: (load(case["image"]), load_label(case["label"]))
     load = LoadImage(ensure_channel_first=True)
-    turn = Orientation("RAS", labels=None)
-    return lambda case: (turn(load(case["image"])), turn(load(case["label"])))
+    reorient = Orientation("RAS", labels=None)
+    return lambda case: (reorient(load(case["image"])), reorient(load(case["label"])))

@@ -8,32 +8,32 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from napari_seg.training import with_segnets
 from napari_seg.training.process import run
 from napari_seg.training.run import (
     RUN,
     STOP,
     command,
-    history,
+    read_history,
+    read_summary,
     replace_text,
     ship,
-    steps_of,
     training_command,
     weights_of,
 )
+from napari_seg.training.segnets_modules import with_segnets
 
 SUMMARY = Path("evaluation", "summary.json")
 
 
 def fold_commands(root: Path, dataset_dir: Path, fold: int, folds: int, **values: Any) -> list[list[str]]:
-    """The training of one fold and its evaluation on the cases that it is not trained on.
+    """Return the commands that train one fold and evaluate it on its validation cases.
 
-    They have chosen its best epoch, so that what is measured is slightly too kind.
+    These cases also select the best epoch, so the result is slightly optimistic.
     """
     common: dict[str, Any] = {"fold": fold, "folds": folds}
-    cache_dir = root / RUN / "cache"  # every case is preprocessed once for all folds
+    cache_dir = root / RUN / "cache"  # preprocessed cases are shared by all folds
     folder = root / f"fold_{fold}"
-    # the bundle's own network becomes the ensemble in the end; a fold is always one network
+    # the bundle's network_def becomes the ensemble at the end; a fold is always a single network
     network = f"%{root / 'configs' / 'train.yaml'}#network_def"
     evaluation = {"network_def": network, "checkpoint": folder / "model.pt", "output_dir": folder / SUMMARY.parent}
     return [
@@ -43,36 +43,36 @@ def fold_commands(root: Path, dataset_dir: Path, fold: int, folds: int, **values
 
 
 def cross_validate(
-    root: Path, dataset_dir: Path, folds: int, only: int | None, say: Callable[[str], None], **values: Any
+    root: Path, dataset_dir: Path, folds: int, only: int | None, report: Callable[[str], None], **values: Any
 ) -> dict[str, list[float]]:
-    """Trains and evaluates the folds that are not finished, and makes the bundle their ensemble once all are.
+    """Train and evaluate the unfinished folds; once all are finished, make the bundle their ensemble.
 
     Args:
-        root: the bundle.
-        dataset_dir: its data set.
-        folds: how many there are.
-        only: one fold to train; None: all, one after another.
-        say: told what begins.
-        values: as of `training_command`.
+        root: folder of the bundle.
+        dataset_dir: folder of the data set.
+        folds: number of folds.
+        only: index of the only fold to train; None trains all, one after another.
+        report: function that prints a line of progress.
+        values: arguments of `training_command`.
 
     Returns:
-        Structure (and "mean") -> Dice of each finished fold in which a case counts for it, on the cases that the fold
-        was not trained on but that chose its best epoch: slightly too kind.
+        Structure (and "mean") -> Dice of each finished fold in which a case contains the structure. The validation
+        cases also selected the best epoch of their fold, so the values are slightly optimistic.
 
     Raises:
         TrainingError: one of the commands failed.
-        Cancelled: it was interrupted; finished folds are not done again.
+        Cancelled: a command was interrupted; finished folds are kept.
     """
     for fold in range(folds) if only is None else [only]:
         folder = root / f"fold_{fold}"
         if _finished(folder, values):
-            say(f"fold {fold} of {folds} is finished")
+            report(f"fold {fold} of {folds} is finished")
             continue
-        say(f"fold {fold} of {folds}")
+        report(f"fold {fold} of {folds}")
         training, evaluating = fold_commands(root, dataset_dir, fold, folds, **values)
         run(training, root / STOP)
-        if (steps := steps_of(folder)) and steps[0] < steps[1]:
-            say(f"fold {fold} of {folds} was trained for {steps[0]} of {steps[1]} planned steps")
+        if (steps := read_summary(folder).steps) and steps[0] < steps[1]:
+            report(f"fold {fold} of {folds} was trained for {steps[0]} of {steps[1]} planned steps")
         run(evaluating, root / STOP)
     finished = [n for n in range(folds) if (root / f"fold_{n}" / SUMMARY).is_file()]
     scores = [json.loads((root / f"fold_{n}" / SUMMARY).read_text(encoding="utf-8"))["mean_dice"] for n in finished]
@@ -85,11 +85,11 @@ def cross_validate(
 
 
 def _finished(folder: Path, values: Mapping[str, Any]) -> bool:
-    """Whether a fold was evaluated after its last weights were written, and is not to be trained further.
+    """Return whether a fold was evaluated after its last weights were written and needs no further training.
 
     Args:
-        folder: the fold's.
-        values: those of the training config's ids that are given now; what is not given is as planned.
+        folder: folder of the fold.
+        values: config ids that are set in this start; other ids are as planned.
     """
     summary, weights = folder / SUMMARY, weights_of(folder)
     if weights is None or not summary.is_file() or summary.stat().st_mtime < weights.stat().st_mtime:
@@ -100,14 +100,18 @@ def _finished(folder: Path, values: Mapping[str, Any]) -> bool:
 
     planned = yaml.safe_load((folder.parent / "configs" / "train.yaml").read_text(encoding="utf-8"))
     epochs, minutes = (values.get(name, planned[name]) for name in ("max_epochs", "max_minutes"))
-    lines = history(folder)
+    lines = read_history(folder)
     return any(line["epoch"] >= epochs for line in lines if "loss" in line) or (
         minutes is not None and any(line["seconds"] >= 60 * minutes for line in lines if "seconds" in line)
     )
 
 
 def _make_ensemble(root: Path, folds: int, dice: dict[str, list[float]]) -> None:
-    """The configs first: without weights a bundle says what it lacks, with another network's it could not be loaded."""
+    """Write the ensemble into the configs and the weights.
+
+    The configs come first: a bundle without weights reports what is missing, but weights of another network fail to
+    load.
+    """
     import yaml
 
     member = yaml.safe_load((root / "configs" / "train.yaml").read_text(encoding="utf-8"))["network_def"]

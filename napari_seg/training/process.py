@@ -1,6 +1,6 @@
-"""A training command in a process of its own: shown as it goes, stopped cleanly, its errors turned into this package's.
+"""Run a training command in a process of its own: show its output, stop it cleanly, convert its errors.
 
-Every call here works on Linux, macOS and Windows, or has a stated substitute where a system lacks it.
+Every call works on Linux, macOS and Windows, or has a stated substitute on systems that lack it.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from napari_seg.worker import call_after_death
 
 _POLL_SECONDS = 0.25
 _GRACE_POLLS = 40
-"""How often the output of a process that has ended is polled for more; a child of it may hold the output open."""
+"""Number of polls for further output of a process that has ended, because a child of it may keep the output open."""
 _TAIL = 100_000
 _ERROR = re.compile(r"TrainingError: ([a-z_]+\.[a-z_]+): (.+?)\s*(?:\n\s*\n|\Z)", re.DOTALL)
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
-"""What stops a training; Windows has no SIGHUP, and no other system has SIGBREAK."""
+"""Signals that stop a training; Windows has no SIGHUP, and only Windows has SIGBREAK."""
 _KILLED = getattr(signal, "SIGKILL", 9)
 
 
 def run(words: list[str], stop_file: Path) -> None:
     """Run a command to its end and show its output.
 
-    An interrupt (Ctrl-C, SIGTERM, a closed terminal) is passed on, and the command's own end is awaited: it saves. If
-    this process is killed, a command that runs a module (`-m`) is interrupted too.
+    An interrupt (Ctrl-C, SIGTERM, a closed terminal) is passed on to the command, which saves and ends. If this process
+    is killed, a command that runs a module (`-m`) is interrupted too.
 
     Args:
         words: the command; the first word is the Python interpreter.
-        stop_file: interrupts it too, as SIGTERM does, and is removed.
+        stop_file: if this file appears, it is removed and the command is interrupted as by SIGTERM.
 
     Raises:
-        TrainingError: it failed; with the command's own code and message where it gave one.
-        OutputError: it could not write its files (`output.*`).
-        EnvironmentFault: a process that reads its data failed (`environment.*`).
-        Cancelled: it was interrupted; the message says whether it has saved.
+        TrainingError: the command failed; code and message are its own if it gave any.
+        OutputError: the command could not write its files (`output.*`).
+        EnvironmentFault: a process that reads the data failed (`environment.*`).
+        Cancelled: the command was interrupted; the message says whether it saved.
     """
     child, reading = _start(words)
     interrupted = False
@@ -65,23 +65,23 @@ def run(words: list[str], stop_file: Path) -> None:
     signals = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, pass_on) for number in signals}
     try:
-        said = _copy_to_stderr(child, reading, poll)
+        output = _copy_to_stderr(child, reading, poll)
         status = child.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     if interrupted:
-        # what `segnets.training.StopOnSignal` exits with; who dies of a signal, while Python loads or of a second
-        # one, has another status
+        # the exit statuses of `segnets.training.StopOnSignal`; a process that dies of a signal (while Python loads, or
+        # of a second signal) has another status
         has_saved = status in (0, *(128 + number for number in _SIGNALS))
         raise Cancelled(
             "run.stopped",
-            "stopped and saved; the same command goes on from there"
+            "stopped and saved; run the same command again to continue"
             if has_saved
-            else "stopped; nothing new was saved; the same command goes on from what there was before",
+            else "stopped without saving; run the same command again to continue from the last checkpoint",
         )
     if status:
-        raise _error(said, status)
+        raise _error(output, status)
 
 
 def run_module(parent: int, module: str, *arguments: str) -> None:
@@ -90,7 +90,7 @@ def run_module(parent: int, module: str, *arguments: str) -> None:
     Args:
         parent: process id of the process that started this one.
         module: the module's name.
-        arguments: of its command line.
+        arguments: arguments of the module's command line.
     """
     call_after_death(parent, _interrupt)
     sys.argv = [module, *arguments]
@@ -98,7 +98,7 @@ def run_module(parent: int, module: str, *arguments: str) -> None:
 
 
 def _interrupt() -> None:
-    """Send this process SIGTERM so that its main thread notices at once; Windows can't wake that one."""
+    """Send SIGTERM to the main thread of this process; Windows can only raise it in this thread."""
     if sys.platform == "win32":
         signal.raise_signal(signal.SIGTERM)
     else:
@@ -108,13 +108,14 @@ def _interrupt() -> None:
 def _start(words: list[str]) -> tuple[subprocess.Popen[bytes], int]:
     """Start the command; return it and the file descriptor of its errors and progress.
 
-    A terminal stays a terminal for it, so that it draws its progress bar. Windows has no pseudo-terminal: progress
-    comes as lines there. The process has a group of its own, for Ctrl-C is passed on and must not arrive twice.
+    If stderr is a terminal, the command gets a pseudo-terminal, so that it draws its progress bar; Windows has none,
+    and progress comes as lines. The process has its own group, so that Ctrl-C, which is passed on, does not arrive
+    twice.
     """
     reading, writing = os.openpty() if hasattr(os, "openpty") and sys.stderr.isatty() else os.pipe()
-    # MONAI warns that a config's code will run, which is what was requested
+    # MONAI warns that the code of a config will run, which is intended here
     quiet = ["ignore::UserWarning:monai.bundle.scripts", "ignore::UserWarning:monai.data.meta_tensor"]
-    filters = [*quiet, *filter(None, [os.environ.get("PYTHONWARNINGS")])]  # of several that fit, the last one counts
+    filters = [*quiet, *filter(None, [os.environ.get("PYTHONWARNINGS")])]  # the last matching filter applies
     environment = {**os.environ, "PYTHONWARNINGS": ",".join(filters)}
     if words[1] == "-m":
         code = f"import sys; from {__name__} import run_module; run_module({os.getpid()}, *sys.argv[1:])"
@@ -146,7 +147,7 @@ def _follow_size(terminal: int) -> None:
         return
     import termios
 
-    with suppress(OSError, ValueError):  # an error stream without a file
+    with suppress(OSError, ValueError):  # stderr is not a file
         columns, lines = os.get_terminal_size(sys.stderr.fileno())
         if columns:
             size = (lines, columns)
@@ -162,18 +163,18 @@ def _copy_to_stderr(child: subprocess.Popen[bytes], reading: int, poll: Callable
     chunks: queue.Queue[bytes] = queue.Queue()
 
     def read() -> None:
-        # in a thread, for Windows can wait for sockets only
+        # in a thread, because Windows can only wait for sockets
         chunk = b"-"
         while chunk:
             try:
                 chunk = os.read(reading, 65536)
-            except OSError:  # how a terminal says that its other end is closed
+            except OSError:  # the other end of the terminal is closed
                 chunk = b""
             chunks.put(chunk)
         os.close(reading)
 
     threading.Thread(target=read, name="napari-seg training", daemon=True).start()
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may lie in two chunks
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be split over two chunks
     tail, polls_left, is_shown = b"", _GRACE_POLLS, True
     while polls_left:
         poll()
@@ -192,38 +193,38 @@ def _copy_to_stderr(child: subprocess.Popen[bytes], reading: int, poll: Callable
             try:
                 sys.stderr.write(decoder.decode(chunk))
                 sys.stderr.flush()
-            except OSError:  # the terminal is gone; the command still has to save
+            except OSError:  # the terminal is gone; let the command save all the same
                 is_shown = False
     return tail.decode(errors="replace").replace("\r\n", "\n")
 
 
-def _error(said: str, status: int) -> NapariSegError:
-    """Return the error that a failed command stands for."""
-    own = _ERROR.findall(said)
+def _error(output: str, status: int) -> NapariSegError:
+    """Return the error for the output and exit status of a failed command."""
+    own = _ERROR.findall(output)
     if own:
         code, message = own[-1]
         return OutputError(code, message) if code.startswith("output.") else TrainingError(code, message)
     if status in (-_KILLED, 128 + _KILLED):
         return TrainingError(
             "training.out_of_memory",
-            f"the system killed the training (status {status}), as it does where memory runs out. In this order: raise "
-            "accumulation_steps (--set accumulation_steps=2, up to batch_size), which changes no result; lower "
-            "patch_size, with a new folder; set amp to true. The same command goes on from the last checkpoint, if one "
-            "was written",
+            f"the system killed the training (status {status}), probably because memory ran out. Try in this "
+            "order: raise accumulation_steps (--set accumulation_steps=2, up to batch_size), which does not change "
+            "the result; lower patch_size, in a new folder; set amp to true. The same command continues from the last "
+            "checkpoint, if there is one",
         )
-    if "No space left on device" in said or "Disk quota exceeded" in said:
-        return OutputError("output.disk_full", "the disk is full; free some space: the same command goes on")
-    if "Read-only file system" in said:
+    if "No space left on device" in output or "Disk quota exceeded" in output:
+        return OutputError(
+            "output.disk_full", "the disk is full; free some space, then run the same command again to continue"
+        )
+    if "Read-only file system" in output:
         return OutputError("output.not_written", "the disk is read-only; choose a folder on another one with -o")
     # the first of a chain of exceptions is the cause of the others
-    cause = re.search(r"^[\w.]*(?:Error|Exception)\b.*", said, re.MULTILINE)
+    cause = re.search(r"^[\w.]*(?:Error|Exception)\b.*", output, re.MULTILINE)
     shown = cause[0] if cause else "no error was shown"
-    if "in DataLoader worker process" in said:
+    if "in DataLoader worker process" in output:
         return EnvironmentFault(
             "environment.data_worker",
-            f"a process that reads the training data failed ({shown}); what led to it stands above; the same command "
-            "goes on from the last checkpoint, if one was written",
+            f"a process that reads the training data failed ({shown}); see the output above; the same command "
+            "continues from the last checkpoint, if there is one",
         )
-    return TrainingError(
-        "training.failed", f"the training ended with status {status} ({shown}); what led to it stands above"
-    )
+    return TrainingError("training.failed", f"the training ended with status {status} ({shown}); see the output above")

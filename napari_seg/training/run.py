@@ -1,4 +1,4 @@
-"""Trains a planned bundle: MONAI's own command in a process of its own, and what is left of it in the bundle."""
+"""Train a planned bundle with MONAI's own command, and copy the best weights into the bundle."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,67 +18,82 @@ from napari_seg.bundles.spec import METADATA, WEIGHTS
 from napari_seg.errors import OutputError, TrainingError
 from napari_seg.training.choices import digest
 from napari_seg.training.process import run
+from napari_seg.training.segnets_modules import with_segnets
 
 RUN = "training"
-"""The run's folder inside the bundle."""
+"""Folder of the run inside the bundle."""
 _TRAINED_FOR = re.compile(r" Trained for \d+ of \d+ planned steps\.$")
 STOP = "stop"
-"""A file of this name in the bundle stops whatever is run for it."""
+"""A file of this name in the bundle's folder stops the running command."""
 
 
 def command(run_id: str, root: Path, **values: Any) -> list[str]:
-    """What a person would type to run one of the bundle's configs.
+    """Return the command line that runs one of the bundle's configs.
 
     Args:
         run_id: "training", "evaluating" or "inference".
-        root: the bundle.
-        values: of the config's ids.
+        root: folder of the bundle.
+        values: config id -> value.
     """
     config = {"training": "train", "evaluating": "evaluate", "inference": "inference"}[run_id]
     words = [sys.executable, "-m", "monai.bundle", "run", run_id]
     words += ["--config_file", str(root / "configs" / f"{config}.yaml")]
     for name, value in values.items():
-        words += [f"--{name}", "$None" if value is None else str(value)]  # MONAI takes None itself for not said
+        words += [
+            f"--{name}",
+            "$None" if value is None else str(value),
+        ]  # MONAI ignores an argument whose value is None
     return words
 
 
 def training_command(
     root: Path, dataset_dir: Path, folder: str = RUN, fine_tune: Mapping[str, str] | None = None, **values: Any
 ) -> list[str]:
-    """The training of a bundle in one of its folders.
+    """Return the command line that trains a bundle.
 
     Args:
-        root: the bundle.
-        dataset_dir: its data set.
-        folder: the run's.
-        fine_tune: the weights to begin from, as of `Choices`; a run that has begun does not need them.
-        values: of the config's ids, as of `command`.
+        root: folder of the bundle.
+        dataset_dir: folder of the data set.
+        folder: name of the run's folder inside the bundle.
+        fine_tune: initial weights (see `Choices`); ignored once the run has a checkpoint.
+        values: config id -> value.
 
     Raises:
-        TrainingError: `weights.missing` or `weights.changed`, they are needed and are not what they were.
+        TrainingError: `weights.missing` or `weights.changed`, the initial weights are missing or differ from those of
+            the plan.
     """
     if fine_tune and not any((root / folder / "checkpoints").glob("*.pt")):
         weights = (root / fine_tune["file"]).resolve()
         if digest(weights) != fine_tune["sha256"]:
             raise TrainingError(
                 "weights.changed",
-                f"{weights} holds other weights than when {root} was planned to begin from them; bring those back and "
-                "say where they are with --fine-tune, or choose a new folder with -o",
+                f"{weights} contains other weights than when {root} was planned; restore the original file and "
+                "pass it with --fine-tune, or choose a new folder with -o",
             )
         values["finetune"] = weights
     return command("training", root, dataset_dir=dataset_dir, output_dir=root / folder, **values)
 
 
-def train(root: Path, dataset_dir: Path, **values: Any) -> dict[str, Any] | None:
-    """Begins a bundle's training or goes on with it; its best weights so far end in the bundle, stopped or not.
+@dataclass(frozen=True)
+class RunSummary:
+    """Progress of a run, read from its history.
+
+    Attributes:
+        best: {"mean_dice", "epoch", "dice": {name: Dice}, ...} of the best validation; None without a validation.
+        steps: trained and planned steps at the last validation; None without a validation.
+    """
+
+    best: dict[str, Any] | None
+    steps: tuple[int, int] | None
+
+
+def train(root: Path, dataset_dir: Path, **values: Any) -> RunSummary:
+    """Start or resume the training of a bundle; its best weights so far end up in the bundle, also after a stop.
 
     Args:
-        root: the bundle.
-        dataset_dir: its data set.
-        values: as of `training_command`.
-
-    Returns:
-        {"mean_dice", "epoch", "dice": {name: Dice}, ...} of the best validation; None if there was none.
+        root: folder of the bundle.
+        dataset_dir: folder of the data set.
+        values: arguments of `training_command`.
 
     Raises:
         TrainingError: the training failed.
@@ -86,20 +102,20 @@ def train(root: Path, dataset_dir: Path, **values: Any) -> dict[str, Any] | None
     try:
         run(training_command(root, dataset_dir, **values), root / STOP)
     finally:
-        best, weights = _best_validation(root / RUN), weights_of(root / RUN)
+        summary, weights = read_summary(root / RUN), weights_of(root / RUN)
         if weights:
-            metrics = {"validation mean Dice": best["mean_dice"]} if best else {}
-            ship(root, weights, metrics, steps_of(root / RUN))
-    return best
+            metrics = {"validation mean Dice": summary.best["mean_dice"]} if summary.best else {}
+            ship(root, weights, metrics, summary.steps)
+    return summary
 
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Turn the system's errors while a bundle's folder is written into this package's.
+    """Convert operating-system errors while a bundle's folder is written into this package's errors.
 
     Raises:
         OutputError: `output.disk_full` or `output.not_written`.
-        TrainingError: `dataset.unreadable`, a file elsewhere can't be read.
+        TrainingError: `dataset.unreadable`, a file outside the folder can't be read.
     """
     try:
         yield
@@ -115,47 +131,41 @@ def writing(out: Path) -> Iterator[None]:
         raise TrainingError("dataset.unreadable", f"{where} can't be read ({reason}); copy it again") from error
 
 
-def history(run_folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's history.jsonl, in order; none if it has not begun."""
-    from napari_seg.training import with_segnets
-
+def read_history(run_folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of history.jsonl of a run, in order; none if the run has not started."""
     with with_segnets():
-        from segnets.training.history import read_history
+        from segnets.training import history
 
-        lines: list[dict[str, Any]] = read_history(run_folder) if (run_folder / "history.jsonl").is_file() else []
+        lines: list[dict[str, Any]] = []
+        if (run_folder / "history.jsonl").is_file():
+            lines = history.read_history(run_folder)
     return lines
 
 
-def _best_validation(run_folder: Path) -> dict[str, Any] | None:
-    from napari_seg.training import with_segnets
-
-    lines = history(run_folder)
+def read_summary(run_folder: Path) -> RunSummary:
+    """Return the progress of a run."""
+    lines = read_history(run_folder)
     with with_segnets():
         from segnets.training.curves import best_validation
 
         best: dict[str, Any] | None = best_validation(lines)
-    return best
+    planned = [line for line in lines if "planned_steps" in line]
+    return RunSummary(best, (planned[-1]["step"], planned[-1]["planned_steps"]) if planned else None)
 
 
 def weights_of(run_folder: Path) -> Path | None:
-    """The best validated weights of a run, the last ones if none were validated, or None."""
+    """Return the file of a run's best validated weights, else of its last weights, else None."""
     return next((path for name in ("model.pt", "model_final.pt") if (path := run_folder / name).is_file()), None)
 
 
-def steps_of(run_folder: Path) -> tuple[int, int] | None:
-    """Return how many steps a run has trained and how many were planned, as of its last validation, or None."""
-    lines = [line for line in history(run_folder) if "planned_steps" in line]
-    return (lines[-1]["step"], lines[-1]["planned_steps"]) if lines else None
-
-
 def ship(root: Path, weights: Path, metrics: Mapping[str, float], steps: tuple[int, int] | None = None) -> None:
-    """Make weights those of the bundle, and write into its metadata how good they were; whole at every instant.
+    """Copy weights into the bundle and write their metrics into its metadata; each file is replaced atomically.
 
     Args:
-        root: the bundle.
-        weights: a file of weights.
+        root: folder of the bundle.
+        weights: file of the weights.
         metrics: name -> value, for `eval_metrics`.
-        steps: trained and planned; the description tells when fewer were trained.
+        steps: trained and planned steps; the description reports a training that stopped early.
     """
     unfinished = root / WEIGHTS.with_suffix(".unfinished")
     shutil.copyfile(weights, unfinished)
@@ -170,7 +180,7 @@ def ship(root: Path, weights: Path, metrics: Mapping[str, float], steps: tuple[i
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a file so that whoever reads it, after a kill too, finds the old text or the new one."""
+    """Replace a text file atomically: a reader finds the old text or the new one, also after a kill."""
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)

@@ -1,9 +1,9 @@
-"""Whether a bundle that is there holds no code but the shipped bundle's.
+"""Check that an existing bundle contains only the shipped bundle's code.
 
-A training runs the bundle's modules and what its configs name. A folder that came from elsewhere may hold any code, and
-nothing tells it from one that was planned here but its content. So the content is compared: modules must be the shipped
-ones byte for byte, and whatever MONAI would run or look up in configs and metadata must occur in the shipped configs.
-Numbers, names and paths may differ.
+Training runs the bundle's modules and the code in its configs. A folder from elsewhere may contain any code, and only
+its content distinguishes it from a bundle that was planned here. So the content is compared: modules must equal the
+shipped ones byte for byte, and all text in configs and metadata that MONAI would run or resolve must occur in the
+shipped configs. Numbers, names and paths may differ.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any
 from napari_seg.bundles.spec import METADATA, shipped_root
 from napari_seg.errors import BundleError
 from napari_seg.training.choices import CODE, Choices
-from napari_seg.training.make import ONLY_OTHERS, networks
+from napari_seg.training.write import ONLY_OTHERS, networks
 
 _IMPORTABLE = {".py", ".pyc", ".pyo", ".pyd", ".so", ".dylib", ".pth"}
 
 
 def check_code(root: Path, choices: Choices) -> None:
-    """Check that a bundle runs no code but the shipped bundle's; compiled modules, which may hide some, are deleted.
+    """Check that a bundle runs only the shipped bundle's code; compiled modules, which may hide code, are deleted.
 
-    Call it where the bundle's modules can be imported, before anything of the bundle runs.
+    Call it within `with_segnets`, before anything of the bundle runs.
 
     Args:
-        root: the bundle.
-        choices: the person's; what their settings hold may stand in the configs too.
+        root: folder of the bundle.
+        choices: choices of the user; code in their settings is allowed in the configs.
 
     Raises:
         BundleError: `bundle.untrusted`.
@@ -37,9 +37,9 @@ def check_code(root: Path, choices: Choices) -> None:
     for foreign in _foreign(root, choices):
         raise BundleError(
             "bundle.untrusted",
-            f"{foreign}, and training {root.name!r} would run it; expected the code of this napari-seg alone. If you "
-            "trust where the folder comes from, an older version of napari-seg or a change of your own, say so "
-            "(--trust-bundle); else choose a new folder with -o",
+            f"{foreign}, and training {root.name!r} would run it; expected only the code of this napari-seg. If you "
+            "trust the source of the folder (an older version of napari-seg, or your changes), pass --trust-bundle; "
+            "otherwise choose a new folder with -o",
         )
 
 
@@ -55,10 +55,10 @@ def _foreign(root: Path, choices: Choices) -> Iterator[str]:
             continue
         original = shipped / name
         if not original.is_file() or original.read_bytes() != path.read_bytes():
-            yield f"{name} is none of this version's modules"
+            yield f"{name} is not a module of this version"
     logging = Path("configs", "logging.conf")
     if (root / logging).is_file() and (root / logging).read_bytes() != (shipped / logging).read_bytes():
-        yield f"{logging.as_posix()} is another one than this version's"
+        yield f"{logging.as_posix()} differs from this version's"
     known = {ONLY_OTHERS, "$import sys", *_code(choices.settings)}
     known |= {f"_target_ segnets.{name}" for name in (*networks(), "Ensemble")}
     for path in (shipped / "configs").glob("*.yaml"):
@@ -67,13 +67,13 @@ def _foreign(root: Path, choices: Choices) -> Iterator[str]:
     for path in sorted((root / "configs").glob("*.yaml")):
         for text in _code(_read(path)):
             if text not in known:
-                yield f"configs/{path.name} holds {text[:80]!r}"
+                yield f"configs/{path.name} contains {text[:80]!r}"
     for text in _code(json.loads((root / METADATA).read_text(encoding="utf-8"))):
-        yield f"{METADATA.as_posix()} holds {text[:80]!r}"
+        yield f"{METADATA.as_posix()} contains {text[:80]!r}"
 
 
 _TRANSFORMS = ("monai.transforms.NormalizeIntensityd", "monai.transforms.ScaleIntensityRanged")
-"""What a plan may normalise intensities with."""
+"""Transforms with which a plan may normalise intensities."""
 
 
 def _read(path: Path) -> Any:
@@ -83,7 +83,7 @@ def _read(path: Path) -> Any:
 
 
 def _code(value: Any) -> Iterator[str]:
-    """Yield whatever MONAI would run or look up within a config, a `_target_` with this word before it."""
+    """Yield all text in a config that MONAI would run or resolve; targets are prefixed with `_target_`."""
     if isinstance(value, str):
         if CODE.match(value):
             yield value

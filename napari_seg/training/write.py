@@ -1,4 +1,4 @@
-"""A plan on disk: a complete bundle, made from the shipped one, ready to train and to pass on."""
+"""Write a planned bundle to disk: a complete bundle, derived from the shipped one."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from napari_seg.bundles.spec import METADATA, shipped_root
 from napari_seg.errors import BundleError
 from napari_seg.training.choices import Choices, check_names
 from napari_seg.training.fingerprint import Fingerprint
-from napari_seg.training.plan import Plan
+from napari_seg.training.plan import TrainingPlan
 
 CONFIGS = ("train", "evaluate", "inference")
 PLAN = "plan.json"
 
 
 def networks() -> list[str]:
-    """The names that `--network` takes; call it where the bundle's modules can be imported."""
+    """Return the values of `--network`; call it within `with_segnets`."""
     import segnets
 
     return [name for name in segnets.__all__ if "spatial_dims" in _parameters(getattr(segnets, name))]
@@ -32,39 +32,39 @@ def _parameters(network: Any) -> Any:
 
 
 def options() -> dict[str, Path]:
-    """The small configs that `--option` takes, by name."""
+    """Return the option files, by the name that `--option` takes."""
     files = sorted((shipped_root() / "configs").rglob("*.yaml"))
     return {path.stem: path for path in files if path.stem not in (*CONFIGS, "multi_gpu_train")}
 
 
 def class_names(classes: dict[str, Any]) -> list[str]:
-    """Of the network's channels: background, which may have values of its own, comes first."""
+    """Return the names of the network's output channels; background, which may have label values, comes first."""
     return ["background", *(name for name in classes if name != "background")]
 
 
 def write_bundle(
     root: Path,
     name: str,
-    plan: Plan,
+    plan: TrainingPlan,
     found: Fingerprint,
     classes: dict[str, Any],
     choices: Choices,
     trained_on: int | None = None,
 ) -> None:
-    """Configs, metadata, documents and networks of a bundle; everything but weights.
+    """Write configs, metadata, documents and modules of a bundle; the weights come from training.
 
     Args:
-        root: made if it is missing.
-        name: the bundle's title.
-        plan: what the data set decides.
-        found: the data set's.
-        classes: name -> values in the label maps, in the order of the network's channels.
-        choices: what the person decided; their settings win over the plan's.
-        trained_on: how many of the cases the network is trained on; all of them if not given, as by folds together.
+        root: folder of the bundle; created if missing.
+        name: title of the bundle.
+        plan: planned settings.
+        found: fingerprint of the data set.
+        classes: name -> label values, in the order of the network's channels.
+        choices: choices of the user; their settings override the plan.
+        trained_on: number of training cases; None means all, as in a cross-validation.
 
     Raises:
-        BundleError: `bundle.option`, there is no such option; `bundle.setting`, no config has such an id;
-            `bundle.name`; `bundle.network`, the network can't be built so.
+        BundleError: `bundle.option`, unknown option; `bundle.setting`, unknown config id; `bundle.name`;
+            `bundle.network`, the network can't be built with these arguments.
     """
     check_names([name, *classes, *found.channels])
     shipped = shipped_root()
@@ -85,14 +85,14 @@ def write_bundle(
             "--dataset_dir DATASET --output_dir evaluation", "--dataset_dir OTHERS  --part all --output_dir evaluation"
         )
         readme += _README_OF_FOLDS.format(folds=choices.folds)
-    if found.pictures or len(found.channels) > 1:  # which predict does not run yet
+    if found.pictures or len(found.channels) > 1:  # predict does not run such models yet
         readme = "".join(line for line in readme.splitlines(keepends=True) if not line.startswith("napari-seg predict"))
     (root / "docs" / "README.md").write_text(readme, encoding="utf-8")
     _build_network(root)
 
 
 def _build_network(root: Path) -> None:
-    """Proves that the network can be built as it is written."""
+    """Check that the network of the written config can be built."""
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()
@@ -100,7 +100,7 @@ def _build_network(root: Path) -> None:
     parser.read_meta(str(root / METADATA))
     try:
         parser.get_parsed_content("network_def")
-    except Exception as error:  # a network may raise anything at arguments that it was not made for
+    except Exception as error:  # a network may raise any error for unsuitable arguments
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
@@ -110,17 +110,19 @@ def _build_network(root: Path) -> None:
         ) from error
 
 
-def _write_configs(folder: Path, plan: Plan, found: Fingerprint, classes: dict[str, Any], choices: Choices) -> None:
+def _write_configs(
+    folder: Path, plan: TrainingPlan, found: Fingerprint, classes: dict[str, Any], choices: Choices
+) -> None:
     import segnets
     import yaml
     from monai.bundle import ConfigParser
 
     if "labels" in map(_top, choices.settings):
-        raise BundleError("bundle.setting", "what the label values mean is said by --labels, not by --set labels")
+        raise BundleError("bundle.setting", "found --set labels; expected the meaning of the label values in --labels")
     known = options()
     unknown = [name for name in choices.options if name not in known]
     if unknown:
-        raise BundleError("bundle.option", f"there is no option {unknown[0]!r}; there are {', '.join(known)}")
+        raise BundleError("bundle.option", f"found option {unknown[0]!r}; expected one of {', '.join(known)}")
     used = [*plan.options, *(name for name in choices.options if name not in plan.options)]
     settings = {name: value for name, value in plan.settings.items() if name != "normalisation"}
     settings |= {"labels": classes} | choices.settings
@@ -149,14 +151,14 @@ def _write_configs(folder: Path, plan: Plan, found: Fingerprint, classes: dict[s
         comment = f"# Made by napari-seg train from its own {path.name}; ../{PLAN} says why. "
         text = yaml.safe_dump(parser.get(), sort_keys=False, width=120, default_flow_style=None)
         path.write_text(comment + f"Options: {', '.join(used) or 'none'}.\n" + text, encoding="utf-8")
-    if stray := [name for name in choices.settings if _top(name) not in ids]:
+    if unknown_ids := [name for name in choices.settings if _top(name) not in ids]:
         raise BundleError(
-            "bundle.setting", f"no config has an id {stray[0]!r}; expected one of {', '.join(sorted(ids))}"
+            "bundle.setting", f"found id {unknown_ids[0]!r} in --set; expected one of {', '.join(sorted(ids))}"
         )
 
 
 def fine_tuning_rate(used: Iterable[str]) -> float:
-    """Return a tenth of the learning rate that train.yaml, or the last one of the used options with any, has."""
+    """Return a tenth of the learning rate in train.yaml or, if set there, in the last of the used options."""
     from monai.bundle import ConfigParser
 
     rate = ConfigParser.load_config_file(shipped_root() / "configs" / "train.yaml")["learning_rate"]
@@ -171,7 +173,7 @@ def _top(name: str) -> str:
 
 
 def _update(parser: Any, values: dict[str, Any]) -> None:
-    """Sets ids as MONAI does when it merges files."""
+    """Set ids in a parser as MONAI does when it merges files."""
     from monai.bundle.utils import merge_kv
 
     for name, value in values.items():
@@ -179,15 +181,15 @@ def _update(parser: Any, values: dict[str, Any]) -> None:
 
 
 def _shared(values: dict[str, Any], ids: set[str]) -> dict[str, Any]:
-    """What of an option concerns a config with these ids: they themselves, and what the option defines them by."""
-    wanted = {name for name in values if _top(name) in ids}
-    while further := {
+    """Return the values of an option that apply to a config with these ids, with the values that they refer to."""
+    applying = {name for name in values if _top(name) in ids}
+    while referenced := {
         name
-        for name in values.keys() - wanted
-        if any(re.search(rf"@{_top(name)}\b", json.dumps(values[other])) for other in wanted)
+        for name in values.keys() - applying
+        if any(re.search(rf"@{_top(name)}\b", json.dumps(values[other])) for other in applying)
     }:
-        wanted |= further
-    return {name: value for name, value in values.items() if name in wanted}
+        applying |= referenced
+    return {name: value for name, value in values.items() if name in applying}
 
 
 def _set_normalisation(transforms: list[dict[str, Any]], normalisation: dict[str, Any]) -> None:
@@ -202,11 +204,11 @@ ONLY_OTHERS = (
     "', but every case of the data set that the folds were made of has trained all of them but one; expected a data "
     "set of other patients and --part all; what each fold is worth stands in its fold_*/evaluation/summary.json')"
 )
-"""Stands in evaluate.yaml of a bundle that becomes the ensemble of its folds."""
+"""Line in evaluate.yaml of an ensemble of folds: refuses to evaluate it on its own training cases."""
 
 
-def _metadata(name: str, plan: Plan, found: Fingerprint, names: list[str], how_many: str) -> dict[str, Any]:
-    """Honest about what nobody has said yet: authors, source and licence of the data are the owner's to fill in."""
+def _metadata(name: str, plan: TrainingPlan, found: Fingerprint, names: list[str], how_many: str) -> dict[str, Any]:
+    """Return the metadata; authors, source and licence of the data are "not stated", for the owner to fill in."""
     from importlib.metadata import version
 
     metadata = json.loads((shipped_root() / METADATA).read_text(encoding="utf-8"))
@@ -245,8 +247,8 @@ def _metadata(name: str, plan: Plan, found: Fingerprint, names: list[str], how_m
     return metadata
 
 
-_DATA_LICENSE = """Whoever passes this bundle on fills in here: on which data its weights were trained, who holds the
-rights in them, under which licence they may be used, and under which licence these weights may be passed on.
+_DATA_LICENSE = """Before you share this bundle, state here: the data on which its weights were trained, who holds the
+rights in the data, the licence of the data, and the licence of these weights.
 """
 
 _README = """# {name}
@@ -260,15 +262,15 @@ python -m monai.bundle run evaluating --config_file configs/evaluate.yaml  --dat
 python -m monai.bundle run inference  --config_file configs/inference.yaml --dataset_dir FOLDER  --output_dir results
 ```
 
-`evaluating` and `inference` use `models/model.pt`; with `--checkpoint training/model.pt` they use what the `training`
-above has trained.
+`evaluating` and `inference` use `models/model.pt`; `--checkpoint training/model.pt` selects the weights of the
+`training` command above.
 
-`plan.json` says what was chosen for the data, and why. Before it is passed on: `docs/data_license.txt`, and authors,
-copyright and data_source in `configs/metadata.json`.
+`plan.json` gives each setting with its reason. Before you share the bundle, fill in `docs/data_license.txt`, and
+authors, copyright and data_source in `configs/metadata.json`.
 """
 
 _README_OF_FOLDS = """
-The network is the ensemble of {folds} folds. Each case of DATASET has trained all of them but one, so OTHERS, which the
-ensemble can be evaluated on, is a data set of other patients. What each fold is worth on the cases that it was not
-trained on stands in `configs/metadata.json` (eval_metrics) and is slightly too kind, for they chose its best epoch.
+The network is the ensemble of {folds} folds. Each case of DATASET trained all networks but one, so the ensemble must be
+evaluated on OTHERS, a data set of other patients. The Dice of each fold on its validation cases is in
+`configs/metadata.json` (eval_metrics); it is slightly optimistic, because these cases also selected the best epoch.
 """
