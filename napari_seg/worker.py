@@ -75,6 +75,7 @@ class OwnProcess:
         work: Callable[..., Any],
         *args: Any,
         told: Mapping[str, Callable[..., None]] | None = None,
+        on_start: Callable[[], object] = lambda: None,
         is_stopping: Callable[[], bool] = lambda: False,
         seconds: float = float("inf"),
         **options: Any,
@@ -85,6 +86,7 @@ class OwnProcess:
             work: a function of a module, so that the other process finds it.
             args: for it; can be pickled.
             told: by the names of its arguments, callbacks that are called here; they may raise `Cancelled`.
+            on_start: called here when it is this work's turn.
             is_stopping: looked at ten times a second; once it is true, the process is ended.
             seconds: that it may take, once it is its turn.
             options: for the function; can be pickled.
@@ -100,6 +102,7 @@ class OwnProcess:
             if is_stopping():
                 raise Cancelled()
         try:
+            on_start()
             if self._popen is None or self._popen.poll() is not None:
                 self._popen = _start()
             with self._killed_when(is_stopping, seconds):

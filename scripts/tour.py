@@ -143,13 +143,14 @@ class Tour:
         from qtpy.QtCore import Qt
         from qtpy.QtTest import QTest
 
-        self.wait(lambda: "Will take" in panel.segment_tab._foreseen_label.text(), "foresee")
+        self.wait(lambda: "Will take" in panel.segment_tab._estimate_label.text(), "estimate")
         self.picture("segment")
         QTest.mouseClick(panel.segment_tab._run_button, Qt.MouseButton.LeftButton)
-        run = panel.segment_tab.model.run
-        self.wait(lambda: run.progress.stage == "Segmenting" or panel.segment_tab.model.run is None, "find the place")
+        model = panel.segment_tab.model
+        job = model.run.job
+        self.wait(lambda: job.progress.stage == "Segmenting" or model.run is None, "find the place")
         self.picture("running")
-        self.wait(lambda: panel.segment_tab.model.run is None, "segment")
+        self.wait(lambda: model.run is None, "segment")
 
     def draw_ball(self, panel: Any) -> None:
         """Labels by hand, where no model fits the scan."""

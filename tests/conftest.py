@@ -23,7 +23,10 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks run in this process and not in one of their own, so that what stands in for them does."""
     from napari_seg.plugin.job import NETWORKS
 
-    def run_here(work: Any, *args: Any, told: Any = None, is_stopping: Any = None, **options: Any) -> Any:
+    def run_here(
+        work: Any, *args: Any, told: Any = None, on_start: Any = None, is_stopping: Any = None, **options: Any
+    ) -> Any:
+        on_start()
         return work(*args, **options, **(told or {}))
 
     monkeypatch.setattr(NETWORKS, "run", run_here)

@@ -12,14 +12,15 @@ import pytest
 
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
-from qtpy.QtCore import QEvent, QObject, QPoint, Qt
+from qtpy.QtCore import QEvent, QPoint, Qt
 from qtpy.QtGui import QHelpEvent
 from qtpy.QtWidgets import QApplication
 
 from napari_seg.plugin import commands
 from napari_seg.plugin.autosave import FOLDER_VARIABLE
 from napari_seg.plugin.batch.model import Row
-from napari_seg.plugin.controls import box, in_background
+from napari_seg.plugin.controls import box
+from napari_seg.plugin.job import Jobs
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.volume import Volume
 
@@ -29,7 +30,9 @@ pytestmark = pytest.mark.window
 @pytest.fixture
 def viewer(make_napari_viewer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "unsaved"))
-    monkeypatch.setattr(SegmentModel, "foresee", lambda self: "")  # which begins a process that outlives the test
+    monkeypatch.setattr(
+        SegmentModel, "start_estimate", lambda self: None
+    )  # which begins a process that outlives the test
     return make_napari_viewer(show=True)
 
 
@@ -49,7 +52,7 @@ def test_both_docks_fit_on_a_small_screen(viewer: Any, qtbot: Any, head: Volume,
 
     # Run stays where it is, whatever is written below it, and nothing of the card is cut off
     place = tab._run_button.mapTo(panel, tab._run_button.rect().topLeft())
-    tab._foreseen_label.setText("one line\n" * 9)
+    tab._estimate_label.setText("one line\n" * 9)
     tab._card.setText("<p>a line</p>" * 60 + "<p>the last one</p>")
     qtbot.waitUntil(lambda: tab._card.height() >= tab._card.heightForWidth(tab._card.width()), timeout=3_000)
     assert tab._run_button.mapTo(panel, tab._run_button.rect().topLeft()) == place
@@ -73,7 +76,7 @@ def test_verdicts_are_read_in_full_below_the_list(viewer: Any, qtbot: Any, head:
     (folder / "broken.nii.gz").write_text("no scan")
     tab = panel.study_tab
     panel.show_tab(tab)
-    tab.look(folder)
+    tab.model.look(folder)
     qtbot.waitUntil(lambda: not tab.model.is_looking and len(tab._items) == 2, timeout=20_000)
     QApplication.processEvents()
     metrics = tab._tree.fontMetrics()
@@ -91,16 +94,17 @@ def test_the_segment_tab_says_that_it_estimates(viewer: Any, head: Volume, tmp_p
     panel = commands.panel()
     panel.show_tab(panel.segment_tab)
     viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
-    assert "Estimating" in panel.segment_tab._foreseen_label.text()
+    assert "Estimating" in panel.segment_tab._estimate_label.text()
 
 
-def test_no_warning_of_colours_leaks_from_threads(qtbot: Any) -> None:
+def test_no_warning_of_colours_leaks_from_threads() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        worker = in_background(QObject(), lambda: None)
+        jobs = Jobs(on_error=print)
+        jobs.start(lambda _: None)
         text = "Conversion from CIE-LAB, via XYZ to sRGB color space resulted in 20 negative Z values"
         warnings.warn(text, UserWarning, stacklevel=1)
-        qtbot.waitUntil(lambda: not worker.is_running)
+        jobs.wait()
     assert not caught
 
 

@@ -18,7 +18,7 @@ import pytest
 
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
-from qtpy.QtCore import Qt, QThreadPool, QTimer
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QCloseEvent
 from qtpy.QtWidgets import QApplication, QFileDialog, QMainWindow, QMessageBox
 
@@ -35,7 +35,7 @@ from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.napari_private import brush_circle, main_window
 from napari_seg.plugin.panel import Panel
 from napari_seg.plugin.placement import PLANES
-from napari_seg.plugin.segment import model as segmenting
+from napari_seg.plugin.segment import run as segment_run
 from napari_seg.plugin.structures.export import suggested_name
 from napari_seg.plugin.structures.model import table_of
 from napari_seg.volume import Segment, Segmentation, Volume
@@ -60,10 +60,13 @@ def thresholded(volume: Volume, bundle: Any, *, progress: Any = None, **_: Any) 
 
 @pytest.fixture
 def viewer(make_napari_viewer: Any, monkeypatch: pytest.MonkeyPatch, in_process: None, tmp_path: Path) -> Iterator[Any]:
-    monkeypatch.setattr(segmenting, "segment", thresholded)
+    monkeypatch.setattr(segment_run, "segment", thresholded)
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "unsaved"))
     yield make_napari_viewer(show=True)
-    assert QThreadPool.globalInstance().waitForDone(10_000)
+    for thread in threading.enumerate():
+        if thread.name == "napari-seg job":
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 @pytest.fixture
@@ -92,7 +95,7 @@ def test_from_open_to_save(
         path = tmp_path / "series"
         phantoms.write_series(head, path)
     assert not panel.segment_tab._run_button.isEnabled()
-    assert "Open a scan" in panel.segment_tab._foreseen_label.text()
+    assert "Open a scan" in panel.segment_tab._estimate_label.text()
     (image,) = viewer.open(str(path), plugin="napari-seg")
     assert panel.segment_tab._run_button.isEnabled()
     assert panel._scan_box.currentText() == image.name
@@ -155,7 +158,7 @@ def test_a_failed_run_says_why(
     def fail(*_: Any, **__: Any) -> None:
         raise EnvironmentFault("environment.device", "this computer has no CUDA device")
 
-    monkeypatch.setattr(segmenting, "segment", fail)
+    monkeypatch.setattr(segment_run, "segment", fail)
     viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
     panel.show_tab(panel.segment_tab)
     run()
@@ -183,7 +186,8 @@ def test_the_window_stays_alive_while_it_works(
     beats.clear()
     panel.segment_tab._run_button.click()
     # Adding the first labels layer at the end is napari's own drawing; the heart must beat until then, and after it.
-    while panel.segment_tab.model.run is not None and not panel.segment_tab.model.run.has_ended.is_set():
+    job = panel.segment_tab.model.run.job
+    while job.is_running:
         QApplication.processEvents()
     running, beats[:] = np.diff(beats), []
     qtbot.waitUntil(lambda: any(s.voxels for s in panel.structures_tab.model.structures), timeout=10_000)
@@ -215,7 +219,7 @@ def test_closing_during_a_run_ends_it(
         finally:
             ended.set()
 
-    monkeypatch.setattr(segmenting, "segment", endless)
+    monkeypatch.setattr(segment_run, "segment", endless)
     viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
     # Held by the window alone, as in life.
     viewer.window.add_plugin_dock_widget("napari-seg", "Segmentation")[1].segment_tab._run_button.click()
@@ -275,7 +279,7 @@ def test_a_window_of_the_network_that_takes_long_does_not_keep_stop_waiting(
         ended.set()
         return thresholded(volume, bundle)
 
-    monkeypatch.setattr(segmenting, "segment", long)
+    monkeypatch.setattr(segment_run, "segment", long)
     viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
     before = list(viewer.layers)
     panel.segment_tab._run_button.click()
@@ -297,7 +301,7 @@ def test_too_little_memory_leaves_napari_alive(
     def greedy(*_: Any, **__: Any) -> None:
         np.empty(2**60, np.uint8)
 
-    monkeypatch.setattr(segmenting, "segment", greedy)
+    monkeypatch.setattr(segment_run, "segment", greedy)
     viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
     run()
     assert "too little memory" in panel._message.text()
@@ -418,7 +422,7 @@ def test_one_of_several_volumes_is_chosen_below_the_list(
     times = np.stack([head.array[0] + 100 * n for n in range(3)], axis=-1)
     nib.save(nib.Nifti1Image(times, head.grid.affine), tmp_path / "study" / "times.nii.gz")
     tab = panel.study_tab
-    tab.look(tmp_path / "study")
+    tab.model.look(tmp_path / "study")
     qtbot.waitUntil(lambda: not tab.model.is_looking, timeout=20_000)
     alone, several = tab._items
     assert alone.isSelected()
@@ -605,11 +609,11 @@ def test_nothing_saved_is_kept_by_a_thread_that_ends_later(
     viewer.layers[-1].data_setitem((np.array([0]), np.array([0]), np.array([0])), 1)
     monkeypatch.setattr(closing, "ask_folder", lambda *_: tmp_path)
     started: list[Any] = []
-    monkeypatch.setattr(closing, "in_background", lambda _, work, *args, **told: started.append((work, args)))
+    monkeypatch.setattr(panel.guard.jobs, "start", lambda work, **callbacks: started.append(work))
     asked.append(BUTTONS.SaveAll)
     assert close(viewer)
-    for work, args in started:  # the window is gone: nobody hears of their end
-        work(*args)
+    for work in started:  # the window is gone: nobody hears of their end
+        work(None)
     assert not list(Path(os.environ[FOLDER_VARIABLE]).glob("*/*"))
 
 

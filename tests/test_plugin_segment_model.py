@@ -21,8 +21,8 @@ from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, EnvironmentFault, Notice
 from napari_seg.plugin.layer_info import placement_of
 from napari_seg.plugin.layers import image_layers
-from napari_seg.plugin.segment import model as segmenting
-from napari_seg.plugin.segment.model import Progress, SegmentModel
+from napari_seg.plugin.segment import run as segment_run
+from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.session import Message, Session
 from napari_seg.plugin.writer import write_labels
 from napari_seg.volume import Certainty, Segment, Segmentation, Volume
@@ -57,7 +57,7 @@ def thresholded(volume: Volume, bundle: Any, *, progress: Any = None, **_: Any) 
 @pytest.fixture
 def viewer(monkeypatch: pytest.MonkeyPatch, in_process: None) -> ViewerModel:
     monkeypatch.setattr(napari_seg.bundles.spec, "find_bundles", lambda folders: ([bundle(), bundle("cubes")], []))
-    monkeypatch.setattr(segmenting, "segment", thresholded)
+    monkeypatch.setattr(segment_run, "segment", thresholded)
     return ViewerModel()
 
 
@@ -109,9 +109,8 @@ def test_a_run_adds_one_new_named_and_coloured_layer(viewer: ViewerModel, head: 
     image = show(viewer, head)
     for count in (1, 2):
         viewer.layers.selection.active = image
-        run = model.start()
-        run.execute()
-        model.finish(run)
+        model.start()
+        model.session.jobs.wait()
         assert len(viewer.layers) == 1 + count
     assert [layer.name for layer in viewer.layers] == ["head", "head - balls", "head - balls [1]"]
     layer = viewer.layers[1]
@@ -121,14 +120,19 @@ def test_a_run_adds_one_new_named_and_coloured_layer(viewer: ViewerModel, head: 
     assert model.session.messages[0] == Message("warning", "tail: 0 ml (result.implausible)")
 
 
-def test_stop_leaves_the_viewer_as_it_was(viewer: ViewerModel, head: Volume) -> None:
+def test_stop_leaves_the_viewer_as_it_was(viewer: ViewerModel, head: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(volume: Volume, bundle: Any, *, progress: Any, **_: Any) -> None:
+        while True:
+            progress("segmenting", 1, 5)
+
+    monkeypatch.setattr(segment_run, "segment", endless)
     model = SegmentModel(Session(viewer))
     show(viewer, head)
     run = model.start()
     model.stop()
     assert model.run is None  # at once: what the network is busy with ends by itself
-    run.execute()
-    assert model.finish(run) is None
+    model.session.jobs.wait()
+    assert model.run is None
     assert run.segmentation is None
     assert len(viewer.layers) == 1
     assert model.session.messages == [Message("info", "Stopped. Nothing was added.")]
@@ -152,12 +156,11 @@ def test_a_run_that_fails_says_why(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(segmenting, "segment", fail)
+    monkeypatch.setattr(segment_run, "segment", fail)
     model = SegmentModel(Session(viewer))
     show(viewer, head)
-    run = model.start()
-    run.execute()
-    model.finish(run)
+    model.start()
+    model.session.jobs.wait()
     assert model.session.messages == [Message("error", text)]
     assert len(viewer.layers) == 1
 
@@ -172,12 +175,11 @@ def test_what_the_engine_warns_of_is_said_with_the_result(
             )
         return thresholded(volume, bundle)
 
-    monkeypatch.setattr(segmenting, "segment", handing_over)
+    monkeypatch.setattr(segment_run, "segment", handing_over)
     show(viewer, head)
     model = SegmentModel(Session(viewer))
-    run = model.start()
-    run.execute()
-    model.finish(run)
+    model.start()
+    model.session.jobs.wait()
     texts = [message.text for message in model.session.messages if message.kind == "warning"]
     assert texts.count("cuda has too little memory; cpu goes on") == 1
 
@@ -188,14 +190,13 @@ def test_messages_do_not_outlive_what_they_are_about(
     def fail(*_: Any, **__: Any) -> None:
         raise EnvironmentFault("environment.device", "this computer has no CUDA device; try --device cpu")
 
-    monkeypatch.setattr(segmenting, "segment", fail)
+    monkeypatch.setattr(segment_run, "segment", fail)
     first, second = show(viewer, head), show(viewer, replace(head, name="second"))
     model = SegmentModel(session := Session(viewer))
 
     def texts_after_a_run() -> list[str]:
-        run = model.start()
-        run.execute()
-        model.finish(run)
+        model.start()
+        model.session.jobs.wait()
         return [message.text for message in session.messages]
 
     (text,) = texts_after_a_run()
@@ -208,10 +209,9 @@ def test_messages_do_not_outlive_what_they_are_about(
     assert texts_after_a_run()
     viewer.layers.remove(first)
     assert session.messages == []
-    run = model.start()
-    run.execute()
+    model.start()
     viewer.layers.remove(second)  # meanwhile
-    model.finish(run)
+    session.jobs.wait()
     assert session.messages[0].text.startswith("second: this computer")
     show(viewer, head)
     assert session.messages == []
@@ -220,20 +220,13 @@ def test_messages_do_not_outlive_what_they_are_about(
     assert session.messages
 
 
-def test_progress_in_words() -> None:
-    assert str(Progress("Loading the model")) == "Loading the model …"
-    assert str(Progress("Segmenting", 3, 24)) == "Segmenting: 3 of 24"
-    assert str(Progress("Segmenting", 3, 24, 12.4)) == "Segmenting: 3 of 24, 12 s left"
-    assert str(Progress("Segmenting", 3, 24, 75)) == "Segmenting: 3 of 24, 1 min 15 s left"
-
-
 def test_a_closed_panel_lets_go_of_the_viewer(viewer: ViewerModel, head: Volume) -> None:
     model = SegmentModel(Session(viewer))
     show(viewer, head)
     run = model.start()
-    model.close()
     model.session.close()
-    assert run.is_stopping
+    assert run.job is not None
+    assert run.job.is_stopping
     assert model.session.scan is None  # the panel may be the last one to hold a scan
     show(viewer, head)
     assert model.session.scan is None  # and it no longer listens
@@ -246,10 +239,10 @@ def test_runs_wait_for_one_another(viewer: ViewerModel, head: Volume) -> None:
     model.choose_bundle(model.bundles[1])
     second = model.start()
     assert (model.run, model.waiting) == (first, [second])
-    first.execute()
-    assert model.finish(first) is second
-    second.execute()
-    assert model.finish(second) is None
+    seen: list[Any] = []
+    model.changed.connect(lambda: seen.append(model.run))
+    model.session.jobs.wait()
+    assert list(dict.fromkeys(seen)) == [first, second, None]
     assert [layer.name for layer in viewer.layers] == ["head", "head - balls", "head - cubes"]
 
 
@@ -260,13 +253,12 @@ def test_confidence_is_a_layer_of_its_own(viewer: ViewerModel, head: Volume, mon
         sureness = np.arange(found.array.size, dtype=np.uint8).reshape(found.array.shape)
         return replace(found, certainty=Certainty(sureness, sureness))
 
-    monkeypatch.setattr(segmenting, "segment", sure)
+    monkeypatch.setattr(segment_run, "segment", sure)
     model = SegmentModel(Session(viewer))
     image = show(viewer, head)
     model.choose_certainty(True)
-    run = model.start()
-    run.execute()
-    model.finish(run)
+    model.start()
+    model.session.jobs.wait()
     assert [layer.name for layer in viewer.layers] == ["head", "head - balls, confidence", "head - balls"]
     layer = viewer.layers[1]
     assert not layer.visible
@@ -314,6 +306,9 @@ def test_what_a_run_will_take_is_told_before_it(head: Volume, tmp_path: Path) ->
     model = SegmentModel(Session(viewer))
     show(viewer, head)
     assert model.bundle is not None
-    text = model.foresee()
+    assert model.needs_estimate
+    model.start_estimate()
+    model.session.jobs.wait(120)
+    text = model.estimate_text
     assert text.startswith("Will take about")
     assert "1 window" in text

@@ -28,7 +28,7 @@ from napari_seg.plugin.batch.model import BatchModel
 from napari_seg.plugin.layer_info import LayerInfo, volume_of
 from napari_seg.plugin.layers import holds
 from napari_seg.plugin.session import Session
-from napari_seg.plugin.study.model import Entry, StudyModel
+from napari_seg.plugin.study.model import Entry, StudyModel, entries
 from napari_seg.volume import Segment, Segmentation, Volume
 
 
@@ -46,9 +46,10 @@ def study(head: Volume, tmp_path: Path) -> Path:
 
 
 def looked(model: StudyModel, path: Path) -> dict[str, Entry]:
-    for entry in model.begin(path):
-        model.add(entry)
-    model.end()
+    model.look(path)
+    assert model.is_looking
+    model.session.jobs.wait()
+    assert not model.is_looking
     return {entry.verdict.name: entry for entry in model.entries}
 
 
@@ -98,9 +99,9 @@ def test_two_fields_of_view_of_one_patient_agree(head: Volume, tmp_path: Path) -
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     model = StudyModel(Session(ViewerModel()))
-    with pytest.raises(InputError) as caught:
-        looked(model, tmp_path / "gone")
-    model.end(caught.value)
+    with pytest.raises(InputError):
+        list(entries(tmp_path / "gone"))
+    looked(model, tmp_path / "gone")
     assert "input.missing" in model.session.messages[0].text
     (tmp_path / "notes.txt").write_text("nothing")
     looked(model, tmp_path)
@@ -201,17 +202,15 @@ def test_a_batch_fills_its_table_and_one_bad_scan_stops_nothing(study: Path, mon
     assert model.output == study.with_name("study_segmented")
     assert model.obstacle(bundle) == ""
     assert "model" in model.obstacle(None)
-    run = model.start(bundle, {"device": "cpu"})
+    model.start(bundle, {"device": "cpu"})
     assert "under way" in model.obstacle(bundle)
-    run.execute()
-    model.look()
+    model.session.jobs.wait()
     states = {row.name: row for row in model.rows}
     assert states["copy"].state == "done"
     assert states["copy"].text.startswith("ball ")
     assert states["broken"].state == "failed"
     assert sorted(row.state for row in model.rows) == ["done", "failed", "failed"]
-    model.finish()
-    assert model.run is None
+    assert model.job is None
     assert "1 done, 2 failed" in model.session.messages[0].text
     assert (study.with_name("study_segmented") / "copy_seg.nii.gz").is_file()
 
@@ -250,8 +249,7 @@ def test_a_batch_that_is_stopped_keeps_what_is_done(study: Path, monkeypatch: py
 
     monkeypatch.setattr(napari_seg.inference, "segment", stopped)
     model.choose_inputs(study)
-    run = model.start(read_bundle(), {"device": "cpu"})
-    run.execute()
-    model.finish()
+    model.start(read_bundle(), {"device": "cpu"})
+    model.session.jobs.wait()
     assert {row.state for row in model.rows} == {"failed", "stopped"}
     assert "not begun or stopped" in model.session.messages[0].text

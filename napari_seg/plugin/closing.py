@@ -8,10 +8,8 @@ offscreen window: then copies are kept, and offered when the panel is opened the
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,8 @@ from qtpy.QtWidgets import QApplication, QMessageBox
 
 from napari_seg.errors import NapariSegError
 from napari_seg.plugin.autosave import Autosave
-from napari_seg.plugin.controls import ask_folder, in_background
+from napari_seg.plugin.controls import ask_folder, deliver_on_timer
+from napari_seg.plugin.job import Jobs
 from napari_seg.plugin.napari_private import cancel_quit, canvas_widget, main_window
 from napari_seg.plugin.session import message_of
 from napari_seg.plugin.structures.export import export, free_path
@@ -49,6 +48,7 @@ class UnsavedGuard(QObject):
         failed: emitted with the error if copies can't be written.
         offered: emitted when there is other work to restore than before.
         autosave: the copies.
+        jobs: write copies; the program waits for them before it ends.
     """
 
     failed = Signal(object)
@@ -59,6 +59,8 @@ class UnsavedGuard(QObject):
         self._viewer = weakref.ref(viewer)
         self._canvas = weakref.ref(canvas_widget(viewer))  # a thread may outlive the window, and holds this object
         self.autosave = Autosave()
+        self.jobs = Jobs(on_error=self.failed.emit)
+        deliver_on_timer(self.jobs, self)
         self._is_keeping = False
         self._is_ended_by_program = False
         self._is_settled = False
@@ -93,8 +95,8 @@ class UnsavedGuard(QObject):
             return
         if due := self.autosave.due(layers):
             self._is_keeping = True
-            told: dict[str, Any] = {"errored": self.failed.emit, "finished": self._on_kept}
-            in_background(self, self.autosave.keep, due, returned=returned, **told)
+            on_result = returned or (lambda _: None)
+            self.jobs.start(lambda _: self.autosave.keep(due), on_result=on_result, on_end=self._on_kept)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # Qt's name
         """Ask before the window closes; keep copies where nobody can be asked."""
@@ -185,18 +187,14 @@ class UnsavedGuard(QObject):
 
     def _on_removed(self, event: Any) -> None:
         """Keep a copy of a layer that is removed with its edits: napari can't undo that."""
-        if not self._is_settled and unsaved_in([event.value]):
-            # a thread of Python's own, which a program that ends waits for
-            threading.Thread(target=self._set_aside, args=(Snapshot.of(event.value),), name="napari-seg copy").start()
-
-    def _set_aside(self, snapshot: Snapshot) -> None:
-        try:
-            self.autosave.set_aside(snapshot)
-        except NapariSegError as error:
-            logger.warning("a removed layer could not be kept: %s", error)
+        if self._is_settled or not unsaved_in([event.value]):
             return
-        with suppress(RuntimeError):  # the window is gone meanwhile
-            self.offered.emit()
+        snapshot = Snapshot.of(event.value)
+        self.jobs.start(
+            lambda _: self.autosave.set_aside(snapshot),
+            on_result=lambda _: self.offered.emit(),
+            on_error=lambda error: logger.warning("a removed layer could not be kept: %s", error),
+        )
 
     def _on_marked(self, is_unsaved: bool) -> None:
         if not is_unsaved:  # at once: what was saved must not be offered after a crash

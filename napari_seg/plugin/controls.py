@@ -1,10 +1,7 @@
 """Small Qt parts that several tabs are made of."""
 
-import threading
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QColor, QIcon, QPixmap
@@ -25,39 +22,28 @@ from qtpy.QtWidgets import (
     QTableWidgetItem,
     QWidget,
 )
-from superqt.utils import WorkerBase, create_worker
+
+from napari_seg.plugin.job import Jobs
+
+_DELIVER_MS = 50
 
 
-def in_background(
-    owner: QObject,
-    work: Callable[..., Any],
-    *args: object,
-    yielded: Callable[[Any], object] | None = None,
-    returned: Callable[[Any], object] | None = None,
-    errored: Callable[[Exception], object] | None = None,
-    finished: Callable[[], object] | None = None,
-) -> WorkerBase:
-    """Begins work in a thread of its own; what comes of it is told in the main thread, unless the owner is gone.
+def deliver_on_timer(jobs: Jobs, owner: QObject) -> None:
+    """Deliver what jobs report in the main thread, while any job runs.
 
     Args:
-        owner: whose callbacks these are; Qt may delete it meanwhile.
-        work: a function, or a generator function; it ends early only where it yields.
-        args: for it.
-        yielded: told of each thing that a generator yields.
-        returned: told of what it returns.
-        errored: told of what it raises; without it, napari shows that.
-        finished: told at its end, in any case.
+        jobs: of one window.
+        owner: Qt deletes the timer together with it; nothing is delivered after that.
     """
-    # napari makes the colours of labels with this warning off, which holds in one thread only
-    warnings.filterwarnings("ignore", "Conversion from CIE-LAB", UserWarning)
-    gone = threading.Event()
-    owner.destroyed.connect(gone.set)
-    worker = create_worker(work, *args, _ignore_errors=errored is not None)
-    for name, callback in {"yielded": yielded, "returned": returned, "errored": errored, "finished": finished}.items():
-        if callback is not None:
-            getattr(worker, name).connect(lambda *told, callback=callback: gone.is_set() or callback(*told))
-    worker.start()
-    return worker
+    timer = QTimer(owner, interval=_DELIVER_MS)
+
+    def deliver() -> None:
+        jobs.deliver()
+        if jobs.is_idle:
+            timer.stop()
+
+    timer.timeout.connect(deliver)
+    jobs.started.connect(lambda: timer.start())
 
 
 class _ElidingBox(QComboBox):

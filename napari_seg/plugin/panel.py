@@ -15,7 +15,7 @@ from napari_seg.plugin.autosave import Unsaved
 from napari_seg.plugin.batch.model import BatchModel
 from napari_seg.plugin.batch.tab import BatchTab
 from napari_seg.plugin.closing import guard_of
-from napari_seg.plugin.controls import box, button, in_background, row
+from napari_seg.plugin.controls import box, button, deliver_on_timer, row
 from napari_seg.plugin.layer_info import frame_of
 from napari_seg.plugin.layers import first_window, window_names, window_of
 from napari_seg.plugin.napari_private import canvas_widget, native_canvas
@@ -39,6 +39,7 @@ class Panel(QWidget):
         super().__init__()
         viewer, known = unwrapped(napari_viewer), preferences()
         session = self.session = Session(viewer)
+        deliver_on_timer(session.jobs, self)
         study = StudyModel(session)
         segmenting = SegmentModel(session, known.bundle_folders)
         segmenting.device, segmenting.memory_bytes = known.device, known.memory_bytes
@@ -62,7 +63,7 @@ class Panel(QWidget):
         self._offer_unsaved()
 
         # The models outlive this object, which is gone when Qt says so.
-        self._models = (segmenting, batch, structures, session)
+        self._models = (structures, session)
         models = self._models
         self.destroyed.connect(lambda: [model.close() for model in models])
         segmenting.shown.connect(self._on_found)
@@ -77,7 +78,7 @@ class Panel(QWidget):
         """Ends a run when napari closes the panel, which takes it out of its dock but does not destroy it."""
         super().changeEvent(event)
         if event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            self.study_tab.close_worker()
+            self.segment_tab.close_activity()
             for model in self._models:
                 model.close()
 
@@ -196,7 +197,7 @@ class Panel(QWidget):
         frame = frame_of(self.session.viewer.layers)
         restored = partial(self._on_restored, unsaved)
         end = partial(self._unsaved_frame.setEnabled, True)
-        in_background(self, unsaved.read, frame, returned=restored, errored=self._tell, finished=end)
+        self.session.jobs.start(lambda _: unsaved.read(frame), on_result=restored, on_end=end)
 
     def _on_restored(self, unsaved: Unsaved, layers: list) -> None:
         for layer in layers:

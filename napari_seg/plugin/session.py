@@ -15,6 +15,7 @@ from psygnal import Signal
 
 from napari_seg.errors import InputError, NapariSegError
 from napari_seg.plugin.foreign_layers import TRANSFORM_EVENTS, adopt_image, adopt_labels
+from napari_seg.plugin.job import Jobs
 from napari_seg.plugin.layer_info import LayerInfo, volume_of
 from napari_seg.plugin.layers import widen_range
 from napari_seg.plugin.messages import words_of
@@ -75,6 +76,7 @@ class Session:
         labels: a labels layer that does; None while there is none.
         messages: what there is to say of the last thing that was done.
         refusals: image layers that can't be used as scans, with the reason for a person.
+        jobs: long work of the panels of the viewer.
         is_closed: set once nobody waits for work any more.
     """
 
@@ -90,6 +92,7 @@ class Session:
         self.refusals: WeakKeyDictionary[Layer, str] = WeakKeyDictionary()
         self._introduced: weakref.ref[Layer] | None = None
         self._introduction: list[Message] = []
+        self.jobs = Jobs(on_error=lambda error: self.say(message_of(error)))
         self.is_closed = threading.Event()
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._follow)
@@ -108,6 +111,7 @@ class Session:
     def close(self) -> None:
         """Lets go of the viewer."""
         self.is_closed.set()
+        self.jobs.close()
         if (viewer := self._viewer()) is not None:
             viewer.layers.events.inserted.disconnect(self._on_inserted)
             viewer.layers.events.removed.disconnect(self._follow)

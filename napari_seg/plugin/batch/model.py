@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import csv
-import queue
-import threading
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from psygnal import Signal
 
 from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.runner import CaseResult, run_cohort
-from napari_seg.errors import Cancelled
 from napari_seg.formats import nifti_ending
-from napari_seg.plugin.job import NETWORKS
+from napari_seg.plugin.job import NETWORKS, Job, JobProgress
 from napari_seg.plugin.layer_info import frame_of
 from napari_seg.plugin.layers import image_layers, layer_of
 from napari_seg.plugin.messages import words_of
-from napari_seg.plugin.segment.model import STAGES, Progress, alone
 from napari_seg.plugin.session import Message, Session, message_of
 from napari_seg.plugin.study.label_files import label_layers, read_labels
+from napari_seg.plugin.study.model import Loaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,90 +56,6 @@ class Row:
     result: CaseResult | None = None
 
 
-class BatchRun:
-    """One cohort, run in a thread of its own; the panel takes what happened from `events` in the main thread.
-
-    Attributes:
-        events: what happened, in order: ("cases", names and scans), ("case", number), ("result", (number, CaseResult));
-            the number is None of what is no case.
-        progress: of the scan under way.
-        error: what ended it before its end.
-        has_ended: whether it has, in whatever way.
-    """
-
-    def __init__(self, inputs: Path, output: Path, bundle: Bundle, options: Options, also: Sequence[Format]) -> None:
-        self.inputs = inputs
-        self.output = output
-        self.bundle = bundle
-        self.options = options
-        self.also = tuple(also)
-        self.events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        self.progress = Progress("Looking for scans")
-        self.error: Exception | None = None
-        self.has_ended = threading.Event()
-        self._stop = threading.Event()
-        self._number = 0
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether it was asked to stop."""
-        return self._stop.is_set()
-
-    def stop(self) -> None:
-        """Asks it to end at the next step; what is done stays."""
-        self._stop.set()
-
-    def execute(self) -> None:
-        """Does the work; never raises."""
-        try:
-            cases, faults = find_cases([self.inputs])
-            self.events.put(("cases", [(case.name, case.scan) for case in cases]))
-            for path, fault in faults:
-                result = CaseResult(path.name, "failed", fault.code, fault.message, str(path))
-                self.events.put(("result", (None, result)))
-            if cases:
-                told: dict[str, Callable[..., None]] = {
-                    "on_case": self._on_case,
-                    "on_result": self._on_result,
-                    "progress": self._report,
-                }
-                with alone(self._stop.is_set):
-                    NETWORKS.run(
-                        run_cohort,
-                        cases,
-                        self.output,
-                        self.bundle,
-                        told=told,  # these end it, never while it writes
-                        options=self.options,
-                        also=self.also,
-                    )
-        except Exception as error:
-            self.error = error
-        finally:
-            self.has_ended.set()
-
-    def begin(self) -> None:
-        """Does the work in a thread of its own: Qt's few threads are for what takes seconds."""
-        threading.Thread(target=self.execute, name="napari-seg batch").start()
-
-    def _on_case(self, number: int, name: str) -> None:
-        if self._stop.is_set():
-            raise Cancelled()
-        self._number = number
-        self.progress = Progress(f"{name}: reading")
-        self.events.put(("case", number))
-
-    def _on_result(self, result: CaseResult) -> None:
-        self.events.put(("result", (self._number, result)))
-        if self._stop.is_set():
-            raise Cancelled()
-
-    def _report(self, stage: str, done: int, total: int) -> None:
-        if self._stop.is_set() and done < total:  # after the last window results are written
-            raise Cancelled()
-        self.progress = Progress(STAGES.get(stage, stage.capitalize()), done, total if total > 1 else 0)
-
-
 class BatchModel:
     """The state of the Batch tab of one viewer.
 
@@ -152,7 +66,7 @@ class BatchModel:
         output: folder of results.
         also: formats that are wanted beside NIfTI.
         rows: one a scan.
-        run: the run under way, if any.
+        job: the batch under way; None if there is none.
     """
 
     changed = Signal()
@@ -164,7 +78,8 @@ class BatchModel:
         self._output_is_chosen = False
         self.also: set[Format] = set()
         self.rows: list[Row] = []
-        self.run: BatchRun | None = None
+        self.job: Job | None = None
+        self._error: Exception | None = None
 
     def choose_inputs(self, folder: Path) -> None:
         """Sets the folder of scans; results go to a folder beside it unless a person chose one."""
@@ -180,7 +95,7 @@ class BatchModel:
 
     def obstacle(self, bundle: Bundle | None) -> str:
         """Why Run is greyed, for a person; "" when it isn't."""
-        if self.run is not None:
+        if self.job is not None:
             return "A batch is under way."
         if self.inputs is None or self.output is None:
             return "Choose a folder of scans."
@@ -188,65 +103,87 @@ class BatchModel:
             return "Choose a model that may run in the Segment tab."
         return ""
 
-    def start(self, bundle: Bundle, options: Options) -> BatchRun:
-        """A run; call its `execute` in a thread, `look` now and then, and `finish` once it has ended."""
-        assert self.inputs is not None
-        assert self.output is not None
+    def start(self, bundle: Bundle, options: Options) -> None:
+        """Run a bundle over the scans of the chosen folder in a job."""
+        inputs, output = self.inputs, self.output
+        assert inputs is not None
+        assert output is not None
         self.rows = []
-        self.run = BatchRun(self.inputs, self.output, bundle, options, sorted(self.also))
+        self._error = None
+        work = partial(self._run, inputs, output, bundle, options, tuple(sorted(self.also)))
+        self.job = self.session.jobs.start(work, on_error=self._on_error, on_end=self._on_end)
         self.session.say()
         self.changed.emit()
-        return self.run
 
     def stop(self) -> None:
-        """Asks the run to end at its next step; what is done stays."""
-        if self.run is not None:
-            self.run.stop()
+        """Ask the batch to end at its next step; finished results stay."""
+        if self.job is not None:
+            self.job.stop()
             self.changed.emit()
 
-    def close(self) -> None:
-        """Ends a run at its next step."""
-        self.stop()
-
-    def look(self) -> None:
-        """Takes what happened meanwhile."""
-        run = self.run
-        if run is None:
+    def _run(
+        self, inputs: Path, output: Path, bundle: Bundle, options: Options, also: tuple[Format, ...], job: Job
+    ) -> None:
+        """Find the scans and run the bundle on each in the worker process; in the thread of the job."""
+        job.progress = JobProgress("Looking for scans")
+        cases, faults = find_cases([inputs])
+        job.post(self._on_cases, [Row(case.name, "waiting", scan=case.scan) for case in cases])
+        for path, fault in faults:
+            job.post(self._take, None, CaseResult(path.name, "failed", fault.code, fault.message, str(path)))
+        if not cases:
             return
-        happened = False
-        while True:
-            try:
-                kind, value = run.events.get_nowait()
-            except queue.Empty:
-                break
-            happened = True
-            if kind == "cases":
-                self.rows = [Row(name, "waiting", scan=scan) for name, scan in value]
-            elif kind == "case":
-                self.rows[value] = replace(self.rows[value], state="running")
-            else:
-                self._take(*value)
-        if happened:
-            self.changed.emit()
+        current = 0
 
-    def finish(self) -> None:
-        """Says what came of the run."""
-        self.look()
-        run, self.run = self.run, None
-        if run is None:
-            return
+        def on_case(number: int, name: str) -> None:
+            nonlocal current
+            job.check()
+            current = number
+            job.progress = JobProgress(f"{name}: reading")
+            job.post(self._on_case, number)
+
+        def on_result(result: CaseResult) -> None:
+            job.post(self._take, current, result)
+            job.check()
+
+        callbacks: dict[str, Callable[..., None]] = {"on_case": on_case, "on_result": on_result, "progress": job.report}
+        job.call(
+            NETWORKS,
+            run_cohort,
+            cases,
+            output,
+            bundle,
+            callbacks=callbacks,
+            ends_between_steps=True,
+            options=options,
+            also=also,
+        )
+
+    def _on_cases(self, rows: list[Row]) -> None:
+        self.rows = rows
+        self.changed.emit()
+
+    def _on_case(self, number: int) -> None:
+        self.rows[number] = replace(self.rows[number], state="running")
+        self.changed.emit()
+
+    def _on_error(self, error: Exception) -> None:
+        self._error = error
+
+    def _on_end(self) -> None:
+        """Report the number of scans that are done, that failed and that were not run."""
+        self.job = None
         left = [n for n, row in enumerate(self.rows) if row.state in ("waiting", "running")]
         for n in left:
             self.rows[n] = replace(self.rows[n], state="stopped")
         done, failed = (sum(row.state == state for row in self.rows) for state in ("done", "failed"))
         counts = f"{done} done, {failed} failed" + (f", {len(left)} not begun or stopped" if left else "")
-        if run.error is not None and not isinstance(run.error, Cancelled):
-            self.session.say(message_of(run.error), Message("info", counts), lasting=True)
+        if self._error is not None:
+            self.session.say(message_of(self._error), Message("info", counts), lasting=True)
         elif not self.rows:
             self.session.say(Message("warning", "There is no scan below that folder."))
         else:
             kind: Literal["info", "warning"] = "warning" if failed else "info"
-            self.session.say(Message(kind, f"{counts}. Results lie in {run.output}."), lasting=True)
+            self.session.say(Message(kind, f"{counts}. Results lie in {self.output}."), lasting=True)
         self.changed.emit()
 
     def _take(self, number: int | None, result: CaseResult) -> None:
@@ -259,11 +196,12 @@ class BatchModel:
             self.rows.append(row)
         else:
             self.rows[number] = row
+        self.changed.emit()
 
     # results
 
     @staticmethod
-    def read(row: Row, scans: Sequence[Volume], frame: NDArray | None) -> tuple[list[Layer], tuple[str, ...]]:
+    def read(row: Row, scans: Sequence[Volume], frame: NDArray | None) -> Loaded:
         """Return the layers of a scan and of its result, for `StudyModel.show`.
 
         Takes a while, so not in the main thread.

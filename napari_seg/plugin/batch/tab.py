@@ -1,9 +1,9 @@
-"""The Batch tab in Qt: a folder in, a folder out, a table that fills; what it does stands in `batch`."""
+"""The Batch tab in Qt: a folder of scans in, a folder of results out, and a table of both."""
 
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QFileDialog,
@@ -20,12 +20,11 @@ from superqt import QElidingLabel
 from napari_seg.cohort.results import Format
 from napari_seg.errors import NapariSegError
 from napari_seg.plugin.batch.model import BatchModel, Row
-from napari_seg.plugin.controls import ask_folder, button, in_background, number_item, row, scrolled, table
+from napari_seg.plugin.controls import ask_folder, button, number_item, row, scrolled, table
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.session import Message, message_of
 from napari_seg.plugin.study.model import StudyModel
 
-_POLL_MS = 200
 _MARKS = {"waiting": "·", "running": "▶", "done": "✓", "failed": "✕", "stopped": "–"}
 _ALSO: dict[Format, str] = {"seg": "SEG", "rtstruct": "RTSTRUCT", "nrrd": "NRRD"}
 
@@ -60,7 +59,6 @@ class BatchTab(QWidget):
         self._details = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
         self._details.setAlignment(Qt.AlignmentFlag.AlignTop)
         self._details.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self._is_opening = False
         self._save_button = button(
             "Save table…", "One table (CSV) of all scans: the volume of each structure, and what failed.", self._on_save
         )
@@ -86,44 +84,31 @@ class BatchTab(QWidget):
         layout.addWidget(splitter, 1)
         layout.addWidget(self._save_button)
         self._filled: dict[int, Row] = {}
-        self._timer = QTimer(self)
-        self._timer.setInterval(_POLL_MS)
-        self._timer.timeout.connect(self._look)
         model.changed.connect(self._refresh)
         segmenting.changed.connect(self._refresh_buttons)
+        model.session.jobs.delivered.connect(self._show_progress)
         self._refresh()
 
     def run(self) -> None:
-        """Runs the batch in a thread of its own."""
+        """Run the chosen model over the folder."""
         bundle = self.segmenting.bundle
         assert bundle is not None
         self._filled = {}
-        run = self.model.start(bundle, self.segmenting.options)
-        self._timer.start()
-        run.begin()
+        self.model.start(bundle, self.segmenting.options)
 
     def open_row(self, number: int) -> None:
-        """Show a scan with its result, read in a thread of its own."""
-        row = self.model.rows[number]
-        if row.scan is None or self._is_opening:
+        """Read a scan with its result, and show both."""
+        row, study = self.model.rows[number], self.study
+        if row.scan is None or study.is_loading:
             return
-        self._is_opening = True
         self.model.session.say(Message("info", f"Opening {row.name} …"))
-        study = self.study
-        told: dict[str, Any] = {"returned": study.show, "errored": self._tell, "finished": self._on_opened}
-        in_background(self, self.model.read, row, study.scans(), study.frame(), **told)
+        study.load(partial(self.model.read, row, study.scans(), study.frame()))
 
     def _show_details(self) -> None:
         """Say of the selected row what its columns have no room for."""
         chosen = {item.row() for item in self._table.selectedItems()}
         known = [self.model.rows[number] for number in chosen if number < len(self.model.rows)]
         self._details.setText("\n".join(f"{one.name}\n{one.text or one.state}" for one in known))
-
-    def _on_opened(self) -> None:
-        self._is_opening = False
-
-    def _tell(self, error: Exception) -> None:
-        self.model.session.say(message_of(error))
 
     def _on_save(self) -> None:
         folder = self.model.output or Path()
@@ -134,7 +119,7 @@ class BatchTab(QWidget):
         try:
             self.model.write_table(path)
         except NapariSegError as error:
-            self._tell(error)
+            self.model.session.say(message_of(error))
             return
         self.model.session.say(Message("info", f"Saved {path.name}."), lasting=True)
 
@@ -151,14 +136,6 @@ class BatchTab(QWidget):
             self.model.also.add(kind)
         else:
             self.model.also.discard(kind)
-
-    def _look(self) -> None:
-        run = self.model.run
-        self.model.look()
-        if run is not None and run.has_ended.is_set():
-            self._timer.stop()
-            self.model.finish()
-        self._show_progress()
 
     def _refresh(self) -> None:
         model = self.model
@@ -177,24 +154,24 @@ class BatchTab(QWidget):
         self._output.setText(str(model.output or "none chosen"))
         bundle = self.segmenting.bundle
         self._model_label.setText("none" if bundle is None else bundle.name)
-        obstacle, is_running = model.obstacle(bundle), model.run is not None
+        obstacle, is_running = model.obstacle(bundle), model.job is not None
         self._run_button.setEnabled(not obstacle)
         self._run_button.setToolTip(obstacle or "Segment every scan of the folder.")
         self._save_button.setEnabled(any(known.result is not None for known in model.rows))
-        self._stop_button.setEnabled(model.run is not None and not model.run.is_stopping)
+        self._stop_button.setEnabled(model.job is not None and not model.job.is_stopping)
         for widget in (self._inputs_button, self._output_button, *self._also.values()):
             widget.setEnabled(not is_running)
         self._progress_label.setVisible(is_running)
         self._progress_bar.setVisible(is_running)
 
     def _show_progress(self) -> None:
-        run = self.model.run
-        if run is None:
+        job = self.model.job
+        if job is None:
             return
         ended = sum(known.state in ("done", "failed") for known in self.model.rows)
         self._progress_bar.setRange(0, len(self.model.rows))
         self._progress_bar.setValue(ended)
-        text = "Stopping at the next step …" if run.is_stopping else str(run.progress)
+        text = "Stopping at the next step …" if job.is_stopping else str(job.progress)
         self._progress_label.setText(f"{ended} of {len(self.model.rows)} scans. {text}")
 
     def _fill(self, number: int, known: Row) -> None:

@@ -1,30 +1,25 @@
-"""What the Segment tab does, without Qt: choose a model, foresee, run one after the other, stop, show the answer."""
+"""State of the Segment tab, without Qt: choose a model, estimate, run scans one after the other, stop, show results."""
 
 from __future__ import annotations
 
 import logging
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari.layers import Layer
 from psygnal import Signal
 
-from napari_seg.errors import BundleError, Cancelled, NapariSegError, Notice
-from napari_seg.inference import segment
+from napari_seg.errors import BundleError, Cancelled, NapariSegError
 from napari_seg.inference.estimate import foresee
 from napari_seg.plugin.foreign_layers import loaded
-from napari_seg.plugin.job import NETWORKS
+from napari_seg.plugin.job import NETWORKS, Job
 from napari_seg.plugin.layer_info import placement_of, volume_of
-from napari_seg.plugin.layers import confidence_layer, labels_layer, layer_of
 from napari_seg.plugin.messages import in_window_words, words_of
-from napari_seg.plugin.placement import LayerPlacement
+from napari_seg.plugin.segment.run import Run
 from napari_seg.plugin.session import Message, Session, message_of
-from napari_seg.volume import Segmentation, Volume
+from napari_seg.volume import Volume
 
 if TYPE_CHECKING:
     from napari_seg.bundles.precision import Precision
@@ -34,184 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEVICES = {"auto": "Automatic", "cpu": "Processor (CPU)", "cuda": "Graphics card (CUDA)"}
-
-STAGES = {"locating": "Finding the place", "loading": "Loading the model", "segmenting": "Segmenting"}
-
-
-_busy = threading.Lock()
-"""Held while a network runs: two at once would take twice the memory that was planned for one."""
-
-
-@contextmanager
-def alone(is_stopping: Callable[[], bool]) -> Iterator[None]:
-    """Waits until no other run is under way, a stopped one that is busy with its last window among them.
-
-    Args:
-        is_stopping: whether to give up waiting.
-
-    Raises:
-        Cancelled: it was.
-    """
-    while not _busy.acquire(timeout=0.1):
-        if is_stopping():
-            raise Cancelled()
-    try:
-        yield
-    finally:
-        _busy.release()
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        stage: in words for a person.
-        done: steps of this stage that are done.
-        total: steps of this stage; 0 while that is not known or there is but one.
-        seconds_left: of this stage; None while that can't be told.
-    """
-
-    stage: str
-    done: int = 0
-    total: int = 0
-    seconds_left: float | None = None
-
-    def __str__(self) -> str:
-        text = f"{self.stage}: {self.done} of {self.total}" if self.total else f"{self.stage} …"
-        if self.seconds_left is None or self.done >= self.total:
-            return text
-        minutes, seconds = divmod(round(self.seconds_left), 60)
-        return f"{text}, {f'{minutes} min ' if minutes else ''}{seconds} s left"
-
-
-class _Collecting(logging.Handler):
-    """Collect warnings in a list."""
-
-    def __init__(self, texts: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self.texts = texts
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Add the text of a warning."""
-        self.texts.append(record.getMessage())
-
-
-@contextmanager
-def _warnings_in(texts: list[str]) -> Iterator[None]:
-    """Collect what the engine warns of meanwhile; one network runs at a time, so that it is this run's."""
-    engine, collecting = logging.getLogger("napari_seg.inference"), _Collecting(texts)
-    engine.addHandler(collecting)
-    try:
-        yield
-    finally:
-        engine.removeHandler(collecting)
-
-
-def _warnings_of(run: Run) -> list[Message]:
-    """Return what the engine warned of and no notice says."""
-    noted = {notice.message for notice in run.notices}
-    return [Message("warning", in_window_words(text)) for text in dict.fromkeys(run.warnings) if text not in noted]
-
-
-class Run:
-    """One call of `segment`, made in a thread of its own; the panel looks at it from the main thread.
-
-    Attributes:
-        progress: the latest step.
-        segmentation: the answer, once there is one.
-        layers: the answer, the labels first.
-        error: what ended the run instead.
-        warnings: what the engine warned of on the way, such as the hand-over to the processor.
-        seconds: how long it took, once it has ended.
-        has_ended: whether it has, in whatever way.
-    """
-
-    def __init__(
-        self,
-        volume: Volume,
-        bundle: Bundle,
-        options: Options,
-        image_name: str,
-        placement: LayerPlacement,
-    ) -> None:
-        self.volume = volume
-        self.bundle = bundle
-        self.options = options
-        self.warnings: list[str] = []
-        self.image_name = image_name
-        self.placement = placement
-        self.progress = Progress("Waiting for another run to end")
-        self.segmentation: Segmentation | None = None
-        self.layers: list[Layer] = []
-        self.error: Exception | None = None
-        self.seconds = 0.0
-        self.has_ended = threading.Event()
-        self._stop = threading.Event()
-        self._stage_began: tuple[str, float, int] = ("", 0.0, 0)
-
-    @property
-    def notices(self) -> tuple[Notice, ...]:
-        """Doubts about the scan or the answer."""
-        return () if self.segmentation is None else self.segmentation.notices
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether it was asked to stop."""
-        return self._stop.is_set()
-
-    def stop(self) -> None:
-        """Asks it to end at the next step."""
-        self._stop.set()
-
-    def execute(self) -> None:
-        """Does the work; never raises, so that nothing gets lost between threads."""
-        began = time.monotonic()
-        try:
-            with alone(lambda: self.is_stopping):
-                self._segment()
-        except Exception as error:
-            self.error = error
-        self.seconds = time.monotonic() - began
-        self.has_ended.set()
-
-    def begin(self) -> None:
-        """Does the work in a thread of its own: Qt's few threads are for what takes seconds."""
-        threading.Thread(target=self.execute, name="napari-seg run").start()
-
-    def _segment(self) -> None:
-        if self.is_stopping:  # before it began
-            raise Cancelled()
-        self.progress = Progress(STAGES["loading"])
-        told, is_stopping = {"progress": self._report}, self._stop.is_set
-        with _warnings_in(self.warnings):
-            found = NETWORKS.run(
-                segment, loaded(self.volume), self.bundle, told=told, is_stopping=is_stopping, **self.options
-            )
-        # Counting voxels and turning axes takes a while too: not in the main thread.
-        name, bundle = f"{self.image_name} - {self.bundle.name}", self.bundle
-        algorithm = (bundle.name, bundle.version)
-        labels = labels_layer(found, self.placement, name, scan=self.volume.source, algorithm=algorithm)
-        # napari compiles its colour mapping at the first use, for seconds.
-        labels[1]["colormap"].map(labels[0][:1, :1])
-        layers = [layer_of(labels)]
-        if found.certainty is not None:
-            sure = confidence_layer(found.certainty.confidence, self.placement, f"{name}, confidence")
-            layers.append(layer_of(sure))
-        self.segmentation, self.layers = found, layers
-
-    def _report(self, stage: str, done: int, total: int) -> None:
-        if self._stop.is_set():
-            raise Cancelled()
-        now = time.monotonic()
-        if stage != self._stage_began[0]:
-            self._stage_began = (stage, now, done)
-        _, began, first = self._stage_began
-        # The first second says little: caches are cold.
-        is_known = done > first and now - began > 1
-        seconds_left = (now - began) / (done - first) * (total - done) if is_known else None
-        words = STAGES.get(stage, stage.capitalize())
-        self.progress = Progress(words, done, total, seconds_left) if total > 1 else Progress(words)
 
 
 class SegmentModel:
@@ -244,14 +61,10 @@ class SegmentModel:
         self.precision: Precision = "auto"
         self.run: Run | None = None
         self.waiting: list[Run] = []
+        self._estimate: tuple[object, str] = (None, "")
+        self._is_estimating = False
         self._find_bundles(bundle_folders)
         session.changed.connect(self.changed.emit)
-
-    def close(self) -> None:
-        """Ends a run at its next step, and drops those that wait."""
-        self.waiting = []
-        if self.run is not None:
-            self.run.stop()
 
     @property
     def options(self) -> Options:
@@ -338,49 +151,54 @@ class SegmentModel:
         volume = volume_of(self.session.scan)
         return "" if volume is None else _misfit(volume, self.bundle)
 
-    # foreseeing
+    # estimating
 
-    def foresee(self) -> str | None:
-        """What the chosen run will take, for a person; takes a while, so not in the main thread.
-
-        Returns:
-            None while another run is under way.
-        """
-        scan, bundle = self.session.scan, self.bundle
-        if scan is None or bundle is None or self.obstacle:
+    @property
+    def estimate_text(self) -> str:
+        """Return what the chosen run is expected to take, for a person; "" while a run is under way."""
+        key = self._estimate_key
+        if key is None or self.run is not None:
             return ""
+        known, text = self._estimate
+        return text if known == key else "Estimating time and memory …"
+
+    @property
+    def needs_estimate(self) -> bool:
+        """Return whether there is no estimate of the chosen run yet."""
+        key = self._estimate_key
+        return key is not None and key != self._estimate[0] and self.run is None
+
+    def start_estimate(self) -> None:
+        """Estimate the chosen run in a job; one estimate at a time."""
+        if not self.needs_estimate or self._is_estimating:
+            return
+        scan, bundle, key = self.session.scan, self.bundle, self._estimate_key
+        assert scan is not None
+        assert bundle is not None
         volume = volume_of(scan)
         assert volume is not None
-        if not _busy.acquire(blocking=False):  # a run says itself what it takes
+        self._is_estimating = True
+        work = partial(_estimate, volume, bundle, self.options)
+        self.session.jobs.start(work, on_result=partial(self._on_estimated, key), on_end=self._on_estimate_ended)
+
+    @property
+    def _estimate_key(self) -> object:
+        """Return everything that the estimate depends on; None if nothing can be run."""
+        if self.obstacle or self.bundle is None:
             return None
-        try:
-            known = NETWORKS.run(
-                foresee,
-                loaded(volume),
-                bundle,
-                is_stopping=self.session.is_closed.is_set,
-                **self.options,
-            )
-        except NapariSegError as error:
-            return words_of(error)
-        except Exception as error:  # what is foreseen is a courtesy; the run itself will say what is wrong
-            logger.debug("nothing could be foreseen (%s)", type(error).__name__)
-            return ""
-        finally:
-            _busy.release()
-        if known is None:
-            return ""
-        windows = f"{known.windows} window{'s' * (known.windows != 1)}"
-        where = " and finding the place" if known.locates else ""
-        return f"Will take about {known.time} in all, for {windows}{where}, and {known.memory} of memory."
+        return self.session.scan, self.bundle.root, self.device, self.memory_bytes, self.precision
+
+    def _on_estimated(self, key: object, text: str) -> None:
+        self._estimate = (key, text)
+
+    def _on_estimate_ended(self) -> None:
+        self._is_estimating = False
+        self.changed.emit()
 
     # running
 
     def start(self) -> Run:
-        """A run of the chosen bundle on the chosen scan; waits where one is under way.
-
-        Whoever calls it runs `execute` of `run` in a thread, then calls `finish`.
-        """
+        """Run the chosen bundle on the chosen scan in a job; after the run under way, if there is one."""
         layer, bundle = self.session.scan, self.bundle
         assert layer is not None, self.obstacle
         assert bundle is not None, self.obstacle
@@ -389,7 +207,7 @@ class SegmentModel:
         options: Options = {**self.options, "certainty": self.certainty}
         run = Run(volume, bundle, options, layer.name, placement_of(layer).for_new_layer())
         if self.run is None:
-            self.run = run
+            self._execute(run)
             self.session.say()
         else:
             self.waiting.append(run)
@@ -397,25 +215,33 @@ class SegmentModel:
         return run
 
     def stop(self) -> None:
-        """Gives up the run under way and those that wait; the viewer stays as it was."""
+        """Give up the run under way and those that wait; the viewer stays as it was."""
         if self.run is not None:
-            self.run.stop()
+            assert self.run.job is not None
+            self.run.job.abandon()
             self.run, self.waiting = None, []
             self.session.say(Message("info", "Stopped. Nothing was added."))
 
-    def finish(self, run: Run) -> Run | None:
-        """Shows what came of a run that has ended; returns the next one, if one waits."""
-        if run is not self.run:  # it was stopped
-            return None
-        self.run = self.waiting.pop(0) if self.waiting else None
-        if run.layers:
-            self._show(run)
-        else:
-            message, scan = message_of(run.error), self.session.scan
-            if scan is None or volume_of(scan) is not run.volume:
-                message = replace(message, text=f"{run.image_name}: {message.text}")
-            self.session.say(*_warnings_of(run), message)
-        return self.run
+    def _execute(self, run: Run) -> None:
+        self.run = run
+        run.job = self.session.jobs.start(
+            run.execute,
+            on_result=lambda _: self._show(run),
+            on_error=partial(self._fail, run),
+            on_end=self._on_run_ended,
+        )
+
+    def _on_run_ended(self) -> None:
+        self.run = None
+        if self.waiting:
+            self._execute(self.waiting.pop(0))
+        self.session.changed.emit()  # the scan can be chosen again
+
+    def _fail(self, run: Run, error: Exception) -> None:
+        message, scan = message_of(error), self.session.scan
+        if scan is None or volume_of(scan) is not run.volume:
+            message = replace(message, text=f"{run.image_name}: {message.text}")
+        self.session.say(*_warnings_of(run), message)
 
     def _show(self, run: Run) -> None:
         viewer, is_painting = self.session.viewer, self.session.is_painting
@@ -424,8 +250,9 @@ class SegmentModel:
             viewer.add_layer(layer)
         if is_painting:  # a stroke must end in the layer where it began
             viewer.layers.selection.active = active
+        assert run.segmentation is not None
         self.session.say(
-            *(Message("warning", words_of(notice)) for notice in run.notices),
+            *(Message("warning", words_of(notice)) for notice in run.segmentation.notices),
             *_warnings_of(run),
             Message("info", f"Done in {run.seconds:.0f} s."),
         )
@@ -440,6 +267,28 @@ class SegmentModel:
         except NapariSegError as error:
             self.session.messages = [message_of(error)]
         self.bundle = self.bundles[0] if self.bundles else None
+
+
+def _warnings_of(run: Run) -> list[Message]:
+    return [Message("warning", in_window_words(text)) for text in run.unnoted_warnings]
+
+
+def _estimate(volume: Volume, bundle: Bundle, options: Options, job: Job) -> str:
+    """Return what a run is expected to take, for a person; "" if that can't be estimated. In the thread of a job."""
+    try:
+        known = job.call(NETWORKS, foresee, loaded(volume), bundle, **options)
+    except Cancelled:
+        raise
+    except NapariSegError as error:
+        return words_of(error)
+    except Exception as error:  # the run itself will say what is wrong
+        logger.debug("nothing could be estimated (%s)", type(error).__name__)
+        return ""
+    if known is None:
+        return ""
+    windows = f"{known.windows} window{'s' * (known.windows != 1)}"
+    where = " and finding the place" if known.locates else ""
+    return f"Will take about {known.time} in all, for {windows}{where}, and {known.memory} of memory."
 
 
 def _misfit(volume: Volume, bundle: Bundle) -> str:

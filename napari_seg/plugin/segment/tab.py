@@ -1,7 +1,6 @@
-"""The Segment tab in Qt: a model, its card, what it will take, Run and Stop; what it does stands in `segmenting`."""
+"""The Segment tab in Qt: choose a model, read its card and the estimate, Run and Stop."""
 
 import io
-from functools import partial
 
 from napari.utils.progress import cancelable_progress
 from qtpy.QtCore import Qt, QTimer
@@ -9,11 +8,11 @@ from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QMessageBox, QProgres
 from superqt import QElidingLabel
 from superqt.utils import signals_blocked
 
-from napari_seg.plugin.controls import ask_folder, box, button, in_background, row, scrolled
-from napari_seg.plugin.segment.model import DEVICES, Run, SegmentModel
+from napari_seg.plugin.controls import ask_folder, box, button, row, scrolled
+from napari_seg.plugin.segment.model import DEVICES, SegmentModel
+from napari_seg.plugin.segment.run import Run
 
-_POLL_MS = 100
-_FORESEE_AFTER_MS = 600
+_ESTIMATE_AFTER_MS = 600
 
 
 class SegmentTab(QWidget):
@@ -23,25 +22,15 @@ class SegmentTab(QWidget):
         super().__init__()
         self.model = model
         self._activity: cancelable_progress | None = None
-        self._foreseen: tuple[object, str] = (None, "")
-        self._is_foreseeing = False
+        self._active_run: Run | None = None
         self._build()
-        self._timer = QTimer(self)
-        self._timer.setInterval(_POLL_MS)
-        self._timer.timeout.connect(self._show_progress)
-        self._foresee_timer = QTimer(self)
-        self._foresee_timer.setSingleShot(True)
-        self._foresee_timer.setInterval(_FORESEE_AFTER_MS)
-        self._foresee_timer.timeout.connect(self._foresee)
+        self._estimate_timer = QTimer(self)
+        self._estimate_timer.setSingleShot(True)
+        self._estimate_timer.setInterval(_ESTIMATE_AFTER_MS)
+        self._estimate_timer.timeout.connect(self._estimate)
         model.changed.connect(self._refresh)
+        model.session.jobs.delivered.connect(self._show_progress)
         self._refresh()
-
-    def run(self) -> None:
-        """Segments the chosen scan in a thread of its own; after the run under way, if there is one."""
-        is_first = self.model.run is None
-        run = self.model.start()
-        if is_first:
-            self._execute(run)
 
     def put_below_run(self, widget: QWidget) -> None:
         """Show a widget right below Run and its progress."""
@@ -49,11 +38,11 @@ class SegmentTab(QWidget):
         assert isinstance(layout, QVBoxLayout)
         layout.insertWidget(layout.indexOf(self._progress_bar) + 1, widget)
 
-    def _execute(self, run: Run) -> None:
-        self._activity = cancelable_progress(total=0, desc=run.bundle.name, file=io.StringIO())
-        self._timer.start()
-        run.begin()
-        self._refresh()
+    def close_activity(self) -> None:
+        """Remove the progress from napari's activity dock."""
+        if self._activity is not None:
+            self._activity.close()
+            self._activity = None
 
     # building
 
@@ -69,8 +58,8 @@ class SegmentTab(QWidget):
             self._device_box.addItem(text, key)
         self._certainty_box = QCheckBox("Confidence as a layer too")
         self._certainty_box.setToolTip("How sure the network is of each voxel; the layer is hidden at first.")
-        self._foreseen_label = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
-        self._run_button = button("Run", "", self.run)
+        self._estimate_label = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
+        self._run_button = button("Run", "", self.model.start)
         self._stop_button = button("Stop", "Give up this run and those that wait; nothing is added.", self.model.stop)
         self._progress_label = QElidingLabel()
         self._progress_bar = QProgressBar(textVisible=False)
@@ -83,7 +72,7 @@ class SegmentTab(QWidget):
         card = QWidget()
         below = QVBoxLayout(card)  # what has no fixed height lies below Run, which must not move under the mouse
         below.setContentsMargins(0, 0, 0, 0)
-        below.addWidget(self._foreseen_label)
+        below.addWidget(self._estimate_label)
         below.addWidget(self._trust_button)
         below.addWidget(self._card, 1)
         layout = QVBoxLayout(self)
@@ -122,41 +111,9 @@ class SegmentTab(QWidget):
         if asked.exec() == QMessageBox.StandardButton.Yes:
             self.model.trust()
 
-    def _on_run_finished(self, run: Run) -> None:
-        self._close_activity()
-        following = self.model.finish(run)
-        if following is not None:
-            self._execute(following)
-
-    def _close_activity(self) -> None:
-        self._timer.stop()
-        if self._activity is not None:
-            self._activity.close()
-            self._activity = None
-
-    # foreseeing
-
-    def _foresee(self) -> None:
-        key = self._foresee_key()
-        if key is None or self._is_foreseeing or self.model.run is not None:
-            return
-        self._is_foreseeing = True
-        in_background(self, self.model.foresee, returned=partial(self._on_foreseen, key))
-
-    def _on_foreseen(self, key: object, text: str | None) -> None:
-        self._is_foreseeing = False
-        if text is None:  # another run was under way: once more, later
-            self._foresee_timer.start()
-            return
-        self._foreseen = (key, text)
-        self._refresh()
-
-    def _foresee_key(self) -> object:
-        """What the prediction depends on; None where nothing can be run."""
-        model = self.model
-        if model.obstacle or model.bundle is None or not self.isVisible():
-            return None
-        return model.session.scan, model.bundle.root, model.device, model.memory_bytes, model.precision
+    def _estimate(self) -> None:
+        if self.isVisible():
+            self.model.start_estimate()
 
     # from the model to the person
 
@@ -183,30 +140,23 @@ class SegmentTab(QWidget):
         self._stop_button.setEnabled(is_running)
         self._progress_label.setVisible(is_running)
         self._progress_bar.setVisible(is_running)
-        if not is_running:
-            self._close_activity()
-        key = self._foresee_key()
-        known, text = self._foreseen
-        if key is not None and key != known and not is_running:
-            self._foresee_timer.start()
-        if key != known or key is None:
-            text = "" if key is None or is_running else "Estimating what it will take …"
-        self._foreseen_label.setText(obstacle or text)
+        if self.isVisible() and model.needs_estimate:
+            self._estimate_timer.start()
+        self._estimate_label.setText(obstacle or model.estimate_text)
         self._show_progress()
 
     def showEvent(self, event: object) -> None:  # Qt's name
-        """Foresees once a person looks."""
+        """Estimate once a person looks."""
         super().showEvent(event)
         self._refresh()
 
     def _show_progress(self) -> None:
-        run: Run | None = self.model.run
-        if run is None:
+        run = self.model.run
+        if run is not self._active_run:
+            self._follow_in_napari(run)
+        if run is None or run.job is None:
             return
-        if run.has_ended.is_set():
-            self._on_run_finished(run)
-            return
-        progress = run.progress
+        progress = run.job.progress
         self._progress_bar.setRange(0, progress.total)
         self._progress_bar.setValue(progress.done)
         waiting = f" ({len(self.model.waiting)} waiting)" if self.model.waiting else ""
@@ -217,6 +167,13 @@ class SegmentTab(QWidget):
                 return
             self._activity.total = progress.total
             self._activity.update(progress.done - self._activity.n)
+
+    def _follow_in_napari(self, run: Run | None) -> None:
+        """Show the progress of another run in napari's activity dock; of none if there is none."""
+        self._active_run = run
+        self.close_activity()
+        if run is not None:
+            self._activity = cancelable_progress(total=0, desc=run.bundle.name, file=io.StringIO())
 
 
 def _safe(text: str) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from math import isnan
 from pathlib import Path
-from typing import Any
 
 from napari.layers import Image, Labels
 from qtpy.QtCore import Qt, QTimer
@@ -22,8 +21,8 @@ from qtpy.QtWidgets import (
 )
 from superqt.utils import signals_blocked
 
-from napari_seg.plugin.controls import ask_file, box, button, in_background, number_item, row, swatch, table
-from napari_seg.plugin.session import Message, message_of
+from napari_seg.plugin.controls import ask_file, box, button, number_item, row, swatch, table
+from napari_seg.plugin.session import Message
 from napari_seg.plugin.structures.export import (
     KINDS,
     KindName,
@@ -86,17 +85,8 @@ class StructuresTab(QWidget):
         assert snapshot is not None
         self._busy.add("export")
         self.model.session.say(Message("info", "Saving …"))
-        work: Callable[..., object] = export
-        in_background(
-            self,
-            work,
-            snapshot,
-            path,
-            kind,
-            returned=partial(self._on_exported, kind),
-            errored=self._tell,
-            finished=self._end("export"),
-        )
+        done, end = partial(self._on_exported, kind), self._end("export")
+        self.model.session.jobs.start(lambda _: export(snapshot, path, kind), on_result=done, on_end=end)
 
     def compare(self, reference: Labels | Path) -> None:
         """Compares with a layer or a file in a thread of its own."""
@@ -106,7 +96,7 @@ class StructuresTab(QWidget):
         self._busy.add("compare")
         self.model.session.say(Message("info", "Comparing …"))
         take, end = self.model.take_comparison, self._end("compare")
-        in_background(self, self.model.compare, snapshot, other, returned=take, errored=self._tell, finished=end)
+        self.model.session.jobs.start(lambda _: self.model.compare(snapshot, other), on_result=take, on_end=end)
 
     def resample(self) -> None:
         """Show the labels once more on the voxels of the scan, in a thread of its own."""
@@ -115,7 +105,7 @@ class StructuresTab(QWidget):
         assert scan is not None
         self._busy.add("resample")
         done, end = partial(self._on_resampled, snapshot, scan), self._end("resample")
-        in_background(self, on_scan, snapshot, scan, returned=done, errored=self._tell, finished=end)
+        self.model.session.jobs.start(lambda _: on_scan(snapshot, scan), on_result=done, on_end=end)
 
     def _on_resampled(self, snapshot: Snapshot, scan: Image, layer: Labels) -> None:
         layer.name = f"{layer.name} on {scan.name}"
@@ -257,11 +247,8 @@ class StructuresTab(QWidget):
         if snapshot is None:
             return
         self._is_measuring = True
-        told: dict[str, Any] = {"returned": self.model.take, "errored": self._tell, "finished": self._on_measured}
-        in_background(self, self.model.measure, snapshot, **told)
-
-    def _tell(self, error: Exception) -> None:
-        self.model.session.say(message_of(error))
+        measure, take = self.model.measure, self.model.take
+        self.model.session.jobs.start(lambda _: measure(snapshot), on_result=take, on_end=self._on_measured)
 
     def _on_measured(self) -> None:
         self._is_measuring = False

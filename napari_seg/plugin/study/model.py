@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from psygnal import Signal
 from napari_seg.cohort.discover import SUFFIX
 from napari_seg.errors import ChoiceNeeded, InputError
 from napari_seg.formats import Reading, find
+from napari_seg.plugin.job import Job
 from napari_seg.plugin.layer_info import LayerInfo, frame_of, volume_of
 from napari_seg.plugin.layers import VOLUME_MARK, holds, image_layers, in_frame, layer_of
 from napari_seg.plugin.messages import in_window_words, words_of
@@ -197,6 +199,10 @@ def _folder(file: Path, root: Path) -> str:
     return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
 
 
+Loaded = tuple[list[Layer], tuple[str, ...]]
+"""Layers that were read, and the doubts about them for a person."""
+
+
 class StudyModel:
     """The state of the Study tab of one viewer.
 
@@ -206,6 +212,7 @@ class StudyModel:
         path: what was chosen; None while nothing was.
         entries: what was found there so far.
         is_looking: whether there may be more.
+        is_loading: whether layers are being read.
     """
 
     changed = Signal()
@@ -215,39 +222,84 @@ class StudyModel:
         self.path: Path | None = None
         self.entries: list[Entry] = []
         self.is_looking = False
+        self.is_loading = False
+        self._look: Job | None = None
         session.inserted.connect(self._on_inserted)
 
-    def begin(self, path: Path) -> Iterator[Entry]:
-        """What to go through in a thread; each entry goes to `add`, and the end is told to `end`."""
+    def look(self, path: Path) -> None:
+        """List what lies below a path, in a job; a look at another path is abandoned."""
+        if self._look is not None:
+            self._look.abandon()
         self.path, self.entries, self.is_looking = path, [], True
         self.session.say()
         self.changed.emit()
-        return entries(path)
+        self._look = self.session.jobs.start(
+            partial(self._find, path), on_result=self._on_found, on_error=self._on_error, on_end=self._on_looked
+        )
+
+    def _find(self, path: Path, job: Job) -> None:
+        for entry in entries(path):
+            job.check()
+            job.post(self.add, entry)
 
     def add(self, entry: Entry) -> None:
-        """Takes what was found."""
+        """Add a row."""
         self.entries.append(entry)
         self.changed.emit()
 
-    def end(self, error: Exception | None = None) -> None:
-        """Says what was found in all, or why it could not be looked at."""
-        if not self.is_looking:
-            return
-        self.is_looking = False
+    def _on_found(self, _: None) -> None:
         scans = [entry for entry in self.entries if entry.scan is not None and entry.labels is None]
         count = sum(entry.labels is not None for entry in self.entries)
         ready = sum(entry.can_open for entry in scans)
-        if error is not None:
-            self.session.say(message_of(error))
-        elif not scans and not count:
+        if not scans and not count:
             self.session.say(
-                Message("warning", "There is no scan: expected NIfTI, NRRD, MetaImage, DICOM or pictures.")
+                Message("warning", "There is no scan: expected NIfTI, NRRD, MetaImage, DICOM or 2D images.")
             )
         else:
             found = f"{len(scans)} scan{'s' * (len(scans) != 1)}, {ready} can be opened"
             labels = f"; {count} segmentation{'s' * (count != 1)}" if count else ""
             text = f"{found}{labels}. Double-click one."
             self.session.say(Message("info", text))
+
+    def _on_error(self, error: Exception) -> None:
+        self.session.say(message_of(error))
+
+    def _on_looked(self) -> None:
+        self.is_looking = False
+        self.changed.emit()
+
+    # opening
+
+    def open(self, entry: Entry, volume: int = 0) -> None:
+        """Read a scan or its labels in a job, and show them.
+
+        Args:
+            entry: the row.
+            volume: counted from 0; matters only if there are several.
+        """
+        if entry.labels is not None:
+            self.open_labels(entry, entry.labels)
+        else:
+            read = partial(self.read, entry, entry.reading(volume), self.frame())
+            self.load(read, partial(self.fail, entry))
+
+    def open_labels(self, entry: Entry, path: Path) -> None:
+        """Read a file of labels in a job, and show it."""
+        self.load(partial(self.read_labels, entry, path, self.scans(), self.frame()))
+
+    def load(self, read: Callable[[], Loaded], on_error: Callable[[Exception], None] | None = None) -> None:
+        """Read layers in a job, and show them.
+
+        Args:
+            read: returns the layers and the doubts about them.
+            on_error: called with its error; None to report the error.
+        """
+        self.is_loading = True
+        self.changed.emit()
+        self.session.jobs.start(lambda _: read(), on_result=self.show, on_error=on_error, on_end=self._on_loaded)
+
+    def _on_loaded(self) -> None:
+        self.is_loading = False
         self.changed.emit()
 
     def scans(self) -> list[Volume]:
@@ -280,7 +332,7 @@ class StudyModel:
         return frame_of(self.session.viewer.layers)
 
     @staticmethod
-    def read(entry: Entry, reading: Reading, frame: NDArray | None) -> tuple[list[Layer], tuple[str, ...]]:
+    def read(entry: Entry, reading: Reading, frame: NDArray | None) -> Loaded:
         """The layers of a scan and what there is to doubt; takes a while, so not in the main thread.
 
         Raises:
@@ -294,9 +346,7 @@ class StudyModel:
         return layers, tuple(words_of(notice) for notice in volume.notices)
 
     @staticmethod
-    def read_labels(
-        entry: Entry, path: Path, scans: Sequence[Volume], frame: NDArray | None
-    ) -> tuple[list[Layer], tuple[str, ...]]:
+    def read_labels(entry: Entry, path: Path, scans: Sequence[Volume], frame: NDArray | None) -> Loaded:
         """Return the layers of a file of labels, for `show`; takes a while, so not in the main thread.
 
         Contours fill voxels only on a scan: theirs is read too, where it is not open.
@@ -323,7 +373,7 @@ class StudyModel:
         layers += [layer_of(one) for one in label_layers(found, name, frame)]
         return layers, (*doubts, *(words_of(notice) for notice in found.notices))
 
-    def show(self, answer: tuple[list[Layer], tuple[str, ...]]) -> None:
+    def show(self, answer: Loaded) -> None:
         """Adds the layers of a scan, and goes there if it lies elsewhere than what is in the picture."""
         layers, doubts = answer
         viewer = self.session.viewer

@@ -1,18 +1,13 @@
-"""The Study tab in Qt: a tree of what lies in a folder; what it does stands in `study`."""
+"""The Study tab in Qt: a tree of the scans and labels in a folder."""
 
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QPalette
 from qtpy.QtWidgets import QLabel, QSpinBox, QSplitter, QTreeWidget, QTreeWidgetItem, QVBoxLayout, QWidget
 from superqt import QElidingLabel
-from superqt.utils import WorkerBase
 
-from napari_seg.plugin.controls import NameColumn, ask_file, ask_folder, button, in_background, row, scrolled
-from napari_seg.plugin.session import message_of
+from napari_seg.plugin.controls import NameColumn, ask_file, ask_folder, button, row, scrolled
 from napari_seg.plugin.study.model import Entry, StudyModel
 
 if TYPE_CHECKING:
@@ -65,68 +60,17 @@ class StudyTab(QWidget):
         self._tree.itemSelectionChanged.connect(self._refresh_choice)
         model.changed.connect(self._refresh)
         self._items: list[QTreeWidgetItem] = []
-        self._worker: WorkerBase | None = None
-        self._look_number = 0
-        self._loading = False
         self._chosen: Scan | None = None
         self._refresh()
-
-    def look(self, path: Path) -> None:
-        """Goes through a folder or a file in a thread of its own."""
-        found = self.model.begin(path)
-
-        def through() -> object:
-            yield from found
-
-        self.close_worker()
-        self._look_number += 1
-        number = self._look_number
-
-        def of_this_look(callback: Callable[..., None]) -> Callable[..., None]:
-            """What a look at a folder that was left still finds is nobody's."""
-            return lambda *told: callback(*told) if number == self._look_number else None
-
-        end = of_this_look(self.model.end)
-        self._worker = in_background(self, through, yielded=of_this_look(self.model.add), errored=end, finished=end)
-
-    def open(self, entry: Entry) -> None:
-        """Loads a series in a thread of its own, read as is chosen, and shows it."""
-        if entry.labels is not None:
-            self.open_labels(entry, entry.labels)
-            return
-        reading = entry.reading(self._volume_box.value())
-        self._load(partial(self.model.fail, entry), self.model.read, entry, reading, self.model.frame())
-
-    def open_labels(self, entry: Entry, path: Path) -> None:
-        """Load a file of labels in a thread of its own, and show it."""
-        self._load(self._tell, self.model.read_labels, entry, path, self.model.scans(), self.model.frame())
-
-    def _tell(self, error: Exception) -> None:
-        self.model.session.say(message_of(error))
-
-    def _load(self, fail: Callable[[Exception], None], work: Callable[..., Any], *args: object) -> None:
-        self._loading = True
-        self._refresh_choice()
-        told: dict[str, Any] = {"returned": self.model.show, "errored": fail, "finished": self._on_loaded}
-        in_background(self, work, *args, **told)
-
-    def close_worker(self) -> None:
-        """Ends the look at its next series."""
-        if self._worker is not None:
-            self._worker.quit()
-
-    def _on_loaded(self) -> None:
-        self._loading = False
-        self._refresh_choice()
 
     def ask_folder(self) -> None:
         """Asks for a folder, then looks at it."""
         if (path := ask_folder(self, "Open a study")) is not None:
-            self.look(path)
+            self.model.look(path)
 
     def _on_file(self) -> None:
         if (path := ask_file(self, "Open a scan")) is not None:
-            self.look(path)
+            self.model.look(path)
 
     def _open_chosen(self) -> None:
         for item in self._tree.selectedItems():
@@ -135,13 +79,13 @@ class StudyTab(QWidget):
     def _open_as_labels(self) -> None:
         for item in self._tree.selectedItems():
             entry = item.data(0, Qt.ItemDataRole.UserRole)
-            if entry is not None and entry.can_be_labels and not self._loading:
-                self.open_labels(entry, entry.scan.files[0])
+            if entry is not None and entry.can_be_labels and not self.model.is_loading:
+                self.model.open_labels(entry, entry.scan.files[0])
 
     def _open_item(self, item: QTreeWidgetItem) -> None:
         entry = item.data(0, Qt.ItemDataRole.UserRole)
-        if entry is not None and entry.can_open and not self._loading:
-            self.open(entry)
+        if entry is not None and entry.can_open and not self.model.is_loading:
+            self.model.open(entry, self._volume_box.value())
 
     def _refresh(self) -> None:
         model = self.model
@@ -180,9 +124,9 @@ class StudyTab(QWidget):
         is_labels, is_tilted = (False, False) if entry is None else (entry.labels is not None, entry.is_tilted)
         words = "Show labels" if is_labels else "Straighten and show" if is_tilted else "Show series"
         self._labels_button.setVisible(entry is not None and entry.can_be_labels)
-        self._labels_button.setEnabled(not self._loading)
-        self._open_button.setEnabled(entry is not None and not self._loading)
-        self._open_button.setText("Loading …" if self._loading else words)
+        self._labels_button.setEnabled(not self.model.is_loading)
+        self._open_button.setEnabled(entry is not None and not self.model.is_loading)
+        self._open_button.setText("Loading …" if self.model.is_loading else words)
 
     def _fill(self, item: QTreeWidgetItem, entry: Entry) -> None:
         verdict = entry.verdict

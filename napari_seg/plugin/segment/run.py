@@ -1,0 +1,111 @@
+"""One run of the Segment tab: a scan, a bundle and options in; new layers out. Executed in a `Job`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from napari.layers import Layer
+
+from napari_seg.inference import segment
+from napari_seg.plugin.foreign_layers import loaded
+from napari_seg.plugin.job import NETWORKS, Job
+from napari_seg.plugin.layers import confidence_layer, labels_layer, layer_of
+from napari_seg.plugin.placement import LayerPlacement
+from napari_seg.volume import Segmentation, Volume
+
+if TYPE_CHECKING:
+    from napari_seg.bundles.spec import Bundle
+    from napari_seg.inference.segment import Options
+
+
+class Run:
+    """One call of `segment`.
+
+    Attributes:
+        job: executes the run; None while the run waits for another one.
+        segmentation: the result; None until there is one.
+        layers: layers of the result, the labels first.
+        warnings: warnings that the engine logged, such as a change from the graphics card to the processor.
+        seconds: duration of the run.
+    """
+
+    def __init__(
+        self, volume: Volume, bundle: Bundle, options: Options, image_name: str, placement: LayerPlacement
+    ) -> None:
+        self.volume = volume
+        self.bundle = bundle
+        self.options = options
+        self.image_name = image_name
+        self.placement = placement
+        self.job: Job | None = None
+        self.segmentation: Segmentation | None = None
+        self.layers: list[Layer] = []
+        self.warnings: list[str] = []
+        self.seconds = 0.0
+
+    def execute(self, job: Job) -> None:
+        """Segment the scan in the worker process and create the layers; called in the thread of the job.
+
+        Raises:
+            Cancelled: the job was stopped.
+            NapariSegError: the scan can't be segmented.
+        """
+        began = time.monotonic()
+        with _warnings_in(self.warnings):
+            found = job.call(
+                NETWORKS,
+                segment,
+                loaded(self.volume),
+                self.bundle,
+                callbacks={"progress": job.report},
+                **self.options,
+            )
+        # Counting voxels and turning axes takes a while too: not in the main thread.
+        name, bundle = f"{self.image_name} - {self.bundle.name}", self.bundle
+        algorithm = (bundle.name, bundle.version)
+        labels = labels_layer(found, self.placement, name, scan=self.volume.source, algorithm=algorithm)
+        # napari compiles its colour mapping at the first use, for seconds.
+        labels[1]["colormap"].map(labels[0][:1, :1])
+        layers = [layer_of(labels)]
+        if found.certainty is not None:
+            confidence = confidence_layer(found.certainty.confidence, self.placement, f"{name}, confidence")
+            layers.append(layer_of(confidence))
+        self.segmentation, self.layers = found, layers
+        self.seconds = time.monotonic() - began
+
+    @property
+    def unnoted_warnings(self) -> list[str]:
+        """Return the engine's warnings, each once, without those that a notice of the result repeats."""
+        notices = () if self.segmentation is None else self.segmentation.notices
+        noted = {notice.message for notice in notices}
+        return [text for text in dict.fromkeys(self.warnings) if text not in noted]
+
+
+class _WarningList(logging.Handler):
+    """Append the warnings of one thread to a list."""
+
+    def __init__(self, texts: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self.texts = texts
+        self.thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append the text of a warning; warnings of other threads belong to other runs."""
+        if record.thread == self.thread:
+            self.texts.append(record.getMessage())
+
+
+@contextmanager
+def _warnings_in(texts: list[str]) -> Iterator[None]:
+    """Collect what the engine warns about in this thread; a worker process repeats its warnings in the calling one."""
+    engine, handler = logging.getLogger("napari_seg.inference"), _WarningList(texts)
+    engine.addHandler(handler)
+    try:
+        yield
+    finally:
+        engine.removeHandler(handler)
