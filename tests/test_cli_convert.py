@@ -50,7 +50,7 @@ def test_inspect_gives_each_its_verdict(study: Path, capsys: pytest.CaptureFixtu
     assert run("inspect", study) == 3
     text = capsys.readouterr().out
     assert "refuse    several  data.4d: " in text
-    assert text.splitlines()[-1] == "3 scans: 1 can be segmented, 0 of them with a doubt; 2 refused; 1 skipped"
+    assert text.splitlines()[-1] == "3 scans: 1 can be segmented, 0 of them with a warning; 2 refused; 1 skipped"
     assert "Tweety" not in text
     assert run("inspect", study / "several.nii.gz", "--volume", 1) == 0
     assert run("inspect", study / "notes.txt") == 2

@@ -1,4 +1,4 @@
-"""`napari-seg bundles`: what can be found, and by which model."""
+"""`napari-seg bundles`: list the available models and the structures that they segment."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "bundles",
-        help="list the models that are there and what they find",
-        description="Lists the shipped bundle and those in the folders that the environment variable "
-        "NAPARI_SEG_BUNDLES names. Nothing of them is run.",
+        help="list the available models and the structures that they segment",
+        description="Lists the shipped bundle and the bundles in the folders given by the environment variable "
+        "NAPARI_SEG_BUNDLES. No code of a bundle is run.",
     )
     parser.add_argument("--json", action="store_true", help="print a list of objects instead of text")
     parser.set_defaults(run=run)
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     for bundle in bundles:
         print(f"{bundle.name}  {bundle.version}   {bundle.modality}   {'trusted' if bundle.trusted else 'not trusted'}")
         print(f"  {bundle.description}")
-        print(f"  finds: {', '.join(segment.name for segment in bundle.segments)}")
+        print(f"  segments: {', '.join(segment.name for segment in bundle.segments)}")
         print(f"  folder: {one_line(bundle.root, MAX_TEXT)}")
     return 0
 

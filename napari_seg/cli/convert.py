@@ -1,4 +1,4 @@
-"""`napari-seg convert`: segmentations from one format to another."""
+"""`napari-seg convert`: convert a segmentation to another format."""
 
 from __future__ import annotations
 
@@ -6,43 +6,44 @@ import argparse
 import sys
 from pathlib import Path
 
-from napari_seg.cli.reading import add_reading, reading
+from napari_seg.cli.read_options import add_read_options, read_options
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "convert",
-        help="turn a segmentation into another format: NIfTI, DICOM SEG or RTSTRUCT, .seg.nrrd, STL, OBJ, CSV",
-        description="Reads a segmentation (NIfTI, NRRD, DICOM SEG, RTSTRUCT) and writes it in the format that the "
-        "ending of OUTPUT names: .nii.gz, .seg.nrrd (3D Slicer), .dcm, .stl or .obj (one file a segment), .csv or "
-        ".json (volumes). Labels and contours are read back and compared before the file gets its name.",
+        help="convert a segmentation: NIfTI, DICOM SEG or RTSTRUCT, .seg.nrrd, STL, OBJ, CSV",
+        description="Reads a segmentation (NIfTI, NRRD, DICOM SEG, RTSTRUCT) and writes it in the format given by the "
+        "ending of OUTPUT: .nii.gz, .seg.nrrd (3D Slicer), .dcm, .stl or .obj (one file per segment), .csv or .json "
+        "(volumes). Label maps and contours are written to a temporary file, read back and compared, then renamed.",
         epilog="Example: napari-seg convert head_seg.nii.gz head_seg.dcm --scan study/head",
     )
-    parser.add_argument("input", type=Path, help="the segmentation")
-    parser.add_argument("output", type=Path, help="the file to write; its ending names the format")
+    parser.add_argument("input", type=Path, help="segmentation to convert")
+    parser.add_argument("output", type=Path, help="file to write; its ending selects the format")
     parser.add_argument(
         "--scan",
         type=Path,
-        help="the scan it belongs to: the DICOM series that a .dcm refers to, or the grid that contours are filled on",
+        help="scan of the segmentation: the DICOM series that a .dcm refers to, or the grid on which contours are "
+        "rasterised",
     )
     parser.add_argument(
         "--dicom",
         choices=["seg", "labelmap", "rtstruct"],
         default="seg",
-        help="what a .dcm becomes: a binary segmentation, which most programs read; a label map segmentation, new in "
-        "2024; or contours; default seg",
+        help="DICOM object to write: a binary segmentation, which most programs read; a label map segmentation (in the "
+        "standard since 2024); or contours; default seg",
     )
     parser.add_argument(
-        "--segments", nargs="+", default=[], metavar="NAME", help="the segments wanted; all if left out"
+        "--segments", nargs="+", default=[], metavar="NAME", help="names of the segments to convert; default: all"
     )
     parser.add_argument(
         "--ignore-frame-of-reference",
         action="store_true",
-        help="take a DICOM segmentation or contours for the scan's although their identifiers say that they are of "
-        "another one, as after a de-identification that replaced them; a warning says so",
+        help="accept a segmentation whose frame of reference differs from the scan's, for example after "
+        "de-identification; a warning is printed",
     )
-    add_reading(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace the output if it is there")
+    add_read_options(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output file")
     parser.set_defaults(run=run)
 
 
@@ -57,20 +58,20 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.input.exists():
         raise InputError("input.missing", f"{arguments.input} does not exist; check the path")
     output = arguments.output
-    there = [output] if output.exists() else []
-    if has_ending(output, SURFACE_ENDINGS):  # one file a segment
-        there += output.parent.glob(f"{output.stem}_*{output.suffix}")
-    if there and not arguments.overwrite:
-        raise OutputError("output.exists", f"{there[0]} is there already; name another, or pass --overwrite")
+    existing = [output] if output.exists() else []
+    if has_ending(output, SURFACE_ENDINGS):  # one file per segment
+        existing += output.parent.glob(f"{output.stem}_*{output.suffix}")
+    if existing and not arguments.overwrite:
+        raise OutputError("output.exists", f"{existing[0]} already exists; choose another name, or pass --overwrite")
     scan = None
     if arguments.scan is not None:
         scans = find_scans(arguments.scan)
         if len(scans) != 1:
             raise InputError(
                 "input.several_scans" if scans else "input.none",
-                f"found {len(scans)} scans in {arguments.scan}; expected the one that the segmentation belongs to",
+                f"found {len(scans)} scans in {arguments.scan}; expected one: the scan of the segmentation",
             )
-        scan = scans[0].read(**reading(arguments))
+        scan = scans[0].read(**read_options(arguments))
     source = NO_SOURCE if scan is None else scan.source
     try:
         found = read_label_map(

@@ -1,4 +1,4 @@
-"""`napari-seg demo`: a real brain, segmented, without any data of one's own."""
+"""`napari-seg demo`: segment a real brain without data of your own."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from napari_seg.cli.exit_codes import exit_code
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "demo",
-        help="segment both hippocampi of the MNI152 brain and show where the results are",
+        help="segment both hippocampi of the MNI152 brain and print where the results are",
         description="Segments both hippocampi of the MNI152 template brain (which comes with nilearn), and writes the "
-        "label map, a picture and the volumes. Needs no data and no network; takes half a minute on a laptop.",
+        "label map, a preview and the volumes. Needs no data and no network connection; takes half a minute on a "
+        "laptop.",
     )
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("demo_output"), help="folder for the results; default demo_output"

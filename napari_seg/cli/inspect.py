@@ -1,4 +1,4 @@
-"""`napari-seg inspect`: what would become of each scan, before anything is run."""
+"""`napari-seg inspect`: report for each scan whether it can be segmented."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_seg.cli.exit_codes import ExitCode, exit_code
-from napari_seg.cli.reading import add_reading, reading
+from napari_seg.cli.read_options import add_read_options, read_options
 from napari_seg.errors import printable
 
 if TYPE_CHECKING:
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "inspect",
-        help="say of each series and file whether it can be segmented, and if not, why",
-        description="Reads every series and file below the paths and prints a verdict for each: process; warn, which "
-        "is processed with a doubt; refuse, with a code, what was found, what was expected and what to do; skip, it is "
-        "no scan. Nothing is written.",
-        epilog="Example: napari-seg inspect study/   Exit status: 0, or 3 and 4 where some or all scans are refused.",
+        help="report for each series and file whether it can be segmented, and if not, why",
+        description="Reads every series and file below the paths and prints a verdict for each: process; warn "
+        "(processed, with a warning); refuse (with a code, what was found, what was expected and what to do); skip "
+        "(not a scan). Nothing is written.",
+        epilog="Example: napari-seg inspect study/   Exit status: 0, 3 if some scans are refused, 4 if all are.",
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file or a folder")
-    add_reading(parser)
+    add_read_options(parser)
     parser.add_argument("--json", action="store_true", help="print a list of objects instead of the table")
     parser.set_defaults(run=run)
 
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     found: list[Verdict] = []
     for path in arguments.paths:
-        for verdict in verdicts(path, reading(arguments)):
+        for verdict in verdicts(path, read_options(arguments)):
             found.append(verdict)
             if not arguments.json:
                 print(_line(verdict))
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         warned = sum(verdict.verdict == "warn" for verdict in scans)
         skipped = len(found) - len(scans)
-        print(f"{len(scans)} scans: {len(scans) - refused} can be segmented, {warned} of them with a doubt;", end=" ")
+        print(f"{len(scans)} scans: {len(scans) - refused} can be segmented, {warned} of them with a warning;", end=" ")
         print(f"{refused} refused; {skipped} skipped")
     if not scans:
         return ExitCode.NOTHING_FOUND
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _line(verdict: Verdict) -> str:
-    """Such as "process  CT_thorax_003  512 x 512 x 200, 0.8 x 0.8 x 1.5 mm, LPS, int16  (200 files in study/3)"."""
+    """Return a line such as "process  CT_003  512 x 512 x 200, 0.8 x 0.8 x 1.5 mm, LPS, int16  (200 files, a/3)"."""
     parts = [f"{verdict.verdict:8}", verdict.name]
     if verdict.shape is not None and verdict.spacing_mm is not None:
         shape = " x ".join(map(str, verdict.shape))
@@ -63,4 +63,4 @@ def _line(verdict: Verdict) -> str:
     if verdict.code:
         parts.append(f"{verdict.code}: {verdict.message}")
     parts.append(f"({verdict.files} file{'s' * (verdict.files != 1)}, {verdict.path})")
-    return printable("  ".join(parts)).replace("\n", "_")  # a name can fake no line
+    return printable("  ".join(parts)).replace("\n", "_")  # a line break in a file name must not start a new line

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_seg.cli.exit_codes import ExitCode, exit_code
-from napari_seg.cli.reading import add_reading, reading
+from napari_seg.cli.read_options import add_read_options, read_options
 
 if TYPE_CHECKING:
     from napari_seg.cohort.runner import CaseResult
@@ -90,7 +90,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="write <name>_seg_confidence.nii.gz, the winner's probability (255 is 1), and <name>_seg_entropy.nii.gz",
     )
-    add_reading(parser)
+    add_read_options(parser)
     parser.add_argument(
         "--also",
         nargs="+",
@@ -194,7 +194,7 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
                 "keep_islands": arguments.keep_islands,
                 "certainty": arguments.certainty,
             },
-            reading=reading(arguments),
+            reading=read_options(arguments),
             also=arguments.also,
             overwrite=arguments.overwrite,
             on_case=progress.on_case,

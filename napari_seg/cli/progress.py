@@ -1,4 +1,4 @@
-"""How long work and its results look on a terminal."""
+"""Terminal output: progress bars and tables of results."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.console import Console
 
 from napari_seg.cohort.runner import CaseResult
 
-_STAGES = {"locating": "finding the place", "loading": "loading the model", "segmenting": "segmenting"}
+_STAGES = {"locating": "locating the region", "loading": "loading the model", "segmenting": "segmenting"}
 
 
 class Output(Console):
-    """Standard output for tables; where nobody reads it any more, `main` ends the command."""
+    """Console for tables on standard output; a closed pipe ends the command (see `main`)."""
 
     def __init__(self) -> None:
         super().__init__(soft_wrap=True, highlight=False)
@@ -28,8 +28,8 @@ class Output(Console):
 _INFERENCE = logging.getLogger("napari_seg.inference")
 
 
-class _Lines(logging.Handler):
-    """Prints what is logged of a scan, above the bars."""
+class _LogPrinter(logging.Handler):
+    """Print log messages above the progress bars, after the name of the scan."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(logging.INFO)
@@ -41,15 +41,15 @@ class _Lines(logging.Handler):
 
 
 class CohortProgress:
-    """Bars on standard error for scans and for the steps inside one, with the time left; and the plan of each scan.
+    """Progress on standard error: bars for scans and steps with the remaining time, and the plan of each scan.
 
     Args:
-        scans: how many there are.
-        bars: draw them; the plans are lines of text, for a log file too.
-        plans: say how each scan will be run and what it took.
+        scan_count: number of scans.
+        bars: draw the bars.
+        plans: print the plan and the measured time and memory of each scan as lines of text.
     """
 
-    def __init__(self, scans: int, bars: bool = True, plans: bool = True) -> None:
+    def __init__(self, scan_count: int, bars: bool = True, plans: bool = True) -> None:
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -70,10 +70,10 @@ class CohortProgress:
             transient=True,
             disable=not bars,
         )
-        self._scans = self._bars.add_task("scans", total=scans)
+        self._scans = self._bars.add_task("scans", total=scan_count)
         self._step = self._bars.add_task("reading", total=None)
         self._stage = ""
-        self._plans = _Lines(self._bars.console) if plans else None
+        self._plans = _LogPrinter(self._bars.console) if plans else None
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -90,6 +90,7 @@ class CohortProgress:
             _INFERENCE.removeHandler(self._plans)
 
     def on_case(self, number: int, name: str) -> None:
+        """Show that the next scan begins, after `number` finished ones."""
         self._bars.update(self._scans, completed=number, description=f"scans ({name})")
         self._stage = ""
         if self._plans is not None:
@@ -97,6 +98,7 @@ class CohortProgress:
         self._bars.reset(self._step, total=None, description="reading")
 
     def on_step(self, stage: str, done: int, total: int) -> None:
+        """Show the progress of a stage of the scan."""
         if stage != self._stage:
             self._stage = stage
             self._bars.reset(self._step, total=total, description=_STAGES.get(stage, stage))
@@ -104,7 +106,7 @@ class CohortProgress:
 
 
 def print_results(results: Sequence[CaseResult]) -> None:
-    """A table of the finished scans with volumes in ml, then each notice and each failure on a line of its own."""
+    """Print a table of the finished scans with volumes in ml, then one line for each notice and each failure."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -116,7 +118,7 @@ def print_results(results: Sequence[CaseResult]) -> None:
         for column in (2, 3):
             table.columns[column].justify = "right"
         for result in done:
-            doubted = {notice.segment for notice in result.notices if notice.code != "result.islands"}
+            with_notice = {notice.segment for notice in result.notices if notice.code != "result.islands"}
             for row, (name, volume_ml) in enumerate(result.volumes_ml.items()):
                 confidence = result.confidence.get(name)
                 table.add_row(
@@ -124,14 +126,14 @@ def print_results(results: Sequence[CaseResult]) -> None:
                     escape(name),
                     f"{volume_ml:.2f}",
                     "" if confidence is None else f"{confidence:.2f}",
-                    "doubtful" if name in doubted else "",
+                    "doubtful" if name in with_notice else "",
                     end_section=row == len(result.volumes_ml) - 1,
                 )
         console.print(table)
     for result in done:
         for notice in result.notices:
             console.print(f"warning  {result.name}: {notice}", markup=False)
-        console.print(f"done     {result.labels}  ({result.seconds:.1f} s; picture: {result.overlay})", markup=False)
+        console.print(f"done     {result.labels}  ({result.seconds:.1f} s; preview: {result.overlay})", markup=False)
     for result in failed:
         console.print(f"failed   {result.name}: {result.code}: {result.message}", markup=False)
     console.print(f"{len(done)} done, {len(failed)} failed", markup=False)
