@@ -1,9 +1,12 @@
-"""Runs work in a process of its own, so that what goes wrong there, or takes long, costs that work alone.
+"""Run functions in a worker process, so that a crash or a slow call affects only that one call.
 
-A decoder that crashes on a damaged file, a network that takes all memory, Python held for a second by a library: the
-program that asked goes on, and its window answers. Work that is stopped ends at once with all that it holds. A process
-is started at its first work, kept for the next, which finds everything loaded, and started again after work that it did
-not survive. Pickles go to and fro, the bytes of arrays beside them; both ends are this program.
+A decoder may crash on a damaged file, a network may use all memory, and a library may hold Python's global lock for a
+second: the calling program continues, and its window stays responsive. A call that is cancelled ends at once and
+releases all its memory. The worker process starts with its first call, stays alive for later calls, which find all
+modules loaded, and is replaced if a call kills it.
+
+Requests and replies are pickles that travel through the worker's stdin and stdout; the bytes of arrays follow each
+pickle without being copied into it. Both ends run this program, so the pickles are trusted.
 """
 
 from __future__ import annotations
@@ -27,33 +30,33 @@ from typing import IO, Any
 
 from napari_seg.errors import Cancelled, EnvironmentFault, NapariSegError
 
-_LOOK_SECONDS = 0.1
-_WATCH_SECONDS = 0.5
+_POLL_SECONDS = 0.1
+_PARENT_POLL_SECONDS = 0.5
 
 _LENGTH = struct.Struct("<q")
 _CHUNK_BYTES = 1 << 24
 
 _LOG = "log"
-"""Kind of a message that holds a warning of the work."""
+"""Type of a message that holds a log record of the function."""
 
 _Parts = list[Any]
-"""A pickle, and the bytes of the arrays in it."""
+"""A pickle, followed by the bytes of each array in it."""
 
 
-class Ended(EnvironmentFault):
-    """The process did not survive its work.
+class WorkerDied(EnvironmentFault):
+    """The worker process died during a call.
 
-    Its code is `environment.memory`, the system ended it; `environment.too_slow`, its time was over; or
-    `environment.ended`.
+    Its code is `environment.memory` if the operating system killed it, `environment.too_slow` if it exceeded its time
+    limit, and `environment.ended` otherwise.
     """
 
 
-class Mistake(RuntimeError):
-    """The work raised what nobody foresaw; what that said may be private, and stays there.
+class WorkerError(RuntimeError):
+    """The function raised an unexpected error; its message is dropped, because it may contain private values.
 
     Attributes:
-        kind: of the error, such as "KeyError".
-        places: files, lines and functions that it came through.
+        kind: type of the error, such as "KeyError".
+        places: file, line and function of each frame of its traceback.
     """
 
     def __init__(self, kind: str, places: str) -> None:
@@ -62,8 +65,8 @@ class Mistake(RuntimeError):
         self.places = places
 
 
-class OwnProcess:
-    """A process that works for this one, on one thing at a time."""
+class WorkerProcess:
+    """A process that runs one function at a time for this process."""
 
     def __init__(self) -> None:
         self._popen: subprocess.Popen[bytes] | None = None
@@ -72,33 +75,34 @@ class OwnProcess:
 
     def run(
         self,
-        work: Callable[..., Any],
+        function: Callable[..., Any],
         *args: Any,
-        told: Mapping[str, Callable[..., None]] | None = None,
+        callbacks: Mapping[str, Callable[..., None]] | None = None,
         on_start: Callable[[], object] = lambda: None,
         is_stopping: Callable[[], bool] = lambda: False,
         seconds: float = float("inf"),
         **options: Any,
     ) -> Any:
-        """What a function answers there; waits for other work of this process.
+        """Call a function in the worker process and return its result, after earlier calls have finished.
 
         Args:
-            work: a function of a module, so that the other process finds it.
-            args: for it; can be pickled.
-            told: by the names of its arguments, callbacks that are called here; they may raise `Cancelled`.
-            on_start: called here when it is this work's turn.
-            is_stopping: looked at ten times a second; once it is true, the process is ended.
-            seconds: that it may take, once it is its turn.
-            options: for the function; can be pickled.
+            function: function at the top level of a module, so that the worker can import it.
+            args: positional arguments; they are pickled.
+            callbacks: argument name -> function that runs in this process whenever the worker calls it; it may raise
+                `Cancelled`.
+            on_start: function that is called in this process when earlier calls have finished.
+            is_stopping: function that is polled ten times a second; the worker is killed once it returns true.
+            seconds: time limit, counted from the start of this call in the worker.
+            options: keyword arguments; they are pickled.
 
         Raises:
-            Cancelled: it was to stop.
-            Ended: the process died of it, or took too long.
-            NapariSegError: what the function raises.
-            MemoryError: the same.
-            Mistake: it raised anything else.
+            Cancelled: `is_stopping` returned true.
+            WorkerDied: the worker died or exceeded its time limit.
+            NapariSegError: the function raised it.
+            MemoryError: the function raised it.
+            WorkerError: the function raised any other error.
         """
-        while not self._lock.acquire(timeout=_LOOK_SECONDS):
+        while not self._lock.acquire(timeout=_POLL_SECONDS):
             if is_stopping():
                 raise Cancelled()
         try:
@@ -106,77 +110,79 @@ class OwnProcess:
             if self._popen is None or self._popen.poll() is not None:
                 self._popen = _start()
             with self._killed_when(is_stopping, seconds):
-                kind, content = self._ask((work, args, options, list(told or ())), told or {})
+                kind, content = self._exchange((function, args, options, list(callbacks or ())), callbacks or {})
         finally:
             self._lock.release()
-        if kind == "answer":
+        if kind == "result":
             return content
-        raise content if kind == "error" else Mistake(*content)
+        raise content if kind == "error" else WorkerError(*content)
 
     def close(self) -> None:
-        """Ends the process, if there is one, and gives back all that it holds."""
+        """Kill the process, if it runs, and release all its memory."""
         if self._popen is not None:
             self._popen.kill()
             self._popen.communicate()
 
-    def _ask(self, question: tuple, told: Mapping[str, Callable[..., None]]) -> tuple[str, Any]:
+    def _exchange(self, request: tuple, callbacks: Mapping[str, Callable[..., None]]) -> tuple[str, Any]:
+        """Send a request, serve the callbacks of the worker, and return the type and content of its last message."""
         assert self._popen is not None
         assert self._popen.stdin is not None
         assert self._popen.stdout is not None
-        stdin, stdout, is_answered = self._popen.stdin, self._popen.stdout, False
+        stdin, stdout, is_complete = self._popen.stdin, self._popen.stdout, False
 
-        def answer() -> tuple[str, Any]:
-            with self._death_told():
-                parts = _read(stdout)
-            kind, content = _unpacked(parts)
+        def next_message() -> tuple[str, Any]:
+            with self._death_raised():
+                parts = _receive(stdout)
+            kind, content = _unpickled(parts)
             return kind, content
 
         try:
-            packed = _packed(question)
-            with self._death_told():
-                _write(stdin, packed)
-            kind, content = answer()
-            while kind in told or kind == _LOG:
-                logging.getLogger(content[0]).log(*content[1:]) if kind == _LOG else told[kind](*content)
-                kind, content = answer()
-            is_answered = True
+            pickled = _pickled(request)
+            with self._death_raised():
+                _send(stdin, pickled)
+            kind, content = next_message()
+            while kind in callbacks or kind == _LOG:
+                logging.getLogger(content[0]).log(*content[1:]) if kind == _LOG else callbacks[kind](*content)
+                kind, content = next_message()
+            is_complete = True
             return kind, content
         finally:
-            if not is_answered:  # what is left in the pipe would be taken for the next answer
+            if not is_complete:  # the next call must not read the rest of this one from the pipe
                 self.close()
 
     @contextmanager
-    def _death_told(self) -> Iterator[None]:
-        """Turns a pipe without an other end into what became of it."""
+    def _death_raised(self) -> Iterator[None]:
+        """Raise `WorkerDied` if the pipe breaks."""
         try:
             yield
         except (EOFError, OSError):
             raise self._death() from None
 
-    def _death(self) -> Ended:
+    def _death(self) -> WorkerDied:
+        """Return the error for the way in which the process died."""
         assert self._popen is not None
-        with suppress(subprocess.TimeoutExpired):  # it may still be busy with its end
+        with suppress(subprocess.TimeoutExpired):  # the pipe closes before the process has ended
             self._popen.wait(timeout=1)
         code = self._popen.poll()
         if code == -getattr(signal, "SIGKILL", 9):
-            text = "the system ended the work, most likely because memory ran out; close other programs, or allow less"
-            return Ended("environment.memory", text)
-        return Ended("environment.ended", f"the process that did the work ended unexpectedly (code {code})")
+            text = "the operating system killed the worker process, most likely because memory ran out; close other "
+            return WorkerDied("environment.memory", f"{text}programs, or lower the memory limit")
+        return WorkerDied("environment.ended", f"the worker process ended unexpectedly (exit code {code})")
 
     @contextmanager
     def _killed_when(self, is_stopping: Callable[[], bool], seconds: float) -> Iterator[None]:
-        """Ends the process as soon as the work is to stop or its time is over, and raises what tells that."""
-        popen, done, fault = self._popen, threading.Event(), list[NapariSegError]()
+        """Kill the process if the call is cancelled or exceeds its time limit, and raise the reason."""
+        popen, done, reasons = self._popen, threading.Event(), list[NapariSegError]()
         assert popen is not None
-        end = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
 
         def watch() -> None:
-            while not done.wait(_LOOK_SECONDS):
+            while not done.wait(_POLL_SECONDS):
                 if is_stopping():
-                    fault.append(Cancelled())
-                elif time.monotonic() > end:
-                    fault.append(Ended("environment.too_slow", f"the work took more than {seconds:.0f} s"))
-                if fault:
+                    reasons.append(Cancelled())
+                elif time.monotonic() > deadline:
+                    reasons.append(WorkerDied("environment.too_slow", f"the work took more than {seconds:.0f} s"))
+                if reasons:
                     popen.kill()
                     return
 
@@ -184,55 +190,55 @@ class OwnProcess:
         watcher.start()
         try:
             yield
-        except Ended as ended:
-            raise (fault[0] if fault else ended) from None
+        except WorkerDied as died:
+            raise (reasons[0] if reasons else died) from None
         finally:
             done.set()
             watcher.join()
-            if fault:  # killed after its answer: not to be taken for alive
+            if reasons:  # it may have been killed after its reply: the next call must see that it is dead
                 popen.wait()
 
 
 def _start() -> subprocess.Popen[bytes]:
-    """A process that finds all modules that this one finds, and does nothing but `serve`."""
+    """Start a process that finds all modules that this one finds, and runs `serve`."""
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     return subprocess.Popen(
         [sys.executable, "-c", f"from {__name__} import serve; serve({os.getpid()})"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # what libraries have to say quotes headers, and those are private
+        stderr=subprocess.DEVNULL,  # libraries print private values of headers there
         env=os.environ | {"PYTHONPATH": paths},
     )
 
 
 def serve(parent: int) -> None:
-    """What the other process does: works until nobody asks any more, or the program that asked is gone.
+    """Serve requests in the worker process until the pipe is closed or the parent process is dead.
 
     Args:
-        parent: process id of that program.
+        parent: process id of the program that sends the requests.
     """
-    questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what prints must not print into the answers
-    # also in the middle of work: nobody would stop it any more
+    requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # keep everything that is printed out of the replies
+    # end in the middle of a call, too: nobody else could stop it
     call_after_death(parent, lambda: os._exit(1))
     while True:
         try:
-            question = _read(questions)
+            request = _receive(requests)
         except EOFError:
             return
-        _write(answers, _answer(question, answers))
-        del question  # it holds nothing while it waits
+        _send(replies, _reply(request, replies))
+        del request  # release its arrays before waiting for the next one
 
 
 def call_after_death(process_id: int, action: Callable[[], object]) -> None:
-    """Call a function, in a thread, within about a second of the end of another process.
+    """Call a function, in a thread, within about a second of the death of another process.
 
-    Windows never gives a process another parent, and a virtual environment's launcher stands between the two there, so
-    the other process is recognised by its id and the time of its start.
+    Windows keeps the parent's id after its death, and a virtual environment puts a launcher between parent and child,
+    so the other process is identified by its id and its start time.
 
     Args:
-        process_id: of a process that started before this one.
-        action: ends this one, for example.
+        process_id: id of a process that started before this one.
+        action: function to call, which ends this process, for example.
     """
     import psutil
 
@@ -242,84 +248,87 @@ def call_after_death(process_id: int, action: Callable[[], object]) -> None:
     def watch() -> None:
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(process_id)
-            if process.create_time() <= psutil.Process().create_time():  # or its id was given again already
+            if process.create_time() <= psutil.Process().create_time():  # otherwise a new process has the same id
                 while is_alive(process):
-                    time.sleep(_WATCH_SECONDS)
+                    time.sleep(_PARENT_POLL_SECONDS)
         action()
 
     threading.Thread(target=watch, name="napari-seg parent", daemon=True).start()
 
 
-def _answer(question: _Parts, answers: IO[bytes]) -> _Parts:
-    writing = threading.Lock()  # some work is done by several threads
+def _reply(request: _Parts, replies: IO[bytes]) -> _Parts:
+    """Run the requested function and return the message with its result or error."""
+    lock = threading.Lock()  # the function may call back from several threads
 
-    def tell(name: str, *content: Any) -> None:
-        with writing:
-            _write(answers, _packed((name, content)))
+    def call_back(name: str, *content: Any) -> None:
+        with lock:
+            _send(replies, _pickled((name, content)))
 
-    forwarding = _Forwarding(lambda *record: tell(_LOG, *record))
-    ours = logging.getLogger(__package__)
-    ours.addHandler(forwarding)
+    handler = _LogForwarder(lambda *record: call_back(_LOG, *record))
+    logger = logging.getLogger(__package__)
+    logger.addHandler(handler)
     try:
-        work, args, options, told = _unpacked(question)
-        return _packed(("answer", work(*args, **options, **{name: partial(tell, name) for name in told})))
+        function, args, options, names = _unpickled(request)
+        callbacks = {name: partial(call_back, name) for name in names}
+        return _pickled(("result", function(*args, **options, **callbacks)))
     except (NapariSegError, MemoryError) as error:
-        return _packed(("error", error.with_traceback(None)))
+        return _pickled(("error", error.with_traceback(None)))
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         places = "\n".join(f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in frames)
-        return _packed(("mistake", (type(error).__name__, places)))
+        return _pickled(("unexpected", (type(error).__name__, places)))
     finally:
-        ours.removeHandler(forwarding)
+        logger.removeHandler(handler)
 
 
-class _Forwarding(logging.Handler):
-    """Hand this program's own warnings to the process that requested the work; those of libraries quote headers."""
+class _LogForwarder(logging.Handler):
+    """Send warnings of this program to the parent process; warnings of libraries may quote private headers."""
 
-    def __init__(self, tell: Callable[[str, int, str], None]) -> None:
+    def __init__(self, send: Callable[[str, int, str], None]) -> None:
         super().__init__(logging.WARNING)
-        self._tell = tell
+        self._forward = send
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand over the name of the logger, the level and the text."""
-        self._tell(record.name, record.levelno, record.getMessage())
+        """Send the logger's name, the level and the text."""
+        self._forward(record.name, record.levelno, record.getMessage())
 
 
-def _packed(content: Any) -> _Parts:
+def _pickled(content: Any) -> _Parts:
     arrays: list[pickle.PickleBuffer] = []
     text = pickle.dumps(content, protocol=5, buffer_callback=arrays.append)
     return [memoryview(text), *(array.raw() for array in arrays)]
 
 
-def _unpacked(parts: _Parts) -> Any:
+def _unpickled(parts: _Parts) -> Any:
     text, *arrays = parts
     return pickle.loads(text, buffers=arrays)
 
 
-def _write(stream: IO[bytes], parts: _Parts) -> None:
+def _send(stream: IO[bytes], parts: _Parts) -> None:
+    """Write the number of parts, their lengths, and the parts."""
     stream.write(b"".join(_LENGTH.pack(number) for number in (len(parts), *(part.nbytes for part in parts))))
     for part in parts:
         stream.write(part)
     stream.flush()
 
 
-def _read(stream: IO[bytes]) -> _Parts:
-    """What `_write` wrote at the other end, which is this program too.
+def _receive(stream: IO[bytes]) -> _Parts:
+    """Read what `_send` wrote at the other end.
 
     Raises:
-        EOFError: the other end is gone.
+        EOFError: the other end is closed.
     """
-    (count,) = _LENGTH.unpack(_bytes(stream, _LENGTH.size))
-    lengths = struct.unpack(f"<{count}q", _bytes(stream, count * _LENGTH.size))
-    return [_bytes(stream, length) for length in lengths]
+    (count,) = _LENGTH.unpack(_read_bytes(stream, _LENGTH.size))
+    lengths = struct.unpack(f"<{count}q", _read_bytes(stream, count * _LENGTH.size))
+    return [_read_bytes(stream, length) for length in lengths]
 
 
-def _bytes(stream: IO[bytes], count: int) -> bytearray:
-    room = bytearray(count)
+def _read_bytes(stream: IO[bytes], count: int) -> bytearray:
+    buffer = bytearray(count)
     done = 0
     while done < count:
-        read = stream.readinto(memoryview(room)[done : done + _CHUNK_BYTES])  # type: ignore[attr-defined]
+        read = stream.readinto(memoryview(buffer)[done : done + _CHUNK_BYTES])  # type: ignore[attr-defined]
         if not read:
             raise EOFError
         done += read
-    return room
+    return buffer

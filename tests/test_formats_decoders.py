@@ -113,7 +113,7 @@ def test_a_stop_half_way_does_not_mix_up_answers(files: list[Path], monkeypatch:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:
-        context.setattr(napari_seg.worker, "_read", stop)
+        context.setattr(napari_seg.worker, "_receive", stop)
         with pytest.raises(KeyboardInterrupt):
             read_apart(numbers, files)
     assert np.array_equal(read_apart(numbers, files).array, numbers(files).array)

@@ -1,4 +1,4 @@
-"""Work in a process of its own: what it answers, how it is stopped, and what its death costs."""
+"""Worker process: results, cancellation, time limits, and recovery after a crash."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ import pytest
 
 from napari_seg.errors import Cancelled, InputError
 from napari_seg.volume import Segment, Segmentation, Volume
-from napari_seg.worker import Ended, Mistake, OwnProcess
+from napari_seg.worker import WorkerDied, WorkerError, WorkerProcess
 
-# the other process finds this module, whose folder pytest puts on the path
+# the worker can import this module, because pytest puts its folder on the path
 
 
 def doubled(segmentation: Segmentation, progress: Callable[[str, int, int], None]) -> Segmentation:
-    print("this must not get between the answers")
+    print("this must not get between the replies")
     for n in range(3):
         progress("segmenting", n, 3)
     return Segmentation(2 * segmentation.array, segmentation.grid, segmentation.segments, {2: 0.5})
@@ -49,7 +49,7 @@ def careless() -> None:
 
 def warned() -> str:
     logging.getLogger("napari_seg.inference.backends.base").warning("%s has too little memory", "cuda:0")
-    logging.getLogger("pydicom").warning("Jane^Doe")  # a library's own, which may quote headers
+    logging.getLogger("pydicom").warning("Jane^Doe")  # a library's warning, which may quote headers
     return "done"
 
 
@@ -67,101 +67,101 @@ def crashed() -> None:
 
 
 @pytest.fixture(scope="module")
-def apart() -> Iterator[OwnProcess]:
-    process = OwnProcess()
+def worker() -> Iterator[WorkerProcess]:
+    process = WorkerProcess()
     yield process
     process.close()
 
 
-def test_the_answer_and_what_is_told_meanwhile(apart: OwnProcess, head: Volume) -> None:
-    told: list[tuple] = []
+def test_the_result_and_the_callbacks_arrive(worker: WorkerProcess, head: Volume) -> None:
+    messages: list[tuple] = []
     labels = Segmentation((head.array[0] > 300).astype(np.uint8), head.grid, (Segment(1, "head", (1, 2, 3)),))
-    found = apart.run(doubled, labels, told={"progress": lambda *what: told.append(what)})
+    found = worker.run(doubled, labels, callbacks={"progress": lambda *message: messages.append(message)})
     np.testing.assert_array_equal(found.array, 2 * labels.array)
     assert found.grid == labels.grid
     assert (found.segments, dict(found.confidence)) == (labels.segments, {2: 0.5})
-    assert told == [("segmenting", n, 3) for n in range(3)]
+    assert messages == [("segmenting", n, 3) for n in range(3)]
 
 
-def test_warnings_reach_this_process(apart: OwnProcess, caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_are_logged_in_this_process(worker: WorkerProcess, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         caplog.clear()
-        assert apart.run(warned) == "done"
+        assert worker.run(warned) == "done"
         found = [(record.name, record.levelno, record.getMessage()) for record in caplog.records]
         assert found == [("napari_seg.inference.backends.base", logging.WARNING, "cuda:0 has too little memory")]
 
 
-def test_the_process_is_another_one_and_kept(apart: OwnProcess) -> None:
-    first = apart.run(process_id)
+def test_the_worker_is_another_process_and_is_reused(worker: WorkerProcess) -> None:
+    first = worker.run(process_id)
     assert first != os.getpid()
-    assert apart.run(process_id) == first
+    assert worker.run(process_id) == first
 
 
-def test_errors_come_back_and_cost_nothing(apart: OwnProcess) -> None:
-    first = apart.run(process_id)
+def test_errors_are_raised_here_and_the_worker_survives(worker: WorkerProcess) -> None:
+    first = worker.run(process_id)
     with pytest.raises(InputError, match=r"input.none: nothing there"):
-        apart.run(refused)
+        worker.run(refused)
     with pytest.raises(MemoryError):
-        apart.run(greedy)
-    with pytest.raises(Mistake) as caught:
-        apart.run(careless)
+        worker.run(greedy)
+    with pytest.raises(WorkerError) as caught:
+        worker.run(careless)
     assert caught.value.kind == str(caught.value) == "KeyError"
     assert "in careless" in caught.value.places
     assert "Jane" not in caught.value.places
-    with pytest.raises(Mistake) as caught:
-        apart.run(threading.Lock)  # whose answer can't be pickled
+    with pytest.raises(WorkerError) as caught:
+        worker.run(threading.Lock)  # its result can't be pickled
     assert caught.value.kind == "TypeError"
-    assert apart.run(process_id) == first
+    assert worker.run(process_id) == first
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals are another matter there")
-def test_a_process_that_dies_is_told_and_started_again(apart: OwnProcess) -> None:
-    first = apart.run(process_id)
-    with pytest.raises(Ended, match=r"environment.memory"):
-        apart.run(killed)
-    with pytest.raises(Ended, match=r"environment.ended"):
-        apart.run(crashed)
-    assert apart.run(process_id) not in (first, os.getpid())
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_a_worker_that_dies_is_reported_and_replaced(worker: WorkerProcess) -> None:
+    first = worker.run(process_id)
+    with pytest.raises(WorkerDied, match=r"environment.memory"):
+        worker.run(killed)
+    with pytest.raises(WorkerDied, match=r"environment.ended"):
+        worker.run(crashed)
+    assert worker.run(process_id) not in (first, os.getpid())
 
 
-def test_stopped_within_a_second_whatever_it_does(apart: OwnProcess) -> None:
-    apart.run(process_id)  # it is there
+def test_any_function_is_stopped_within_a_second(worker: WorkerProcess) -> None:
+    worker.run(process_id)  # start it
     stop = threading.Event()
     threading.Timer(0.5, stop.set).start()
     start = time.monotonic()
     with pytest.raises(Cancelled):
-        apart.run(endless, is_stopping=stop.is_set)
+        worker.run(endless, is_stopping=stop.is_set)
     assert time.monotonic() - start < 2
 
 
-def test_time_counts_once_it_is_its_turn(apart: OwnProcess) -> None:
-    apart.run(process_id)
+def test_the_time_limit_starts_with_the_call(worker: WorkerProcess) -> None:
+    worker.run(process_id)
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(apart.run, time.sleep, 1.5)
+        first = pool.submit(worker.run, time.sleep, 1.5)
         time.sleep(0.3)
-        second = pool.submit(apart.run, process_id, seconds=0.8)
+        second = pool.submit(worker.run, process_id, seconds=0.8)
         assert first.result() is None
         assert second.result() != os.getpid()
-    with pytest.raises(Ended, match=r"environment.too_slow"):
-        apart.run(endless, seconds=0.3)
+    with pytest.raises(WorkerDied, match=r"environment.too_slow"):
+        worker.run(endless, seconds=0.3)
 
 
-def test_work_that_waits_for_its_turn_can_be_stopped(apart: OwnProcess) -> None:
+def test_a_call_that_waits_for_another_can_be_stopped(worker: WorkerProcess) -> None:
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(apart.run, time.sleep, 1.5)
+        first = pool.submit(worker.run, time.sleep, 1.5)
         time.sleep(0.3)
         with pytest.raises(Cancelled):
-            apart.run(process_id, is_stopping=lambda: True)
+            worker.run(process_id, is_stopping=lambda: True)
         assert first.result() is None
 
 
-def test_work_ends_with_the_program_that_asked(tmp_path: Path) -> None:
-    """Also where a process keeps the number of its dead parent, as on Windows."""
+def test_the_worker_ends_with_its_parent(tmp_path: Path) -> None:
+    """Windows keeps the id of a dead parent; so does the replaced `os.getppid` here."""
     (tmp_path / "sitecustomize.py").write_text("import os\nos.getppid = lambda: 4242\n")
     code = (
         "import threading, time\n"
-        "from napari_seg.worker import OwnProcess\n"
-        "process = OwnProcess()\n"
+        "from napari_seg.worker import WorkerProcess\n"
+        "process = WorkerProcess()\n"
         "threading.Thread(target=process.run, args=(time.sleep, 60), daemon=True).start()\n"
         "while process._popen is None: time.sleep(0.01)\n"
         "time.sleep(0.7)\n"
@@ -169,37 +169,37 @@ def test_work_ends_with_the_program_that_asked(tmp_path: Path) -> None:
         "time.sleep(60)"
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as asking:
-        assert asking.stdout is not None
-        other = psutil.Process(int(asking.stdout.readline()))
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        other = psutil.Process(int(parent.stdout.readline()))
         assert other.is_running()
-        asking.kill()
+        parent.kill()
     gone, _ = psutil.wait_procs([other], timeout=10)
     assert gone
 
 
-def test_a_fault_on_this_side_leaves_nothing_in_the_pipe(apart: OwnProcess, head: Volume) -> None:
+def test_an_error_in_a_callback_leaves_nothing_in_the_pipe(worker: WorkerProcess, head: Volume) -> None:
     def fail(*_: object) -> None:
         raise MemoryError
 
     labels = Segmentation(np.ones(head.grid.shape, np.uint8), head.grid, ())
     with pytest.raises(MemoryError):
-        apart.run(doubled, labels, told={"progress": fail})
-    found = apart.run(doubled, labels, told={"progress": lambda *_: None})
+        worker.run(doubled, labels, callbacks={"progress": fail})
+    found = worker.run(doubled, labels, callbacks={"progress": lambda *_: None})
     np.testing.assert_array_equal(found.array, 2 * labels.array)
 
 
-def test_a_callback_can_stop_it(apart: OwnProcess, head: Volume) -> None:
+def test_a_callback_can_cancel_the_call(worker: WorkerProcess, head: Volume) -> None:
     def stop(*_: object) -> None:
         raise Cancelled()
 
     labels = Segmentation(np.zeros(head.grid.shape, np.uint8), head.grid, ())
     with pytest.raises(Cancelled):
-        apart.run(doubled, labels, told={"progress": stop})
-    assert apart.run(process_id) != os.getpid()
+        worker.run(doubled, labels, callbacks={"progress": stop})
+    assert worker.run(process_id) != os.getpid()
 
 
-def test_nothing_of_torch_comes_into_this_process(tmp_path: Path) -> None:
+def test_torch_is_not_imported_in_this_process(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "import napari_seg.plugin.job\n"

@@ -16,7 +16,7 @@ from napari_seg.errors import InputError
 from napari_seg.formats.walk import kind_of
 from napari_seg.memory import SAFE_SHARE, describe_bytes, free_bytes, held_bytes, limited_to
 from napari_seg.volume import Volume
-from napari_seg.worker import Ended, Mistake, OwnProcess
+from napari_seg.worker import WorkerDied, WorkerError, WorkerProcess
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ Found = TypeVar("Found")
 
 Read = Callable[[Sequence[Path]], Found]
 
-_DECODERS = OwnProcess()
+_DECODERS = WorkerProcess()
 
 
 def read_apart(
@@ -73,11 +73,11 @@ def read_apart(
         found: Found = _DECODERS.run(_read_limited, read, list(named), room, seconds=seconds)
     except MemoryError:
         raise InputError("file.too_large", large) from None
-    except Ended as ended:
+    except WorkerDied as ended:
         slow = f"{name} could not be decoded within {seconds:.0f} s; export it again"
         told = {"environment.too_slow": ("file.too_slow", slow), "environment.memory": ("file.too_large", large)}
         raise InputError(*told.get(ended.code, ("file.crashes_reader", crashes))) from None
-    except Mistake as mistake:
+    except WorkerError as mistake:
         log.debug("a decoder failed: %s\n%s", mistake.kind, mistake.places)
         raise InputError("file.crashes_reader", crashes) from None
     if isinstance(found, Volume):

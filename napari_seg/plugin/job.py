@@ -18,15 +18,15 @@ from typing import Any
 from psygnal import Signal
 
 from napari_seg.errors import Cancelled
-from napari_seg.worker import OwnProcess
+from napari_seg.worker import WorkerProcess
 
-NETWORKS = OwnProcess()
+NETWORKS = WorkerProcess()
 """Worker process of all networks, which are kept from one scan to the next."""
 
-COMPARING = OwnProcess()
+COMPARING = WorkerProcess()
 """Worker process of comparisons with references; scipy blocks Python for up to a second."""
 
-SAVING = OwnProcess()
+SAVING = WorkerProcess()
 """Worker process that writes files and reads them back while others work; highdicom blocks Python for a second."""
 
 _STAGES = {"locating": "Finding the place", "loading": "Loading the model", "segmenting": "Segmenting"}
@@ -144,7 +144,7 @@ class Job:
 
     def call(
         self,
-        process: OwnProcess,
+        process: WorkerProcess,
         function: Callable[..., Any],
         *args: Any,
         callbacks: Mapping[str, Callable[..., None]] | None = None,
@@ -176,7 +176,9 @@ class Job:
             return self._stop.is_set() and not (ends_between_steps and has_begun.is_set())
 
         self.progress = JobProgress("Waiting for another run to end")
-        return process.run(function, *args, told=callbacks or {}, on_start=begin, is_stopping=is_stopping, **options)
+        return process.run(
+            function, *args, callbacks=callbacks or {}, on_start=begin, is_stopping=is_stopping, **options
+        )
 
     def _run(
         self,

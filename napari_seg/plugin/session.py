@@ -19,7 +19,7 @@ from napari_seg.plugin.job import Jobs
 from napari_seg.plugin.layer_info import LayerInfo, volume_of
 from napari_seg.plugin.layers import widen_range
 from napari_seg.plugin.messages import words_of
-from napari_seg.worker import Mistake
+from napari_seg.worker import WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +52,7 @@ def message_of(error: Exception | None) -> Message:
     if isinstance(error, MemoryError):
         return Message("error", "There is too little memory for this. Close other scans or programs, then try again.")
     kind, places = type(error).__name__, "" if error is None else "".join(traceback.format_tb(error.__traceback__))
-    if isinstance(error, Mistake):
+    if isinstance(error, WorkerError):
         kind, places = error.kind, places + error.places
     logger.error("%s\n%s", kind, places)
     return Message("error", f"This should not have happened: {kind}. The log of napari says more.")
