@@ -111,3 +111,11 @@ def test_backends_take_turns_and_agree(tmp_path: Path, monkeypatch: pytest.Monke
     with_torch = segment(scan, bundle, backend="torch")
     for backend in ("openvino", "openvino", "torch"):  # the second time with what is compiled already
         assert (segment(scan, bundle, backend=backend).array == with_torch.array).all()
+
+
+def test_entries_that_change_others_are_merged_as_monai_does(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    config = bundle.root / "configs/inference.yaml"
+    config.write_text(config.read_text() + 'inferer::overlap: 0.75\n+inferer: {mode: "gaussian"}\n')
+    inferer = load_model(bundle, "cpu").inferer
+    assert (inferer.overlap, inferer.mode) == (0.75, "gaussian")

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from bundles import write_threshold_bundle
 
-from napari_seg.bundles.postprocessing import not_honoured, read_config
+from napari_seg.bundles.config import read_config
+from napari_seg.bundles.postprocessing import not_honoured
 from napari_seg.bundles.spec import read_bundle, shipped_root
 from napari_seg.bundles.trust import check_runnable
 from napari_seg.errors import BundleError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from weakref import finalize
 
 import torch
 from monai.bundle import ConfigParser
+from monai.bundle.utils import merge_kv
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
+from napari_seg.bundles.config import inference_config, read_config
 from napari_seg.bundles.model import Model
 from napari_seg.bundles.modules import BundleModules, with_public_names
-from napari_seg.bundles.spec import METADATA, WEIGHTS, Bundle, inference_config, one_line
+from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, WEIGHTS, Bundle, one_line
 from napari_seg.errors import BundleError
 
 
@@ -59,9 +62,12 @@ def _load(root: Path, weights: Path, weights_changed: int, device: torch.device,
 
 
 def _parser(root: Path, config: Path, device: torch.device) -> ConfigParser:
+    merged = ConfigParser()
+    for key, value in deepcopy(read_config(config)).items():  # as MONAI merges the entries of a file
+        merge_kv(merged, key, value)
     parser = ConfigParser()
-    parser.read_config(str(config))
-    parser.read_meta(str(root / METADATA))
+    parser.read_config(merged.get())
+    parser.read_meta(deepcopy(read_config(root / METADATA, MAX_METADATA_BYTES)))
     parser.update({"bundle_root": str(root), "device": device})
     return parser
 

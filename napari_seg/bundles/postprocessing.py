@@ -8,14 +8,9 @@ labels in MONAI than here, so it is refused with the names of what is not honour
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-
-MAX_CONFIG_BYTES = 2**18
-"""Size of a config above which it is refused; published ones have some 10 KB."""
 
 _MAX_REFERENCES = 50
 """From one entry to the next, after which they are taken for a circle."""
@@ -47,28 +42,6 @@ _HARMLESS = {
     "ToTensor",
 }
 """MONAI's transforms that leave every voxel its label, or put labels on the scan's grid, as the engine does itself."""
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Return the entries of a config (JSON or YAML) as they are written.
-
-    Raises:
-        ValueError: it is too large, or no dictionary.
-        Exception: whatever the parser raises on a damaged file.
-    """
-    with path.open("rb") as file:
-        content = file.read(MAX_CONFIG_BYTES + 1)
-    if len(content) > MAX_CONFIG_BYTES:
-        raise ValueError(f"it is larger than {MAX_CONFIG_BYTES // 1024} KiB")
-    if path.suffix == ".json":
-        config = json.loads(content)
-    else:
-        import yaml
-
-        config = yaml.safe_load(content)  # libyaml's loader is quicker, but deep nesting crashes it
-    if not isinstance(config, dict):
-        raise ValueError(f"it holds a {type(config).__name__}, not a dictionary")
-    return config
 
 
 def not_honoured(config: dict[str, Any], has_thresholds: bool, background: str) -> list[str]:

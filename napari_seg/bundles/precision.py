@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from napari_seg.errors import EnvironmentFault
+
+if TYPE_CHECKING:
+    import torch
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """The precision a user requests; "auto" is float16 on a GPU, by torch's autocast, and float32 on a CPU."""
@@ -22,6 +23,8 @@ def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     Raises:
         EnvironmentFault: `environment.precision`, bfloat16 is requested and the device has no instructions for it.
     """
+    import torch
+
     if precision == "bfloat16":
         if not has_bfloat16(device):
             name = "graphics card" if device.type == "cuda" else "processor"
@@ -37,6 +40,8 @@ def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 def has_bfloat16(device: torch.device) -> bool:
     """Return whether a device has instructions for bfloat16, rather than an emulation."""
+    import torch
+
     if device.type == "cuda":
         return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases have none

@@ -20,7 +20,6 @@ Beside MONAI's own metadata a bundle may declare, under the key `napari_seg`:
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import Counter
@@ -30,6 +29,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from napari_seg.bundles.config import read_config
 from napari_seg.errors import BundleError
 from napari_seg.volume import MOST_LABEL, Segment, Term, distinct_color
 
@@ -209,11 +209,8 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
         return replace(bundle, trusted=True) if trust else bundle
     root = shipped_root() if bundle is None else _root_of(bundle)
     try:
-        with (root / METADATA).open("rb") as file:
-            content = file.read(MAX_METADATA_BYTES + 1)
-        if len(content) > MAX_METADATA_BYTES:
-            raise ValueError(f"it is larger than {MAX_METADATA_BYTES // 2**20} MiB")
-        return _bundle(root, json.loads(content), trusted=trust or root == shipped_root())
+        metadata = read_config(root / METADATA, MAX_METADATA_BYTES)
+        return _bundle(root, metadata, trusted=trust or root == shipped_root())
     except Exception as error:  # a stranger's file can hold anything, and must not cost the other bundles
         cause = one_line(f"{type(error).__name__}: {error}", 200)
         raise BundleError(
@@ -397,16 +394,3 @@ def _localiser(entry: dict[str, Any]) -> LocaliserSpec:
 def _triple(values: list[float]) -> tuple[float, float, float]:
     x, y, z = (_number(value) for value in values)
     return x, y, z
-
-
-def inference_config(root: Path) -> Path:
-    """Return the config that says how a bundle segments a scan.
-
-    Raises:
-        BundleError: `bundle.config`, there is none.
-    """
-    configs = [root / "configs" / f"inference.{suffix}" for suffix in ("yaml", "yml", "json")]
-    for path in configs:
-        if path.is_file():
-            return path
-    raise BundleError("bundle.config", f"bundle {root.name!r} has no configs/inference.yaml or .json")

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import shlex
 
-from napari_seg.bundles.postprocessing import not_honoured, read_config, sees_images
-from napari_seg.bundles.spec import WEIGHTS, Bundle, inference_config, one_line, read_coarse
+from napari_seg.bundles.config import inference_config, read_config
+from napari_seg.bundles.postprocessing import not_honoured, sees_images
+from napari_seg.bundles.spec import WEIGHTS, Bundle, one_line, read_coarse
 from napari_seg.errors import BundleError
 
 
