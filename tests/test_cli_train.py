@@ -44,7 +44,10 @@ def test_dry_run_says_what_and_why_and_how(dataset: Path, tmp_path: Path, capsys
 
 def test_wrong_usage_says_what_is_right(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert train(dataset, "-o", tmp_path / "out", "--network", "Unet") == 1
-    assert "no network 'Unet'; there are FCN, DeepLabV3, DeepLabV3Plus, MultiView, UNet" in capsys.readouterr().err
+    assert (
+        "found network 'Unet'; expected one of FCN, DeepLabV3, DeepLabV3Plus, MultiView, UNet"
+        in capsys.readouterr().err
+    )
     with pytest.raises(SystemExit):
         train(dataset, "-o", tmp_path / "out", "--set", "learning_rate")
     assert "found 'learning_rate'; expected NAME=VALUE" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from napari_seg.training import process
 
 @pytest.mark.parametrize(
     ("handler", "said"),
-    [("signal.signal(signal.SIGTERM, lambda *_: sys.exit(143));", "stopped and saved"), ("", "nothing new was saved")],
+    [("signal.signal(signal.SIGTERM, lambda *_: sys.exit(143));", "stopped and saved"), ("", "stopped without saving")],
 )
 def test_saved_is_said_only_of_what_was_saved(
     handler: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
