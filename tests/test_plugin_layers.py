@@ -22,6 +22,7 @@ from napari_seg.errors import InputError, OutputError
 from napari_seg.formats import read
 from napari_seg.formats.label_maps import write_label_map
 from napari_seg.geometry import Grid
+from napari_seg.plugin.labels_state import Snapshot
 from napari_seg.plugin.layer_info import LayerInfo
 from napari_seg.plugin.layers import (
     SOFT_TISSUE_HU,
@@ -36,7 +37,6 @@ from napari_seg.plugin.messages import in_window_words, words_of
 from napari_seg.plugin.placement import place
 from napari_seg.plugin.reader import get_reader, read_layers
 from napari_seg.plugin.structures.export import export
-from napari_seg.plugin.structures.model import Snapshot
 from napari_seg.plugin.writer import write_labels
 from napari_seg.volume import Segment, Segmentation, Source, Volume
 

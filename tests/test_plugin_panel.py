@@ -30,6 +30,7 @@ from napari_seg.geometry import Grid, resample
 from napari_seg.localise import mni152_path
 from napari_seg.plugin import closing, commands
 from napari_seg.plugin.autosave import FOLDER_VARIABLE, Autosave
+from napari_seg.plugin.labels_state import state_of
 from napari_seg.plugin.layer_info import placement_of, volume_of
 from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.napari_private import brush_circle, main_window
@@ -37,7 +38,6 @@ from napari_seg.plugin.panel import Panel
 from napari_seg.plugin.placement import PLANES
 from napari_seg.plugin.segment import run as segment_run
 from napari_seg.plugin.structures.export import suggested_name
-from napari_seg.plugin.structures.model import table_of
 from napari_seg.volume import Segment, Segmentation, Volume
 
 pytestmark = pytest.mark.window
@@ -446,7 +446,7 @@ def test_work_left_behind_is_offered_and_restored(
     (image,) = viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
     placement = placement_of(image)
     layer = layer_of(labels_layer(thresholded(read(tmp_path / "head.nii.gz"), None), placement, "mine"))
-    table_of(layer).edits = 1
+    state_of(layer).edits = 1
     root = Path(os.environ[FOLDER_VARIABLE])
     kept = Autosave(root)
     kept.keep(kept.due([layer]))
@@ -557,7 +557,7 @@ def test_closing_asks_for_unsaved_corrections(
     assert (folder / suggested_name(corrected, "nifti")).read_text() == "another file"
     (saved,) = (path for path in folder.glob("*.nii.gz") if path.stat().st_size > 50)
     assert read(saved).array.max() == 3
-    assert not table_of(corrected).is_unsaved
+    assert not state_of(corrected).is_unsaved
     qtbot.waitUntil(lambda: not list(Path(os.environ[FOLDER_VARIABLE]).glob("*")), timeout=10_000)
 
 

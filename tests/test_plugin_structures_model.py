@@ -21,12 +21,13 @@ from napari_seg.errors import NapariSegError
 from napari_seg.formats.label_maps import read_label_map, write_label_map
 from napari_seg.formats.nifti import write_nifti
 from napari_seg.plugin.autosave import Autosave
+from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, placement_of
 from napari_seg.plugin.layers import image_layers, labels_layer, layer_of, segmentation_of
 from napari_seg.plugin.placement import place
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.export import KINDS, KindName, export, obstacle, suggested_name
-from napari_seg.plugin.structures.model import Snapshot, StructuresModel, table_of
+from napari_seg.plugin.structures.model import StructuresModel
 from napari_seg.volume import Segment, Segmentation, Source, Volume
 
 SEGMENTS = (Segment(1, "left ball", (255, 0, 0)), Segment(3, "nose", (0, 128, 255)), Segment(4, "tail", (9, 9, 9)))
@@ -97,7 +98,7 @@ def test_a_click_goes_to_the_structure(model: StructuresModel, viewer: ViewerMod
 def test_volumes_follow_edits_and_undoing(model: StructuresModel, viewer: ViewerModel) -> None:
     layer = labels_of(viewer)
     asked: list[int] = []
-    model.measuring.connect(lambda: asked.append(1))
+    model.measurement_due.connect(lambda: asked.append(1))
     before = [row.voxels for row in model.structures]
     layer.data_setitem((np.array([0, 0]), np.array([0, 1]), np.array([0, 0])), 7)
     assert asked
@@ -183,13 +184,14 @@ def test_a_border_of_no_class_is_left_out_and_said(model: StructuresModel, head:
     array[tuple(ball[0])] = 255
     array[tuple(np.argwhere(array == 0)[0])] = 255
     write_nifti(replace(found, array=array, segments=()), tmp_path / "reference.nii.gz")
-    _, scores, where, messages = model.compare(Snapshot.of(model.session.labels), tmp_path / "reference.nii.gz")
-    assert (255 in scores, scores[1].dice, np.max(where.data)) == (False, 1, 0)
-    assert [message.text.rpartition("(")[2] for message in messages[:2]] == ["labels.ignored)", "labels.void)"]
-    assert "--" not in "".join(message.text for message in messages)
+    comparison = model.compare(Snapshot.of(model.session.labels), tmp_path / "reference.nii.gz")
+    scores, texts = comparison.scores, [message.text for message in comparison.messages]
+    assert (255 in scores, scores[1].dice, np.max(comparison.differences.data)) == (False, 1, 0)
+    assert [text.rpartition("(")[2] for text in texts[:2]] == ["labels.ignored)", "labels.void)"]
+    assert "--" not in "".join(texts)
     named = (*found.segments, Segment(255, "edge", (1, 2, 3)))
     write_label_map(replace(found, array=array, segments=named), tmp_path / "named.seg.nrrd")
-    scores = model.compare(Snapshot.of(model.session.labels), tmp_path / "named.seg.nrrd")[1]
+    scores = model.compare(Snapshot.of(model.session.labels), tmp_path / "named.seg.nrrd").scores
     assert [one.dice for one in scores.values()].count(0) == 1  # named, it is a structure
 
 
@@ -242,7 +244,7 @@ def test_dicom_tells_who_made_it(
     source = tmp_path / "mine.nii.gz" if from_file else None
     layer = layer_of(labels_layer(found_in(head), placement, "mine", scan=scan, algorithm=made_by, source=source))
     assert isinstance(layer, Labels)
-    table_of(layer).painted = paint
+    state_of(layer).painted = paint
     export(Snapshot.of(layer), tmp_path / "mine.dcm", "seg")
     (first, *_) = pydicom.dcmread(tmp_path / "mine.dcm").SegmentSequence
     assert first.SegmentAlgorithmType == origin
@@ -289,7 +291,7 @@ def test_work_is_kept_until_it_is_saved_as_it_is(model: StructuresModel, viewer:
     layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
     saved = Snapshot.of(layer)
     layer.data_setitem((np.array([0]), np.array([0]), np.array([1])), 4)  # while it is saved
-    table = table_of(layer)
+    table = state_of(layer)
     table.saved = saved.edits
     assert table.is_unsaved
     (due,) = autosave.due([layer])
@@ -320,7 +322,7 @@ def test_one_layer_that_can_not_be_kept_costs_no_other(
     bad = replace(good, labels=good.labels.astype(np.int16) - 3)
     second = layer_of(labels_layer(found_in(phantoms.head()), placement_of(layer), "second"))
     assert isinstance(second, Labels)
-    table_of(second).edits = 1
+    state_of(second).edits = 1
     with pytest.raises(NapariSegError, match="whole"):
         autosave.keep([bad, Snapshot.of(second)])
     assert len(list(autosave.folder.glob("*.nii.gz"))) == 1
@@ -336,7 +338,7 @@ def test_one_layer_that_can_not_be_kept_costs_no_other(
 
 def test_names_do_not_make_measurements_old(model: StructuresModel, viewer: ViewerModel) -> None:
     asked: list[int] = []
-    model.measuring.connect(lambda: asked.append(1))
+    model.measurement_due.connect(lambda: asked.append(1))
     layer = labels_of(viewer)
     layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
     early, late = model.snapshot(), None
@@ -359,8 +361,8 @@ def test_a_duplicate_is_a_layer_of_its_own(model: StructuresModel, viewer: Viewe
     assert model.session.labels is other
     model.rename(1, "another")
     model.draw(3, False)
-    assert table_of(other).is_unsaved
-    assert not table_of(layer).is_unsaved
+    assert state_of(other).is_unsaved
+    assert not state_of(layer).is_unsaved
     assert segmentation_of(*layer.as_layer_data_tuple()[:2]).segments[0].name == "left ball"
 
 
@@ -371,12 +373,12 @@ def test_what_was_measured_of_older_labels_is_not_shown(model: StructuresModel, 
     before = [row.voxels for row in model.structures]
     layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
     answer = model.measure(snapshot)
-    assert answer[2].get(4) is None
-    table_of(layer).counts = {1: 1}
+    assert answer.counts.get(4) is None
+    state_of(layer).counts = {1: 1}
     model.take(answer)
-    assert table_of(layer).counts == {1: 1}
+    assert state_of(layer).counts == {1: 1}
     model.take_comparison(model.compare(snapshot, snapshot))
-    assert "changed meanwhile" in model.session.messages[0].text
+    assert "edited during the comparison" in model.session.messages[0].text
     assert before != [row.voxels for row in model.structures]
 
 

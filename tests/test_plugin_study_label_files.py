@@ -20,11 +20,11 @@ from napari_seg.errors import InputError
 from napari_seg.formats import read
 from napari_seg.formats.label_maps import write_label_map
 from napari_seg.geometry import Grid
+from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, placement_of, volume_of
 from napari_seg.plugin.layers import image_layers, layer_of
 from napari_seg.plugin.reader import read_layers
 from napari_seg.plugin.session import Session
-from napari_seg.plugin.structures.model import Snapshot, table_of
 from napari_seg.plugin.study.label_files import on_scan, read_labels
 from napari_seg.plugin.study.model import Entry, StudyModel
 from napari_seg.volume import NO_SOURCE, Segment, Segmentation, Volume
@@ -115,13 +115,13 @@ def test_a_seg_opened_before_its_scan_goes_onto_its_grid(study: Path) -> None:
     open_labels(model, found["found.dcm"])
     (alone,) = model.session.viewer.layers
     assert alone.data.shape != labels_of(read(study / "series")).shape  # empty slices are left out
-    table_of(alone).edits = 1
+    state_of(alone).edits = 1
     open_scan(model, found["series"])
     scan, labels = model.session.viewer.layers
     assert isinstance(labels, Labels)
     assert labels.data.shape == scan.data.shape
     assert LayerInfo.require(labels).scan == volume_of(scan).source  # type: ignore[union-attr]
-    assert table_of(labels).is_unsaved
+    assert state_of(labels).is_unsaved
 
 
 def test_a_scan_does_not_cover_labels_that_were_opened_before_it(study: Path) -> None:

@@ -23,9 +23,9 @@ from napari.layers import Labels, Layer
 from numpy.typing import NDArray
 
 from napari_seg.errors import NapariSegError, OutputError
+from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.placement import place
-from napari_seg.plugin.structures.model import Snapshot, table_of
 from napari_seg.plugin.structures.records import made_by_in, made_by_of, write_record
 
 FOLDER_VARIABLE = "NAPARI_SEG_UNSAVED"
@@ -67,7 +67,7 @@ class Unsaved:
             placement = place(segmentation.grid, frame)
             made_by = made_by_in(self.folder / file)
             layer = layer_of(labels_layer(segmentation, placement, f"{name} (restored)", algorithm=made_by))
-            table = table_of(layer)
+            table = state_of(layer)
             table.edits, table.painted = 1, True
             answer.append(layer)
         return answer
@@ -99,8 +99,8 @@ class Autosave:
 
     def due(self, layers: Iterable[Labels]) -> list[Snapshot]:
         """Return snapshots of the layers with unsaved edits; [] if the copies hold all of these edits."""
-        unsaved = [layer for layer in layers if table_of(layer).is_unsaved]
-        if {id(layer): table_of(layer).edits for layer in unsaved} == self._saved_edits:
+        unsaved = [layer for layer in layers if state_of(layer).is_unsaved]
+        if {id(layer): state_of(layer).edits for layer in unsaved} == self._saved_edits:
             return []
         return [Snapshot.of(layer) for layer in unsaved]
 

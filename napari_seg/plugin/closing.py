@@ -22,10 +22,10 @@ from napari_seg.errors import NapariSegError
 from napari_seg.plugin.autosave import Autosave
 from napari_seg.plugin.controls import ask_folder, deliver_on_timer
 from napari_seg.plugin.job import Jobs
+from napari_seg.plugin.labels_state import Snapshot, state_of, unsaved_in
 from napari_seg.plugin.napari_private import cancel_quit, canvas_widget, main_window
 from napari_seg.plugin.session import message_of
 from napari_seg.plugin.structures.export import export, free_path
-from napari_seg.plugin.structures.model import Snapshot, table_of, unsaved_in
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class UnsavedGuard(QObject):
         for layer in layers:
             snapshot = Snapshot.of(layer)
             export(snapshot, free_path(folder, layer, "nifti"), "nifti")
-            table_of(layer).count_saved(snapshot.edits)
+            state_of(layer).count_saved(snapshot.edits)
 
     def _forget(self) -> None:
         """Remove the copies, also those that a thread is about to write; napari may stay open, then they come back.
@@ -183,7 +183,7 @@ class UnsavedGuard(QObject):
 
     def _watch(self, layer: object) -> None:
         if isinstance(layer, Labels):
-            table_of(layer).marked.connect(self._on_marked, unique=True)
+            state_of(layer).marked.connect(self._on_marked, unique=True)
 
     def _on_removed(self, event: Any) -> None:
         """Keep a copy of a layer that is removed with its edits: napari can't undo that."""

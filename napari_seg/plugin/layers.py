@@ -12,12 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from napari_seg.errors import OutputError
 from napari_seg.plugin.layer_info import LayerInfo, volume_of
-from napari_seg.plugin.napari_private import redo_history, undo_history
 from napari_seg.plugin.placement import AXIS_LABELS, LayerPlacement, place
 from napari_seg.volume import NO_SOURCE, Segment, Segmentation, Source, Volume, labels_in, smallest_label_type
 
 if TYPE_CHECKING:
-    from napari.layers import Image, Labels, Layer
+    from napari.layers import Image, Layer
     from napari.utils.colormaps import DirectLabelColormap
 
 LayerTuple = tuple[NDArray, dict[str, Any], str]
@@ -304,11 +303,6 @@ def holds(layer: Layer, point: ArrayLike) -> bool:
     """Whether a point of napari's world lies in a layer's voxels."""
     (first, last), margin = layer.extent.world, layer.scale / 2
     return bool(((first - margin <= point) & (point <= last + margin)).all())
-
-
-def edits_of(layer: Labels) -> tuple[int, int]:
-    """How many steps can be undone and redone: napari says of painting that it happened, but not of undoing."""
-    return len(undo_history(layer)), len(redo_history(layer))
 
 
 def color_in(colormap: Any, label: int) -> tuple[int, int, int]:

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 from napari_seg.errors import EnvironmentFault
 
 if TYPE_CHECKING:
-    from collections import deque
-
     from napari.layers import Labels
 
 TESTED = "0.9"
@@ -55,16 +53,15 @@ def native_canvas(qt_viewer: Any) -> Any:
     return _private(_private(qt_viewer, "canvas"), "native")
 
 
-def undo_history(layer: Labels) -> deque:
-    """Return the steps that can be undone; napari emits no event when one is."""
-    history: deque = _private(layer, "_undo_history")
-    return history
+def history_lengths(layer: Labels) -> tuple[int, int]:
+    """Return the number of steps that can be undone and redone; napari emits no event for either."""
+    return len(_private(layer, "_undo_history")), len(_private(layer, "_redo_history"))
 
 
-def redo_history(layer: Labels) -> deque:
-    """Return the steps that can be redone."""
-    history: deque = _private(layer, "_redo_history")
-    return history
+def record_edit(layer: Labels, edit: list) -> None:
+    """Add an edit to the steps that can be undone, as if it had been painted in this layer; nothing can be redone."""
+    _private(layer, "_undo_history").append(edit)
+    _private(layer, "_redo_history").clear()
 
 
 def _private(owner: Any, name: str) -> Any:

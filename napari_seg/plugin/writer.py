@@ -36,11 +36,11 @@ def write_labels(path: str = "", data: NDArray | None = None, meta: dict[str, An
 
     from napari_seg.formats.label_maps import write_label_map
     from napari_seg.plugin.foreign_layers import adopt_labels, labels_from
-    from napari_seg.plugin.structures.model import table_of
+    from napari_seg.plugin.labels_state import state_of
 
     viewer = current_viewer()
     layer = None if viewer is None else next((one for one in viewer.layers if one.data is data), None)
-    edits = 0 if layer is None else table_of(layer).edits
+    edits = 0 if layer is None else state_of(layer).edits
     if LayerInfo.in_settings(meta) is None:
         labels = labels_from(data, meta)
         with suppress(InputError):  # the labels have no geometry: `segmentation_of` raises
@@ -48,5 +48,5 @@ def write_labels(path: str = "", data: NDArray | None = None, meta: dict[str, An
         meta = {**meta, "metadata": labels.metadata}
     written = write_label_map(segmentation_of(data, meta), Path(path))
     if layer is not None:
-        table_of(layer).count_saved(edits)
+        state_of(layer).count_saved(edits)
     return [str(file) for file in written]

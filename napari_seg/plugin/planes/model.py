@@ -20,8 +20,8 @@ from psygnal import Signal
 from pydantic import PrivateAttr
 
 from napari_seg.plugin.layer_info import frame_of, infos_of
-from napari_seg.plugin.layers import edits_of, holds
-from napari_seg.plugin.napari_private import redo_history, undo_history
+from napari_seg.plugin.layers import holds
+from napari_seg.plugin.napari_private import history_lengths, record_edit
 from napari_seg.plugin.placement import PLANES, letters_of
 
 _SHARED = ("visible", "opacity", "blending", "name")
@@ -323,13 +323,13 @@ class MirroredPlanes:
 
     def _on_drawn(self, layer: Labels, event: Any = None) -> None:
         """Undone and redone steps: napari says of them only that it draws, as it does of every slice."""
-        if self._edits.get(layer) != edits_of(layer):
+        if self._edits.get(layer) != history_lengths(layer):
             self._refresh_others(layer, layer)
 
     def _refresh_others(self, layer: Labels, source: Labels, event: Any = None) -> None:
         if self._is_syncing or layer not in self._copies:
             return
-        self._edits[layer] = edits_of(layer)
+        self._edits[layer] = history_lengths(layer)
         with self._syncing():
             for one in (layer, *self._copies[layer].values()):
                 if one is not source:
@@ -338,8 +338,7 @@ class MirroredPlanes:
     def _on_painted(self, layer: Labels, source: Labels, event: Any) -> None:
         """What was painted in a plane counts as painted in the layer: it is measured, kept and undone there."""
         self._refresh_others(layer, source)
-        undo_history(layer).append(event.value)
-        redo_history(layer).clear()
+        record_edit(layer, event.value)
         layer.events.paint(value=event.value)
 
     # the crosshair

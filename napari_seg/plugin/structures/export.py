@@ -10,8 +10,8 @@ from napari.layers import Labels
 
 from napari_seg.cohort.discover import PROGRAM
 from napari_seg.plugin.job import SAVING
+from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo
-from napari_seg.plugin.structures.model import Snapshot, table_of
 from napari_seg.plugin.structures.records import made_by_of, write_record
 from napari_seg.version import __version__
 
@@ -105,7 +105,7 @@ def export(snapshot: Snapshot, path: Path, kind: KindName) -> tuple[Snapshot, st
     info = snapshot.info
     segmentation = snapshot.segmentation()
     made_by = made_by_of(snapshot)
-    is_touched = table_of(snapshot.layer).painted or info.source is not None
+    is_touched = state_of(snapshot.layer).painted or info.source is not None
     written = SAVING.run(
         write_label_map,
         segmentation,

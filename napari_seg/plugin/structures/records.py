@@ -13,7 +13,7 @@ from napari_seg.version import __version__
 from napari_seg.volume import Segmentation
 
 if TYPE_CHECKING:
-    from napari_seg.plugin.structures.model import Snapshot
+    from napari_seg.plugin.labels_state import Snapshot
 
 MadeBy = tuple[str, str]
 """Name and version of a model."""

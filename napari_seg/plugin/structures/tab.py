@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 from superqt.utils import signals_blocked
 
 from napari_seg.plugin.controls import ask_file, box, button, number_item, row, swatch, table
+from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.session import Message
 from napari_seg.plugin.structures.export import (
     KINDS,
@@ -32,7 +33,7 @@ from napari_seg.plugin.structures.export import (
     suggested_name,
     with_ending,
 )
-from napari_seg.plugin.structures.model import Snapshot, Structure, StructuresModel, table_of
+from napari_seg.plugin.structures.model import Structure, StructuresModel
 from napari_seg.plugin.study.label_files import has_grid_of, on_scan
 
 _HEADS = ("", "", "Structure", "ml", "voxels", "mean", "sure", "Dice", "HD95", "NSD")
@@ -68,7 +69,7 @@ class StructuresTab(QWidget):
         self._timer.setInterval(_AFTER_MS)
         self._timer.timeout.connect(self._measure)
         self._is_measuring = False
-        model.measuring.connect(self._measure_soon)
+        model.measurement_due.connect(self._measure_soon)
         model.changed.connect(self._refresh)
         self._refresh()
         if model.session.labels is not None:
@@ -109,7 +110,7 @@ class StructuresTab(QWidget):
 
     def _on_resampled(self, snapshot: Snapshot, scan: Image, layer: Labels) -> None:
         layer.name = f"{layer.name} on {scan.name}"
-        table_of(layer).edits += 1  # it lies nowhere else
+        state_of(layer).edits += 1  # it lies nowhere else
         self.model.session.viewer.add_layer(layer)
         text = f"Resampled on {scan.name} by the nearest voxel: volumes may differ a little from {snapshot.layer.name}."
         self.model.session.say(Message("info", text))
@@ -255,7 +256,7 @@ class StructuresTab(QWidget):
 
     def _on_exported(self, kind: KindName, answer: tuple[Snapshot, str]) -> None:
         snapshot, text = answer
-        session, table = self.model.session, table_of(snapshot.layer)
+        session, table = self.model.session, state_of(snapshot.layer)
         if kind != "csv":  # which holds no labels; and what was painted meanwhile is still to be saved
             table.count_saved(snapshot.edits)
         session.say(Message("info", text))
@@ -269,7 +270,7 @@ class StructuresTab(QWidget):
         with signals_blocked(self._labels_box):
             self._labels_box.clear()
             for number, one in enumerate(layers):
-                is_unsaved = table_of(one).is_unsaved
+                is_unsaved = state_of(one).is_unsaved
                 self._labels_box.addItem(f"• {one.name}" if is_unsaved else one.name, one)
                 if is_unsaved:
                     self._labels_box.setItemData(number, _UNSAVED_TIP, Qt.ItemDataRole.ToolTipRole)

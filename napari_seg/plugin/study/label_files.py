@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_seg.formats import Skipped
-    from napari_seg.plugin.structures.model import Snapshot
+    from napari_seg.plugin.labels_state import Snapshot
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def has_grid_of(labels: Labels, scan: Image) -> bool:
 
 def can_move(labels: Labels, scan: Image) -> bool:
     """Return whether labels keep every voxel on the grid of a scan."""
-    from napari_seg.plugin.structures.model import Snapshot
+    from napari_seg.plugin.labels_state import Snapshot
 
     volume, source = volume_of(scan), placement_of(labels).native
     assert volume is not None
@@ -196,7 +196,7 @@ def on_scan(snapshot: Snapshot, scan: Image) -> Layer:
         OutputError: as of `segmentation_of`.
     """
     from napari_seg.formats.dicom.reference import check_belonging
-    from napari_seg.plugin.structures.model import table_of
+    from napari_seg.plugin.labels_state import state_of
 
     volume, info = volume_of(scan), snapshot.info
     assert volume is not None
@@ -221,6 +221,6 @@ def on_scan(snapshot: Snapshot, scan: Image) -> Layer:
             source=info.source,
         )
     )
-    old, table = table_of(snapshot.layer), table_of(layer)
+    old, table = state_of(snapshot.layer), state_of(layer)
     table.edits, table.saved, table.painted, table.hidden = old.edits, old.saved, old.painted, set(old.hidden)
     return layer

@@ -17,11 +17,11 @@ from napari_seg.cohort.discover import SUFFIX
 from napari_seg.errors import ChoiceNeeded, InputError
 from napari_seg.formats import Reading, find
 from napari_seg.plugin.job import Job
+from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, frame_of, volume_of
 from napari_seg.plugin.layers import VOLUME_MARK, holds, image_layers, in_frame, layer_of
 from napari_seg.plugin.messages import in_window_words, words_of
 from napari_seg.plugin.session import Message, Session, message_of
-from napari_seg.plugin.structures.model import Snapshot, table_of
 from napari_seg.plugin.study.label_files import (
     are_labels,
     can_move,
@@ -316,7 +316,7 @@ class StudyModel:
             if can_move(labels, scan):
                 moved = on_scan(Snapshot.of(labels), scan)
                 moved.visible, place = labels.visible, viewer.layers.index(labels)
-                table_of(labels).count_saved(table_of(labels).edits)  # they go on in the moved layer
+                state_of(labels).count_saved(state_of(labels).edits)  # they go on in the moved layer
                 viewer.layers.remove(labels)
                 viewer.layers.insert(place, moved)
             else:

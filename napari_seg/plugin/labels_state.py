@@ -1,0 +1,159 @@
+"""State of each labels layer that napari does not keep: edits, measurements, hidden structures. Without Qt.
+
+A state lives as long as its layer, even if the panel is closed. A duplicate of a layer gets a state of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from napari.layers import Labels, Layer
+from numpy.typing import NDArray
+from psygnal import Signal
+
+from napari_seg.evaluation.measure import Measurement
+from napari_seg.plugin.layer_info import LayerInfo
+from napari_seg.plugin.layers import segmentation_of
+from napari_seg.plugin.napari_private import history_lengths
+from napari_seg.volume import Segmentation
+
+if TYPE_CHECKING:
+    from napari_seg.evaluation.metrics import Scores
+
+
+@dataclass
+class LabelsState:
+    """Edits and measurements of one labels layer.
+
+    Attributes:
+        edited: emitted after a person changed, undid or redid labels.
+        marked: emitted when the layer becomes unsaved (True) or saved (False).
+        measured: label -> measurement on the grid of the layer.
+        counts: label -> number of voxels on the grid of the file; None before the first measurement.
+        hidden: labels that are not drawn.
+        scores: label -> scores against the reference; empty before a comparison and after an edit.
+        edits: number of changes of labels, names and colours.
+        paints: number of changes of labels among `edits`.
+        painted: whether a person changed the labels.
+        measured_at: value of `paints` for which `measured` is valid; None before the first measurement.
+        saved: value of `edits` at the last save.
+        history: lengths of the undo and redo histories after the last change.
+    """
+
+    edited = Signal()
+    marked = Signal(bool)
+
+    measured: dict[int, Measurement] = field(default_factory=dict)
+    counts: dict[int, int] | None = None
+    hidden: set[int] = field(default_factory=set)
+    scores: dict[int, Scores] = field(default_factory=dict)
+    edits: int = 0
+    paints: int = 0
+    painted: bool = False
+    measured_at: int | None = None
+    saved: int = 0
+    history: tuple[int, int] = (0, 0)
+
+    @property
+    def is_unsaved(self) -> bool:
+        """Return whether there are edits that were not saved."""
+        return self.edits > self.saved
+
+    def count_edit(self) -> None:
+        """Count a change of labels, names or colours."""
+        was_unsaved, self.edits = self.is_unsaved, self.edits + 1
+        if not was_unsaved:
+            self.marked.emit(True)
+
+    def count_saved(self, edits: int) -> None:
+        """Note that the layer was saved.
+
+        Args:
+            edits: value of `edits` when the saved snapshot was taken; later edits are still unsaved.
+        """
+        was_unsaved, self.saved = self.is_unsaved, max(self.saved, edits)
+        if was_unsaved and not self.is_unsaved:
+            self.marked.emit(False)
+
+    def _on_edited(self, event: Any) -> None:
+        self.history = history_lengths(event.source)
+        self.paints += 1
+        self.painted, self.scores = True, {}
+        self.count_edit()
+        self.edited.emit()
+
+    def _on_drawn(self, event: Any) -> None:
+        """Detect undo and redo, for which napari emits no event but `set_data`, as for every new slice."""
+        if self.history != history_lengths(event.source):
+            self._on_edited(event)
+
+
+_STATES: WeakKeyDictionary[Labels, LabelsState] = WeakKeyDictionary()
+
+
+def state_of(layer: Labels) -> LabelsState:
+    """Return the state of a layer; edits are counted from the first call on."""
+    if layer not in _STATES:
+        state = _STATES[layer] = LabelsState(history=history_lengths(layer))
+        layer.events.data.connect(state._on_edited)
+        layer.events.paint.connect(state._on_edited)
+        layer.events.set_data.connect(state._on_drawn)
+    return _STATES[layer]
+
+
+def unsaved_in(layers: Iterable[Layer]) -> list[Labels]:
+    """Return the labels layers on scans that have unsaved edits."""
+    labels = (layer for layer in layers if isinstance(layer, Labels) and LayerInfo.of(layer) is not None)
+    return [layer for layer in labels if state_of(layer).is_unsaved]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Copy of a labels layer at one moment, for another thread while a person continues to paint.
+
+    Attributes:
+        layer: layer that was copied.
+        labels: copy of its array.
+        settings: settings as napari passes them to a writer.
+        edits: value of `LabelsState.edits` at that moment.
+        paints: value of `LabelsState.paints` at that moment.
+    """
+
+    layer: Labels
+    labels: NDArray
+    settings: Mapping[str, Any]
+    edits: int
+    paints: int
+
+    @classmethod
+    def of(cls, layer: Labels) -> Snapshot:
+        """Return a snapshot of a layer; call in the main thread."""
+        state = state_of(layer)
+        settings = layer.as_layer_data_tuple()[1]
+        settings["metadata"] = dict(settings["metadata"])  # napari returns the live dictionary
+        return cls(layer, np.array(layer.data), settings, state.edits, state.paints)
+
+    @property
+    def name(self) -> str:
+        """Name of the layer."""
+        return str(self.settings["name"])
+
+    @property
+    def info(self) -> LayerInfo:
+        """Info of the layer."""
+        info = LayerInfo.in_settings(self.settings)
+        assert info is not None
+        return info
+
+    @property
+    def is_current(self) -> bool:
+        """Return whether the labels of the layer are unchanged since then."""
+        return state_of(self.layer).paints == self.paints
+
+    def segmentation(self) -> Segmentation:
+        """Return the labels on the grid of the file; slow, call outside the main thread."""
+        return segmentation_of(self.labels, self.settings)

@@ -1,0 +1,76 @@
+"""Comparison of a labels layer with a reference: scores, and a layer of the voxels that differ. Without Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from napari.layers import Layer
+
+from napari_seg.plugin.job import COMPARING
+from napari_seg.plugin.labels_state import Snapshot
+from napari_seg.plugin.layers import labels_layer, layer_of
+from napari_seg.plugin.messages import words_of
+from napari_seg.plugin.session import Message
+from napari_seg.volume import Segment, Segmentation, distinct_from
+
+if TYPE_CHECKING:
+    from napari_seg.evaluation.metrics import Scores
+
+_COLORS = ((255, 150, 0), (0, 170, 255), (230, 60, 230))
+"""Colours of the kinds of disagreement, unless they resemble colours of the structures."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Result of a comparison.
+
+    Attributes:
+        snapshot: labels that were compared.
+        scores: label -> scores against the reference.
+        differences: new labels layer of the voxels that differ, by kind of disagreement.
+        messages: summary, and doubts about the reference.
+    """
+
+    snapshot: Snapshot
+    scores: dict[int, Scores]
+    differences: Layer
+    messages: tuple[Message, ...]
+
+
+def compare(snapshot: Snapshot, reference: Snapshot | Path, is_stopping: Callable[[], bool]) -> Comparison:
+    """Compare labels with a reference; slow, call outside the main thread.
+
+    Args:
+        snapshot: labels to compare.
+        reference: other labels on the same scan, or a file.
+        is_stopping: polled during the comparison; returns True to stop it.
+
+    Raises:
+        NapariSegError: the reference cannot be read or lies on another grid.
+    """
+    from napari_seg.evaluation.metrics import DISAGREEMENTS
+    from napari_seg.evaluation.pairs import compare_with
+
+    segmentation, expected = snapshot.segmentation(), _loaded(reference)
+    images = snapshot.info.scan.absolute().files
+    scores, differing_at, notices = COMPARING.run(compare_with, segmentation, expected, images, is_stopping=is_stopping)
+    colors = distinct_from([segment.color for segment in segmentation.segments], _COLORS)
+    kinds = zip(DISAGREEMENTS.items(), colors, strict=True)
+    segments = tuple(Segment(label, meaning, color) for (label, meaning), color in kinds)
+    differing = Segmentation(differing_at, segmentation.grid, segments)
+    placement = snapshot.info.placement.for_new_layer()
+    differences = layer_of(labels_layer(differing, placement, f"{snapshot.name} against {reference.name}"))
+    known = [one.dice for one in scores.values() if not isnan(one.dice)]
+    mean = f"mean Dice {np.mean(known):.3f}" if known else "no structure in either of them"
+    text = f"Compared with {reference.name}: {mean}; {sum(differing.volumes_ml().values()):.2f} ml differ."
+    messages = (*(Message("warning", words_of(notice)) for notice in notices), Message("info", text))
+    return Comparison(snapshot, scores, differences, messages)
+
+
+def _loaded(reference: Snapshot | Path) -> Segmentation | Path:
+    return reference.segmentation() if isinstance(reference, Snapshot) else reference.absolute()
