@@ -94,7 +94,7 @@ def test_a_scan_that_is_not_dicom_gets_no_dicom(head: Volume, tmp_path: Path, ca
     phantoms.write_nifti(head, tmp_path / "head.nii.gz")
     words = ["predict", tmp_path / "head.nii.gz", "-o", out, "--bundle", bundle, "--trust-bundle"]
     assert run(*words, "--also", "seg", "nrrd") == 0
-    assert "output.no_dicom: head is no DICOM series, so it gets no seg" in capsys.readouterr().out
+    assert "output.no_dicom: head is not a DICOM series, so seg can't be written" in capsys.readouterr().out
     assert (out / "head.seg.nrrd").is_file()
     assert not (out / "head_seg.dcm").exists()
     assert run("convert", out / "head_seg.nii.gz", tmp_path / "x.dcm", "--scan", tmp_path / "head.nii.gz") == 5

@@ -1,4 +1,4 @@
-"""From what a user names - files, folders - to cases: each scan once, each with a name and a source of its own."""
+"""Find the cases below files and folders: each scan once, each with a unique name and source."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ FAILED = "_failed"
 CERTAINTY_MAPS = ("confidence", "entropy")
 
 MAX_NAME_BYTES = 255 - len(f"{SUFFIX}_confidence.nii.gz")
-"""What a file system allows for a file name, less the longest ending of a result."""
+"""Longest file name that file systems allow, minus the longest ending of a result."""
 
 MAX_RECORD_BYTES = 1 << 24
-"""A record of ours has some kilobytes; a larger file is somebody else's."""
+"""Maximum size of a record; records have some kilobytes, so a larger file is from another program."""
 
 _MODALITY = re.compile("t1(w|c|ce|gd|n)?|t2(w|f|star)?|pdw?|flair|dwi|adc|swi|mri?|cta?|pet|pt")
 _IMAGES = re.compile("images?(tr|ts|va|val|test)?|imgs?|scans?|volumes?")
-"""Folders that say nothing of their files; a data set's label maps have the same names."""
+"""Folder names without information; left out of case names, so that results match a data set's label maps."""
 _LEVEL = re.compile(f"anat|func|dwi|fmap|perf|pet|nifti|ses(sion)?-.*|{_IMAGES.pattern}")
-"""Folders that say little without the one above."""
+"""Folder names that identify a scan only together with the parent folder."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Case:
     """One scan of a run.
 
     Attributes:
-        name: what its results are called; unique in the run, and fit for any file system.
-        source: the file, or the folder of the series, below the folder of all inputs; never words that stand in the
-            private attributes of a DICOM file of the run.
-        place: the whole path of its first file, without links; it may hold names, and is not written anywhere.
-        scan: how to read it.
+        name: base name of the result files; unique in the run and valid on any file system.
+        source: path of the file, or of the series' folder, relative to the common folder of all inputs, without words
+            that occur in private attributes (patient, ...) of a DICOM file of the run.
+        place: absolute path of the first file, links resolved; it may contain names of patients and is never written.
+        scan: the scan to read.
     """
 
     name: str
@@ -58,37 +58,37 @@ class Case:
 
 
 def find_cases(inputs: Sequence[Path]) -> tuple[list[Case], list[tuple[Path, InputError]]]:
-    """Return every scan below the inputs, once, and what could not be looked at.
+    """Return every scan below the inputs once, and the inputs that could not be searched.
 
-    Results of earlier runs that lie in a folder among the scans are passed over. A scan is called as its file is, with
-    the folders between the input and the file before it: so its name does not depend on what else is found, or when.
-    Folders such as `images` or `imagesTr` are left out, so that results are called as the label maps of a data set.
-    Two more kinds of names stay short: a file that repeats the name of one of its folders says itself where it belongs
-    (`sub-01/anat/sub-01_T1w`), and series of DICOM files, whose names stand in their headers, get folders only where
-    several have one name. A file that is called after a modality alone (`T1`) has the name of its folder before it
-    also where it is itself the input.
+    Results of earlier runs are skipped. The name of a case consists of the folders between the input and the file, and
+    the name of the file, so that it does not depend on other files. Exceptions:
+
+    - Folders such as `images` or `imagesTr` are left out, so that results match the label maps of a data set.
+    - A file that repeats the name of one of its folders (`sub-01/anat/sub-01_T1w`) is named without folders.
+    - A DICOM series is named from its header; folders are added only if several series have the same name.
+    - A file named after a modality alone (`T1`) is preceded by the name of its folder, even if it is itself the input.
 
     Args:
         inputs: files and folders.
     """
     scans: dict[tuple[Path, ...], Scan] = {}
     faults: list[tuple[Path, InputError]] = []
-    looked_at: list[Path] = []
+    searched: list[Path] = []
     for path in inputs:
         try:
             found = without_label_maps(find(path, passing_over=is_result), path)
         except InputError as fault:
             faults.append((path, fault))
             continue
-        looked_at.append(Path(os.path.abspath(path)))
+        searched.append(Path(os.path.abspath(path)))
         for scan in found.scans:
-            # links are two names of one scan; `Path.resolve` raises on one to itself
+            # a link is a second name of a scan; `Path.resolve` fails on a link to itself
             scans.setdefault(tuple(shown(Path(os.path.realpath(file))) for file in scan.files), scan)
-    return _named(scans, looked_at), faults
+    return _named(scans, searched), faults
 
 
 def is_result(path: Path) -> bool:
-    """Return whether an earlier run wrote a label map, a map of its certainty or a picture, by the record beside it."""
+    """Return whether an earlier run wrote a label map, confidence map or preview, judged by the record next to it."""
     ending = nifti_ending(path) or (path.suffix if path.suffix == ".png" else "")
     stem = path.name.removesuffix(ending)
     for name in CERTAINTY_MAPS:
@@ -97,12 +97,12 @@ def is_result(path: Path) -> bool:
 
 
 def is_certainty_map(path: Path) -> bool:
-    """Return whether an earlier run wrote a map of certainty or a 2D image of its result, but not the label map."""
+    """Return whether an earlier run wrote a confidence map or a preview."""
     return is_result(path) and not (nifti_ending(path) and path.name.removesuffix(nifti_ending(path)).endswith(SUFFIX))
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """Return what an earlier run wrote beside a label map; None if the file is missing or not ours."""
+    """Return the record that an earlier run wrote next to a label map; None if there is none."""
     try:
         if not path.is_file() or path.stat().st_size > MAX_RECORD_BYTES:
             return None
@@ -113,7 +113,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 class _Folders:
-    """Names of folders without the words that stand in private attributes of the DICOM files below them."""
+    """Names of folders without words that occur in private attributes of the DICOM files below them."""
 
     def __init__(self, files: Sequence[Path], scans: Sequence[Scan]) -> None:
         self._public: dict[PurePath, str] = {}
@@ -125,24 +125,24 @@ class _Folders:
 
                 try:
                     tags = read_header(scan.files[0]).tags
-                except InputError:  # reading it says why
+                except InputError:  # reading the scan reports the error
                     continue
                 for folder in file.parents:
                     self._public[folder] = public_name(self._public.get(folder, _split(folder.name)[0]), tags)
                     self._study.setdefault(folder, str(tags.get("StudyInstanceUID") or ""))
 
     def name(self, folder: PurePath) -> str:
-        """Return a folder's public name; where nothing of it is left, letters that stand for the study in it."""
+        """Return a folder's public name; if no word is left, six characters of a digest of its study."""
         name = printable(self._public.get(folder, _split(folder.name)[0]))
         return name or hashlib.sha256(self._study.get(folder, "").encode()).hexdigest()[:6]
 
     def below(self, root: PurePath, folder: PurePath, has_endings: bool = False) -> list[str]:
-        """Return the public names of the folders between a root, which is left out, and a folder.
+        """Return the public names of the folders below a root, down to a folder.
 
         Args:
-            root: above the folder, or the folder itself.
-            folder: the last one.
-            has_endings: archives are named with their endings.
+            root: ancestor of the folder, or the folder itself; not included.
+            folder: the last folder; included.
+            has_endings: keep the endings of archives.
         """
         levels = [
             level for level in reversed([folder, *folder.parents]) if level.is_relative_to(root) and level != root
@@ -151,7 +151,7 @@ class _Folders:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Split the name of a folder or an archive into its stem and the ending of an archive, "" of a folder."""
+    """Split the name of a folder or archive into stem and ending; a folder has the ending ""."""
     ending = next((ending for ending in ARCHIVE_ENDINGS if name.lower().endswith(ending)), "")
     return name[: len(name) - len(ending)], name[len(name) - len(ending) :]
 
@@ -159,7 +159,7 @@ def _split(name: str) -> tuple[str, str]:
 def _named(scans: dict[tuple[Path, ...], Scan], inputs: Sequence[Path]) -> list[Case]:
     named = [path for path in inputs if path.is_dir() or has_ending(path, ARCHIVE_ENDINGS)]
     roots = list(dict.fromkeys(path if path.is_dir() else path.parent for path in inputs))
-    with suppress(ValueError):  # on several drives
+    with suppress(ValueError):  # the inputs lie on several drives
         roots = [Path(os.path.commonpath(roots))]
     files = [Path(os.path.abspath(shown(scan.files[0]))) for scan in scans.values()]
     folders = _Folders(files, list(scans.values()))
@@ -178,7 +178,7 @@ def _named(scans: dict[tuple[Path, ...], Scan], inputs: Sequence[Path]) -> list[
     cases = []
     for place, file, scan, name in zip(scans, files, scans.values(), names, strict=True):
         unique, number = _short(name), 2
-        while _compared(unique) in taken:  # several series of one name in one folder
+        while _compared(unique) in taken:  # several series with the same name in one folder
             unique, number = _short(f"{name}_{number}"), number + 1
         taken.add(_compared(unique))
         cases.append(Case(unique, _source(scan, file, roots, folders), str(place[0]), scan))
@@ -186,7 +186,7 @@ def _named(scans: dict[tuple[Path, ...], Scan], inputs: Sequence[Path]) -> list[
 
 
 def _name(scan: Scan, file: Path, named: Sequence[Path], folders: _Folders) -> str:
-    """Return the name of a scan, which follows from its file and the folders around it."""
+    """Return the name of a scan, from its file and its folders (see `find_cases`)."""
     if scan.format == "dicom":
         return scan.name
     outermost = sorted((root for root in named if file.is_relative_to(root)), key=lambda root: len(root.parts))
@@ -202,12 +202,12 @@ def _name(scan: Scan, file: Path, named: Sequence[Path], folders: _Folders) -> s
 
 
 def _words(text: str) -> str:
-    """Return the words of a name with a space around each, such as " sub 01 t1w "."""
+    """Return the words of a name, separated and surrounded by spaces, such as " sub 01 t1w "."""
     return f" {re.sub(r'[-_. ]+', ' ', text.casefold()).strip()} "
 
 
 def _source(scan: Scan, file: Path, roots: Sequence[Path], folders: _Folders) -> str:
-    """Return the path of a scan below the first of some folders that it lies in, in public names."""
+    """Return the path of a scan relative to the first root that contains it, in public names."""
     root = next((root for root in roots if file.is_relative_to(root)), file.parent)
     levels = folders.below(root, file.parent, has_endings=True)
     if scan.format != "dicom":
@@ -216,18 +216,18 @@ def _source(scan: Scan, file: Path, roots: Sequence[Path], folders: _Folders) ->
 
 
 def _with_folders(names: list[str], folders: list[list[str]]) -> list[str]:
-    """Return the names with their folders before them, without those that all of them share."""
+    """Return the names preceded by their folders, without leading folders that all of them share."""
     shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False)))
     return ["_".join([*levels[shared:], name]) for levels, name in zip(folders, names, strict=True)]
 
 
 def _compared(name: str) -> str:
-    """Return a name as a file system compares it that ignores capitals or composes accents."""
+    """Return a name in the form in which case-insensitive and Unicode-normalising file systems compare it."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _short(name: str) -> str:
-    """Return a name that a terminal and a file system take; a long one is cut and ends in letters of its digest."""
+    """Return a name that is valid on terminals and file systems; a long name is cut and ends with a digest."""
     encoding = sys.getfilesystemencoding()  # "ascii" under LC_ALL=C where Python is not allowed UTF-8
     name = re.sub(r"\s", " ", printable(name)).encode(encoding, errors="replace").decode(encoding)
     if len(name.encode()) <= MAX_NAME_BYTES:

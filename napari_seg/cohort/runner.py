@@ -1,4 +1,4 @@
-"""Runs a bundle over many scans, one after the other, and keeps what went wrong with any of them."""
+"""Segment many scans, one after the other; an error of one scan does not stop the others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from napari_seg.formats import Reading
     from napari_seg.inference.segment import Options
 
-_CODES_THAT_CONCERN_ALL = (
+_CODES_OF_ALL_SCANS = (
     "bundle.config",
     "bundle.untrusted",
     "bundle.weights",
@@ -37,20 +37,20 @@ _CODES_THAT_CONCERN_ALL = (
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What became of one scan.
+    """Result of one scan.
 
     Attributes:
-        name: the scan's, unique in the run.
+        name: name of the case, unique in the run.
         status: "done" or "failed".
-        code: of the error that stopped it; "" if done.
-        message: of that error, one line.
-        source: the scan's file or folder, below the inputs' folder.
-        labels: the label map's file; None if failed.
-        overlay: the picture's file.
-        volumes_ml: segment name -> ml.
-        confidence: segment name -> mean probability; a segment without voxels is absent.
-        notices: doubts about the scan or the result.
-        seconds: from opening the scan to the last file.
+        code: error code; "" if done.
+        message: error message, one line.
+        source: file or folder of the scan, relative to the folder of the inputs.
+        labels: file of the label map; None if failed.
+        overlay: file of the preview; None if failed.
+        volumes_ml: segment name -> volume in ml.
+        confidence: segment name -> mean probability; segments without voxels are absent.
+        notices: warnings about the scan or the result.
+        seconds: time from opening the scan to writing the last file.
     """
 
     name: str
@@ -66,7 +66,7 @@ class CaseResult:
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "name": self.name,
             "status": self.status,
@@ -95,26 +95,27 @@ def run_cohort(
     on_result: Callable[[CaseResult], None] | None = None,
     progress: Progress | None = None,
 ) -> list[CaseResult]:
-    """One result a case, in the cases' order; one that fails leaves `<name>_failed.json` and does not stop the others.
+    """Segment the cases and return one result for each, in their order.
+
+    A case that fails leaves `<name>_failed.json` and does not stop the others.
 
     Args:
-        cases: what `find_cases` gave.
-        output_dir: made if it is not there; nothing is written outside it.
-        bundle: which structures to find.
-        options: for `segment`.
-        reading: for `Scan.read`.
-        also: formats to write beside NIfTI; those of DICOM only for DICOM scans.
-        overwrite: replace whatever has the results' names; without it, only results that an earlier run gave for
-            the same scan and nobody touched since.
-        on_case: called with the scan's number and name before it is opened.
-        on_result: called with what became of each scan, once that is known.
-        progress: as for `segment`; raising `Cancelled` from it ends the run, finished cases stay.
+        cases: cases from `find_cases`.
+        output_dir: output folder, created if missing; nothing is written outside it.
+        bundle: bundle to run.
+        options: options of `segment`.
+        reading: keyword arguments of `Scan.read`.
+        also: formats to write in addition to NIfTI; DICOM formats apply to DICOM scans only.
+        overwrite: replace all files with the names of the results; otherwise only unchanged results of an earlier run
+            for the same scan are replaced.
+        on_case: called with number and name of a case before its scan is opened.
+        on_result: called with each result.
+        progress: as for `segment`; if it raises `Cancelled`, the run ends and finished cases are kept.
 
     Raises:
-        OutputError: `output.folder`, the folder can't be made or written to; `output.disk_full`: computing on would
-            be for nothing.
-        BundleError: the bundle is untrusted or incomplete, or expects other channels: no scan could be done.
-        EnvironmentFault: the machine lacks the device or the template.
+        OutputError: `output.folder`, the folder can't be created or written to; `output.disk_full`.
+        BundleError: the bundle is untrusted, incomplete or expects other channels, so that no scan can be segmented.
+        EnvironmentFault: the device or the template is missing.
         Cancelled: `progress` raised it.
     """
     check_runnable(bundle)
@@ -134,7 +135,7 @@ def run_cohort(
 
 
 def _check_channels(bundle: Bundle, cases: Sequence[Case]) -> None:
-    """Refuse, once and before any work, a bundle that none of the scans can give its channels.
+    """Refuse a bundle whose number of channels none of the scans has, before any other work.
 
     Raises:
         BundleError: `bundle.channels`.
@@ -143,8 +144,9 @@ def _check_channels(bundle: Bundle, cases: Sequence[Case]) -> None:
     if given and bundle.in_channels not in given:
         raise BundleError(
             "bundle.channels",
-            f"bundle {bundle.root.name!r} expects {bundle.in_channels} channels; so far napari-seg reads "
-            f"scans of one channel and 2D images of 1 or {COLOURS}; run it with MONAI: {command_of_monai(bundle)}",
+            f"bundle {bundle.root.name!r} expects {bundle.in_channels} channels; napari-seg reads "
+            f"scans with one channel and 2D images with 1 or {COLOURS}; run the bundle with MONAI: "
+            f"{command_of_monai(bundle)}",
         )
 
 
@@ -173,13 +175,13 @@ def _run_case(
         segmentation = segment(volume, bundle, progress=progress, **options)
         if case.scan.format != "dicom" and (missing := [kind for kind in also if kind in OF_DICOM]):
             also = [kind for kind in also if kind not in missing]
-            text = f"{case.name} is no DICOM series, so it gets no {' and no '.join(missing)}"
+            text = f"{case.name} is not a DICOM series, so {' and '.join(missing)} can't be written"
             segmentation = replace(segmentation, notices=(*segmentation.notices, Notice("output.no_dicom", text)))
         segmentation = output.write_case(case, volume, segmentation, bundle, also, options)
     except Cancelled:
         raise
     except NapariSegError as error:
-        if error.code in _CODES_THAT_CONCERN_ALL:
+        if error.code in _CODES_OF_ALL_SCANS:
             raise
         return _failed(case, error.code, error.message, start)
     except MemoryError:
@@ -188,8 +190,8 @@ def _run_case(
         if is_disk_full(error):
             raise not_written(case.name, error) from error
         return _failed(case, "file.unreadable", f"the operating system says: {error.strerror or error}", start)
-    except Exception as error:  # our own mistake must not cost the other scans
-        where = traceback.extract_tb(error.__traceback__)[-1]  # its words may quote what must stay private
+    except Exception as error:  # an error in the program must not stop the other scans
+        where = traceback.extract_tb(error.__traceback__)[-1]  # the exception text may contain private data
         kind = f"{type(error).__name__} in {Path(where.filename).name}, line {where.lineno}"
         message = f"this should not have happened: {kind}; please report it"
         return _failed(case, "internal.error", message, start)
