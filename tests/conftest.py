@@ -24,10 +24,10 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     from napari_seg.plugin.job import NETWORKS
 
     def run_here(
-        work: Any, *args: Any, told: Any = None, on_start: Any = None, is_stopping: Any = None, **options: Any
+        work: Any, *args: Any, callbacks: Any = None, on_start: Any = None, is_stopping: Any = None, **options: Any
     ) -> Any:
         on_start()
-        return work(*args, **options, **(told or {}))
+        return work(*args, **options, **(callbacks or {}))
 
     monkeypatch.setattr(NETWORKS, "run", run_here)
 
