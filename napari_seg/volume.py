@@ -21,15 +21,82 @@ Format = Literal["", "nifti", "itk", "picture", "dicom"]
 "dicom"; "" for a volume that was read from no file."""
 
 
+@dataclass(frozen=True, slots=True)
+class DicomInstance:
+    """Identifiers of one image file of a DICOM series.
+
+    Attributes:
+        sop_class_uid: SOP class, such as CT Image Storage; "" if the file states none.
+        sop_instance_uid: identifier of this image; "" if the file states none.
+        frame_count: number of frames in the file.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    frame_count: int
+
+
+@dataclass(frozen=True, eq=False)
+class SolvedStack:
+    """Geometry and identifiers of the slices of a DICOM series, solved once when the series is read.
+
+    The slices of a tilted gantry lie on a straight grid that is larger in the plane than they are; each slice begins
+    farther along the columns and rows of that grid than the one before.
+
+    Attributes:
+        instances: one for each file of the source.
+        slices: for each slice in its order, number of its file in the source and number of its frame in that file.
+        positions_mm: (K, 3) position of the first pixel of each slice, in DICOM's frame, LPS+.
+        size: columns and rows of a slice.
+        grid: straight grid over columns, rows and slices, in RAS+.
+        begin: (2,) column and row of the grid at which the first slice begins.
+        shift: (2,) columns and rows from the beginning of one slice to that of the next; 0 without a tilt.
+        study_uid: identifier of the study; "" if the files state none.
+        series_uid: identifier of the series; "" if the files state none.
+        frame_of_reference_uid: identifier of the frame of reference; "" if the files state none, or different ones.
+    """
+
+    instances: tuple[DicomInstance, ...] = field(repr=False)
+    slices: tuple[tuple[int, int], ...]
+    positions_mm: NDArray[np.float64]
+    size: tuple[int, int]
+    grid: Grid
+    begin: NDArray[np.float64]
+    shift: NDArray[np.float64]
+    study_uid: str = field(repr=False)
+    series_uid: str = field(repr=False)
+    frame_of_reference_uid: str = field(repr=False)
+
+    @property
+    def frames(self) -> tuple[tuple[int, ...], ...]:
+        """Return for each file the frames that are slices, ascending."""
+        by_file: list[set[int]] = [set() for _ in self.instances]
+        for file, frame in self.slices:
+            by_file[file].add(frame)
+        return tuple(tuple(sorted(frames)) for frames in by_file)
+
+    @property
+    def is_tilted(self) -> bool:
+        """Return whether the gantry was tilted."""
+        return bool(self.shift.any())
+
+    def begins(self) -> NDArray[np.float64]:
+        """Return (K, 2) the column and row of the grid at which each slice begins."""
+        begins = self.begin + np.arange(len(self.slices))[:, None] * self.shift
+        return np.maximum(begins.round(6), 0)  # slightly below a whole pixel is that pixel
+
+
 @dataclass(frozen=True, eq=False)
 class DicomStack:
     """Slices of a volume in the files of a DICOM series, as results that refer to these images need them.
 
     Attributes:
         frames: for each file of the source, the frames that are slices of the volume, counted from 0.
+        solved: their geometry and identifiers; None if only the frames are known.
     """
 
     frames: tuple[tuple[int, ...], ...] = ()
+    solved: SolvedStack | None = None
 
 
 @dataclass(frozen=True)

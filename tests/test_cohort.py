@@ -17,7 +17,7 @@ import phantoms
 import pytest
 
 import napari_seg.evaluation.overlay
-import napari_seg.formats.dicom.seg
+import napari_seg.formats.dicom.seg_write
 import napari_seg.inference
 from napari_seg.bundles.spec import Bundle, read_bundle
 from napari_seg.cohort import results
@@ -274,7 +274,7 @@ def test_a_format_that_cannot_hold_a_result_costs_nothing_else(
         raise OutputError("output.no_dicom", "the headers lack what it needs")
 
     phantoms.write_series(phantoms.head(), tmp_path / "series")
-    monkeypatch.setattr(napari_seg.formats.dicom.seg, "write_dicom_seg", refuse)
+    monkeypatch.setattr(napari_seg.formats.dicom.seg_write, "write_dicom_seg", refuse)
     (result,) = run_cohort(find_cases([tmp_path / "series"])[0], tmp_path / "out", bundle, also=["seg", "nrrd"])
     name = "MR_T1w_sagittal_003"
     assert (result.status, [notice.code for notice in result.notices]) == ("done", ["output.no_dicom"])

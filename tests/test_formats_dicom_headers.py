@@ -73,7 +73,7 @@ def test_an_enhanced_header_takes_as_little(tmp_path: Path, head: Volume) -> Non
 def test_pixels_count_towards_the_memory_that_may_be_used(tmp_path: Path, head: Volume) -> None:
     paths = write_series(head, tmp_path)
     with limited_to(20_000), pytest.raises(EnvironmentFault, match=r"environment\.memory"):
-        read_series(paths, apart=False)
+        read_series(paths)
 
 
 _META = b"\2\0\0\0UL\4\0\x0c\0\0\0\2\0\x01\0OB\0\0\0\0\0\0"
@@ -222,8 +222,8 @@ def test_odd_values_cost_their_series_at_most(tmp_path: Path, head: Volume, keyw
         *others, sound = find(tmp_path).scans
         for scan in others:
             with suppress(InputError):
-                read_series(scan.files, apart=False)
-        assert np.array_equal(read_series(sound.files, apart=False).array, head.array[..., 3:5])
+                read_series(scan.files)
+        assert np.array_equal(read_series(sound.files).array, head.array[..., 3:5])
 
 
 # privacy

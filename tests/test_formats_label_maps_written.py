@@ -20,10 +20,13 @@ from scipy.ndimage import gaussian_filter
 from napari_seg.errors import InputError, OutputError
 from napari_seg.evaluation.labels import with_labels_of
 from napari_seg.formats import find_scans, read
-from napari_seg.formats.dicom import seg
+from napari_seg.formats.dicom import seg_write
 from napari_seg.formats.dicom.contours import outlines
-from napari_seg.formats.dicom.rtstruct import read_rtstruct, write_rtstruct
-from napari_seg.formats.dicom.seg import read_dicom_seg, same_labels, write_dicom_seg
+from napari_seg.formats.dicom.rtstruct import read_rtstruct
+from napari_seg.formats.dicom.rtstruct_write import write_rtstruct
+from napari_seg.formats.dicom.seg import read_dicom_seg, same_labels
+from napari_seg.formats.dicom.seg_write import write_dicom_seg
+from napari_seg.formats.dicom.source import read_source, source_images
 from napari_seg.formats.label_maps import on_grid, read_label_map, write_label_map
 from napari_seg.formats.nrrd import read_seg_nrrd, write_seg_nrrd
 from napari_seg.formats.surface import surface_of
@@ -80,7 +83,7 @@ def test_dicom_segmentations_come_back(any_series: Volume, tmp_path: Path, kind:
     assert same_labels(found, numbered)
     assert found.grid.shape[2] < meant.grid.shape[2]
     labels = (1, 2, 3) if kind == "binary" else (1, 5, 7)
-    tissue = {"category": seg.TISSUE, "kind": seg.TISSUE}
+    tissue = {"category": seg_write.TISSUE, "kind": seg_write.TISSUE}
     expected = [replace(s, label=n) for n, s in zip(labels, SEGMENTS, strict=True)]
     assert list(found.segments) == [expected[0], *(replace(s, **tissue) for s in expected[1:])]
     back = with_labels_of(meant, on_grid(found, meant.grid, tmp_path))
@@ -164,14 +167,11 @@ def test_segments_that_overlap_are_read_one_at_a_time(series: Volume, tmp_path: 
         channels={"SegmentNumber": [1, 2]},
         from_reference_convention="RAS",
     )
-    sources = [seg.source_of(path) for path in series.source.files]
-    for source in sources:
-        source.SliceThickness = 1
     dataset = highdicom.seg.Segmentation(
-        sources,
+        source_images(*read_source(series.source, "x.dcm"), thickness_mm=1.0),
         volume,
         "BINARY",
-        [seg._description(s, ("x", "1"), "AUTOMATIC") for s in names],
+        [seg_write._description(s, ("x", "1"), "AUTOMATIC") for s in names],
         highdicom.UID(),
         1,
         highdicom.UID(),
@@ -283,7 +283,7 @@ def test_no_half_a_file_is_left(series: Volume, tmp_path: Path, monkeypatch: pyt
         other = labelled(series.grid)
         return replace(other, array=np.roll(np.minimum(other.array, 1), 1, axis=0))
 
-    for place in ("dicom.seg.read_dicom_seg", "nrrd.read_seg_nrrd", "dicom.rtstruct.read_rtstruct"):
+    for place in ("dicom.seg_write.read_dicom_seg", "nrrd.read_seg_nrrd", "dicom.rtstruct_write.read_rtstruct"):
         monkeypatch.setattr(f"napari_seg.formats.{place}", changed)
     before = sorted(tmp_path.iterdir())
     names: Sequence[tuple[str, str]] = [("x.dcm", "seg"), ("x.dcm", "rtstruct"), ("x.seg.nrrd", "seg")]

@@ -96,9 +96,9 @@ class Scan:
 
             read = partial(read_one_picture, channels=channels)
         elif self.format == "dicom":
-            from napari_seg.formats.dicom.read import read_series
+            from napari_seg.formats.dicom.read import series_reader
 
-            read = partial(read_series, volume=volume, resample_tilt=resample_tilt, name=self.name, apart=False)
+            read = series_reader(self.files, volume, resample_tilt=resample_tilt, name=self.name)
         else:
             from napari_seg.formats.archive import unpacked
 

@@ -193,11 +193,11 @@ def write_label_map(
 
         write_seg_nrrd(segmentation, path)
     elif has_ending(path, (".dcm",)) and dicom == "rtstruct":
-        from napari_seg.formats.dicom.rtstruct import write_rtstruct
+        from napari_seg.formats.dicom.rtstruct_write import write_rtstruct
 
         write_rtstruct(segmentation, scan, path, algorithm=algorithm, origin=origin)
     elif has_ending(path, (".dcm",)):
-        from napari_seg.formats.dicom.seg import write_dicom_seg
+        from napari_seg.formats.dicom.seg_write import write_dicom_seg
 
         kind: Literal["binary", "labelmap"] = "binary" if dicom == "seg" else "labelmap"
         write_dicom_seg(segmentation, scan, path, kind=kind, algorithm=algorithm, origin=origin)

@@ -37,7 +37,7 @@ class Frame:
     """One slice: where it lies (in DICOM's own frame, LPS+, mm), and what turns its stored values into true ones.
 
     Attributes:
-        path: the file that holds it.
+        header: header of the file that holds it.
         label: what a message calls it.
         index: its place in that file; 0 in a file of one frame.
         identity: what two copies of it share.
@@ -55,7 +55,7 @@ class Frame:
             whole frame.
     """
 
-    path: Path
+    header: Header
     label: str
     index: int
     identity: tuple
@@ -246,7 +246,7 @@ def _frame(header: Header, index: int, lookup: Callable[[str, str], Any], marks:
     if not slope or not np.isfinite([slope, intercept]).all():
         raise InputError("file.bad_header", f"{label} rescales its values by {slope} and {intercept}; re-export it")
     return Frame(
-        path=header.path,
+        header=header,
         label=label if index == 0 else f"{label}[{index}]",
         index=index,
         identity=(str(tags.get("SOPInstanceUID") or header.path), index, tags.get("InstanceNumber"), tuple(position)),

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import ChoiceNeeded, InputError
 from napari_seg.formats.dicom.frames import Frame, millimetres
+from napari_seg.formats.dicom.headers import Header
 from napari_seg.formats.dicom.series import names_of_kinds
 from napari_seg.formats.dicom.volumes import tell_apart
 from napari_seg.geometry import SHEAR_TOLERANCE, Grid
+from napari_seg.volume import DicomInstance, DicomStack, SolvedStack, Source
 
 SAME_PLACE_PIXELS = 0.01
 """Slices nearer to each other than this part of a pixel lie at one place."""
@@ -30,35 +32,9 @@ MOST_TILT = 0.708
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-@dataclass(frozen=True, eq=False)
-class Stack:
-    """Frames in the order in which they lie, and the straight grid that they fill.
-
-    Attributes:
-        frames: of one volume.
-        grid: over columns, rows and slices, in RAS+. It spans all slices of a tilted gantry, and so is larger in the
-            plane than they are.
-        begin: (2,) column and row of the grid at which the first slice begins.
-        shift: (2,) columns and rows by which each slice lies farther than the one before; 0 unless the gantry was
-            tilted.
-    """
-
-    frames: list[Frame]
-    grid: Grid
-    begin: NDArray[np.float64]
-    shift: NDArray[np.float64]
-
-    @property
-    def is_tilted(self) -> bool:
-        return bool(self.shift.any())
-
-    def begins(self) -> NDArray[np.float64]:
-        """(K, 2) column and row of the grid at which each slice begins."""
-        begins = self.begin + np.arange(len(self.frames))[:, None] * self.shift
-        return np.maximum(begins.round(6), 0)  # a hair below a whole pixel is that pixel
-
-
-def arrange(frames: Sequence[Frame], name: str, volume: int | None = None, *, tilted: bool = False) -> Stack:
+def arrange(
+    frames: Sequence[Frame], name: str, volume: int | None = None, *, tilted: bool = False
+) -> tuple[list[Frame], SolvedStack]:
     """The frames in the order in which they lie, and the grid that they fill.
 
     The slice axis grows along the cross product of the column and row axes, whatever the files' order was. Its
@@ -102,7 +78,47 @@ def arrange(frames: Sequence[Frame], name: str, volume: int | None = None, *, ti
     begin = np.ceil(np.maximum(-farthest, 0))
     affine[:3, 3] = positions[0] - affine[:3, :2] @ begin
     columns, rows = np.add((first.columns, first.rows), begin + np.ceil(np.maximum(farthest, 0)))
-    return Stack(frames, Grid((int(columns), int(rows), len(frames)), _RAS_FROM_LPS @ affine), begin, shift)
+    grid = Grid((int(columns), int(rows), len(frames)), _RAS_FROM_LPS @ affine)
+    return frames, _solved(frames, grid, begin, shift)
+
+
+def source_of(frames: Sequence[Frame], stack: SolvedStack) -> Source:
+    """Return the files of a stack, in the order of its slices, together with the stack."""
+    return Source("dicom", tuple(_headers(frames)), DicomStack(stack.frames, stack))
+
+
+def _headers(frames: Sequence[Frame]) -> dict[Path, Header]:
+    return {frame.header.path: frame.header for frame in frames}
+
+
+def _solved(frames: Sequence[Frame], grid: Grid, begin: NDArray[np.float64], shift: NDArray[np.float64]) -> SolvedStack:
+    """Return what results that refer to these slices need."""
+    headers = _headers(frames)
+    files = {path: n for n, path in enumerate(headers)}
+    keywords = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+    stated = [{str(header.tags.get(keyword) or "") for header in headers.values()} for keyword in keywords]
+    study, series, frame_of_reference = (uids.pop() if len(uids) == 1 else "" for uids in stated)
+    return SolvedStack(
+        instances=tuple(_instance(header) for header in headers.values()),
+        slices=tuple((files[frame.header.path], frame.index) for frame in frames),
+        positions_mm=np.array([frame.position for frame in frames]),
+        size=(frames[0].columns, frames[0].rows),
+        grid=grid,
+        begin=begin,
+        shift=shift,
+        study_uid=study,
+        series_uid=series,
+        frame_of_reference_uid=frame_of_reference,
+    )
+
+
+def _instance(header: Header) -> DicomInstance:
+    tags = header.tags
+    return DicomInstance(
+        sop_class_uid=str(tags.get("SOPClassUID") or ""),
+        sop_instance_uid=str(tags.get("SOPInstanceUID") or ""),
+        frame_count=max(int(tags.get("NumberOfFrames") or 1), 1),
+    )
 
 
 def _one_volume(frames: Sequence[Frame], name: str, volume: int | None) -> list[Frame]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
@@ -339,6 +339,17 @@ def read_object(path: Path, *, stop_before_pixels: bool = False) -> Dataset:
         raise InputError(
             "file.bad_header", f"{file_label(path)} has a DICOM header that can't be read ({kind})"
         ) from None
+
+
+def object_label(dataset: Dataset, path: Path) -> str:
+    """Return the name of a file that has been read for messages, without private words."""
+    tags: dict[str, Any] = {}
+    with quiet_pydicom():
+        for keyword in ("InstanceNumber", *private_keywords()):
+            with suppress(Exception):  # a malformed value
+                if keyword in dataset:
+                    tags[keyword] = _plain(dataset[keyword].value)
+    return label_of(path, tags)
 
 
 def transfer_syntax_of(dataset: Dataset) -> UID:

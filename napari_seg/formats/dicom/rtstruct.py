@@ -1,112 +1,60 @@
-"""Label maps as the contours of an RT structure set (PS3.3 A.19), and back.
-
-What contours enclose is decided in `contours`.
-"""
+"""Read the contours of RT structure sets (PS3.3 A.19) as label maps; `contours` decides which voxels they enclose."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.errors import InputError, Notice, OutputError, told_plainly
-from napari_seg.formats.atomic import unproven
-from napari_seg.formats.dicom.contours import enclosed, enclosed_by_odd, outlines
-from napari_seg.formats.dicom.headers import file_label, quiet_pydicom, read_header, read_object
-from napari_seg.formats.dicom.seg import UNICODE, source_of
-from napari_seg.formats.dicom.text import dicom_text, with_dicom_names
+from napari_seg.errors import InputError, Notice, told_plainly
+from napari_seg.formats.dicom.contours import enclosed, enclosed_by_odd
+from napari_seg.formats.dicom.headers import object_label, quiet_pydicom, read_object
 from napari_seg.geometry import Grid
-from napari_seg.version import __version__
-from napari_seg.volume import Origin, Segment, Segmentation, Source, distinct_color, smallest_label_type
+from napari_seg.volume import Segment, Segmentation, distinct_color, smallest_label_type
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-SERIES_NUMBERS_AFTER = 950
-"""A structure set's series number is this much above that of its images."""
-
 PLANE_TOLERANCE = 0.06
-"""How far, in slice spacings, a contour may lie from a slice's plane; slices themselves may lie 0.05 beside theirs."""
+"""Maximum distance of a contour from the plane of its slice, in slice spacings; slices themselves may be 0.05 off."""
 
 ROUNDED_MM = 0.06
-"""How much farther: many programs round coordinates to 0.1 mm."""
+"""Additional distance in mm: many programs round coordinates to 0.1 mm."""
 
 MAX_PLANE_TOLERANCE = 0.3
-"""How far it may lie at most, in slice spacings, so that there is no doubt which slice is meant."""
+"""Upper limit of both together, in slice spacings, so that the slice of a contour is never in doubt."""
 
 BEYOND_VOXELS = 1.0
-"""How far a contour may reach beyond the scan without a remark."""
+"""Distance by which a contour may reach beyond the scan without a notice, in voxels."""
 
 _AREAS = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
-"""Of the kinds of contours those that enclose voxels; points and open lines are marks."""
+"""Types of contours that enclose voxels; points and open lines are marks."""
 
 _LPS = np.array([-1.0, -1.0, 1.0])
-
-
-def write_rtstruct(
-    segmentation: Segmentation,
-    scan: Source,
-    path: Path,
-    *,
-    algorithm: tuple[str, str] = ("napari-seg", ""),
-    origin: Origin = "AUTOMATIC",
-) -> None:
-    """Writes a label map as contours on the slices that it was made from, or leaves no file at all.
-
-    The file gets its name, replacing one that had it, only after its contours were read back and gave the same labels.
-
-    Args:
-        segmentation: on the images' grid.
-        scan: the images that the labels refer to; without a stack, all frames of its files.
-        path: of the file.
-        algorithm: name and version of what made it.
-        origin: DICOM's word for whether a person took part.
-
-    Raises:
-        OutputError: `output.no_dicom`, there are no images, or they lack the identifiers that contours refer to;
-            `output.not_written`; `output.not_equal`.
-    """
-    frames = scan.stack.frames if scan.stack is not None else ()
-    sources = [source_of(image) for image in (scan.files if scan.format == "dicom" else ())]
-    if not sources:
-        raise OutputError("output.no_dicom", f"{path.name} needs the DICOM images that it belongs to; there are none")
-    segmentation, algorithm = with_dicom_names(segmentation, algorithm, path.name)
-    text = f"{path.name} can't be made from the headers of its images ({{kind}}); save as NIfTI or NRRD"
-    plainly = told_plainly(OutputError, "output.no_dicom", text, passing=(OSError,))
-    with unproven(path, ".dcm") as hidden, quiet_pydicom(), plainly:
-        dataset = _structure_set(sources, frames, algorithm)
-        slices = _slices(sources, frames, segmentation.grid)
-        for number, segment in enumerate(segmentation.segments, start=1):
-            _add_structure(dataset, number, segment, segmentation, slices, algorithm, origin)
-        dataset.save_as(hidden, enforce_file_format=True)
-        found = read_rtstruct(hidden, segmentation.grid)
-        labels = [0, *(segment.label for segment in segmentation.segments)]
-        if not np.array_equal(np.array(labels, segmentation.array.dtype)[found.array], segmentation.array):
-            raise OutputError("output.not_equal", f"{path.name} came back from the disk with other labels; try again")
 
 
 def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = (), *, extend: bool = False) -> Segmentation:
     """Read the contours of a structure set as a label map, labels in the order of its regions.
 
     A voxel belongs to a structure if its centre lies inside the structure's contours on its slice, see
-    `contours.enclosed`; where a structure is of the kind CLOSEDPLANAR_XOR, inside an odd number of them.
+    `contours.enclosed`; for contours of the type CLOSEDPLANAR_XOR, inside an odd number of them.
 
     Args:
         path: the file.
         grid: grid of the scan that it was drawn on.
-        only: names of the structures wanted; all if empty.
+        only: names of the required structures; all if empty.
         extend: enlarge the grid by whole voxels where contours reach beyond it.
 
     Raises:
         InputError: `file.*`; `geometry.not_on_slices`, contours lie between the slices of the grid, or outside of it;
-            `labels.overlap`, structures share voxels; `labels.unknown`, it lacks a structure that is wanted.
+            `labels.overlap`, structures share voxels; `labels.unknown`, it lacks a required structure.
     """
-    dataset, file_name = read_object(path), file_label(path)
+    dataset = read_object(path)
+    file_name = object_label(dataset, path)
     text = f"{file_name} is not a usable RT structure set ({{kind}})"
     with quiet_pydicom(), told_plainly(InputError, "file.bad_header", text):
         names = {int(roi.ROINumber): str(roi.get("ROIName") or "") for roi in dataset.StructureSetROISequence}
@@ -142,7 +90,7 @@ def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = (), *, extend: b
                 raise InputError(
                     "labels.overlap",
                     f"{segments[-1].name} shares {overlap} voxels with other structures of {file_name}, and a label "
-                    "map holds one label a voxel; name the structures that are wanted",
+                    "map holds one label a voxel; name the structures to read",
                 )
             array[..., k][inside] = label
             count += int(np.count_nonzero(inside))
@@ -151,7 +99,7 @@ def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = (), *, extend: b
             notices.append(Notice("labels.no_voxels", text, segments[-1].name))
         if crossing:
             text = f"contours of {segments[-1].name} in {file_name} overlap on slices {_listed(crossing)}"
-            notice = f"{text}; all that they enclose counts as inside"
+            notice = f"{text}; all voxels inside any of them count as inside"
             notices.append(Notice("labels.contours_overlap", notice, segments[-1].name))
     return Segmentation(array, grid, tuple(segments), notices=tuple(notices))
 
@@ -162,9 +110,9 @@ class _Contour:
 
     Attributes:
         k: index of the slice that is nearest to it.
-        off_slice: how far it lies from that, in slice spacings.
+        off_slice: distance from that slice, in slice spacings.
         corners: (N, 2) as fractional indices I and J.
-        is_xor: whether it encloses what an odd number of contours of its kind enclose.
+        is_xor: whether a voxel is enclosed if it lies inside an odd number of contours of this type.
     """
 
     k: int
@@ -179,7 +127,7 @@ def _contours(region: Dataset, grid: Grid) -> list[_Contour]:
     for contour in region.get("ContourSequence") or ():
         if contour.get("ContourGeometricType") in _AREAS:
             values = contour.get_item("ContourData").value
-            if isinstance(values, bytes):  # not converted yet, or too long for an explicit VR and of unknown kind
+            if isinstance(values, bytes):  # not converted yet, or too long for an explicit VR
                 values = values.decode("ascii").strip(" \0").split("\\")
             points = np.reshape(np.array(values or [], float), (-1, 3))
             indices = grid.to_index(points * _LPS)
@@ -222,12 +170,18 @@ def _beyond(contours: Mapping[str, Sequence[_Contour]], grid: Grid, name: str) -
         ]
         if max(reach, default=0.0) > BEYOND_VOXELS:
             text = f"contours of {structure} in {name} reach up to {max(reach):.1f} voxels beyond the scan"
-            notices.append(Notice("labels.beyond_scan", f"{text}; what lies there is left out", structure))
+            notices.append(Notice("labels.beyond_scan", f"{text}; the voxels there are left out", structure))
     return notices
 
 
 def _check_slices(contours: Mapping[str, Sequence[_Contour]], grid: Grid, name: str) -> None:
-    """Refuse contours that are on no slice of the grid; by the names of their structures."""
+    """Refuse contours that lie on no slice of the grid.
+
+    Args:
+        contours: contours by the names of their structures.
+        grid: grid of the scan.
+        name: name of the file, for messages.
+    """
     count = grid.shape[2]
     tolerance = min(MAX_PLANE_TOLERANCE, PLANE_TOLERANCE + ROUNDED_MM / grid.spacing_mm[2])
     faults = {}
@@ -262,7 +216,7 @@ def _listed(slices: Sequence[int]) -> str:
 
 
 def _filled(contours: Sequence[_Contour], grid: Grid) -> Iterator[tuple[int, NDArray[np.bool_], bool]]:
-    """Yield slice by slice what contours enclose (I, J), and whether some overlap partially."""
+    """Yield for each slice its number, the enclosed voxels (I, J), and whether contours overlap partially."""
     shape, pixel_mm = grid.shape[:2], grid.spacing_mm[:2]
     for k in sorted({contour.k for contour in contours}):
         here = [contour for contour in contours if contour.k == k]
@@ -271,159 +225,3 @@ def _filled(contours: Sequence[_Contour], grid: Grid) -> Iterator[tuple[int, NDA
             yield k, enclosed_by_odd(corners, shape), False
         else:
             yield k, *enclosed(corners, shape, pixel_mm)
-
-
-def _structure_set(sources: Sequence[Dataset], frames: Sequence[Sequence[int]], algorithm: tuple[str, str]) -> Dataset:
-    """All of a structure set but its structures."""
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
-
-    first = sources[0]
-    now = datetime.now()
-    answer = Dataset()
-    answer.file_meta = FileMetaDataset()
-    answer.file_meta.MediaStorageSOPClassUID = RTStructureSetStorage
-    # explicit value representations allow 64 KiB a value, which is few for the outline of a whole slice
-    answer.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    for keyword in (*_OF_PATIENT_AND_STUDY, "FrameOfReferenceUID", "PositionReferenceIndicator"):
-        if keyword in first:
-            answer[keyword] = first[keyword]
-    answer.PositionReferenceIndicator = first.get("PositionReferenceIndicator")
-    answer.SpecificCharacterSet = UNICODE
-    answer.SOPClassUID = RTStructureSetStorage
-    answer.SOPInstanceUID = generate_uid(prefix=None)
-    answer.file_meta.MediaStorageSOPInstanceUID = answer.SOPInstanceUID
-    answer.SeriesInstanceUID = generate_uid(prefix=None)
-    answer.SeriesNumber = int(first.get("SeriesNumber") or 0) + SERIES_NUMBERS_AFTER
-    answer.Modality = "RTSTRUCT"
-    answer.SeriesDescription = dicom_text(f"Contours by {algorithm[0]}")
-    answer.OperatorsName = None
-    answer.Manufacturer = "napari-seg"
-    answer.ManufacturerModelName = algorithm[0]
-    answer.SoftwareVersions = __version__
-    answer.StructureSetLabel = "SEGMENTATION"
-    answer.StructureSetDate = answer.InstanceCreationDate = now.strftime("%Y%m%d")
-    answer.StructureSetTime = answer.InstanceCreationTime = now.strftime("%H%M%S")
-    answer.ApprovalStatus = "UNAPPROVED"
-    answer.ReferencedFrameOfReferenceSequence = [_frame_of_reference(sources, frames)]
-    answer.StructureSetROISequence = []
-    answer.ROIContourSequence = []
-    answer.RTROIObservationsSequence = []
-    return answer
-
-
-_OF_PATIENT_AND_STUDY = (
-    "PatientName",
-    "PatientID",
-    "IssuerOfPatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "PatientIdentityRemoved",
-    "DeidentificationMethod",
-    "DeidentificationMethodCodeSequence",
-    "LongitudinalTemporalInformationModified",
-    "StudyInstanceUID",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "StudyDescription",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-)
-
-
-def _frame_of_reference(sources: Sequence[Dataset], frames: Sequence[Sequence[int]]) -> Dataset:
-    from pydicom.dataset import Dataset
-    from pydicom.uid import UID
-
-    series = Dataset()
-    series.SeriesInstanceUID = sources[0].SeriesInstanceUID
-    series.ContourImageSequence = [
-        _reference(source, [n + 1 for n in own] if len(own) < int(source.get("NumberOfFrames") or 1) else ())
-        for source, own in zip(sources, frames or [()] * len(sources), strict=True)
-    ]
-    study = Dataset()
-    study.ReferencedSOPClassUID = UID("1.2.840.10008.3.1.2.3.1")  # retired, and still what PS3.3 asks for
-    study.ReferencedSOPInstanceUID = sources[0].StudyInstanceUID
-    study.RTReferencedSeriesSequence = [series]
-    frame = Dataset()
-    frame.FrameOfReferenceUID = sources[0].FrameOfReferenceUID
-    frame.RTReferencedStudySequence = [study]
-    return frame
-
-
-def _reference(source: Dataset, frames: Sequence[int] = ()) -> Dataset:
-    """Return a reference to some frames of an image, counted from 1; to all if there are no numbers."""
-    from pydicom.dataset import Dataset
-
-    answer = Dataset()
-    answer.ReferencedSOPClassUID = source.SOPClassUID
-    answer.ReferencedSOPInstanceUID = source.SOPInstanceUID
-    if frames:
-        answer.ReferencedFrameNumber = frames[0] if len(frames) == 1 else list(frames)
-    return answer
-
-
-def _slices(sources: Sequence[Dataset], frames: Sequence[Sequence[int]], grid: Grid) -> dict[int, Dataset]:
-    """By slice of the grid the image that lies there, as contours refer to it."""
-    from napari_seg.formats.dicom.read import frames_among
-
-    headers = [read_header(Path(source.filename)) for source in sources]
-    by_path = {header.path: source for header, source in zip(headers, sources, strict=True)}
-    found = {}
-    for frame in frames_among(headers, frames):
-        source = by_path[frame.path]
-        k = int(np.rint(grid.to_index(frame.position * _LPS)[2]))
-        found[k] = _reference(source, [frame.index + 1] if int(source.get("NumberOfFrames") or 1) > 1 else ())
-    return found
-
-
-def _add_structure(
-    dataset: Dataset,
-    number: int,
-    segment: Segment,
-    segmentation: Segmentation,
-    slices: dict[int, Dataset],
-    algorithm: tuple[str, str],
-    origin: Origin,
-) -> None:
-    from pydicom.dataset import Dataset
-
-    region = Dataset()
-    region.ROINumber = number
-    region.ReferencedFrameOfReferenceUID = dataset.FrameOfReferenceUID
-    region.ROIName = segment.name
-    region.ROIGenerationAlgorithm = origin
-    region.ROIGenerationDescription = f"{algorithm[0]} {algorithm[1]}".strip()[:64]
-    dataset.StructureSetROISequence.append(region)
-    drawn = Dataset()
-    drawn.ReferencedROINumber = number
-    drawn.ROIDisplayColor = list(segment.color)
-    contours = [
-        _contour(corners, k, segmentation.grid, slices.get(k))
-        for k in np.flatnonzero((segmentation.array == segment.label).any(axis=(0, 1))).tolist()
-        for corners in outlines(segmentation.array[..., k] == segment.label)
-    ]
-    if contours:
-        drawn.ContourSequence = contours
-    dataset.ROIContourSequence.append(drawn)
-    observation = Dataset()
-    observation.ObservationNumber = number
-    observation.ReferencedROINumber = number
-    observation.RTROIInterpretedType = "ORGAN"
-    observation.ROIInterpreter = None
-    dataset.RTROIObservationsSequence.append(observation)
-
-
-def _contour(corners: NDArray[np.float64], k: int, grid: Grid, image: Dataset | None) -> Dataset:
-    from pydicom.dataset import Dataset
-    from pydicom.valuerep import format_number_as_ds
-
-    points = grid.to_world(np.column_stack([corners, np.full(len(corners), k)])) * _LPS
-    answer = Dataset()
-    if image is not None:
-        answer.ContourImageSequence = [image]
-    answer.ContourGeometricType = "CLOSED_PLANAR"
-    answer.NumberOfContourPoints = len(points)
-    answer.ContourData = [format_number_as_ds(float(value)) for value in points.ravel()]
-    return answer

@@ -44,11 +44,13 @@ class FrameLayout:
     Attributes:
         grid: over columns, rows and slices, in RAS+, from the first frame to the last.
         slices: K index of each frame, in the order of the frames.
+        groups: functional groups of each frame, as of `functional_groups`.
         notices: contradictions between the positions and the attributes.
     """
 
     grid: Grid
     slices: tuple[int, ...]
+    groups: Sequence[Sequence[Any]]
     notices: tuple[Notice, ...] = ()
 
 
@@ -93,7 +95,8 @@ def layout_of(dataset: Dataset, name: str, scan: Grid | None = None) -> FrameLay
     affine = np.eye(4)
     affine[:3, :3] = np.column_stack([cosines[0] * column_mm, cosines[1] * row_mm, normal * spacing])
     affine[:3, 3] = positions[first]
-    return FrameLayout(Grid((columns, rows, count), _RAS_FROM_LPS @ affine), tuple(slices.tolist()), notices)
+    grid = Grid((columns, rows, count), _RAS_FROM_LPS @ affine)
+    return FrameLayout(grid, tuple(slices.tolist()), groups, notices)
 
 
 def functional_groups(dataset: Dataset, name: str) -> list[tuple[Any, ...]]:

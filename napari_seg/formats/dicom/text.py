@@ -10,6 +10,9 @@ from napari_seg.volume import Segmentation, Term
 
 logger = logging.getLogger(__name__)
 
+UNICODE = "ISO_IR 192"
+"""DICOM's name of UTF-8, for segments and patients of any name."""
+
 LONG, SHORT = 64, 16
 """Characters that a value of DICOM's kinds LO and SH may have (PS3.5 6.2)."""
 

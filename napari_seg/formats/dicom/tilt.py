@@ -1,7 +1,7 @@
-"""Slices of a tilted gantry: onto a straight grid, and labels back onto the slices.
+"""Shift the slices of a tilted gantry onto a straight grid, and labels back onto the slices.
 
-Such slices lie parallel and evenly, but each begins somewhat farther to one side than the one before. Each is shifted
-within its own plane, by parts of a pixel where need be; nothing is interpolated between slices.
+Such slices lie parallel and evenly, but each begins farther to one side than the one before. Each is shifted within its
+own plane, by fractions of a pixel if necessary; nothing is interpolated between slices.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.formats.dicom.geometry import Stack
+from napari_seg.volume import SolvedStack
 
 
-def straightened(slices: NDArray, stack: Stack) -> NDArray[np.float32]:
-    """The slices shifted to where they lie on the straight grid, with linear interpolation.
+def straightened(slices: NDArray, stack: SolvedStack) -> NDArray[np.float32]:
+    """Return slices shifted to their places on the straight grid, with linear interpolation.
 
     Args:
-        slices: (K, J, I), of the stack's frames.
-        stack: where they lie.
+        slices: (K, J, I) values, in the order of the stack.
+        stack: geometry of the slices.
 
     Returns:
-        (K, *J and I of the grid*); beside the slices the least value of all, air.
+        (K, J, I) on the grid; the minimum of all values, air, outside the slices.
     """
     columns, rows, _ = stack.grid.shape
     air = float(slices.min())
@@ -33,27 +33,32 @@ def straightened(slices: NDArray, stack: Stack) -> NDArray[np.float32]:
     return answer
 
 
-def on_images(labels: NDArray, stack: Stack) -> NDArray:
-    """The labels at the pixels of the slices, each from the nearest voxel of the straight grid.
+def on_images(labels: NDArray, stack: SolvedStack) -> NDArray:
+    """Return labels at the pixels of the slices, each from the nearest voxel of the straight grid.
 
     Args:
         labels: (I, J, K) on the stack's grid.
-        stack: where the slices lie.
+        stack: geometry of the slices.
 
     Returns:
-        (K, J, I) of the stack's frames; frames of one file in its order.
+        (K, J, I), in the order of `in_file_order`.
     """
-    slices = []
-    for k, (frame, (i, j)) in enumerate(zip(stack.frames, np.rint(stack.begins()).astype(int), strict=True)):
-        slices.append((frame.index, labels[i : i + frame.columns, j : j + frame.rows, k].T))
-    return np.stack([values for _, values in sorted(slices, key=lambda one: one[0])])
+    columns, rows = stack.size
+    begins = np.rint(stack.begins()).astype(int)
+    slices = [labels[i : i + columns, j : j + rows, k].T for k, (i, j) in enumerate(begins)]
+    return np.stack([slices[k] for k in in_file_order(stack)])
 
 
-def _shifted(values: NDArray[np.float32], axis: int, share: float, outside: float) -> NDArray[np.float32]:
-    """One longer along an axis, every value so far on its way to the next place."""
+def in_file_order(stack: SolvedStack) -> list[int]:
+    """Return the numbers of the slices in the order in which the files hold them."""
+    return sorted(range(len(stack.slices)), key=stack.slices.__getitem__)
+
+
+def _shifted(values: NDArray[np.float32], axis: int, fraction: float, outside: float) -> NDArray[np.float32]:
+    """Return values shifted by a fraction of a pixel along an axis, which becomes one pixel longer."""
     widths = [(0, 0), (0, 0)]
     widths[axis] = (0, 1)
     here = np.pad(values, widths, constant_values=outside)
     widths[axis] = (1, 0)
     before = np.pad(values, widths, constant_values=outside)
-    return (1 - share) * here + share * before
+    return (1 - fraction) * here + fraction * before
