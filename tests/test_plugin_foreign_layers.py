@@ -20,9 +20,10 @@ from napari_seg.plugin.foreign_layers import loaded
 from napari_seg.plugin.labels_state import Snapshot
 from napari_seg.plugin.layer_info import LayerInfo, placement_of, volume_of
 from napari_seg.plugin.layers import image_layers, labels_layer, layer_of
+from napari_seg.plugin.messages import Message
 from napari_seg.plugin.planes.model import MirroredPlanes, sides
 from napari_seg.plugin.segment.model import SegmentModel
-from napari_seg.plugin.session import Message, Session
+from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.model import StructuresModel
 from napari_seg.plugin.writer import write_labels
 from napari_seg.volume import Segment, Segmentation, Volume

@@ -7,7 +7,6 @@ import configparser
 import re
 import subprocess
 import sys
-import threading
 from importlib.resources import files
 from pathlib import Path
 
@@ -103,7 +102,7 @@ def test_keys_can_be_changed_in_preferences(monkeypatch: pytest.MonkeyPatch) -> 
     viewer = ViewerModel()
 
     class Model:
-        session = SimpleNamespace(is_closed=threading.Event(), viewer=viewer)
+        session = SimpleNamespace(is_closed=False, viewer=viewer)
 
         def step(self, by: int) -> None:
             steps.append(by)
@@ -125,7 +124,7 @@ def test_keys_can_be_changed_in_preferences(monkeypatch: pytest.MonkeyPatch) -> 
         assert not keys.press_key(".")
         assert keys.press_key("K")
         assert steps == [1, -1, 1]
-        model.session.is_closed.set()
+        model.session.is_closed = True
         keys.press_key("K")
         assert steps == [1, -1, 1]
     finally:

@@ -21,9 +21,10 @@ from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, EnvironmentFault, Notice
 from napari_seg.plugin.layer_info import placement_of
 from napari_seg.plugin.layers import image_layers
+from napari_seg.plugin.messages import Message
 from napari_seg.plugin.segment import run as segment_run
 from napari_seg.plugin.segment.model import SegmentModel
-from napari_seg.plugin.session import Message, Session
+from napari_seg.plugin.session import Session
 from napari_seg.plugin.writer import write_labels
 from napari_seg.volume import Certainty, Segment, Segmentation, Volume
 
@@ -147,7 +148,7 @@ def test_stop_leaves_the_viewer_as_it_was(viewer: ViewerModel, head: Volume, mon
             MemoryError("no room"),
             "There is too little memory for this. Close other scans or programs, then try again.",
         ),
-        (KeyError("Jane^Doe"), "This should not have happened: KeyError. The log of napari says more."),
+        (KeyError("Jane^Doe"), "Unexpected error: KeyError. Details are in the log of napari."),
     ],
 )
 def test_a_run_that_fails_says_why(

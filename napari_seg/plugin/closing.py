@@ -23,8 +23,8 @@ from napari_seg.plugin.autosave import Autosave
 from napari_seg.plugin.controls import ask_folder, deliver_on_timer
 from napari_seg.plugin.job import Jobs
 from napari_seg.plugin.labels_state import Snapshot, state_of, unsaved_in
+from napari_seg.plugin.messages import message_of
 from napari_seg.plugin.napari_private import cancel_quit, canvas_widget, main_window
-from napari_seg.plugin.session import message_of
 from napari_seg.plugin.structures.export import export, free_path
 
 logger = logging.getLogger(__name__)

@@ -129,7 +129,7 @@ def _with_labels() -> Panel | None:
     """The panel at the selected labels; None, and said why, if nobody knows where these lie."""
     from napari.viewer import current_viewer
 
-    from napari_seg.plugin.session import Message
+    from napari_seg.plugin.messages import Message
 
     opened = panel()
     opened.show_tab(opened.structures_tab)

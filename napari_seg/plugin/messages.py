@@ -1,13 +1,21 @@
-"""Errors and notices in the words of the window.
+"""Messages of the window: errors and notices of the library in the words of its controls.
 
-The code comes last, in parentheses: a person reads the message, and the code finds it in the documentation. Where the
-library names what a person does on the command line, the window names what she does here.
+The code comes last, in parentheses: a person reads the message, and the code leads to the documentation. Options and
+commands of the command line are replaced by the controls of the window.
 """
 
 from __future__ import annotations
 
+import logging
 import re
-from typing import Protocol
+import traceback
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from napari_seg.errors import NapariSegError
+from napari_seg.worker import WorkerError
+
+logger = logging.getLogger(__name__)
 
 _IN_THE_WINDOW = (
     (r"found --volume (\d+)", r"found volume \1"),
@@ -33,8 +41,21 @@ _IN_THE_WINDOW = (
 )
 
 
+@dataclass(frozen=True)
+class Message:
+    """One line of text for a person.
+
+    Attributes:
+        kind: severity, which decides the mark before the text.
+        text: the line.
+    """
+
+    kind: Literal["info", "warning", "error"]
+    text: str
+
+
 class Fault(Protocol):
-    """An error or a notice."""
+    """Error or notice with a code."""
 
     @property
     def code(self) -> str: ...
@@ -42,13 +63,30 @@ class Fault(Protocol):
     def message(self) -> str: ...
 
 
+def message_of(error: Exception | None) -> Message:
+    """Return the message for an error.
+
+    The text of an unexpected error may hold private data. Its message therefore names only the type of the error, and
+    the log gets the places in the code.
+    """
+    if isinstance(error, NapariSegError):
+        return Message("error", words_of(error))
+    if isinstance(error, MemoryError):
+        return Message("error", "There is too little memory for this. Close other scans or programs, then try again.")
+    kind, places = type(error).__name__, "" if error is None else "".join(traceback.format_tb(error.__traceback__))
+    if isinstance(error, WorkerError):
+        kind, places = error.kind, places + error.places
+    logger.error("%s\n%s", kind, places)
+    return Message("error", f"Unexpected error: {kind}. Details are in the log of napari.")
+
+
 def words_of(fault: Fault) -> str:
-    """Return what the window says of an error or a notice."""
+    """Return the text for an error or a notice, followed by its code."""
     return f"{in_window_words(fault.message)} ({fault.code})"
 
 
 def in_window_words(text: str) -> str:
-    """Return a text with the window's controls in place of options and commands of the command line."""
+    """Return a text with options and commands of the command line replaced by controls of the window."""
     for option, control in _IN_THE_WINDOW:
         text = re.sub(option, control, text)
     return text

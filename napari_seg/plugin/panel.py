@@ -18,12 +18,13 @@ from napari_seg.plugin.closing import guard_of
 from napari_seg.plugin.controls import box, button, deliver_on_timer, row
 from napari_seg.plugin.layer_info import frame_of
 from napari_seg.plugin.layers import first_window, window_names, window_of
+from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.napari_private import canvas_widget, native_canvas
 from napari_seg.plugin.planes.letters import Letters
 from napari_seg.plugin.preferences import preferences
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.segment.tab import SegmentTab
-from napari_seg.plugin.session import Message, Session, message_of, unwrapped
+from napari_seg.plugin.session import Session, unwrapped
 from napari_seg.plugin.structures.model import StructuresModel
 from napari_seg.plugin.structures.tab import StructuresTab
 from napari_seg.plugin.study.model import StudyModel

@@ -1,25 +1,20 @@
-"""What the panels of one viewer share: which scan and which labels they speak of, and what is said to the person."""
+"""Session: what the panels of one viewer share, that is the selected scan, the selected labels and the messages."""
 
 from __future__ import annotations
 
-import logging
-import threading
-import traceback
 import weakref
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from napari.layers import Image, Labels, Layer
 from psygnal import Signal
 
-from napari_seg.errors import InputError, NapariSegError
+from napari_seg.errors import InputError
 from napari_seg.plugin.foreign_layers import TRANSFORM_EVENTS, adopt_image, adopt_labels
 from napari_seg.plugin.job import Jobs
 from napari_seg.plugin.layer_info import LayerInfo, volume_of
 from napari_seg.plugin.layers import widen_range
-from napari_seg.plugin.messages import words_of
-from napari_seg.worker import WorkerError
+from napari_seg.plugin.messages import Message, message_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,64 +22,39 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 
-logger = logging.getLogger(__name__)
-
-_NOTHING = object()
-"""What is said while no scan is open is about nothing."""
-
-
-@dataclass(frozen=True)
-class Message:
-    """One line for a person."""
-
-    kind: Literal["info", "warning", "error"]
-    text: str
-
-
-def message_of(error: Exception | None) -> Message:
-    """What to say of an error.
-
-    Of a mistake of ours it is the kind alone, and the log gets the places that it came through: its words may hold what
-    is private.
-    """
-    if isinstance(error, NapariSegError):
-        return Message("error", words_of(error))
-    if isinstance(error, MemoryError):
-        return Message("error", "There is too little memory for this. Close other scans or programs, then try again.")
-    kind, places = type(error).__name__, "" if error is None else "".join(traceback.format_tb(error.__traceback__))
-    if isinstance(error, WorkerError):
-        kind, places = error.kind, places + error.places
-    logger.error("%s\n%s", kind, places)
-    return Message("error", f"This should not have happened: {kind}. The log of napari says more.")
+_NO_SCAN = object()
+"""Subject of messages while no scan is open."""
 
 
 def unwrapped(viewer: ViewerModel) -> ViewerModel:
-    """The viewer itself, not the proxy that napari gives widgets: of that one, each layer has a new face each time."""
+    """Return the viewer itself for the proxy that napari passes to widgets.
+
+    The proxy wraps each layer anew at every access, so that layers cannot be compared by identity.
+    """
     plain: ViewerModel = getattr(viewer, "__wrapped__", viewer)
     return plain
 
 
 class Session:
-    """The scan and the labels that the panels of a viewer speak of; both follow the active layer.
+    """Selected scan and labels of a viewer, and the messages about them; the selection follows the active layer.
 
-    Layers of labels that come from elsewhere get the geometry of the scan that they were drawn on.
+    Labels layers of other programs get the geometry of the scan that they lie on.
 
     Attributes:
-        changed: emitted whenever the scan, the labels or the messages are others.
-        inserted: emitted with each layer that was added, once its place is known.
-        scan: an image layer that knows where it lies in the patient; None while there is none.
-        labels: a labels layer that does; None while there is none.
-        messages: what there is to say of the last thing that was done.
-        refusals: image layers that can't be used as scans, with the reason for a person.
-        jobs: long work of the panels of the viewer.
-        is_closed: set once nobody waits for work any more.
+        changed: emitted after the scan, the labels or the messages have changed.
+        inserted: emitted with each new layer, after it got its geometry.
+        scan: selected image layer with a known geometry; None if there is none.
+        labels: selected labels layer with a known geometry; None if there is none.
+        messages: messages about the last action.
+        refusals: image layer -> reason why it cannot be used as a scan.
+        jobs: long work of the viewer's panels.
     """
 
     changed = Signal()
     inserted = Signal(Layer)
 
     def __init__(self, viewer: ViewerModel) -> None:
-        self._viewer = weakref.ref(viewer)  # a viewer that is closed must be gone
+        self._viewer = weakref.ref(viewer)  # so that Python can delete a closed viewer
         self.scan: Image | None = None
         self.labels: Labels | None = None
         self.messages: list[Message] = []
@@ -93,24 +63,27 @@ class Session:
         self._introduced: weakref.ref[Layer] | None = None
         self._introduction: list[Message] = []
         self.jobs = Jobs(on_error=lambda error: self.say(message_of(error)))
-        self.is_closed = threading.Event()
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._follow)
         viewer.layers.selection.events.active.connect(self._follow)
         for layer in viewer.layers:
-            self._welcome(layer)
+            self._adopt_new(layer)
         self._follow()
 
     @property
+    def is_closed(self) -> bool:
+        """Return whether the session was closed."""
+        return self.jobs.is_closed
+
+    @property
     def viewer(self) -> ViewerModel:
-        """The viewer; it must still be there."""
+        """Viewer of the session, which must still exist."""
         viewer = self._viewer()
         assert viewer is not None
         return viewer
 
     def close(self) -> None:
-        """Lets go of the viewer."""
-        self.is_closed.set()
+        """Disconnect from the viewer and stop all jobs."""
         self.jobs.close()
         if (viewer := self._viewer()) is not None:
             viewer.layers.events.inserted.disconnect(self._on_inserted)
@@ -121,21 +94,21 @@ class Session:
                 if isinstance(layer, Image | Labels):
                     for name in TRANSFORM_EVENTS:
                         getattr(layer.events, name).disconnect(self._on_transformed)
-        self.scan, self.labels = None, None  # the last ones to hold a scan that was removed
+        self.scan, self.labels = None, None  # otherwise a removed scan would stay in memory
 
     @property
     def scans(self) -> list[Image]:
-        """The image layers that know where they lie in the patient."""
+        """Image layers with a known geometry."""
         return [layer for layer in self.viewer.layers if isinstance(layer, Image) and volume_of(layer) is not None]
 
     @property
     def segmentations(self) -> list[Labels]:
-        """The labels layers that know where they lie in the patient."""
+        """Labels layers with a known geometry."""
         labels = (layer for layer in self.viewer.layers if isinstance(layer, Labels))
         return [layer for layer in labels if LayerInfo.of(layer) is not None]
 
     def choose_scan(self, layer: Image | None) -> None:
-        """Set the scan."""
+        """Select a scan."""
         self.scan = layer
         self._drop_messages()
         self._introduce(layer)
@@ -143,41 +116,42 @@ class Session:
 
     @property
     def is_painting(self) -> bool:
-        """Whether a brush is chosen: then nothing may be put under it."""
+        """Return whether a painting tool is active, so that the active layer must not change."""
         active = self.viewer.layers.selection.active
         return isinstance(active, Labels) and str(active.mode) not in ("pan_zoom", "transform")
 
     def say(self, *messages: Message, lasting: bool = False) -> None:
-        """Replace what was said before.
+        """Replace the messages.
 
         Args:
-            messages: what there is to say of the scan.
-            lasting: keep it when another scan is chosen.
+            messages: new messages about the selected scan.
+            lasting: keep them if another scan is selected.
         """
         self.messages, self._about = list(messages), None if lasting else self._scan_reference()
         self.changed.emit()
 
     def drop_errors(self) -> None:
-        """Take back errors: what they were about is chosen otherwise now."""
+        """Remove errors, after the choice that caused them has changed."""
         self.messages = [message for message in self.messages if message.kind != "error"]
         self.changed.emit()
 
     def _scan_reference(self) -> Callable[[], object]:
-        return weakref.ref(self.scan) if self.scan is not None else lambda: _NOTHING
+        return weakref.ref(self.scan) if self.scan is not None else lambda: _NO_SCAN
 
     def _drop_messages(self) -> None:
-        """Take back what was said about another scan than the one that is chosen."""
-        if self._about is not None and self._about() is not (_NOTHING if self.scan is None else self.scan):
+        """Remove messages about another scan than the selected one."""
+        if self._about is not None and self._about() is not (_NO_SCAN if self.scan is None else self.scan):
             self.messages, self._about = [], None
 
     def _on_inserted(self, event: object) -> None:
         layer = getattr(event, "value", None)
         assert isinstance(layer, Layer)
-        self._welcome(layer)
+        self._adopt_new(layer)
         self._follow()
         self.inserted.emit(layer)
 
-    def _welcome(self, layer: Layer) -> None:
+    def _adopt_new(self, layer: Layer) -> None:
+        """Give a new layer its geometry, and watch the transform of a layer of another program."""
         layer.events.name.connect(self._follow)
         if isinstance(layer, Image | Labels):
             self._adopt(layer)
@@ -188,19 +162,19 @@ class Session:
         if isinstance(layer, Labels):
             return
         widen_range(layer)
-        for labels in self.viewer.layers:  # those that were opened before their scan
+        for labels in self.viewer.layers:  # labels that were opened before their scan
             if isinstance(labels, Labels):
                 self._adopt(labels)
 
     def _adopt(self, layer: Image | Labels) -> None:
-        """Give a layer from elsewhere a grid, and say what is not known of it, or why it can't be used."""
+        """Give a layer of another program a grid, or note why it cannot be used."""
         layers = self.viewer.layers
-        likeliest = [*([self.scan] if self.scan in layers else []), *layers]
+        others = [*([self.scan] if self.scan in layers else []), *layers]
         try:
             if isinstance(layer, Labels):
-                adopt_labels(layer, likeliest)
+                adopt_labels(layer, others)
                 return
-            adopt_image(layer, likeliest)
+            adopt_image(layer, others)
         except InputError as error:
             self.refusals[layer] = error.message
             return
@@ -214,7 +188,7 @@ class Session:
             self._follow()
 
     def _follow(self, event: object = None) -> None:
-        """Takes the active layer, if it is a scan or labels; otherwise keeps what is still there."""
+        """Select the active layer if it is a scan or labels; otherwise keep the selection as far as it exists."""
         active = self.viewer.layers.selection.active
         scans, segmentations = self.scans, self.segmentations
         if active in scans:
@@ -230,7 +204,7 @@ class Session:
         self.changed.emit()
 
     def _introduce(self, active: Layer | None) -> None:
-        """Say what is not known of an image from elsewhere, or why it can't be used, once it is chosen."""
+        """Show the doubts about an image of another program, or why it cannot be used, when it is selected."""
         subject = active if active in self.refusals else self.scan
         if subject is None or (self._introduced is not None and self._introduced() is subject):
             return

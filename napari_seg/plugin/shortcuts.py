@@ -43,5 +43,5 @@ def connect(model: StructuresModel) -> None:
 
 def _step(viewer: ViewerModel, by: int) -> None:
     for model in list(_models):
-        if not model.session.is_closed.is_set() and model.session.viewer is viewer:
+        if not model.session.is_closed and model.session.viewer is viewer:
             model.step(by)

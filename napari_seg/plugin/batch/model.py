@@ -16,8 +16,8 @@ from napari_seg.formats import nifti_ending
 from napari_seg.plugin.job import NETWORKS, Job, JobProgress
 from napari_seg.plugin.layer_info import frame_of
 from napari_seg.plugin.layers import image_layers, layer_of
-from napari_seg.plugin.messages import words_of
-from napari_seg.plugin.session import Message, Session, message_of
+from napari_seg.plugin.messages import Message, message_of, words_of
+from napari_seg.plugin.session import Session
 from napari_seg.plugin.study.label_files import label_layers, read_labels
 from napari_seg.plugin.study.model import Loaded
 

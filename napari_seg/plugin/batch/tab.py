@@ -21,8 +21,8 @@ from napari_seg.cohort.results import Format
 from napari_seg.errors import NapariSegError
 from napari_seg.plugin.batch.model import BatchModel, Row
 from napari_seg.plugin.controls import ask_folder, button, number_item, row, scrolled, table
+from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.segment.model import SegmentModel
-from napari_seg.plugin.session import Message, message_of
 from napari_seg.plugin.study.model import StudyModel
 
 _MARKS = {"waiting": "·", "running": "▶", "done": "✓", "failed": "✕", "stopped": "–"}

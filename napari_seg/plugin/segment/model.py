@@ -16,9 +16,9 @@ from napari_seg.inference.estimate import foresee
 from napari_seg.plugin.foreign_layers import loaded
 from napari_seg.plugin.job import NETWORKS, Job
 from napari_seg.plugin.layer_info import placement_of, volume_of
-from napari_seg.plugin.messages import in_window_words, words_of
+from napari_seg.plugin.messages import Message, in_window_words, message_of, words_of
 from napari_seg.plugin.segment.run import Run
-from napari_seg.plugin.session import Message, Session, message_of
+from napari_seg.plugin.session import Session
 from napari_seg.volume import Volume
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from napari.layers import Layer
 from napari_seg.plugin.job import COMPARING
 from napari_seg.plugin.labels_state import Snapshot
 from napari_seg.plugin.layers import labels_layer, layer_of
-from napari_seg.plugin.messages import words_of
-from napari_seg.plugin.session import Message
+from napari_seg.plugin.messages import Message, words_of
 from napari_seg.volume import Segment, Segmentation, distinct_from
 
 if TYPE_CHECKING:

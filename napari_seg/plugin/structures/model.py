@@ -17,7 +17,8 @@ from napari_seg.plugin.foreign_layers import lies_on
 from napari_seg.plugin.labels_state import LabelsState, Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, placement_of
 from napari_seg.plugin.layers import color_in, colormap_of
-from napari_seg.plugin.session import Message, Session
+from napari_seg.plugin.messages import Message
+from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.comparison import Comparison, compare
 from napari_seg.volume import Segment
 
@@ -210,7 +211,7 @@ class StructuresModel:
 
     def compare(self, snapshot: Snapshot, reference: Snapshot | Path) -> Comparison:
         """Compare labels with a reference, as `comparison.compare`; stops when the panel is closed."""
-        return compare(snapshot, reference, self.session.is_closed.is_set)
+        return compare(snapshot, reference, lambda: self.session.is_closed)
 
     def take_comparison(self, comparison: Comparison) -> None:
         """Show the scores, and add the layer of the voxels that differ."""
@@ -246,7 +247,7 @@ class StructuresModel:
         self.measurement_due.emit()
 
     def _on_marked(self) -> None:
-        if not self.session.is_closed.is_set():
+        if not self.session.is_closed:
             self.changed.emit()
 
     def _image_on(self, layer: Labels) -> NDArray | None:

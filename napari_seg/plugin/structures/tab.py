@@ -23,7 +23,7 @@ from superqt.utils import signals_blocked
 
 from napari_seg.plugin.controls import ask_file, box, button, number_item, row, swatch, table
 from napari_seg.plugin.labels_state import Snapshot, state_of
-from napari_seg.plugin.session import Message
+from napari_seg.plugin.messages import Message
 from napari_seg.plugin.structures.export import (
     KINDS,
     KindName,

@@ -20,8 +20,8 @@ from napari_seg.plugin.job import Job
 from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, frame_of, volume_of
 from napari_seg.plugin.layers import VOLUME_MARK, holds, image_layers, in_frame, layer_of
-from napari_seg.plugin.messages import in_window_words, words_of
-from napari_seg.plugin.session import Message, Session, message_of
+from napari_seg.plugin.messages import Message, in_window_words, message_of, words_of
+from napari_seg.plugin.session import Session
 from napari_seg.plugin.study.label_files import (
     are_labels,
     can_move,
