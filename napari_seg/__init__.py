@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from napari_seg.errors import NapariSegError, Notice
     from napari_seg.formats import find_scans, read
     from napari_seg.geometry import Grid, resample
-    from napari_seg.inference import segment
+    from napari_seg.inference.segment import segment
     from napari_seg.volume import Segment, Segmentation, Volume
 
 _HOME = {
@@ -31,7 +31,7 @@ _HOME = {
     "read": "formats",
     "read_bundle": "bundles.spec",
     "resample": "geometry",
-    "segment": "inference",
+    "segment": "inference.segment",
 }
 
 __all__ = [

@@ -1,29 +1,34 @@
-"""What this process holds in memory, what it may still take, and whether a file fits that."""
+"""Memory of this process: how much it uses, how much it may still use, and how freed memory is returned."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ctypes
+import gc
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
 
 from napari_seg.errors import EnvironmentFault
 
-SAFE_SHARE = 0.8
-"""Of the memory that is free, what a piece of work may take if no limit is given."""
+SAFE_FRACTION = 0.8
+"""Fraction of the free memory that one piece of work may use if no limit is given."""
 
 _limit: ContextVar[int | None] = ContextVar("limit", default=None)
 
 
 def describe_bytes(count: float) -> str:
+    """Return an amount of memory in words, such as "1.5 GiB" or "300 MiB"."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def free_bytes(root: Path = Path("/")) -> int:
-    """Memory that this process may still take: what the system has free, within the limits of its control groups.
+    """Return the memory that this process may still use: the system's free memory within the limits of control groups.
 
     Args:
-        root: where /proc and /sys lie.
+        root: the folder that contains /proc and /sys.
     """
     import psutil
 
@@ -42,25 +47,58 @@ def free_bytes(root: Path = Path("/")) -> int:
         group = top / path.lstrip("/")
         for folder in (group, *(parent for parent in group.parents if parent.is_relative_to(top))):
             try:
-                most, used = (int((folder / name).read_text()) for name in names)
-                kept = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                limit, used = (int((folder / name).read_text()) for name in names)
+                statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
             except (OSError, ValueError):  # a group without a limit, or one that a container does not show
                 continue
-            # what was read from files is given up when memory is wanted
-            free = min(free, max(most - used + int(kept.get("inactive_file", 0)), 0))
+            # the system drops cached file contents when a program needs the memory
+            free = min(free, max(limit - used + int(statistics.get("inactive_file", 0)), 0))
     return free
 
 
 def held_bytes() -> int:
-    """Resident memory of this process."""
+    """Return the resident memory of this process."""
     import psutil
 
     return psutil.Process().memory_info().rss
 
 
+def peak_bytes() -> int:
+    """Return the highest resident memory of this process since it started; 0 on systems that do not report it."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def default_budget() -> int:
+    """Return the memory that this process may use in all if no limit is given: its own, and a safe part of the rest."""
+    return held_bytes() + int(SAFE_FRACTION * free_bytes())
+
+
+def collect_garbage() -> None:
+    """Free objects that nothing refers to, such as networks, which refer to themselves, and return their memory."""
+    gc.collect()
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """Return freed memory to the system; only glibc keeps so much of it that this is needed."""
+    release = _malloc_trim()
+    if release is not None:
+        release(0)
+
+
+@lru_cache(maxsize=1)
+def _malloc_trim() -> Callable[[int], int] | None:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+
+
 @contextmanager
 def limited_to(count: int | None) -> Iterator[None]:
-    """Set what `check_fits` allows within the block, in bytes; None: a safe share of the free memory."""
+    """Set the limit of `check_fits` within the block, in bytes; None: a safe fraction of the free memory."""
     token = _limit.set(count)
     try:
         yield
@@ -69,10 +107,10 @@ def limited_to(count: int | None) -> Iterator[None]:
 
 
 def check_fits(count: int, work: str) -> None:
-    """Raise if a piece of work takes more memory than it may.
+    """Raise if a piece of work needs more memory than it may use.
 
     Args:
-        count: bytes that the work will take.
+        count: bytes that the work needs.
         work: such as "reading head.nii", for the message.
 
     Raises:
@@ -80,7 +118,7 @@ def check_fits(count: int, work: str) -> None:
     """
     limit = _limit.get()
     if limit is None:
-        limit = int(SAFE_SHARE * free_bytes())
+        limit = int(SAFE_FRACTION * free_bytes())
     if count > limit:
         raise EnvironmentFault(
             "environment.memory",

@@ -193,8 +193,8 @@ class Segment:
 
 
 @dataclass(frozen=True, eq=False)
-class Certainty:
-    """How sure a network is of the label that it gives each voxel, on the segmentation's grid.
+class ConfidenceMaps:
+    """Confidence of a network in the label of each voxel, on the segmentation's grid.
 
     Where classes meet it follows from the logits at the voxel; elsewhere it is interpolated from the network's voxels.
 
@@ -218,7 +218,7 @@ class Segmentation:
         segments: every structure that was looked for, found or not, by ascending label.
         confidence: label -> mean probability of the segment's own voxels; a segment without voxels is absent.
         notices: doubts about the scan or the result.
-        certainty: of every voxel's label; None where nobody asked for it.
+        confidence_maps: confidence in every voxel's label; None if it was not required.
 
     Raises:
         InputError: `geometry.shape`, the array does not fit the grid; `labels.type`, it is not unsigned.
@@ -229,7 +229,7 @@ class Segmentation:
     segments: tuple[Segment, ...]
     confidence: Mapping[int, float] = field(default_factory=dict)
     notices: tuple[Notice, ...] = ()
-    certainty: Certainty | None = None
+    confidence_maps: ConfidenceMaps | None = None
 
     def __post_init__(self) -> None:
         if self.array.shape != self.grid.shape:
@@ -241,7 +241,7 @@ class Segmentation:
         object.__setattr__(self, "confidence", MappingProxyType(dict(self.confidence)))
 
     def __reduce__(self) -> tuple:
-        fields = (self.array, self.grid, self.segments, dict(self.confidence), self.notices, self.certainty)
+        fields = (self.array, self.grid, self.segments, dict(self.confidence), self.notices, self.confidence_maps)
         return type(self), fields
 
     def voxel_counts(self) -> dict[int, int]:

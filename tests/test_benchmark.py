@@ -382,9 +382,9 @@ def test_readers_of_a_series_agree(tmp_path):
 def test_plan_and_network_time_are_taken_from_the_engine(tmp_path):
     bundle = write_threshold_bundle(tmp_path / "bundle")
     done = segmenting.segmented(bundle, (20, 24, 28), 1.0, "torch")
-    assert done.plan.asked >= 1
+    assert done.plan.window_count >= 1
     assert 0 < done.network_seconds <= done.region_seconds < done.seconds
-    assert done.expected_seconds > 0
+    assert done.estimated_seconds > 0
     assert done.peak_bytes > 1 << 20
 
 

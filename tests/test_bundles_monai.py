@@ -14,8 +14,8 @@ from torch import nn
 from napari_seg.bundles.load import load_model
 from napari_seg.bundles.spec import Bundle, read_bundle
 from napari_seg.geometry import Grid
-from napari_seg.inference import segment
 from napari_seg.inference.backends import openvino as compiled
+from napari_seg.inference.segment import segment
 from napari_seg.volume import Volume
 
 NETWORK = """

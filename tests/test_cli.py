@@ -217,16 +217,16 @@ def test_a_result_that_cannot_be_finished_leaves_nothing(
 def test_our_own_mistakes_cost_one_case_only(
     head: Volume, tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import napari_seg.inference
+    import napari_seg
 
-    real = napari_seg.inference.segment
+    real = napari_seg.segment
 
     def faulty(volume: Volume, *args: Any, **kwargs: Any) -> Any:
         if volume.name == "bad":
             raise ZeroDivisionError("a bug")
         return real(volume, *args, **kwargs)
 
-    monkeypatch.setattr(napari_seg.inference, "segment", faulty)
+    monkeypatch.setattr("napari_seg.inference.segment.segment", faulty)
     for name in ("bad", "good"):
         phantoms.write_nifti(head, tmp_path / f"{name}.nii.gz")
     assert predict(tmp_path / "bad.nii.gz", tmp_path / "good.nii.gz", "-o", tmp_path / "out", "--bundle", bundle) == 3
@@ -236,16 +236,16 @@ def test_our_own_mistakes_cost_one_case_only(
 def test_stopping_keeps_what_is_done(
     head: Volume, tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import napari_seg.inference
+    import napari_seg
 
-    real = napari_seg.inference.segment
+    real = napari_seg.segment
 
     def interrupted(volume: Volume, *args: Any, **kwargs: Any) -> Any:
         if volume.name == "b":
             raise KeyboardInterrupt
         return real(volume, *args, **kwargs)
 
-    monkeypatch.setattr(napari_seg.inference, "segment", interrupted)
+    monkeypatch.setattr("napari_seg.inference.segment.segment", interrupted)
     for name in ("a", "b", "c"):
         phantoms.write_nifti(head, tmp_path / f"{name}.nii.gz")
     assert predict(*sorted(tmp_path.glob("*.nii.gz")), "-o", tmp_path / "out", "--bundle", bundle) == 130

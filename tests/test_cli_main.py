@@ -17,7 +17,6 @@ import pytest
 from bundles import write_threshold_bundle
 
 import napari_seg.evaluation.overlay
-import napari_seg.inference
 from napari_seg.cli.main import main
 from napari_seg.volume import Segment, Segmentation, Volume
 
@@ -31,7 +30,7 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             (volume.array[0] > 100).astype(np.uint8), volume.grid, (Segment(1, "a", (255, 0, 0)),), {1: 0.9}
         )
 
-    monkeypatch.setattr(napari_seg.inference, "segment", threshold)
+    monkeypatch.setattr("napari_seg.inference.segment.segment", threshold)
     monkeypatch.setattr(napari_seg.evaluation.overlay, "draw_overlay", lambda v, s, path, title: path.write_bytes(b"x"))
     bundle, scans, out = write_threshold_bundle(tmp_path / "bundle"), tmp_path / "scans", tmp_path / "out"
     scans.mkdir()
@@ -74,7 +73,7 @@ def test_json_lines_come_as_scans_end(words: list[str], tmp_path: Path, monkeypa
 def test_a_run_that_ends_early_prints_what_it_did(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    real = napari_seg.inference.segment
+    real = napari_seg.segment
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is None:
@@ -87,7 +86,7 @@ def test_a_run_that_ends_early_prints_what_it_did(
 
         before = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
         started_with = signal.signal(number, before)  # what a job in the background ignores stays ignored
-        monkeypatch.setattr(napari_seg.inference, "segment", stopped)
+        monkeypatch.setattr("napari_seg.inference.segment.segment", stopped)
         for option in ("--json", "--json-lines"):
             assert main([*words, option]) == 130
             text = capsys.readouterr().out

@@ -18,7 +18,6 @@ import pytest
 
 import napari_seg.evaluation.overlay
 import napari_seg.formats.dicom.seg_write
-import napari_seg.inference
 from napari_seg.bundles.spec import Bundle, read_bundle
 from napari_seg.cohort import results
 from napari_seg.cohort.discover import Case, find_cases, is_result, read_record
@@ -27,7 +26,7 @@ from napari_seg.cohort.runner import run_cohort
 from napari_seg.errors import InputError, Notice, OutputError
 from napari_seg.formats import read
 from napari_seg.formats.atomic import unproven
-from napari_seg.volume import Certainty, Segment, Segmentation, Volume
+from napari_seg.volume import ConfidenceMaps, Segment, Segmentation, Volume
 
 FILES = ["case.seg.nrrd", "case_seg.json", "case_seg.nii.gz", "case_seg.png", "case_seg_entropy.nii.gz"]
 
@@ -47,14 +46,14 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def draw(volume: Volume, found: Segmentation, path: Path, title: str = "") -> None:
         path.write_bytes(os.urandom(8))
 
-    monkeypatch.setattr(napari_seg.inference, "segment", threshold)
+    monkeypatch.setattr("napari_seg.inference.segment.segment", threshold)
     monkeypatch.setattr(napari_seg.evaluation.overlay, "draw_overlay", draw)
 
 
 def segmentation(volume: Volume, level: int) -> Segmentation:
     labels = (volume.array[0] > level).astype(np.uint8)
-    certainty = Certainty(labels, labels)
-    return Segmentation(labels, volume.grid, (Segment(1, "bright", (255, 0, 0)),), {1: 0.9}, certainty=certainty)
+    maps = ConfidenceMaps(labels, labels)
+    return Segmentation(labels, volume.grid, (Segment(1, "bright", (255, 0, 0)),), {1: 0.9}, confidence_maps=maps)
 
 
 def one_case(folder: Path) -> tuple[Case, Volume]:

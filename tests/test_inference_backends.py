@@ -22,12 +22,12 @@ from napari_seg.bundles.model import Model
 from napari_seg.bundles.precision import Precision, compute_dtype, has_bfloat16
 from napari_seg.bundles.spec import read_bundle
 from napari_seg.errors import EnvironmentFault
-from napari_seg.inference import segment
 from napari_seg.inference.backends import base as backends
 from napari_seg.inference.backends import openvino as compiled
 from napari_seg.inference.backends.base import TorchBackend, make_backend
 from napari_seg.inference.backends.openvino import OpenVINOBackend, compile_network
-from napari_seg.inference.estimate import foresee
+from napari_seg.inference.estimate import estimate
+from napari_seg.inference.segment import segment
 from napari_seg.volume import Volume
 
 SHAPE = (2, 1, 16, 24, 16)
@@ -384,7 +384,7 @@ def test_precision_is_refused_where_the_processor_has_none(
     with pytest.raises(EnvironmentFault, match="AVX-512 BF16 or AMX"):
         segment(head, bundle, device="cpu", precision="bfloat16", progress=lambda *_: pytest.fail("too late"))
     with pytest.raises(EnvironmentFault, match="choose precision auto"):
-        foresee(head, bundle, device="cpu", precision="bfloat16")
+        estimate(head, bundle, device="cpu", precision="bfloat16")
     assert compute_dtype("auto", CPU) == compute_dtype("float32", CPU) == torch.float32
     assert compute_dtype("auto", torch.device("cuda")) == torch.float16
     assert compute_dtype("float32", torch.device("cuda")) == torch.float32

@@ -11,12 +11,14 @@ from bundles import write_threshold_bundle
 from torch import nn
 
 from napari_seg.bundles.load import load_model
-from napari_seg.bundles.spec import TTA, read_bundle
+from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.tta import TTA
 from napari_seg.errors import BundleError
 from napari_seg.geometry import Grid
-from napari_seg.inference import segment
 from napari_seg.inference.backends.base import averaged
-from napari_seg.inference.region import Means
+from napari_seg.inference.options import SegmentOptions
+from napari_seg.inference.segment import segment
+from napari_seg.inference.settings import set_up
 from napari_seg.volume import Volume
 
 
@@ -54,8 +56,8 @@ def test_shifted_copies_are_averaged_voxel_by_voxel() -> None:
     assert not torch.allclose(both, other)
 
 
-@pytest.mark.parametrize(("tta", "looks"), [(None, 1), ("none", 1), ("shifts", 4), ("mirror", 8)])
-def test_a_person_chooses_the_averaging(head: Volume, tmp_path: Path, tta: TTA | None, looks: int) -> None:
+@pytest.mark.parametrize(("tta", "passes"), [(None, 1), ("none", 1), ("shifts", 4), ("mirror", 8)])
+def test_a_person_chooses_the_averaging(head: Volume, tmp_path: Path, tta: TTA | None, passes: int) -> None:
     bundle = read_bundle(write_threshold_bundle(tmp_path / "b", roi=(24, 24, 16)), trust=True)
     network, batches = load_model(bundle, "cpu").network, []
     hook = network.register_forward_hook(lambda *_: batches.append(1))
@@ -63,7 +65,7 @@ def test_a_person_chooses_the_averaging(head: Volume, tmp_path: Path, tta: TTA |
     windows = len(batches)
     found = segment(head, bundle, device="cpu", backend="torch", tta=tta)
     hook.remove()
-    assert len(batches) - windows == looks * windows
+    assert len(batches) - windows == passes * windows
     assert (found.array == plain.array).mean() > 0.999  # each voxel is judged for itself
 
 
@@ -72,8 +74,9 @@ def test_the_bundles_own_averaging_is_the_default(head: Volume, tmp_path: Path) 
     bundle = read_bundle(root, trust=True)
     assert bundle.tta == "shifts"
     assert read_bundle().tta == "none"  # as the bundle's own inference
-    settings = {tta: Means(0, tta=tta).settings(bundle, load_model(bundle, "cpu")) for tta in (None, "shifts")}
-    assert [found and found.looks for found in settings.values()] == [1, 4]
+    plain = read_bundle(write_threshold_bundle(tmp_path / "plain", roi=(24, 24, 16)), trust=True)
+    found = [set_up(head, known, SegmentOptions(device="cpu")).windows for known in (plain, bundle)]
+    assert [windows and windows.passes for windows in found] == [1, 4]
     with pytest.raises(BundleError, match="expected one of none, shifts, mirror"):
         read_bundle(write_threshold_bundle(tmp_path / "odd", own={"tta": "all"}))
 

@@ -18,9 +18,10 @@ from napari_seg.inference import StreamingInferer
 from napari_seg.inference.decide import cells as cells_module
 from napari_seg.inference.decide import decider as decide_module
 from napari_seg.inference.decide.decider import Decider
-from napari_seg.inference.windows.blend import Block, blend, kept_bytes, thriftiest
+from napari_seg.inference.inferer import window_settings
+from napari_seg.inference.windows.blend import Block, accumulator_bytes, blend, with_least_memory
 from napari_seg.inference.windows.layout import Windows, WindowSettings
-from napari_seg.volume import Certainty
+from napari_seg.volume import ConfidenceMaps
 
 
 def network(classes: int, seed: int = 0) -> nn.Module:
@@ -75,7 +76,7 @@ def test_blended_windows_are_those_of_monai(shape, roi, overlap, mode, strips) -
     image = torch.from_numpy(np.random.default_rng(1).normal(size=(1, *shape)).astype(np.float32))
     net = network(3)
     inferer = SlidingWindowInferer(roi, sw_batch_size=2, overlap=overlap, mode=mode)
-    settings = WindowSettings.of(inferer)
+    settings = window_settings(inferer)
     assert settings is not None
     windows = Windows.over(shape, settings)
     length = windows.padded_shape[windows.axes[1]]
@@ -91,7 +92,7 @@ def test_half_precision_sums_move_logits_by_little() -> None:
     image = torch.from_numpy(np.random.default_rng(1).normal(size=(1, 30, 20, 12)).astype(np.float32))
     windows = Windows.over((30, 20, 12), WindowSettings((12, 8, 6), (0.5, 0.5, 0.5), mode="gaussian"))
     exact, _ = joined(stream(image, windows, network(3)), (30, 20, 12))
-    half, _ = joined(stream(image, windows, network(3), kept_dtype=torch.float16), (30, 20, 12))
+    half, _ = joined(stream(image, windows, network(3), dtype=torch.float16), (30, 20, 12))
     torch.testing.assert_close(half, exact, rtol=2e-3, atol=2e-3)
 
 
@@ -101,7 +102,7 @@ def test_what_is_kept_does_not_grow_with_the_longest_axis(length: int) -> None:
     windows = Windows.over((273, 273, length), settings)
 
     def kept(strip: tuple[int, int], itemsize: int = 4) -> int:
-        return kept_bytes(thriftiest(windows, strip, itemsize), strip, classes=105, itemsize=itemsize)
+        return accumulator_bytes(with_least_memory(windows, strip, itemsize), strip, classes=105, itemsize=itemsize)
 
     # beside a plane as deep as a window, in float32: what a ring of whole slabs would hold
     assert kept((0, 273)) < 0.77 * 105 * 4 * 273 * 273 * 96
@@ -142,14 +143,14 @@ def test_labels_are_those_of_the_whole_logits_resampled(seed: int, monkeypatch: 
     image = torch.from_numpy(rng.normal(size=(1, *region.shape)).astype(np.float32))
     roi = tuple(int(n) for n in rng.integers(4, 10, 3))
     inferer = SlidingWindowInferer(roi, overlap=float(rng.uniform(0, 0.7)), mode="gaussian")
-    settings = WindowSettings.of(inferer)
+    settings = window_settings(inferer)
     assert settings is not None
     windows = Windows.over(region.shape, settings)
 
     labels = {c: 10 + c for c in range(1, classes)}
     label_map = np.zeros(scan.shape, np.uint8)
-    certainty = Certainty(np.zeros(scan.shape, np.uint8), np.zeros(scan.shape, np.uint8))
-    decider = Decider(region, scan, label_map, labels, windows.axes, certainty if seed % 3 else None)
+    maps = ConfidenceMaps(np.zeros(scan.shape, np.uint8), np.zeros(scan.shape, np.uint8))
+    decider = Decider(region, scan, label_map, labels, windows.axes, maps if seed % 3 else None)
     for block in stream(image, windows, net):
         inner = windows.without_padding(block.start, block.logits.shape[1:])
         if inner is not None:
@@ -174,10 +175,10 @@ def test_labels_are_those_of_the_whole_logits_resampled(seed: int, monkeypatch: 
         winners = np.stack([logits.argmax(dim=0).numpy()[tuple(np.moveaxis(c, -1, 0))] for c in corners])
         meet = clear & (winners.min(axis=0) != winners.max(axis=0))  # elsewhere it is interpolated, not computed
         assert meet.any()
-        np.testing.assert_allclose(certainty.confidence[meet] / 255, shares.max(axis=0)[meet], atol=0.005)
-        np.testing.assert_allclose(certainty.entropy[meet] / 255, entropy[meet], atol=0.005)
-        np.testing.assert_allclose(certainty.confidence[inside] / 255, shares.max(axis=0)[inside], atol=0.1)
-        assert not certainty.confidence[(distances > 0.01).any(axis=-1)].any()
+        np.testing.assert_allclose(maps.confidence[meet] / 255, shares.max(axis=0)[meet], atol=0.005)
+        np.testing.assert_allclose(maps.entropy[meet] / 255, entropy[meet], atol=0.005)
+        np.testing.assert_allclose(maps.confidence[inside] / 255, shares.max(axis=0)[inside], atol=0.1)
+        assert not maps.confidence[(distances > 0.01).any(axis=-1)].any()
 
     winner = logits.argmax(dim=0)
     probability = logits.softmax(dim=0).amax(dim=0)
@@ -242,7 +243,7 @@ def test_large_logits_are_held_in_half_precision() -> None:
     windows = Windows.over((30, 20, 12), WindowSettings((12, 8, 6), (0.5, 0.5, 0.5), mode="gaussian"))
     net = nn.Sequential(network(3), nn.Conv3d(3, 3, 1))
     net[1].weight.copy_(1e6 * torch.eye(3)[..., None, None, None])
-    half, _ = joined(stream(image, windows, net, kept_dtype=torch.float16), (30, 20, 12))
+    half, _ = joined(stream(image, windows, net, dtype=torch.float16), (30, 20, 12))
     assert half.isfinite().all()
 
 
@@ -259,9 +260,9 @@ def test_inferers_that_do_more_than_windows_are_left_alone() -> None:
     class Own(SlidingWindowInferer):
         pass
 
-    assert WindowSettings.of(Own((8, 8, 8))) is None
-    assert WindowSettings.of(SlidingWindowInferer((8, 8))) is None
-    assert WindowSettings.of(SlidingWindowInferer(8)) == WindowSettings((8, 8, 8))
+    assert window_settings(Own((8, 8, 8))) is None
+    assert window_settings(SlidingWindowInferer((8, 8))) is None
+    assert window_settings(SlidingWindowInferer(8)) == WindowSettings((8, 8, 8))
 
 
 @pytest.mark.parametrize(("shape", "roi", "overlap", "mode"), CASES)
@@ -300,7 +301,7 @@ def test_a_bundle_may_name_the_inferer() -> None:
 
     config = {"inferer": {"_target_": "napari_seg.inference.StreamingInferer", "roi_size": [8, 9, 10], "overlap": 0.5}}
     inferer = ConfigParser(config).get_parsed_content("inferer")
-    assert WindowSettings.of(inferer) == WindowSettings((8, 9, 10), (0.5, 0.5, 0.5), mode="gaussian")
+    assert window_settings(inferer) == WindowSettings((8, 9, 10), (0.5, 0.5, 0.5), mode="gaussian")
     for wrong in ({"roi_size": (8, 8)}, {"roi_size": 8, "overlap": 1.0}, {"roi_size": 8, "mirror_axes": (3,)}):
         with pytest.raises(ValueError, match="want"):
             StreamingInferer(**wrong)

@@ -20,9 +20,10 @@ from phantoms import ORIENTATIONS
 from napari_seg.bundles.spec import Bundle, read_bundle
 from napari_seg.errors import EnvironmentFault
 from napari_seg.geometry import Grid
-from napari_seg.inference import plan as budget
-from napari_seg.inference import segment
+from napari_seg.inference import plan as planning
+from napari_seg.inference import region as regions
 from napari_seg.inference.plan import Plan
+from napari_seg.inference.segment import segment
 from napari_seg.volume import Volume
 
 NETWORK = """
@@ -111,8 +112,8 @@ def of_monai(scan: Volume, network: torch.nn.Module, config: dict[str, Any]) -> 
 def test_a_scan_is_segmented_as_monai_does(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(budget, "held_bytes", lambda: 0)
-    monkeypatch.setattr(budget, "decided_bytes", lambda classes, voxels: 0)  # the same for all, and most of small scans
+    monkeypatch.setattr(regions, "held_bytes", lambda: 0)
+    monkeypatch.setattr(planning, "decider_bytes", lambda classes, voxels: 0)
     caplog.set_level(logging.INFO, "napari_seg")
     bundle, network, config = random_bundle(tmp_path / "bundle", seed)
     scan = random_scan(seed)
@@ -131,8 +132,8 @@ def test_a_scan_is_segmented_as_monai_does(
             labels, thrifty = found(int(share * plan.peak_bytes))
         except EnvironmentFault:
             break
-        assert len(thrifty.strips) > 1 or thrifty.kept_dtype == torch.float16
-        if thrifty.kept_dtype == torch.float32:
+        assert len(thrifty.strips) > 1 or thrifty.dtype == torch.float16
+        if thrifty.dtype == torch.float32:
             np.testing.assert_array_equal(labels[clear], expected[clear])
         else:
             assert (labels == expected).mean() > 0.995

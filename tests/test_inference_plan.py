@@ -14,20 +14,24 @@ import pytest
 import torch
 from bundles import write_threshold_bundle
 
+from napari_seg import memory
 from napari_seg.bundles.load import load_model
 from napari_seg.bundles.model import Model
 from napari_seg.bundles.spec import read_bundle
 from napari_seg.cli.predict import memory_size
 from napari_seg.errors import EnvironmentFault
 from napari_seg.geometry import Grid
-from napari_seg.inference import plan as budget
-from napari_seg.inference import segment
+from napari_seg.inference import plan as planning
+from napari_seg.inference import region as regions
 from napari_seg.inference.backends import base as backends
 from napari_seg.inference.backends import dry_run
 from napari_seg.inference.backends.base import BatchCost, TorchBackend
 from napari_seg.inference.backends.dry_run import NetworkCost, network_cost
+from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.plan import Plan, best_plan, cut_in_strips, make_plan
-from napari_seg.inference.region import Means, RegionTask
+from napari_seg.inference.region import RegionTask
+from napari_seg.inference.segment import segment
+from napari_seg.inference.settings import RegionSettings
 from napari_seg.inference.windows.layout import Windows, WindowSettings
 from napari_seg.volume import Segmentation, Volume
 
@@ -44,10 +48,10 @@ def test_less_memory_gives_more_strips_then_half_precision_then_a_refusal() -> N
     plenty, less, little = plan(8), plan(3.8), plan(2.9)
     assert len(plenty.strips) == 1
     assert len(plenty.starts) == windows.count
-    assert plenty.kept_dtype is less.kept_dtype is torch.float32
+    assert plenty.dtype is less.dtype is torch.float32
     assert len(less.strips) > 1
     assert len(less.starts) > windows.count
-    assert little.kept_dtype is torch.float16
+    assert little.dtype is torch.float16
     assert little.peak_bytes < less.peak_bytes < plenty.peak_bytes
     with pytest.raises(EnvironmentFault, match=r"environment\.memory: 105 classes .* 2\.0 GiB may be used") as refused:
         plan(2)
@@ -59,19 +63,19 @@ def test_a_compiled_network_gives_back_its_memory_before_planes_are_cut() -> Non
     cost = NetworkCost(5, 10**9, 2000 * MIB)
 
     def plan(budget_bytes: int):
-        return make_plan(windows, 1, cost, budget_bytes, held=600 * MIB, share=0.5)
+        return make_plan(windows, 1, cost, budget_bytes, held=600 * MIB, compiled_memory=0.5)
 
     usual = plan(10**12)
-    assert not usual.rests
-    assert usual.peak_bytes == 600 * MIB + usual.staying_bytes + 1000 * MIB + usual.passing_bytes
+    assert not usual.releases_memory
+    assert usual.peak_bytes == 600 * MIB + usual.permanent_bytes + 1000 * MIB + usual.temporary_bytes
     rests = plan(usual.peak_bytes - 1)
-    assert rests.rests
+    assert rests.releases_memory
     assert len(rests.strips) == 1
-    assert rests.peak_bytes == usual.peak_bytes - usual.passing_bytes
+    assert rests.peak_bytes == usual.peak_bytes - usual.temporary_bytes
     assert len(plan(rests.peak_bytes - 1).strips) > 1
     # what it does take is known later
-    assert rests.told(700 * MIB, 500 * MIB).peak_bytes == rests.staying_bytes + 1200 * MIB
-    assert rests.told(0, 500 * MIB).peak_bytes == rests.staying_bytes + 500 * MIB + rests.passing_bytes
+    assert rests.with_memory(700 * MIB, 500 * MIB).peak_bytes == rests.permanent_bytes + 1200 * MIB
+    assert rests.with_memory(0, 500 * MIB).peak_bytes == rests.permanent_bytes + 500 * MIB + rests.temporary_bytes
 
 
 def test_smaller_windows_are_taken_where_they_are_quicker_than_strips() -> None:
@@ -92,7 +96,7 @@ def test_smaller_windows_are_taken_where_they_are_quicker_than_strips() -> None:
     assert len(make_plan(large, 1, cost(large), usual.peak_bytes - 1, 0).strips) > 1
     assert (smaller.windows, len(smaller.strips)) == (small, 1)
     tight = plan(smaller.peak_bytes - 1)
-    assert tight.kept_dtype is torch.float32
+    assert tight.dtype is torch.float32
     assert len(tight.strips) > 1
     with pytest.raises(EnvironmentFault):
         plan(1)
@@ -131,9 +135,9 @@ def with_backends(head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     pytest.importorskip("openvino")
     bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(16, 16, 16)), trust=True)
     monkeypatch.setattr(backends, "WORTH_COMPILING_FLOP", 0)
-    monkeypatch.setattr(budget, "held_bytes", lambda: 100 * MIB)
+    monkeypatch.setattr(regions, "held_bytes", lambda: 100 * MIB)
     cost = network_cost(load_model(bundle, "cpu").network, torch.zeros(1, 1, 16, 16, 16))
-    expected, plan = budget.COMPILED_MEMORY * cost.peak_bytes / 16**3, RegionTask.plan
+    expected, plan = planning.COMPILED_MEMORY * cost.peak_bytes / 16**3, RegionTask.plan
 
     def run(times: float | Backends | None, memory_bytes: int = 10**12) -> tuple[Segmentation, Backends, list[Plan]]:
         made = times if isinstance(times, Backends) else Backends(None if times is None else times * expected)
@@ -150,10 +154,12 @@ def test_a_region_is_planned_anew_when_a_compiled_network_takes_more_than_was_th
     assert (len(made.wanted), made.rested, made.closed) == (1, 0, 1)
     found, made, plans = with_backends(4, plan.peak_bytes)
     assert len(plans) > 1
-    assert len({(plan.windows.size, plan.rests, len(plan.strips), plan.kept_dtype) for plan in plans}) == len(plans)
+    assert len({(plan.windows.size, plan.releases_memory, len(plan.strips), plan.dtype) for plan in plans}) == len(
+        plans
+    )
     assert made.closed == len(made.wanted) == len({plan.windows.size for plan in plans})
-    assert plans[-1].rests
-    assert made.rested == plans[-1].asked
+    assert plans[-1].releases_memory
+    assert made.rested == plans[-1].window_count
     np.testing.assert_array_equal(found.array, usual.array)
 
 
@@ -165,10 +171,9 @@ def planned(tmp_path: Path, device: str = "cpu", dtype: torch.dtype = torch.floa
     settings = WindowSettings((16, 16, 16), (0.0, 0.0, 0.0), batch)
     model = Model(model.network, model.preprocessing, model.inferer, torch.device(device), dtype)
     grid = Grid((32, 32, 32), np.eye(4))
-    task = RegionTask.of(
-        torch.zeros(1, 32, 32, 32), grid, grid, known, model, settings, Means(10**12, "torch", "bundle"), 0
-    )
-    return task.plan(beside_bytes=0)
+    options = SegmentOptions(backend="torch", windows="bundle")
+    region = RegionSettings(known, model, options, settings, 10**12)
+    return RegionTask.crop(torch.zeros(1, 32, 32, 32), grid, grid, region, settings, 0).plan(held=0)
 
 
 def test_less_is_planned_in_half_precision(tmp_path: Path) -> None:
@@ -185,17 +190,17 @@ def test_what_lies_in_a_gpus_memory_is_not_charged_to_main_memory(
     assert usual.peak_bytes - small.peak_bytes > usual.cost.peak_bytes / 2  # its maps
     monkeypatch.setattr(backends, "room_for_sums", lambda device: 10**9)
     large = planned(tmp_path, "cuda")
-    assert small.staying_bytes - large.staying_bytes > 0.9 * (large.sums_bytes - 2 * 4 * 3 * 16**3)
+    assert small.permanent_bytes - large.permanent_bytes > 0.9 * (large.accumulator_bytes - 2 * 4 * 3 * 16**3)
 
 
 def test_logits_of_a_gpu_stay_in_its_memory() -> None:
     settings = WindowSettings((96, 96, 96), (0.25, 0.25, 0.25), batch=4, shifts=4)
     windows = replace(Windows.over((273, 273, 320), settings), empty=frozenset([(0, 0, 0)]))
     cost = NetworkCost(105, 10**9, 0)
-    plan = make_plan(windows, 1, cost, 10**12, held=0, device_bytes=10**12)
+    plan = make_plan(windows, 1, cost, 10**12, held=0, gpu_bytes=10**12)
     image = 4 * 273 * 273 * 320
     assert image < plan.peak_bytes < image + 100 * MIB  # the logits of one window are 354 MiB
-    assert make_plan(windows, 1, cost, 10**12, held=0, device_bytes=1).peak_bytes > image + 2**32
+    assert make_plan(windows, 1, cost, 10**12, held=0, gpu_bytes=1).peak_bytes > image + 2**32
 
 
 def test_no_more_windows_are_planned_at_once_than_there_are(tmp_path: Path) -> None:
@@ -218,7 +223,7 @@ def test_what_was_planned_for_torch_is_run_by_torch(with_backends: Segmented, mo
     monkeypatch.setattr(backends, "WORTH_COMPILING_FLOP", np.inf)
     _, made, (plan,) = with_backends(100)
     assert made.wanted == ["torch"]
-    assert plan.share is None
+    assert plan.compiled_memory is None
 
 
 def test_what_a_network_takes_is_remembered_for_the_next_scan(with_backends: Segmented) -> None:
@@ -234,7 +239,7 @@ def test_a_region_is_planned_anew_for_torch_when_a_network_cant_be_compiled(with
     usual, _, _ = with_backends(1)
     found, made, plans = with_backends(None)
     assert made.wanted == ["auto", "torch"]
-    assert [plan.share for plan in plans] == [budget.COMPILED_MEMORY, None]
+    assert [plan.compiled_memory for plan in plans] == [planning.COMPILED_MEMORY, None]
     np.testing.assert_array_equal(found.array, usual.array)
 
 
@@ -251,10 +256,10 @@ def test_strips_cover_the_axis_and_share_one_voxel(count: int) -> None:
 def test_a_small_budget_changes_no_label(head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(10, 12, 8), halves=True), trust=True)
     plenty = segment(head, bundle)
-    monkeypatch.setattr(budget, "make_plan", lambda *known: make_plan(*known[:3], 10**12, 0))
+    monkeypatch.setattr(planning, "make_plan", lambda *known: make_plan(*known[:3], 10**12, 0))
     strips = cut_in_strips
     for count in (2, 3):
-        monkeypatch.setattr(budget, "cut_in_strips", lambda windows, _, count=count: strips(windows, count))
+        monkeypatch.setattr(planning, "cut_in_strips", lambda windows, _, count=count: strips(windows, count))
         cut = segment(head, bundle)
         np.testing.assert_array_equal(cut.array, plenty.array)
         assert cut.confidence == pytest.approx(dict(plenty.confidence), rel=1e-3)
@@ -286,13 +291,13 @@ def test_what_is_free_is_what_all_control_groups_leave(tmp_path: Path) -> None:
 
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text("0::/slurm/job_1/step_0\n")
-    unlimited = budget.free_bytes(tmp_path)
+    unlimited = memory.free_bytes(tmp_path)
     group("slurm/job_1/step_0", "max", 5 * MIB)
-    assert budget.free_bytes(tmp_path) == pytest.approx(unlimited, rel=0.2)
+    assert memory.free_bytes(tmp_path) == pytest.approx(unlimited, rel=0.2)
     group("slurm/job_1", 100 * MIB, 60 * MIB, files=20 * MIB)
-    assert budget.free_bytes(tmp_path) == 60 * MIB
+    assert memory.free_bytes(tmp_path) == 60 * MIB
     group("slurm", 10 * MIB, 60 * MIB)
-    assert budget.free_bytes(tmp_path) == 0
+    assert memory.free_bytes(tmp_path) == 0
 
 
 def test_memory_is_said_as_people_say_it() -> None:

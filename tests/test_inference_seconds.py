@@ -19,15 +19,17 @@ from napari_seg.bundles.load import load_model
 from napari_seg.bundles.model import Model
 from napari_seg.bundles.spec import read_bundle
 from napari_seg.geometry import Grid
-from napari_seg.inference import estimate as foresee_module
-from napari_seg.inference import region as task_module
+from napari_seg.inference import estimate as estimating
 from napari_seg.inference import seconds as speed
-from napari_seg.inference import segment
 from napari_seg.inference.backends import base as backends
-from napari_seg.inference.backends.base import TorchBackend
-from napari_seg.inference.estimate import foresee
-from napari_seg.inference.region import Means, RegionTask
-from napari_seg.inference.seconds import describe_seconds, measuring
+from napari_seg.inference.estimate import estimate
+from napari_seg.inference.inferer import window_settings
+from napari_seg.inference.options import SegmentOptions
+from napari_seg.inference.plan import Plan
+from napari_seg.inference.region import RegionTask
+from napari_seg.inference.seconds import measuring
+from napari_seg.inference.segment import segment
+from napari_seg.inference.settings import RegionSettings
 from napari_seg.inference.windows.layout import WindowSettings
 from napari_seg.volume import Volume
 
@@ -47,48 +49,36 @@ class Slow(nn.Module):
         return self.convolution(image)
 
 
-def slow_task(tmp_path: Path, shape: tuple[int, int, int] = (64, 32, 32)) -> tuple[RegionTask, TorchBackend]:
+def slow_task(tmp_path: Path, shape: tuple[int, int, int] = (64, 32, 32)) -> RegionTask:
     """Two windows for a network that takes longer than its operations tell."""
     bundle = read_bundle(write_threshold_bundle(tmp_path / "threshold", roi=(32, 32, 32)), trust=True)
     model = Model(Slow().eval(), Compose([]), SimpleInferer(), CPU)
-    settings = WindowSettings((32, 32, 32), (0.0, 0.0, 0.0))
+    windows = WindowSettings((32, 32, 32), (0.0, 0.0, 0.0))
+    settings = RegionSettings(bundle, model, SegmentOptions(backend="torch"), windows, 10**12)
     grid = Grid(shape, np.eye(4))
-    task = RegionTask.of(torch.zeros(1, *shape), grid, grid, bundle, model, settings, Means(10**12, "torch"), 0)
-    return task, TorchBackend(model.network, CPU)
+    return RegionTask.crop(torch.zeros(1, *shape), grid, grid, settings, windows, 0)
 
 
 @torch.inference_mode()
-def test_a_quick_network_is_tried_and_the_answer_remembered(tmp_path: Path) -> None:
-    task, backend = slow_task(tmp_path)
+def test_a_network_is_judged_by_its_operations_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "seconds_per_flop", lambda device, dtype: 1e-6)
+    task = slow_task(tmp_path)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("the network ran"))
     plan = task.plan()
-    assert task.seconds(plan, backend, may_try=False) < 0.05
-    assert task.seconds(plan, backend, may_try=True) > 0.06  # 65,536 voxels at a microsecond
-    assert task.seconds(plan, backend, may_try=False) > 0.06
-    task.model.statistics.batch_seconds[(backend.name, task.batch_shape(plan))] = 100.0  # as a run has noted
-    assert task.seconds(plan, backend) == pytest.approx(200, abs=1)
-
-
-@torch.inference_mode()
-def test_a_slow_network_is_judged_by_its_operations_and_never_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(task_module, "seconds_a_flop", lambda device, dtype: 1e-6)
-    task, backend = slow_task(tmp_path)
-    monkeypatch.setattr(backend, "_logits", lambda windows: pytest.fail("the network ran"))
-    plan = task.plan()
-    assert plan.cost.flop * 1e-6 > speed.TRIAL_SECONDS
-    seconds = task.seconds(plan, backend, may_try=True)
-    assert seconds == pytest.approx(2 * plan.cost.flop * 1e-6 / speed.USUAL_SHARE, rel=0.1)
+    seconds = task.seconds(plan)
+    assert seconds == pytest.approx(2 * plan.cost.flop * 1e-6 / speed.TORCH_EFFICIENCY, rel=0.1)
+    task.settings.model.statistics.batch_seconds[("torch", task.batch_shape(plan))] = 100.0  # as a run has noted
+    assert task.seconds(plan) == pytest.approx(200, abs=1)
 
 
 def test_what_a_run_took_is_told_of_the_next(head: Volume, tmp_path: Path) -> None:
     bundle = read_bundle(write_threshold_bundle(tmp_path / "threshold", roi=(10, 12, 8)), trust=True)
     segment(head, bundle, device="cpu", backend="torch")
     known = load_model(bundle, "cpu").statistics.batch_seconds
-    assert [name for name, _ in known] == ["torch on cpu"]
+    assert [name for name, _ in known] == ["torch"]
     for key in known:
         known[key] = 50.0
-    found = foresee(head, bundle, device="cpu", backend="torch")
+    found = estimate(head, bundle, device="cpu", backend="torch")
     assert found is not None
     assert found.seconds == pytest.approx(50 * found.windows, rel=0.1)
 
@@ -97,20 +87,25 @@ def test_locating_and_compiling_are_in_the_time_told(
     head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = read_bundle(write_threshold_bundle(tmp_path / "threshold", roi=(10, 12, 8)), trust=True)
+    segment(head, bundle, device="cpu", backend="torch")
 
     def told() -> float:
-        known = foresee(head, bundle, device="cpu")
+        known = estimate(head, bundle, device="cpu")
         assert known is not None
         return known.seconds
 
+    def compiling(task: RegionTask, plan: Plan) -> float:
+        return 0.0 if real(task, plan) == 0 else 300.0
+
     plain = told()
-    monkeypatch.setattr(foresee_module, "locating_seconds", lambda volume, bundle: 80.0)
+    real = RegionTask.compiling_seconds
+    monkeypatch.setattr(estimating, "locating_seconds", lambda volume, bundle: 80.0)
     assert told() == pytest.approx(80 + plain, abs=1)
     monkeypatch.setattr(backends, "will_compile", lambda wanted, device, flop: True)
-    monkeypatch.setattr(speed, "compiling_seconds", lambda batch: 300.0)
+    monkeypatch.setattr(RegionTask, "compiling_seconds", compiling)
     assert told() == pytest.approx(380 + plain, abs=1)
     known = load_model(bundle, "cpu").statistics.batch_seconds
-    known |= {("OpenVINO on cpu", shape): 0.0 for _, shape in known}  # it was compiled a scan ago
+    known |= {("OpenVINO", shape): 0.0 for _, shape in known}  # it was compiled a scan ago
     assert told() == pytest.approx(80 + plain, abs=1)
 
 
@@ -129,29 +124,18 @@ def test_the_time_of_locating_is_about_what_it_takes(head: Volume) -> None:
 def test_a_region_of_a_large_scan_takes_no_longer_than_alone(tmp_path) -> None:
     bundle = read_bundle(write_threshold_bundle(tmp_path / "threshold", roi=(16, 16, 16)), trust=True)
     model = load_model(bundle, "cpu")
-    settings = WindowSettings.of(model.inferer)
-    assert settings is not None
+    windows = window_settings(model.inferer)
+    assert windows is not None
+    settings = RegionSettings(bundle, model, SegmentOptions(backend="torch"), windows, 10**12)
     region, image = Grid((16, 16, 16), np.diag([1.5, 1.5, 1.5, 1])), torch.zeros(1, 16, 16, 16)
 
     def seconds(scan: Grid) -> float:
-        task = RegionTask.of(image, region, scan, bundle, model, settings, Means(10**12, "torch"), 0)
-        return task.seconds(task.plan(), TorchBackend(model.network, model.device))
+        task = RegionTask.crop(image, region, scan, settings, windows, 0)
+        return task.seconds(task.plan())
 
     alone = Grid.around(region.center_mm, region.size_mm, (0.5, 0.5, 0.5))
     assert seconds(alone.box((-300, -300, -300), (348, 348, 348))) == pytest.approx(seconds(alone))
     assert seconds(alone.box((0, 0, 0), (8, 8, 8))) < seconds(alone)
-
-
-def test_times_are_told_in_words() -> None:
-    assert [describe_seconds(s) for s in (0.04, 9.94, 12.3, 60, 200.4, 3600, 7530)] == [
-        "0.0 s",
-        "9.9 s",
-        "12 s",
-        "1 min",
-        "3 min 20 s",
-        "1 h",
-        "2 h 5 min",
-    ]
 
 
 def test_what_was_held_at_most_is_measured() -> None:

@@ -20,9 +20,9 @@ from napari_seg.bundles.model import Model
 from napari_seg.bundles.spec import Bundle, read_bundle
 from napari_seg.errors import BundleError, Cancelled, EnvironmentFault
 from napari_seg.geometry import Grid, resample
-from napari_seg.inference import segment
 from napari_seg.inference.plausibility import remove_islands
 from napari_seg.inference.prepare import prepare
+from napari_seg.inference.segment import segment
 from napari_seg.volume import Segment, Segmentation, Volume
 
 
@@ -212,7 +212,7 @@ def test_doubtful_results_say_so(head: Volume, tmp_path: Path) -> None:
     assert "bright" in text
     assert "pieces" in text
     assert "confidence" in text
-    assert "upper: 0.00 ml; 1 to 2 ml" in text
+    assert "upper: volume 0.00 ml is outside the plausible range of 1 to 2 ml" in text
 
 
 SINGLE = tuple(Segment(n, f"part {n}", (1, 2, 3), in_one_piece=n < 4) for n in (1, 2, 3, 4))

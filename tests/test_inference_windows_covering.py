@@ -15,9 +15,9 @@ from bundles import write_threshold_bundle
 from napari_seg.bundles.spec import read_bundle
 from napari_seg.errors import BundleError
 from napari_seg.geometry import Grid
-from napari_seg.inference import segment
 from napari_seg.inference.body import Body, around, find_body
-from napari_seg.inference.windows.covering import LARGER, LONGER, coverings, ways_to_lay
+from napari_seg.inference.segment import segment
+from napari_seg.inference.windows.covering import LENGTHS, MAX_VOLUME, coverings, layouts
 from napari_seg.inference.windows.layout import Windows, WindowSettings
 from napari_seg.volume import Volume
 
@@ -37,12 +37,12 @@ def test_every_covering_covers_with_the_overlap_that_is_asked(seed: int) -> None
     assert all(way.count <= usual.count for way in ways)
     assert works[-1] <= usual.count * prod(usual.size)
     for way in ways:
-        assert prod(way.size) <= LARGER * prod(usual.size)
+        assert prod(way.size) <= MAX_VOLUME * prod(usual.size)
         for axis, roi in enumerate((i, j, k)):
             size, starts, length = way.size[axis], way.starts[axis], way.padded_shape[axis]
             assert starts[0] == 0
             assert starts[-1] + size == length
-            assert roi <= size <= max(LONGER) * roi
+            assert roi <= size <= max(LENGTHS) * roi
             assert length - size < 1 or way.before[axis] == 0
             repeated = roi - max(1, int(roi * (1 - overlap[axis])))
             assert all(0 < later - earlier <= size - repeated for earlier, later in pairwise(starts))
@@ -53,7 +53,7 @@ def test_even_windows_lie_where_nnunet_lays_them(seed: int) -> None:
     rng = np.random.default_rng(seed)
     a, b, c = shape = tuple(int(n) for n in rng.integers(1, 400, 3))
     i, j, k = roi = tuple(int(n) for n in rng.choice([32, 48, 64, 96, 128], 3))
-    (even,) = ways_to_lay("even", (a, b, c), WindowSettings((i, j, k), (0.5, 0.5, 0.5)))
+    (even,) = layouts("even", (a, b, c), WindowSettings((i, j, k), (0.5, 0.5, 0.5)))
     assert even.size == roi
     for starts, length, window in zip(even.starts, shape, roi, strict=True):
         last = max(length - window, 0)  # nnU-Net pads too
@@ -207,7 +207,7 @@ def test_a_coarse_bundle_lies_in_the_other(tmp_path: Path) -> None:
 @torch.inference_mode()
 def test_an_empty_window_is_not_asked_about() -> None:
     settings = WindowSettings((8, 8, 8), (0.0, 0.0, 0.0), batch=3)
-    windows = Windows.over((16, 16, 16), settings).sparing(lambda start, size: start[2] == 8)
+    windows = Windows.over((16, 16, 16), settings).without_empty(lambda start, size: start[2] == 8)
     image = torch.ones(1, 16, 16, 16)
     batches: list[int] = []
 
@@ -217,9 +217,9 @@ def test_an_empty_window_is_not_asked_about() -> None:
 
     nothing = torch.zeros(2, 8, 8, 8)
     starts = windows.starts_of(windows.places((0, 16)))
-    answers = list(windows.answers(image, starts, run, nothing))
+    logits = list(windows.logits(image, starts, run, nothing))
     assert batches == [3, 1]  # full ones, however many empty windows lie between
-    assert [float(answer.mean()) for answer in answers] == [float(start[2] == 8) for start in starts]
+    assert [float(block.mean()) for block in logits] == [float(start[2] == 8) for start in starts]
 
 
 @pytest.mark.parametrize("answers", [False, True])

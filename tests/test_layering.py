@@ -16,7 +16,7 @@ PACKAGE = ROOT / "napari_seg"
 # floor by floor, the ground first: a room may import from its own floor or from below
 FLOORS = [
     {"error_codes", "errors", "version"},
-    {"geometry", "memory", "worker"},
+    {"geometry", "memory", "progress", "worker"},
     {"volume"},
     {"formats", "evaluation"},
     {"bundles"},

@@ -15,7 +15,7 @@ from datasets import write_decathlon
 
 from napari_seg.bundles.spec import read_bundle, shipped_root
 from napari_seg.formats import read
-from napari_seg.inference import segment
+from napari_seg.inference.segment import segment
 
 CONFIGS = shipped_root() / "configs"
 METADATA = str(CONFIGS / "metadata.json")

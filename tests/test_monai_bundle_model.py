@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from napari_seg.formats import read
-from napari_seg.inference import segment
+from napari_seg.inference.segment import segment
 from napari_seg.localise import mni152_path
 from napari_seg.volume import Segmentation, Volume
 

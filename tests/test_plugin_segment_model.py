@@ -19,6 +19,7 @@ from napari.layers import Image, Labels
 import napari_seg.bundles.spec
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, EnvironmentFault, Notice
+from napari_seg.inference.options import SegmentOptions
 from napari_seg.plugin.layer_info import placement_of
 from napari_seg.plugin.layers import image_layers
 from napari_seg.plugin.messages import Message
@@ -26,7 +27,7 @@ from napari_seg.plugin.segment import run as segment_run
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.writer import write_labels
-from napari_seg.volume import Certainty, Segment, Segmentation, Volume
+from napari_seg.volume import ConfidenceMaps, Segment, Segmentation, Volume
 
 SEGMENTS = (Segment(1, "left ball", (255, 0, 0)), Segment(3, "nose", (0, 128, 255)), Segment(4, "tail", (9, 9, 9)))
 
@@ -45,7 +46,7 @@ def bundle(name: str = "balls") -> Bundle:
     )
 
 
-def thresholded(volume: Volume, bundle: Any, *, progress: Any = None, **_: Any) -> Segmentation:
+def thresholded(volume: Volume, bundle: Any, options: Any = None, *, progress: Any = None) -> Segmentation:
     """Stands in for `segment`: bright is 1, middle is 3, nothing is 4."""
     for window in range(5):
         progress("segmenting", window, 5)
@@ -248,11 +249,11 @@ def test_runs_wait_for_one_another(viewer: ViewerModel, head: Volume) -> None:
 
 
 def test_confidence_is_a_layer_of_its_own(viewer: ViewerModel, head: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    def sure(volume: Volume, bundle: Any, *, certainty: bool, **options: Any) -> Segmentation:
-        found = thresholded(volume, bundle, **options)
-        assert certainty
+    def sure(volume: Volume, bundle: Any, options: SegmentOptions, **rest: Any) -> Segmentation:
+        found = thresholded(volume, bundle, options, **rest)
+        assert options.confidence_maps
         sureness = np.arange(found.array.size, dtype=np.uint8).reshape(found.array.shape)
-        return replace(found, certainty=Certainty(sureness, sureness))
+        return replace(found, confidence_maps=ConfidenceMaps(sureness, sureness))
 
     monkeypatch.setattr(segment_run, "segment", sure)
     model = SegmentModel(Session(viewer))

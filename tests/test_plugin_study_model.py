@@ -19,7 +19,6 @@ pytest.importorskip("napari", reason="the plugin's tests need napari: pip instal
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
-import napari_seg.inference
 from napari_seg.bundles.spec import read_bundle
 from napari_seg.errors import ChoiceNeeded, InputError, LocaliseError, NapariSegError
 from napari_seg.formats.verdict import verdict_of
@@ -194,7 +193,7 @@ def test_a_batch_fills_its_table_and_one_bad_scan_stops_nothing(study: Path, mon
         labels = (volume.array[0] > 800).astype(np.uint8)
         return Segmentation(labels, volume.grid, (Segment(1, "ball", (1, 2, 3)),), {1: 0.9})
 
-    monkeypatch.setattr(napari_seg.inference, "segment", bright)
+    monkeypatch.setattr("napari_seg.inference.segment.segment", bright)
     model = BatchModel(Session(viewer := ViewerModel()))
     bundle = read_bundle()
     assert "folder" in model.obstacle(bundle)
@@ -247,7 +246,7 @@ def test_a_batch_that_is_stopped_keeps_what_is_done(study: Path, monkeypatch: py
         progress("segmenting", 1, 2)
         raise AssertionError("it must not get here")
 
-    monkeypatch.setattr(napari_seg.inference, "segment", stopped)
+    monkeypatch.setattr("napari_seg.inference.segment.segment", stopped)
     model.choose_inputs(study)
     model.start(read_bundle(), {"device": "cpu"})
     model.session.jobs.wait()

@@ -203,8 +203,8 @@ def test_torch_is_not_imported_in_this_process(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "import napari_seg.plugin.job\n"
-        "from napari_seg.inference import segment\n"
-        "from napari_seg.inference.estimate import foresee\n"
+        "from napari_seg.inference.segment import segment\n"
+        "from napari_seg.inference.estimate import estimate\n"
         "print('loaded:', *({'torch', 'monai'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from napari_seg.bundles.config import read_config
+from napari_seg.bundles.tta import TTA
 from napari_seg.errors import BundleError
 from napari_seg.volume import MOST_LABEL, Segment, Term, distinct_color
 
@@ -50,9 +51,6 @@ MAX_TEXT = 2000
 """Characters of a name and of a description that are kept."""
 BundleKind = Literal["monai"]
 """Formats of bundles."""
-
-TTA = Literal["none", "shifts", "mirror"]
-"""Test-time averaging: over shifted copies of each window, or over its mirror images."""
 
 BUNDLES_VARIABLE = "NAPARI_SEG_BUNDLES"
 """Environment variable with further folders that hold bundles, separated as in PATH."""

@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.cli.progress import CohortProgress, print_results
     from napari_seg.cohort.discover import find_cases
     from napari_seg.cohort.runner import run_cohort
+    from napari_seg.inference.options import SegmentOptions
     from napari_seg.localise import mni152_path
 
     cases = [replace(case, name="MNI152_T1") for case in find_cases([mni152_path()])[0]]
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
             cases,
             arguments.output.resolve(),
             read_bundle(),
-            options={"device": arguments.device},
+            options=SegmentOptions(device=arguments.device),
             on_case=progress.on_case,
             progress=progress.on_step,
         )

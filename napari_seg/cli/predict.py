@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from napari_seg.cli.exit_codes import ExitCode, exit_code
 from napari_seg.cli.read_options import add_read_options, read_options
+from napari_seg.inference.options import SegmentOptions, option_fields
 
 if TYPE_CHECKING:
     from napari_seg.cohort.runner import CaseResult
@@ -39,57 +40,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="let the code inside that bundle run; only for bundles whose source you trust",
     )
-    parser.add_argument(
-        "--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N; default auto"
-    )
-    parser.add_argument(
-        "--backend",
-        choices=["auto", "torch", "openvino"],
-        default="auto",
-        help="what runs the network; auto takes OpenVINO on a processor where it is installed and worth its start",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=["auto", "float32", "bfloat16"],
-        default="auto",
-        help="what the network computes in; auto is float16 on a graphics card and float32 on a processor. bfloat16 "
-        "takes about half the time, and half of the network's memory, on processors that have it; few voxels change",
-    )
-    parser.add_argument(
-        "--memory",
-        type=memory_size,
-        metavar="SIZE",
-        help="what the whole process may hold at most, such as 4GiB; four fifths of what is free if left out. Less "
-        "memory takes more time",
-    )
-    parser.add_argument(
-        "--windows",
-        choices=["fewest", "even", "bundle"],
-        default="fewest",
-        help="fewest covers a scan with as little work as the bundle's overlap allows; even lays windows of the "
-        "bundle's size evenly, as nnU-Net does; bundle lays them exactly as MONAI does; default fewest",
-    )
-    parser.add_argument(
-        "--tta",
-        choices=["shifts", "mirror", "none"],
-        help="test-time averaging: shifts averages four copies of each window, shifted by 0 to 3 voxels, in four times "
-        "the network's time; mirror averages mirror images, in eight times, for networks to which left and right are "
-        "alike; none does neither; the bundle's own choice if left out (none in the shipped bundle)",
-    )
-    parser.add_argument(
-        "--keep-islands",
-        action="store_true",
-        help="keep what lies apart from the main piece of a structure that the bundle declares to be in one piece; "
-        "removed, and reported, if left out",
-    )
-    parser.add_argument(
-        "--no-crop", action="store_true", help="look outside the body too, where there is air, and not only inside"
-    )
-    parser.add_argument(
-        "--certainty",
-        action="store_true",
-        help="write <name>_seg_confidence.nii.gz, the winner's probability (255 is 1), and <name>_seg_entropy.nii.gz",
-    )
+    _add_options(parser)
     add_read_options(parser)
     parser.add_argument(
         "--also",
@@ -113,6 +64,37 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="print the same objects, each on a line of its own as soon as its scan is done or has failed",
     )
     parser.set_defaults(run=run)
+
+
+_FLAGS = {"memory_bytes": "--memory", "crop": "--no-crop", "confidence_maps": "--certainty"}
+"""Flags that are not called as the option of `SegmentOptions`."""
+
+_HELP = {
+    "crop": "segment the air around the body too, and whatever a bundle's coarse pass excludes",
+    "confidence_maps": "write <name>_seg_confidence.nii.gz, the winner's probability (255 is 1), and "
+    "<name>_seg_entropy.nii.gz",
+}
+"""Help of flags that do not do what the option of `SegmentOptions` does."""
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    """Add an argument for each option of `SegmentOptions`: a switch for one that is true or false."""
+    for option in option_fields():
+        flag = _FLAGS.get(option.name, f"--{option.name.replace('_', '-')}")
+        text = _HELP.get(option.name, option.metadata["help"])
+        if isinstance(option.default, bool):
+            action = "store_false" if option.default else "store_true"
+            parser.add_argument(flag, dest=option.name, action=action, help=text)
+        elif option.name == "memory_bytes":
+            parser.add_argument(flag, dest=option.name, type=memory_size, metavar="SIZE", help=text)
+        else:
+            text += f"; default {option.default}" * (option.default is not None)
+            choices = option.metadata["choices"] or None
+            parser.add_argument(flag, dest=option.name, choices=choices, default=option.default, help=text)
+
+
+def _options(arguments: argparse.Namespace) -> SegmentOptions:
+    return SegmentOptions(**{option.name: getattr(arguments, option.name) for option in option_fields()})
 
 
 def memory_size(text: str) -> int:
@@ -183,17 +165,7 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
             cases,
             arguments.output,
             bundle,
-            options={
-                "device": arguments.device,
-                "backend": arguments.backend,
-                "precision": arguments.precision,
-                "memory_bytes": arguments.memory,
-                "windows": arguments.windows,
-                "crop": not arguments.no_crop,
-                "tta": arguments.tta,
-                "keep_islands": arguments.keep_islands,
-                "certainty": arguments.certainty,
-            },
+            options=_options(arguments),
             reading=read_options(arguments),
             also=arguments.also,
             overwrite=arguments.overwrite,

@@ -38,7 +38,7 @@ from napari_seg.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
     from napari_seg.formats.label_maps import DicomKind
-    from napari_seg.inference.segment import Options
+    from napari_seg.inference.options import SegmentOptions
 
 Format = Literal["seg", "labelmap", "rtstruct", "nrrd"]
 FORMATS: dict[Format, str] = {
@@ -50,9 +50,6 @@ FORMATS: dict[Format, str] = {
 """What labels can be written as beside NIfTI, and how such a file's name ends."""
 
 OF_DICOM = ("seg", "labelmap", "rtstruct")
-
-_CHANGE_LABELS = ("device", "backend", "precision", "memory_bytes", "windows", "crop", "tta", "keep_islands")
-"""Options that a result may not be the same without, be it by rounding only."""
 
 _HIDDEN = ".unfinished-"
 _LOCK = "lock"
@@ -94,7 +91,7 @@ class OutputFolder:
         segmentation: Segmentation,
         bundle: Bundle,
         also: Sequence[Format] = (),
-        options: Options | None = None,
+        options: SegmentOptions | None = None,
     ) -> Segmentation:
         """Write the files of one result, all or none: three, maps of a known certainty, and other formats.
 
@@ -129,13 +126,13 @@ class OutputFolder:
                     if notice := _write_other_format(segmentation, kind, path, volume, bundle):
                         segmentation = replace(segmentation, notices=(*segmentation.notices, notice))
                         continue
-                elif kind in CERTAINTY_MAPS and segmentation.certainty is not None:
-                    write_map(getattr(segmentation.certainty, kind), segmentation.grid, path)
+                elif kind in CERTAINTY_MAPS and segmentation.confidence_maps is not None:
+                    write_map(getattr(segmentation.confidence_maps, kind), segmentation.grid, path)
                 else:
                     continue
                 sums[kind] = _sha256(path)
             known = _record(case, volume, segmentation, bundle)
-            known["options"] = {name: value for name, value in (options or {}).items() if name in _CHANGE_LABELS}
+            known["options"] = {} if options is None else options.to_record()
             known["options"]["tta"] = known["options"].get("tta") or bundle.tta
             known |= {"sha256": _sha256(labels), "overlay_sha256": _sha256(overlay), "beside": sums}
             _write_json(known, record)

@@ -16,12 +16,12 @@ from napari_seg.cohort.results import OF_DICOM, Format, OutputFolder, targets
 from napari_seg.errors import BundleError, Cancelled, NapariSegError, Notice
 from napari_seg.formats.atomic import is_disk_full, not_written
 from napari_seg.formats.image2d import COLOURS
-from napari_seg.localise import Progress
+from napari_seg.inference.options import SegmentOptions
 from napari_seg.memory import held_bytes, limited_to
+from napari_seg.progress import Progress
 
 if TYPE_CHECKING:
     from napari_seg.formats import Reading
-    from napari_seg.inference.segment import Options
 
 _CODES_OF_ALL_SCANS = (
     "bundle.config",
@@ -87,7 +87,7 @@ def run_cohort(
     output_dir: Path,
     bundle: Bundle,
     *,
-    options: Options | None = None,
+    options: SegmentOptions | None = None,
     reading: Reading | None = None,
     also: Sequence[Format] = (),
     overwrite: bool = False,
@@ -119,14 +119,14 @@ def run_cohort(
         Cancelled: `progress` raised it.
     """
     check_runnable(bundle)
-    cases = list(cases)
+    cases, options = list(cases), options or SegmentOptions()
     _check_channels(bundle, cases)
     results: list[CaseResult] = []
     with OutputFolder(output_dir) as output:
         for number, case in enumerate(cases):
             if on_case is not None:
                 on_case(number, case.name)
-            results.append(_run_case(case, output, bundle, options or {}, reading or {}, also, overwrite, progress))
+            results.append(_run_case(case, output, bundle, options, reading or {}, also, overwrite, progress))
             if results[-1].status == "failed":
                 output.write_failure(case, results[-1].code, results[-1].message)
             if on_result is not None:
@@ -154,25 +154,25 @@ def _run_case(
     case: Case,
     output: OutputFolder,
     bundle: Bundle,
-    options: Options,
+    options: SegmentOptions,
     reading: Reading,
     also: Sequence[Format],
     overwrite: bool,
     progress: Progress | None,
 ) -> CaseResult:
     from napari_seg.formats.label_maps import check_writing
-    from napari_seg.inference import segment
+    from napari_seg.inference.segment import segment
 
     start = time.perf_counter()
     try:
         if not overwrite:
             output.refuse_others_files(case)
-        memory_bytes = options.get("memory_bytes")
+        memory_bytes = options.memory_bytes
         within: Reading = {"memory_bytes": memory_bytes, **reading}
         volume = case.scan.read(**within, channels=bundle.in_channels)
         with limited_to(None if memory_bytes is None else memory_bytes - held_bytes()):
             check_writing(volume.grid.shape, [kind for kind in also if case.scan.format == "dicom" or kind == "nrrd"])
-        segmentation = segment(volume, bundle, progress=progress, **options)
+        segmentation = segment(volume, bundle, options, progress=progress)
         if case.scan.format != "dicom" and (missing := [kind for kind in also if kind in OF_DICOM]):
             also = [kind for kind in also if kind not in missing]
             text = f"{case.name} is not a DICOM series, so {' and '.join(missing)} can't be written"

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from napari_seg.errors import InputError
 from napari_seg.formats.walk import kind_of
-from napari_seg.memory import SAFE_SHARE, describe_bytes, free_bytes, held_bytes, limited_to
+from napari_seg.memory import SAFE_FRACTION, describe_bytes, free_bytes, held_bytes, limited_to
 from napari_seg.volume import Volume
 from napari_seg.worker import WorkerDied, WorkerError, WorkerProcess
 
@@ -95,7 +95,7 @@ def _size(file: Path) -> int:
 
 def _read_limited(read: Read[Found], files: Sequence[Path], room: int | None) -> Found:
     """Reads where a header's claim ends in a `MemoryError` and not in the death of whatever the system chooses."""
-    free = int(SAFE_SHARE * free_bytes())
+    free = int(SAFE_FRACTION * free_bytes())
     room = free if room is None else min(room, free)
     _limit_address_space(max(room, 0) + LIBRARY_BYTES)
     with limited_to(room):

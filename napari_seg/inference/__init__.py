@@ -1,19 +1,17 @@
-"""From a Volume and a Bundle to a Segmentation."""
+"""Inference: from a Volume and a Bundle to a Segmentation."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from napari_seg.inference.segment import segment
-
 if TYPE_CHECKING:
     from napari_seg.inference.inferer import StreamingInferer
 
-__all__ = ["StreamingInferer", "segment"]
+__all__ = ["StreamingInferer"]
 
 
 def __getattr__(name: str) -> Any:
-    """The inferer is imported when it is asked for, because it needs torch and monai."""
+    """Import the inferer when it is first used, because it needs torch and monai."""
     if name == "StreamingInferer":
         from napari_seg.inference.inferer import StreamingInferer
 

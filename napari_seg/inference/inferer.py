@@ -1,4 +1,4 @@
-"""The stream as a MONAI inferer, for anybody's bundle."""
+"""Streaming inferer: sliding windows as a MONAI inferer for any bundle, and the window settings of inferers."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from monai.inferers import Inferer, SlidingWindowInferer
 from monai.utils import convert_to_dst_type
 
 from napari_seg.inference.backends.base import Run, averaged, check_answer, first_answer
-from napari_seg.inference.windows.blend import blend, thriftiest
+from napari_seg.inference.windows.blend import blend, with_least_memory
 from napari_seg.inference.windows.layout import Windows, WindowSettings
 
 
 class StreamingInferer(Inferer):
-    """Sliding windows whose logits are held only where windows overlap.
+    """Sliding-window inferer that keeps logits only where windows overlap.
 
-    The answer is that of MONAI's `SlidingWindowInferer` with the same settings, to float rounding. Beside the answer
-    itself only the overlaps are held, so with `labels` the memory hardly grows with the number of classes.
-    `napari_seg.segment` goes further where a bundle names this inferer, or MONAI's: it decides on the scan's own grid.
+    The result equals that of MONAI's `SlidingWindowInferer` with the same settings, to float rounding. Besides the
+    result itself only the overlaps are kept, so with `labels` the memory hardly grows with the number of classes.
+    `napari_seg.segment` does more for a bundle with this inferer, or MONAI's: it decides labels on the scan's own grid.
 
     Args:
-        roi_size: of a window, one number for all axes or one each; an axis below 1 is taken whole.
-        sw_batch_size: windows that go through the network together.
-        overlap: share of a window that the next one repeats, one for all axes or one each.
-        mode: "gaussian", the middle of a window counts more, or "constant".
-        sigma_scale: of the Gaussian, as a share of the window.
-        padding_mode: how an image smaller than a window is made larger, in torch's words.
-        cval: the value of "constant" padding.
-        mirror_axes: average over the mirror images of each window along these axes, in all combinations, for twice the
-            time an axis; none where left and right carry meaning.
-        labels: give the winning class of every voxel instead of the logits.
+        roi_size: shape of a window, one number for all axes or one each; an axis below 1 is taken whole.
+        sw_batch_size: number of windows that the network processes together.
+        overlap: fraction of a window that the next one repeats, one for all axes or one each.
+        mode: "gaussian", the middle of a window weighs more, or "constant".
+        sigma_scale: standard deviation of the Gaussian as a fraction of the window.
+        padding_mode: how an image smaller than a window is padded, as torch names it.
+        cval: value of the padding mode "constant".
+        mirror_axes: axes along which logits are averaged over mirror images, in all combinations, for twice the time
+            per axis; only where the network does not distinguish left from right.
+        labels: return the winning class of every voxel instead of the logits.
     """
 
     def __init__(
@@ -50,9 +50,12 @@ class StreamingInferer(Inferer):
     ) -> None:
         super().__init__()
         usual = SlidingWindowInferer(roi_size, sw_batch_size, overlap, mode, sigma_scale, padding_mode, cval)
-        settings = WindowSettings.of(usual)
+        settings = window_settings(usual)
         if settings is None:
-            raise ValueError(f"roi_size, overlap and sigma_scale want one number or three; got {roi_size}, {overlap}")
+            raise ValueError(
+                f"found roi_size {roi_size}, overlap {overlap} and sigma_scale {sigma_scale}; expected one number or "
+                "three for each"
+            )
         self.settings = replace(settings, mirror_axes=tuple(mirror_axes))
         self.labels = labels
 
@@ -60,13 +63,15 @@ class StreamingInferer(Inferer):
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        """Logits (N, classes, I, J, K) float32, or with `labels` classes (N, 1, I, J, K) uint8 (int16 above 255).
+        """Return logits (N, classes, I, J, K) float32, or with `labels` classes (N, 1, I, J, K).
+
+        Classes are uint8, or int16 if there are more than 256.
 
         Args:
-            inputs: (N, C, I, J, K); a MetaTensor's affine is kept.
-            network: (N, C, *window) -> (N, classes, *window).
-            args: passed on to the network.
-            kwargs: passed on to the network.
+            inputs: (N, C, I, J, K); the affine of a MetaTensor is kept.
+            network: function from (N, C, *window) to (N, classes, *window).
+            args: further arguments for the network.
+            kwargs: further arguments for the network.
         """
         images = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         run = averaged(lambda windows: first_answer(network(windows, *args, **kwargs)), self.settings.mirror_axes)
@@ -80,11 +85,11 @@ class StreamingInferer(Inferer):
         return convert_to_dst_type(answer, inputs, dtype=answer.dtype)[0] if isinstance(inputs, MetaTensor) else answer
 
     def _blocks(self, image: torch.Tensor, run: Run) -> Iterator[tuple[list[slice], torch.Tensor]]:
-        """Where in the image, and its logits or classes."""
+        """Yield blocks of the image: their slices, and their logits or classes."""
         i, j, k = image.shape[1:]
         windows = Windows.over((i, j, k), self.settings)
         strip = (0, windows.padded_shape[windows.axes[1]])
-        windows = thriftiest(windows, strip)
+        windows = with_least_memory(windows, strip)
         padded = windows.pad(image)
         starts = windows.starts_of(windows.places(strip))
 
@@ -93,7 +98,7 @@ class StreamingInferer(Inferer):
             check_answer(answer, len(batch), windows.size)
             return answer
 
-        for block in blend(windows, strip, windows.answers(padded, starts, checked)):
+        for block in blend(windows, strip, windows.logits(padded, starts, checked)):
             inner = windows.without_padding(block.start, block.logits.shape[1:])
             if inner is None:
                 continue
@@ -103,3 +108,26 @@ class StreamingInferer(Inferer):
                 dtype = torch.uint8 if len(found) <= 256 else torch.int16
                 found = found.max(dim=0, keepdim=True).indices.to(dtype)
             yield [slice(n, n + m) for n, m in zip(start, found.shape[1:], strict=True)], found
+
+
+def window_settings(inferer: Any) -> WindowSettings | None:
+    """Return the settings of MONAI's sliding-window inferer or of `StreamingInferer`; None for any other inferer."""
+    if type(inferer) is StreamingInferer:
+        return inferer.settings
+    if type(inferer) is not SlidingWindowInferer or inferer.with_coord:
+        return None
+    try:
+        roi, overlap, sigma = (_per_axis(x) for x in (inferer.roi_size, inferer.overlap, inferer.sigma_scale))
+    except ValueError:  # slices, not volumes
+        return None
+    mode, padding_mode = (str(getattr(word, "value", word)) for word in (inferer.mode, inferer.padding_mode))
+    return WindowSettings(roi, overlap, inferer.sw_batch_size, mode, sigma, padding_mode, inferer.cval)
+
+
+def _per_axis(value: Any) -> tuple:
+    """Return one value for each of three axes, from one for all or from three."""
+    if isinstance(value, list | tuple):
+        if len(value) != 3:
+            raise ValueError(value)
+        return tuple(value)
+    return (value, value, value)

@@ -72,11 +72,11 @@ def predicted_and_measured(bundle: Path, case: Case) -> dict[str, Any]:
     """Bytes and seconds as the engine predicts them before it runs the windows, and as they were."""
     done = segmented(bundle, case.shape, case.spacing_mm, case.backend)
     return {
-        "windows": done.plan.asked,
+        "windows": done.plan.window_count,
         "window": list(done.plan.windows.size),
         "predicted_bytes": done.plan.peak_bytes,
         "measured_bytes": done.peak_bytes,
-        "predicted_seconds": done.expected_seconds,
+        "predicted_seconds": done.estimated_seconds,
         "measured_seconds": done.region_seconds,
         "start_seconds": done.start_seconds,
         "whole_seconds": done.seconds,

@@ -57,7 +57,7 @@ def time_of(bundle: Path, shape: tuple[int, int, int], backend: str) -> dict[str
     done = segmented(bundle, shape, 1.0, backend)
     return {
         "voxels": prod(shape),
-        "windows": done.plan.asked,
+        "windows": done.plan.window_count,
         "window": list(done.plan.windows.size),
         "seconds": done.seconds - done.start_seconds,
         "start_seconds": done.start_seconds,

@@ -1,4 +1,4 @@
-"""`napari_seg.segment` on a made-up scan in this process: what the engine expected, and what it took."""
+"""`napari_seg.segment` on a synthetic scan in this process: what the engine estimated, and what it measured."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from typing import Any
 from unittest.mock import patch
 
 BLOB_MM = 12.0
-"""Size of what is bright or dark in a made-up scan."""
+"""Size of the bright and dark blobs in a synthetic scan."""
 
 
 @dataclass(frozen=True)
 class Segmented:
-    """What one call of `segment` took.
+    """Time and memory of one call of `segment`.
 
     Attributes:
-        plan: the engine's, `napari_seg.inference.plan.Plan`.
-        expected_seconds: as the engine told them before it ran the windows.
-        region_seconds: what took instead, the start left out.
-        peak_bytes: of the process' resident memory meanwhile.
-        seconds: of the whole call.
-        start_seconds: of them, making the backend: reading or compiling the network.
-        network_seconds: of them, running the windows through the network.
+        plan: plan of the engine, `napari_seg.inference.plan.Plan`.
+        estimated_seconds: estimate of the engine before it ran the windows.
+        region_seconds: measured seconds of the same part.
+        peak_bytes: highest resident memory of the process during that part.
+        seconds: seconds of the whole call.
+        start_seconds: seconds of starting the backend: reading or compiling the network.
+        network_seconds: seconds of the windows in the network.
     """
 
     plan: Any
-    expected_seconds: float
+    estimated_seconds: float
     region_seconds: float
     peak_bytes: int
     seconds: float
@@ -53,7 +53,7 @@ def segmented(bundle: Path, shape: tuple[int, int, int], spacing_mm: float, back
     from napari_seg.bundles.load import load_model
     from napari_seg.bundles.spec import read_bundle
     from napari_seg.geometry import resample
-    from napari_seg.inference import segment
+    from napari_seg.inference.segment import segment
 
     grid = Grid(shape, np.diag([spacing_mm] * 3 + [1.0]))
     i, j, k = (2 + int(length // BLOB_MM) for length in grid.size_mm)
@@ -62,25 +62,25 @@ def segmented(bundle: Path, shape: tuple[int, int, int], spacing_mm: float, back
     volume = Volume(resample(values, coarse, grid).astype(np.int16), grid)
     known = read_bundle(bundle, trust=True)
     load_model(known, "cpu")  # imports of a fresh process do not count
-    with told_by_engine() as regions, timed_backends() as times:
+    with logged_by_engine() as regions, timed_backends() as times:
         start = time.perf_counter()
         segment(volume, known, device="cpu", backend=backend)
         seconds = time.perf_counter() - start
     (region,) = regions
     return Segmented(
         plan=region.plan,
-        expected_seconds=region.expected_seconds,
+        estimated_seconds=region.estimated_seconds,
         region_seconds=region.measured.seconds,
         peak_bytes=region.measured.peak_bytes,
         seconds=seconds,
         start_seconds=times.start,
-        network_seconds=sum(times.calls[-region.plan.asked :]),  # before them come trials
+        network_seconds=sum(times.calls),
     )
 
 
 @contextmanager
-def told_by_engine() -> Iterator[list[Any]]:
-    """A list that gets what the engine's log tells of each region: `plan`, `expected_seconds` and `measured`."""
+def logged_by_engine() -> Iterator[list[Any]]:
+    """Yield a list that collects the log records of regions, with `plan`, `estimated_seconds` and `measured`."""
     log = logging.getLogger("napari_seg.inference.engine")
     regions: list[Any] = []
 

@@ -8,19 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import combinations, product
 from math import ceil
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
 from napari_seg.errors import EnvironmentFault, NapariSegError, Notice
-from napari_seg.inference.windows.covering import stride
+from napari_seg.inference.options import BackendName
+from napari_seg.inference.windows.layout import divisor
 
 if TYPE_CHECKING:
     from napari_seg.bundles.model import Model
 
 log = logging.getLogger(__name__)
-
-BackendName = Literal["auto", "torch", "openvino"]
 
 FREE_SHARE = 0.5
 """Of a GPU's free memory, what sums may take; the rest is the network's."""
@@ -111,7 +110,7 @@ class Backend(Protocol):
 
 def smaller(shape: tuple[int, ...], times: int = 2) -> tuple[int, ...]:
     """Batches (N, C, *size) of windows about so many times shorter each way, which a convolutional network takes."""
-    return (*shape[:2], *(ceil(n / times / stride(n)) * stride(n) for n in shape[2:]))
+    return (*shape[:2], *(ceil(n / times / divisor(n)) * divisor(n) for n in shape[2:]))
 
 
 class TorchBackend:

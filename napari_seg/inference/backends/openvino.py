@@ -25,7 +25,7 @@ from napari_seg.errors import EnvironmentFault, Notice
 from napari_seg.inference.backends.base import BatchCost, described, first_answer, smaller
 from napari_seg.inference.backends.dry_run import operations
 from napari_seg.inference.backends.skips import split_skips
-from napari_seg.inference.plan import give_back, held_bytes
+from napari_seg.memory import collect_garbage, held_bytes
 from napari_seg.version import __version__
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def _compile_checked(
 
 def _answered(model: Any, batch: torch.Tensor) -> tuple[torch.Tensor, BatchCost]:
     """A compiled model's logits, and what they took."""
-    give_back()
+    collect_garbage()
     held = held_bytes()
     request = model.create_infer_request()
     taken: list[float] = []

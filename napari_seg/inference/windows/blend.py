@@ -1,9 +1,10 @@
-"""Blends the overlapping answers of windows while they come, holding no more than the overlaps.
+"""Blending of overlapping windows while they are computed, with no more than the overlaps in memory.
 
-Windows come slab by slab along the longest axis, row by row in a slab, one after the other in a row. What no later
-window touches is final: normalised, handed on and forgotten. Only what the next slab touches is kept for a whole plane,
-what the next row touches for one row, what the next window touches for one window. So the memory is that of the
-overlaps, however long the scan.
+Windows come slab by slab along the longest axis, row by row in a slab, one after the other in a row. Each window's
+logits are multiplied by its weights and added to the accumulators of the voxels that earlier windows reached too. A
+block of voxels that no later window reaches is final: it is divided by the sum of the weights, yielded and freed. The
+rest is kept in three accumulators: what the next slab overlaps for a whole plane, what the next row overlaps for one
+row, what the next window overlaps for one window. So the memory is that of the overlaps, however long the scan is.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from napari_seg.inference.windows.layout import Place, Span, Triple, Windows
 
 @dataclass(frozen=True)
 class Block:
-    """Logits that are final.
+    """Final logits of a box of voxels.
 
     Attributes:
-        start: the block's first voxel in the padded image.
+        start: first voxel of the block in the padded image.
         logits: (classes, I, J, K) float32, the weighted mean of the windows over it.
     """
 
@@ -34,80 +35,81 @@ class Block:
 def blend(
     windows: Windows,
     strip: tuple[int, int],
-    answers: Iterable[torch.Tensor],
-    kept_dtype: torch.dtype = torch.float32,
+    logits: Iterable[torch.Tensor],
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[Block]:
-    """The final blocks, which together are the strip, in the order of the windows.
+    """Yield the final blocks, which together are the strip, in the order of the windows.
 
     Args:
-        windows: where they lie.
-        strip: begin and end, on the second-longest axis, of the part that is wanted.
-        answers: of each window of `windows.starts_of(windows.places(strip))`, in that order, the logits
-            (classes, *windows.size); they are overwritten.
-        kept_dtype: of the sums kept for a plane and a row. float16 halves them, moves a logit by 1/2000 of its size and
-            holds none beyond 60,000.
+        windows: the windows.
+        strip: begin and end, on the second-longest axis, of the part to blend.
+        logits: logits (classes, *windows.size) of each window of `windows.starts_of(windows.places(strip))`, in that
+            order; they are overwritten.
+        dtype: type of the accumulators of a plane and a row. float16 halves them, moves a logit by 1/2000 of its size
+            and holds none beyond 60,000.
     """
     slow, middle, fast = windows.axes
-    kept = {axis: _kept(windows.spans(axis, strip)) for axis in windows.axes}
-    weigher = _Weigher(windows)
+    overlaps = {axis: _overlaps_before(windows.spans(axis, strip)) for axis in windows.axes}
+    weights = _Weights(windows)
     plane = row = last = torch.empty(0)
-    coming = iter(answers)
+    remaining = iter(logits)
     for number, place in enumerate(windows.places(strip)):
-        sums = _summed(windows, place, coming, weigher)
+        total = _weighted_sum(windows, place, remaining, weights)
         if number == 0:
             plane, row = (
-                torch.empty((len(sums), *shape), dtype=kept_dtype, device=sums.device)
-                for shape in kept_shapes(windows, strip)
+                torch.empty((len(total), *shape), dtype=dtype, device=total.device)
+                for shape in accumulator_shapes(windows, strip)
             )
 
-        # along each axis add what earlier windows left for this place, and leave what later ones will add to
-        n = kept[fast][place[fast].starts]
+        # along each axis add what earlier windows accumulated for this place, and keep what later ones will add to
+        n = overlaps[fast][place[fast].starts]
         if n:
-            _part(sums, {fast: slice(n)}).add_(last)
-        sums, rest = _split(sums, fast, place[fast])
+            _part(total, {fast: slice(n)}).add_(last)
+        total, rest = _split(total, fast, place[fast])
         last = rest.clone()
         where = {fast: slice(place[fast].begin, place[fast].final)}
 
-        n = kept[middle][place[middle].starts]
+        n = overlaps[middle][place[middle].starts]
         if n:
-            _part(sums, {middle: slice(n)}).add_(_part(_tall(row, slow, sums), where | {middle: slice(n)}))
-        sums, rest = _split(sums, middle, place[middle])
-        _part(_tall(row, slow, rest), where | {middle: slice(rest.shape[1 + middle])}).copy_(_held(rest, kept_dtype))
+            _part(total, {middle: slice(n)}).add_(_part(_same_height(row, slow, total), where | {middle: slice(n)}))
+        total, rest = _split(total, middle, place[middle])
+        into = _part(_same_height(row, slow, rest), where | {middle: slice(rest.shape[1 + middle])})
+        into.copy_(_clamped(rest, dtype))
         where[middle] = slice(place[middle].begin - strip[0], place[middle].final - strip[0])
 
-        n = kept[slow][place[slow].starts]
+        n = overlaps[slow][place[slow].starts]
         if n:
-            _part(sums, {slow: slice(n)}).add_(_part(plane, where | {slow: slice(n)}))
-        sums, rest = _split(sums, slow, place[slow])
-        _part(plane, where | {slow: slice(rest.shape[1 + slow])}).copy_(_held(rest, kept_dtype))
+            _part(total, {slow: slice(n)}).add_(_part(plane, where | {slow: slice(n)}))
+        total, rest = _split(total, slow, place[slow])
+        _part(plane, where | {slow: slice(rest.shape[1 + slow])}).copy_(_clamped(rest, dtype))
 
-        if sums.numel():
+        if total.numel():
             i, j, k = (span.begin for span in place)
-            yield Block((i, j, k), sums.div_(weigher.summed((i, j, k), sums.shape[1:])))
-        del sums, rest  # they hold the window's logits, and the next ones are about to come
+            yield Block((i, j, k), total.div_(weights.summed((i, j, k), total.shape[1:])))
+        del total, rest  # they refer to the window's logits, and the next ones are about to be computed
 
 
-def _summed(windows: Windows, place: Place, answers: Iterator[torch.Tensor], weigher: _Weigher) -> torch.Tensor:
-    """(classes, *extent of the place) the weighted sum of its windows."""
+def _weighted_sum(windows: Windows, place: Place, logits: Iterator[torch.Tensor], weights: _Weights) -> torch.Tensor:
+    """Return the weighted sum of a place's windows, (classes, *extent of the place)."""
     total: torch.Tensor | None = None
     starts = windows.starts_of([place])
     for start in starts:
-        weighed = next(answers).float()
-        weighed.mul_(weigher.weights_on(weighed.device))
+        weighted = next(logits).float()
+        weighted.mul_(weights.of_window(weighted.device))
         ends = [s + size for s, size in zip(start, windows.size, strict=True)]
         both = [(max(s, span.begin), min(e, span.end)) for s, e, span in zip(start, ends, place, strict=True)]
-        weighed = _part(weighed, {n: slice(b - start[n], e - start[n]) for n, (b, e) in enumerate(both)})
+        weighted = _part(weighted, {n: slice(b - start[n], e - start[n]) for n, (b, e) in enumerate(both)})
         if len(starts) == 1:
-            return weighed
+            return weighted
         if total is None:
-            total = weighed.new_zeros((len(weighed), *(span.end - span.begin for span in place)))
-        _part(total, {n: slice(b - place[n].begin, e - place[n].begin) for n, (b, e) in enumerate(both)}).add_(weighed)
+            total = weighted.new_zeros((len(weighted), *(span.end - span.begin for span in place)))
+        _part(total, {n: slice(b - place[n].begin, e - place[n].begin) for n, (b, e) in enumerate(both)}).add_(weighted)
     assert total is not None
     return total
 
 
-def kept_shapes(windows: Windows, strip: tuple[int, int]) -> tuple[list[int], list[int]]:
-    """Spatial shapes, in the image's order of axes, of the sums kept for a plane and for a row."""
+def accumulator_shapes(windows: Windows, strip: tuple[int, int]) -> tuple[list[int], list[int]]:
+    """Return the spatial shapes of the accumulators of a plane and of a row, in the image's order of axes."""
     slow, middle, _ = windows.axes
     plane, row = list(windows.padded_shape), list(windows.padded_shape)
     plane[slow], plane[middle] = _overlap(windows, slow, strip), strip[1] - strip[0]
@@ -115,23 +117,23 @@ def kept_shapes(windows: Windows, strip: tuple[int, int]) -> tuple[list[int], li
     return plane, row
 
 
-def kept_bytes(windows: Windows, strip: tuple[int, int], classes: int, itemsize: int) -> int:
-    """Memory of what `blend` holds, at most, beside the logits that come: sums of a plane, a row and a place."""
+def accumulator_bytes(windows: Windows, strip: tuple[int, int], classes: int, itemsize: int) -> int:
+    """Return the memory of the accumulators of a plane, a row and a place; the logits that come are not counted."""
     _, _, fast = windows.axes
     place = prod(place_shape(windows, strip))
     last = place // windows.size[fast] * _overlap(windows, fast, strip)
     merged = place if place > prod(windows.size) else 0
-    return classes * (sum(map(prod, kept_shapes(windows, strip))) * itemsize + (last + merged) * 4)
+    return classes * (sum(map(prod, accumulator_shapes(windows, strip))) * itemsize + (last + merged) * 4)
 
 
 def place_shape(windows: Windows, strip: tuple[int, int]) -> Triple:
-    """Of the largest place, and so of the largest block."""
+    """Return the shape of the largest place, which is that of the largest block."""
     i, j, k = (_extent(windows, axis, strip) for axis in range(3))
     return i, j, k
 
 
 def weights_voxels(windows: Windows, strip: tuple[int, int]) -> int:
-    """Of all sums of the windows' weights that `blend` keeps, one of each kind of block."""
+    """Return the number of summed weights that `blend` keeps: those of one block of each kind."""
     lengths = []
     for axis in range(3):
         blocks = ((span.begin, span.final - span.begin) for span in windows.spans(axis, strip))
@@ -140,11 +142,17 @@ def weights_voxels(windows: Windows, strip: tuple[int, int]) -> int:
     return prod(lengths)
 
 
-def thriftiest(windows: Windows, strip: tuple[int, int], itemsize: int = 4) -> Windows:
-    """The same windows, with those sharing a place that leaves least to be kept in numbers of so many bytes."""
+def with_least_memory(windows: Windows, strip: tuple[int, int], itemsize: int = 4) -> Windows:
+    """Return these windows with the last two joined along the axes where that makes the accumulators smallest.
+
+    Args:
+        windows: the windows.
+        strip: begin and end, on the second-longest axis.
+        itemsize: bytes of a number in the accumulators.
+    """
     slow, middle, fast = windows.axes
     choices = [replace(windows, joined=axes) for axes in ((), (slow,), (slow, middle), (slow, middle, fast))]
-    return min(choices, key=lambda choice: kept_bytes(choice, strip, classes=1, itemsize=itemsize))
+    return min(choices, key=lambda choice: accumulator_bytes(choice, strip, classes=1, itemsize=itemsize))
 
 
 def _overlap(windows: Windows, axis: int, strip: tuple[int, int]) -> int:
@@ -156,64 +164,64 @@ def _extent(windows: Windows, axis: int, strip: tuple[int, int]) -> int:
 
 
 def _reaching(windows: Windows, axis: int, begin: int, length: int) -> tuple[int, ...]:
-    """Where the windows start that reach a block along an axis, counted from its begin."""
+    """Return the starts, counted from a block's begin, of the windows that reach the block along an axis."""
     size = windows.size[axis]
     return tuple(s - begin for s in windows.starts[axis] if s < begin + length and s + size > begin)
 
 
-def _kept(spans: list[Span]) -> dict[tuple[int, ...], int]:
-    """By a span's starts, how many voxels from its begin on earlier windows have reached too."""
+def _overlaps_before(spans: list[Span]) -> dict[tuple[int, ...], int]:
+    """Return, by the starts of a span, how many of its first voxels the span before reaches too."""
     before = [0, *(span.end - span.final for span in spans)]
     return {span.starts: n for span, n in zip(spans, before, strict=False)}
 
 
 def _part(array: torch.Tensor, slices: dict[int, slice]) -> torch.Tensor:
-    """A view; `slices` are by spatial axis."""
+    """Return the view of a (classes, I, J, K) array that slices by spatial axis select."""
     return array[(slice(None), *(slices.get(axis, slice(None)) for axis in range(3)))]
 
 
-def _tall(row: torch.Tensor, slow: int, sums: torch.Tensor) -> torch.Tensor:
-    """As much of a row's sums along the slowest axis as the place has."""
-    return _part(row, {slow: slice(sums.shape[1 + slow])})
+def _same_height(row: torch.Tensor, slow: int, total: torch.Tensor) -> torch.Tensor:
+    """Return the part of a row's accumulator that is as long along the slowest axis as a place's total."""
+    return _part(row, {slow: slice(total.shape[1 + slow])})
 
 
-def _held(sums: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """As the type can hold them; all that float16 can't is far beyond doubt."""
-    return sums.clamp(-60_000, 60_000) if dtype == torch.float16 else sums
+def _clamped(total: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return numbers within the range of float16 if that is the type; larger ones decide any voxel anyway."""
+    return total.clamp(-60_000, 60_000) if dtype == torch.float16 else total
 
 
-def _split(sums: torch.Tensor, axis: int, span: Span) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is final along an axis, and the rest."""
+def _split(total: torch.Tensor, axis: int, span: Span) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the part of a total that is final along an axis, and the rest."""
     done = span.final - span.begin
-    return _part(sums, {axis: slice(done)}), _part(sums, {axis: slice(done, None)})
+    return _part(total, {axis: slice(done)}), _part(total, {axis: slice(done, None)})
 
 
-class _Weigher:
-    """Sums of the windows' weights over a block; the same for blocks that lie alike among their windows."""
+class _Weights:
+    """Weights of a window, and their sums over blocks, which are equal for blocks that lie alike among windows."""
 
     def __init__(self, windows: Windows) -> None:
-        self.windows = windows
-        self.weights = windows.weights()
-        self.known: dict[tuple, torch.Tensor] = {}
+        self._windows = windows
+        self._weights = windows.weights()
+        self._sums: dict[tuple, torch.Tensor] = {}
 
-    def weights_on(self, device: torch.device) -> torch.Tensor:
-        """(*windows.size) of one window."""
-        self.weights = self.weights.to(device)
-        return self.weights
+    def of_window(self, device: torch.device) -> torch.Tensor:
+        """Return the weights of one window, (*windows.size), on a device."""
+        self._weights = self._weights.to(device)
+        return self._weights
 
     def summed(self, start: Triple, shape: Iterable[int]) -> torch.Tensor:
-        """(*shape) how much all windows together weigh each voxel."""
+        """Return the sum of the weights of all windows at each voxel of a block, (*shape)."""
         shape = tuple(shape)
         reaching = tuple(
-            _reaching(self.windows, axis, begin, length)
+            _reaching(self._windows, axis, begin, length)
             for axis, (begin, length) in enumerate(zip(start, shape, strict=True))
         )
-        if (shape, reaching) not in self.known:
-            total = torch.zeros(shape, device=self.weights.device)
+        if (shape, reaching) not in self._sums:
+            total = torch.zeros(shape, device=self._weights.device)
             for offsets in product(*reaching):
-                ends = [o + size for o, size in zip(offsets, self.windows.size, strict=True)]
+                ends = [o + size for o, size in zip(offsets, self._windows.size, strict=True)]
                 into = tuple(slice(max(o, 0), min(e, n)) for o, e, n in zip(offsets, ends, shape, strict=True))
                 out_of = tuple(slice(i.start - o, i.stop - o) for o, i in zip(offsets, into, strict=True))
-                total[into] += self.weights[out_of]
-            self.known[shape, reaching] = total
-        return self.known[shape, reaching]
+                total[into] += self._weights[out_of]
+            self._sums[shape, reaching] = total
+        return self._sums[shape, reaching]

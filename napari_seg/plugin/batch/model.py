@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from napari_seg.cohort.results import Format
     from napari_seg.errors import Notice
     from napari_seg.formats import Scan
-    from napari_seg.inference.segment import Options
+    from napari_seg.inference.options import SegmentOptions
     from napari_seg.volume import Volume
 
 
@@ -103,7 +103,7 @@ class BatchModel:
             return "Choose a model that may run in the Segment tab."
         return ""
 
-    def start(self, bundle: Bundle, options: Options) -> None:
+    def start(self, bundle: Bundle, options: SegmentOptions) -> None:
         """Run a bundle over the scans of the chosen folder in a job."""
         inputs, output = self.inputs, self.output
         assert inputs is not None
@@ -122,7 +122,7 @@ class BatchModel:
             self.changed.emit()
 
     def _run(
-        self, inputs: Path, output: Path, bundle: Bundle, options: Options, also: tuple[Format, ...], job: Job
+        self, inputs: Path, output: Path, bundle: Bundle, options: SegmentOptions, also: tuple[Format, ...], job: Job
     ) -> None:
         """Find the scans and run the bundle on each in the worker process; in the thread of the job."""
         job.progress = JobProgress("Looking for scans")

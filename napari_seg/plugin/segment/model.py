@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from psygnal import Signal
 
 from napari_seg.errors import BundleError, Cancelled, NapariSegError
-from napari_seg.inference.estimate import foresee
+from napari_seg.inference.estimate import estimate
+from napari_seg.inference.options import SegmentOptions
 from napari_seg.plugin.foreign_layers import loaded
 from napari_seg.plugin.job import NETWORKS, Job
 from napari_seg.plugin.layer_info import placement_of, volume_of
@@ -24,7 +25,6 @@ from napari_seg.volume import Volume
 if TYPE_CHECKING:
     from napari_seg.bundles.precision import Precision
     from napari_seg.bundles.spec import Bundle
-    from napari_seg.inference.segment import Options
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +67,9 @@ class SegmentModel:
         session.changed.connect(self.changed.emit)
 
     @property
-    def options(self) -> Options:
+    def options(self) -> SegmentOptions:
         """How any scan is segmented."""
-        return {"device": self.device, "memory_bytes": self.memory_bytes, "precision": self.precision}
+        return SegmentOptions(device=self.device, memory_bytes=self.memory_bytes, precision=self.precision)
 
     # choosing
 
@@ -204,7 +204,7 @@ class SegmentModel:
         assert bundle is not None, self.obstacle
         volume = volume_of(layer)
         assert volume is not None
-        options: Options = {**self.options, "certainty": self.certainty}
+        options = replace(self.options, confidence_maps=self.certainty)
         run = Run(volume, bundle, options, layer.name, placement_of(layer).for_new_layer())
         if self.run is None:
             self._execute(run)
@@ -273,10 +273,10 @@ def _warnings_of(run: Run) -> list[Message]:
     return [Message("warning", in_window_words(text)) for text in run.unnoted_warnings]
 
 
-def _estimate(volume: Volume, bundle: Bundle, options: Options, job: Job) -> str:
+def _estimate(volume: Volume, bundle: Bundle, options: SegmentOptions, job: Job) -> str:
     """Return what a run is expected to take, for a person; "" if that can't be estimated. In the thread of a job."""
     try:
-        known = job.call(NETWORKS, foresee, loaded(volume), bundle, **options)
+        known = job.call(NETWORKS, estimate, loaded(volume), bundle, options)
     except Cancelled:
         raise
     except NapariSegError as error:
@@ -293,7 +293,7 @@ def _estimate(volume: Volume, bundle: Bundle, options: Options, job: Job) -> str
 
 def _misfit(volume: Volume, bundle: Bundle) -> str:
     """Why a bundle can't be run on a scan, told without loading torch; "" where it can."""
-    from napari_seg.inference.segment import check_fit
+    from napari_seg.inference.settings import check_fit
 
     try:
         check_fit(volume, bundle)

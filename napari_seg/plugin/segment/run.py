@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from napari.layers import Layer
 
-from napari_seg.inference import segment
+from napari_seg.inference.segment import segment
 from napari_seg.plugin.foreign_layers import loaded
 from napari_seg.plugin.job import NETWORKS, Job
 from napari_seg.plugin.layers import confidence_layer, labels_layer, layer_of
@@ -20,7 +20,7 @@ from napari_seg.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
     from napari_seg.bundles.spec import Bundle
-    from napari_seg.inference.segment import Options
+    from napari_seg.inference.options import SegmentOptions
 
 
 class Run:
@@ -35,7 +35,7 @@ class Run:
     """
 
     def __init__(
-        self, volume: Volume, bundle: Bundle, options: Options, image_name: str, placement: LayerPlacement
+        self, volume: Volume, bundle: Bundle, options: SegmentOptions, image_name: str, placement: LayerPlacement
     ) -> None:
         self.volume = volume
         self.bundle = bundle
@@ -62,8 +62,8 @@ class Run:
                 segment,
                 loaded(self.volume),
                 self.bundle,
+                self.options,
                 callbacks={"progress": job.report},
-                **self.options,
             )
         # Counting voxels and turning axes takes a while too: not in the main thread.
         name, bundle = f"{self.image_name} - {self.bundle.name}", self.bundle
@@ -72,8 +72,8 @@ class Run:
         # napari compiles its colour mapping at the first use, for seconds.
         labels[1]["colormap"].map(labels[0][:1, :1])
         layers = [layer_of(labels)]
-        if found.certainty is not None:
-            confidence = confidence_layer(found.certainty.confidence, self.placement, f"{name}, confidence")
+        if found.confidence_maps is not None:
+            confidence = confidence_layer(found.confidence_maps.confidence, self.placement, f"{name}, confidence")
             layers.append(layer_of(confidence))
         self.segmentation, self.layers = found, layers
         self.seconds = time.monotonic() - began

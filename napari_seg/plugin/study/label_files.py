@@ -210,7 +210,7 @@ def on_scan(snapshot: Snapshot, scan: Image) -> Layer:
         check_belonging(first, volume.source.files)
     found = snapshot.segmentation()
     array = resample(found.array, found.grid, volume.grid, order=0, outside=0)
-    moved = replace(found, array=array, grid=volume.grid, certainty=None)
+    moved = replace(found, array=array, grid=volume.grid, confidence_maps=None)
     layer = layer_of(
         labels_layer(
             moved,

@@ -1,0 +1,116 @@
+"""Options of a run, defined once: `segment` takes them, and command line, plugin, records and estimates derive them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from napari_seg.bundles.precision import Precision
+from napari_seg.bundles.tta import TTA
+
+BackendName = Literal["auto", "torch", "openvino"]
+"""Programs that can run a network."""
+
+WindowLayout = Literal["fewest", "even", "bundle"]
+"""Ways to lay windows over a scan."""
+
+
+def _about(help_text: str, choices: Any = None, *, changes_labels: bool = True) -> dict[str, Any]:
+    """Return the explanation, the allowed values and the effect of one option."""
+    return {"help": help_text, "choices": get_args(choices), "changes_labels": changes_labels}
+
+
+_DEVICE = _about("auto (a GPU if there is one), cpu, cuda or cuda:N")
+_BACKEND = _about(
+    "program that runs the network; auto uses OpenVINO on a processor if it is installed and the scan is large enough "
+    "to make up for compiling the network, otherwise torch",
+    BackendName,
+)
+_PRECISION = _about(
+    "number format of the network; auto is float16 on a GPU and float32 on a processor. bfloat16 takes about half the "
+    "time, and half of the network's memory, on processors that support it; few voxels change",
+    Precision,
+)
+_MEMORY = _about(
+    "most memory that the whole process may use, such as 4GiB; by default its own and four fifths of the free memory. "
+    "Less memory takes more time",
+)
+_WINDOWS = _about(
+    "fewest covers a scan with as few windows as the bundle's overlap allows, which may be up to half as long again; "
+    "even spaces windows of the bundle's size evenly, as nnU-Net does; bundle places them exactly as MONAI does",
+    WindowLayout,
+)
+_CROP = _about("skip the air around the body in CT and MR scans, and whatever a bundle's coarse pass excludes")
+_TTA = _about(
+    "test-time averaging: shifts averages four copies of each window, shifted by 0 to 3 voxels, in four times the "
+    "network's time; mirror averages mirror images, in eight times, for networks that do not distinguish left from "
+    "right; none does neither; by default as the bundle declares (none in the shipped bundle)",
+    TTA,
+)
+_KEEP_ISLANDS = _about(
+    "keep every piece of a structure that the bundle declares to be in one piece; by default all pieces but the main "
+    "one are removed, and reported",
+)
+_CONFIDENCE_MAPS = _about("also compute the winner's probability and the entropy of every voxel", changes_labels=False)
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """How a scan is segmented.
+
+    Attributes:
+        device: where the network runs: "auto", "cpu", "cuda" or "cuda:<n>".
+        backend: program that runs the network.
+        precision: number format of the network.
+        memory_bytes: most memory that the whole process may use; None: its own and four fifths of the free memory.
+        windows: way to lay windows over the scan.
+        crop: skip the air around the body, and whatever a bundle's coarse pass excludes.
+        tta: test-time averaging; None: as the bundle declares.
+        keep_islands: keep every piece of a structure that the bundle declares to be in one piece.
+        confidence_maps: also compute the winner's probability and the entropy of every voxel.
+
+    Raises:
+        ValueError: an attribute has a value that is not allowed.
+    """
+
+    device: str = field(default="auto", metadata=_DEVICE)
+    backend: BackendName = field(default="auto", metadata=_BACKEND)
+    precision: Precision = field(default="auto", metadata=_PRECISION)
+    memory_bytes: int | None = field(default=None, metadata=_MEMORY)
+    windows: WindowLayout = field(default="fewest", metadata=_WINDOWS)
+    crop: bool = field(default=True, metadata=_CROP)
+    tta: TTA | None = field(default=None, metadata=_TTA)
+    keep_islands: bool = field(default=False, metadata=_KEEP_ISLANDS)
+    confidence_maps: bool = field(default=False, metadata=_CONFIDENCE_MAPS)
+
+    def __post_init__(self) -> None:
+        for option in option_fields():
+            choices, value = option.metadata["choices"], getattr(self, option.name)
+            if choices and value not in choices and value != option.default:
+                raise ValueError(f"found {option.name}={value!r}; expected one of {', '.join(choices)}")
+
+    def of_coarse_pass(self) -> SegmentOptions:
+        """Return the options of a bundle's coarse pass: those of this machine, with defaults for the rest."""
+        return SegmentOptions(self.device, self.backend, self.precision, self.memory_bytes, self.windows)
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the options that can change labels, if only by rounding, as plain values for JSON."""
+        return {
+            option.name: getattr(self, option.name) for option in option_fields() if option.metadata["changes_labels"]
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> SegmentOptions:
+        """Return the options of a record; what it does not name has its default.
+
+        Raises:
+            ValueError: an option has a value that is not allowed.
+        """
+        known = {option.name for option in option_fields()}
+        return cls(**{name: value for name, value in record.items() if name in known})
+
+
+def option_fields() -> tuple[Field, ...]:
+    """Return the options, each with its `name`, its `default`, and in `metadata` its "help" and its "choices"."""
+    return fields(SegmentOptions)

@@ -1,0 +1,163 @@
+"""Settings of a run: a checked request with the loaded model. `segment` and `estimate` both start from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.trust import check_runnable
+from napari_seg.bundles.tta import TTA
+from napari_seg.errors import BundleError, EnvironmentFault, Notice
+from napari_seg.geometry import Grid
+from napari_seg.inference.body import Body, find_body
+from napari_seg.inference.options import SegmentOptions
+from napari_seg.inference.windows.layout import WindowSettings
+from napari_seg.localise import is_crop
+from napari_seg.memory import default_budget
+from napari_seg.progress import Progress, ignore_progress
+from napari_seg.volume import Volume, modality_code
+
+if TYPE_CHECKING:
+    from napari_seg.bundles.model import Model
+    from napari_seg.bundles.precision import Precision
+
+
+@dataclass(frozen=True)
+class RegionSettings:
+    """How the regions of a scan are segmented.
+
+    Attributes:
+        bundle: the bundle.
+        model: its model, loaded.
+        options: the options of the run.
+        windows: window settings, test-time averaging included; None: the bundle's inferer does not slide windows.
+        budget_bytes: highest memory that the process may use.
+        body_in: function from the grid of an image to the part of it that can have content; None: all of it can.
+        notices: collects what the user must know about how the scan was segmented.
+        began: start of the run, by `time.perf_counter`.
+    """
+
+    bundle: Bundle
+    model: Model
+    options: SegmentOptions
+    windows: WindowSettings | None
+    budget_bytes: int
+    body_in: Callable[[Grid], Body | None] | None = None
+    notices: list[Notice] = field(default_factory=list)
+    began: float = field(default_factory=time.perf_counter)
+
+
+def set_up(
+    volume: Volume, bundle: Bundle, options: SegmentOptions, progress: Progress = ignore_progress
+) -> RegionSettings:
+    """Check that a scan, a bundle, this machine and the options fit together, and load the model.
+
+    Args:
+        volume: the scan.
+        bundle: the bundle.
+        options: the options of the run.
+        progress: called with the stage "loading".
+
+    Raises:
+        BundleError: the bundle is untrusted, incomplete or made for other scans; `bundle.tta`, its network can't be
+            averaged as required.
+        EnvironmentFault: `environment.device` or `environment.precision`, this machine does not have it.
+    """
+    began = time.perf_counter()
+    check_runnable(bundle)
+    check_fit(volume, bundle)
+    device = resolve_device(options.device, options.precision)
+    progress("loading", 0, 1)
+    from napari_seg.bundles.load import load_model
+
+    model = load_model(bundle, device, options.precision)
+    progress("loading", 1, 1)
+    windows = _window_settings(bundle, model, options.tta or bundle.tta)
+    modality = modality_code(volume.modality) or modality_code(bundle.modality)
+    crops = options.crop and is_shown_whole(volume, bundle)
+    return RegionSettings(
+        bundle,
+        model,
+        options,
+        windows,
+        default_budget() if options.memory_bytes is None else options.memory_bytes,
+        (lambda grid: find_body(volume, grid, modality)) if crops else None,
+        began=began,
+    )
+
+
+def is_shown_whole(volume: Volume, bundle: Bundle) -> bool:
+    """Return whether the network sees the scan as it is, so that no regions have to be located in it."""
+    return bundle.localiser is None or is_crop(volume, bundle.localiser)
+
+
+def check_fit(volume: Volume, bundle: Bundle) -> None:
+    """Raise if a bundle was made for other scans than this one.
+
+    Raises:
+        BundleError: `bundle.channels` or `bundle.modality`, it was.
+    """
+    channels = volume.array.shape[0]
+    if channels != bundle.in_channels:
+        raise BundleError(
+            "bundle.channels",
+            f"the scan has {channels} channel(s); bundle {bundle.name!r} expects {bundle.in_channels}",
+        )
+    found, expected = (modality_code(name) for name in (volume.modality, bundle.modality))
+    if found and expected and found != expected:
+        raise BundleError(
+            "bundle.modality",
+            f"the scan is {volume.modality}; bundle {bundle.name!r} was trained on {bundle.modality}; choose another "
+            "scan or another bundle ('napari-seg bundles' lists them)",
+        )
+
+
+def resolve_device(device: str, precision: Precision = "auto") -> str:
+    """Return torch's name of a device that exists and computes in a precision; "auto" becomes "cuda" or "cpu".
+
+    Raises:
+        EnvironmentFault: `environment.device`, there is no such device; `environment.precision`, it does not compute
+            in that precision.
+    """
+    import torch
+
+    from napari_seg.bundles.precision import compute_dtype
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    name, _, number = device.partition(":")
+    if name not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise EnvironmentFault("environment.device", f"unknown device {device!r}; expected 'auto', 'cpu' or 'cuda'")
+    if name == "cuda" and (not torch.cuda.is_available() or int(number or 0) >= torch.cuda.device_count()):
+        raise EnvironmentFault(
+            "environment.device", f"there is no device {device!r} here; expected 'auto' or 'cpu' on this machine"
+        )
+    compute_dtype(precision, torch.device(device))
+    return device
+
+
+def _window_settings(bundle: Bundle, model: Model, tta: TTA | None) -> WindowSettings | None:
+    """Return how windows are laid and averaged; None if the bundle's inferer does not slide windows.
+
+    Raises:
+        BundleError: `bundle.tta`, the network can't be averaged as required.
+    """
+    from napari_seg.inference.inferer import window_settings
+
+    settings = window_settings(model.inferer)
+    if settings is None and tta in ("shifts", "mirror"):
+        raise BundleError(
+            "bundle.tta",
+            f"the inferer of bundle {bundle.root.name!r} is no SlidingWindowInferer, whose windows can be averaged; "
+            "choose --tta none",
+        )
+    if tta == "mirror" and bundle.localiser and any(region.mirror for region in bundle.localiser.regions):
+        raise BundleError(
+            "bundle.tta",
+            f"the network of bundle {bundle.root.name!r} was trained on one side of the body only, so mirror images "
+            "can't be averaged; choose --tta shifts or none",
+        )
+    return None if settings is None else settings.with_tta(tta)
