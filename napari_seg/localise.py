@@ -1,15 +1,15 @@
-"""Where in a scan the network must look: from a Volume and what the bundle declares to a list of regions.
+"""Localisation: from a scan and the regions that a bundle declares to the grids that its network sees.
 
-A whole head is registered to a template by an affine transform (Mattes mutual information, Mattes et al.
-2003, doi:10.1109/TMI.2003.809072), and the boxes that the bundle names in template space are carried to the
-scan. Each region is a grid in the scan's own world, turned as the template is turned but neither stretched
-nor sheared; the mirror image of a box is the same box with one index axis running the other way.
+A template is registered to the scan of a whole head by an affine transform (Mattes mutual information, Mattes et al.
+2003, doi:10.1109/TMI.2003.809072), which carries the boxes that the bundle declares in template space to the scan. Each
+region is a grid in the scan's own world. It is rotated as the template is, but neither stretched nor sheared; a box is
+mirrored by reversing one of its index axes.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,38 +21,39 @@ from numpy.typing import NDArray
 from napari_seg.bundles.spec import Bundle, LocaliserSpec, RegionSpec
 from napari_seg.errors import EnvironmentFault, LocaliseError, Notice
 from napari_seg.geometry import Grid, resample
+from napari_seg.progress import Progress
 from napari_seg.volume import Segment, Volume
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-Progress = Callable[[str, int, int], None]
-"""Called as (stage, done, total) while work goes on; raises `Cancelled` to stop it."""
-
 MAX_STRETCH = 1.5
-"""A head that fits the template only when stretched or shrunk by more than this is no head."""
+"""Largest stretch or shrinkage of a head relative to the template; beyond it the registration is wrong."""
 
 _REGISTRATION_MM = 2.0
+"""Voxel size at which images are registered."""
 
 _TIMED_ITERATIONS = 6
+"""Iterations that are timed for an estimate."""
+
 _REGISTRATION = 9.5
-"""Times as long as the timed iterations take, a registration takes: 9.3 to 11.2 of two heads on AMD EPYC."""
+"""Time of a registration relative to the timed iterations: 9.3 to 11.2 for two heads."""
 
 _BINNED_VOXELS = 15e6
-"""Of a scan, which are binned in the time of the timed iterations."""
+"""Voxels of a scan that are binned in the time of the timed iterations."""
 
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
 @dataclass(frozen=True)
 class Region:
-    """One look of the network at the scan.
+    """A part of the scan that the network sees.
 
     Attributes:
-        name: for a person.
-        grid: what the network is shown, in the scan's world; None: the scan as it is.
-        labels: the network's label -> the label in the result.
-        segments: the structures that the labels stand for.
+        name: name for messages.
+        grid: grid of the region in the scan's world; None: the scan as it is.
+        labels: label of the network -> label in the result.
+        segments: structures that the labels of the result stand for.
     """
 
     name: str
@@ -64,13 +65,13 @@ class Region:
 def localise(
     volume: Volume, bundle: Bundle, progress: Progress | None = None
 ) -> tuple[list[Region], tuple[Notice, ...]]:
-    """The regions of a scan that a bundle's network must see, and doubts about their place (`localise.doubtful`).
+    """Return the regions of a scan that a bundle's network must see, and notices on their place (`localise.doubtful`).
 
     A bundle without a localiser, or a scan that is a crop already, gives one region: the scan as it is.
 
     Args:
         volume: the scan.
-        bundle: which structures to find, and how.
+        bundle: bundle that declares the regions.
         progress: called with the stage "locating"; may raise `Cancelled`.
 
     Raises:
@@ -82,10 +83,10 @@ def localise(
     if spec is None or is_crop(volume, spec):
         labels = {segment.label: segment.label for segment in bundle.network_segments}
         return [Region("scan", None, labels, bundle.network_segments)], ()
-    template = read_template(spec.template, bundle.root)
+    template = template_image(spec.template, bundle.root)
     try:
-        to_scan, similarity = register(template, volume, progress)
-    except RuntimeError as error:  # ITK's word for a scan that is empty, or never overlaps the template
+        to_scan, similarity = register(template, itk_image(volume), progress)
+    except RuntimeError as error:  # ITK raises it if the scan is empty, or never overlaps the template
         raise LocaliseError(
             "localise.failed",
             "the scan could not be registered to the template: it is empty or too thin, or the two never overlap; "
@@ -94,28 +95,28 @@ def localise(
     if similarity < spec.min_similarity:
         raise LocaliseError(
             "localise.low_similarity",
-            f"the scan resembles the template {spec.template!r} by {similarity:.2f} only; expected at least "
-            f"{spec.min_similarity:.2f}; check that it is a {bundle.modality or 'fitting'} scan whose orientation is "
-            f"right, or give what the network itself takes: {bundle.images or 'a crop around the structure'}, "
+            f"the similarity of the scan to the template {spec.template!r} is {similarity:.2f}; expected at least "
+            f"{spec.min_similarity:.2f}; check that it is a {bundle.modality or 'suitable'} scan with the right "
+            f"orientation, or open a scan as the network takes it: {bundle.images or 'a crop around the structure'}, "
             f"less than {spec.crop_below_mm:g} mm long",
         )
     _check_plausible(to_scan[:3, :3])
     regions = [_region(volume, bundle, spec, region, to_scan) for region in spec.regions]
     if similarity < spec.usual_similarity:
-        doubt = f"the scan resembles the template by {similarity:.2f}; at least {spec.usual_similarity:.2f} is usual"
-        return regions, (Notice("localise.doubtful", f"{doubt}; look whether the structures lie where they should"),)
+        text = f"the similarity to the template is {similarity:.2f}; expected at least {spec.usual_similarity:.2f}"
+        return regions, (Notice("localise.doubtful", f"{text}; check that the structures lie where they should"),)
     return regions, ()
 
 
 def locating_seconds(volume: Volume, bundle: Bundle) -> float:
-    """Return about how long `localise` will take; the first iterations are timed, on the template itself.
+    """Return the estimated seconds of `localise`, from the time of the first iterations on the template itself.
 
     Args:
         volume: the scan.
-        bundle: as for `localise`.
+        bundle: bundle that declares the regions.
 
     Raises:
-        EnvironmentFault: as `localise` does.
+        EnvironmentFault: `environment.template`, the template is not installed.
     """
     spec = bundle.localiser
     if spec is None or is_crop(volume, spec):
@@ -123,12 +124,12 @@ def locating_seconds(volume: Volume, bundle: Bundle) -> float:
     return _timed_iterations(spec.template, bundle.root) * (_REGISTRATION + volume.array[0].size / _BINNED_VOXELS)
 
 
-@lru_cache(maxsize=2)  # timing them for each scan of a cohort would slow the cohort down
+@lru_cache(maxsize=2)  # they are timed once, not for each scan of a cohort
 def _timed_iterations(template: str, bundle_root: Path) -> float:
     """Return the seconds that the first iterations of a registration take, on the template itself."""
     import SimpleITK as sitk
 
-    fixed = _itk_template(template, bundle_root)
+    fixed = template_image(template, bundle_root)
     start = time.perf_counter()
     first = _Descent(_RIGID.first_step_mm, _RIGID.last_step_mm, _RIGID.relaxation, _TIMED_ITERATIONS)
     _maximise(fixed, fixed, sitk.Euler3DTransform(), first, [2], _Watch(None, _TIMED_ITERATIONS))
@@ -136,12 +137,13 @@ def _timed_iterations(template: str, bundle_root: Path) -> float:
 
 
 @lru_cache(maxsize=2)
-def _itk_template(name: str, bundle_root: Path) -> sitk.Image:
-    return _itk_image(read_template(name, bundle_root))
+def template_image(name: str, bundle_root: Path) -> sitk.Image:
+    """Return a template as `register` takes it; the last two stay in memory. See `read_template`."""
+    return itk_image(read_template(name, bundle_root))
 
 
 def is_crop(volume: Volume, spec: LocaliserSpec) -> bool:
-    """Whether a scan is a crop already, which the network is shown as it is."""
+    """Return whether a scan is a crop already, which the network sees as it is."""
     return max(volume.grid.size_mm) < spec.crop_below_mm
 
 
@@ -151,7 +153,7 @@ def _region(
     linear = to_scan[:3, :3]
     left, _, right = np.linalg.svd(linear)
     center = linear @ np.array(region.center_mm) + to_scan[:3, 3]
-    # the rotation nearest to the transform (polar decomposition) turns the box; its size follows the head's
+    # the rotation nearest to the transform (polar decomposition) rotates the box; its size follows that of the head
     size = np.array(region.size_mm) * np.linalg.norm(linear, axis=0)
     grid = Grid.around(center, tuple(size), spec.spacing_mm, left @ right)
     if not volume.grid.contains(grid.corners_mm).all():
@@ -165,31 +167,31 @@ def _region(
 
 
 def _check_plausible(linear: NDArray[np.float64]) -> None:
-    """Refuses a transform that mirrors, which would exchange left and right, or that stretches too much."""
+    """Raise if a transform mirrors, which would exchange left and right, or stretches too much."""
     if np.linalg.det(linear) <= 0:
         raise LocaliseError(
             "localise.mirrored",
-            "the scan fits the template only as its mirror image; expected a head; check its orientation",
+            "the scan matches only the mirror image of the template; expected a head; check its orientation",
         )
     stretches = np.linalg.svd(linear, compute_uv=False)
     if stretches.max() > MAX_STRETCH or stretches.min() < 1 / MAX_STRETCH:
         raise LocaliseError(
             "localise.stretched",
-            f"the scan fits the template only when stretched {stretches.min():.2f} to {stretches.max():.2f} times; "
+            f"the scan matches the template only if stretched {stretches.min():.2f} to {stretches.max():.2f} times; "
             f"expected at most {MAX_STRETCH:g}; check the voxel size and that the whole head is in the scan",
         )
 
 
 def read_template(name: str, bundle_root: Path) -> Volume:
-    """A template to register to.
+    """Read a template.
 
     Args:
         name: "mni152_t1" (ICBM 2009a, symmetric, skull-stripped, 1 mm; Fonov et al. 2011,
-            doi:10.1016/j.neuroimage.2010.07.033; comes with nilearn), or a NIfTI file in the bundle.
+            doi:10.1016/j.neuroimage.2010.07.033; installed with nilearn), or a NIfTI file in the bundle.
         bundle_root: the bundle's folder.
 
     Raises:
-        EnvironmentFault: `environment.template`, it is not there.
+        EnvironmentFault: `environment.template`, there is no such file.
     """
     from napari_seg.formats import read
 
@@ -203,7 +205,11 @@ def read_template(name: str, bundle_root: Path) -> Volume:
 
 
 def mni152_path() -> Path:
-    """The MNI152 T1 template's file, found without importing nilearn."""
+    """Return the file of the MNI152 T1 template, without importing nilearn.
+
+    Raises:
+        EnvironmentFault: `environment.template`, nilearn is not installed.
+    """
     from importlib.util import find_spec
 
     spec = find_spec("nilearn")
@@ -216,28 +222,29 @@ def mni152_path() -> Path:
     )
 
 
-def register(template: Volume, scan: Volume, progress: Progress | None = None) -> tuple[NDArray[np.float64], float]:
-    """The affine transform from the template to the scan that maximises their mutual information.
+def register(
+    fixed: sitk.Image, moving: sitk.Image, progress: Progress | None = None
+) -> tuple[NDArray[np.float64], float]:
+    """Return the affine transform from a template to a scan that maximises their mutual information.
 
-    Moments give the place. A rigid transform is sought from three pitches of the head, because the gradient
-    alone does not recover one of 15 degrees; the best of them is refined to an affine transform at two
-    resolutions. 5 % random samples with a fixed seed, so that the same scan gives the same answer.
+    Moments give the initial position. Rigid transforms start from three pitches of the head, because the gradient
+    alone does not correct one of 15 degrees; the best of them is refined to an affine transform at two resolutions.
+    5 % of the voxels are sampled at random with a fixed seed, so that the same scan gives the same result.
 
     Args:
-        template: first channel is used.
-        scan: first channel is used.
+        fixed: the template, from `itk_image`.
+        moving: the scan, from `itk_image`.
         progress: called at every iteration with the stage "locating".
 
     Returns:
         (4, 4) from a point in the template to the point in the scan, in mm, RAS+; and the mutual information
-        reached (nats; 0 means that neither image tells anything of the other).
+        (nats; 0 if the images are independent).
 
     Raises:
         RuntimeError: ITK could not compare the two: the scan is empty, or they never overlap.
     """
     import SimpleITK as sitk
 
-    fixed, moving = _itk_image(template), _itk_image(scan)
     start = sitk.AffineTransform(
         sitk.CenteredTransformInitializer(
             fixed, moving, sitk.AffineTransform(3), sitk.CenteredTransformInitializerFilter.MOMENTS
@@ -284,7 +291,16 @@ def _maximise(
     shrink: list[int],
     watch: _Watch,
 ) -> float:
-    """Changes the transform in place and gives the mutual information it reaches."""
+    """Optimise a transform in place, and return its mutual information.
+
+    Args:
+        fixed: the template.
+        moving: the scan.
+        transform: changed in place.
+        descent: settings of the optimiser.
+        shrink: factors by which the images are shrunk, one per level.
+        watch: counts the iterations.
+    """
     import SimpleITK as sitk
 
     method = sitk.ImageRegistrationMethod()
@@ -310,7 +326,7 @@ def _maximise(
 
 
 class _Watch:
-    """Passes iterations on as progress, and keeps what the callback raises: ITK would swallow it."""
+    """Reports iterations as progress, and keeps an exception of the callback, which ITK would discard."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress = progress
@@ -320,6 +336,7 @@ class _Watch:
         self._raised: BaseException | None = None
 
     def step(self, method: sitk.ImageRegistrationMethod) -> None:
+        """Report an iteration; stop the registration if the callback raises."""
         if self._progress is None or self._raised is not None:
             return
         self._within += 1
@@ -330,20 +347,23 @@ class _Watch:
             method.StopRegistration()
 
     def level(self, iterations: int) -> None:
+        """Count so many iterations as done, however many the optimiser needed."""
         self._before += iterations
         self._within = 0
 
     def raise_again(self) -> None:
+        """Raise the exception of the callback, if there was one."""
         if self._raised is not None:
             raise self._raised
 
     def finish(self) -> None:
+        """Report that all iterations are done."""
         if self._progress is not None:
             self._progress("locating", self._total, self._total)
 
 
-def _itk_image(volume: Volume) -> sitk.Image:
-    """The first channel at about 2 mm as ITK sees it: array axes (k, j, i), world in LPS."""
+def itk_image(volume: Volume) -> sitk.Image:
+    """Return the first channel at about 2 mm as an image of ITK: array axes (k, j, i), world in LPS+."""
     import SimpleITK as sitk
 
     fine = volume.grid.reoriented("RAS")
@@ -353,7 +373,7 @@ def _itk_image(volume: Volume) -> sitk.Image:
     affine = fine.affine @ np.diag([*bins, 1.0])
     affine[:3, 3] = fine.to_world([(n - 1) / 2 for n in bins])
     grid = Grid(means.shape, affine)
-    image = sitk.GetImageFromArray(means.T)  # small by now: it would stop all other threads
+    image = sitk.GetImageFromArray(means.T)  # small by now: ITK blocks all other threads
     image.SetSpacing(grid.spacing_mm)
     image.SetDirection((_LPS_FROM_RAS @ grid.directions).ravel().tolist())
     image.SetOrigin((_LPS_FROM_RAS @ grid.affine[:3, 3]).tolist())
@@ -361,7 +381,7 @@ def _itk_image(volume: Volume) -> sitk.Image:
 
 
 def _binned(array: NDArray, bins: Sequence[int]) -> NDArray[np.float32]:
-    """Means of boxes of so many voxels, (I, J, K); what is left over at the ends is left out."""
+    """Return means of boxes of so many voxels, (I, J, K); incomplete boxes at the ends are dropped."""
     i, j, k = (n // size for n, size in zip(array.shape, bins, strict=True))
     answer = np.empty((i, j, k), np.float32)
     for n in range(i):

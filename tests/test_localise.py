@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +13,16 @@ from napari_seg import localise as module
 from napari_seg.bundles.spec import Bundle, LocaliserSpec, RegionSpec, read_bundle
 from napari_seg.errors import Cancelled, LocaliseError
 from napari_seg.geometry import Grid, resample
-from napari_seg.localise import localise, register
+from napari_seg.localise import itk_image, localise, register
 from napari_seg.volume import Volume
+
+
+@pytest.fixture(autouse=True)
+def forgotten_templates() -> Iterator[None]:
+    """Keep the templates of one test from another."""
+    module.template_image.cache_clear()
+    yield
+    module.template_image.cache_clear()
 
 
 def blobs(grid: Grid) -> np.ndarray:
@@ -61,15 +70,15 @@ RIGHT = RegionSpec("right part", (25.0, 10.0, 5.0), (30.0, 40.0, 20.0), True, {1
 @pytest.mark.parametrize("degrees", [(6, -4, 9), (24, 0, 3), (-18, 6, -5)])
 def test_registration_finds_a_known_move(template: Volume, degrees: tuple[float, float, float]) -> None:
     world = known_move(degrees)
-    found, similarity = register(template, moved(template, world))
+    found, similarity = register(itk_image(template), itk_image(moved(template, world)))
     assert similarity > 0.5
     for point in ([-25, 10, 5, 1], [30, -30, 20, 1], [5, 40, -20, 1]):
         assert np.linalg.norm((found - world) @ point) < 2.0
 
 
 def test_registration_gives_the_same_answer_twice(template: Volume) -> None:
-    scan = moved(template, known_move())
-    first, second = register(template, scan), register(template, scan)
+    images = itk_image(template), itk_image(moved(template, known_move()))
+    first, second = register(*images), register(*images)
     np.testing.assert_allclose(first[0], second[0], atol=1e-5)
     assert first[1] == pytest.approx(second[1], abs=1e-6)
 
@@ -166,6 +175,6 @@ def test_registration_stops_when_told(template: Volume, reason: type[BaseExcepti
         raise reason()
 
     with pytest.raises(reason):
-        register(template, moved(template, known_move()), stop)
+        register(itk_image(template), itk_image(moved(template, known_move())), stop)
     assert len(calls) == 1
     assert calls[0][0] == "locating"

@@ -46,7 +46,7 @@ SEGMENTS = (Segment(1, "left ball", (255, 0, 0)), Segment(3, "nose", (0, 128, 25
 WINDOWS = 10
 
 
-def thresholded(volume: Volume, bundle: Any, *, progress: Any = None, **_: Any) -> Segmentation:
+def thresholded(volume: Volume, bundle: Any, options: Any = None, *, progress: Any = None) -> Segmentation:
     """Stands in for `segment`, with its windows and its pace."""
     for window in range(WINDOWS):
         if progress is not None:
@@ -210,7 +210,7 @@ def test_closing_during_a_run_ends_it(
 ) -> None:
     began, ended = threading.Event(), threading.Event()
 
-    def endless(volume: Volume, bundle: Any, *, progress: Any, **_: Any) -> None:
+    def endless(volume: Volume, bundle: Any, options: Any = None, *, progress: Any) -> None:
         began.set()
         try:
             while True:
@@ -272,7 +272,7 @@ def test_a_window_of_the_network_that_takes_long_does_not_keep_stop_waiting(
 ) -> None:
     began, ended = threading.Event(), threading.Event()
 
-    def long(volume: Volume, bundle: Any, *, progress: Any, **_: Any) -> Segmentation:
+    def long(volume: Volume, bundle: Any, options: Any = None, *, progress: Any) -> Segmentation:
         progress("segmenting", 0, 1)
         began.set()
         time.sleep(3)  # as a network does, that nobody can interrupt

@@ -123,7 +123,7 @@ def test_a_run_adds_one_new_named_and_coloured_layer(viewer: ViewerModel, head: 
 
 
 def test_stop_leaves_the_viewer_as_it_was(viewer: ViewerModel, head: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    def endless(volume: Volume, bundle: Any, *, progress: Any, **_: Any) -> None:
+    def endless(volume: Volume, bundle: Any, options: Any = None, *, progress: Any) -> None:
         while True:
             progress("segmenting", 1, 5)
 
@@ -170,7 +170,7 @@ def test_a_run_that_fails_says_why(
 def test_what_the_engine_warns_of_is_said_with_the_result(
     viewer: ViewerModel, head: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def handing_over(volume: Volume, bundle: Any, **_: Any) -> Segmentation:
+    def handing_over(volume: Volume, bundle: Any, *_: Any, **__: Any) -> Segmentation:
         for _ in range(2):
             logging.getLogger("napari_seg.inference.backends.base").warning(
                 "cuda has too little memory; %s goes on", "cpu"

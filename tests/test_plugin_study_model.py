@@ -186,7 +186,7 @@ def test_a_scan_that_lies_elsewhere_is_gone_to(head: Volume, tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("in_process")
 def test_a_batch_fills_its_table_and_one_bad_scan_stops_nothing(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def bright(volume: Volume, bundle: Any, *, progress: Any = None, **_: Any) -> Segmentation:
+    def bright(volume: Volume, bundle: Any, options: Any = None, *, progress: Any = None) -> Segmentation:
         progress("segmenting", 1, 2)
         if volume.modality:  # the series
             raise LocaliseError("localise.failed", "no head")
@@ -241,7 +241,7 @@ def test_a_batch_fills_its_table_and_one_bad_scan_stops_nothing(study: Path, mon
 def test_a_batch_that_is_stopped_keeps_what_is_done(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = BatchModel(Session(ViewerModel()))
 
-    def stopped(volume: Volume, bundle: Any, *, progress: Any = None, **_: Any) -> Segmentation:
+    def stopped(volume: Volume, bundle: Any, options: Any = None, *, progress: Any = None) -> Segmentation:
         model.stop()
         progress("segmenting", 1, 2)
         raise AssertionError("it must not get here")

@@ -1,4 +1,4 @@
-"""Where in an image there can be something to find: in the body, or around what a coarse pass found."""
+"""Body mask: the part of an image that can have content, the body or the surroundings of a coarse result."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ from napari_seg.inference.windows.layout import Triple
 from napari_seg.volume import Volume
 
 COARSE_MM = 3.0
-"""Distance of the samples in which the body is sought; each counts as the mean of 27."""
+"""Spacing of the samples in which the body is found; each is the mean of 27."""
 
 AIR_HU = -800.0
-"""CT: a mean below this is air. High enough for noise, low enough for skin beside two thirds of air."""
+"""CT: a mean below this is air: high enough to ignore noise, low enough to keep skin mixed with two thirds of air."""
 
-AIR_SHARE = 0.25
-"""MR: a mean below this share of Otsu's threshold is air. So low that rather noise is kept than a dark organ lost."""
+AIR_FRACTION = 0.25
+"""MR: a mean below this fraction of Otsu's threshold is air: so low that noise is kept rather than an organ lost."""
 
 
 @dataclass(frozen=True)
 class Body:
-    """The body in an image, or whatever else of it is worth a look.
+    """The part of an image that can have content, such as the body.
 
     Attributes:
-        mask: (i, j, k) on every `stride`-th voxel of the image.
-        stride: of the mask along each axis.
-        shape: of the image.
+        mask: (i, j, k) bool, on every `stride`-th voxel of the image.
+        stride: stride of the mask along each axis.
+        shape: shape of the image.
     """
 
     mask: NDArray[np.bool_]
     stride: Triple
     shape: Triple
 
-    def box(self, least: Triple, multiple: Triple) -> tuple[slice, slice, slice]:
-        """The part of the image that holds all of it, along each axis so long at least, and such a multiple, if it can.
+    def box(self, min_length: Triple, multiple: Triple) -> tuple[slice, slice, slice]:
+        """Return the bounding box of the body, enlarged to a required length along each axis.
 
         Args:
-            least: that the part must have where the image has it.
-            multiple: that its length is of, where the image is long enough.
+            min_length: smallest length of the box, as far as the image has it.
+            multiple: number that the length is rounded up to a multiple of, as far as the image has it.
         """
         parts = []
         for axis, (stride, length) in enumerate(zip(self.stride, self.shape, strict=True)):
-            held = np.flatnonzero(self.mask.any(axis=tuple(n for n in range(3) if n != axis)))
-            begin, end = int(held[0]) * stride, min((int(held[-1]) + 1) * stride, length)
-            wanted = min(max(-(-(end - begin) // multiple[axis]) * multiple[axis], least[axis]), length)
-            begin = min(max(begin - (wanted - (end - begin)) // 2, 0), length - wanted)
-            parts.append(slice(begin, begin + wanted))
+            occupied = np.flatnonzero(self.mask.any(axis=tuple(n for n in range(3) if n != axis)))
+            begin, end = int(occupied[0]) * stride, min((int(occupied[-1]) + 1) * stride, length)
+            enlarged = min(max(-(-(end - begin) // multiple[axis]) * multiple[axis], min_length[axis]), length)
+            begin = min(max(begin - (enlarged - (end - begin)) // 2, 0), length - enlarged)
+            parts.append(slice(begin, begin + enlarged))
         return parts[0], parts[1], parts[2]
 
     def reaches(self, start: Triple, size: Triple) -> bool:
-        """Whether any of it lies in a box of the image, which may go beyond the image."""
+        """Return whether any of the body lies in a box of the image; the box may extend beyond the image."""
         parts = []
         for begin, length, stride in zip(start, size, self.stride, strict=True):
             parts.append(slice(max(begin, 0) // stride, max(-(-(begin + length) // stride), 0)))
@@ -60,12 +60,12 @@ class Body:
 
 
 def find_body(volume: Volume, grid: Grid, modality: str) -> Body | None:
-    """The body of a CT or MR scan; None where it can't be told from air, as in other images.
+    """Return the body in a CT or MR scan; None if it can't be separated from air, as in other images.
 
     Args:
-        volume: the scan; its first channel counts.
-        grid: of the image in which the body is wanted, in the scan's world.
-        modality: DICOM's letters.
+        volume: the scan; its first channel is used.
+        grid: grid of the image that the body mask is for, in the scan's world.
+        modality: DICOM's code of the modality.
     """
     from scipy import ndimage
 
@@ -79,14 +79,14 @@ def find_body(volume: Volume, grid: Grid, modality: str) -> Body | None:
         mask = smooth > AIR_HU
     else:
         low = float(smooth.min())
-        mask = smooth > low + AIR_SHARE * (otsu_threshold(smooth) - low)
+        mask = smooth > low + AIR_FRACTION * (otsu_threshold(smooth) - low)
     if not mask.any():
         return None
     return Body(_without_holes(mask), stride, grid.shape)
 
 
 def _without_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """With all that lies between two places of the mask along any axis: lungs, gas, and what is dark beside fat."""
+    """Return a mask with everything between two of its voxels along any axis: lungs, gas, dark tissue next to fat."""
     whole = mask.copy()
     for axis in range(3):
         before = np.maximum.accumulate(mask, axis=axis)
@@ -96,13 +96,13 @@ def _without_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def around(label_map: NDArray[np.unsignedinteger], scan: Grid, grid: Grid, margin_mm: float) -> Body | None:
-    """What lies no farther than a margin from any label; None if there is none in the image.
+    """Return the part of an image within a margin of any label; None if there is no label in it.
 
     Args:
-        label_map: (I, J, K), of a coarse pass.
-        scan: where it lies.
-        grid: of the image that is to be looked at.
-        margin_mm: how far around the labels.
+        label_map: (I, J, K), result of a coarse pass.
+        scan: grid of the label map.
+        grid: grid of the image.
+        margin_mm: margin around the labels in mm.
     """
     from scipy import ndimage
 
@@ -122,7 +122,7 @@ def around(label_map: NDArray[np.unsignedinteger], scan: Grid, grid: Grid, margi
 
 
 def _coarse(grid: Grid) -> tuple[Triple, Grid]:
-    """How many voxels of a grid one sample stands for, along each axis, and where the samples lie."""
+    """Return the stride of the samples along each axis of a grid, and the grid of the samples."""
     i, j, k = (min(max(1, round(COARSE_MM / mm)), n) for mm, n in zip(grid.spacing_mm, grid.shape, strict=True))
     stride = np.array([i, j, k])
     affine = grid.affine @ np.diag([*stride, 1.0])
@@ -132,10 +132,10 @@ def _coarse(grid: Grid) -> tuple[Triple, Grid]:
 
 
 def otsu_threshold(values: NDArray[np.floating]) -> float:
-    """The value that parts others in two groups whose means lie farthest apart.
+    """Return the threshold that maximises the variance between the two groups of values below and above it.
 
-    Otsu 1979, doi:10.1109/TSMC.1979.4310076. The brightest 0.5 % count as one value, so that a few bright voxels
-    do not make the groups.
+    Otsu 1979, doi:10.1109/TSMC.1979.4310076. The brightest 0.5 % count as one value, so that a few bright voxels do not
+    decide the threshold.
     """
     clipped = np.minimum(values, np.percentile(values, 99.5))
     counts, edges = np.histogram(clipped, bins=256)
@@ -143,5 +143,5 @@ def otsu_threshold(values: NDArray[np.floating]) -> float:
     below, total = np.cumsum(counts), np.cumsum(counts * middles)
     above = below[-1] - below
     with np.errstate(divide="ignore", invalid="ignore"):
-        apart = below * above * (total / below - (total[-1] - total) / above) ** 2
-    return float(middles[int(np.nanargmax(apart))]) if np.isfinite(apart).any() else float(clipped.min())
+        variance = below * above * (total / below - (total[-1] - total) / above) ** 2
+    return float(middles[int(np.nanargmax(variance))]) if np.isfinite(variance).any() else float(clipped.min())

@@ -1,4 +1,4 @@
-"""What the network is shown: a scan sampled once on the grid that the bundle's transforms ask for."""
+"""Preparation of the network's image: the scan resampled once on the grid that the bundle's transforms require."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 
 def prepare(volume: Volume, region_grid: Grid | None, bundle: Bundle, model: Model) -> tuple[torch.Tensor, Grid]:
-    """The image (C, I, J, K) float32 after a bundle's preprocessing, and where it lies in the scan's world.
+    """Return the image (C, I, J, K) float32 after a bundle's preprocessing, and its grid in the scan's world.
 
-    The bundle's leading transforms of orientation and spacing only say which grid they want; the scan is sampled on it
-    in one go, which needs no copy of the scan and gives what they would give. All others run as they are.
+    The bundle's leading transforms of orientation and spacing only tell the grid of their result. The scan is
+    resampled on it once, which needs no copy of the scan and gives the same image. Other transforms run as they are.
 
-    A region is shown as if its axes were the patient's: index axes along +x, +y and +z, first voxel at 0. So
-    whatever the bundle's transforms do (turn to RAS, change the spacing, crop), they do to the region, and a
-    mirrored or turned region stays mirrored or turned.
+    A region is passed to the transforms as if its axes were the patient's: index axes along +x, +y and +z, first voxel
+    at 0. So the transforms (orientation, spacing, crop) apply to the region, and a mirrored or rotated region stays
+    mirrored or rotated.
 
     Args:
         volume: the scan.
-        region_grid: what the network is shown; None: the scan as it is.
-        bundle: for the messages.
-        model: whose preprocessing it is.
+        region_grid: grid of the region that the network sees; None: the scan as it is.
+        bundle: bundle, for the messages.
+        model: model with the preprocessing.
 
     Raises:
         BundleError: `bundle.preprocessing`, the bundle's own code failed on this scan.
-        InputError: `geometry.shear`, the transforms leave a grid that is none.
+        InputError: `geometry.shear`, the transforms return an affine that is no grid.
     """
     import torch
     from monai.data import MetaTensor
@@ -46,14 +46,14 @@ def prepare(volume: Volume, region_grid: Grid | None, bundle: Bundle, model: Mod
     to_scan_world = shown.affine @ np.linalg.inv(affine)
     transforms = list(model.preprocessing.transforms)
     try:
-        # holds one number however large the scan: these transforms look at shape and affine alone
-        wanted = MetaTensor(
+        # one number in memory, however large the scan: these transforms use only shape and affine
+        required = MetaTensor(
             torch.zeros(1).expand(len(volume.array), *shown.shape), affine=torch.from_numpy(affine.copy())
         )
-        while transforms and _asks_for_a_grid(transforms[0]):
-            wanted = transforms.pop(0)({"image": wanted}, lazy=True)["image"]
-        affine = wanted.peek_pending_affine().numpy()
-        grid = _grid(wanted.peek_pending_shape(), to_scan_world @ affine)
+        while transforms and _only_resamples(transforms[0]):
+            required = transforms.pop(0)({"image": required}, lazy=True)["image"]
+        affine = required.peek_pending_affine().numpy()
+        grid = _grid(required.peek_pending_shape(), to_scan_world @ affine)
         array = resample(volume.array, volume.grid, grid)
         image = MetaTensor(torch.from_numpy(array.astype(np.float32, copy=False)), affine=torch.from_numpy(affine))
         image = Compose(transforms)({"image": image})["image"]
@@ -68,8 +68,8 @@ def prepare(volume: Volume, region_grid: Grid | None, bundle: Bundle, model: Mod
     return plain.float(), _grid(plain.shape[1:], to_scan_world @ np.asarray(getattr(image, "affine", np.eye(4))))
 
 
-def _asks_for_a_grid(transform: Any) -> bool:
-    """Whether a transform does no more than linear sampling on another grid, edges repeated."""
+def _only_resamples(transform: Any) -> bool:
+    """Return whether a transform only interpolates linearly on another grid, with edges repeated."""
     from monai.transforms import Orientationd, Spacingd
 
     if type(transform) is Orientationd:
