@@ -27,9 +27,10 @@ from napari_seg.errors import EnvironmentFault, InputError
 from napari_seg.formats import find, find_scans
 from napari_seg.formats.dicom import headers
 from napari_seg.formats.dicom.headers import read_header
+from napari_seg.formats.dicom.kinds import plane_of
 from napari_seg.formats.dicom.private_words import label_of, public_name
 from napari_seg.formats.dicom.read import read_series
-from napari_seg.formats.dicom.series import find_series, plane_of
+from napari_seg.formats.dicom.series import find_series
 from napari_seg.memory import limited_to
 from napari_seg.volume import Volume
 

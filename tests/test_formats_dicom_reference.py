@@ -16,7 +16,7 @@ from napari_seg.cli.main import main
 from napari_seg.errors import InputError
 from napari_seg.evaluation.pairs import compare_with
 from napari_seg.formats import read
-from napari_seg.formats.dicom.reference import belonging
+from napari_seg.formats.dicom.reference import relation_to_scan
 from napari_seg.formats.label_maps import read_label_map, write_label_map
 from napari_seg.volume import Segment, Segmentation, Volume
 
@@ -100,12 +100,12 @@ def test_what_tells_that_a_segmentation_is_of_a_scan(
     of_another: str,
 ) -> None:
     path = written(scans[0], tmp_path / "x.dcm", kind, edit)
-    found = [belonging(path, scan.source.files) for scan in scans]
+    found = [relation_to_scan(path, scan.source.files) for scan in scans]
     assert [one.relation for one in found] == [of_its_scan, of_another]
     is_doubtful = edit in (forget_everything, other_patient, other_patient_and_images)
     assert bool(found[0].message) == is_doubtful
     assert "SOMEBODY" not in found[0].message
-    assert belonging(path, ()).relation == "unknown"
+    assert relation_to_scan(path, ()).relation == "unknown"
 
 
 def keep(dataset: Dataset) -> None:

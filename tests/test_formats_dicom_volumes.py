@@ -175,7 +175,7 @@ def refused(scan: Scan) -> str:
     ],
 )
 def test_where_nothing_tells_volumes_apart_they_are_refused(tmp_path: Path, small: Volume, mark: Any) -> None:
-    assert "no attribute tells apart" in refused(write_dynamic(small, tmp_path, 2, mark))
+    assert "no attribute distinguishes" in refused(write_dynamic(small, tmp_path, 2, mark))
 
 
 def test_attributes_that_contradict_each_other_are_refused(tmp_path: Path, small: Volume) -> None:
@@ -196,7 +196,8 @@ def test_instance_numbers_of_one_volume_after_the_other_tell_them_apart(tmp_path
 
 def test_instance_numbers_of_one_position_after_the_other_tell_nothing(tmp_path: Path, small: Volume) -> None:
     numbers = [n % SLICES * 3 + n // SLICES for n in range(3 * SLICES)]
-    assert "no attribute tells apart" in refused(write_dynamic(small, tmp_path, 3, lambda t, k, dataset: None, numbers))
+    scan = write_dynamic(small, tmp_path, 3, lambda t, k, dataset: None, numbers)
+    assert "no attribute distinguishes" in refused(scan)
 
 
 def test_an_attribute_that_contradicts_regular_numbers_is_refused(tmp_path: Path, small: Volume) -> None:
@@ -206,7 +207,7 @@ def test_an_attribute_that_contradicts_regular_numbers_is_refused(tmp_path: Path
         dataset.TemporalPositionIdentifier = 1 if k == 2 else (t + k) % 3 + 1
 
     scan = write_dynamic(small, tmp_path, 3, mark, range(3 * SLICES))
-    assert "no attribute tells apart" in refused(scan)
+    assert "no attribute distinguishes" in refused(scan)
 
 
 # enhanced objects
@@ -312,7 +313,7 @@ def test_frames_of_enhanced_objects_are_told_apart_by_their_groups(
 def test_frames_that_nothing_tells_apart_are_refused(tmp_path: Path, small: Volume) -> None:
     write_enhanced_volumes(small, tmp_path / "mf", lambda t: {})
     (scan,) = find_scans(tmp_path)
-    assert "no attribute tells apart" in refused(scan)
+    assert "no attribute distinguishes" in refused(scan)
 
 
 def labelled(volume: Volume) -> Segmentation:

@@ -18,7 +18,7 @@ from napari_seg.formats import ITK_ENDINGS, SEGMENTATION_ENDINGS, has_ending, ni
 from napari_seg.formats.atomic import unproven
 from napari_seg.formats.decoders import read_apart
 from napari_seg.formats.dicom.headers import file_label
-from napari_seg.formats.dicom.reference import check_belonging, segment_names
+from napari_seg.formats.dicom.reference import check_frame_of_reference, segment_names
 from napari_seg.formats.image2d import is_picture, read_label_picture
 from napari_seg.formats.surface import SURFACE_ENDINGS, write_surfaces
 from napari_seg.geometry import Grid, index_affine, is_same_lattice, resample
@@ -61,7 +61,7 @@ def read_label_map(
 
     NIfTI, NRRD, MetaImage and 2D images hold labels; names come from the file or from the record beside it. DICOM
     segmentations and contours (RT structure sets) number their segments; they are put on the grid of a scan only if
-    they belong to that scan, see `reference.belonging`.
+    they belong to that scan, see `dicom.reference`.
 
     Args:
         path: the file.
@@ -103,7 +103,7 @@ def _read_here(
     modality = None if nifti_ending(path) else dicom_modality(path)
     if modality not in ("RTSTRUCT", "SEG"):
         return _selected(_labels(read(path), path), only, path)
-    notices = () if grid is None else check_belonging(path, images, only, ignore_frame=ignore_frame)
+    notices = () if grid is None else check_frame_of_reference(path, images, only, ignore_frame=ignore_frame)
     if modality == "SEG":
         from napari_seg.formats.dicom.seg import read_dicom_seg
 

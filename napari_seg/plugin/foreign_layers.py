@@ -124,12 +124,12 @@ def lies_on(layer: Layer, other: Layer) -> bool:
 
 def _is_other(source: Path | None, volume: Volume) -> bool:
     """Whether labels were read from a DICOM file that belongs to another scan."""
-    from napari_seg.formats.dicom.reference import belonging
+    from napari_seg.formats.dicom.reference import relation_to_scan
 
     if source is None or not may_be_dicom(source):
         return False
     try:
-        return belonging(source, volume.source.files).relation == "other"
+        return relation_to_scan(source, volume.source.files).relation == "other"
     except InputError:
         return False
 

@@ -1,8 +1,8 @@
-"""Closed contours on a slice to the voxels that they enclose, and back.
+"""Convert closed contours on a slice to the voxels that they enclose, and voxels to contours.
 
-Contours run through the middle between voxels inside and voxels outside, so that a voxel belongs to a structure exactly
-if its centre lies within. A contour has no holes: a hole is joined to the contour around it by a channel without width
-(the keyhole of PS3.3 C.8.8.6.3), or it is a contour of its own within the other.
+Contours run halfway between voxels inside and voxels outside, so that a voxel belongs to a structure exactly if its
+centre lies inside. A contour has no holes: a hole is joined to the contour around it by a channel without width (the
+keyhole of PS3.3 C.8.8.6.3), or it is a contour of its own inside the other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scipy.spatial import cKDTree
 
 SAME_LINE_MM = 0.1
-"""Contours nearer to each other than this run along the same line: many programs round coordinates to 0.1 mm."""
+"""Maximum distance of contours that run along the same line: many programs round coordinates to 0.1 mm."""
 
 
 def enclosed(
@@ -28,13 +28,13 @@ def enclosed(
 ) -> tuple[NDArray[np.bool_], bool]:
     """Return (I, J) the voxels that the contours of one structure on one slice enclose, and whether contours overlap.
 
-    Contours that coincide count once. A contour within another is a hole, one within a hole is an island. Contours that
-    overlap partially enclose all that any of them encloses.
+    Contours that coincide count once. A contour inside another is a hole, a contour inside a hole is an island.
+    Partially overlapping contours enclose the union of their voxels.
 
     Args:
-        contours: (N, 2) corners of each, as fractional indices I and J.
-        shape: (I, J) of the slice.
-        pixel_mm: distance between voxels along I and J.
+        contours: (N, 2) corners of each contour, as fractional indices I and J.
+        shape: shape (I, J) of the slice.
+        pixel_mm: distance between voxels along I and J, in mm.
     """
     fills = [_filled(corners, shape) for corners in contours]
     count = np.zeros(shape, np.uint16)
@@ -42,7 +42,7 @@ def enclosed(
         count[place] += fill
     inside = count == 1
     meeting = [n for n, (place, fill) in enumerate(fills) if (count[place][fill] > 1).any()]
-    if not meeting:  # most structures: what contours enclose is apart
+    if not meeting:  # most structures: no contours with common voxels
         return inside, False
     for n in meeting:
         place, fill = fills[n]
@@ -58,7 +58,7 @@ def enclosed(
 
 
 def _grouped(lines: Sequence[_Line]) -> list[list[int]]:
-    """Return which contours cross each other, directly or through others; of those that coincide only the first."""
+    """Return groups of contours that cross each other, directly or through others; coinciding contours count once."""
     boxes = np.array([[corners.min(axis=0), corners.max(axis=0)] for corners in (line.corners for line in lines)])
     meets = np.all(boxes[:, None, 0] <= boxes[None, :, 1] + 1, axis=2)
     group_of: dict[int, int] = {}
@@ -75,7 +75,7 @@ def _grouped(lines: Sequence[_Line]) -> list[list[int]]:
 
 
 def _filled(corners: NDArray[np.float64], shape: tuple[int, int]) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
-    """Return the box of voxels around a contour, and which of them it encloses."""
+    """Return the box of voxels around a contour, and the voxels in it that the contour encloses."""
     low = np.clip(np.floor(corners.min(axis=0)), 0, shape).astype(int)
     high = np.clip(np.ceil(corners.max(axis=0)) + 1, low, shape).astype(int)
     size = high - low
@@ -93,7 +93,7 @@ def enclosed_by_odd(contours: Sequence[NDArray[np.float64]], shape: tuple[int, i
 
 @dataclass(frozen=True, eq=False)
 class _Line:
-    """A closed contour as points along it, so close that none of another contour passes between them unseen.
+    """A closed contour, sampled so densely that no point of another contour passes between the samples.
 
     Attributes:
         corners: (N, 2) as fractional indices.
@@ -105,11 +105,12 @@ class _Line:
 
     @property
     def tolerance_mm(self) -> float:
+        """Return the distance below which another contour runs along the same line."""
         return min(SAME_LINE_MM, 0.25 * float(self.pixel_mm.min()))
 
     @cached_property
     def points(self) -> NDArray[np.float64]:
-        """(M, 2) in mm, at most the tolerance apart."""
+        """Return (M, 2) points along the contour in mm, at distances of at most the tolerance."""
         starts = self.corners * self.pixel_mm
         steps = np.roll(starts, -1, axis=0) - starts
         counts = np.ceil(np.linalg.norm(steps, axis=1) / self.tolerance_mm).astype(int).clip(1)
@@ -119,19 +120,20 @@ class _Line:
 
     @cached_property
     def tree(self) -> cKDTree:
+        """Return a search tree of the points."""
         from scipy.spatial import cKDTree
 
         return cKDTree(self.points)
 
     def relation(self, other: _Line) -> str:
-        """Return "same", "overlap" where the two cross, or "clear" where they lie apart or one within the other."""
+        """Return "same", "overlap" if the contours cross, or "clear" if they are disjoint or nested."""
         (inside, outside), (other_inside, other_outside) = self._sides_of(other), other._sides_of(self)
         if not (inside or outside or other_inside or other_outside):
             return "same"
         return "overlap" if (inside and outside) or (other_inside and other_outside) else "clear"
 
     def _sides_of(self, other: _Line) -> tuple[bool, bool]:
-        """Return whether this line has points inside and outside of another one, more than the tolerance off it."""
+        """Return whether this contour has points inside, and outside, of another one and off its line."""
         from skimage.measure import points_in_poly
 
         margin = 2 * self.tolerance_mm
@@ -146,13 +148,13 @@ class _Line:
 
 
 def _count_crossings(corners: NDArray[np.float64], crossings: NDArray[np.int32]) -> None:
-    """Adds 1 to the first voxel behind each place where a ring crosses a line of voxels along I.
+    """Add 1 to the first voxel after each crossing of a contour with a line of voxels along I.
 
-    An edge counts alike in both directions, so that the two sides of a channel cancel out.
+    An edge counts equally in both directions, so that the two sides of a channel cancel out.
 
     Args:
-        corners: (N, 2) of the ring.
-        crossings: (I + 1, J).
+        corners: (N, 2) corners of the contour.
+        crossings: (I + 1, J) counts, changed in place.
     """
     ends = np.roll(corners, -1, axis=0)
     turned = corners[:, 1] > ends[:, 1]
@@ -166,9 +168,9 @@ def _count_crossings(corners: NDArray[np.float64], crossings: NDArray[np.int32])
 
 
 def outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
-    """Closed outlines (N, 2) of a mask (I, J), as fractional indices, holes joined to what is around them.
+    """Return closed contours (N, 2) around a mask (I, J), as fractional indices; holes are joined by channels.
 
-    They run half-way between neighbours of which one is inside. Pieces that touch at a corner alone are apart.
+    Contours run halfway between voxels inside and outside. Pieces that touch only at a corner are separate.
     """
     import contourpy
 
@@ -185,7 +187,7 @@ def outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
 
 
 def _joined(outline: NDArray[np.float64], hole: NDArray[np.float64]) -> NDArray[np.float64]:
-    """One ring that goes around an outline and, through a channel at their nearest corners, around a hole in it."""
+    """Return one closed line around an outline and, through a channel at their nearest corners, around a hole in it."""
     from scipy.spatial import cKDTree
 
     distances, nearest = cKDTree(hole).query(outline)

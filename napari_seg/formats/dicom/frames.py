@@ -1,4 +1,4 @@
-"""The frames that a DICOM file holds: plain images, enhanced objects, nuclear medicine, mosaics."""
+"""Read the frames of DICOM files with their positions: plain images, enhanced objects, nuclear medicine, mosaics."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, told_plainly
 from napari_seg.formats.dicom.headers import Header, image_type, quiet_pydicom
+from napari_seg.formats.dicom.kinds import ORIENTATION_TOLERANCE, Kind
 from napari_seg.formats.dicom.mosaic import mosaic_of
-from napari_seg.formats.dicom.series import ORIENTATION_TOLERANCE, Kind
-from napari_seg.formats.dicom.volumes import DIMENSION, MARKS, Value, value_of
+from napari_seg.formats.dicom.volumes import DIMENSION, VOLUME_ATTRIBUTES, Value, value_of
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -29,30 +29,29 @@ _VECTORS = (
     "RotationVector",
     "AngularViewVector",
 )
-"""Of each frame of nuclear medicine its slice, and what else may tell it apart."""
+"""Vectors of nuclear medicine: for each frame its slice, and other indices that may distinguish volumes."""
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One slice: where it lies (in DICOM's own frame, LPS+, mm), and what turns its stored values into true ones.
+    """One slice: its geometry in DICOM's frame, LPS+, and how its stored values are rescaled.
 
     Attributes:
         header: header of the file that holds it.
-        label: what a message calls it.
-        index: its place in that file; 0 in a file of one frame.
-        identity: what two copies of it share.
-        number: instance number and place in the file.
-        marks: by name what may tell it from others at its position.
+        label: name for messages.
+        index: number of the frame in the file, counted from 0.
+        identity: key that copies of one frame have in common.
+        number: instance number and number of the frame in the file.
+        attributes: attributes that may distinguish it from other slices at its position, by keyword.
         rows: number of rows (J).
         columns: number of columns (I).
-        position: (3,) the centre of the first pixel.
+        position: (3,) centre of the first pixel, in mm.
         orientation: (2, 3) unit vectors along which the column index and the row index grow.
         spacing_mm: (2,) between columns, between rows.
-        image_type: DICOM's ImageType or FrameType, in full.
-        slope: true value = stored value * slope + intercept.
-        intercept: see slope.
-        tile: row and column of the stored frame at which it begins, where that is a mosaic of slices; None: it is the
-            whole frame.
+        image_type: all values of DICOM's ImageType or FrameType.
+        slope: rescale slope: value = stored value * slope + intercept.
+        intercept: rescale intercept.
+        tile: first row and column of the slice in a stored frame that is a mosaic; None if the slice is the frame.
     """
 
     header: Header
@@ -60,7 +59,7 @@ class Frame:
     index: int
     identity: tuple
     number: tuple[int, int]
-    marks: Mapping[str, Value]
+    attributes: Mapping[str, Value]
     rows: int
     columns: int
     position: NDArray[np.float64]
@@ -73,17 +72,18 @@ class Frame:
 
     @property
     def kind(self) -> Kind:
+        """Return the properties that the slices of one volume share."""
         row_mm, column_mm = self.spacing_mm[::-1].tolist()
         cosines = tuple(self.orientation.ravel().tolist())
         return Kind(cosines, self.rows, self.columns, (row_mm, column_mm), self.image_type)
 
 
 def frames_of(header: Header) -> list[Frame]:
-    """The frames that one file holds: one, or as many as its functional groups, slice vector or tiles.
+    """Return the frames of one file: one, or as many as its functional groups, slice vector or tiles.
 
     Raises:
-        InputError: `series.multiframe`, several frames and nothing that says where each lies; `geometry.incomplete`,
-            no usable position, orientation or pixel spacing; `series.mosaic`, nothing says how a mosaic is tiled;
+        InputError: `series.multiframe`, several frames without positions; `geometry.incomplete`, no usable position,
+            orientation or pixel spacing; `series.mosaic`, no description of how a mosaic is tiled;
             `file.bad_header`.
     """
     text = f"{header.label} has a DICOM header that can't be read ({{kind}})"
@@ -103,15 +103,16 @@ def _frames_of(header: Header) -> list[Frame]:
             "series.multiframe",
             f"{header.label} holds {count} frames and does not say where each lies; export it as NIfTI",
         )
-    frame = _frame(header, 0, lambda group, keyword: tags.get(keyword), _marks(tags.get))
+    frame = _frame(header, 0, lambda group, keyword: tags.get(keyword), _attributes(tags.get))
     return _tiles(header, frame) if "MOSAIC" in frame.image_type else [frame]
 
 
 def _tiles(header: Header, stored: Frame) -> list[Frame]:
-    """The slices that a mosaic is tiled from, row by row.
+    """Return the slices of a mosaic, row by row.
 
-    The position of a mosaic is that of its own corner, as if the first slice had grown to its size around its centre:
-    the first pixel of that slice lies half the difference of the sizes farther along rows and columns.
+    The position of a mosaic is that of its own corner, as if the first slice were enlarged around its centre to the
+    size of the mosaic: the first pixel of that slice lies half the difference of the sizes farther along rows and
+    columns.
     """
     mosaic = mosaic_of(header)
     cross = np.cross(*stored.orientation)
@@ -167,24 +168,24 @@ def _enhanced_frames(header: Header, count: int) -> list[Frame]:
     frames = []
     for index, own in enumerate(per_frame):
         lookup = lookup_for(own)
-        marks = _marks(tags.get)
-        for mark in MARKS:
+        attributes = _attributes(tags.get)
+        for attribute in VOLUME_ATTRIBUTES:
             item: Any = next(
-                (groups for groups in (own, *shared[:1]) if mark.groups and groups.get(mark.groups[0])), None
+                (groups for groups in (own, *shared[:1]) if attribute.groups and groups.get(attribute.groups[0])), None
             )
-            for group in mark.groups if item is not None else ():
+            for group in attribute.groups if item is not None else ():
                 item = (item.get(group) or [{}])[0]
-            if item and (value := value_of(item.get(mark.name))):
-                marks[mark.name] = value
+            if item and (value := value_of(item.get(attribute.name))):
+                attributes[attribute.name] = value
         indices = value_of(lookup("FrameContentSequence", "DimensionIndexValues"))
         if len(indices) == len(dimensions) or not dimensions:
-            marks |= {f"{DIMENSION}{n:02d}": (value,) for n, value in enumerate(indices, start=1)}
-        frames.append(_frame(header, index, lookup, marks))
+            attributes |= {f"{DIMENSION}{n:02d}": (value,) for n, value in enumerate(indices, start=1)}
+        frames.append(_frame(header, index, lookup, attributes))
     return frames
 
 
 def _nuclear_frames(header: Header, count: int) -> list[Frame]:
-    """Reconstructed slices of nuclear medicine (PS3.3 C.8.4.15): the first one's place, a step, and vectors."""
+    """Return reconstructed slices of nuclear medicine (PS3.3 C.8.4.15) from a first position, a step and vectors."""
     tags = header.tags
     dataset = _sequences(header.path, "DetectorInformationSequence", *_VECTORS)
     detectors = dataset.DetectorInformationSequence
@@ -198,8 +199,8 @@ def _nuclear_frames(header: Header, count: int) -> list[Frame]:
             "re-export it",
         )
     vectors = {keyword: np.atleast_1d(dataset.get(keyword) or []) for keyword in _VECTORS if keyword != "SliceVector"}
-    marks = [
-        _marks(tags.get)
+    attributes = [
+        _attributes(tags.get)
         | {name: value_of(int(vector[index])) for name, vector in vectors.items() if len(vector) == count}
         for index in range(count)
     ]
@@ -208,19 +209,19 @@ def _nuclear_frames(header: Header, count: int) -> list[Frame]:
         return detectors[0].get(keyword) if keyword.startswith("Image") else tags.get(keyword)
 
     frames = []
-    for index, (number, own) in enumerate(zip(numbers, marks, strict=True)):
+    for index, (number, own) in enumerate(zip(numbers, attributes, strict=True)):
         first = _frame(header, index, lookup, own)
-        # The sign of the step says towards which side of the first slice the others lie.
+        # The sign of the step tells on which side of the first slice the others lie.
         position = first.position + (number - 1) * step * np.cross(*first.orientation)
         frames.append(replace(first, position=position))
     return frames
 
 
-def _marks(get: Callable[[str], Any]) -> dict[str, Value]:
-    return {mark.name: value for mark in MARKS if (value := value_of(get(mark.name)))}
+def _attributes(get: Callable[[str], Any]) -> dict[str, Value]:
+    return {attribute.name: value for attribute in VOLUME_ATTRIBUTES if (value := value_of(get(attribute.name)))}
 
 
-def _frame(header: Header, index: int, lookup: Callable[[str, str], Any], marks: Mapping[str, Value]) -> Frame:
+def _frame(header: Header, index: int, lookup: Callable[[str, str], Any], attributes: Mapping[str, Value]) -> Frame:
     tags, label = header.tags, header.label
     position = _numbers(lookup("PlanePositionSequence", "ImagePositionPatient"), 3)
     cosines = _numbers(lookup("PlaneOrientationSequence", "ImageOrientationPatient"), 6)
@@ -251,7 +252,7 @@ def _frame(header: Header, index: int, lookup: Callable[[str, str], Any], marks:
         index=index,
         identity=(str(tags.get("SOPInstanceUID") or header.path), index, tags.get("InstanceNumber"), tuple(position)),
         number=(int(tags.get("InstanceNumber") or 0), index),
-        marks=marks,
+        attributes=attributes,
         rows=int(tags.get("Rows") or 0),
         columns=int(tags.get("Columns") or 0),
         position=position,
@@ -276,5 +277,5 @@ def _numbers(values: Any, count: int) -> NDArray[np.float64] | None:
 
 
 def millimetres(spacing: NDArray[np.float64]) -> str:
-    """Such as "0.5 x 0.75 mm"."""
+    """Return two lengths as text, such as "0.5 x 0.75 mm"."""
     return f"{spacing[0]:.4g} x {spacing[1]:.4g} mm"

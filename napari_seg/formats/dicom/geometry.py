@@ -1,4 +1,7 @@
-"""Where the frames of a DICOM series lie, and whether together they are a volume."""
+"""Solve the geometry of a DICOM series: the order of its slices and the regular grid that they fill.
+
+A series that holds several volumes at the same positions, or images of several kinds, needs a chosen volume.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +15,25 @@ from numpy.typing import NDArray
 from napari_seg.errors import ChoiceNeeded, InputError
 from napari_seg.formats.dicom.frames import Frame, millimetres
 from napari_seg.formats.dicom.headers import Header
-from napari_seg.formats.dicom.series import names_of_kinds
-from napari_seg.formats.dicom.volumes import tell_apart
+from napari_seg.formats.dicom.kinds import names_of_kinds
+from napari_seg.formats.dicom.volumes import sort_into_volumes
 from napari_seg.geometry import SHEAR_TOLERANCE, Grid
 from napari_seg.volume import DicomInstance, DicomStack, SolvedStack, Source
 
 SAME_PLACE_PIXELS = 0.01
-"""Slices nearer to each other than this part of a pixel lie at one place."""
+"""Maximum distance of slices at one position, in pixels."""
 
 MISPLACED_SLICES = 0.05
-"""How far, in slice spacings, a slice may lie from its place on the regular grid: positions rounded to 0.1 mm pass."""
+"""Maximum distance of a slice from its place on the regular grid along the normal, in slice spacings.
+
+Positions that are rounded to 0.1 mm pass.
+"""
 
 MISPLACED_PIXELS = 0.1
-"""The same sideways, in pixels."""
+"""Maximum distance of a slice from its place on the regular grid within the plane, in pixels."""
 
-MOST_TILT = 0.708
-"""Sine of the steepest tilt that is believed, 45 degrees; scanners reach 30."""
+MAX_TILT = 0.708
+"""Sine of the maximum plausible tilt, 45 degrees; scanners reach 30."""
 
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -35,20 +41,20 @@ _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 def arrange(
     frames: Sequence[Frame], name: str, volume: int | None = None, *, tilted: bool = False
 ) -> tuple[list[Frame], SolvedStack]:
-    """The frames in the order in which they lie, and the grid that they fill.
+    """Return the frames of one volume in the order of their positions, and the stack that they form.
 
-    The slice axis grows along the cross product of the column and row axes, whatever the files' order was. Its
-    spacing comes from the first and the last position, never from SliceThickness.
+    The slice axis grows along the cross product of the column and row axes, whatever the order of the files. The
+    spacing of slices comes from the first and the last position, never from SliceThickness.
 
     Args:
-        frames: of one series.
-        name: of the series.
-        volume: which of several stacks at the same positions, counted from 0 in the order of their instance numbers;
-            None: there must be one.
-        tilted: whether the stack may lean, as under a tilted gantry.
+        frames: frames of one series.
+        name: name of the series, for messages.
+        volume: number of the volume, counted from 0, in a series that holds several; None if there must be one.
+        tilted: whether the gantry may be tilted.
 
     Raises:
-        InputError: `geometry.*` or `series.*`, they do not fill a regular grid; which rule is broken, and where.
+        InputError: `geometry.*` or `series.*`, they do not fill a regular grid; the message says why and where.
+        ChoiceNeeded: there are several volumes and none was chosen, or the gantry was tilted.
     """
     frames = _one_volume(frames, name, volume)
     first = frames[0]
@@ -65,7 +71,7 @@ def arrange(
         f"the slices of {name} are stacked {np.degrees(np.arcsin(sine)):.1f} degrees off their normal (a tilted "
         "gantry); expected a straight stack; up to 45 degrees --resample-tilt shifts them onto a straight grid"
     )
-    if sine > MOST_TILT:
+    if sine > MAX_TILT:
         raise InputError("geometry.shear", text)
     _check_even(frames, positions, step, normal, name)
     if is_tilted and not tilted:
@@ -122,7 +128,7 @@ def _instance(header: Header) -> DicomInstance:
 
 
 def _one_volume(frames: Sequence[Frame], name: str, volume: int | None) -> list[Frame]:
-    """The frames, in the order in which they lie, of the one volume or of the one that is chosen."""
+    """Return the frames of the only or the chosen volume, in the order of their positions."""
     kinds: list[list[Frame]] = []
     for frame in frames:
         kind = frame.kind
@@ -156,7 +162,7 @@ def _one_volume(frames: Sequence[Frame], name: str, volume: int | None) -> list[
 
 
 def _mixed(kinds: Sequence[Sequence[Frame]], name: str) -> InputError:
-    """What to say where slices do not belong in one volume."""
+    """Return the error for slices of different kinds."""
     first, other = kinds[0][0], kinds[1][0]
     difference = other.kind.difference(first.kind)
     if difference == "orientation":
@@ -176,7 +182,7 @@ def _mixed(kinds: Sequence[Sequence[Frame]], name: str) -> InputError:
 
 
 def _volumes(frames: Sequence[Frame], name: str) -> tuple[list[list[Frame]], str]:
-    """The volumes of frames of one kind, each in the order in which its slices lie; what tells them apart."""
+    """Return the volumes among frames of one kind, each in the order of positions, and their differences as text."""
     normal = np.cross(*frames[0].orientation)
     frames = sorted(frames, key=lambda frame: float(frame.position @ normal))
     gaps = np.diff([frame.position @ normal for frame in frames])
@@ -195,9 +201,9 @@ def _volumes(frames: Sequence[Frame], name: str) -> tuple[list[list[Frame]], str
             "the others",
         )
     places = [frames[n : n + most] for n in range(0, len(frames), most)]
-    marks = [[frame.marks for frame in several] for several in places]
+    attributes = [[frame.attributes for frame in several] for several in places]
     numbers = [[frame.number for frame in several] for several in places]
-    orders, text = tell_apart(marks, numbers, name)
+    orders, text = sort_into_volumes(attributes, numbers, name)
     return [[several[order[v]] for several, order in zip(places, orders, strict=True)] for v in range(most)], text
 
 
@@ -215,7 +221,7 @@ def _check_even(
         worst = frames[int(sideways.argmax())]
         raise InputError(
             "geometry.shear",
-            f"{worst.label} in {name} lies {sideways.max():.3g} mm beside the straight line of its neighbours; "
+            f"{worst.label} in {name} lies {sideways.max():.3g} mm off the straight line of its neighbours; "
             "expected a straight stack; re-export the series",
         )
     if np.abs(along).max() <= MISPLACED_SLICES * (step @ normal):
@@ -240,7 +246,7 @@ def _check_even(
 
 
 def _distances(gaps: NDArray[np.float64]) -> str:
-    """Such as "5, 5 and 10", or the different ones only where there are many."""
+    """Return distances as text, such as "5, 5 and 10"; of many, the most frequent ones only."""
     texts = [f"{gap:.4g}" for gap in gaps]
     if len(texts) > 6:
         texts = [text for text, _ in Counter(texts).most_common(4)]

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from napari_seg.errors import InputError
 from napari_seg.formats.dicom.private_words import Tags, label_of, private_keywords
-from napari_seg.formats.dicom.volumes import MARKS
+from napari_seg.formats.dicom.volumes import VOLUME_ATTRIBUTES
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -239,16 +239,21 @@ def _tags() -> tuple[BaseTag, ...]:
     from pydicom.datadict import tag_for_keyword
     from pydicom.tag import Tag
 
-    keywords = (*_KEYWORDS, *_SEQUENCES, *private_keywords(), *(mark.name for mark in MARKS if mark.tag is None))
+    keywords = (
+        *_KEYWORDS,
+        *_SEQUENCES,
+        *private_keywords(),
+        *(attribute.name for attribute in VOLUME_ATTRIBUTES if attribute.tag is None),
+    )
     known = (tag_for_keyword(keyword) for keyword in keywords)
-    return tuple(Tag(tag) for tag in (*known, *(mark.tag for mark in MARKS)) if tag is not None)
+    return tuple(Tag(tag) for tag in (*known, *(attribute.tag for attribute in VOLUME_ATTRIBUTES)) if tag is not None)
 
 
 def _plain_tags(dataset: Dataset) -> dict[str, Any]:
-    """Return plain values by keyword; attributes of `MARKS` without a keyword by their names."""
+    """Return plain values by keyword; attributes of `VOLUME_ATTRIBUTES` without a keyword by their names."""
     from pydicom.datadict import keyword_for_tag
 
-    names = {mark.tag: mark.name for mark in MARKS if mark.tag is not None}
+    names = {attribute.tag: attribute.name for attribute in VOLUME_ATTRIBUTES if attribute.tag is not None}
     tags: dict[str, Any] = {}
     for tag in dataset.keys():  # noqa: SIM118  # items would be converted
         name = names.get(int(tag)) or intern(keyword_for_tag(tag))

@@ -1,6 +1,6 @@
-"""Mosaics of Siemens: one stored image tiled from the slices of a volume.
+"""Read the layout of Siemens mosaics: one stored image tiled from the slices of a volume.
 
-How many slices there are and towards which side they are stacked stands in Siemens' private attributes alone.
+Only Siemens' private attributes state the number of slices and the direction in which they are stacked.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _COUNT, _CSA = ("SIEMENS MR HEADER", 0x0019, 0x0A), ("SIEMENS CSA HEADER", 0x0029, 0x10)
-"""Private attributes: who made them, their group, and the last byte of their element."""
+"""Private attributes: creator, group and last byte of the element."""
 
 
 @dataclass(frozen=True, eq=False)
 class Mosaic:
-    """How the slices of a mosaic are stacked.
+    """Layout of the slices of a mosaic.
 
     Attributes:
-        slices: how many.
-        normal: (3,) unit vector, in LPS+, from one slice to the next.
-        step_mm: between slices.
+        slices: number of slices.
+        normal: (3,) unit vector from one slice to the next, in LPS+.
+        step_mm: distance between slices.
     """
 
     slices: int
@@ -38,17 +38,18 @@ class Mosaic:
 
     @property
     def tiles_per_side(self) -> int:
+        """Return the number of tiles in a row and in a column."""
         return ceil(sqrt(self.slices))
 
 
 def mosaic_of(header: Header) -> Mosaic:
-    """Return how the slices of a mosaic are stacked, as Siemens' header says; never guessed.
+    """Return the layout of a mosaic that the header states; nothing is guessed.
 
     Args:
-        header: of the file.
+        header: header of the file.
 
     Raises:
-        InputError: `series.mosaic`, the header does not say it.
+        InputError: `series.mosaic`, the header does not state it.
     """
     count, normal = _count_and_normal(header)
     step = header.tags.get("SpacingBetweenSlices") or header.tags.get("SliceThickness")
@@ -66,13 +67,13 @@ def mosaic_of(header: Header) -> Mosaic:
 
 
 def _count_and_normal(header: Header) -> tuple[int, NDArray[np.float64] | None]:
-    """The number of slices, 0 if it is missing or contradicts itself, and the direction in which they are stacked."""
+    """Return the number of slices, 0 if it is missing or contradictory, and the direction in which they are stacked."""
     import pydicom
     from nibabel.nicom import csareader
 
     dataset = pydicom.dcmread(header.path, stop_before_pixels=True, force=True)
     count, stored = _private(dataset, *_COUNT), _private(dataset, *_CSA)
-    if isinstance(count, bytes):  # from a file that names no types
+    if isinstance(count, bytes):  # implicit VR
         count = int.from_bytes(count, "little")
     csa = csareader.read(stored) if isinstance(stored, bytes) else None
     if csa is None:
@@ -83,7 +84,7 @@ def _count_and_normal(header: Header) -> tuple[int, NDArray[np.float64] | None]:
 
 
 def _private(dataset: Dataset, creator: str, group: int, element: int) -> Any:
-    """The value of a private attribute in whichever block its creator took; None if it is missing."""
+    """Return the value of a private attribute, whichever block its creator reserved; None if it is missing."""
     try:
         return dataset.private_block(group, creator)[element].value
     except KeyError:

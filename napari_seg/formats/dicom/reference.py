@@ -1,7 +1,7 @@
-"""Whether a DICOM segmentation or a set of contours belongs to a scan.
+"""Decide whether a DICOM segmentation or RT structure set was made from a scan.
 
-Positions mean something within one frame of reference only (PS3.3 C.7.4.1): the same numbers in another patient, study
-or session are another place. Where a file names no frame of reference, the images that it refers to decide.
+Positions are comparable within one frame of reference only (PS3.3 C.7.4.1): the same coordinates in another patient,
+study or session are another place. If a file names no frame of reference, its referenced images decide.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 OTHER_FRAME = "geometry.other_frame_of_reference"
-"""The code of the refusal that `ignore_frame` turns into a notice."""
+"""Code of the error that `ignore_frame` turns into a notice."""
 
 
 @dataclass(frozen=True)
-class Belonging:
-    """How a segmentation or a set of contours relates to a scan.
+class ScanRelation:
+    """Relation of a segmentation or an RT structure set to a scan.
 
     Attributes:
-        relation: "same_frame", both name one frame of reference; "referenced", one of them names none, and the file
-            refers to the scan's images; "unknown", nothing tells; "other", they belong to different scans.
-        message: what is doubtful or contradictory; "" where nothing is.
+        relation: "same_frame" if both have the same frame of reference; "referenced" if one of them has none and the
+            file refers to the scan's images; "other" if the file was made from another scan; otherwise "unknown".
+        message: doubts and contradictions; "" without any.
     """
 
     relation: Literal["same_frame", "referenced", "unknown", "other"]
@@ -37,14 +37,14 @@ class Belonging:
 
 @dataclass
 class References:
-    """What a DICOM object says about the space that its positions lie in.
+    """Identifiers that tell to which images the positions in a DICOM object refer.
 
     Attributes:
-        frames: frame of reference UID -> names of the structures that are drawn in it; no names for images.
-        series: UID of an image's series; UIDs of the series that a segmentation refers to.
-        instances: UID of an image; UIDs of the images that a segmentation refers to.
-        study: UID of its study; "" where it is missing.
-        patient: identifier, only to be compared.
+        frames: frame of reference UID -> names of the structures drawn in it; no names for images.
+        series: series UID of an image; UIDs of the series that a segmentation refers to.
+        instances: SOP instance UID of an image; UIDs of the images that a segmentation refers to.
+        study: study UID; "" if it is missing.
+        patient: patient identifier, for comparison only.
     """
 
     frames: dict[str, list[str]] = field(default_factory=dict)
@@ -54,13 +54,13 @@ class References:
     patient: str = ""
 
 
-def belonging(path: Path, images: Sequence[Path], only: Sequence[str] = ()) -> Belonging:
-    """Return how a segmentation or a set of contours relates to a scan.
+def relation_to_scan(path: Path, images: Sequence[Path], only: Sequence[str] = ()) -> ScanRelation:
+    """Return the relation of a segmentation or an RT structure set to a scan.
 
     Args:
         path: DICOM segmentation or RT structure set.
-        images: files of the scan, or another segmentation of it; empty or no DICOM files: nothing is known of it.
-        only: names of the structures that count; all if empty. Each may have a frame of reference of its own.
+        images: files of the scan, or another segmentation of it; without DICOM files the relation is unknown.
+        only: names of the structures to consider, which may have different frames of reference; all if empty.
 
     Raises:
         InputError: `file.*`, the file can't be read.
@@ -69,50 +69,50 @@ def belonging(path: Path, images: Sequence[Path], only: Sequence[str] = ()) -> B
     scan = _references_of_scan(images)
     if scan is None:
         text = f"{label} can't be checked against a scan that names no frame of reference; compare the two by eye"
-        return Belonging("unknown", text)
+        return ScanRelation("unknown", text)
     is_referenced = _agree(own.series, scan.series)
     if not is_referenced and (not own.frames or not scan.frames):  # files of one series may have lost its identifier
         is_referenced = _agree(own.instances, _instances_of(images)) or is_referenced
     is_same_patient = _agree({own.patient}, {scan.patient})
-    strange = [name for frame, names in own.frames.items() if frame not in scan.frames for name in names]
+    elsewhere = [name for frame, names in own.frames.items() if frame not in scan.frames for name in names]
     if own.frames and scan.frames:
         if own.frames.keys() <= scan.frames.keys():
             if is_same_patient is False and not is_referenced:
-                return Belonging("other", f"{label} is of another patient than the scan")
+                return ScanRelation("other", f"{label} is of another patient than the scan")
             if is_same_patient is False:
-                return Belonging("same_frame", f"{label} refers to this scan, but has another patient identifier")
+                return ScanRelation("same_frame", f"{label} refers to this scan, but has another patient identifier")
             if not is_referenced and _agree({own.study}, {scan.study}) is False:
-                return Belonging("same_frame", f"{label} is of another study in the same frame of reference")
-            return Belonging("same_frame")
-        which = f" ({', '.join(strange)})" if strange and own.frames.keys() & scan.frames.keys() else ""
-        return Belonging("other", f"{label}{which} lies in another frame of reference than the scan")
+                return ScanRelation("same_frame", f"{label} is of another study in the same frame of reference")
+            return ScanRelation("same_frame")
+        which = f" ({', '.join(elsewhere)})" if elsewhere and own.frames.keys() & scan.frames.keys() else ""
+        return ScanRelation("other", f"{label}{which} lies in another frame of reference than the scan")
     if is_referenced:
         if is_same_patient is False:
-            return Belonging("referenced", f"{label} refers to this scan, but has another patient identifier")
-        return Belonging("referenced")
+            return ScanRelation("referenced", f"{label} refers to this scan, but has another patient identifier")
+        return ScanRelation("referenced")
     if is_referenced is False:
-        return Belonging("other", f"{label} names no frame of reference and refers to other images than the scan's")
+        return ScanRelation("other", f"{label} names no frame of reference and refers to other images than the scan's")
     if is_same_patient is False or _agree({own.study}, {scan.study}) is False:
-        return Belonging("other", f"{label} is of another patient or study than the scan")
-    text = f"{label} or its scan names no frame of reference; that they belong together is not known"
-    return Belonging("unknown", text)
+        return ScanRelation("other", f"{label} is of another patient or study than the scan")
+    text = f"{label} or its scan names no frame of reference; whether they belong together is unknown"
+    return ScanRelation("unknown", text)
 
 
-def check_belonging(
+def check_frame_of_reference(
     path: Path, images: Sequence[Path], only: Sequence[str] = (), *, ignore_frame: bool = False
 ) -> tuple[Notice, ...]:
-    """Return what is doubtful about a segmentation's scan, or refuse a segmentation of another scan.
+    """Refuse a segmentation that was made from another scan, and return doubts about its scan.
 
     Args:
-        path: see `belonging`.
-        images: see `belonging`.
-        only: see `belonging`.
-        ignore_frame: take it for the scan's in any case, with a notice; for files whose identifiers were replaced.
+        path: see `relation_to_scan`.
+        images: see `relation_to_scan`.
+        only: see `relation_to_scan`.
+        ignore_frame: accept a segmentation of another scan, with a notice; for files with replaced identifiers.
 
     Raises:
         InputError: `geometry.other_frame_of_reference`; `file.*`.
     """
-    found = belonging(path, images, only)
+    found = relation_to_scan(path, images, only)
     if found.relation == "other":
         if not ignore_frame:
             text = "expected the scan that it was drawn on; choose that scan"
@@ -125,11 +125,11 @@ def check_belonging(
 
 
 def references_of(path: Path, only: Sequence[str] = ()) -> References:
-    """Return what a DICOM file says about the space that its positions lie in.
+    """Return the identifiers that tell to which images the positions in a DICOM file refer.
 
     Args:
         path: image, segmentation or RT structure set.
-        only: names of the structures that count; all if empty.
+        only: names of the structures to consider; all if empty.
 
     Raises:
         InputError: `file.*`, it is no DICOM file or damaged.
@@ -154,7 +154,7 @@ def references_of(path: Path, only: Sequence[str] = ()) -> References:
             usual = next((uid for item in (*named, dataset) if (uid := _uid(item, "FrameOfReferenceUID"))), "")
             for roi in _items(dataset, "StructureSetROISequence"):
                 name = str(roi.get("ROIName") or "")
-                if not only or name in only:  # PS3.3 C.8.8.5: each structure names the frame that it is drawn in
+                if not only or name in only:  # PS3.3 C.8.8.5: each structure names its frame of reference
                     frame = _uid(roi, "ReferencedFrameOfReferenceUID") or usual
                     found.frames.setdefault(frame, []).append(name)
             for drawn in _items(dataset, "ROIContourSequence"):
@@ -180,7 +180,7 @@ def segment_names(path: Path) -> list[str]:
 
 
 def _references_of_scan(images: Sequence[Path]) -> References | None:
-    """What the first image of a scan says; None where there is none, or no DICOM file."""
+    """Return the identifiers of the first image of a scan; None without images, or if it is not DICOM."""
     try:
         return references_of(images[0]) if images else None
     except InputError:
@@ -192,7 +192,7 @@ def _instances_of(images: Sequence[Path]) -> set[str]:
 
 
 def _agree(these: set[str], those: set[str]) -> bool | None:
-    """Whether two sets of identifiers share one; None where either has none."""
+    """Return whether two sets have an identifier in common; None if one of them is empty."""
     these, those = these - {""}, those - {""}
     return not these.isdisjoint(those) if these and those else None
 

@@ -1,8 +1,8 @@
-"""Where the frames of a DICOM segmentation lie, and the grid that they are slices of.
+"""Solve the grid whose slices are the frames of a DICOM segmentation.
 
-Segmentations leave out empty slices, so the distance between neighbouring frames is a multiple of that between slices.
-How long it is follows from the positions of the frames alone. The attributes about thickness and spacing, which many
-programs fill in wrongly or not at all, only say how many slices the smallest distance spans.
+Segmentations omit empty slices, so the distance between neighbouring frames is a multiple of the slice spacing. The
+distances themselves come from the positions of the frames alone. SpacingBetweenSlices and SliceThickness, which many
+programs write wrongly or not at all, only decide how many slices the smallest distance spans.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice
 from napari_seg.formats.dicom.geometry import MISPLACED_PIXELS, SAME_PLACE_PIXELS
-from napari_seg.formats.dicom.series import ORIENTATION_TOLERANCE
+from napari_seg.formats.dicom.kinds import ORIENTATION_TOLERANCE
 from napari_seg.geometry import Grid
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 MISPLACED_SLICES = 0.06
-"""How far, in slice spacings, a frame may lie from its place on the regular grid."""
+"""Maximum distance of a frame from its place on the regular grid, in slice spacings."""
 
 MAX_EMPTY = 1000
-"""Slices that a segmentation may span for each frame that it holds; those in between are taken for empty."""
+"""Maximum number of slices of the grid for each frame; slices without a frame are empty."""
 
 MAX_GUESSED = 5
-"""Slices that the smallest distance between frames may span where no attribute tells it."""
+"""Maximum number of slices that the smallest distance between frames spans if no attribute states it."""
 
 GUESSED_MISPLACED_SLICES = 0.01
-"""How far a frame may lie from its place then, in slice spacings: among many guesses a coarse one would always fit."""
+"""Maximum distance of a frame from its place in that case; with a larger one, some number would always fit."""
 
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False)
 class FrameLayout:
-    """The grid of a segmentation, and which of its slices each frame is.
+    """Grid of a segmentation, and the slice of each frame.
 
     Attributes:
         grid: over columns, rows and slices, in RAS+, from the first frame to the last.
@@ -55,17 +55,17 @@ class FrameLayout:
 
 
 def layout_of(dataset: Dataset, name: str, scan: Grid | None = None) -> FrameLayout:
-    """Return where the frames of a segmentation lie.
+    """Return the grid of a segmentation, and the slice of each frame.
 
     Args:
         dataset: the segmentation.
-        name: what messages call it.
-        scan: grid of its scan, which tells the distance between slices; None: the file has to.
+        name: name of the file, for messages.
+        scan: grid of its scan, which gives the distance between slices; None if the file must give it.
 
     Raises:
         InputError: `geometry.incomplete`, a frame has no position, orientation or pixel spacing;
             `geometry.mixed_orientation`; `geometry.uneven_spacing`, the frames do not lie on a regular grid, as under a
-            tilted gantry; `geometry.no_thickness`, one frame and nothing that says how thick it is.
+            tilted gantry; `geometry.no_thickness`, one frame of unknown thickness.
     """
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     groups = functional_groups(dataset, name)
@@ -83,14 +83,14 @@ def layout_of(dataset: Dataset, name: str, scan: Grid | None = None) -> FrameLay
     depths = positions @ normal
     first = int(depths.argmin())
     depths = depths - depths[first]
-    aside = positions - positions[first] - depths[:, None] * normal
+    sideways = positions - positions[first] - depths[:, None] * normal
     pixel_mm = min(row_mm, column_mm)
     places = np.sort(depths)
     places = places[np.diff(places, prepend=-np.inf) > SAME_PLACE_PIXELS * pixel_mm]
     spacing, notices = _spacing(places, _lengths(groups), _spacing_of_scan(scan, normal), name)
     slices = np.rint(depths / spacing).astype(int)
     count = int(slices.max()) + 1
-    if np.linalg.norm(aside, axis=1).max() > MISPLACED_PIXELS * pixel_mm or count > MAX_EMPTY * len(groups):
+    if np.linalg.norm(sideways, axis=1).max() > MISPLACED_PIXELS * pixel_mm or count > MAX_EMPTY * len(groups):
         raise _uneven(name)
     affine = np.eye(4)
     affine[:3, :3] = np.column_stack([cosines[0] * column_mm, cosines[1] * row_mm, normal * spacing])
@@ -100,7 +100,7 @@ def layout_of(dataset: Dataset, name: str, scan: Grid | None = None) -> FrameLay
 
 
 def functional_groups(dataset: Dataset, name: str) -> list[tuple[Any, ...]]:
-    """Return for each frame its functional groups, and behind them those that all frames share.
+    """Return for each frame its own functional groups, followed by the shared ones.
 
     Raises:
         InputError: `file.bad_header`, there are not as many groups as frames.
@@ -114,7 +114,7 @@ def functional_groups(dataset: Dataset, name: str) -> list[tuple[Any, ...]]:
 
 
 def value_of(groups: Sequence[Any], sequence: str, keyword: str) -> Any:
-    """Return an attribute of a frame; None where neither the frame nor what all frames share has it."""
+    """Return an attribute from the functional groups of a frame; None if none of them has it."""
     for group in groups:
         for item in (group.get(sequence) or ())[:1]:
             if item.get(keyword) not in (None, ""):
@@ -131,7 +131,7 @@ def _numbers(groups: Sequence[Any], sequence: str, keyword: str, count: int, nam
 
 
 def _lengths(groups: Sequence[Sequence[Any]]) -> tuple[float | None, float | None]:
-    """Return SpacingBetweenSlices and SliceThickness; None where it is missing or no length."""
+    """Return SpacingBetweenSlices and SliceThickness; None for a missing value or no length."""
     found = []
     for keyword in ("SpacingBetweenSlices", "SliceThickness"):
         value = value_of(groups[0], "PixelMeasuresSequence", keyword)
@@ -141,7 +141,7 @@ def _lengths(groups: Sequence[Sequence[Any]]) -> tuple[float | None, float | Non
 
 
 def _spacing_of_scan(scan: Grid | None, normal: NDArray[np.float64]) -> float | None:
-    """Return the distance between the planes of a scan that are parallel to the frames; None where there are none."""
+    """Return the distance between those planes of a scan that are parallel to the frames; None without any."""
     if scan is None:
         return None
     along = np.abs((normal * [-1, -1, 1]) @ scan.directions)
@@ -152,13 +152,13 @@ def _spacing_of_scan(scan: Grid | None, normal: NDArray[np.float64]) -> float | 
 def _spacing(
     places: NDArray[np.float64], lengths: tuple[float | None, float | None], of_scan: float | None, name: str
 ) -> tuple[float, tuple[Notice, ...]]:
-    """Return the distance between slices, and contradictions.
+    """Return the distance between slices in mm, and notices about contradictions.
 
     Args:
-        places: distances of the frames from the first, in mm, ascending, each once.
-        lengths: SpacingBetweenSlices and SliceThickness.
-        of_scan: distance between the slices of the scan.
-        name: what messages call the segmentation.
+        places: distances of the frames from the first one in mm, ascending and distinct.
+        lengths: SpacingBetweenSlices and SliceThickness in mm.
+        of_scan: distance between the slices of the scan in mm.
+        name: name of the segmentation, for messages.
     """
     stated, thickness = lengths
     if len(places) == 1:
@@ -172,14 +172,14 @@ def _spacing(
     if of_scan is not None and (spacing := _fitting(places, smallest / of_scan)):
         return spacing, ()
     spacing = None if stated is None else _fitting(places, smallest / stated)
-    # two readings: slices without frames between all frames, or frames that are neighbours
-    is_apart = spacing is not None and spacing < 0.75 * smallest and _fitting(places, 1.0) is not None
-    if is_apart and thickness is not None and abs(thickness - smallest) <= MISPLACED_SLICES * smallest:
-        spacing = None  # frames as far apart as they are thick are neighbours, whatever is stated
+    # ambiguous: empty slices between all frames, or frames on neighbouring slices
+    has_gaps = spacing is not None and spacing < 0.75 * smallest and _fitting(places, 1.0) is not None
+    if has_gaps and thickness is not None and abs(thickness - smallest) <= MISPLACED_SLICES * smallest:
+        spacing = None  # frames at the distance of their thickness are neighbours, whatever is stated
     if spacing is not None:
         text = f"no two frames of {name} are neighbours: they lie {smallest:g} mm apart or more"
         notice = Notice("geometry.frames_apart", f"{text}; slices of {spacing:g} mm between them count as empty")
-        return spacing, (notice,) if is_apart else ()
+        return spacing, (notice,) if has_gaps else ()
     spacing = _fitting(places, 1.0) or (_fitting(places, smallest / thickness) if thickness else None)
     if spacing is None:
         guesses = (_fitting(places, n, GUESSED_MISPLACED_SLICES) for n in range(2, MAX_GUESSED + 1))
@@ -197,7 +197,13 @@ def _spacing(
 
 
 def _fitting(places: NDArray[np.float64], slices: float, tolerance: float = MISPLACED_SLICES) -> float | None:
-    """Return the distance between slices if all frames lie on slices, so many to the smallest distance; else None."""
+    """Return the slice spacing if all frames lie on slices; otherwise None.
+
+    Args:
+        places: distances of the frames from the first one in mm, ascending and distinct.
+        slices: number of slices that the smallest distance spans, about a whole number.
+        tolerance: maximum distance of a frame from its slice, in slice spacings.
+    """
     count = max(1, round(slices))
     if abs(slices - count) > 0.05 + 0.02 * count:  # lengths are rounded
         return None

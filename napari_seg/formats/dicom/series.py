@@ -1,11 +1,10 @@
-"""DICOM files to series: tells images from reports, groups and names."""
+"""Find the image series among files: leave out other DICOM objects, group files into series, and name the series."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +18,14 @@ from napari_seg.formats.dicom.headers import (
     read_header,
     sop_class,
 )
+from napari_seg.formats.dicom.kinds import ORIENTATION_TOLERANCE, Kind, names_of_kinds
 from napari_seg.formats.dicom.private_words import Tags, is_private, private_words, without_private_words, words
-
-ORIENTATION_TOLERANCE = 1e-3
-"""Difference between direction cosines, or relative one between pixel spacings, that a series may have in itself."""
 
 _SCANNERS = re.compile("(Enhanced|LegacyConvertedEnhanced)?(CT|MR|PET|PositronEmissionTomography)ImageStorage")
 _NOT_SCANS = {
     "SEG": "a segmentation",
     "RTDOSE": "a dose",
-    "RTIMAGE": "a picture of a treatment",
+    "RTIMAGE": "an image of a treatment",
     "RTSTRUCT": "a set of contours",
     "RTPLAN": "a treatment plan",
     "PR": "a presentation state",
@@ -40,63 +37,26 @@ _NOT_SCANS = {
 
 @dataclass(frozen=True)
 class Series:
-    """DICOM files that claim to be one series, in the order they were found; nothing else is checked yet.
+    """DICOM files with the identifiers of one series, in the order in which they were found; geometry is unchecked.
 
     Attributes:
-        name: such as `MR_T1w_sagittal_003`; see `series_name`.
-        files: for a file whose header can't be read, that file alone.
+        name: name such as `MR_T1w_sagittal_003`; see `series_name`.
+        files: files of the series; a file with an unreadable header is a series of its own.
     """
 
     name: str
     files: tuple[Path, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What the slices of one volume have in common.
-
-    Attributes:
-        orientation: six direction cosines; None where each frame has its own.
-        rows: number of rows.
-        columns: number of columns.
-        spacing_mm: between rows, between columns; None where each frame has its own.
-        image_type: DICOM's ImageType or FrameType, in full.
-    """
-
-    orientation: tuple[float, ...] | None
-    rows: int
-    columns: int
-    spacing_mm: tuple[float, ...] | None
-    image_type: tuple[str, ...]
-
-    def difference(self, other: Kind) -> str:
-        """Return what keeps two from one volume: "orientation", "size", "spacing" or "image_type"; "" if nothing."""
-        if not _is_near(self.orientation, other.orientation, relative=False):
-            return "orientation"
-        if (self.rows, self.columns) != (other.rows, other.columns):
-            return "size"
-        if not _is_near(self.spacing_mm, other.spacing_mm, relative=True):
-            return "spacing"
-        return "" if self.image_type == other.image_type else "image_type"
-
-
-def _is_near(one: Sequence[float] | None, other: Sequence[float] | None, *, relative: bool) -> bool:
-    if one is None or other is None:
-        return one is other
-    return all(
-        abs(a - b) <= ORIENTATION_TOLERANCE * (abs(b) if relative else 1) for a, b in zip(one, other, strict=True)
-    )
-
-
 @dataclass(eq=False)
 class _Part:
-    """Files of one series and one kind.
+    """Files of one series whose images are of one kind.
 
     Attributes:
-        kind: of each.
-        tags: of the first.
-        files: with each its place among all.
-        frames: how many slices they hold together.
+        kind: kind of the images.
+        tags: header values of the first file.
+        files: files, each with its number among all files.
+        frames: total number of slices.
     """
 
     kind: Kind
@@ -106,7 +66,7 @@ class _Part:
 
     @property
     def may_be_a_volume(self) -> bool:
-        """Whether it has two slices or more with usable directions and spacing, or they state their own."""
+        """Return whether there are two slices or more with a usable orientation and spacing, or with their own ones."""
         if self.tags.get("PerFrameFunctionalGroupsSequence"):
             return self.frames > 1
         cosines, spacing_mm = self.kind.orientation, self.kind.spacing_mm
@@ -117,16 +77,16 @@ class _Part:
 
 
 def find_series(files: Sequence[Path]) -> tuple[list[Series], list[tuple[Path, str, str]]]:
-    """The image series among some files of any kind, in the order of their first files; and what was left out.
+    """Return the image series among files of any format, in the order of their first files, and the files left out.
 
-    A series that mixes images of different kinds (magnitude and phase, a reformatted plane) becomes one series a kind,
-    unless a kind has a single slice or no usable geometry. Left out are files that are not DICOM, objects that are no
-    intensities (reports, segmentations, plans, dose) or have no pixels, localizers, and images without any geometry
-    (secondary captures, X-rays) that are not in colour. A DICOM file whose header is damaged is a series of its own, so
-    that reading it says what is wrong. Of each file only its path is kept, and of each series the first header.
+    A series that mixes images of different kinds (magnitude and phase, a reformatted plane) is split by kind, unless
+    one kind has a single slice or no usable geometry. Files are left out if they are not DICOM, hold no intensities
+    (reports, segmentations, plans, dose) or no pixels, are localizers, or are grey images without any geometry
+    (secondary captures, X-rays). A DICOM file with a damaged header becomes a series of its own, so that reading it
+    reports what is wrong. Only the paths of the files and the first header of each series are kept.
 
     Returns:
-        The series, and of each file that is in none the path, a code and a message.
+        The series; and for each file left out its path, a code and a message.
     """
     groups: dict[tuple[str, ...], list[_Part]] = {}
     broken: list[tuple[int, Path]] = []
@@ -143,19 +103,19 @@ def find_series(files: Sequence[Path]) -> tuple[list[Series], list[tuple[Path, s
                 left_out.append((path, "skip.not_an_image", text))
             continue
         private[path.parent] = private.get(path.parent, frozenset()) | private_words(header.tags)
-        if why := _no_scan(header):
+        if why := _reason_to_leave_out(header):
             left_out.append((path, *why))
         else:
             _add(groups.setdefault(_series_key(path, header.tags), []), n, header)
     found: list[tuple[int, Series]] = []
-    for n, path in broken:  # its own private words are not known; those of its neighbours are
+    for n, path in broken:  # its own private words are unknown; those of its neighbours are used
         stem = without_private_words(path.with_suffix(""), private.get(path.parent, frozenset()))
         found.append((n, Series("_".join(words(stem)) or "unnamed", (path,))))
     text = "does not say where in the patient it lies"
     for every in groups.values():
-        ought = any(_ought_to_lie_somewhere(part.tags) for part in every)
+        is_expected = any(_must_have_geometry(part.tags) for part in every)
         parts = [
-            part for part in every if ought and (_ought_to_lie_somewhere(part.tags) or not _is_captured(part.tags))
+            part for part in every if is_expected and (_must_have_geometry(part.tags) or not _is_captured(part.tags))
         ]
         if parts:
             found += _series_of(parts)
@@ -181,7 +141,7 @@ def _add(parts: list[_Part], n: int, header: Header) -> None:
 
 
 def _series_of(parts: Sequence[_Part]) -> list[tuple[int, Series]]:
-    """One series of all parts, or one a part if each may be a volume; each with the place of its first file."""
+    """Return one series of all parts, or one for each if each may be a volume, with the number of its first file."""
     name = series_name(parts[0].tags)
     if len(parts) == 1 or not all(part.may_be_a_volume for part in parts):
         files = sorted(file for part in parts for file in part.files)
@@ -205,44 +165,8 @@ def _kind(tags: Tags) -> Kind:
     return Kind(orientation, _whole(tags, "Rows"), _whole(tags, "Columns"), spacing_mm, image_type(tags))
 
 
-def names_of_kinds(kinds: Sequence[Kind]) -> list[str]:
-    """What tells kinds of images apart, fit for a file, such as `M_FFE` and `PHASE_MAP_P`; no two are equal."""
-    planes = [plane_of(kind.orientation) for kind in kinds]
-    sizes = [f"{kind.columns}x{kind.rows}" for kind in kinds]
-    spacings = [f"{min(kind.spacing_mm or (0.0,)):.3g}mm".replace(".", "p") for kind in kinds]
-    names = [""] * len(kinds)
-    for words_of_all in (_tails([kind.image_type for kind in kinds]), planes, sizes, spacings):
-        if len(set(names)) < len(names) and len(set(words_of_all)) > 1:  # the ones before do not tell all of them apart
-            names = [f"{name}_{own}".strip("_") for name, own in zip(names, words_of_all, strict=True)]
-    if len(set(names)) < len(names):
-        names = [f"{name}_{n}".lstrip("_") for n, name in enumerate(names, start=1)]
-    return names
-
-
-def _tails(types: Sequence[tuple[str, ...]]) -> list[str]:
-    """Of several image types the values that are not common to all; never nothing."""
-    plain = [["".join(words(value)) for value in one] for one in types]
-    columns = list(zip_longest(*plain, fillvalue=""))
-    differing = [n for n, column in enumerate(columns) if len(set(column)) > 1]
-    if differing and any(not any(columns[n][m] for n in differing) for m in range(len(types))):
-        differing.insert(0, differing[0] - 1)  # AXIAL and AXIAL_ADD rather than nothing and ADD
-    return ["_".join(columns[n][m] for n in differing if n >= 0 and columns[n][m])[:40] for m in range(len(types))]
-
-
-def plane_of(orientation: Sequence[float] | None) -> str:
-    """Return the plane that slices lie nearest to: axial, coronal or sagittal; "" where it is not known.
-
-    Args:
-        orientation: six direction cosines, of rows and columns.
-    """
-    if orientation is None:
-        return ""
-    normal = np.cross(orientation[:3], orientation[3:])
-    return ("sagittal", "coronal", "axial")[int(np.abs(normal).argmax())]
-
-
-def _no_scan(header: Header) -> tuple[str, str] | None:
-    """Code and reason where an object can't be part of a scan."""
+def _reason_to_leave_out(header: Header) -> tuple[str, str] | None:
+    """Return a code and a reason if an object can't be part of a scan; otherwise None."""
     tags = header.tags
     modality, kind = str(tags.get("Modality") or ""), sop_class(tags)
     if tags.get("SOPClassUID") == DIRECTORY:
@@ -259,10 +183,9 @@ def _no_scan(header: Header) -> tuple[str, str] | None:
 
 
 def series_name(tags: Tags) -> str:
-    """A name for a series, fit for a file: modality, description and number, such as `MR_T1w_sagittal_003`.
+    """Return a name for a series, fit for a file name: modality, description and number, as `MR_T1w_sagittal_003`.
 
-    Words of the description that also stand in the patient's name or identifier, or name the people and the
-    institution around, are left out.
+    Private words (see `private_words`) of the description are left out.
     """
     private = private_words(tags)
     description = words(str(tags.get("SeriesDescription") or tags.get("ProtocolName") or ""))
@@ -283,23 +206,24 @@ def _series_key(path: Path, tags: Tags) -> tuple[str, ...]:
     patient = str(tags.get("PatientID") or "")  # careless copies give two patients the identifiers of one series
     if series:
         return patient, study, series
-    # Anonymised too well; what lies in one folder under one number and description is taken for a series.
+    # Identifiers were removed: files of one folder with one series number and description count as a series.
     return patient, study, str(path.parent), str(tags.get("SeriesNumber")), str(tags.get("SeriesDescription"))
 
 
-def _ought_to_lie_somewhere(tags: Tags) -> bool:
-    """Whether it has geometry, or is of a kind that must have: a CT without it is refused, a photograph passed over."""
+def _must_have_geometry(tags: Tags) -> bool:
+    """Return whether images have geometry or must have: a CT without it is refused, a photograph is left out."""
     has_geometry = tags.get("PerFrameFunctionalGroupsSequence") or tags.get("DetectorInformationSequence")
     has_geometry = has_geometry or (tags.get("ImagePositionPatient") and tags.get("ImageOrientationPatient"))
     return bool(has_geometry) or _is_in_colour(tags) or bool(_SCANNERS.fullmatch(sop_class(tags)))
 
 
 def _is_in_colour(tags: Tags) -> bool:
-    """A photograph or an ultrasound image; a screen that was captured, which a scanner adds unasked, is passed over."""
+    """Return whether images are in colour, as photographs and ultrasound; captured screens do not count."""
     return not _is_captured(tags) and not str(tags.get("PhotometricInterpretation") or "").startswith("MONOCHROME")
 
 
 def _is_captured(tags: Tags) -> bool:
+    """Return whether an image is a secondary capture, which scanners add of their screens."""
     return sop_class(tags).endswith("SecondaryCaptureImageStorage")
 
 

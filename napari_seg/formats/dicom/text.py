@@ -1,4 +1,4 @@
-"""Names in the form that DICOM can store: short, and without the characters that have a meaning of their own."""
+"""Convert names to the form that DICOM can store: short, and without its special characters."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ UNICODE = "ISO_IR 192"
 """DICOM's name of UTF-8, for segments and patients of any name."""
 
 LONG, SHORT = 64, 16
-"""Characters that a value of DICOM's kinds LO and SH may have (PS3.5 6.2)."""
+"""Maximum lengths of values with VR LO and SH, in characters (PS3.5 6.2)."""
 
 
 def dicom_text(text: str, limit: int = LONG) -> str:
-    """Return a text without backslashes, which separate values, and control characters, at most so long."""
+    """Return a text of limited length without control characters and backslashes, which separate values."""
     text = text.encode("utf-8", "replace").decode()  # file names that are not UTF-8
     plain = re.sub(r"\s+", " ", re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text.replace("\\", "/")))
     return plain.strip()[:limit].strip()
@@ -27,20 +27,22 @@ def dicom_text(text: str, limit: int = LONG) -> str:
 def with_dicom_names(
     segmentation: Segmentation, algorithm: tuple[str, str], file: str
 ) -> tuple[Segmentation, tuple[str, str]]:
-    """Return a segmentation and the name and version of its algorithm with names that DICOM can store.
+    """Return a segmentation, and the name and version of its algorithm, with names that DICOM can store.
 
-    Names that have to be changed are logged as warnings.
+    Changed names are logged as warnings.
 
     Args:
-        segmentation: with its segments.
+        segmentation: label map with its segments.
         algorithm: name and version.
-        file: name of the file that is written.
+        file: name of the new file, for messages.
     """
     names: list[str] = []
     segments = []
     for n, segment in enumerate(segmentation.segments):
         name = dicom_text(segment.name) or f"segment {segment.label}"
-        if name in names and segment.name not in (one.name for one in segmentation.segments[:n]):  # they begin alike
+        if name in names and segment.name not in (
+            one.name for one in segmentation.segments[:n]
+        ):  # equal after shortening
             mark = f" ({segment.label})"
             name = name[: LONG - len(mark)] + mark
         names.append(name)

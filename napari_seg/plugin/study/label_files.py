@@ -77,7 +77,7 @@ def scan_index(path: Path, scans: Sequence[Sequence[Path]]) -> int | None:
         path: the file; None is returned of one that is no DICOM segmentation.
         scans: files of each scan.
     """
-    from napari_seg.formats.dicom.reference import belonging, references_of
+    from napari_seg.formats.dicom.reference import references_of, relation_to_scan
 
     try:
         own = references_of(path)
@@ -92,7 +92,7 @@ def scan_index(path: Path, scans: Sequence[Sequence[Path]]) -> int | None:
         if other is not None and (own.series & other.series or own.frames.keys() & other.frames):
             candidates.append((not own.series & other.series, number))
     for _, number in sorted(candidates):
-        if belonging(path, scans[number]).relation in ("same_frame", "referenced"):
+        if relation_to_scan(path, scans[number]).relation in ("same_frame", "referenced"):
             return number
     return None
 
@@ -195,7 +195,7 @@ def on_scan(snapshot: Snapshot, scan: Image) -> Layer:
         InputError: `geometry.other_frame_of_reference`, positions of the two can't be compared.
         OutputError: as of `segmentation_of`.
     """
-    from napari_seg.formats.dicom.reference import check_belonging
+    from napari_seg.formats.dicom.reference import check_frame_of_reference
     from napari_seg.plugin.labels_state import state_of
 
     volume, info = volume_of(scan), snapshot.info
@@ -207,7 +207,7 @@ def on_scan(snapshot: Snapshot, scan: Image) -> Layer:
         and may_be_dicom(first)
         and volume.source.format == "dicom"
     ):
-        check_belonging(first, volume.source.files)
+        check_frame_of_reference(first, volume.source.files)
     found = snapshot.segmentation()
     array = resample(found.array, found.grid, volume.grid, order=0, outside=0)
     moved = replace(found, array=array, grid=volume.grid, confidence_maps=None)
