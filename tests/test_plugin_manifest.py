@@ -157,15 +157,19 @@ def test_an_added_model_is_there_at_the_next_start(tmp_path: Path, monkeypatch: 
     assert folder in [bundle.root for bundle in started.bundles]
 
 
+PLUGIN = MANIFEST.parent
+
+
 def test_private_names_of_napari_stand_in_one_module() -> None:
-    """Names that begin with an underscore, and `_qt`, of objects that are not the plugin's own."""
+    """Names that begin with an underscore of objects that are not the plugin's own."""
+    private = re.compile(r"_(qt|undo|redo|canvas|dock|layer|mouse|quit|brush|overlays|window|new_labels)")
     found = []
-    for path in MANIFEST.parent.glob("*.py"):
-        if path.name == "napari_internals.py":
+    for path in PLUGIN.rglob("*.py"):
+        if path.name == "napari_private.py":
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            if isinstance(node, ast.Attribute) and re.match(r"_(qt|undo|redo|canvas|dock|layer|mouse)", node.attr):
+            if isinstance(node, ast.Attribute) and private.match(node.attr):
                 is_own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
                 found += [] if is_own else [f"{path.name}: {node.attr}"]
             found += [f"{path.name}: {name}" for name in modules if name.startswith("napari._")]
@@ -176,8 +180,33 @@ def test_another_napari_is_told_which_one_is_needed() -> None:
     from types import SimpleNamespace
 
     from napari_seg.errors import EnvironmentFault
-    from napari_seg.plugin.napari_private import main_window
+    from napari_seg.plugin.napari_private import brush_circle, history_lengths
 
-    with pytest.raises(EnvironmentFault, match=r"_qt_window.*pip install") as caught:
-        main_window(SimpleNamespace(window=SimpleNamespace()))
-    assert caught.value.code == "environment.napari"
+    layer, viewer = SimpleNamespace(), SimpleNamespace(canvas=SimpleNamespace(overlays={}))
+    for find, owner, missing in (
+        (history_lengths, layer, "_undo_history"),
+        (brush_circle, viewer, "BrushCircleOverlay"),
+    ):
+        with pytest.raises(EnvironmentFault, match=rf"{missing}.*pip install") as caught:
+            find(owner)  # type: ignore[arg-type]
+        assert caught.value.code == "environment.napari"
+
+
+def test_models_import_no_qt() -> None:
+    """Neither the models nor what they import from the plugin, at any level of a function."""
+    queue = [*PLUGIN.glob("*/model.py"), PLUGIN / "job.py"]
+    seen: set[Path] = set()
+    while queue:
+        path = queue.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                is_qt = name.partition(".")[0] in ("qtpy", "superqt", "vispy") or name.startswith("napari.qt")
+                assert not is_qt or path.name == "napari_private.py", f"{path.name} imports {name}"
+                if name.startswith("napari_seg.plugin."):
+                    queue.append(ROOT.joinpath(*name.split(".")).with_suffix(".py"))
+    assert len(seen) > 15

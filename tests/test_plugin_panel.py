@@ -346,14 +346,14 @@ def test_planes_are_opened_shared_and_closed(
     qtbot.wait(400)
     point = image.data_to_world((4, 12, 8))
     viewer.dims.set_point(range(3), point)
-    qtbot.waitUntil(lambda: planes._point.text() == f"{planes.planes.point_in_words}, oblique", timeout=5_000)
+    qtbot.waitUntil(lambda: planes._point.text() == f"{planes.model.position_text}, oblique", timeout=5_000)
     picture = planes.views["coronal"].qt_viewer.screenshot(flash=False)
     assert (picture[..., 0] > 60).mean() > 0.02  # the head is drawn
     yellow = (picture[..., 0] > 120) & (picture[..., 2] < 90)
     assert yellow.any()  # and the crosshair
-    assert planes.views["coronal"]._letters.texts == ("R", "L", "S", "I")
-    assert panel._letters.texts == ("R", "L", "A", "P")
-    planes.planes.show_in_main("coronal")
+    assert planes.views["coronal"]._markers.texts == ("R", "L", "S", "I")
+    assert panel._markers.texts == ("R", "L", "A", "P")
+    planes.model.show_in_main("coronal")
     qtbot.waitUntil(lambda: "axial" in planes.views, timeout=20_000)
     assert not planes.views["coronal"].isVisible()
     labels, gone = (viewer.add_labels(np.ones(image.data.shape, np.uint8), scale=image.scale) for _ in range(2))
@@ -375,7 +375,7 @@ def test_the_last_scan_is_closed_and_the_next_opened_while_planes_are_open(
     planes = commands.linked_planes()
     qtbot.waitUntil(lambda: set(planes.views) == {"coronal", "sagittal"}, timeout=20_000)
     qtbot.wait(300)
-    lines = [planes._main._line, *(plane.marks._line for plane in planes.views.values())]
+    lines = [planes._main._line, *(plane.crosshair._line for plane in planes.views.values())]
     assert all(line.visible for line in lines)
     viewer.layers.clear()
     assert not any(line.visible for line in lines)  # at once: one more drawing would end napari
@@ -389,7 +389,7 @@ def test_the_last_scan_is_closed_and_the_next_opened_while_planes_are_open(
     (first,) = viewer.layers
     viewer.open(path, plugin="napari-seg")
     viewer.layers.remove(first)  # while planes wait for the next one: they are empty, the picture is not
-    assert not any(plane.marks._line.visible and not plane.viewer.layers for plane in planes.views.values())
+    assert not any(plane.crosshair._line.visible and not plane.viewer.layers for plane in planes.views.values())
     qtbot.waitUntil(lambda: all_show(1) and all(line.visible for line in lines), timeout=5_000)
 
 

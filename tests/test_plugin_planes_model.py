@@ -19,7 +19,7 @@ from vispy.util import keys as vispy_keys
 from napari_seg.plugin.layer_info import placement_of
 from napari_seg.plugin.layers import image_layers, labels_layer
 from napari_seg.plugin.placement import PLANES, place
-from napari_seg.plugin.planes.model import MirroredPlanes, sides
+from napari_seg.plugin.planes.model import PlanesModel
 from napari_seg.volume import Segment, Segmentation, Volume
 
 
@@ -35,8 +35,8 @@ def viewer(head: Volume) -> ViewerModel:
     return viewer
 
 
-def opened(viewer: ViewerModel) -> MirroredPlanes:
-    planes = MirroredPlanes(viewer)
+def opened(viewer: ViewerModel) -> PlanesModel:
+    planes = PlanesModel(viewer)
     for plane in PLANES:
         planes.open(plane)
     return planes
@@ -60,20 +60,6 @@ def test_every_plane_shows_the_same_arrays(viewer: ViewerModel) -> None:
             np.testing.assert_array_equal(layer.translate, copy.translate)
 
 
-def test_letters_follow_the_radiological_convention(viewer: ViewerModel, head: Volume) -> None:
-    # napari's axes grow to I, P and L; the last one displayed runs to the right, the one before downwards
-    opposite = {"I": "S", "P": "A", "L": "R"}
-    for plane, order in PLANES.items():
-        down, right = ("IPL"[axis] for axis in order[1:])
-        viewer.dims.order = order
-        assert sides(viewer, viewer.layers) == (opposite[right], right, opposite[down], down), plane
-    viewer.dims.order = PLANES["axial"]
-    viewer.camera.orientation2d = ("up", "left")  # as Preferences may have it
-    assert sides(viewer, viewer.layers) == ("L", "R", "P", "A")
-    viewer.dims.ndisplay = 3
-    assert sides(viewer, viewer.layers) == ("", "", "", "")
-
-
 def test_planes_have_the_theme_of_the_viewer(viewer: ViewerModel) -> None:
     viewer.theme = "light"
     planes = opened(viewer)
@@ -82,7 +68,7 @@ def test_planes_have_the_theme_of_the_viewer(viewer: ViewerModel) -> None:
     assert {plane.theme for plane in planes.viewers.values()} == {"dark"}
 
 
-def test_the_crosshair_is_shared_and_told_in_the_patient(viewer: ViewerModel, head: Volume) -> None:
+def test_the_crosshair_is_shared_and_shown_in_patient_coordinates(viewer: ViewerModel, head: Volume) -> None:
     planes = opened(viewer)
     layer = viewer.layers[0]
     point = layer.data_to_world((5, 12, 8))
@@ -96,8 +82,8 @@ def test_the_crosshair_is_shared_and_told_in_the_patient(viewer: ViewerModel, he
     x, y, z = placement.to_patient_mm(planes.point)
     letters = ["RL"[int(x < 0)], "AP"[int(y < 0)], "SI"[int(z < 0)]]
     expected = "  ".join(f"{a} {abs(v):.1f}" for a, v in zip(letters, (x, y, z), strict=True)) + " mm"
-    assert planes.point_in_words == expected
-    assert planes.is_oblique  # the phantom lies askew
+    assert planes.position_text == expected
+    assert planes.is_oblique  # as the phantom is
 
 
 def test_what_is_painted_in_a_plane_is_painted_and_undone_in_all(viewer: ViewerModel) -> None:
@@ -147,7 +133,7 @@ def test_brush_colours_and_windows_are_shared_both_ways(viewer: ViewerModel) -> 
 
 def test_layers_come_go_and_change_places(viewer: ViewerModel, head: Volume) -> None:
     planes = opened(viewer)
-    viewer.add_points(np.zeros((1, 3)))  # is not mirrored, and harms nothing
+    viewer.add_points(np.zeros((1, 3)))  # other layers are not copied
     ((data, settings, _),) = image_layers(head)
     viewer.add_layer(Image(data, **{**settings, "name": "second"}))
     viewer.layers.move(3, 0)
@@ -159,7 +145,7 @@ def test_layers_come_go_and_change_places(viewer: ViewerModel, head: Volume) -> 
     for other in planes.viewers.values():
         assert [layer.name for layer in other.layers] == ["second", "labels"]
     viewer.layers.clear()
-    assert planes.point_in_words == ""
+    assert planes.position_text == ""
 
 
 def test_the_plane_of_the_main_picture(viewer: ViewerModel) -> None:
@@ -201,8 +187,8 @@ def test_keys_work_in_every_plane(viewer: ViewerModel) -> None:
             action_manager.bind_shortcut(action, shortcut)
     main = viewer.layers["labels"]
     viewer.layers.selection.active = main
-    asked: list[object] = []
-    viewer.bind_key(".", lambda viewer: asked.append(viewer), overwrite=True)
+    called: list[object] = []
+    viewer.bind_key(".", lambda viewer: called.append(viewer), overwrite=True)
     planes = opened(viewer)
     before = main.data.copy()
     for other in planes.viewers.values():
@@ -215,9 +201,9 @@ def test_keys_work_in_every_plane(viewer: ViewerModel) -> None:
         press(other, "1")
         assert str(main.mode) == "erase"
         press(other, ".")
-        assert asked == [viewer]
-        asked.clear()
-        press(other, "Y", "Control")  # 3D is for the main picture
+        assert called == [viewer]
+        called.clear()
+        press(other, "Y", "Control")  # 3D is for the main viewer
         assert (viewer.dims.ndisplay, other.dims.ndisplay) == (3, 2)
         viewer.dims.ndisplay = 2
         axis = other.dims.last_used

@@ -24,7 +24,7 @@ from napari_seg.plugin.controls import ask_folder, deliver_on_timer
 from napari_seg.plugin.job import Jobs
 from napari_seg.plugin.labels_state import Snapshot, state_of, unsaved_in
 from napari_seg.plugin.messages import message_of
-from napari_seg.plugin.napari_private import cancel_quit, canvas_widget, main_window
+from napari_seg.plugin.napari_private import cancel_quit, main_window, qt_viewer_of
 from napari_seg.plugin.structures.export import export, free_path
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class UnsavedGuard(QObject):
     def __init__(self, viewer: Any, window: Any) -> None:
         super().__init__(window)
         self._viewer = weakref.ref(viewer)
-        self._canvas = weakref.ref(canvas_widget(viewer))  # a thread may outlive the window, and holds this object
+        self._canvas = weakref.ref(qt_viewer_of(viewer))  # a thread may outlive the window, and holds this object
         self.autosave = Autosave()
         self.jobs = Jobs(on_error=self.failed.emit)
         deliver_on_timer(self.jobs, self)
@@ -66,7 +66,7 @@ class UnsavedGuard(QObject):
         self._is_settled = False
         self._timer = QTimer(self)
         self._timer.timeout.connect(lambda: self.keep())
-        for watched in (window, canvas_widget(viewer)):
+        for watched in (window, qt_viewer_of(viewer)):
             watched.installEventFilter(self)
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._on_removed)

@@ -12,9 +12,11 @@ from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QHeaderView,
+    QLabel,
     QPushButton,
     QScrollArea,
     QSizePolicy,
+    QSplitter,
     QStyle,
     QStyleOptionComboBox,
     QStylePainter,
@@ -106,6 +108,33 @@ def scrolled(widget: QWidget, least_height: int = 60) -> QScrollArea:
     answer.setMinimumHeight(least_height)
     answer.setWidget(widget)
     return answer
+
+
+class DetailsPane(QSplitter):
+    """A list, and below it a text with everything about the selected row that its columns have no room for.
+
+    Args:
+        view: the table or the tree.
+    """
+
+    def __init__(self, view: QAbstractItemView) -> None:
+        super().__init__(Qt.Orientation.Vertical)
+        self._label = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
+        self._label.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self._label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.addWidget(view)
+        self.addWidget(scrolled(self._label))
+        self.setStretchFactor(0, 1)
+        self.setSizes([400, 80])
+
+    def text(self) -> str:
+        """Return the text."""
+        text: str = self._label.text()
+        return text
+
+    def show_text(self, text: str) -> None:
+        """Replace the text."""
+        self._label.setText(text)
 
 
 class NameColumn(QObject):

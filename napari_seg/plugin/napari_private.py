@@ -1,7 +1,7 @@
-"""Every private name of napari that the plugin uses, each behind one function.
+"""Private attributes of napari that the plugin uses, and its public but little known ones, each behind one function.
 
-napari 0.9 has no public way to these. Another version may name them otherwise: then whoever needs them gets one
-`environment.napari` that says so, instead of an AttributeError somewhere in the middle of a drawing.
+napari 0.9 has no public way to three attributes. If another version of napari names them differently, every use raises
+one `environment.napari` that says so, instead of an AttributeError somewhere in the middle of a drawing.
 """
 
 from __future__ import annotations
@@ -11,67 +11,92 @@ from typing import TYPE_CHECKING, Any
 from napari_seg.errors import EnvironmentFault
 
 if TYPE_CHECKING:
+    from napari.components.overlays import BrushCircleOverlay
     from napari.layers import Labels
+    from napari.qt import QtViewer
+    from qtpy.QtWidgets import QWidget
 
 TESTED = "0.9"
-"""The napari release whose private names these are."""
+"""napari release that the plugin is tested with."""
 
 
-def main_window(viewer: Any) -> Any:
-    """Return the Qt main window of a viewer, to watch whether it is closed."""
-    return _private(_private(viewer, "window"), "_qt_window")
+# public attributes
 
 
-def canvas_widget(viewer: Any) -> Any:
-    """Return the `QtViewer` of a viewer: its canvas, sliders and drop target."""
-    return _private(_private(viewer, "window"), "_qt_viewer")
+def qt_viewer_of(viewer: Any) -> QtViewer:
+    """Return the Qt widget of a viewer: its canvas, sliders and drop target.
+
+    Raises:
+        EnvironmentFault: `environment.napari`, the viewer has no window.
+    """
+    from napari.qt import QtViewer
+    from qtpy.QtWidgets import QApplication
+
+    for window in QApplication.topLevelWidgets():
+        for widget in window.findChildren(QtViewer):
+            if widget.viewer is viewer:
+                return widget
+    raise _unsupported("window with a QtViewer for this viewer")
 
 
-def open_dropped(viewer: Any, *args: object, **options: object) -> None:
-    """Open files as if they were dropped on a viewer's own canvas."""
-    _private(canvas_widget(viewer), "_qt_open")(*args, **options)
+def main_window(viewer: Any) -> QWidget:
+    """Return the Qt main window of a viewer."""
+    return qt_viewer_of(viewer).window()
+
+
+def scene(qt_viewer: QtViewer) -> Any:
+    """Return the vispy scene of a canvas, to draw in."""
+    return _attribute(_attribute(_attribute(qt_viewer, "canvas"), "view"), "scene")
+
+
+def native_canvas(qt_viewer: QtViewer) -> Any:
+    """Return the Qt widget that a canvas draws in."""
+    return _attribute(_attribute(qt_viewer, "canvas"), "native")
+
+
+def brush_circle(viewer: Any) -> BrushCircleOverlay:
+    """Return the overlay that draws the brush at the mouse."""
+    from napari.components.overlays import BrushCircleOverlay
+
+    overlays = _attribute(_attribute(viewer, "canvas"), "overlays")
+    for overlay in overlays.values():
+        if isinstance(overlay, BrushCircleOverlay):
+            return overlay
+    raise _unsupported("BrushCircleOverlay in viewer.canvas.overlays")
+
+
+# private attributes
 
 
 def cancel_quit(window: Any) -> None:
-    """Undo what Ctrl-Q noted in a main window that stays open: its next close, of whatever kind, would end napari."""
-    if _private(window, "_quit_app"):
+    """Reset the flag that Ctrl-Q sets in a main window: the next close of a window that stays open would end napari."""
+    if _attribute(window, "_quit_app"):
         window._quit_app = False
-
-
-def scene(qt_viewer: Any) -> Any:
-    """Return the vispy scene of a canvas, to draw in."""
-    return _private(_private(_private(qt_viewer, "canvas"), "view"), "scene")
-
-
-def brush_circle(viewer: Any) -> Any:
-    """Return the overlay that draws the brush at the mouse."""
-    return _private(_private(_private(viewer, "canvas"), "overlays"), "_brush_circle")
-
-
-def native_canvas(qt_viewer: Any) -> Any:
-    """Return the Qt widget of a canvas."""
-    return _private(_private(qt_viewer, "canvas"), "native")
 
 
 def history_lengths(layer: Labels) -> tuple[int, int]:
     """Return the number of steps that can be undone and redone; napari emits no event for either."""
-    return len(_private(layer, "_undo_history")), len(_private(layer, "_redo_history"))
+    return len(_attribute(layer, "_undo_history")), len(_attribute(layer, "_redo_history"))
 
 
 def record_edit(layer: Labels, edit: list) -> None:
     """Add an edit to the steps that can be undone, as if it had been painted in this layer; nothing can be redone."""
-    _private(layer, "_undo_history").append(edit)
-    _private(layer, "_redo_history").clear()
+    _attribute(layer, "_undo_history").append(edit)
+    _attribute(layer, "_redo_history").clear()
 
 
-def _private(owner: Any, name: str) -> Any:
+def _attribute(owner: Any, name: str) -> Any:
     try:
         return getattr(owner, name)
     except AttributeError:
-        from napari import __version__
+        raise _unsupported(f"{type(owner).__name__}.{name}") from None
 
-        raise EnvironmentFault(
-            "environment.napari",
-            f"napari {__version__} has no {type(owner).__name__}.{name}, which napari-seg uses; it was tested with "
-            f'napari {TESTED}. Install that: pip install "napari[all]=={TESTED}.*"',
-        ) from None
+
+def _unsupported(missing: str) -> EnvironmentFault:
+    from napari import __version__
+
+    return EnvironmentFault(
+        "environment.napari",
+        f"napari {__version__} has no {missing}, which napari-seg uses; it was tested with napari {TESTED}. "
+        f'Install that: pip install "napari[all]=={TESTED}.*"',
+    )

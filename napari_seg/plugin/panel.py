@@ -19,8 +19,8 @@ from napari_seg.plugin.controls import box, button, deliver_on_timer, row
 from napari_seg.plugin.layer_info import frame_of
 from napari_seg.plugin.layers import first_window, window_names, window_of
 from napari_seg.plugin.messages import Message, message_of
-from napari_seg.plugin.napari_private import canvas_widget, native_canvas
-from napari_seg.plugin.planes.letters import Letters
+from napari_seg.plugin.napari_private import native_canvas, qt_viewer_of
+from napari_seg.plugin.planes.markers import OrientationMarkers
 from napari_seg.plugin.preferences import preferences
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.segment.tab import SegmentTab
@@ -59,8 +59,8 @@ class Panel(QWidget):
         self.guard.keep_every(known.keep_seconds)
         self.guard.failed.connect(self._tell)
         self.guard.offered.connect(self._offer_unsaved)
-        self._letters = Letters.on(native_canvas(canvas_widget(viewer)), viewer)
-        session.changed.connect(self._letters.refresh)
+        self._markers = OrientationMarkers.for_canvas(native_canvas(qt_viewer_of(viewer)), viewer)
+        session.changed.connect(self._markers.refresh)
         self._offer_unsaved()
 
         # The models outlive this object, which is gone when Qt says so.

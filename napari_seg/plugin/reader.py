@@ -72,10 +72,10 @@ def read_layers(path: str | list[str]) -> list[Any]:
         more = ". Open its folder in the Study tab of the panel to choose" if isinstance(fault, ChoiceNeeded) else ""
         show_error(f"{words_of(fault)}{more}")
     if layers and hasattr(viewer, "window"):
-        from napari_seg.plugin.napari_private import canvas_widget, native_canvas
-        from napari_seg.plugin.planes.letters import Letters
+        from napari_seg.plugin.napari_private import native_canvas, qt_viewer_of
+        from napari_seg.plugin.planes.markers import OrientationMarkers
 
-        Letters.on(native_canvas(canvas_widget(viewer)), viewer)
+        OrientationMarkers.for_canvas(native_canvas(qt_viewer_of(viewer)), viewer)
     # napari takes this for "read, but there is no layer to add"
     return layers or [(None,)]
 

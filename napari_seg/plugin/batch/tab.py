@@ -10,7 +10,6 @@ from qtpy.QtWidgets import (
     QFormLayout,
     QLabel,
     QProgressBar,
-    QSplitter,
     QTableWidgetItem,
     QVBoxLayout,
     QWidget,
@@ -20,7 +19,7 @@ from superqt import QElidingLabel
 from napari_seg.cohort.results import Format
 from napari_seg.errors import NapariSegError
 from napari_seg.plugin.batch.model import BatchModel, Row
-from napari_seg.plugin.controls import ask_folder, button, number_item, row, scrolled, table
+from napari_seg.plugin.controls import DetailsPane, ask_folder, button, number_item, row, table
 from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.study.model import StudyModel
@@ -56,9 +55,7 @@ class BatchTab(QWidget):
         self._table.cellActivated.connect(lambda number, _: self.open_row(number))
         self._table.cellDoubleClicked.connect(lambda number, _: self.open_row(number))
         self._table.itemSelectionChanged.connect(self._show_details)
-        self._details = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
-        self._details.setAlignment(Qt.AlignmentFlag.AlignTop)
-        self._details.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._details = DetailsPane(self._table)
         self._save_button = button(
             "Save table…", "One table (CSV) of all scans: the volume of each structure, and what failed.", self._on_save
         )
@@ -76,12 +73,7 @@ class BatchTab(QWidget):
         layout.addLayout(row(self._run_button, self._stop_button))
         layout.addWidget(self._progress_label)
         layout.addWidget(self._progress_bar)
-        splitter = QSplitter(Qt.Orientation.Vertical)
-        splitter.addWidget(self._table)
-        splitter.addWidget(scrolled(self._details))
-        splitter.setStretchFactor(0, 1)
-        splitter.setSizes([400, 80])
-        layout.addWidget(splitter, 1)
+        layout.addWidget(self._details, 1)
         layout.addWidget(self._save_button)
         self._filled: dict[int, Row] = {}
         model.changed.connect(self._refresh)
@@ -108,7 +100,7 @@ class BatchTab(QWidget):
         """Say of the selected row what its columns have no room for."""
         chosen = {item.row() for item in self._table.selectedItems()}
         known = [self.model.rows[number] for number in chosen if number < len(self.model.rows)]
-        self._details.setText("\n".join(f"{one.name}\n{one.text or one.state}" for one in known))
+        self._details.show_text("\n".join(f"{one.name}\n{one.text or one.state}" for one in known))
 
     def _on_save(self) -> None:
         folder = self.model.output or Path()

@@ -1,15 +1,17 @@
-"""The layers of one viewer shown in others, each in a plane of its own: what linked planes are, without Qt.
+"""State of the linked planes, without Qt: the layers of one viewer, shown in one more viewer for each plane.
 
-Copies share the arrays of their layers, so that nothing is held twice and what is painted in one plane is there in all.
+The layers of a plane are copies that share the arrays of their originals: memory is used once, and a stroke that is
+painted in one plane is in all of them. Two rules keep the viewers consistent. A change of a shared setting, the
+crosshair or the labels is passed on to all other viewers; while it is passed on, changes that it causes are not
+(`_syncing`). Undo and redo always act on the original layer, because it alone holds the history.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial, wraps
-from inspect import isgeneratorfunction
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,118 +19,25 @@ import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from psygnal import Signal
-from pydantic import PrivateAttr
 
 from napari_seg.plugin.layer_info import frame_of, infos_of
 from napari_seg.plugin.layers import holds
 from napari_seg.plugin.napari_private import history_lengths, record_edit
-from napari_seg.plugin.placement import PLANES, letters_of
-
-_SHARED = ("visible", "opacity", "blending", "name")
-_SHARED_IMAGE = (*_SHARED, "contrast_limits", "gamma", "colormap", "interpolation2d")
-_OF_BRUSH = (
-    "contour",
-    "selected_label",
-    "brush_size",
-    "mode",
-    "preserve_labels",
-    "contiguous",
-    "n_edit_dimensions",
-    "show_selected_label",
-)
-_SHARED_LABELS = (*_SHARED, *_OF_BRUSH, "colormap", "features")
-
-_OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
+from napari_seg.plugin.placement import PLANES
+from napari_seg.plugin.planes.copies import copy_of, synchronised_settings
+from napari_seg.plugin.planes.keys import PlaneViewer
+from napari_seg.plugin.planes.orientation import position_text
 
 
-def sides(viewer: ViewerModel, layers: Iterable[Layer]) -> tuple[str, str, str, str]:
-    """Return the patient's sides at the left, right, upper and lower edge of a canvas.
+class PlanesModel:
+    """Viewers that show the layers of the main viewer in one plane each, and share its crosshair.
 
     Args:
-        viewer: viewer that draws in the canvas.
-        layers: layers that know where they lie in the patient.
-
-    Returns:
-        Four letters, such as R, L, A and P; four times "" in 3D, and where left and right are not known.
-    """
-    infos = infos_of(layers)
-    if not infos or viewer.dims.ndim != 3 or viewer.dims.ndisplay != 2:
-        return ("", "", "", "")
-    frame = infos[0].placement.frame
-    if not all(info.is_oriented and np.allclose(info.placement.frame, frame) for info in infos):
-        return ("", "", "", "")
-    axes = letters_of(frame)
-    vertical, horizontal = viewer.camera.orientation2d
-    down, right = (axes[axis] for axis in viewer.dims.order[1:])
-    down = down if str(vertical) == "down" else _OPPOSITE[down]
-    right = right if str(horizontal) == "right" else _OPPOSITE[right]
-    return _OPPOSITE[right], right, _OPPOSITE[down], down
-
-
-_ACTIONS_OF_A_PLANE = (
-    "increment_dims_left",
-    "increment_dims_right",
-    "focus_axes_up",
-    "focus_axes_down",
-    "reset_view",
-    "hold_for_pan_zoom",
-)
-"""napari's actions that a key starts in the plane that has the focus; every other key acts on the main viewer."""
-
-
-class PlaneViewer(ViewerModel):
-    """The viewer of one plane; it has no window, so keys that need one, or change layers, act on the main viewer."""
-
-    _main: Any = PrivateAttr(default=None)
-
-    @classmethod
-    def of(cls, main: ViewerModel, **settings: Any) -> PlaneViewer:
-        """Return a viewer whose keys act on `main`."""
-        viewer = cls(**settings)
-        viewer._main = weakref.ref(main)
-        return viewer
-
-    @property
-    def keymap(self) -> dict[Any, Callable]:
-        """Key bindings of the main viewer, those of its class included: a person may change them at any time."""
-        main = self._main() if self._main is not None else None
-        if main is None:
-            return {}
-        bound = {**ViewerModel.class_keymap, **type(main).class_keymap, **main.keymap}
-        return {
-            key: _acting_on(main, action)
-            for key, action in bound.items()
-            if callable(action) and action.__name__ not in _ACTIONS_OF_A_PLANE
-        }
-
-
-def _acting_on(viewer: ViewerModel, action: Callable) -> Callable:
-    """Return the function that napari calls for a key of a plane."""
-
-    if isgeneratorfunction(action):  # napari resumes it when the key is released
-
-        @wraps(action)
-        def act_until_released(_: object) -> Iterator[None]:
-            yield from action(viewer)
-
-        return act_until_released
-
-    @wraps(action)
-    def act(_: object) -> object:
-        return action(viewer)
-
-    return act
-
-
-class MirroredPlanes:
-    """Viewers that show what one shows, each in its own plane, and share its crosshair.
-
-    Args:
-        viewer: the one.
-        later: calls a function when the window has had its turn; a new layer costs napari a while in each plane.
+        viewer: the main viewer.
+        later: calls a function after pending events of the window; napari takes a while for a new layer in each plane.
 
     Attributes:
-        moved: emitted when the crosshair is elsewhere.
+        moved: emitted when the crosshair has moved.
         viewers: plane -> its viewer; empty until planes are opened.
     """
 
@@ -140,7 +49,7 @@ class MirroredPlanes:
         self.viewers: dict[str, ViewerModel] = {}
         self._copies: dict[Layer, dict[str, Layer]] = {}
         self._edits: WeakKeyDictionary[Layer, tuple[int, int]] = WeakKeyDictionary()
-        self._undo: list[tuple[Any, Callable]] = []
+        self._connections: list[tuple[Any, Callable]] = []
         self._is_syncing = False
         self._listen(viewer.layers.events.inserted, self._on_inserted)
         self._listen(viewer.layers.events.removed, self._on_removed)
@@ -153,13 +62,13 @@ class MirroredPlanes:
             self._add(layer)
 
     def open(self, plane: str) -> ViewerModel:
-        """The viewer of a plane, made if it is not there; takes napari a while, so one at a time.
+        """Return the viewer of a plane; create it if there is none, which takes a while.
 
         Args:
             plane: a key of `PLANES`.
         """
         if plane not in self.viewers:
-            viewer = self.viewers[plane] = PlaneViewer.of(self.viewer, title=plane)
+            viewer = self.viewers[plane] = PlaneViewer.linked_to(self.viewer, title=plane)
             viewer.theme = self.viewer.theme  # its canvas has the colour of the theme
             self._listen(viewer.dims.events.point, partial(self._on_plane_moved, viewer))
             viewer.mouse_drag_callbacks.append(self._on_click)
@@ -172,16 +81,16 @@ class MirroredPlanes:
 
     @property
     def viewer(self) -> ViewerModel:
-        """The viewer whose layers are shown."""
+        """Return the main viewer."""
         viewer = self._viewer()
         assert viewer is not None
         return viewer
 
     def close(self) -> None:
-        """Lets go of the viewer."""
-        for emitter, callback in self._undo:
+        """Disconnect from the main viewer and empty the planes."""
+        for emitter, callback in self._connections:
             emitter.disconnect(callback)
-        self._undo = []
+        self._connections = []
         viewer = self._viewer()
         if viewer is not None and self._on_click in viewer.mouse_drag_callbacks:
             viewer.mouse_drag_callbacks.remove(self._on_click)
@@ -191,7 +100,7 @@ class MirroredPlanes:
 
     @property
     def point(self) -> tuple[float, float, float] | None:
-        """The crosshair in napari's world; None while nothing with three axes is open."""
+        """Return the crosshair in napari's world, in mm; None if no layer with three axes is open."""
         viewer = self.viewer
         if viewer.dims.ndim != 3 or not self._copies:
             return None
@@ -199,20 +108,17 @@ class MirroredPlanes:
         return i, p, le
 
     @property
-    def point_in_words(self) -> str:
-        """The crosshair in the patient, such as "R 12.3  A 40.1  S 7.0 mm"."""
+    def position_text(self) -> str:
+        """Return the patient coordinates of the crosshair as text; "" if they are unknown."""
         point = self.point
         infos = infos_of(self._copies)
         if point is None or not infos:
             return ""
-        if not infos[0].is_oriented:
-            return "left and right are not known"
-        letters = zip(("RL", "AP", "SI"), infos[0].placement.to_patient_mm(point), strict=True)
-        return "  ".join(f"{pair[int(value < 0)]} {abs(value):.1f}" for pair, value in letters) + " mm"
+        return position_text(infos[0], point)
 
     @property
     def main_plane(self) -> str | None:
-        """The plane that the viewer itself shows; None in 3D, or where it shows none of them."""
+        """Return the plane that the main viewer shows; None in 3D and for any other order of axes."""
         dims = self.viewer.dims
         if dims.ndisplay != 2 or dims.ndim != 3:
             return None
@@ -220,12 +126,12 @@ class MirroredPlanes:
 
     @property
     def is_oblique(self) -> bool:
-        """Whether the planes are those of a scan that lies askew, so that letters are about right only."""
+        """Return whether the scan is oblique to the patient's axes, so that orientation letters are approximate."""
         frame = frame_of(self._copies)
         return frame is not None and not np.allclose(np.abs(frame).max(axis=0), 1, atol=1e-6)
 
     def show_in_main(self, plane: str) -> None:
-        """Shows a plane in the viewer itself."""
+        """Show a plane in the main viewer."""
         self.viewer.dims.ndisplay = 2
         self.viewer.dims.order = PLANES[plane]
         self.viewer.reset_view()
@@ -236,7 +142,7 @@ class MirroredPlanes:
         if not isinstance(layer, Image | Labels) or layer.ndim != 3 or layer.multiscale or getattr(layer, "rgb", False):
             return
         self._copies[layer] = {}
-        self._share_of(layer, layer)
+        self._share_settings(layer, layer)
         self._listen(layer.events.data, partial(self._on_data, layer))
         if isinstance(layer, Labels):
             self._listen(layer.events.paint, partial(self._refresh_others, layer, layer))
@@ -246,7 +152,7 @@ class MirroredPlanes:
         self._on_moved()
 
     def _follow_with(self, layer: Layer, plane: str) -> None:
-        """Copies a layer that is new, if it is still there."""
+        """Copy a new layer to a plane, unless it was removed meanwhile."""
         if layer in self._copies and plane not in self._copies[layer]:
             self._copy(layer, plane)
             self._on_reordered()
@@ -254,24 +160,23 @@ class MirroredPlanes:
             self._on_moved()
             point, viewer, copy = self.point, self.viewers[plane], self._copies[layer][plane]
             if point is not None and not any(holds(one, point) for one in viewer.layers if one is not copy):
-                viewer.reset_view()  # the crosshair is where nothing was
+                viewer.reset_view()  # the crosshair was outside all layers
 
     def _copy(self, layer: Layer, plane: str) -> None:
-        copy, viewer = _copy_of(layer), self.viewers[plane]
-        with self._syncing():  # a viewer that gets its first layer goes to its middle: the others shall not follow
+        copy, viewer = copy_of(layer), self.viewers[plane]
+        with self._syncing():  # napari moves to the middle of a first layer: the other viewers must not follow
             first = not viewer.layers
             viewer.layers.append(copy)
             if first:
                 viewer.dims.order = PLANES[plane]
                 viewer.reset_view()
         self._copies[layer][plane] = copy
-        self._share_of(layer, copy)
+        self._share_settings(layer, copy)
         if isinstance(copy, Labels):
             self._listen(copy.events.paint, partial(self._on_painted, layer, copy))
-            _bind_history(copy, layer)
 
-    def _share_of(self, layer: Layer, one: Layer) -> None:
-        for name in _SHARED_LABELS if isinstance(layer, Labels) else _SHARED_IMAGE:
+    def _share_settings(self, layer: Layer, one: Layer) -> None:
+        for name in synchronised_settings(layer):
             if hasattr(one.events, name):
                 self._listen(getattr(one.events, name), partial(self._share, layer, one, name))
 
@@ -281,9 +186,9 @@ class MirroredPlanes:
     def _on_removed(self, event: Any) -> None:
         layer = event.value
         gone = {id(one) for one in (layer, *self._copies.get(layer, {}).values())}
-        for emitter, callback in [pair for pair in self._undo if id(pair[0].source) in gone]:
+        for emitter, callback in [pair for pair in self._connections if id(pair[0].source) in gone]:
             emitter.disconnect(callback)
-        self._undo = [pair for pair in self._undo if id(pair[0].source) not in gone]
+        self._connections = [pair for pair in self._connections if id(pair[0].source) not in gone]
         for plane, copy in self._copies.pop(layer, {}).items():
             self.viewers[plane].layers.remove(copy)
         self.moved.emit()
@@ -291,8 +196,8 @@ class MirroredPlanes:
     def _on_reordered(self, event: Any = None) -> None:
         order = [layer for layer in self.viewer.layers if layer in self._copies]
         for plane, viewer in self.viewers.items():
-            wanted = [self._copies[layer][plane] for layer in order if plane in self._copies[layer]]
-            for place, copy in enumerate(wanted):
+            copies = [self._copies[layer][plane] for layer in order if plane in self._copies[layer]]
+            for place, copy in enumerate(copies):
                 if viewer.layers[place] is not copy:
                     viewer.layers.move(viewer.layers.index(copy), place)
 
@@ -305,7 +210,7 @@ class MirroredPlanes:
         for viewer in self.viewers.values():
             viewer.theme = self.viewer.theme
 
-    # what is shared
+    # settings and labels
 
     def _share(self, layer: Layer, source: Layer, name: str, event: Any = None) -> None:
         if self._is_syncing or layer not in self._copies:
@@ -322,7 +227,7 @@ class MirroredPlanes:
                 copy.data = layer.data
 
     def _on_drawn(self, layer: Labels, event: Any = None) -> None:
-        """Undone and redone steps: napari says of them only that it draws, as it does of every slice."""
+        """Redraw after undo and redo, for which napari emits only the event of drawing a slice."""
         if self._edits.get(layer) != history_lengths(layer):
             self._refresh_others(layer, layer)
 
@@ -336,7 +241,7 @@ class MirroredPlanes:
                     one.refresh(extent=False)
 
     def _on_painted(self, layer: Labels, source: Labels, event: Any) -> None:
-        """What was painted in a plane counts as painted in the layer: it is measured, kept and undone there."""
+        """Record a stroke of a plane in the original layer, where it is measured, saved and undone."""
         self._refresh_others(layer, source)
         record_edit(layer, event.value)
         layer.events.paint(value=event.value)
@@ -359,7 +264,7 @@ class MirroredPlanes:
             self.viewer.dims.set_point(range(3), viewer.dims.point)
 
     def _on_click(self, viewer: ViewerModel, event: Any) -> Iterator[None]:
-        """A click moves the crosshair there; a drag pans, and where a brush is chosen, it paints."""
+        """Move the crosshair to a click; a drag pans, or paints if a brush is active."""
         active = viewer.layers.selection.active
         idle = active is None or str(getattr(active, "mode", "pan_zoom")) == "pan_zoom"
         if event.button != 1 or not idle or viewer.dims.ndisplay != 2 or viewer.dims.ndim != 3:
@@ -382,46 +287,4 @@ class MirroredPlanes:
 
     def _listen(self, emitter: Any, callback: Callable) -> None:
         emitter.connect(callback)
-        self._undo.append((emitter, callback))
-
-
-def _copy_of(layer: Image | Labels) -> Layer:
-    """A layer of the same array, drawn in the same way."""
-    shared: dict[str, Any] = {
-        "name": layer.name,
-        "scale": layer.scale,
-        "translate": layer.translate,
-        "units": layer.units,
-        "axis_labels": layer.axis_labels,
-        "opacity": layer.opacity,
-        "blending": layer.blending,
-        "visible": layer.visible,
-    }
-    if isinstance(layer, Labels):
-        copy = Labels(layer.data, **shared, colormap=layer.colormap, features=layer.features)
-        for name in _OF_BRUSH:
-            setattr(copy, name, getattr(layer, name))
-        return copy
-    copy = Image(
-        layer.data,
-        **shared,
-        colormap=layer.colormap,
-        contrast_limits=layer.contrast_limits,
-        gamma=layer.gamma,
-        interpolation2d=layer.interpolation2d,
-    )
-    copy.contrast_limits_range = layer.contrast_limits_range
-    return copy
-
-
-def _bind_history(copy: Labels, layer: Labels) -> None:
-    """Undo and redo in the layer itself: its copy holds no history. napari reads the `__name__` of what is bound."""
-
-    def undo(_: object) -> None:
-        layer.undo()
-
-    def redo(_: object) -> None:
-        layer.redo()
-
-    copy.bind_key("Control-Z", undo, overwrite=True)
-    copy.bind_key("Control-Shift-Z", redo, overwrite=True)
+        self._connections.append((emitter, callback))

@@ -1,26 +1,19 @@
-"""Linked planes in Qt: the planes that the main picture does not show, beside it; what they do stands in `mirrored`."""
+"""Linked planes in Qt: a dock with a canvas for each plane that the main canvas does not show."""
 
 from collections.abc import Callable
 
 import numpy as np
 from napari.qt import QtViewer
 from qtpy.QtCore import QEvent, Qt, QTimer
-from qtpy.QtGui import QHideEvent
+from qtpy.QtGui import QDropEvent, QHideEvent
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QSplitter, QVBoxLayout, QWidget
 from vispy.scene.visuals import Line
 
-from napari_seg.plugin.commands import give_room_back
-from napari_seg.plugin.napari_private import (
-    brush_circle,
-    canvas_widget,
-    main_window,
-    native_canvas,
-    open_dropped,
-    scene,
-)
+from napari_seg.plugin.docks import restore_panel_width
+from napari_seg.plugin.napari_private import brush_circle, main_window, native_canvas, qt_viewer_of, scene
 from napari_seg.plugin.placement import PLANES
-from napari_seg.plugin.planes.letters import Letters
-from napari_seg.plugin.planes.model import MirroredPlanes
+from napari_seg.plugin.planes.markers import OrientationMarkers
+from napari_seg.plugin.planes.model import PlanesModel
 from napari_seg.plugin.session import unwrapped
 
 _TURN_MS = 30
@@ -29,42 +22,43 @@ _CROSS_COLOR = (1.0, 0.85, 0.1, 0.7)
 
 
 class LinkedPlanes(QWidget):
-    """The planes beside the main picture; all three while that is in 3D."""
+    """The planes that the main canvas does not show; all three while it is in 3D."""
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821
         super().__init__()
-        viewer = self._viewer = unwrapped(napari_viewer)
+        viewer = unwrapped(napari_viewer)
         self._waiting: list[Callable[[], None]] = []
-        planes = self.planes = MirroredPlanes(viewer, later=self._later)
-        self._main = _Cross(canvas_widget(viewer), viewer)
-        Letters.on(native_canvas(canvas_widget(viewer)), viewer)
+        model = self.model = PlanesModel(viewer, later=self._later)
+        main_canvas = qt_viewer_of(viewer)
+        self._main = _Crosshair(main_canvas, viewer)
+        OrientationMarkers.for_canvas(native_canvas(main_canvas), viewer)
         self.views: dict[str, _Plane] = {}
         self._point = QLabel(wordWrap=True)
         self._point.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self._point.setToolTip("Where the crosshair is in the patient; click in a plane to move it.")
+        self._point.setToolTip("Position of the crosshair in the patient; click in a plane to move it.")
         self._splitter = QSplitter(Qt.Orientation.Vertical)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(2, 2, 2, 2)
         layout.addWidget(self._splitter, 1)
         layout.addWidget(self._point)
         self.setMinimumWidth(240)
-        # Many moves come at once, when several axes change: they are drawn together.
+        # a change of several axes moves the crosshair several times: draw once
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(20)
         self._timer.timeout.connect(self._draw)
-        planes.moved.connect(self._draw_soon)
+        model.moved.connect(self._draw_soon)
         self._connected = [viewer.dims.events.order, viewer.dims.events.ndisplay]
         for event in self._connected:
             event.connect(self._arrange)
         self._is_open = True
-        self._watched = (main_window(viewer), canvas_widget(viewer))
+        self._watched = (main_window(viewer), main_canvas)
         for watched in self._watched:
             watched.installEventFilter(self)
         self._arrange()
 
     def close_views(self) -> None:
-        """Closes the planes and lets go of the viewer; nothing can be shown here again."""
+        """Close the planes for good and disconnect from the viewer."""
         if not self._is_open:
             return
         self._is_open = False
@@ -74,42 +68,42 @@ class LinkedPlanes(QWidget):
         for watched in self._watched:
             watched.removeEventFilter(self)
         self._main.close()
-        self.planes.close()
+        self.model.close()
         for view in self.views.values():
             view.close_view()
 
     def changeEvent(self, event: QEvent) -> None:  # Qt's name
-        """Closes the planes when napari takes the widget out of its dock."""
+        """Close the planes when napari takes the widget out of its dock."""
         super().changeEvent(event)
         if event.type() == QEvent.Type.ParentChange and self.parent() is None and hasattr(self, "_is_open"):
             self.close_views()
 
     def closeEvent(self, event: QEvent) -> None:  # Qt's name
-        """Closes the planes."""
+        """Close the planes."""
         self.close_views()
         super().closeEvent(event)
 
     def hideEvent(self, event: QHideEvent) -> None:  # Qt's name
-        """Give the room of the planes back to the picture when they are closed or hidden."""
+        """Give the width of the planes back to the main canvas when they are closed or hidden."""
         super().hideEvent(event)
         window, _ = self._watched
         if window.isVisible() and not event.spontaneous():
-            timer = QTimer(window, singleShot=True, interval=0)  # once the dock is gone
-            timer.timeout.connect(lambda: give_room_back(timer.parent()))  # a window that is closed must be gone
+            timer = QTimer(window, singleShot=True, interval=0)  # after the dock is gone
+            timer.timeout.connect(lambda: restore_panel_width(timer.parent()))  # no reference to a closed window
             timer.timeout.connect(timer.deleteLater)
             timer.start()
 
     def eventFilter(self, watched: object, event: QEvent) -> bool:  # Qt's name
-        """Closes the planes before napari's window is gone: a canvas without a window would crash."""
-        window, picture = self._watched
-        # a window that a person may still keep is hidden only once it is closed
+        """Close the planes before napari's window is gone: a canvas without a window would crash."""
+        window, main_canvas = self._watched
+        # a user may cancel the closing of a window; it is hidden only if it really closes
         is_closed = watched is window and event.type() == QEvent.Type.Hide and not event.spontaneous()
-        if is_closed or (watched is picture and event.type() == QEvent.Type.Close):
+        if is_closed or (watched is main_canvas and event.type() == QEvent.Type.Close):
             self.close_views()
         return False
 
     def _arrange(self, event: object = None) -> None:
-        main = self.planes.main_plane
+        main = self.model.main_plane
         before = [view.isHidden() for view in self.views.values()]
         for plane, view in self.views.items():
             view.setVisible(plane != main)
@@ -120,19 +114,19 @@ class LinkedPlanes(QWidget):
         self._draw_soon()
 
     def _open_next(self) -> None:
-        """Opens one of the planes that are to be seen; a canvas takes so long that the window must live in between."""
-        main = self.planes.main_plane
+        """Open one missing plane; a canvas takes so long that the window must handle events in between."""
+        main = self.model.main_plane
         missing = [plane for plane in PLANES if plane != main and plane not in self.views]
         if not self._is_open or not missing:
             return
         plane = missing[0]
-        view = self.views[plane] = _Plane(plane, self.planes, self._viewer)
+        view = self.views[plane] = _Plane(plane, self.model, self._watched[1])
         self._splitter.insertWidget([one for one in PLANES if one in self.views].index(plane), view)
         self._fit_soon()
         self._arrange()
 
     def _fit_soon(self) -> None:
-        """Show all of each picture, once the planes have their sizes."""
+        """Fit the layers into each plane after the planes have their sizes."""
         QTimer.singleShot(200, self._fit)
 
     def _fit(self) -> None:
@@ -142,7 +136,7 @@ class LinkedPlanes(QWidget):
                     view.viewer.reset_view()
 
     def _later(self, act: Callable[[], None]) -> None:
-        """Calls one function after the other, with the window's turn in between."""
+        """Call functions one after the other; the window handles events in between."""
         self._waiting.append(act)
         if len(self._waiting) == 1:
             QTimer.singleShot(_TURN_MS, self._next)
@@ -158,27 +152,27 @@ class LinkedPlanes(QWidget):
         self._timer.start()
 
     def _draw(self) -> None:
-        point, main = self.planes.point, self.planes.main_plane
+        point, main = self.model.point, self.model.main_plane
         self._main.draw(point, main)
         for plane, view in self.views.items():
-            view.marks.draw(point, plane)
-        words = self.planes.point_in_words
-        self._point.setText(f"{words}{', oblique' if words and self.planes.is_oblique else ''}")
+            view.crosshair.draw(point, plane)
+        text = self.model.position_text
+        self._point.setText(f"{text}{', oblique' if text and self.model.is_oblique else ''}")
 
 
 class _Plane(QWidget):
-    """One plane: its name, a button that exchanges it with the main picture, and its canvas."""
+    """One plane: its name, a button that shows it in the main canvas, and its own canvas."""
 
-    def __init__(self, plane: str, planes: MirroredPlanes, viewer: object) -> None:
+    def __init__(self, plane: str, model: PlanesModel, main_canvas: QtViewer) -> None:
         super().__init__()
-        self.viewer = planes.open(plane)
-        self.qt_viewer = _QtPlane(viewer, self.viewer)
-        self.marks = _Cross(self.qt_viewer, self.viewer)
-        self._letters = Letters.on(native_canvas(self.qt_viewer), self.viewer, planes.viewer)
+        self.viewer = model.open(plane)
+        self.qt_viewer = _PlaneCanvas(main_canvas, self.viewer)
+        self.crosshair = _Crosshair(self.qt_viewer, self.viewer)
+        self._markers = OrientationMarkers.for_canvas(native_canvas(self.qt_viewer), self.viewer, model.viewer)
         swap = QPushButton("⤢")
         swap.setFixedWidth(26)
-        swap.setToolTip(f"Show the {plane} plane in the main picture.")
-        swap.clicked.connect(lambda *_: planes.show_in_main(plane))
+        swap.setToolTip(f"Show the {plane} plane in the main canvas.")
+        swap.clicked.connect(lambda *_: model.show_in_main(plane))
         head = QHBoxLayout()
         head.addWidget(QLabel(plane.capitalize()), 1)
         head.addWidget(swap)
@@ -189,25 +183,26 @@ class _Plane(QWidget):
         layout.addWidget(self.qt_viewer, 1)
 
     def close_view(self) -> None:
-        """Closes the canvas."""
-        self.marks.close()
-        self._letters.close()
+        """Close the canvas."""
+        self.crosshair.close()
+        self._markers.close()
         self.qt_viewer.close()
 
 
-class _QtPlane(QtViewer):
-    """napari's canvas and sliders; files dropped on it are opened by the main viewer."""
+class _PlaneCanvas(QtViewer):
+    """napari's canvas and sliders for one plane; files dropped on it are opened by the main viewer."""
 
-    def __init__(self, main: object, viewer: object) -> None:
+    def __init__(self, main_canvas: QtViewer, viewer: object) -> None:
         super().__init__(viewer)
-        self._main = main
+        self._main_canvas = main_canvas
 
-    def _qt_open(self, *args: object, **kwargs: object) -> None:
-        open_dropped(self._main, *args, **kwargs)
+    def dropEvent(self, event: QDropEvent) -> None:  # Qt's name
+        """Hand dropped files to the main canvas."""
+        self._main_canvas.dropEvent(event)
 
 
-class _Cross:
-    """The crosshair of one canvas."""
+class _Crosshair:
+    """Crosshair of one canvas."""
 
     def __init__(self, qt_viewer: QtViewer, viewer: object) -> None:
         self._viewer = viewer
@@ -218,7 +213,7 @@ class _Cross:
         self._line.set_gl_state("translucent", depth_test=False)
         self._line.visible = False
         viewer.layers.events.removed.connect(self._on_removed)  # type: ignore[attr-defined]
-        # napari leaves the box behind the brush there when the brush is put away: as the crosshair in an empty canvas
+        # napari keeps the box behind the brush after the brush is put away; drawing it in an empty canvas would crash
         brush_circle(viewer).box = False
 
     def close(self) -> None:
@@ -226,7 +221,7 @@ class _Cross:
         self._line.parent = None
 
     def draw(self, point: tuple[float, float, float] | None, plane: str | None) -> None:
-        """Draw the crosshair through a point of napari's world; nothing in an empty canvas."""
+        """Draw the crosshair through a point of napari's world; hide it in an empty canvas."""
         is_empty = not self._viewer.layers or self._viewer.dims.ndim != 3  # type: ignore[attr-defined]
         if point is None or plane is None or is_empty:
             self._hide()
@@ -242,6 +237,6 @@ class _Cross:
         self._line.visible = False
 
     def _on_removed(self, event: object = None) -> None:
-        """Hide all at once: a line that is drawn in a canvas without layers ends the program in its OpenGL driver."""
+        """Hide the crosshair at once: drawing a line in a canvas without layers crashes in the OpenGL driver."""
         if not self._viewer.layers:  # type: ignore[attr-defined]
             self._hide()

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QPalette
-from qtpy.QtWidgets import QLabel, QSpinBox, QSplitter, QTreeWidget, QTreeWidgetItem, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QSpinBox, QTreeWidget, QTreeWidgetItem, QVBoxLayout, QWidget
 from superqt import QElidingLabel
 
-from napari_seg.plugin.controls import NameColumn, ask_file, ask_folder, button, row, scrolled
+from napari_seg.plugin.controls import DetailsPane, NameColumn, ask_file, ask_folder, button, row
 from napari_seg.plugin.study.model import Entry, StudyModel
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ class StudyTab(QWidget):
         header = self._tree.header()
         header.setMinimumSectionSize(30)
         NameColumn(self._tree, header, 0, least=170)
-        self._details = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
-        self._details.setAlignment(Qt.AlignmentFlag.AlignTop)
-        self._details.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._details = DetailsPane(self._tree)
         self._volume_label = QLabel()
         self._volume_box = QSpinBox(toolTip="Which of the volumes (times, echoes, directions), counted from 0.")
         self._open_button = button("Show series", "Load the chosen series into the window.", self._open_chosen)
@@ -48,12 +46,7 @@ class StudyTab(QWidget):
         layout = QVBoxLayout(self)
         layout.addLayout(row(self._folder_button, self._file_button))
         layout.addWidget(self._path)
-        splitter = QSplitter(Qt.Orientation.Vertical)
-        splitter.addWidget(self._tree)
-        splitter.addWidget(scrolled(self._details))
-        splitter.setStretchFactor(0, 1)
-        splitter.setSizes([400, 80])
-        layout.addWidget(splitter, 1)
+        layout.addWidget(self._details, 1)
         layout.addLayout(row(self._volume_label, self._volume_box))
         layout.addLayout(row(self._open_button, self._labels_button))
         self._tree.itemDoubleClicked.connect(lambda item, _: self._open_item(item))
@@ -109,7 +102,7 @@ class StudyTab(QWidget):
     def _refresh_choice(self) -> None:
         """What there is to say and to choose of the selected series, and the button."""
         chosen = [item.data(0, Qt.ItemDataRole.UserRole) for item in self._tree.selectedItems()]
-        self._details.setText("\n".join(one.details for one in chosen if one is not None))
+        self._details.show_text("\n".join(one.details for one in chosen if one is not None))
         entry = next((one for one in chosen if one is not None and one.can_open), None)
         volumes = 0 if entry is None else entry.volumes
         scan = None if entry is None else entry.scan

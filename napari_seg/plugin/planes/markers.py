@@ -1,4 +1,4 @@
-"""Letters at the edges of a canvas that say which side of the patient lies there."""
+"""Orientation markers (R, L, A, P, S, I) at the edges of a canvas, in Qt."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import QLabel, QWidget
 
-from napari_seg.plugin.planes.model import sides
+from napari_seg.plugin.planes.orientation import orientation_letters
 
 _STYLE = "color: #ffd91a; background: rgba(0, 0, 0, 120); font-weight: bold; font-size: 13px; padding: 0 2px;"
 
-_NAME = "napari-seg letters"
+_NAME = "napari-seg orientation markers"
 
 
-class Letters(QObject):
-    """Four letters that follow what a viewer shows; none where left and right are not known.
+class OrientationMarkers(QObject):
+    """Four letters that follow the displayed plane; hidden while the patient's left and right are unknown.
 
     Args:
         canvas: Qt widget of the canvas.
-        viewer: viewer that draws there.
-        main: viewer with the layers that know where they lie; the same, but for linked planes.
+        viewer: viewer shown on this canvas.
+        main: main viewer, whose layers carry patient geometry; differs from `viewer` only for linked planes.
     """
 
     def __init__(self, canvas: QWidget, viewer: Any, main: Any) -> None:
@@ -41,23 +41,23 @@ class Letters(QObject):
             main.layers.events.removed,
         ]
         for event in self._connected:
-            event.connect(self.refresh, position="last")  # after the panel has told where a new layer lies
+            event.connect(self.refresh, position="last")  # after the panel has set the geometry of a new layer
         canvas.destroyed.connect(self._disconnect)
         self.refresh()
 
     @classmethod
-    def on(cls, canvas: QWidget, viewer: Any, main: Any | None = None) -> Letters:
-        """Return the letters of a canvas, made if there are none yet."""
+    def for_canvas(cls, canvas: QWidget, viewer: Any, main: Any | None = None) -> OrientationMarkers:
+        """Return the markers of a canvas; create them if there are none."""
         found = next((child for child in canvas.children() if child.objectName() == _NAME), None)
         return found if isinstance(found, cls) else cls(canvas, viewer, viewer if main is None else main)
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Return the letters that are seen at the left, right, upper and lower edge."""
+        """Return the visible letters at the left, right, upper and lower edge; "" for a hidden one."""
         return tuple("" if label.isHidden() else label.text() for label in self._labels)
 
     def close(self) -> None:
-        """Remove the letters."""
+        """Remove the markers."""
         self._disconnect()
         self._canvas.removeEventFilter(self)
         for label in self._labels:
@@ -71,15 +71,15 @@ class Letters(QObject):
         self._connected = []
 
     def refresh(self, event: object = None) -> None:
-        """Show the letters of the plane that is drawn now."""
-        for label, text in zip(self._labels, sides(self._viewer, self._main.layers), strict=True):
+        """Show the letters of the displayed plane."""
+        for label, text in zip(self._labels, orientation_letters(self._viewer, self._main.layers), strict=True):
             label.setText(text)
             label.setVisible(bool(text))
             label.adjustSize()
         self._place()
 
     def eventFilter(self, watched: object, event: QEvent) -> bool:  # Qt's name
-        """Keep the letters at the edges of a canvas that has another size."""
+        """Reposition the markers when the canvas is resized."""
         if event.type() == QEvent.Type.Resize:
             self._place()
         return False
