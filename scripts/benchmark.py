@@ -5,6 +5,7 @@
     python scripts/benchmark.py memory                       peak memory of long scans and many classes: half an hour
     python scripts/benchmark.py plans                        estimates compared with what it takes
     python scripts/benchmark.py reading                      a long CT series, and other readers: some minutes
+    python scripts/benchmark.py versions --other ../old --scan T1      another checkout of this program: half an hour
     python scripts/benchmark.py train --dataset Task04_Hippocampus      the training loop, and nnU-Net's
 
 Each writes its own section and leaves the others. Needs the extras [bench] and [openvino]. With --work what is made on
@@ -33,6 +34,7 @@ from benchmarks.reading import SHAPE, describe_reading, reading
 from benchmarks.report import write_report
 from benchmarks.scaling import describe_scaling, scaling
 from benchmarks.train import describe_train, train
+from benchmarks.versions import CASES, describe_versions, versions
 
 SECTIONS = {
     "predict": describe_predict,
@@ -41,6 +43,7 @@ SECTIONS = {
     "plans": describe_plans,
     "reading": describe_reading,
     "train": describe_train,
+    "versions": describe_versions,
 }
 
 
@@ -108,6 +111,14 @@ def parse() -> argparse.Namespace:
     command.add_argument("--amp", action="store_true", help="our trainer in bf16 as well")
     command.add_argument("--compile", action="store_true", help="our trainer with torch.compile as well (needs g++)")
     command.set_defaults(measure=train)
+
+    command = commands.add_parser("versions", parents=[shared, network], help="this checkout and another one")
+    command.add_argument("--other", type=absolute, required=True, help="folder of the other checkout")
+    command.add_argument("--scan", type=absolute, required=True, help="a DICOM folder or a NIfTI file")
+    command.add_argument("--only", nargs="+", choices=CASES, help="cases to run; default: all")
+    command.add_argument("--rounds", type=int, default=3, help="turns of each checkout")
+    command.add_argument("--training-steps", type=int, default=30, help="training steps of the network")
+    command.set_defaults(measure=versions)
     return parser.parse_args()
 
 
