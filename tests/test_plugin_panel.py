@@ -108,7 +108,7 @@ def test_from_open_to_save(
     assert panel.structures_tab._table.item(1, 2).text() == "nose"
     assert "nose is too large (result.implausible)" in panel._message.text()
 
-    panel.structures_tab.export(tmp_path / "saved.nii.gz", "nifti")
+    panel.structures_tab.model.save(tmp_path / "saved.nii.gz", "nifti")
     qtbot.waitUntil(lambda: "Saved" in panel._message.text(), timeout=60_000)
     volume = volume_of(image)
     assert volume is not None
@@ -193,9 +193,9 @@ def test_the_window_stays_alive_while_it_works(
     qtbot.waitUntil(lambda: any(s.voxels for s in panel.structures_tab.model.structures), timeout=10_000)
     viewer.layers[-1].data_setitem((np.array([0]), np.array([0]), np.array([0])), 3)
     beats.clear()
-    panel.structures_tab.export(tmp_path / "saved.seg.nrrd", "nrrd")
+    panel.structures_tab.model.save(tmp_path / "saved.seg.nrrd", "nrrd")
     qtbot.waitUntil(lambda: "Saved" in panel._message.text(), timeout=60_000)
-    panel.structures_tab.compare(tmp_path / "saved.seg.nrrd")
+    panel.structures_tab.model.compare(tmp_path / "saved.seg.nrrd")
     qtbot.waitUntil(lambda: "differ" in panel._message.text(), timeout=60_000)
     timer.stop()
     gaps = np.sort(np.concatenate([running, np.diff(beats)]))
@@ -245,7 +245,7 @@ def test_the_shipped_model_gives_what_the_command_line_gives(
     panel.segment_tab._run_button.click()
     qtbot.waitUntil(lambda: panel.segment_tab.model.run is None, timeout=120_000)
     assert [s.name for s in panel.structures_tab.model.structures] == ["anterior hippocampus", "posterior hippocampus"]
-    panel.structures_tab.export(tmp_path / "saved.nii.gz", "nifti")
+    panel.structures_tab.model.save(tmp_path / "saved.nii.gz", "nifti")
     qtbot.waitUntil(lambda: "Saved" in panel._message.text(), timeout=60_000)
 
     ours, theirs = read(tmp_path / "saved.nii.gz"), read(tmp_path / "crop_seg.nii.gz")

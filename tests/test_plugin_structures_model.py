@@ -26,6 +26,7 @@ from napari_seg.plugin.layer_info import LayerInfo, placement_of
 from napari_seg.plugin.layers import image_layers, labels_layer, layer_of, segmentation_of
 from napari_seg.plugin.placement import place
 from napari_seg.plugin.session import Session
+from napari_seg.plugin.structures.comparison import compare
 from napari_seg.plugin.structures.export import KINDS, KindName, export, obstacle, suggested_name
 from napari_seg.plugin.structures.model import StructuresModel
 from napari_seg.volume import Segment, Segmentation, Source, Volume
@@ -128,7 +129,7 @@ def test_hidden_renamed_and_recoloured(model: StructuresModel, viewer: ViewerMod
         ("nose", (0, 128, 255)),
     ]
     assert list(layer.features["name"])[1] == "ball of the left"
-    _, text = export(Snapshot.of(layer), tmp_path / "named.seg.nrrd", "nrrd")
+    text = export(Snapshot.of(layer), tmp_path / "named.seg.nrrd", "nrrd")
     assert text.startswith("Saved named.seg.nrrd (2 structures). Read back")
     saved = read_label_map(tmp_path / "named.seg.nrrd")
     assert (saved.segments[0].name, saved.segments[0].color) == ("ball of the left", (1, 2, 3))
@@ -153,9 +154,9 @@ def test_comparing_gives_numbers_and_shows_where(
         other = Labels(data, **settings)
         viewer.add_layer(other)
         viewer.layers.selection.active = labels_of(viewer)
-        model.take_comparison(model.compare(Snapshot.of(labels_of(viewer)), Snapshot.of(other)))
+        model.take_comparison(compare(Snapshot.of(labels_of(viewer)), Snapshot.of(other)))
     else:
-        model.take_comparison(model.compare(Snapshot.of(labels_of(viewer)), path))
+        model.take_comparison(compare(Snapshot.of(labels_of(viewer)), path))
     scores = model.structures[0].scores
     assert scores is not None
     n = found.voxel_counts()[1]
@@ -171,7 +172,7 @@ def test_a_renamed_structure_is_said_when_it_is_compared(model: StructuresModel,
     path = tmp_path / "reference.seg.nrrd"
     write_label_map(found_in(head), path)
     model.rename(1, "lesion")
-    model.take_comparison(model.compare(Snapshot.of(labels_of(model.session.viewer)), path))
+    model.take_comparison(compare(Snapshot.of(labels_of(model.session.viewer)), path))
     said = model.session.messages[0].text
     assert "only in the labels: lesion; only in reference.seg.nrrd: " in said
     assert "labels.names_differ" in said
@@ -184,14 +185,14 @@ def test_a_border_of_no_class_is_left_out_and_said(model: StructuresModel, head:
     array[tuple(ball[0])] = 255
     array[tuple(np.argwhere(array == 0)[0])] = 255
     write_nifti(replace(found, array=array, segments=()), tmp_path / "reference.nii.gz")
-    comparison = model.compare(Snapshot.of(model.session.labels), tmp_path / "reference.nii.gz")
+    comparison = compare(Snapshot.of(model.session.labels), tmp_path / "reference.nii.gz")
     scores, texts = comparison.scores, [message.text for message in comparison.messages]
     assert (255 in scores, scores[1].dice, np.max(comparison.differences.data)) == (False, 1, 0)
     assert [text.rpartition("(")[2] for text in texts[:2]] == ["labels.ignored)", "labels.void)"]
     assert "--" not in "".join(texts)
     named = (*found.segments, Segment(255, "edge", (1, 2, 3)))
     write_label_map(replace(found, array=array, segments=named), tmp_path / "named.seg.nrrd")
-    scores = model.compare(Snapshot.of(model.session.labels), tmp_path / "named.seg.nrrd").scores
+    scores = compare(Snapshot.of(model.session.labels), tmp_path / "named.seg.nrrd").scores
     assert [one.dice for one in scores.values()].count(0) == 1  # named, it is a structure
 
 
@@ -199,7 +200,7 @@ def test_a_reference_on_another_grid_is_refused(model: StructuresModel, head: Vo
     small = Segmentation(np.ones((3, 4, 5), np.uint8), head.grid.box((0, 0, 0), (3, 4, 5)), SEGMENTS)
     write_label_map(small, tmp_path / "small.nii.gz")
     with pytest.raises(NapariSegError, match="grid"):
-        model.compare(Snapshot.of(model.session.labels), tmp_path / "small.nii.gz")
+        compare(Snapshot.of(model.session.labels), tmp_path / "small.nii.gz")
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -212,7 +213,7 @@ def test_every_format_is_written_and_checked(kind: KindName, head: Volume, tmp_p
     assert obstacle(layer, kind) == ""
     assert "/" not in suggested_name(layer, kind)
     written = tmp_path / suggested_name(layer, kind)
-    _, text = export(Snapshot.of(layer), written, kind)
+    text = export(Snapshot.of(layer), written, kind)
     assert "Read back" in text
     assert {path for path in tmp_path.iterdir() if path.is_file()} - {tmp_path / "a_b_ found_seg.json"} == {written}
     if kind != "csv":
@@ -377,7 +378,7 @@ def test_what_was_measured_of_older_labels_is_not_shown(model: StructuresModel, 
     state_of(layer).counts = {1: 1}
     model.take(answer)
     assert state_of(layer).counts == {1: 1}
-    model.take_comparison(model.compare(snapshot, snapshot))
+    model.take_comparison(compare(snapshot, snapshot))
     assert "edited during the comparison" in model.session.messages[0].text
     assert before != [row.voxels for row in model.structures]
 

@@ -41,7 +41,9 @@ class Comparison:
     messages: tuple[Message, ...]
 
 
-def compare(snapshot: Snapshot, reference: Snapshot | Path, is_stopping: Callable[[], bool]) -> Comparison:
+def compare(
+    snapshot: Snapshot, reference: Snapshot | Path, is_stopping: Callable[[], bool] = lambda: False
+) -> Comparison:
     """Compare labels with a reference; slow, call outside the main thread.
 
     Args:

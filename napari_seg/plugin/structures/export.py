@@ -87,7 +87,7 @@ def is_of_scan(layer: Labels, path: Path) -> bool:
     return path.resolve() in {file.resolve() for file in LayerInfo.require(layer).scan.files}
 
 
-def export(snapshot: Snapshot, path: Path, kind: KindName) -> tuple[Snapshot, str]:
+def export(snapshot: Snapshot, path: Path, kind: KindName) -> str:
     """Writes labels, says what was checked; takes a while, so not in the main thread.
 
     Beside NIfTI, which has no room for them, a record keeps the names and colours.
@@ -121,4 +121,4 @@ def export(snapshot: Snapshot, path: Path, kind: KindName) -> tuple[Snapshot, st
     structures = f"{found} structure{'s' * (found != 1)}"
     is_unknown = any(notice.code == "geometry.no_orientation" for notice in segmentation.notices)
     unknown = " Left and right are not known." if is_unknown else ""
-    return snapshot, f"Saved {written[0].name} ({structures}). Read back: {KINDS[kind].checked}.{unknown}"
+    return f"Saved {written[0].name} ({structures}). Read back: {KINDS[kind].checked}.{unknown}"

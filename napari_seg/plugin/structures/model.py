@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from napari.layers import Labels
+from napari.layers import Image, Labels
 from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_seg.evaluation.measure import Measurement, measure
 from napari_seg.plugin.foreign_layers import lies_on
+from napari_seg.plugin.job import Job
 from napari_seg.plugin.labels_state import LabelsState, Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, placement_of
 from napari_seg.plugin.layers import color_in, colormap_of
 from napari_seg.plugin.messages import Message
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.comparison import Comparison, compare
+from napari_seg.plugin.structures.export import KindName, export
+from napari_seg.plugin.study.label_files import on_scan
 from napari_seg.volume import Segment
 
 if TYPE_CHECKING:
     from napari_seg.evaluation.metrics import Scores
+
+
+Work = Literal["measure", "compare", "resample", "save"]
+"""Kinds of jobs of the model."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +82,7 @@ class StructuresModel:
 
     Attributes:
         changed: emitted after any change of what the tab shows.
-        measurement_due: emitted when measurements are outdated; the tab then calls `measure` in a thread and `take`
-            with the result.
+        measurement_due: emitted when measurements are outdated; the tab then calls `start_measuring` after a pause.
         session: source of the selected labels and scan; receives messages.
     """
 
@@ -84,6 +92,7 @@ class StructuresModel:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._watched: Labels | None = None
+        self._running: set[Work] = set()
         session.changed.connect(self._follow)
         self._follow()
 
@@ -124,7 +133,79 @@ class StructuresModel:
             )
         return rows
 
-    # measuring
+    # jobs
+
+    def is_running(self, work: Work) -> bool:
+        """Return whether a job of a kind is running."""
+        return work in self._running
+
+    def _start(self, kind: Work, work: Callable[[Job], Any], on_result: Callable[[Any], object]) -> None:
+        def end() -> None:
+            self._running.discard(kind)
+            self.changed.emit()
+
+        self._running.add(kind)
+        self.changed.emit()
+        self.session.jobs.start(work, on_result=on_result, on_end=end)
+
+    def save(self, path: Path, kind: KindName) -> None:
+        """Save the selected labels in a job.
+
+        Args:
+            path: file to write, with an ending of its format.
+            kind: format of the file.
+        """
+        snapshot = self.snapshot()
+        assert snapshot is not None
+        self.session.say(Message("info", "Saving …"))
+        self._start("save", lambda _: export(snapshot, path, kind), partial(self._on_saved, snapshot, kind))
+
+    def _on_saved(self, snapshot: Snapshot, kind: KindName, text: str) -> None:
+        if kind != "csv":  # a table of volumes holds no labels
+            state_of(snapshot.layer).count_saved(snapshot.edits)
+        self.session.say(Message("info", text))
+        self.session.viewer.status = text
+
+    def compare(self, reference: Labels | Path) -> None:
+        """Compare the selected labels with a layer or a file, in a job."""
+        snapshot = self.snapshot()
+        assert snapshot is not None
+        other = Snapshot.of(reference) if isinstance(reference, Labels) else reference
+        self.session.say(Message("info", "Comparing …"))
+        self._start("compare", lambda job: compare(snapshot, other, lambda: job.is_stopping), self.take_comparison)
+
+    def take_comparison(self, comparison: Comparison) -> None:
+        """Show the scores, and add the layer of the voxels that differ."""
+        layer, session = comparison.snapshot.layer, self.session
+        if not comparison.snapshot.is_current:
+            session.say(Message("warning", "The labels were edited during the comparison; compare them again."))
+            return
+        state_of(layer).scores = dict(comparison.scores)
+        session.viewer.add_layer(comparison.differences)
+        if layer in session.viewer.layers:
+            session.viewer.layers.selection.active = layer
+        session.say(*comparison.messages)
+
+    def resample(self) -> None:
+        """Resample the selected labels on the voxels of the selected scan, in a job; add them as a new layer."""
+        snapshot, scan = self.snapshot(), self.session.scan
+        assert snapshot is not None
+        assert scan is not None
+        self._start("resample", lambda _: on_scan(snapshot, scan), partial(self._on_resampled, snapshot, scan))
+
+    def _on_resampled(self, snapshot: Snapshot, scan: Image, layer: Labels) -> None:
+        layer.name = f"{layer.name} on {scan.name}"
+        state_of(layer).edits += 1  # the resampled labels are saved nowhere
+        self.session.viewer.add_layer(layer)
+        text = f"Resampled on {scan.name} by the nearest voxel: volumes may differ a little from {snapshot.layer.name}."
+        self.session.say(Message("info", text))
+
+    def start_measuring(self) -> None:
+        """Measure the selected labels in a job; while one is running, emit `measurement_due` again instead."""
+        if self.is_running("measure"):
+            self.measurement_due.emit()
+        elif (snapshot := self.snapshot()) is not None:
+            self._start("measure", lambda _: self.measure(snapshot), self.take)
 
     def snapshot(self) -> Snapshot | None:
         """Return a snapshot of the selected labels layer; None if there is none."""
@@ -206,24 +287,6 @@ class StructuresModel:
         colors = {s.label: s.color for s in _segments(layer, self.state)}
         layer.colormap = colormap_of(colors, self.state.hidden)
         self.changed.emit()
-
-    # comparing
-
-    def compare(self, snapshot: Snapshot, reference: Snapshot | Path) -> Comparison:
-        """Compare labels with a reference, as `comparison.compare`; stops when the panel is closed."""
-        return compare(snapshot, reference, lambda: self.session.is_closed)
-
-    def take_comparison(self, comparison: Comparison) -> None:
-        """Show the scores, and add the layer of the voxels that differ."""
-        layer, session = comparison.snapshot.layer, self.session
-        if not comparison.snapshot.is_current:
-            session.say(Message("warning", "The labels were edited during the comparison; compare them again."))
-            return
-        state_of(layer).scores = dict(comparison.scores)
-        session.viewer.add_layer(comparison.differences)
-        if layer in session.viewer.layers:
-            session.viewer.layers.selection.active = layer
-        session.say(*comparison.messages)
 
     # following the layer
 

@@ -1,11 +1,10 @@
-"""The Structures tab in Qt: the table of what was found, compare and export; what it does stands in `structures`."""
+"""Widgets of the Structures tab: the table of structures, and the buttons to compare and save them."""
 
-from collections.abc import Callable
 from functools import partial
 from math import isnan
 from pathlib import Path
 
-from napari.layers import Image, Labels
+from napari.layers import Labels
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
@@ -22,101 +21,59 @@ from qtpy.QtWidgets import (
 from superqt.utils import signals_blocked
 
 from napari_seg.plugin.controls import ask_file, box, button, number_item, row, swatch, table
-from napari_seg.plugin.labels_state import Snapshot, state_of
+from napari_seg.plugin.labels_state import state_of
 from napari_seg.plugin.messages import Message
 from napari_seg.plugin.structures.export import (
     KINDS,
     KindName,
-    export,
     is_of_scan,
     obstacle,
     suggested_name,
     with_ending,
 )
 from napari_seg.plugin.structures.model import Structure, StructuresModel
-from napari_seg.plugin.study.label_files import has_grid_of, on_scan
+from napari_seg.plugin.study.label_files import has_grid_of
 
-_HEADS = ("", "", "Structure", "ml", "voxels", "mean", "sure", "Dice", "HD95", "NSD")
+_HEADS = ("", "", "Structure", "ml", "voxels", "mean", "conf.", "Dice", "HD95", "NSD")
 _TIPS = (
     "Click to choose another colour.",
-    "Untick to leave the structure out of the picture.",
+    "Clear the box to hide the structure.",
     "Click to go there; double-click to rename.",
     "Volume in millilitres; follows edits.",
     "Number of voxels; follows edits.",
-    "Mean intensity of the scan there.",
-    "Mean probability that the network gave; empty once a person edited the labels.",
-    "Overlap with the reference, 0 to 1.",
+    "Mean intensity of the scan in the structure.",
+    "Confidence: mean probability of the network; empty after an edit of the labels.",
+    "Dice coefficient against the reference, 0 to 1.",
     "95 % Hausdorff distance to the reference, mm.",
-    "Normalised surface Dice at 1 mm, 0 to 1.",
+    "Normalised surface Dice with a tolerance of 1 mm, 0 to 1.",
 )
-_COLOR, _EYE, _NAME, _ML, _VOXELS, _MEAN, _SURE, _DICE, _HD95, _NSD = range(10)
-_AFTER_MS = 400
+_COLOR, _EYE, _NAME, _ML, _VOXELS, _MEAN, _CONFIDENCE, _DICE, _HD95, _NSD = range(10)
+_MEASURE_AFTER_MS = 400
+"""Pause after an edit before structures are measured again."""
 
-_UNSAVED_TIP = "•: corrections that are not saved yet"
+_UNSAVED_TIP = "•: unsaved edits"
 
 
 class StructuresTab(QWidget):
-    """The structures of a labels layer: go there, name, colour, hide, measure, compare, save."""
+    """Table of the structures of a labels layer: go to them, name, colour and hide them, compare and save."""
 
     def __init__(self, model: StructuresModel) -> None:
         super().__init__()
         self.model = model
-        self._busy: set[str] = set()
         self._filled_for: Labels | None = None
         self._build()
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
-        self._timer.setInterval(_AFTER_MS)
-        self._timer.timeout.connect(self._measure)
-        self._is_measuring = False
+        self._timer.setInterval(_MEASURE_AFTER_MS)
+        self._timer.timeout.connect(model.start_measuring)
         model.measurement_due.connect(self._measure_soon)
         model.changed.connect(self._refresh)
         self._refresh()
         if model.session.labels is not None:
             self._measure_soon()
 
-    def export(self, path: Path, kind: KindName) -> None:
-        """Writes the labels in a thread of its own; what came of it is said in the panel and the status bar.
-
-        Args:
-            path: ends as files of the kind do.
-            kind: of the file.
-        """
-        snapshot = self.model.snapshot()
-        assert snapshot is not None
-        self._busy.add("export")
-        self.model.session.say(Message("info", "Saving …"))
-        done, end = partial(self._on_exported, kind), self._end("export")
-        self.model.session.jobs.start(lambda _: export(snapshot, path, kind), on_result=done, on_end=end)
-
-    def compare(self, reference: Labels | Path) -> None:
-        """Compares with a layer or a file in a thread of its own."""
-        snapshot = self.model.snapshot()
-        assert snapshot is not None
-        other = Snapshot.of(reference) if isinstance(reference, Labels) else reference
-        self._busy.add("compare")
-        self.model.session.say(Message("info", "Comparing …"))
-        take, end = self.model.take_comparison, self._end("compare")
-        self.model.session.jobs.start(lambda _: self.model.compare(snapshot, other), on_result=take, on_end=end)
-
-    def resample(self) -> None:
-        """Show the labels once more on the voxels of the scan, in a thread of its own."""
-        snapshot, scan = self.model.snapshot(), self.model.session.scan
-        assert snapshot is not None
-        assert scan is not None
-        self._busy.add("resample")
-        done, end = partial(self._on_resampled, snapshot, scan), self._end("resample")
-        self.model.session.jobs.start(lambda _: on_scan(snapshot, scan), on_result=done, on_end=end)
-
-    def _on_resampled(self, snapshot: Snapshot, scan: Image, layer: Labels) -> None:
-        layer.name = f"{layer.name} on {scan.name}"
-        state_of(layer).edits += 1  # it lies nowhere else
-        self.model.session.viewer.add_layer(layer)
-        text = f"Resampled on {scan.name} by the nearest voxel: volumes may differ a little from {snapshot.layer.name}."
-        self.model.session.say(Message("info", text))
-
     def ask_export(self, kind: KindName) -> None:
-        """Asks where to, then exports."""
+        """Open a dialog for the file, then save the selected labels."""
         layer, session = self.model.session.labels, self.model.session
         if layer is None or (why := obstacle(layer, kind)):
             session.say(Message("warning", why if layer is not None else obstacle(None, kind)))
@@ -129,48 +86,43 @@ class StructuresTab(QWidget):
         path = with_ending(Path(chosen), kind)
         if is_of_scan(layer, path):
             session.say(Message("error", f"{path.name} is the scan itself; choose another name (output.exists)"))
-        elif path == Path(chosen) or not path.exists() or self._may_replace(path):  # else the dialog has asked
-            self.export(path, kind)
+        elif path == Path(chosen) or not path.exists() or self._may_replace(path):  # otherwise the dialog has asked
+            self.model.save(path, kind)
 
     def _may_replace(self, path: Path) -> bool:
-        text = f"{path.name} is there already. Replace it?"
+        text = f"{path.name} already exists. Replace it?"
         return QMessageBox.question(self, "Replace the file?", text) == QMessageBox.StandardButton.Yes
 
-    def _end(self, work: str) -> Callable[[], None]:
-        def end() -> None:
-            self._busy.discard(work)
-            self._refresh()
-
-        return end
-
     def ask_reference(self) -> None:
-        """Asks for the file of a reference, then compares."""
+        """Open a dialog for the file of a reference, then compare the selected labels with it."""
         if self.model.session.labels is not None and (path := ask_file(self, "Compare with a reference")) is not None:
-            self.compare(path)
+            self.model.compare(path)
 
     # building
 
     def _build(self) -> None:
-        self._labels_box = box(
-            f"Whose structures are shown; follows the labels layer that is selected. {_UNSAVED_TIP}."
-        )
+        self._labels_box = box(f"Labels layer whose structures are listed; follows the selected layer. {_UNSAVED_TIP}.")
         self._table = table(*_HEADS, stretched=_NAME)
         for column, tip in enumerate(_TIPS):
             self._table.horizontalHeaderItem(column).setToolTip(tip)
-        self._hint = QLabel("Run a model, or draw labels on a scan: the structures are listed here.", wordWrap=True)
+        self._hint = QLabel("Run a model or draw labels on a scan. Their structures are listed here.", wordWrap=True)
         self._previous_button = button(
             "◀ Previous",
-            "Go to the structure before this one; key , unless changed in Preferences.",
+            "Go to the previous structure; key , unless changed in Preferences.",
             partial(self.model.step, -1),
         )
         self._next_button = button(
             "Next ▶", "Go to the next structure; key . unless changed in Preferences.", partial(self.model.step, 1)
         )
-        self._compare_button = button("Compare with", "Dice, HD95 and NSD against a reference, and where they differ.")
+        self._compare_button = button(
+            "Compare with", "Dice, HD95 and NSD against a reference, and a layer of the voxels that differ."
+        )
         self._compare_menu = QMenu(self)
         self._compare_menu.aboutToShow.connect(self._fill_compare_menu)
         self._compare_button.setMenu(self._compare_menu)
-        self._export_button = button("Save as", "Save the labels on the scan's own grid; read back and checked.")
+        self._export_button = button(
+            "Save as", "Save the labels on the grid of the scan; the file is read back and checked."
+        )
         self._export_menu = QMenu(self)
         self._export_menu.setToolTipsVisible(True)
         self._export_actions = {}
@@ -179,7 +131,9 @@ class StructuresTab(QWidget):
             action.triggered.connect(lambda *_, kind=kind: self.ask_export(kind))
             self._export_actions[kind] = action
         self._export_button.setMenu(self._export_menu)
-        self._resample_button = button("", "Show the labels on the voxels of the scan, as a new layer.", self.resample)
+        self._resample_button = button(
+            "", "Resample the labels on the voxels of the scan, as a new layer.", self.model.resample
+        )
         layout = QVBoxLayout(self)
         layout.addWidget(self._labels_box)
         layout.addWidget(self._hint)
@@ -217,7 +171,7 @@ class StructuresTab(QWidget):
             self._table.editItem(item)
 
     def _on_item_changed(self, item: QTableWidgetItem) -> None:
-        if self._filled_for is not self.model.session.labels:  # a layer came while a name was typed
+        if self._filled_for is not self.model.session.labels:  # another layer was selected while a name was typed
             QTimer.singleShot(0, self._refresh)
             return
         label = self._label_at(item.row())
@@ -225,7 +179,7 @@ class StructuresTab(QWidget):
             self.model.draw(label, item.checkState() == Qt.CheckState.Checked)
         elif item.column() == _NAME:
             self.model.rename(label, item.text())
-            QTimer.singleShot(0, self._refresh)  # once the editor is closed
+            QTimer.singleShot(0, self._refresh)  # after the editor has closed
 
     def _fill_compare_menu(self) -> None:
         self._compare_menu.clear()
@@ -233,34 +187,12 @@ class StructuresTab(QWidget):
         for layer in session.segmentations:
             if layer is not session.labels:
                 action = self._compare_menu.addAction(layer.name)
-                action.triggered.connect(lambda *_, layer=layer: self.compare(layer))
+                action.triggered.connect(lambda *_, layer=layer: self.model.compare(layer))
         self._compare_menu.addSeparator()
         self._compare_menu.addAction("A file…").triggered.connect(lambda *_: self.ask_reference())
 
     def _measure_soon(self) -> None:
         self._timer.start()
-
-    def _measure(self) -> None:
-        if self._is_measuring:
-            self._measure_soon()  # once more, when this one has ended
-            return
-        snapshot = self.model.snapshot()
-        if snapshot is None:
-            return
-        self._is_measuring = True
-        measure, take = self.model.measure, self.model.take
-        self.model.session.jobs.start(lambda _: measure(snapshot), on_result=take, on_end=self._on_measured)
-
-    def _on_measured(self) -> None:
-        self._is_measuring = False
-
-    def _on_exported(self, kind: KindName, answer: tuple[Snapshot, str]) -> None:
-        snapshot, text = answer
-        session, table = self.model.session, state_of(snapshot.layer)
-        if kind != "csv":  # which holds no labels; and what was painted meanwhile is still to be saved
-            table.count_saved(snapshot.edits)
-        session.say(Message("info", text))
-        session.viewer.status = text
 
     # from the model to the person
 
@@ -284,13 +216,13 @@ class StructuresTab(QWidget):
         scan = session.scan
         self._resample_button.setVisible(scan is not None and layer is not None and not has_grid_of(layer, scan))
         self._resample_button.setText("" if scan is None else f"Resample on {scan.name}")
-        self._resample_button.setEnabled("resample" not in self._busy)
-        self._compare_button.setEnabled(layer is not None and "compare" not in self._busy)
-        self._export_button.setEnabled(layer is not None and "export" not in self._busy)
+        self._resample_button.setEnabled(not self.model.is_running("resample"))
+        self._compare_button.setEnabled(layer is not None and not self.model.is_running("compare"))
+        self._export_button.setEnabled(layer is not None and not self.model.is_running("save"))
         for kind, action in self._export_actions.items():
             why = obstacle(layer, kind)
             action.setEnabled(not why)
-            action.setToolTip(why or f"After writing it is read back: {KINDS[kind].checked}.")
+            action.setToolTip(why or f"The file is read back and checked: {KINDS[kind].checked}.")
 
     def _fill_table(self, layer: Labels | None, structures: list[Structure]) -> None:
         self._table.setVisible(layer is not None)
@@ -306,7 +238,7 @@ class StructuresTab(QWidget):
             self._table.setColumnHidden(column, not compared)
         for column in (_VOXELS, _MEAN):  # a narrow panel has no room for all of them
             self._table.setColumnHidden(column, compared)
-        self._table.setColumnHidden(_SURE, compared or all(isnan(s.confidence) for s in structures))
+        self._table.setColumnHidden(_CONFIDENCE, compared or all(isnan(s.confidence) for s in structures))
 
     def _fill_row(self, row_number: int, structure: Structure) -> None:
         color = QTableWidgetItem(swatch(structure.color), "")
@@ -330,13 +262,14 @@ class StructuresTab(QWidget):
         texts = [
             ml,
             voxels,
-            _told(structure.mean_intensity, ".4g"),
-            _told(structure.confidence, ".2f"),
-            *(_told(number, form) for number, form in zip(numbers, (".3f", ".2f", ".3f"), strict=True)),
+            _text(structure.mean_intensity, ".4g"),
+            _text(structure.confidence, ".2f"),
+            *(_text(number, form) for number, form in zip(numbers, (".3f", ".2f", ".3f"), strict=True)),
         ]
         for column, item in enumerate([color, eye, name, *map(number_item, texts)]):
             self._table.setItem(row_number, column, item)
 
 
-def _told(number: float, form: str) -> str:
+def _text(number: float, form: str) -> str:
+    """Return a formatted number; "" for NaN."""
     return "" if isnan(number) else f"{number:{form}}"
