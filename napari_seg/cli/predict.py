@@ -67,14 +67,14 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 _FLAGS = {"memory_bytes": "--memory", "crop": "--no-crop", "confidence_maps": "--certainty"}
-"""Flags that are not called as the option of `SegmentOptions`."""
+"""Flags whose names differ from those of `SegmentOptions`."""
 
 _HELP = {
     "crop": "segment the air around the body too, and whatever a bundle's coarse pass excludes",
     "confidence_maps": "write <name>_seg_confidence.nii.gz, the winner's probability (255 is 1), and "
     "<name>_seg_entropy.nii.gz",
 }
-"""Help of flags that do not do what the option of `SegmentOptions` does."""
+"""Help texts of flags whose effect differs from that of `SegmentOptions`."""
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +93,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(flag, dest=option.name, choices=choices, default=option.default, help=text)
 
 
-def _options(arguments: argparse.Namespace) -> SegmentOptions:
+def options_of(arguments: argparse.Namespace) -> SegmentOptions:
+    """Return the options of a run from parsed arguments."""
     return SegmentOptions(**{option.name: getattr(arguments, option.name) for option in option_fields()})
 
 
@@ -165,7 +166,7 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
             cases,
             arguments.output,
             bundle,
-            options=_options(arguments),
+            options=options_of(arguments),
             reading=read_options(arguments),
             also=arguments.also,
             overwrite=arguments.overwrite,

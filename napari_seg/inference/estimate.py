@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -89,21 +90,25 @@ def estimate_run(volume: Volume, settings: RegionSettings) -> Estimate | None:
     seconds = locating_seconds(volume, bundle) + labelling_seconds(0, voxels)
     compiled: set[tuple[int, ...]] = set()
     with torch.inference_mode():
-        for grid in _estimated_regions(volume, bundle):
+        for grid, number in _estimated_regions(volume, bundle):
             task = RegionTask.prepare(volume, grid, settings, settings.windows, promised_bytes=voxels)
             plan = task.plan()
-            seconds += task.seconds(plan)
+            seconds += number * task.seconds(plan)
             if (shape := task.batch_shape(plan)) not in compiled:
                 seconds += task.compiling_seconds(plan)
                 compiled.add(shape)
-            count += plan.window_count
+            count += number * plan.window_count
             peak_bytes = max(peak_bytes, plan.peak_bytes)
     return Estimate(count, seconds, peak_bytes, not is_shown_whole(volume, bundle))
 
 
-def _estimated_regions(volume: Volume, bundle: Bundle) -> list[Grid | None]:
-    """Return grids of the size that the regions will have; where they lie is not known before they are located."""
+def _estimated_regions(volume: Volume, bundle: Bundle) -> list[tuple[Grid | None, int]]:
+    """Return a grid for each size of region, and the number of regions of that size.
+
+    The grids lie in the middle of the scan, because the place of the regions is not known before they are located.
+    """
     spec = bundle.localiser
     if spec is None or is_shown_whole(volume, bundle):
-        return [None]
-    return [Grid.around(volume.grid.center_mm, region.size_mm, spec.spacing_mm) for region in spec.regions]
+        return [(None, 1)]
+    sizes = Counter(region.size_mm for region in spec.regions)
+    return [(Grid.around(volume.grid.center_mm, size, spec.spacing_mm), number) for size, number in sizes.items()]

@@ -220,12 +220,15 @@ class RegionTask:
         return network_seconds(shape[0] * plan.cost.flop, model.device, model.dtype, compiled=program != "torch")
 
     def _cost(self, windows: Windows) -> NetworkCost:
-        model = self.settings.model
-        window = windows.cut(windows.pad(self.image), (0, 0, 0))[None]
-        cost = network_cost(model.network, window)
-        if model.device.type == "cuda":
-            return replace(cost, peak_bytes=0)  # its feature maps lie in the GPU's memory
-        return cost.computed_in(model.dtype)
+        """Return the cost of one window; all regions of a run share the costs of a window size."""
+        model, costs = self.settings.model, self.settings.window_costs
+        if windows.size not in costs:
+            window = windows.cut(windows.pad(self.image), (0, 0, 0))[None]
+            cost = network_cost(model.network, window)
+            # the feature maps of a GPU lie in its own memory
+            is_on_gpu = model.device.type == "cuda"
+            costs[windows.size] = replace(cost, peak_bytes=0) if is_on_gpu else cost.computed_in(model.dtype)
+        return costs[windows.size]
 
     def _held(self, backend: BackendName) -> int:
         """Return the memory besides the image: in use, promised, and of the weights that a compiled network copies."""
