@@ -1,0 +1,113 @@
+"""Pixels that disagree with their header, or do not fit in memory."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from phantoms import write_enhanced, write_series
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGBaseline8Bit, RLELossless
+
+from napari_seg.errors import EnvironmentFault, InputError
+from napari_seg.formats import find_scans
+from napari_seg.formats.dicom.read import read_series
+from napari_seg.memory import limited_to
+from napari_seg.volume import Volume
+
+
+def halve(keyword: str) -> Callable[[int, Dataset], None]:
+    def edit(k: int, dataset: Dataset) -> None:
+        setattr(dataset, keyword, getattr(dataset, keyword) // 2)
+
+    return edit
+
+
+def to_eight_bits(k: int, dataset: Dataset) -> None:
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+
+
+def refusal(folder: Path) -> InputError:
+    (scan,) = find_scans(folder)
+    with pytest.raises(InputError) as caught:
+        scan.read()
+    return caught.value
+
+
+@pytest.mark.parametrize("edit", [halve("Rows"), halve("Columns"), to_eight_bits])
+def test_pixels_that_are_longer_than_claimed_are_refused(
+    tmp_path: Path, head: Volume, edit: Callable[[int, Dataset], None]
+) -> None:
+    write_series(head, tmp_path, edit=edit)
+    error = refusal(tmp_path)
+    assert error.code == "file.bad_header"
+    assert "holds 1040 bytes of pixels" in error.message
+    assert "in all 520 bytes" in error.message
+
+
+def test_more_frames_than_claimed_are_refused(tmp_path: Path, head: Volume) -> None:
+    write_enhanced(head, tmp_path / "mf")
+    dataset = pydicom.dcmread(tmp_path / "mf")
+    dataset.NumberOfFrames = 7
+    dataset.PerFrameFunctionalGroupsSequence = dataset.PerFrameFunctionalGroupsSequence[:7]
+    dataset.save_as(tmp_path / "mf")
+    assert refusal(tmp_path).code == "file.bad_header"
+
+
+def test_compressed_pixels_of_more_rows_than_claimed_are_refused(tmp_path: Path, head: Volume) -> None:
+    def squeeze(k: int, dataset: Dataset) -> None:
+        dataset.compress(RLELossless)
+        dataset.Rows //= 2
+
+    write_series(head, tmp_path, slices=[3, 4, 5, 6], edit=squeeze)
+    assert refusal(tmp_path).code == "file.truncated"
+
+
+@pytest.mark.parametrize("keyword", ["Rows", "Columns"])
+def test_jpeg_of_another_size_than_claimed_is_refused(tmp_path: Path, head: Volume, keyword: str) -> None:
+    def squeeze(k: int, dataset: Dataset) -> None:
+        stream = io.BytesIO()
+        Image.fromarray(np.zeros((26, 20), np.uint8)).save(stream, "JPEG")
+        to_eight_bits(k, dataset)
+        dataset.PixelRepresentation = 0
+        dataset.PixelData = encapsulate([stream.getvalue()])
+        dataset["PixelData"].is_undefined_length = True
+        dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+        setattr(dataset, keyword, getattr(dataset, keyword) // 2)
+
+    write_series(head, tmp_path, slices=[3, 4, 5, 6], edit=squeeze)
+    error = refusal(tmp_path)
+    assert error.code == "file.bad_header"
+    assert "26 rows of 20 compressed pixels" in error.message
+
+
+def test_padding_behind_pixels_is_noticed(tmp_path: Path, head: Volume) -> None:
+    def pad(k: int, dataset: Dataset) -> None:
+        dataset.PixelData = dataset.PixelData + b"\0" * 40
+
+    write_series(head, tmp_path, edit=pad)
+    (scan,) = find_scans(tmp_path)
+    volume = scan.read()
+    assert [notice.code for notice in volume.notices] == ["file.longer"]
+    assert np.array_equal(volume.array, head.array)
+
+
+def test_an_element_of_pixels_that_is_too_short_is_refused(tmp_path: Path, head: Volume) -> None:
+    def shorten(k: int, dataset: Dataset) -> None:
+        dataset.PixelData = dataset.PixelData[:-200]
+        dataset.DataSetTrailingPadding = b"\0" * 400  # so that the file itself is long enough
+
+    write_series(head, tmp_path, edit=shorten)
+    assert refusal(tmp_path).code == "file.bad_header"
+
+
+def test_pixels_count_towards_the_memory_that_may_be_used(tmp_path: Path, head: Volume) -> None:
+    paths = write_series(head, tmp_path)
+    with limited_to(20_000), pytest.raises(EnvironmentFault, match=r"environment\.memory"):
+        read_series(paths)

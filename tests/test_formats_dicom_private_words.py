@@ -1,0 +1,121 @@
+"""Names of files, series and folders without the words that name patients and other people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from phantoms import CANARIES, write_series
+from pydicom.dataset import Dataset
+
+from napari_seg.errors import InputError
+from napari_seg.formats import find, find_scans
+from napari_seg.formats.dicom.headers import read_header
+from napari_seg.formats.dicom.private_words import label_of, public_name
+from napari_seg.volume import Volume
+
+TAGS = {"PatientName": "Canary^Tweety", "PatientID": "CAN4711", "ReferringPhysicianName": "Birdhouse^Anna"}
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("IM-0001", "IM-0001"),
+        ("IM-0001.dcm", "IM-0001.dcm"),
+        ("CANARY_TWEETY.0001.dcm", "0001.dcm"),
+        ("tweety canary T1 7.IMA", "T1_7.IMA"),
+        ("can4711-3", "3"),
+        ("AnnaBirdhouse_12.dcm", "12.dcm"),
+        ("Canary.dcm", "instance 12"),
+    ],
+)
+def test_the_label_of_a_file_has_no_private_words(name: str, label: str) -> None:
+    assert label_of(Path(name), TAGS | {"InstanceNumber": 12}) == label
+
+
+@pytest.mark.parametrize(
+    "keyword",
+    [
+        "ReferringPhysicianName",
+        "RequestingPhysician",
+        "PhysiciansOfRecord",
+        "NameOfPhysiciansReadingStudy",
+        "ReviewerName",
+    ],
+)
+def test_words_of_all_persons_are_private(tmp_path: Path, head: Volume, keyword: str) -> None:
+    def name(k: int, dataset: Dataset) -> None:
+        setattr(dataset, keyword, "Sparrow^Jack")
+
+    write_series(head, tmp_path, description="T1w for Dr Sparrow", edit=name)
+    (scan,) = find_scans(tmp_path)
+    assert scan.name == "MR_T1w_for_Dr_003"
+    assert public_name("Jack Sparrow 2020", read_header(scan.files[0]).tags) == "2020"
+
+
+def spoil_nothing(paths: list[Path]) -> None:
+    pass
+
+
+def cut_header(paths: list[Path]) -> None:
+    paths[5].write_bytes(paths[5].read_bytes()[:300])
+
+
+def cut_pixels(paths: list[Path]) -> None:
+    paths[5].write_bytes(paths[5].read_bytes()[:-100])
+
+
+def drop(paths: list[Path]) -> None:
+    paths[5].unlink()
+
+
+def empty(paths: list[Path]) -> None:
+    paths[5].write_bytes(b"")
+
+
+def edit_one(keyword: str, value: Any) -> Callable[[list[Path]], None]:
+    def edit(paths: list[Path]) -> None:
+        dataset = pydicom.dcmread(paths[5])
+        setattr(dataset, keyword, value)
+        dataset.save_as(paths[5])
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoil_nothing,
+        cut_header,
+        cut_pixels,
+        drop,
+        empty,
+        edit_one("Modality", "SR"),
+        edit_one("PixelSpacing", [0, 1]),
+        edit_one("PhotometricInterpretation", "RGB"),
+        edit_one("ImageType", ["DERIVED"]),
+        edit_one("ImagePositionPatient", [0, 0, 0]),
+        edit_one("Rows", 13),
+        edit_one("RescaleSlope", 0),
+        edit_one("ModalityLUTSequence", [Dataset()]),
+    ],
+)
+def test_no_message_quotes_a_file_name_that_is_a_patients(
+    tmp_path: Path, head: Volume, spoil: Callable[[list[Path]], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = write_series(head, tmp_path, file_name="Canary^Tweety_CAN4711_{:04d}.dcm")
+    spoil(paths)
+    found = find(tmp_path)
+    texts = [one.message for one in found.skipped]
+    for scan in found.scans:
+        texts.append(scan.name)
+        try:
+            volume = scan.read()
+            texts += [volume.name, *map(str, volume.notices)]
+        except InputError as error:
+            texts.append(str(error))
+    text = " ".join([*texts, caplog.text]).lower()
+    assert not any(canary.lower() in text for canary in CANARIES), text
