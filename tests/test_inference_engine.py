@@ -305,7 +305,7 @@ def test_a_bundle_may_name_the_inferer() -> None:
     for wrong in ({"roi_size": (8, 8)}, {"roi_size": 8, "overlap": 1.0}, {"roi_size": 8, "mirror_axes": (3,)}):
         with pytest.raises(ValueError, match="want"):
             StreamingInferer(**wrong)
-    with pytest.raises(ValueError, match="it answered"):
+    with pytest.raises(ValueError, match="its output has shape"):
         StreamingInferer(8, 2)(torch.zeros(1, 1, 20, 8, 8), lambda windows: windows[:1])
 
 

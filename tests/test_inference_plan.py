@@ -23,10 +23,11 @@ from napari_seg.errors import EnvironmentFault
 from napari_seg.geometry import Grid
 from napari_seg.inference import plan as planning
 from napari_seg.inference import region as regions
-from napari_seg.inference.backends import base as backends
-from napari_seg.inference.backends import dry_run
-from napari_seg.inference.backends.base import BatchCost, TorchBackend
-from napari_seg.inference.backends.dry_run import NetworkCost, network_cost
+from napari_seg.inference.backends import choose
+from napari_seg.inference.backends import cost as costs
+from napari_seg.inference.backends.base import BatchCost
+from napari_seg.inference.backends.cost import NetworkCost, network_cost
+from napari_seg.inference.backends.torch import TorchBackend
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.plan import Plan, best_plan, cut_in_strips, make_plan
 from napari_seg.inference.region import RegionTask
@@ -134,7 +135,7 @@ def with_backends(head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Segments with such backends, of bytes given in times of what is expected; gives the plans that were made, too."""
     pytest.importorskip("openvino")
     bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(16, 16, 16)), trust=True)
-    monkeypatch.setattr(backends, "WORTH_COMPILING_FLOP", 0)
+    monkeypatch.setattr(choose, "MIN_COMPILED_FLOP", 0)
     monkeypatch.setattr(regions, "held_bytes", lambda: 100 * MIB)
     cost = network_cost(load_model(bundle, "cpu").network, torch.zeros(1, 1, 16, 16, 16))
     expected, plan = planning.COMPILED_MEMORY * cost.peak_bytes / 16**3, RegionTask.plan
@@ -142,7 +143,7 @@ def with_backends(head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def run(times: float | Backends | None, memory_bytes: int = 10**12) -> tuple[Segmentation, Backends, list[Plan]]:
         made = times if isinstance(times, Backends) else Backends(None if times is None else times * expected)
         plans: list[Plan] = []
-        monkeypatch.setattr(backends, "make_backend", made)
+        monkeypatch.setattr(choose, "make_backend", made)
         monkeypatch.setattr(RegionTask, "plan", lambda *known: plans.append(plan(*known)) or plans[-1])
         return segment(head, bundle, memory_bytes=memory_bytes), made, plans
 
@@ -178,17 +179,17 @@ def planned(tmp_path: Path, device: str = "cpu", dtype: torch.dtype = torch.floa
 
 def test_less_is_planned_in_half_precision(tmp_path: Path) -> None:
     exact = planned(tmp_path).cost.peak_bytes
-    assert planned(tmp_path, dtype=torch.bfloat16).cost.peak_bytes == int(dry_run.HALF_MAPS * exact)
+    assert planned(tmp_path, dtype=torch.bfloat16).cost.peak_bytes == int(costs.HALF_PRECISION_MEMORY * exact)
 
 
 def test_what_lies_in_a_gpus_memory_is_not_charged_to_main_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backends, "room_for_sums", lambda device: 0)
+    monkeypatch.setattr(choose, "room_for_accumulators", lambda device: 0)
     small = planned(tmp_path, "cuda")
     usual = planned(tmp_path)
     assert usual.peak_bytes - small.peak_bytes > usual.cost.peak_bytes / 2  # its maps
-    monkeypatch.setattr(backends, "room_for_sums", lambda device: 10**9)
+    monkeypatch.setattr(choose, "room_for_accumulators", lambda device: 10**9)
     large = planned(tmp_path, "cuda")
     assert small.permanent_bytes - large.permanent_bytes > 0.9 * (large.accumulator_bytes - 2 * 4 * 3 * 16**3)
 
@@ -220,7 +221,7 @@ def test_a_network_that_takes_too_much_is_refused_and_leaves_nothing(with_backen
 
 
 def test_what_was_planned_for_torch_is_run_by_torch(with_backends: Segmented, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "WORTH_COMPILING_FLOP", np.inf)
+    monkeypatch.setattr(choose, "MIN_COMPILED_FLOP", np.inf)
     _, made, (plan,) = with_backends(100)
     assert made.wanted == ["torch"]
     assert plan.compiled_memory is None

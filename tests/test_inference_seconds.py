@@ -21,7 +21,7 @@ from napari_seg.bundles.spec import read_bundle
 from napari_seg.geometry import Grid
 from napari_seg.inference import estimate as estimating
 from napari_seg.inference import seconds as speed
-from napari_seg.inference.backends import base as backends
+from napari_seg.inference.backends import choose
 from napari_seg.inference.estimate import estimate
 from napari_seg.inference.inferer import window_settings
 from napari_seg.inference.options import SegmentOptions
@@ -101,7 +101,7 @@ def test_locating_and_compiling_are_in_the_time_told(
     real = RegionTask.compiling_seconds
     monkeypatch.setattr(estimating, "locating_seconds", lambda volume, bundle: 80.0)
     assert told() == pytest.approx(80 + plain, abs=1)
-    monkeypatch.setattr(backends, "will_compile", lambda wanted, device, flop: True)
+    monkeypatch.setattr(choose, "will_compile", lambda wanted, device, flop: True)
     monkeypatch.setattr(RegionTask, "compiling_seconds", compiling)
     assert told() == pytest.approx(380 + plain, abs=1)
     known = load_model(bundle, "cpu").statistics.batch_seconds

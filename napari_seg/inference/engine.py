@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from napari_seg.bundles.spec import Bundle
-from napari_seg.inference.backends.base import averaged, check_answer, computing_in, first_answer
+from napari_seg.inference.backends.averaging import averaged
+from napari_seg.inference.backends.base import autocast, check_output, first_output
 from napari_seg.inference.decide.decider import Decider
 from napari_seg.inference.plan import Plan, check_whole
 from napari_seg.inference.prepare import prepare
@@ -86,7 +87,7 @@ def segment_region(
             in_all = f" ({describe_seconds(time.perf_counter() - settings.began + estimated + finishing)} in all)"
         log.info("%s: %s, about %s%s, with %s", region.name, plan, describe_seconds(estimated), in_all, backend.name)
         decider = Decider(task.grid, volume.grid, label_map, region.labels, windows.axes, maps, bundle.thresholds)
-        empty_logits = _empty_logits(windows, plan.cost.classes, bundle.thresholds, backend.home)
+        empty_logits = _empty_logits(windows, plan.cost.classes, bundle.thresholds, backend.output_device)
         with closing(backend), measuring() as measured:
             run = _network_run(backend, task, plan, settings.windows, on_window, measured)
             logits = windows.logits(padded, plan.starts, run, empty_logits)
@@ -121,9 +122,9 @@ def _decide_whole(
     check_whole(image.shape, _min_classes(bundle), settings.budget_bytes, held)
     decider = Decider(grid, volume.grid, label_map, region.labels, maps=maps, thresholds=bundle.thresholds)
     on_window(0, 1)
-    with blaming(bundle, model.device), computing_in(model.dtype, model.device):
-        logits = first_answer(model.inferer(image[None].to(model.device), model.network))
-        check_answer(logits, 1, image.shape[1:], _min_classes(bundle))
+    with blaming(bundle, model.device), autocast(model.dtype, model.device):
+        logits = first_output(model.inferer(image[None].to(model.device), model.network))
+        check_output(logits, 1, image.shape[1:], _min_classes(bundle))
     on_window(1, 1)
     decider.add((0, 0, 0), logits[0].float())
     return decider.confidence()
@@ -164,7 +165,7 @@ def _network_run(
         nonlocal done
         with blaming(bundle, model.device):
             logits = run(batch)
-            check_answer(logits, len(batch), plan.windows.size, _min_classes(bundle))
+            check_output(logits, len(batch), plan.windows.size, _min_classes(bundle))
         done += len(batch)
         on_window(done, plan.window_count)
         return logits
@@ -188,7 +189,7 @@ def _timed(backend: Backend, model: Model, plan: Plan, shape: tuple[int, ...], m
             model.statistics.batch_seconds[(plan.program, shape)] = seconds / count
         if plan.releases_memory:
             measured.look()
-            backend.rest()
+            backend.release_memory()
         return logits
 
     return timed

@@ -11,7 +11,8 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer, SlidingWindowInferer
 from monai.utils import convert_to_dst_type
 
-from napari_seg.inference.backends.base import Run, averaged, check_answer, first_answer
+from napari_seg.inference.backends.averaging import averaged
+from napari_seg.inference.backends.base import Run, check_output, first_output
 from napari_seg.inference.windows.blend import blend, with_least_memory
 from napari_seg.inference.windows.layout import Windows, WindowSettings
 
@@ -74,7 +75,7 @@ class StreamingInferer(Inferer):
             kwargs: further arguments for the network.
         """
         images = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        run = averaged(lambda windows: first_answer(network(windows, *args, **kwargs)), self.settings.mirror_axes)
+        run = averaged(lambda windows: first_output(network(windows, *args, **kwargs)), self.settings.mirror_axes)
         answer: torch.Tensor | None = None
         for number, image in enumerate(images):
             for where, found in self._blocks(image, run):
@@ -95,7 +96,7 @@ class StreamingInferer(Inferer):
 
         def checked(batch: torch.Tensor) -> torch.Tensor:
             answer = run(batch)
-            check_answer(answer, len(batch), windows.size)
+            check_output(answer, len(batch), windows.size)
             return answer
 
         for block in blend(windows, strip, windows.logits(padded, starts, checked)):

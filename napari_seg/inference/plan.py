@@ -21,7 +21,7 @@ from math import prod
 import torch
 
 from napari_seg.errors import EnvironmentFault
-from napari_seg.inference.backends.dry_run import NetworkCost
+from napari_seg.inference.backends.cost import NetworkCost
 from napari_seg.inference.decide.decider import decider_bytes
 from napari_seg.inference.windows.blend import accumulator_bytes, place_shape, weights_voxels, with_least_memory
 from napari_seg.inference.windows.layout import Triple, Windows

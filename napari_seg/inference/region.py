@@ -14,9 +14,9 @@ from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
 from napari_seg.geometry import Grid
 from napari_seg.inference import plan as planning
-from napari_seg.inference.backends import base as backends
+from napari_seg.inference.backends import choose
 from napari_seg.inference.backends.base import Backend
-from napari_seg.inference.backends.dry_run import NetworkCost, network_cost
+from napari_seg.inference.backends.cost import NetworkCost, network_cost
 from napari_seg.inference.backends.openvino import compiled_once
 from napari_seg.inference.options import BackendName
 from napari_seg.inference.plan import COMPILED_MEMORY, Plan
@@ -127,7 +127,7 @@ class RegionTask:
 
         def compiled_memory(flop: float) -> float | None:
             known = model.statistics.compiled_memory or COMPILED_MEMORY
-            return known if backends.will_compile(name, model.device, flop) else None
+            return known if choose.will_compile(name, model.device, flop) else None
 
         with blaming(self.settings.bundle, model.device):
             return planning.best_plan(
@@ -137,7 +137,7 @@ class RegionTask:
                 self.settings.budget_bytes,
                 lambda: self._held(name) if held is None else held,
                 compiled_memory,
-                backends.room_for_sums(model.device),
+                choose.room_for_accumulators(model.device),
             )
 
     def start_backend(self, on_window: OnWindow) -> tuple[Plan, Backend]:
@@ -167,7 +167,7 @@ class RegionTask:
                 if backend is None:
                     if plan.compiled_memory is None and name == "auto":
                         name = "torch"  # as planned
-                    backend = backends.make_backend(name, model, shape, plan.flop, plan.accumulator_bytes)
+                    backend = choose.make_backend(name, model, shape, plan.flop, plan.accumulator_bytes)
                     compiled_for = shape
                 if backend.batch_cost is None:
                     if plan.compiled_memory is None:
@@ -233,7 +233,7 @@ class RegionTask:
     def _held(self, backend: BackendName) -> int:
         """Return the memory besides the image: in use, promised, and of the weights that a compiled network copies."""
         model = self.settings.model
-        is_copied = backends.will_compile(backend, model.device, inf)
+        is_copied = choose.will_compile(backend, model.device, inf)
         weights = sum(value.nbytes for value in model.network.state_dict().values()) if is_copied else 0
         return held_bytes() + self.promised_bytes - self.image.nbytes + weights
 

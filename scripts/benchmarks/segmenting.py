@@ -110,12 +110,13 @@ class Times:
 @contextmanager
 def timed_backends() -> Iterator[Times]:
     """Times all backends that the engine makes within."""
-    from napari_seg.inference.backends import base as backends
+    from napari_seg.inference.backends import choose
+    from napari_seg.inference.backends.base import Backend
 
-    make_backend, times = backends.make_backend, Times()
+    make_backend, times = choose.make_backend, Times()
 
     class Timed:
-        def __init__(self, backend: backends.Backend) -> None:
+        def __init__(self, backend: Backend) -> None:
             self.backend = backend
 
         def __getattr__(self, name: str) -> Any:
@@ -133,5 +134,5 @@ def timed_backends() -> Iterator[Times]:
         times.start += time.perf_counter() - start
         return backend
 
-    with patch.object(backends, "make_backend", made):
+    with patch.object(choose, "make_backend", made):
         yield times

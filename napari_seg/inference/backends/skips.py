@@ -1,9 +1,9 @@
-"""Skip connections of OpenVINO's graphs, rewritten so that fewer maps are alive at once.
+"""Skip connections in OpenVINO's graphs, rewritten so that fewer feature maps are alive at once.
 
-A U-Net's decoder joins its own map with the encoder's and convolves both. At full resolution the two, what joins them
-and what comes of it are the most that a network ever holds. A convolution of joined maps is the sum of a convolution of
-each: that of the encoder's map can be done as soon as there is one, in place of keeping it, and the decoder's is added
-into it. Measured on nnU-Net's standard network: 42 % less memory, and no slower.
+A U-Net's decoder concatenates its own feature map with the encoder's and convolves both. At full resolution these two,
+their concatenation and the result are the peak of the network's memory. But a convolution of concatenated maps is the
+sum of one convolution of each. So the encoder's map is convolved as soon as it exists, instead of being kept, and the
+decoder's convolution is added later. On nnU-Net's standard network this saves 42 % of the memory and no time is lost.
 """
 
 from __future__ import annotations
@@ -13,65 +13,72 @@ from typing import Any
 import numpy as np
 
 
-def split_skips(model: Any) -> None:
-    """Splits, in place, every convolution of joined maps into one of each; same numbers, to rounding of the sums.
+def split_skips(model: Any) -> int:
+    """Split every convolution of concatenated maps into one of each, in place, and return how many were split.
+
+    The logits stay the same, up to rounding.
 
     Args:
-        model: OpenVINO's, not compiled.
+        model: OpenVINO's model, not compiled.
     """
     from openvino import opset13 as ops
 
     order = {operation.get_friendly_name(): n for n, operation in enumerate(model.get_ordered_ops())}
+    count = 0
     for convolution in model.get_ordered_ops():
-        if (joined := _joined(convolution)) is None:
+        if (concatenation := _concatenation_before(convolution)) is None:
             continue
         attributes, weights = convolution.get_attributes(), convolution.input_value(1).get_node().get_data()
         parts, first = [], 0
-        for source in joined.input_values():
+        for source in concatenation.input_values():
             channels = source.get_partial_shape()[1].get_length()
-            own = ops.constant(np.ascontiguousarray(weights[:, first : first + channels]))
+            part_weights = ops.constant(np.ascontiguousarray(weights[:, first : first + channels]))
             geometry = [attributes[name] for name in ("strides", "pads_begin", "pads_end", "dilations", "auto_pad")]
-            parts.append((source, ops.convolution(source, own, *geometry)))
+            parts.append((source, ops.convolution(source, part_weights, *geometry)))
             first += channels
-        # the decoder's own map comes last, and what the others gave is added into what comes of it
+        # the decoder's own map comes last; the results of the others are added to its result
         parts.sort(key=lambda part: order[part[0].get_node().get_friendly_name()])
         total = parts[-1][1]
         for source, part in parts[:-1]:
-            _done_at_once(source, part, joined)
+            _run_early(source, part, concatenation)
             total = ops.add(total, part)
         for target in convolution.output(0).get_target_inputs():
             target.replace_source_output(total.output(0))
+        count += 1
     model.validate_nodes_and_infer_types()
+    return count
 
 
-def _joined(convolution: Any) -> Any:
-    """What joins the maps that a convolution is given, if nothing else is given them joined; None of any other."""
+def _concatenation_before(convolution: Any) -> Any:
+    """Return the concatenation of channels that only this convolution reads; None if there is none."""
     if (
         convolution.get_type_name() != "Convolution"
         or convolution.input_value(1).get_node().get_type_name() != "Constant"
     ):
         return None
-    joined = convolution.input_value(0).get_node()
-    is_joined = joined.get_type_name() == "Concat" and joined.get_attributes()["axis"] == 1
-    return joined if is_joined and len(joined.output(0).get_target_inputs()) == 1 else None
+    node = convolution.input_value(0).get_node()
+    is_concatenation = node.get_type_name() == "Concat" and node.get_attributes()["axis"] == 1
+    return node if is_concatenation and len(node.output(0).get_target_inputs()) == 1 else None
 
 
-def _done_at_once(source: Any, part: Any, joined: Any) -> None:
-    """Has a map convolved before anything that follows from it otherwise, by adding nothing of the outcome to that.
+def _run_early(source: Any, part: Any, concatenation: Any) -> None:
+    """Make everything else that reads a map depend on its convolution, so that the convolution runs first.
 
-    OpenVINO runs what it needs as late as it can, which would keep the map to the end.
+    OpenVINO runs an operation as late as it can, which would keep the map to the end. The dependence is an added zero:
+    one value of the convolution, compared with 0 (which gives 0 or 1, for infinity and NaN too) and multiplied by 0.
     """
     from openvino import opset13 as ops
 
     rank = len(source.get_partial_shape())
     zeros, ones = (ops.constant(np.full(rank, n, np.int64)) for n in (0, 1))
-    zero = ops.constant(np.float32(0))
-    nothing = ops.multiply(ops.slice(part, zeros, ones, ones), zero)
-    others = {joined.get_friendly_name(), part.get_friendly_name()}
+    value = ops.slice(part, zeros, ones, ones)
+    is_below = ops.convert(ops.less(value, ops.constant(np.float32(0))), np.float32)
+    nothing = ops.multiply(is_below, ops.constant(np.float32(0)))
+    others = {concatenation.get_friendly_name(), part.get_friendly_name()}
     for target in source.get_target_inputs():
         user = target.get_node()
-        has_map = user.get_output_size() == 1 and user.get_output_element_type(0) == zero.get_element_type()
-        if has_map and user.get_friendly_name() not in others:  # a shape is whole numbers, and known anyway
+        has_map = user.get_output_size() == 1 and user.get_output_element_type(0) == source.get_element_type()
+        if has_map and user.get_friendly_name() not in others:  # operations on shapes are integers, and known anyway
             followers = list(user.output(0).get_target_inputs())
             added = ops.add(user.output(0), nothing)
             for follower in followers:

@@ -1,4 +1,4 @@
-"""Every backend gives torch's logits, and says clearly why it can't."""
+"""A compiled network gives torch's logits, new or from the cache."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,17 +15,14 @@ from monai.networks.nets import UNet
 from monai.transforms import Compose
 from torch import nn
 
-from napari_seg.bundles import precision as precisions
-from napari_seg.bundles.load import load_model
 from napari_seg.bundles.model import Model
-from napari_seg.bundles.precision import Precision, compute_dtype, has_bfloat16
+from napari_seg.bundles.precision import has_bfloat16
 from napari_seg.bundles.spec import read_bundle
 from napari_seg.errors import EnvironmentFault
-from napari_seg.inference.backends import base as backends
 from napari_seg.inference.backends import openvino as compiled
-from napari_seg.inference.backends.base import TorchBackend, make_backend
+from napari_seg.inference.backends.choose import make_backend
 from napari_seg.inference.backends.openvino import OpenVINOBackend, compile_network
-from napari_seg.inference.estimate import estimate
+from napari_seg.inference.backends.torch import TorchBackend
 from napari_seg.inference.segment import segment
 from napari_seg.volume import Volume
 
@@ -63,7 +59,7 @@ needs_openvino = pytest.mark.skipif(not openvino_is_there(), reason='needs the e
 def test_openvino_gives_torchs_logits(network: nn.Module, own_cache: Path) -> None:
     windows = torch.randn(SHAPE)
     expected = TorchBackend(network, CPU)(windows)
-    for _ in range(2):  # compiled anew, then from the cache
+    for _ in range(2):  # compiled, then from the cache
         backend = OpenVINOBackend(compile_network(network, SHAPE, own_cache), SHAPE)
         torch.testing.assert_close(backend(windows), expected, rtol=1e-3, atol=2e-3)
         torch.testing.assert_close(backend(windows[:1]), expected[:1], rtol=1e-3, atol=2e-3)
@@ -80,7 +76,7 @@ def test_what_a_run_took_is_expected_of_the_next(network: nn.Module, own_cache: 
     assert tried == network_then.batch_cost
     backend = OpenVINOBackend(network_then, SHAPE)
     backend(torch.randn(SHAPE))
-    backend.taken = [1.0, 3.0]
+    backend.batch_seconds = [1.0, 3.0]
     backend.close()
     now = compile_network(network, SHAPE, own_cache)
     assert now.batch_cost == network_then.batch_cost == (2.0, tried.memory)
@@ -136,7 +132,7 @@ def test_a_branch_that_tracing_would_lose_is_noticed() -> None:
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             return image * 2 if image.max() > 0 else image * 3
 
-    with pytest.raises(RuntimeError, match="does not answer what torch answers"):
+    with pytest.raises(RuntimeError, match="logits differ from torch's"):
         compile_network(Branching().eval(), SHAPE)
 
 
@@ -191,26 +187,8 @@ def test_logits_stay_while_the_memory_of_a_network_is_given_back(network: nn.Mod
     backend, windows = OpenVINOBackend(compile_network(network, SHAPE), SHAPE), torch.randn(SHAPE)
     for _ in range(2):
         logits = backend(windows)
-        backend.rest()
+        backend.release_memory()
         torch.testing.assert_close(logits, network(windows), rtol=1e-3, atol=2e-3)
-
-
-@needs_openvino
-def test_what_is_quickest_is_taken(network: nn.Module) -> None:
-    assert isinstance(make_backend("auto", model_of(network), SHAPE, flop=1e9), TorchBackend)
-    assert isinstance(make_backend("torch", model_of(network), SHAPE, flop=1e15), TorchBackend)
-    assert isinstance(make_backend("auto", model_of(network), SHAPE, flop=1e15), OpenVINOBackend)
-    # the next scan takes what is compiled, and two at a time don't share what they are asked
-    model = model_of(network)
-    one, other = (make_backend("openvino", model, SHAPE, 1e9) for _ in range(2))
-    assert compiled.compiled_once.cache_info().hits == 1
-    first, second = torch.randn(SHAPE), torch.randn(SHAPE)
-    answer = one(first)
-    kept = answer.clone()
-    other(second)
-    torch.testing.assert_close(answer, kept)
-    other.close()
-    torch.testing.assert_close(one(first), kept)
 
 
 class Skipping(nn.Module):
@@ -235,7 +213,7 @@ class Skipping(nn.Module):
 def test_joined_maps_are_convolved_each_for_itself(more: bool) -> None:
     torch.manual_seed(0)
     network, windows = Skipping(more).eval(), torch.randn(SHAPE)
-    operations = compiled._traced(network, SHAPE).get_ordered_ops()
+    operations = compiled._trace(network, SHAPE).get_ordered_ops()
     names = [o.get_type_name() for o in operations if len(o.get_output_partial_shape(0)) == len(SHAPE)]
     assert names.count("Convolution") == (3 if more else 4)
     assert ("Concat" in names) == more
@@ -263,95 +241,6 @@ def test_a_signal_after_compiled_networks_ended_is_survived() -> None:
 
 
 @needs_openvino
-def test_a_network_that_openvino_cant_read_runs_in_torch() -> None:
-    class Strange(nn.Module):
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            return torch.from_numpy(image.numpy().copy()) if image.sum() > 1 else torch.linalg.svd(image)[1]
-
-    network = Strange().eval()
-    assert isinstance(make_backend("auto", model_of(network), SHAPE, flop=1e15), TorchBackend)
-    with pytest.raises(EnvironmentFault, match=r"environment\.backend: OpenVINO can't run .*--backend torch"):
-        make_backend("openvino", model_of(network), SHAPE, flop=1e15)
-
-
-class Small(nn.Module):
-    """Stands for a GPU: has too little memory for more than some windows, and for any before it was copied."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__()
-        self.convolution, self.most, self.batches = nn.Conv3d(1, 2, 3, padding=1), most, []
-
-    def __deepcopy__(self, memo: dict) -> nn.Module:
-        return self.convolution
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        self.batches.append(len(image))
-        if len(image) > self.most:
-            raise torch.OutOfMemoryError("out of memory")
-        return self.convolution(image)
-
-
-@pytest.mark.parametrize(("most", "asked"), [(9, [6]), (2, [6, 3, 1, 1, 1, 1, 1, 1]), (0, [6, 3, 1])])
-@torch.inference_mode()
-def test_too_little_memory_steps_down_and_changes_no_logit(most: int, asked: list[int]) -> None:
-    network, windows = Small(most), torch.randn(6, 1, 8, 8, 8)
-    backend = TorchBackend(network, CPU, refuge=CPU)
-    for _ in range(2):
-        torch.testing.assert_close(backend(windows), network.convolution(windows))
-    assert network.batches[: len(asked)] == asked
-    assert [notice.code for notice in backend.notices] == ["environment.gpu_memory"] * {9: 0, 2: 2, 0: 3}[most]
-    assert ("processor went on" in " ".join(map(str, backend.notices))) == (most == 0)
-    with pytest.raises(torch.OutOfMemoryError):
-        TorchBackend(Small(0), CPU)(windows)
-
-
-def test_a_hand_over_is_a_notice_of_the_result(head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Starved(TorchBackend):
-        def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-            super().__init__(network, device, dtype)
-            self._notice("for one window; the processor went on in its place")
-
-    monkeypatch.setattr(backends, "TorchBackend", Starved)
-    bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(10, 12, 8)), trust=True)
-    assert [n.code for n in segment(head, bundle, device="cpu", backend="torch").notices] == ["environment.gpu_memory"]
-
-
-def test_a_hand_over_in_the_coarse_pass_is_a_notice_too(
-    head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[TorchBackend] = []
-
-    class StarvedFirst(TorchBackend):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
-            if not made:
-                self._notice("for one window; the processor went on in its place")
-            made.append(self)
-
-    monkeypatch.setattr(backends, "TorchBackend", StarvedFirst)
-    root = write_threshold_bundle(tmp_path / "fine", own={"coarse": {"bundle": "coarse", "margin_mm": 10}})
-    write_threshold_bundle(root / "coarse")
-    result = segment(head, read_bundle(root, trust=True), device="cpu", backend="torch")
-    assert len(made) > 1
-    assert [notice.code for notice in result.notices] == ["environment.gpu_memory"]
-
-
-@pytest.mark.parametrize("refuge", [None, CPU])
-@torch.inference_mode()
-def test_torch_in_bfloat16_is_near_float32_and_steps_down_to_it(refuge: torch.device | None) -> None:
-    network, windows = Small(9 if refuge is None else 0), torch.randn(1, 1, 8, 8, 8)
-    exact = network.convolution(windows)
-    backend = TorchBackend(network, CPU, torch.bfloat16, refuge=refuge)  # any processor can imitate it
-    off = float((backend(windows).float() - exact).abs().max())
-    if refuge is None:
-        assert 0 < off < 0.02 * float(exact.abs().max())
-        assert backend.name == "torch on cpu in bfloat16"
-    else:
-        assert off < 1e-6
-        assert backend.name == "torch on cpu"
-
-
-@needs_openvino
 @pytest.mark.skipif(not has_bfloat16(CPU), reason="this processor has no bfloat16")
 @torch.inference_mode()
 def test_openvino_in_bfloat16_is_near_float32_and_kept_apart(
@@ -360,7 +249,7 @@ def test_openvino_in_bfloat16_is_near_float32_and_kept_apart(
     windows = torch.randn(SHAPE)
     exact = TorchBackend(network, CPU)(windows)
     model = Model(network, Compose([]), SimpleInferer(), CPU, torch.bfloat16)
-    for _ in range(2):  # compiled anew, then from the cache
+    for _ in range(2):  # compiled, then from the cache
         backend = make_backend("openvino", model, SHAPE, 1e9)
         assert backend.name == "OpenVINO on cpu in bfloat16"
         assert 0 < float((backend(windows) - exact).abs().max()) < 0.02 * float(exact.abs().max())
@@ -375,30 +264,6 @@ def test_openvino_in_bfloat16_is_near_float32_and_kept_apart(
         make_backend("auto", model, (1, *SHAPE[1:]), 1e15)
 
 
-def test_precision_is_refused_where_the_processor_has_none(
-    head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: dict[str, bool] = {"avx2": True}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
-    bundle = read_bundle(write_threshold_bundle(tmp_path / "small"), trust=True)
-    with pytest.raises(EnvironmentFault, match="AVX-512 BF16 or AMX"):
-        segment(head, bundle, device="cpu", precision="bfloat16", progress=lambda *_: pytest.fail("too late"))
-    with pytest.raises(EnvironmentFault, match="choose precision auto"):
-        estimate(head, bundle, device="cpu", precision="bfloat16")
-    assert compute_dtype("auto", CPU) == compute_dtype("float32", CPU) == torch.float32
-    assert compute_dtype("auto", torch.device("cuda")) == torch.float16
-    assert compute_dtype("float32", torch.device("cuda")) == torch.float32
-    told["amx_bf16"] = True
-    assert compute_dtype("bfloat16", CPU) == torch.bfloat16
-
-
-def test_without_openvino_torch_runs(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "find_spec", lambda name: None)
-    assert isinstance(make_backend("auto", model_of(network), SHAPE, flop=1e15), TorchBackend)
-    with pytest.raises(EnvironmentFault, match=r"pip install \"napari-seg\[openvino\]\""):
-        make_backend("openvino", model_of(network), SHAPE, flop=1e15)
-
-
 @needs_openvino
 def test_a_scan_is_segmented_alike(head: Volume, tmp_path: Path) -> None:
     bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(10, 12, 8)), trust=True)
@@ -406,26 +271,6 @@ def test_a_scan_is_segmented_alike(head: Volume, tmp_path: Path) -> None:
     with_openvino = segment(head, bundle, backend="openvino")
     assert (with_openvino.array == with_torch.array).all()
     assert with_openvino.confidence == pytest.approx(dict(with_torch.confidence), rel=1e-4)
-
-
-@pytest.mark.parametrize("backend", ["torch", pytest.param("openvino", marks=needs_openvino)])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_shipped_bundle_runs_on_every_backend(
-    backend: backends.BackendName, precision: Precision, own_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # any processor can imitate bfloat16 in torch, which OpenVINO does not do
-    if precision == "bfloat16" and not has_bfloat16(CPU):
-        if backend == "openvino":
-            pytest.skip("this processor has no bfloat16")
-        monkeypatch.setattr(precisions, "has_bfloat16", lambda device: True)
-    model = load_model(read_bundle(), "cpu", precision)
-    exact = load_model(read_bundle(), "cpu").network
-    windows = torch.randn(1, 1, 48, 64, 48, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        expected = exact(windows)
-        found = make_backend(backend, model, tuple(windows.shape), 1e9)(windows).float()
-    tolerance = (1e-4 if precision == "float32" else 3e-2) * float(expected.abs().max())
-    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
 
 
 def test_the_cache_lies_where_caches_lie(monkeypatch: pytest.MonkeyPatch) -> None:

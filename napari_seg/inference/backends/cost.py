@@ -1,0 +1,128 @@
+"""The cost of a network's forward pass, counted in a dry run: shapes without values, so that it needs no memory."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from napari_seg.inference.backends.base import check_output, first_output
+from napari_seg.inference.backends.torch import copy_to
+
+log = logging.getLogger(__name__)
+
+META = torch.device("meta")
+"""torch's device of tensors that have shapes and no values."""
+
+HALF_PRECISION_MEMORY = 0.55
+"""Memory of the feature maps in float16 or bfloat16, relative to float32; torch takes 0.54 on nnU-Net's network."""
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """The cost of one window.
+
+    Attributes:
+        classes: channels of the logits.
+        flop: floating-point operations; a multiply-add is two.
+        peak_bytes: memory of all tensors that are alive at once, window and logits included, weights excluded.
+    """
+
+    classes: int
+    flop: int
+    peak_bytes: int
+
+    def computed_in(self, dtype: torch.dtype) -> NetworkCost:
+        """Return the cost in another number format than float32."""
+        return (
+            self if dtype == torch.float32 else replace(self, peak_bytes=int(HALF_PRECISION_MEMORY * self.peak_bytes))
+        )
+
+
+def network_cost(network: torch.nn.Module, window: torch.Tensor) -> NetworkCost:
+    """Return the cost of a window in float32.
+
+    A network that reads values, or that is compiled, can't be run dry; it is run once on the window itself.
+
+    Args:
+        network: in evaluation mode.
+        window: (1, C, *size), in main memory; its values matter only if the network is run.
+    """
+    try:
+        return _count(copy_to(network, META), window.to(META))
+    except Exception as error:  # a foreign network can raise anything
+        log.debug("the network's cost is measured, since a dry run failed (%s)", type(error).__name__)
+    weights = next(network.parameters(), window)
+    return _count(network, window.to(weights.device))
+
+
+def list_operations(network: torch.nn.Module, shape: tuple[int, ...]) -> list[tuple]:
+    """Return the operations of a network on batches of a shape, in order: each one's name and its plain numbers.
+
+    Lists of numbers are left out, since most of them are sizes.
+
+    Raises:
+        Exception: the network can't be run dry.
+    """
+    with torch.inference_mode(), _Recorder() as recorder:
+        copy_to(network, META)(torch.zeros(shape, device=META))
+    return recorder.operations
+
+
+def _count(network: torch.nn.Module, window: torch.Tensor) -> NetworkCost:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter, _LiveBytes() as live:
+        logits = first_output(network(window.clone()))
+        check_output(logits, len(window), window.shape[2:])
+    return NetworkCost(logits.shape[1], counter.get_total_flops(), live.peak)
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive, each storage once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors_of: dict[int, int] = {}
+        self.now = 0
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, torch.Tensor):
+                self._add(tensor)
+        return output
+
+    def _add(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.tensors_of:
+            self.tensors_of[key] = 0
+            self.now += size
+            self.peak = max(self.peak, self.now)
+        self.tensors_of[key] += 1
+        weakref.finalize(tensor, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self.tensors_of[key] -= 1
+        if not self.tensors_of[key]:
+            del self.tensors_of[key]
+            self.now -= size
+
+
+class _Recorder(TorchDispatchMode):
+    """Records all operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations.append((str(func), *(value for value in args if isinstance(value, int | float))))
+        return func(*args, **(kwargs or {}))
