@@ -46,7 +46,7 @@ def test_too_little_memory_steps_down_and_changes_no_logit(most: int, asked: lis
         torch.testing.assert_close(backend(windows), network.convolution(windows))
     assert network.batches[: len(asked)] == asked
     assert [notice.code for notice in backend.notices] == ["environment.gpu_memory"] * {9: 0, 2: 2, 0: 3}[most]
-    assert ("processor went on" in " ".join(map(str, backend.notices))) == (most == 0)
+    assert ("moved to the processor" in " ".join(map(str, backend.notices))) == (most == 0)
     with pytest.raises(torch.OutOfMemoryError):
         TorchBackend(Small(0), CPU)(windows)
 
@@ -55,7 +55,7 @@ def test_a_hand_over_is_a_notice_of_the_result(head: Volume, tmp_path: Path, mon
     class Starved(TorchBackend):
         def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
             super().__init__(network, device, dtype)
-            self._notice("for one window; the processor went on in its place")
+            self._notice("for one window; the network moved to the processor")
 
     monkeypatch.setattr(choose, "TorchBackend", Starved)
     bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(10, 12, 8)), trust=True)
@@ -71,7 +71,7 @@ def test_a_hand_over_in_the_coarse_pass_is_a_notice_too(
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             if not made:
-                self._notice("for one window; the processor went on in its place")
+                self._notice("for one window; the network moved to the processor")
             made.append(self)
 
     monkeypatch.setattr(choose, "TorchBackend", StarvedFirst)

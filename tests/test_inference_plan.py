@@ -109,7 +109,7 @@ class Backends:
 
     bytes_a_voxel: float | None
     wanted: list[str] = field(default_factory=list)
-    rested: int = 0
+    releases: int = 0
     closed: int = 0
 
     def __call__(self, wanted: str, model: Model, shape: tuple[int, ...], *_: object) -> TorchBackend:
@@ -117,11 +117,11 @@ class Backends:
         backend = TorchBackend(model.network, model.device)
         if wanted == "auto" and self.bytes_a_voxel is not None:
             backend.batch_cost = BatchCost(1e-3, int(self.bytes_a_voxel * prod(shape)))
-            backend.rest, backend.close = self.rest, self.close  # type: ignore[method-assign]
+            backend.release_memory, backend.close = self.release_memory, self.close  # type: ignore[method-assign]
         return backend
 
-    def rest(self) -> None:
-        self.rested += 1
+    def release_memory(self) -> None:
+        self.releases += 1
 
     def close(self) -> None:
         self.closed += 1
@@ -152,7 +152,7 @@ def with_backends(head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_region_is_planned_anew_when_a_compiled_network_takes_more_than_was_thought(with_backends: Segmented) -> None:
     usual, made, (plan,) = with_backends(1)
-    assert (len(made.wanted), made.rested, made.closed) == (1, 0, 1)
+    assert (len(made.wanted), made.releases, made.closed) == (1, 0, 1)
     found, made, plans = with_backends(4, plan.peak_bytes)
     assert len(plans) > 1
     assert len({(plan.windows.size, plan.releases_memory, len(plan.strips), plan.dtype) for plan in plans}) == len(
@@ -160,7 +160,7 @@ def test_a_region_is_planned_anew_when_a_compiled_network_takes_more_than_was_th
     )
     assert made.closed == len(made.wanted) == len({plan.windows.size for plan in plans})
     assert plans[-1].releases_memory
-    assert made.rested == plans[-1].window_count
+    assert made.releases == plans[-1].window_count
     np.testing.assert_array_equal(found.array, usual.array)
 
 
