@@ -23,7 +23,7 @@ from napari_seg.volume import Volume, modality_code
 if TYPE_CHECKING:
     from napari_seg.bundles.model import Model
     from napari_seg.bundles.precision import Precision
-    from napari_seg.inference.backends.dry_run import NetworkCost
+    from napari_seg.inference.backends.cost import NetworkCost
 
 
 @dataclass(frozen=True)
