@@ -13,7 +13,8 @@ from napari_seg.version import __version__
 if TYPE_CHECKING:
     from napari_seg.bundles.spec import Bundle, find_bundles, read_bundle
     from napari_seg.errors import NapariSegError, Notice
-    from napari_seg.formats import find_scans, read
+    from napari_seg.formats.find import find_scans
+    from napari_seg.formats.read import read
     from napari_seg.geometry import Grid, resample
     from napari_seg.inference.segment import segment
     from napari_seg.volume import Segment, Segmentation, Volume
@@ -27,8 +28,8 @@ _HOME = {
     "Segmentation": "volume",
     "Volume": "volume",
     "find_bundles": "bundles.spec",
-    "find_scans": "formats",
-    "read": "formats",
+    "find_scans": "formats.find",
+    "read": "formats.read",
     "read_bundle": "bundles.spec",
     "resample": "geometry",
     "segment": "inference.segment",

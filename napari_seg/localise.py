@@ -193,7 +193,7 @@ def read_template(name: str, bundle_root: Path) -> Volume:
     Raises:
         EnvironmentFault: `environment.template`, there is no such file.
     """
-    from napari_seg.formats import read
+    from napari_seg.formats.read import read
 
     if name == "mni152_t1":
         path = mni152_path()

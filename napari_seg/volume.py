@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from napari_seg.errors import InputError, Notice
 from napari_seg.geometry import Grid
 
-Format = Literal["", "nifti", "itk", "picture", "dicom"]
-"""Format of a scan's files: "nifti" (pairs of .hdr and .img, too), "itk" (NRRD and MetaImage), "picture" (2D images),
+Format = Literal["", "nifti", "itk", "image2d", "dicom"]
+"""Format of a scan's files: "nifti" (pairs of .hdr and .img, too), "itk" (NRRD and MetaImage), "image2d" (2D images),
 "dicom"; "" for a volume that was read from no file."""
 
 

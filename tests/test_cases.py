@@ -14,8 +14,9 @@ from PIL import Image
 from napari_seg.cli.main import main
 from napari_seg.errors import InputError
 from napari_seg.evaluation.pairs import Pair, compare_pair
-from napari_seg.formats import find_scans, read
+from napari_seg.formats.find import find_scans
 from napari_seg.formats.label_maps import read_label_map
+from napari_seg.formats.read import read
 from napari_seg.formats.verdict import verdicts
 from napari_seg.training.segnets_modules import with_segnets
 

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 
 from napari_seg.cli.main import main
 from napari_seg.cohort.discover import find_cases
-from napari_seg.formats import read
+from napari_seg.formats.read import read
 from napari_seg.volume import Volume
 
 

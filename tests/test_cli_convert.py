@@ -12,8 +12,9 @@ import pytest
 from bundles import write_threshold_bundle
 
 from napari_seg.cli.main import main
-from napari_seg.formats import find_scans, read
+from napari_seg.formats.find import find_scans
 from napari_seg.formats.label_maps import read_label_map
+from napari_seg.formats.read import read
 from napari_seg.volume import Volume
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from napari_seg.cli.main import main
 from napari_seg.cli.train import _predicting, _print_steps, _value
-from napari_seg.formats import read
+from napari_seg.formats.read import read
 
 BRIEF = ["max_epochs=3", "val_interval=3", "num_workers=0", "learning_rate=0.01"]
 SMALL = [f"network_def#{arguments}" for arguments in ("channels=[4,8]", "strides=[1,2]", "encoder_convs=1")]
@@ -75,7 +75,7 @@ def test_where_the_files_lie_and_what_can_be_tried(
     assert train(*words, "--labels-dir", root / "truth") == 0
     assert "'labels_dir': 'truth'" in capsys.readouterr().out
     assert _predicting({"fingerprint": {"modality": "MR"}}, tmp_path)[1] == "predict"
-    for found in ({"modality": "picture"}, {"modality": "MR", "channels": ["T1", "FLAIR"]}):
+    for found in ({"modality": "image2d"}, {"modality": "MR", "channels": ["T1", "FLAIR"]}):
         inference = _predicting({"fingerprint": found}, tmp_path)
         assert inference[1:5] == ["-m", "monai.bundle", "run", "inference"]
         assert str(tmp_path / "configs" / "inference.yaml") in inference

@@ -24,8 +24,8 @@ from napari_seg.cohort.discover import Case, find_cases, is_result, read_record
 from napari_seg.cohort.results import OutputFolder
 from napari_seg.cohort.runner import run_cohort
 from napari_seg.errors import InputError, Notice, OutputError
-from napari_seg.formats import read
 from napari_seg.formats.atomic import unproven
+from napari_seg.formats.read import read
 from napari_seg.volume import ConfidenceMaps, Segment, Segmentation, Volume
 
 FILES = ["case.seg.nrrd", "case_seg.json", "case_seg.nii.gz", "case_seg.png", "case_seg_entropy.nii.gz"]

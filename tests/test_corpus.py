@@ -16,8 +16,8 @@ from bundles import write_threshold_bundle
 import napari_seg
 from napari_seg.cli.main import main
 from napari_seg.errors import InputError
-from napari_seg.formats import find_scans
 from napari_seg.formats.dicom.seg import read_dicom_seg
+from napari_seg.formats.find import find_scans
 from napari_seg.formats.label_maps import on_grid, read_label_map
 from napari_seg.formats.verdict import verdicts
 from napari_seg.geometry import resample

@@ -16,7 +16,7 @@ from napari_seg.errors import InputError
 from napari_seg.evaluation.labels import as_classes, read_classes
 from napari_seg.evaluation.overlay import draw_comparison_2d
 from napari_seg.evaluation.pairs import Pair, compare_pair, find_pairs, read_label_map
-from napari_seg.formats.image2d import read_picture
+from napari_seg.formats.image2d import read_image2d
 from napari_seg.formats.nifti import write_nifti
 from napari_seg.geometry import Grid, resample
 from napari_seg.volume import Segment, Segmentation
@@ -255,7 +255,7 @@ def test_a_picture_of_a_result_is_upright(tmp_path: Path) -> None:
     picture(slice(0, 3), 1, tmp_path / "label.png")
     labels = replace(read_label_map(tmp_path / "label.png"), segments=(Segment(1, "x", (255, 0, 0)),))
     nothing = replace(labels, array=np.zeros_like(labels.array))
-    sheet = draw_comparison_2d(read_picture(tmp_path / "label.png"), labels, nothing)
+    sheet = draw_comparison_2d(read_image2d(tmp_path / "label.png"), labels, nothing)
     width, height = sheet.size
     assert width * 10 == pytest.approx(height * 12, rel=0.01)
     pixels = np.asarray(sheet).astype(int)
@@ -264,7 +264,7 @@ def test_a_picture_of_a_result_is_upright(tmp_path: Path) -> None:
         assert pixels[row * height // 10, column * width // 12].tolist() == [0, 0, 0]
     Image.new("L", (5, 5)).save(tmp_path / "scan.png")
     with pytest.raises(InputError, match=r"geometry\.mismatch: .*5 x 5 and 12 x 10 pixels"):
-        draw_comparison_2d(read_picture(tmp_path / "scan.png"), labels, nothing)
+        draw_comparison_2d(read_image2d(tmp_path / "scan.png"), labels, nothing)
 
 
 @pytest.mark.parametrize(

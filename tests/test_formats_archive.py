@@ -22,7 +22,8 @@ from bundles import write_threshold_bundle
 
 from napari_seg.cli.main import main
 from napari_seg.errors import InputError
-from napari_seg.formats import archive, find, find_scans
+from napari_seg.formats import archive
+from napari_seg.formats.find import find, find_scans
 from napari_seg.formats.temporary import TemporaryFolder, remove_leftovers
 from napari_seg.formats.verdict import verdicts
 from napari_seg.volume import Volume
@@ -91,7 +92,7 @@ def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str, ending: str)
     assert (verdict.verdict, verdict.code) == ("refuse", "archive.unsafe")
 
 
-def test_links_are_left_out(tmp_path: Path) -> None:
+def test_links_are_left_out_of(tmp_path: Path) -> None:
     (tmp_path / "secret.nii").write_bytes(b"private")
     with tarfile.open(tmp_path / "a.tar", "w") as packed:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE):
@@ -211,7 +212,7 @@ def test_what_a_killed_process_unpacked_goes_with_the_next(
         files.write(phantoms.write_nifti(head, tmp_path / "t1.nii"), "t1.nii")
     code = f"""
 import os, signal, sys
-from napari_seg.formats import find
+from napari_seg.formats.find import find
 find({str(packed)!r})
 print(*os.listdir({str(room)!r}), flush=True)
 if sys.argv[1:]: os.kill(os.getpid(), signal.SIGKILL)

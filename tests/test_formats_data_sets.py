@@ -11,8 +11,8 @@ import pytest
 
 from napari_seg.cli.main import main
 from napari_seg.cohort.discover import find_cases
-from napari_seg.formats import find
 from napari_seg.formats.data_sets import without_label_maps
+from napari_seg.formats.find import find
 
 
 @pytest.fixture

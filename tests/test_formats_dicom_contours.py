@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from napari_seg.cli.main import main
 from napari_seg.errors import InputError
 from napari_seg.evaluation.pairs import Pair, compare_pair
-from napari_seg.formats import read
 from napari_seg.formats.dicom.contours import enclosed, enclosed_by_odd, outlines
 from napari_seg.formats.dicom.rtstruct import read_rtstruct
 from napari_seg.formats.dicom.rtstruct_write import write_rtstruct
 from napari_seg.formats.label_maps import read_label_map, write_label_map
+from napari_seg.formats.read import read
 from napari_seg.volume import Segment, Segmentation, Volume
 
 SHAPE, PIXEL_MM = (30, 26), (0.8, 1.6)

@@ -11,7 +11,7 @@ from phantoms import write_series
 from pydicom.dataset import Dataset
 
 from napari_seg.errors import ChoiceNeeded, InputError
-from napari_seg.formats import find_scans
+from napari_seg.formats.find import find_scans
 from napari_seg.volume import Volume
 
 

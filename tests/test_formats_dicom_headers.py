@@ -18,11 +18,11 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from napari_seg.errors import InputError
-from napari_seg.formats import find
 from napari_seg.formats.dicom import headers
 from napari_seg.formats.dicom.headers import read_header
 from napari_seg.formats.dicom.read import read_series
 from napari_seg.formats.dicom.series import find_series
+from napari_seg.formats.find import find
 from napari_seg.volume import Volume
 
 # memory and time

@@ -14,8 +14,9 @@ from pydicom.sequence import Sequence as Items
 from pydicom.uid import generate_uid
 
 from napari_seg.errors import ChoiceNeeded, InputError
-from napari_seg.formats import Scan, find_scans
 from napari_seg.formats.dicom.kinds import plane_of
+from napari_seg.formats.find import find_scans
+from napari_seg.formats.scan import Scan
 from napari_seg.geometry import Grid, resample
 from napari_seg.volume import Volume
 

@@ -16,8 +16,8 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit, RLELossless
 
 from napari_seg.errors import EnvironmentFault, InputError
-from napari_seg.formats import find_scans
 from napari_seg.formats.dicom.read import read_series
+from napari_seg.formats.find import find_scans
 from napari_seg.memory import limited_to
 from napari_seg.volume import Volume
 

@@ -12,9 +12,9 @@ from phantoms import CANARIES, write_series
 from pydicom.dataset import Dataset
 
 from napari_seg.errors import InputError
-from napari_seg.formats import find, find_scans
 from napari_seg.formats.dicom.headers import read_header
 from napari_seg.formats.dicom.private_words import label_of, public_name
+from napari_seg.formats.find import find, find_scans
 from napari_seg.volume import Volume
 
 TAGS = {"PatientName": "Canary^Tweety", "PatientID": "CAN4711", "ReferringPhysicianName": "Birdhouse^Anna"}

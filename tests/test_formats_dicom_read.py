@@ -11,7 +11,8 @@ from phantoms import CANARIES, write_enhanced, write_nifti, write_series
 from pydicom.uid import RLELossless, generate_uid
 
 from napari_seg.errors import InputError
-from napari_seg.formats import find_scans, read
+from napari_seg.formats.find import find_scans
+from napari_seg.formats.read import read
 from napari_seg.geometry import resample
 
 

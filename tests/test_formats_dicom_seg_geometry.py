@@ -12,10 +12,10 @@ import pytest
 from pydicom.dataset import Dataset
 
 from napari_seg.errors import InputError
-from napari_seg.formats import read
 from napari_seg.formats.dicom.seg import read_dicom_seg, same_labels
 from napari_seg.formats.dicom.seg_write import write_dicom_seg
 from napari_seg.formats.label_maps import read_label_map
+from napari_seg.formats.read import read
 from napari_seg.volume import Segment, Segmentation, Volume
 
 Edit = Callable[[Dataset], None]

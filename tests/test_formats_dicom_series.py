@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RawDataStorage, SecondaryCaptureImageStorage, generate_uid
 
 from napari_seg.errors import InputError
-from napari_seg.formats import find, find_scans
+from napari_seg.formats.find import find, find_scans
 from napari_seg.volume import Volume
 
 

@@ -11,10 +11,10 @@ import pytest
 from phantoms import oblique_grid, write_series
 
 from napari_seg.errors import InputError
-from napari_seg.formats import find_scans
 from napari_seg.formats.dicom.rtstruct import read_rtstruct
 from napari_seg.formats.dicom.rtstruct_write import write_rtstruct
 from napari_seg.formats.dicom.seg_write import write_dicom_seg
+from napari_seg.formats.find import find_scans
 from napari_seg.geometry import Grid
 from napari_seg.volume import Segment, Segmentation, Source, Volume
 

@@ -17,8 +17,9 @@ from pydicom.tag import Tag
 from pydicom.uid import generate_uid
 
 from napari_seg.errors import ChoiceNeeded, InputError
-from napari_seg.formats import Scan, find_scans
+from napari_seg.formats.find import find_scans
 from napari_seg.formats.label_maps import write_label_map
+from napari_seg.formats.scan import Scan
 from napari_seg.volume import Segment, Segmentation, Volume
 
 SLICES = 5

@@ -12,9 +12,11 @@ import SimpleITK
 from napari_seg.cli.main import main
 from napari_seg.cohort.discover import find_cases, is_result
 from napari_seg.errors import InputError
-from napari_seg.formats import Scan, find, find_scans, read
+from napari_seg.formats.find import find, find_scans
 from napari_seg.formats.itk import to_itk
 from napari_seg.formats.label_maps import read_label_map
+from napari_seg.formats.read import read
+from napari_seg.formats.scan import Scan
 from napari_seg.formats.verdict import verdicts
 
 
@@ -208,4 +210,4 @@ def test_a_record_that_nests_too_deep_costs_the_names_alone(tmp_path, head):
     path = phantoms.write_nifti(head, tmp_path / "a_seg.nii")
     (tmp_path / "a_seg.json").write_text("[" * 100_000 + "]" * 100_000)
     assert read_label_map(path).segments == ()
-    assert [scan.name for scan in find(tmp_path, passing_over=is_result).scans] == ["a_seg"]
+    assert [scan.name for scan in find(tmp_path, ignore=is_result).scans] == ["a_seg"]

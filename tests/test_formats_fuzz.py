@@ -14,7 +14,7 @@ import pytest
 import SimpleITK
 
 from napari_seg.errors import InputError
-from napari_seg.formats import find_scans
+from napari_seg.formats.find import find_scans
 from napari_seg.formats.itk import to_itk
 from napari_seg.volume import Volume
 

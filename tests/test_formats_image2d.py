@@ -16,8 +16,8 @@ from test_formats_fuzz import damaged
 
 from napari_seg.cli.main import main
 from napari_seg.errors import InputError
-from napari_seg.formats import find, find_scans
-from napari_seg.formats.image2d import read_label_picture, read_picture
+from napari_seg.formats.find import find, find_scans
+from napari_seg.formats.image2d import read_image2d, read_label_image2d
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.verdict import verdicts
 from napari_seg.volume import Volume
@@ -42,7 +42,7 @@ def test_a_picture_has_the_channels_that_are_wanted(
 ) -> None:
     stored.save(tmp_path / name)
     (scan,) = find_scans(tmp_path)
-    assert (scan.name, scan.format) == (Path(name).stem, "picture")
+    assert (scan.name, scan.format) == (Path(name).stem, "image2d")
     own, grey, colours = scan.read(), scan.read(channels=1), scan.read(channels=3)
     assert own.array.shape == (channels, 4, 3, 1)
     assert str(own.array.dtype) == dtype
@@ -96,7 +96,7 @@ def test_masks_of_single_bits_hold_0_and_1(tmp_path: Path) -> None:
         Image.fromarray(mask).save(tmp_path / name)
         assert Image.open(tmp_path / name).mode in ("1", "P")
         assert np.array_equal(read_label_map(tmp_path / name).array[..., 0].T, mask.astype(np.uint8)), name
-    assert read_picture(tmp_path / "mask.png").array.max() == 255
+    assert read_image2d(tmp_path / "mask.png").array.max() == 255
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -113,7 +113,7 @@ def test_damaged_label_maps_are_refused(tmp_path: Path, seed: int) -> None:
             path.write_bytes(damaged(content, len(content), random))
             with warnings.catch_warnings(), suppress(InputError):
                 warnings.simplefilter("ignore")
-                read_label_picture(path)
+                read_label_image2d(path)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -134,6 +134,6 @@ def test_a_picture_and_its_mask_are_turned_as_exif_says(tmp_path: Path, orientat
     Image.fromarray(np.stack([GREY] * 3, axis=-1)).save(tmp_path / "b.tif", exif=exif)
     for scan in find_scans(tmp_path):
         assert np.array_equal(scan.read().array[0, :, :, 0].T, upright)
-    assert np.array_equal(read_label_picture(tmp_path / "a.png").array[0, :, :, 0].T, upright)
+    assert np.array_equal(read_label_image2d(tmp_path / "a.png").array[0, :, :, 0].T, upright)
     Image.fromarray(GREY).save(tmp_path / "c.tif", exif=exif)
-    assert np.array_equal(read_label_picture(tmp_path / "c.tif").array[0, :, :, 0].T, upright)
+    assert np.array_equal(read_label_image2d(tmp_path / "c.tif").array[0, :, :, 0].T, upright)

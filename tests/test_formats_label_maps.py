@@ -20,10 +20,10 @@ from test_formats_written import labelled
 from napari_seg.cli.main import main
 from napari_seg.errors import InputError, OutputError
 from napari_seg.evaluation.pairs import Pair, compare_pair
-from napari_seg.formats import read
 from napari_seg.formats.dicom.seg import read_dicom_seg
 from napari_seg.formats.dicom.seg_write import write_dicom_seg
 from napari_seg.formats.label_maps import _read_here, read_label_map, write_label_map
+from napari_seg.formats.read import read
 from napari_seg.geometry import Grid, resample
 from napari_seg.volume import Segment, Segmentation, Term, Volume
 

@@ -19,7 +19,6 @@ from scipy.ndimage import gaussian_filter
 
 from napari_seg.errors import InputError, OutputError
 from napari_seg.evaluation.labels import with_labels_of
-from napari_seg.formats import find_scans, read
 from napari_seg.formats.dicom import seg_write
 from napari_seg.formats.dicom.contours import outlines
 from napari_seg.formats.dicom.rtstruct import read_rtstruct
@@ -27,8 +26,10 @@ from napari_seg.formats.dicom.rtstruct_write import write_rtstruct
 from napari_seg.formats.dicom.seg import read_dicom_seg, same_labels
 from napari_seg.formats.dicom.seg_write import write_dicom_seg
 from napari_seg.formats.dicom.source import read_source, source_images
+from napari_seg.formats.find import find_scans
 from napari_seg.formats.label_maps import on_grid, read_label_map, write_label_map
 from napari_seg.formats.nrrd import read_seg_nrrd, write_seg_nrrd
+from napari_seg.formats.read import read
 from napari_seg.formats.surface import surface_of
 from napari_seg.geometry import Grid
 from napari_seg.volume import NO_SOURCE, Segment, Segmentation, Term, Volume

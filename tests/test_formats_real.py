@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_seg.formats import read
+from napari_seg.formats.read import read
 from napari_seg.geometry import resample
 
 

@@ -14,7 +14,7 @@ import yaml
 from datasets import write_decathlon
 
 from napari_seg.bundles.spec import read_bundle, shipped_root
-from napari_seg.formats import read
+from napari_seg.formats.read import read
 from napari_seg.inference.segment import segment
 
 CONFIGS = shipped_root() / "configs"

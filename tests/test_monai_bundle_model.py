@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from napari_seg.formats import read
+from napari_seg.formats.read import read
 from napari_seg.inference.segment import segment
 from napari_seg.localise import mni152_path
 from napari_seg.volume import Segmentation, Volume

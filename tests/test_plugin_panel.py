@@ -24,8 +24,8 @@ from qtpy.QtWidgets import QApplication, QFileDialog, QMainWindow, QMessageBox
 
 from napari_seg.cli.main import main
 from napari_seg.errors import EnvironmentFault, Notice
-from napari_seg.formats import read
 from napari_seg.formats.nifti import write_nifti
+from napari_seg.formats.read import read
 from napari_seg.geometry import Grid, resample
 from napari_seg.localise import mni152_path
 from napari_seg.plugin import closing, commands

@@ -17,8 +17,8 @@ from napari.components import ViewerModel
 from napari.layers import Labels
 
 from napari_seg.errors import InputError
-from napari_seg.formats import read
 from napari_seg.formats.label_maps import write_label_map
+from napari_seg.formats.read import read
 from napari_seg.geometry import Grid
 from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, placement_of, volume_of

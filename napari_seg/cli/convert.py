@@ -49,8 +49,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.errors import InputError, OutputError
-    from napari_seg.formats import find_scans, has_ending
     from napari_seg.formats.dicom.reference import OTHER_FRAME
+    from napari_seg.formats.endings import has_ending
+    from napari_seg.formats.find import find_scans
     from napari_seg.formats.label_maps import named, on_grid, read_label_map, write_label_map
     from napari_seg.formats.surface import SURFACE_ENDINGS
     from napari_seg.volume import NO_SOURCE

@@ -6,7 +6,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from napari_seg.formats import Reading
+    from napari_seg.formats.scan import ReadOptions
+
+    pass
 
 
 def add_read_options(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +22,6 @@ def add_read_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_options(arguments: argparse.Namespace) -> Reading:
+def read_options(arguments: argparse.Namespace) -> ReadOptions:
     """Return the keyword arguments of `Scan.read`."""
     return {"volume": arguments.volume, "resample_tilt": arguments.resample_tilt}

@@ -17,9 +17,11 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from napari_seg.errors import InputError, printable
-from napari_seg.formats import ARCHIVE_ENDINGS, Scan, find, has_ending, nifti_ending
 from napari_seg.formats.archive import shown
 from napari_seg.formats.data_sets import without_label_maps
+from napari_seg.formats.endings import ARCHIVE_ENDINGS, has_ending, nifti_ending
+from napari_seg.formats.find import find
+from napari_seg.formats.scan import Scan
 
 PROGRAM = "napari-seg"
 SUFFIX = "_seg"
@@ -76,7 +78,7 @@ def find_cases(inputs: Sequence[Path]) -> tuple[list[Case], list[tuple[Path, Inp
     searched: list[Path] = []
     for path in inputs:
         try:
-            found = without_label_maps(find(path, passing_over=is_result), path)
+            found = without_label_maps(find(path, ignore=is_result), path)
         except InputError as fault:
             faults.append((path, fault))
             continue

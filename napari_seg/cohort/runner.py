@@ -21,7 +21,7 @@ from napari_seg.memory import held_bytes, limited_to
 from napari_seg.progress import Progress
 
 if TYPE_CHECKING:
-    from napari_seg.formats import Reading
+    from napari_seg.formats.scan import ReadOptions
 
 _CODES_OF_ALL_SCANS = (
     "bundle.config",
@@ -88,7 +88,7 @@ def run_cohort(
     bundle: Bundle,
     *,
     options: SegmentOptions | None = None,
-    reading: Reading | None = None,
+    reading: ReadOptions | None = None,
     also: Sequence[Format] = (),
     overwrite: bool = False,
     on_case: Callable[[int, str], None] | None = None,
@@ -140,7 +140,7 @@ def _check_channels(bundle: Bundle, cases: Sequence[Case]) -> None:
     Raises:
         BundleError: `bundle.channels`.
     """
-    given = {n for case in cases for n in ((1, COLOURS) if case.scan.format == "picture" else (1,))}
+    given = {n for case in cases for n in ((1, COLOURS) if case.scan.format == "image2d" else (1,))}
     if given and bundle.in_channels not in given:
         raise BundleError(
             "bundle.channels",
@@ -155,7 +155,7 @@ def _run_case(
     output: OutputFolder,
     bundle: Bundle,
     options: SegmentOptions,
-    reading: Reading,
+    reading: ReadOptions,
     also: Sequence[Format],
     overwrite: bool,
     progress: Progress | None,
@@ -168,7 +168,7 @@ def _run_case(
         if not overwrite:
             output.refuse_others_files(case)
         memory_bytes = options.memory_bytes
-        within: Reading = {"memory_bytes": memory_bytes, **reading}
+        within: ReadOptions = {"memory_bytes": memory_bytes, **reading}
         volume = case.scan.read(**within, channels=bundle.in_channels)
         with limited_to(None if memory_bytes is None else memory_bytes - held_bytes()):
             check_writing(volume.grid.shape, [kind for kind in also if case.scan.format == "dicom" or kind == "nrrd"])

@@ -240,12 +240,12 @@ def _figure(result: CaseScores, with_image: bool) -> str:
 
 def _image(result: CaseScores) -> str:
     """Return the image tag, or the reason why there is no image."""
-    from napari_seg.formats import read
-    from napari_seg.formats.image2d import read_picture
+    from napari_seg.formats.image2d import read_image2d
+    from napari_seg.formats.read import read
 
     pair = result.pair
     assert pair is not None  # failed cases are not drawn
-    read_scan, draw = (read_picture, draw_comparison_2d) if pair.is_image_2d else (read, draw_comparison)
+    read_scan, draw = (read_image2d, draw_comparison_2d) if pair.is_image_2d else (read, draw_comparison)
     try:
         prediction, reference = pair.read()
         scan = read_scan(pair.scan) if pair.scan else None

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from napari_seg.errors import InputError, NapariSegError, Notice
 from napari_seg.evaluation.labels import BACKGROUND, Classes, as_classes, declared_ignored, mask_ignored, with_labels_of
 from napari_seg.evaluation.metrics import Scores, compare_label_maps, disagreement
-from napari_seg.formats import nifti_ending
 from napari_seg.formats.dicom.headers import file_label
-from napari_seg.formats.image2d import is_picture
+from napari_seg.formats.endings import nifti_ending
+from napari_seg.formats.image2d import is_image2d
 from napari_seg.formats.label_maps import is_cropped, named, on_common_grid, on_grid, read_label_map
 from napari_seg.volume import Segment, Segmentation, distinct_color
 
@@ -59,7 +59,7 @@ class Pair:
     @property
     def is_image_2d(self) -> bool:
         """True for 2D images, whose distances are in pixels."""
-        return is_picture(self.prediction)
+        return is_image2d(self.prediction)
 
     def read(self) -> tuple[Segmentation, Segmentation]:
         """Read the label map and its reference, relabelled so that equal names have equal labels.
@@ -342,7 +342,7 @@ def _label_maps(path: Path) -> list[Path]:
     files = sorted(p for p in path.iterdir() if not p.name.startswith("."))
     # `predict` writes previews and confidence maps into the same folder
     maps = [p for p in files if nifti_ending(p) and not _stem(p).endswith(("_seg_confidence", "_seg_entropy"))]
-    return maps or [p for p in files if is_picture(p)]
+    return maps or [p for p in files if is_image2d(p)]
 
 
 def _stem(path: Path) -> str:

@@ -84,7 +84,7 @@ def unpacked(archive: Path) -> Path:
         raise InputError("file.unreadable", f"{archive.name} can't be unpacked: {error.strerror or error}") from error
 
 
-def left_out(archive: Path) -> list[LeftOut]:
+def left_out_of(archive: Path) -> list[LeftOut]:
     """Return what of an unpacked archive is left out, as `files_below` does for a folder."""
     folder = unpacked(archive)
     links = next(links for one, _, links in _unpacked.values() if one == folder)

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
-from napari_seg.formats import ARCHIVE_ENDINGS, Found, Scan, Skipped, has_ending
 from napari_seg.formats.archive import shown
+from napari_seg.formats.endings import ARCHIVE_ENDINGS, has_ending
+from napari_seg.formats.find import Found, Skipped
+from napari_seg.formats.scan import Scan
 
 MAX_LIST_BYTES = 1 << 26
 
@@ -42,7 +44,7 @@ def without_label_maps(found: Found, path: Path) -> Found:
         found: below the path.
         path: a folder, an archive or a file.
     """
-    candidates = [scan for scan in found.scans if scan.format in ("nifti", "itk", "picture")]
+    candidates = [scan for scan in found.scans if scan.format in ("nifti", "itk", "image2d")]
     if path.is_file() and not has_ending(path, ARCHIVE_ENDINGS):
         return found
     listed = set(_listed(one.files[0] for one in found.skipped if one.files[0].name == "dataset.json"))

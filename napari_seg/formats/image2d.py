@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from napari_seg.errors import InputError, NapariSegError
-from napari_seg.formats import PICTURE_ENDINGS, has_ending
+from napari_seg.formats.endings import IMAGE2D_ENDINGS, has_ending
 from napari_seg.geometry import Grid
 from napari_seg.memory import check_fits
 from napari_seg.volume import Source, Volume
@@ -25,12 +25,12 @@ COLOURS = 3
 _FORMATS = ("PNG", "TIFF", "JPEG", "BMP")
 
 
-def is_picture(path: Path) -> bool:
+def is_image2d(path: Path) -> bool:
     """Whether a file calls itself a picture."""
-    return has_ending(path, PICTURE_ENDINGS)
+    return has_ending(path, IMAGE2D_ENDINGS)
 
 
-def read_picture(path: Path, channels: int | None = 1) -> Volume:
+def read_image2d(path: Path, channels: int | None = 1) -> Volume:
     """A picture in grey (1, I, J, 1) or in colours (3, I, J, 1), red first; how transparent it is does not count.
 
     Args:
@@ -52,12 +52,12 @@ def read_picture(path: Path, channels: int | None = 1) -> Volume:
     return _lying(array, path)
 
 
-def read_one_picture(files: Sequence[Path], channels: int | None = None) -> Volume:
-    """`read_picture` of the first of some files, as `read_apart` wants it."""
-    return read_picture(files[0], channels)
+def read_image2d_files(files: Sequence[Path], channels: int | None = None) -> Volume:
+    """`read_image2d` of the first of some files, as `read_in_worker` wants it."""
+    return read_image2d(files[0], channels)
 
 
-def read_label_picture(path: Path) -> Volume:
+def read_label_image2d(path: Path) -> Volume:
     """A label map as a picture, (1, I, J, 1): grey values, or the indices of a palette, as in PASCAL VOC.
 
     Raises:
@@ -75,7 +75,7 @@ def read_label_picture(path: Path) -> Volume:
 
 def _lying(array: NDArray, path: Path) -> Volume:
     grid = Grid((array.shape[1], array.shape[0], 1), np.diag([-1.0, -1.0, 1.0, 1.0]))
-    return Volume(array.transpose(2, 1, 0)[..., None], grid, path.stem, source=Source("picture", (path,)))
+    return Volume(array.transpose(2, 1, 0)[..., None], grid, path.stem, source=Source("image2d", (path,)))
 
 
 def _pixels(path: Path, *, is_label: bool) -> NDArray:

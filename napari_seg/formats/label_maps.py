@@ -14,12 +14,13 @@ from typing import Any, Literal
 import numpy as np
 
 from napari_seg.errors import InputError, Notice, OutputError
-from napari_seg.formats import ITK_ENDINGS, SEGMENTATION_ENDINGS, has_ending, nifti_ending, read
 from napari_seg.formats.atomic import unproven
-from napari_seg.formats.decoders import read_apart
 from napari_seg.formats.dicom.headers import file_label
 from napari_seg.formats.dicom.reference import check_frame_of_reference, segment_names
-from napari_seg.formats.image2d import is_picture, read_label_picture
+from napari_seg.formats.endings import ITK_ENDINGS, SEG_NRRD_ENDINGS, has_ending, nifti_ending
+from napari_seg.formats.image2d import is_image2d, read_label_image2d
+from napari_seg.formats.in_worker import read_in_worker
+from napari_seg.formats.read import read
 from napari_seg.formats.surface import SURFACE_ENDINGS, write_surfaces
 from napari_seg.geometry import Grid, index_affine, is_same_lattice, resample
 from napari_seg.memory import check_fits
@@ -45,7 +46,7 @@ _WRITTEN_BYTES = {"nrrd": 8, "seg": 8, "labelmap": 13, "rtstruct": 32}
 ROUNDED_MM = 0.15
 """How far a DICOM segmentation may lie beside its scan's voxels where its positions are rounded to 0.1 mm."""
 
-WRITTEN_ENDINGS = (".nii.gz", ".nii", *SEGMENTATION_ENDINGS[:1], ".dcm", *SURFACE_ENDINGS, ".csv", ".json")
+WRITTEN_ENDINGS = (".nii.gz", ".nii", *SEG_NRRD_ENDINGS[:1], ".dcm", *SURFACE_ENDINGS, ".csv", ".json")
 
 
 def read_label_map(
@@ -82,7 +83,7 @@ def read_label_map(
     options: dict[str, Any] = {"grid": grid, "only": tuple(only), "ignore_frame": ignore_frame}
     options["on_own_grid"] = on_own_grid
     read_there = partial(_read_here, images=[image.absolute() for image in images], **options)
-    return read_apart(read_there, [path], name=file_label(path))
+    return read_in_worker(read_there, [path], name=file_label(path))
 
 
 def _read_here(
@@ -94,8 +95,8 @@ def _read_here(
     on_own_grid: bool,
 ) -> Segmentation:
     (path,) = files
-    if is_picture(path):
-        return _selected(_labels(read_label_picture(path), path), only, path)
+    if is_image2d(path):
+        return _selected(_labels(read_label_image2d(path), path), only, path)
     if has_ending(path, ITK_ENDINGS):
         from napari_seg.formats.nrrd import read_seg_nrrd
 
@@ -136,7 +137,7 @@ def read_label_maps(path: Path, grid: Grid | None = None, *, images: Sequence[Pa
     except InputError as error:
         if error.code != "labels.overlap":
             raise
-    names = read_apart(_names, [path], name=file_label(path))
+    names = read_in_worker(_names, [path], name=file_label(path))
     if not names:
         raise InputError(
             "labels.overlap", f"{file_label(path)} holds segments without names that share voxels; name them first"
@@ -188,7 +189,7 @@ def write_label_map(
         from napari_seg.formats.nifti import write_nifti
 
         write_nifti(segmentation, path)
-    elif has_ending(path, SEGMENTATION_ENDINGS[:1]):
+    elif has_ending(path, SEG_NRRD_ENDINGS[:1]):
         from napari_seg.formats.nrrd import write_seg_nrrd
 
         write_seg_nrrd(segmentation, path)
@@ -261,7 +262,7 @@ def _unrounded(segmentation: Segmentation, grid: Grid, path: Path) -> Segmentati
 
 def is_cropped(path: Path) -> bool:
     """Return whether a file is of a kind that leaves out what holds no segment: .seg.nrrd, DICOM SEG and RTSTRUCT."""
-    return has_ending(path, SEGMENTATION_ENDINGS) or (
+    return has_ending(path, SEG_NRRD_ENDINGS) or (
         not nifti_ending(path) and dicom_modality(path) in ("SEG", "RTSTRUCT")
     )
 

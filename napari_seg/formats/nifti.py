@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import ChoiceNeeded, InputError, Notice, OutputError
-from napari_seg.formats import nifti_ending, pair_ending
 from napari_seg.formats.atomic import unproven
+from napari_seg.formats.endings import nifti_ending, pair_ending
 from napari_seg.formats.voxels import (
     DEFLATE_LIMIT,
     check_finite,
@@ -72,7 +72,7 @@ def read_nifti(path: str | os.PathLike[str], volume: int | None = None) -> Volum
 
 
 def read_nifti_files(files: Sequence[Path], volume: int | None = None) -> Volume:
-    """`read_nifti` of the first of some files, as `read_apart` expects it."""
+    """`read_nifti` of the first of some files, as `read_in_worker` expects it."""
     return read_nifti(files[0], volume)
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from napari_seg.errors import ChoiceNeeded, NapariSegError, printable
-from napari_seg.formats import Reading, Scan, Skipped, find
 from napari_seg.formats.archive import shown
 from napari_seg.formats.data_sets import without_label_maps
+from napari_seg.formats.find import Skipped, find
+from napari_seg.formats.scan import ReadOptions, Scan
 from napari_seg.volume import Volume
 
 
@@ -55,7 +56,7 @@ class Verdict:
         return asdict(self)
 
 
-def verdicts(path: Path, reading: Reading | None = None) -> Iterator[Verdict]:
+def verdicts(path: Path, reading: ReadOptions | None = None) -> Iterator[Verdict]:
     """One verdict for each series and file below a path; each is read in full, because only that tells.
 
     Args:
@@ -72,7 +73,7 @@ def verdicts(path: Path, reading: Reading | None = None) -> Iterator[Verdict]:
         yield verdict_of_skipped(skipped)
 
 
-def verdict_of(scan: Scan, reading: Reading | None = None) -> Verdict:
+def verdict_of(scan: Scan, reading: ReadOptions | None = None) -> Verdict:
     """The verdict on one scan, which is read in full; never raises for what is wrong with it.
 
     Args:

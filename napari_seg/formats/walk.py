@@ -1,4 +1,4 @@
-"""The files below a folder, each once, and what there is besides them."""
+"""List the files below a folder, each once."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Literal
 from napari_seg.errors import InputError
 
 LeftOut = tuple[tuple[Path, ...], str, str]
-"""Paths that are not looked at, the code of the reason, and a message."""
+"""Paths that are left out, the code of the reason, and a message."""
 
 
 def files_below(folder: Path, is_scan: Callable[[Path], bool]) -> tuple[list[Path], list[LeftOut]]:
     """Return the files below a folder in the order of their paths, and what is left out.
 
-    Links to folders are followed after all that is no link, unless they lead to a folder that was or will be looked
-    through. Hidden files are left out: .DS_Store, the ._T1.nii.gz that macOS leaves next to T1.nii.gz, what lies in
-    .git/annex. So are pipes, sockets and devices, which block whoever opens them, and links that lead nowhere, unless
-    they are scans by their names. A folder that can't be opened is returned as a file, so that reading it says why.
+    Links to folders are followed after all real folders, unless they lead to a folder that is searched anyway. Hidden
+    files are left out (.DS_Store, the ._T1.nii.gz that macOS writes next to T1.nii.gz, the content of .git/annex), and
+    so are pipes, sockets and devices, which would block the reader, and links without a target, unless they have the
+    name of a scan. A folder that can't be opened is returned as a file, so that reading it raises the reason.
 
     Args:
-        folder: where to look.
-        is_scan: whether a file must be a scan, by its name.
+        folder: folder to search.
+        is_scan: returns true for a file with the name of a scan.
 
     Raises:
         InputError: `file.unreadable`, the folder itself can't be opened.
@@ -38,7 +38,7 @@ def files_below(folder: Path, is_scan: Callable[[Path], bool]) -> tuple[list[Pat
         current = waiting.pop() if waiting else links.pop(0)
         identity = _identity(current)
         if identity in seen:
-            text = f"{current.name} is a link to a folder that is looked through already"
+            text = f"{current.name} is a link to a folder that is searched already"
             left_out.append(((current,), "skip.link", text))
             continue
         seen.add(identity)
@@ -54,31 +54,31 @@ def files_below(folder: Path, is_scan: Callable[[Path], bool]) -> tuple[list[Pat
         hidden = tuple(current / entry.name for entry in entries if entry.name.startswith("."))
         if hidden:
             entries_text = "1 hidden entry" if len(hidden) == 1 else f"{len(hidden)} hidden entries"
-            text = f"{entries_text} in {current.name} not read; rename what is a scan"
+            text = f"{entries_text} in {current.name} not read; rename those that are scans"
             left_out.append((hidden, "skip.hidden", text))
         for entry in entries:
             path = current / entry.name
             if entry.name.startswith("."):
                 continue
-            # what no link is needs no look of its own, which takes time on a server
-            kind = "file" if entry.is_file(follow_symlinks=False) else kind_of(path)
+            # only links need a call to `stat`, which is slow on a network drive
+            kind = "file" if entry.is_file(follow_symlinks=False) else file_type(path)
             if kind == "folder":
                 (links if entry.is_symlink() else waiting).append(path)
-            elif kind == "file" or (kind == "nowhere" and is_scan(path)):
+            elif kind == "file" or (kind == "missing" and is_scan(path)):
                 files.append(path)
-            elif kind == "nowhere":
-                left_out.append(((path,), "skip.link", f"{path.name} is a link that leads nowhere"))
+            elif kind == "missing":
+                left_out.append(((path,), "skip.link", f"{path.name} is a link without a target"))
             else:
                 left_out.append(((path,), "skip.not_a_file", f"{path.name} is a pipe, a socket or a device"))
     return sorted(files), left_out
 
 
-def kind_of(path: Path) -> Literal["file", "folder", "special", "nowhere"]:
-    """Return what a path is, links followed; "nowhere" of a link without an end, "file" where only reading can tell."""
+def file_type(path: Path) -> Literal["file", "folder", "special", "missing"]:
+    """Return the type of a path after following links: "missing" without a target, "file" if it can't be examined."""
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
-        return "nowhere" if error.errno in (errno.ENOENT, errno.ELOOP) else "file"
+        return "missing" if error.errno in (errno.ENOENT, errno.ELOOP) else "file"
     if stat.S_ISDIR(mode):
         return "folder"
     return "file" if stat.S_ISREG(mode) else "special"
@@ -87,6 +87,6 @@ def kind_of(path: Path) -> Literal["file", "folder", "special", "nowhere"]:
 def _identity(folder: Path) -> tuple[int, int] | str:
     try:
         status = os.stat(folder)
-    except OSError:  # opening it says what is wrong
+    except OSError:  # opening it raises the reason
         return str(folder)
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)

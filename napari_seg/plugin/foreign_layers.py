@@ -18,7 +18,7 @@ from napari.layers import Image, Labels, Layer
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice
-from napari_seg.formats import may_be_dicom
+from napari_seg.formats.endings import may_be_dicom
 from napari_seg.geometry import Grid
 from napari_seg.plugin.layer_info import LayerInfo, frame_of, infos_of, volume_of
 from napari_seg.plugin.placement import LAYER_AXES, LayerPlacement

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import Notice
-from napari_seg.formats import may_be_dicom
+from napari_seg.formats.endings import may_be_dicom
 from napari_seg.geometry import Grid
 from napari_seg.plugin.placement import LayerPlacement
 from napari_seg.volume import NO_SOURCE, DicomStack, Segment, Source, Volume

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_seg.errors import ChoiceNeeded, InputError, NapariSegError
-from napari_seg.formats import ITK_ENDINGS, has_ending, nifti_ending
+from napari_seg.formats.endings import ITK_ENDINGS, has_ending, nifti_ending
 from napari_seg.plugin.layer_info import LayerInfo, frame_of, volume_of
 from napari_seg.plugin.layers import image_layers
 from napari_seg.plugin.messages import words_of
@@ -82,7 +82,7 @@ def read_layers(path: str | list[str]) -> list[Any]:
 
 def _read(paths: list[Path], viewer: Any) -> Iterator[Volume | LabelMaps | NapariSegError]:
     """Yield every scan and every file of labels that can be read, and the errors of the others."""
-    from napari_seg.formats import Found, find, find_series_of
+    from napari_seg.formats.find import Found, find, find_series_of
 
     done: set[Path] = set()  # slices of series that were already read
     for path in paths:

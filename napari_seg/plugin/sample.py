@@ -18,7 +18,7 @@ def mni152() -> list[LayerTuple]:
     """
     from dataclasses import replace
 
-    from napari_seg.formats import read
+    from napari_seg.formats.read import read
     from napari_seg.localise import mni152_path
 
     return _layers_of(replace(read(mni152_path()), name="MNI152 T1"))

@@ -12,7 +12,7 @@ from psygnal import Signal
 
 from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.runner import CaseResult, run_cohort
-from napari_seg.formats import nifti_ending
+from napari_seg.formats.endings import nifti_ending
 from napari_seg.plugin.job import NETWORKS, Job, JobProgress
 from napari_seg.plugin.layer_info import frame_of
 from napari_seg.plugin.layers import image_layers, layer_of
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from napari_seg.bundles.spec import Bundle
     from napari_seg.cohort.results import Format
     from napari_seg.errors import Notice
-    from napari_seg.formats import Scan
+    from napari_seg.formats.scan import Scan
     from napari_seg.inference.options import SegmentOptions
     from napari_seg.volume import Volume
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_seg.cohort.discover import PROGRAM, read_record
-from napari_seg.formats import nifti_ending
 from napari_seg.formats.atomic import unproven
+from napari_seg.formats.endings import nifti_ending
 from napari_seg.version import __version__
 from napari_seg.volume import Segmentation
 

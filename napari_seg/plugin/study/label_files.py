@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_seg.errors import InputError, Notice
-from napari_seg.formats import SEGMENTATION_ENDINGS, has_ending, may_be_dicom, nifti_ending
+from napari_seg.formats.endings import SEG_NRRD_ENDINGS, has_ending, may_be_dicom, nifti_ending
 from napari_seg.geometry import is_same_lattice, resample
 from napari_seg.plugin.layer_info import LayerInfo, placement_of, volume_of
 from napari_seg.plugin.layers import LayerTuple, labels_layer, layer_of
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer
     from numpy.typing import NDArray
 
-    from napari_seg.formats import Skipped
+    from napari_seg.formats.find import Skipped
     from napari_seg.plugin.labels_state import Snapshot
 
 
@@ -54,7 +54,7 @@ def holds_labels(path: Path) -> bool:
     if nifti_ending(path):
         record = read_record(record_of(path))
         return is_result(path) or (record is not None and "segments" in record)
-    return has_ending(path, SEGMENTATION_ENDINGS) or kind_of(path) in ("SEG", "RTSTRUCT")
+    return has_ending(path, SEG_NRRD_ENDINGS) or kind_of(path) in ("SEG", "RTSTRUCT")
 
 
 def are_labels(skipped: Skipped) -> bool:
@@ -66,7 +66,7 @@ def kind_of(path: Path) -> str:
     """Return what a file of labels is called: SEG, RTSTRUCT, or its ending."""
     from napari_seg.formats.label_maps import dicom_modality
 
-    ending = next((one for one in SEGMENTATION_ENDINGS if has_ending(path, (one,))), nifti_ending(path))
+    ending = next((one for one in SEG_NRRD_ENDINGS if has_ending(path, (one,))), nifti_ending(path))
     return ending or dicom_modality(path) or path.suffix
 
 
@@ -203,7 +203,7 @@ def on_scan(snapshot: Snapshot, scan: Image) -> Layer:
     first = info.source or next(iter(info.scan.files), None)
     if (
         first is not None
-        and kind_of(first) not in SEGMENTATION_ENDINGS
+        and kind_of(first) not in SEG_NRRD_ENDINGS
         and may_be_dicom(first)
         and volume.source.format == "dicom"
     ):

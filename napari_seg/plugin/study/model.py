@@ -15,7 +15,8 @@ from psygnal import Signal
 
 from napari_seg.cohort.discover import SUFFIX
 from napari_seg.errors import ChoiceNeeded, InputError
-from napari_seg.formats import Reading, find
+from napari_seg.formats.find import find
+from napari_seg.formats.scan import ReadOptions
 from napari_seg.plugin.job import Job
 from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, frame_of, volume_of
@@ -36,7 +37,7 @@ from napari_seg.plugin.study.label_files import (
 )
 
 if TYPE_CHECKING:
-    from napari_seg.formats import Scan
+    from napari_seg.formats.scan import Scan
     from napari_seg.formats.verdict import Verdict
     from napari_seg.volume import Volume
 
@@ -80,7 +81,7 @@ class Entry:
     @property
     def can_be_labels(self) -> bool:
         """Whether its values may be labels: of a format that does not tell scans from label maps."""
-        is_image = self.scan is not None and self.scan.format in ("nifti", "itk", "picture")
+        is_image = self.scan is not None and self.scan.format in ("nifti", "itk", "image2d")
         return is_image and self.labels is None and self.can_open
 
     @property
@@ -91,13 +92,13 @@ class Entry:
             return f"{what} of {self.scan_name}" if self.scan_name else self.verdict.name
         return self.verdict.name
 
-    def reading(self, volume: int) -> Reading:
+    def reading(self, volume: int) -> ReadOptions:
         """How it is read once a person has chosen.
 
         Args:
             volume: counted from 0; matters only where there are several.
         """
-        return Reading(volume=volume if self.volumes else None, resample_tilt=self.is_tilted)
+        return ReadOptions(volume=volume if self.volumes else None, resample_tilt=self.is_tilted)
 
     @property
     def size(self) -> str:
@@ -161,7 +162,7 @@ def entries(path: Path) -> Iterator[Entry]:
     from napari_seg.formats.archive import shown
     from napari_seg.formats.verdict import verdict_of, verdict_of_skipped
 
-    found = find(path, passing_over=is_certainty_map)
+    found = find(path, ignore=is_certainty_map)
     root = path if path.is_dir() else path.parent
     labels = [scan.files[0] for scan in found.scans if scan.format == "nifti" and holds_labels(scan.files[0])]
     scans = [scan for scan in found.scans if scan.files[0] not in labels]
@@ -332,7 +333,7 @@ class StudyModel:
         return frame_of(self.session.viewer.layers)
 
     @staticmethod
-    def read(entry: Entry, reading: Reading, frame: NDArray | None) -> Loaded:
+    def read(entry: Entry, reading: ReadOptions, frame: NDArray | None) -> Loaded:
         """The layers of a scan and what there is to doubt; takes a while, so not in the main thread.
 
         Raises:
@@ -364,7 +365,7 @@ class StudyModel:
         doubts: tuple[str, ...] = ()
         is_open = scan_index(path, [scan.source.files for scan in scans]) is not None
         if kind_of(path) == "RTSTRUCT" and not is_open and entry.scan is not None:
-            layers, doubts = StudyModel.read(replace(entry, labels=None), Reading(), frame)
+            layers, doubts = StudyModel.read(replace(entry, labels=None), ReadOptions(), frame)
             volume = volume_of(layers[0])
             assert volume is not None
             scans, frame = [volume], frame_of(layers)

@@ -11,7 +11,7 @@ from napari_seg.plugin.controls import DetailsPane, NameColumn, ask_file, ask_fo
 from napari_seg.plugin.study.model import Entry, StudyModel
 
 if TYPE_CHECKING:
-    from napari_seg.formats import Scan
+    from napari_seg.formats.scan import Scan
 
 _MARKS = {"process": "✓", "warn": "⚠", "refuse": "✕", "skip": "–"}
 

@@ -23,8 +23,9 @@ from bundles import write_threshold_bundle
 import napari_seg.worker
 from napari_seg.cli.main import main
 from napari_seg.errors import EnvironmentFault, InputError, Notice
-from napari_seg.formats import decoders, find_scans, label_maps
-from napari_seg.formats.decoders import read_apart
+from napari_seg.formats import in_worker, label_maps
+from napari_seg.formats.find import find_scans
+from napari_seg.formats.in_worker import read_in_worker
 from napari_seg.formats.itk import to_itk
 from napari_seg.formats.verdict import verdict_of
 from napari_seg.geometry import Grid
@@ -69,7 +70,7 @@ def files(tmp_path: Path) -> list[Path]:
 def test_what_is_read_apart_is_what_is_read_here(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(files[0].parent)
     relative = [Path(path.name) for path in files]
-    here, there = numbers(relative), read_apart(numbers, relative)
+    here, there = numbers(relative), read_in_worker(numbers, relative)
     assert np.array_equal(there.array, here.array)
     assert there.array.strides[1:] == here.array.strides[1:]
     fields = ("grid", "name", "modality", "source", "notices")
@@ -89,18 +90,18 @@ def test_a_decoder_that_fails_costs_one_scan(
     files: list[Path], read: Callable[[Sequence[Path]], Volume], code: str
 ) -> None:
     with pytest.raises(InputError) as caught:
-        read_apart(read, files, seconds=3 if read is hang else None)
+        read_in_worker(read, files, seconds=3 if read is hang else None)
     assert caught.value.code == code
-    assert np.array_equal(read_apart(numbers, files).array, numbers(files).array)
+    assert np.array_equal(read_in_worker(numbers, files).array, numbers(files).array)
 
 
 def test_the_other_process_ends_with_this_one(files: list[Path]) -> None:
     code = f"""
 from pathlib import Path
-from test_formats_decoders import numbers
-from napari_seg.formats import decoders
-decoders.read_apart(numbers, [Path({str(files[0])!r})])
-print(decoders._DECODERS._popen.pid)
+from test_formats_in_worker import numbers
+from napari_seg.formats import in_worker
+in_worker.read_in_worker(numbers, [Path({str(files[0])!r})])
+print(in_worker._READERS._popen.pid)
 """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
@@ -115,8 +116,8 @@ def test_a_stop_half_way_does_not_mix_up_answers(files: list[Path], monkeypatch:
     with monkeypatch.context() as context:
         context.setattr(napari_seg.worker, "_receive", stop)
         with pytest.raises(KeyboardInterrupt):
-            read_apart(numbers, files)
-    assert np.array_equal(read_apart(numbers, files).array, numbers(files).array)
+            read_in_worker(numbers, files)
+    assert np.array_equal(read_in_worker(numbers, files).array, numbers(files).array)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds processes to a limit on address space")
@@ -130,7 +131,7 @@ def test_a_limit_on_address_space_is_not_taken_for_damage(tmp_path: Path, head: 
 import resource
 limit = 8 << 30
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit if {hard} else resource.getrlimit(resource.RLIMIT_AS)[1]))
-from napari_seg.formats import find_scans
+from napari_seg.formats.find import find_scans
 for scan in find_scans({str(tmp_path)!r}):
     scan.read()
 """
@@ -154,7 +155,7 @@ def test_what_does_not_fit_the_budget_is_refused_before_it_is_read(
     words = "type: short\ndimension: 3\nsizes: 500 500 400\nendian: little\nencoding: bzip2\n\n"
     (tmp_path / "b.nrrd").write_bytes(b"NRRD0004\n" + words.encode() + bz2.compress(bytes(2000)))
     for scan in find_scans(tmp_path):
-        monkeypatch.setattr(decoders, "held_bytes", lambda: 100 << 20)
+        monkeypatch.setattr(in_worker, "held_bytes", lambda: 100 << 20)
         with pytest.raises(EnvironmentFault, match=r"environment\.memory: .* takes 381 MiB .* 156 MiB may be used"):
             scan.read(memory_bytes=256 << 20)
     scan = find_scans(tmp_path)[0]

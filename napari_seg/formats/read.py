@@ -1,0 +1,25 @@
+"""Read the only scan below a path."""
+
+from __future__ import annotations
+
+import os
+
+from napari_seg.errors import InputError
+from napari_seg.formats.find import find_scans
+from napari_seg.volume import Volume
+
+
+def read(path: str | os.PathLike[str]) -> Volume:
+    """Return the only scan below a path.
+
+    Raises:
+        InputError: `input.none`, there is no scan; `input.several_scans`, there is more than one; or the errors of
+            `Scan.read`.
+    """
+    scans = find_scans(path)
+    if not scans:
+        raise InputError("input.none", f"found no scan in {path}; expected NIfTI, NRRD, MetaImage, DICOM or 2D images")
+    if len(scans) > 1:
+        names = ", ".join(scan.name for scan in scans[:10]) + (", ..." if len(scans) > 10 else "")
+        raise InputError("input.several_scans", f"found {len(scans)} scans in {path} ({names}); give the path of one")
+    return scans[0].read()
