@@ -27,6 +27,9 @@ WHOLE_VOXEL_TOLERANCE = 1e-3
 PLANES_AT_ONCE = 16
 """Interpolated at once, where a grid follows another's axes."""
 
+RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""(4, 4) from the frame of DICOM and ITK, LPS+, to RAS+; it is its own inverse."""
+
 _AXIS_CODES = (("L", "R"), ("P", "A"), ("I", "S"))
 
 

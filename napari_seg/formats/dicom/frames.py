@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,12 +143,14 @@ def _tiles(header: Header, stored: Frame) -> list[Frame]:
 
 
 def _sequences(path: Path, *keywords: str) -> Dataset:
+    """Read some attributes of a file that `Header` does not keep."""
     import pydicom
 
     return pydicom.dcmread(path, specific_tags=list(keywords), stop_before_pixels=True, force=True)
 
 
 def _enhanced_frames(header: Header, count: int) -> list[Frame]:
+    """Return the frames of an enhanced object, each with its own and the shared functional groups."""
     tags = header.tags
     keywords = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionIndexSequence")
     dataset = _sequences(header.path, *keywords)
@@ -168,15 +170,7 @@ def _enhanced_frames(header: Header, count: int) -> list[Frame]:
     frames = []
     for index, own in enumerate(per_frame):
         lookup = lookup_for(own)
-        attributes = _attributes(tags.get)
-        for attribute in VOLUME_ATTRIBUTES:
-            item: Any = next(
-                (groups for groups in (own, *shared[:1]) if attribute.groups and groups.get(attribute.groups[0])), None
-            )
-            for group in attribute.groups if item is not None else ():
-                item = (item.get(group) or [{}])[0]
-            if item and (value := value_of(item.get(attribute.name))):
-                attributes[attribute.name] = value
+        attributes = _attributes(tags.get) | _attributes_of_groups((own, *shared[:1]))
         indices = value_of(lookup("FrameContentSequence", "DimensionIndexValues"))
         if len(indices) == len(dimensions) or not dimensions:
             attributes |= {f"{DIMENSION}{n:02d}": (value,) for n, value in enumerate(indices, start=1)}
@@ -217,28 +211,50 @@ def _nuclear_frames(header: Header, count: int) -> list[Frame]:
     return frames
 
 
+def _attributes_of_groups(groups: Sequence[Any]) -> dict[str, Value]:
+    """Return the values of attributes that may distinguish volumes, from functional groups by priority."""
+    values = {}
+    for attribute in VOLUME_ATTRIBUTES:
+        item: Any = next((group for group in groups if attribute.groups and group.get(attribute.groups[0])), None)
+        for keyword in attribute.groups if item is not None else ():
+            item = (item.get(keyword) or [{}])[0]
+        if item and (value := value_of(item.get(attribute.name))):
+            values[attribute.name] = value
+    return values
+
+
 def _attributes(get: Callable[[str], Any]) -> dict[str, Value]:
+    """Return the values of attributes that may distinguish volumes, by name."""
     return {attribute.name: value for attribute in VOLUME_ATTRIBUTES if (value := value_of(get(attribute.name)))}
 
 
 def _frame(header: Header, index: int, lookup: Callable[[str, str], Any], attributes: Mapping[str, Value]) -> Frame:
+    """Return a frame.
+
+    Args:
+        header: header of the file.
+        index: number of the frame in the file, counted from 0.
+        lookup: returns an attribute by its functional group and keyword; None if it is missing.
+        attributes: attributes that may distinguish it from other slices at its position.
+    """
     tags, label = header.tags, header.label
-    position = _numbers(lookup("PlanePositionSequence", "ImagePositionPatient"), 3)
-    cosines = _numbers(lookup("PlaneOrientationSequence", "ImageOrientationPatient"), 6)
-    between_rows_columns = _numbers(lookup("PixelMeasuresSequence", "PixelSpacing"), 2)
-    for value, what in ((position, "position"), (cosines, "orientation"), (between_rows_columns, "pixel spacing")):
-        if value is None:
-            raise InputError("geometry.incomplete", f"{label} gives no usable {what}; leave it out or re-export it")
-    assert position is not None
-    assert cosines is not None
-    assert between_rows_columns is not None
+
+    def numbers(group: str, keyword: str, count: int, meaning: str) -> NDArray[np.float64]:
+        values = _numbers(lookup(group, keyword), count)
+        if values is None:
+            raise InputError("geometry.incomplete", f"{label} gives no usable {meaning}; leave it out or re-export it")
+        return values
+
+    position = numbers("PlanePositionSequence", "ImagePositionPatient", 3, "position")
+    cosines = numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6, "orientation")
+    pixel_spacing = numbers("PixelMeasuresSequence", "PixelSpacing", 2, "pixel spacing")
     orientation = cosines.reshape(2, 3)
     lengths = np.linalg.norm(orientation, axis=1)
-    if np.abs(lengths - 1).max() > ORIENTATION_TOLERANCE or between_rows_columns.min() <= 0:
+    if np.abs(lengths - 1).max() > ORIENTATION_TOLERANCE or pixel_spacing.min() <= 0:
         raise InputError(
             "geometry.incomplete",
             f"{label} has direction vectors of length {lengths[0]:.4g} and {lengths[1]:.4g} (expected 1) and pixel "
-            f"spacing {millimetres(between_rows_columns)} (expected above 0); re-export it",
+            f"spacing {millimetres(pixel_spacing)} (expected above 0); re-export it",
         )
     kinds = (lookup(f"{modality}FrameTypeSequence", "FrameType") for modality in ("MRImage", "CTImage", "PET"))
     frame_type = next((tuple(kind) for kind in kinds if kind), None)
@@ -257,7 +273,7 @@ def _frame(header: Header, index: int, lookup: Callable[[str, str], Any], attrib
         columns=int(tags.get("Columns") or 0),
         position=position,
         orientation=orientation / lengths[:, None],
-        spacing_mm=between_rows_columns[::-1],
+        spacing_mm=pixel_spacing[::-1],
         image_type=frame_type or image_type(tags),
         slope=slope,
         intercept=intercept,
@@ -265,10 +281,12 @@ def _frame(header: Header, index: int, lookup: Callable[[str, str], Any], attrib
 
 
 def _number(value: Any, missing: float) -> float:
+    """Return a value as a number; another one if it is missing."""
     return missing if value is None else float(value)
 
 
 def _numbers(values: Any, count: int) -> NDArray[np.float64] | None:
+    """Return so many finite numbers; None for anything else."""
     try:
         numbers = np.array([float(value) for value in values])
     except (TypeError, ValueError):

@@ -17,10 +17,10 @@ from napari_seg.formats.dicom.frames import Frame, millimetres
 from napari_seg.formats.dicom.headers import Header
 from napari_seg.formats.dicom.kinds import names_of_kinds
 from napari_seg.formats.dicom.volumes import sort_into_volumes
-from napari_seg.geometry import SHEAR_TOLERANCE, Grid
+from napari_seg.geometry import RAS_FROM_LPS, SHEAR_TOLERANCE, Grid
 from napari_seg.volume import DicomInstance, DicomStack, SolvedStack, Source
 
-SAME_PLACE_PIXELS = 0.01
+SAME_POSITION_PIXELS = 0.01
 """Maximum distance of slices at one position, in pixels."""
 
 MISPLACED_SLICES = 0.05
@@ -34,8 +34,6 @@ MISPLACED_PIXELS = 0.1
 
 MAX_TILT = 0.708
 """Sine of the maximum plausible tilt, 45 degrees; scanners reach 30."""
-
-_RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def arrange(
@@ -84,7 +82,7 @@ def arrange(
     begin = np.ceil(np.maximum(-farthest, 0))
     affine[:3, 3] = positions[0] - affine[:3, :2] @ begin
     columns, rows = np.add((first.columns, first.rows), begin + np.ceil(np.maximum(farthest, 0)))
-    grid = Grid((int(columns), int(rows), len(frames)), _RAS_FROM_LPS @ affine)
+    grid = Grid((int(columns), int(rows), len(frames)), RAS_FROM_LPS @ affine)
     return frames, _solved(frames, grid, begin, shift)
 
 
@@ -94,11 +92,12 @@ def source_of(frames: Sequence[Frame], stack: SolvedStack) -> Source:
 
 
 def _headers(frames: Sequence[Frame]) -> dict[Path, Header]:
+    """Return the header of each file, in the order of the slices."""
     return {frame.header.path: frame.header for frame in frames}
 
 
 def _solved(frames: Sequence[Frame], grid: Grid, begin: NDArray[np.float64], shift: NDArray[np.float64]) -> SolvedStack:
-    """Return what results that refer to these slices need."""
+    """Return the stack of frames with the identifiers that results refer to."""
     headers = _headers(frames)
     files = {path: n for n, path in enumerate(headers)}
     keywords = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
@@ -186,25 +185,25 @@ def _volumes(frames: Sequence[Frame], name: str) -> tuple[list[list[Frame]], str
     normal = np.cross(*frames[0].orientation)
     frames = sorted(frames, key=lambda frame: float(frame.position @ normal))
     gaps = np.diff([frame.position @ normal for frame in frames])
-    place = np.concatenate([[0], np.cumsum(gaps > SAME_PLACE_PIXELS * frames[0].spacing_mm.min())])
-    counts = Counter(place.tolist())
-    most = max(counts.values())
-    if most == 1:
+    numbers = np.concatenate([[0], np.cumsum(gaps > SAME_POSITION_PIXELS * frames[0].spacing_mm.min())])
+    counts = Counter(numbers.tolist())
+    count = max(counts.values())
+    if count == 1:
         return [frames], ""
-    if len(counts) == 1 or set(counts.values()) != {most}:
-        shared = max(counts, key=lambda p: counts[p])
-        labels = [frame.label for frame, p in zip(frames, place, strict=True) if p == shared]
+    if len(counts) == 1 or set(counts.values()) != {count}:
+        crowded = max(counts, key=lambda number: counts[number])
+        labels = [frame.label for frame, number in zip(frames, numbers, strict=True) if number == crowded]
         more = ", ..." if len(labels) > 4 else ""
         raise InputError(
             "geometry.duplicate_position",
             f"{name} has {len(labels)} slices at one position: {', '.join(labels[:4])}{more}; expected one; leave out "
             "the others",
         )
-    places = [frames[n : n + most] for n in range(0, len(frames), most)]
-    attributes = [[frame.attributes for frame in several] for several in places]
-    numbers = [[frame.number for frame in several] for several in places]
-    orders, text = sort_into_volumes(attributes, numbers, name)
-    return [[several[order[v]] for several, order in zip(places, orders, strict=True)] for v in range(most)], text
+    positions = [frames[n : n + count] for n in range(0, len(frames), count)]
+    attributes = [[frame.attributes for frame in several] for several in positions]
+    instances = [[frame.number for frame in several] for several in positions]
+    orders, text = sort_into_volumes(attributes, instances, name)
+    return [[several[order[v]] for several, order in zip(positions, orders, strict=True)] for v in range(count)], text
 
 
 def _check_even(
@@ -214,6 +213,15 @@ def _check_even(
     normal: NDArray[np.float64],
     name: str,
 ) -> None:
+    """Refuse slices that do not lie evenly on a straight line.
+
+    Args:
+        frames: frames in the order of their positions.
+        positions: (K, 3) positions in mm.
+        step: (3,) mean distance from one slice to the next in mm.
+        normal: (3,) normal of the slices.
+        name: name of the series, for messages.
+    """
     ideal = positions[0] + np.arange(len(frames))[:, None] * step
     along = (positions - ideal) @ normal
     sideways = np.linalg.norm(positions - ideal - along[:, None] * normal, axis=1)

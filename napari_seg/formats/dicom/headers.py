@@ -1,4 +1,4 @@
-"""Read DICOM files: the few attributes of an image that the program needs, or a whole object.
+"""Read the few attributes of a DICOM file that the program needs.
 
 `read_header` keeps the headers that it has read, so that a series that was found is read without parsing them again.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
@@ -32,7 +32,9 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 """Transfer syntaxes of uncompressed pixels: little endian with implicit or explicit VR, big endian, and deflated."""
 
 _UNDEFINED = 0xFFFFFFFF
-_UNKNOWN = "is not a DICOM file of any known kind"
+UNKNOWN = "is not a DICOM file of any known kind"
+"""End of the message about a file that is no DICOM file."""
+
 _CUT = "ends inside its header; copy or export it again"
 
 MAX_ELEMENTS = 20_000
@@ -132,14 +134,14 @@ def read_header(path: Path, name: str = "") -> Header:
         raise InputError(error.code, f"{name or path.name} {error.message}") from None
 
 
-@lru_cache(maxsize=16384)  # of 4 KB each: a series is found first and read afterwards
+@lru_cache(maxsize=16384)  # about 4 KB each: a series is found first and read afterwards
 def _read_header(path: Path, size: int, mtime_ns: int) -> Header:
     """Read a header as `read_header` does; messages lack the name at their beginning."""
     try:
         with open(path, "rb") as stream:
             head = stream.read(144)
             if looks_like_dicom(head) == "no" and path.suffix.lower() != ".dcm":
-                raise InputError("file.not_dicom", _UNKNOWN)
+                raise InputError("file.not_dicom", UNKNOWN)
             if _begins_with_zeros(head, stream):
                 text = "holds zeros where a DICOM header begins, so it was not copied whole; copy or export it again"
                 raise InputError("file.not_dicom", text)
@@ -157,7 +159,7 @@ def _read_header(path: Path, size: int, mtime_ns: int) -> Header:
         raise InputError("file.bad_header", f"has a DICOM header that can't be read ({kind})") from None
     if "Rows" not in tags:
         if not tags.get("SOPClassUID") and not tags.get("Modality"):
-            raise InputError("file.not_dicom", _UNKNOWN)
+            raise InputError("file.not_dicom", UNKNOWN)
         if sop_class(tags).endswith("ImageStorage"):
             raise InputError("file.truncated", _CUT)
     return Header(path, tags, syntax, offset, pixel_bytes, size - offset)
@@ -206,20 +208,21 @@ def _begins_with_zeros(head: bytes, stream: IO[bytes]) -> bool:
 
 
 def _stop_after_header() -> Callable[[BaseTag, str | None, int], bool]:
+    """Return a function that ends the parsing at the pixels, and refuses what is no header."""
     elements = count()
 
     def is_after(tag: BaseTag, vr: str | None, length: int) -> bool:
         # No file holds an element of group 0, which zeros look like; nor does a header continue without end.
         number = int(tag)  # tags compare slowly
         if number < 0x00020000 or next(elements) > MAX_ELEMENTS:
-            raise InputError("file.not_dicom", _UNKNOWN)
+            raise InputError("file.not_dicom", UNKNOWN)
         return number >= 0x7FE00008
 
     return is_after
 
 
 def _pixel_element(start: bytes, is_implicit: bool, is_little: bool) -> tuple[int, int | None]:
-    """Return the length of the pixel element's own header and the stated length of its value, both in bytes.
+    """Return the length of the head of the pixel element and the stated length of its value, both in bytes.
 
     Args:
         start: first 12 bytes of the element.
@@ -236,6 +239,7 @@ def _pixel_element(start: bytes, is_implicit: bool, is_little: bool) -> tuple[in
 
 @lru_cache(maxsize=1)
 def _tags() -> tuple[BaseTag, ...]:
+    """Return the tags of all attributes that a header keeps."""
     from pydicom.datadict import tag_for_keyword
     from pydicom.tag import Tag
 
@@ -265,7 +269,7 @@ def _plain_tags(dataset: Dataset) -> dict[str, Any]:
             continue
         try:
             # pydicom converts a value at its first use; a malformed one must fail here and not later.
-            tags[name] = _plain(dataset[tag].value)
+            tags[name] = plain_value(dataset[tag].value)
         except Exception:
             if name in _NEEDED:
                 raise
@@ -274,7 +278,8 @@ def _plain_tags(dataset: Dataset) -> dict[str, Any]:
     return tags
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """Return a value of pydicom as a plain number, string or tuple; None for more than 64 bytes."""
     if value is None or isinstance(value, bytes):
         return value if value is None or len(value) <= 64 else None
     if isinstance(value, bool):
@@ -284,7 +289,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(value)
     if hasattr(value, "__iter__") and not isinstance(value, str) and not hasattr(value, "family_name"):
-        return tuple(_plain(part) for part in value)
+        return tuple(plain_value(part) for part in value)
     return intern(str(value))
 
 
@@ -310,51 +315,6 @@ def _has_preamble(path: Path) -> bool | None:
             return looks_like_dicom(stream.read(132)) == "yes"
     except OSError:
         return None
-
-
-def read_object(path: Path, *, stop_before_pixels: bool = False) -> Dataset:
-    """Read a whole DICOM object, with or without the preamble of a file.
-
-    Args:
-        path: the file.
-        stop_before_pixels: leave the pixels out.
-
-    Raises:
-        InputError: `file.unreadable`, `file.empty`, `file.not_dicom`, `file.bad_header`.
-    """
-    import pydicom
-
-    try:
-        with quiet_pydicom():
-            if path.stat().st_size == 0:
-                raise InputError("file.empty", f"{file_label(path)} has 0 bytes; copy or export it again")
-            dataset = pydicom.dcmread(path, stop_before_pixels=stop_before_pixels, force=True)
-            if not dataset.get("SOPClassUID"):
-                raise InputError("file.not_dicom", f"{file_label(path)} {_UNKNOWN}")
-            dataset.file_meta.TransferSyntaxUID = transfer_syntax_of(dataset)
-            return dataset
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(
-            "file.unreadable", f"{file_label(path)} can't be read: {error.strerror or 'cut short'}"
-        ) from None
-    except Exception as error:  # not chained: it may quote private values
-        kind = type(error).__name__
-        raise InputError(
-            "file.bad_header", f"{file_label(path)} has a DICOM header that can't be read ({kind})"
-        ) from None
-
-
-def object_label(dataset: Dataset, path: Path) -> str:
-    """Return the name of a file that has been read for messages, without private words."""
-    tags: dict[str, Any] = {}
-    with quiet_pydicom():
-        for keyword in ("InstanceNumber", *private_keywords()):
-            with suppress(Exception):  # a malformed value
-                if keyword in dataset:
-                    tags[keyword] = _plain(dataset[keyword].value)
-    return label_of(path, tags)
 
 
 def transfer_syntax_of(dataset: Dataset) -> UID:

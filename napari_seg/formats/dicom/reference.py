@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_seg.errors import InputError, Notice, told_plainly
-from napari_seg.formats.dicom.headers import file_label, quiet_pydicom, read_object
+from napari_seg.formats.dicom.headers import quiet_pydicom
+from napari_seg.formats.dicom.objects import object_label, read_object
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -37,9 +38,10 @@ class ScanRelation:
 
 @dataclass
 class References:
-    """Identifiers that tell to which images the positions in a DICOM object refer.
+    """Identifiers of the patient, the images and the frames of reference that a DICOM object refers to.
 
     Attributes:
+        label: name of the file for messages.
         frames: frame of reference UID -> names of the structures drawn in it; no names for images.
         series: series UID of an image; UIDs of the series that a segmentation refers to.
         instances: SOP instance UID of an image; UIDs of the images that a segmentation refers to.
@@ -47,6 +49,7 @@ class References:
         patient: patient identifier, for comparison only.
     """
 
+    label: str
     frames: dict[str, list[str]] = field(default_factory=dict)
     series: set[str] = field(default_factory=set)
     instances: set[str] = field(default_factory=set)
@@ -65,7 +68,8 @@ def relation_to_scan(path: Path, images: Sequence[Path], only: Sequence[str] = (
     Raises:
         InputError: `file.*`, the file can't be read.
     """
-    own, label = references_of(path, only), file_label(path)
+    own = references_of(path, only)
+    label = own.label
     scan = _references_of_scan(images)
     if scan is None:
         text = f"{label} can't be checked against a scan that names no frame of reference; compare the two by eye"
@@ -117,7 +121,7 @@ def check_frame_of_reference(
         if not ignore_frame:
             text = "expected the scan that it was drawn on; choose that scan"
             raise InputError(OTHER_FRAME, f"{found.message}; {text}")
-        text = "was placed by its coordinates all the same, as requested; check it by eye"
+        text = "was placed by its coordinates nevertheless, as requested; check it by eye"
         return (Notice("geometry.frame_of_reference_ignored", f"{found.message}; it {text}"),)
     if found.relation == "unknown":
         return (Notice("geometry.frame_of_reference_unknown", found.message),)
@@ -125,7 +129,7 @@ def check_frame_of_reference(
 
 
 def references_of(path: Path, only: Sequence[str] = ()) -> References:
-    """Return the identifiers that tell to which images the positions in a DICOM file refer.
+    """Return the identifiers of the patient, the images and the frames of reference that a DICOM file refers to.
 
     Args:
         path: image, segmentation or RT structure set.
@@ -135,9 +139,10 @@ def references_of(path: Path, only: Sequence[str] = ()) -> References:
         InputError: `file.*`, it is no DICOM file or damaged.
     """
     dataset = read_object(path, stop_before_pixels=True)
-    text = f"{file_label(path)} has a DICOM header that can't be read ({{kind}})"
+    label = object_label(dataset, path)
+    text = f"{label} has a DICOM header that can't be read ({{kind}})"
     with quiet_pydicom(), told_plainly(InputError, "file.bad_header", text):
-        found = References(study=_uid(dataset, "StudyInstanceUID"), patient=str(dataset.get("PatientID") or "").strip())
+        found = References(label, study=_uid(dataset, "StudyInstanceUID"), patient=_uid(dataset, "PatientID"))
         if dataset.get("Modality") not in ("SEG", "RTSTRUCT"):
             found.series.add(_uid(dataset, "SeriesInstanceUID"))
             found.instances.add(_uid(dataset, "SOPInstanceUID"))
@@ -150,17 +155,17 @@ def references_of(path: Path, only: Sequence[str] = ()) -> References:
                 sources = _items(derivation, "SourceImageSequence")
                 found.instances |= {_uid(item, "ReferencedSOPInstanceUID") for item in sources}
         if "StructureSetROISequence" in dataset:
-            named = _items(dataset, "ReferencedFrameOfReferenceSequence")
-            usual = next((uid for item in (*named, dataset) if (uid := _uid(item, "FrameOfReferenceUID"))), "")
+            stated = _items(dataset, "ReferencedFrameOfReferenceSequence")
+            default = next((uid for item in (*stated, dataset) if (uid := _uid(item, "FrameOfReferenceUID"))), "")
             for roi in _items(dataset, "StructureSetROISequence"):
                 name = str(roi.get("ROIName") or "")
                 if not only or name in only:  # PS3.3 C.8.8.5: each structure names its frame of reference
-                    frame = _uid(roi, "ReferencedFrameOfReferenceUID") or usual
+                    frame = _uid(roi, "ReferencedFrameOfReferenceUID") or default
                     found.frames.setdefault(frame, []).append(name)
             for drawn in _items(dataset, "ROIContourSequence"):
                 for contour in _items(drawn, "ContourSequence"):
-                    shown = _items(contour, "ContourImageSequence")
-                    found.instances |= {_uid(item, "ReferencedSOPInstanceUID") for item in shown}
+                    images = _items(contour, "ContourImageSequence")
+                    found.instances |= {_uid(item, "ReferencedSOPInstanceUID") for item in images}
         else:
             found.frames[_uid(dataset, "FrameOfReferenceUID")] = []
     found.frames.pop("", None)
@@ -188,16 +193,18 @@ def _references_of_scan(images: Sequence[Path]) -> References | None:
 
 
 def _instances_of(images: Sequence[Path]) -> set[str]:
+    """Return the SOP instance UIDs of images, and of the images that they refer to."""
     return set().union(*(references_of(image).instances for image in images))
 
 
-def _agree(these: set[str], those: set[str]) -> bool | None:
+def _agree(ones: set[str], others: set[str]) -> bool | None:
     """Return whether two sets have an identifier in common; None if one of them is empty."""
-    these, those = these - {""}, those - {""}
-    return not these.isdisjoint(those) if these and those else None
+    ones, others = ones - {""}, others - {""}
+    return not ones.isdisjoint(others) if ones and others else None
 
 
 def _referenced_series(dataset: Dataset) -> Iterator[Dataset]:
+    """Yield the items that describe the series which an object refers to."""
     yield from _items(dataset, "ReferencedSeriesSequence")
     for frame in _items(dataset, "ReferencedFrameOfReferenceSequence"):
         for study in _items(frame, "RTReferencedStudySequence"):

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice, told_plainly
 from napari_seg.formats.dicom.contours import enclosed, enclosed_by_odd
-from napari_seg.formats.dicom.headers import object_label, quiet_pydicom, read_object
-from napari_seg.geometry import Grid
+from napari_seg.formats.dicom.headers import quiet_pydicom
+from napari_seg.formats.dicom.objects import object_label, read_object
+from napari_seg.geometry import RAS_FROM_LPS, Grid
 from napari_seg.volume import Segment, Segmentation, distinct_color, smallest_label_type
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ BEYOND_VOXELS = 1.0
 _AREAS = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
 """Types of contours that enclose voxels; points and open lines are marks."""
 
-_LPS = np.array([-1.0, -1.0, 1.0])
+_LPS = np.diag(RAS_FROM_LPS)[:3]
+"""Signs that turn points in LPS+ into RAS+, and back."""
 
 
 def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = (), *, extend: bool = False) -> Segmentation:

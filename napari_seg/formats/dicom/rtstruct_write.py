@@ -17,7 +17,7 @@ from napari_seg.formats.dicom.headers import quiet_pydicom
 from napari_seg.formats.dicom.rtstruct import read_rtstruct
 from napari_seg.formats.dicom.source import read_source
 from napari_seg.formats.dicom.text import UNICODE, dicom_text, with_dicom_names
-from napari_seg.geometry import Grid
+from napari_seg.geometry import RAS_FROM_LPS, Grid
 from napari_seg.version import __version__
 from napari_seg.volume import DicomInstance, Origin, Segment, Segmentation, SolvedStack, Source
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 SERIES_NUMBERS_AFTER = 950
 """Difference between the series number of a structure set and that of its images."""
 
-_LPS = np.array([-1.0, -1.0, 1.0])
+_LPS = np.diag(RAS_FROM_LPS)[:3]
+"""Signs that turn points in LPS+ into RAS+, and back."""
 
 _OF_PATIENT_AND_STUDY = (
     "PatientName",

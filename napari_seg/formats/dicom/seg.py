@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice, told_plainly
-from napari_seg.formats.dicom.headers import object_label, quiet_pydicom, read_object
+from napari_seg.formats.dicom.headers import quiet_pydicom
+from napari_seg.formats.dicom.objects import object_label, read_object
 from napari_seg.formats.dicom.pixels import MAX_EXCESS
 from napari_seg.formats.dicom.seg_geometry import layout_of, value_of
 from napari_seg.geometry import Grid, is_same_lattice, resample

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, Notice
-from napari_seg.formats.dicom.geometry import MISPLACED_PIXELS, SAME_PLACE_PIXELS
+from napari_seg.formats.dicom.geometry import MISPLACED_PIXELS, SAME_POSITION_PIXELS
 from napari_seg.formats.dicom.kinds import ORIENTATION_TOLERANCE
-from napari_seg.geometry import Grid
+from napari_seg.geometry import RAS_FROM_LPS, Grid
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -34,15 +34,13 @@ MAX_GUESSED = 5
 GUESSED_MISPLACED_SLICES = 0.01
 """Maximum distance of a frame from its place in that case; with a larger one, some number would always fit."""
 
-_RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
 
 @dataclass(frozen=True, eq=False)
 class FrameLayout:
     """Grid of a segmentation, and the slice of each frame.
 
     Attributes:
-        grid: over columns, rows and slices, in RAS+, from the first frame to the last.
+        grid: grid over columns, rows and slices from the first frame to the last, in RAS+.
         slices: K index of each frame, in the order of the frames.
         groups: functional groups of each frame, as of `functional_groups`.
         notices: contradictions between the positions and the attributes.
@@ -70,12 +68,17 @@ def layout_of(dataset: Dataset, name: str, scan: Grid | None = None) -> FrameLay
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     groups = functional_groups(dataset, name)
     positions = np.array([_numbers(g, "PlanePositionSequence", "ImagePositionPatient", 3, name) for g in groups])
-    turns = np.array([_numbers(g, "PlaneOrientationSequence", "ImageOrientationPatient", 6, name) for g in groups])
+    orientations = np.array(
+        [_numbers(g, "PlaneOrientationSequence", "ImageOrientationPatient", 6, name) for g in groups]
+    )
     pixels_mm = np.array([_numbers(g, "PixelMeasuresSequence", "PixelSpacing", 2, name) for g in groups])
-    cosines, (row_mm, column_mm) = turns[0].reshape(2, 3), pixels_mm[0]
+    cosines, (row_mm, column_mm) = orientations[0].reshape(2, 3), pixels_mm[0]
     if min(row_mm, column_mm) <= 0:
         raise InputError("geometry.incomplete", f"{name} has pixels of {row_mm:g} x {column_mm:g} mm; expected a size")
-    if max(np.ptp(turns, axis=0).max(), (np.ptp(pixels_mm, axis=0) / pixels_mm[0]).max()) > ORIENTATION_TOLERANCE:
+    if (
+        max(np.ptp(orientations, axis=0).max(), (np.ptp(pixels_mm, axis=0) / pixels_mm[0]).max())
+        > ORIENTATION_TOLERANCE
+    ):
         text = f"the frames of {name} differ in orientation or pixel spacing; expected parallel frames of one size"
         raise InputError("geometry.mixed_orientation", text)
     normal = np.cross(*cosines)
@@ -86,7 +89,7 @@ def layout_of(dataset: Dataset, name: str, scan: Grid | None = None) -> FrameLay
     sideways = positions - positions[first] - depths[:, None] * normal
     pixel_mm = min(row_mm, column_mm)
     places = np.sort(depths)
-    places = places[np.diff(places, prepend=-np.inf) > SAME_PLACE_PIXELS * pixel_mm]
+    places = places[np.diff(places, prepend=-np.inf) > SAME_POSITION_PIXELS * pixel_mm]
     spacing, notices = _spacing(places, _lengths(groups), _spacing_of_scan(scan, normal), name)
     slices = np.rint(depths / spacing).astype(int)
     count = int(slices.max()) + 1
@@ -95,7 +98,7 @@ def layout_of(dataset: Dataset, name: str, scan: Grid | None = None) -> FrameLay
     affine = np.eye(4)
     affine[:3, :3] = np.column_stack([cosines[0] * column_mm, cosines[1] * row_mm, normal * spacing])
     affine[:3, 3] = positions[first]
-    grid = Grid((columns, rows, count), _RAS_FROM_LPS @ affine)
+    grid = Grid((columns, rows, count), RAS_FROM_LPS @ affine)
     return FrameLayout(grid, tuple(slices.tolist()), groups, notices)
 
 
@@ -144,7 +147,7 @@ def _spacing_of_scan(scan: Grid | None, normal: NDArray[np.float64]) -> float | 
     """Return the distance between those planes of a scan that are parallel to the frames; None without any."""
     if scan is None:
         return None
-    along = np.abs((normal * [-1, -1, 1]) @ scan.directions)
+    along = np.abs((RAS_FROM_LPS[:3, :3] @ normal) @ scan.directions)
     axis = int(along.argmax())
     return scan.spacing_mm[axis] if along[axis] > 1 - ORIENTATION_TOLERANCE else None
 
@@ -182,8 +185,8 @@ def _spacing(
         return spacing, (notice,) if has_gaps else ()
     spacing = _fitting(places, 1.0) or (_fitting(places, smallest / thickness) if thickness else None)
     if spacing is None:
-        guesses = (_fitting(places, n, GUESSED_MISPLACED_SLICES) for n in range(2, MAX_GUESSED + 1))
-        spacing = next((one for one in guesses if one), None)
+        candidates = (_fitting(places, n, GUESSED_MISPLACED_SLICES) for n in range(2, MAX_GUESSED + 1))
+        spacing = next((one for one in candidates if one), None)
     if spacing is None:
         raise _uneven(name)
     if stated is not None:
@@ -213,7 +216,7 @@ def _fitting(places: NDArray[np.float64], slices: float, tolerance: float = MISP
 
 
 def _contradiction(name: str, stated: float | None, found: str) -> Notice:
-    text = f"SpacingBetweenSlices of {name} says {stated:g} mm, but {found}; the frames count"
+    text = f"SpacingBetweenSlices of {name} says {stated:g} mm, but {found}; the positions of the frames were used"
     return Notice("geometry.spacing_contradicted", text)
 
 

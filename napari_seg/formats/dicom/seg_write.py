@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import OutputError, told_plainly
 from napari_seg.formats.atomic import unproven
-from napari_seg.formats.dicom.headers import quiet_pydicom, read_object
+from napari_seg.formats.dicom.headers import quiet_pydicom
+from napari_seg.formats.dicom.objects import read_object
 from napari_seg.formats.dicom.seg import decoded_frames, read_dicom_seg, same_labels, segment_numbers
 from napari_seg.formats.dicom.seg_geometry import functional_groups, value_of
 from napari_seg.formats.dicom.source import read_source, source_images

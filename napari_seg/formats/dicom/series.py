@@ -131,6 +131,7 @@ def find_series(files: Sequence[Path]) -> tuple[list[Series], list[tuple[Path, s
 
 
 def _add(parts: list[_Part], n: int, header: Header) -> None:
+    """Add a file, the n-th of all, to the part of its kind."""
     kind = _kind(header.tags)
     part = next((one for one in parts if not kind.difference(one.kind)), None)
     if part is None:
@@ -148,12 +149,14 @@ def _series_of(parts: Sequence[_Part]) -> list[tuple[int, Series]]:
         return [(files[0][0], Series(name, tuple(path for _, path in files)))]
     names = names_of_kinds([part.kind for part in parts])
     return [
-        (part.files[0][0], Series(f"{name}_{own}".rstrip("_"), tuple(path for _, path in part.files)))
-        for part, own in zip(parts, names, strict=True)
+        (part.files[0][0], Series(f"{name}_{kind}".rstrip("_"), tuple(path for _, path in part.files)))
+        for part, kind in zip(parts, names, strict=True)
     ]
 
 
 def _kind(tags: Tags) -> Kind:
+    """Return the kind of the images of a file; of an enhanced object, without the geometry of its frames."""
+
     def numbers(keyword: str, count: int) -> tuple[float, ...] | None:
         try:
             values = tuple(float(value) for value in tags[keyword])
@@ -203,7 +206,7 @@ def series_name(tags: Tags) -> str:
 
 def _series_key(path: Path, tags: Tags) -> tuple[str, ...]:
     study, series = str(tags.get("StudyInstanceUID") or ""), str(tags.get("SeriesInstanceUID") or "")
-    patient = str(tags.get("PatientID") or "")  # careless copies give two patients the identifiers of one series
+    patient = str(tags.get("PatientID") or "")  # copies may give two patients the identifiers of one series
     if series:
         return patient, study, series
     # Identifiers were removed: files of one folder with one series number and description count as a series.
@@ -211,7 +214,7 @@ def _series_key(path: Path, tags: Tags) -> tuple[str, ...]:
 
 
 def _must_have_geometry(tags: Tags) -> bool:
-    """Return whether images have geometry or must have: a CT without it is refused, a photograph is left out."""
+    """Return whether images have geometry or require it: a CT without it is refused, a photograph is left out."""
     has_geometry = tags.get("PerFrameFunctionalGroupsSequence") or tags.get("DetectorInformationSequence")
     has_geometry = has_geometry or (tags.get("ImagePositionPatient") and tags.get("ImageOrientationPatient"))
     return bool(has_geometry) or _is_in_colour(tags) or bool(_SCANNERS.fullmatch(sop_class(tags)))
@@ -232,5 +235,6 @@ def _slices_in(tags: Tags) -> int:
 
 
 def _whole(tags: Tags, keyword: str) -> int:
+    """Return a whole number; 0 if it is missing or no number."""
     value = tags.get(keyword)
     return int(value) if isinstance(value, (int, float)) else 0
