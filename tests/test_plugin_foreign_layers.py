@@ -21,7 +21,8 @@ from napari_seg.plugin.labels_state import Snapshot
 from napari_seg.plugin.layer_info import LayerInfo, placement_of, volume_of
 from napari_seg.plugin.layers import image_layers, labels_layer, layer_of
 from napari_seg.plugin.messages import Message
-from napari_seg.plugin.planes.model import MirroredPlanes, sides
+from napari_seg.plugin.planes.model import PlanesModel
+from napari_seg.plugin.planes.orientation import orientation_letters
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.model import StructuresModel
@@ -199,18 +200,18 @@ def test_what_a_network_finds_lies_on_a_turned_foreign_image(viewer: ViewerModel
 
 
 def test_planes_show_no_letters_where_left_and_right_are_not_known(viewer: ViewerModel, head: Volume) -> None:
-    planes, session = MirroredPlanes(viewer), Session(viewer)
+    planes, session = PlanesModel(viewer), Session(viewer)
     viewer.add_image(VOXELS, scale=(3, 1, 2), units="mm")
     assert session.scan is not None
-    assert sides(viewer, viewer.layers) == ("", "", "", "")
-    assert planes.point_in_words == "left and right are not known"
+    assert orientation_letters(viewer, viewer.layers) == ("", "", "", "")
+    assert planes.position_text == "left and right are not known"
     viewer.layers.clear()
     viewer.add_layer(layer_of(image_layers(head)[0]))
-    assert sides(viewer, viewer.layers) == ("R", "L", "A", "P")
+    assert orientation_letters(viewer, viewer.layers) == ("R", "L", "A", "P")
 
 
 def test_letters_follow_the_axis_labels_of_a_foreign_image(viewer: ViewerModel) -> None:
     session = Session(viewer)
     viewer.add_image(VOXELS, scale=(3, 1, 2), units="mm", axis_labels=("S", "A", "R"))
     assert session.scan is not None
-    assert sides(viewer, viewer.layers) == ("L", "R", "P", "A")
+    assert orientation_letters(viewer, viewer.layers) == ("L", "R", "P", "A")

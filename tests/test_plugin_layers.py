@@ -25,8 +25,6 @@ from napari_seg.geometry import Grid
 from napari_seg.plugin.labels_state import Snapshot
 from napari_seg.plugin.layer_info import LayerInfo
 from napari_seg.plugin.layers import (
-    SOFT_TISSUE_HU,
-    contrast_limits,
     image_layers,
     labels_layer,
     layer_of,
@@ -74,20 +72,6 @@ def test_each_channel_is_a_layer_of_the_same_volume(head: Volume) -> None:
     layers = image_layers(volume)
     assert [settings["name"] for _, settings, _ in layers] == ["head 1", "head 2"]
     assert all(info_in(settings).volume is volume for _, settings, _ in layers)
-
-
-@pytest.mark.parametrize(
-    ("array", "modality", "expected"),
-    [
-        (np.zeros((3, 3, 3)), "CT", SOFT_TISSUE_HU),
-        (np.full((3, 3, 3), 5, np.int16), "MR", (5, 6)),
-        (np.full((3, 3, 3), np.nan), "MR", (0, 1)),
-        (np.r_[np.zeros(1727), 1e9].reshape(12, 12, 12), "MR", (0, 1e9)),
-        (np.arange(1001).reshape(7, 11, 13), "", (1, 999)),
-    ],
-)
-def test_contrast_limits(array: np.ndarray, modality: str, expected: tuple[float, float]) -> None:
-    assert contrast_limits(array, modality) == pytest.approx(expected)
 
 
 def test_labels_go_to_a_layer_and_back_bit_by_bit(head: Volume) -> None:

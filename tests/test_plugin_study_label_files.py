@@ -20,12 +20,13 @@ from napari_seg.errors import InputError
 from napari_seg.formats.label_maps import write_label_map
 from napari_seg.formats.read import read
 from napari_seg.geometry import Grid
+from napari_seg.plugin.labels_on_scan import on_scan
 from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, placement_of, volume_of
 from napari_seg.plugin.layers import image_layers, layer_of
 from napari_seg.plugin.reader import read_layers
 from napari_seg.plugin.session import Session
-from napari_seg.plugin.study.label_files import on_scan, read_labels
+from napari_seg.plugin.study.label_files import read_labels
 from napari_seg.plugin.study.model import Entry, StudyModel
 from napari_seg.volume import NO_SOURCE, Segment, Segmentation, Volume
 

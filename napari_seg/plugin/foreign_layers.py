@@ -1,9 +1,9 @@
-"""Layers that other programs or scripts added: their own transform as a grid, or the reason why it gives none.
+"""Layers of other programs and scripts: their grid, or the reason why they have none.
 
-A layer's transform places voxels in napari's world. Which way the world's axes run in the patient is known where the
-axis labels name directions (I, P, L, or inferior, posterior, left), or where a scan that knows it is open already.
-Otherwise the layer is taken as if it lay in the plugin's own world (axes towards inferior, posterior and left), and a
-notice `geometry.no_orientation` says that left and right are not known.
+The transform of a layer places its voxels in napari's world. The directions of the world's axes in the patient are
+known if the axis labels name them (I, P, L, or inferior, posterior, left), or if an oriented scan is already open.
+Otherwise the axes are assumed to point towards inferior, posterior and left, and a notice `geometry.no_orientation`
+says that left and right are unknown.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from napari_seg.plugin.placement import LAYER_AXES, LayerPlacement
 from napari_seg.volume import NO_SOURCE, Volume
 
 TRANSFORM_EVENTS = ("data", "scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
-"""Events of a layer after which its geometry is another."""
+"""Events of a layer that change its geometry."""
 
 _TRANSFORM = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 
@@ -41,17 +41,17 @@ _VECTORS = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S
 
 
 def adopt_image(layer: Image, others: Iterable[Layer]) -> None:
-    """Make an image layer from elsewhere a scan, in place; nothing happens to a layer that is one already.
+    """Make an image layer of another program a scan, in place; the plugin's own layers are left as they are.
 
-    A layer that lies exactly on an open scan, such as a filtered copy, gets the grid and the files of that scan.
+    A layer with the same voxels as an open scan, such as a filtered copy, gets the grid and the source of that scan.
 
     Args:
-        layer: the image layer.
-        others: the layers of the viewer.
+        layer: image layer.
+        others: layers of the viewer.
 
     Raises:
-        InputError: `layer.dimensions`, `layer.colour`, `layer.type`, `layer.units`, `layer.no_voxel_size`, or the
-            faults of `Grid`: why the layer can't be used.
+        InputError: the layer cannot be used: `layer.dimensions`, `layer.colour`, `layer.type`, `layer.units`,
+            `layer.no_voxel_size`, or a code of `Grid`.
     """
     info = LayerInfo.of(layer)
     if info is not None and info.adopted is None:
@@ -67,16 +67,16 @@ def adopt_image(layer: Image, others: Iterable[Layer]) -> None:
 
 
 def adopt_labels(layer: Labels, others: Iterable[Layer]) -> None:
-    """Give a labels layer from elsewhere a grid, in place: that of the scan on which it lies, or its own.
+    """Give a labels layer of another program a grid, in place: that of the scan with the same voxels, or its own.
 
-    A layer that was read from a file gets the files of the scan with the same grid.
+    Labels that were read from a file get the source of the scan on the same grid.
 
     Args:
-        layer: the labels layer.
-        others: the layers of the viewer, the likeliest scan first.
+        layer: labels layer.
+        others: layers of the viewer; the first matching scan is taken.
 
     Raises:
-        InputError: as of `adopt_image`.
+        InputError: the layer cannot be used, as in `adopt_image`.
     """
     info = LayerInfo.of(layer)
     if info is None:
@@ -92,15 +92,15 @@ def adopt_labels(layer: Labels, others: Iterable[Layer]) -> None:
 
 
 def labels_from(data: NDArray, settings: dict[str, Any]) -> Labels:
-    """Return a labels layer with the transform that napari hands to a writer."""
+    """Return a labels layer with the array and the transform that napari passes to a writer."""
     return Labels(data, **{key: settings[key] for key in (*_TRANSFORM, "name", "metadata") if key in settings})
 
 
 def loaded(volume: Volume) -> Volume:
-    """Return a volume with all of its voxels in memory; napari loads those of some layers piece by piece.
+    """Return a volume with all of its voxels in memory; other programs may add layers that are loaded piece by piece.
 
     Raises:
-        InputError: `data.nonfinite`, as of scans that are read from files.
+        InputError: `data.nonfinite`, voxels are NaN or infinite.
     """
     array = np.asarray(volume.array)
     if array.dtype.kind == "f" and not np.isfinite([array.min(), array.max()]).all():
@@ -110,7 +110,7 @@ def loaded(volume: Volume) -> Volume:
 
 
 def lies_on(layer: Layer, other: Layer) -> bool:
-    """Return whether two layers have the same voxels at the same places."""
+    """Return whether two layers have the same number of voxels at the same positions."""
     if layer.ndim != other.ndim or _shape_of(layer) != _shape_of(other):
         return False
     try:
@@ -118,12 +118,12 @@ def lies_on(layer: Layer, other: Layer) -> bool:
     except InputError:
         return False
     corners = np.array([*np.ndindex((2,) * layer.ndim)]) * (np.array(_shape_of(layer)) - 1)
-    moved = corners @ (one - two)[:-1, :-1].T + (one - two)[:-1, -1]
-    return bool(np.abs(moved).max() <= 1e-3)
+    shifts_mm = corners @ (one - two)[:-1, :-1].T + (one - two)[:-1, -1]
+    return bool(np.abs(shifts_mm).max() <= 1e-3)
 
 
 def _is_other(source: Path | None, volume: Volume) -> bool:
-    """Whether labels were read from a DICOM file that belongs to another scan."""
+    """Return whether labels were read from a DICOM file that belongs to another scan."""
     from napari_seg.formats.dicom.reference import relation_to_scan
 
     if source is None or not may_be_dicom(source):
@@ -137,16 +137,17 @@ def _is_other(source: Path | None, volume: Volume) -> bool:
 def _check_kind(layer: Image) -> None:
     name = layer.name
     if getattr(layer, "rgb", False):
-        raise InputError("layer.colour", f"{name!r} is a colour image; expected grey values, one number a voxel")
+        raise InputError("layer.colour", f"{name!r} is a colour image; expected grey values, one number per voxel")
     if layer.ndim != 3:
-        todo = "right-click it in the layer list and choose Split Stack" if layer.ndim > 3 else "open the whole volume"
-        raise InputError("layer.dimensions", f"{name!r} has {layer.ndim} dimensions; expected 3; {todo}")
+        split = "right-click it in the layer list and choose Split Stack"
+        advice = split if layer.ndim > 3 else "open the whole volume"
+        raise InputError("layer.dimensions", f"{name!r} has {layer.ndim} dimensions; expected 3; {advice}")
     if np.dtype(layer.dtype).kind not in "buif":
         raise InputError("layer.type", f"{name!r} holds values of type {layer.dtype}; expected real numbers")
 
 
 def _array_of(layer: Image) -> Any:
-    """The voxels at full resolution; those that are not in memory stay where they are until they are needed."""
+    """Return the voxels at full resolution; an array that is not in memory is loaded when it is used."""
     array = layer.data[0] if layer.multiscale else layer.data
     if not isinstance(array, np.ndarray):
         import dask.array
@@ -156,29 +157,29 @@ def _array_of(layer: Image) -> Any:
 
 
 def _info_for(layer: Layer, others: Iterable[Layer]) -> LayerInfo:
-    """Return the info of the scan that a layer lies on, otherwise one that follows from the layer's own transform."""
+    """Return the info of the scan with the same voxels, otherwise one made from the layer's own transform."""
     others = [other for other in others if other is not layer]
     for other in others:
         if (volume := volume_of(other)) is None or not lies_on(layer, other):
             continue
         info = LayerInfo.require(other)
         placement = info.placement
-        if isinstance(layer, Image) and not placement.is_view:  # its voxels are those that are shown
+        if isinstance(layer, Image) and not placement.is_view:  # the layer has the resampled voxels
             shown = LayerPlacement(placement.shown, placement.shown, placement.frame)
             info = replace(info, placement=shown, scan=NO_SOURCE)
         notices = tuple(notice for notice in volume.notices if notice.code == "geometry.no_orientation")
         return replace(info, volume=None, value_range=None, notices=notices, adopted="scan")
     affine, frame, notices = _world_affine_mm(layer), frame_of(others), _unit_notices(layer)
-    told = _frame_told(layer)
-    if told is not None:
-        if frame is not None and not np.allclose(told, frame, atol=1e-6):
-            text = f"the axes of {layer.name!r} run otherwise than those of the open scans: it does not lie on them"
+    labelled = _frame_of_axis_labels(layer)
+    if labelled is not None:
+        if frame is not None and not np.allclose(labelled, frame, atol=1e-6):
+            text = f"the axis labels of {layer.name!r} differ from those of the open scans: it does not lie on them"
             notices = (*notices, Notice("geometry.other_axes", text))
-        frame = told
+        frame = labelled
     elif frame is None or not all(info.is_oriented for info in infos_of(others)):
         text = (
-            f"{layer.name!r} does not say how it lies in the patient; left and right are not known. Open its file "
-            "with napari-seg to know them"
+            f"the orientation of {layer.name!r} in the patient is unknown, left and right included. Open its file with "
+            "napari-seg to get the orientation"
         )
         notices = (*notices, Notice("geometry.no_orientation", text))
         frame = np.eye(3) if frame is None else frame
@@ -189,8 +190,8 @@ def _info_for(layer: Layer, others: Iterable[Layer]) -> LayerInfo:
     return LayerInfo(LayerPlacement(grid, grid, frame), notices=notices, adopted="transform")
 
 
-def _frame_told(layer: Layer) -> NDArray[np.float64] | None:
-    """A frame in which the world's axes run as the axis labels say; None where they don't say it."""
+def _frame_of_axis_labels(layer: Layer) -> NDArray[np.float64] | None:
+    """Return the frame (3, 3) whose axes have the directions of the axis labels; None if these name no directions."""
     words = [str(label).strip().lower() for label in layer.axis_labels]
     letters = [next((letter for letter, named in _DIRECTIONS.items() if word in named), "") for word in words]
     vectors = np.array([_VECTORS.get(letter, (0, 0, 0)) for letter in letters], np.float64).T
@@ -201,7 +202,7 @@ def _frame_told(layer: Layer) -> NDArray[np.float64] | None:
 
 
 def _world_affine_mm(layer: Layer) -> NDArray[np.float64]:
-    """(4, 4) from a voxel index of a layer to napari's world in mm.
+    """Return the affine (4, 4) from a voxel index of a layer to napari's world, in mm.
 
     Raises:
         InputError: `layer.dimensions`, `layer.units` or `layer.no_voxel_size`.
@@ -225,7 +226,7 @@ def _world_affine_mm(layer: Layer) -> NDArray[np.float64]:
 
 
 def _mm_of(layer: Layer, unit: Any) -> float | None:
-    """A unit of length in mm; None for pixels, which are no length."""
+    """Return the length of a unit in mm; None for pixels, which are no length."""
     import pint
 
     if str(unit) in ("pixel", "dimensionless"):
@@ -239,11 +240,11 @@ def _mm_of(layer: Layer, unit: Any) -> float | None:
 
 def _unit_notices(layer: Layer) -> tuple[Notice, ...]:
     if any(_mm_of(layer, unit) is None for unit in layer.units):
-        return (Notice("geometry.no_units", f"{layer.name!r} has no units of length; its scale is taken for mm"),)
+        return (Notice("geometry.no_units", f"{layer.name!r} has no unit of length; its scale is taken as mm"),)
     return ()
 
 
 def _shape_of(layer: Layer) -> tuple[int, ...]:
-    """Voxels along each axis, at full resolution."""
+    """Return the number of voxels along each axis at full resolution."""
     array = layer.data[0] if layer.multiscale else layer.data
     return tuple(int(n) for n in array.shape[: layer.ndim])

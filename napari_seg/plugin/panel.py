@@ -15,9 +15,9 @@ from napari_seg.plugin.autosave import Unsaved
 from napari_seg.plugin.batch.model import BatchModel
 from napari_seg.plugin.batch.tab import BatchTab
 from napari_seg.plugin.closing import guard_of
+from napari_seg.plugin.contrast import default_window, window_limits, window_names
 from napari_seg.plugin.controls import box, button, deliver_on_timer, row
 from napari_seg.plugin.layer_info import frame_of
-from napari_seg.plugin.layers import first_window, window_names, window_of
 from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.napari_private import native_canvas, qt_viewer_of
 from napari_seg.plugin.planes.markers import OrientationMarkers
@@ -138,7 +138,7 @@ class Panel(QWidget):
     def _on_window_chosen(self) -> None:
         scan, name = self.session.scan, self._window_box.currentText()
         if scan is not None and name:
-            scan.contrast_limits = limits = window_of(scan, name)
+            scan.contrast_limits = limits = window_limits(scan, name)
             self._windows[scan] = name, limits
 
     # from the session to the person
@@ -167,7 +167,7 @@ class Panel(QWidget):
                 return
             self._window_box.addItems(window_names(scan))
             limits = tuple(float(limit) for limit in scan.contrast_limits)
-            name, known = self._windows.setdefault(scan, (first_window(scan), limits))
+            name, known = self._windows.setdefault(scan, (default_window(scan), limits))
             self._window_box.setCurrentIndex(self._window_box.findText(name) if np.allclose(known, limits) else -1)
 
     def _on_found(self) -> None:

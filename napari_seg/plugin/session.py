@@ -10,10 +10,10 @@ from napari.layers import Image, Labels, Layer
 from psygnal import Signal
 
 from napari_seg.errors import InputError
+from napari_seg.plugin.contrast import widen_range
 from napari_seg.plugin.foreign_layers import TRANSFORM_EVENTS, adopt_image, adopt_labels
 from napari_seg.plugin.job import Jobs
 from napari_seg.plugin.layer_info import LayerInfo, volume_of
-from napari_seg.plugin.layers import widen_range
 from napari_seg.plugin.messages import Message, message_of
 
 if TYPE_CHECKING:

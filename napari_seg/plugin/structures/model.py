@@ -17,6 +17,7 @@ from psygnal import Signal
 from napari_seg.evaluation.measure import Measurement, measure
 from napari_seg.plugin.foreign_layers import lies_on
 from napari_seg.plugin.job import Job
+from napari_seg.plugin.labels_on_scan import on_scan
 from napari_seg.plugin.labels_state import LabelsState, Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, placement_of
 from napari_seg.plugin.layers import color_in, colormap_of
@@ -24,7 +25,6 @@ from napari_seg.plugin.messages import Message
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.comparison import Comparison, compare
 from napari_seg.plugin.structures.export import KindName, export
-from napari_seg.plugin.study.label_files import on_scan
 from napari_seg.volume import Segment
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
 from superqt.utils import signals_blocked
 
 from napari_seg.plugin.controls import ask_file, box, button, number_item, row, swatch, table
+from napari_seg.plugin.labels_on_scan import has_grid_of
 from napari_seg.plugin.labels_state import state_of
 from napari_seg.plugin.messages import Message
 from napari_seg.plugin.structures.export import (
@@ -32,7 +33,6 @@ from napari_seg.plugin.structures.export import (
     with_ending,
 )
 from napari_seg.plugin.structures.model import Structure, StructuresModel
-from napari_seg.plugin.study.label_files import has_grid_of
 
 _HEADS = ("", "", "Structure", "ml", "voxels", "mean", "conf.", "Dice", "HD95", "NSD")
 _TIPS = (

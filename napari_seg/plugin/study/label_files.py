@@ -1,44 +1,41 @@
-"""Segmentation files as labels layers: the open scan to which each belongs, and the grid on which it is shown.
+"""Files of labels as layers: the open scan that each file belongs to, and the grid that it is shown on.
 
-A DICOM segmentation that belongs to an open scan lies on the grid of that scan. One that was opened first lies on its
-own grid until the scan comes. Segments that share voxels become several layers: a label map holds one label a voxel.
+A DICOM segmentation of an open scan is shown on the grid of that scan. A segmentation that is opened before its scan is
+shown on its own grid until the scan is opened. Segments that share voxels become several layers, because a label map
+holds one label per voxel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from napari_seg.errors import InputError, Notice
 from napari_seg.formats.endings import SEG_NRRD_ENDINGS, has_ending, may_be_dicom, nifti_ending
-from napari_seg.geometry import is_same_lattice, resample
-from napari_seg.plugin.layer_info import LayerInfo, placement_of, volume_of
-from napari_seg.plugin.layers import LayerTuple, labels_layer, layer_of
+from napari_seg.plugin.layer_info import LayerInfo, volume_of
+from napari_seg.plugin.layers import LayerTuple, labels_layer
 from napari_seg.plugin.placement import place
 from napari_seg.plugin.structures.records import made_by_in, record_of
 from napari_seg.volume import NO_SOURCE, Segmentation, Volume
 
 if TYPE_CHECKING:
-    from napari.layers import Image, Labels, Layer
+    from napari.layers import Image, Labels
     from numpy.typing import NDArray
 
     from napari_seg.formats.find import Skipped
-    from napari_seg.plugin.labels_state import Snapshot
 
 
 @dataclass(frozen=True)
 class LabelMaps:
-    """What a file of labels holds.
+    """Label maps of a file.
 
     Attributes:
-        path: the file.
-        maps: one label map, or several where segments share voxels.
-        scan: the open scan to which they belong; None where none does.
-        notices: doubts.
+        path: file that was read.
+        maps: one label map, or several if segments share voxels.
+        scan: open scan that the labels belong to; None if there is none.
+        notices: doubts about the labels.
     """
 
     path: Path
@@ -48,7 +45,7 @@ class LabelMaps:
 
 
 def holds_labels(path: Path) -> bool:
-    """Return whether a file holds labels or contours, as far as its header or the record next to it tells."""
+    """Return whether a file holds labels or contours, by its header or the record next to it."""
     from napari_seg.cohort.discover import is_result, read_record
 
     if nifti_ending(path):
@@ -58,12 +55,12 @@ def holds_labels(path: Path) -> bool:
 
 
 def are_labels(skipped: Skipped) -> bool:
-    """Return whether something that is no scan holds labels or contours."""
+    """Return whether files that are no scan hold labels or contours."""
     return skipped.code == "skip.not_intensities" and holds_labels(skipped.files[0])
 
 
 def kind_of(path: Path) -> str:
-    """Return what a file of labels is called: SEG, RTSTRUCT, or its ending."""
+    """Return the kind of a file of labels: SEG, RTSTRUCT, or the ending of its name."""
     from napari_seg.formats.label_maps import dicom_modality
 
     ending = next((one for one in SEG_NRRD_ENDINGS if has_ending(path, (one,))), nifti_ending(path))
@@ -71,10 +68,12 @@ def kind_of(path: Path) -> str:
 
 
 def scan_index(path: Path, scans: Sequence[Sequence[Path]]) -> int | None:
-    """Return which of some scans a DICOM segmentation or contours belong to: the one that it refers to comes first.
+    """Return the index of the scan that a DICOM segmentation or contours belong to; None if there is none.
+
+    A scan that the file refers to is preferred to one in the same frame of reference.
 
     Args:
-        path: the file; None is returned of one that is no DICOM segmentation.
+        path: file of the segmentation; None is returned for a file of another kind.
         scans: files of each scan.
     """
     from napari_seg.formats.dicom.reference import references_of, relation_to_scan
@@ -98,14 +97,14 @@ def scan_index(path: Path, scans: Sequence[Sequence[Path]]) -> int | None:
 
 
 def read_labels(path: Path, scans: Sequence[Volume]) -> LabelMaps:
-    """Read a file of labels onto the open scan to which it belongs; takes a while, so not in the main thread.
+    """Read a file of labels on the grid of the open scan it belongs to; slow, call outside the main thread.
 
     Args:
         path: label map of any format, DICOM segmentation or contours.
-        scans: the open scans, the selected one first.
+        scans: open scans, the selected one first.
 
     Raises:
-        InputError: the file can't be read; `labels.needs_grid`, contours without their scan;
+        InputError: the file cannot be read; `labels.needs_grid`, contours without their scan;
             `geometry.other_frame_of_reference`, contours of another scan.
     """
     from napari_seg.formats.label_maps import named, on_grid, read_label_maps
@@ -114,7 +113,7 @@ def read_labels(path: Path, scans: Sequence[Volume]) -> LabelMaps:
     number = scan_index(path, [scan.source.files for scan in scans]) if kind in ("SEG", "RTSTRUCT") else None
     scan = scans[number] if number is not None else None
     if kind == "RTSTRUCT" and scan is None and scans:
-        scan = scans[0]  # reading it says whether it may be another one's
+        scan = scans[0]  # reading raises an error if the contours belong to another scan
     notices: tuple[Notice, ...] = ()
     try:
         maps = read_label_maps(path, scan.grid if scan else None, images=scan.source.files if scan else ())
@@ -122,7 +121,7 @@ def read_labels(path: Path, scans: Sequence[Volume]) -> LabelMaps:
         if error.code != "geometry.other_grid" or scan is None:
             raise
         maps = read_label_maps(path)
-        text = f"{path.name} lies on other voxels than {scan.name}: see Resample in the Structures tab"
+        text = f"the grid of {path.name} differs from that of {scan.name}: see Resample in the Structures tab"
         notices, scan = (Notice("geometry.other_grid", text),), None
     if kind not in ("SEG", "RTSTRUCT") and len(maps) == 1:
         for one in scans:
@@ -136,14 +135,14 @@ def read_labels(path: Path, scans: Sequence[Volume]) -> LabelMaps:
 
 
 def label_layers(read: LabelMaps, name: str, frame: NDArray | None) -> list[LayerTuple]:
-    """Return the layer tuples of a file of labels, numbered where there are several.
+    """Return the layer tuples of a file of labels, numbered if there are several.
 
     Args:
-        read: what the file holds.
+        read: label maps of the file.
         name: name of the layers.
-        frame: the viewer's frame.
+        frame: frame of the viewer.
     """
-    answer = []
+    layers = []
     for number, one in enumerate(read.maps, 1):
         shown = labels_layer(
             one,
@@ -153,74 +152,13 @@ def label_layers(read: LabelMaps, name: str, frame: NDArray | None) -> list[Laye
             algorithm=made_by_in(read.path),
             source=read.path,
         )
-        answer.append(shown)
-    return answer
+        layers.append(shown)
+    return layers
 
 
 def waits_for(labels: Labels, scan: Image) -> bool:
-    """Return whether labels were opened before the scan to which they belong."""
+    """Return whether a scan is the one that labels belong to, which were opened before it."""
     info, volume = LayerInfo.of(labels), volume_of(scan)
     if info is None or info.source is None or info.scan.files or volume is None:
         return False
     return scan_index(info.source, [volume.source.files]) is not None
-
-
-def has_grid_of(labels: Labels, scan: Image) -> bool:
-    """Return whether labels lie on the voxels of a scan."""
-    volume = volume_of(scan)
-    return volume is not None and placement_of(labels).native.matches(volume.grid)
-
-
-def can_move(labels: Labels, scan: Image) -> bool:
-    """Return whether labels keep every voxel on the grid of a scan."""
-    from napari_seg.plugin.labels_state import Snapshot
-
-    volume, source = volume_of(scan), placement_of(labels).native
-    assert volume is not None
-    if not is_same_lattice(source, volume.grid):
-        return False
-    found = Snapshot.of(labels).segmentation().array
-    there = resample(found, source, volume.grid, order=0, outside=0)
-    return np.count_nonzero(there) == np.count_nonzero(found)
-
-
-def on_scan(snapshot: Snapshot, scan: Image) -> Layer:
-    """Return a layer with the same labels on the grid of a scan, by the nearest voxel; what is unsaved stays so.
-
-    Args:
-        snapshot: the labels.
-        scan: the scan.
-
-    Raises:
-        InputError: `geometry.other_frame_of_reference`, positions of the two can't be compared.
-        OutputError: as of `segmentation_of`.
-    """
-    from napari_seg.formats.dicom.reference import check_frame_of_reference
-    from napari_seg.plugin.labels_state import state_of
-
-    volume, info = volume_of(scan), snapshot.info
-    assert volume is not None
-    first = info.source or next(iter(info.scan.files), None)
-    if (
-        first is not None
-        and kind_of(first) not in SEG_NRRD_ENDINGS
-        and may_be_dicom(first)
-        and volume.source.format == "dicom"
-    ):
-        check_frame_of_reference(first, volume.source.files)
-    found = snapshot.segmentation()
-    array = resample(found.array, found.grid, volume.grid, order=0, outside=0)
-    moved = replace(found, array=array, grid=volume.grid, confidence_maps=None)
-    layer = layer_of(
-        labels_layer(
-            moved,
-            placement_of(scan).for_new_layer(),
-            str(snapshot.settings["name"]),
-            scan=volume.source,
-            algorithm=info.algorithm,
-            source=info.source,
-        )
-    )
-    old, table = state_of(snapshot.layer), state_of(layer)
-    table.edits, table.saved, table.painted, table.hidden = old.edits, old.saved, old.painted, set(old.hidden)
-    return layer

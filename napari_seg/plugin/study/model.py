@@ -18,6 +18,7 @@ from napari_seg.errors import ChoiceNeeded, InputError
 from napari_seg.formats.find import find
 from napari_seg.formats.scan import ReadOptions
 from napari_seg.plugin.job import Job
+from napari_seg.plugin.labels_on_scan import can_move, has_grid_of, on_scan
 from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, frame_of, volume_of
 from napari_seg.plugin.layers import VOLUME_MARK, holds, image_layers, in_frame, layer_of
@@ -25,12 +26,9 @@ from napari_seg.plugin.messages import Message, in_window_words, message_of, wor
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.study.label_files import (
     are_labels,
-    can_move,
-    has_grid_of,
     holds_labels,
     kind_of,
     label_layers,
-    on_scan,
     read_labels,
     scan_index,
     waits_for,
