@@ -64,7 +64,7 @@ def test_an_image_with_a_transform_is_a_scan(viewer: ViewerModel, settings: dict
     np.testing.assert_array_equal(volume.array[0], VOXELS)
     assert not LayerInfo.require(layer).is_oriented
     assert "geometry.no_orientation" in [notice.code for notice in volume.notices]
-    assert any("left and right are not known" in message.text for message in session.messages)
+    assert any("left and right included" in message.text for message in session.messages)
 
 
 def test_axis_labels_that_name_directions_tell_left_from_right(viewer: ViewerModel) -> None:

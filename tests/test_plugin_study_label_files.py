@@ -69,9 +69,8 @@ def labels_of(scan: Volume) -> np.ndarray:
 
 def looked(path: Path) -> tuple[StudyModel, dict[str, Entry]]:
     model = StudyModel(Session(VIEWERS[-1]))
-    for entry in model.begin(path):
-        model.add(entry)
-    model.end()
+    model.look(path)
+    model.session.jobs.wait()
     return model, {Path(entry.verdict.path).name: entry for entry in model.entries}
 
 
