@@ -1,4 +1,4 @@
-"""What contours enclose: contours that coincide, overlap, or lie within each other."""
+"""Voxels enclosed by contours that coincide, overlap, or lie inside each other."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_contours_that_overlap_are_united(contours: list[Contour]) -> None:
         assert is_overlapping
 
 
-def test_pieces_apart_and_pieces_that_touch() -> None:
+def test_separate_and_touching_pieces() -> None:
     pieces = [(2, 2, 4, 4), (6, 2, 4, 4), (20, 15, 5, 5)]
     found, is_overlapping = enclosed([box(*piece) for piece in pieces], SHAPE, PIXEL_MM)
     assert np.array_equal(found, mask(*pieces))
@@ -230,9 +230,7 @@ def test_coordinates_may_be_rounded_to_a_tenth_of_a_millimetre(tmp_path: Path) -
     assert np.array_equal(read_rtstruct(path, scan.grid).array, labels)
 
 
-def test_without_preamble_they_are_read_all_the_same(
-    structures: pydicom.Dataset, series: Volume, tmp_path: Path
-) -> None:
+def test_structure_sets_without_preamble_are_read(structures: pydicom.Dataset, series: Volume, tmp_path: Path) -> None:
     bare = pydicom.Dataset()
     bare.update(structures)
     pydicom.dcmwrite(tmp_path / "x.dcm", bare, implicit_vr=True, little_endian=True)

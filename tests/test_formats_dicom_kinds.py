@@ -99,7 +99,7 @@ def test_a_kind_with_one_slice_is_refused_with_its_series(tmp_path: Path, head: 
         scan.read()
 
 
-def test_kinds_of_frames_in_one_file_are_chosen_among(tmp_path: Path, head: Volume) -> None:
+def test_one_kind_of_the_frames_in_a_file_is_chosen(tmp_path: Path, head: Volume) -> None:
     order = [*range(14), *range(14)]
     write_enhanced(head, tmp_path / "mf", order=order)
     dataset = pydicom.dcmread(tmp_path / "mf")

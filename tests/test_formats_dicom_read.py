@@ -39,7 +39,7 @@ def test_an_oblique_series_equals_the_nifti_file_of_the_same_head(tmp_path, head
 
 
 @pytest.mark.parametrize("order", ["reversed", "shuffled"])
-def test_slices_are_ordered_by_where_they_lie(tmp_path, head, order):
+def test_slices_are_ordered_by_position(tmp_path, head, order):
     k = np.arange(head.grid.shape[2])[::-1] if order == "reversed" else np.random.default_rng(0).permutation(14)
 
     def mislead(k, dataset):
@@ -110,7 +110,7 @@ def test_an_enhanced_file_is_read_by_its_functional_groups(tmp_path, head):
     assert np.allclose(volume.grid.affine, head.grid.affine, rtol=0, atol=1e-4)
 
 
-def test_series_in_one_study_and_one_folder_are_apart(tmp_path, head):
+def test_series_in_one_study_and_one_folder_are_separate(tmp_path, head):
     other = phantoms.Volume(head.array[..., :9] * 2, head.grid.box((0, 0, 0), (20, 26, 9)))
     write_series(head, tmp_path, edit=lambda k, d: setattr(d, "StudyInstanceUID", "1.2.3"))
     write_series(
@@ -129,7 +129,7 @@ def test_positions_rounded_by_the_scanner_pass(tmp_path, head):
     assert read(tmp_path).grid.matches(head.grid, tolerance_mm=0.02)
 
 
-def test_doubts_are_noticed(tmp_path, head):
+def test_doubts_are_reported_as_notices(tmp_path, head):
     def doubtful(k, dataset):
         dataset.PhotometricInterpretation = "MONOCHROME1"
         dataset.LossyImageCompression = "01"
@@ -155,7 +155,7 @@ def test_a_head_stored_in_any_order_of_axes_lies_where_it_lies(tmp_path, head, c
 
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("compressed", [False, True])
-def test_what_stands_in_unused_bits_does_not_count(tmp_path, head, signed, compressed):
+def test_unused_bits_are_ignored(tmp_path, head, signed, compressed):
     values = head.array - 500 * signed
     junk = np.random.default_rng(0).integers(0, 16, head.array.shape, np.uint16) << 12
 
@@ -233,7 +233,7 @@ def test_a_tilted_gantry_is_computed_from_the_positions(tmp_path, head):
     assert "14.0 degrees" in error.message
 
 
-def test_one_slice_beside_the_line_is_refused(tmp_path, head):
+def test_one_slice_off_the_line_is_refused(tmp_path, head):
     right, _ = _cosines(head)
 
     def nudge(k, dataset):
@@ -250,7 +250,7 @@ def _renew(k, dataset):
     dataset.SOPInstanceUID = generate_uid()
 
 
-def test_two_slices_at_one_place_are_refused(tmp_path, head):
+def test_two_slices_at_one_position_are_refused(tmp_path, head):
     write_series(head, tmp_path, slices=[*range(14), 6], edit=_renew)
     error = refusal(tmp_path)
     assert error.code == "geometry.duplicate_position"
@@ -258,7 +258,7 @@ def test_two_slices_at_one_place_are_refused(tmp_path, head):
     assert "IM-0015" in error.message
 
 
-def test_all_slices_at_one_place_are_refused(tmp_path, head):
+def test_all_slices_at_one_position_are_refused(tmp_path, head):
     write_series(head, tmp_path, slices=[6, 6, 6], edit=_renew)
     assert refusal(tmp_path).code == "geometry.duplicate_position"
 
@@ -366,7 +366,7 @@ def _cosines(volume):
     return volume.grid.directions[:, :2].T * np.array([-1, -1, 1])
 
 
-def test_volumes_that_instance_numbers_do_not_tell_apart_are_not_mixed(tmp_path, head):
+def test_volumes_that_instance_numbers_do_not_distinguish_are_not_mixed(tmp_path, head):
     def renew(k, dataset):
         dataset.SOPInstanceUID, dataset.InstanceNumber = generate_uid(), k + 1
 

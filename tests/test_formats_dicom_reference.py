@@ -1,4 +1,4 @@
-"""Segmentations and contours are taken for a scan only if they are of that scan."""
+"""A segmentation or structure set is used with a scan only if it was made from that scan."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def other_patient_and_images(dataset: Dataset) -> None:
         (other_patient_and_images, "other", "other"),
     ],
 )
-def test_what_tells_that_a_segmentation_is_of_a_scan(
+def test_the_relation_of_a_segmentation_to_a_scan(
     scans: tuple[Volume, Volume],
     tmp_path: Path,
     kind: str,
@@ -153,7 +153,7 @@ def test_no_message_quotes_the_name_of_a_segmentation_that_is_a_patients(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_of_another_scan_is_refused_wherever_it_meets_one(
+def test_segmentations_of_another_scan_are_refused_everywhere(
     scans: tuple[Volume, Volume], tmp_path: Path, kind: str, capsys: pytest.CaptureFixture
 ) -> None:
     path = written(scans[0], tmp_path / "x.dcm", kind)

@@ -1,4 +1,4 @@
-"""The grid of a DICOM segmentation follows from where its frames lie, whatever its attributes say."""
+"""The grid of a DICOM segmentation follows from the positions of its frames, whatever its attributes state."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def shuffled(dataset: Dataset) -> None:
         ([4], lengths(SliceThickness=None), ""),
     ],
 )
-def test_slices_lie_as_far_apart_as_their_positions(
+def test_slice_spacing_comes_from_positions(
     series: Volume, tmp_path: Path, slices: list[int], edit: Edit, code: str
 ) -> None:
     meant = box(series, slices)
@@ -102,7 +102,7 @@ def test_slices_lie_as_far_apart_as_their_positions(
     assert on_scan.notices == ()
 
 
-def test_thick_slices_that_may_lie_apart_are_reported(series: Volume, tmp_path: Path) -> None:
+def test_thick_slices_with_possible_gaps_are_reported(series: Volume, tmp_path: Path) -> None:
     """Every other slice, or a gap as wide as a slice: without SpacingBetweenSlices nothing tells which."""
     meant = box(series, [3, 5, 7])
     found = read_dicom_seg(edited(meant, series, tmp_path / "x.dcm", lengths(SpacingBetweenSlices=None)))
@@ -113,7 +113,7 @@ def test_thick_slices_that_may_lie_apart_are_reported(series: Volume, tmp_path: 
     assert on_scan.notices == ()
 
 
-def test_the_scan_says_what_the_file_does_not(series: Volume, tmp_path: Path) -> None:
+def test_the_scan_gives_the_spacing_that_the_file_does_not_state(series: Volume, tmp_path: Path) -> None:
     nothing = lengths(SliceThickness=None, SpacingBetweenSlices=None)
     for slices in ([4], [3, 5, 7]):
         meant = box(series, slices)
@@ -205,7 +205,7 @@ def test_positions_may_be_rounded_to_a_tenth_of_a_millimetre(
 
 
 @pytest.mark.parametrize("kind", ["binary", "labelmap"])
-def test_without_preamble_it_is_read_all_the_same(series: Volume, tmp_path: Path, kind: str) -> None:
+def test_a_segmentation_without_preamble_is_read(series: Volume, tmp_path: Path, kind: str) -> None:
     meant = box(series, [3, 4, 5])
     path = edited(meant, series, tmp_path / "x.dcm", lambda dataset: None, kind)
     dataset = pydicom.dcmread(path)

@@ -36,7 +36,7 @@ def write_object(path: Path, sop_class: str, **values: object) -> None:
         (SecondaryCaptureImageStorage, "skip.no_geometry"),
     ],
 )
-def test_what_has_no_pixels_or_no_place_is_left_out_of_a_series(
+def test_objects_without_pixels_or_geometry_are_left_out_of_a_series(
     tmp_path: Path, head: Volume, sop_class: str, code: str
 ) -> None:
     paths = write_series(head, tmp_path)
@@ -60,7 +60,7 @@ def test_an_image_whose_pixels_were_cut_off_is_refused(tmp_path: Path, head: Vol
         scan.read()
 
 
-def test_a_directory_of_a_disk_is_no_scan(tmp_path: Path, head: Volume) -> None:
+def test_a_dicomdir_is_no_scan(tmp_path: Path, head: Volume) -> None:
     write_series(head, tmp_path / "IMAGES")
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()

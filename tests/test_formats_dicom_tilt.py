@@ -1,4 +1,4 @@
-"""Slices of a tilted gantry: onto a straight grid at the right place, and labels back onto the slices."""
+"""Slices of a tilted gantry are shifted onto a straight grid, and labels back onto the slices."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_straight_scan_stays_as_it_is(tmp_path: Path, head: Volume) -> None:
     assert volume.notices == ()
 
 
-def test_a_tilt_that_no_gantry_has_is_refused_before_memory_is_taken(tmp_path: Path, head: Volume) -> None:
+def test_an_implausible_tilt_is_refused_before_memory_is_taken(tmp_path: Path, head: Volume) -> None:
     def lean(k: int, dataset: pydicom.Dataset) -> None:
         dataset.ImagePositionPatient = [1e6 * k, 0, float(dataset.ImagePositionPatient[2])]
 

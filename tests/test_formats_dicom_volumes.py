@@ -1,4 +1,4 @@
-"""Volumes at the same positions: told apart by times, echoes, b-values, never by numbers that happen to stand there."""
+"""Volumes at the same positions are distinguished by times, echoes or b-values, never by irregular instance numbers."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def add_private(tag: int, vr: str, values: Sequence[Any]) -> Callable[[int, int,
         (add_private(0x0019100C, "UN", [b"0 ", b"50", b"1000"]), "b-value 0, 50, 1000 s/mm2"),
     ],
 )
-def test_volumes_are_told_apart_by_what_differs(
+def test_volumes_are_distinguished_by_attributes_that_differ(
     tmp_path: Path, small: Volume, mark: Callable[[int, int, Dataset], None], words: str
 ) -> None:
     scan = write_dynamic(small, tmp_path, 3, mark)
@@ -106,7 +106,7 @@ def test_volumes_are_told_apart_by_what_differs(
         assert {path.name[:2] for path in volume.source.files} == {f"t{t}"}
 
 
-def test_several_attributes_tell_volumes_apart_together(tmp_path: Path, small: Volume) -> None:
+def test_several_attributes_distinguish_volumes_together(tmp_path: Path, small: Volume) -> None:
     def mark(t: int, k: int, dataset: Dataset) -> None:
         dataset.TemporalPositionIdentifier, dataset.EchoTime = t // 2 + 1, [3, 8][t % 2]
 
@@ -117,7 +117,7 @@ def test_several_attributes_tell_volumes_apart_together(tmp_path: Path, small: V
         assert np.array_equal(scan.read(volume=t).array, scaled(small, t).array)
 
 
-def test_gradient_directions_tell_volumes_of_one_b_value_apart(tmp_path: Path, small: Volume) -> None:
+def test_gradient_directions_distinguish_volumes_of_one_b_value(tmp_path: Path, small: Volume) -> None:
     directions = [None, [1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]]
 
     def mark(t: int, k: int, dataset: Dataset) -> None:
@@ -149,7 +149,7 @@ def test_volumes_before_and_after_midnight_come_in_order(tmp_path: Path, small: 
         add_private(0x001910BC, "DS", [0.0, 0.5, -0.5]),
     ],
 )
-def test_directions_in_other_attributes_tell_volumes_apart(tmp_path: Path, small: Volume, mark: Any) -> None:
+def test_directions_in_other_attributes_distinguish_volumes(tmp_path: Path, small: Volume, mark: Any) -> None:
     scan = write_dynamic(small, tmp_path, 3, mark)
     found = [scan.read(volume=t) for t in range(3)]
     seen = [int(volume.array.min() // 1000) for volume in found]
@@ -175,7 +175,7 @@ def refused(scan: Scan) -> str:
         lambda t, k, dataset: setattr(dataset, "EchoTime", 3 if k == 2 else [3, 8][t]),
     ],
 )
-def test_where_nothing_tells_volumes_apart_they_are_refused(tmp_path: Path, small: Volume, mark: Any) -> None:
+def test_volumes_without_a_distinguishing_attribute_are_refused(tmp_path: Path, small: Volume, mark: Any) -> None:
     assert "no attribute distinguishes" in refused(write_dynamic(small, tmp_path, 2, mark))
 
 
@@ -187,7 +187,7 @@ def test_attributes_that_contradict_each_other_are_refused(tmp_path: Path, small
     assert "FrameReferenceTime and TemporalPositionIdentifier disagree" in message
 
 
-def test_instance_numbers_of_one_volume_after_the_other_tell_them_apart(tmp_path: Path, small: Volume) -> None:
+def test_instance_numbers_of_one_volume_after_the_other_distinguish_them(tmp_path: Path, small: Volume) -> None:
     scan = write_dynamic(small, tmp_path, 3, lambda t, k, dataset: None, list(range(3 * SLICES)))
     with pytest.raises(ChoiceNeeded, match="order of instance numbers"):
         scan.read()
@@ -195,7 +195,7 @@ def test_instance_numbers_of_one_volume_after_the_other_tell_them_apart(tmp_path
         assert np.array_equal(scan.read(volume=t).array, scaled(small, t).array)
 
 
-def test_instance_numbers_of_one_position_after_the_other_tell_nothing(tmp_path: Path, small: Volume) -> None:
+def test_instance_numbers_of_one_position_after_the_other_distinguish_nothing(tmp_path: Path, small: Volume) -> None:
     numbers = [n % SLICES * 3 + n // SLICES for n in range(3 * SLICES)]
     scan = write_dynamic(small, tmp_path, 3, lambda t, k, dataset: None, numbers)
     assert "no attribute distinguishes" in refused(scan)
@@ -298,7 +298,7 @@ def write_enhanced_volumes(volume: Volume, path: Path, groups: Callable[[int], M
         (dimensions, "dimension index 03 1, 2"),
     ],
 )
-def test_frames_of_enhanced_objects_are_told_apart_by_their_groups(
+def test_frames_of_enhanced_objects_are_distinguished_by_their_groups(
     tmp_path: Path, small: Volume, groups: Callable[[int], Mapping[str, Any]], words: str
 ) -> None:
     write_enhanced_volumes(small, tmp_path / "mf", groups)
@@ -311,7 +311,7 @@ def test_frames_of_enhanced_objects_are_told_apart_by_their_groups(
     assert np.array_equal(scan.read(volume=1).array, scaled(small, second).array)
 
 
-def test_frames_that_nothing_tells_apart_are_refused(tmp_path: Path, small: Volume) -> None:
+def test_frames_without_a_distinguishing_attribute_are_refused(tmp_path: Path, small: Volume) -> None:
     write_enhanced_volumes(small, tmp_path / "mf", lambda t: {})
     (scan,) = find_scans(tmp_path)
     assert "no attribute distinguishes" in refused(scan)

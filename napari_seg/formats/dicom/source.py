@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_seg.errors import InputError, OutputError
 from napari_seg.formats.dicom.headers import quiet_pydicom, read_header
+from napari_seg.formats.dicom.objects import read_object
 from napari_seg.formats.dicom.read import solve_source
 from napari_seg.volume import SolvedStack, Source
 
@@ -64,7 +65,11 @@ def read_source(scan: Source, name: str) -> tuple[Dataset, SolvedStack]:
     except InputError as error:
         raise OutputError("output.no_dicom", f"the images of {name} can't be used: {error.message}") from error
     _check_identifiers(files, stack)
-    first = _read_first(files[0])
+    try:
+        first = read_object(files[0], stop_before_pixels=True)
+    except InputError as error:
+        text = "an image of this scan can't be read again; is its folder there?"
+        raise OutputError("output.no_dicom", text) from error
     if str(first.get("SOPInstanceUID")) != stack.instances[0].sop_instance_uid:
         text = "the images of this scan were replaced after it was read; open it again"
         raise OutputError("output.no_dicom", text)
@@ -80,8 +85,7 @@ def source_images(first: Dataset, stack: SolvedStack, thickness_mm: float) -> li
     Args:
         first: header of the first file; it becomes the first dataset.
         stack: the stack.
-        thickness_mm: slice thickness where the first file states none; highdicom requires one, but what it writes
-            follows from the grid alone.
+        thickness_mm: slice thickness in case the first file states none; highdicom requires one, but writes the grid's.
     """
     from pydicom.dataset import Dataset
 
@@ -122,18 +126,8 @@ def _check_identifiers(files: Sequence[Path], stack: SolvedStack) -> None:
             )
 
 
-def _read_first(path: Path) -> Dataset:
-    import pydicom
-
-    try:
-        with quiet_pydicom():
-            return pydicom.dcmread(path, stop_before_pixels=True, force=True)
-    except OSError as error:
-        text = "an image of this scan can't be read again; is its folder there?"
-        raise OutputError("output.no_dicom", text) from error
-
-
 def _set_thickness(first: Dataset, thickness_mm: float) -> None:
+    """Add a slice thickness to a header that states none, in its functional groups if it has any."""
     shared, frames = (first.get(f"{name}FunctionalGroupsSequence") or () for name in ("Shared", "PerFrame"))
     measures = [item for groups in (*shared, *frames) for item in groups.get("PixelMeasuresSequence") or ()]
     for place in measures or [first]:
