@@ -18,7 +18,8 @@ from napari_seg.evaluation.pairs import Pair, compare_pair
 from napari_seg.formats.dicom.contours import enclosed, enclosed_by_odd, outlines
 from napari_seg.formats.dicom.rtstruct import read_rtstruct
 from napari_seg.formats.dicom.rtstruct_write import write_rtstruct
-from napari_seg.formats.label_maps import read_label_map, write_label_map
+from napari_seg.formats.kinds import write_label_map
+from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.read import read
 from napari_seg.volume import Segment, Segmentation, Volume
 

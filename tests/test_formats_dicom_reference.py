@@ -16,7 +16,8 @@ from napari_seg.cli.main import main
 from napari_seg.errors import InputError
 from napari_seg.evaluation.pairs import compare_with
 from napari_seg.formats.dicom.reference import relation_to_scan
-from napari_seg.formats.label_maps import read_label_map, write_label_map
+from napari_seg.formats.kinds import write_label_map
+from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.read import read
 from napari_seg.volume import Segment, Segmentation, Volume
 

@@ -16,7 +16,7 @@ from napari_seg.errors import OutputError
 from napari_seg.formats.dicom import headers
 from napari_seg.formats.dicom.read import series_reader
 from napari_seg.formats.find import find_scans
-from napari_seg.formats.label_maps import write_label_map
+from napari_seg.formats.kinds import write_label_map
 from napari_seg.formats.read import read
 from napari_seg.volume import Segment, Segmentation, Source, Volume
 

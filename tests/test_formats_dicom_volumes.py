@@ -18,7 +18,7 @@ from pydicom.uid import generate_uid
 
 from napari_seg.errors import ChoiceNeeded, InputError
 from napari_seg.formats.find import find_scans
-from napari_seg.formats.label_maps import write_label_map
+from napari_seg.formats.kinds import write_label_map
 from napari_seg.formats.scan import Scan
 from napari_seg.volume import Segment, Segmentation, Volume
 

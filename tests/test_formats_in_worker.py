@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -23,10 +24,11 @@ from bundles import write_threshold_bundle
 import napari_seg.worker
 from napari_seg.cli.main import main
 from napari_seg.errors import EnvironmentFault, InputError, Notice
-from napari_seg.formats import in_worker, label_maps
+from napari_seg.formats import in_worker
 from napari_seg.formats.find import find_scans
 from napari_seg.formats.in_worker import read_in_worker
 from napari_seg.formats.itk import to_itk
+from napari_seg.formats.kinds import LABEL_FORMATS, FormatName
 from napari_seg.formats.verdict import verdict_of
 from napari_seg.geometry import Grid
 from napari_seg.volume import Source, Volume
@@ -132,6 +134,7 @@ import resource
 limit = 8 << 30
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit if {hard} else resource.getrlimit(resource.RLIMIT_AS)[1]))
 from napari_seg.formats.find import find_scans
+from napari_seg.formats.kinds import LABEL_FORMATS, FormatName
 for scan in find_scans({str(tmp_path)!r}):
     scan.read()
 """
@@ -174,11 +177,16 @@ def test_the_budget_of_a_run_holds_for_its_reading(tmp_path: Path, head: Volume,
 
 @pytest.mark.parametrize(("also", "code"), [("nrrd", "environment.memory"), ("seg", "")])
 def test_other_formats_that_do_not_fit_are_refused_before_the_network_runs(
-    tmp_path: Path, head: Volume, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, also: str, code: str
+    tmp_path: Path,
+    head: Volume,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    also: FormatName,
+    code: str,
 ) -> None:
     phantoms.write_nifti(head, tmp_path / "a.nii")
     bundle = write_threshold_bundle(tmp_path / "bundle")
-    monkeypatch.setitem(label_maps._WRITTEN_BYTES, also, 1 << 40)
+    monkeypatch.setitem(LABEL_FORMATS, also, replace(LABEL_FORMATS[also], bytes_per_voxel=1 << 40))
     words = ["predict", tmp_path / "a.nii", "-o", tmp_path / "out", "--bundle", bundle, "--trust-bundle", "--json"]
     main([*map(str, words), "--also", also])
     (result,) = json.loads(capsys.readouterr().out)

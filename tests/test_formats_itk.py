@@ -19,7 +19,8 @@ import SimpleITK
 from napari_seg.errors import EnvironmentFault, InputError
 from napari_seg.formats.find import find, find_scans
 from napari_seg.formats.itk import read_image, read_itk, to_itk
-from napari_seg.formats.label_maps import read_label_map, write_label_map
+from napari_seg.formats.kinds import write_label_map
+from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.read import read
 from napari_seg.formats.scan import Scan
 from napari_seg.volume import Segment, Segmentation, Volume

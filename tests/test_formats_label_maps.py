@@ -22,7 +22,8 @@ from napari_seg.errors import InputError, OutputError
 from napari_seg.evaluation.pairs import Pair, compare_pair
 from napari_seg.formats.dicom.seg import read_dicom_seg
 from napari_seg.formats.dicom.seg_write import write_dicom_seg
-from napari_seg.formats.label_maps import _read_here, read_label_map, write_label_map
+from napari_seg.formats.kinds import write_label_map
+from napari_seg.formats.label_maps import _read_here, read_label_map
 from napari_seg.formats.read import read
 from napari_seg.geometry import Grid, resample
 from napari_seg.volume import Segment, Segmentation, Term, Volume

@@ -27,7 +27,8 @@ from napari_seg.formats.dicom.seg import read_dicom_seg, same_labels
 from napari_seg.formats.dicom.seg_write import write_dicom_seg
 from napari_seg.formats.dicom.source import read_source, source_images
 from napari_seg.formats.find import find_scans
-from napari_seg.formats.label_maps import on_grid, read_label_map, write_label_map
+from napari_seg.formats.kinds import write_label_map
+from napari_seg.formats.label_maps import on_grid, read_label_map
 from napari_seg.formats.nrrd import read_seg_nrrd, write_seg_nrrd
 from napari_seg.formats.read import read
 from napari_seg.formats.surface import surface_of

@@ -19,7 +19,7 @@ pytest.importorskip("napari", reason="the plugin's tests need napari: pip instal
 from napari.layers import Image, Labels
 
 from napari_seg.errors import InputError, OutputError
-from napari_seg.formats.label_maps import write_label_map
+from napari_seg.formats.kinds import write_label_map
 from napari_seg.formats.read import read
 from napari_seg.geometry import Grid
 from napari_seg.plugin.labels_state import Snapshot

@@ -18,7 +18,8 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_seg.errors import NapariSegError
-from napari_seg.formats.label_maps import read_label_map, write_label_map
+from napari_seg.formats.kinds import MENU_FORMATS, FormatName, write_label_map
+from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.nifti import write_nifti
 from napari_seg.plugin.autosave import Autosave
 from napari_seg.plugin.labels_state import Snapshot, state_of
@@ -27,7 +28,7 @@ from napari_seg.plugin.layers import image_layers, labels_layer, layer_of, segme
 from napari_seg.plugin.placement import place
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.comparison import compare
-from napari_seg.plugin.structures.export import KINDS, KindName, export, obstacle, suggested_name
+from napari_seg.plugin.structures.export import export, obstacle, suggested_name
 from napari_seg.plugin.structures.model import StructuresModel
 from napari_seg.volume import Segment, Segmentation, Source, Volume
 
@@ -203,8 +204,8 @@ def test_a_reference_on_another_grid_is_refused(model: StructuresModel, head: Vo
         compare(Snapshot.of(model.session.labels), tmp_path / "small.nii.gz")
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_every_format_is_written_and_checked(kind: KindName, head: Volume, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", MENU_FORMATS)
+def test_every_format_is_written_and_checked(kind: FormatName, head: Volume, tmp_path: Path) -> None:
     phantoms.write_series(head, tmp_path / "series")
     scan = Source("dicom", tuple(sorted((tmp_path / "series").iterdir())))
     placement = place(head.grid)

@@ -17,7 +17,7 @@ from napari.components import ViewerModel
 from napari.layers import Labels
 
 from napari_seg.errors import InputError
-from napari_seg.formats.label_maps import write_label_map
+from napari_seg.formats.kinds import write_label_map
 from napari_seg.formats.read import read
 from napari_seg.geometry import Grid
 from napari_seg.plugin.labels_on_scan import on_scan

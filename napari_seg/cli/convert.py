@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from napari_seg.cli.read_options import add_read_options, read_options
+from napari_seg.formats.kinds import DICOM_FORMATS
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -28,7 +29,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--dicom",
-        choices=["seg", "labelmap", "rtstruct"],
+        choices=DICOM_FORMATS,
         default="seg",
         help="DICOM object to write: a binary segmentation, which most programs read; a label map segmentation (in the "
         "standard since 2024); or contours; default seg",
@@ -50,10 +51,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.errors import InputError, OutputError
     from napari_seg.formats.dicom.reference import OTHER_FRAME
-    from napari_seg.formats.endings import has_ending
+    from napari_seg.formats.endings import SURFACE_ENDINGS, has_ending
     from napari_seg.formats.find import find_scans
-    from napari_seg.formats.label_maps import named, on_grid, read_label_map, write_label_map
-    from napari_seg.formats.surface import SURFACE_ENDINGS
+    from napari_seg.formats.kinds import write_label_map
+    from napari_seg.formats.label_maps import named, on_grid, read_label_map
     from napari_seg.volume import NO_SOURCE
 
     if not arguments.input.exists():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from napari_seg.cli.exit_codes import ExitCode, exit_code
 from napari_seg.cli.read_options import add_read_options, read_options
+from napari_seg.formats.kinds import LABEL_FORMATS, RUN_FORMATS
 from napari_seg.inference.options import SegmentOptions, option_fields
 
 if TYPE_CHECKING:
@@ -45,11 +46,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--also",
         nargs="+",
-        choices=["seg", "labelmap", "rtstruct", "nrrd"],
+        choices=RUN_FORMATS,
         default=[],
         metavar="FORMAT",
-        help="write the labels in other formats too: seg, a DICOM segmentation, <name>_seg.dcm; labelmap, one that "
-        "keeps labels; rtstruct, DICOM contours; nrrd, 3D Slicer's <name>.seg.nrrd. DICOM only for DICOM scans",
+        help=f"write the labels in other formats too: {_formats_in_words()}. DICOM formats need a DICOM scan",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace results that were edited or made by another program"
@@ -91,6 +91,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
             text += f"; default {option.default}" * (option.default is not None)
             choices = option.metadata["choices"] or None
             parser.add_argument(flag, dest=option.name, choices=choices, default=option.default, help=text)
+
+
+def _formats_in_words() -> str:
+    """Return the formats of `--also` with descriptions and file names."""
+    formats = {name: LABEL_FORMATS[name] for name in RUN_FORMATS}
+    return "; ".join(f"{name}, {one.description}, {one.file_name('<name>')}" for name, one in formats.items())
 
 
 def options_of(arguments: argparse.Namespace) -> SegmentOptions:

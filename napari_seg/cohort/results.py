@@ -25,7 +25,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from filelock import FileLock, Timeout
 
@@ -33,23 +33,12 @@ from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort.discover import CERTAINTY_MAPS, FAILED, PROGRAM, SUFFIX, Case, read_record
 from napari_seg.errors import Notice, OutputError
 from napari_seg.formats.atomic import make_output_folder, not_written, unproven
+from napari_seg.formats.kinds import LABEL_FORMATS, RUN_FORMATS, FormatName
 from napari_seg.version import __version__
 from napari_seg.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
-    from napari_seg.formats.label_maps import DicomKind
     from napari_seg.inference.options import SegmentOptions
-
-Format = Literal["seg", "labelmap", "rtstruct", "nrrd"]
-FORMATS: dict[Format, str] = {
-    "seg": f"{SUFFIX}.dcm",
-    "labelmap": "_labelmap.dcm",
-    "rtstruct": "_contours.dcm",
-    "nrrd": ".seg.nrrd",
-}
-"""What labels can be written as beside NIfTI, and how such a file's name ends."""
-
-OF_DICOM = ("seg", "labelmap", "rtstruct")
 
 _HIDDEN = ".unfinished-"
 _LOCK = "lock"
@@ -90,7 +79,7 @@ class OutputFolder:
         volume: Volume,
         segmentation: Segmentation,
         bundle: Bundle,
-        also: Sequence[Format] = (),
+        also: Sequence[FormatName] = (),
         options: SegmentOptions | None = None,
     ) -> Segmentation:
         """Write the files of one result, all or none: three, maps of a known certainty, and other formats.
@@ -123,7 +112,8 @@ class OutputFolder:
             sums = {}
             for kind, path in _targets_beside(self._hidden, case.name).items():
                 if kind in also:
-                    if notice := _write_other_format(segmentation, kind, path, volume, bundle):
+                    name = cast("FormatName", kind)
+                    if notice := _write_other_format(segmentation, name, path, volume, bundle):
                         segmentation = replace(segmentation, notices=(*segmentation.notices, notice))
                         continue
                 elif kind in CERTAINTY_MAPS and segmentation.confidence_maps is not None:
@@ -192,23 +182,17 @@ def failure_path(folder: Path, name: str) -> Path:
 def _targets_beside(folder: Path, name: str) -> dict[str, Path]:
     """Return where the maps of a case's certainty go, and its labels in other formats."""
     maps = {kind: folder / f"{name}{SUFFIX}_{kind}.nii.gz" for kind in CERTAINTY_MAPS}
-    return maps | {kind: folder / f"{name}{ending}" for kind, ending in FORMATS.items()}
+    return maps | {kind: folder / LABEL_FORMATS[kind].file_name(name) for kind in RUN_FORMATS}
 
 
 def _write_other_format(
-    segmentation: Segmentation, kind: str, path: Path, volume: Volume, bundle: Bundle
+    segmentation: Segmentation, kind: FormatName, path: Path, volume: Volume, bundle: Bundle
 ) -> Notice | None:
     """Write the labels in a format beside NIfTI; return the reason if it can't hold them."""
-    from napari_seg.formats.label_maps import write_label_map
+    from napari_seg.formats.kinds import write_as
 
     try:
-        write_label_map(
-            segmentation,
-            path,
-            scan=volume.source,
-            dicom=cast("DicomKind", kind if kind in OF_DICOM else "seg"),
-            algorithm=(bundle.name, bundle.version),
-        )
+        write_as(kind, segmentation, path, scan=volume.source, algorithm=(bundle.name, bundle.version))
     except OutputError as error:
         if error.code in ("output.disk_full", "output.not_written"):
             raise

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.trust import check_runnable, command_of_monai
 from napari_seg.cohort.discover import Case
-from napari_seg.cohort.results import OF_DICOM, Format, OutputFolder, targets
+from napari_seg.cohort.results import OutputFolder, targets
 from napari_seg.errors import BundleError, Cancelled, NapariSegError, Notice
 from napari_seg.formats.atomic import is_disk_full, not_written
 from napari_seg.formats.image2d import COLOURS
+from napari_seg.formats.kinds import DICOM_FORMATS, FormatName, check_memory_for
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.memory import held_bytes, limited_to
 from napari_seg.progress import Progress
@@ -89,7 +90,7 @@ def run_cohort(
     *,
     options: SegmentOptions | None = None,
     reading: ReadOptions | None = None,
-    also: Sequence[Format] = (),
+    also: Sequence[FormatName] = (),
     overwrite: bool = False,
     on_case: Callable[[int, str], None] | None = None,
     on_result: Callable[[CaseResult], None] | None = None,
@@ -156,11 +157,10 @@ def _run_case(
     bundle: Bundle,
     options: SegmentOptions,
     reading: ReadOptions,
-    also: Sequence[Format],
+    also: Sequence[FormatName],
     overwrite: bool,
     progress: Progress | None,
 ) -> CaseResult:
-    from napari_seg.formats.label_maps import check_writing
     from napari_seg.inference.segment import segment
 
     start = time.perf_counter()
@@ -171,9 +171,10 @@ def _run_case(
         within: ReadOptions = {"memory_bytes": memory_bytes, **reading}
         volume = case.scan.read(**within, channels=bundle.in_channels)
         with limited_to(None if memory_bytes is None else memory_bytes - held_bytes()):
-            check_writing(volume.grid.shape, [kind for kind in also if case.scan.format == "dicom" or kind == "nrrd"])
+            is_dicom = case.scan.format == "dicom"
+            check_memory_for(volume.grid.shape, [kind for kind in also if is_dicom or kind not in DICOM_FORMATS])
         segmentation = segment(volume, bundle, options, progress=progress)
-        if case.scan.format != "dicom" and (missing := [kind for kind in also if kind in OF_DICOM]):
+        if not is_dicom and (missing := [kind for kind in also if kind in DICOM_FORMATS]):
             also = [kind for kind in also if kind not in missing]
             text = f"{case.name} is not a DICOM series, so {' and '.join(missing)} can't be written"
             segmentation = replace(segmentation, notices=(*segmentation.notices, Notice("output.no_dicom", text)))

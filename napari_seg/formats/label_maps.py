@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from napari_seg.errors import InputError, Notice, OutputError
-from napari_seg.formats.atomic import unproven
+from napari_seg.errors import InputError, Notice
 from napari_seg.formats.dicom.headers import file_label
 from napari_seg.formats.dicom.reference import check_frame_of_reference, segment_names
 from napari_seg.formats.endings import ITK_ENDINGS, SEG_NRRD_ENDINGS, has_ending, nifti_ending
 from napari_seg.formats.image2d import is_image2d, read_label_image2d
 from napari_seg.formats.in_worker import read_in_worker
 from napari_seg.formats.read import read
-from napari_seg.formats.surface import SURFACE_ENDINGS, write_surfaces
 from napari_seg.geometry import Grid, index_affine, is_same_lattice, resample
-from napari_seg.memory import check_fits
 from napari_seg.volume import (
-    NO_SOURCE,
-    Origin,
     Segment,
     Segmentation,
-    Source,
     Volume,
     as_labels,
     distinct_color,
@@ -37,16 +29,8 @@ from napari_seg.volume import (
     select_segments,
 )
 
-DicomKind = Literal["seg", "labelmap", "rtstruct"]
-"""How a label map becomes DICOM: binary segmentation, label map segmentation, or contours."""
-
-_WRITTEN_BYTES = {"nrrd": 8, "seg": 8, "labelmap": 13, "rtstruct": 32}
-"""Memory that writing and reading back takes, in bytes a voxel, as measured with three large structures."""
-
 ROUNDED_MM = 0.15
 """How far a DICOM segmentation may lie beside its scan's voxels where its positions are rounded to 0.1 mm."""
-
-WRITTEN_ENDINGS = (".nii.gz", ".nii", *SEG_NRRD_ENDINGS[:1], ".dcm", *SURFACE_ENDINGS, ".csv", ".json")
 
 
 def read_label_map(
@@ -162,69 +146,6 @@ def _names(files: Sequence[Path]) -> list[str]:
     return segment_names(path)
 
 
-def write_label_map(
-    segmentation: Segmentation,
-    path: Path,
-    *,
-    scan: Source = NO_SOURCE,
-    dicom: DicomKind = "seg",
-    algorithm: tuple[str, str] = ("napari-seg", ""),
-    origin: Origin = "AUTOMATIC",
-) -> list[Path]:
-    """Writes a label map in the format that a file's ending names, read back before it gets its name; returns paths.
-
-    Args:
-        segmentation: with its segments.
-        path: ends in one of `WRITTEN_ENDINGS`; surfaces become a file a segment, .csv and .json hold volumes.
-        scan: source of the scan that was segmented; .dcm needs one that is DICOM.
-        dicom: what a .dcm is.
-        algorithm: name and version of what made it; for .dcm.
-        origin: whether a person took part; for .dcm.
-
-    Raises:
-        OutputError: `output.format`, no such ending; `output.no_dicom`, the scan is not DICOM; `output.not_written`;
-            `output.not_equal`; `output.no_segments`.
-    """
-    if nifti_ending(path):
-        from napari_seg.formats.nifti import write_nifti
-
-        write_nifti(segmentation, path)
-    elif has_ending(path, SEG_NRRD_ENDINGS[:1]):
-        from napari_seg.formats.nrrd import write_seg_nrrd
-
-        write_seg_nrrd(segmentation, path)
-    elif has_ending(path, (".dcm",)) and dicom == "rtstruct":
-        from napari_seg.formats.dicom.rtstruct_write import write_rtstruct
-
-        write_rtstruct(segmentation, scan, path, algorithm=algorithm, origin=origin)
-    elif has_ending(path, (".dcm",)):
-        from napari_seg.formats.dicom.seg_write import write_dicom_seg
-
-        kind: Literal["binary", "labelmap"] = "binary" if dicom == "seg" else "labelmap"
-        write_dicom_seg(segmentation, scan, path, kind=kind, algorithm=algorithm, origin=origin)
-    elif has_ending(path, SURFACE_ENDINGS):
-        return write_surfaces(segmentation, path)
-    elif has_ending(path, (".csv", ".json")):
-        _write_volumes(segmentation, path)
-    else:
-        raise OutputError("output.format", f"{path.name} ends in none of {', '.join(WRITTEN_ENDINGS)}; give it one")
-    return [path]
-
-
-def check_writing(shape: Sequence[int], formats: Sequence[str]) -> None:
-    """Raise if writing a label map of a shape in some formats, and reading it back, takes more memory than it may.
-
-    Args:
-        shape: (I, J, K).
-        formats: "seg", "labelmap", "rtstruct" or "nrrd".
-
-    Raises:
-        EnvironmentFault: `environment.memory`, it does not fit.
-    """
-    for name in formats:
-        check_fits(prod(shape) * _WRITTEN_BYTES[name], f"writing {name}")
-
-
 def on_grid(segmentation: Segmentation, grid: Grid, path: Path) -> Segmentation:
     """The same on a grid that differs by axis order, flips and whole-voxel shifts alone; what lies outside is lost.
 
@@ -337,24 +258,3 @@ def dicom_modality(path: Path) -> str | None:
         return str(read_header(path).tags.get("Modality") or "")
     except InputError:
         return None
-
-
-def _write_volumes(segmentation: Segmentation, path: Path) -> None:
-    counts, volumes = segmentation.voxel_counts(), segmentation.volumes_ml()
-    rows = [
-        {"label": s.label, "name": s.name, "voxels": counts[s.label], "volume_ml": round(volumes[s.label], 4)}
-        for s in segmentation.segments
-    ]
-    head = ["label", "name", "voxels", "volume_ml"]
-    with unproven(path, path.suffix) as hidden:
-        with hidden.open("w", encoding="utf-8", newline="") as file:
-            if has_ending(path, (".json",)):
-                json.dump(rows, file, indent=2)
-            else:
-                table = csv.DictWriter(file, head)
-                table.writeheader()
-                table.writerows(rows)
-        with hidden.open(encoding="utf-8", newline="") as file:
-            found = json.load(file) if has_ending(path, (".json",)) else list(csv.DictReader(file))
-        if [[str(row[key]) for key in head] for row in found] != [[str(row[key]) for key in head] for row in rows]:
-            raise OutputError("output.not_equal", f"{path.name} does not read back as it was meant; try another disk")

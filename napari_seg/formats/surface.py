@@ -14,8 +14,6 @@ from napari_seg.formats.atomic import unproven
 from napari_seg.geometry import Grid
 from napari_seg.volume import Segment, Segmentation
 
-SURFACE_ENDINGS = (".stl", ".obj")
-
 _FRAME = "SPACE=LPS, lengths in mm, by napari-seg"
 """Neither format has a place for the frame; 3D Slicer writes and reads it as such a remark."""
 

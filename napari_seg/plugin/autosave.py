@@ -125,7 +125,7 @@ class Autosave:
                 ) from error
 
     def _keep(self, due: Iterable[Snapshot]) -> int:
-        from napari_seg.formats.label_maps import write_label_map
+        from napari_seg.formats.kinds import write_label_map
 
         entries: dict[int, tuple[str, str]] = {}
         saved_edits, fault = {}, None

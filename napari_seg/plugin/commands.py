@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from napari_seg.formats.kinds import FormatName
     from napari_seg.plugin.panel import Panel
     from napari_seg.plugin.planes.widget import LinkedPlanes
-    from napari_seg.plugin.structures.export import KindName
 
 PLUGIN = "napari-seg"
 
@@ -94,7 +94,7 @@ def linked_planes() -> LinkedPlanes:
     return widget
 
 
-def _export(kind: KindName) -> None:
+def _export(kind: FormatName) -> None:
     if (opened := _panel_with_labels()) is not None:
         opened.structures_tab.ask_export(kind)
 

@@ -34,7 +34,7 @@ def write_labels(path: str = "", data: NDArray | None = None, meta: dict[str, An
         return []
     from napari.viewer import current_viewer
 
-    from napari_seg.formats.label_maps import write_label_map
+    from napari_seg.formats.kinds import write_label_map
     from napari_seg.plugin.foreign_layers import adopt_labels, labels_from
     from napari_seg.plugin.labels_state import state_of
 

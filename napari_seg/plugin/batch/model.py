@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_seg.bundles.spec import Bundle
-    from napari_seg.cohort.results import Format
     from napari_seg.errors import Notice
+    from napari_seg.formats.kinds import FormatName
     from napari_seg.formats.scan import Scan
     from napari_seg.inference.options import SegmentOptions
     from napari_seg.volume import Volume
@@ -76,7 +76,7 @@ class BatchModel:
         self.inputs: Path | None = None
         self.output: Path | None = None
         self._output_is_chosen = False
-        self.also: set[Format] = set()
+        self.also: set[FormatName] = set()
         self.rows: list[Row] = []
         self.job: Job | None = None
         self._error: Exception | None = None
@@ -122,7 +122,13 @@ class BatchModel:
             self.changed.emit()
 
     def _run(
-        self, inputs: Path, output: Path, bundle: Bundle, options: SegmentOptions, also: tuple[Format, ...], job: Job
+        self,
+        inputs: Path,
+        output: Path,
+        bundle: Bundle,
+        options: SegmentOptions,
+        also: tuple[FormatName, ...],
+        job: Job,
     ) -> None:
         """Find the scans and run the bundle on each in the worker process; in the thread of the job."""
         job.progress = JobProgress("Looking for scans")

@@ -16,8 +16,8 @@ from qtpy.QtWidgets import (
 )
 from superqt import QElidingLabel
 
-from napari_seg.cohort.results import Format
 from napari_seg.errors import NapariSegError
+from napari_seg.formats.kinds import LABEL_FORMATS, MENU_FORMATS, RUN_FORMATS, FormatName
 from napari_seg.plugin.batch.model import BatchModel, Row
 from napari_seg.plugin.controls import DetailsPane, ask_folder, button, number_item, row, table
 from napari_seg.plugin.messages import Message, message_of
@@ -25,7 +25,6 @@ from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.study.model import StudyModel
 
 _MARKS = {"waiting": "·", "running": "▶", "done": "✓", "failed": "✕", "stopped": "–"}
-_ALSO: dict[Format, str] = {"seg": "SEG", "rtstruct": "RTSTRUCT", "nrrd": "NRRD"}
 
 
 class BatchTab(QWidget):
@@ -44,8 +43,8 @@ class BatchTab(QWidget):
         self._output_button = button("Results…", "Nothing is written anywhere else.", self._on_output)
         self._model_label = QElidingLabel()
         self._also = {}
-        for kind, text in _ALSO.items():
-            self._also[kind] = QCheckBox(text)
+        for kind in (name for name in RUN_FORMATS if name in MENU_FORMATS):
+            self._also[kind] = QCheckBox(LABEL_FORMATS[kind].short_title)
             self._also[kind].toggled.connect(lambda on, kind=kind: self._on_also(kind, on))
         self._run_button = button("Run all", "", self.run)
         self._stop_button = button("Stop", "End at the next step; what is done stays.", model.stop)
@@ -123,7 +122,7 @@ class BatchTab(QWidget):
         if (folder := ask_folder(self, "Folder of results")) is not None:
             self.model.choose_output(folder)
 
-    def _on_also(self, kind: Format, wanted: bool) -> None:
+    def _on_also(self, kind: FormatName, wanted: bool) -> None:
         if wanted:
             self.model.also.add(kind)
         else:

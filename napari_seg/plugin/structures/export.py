@@ -2,73 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from napari.layers import Labels
 
 from napari_seg.cohort.discover import PROGRAM
+from napari_seg.formats.kinds import LABEL_FORMATS, FormatName, write_as
 from napari_seg.plugin.job import SAVING
 from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo
 from napari_seg.plugin.structures.records import made_by_of, write_record
 from napari_seg.version import __version__
 
-if TYPE_CHECKING:
-    from napari_seg.formats.label_maps import DicomKind
 
-KindName = Literal["nifti", "seg", "rtstruct", "nrrd", "csv"]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A format that labels can be written in.
-
-    Attributes:
-        title: for a menu.
-        endings: of file names, the usual one first.
-        checked: what is checked after writing, for a person.
-        mark: what is put behind a layer's name for a file's.
-        dicom: what a DICOM file of it is; None of others.
-    """
-
-    title: str
-    endings: tuple[str, ...]
-    checked: str
-    mark: str
-    dicom: DicomKind | None = None
-
-
-KINDS: dict[KindName, Kind] = {
-    "nifti": Kind("NIfTI", (".nii.gz", ".nii"), "every voxel and the affine are as on the screen", "_seg"),
-    "seg": Kind("DICOM segmentation (SEG)", (".dcm",), "every voxel lies where it was drawn", "_seg", "seg"),
-    "rtstruct": Kind(
-        "DICOM contours (RTSTRUCT)", (".dcm",), "the contours enclose the voxels", "_contours", "rtstruct"
-    ),
-    "nrrd": Kind("3D Slicer (.seg.nrrd)", (".seg.nrrd",), "every voxel, name and colour is as on the screen", ""),
-    "csv": Kind("Table of volumes (.csv)", (".csv",), "every row is as in the table", "_volumes"),
-}
-
-
-def obstacle(layer: Labels | None, kind: KindName) -> str:
+def obstacle(layer: Labels | None, kind: FormatName) -> str:
     """Why a layer can't be written in a format, for a person; "" where it can."""
     if layer is None:
         return "There are no labels to save."
-    if KINDS[kind].dicom is not None and LayerInfo.require(layer).scan.format != "dicom":
+    if LABEL_FORMATS[kind].needs_dicom and LayerInfo.require(layer).scan.format != "dicom":
         return "Only labels of a DICOM scan can become DICOM: they refer to its images."
     return ""
 
 
-def suggested_name(layer: Labels, kind: KindName) -> str:
+def suggested_name(layer: Labels, kind: FormatName) -> str:
     """What a file of a layer may be called."""
     safe = "".join(c if c.isalnum() or c in " -_.," else "_" for c in layer.name)
-    return f"{safe.strip() or 'labels'}{KINDS[kind].mark}{KINDS[kind].endings[0]}"
+    return LABEL_FORMATS[kind].file_name(safe.strip() or "labels")
 
 
-def free_path(folder: Path, layer: Labels, kind: KindName) -> Path:
+def free_path(folder: Path, layer: Labels, kind: FormatName) -> Path:
     """Return a path in a folder for a file of a layer that replaces no other file."""
-    name, ending = suggested_name(layer, kind), KINDS[kind].endings[0]
+    name, ending = suggested_name(layer, kind), LABEL_FORMATS[kind].endings[0]
     stem, number, path = name.removesuffix(ending), 1, folder / name
     while path.exists():
         number += 1
@@ -76,18 +40,12 @@ def free_path(folder: Path, layer: Labels, kind: KindName) -> Path:
     return path
 
 
-def with_ending(path: Path, kind: KindName) -> Path:
-    """A path that ends as files of the format do; the usual ending is added where it does not."""
-    endings = KINDS[kind].endings
-    return path if path.name.lower().endswith(endings) else path.with_name(path.name + endings[0])
-
-
 def is_of_scan(layer: Labels, path: Path) -> bool:
     """Whether a path is one of the scan's own files, which nothing may replace."""
     return path.resolve() in {file.resolve() for file in LayerInfo.require(layer).scan.files}
 
 
-def export(snapshot: Snapshot, path: Path, kind: KindName) -> str:
+def export(snapshot: Snapshot, path: Path, kind: FormatName) -> str:
     """Writes labels, says what was checked; takes a while, so not in the main thread.
 
     Beside NIfTI, which has no room for them, a record keeps the names and colours.
@@ -100,18 +58,16 @@ def export(snapshot: Snapshot, path: Path, kind: KindName) -> str:
     Raises:
         NapariSegError: it can't be written, or does not read back as what was meant.
     """
-    from napari_seg.formats.label_maps import write_label_map
-
     info = snapshot.info
     segmentation = snapshot.segmentation()
     made_by = made_by_of(snapshot)
     is_touched = state_of(snapshot.layer).painted or info.source is not None
     written = SAVING.run(
-        write_label_map,
+        write_as,
+        kind,
         segmentation,
         path.absolute(),
         scan=info.scan.absolute(),
-        dicom=KINDS[kind].dicom or "seg",
         algorithm=made_by or (PROGRAM, __version__),
         origin="MANUAL" if made_by is None else "SEMIAUTOMATIC" if is_touched else "AUTOMATIC",
     )
@@ -121,4 +77,4 @@ def export(snapshot: Snapshot, path: Path, kind: KindName) -> str:
     structures = f"{found} structure{'s' * (found != 1)}"
     is_unknown = any(notice.code == "geometry.no_orientation" for notice in segmentation.notices)
     unknown = " Left and right are not known." if is_unknown else ""
-    return f"Saved {written[0].name} ({structures}). Read back: {KINDS[kind].checked}.{unknown}"
+    return f"Saved {written[0].name} ({structures}). Read back: {LABEL_FORMATS[kind].verified}.{unknown}"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_seg.evaluation.measure import Measurement, measure
+from napari_seg.formats.kinds import FormatName
 from napari_seg.plugin.foreign_layers import lies_on
 from napari_seg.plugin.job import Job
 from napari_seg.plugin.labels_on_scan import on_scan
@@ -24,7 +25,7 @@ from napari_seg.plugin.layers import color_in, colormap_of
 from napari_seg.plugin.messages import Message
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.structures.comparison import Comparison, compare
-from napari_seg.plugin.structures.export import KindName, export
+from napari_seg.plugin.structures.export import export
 from napari_seg.volume import Segment
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class StructuresModel:
         self.changed.emit()
         self.session.jobs.start(work, on_result=on_result, on_end=end)
 
-    def save(self, path: Path, kind: KindName) -> None:
+    def save(self, path: Path, kind: FormatName) -> None:
         """Save the selected labels in a job.
 
         Args:
@@ -160,7 +161,7 @@ class StructuresModel:
         self.session.say(Message("info", "Saving …"))
         self._start("save", lambda _: export(snapshot, path, kind), partial(self._on_saved, snapshot, kind))
 
-    def _on_saved(self, snapshot: Snapshot, kind: KindName, text: str) -> None:
+    def _on_saved(self, snapshot: Snapshot, kind: FormatName, text: str) -> None:
         if kind != "csv":  # a table of volumes holds no labels
             state_of(snapshot.layer).count_saved(snapshot.edits)
         self.session.say(Message("info", text))

@@ -20,17 +20,15 @@ from qtpy.QtWidgets import (
 )
 from superqt.utils import signals_blocked
 
+from napari_seg.formats.kinds import LABEL_FORMATS, MENU_FORMATS, FormatName
 from napari_seg.plugin.controls import ask_file, box, button, number_item, row, swatch, table
 from napari_seg.plugin.labels_on_scan import has_grid_of
 from napari_seg.plugin.labels_state import state_of
 from napari_seg.plugin.messages import Message
 from napari_seg.plugin.structures.export import (
-    KINDS,
-    KindName,
     is_of_scan,
     obstacle,
     suggested_name,
-    with_ending,
 )
 from napari_seg.plugin.structures.model import Structure, StructuresModel
 
@@ -72,18 +70,18 @@ class StructuresTab(QWidget):
         if model.session.labels is not None:
             self._measure_soon()
 
-    def ask_export(self, kind: KindName) -> None:
+    def ask_export(self, kind: FormatName) -> None:
         """Open a dialog for the file, then save the selected labels."""
         layer, session = self.model.session.labels, self.model.session
         if layer is None or (why := obstacle(layer, kind)):
             session.say(Message("warning", why if layer is not None else obstacle(None, kind)))
             return
-        title, endings = KINDS[kind].title, " ".join(f"*{ending}" for ending in KINDS[kind].endings)
+        title, endings = LABEL_FORMATS[kind].title, " ".join(f"*{ending}" for ending in LABEL_FORMATS[kind].endings)
         name = suggested_name(layer, kind)
         chosen, _ = QFileDialog.getSaveFileName(self, f"Save as {title}", name, f"{title} ({endings})")
         if not chosen:
             return
-        path = with_ending(Path(chosen), kind)
+        path = LABEL_FORMATS[kind].with_ending(Path(chosen))
         if is_of_scan(layer, path):
             session.say(Message("error", f"{path.name} is the scan itself; choose another name (output.exists)"))
         elif path == Path(chosen) or not path.exists() or self._may_replace(path):  # otherwise the dialog has asked
@@ -126,8 +124,8 @@ class StructuresTab(QWidget):
         self._export_menu = QMenu(self)
         self._export_menu.setToolTipsVisible(True)
         self._export_actions = {}
-        for kind, known in KINDS.items():
-            action = self._export_menu.addAction(f"{known.title}…")
+        for kind in MENU_FORMATS:
+            action = self._export_menu.addAction(f"{LABEL_FORMATS[kind].title}…")
             action.triggered.connect(lambda *_, kind=kind: self.ask_export(kind))
             self._export_actions[kind] = action
         self._export_button.setMenu(self._export_menu)
@@ -222,7 +220,7 @@ class StructuresTab(QWidget):
         for kind, action in self._export_actions.items():
             why = obstacle(layer, kind)
             action.setEnabled(not why)
-            action.setToolTip(why or f"The file is read back and checked: {KINDS[kind].checked}.")
+            action.setToolTip(why or f"The file is read back and checked: {LABEL_FORMATS[kind].verified}.")
 
     def _fill_table(self, layer: Labels | None, structures: list[Structure]) -> None:
         self._table.setVisible(layer is not None)
