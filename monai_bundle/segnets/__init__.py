@@ -1,6 +1,6 @@
-"""Networks and data lists of this bundle, named by its configs through `_target_`.
+"""Provide the networks, data lists and training that the configs of this bundle name with `_target_`.
 
-The package works on its own: it needs MONAI, ignite and torch, and nothing of napari-seg.
+The package is self-contained: it needs MONAI, ignite and torch, but not napari-seg.
 """
 
 from pathlib import Path
@@ -16,5 +16,5 @@ __all__ = ["FCN", "DeepLabV3", "DeepLabV3Plus", "Ensemble", "MultiView", "UNet",
 
 
 def bundle_root() -> str:
-    """The folder that holds this bundle's `configs/`, `models/` and `segnets/`."""
+    """Return the folder of this bundle, with `configs/`, `models/` and `segnets/`."""
     return str(Path(__file__).resolve().parents[1])

@@ -1,4 +1,4 @@
-"""Pieces that the networks share."""
+"""Build the blocks that several networks use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from monai.networks.blocks import Convolution
 from monai.networks.layers import Conv, Pool, get_act_layer
 from torch import nn
 
-# instance normalisation, because a batch of two volumes is too few for batch normalisation; a leaky ReLU in place,
+# instance normalisation, because two volumes per batch are too few for batch normalisation; a leaky ReLU in place,
 # because the gradient of MONAI's default, PReLU, takes a tenth of a training step on a CPU
 NORM = ("instance", {"affine": True})
 ACT = ("leakyrelu", {"negative_slope": 0.01, "inplace": True})
@@ -30,28 +30,39 @@ def convolution(
     act: str | tuple = ACT,
     dropout: float = 0.0,
 ) -> nn.Module:
-    """A convolution that keeps the size but for its stride, with normalisation, dropout and activation.
+    """Return a padded convolution with normalisation, dropout and activation; its stride alone changes the size.
 
-    Separable: a convolution of each channel on its own, then one of kernel 1 over the channels (Chollet 2017,
-    arXiv:1610.02357; Howard 2017, arXiv:1704.04861).
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: number of input channels.
+        out_channels: number of output channels.
+        stride: stride, for all axes or for each.
+        kernel_size: kernel size of all axes.
+        dilation: atrous rate of all axes.
+        separable: use a depthwise convolution, of each channel alone, and then a pointwise one, of kernel 1 (Chollet
+            2017, arXiv:1610.02357; Howard 2017, arXiv:1704.04861).
+        adn_ordering: MONAI's order of activation (A), dropout (D) and normalisation (N).
+        norm: MONAI's name of the normalisation.
+        act: MONAI's name of the activation.
+        dropout: fraction of features dropped in training.
     """
-    pointwise = separable and kernel_size > 1
-    mixed = Convolution(
+    is_split = separable and kernel_size > 1
+    last = Convolution(
         spatial_dims,
         in_channels,
         out_channels,
-        strides=1 if pointwise else stride,
-        kernel_size=1 if pointwise else kernel_size,
-        dilation=1 if pointwise else dilation,
+        strides=1 if is_split else stride,
+        kernel_size=1 if is_split else kernel_size,
+        dilation=1 if is_split else dilation,
         adn_ordering=adn_ordering,
         norm=norm,
         act=act,
         dropout=dropout or None,
         bias=False,
     )
-    if not pointwise:
-        return mixed
-    each = Convolution(
+    if not is_split:
+        return last
+    depthwise = Convolution(
         spatial_dims,
         in_channels,
         in_channels,
@@ -62,14 +73,27 @@ def convolution(
         bias=False,
         conv_only=True,
     )
-    return nn.Sequential(each, mixed)
+    return nn.Sequential(depthwise, last)
 
 
 class ConvUnit(nn.Module):
-    """Convolutions of kernel 3, the first with the stride, each with normalisation and activation; residual if asked.
+    """Apply convolutions of kernel 3, the first one with the stride, and add a residual shortcut if `residual`.
 
     The shortcut averages over the stride before its 1x1 convolution, so that it drops no voxel (He et al. 2019,
     arXiv:1812.01187, ResNet-D).
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: number of input channels.
+        out_channels: number of output channels.
+        stride: stride of the first convolution, for all axes or for each.
+        convs: number of convolutions.
+        residual: add the shortcut.
+        norm: MONAI's name of the normalisation.
+        act: MONAI's name of the activation.
+        dropout: fraction of features dropped after each convolution in training.
+        dilation: atrous rate of the convolutions.
+        separable: use depthwise separable convolutions.
     """
 
     def __init__(
@@ -115,7 +139,7 @@ class ConvUnit(nn.Module):
         self.act = get_act_layer(act) if residual else nn.Identity()
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(N, out_channels, *spatial / stride)."""
+        """Return features (N, out_channels, *spatial / stride) of features (N, in_channels, *spatial)."""
         changed = self.convs(features)
         if self.residual:
             changed = changed + self.shortcut(features)
@@ -123,7 +147,7 @@ class ConvUnit(nn.Module):
 
 
 def pad_to_multiple(image: torch.Tensor, multiple: list[int]) -> torch.Tensor:
-    """The image with each axis padded at its far end, by repeating its edge, to a multiple and to at least twice it."""
+    """Pad each axis of an image at its end, by repeating the edge, to a multiple and to at least twice the multiple."""
     pads: list[int] = []
     for axis in range(len(multiple) - 1, -1, -1):
         size = image.shape[axis + 2]
@@ -134,13 +158,13 @@ def pad_to_multiple(image: torch.Tensor, multiple: list[int]) -> torch.Tensor:
 
 
 def crop_to(logits: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """The part of the logits (N, K, *spatial) that lies on an image (N, C, *spatial)."""
+    """Return the first part of logits (N, K, *spatial) with the size of an image (N, C, *spatial)."""
     for axis in range(2, image.dim()):
         logits = logits.narrow(axis, 0, image.shape[axis])
     return logits
 
 
 def resize(features: torch.Tensor, size: list[int]) -> torch.Tensor:
-    """The maps (N, C, *spatial) at another spatial size, by linear interpolation along each axis."""
+    """Return features (N, C, *spatial) at another spatial size, by linear interpolation along each axis."""
     mode = "trilinear" if features.dim() == 5 else "bilinear"
     return F.interpolate(features, size=size, mode=mode, align_corners=False)

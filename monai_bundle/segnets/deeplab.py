@@ -1,4 +1,4 @@
-"""DeepLabV3 (Chen et al. 2017, arXiv:1706.05587) and DeepLabV3+ (Chen et al. 2018, arXiv:1802.02611)."""
+"""Implement DeepLabV3 (Chen et al. 2017, arXiv:1706.05587) and DeepLabV3+ (Chen et al. 2018, arXiv:1802.02611)."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ from segnets.encoder import ENCODERS
 
 
 def atrous_rates(window: int, output_stride: int) -> tuple[int, int, int]:
-    """The three rates of the pyramid that reach as far into a window as the paper's reach into theirs.
+    """Return the three rates of the pyramid, in proportion to the window as in the paper.
 
-    The paper's rates 6, 12 and 18 lie on the 33-pixel map of a 513-pixel window at stride 16: 2/11, 4/11 and 6/11 of
-    the map. A rate near the map's size would see padding only: at 96 voxels and stride 16 the map has 6, and the rates
-    are 1, 2 and 3. For 513 and 16 this gives 6, 12, 18; for 513 and 8, 12, 24, 36.
+    The paper has the rates 6, 12 and 18 for a window of 513 pixels at stride 16, which gives a feature map of 33
+    pixels: 2/11, 4/11 and 6/11 of the map. A rate near the size of the map would see only padding: 96 voxels at stride
+    16 give a map of 6 voxels, and so the rates 1, 2 and 3. The result is 6, 12, 18 for 513 and 16, and 12, 24, 36 for
+    513 and 8.
 
     Args:
-        window: side of the window that the network is trained on, in voxels.
-        output_stride: of the map that the pyramid looks at.
+        window: side length of the training window, in voxels.
+        output_stride: stride of the feature map that the pyramid receives.
     """
     unit = max(1, round(window / output_stride * 2 / 11))
     return unit, 2 * unit, 3 * unit
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling with image pooling (Chen et al. 2017, section 3.3).
+    """Apply atrous spatial pyramid pooling with image pooling (Chen et al. 2017, section 3.3).
 
-    The pooled branch has no normalisation: its map is one voxel, whose statistics over a batch of one do not exist.
+    The pooled branch has no normalisation, since a map of one voxel has no statistics in a batch of one.
 
     Args:
         spatial_dims: 2 or 3.
-        in_channels: features of the map.
+        in_channels: features of the input.
         out_channels: features of each branch and of the result.
-        rates: an atrous convolution each, beside the 1x1 convolution and the pooled branch.
-        separable: depthwise separable atrous convolutions (Chen et al. 2018).
+        rates: rate of each atrous convolution; a 1x1 convolution and the pooled branch are added.
+        separable: use depthwise separable atrous convolutions (Chen et al. 2018).
         norm: MONAI's name of the normalisation.
         act: MONAI's name of the activation.
-        dropout: share of features dropped from the result in training.
+        dropout: fraction of features dropped from the result in training.
     """
 
     def __init__(
@@ -85,37 +86,37 @@ class ASPP(nn.Module):
         )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(N, out_channels, *spatial) of a map (N, in_channels, *spatial)."""
-        seen = [resize(self.pooled(features), features.shape[2:])]
+        """Return features (N, out_channels, *spatial) of features (N, in_channels, *spatial)."""
+        branches = [resize(self.pooled(features), features.shape[2:])]
         for branch in self.branches:
-            seen.append(branch(features))
-        return self.project(torch.cat(seen, dim=1))
+            branches.append(branch(features))
+        return self.project(torch.cat(branches, dim=1))
 
 
 class DeepLabV3(nn.Module):
-    """Atrous encoder, pyramid of atrous convolutions, and scores upsampled in one step.
+    """Segment with an atrous encoder, a pyramid of atrous convolutions, and scores upsampled in one step.
 
-    The classic setting for photographs is `stem_stride` 4, `output_stride` 16 or 8 and a `window` of 513. The default
-    stops at stride 2, for organs of a few dozen voxels: with no decoder, the scores' stride bounds what can be drawn.
-    The best scores for a hippocampus's reference that 15 steps of back-projection find give a mean Dice of 0.95 at
-    stride 2, 0.88 at 4 and 0.55 at 8. Convolutions at stride 2 are dear in 3D, hence few and thin ones.
+    The classic settings for photographs are `stem_stride` 4, `output_stride` 16 or 8 and a `window` of 513. The default
+    output stride is 2, for organs of a few dozen voxels: without a decoder, the stride of the scores limits the detail.
+    The best scores for a reference of the hippocampus, found by 15 steps of back-projection, give a mean Dice of 0.95
+    at stride 2, 0.88 at 4 and 0.55 at 8. Convolutions at stride 2 are expensive in 3D, so they are few and narrow.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
-        out_channels: classes, background included.
-        output_stride: stride at which the encoder stops shrinking and widens its convolutions instead.
+        out_channels: number of classes, background included.
+        output_stride: stride from which the encoder dilates its convolutions instead of reducing the map.
         channels: features of each stage of the encoder.
-        units: residual units of each stage of the encoder.
-        features: of each branch of the pyramid.
-        window: side of the training's window in voxels, from which `atrous_rates` derives the rates.
-        rates: the pyramid's, instead.
+        units: number of residual units in each stage of the encoder.
+        features: features of each branch of the pyramid.
+        window: side length of the training window in voxels, from which `atrous_rates` computes the rates.
+        rates: rates of the pyramid, in place of `window`.
         auxiliary: in training return [logits, logits of the last but one stage], both at the image's size, for MONAI's
             `DeepSupervisionLoss` (Zhao et al. 2017, arXiv:1612.01105, section 3.3).
         encoder: "residual" or "separable".
         norm: MONAI's name of the normalisation.
         act: MONAI's name of the activation.
-        dropout: share of the pyramid's features dropped in training.
+        dropout: fraction of the pyramid's features dropped in training.
         encoder_options: further arguments of `ResidualEncoder`: stem_stride, multi_grid.
     """
 
@@ -155,36 +156,36 @@ class DeepLabV3(nn.Module):
         self.auxiliary = Conv[Conv.CONV, spatial_dims](channels[-2], out_channels, kernel_size=1) if auxiliary else None
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Logits (N, out_channels, *spatial) of an image (N, in_channels, *spatial); see `auxiliary`."""
+        """Return logits (N, out_channels, *spatial) of an image (N, in_channels, *spatial); see `auxiliary`."""
         padded = pad_to_multiple(image, self.multiple)
-        maps = self.encoder(padded)
-        logits = crop_to(resize(self.head(self.aspp(maps[-1])), padded.shape[2:]), image)
+        features = self.encoder(padded)
+        logits = crop_to(resize(self.head(self.aspp(features[-1])), padded.shape[2:]), image)
         if self.auxiliary is not None and self.training:
-            return [logits, crop_to(resize(self.auxiliary(maps[-2]), padded.shape[2:]), image)]
+            return [logits, crop_to(resize(self.auxiliary(features[-2]), padded.shape[2:]), image)]
         return logits
 
 
 class DeepLabV3Plus(nn.Module):
-    """DeepLabV3 with depthwise separable convolutions and a decoder that sees low-level features.
+    """Segment as `DeepLabV3`, with depthwise separable convolutions and a decoder that adds low-level features.
 
-    The low-level map is the encoder's first at a quarter of the output stride or more: stride 4 under 16 in the paper,
-    2 under 8 here.
+    The low-level features are those of the encoder's first stage with a stride of at least a quarter of the output
+    stride: 4 of 16 in the paper, 2 of 8 here.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
-        out_channels: classes, background included.
-        output_stride: stride at which the encoder stops shrinking and widens its convolutions instead.
+        out_channels: number of classes, background included.
+        output_stride: stride from which the encoder dilates its convolutions instead of reducing the map.
         channels: features of each stage of the encoder.
-        units: residual units of each stage of the encoder.
-        features: of each branch of the pyramid, and of the decoder.
-        low_level_features: to which the low-level map is reduced, so that it does not outweigh the pyramid.
-        window: side of the training's window in voxels, from which `atrous_rates` derives the rates.
-        rates: the pyramid's, instead.
+        units: number of residual units in each stage of the encoder.
+        features: features of each branch of the pyramid, and of the decoder.
+        low_level_features: features that the low-level map is reduced to, so that it does not outweigh the pyramid.
+        window: side length of the training window in voxels, from which `atrous_rates` computes the rates.
+        rates: rates of the pyramid, in place of `window`.
         encoder: "residual" or "separable".
         norm: MONAI's name of the normalisation.
         act: MONAI's name of the activation.
-        dropout: share of the pyramid's features dropped in training.
+        dropout: fraction of the pyramid's features dropped in training.
         encoder_options: further arguments of `ResidualEncoder`: stem_stride, multi_grid.
     """
 
@@ -231,10 +232,10 @@ class DeepLabV3Plus(nn.Module):
         )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits (N, out_channels, *spatial) of an image (N, in_channels, *spatial)."""
+        """Return logits (N, out_channels, *spatial) of an image (N, in_channels, *spatial)."""
         padded = pad_to_multiple(image, self.multiple)
-        maps = self.encoder(padded)
-        low = self.reduce(maps[self.low_level])
-        seen = resize(self.aspp(maps[-1]), low.shape[2:])
-        logits = self.decoder(torch.cat([seen, low], dim=1))
+        features = self.encoder(padded)
+        low = self.reduce(features[self.low_level])
+        high = resize(self.aspp(features[-1]), low.shape[2:])
+        logits = self.decoder(torch.cat([high, low], dim=1))
         return crop_to(resize(logits, padded.shape[2:]), image)

@@ -1,4 +1,4 @@
-"""Encoders: an image to a ladder of feature maps, the strides of which can be stopped anywhere."""
+"""Encode an image into feature maps of growing stride, up to an output stride."""
 
 from __future__ import annotations
 
@@ -12,35 +12,34 @@ from segnets.errors import TrainingError
 
 
 class ResidualEncoder(nn.Module):
-    """Residual encoder (He et al. 2016, arXiv:1512.03385) in n dimensions, with a settable output stride.
+    """Encode an image with residual units (He et al. 2016, arXiv:1512.03385), in 2D or 3D, up to an output stride.
 
-    Each stage halves the map of the one above until `output_stride` is reached; from there on a stage keeps the size
-    and doubles its atrous rate instead, so that its units see what they would have seen (Chen et al. 2017,
-    arXiv:1706.05587, section 3.1).
+    Each stage halves the feature map until `output_stride` is reached. Every later stage keeps the size and doubles its
+    atrous rate, so that the receptive field stays the same (Chen et al. 2017, arXiv:1706.05587, section 3.1).
 
-    The defaults suit organs of a few dozen voxels: the ladder begins at full resolution, where a single convolution of
-    few features is all that a CPU should be asked for. `stem_stride` 4, wider channels and `units` (2, 2, 2, 2) are the
-    classic setting for photographs.
+    The defaults suit organs of a few dozen voxels: the first stage has full resolution, where a CPU can afford only a
+    single convolution with few features. The classic settings for photographs are `stem_stride` 4, wider channels and
+    `units` (2, 2, 2, 2).
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
         channels: features of each stage.
-        units: residual units of each stage; the first stage may have none beside the stem.
+        units: number of residual units in each stage; the first stage may have none, since the stem precedes it.
         stem_stride: stride of the first convolution, and so of the first stage.
-        output_stride: largest stride of all; None: every stage halves the map.
-        multi_grid: factors on the atrous rates of the last stage's units, one each; None: ones.
+        output_stride: largest stride; None: every stage halves the map.
+        multi_grid: factors on the atrous rates of the last stage's units, one each; None: 1.
         norm: MONAI's name of the normalisation.
         act: MONAI's name of the activation.
-        dropout: share of features dropped after each convolution in training.
+        dropout: fraction of features dropped after each convolution in training.
 
     Attributes:
         channels: features of each stage.
-        strides: of each stage's map against the image.
+        strides: stride of each stage's map relative to the image.
         rates: atrous rate of each stage.
 
     Raises:
-        TrainingError: `network.encoder`, the settings fit no ladder.
+        TrainingError: `network.encoder`, the settings contradict each other.
     """
 
     separable = False
@@ -59,19 +58,19 @@ class ResidualEncoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        ladder = [stem_stride * 2**stage for stage in range(len(channels))]
-        output_stride = output_stride or ladder[-1]
+        full_strides = [stem_stride * 2**stage for stage in range(len(channels))]
+        output_stride = output_stride or full_strides[-1]
         grid = list(multi_grid or [1] * units[-1])
-        if len(units) != len(channels) or output_stride not in ladder or len(grid) != units[-1] or 0 in units[1:]:
+        if len(units) != len(channels) or output_stride not in full_strides or len(grid) != units[-1] or 0 in units[1:]:
             raise TrainingError(
                 "network.encoder",
                 f"channels {list(channels)}, units {list(units)}, output_stride {output_stride}, multi_grid {grid}: "
-                "expected as many units as channels (none only in the first stage), an output_stride out of "
-                f"{ladder} and a multi_grid factor for each unit of the last stage",
+                "expected one entry of units per entry of channels (0 only in the first stage), an output_stride "
+                f"among {full_strides} and a multi_grid factor for each unit of the last stage",
             )
         self.channels = list(channels)
-        self.strides = [min(stride, output_stride) for stride in ladder]
-        self.rates = [stride // kept for stride, kept in zip(ladder, self.strides, strict=True)]
+        self.strides = [min(stride, output_stride) for stride in full_strides]
+        self.rates = [full // stride for full, stride in zip(full_strides, self.strides, strict=True)]
 
         def unit(inputs: int, stage: int, stride: int, rate: int) -> ConvUnit:
             return ConvUnit(
@@ -86,7 +85,7 @@ class ResidualEncoder(nn.Module):
                 separable=self.separable,
             )
 
-        # the stem's kernel overlaps its neighbours', whatever the stride
+        # the kernels of neighbouring outputs of the stem overlap at any stride
         self.stem = convolution(
             spatial_dims, in_channels, channels[0], stem_stride, max(3, 2 * stem_stride - 1), norm=norm, act=act
         )
@@ -108,20 +107,24 @@ class ResidualEncoder(nn.Module):
             )
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """The stages' maps, (N, channels, *spatial / stride) each, of an image whose size the last stride divides."""
+        """Return the features of all stages, (N, channels, *spatial / stride) each.
+
+        Args:
+            image: (N, C, *spatial), with a size that is divisible by the last stride.
+        """
         features = self.stem(image)
-        maps: list[torch.Tensor] = []
+        all_features: list[torch.Tensor] = []
         for stage in self.stages:
             features = stage(features)
-            maps.append(features)
-        return maps
+            all_features.append(features)
+        return all_features
 
 
 class SeparableEncoder(ResidualEncoder):
-    """The same ladder of depthwise separable convolutions: a tenth of the arithmetic and of the parameters.
+    """Encode as `ResidualEncoder`, with depthwise separable convolutions: a tenth of the operations and parameters.
 
-    Faster in 2D, by a fifth to a third of a step on a CPU. In 3D a step hardly gains, and one with atrous rates loses:
-    torch's convolutions of single channels are slow there.
+    In 2D a training step is a fifth to a third faster on a CPU. In 3D it is hardly faster, and slower with atrous
+    rates, because torch's depthwise convolutions are slow there.
     """
 
     separable = True

@@ -1,14 +1,14 @@
-"""The one exception of this bundle that a user can cause."""
+"""Define the exception for all errors of this bundle that a user can cause."""
 
 from __future__ import annotations
 
 
 class TrainingError(Exception):
-    """Says what was found, what was expected and what to do; `str(error)` is "code: message".
+    """Report what was found, what was expected and what to do; `str(error)` is "code: message".
 
     Args:
-        code: stable name of the fault, e.g. "split.too_few".
-        message: for a person.
+        code: stable code of the error, e.g. "split.too_few".
+        message: text for the user.
     """
 
     def __init__(self, code: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Fully convolutional network (Long et al. 2015, arXiv:1411.4038)."""
+"""Implement the fully convolutional network (Long et al. 2015, arXiv:1411.4038)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from segnets.encoder import ENCODERS
 
 
 class FCN(nn.Module):
-    """FCN-32s, 16s or 8s: class scores of the last one, two or three stages, upsampled and added from the bottom up.
+    """Segment with FCN-32s, 16s or 8s: the class scores of the last one, two or three stages, upsampled and added.
 
-    The names are the paper's, whose stages lie at strides 4, 8, 16 and 32 (`stem_stride` 4). With the default
-    `stem_stride` 1 they lie at 1, 2, 4 and 8, so the finest scores of "8s" lie at stride 2, of "16s" at 4 and of "32s"
-    at 8, which is too coarse to draw a hippocampus (see `DeepLabV3`).
+    The variants are named as in the paper, where the stages have strides 4, 8, 16 and 32 (`stem_stride` 4). With the
+    default `stem_stride` 1 the strides are 1, 2, 4 and 8. Then the finest scores have stride 2 in "8s", 4 in "16s" and
+    8 in "32s", which is too coarse for a hippocampus (see `DeepLabV3`).
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
-        out_channels: classes, background included.
-        variant: how many stages are fused.
+        out_channels: number of classes, background included.
+        variant: "32s", "16s" or "8s", which add the scores of one, two or three stages.
         encoder: "residual" or "separable".
         encoder_options: further arguments of `ResidualEncoder`: channels, units, stem_stride, norm, act, dropout, ...
     """
@@ -47,13 +47,13 @@ class FCN(nn.Module):
         )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits (N, out_channels, *spatial) of an image (N, in_channels, *spatial)."""
+        """Return logits (N, out_channels, *spatial) of an image (N, in_channels, *spatial)."""
         padded = pad_to_multiple(image, self.multiple)
-        maps = self.encoder(padded)
+        all_features = self.encoder(padded)
         logits: torch.Tensor | None = None
         for score in self.scores:
-            features = maps.pop()
-            here = score(features)
-            logits = here if logits is None else resize(logits, features.shape[2:]) + here
+            features = all_features.pop()
+            scores = score(features)
+            logits = scores if logits is None else resize(logits, features.shape[2:]) + scores
         assert logits is not None
         return crop_to(resize(logits, padded.shape[2:]), image)

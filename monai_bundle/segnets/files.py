@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and that one process has."""
+"""Write files completely or not at all, verify them when read, and lock a folder for one process."""
 
 from __future__ import annotations
 
@@ -24,24 +24,26 @@ except ImportError:  # Windows
 logger = logging.getLogger("segnets")
 
 PART = ".part"
+"""Ending of a file that is being written."""
 
-_LEAST_FREE = 1 << 20
-"""Bytes; a disk with less room is full."""
+_MIN_FREE_BYTES = 1 << 20
+"""Free bytes below which a disk counts as full."""
 
-# what file systems without locks say, NFS and Lustre as they are mounted in many clusters
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Errors of file systems without locks, such as NFS and Lustre on many clusters."""
 
 
 @contextmanager
 def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[Path]:
-    """A path beside `path` to write to; what stands there at the end of the block takes the place of `path`.
+    """Yield a temporary path to write to, and rename the file to `path` at the end of the block.
 
-    The folder is made if it is missing.
+    At any time, also after a kill or a loss of power, `path` is the complete old file or the complete new one; with
+    `previous` there is an instant between two renames at which only `previous` exists. The temporary name contains the
+    process's number, so several processes may write the same file; a killed process may leave it behind.
 
-    What stood there before becomes `previous`, if that is given. Whoever opens `path` at any time, after a kill or a
-    loss of power too, finds the old file or the new one, never a part of one (or no file in the instant between the
-    two renamings, and the old one as `previous`). The name is this process's own, so that several may write the same
-    file; a kill may leave it behind.
+    Args:
+        path: the file; its folder is created if necessary.
+        previous: where the old file is kept; None: it is overwritten.
 
     Raises:
         TrainingError: "output.disk_full", or "output.not_written" for any other reason.
@@ -56,7 +58,7 @@ def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[
         if previous is not None and path.exists():
             path.replace(previous)
         part.replace(path)
-    except (OSError, RuntimeError) as error:  # torch has no other type for a file that it can't write
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError if it can't write a file
         raise _not_written(path, error) from error
     finally:
         with suppress(OSError):
@@ -66,25 +68,25 @@ def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[
 def _not_written(path: Path, error: OSError | RuntimeError) -> TrainingError:
     number = getattr(error, "errno", None)
     with suppress(OSError):
-        if number is None and shutil.disk_usage(path.parent).free < _LEAST_FREE:
+        if number is None and shutil.disk_usage(path.parent).free < _MIN_FREE_BYTES:
             number = errno.ENOSPC
     if number in (errno.ENOSPC, errno.EDQUOT):
         return TrainingError(
             "output.disk_full",
-            f"{path} can't be written, for the disk is full; free some space: the same command goes on from the last "
-            "checkpoint, if one was written",
+            f"{path} can't be written because the disk is full; free some space and run the same command again: it "
+            "resumes from the last checkpoint, if one was written",
         )
     reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
     return TrainingError("output.not_written", f"{path} can't be written ({reason}); give another output_dir")
 
 
-def load_whole(path: str | Path, map_location: str | None = None) -> Any:
-    """What `torch.save` wrote, loaded without running code, from a file without any damage.
+def load_verified(path: str | Path, map_location: str | None = None) -> Any:
+    """Load a file that `torch.save` wrote, after verifying its checksums, and without running code.
 
-    torch does not compare the checksums that it writes: zeroed bytes would be loaded as weights.
+    torch itself ignores the checksums that it writes: it would load zeroed bytes as weights.
 
     Raises:
-        Exception: of nearly any kind, at a file that is absent, cut short or damaged.
+        Exception: of almost any type, if the file is absent, truncated or damaged.
     """
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
@@ -93,10 +95,10 @@ def load_whole(path: str | Path, map_location: str | None = None) -> Any:
 
 
 def lock(path: str | Path) -> IO[str] | None:
-    """A lock on `path` that no other process has until this one closes it or ends, however it ends; None if one has it.
+    """Lock a file for this process until it closes the file or ends; return None if another process has locked it.
 
-    A process has it as a whole, and its children do not inherit it (POSIX record lock). On Windows nothing is locked,
-    nor on a file system without locks, which is logged.
+    The lock belongs to the whole process, and child processes do not inherit it (POSIX record lock). On Windows nothing
+    is locked. On a file system without locks nothing is locked either, and a warning is logged.
     """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -113,5 +115,5 @@ def lock(path: str | Path) -> IO[str] | None:
         if error.errno not in _NO_LOCKS:
             file.close()
             raise
-        logger.warning("%s can't be locked (%s): see that no other process writes there", path, error.strerror)
+        logger.warning("%s can't be locked (%s): make sure that no other process writes there", path, error.strerror)
     return file

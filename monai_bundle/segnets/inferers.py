@@ -1,4 +1,4 @@
-"""Test-time averaging, as inferers that wrap another."""
+"""Average predictions at test time, with inferers that wrap another inferer."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ Network = Callable[..., torch.Tensor]
 
 
 def with_overlap(inferer: Inferer, overlap: float) -> Inferer:
-    """Return a copy of an inferer by sliding windows whose windows overlap by another fraction.
+    """Return a copy of a sliding-window inferer with another overlap.
 
-    Half an overlap needs eight times the windows of none in 3D; for a validation during training an eighth is enough.
+    In 3D an overlap of one half needs eight times as many windows as none; for validation during training an eighth is
+    enough.
 
     Args:
-        inferer: MONAI's `SlidingWindowInferer` or a subclass, which stays as it is; any other is returned itself.
-        overlap: of two neighbouring windows, 0 to less than 1.
+        inferer: MONAI's `SlidingWindowInferer` or a subclass, which is not changed; any other inferer is returned as
+            it is.
+        overlap: fraction by which neighbouring windows overlap, from 0 to below 1.
     """
     if not isinstance(inferer, SlidingWindowInferer):
         return inferer
@@ -34,24 +36,24 @@ def with_overlap(inferer: Inferer, overlap: float) -> Inferer:
 
 
 class TestTimeAveraging(Inferer):
-    """Log of the mean class probabilities over shifted and mirrored copies of the image.
+    """Average class probabilities over shifted and mirrored copies of the image.
 
-    A network with strides sees the image on a lattice of every 2nd to every 16th voxel; a shifted copy falls on another
-    one. Each copy costs as much as the plain inference: n shifts and m mirror axes take n * 2**m times as long.
+    A network with strides samples the image at every 2nd to every 16th voxel; a shifted copy is sampled at other
+    voxels. Each copy takes as long as one plain inference: n shifts and m mirror axes take n * 2**m times as long.
 
-    All copies lie in a canvas of one size, larger than the image by the largest shift of each axis, so that the
-    normalisation layers see the same statistics and windows lie the same.
+    All copies are padded to the same size, the image's plus the largest shift along each axis, so that normalisation
+    layers compute the same statistics and windows have the same positions.
 
     Args:
-        inferer: runs the network on one copy, for example a `SlidingWindowInferer`.
-        shifts: offsets in voxels, one number an axis, none negative; or how many, n: then 0 to n - 1 voxels along the
-            diagonal.
-        mirror_axes: spatial axes to mirror, in all combinations; none where left and right carry meaning.
-        padding_mode: what the canvas holds beside the image, in the words of `torch.nn.functional.pad`; zeros by
-            default, as `SpatialPadd` and `SlidingWindowInferer` pad.
+        inferer: inferer that runs the network on one copy, e.g. a `SlidingWindowInferer`.
+        shifts: offsets in voxels, one number per axis, none negative; or a number n, for offsets of 0 to n - 1 voxels
+            along the diagonal.
+        mirror_axes: spatial axes to mirror, in all combinations; none if left and right differ in meaning.
+        padding_mode: mode of `torch.nn.functional.pad`; by default zeros, as in `SpatialPadd` and
+            `SlidingWindowInferer`.
     """
 
-    __test__ = False  # pytest takes the name for a test's
+    __test__ = False  # else pytest collects the class because of its name
 
     def __init__(
         self,
@@ -67,11 +69,13 @@ class TestTimeAveraging(Inferer):
         self.padding_mode = padding_mode
 
     def __call__(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Log probabilities (N, classes, *spatial), whose softmax and argmax are those of the average.
+        """Return log probabilities (N, classes, *spatial), whose softmax is the average.
 
         Args:
             inputs: (N, C, *spatial).
-            network: gives logits of two classes or more; a single channel (sigmoid) does not do.
+            network: returns logits of at least two classes, not a single channel for a sigmoid.
+            args: further arguments of the inferer.
+            kwargs: further keyword arguments of the inferer.
         """
 
         def copies() -> Iterable[torch.Tensor]:
@@ -80,23 +84,23 @@ class TestTimeAveraging(Inferer):
             span = [max(axis) for axis in zip(*shifts, strict=True)]
             for shift in shifts:
                 ends = zip(reversed(shift), reversed(span), strict=True)
-                pads = list(chain.from_iterable((near, most - near) for near, most in ends))
-                canvas = F.pad(inputs, pads, mode=self.padding_mode) if any(pads) else inputs
+                pads = list(chain.from_iterable((near, largest - near) for near, largest in ends))
+                padded = F.pad(inputs, pads, mode=self.padding_mode) if any(pads) else inputs
                 image = (..., *(slice(near, near + length) for near, length in zip(shift, size, strict=True)))
                 for mirror in self.mirrors:
                     axes = [axis + 2 for axis in mirror]
-                    yield self.inferer(canvas.flip(axes), network, *args, **kwargs).flip(axes)[image]
+                    yield self.inferer(padded.flip(axes), network, *args, **kwargs).flip(axes)[image]
 
         return _log_mean_softmax(copies())
 
 
 class MultiScale(Inferer):
-    """Log of the mean class probabilities over rescaled copies of the image (Chen et al. 2017, section 4.1).
+    """Average class probabilities over rescaled copies of the image (Chen et al. 2017, section 4.1).
 
     Args:
-        inferer: runs the network on one copy, for example a `SlidingWindowInferer`, whose windows then hold more or
-            less of the image; or another of this module.
-        scales: factors on the image's size; the time grows by the sum of their powers.
+        inferer: inferer that runs the network on one copy: a `SlidingWindowInferer`, whose windows then cover a larger
+            or smaller part of the image, or another inferer of this module.
+        scales: factors on the size of the image; the time grows with the sum of their powers.
     """
 
     def __init__(self, inferer: Inferer, scales: Sequence[float] = (0.75, 1.0, 1.25)) -> None:
@@ -105,7 +109,7 @@ class MultiScale(Inferer):
         self.scales = scales
 
     def __call__(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Log probabilities (N, classes, *spatial) of images (N, C, *spatial); see `TestTimeAveraging`."""
+        """Return log probabilities (N, classes, *spatial) of images (N, C, *spatial); see `TestTimeAveraging`."""
 
         def copies() -> Iterable[torch.Tensor]:
             size = list(inputs.shape[2:])
@@ -117,7 +121,7 @@ class MultiScale(Inferer):
 
 
 def _log_mean_softmax(copies: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Log of the mean of the copies' softmax, one copy held at a time; without the underflow of log(mean(exp))."""
+    """Return the logarithm of the mean softmax of all copies, one copy in memory at a time, without underflow."""
     total: torch.Tensor | None = None
     count = 0
     for logits in copies:

@@ -1,12 +1,11 @@
-"""What a validation and `evaluate.yaml` measure: MONAI's metrics, with one rule for structures that are missing.
+"""Compute MONAI's metrics in validation and `evaluate.yaml`, with one rule for missing structures.
 
-Neither label map holds the structure: nan, and the case does not count for it. One of them alone does, so that it was
-missed or found where there is none: Dice and surface Dice are 0, and the Hausdorff distance is the diagonal of the
-field of view, the largest distance there can be. So no miss and no false find can better a mean, as it could where it
-were left out.
+If neither label map contains the structure, the metric is nan and the case does not count. If only one of them does,
+the structure was missed or is a false positive: Dice and surface Dice are 0, and the Hausdorff distance is the diagonal
+of the field of view, the largest possible distance. So a missed structure or a false positive never improves a mean.
 
-The mean of a metric, wherever one is given, is the mean over the structures of the mean over the cases that count for
-each (`mean_of`): a structure that is in few cases weighs as much as one that is in all. Nan where no case counts.
+The mean of a metric is always the mean over structures of the mean over the cases that count for each (`mean_of`): a
+structure that occurs in few cases has the same weight as one in all cases. It is nan if no case counts.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class Dice(DiceMetric):
-    """MONAI's `DiceMetric` without background, 0 for a structure that only one of the two holds."""
+    """Compute MONAI's `DiceMetric` without background, and 0 for a structure in only one of the label maps."""
 
     def __init__(self) -> None:
         super().__init__(include_background=False)
@@ -38,7 +37,10 @@ class Dice(DiceMetric):
 
 
 class HausdorffDistance(HausdorffDistanceMetric):
-    """MONAI's, without background, the diagonal of the field of view for a structure that only one of the two holds."""
+    """Compute MONAI's `HausdorffDistanceMetric` without background.
+
+    A structure in only one of the label maps has the diagonal of the field of view as its distance.
+    """
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
         diagonal = dist([0.0] * len(spacing), [n * mm for n, mm in zip(y.shape[2:], spacing, strict=True)])
@@ -46,14 +48,14 @@ class HausdorffDistance(HausdorffDistanceMetric):
 
 
 class SurfaceDice(SurfaceDiceMetric):
-    """MONAI's `SurfaceDiceMetric` without background, 0 for a structure that only one of the two holds.
+    """Compute MONAI's `SurfaceDiceMetric` without background, and 0 for a structure in only one of the label maps.
 
     Args:
-        class_thresholds: the distance that counts as none, for each structure.
+        class_thresholds: tolerated distance of each structure, in mm.
     """
 
     def __init__(self, class_thresholds: Sequence[float]) -> None:
-        # one voxel's width must count as within 1 mm whether the header's float32 says 1.0000001 or 0.9999999
+        # a voxel of 1 mm must be within 1 mm although a header's float32 may be 1.0000001 or 0.9999999
         super().__init__([threshold * (1 + 1e-5) for threshold in class_thresholds])
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
@@ -61,34 +63,34 @@ class SurfaceDice(SurfaceDiceMetric):
 
 
 def _where_missing(values: torch.Tensor, pred: torch.Tensor, label: torch.Tensor, worst: float) -> torch.Tensor:
-    """(N, K - 1) values, nan where both of (N, K, *spatial) are empty and `worst` where one is."""
+    """Return values (N, K - 1) with nan where pred and label (N, K, *spatial) are empty, `worst` where only one is."""
     found, expected = (x[:, 1:].flatten(2).any(dim=2).to(values.device) for x in (pred, label))
     values = torch.where(found ^ expected, worst, values)
     return torch.where(found | expected, values, torch.nan)
 
 
 def mean_of(values: torch.Tensor) -> tuple[float, list[float]]:
-    """The mean and each structure's, of (cases, structures) values; nan where no case counts."""
+    """Return the mean over structures and the mean of each, of values (cases, structures); nan if no case counts."""
     each = values.cpu().double().nanmean(dim=0)
     return each.nanmean().item(), each.tolist()
 
 
 class CaseMetric(IgniteMetricHandler):
-    """A metric of this module, case by case in mm by the reference's voxel size; MONAI's handlers count voxels.
+    """Compute a metric of this module case by case, in mm by the reference's voxel size; MONAI's handlers use voxels.
 
-    Its value is `mean_of` the cases; MONAI's is the mean over cases of each case's own, and 0 where no case counts.
+    The result is `mean_of` the cases; MONAI's is the mean over cases of each case's mean, and 0 if no case counts.
 
     Args:
-        metric_fn: takes a `spacing`.
+        metric_fn: metric of this module, called with `spacing`.
     """
 
     def __init__(self, metric_fn: CumulativeIterationMetric) -> None:
         super().__init__(metric_fn=metric_fn, output_transform=from_engine(["pred", "label"]))
 
     def update(self, output: Sequence[Sequence[torch.Tensor]]) -> None:
-        """Adds the cases of one batch, each with its own spacing."""
+        """Add the cases of one batch, each with its own spacing."""
         with warnings.catch_warnings():
-            # MONAI 1.6 warns of its own call, and of empty structures
+            # MONAI 1.6 warns about its own call, and about empty structures
             warnings.simplefilter("ignore", FutureWarning)
             warnings.filterwarnings("ignore", message="the (ground truth|prediction) of class")
             for pred, label in zip(*output, strict=True):
@@ -97,18 +99,18 @@ class CaseMetric(IgniteMetricHandler):
                 self.metric_fn([pred], [label], spacing=spacing)
 
     def compute(self) -> float:
-        """The mean; each case's values go into the engine's `metric_details`."""
+        """Return the mean; the values of each case go into the engine's `metric_details`."""
         super().compute()
         return mean_of(self.metric_fn.get_buffer())[0]
 
 
 class Summary:
-    """Writes what an evaluation found as one JSON file, structures by name; an ignite handler.
+    """Write the results of an evaluation to a JSON file, with the names of structures; an ignite handler.
 
-    `{"cases": n, metric: {"mean": x, structure: x, ...}, ...}` as of `mean_of`, null for nan.
+    The file holds `{"cases": n, metric: {"mean": x, structure: x, ...}, ...}` as in `mean_of`, with null for nan.
 
     Args:
-        path: of the file.
+        path: the JSON file.
         classes: number -> name, as in metadata.json's `channel_def`; background is left out.
     """
 
@@ -117,11 +119,11 @@ class Summary:
         self.names = [classes[number] for number in sorted(classes, key=int) if int(number)]
 
     def attach(self, engine: Engine) -> None:
-        """Lets it write when the engine has seen all cases."""
+        """Write the file when the engine has processed all cases."""
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Writes the file from the metrics' details, (cases, structures) each."""
+        """Write the file from the details of the metrics, (cases, structures) each."""
         summary: dict[str, object] = {"cases": engine.state.epoch_length}
         for metric, values in engine.state.metric_details.items():
             mean, each = mean_of(values)

@@ -1,4 +1,4 @@
-"""A 2D network as a 3D one, over the slices of several views."""
+"""Segment volumes with 2D networks over the slices of several views (2.5D)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from segnets.unet import UNet
 
 
 class SliceView(nn.Module):
-    """A 2D network on each slice of a volume along one axis.
+    """Apply a 2D network to each slice of a volume along one axis.
 
     Args:
-        network: 2D, (M, C, height, width) to logits of the same size.
-        axis: spatial axis that the slices are perpendicular to: 0, 1 or 2.
-        chunk: slices that are run at once outside training; bounds the memory.
+        network: 2D network, from (M, C, height, width) to logits of the same size.
+        axis: spatial axis perpendicular to the slices: 0, 1 or 2.
+        chunk: number of slices per call of the network outside training, which limits the memory.
     """
 
     def __init__(self, network: nn.Module, axis: int, chunk: int) -> None:
@@ -29,7 +29,7 @@ class SliceView(nn.Module):
         self.chunk = chunk
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Log probabilities (N, K, I, J, L) of an image (N, C, I, J, L)."""
+        """Return log probabilities (N, K, I, J, L) of an image (N, C, I, J, L)."""
         stack = image.movedim(self.axis + 2, 1)
         slices = stack.flatten(0, 1)
         logits: list[torch.Tensor] = []
@@ -41,19 +41,19 @@ class SliceView(nn.Module):
 
 
 class MultiView(nn.Module):
-    """2.5D: 2D networks over axial, coronal and sagittal slices of a volume, fused by the mean of their probabilities.
+    """Segment a volume with 2D networks over axial, coronal and sagittal slices, and average their probabilities.
 
-    In training every volume of a batch is seen from one view, drawn at random, and the loss is that view's own: a step
-    costs a third of the fused answer's, and each view learns from its own errors rather than from what the others
-    left over. So each network of three is trained by a third of the volumes. Validation and inference fuse all views.
+    In training each volume of a batch is processed in one randomly drawn view, and the loss is computed on this view
+    alone: a step takes a third of the time, and each view learns from its own errors, not from the errors of the
+    average. So each of three networks is trained on a third of the volumes. Validation and inference average all views.
 
     Args:
         spatial_dims: 3.
         in_channels: channels of the volume.
-        out_channels: classes, background included.
+        out_channels: number of classes, background included.
         network: one 2D network for all views, or one for each; None: a `UNet` for all.
-        views: the axes that the slices are perpendicular to; in RAS+ 0 is sagittal, 1 coronal, 2 axial.
-        chunk: slices that are run at once outside training; bounds the memory.
+        views: axes perpendicular to the slices; in RAS+ 0 is sagittal, 1 coronal, 2 axial.
+        chunk: number of slices per call of a network outside training, which limits the memory.
 
     Raises:
         TrainingError: `network.views`, the networks do not match the views, or the dimension is not 3.
@@ -76,20 +76,20 @@ class MultiView(nn.Module):
             raise TrainingError(
                 "network.views",
                 f"spatial_dims {spatial_dims}, views {list(views)} and {len(networks)} network(s): expected 3 "
-                "dimensions, views among 0, 1 and 2, and one network for all or one for each",
+                "dimensions, views among 0, 1 and 2, and one network for all views or one for each",
             )
         self.views = nn.ModuleList(SliceView(net, axis, chunk) for net, axis in zip(networks, views, strict=True))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Log probabilities (N, out_channels, I, J, L) of a volume (N, in_channels, I, J, L)."""
+        """Return log probabilities (N, out_channels, I, J, L) of a volume (N, in_channels, I, J, L)."""
         if self.training:
-            return self._one_view_each(image)
+            return self._random_views(image)
         views: list[torch.Tensor] = []
         for view in self.views:
             views.append(view(image))
         return torch.logsumexp(torch.stack(views), dim=0) - log(len(views))
 
-    def _one_view_each(self, image: torch.Tensor) -> torch.Tensor:
+    def _random_views(self, image: torch.Tensor) -> torch.Tensor:
         drawn = torch.randint(len(self.views), (image.shape[0],))
         volumes: list[torch.Tensor] = []
         for i in range(image.shape[0]):

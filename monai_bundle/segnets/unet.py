@@ -1,4 +1,4 @@
-"""U-Net (Ronneberger et al. 2015, arXiv:1505.04597), plain or residual (He et al. 2016, arXiv:1512.03385)."""
+"""Implement the U-Net (Ronneberger et al. 2015, arXiv:1505.04597), residual as in He et al. 2016, arXiv:1512.03385."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import nn
 
 from segnets.blocks import ACT, NORM, ConvUnit, convolution, crop_to, pad_to_multiple
 
-FULL_SIZE = 8
-"""Features of the decoder at the image's own size, where a first stride leaves the encoder none."""
+FULL_SIZE_FEATURES = 8
+"""Features of the decoder at the full size of the image, if the encoder's first stride is larger than 1."""
 
 
 class UpUnit(nn.Module):
-    """The map from below, upsampled, beside the encoder's of that level, through a unit."""
+    """Concatenate the upsampled features of the level below with the encoder's features, and apply a unit."""
 
     def __init__(self, upsample: nn.Module, unit: nn.Module) -> None:
         super().__init__()
@@ -24,34 +24,37 @@ class UpUnit(nn.Module):
         self.unit = unit
 
     def forward(self, below: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
-        """(N, C, *spatial of `here`)."""
+        """Return features (N, C, *spatial) of the same size as `here`."""
         return self.unit(torch.cat([self.upsample(below), here], dim=1))
 
 
 class UNet(nn.Module):
-    """U-Net of any depth, for images of any size.
+    """Segment with a U-Net of any depth, for images of any size.
 
-    No level has the image's own resolution on purpose: there a step's time goes into memory, not arithmetic. The last
-    step of the decoder mixes the upsampled map with the image itself instead, so that surfaces keep their place, for
-    half of the time of a thin level at full resolution. The levels have residual units and the decoder upsamples with
-    transposed convolutions whose kernel is their stride.
+    By default no level has the full resolution of the image, because there memory access, not arithmetic, takes the
+    time of a step. Instead, the last step of the decoder combines the upsampled features with the image itself, so that
+    surfaces stay accurate; this takes half the time of a narrow level at full resolution. The levels have residual
+    units, and the decoder upsamples with transposed convolutions whose kernel equals their stride.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
-        out_channels: classes, background included.
+        out_channels: number of classes, background included.
         channels: features of each level, from the top to the bottom.
-        strides: by how much each level shrinks the map of the one above it, the first one the image; one number for
-            all or one each. With a first stride of 1 the top level has full resolution, and the decoder ends there. A
-            level may have a stride an axis, as anisotropic voxels want it.
-        encoder_convs: convolutions on the way down, of all levels or of each.
-        decoder_convs: convolutions on the way up, of all levels but the bottom or of each.
-        residual: residual units at every level with more than one convolution; False: plain ones.
-        deep_supervision: in training return a list, the logits followed by those of the next levels at their own
-            sizes, down to the last but one (Lee et al. 2015, arXiv:1409.5185; Isensee et al. 2021).
+        strides: stride of each level relative to the level above it, of the first relative to the image; one number
+            for all levels or one each. With a first stride of 1 the top level has full resolution, and the decoder
+            ends there. A level may have one stride per axis, for anisotropic voxels.
+        encoder_convs: number of convolutions per level of the encoder, for all levels or for each.
+        decoder_convs: number of convolutions per level of the decoder, for all levels except the bottom or for each.
+        residual: use residual units at every level with more than one convolution.
+        deep_supervision: in training return a list: the logits, then the logits of the next levels at their own sizes,
+            down to the last but one (Lee et al. 2015, arXiv:1409.5185; Isensee et al. 2021).
         norm: MONAI's name of the normalisation.
         act: MONAI's name of the activation.
-        dropout: share of features dropped after each convolution in training.
+        dropout: fraction of features dropped after each convolution in training.
+
+    Raises:
+        ValueError: `strides`, `encoder_convs` or `decoder_convs` do not match the number of levels.
     """
 
     def __init__(
@@ -75,8 +78,8 @@ class UNet(nn.Module):
         decoder_convs = [decoder_convs] * (depth - 1) if isinstance(decoder_convs, int) else list(decoder_convs)
         if not depth == len(strides) == len(encoder_convs) == len(decoder_convs) + 1:
             raise ValueError(
-                f"strides and encoder_convs want one number, or one for each of the {depth} levels in channels, and "
-                f"decoder_convs one fewer; got {len(strides)}, {len(encoder_convs)} and {len(decoder_convs)}"
+                f"expected one number, or one for each of the {depth} levels in channels, in strides and encoder_convs, "
+                f"and one fewer in decoder_convs; found {len(strides)}, {len(encoder_convs)} and {len(decoder_convs)}"
             )
         steps = [[s] * spatial_dims if isinstance(s, int) else list(s) for s in strides]
         self.multiple = [prod(axis) for axis in zip(*steps, strict=True)]
@@ -90,7 +93,7 @@ class UNet(nn.Module):
 
         above = [in_channels, *channels[:-1]]
         self.encoder = nn.ModuleList(map(unit, above, channels, steps, encoder_convs))
-        # from the bottom up: what each level gets from below and from the encoder
+        # from the bottom to the top: each level receives features from below and from the encoder
         self.decoder = nn.ModuleList(
             UpUnit(upsampling(below, here, step), unit(2 * here, here, 1, convs))
             for here, below, step, convs in reversed(
@@ -98,27 +101,28 @@ class UNet(nn.Module):
             )
         )
         decoded = list(channels[:-1])
-        self.sees_image_again = prod(steps[0]) > 1
-        if self.sees_image_again:
-            mix = convolution(spatial_dims, FULL_SIZE + in_channels, FULL_SIZE, adn_ordering="A", act=act)
-            self.decoder.append(UpUnit(upsampling(channels[0], FULL_SIZE, steps[0]), mix))
-            decoded.insert(0, FULL_SIZE)
+        self.concatenates_image = prod(steps[0]) > 1
+        if self.concatenates_image:
+            width = FULL_SIZE_FEATURES
+            mix = convolution(spatial_dims, width + in_channels, width, adn_ordering="A", act=act)
+            self.decoder.append(UpUnit(upsampling(channels[0], width, steps[0]), mix))
+            decoded.insert(0, width)
         self.heads = nn.ModuleList(
             Conv[Conv.CONV, spatial_dims](features, out_channels, kernel_size=1)
             for features in (decoded if deep_supervision else decoded[:1])
         )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Logits (N, out_channels, *spatial) of an image (N, in_channels, *spatial); see `deep_supervision`."""
+        """Return logits (N, out_channels, *spatial) of an image (N, in_channels, *spatial); see `deep_supervision`."""
         features = pad_to_multiple(image, self.multiple)
-        maps: list[torch.Tensor] = [features] if self.sees_image_again else []
+        encoded: list[torch.Tensor] = [features] if self.concatenates_image else []
         for unit in self.encoder:
             features = unit(features)
-            maps.append(features)
-        maps.pop()
+            encoded.append(features)
+        encoded.pop()
         decoded: list[torch.Tensor] = []
         for unit in self.decoder:
-            features = unit(features, maps.pop())
+            features = unit(features, encoded.pop())
             decoded.append(features)
         logits: list[torch.Tensor] = []
         for head in self.heads:

@@ -1,25 +1,27 @@
-"""From a folder of scans to what a network is trained on.
+"""Read data sets and prepare their cases for training.
 
-    layouts   a folder -> Dataset: the field's usual layouts
-    labels    values in the files -> classes; pictures -> grey or RGB
-    split     training, validation and test part, or folds
-    faults    the check of every file before training
-    cache     preprocessed cases on disk
-    epochs    what each step of a training sees
+    pairing      image and label files of a folder, paired by name
+    layouts      a folder -> Dataset, in the field's usual layouts
+    labels       label values -> classes; 2D images -> grey or RGB
+    split        training, validation and test part, or folds
+    file_facts   every file read to its end
+    faults       the check of every file before training
+    cache        preprocessed cases on disk
+    epochs       the cases and random transforms of each training step
 
-Volumes are read by MONAI's `LoadImaged` as it stands. Pictures (PNG, JPEG, TIFF, ...) too, through a converter each
-for images, (C, W, H) of 1 or 3 channels, and label maps, (1, W, H), both without alpha:
+MONAI's `LoadImaged` reads volumes. It also reads 2D images (PNG, JPEG, TIFF, ...) with one converter for images, giving
+(C, W, H) with 1 or 3 channels, and one for label maps, giving (1, W, H), both without alpha:
 
     - _target_: monai.transforms.LoadImaged
       keys: image
       reader: PILReader
-      converter: {_target_: segnets.data.picture, _mode_: callable, channels: 1}
+      converter: {_target_: segnets.data.convert_image, _mode_: callable, channels: 1}
       image_only: true
       ensure_channel_first: true
     - _target_: monai.transforms.LoadImaged
       keys: label
       reader: PILReader
-      converter: {_target_: segnets.data.label_picture, _mode_: callable}
+      converter: {_target_: segnets.data.convert_label_map, _mode_: callable}
       image_only: true
       ensure_channel_first: true
 """
@@ -27,7 +29,7 @@ for images, (C, W, H) of 1 or 3 channels, and label maps, (1, W, H), both withou
 from segnets.data.cache import CachedCases
 from segnets.data.epochs import EpochSampler, TrainingSet
 from segnets.data.faults import check
-from segnets.data.labels import MapLabelsd, label_picture, label_values, picture
+from segnets.data.labels import MapLabelsd, convert_image, convert_label_map, label_values
 from segnets.data.layouts import Dataset, find_dataset, images
 from segnets.data.split import datalist
 
@@ -38,10 +40,10 @@ __all__ = [
     "MapLabelsd",
     "TrainingSet",
     "check",
+    "convert_image",
+    "convert_label_map",
     "datalist",
     "find_dataset",
     "images",
-    "label_picture",
     "label_values",
-    "picture",
 ]

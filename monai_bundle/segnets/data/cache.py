@@ -1,4 +1,4 @@
-"""Preprocessed cases on disk: the second start of a training costs seconds."""
+"""Keep preprocessed cases on disk, so that the second start of a training takes seconds."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
-from segnets.files import load_whole, replacing
+from segnets.files import load_verified, replacing
 
 
 class CachedCases(torch.utils.data.Dataset):
-    """The cases of a data list after deterministic transforms, each computed at its first use and then read from disk.
+    """Provide the cases of a data list after deterministic transforms, computed at first use and then read from disk.
 
-    The name of a case's file holds a fingerprint of the transforms (their classes and settings), of the versions of
-    MONAI and torch, of the case's entry in the data list and of the path, size and time of change of every file it
-    names: whatever changes is computed anew, and the folder may be deleted at any time. Several processes may share it.
-    MONAI's `PersistentDataset` has the same aim, but takes a truncated file for a whole one, writes to the system's
-    folder for temporary files and tells transforms apart by their names alone.
+    The name of a case's file is a fingerprint of the transforms (classes and settings), the versions of MONAI and
+    torch, the case's entry in the data list, and the path, size and modification time of each of its files. So a case
+    is computed again if anything changes, and the folder may be deleted at any time. Processes may share the folder.
+    MONAI's `PersistentDataset` accepts a truncated file, writes to the system's temporary folder, and identifies
+    transforms only by their names.
 
-    A case read from disk is what the transforms gave it, with `MetaTensor`s that know their affine and nothing else:
-    they can be compared, drawn and measured in mm, but the transforms can't be inverted.
+    A case read from disk equals the output of the transforms, but its `MetaTensor`s keep only the affine: cases can be
+    compared, drawn and measured in mm, but the transforms can't be inverted.
 
     Args:
         data: cases, each a mapping with paths as `str`.
-        transform: a `Compose` or a sequence of transforms, without random ones.
-        cache_dir: made at need; nothing is kept without it.
+        transform: a `Compose` or a sequence of transforms, none of them random.
+        cache_dir: folder of the cache, created if necessary; None: nothing is cached.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class CachedCases(torch.utils.data.Dataset):
             return dict(self.transform(dict(self.data[case])))
         path = self.paths[case]
         try:
-            saved = load_whole(path)
-        except Exception:  # not there yet, or damaged: torch raises anything then
+            saved = load_verified(path)
+        except Exception:  # absent or damaged; torch raises many types of errors
             item = self.transform(dict(self.data[case]))
             saved = {key: _plain(value) for key, value in item.items()}
             with replacing(path) as part:
@@ -72,19 +72,19 @@ class CachedCases(torch.utils.data.Dataset):
 
 
 def fingerprint(value: Any) -> str:
-    """32 hexadecimal digits that stand for a value's content, the same in every process.
+    """Return a hash of a value's content in 32 hexadecimal digits, equal in all processes.
 
-    Objects count by their class and attributes, functions by their name, code and what they enclose, methods by their
-    object too, arrays and tensors by their content. States of random generators don't count.
+    Objects are hashed by their class and attributes; functions by their name, code and closure; methods also by their
+    object; arrays and tensors by their content. States of random generators are left out.
     """
-    return hashlib.sha256(json.dumps(_described(value, ())).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(_describe(value, ())).encode()).hexdigest()[:32]
 
 
-def _described(value: Any, within: tuple[int, ...]) -> Any:
-    """What `json` can write; `within` are the ids of the values that hold this one, so that circles end."""
+def _describe(value: Any, parents: tuple[int, ...]) -> Any:
+    """Return a description of a value in JSON's types; `parents` are the ids of the values around it, to end cycles."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if id(value) in within:
+    if id(value) in parents:
         return "itself"
     if isinstance(value, torch.Tensor):
         value = value.numpy(force=True)
@@ -93,14 +93,14 @@ def _described(value: Any, within: tuple[int, ...]) -> Any:
     if isinstance(value, Path | torch.dtype | torch.device | bytes | complex | range | slice | type(...)):
         return str(value)
 
-    parts = [_described(part, (*within, id(value))) for part in _parts(value)]
+    parts = [_describe(part, (*parents, id(value))) for part in _parts(value)]
     if isinstance(value, Mapping | set | frozenset):
         parts.sort(key=json.dumps)
     return parts
 
 
 def _parts(value: Any) -> list[Any]:
-    """What makes up a value that is no plain one."""
+    """Return the parts that define a value that JSON can't store."""
     if isinstance(value, list | tuple | set | frozenset):
         return list(value)
     if isinstance(value, Mapping):
@@ -112,9 +112,9 @@ def _parts(value: Any) -> list[Any]:
     if isinstance(value, CodeType):
         return [value.co_code, value.co_names, value.co_consts]
     if isinstance(value, FunctionType | MethodType):
-        enclosed = [_enclosed(cell) for cell in value.__closure__ or ()]
+        closure = [_cell_content(cell) for cell in value.__closure__ or ()]
         owner = getattr(value, "__self__", None)
-        return [value.__qualname__, value.__code__, value.__defaults__, value.__kwdefaults__, enclosed, owner]
+        return [value.__qualname__, value.__code__, value.__defaults__, value.__kwdefaults__, closure, owner]
     if isinstance(value, ModuleType):
         return [value.__name__]
     if isinstance(value, type) or not hasattr(value, "__dict__"):
@@ -122,8 +122,8 @@ def _parts(value: Any) -> list[Any]:
     return [type(value).__module__, type(value).__qualname__, vars(value)]
 
 
-def _enclosed(cell: CellType) -> Any:
-    """What a function holds of the one it was made in; `...` for a name that has no value there, or not yet."""
+def _cell_content(cell: CellType) -> Any:
+    """Return the value of a cell of a closure; `...` if its name has no value."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -131,7 +131,7 @@ def _enclosed(cell: CellType) -> Any:
 
 
 def _files(value: Any) -> Iterator[Path]:
-    """Every file that a case names."""
+    """Yield every file that a case names."""
     if isinstance(value, str | Path):
         if Path(value).is_file():
             yield Path(value)
@@ -146,7 +146,7 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _plain(value: Any) -> Any:
-    """Something that `torch.load` takes without running code."""
+    """Return a value that `torch.load` reads with `weights_only=True`."""
     if isinstance(value, MetaTensor):
         return {"x": value.as_tensor().contiguous(), "affine": value.affine}
     return torch.as_tensor(value) if isinstance(value, np.ndarray | np.generic) else value

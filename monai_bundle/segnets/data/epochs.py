@@ -1,7 +1,7 @@
-"""What a training sees and in which order, as a pure function of the seed and the number of the step.
+"""Choose the cases and random transforms of each training step, as a pure function of the seed and the step.
 
-Nothing is drawn from a generator that lives through the run. So the number of workers, of processes or of restarts
-changes nothing in what is trained on, and a run resumes at any step.
+No random generator keeps a state during the run. So the numbers of workers, processes and restarts do not change the
+training, and a run can resume at any step.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from segnets.data.cache import CachedCases
 
 
 class TrainingSet(torch.utils.data.Dataset):
-    """The cases of a data list after deterministic transforms, kept on disk, and random ones.
+    """Provide the cases of a data list after deterministic transforms, which are cached on disk, and random ones.
 
-    An index is `passage * number of cases + case`, `passage` counting how often all cases were gone through before;
-    `EpochSampler` gives such indices. The same index gives the same item, in any process.
+    An index is `passage * number of cases + case`, where `passage` counts the previous passages through all cases;
+    `EpochSampler` yields such indices. An index gives the same item in every process.
 
     Args:
         data: cases, each a mapping with paths as `str`.
-        deterministic: transforms up to the first random one.
-        random: the other transforms. MONAI's draw from their `R`, torchvision's from torch's generator; both are set.
+        deterministic: transforms before the first random one.
+        random: the remaining transforms. Both MONAI's `R` and torch's generator, which torchvision uses, are seeded.
         cache_dir: see `CachedCases`.
-        seed: of the random transforms; not negative.
+        seed: seed of the random transforms; not negative.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class TrainingSet(torch.utils.data.Dataset):
         self.cases = CachedCases(data, deterministic, cache_dir)
         self.random = random if isinstance(random, Compose) else Compose(random)
         self.seed = seed
-        # all draw from one generator: to seed it anew costs microseconds, `set_random_state` of each milliseconds
+        # all transforms share one generator: seeding it takes microseconds, `set_random_state` of each milliseconds
         self.generator = np.random.RandomState(seed)
-        _draw_from(self.generator, self.random)
+        _share_generator(self.generator, self.random)
 
     @property
     def data(self) -> list[Mapping[str, Any]]:
@@ -63,24 +63,24 @@ class TrainingSet(torch.utils.data.Dataset):
             return self.random(item)
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> TrainingSet:
-        """Nothing: MONAI's `DataLoader` would give each worker a seed of its own, and undo what this class is for."""
+        """Do nothing: MONAI's `DataLoader` would give each worker its own seed."""
         return self
 
 
 class EpochSampler(torch.utils.data.Sampler[list[int]]):
-    """Batches of indices into a `TrainingSet`, without end, for `DataLoader(batch_sampler=...)`.
+    """Yield batches of indices into a `TrainingSet` endlessly, for `DataLoader(batch_sampler=...)`.
 
-    All cases, shuffled, then all again in another order, and so on, are cut into batches. So a batch may hold the last
-    cases of one passage and the first of the next: none is left out or shown twice for a batch to be full. An epoch is
-    only the number of steps in which each case is seen `repeats` times, rounded up.
+    The sequence of all cases, shuffled again in each passage, is divided into batches. So a batch may contain the last
+    cases of one passage and the first of the next; no case is dropped or repeated to fill a batch. An epoch is the
+    number of steps, rounded up, in which each case is seen `repeats` times.
 
-    In a distributed run a step takes `batch_size` cases for each process, and the process of rank r the r-th part of
-    them: two processes see in each step what one with twice the batch size sees.
+    In a distributed run each process takes `batch_size` cases per step, the process of rank r the r-th part of them:
+    two processes see in each step the cases that one process with twice the batch size sees.
 
     Args:
-        num_cases: of the data list.
-        batch_size: cases a step of one process.
-        seed: of the order; not negative.
+        num_cases: number of cases in the data list.
+        batch_size: cases per step of one process.
+        seed: seed of the order; not negative.
         repeats: how often an epoch shows each case.
     """
 
@@ -93,14 +93,14 @@ class EpochSampler(torch.utils.data.Sampler[list[int]]):
 
     @property
     def global_batch_size(self) -> int:
-        """Cases a step of all processes."""
+        """Return the number of cases per step of all processes together."""
         return self.batch_size * _processes()[1]
 
     def __len__(self) -> int:
         return -(-self.num_cases * self.repeats // self.global_batch_size)
 
     def set_position(self, step: int) -> None:
-        """Lets the next iterator begin after `step` steps from the start of the run."""
+        """Let the next iterator begin after `step` steps from the start of the run."""
         self.step = step
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -118,22 +118,22 @@ class EpochSampler(torch.utils.data.Sampler[list[int]]):
 
 
 def _seed(*numbers: int) -> int:
-    """32 bits that differ wherever the numbers do (numpy's `SeedSequence`)."""
+    """Return a seed of 32 bits that depends on all the numbers (numpy's `SeedSequence`)."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _processes() -> tuple[int, int]:
-    """This process's rank and the number of processes."""
+    """Return this process's rank and the number of processes."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
 
 
-def _draw_from(generator: np.random.RandomState, transform: Any) -> None:
-    """Lets a transform, and all within it, draw from one generator."""
-    if isinstance(transform, Compose):  # its own method gives each transform within it a generator with another seed
+def _share_generator(generator: np.random.RandomState, transform: Any) -> None:
+    """Let a transform, and all transforms inside it, draw from one generator."""
+    if isinstance(transform, Compose):  # its own method gives each inner transform a generator with another seed
         transform.R = generator
         for t in transform.transforms:
-            _draw_from(generator, t)
+            _share_generator(generator, t)
     elif isinstance(transform, Randomizable):
         transform.set_random_state(state=generator)

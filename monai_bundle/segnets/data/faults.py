@@ -1,55 +1,37 @@
-"""The check of every file before training: all faults of a data set in one report."""
+"""Check every file of a data set before training, and report all faults at once."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import itertools
 import json
 import logging
-import os
 import time
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nibabel
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from segnets.data.labels import Classes, Labels, label_picture, label_values, mode_fault, picture, ranges
-from segnets.data.layouts import PICTURES, VOLUMES, Case, Dataset, find_dataset, is_picture, listed_endings
+from segnets.data.file_facts import Facts, image_paths, read_all
+from segnets.data.labels import Classes, Labels, label_values, mode_fault, ranges
+from segnets.data.layouts import Dataset, find_dataset
+from segnets.data.pairing import Case, list_endings
 from segnets.data.split import PATIENT, by_patient, may_share_patients
 from segnets.errors import TrainingError
-from segnets.files import replacing
 
 logger = logging.getLogger(__name__)
 
-WORKERS = 4
-"""Files read at a time, and so held in memory."""
-
 GEOMETRY_TOLERANCE = 0.1
-"""How far, in voxels of the image, a label map's corners may lie from the image's."""
+"""Largest accepted distance between corners of an image and its label map, in voxels of the image."""
 
 MAX_IGNORED = 0.2
-"""The largest fraction of the voxels that may be ignored values, which are trained as background."""
-
-_SLAB = 1 << 22
-_SECONDS_BETWEEN_LINES = 10
-_CACHE_VERSION = 3
-
-Facts = dict[str, Any]
-"""What one file holds, as JSON can: "error" (code and text), or "shape", "affine", "channels", "not_finite", "low",
-"high", "digest" of all that; of a label map "values" (value -> voxels) and "fractional" (voxels that hold no whole
-number); of a picture "mode", as PIL names it."""
+"""Largest accepted fraction of voxels with an ignored value; these voxels are trained as background."""
 
 
 class Fault(NamedTuple):
-    """One line of the report."""
+    """One line of the report; "all" stands for the whole data set in place of a case."""
 
     code: str
     case: str
@@ -71,46 +53,47 @@ def check(
     """Read every image and label map to its end, and report all faults at once.
 
     Args:
-        dataset_dir: in one of the layouts of `find_dataset`.
-        classes: as in metadata.json's `channel_def`; without it, label values may be any.
-        labels: which values stand for which class, as of `label_values`.
-        cases: only these, as `datalist` returns them; all of the data set if left out.
-        num_channels: of every image; the most frequent number if left out. Pictures are made grey (1) or RGB (3).
-        allow_empty: a label map without any class is no fault.
-        cache_dir: keeps what was found in each file, so that a second check reads only files that changed since.
-        patient: as of `datalist`; how many patients that makes is told.
-        layout: `layout`, `images_dir`, `labels_dir` and `channels`, as of `find_dataset`.
+        dataset_dir: folder of the data set, in one of the layouts of `find_dataset`.
+        classes: number -> name of each class, as in metadata.json's `channel_def`; None accepts all label values.
+        labels: class -> values in the label maps, as in `label_values`.
+        cases: cases to check, as `datalist` returns them; None: all of the data set.
+        num_channels: expected number of channels of every image; None: the most frequent number. 2D images are
+            converted to grey (1) or RGB (3).
+        allow_empty: accept label maps without any class.
+        cache_dir: folder that keeps the facts of each file, so that a second check reads only changed files.
+        patient: regular expression for patients, as in `datalist`; the number of patients is logged.
+        layout: `layout`, `images_dir`, `labels_dir` and `channels` of `find_dataset`.
 
     Returns:
-        Name of a case -> digest of the voxels and the geometry of its files, the same on every machine.
+        Name of a case -> digest of the voxels and geometry of its files, equal on all machines.
 
     Raises:
-        TrainingError: "data.faults", with a line a fault; and those of `find_dataset`.
+        TrainingError: "data.faults", with one line per fault; also the errors of `find_dataset`.
     """
     start = time.monotonic()
     dataset = find_dataset(dataset_dir, **layout)
-    faults = [*_lonely(dataset)] if cases is None else []
+    faults = [*_unpaired(dataset)] if cases is None else []
     cases = dataset.cases if cases is None else cases
-    faults += _twice(cases)
-    known, meant = None, None
+    faults += _duplicates(cases)
+    known, foreground = None, None
     if classes:
         try:
-            meant = label_values(dataset, classes, labels)
+            values_of = label_values(dataset, classes, labels)
         except TrainingError as error:
             faults.append(Fault(error.code, "all", error.message))
         else:
             named = [*dataset.labels.values(), dataset.ignored, [0]]
-            known = [pair for values in (*meant.values(), *named) for pair in ranges(list(values))]
-            meant = [pair for number, values in meant.items() if number for pair in ranges(values)]
+            known = [bounds for values in (*values_of.values(), *named) for bounds in ranges(list(values))]
+            foreground = [bounds for number, values in values_of.items() if number for bounds in ranges(values)]
     facts = read_all(cases, cache_dir)
     channels = _most_frequent((n for case in cases if (n := _channels(case, facts))), 1)
     for case in cases:
-        scans, label = [facts[path] for path in _paths(case)], facts[case["label"]]
-        for path, its in zip((*_paths(case), case["label"]), (*scans, label), strict=True):
+        scans, label = [facts[path] for path in image_paths(case)], facts[case["label"]]
+        for path, its in zip((*image_paths(case), case["label"]), (*scans, label), strict=True):
             faults += [Fault(code, case["name"], text) for code, text in _file_faults(Path(path).name, its)]
         found = [
-            *_label_faults(label, known, meant, allow_empty),
-            *_channel_faults(_channels(case, facts), num_channels, channels, dataset.pictures),
+            *_label_faults(label, known, foreground, allow_empty),
+            *_channel_faults(_channels(case, facts), num_channels, channels, dataset.is_2d),
             *_mode_faults(scans, num_channels or channels),
             *_axes_faults(scans[0]),
             *_geometry_faults(scans, label),
@@ -120,9 +103,9 @@ def check(
     if ignored > MAX_IGNORED:
         values = ", ".join(map(str, dataset.ignored))
         text = (
-            f"{ignored:.0%} of the voxels have value {values}, which the data set means to be ignored; training can "
-            f"leave nothing out yet and would take it for background, which is accepted for at most {MAX_IGNORED:.0%}; "
-            f"if it is background, say so by labels, e.g. background={dataset.ignored[0]}"
+            f"{ignored:.0%} of the voxels have value {values}, which the data set declares as ignored; training can't "
+            f"ignore voxels and would take them for background, which is accepted for at most {MAX_IGNORED:.0%}; "
+            f"if they are background, set labels, e.g. background={dataset.ignored[0]}"
         )
         faults.append(Fault("label.ignored", "all", text))
     if faults:
@@ -137,53 +120,53 @@ def check(
     )
     if dataset.layout != "voc" and may_share_patients(patients):
         logger.warning(
-            "several cases have names that differ in their last number or letter only, as rat1_a and rat1_b do, and "
-            "count as a patient each: if they are of one, give datalist's patient, a pattern such as '^[^_]+', or "
-            "what is validated on may have been trained on"
+            "several cases have names that differ only in their last number or letter, as rat1_a and rat1_b do, and "
+            "count as one patient each; if they belong to one patient, set patient, a pattern such as '^[^_]+', or "
+            "training and validation may share patients"
         )
     if dataset.ignored:
         values = ", ".join(map(str, dataset.ignored))
-        text = f"the data set means value {values} to be ignored; it is trained as background"
+        text = f"the data set declares value {values} as ignored; it is trained as background"
         logger.warning(f"{text} ({ignored:.1%} of the voxels)")
     if dataset.unread:
-        logger.warning(f"not read, and left out: {listed_endings(dataset.unread)}")
+        logger.warning(f"files not read and left out: {list_endings(dataset.unread)}")
     return {
-        case["name"]: _digest([facts[path].get("digest") for path in (*_paths(case), case["label"])]) for case in cases
+        case["name"]: _digest([facts[path].get("digest") for path in (*image_paths(case), case["label"])]) for case in cases
     }
 
 
 def _ignored_fraction(dataset: Dataset, labels: Labels | None, facts: Iterable[Facts]) -> float:
-    """Return which fraction of all labelled voxels has a value to be ignored that the user has not given a meaning."""
-    said = [pair for values in (labels or {}).values() for pair in ranges(values)]
+    """Return the fraction of voxels in label maps with an ignored value for which the user set no class."""
+    given = [bounds for values in (labels or {}).values() for bounds in ranges(values)]
     values: Counter[str] = Counter()
     for its in facts:
         values.update(its.get("values", {}))
-    ignored = sum(values[str(value)] for value in dataset.ignored if not _inside(value, said))
+    ignored = sum(values[str(value)] for value in dataset.ignored if not _inside(value, given))
     return ignored / max(1, values.total())
 
 
-def _lonely(dataset: Dataset) -> Iterator[Fault]:
-    for case in dataset.lonely:
+def _unpaired(dataset: Dataset) -> Iterator[Fault]:
+    for case in dataset.unpaired:
         has, lacks = ("image", "label") if "image" in case else ("label", "image")
-        there = case.get(has, "its entry in dataset.json")
-        there = Path(there[0] if isinstance(there, list) else there).name
+        present = case.get(has, "its entry in dataset.json")
+        present = Path(present[0] if isinstance(present, list) else present).name
         yield Fault(
             f"partner.no_{lacks}",
             case["name"],
-            f"{there} has no {lacks}; expected one of each; add it or leave this out",
+            f"{present} has no {lacks}; expected an image and a label map; add the missing one or remove this one",
         )
 
 
-def _twice(cases: Sequence[Case]) -> Iterator[Fault]:
+def _duplicates(cases: Sequence[Case]) -> Iterator[Fault]:
     for name, count in Counter(case["name"] for case in cases).items():
         if count > 1:
-            its = [(*_paths(case), case["label"]) for case in cases if case["name"] == name]
+            its = [(*image_paths(case), case["label"]) for case in cases if case["name"] == name]
             files = ", ".join(sorted({Path(path).name for paths in its for path in paths}))
-            yield Fault("name.twice", name, f"{count} cases of this name ({files}); expected one; rename or remove")
+            yield Fault("name.twice", name, f"{count} cases have this name ({files}); expected one; rename or remove the others")
 
 
 def _file_faults(name: str, facts: Facts) -> Iterator[tuple[str, str]]:
-    """Of an image or a label map, whatever it is."""
+    """Yield the faults that both images and label maps can have."""
     if "error" in facts:
         yield tuple(facts["error"])
         return
@@ -192,38 +175,42 @@ def _file_faults(name: str, facts: Facts) -> Iterator[tuple[str, str]]:
     elif "values" not in facts and facts["low"] == facts["high"]:
         yield (
             "image.constant",
-            f"{name} is {facts['low']} everywhere; expected an image; export it again or leave it out",
+            f"{name} is {facts['low']} everywhere; expected varying intensities; export it again or leave it out",
         )
     affine = facts["affine"]
     if affine is not None and not (np.isfinite(affine).all() and abs(np.linalg.det(np.array(affine)[:3, :3])) > 1e-12):
-        yield "geometry.invalid", f"{name} says nothing of where its voxels lie; expected an affine; export it again"
+        yield "geometry.invalid", f"{name} has an affine that is not invertible; expected one that is; export it again"
 
 
 def _label_faults(
-    facts: Facts, known: Iterable[tuple[int, int]] | None, meant: Iterable[tuple[int, int]] | None, allow_empty: bool
+    facts: Facts,
+    known: Iterable[tuple[int, int]] | None,
+    foreground: Iterable[tuple[int, int]] | None,
+    allow_empty: bool,
 ) -> Iterator[tuple[str, str]]:
+    """Yield the faults of a label map; `known` and `foreground` are ranges of accepted values, None for all."""
     if "error" in facts:
         return
     if facts["channels"] != 1:
-        yield "label.channels", f"a label map of {facts['channels']} channels; expected one, a number a voxel"
+        yield "label.channels", f"the label map has {facts['channels']} channels; expected one; export it again"
     if facts["fractional"]:
         yield (
             "label.fractional",
-            f"{facts['fractional']} voxels of the label map hold no whole number; it was interpolated; "
-            "expected labels; resample it with nearest neighbours",
+            f"{facts['fractional']} voxels of the label map are no integers, so it was interpolated; "
+            "expected integer labels; resample it with nearest neighbours",
         )
         return
     values = {int(value): count for value, count in sorted(facts["values"].items(), key=lambda v: int(v[0]))}
-    strangers = [v for v in values if known is not None and not _inside(v, known)]
-    if strangers:
-        some = ", ".join(f"{v} ({values[v]} voxels)" for v in strangers[:6])
-        more = f" and {len(strangers) - 6} more" if len(strangers) > 6 else ""
+    unknown = [v for v in values if known is not None and not _inside(v, known)]
+    if unknown:
+        some = ", ".join(f"{v} ({values[v]} voxels)" for v in unknown[:6])
+        more = f" and {len(unknown) - 6} more" if len(unknown) > 6 else ""
         expected = ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in sorted(set(known)))
-        yield "label.values", f"values {some}{more}; expected {expected}; correct them, or say by labels what they are"
-    elif not allow_empty and not any(v != 0 if meant is None else _inside(v, meant) for v in values):
+        yield "label.values", f"values {some}{more}; expected {expected}; correct them, or assign them with labels"
+    elif not allow_empty and not any(v != 0 if foreground is None else _inside(v, foreground) for v in values):
         yield (
             "label.empty",
-            "the label map holds no class; expected one at least; leave the case out, or set allow_empty to true "
+            "the label map contains no class; expected at least one; leave the case out, or set allow_empty to true "
             "(--allow_empty true)",
         )
 
@@ -232,8 +219,8 @@ def _inside(value: int, bounds: Iterable[tuple[int, int]]) -> bool:
     return any(low <= value <= high for low, high in bounds)
 
 
-def _channel_faults(found: int, expected: int | None, usual: int, pictures: bool) -> Iterator[tuple[str, str]]:
-    if not found or (pictures and (expected or usual) in (1, 3)):
+def _channel_faults(found: int, expected: int | None, usual: int, is_2d: bool) -> Iterator[tuple[str, str]]:
+    if not found or (is_2d and (expected or usual) in (1, 3)):
         return
     if found != (expected or usual):
         why = "" if expected else ", as most images have"
@@ -254,12 +241,12 @@ def _axes_faults(first: Facts) -> Iterator[tuple[str, str]]:
         yield (
             "geometry.axes",
             f"{len(first['shape'])} spatial axes ({_size(first)} voxels); expected 3 of a volume; save a single slice "
-            "as I x J x 1 voxels or as a PNG or TIFF picture, or leave it out",
+            "as I x J x 1 voxels or as a PNG or TIFF image, or leave it out",
         )
 
 
 def _geometry_faults(scans: list[Facts], label: Facts) -> Iterator[tuple[str, str]]:
-    """The channels must lie on one grid as MONAI sees it, and the label map on it up to a tenth of a voxel."""
+    """Compare grids: those of channels must be equal as MONAI compares them, the label map's to a tenth of a voxel."""
     if any("error" in facts for facts in (*scans, label)):
         return
     first = scans[0]
@@ -296,124 +283,9 @@ def _most_frequent(numbers: Iterable[int], otherwise: int) -> int:
     return next((number for number, _ in Counter(numbers).most_common(1)), otherwise)
 
 
-def _paths(case: Case) -> list[str]:
-    return case["image"] if isinstance(case["image"], list) else [case["image"]]
-
-
 def _channels(case: Case, facts: Mapping[str, Facts]) -> int:
-    """0 if a file can't be read."""
-    each = [facts[path].get("channels", 0) for path in _paths(case)]
+    """Return the number of channels of a case's image; 0 if a file can't be read."""
+    each = [facts[path].get("channels", 0) for path in image_paths(case)]
     return sum(each) if all(each) else 0
 
 
-def read_all(cases: Iterable[Case], cache_dir: str | Path | None) -> dict[str, Facts]:
-    """Path -> facts of every file, those that did not change from the cache."""
-    is_label = {path: False for case in cases for path in _paths(case)} | {case["label"]: True for case in cases}
-    cache = Path(cache_dir) / "checked_files.json" if cache_dir else None
-    stored = _stored(cache)
-    stamps = {path: _stamp(path, label) for path, label in is_label.items()}
-    facts = {
-        path: stored[path]["facts"] for path, stamp in stamps.items() if stored.get(path, {}).get("stamp") == stamp
-    }
-    to_read = [path for path in is_label if path not in facts]
-    said = time.monotonic()
-    try:
-        with ThreadPoolExecutor(WORKERS) as pool:
-            results = pool.map(lambda path: read_facts(path, is_label[path]), to_read)
-            for n, (path, found) in enumerate(zip(to_read, results, strict=True), 1):
-                facts[path] = found
-                if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
-                    said = time.monotonic()
-                    logger.info(f"checking: {n} of {len(to_read)} files")
-    finally:
-        if cache and to_read:
-            # what could not be read is tried again: a right or a mount may have been missing
-            entries = {p: {"stamp": stamps[p], "facts": f} for p, f in facts.items() if "error" not in f}
-            with replacing(cache) as part:
-                part.write_text(json.dumps({"version": _CACHE_VERSION, "files": entries}))
-    return facts
-
-
-def _stored(cache: Path | None) -> dict[str, Any]:
-    try:
-        content = json.loads(cache.read_text()) if cache else {}
-    except (OSError, ValueError):  # absent or damaged: every file is read again
-        return {}
-    return content["files"] if content.get("version") == _CACHE_VERSION else {}
-
-
-def _stamp(path: str, is_label: bool) -> list[int]:
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return []
-    return [stat.st_size, stat.st_mtime_ns, int(is_label)]
-
-
-def read_facts(path: str, is_label: bool) -> Facts:
-    """What a file holds, read to its end; never raises for a bad file."""
-    try:
-        if is_picture(path):
-            with Image.open(path) as image:
-                return _summary(*_open_picture(image, is_label), is_label) | {"mode": image.mode}
-        if not path.lower().endswith(VOLUMES):
-            raise TrainingError("file.format", f"training reads {', '.join(VOLUMES + PICTURES)}; convert it")
-        return _summary(*_open_volume(path), is_label)
-    except TrainingError as error:
-        found = error.code, error.message
-    except EOFError:
-        found = "file.truncated", "its gzip stream has no end"
-    except (gzip.BadGzipFile, zlib.error) as error:
-        found = "file.damaged", f"its gzip stream is damaged ({error})"
-    except Exception as error:  # a reader may stumble over anything, and the other files are to be checked all the same
-        found = "file.unreadable", f"it can't be read ({type(error).__name__}: {error})"
-    return {"error": [found[0], f"{Path(path).name}: {found[1]}; copy or export it again"]}
-
-
-def _open_volume(path: str) -> tuple[list[int], int, Any, Iterator[NDArray]]:
-    """Spatial shape, channels, affine and slabs of a NIfTI file; behind three axes the last one is of channels (MONAI).
-
-    nibabel does not notice a gzip stream that is cut short or damaged behind the voxels it reads, so the bytes are
-    read here, once and to their end.
-    """
-    with gzip.open(path) if path.lower().endswith(".gz") else open(path, "rb") as stream:
-        content = stream.read()
-    is_second = nibabel.Nifti2Header.may_contain_header(content[:1024])
-    image = (nibabel.Nifti2Image if is_second else nibabel.Nifti1Image).from_bytes(content)
-    needed = image.dataobj.offset + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
-    if needed > len(content):
-        raise TrainingError("file.truncated", f"{len(content)} of {needed} bytes are there")
-    thickness = max(1, _SLAB // max(1, int(np.prod(image.shape[:-1]))))
-    slabs = (np.asarray(image.dataobj[..., k : k + thickness]) for k in range(0, image.shape[-1], thickness))
-    axes = image.ndim - 1 if image.ndim > 3 else image.ndim
-    return list(image.shape[:axes]), int(np.prod(image.shape[axes:])), image.affine.tolist(), slabs
-
-
-def _open_picture(image: Image.Image, is_label: bool) -> tuple[list[int], int, Any, Iterator[NDArray]]:
-    if getattr(image, "n_frames", 1) > 1:
-        raise TrainingError("file.pages", f"{image.n_frames} pages or frames; expected one picture")
-    array = np.asarray(label_picture(image) if is_label else picture(image))
-    return [array.shape[1], array.shape[0]], array.shape[2] if array.ndim == 3 else 1, None, iter([array])
-
-
-def _summary(shape: list[int], channels: int, affine: Any, slabs: Iterator[NDArray], is_label: bool) -> Facts:
-    not_finite, fractional, bounds, values = 0, 0, [], Counter()
-    digest = hashlib.sha256(json.dumps([shape, channels, affine]).encode())
-    for slab in slabs:
-        digest.update(slab.tobytes())
-        if slab.dtype.kind == "f":
-            good = np.isfinite(slab)
-            if not good.all():
-                not_finite += int(slab.size - np.count_nonzero(good))
-                slab = slab[good]
-        if slab.size:
-            bounds += [float(slab.min()), float(slab.max())]
-        if is_label:
-            rounded = np.rint(slab) if slab.dtype.kind == "f" else slab
-            fractional += int(np.count_nonzero(abs(slab - rounded) > 1e-3)) if slab.dtype.kind == "f" else 0
-            if not fractional:
-                numbers, counts = np.unique(rounded, return_counts=True)
-                values.update({str(int(v)): int(n) for v, n in zip(numbers, counts, strict=True)})
-    facts: Facts = {"shape": shape, "channels": channels, "affine": affine, "not_finite": not_finite}
-    facts |= {"low": min(bounds, default=0.0), "high": max(bounds, default=0.0), "digest": digest.hexdigest()}
-    return facts | ({"values": dict(values), "fractional": fractional} if is_label else {})

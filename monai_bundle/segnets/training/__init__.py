@@ -1,15 +1,15 @@
-"""How a run goes: its steps, when it ends, how it survives a kill, and what is seen of it.
+"""Train a network: steps, stopping, checkpoints that survive a kill, and reports of the progress.
 
 trainer      one step: mixed precision, clipping, L1, batches in parts
 schedule     the learning rate, by steps or by minutes
-average      of the weights over the last steps
-stopping     time, a stop file, signals, patience
+average      moving average of the weights
+stopping     time limit, stop file, signals, early stopping
 checkpoint   atomic checkpoints, exact resume, the best and the last weights
-history      history.jsonl: loss, learning rate and Dice, line by line
-progress     one line on the console
-curves       learning_curve.png; runs side by side
-pictures     worst_best.png
-memory       out of memory in words
+history      history.jsonl: loss, learning rate and Dice of each epoch
+progress     progress bar or log lines
+curves       learning_curve.png; comparison of runs
+preview      worst_best.png
+memory       advice when memory runs out
 weights      fine-tuning from other weights; one file for an ensemble
 """
 

@@ -1,4 +1,4 @@
-"""The average of a network's weights over its last steps."""
+"""Average the weights of a network over its last steps."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from ignite.handlers import EMAHandler
 
 
 class WeightAverage(EMAHandler):
-    """ignite's exponential moving average, over about the last ninth of the training so far and no more.
+    """Compute ignite's exponential moving average over at most the last ninth, roughly, of the steps so far.
 
-    Step n weighs max(momentum, 9 / (n + 10)) and all before it the rest, so that the random weights of the start are
-    gone after a few dozen steps; with `momentum` alone 0.996^n of them would stay. That depends on the trainer's step
-    and on nothing else, so a resumed run goes on with the same average. ignite's own warm-up counts from each start.
+    Step n has the weight max(momentum, 9 / (n + 10)), and the average before it the rest. So the random initial weights
+    vanish after a few dozen steps; with `momentum` alone 0.996^n of them would remain. The weight depends only on the
+    trainer's step, so a resumed run continues the same average. ignite's own warm-up counts from each start.
 
     Args:
         model: the network.
-        momentum: weight of the newest step in a long run, from step 9 / momentum - 10 on.
+        momentum: weight of the newest step from step 9 / momentum - 10 on.
     """
 
     def attach(self, trainer: Engine) -> None:
-        """Follows the trainer's steps."""
+        """Update the average after each step of the trainer."""
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._warm_up)
         super().attach(trainer)
 

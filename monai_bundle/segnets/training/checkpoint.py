@@ -1,4 +1,4 @@
-"""All that a run needs to go on exactly where it was, in files that survive a kill at any instant."""
+"""Save the complete state of a run, in files that survive a kill at any time, and resume from it exactly."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ignite.handlers import EMAHandler
 
 from segnets.data.cache import fingerprint
 from segnets.errors import TrainingError
-from segnets.files import PART, load_whole, lock, replacing
+from segnets.files import PART, load_verified, lock, replacing
 
 logger = logging.getLogger("segnets")
 
 
 class Stateful(Protocol):
-    """What has a state of plain values and tensors."""
+    """Have a state of plain values and tensors."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -33,44 +33,44 @@ class Stateful(Protocol):
 
 
 FIRST_MINUTES = 1.0
-"""When the first checkpoint of a start is written: what is tried first is often killed early."""
+"""Minutes until the first checkpoint after a start: first attempts are often stopped early."""
 
 _LATEST, _PREVIOUS = Path("checkpoints", "latest.pt"), Path("checkpoints", "previous.pt")
 
 
-def is_begun(folder: str | Path) -> bool:
-    """Whether there is a checkpoint in a run's folder to go on from."""
+def has_checkpoint(folder: str | Path) -> bool:
+    """Return whether a run's folder has a checkpoint to resume from."""
     return any((Path(folder) / name).exists() for name in (_LATEST, _PREVIOUS))
 
 
 class Checkpoints:
-    """Saves a run and goes on with it; the first in the list of the trainer's handlers.
+    """Save and resume a run; must be the first of the trainer's handlers.
 
-    In the run's folder it writes
+    It writes to the run's folder:
 
         checkpoints/latest.pt, previous.pt    the whole state: network, averaged weights, optimiser, scaler, step,
                                               random states, best metric and all of `objects`
-        model.pt                              averaged weights of the best validation, or of the last one as long as
-                                              no case counted in any
+        model.pt                              averaged weights of the best validation; of the last validation while
+                                              no case has counted in any
         model_final.pt                        averaged weights of the last step
 
-    each whole or not at all, and all loadable with `weights_only=True`. `previous.pt` is the latest but one; it is
-    taken where `latest.pt` can't be read. As long as the run lasts, `checkpoints/lock` is locked.
+    Each file is written completely or not at all, and can be loaded with `weights_only=True`. `previous.pt` is the
+    checkpoint before `latest.pt`, and replaces it if it can't be read. `checkpoints/lock` is locked during the run.
 
-    On a processor with the same number of threads, a run that was killed and resumed computes the same numbers as one
-    that was not; on a GPU as far as its kernels repeat themselves. What may change from one start to the next is the
-    number of epochs and minutes, everything about validation, and the optimiser's settings, which the config decides;
-    what may not (network, loss, cases and what is done to them, ...) is refused.
+    On a CPU with the same number of threads, a run that was killed and resumed computes the same numbers as one without
+    interruption; on a GPU as far as its kernels are deterministic. Between starts, the numbers of epochs and minutes,
+    all settings of validation, and the optimiser's settings may change, as the config says. Other changes (network,
+    loss, cases, their transforms, ...) are refused.
 
     Args:
-        folder: of the run.
-        ema: the average of the weights, validated and exported; without it the network's own.
-        validator: MONAI's evaluator, whose key metric tells the best weights.
-        objects: by name, more whose state belongs to the run: history, early stopping, ...
-        data: name of a case -> digest of its files, as of `segnets.data.check`; a run goes on with the same ones only.
-        every_minutes: a checkpoint is written, the first one after a minute at the latest, and at the end of the run.
-        every_steps: a checkpoint is written too.
-        resume: go on with the run in `folder`, if there is one. If not, there must be none.
+        folder: folder of the run.
+        ema: average of the weights, which is validated and exported; None: the network's own weights.
+        validator: MONAI's evaluator, whose key metric determines the best weights.
+        objects: name -> further object whose state belongs to the run: history, early stopping, ...
+        data: name of a case -> digest of its files, from `segnets.data.check`; a run resumes only with equal digests.
+        every_minutes: minutes between checkpoints; the first comes after at most one minute, the last at the end.
+        every_steps: steps between additional checkpoints.
+        resume: resume the run in `folder`, if there is one; False: refuse to start if there is one.
 
     Raises:
         TrainingError: when the trainer starts, "run.in_use", "run.exists", "run.differs", "run.longer" or
@@ -100,15 +100,16 @@ class Checkpoints:
         self.resume = resume
         self._best: float | None = None
         self._found: Path | None = None
-        self._random: dict[str, Any] | None = None  # to be set before the first step
+        self._random: dict[str, Any] | None = None  # restored before the first step
         self._identity: dict[str, Any] = {}
         self._lock: IO[str] | None = None
         self._saved_step, self._saved_at = 0, time.monotonic()
         self._minutes = min(every_minutes, FIRST_MINUTES)
 
     def attach(self, trainer: Engine) -> None:
+        """Resume when the trainer starts, and save between its steps and at its end."""
         trainer.add_event_handler(Events.STARTED, self._start)
-        # all that follows a step or an epoch is done before the next batch is asked for
+        # all handlers of a step or an epoch run before the next batch is requested
         trainer.add_event_handler(Events.GET_BATCH_STARTED, self._before_step)
 
     def _start(self, trainer: Engine) -> None:
@@ -117,26 +118,26 @@ class Checkpoints:
         if idist.all_reduce(float(idist.get_rank() == 0 and self._lock is None), "MAX"):
             raise TrainingError(
                 "run.in_use",
-                f"another process trains in {self.folder}: wait for its end or stop it, or give another output_dir",
+                f"another process trains in {self.folder}; wait for its end, stop it, or give another output_dir",
             )
-        self._identity = _identity(trainer, self.data)  # now: random transforms keep what they drew last
+        self._identity = _identity(trainer, self.data)  # before the first step: random transforms keep their last draw
         if self.resume:
             self._load(trainer)
-        elif is_begun(self.folder):
+        elif has_checkpoint(self.folder):
             raise TrainingError(
                 "run.exists",
-                f"{self.folder} holds a run and this is to be a new one (resume: false): "
-                "give another output_dir, or delete the folder",
+                f"{self.folder} already holds a run, but resume is false; expected no run; give another output_dir, or "
+                "delete the folder",
             )
         idist.barrier()
         if idist.get_rank() == 0:
-            if self._found == self.previous:  # or the next checkpoint would push out the only whole one
+            if self._found == self.previous:  # else the next checkpoint would overwrite the only readable one
                 self.previous.replace(self.latest)
             for name in ("model.pt", "model_final.pt", "*.png", "checkpoints/latest.pt"):
-                for part in self.folder.glob(f"{name}.[0-9]*{PART}"):  # a kill left it
+                for part in self.folder.glob(f"{name}.[0-9]*{PART}"):  # left by a killed process
                     part.unlink()
         self._saved_step, self._saved_at = trainer.state.iteration, time.monotonic()
-        # here and not in `attach`: the last handlers of the end, after the last validation
+        # added here and not in `attach`, so that they run after the last validation
         trainer.add_event_handler(Events.TERMINATE, self._interrupted)
         trainer.add_event_handler(Events.COMPLETED, self._finish)
         if self.validator is not None:
@@ -144,7 +145,7 @@ class Checkpoints:
 
     def _before_step(self, trainer: Engine) -> None:
         if self._random is not None:
-            # not at the start: to begin to load data draws from torch's generator
+            # not at the start: creating the data loader's iterator draws from torch's generator
             _set_random_states(self._random)
             self._random = None
         step = trainer.state.iteration
@@ -167,7 +168,7 @@ class Checkpoints:
     def _keep_best(self, trainer: Engine) -> None:
         state = self.validator.state
         best = float(state.best_metric)
-        if math.isnan(best):  # MONAI takes the first value for the best, whatever it is
+        if math.isnan(best):  # MONAI accepts any first value as the best
             state.best_metric = state.best_metric_epoch = -1
             self._export(trainer, "model.pt")
         elif best != self._best:
@@ -176,7 +177,7 @@ class Checkpoints:
 
     def _export(self, trainer: Engine, name: str) -> None:
         if idist.get_rank() == 0:
-            network = _bare(trainer.network) if self.ema is None else self.ema.ema_model
+            network = _unwrapped(trainer.network) if self.ema is None else self.ema.ema_model
             with replacing(self.folder / name) as part:
                 torch.save(network.state_dict(), part)
 
@@ -187,8 +188,8 @@ class Checkpoints:
                 "step": trainer.state.iteration,
                 "best": None if self.validator is None else _best(self.validator),
                 "random": self._random or _random_states(),
-                "objects": {name: thing.state_dict() for name, thing in self.objects.items()},
-                **{name: thing.state_dict() for name, thing in self._tensors(trainer).items()},
+                "objects": {name: stateful.state_dict() for name, stateful in self.objects.items()},
+                **{name: stateful.state_dict() for name, stateful in self._tensors(trainer).items()},
             }
             with replacing(self.latest, self.previous) as part:
                 torch.save(state, part)
@@ -196,27 +197,27 @@ class Checkpoints:
         self._minutes = self.every_minutes
 
     def _tensors(self, trainer: Engine) -> dict[str, Any]:
-        tensors = {"network": _bare(trainer.network), "optimizer": trainer.optimizer, "scaler": trainer.scaler}
+        tensors = {"network": _unwrapped(trainer.network), "optimizer": trainer.optimizer, "scaler": trainer.scaler}
         return tensors if self.ema is None else tensors | {"ema": self.ema.ema_model}
 
     def _load(self, trainer: Engine) -> None:
         state = self._read()
         if state is None:
             return
-        _refuse_if_other(self.folder, state["identity"], self._identity)
+        _check_identity(self.folder, state["identity"], self._identity)
         if (done := -(-state["step"] // trainer.state.epoch_length)) > trainer.state.max_epochs:
             raise TrainingError(
                 "run.longer",
-                f"{self.folder} holds a run of {done} epochs already, and max_epochs is {trainer.state.max_epochs}: "
-                "give as many or more, or another output_dir",
+                f"{self.folder} holds a run of {done} epochs already, and max_epochs is {trainer.state.max_epochs}; "
+                f"expected {done} or more; raise max_epochs, or give another output_dir",
             )
         for name in self.objects.keys() & state["objects"].keys():
             self.objects[name].load_state_dict(state["objects"][name])
-        # the optimiser's rates are this config's and not the checkpoint's
+        # the optimiser's settings come from the config, not from the checkpoint
         settings = [{k: v for k, v in g.items() if k != "params"} for g in trainer.optimizer.param_groups]
-        for name, thing in self._tensors(trainer).items():
-            if state.get(name):  # a scaler that does nothing has no state
-                thing.load_state_dict(state[name])
+        for name, stateful in self._tensors(trainer).items():
+            if state.get(name):  # a disabled scaler has no state
+                stateful.load_state_dict(state[name])
         for group, setting in zip(trainer.optimizer.param_groups, settings, strict=True):
             group.update(setting)
         if self.validator is not None and state["best"] is not None:
@@ -233,46 +234,47 @@ class Checkpoints:
         for path in (self.latest, self.previous):
             if path.exists():
                 try:
-                    state = load_whole(path, "cpu")
+                    state = load_verified(path, "cpu")
                     self._found = path
                     return state
-                except Exception as error:  # torch raises anything at a damaged file
+                except Exception as error:  # torch raises many types of errors for a damaged file
                     faults.append(f"{path.name} ({type(error).__name__}: {str(error).partition(chr(10))[0]})")
-                    logger.warning("%s can't be read; trying the one before it", path)
+                    logger.warning("%s can't be read; trying the previous checkpoint", path)
         if faults:
             raise TrainingError(
                 "run.damaged",
                 f"no checkpoint in {self.latest.parent} can be read: {', '.join(faults)}; restore one, or delete the "
-                "folder to train anew",
+                "folder to train from the start",
             )
         return None
 
 
-def _refuse_if_other(folder: Path, was: dict[str, Any], is_now: dict[str, Any]) -> None:
+def _check_identity(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raise `TrainingError` "run.differs" if a checkpoint belongs to another run; arguments as `_identity` returns."""
     changes = []
-    for name, value in is_now.items():
-        before = was.get(name, value)  # an earlier version did not write it
+    for name, value in new.items():
+        before = old.get(name, value)  # earlier versions did not write all entries
         if before == value:
             continue
         if isinstance(value, list):
-            gone, new = ([v for v in one if v not in other] for one, other in ((before, value), (value, before)))
-            order = "in another order" if not gone and not new else "without"
-            before, value = (", ".join(v) or order for v in (gone, new))
+            removed, added = ([v for v in one if v not in other] for one, other in ((before, value), (value, before)))
+            order = "in another order" if not removed and not added else "without"
+            before, value = (", ".join(v) or order for v in (removed, added))
         changes.append(f"{name}: was {before}, is {value}")
     if changes:
         raise TrainingError(
             "run.differs",
-            f"{folder} holds a run of another kind. {'; '.join(changes)}. "
-            "Go on with what it had, or give another output_dir",
+            f"{folder} holds a run with other settings. {'; '.join(changes)}. "
+            "Resume it with the same settings, or give another output_dir",
         )
 
 
 def _identity(trainer: Engine, data: Mapping[str, str] | None) -> dict[str, Any]:
-    """What a run can't change and stay the same run, in words."""
-    network, dataset = _bare(trainer.network), trainer.data_loader.dataset
+    """Return, as name -> description, the settings that must not change when a run is resumed."""
+    network, dataset = _unwrapped(trainer.network), trainer.data_loader.dataset
     sampler = trainer.data_loader.batch_sampler
     weights = sum(p.numel() for p in network.parameters())
-    layers = re.sub("0x[0-9a-f]+", "", str(network))  # a place in memory says nothing
+    layers = re.sub("0x[0-9a-f]+", "", str(network))  # without memory addresses
     files = [f"{name} ({data[name]})" for case in dataset.data if data and (name := case.get("name")) in data]
     return ({"files of cases": files} if files else {}) | {
         "network": f"{type(network).__name__} of {weights:,} weights ({fingerprint(layers)[:8]})",
@@ -280,31 +282,31 @@ def _identity(trainer: Engine, data: Mapping[str, str] | None) -> dict[str, Any]
         "loss": _named(trainer.loss_function),
         "cases": f"{len(dataset.data)} ({fingerprint([case.get('name', case) for case in dataset.data])[:8]})",
         "preprocessing": [_named(t) for t in dataset.cases.transform.flatten().transforms],
-        "augmentation": [_named(t) for t in dataset.random.transforms],  # to flatten it would give it other generators
+        "augmentation": [_named(t) for t in dataset.random.transforms],  # flattening would replace their generators
         "cases a step": sampler.global_batch_size,
         "steps an epoch": trainer.state.epoch_length,
         "seed": sampler.seed,
     }
 
 
-def _named(thing: Any) -> str:
-    """A transform or a loss by its name and what tells it from another of that name, its settings."""
-    return f"{getattr(thing, '__name__', type(thing).__name__)} ({fingerprint(thing)[:8]})"
+def _named(component: Any) -> str:
+    """Return the name of a transform or loss and a fingerprint of its settings."""
+    return f"{getattr(component, '__name__', type(component).__name__)} ({fingerprint(component)[:8]})"
 
 
 def _best(validator: Engine) -> list[float]:
     return [float(validator.state.best_metric), validator.state.best_metric_epoch]
 
 
-def _bare(network: torch.nn.Module) -> torch.nn.Module:
-    """The network within torch's wrappers for several processes and for compilation."""
+def _unwrapped(network: torch.nn.Module) -> torch.nn.Module:
+    """Return the network inside torch's wrappers for distributed training and compilation."""
     for name in ("module", "_orig_mod"):
         network = getattr(network, name, network)
     return network
 
 
 def _random_states() -> dict[str, Any]:
-    """Of Python, numpy and torch, as plain values and tensors."""
+    """Return the random states of Python, numpy and torch, as plain values and tensors."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - a transform may draw from it
     return {
         "python": random.getstate(),
@@ -315,6 +317,7 @@ def _random_states() -> dict[str, Any]:
 
 
 def _set_random_states(states: dict[str, Any]) -> None:
+    """Restore random states, as `_random_states` returns them."""
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])  # noqa: NPY002
     torch.set_rng_state(states["torch"])

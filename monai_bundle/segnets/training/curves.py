@@ -1,4 +1,4 @@
-"""Learning curves: of a run while it goes on, and of several runs side by side.
+"""Draw the learning curves of a run, and compare several runs.
 
 python -m segnets.training.curves RUN [RUN ...] -o compare.png
 """
@@ -24,11 +24,11 @@ Lines = list[dict[str, Any]]
 
 
 class LearningCurve:
-    """Draws `path` anew after each validation and at the end; a handler of the trainer, behind its `History`.
+    """Draw the learning curves after each validation and at the end; a handler of the trainer, after its `History`.
 
     Args:
-        history: whose file is drawn.
-        path: the PNG.
+        history: history that is drawn.
+        path: PNG file, replaced each time.
     """
 
     def __init__(self, history: History, path: str | Path) -> None:
@@ -36,7 +36,7 @@ class LearningCurve:
         self.path = Path(path)
 
     def attach(self, trainer: Engine) -> None:
-        """Follows the history's validator and the trainer's end."""
+        """Draw after each validation of the history's validator and at the trainer's end."""
         if not can_draw(self.path):
             return
         if self.history.validator is not None:
@@ -49,7 +49,7 @@ class LearningCurve:
 
 
 def can_draw(path: Path) -> bool:
-    """Whether matplotlib is there, which a training can do without; says so if it is not."""
+    """Return whether matplotlib, which training does not need, is installed; log it if it is not."""
     if find_spec("matplotlib"):
         return True
     logger.info(f"{path.name} will not be drawn: matplotlib is not installed")
@@ -57,15 +57,15 @@ def can_draw(path: Path) -> bool:
 
 
 def draw_curves(runs: Mapping[str, Lines], path: str | Path) -> None:
-    """Writes a PNG: the loss above, Dice below, over the epochs, the best validation of each run marked.
+    """Draw the loss and the Dice over the epochs into a PNG file, with the best validation of each run marked.
 
-    One run also shows its learning rate and every class; several runs show their mean Dice only.
+    A single run is drawn with its learning rate and the Dice of every class, several runs with their mean Dice only.
 
     Args:
-        runs: name of a run -> the lines of its history.
-        path: the PNG, replaced in one step.
+        runs: name of a run -> lines of its history.
+        path: PNG file, replaced in one step.
     """
-    # here, for a training must not need matplotlib; no pyplot, for its figures are global
+    # imported here, because training must not need matplotlib; not pyplot, because its figures are global
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 7), layout="constrained")
@@ -99,12 +99,12 @@ def draw_curves(runs: Mapping[str, Lines], path: str | Path) -> None:
 
 
 def best_validation(lines: Lines) -> dict[str, Any] | None:
-    """The line of the validation with the highest mean Dice, the first of equal ones; None if there is none."""
+    """Return the line of the validation with the highest mean Dice, the first one of equals; None if there is none."""
     return max((x for x in lines if x.get("mean_dice") is not None), key=lambda x: x["mean_dice"], default=None)
 
 
 def table(runs: Mapping[str, Lines]) -> str:
-    """A line a run: best mean Dice, its epoch, Dice of each class there, epochs and minutes of the whole run."""
+    """Return a table with a line per run: best mean Dice, its epoch, epochs, minutes, and Dice per class at the best."""
     rows = [("run", "best Dice", "epoch", "epochs", "minutes", "Dice of each class")]
     for name, lines in runs.items():
         best = best_validation(lines) or {}
@@ -128,18 +128,18 @@ def _rounded(value: float | None) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints the table of the runs and draws them into one picture."""
-    parser = argparse.ArgumentParser(prog="python -m segnets.training.curves", description="Compares runs.")
+    """Print the table of the runs and draw their curves into one PNG file."""
+    parser = argparse.ArgumentParser(prog="python -m segnets.training.curves", description="Compare runs.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder of a training")
-    parser.add_argument("-o", "--output", type=Path, default=Path("compare.png"), help="the picture to write")
+    parser.add_argument("-o", "--output", type=Path, default=Path("compare.png"), help="PNG file to write")
     parsed = parser.parse_args(arguments)
     missing = [str(run) for run in parsed.runs if not (run / "history.jsonl").is_file()]
     if missing:
-        parser.error(f"no history.jsonl in {', '.join(missing)}: give the output folders of trainings")
+        parser.error(f"found no history.jsonl in {', '.join(missing)}; give output folders of trainings")
     runs = {str(run): read_history(run) for run in parsed.runs}
     print(table(runs))
     draw_curves(runs, parsed.output)
-    print(f"drawn into {parsed.output}")
+    print(f"wrote {parsed.output}")
 
 
 if __name__ == "__main__":

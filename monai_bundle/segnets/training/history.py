@@ -1,14 +1,14 @@
-"""What happened in a run, as lines of JSON: `history.jsonl`.
+"""Record a run as lines of JSON: `history.jsonl`.
 
-One line an epoch and one a validation (and one a step, where that was asked for):
+It has one line per epoch and one per validation, and with `every_step` one per step:
 
     {"epoch": 1, "step": 83, "loss": 0.81, "lr": 0.0011, "seconds": 47.1}
     {"epoch": 6, "step": 498, "mean_dice": 0.86, "dice": {"anterior": 0.87, "posterior": 0.85},
      "planned_steps": 3984, "seconds": 301.4}
     {"epoch": 1, "step": 1, "step_loss": 1.24}
 
-`loss` is the mean over the epoch's steps, `lr` the rate after its last step, `seconds` the time the run has taken up to
-here, before an interruption and after it. What cannot be said (a class that no case has) is null.
+`loss` is the mean over the epoch's steps, `lr` the rate after its last step, `seconds` the run's time so far, without
+interruptions. Undefined values, such as the Dice of a class that no case has, are null.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from segnets.metrics import mean_of
 
 
 class History:
-    """Appends to `history.jsonl`, and knows the figures of the moment; a handler of the trainer.
+    """Append to `history.jsonl`, and keep the current loss and Dice; a handler of the trainer.
 
-    Its state belongs into the checkpoint: lines written after the checkpoint are cut off by the first line that is
-    written after resuming, so that the file tells of one uninterrupted run. Stands behind the learning-rate schedule in
-    the list of handlers.
+    Its state belongs to the checkpoint: the first line after a resume removes all lines written after the checkpoint,
+    so that the file describes one uninterrupted run. It must come after the learning-rate schedule in the list of
+    handlers.
 
     Args:
-        path: the file; its folder is made.
-        validator: MONAI's evaluator, whose key metric is a Dice with a column a class.
-        names: of the classes without background, in the order of the metric's columns.
-        every_step: also a line a step.
+        path: the file; its folder is created if necessary.
+        validator: MONAI's evaluator, whose key metric is a Dice with one column per class.
+        names: names of the classes without background, in the order of the metric's columns.
+        every_step: also write a line per step.
 
     Attributes:
-        loss: mean over the steps of this epoch, or of the last one if this one has just begun.
-        mean_dice: of the last validation, or None.
+        loss: mean over the steps of this epoch, or of the last epoch if this one has no step yet.
+        mean_dice: mean Dice of the last validation, or None.
         best: (mean Dice, epoch) of the best validation, or None.
     """
 
@@ -61,11 +61,11 @@ class History:
 
     @property
     def seconds(self) -> float:
-        """How long the run has taken, the time before an interruption included."""
+        """Return the run's time so far, without interruptions."""
         return self._seconds_before + time.monotonic() - self._clock
 
     def attach(self, trainer: Engine) -> None:
-        """Follows the trainer's steps and epochs and the validator's results."""
+        """Record the trainer's steps and epochs, and the validator's results."""
         trainer.add_event_handler(Events.STARTED, self._start)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._step_completed)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
@@ -73,7 +73,7 @@ class History:
             self.validator.add_event_handler(Events.COMPLETED, self._validation_completed, trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values: how much of the file is valid, and the sums of a begun epoch."""
+        """Return plain values: the valid size of the file, and the sums of the current epoch."""
         return {
             "size": self._size,
             "seconds": self.seconds,
@@ -85,7 +85,7 @@ class History:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where `state_dict` was taken."""
+        """Continue from a state that `state_dict` returned."""
         self._size, self._sum, self._steps = state["size"], state["sum"], state["steps"]
         self._seconds_before, self._clock = state["seconds"], time.monotonic()
         self.loss, self.mean_dice = state["loss"], state["mean_dice"]
@@ -127,7 +127,7 @@ class History:
         line = json.dumps({"epoch": trainer.state.epoch, "step": trainer.state.iteration} | values) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("r+b" if self.path.exists() else "wb") as file:
-            # whatever stands behind the last line of ours was written by a run that was cut short
+            # bytes after the last line of this run were written by an interrupted run
             file.truncate(min(self._size, file.seek(0, 2)))
             file.seek(0, 2)
             file.write(line.encode())
@@ -135,7 +135,7 @@ class History:
 
 
 def read_history(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a history, in order; a last line that is being written is left out.
+    """Return the lines of a history, in order, without a last line that is incomplete.
 
     Args:
         path: a `history.jsonl`, or the folder of a run.
@@ -146,5 +146,5 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _number(value: float) -> float | None:
-    """JSON knows no NaN."""
+    """Return a value that JSON can store: None for NaN and infinity."""
     return value if math.isfinite(value) else None

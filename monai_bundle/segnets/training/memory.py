@@ -1,4 +1,4 @@
-"""Out of memory, said in words."""
+"""Explain errors of exhausted memory, with advice on which settings to lower."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from ignite.engine import Engine, Events
 
 from segnets.errors import TrainingError
 
-# what torch says where it has no exception type of its own for it: CPU, Apple's GPU, cuBLAS and cuDNN, a killed worker
 _SIGNS = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "killed by signal: Killed")
+"""Parts of torch's messages without an exception type: CPU, Apple's GPU, cuBLAS and cuDNN, a killed worker."""
 
 
 class OutOfMemory:
-    """Turns out-of-memory errors of every kind into a `TrainingError` that says what to lower; a trainer's handler.
+    """Convert out-of-memory errors of all types to a `TrainingError` with advice; a handler of the trainer.
 
-    Every other exception is raised again as it is. Stands first in the list of handlers, because the first handler of
-    an exception is the only one (MONAI's `StatsHandler` is one too).
+    Other exceptions are raised again unchanged. It must be the first of the handlers, because ignite calls only the
+    first handler of an exception (MONAI's `StatsHandler` is one too).
 
     Args:
-        validator: the trainer's, whose needs are others: whole cases, in windows.
-        batch_size: as it is set now, like the others.
-        accumulation_steps: parts of a batch.
-        patch_size: in voxels.
+        validator: the trainer's validator, which needs other advice, because it processes whole cases in windows.
+        batch_size: current batch size.
+        accumulation_steps: current number of parts of a batch.
+        patch_size: current patch size in voxels.
         amp: whether mixed precision is on.
     """
 
@@ -37,12 +37,12 @@ class OutOfMemory:
         self.amp = amp
 
     def attach(self, trainer: Engine) -> None:
-        """Sees what the trainer, its data loader and its validations raise."""
+        """Handle the exceptions of the trainer, its data loader and its validations."""
         self.validator.add_event_handler(Events.EXCEPTION_RAISED, self._in_validation, trainer)
         trainer.add_event_handler(Events.EXCEPTION_RAISED, self)
 
     def __call__(self, trainer: Engine, error: BaseException) -> None:
-        """Raises the error again, or what it means.
+        """Raise the error again, or a `TrainingError` if memory ran out.
 
         Raises:
             TrainingError: training.out_of_memory.
@@ -52,21 +52,21 @@ class OutOfMemory:
             advice.append(f"raise accumulation_steps (now {self.accumulation_steps}, at most {self.batch_size})")
         if not self.amp:
             advice.append("set amp to true")
-        goes_on = f"{_in_this_order(advice)}; or else " if advice else ""
+        first = f"{_in_this_order(advice)}; or else " if advice else ""
         _raise(
             error,
             f"{trainer.state.device} ran out of memory in step {trainer.state.iteration}",
-            f"{goes_on}lower patch_size (now {self.patch_size}), which makes it another run, in another output_dir",
+            f"{first}lower patch_size (now {self.patch_size}), which starts a new run, in another output_dir",
         )
 
     def _in_validation(self, validator: Engine, error: BaseException, trainer: Engine) -> None:
         device = validator.state.device
-        windows = getattr(validator.inferer, "inferer", validator.inferer)  # within an average over copies
+        windows = getattr(validator.inferer, "inferer", validator.inferer)  # inside test-time averaging
         advice = []
-        if (together := getattr(windows, "sw_batch_size", 1)) > 1:
-            advice.append(f"set windows#sw_batch_size to 1 (now {together})")
+        if (batch := getattr(windows, "sw_batch_size", 1)) > 1:
+            advice.append(f"set windows#sw_batch_size to 1 (now {batch})")
         if device.type != "cpu" and getattr(windows, "device", None) is None:
-            advice.append("set windows#device to cpu, which keeps the answer off the GPU")
+            advice.append("set windows#device to cpu, which keeps the result off the GPU")
         advice.append(f"lower windows#roi_size (now {list(getattr(windows, 'roi_size', self.patch_size))})")
         _raise(
             error,
@@ -76,14 +76,14 @@ class OutOfMemory:
 
 
 def _in_this_order(advice: Sequence[str]) -> str:
-    return f"{', then '.join(advice)}: the same command goes on from the last checkpoint, if one was written"
+    return f"{', then '.join(advice)}: the same command resumes from the last checkpoint, if one was written"
 
 
 def _raise(error: BaseException, what: str, advice: str) -> None:
-    """The error itself, if it is of another kind."""
+    """Raise `TrainingError` if memory ran out, or else the error itself."""
     if not _is_out_of_memory(error):
         raise error
-    raise TrainingError("training.out_of_memory", f"{what}; {advice}. What was said: {_first_line(error)}") from error
+    raise TrainingError("training.out_of_memory", f"{what}; {advice}. The error was: {_first_line(error)}") from error
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""How far a run is: one line that says epoch, loss, Dice, the best so far and the time left."""
+"""Show the progress of a run in one line: epoch, time left, loss, Dice and the best Dice."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ logger = logging.getLogger("segnets")
 
 
 ESTIMATE_STEPS, ESTIMATE_SECONDS = 10, 20.0
-"""After so many steps, or seconds if steps take long, it is estimated how far the run will get."""
-ENOUGH = 0.25
-"""Of the planned steps; a run that is stopped before has hardly learned anything."""
+"""Steps, or seconds if steps take long, before the number of steps within the time limit is estimated."""
+
+MIN_FRACTION = 0.25
+"""Fraction of the planned steps below which a network has hardly learned anything."""
 
 
 class Progress:
-    """A bar on a terminal, elsewhere (`nohup`, a cluster's log) a log line now and then; a handler of the trainer.
+    """Show a progress bar in a terminal, and otherwise (`nohup`, a cluster) log lines; a handler of the trainer.
 
-    The bar stands for the whole run, not for an epoch. Time left is what the remaining steps take at the mean pace
-    since this start, validations included, or what is left of `max_minutes` if that is less. Stands behind `History`
-    in the list of handlers; only the first process of several shows anything.
+    The bar shows the progress of the whole run. The time left is that of the remaining steps at the mean speed since
+    this start, validations included, or the rest of `max_minutes` if that is less. It must come after `History` in the
+    list of handlers. Of several processes only the first one shows progress.
 
     Args:
-        history: where loss and Dice come from.
-        max_minutes: after which the run is stopped, if at all.
-        every_seconds: between two log lines where there is no terminal.
+        history: source of loss and Dice.
+        max_minutes: time limit of the run; None: no limit.
+        every_seconds: seconds between log lines without a terminal.
     """
 
     def __init__(self, history: History, max_minutes: float | None = None, every_seconds: float = 30.0) -> None:
@@ -48,7 +49,7 @@ class Progress:
         self._is_estimated = False
 
     def attach(self, trainer: Engine) -> None:
-        """Follows the trainer's steps."""
+        """Show progress after the trainer's steps."""
         trainer.add_event_handler(Events.STARTED, self._start)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._step)
         trainer.add_event_handler(Events.COMPLETED, self._end)
@@ -67,7 +68,7 @@ class Progress:
         if self._bar is None:
             return
         if not self._is_estimated:
-            with tqdm.external_write_mode(file=sys.stderr):  # on a line of its own, not behind the bar
+            with tqdm.external_write_mode(file=sys.stderr):  # on a new line, not after the bar
                 self._estimate(trainer)
         pause = self.every_seconds if self._bar.disable else 0.5
         if time.monotonic() - self._shown >= pause:
@@ -87,11 +88,11 @@ class Progress:
         else:
             spent, left = self._shown - self._started, self.seconds_left(trainer)
             self._bar.n = spent / max(spent + left, 1e-9)
-            with suppress(OSError):  # a terminal that was closed; the run goes on or is being stopped
+            with suppress(OSError):  # the terminal was closed; the run continues
                 self._bar.set_description_str(self.line(trainer))
 
     def _estimate(self, trainer: Engine) -> None:
-        """Log once, after a few steps, how far the run will get in its time; the first step loads and compiles."""
+        """Log once, after a few steps, how many steps fit into the time limit; the first step loads and compiles."""
         now, step = time.monotonic(), trainer.state.iteration
         if self._timed_from is None:
             self._timed_from = step, now
@@ -109,13 +110,13 @@ class Progress:
         left = max(60 * self.max_minutes - self.history.seconds, 0.0)
         reached = planned if needed <= left else step + int(left / pace) if pace else planned
         text += f"; the {self.max_minutes:g} minutes (max_minutes) reach about step {reached}"
-        if reached < ENOUGH * planned:
-            logger.warning(f"{text}, {reached / planned:.1%} of them: too few for a useful network; allow more minutes")
+        if reached < MIN_FRACTION * planned:
+            logger.warning(f"{text}, {reached / planned:.1%} of them: too few for a useful network; raise max_minutes")
         else:
             logger.info(text)
 
     def seconds_left(self, trainer: Engine) -> float:
-        """To the last step, or to the end of `max_minutes` if that comes first."""
+        """Return the seconds to the last step, or to the end of `max_minutes` if that comes first."""
         state, spent = trainer.state, time.monotonic() - self._started
         steps = max(state.iteration - self._first_step, 1)
         left = (state.max_epochs * state.epoch_length - state.iteration) * spent / steps
@@ -124,7 +125,7 @@ class Progress:
         return left
 
     def line(self, trainer: Engine) -> str:
-        """E.g. "epoch 7/48  12:31 left  loss 0.412  Dice 0.861  best 0.870 (epoch 6)"; narrow terminals cut its end."""
+        """Return a line such as "epoch 7/48  12:31 left  loss 0.412  Dice 0.861  best 0.870 (epoch 6)"."""
         left = f"{tqdm.format_interval(self.seconds_left(trainer))} left"
         parts = [f"epoch {trainer.state.epoch}/{trainer.state.max_epochs}", left, f"loss {self.history.loss:.3f}"]
         if self.history.mean_dice is not None and self.history.best is not None:
@@ -134,7 +135,7 @@ class Progress:
 
 
 def _terminal_size() -> dict[str, Any]:
-    """Return tqdm's settings for the terminal: its own size at each moment, 80 columns if it reports none."""
+    """Return tqdm's settings for the terminal: its current size, or 80 columns if it reports none."""
     with suppress(OSError, ValueError):
         if 0 in os.get_terminal_size(sys.stderr.fileno()):
             return {"ncols": 80, "nrows": 24}

@@ -1,4 +1,4 @@
-"""The learning rate's way through a run, measured in steps or in minutes."""
+"""Set the learning rate during a run, by steps or by minutes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from segnets.training.stopping import StopAfterMinutes
 
 
 class Schedule:
-    """Steps a scheduler of torch once after each step of the trainer, or more often where the time is shorter.
+    """Step one of torch's schedulers after each step of the trainer, several times if the time limit is shorter.
 
-    With `minutes`, the schedule is as far as the larger of the two shares, steps done of all steps and minutes used of
-    all minutes: it comes down to its end by the time the training is stopped. Such a run depends on the machine's
-    speed and is not exactly repeatable.
+    With `minutes`, the schedule advances to the larger of two fractions: steps of all steps, and minutes used of the
+    time limit. So it ends when the training is stopped. Such a run depends on the speed of the machine and is not
+    exactly repeatable.
 
-    It has no state but the trainer's step and the minutes used. A resumed run steps a new scheduler up to these, on the
-    optimiser's own settings: so a run with more epochs or minutes than before goes on along the longer schedule from
-    where it then is, and one with the same number along the very same.
+    The only state is the trainer's step and the minutes used. A resumed run advances a new scheduler to them, with the
+    optimiser's settings from the config. So a run with more epochs or minutes than before continues on the longer
+    schedule, and a run with the same numbers on the same schedule.
 
     Args:
-        lr_scheduler: any of torch's that needs no metric, counted in steps.
-        minutes: the time the training has.
+        lr_scheduler: a scheduler of torch that needs no metric and counts steps.
+        minutes: time limit of the training.
     """
 
     def __init__(self, lr_scheduler: LRScheduler, minutes: StopAfterMinutes | None = None) -> None:
@@ -32,18 +32,19 @@ class Schedule:
         self.steps = 0
 
     def attach(self, trainer: Engine) -> None:
+        """Advance the schedule when the trainer starts and after each of its steps."""
         trainer.add_event_handler(Events.STARTED, self._catch_up)
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._follow)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
 
     def _catch_up(self, trainer: Engine) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-            self._follow(trainer)
+            self._advance(trainer)
 
-    def _follow(self, trainer: Engine) -> None:
+    def _advance(self, trainer: Engine) -> None:
         last = trainer.state.max_epochs * trainer.state.epoch_length - 1
-        share = 0.0 if self.minutes is None else self.minutes.share
-        steps = min(last, max(trainer.state.iteration, round(share * last)))
+        fraction = 0.0 if self.minutes is None else self.minutes.fraction
+        steps = min(last, max(trainer.state.iteration, round(fraction * last)))
         for _ in range(self.steps, steps):
             self.lr_scheduler.step()
         self.steps = max(self.steps, steps)

@@ -1,8 +1,7 @@
-"""When a training ends before its last epoch, and what is done then.
+"""End a training before its last epoch, and validate.
 
-All of these end it between two steps: what has begun, a step or a validation, is finished. The run's checkpoint is
-written in any case, so the same command goes on where it stopped. In a distributed run all processes stop at the same
-step.
+All handlers end it between two steps: a step or a validation that has begun is completed. A checkpoint is always
+written, so the same command resumes the run. In a distributed run all processes stop at the same step.
 """
 
 from __future__ import annotations
@@ -24,51 +23,52 @@ from monai.handlers import ValidationHandler
 logger = logging.getLogger("segnets")
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name)]
-"""What interrupts a run; SIGBREAK (Ctrl-Break) is how Windows interrupts a process that has no console to itself."""
+"""Signals that interrupt a run; on Windows SIGBREAK (Ctrl-Break) interrupts a process that shares its console."""
 
 
 class Stop:
-    """Ends a training as soon as `reason` gives one; the base of the handlers below."""
+    """End a training as soon as `reason` returns a text; the base of the handlers below."""
 
     skip_completed = False
 
     def attach(self, trainer: Engine) -> None:
-        # before the next batch: all that follows a step or an epoch is done by then
+        """Check for a reason to stop before each batch of the trainer."""
+        # all handlers of a step or an epoch have run before the next batch
         trainer.add_event_handler(Events.GET_BATCH_STARTED, self._check)
 
     def reason(self) -> str | None:
-        """Why to stop now, for a person; or None."""
+        """Return the reason to stop now, as text for the user, or None."""
         raise NotImplementedError
 
     def _check(self, trainer: Engine) -> None:
         reason = self.reason()
         if idist.all_reduce(float(reason is not None), "MAX"):
-            logger.info("stopped at step %d: %s", trainer.state.iteration, reason or "another process was told to")
-            # an epoch that has begun without a step has not begun
+            logger.info("stopped at step %d: %s", trainer.state.iteration, reason or "another process stopped")
+            # do not count an epoch without a step
             trainer.state.epoch = -(-trainer.state.iteration // trainer.state.epoch_length)
             trainer.terminate(skip_completed=self.skip_completed)
 
 
 class StopAfterMinutes(Stop):
-    """Ends a training when it has taken its minutes; the weights are validated and exported as at the last epoch's end.
+    """End a training after a number of minutes; the weights are validated and exported as after the last epoch.
 
-    Time counts from the first step on, over interruptions, without the time between them: it is the training that has
-    30 minutes, not the process. A later start with more minutes goes on. The learning rate comes down in time where
-    `Schedule` knows this handler.
+    The time is counted from the first step, summed over all starts, without the time between them. A later start with
+    more minutes resumes the run. A `Schedule` with this handler lowers the learning rate in time.
 
     Args:
-        minutes: None for no end.
+        minutes: time limit; None: no limit.
 
     Attributes:
-        share: how much of the time was used when this step began, the same in all processes; 0 without an end.
+        fraction: fraction of the time that was used when this step began, equal in all processes; 0 without a limit.
     """
 
     def __init__(self, minutes: float | None = None) -> None:
         self.minutes = minutes
-        self.share = 0.0
+        self.fraction = 0.0
         self._before, self._start = 0.0, time.monotonic()
 
     def attach(self, trainer: Engine) -> None:
+        """Start the clock with the trainer, and check it before each batch."""
         super().attach(trainer)
         trainer.add_event_handler(Events.STARTED, self._begin)
 
@@ -80,41 +80,45 @@ class StopAfterMinutes(Stop):
         return self._before + time.monotonic() - self._start
 
     def reason(self) -> str | None:
+        """Return the reason to stop if the time limit is reached."""
         if self.minutes is None:
             return None
-        self.share = min(1.0, float(idist.broadcast(self._seconds)) / (60 * self.minutes))
-        return f"it has taken its {self.minutes:g} minutes (max_minutes)" if self.share == 1.0 else None
+        self.fraction = min(1.0, float(idist.broadcast(self._seconds)) / (60 * self.minutes))
+        return f"the time limit of {self.minutes:g} minutes (max_minutes) is reached" if self.fraction == 1.0 else None
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the seconds used so far."""
         return {"seconds": self._seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state that `state_dict` returned."""
         self._before, self._start = state["seconds"], time.monotonic()
         if self.minutes is not None:
-            self.share = min(1.0, self._before / (60 * self.minutes))
+            self.fraction = min(1.0, self._before / (60 * self.minutes))
 
 
 class StopOnFile(Stop):
-    """Ends a training when a file appears, and removes the file: `touch run/stop`.
+    """End a training when a file appears (`touch run/stop`), and remove the file.
 
-    The weights are validated and exported as at the last epoch's end.
+    The weights are validated and exported as after the last epoch.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def reason(self) -> str | None:
+        """Return the reason to stop if the file exists, and remove the file."""
         if idist.get_rank() != 0 or not self.path.exists():
             return None
         self.path.unlink(missing_ok=True)
-        return f"{self.path} was there"
+        return f"the file {self.path} was found"
 
 
 class StopOnSignal(Stop):
-    """Ends a training on SIGTERM, SIGINT (Ctrl-C) or Ctrl-Break after the present step; a second signal kills at once.
+    """End a training on SIGTERM, SIGINT (Ctrl-C) or Ctrl-Break after the current step; a second signal kills at once.
 
-    The run is interrupted, not finished: the checkpoint and `model_final.pt` are written, nothing is validated. For
-    the process to say so, its last act must be `exit`.
+    The run is interrupted, not completed: the checkpoint and `model_final.pt` are written, and nothing is validated.
+    The process must call `exit` at its end to return the exit code of an interruption.
     """
 
     skip_completed = True
@@ -124,18 +128,20 @@ class StopOnSignal(Stop):
         self._before: dict[int, Any] = {}
 
     def attach(self, trainer: Engine) -> None:
+        """Handle signals from the trainer's start to its end."""
         super().attach(trainer)
         trainer.add_event_handler(Events.STARTED, self._listen)
-        trainer.add_event_handler(Events.TERMINATE, self._leave)
-        trainer.add_event_handler(Events.COMPLETED, self._leave)
+        trainer.add_event_handler(Events.TERMINATE, self._restore)
+        trainer.add_event_handler(Events.COMPLETED, self._restore)
 
     def reason(self) -> str | None:
-        return None if self.received is None else f"it was sent {signal.Signals(self.received).name}"
+        """Return the reason to stop if a signal was received."""
+        return None if self.received is None else f"received {signal.Signals(self.received).name}"
 
     def exit(self) -> None:
-        """Exits with 128 + the signal's number, as a shell has it (143 or 130), if one was received.
+        """Exit with 128 + the signal's number, as shells do (143 or 130), if a signal was received.
 
-        So `until python -m monai.bundle run training ...; do :; done` comes to its end.
+        So `until python -m monai.bundle run training ...; do :; done` ends.
         """
         if self.received is not None:
             raise SystemExit(128 + self.received)
@@ -144,27 +150,27 @@ class StopOnSignal(Stop):
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 self._before[number] = signal.signal(number, self._receive)
-            # a signal to the whole group must not take the workers away from under the step that is being finished
+            # a signal to the whole process group must not end the workers during the current step
             trainer.data_loader.worker_init_fn = _ignore_signals
 
     def _receive(self, number: int, _: Any) -> None:
         self.received = number
-        self._leave()
+        self._restore()
 
-    def _leave(self) -> None:
+    def _restore(self) -> None:
         while self._before:
             signal.signal(*self._before.popitem())
 
 
 class EarlyStopping:
-    """Ends a training when `patience` validations in a row did not better the best (ignite's, with its state).
+    """End a training after `patience` validations in a row without an improvement (ignite's handler, with its state).
 
-    A validation in which no case counts, with a metric of nan, betters nothing.
+    A validation in which no case counts, with a metric of nan, is no improvement.
 
     Args:
-        patience: None for no end.
-        validator: MONAI's evaluator with a key metric, larger is better.
-        threshold: how much better than the best counts.
+        patience: number of validations; None: no early stopping.
+        validator: MONAI's evaluator, whose key metric is better if larger.
+        threshold: smallest difference that counts as an improvement.
     """
 
     def __init__(self, patience: int | None, validator: Engine, threshold: float = 0.0) -> None:
@@ -174,6 +180,7 @@ class EarlyStopping:
         self._stopping: ignite.handlers.EarlyStopping | None = None
 
     def attach(self, trainer: Engine) -> None:
+        """Compare after each validation, and end the trainer."""
         if self.patience is None:
             return
         self._stopping = ignite.handlers.EarlyStopping(self.patience, self._score, trainer, self.threshold)
@@ -181,64 +188,70 @@ class EarlyStopping:
         trainer.add_event_handler(Events.STARTED, self._still_stopped)
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the state of ignite's handler; nothing without patience."""
         return {} if self._stopping is None else dict(self._stopping.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state that `state_dict` returned."""
         if self._stopping is not None and state:
             self._stopping.load_state_dict(state)
 
     def _score(self, validator: Engine) -> float:
         score = float(validator.state.metrics[validator.state.key_metric_name])
-        return -math.inf if math.isnan(score) else score  # ignite would take nan for the best
+        return -math.inf if math.isnan(score) else score  # ignite would accept nan as the best
 
     def _still_stopped(self, trainer: Engine) -> None:
         if self._stopping is not None and self._stopping.counter >= self._stopping.patience:
-            logger.info("%d validations without a better one: give more patience to go on", self._stopping.counter)
+            logger.info("%d validations without an improvement; raise patience to resume", self._stopping.counter)
             trainer.terminate()
 
 
 class Validation(ValidationHandler):
-    """Validates every `interval` epochs, and at the end of the run whatever has been trained since.
+    """Validate every `interval` epochs, and at the end of the run if it was trained since.
 
-    A run with a time limit may be over before the first interval is, so it validates each tenth of its time as well.
+    A run with a time limit may end before the first interval, so it also validates after each tenth of its time.
 
     Args:
         validator: MONAI's evaluator.
-        interval: in epochs.
-        minutes: the time the training has.
+        interval: epochs between validations.
+        minutes: time limit of the training.
     """
 
     def __init__(self, validator: Engine, interval: int, minutes: StopAfterMinutes | None = None) -> None:
         super().__init__(interval, validator)
         self.minutes = minutes
         self.step = 0
-        self.at = 0.0  # minutes
+        self.used_minutes = 0.0
 
     def attach(self, trainer: Engine) -> None:
+        """Validate after epochs of the trainer and at its end."""
         super().attach(trainer)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._in_time)
         trainer.add_event_handler(Events.COMPLETED, self._at_the_end)
 
     def __call__(self, trainer: Engine) -> None:
+        """Validate now, without a change of the trainer's random states."""
         self.step = trainer.state.iteration
-        self.at = self._minutes_used()
-        with torch.random.fork_rng(range(torch.cuda.device_count())):  # when it is done changes nothing in the training
+        self.used_minutes = self._minutes_now()
+        with torch.random.fork_rng(range(torch.cuda.device_count())):  # so the training does not depend on validations
             super().__call__(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "minutes": self.at}
+        """Return the step and the minutes of the last validation."""
+        return {"step": self.step, "minutes": self.used_minutes}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step, self.at = state["step"], state.get("minutes", 0.0)
+        """Continue from a state that `state_dict` returned."""
+        self.step, self.used_minutes = state["step"], state.get("minutes", 0.0)
 
     def _in_time(self, trainer: Engine) -> None:
-        used = self._minutes_used()
-        if used and used >= self.at + self.minutes.minutes / 10 and self.step != trainer.state.iteration:
+        now = self._minutes_now()
+        if now and now >= self.used_minutes + self.minutes.minutes / 10 and self.step != trainer.state.iteration:
             self(trainer)
 
-    def _minutes_used(self) -> float:
-        """0 without an end."""
-        return self.minutes.share * self.minutes.minutes if self.minutes and self.minutes.minutes else 0.0
+    def _minutes_now(self) -> float:
+        """Return the minutes used so far; 0 without a time limit."""
+        return self.minutes.fraction * self.minutes.minutes if self.minutes and self.minutes.minutes else 0.0
 
     def _at_the_end(self, trainer: Engine) -> None:
         if self.step != trainer.state.iteration:
@@ -246,6 +259,6 @@ class Validation(ValidationHandler):
 
 
 def _ignore_signals(_: int) -> None:
-    """What a worker does first: it ends when its trainer does."""
+    """Let a data loader's worker ignore signals; it ends with its trainer."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""One step of training."""
+"""Compute one step of training."""
 
 from __future__ import annotations
 
@@ -17,27 +17,26 @@ from segnets.errors import TrainingError
 
 
 class Trainer(SupervisedTrainer):
-    """MONAI's trainer with mixed precision on every device, gradient clipping, an L1 penalty and batches in parts.
+    """Train as MONAI's trainer, with mixed precision on all devices, gradient clipping, L1 penalty and split batches.
 
-    It differs from its base class in this:
+    It differs from its base class in three ways:
 
-    - `amp` means `torch.autocast` on the trainer's device with that device's usual type (float16 on CUDA, with a
-      gradient scaler; bfloat16 on a processor, without) or with `amp_kwargs`'s `dtype`. The loss is computed in
-      float32.
-    - `accumulation_steps` is the number of parts in which a batch goes through the network, one after the other: less
-      memory and the same step, as long as the loss is a mean over cases and nothing in the network looks at the whole
-      batch. So steps, schedules, averages of weights and checkpoints count batches, never parts.
-    - The output of a step is its loss alone, without the penalty. Only `BACKWARD_COMPLETED` and `MODEL_COMPLETED` are
-      fired within a step.
+    - `amp` enables `torch.autocast` on the trainer's device with the device's default type (float16 on CUDA, with a
+      gradient scaler; bfloat16 on a CPU, without) or with `dtype` of `amp_kwargs`. The loss is computed in float32.
+    - `accumulation_steps` is the number of parts into which each batch is split. The parts are processed one after the
+      other, which needs less memory and gives the same step, if the loss is a mean over cases and no layer depends on
+      the whole batch. Steps, schedules, averages of weights and checkpoints count batches, not parts.
+    - The output of a step is its loss without the penalty. Only `BACKWARD_COMPLETED` and `MODEL_COMPLETED` are fired
+      within a step.
 
     Args:
-        max_gradient_norm: gradients are scaled down to this Euclidean norm over all parameters where theirs is larger.
-        l1_penalty: this times the sum of the absolute weights (of kernels, not of biases and normalisations) is added
-            to what is minimised.
-        settings: of MONAI's `SupervisedTrainer`.
+        max_gradient_norm: largest Euclidean norm of the gradient over all parameters; a larger gradient is scaled down.
+        l1_penalty: factor of the sum of absolute weights (of kernels, not of biases and normalisations) in the
+            minimised function.
+        settings: arguments of MONAI's `SupervisedTrainer`.
 
     Raises:
-        TrainingError: "training.diverged", the loss is not a finite number; the weights have not taken that step.
+        TrainingError: "training.diverged", the loss is not finite; the weights do not include that step.
     """
 
     def __init__(self, *, max_gradient_norm: float | None = None, l1_penalty: float = 0.0, **settings: Any) -> None:
@@ -46,27 +45,27 @@ class Trainer(SupervisedTrainer):
         self.l1_penalty = l1_penalty
 
     def run(self) -> None:
-        """Trains from the state the trainer is in to `max_epochs`."""
+        """Train from the trainer's current state to `max_epochs`."""
         device = self.state.device.type
         dtype = self.amp_kwargs.get("dtype", torch.get_autocast_dtype(device))
-        # without float16 the scaler does nothing, so there is one path for all
+        # without float16 the scaler does nothing, so all types take the same path
         self.scaler = torch.amp.GradScaler(device, enabled=self.amp and dtype == torch.float16)
         before = multiprocessing.active_children()
         try:
             Workflow.run(self)  # not SupervisedTrainer's, which would replace the scaler
         except BaseException:
-            # the error keeps the data loader, and Python waits at its end, for ever, for a worker of it that ignores
-            # SIGTERM (`StopOnSignal`)
+            # the error keeps the data loader alive, and at exit Python would wait forever for its workers, which
+            # ignore SIGTERM (`StopOnSignal`)
             for worker in set(multiprocessing.active_children()) - set(before):
                 worker.kill()
-                with suppress(RuntimeError):  # by which torch tells of its death
+                with suppress(RuntimeError):  # torch's report that the worker died
                     worker.join()
             raise
 
     def _iteration(self, engine: Engine, batchdata: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         device = self.state.device
         batch = self.prepare_batch(batchdata, device, self.non_blocking, **self.to_kwargs)
-        # a network computes faster with tensors that carry nothing with them
+        # a network computes faster with tensors without metadata
         images, labels = (x.as_tensor() if isinstance(x, MetaTensor) else x for x in batch)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
 
@@ -84,8 +83,8 @@ class Trainer(SupervisedTrainer):
         if not torch.isfinite(total):
             raise TrainingError(
                 "training.diverged",
-                f"the loss is {total.item()} in step {self.state.iteration}; go on from the last checkpoint with a "
-                "lower learning_rate, or with max_gradient_norm set (12, say)",
+                f"the loss is {total.item()} in step {self.state.iteration}; expected a finite number; resume from the "
+                "last checkpoint with a lower learning_rate, or with max_gradient_norm (e.g. 12)",
             )
         self.scaler.unscale_(self.optimizer)
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)

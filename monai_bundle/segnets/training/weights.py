@@ -1,4 +1,4 @@
-"""Weights of one network for another: fine-tuning, and several networks in one file."""
+"""Load the weights of another network for fine-tuning, and write several networks into one file."""
 
 from __future__ import annotations
 
@@ -15,55 +15,55 @@ from segnets.files import replacing
 
 logger = logging.getLogger("segnets")
 
-LEAST_SHARE = 0.1
-"""Of a network's weights that must come from the file; with less it isn't the same kind of network."""
+MIN_FRACTION = 0.1
+"""Fraction of a network's weights that must come from the file; below it the architectures differ."""
 
-FIRST = "members.0."
-"""What the names of an ensemble's first network begin with."""
+FIRST_MEMBER = "members.0."
+"""Prefix of the tensors of an ensemble's first network."""
 
 State = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What became of a network's tensors, by name.
+    """List the tensors of a network by their source.
 
     Args:
-        copied: taken from the file as they are.
-        adapted: taken from the file, for another number of input channels.
-        fresh: not in the file, or of another shape there; left as they were.
-        unused: in the file only.
-        share: of the network's weights (numbers, not tensors) that came from the file.
+        copied: names of tensors copied from the file.
+        adapted: names of tensors copied from the file and adapted to another number of input channels.
+        fresh: names of tensors that the file lacks or has with another shape; they are unchanged.
+        unused: names of tensors that only the file has.
+        fraction: fraction of the network's weights (numbers, not tensors) that came from the file.
     """
 
     copied: tuple[str, ...]
     adapted: tuple[str, ...]
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
-    share: float
+    fraction: float
 
     def __str__(self) -> str:
-        parts = [f"{len(self.copied)} tensors copied ({self.share:.0%} of the weights with the adapted ones)"]
+        parts = [f"{len(self.copied)} tensors copied ({self.fraction:.0%} of the weights with the adapted ones)"]
         for what, names in (("adapted", self.adapted), ("left fresh", self.fresh), ("not used", self.unused)):
             parts.append(f"{len(names)} {what}" + (f" ({_listed(names)})" if names else ""))
         return ", ".join(parts)
 
 
 def read_weights(path: str | Path) -> State:
-    """The state dict in a file: a bare one, one under "model", or a checkpoint of a run (its averaged weights).
+    """Read the state dict in a file: a bare one, one under "model", or a checkpoint of a run (its averaged weights).
 
-    Of an `Ensemble`, as a cross-validated bundle has it, the first member's, which is logged.
+    Of an `Ensemble`, as in a cross-validated bundle, the weights of the first member are returned, which is logged.
 
     Raises:
         TrainingError: weights.missing, weights.unreadable.
     """
     path = Path(path)
     if not path.is_file():
-        raise TrainingError("weights.missing", f"{path} is no file; give the model.pt of a run or of a bundle")
+        raise TrainingError("weights.missing", f"{path} is no file; expected the model.pt of a run or of a bundle")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch has half a dozen types for a damaged file, and one for code in it
+        # torch has several types of errors for a damaged file, and one for code in it
         raise TrainingError(
             "weights.unreadable", f"{path} holds no weights that can be read safely: {str(error).splitlines()[0]}"
         ) from error
@@ -72,46 +72,48 @@ def read_weights(path: str | Path) -> State:
             content = content[key]
             break
     if not isinstance(content, dict) or not content or not all(torch.is_tensor(x) for x in content.values()):
-        raise TrainingError("weights.unreadable", f"{path} holds no state dict; give the model.pt of a run or a bundle")
+        raise TrainingError("weights.unreadable", f"{path} holds no state dict; expected the model.pt of a run or a bundle")
     state = {name.removeprefix("module."): tensor for name, tensor in content.items()}
     if all(name.startswith("members.") for name in state):
         count = len({name.split(".")[1] for name in state})
-        state = {name.removeprefix(FIRST): tensor for name, tensor in state.items() if name.startswith(FIRST)}
-        logger.info("%s holds an ensemble of %d networks, of which the first is taken", path, count)
+        first = {name: tensor for name, tensor in state.items() if name.startswith(FIRST_MEMBER)}
+        state = {name.removeprefix(FIRST_MEMBER): tensor for name, tensor in first.items()}
+        logger.info("%s holds an ensemble of %d networks; the first one is used", path, count)
     return state
 
 
-def load_what_fits(network: torch.nn.Module, path: str | Path) -> Fit:
-    """Fine-tuning: copies every tensor of equal name and shape into the network; logs and returns what became of each.
+def load_matching_weights(network: torch.nn.Module, path: str | Path) -> Fit:
+    """Copy every tensor of equal name and shape from a file into a network, for fine-tuning; log and return the result.
 
-    With another number of input channels the layers that see the image are adapted: channels that both have are copied
-    in their order; what is added begins as the mean of the others, all scaled by old/new; what is dropped is added to
-    the rest in equal parts. So an image with equal channels (grey for colour, T1 alone for T1 and T1) gives what it
-    gave before. The last layers stay fresh when the number of classes differs: classes of two data sets have nothing
-    but their numbers in common.
+    With another number of input channels the layers that receive the image are adapted. Common channels are copied in
+    their order. If channels are added, they start as the mean of the others, and all are scaled by old/new. If channels
+    are dropped, their weights are distributed equally over the rest. So for an image with equal channels (grey as RGB,
+    T1 twice) the network computes the same as before. The last layers stay fresh if the number of classes differs,
+    because equal class numbers of two data sets need not mean the same.
 
     Args:
-        network: changed in place; before an average of its weights is begun, which would keep the old ones.
-        path: as `read_weights` takes it.
+        network: network, changed in place; call this before creating an average of its weights.
+        path: file of weights, as in `read_weights`.
 
     Raises:
-        TrainingError: weights.nothing_fits, when less than a tenth of the network's weights is found there.
+        TrainingError: weights.nothing_fits, less than a tenth of the network's weights is in the file; also the errors
+            of `read_weights`.
     """
     given, own = read_weights(path), network.state_dict()
     adapted = _adapt_inputs(given, own)
     updated, copied, fresh = copy_model_state(network, given | adapted, inplace=False)
-    share = sum(own[name].numel() for name in copied) / sum(tensor.numel() for tensor in own.values())
+    fraction = sum(own[name].numel() for name in copied) / sum(tensor.numel() for tensor in own.values())
     fit = Fit(
         copied=tuple(name for name in copied if name not in adapted),
         adapted=tuple(adapted),
         fresh=tuple(fresh),
         unused=tuple(name for name in given if name not in copied),
-        share=share,
+        fraction=fraction,
     )
-    if share < LEAST_SHARE:
+    if fraction < MIN_FRACTION:
         raise TrainingError(
             "weights.nothing_fits",
-            f"{path} fits {share:.1%} of this network, at least {LEAST_SHARE:.0%} is needed; it holds "
+            f"{path} fits {fraction:.1%} of this network; expected at least {MIN_FRACTION:.0%}; it holds "
             f"{_listed(tuple(given))}, the network {_listed(tuple(own))}. Choose the network_def it was trained with",
         )
     network.load_state_dict(updated)
@@ -120,10 +122,10 @@ def load_what_fits(network: torch.nn.Module, path: str | Path) -> Fit:
 
 
 def _adapt_inputs(given: State, own: State) -> State:
-    """The weights of the layers that see the image, for the number of channels that it has now.
+    """Return the weights of the layers that receive the image, adapted to its new number of channels.
 
-    The first layer sees the image and nothing else. Others may see features and, behind them, the image again, as the
-    last one of `UNet`'s decoder does.
+    The first layer receives only the image. Other layers may receive features followed by the image, as the last one of
+    `UNet`'s decoder.
     """
     kernels = [name for name, x in own.items() if x.ndim >= 3 and name in given and given[name].ndim == x.ndim]
     if not kernels:
@@ -139,7 +141,7 @@ def _adapt_inputs(given: State, own: State) -> State:
 
 
 def _with_channels(kernel: torch.Tensor, new: int) -> torch.Tensor:
-    """(out, new, *size) from (out, old, *size); the sum over the channels stays the same."""
+    """Return a kernel (out, new, *size) from one (out, old, *size), with the same sum over the channels."""
     old = kernel.shape[1]
     if new < old:
         return kernel[:, :new] + kernel[:, new:].sum(1, keepdim=True) / new
@@ -148,14 +150,14 @@ def _with_channels(kernel: torch.Tensor, new: int) -> torch.Tensor:
 
 
 def merge_checkpoints(paths: Sequence[str | Path], out: str | Path) -> None:
-    """Writes one file of weights for a `segnets.Ensemble` of as many members, e.g. the folds of a cross-validation.
+    """Write one file of weights for a `segnets.Ensemble`, e.g. of the folds of a cross-validation.
 
     Args:
-        paths: weights of the members, all of one network, as `read_weights` takes them.
-        out: a bare state dict, replaced in one step.
+        paths: files with the weights of the members, all of one architecture, as in `read_weights`.
+        out: file for the merged state dict, replaced in one step.
 
     Raises:
-        TrainingError: weights.differ, when they are not all of one network.
+        TrainingError: weights.differ, the members have different architectures; also the errors of `read_weights`.
     """
     members = [read_weights(path) for path in paths]
     shapes = [{name: tuple(tensor.shape) for name, tensor in member.items()} for member in members]
@@ -164,13 +166,13 @@ def merge_checkpoints(paths: Sequence[str | Path], out: str | Path) -> None:
             names = tuple(sorted(name for name, _ in shape.items() ^ shapes[0].items()))
             raise TrainingError(
                 "weights.differ",
-                f"{path} is of another network than {paths[0]} ({_listed(tuple(dict.fromkeys(names)))}); "
-                "an ensemble is made of one network trained several times",
+                f"{path} and {paths[0]} hold different networks ({_listed(tuple(dict.fromkeys(names)))}); "
+                "expected one network that was trained several times",
             )
     merged = {f"members.{n}.{name}": tensor for n, member in enumerate(members) for name, tensor in member.items()}
     with replacing(out) as part:
         torch.save(merged, part)
 
 
-def _listed(names: tuple[str, ...], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _listed(names: tuple[str, ...], limit: int = 4) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,4 +1,4 @@
-"""A picture of the validation cases that went worst and best: `worst_best.png`."""
+"""Draw the worst and best cases of a validation: `worst_best.png`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from segnets.training.curves import can_draw
 
 @dataclass(frozen=True)
 class Plane:
-    """One plane of a case, ready to be shown.
+    """Hold one plane of a case for drawing.
 
     Args:
         image: (W, H) or (W, H, 3), scaled to 0..1.
         reference: (W, H), class indices.
         prediction: (W, H), class indices.
-        aspect: height of a voxel over its width.
+        aspect: height of a voxel divided by its width.
     """
 
     image: NDArray[np.float32]
@@ -37,19 +37,19 @@ class Plane:
 
 
 class WorstBest:
-    """Draws the worst and the best cases of a validation; a handler of MONAI's evaluator.
+    """Draw the worst and the best cases of a validation; a handler of MONAI's evaluator.
 
-    Three planes of a volume, or the window of a picture, where reference and prediction differ most, so that it shows
-    what went wrong. Only the planes of the cases to be drawn are kept, no volume is. In a training
-    the picture is of the best validation so far, and so of the weights that are kept.
+    It draws three planes of a volume, or a window of a 2D image, where reference and prediction differ most. Only the
+    planes of the cases to be drawn are kept in memory. In a training the PNG file shows the best validation so far,
+    which is the one of the saved weights.
 
-    What the evaluator gives: `pred` and `label` one-hot (K, *spatial) on one grid, background first, `image` on theirs
-    or its own, and `name` in the batch. A case's Dice is the mean over the classes that reference or prediction hold,
-    1 where neither holds any.
+    The evaluator's output has `pred` and `label`, one-hot (K, *spatial) on one grid, background first, and `image` on
+    their grid or its own; the batch has `name`. The Dice of a case is the mean over the classes in reference or
+    prediction, and 1 if neither has any.
 
     Args:
-        path: the PNG.
-        count: how many worst and how many best cases.
+        path: PNG file.
+        count: number of worst cases and of best cases.
     """
 
     def __init__(self, path: str | Path, count: int = 3) -> None:
@@ -58,7 +58,7 @@ class WorstBest:
         self._cases: list[tuple[float, str, list[Plane]]] = []
 
     def attach(self, evaluator: Engine) -> None:
-        """Follows each validation."""
+        """Collect cases during each validation and draw them at its end."""
         if not can_draw(self.path):
             return
         evaluator.add_event_handler(Events.STARTED, lambda: self._cases.clear())
@@ -68,25 +68,25 @@ class WorstBest:
     def _batch_completed(self, evaluator: Engine) -> None:
         for item, output in zip(evaluator.state.batch, evaluator.state.output, strict=True):
             dice = case_dice(output["pred"], output["label"])
-            if self._is_among_the_last(dice):
+            if self._is_extreme(dice):
                 self._cases.append((dice, str(item["name"]), planes(output["image"], output["label"], output["pred"])))
-                self._cases = self._chosen(self._cases)
+                self._cases = self._extremes(self._cases)
 
-    def _is_among_the_last(self, dice: float) -> bool:
-        """Saves making the planes of a middling case."""
+    def _is_extreme(self, dice: float) -> bool:
+        """Return whether a case is among the worst or best so far; the planes of other cases are not computed."""
         full = len(self._cases) >= 2 * self.count
         return not full or not self._cases[self.count - 1][0] <= dice <= self._cases[self.count][0]
 
-    def _chosen(self, cases: list[tuple[float, str, list[Plane]]]) -> list[tuple[float, str, list[Plane]]]:
+    def _extremes(self, cases: list[tuple[float, str, list[Plane]]]) -> list[tuple[float, str, list[Plane]]]:
         cases = sorted(cases, key=lambda case: case[:2])
         return cases if len(cases) <= 2 * self.count else cases[: self.count] + cases[-self.count :]
 
     def _completed(self, evaluator: Engine) -> None:
         cases = self._cases
-        if idist.get_world_size() > 1:  # each process validates cases of its own
+        if idist.get_world_size() > 1:  # each process validates other cases
             gathered: Any = idist.all_gather(cases)
-            # where the cases don't divide evenly, some are validated twice
-            cases = self._chosen(list({case[1]: case for part in gathered for case in part}.values()))
+            # if the cases can't be divided evenly, some are validated twice
+            cases = self._extremes(list({case[1]: case for part in gathered for case in part}.values()))
         state = evaluator.state
         is_best = state.best_metric_epoch in (-1, state.epoch)
         if idist.get_rank() == 0 and is_best and cases:
@@ -94,7 +94,7 @@ class WorstBest:
 
 
 def case_dice(pred: torch.Tensor, label: torch.Tensor) -> float:
-    """Mean Dice of a case over the classes that either of the two holds; 1 where neither holds any.
+    """Return the mean Dice of a case over the classes in reference or prediction; 1 if neither has any.
 
     Args:
         pred: one-hot, (K, *spatial), background first.
@@ -104,44 +104,44 @@ def case_dice(pred: torch.Tensor, label: torch.Tensor) -> float:
 
 
 def planes(image: torch.Tensor, label: torch.Tensor, pred: torch.Tensor) -> list[Plane]:
-    """Sagittal, coronal and axial plane of a volume, or a window of a picture.
+    """Return the sagittal, coronal and axial plane of a volume, or one window of a 2D image.
 
     Args:
-        image: (C, *spatial); resampled if it is on another grid than the label. A picture of three channels is shown
-            in colour, of anything else the first channel.
+        image: (C, *spatial), resampled if it is on another grid than the label. A 2D image of three channels is drawn
+            in colour; of other images the first channel is drawn.
         label: one-hot, (K, *spatial), background first.
         pred: as `label`.
     """
-    maps = torch.stack([label.argmax(0), pred.argmax(0)]).byte()
+    label_maps = torch.stack([label.argmax(0), pred.argmax(0)]).byte()
     spacing = [1.0] * (label.ndim - 1)
     if isinstance(label, MetaTensor):
-        maps = MetaTensor(torch.as_tensor(maps), affine=label.affine)
+        label_maps = MetaTensor(torch.as_tensor(label_maps), affine=label.affine)
         if isinstance(image, MetaTensor) and label.ndim == 4:
             if image.shape[1:] != label.shape[1:] or not torch.allclose(image.affine, label.affine, atol=1e-4):
                 image = ResampleToMatch(mode="bilinear")(image, label)
-            image, maps = (Orientation(axcodes="RAS", labels=None)(x) for x in (image, maps))
-        spacing = maps.pixdim.tolist()
+            image, label_maps = (Orientation(axcodes="RAS", labels=None)(x) for x in (image, label_maps))
+        spacing = label_maps.pixdim.tolist()
     array = np.asarray(image.detach().cpu(), dtype=np.float32)
-    reference, prediction = np.asarray(maps.cpu())
+    reference, prediction = np.asarray(label_maps.cpu())
     low, high = np.percentile(array, [0.5, 99.5])
     array = np.clip((array - low) / max(high - low, 1e-6), 0, 1)
     if array.ndim == 3:
         shown = np.moveaxis(array, 0, -1) if array.shape[0] == 3 else array[0]
         window = _worst_window(reference != prediction)
         return [Plane(shown[window], reference[window], prediction[window], spacing[1] / spacing[0])]
-    window = _around(reference | prediction)
+    window = _box_around(reference | prediction)
     shown, reference, prediction = array[0][window], reference[window], prediction[window]
     result = []
     for axis in range(3):
-        k = _most_telling(reference, prediction, axis)
+        k = _worst_slice(reference, prediction, axis)
         right, up = (n for n in range(3) if n != axis)
         parts = (np.take(x, k, axis) for x in (shown, reference, prediction))
         result.append(Plane(*parts, spacing[up] / spacing[right]))
     return result
 
 
-def _around(foreground: NDArray[np.uint8]) -> tuple[slice, ...]:
-    """The box of what is not 0 with half its size again on each side; everything if all is 0."""
+def _box_around(foreground: NDArray[np.uint8]) -> tuple[slice, ...]:
+    """Return the bounding box of all values but 0, enlarged by half its size on each side; everything if all are 0."""
     found = np.nonzero(foreground)
     if not found[0].size:
         return (slice(None),) * foreground.ndim
@@ -150,31 +150,31 @@ def _around(foreground: NDArray[np.uint8]) -> tuple[slice, ...]:
 
 
 def _worst_window(wrong: NDArray[np.bool_], side: int = 320) -> tuple[slice, ...]:
-    """Where most is wrong in a picture too large to be shown whole; contours of a larger part can't be made out."""
+    """Return the window of a 2D image with most errors; contours in a larger window would not be visible."""
     sides = [min(side, length) for length in wrong.shape]
     errors = torch.nn.functional.avg_pool2d(torch.as_tensor(wrong)[None].float(), sides, stride=16)[0]
     corner = np.unravel_index(int(errors.argmax()), errors.shape)
     return tuple(slice(16 * int(n), 16 * int(n) + length) for n, length in zip(corner, sides, strict=True))
 
 
-def _most_telling(reference: NDArray[np.uint8], prediction: NDArray[np.uint8], axis: int) -> int:
-    """Where the two differ most; where they don't differ at all, the largest section; the middle if that is empty."""
+def _worst_slice(reference: NDArray[np.uint8], prediction: NDArray[np.uint8], axis: int) -> int:
+    """Return the slice with most errors; without errors the largest section of the reference, or else the middle."""
     others = tuple(n for n in range(3) if n != axis)
-    for chosen in (reference != prediction, reference > 0):
-        per_slice = chosen.sum(axis=others)
+    for voxels in (reference != prediction, reference > 0):
+        per_slice = voxels.sum(axis=others)
         if per_slice.any():
             return int(per_slice.argmax())
     return reference.shape[axis] // 2
 
 
 def draw_cases(cases: list[tuple[float, str, list[Plane]]], path: str | Path) -> None:
-    """Writes a PNG with a row a case: the reference's contours solid, the prediction's dashed, a colour a class.
+    """Draw one case per row into a PNG file: contours of the reference solid, of the prediction dashed, by class.
 
     Args:
-        cases: Dice, name and planes of each, in the order of the rows.
-        path: replaced in one step.
+        cases: Dice, name and planes of each case, in the order of the rows.
+        path: PNG file, replaced in one step.
     """
-    # here, for a training must not need matplotlib; no pyplot, for its figures are global
+    # imported here, because training must not need matplotlib; not pyplot, because its figures are global
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -186,10 +186,10 @@ def draw_cases(cases: list[tuple[float, str, list[Plane]]], path: str | Path) ->
     for (dice, name, shown), row in zip(cases, figure.subplots(len(cases), columns, squeeze=False), strict=True):
         row[0].set_title(f"{name}   Dice {dice:.3f}", loc="left", fontsize=9)
         for axes, plane in zip(row, shown, strict=True):
-            # first array axis to the right; up in a volume (RAS), down in a picture
+            # the first array axis points right; the second up in a volume (RAS) and down in a 2D image
             origin = "lower" if columns == 3 else "upper"
-            picture = np.swapaxes(plane.image, 0, 1)
-            axes.imshow(picture, cmap="gray", vmin=0, vmax=1, origin=origin, aspect=plane.aspect)
+            pixels = np.swapaxes(plane.image, 0, 1)
+            axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, origin=origin, aspect=plane.aspect)
             axes.set_axis_off()
             for labels, style in ((plane.reference, "solid"), (plane.prediction, "dashed")):
                 for n in np.unique(labels[labels > 0]):

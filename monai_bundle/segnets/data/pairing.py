@@ -1,0 +1,124 @@
+"""Find images and label maps in folders, and pair them by their file names."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Case = dict[str, Any]
+
+VOLUMES = (".nii.gz", ".nii")
+IMAGES_2D = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+_SIDECARS = (".json", ".txt", ".tsv", ".csv", ".md", ".bval", ".bvec", ".ini", ".db")
+"""Endings of files that usually accompany images."""
+
+_LABEL_SUFFIX = re.compile(r"[-_](d?seg|segmentation|labels?|mask|gt|image|img)$", re.IGNORECASE)
+_CHANNEL_SUFFIX = re.compile(r"_\d{4}$")
+
+
+def is_2d_image(path: str | Path) -> bool:
+    """Return whether a file's name ends as that of a PNG, JPEG, ..., by which MONAI chooses its reader."""
+    return str(path).lower().endswith(IMAGES_2D)
+
+
+def are_2d_images(cases: Sequence[Case]) -> bool:
+    """Return whether there are cases and the label maps of all are 2D images."""
+    return bool(cases) and all(is_2d_image(case["label"]) for case in cases)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the volumes in a folder, sorted by name; its 2D images if it has no volume."""
+    found = sorted(p for p in folder.glob("*") if p.name[0] != "." and p.is_file())
+    volumes = [path for path in found if path.name.lower().endswith(VOLUMES)]
+    return volumes or [path for path in found if is_2d_image(path)]
+
+
+def count_unread(*folders: Path) -> dict[str, int]:
+    """Return ending -> number of files in some folders that `image_files` skips, without usual companions of images."""
+    endings: Counter[str] = Counter()
+    for folder in folders:
+        read = set(image_files(folder))
+        for path in (path for path in folder.glob("*") if path.name[0] != "." and path not in read):
+            ending = "".join(path.suffixes[-2:]).lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+            if path.is_dir():
+                endings["folders"] += not read
+            elif not read or ending not in _SIDECARS:
+                endings[ending or "files without an ending"] += 1
+    return dict(endings)
+
+
+def list_endings(endings: Mapping[str, int]) -> str:
+    """Return the counts of `count_unread` as text, such as "20 .nrrd, 3 .mha"."""
+    return ", ".join(
+        f"{count} {ending}" for ending, count in sorted(endings.items(), key=lambda pair: (-pair[1], pair[0]))
+    )
+
+
+def normalized(name: str) -> str:
+    """Return a file name in Unicode form NFC; macOS writes an accent as a character of its own."""
+    return unicodedata.normalize("NFC", name)
+
+
+def stem(path: Path) -> str:
+    """Return a file's name without its ending, in Unicode form NFC."""
+    name = normalized(path.name)
+    ending = next((e for e in VOLUMES + IMAGES_2D if name.lower().endswith(e)), path.suffix)
+    return name[: len(name) - len(ending)]
+
+
+def has_channel_number(path: Path) -> bool:
+    """Return whether a file's name ends with nnU-Net's number of a channel, as `case_0001.nii.gz` does."""
+    return _CHANNEL_SUFFIX.search(stem(path)) is not None
+
+
+def without_channel(path: Path) -> str:
+    """Return the stem of a file without nnU-Net's number of a channel."""
+    return _CHANNEL_SUFFIX.sub("", stem(path))
+
+
+def group_channels(files: Iterable[Path]) -> dict[str, list[str]]:
+    """Return case -> the files of its channels, in their order."""
+    cases: dict[str, list[str]] = {}
+    for path in files:
+        cases.setdefault(without_channel(path), []).append(str(path))
+    return cases
+
+
+def pair(images: Sequence[Path], labels: Sequence[Path]) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+    """Pair images and label maps by name; a suffix such as in `case_seg.png` or `case-mask.nii.gz` is ignored.
+
+    If a label map is named `<case>`, then `<case>_0000`, `<case>_0001`, ... are the channels of its image. Two files of
+    one name give two cases of that name, which `segnets.data.check` reports.
+
+    Returns:
+        The cases, and the images and label maps without a partner.
+    """
+    named = {stem(path) for path in labels} | {_case_name(path) for path in labels}
+    stems = {stem(path) for path in images}
+    pairs: dict[str, tuple[list[Any], list[str]]] = {}
+    if any(without_channel(path) in named - stems for path in images):
+        for name, paths in group_channels(images).items():
+            pairs[name] = ([paths if len(paths) > 1 else paths[0]], [])
+    else:
+        for path in images:
+            pairs.setdefault(_case_name(path), ([], []))[0].append(str(path))
+    for path in labels:
+        name = stem(path) if stem(path) in pairs else _case_name(path)
+        pairs.setdefault(name, ([], []))[1].append(str(path))
+    cases: list[Case] = []
+    unpaired: list[Case] = []
+    for name, (scans, maps) in sorted(pairs.items()):
+        if scans and maps:
+            cases += [{"name": name, "image": scan, "label": label} for scan in scans for label in maps]
+        else:
+            unpaired += [{"name": name, "image": scan} for scan in scans] + [{"name": name, "label": m} for m in maps]
+    return tuple(cases), tuple(unpaired)
+
+
+def _case_name(path: Path) -> str:
+    return _LABEL_SUFFIX.sub("", stem(path))
