@@ -197,18 +197,18 @@ def test_a_data_set_whose_names_come_from_another_system_is_paired(cases: Path, 
         from segnets.data import find_dataset
 
         dataset = find_dataset(cases / "train_layouts" / name)
-    assert (len(dataset.cases), dataset.lonely) == (10, ())
+    assert (len(dataset.cases), dataset.unpaired) == (10, ())
 
 
 def test_2d_images_and_masks_in_training(cases: Path) -> None:
     """A mask of one bit is 1; an image is turned as its EXIF orientation says, onto its mask."""
     folder = cases / "images_2d"
     with with_segnets():
-        from segnets.data import label_picture, picture
+        from segnets.data import convert_image, convert_label_map
 
         with Image.open(folder / "mask_bilevel" / "labels" / "im00.png") as mask:
-            assert np.unique(label_picture(mask)).tolist() == [0, 1]
+            assert np.unique(convert_label_map(mask)).tolist() == [0, 1]
         for path in sorted((folder / "exif_square" / "images").iterdir()):
             with Image.open(path) as opened, Image.open(folder / "exif_square" / "labels" / f"{path.stem}.png") as mask:
-                image, inside = np.asarray(picture(opened, 1)), np.asarray(label_picture(mask)) > 0
+                image, inside = np.asarray(convert_image(opened, 1)), np.asarray(convert_label_map(mask)) > 0
             assert image[inside].mean() > image[~inside].mean() + 90

@@ -1,4 +1,4 @@
-"""Every small config, merged over the ones that stand alone: it trains, evaluates and infers."""
+"""Test every small config merged over the complete ones: training, evaluation and inference."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from napari_seg.bundles.spec import shipped_root
 CONFIGS = shipped_root() / "configs"
 ALONE = {"train", "evaluate", "inference"}
 OPTIONS = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - ALONE)
-TRAINED_BELOW = {"pictures_2d", "multi_gpu_train", "compile"}
+TRAINED_ELSEWHERE = {"images_2d", "multi_gpu_train", "compile"}
 
 TINY = """
 network_def:
@@ -44,7 +44,7 @@ num_workers: 0
 
 @pytest.fixture(scope="module", autouse=True)
 def segnets() -> Iterator[None]:
-    """The bundle's package within reach, as `monai.bundle run` puts it."""
+    """Make the bundle's package importable, as `monai.bundle run` does."""
     sys.path.insert(0, str(shipped_root()))
     yield
     sys.path.remove(str(shipped_root()))
@@ -56,19 +56,19 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(run_id: str, *names: str, **settings: Any) -> Any:
-    """Runs a config with others merged over it on a tiny network; returns its parser."""
+    """Run a config with others merged over it on a tiny network; return its parser."""
     workflow = prepared(run_id, *names, **settings)
     workflow.run()
     return workflow.parser
 
 
 def prepared(run_id: str, base: str, *options: str, folder: Path, **overrides: Any) -> Any:
-    """The same, ready to run."""
+    """Prepare the same workflow without running it."""
     from monai.bundle import ConfigWorkflow
 
     tiny = folder / "tiny.yaml"
     tiny.write_text(TINY)
-    patch = [16, 24] if {"slices_2d", "pictures_2d"} & set(options) else [16, 24, 16]
+    patch = [16, 24] if {"slices_2d", "images_2d"} & set(options) else [16, 24, 16]
     workflow = ConfigWorkflow(
         [str(CONFIGS / f"{base}.yaml"), str(tiny), *(str(CONFIGS / f"{name}.yaml") for name in options)],
         meta_file=str(CONFIGS / "metadata.json"),
@@ -85,7 +85,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
-def test_there_is_a_comment_on_top_of_each_and_no_two_say_the_same() -> None:
+def test_each_begins_with_a_comment_and_no_two_are_equal() -> None:
     bodies = {}
     for name in OPTIONS:
         text = (CONFIGS / f"{name}.yaml").read_text()
@@ -96,7 +96,7 @@ def test_there_is_a_comment_on_top_of_each_and_no_two_say_the_same() -> None:
     assert len(set(bodies.values())) == len(bodies)
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIONS if name not in TRAINED_BELOW])
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name not in TRAINED_ELSEWHERE])
 def test_each_trains(name: str, scans: Path, tmp_path: Path) -> None:
     if name == "mlflow":
         pytest.importorskip("mlflow")
@@ -109,11 +109,11 @@ def test_each_trains(name: str, scans: Path, tmp_path: Path) -> None:
     written = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     for key in ("loss", "optimizer", "lr_scheduler"):
         if key in written:
-            wanted = written[key]["_target_"].rpartition(".")[2]
-            assert type(parser.get_parsed_content(key)).__name__ == wanted
+            expected = written[key]["_target_"].rpartition(".")[2]
+            assert type(parser.get_parsed_content(key)).__name__ == expected
 
 
-def test_compilation_is_for_steps_and_for_nothing_that_is_saved(scans: Path, tmp_path: Path) -> None:
+def test_compilation_changes_steps_but_no_saved_weights(scans: Path, tmp_path: Path) -> None:
     torch.compiler.reset()
     options = {"dataset_dir": scans, "output_dir": tmp_path / "run"}
     options["train#trainer#compile_kwargs"] = {"backend": "eager"}  # traced, but without a C++ compiler
@@ -126,7 +126,7 @@ def test_compilation_is_for_steps_and_for_nothing_that_is_saved(scans: Path, tmp
         assert torch.load(tmp_path / "run" / name, weights_only=True).keys() == network.state_dict().keys()
 
 
-def test_the_same_command_goes_on_and_a_new_run_begins_from_other_weights(scans: Path, tmp_path: Path) -> None:
+def test_the_same_command_resumes_and_a_new_run_starts_from_other_weights(scans: Path, tmp_path: Path) -> None:
     common = {"folder": tmp_path, "dataset_dir": scans}
     run("training", "train", **common, output_dir=tmp_path / "run")
     run("training", "train", **common, output_dir=tmp_path / "run", max_epochs=2)
@@ -134,16 +134,16 @@ def test_the_same_command_goes_on_and_a_new_run_begins_from_other_weights(scans:
     weights = tmp_path / "run" / "model_final.pt"
     tuned = common | {"output_dir": tmp_path / "tuned", "finetune": weights}
     parser = run("training", "train", **tuned)
-    assert parser.get_parsed_content("pretrained").share == 1.0
+    assert parser.get_parsed_content("pretrained").fraction == 1.0
     assert type(parser.get_parsed_content("ema")).__name__ == "WeightAverage"
-    weights.unlink()  # the run has its own by now
+    weights.unlink()  # the run has its own weights now
     run("training", "train", **tuned, max_epochs=2)
     assert [line["epoch"] for line in history(tmp_path / "tuned") if "loss" in line] == [1, 2]
-    assert told_by("training", "train", **tuned | {"output_dir": tmp_path / "new"}).code == "weights.missing"
+    assert error_of("training", "train", **tuned | {"output_dir": tmp_path / "new"}).code == "weights.missing"
 
 
-def told_by(run_id: str, *names: str, **settings: Any) -> Any:
-    """The bundle's own error that ends a command, out of MONAI's."""
+def error_of(run_id: str, *names: str, **settings: Any) -> Any:
+    """Return the bundle's own error that ended a command, from inside MONAI's."""
     with pytest.raises(Exception, match="Failed to") as caught:
         run(run_id, *names, **settings)
     error: BaseException | None = caught.value
@@ -161,11 +161,11 @@ def told_by(run_id: str, *names: str, **settings: Any) -> Any:
         ({}, "data.faults"),
     ],
 )
-def test_a_split_that_can_not_be_is_refused_before_a_file_is_read(options: dict, code: str, tmp_path: Path) -> None:
+def test_an_impossible_split_is_refused_before_a_file_is_read(options: dict, code: str, tmp_path: Path) -> None:
     scans = write_decathlon(tmp_path / "scans", cases=2)
     (scans / "imagesTr" / "case_00.nii.gz").write_text("no scan")
     options |= {"folder": tmp_path, "dataset_dir": scans, "output_dir": tmp_path / "run"}
-    assert told_by("training", "train", **options).code == code
+    assert error_of("training", "train", **options).code == code
 
 
 def test_a_case_without_a_structure_is_a_fault_unless_it_is_allowed(tmp_path: Path) -> None:
@@ -174,27 +174,27 @@ def test_a_case_without_a_structure_is_a_fault_unless_it_is_allowed(tmp_path: Pa
         read = nibabel.load(path)
         nibabel.save(nibabel.Nifti1Image(np.zeros(read.shape, np.uint8), read.affine), path)
     options = {"folder": tmp_path, "dataset_dir": scans, "output_dir": tmp_path / "run"}
-    assert told_by("training", "train", **options).code == "data.faults"
+    assert error_of("training", "train", **options).code == "data.faults"
     run("training", "train", **options, allow_empty=True)
     weights = tmp_path / "run" / "model_final.pt"
     run("evaluating", "evaluate", **options, checkpoint=weights, allow_empty=True)
     assert (tmp_path / "run" / "summary.json").is_file()
 
 
-def test_what_is_evaluated_is_checked_first(scans: Path, tmp_path: Path) -> None:
+def test_evaluated_cases_are_checked_first(scans: Path, tmp_path: Path) -> None:
     shutil.copytree(scans, tmp_path / "scans")
     options = {"folder": tmp_path, "dataset_dir": tmp_path / "scans", "output_dir": tmp_path / "run"}
     workflow = prepared("evaluating", "evaluate", **options)
     (evaluated,) = workflow.parser.get_parsed_content("cases")(part="validation")
     (other,) = workflow.parser.get_parsed_content("cases")(part="training")
-    Path(other["label"]).write_text("no label map")  # which does not matter here
+    Path(other["label"]).write_text("no label map")  # a case of another part
     read = nibabel.load(evaluated["label"])
     turned = np.asarray(read.dataobj).transpose(1, 0, 2)
     nibabel.save(nibabel.Nifti1Image(turned, read.affine), evaluated["label"])
-    error = told_by("evaluating", "evaluate", **options)
+    error = error_of("evaluating", "evaluate", **options)
     assert (error.code, error.message.count("\n")) == ("data.faults", 1)
     assert f"geometry.shape  {evaluated['name']}" in error.message
-    assert told_by("evaluating", "evaluate", **options, part="test").code == "split.empty_part"
+    assert error_of("evaluating", "evaluate", **options, part="test").code == "split.empty_part"
     assert not (tmp_path / "run").exists()
 
 
@@ -204,7 +204,7 @@ def test_distances_are_in_mm() -> None:
 
     affine = torch.diag(torch.tensor([3.0, 1.0, 2.0, 1.0]))
     pred, label = (MetaTensor(torch.zeros(2, 9, 9, 9), affine=affine) for _ in range(2))
-    pred[1, 2, 4, 4] = label[1, 4, 4, 4] = 1  # two voxels of 3 mm apart
+    pred[1, 2, 4, 4] = label[1, 4, 4, 4] = 1  # at a distance of two voxels of 3 mm
     found = []
     for metric in (HausdorffDistance(percentile=95), SurfaceDice([5.9]), SurfaceDice([6.0])):
         measured = CaseMetric(metric)
@@ -242,23 +242,23 @@ def test_slices_and_averaging_evaluate_and_infer(options: tuple[str, ...], scans
     weights = {"checkpoint": tmp_path / "run" / "model.pt", "dataset_dir": scans}
     run("evaluating", "evaluate", *options, folder=tmp_path, output_dir=tmp_path / "scores", **weights)
     summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
-    # trained and evaluated on grids of one spacing, so both must say the same
+    # trained and evaluated on grids of one spacing, so both must give the same value
     validated = [line["mean_dice"] for line in history(tmp_path / "run") if "mean_dice" in line]
     assert summary["mean_dice"]["mean"] == pytest.approx(validated[-1], abs=1e-4)
     run("inference", "inference", *options, folder=tmp_path, output_dir=tmp_path / "labels", **weights)
     assert len(list((tmp_path / "labels").glob("*_seg.nii.gz"))) == 2
 
 
-def test_pictures_train_evaluate_and_infer(tmp_path: Path) -> None:
-    pictures = write_pictures(tmp_path / "pictures")
-    options = {"dataset_dir": pictures, "network_def#in_channels": 3}
-    meant = {"labels": {"1": 127, "2": 255}}
-    run("training", "train", "pictures_2d", folder=tmp_path, output_dir=tmp_path / "run", **options, **meant)
+def test_2d_images_train_evaluate_and_infer(tmp_path: Path) -> None:
+    images = write_pictures(tmp_path / "images_2d")
+    options = {"dataset_dir": images, "network_def#in_channels": 3}
+    labels = {"labels": {"1": 127, "2": 255}}
+    run("training", "train", "images_2d", folder=tmp_path, output_dir=tmp_path / "run", **options, **labels)
     options |= {"checkpoint": tmp_path / "run" / "model.pt"}
-    run("evaluating", "evaluate", "pictures_2d", folder=tmp_path, output_dir=tmp_path / "run", **options, **meant)
-    run("inference", "inference", "pictures_2d", folder=tmp_path, output_dir=tmp_path / "labels", **options)
+    run("evaluating", "evaluate", "images_2d", folder=tmp_path, output_dir=tmp_path / "run", **options, **labels)
+    run("inference", "inference", "images_2d", folder=tmp_path, output_dir=tmp_path / "labels", **options)
     written = Image.open(tmp_path / "labels" / "p0_seg.png")
-    assert written.size == Image.open(pictures / "images" / "p0.png").size
+    assert written.size == Image.open(images / "images" / "p0.png").size
     assert set(np.unique(written)) <= {0, 1, 2}
 
 
@@ -302,7 +302,7 @@ def test_balanced_crops_are_slices_through_every_class_equally_often(tmp_path: P
 
 @pytest.mark.parametrize("name", ["train", *(name for name in OPTIONS if name.startswith("loss_"))])
 def test_a_loss_is_a_mean_over_cases(name: str, tmp_path: Path) -> None:
-    """So that a batch in parts, or on several GPUs, is the same step; each says so where it is not."""
+    """So that split batches and several GPUs give the same step; a config whose loss is not says so in a comment."""
     options = [name] if name != "train" else []
     parser = prepared("training", "train", *options, folder=tmp_path, output_dir=tmp_path).parser
     loss = parser.get_parsed_content("loss")
@@ -310,13 +310,13 @@ def test_a_loss_is_a_mean_over_cases(name: str, tmp_path: Path) -> None:
     logits, label = torch.randn(3, 3, 6, 5, 4), torch.zeros(3, 1, 6, 5, 4)
     label[0, :, :3], label[1, :, :1], label[2, :, 2] = 1, 2, 1
     parts = torch.stack([loss(logits[n : n + 1], label[n : n + 1]) for n in range(3)])
-    says_not = "not over cases" in (CONFIGS / f"{name}.yaml").read_text()
-    assert (loss(logits, label).item() == pytest.approx(parts.mean().item(), abs=1e-6)) is not says_not
+    is_no_mean = "not over cases" in (CONFIGS / f"{name}.yaml").read_text()
+    assert (loss(logits, label).item() == pytest.approx(parts.mean().item(), abs=1e-6)) is not is_no_mean
 
 
 @pytest.fixture
 def torchrun(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The environment of one process, as torchrun sets it."""
+    """Set the environment of one process as torchrun does."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -324,7 +324,7 @@ def torchrun(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, value in values.items():
         monkeypatch.setenv(name, str(value))
     yield
-    idist.finalize()  # ignite keeps its own idea of the processes, for all later tests
+    idist.finalize()  # ignite keeps its state of the processes for all later tests
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -346,13 +346,13 @@ def test_several_processes_fine_tune_a_network_a_view(scans: Path, tmp_path: Pat
     options |= {"output_dir": tmp_path / "tuned", "finetune": tmp_path / "run" / "model_final.pt"}
     workflow = prepared("training", "train", "multi_gpu_train", folder=tmp_path, **options)
     workflow.run()
-    assert workflow.parser.get_parsed_content("pretrained").share == 1.0
+    assert workflow.parser.get_parsed_content("pretrained").fraction == 1.0
     timeout = workflow.parser.get_parsed_content("timeout")
     assert timeout.total_seconds() == 86400  # outlasts the check of a large data set
 
 
 @pytest.mark.parametrize("config", ["train", "evaluate"])
-def test_where_and_whose_the_scans_are_is_said_once(config: str, tmp_path: Path) -> None:
+def test_folders_and_patients_are_set_once(config: str, tmp_path: Path) -> None:
     """Three scans of two animals in folders of unusual names."""
     scans = write_decathlon(tmp_path / "scans", cases=3)
     (scans / "dataset.json").unlink()

@@ -1,4 +1,4 @@
-"""The bundle on its own: its commands as a user types them, on phantoms, and what MONAI asks of a bundle."""
+"""Test the bundle without napari-seg: its commands on phantoms, and MONAI's requirements on bundles."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORKFLOWS = {"train": "train", "evaluate": "infer", "inference": "infer"}
 
 @pytest.fixture(autouse=True)
 def segnets() -> Iterator[None]:
-    """The bundle's package within reach, which MONAI's checks do not see to (PYTHONPATH=monai_bundle)."""
+    """Make the bundle's package importable, as PYTHONPATH=monai_bundle does; MONAI's checks do not."""
     sys.path.insert(0, str(shipped_root()))
     yield
     sys.path.remove(str(shipped_root()))
@@ -84,11 +84,11 @@ def test_inference_agrees_with_segment(dataset: Path, tmp_path: Path) -> None:
         assert (theirs.array[0] == ours.array).mean() >= 0.999
 
 
-def test_the_three_configs_mean_the_same() -> None:
+def test_the_three_configs_agree() -> None:
     configs = [yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) for name in WORKFLOWS]
-    shared = {"bundle_root", "device", "num_classes", "patch_size", "spacing_mm", "network_def", "preprocessing"}
-    shared |= {"windows", "inferer"}
-    first, *others = ({key: config[key] for key in shared} for config in configs)
+    common = {"bundle_root", "device", "num_classes", "patch_size", "spacing_mm", "network_def", "preprocessing"}
+    common |= {"windows", "inferer"}
+    first, *others = ({key: config[key] for key in common} for config in configs)
     assert all(first == other for other in others)
     data = {"layout", "images_dir", "labels_dir", "channels", "patient", "labels", "fold", "folds", "cases"}
     data |= {"label_values", "allow_empty"}
@@ -98,7 +98,7 @@ def test_the_three_configs_mean_the_same() -> None:
 
 
 @pytest.mark.parametrize("config", WORKFLOWS)
-def test_monai_finds_the_properties_it_asks_for(config: str, dataset: Path, tmp_path: Path) -> None:
+def test_monai_finds_the_required_properties(config: str, dataset: Path, tmp_path: Path) -> None:
     from monai.bundle import ConfigWorkflow
 
     workflow = ConfigWorkflow(
@@ -112,7 +112,7 @@ def test_monai_finds_the_properties_it_asks_for(config: str, dataset: Path, tmp_
     assert workflow.check_properties() == []
 
 
-def test_the_metadata_is_what_the_specification_asks_for(tmp_path: Path) -> None:
+def test_the_metadata_follows_the_specification(tmp_path: Path) -> None:
     from monai.bundle import verify_metadata
 
     verify_metadata(meta_file=METADATA, filepath=str(SCHEMA))
@@ -124,7 +124,7 @@ def test_the_metadata_is_what_the_specification_asks_for(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("config", WORKFLOWS)
-def test_the_network_takes_and_gives_what_the_metadata_says(config: str) -> None:
+def test_the_network_has_the_input_and_output_of_the_metadata(config: str) -> None:
     from monai.bundle import verify_net_in_out
 
     verify_net_in_out("network_def", meta_file=METADATA, config_file=str(CONFIGS / f"{config}.yaml"))
@@ -145,7 +145,7 @@ def test_the_shipped_weights_are_exported_as_torchscript(tmp_path: Path) -> None
     assert script(torch.zeros(1, 1, 31, 7, 40)).shape == (1, 3, 31, 7, 40)
 
 
-def test_the_shipped_weights_are_small_and_say_what_they_were_trained_on() -> None:
+def test_the_shipped_weights_are_small_and_name_their_training_data() -> None:
     root = read_bundle().root
     assert (root / "models" / "model.pt").stat().st_size <= 15_000_000
     assert "CC BY-SA 4.0" in (root / "docs" / "data_license.txt").read_text()

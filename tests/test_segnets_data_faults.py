@@ -20,7 +20,7 @@ from napari_seg.bundles.spec import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 
-from segnets.data import check, datalist, faults, label_picture, picture
+from segnets.data import check, convert_image, convert_label_map, datalist, file_facts
 from segnets.errors import TrainingError
 
 CLASSES = {"0": "background", "1": "front", "2": "back"}
@@ -101,7 +101,7 @@ def test_cases_that_may_be_of_one_patient_are_pointed_out(
 def test_a_value_to_ignore_is_said_to_be_trained(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "dataset.json").write_text('{"labels": {"background": 0, "front": 1, "back": 2, "ignore": 3}}')
     check(folder, CLASSES, layout="folders")
-    assert [r.levelname for r in caplog.records if "value 3 to be ignored; it is trained as background" in r.message]
+    assert [r.levelname for r in caplog.records if "value 3 as ignored; it is trained as background" in r.message]
 
 
 def test_six_planted_faults_give_one_report_that_names_all_six(folder: Path) -> None:
@@ -269,9 +269,9 @@ def test_grey_of_16_bits_is_no_colour(tmp_path: Path) -> None:
         assert found["image.mode", "p2"].startswith("grey of more than 8 bits (mode I;16)")
     check(tmp_path, CLASSES, num_channels=1)
     with Image.open(tmp_path / "images" / "p2.png") as deep:
-        assert picture(deep, 1) is picture(deep) is deep
+        assert convert_image(deep, 1) is convert_image(deep) is deep
         with pytest.raises(TrainingError, match=r"image\.mode"):
-            picture(deep, 3)
+            convert_image(deep, 3)
 
 
 def test_volumes_have_axes_as_the_others(folder: Path) -> None:
@@ -299,9 +299,9 @@ def test_a_second_check_reads_what_changed_and_what_failed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
-    real = faults.read_facts
+    real = file_facts.read_facts
     monkeypatch.setattr(
-        faults, "read_facts", lambda path, is_label: read.append(Path(path).name) or real(path, is_label)
+        file_facts, "read_facts", lambda path, is_label: read.append(Path(path).name) or real(path, is_label)
     )
     cut = folder / "images" / "c5.nii.gz"
     whole = cut.read_bytes()
@@ -343,7 +343,7 @@ def test_much_that_is_to_be_ignored_is_refused(
 def test_regions_are_said_to_be_unsupported(folder: Path) -> None:
     (folder / "dataset.json").write_text('{"labels": {"background": 0, "front": [1, 2], "back": 2}}')
     (text,) = report(folder, layout="folders").values()
-    assert "regions that overlap (front and back both hold 2), which are not supported yet" in text
+    assert "regions that overlap (front and back both have 2), which are not supported" in text
     check(folder, CLASSES, {"front": 1, "back": 2}, layout="folders")
 
 
@@ -386,7 +386,7 @@ def test_an_uncompressed_tiff_is_turned_without_mixing_its_rows(tmp_path: Path, 
     for ending in ("png", "tif"):
         Image.fromarray(values).save(tmp_path / f"x.{ending}", exif=exif)
     with Image.open(tmp_path / "x.png") as png, Image.open(tmp_path / "x.tif") as tiff:
-        assert np.array_equal(label_picture(tiff), label_picture(png))
+        assert np.array_equal(convert_label_map(tiff), convert_label_map(png))
 
 
 def test_pictures_are_turned_as_their_exif_says(tmp_path: Path) -> None:
@@ -398,11 +398,11 @@ def test_pictures_are_turned_as_their_exif_says(tmp_path: Path) -> None:
     for ending in ("png", "tif", "jpg"):
         turned.save(tmp_path / f"x.{ending}", exif=exif, **{"quality": 100} if ending == "jpg" else {})
         with Image.open(tmp_path / f"x.{ending}") as opened:
-            np.testing.assert_allclose(np.asarray(picture(opened, 1)), values, atol=3)
+            np.testing.assert_allclose(np.asarray(convert_image(opened, 1)), values, atol=3)
     with Image.open(tmp_path / "x.png") as opened:
-        assert np.array_equal(label_picture(opened), values)
+        assert np.array_equal(convert_label_map(opened), values)
     bilevel = Image.fromarray(values > 0)
     bilevel.save(tmp_path / "mask.png")
     with Image.open(tmp_path / "mask.png") as opened:
         assert opened.mode == "1"
-        assert np.array_equal(label_picture(opened), values > 0)
+        assert np.array_equal(convert_label_map(opened), values > 0)

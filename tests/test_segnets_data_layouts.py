@@ -63,10 +63,10 @@ def test_decathlon(tmp_path: Path) -> None:
     dataset = find_dataset(tmp_path)
     assert dataset.layout == "decathlon"
     assert names(dataset.cases) == ["c0", *(f"c{n}" for n in range(2, 11))]  # as listed, not as sorted
-    assert dataset.lonely == ({"name": "c1", "image": str(tmp_path / "imagesTr" / "c1.nii.gz")},)
+    assert dataset.unpaired == ({"name": "c1", "image": str(tmp_path / "imagesTr" / "c1.nii.gz")},)
     assert dataset.labels == {"Anterior": (1,), "Posterior": (2,)}
     assert dataset.channels == ("MRI",)
-    assert not dataset.pictures
+    assert not dataset.is_2d
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_list_that_was_written_on_another_system(tmp_path: Path, listed: str) 
     text = (tmp_path / "dataset.json").read_text()
     (tmp_path / "dataset.json").write_text(text.replace('"./imagesTr/c0.nii.gz"', json.dumps(listed)))
     dataset = find_dataset(tmp_path)
-    assert (names(dataset.cases), dataset.lonely) == (["c0", "c1"], ())
+    assert (names(dataset.cases), dataset.unpaired) == (["c0", "c1"], ())
     assert dataset.cases[0]["image"] == str(tmp_path / "imagesTr" / "c0.nii.gz")
 
 
@@ -101,7 +101,7 @@ def test_names_are_the_same_in_either_unicode_form(tmp_path: Path, first: str, s
     (tmp_path / "decathlon" / "dataset.json").write_text(json.dumps({"training": [listing]}))
     for layout in ("folders", "nnunet", "decathlon"):
         dataset = find_dataset(tmp_path / layout)
-        assert (dataset.layout, dataset.lonely) == (layout, ())
+        assert (dataset.layout, dataset.unpaired) == (layout, ())
         assert names(dataset.cases) == [unicodedata.normalize("NFC", name)]
 
 
@@ -134,7 +134,7 @@ def test_nnunet_with_two_channels(tmp_path: Path) -> None:
     assert dataset.layout == "nnunet"
     assert names(dataset.cases) == ["case_0", "case_1", "case_2"]
     assert [Path(path).name for path in dataset.cases[0]["image"]] == ["case_0_0000.nii.gz", "case_0_0001.nii.gz"]
-    assert names(dataset.lonely) == ["case_3"]
+    assert names(dataset.unpaired) == ["case_3"]
     description = {
         "channel_names": {"1": "FLAIR", "0": "T1"},
         "labels": {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3},
@@ -164,7 +164,7 @@ def test_bids(tmp_path: Path) -> None:
     assert names(dataset.cases) == ["sub-01_ses-1", "sub-01_ses-2", "sub-02_acq-fast"]
     assert Path(dataset.cases[2]["image"]).name == "sub-02_acq-fast_T1w.nii.gz"
     assert Path(dataset.cases[0]["label"]).name == "sub-01_ses-1_space-orig_dseg.nii.gz"
-    assert sorted(names(dataset.lonely)) == ["sub-03", "sub-04"]
+    assert sorted(names(dataset.unpaired)) == ["sub-03", "sub-04"]
     assert dataset.labels == {"Left": (17,), "Right": (53,)}
     assert dataset.channels == ("T1w",)
     both = find_dataset(tmp_path, channels=["T1w", "FLAIR"]).cases[0]["image"]
@@ -180,16 +180,16 @@ def test_voc(tmp_path: Path) -> None:
         tmp_path, *(f"JPEGImages/200{n}.jpg" for n in range(4)), *(f"SegmentationClass/200{n}.png" for n in (1, 2, 7))
     )
     dataset = find_dataset(tmp_path)
-    assert (dataset.layout, dataset.pictures, dataset.ignored) == ("voc", True, (255,))
+    assert (dataset.layout, dataset.is_2d, dataset.ignored) == ("voc", True, (255,))
     assert names(dataset.cases) == ["2001", "2002"]
-    assert names(dataset.lonely) == ["2007"]  # images without a label map are usual there
+    assert names(dataset.unpaired) == ["2007"]  # images without a label map are usual there
 
 
 def test_plain_folders_whose_names_carry_suffixes(tmp_path: Path) -> None:
     touch(tmp_path, *(f"images/{name}" for name in ("a.png", "b.tif", "c_image.PNG", "img_0001.png")))
     touch(tmp_path, *(f"labels/{name}" for name in ("a_seg.png", "b-mask.png", "c_label.png", "img_0001.png")))
     dataset = find_dataset(tmp_path)
-    assert (dataset.layout, dataset.pictures, dataset.lonely) == ("folders", True, ())
+    assert (dataset.layout, dataset.is_2d, dataset.unpaired) == ("folders", True, ())
     assert names(dataset.cases) == ["a", "b", "c", "img_0001"]
     (tmp_path / "images").rename(tmp_path / "sem")
     (tmp_path / "labels").rename(tmp_path / "drawn")
@@ -284,10 +284,10 @@ def test_splits_that_cannot_be(tmp_path: Path) -> None:
     assert code_of(tmp_path, "training", fold=0, folds=4, call=datalist) == "split.too_few"
     assert code_of(tmp_path, "training", fold=3, folds=3, call=datalist) == "split.fold"
     assert code_of(tmp_path, "training", fold=0, folds=1, call=datalist) == "split.folds"
-    assert code_of(tmp_path, "validation", shares=(1, 0, 0), call=datalist) == "split.empty_part"
-    assert code_of(tmp_path, "training", shares=(0, 1, 0), call=datalist) == "split.shares"
+    assert code_of(tmp_path, "validation", fractions=(1, 0, 0), call=datalist) == "split.empty_part"
+    assert code_of(tmp_path, "training", fractions=(0, 1, 0), call=datalist) == "split.shares"
     assert code_of(tmp_path, "trainign", call=datalist) == "split.part"
-    assert len(datalist(tmp_path, "training", shares=(1, 0, 0))) == 3
+    assert len(datalist(tmp_path, "training", fractions=(1, 0, 0))) == 3
     touch(tmp_path / "one", *(f"one/{d}/sub-1_ses-{s}.nii" for d in ("images", "labels") for s in range(4)))
     touch(tmp_path, *(f"one/{d}/sub-1_ses-{s}.nii" for d in ("images", "labels") for s in range(4)))
     assert code_of(tmp_path / "one", "training", call=datalist) == "split.too_few"
@@ -415,9 +415,9 @@ def test_pictures_load_through_plain_config(tmp_path: Path) -> None:
         return ConfigParser({"load": {**load, "ensure_channel_first": True}}).get_parsed_content("load")
 
     for name in ("la.png", "rgba.png"):
-        one, three = (loader("picture", channels=channels)(tmp_path / name) for channels in (1, 3))
+        one, three = (loader("convert_image", channels=channels)(tmp_path / name) for channels in (1, 3))
         assert np.array_equal(one, grey.T[None])
         assert np.array_equal(three, np.stack([grey.T] * 3))
-        assert np.array_equal(loader("label_picture")(tmp_path / name), grey.T[None])
-    assert np.unique(loader("label_picture")(tmp_path / "palette.png")).tolist() == [0, 1, 2, 255]
-    assert loader("picture")(tmp_path / "palette.png").shape == (3, 4, 3)
+        assert np.array_equal(loader("convert_label_map")(tmp_path / name), grey.T[None])
+    assert np.unique(loader("convert_label_map")(tmp_path / "palette.png")).tolist() == [0, 1, 2, 255]
+    assert loader("convert_image")(tmp_path / "palette.png").shape == (3, 4, 3)

@@ -17,7 +17,7 @@ from napari_seg.bundles.spec import shipped_root
 sys.path.insert(0, str(shipped_root()))
 
 from segnets.metrics import CaseMetric, Dice, HausdorffDistance, Summary, SurfaceDice
-from segnets.training.pictures import case_dice
+from segnets.training.preview import case_dice
 
 SPACING = (3.0, 1.0, 2.0)
 DIAGONAL = math.hypot(8 * 3, 10 * 1, 6 * 2)

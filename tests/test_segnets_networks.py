@@ -26,7 +26,7 @@ from segnets.errors import TrainingError
 from segnets.fcn import FCN
 from segnets.inferers import MultiScale, TestTimeAveraging, with_overlap
 from segnets.multiview import MultiView
-from segnets.training.weights import load_what_fits
+from segnets.training.weights import load_matching_weights
 from segnets.unet import UNet
 
 # a new network: its class, what it is built with beside the defaults, the dimensions it has
@@ -103,7 +103,7 @@ def test_weights_of_one_channel_give_the_same_for_the_image_twice(
 ) -> None:
     one, two = cls(dims, 1, 3, **own).eval(), cls(dims, 2, 3, **own).eval()
     torch.save(one.state_dict(), tmp_path / "model.pt")
-    fit = load_what_fits(two, tmp_path / "model.pt")
+    fit = load_matching_weights(two, tmp_path / "model.pt")
     assert fit.adapted
     assert not fit.fresh
     image = torch.randn(1, 1, *(13, 19, 9)[:dims])

@@ -36,7 +36,7 @@ from tiny_run import (
 from napari_seg.bundles.spec import shipped_root
 
 from segnets.errors import TrainingError  # isort: skip - within reach by tiny_run
-from segnets.files import load_whole, lock  # isort: skip
+from segnets.files import load_verified, lock  # isort: skip
 from segnets.training import Checkpoints, WeightAverage  # isort: skip
 
 
@@ -138,7 +138,7 @@ def test_any_damage_to_a_checkpoint_is_noticed(tmp_path: Path) -> None:
             some[place : place + 64] = bytes(64) if n % 4 == 2 else rng.bytes(64)
         damaged.write_bytes(some)
         try:
-            state = load_whole(damaged)
+            state = load_verified(damaged)
         except Exception as error:
             outcomes[type(error).__name__] += 1
         else:  # it hit what only fills up

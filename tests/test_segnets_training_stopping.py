@@ -206,8 +206,8 @@ def test_without_patience_or_minutes_nothing_ends(tmp_path: Path) -> None:
     assert EarlyStopping(None, trainer).state_dict() == {}
 
 
-def rates(make: Any, shares: list[float], epochs: int) -> list[float]:
-    """The rate before each of 10 steps an epoch, the share of the time being given after each epoch."""
+def rates(make: Any, fractions: list[float], epochs: int) -> list[float]:
+    """The rate before each of 10 steps an epoch, the fraction of the time being given after each epoch."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     minutes = StopAfterMinutes(1)
     schedule = Schedule(make(optimizer, 10 * epochs), minutes)
@@ -215,11 +215,11 @@ def rates(make: Any, shares: list[float], epochs: int) -> list[float]:
 
     def step(engine: Engine, _: Any) -> None:
         found.append(optimizer.param_groups[0]["lr"])
-        minutes.share = shares[engine.state.epoch - 1]
+        minutes.fraction = fractions[engine.state.epoch - 1]
 
     engine = Engine(step)
     schedule.attach(engine)
-    engine.run(range(10), max_epochs=len(shares))
+    engine.run(range(10), max_epochs=len(fractions))
     engine.state.max_epochs = epochs
     return found
 

@@ -29,7 +29,7 @@ from segnets.errors import TrainingError
 from segnets.training.curves import LearningCurve, best_validation, draw_curves, main
 from segnets.training.history import History, read_history
 from segnets.training.memory import OutOfMemory
-from segnets.training.pictures import WorstBest, case_dice, planes
+from segnets.training.preview import WorstBest, case_dice, planes
 from segnets.training.progress import Progress
 
 NAMES = ("front", "back")
@@ -396,10 +396,10 @@ def test_out_of_memory_says_what_to_lower(tmp_path: Path, cause: Any) -> None:
     trainer, history = engines(tmp_path, epochs=1)
     trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2), lambda: cause())
     message = out_of_memory(trainer, history)
-    goes_on = "the same command goes on from the last checkpoint, if one was written"  # there is none yet
+    goes_on = "the same command resumes from the last checkpoint, if one was written"  # there is none yet
     assert f"raise accumulation_steps (now 1, at most 2), then set amp to true: {goes_on}; or else lower" in message
     # the patch is part of what makes a run the same, so another folder is needed
-    assert "lower patch_size (now [48, 64, 48]), which makes it another run, in another output_dir" in message
+    assert "lower patch_size (now [48, 64, 48]), which starts a new run, in another output_dir" in message
     assert message.startswith("cpu ran out of memory in step 2; ")
 
 
@@ -419,7 +419,7 @@ def test_out_of_memory_in_a_validation_is_about_its_windows(tmp_path: Path) -> N
     message = out_of_memory(trainer, history)
     assert message.startswith(
         "cpu ran out of memory in the validation after step 6; set windows#sw_batch_size to 1 (now 16), then lower "
-        "windows#roi_size (now [8, 8, 4]): the same command goes on from the last checkpoint, if one was written. "
+        "windows#roi_size (now [8, 8, 4]): the same command resumes from the last checkpoint, if one was written. "
     )
 
 

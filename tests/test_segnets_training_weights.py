@@ -16,7 +16,7 @@ sys.path.insert(0, str(shipped_root()))
 
 from segnets.ensemble import Ensemble
 from segnets.errors import TrainingError
-from segnets.training.weights import load_what_fits, merge_checkpoints, read_weights
+from segnets.training.weights import load_matching_weights, merge_checkpoints, read_weights
 
 
 class Net(nn.Module):
@@ -53,29 +53,29 @@ def saved(path: Path, network: nn.Module, wrap: Callable[[dict], object] = dict)
 )
 def test_the_same_network_is_copied_whole(tmp_path: Path, wrap: Callable[[dict], object]) -> None:
     given, own = Net(), Net()
-    fit = load_what_fits(own, saved(tmp_path / "model.pt", given, wrap))
+    fit = load_matching_weights(own, saved(tmp_path / "model.pt", given, wrap))
     assert all(torch.equal(a, b) for a, b in zip(given.state_dict().values(), own.state_dict().values(), strict=True))
     assert (set(fit.copied), fit.adapted, fit.fresh, fit.unused) == (set(own.state_dict()), (), (), ())
-    assert fit.share == 1
+    assert fit.fraction == 1
 
 
 def test_other_classes_leave_the_head_fresh_and_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     given, own = Net(out_channels=3), Net(out_channels=5)
     fresh = own.head.weight.detach().clone()
     with caplog.at_level("INFO", logger="segnets"):
-        fit = load_what_fits(own, saved(tmp_path / "model.pt", given))
+        fit = load_matching_weights(own, saved(tmp_path / "model.pt", given))
     assert set(fit.fresh) == set(fit.unused) == {"head.bias", "head.weight"}
     assert torch.equal(own.head.weight, fresh)
     assert torch.equal(own.second.weight, given.second.weight)
     # 8*9 + 8 + 8 + 8 + 576 + 8 and the norm's 4*8 + 1 of those and the head's 5*8 + 5
-    assert fit.share == pytest.approx(713 / 758)
+    assert fit.fraction == pytest.approx(713 / 758)
     assert "2 left fresh (head.bias, head.weight)" in caplog.text
 
 
 @pytest.mark.parametrize(("old", "new"), [(1, 3), (2, 3), (3, 1), (3, 2)])
 def test_other_channels_keep_the_answer_to_equal_ones(tmp_path: Path, old: int, new: int) -> None:
     given, own = Net(in_channels=old).eval(), Net(in_channels=new).eval()
-    fit = load_what_fits(own, saved(tmp_path / "model.pt", given))
+    fit = load_matching_weights(own, saved(tmp_path / "model.pt", given))
     assert set(fit.adapted) == {"first.weight", "shortcut.weight"}
     assert not fit.fresh
     image = torch.rand(1, 1, 9, 7)
@@ -85,7 +85,7 @@ def test_other_channels_keep_the_answer_to_equal_ones(tmp_path: Path, old: int, 
 
 def test_channels_that_both_have_keep_their_order(tmp_path: Path) -> None:
     given, own = Net(in_channels=2), Net(in_channels=3)
-    load_what_fits(own, saved(tmp_path / "model.pt", given))
+    load_matching_weights(own, saved(tmp_path / "model.pt", given))
     torch.testing.assert_close(own.first.weight[:, :2], given.first.weight * 2 / 3)
     torch.testing.assert_close(own.first.weight[:, 2], given.first.weight.mean(1) * 2 / 3)
 
@@ -95,7 +95,7 @@ def test_another_network_is_refused_and_nothing_is_changed(tmp_path: Path) -> No
     own = Net()
     before = own.first.weight.detach().clone()
     with pytest.raises(TrainingError, match=r"weights.nothing_fits: .*fits 0.0% .*0.weight.*first.weight"):
-        load_what_fits(own, path)
+        load_matching_weights(own, path)
     assert torch.equal(own.first.weight, before)
 
 
@@ -131,11 +131,11 @@ def test_of_an_ensemble_the_first_network_is_fine_tuned(tmp_path: Path, caplog: 
     merge_checkpoints([saved(tmp_path / f"{n}.pt", member) for n, member in enumerate(members)], tmp_path / "model.pt")
     own = Net()
     with caplog.at_level("INFO", logger="segnets"):
-        fit = load_what_fits(own, tmp_path / "model.pt")
-    assert fit.share == 1
+        fit = load_matching_weights(own, tmp_path / "model.pt")
+    assert fit.fraction == 1
     assert not fit.unused
     assert torch.equal(own.head.weight, members[0].head.weight)
-    assert "an ensemble of 3 networks, of which the first is taken" in caplog.text
+    assert "an ensemble of 3 networks; the first one is used" in caplog.text
 
 
 def test_an_ensemble_stays_finite_where_every_member_is_sure() -> None:

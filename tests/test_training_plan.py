@@ -85,7 +85,7 @@ def test_2d_sees_slices_of_volumes_and_pictures_as_they_are() -> None:
         MRI, pictures=True, modality="picture", cases=8, shapes=np.array([[900.0, 700]]), spacings_mm=np.ones((1, 2))
     )
     plan = make_plan(pictures)
-    assert plan.options == ["pictures_2d", "crops_balanced"]
+    assert plan.options == ["images_2d", "crops_balanced"]
     assert "spacing_mm" not in plan.settings
     assert plan.settings["patch_size"] == [256, 256]
     assert plan.settings["batch_size"] == 4  # half of the cases

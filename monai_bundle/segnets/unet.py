@@ -78,7 +78,7 @@ class UNet(nn.Module):
         decoder_convs = [decoder_convs] * (depth - 1) if isinstance(decoder_convs, int) else list(decoder_convs)
         if not depth == len(strides) == len(encoder_convs) == len(decoder_convs) + 1:
             raise ValueError(
-                f"expected one number, or one for each of the {depth} levels in channels, in strides and encoder_convs, "
+                f"expected one number, or one per level ({depth} in channels), in strides and encoder_convs, "
                 f"and one fewer in decoder_convs; found {len(strides)}, {len(encoder_convs)} and {len(decoder_convs)}"
             )
         steps = [[s] * spatial_dims if isinstance(s, int) else list(s) for s in strides]

@@ -73,19 +73,19 @@ def fingerprint(dataset: Dataset, cache_dir: Path) -> Fingerprint:
         dataset: the data set.
         cache_dir: folder in which the check stored its findings about each file.
     """
-    from segnets.data.faults import read_all
+    from segnets.data.file_facts import read_all
 
     facts = read_all(dataset.cases, cache_dir)
     values = {int(value) for case in dataset.cases for value in facts[case["label"]]["values"]}
     picked = np.unique(np.linspace(0, len(dataset.cases) - 1, MAX_CASES).round().astype(int))
-    read = _reader(dataset.pictures)
+    read = _reader(dataset.is_2d)
     shapes, spacings, intensities, all_voxels, lowest = [], [], [], [], []
     channels: Counter[int] = Counter()
     for number in picked:
         image, label = read(dataset.cases[number])
         channels[image.shape[0]] += 1
         shapes.append(image.shape[1:])
-        spacings.append([1.0, 1.0] if dataset.pictures else [float(mm) for mm in image.pixdim])
+        spacings.append([1.0, 1.0] if dataset.is_2d else [float(mm) for mm in image.pixdim])
         array = np.asarray(image[0], dtype=np.float32)
         found = np.rint(np.asarray(label[0])).astype(np.int64)
         found[np.isin(found, dataset.ignored)] = 0
@@ -103,9 +103,9 @@ def fingerprint(dataset: Dataset, cache_dir: Path) -> Fingerprint:
     return Fingerprint(
         cases=len(dataset.cases),
         measured=len(picked),
-        pictures=dataset.pictures,
+        pictures=dataset.is_2d,
         channels=names,
-        modality="picture" if dataset.pictures else _modality(names, float(np.median(lowest))),
+        modality="picture" if dataset.is_2d else _modality(names, float(np.median(lowest))),
         values=tuple(sorted(values - {0, *dataset.ignored})),
         shapes=np.array(shapes, dtype=np.float64),
         spacings_mm=np.array(spacings, dtype=np.float64),
@@ -128,11 +128,11 @@ def _modality(channels: tuple[str, ...], low: float) -> str:
 def _reader(pictures: bool) -> Callable[[dict[str, Any]], tuple[Any, Any]]:
     """Return a function that reads image and label map of a case, channels first; volumes are reoriented to RAS+."""
     from monai.transforms import LoadImage, Orientation
-    from segnets.data import label_picture, picture
+    from segnets.data import convert_image, convert_label_map
 
     if pictures:
-        load = LoadImage(reader="PILReader", converter=picture, ensure_channel_first=True)
-        load_label = LoadImage(reader="PILReader", converter=label_picture, ensure_channel_first=True)
+        load = LoadImage(reader="PILReader", converter=convert_image, ensure_channel_first=True)
+        load_label = LoadImage(reader="PILReader", converter=convert_label_map, ensure_channel_first=True)
         return lambda case: (load(case["image"]), load_label(case["label"]))
     load = LoadImage(ensure_channel_first=True)
     reorient = Orientation("RAS", labels=None)

@@ -85,7 +85,7 @@ def make_plan(
     dims = 2 if found.pictures else dims or 3
     plan = TrainingPlan(dims, chosen=dict(chosen or {}))
     if found.pictures:
-        plan.use("pictures_2d", "the data set contains 2D images")
+        plan.use("images_2d", "the data set contains 2D images")
         spacing = np.ones(2)
     else:
         spacing = np.array(plan.set("spacing_mm", *_spacing(found.spacings_mm, found.shapes)))

@@ -89,8 +89,8 @@ def check(
     channels = _most_frequent((n for case in cases if (n := _channels(case, facts))), 1)
     for case in cases:
         scans, label = [facts[path] for path in image_paths(case)], facts[case["label"]]
-        for path, its in zip((*image_paths(case), case["label"]), (*scans, label), strict=True):
-            faults += [Fault(code, case["name"], text) for code, text in _file_faults(Path(path).name, its)]
+        for path, of_file in zip((*image_paths(case), case["label"]), (*scans, label), strict=True):
+            faults += [Fault(code, case["name"], text) for code, text in _file_faults(Path(path).name, of_file)]
         found = [
             *_label_faults(label, known, foreground, allow_empty),
             *_channel_faults(_channels(case, facts), num_channels, channels, dataset.is_2d),
@@ -131,7 +131,8 @@ def check(
     if dataset.unread:
         logger.warning(f"files not read and left out: {list_endings(dataset.unread)}")
     return {
-        case["name"]: _digest([facts[path].get("digest") for path in (*image_paths(case), case["label"])]) for case in cases
+        case["name"]: _digest([facts[path].get("digest") for path in (*image_paths(case), case["label"])])
+        for case in cases
     }
 
 
@@ -139,8 +140,8 @@ def _ignored_fraction(dataset: Dataset, labels: Labels | None, facts: Iterable[F
     """Return the fraction of voxels in label maps with an ignored value for which the user set no class."""
     given = [bounds for values in (labels or {}).values() for bounds in ranges(values)]
     values: Counter[str] = Counter()
-    for its in facts:
-        values.update(its.get("values", {}))
+    for of_file in facts:
+        values.update(of_file.get("values", {}))
     ignored = sum(values[str(value)] for value in dataset.ignored if not _inside(value, given))
     return ignored / max(1, values.total())
 
@@ -160,9 +161,11 @@ def _unpaired(dataset: Dataset) -> Iterator[Fault]:
 def _duplicates(cases: Sequence[Case]) -> Iterator[Fault]:
     for name, count in Counter(case["name"] for case in cases).items():
         if count > 1:
-            its = [(*image_paths(case), case["label"]) for case in cases if case["name"] == name]
-            files = ", ".join(sorted({Path(path).name for paths in its for path in paths}))
-            yield Fault("name.twice", name, f"{count} cases have this name ({files}); expected one; rename or remove the others")
+            same = [(*image_paths(case), case["label"]) for case in cases if case["name"] == name]
+            files = ", ".join(sorted({Path(path).name for paths in same for path in paths}))
+            yield Fault(
+                "name.twice", name, f"{count} cases have this name ({files}); expected one; rename or remove the others"
+            )
 
 
 def _file_faults(name: str, facts: Facts) -> Iterator[tuple[str, str]]:
@@ -287,5 +290,3 @@ def _channels(case: Case, facts: Mapping[str, Facts]) -> int:
     """Return the number of channels of a case's image; 0 if a file can't be read."""
     each = [facts[path].get("channels", 0) for path in image_paths(case)]
     return sum(each) if all(each) else 0
-
-

@@ -151,7 +151,7 @@ def ranges(values: Any) -> list[tuple[int, int]]:
         except (TypeError, ValueError):
             low = high = 0.5
         if low > high or low % 1 or high % 1:
-            raise TrainingError("labels.bad_value", f'{value!r} is no label value; expected e.g. 3, "120-135" or [1, 3]')
+            raise TrainingError("labels.bad_value", f'{value!r} is no label value; expected 3, "120-135" or [1, 3]')
         bounds.append((int(low), int(high)))
     return bounds
 
@@ -170,7 +170,7 @@ def convert_image(image: Image.Image, channels: int | None = None) -> Image.Imag
             which PIL can't store.
     """
     if channels not in (None, 1, 3):
-        raise TrainingError("image.channels", f"found channels = {channels}; expected 1 (grey) or 3 (RGB) of a 2D image")
+        raise TrainingError("image.channels", f"channels is {channels}; expected 1 (grey) or 3 (RGB)")
     if fault := mode_fault(image.mode, channels):
         raise TrainingError("image.mode", fault)
     image = _upright(image)

@@ -349,5 +349,3 @@ def _json(root: Path) -> dict[str, Any]:
     if not isinstance(description, dict):
         raise TrainingError("dataset.bad_json", f"{path} holds a {type(description).__name__}; expected an object")
     return description
-
-

@@ -104,7 +104,7 @@ def best_validation(lines: Lines) -> dict[str, Any] | None:
 
 
 def table(runs: Mapping[str, Lines]) -> str:
-    """Return a table with a line per run: best mean Dice, its epoch, epochs, minutes, and Dice per class at the best."""
+    """Return a table with a line per run: best mean Dice, its epoch, epochs, minutes, and the best Dice per class."""
     rows = [("run", "best Dice", "epoch", "epochs", "minutes", "Dice of each class")]
     for name, lines in runs.items():
         best = best_validation(lines) or {}

@@ -72,7 +72,7 @@ def read_weights(path: str | Path) -> State:
             content = content[key]
             break
     if not isinstance(content, dict) or not content or not all(torch.is_tensor(x) for x in content.values()):
-        raise TrainingError("weights.unreadable", f"{path} holds no state dict; expected the model.pt of a run or a bundle")
+        raise TrainingError("weights.unreadable", f"{path} holds no state dict; expected a model.pt")
     state = {name.removeprefix("module."): tensor for name, tensor in content.items()}
     if all(name.startswith("members.") for name in state):
         count = len({name.split(".")[1] for name in state})
