@@ -270,7 +270,7 @@ def test_several_channels(tmp_path: Path) -> None:
 
 
 def test_balanced_crops_show_every_class_equally_often(tmp_path: Path) -> None:
-    """Two small balls in a large scan: half of the random crops would miss both."""
+    """Draw crops of two small balls in a large scan, of which half of the random crops would miss both."""
     scans = write_decathlon(tmp_path / "scans", cases=2, smallest=(60, 70, 60))
     still: dict[str, list] = {"spatial_augmentation": [], "intensity_augmentation": []}
     options = {"dataset_dir": scans, "output_dir": tmp_path / "run", **still}
@@ -281,7 +281,7 @@ def test_balanced_crops_show_every_class_equally_often(tmp_path: Path) -> None:
 
 
 def test_balanced_crops_are_slices_through_every_class_equally_often(tmp_path: Path) -> None:
-    """The same scans: two of three axial slices show no structure. The files in the order that the table gives."""
+    """Draw slices of the same scans, of which two of three show no structure; merge files in the order of the table."""
     table = (shipped_root() / "docs" / "README.md").read_text()
     (row,) = (line for line in table.splitlines() if line.startswith("|") and "`crops_balanced.yaml`" in line)
     order = re.findall(r"`(\w+)\.yaml`", row.partition("of slices")[2])
@@ -331,7 +331,7 @@ def torchrun(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("torchrun")
 def test_several_processes_fine_tune_a_network_a_view(scans: Path, tmp_path: Path) -> None:
-    """Most steps leave the weights of two views without a gradient."""
+    """Train three views, where most steps give two of them no gradient."""
     view = {"_target_": "segnets.UNet", "spatial_dims": 2, "in_channels": 1, "out_channels": "@num_classes"}
     view |= {"channels": [4, 8], "strides": [1, 2], "encoder_convs": 1}
     chosen = {"_target_": "segnets.MultiView", "spatial_dims": 3, "in_channels": 1, "out_channels": "@num_classes"}
@@ -353,7 +353,7 @@ def test_several_processes_fine_tune_a_network_a_view(scans: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("config", ["train", "evaluate"])
 def test_folders_and_patients_are_set_once(config: str, tmp_path: Path) -> None:
-    """Three scans of two animals in folders of unusual names."""
+    """Read three scans of two animals in folders with unusual names."""
     scans = write_decathlon(tmp_path / "scans", cases=3)
     (scans / "dataset.json").unlink()
     for old, new in (("imagesTr", "mri"), ("labelsTr", "drawn")):

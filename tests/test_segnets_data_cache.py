@@ -1,4 +1,4 @@
-"""Preprocessed cases on disk are those that would be computed now, and are computed anew where they are not."""
+"""Test that preprocessed cases on disk equal computed ones, and are computed again after any change."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ class Scale:
 
 
 def functions(a: int) -> list[Any]:
-    """Each is another one for another `a`."""
+    """Return functions that differ for different `a`."""
     in_tuple = eval(f"lambda x: x in ({a}, 5)")
     nested = eval(f"lambda x: [(lambda y: y + {a})(i) for i in x]")
     return [in_tuple, nested, lambda x: x * a, Scale(a).apply, Scale(a), Lambdad("image", lambda x: x + a), {(a, 1): a}]
 
 
-def test_a_fingerprint_tells_functions_apart_and_is_the_same_in_every_process() -> None:
+def test_a_fingerprint_distinguishes_functions_and_is_equal_in_all_processes() -> None:
     prints = [[fingerprint(f) for f in functions(a)] for a in (1, 2)]
     assert not set(prints[0]) & set(prints[1])
     loss = fingerprint(DiceCELoss(softmax=True, weight=torch.ones(3)))
@@ -117,7 +117,7 @@ def test_a_class_counts_by_its_name() -> None:
     assert fingerprint({"kinds": [FunctionType, int]}) == prints[0]
 
 
-def test_a_function_may_enclose_a_name_without_a_value() -> None:
+def test_a_closure_may_have_a_name_without_a_value() -> None:
     def enclosing(has_value: bool) -> Any:
         if has_value:
             scale = 2.0

@@ -1,4 +1,4 @@
-"""What a step sees is a function of the seed and the step alone."""
+"""Test that the cases and transforms of a step depend on the seed and the step alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tiny_run import random_transforms, run, volumes, without_times
 from segnets.data import EpochSampler, TrainingSet, epochs  # isort: skip - within reach by tiny_run
 
 
-def test_each_passage_shows_every_case_once_and_batches_run_on_over_its_end() -> None:
+def test_each_passage_shows_every_case_once_and_batches_cross_its_end() -> None:
     sampler = EpochSampler(num_cases=5, batch_size=2, seed=4)
     assert len(sampler) == 3  # 2.5, rounded up
     batches = list(islice(sampler, 10))
@@ -30,7 +30,7 @@ def test_each_passage_shows_every_case_once_and_batches_run_on_over_its_end() ->
     assert list(islice(sampler, 3)) == batches[7:]
 
 
-def test_two_processes_share_what_one_with_twice_the_batch_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_see_the_cases_of_one_with_twice_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = EpochSampler(7, 4, seed=1)
     steps, expected = len(alone), list(islice(alone, 6))
     parts = []
@@ -64,7 +64,7 @@ def test_every_random_transform_of_the_config_is_a_function_of_the_index() -> No
         assert any(not torch.equal(first, item(transform, 2 * n + 1)) for n in range(2, 6)), f"{name} is not random"
 
 
-def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
+def test_the_number_of_workers_does_not_matter(tmp_path: Path) -> None:
     for workers in (0, 2):
         run(tmp_path / str(workers), num_workers=workers, max_epochs=2)
     assert without_times(tmp_path / "0") == without_times(tmp_path / "2")

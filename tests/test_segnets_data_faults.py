@@ -1,4 +1,4 @@
-"""The check before training: every fault in one report, no file read twice, and no file that stops it."""
+"""Test the check before training: all faults in one report, each file read once, and damaged files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import nibabel
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 
 from napari_seg.bundles.spec import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 
-from segnets.data import check, convert_image, convert_label_map, datalist, file_facts
+from segnets.data import check, convert_image, datalist, file_facts
 from segnets.errors import TrainingError
 
 CLASSES = {"0": "background", "1": "front", "2": "back"}
@@ -46,7 +46,7 @@ def label(shape: tuple[int, ...] = (6, 8, 5)) -> NDArray[np.uint8]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Eight sound cases."""
+    """Write eight cases without a fault."""
     root = tmp_path / "set"
     for n in range(8):
         save(root / "images" / f"c{n}.nii.gz", image())
@@ -55,7 +55,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def report(root: Path, **options: object) -> dict[tuple[str, str], str]:
-    """(code, case) -> text."""
+    """Return (code, case) -> text of the reported faults."""
     with pytest.raises(TrainingError) as caught:
         check(root, CLASSES, **options)
     assert caught.value.code == "data.faults"
@@ -83,7 +83,7 @@ def test_a_sound_data_set_gives_one_line(folder: Path, caplog: pytest.LogCapture
         (["sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1"], 2, False),
     ],
 )
-def test_cases_that_may_be_of_one_patient_are_pointed_out(
+def test_cases_that_may_belong_to_one_patient_are_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, cases: list[str], patients: int, warns: bool
 ) -> None:
     for name in cases:
@@ -98,7 +98,7 @@ def test_cases_that_may_be_of_one_patient_are_pointed_out(
     assert "a pattern" not in caplog.text
 
 
-def test_a_value_to_ignore_is_said_to_be_trained(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ignored_values_are_reported_as_trained(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "dataset.json").write_text('{"labels": {"background": 0, "front": 1, "back": 2, "ignore": 3}}')
     check(folder, CLASSES, layout="folders")
     assert [r.levelname for r in caplog.records if "value 3 as ignored; it is trained as background" in r.message]
@@ -130,13 +130,13 @@ def test_six_planted_faults_give_one_report_that_names_all_six(folder: Path) -> 
     assert "2 voxels" in found["values.not_finite", "c3"]
 
 
-def test_partners_are_missed_in_both_directions(folder: Path) -> None:
+def test_unpaired_images_and_label_maps_are_reported(folder: Path) -> None:
     (folder / "labels" / "c0.nii.gz").unlink()
     (folder / "images" / "c1.nii.gz").unlink()
     assert set(report(folder)) == {("partner.no_label", "c0"), ("partner.no_image", "c1")}
 
 
-def test_a_label_map_beside_its_image_says_by_how_much(folder: Path) -> None:
+def test_the_distance_of_a_shifted_label_map_is_reported(folder: Path) -> None:
     moved, jittered = AFFINE.copy(), AFFINE.copy()
     moved[:3, 3] += (3, 0, 4)
     jittered[0, 3] += 0.1  # less than a tenth of the smallest spacing, 1.25 mm
@@ -230,7 +230,7 @@ def test_two_cases_of_one_name(folder: Path) -> None:
     assert set(report(folder)) == {("name.twice", "c0")}
 
 
-def test_pictures_grey_and_in_colours(tmp_path: Path) -> None:
+def test_2d_images_in_grey_and_colours(tmp_path: Path) -> None:
     for name in ("images", "labels"):
         (tmp_path / name).mkdir()
     values = np.zeros((9, 7), np.uint8)
@@ -254,7 +254,7 @@ def test_pictures_grey_and_in_colours(tmp_path: Path) -> None:
 
 
 def test_grey_of_16_bits_is_no_colour(tmp_path: Path) -> None:
-    """PIL holds no colours of 16 bits, so MONAI's collate would meet (1, W, H) among (3, W, H)."""
+    """PIL has no colours of 16 bits, so MONAI's collate would receive (1, W, H) among (3, W, H)."""
     for name in ("images", "labels"):
         (tmp_path / name).mkdir()
     grey = np.arange(63, dtype=np.uint16).reshape(9, 7)
@@ -263,7 +263,7 @@ def test_grey_of_16_bits_is_no_colour(tmp_path: Path) -> None:
         Image.fromarray((grey % 3).astype(np.uint8)).save(tmp_path / "labels" / f"p{n}.png")
     check(tmp_path, CLASSES)  # 8 bits are made RGB
     Image.fromarray(grey * 1000).save(tmp_path / "images" / "p2.png")
-    for options in ({"num_channels": 3}, {}):  # said, or as most of them
+    for options in ({"num_channels": 3}, {}):  # as set, or as most images have
         found = report(tmp_path, **options)
         assert set(found) == {("image.mode", "p2")}
         assert found["image.mode", "p2"].startswith("grey of more than 8 bits (mode I;16)")
@@ -320,27 +320,27 @@ def test_a_second_check_reads_what_changed_and_what_failed(
     check(folder, CLASSES, cache_dir=tmp_path / "cache")
 
 
-@pytest.mark.parametrize(("share", "said"), [(0.8, None), (0.05, None), (0.8, {"background": [3]})])
-def test_much_that_is_to_be_ignored_is_refused(
-    share: float, said: dict | None, folder: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("fraction", "given"), [(0.8, None), (0.05, None), (0.8, {"background": [3]})])
+def test_many_ignored_voxels_are_refused(
+    fraction: float, given: dict | None, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = '{"labels": {"background": 0, "front": 1, "back": 2, "ignore": 3}}'
     (folder / "dataset.json").write_text(names)
     for path in (folder / "labels").iterdir():
         values = label()
         empty = np.flatnonzero(values == 0)
-        values.ravel()[empty[: round(share * values.size)]] = 3
+        values.ravel()[empty[: round(fraction * values.size)]] = 3
         save(path, values)
-    if share > 0.5 and not said:
+    if fraction > 0.5 and not given:
         found = report(folder, layout="folders")
         assert set(found) == {("label.ignored", "all")}
         assert found["label.ignored", "all"].startswith("80% of the voxels have value 3")
     else:
-        check(folder, CLASSES, said, layout="folders")
-        assert f"trained as background ({0 if said else 0.05:.1%} of the voxels)" in caplog.text
+        check(folder, CLASSES, given, layout="folders")
+        assert f"trained as background ({0 if given else 0.05:.1%} of the voxels)" in caplog.text
 
 
-def test_regions_are_said_to_be_unsupported(folder: Path) -> None:
+def test_overlapping_regions_are_refused(folder: Path) -> None:
     (folder / "dataset.json").write_text('{"labels": {"background": 0, "front": [1, 2], "back": 2}}')
     (text,) = report(folder, layout="folders").values()
     assert "regions that overlap (front and back both have 2), which are not supported" in text
@@ -376,33 +376,3 @@ def test_the_digest_of_a_case_is_of_its_voxels(folder: Path, tmp_path: Path) -> 
     save(folder / "labels" / "c1.nii.gz", swapped)
     after = check(folder, CLASSES, cache_dir=tmp_path / "cache")
     assert {name for name in before if before[name] != after[name]} == {"c1"}
-
-
-@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_an_uncompressed_tiff_is_turned_without_mixing_its_rows(tmp_path: Path, orientation: int) -> None:
-    values = np.arange(63, dtype=np.uint8).reshape(9, 7)
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    for ending in ("png", "tif"):
-        Image.fromarray(values).save(tmp_path / f"x.{ending}", exif=exif)
-    with Image.open(tmp_path / "x.png") as png, Image.open(tmp_path / "x.tif") as tiff:
-        assert np.array_equal(convert_label_map(tiff), convert_label_map(png))
-
-
-def test_pictures_are_turned_as_their_exif_says(tmp_path: Path) -> None:
-    values = np.zeros((9, 7), np.uint8)
-    values[1:3, 2:6] = 200
-    turned = Image.fromarray(np.rot90(values))  # stored a quarter turn to the left; 6: turn it to the right
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
-    for ending in ("png", "tif", "jpg"):
-        turned.save(tmp_path / f"x.{ending}", exif=exif, **{"quality": 100} if ending == "jpg" else {})
-        with Image.open(tmp_path / f"x.{ending}") as opened:
-            np.testing.assert_allclose(np.asarray(convert_image(opened, 1)), values, atol=3)
-    with Image.open(tmp_path / "x.png") as opened:
-        assert np.array_equal(convert_label_map(opened), values)
-    bilevel = Image.fromarray(values > 0)
-    bilevel.save(tmp_path / "mask.png")
-    with Image.open(tmp_path / "mask.png") as opened:
-        assert opened.mode == "1"
-        assert np.array_equal(convert_label_map(opened), values > 0)

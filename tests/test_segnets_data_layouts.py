@@ -1,4 +1,4 @@
-"""Every layout gives the same kind of data list, labels are mapped by name, and no patient is in two parts."""
+"""Test that every layout gives the same data list."""
 
 from __future__ import annotations
 
@@ -6,55 +6,17 @@ import json
 import re
 import sys
 import unicodedata
-from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from monai.bundle import ConfigParser
-from PIL import Image
+from empty_sets import code_of, decathlon, names, touch
 
 from napari_seg.bundles.spec import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 
-from segnets.data import Dataset, MapLabelsd, datalist, find_dataset, images, label_values
+from segnets.data import find_dataset, images
 from segnets.errors import TrainingError
-
-HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "hippocampus"
-CLASSES = {"0": "background", "1": "anterior hippocampus", "2": "posterior hippocampus"}
-
-
-def touch(root: Path, *names: str) -> Path:
-    """Empty files: finding a data set opens no scan."""
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root
-
-
-def code_of(*arguments: object, call: object = find_dataset, **options: object) -> str:
-    with pytest.raises(TrainingError) as caught:
-        call(*arguments, **options)
-    assert str(caught.value) == f"{caught.value.code}: {caught.value.message}"
-    return caught.value.code
-
-
-def names(cases: object) -> list[str]:
-    return [case["name"] for case in cases]
-
-
-def decathlon(root: Path, count: int) -> Path:
-    listing = [{"image": f"./imagesTr/c{n}.nii.gz", "label": f"./labelsTr/c{n}.nii.gz"} for n in range(count)]
-    touch(root, *(path for pair in listing for path in pair.values()))
-    description = {
-        "training": listing,
-        "labels": {"0": "background", "1": "Anterior", "2": "Posterior"},
-        "modality": {"0": "MRI"},
-    }
-    (root / "dataset.json").write_text(json.dumps(description))
-    return root
 
 
 def test_decathlon(tmp_path: Path) -> None:
@@ -106,7 +68,7 @@ def test_names_are_the_same_in_either_unicode_form(tmp_path: Path, first: str, s
 
 
 @pytest.mark.parametrize(
-    ("images", "labels", "said"),
+    ("images", "labels", "listed"),
     [
         (["a.nrrd", "b.nrrd"], ["a.nrrd", "b.mha"], "3 .nrrd, 1 .mha"),
         (["a.dcm", "b"], ["a.json", "b.json"], "2 .json, 1 .dcm, 1 files without an ending"),
@@ -114,9 +76,9 @@ def test_names_are_the_same_in_either_unicode_form(tmp_path: Path, first: str, s
         (["a.nii.gz"], ["a.mha.gz"], "1 .mha.gz"),
     ],
 )
-def test_formats_that_are_not_read_are_named(tmp_path: Path, images: list[str], labels: list[str], said: str) -> None:
+def test_formats_that_are_not_read_are_named(tmp_path: Path, images: list[str], labels: list[str], listed: str) -> None:
     touch(tmp_path, *(f"images/{name}" for name in images), *(f"labels/{name}" for name in labels))
-    with pytest.raises(TrainingError, match=rf"dataset\.no_cases: .*not read were {re.escape(said)}; .*\.nii\.gz"):
+    with pytest.raises(TrainingError, match=rf"dataset\.no_cases: .*not read were {re.escape(listed)}; .*\.nii\.gz"):
         find_dataset(tmp_path)
 
 
@@ -208,7 +170,7 @@ def test_plain_folders_with_a_file_a_channel(tmp_path: Path) -> None:
     assert len(case["image"]) == 2
 
 
-def test_what_is_no_data_set(tmp_path: Path) -> None:
+def test_folders_without_a_data_set_are_refused(tmp_path: Path) -> None:
     assert code_of(tmp_path / "nowhere") == "dataset.missing"
     assert code_of(tmp_path) == "dataset.unknown"
     assert code_of(tmp_path, "medical") == "dataset.unknown"
@@ -231,7 +193,7 @@ def test_images_of_a_folder(tmp_path: Path) -> None:
     assert names(images(frames, num_channels=3)) == [f"frame_{n:04d}" for n in range(4)]
     (frames / "frame_0003.png").unlink()
     assert len(images(frames, num_channels=3)) == 3
-    for channels in (2, 3):  # nnU-Net's pictures
+    for channels in (2, 3):  # 2D images in nnU-Net's layout
         folder = touch(tmp_path / str(channels), *(f"c{n}_{k:04d}.png" for n in range(2) for k in range(channels)))
         grouped = images(folder, num_channels=channels)
         assert [(case["name"], len(case["image"])) for case in grouped] == [("c0", channels), ("c1", channels)]
@@ -241,105 +203,6 @@ def test_images_of_a_folder(tmp_path: Path) -> None:
     assert images(tmp_path) == [{"name": "c", "image": str(tmp_path / "imagesTs" / "c.nii")}]
     (tmp_path / "empty").mkdir()
     assert code_of(tmp_path / "empty", call=images) == "dataset.no_images"
-
-
-@pytest.mark.parametrize(
-    ("count", "sizes"),
-    [(2, (1, 1, 0)), (5, (4, 1, 0)), (7, (6, 1, 0)), (8, (6, 1, 1)), (10, (8, 1, 1)), (30, (24, 3, 3))],
-)
-def test_the_parts_are_disjoint_and_complete(tmp_path: Path, count: int, sizes: tuple[int, ...]) -> None:
-    decathlon(tmp_path, count)
-    parts = [datalist(tmp_path, part) for part in ("training", "validation", "test") if part != "test" or count > 7]
-    assert (*map(len, parts), 0)[:3] == sizes
-    if count < 8:
-        assert code_of(tmp_path, "test", call=datalist) == "split.empty_part"
-    assert sorted(chain(*map(names, parts))) == sorted(names(datalist(tmp_path, "all")))
-    assert datalist(tmp_path, "training") == parts[0]
-
-
-def test_every_case_is_validated_on_in_one_fold(tmp_path: Path) -> None:
-    decathlon(tmp_path, 11)
-    folds = [datalist(tmp_path, "validation", fold=fold, folds=4) for fold in range(4)]
-    assert sorted(map(len, folds)) == [2, 3, 3, 3]
-    assert sorted(chain(*map(names, folds))) == sorted(names(datalist(tmp_path, "all")))
-    for fold, validation in enumerate(folds):
-        training = datalist(tmp_path, "training", fold=fold, folds=4)
-        assert len(training) + len(validation) == 11
-        assert not set(names(training)) & set(names(validation))
-        assert code_of(tmp_path, "test", fold=fold, folds=4, call=datalist) == "split.empty_part"
-    assert names(folds[0]) != names(datalist(tmp_path, "validation", fold=0, folds=4, seed=1))
-
-
-def test_a_patient_is_in_one_part(tmp_path: Path) -> None:
-    scans = [f"sub-{p:02d}_ses-{s}" for p in range(6) for s in range(3)]
-    touch(tmp_path, *(f"{folder}/{scan}.nii" for folder in ("images", "labels") for scan in scans))
-    parts = [datalist(tmp_path, part) for part in ("training", "validation")]
-    assert tuple(map(len, parts)) == (15, 3)
-    assert not {name[:6] for name in names(parts[0])} & {name[:6] for name in names(parts[1])}
-    assert len(datalist(tmp_path, "validation", patient=".+")) == 2  # told that every scan is a patient: 14, 2, 2
-
-
-def test_splits_that_cannot_be(tmp_path: Path) -> None:
-    decathlon(tmp_path, 3)
-    assert code_of(tmp_path, "training", fold=0, folds=4, call=datalist) == "split.too_few"
-    assert code_of(tmp_path, "training", fold=3, folds=3, call=datalist) == "split.fold"
-    assert code_of(tmp_path, "training", fold=0, folds=1, call=datalist) == "split.folds"
-    assert code_of(tmp_path, "validation", fractions=(1, 0, 0), call=datalist) == "split.empty_part"
-    assert code_of(tmp_path, "training", fractions=(0, 1, 0), call=datalist) == "split.shares"
-    assert code_of(tmp_path, "trainign", call=datalist) == "split.part"
-    assert len(datalist(tmp_path, "training", fractions=(1, 0, 0))) == 3
-    touch(tmp_path / "one", *(f"one/{d}/sub-1_ses-{s}.nii" for d in ("images", "labels") for s in range(4)))
-    touch(tmp_path, *(f"one/{d}/sub-1_ses-{s}.nii" for d in ("images", "labels") for s in range(4)))
-    assert code_of(tmp_path / "one", "training", call=datalist) == "split.too_few"
-
-
-@pytest.mark.skipif(not HIPPOCAMPUS.is_dir(), reason="the real cases are no part of the project")
-def test_the_split_of_task04_stays_what_it_was() -> None:
-    from monai.data import load_decathlon_datalist, partition_dataset
-
-    listed = load_decathlon_datalist(str(HIPPOCAMPUS / "dataset.json"), data_list_key="training")
-    training, rest = partition_dataset(listed, ratios=[0.8, 0.2], shuffle=True, seed=0)
-    parts = [[case["image"] for case in datalist(HIPPOCAMPUS, part)] for part in ("training", "validation", "test")]
-    assert tuple(map(len, parts)) == (166, 21, 21)
-    assert parts[0] == [case["image"] for case in training]
-    assert parts[1] + parts[2] == [case["image"] for case in rest]
-
-
-def named(**labels: int | tuple[int, ...]) -> Dataset:
-    values = {name.replace("_", " "): v if isinstance(v, tuple) else (v,) for name, v in labels.items()}
-    return Dataset("nnunet", (), labels=values)
-
-
-def test_labels_are_matched_by_name() -> None:
-    assert label_values(named(Anterior=1, Posterior=2), CLASSES) == {1: [1], 2: [2]}
-    assert label_values(named(POSTERIOR_hippocampus=4, Anterior=9, ventricle=5), CLASSES) == {1: [9], 2: [4]}
-    kidney = {"0": "background", "1": "kidney", "2": "kidney tumour"}
-    assert label_values(named(tumour=(2, 3), Kidney=1), kidney) == {1: [1], 2: [2, 3]}
-    assert label_values(Dataset("folders", ()), CLASSES) == {1: [1], 2: [2]}
-
-
-GLIOMA = {"edema": (1,), "non-enhancing tumor": (2,), "enhancing tumour": (3,)}
-
-
-@pytest.mark.parametrize(
-    ("names", "wanted", "value"),
-    [
-        (GLIOMA, "enhancing tumor", 3),
-        (GLIOMA, "Non-Enhancing Tumour", 2),
-        (GLIOMA, "tumour", None),
-        ({"liver": (1,), "non-tumour": (2,)}, "tumour", None),
-        ({"left hippocampus": (1,), "amygdala": (2,)}, "hippocampus", None),
-    ],
-)
-def test_only_names_within_a_classes_words_are_like_it(
-    names: dict, wanted: str, value: int | None, caplog: pytest.LogCaptureFixture
-) -> None:
-    dataset, classes = Dataset("nnunet", (), labels=names), {"0": "background", "1": wanted}
-    if value is None:
-        assert code_of(dataset, classes, call=label_values) == "labels.unmatched"
-    else:
-        assert label_values(dataset, classes) == {1: [value]}
-        assert f"is taken for {wanted}" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["$__import__('os').system('x')", "@bundle_root", "%train", " $x", "a\nb", "a\x07"])
@@ -353,71 +216,3 @@ def test_names_that_a_config_would_run_are_refused(tmp_path: Path, name: str) ->
     (tmp_path / "bids" / "dseg.tsv").write_text(f'index\tname\n1\t"{name}"\n')
     if name == name.strip():
         assert code_of(tmp_path / "bids") == "dataset.bad_name"
-
-
-def test_what_the_user_says_comes_first() -> None:
-    says = {"Anterior Hippocampus": "120-135", 2: [1, "200-255"], "background": 7}
-    assert label_values(named(Anterior=1, Posterior=2), CLASSES, says) == {0: [7], 1: ["120-135"], 2: [1, "200-255"]}
-    assert label_values(named(Anterior=4, Posterior=2), CLASSES, {"2": 8}) == {1: [4], 2: [8]}
-    assert label_values(Dataset("folders", ()), CLASSES, {"background": [3]}) == {0: [3], 1: [1], 2: [2]}
-
-
-@pytest.mark.parametrize(
-    ("dataset", "says", "code"),
-    [
-        (named(Anterior=1, tail=2), None, "labels.unmatched"),
-        (named(hippocampus=1), {"anterior hippocampus": 2}, "labels.unmatched"),  # it may be both
-        (named(left_anterior_hippocampus=1, posterior=3), None, "labels.unmatched"),  # it is a part of the class
-        (named(hippocampus=3), None, "labels.unmatched"),  # it would be both
-        (named(liver=1, lung=9), None, "labels.unmatched"),
-        (named(Anterior=(1, 2), Posterior=2), None, "labels.regions"),
-        (named(Anterior=1), {2: "0-3"}, "labels.overlap"),
-        (named(), {"tail": 1}, "labels.no_class"),
-        (named(), {1: 1, 2: "many"}, "labels.bad_value"),
-        (named(), {1: 1, 2: 2.5}, "labels.bad_value"),
-        (named(), {1: 1, 2: "9-5"}, "labels.bad_value"),
-    ],
-)
-def test_mappings_that_cannot_be(dataset: Dataset, says: dict | None, code: str | None) -> None:
-    if code:
-        assert code_of(dataset, CLASSES, says, call=label_values) == code
-    else:
-        assert label_values(dataset, CLASSES, says) == {1: [2], 2: [1]}
-
-
-def test_names_unlike_any_class_go_by_value_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
-    assert label_values(named(head=1, tail=2), CLASSES) == {1: [1], 2: [2]}
-    assert "anterior hippocampus = head; posterior hippocampus = tail" in caplog.text
-
-
-def test_values_become_classes() -> None:
-    values = torch.tensor([[0.0, 127, 128.0001, 130], [233, 255, 7, 60]])
-    mapped = MapLabelsd("label", {1: ["120-135"], "2": [255, "200-240"]})({"label": values, "name": "x"})
-    assert mapped["label"].tolist() == [[0, 1, 1, 1], [2, 2, 0, 0]]
-    assert values[0, 1] == 127  # the input is left alone: the cache holds it
-    assert MapLabelsd("label")({"label": values})["label"] is values
-    strict = MapLabelsd("label", {0: [7], 1: ["120-135"], 2: ["200-255"]}, unknown="error")
-    assert code_of({"label": values, "name": "x"}, call=strict) == "labels.unknown"
-    assert strict({"label": values.clamp(max=6) * 0 + 7})["label"].tolist() == [[0] * 4] * 2
-
-
-def test_pictures_load_through_plain_config(tmp_path: Path) -> None:
-    grey = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20  # 3 high, 4 wide
-    Image.fromarray(grey).convert("LA").save(tmp_path / "la.png")
-    Image.fromarray(grey).convert("RGBA").save(tmp_path / "rgba.png")
-    palette = Image.fromarray(np.array([[0, 1, 2, 255]] * 3, np.uint8), mode="P")
-    palette.putpalette([v for n in range(256) for v in (n * 37 % 256, n * 91 % 256, n * 53 % 256)])
-    palette.save(tmp_path / "palette.png")
-
-    def loader(converter: str, **options: int) -> object:
-        config = {"_target_": f"segnets.data.{converter}", "_mode_": "callable", **options}
-        load = {"_target_": "monai.transforms.LoadImage", "reader": "PILReader", "converter": config}
-        return ConfigParser({"load": {**load, "ensure_channel_first": True}}).get_parsed_content("load")
-
-    for name in ("la.png", "rgba.png"):
-        one, three = (loader("convert_image", channels=channels)(tmp_path / name) for channels in (1, 3))
-        assert np.array_equal(one, grey.T[None])
-        assert np.array_equal(three, np.stack([grey.T] * 3))
-        assert np.array_equal(loader("convert_label_map")(tmp_path / name), grey.T[None])
-    assert np.unique(loader("convert_label_map")(tmp_path / "palette.png")).tolist() == [0, 1, 2, 255]
-    assert loader("convert_image")(tmp_path / "palette.png").shape == (3, 4, 3)

@@ -1,4 +1,4 @@
-"""What the bundle measures where a structure is missing: one rule with napari_seg.evaluation, by hand."""
+"""Test metrics of missing structures by hand: the rule is that of napari_seg.evaluation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DIAGONAL = math.hypot(8 * 3, 10 * 1, 6 * 2)
 
 
 def label_map(*places: tuple[int, int, int]) -> MetaTensor:
-    """One-hot, three classes on 8 x 10 x 6 voxels: class n + 1 in the single voxel of the n-th place, if it has one."""
+    """Return one-hot labels of 8 x 10 x 6 voxels: class n + 1 in the voxel of the n-th place, if it has one."""
     label = torch.zeros(8, 10, 6, dtype=torch.long)
     for number, place in enumerate(places, start=1):
         if place:
@@ -51,14 +51,14 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.filterwarnings("error:the (ground truth|prediction) of class")
-def test_a_structure_that_is_missing(case: str) -> None:
+def test_missing_structures(case: str) -> None:
     prediction, reference, *expected = CASES[case]
     for metric, values in zip((Dice(), HausdorffDistance(percentile=95), SurfaceDice([1, 1])), expected, strict=True):
         CaseMetric(metric).update(([prediction], [reference]))
         assert metric.get_buffer().tolist() == [pytest.approx(list(values), rel=1e-6, nan_ok=True)]
 
 
-def test_it_is_the_rule_of_napari_seg() -> None:
+def test_the_rule_is_that_of_napari_seg() -> None:
     import numpy as np
 
     from napari_seg.evaluation.metrics import compare_label_maps
@@ -74,7 +74,7 @@ def test_it_is_the_rule_of_napari_seg() -> None:
             assert [getattr(scores[n], name) for n in (1, 2)] == pytest.approx(list(values), nan_ok=True)
 
 
-def test_a_miss_worsens_every_mean_and_a_right_absence_none(tmp_path: Path) -> None:
+def test_a_missed_structure_lowers_every_mean_and_a_true_negative_none(tmp_path: Path) -> None:
     engine = Engine(lambda e, b: None)
     engine.state.epoch_length, engine.state.metric_details = 3, {}
     for name, metric in (("mean_dice", Dice()), ("hd95_mm", HausdorffDistance(percentile=95))):
@@ -92,7 +92,7 @@ def test_a_miss_worsens_every_mean_and_a_right_absence_none(tmp_path: Path) -> N
 
 
 def measured(metric: CaseMetric, *cases: str) -> Engine:
-    """An engine that has seen some of `CASES`."""
+    """Return an engine that has processed some of `CASES`."""
     engine = Engine(lambda engine, case: [{"pred": CASES[case][0], "label": CASES[case][1]}])
     metric.attach(engine, "mean_dice")
     engine.run(list(cases))
@@ -100,18 +100,18 @@ def measured(metric: CaseMetric, *cases: str) -> Engine:
 
 
 def test_a_validations_mean_is_the_evaluations(tmp_path: Path) -> None:
-    """Of the structures' means: the mean over cases of each case's own would be (1 + 0.5 + 1) / 3."""
+    """Average the means of structures; averaging the means of cases would give (1 + 0.5 + 1) / 3."""
     engine = measured(CaseMetric(Dice()), "equal", "second missed", "second rightly not found")
     assert engine.state.metrics == {"mean_dice": 0.75}
     Summary(tmp_path / "summary.json", {"0": "background", "1": "a", "2": "b"})(engine)
     assert json.loads((tmp_path / "summary.json").read_text())["mean_dice"]["mean"] == 0.75
 
 
-def test_where_nothing_counts_the_mean_is_no_number() -> None:
+def test_without_counting_cases_the_mean_is_nan() -> None:
     assert math.isnan(measured(CaseMetric(Dice()), "nothing there").state.metrics["mean_dice"])
 
 
-def test_the_picture_of_the_worst_cases_follows_it() -> None:
+def test_the_preview_of_cases_follows_the_rule() -> None:
     assert case_dice(BOTH, FIRST) == 0.5
     assert case_dice(NONE, NONE) == 1
 

@@ -1,17 +1,14 @@
-"""One battery that every network passes, and what each of them computes, by hand."""
+"""Test every network with one battery, and each of them against values computed by hand."""
 
 from __future__ import annotations
 
-import copy
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from monai.bundle import ConfigParser
-from monai.inferers import SimpleInferer, SliceInferer, SlidingWindowInferer
 from monai.losses import DeepSupervisionLoss, DiceCELoss
 from torch import nn
 
@@ -24,12 +21,11 @@ from segnets.deeplab import ASPP, DeepLabV3, DeepLabV3Plus, atrous_rates
 from segnets.encoder import ResidualEncoder, SeparableEncoder
 from segnets.errors import TrainingError
 from segnets.fcn import FCN
-from segnets.inferers import MultiScale, TestTimeAveraging, with_overlap
 from segnets.multiview import MultiView
 from segnets.training.weights import load_matching_weights
 from segnets.unet import UNet
 
-# a new network: its class, what it is built with beside the defaults, the dimensions it has
+# a new network: its class, its arguments apart from the defaults, its dimensions
 NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any], tuple[int, ...]]] = {
     "unet": (UNet, {}, (2, 3)),
     "unet_plain": (UNet, {"residual": False}, (2, 3)),
@@ -80,7 +76,7 @@ def test_a_batch_of_one_trains_every_parameter(cls: type, own: dict, dims: int) 
 
 @every_network
 def test_torchscript_computes_the_same(cls: type, own: dict, dims: int) -> None:
-    """What `monai.bundle ckpt_export` writes."""
+    """Test what `monai.bundle ckpt_export` writes."""
     network = cls(dims, 1, 3, **own).eval()
     image = torch.randn(1, 1, *(13, 19, 9)[:dims])
     with torch.no_grad():
@@ -167,17 +163,17 @@ def test_multi_grid_multiplies_the_rates_of_the_last_stage() -> None:
     ],
     ids=str,
 )
-def test_a_ladder_that_cannot_be_built_is_told(wrong: dict) -> None:
-    with pytest.raises(TrainingError) as told:
+def test_contradicting_encoder_settings_are_refused(wrong: dict) -> None:
+    with pytest.raises(TrainingError) as caught:
         ResidualEncoder(2, 1, **wrong)
-    assert told.value.code == "network.encoder"
+    assert caught.value.code == "network.encoder"
 
 
 # ---- FCN and DeepLab
 
 
 class Constant(nn.Module):
-    """An encoder whose stages give 1, 10, 100 and 1000."""
+    """Return 1, 10, 100 and 1000 as features of the stages."""
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         return [image.new_full((1, 2, 16 // s, 24 // s), 10.0**n) for n, s in enumerate((1, 2, 4, 8))]
@@ -255,9 +251,9 @@ def test_views_are_fused_by_their_mean_probability() -> None:
     for chunk in (1, 7, 64):
         fused = MultiView(3, 2, 3, networks, chunk=chunk).eval()(image)
         assert torch.allclose(fused.exp(), expected, atol=1e-6)
-    shared = MultiView(3, 2, 3, networks[0], views=(0, 2)).eval()
+    common = MultiView(3, 2, 3, networks[0], views=(0, 2)).eval()
     expected = (by_slices(networks[0], image, 0) + by_slices(networks[0], image, 2)) / 2
-    assert torch.allclose(shared(image).softmax(dim=1), expected, atol=1e-6)
+    assert torch.allclose(common(image).softmax(dim=1), expected, atol=1e-6)
 
 
 def test_in_training_each_volume_is_seen_from_one_view() -> None:
@@ -279,93 +275,7 @@ def test_a_config_nests_the_network_of_the_slices() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"spatial_dims": 2}, {"views": (0, 3)}, {"network": [nn.Identity()]}], ids=str)
-def test_views_that_cannot_be_are_told(wrong: dict) -> None:
-    with pytest.raises(TrainingError) as told:
+def test_impossible_views_are_refused(wrong: dict) -> None:
+    with pytest.raises(TrainingError) as caught:
         MultiView(**{"spatial_dims": 3, "in_channels": 1, "out_channels": 2} | wrong)
-    assert told.value.code == "network.views"
-
-
-# ---- averaging at test time
-
-
-def pointwise(image: torch.Tensor) -> torch.Tensor:
-    return torch.cat([image, image**2, -image], dim=1)
-
-
-def seeded_conv() -> nn.Module:
-    torch.manual_seed(5)
-    return nn.Conv2d(1, 3, 3, padding=1)
-
-
-@pytest.mark.parametrize("inferer", [SimpleInferer(), SlidingWindowInferer((6, 6, 6), overlap=0.5)])
-def test_averaging_changes_nothing_for_a_network_of_single_voxels(inferer: Any) -> None:
-    image = torch.randn(2, 1, 7, 5, 6)
-    averaged = TestTimeAveraging(inferer, shifts=3, mirror_axes=(0, 2))(image, pointwise)
-    assert torch.allclose(averaged, pointwise(image).log_softmax(dim=1), atol=1e-5)
-    assert torch.allclose(averaged.exp().sum(dim=1), torch.ones(2, 7, 5, 6), atol=1e-5)
-
-
-def test_shifts_and_mirrors_are_the_mean_by_hand() -> None:
-    network, image = seeded_conv(), torch.randn(1, 1, 6, 5)
-    first = F.pad(image, (0, 3, 0, 1))  # at the canvas's near corner
-    other = F.pad(image, (3, 0, 1, 0))  # 1 and 3 voxels further
-    with torch.no_grad():
-        expected = (
-            network(first).softmax(1)[..., :6, :5]
-            + network(first.flip(3)).flip(3).softmax(1)[..., :6, :5]
-            + network(other).softmax(1)[..., 1:, 3:]
-            + network(other.flip(3)).flip(3).softmax(1)[..., 1:, 3:]
-        ) / 4
-        averaging = TestTimeAveraging(SimpleInferer(), shifts=[(0, 0), (1, 3)], mirror_axes=[1])
-        assert torch.allclose(averaging(image, network).exp(), expected, atol=1e-6)
-
-
-def test_a_number_of_shifts_runs_that_many_copies_along_the_diagonal() -> None:
-    sizes = []
-
-    def network(image: torch.Tensor) -> torch.Tensor:
-        sizes.append(tuple(image.shape[2:]))
-        return pointwise(image)
-
-    TestTimeAveraging(SimpleInferer(), shifts=4)(torch.randn(1, 1, 8, 9, 10), network)
-    assert sizes == [(11, 12, 13)] * 4
-
-
-def test_a_network_that_is_sure_gives_no_minus_infinity() -> None:
-    sure = TestTimeAveraging(SimpleInferer(), shifts=2)(torch.full((1, 1, 4, 4), 500.0), pointwise)
-    assert torch.isfinite(sure).all()
-
-
-def test_scales_are_the_mean_by_hand() -> None:
-    network, image = seeded_conv(), torch.randn(1, 1, 8, 6)
-
-    def resized(features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
-
-    with torch.no_grad():
-        halved = resized(network(resized(image, (4, 3))), (8, 6)).softmax(1)
-        expected = (halved + network(image).softmax(1)) / 2
-        assert torch.allclose(MultiScale(SimpleInferer(), (0.5, 1.0))(image, network).exp(), expected, atol=1e-6)
-        nested = TestTimeAveraging(MultiScale(SimpleInferer(), (0.5, 1.0)), shifts=1)
-        assert torch.allclose(nested(image, copy.deepcopy(network)).exp(), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("kind", [SlidingWindowInferer, SliceInferer])
-def test_windows_of_a_validation_are_few(kind: type[SlidingWindowInferer]) -> None:
-    calls = 0
-
-    def network(windows: torch.Tensor) -> torch.Tensor:
-        nonlocal calls
-        calls += len(windows)
-        return windows
-
-    inferer = kind(roi_size=(8, 8) if kind is SliceInferer else (8, 8, 8), overlap=0.5)
-    image, counts = torch.rand(1, 1, 32, 32, 32), []
-    for windows in (inferer, with_overlap(inferer, 0.125)):
-        calls = 0
-        assert torch.allclose(windows(image, network), image, atol=1e-5)
-        counts.append(calls)
-    around = TestTimeAveraging(inferer)
-    assert with_overlap(around, 0.125) is around
-    assert inferer.overlap == 0.5
-    assert counts == ([32 * 7**2, 32 * 5**2] if kind is SliceInferer else [7**3, 5**3])
+    assert caught.value.code == "network.views"

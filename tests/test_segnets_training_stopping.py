@@ -1,4 +1,4 @@
-"""A run that ends before its last epoch: cleanly, at once, and so that it can go on."""
+"""Test runs that end before their last epoch and are resumed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ignite.engine import Engine, Events
 from tiny_run import losses, make_run, run, without_times
 
 from segnets.metrics import CaseMetric  # isort: skip - within reach by tiny_run
-from segnets.training import EarlyStopping, Schedule, StopAfterMinutes, StopOnSignal, Validation  # isort: skip - by tiny_run
+from segnets.training import EarlyStopping, StopAfterMinutes, StopOnSignal, Validation  # isort: skip - by tiny_run
 
 
 class At:
-    """Calls a function after a step."""
+    """Call a function after a step."""
 
     def __init__(self, step: int, do: Any) -> None:
         self.step, self.do = step, do
@@ -36,7 +36,7 @@ def validated_steps(folder: Path) -> list[int]:
 
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
-    """A run of 4 epochs of 3 steps without interruption, validated after every second epoch."""
+    """Return a run of 4 epochs of 3 steps without interruption, validated after every second epoch."""
     run(tmp_path / "whole")
     return tmp_path / "whole"
 
@@ -76,14 +76,14 @@ def test_a_signal_interrupts_the_run_after_the_step(
     assert without_times(folder) == without_times(whole)
 
 
-def test_a_run_that_was_sent_no_signal_exits_as_ever(tmp_path: Path) -> None:
+def test_a_run_without_a_signal_exits_normally(tmp_path: Path) -> None:
     signals = StopOnSignal()
     run(tmp_path, max_epochs=1, more_handlers=[signals])
     signals.exit()
 
 
 def test_workers_outlive_a_signal_to_all(tmp_path: Path) -> None:
-    """A terminal sends Ctrl-C, and a cluster SIGTERM, to the workers too."""
+    """Send signals to the workers too, as a terminal does with Ctrl-C and a cluster with SIGTERM."""
 
     def to_all() -> None:
         workers = trainer._dataloader_iter._workers
@@ -100,7 +100,7 @@ def test_workers_outlive_a_signal_to_all(tmp_path: Path) -> None:
 
 
 def test_an_error_in_a_worker_ends_the_run_at_once(tmp_path: Path) -> None:
-    """A worker ignores SIGTERM, which is what Python ends it with before it waits for its end, for ever."""
+    """Workers ignore SIGTERM, with which Python would end them before it waits for them forever."""
     code = f"""
 import errno, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -124,7 +124,7 @@ tiny_run.run(Path({str(tmp_path)!r}), num_workers=1)
     assert "No space left on device" in output.strip().splitlines()[-1]
 
 
-def test_minutes_count_over_restarts_and_more_of_them_go_on(
+def test_minutes_are_summed_over_restarts_and_more_of_them_resume(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "timed"
@@ -146,12 +146,12 @@ def test_minutes_count_over_restarts_and_more_of_them_go_on(
     assert len(losses(folder)) == 5
     run(folder, max_minutes=60)
     assert len(losses(folder)) == 12
-    # half a minute of 60 is no share, so the rate goes on where the steps are
+    # half a minute of 60 is less than the fraction of steps, so the rate follows the steps
     rates = [[line["lr"] for line in without_times(f) if "lr" in line][-3:] for f in (folder, whole)]
     assert rates[0] == rates[1]
 
 
-def test_more_minutes_are_validated_in_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validations_follow_a_larger_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StopAfterMinutes, "_seconds", property(lambda self: 6.0 * trainer.state.iteration))
     for minutes, validated in ((0.9, [3, 6, 9]), (2.0, [3, 6, 9, 12, 15, 18, 20])):
         trainer = make_run(tmp_path, max_epochs=30, max_minutes=minutes)
@@ -176,9 +176,7 @@ def test_patience(tmp_path: Path) -> None:
     assert validated_steps(tmp_path) == [6, 12, 18, 24, 30]
 
 
-def test_a_validation_in_which_nothing_counts_is_never_the_best(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_validation_without_counting_cases_is_never_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, compute = iter([math.nan, math.nan, 0.4, math.nan, 0.3, math.nan]), CaseMetric.compute
     monkeypatch.setattr(CaseMetric, "compute", lambda metric: (compute(metric), next(found))[1])
     kept: list[int] = []
@@ -204,65 +202,3 @@ def test_without_patience_or_minutes_nothing_ends(tmp_path: Path) -> None:
     trainer = run(tmp_path, max_epochs=2, patience=None, max_minutes=None)
     assert trainer.state.iteration == 6
     assert EarlyStopping(None, trainer).state_dict() == {}
-
-
-def rates(make: Any, fractions: list[float], epochs: int) -> list[float]:
-    """The rate before each of 10 steps an epoch, the fraction of the time being given after each epoch."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    minutes = StopAfterMinutes(1)
-    schedule = Schedule(make(optimizer, 10 * epochs), minutes)
-    found = []
-
-    def step(engine: Engine, _: Any) -> None:
-        found.append(optimizer.param_groups[0]["lr"])
-        minutes.fraction = fractions[engine.state.epoch - 1]
-
-    engine = Engine(step)
-    schedule.attach(engine)
-    engine.run(range(10), max_epochs=len(fractions))
-    engine.state.max_epochs = epochs
-    return found
-
-
-SCHEDULES = {
-    "linear": lambda o, n: torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.0, total_iters=n),
-    "cosine": lambda o, n: torch.optim.lr_scheduler.CosineAnnealingLR(o, n),
-    "polynomial": lambda o, n: torch.optim.lr_scheduler.PolynomialLR(o, n, 0.9),
-    "one cycle": lambda o, n: torch.optim.lr_scheduler.OneCycleLR(o, 1.0, total_steps=n),
-    "warm-up": lambda o, n: torch.optim.lr_scheduler.SequentialLR(
-        o,
-        [
-            torch.optim.lr_scheduler.LinearLR(o, 0.1, 1.0, total_iters=5),
-            torch.optim.lr_scheduler.CosineAnnealingLR(o, n - 5),
-        ],
-        [5],
-    ),
-}
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_any_schedule_follows_the_steps_or_the_time_whichever_is_further(name: str) -> None:
-    planned = rates(SCHEDULES[name], [0.0] * 4, 4)
-    assert len(set(planned)) > 30
-    # by the end of the first epoch half of the time is gone: step 20 of 40 less one
-    hurried = rates(SCHEDULES[name], [0.5, 0.5, 0.99, 0.99], 4)
-    assert hurried[0] == planned[0]
-    assert hurried[1] == hurried[2] == hurried[10] == planned[round(0.5 * 39)]
-    assert hurried[19] == planned[max(19, round(0.5 * 39))]
-    assert hurried[21] == hurried[39] == planned[39]
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_a_schedule_is_resumed_by_the_step_and_the_minutes(name: str) -> None:
-    planned = rates(SCHEDULES[name], [0.0] * 4, 4)
-    for step, share, expected in ((17, 0.0, 17), (17, 0.5, round(0.5 * 39)), (39, 1.0, 39)):
-        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-        minutes = StopAfterMinutes(1)
-        minutes.load_state_dict({"seconds": 60 * share})
-        schedule = Schedule(SCHEDULES[name](optimizer, 40), minutes)
-        engine = Engine(lambda *_: None)
-        schedule.attach(engine)
-        engine.state.max_epochs, engine.state.epoch_length, engine.state.iteration = 4, 10, step
-        engine.fire_event(Events.STARTED)
-        assert optimizer.param_groups[0]["lr"] == planned[expected]
-        assert schedule.steps == expected

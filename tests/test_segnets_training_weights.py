@@ -1,4 +1,4 @@
-"""Fine-tuning copies what fits and says what doesn't; an ensemble is the average by hand."""
+"""Test fine-tuning from other weights, and ensembles against averages computed by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from segnets.training.weights import load_matching_weights, merge_checkpoints, r
 
 
 class Net(nn.Module):
-    """An encoder whose shortcut sees the image too, and a head."""
+    """Apply an encoder whose shortcut receives the image too, and a head."""
 
     def __init__(self, in_channels: int = 1, out_channels: int = 3, width: int = 8) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def test_the_same_network_is_copied_whole(tmp_path: Path, wrap: Callable[[dict],
     assert fit.fraction == 1
 
 
-def test_other_classes_leave_the_head_fresh_and_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_other_classes_leave_the_head_fresh_and_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     given, own = Net(out_channels=3), Net(out_channels=5)
     fresh = own.head.weight.detach().clone()
     with caplog.at_level("INFO", logger="segnets"):
@@ -73,7 +73,7 @@ def test_other_classes_leave_the_head_fresh_and_say_so(tmp_path: Path, caplog: p
 
 
 @pytest.mark.parametrize(("old", "new"), [(1, 3), (2, 3), (3, 1), (3, 2)])
-def test_other_channels_keep_the_answer_to_equal_ones(tmp_path: Path, old: int, new: int) -> None:
+def test_other_channels_keep_the_result_for_equal_channels(tmp_path: Path, old: int, new: int) -> None:
     given, own = Net(in_channels=old).eval(), Net(in_channels=new).eval()
     fit = load_matching_weights(own, saved(tmp_path / "model.pt", given))
     assert set(fit.adapted) == {"first.weight", "shortcut.weight"}
@@ -126,7 +126,7 @@ def test_an_ensemble_is_the_mean_of_the_members_probabilities(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fold0.pt", "fold1.pt", "fold2.pt", "model.pt"]
 
 
-def test_of_an_ensemble_the_first_network_is_fine_tuned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_fine_tuning_uses_the_first_network_of_an_ensemble(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     members = [Net() for _ in range(3)]
     merge_checkpoints([saved(tmp_path / f"{n}.pt", member) for n, member in enumerate(members)], tmp_path / "model.pt")
     own = Net()
@@ -138,11 +138,11 @@ def test_of_an_ensemble_the_first_network_is_fine_tuned(tmp_path: Path, caplog: 
     assert "an ensemble of 3 networks; the first one is used" in caplog.text
 
 
-def test_an_ensemble_stays_finite_where_every_member_is_sure() -> None:
-    sure = nn.Conv2d(1, 2, 1)
-    nn.init.constant_(sure.weight, 0)
-    sure.bias.data = torch.tensor([0.0, 500.0])
-    torch.testing.assert_close(Ensemble(sure, 2)(torch.rand(1, 1, 1, 1)).flatten(), torch.tensor([-500.0, 0.0]))
+def test_an_ensemble_of_confident_members_stays_finite() -> None:
+    network = nn.Conv2d(1, 2, 1)
+    nn.init.constant_(network.weight, 0)
+    network.bias.data = torch.tensor([0.0, 500.0])
+    torch.testing.assert_close(Ensemble(network, 2)(torch.rand(1, 1, 1, 1)).flatten(), torch.tensor([-500.0, 0.0]))
 
 
 def test_members_of_different_networks_are_refused(tmp_path: Path) -> None:

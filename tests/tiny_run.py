@@ -1,4 +1,4 @@
-"""A training that takes a second: a small network with dropout on made-up volumes, with all that a real run has."""
+"""Run a training that takes a second: a small network with dropout on synthetic volumes, with all handlers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from segnets.training.history import History, read_history
 
 
 class Network(nn.Sequential):
-    """Two convolutions, and numbers that only take time to be saved."""
+    """Apply two convolutions, and hold numbers that only make saving slower."""
 
     def __init__(self, dropout: float, ballast_mb: int) -> None:
         super().__init__(nn.Conv3d(1, 6, 3, padding=1), nn.ReLU(), nn.Dropout(dropout), nn.Conv3d(6, 3, 1))
@@ -51,7 +51,7 @@ class Network(nn.Sequential):
 
 
 def volumes(number: int) -> list[dict[str, Any]]:
-    """Cases with class 1 where it is bright and class 2 where it is brighter."""
+    """Return cases with class 1 at bright voxels and class 2 at brighter ones."""
     cases = []
     for n in range(number):
         image = np.random.default_rng(n).random((1, 10, 8, 9), dtype=np.float32)
@@ -82,7 +82,7 @@ def make_run(
     more_handlers: Sequence[Any] = (),
     **settings: Any,
 ) -> Trainer:
-    """A trainer ready to run, as train.yaml puts it together; 5 cases in batches of 2 are 3 steps an epoch."""
+    """Return a trainer as train.yaml builds it; 5 cases in batches of 2 make 3 steps per epoch."""
     torch.manual_seed(seed)
     network = Network(dropout, ballast_mb)
     data = volumes(cases)
@@ -148,26 +148,26 @@ def run(folder: Path, **options: Any) -> Trainer:
 
 
 def run_distributed(folder: Path, rank: int, processes: int, **options: Any) -> None:
-    """`run` as one of several processes on one machine."""
+    """Run as one of several processes on one machine."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}-store", rank=rank, world_size=processes)
     run(folder, distributed=True, **options)
     torch.distributed.destroy_process_group()
 
 
 def losses(folder: Path) -> list[float]:
-    """Of each step, in order; that the steps are all there, once, is made sure."""
+    """Return the loss of each step, in order, after checking that each step occurs once."""
     lines = [line for line in read_history(folder) if "step_loss" in line]
     assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
     return [line["step_loss"] for line in lines]
 
 
 def without_times(folder: Path) -> list[dict[str, Any]]:
-    """The lines of history.jsonl that two equal runs share."""
+    """Return the lines of history.jsonl without the times, which two equal runs differ in."""
     return [{k: v for k, v in line.items() if k != "seconds"} for line in read_history(folder)]
 
 
 def steps_so_far(folder: Path) -> int:
-    """The last step that a run, which may be running, has written down."""
+    """Return the last step in the history of a run that may be running."""
     path = folder / "history.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     for line in reversed(lines):
@@ -177,7 +177,7 @@ def steps_so_far(folder: Path) -> int:
 
 
 def random_transforms() -> list[Any]:
-    """Of train.yaml, each made to happen always."""
+    """Return the random transforms of train.yaml, each with probability 1."""
     parser = ConfigParser(yaml.safe_load((shipped_root() / "configs" / "train.yaml").read_text()))
     parser["patch_size"] = [6, 6, 6]
     found = []
@@ -191,7 +191,7 @@ def random_transforms() -> list[Any]:
 
 @cache
 def children() -> Any:
-    """A context whose processes have torch and MONAI loaded from the start."""
+    """Return a context whose processes start with torch and MONAI loaded."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tiny_run"])
     with pytest.MonkeyPatch.context() as patch:
@@ -201,7 +201,7 @@ def children() -> Any:
 
 
 def spoil_the_middle(path: Path) -> None:
-    """64 bytes, without a change of the file's size."""
+    """Overwrite 64 bytes without changing the file's size."""
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 64] = b"\xa5" * 64

@@ -43,7 +43,7 @@ _BAD_NAME = re.compile(r"\s*[$@%]|.*[\x00-\x1f\x7f-\x9f]", re.DOTALL)
 
 @dataclass(frozen=True)
 class Dataset:
-    """The cases of a data set, with the names of its labels and channels.
+    """List the cases of a data set, with the names of its labels and channels.
 
     Attributes:
         layout: "decathlon", "nnunet", "bids", "voc" or "folders".

@@ -73,7 +73,7 @@ class History:
             self.validator.add_event_handler(Events.COMPLETED, self._validation_completed, trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain values: the valid size of the file, and the sums of the current epoch."""
+        """Return plain values: the valid size of the file, and the loss of the current epoch."""
         return {
             "size": self._size,
             "seconds": self.seconds,

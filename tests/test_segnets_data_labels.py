@@ -1,0 +1,156 @@
+"""Test the mapping of label values to classes, and the conversion of 2D images."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from empty_sets import code_of
+from monai.bundle import ConfigParser
+from PIL import ExifTags, Image
+
+from napari_seg.bundles.spec import shipped_root
+
+sys.path.insert(0, str(shipped_root()))
+
+from segnets.data import Dataset, MapLabelsd, convert_image, convert_label_map, label_values
+
+CLASSES = {"0": "background", "1": "anterior hippocampus", "2": "posterior hippocampus"}
+
+
+def named(**labels: int | tuple[int, ...]) -> Dataset:
+    values = {name.replace("_", " "): v if isinstance(v, tuple) else (v,) for name, v in labels.items()}
+    return Dataset("nnunet", (), labels=values)
+
+
+def test_labels_are_matched_by_name() -> None:
+    assert label_values(named(Anterior=1, Posterior=2), CLASSES) == {1: [1], 2: [2]}
+    assert label_values(named(POSTERIOR_hippocampus=4, Anterior=9, ventricle=5), CLASSES) == {1: [9], 2: [4]}
+    kidney = {"0": "background", "1": "kidney", "2": "kidney tumour"}
+    assert label_values(named(tumour=(2, 3), Kidney=1), kidney) == {1: [1], 2: [2, 3]}
+    assert label_values(Dataset("folders", ()), CLASSES) == {1: [1], 2: [2]}
+
+
+GLIOMA = {"edema": (1,), "non-enhancing tumor": (2,), "enhancing tumour": (3,)}
+
+
+@pytest.mark.parametrize(
+    ("names", "name", "value"),
+    [
+        (GLIOMA, "enhancing tumor", 3),
+        (GLIOMA, "Non-Enhancing Tumour", 2),
+        (GLIOMA, "tumour", None),
+        ({"liver": (1,), "non-tumour": (2,)}, "tumour", None),
+        ({"left hippocampus": (1,), "amygdala": (2,)}, "hippocampus", None),
+    ],
+)
+def test_a_label_matches_a_class_that_has_all_its_words(
+    names: dict, name: str, value: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset, classes = Dataset("nnunet", (), labels=names), {"0": "background", "1": name}
+    if value is None:
+        assert code_of(dataset, classes, call=label_values) == "labels.unmatched"
+    else:
+        assert label_values(dataset, classes) == {1: [value]}
+        assert f"is taken for {name}" in caplog.text
+
+
+def test_labels_of_the_user_take_precedence() -> None:
+    labels = {"Anterior Hippocampus": "120-135", 2: [1, "200-255"], "background": 7}
+    assert label_values(named(Anterior=1, Posterior=2), CLASSES, labels) == {0: [7], 1: ["120-135"], 2: [1, "200-255"]}
+    assert label_values(named(Anterior=4, Posterior=2), CLASSES, {"2": 8}) == {1: [4], 2: [8]}
+    assert label_values(Dataset("folders", ()), CLASSES, {"background": [3]}) == {0: [3], 1: [1], 2: [2]}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "labels", "code"),
+    [
+        (named(Anterior=1, tail=2), None, "labels.unmatched"),
+        (named(hippocampus=1), {"anterior hippocampus": 2}, "labels.unmatched"),  # it may be both
+        (named(left_anterior_hippocampus=1, posterior=3), None, "labels.unmatched"),  # it is a part of the class
+        (named(hippocampus=3), None, "labels.unmatched"),  # it would be both
+        (named(liver=1, lung=9), None, "labels.unmatched"),
+        (named(Anterior=(1, 2), Posterior=2), None, "labels.regions"),
+        (named(Anterior=1), {2: "0-3"}, "labels.overlap"),
+        (named(), {"tail": 1}, "labels.no_class"),
+        (named(), {1: 1, 2: "many"}, "labels.bad_value"),
+        (named(), {1: 1, 2: 2.5}, "labels.bad_value"),
+        (named(), {1: 1, 2: "9-5"}, "labels.bad_value"),
+    ],
+)
+def test_impossible_mappings_are_refused(dataset: Dataset, labels: dict | None, code: str | None) -> None:
+    if code:
+        assert code_of(dataset, CLASSES, labels, call=label_values) == code
+    else:
+        assert label_values(dataset, CLASSES, labels) == {1: [2], 2: [1]}
+
+
+def test_labels_without_a_similar_name_are_matched_by_value(caplog: pytest.LogCaptureFixture) -> None:
+    assert label_values(named(head=1, tail=2), CLASSES) == {1: [1], 2: [2]}
+    assert "anterior hippocampus = head; posterior hippocampus = tail" in caplog.text
+
+
+def test_values_become_classes() -> None:
+    values = torch.tensor([[0.0, 127, 128.0001, 130], [233, 255, 7, 60]])
+    mapped = MapLabelsd("label", {1: ["120-135"], "2": [255, "200-240"]})({"label": values, "name": "x"})
+    assert mapped["label"].tolist() == [[0, 1, 1, 1], [2, 2, 0, 0]]
+    assert values[0, 1] == 127  # the input is left alone: the cache holds it
+    assert MapLabelsd("label")({"label": values})["label"] is values
+    strict = MapLabelsd("label", {0: [7], 1: ["120-135"], 2: ["200-255"]}, unknown="error")
+    assert code_of({"label": values, "name": "x"}, call=strict) == "labels.unknown"
+    assert strict({"label": values.clamp(max=6) * 0 + 7})["label"].tolist() == [[0] * 4] * 2
+
+
+def test_2d_images_are_loaded_by_a_config(tmp_path: Path) -> None:
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20  # 3 high, 4 wide
+    Image.fromarray(grey).convert("LA").save(tmp_path / "la.png")
+    Image.fromarray(grey).convert("RGBA").save(tmp_path / "rgba.png")
+    palette = Image.fromarray(np.array([[0, 1, 2, 255]] * 3, np.uint8), mode="P")
+    palette.putpalette([v for n in range(256) for v in (n * 37 % 256, n * 91 % 256, n * 53 % 256)])
+    palette.save(tmp_path / "palette.png")
+
+    def loader(converter: str, **options: int) -> object:
+        config = {"_target_": f"segnets.data.{converter}", "_mode_": "callable", **options}
+        load = {"_target_": "monai.transforms.LoadImage", "reader": "PILReader", "converter": config}
+        return ConfigParser({"load": {**load, "ensure_channel_first": True}}).get_parsed_content("load")
+
+    for name in ("la.png", "rgba.png"):
+        one, three = (loader("convert_image", channels=channels)(tmp_path / name) for channels in (1, 3))
+        assert np.array_equal(one, grey.T[None])
+        assert np.array_equal(three, np.stack([grey.T] * 3))
+        assert np.array_equal(loader("convert_label_map")(tmp_path / name), grey.T[None])
+    assert np.unique(loader("convert_label_map")(tmp_path / "palette.png")).tolist() == [0, 1, 2, 255]
+    assert loader("convert_image")(tmp_path / "palette.png").shape == (3, 4, 3)
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_an_uncompressed_tiff_is_rotated_without_mixing_its_rows(tmp_path: Path, orientation: int) -> None:
+    values = np.arange(63, dtype=np.uint8).reshape(9, 7)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    for ending in ("png", "tif"):
+        Image.fromarray(values).save(tmp_path / f"x.{ending}", exif=exif)
+    with Image.open(tmp_path / "x.png") as png, Image.open(tmp_path / "x.tif") as tiff:
+        assert np.array_equal(convert_label_map(tiff), convert_label_map(png))
+
+
+def test_2d_images_are_rotated_by_their_exif_orientation(tmp_path: Path) -> None:
+    values = np.zeros((9, 7), np.uint8)
+    values[1:3, 2:6] = 200
+    turned = Image.fromarray(np.rot90(values))  # stored a quarter turn to the left; 6: turn it to the right
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for ending in ("png", "tif", "jpg"):
+        turned.save(tmp_path / f"x.{ending}", exif=exif, **{"quality": 100} if ending == "jpg" else {})
+        with Image.open(tmp_path / f"x.{ending}") as opened:
+            np.testing.assert_allclose(np.asarray(convert_image(opened, 1)), values, atol=3)
+    with Image.open(tmp_path / "x.png") as opened:
+        assert np.array_equal(convert_label_map(opened), values)
+    bilevel = Image.fromarray(values > 0)
+    bilevel.save(tmp_path / "mask.png")
+    with Image.open(tmp_path / "mask.png") as opened:
+        assert opened.mode == "1"
+        assert np.array_equal(convert_label_map(opened), values > 0)

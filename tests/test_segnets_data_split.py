@@ -1,0 +1,80 @@
+"""Test that the parts of a data set are disjoint and complete, and that each patient is in one part."""
+
+from __future__ import annotations
+
+import sys
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from empty_sets import code_of, decathlon, names, touch
+
+from napari_seg.bundles.spec import shipped_root
+
+sys.path.insert(0, str(shipped_root()))
+
+from segnets.data import datalist
+
+HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "hippocampus"
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [(2, (1, 1, 0)), (5, (4, 1, 0)), (7, (6, 1, 0)), (8, (6, 1, 1)), (10, (8, 1, 1)), (30, (24, 3, 3))],
+)
+def test_the_parts_are_disjoint_and_complete(tmp_path: Path, count: int, sizes: tuple[int, ...]) -> None:
+    decathlon(tmp_path, count)
+    parts = [datalist(tmp_path, part) for part in ("training", "validation", "test") if part != "test" or count > 7]
+    assert (*map(len, parts), 0)[:3] == sizes
+    if count < 8:
+        assert code_of(tmp_path, "test", call=datalist) == "split.empty_part"
+    assert sorted(chain(*map(names, parts))) == sorted(names(datalist(tmp_path, "all")))
+    assert datalist(tmp_path, "training") == parts[0]
+
+
+def test_every_case_is_validated_on_in_one_fold(tmp_path: Path) -> None:
+    decathlon(tmp_path, 11)
+    folds = [datalist(tmp_path, "validation", fold=fold, folds=4) for fold in range(4)]
+    assert sorted(map(len, folds)) == [2, 3, 3, 3]
+    assert sorted(chain(*map(names, folds))) == sorted(names(datalist(tmp_path, "all")))
+    for fold, validation in enumerate(folds):
+        training = datalist(tmp_path, "training", fold=fold, folds=4)
+        assert len(training) + len(validation) == 11
+        assert not set(names(training)) & set(names(validation))
+        assert code_of(tmp_path, "test", fold=fold, folds=4, call=datalist) == "split.empty_part"
+    assert names(folds[0]) != names(datalist(tmp_path, "validation", fold=0, folds=4, seed=1))
+
+
+def test_a_patient_is_in_one_part(tmp_path: Path) -> None:
+    scans = [f"sub-{p:02d}_ses-{s}" for p in range(6) for s in range(3)]
+    touch(tmp_path, *(f"{folder}/{scan}.nii" for folder in ("images", "labels") for scan in scans))
+    parts = [datalist(tmp_path, part) for part in ("training", "validation")]
+    assert tuple(map(len, parts)) == (15, 3)
+    assert not {name[:6] for name in names(parts[0])} & {name[:6] for name in names(parts[1])}
+    assert len(datalist(tmp_path, "validation", patient=".+")) == 2  # every scan counts as a patient: 14, 2, 2
+
+
+def test_impossible_splits_are_refused(tmp_path: Path) -> None:
+    decathlon(tmp_path, 3)
+    assert code_of(tmp_path, "training", fold=0, folds=4, call=datalist) == "split.too_few"
+    assert code_of(tmp_path, "training", fold=3, folds=3, call=datalist) == "split.fold"
+    assert code_of(tmp_path, "training", fold=0, folds=1, call=datalist) == "split.folds"
+    assert code_of(tmp_path, "validation", fractions=(1, 0, 0), call=datalist) == "split.empty_part"
+    assert code_of(tmp_path, "training", fractions=(0, 1, 0), call=datalist) == "split.shares"
+    assert code_of(tmp_path, "trainign", call=datalist) == "split.part"
+    assert len(datalist(tmp_path, "training", fractions=(1, 0, 0))) == 3
+    touch(tmp_path / "one", *(f"one/{d}/sub-1_ses-{s}.nii" for d in ("images", "labels") for s in range(4)))
+    touch(tmp_path, *(f"one/{d}/sub-1_ses-{s}.nii" for d in ("images", "labels") for s in range(4)))
+    assert code_of(tmp_path / "one", "training", call=datalist) == "split.too_few"
+
+
+@pytest.mark.skipif(not HIPPOCAMPUS.is_dir(), reason="the real cases are no part of the project")
+def test_the_split_of_task04_stays_what_it_was() -> None:
+    from monai.data import load_decathlon_datalist, partition_dataset
+
+    listed = load_decathlon_datalist(str(HIPPOCAMPUS / "dataset.json"), data_list_key="training")
+    training, rest = partition_dataset(listed, ratios=[0.8, 0.2], shuffle=True, seed=0)
+    parts = [[case["image"] for case in datalist(HIPPOCAMPUS, part)] for part in ("training", "validation", "test")]
+    assert tuple(map(len, parts)) == (166, 21, 21)
+    assert parts[0] == [case["image"] for case in training]
+    assert parts[1] + parts[2] == [case["image"] for case in rest]
