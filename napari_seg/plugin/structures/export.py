@@ -11,7 +11,7 @@ from napari_seg.formats.kinds import LABEL_FORMATS, FormatName, write_as
 from napari_seg.plugin.job import SAVING
 from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo
-from napari_seg.plugin.structures.records import made_by_of, write_record
+from napari_seg.plugin.structures.records import write_record
 from napari_seg.version import __version__
 
 
@@ -60,7 +60,7 @@ def export(snapshot: Snapshot, path: Path, kind: FormatName) -> str:
     """
     info = snapshot.info
     segmentation = snapshot.segmentation()
-    made_by = made_by_of(snapshot)
+    made_by = info.algorithm
     is_touched = state_of(snapshot.layer).painted or info.source is not None
     written = SAVING.run(
         write_as,

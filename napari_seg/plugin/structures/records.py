@@ -1,10 +1,9 @@
-"""What NIfTI has no room for, in a record beside it: names and colours of structures, and who made them."""
+"""Record next to a NIfTI file of labels: names and colours of the structures, and the program that made them."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from napari_seg.cohort.discover import PROGRAM, read_record
 from napari_seg.formats.atomic import unproven
@@ -12,37 +11,29 @@ from napari_seg.formats.endings import nifti_ending
 from napari_seg.version import __version__
 from napari_seg.volume import Segmentation
 
-if TYPE_CHECKING:
-    from napari_seg.plugin.labels_state import Snapshot
-
 MadeBy = tuple[str, str]
-"""Name and version of a model."""
+"""Name and version of a program or a model."""
 
-SOMEBODY: MadeBy = (PROGRAM, "")
-"""Of labels from a file that does not tell: nobody may say that a person made them."""
-
-
-def made_by_of(snapshot: Snapshot) -> MadeBy | None:
-    """What made labels; None: a person drew them here."""
-    return snapshot.info.algorithm
+UNKNOWN: MadeBy = (PROGRAM, "")
+"""Origin of labels from a file without a record, so that they are not taken for a person's."""
 
 
 def made_by_in(path: Path) -> MadeBy | None:
-    """What made the labels of a file, by the record beside it; None: a person."""
+    """Return the program that made the labels of a file, by the record next to it; None if a person did."""
     record = read_record(record_of(path)) or {}
     bundle = record.get("bundle")
     if isinstance(bundle, dict):
         return str(bundle.get("name", PROGRAM)), str(bundle.get("version", ""))
-    return None if record.get("by_hand") else SOMEBODY
+    return None if record.get("by_hand") else UNKNOWN
 
 
 def write_record(segmentation: Segmentation, path: Path, made_by: MadeBy | None) -> None:
-    """Writes it where `read_label_map` finds it; a file of another program that is in the way stays.
+    """Write the record where `read_label_map` finds it; an existing file of another program is kept.
 
     Args:
-        segmentation: whose names and colours.
-        path: of the NIfTI file.
-        made_by: what made it; None: a person.
+        segmentation: labels with the names and colours.
+        path: NIfTI file of the labels.
+        made_by: program that made the labels; None if a person did.
 
     Raises:
         OutputError: `output.not_written`.
@@ -58,5 +49,5 @@ def write_record(segmentation: Segmentation, path: Path, made_by: MadeBy | None)
 
 
 def record_of(path: Path) -> Path:
-    """Where the record of a NIfTI file lies."""
+    """Return the path of the record of a NIfTI file."""
     return path.with_name(f"{path.name.removesuffix(nifti_ending(path))}.json")
