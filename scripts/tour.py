@@ -81,7 +81,7 @@ class Tour:
         if study is not None:
             self.answer("getExistingDirectory", str(study))
             QTest.mouseClick(panel.study_tab._folder_button, Qt.MouseButton.LeftButton)
-            self.wait(lambda: not panel.study_tab.model.is_looking, "look at the study")
+            self.wait(lambda: not panel.study_tab.model.is_listing, "look at the study")
             self.picture("study")
             QTest.mouseClick(panel.study_tab._open_button, Qt.MouseButton.LeftButton)
         else:
@@ -143,7 +143,7 @@ class Tour:
         from qtpy.QtCore import Qt
         from qtpy.QtTest import QTest
 
-        self.wait(lambda: "Will take" in panel.segment_tab._estimate_label.text(), "estimate")
+        self.wait(lambda: "Estimate:" in panel.segment_tab._estimate_label.text(), "estimate")
         self.picture("segment")
         QTest.mouseClick(panel.segment_tab._run_button, Qt.MouseButton.LeftButton)
         model = panel.segment_tab.model

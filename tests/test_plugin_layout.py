@@ -76,8 +76,8 @@ def test_verdicts_are_read_in_full_below_the_list(viewer: Any, qtbot: Any, head:
     (folder / "broken.nii.gz").write_text("no scan")
     tab = panel.study_tab
     panel.show_tab(tab)
-    tab.model.look(folder)
-    qtbot.waitUntil(lambda: not tab.model.is_looking and len(tab._items) == 2, timeout=20_000)
+    tab.model.list_path(folder)
+    qtbot.waitUntil(lambda: not tab.model.is_listing and len(tab._items) == 2, timeout=20_000)
     QApplication.processEvents()
     metrics = tab._tree.fontMetrics()
     for item in tab._items:

@@ -77,15 +77,28 @@ def test_preferences_are_read_from_napari(monkeypatch: pytest.MonkeyPatch) -> No
 
     import napari.settings
 
+    from napari_seg.inference.options import SegmentOptions
     from napari_seg.plugin.preferences import Preferences, preferences
 
     assert preferences() == Preferences()
-    told = SimpleNamespace(
+    stored = SimpleNamespace(
         segmenting=SimpleNamespace(device="cpu", memory_gib=2.5, precision="bfloat16", bundle_folders="/a/b; /c"),
         safety=SimpleNamespace(keep_seconds=0),
     )
-    monkeypatch.setattr(napari.settings, "get_plugin_settings", lambda name: told)
-    assert preferences() == Preferences("cpu", int(2.5 * 2**30), (Path("/a/b"), Path("/c")), "bfloat16", 0)
+    monkeypatch.setattr(napari.settings, "get_plugin_settings", lambda name: stored)
+    options = SegmentOptions(device="cpu", memory_bytes=int(2.5 * 2**30), precision="bfloat16")
+    assert preferences() == Preferences(options, (Path("/a/b"), Path("/c")), 0)
+
+
+def test_preferences_offer_what_a_run_accepts() -> None:
+    from napari_seg.inference.options import option_fields
+
+    options = {option.name: option for option in option_fields()}
+    segmenting = npe2.PluginManifest.from_file(MANIFEST).contributions.configurations["segmenting"]
+    for name in ("device", "precision"):
+        offered = segmenting.properties[name]
+        assert offered.default == options[name].default
+        assert set(offered.enum) <= {*(options[name].metadata["choices"] or offered.enum)}
 
 
 def test_keys_can_be_changed_in_preferences(monkeypatch: pytest.MonkeyPatch) -> None:

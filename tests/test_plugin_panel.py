@@ -422,8 +422,8 @@ def test_one_of_several_volumes_is_chosen_below_the_list(
     times = np.stack([head.array[0] + 100 * n for n in range(3)], axis=-1)
     nib.save(nib.Nifti1Image(times, head.grid.affine), tmp_path / "study" / "times.nii.gz")
     tab = panel.study_tab
-    tab.model.look(tmp_path / "study")
-    qtbot.waitUntil(lambda: not tab.model.is_looking, timeout=20_000)
+    tab.model.list_path(tmp_path / "study")
+    qtbot.waitUntil(lambda: not tab.model.is_listing, timeout=20_000)
     alone, several = tab._items
     assert alone.isSelected()
     assert not tab._volume_box.isVisible()

@@ -258,7 +258,7 @@ def test_confidence_is_a_layer_of_its_own(viewer: ViewerModel, head: Volume, mon
     monkeypatch.setattr(segment_run, "segment", sure)
     model = SegmentModel(Session(viewer))
     image = show(viewer, head)
-    model.choose_certainty(True)
+    model.choose_confidence(True)
     model.start()
     model.session.jobs.wait()
     assert [layer.name for layer in viewer.layers] == ["head", "head - balls, confidence", "head - balls"]
@@ -297,8 +297,8 @@ def test_a_folder_that_is_no_bundle_is_refused(viewer: ViewerModel, tmp_path: Pa
 def test_the_card_of_the_shipped_bundle() -> None:
     model = SegmentModel(Session(ViewerModel()))
     card = dict(model.card)
-    assert "anterior hippocampus" in card["Finds"]
-    assert card["Wants"].startswith("T1-weighted MRI, 1 mm")
+    assert "anterior hippocampus" in card["Structures"]
+    assert card["Input"].startswith("T1-weighted MRI, 1 mm")
     assert "CC-BY-SA" in card["Licence"]
     assert "0.883" in card["Accuracy"]
 
@@ -312,5 +312,5 @@ def test_what_a_run_will_take_is_told_before_it(head: Volume, tmp_path: Path) ->
     model.start_estimate()
     model.session.jobs.wait(120)
     text = model.estimate_text
-    assert text.startswith("Will take about")
+    assert text.startswith("Estimate: ")
     assert "1 window" in text

@@ -23,11 +23,13 @@ from napari_seg.bundles.spec import read_bundle
 from napari_seg.errors import ChoiceNeeded, InputError, LocaliseError, NapariSegError
 from napari_seg.formats.verdict import verdict_of
 from napari_seg.geometry import Grid
+from napari_seg.inference.options import SegmentOptions
 from napari_seg.plugin.batch.model import BatchModel
 from napari_seg.plugin.layer_info import LayerInfo, volume_of
 from napari_seg.plugin.layers import holds
 from napari_seg.plugin.session import Session
-from napari_seg.plugin.study.model import Entry, StudyModel, entries
+from napari_seg.plugin.study.entries import Entry, find_entries
+from napari_seg.plugin.study.model import StudyModel
 from napari_seg.volume import Segment, Segmentation, Volume
 
 
@@ -45,10 +47,10 @@ def study(head: Volume, tmp_path: Path) -> Path:
 
 
 def looked(model: StudyModel, path: Path) -> dict[str, Entry]:
-    model.look(path)
-    assert model.is_looking
+    model.list_path(path)
+    assert model.is_listing
     model.session.jobs.wait()
-    assert not model.is_looking
+    assert not model.is_listing
     return {entry.verdict.name: entry for entry in model.entries}
 
 
@@ -74,7 +76,7 @@ def test_a_series_is_opened_beside_the_first_scan(study: Path) -> None:
     model = StudyModel(Session(viewer))
     found = looked(model, study)
     for entry in (found["copy"], next(entry for entry in model.entries if entry.folder == "series")):
-        model.show(model.read(entry, entry.reading(0), model.frame()))
+        model.show(model.read(entry, entry.read_options(0), model.frame()))
     first, second = viewer.layers
     np.testing.assert_allclose(first.translate, second.translate, atol=1e-3)
     assert model.session.scan is second
@@ -89,7 +91,7 @@ def test_two_fields_of_view_of_one_patient_agree(head: Volume, tmp_path: Path) -
     model = StudyModel(Session(viewer))
     found = looked(model, tmp_path)
     for name in ("whole", "part"):
-        model.show(model.read(found[name], found[name].reading(0), model.frame()))
+        model.show(model.read(found[name], found[name].read_options(0), model.frame()))
     whole, cut = viewer.layers
     brightest = [np.unravel_index(np.argmax(layer.data), layer.data.shape) for layer in (whole, cut)]
     places = [layer.data_to_world(index) for layer, index in zip((whole, cut), brightest, strict=True)]
@@ -99,7 +101,7 @@ def test_two_fields_of_view_of_one_patient_agree(head: Volume, tmp_path: Path) -
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     model = StudyModel(Session(ViewerModel()))
     with pytest.raises(InputError):
-        list(entries(tmp_path / "gone"))
+        list(find_entries(tmp_path / "gone"))
     looked(model, tmp_path / "gone")
     assert "input.missing" in model.session.messages[0].text
     (tmp_path / "notes.txt").write_text("nothing")
@@ -117,7 +119,7 @@ def test_one_of_several_volumes_is_chosen(head: Volume, tmp_path: Path) -> None:
     assert entry.short == "3 volumes"
     assert entry.details.splitlines()[0] == "times"
     assert "--volume" not in entry.details
-    model.show(model.read(entry, entry.reading(2), model.frame()))
+    model.show(model.read(entry, entry.read_options(2), model.frame()))
     (layer,) = viewer.layers
     assert layer.name == "times, volume 2"
     np.testing.assert_array_equal(np.sort(layer.data, axis=None), np.sort(several[..., 2], axis=None))
@@ -140,13 +142,13 @@ def test_a_volume_of_a_tilted_series_is_straightened_after_it_was_chosen(study: 
     first = model.entries[-1]
     assert (first.volumes, first.is_tilted) == (2, False)
     with pytest.raises(ChoiceNeeded) as caught:
-        model.read(first, first.reading(1), None)
+        model.read(first, first.read_options(1), None)
     model.fail(first, pickle.loads(pickle.dumps(caught.value)))
     second = model.entries[-1]
     assert (second.volumes, second.is_tilted, second.can_open) == (2, True, True)
     assert "straightened" in model.session.messages[0].text
     for number in (1, 0):
-        model.show(model.read(second, second.reading(number), None))
+        model.show(model.read(second, second.read_options(number), None))
     assert [layer.name for layer in viewer.layers] == ["head, volume 1", "head, volume 0"]
 
 
@@ -162,7 +164,7 @@ def test_what_can_not_be_straightened_after_all_is_refused(study: Path) -> None:
     model.add(Entry(verdict_of(scan), scan, ".", is_tilted=True))  # type: ignore[arg-type]
     entry = model.entries[-1]
     with pytest.raises(InputError) as caught:
-        model.read(entry, entry.reading(0), None)
+        model.read(entry, entry.read_options(0), None)
     model.fail(entry, caught.value)
     assert not model.entries[-1].can_open
     assert model.entries[-1].words == "can't be used: cut short"
@@ -177,10 +179,10 @@ def test_a_scan_that_lies_elsewhere_is_gone_to(head: Volume, tmp_path: Path) -> 
     model = StudyModel(Session(viewer))
     found = looked(model, tmp_path)
     for name in ("near", "far", "near"):
-        model.show(model.read(found[name], found[name].reading(0), model.frame()))
+        model.show(model.read(found[name], found[name].read_options(0), model.frame()))
         assert holds(viewer.layers[-1], viewer.dims.point), name
     viewer.add_image(np.zeros((2, 3, 4, 5)))  # time before space
-    model.show(model.read(found["far"], found["far"].reading(0), model.frame()))
+    model.show(model.read(found["far"], found["far"].read_options(0), model.frame()))
     assert holds(viewer.layers[-1], viewer.dims.point[-3:])
 
 
@@ -201,8 +203,8 @@ def test_a_batch_fills_its_table_and_one_bad_scan_stops_nothing(study: Path, mon
     assert model.output == study.with_name("study_segmented")
     assert model.obstacle(bundle) == ""
     assert "model" in model.obstacle(None)
-    model.start(bundle, {"device": "cpu"})
-    assert "under way" in model.obstacle(bundle)
+    model.start(bundle, SegmentOptions(device="cpu"))
+    assert "running" in model.obstacle(bundle)
     model.session.jobs.wait()
     states = {row.name: row for row in model.rows}
     assert states["copy"].state == "done"
@@ -248,7 +250,7 @@ def test_a_batch_that_is_stopped_keeps_what_is_done(study: Path, monkeypatch: py
 
     monkeypatch.setattr("napari_seg.inference.segment.segment", stopped)
     model.choose_inputs(study)
-    model.start(read_bundle(), {"device": "cpu"})
+    model.start(read_bundle(), SegmentOptions(device="cpu"))
     model.session.jobs.wait()
     assert {row.state for row in model.rows} == {"failed", "stopped"}
-    assert "not begun or stopped" in model.session.messages[0].text
+    assert "not started or stopped" in model.session.messages[0].text

@@ -1,8 +1,8 @@
-"""What protects edited labels of one window: copies while a person works, and a question before the window closes.
+"""Protection of edited labels: periodic copies, and a question before a window with unsaved labels closes.
 
-A guard lives as long as its window, also when the panel is closed. It asks where a person closes the window (its
-button, Ctrl-W, Ctrl-Q); a program that closes its viewer (`viewer.close()`) is not asked, nor is a hidden or an
-offscreen window: then copies are kept, and offered when the panel is opened the next time.
+A guard lives as long as its window, also when the panel is closed. It asks if a user closes the window (its button,
+Ctrl-W, Ctrl-Q). It does not ask if a program closes the viewer (`viewer.close()`) or if the window is hidden or
+offscreen: then it writes copies, and the next panel offers them.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ _NAMES_SHOWN = 8
 
 
 def guard_of(viewer: Any) -> UnsavedGuard:
-    """Return the guard of a viewer's window; a window has one."""
+    """Return the guard of a viewer's window; create it if there is none."""
     window = main_window(viewer)
     guard = window.findChild(UnsavedGuard)
     return UnsavedGuard(viewer, window) if guard is None else guard
 
 
 class UnsavedGuard(QObject):
-    """Keeps copies of one viewer's edited labels until they are saved, and asks before its window closes.
+    """Copies the edited labels of one viewer until they are saved, and asks before its window closes.
 
     Attributes:
         failed: emitted with the error if copies can't be written.
-        offered: emitted when there is other work to restore than before.
+        offered: emitted when the work that can be restored has changed.
         autosave: the copies.
-        jobs: write copies; the program waits for them before it ends.
+        jobs: jobs that write copies; the program waits for them before it ends.
     """
 
     failed = Signal(object)
@@ -57,7 +57,7 @@ class UnsavedGuard(QObject):
     def __init__(self, viewer: Any, window: Any) -> None:
         super().__init__(window)
         self._viewer = weakref.ref(viewer)
-        self._canvas = weakref.ref(qt_viewer_of(viewer))  # a thread may outlive the window, and holds this object
+        self._canvas = weakref.ref(qt_viewer_of(viewer))  # jobs hold this object and may outlive the window
         self.autosave = Autosave()
         self.jobs = Jobs(on_error=self.failed.emit)
         deliver_on_timer(self.jobs, self)
@@ -74,19 +74,23 @@ class UnsavedGuard(QObject):
             self._watch(layer)
 
     def keep_every(self, seconds: int) -> None:
-        """Set how often copies are written; 0 stops it."""
+        """Set the interval between two copies; 0 for no copies."""
         self._timer.stop()
         if seconds > 0:
             self._timer.start(1000 * seconds)
 
     @property
     def unsaved(self) -> list[Labels]:
-        """Layers with edits that were saved nowhere."""
+        """Return the layers with unsaved edits."""
         viewer = self._viewer()
         return [] if viewer is None else unsaved_in(viewer.layers)
 
-    def keep(self, returned: Callable[[int], None] | None = None) -> None:
-        """Write copies in a thread, if there are edits that have none; remove those of what was saved."""
+    def keep(self, on_kept: Callable[[int], None] = lambda count: None) -> None:
+        """Write copies of edits that have none in a job, and remove copies of labels that were saved.
+
+        Args:
+            on_kept: called with the number of copies after they were written.
+        """
         if self._is_keeping:
             return
         layers = self.unsaved
@@ -95,11 +99,10 @@ class UnsavedGuard(QObject):
             return
         if due := self.autosave.due(layers):
             self._is_keeping = True
-            on_result = returned or (lambda _: None)
-            self.jobs.start(lambda _: self.autosave.keep(due), on_result=on_result, on_end=self._on_kept)
+            self.jobs.start(lambda _: self.autosave.keep(due), on_result=on_kept, on_end=self._on_kept)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # Qt's name
-        """Ask before the window closes; keep copies where nobody can be asked."""
+        """Ask before the window closes; write copies if nobody can be asked."""
         if event.type() != QEvent.Type.Close:
             return False
         if watched is self._canvas():  # napari closes the canvas first if a program closes the viewer
@@ -124,8 +127,8 @@ class UnsavedGuard(QObject):
                 self.autosave.forget()
             elif due := self.autosave.due(layers):
                 self.autosave.keep(due)
-        except NapariSegError as error:  # nobody is there to be told
-            logger.warning("unsaved labels could not be kept: %s", error)
+        except NapariSegError as error:  # there is no panel to show it
+            logger.warning("unsaved labels could not be copied: %s", error)
         return True
 
     def _ask(self, layers: list[Labels]) -> QMessageBox.StandardButton:
@@ -134,7 +137,7 @@ class UnsavedGuard(QObject):
         if len(layers) > _NAMES_SHOWN:
             names.append(f"and {len(layers) - _NAMES_SHOWN} more")
         box = QMessageBox(QMessageBox.Icon.Warning, "Save corrections?", "", parent=self.parent())
-        box.setTextFormat(Qt.TextFormat.PlainText)  # a name could hide the question otherwise
+        box.setTextFormat(Qt.TextFormat.PlainText)  # markup in a name could hide the question
         box.setText(f"{count} corrections that are not saved. They are lost if you discard them.")
         box.setInformativeText("\n".join(names))
         buttons = QMessageBox.StandardButton
@@ -144,14 +147,14 @@ class UnsavedGuard(QObject):
         return QMessageBox.StandardButton(box.exec())
 
     def _save(self, layers: list[Labels]) -> bool:
-        """Save all as NIfTI in a folder that the person chooses; return whether all were saved."""
+        """Save layers as NIfTI in a folder that the user chooses; return whether all were saved."""
         folder = ask_folder(self.parent(), "Save all corrections in a folder")
         if folder is None:
             return False
         QApplication.setOverrideCursor(QCursor(Qt.CursorShape.WaitCursor))
         try:
             self._save_in(folder, layers)
-        except Exception as error:  # whatever it is, Qt would go on and close the window
+        except Exception as error:  # after any exception Qt would close the window
             QApplication.restoreOverrideCursor()
             QMessageBox.warning(self.parent(), "Not saved", message_of(error).text)
             return False
@@ -165,9 +168,9 @@ class UnsavedGuard(QObject):
             state_of(layer).count_saved(snapshot.edits)
 
     def _forget(self) -> None:
-        """Remove the copies, also those that a thread is about to write; napari may stay open, then they come back.
+        """Remove the copies and write none until the window is closed; if it stays open, they are written again.
 
-        Copies of layers that were removed before stay: the question did not name them.
+        Copies of layers that were removed earlier stay, because the question did not name them.
         """
         self._is_settled = self.autosave.is_ended = True
         self.autosave.forget()
@@ -186,21 +189,21 @@ class UnsavedGuard(QObject):
             state_of(layer).marked.connect(self._on_marked, unique=True)
 
     def _on_removed(self, event: Any) -> None:
-        """Keep a copy of a layer that is removed with its edits: napari can't undo that."""
+        """Copy a layer that is removed with unsaved edits: napari can't undo its removal."""
         if self._is_settled or not unsaved_in([event.value]):
             return
         snapshot = Snapshot.of(event.value)
         self.jobs.start(
             lambda _: self.autosave.set_aside(snapshot),
             on_result=lambda _: self.offered.emit(),
-            on_error=lambda error: logger.warning("a removed layer could not be kept: %s", error),
+            on_error=lambda error: logger.warning("a removed layer could not be copied: %s", error),
         )
 
     def _on_marked(self, is_unsaved: bool) -> None:
-        if not is_unsaved:  # at once: what was saved must not be offered after a crash
+        if not is_unsaved:  # immediately: labels that were saved must not be offered after a crash
             self.keep()
 
     def _on_kept(self) -> None:
         self._is_keeping = False
-        if not self.unsaved:  # saved meanwhile
+        if not self.unsaved:  # all were saved meanwhile
             self.autosave.forget()

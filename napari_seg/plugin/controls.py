@@ -1,4 +1,4 @@
-"""Small Qt parts that several tabs are made of."""
+"""Widgets and dialogs that several tabs use."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -49,21 +49,21 @@ def deliver_on_timer(jobs: Jobs, owner: QObject) -> None:
 
 
 class _ElidingBox(QComboBox):
-    """A list whose long entries are cut in the middle; its tool tip shows the whole entry."""
+    """Combo box that elides long entries in the middle; its tool tip shows the whole entry."""
 
     def __init__(self, tool_tip: str) -> None:
         super().__init__(toolTip=tool_tip)
         self._tool_tip = tool_tip
 
     def event(self, event: QEvent) -> bool:  # Qt's name
-        """Show the whole entry above what the list is for."""
+        """Show the whole entry above the tool tip."""
         if event.type() == QEvent.Type.ToolTip:
             self.setToolTip(f"{self.currentText()}\n{self._tool_tip}" if self.currentText() else self._tool_tip)
         handled: bool = super().event(event)
         return handled
 
     def paintEvent(self, event: object) -> None:  # Qt's name
-        """Draw the entry as Qt does, with its middle left out where there is no room for it."""
+        """Draw the entry as Qt does, but elide it in the middle if it is too long."""
         painter, option = QStylePainter(self), QStyleOptionComboBox()
         self.initStyleOption(option)
         room = self.style().subControlRect(
@@ -76,38 +76,38 @@ class _ElidingBox(QComboBox):
 
 
 def box(tool_tip: str) -> QComboBox:
-    """A list to choose from, that long entries don't make wide."""
-    answer = _ElidingBox(tool_tip)
-    answer.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    answer.setMinimumContentsLength(12)
-    answer.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-    return answer
+    """Return a combo box that long entries don't widen."""
+    combo = _ElidingBox(tool_tip)
+    combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    combo.setMinimumContentsLength(12)
+    combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    return combo
 
 
 def button(text: str, tool_tip: str, on_click: Callable[..., object] | None = None) -> QPushButton:
-    """A button that says what it does."""
-    answer = QPushButton(text, toolTip=tool_tip)
+    """Return a push button."""
+    widget = QPushButton(text, toolTip=tool_tip)
     if on_click is not None:
-        answer.clicked.connect(lambda *_: on_click())
-    return answer
+        widget.clicked.connect(lambda *_: on_click())
+    return widget
 
 
 def row(*widgets: QWidget) -> QHBoxLayout:
-    """Widgets side by side."""
-    answer = QHBoxLayout()
+    """Return a layout of widgets side by side."""
+    layout = QHBoxLayout()
     for widget in widgets:
-        answer.addWidget(widget)
-    return answer
+        layout.addWidget(widget)
+    return layout
 
 
-def scrolled(widget: QWidget, least_height: int = 60) -> QScrollArea:
-    """Return a widget in an area that scrolls up and down where it is too high."""
-    answer = QScrollArea(widgetResizable=True)
-    answer.setFrameShape(QFrame.Shape.NoFrame)
-    answer.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    answer.setMinimumHeight(least_height)
-    answer.setWidget(widget)
-    return answer
+def scrolled(widget: QWidget, min_height: int = 60) -> QScrollArea:
+    """Return an area that scrolls a widget vertically if it is too high."""
+    area = QScrollArea(widgetResizable=True)
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setMinimumHeight(min_height)
+    area.setWidget(widget)
+    return area
 
 
 class DetailsPane(QSplitter):
@@ -138,29 +138,29 @@ class DetailsPane(QSplitter):
 
 
 class NameColumn(QObject):
-    """Gives the column with names the room that the others leave, but never so little that names become alike.
+    """Gives the column of names the remaining width of a table or a tree, but never less than a minimum.
 
     Args:
-        view: a table or a tree.
+        view: the table or the tree.
         header: its horizontal header; the other columns fit their contents.
-        column: the one with the names.
-        least: width in pixels below which the others are scrolled to instead.
+        column: number of the column of names.
+        min_width: in pixels; if there is less, the view scrolls horizontally.
     """
 
-    def __init__(self, view: QAbstractItemView, header: QHeaderView, column: int, least: int = 130) -> None:
+    def __init__(self, view: QAbstractItemView, header: QHeaderView, column: int, min_width: int = 130) -> None:
         super().__init__(view)
-        self._view, self._header, self._column, self._least = view, header, column, least
+        self._view, self._header, self._column, self._min_width = view, header, column, min_width
         header.setStretchLastSection(False)
         for other in range(header.count()):
             if other != column:
                 header.setSectionResizeMode(other, QHeaderView.ResizeMode.ResizeToContents)
-        self._timer = QTimer(self, singleShot=True, interval=0)  # once all columns have their size
+        self._timer = QTimer(self, singleShot=True, interval=0)  # after all columns have their widths
         self._timer.timeout.connect(self._fit)
         header.sectionResized.connect(lambda section, *_: None if section == column else self._timer.start())
         view.viewport().installEventFilter(self)
 
     def eventFilter(self, watched: object, event: QEvent) -> bool:  # Qt's name
-        """Fit the column into a view of another size."""
+        """Fit the column when the view is resized."""
         if event.type() == QEvent.Type.Resize:
             self._timer.start()
         return False
@@ -168,48 +168,48 @@ class NameColumn(QObject):
     def _fit(self) -> None:
         others = self._header.length() - self._header.sectionSize(self._column)
         room = self._view.viewport().width() - others
-        self._header.resizeSection(self._column, max(self._least, room))
+        self._header.resizeSection(self._column, max(self._min_width, room))
 
 
 def table(*heads: str, stretched: int) -> QTableWidget:
-    """A table of whole rows to pick from, of which one column takes the room that is left."""
-    answer = QTableWidget(0, len(heads))
-    answer.setHorizontalHeaderLabels(list(heads))
-    answer.verticalHeader().hide()
-    answer.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-    answer.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-    answer.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-    answer.setShowGrid(False)
-    answer.setWordWrap(False)
-    answer.setTextElideMode(Qt.TextElideMode.ElideMiddle)
-    header = answer.horizontalHeader()
+    """Return a table that selects whole rows; one column takes the remaining width."""
+    widget = QTableWidget(0, len(heads))
+    widget.setHorizontalHeaderLabels(list(heads))
+    widget.verticalHeader().hide()
+    widget.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+    widget.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+    widget.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+    widget.setShowGrid(False)
+    widget.setWordWrap(False)
+    widget.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+    header = widget.horizontalHeader()
     header.setMinimumSectionSize(20)
-    NameColumn(answer, header, stretched)
-    return answer
+    NameColumn(widget, header, stretched)
+    return widget
 
 
 def number_item(text: str) -> QTableWidgetItem:
-    """A cell that holds a number: to the right."""
-    answer = QTableWidgetItem(text)
-    answer.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-    answer.setFlags(answer.flags() & ~Qt.ItemFlag.ItemIsEditable)
-    return answer
+    """Return a read-only cell with a number, aligned to the right."""
+    item = QTableWidgetItem(text)
+    item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+    item.setFlags(item.flags() & ~Qt.ItemFlag.ItemIsEditable)
+    return item
 
 
 def swatch(color: tuple[int, int, int]) -> QIcon:
-    """A square of a colour."""
+    """Return an icon: a square of a colour."""
     pixmap = QPixmap(16, 16)
     pixmap.fill(QColor(*color))
     return QIcon(pixmap)
 
 
 def ask_folder(parent: QWidget, title: str) -> Path | None:
-    """A folder that a person chooses; None if she does not."""
+    """Return the folder that the user chooses; None if the dialog is cancelled."""
     path = QFileDialog.getExistingDirectory(parent, title)
     return Path(path) if path else None
 
 
 def ask_file(parent: QWidget, title: str) -> Path | None:
-    """A file that a person chooses; None if she does not."""
+    """Return the file that the user chooses; None if the dialog is cancelled."""
     path, _ = QFileDialog.getOpenFileName(parent, title)
     return Path(path) if path else None

@@ -29,7 +29,7 @@ COMPARING = WorkerProcess()
 SAVING = WorkerProcess()
 """Worker process that writes files and reads them back while others work; highdicom blocks Python for a second."""
 
-_STAGES = {"locating": "Finding the place", "loading": "Loading the model", "segmenting": "Segmenting"}
+_STAGES = {"locating": "Locating the region", "loading": "Loading the model", "segmenting": "Segmenting"}
 """Stages that `napari_seg.inference.segment` reports, in the words of the window."""
 
 
@@ -74,7 +74,7 @@ class Job:
         self._calls = calls
         self._stop = threading.Event()
         self._ended = threading.Event()
-        self._stage_began: tuple[str, float, int] = ("", 0.0, 0)
+        self._stage_start: tuple[str, float, int] = ("", 0.0, 0)
         self.progress = JobProgress("Starting")
         self.is_abandoned = False
 
@@ -124,11 +124,11 @@ class Job:
         if not total or done < total:
             self.check()
         now = time.monotonic()
-        if stage != self._stage_began[0]:
-            self._stage_began = (stage, now, done)
-        _, began, first = self._stage_began
-        is_known = done > first and now - began > 1  # caches are cold in the first second
-        seconds_left = (now - began) / (done - first) * (total - done) if is_known else None
+        if stage != self._stage_start[0]:
+            self._stage_start = (stage, now, done)
+        _, start, first = self._stage_start
+        is_known = done > first and now - start > 1  # caches are cold in the first second
+        seconds_left = (now - start) / (done - first) * (total - done) if is_known else None
         words = _STAGES.get(stage, stage.capitalize())
         self.progress = JobProgress(words, done, total, seconds_left) if total > 1 else JobProgress(words)
 

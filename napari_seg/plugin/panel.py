@@ -1,4 +1,4 @@
-"""The dock of the plugin: one panel with a tab for each step, from a study to a batch."""
+"""The main dock of the plugin: one panel with a tab for each step, from a study to a batch."""
 
 from datetime import datetime
 from functools import partial
@@ -34,17 +34,15 @@ _MARKS = {"info": "", "warning": "⚠ ", "error": "✕ "}
 
 
 class Panel(QWidget):
-    """Study, Segment, Structures, Batch; above them the scan, below them what there is to say."""
+    """The current scan and its intensity window, the tabs Study, Segment, Structures and Batch, and messages."""
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821
         super().__init__()
-        viewer, known = unwrapped(napari_viewer), preferences()
+        viewer, settings = unwrapped(napari_viewer), preferences()
         session = self.session = Session(viewer)
         deliver_on_timer(session.jobs, self)
         study = StudyModel(session)
-        segmenting = SegmentModel(session, known.bundle_folders)
-        segmenting.device, segmenting.memory_bytes = known.device, known.memory_bytes
-        segmenting.precision = known.precision
+        segmenting = SegmentModel(session, settings.bundle_folders, settings.options)
         structures, batch = StructuresModel(session), BatchModel(session)
         self.guard = guard_of(viewer)
         self._windows: WeakKeyDictionary[Image, tuple[str, tuple[float, ...]]] = WeakKeyDictionary()
@@ -56,27 +54,27 @@ class Panel(QWidget):
         session.changed.connect(self._refresh)
         structures.changed.connect(self._mark_unsaved)
         shortcuts.connect(structures)
-        self.guard.keep_every(known.keep_seconds)
-        self.guard.failed.connect(self._tell)
+        self.guard.keep_every(settings.keep_seconds)
+        self.guard.failed.connect(self._report)
         self.guard.offered.connect(self._offer_unsaved)
         self._markers = OrientationMarkers.for_canvas(native_canvas(qt_viewer_of(viewer)), viewer)
         session.changed.connect(self._markers.refresh)
         self._offer_unsaved()
 
-        # The models outlive this object, which is gone when Qt says so.
+        # Qt may delete this object before Python does; the models outlive both
         self._models = (structures, session)
         models = self._models
         self.destroyed.connect(lambda: [model.close() for model in models])
-        segmenting.shown.connect(self._on_found)
+        segmenting.result_added.connect(self._on_result)
         self._refresh()
         self._mark_unsaved()
 
     def show_tab(self, tab: QWidget) -> None:
-        """Brings one of the tabs to the front."""
+        """Bring a tab to the front."""
         self._tabs.setCurrentWidget(tab)
 
     def changeEvent(self, event: QEvent) -> None:  # Qt's name
-        """Ends a run when napari closes the panel, which takes it out of its dock but does not destroy it."""
+        """Stop all jobs when napari closes the panel: it takes it out of its dock but does not destroy it."""
         super().changeEvent(event)
         if event.type() == QEvent.Type.ParentChange and self.parent() is None:
             self.segment_tab.close_activity()
@@ -84,9 +82,9 @@ class Panel(QWidget):
                 model.close()
 
     def _build(self) -> None:
-        self._scan_box = box("The scan that the tabs speak of; follows the layer that is selected.")
+        self._scan_box = box("The scan that all tabs use; follows the selected layer.")
         self._scan_box.setPlaceholderText("No scan is open")
-        self._window_box = box("Which values are drawn black and white.")
+        self._window_box = box("Intensity window: the values that are drawn black and white.")
         self._unsaved_label = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
         self._unsaved_frame = QFrame()
         self._unsaved_frame.setFrameShape(QFrame.Shape.StyledPanel)
@@ -94,8 +92,8 @@ class Panel(QWidget):
         unsaved.addWidget(self._unsaved_label)
         unsaved.addLayout(
             row(
-                button("Restore", "Show it as a layer again.", self._restore),
-                button("Discard", "Forget it for good.", self._discard),
+                button("Restore", "Add the labels as layers again.", self._restore),
+                button("Discard", "Delete the copies.", self._discard),
             )
         )
         self._tabs = QTabWidget()
@@ -121,7 +119,7 @@ class Panel(QWidget):
         self._tabs.setCurrentWidget(self.segment_tab if self.session.scans else self.study_tab)
 
     def _place_message(self) -> None:
-        """Show what there is to say where a person looks: right below Run, in other tabs below the tab."""
+        """Show messages directly below Run in the Segment tab, and below the tabs otherwise."""
         layout = self.layout()
         assert layout is not None
         if self._tabs.currentWidget() is self.segment_tab:
@@ -129,7 +127,7 @@ class Panel(QWidget):
         else:
             layout.addWidget(self._message)
 
-    # from the person to the session
+    # from the user to the session
 
     def _on_scan_chosen(self) -> None:
         if (layer := self._scan_box.currentData()) is not None:
@@ -141,7 +139,7 @@ class Panel(QWidget):
             scan.contrast_limits = limits = window_limits(scan, name)
             self._windows[scan] = name, limits
 
-    # from the session to the person
+    # from the session to the user
 
     def _refresh(self) -> None:
         session = self.session
@@ -170,7 +168,7 @@ class Panel(QWidget):
             name, known = self._windows.setdefault(scan, (default_window(scan), limits))
             self._window_box.setCurrentIndex(self._window_box.findText(name) if np.allclose(known, limits) else -1)
 
-    def _on_found(self) -> None:
+    def _on_result(self) -> None:
         if not self.session.is_painting:
             self.show_tab(self.structures_tab)
 
@@ -178,19 +176,19 @@ class Panel(QWidget):
         mark = " •" if self.guard.unsaved else ""
         self._tabs.setTabText(self._tabs.indexOf(self.structures_tab), f"Structures{mark}")
 
-    # work that nobody saved
+    # unsaved work
 
-    def _tell(self, error: Exception) -> None:
+    def _report(self, error: Exception) -> None:
         self.session.say(message_of(error))
 
     def _offer_unsaved(self) -> None:
-        left = self.guard.autosave.left_behind()
-        self._unsaved_frame.setVisible(bool(left))
-        if left:
-            when = datetime.fromtimestamp(left[0].when).strftime("%d %B, %H:%M")
-            names = ", ".join(left[0].names)
-            what = "Removed with unsaved corrections" if left[0].is_removed else "napari ended with unsaved corrections"
-            self._unsaved_label.setText(f"{what} ({when}): {names}")
+        offered = self.guard.autosave.left_behind()
+        self._unsaved_frame.setVisible(bool(offered))
+        if offered:
+            first = offered[0]
+            when = datetime.fromtimestamp(first.when).strftime("%d %B, %H:%M")
+            reason = "Removed with unsaved corrections" if first.is_removed else "napari ended with unsaved corrections"
+            self._unsaved_label.setText(f"{reason} ({when}): {', '.join(first.names)}")
 
     def _restore(self) -> None:
         self._unsaved_frame.setEnabled(False)
@@ -204,15 +202,13 @@ class Panel(QWidget):
         for layer in layers:
             self.session.viewer.add_layer(layer)
         self.show_tab(self.structures_tab)
-        self.session.say(
-            Message("info", "Restored. Open the scan too, to see where it lies; save it when it is right.")
-        )
+        self.session.say(Message("info", "Restored. Open the scan too, to see the labels on it; then save them."))
 
-        def kept(count: int) -> None:
-            unsaved.discard()  # not before it is kept once more, should this program be the next to end
+        def on_kept(count: int) -> None:
+            unsaved.discard()  # not before this process has a copy of its own
             self._offer_unsaved()
 
-        self.guard.keep(kept)
+        self.guard.keep(on_kept)
 
     def _discard(self) -> None:
         for unsaved in self.guard.autosave.left_behind()[:1]:

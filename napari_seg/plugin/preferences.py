@@ -1,15 +1,14 @@
-"""What a person set in napari's Preferences > napari-seg."""
+"""Settings of the plugin in napari's Preferences > napari-seg."""
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from napari_seg.bundles.precision import Precision
+from napari_seg.inference.options import SegmentOptions
 
 
 @dataclass(frozen=True)
@@ -17,28 +16,24 @@ class Preferences:
     """Values of the manifest's `configurations`.
 
     Attributes:
-        device: "auto", "cpu" or "cuda".
-        memory_bytes: what the program may hold at most; None: a safe share of what is free.
+        options: options of every run: device, memory and precision; defaults for the others.
         bundle_folders: MONAI bundles, and folders whose subfolders are bundles.
-        precision: what networks compute in: "auto", "float32" or "bfloat16".
-        keep_seconds: how often edited labels are kept for a crash; 0: never.
+        keep_seconds: interval between two copies of edited labels, which are restored after a crash; 0: no copies.
     """
 
-    device: str = "auto"
-    memory_bytes: int | None = None
+    options: SegmentOptions = field(default_factory=SegmentOptions)
     bundle_folders: tuple[Path, ...] = ()
-    precision: Precision = "auto"
     keep_seconds: int = 60
 
 
 def preferences() -> Preferences:
-    """What is set now; what this version of napari does not know has its usual value."""
+    """Return the current settings; defaults in a version of napari that has no settings of plugins."""
     try:
         from napari.settings import get_plugin_settings
 
-        known = get_plugin_settings("napari-seg")
-        return _preferences(known.segmenting, known.safety)
-    except (ImportError, KeyError, AttributeError):  # napari before 0.9 has no settings of plugins
+        settings = get_plugin_settings("napari-seg")
+        return _preferences(settings.segmenting, settings.safety)
+    except (ImportError, KeyError, AttributeError):  # napari before 0.9
         return Preferences()
 
 
@@ -59,9 +54,11 @@ def _preferences(segmenting: Any, safety: Any) -> Preferences:
     gib = float(segmenting.memory_gib)
     folders = [folder for folder in re.split(f"[;{os.pathsep}]", str(segmenting.bundle_folders)) if folder.strip()]
     return Preferences(
-        device=str(segmenting.device),
-        memory_bytes=int(gib * 2**30) if gib > 0 else None,
+        options=SegmentOptions(
+            device=str(segmenting.device),
+            precision=segmenting.precision,
+            memory_bytes=int(gib * 2**30) if gib > 0 else None,
+        ),
         bundle_folders=tuple(Path(folder.strip()).expanduser() for folder in folders),
-        precision=segmenting.precision,
         keep_seconds=int(safety.keep_seconds),
     )

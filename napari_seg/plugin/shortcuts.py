@@ -1,4 +1,4 @@
-"""Keys of the plugin as napari's actions, which a person can change in Preferences > Shortcuts."""
+"""Keys of the plugin as actions of napari, which users can change in Preferences > Shortcuts."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def next_structure(viewer: ViewerModel) -> None:
 
 
 def previous_structure(viewer: ViewerModel) -> None:
-    """Go to the structure before the selected one."""
+    """Go to the previous structure of the labels of a viewer."""
     _step(viewer, -1)
 
 
 _ACTIONS = {
     "napari-seg:next_structure": (next_structure, "Go to the next structure", "."),
-    "napari-seg:previous_structure": (previous_structure, "Go to the structure before this one", ","),
+    "napari-seg:previous_structure": (previous_structure, "Go to the previous structure", ","),
 }
 
 
 def connect(model: StructuresModel) -> None:
-    """Let keys act on a model as long as it is open; keys that a person chose in Preferences stay as they are."""
+    """Register the keys and let them act on a model while it is open; keys set in Preferences are not changed."""
     _models.add(model)
     chosen = get_settings().shortcuts.shortcuts
     for name, (action, description, key) in _ACTIONS.items():

@@ -1,4 +1,4 @@
-"""What the Batch tab does, without Qt: a folder of scans in, a folder of results out, and a table that fills."""
+"""State of the Batch tab, without Qt: run a model over a folder of scans, and list the results."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Row:
     """One scan of the table.
 
     Attributes:
-        name: of the scan.
-        state: for a person.
-        text: volumes, or why it failed.
-        seconds: that it took; 0 while it is not done.
-        scan: how to read it; None of what is no scan.
-        result: what became of it; None while it is not done.
+        name: name of the scan.
+        state: progress of the scan.
+        text: volumes of the structures, or the reason of a failure.
+        seconds: duration; 0 before the end.
+        scan: the scan; None for a file that is not a scan.
+        result: result of the run; None before the end.
     """
 
     name: str
@@ -57,16 +57,16 @@ class Row:
 
 
 class BatchModel:
-    """The state of the Batch tab of one viewer.
+    """State of the Batch tab of one viewer.
 
     Attributes:
-        changed: emitted whenever something the tab shows has changed.
-        session: takes what is said.
+        changed: emitted after every change that the tab shows.
+        session: receives messages.
         inputs: folder of scans.
         output: folder of results.
-        also: formats that are wanted beside NIfTI.
-        rows: one a scan.
-        job: the batch under way; None if there is none.
+        also: formats to write in addition to NIfTI.
+        rows: one row for each scan.
+        job: the running batch; None if there is none.
     """
 
     changed = Signal()
@@ -82,25 +82,25 @@ class BatchModel:
         self._error: Exception | None = None
 
     def choose_inputs(self, folder: Path) -> None:
-        """Sets the folder of scans; results go to a folder beside it unless a person chose one."""
+        """Set the folder of scans, and next to it the folder of results unless the user chose one."""
         self.inputs = folder
         if not self._output_is_chosen:
             self.output = folder.parent / f"{folder.name or 'scans'}_segmented"
         self.changed.emit()
 
     def choose_output(self, folder: Path) -> None:
-        """Sets the folder of results."""
+        """Set the folder of results."""
         self.output, self._output_is_chosen = folder, True
         self.changed.emit()
 
     def obstacle(self, bundle: Bundle | None) -> str:
-        """Why Run is greyed, for a person; "" when it isn't."""
+        """Return the reason why Run is disabled, for a person; "" if it is enabled."""
         if self.job is not None:
-            return "A batch is under way."
+            return "A batch is running."
         if self.inputs is None or self.output is None:
             return "Choose a folder of scans."
         if bundle is None or not bundle.trusted:
-            return "Choose a model that may run in the Segment tab."
+            return "Choose a trusted model in the Segment tab."
         return ""
 
     def start(self, bundle: Bundle, options: SegmentOptions) -> None:
@@ -135,7 +135,7 @@ class BatchModel:
         cases, faults = find_cases([inputs])
         job.post(self._on_cases, [Row(case.name, "waiting", scan=case.scan) for case in cases])
         for path, fault in faults:
-            job.post(self._take, None, CaseResult(path.name, "failed", fault.code, fault.message, str(path)))
+            job.post(self._add_result, None, CaseResult(path.name, "failed", fault.code, fault.message, str(path)))
         if not cases:
             return
         current = 0
@@ -148,7 +148,7 @@ class BatchModel:
             job.post(self._on_case, number)
 
         def on_result(result: CaseResult) -> None:
-            job.post(self._take, current, result)
+            job.post(self._add_result, current, result)
             job.check()
 
         callbacks: dict[str, Callable[..., None]] = {"on_case": on_case, "on_result": on_result, "progress": job.report}
@@ -178,21 +178,21 @@ class BatchModel:
     def _on_end(self) -> None:
         """Report the number of scans that are done, that failed and that were not run."""
         self.job = None
-        left = [n for n, row in enumerate(self.rows) if row.state in ("waiting", "running")]
-        for n in left:
+        not_run = [n for n, row in enumerate(self.rows) if row.state in ("waiting", "running")]
+        for n in not_run:
             self.rows[n] = replace(self.rows[n], state="stopped")
         done, failed = (sum(row.state == state for row in self.rows) for state in ("done", "failed"))
-        counts = f"{done} done, {failed} failed" + (f", {len(left)} not begun or stopped" if left else "")
+        counts = f"{done} done, {failed} failed" + (f", {len(not_run)} not started or stopped" if not_run else "")
         if self._error is not None:
             self.session.say(message_of(self._error), Message("info", counts), lasting=True)
         elif not self.rows:
-            self.session.say(Message("warning", "There is no scan below that folder."))
+            self.session.say(Message("warning", "There is no scan in this folder."))
         else:
             kind: Literal["info", "warning"] = "warning" if failed else "info"
-            self.session.say(Message(kind, f"{counts}. Results lie in {self.output}."), lasting=True)
+            self.session.say(Message(kind, f"{counts}. The results are in {self.output}."), lasting=True)
         self.changed.emit()
 
-    def _take(self, number: int | None, result: CaseResult) -> None:
+    def _add_result(self, number: int | None, result: CaseResult) -> None:
         is_done = result.status == "done"
         volumes = ", ".join(f"{name} {ml:.2f} ml" for name, ml in result.volumes_ml.items())
         scan = None if number is None else self.rows[number].scan
@@ -208,39 +208,37 @@ class BatchModel:
 
     @staticmethod
     def read(row: Row, scans: Sequence[Volume], frame: NDArray | None) -> Loaded:
-        """Return the layers of a scan and of its result, for `StudyModel.show`.
-
-        Takes a while, so not in the main thread.
+        """Return the layers of a scan and of its result, and warnings; slow, call outside the main thread.
 
         Args:
-            row: of a scan; one that failed is shown alone.
-            scans: the open scans, which are not read once more.
-            frame: the viewer's frame.
+            row: row of a scan; if it failed, the scan alone is returned.
+            scans: open scans, which are not read again.
+            frame: frame of the viewer.
 
         Raises:
             NapariSegError: the scan or its result can't be read.
         """
         assert row.scan is not None
         layers: list[Layer] = []
-        doubts: tuple[str, ...] = ()
+        warnings: tuple[str, ...] = ()
         volume = next((one for one in scans if one.source.files == row.scan.files), None)
         if volume is None:
             volume = row.scan.read()
-            layers, doubts = [layer_of(one) for one in image_layers(volume, frame)], _said(volume.notices)
+            layers, warnings = [layer_of(one) for one in image_layers(volume, frame)], _texts_of(volume.notices)
             frame = frame_of(layers)
         labels = None if row.result is None else row.result.labels
         if labels is not None:
             found = read_labels(labels, [volume])
             name = labels.name.removesuffix(nifti_ending(labels))
             layers += [layer_of(one) for one in label_layers(found, name, frame)]
-            doubts += _said(found.notices)
-        return layers, doubts
+            warnings += _texts_of(found.notices)
+        return layers, warnings
 
     def write_table(self, path: Path) -> None:
-        """Write one table (CSV) of all scans: what became of each, and the volume of each structure in ml.
+        """Write one table (CSV) of all scans: state, duration, and the volume of each structure in ml.
 
         Args:
-            path: a table that is there is replaced.
+            path: file of the table; an existing file is replaced.
 
         Raises:
             OutputError: `output.not_written`, `output.disk_full`.
@@ -268,5 +266,5 @@ class BatchModel:
                 )
 
 
-def _said(notices: Sequence[Notice]) -> tuple[str, ...]:
+def _texts_of(notices: Sequence[Notice]) -> tuple[str, ...]:
     return tuple(words_of(notice) for notice in notices)

@@ -28,7 +28,7 @@ _MARKS = {"waiting": "·", "running": "▶", "done": "✓", "failed": "✕", "st
 
 
 class BatchTab(QWidget):
-    """Runs the chosen model over every scan of a folder."""
+    """Tab to run the selected model over every scan of a folder."""
 
     def __init__(self, model: BatchModel, segmenting: SegmentModel, study: StudyModel) -> None:
         super().__init__()
@@ -39,15 +39,17 @@ class BatchTab(QWidget):
         self._output = QElidingLabel()
         for label in (self._inputs, self._output):
             label.setElideMode(Qt.TextElideMode.ElideMiddle)
-        self._inputs_button = button("Scans…", "The folder of scans; its subfolders and archives too.", self._on_inputs)
-        self._output_button = button("Results…", "Nothing is written anywhere else.", self._on_output)
+        self._inputs_button = button(
+            "Scans…", "Choose the folder of scans, which may hold subfolders.", self._on_inputs
+        )
+        self._output_button = button("Results…", "Nothing is written outside this folder.", self._on_output)
         self._model_label = QElidingLabel()
         self._also = {}
         for kind in (name for name in RUN_FORMATS if name in MENU_FORMATS):
             self._also[kind] = QCheckBox(LABEL_FORMATS[kind].short_title)
             self._also[kind].toggled.connect(lambda on, kind=kind: self._on_also(kind, on))
         self._run_button = button("Run all", "", self.run)
-        self._stop_button = button("Stop", "End at the next step; what is done stays.", model.stop)
+        self._stop_button = button("Stop", "Stop at the next step; finished results stay.", model.stop)
         self._progress_label = QElidingLabel()
         self._progress_bar = QProgressBar(textVisible=False)
         self._table = table("", "Scan", "s", "Result", stretched=3)
@@ -56,16 +58,18 @@ class BatchTab(QWidget):
         self._table.itemSelectionChanged.connect(self._show_details)
         self._details = DetailsPane(self._table)
         self._save_button = button(
-            "Save table…", "One table (CSV) of all scans: the volume of each structure, and what failed.", self._on_save
+            "Save table…", "Save one table (CSV) of all scans: volumes of the structures, and failures.", self._on_save
         )
-        self._hint = QLabel("NIfTI, a picture and a record for each scan; a scan that fails does not stop the others.")
+        self._hint = QLabel(
+            "Writes NIfTI, a preview image and a JSON record for each scan. A scan that fails does not stop the others."
+        )
         self._hint.setWordWrap(True)
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow(self._inputs_button, self._inputs)
         form.addRow(self._output_button, self._output)
         form.addRow("Model", self._model_label)
-        form.addRow(row(QLabel("Also"), *self._also.values()))
+        form.addRow(row(QLabel("Also write"), *self._also.values()))
         layout = QVBoxLayout(self)
         layout.addWidget(self._hint)
         layout.addLayout(form)
@@ -81,7 +85,7 @@ class BatchTab(QWidget):
         self._refresh()
 
     def run(self) -> None:
-        """Run the chosen model over the folder."""
+        """Run the selected model over the folder."""
         bundle = self.segmenting.bundle
         assert bundle is not None
         self._filled = {}
@@ -89,17 +93,17 @@ class BatchTab(QWidget):
 
     def open_row(self, number: int) -> None:
         """Read a scan with its result, and show both."""
-        row, study = self.model.rows[number], self.study
-        if row.scan is None or study.is_loading:
+        entry, study = self.model.rows[number], self.study
+        if entry.scan is None or study.is_loading:
             return
-        self.model.session.say(Message("info", f"Opening {row.name} …"))
-        study.load(partial(self.model.read, row, study.scans(), study.frame()))
+        self.model.session.say(Message("info", f"Opening {entry.name} …"))
+        study.load(partial(self.model.read, entry, study.scans(), study.frame()))
 
     def _show_details(self) -> None:
-        """Say of the selected row what its columns have no room for."""
-        chosen = {item.row() for item in self._table.selectedItems()}
-        known = [self.model.rows[number] for number in chosen if number < len(self.model.rows)]
-        self._details.show_text("\n".join(f"{one.name}\n{one.text or one.state}" for one in known))
+        """Show the name and the whole text of the selected row."""
+        numbers = {item.row() for item in self._table.selectedItems()}
+        selected = [self.model.rows[number] for number in numbers if number < len(self.model.rows)]
+        self._details.show_text("\n".join(f"{one.name}\n{one.text or one.state}" for one in selected))
 
     def _on_save(self) -> None:
         folder = self.model.output or Path()
@@ -122,8 +126,8 @@ class BatchTab(QWidget):
         if (folder := ask_folder(self, "Folder of results")) is not None:
             self.model.choose_output(folder)
 
-    def _on_also(self, kind: FormatName, wanted: bool) -> None:
-        if wanted:
+    def _on_also(self, kind: FormatName, is_checked: bool) -> None:
+        if is_checked:
             self.model.also.add(kind)
         else:
             self.model.also.discard(kind)
@@ -132,23 +136,23 @@ class BatchTab(QWidget):
         model = self.model
         self._refresh_buttons()
         self._table.setRowCount(len(model.rows))
-        for number, known in enumerate(model.rows):
-            if self._filled.get(number) != known:  # a cohort has thousands
-                self._fill(number, known)
-                self._filled[number] = known
+        for number, entry in enumerate(model.rows):
+            if self._filled.get(number) != entry:  # a cohort has thousands of rows
+                self._fill(number, entry)
+                self._filled[number] = entry
         self._show_details()
         self._show_progress()
 
     def _refresh_buttons(self) -> None:
         model = self.model
-        self._inputs.setText(str(model.inputs or "none chosen"))
-        self._output.setText(str(model.output or "none chosen"))
+        self._inputs.setText(str(model.inputs or "not chosen"))
+        self._output.setText(str(model.output or "not chosen"))
         bundle = self.segmenting.bundle
         self._model_label.setText("none" if bundle is None else bundle.name)
         obstacle, is_running = model.obstacle(bundle), model.job is not None
         self._run_button.setEnabled(not obstacle)
         self._run_button.setToolTip(obstacle or "Segment every scan of the folder.")
-        self._save_button.setEnabled(any(known.result is not None for known in model.rows))
+        self._save_button.setEnabled(any(entry.result is not None for entry in model.rows))
         self._stop_button.setEnabled(model.job is not None and not model.job.is_stopping)
         for widget in (self._inputs_button, self._output_button, *self._also.values()):
             widget.setEnabled(not is_running)
@@ -159,16 +163,16 @@ class BatchTab(QWidget):
         job = self.model.job
         if job is None:
             return
-        ended = sum(known.state in ("done", "failed") for known in self.model.rows)
+        ended = sum(entry.state in ("done", "failed") for entry in self.model.rows)
         self._progress_bar.setRange(0, len(self.model.rows))
         self._progress_bar.setValue(ended)
         text = "Stopping at the next step …" if job.is_stopping else str(job.progress)
         self._progress_label.setText(f"{ended} of {len(self.model.rows)} scans. {text}")
 
-    def _fill(self, number: int, known: Row) -> None:
-        seconds = number_item(f"{known.seconds:.0f}" if known.seconds else "")
-        items = [QTableWidgetItem(_MARKS[known.state]), QTableWidgetItem(known.name), seconds]
-        for column, item in enumerate([*items, QTableWidgetItem(known.text or known.state)]):
-            how = "Double-click to open the scan with its result." if known.scan is not None else ""
-            item.setToolTip(f"{known.text or known.state}\n{how}".strip())
+    def _fill(self, number: int, entry: Row) -> None:
+        seconds = number_item(f"{entry.seconds:.0f}" if entry.seconds else "")
+        items = [QTableWidgetItem(_MARKS[entry.state]), QTableWidgetItem(entry.name), seconds]
+        for column, item in enumerate([*items, QTableWidgetItem(entry.text or entry.state)]):
+            hint = "Double-click to open the scan with its result." if entry.scan is not None else ""
+            item.setToolTip(f"{entry.text or entry.state}\n{hint}".strip())
             self._table.setItem(number, column, item)

@@ -1,4 +1,4 @@
-"""State of the Segment tab, without Qt: choose a model, estimate, run scans one after the other, stop, show results."""
+"""State of the Segment tab, without Qt: choose a model, estimate, queue runs, stop, show results."""
 
 from __future__ import annotations
 
@@ -23,42 +23,47 @@ from napari_seg.plugin.session import Session
 from napari_seg.volume import Volume
 
 if TYPE_CHECKING:
-    from napari_seg.bundles.precision import Precision
     from napari_seg.bundles.spec import Bundle
 
 logger = logging.getLogger(__name__)
 
 DEVICES = {"auto": "Automatic", "cpu": "Processor (CPU)", "cuda": "Graphics card (CUDA)"}
+"""Values of `SegmentOptions.device` that the tab offers, with their titles."""
+
+_MAX_NAMES = 8
 
 
 class SegmentModel:
-    """The state of the Segment tab of one viewer.
+    """State of the Segment tab of one viewer.
+
+    Args:
+        session: source of the current scan; receives messages.
+        bundle_folders: MONAI bundles, and folders whose subfolders are bundles.
+        options: options of every run until the user changes them.
 
     Attributes:
-        changed: emitted whenever something the tab shows has changed.
-        shown: emitted when what a run found was added to the viewer.
-        session: gives the scan, and takes what is said.
-        bundles: what can be run.
-        bundle: the chosen one.
-        device: a key of `DEVICES`.
-        certainty: whether a layer with the network's confidence is wanted too.
-        memory_bytes: what the program may hold at most; None: a safe share of what is free.
-        precision: what networks compute in.
-        run: the run under way, if any.
-        waiting: runs that come after it.
+        changed: emitted after every change that the tab shows.
+        result_added: emitted after the layers of a result were added to the viewer.
+        session: source of the current scan; receives messages.
+        bundles: available bundles.
+        bundle: the selected bundle; None if there is none.
+        options: options of every run.
+        adds_confidence: whether a run also adds a layer with the confidence of the network.
+        run: the current run; None if there is none.
+        waiting: queued runs.
     """
 
     changed = Signal()
-    shown = Signal()
+    result_added = Signal()
 
-    def __init__(self, session: Session, bundle_folders: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, session: Session, bundle_folders: Sequence[Path] = (), options: SegmentOptions | None = None
+    ) -> None:
         self.session = session
         self.bundles: list[Bundle] = []
         self.bundle: Bundle | None = None
-        self.device = "auto"
-        self.certainty = False
-        self.memory_bytes: int | None = None
-        self.precision: Precision = "auto"
+        self.options = options or SegmentOptions()
+        self.adds_confidence = False
         self.run: Run | None = None
         self.waiting: list[Run] = []
         self._estimate: tuple[object, str] = (None, "")
@@ -66,32 +71,27 @@ class SegmentModel:
         self._find_bundles(bundle_folders)
         session.changed.connect(self.changed.emit)
 
-    @property
-    def options(self) -> SegmentOptions:
-        """How any scan is segmented."""
-        return SegmentOptions(device=self.device, memory_bytes=self.memory_bytes, precision=self.precision)
-
     # choosing
 
     def choose_bundle(self, bundle: Bundle | None) -> None:
-        """Sets what to run."""
+        """Select a bundle."""
         self.bundle = bundle
         self.session.drop_errors()
         self.changed.emit()
 
     def choose_device(self, device: str) -> None:
-        """Sets where to run it, a key of `DEVICES`."""
-        self.device = device
+        """Select a device, a key of `DEVICES`."""
+        self.options = replace(self.options, device=device)
         self.session.drop_errors()
         self.changed.emit()
 
-    def choose_certainty(self, wanted: bool) -> None:
-        """Sets whether a layer with the network's confidence is wanted too."""
-        self.certainty = wanted
+    def choose_confidence(self, adds_confidence: bool) -> None:
+        """Set whether a run also adds a layer with the confidence of the network."""
+        self.adds_confidence = adds_confidence
         self.changed.emit()
 
     def add_bundle(self, folder: Path) -> None:
-        """Read a bundle's metadata, list and choose it, also when napari is started again; run none of its code."""
+        """List and select a bundle, and remember it for later sessions; runs none of its code."""
         from napari_seg.bundles.spec import read_bundle
         from napari_seg.plugin.preferences import remember_bundle
 
@@ -100,15 +100,15 @@ class SegmentModel:
         except BundleError as error:
             self.session.say(message_of(error))
             return
-        known = next((one for one in self.bundles if one.root == bundle.root), None)
-        if known is None:
+        listed = next((one for one in self.bundles if one.root == bundle.root), None)
+        if listed is None:
             self.bundles.append(bundle)
             remember_bundle(bundle.root)
-        self.session.say()  # what was said before is about something else
-        self.choose_bundle(known or bundle)
+        self.session.say()  # earlier messages no longer apply
+        self.choose_bundle(listed or bundle)
 
     def trust(self) -> None:
-        """Lets the code of the chosen bundle run, until napari is closed."""
+        """Allow the code of the selected bundle to run until napari is closed."""
         from napari_seg.bundles.spec import read_bundle
 
         assert self.bundle is not None
@@ -118,26 +118,26 @@ class SegmentModel:
 
     @property
     def card(self) -> list[tuple[str, str]]:
-        """What a person wants to know of the chosen bundle: headings and texts."""
+        """Return headings and texts that describe the selected bundle."""
         bundle = self.bundle
         if bundle is None:
             return []
         names = [segment.name for segment in bundle.segments]
-        found = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
         accuracy = ", ".join(f"{name.replace('dice', 'Dice')} {value:.3g}" for name, value in bundle.accuracy)
         rows = [
-            ("Finds", found),
-            ("Wants", bundle.images or f"{bundle.modality or 'any'} scans"),
+            ("Structures", ", ".join(names[:_MAX_NAMES]) + more),
+            ("Input", bundle.images or f"{bundle.modality or 'any'} scans"),
             ("Accuracy", accuracy or "not reported"),
             ("Use", bundle.intended_use),
             ("Licence", bundle.licence or "not stated"),
-            ("Trust", "its code may run" if bundle.trusted else "not trusted: it brings code of its own"),
+            ("Trust", "its code may run" if bundle.trusted else "not trusted: it contains its own program code"),
         ]
         return [(heading, text) for heading, text in rows if text]
 
     @property
     def obstacle(self) -> str:
-        """Why Run is greyed, for a person; "" when it isn't."""
+        """Return the reason why Run is disabled, for a person; "" if it is enabled."""
         viewer = self.session.viewer
         if self.bundle is None:
             return "There is no model to run."
@@ -147,7 +147,7 @@ class SegmentModel:
                 return f"{refused[-1]}."
             return "Open a scan first: drop a NIfTI file or a DICOM folder into the window."
         if not self.bundle.trusted:
-            return "This model brings code of its own. Press Trust if you know where it comes from."
+            return "This model contains its own program code. Press “Trust this model…” if you know its source."
         volume = volume_of(self.session.scan)
         return "" if volume is None else _misfit(volume, self.bundle)
 
@@ -155,21 +155,21 @@ class SegmentModel:
 
     @property
     def estimate_text(self) -> str:
-        """Return what the chosen run is expected to take, for a person; "" while a run is under way."""
+        """Return the estimated cost of a run with the current choices, for a person; "" during a run."""
         key = self._estimate_key
         if key is None or self.run is not None:
             return ""
-        known, text = self._estimate
-        return text if known == key else "Estimating time and memory …"
+        estimated_key, text = self._estimate
+        return text if estimated_key == key else "Estimating time and memory …"
 
     @property
     def needs_estimate(self) -> bool:
-        """Return whether there is no estimate of the chosen run yet."""
+        """Return whether the current choices have no estimate yet."""
         key = self._estimate_key
         return key is not None and key != self._estimate[0] and self.run is None
 
     def start_estimate(self) -> None:
-        """Estimate the chosen run in a job; one estimate at a time."""
+        """Estimate a run with the current choices in a job; one estimate at a time."""
         if not self.needs_estimate or self._is_estimating:
             return
         scan, bundle, key = self.session.scan, self.bundle, self._estimate_key
@@ -183,10 +183,10 @@ class SegmentModel:
 
     @property
     def _estimate_key(self) -> object:
-        """Return everything that the estimate depends on; None if nothing can be run."""
+        """Return everything that the estimate depends on; None if nothing can run."""
         if self.obstacle or self.bundle is None:
             return None
-        return self.session.scan, self.bundle.root, self.device, self.memory_bytes, self.precision
+        return self.session.scan, self.bundle.root, self.options
 
     def _on_estimated(self, key: object, text: str) -> None:
         self._estimate = (key, text)
@@ -198,13 +198,13 @@ class SegmentModel:
     # running
 
     def start(self) -> Run:
-        """Run the chosen bundle on the chosen scan in a job; after the run under way, if there is one."""
+        """Run the selected bundle on the current scan in a job; the run is queued if there is a current one."""
         layer, bundle = self.session.scan, self.bundle
         assert layer is not None, self.obstacle
         assert bundle is not None, self.obstacle
         volume = volume_of(layer)
         assert volume is not None
-        options = replace(self.options, confidence_maps=self.certainty)
+        options = replace(self.options, confidence_maps=self.adds_confidence)
         run = Run(volume, bundle, options, layer.name, placement_of(layer).for_new_layer())
         if self.run is None:
             self._execute(run)
@@ -215,7 +215,7 @@ class SegmentModel:
         return run
 
     def stop(self) -> None:
-        """Give up the run under way and those that wait; the viewer stays as it was."""
+        """Stop the current run and drop the queued ones; no layer is added."""
         if self.run is not None:
             assert self.run.job is not None
             self.run.job.abandon()
@@ -235,7 +235,7 @@ class SegmentModel:
         self.run = None
         if self.waiting:
             self._execute(self.waiting.pop(0))
-        self.session.changed.emit()  # the scan can be chosen again
+        self.session.changed.emit()  # the panel enables its list of scans again
 
     def _fail(self, run: Run, error: Exception) -> None:
         message, scan = message_of(error), self.session.scan
@@ -256,7 +256,7 @@ class SegmentModel:
             *_warnings_of(run),
             Message("info", f"Done in {run.seconds:.0f} s."),
         )
-        self.shown.emit()
+        self.result_added.emit()
 
     def _find_bundles(self, folders: Sequence[Path]) -> None:
         from napari_seg.bundles.spec import find_bundles
@@ -274,25 +274,25 @@ def _warnings_of(run: Run) -> list[Message]:
 
 
 def _estimate(volume: Volume, bundle: Bundle, options: SegmentOptions, job: Job) -> str:
-    """Return what a run is expected to take, for a person; "" if that can't be estimated. In the thread of a job."""
+    """Return the estimated cost of a run, for a person; "" if there is no estimate. Called in the thread of a job."""
     try:
-        known = job.call(NETWORKS, estimate, loaded(volume), bundle, options)
+        cost = job.call(NETWORKS, estimate, loaded(volume), bundle, options)
     except Cancelled:
         raise
     except NapariSegError as error:
         return words_of(error)
-    except Exception as error:  # the run itself will say what is wrong
-        logger.debug("nothing could be estimated (%s)", type(error).__name__)
+    except Exception as error:  # the estimate is optional; the run will report the error
+        logger.debug("no estimate (%s)", type(error).__name__)
         return ""
-    if known is None:
+    if cost is None:
         return ""
-    windows = f"{known.windows} window{'s' * (known.windows != 1)}"
-    where = " and finding the place" if known.locates else ""
-    return f"Will take about {known.time} in all, for {windows}{where}, and {known.memory} of memory."
+    windows = f"{cost.windows} window{'s' * (cost.windows != 1)}"
+    locating = ", including locating the region" if cost.locates else ""
+    return f"Estimate: {cost.time} in total for {windows}{locating}; {cost.memory} of memory."
 
 
 def _misfit(volume: Volume, bundle: Bundle) -> str:
-    """Why a bundle can't be run on a scan, told without loading torch; "" where it can."""
+    """Return the reason why a bundle can't run on a scan, for a person; "" if it can. Does not load torch."""
     from napari_seg.inference.settings import check_fit
 
     try:

@@ -1,4 +1,4 @@
-"""One run of the Segment tab: a scan, a bundle and options in; new layers out. Executed in a `Job`."""
+"""One run of the Segment tab, executed in a `Job`: from a scan, a bundle and options to new layers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Run:
         job: executes the run; None while the run waits for another one.
         segmentation: the result; None until there is one.
         layers: layers of the result, the labels first.
-        warnings: warnings that the engine logged, such as a change from the graphics card to the processor.
+        warnings: warnings that the engine logged, such as the fallback to the CPU.
         seconds: duration of the run.
     """
 
@@ -55,9 +55,9 @@ class Run:
             Cancelled: the job was stopped.
             NapariSegError: the scan can't be segmented.
         """
-        began = time.monotonic()
+        start = time.monotonic()
         with _warnings_in(self.warnings):
-            found = job.call(
+            segmentation = job.call(
                 NETWORKS,
                 segment,
                 loaded(self.volume),
@@ -65,18 +65,20 @@ class Run:
                 self.options,
                 callbacks={"progress": job.report},
             )
-        # Counting voxels and turning axes takes a while too: not in the main thread.
+        # counting voxels and turning axes takes a while: in this thread, not in the main one
         name, bundle = f"{self.image_name} - {self.bundle.name}", self.bundle
         algorithm = (bundle.name, bundle.version)
-        labels = labels_layer(found, self.placement, name, scan=self.volume.source, algorithm=algorithm)
-        # napari compiles its colour mapping at the first use, for seconds.
+        labels = labels_layer(segmentation, self.placement, name, scan=self.volume.source, algorithm=algorithm)
+        # napari compiles its colour mapping at the first use, which takes seconds
         labels[1]["colormap"].map(labels[0][:1, :1])
         layers = [layer_of(labels)]
-        if found.confidence_maps is not None:
-            confidence = confidence_layer(found.confidence_maps.confidence, self.placement, f"{name}, confidence")
+        if segmentation.confidence_maps is not None:
+            confidence = confidence_layer(
+                segmentation.confidence_maps.confidence, self.placement, f"{name}, confidence"
+            )
             layers.append(layer_of(confidence))
-        self.segmentation, self.layers = found, layers
-        self.seconds = time.monotonic() - began
+        self.segmentation, self.layers = segmentation, layers
+        self.seconds = time.monotonic() - start
 
     @property
     def unnoted_warnings(self) -> list[str]:

@@ -16,24 +16,22 @@ _ESTIMATE_AFTER_MS = 600
 
 
 class SegmentTab(QWidget):
-    """Choose a model, see what it will take, run it."""
+    """Tab to choose a model, see the estimated cost, and run the model on the current scan."""
 
     def __init__(self, model: SegmentModel) -> None:
         super().__init__()
         self.model = model
         self._activity: cancelable_progress | None = None
-        self._active_run: Run | None = None
+        self._activity_run: Run | None = None
         self._build()
-        self._estimate_timer = QTimer(self)
-        self._estimate_timer.setSingleShot(True)
-        self._estimate_timer.setInterval(_ESTIMATE_AFTER_MS)
+        self._estimate_timer = QTimer(self, singleShot=True, interval=_ESTIMATE_AFTER_MS)
         self._estimate_timer.timeout.connect(self._estimate)
         model.changed.connect(self._refresh)
         model.session.jobs.delivered.connect(self._show_progress)
         self._refresh()
 
     def put_below_run(self, widget: QWidget) -> None:
-        """Show a widget right below Run and its progress."""
+        """Show a widget directly below Run and its progress."""
         layout = self.layout()
         assert isinstance(layout, QVBoxLayout)
         layout.insertWidget(layout.indexOf(self._progress_bar) + 1, widget)
@@ -47,20 +45,24 @@ class SegmentTab(QWidget):
     # building
 
     def _build(self) -> None:
-        self._bundle_box = box("What to look for: the models found on this computer.")
+        self._bundle_box = box("Models found on this computer.")
         self._add_button = button("Add…", "Choose the folder of another MONAI bundle.", self._on_add)
         self._card = QLabel(wordWrap=True)
         self._card.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._card.setAlignment(Qt.AlignmentFlag.AlignTop)
-        self._trust_button = button("Trust this model…", "Let the code that comes with it run.", self._on_trust)
-        self._device_box = box("Where the network runs. Automatic takes a graphics card if there is one.")
+        self._trust_button = button("Trust this model…", "Allow its own program code to run.", self._on_trust)
+        self._device_box = box("Where the network runs. Automatic uses a graphics card if there is one.")
         for key, text in DEVICES.items():
             self._device_box.addItem(text, key)
-        self._certainty_box = QCheckBox("Confidence as a layer too")
-        self._certainty_box.setToolTip("How sure the network is of each voxel; the layer is hidden at first.")
+        self._confidence_box = QCheckBox("Confidence as a layer too")
+        self._confidence_box.setToolTip(
+            "Add the probability of each voxel's label, from the network; the layer is hidden at first."
+        )
         self._estimate_label = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
         self._run_button = button("Run", "", self.model.start)
-        self._stop_button = button("Stop", "Give up this run and those that wait; nothing is added.", self.model.stop)
+        self._stop_button = button(
+            "Stop", "Stop this run and drop the queued ones; no layer is added.", self.model.stop
+        )
         self._progress_label = QElidingLabel()
         self._progress_bar = QProgressBar(textVisible=False)
 
@@ -68,24 +70,24 @@ class SegmentTab(QWidget):
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Model", row(self._bundle_box, self._add_button))
         form.addRow("Device", self._device_box)
-        form.addRow("", self._certainty_box)
-        card = QWidget()
-        below = QVBoxLayout(card)  # what has no fixed height lies below Run, which must not move under the mouse
-        below.setContentsMargins(0, 0, 0, 0)
-        below.addWidget(self._estimate_label)
-        below.addWidget(self._trust_button)
-        below.addWidget(self._card, 1)
+        form.addRow("", self._confidence_box)
+        below = QWidget()
+        texts = QVBoxLayout(below)  # texts of varying height lie below Run, which must not move under the mouse
+        texts.setContentsMargins(0, 0, 0, 0)
+        texts.addWidget(self._estimate_label)
+        texts.addWidget(self._trust_button)
+        texts.addWidget(self._card, 1)
         layout = QVBoxLayout(self)
         layout.addLayout(form)
         layout.addLayout(row(self._run_button, self._stop_button))
         layout.addWidget(self._progress_label)
         layout.addWidget(self._progress_bar)
-        layout.addWidget(scrolled(card), 1)
+        layout.addWidget(scrolled(below), 1)
         self._bundle_box.currentIndexChanged.connect(self._on_bundle_chosen)
         self._device_box.currentIndexChanged.connect(self._on_device_chosen)
-        self._certainty_box.toggled.connect(self.model.choose_certainty)
+        self._confidence_box.toggled.connect(self.model.choose_confidence)
 
-    # from the person to the model
+    # from the user to the model
 
     def _on_bundle_chosen(self) -> None:
         self.model.choose_bundle(self._bundle_box.currentData())
@@ -101,42 +103,45 @@ class SegmentTab(QWidget):
         bundle = self.model.bundle
         assert bundle is not None
         text = (
-            f"{bundle.name}\n{bundle.root}\n\nThis model brings program code of its own. Once it is trusted, that code "
+            f"{bundle.name}\n{bundle.root}\n\nThis model contains its own program code. Once it is trusted, that code "
             "can do on this computer whatever you can. Trust it only if you know where it comes from."
         )
-        asked = QMessageBox(QMessageBox.Icon.Warning, "Trust this model?", text, parent=self)
-        asked.setTextFormat(Qt.TextFormat.PlainText)  # a name could hide the warning otherwise
-        asked.setStandardButtons(QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.No)
-        asked.setDefaultButton(QMessageBox.StandardButton.No)
-        if asked.exec() == QMessageBox.StandardButton.Yes:
+        question = QMessageBox(QMessageBox.Icon.Warning, "Trust this model?", text, parent=self)
+        question.setTextFormat(Qt.TextFormat.PlainText)  # markup in a name could hide the warning
+        question.setStandardButtons(QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.No)
+        question.setDefaultButton(QMessageBox.StandardButton.No)
+        if question.exec() == QMessageBox.StandardButton.Yes:
             self.model.trust()
 
     def _estimate(self) -> None:
         if self.isVisible():
             self.model.start_estimate()
 
-    # from the model to the person
+    # from the model to the user
+
+    def showEvent(self, event: object) -> None:  # Qt's name
+        """Start an estimate when the tab becomes visible."""
+        super().showEvent(event)
+        self._refresh()
 
     def _refresh(self) -> None:
         model = self.model
         with signals_blocked(self._bundle_box):
-            if self._bundle_box.count() != len(model.bundles) or any(
-                self._bundle_box.itemData(n) is not bundle for n, bundle in enumerate(model.bundles)
-            ):
+            if [self._bundle_box.itemData(n) for n in range(self._bundle_box.count())] != model.bundles:
                 self._bundle_box.clear()
                 for bundle in model.bundles:
                     self._bundle_box.addItem(bundle.name, bundle)
             self._bundle_box.setCurrentIndex(model.bundles.index(model.bundle) if model.bundle else -1)
         with signals_blocked(self._device_box):
-            self._device_box.setCurrentIndex(self._device_box.findData(model.device))
+            self._device_box.setCurrentIndex(self._device_box.findData(model.options.device))
         self._card.setText(
-            "".join(f"<p style='margin:2px'><b>{head}</b>: {_safe(text)}</p>" for head, text in model.card)
+            "".join(f"<p style='margin:2px'><b>{head}</b>: {_escaped(text)}</p>" for head, text in model.card)
         )
         self._trust_button.setVisible(model.bundle is not None and not model.bundle.trusted)
         obstacle, is_running = model.obstacle, model.run is not None
         self._run_button.setEnabled(not obstacle)
         self._run_button.setText("Run after this" if is_running else "Run")
-        self._run_button.setToolTip(obstacle or "Segment the scan. The answer is a new labels layer.")
+        self._run_button.setToolTip(obstacle or "Segment the scan. The result is a new labels layer.")
         self._stop_button.setEnabled(is_running)
         self._progress_label.setVisible(is_running)
         self._progress_bar.setVisible(is_running)
@@ -145,15 +150,10 @@ class SegmentTab(QWidget):
         self._estimate_label.setText(obstacle or model.estimate_text)
         self._show_progress()
 
-    def showEvent(self, event: object) -> None:  # Qt's name
-        """Estimate once a person looks."""
-        super().showEvent(event)
-        self._refresh()
-
     def _show_progress(self) -> None:
         run = self.model.run
-        if run is not self._active_run:
-            self._follow_in_napari(run)
+        if run is not self._activity_run:
+            self._open_activity(run)
         if run is None or run.job is None:
             return
         progress = run.job.progress
@@ -168,13 +168,13 @@ class SegmentTab(QWidget):
             self._activity.total = progress.total
             self._activity.update(progress.done - self._activity.n)
 
-    def _follow_in_napari(self, run: Run | None) -> None:
-        """Show the progress of another run in napari's activity dock; of none if there is none."""
-        self._active_run = run
+    def _open_activity(self, run: Run | None) -> None:
+        """Show the progress of a run in napari's activity dock; remove that of the run before."""
+        self._activity_run = run
         self.close_activity()
         if run is not None:
             self._activity = cancelable_progress(total=0, desc=run.bundle.name, file=io.StringIO())
 
 
-def _safe(text: str) -> str:
+def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;")

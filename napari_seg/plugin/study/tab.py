@@ -8,7 +8,8 @@ from qtpy.QtWidgets import QLabel, QSpinBox, QTreeWidget, QTreeWidgetItem, QVBox
 from superqt import QElidingLabel
 
 from napari_seg.plugin.controls import DetailsPane, NameColumn, ask_file, ask_folder, button, row
-from napari_seg.plugin.study.model import Entry, StudyModel
+from napari_seg.plugin.study.entries import Entry
+from napari_seg.plugin.study.model import StudyModel
 
 if TYPE_CHECKING:
     from napari_seg.formats.scan import Scan
@@ -17,7 +18,7 @@ _MARKS = {"process": "✓", "warn": "⚠", "refuse": "✕", "skip": "–"}
 
 
 class StudyTab(QWidget):
-    """Choose a folder or a file, see what lies there, open a series."""
+    """Tab to choose a folder or a file, list its series, and open them."""
 
     def __init__(self, model: StudyModel) -> None:
         super().__init__()
@@ -35,13 +36,13 @@ class StudyTab(QWidget):
         self._tree.setIconSize(QSize(12, 12))
         header = self._tree.header()
         header.setMinimumSectionSize(30)
-        NameColumn(self._tree, header, 0, least=170)
+        NameColumn(self._tree, header, 0, min_width=170)
         self._details = DetailsPane(self._tree)
         self._volume_label = QLabel()
-        self._volume_box = QSpinBox(toolTip="Which of the volumes (times, echoes, directions), counted from 0.")
-        self._open_button = button("Show series", "Load the chosen series into the window.", self._open_chosen)
+        self._volume_box = QSpinBox(toolTip="Number of the volume (time, echo or direction), from 0.")
+        self._open_button = button("Show series", "Show the selected series in the window.", self._open_chosen)
         self._labels_button = button(
-            "Open as labels", "The file holds a label map: show it as labels, not as a scan.", self._open_as_labels
+            "Open as labels", "Show the file as labels, not as a scan: it holds a label map.", self._open_as_labels
         )
         layout = QVBoxLayout(self)
         layout.addLayout(row(self._folder_button, self._file_button))
@@ -57,13 +58,13 @@ class StudyTab(QWidget):
         self._refresh()
 
     def ask_folder(self) -> None:
-        """Asks for a folder, then looks at it."""
+        """Ask for a folder and list its scans."""
         if (path := ask_folder(self, "Open a study")) is not None:
-            self.model.look(path)
+            self.model.list_path(path)
 
     def _on_file(self) -> None:
         if (path := ask_file(self, "Open a scan")) is not None:
-            self.model.look(path)
+            self.model.list_path(path)
 
     def _open_chosen(self) -> None:
         for item in self._tree.selectedItems():
@@ -82,7 +83,7 @@ class StudyTab(QWidget):
 
     def _refresh(self) -> None:
         model = self.model
-        self._path.setText("" if model.path is None else f"{model.path}{'  …' if model.is_looking else ''}")
+        self._path.setText("" if model.path is None else f"{model.path}{'  …' if model.is_listing else ''}")
         if len(model.entries) < len(self._items) or not model.entries:
             self._tree.clear()
             self._items = []
@@ -100,7 +101,7 @@ class StudyTab(QWidget):
         self._refresh_choice()
 
     def _refresh_choice(self) -> None:
-        """What there is to say and to choose of the selected series, and the button."""
+        """Show the details, the choices and the buttons of the selected series."""
         chosen = [item.data(0, Qt.ItemDataRole.UserRole) for item in self._tree.selectedItems()]
         self._details.show_text("\n".join(one.details for one in chosen if one is not None))
         entry = next((one for one in chosen if one is not None and one.can_open), None)
@@ -115,11 +116,11 @@ class StudyTab(QWidget):
             self._volume_label.setText(f"Volume, 0 to {volumes - 1}")
             self._volume_box.setMaximum(volumes - 1)
         is_labels, is_tilted = (False, False) if entry is None else (entry.labels is not None, entry.is_tilted)
-        words = "Show labels" if is_labels else "Straighten and show" if is_tilted else "Show series"
+        text = "Show labels" if is_labels else "Straighten and show" if is_tilted else "Show series"
         self._labels_button.setVisible(entry is not None and entry.can_be_labels)
         self._labels_button.setEnabled(not self.model.is_loading)
         self._open_button.setEnabled(entry is not None and not self.model.is_loading)
-        self._open_button.setText("Loading …" if self.model.is_loading else words)
+        self._open_button.setText("Loading …" if self.model.is_loading else text)
 
     def _fill(self, item: QTreeWidgetItem, entry: Entry) -> None:
         verdict = entry.verdict
@@ -129,12 +130,12 @@ class StudyTab(QWidget):
         ):
             item.setText(column, text)
             item.setToolTip(column, f"{verdict.name}: {entry.words}" + (f" ({verdict.code})" if verdict.code else ""))
-            if not entry.can_open:  # greyed, but to be selected: the details say why
+            if not entry.can_open:  # grey, but selectable: the details give the reason
                 item.setForeground(column, self.palette().brush(QPalette.ColorGroup.Disabled, QPalette.ColorRole.Text))
         item.setData(0, Qt.ItemDataRole.UserRole, entry)
 
     def _folder(self, name: str) -> QTreeWidgetItem:
-        """The branch of a folder; the chosen folder itself has none."""
+        """Return the branch of a folder; the root for the chosen folder itself."""
         root = self._tree.invisibleRootItem()
         if name == ".":
             return root
