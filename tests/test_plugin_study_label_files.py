@@ -26,8 +26,9 @@ from napari_seg.plugin.layer_info import LayerInfo, placement_of, volume_of
 from napari_seg.plugin.layers import image_layers, layer_of
 from napari_seg.plugin.reader import read_layers
 from napari_seg.plugin.session import Session
+from napari_seg.plugin.study.entries import Entry
 from napari_seg.plugin.study.label_files import read_labels
-from napari_seg.plugin.study.model import Entry, StudyModel
+from napari_seg.plugin.study.model import StudyModel
 from napari_seg.volume import NO_SOURCE, Segment, Segmentation, Volume
 
 SEGMENTS = (Segment(1, "ball", (255, 0, 0)), Segment(2, "nose", (0, 128, 255)))
@@ -69,13 +70,13 @@ def labels_of(scan: Volume) -> np.ndarray:
 
 def looked(path: Path) -> tuple[StudyModel, dict[str, Entry]]:
     model = StudyModel(Session(VIEWERS[-1]))
-    model.look(path)
+    model.list_path(path)
     model.session.jobs.wait()
     return model, {Path(entry.verdict.path).name: entry for entry in model.entries}
 
 
 def open_scan(model: StudyModel, entry: Entry) -> None:
-    model.show(model.read(entry, entry.reading(0), model.frame()))
+    model.show(model.read(entry, entry.read_options(0), model.frame()))
 
 
 def open_labels(model: StudyModel, entry: Entry, path: Path | None = None) -> None:
