@@ -24,7 +24,7 @@ from napari_seg.cohort.discover import Case, find_cases, is_result, read_record
 from napari_seg.cohort.results import OutputFolder
 from napari_seg.cohort.runner import run_cohort
 from napari_seg.errors import InputError, Notice, OutputError
-from napari_seg.formats.atomic import unproven
+from napari_seg.formats.atomic import verified_write
 from napari_seg.formats.read import read
 from napari_seg.volume import ConfidenceMaps, Segment, Segmentation, Volume
 
@@ -304,7 +304,10 @@ def test_an_output_that_is_closed_or_no_folder_is_one_clear_error(tmp_path: Path
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(OutputError, match=r"output\.folder"):
             run_cohort([], out, bundle)
-        with pytest.raises(OutputError, match=r"output\.not_written"), unproven(out / "x.json", ".json") as hidden:
+        with (
+            pytest.raises(OutputError, match=r"output\.not_written"),
+            verified_write(out / "x.json", ".json") as hidden,
+        ):
             hidden.write_text("{}")
 
 

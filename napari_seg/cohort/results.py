@@ -32,7 +32,7 @@ from filelock import FileLock, Timeout
 from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort.discover import CERTAINTY_MAPS, FAILED, PROGRAM, SUFFIX, Case, read_record
 from napari_seg.errors import Notice, OutputError
-from napari_seg.formats.atomic import make_output_folder, not_written, unproven
+from napari_seg.formats.atomic import make_output_folder, not_written, verified_write
 from napari_seg.formats.kinds import LABEL_FORMATS, RUN_FORMATS, FormatName
 from napari_seg.version import __version__
 from napari_seg.volume import Segmentation, Volume
@@ -137,7 +137,7 @@ class OutputFolder:
         if path.exists() and read_record(path) is None:
             return
         known = {"program": _program(), "source": case.source, "status": "failed", "code": code, "message": message}
-        with suppress(OutputError), unproven(path, ".json") as hidden:
+        with suppress(OutputError), verified_write(path, ".json") as hidden:
             _write_json(known, hidden)
 
     def refuse_others_files(self, case: Case) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isnan, nan
@@ -18,6 +17,7 @@ from napari_seg.errors import OutputError
 from napari_seg.evaluation.metrics import DEFINITIONS, Scores
 from napari_seg.evaluation.pairs import MEAN, CaseScores, segment_names
 from napari_seg.evaluation.statistics import RESAMPLES, Difference, Summary, compare, summarise, worst
+from napari_seg.formats.atomic import atomic_write
 from napari_seg.version import __version__
 
 AVERAGED = ("dice", "iou", "precision", "recall", "hd95_mm", "nsd")
@@ -132,9 +132,7 @@ def write_report(
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            unfinished = output_dir / f".{name}.unfinished"
-            unfinished.write_text(text, encoding="utf-8", newline="")
-            os.replace(unfinished, output_dir / name)
+            atomic_write(output_dir / name, text)
     except OSError as error:
         raise OutputError(
             "output.not_written", f"can't write to {output_dir} ({error.strerror}); choose another folder with -o"

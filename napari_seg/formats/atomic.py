@@ -1,4 +1,4 @@
-"""Files that get their names only once they were read back and found to be what was meant."""
+"""Write files so that a name never stands for a half-written file: write under a hidden name, verify, rename."""
 
 from __future__ import annotations
 
@@ -16,37 +16,67 @@ _DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @contextmanager
-def unproven(path: Path, ending: str) -> Iterator[Path]:
-    """A hidden name beside a file's own, for writing and reading back; the file gets its name if nothing is raised.
+def verified_write(path: Path, ending: str) -> Iterator[Path]:
+    """Yield a hidden path for writing a file and reading it back; rename it to its name if nothing is raised.
 
-    Hidden, so that a run which is killed leaves nothing that is taken for a result.
+    The name is hidden, so that a run that is killed leaves nothing that is taken for a result.
 
     Args:
-        path: the name that it will have; a file that had it is replaced.
-        ending: of the hidden name; libraries choose the format by it.
+        path: name of the finished file; an existing file is replaced.
+        ending: ending of the hidden name, by which libraries choose the format.
 
     Raises:
-        OutputError: `output.not_written`, the folder is missing or closed to us, or what was written can't be read;
-            `output.disk_full`; or whatever of this kind is raised within.
+        OutputError: `output.not_written`, the folder is missing or not writable, or the written file can't be read;
+            `output.disk_full`; or any `OutputError` of the block.
+    """
+    try:
+        with atomic_file(path, ending) as hidden:
+            yield hidden
+    except InputError as error:
+        raise OutputError("output.not_written", f"{path} could not be written: {error.message}") from error
+    except OSError as error:
+        raise not_written(str(path), error) from error
+
+
+@contextmanager
+def atomic_file(path: Path, ending: str = "") -> Iterator[Path]:
+    """Yield a hidden path in the folder of a file; rename it to the file's name if nothing is raised, else remove it.
+
+    Args:
+        path: name of the finished file; an existing file is replaced.
+        ending: ending of the hidden name.
+
+    Raises:
+        OSError: the file could not be written or renamed.
     """
     hidden = path.with_name(f".{uuid4().hex}{ending}")
     try:
         yield hidden
         os.replace(hidden, path)
-    except InputError as error:
-        raise OutputError("output.not_written", f"{path} could not be written: {error.message}") from error
-    except OSError as error:
-        raise not_written(str(path), error) from error
     finally:
-        with suppress(OSError):  # a folder that is closed to us, or a file, says so here a second time
+        with suppress(OSError):  # the block has already raised the reason
             hidden.unlink(missing_ok=True)
 
 
-def make_output_folder(folder: Path) -> None:
-    """Make a folder if it is missing, and check that files can be written into it.
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Write a file atomically: a reader finds the old content or the new one, even if the program is killed.
+
+    Args:
+        path: file to write; an existing file is replaced.
+        content: bytes, or text, which is encoded as UTF-8 with its line ends unchanged.
 
     Raises:
-        OutputError: `output.folder`, it can't be made or written to; `output.disk_full`.
+        OSError: the file could not be written.
+    """
+    with atomic_file(path) as hidden:
+        hidden.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def make_output_folder(folder: Path) -> None:
+    """Create a folder if it is missing, and check that files can be written into it.
+
+    Raises:
+        OutputError: `output.folder`, the folder can't be created or is not writable; `output.disk_full`.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,16 +92,16 @@ def make_output_folder(folder: Path) -> None:
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Return whether the disk, or the user's share of it, has no room left."""
+    """Return whether an error says that the disk, or the user's quota, is full."""
     return error.errno in _DISK_FULL
 
 
 def not_written(what: str, error: OSError) -> OutputError:
-    """Return the error of a file that the operating system did not write.
+    """Return the `OutputError` for an error of the operating system while a file was written.
 
     Args:
-        what: the file, or the result, as a person names it.
-        error: that was raised.
+        what: file or result, as the message calls it.
+        error: error that was raised.
     """
     reason = error.strerror or type(error).__name__
     if is_disk_full(error):

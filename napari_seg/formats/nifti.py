@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import ChoiceNeeded, InputError, Notice, OutputError
-from napari_seg.formats.atomic import unproven
+from napari_seg.formats.atomic import verified_write
 from napari_seg.formats.endings import nifti_ending, pair_ending
 from napari_seg.formats.voxels import (
     DEFLATE_LIMIT,
@@ -114,7 +114,7 @@ def write_map(array: NDArray[np.unsignedinteger], grid: Grid, path: str | os.Pat
         image.set_qform(None, code="unknown")
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = b"napari-seg"
-    with unproven(path, ending.lower()) as hidden:  # nibabel zips by the ending
+    with verified_write(path, ending.lower()) as hidden:  # nibabel zips by the ending
         try:
             nibabel.loadsave.save(image, hidden)
         except nibabel.spatialimages.HeaderDataError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_seg.errors import InputError, OutputError, told_plainly
-from napari_seg.formats.atomic import unproven
+from napari_seg.formats.atomic import verified_write
 from napari_seg.formats.endings import SEG_NRRD_ENDINGS
 from napari_seg.formats.itk import ItkImage, read_image, to_itk
 from napari_seg.volume import (
@@ -37,7 +37,7 @@ def write_seg_nrrd(segmentation: Segmentation, path: Path) -> None:
     image = to_itk(segmentation.array, segmentation.grid)
     for key, value in _words(segmentation).items():
         image.SetMetaData(key, value)
-    with unproven(path, SEG_NRRD_ENDINGS[0]) as hidden:
+    with verified_write(path, SEG_NRRD_ENDINGS[0]) as hidden:
         hidden.touch()  # raises what keeps it from being written, which SimpleITK does not say
         try:
             SimpleITK.WriteImage(image, str(hidden), useCompression=True)

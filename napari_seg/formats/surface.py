@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import OutputError
-from napari_seg.formats.atomic import unproven
+from napari_seg.formats.atomic import verified_write
 from napari_seg.geometry import Grid
 from napari_seg.volume import Segment, Segmentation
 
@@ -38,7 +38,7 @@ def write_surfaces(segmentation: Segmentation, path: Path) -> list[Path]:
                 target = path.with_name(f"{path.stem}_{names[segment.label]}{path.suffix}")
                 points, triangles = surface_of(segmentation.array == segment.label, segmentation.grid)
                 write = _write_stl if path.suffix.lower() == ".stl" else _write_obj
-                write(unfinished.enter_context(unproven(target, path.suffix)), points, triangles)
+                write(unfinished.enter_context(verified_write(target, path.suffix)), points, triangles)
                 written.append(target)
     if not written:
         raise OutputError("output.no_segments", f"{path.name} would be empty: no segment has a voxel")

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from napari_seg.errors import OutputError
-from napari_seg.formats.atomic import unproven
+from napari_seg.formats.atomic import verified_write
 from napari_seg.formats.endings import has_ending
 from napari_seg.volume import Segmentation
 
@@ -30,7 +30,7 @@ def write_volume_table(segmentation: Segmentation, path: Path) -> None:
         {"label": s.label, "name": s.name, "voxels": counts[s.label], "volume_ml": round(volumes[s.label], 4)}
         for s in segmentation.segments
     ]
-    with unproven(path, path.suffix) as hidden:
+    with verified_write(path, path.suffix) as hidden:
         with hidden.open("w", encoding="utf-8", newline="") as file:
             if is_json:
                 json.dump(rows, file, indent=2)

@@ -125,6 +125,7 @@ class Autosave:
                 ) from error
 
     def _keep(self, due: Iterable[Snapshot]) -> int:
+        from napari_seg.formats.atomic import atomic_write
         from napari_seg.formats.kinds import write_label_map
 
         entries: dict[int, tuple[str, str]] = {}
@@ -143,9 +144,8 @@ class Autosave:
                 continue
             entries[key] = f"{stem}.nii.gz", str(snapshot.settings["name"])
             saved_edits[key] = snapshot.edits
-        hidden = self.folder / f".{_INFO}"
-        hidden.write_text(json.dumps({"layers": list(entries.values()), "when": time.time()}), encoding="utf-8")
-        hidden.replace(self.folder / _INFO)
+        info = json.dumps({"layers": list(entries.values()), "when": time.time()})
+        atomic_write(self.folder / _INFO, info)
         self._entries, self._saved_edits = entries, saved_edits
         named = {file.removesuffix(".nii.gz") for file, _ in entries.values()}
         for path in self.folder.iterdir():

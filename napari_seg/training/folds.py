@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from napari_seg.formats.atomic import atomic_write
 from napari_seg.training.process import run
 from napari_seg.training.run import (
     RUN,
@@ -15,7 +16,6 @@ from napari_seg.training.run import (
     command,
     read_history,
     read_summary,
-    replace_text,
     ship,
     training_command,
     weights_of,
@@ -126,7 +126,7 @@ def _make_ensemble(root: Path, folds: int, dice: dict[str, list[float]]) -> None
             "network": member,
         }
         text = yaml.safe_dump(content, sort_keys=False, width=120, default_flow_style=None)
-        replace_text(path, f"{comment}\n{text}")
+        atomic_write(path, f"{comment}\n{text}")
     with with_segnets():
         from segnets.training.weights import merge_checkpoints
 

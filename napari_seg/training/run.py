@@ -16,6 +16,7 @@ from typing import Any
 
 from napari_seg.bundles.spec import METADATA, WEIGHTS
 from napari_seg.errors import OutputError, TrainingError
+from napari_seg.formats.atomic import atomic_file, atomic_write
 from napari_seg.training.choices import digest
 from napari_seg.training.process import run
 from napari_seg.training.segnets_modules import with_segnets
@@ -167,20 +168,12 @@ def ship(root: Path, weights: Path, metrics: Mapping[str, float], steps: tuple[i
         metrics: name -> value, for `eval_metrics`.
         steps: trained and planned steps; the description reports a training that stopped early.
     """
-    unfinished = root / WEIGHTS.with_suffix(".unfinished")
-    shutil.copyfile(weights, unfinished)
-    unfinished.replace(root / WEIGHTS)
+    with atomic_file(root / WEIGHTS) as unfinished:
+        shutil.copyfile(weights, unfinished)
     metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
     metadata["eval_metrics"] = {name: round(value, 4) for name, value in metrics.items()}
     description = _TRAINED_FOR.sub("", str(metadata.get("description", "")))
     if steps and steps[0] < steps[1]:
         description += f" Trained for {steps[0]} of {steps[1]} planned steps."
     metadata["description"] = description
-    replace_text(root / METADATA, json.dumps(metadata, indent=4) + "\n")
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Replace a text file atomically: a reader finds the old text or the new one, also after a kill."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    atomic_write(root / METADATA, json.dumps(metadata, indent=4) + "\n")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import OutputError, told_plainly
-from napari_seg.formats.atomic import unproven
+from napari_seg.formats.atomic import verified_write
 from napari_seg.formats.dicom.contours import outlines
 from napari_seg.formats.dicom.headers import quiet_pydicom
 from napari_seg.formats.dicom.rtstruct import read_rtstruct
@@ -78,7 +78,7 @@ def write_rtstruct(
     segmentation, algorithm = with_dicom_names(segmentation, algorithm, path.name)
     text = f"{path.name} can't be made from the headers of its images ({{kind}}); save as NIfTI or NRRD"
     plainly = told_plainly(OutputError, "output.no_dicom", text, passing=(OSError,))
-    with unproven(path, ".dcm") as hidden, quiet_pydicom(), plainly:
+    with verified_write(path, ".dcm") as hidden, quiet_pydicom(), plainly:
         dataset = _structure_set(first, stack, algorithm)
         images = _images_of_slices(stack, segmentation.grid)
         for number, segment in enumerate(segmentation.segments, start=1):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import OutputError, told_plainly
-from napari_seg.formats.atomic import unproven
+from napari_seg.formats.atomic import verified_write
 from napari_seg.formats.dicom.headers import quiet_pydicom
 from napari_seg.formats.dicom.objects import read_object
 from napari_seg.formats.dicom.seg import decoded_frames, read_dicom_seg, same_labels, segment_numbers
@@ -89,7 +89,7 @@ def write_dicom_seg(
         )
     text = f"{path.name} can't be made from the headers of its images ({{kind}}); save as NIfTI or NRRD"
     plainly = told_plainly(OutputError, "output.no_dicom", text, passing=(OSError,))
-    with unproven(path, ".dcm") as hidden, quiet_pydicom(), plainly:
+    with verified_write(path, ".dcm") as hidden, quiet_pydicom(), plainly:
         dataset = highdicom.seg.Segmentation(
             source_images(first, stack, segmentation.grid.spacing_mm[2]),
             pixels,

@@ -17,7 +17,6 @@ import os
 import platform
 import struct
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ import torch
 
 from napari_seg.bundles.model import Model
 from napari_seg.errors import EnvironmentFault, Notice
+from napari_seg.formats.atomic import atomic_file
 from napari_seg.inference.backends.base import BatchCost, describe_backend, first_output
 from napari_seg.inference.backends.cost import list_operations
 from napari_seg.inference.backends.skips import split_skips
@@ -403,18 +403,12 @@ def _read_cache(cache_file: Path, dtype: torch.dtype) -> Compiled | None:
 
 
 def _write_cache(path: Path, *content: bytes | memoryview) -> None:
-    """Write a file under a temporary name and rename it; do nothing if the folder can't be written to."""
+    """Write a file atomically; do nothing if the folder can't be written to."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-            try:
-                for piece in content:
-                    part.write(piece)
-                part.close()
-                Path(part.name).replace(path)
-            except BaseException:
-                Path(part.name).unlink(missing_ok=True)
-                raise
+        with atomic_file(path) as hidden, hidden.open("wb") as file:
+            for piece in content:
+                file.write(piece)
     except OSError as error:
         log.info("the compiled network could not be cached (%s)", error.strerror)
 

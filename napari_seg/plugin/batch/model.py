@@ -243,11 +243,11 @@ class BatchModel:
         Raises:
             OutputError: `output.not_written`, `output.disk_full`.
         """
-        from napari_seg.formats.atomic import unproven
+        from napari_seg.formats.atomic import verified_write
 
         results = [row.result for row in self.rows if row.result is not None]
         structures = list(dict.fromkeys(name for result in results for name in result.volumes_ml))
-        with unproven(path, ".csv") as hidden, hidden.open("w", encoding="utf-8", newline="") as file:
+        with verified_write(path, ".csv") as hidden, hidden.open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file)
             table.writerow(["scan", "state", "seconds", *(f"{name} (ml)" for name in structures), "code", "remarks"])
             for row in self.rows:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from napari_seg.cohort.discover import PROGRAM, read_record
-from napari_seg.formats.atomic import unproven
+from napari_seg.formats.atomic import verified_write
 from napari_seg.formats.endings import nifti_ending
 from napari_seg.version import __version__
 from napari_seg.volume import Segmentation
@@ -44,7 +44,7 @@ def write_record(segmentation: Segmentation, path: Path, made_by: MadeBy | None)
     segments = [{"label": s.label, "name": s.name, "color": list(s.color)} for s in segmentation.segments]
     maker = {"by_hand": True} if made_by is None else {"bundle": dict(zip(("name", "version"), made_by, strict=True))}
     text = json.dumps({"program": f"{PROGRAM} {__version__}", **maker, "segments": segments}, indent=2)
-    with unproven(record, ".json") as hidden:
+    with verified_write(record, ".json") as hidden:
         hidden.write_text(text + "\n", encoding="utf-8")
 
 
