@@ -11,7 +11,7 @@ import yaml
 from bundles import write_threshold_bundle
 
 from napari_seg.bundles.config import read_config
-from napari_seg.bundles.postprocessing import not_honoured
+from napari_seg.bundles.postprocessing import unsupported_steps
 from napari_seg.bundles.spec import read_bundle, shipped_root
 from napari_seg.bundles.trust import check_runnable
 from napari_seg.errors import BundleError
@@ -46,7 +46,7 @@ def composed(*steps: Any) -> dict[str, Any]:
     ],
 )
 def test_softmax_and_argmax_are_honoured(config: dict[str, Any]) -> None:
-    assert not_honoured(config, has_thresholds=False, background="background") == []
+    assert unsupported_steps(config, has_thresholds=False, background="background") == []
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,13 @@ def test_softmax_and_argmax_are_honoured(config: dict[str, Any]) -> None:
     ],
 )
 def test_all_else_is_named(config: dict[str, Any], named: list[str]) -> None:
-    found = not_honoured(config, has_thresholds=False, background="background")
+    found = unsupported_steps(config, has_thresholds=False, background="background")
     assert found == named
 
 
 def test_with_thresholds_of_its_own_a_bundle_thresholds_and_does_not_argmax() -> None:
-    assert not_honoured(composed(SIGMOID, INVERT, ABOVE, SAVE), True, "tumour") == []
-    assert not_honoured(composed(SOFTMAX, ARGMAX), True, "") == [
+    assert unsupported_steps(composed(SIGMOID, INVERT, ABOVE, SAVE), True, "tumour") == []
+    assert unsupported_steps(composed(SOFTMAX, ARGMAX), True, "") == [
         "Activationsd(softmax=True)",
         "AsDiscreted(argmax=True)",
     ]
@@ -109,20 +109,20 @@ def test_with_thresholds_of_its_own_a_bundle_thresholds_and_does_not_argmax() ->
     ],
 )
 def test_a_first_channel_that_is_a_structure_needs_an_argmax(background: str, count: int) -> None:
-    assert len(not_honoured(composed(INVERT, SAVE), False, background)) == count
-    assert not_honoured(composed(ARGMAX), False, background) == []
+    assert len(unsupported_steps(composed(INVERT, SAVE), False, background)) == count
+    assert unsupported_steps(composed(ARGMAX), False, background) == []
 
 
 def test_a_nested_or_large_config_ends(tmp_path: Path) -> None:
     alias = "a: &a [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1 or ''}, *a{n - 1 or ''}]\n" for n in range(1, 40))
     path = tmp_path / "inference.yaml"
     path.write_text(alias + "postprocessing: *a39\n")
-    assert not_honoured(read_config(path), False, "") == ["x"]
+    assert unsupported_steps(read_config(path), False, "") == ["x"]
     circle = "{_target_: Compose, transforms: '@postprocessing'}"
     path.write_text(f"postprocessing: [{circle}, {circle}, {{_target_: Lambdad}}]\n")
-    assert not_honoured(read_config(path), False, "") == ["Lambdad"]
+    assert unsupported_steps(read_config(path), False, "") == ["Lambdad"]
     path.write_text("postprocessing: '@a'\na: '@postprocessing'\n")
-    assert len(not_honoured(read_config(path), False, "")) == 1
+    assert len(unsupported_steps(read_config(path), False, "")) == 1
     path.write_text("[" * 100_000)
     with pytest.raises((ValueError, RecursionError, yaml.YAMLError)):
         read_config(path)
@@ -172,4 +172,4 @@ def test_a_coarse_bundle_is_checked_before_the_other_runs(tmp_path: Path) -> Non
 def test_the_shipped_configs_are_honoured() -> None:
     check_runnable(read_bundle())
     for name in ("inference", "evaluate"):
-        assert not_honoured(read_config(shipped_root() / f"configs/{name}.yaml"), False, "background") == []
+        assert unsupported_steps(read_config(shipped_root() / f"configs/{name}.yaml"), False, "background") == []

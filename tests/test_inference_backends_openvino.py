@@ -191,36 +191,6 @@ def test_logits_stay_while_the_memory_of_a_network_is_given_back(network: nn.Mod
         torch.testing.assert_close(logits, network(windows), rtol=1e-3, atol=2e-3)
 
 
-class Skipping(nn.Module):
-    """The least U-Net: its decoder joins two maps of 3 and 4 channels; `more` joins them once more for another use."""
-
-    def __init__(self, more: bool = False) -> None:
-        super().__init__()
-        self.first = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.InstanceNorm3d(4), nn.LeakyReLU())
-        self.down, self.up = nn.Conv3d(4, 8, 3, stride=2, padding=1), nn.ConvTranspose3d(8, 3, 2, stride=2)
-        self.last, self.more = nn.Conv3d(7, 2, 3, padding=1), more
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        skip = self.first(image)
-        joined = torch.cat([self.up(self.down(skip)), skip], dim=1)
-        logits = self.last(joined)
-        return logits + joined.mean(dim=1, keepdim=True) if self.more else logits
-
-
-@needs_openvino
-@pytest.mark.parametrize("more", [False, True])
-@torch.inference_mode()
-def test_joined_maps_are_convolved_each_for_itself(more: bool) -> None:
-    torch.manual_seed(0)
-    network, windows = Skipping(more).eval(), torch.randn(SHAPE)
-    operations = compiled._trace(network, SHAPE).get_ordered_ops()
-    names = [o.get_type_name() for o in operations if len(o.get_output_partial_shape(0)) == len(SHAPE)]
-    assert names.count("Convolution") == (3 if more else 4)
-    assert ("Concat" in names) == more
-    found = OpenVINOBackend(compile_network(network, SHAPE), SHAPE)(windows)
-    torch.testing.assert_close(found, network(windows), rtol=1e-4, atol=1e-4)
-
-
 SIGNALLED = """
 import signal, torch
 from napari_seg.inference.backends.openvino import compile_network

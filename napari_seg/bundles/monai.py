@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from weakref import finalize
 import torch
 from monai.bundle import ConfigParser
 from monai.bundle.utils import merge_kv
+from monai.inferers import Inferer
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 from napari_seg.bundles.config import inference_config, read_config
@@ -40,25 +42,34 @@ def load_monai(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Mode
 @lru_cache(maxsize=2)
 def _load(root: Path, weights: Path, weights_changed: int, device: torch.device, dtype: torch.dtype) -> Model:
     """Load a model; `weights_changed` tells a model that was trained again from the one in memory."""
-    config = inference_config(root)
     modules = BundleModules(root)
+    try:
+        transforms, inferer, network = _parse_config(root, device, modules)
+        _load_weights(network, weights)
+    except BundleError:
+        modules.forget()
+        raise
+    model = Model(network.to(device).eval(), _without_loading(transforms), inferer, device, dtype)
+    finalize(model, modules.forget).atexit = False
+    return model
+
+
+def _parse_config(
+    root: Path, device: torch.device, modules: BundleModules
+) -> tuple[Sequence[Any], Inferer, torch.nn.Module]:
+    """Return the transforms, the inferer and the network of a bundle's inference config."""
+    config = inference_config(root)
     try:
         with modules.importable():
             parser = _parser(root, config, device)
             transforms = parser.get_parsed_content("preprocessing").transforms
-            inferer = parser.get_parsed_content("inferer")
-            network = parser.get_parsed_content("network_def")
+            return transforms, parser.get_parsed_content("inferer"), parser.get_parsed_content("network_def")
     except Exception as error:  # a foreign config can raise anything
-        modules.forget()
         raise BundleError(
             "bundle.config",
             f"{config.name} of bundle {root.name!r} can't be used: {cause_of(error, root)}; "
             "expected the ids network_def, preprocessing (a Compose) and inferer",
         ) from error
-    _load_weights(network, weights)
-    model = Model(network.to(device).eval(), _without_loading(transforms), inferer, device, dtype)
-    finalize(model, modules.forget).atexit = False
-    return model
 
 
 def _parser(root: Path, config: Path, device: torch.device) -> ConfigParser:
@@ -72,7 +83,7 @@ def _parser(root: Path, config: Path, device: torch.device) -> ConfigParser:
     return parser
 
 
-def _without_loading(transforms: tuple) -> Compose:
+def _without_loading(transforms: Sequence[Any]) -> Compose:
     """Return the transforms without those that read a file or find its channels: reading a Volume has done both."""
     return Compose([t for t in transforms if not isinstance(t, LoadImaged | EnsureChannelFirstd)])
 
@@ -98,18 +109,22 @@ def _misfit(path: Path, cause: str) -> BundleError:
 
 
 def _differences(network: torch.nn.Module, state: Any) -> str:
-    """Return which weights a network and a file do not share; "" where that says nothing."""
+    """Return which weights differ between a network and a file; "" if none do by name or shape."""
     if not isinstance(state, dict):
         return ""
-    here, there = network.state_dict(), state
-    shapes = {key: [tuple(getattr(one[key], "shape", ())) for one in (here, there)] for key in here if key in there}
-    kinds = (
-        ("missing in the file", [key for key in here if key not in there]),
-        ("unknown to the network", [key for key in there if key not in here]),
+    expected, found = network.state_dict(), state
+    shapes = {
+        key: [tuple(getattr(one[key], "shape", ())) for one in (expected, found)] for key in expected if key in found
+    }
+    groups = (
+        ("missing in the file", [key for key in expected if key not in found]),
+        ("unknown to the network", [key for key in found if key not in expected]),
         ("of another shape", [f"{key} {old} for {new}" for key, (new, old) in shapes.items() if new != old]),
     )
     parts = [
-        f"{len(keys)} {kind} ({', '.join(map(str, keys[:3]))}{', …' * (len(keys) > 3)})" for kind, keys in kinds if keys
+        f"{len(keys)} {what} ({', '.join(map(str, keys[:3]))}{', …' * (len(keys) > 3)})"
+        for what, keys in groups
+        if keys
     ]
     return one_line("weights " + ", ".join(parts), _MAX_CAUSE) if parts else ""
 
@@ -122,23 +137,24 @@ _PACKAGES = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }
-"""Packages that pip calls otherwise than Python imports them."""
+"""Name in an import statement -> name for pip, where they differ."""
 
 _MAX_CAUSE = 400
+"""Length limit of a cause in a message, in characters."""
 
 
 def cause_of(error: BaseException, root: Path) -> str:
-    """Return what a library's error came from, on one line: a package that is missing, or the innermost error.
+    """Return the cause of a library's error on one line: a missing package, or the innermost error.
 
     Args:
-        error: what the library raised; MONAI wraps what a config raises in errors of its own.
-        root: of the bundle, whose own modules no package brings.
+        error: from the library; MONAI wraps the errors of a config in its own.
+        root: the bundle's root; its modules are no missing packages.
     """
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
         chain.append(inner)
     for one in reversed(chain):
-        # MONAI imports some packages when they are used, and then quotes Python
+        # MONAI imports some packages late and quotes Python's message
         message = with_public_names(str(one))
         named = re.search(r"No module named '([\w.]+)'|required package `([\w.-]+)`", message)
         package = ((named.group(1) or named.group(2)) if named else "").partition(".")[0]

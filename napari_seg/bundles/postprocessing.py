@@ -1,8 +1,8 @@
-"""What a bundle's config does with the network's logits, read as plain text; nothing of the bundle runs.
+"""The postprocessing of a MONAI bundle, read from its config as plain data; nothing of the bundle runs.
 
-The engine makes labels in one of two ways: softmax and argmax over the channels, or, where the metadata declares
-`thresholds`, a threshold of each channel's sigmoid. A bundle whose postprocessing does anything else would give other
-labels in MONAI than here, so it is refused with the names of what is not honoured.
+The engine turns logits into labels in one of two ways: softmax and argmax over the channels, or, if the metadata
+declares `thresholds`, a threshold for each channel's sigmoid. A bundle with any other postprocessing would give other
+labels in MONAI than here, so it is refused with the names of the unsupported steps.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Iterator
 from typing import Any
 
 _MAX_REFERENCES = 50
-"""From one entry to the next, after which they are taken for a circle."""
+"""Limit for references that lead from one entry to the next; more are a circle."""
 
 _NO_LABELS = {"image", "label"}
-"""Keys of a bundle's dictionaries that are not the network's answer."""
+"""Keys of MONAI's dictionaries that do not hold the network's output."""
 
 _BACKGROUND = re.compile(r"(?<![a-z])(background|other|none|void|air|bg|unlabell?ed|clear|outside)(?![a-z])")
-"""Words by which channel 0 is known to be no structure; "airway" is one."""
+"""Names of channel 0 that mean no structure; "airway" does not match."""
 
 _LIKE_NAME = re.compile("(?i)post_?(process(ing)?|trans(form)?s?|pred)(_transforms?)?$")
-"""Other names of the postprocessing; what stands under them counts if it may be transforms."""
+"""Other ids of the postprocessing; their entries count if they may be transforms."""
 
-_HARMLESS = {
+_NEUTRAL = {
     "CastToType",
     "CopyItems",
     "DataStats",
@@ -41,15 +41,15 @@ _HARMLESS = {
     "ToNumpy",
     "ToTensor",
 }
-"""MONAI's transforms that leave every voxel its label, or put labels on the scan's grid, as the engine does itself."""
+"""MONAI's transforms that change no label, or that resample labels to the scan's grid as the engine does."""
 
 
-def not_honoured(config: dict[str, Any], has_thresholds: bool, background: str) -> list[str]:
-    """Return the steps of a config's postprocessing that the engine does not do, such as "MapLabelValued".
+def unsupported_steps(config: dict[str, Any], has_thresholds: bool, background: str) -> list[str]:
+    """Return the steps of a config's postprocessing that the engine does not support, such as "MapLabelValued".
 
     Args:
-        config: as `read_config` gives it.
-        has_thresholds: whether the metadata declares a threshold of each channel.
+        config: from `read_config`.
+        has_thresholds: whether the metadata declares a threshold for each channel.
         background: name of channel 0 in the metadata; "" if it has none.
     """
     steps = _steps(config)
@@ -60,11 +60,11 @@ def not_honoured(config: dict[str, Any], has_thresholds: bool, background: str) 
     return list(dict.fromkeys(found))
 
 
-def sees_images(config: dict[str, Any]) -> bool:
-    """Return whether windows are laid in two dimensions, which takes 2D images and not the slices of a volume.
+def is_for_2d_images(config: dict[str, Any]) -> bool:
+    """Return whether windows have two dimensions, which means 2D images rather than slices of a volume.
 
     Args:
-        config: as `read_config` gives it.
+        config: from `read_config`.
     """
     waiting, seen = [_resolved(config, config.get("inferer"))], set()
     while waiting:
@@ -81,12 +81,12 @@ def sees_images(config: dict[str, Any]) -> bool:
 
 
 def _postprocessings(config: dict[str, Any]) -> Iterator[Any]:
-    """Yield what stands anywhere under "postprocessing" or a like name, or in a handler PostProcessing."""
+    """Yield all entries with the id "postprocessing" or a similar one, and those of a handler PostProcessing."""
     waiting: list[Any] = [config]
     seen: set[int] = set()
     while waiting:
         entry = waiting.pop()
-        if id(entry) in seen:  # YAML's aliases may nest one entry any number of times
+        if id(entry) in seen:  # aliases in YAML can repeat one entry any number of times
             continue
         seen.add(id(entry))
         if isinstance(entry, dict):
@@ -94,7 +94,7 @@ def _postprocessings(config: dict[str, Any]) -> Iterator[Any]:
                 plain = str(key).lstrip("+").replace("::", "#")
                 if plain == "postprocessing" or (_LIKE_NAME.match(plain) and isinstance(value, dict | list)):
                     yield value
-                elif plain.startswith("postprocessing#"):  # MONAI changes one argument by it
+                elif plain.startswith("postprocessing#"):  # in MONAI it changes one argument
                     yield plain
             if str(entry.get("_target_", "")).rpartition(".")[2] == "PostProcessing":
                 yield entry.get("transform")
@@ -103,7 +103,7 @@ def _postprocessings(config: dict[str, Any]) -> Iterator[Any]:
 
 
 def _steps(config: dict[str, Any]) -> list[Any]:
-    """Return the transforms of all postprocessing, composed ones one by one; what can't be read as it is."""
+    """Return all transforms of the postprocessing, those of a Compose one by one; an unreadable entry as it is."""
     steps: list[Any] = []
     waiting, seen = list(_postprocessings(config)), set()
     while waiting:
@@ -121,19 +121,19 @@ def _steps(config: dict[str, Any]) -> list[Any]:
 
 
 def _faults(config: dict[str, Any], step: Any, has_thresholds: bool) -> list[str]:
-    """Return what of one transform is not honoured."""
+    """Return the unsupported parts of one transform."""
     if not isinstance(step, dict):
         return [_shortened(step)]
     target = str(step.get("_target_", "an entry without _target_"))
     name = _name(step)
     keys = _listed(config, step.get("keys"))
-    concerned = [n for n, key in enumerate(keys) if key not in _NO_LABELS]
-    if keys and not concerned:
+    output_keys = [n for n, key in enumerate(keys) if key not in _NO_LABELS]
+    if keys and not output_keys:
         return []
 
     def argument(key: str) -> Any:
         values = _listed(config, step.get(key))
-        return values[min(concerned[0] if concerned else 0, len(values) - 1)] if values else None
+        return values[min(output_keys[0] if output_keys else 0, len(values) - 1)] if values else None
 
     def given(*names: str) -> list[str]:
         values = {key: argument(key) for key in names}
@@ -143,7 +143,7 @@ def _faults(config: dict[str, Any], step: Any, has_thresholds: bool) -> list[str
         return given("other", "softmax" if has_thresholds else "sigmoid")
     if name == "AsDiscrete":
         return given("rounding", *(("argmax",) if has_thresholds else ("threshold", "threshold_values")))
-    return [] if name in _HARMLESS else [_shortened(target)]
+    return [] if name in _NEUTRAL else [_shortened(target)]
 
 
 def _has_argmax(config: dict[str, Any], step: Any) -> bool:
@@ -152,20 +152,20 @@ def _has_argmax(config: dict[str, Any], step: Any) -> bool:
 
 
 def _name(entry: dict[str, Any]) -> str:
-    """Return the name of one of MONAI's transforms, of its array version; any other with its module."""
+    """Return a transform's name: that of the array version if it is MONAI's, else with its module."""
     target = str(entry.get("_target_", ""))
     module, _, name = target.rpartition(".")
     if module and module.partition(".")[0] != "monai":
         return target
     for ending in ("Dict", "D", "d"):
         plain = name.removesuffix(ending)
-        if plain in _HARMLESS | {"Activations", "AsDiscrete", "Compose"}:
+        if plain in _NEUTRAL | {"Activations", "AsDiscrete", "Compose"}:
             return plain
     return name
 
 
 def _listed(config: dict[str, Any], value: Any) -> list[Any]:
-    """Return the values of an argument that may be given one for all keys or one each."""
+    """Return the values of an argument; it may hold one value for all keys, or one for each."""
     value = _resolved(config, value)
     if value is None:
         return []
@@ -173,12 +173,12 @@ def _listed(config: dict[str, Any], value: Any) -> list[Any]:
 
 
 def _is_set(value: Any) -> bool:
-    """Whether an argument asks for something; a number does, 0 too, and so does what can't be read."""
+    """Return whether an argument switches something on; a number does, even 0, and so does an unreadable value."""
     return value is not None and value is not False
 
 
 def _resolved(config: dict[str, Any], value: Any, depth: int = 0) -> Any:
-    """Return what a reference ("@id") or a literal expression ("$True") stands for; anything else as it is."""
+    """Return the value of a reference ("@id") or of a literal expression ("$True"); anything else unchanged."""
     if not isinstance(value, str) or depth > _MAX_REFERENCES:
         return value
     if value.startswith("$"):
@@ -187,7 +187,7 @@ def _resolved(config: dict[str, Any], value: Any, depth: int = 0) -> Any:
             return _resolved(config, text, depth + 1)
         try:
             return ast.literal_eval(text)
-        except Exception:  # an expression, which only the bundle's own code can tell
+        except Exception:  # an expression that only the bundle's own code can evaluate
             return value
     if value.startswith(("@", "%")):
         found: Any = config

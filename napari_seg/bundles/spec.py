@@ -1,21 +1,21 @@
-"""MONAI bundles on disk: finding them, reading what they declare, and importing their code once trusted.
+"""Bundles on disk: find them and read what they declare; nothing of a bundle runs here.
 
-What a bundle *is* stands in `configs/metadata.json`, which is plain JSON and read without running anything.
-What it *does* stands in `configs/inference.yaml` (or `.json`), and parsing that runs code from the bundle
-(GHSA-873f-pvrv-4x83); so it happens only for a bundle that the user trusts.
+The metadata of a bundle is plain JSON (`configs/metadata.json`). Its network and transforms are in
+`configs/inference.yaml` (or `.json`). Parsing those with MONAI runs code from the bundle (GHSA-873f-pvrv-4x83), so it
+happens only for a bundle that the user trusts (see `trust.py` and `load.py`).
 
-Beside MONAI's own metadata a bundle may declare, under the key `napari_seg`:
+In addition to MONAI's metadata a bundle may declare, under the key `napari_seg`:
 
-    segments     [{label, name, color, plausible_ml, in_one_piece, terms}]: the structures in the result; terms are
-                 coded ones for DICOM, {category, kind, modifier}, each [value, scheme, meaning]
-    network_segments   the same for the network's own labels; the names in channel_def if left out
-    min_confidence   mean probability below which a result is doubted
-    localiser    where in a larger scan the network must look (see `localise.py`)
-    thresholds   of each of the network's channels the probability above which its structure is there, for a network
-                 whose channels are each for themselves (sigmoid); where several are there, the last one wins
-    tta          test-time averaging unless a person chooses another: "shifts", "mirror" or "none"
-    coarse       {bundle, margin_mm}: a quick bundle inside this one, run first; the network looks only around what
-                 that one finds
+    segments           [{label, name, color, plausible_ml, in_one_piece, terms}]: the structures in the result. terms
+                       are coded terms for DICOM: {category, kind, modifier}, each [value, scheme, meaning]
+    network_segments   the same for the labels of the network; default: the names in channel_def
+    min_confidence     mean probability; below it a result gets a notice
+    localiser          regions of a larger scan in which the network looks (see `localise.py`)
+    thresholds         for a network with independent channels (sigmoid): probability of each channel above which its
+                       structure is present; where several are present, the last one wins
+    tta                default test-time averaging: "shifts", "mirror" or "none"
+    coarse             {bundle, margin_mm}: a fast bundle inside this one, run first; the network then looks only
+                       around what that one finds
 """
 
 from __future__ import annotations
@@ -38,17 +38,18 @@ METADATA = Path("configs", "metadata.json")
 WEIGHTS = Path("models", "model.pt")
 
 MAX_METADATA_BYTES = 2**22
-"""Size of a metadata.json above which it is refused; published ones have some 10 KB."""
+"""Size limit of a metadata.json; published ones have some 10 KB."""
 
 MAX_CHANNELS = 4096
-"""Channels of an image or of a network, and segments of a bundle, that are believed."""
+"""Limit for the channels of an image or a network, and for the segments of a bundle."""
 
 MAX_ACCURACY = 1e9
-"""Of a number that is reported of a model."""
+"""Limit for a reported accuracy."""
 
 MAX_NAME = 120
 MAX_TEXT = 2000
-"""Characters of a name and of a description that are kept."""
+"""Length limits of names and of longer texts, in characters; longer ones are cut."""
+
 BundleKind = Literal["monai"]
 """Formats of bundles."""
 
@@ -58,14 +59,14 @@ BUNDLES_VARIABLE = "NAPARI_SEG_BUNDLES"
 
 @dataclass(frozen=True)
 class RegionSpec:
-    """A box in template space in which the network looks once.
+    """A box in template space that the network is run on once.
 
     Attributes:
         name: such as "left hippocampus".
         center_mm: (x, y, z) in the template's space, RAS+.
         size_mm: field of view along the template's x, y and z.
-        mirror: whether the network is shown the mirror image (x reversed), because it knows the other side only.
-        labels: the network's label -> the label in the result.
+        mirror: run the network on the mirror image (x reversed), because it was trained on the other side only.
+        labels: label of the network -> label in the result.
     """
 
     name: str
@@ -77,15 +78,15 @@ class RegionSpec:
 
 @dataclass(frozen=True)
 class LocaliserSpec:
-    """How a bundle wants its regions found in a scan larger than what its network was trained on.
+    """How a bundle's regions are located in a scan that is larger than the network's training images.
 
     Attributes:
-        template: name of a template that `localise.py` knows, or a file in the bundle.
-        crop_below_mm: a scan whose largest field of view is below this is a crop: the network sees it directly.
+        template: name of a template in `localise.py`, or a file in the bundle.
+        crop_below_mm: a scan whose largest field of view is smaller is a crop; the network is run on all of it.
         min_similarity: mutual information (nats) that the registration must reach.
-        usual_similarity: what it reaches on good scans; below it the result is doubted.
+        usual_similarity: what it reaches on good scans; below it the result gets a notice.
         spacing_mm: voxel size of the boxes.
-        regions: where to look.
+        regions: the boxes.
     """
 
     template: str
@@ -98,11 +99,11 @@ class LocaliserSpec:
 
 @dataclass(frozen=True)
 class CoarseSpec:
-    """A quick bundle that is run first.
+    """A fast bundle that is run first.
 
     Attributes:
         bundle: its folder, relative to this bundle's.
-        margin_mm: how far around what it finds the network looks.
+        margin_mm: margin around what it finds, in which the network is run.
     """
 
     bundle: str
@@ -111,28 +112,28 @@ class CoarseSpec:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle as its metadata describes it; nothing of it has run.
+    """A bundle, as its metadata describes it.
 
     Attributes:
         root: the folder that holds `configs/` and `models/`.
-        name: a title for a person.
-        version: the bundle's own.
-        description: what it finds, in a sentence.
-        modality: DICOM's letters of the images it was trained on; "" if not said.
-        in_channels: channels of the image it wants.
-        network_segments: what the network's own channels mean, background left out.
-        segments: what a whole-scan result holds; equal to `network_segments` unless it declares a localiser.
+        name: title.
+        version: version of the bundle.
+        description: one sentence on what it segments.
+        modality: DICOM's code of the images it was trained on; "" if unknown.
+        in_channels: channels of the input image.
+        network_segments: meaning of the network's channels, without background.
+        segments: segments of a result; equal to `network_segments` unless the bundle declares a localiser.
         trusted: whether its code may run.
         kind: its format, which picks the loader (`bundles/load.py`).
-        min_confidence: mean probability of a segment below which the result is doubted.
-        localiser: where to look in a larger scan; None: everywhere.
-        coarse: what finds where to look; None: nothing does.
-        thresholds: of each channel of the network, if each is for itself; channel n then stands for label n + 1.
-        images: what it was trained on, in the bundle's own words, such as "T1-weighted MRI, 1 mm".
-        licence: of the model and of what it was trained on, as far as the metadata says.
-        accuracy: what was reported of it, such as ("mean Dice", 0.88); a name and a number each.
-        intended_use: what it may be used for.
-        tta: test-time averaging unless a person chooses another; None: as its inferer does it.
+        min_confidence: mean probability of a segment; below it the result gets a notice.
+        localiser: regions of a larger scan in which the network is run; None: the whole scan.
+        coarse: bundle that finds where the network is run; None: there is none.
+        thresholds: of each channel of the network, if channels are independent; channel n then means label n + 1.
+        images: training images in the words of the bundle, such as "T1-weighted MRI, 1 mm".
+        licence: licences of the model and of its training data, as far as the metadata names them.
+        accuracy: reported accuracy, pairs such as ("mean Dice", 0.88).
+        intended_use: intended use in the words of the bundle.
+        tta: default test-time averaging; None: that of the inferer.
         background: name of the network's channel 0; "" if it has none.
     """
 
@@ -159,28 +160,24 @@ class Bundle:
 
 
 def shipped_root() -> Path:
-    """The bundle that comes with the package, in a checkout or inside the installed package."""
+    """Return the root of the bundle that comes with the package, in a checkout or in the installed package."""
     package = Path(__file__).resolve().parents[1]
     for root in (package / "monai_bundle", package.parent / "monai_bundle"):
         if (root / METADATA).is_file():
             return root
-    raise BundleError(
-        "bundle.missing", "the bundle that belongs to this package is not there; install napari-seg again"
-    )
+    raise BundleError("bundle.missing", "the bundle that comes with this package is missing; install napari-seg again")
 
 
 def find_bundles(folders: Sequence[Path] = ()) -> tuple[list[Bundle], list[BundleError]]:
-    """The shipped bundle, then those in the folders that NAPARI_SEG_BUNDLES names; and why any can't be read.
-
-    Runs none of their code.
+    """Return the shipped bundle and those in the folders of NAPARI_SEG_BUNDLES, and the errors of unreadable ones.
 
     Args:
-        folders: more of them; one may be a bundle itself.
+        folders: further folders; one may be a bundle itself.
     """
     places = (*_bundle_folders(), *folders)
     roots: list[Path] = []
     for folder in places:
-        with suppress(OSError):  # one that can't be listed holds none
+        with suppress(OSError):  # skip a folder that can't be listed
             roots += [folder] if (folder / METADATA).is_file() else []
             roots += [path.parent.parent for path in sorted(folder.glob(f"*/{METADATA.as_posix()}"))]
     bundles, faults = [], []
@@ -193,15 +190,15 @@ def find_bundles(folders: Sequence[Path] = ()) -> tuple[list[Bundle], list[Bundl
 
 
 def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = False) -> Bundle:
-    """What a bundle's metadata says; runs none of its code.
+    """Return a bundle as its metadata describes it.
 
     Args:
-        bundle: a bundle's folder, the folder's name below one that NAPARI_SEG_BUNDLES lists, a bundle that was
-            read before, or None for the shipped one.
-        trust: let its code run later. The shipped bundle always may.
+        bundle: a bundle's folder, the name of a folder in one that NAPARI_SEG_BUNDLES lists, a bundle that was read
+            before, or None for the shipped one.
+        trust: allow its code to run later. The shipped bundle is always trusted.
 
     Raises:
-        BundleError: `bundle.unknown`, there is no such bundle; `bundle.metadata`, what it declares can't be read.
+        BundleError: `bundle.unknown`, there is no such bundle; `bundle.metadata`, its metadata can't be read.
     """
     if isinstance(bundle, Bundle):
         return replace(bundle, trusted=True) if trust else bundle
@@ -209,20 +206,20 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
     try:
         metadata = read_config(root / METADATA, MAX_METADATA_BYTES)
         return _bundle(root, metadata, trusted=trust or root == shipped_root())
-    except Exception as error:  # a stranger's file can hold anything, and must not cost the other bundles
+    except Exception as error:  # a foreign file can hold anything, and must not hide the other bundles
         cause = one_line(f"{type(error).__name__}: {error}", 200)
         raise BundleError(
             "bundle.metadata",
-            f"{METADATA} of bundle {root.name!r} can't be used ({cause}); expected what "
-            "MONAI's bundle specification asks for, with network_data_format",
+            f"{METADATA} of bundle {root.name!r} can't be used ({cause}); expected "
+            "metadata by MONAI's bundle specification, with network_data_format",
         ) from error
 
 
 def read_coarse(bundle: Bundle) -> Bundle:
-    """The quick bundle that another one names; trusted as that one is.
+    """Return the coarse bundle of another one; it is trusted if that one is.
 
     Raises:
-        BundleError: `bundle.metadata`, it names a folder outside of itself; `bundle.unknown`, there is none.
+        BundleError: `bundle.metadata`, its folder is outside the other one's; `bundle.unknown`, it does not exist.
     """
     assert bundle.coarse is not None
     root = (bundle.root / bundle.coarse.bundle).resolve()
@@ -250,28 +247,28 @@ def _root_of(bundle: str | Path) -> Path:
     raise BundleError(
         "bundle.unknown",
         f"found no bundle at {str(bundle)!r}; expected a folder with {METADATA.as_posix()}; "
-        "'napari-seg bundles' lists the ones that are known",
+        "'napari-seg bundles' lists the available ones",
     )
 
 
 def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
     image = metadata["network_data_format"]["inputs"]["image"]
     pred = metadata["network_data_format"]["outputs"]["pred"]
-    own = metadata.get("napari_seg", {})
+    ours = metadata.get("napari_seg", {})
     channels = _channels(pred["num_channels"])
     names = {int(number): one_line(name, MAX_NAME) for number, name in (pred.get("channel_def") or {}).items()}
     if names and not 0 <= min(names) <= max(names) < MAX_CHANNELS:
         raise ValueError(f"channel_def names channel {max(names)}; expected 0 to {MAX_CHANNELS - 1}")
-    counts = Counter(names.values())  # volumes are shown by name
+    counts = Counter(names.values())  # results list segments by name
     names = {number: f"{name} ({number})" if counts[name] > 1 else name for number, name in names.items()}
-    thresholds = tuple(float(value) for value in own.get("thresholds", ()))
+    thresholds = tuple(float(value) for value in ours.get("thresholds", ()))
     if thresholds and len(thresholds) != channels:
         raise ValueError(f"expected a threshold for each of {channels} channels, not {len(thresholds)}")
     if not all(0 < value < 1 for value in thresholds):
         raise ValueError(f"thresholds are probabilities between 0 and 1, not {thresholds}")
     first = 1 if thresholds else 0  # the label of channel 0
     network_segments = (
-        _segments(own.get("network_segments", ()))
+        _segments(ours.get("network_segments", ()))
         or tuple(
             Segment(n + first, names[n] or f"segment {n + first}", distinct_color(n + first))
             for n in sorted(names)
@@ -280,8 +277,8 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
         or tuple(Segment(n, f"segment {n}", distinct_color(n)) for n in range(1, channels + first))
     )
 
-    def text(key: str, most: int = MAX_TEXT) -> str:
-        return one_line(metadata.get(key) or "", most)
+    def text(key: str, max_length: int = MAX_TEXT) -> str:
+        return one_line(metadata.get(key) or "", max_length)
 
     return Bundle(
         root=root,
@@ -291,27 +288,27 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
         modality=one_line(image.get("modality") or "", MAX_NAME),
         in_channels=_channels(image["num_channels"]),
         network_segments=network_segments,
-        segments=_segments(own.get("segments", ())) or network_segments,
+        segments=_segments(ours.get("segments", ())) or network_segments,
         trusted=trusted,
-        min_confidence=_number(own.get("min_confidence", 0.0)),
-        localiser=_localiser(own["localiser"]) if "localiser" in own else None,
+        min_confidence=_number(ours.get("min_confidence", 0.0)),
+        localiser=_localiser(ours["localiser"]) if "localiser" in ours else None,
         thresholds=thresholds,
-        coarse=CoarseSpec(str(own["coarse"]["bundle"]), _number(own["coarse"]["margin_mm"]))
-        if "coarse" in own
+        coarse=CoarseSpec(str(ours["coarse"]["bundle"]), _number(ours["coarse"]["margin_mm"]))
+        if "coarse" in ours
         else None,
         images=text("image_classes"),
         licence="; ".join(filter(None, map(text, ("license", "copyright", "data_source")))),
         accuracy=_accuracy(metadata.get("eval_metrics")),
         intended_use=text("intended_use"),
-        tta=_tta(own.get("tta")),
+        tta=_tta(ours.get("tta")),
         background=names.get(0, ""),
     )
 
 
-def one_line(text: Any, most: int) -> str:
-    """Return a stranger's text on one line: without control characters, which steer terminals, and not too long."""
-    plain = " ".join("".join(c if c.isprintable() else " " for c in str(text)[: 4 * most]).split())
-    return plain if len(plain) <= most else f"{plain[: most - 1]}…"
+def one_line(text: Any, max_length: int) -> str:
+    """Return foreign text on one line, without control characters (which steer terminals) and cut to a length."""
+    plain = " ".join("".join(c if c.isprintable() else " " for c in str(text)[: 4 * max_length]).split())
+    return plain if len(plain) <= max_length else f"{plain[: max_length - 1]}…"
 
 
 def _channels(value: Any) -> int:
@@ -335,7 +332,7 @@ def _number(value: Any) -> float:
 
 
 def _accuracy(entry: Any) -> tuple[tuple[str, float], ...]:
-    """The numbers of the metadata's eval_metrics; a person reads them, so whatever is no number is left out."""
+    """Return the numbers in the metadata's eval_metrics; anything else is left out."""
     if not isinstance(entry, dict):
         return ()
     numbers = {one_line(name, MAX_NAME).replace("_", " "): value for name, value in list(entry.items())[:MAX_CHANNELS]}
