@@ -43,6 +43,7 @@ class Late(torch.nn.Module):
 @pytest.fixture(autouse=True)
 def nothing_in_memory() -> Iterator[None]:
     monai._load.cache_clear()
+    gc.collect()  # modules of earlier models leave with them
     yield
     monai._load.cache_clear()
 

@@ -50,7 +50,8 @@ def check_runnable(bundle: Bundle) -> None:
             "bundle.postprocessing",
             f"bundle {bundle.root.name!r} makes its labels by {', '.join(unsupported)}, which napari-seg does not "
             f"support yet; expected {expected} alone; run it with MONAI (python -m monai.bundle run), or, where its "
-            "channels are independent of each other (sigmoid), declare their thresholds in metadata.json under napari_seg",
+            "channels are independent of each other (sigmoid), declare their thresholds in metadata.json under "
+            "napari_seg",
         )
     if not (bundle.root / WEIGHTS).is_file():
         raise BundleError("bundle.weights", f"bundle {bundle.root.name!r} has no {WEIGHTS.as_posix()}; train it first")
