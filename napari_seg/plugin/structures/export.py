@@ -1,4 +1,4 @@
-"""Labels layers to files of any format, each read back before it gets its name."""
+"""Export of labels layers to files, and what a layer needs for each format."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from napari_seg.plugin.structures.records import write_record
 from napari_seg.version import __version__
 
 
-def obstacle(layer: Labels | None, kind: FormatName) -> str:
-    """Why a layer can't be written in a format, for a person; "" where it can."""
+def obstacle(layer: Labels | None, format_name: FormatName) -> str:
+    """Return the reason, as text, why a layer cannot be written in a format; "" if it can."""
     if layer is None:
         return "There are no labels to save."
-    if LABEL_FORMATS[kind].needs_dicom and LayerInfo.require(layer).scan.format != "dicom":
-        return "Only labels of a DICOM scan can become DICOM: they refer to its images."
+    if LABEL_FORMATS[format_name].needs_dicom and LayerInfo.require(layer).scan.format != "dicom":
+        return "Only labels of a DICOM scan can be saved as DICOM, because they refer to its images."
     return ""
 
 
-def suggested_name(layer: Labels, kind: FormatName) -> str:
-    """What a file of a layer may be called."""
+def suggested_name(layer: Labels, format_name: FormatName) -> str:
+    """Return a file name for a layer."""
     safe = "".join(c if c.isalnum() or c in " -_.," else "_" for c in layer.name)
-    return LABEL_FORMATS[kind].file_name(safe.strip() or "labels")
+    return LABEL_FORMATS[format_name].file_name(safe.strip() or "labels")
 
 
-def free_path(folder: Path, layer: Labels, kind: FormatName) -> Path:
-    """Return a path in a folder for a file of a layer that replaces no other file."""
-    name, ending = suggested_name(layer, kind), LABEL_FORMATS[kind].endings[0]
+def free_path(folder: Path, layer: Labels, format_name: FormatName) -> Path:
+    """Return a path for the file of a layer in a folder; no such file exists yet."""
+    name, ending = suggested_name(layer, format_name), LABEL_FORMATS[format_name].endings[0]
     stem, number, path = name.removesuffix(ending), 1, folder / name
     while path.exists():
         number += 1
@@ -41,40 +41,38 @@ def free_path(folder: Path, layer: Labels, kind: FormatName) -> Path:
 
 
 def is_of_scan(layer: Labels, path: Path) -> bool:
-    """Whether a path is one of the scan's own files, which nothing may replace."""
+    """Return whether a path is a file of the scan, which must not be replaced."""
     return path.resolve() in {file.resolve() for file in LayerInfo.require(layer).scan.files}
 
 
-def export(snapshot: Snapshot, path: Path, kind: FormatName) -> str:
-    """Writes labels, says what was checked; takes a while, so not in the main thread.
+def export(snapshot: Snapshot, path: Path, format_name: FormatName) -> str:
+    """Write labels and return a text that says what was verified; slow, call outside the main thread.
 
-    Beside NIfTI, which has no room for them, a record keeps the names and colours.
+    NIfTI holds no names and colours. They are written to a record next to the file.
 
     Args:
-        snapshot: of a layer that knows where it lies.
-        path: ends as files of the kind do.
-        kind: of the file.
+        snapshot: labels of a layer that has an info.
+        path: file to write, with an ending of the format.
+        format_name: format of the file.
 
     Raises:
-        NapariSegError: it can't be written, or does not read back as what was meant.
+        NapariSegError: the file cannot be written, or differs from the labels when it is read back.
     """
-    info = snapshot.info
-    segmentation = snapshot.segmentation()
+    info, segmentation = snapshot.info, snapshot.segmentation()
     made_by = info.algorithm
-    is_touched = state_of(snapshot.layer).painted or info.source is not None
+    may_be_edited = state_of(snapshot.layer).painted or info.source is not None
     written = SAVING.run(
         write_as,
-        kind,
+        format_name,
         segmentation,
         path.absolute(),
         scan=info.scan.absolute(),
         algorithm=made_by or (PROGRAM, __version__),
-        origin="MANUAL" if made_by is None else "SEMIAUTOMATIC" if is_touched else "AUTOMATIC",
+        origin="MANUAL" if made_by is None else "SEMIAUTOMATIC" if may_be_edited else "AUTOMATIC",
     )
-    if kind == "nifti":
+    if format_name == "nifti":
         write_record(segmentation, path, made_by)
-    found = sum(count > 0 for count in segmentation.voxel_counts().values())
-    structures = f"{found} structure{'s' * (found != 1)}"
-    is_unknown = any(notice.code == "geometry.no_orientation" for notice in segmentation.notices)
-    unknown = " Left and right are not known." if is_unknown else ""
-    return f"Saved {written[0].name} ({structures}). Read back: {LABEL_FORMATS[kind].verified}.{unknown}"
+    count = sum(voxels > 0 for voxels in segmentation.voxel_counts().values())
+    structures = f"{count} structure{'s' * (count != 1)}"
+    doubt = "" if info.is_oriented else " Left and right are unknown."
+    return f"Saved {written[0].name} ({structures}). Read back: {LABEL_FORMATS[format_name].verified}.{doubt}"

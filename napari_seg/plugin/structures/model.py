@@ -149,20 +149,21 @@ class StructuresModel:
         self.changed.emit()
         self.session.jobs.start(work, on_result=on_result, on_end=end)
 
-    def save(self, path: Path, kind: FormatName) -> None:
+    def save(self, path: Path, format_name: FormatName) -> None:
         """Save the selected labels in a job.
 
         Args:
             path: file to write, with an ending of its format.
-            kind: format of the file.
+            format_name: format of the file.
         """
         snapshot = self.snapshot()
         assert snapshot is not None
         self.session.say(Message("info", "Saving …"))
-        self._start("save", lambda _: export(snapshot, path, kind), partial(self._on_saved, snapshot, kind))
+        done = partial(self._on_saved, snapshot, format_name)
+        self._start("save", lambda _: export(snapshot, path, format_name), done)
 
-    def _on_saved(self, snapshot: Snapshot, kind: FormatName, text: str) -> None:
-        if kind != "csv":  # a table of volumes holds no labels
+    def _on_saved(self, snapshot: Snapshot, format_name: FormatName, text: str) -> None:
+        if format_name != "csv":  # a table of volumes holds no labels
             state_of(snapshot.layer).count_saved(snapshot.edits)
         self.session.say(Message("info", text))
         self.session.viewer.status = text

@@ -70,22 +70,26 @@ class StructuresTab(QWidget):
         if model.session.labels is not None:
             self._measure_soon()
 
-    def ask_export(self, kind: FormatName) -> None:
+    def ask_export(self, format_name: FormatName) -> None:
         """Open a dialog for the file, then save the selected labels."""
         layer, session = self.model.session.labels, self.model.session
-        if layer is None or (why := obstacle(layer, kind)):
-            session.say(Message("warning", why if layer is not None else obstacle(None, kind)))
+        why = obstacle(layer, format_name)
+        if layer is None or why:
+            session.say(Message("warning", why))
             return
-        title, endings = LABEL_FORMATS[kind].title, " ".join(f"*{ending}" for ending in LABEL_FORMATS[kind].endings)
-        name = suggested_name(layer, kind)
+        title, endings = (
+            LABEL_FORMATS[format_name].title,
+            " ".join(f"*{ending}" for ending in LABEL_FORMATS[format_name].endings),
+        )
+        name = suggested_name(layer, format_name)
         chosen, _ = QFileDialog.getSaveFileName(self, f"Save as {title}", name, f"{title} ({endings})")
         if not chosen:
             return
-        path = LABEL_FORMATS[kind].with_ending(Path(chosen))
+        path = LABEL_FORMATS[format_name].with_ending(Path(chosen))
         if is_of_scan(layer, path):
             session.say(Message("error", f"{path.name} is the scan itself; choose another name (output.exists)"))
         elif path == Path(chosen) or not path.exists() or self._may_replace(path):  # otherwise the dialog has asked
-            self.model.save(path, kind)
+            self.model.save(path, format_name)
 
     def _may_replace(self, path: Path) -> bool:
         text = f"{path.name} already exists. Replace it?"
@@ -124,10 +128,10 @@ class StructuresTab(QWidget):
         self._export_menu = QMenu(self)
         self._export_menu.setToolTipsVisible(True)
         self._export_actions = {}
-        for kind in MENU_FORMATS:
-            action = self._export_menu.addAction(f"{LABEL_FORMATS[kind].title}…")
-            action.triggered.connect(lambda *_, kind=kind: self.ask_export(kind))
-            self._export_actions[kind] = action
+        for format_name in MENU_FORMATS:
+            action = self._export_menu.addAction(f"{LABEL_FORMATS[format_name].title}…")
+            action.triggered.connect(lambda *_, format_name=format_name: self.ask_export(format_name))
+            self._export_actions[format_name] = action
         self._export_button.setMenu(self._export_menu)
         self._resample_button = button(
             "", "Resample the labels on the voxels of the scan, as a new layer.", self.model.resample
@@ -217,10 +221,10 @@ class StructuresTab(QWidget):
         self._resample_button.setEnabled(not self.model.is_running("resample"))
         self._compare_button.setEnabled(layer is not None and not self.model.is_running("compare"))
         self._export_button.setEnabled(layer is not None and not self.model.is_running("save"))
-        for kind, action in self._export_actions.items():
-            why = obstacle(layer, kind)
+        for format_name, action in self._export_actions.items():
+            why = obstacle(layer, format_name)
             action.setEnabled(not why)
-            action.setToolTip(why or f"The file is read back and checked: {LABEL_FORMATS[kind].verified}.")
+            action.setToolTip(why or f"The file is read back and checked: {LABEL_FORMATS[format_name].verified}.")
 
     def _fill_table(self, layer: Labels | None, structures: list[Structure]) -> None:
         self._table.setVisible(layer is not None)
