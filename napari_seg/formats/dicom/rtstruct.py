@@ -40,7 +40,7 @@ _LPS = np.diag(RAS_FROM_LPS)[:3]
 
 
 def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = (), *, extend: bool = False) -> Segmentation:
-    """Read the contours of a structure set as a label map, labels in the order of its regions.
+    """Read the contours of a structure set as a label map, labels in the order of its ROI numbers.
 
     A voxel belongs to a structure if its centre lies inside the structure's contours on its slice, see
     `contours.enclosed`; for contours of the type CLOSEDPLANAR_XOR, inside an odd number of them.
@@ -60,50 +60,22 @@ def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = (), *, extend: b
     text = f"{file_name} is not a usable RT structure set ({{kind}})"
     with quiet_pydicom(), told_plainly(InputError, "file.bad_header", text):
         names = {int(roi.ROINumber): str(roi.get("ROIName") or "") for roi in dataset.StructureSetROISequence}
-        drawn: dict[int, list[Dataset]] = {n: [] for n in names if not only or names[n] in only}
-        for item in dataset.get("ROIContourSequence") or ():  # some programs write several of one structure
-            if int(item.ReferencedROINumber) in drawn:
-                drawn[int(item.ReferencedROINumber)].append(item)
-        contours = {n: [one for item in items for one in _contours(item, grid)] for n, items in drawn.items()}
-        colors = {n: next((color for item in items if (color := _color(item))), None) for n, items in drawn.items()}
-        open_ones = [names[n] for n in drawn if not contours[n] and any(one.get("ContourSequence") for one in drawn[n])]
+        structures = list(_structures(dataset, names, only, grid))
     if missing := set(only) - set(names.values()):
         known = ", ".join(names.values())
         raise InputError("labels.unknown", f"{file_name} has no structure {', '.join(sorted(missing))}; it has {known}")
     text = f"in {file_name} has no closed contour, only points or open lines; no voxel is inside"
-    notices = [Notice("labels.not_closed", f"{name} {text}", name) for name in open_ones]
+    notices = [Notice("labels.not_closed", f"{one.name} {text}", one.name) for one in structures if one.is_open]
     if extend:
-        grid, contours = _extended(grid, contours)
+        grid, structures = _extended(grid, structures)
     else:
-        notices += _beyond({names[n]: some for n, some in contours.items()}, grid, file_name)
-    _check_slices({names[n]: some for n, some in contours.items()}, grid, file_name)
+        notices += _beyond(structures, grid, file_name)
+    _check_slices(structures, grid, file_name)
     array = np.zeros(grid.shape, smallest_label_type(len(names)))
-    segments = []
-    for label, number in enumerate(sorted(names), start=1):
-        if number not in contours:
-            continue
-        color = colors.get(number) or distinct_color(label)
-        segments.append(Segment(label, names[number] or f"structure {number}", color))
-        crossing, count = [], 0
-        for k, inside, is_overlapping in _filled(contours[number], grid):
-            if is_overlapping:
-                crossing.append(k)
-            if overlap := int(np.count_nonzero(array[..., k][inside])):
-                raise InputError(
-                    "labels.overlap",
-                    f"{segments[-1].name} shares {overlap} voxels with other structures of {file_name}, and a label "
-                    "map holds one label a voxel; name the structures to read",
-                )
-            array[..., k][inside] = label
-            count += int(np.count_nonzero(inside))
-        if contours[number] and not count:
-            text = f"the contours of {segments[-1].name} in {file_name} enclose the centre of no voxel; it has 0 voxels"
-            notices.append(Notice("labels.no_voxels", text, segments[-1].name))
-        if crossing:
-            text = f"contours of {segments[-1].name} in {file_name} overlap on slices {_listed(crossing)}"
-            notice = f"{text}; all voxels inside any of them count as inside"
-            notices.append(Notice("labels.contours_overlap", notice, segments[-1].name))
-    return Segmentation(array, grid, tuple(segments), notices=tuple(notices))
+    for structure in structures:
+        notices += _fill(array, structure, grid, file_name)
+    segments = tuple(Segment(one.label, one.name, one.color) for one in structures)
+    return Segmentation(array, grid, segments, notices=tuple(notices))
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +85,7 @@ class _Contour:
     Attributes:
         k: index of the slice that is nearest to it.
         off_slice: distance from that slice, in slice spacings.
-        corners: (N, 2) as fractional indices I and J.
+        corners: (N, 2) corners, as fractional indices I and J.
         is_xor: whether a voxel is enclosed if it lies inside an odd number of contours of this type.
     """
 
@@ -123,10 +95,51 @@ class _Contour:
     is_xor: bool
 
 
-def _contours(region: Dataset, grid: Grid) -> list[_Contour]:
-    """Return the closed contours of a structure; points and open lines are marks."""
+@dataclass(frozen=True, eq=False)
+class _Structure:
+    """A structure with its closed contours.
+
+    Attributes:
+        label: its place among all structures of the file in the order of their numbers, counted from 1.
+        name: its name.
+        color: red, green, blue, each 0 to 255.
+        contours: its closed contours.
+        is_open: whether it has contours, but no closed one.
+    """
+
+    label: int
+    name: str
+    color: tuple[int, int, int]
+    contours: tuple[_Contour, ...]
+    is_open: bool
+
+
+def _structures(dataset: Dataset, names: Mapping[int, str], only: Sequence[str], grid: Grid) -> Iterator[_Structure]:
+    """Yield the structures of some names in the order of their numbers; all if there are no names.
+
+    Args:
+        dataset: the structure set.
+        names: names of all structures by number.
+        only: names of the required structures.
+        grid: grid of the scan.
+    """
+    items: dict[int, list[Dataset]] = {}
+    for item in dataset.get("ROIContourSequence") or ():  # some programs write several items of one structure
+        items.setdefault(int(item.ReferencedROINumber), []).append(item)
+    for label, number in enumerate(sorted(names), start=1):
+        if only and names[number] not in only:
+            continue
+        own = items.get(number, [])
+        contours = tuple(contour for item in own for contour in _contours(item, grid))
+        color = next((color for item in own if (color := _color(item))), distinct_color(label))
+        is_open = not contours and any(item.get("ContourSequence") for item in own)
+        yield _Structure(label, names[number] or f"structure {number}", color, contours, is_open)
+
+
+def _contours(item: Dataset, grid: Grid) -> list[_Contour]:
+    """Return the closed contours in an item of ROIContourSequence; points and open lines are marks."""
     found = []
-    for contour in region.get("ContourSequence") or ():
+    for contour in item.get("ContourSequence") or ():
         if contour.get("ContourGeometricType") in _AREAS:
             values = contour.get_item("ContourData").value
             if isinstance(values, bytes):  # not converted yet, or too long for an explicit VR
@@ -143,66 +156,84 @@ def _contours(region: Dataset, grid: Grid) -> list[_Contour]:
     return found
 
 
-def _color(region: Dataset) -> tuple[int, int, int] | None:
-    color = [int(value) for value in region.get("ROIDisplayColor") or ()]
+def _color(item: Dataset) -> tuple[int, int, int] | None:
+    """Return the display colour of an item of ROIContourSequence; None if it has none."""
+    color = [int(value) for value in item.get("ROIDisplayColor") or ()]
     return (color[0], color[1], color[2]) if len(color) == 3 else None
 
 
-def _extended(grid: Grid, contours: Mapping[int, Sequence[_Contour]]) -> tuple[Grid, dict[int, list[_Contour]]]:
-    """Return the grid enlarged by whole voxels until it holds all contours, and the contours in its indices."""
-    every = [contour for some in contours.values() for contour in some]
+def _extended(grid: Grid, structures: Sequence[_Structure]) -> tuple[Grid, list[_Structure]]:
+    """Return the grid enlarged by whole voxels until it holds all contours, and the structures in its indices."""
     low, high = np.zeros(3, int), np.array(grid.shape)
-    for contour in every:
+    for contour in (contour for structure in structures for contour in structure.contours):
         corners = np.column_stack([contour.corners, np.full(len(contour.corners), contour.k)])
         low = np.minimum(low, np.ceil(corners.min(axis=0) - 0.5).astype(int))
         high = np.maximum(high, np.floor(corners.max(axis=0) + 0.5).astype(int) + 1)
-    moved = {
-        n: [replace(one, k=one.k - int(low[2]), corners=one.corners - low[:2]) for one in some]
-        for n, some in contours.items()
-    }
-    return grid.box(low.tolist(), high.tolist()), moved
+
+    def moved(contour: _Contour) -> _Contour:
+        return replace(contour, k=contour.k - int(low[2]), corners=contour.corners - low[:2])
+
+    extended = [replace(one, contours=tuple(map(moved, one.contours))) for one in structures]
+    return grid.box(low.tolist(), high.tolist()), extended
 
 
-def _beyond(contours: Mapping[str, Sequence[_Contour]], grid: Grid, name: str) -> list[Notice]:
+def _beyond(structures: Sequence[_Structure], grid: Grid, file_name: str) -> list[Notice]:
     """Return a notice for each structure whose contours reach beyond the slices that they lie on."""
     notices = []
-    for structure, some in contours.items():
-        reach = [
-            np.concatenate([-0.5 - one.corners, one.corners - np.array(grid.shape[:2]) + 0.5]).max() for one in some
-        ]
-        if max(reach, default=0.0) > BEYOND_VOXELS:
-            text = f"contours of {structure} in {name} reach up to {max(reach):.1f} voxels beyond the scan"
-            notices.append(Notice("labels.beyond_scan", f"{text}; the voxels there are left out", structure))
+    last = np.array(grid.shape[:2]) - 0.5
+    for structure in structures:
+        reach = max((np.maximum(-0.5 - c.corners, c.corners - last).max() for c in structure.contours), default=0.0)
+        if reach > BEYOND_VOXELS:
+            text = f"contours of {structure.name} in {file_name} reach up to {reach:.1f} voxels beyond the scan"
+            notices.append(Notice("labels.beyond_scan", f"{text}; the voxels there are left out", structure.name))
     return notices
 
 
-def _check_slices(contours: Mapping[str, Sequence[_Contour]], grid: Grid, name: str) -> None:
-    """Refuse contours that lie on no slice of the grid.
-
-    Args:
-        contours: contours by the names of their structures.
-        grid: grid of the scan.
-        name: name of the file, for messages.
-    """
+def _check_slices(structures: Sequence[_Structure], grid: Grid, file_name: str) -> None:
+    """Refuse contours that lie on no slice of the grid."""
     count = grid.shape[2]
     tolerance = min(MAX_PLANE_TOLERANCE, PLANE_TOLERANCE + ROUNDED_MM / grid.spacing_mm[2])
     faults = {}
-    for structure, some in contours.items():
-        outside = sorted({one.k for one in some if not 0 <= one.k < count})
-        between = sorted({one.k for one in some if 0 <= one.k < count and one.off_slice > tolerance})
+    for structure in structures:
+        outside = sorted({c.k for c in structure.contours if not 0 <= c.k < count})
+        between = sorted({c.k for c in structure.contours if 0 <= c.k < count and c.off_slice > tolerance})
         texts = [f"on slices {_listed(outside)} outside of the scan"] if outside else []
         texts += [f"off the planes of slices {_listed(between)}"] if between else []
         if texts:
-            faults[structure] = " and ".join(texts)
+            faults[structure.name] = " and ".join(texts)
     if faults:
-        found = "; ".join(f"{structure} has contours {text}" for structure, text in faults.items())
-        fitting = [structure for structure in contours if structure not in faults]
-        advice = f"; or read the others alone: --segments {' '.join(map(repr, fitting))}" if fitting else ""
+        found = "; ".join(f"{name} has contours {text}" for name, text in faults.items())
+        valid = [structure.name for structure in structures if structure.name not in faults]
+        advice = f"; or read the others alone: --segments {' '.join(map(repr, valid))}" if valid else ""
         raise InputError(
             "geometry.not_on_slices",
-            f"in {name}, {found} (the scan has slices 0 to {count - 1}); expected contours on the slices of the scan "
-            f"that it was drawn on{advice}",
+            f"in {file_name}, {found} (the scan has slices 0 to {count - 1}); expected contours on the slices of the "
+            f"scan that it was drawn on{advice}",
         )
+
+
+def _fill(array: NDArray, structure: _Structure, grid: Grid, file_name: str) -> list[Notice]:
+    """Write the label of a structure into the voxels (I, J, K) that it encloses, and return doubts about it."""
+    notices, crossing, count = [], [], 0
+    for k, inside, is_overlapping in _filled(structure.contours, grid):
+        if is_overlapping:
+            crossing.append(k)
+        if overlap := int(np.count_nonzero(array[..., k][inside])):
+            raise InputError(
+                "labels.overlap",
+                f"{structure.name} shares {overlap} voxels with other structures of {file_name}, and a label map holds "
+                "one label a voxel; name the structures to read",
+            )
+        array[..., k][inside] = structure.label
+        count += int(np.count_nonzero(inside))
+    if structure.contours and not count:
+        text = f"the contours of {structure.name} in {file_name} enclose the centre of no voxel; it has 0 voxels"
+        notices.append(Notice("labels.no_voxels", text, structure.name))
+    if crossing:
+        text = f"contours of {structure.name} in {file_name} overlap on slices {_listed(crossing)}"
+        text = f"{text}; all voxels inside any of them count as inside"
+        notices.append(Notice("labels.contours_overlap", text, structure.name))
+    return notices
 
 
 def _listed(slices: Sequence[int]) -> str:
