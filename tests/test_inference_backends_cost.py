@@ -17,6 +17,8 @@ def test_a_windows_cost_is_computed_by_hand() -> None:
     voxels = 16**3
     assert cost.classes == 5
     assert cost.flop == 2 * voxels * (27 * 8 + 8 * 5)
+    # each operation reads its input and its weights, and writes its output
+    assert cost.values == voxels * (1 + 1 + 1 + 8 + 8 + 8 + 8 + 5) + 27 * 8 + 8 * 5
     # the ReLU holds what goes in and what comes out, and the window is still there
     assert cost.peak_bytes == 4 * voxels * (1 + 8 + 8)
 

@@ -217,7 +217,7 @@ class RegionTask:
         known = model.statistics.batch_seconds.get((program, shape))
         if known is not None:
             return known
-        return network_seconds(shape[0] * plan.cost.flop, model.device, model.dtype, compiled=program != "torch")
+        return shape[0] * network_seconds(plan.cost, model.device, model.dtype, program)
 
     def _cost(self, windows: Windows) -> NetworkCost:
         """Return the cost of one window; all regions of a run share the costs of a window size."""

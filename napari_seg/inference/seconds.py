@@ -1,10 +1,11 @@
 """Seconds of a run: estimated from the operations of the network and the speed of this machine, and measured.
 
-A batch of windows takes as long as the batches of the last run did. Before the first run its floating-point operations
-are divided by the speed of a matrix product on this machine, which is measured in a fraction of a second; the network
-is not run for the estimate. Blending, deciding and writing labels take a fixed number of times what finding the
-greatest of some logits takes, which is measured too. So estimates before the first run are right within a factor of
-about 2, and after the first batch the progress tells the time that is left.
+A batch of windows takes as long as the batches of the last run did. Before the first run the network is not run either:
+its floating-point operations are multiplied by the time of one in a matrix product, the numbers that it reads and
+writes by the time per number of finding the greatest of some logits, and both are added. These two speeds of the
+machine are measured in a fraction of a second. Blending, deciding and writing labels are a fixed number of passes over
+logits and voxels. So estimates before the first run are right within a factor of about 2; after the first batch the
+progress tells the time that is left.
 """
 
 from __future__ import annotations
@@ -17,35 +18,38 @@ from functools import lru_cache
 
 import torch
 
+from napari_seg.inference.backends.cost import NetworkCost
 from napari_seg.inference.decide.cells import winners_of
 from napari_seg.memory import held_bytes, peak_bytes
 
-TORCH_EFFICIENCY = 0.4
-"""Speed of a network in torch relative to a matrix product: 0.35 to 0.5 of large networks, 0.25 with few channels."""
+TORCH_SECONDS = 1.25
+"""Time of a network in torch relative to its operations and numbers one after the other: 0.7 to 1.9 of five networks of
+2 to 400 GFLOP."""
 
-COMPILED_EFFICIENCY = 1.0
-"""Speed of a network that OpenVINO compiled, relative to a matrix product: 0.7 to 1.1."""
+COMPILED_SECONDS = 0.5
+"""The same of a network that OpenVINO compiled, which takes 0.35 to 0.6 of torch's time."""
 
 COMPILING_BATCHES = 2.2
 """Batches by torch that compiling takes as long as: 2.1 and 2.2 of networks of 4 and 60 classes."""
 
 LOGIT_PASSES = 4.0
-"""Cost of blending and deciding a logit of a window, in times of `seconds_per_logit`."""
+"""Cost of blending and deciding a logit of a window, in times of `seconds_per_value`."""
 
 VOXEL_PASSES = 40.0
 """Cost of a voxel of the scan, once when its label is decided and once when it is judged and written."""
 
 
-def network_seconds(flop: float, device: torch.device, dtype: torch.dtype, compiled: bool) -> float:
-    """Return the estimated seconds of so many floating-point operations of a network.
+def network_seconds(cost: NetworkCost, device: torch.device, dtype: torch.dtype, program: str) -> float:
+    """Return the estimated seconds of one window in a network.
 
     Args:
-        flop: the operations.
+        cost: cost of the window.
         device: device that the network is on.
         dtype: number format of its computations.
-        compiled: whether OpenVINO runs it, otherwise torch.
+        program: program that runs it, see `Plan.program`.
     """
-    return flop * seconds_per_flop(device, dtype) / (COMPILED_EFFICIENCY if compiled else TORCH_EFFICIENCY)
+    seconds = cost.flop * seconds_per_flop(device, dtype) + cost.values * seconds_per_value(device)
+    return seconds * (TORCH_SECONDS if program == "torch" else COMPILED_SECONDS)
 
 
 def labelling_seconds(logits: int, voxels: int) -> float:
@@ -55,7 +59,7 @@ def labelling_seconds(logits: int, voxels: int) -> float:
         logits: logits of all windows, classes times voxels.
         voxels: voxels of the scan.
     """
-    return (LOGIT_PASSES * logits + VOXEL_PASSES * voxels) * seconds_per_logit()
+    return (LOGIT_PASSES * logits + VOXEL_PASSES * voxels) * seconds_per_value(torch.device("cpu"))
 
 
 def seconds_per_flop(device: torch.device, dtype: torch.dtype) -> float:
@@ -63,9 +67,9 @@ def seconds_per_flop(device: torch.device, dtype: torch.dtype) -> float:
     return _seconds_per_flop(device, dtype, _minute())
 
 
-def seconds_per_logit() -> float:
+def seconds_per_value(device: torch.device) -> float:
     """Return the seconds per logit of finding the greatest of 32 classes; measured again every minute."""
-    return _seconds_per_logit(_minute())
+    return _seconds_per_value(device, _minute())
 
 
 def _minute() -> int:
@@ -78,10 +82,10 @@ def _seconds_per_flop(device: torch.device, dtype: torch.dtype, minute: int) -> 
     return _mean_seconds(lambda: float((one @ other)[0, 0])) / (2 * 1024**3)
 
 
-@lru_cache(maxsize=1)
-def _seconds_per_logit(minute: int) -> float:
-    logits = torch.rand(32, 250_000, generator=torch.Generator().manual_seed(0))
-    return _mean_seconds(lambda: winners_of(logits, None)) / logits.numel()
+@lru_cache(maxsize=4)
+def _seconds_per_value(device: torch.device, minute: int) -> float:
+    logits = torch.rand(32, 250_000, generator=torch.Generator().manual_seed(0)).to(device)
+    return _mean_seconds(lambda: int(winners_of(logits, None)[0])) / logits.numel()
 
 
 def _mean_seconds(work: Callable[[], object], within_seconds: float = 0.2) -> float:

@@ -31,11 +31,13 @@ class NetworkCost:
         classes: channels of the logits.
         flop: floating-point operations; a multiply-add is two.
         peak_bytes: memory of all tensors that are alive at once, window and logits included, weights excluded.
+        values: numbers that its operations read and write, which takes time however few computations there are.
     """
 
     classes: int
     flop: int
     peak_bytes: int
+    values: int = 0
 
     def computed_in(self, dtype: torch.dtype) -> NetworkCost:
         """Return the cost in another number format than float32."""
@@ -80,23 +82,27 @@ def _count(network: torch.nn.Module, window: torch.Tensor) -> NetworkCost:
     with torch.inference_mode(), FlopCounterMode(display=False) as counter, _LiveBytes() as live:
         logits = first_output(network(window.clone()))
         check_output(logits, len(window), window.shape[2:])
-    return NetworkCost(logits.shape[1], counter.get_total_flops(), live.peak)
+    return NetworkCost(logits.shape[1], counter.get_total_flops(), live.peak, live.values)
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that are alive, each storage once."""
+    """Counts the bytes of the tensors that are alive, each storage once, and the numbers that are read and written."""
 
     def __init__(self) -> None:
         super().__init__()
         self.tensors_of: dict[int, int] = {}
         self.now = 0
         self.peak = 0
+        self.values = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(output):
             if isinstance(tensor, torch.Tensor):
                 self._add(tensor)
+        if not func.is_view:
+            tensors = [tensor for tensor in tree_leaves((args, output)) if isinstance(tensor, torch.Tensor)]
+            self.values += sum(tensor.numel() for tensor in tensors)
         return output
 
     def _add(self, tensor: torch.Tensor) -> None:
