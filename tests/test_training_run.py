@@ -78,7 +78,7 @@ def test_an_ensemble_cut_short_says_what_it_lacks(
 
     (out / "weights.pt").write_bytes(b"weights")
     before = (out / METADATA).read_text()
-    monkeypatch.setattr(Path, "write_text", killed)
+    monkeypatch.setattr(Path, "write_bytes", killed)
     with pytest.raises(KeyboardInterrupt):
         run.ship(out, out / "weights.pt", {"Dice": 0.5})
     assert (out / "models" / "model.pt").read_bytes() == b"weights"
