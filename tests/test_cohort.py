@@ -20,12 +20,13 @@ import napari_seg.evaluation.overlay
 import napari_seg.formats.dicom.seg_write
 from napari_seg.bundles.spec import Bundle, read_bundle
 from napari_seg.cohort import results
-from napari_seg.cohort.discover import Case, find_cases, is_result, read_record
+from napari_seg.cohort.discover import Case, find_cases, is_result
 from napari_seg.cohort.results import OutputFolder
 from napari_seg.cohort.runner import run_cohort
 from napari_seg.errors import InputError, Notice, OutputError
 from napari_seg.formats.atomic import verified_write
 from napari_seg.formats.read import read
+from napari_seg.formats.record import read_record
 from napari_seg.volume import ConfidenceMaps, Segment, Segmentation, Volume
 
 FILES = ["case.seg.nrrd", "case_seg.json", "case_seg.nii.gz", "case_seg.png", "case_seg_entropy.nii.gz"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import sys
@@ -14,25 +13,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PurePath
-from typing import Any
 
 from napari_seg.errors import InputError, printable
 from napari_seg.formats.archive import shown
 from napari_seg.formats.data_sets import without_label_maps
 from napari_seg.formats.endings import ARCHIVE_ENDINGS, has_ending, nifti_ending
 from napari_seg.formats.find import find
+from napari_seg.formats.record import read_record
 from napari_seg.formats.scan import Scan
 
-PROGRAM = "napari-seg"
 SUFFIX = "_seg"
 FAILED = "_failed"
 CERTAINTY_MAPS = ("confidence", "entropy")
 
 MAX_NAME_BYTES = 255 - len(f"{SUFFIX}_confidence.nii.gz")
 """Longest file name that file systems allow, minus the longest ending of a result."""
-
-MAX_RECORD_BYTES = 1 << 24
-"""Maximum size of a record; records have some kilobytes, so a larger file is from another program."""
 
 _MODALITY = re.compile("t1(w|c|ce|gd|n)?|t2(w|f|star)?|pdw?|flair|dwi|adc|swi|mri?|cta?|pet|pt")
 _IMAGES = re.compile("images?(tr|ts|va|val|test)?|imgs?|scans?|volumes?")
@@ -101,17 +96,6 @@ def is_result(path: Path) -> bool:
 def is_certainty_map(path: Path) -> bool:
     """Return whether an earlier run wrote a confidence map or a preview."""
     return is_result(path) and not (nifti_ending(path) and path.name.removesuffix(nifti_ending(path)).endswith(SUFFIX))
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
-    """Return the record that an earlier run wrote next to a label map; None if there is none."""
-    try:
-        if not path.is_file() or path.stat().st_size > MAX_RECORD_BYTES:
-            return None
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) and str(record.get("program", "")).startswith(PROGRAM) else None
 
 
 class _Folders:

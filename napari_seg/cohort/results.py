@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import os
 import secrets
 import shutil
@@ -30,11 +29,11 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from filelock import FileLock, Timeout
 
 from napari_seg.bundles.spec import Bundle
-from napari_seg.cohort.discover import CERTAINTY_MAPS, FAILED, PROGRAM, SUFFIX, Case, read_record
+from napari_seg.cohort.discover import CERTAINTY_MAPS, FAILED, SUFFIX, Case
 from napari_seg.errors import Notice, OutputError
-from napari_seg.formats.atomic import make_output_folder, not_written, verified_write
+from napari_seg.formats.atomic import make_output_folder, not_written
 from napari_seg.formats.kinds import LABEL_FORMATS, RUN_FORMATS, FormatName
-from napari_seg.version import __version__
+from napari_seg.formats.record import failure_record, read_record, result_record, write_record
 from napari_seg.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
@@ -121,11 +120,13 @@ class OutputFolder:
                 else:
                     continue
                 sums[kind] = _sha256(path)
-            known = _record(case, volume, segmentation, bundle)
+            made_by = (bundle.name, bundle.version)
+            identity = _identity(case)
+            known = result_record(volume, segmentation, source=case.source, identity=identity, made_by=made_by)
             known["options"] = {} if options is None else options.to_record()
             known["options"]["tta"] = known["options"].get("tta") or bundle.tta
             known |= {"sha256": _sha256(labels), "overlay_sha256": _sha256(overlay), "beside": sums}
-            _write_json(known, record)
+            write_record(record, known)
             _move_into_place(self._hidden, self.path, case.name)
         except OSError as error:
             raise not_written(f"the results of {case.name}", error) from error
@@ -136,9 +137,8 @@ class OutputFolder:
         path = failure_path(self.path, case.name)
         if path.exists() and read_record(path) is None:
             return
-        known = {"program": _program(), "source": case.source, "status": "failed", "code": code, "message": message}
-        with suppress(OutputError), verified_write(path, ".json") as hidden:
-            _write_json(known, hidden)
+        with suppress(OSError):
+            write_record(path, failure_record(case.source, code, message))
 
     def refuse_others_files(self, case: Case) -> None:
         """Refuse to replace what a person changed, another program made or another scan gave.
@@ -273,37 +273,6 @@ def _move_back(hidden: Path, output: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _record(case: Case, volume: Volume, segmentation: Segmentation, bundle: Bundle) -> dict[str, Any]:
-    volumes, voxels = segmentation.volumes_ml(), segmentation.voxel_counts()
-    return {
-        "program": _program(),
-        "source": case.source,
-        "identity": _identity(case),
-        "bundle": {"name": bundle.name, "version": bundle.version},
-        "modality": volume.modality,
-        "shape": list(segmentation.grid.shape),
-        "spacing_mm": [round(s, 6) for s in segmentation.grid.spacing_mm],
-        "segments": [
-            {
-                "label": s.label,
-                "name": s.name,
-                "color": list(s.color),
-                "volume_ml": round(volumes[s.label], 4),
-                "voxels": voxels[s.label],
-                "confidence": round(segmentation.confidence[s.label], 4)
-                if s.label in segmentation.confidence
-                else None,
-            }
-            for s in segmentation.segments
-        ],
-        "notices": [{"code": notice.code, "message": notice.message} for notice in segmentation.notices],
-    }
-
-
-def _program() -> str:
-    return f"{PROGRAM} {__version__}"
-
-
 def _beside(record: dict[str, Any]) -> dict[str, Any]:
     beside = record.get("beside")
     return beside if isinstance(beside, dict) else {}
@@ -323,10 +292,6 @@ def _identity(case: Case, salt: str = "") -> str:
 def _is_identity(identity: str, case: Case) -> bool:
     salt, _, _ = identity.partition("-")
     return bool(salt) and hmac.compare_digest(identity.encode(), _identity(case, salt).encode())
-
-
-def _write_json(content: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _sha256(path: Path) -> str:

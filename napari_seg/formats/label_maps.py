@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,6 +17,7 @@ from napari_seg.formats.endings import ITK_ENDINGS, SEG_NRRD_ENDINGS, has_ending
 from napari_seg.formats.image2d import is_image2d, read_label_image2d
 from napari_seg.formats.in_worker import read_in_worker
 from napari_seg.formats.read import read
+from napari_seg.formats.record import recorded_segments
 from napari_seg.geometry import Grid, index_affine, is_same_lattice, resample
 from napari_seg.volume import (
     Segment,
@@ -226,17 +226,7 @@ def _labels(volume: Volume, path: Path) -> Segmentation:
     if len(volume.array) != 1:
         raise InputError("labels.type", f"{path.name} holds {len(volume.array)} channels; expected one label a voxel")
     array = as_labels(volume.array[0], path.name)
-    return Segmentation(array, volume.grid, _recorded_segments(path), notices=volume.notices)
-
-
-def _recorded_segments(path: Path) -> tuple[Segment, ...]:
-    record = path.with_name(f"{path.name.removesuffix(nifti_ending(path) or path.suffix)}.json")
-    try:
-        entries = json.loads(record.read_text(encoding="utf-8"))["segments"]
-        return tuple(Segment(int(e["label"]), str(e["name"]), tuple(e["color"])) for e in entries)
-    # names are a courtesy: the labels themselves are compared
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return ()
+    return Segmentation(array, volume.grid, recorded_segments(path), notices=volume.notices)
 
 
 def named(segmentation: Segmentation) -> Segmentation:

@@ -23,10 +23,10 @@ from napari.layers import Labels, Layer
 from numpy.typing import NDArray
 
 from napari_seg.errors import NapariSegError, OutputError
+from napari_seg.formats.record import made_by_in, write_labels_record
 from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layers import labels_layer, layer_of
 from napari_seg.plugin.placement import place
-from napari_seg.plugin.structures.records import made_by_in, write_record
 
 FOLDER_VARIABLE = "NAPARI_SEG_UNSAVED"
 """Environment variable that sets the folder of the copies."""
@@ -136,7 +136,7 @@ class Autosave:
             try:
                 segmentation = snapshot.segmentation()
                 write_label_map(segmentation, self.folder / f"{stem}.nii.gz")
-                write_record(segmentation, self.folder / f"{stem}.nii.gz", snapshot.info.algorithm)
+                write_labels_record(segmentation, self.folder / f"{stem}.nii.gz", snapshot.info.algorithm)
             except NapariSegError as error:  # copy the other layers nevertheless
                 fault = error
                 if key in self._entries:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 from napari.layers import Labels
 
-from napari_seg.cohort.discover import PROGRAM
 from napari_seg.formats.kinds import LABEL_FORMATS, FormatName, write_as
+from napari_seg.formats.record import PROGRAM, write_labels_record
 from napari_seg.plugin.job import SAVING
 from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo
-from napari_seg.plugin.structures.records import write_record
 from napari_seg.version import __version__
 
 
@@ -71,7 +70,7 @@ def export(snapshot: Snapshot, path: Path, format_name: FormatName) -> str:
         origin="MANUAL" if made_by is None else "SEMIAUTOMATIC" if may_be_edited else "AUTOMATIC",
     )
     if format_name == "nifti":
-        write_record(segmentation, path, made_by)
+        write_labels_record(segmentation, path, made_by)
     count = sum(voxels > 0 for voxels in segmentation.voxel_counts().values())
     structures = f"{count} structure{'s' * (count != 1)}"
     doubt = "" if info.is_oriented else " Left and right are unknown."

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from napari_seg.errors import InputError, Notice
 from napari_seg.formats.endings import SEG_NRRD_ENDINGS, has_ending, may_be_dicom, nifti_ending
+from napari_seg.formats.record import made_by_in, record_path
 from napari_seg.plugin.layer_info import LayerInfo, volume_of
 from napari_seg.plugin.layers import LayerTuple, labels_layer
 from napari_seg.plugin.placement import place
-from napari_seg.plugin.structures.records import made_by_in, record_of
 from napari_seg.volume import NO_SOURCE, Segmentation, Volume
 
 if TYPE_CHECKING:
@@ -46,10 +46,11 @@ class LabelMaps:
 
 def holds_labels(path: Path) -> bool:
     """Return whether a file holds labels or contours, by its header or the record next to it."""
-    from napari_seg.cohort.discover import is_result, read_record
+    from napari_seg.cohort.discover import is_result
+    from napari_seg.formats.record import read_record
 
     if nifti_ending(path):
-        record = read_record(record_of(path))
+        record = read_record(record_path(path))
         return is_result(path) or (record is not None and "segments" in record)
     return has_ending(path, SEG_NRRD_ENDINGS) or kind_of(path) in ("SEG", "RTSTRUCT")
 

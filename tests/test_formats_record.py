@@ -1,0 +1,92 @@
+"""Records next to label maps: what is written is read again, and files of other programs stay."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_seg.errors import OutputError
+from napari_seg.formats.record import (
+    MAX_RECORD_BYTES,
+    UNKNOWN,
+    failure_record,
+    made_by_in,
+    read_record,
+    record_path,
+    recorded_segments,
+    result_record,
+    write_labels_record,
+    write_record,
+)
+from napari_seg.geometry import Grid
+from napari_seg.volume import Segment, Segmentation, Volume
+
+GRID = Grid((2, 3, 4), np.diag([1.0, 2.0, 3.0, 1.0]))
+SEGMENTS = (Segment(1, "left kidney", (255, 0, 0)), Segment(4, "Niere, rechts", (0, 0, 255)))
+
+
+def found() -> Segmentation:
+    labels = np.zeros(GRID.shape, np.uint8)
+    labels[0, 0, :2] = 1
+    return Segmentation(labels, GRID, SEGMENTS, {1: 0.87654})
+
+
+@pytest.mark.parametrize(
+    ("labels", "record"), [("a.nii.gz", "a.json"), ("a.NII", "a.json"), ("a.b.nii", "a.b.json"), ("a.png", "a.json")]
+)
+def test_a_record_has_the_name_of_its_label_map(labels: str, record: str) -> None:
+    assert record_path(Path("folder", labels)) == Path("folder", record)
+
+
+@pytest.mark.parametrize("made_by", [("balls", "1.2"), None])
+def test_names_colours_and_maker_are_read_again(tmp_path: Path, made_by: tuple[str, str] | None) -> None:
+    labels = tmp_path / "a.nii.gz"
+    write_labels_record(found(), labels, made_by)
+    assert recorded_segments(labels) == SEGMENTS
+    assert made_by_in(labels) == made_by
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_labels_without_a_record_are_nobodys(tmp_path: Path) -> None:
+    assert made_by_in(tmp_path / "a.nii") == UNKNOWN
+    assert recorded_segments(tmp_path / "a.nii") == ()
+
+
+def test_a_result_and_a_failure_are_recorded(tmp_path: Path) -> None:
+    volume = Volume(np.zeros((1, *GRID.shape)), GRID, modality="MR")
+    content = result_record(volume, found(), source="a.nii", identity="x-y", made_by=("balls", "1"))
+    write_record(tmp_path / "a_seg.json", content)
+    record = read_record(tmp_path / "a_seg.json")
+    assert record is not None
+    assert record["program"].startswith("napari-seg ")
+    assert record["bundle"] == {"name": "balls", "version": "1"}
+    kidney, other = record["segments"]
+    assert (kidney["voxels"], kidney["volume_ml"], kidney["confidence"]) == (2, 0.012, 0.8765)
+    assert (other["voxels"], other["confidence"]) == (0, None)
+    write_record(tmp_path / "a_failed.json", failure_record("a.nii", "file.empty", "a.nii has 0 bytes"))
+    failed = read_record(tmp_path / "a_failed.json")
+    assert failed is not None
+    assert (failed["status"], failed["code"]) == ("failed", "file.empty")
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "nonsense", '{"program": "another"}', "[" * 100_000])
+def test_files_of_other_programs_are_no_records_and_stay(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    assert read_record(path) is None
+    write_labels_record(found(), tmp_path / "a.nii", None)
+    assert path.read_text() == text
+
+
+def test_a_file_too_large_for_a_record_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"program": "napari-seg", "x": "x" * MAX_RECORD_BYTES}))
+    assert read_record(path) is None
+
+
+def test_a_record_that_can_not_be_written_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"output\.not_written"):
+        write_labels_record(found(), tmp_path / "missing" / "a.nii", None)
