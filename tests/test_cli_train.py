@@ -35,7 +35,7 @@ def train(*arguments: object) -> int:
 def test_dry_run_says_what_and_why_and_how(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert train(dataset, "-o", tmp_path / "out", "--folds", 2, "--max-minutes", 5, "--dry-run") == 0
     output = capsys.readouterr().out
-    assert "patch_size [32, 40, 32]: holds 95 % of the images whole" in output
+    assert "patch_size [32, 40, 32]: contains 95 % of the images whole" in output
     assert output.count("monai.bundle run training") == output.count("monai.bundle run evaluating") == 2
     assert "--fold 1 --folds 2" in output
     assert "--max_minutes 5.0" in output

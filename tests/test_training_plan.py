@@ -28,7 +28,7 @@ from napari_seg.training.write import options, write_bundle
 MRI = Fingerprint(
     cases=100,
     measured=10,
-    pictures=False,
+    is_2d=False,
     channels=("T1",),
     modality="MR",
     values=(1, 2),
@@ -82,7 +82,7 @@ def test_2d_sees_slices_of_volumes_and_pictures_as_they_are() -> None:
     assert slices.options == ["slices_2d"]
     assert slices.settings["patch_size"] == [40, 56]
     pictures = replace(
-        MRI, pictures=True, modality="picture", cases=8, shapes=np.array([[900.0, 700]]), spacings_mm=np.ones((1, 2))
+        MRI, is_2d=True, modality="image2d", cases=8, shapes=np.array([[900.0, 700]]), spacings_mm=np.ones((1, 2))
     )
     plan = make_plan(pictures)
     assert plan.options == ["images_2d", "crops_balanced"]

@@ -1,4 +1,4 @@
-"""`napari-seg predict`: scans in, label maps, pictures and volumes out."""
+"""`napari-seg predict`: segment scans and write label maps, previews and volumes."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
     if not cases and not faults:
         raise InputError(
             "input.none",
-            "found no scan below the inputs; expected NIfTI, NRRD, MetaImage, DICOM or pictures; 'napari-seg inspect' "
+            "found no scan below the inputs; expected NIfTI, NRRD, MetaImage, DICOM or 2D images; 'napari-seg inspect' "
             "says what lies there",
         )
     if not cases:

@@ -153,7 +153,7 @@ def _predicting(plan: dict[str, Any], out: Path) -> list[str]:
     from napari_seg.training.run import command
 
     found = plan["fingerprint"]
-    if found["modality"] == "picture" or len(found.get("channels", ())) > 1:
+    if found["modality"] in ("image2d", "picture") or len(found.get("channels", ())) > 1:
         # predict does not run such models yet
         return command("inference", out, dataset_dir="IMAGES", output_dir="results")
     return ["napari-seg", "predict", "SCAN", "--bundle", str(out), "--trust-bundle", "-o", "results"]

@@ -30,9 +30,9 @@ class Fingerprint:
     Attributes:
         cases: number of cases.
         measured: number of cases that were read for the following measures.
-        pictures: True for 2D images (PNG, JPEG, ...), False for volumes.
+        is_2d: True for 2D images (PNG, JPEG, ...), False for volumes.
         channels: names of the image's channels.
-        modality: "CT" or "MR" if channel names or intensities tell it, "picture" for 2D images, or "unknown".
+        modality: "CT" or "MR" if channel names or intensities tell it, "image2d" for 2D images, or "unknown".
         values: label values of all cases, without 0 and ignore labels.
         shapes: (measured, dims) sizes in voxels.
         spacings_mm: (measured, dims) spacings; 1 for 2D images, whose unit is the pixel.
@@ -42,7 +42,7 @@ class Fingerprint:
 
     cases: int
     measured: int
-    pictures: bool
+    is_2d: bool
     channels: tuple[str, ...]
     modality: str
     values: tuple[int, ...]
@@ -103,9 +103,9 @@ def fingerprint(dataset: Dataset, cache_dir: Path) -> Fingerprint:
     return Fingerprint(
         cases=len(dataset.cases),
         measured=len(picked),
-        pictures=dataset.is_2d,
+        is_2d=dataset.is_2d,
         channels=names,
-        modality="picture" if dataset.is_2d else _modality(names, float(np.median(lowest))),
+        modality="image2d" if dataset.is_2d else _modality(names, float(np.median(lowest))),
         values=tuple(sorted(values - {0, *dataset.ignored})),
         shapes=np.array(shapes, dtype=np.float64),
         spacings_mm=np.array(spacings, dtype=np.float64),
@@ -125,12 +125,12 @@ def _modality(channels: tuple[str, ...], low: float) -> str:
     return "CT" if low < -500 else "unknown"  # air is -1000 HU; no other modality has such low values
 
 
-def _reader(pictures: bool) -> Callable[[dict[str, Any]], tuple[Any, Any]]:
+def _reader(is_2d: bool) -> Callable[[dict[str, Any]], tuple[Any, Any]]:
     """Return a function that reads image and label map of a case, channels first; volumes are reoriented to RAS+."""
     from monai.transforms import LoadImage, Orientation
     from segnets.data import convert_image, convert_label_map
 
-    if pictures:
+    if is_2d:
         load = LoadImage(reader="PILReader", converter=convert_image, ensure_channel_first=True)
         load_label = LoadImage(reader="PILReader", converter=convert_label_map, ensure_channel_first=True)
         return lambda case: (load(case["image"]), load_label(case["label"]))

@@ -80,11 +80,11 @@ def make_plan(
     Raises:
         BundleError: `bundle.dims`, a 3D network for 2D images; `bundle.setting`, an unsuitable value.
     """
-    if found.pictures and dims == 3:
+    if found.is_2d and dims == 3:
         raise BundleError("bundle.dims", "found --dims 3 for a data set of 2D images; expected 2")
-    dims = 2 if found.pictures else dims or 3
+    dims = 2 if found.is_2d else dims or 3
     plan = TrainingPlan(dims, chosen=dict(chosen or {}))
-    if found.pictures:
+    if found.is_2d:
         plan.use("images_2d", "the data set contains 2D images")
         spacing = np.ones(2)
     else:
@@ -101,7 +101,7 @@ def make_plan(
     whole = bool(np.all(_percentile_95(shapes) <= patch))
     if not whole:
         plan.use("crops_balanced", "images are larger than a patch, and many patches would contain only background")
-    if found.pictures:
+    if found.is_2d:
         batch = min(int(np.clip(STEP_PIXELS[device] // prod(patch), 2, 16)), max(2, found.cases // 2))
         why = f"at most {STEP_PIXELS[device]} pixels, 16 patches and half of the images"
         batch = plan.set("batch_size", batch, why)

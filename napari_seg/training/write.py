@@ -85,7 +85,7 @@ def write_bundle(
             "--dataset_dir DATASET --output_dir evaluation", "--dataset_dir OTHERS  --part all --output_dir evaluation"
         )
         readme += _README_OF_FOLDS.format(folds=choices.folds)
-    if found.pictures or len(found.channels) > 1:  # predict does not run such models yet
+    if found.is_2d or len(found.channels) > 1:  # predict does not run such models yet
         readme = "".join(line for line in readme.splitlines(keepends=True) if not line.startswith("napari-seg predict"))
     (root / "docs" / "README.md").write_text(readme, encoding="utf-8")
     _build_network(root)
@@ -229,7 +229,7 @@ def _metadata(name: str, plan: TrainingPlan, found: Fingerprint, names: list[str
         "authors": "not stated",
         "copyright": "not stated",
         "data_source": "not stated",
-        "data_type": "pictures" if found.pictures else "nifti",
+        "data_type": "2D images" if found.is_2d else "nifti",
         "image_classes": ", ".join(found.channels),
         "label_classes": listed,
         "pred_classes": f"{len(names)} channels of logits: {', '.join(names)}",
