@@ -92,6 +92,7 @@ def frames_of(header: Header) -> list[Frame]:
 
 
 def _frames_of(header: Header) -> list[Frame]:
+    """Return the frames of one file by the kind of its object."""
     tags = header.tags
     count = int(tags.get("NumberOfFrames") or 1)
     if tags.get("PerFrameFunctionalGroupsSequence"):

@@ -118,6 +118,7 @@ def _solved(frames: Sequence[Frame], grid: Grid, begin: NDArray[np.float64], shi
 
 
 def _instance(header: Header) -> DicomInstance:
+    """Return the identifiers of a file."""
     tags = header.tags
     return DicomInstance(
         sop_class_uid=str(tags.get("SOPClassUID") or ""),

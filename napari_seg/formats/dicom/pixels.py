@@ -72,6 +72,7 @@ def stated_bytes(header: Header) -> int | None:
 
 
 def _count(header: Header, keyword: str) -> int:
+    """Return a whole number of a header; 1 if it is missing."""
     value = header.tags.get(keyword)
     try:
         return 1 if value is None else int(value)
@@ -130,6 +131,7 @@ def _first_type(stored: np.dtype, frames: Sequence[Frame]) -> np.dtype:
 
 
 def _holds(dtype: np.dtype, values: NDArray, intercept: int) -> bool:
+    """Return whether a type holds all values with an intercept added."""
     limits = np.iinfo(dtype)
     return limits.min <= int(values.min()) + intercept and int(values.max()) + intercept <= limits.max
 
@@ -190,6 +192,7 @@ def _read_plain(header: Header, indices: list[int]) -> list[NDArray] | None:
 
 
 def _decode(header: Header, indices: list[int]) -> Iterator[NDArray]:
+    """Yield the stored values (J, I) of frames of a file that pydicom decodes."""
     import pydicom
     from pydicom.encaps import get_frame
     from pydicom.pixels import get_decoder

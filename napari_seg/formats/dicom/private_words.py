@@ -83,6 +83,7 @@ def without_private_words(path: Path, private: frozenset[str]) -> str:
 
 
 def _without(text: str, private: frozenset[str]) -> str:
+    """Return a text without private words; "" if no word remains."""
     if any(word in text.casefold() for word in private if not word.isascii()):
         return ""
     found = words(text)

@@ -139,6 +139,7 @@ def frames_among(headers: Sequence[Header], frames: Sequence[Sequence[int]] = ()
 
 
 def _check_scalar(header: Header, name: str) -> None:
+    """Refuse colours and lookup tables."""
     label, tags = header.label, header.tags
     photometric = str(tags.get("PhotometricInterpretation") or "")
     if tags.get("SamplesPerPixel", 1) != 1 or not photometric.startswith("MONOCHROME"):
@@ -150,6 +151,7 @@ def _check_scalar(header: Header, name: str) -> None:
 
 
 def _notices(headers: Sequence[Header], count: int, name: str) -> tuple[Notice, ...]:
+    """Return doubts about the images of a series."""
     notices, every = [], [header.tags for header in headers]
     if count < FEW_SLICES:
         notices.append(Notice("geometry.few_slices", f"{name} has {count} slices; a whole scan has more"))

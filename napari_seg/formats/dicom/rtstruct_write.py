@@ -187,6 +187,7 @@ def _add_structure(
     algorithm: tuple[str, str],
     origin: Origin,
 ) -> None:
+    """Add a segment to a structure set, with contours on every slice that has voxels of it."""
     from pydicom.dataset import Dataset
 
     region = Dataset()
@@ -216,6 +217,7 @@ def _add_structure(
 
 
 def _contour(corners: NDArray[np.float64], k: int, grid: Grid, image: Dataset | None) -> Dataset:
+    """Return a contour on slice k, whose image it refers to if there is one."""
     from pydicom.dataset import Dataset
     from pydicom.valuerep import format_number_as_ds
 

@@ -55,6 +55,7 @@ def read_dicom_seg(path: Path, only: Sequence[str] = (), scan: Grid | None = Non
     array = np.zeros(layout.grid.shape, smallest_label_type(max(labels, default=0)))
     chosen = [n for n, number in enumerate(numbers) if number is None or number in labels]
     chosen.sort(key=lambda n: numbers[n] or 0)
+    # A frame holds either the voxels of one segment, and two segments may overlap, or labels of any segment.
     overlaps, undescribed = Counter[int](), 0
     for frame, values in zip(chosen, decoded_frames(dataset, chosen, file_name), strict=True):
         plane = array[..., layout.slices[frame]]
@@ -141,6 +142,7 @@ def _unpacked(dataset: Dataset, frames: Sequence[int]) -> Iterator[NDArray[np.ui
 
 
 def _segment(description: Dataset) -> Segment:
+    """Return a segment from its description in SegmentSequence."""
     from highdicom.color import CIELabColor
 
     number = int(description.SegmentNumber)
@@ -159,6 +161,7 @@ def _segment(description: Dataset) -> Segment:
 
 
 def _term(code: Dataset | None) -> Term | None:
+    """Return a coded concept; None without a code."""
     keywords = ("CodeValue", "LongCodeValue", "URNCodeValue")
     value = next((str(code.get(k)) for k in keywords if code.get(k)), "") if code is not None else ""
     if code is None or not value:

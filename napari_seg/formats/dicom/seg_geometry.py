@@ -126,6 +126,7 @@ def value_of(groups: Sequence[Any], sequence: str, keyword: str) -> Any:
 
 
 def _numbers(groups: Sequence[Any], sequence: str, keyword: str, count: int, name: str) -> NDArray[np.float64]:
+    """Return so many finite numbers from the functional groups of a frame."""
     found = value_of(groups, sequence, keyword)
     values = np.array([float(value) for value in found] if found is not None else [])
     if values.shape != (count,) or not np.isfinite(values).all():

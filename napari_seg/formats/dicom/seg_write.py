@@ -177,6 +177,7 @@ def _numbered(segmentation: Segmentation) -> Segmentation:
 
 
 def _description(segment: Segment, algorithm: tuple[str, str], origin: Origin) -> SegmentDescription:
+    """Return the description of a segment for SegmentSequence."""
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.color import CIELabColor
     from highdicom.seg import SegmentDescription

@@ -205,6 +205,7 @@ def series_name(tags: Tags) -> str:
 
 
 def _series_key(path: Path, tags: Tags) -> tuple[str, ...]:
+    """Return what the files of one series have in common."""
     study, series = str(tags.get("StudyInstanceUID") or ""), str(tags.get("SeriesInstanceUID") or "")
     patient = str(tags.get("PatientID") or "")  # copies may give two patients the identifiers of one series
     if series:

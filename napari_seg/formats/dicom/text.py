@@ -64,6 +64,7 @@ def with_dicom_names(
 
 
 def _term(term: Term | None) -> Term | None:
+    """Return a term that DICOM can store; None without a code or a coding scheme."""
     if term is None:
         return None
     scheme = dicom_text(term.scheme, SHORT)

@@ -116,6 +116,7 @@ def value_of(stored: Any) -> Value:
 
 
 def _sortable(part: Any) -> tuple[int, Any]:
+    """Return one value in a form that sorts: a number, or else a text."""
     if isinstance(part, bytes):  # an attribute of unknown type
         part = part.rstrip(b"\0 ").decode("latin-1")
     try:
@@ -200,6 +201,7 @@ def _keywords(attributes: ByPosition) -> list[str]:
 
 
 def _key(one: Mapping[str, Value], keywords: Sequence[str]) -> tuple[Value, ...]:
+    """Return the values of some attributes of a slice."""
     return tuple(one.get(name, ()) for name in keywords)
 
 
