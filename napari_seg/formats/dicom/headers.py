@@ -140,7 +140,7 @@ def _read_header(path: Path, size: int, mtime_ns: int) -> Header:
     try:
         with open(path, "rb") as stream:
             head = stream.read(144)
-            if looks_like_dicom(head) == "no" and path.suffix.lower() != ".dcm":
+            if _looks_like_dicom(head) == "no" and path.suffix.lower() != ".dcm":
                 raise InputError("file.not_dicom", UNKNOWN)
             if _begins_with_zeros(head, stream):
                 text = "holds zeros where a DICOM header begins, so it was not copied whole; copy or export it again"
@@ -182,7 +182,7 @@ def _parse(stream: IO[bytes]) -> tuple[dict[str, Any], str, int, int | None]:
         return tags, syntax, offset + length_bytes, pixel_bytes
 
 
-def looks_like_dicom(head: bytes) -> Literal["yes", "maybe", "no"]:
+def _looks_like_dicom(head: bytes) -> Literal["yes", "maybe", "no"]:
     """Judge the first 132 bytes of a file: "maybe" if they begin like a DICOM file without preamble."""
     if head[128:132] == b"DICM":
         return "yes"
@@ -312,7 +312,7 @@ def _has_preamble(path: Path) -> bool | None:
     """Return whether a file begins with the preamble of a DICOM file; None if it can't be opened."""
     try:
         with path.open("rb") as stream:
-            return looks_like_dicom(stream.read(132)) == "yes"
+            return _looks_like_dicom(stream.read(132)) == "yes"
     except OSError:
         return None
 
