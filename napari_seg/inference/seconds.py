@@ -22,12 +22,8 @@ from napari_seg.inference.backends.cost import NetworkCost
 from napari_seg.inference.decide.cells import winners_of
 from napari_seg.memory import held_bytes, peak_bytes
 
-TORCH_SECONDS = 1.25
-"""Time of a network in torch relative to its operations and numbers one after the other: 0.7 to 1.9 of five networks of
-2 to 400 GFLOP."""
-
-COMPILED_SECONDS = 0.5
-"""The same of a network that OpenVINO compiled, which takes 0.35 to 0.6 of torch's time."""
+COMPILED_SECONDS = 0.4
+"""Time of a network that OpenVINO compiled relative to torch: 0.35 to 0.6."""
 
 COMPILING_BATCHES = 2.2
 """Batches by torch that compiling takes as long as: 2.1 and 2.2 of networks of 4 and 60 classes."""
@@ -48,8 +44,9 @@ def network_seconds(cost: NetworkCost, device: torch.device, dtype: torch.dtype,
         dtype: number format of its computations.
         program: program that runs it, see `Plan.program`.
     """
+    # torch takes 0.5 to 1.2 times as long as this sum, for five networks of 2 to 400 GFLOP a window
     seconds = cost.flop * seconds_per_flop(device, dtype) + cost.values * seconds_per_value(device)
-    return seconds * (TORCH_SECONDS if program == "torch" else COMPILED_SECONDS)
+    return seconds if program == "torch" else COMPILED_SECONDS * seconds
 
 
 def labelling_seconds(logits: int, voxels: int) -> float:
