@@ -56,7 +56,7 @@ def free_bytes(root: Path = Path("/")) -> int:
     return free
 
 
-def held_bytes() -> int:
+def resident_bytes() -> int:
     """Return the resident memory of this process."""
     import psutil
 
@@ -75,7 +75,7 @@ def peak_bytes() -> int:
 
 def default_budget() -> int:
     """Return the memory that this process may use in all if no limit is given: its own, and a safe part of the rest."""
-    return held_bytes() + int(SAFE_FRACTION * free_bytes())
+    return resident_bytes() + int(SAFE_FRACTION * free_bytes())
 
 
 def collect_garbage() -> None:

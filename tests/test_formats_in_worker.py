@@ -158,7 +158,7 @@ def test_what_does_not_fit_the_budget_is_refused_before_it_is_read(
     words = "type: short\ndimension: 3\nsizes: 500 500 400\nendian: little\nencoding: bzip2\n\n"
     (tmp_path / "b.nrrd").write_bytes(b"NRRD0004\n" + words.encode() + bz2.compress(bytes(2000)))
     for scan in find_scans(tmp_path):
-        monkeypatch.setattr(in_worker, "held_bytes", lambda: 100 << 20)
+        monkeypatch.setattr(in_worker, "resident_bytes", lambda: 100 << 20)
         with pytest.raises(EnvironmentFault, match=r"environment\.memory: .* takes 381 MiB .* 156 MiB may be used"):
             scan.read(memory_bytes=256 << 20)
     scan = find_scans(tmp_path)[0]

@@ -44,7 +44,7 @@ def test_less_memory_gives_more_strips_then_half_precision_then_a_refusal() -> N
     cost = NetworkCost(105, 10**9, 800 * MIB)
 
     def plan(gib: float):
-        return make_plan(windows, 1, cost, int(gib * 2**30), held=600 * MIB)
+        return make_plan(windows, 1, cost, int(gib * 2**30), used_bytes=600 * MIB)
 
     plenty, less, little = plan(8), plan(3.8), plan(2.9)
     assert len(plenty.strips) == 1
@@ -64,7 +64,7 @@ def test_a_compiled_network_gives_back_its_memory_before_planes_are_cut() -> Non
     cost = NetworkCost(5, 10**9, 2000 * MIB)
 
     def plan(budget_bytes: int):
-        return make_plan(windows, 1, cost, budget_bytes, held=600 * MIB, compiled_memory=0.5)
+        return make_plan(windows, 1, cost, budget_bytes, used_bytes=600 * MIB, compiled_memory=0.5)
 
     usual = plan(10**12)
     assert not usual.releases_memory
@@ -136,7 +136,7 @@ def with_backends(head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     pytest.importorskip("openvino")
     bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(16, 16, 16)), trust=True)
     monkeypatch.setattr(choose, "MIN_COMPILED_FLOP", 0)
-    monkeypatch.setattr(regions, "held_bytes", lambda: 100 * MIB)
+    monkeypatch.setattr(regions, "resident_bytes", lambda: 100 * MIB)
     cost = network_cost(load_model(bundle, "cpu").network, torch.zeros(1, 1, 16, 16, 16))
     expected, plan = planning.COMPILED_MEMORY * cost.peak_bytes / 16**3, RegionTask.plan
 
@@ -174,7 +174,7 @@ def planned(tmp_path: Path, device: str = "cpu", dtype: torch.dtype = torch.floa
     grid = Grid((32, 32, 32), np.eye(4))
     options = SegmentOptions(backend="torch", windows="bundle")
     region = RegionSettings(known, model, options, settings, 10**12)
-    return RegionTask.crop(torch.zeros(1, 32, 32, 32), grid, grid, region, settings, 0).plan(held=0)
+    return RegionTask.crop(torch.zeros(1, 32, 32, 32), grid, grid, region, settings, 0).plan(used_bytes=0)
 
 
 def test_less_is_planned_in_half_precision(tmp_path: Path) -> None:
@@ -198,10 +198,10 @@ def test_logits_of_a_gpu_stay_in_its_memory() -> None:
     settings = WindowSettings((96, 96, 96), (0.25, 0.25, 0.25), batch=4, shifts=4)
     windows = replace(Windows.over((273, 273, 320), settings), empty=frozenset([(0, 0, 0)]))
     cost = NetworkCost(105, 10**9, 0)
-    plan = make_plan(windows, 1, cost, 10**12, held=0, gpu_bytes=10**12)
+    plan = make_plan(windows, 1, cost, 10**12, used_bytes=0, gpu_bytes=10**12)
     image = 4 * 273 * 273 * 320
     assert image < plan.peak_bytes < image + 100 * MIB  # the logits of one window are 354 MiB
-    assert make_plan(windows, 1, cost, 10**12, held=0, gpu_bytes=1).peak_bytes > image + 2**32
+    assert make_plan(windows, 1, cost, 10**12, used_bytes=0, gpu_bytes=1).peak_bytes > image + 2**32
 
 
 def test_no_more_windows_are_planned_at_once_than_there_are(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from napari_seg.formats.atomic import is_disk_full, not_written
 from napari_seg.formats.image2d import COLOURS
 from napari_seg.formats.kinds import DICOM_FORMATS, FormatName, check_memory_for
 from napari_seg.inference.options import SegmentOptions
-from napari_seg.memory import held_bytes, limited_to
+from napari_seg.memory import limited_to, resident_bytes
 from napari_seg.progress import Progress
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def _run_case(
         memory_bytes = options.memory_bytes
         within: ReadOptions = {"memory_bytes": memory_bytes, **reading}
         volume = case.scan.read(**within, channels=bundle.in_channels)
-        with limited_to(None if memory_bytes is None else memory_bytes - held_bytes()):
+        with limited_to(None if memory_bytes is None else memory_bytes - resident_bytes()):
             is_dicom = case.scan.format == "dicom"
             check_memory_for(volume.grid.shape, [kind for kind in also if is_dicom or kind not in DICOM_FORMATS])
         segmentation = segment(volume, bundle, options, progress=progress)

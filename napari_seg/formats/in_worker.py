@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from napari_seg.errors import InputError
 from napari_seg.formats.walk import file_type
-from napari_seg.memory import SAFE_FRACTION, describe_bytes, free_bytes, held_bytes, limited_to
+from napari_seg.memory import SAFE_FRACTION, describe_bytes, free_bytes, limited_to, resident_bytes
 from napari_seg.volume import Volume
 from napari_seg.worker import WorkerDied, WorkerError, WorkerProcess
 
@@ -68,7 +68,7 @@ def read_in_worker(
     )
     large = f"{name} needs more memory than is allowed: it is damaged, or needs a larger machine{limited}"
     crashes = f"{name} makes its decoder crash: it is damaged{limited}; export it again"
-    available = None if memory_bytes is None else memory_bytes - held_bytes()
+    available = None if memory_bytes is None else memory_bytes - resident_bytes()
     try:
         content: Content = _READERS.run(_read_limited, read, list(given), available, seconds=seconds)
     except MemoryError:

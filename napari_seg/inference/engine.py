@@ -29,7 +29,7 @@ from napari_seg.inference.settings import RegionSettings
 from napari_seg.inference.windows.blend import blend
 from napari_seg.inference.windows.layout import Windows, WindowSettings
 from napari_seg.localise import Region
-from napari_seg.memory import describe_bytes, held_bytes, trim_heap
+from napari_seg.memory import describe_bytes, resident_bytes, trim_heap
 from napari_seg.progress import describe_seconds
 from napari_seg.volume import ConfidenceMaps, Volume
 
@@ -118,8 +118,8 @@ def _decide_whole(
     """Segment a region as `segment_region` does, with an inferer that returns the logits of the whole image."""
     bundle, model = settings.bundle, settings.model
     image, grid = prepare(volume, region.grid, bundle, model)
-    held = held_bytes() + promised_bytes - image.nbytes
-    check_whole(image.shape, _min_classes(bundle), settings.budget_bytes, held)
+    used_bytes = resident_bytes() + promised_bytes - image.nbytes
+    check_whole(image.shape, _min_classes(bundle), settings.budget_bytes, used_bytes)
     decider = Decider(grid, volume.grid, label_map, region.labels, maps=maps, thresholds=bundle.thresholds)
     on_window(0, 1)
     with blaming(bundle, model.device), autocast(model.dtype, model.device):

@@ -75,10 +75,10 @@ class Plan:
     temporary_bytes: int
     peak_bytes: int
 
-    def with_memory(self, network_bytes: int, held: int) -> Plan:
+    def with_memory(self, network_bytes: int, used_bytes: int) -> Plan:
         """Return this plan with the measured memory of a batch in the network, and of the rest of the process."""
         together = _together(network_bytes, self.temporary_bytes, self.releases_memory)
-        return replace(self, peak_bytes=held + self.permanent_bytes + together)
+        return replace(self, peak_bytes=used_bytes + self.permanent_bytes + together)
 
     @property
     def program(self) -> str:
@@ -108,7 +108,7 @@ def best_plan(
     channels: int,
     cost_of: Callable[[Windows], NetworkCost],
     budget_bytes: int,
-    held: Callable[[], int],
+    used_bytes: Callable[[], int],
     compiled_memory: Callable[[float], float | None],
     gpu_bytes: int = 0,
 ) -> Plan:
@@ -120,8 +120,8 @@ def best_plan(
         channels: channels of the image.
         cost_of: function that returns the cost of one window.
         budget_bytes: highest memory that the process may use.
-        held: function that returns the memory in use already, see `make_plan`; called after the costs are known, since
-            counting them loads parts of torch.
+        used_bytes: function that returns the memory in use already, see `make_plan`; called after the costs are
+            known, since counting them loads parts of torch.
         compiled_memory: function from the operations of all windows to the argument of `make_plan`.
         gpu_bytes: see `make_plan`.
 
@@ -135,7 +135,7 @@ def best_plan(
         try:
             cost = cost_of(windows)
             flop = (windows.count - len(windows.empty)) * windows.settings.passes * cost.flop
-            plan = make_plan(windows, channels, cost, budget_bytes, held(), compiled_memory(flop), gpu_bytes)
+            plan = make_plan(windows, channels, cost, budget_bytes, used_bytes(), compiled_memory(flop), gpu_bytes)
         except EnvironmentFault as fault:
             if is_last and not found:
                 raise
@@ -156,7 +156,7 @@ def make_plan(
     channels: int,
     cost: NetworkCost,
     budget_bytes: int,
-    held: int,
+    used_bytes: int,
     compiled_memory: float | None = None,
     gpu_bytes: int = 0,
 ) -> Plan:
@@ -167,7 +167,7 @@ def make_plan(
         channels: channels of the image.
         cost: cost of one window.
         budget_bytes: highest memory that the process may use.
-        held: memory in use already: the scan and the label map included, the image excluded.
+        used_bytes: memory in use already: the scan and the label map included, the image excluded.
         compiled_memory: memory of the compiled network as a fraction of torch's feature maps; None: torch runs it.
         gpu_bytes: memory of a GPU that accumulators may use; 0: there is no GPU.
 
@@ -202,7 +202,7 @@ def make_plan(
                 permanent, in_network = int(fixed + accumulators + weights), network
                 temporary = 4 * cost.classes * largest + decider_bytes(cost.classes, largest)
             temporary += logits if releases else 0  # they are part of the network's memory, but stay
-            peak = held + permanent + _together(in_network, temporary, releases)
+            peak = used_bytes + permanent + _together(in_network, temporary, releases)
             smallest = min(smallest or peak, peak)
             if peak <= budget_bytes:
                 starts = [start for joined, strip in strips for start in joined.starts_of(joined.places(strip))]
@@ -230,20 +230,20 @@ def make_plan(
     )
 
 
-def check_whole(shape: Sequence[int], classes: int, budget_bytes: int, held: int) -> None:
+def check_whole(shape: Sequence[int], classes: int, budget_bytes: int, used_bytes: int) -> None:
     """Raise if the logits of a whole region do not fit, for an inferer that returns nothing less.
 
     Args:
         shape: shape of the image, (C, I, J, K).
         classes: lower bound of the number of classes.
         budget_bytes: highest memory that the process may use.
-        held: memory in use already.
+        used_bytes: memory in use already.
 
     Raises:
         EnvironmentFault: `environment.memory`, they do not fit.
     """
     voxels = prod(shape[1:])
-    needed = held + 4 * voxels * (shape[0] + 2 * classes)  # logits and their accumulators
+    needed = used_bytes + 4 * voxels * (shape[0] + 2 * classes)  # logits and their accumulators
     if needed > budget_bytes:
         raise EnvironmentFault(
             "environment.memory",

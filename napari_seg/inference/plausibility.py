@@ -1,4 +1,4 @@
-"""Plausibility of a result: notices on segments that can't be right, and removal of pieces apart from the main one."""
+"""Plausibility of a result: notices on segments that may be wrong, and removal of all pieces but the main one."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def remove_islands(
             if not removed:
                 continue
             number = int((count[is_island] > 0).sum())
-            pieces_ml = f"{number} piece{'s' * (number != 1)} of {removed * voxel_ml:.2g} ml apart from the main one"
+            pieces_ml = f"{number} piece{'s' * (number != 1)} of {removed * voxel_ml:.2g} ml separate from the main one"
             found.append(Notice("result.islands", f"{segment.name}: removed {pieces_ml}", segment.name))
             if removed > (1 - MIN_MAIN_PIECE) * total:
                 main = f"the main one with {1 - removed / total:.0%} of the voxels"

@@ -25,7 +25,7 @@ from napari_seg.inference.seconds import COMPILING_BATCHES, labelling_seconds, n
 from napari_seg.inference.settings import RegionSettings
 from napari_seg.inference.windows.covering import layouts
 from napari_seg.inference.windows.layout import Triple, Windows, WindowSettings, divisor
-from napari_seg.memory import collect_garbage, describe_bytes, held_bytes
+from napari_seg.memory import collect_garbage, describe_bytes, resident_bytes
 from napari_seg.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -112,12 +112,12 @@ class RegionTask:
         found = [laid.without_empty(has_content).with_small_batches() for laid in found]
         return cls(image, grid, found, scan_grid, settings, promised_bytes)
 
-    def plan(self, backend: BackendName | None = None, held: int | None = None) -> Plan:
+    def plan(self, backend: BackendName | None = None, used_bytes: int | None = None) -> Plan:
         """Return the plan of the region.
 
         Args:
             backend: backend that will run the network; None: that of the options.
-            held: memory that the process uses and will use besides the image; None: it is measured.
+            used_bytes: memory that the process uses and will use besides the image; None: it is measured.
 
         Raises:
             EnvironmentFault: `environment.memory`, no plan fits the budget.
@@ -135,7 +135,7 @@ class RegionTask:
                 len(self.image),
                 self._cost,
                 self.settings.budget_bytes,
-                lambda: self._held(name) if held is None else held,
+                lambda: self._used_bytes(name) if used_bytes is None else used_bytes,
                 compiled_memory,
                 choose.room_for_accumulators(model.device),
             )
@@ -154,10 +154,10 @@ class RegionTask:
         name = self.settings.options.backend
         backend: Backend | None = None
         compiled_for: tuple[int, ...] = ()
-        held: int | None = None  # measured once there is a compiled network
+        used_bytes: int | None = None  # measured once there is a compiled network
         try:
             while True:
-                plan = self.plan(name, held)
+                plan = self.plan(name, used_bytes)
                 on_window(0, plan.window_count)
                 shape = self.batch_shape(plan)
                 if backend is not None and (shape != compiled_for or plan.compiled_memory is None):
@@ -175,9 +175,9 @@ class RegionTask:
                     name, backend = "torch", None  # OpenVINO can't run the network
                     continue
                 collect_garbage()
-                held = max(held or 0, held_bytes() + self.promised_bytes - self.image.nbytes)
+                used_bytes = max(used_bytes or 0, resident_bytes() + self.promised_bytes - self.image.nbytes)
                 needed = backend.batch_cost.memory
-                plan = plan.with_memory(needed, held)
+                plan = plan.with_memory(needed, used_bytes)
                 statistics.batch_seconds.setdefault((plan.program, shape), backend.batch_cost.seconds)
                 if plan.peak_bytes <= self.settings.budget_bytes:
                     return plan, backend
@@ -230,12 +230,12 @@ class RegionTask:
             costs[windows.size] = replace(cost, peak_bytes=0) if is_on_gpu else cost.computed_in(model.dtype)
         return costs[windows.size]
 
-    def _held(self, backend: BackendName) -> int:
+    def _used_bytes(self, backend: BackendName) -> int:
         """Return the memory besides the image: in use, promised, and of the weights that a compiled network copies."""
         model = self.settings.model
         is_copied = choose.will_compile(backend, model.device, inf)
         weights = sum(value.nbytes for value in model.network.state_dict().values()) if is_copied else 0
-        return held_bytes() + self.promised_bytes - self.image.nbytes + weights
+        return resident_bytes() + self.promised_bytes - self.image.nbytes + weights
 
 
 @contextmanager

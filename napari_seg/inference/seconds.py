@@ -20,7 +20,7 @@ import torch
 
 from napari_seg.inference.backends.cost import NetworkCost
 from napari_seg.inference.decide.cells import winners_of
-from napari_seg.memory import held_bytes, peak_bytes
+from napari_seg.memory import peak_bytes, resident_bytes
 
 COMPILED_SECONDS = 0.4
 """Time of a network that OpenVINO compiled relative to torch: 0.35 to 0.6."""
@@ -110,7 +110,7 @@ class Measured:
 
     def look(self) -> None:
         """Note the memory of this process; call it where much is in use."""
-        self.peak_bytes = max(self.peak_bytes, held_bytes())
+        self.peak_bytes = max(self.peak_bytes, resident_bytes())
 
 
 @contextmanager

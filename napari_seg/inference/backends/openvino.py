@@ -36,7 +36,7 @@ from napari_seg.inference.backends.base import BatchCost, describe_backend, firs
 from napari_seg.inference.backends.cost import list_operations
 from napari_seg.inference.backends.skips import split_skips
 from napari_seg.inference.windows.layout import divisor
-from napari_seg.memory import collect_garbage, held_bytes
+from napari_seg.memory import collect_garbage, resident_bytes
 from napari_seg.version import __version__
 
 log = logging.getLogger(__name__)
@@ -302,14 +302,14 @@ def _compile_verified(
 def _timed_inference(model: Any, batch: torch.Tensor) -> tuple[torch.Tensor, BatchCost]:
     """Return a compiled model's logits and the cost of the batch."""
     collect_garbage()
-    before = held_bytes()
+    before = resident_bytes()
     request = model.create_infer_request()
     seconds: list[float] = []
     while not seconds or (len(seconds) < 2 and seconds[0] < WARM_UP_SECONDS):
         start = time.perf_counter()
         output = request.infer({0: batch.numpy()}, share_inputs=True, share_outputs=True)[0]
         seconds.append(time.perf_counter() - start)
-    cost = BatchCost(seconds[-1], max(held_bytes() - before, output.nbytes))
+    cost = BatchCost(seconds[-1], max(resident_bytes() - before, output.nbytes))
     logits = torch.from_numpy(output).clone()
     del output, request
     model.release_memory()
