@@ -1,4 +1,4 @@
-"""What the stream decides equals MONAI's sliding windows, carried back to the scan as a whole and decided there."""
+"""Engine: streamed labels equal those of MONAI's sliding windows, resampled to the scan as a whole."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def test_a_class_that_is_ruled_out_never_wins() -> None:
 
 
 @torch.inference_mode()
-def test_large_logits_are_held_in_half_precision() -> None:
+def test_large_logits_fit_half_precision() -> None:
     image = torch.from_numpy(np.random.default_rng(1).normal(size=(1, 30, 20, 12)).astype(np.float32))
     windows = Windows.over((30, 20, 12), WindowSettings((12, 8, 6), (0.5, 0.5, 0.5), mode="gaussian"))
     net = nn.Sequential(network(3), nn.Conv3d(3, 3, 1))

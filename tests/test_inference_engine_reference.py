@@ -1,4 +1,4 @@
-"""`segment` gives what MONAI's transforms, sliding windows, `Invertd` and argmax give, and the same in less memory."""
+"""`segment` equals MONAI's transforms, sliding windows, `Invertd` and argmax, also with less memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a segmentation will hold is known before it is run, and cutting it smaller changes no label."""
+"""Plans: the memory of a run is known before it, and a smaller budget changes no label."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_smaller_windows_are_taken_where_they_are_quicker_than_strips() -> None:
 
 @dataclass
 class Backends:
-    """Stands for `make_backend`: compiled networks that take so many bytes a voxel; None: they can't be compiled."""
+    """Stand-in for `make_backend`: compiled networks of so many bytes per voxel; None: they can't be compiled."""
 
     bytes_a_voxel: float | None
     wanted: list[str] = field(default_factory=list)
@@ -132,7 +132,7 @@ Segmented = Callable[..., tuple[Segmentation, Backends, list[Plan]]]
 
 @pytest.fixture
 def with_backends(head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Segmented:
-    """Segments with such backends, of bytes given in times of what is expected; gives the plans that were made, too."""
+    """Return a function that segments with backends of so many times the estimated memory, and lists the plans."""
     pytest.importorskip("openvino")
     bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(16, 16, 16)), trust=True)
     monkeypatch.setattr(choose, "MIN_COMPILED_FLOP", 0)
@@ -150,7 +150,7 @@ def with_backends(head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return run
 
 
-def test_a_region_is_planned_anew_when_a_compiled_network_takes_more_than_was_thought(with_backends: Segmented) -> None:
+def test_a_region_is_planned_again_if_a_compiled_network_needs_more_than_estimated(with_backends: Segmented) -> None:
     usual, made, (plan,) = with_backends(1)
     assert (len(made.wanted), made.releases, made.closed) == (1, 0, 1)
     found, made, plans = with_backends(4, plan.peak_bytes)
@@ -236,7 +236,7 @@ def test_what_a_network_takes_is_remembered_for_the_next_scan(with_backends: Seg
     assert len(made.wanted) == 1
 
 
-def test_a_region_is_planned_anew_for_torch_when_a_network_cant_be_compiled(with_backends: Segmented) -> None:
+def test_a_region_is_planned_again_for_torch_if_a_network_cant_be_compiled(with_backends: Segmented) -> None:
     usual, _, _ = with_backends(1)
     found, made, plans = with_backends(None)
     assert made.wanted == ["auto", "torch"]
@@ -301,7 +301,7 @@ def test_what_is_free_is_what_all_control_groups_leave(tmp_path: Path) -> None:
     assert memory.free_bytes(tmp_path) == 0
 
 
-def test_memory_is_said_as_people_say_it() -> None:
+def test_memory_sizes_are_parsed() -> None:
     assert memory_size("4GiB") == 4 * 2**30
     assert memory_size("500 MB") == 500 * 10**6
     assert memory_size("1.5g") == 15 * 10**8

@@ -1,4 +1,4 @@
-"""What is foretold of a segmentation's time, and what is measured of it."""
+"""Seconds: estimates before a run, and measurements of it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_network_is_judged_by_its_operations_and_not_run(tmp_path: Path, monke
     assert task.seconds(plan) == pytest.approx(200, abs=1)
 
 
-def test_what_a_run_took_is_told_of_the_next(head: Volume, tmp_path: Path) -> None:
+def test_the_next_estimate_uses_the_time_of_the_last_run(head: Volume, tmp_path: Path) -> None:
     bundle = read_bundle(write_threshold_bundle(tmp_path / "threshold", roi=(10, 12, 8)), trust=True)
     segment(head, bundle, device="cpu", backend="torch")
     known = load_model(bundle, "cpu").statistics.batch_seconds
@@ -84,13 +84,13 @@ def test_what_a_run_took_is_told_of_the_next(head: Volume, tmp_path: Path) -> No
     assert found.seconds == pytest.approx(50 * found.windows, rel=0.1)
 
 
-def test_locating_and_compiling_are_in_the_time_told(
+def test_the_estimate_includes_locating_and_compiling(
     head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = read_bundle(write_threshold_bundle(tmp_path / "threshold", roi=(10, 12, 8)), trust=True)
     segment(head, bundle, device="cpu", backend="torch")
 
-    def told() -> float:
+    def estimated() -> float:
         known = estimate(head, bundle, device="cpu")
         assert known is not None
         return known.seconds
@@ -98,16 +98,16 @@ def test_locating_and_compiling_are_in_the_time_told(
     def compiling(task: RegionTask, plan: Plan) -> float:
         return 0.0 if real(task, plan) == 0 else 300.0
 
-    plain = told()
+    plain = estimated()
     real = RegionTask.compiling_seconds
     monkeypatch.setattr(estimating, "locating_seconds", lambda volume, bundle: 80.0)
-    assert told() == pytest.approx(80 + plain, abs=1)
+    assert estimated() == pytest.approx(80 + plain, abs=1)
     monkeypatch.setattr(choose, "will_compile", lambda wanted, device, flop: True)
     monkeypatch.setattr(RegionTask, "compiling_seconds", compiling)
-    assert told() == pytest.approx(380 + plain, abs=1)
+    assert estimated() == pytest.approx(380 + plain, abs=1)
     known = load_model(bundle, "cpu").statistics.batch_seconds
     known |= {("OpenVINO", shape): 0.0 for _, shape in known}  # it was compiled a scan ago
-    assert told() == pytest.approx(80 + plain, abs=1)
+    assert estimated() == pytest.approx(80 + plain, abs=1)
 
 
 def test_the_time_of_locating_is_about_what_it_takes(head: Volume) -> None:
@@ -139,7 +139,7 @@ def test_a_region_of_a_large_scan_takes_no_longer_than_alone(tmp_path) -> None:
     assert seconds(alone.box((0, 0, 0), (8, 8, 8))) < seconds(alone)
 
 
-def test_what_was_held_at_most_is_measured() -> None:
+def test_the_peak_memory_is_measured() -> None:
     with measuring() as measured:
         held = np.ones(200_000_000, np.uint8)
         measured.look()

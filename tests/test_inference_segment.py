@@ -154,7 +154,7 @@ def test_scans_that_do_not_fit_the_bundle_are_refused(head: Volume, threshold: B
         ("return torch.full((len(image), 3, *image.shape[2:]), float('nan'))", "no number"),
     ],
 )
-def test_a_network_that_fails_is_told(head: Volume, tmp_path: Path, fault: str, message: str) -> None:
+def test_a_network_that_fails_is_reported(head: Volume, tmp_path: Path, fault: str, message: str) -> None:
     root = write_threshold_bundle(tmp_path / "faulty")
     nets = root / "scripts" / "nets.py"
     nets.write_text(
@@ -218,7 +218,7 @@ def test_doubtful_results_say_so(head: Volume, tmp_path: Path) -> None:
 SINGLE = tuple(Segment(n, f"part {n}", (1, 2, 3), in_one_piece=n < 4) for n in (1, 2, 3, 4))
 
 
-def test_islands_are_removed_and_told() -> None:
+def test_islands_are_removed_and_reported() -> None:
     labels = np.zeros((20, 20, 20), np.uint8)
     labels[2:8, 2:8, 2:8] = 1
     labels[8:12, 2:8, 2:8] = 2

@@ -23,7 +23,7 @@ from napari_seg.volume import Volume
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_covering_covers_with_the_overlap_that_is_asked(seed: int) -> None:
+def test_every_covering_has_the_required_overlap(seed: int) -> None:
     rng = np.random.default_rng(seed)
     a, b, c = (int(n) for n in rng.integers(1, 400, 3))
     i, j, k = (int(n) for n in rng.choice([32, 40, 48, 64, 96, 128], 3))
@@ -116,7 +116,7 @@ def test_what_shows_no_air_is_kept_whole(head: Volume) -> None:
     assert find_body(replace(scan, array=damaged), scan.grid, "MR") is None
 
 
-def test_a_box_has_the_length_that_is_asked_within_the_image() -> None:
+def test_a_box_has_the_required_length_within_the_image() -> None:
     mask = np.zeros((10, 10, 10), dtype=bool)
     mask[0:2, 4:7, 9] = True
     body = Body(mask, (3, 3, 3), (29, 30, 28))
@@ -170,7 +170,7 @@ def test_what_lies_around_a_label_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize("finds", [True, False])
-def test_a_coarse_pass_says_where_the_network_looks(finds: bool, tmp_path: Path) -> None:
+def test_the_network_runs_around_the_coarse_result(finds: bool, tmp_path: Path) -> None:
     scan = body_in_air()
     scan.array[0] = np.where(scan.array[0] > 400, scan.array[0], 0.2 * scan.array[0])  # only the organ is above 100
     own = {"coarse": {"bundle": "coarse", "margin_mm": 10}}
@@ -205,7 +205,7 @@ def test_a_coarse_bundle_lies_in_the_other(tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
-def test_an_empty_window_is_not_asked_about() -> None:
+def test_the_network_does_not_run_on_empty_windows() -> None:
     settings = WindowSettings((8, 8, 8), (0.0, 0.0, 0.0), batch=3)
     windows = Windows.over((16, 16, 16), settings).without_empty(lambda start, size: start[2] == 8)
     image = torch.ones(1, 16, 16, 16)

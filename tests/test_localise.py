@@ -139,7 +139,7 @@ def test_noise_is_not_taken_for_a_head(template: Volume, monkeypatch: pytest.Mon
     assert caught.value.code == "localise.low_similarity"
 
 
-def test_a_box_outside_the_scan_is_said(template: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_box_outside_the_scan_is_refused(template: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "read_template", lambda name, root: template)
     monkeypatch.setattr(module, "register", lambda *_: (np.eye(4), 1.0))
     upper_half = template.grid.box((0, 0, 40), template.grid.shape)
@@ -167,7 +167,7 @@ def test_a_scan_without_a_head_fails_with_a_code(fault: str, template: Volume, m
 
 
 @pytest.mark.parametrize("reason", [Cancelled, KeyboardInterrupt])
-def test_registration_stops_when_told(template: Volume, reason: type[BaseException]) -> None:
+def test_registration_stops_if_the_callback_raises(template: Volume, reason: type[BaseException]) -> None:
     calls = []
 
     def stop(stage: str, done: int, total: int) -> None:
