@@ -33,7 +33,7 @@ class Dice(DiceMetric):
         super().__init__(include_background=False)
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, spacing: object = None) -> torch.Tensor:
-        return _where_missing(super()._compute_tensor(y_pred, y), y_pred, y, 0.0)
+        return _set_missing(super()._compute_tensor(y_pred, y), y_pred, y, 0.0)
 
 
 class HausdorffDistance(HausdorffDistanceMetric):
@@ -44,7 +44,7 @@ class HausdorffDistance(HausdorffDistanceMetric):
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
         diagonal = dist([0.0] * len(spacing), [n * mm for n, mm in zip(y.shape[2:], spacing, strict=True)])
-        return _where_missing(super()._compute_tensor(y_pred, y, spacing=spacing), y_pred, y, diagonal)
+        return _set_missing(super()._compute_tensor(y_pred, y, spacing=spacing), y_pred, y, diagonal)
 
 
 class SurfaceDice(SurfaceDiceMetric):
@@ -59,10 +59,10 @@ class SurfaceDice(SurfaceDiceMetric):
         super().__init__([threshold * (1 + 1e-5) for threshold in class_thresholds])
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
-        return _where_missing(super()._compute_tensor(y_pred, y, spacing=spacing), y_pred, y, 0.0)
+        return _set_missing(super()._compute_tensor(y_pred, y, spacing=spacing), y_pred, y, 0.0)
 
 
-def _where_missing(values: torch.Tensor, pred: torch.Tensor, label: torch.Tensor, worst: float) -> torch.Tensor:
+def _set_missing(values: torch.Tensor, pred: torch.Tensor, label: torch.Tensor, worst: float) -> torch.Tensor:
     """Return values (N, K - 1) with nan where pred and label (N, K, *spatial) are empty, `worst` where only one is."""
     found, expected = (x[:, 1:].flatten(2).any(dim=2).to(values.device) for x in (pred, label))
     values = torch.where(found ^ expected, worst, values)

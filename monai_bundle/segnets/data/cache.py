@@ -1,4 +1,4 @@
-"""Keep preprocessed cases on disk, so that the second start of a training takes seconds."""
+"""Cache preprocessed cases on disk, so that a restart of a training takes seconds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class CachedCases(torch.utils.data.Dataset):
     Args:
         data: cases, each a mapping with paths as `str`.
         transform: a `Compose` or a sequence of transforms, none of them random.
-        cache_dir: folder of the cache, created if necessary; None: nothing is cached.
+        cache_dir: folder of the cache, created if missing; None disables the cache.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class CachedCases(torch.utils.data.Dataset):
             versions = [monai.__version__, torch.__version__]
             transforms = fingerprint([self.transform.flatten().transforms, *versions])
             self.paths = [
-                Path(cache_dir) / f"{fingerprint([transforms, case, [_stamp(p) for p in _files(case)]])}.pt"
+                Path(cache_dir) / f"{fingerprint([transforms, case, [_size_and_mtime(p) for p in _files_of(case)]])}.pt"
                 for case in self.data
             ]
 
@@ -65,7 +65,7 @@ class CachedCases(torch.utils.data.Dataset):
             saved = load_verified(path)
         except Exception:  # absent or damaged; torch raises many types of errors
             item = self.transform(dict(self.data[case]))
-            saved = {key: _plain(value) for key, value in item.items()}
+            saved = {key: _storable(value) for key, value in item.items()}
             with replacing(path) as part:
                 torch.save(saved, part)
         return {key: MetaTensor(**v) if isinstance(v, dict) and "affine" in v else v for key, v in saved.items()}
@@ -77,14 +77,14 @@ def fingerprint(value: Any) -> str:
     Objects are hashed by their class and attributes; functions by their name, code and closure; methods also by their
     object; arrays and tensors by their content. States of random generators are left out.
     """
-    return hashlib.sha256(json.dumps(_describe(value, ())).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(_as_json_value(value, ())).encode()).hexdigest()[:32]
 
 
-def _describe(value: Any, parents: tuple[int, ...]) -> Any:
-    """Return a description of a value in JSON's types; `parents` are the ids of the values around it, to end cycles."""
+def _as_json_value(value: Any, ancestor_ids: tuple[int, ...]) -> Any:
+    """Convert a value to JSON types; `ancestor_ids` are ids of the enclosing objects, to stop at reference cycles."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if id(value) in parents:
+    if id(value) in ancestor_ids:
         return "itself"
     if isinstance(value, torch.Tensor):
         value = value.numpy(force=True)
@@ -93,14 +93,14 @@ def _describe(value: Any, parents: tuple[int, ...]) -> Any:
     if isinstance(value, Path | torch.dtype | torch.device | bytes | complex | range | slice | type(...)):
         return str(value)
 
-    parts = [_describe(part, (*parents, id(value))) for part in _parts(value)]
+    parts = [_as_json_value(part, (*ancestor_ids, id(value))) for part in _components(value)]
     if isinstance(value, Mapping | set | frozenset):
         parts.sort(key=json.dumps)
     return parts
 
 
-def _parts(value: Any) -> list[Any]:
-    """Return the parts that define a value that JSON can't store."""
+def _components(value: Any) -> list[Any]:
+    """Return the components of a composite value."""
     if isinstance(value, list | tuple | set | frozenset):
         return list(value)
     if isinstance(value, Mapping):
@@ -123,30 +123,30 @@ def _parts(value: Any) -> list[Any]:
 
 
 def _cell_content(cell: CellType) -> Any:
-    """Return the value of a cell of a closure; `...` if its name has no value."""
+    """Return the content of a closure cell; `...` if it is empty."""
     try:
         return cell.cell_contents
     except ValueError:
         return ...
 
 
-def _files(value: Any) -> Iterator[Path]:
-    """Yield every file that a case names."""
+def _files_of(value: Any) -> Iterator[Path]:
+    """Yield the paths in an entry of the data list that are files."""
     if isinstance(value, str | Path):
         if Path(value).is_file():
             yield Path(value)
     elif isinstance(value, Mapping | list | tuple):
         for v in value.values() if isinstance(value, Mapping) else value:
-            yield from _files(v)
+            yield from _files_of(v)
 
 
-def _stamp(path: Path) -> list[int]:
+def _size_and_mtime(path: Path) -> list[int]:
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _plain(value: Any) -> Any:
-    """Return a value that `torch.load` reads with `weights_only=True`."""
+def _storable(value: Any) -> Any:
+    """Convert a value to one that `torch.load` accepts with `weights_only=True`."""
     if isinstance(value, MetaTensor):
         return {"x": value.as_tensor().contiguous(), "affine": value.affine}
     return torch.as_tensor(value) if isinstance(value, np.ndarray | np.generic) else value

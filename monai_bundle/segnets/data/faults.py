@@ -142,7 +142,7 @@ def _ignored_fraction(dataset: Dataset, labels: Labels | None, facts: Iterable[F
     values: Counter[str] = Counter()
     for of_file in facts:
         values.update(of_file.get("values", {}))
-    ignored = sum(values[str(value)] for value in dataset.ignored if not _inside(value, given))
+    ignored = sum(values[str(value)] for value in dataset.ignored if not _in_ranges(value, given))
     return ignored / max(1, values.total())
 
 
@@ -204,13 +204,13 @@ def _label_faults(
         )
         return
     values = {int(value): count for value, count in sorted(facts["values"].items(), key=lambda v: int(v[0]))}
-    unknown = [v for v in values if known is not None and not _inside(v, known)]
+    unknown = [v for v in values if known is not None and not _in_ranges(v, known)]
     if unknown:
         some = ", ".join(f"{v} ({values[v]} voxels)" for v in unknown[:6])
         more = f" and {len(unknown) - 6} more" if len(unknown) > 6 else ""
         expected = ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in sorted(set(known)))
         yield "label.values", f"values {some}{more}; expected {expected}; correct them, or assign them with labels"
-    elif not allow_empty and not any(v != 0 if foreground is None else _inside(v, foreground) for v in values):
+    elif not allow_empty and not any(v != 0 if foreground is None else _in_ranges(v, foreground) for v in values):
         yield (
             "label.empty",
             "the label map contains no class; expected at least one; leave the case out, or set allow_empty to true "
@@ -218,7 +218,7 @@ def _label_faults(
         )
 
 
-def _inside(value: int, bounds: Iterable[tuple[int, int]]) -> bool:
+def _in_ranges(value: int, bounds: Iterable[tuple[int, int]]) -> bool:
     return any(low <= value <= high for low, high in bounds)
 
 

@@ -54,11 +54,9 @@ def read_all(cases: Iterable[Case], cache_dir: str | Path | None) -> dict[str, F
     """
     is_label = {path: False for case in cases for path in image_paths(case)} | {case["label"]: True for case in cases}
     cache = Path(cache_dir) / "checked_files.json" if cache_dir else None
-    stored = _stored(cache)
-    stamps = {path: _stamp(path, label) for path, label in is_label.items()}
-    facts = {
-        path: stored[path]["facts"] for path, stamp in stamps.items() if stored.get(path, {}).get("stamp") == stamp
-    }
+    stored = _read_cache(cache)
+    keys = {path: _cache_key(path, label) for path, label in is_label.items()}
+    facts = {path: stored[path]["facts"] for path, key in keys.items() if stored.get(path, {}).get("stamp") == key}
     to_read = [path for path in is_label if path not in facts]
     logged = time.monotonic()
     try:
@@ -72,13 +70,13 @@ def read_all(cases: Iterable[Case], cache_dir: str | Path | None) -> dict[str, F
     finally:
         if cache and to_read:
             # a file that could not be read is tried again: a permission or a mount may have been missing
-            entries = {p: {"stamp": stamps[p], "facts": f} for p, f in facts.items() if "error" not in f}
+            entries = {p: {"stamp": keys[p], "facts": f} for p, f in facts.items() if "error" not in f}
             with replacing(cache) as part:
                 part.write_text(json.dumps({"version": _CACHE_VERSION, "files": entries}))
     return facts
 
 
-def _stored(cache: Path | None) -> dict[str, Any]:
+def _read_cache(cache: Path | None) -> dict[str, Any]:
     try:
         content = json.loads(cache.read_text()) if cache else {}
     except (OSError, ValueError):  # absent or damaged: every file is read again
@@ -86,7 +84,7 @@ def _stored(cache: Path | None) -> dict[str, Any]:
     return content["files"] if content.get("version") == _CACHE_VERSION else {}
 
 
-def _stamp(path: str, is_label: bool) -> list[int]:
+def _cache_key(path: str, is_label: bool) -> list[int]:
     try:
         stat = os.stat(path)
     except OSError:

@@ -111,11 +111,11 @@ def label_values(dataset: Dataset, classes: Classes, labels: Labels | None = Non
             )
             logger.warning(f"no label name matches a class, so labels are matched by value: {'; '.join(pairs)}")
     if unmatched := [name for number, name in missing.items() if number not in named]:
-        has = _listed(f"{name} = {_listed(map(str, values))}" for name, values in dataset.labels.items())
+        has = _joined(f"{name} = {_joined(map(str, values))}" for name, values in dataset.labels.items())
         raise TrainingError(
             "labels.unmatched",
-            f"no label of the data set matches {_listed(unmatched)} alone: it has {has or 'no names'}; expected "
-            f"{_listed(name for number, name in class_names.items() if number)}; assign values to classes with "
+            f"no label of the data set matches {_joined(unmatched)} alone: it has {has or 'no names'}; expected "
+            f"{_joined(name for number, name in class_names.items() if number)}; assign values to classes with "
             f'labels, e.g. labels: {{"{unmatched[0]}": 1}}',
         )
     found = dict(sorted({**found, **named}.items()))
@@ -221,7 +221,7 @@ def _class_number(key: str | int, classes: Mapping[int, str]) -> int:
     fits = [number for number, name in classes.items() if str(key).lower() in (name.lower(), str(number))]
     if len(fits) != 1:
         raise TrainingError(
-            "labels.no_class", f"labels names {key!r}; expected a class of the bundle: {_listed(classes.values())}"
+            "labels.no_class", f"labels names {key!r}; expected a class of the bundle: {_joined(classes.values())}"
         )
     return fits[0]
 
@@ -246,5 +246,5 @@ def _words(name: str) -> set[str]:
     return set(re.findall(r"[^\W_]+", joined))
 
 
-def _listed(names: Iterable[str]) -> str:
+def _joined(names: Iterable[str]) -> str:
     return ", ".join(names)

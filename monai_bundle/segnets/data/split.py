@@ -80,7 +80,7 @@ def datalist(
         parts = {"training": [p for n, p in enumerate(order) if n % folds != fold], "validation": order[fold::folds]}
         parts["test"] = []
     else:
-        first, second = _bounds(len(order), fractions)
+        first, second = _split_points(len(order), fractions)
         parts = {"training": order[:first], "validation": order[first:second], "test": order[second:]}
     if part not in parts:
         raise TrainingError("split.part", f"part is {part!r}; expected training, validation, test or all")
@@ -110,7 +110,7 @@ def may_share_patients(patients: Iterable[str]) -> bool:
     return len(set(begin)) > 1 and max(Counter(begin).values()) > 1
 
 
-def _bounds(count: int, fractions: Sequence[float]) -> tuple[int, int]:
+def _split_points(count: int, fractions: Sequence[float]) -> tuple[int, int]:
     """Return the indices among `count` patients at which training ends and at which validation ends."""
     if len(fractions) != 3 or min(fractions) < 0 or not fractions[0] > 0:
         raise TrainingError("split.shares", f"fractions are {list(fractions)}; expected three, as [0.8, 0.1, 0.1]")

@@ -279,17 +279,18 @@ def _identity(trainer: Engine, data: Mapping[str, str] | None) -> dict[str, Any]
     return ({"files of cases": files} if files else {}) | {
         "network": f"{type(network).__name__} of {weights:,} weights ({fingerprint(layers)[:8]})",
         "optimiser": type(trainer.optimizer).__name__,
-        "loss": _named(trainer.loss_function),
+        "loss": _name_and_fingerprint(trainer.loss_function),
         "cases": f"{len(dataset.data)} ({fingerprint([case.get('name', case) for case in dataset.data])[:8]})",
-        "preprocessing": [_named(t) for t in dataset.cases.transform.flatten().transforms],
-        "augmentation": [_named(t) for t in dataset.random.transforms],  # flattening would replace their generators
+        "preprocessing": [_name_and_fingerprint(t) for t in dataset.cases.transform.flatten().transforms],
+        # not flattened, which would replace the generators of the transforms
+        "augmentation": [_name_and_fingerprint(t) for t in dataset.random.transforms],
         "cases a step": sampler.global_batch_size,
         "steps an epoch": trainer.state.epoch_length,
         "seed": sampler.seed,
     }
 
 
-def _named(component: Any) -> str:
+def _name_and_fingerprint(component: Any) -> str:
     """Return the name of a transform or loss and a fingerprint of its settings."""
     return f"{getattr(component, '__name__', type(component).__name__)} ({fingerprint(component)[:8]})"
 

@@ -102,11 +102,11 @@ class History:
         self._sum, self._steps = self._sum + loss, self._steps + 1
         self.loss = self._sum / self._steps
         if self.every_step:
-            self._append(trainer, step_loss=_number(loss))
+            self._append(trainer, step_loss=_finite_or_none(loss))
 
     def _epoch_completed(self, trainer: Engine) -> None:
         lr = trainer.optimizer.param_groups[0]["lr"]
-        self._append(trainer, loss=_number(self.loss), lr=float(lr), seconds=round(self.seconds, 3))
+        self._append(trainer, loss=_finite_or_none(self.loss), lr=float(lr), seconds=round(self.seconds, 3))
         self._sum, self._steps = 0.0, 0
 
     def _validation_completed(self, validator: Engine, trainer: Engine) -> None:
@@ -116,9 +116,9 @@ class History:
             self.best = (self.mean_dice, trainer.state.epoch)
         per_class = mean_of(validator.state.metric_details[metric])[1]
         names = self.names or [str(n) for n in range(1, len(per_class) + 1)]
-        dice = {name: _number(value) for name, value in zip(names, per_class, strict=True)}
+        dice = {name: _finite_or_none(value) for name, value in zip(names, per_class, strict=True)}
         planned = trainer.state.max_epochs * trainer.state.epoch_length
-        values = {"mean_dice": _number(self.mean_dice), "dice": dice, "planned_steps": planned}
+        values = {"mean_dice": _finite_or_none(self.mean_dice), "dice": dice, "planned_steps": planned}
         self._append(trainer, **values, seconds=round(self.seconds, 3))
 
     def _append(self, trainer: Engine, **values: Any) -> None:
@@ -145,6 +145,6 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-def _number(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     """Return a value that JSON can store: None for NaN and infinity."""
     return value if math.isfinite(value) else None

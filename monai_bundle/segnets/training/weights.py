@@ -45,7 +45,7 @@ class Fit:
     def __str__(self) -> str:
         parts = [f"{len(self.copied)} tensors copied ({self.fraction:.0%} of the weights with the adapted ones)"]
         for what, names in (("adapted", self.adapted), ("left fresh", self.fresh), ("not used", self.unused)):
-            parts.append(f"{len(names)} {what}" + (f" ({_listed(names)})" if names else ""))
+            parts.append(f"{len(names)} {what}" + (f" ({_joined(names)})" if names else ""))
         return ", ".join(parts)
 
 
@@ -114,7 +114,7 @@ def load_matching_weights(network: torch.nn.Module, path: str | Path) -> Fit:
         raise TrainingError(
             "weights.nothing_fits",
             f"{path} fits {fraction:.1%} of this network; expected at least {MIN_FRACTION:.0%}; it holds "
-            f"{_listed(tuple(given))}, the network {_listed(tuple(own))}. Choose the network_def it was trained with",
+            f"{_joined(tuple(given))}, the network {_joined(tuple(own))}. Choose the network_def it was trained with",
         )
     network.load_state_dict(updated)
     logger.info("fine-tuning from %s: %s", path, fit)
@@ -166,7 +166,7 @@ def merge_checkpoints(paths: Sequence[str | Path], out: str | Path) -> None:
             names = tuple(sorted(name for name, _ in shape.items() ^ shapes[0].items()))
             raise TrainingError(
                 "weights.differ",
-                f"{path} and {paths[0]} hold different networks ({_listed(tuple(dict.fromkeys(names)))}); "
+                f"{path} and {paths[0]} hold different networks ({_joined(tuple(dict.fromkeys(names)))}); "
                 "expected one network that was trained several times",
             )
     merged = {f"members.{n}.{name}": tensor for n, member in enumerate(members) for name, tensor in member.items()}
@@ -174,5 +174,5 @@ def merge_checkpoints(paths: Sequence[str | Path], out: str | Path) -> None:
         torch.save(merged, part)
 
 
-def _listed(names: tuple[str, ...], limit: int = 4) -> str:
+def _joined(names: tuple[str, ...], limit: int = 4) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
