@@ -18,6 +18,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else "_" for c in letters)
 
 
+def one_line(text: object, max_length: int) -> str:
+    """Return text of a foreign file on one line, without control characters and cut to a length.
+
+    Control characters, such as the escape codes of a terminal, become spaces.
+    """
+    plain = " ".join("".join(c if c.isprintable() else " " for c in str(text)[: 4 * max_length]).split())
+    return plain if len(plain) <= max_length else f"{plain[: max_length - 1]}…"
+
+
 class NapariSegError(Exception):
     """Something a user can cause and mend.
 

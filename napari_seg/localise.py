@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from napari_seg.bundles.spec import Bundle, LocaliserSpec, RegionSpec
 from napari_seg.errors import EnvironmentFault, LocaliseError, Notice
-from napari_seg.geometry import Grid, resample
+from napari_seg.geometry import RAS_FROM_LPS, Grid, resample
 from napari_seg.progress import Progress
 from napari_seg.volume import Segment, Volume
 
@@ -41,8 +41,6 @@ _REGISTRATION = 9.5
 
 _BINNED_VOXELS = 15e6
 """Voxels of a scan that are binned in the time of the timed iterations."""
-
-_LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -263,9 +261,9 @@ def register(
     matrix = np.array(affine.GetMatrix()).reshape(3, 3)
     center = np.array(affine.GetCenter())
     to_scan = np.eye(4)
-    to_scan[:3, :3] = _LPS_FROM_RAS @ matrix @ _LPS_FROM_RAS
-    to_scan[:3, 3] = _LPS_FROM_RAS @ (center + np.array(affine.GetTranslation()) - matrix @ center)
-    return to_scan, similarity
+    to_scan[:3, :3] = matrix
+    to_scan[:3, 3] = center + np.array(affine.GetTranslation()) - matrix @ center
+    return RAS_FROM_LPS @ to_scan @ RAS_FROM_LPS, similarity
 
 
 @dataclass(frozen=True)
@@ -364,7 +362,7 @@ class _Watch:
 
 def itk_image(volume: Volume) -> sitk.Image:
     """Return the first channel at about 2 mm as an image of ITK: array axes (k, j, i), world in LPS+."""
-    import SimpleITK as sitk
+    from napari_seg.formats.itk import to_itk
 
     fine = volume.grid.reoriented("RAS")
     array = resample(volume.array[0], volume.grid, fine)
@@ -372,12 +370,7 @@ def itk_image(volume: Volume) -> sitk.Image:
     means = _binned(array, bins)
     affine = fine.affine @ np.diag([*bins, 1.0])
     affine[:3, 3] = fine.to_world([(n - 1) / 2 for n in bins])
-    grid = Grid(means.shape, affine)
-    image = sitk.GetImageFromArray(means.T)  # small by now: ITK blocks all other threads
-    image.SetSpacing(grid.spacing_mm)
-    image.SetDirection((_LPS_FROM_RAS @ grid.directions).ravel().tolist())
-    image.SetOrigin((_LPS_FROM_RAS @ grid.affine[:3, 3]).tolist())
-    return image
+    return to_itk(means, Grid(means.shape, affine))  # small by now: ITK blocks all other threads
 
 
 def _binned(array: NDArray, bins: Sequence[int]) -> NDArray[np.float32]:

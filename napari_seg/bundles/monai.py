@@ -19,8 +19,8 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 from napari_seg.bundles.config import inference_config, read_config
 from napari_seg.bundles.model import Model
 from napari_seg.bundles.modules import BundleModules, with_public_names
-from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, WEIGHTS, Bundle, one_line
-from napari_seg.errors import BundleError
+from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, WEIGHTS, Bundle
+from napari_seg.errors import BundleError, one_line
 
 
 def load_monai(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Model:

@@ -12,6 +12,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from napari_seg.errors import one_line
+
+_MAX_LENGTH = 80
+
 _MAX_REFERENCES = 50
 """Limit for references that lead from one entry to the next; more are a circle."""
 
@@ -56,7 +60,7 @@ def unsupported_steps(config: dict[str, Any], has_thresholds: bool, background: 
     found = [fault for step in steps for fault in _faults(config, step, has_thresholds)]
     is_background = not background or _BACKGROUND.search(background.lower()) is not None
     if not (found or has_thresholds or is_background or any(_has_argmax(config, step) for step in steps)):
-        found.append(f"channel 0 named {_shortened(background)!r} in place of background, without an argmax")
+        found.append(f"channel 0 named {one_line(background, _MAX_LENGTH)!r} in place of background, without an argmax")
     return list(dict.fromkeys(found))
 
 
@@ -123,7 +127,7 @@ def _steps(config: dict[str, Any]) -> list[Any]:
 def _faults(config: dict[str, Any], step: Any, has_thresholds: bool) -> list[str]:
     """Return the unsupported parts of one transform."""
     if not isinstance(step, dict):
-        return [_shortened(step)]
+        return [one_line(step, _MAX_LENGTH)]
     target = str(step.get("_target_", "an entry without _target_"))
     name = _name(step)
     keys = _listed(config, step.get("keys"))
@@ -137,13 +141,17 @@ def _faults(config: dict[str, Any], step: Any, has_thresholds: bool) -> list[str
 
     def given(*names: str) -> list[str]:
         values = {key: argument(key) for key in names}
-        return [f"{_shortened(target)}({key}={_shortened(value)})" for key, value in values.items() if _is_set(value)]
+        return [
+            f"{one_line(target, _MAX_LENGTH)}({key}={one_line(value, _MAX_LENGTH)})"
+            for key, value in values.items()
+            if _is_set(value)
+        ]
 
     if name == "Activations":
         return given("other", "softmax" if has_thresholds else "sigmoid")
     if name == "AsDiscrete":
         return given("rounding", *(("argmax",) if has_thresholds else ("threshold", "threshold_values")))
-    return [] if name in _NEUTRAL else [_shortened(target)]
+    return [] if name in _NEUTRAL else [one_line(target, _MAX_LENGTH)]
 
 
 def _has_argmax(config: dict[str, Any], step: Any) -> bool:
@@ -198,8 +206,3 @@ def _resolved(config: dict[str, Any], value: Any, depth: int = 0) -> Any:
                 return value
         return _resolved(config, found, depth + 1)
     return value
-
-
-def _shortened(value: Any) -> str:
-    text = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
-    return text if len(text) <= 80 else f"{text[:79]}…"

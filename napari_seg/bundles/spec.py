@@ -31,7 +31,7 @@ from typing import Any, Literal, get_args
 
 from napari_seg.bundles.config import read_config
 from napari_seg.bundles.tta import TTA
-from napari_seg.errors import BundleError
+from napari_seg.errors import BundleError, one_line
 from napari_seg.volume import MOST_LABEL, Segment, Term, distinct_color
 
 METADATA = Path("configs", "metadata.json")
@@ -303,12 +303,6 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
         tta=_tta(ours.get("tta")),
         background=names.get(0, ""),
     )
-
-
-def one_line(text: Any, max_length: int) -> str:
-    """Return foreign text on one line, without control characters (which steer terminals) and cut to a length."""
-    plain = " ".join("".join(c if c.isprintable() else " " for c in str(text)[: 4 * max_length]).split())
-    return plain if len(plain) <= max_length else f"{plain[: max_length - 1]}…"
 
 
 def _channels(value: Any) -> int:

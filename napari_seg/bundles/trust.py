@@ -9,8 +9,8 @@ import shlex
 
 from napari_seg.bundles.config import inference_config, read_config
 from napari_seg.bundles.postprocessing import is_for_2d_images, unsupported_steps
-from napari_seg.bundles.spec import WEIGHTS, Bundle, one_line, read_coarse
-from napari_seg.errors import BundleError
+from napari_seg.bundles.spec import WEIGHTS, Bundle, read_coarse
+from napari_seg.errors import BundleError, one_line
 
 
 def check_runnable(bundle: Bundle) -> None:

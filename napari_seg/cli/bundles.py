@@ -23,7 +23,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from napari_seg.bundles.spec import MAX_TEXT, find_bundles, one_line
+    from napari_seg.bundles.spec import MAX_TEXT, find_bundles
+    from napari_seg.errors import one_line
 
     bundles, faults = find_bundles()
     for fault in faults:

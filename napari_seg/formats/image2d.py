@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from napari_seg.errors import InputError, NapariSegError
 from napari_seg.formats.endings import IMAGE2D_ENDINGS, has_ending
-from napari_seg.geometry import Grid
+from napari_seg.geometry import RAS_FROM_LPS, Grid
 from napari_seg.memory import check_fits
 from napari_seg.volume import Source, Volume
 
@@ -74,7 +74,7 @@ def read_label_image2d(path: Path) -> Volume:
 
 
 def _lying(array: NDArray, path: Path) -> Volume:
-    grid = Grid((array.shape[1], array.shape[0], 1), np.diag([-1.0, -1.0, 1.0, 1.0]))
+    grid = Grid((array.shape[1], array.shape[0], 1), RAS_FROM_LPS)
     return Volume(array.transpose(2, 1, 0)[..., None], grid, path.stem, source=Source("image2d", (path,)))
 
 

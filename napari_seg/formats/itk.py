@@ -31,13 +31,11 @@ from napari_seg.formats.voxels import (
     rest_notices,
     stream_faults,
 )
-from napari_seg.geometry import Grid
+from napari_seg.geometry import RAS_FROM_LPS, Grid
 from napari_seg.volume import Source, Volume
 
 if TYPE_CHECKING:
     from SimpleITK import Image, ImageFileReader
-
-_RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 _MAX_HEADER_BYTES = 1 << 23
 
@@ -127,7 +125,7 @@ def to_itk(array: NDArray, grid: Grid) -> Image:
     import SimpleITK
 
     image = SimpleITK.GetImageFromArray(array.T)
-    affine = _RAS_FROM_LPS @ grid.affine
+    affine = RAS_FROM_LPS @ grid.affine
     image.SetSpacing(grid.spacing_mm)
     image.SetOrigin(affine[:3, 3].tolist())
     image.SetDirection((affine[:3, :3] / np.array(grid.spacing_mm)).ravel().tolist())
@@ -304,7 +302,7 @@ def _grid(reader: ImageFileReader, sizes: Sequence[int]) -> Grid:
     affine[:kept, :kept] = (directions * np.array(reader.GetSpacing()))[:kept, :kept]
     affine[:kept, 3] = reader.GetOrigin()[:kept]
     i, j, k = (*sizes, 1, 1)[:3]
-    return Grid((i, j, k), _RAS_FROM_LPS @ affine)
+    return Grid((i, j, k), RAS_FROM_LPS @ affine)
 
 
 # pixels

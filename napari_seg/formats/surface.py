@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from napari_seg.errors import OutputError
 from napari_seg.formats.atomic import verified_write
-from napari_seg.geometry import Grid
+from napari_seg.geometry import RAS_FROM_LPS, Grid
 from napari_seg.volume import Segment, Segmentation
 
 _FRAME = "SPACE=LPS, lengths in mm, by napari-seg"
@@ -53,7 +53,7 @@ def surface_of(mask: NDArray[np.bool_], grid: Grid) -> tuple[NDArray[np.float64]
     from skimage.measure import marching_cubes
 
     indices, triangles, _, _ = marching_cubes(np.pad(mask, 1).astype(np.float32), 0.5)
-    points = grid.to_world(indices - 1) * [-1, -1, 1]
+    points = grid.to_world(indices - 1) @ RAS_FROM_LPS[:3, :3]
     corners = points[triangles]
     volume = np.einsum("ni,ni->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2]))
     return points, triangles if volume > 0 else triangles[:, ::-1]

@@ -174,8 +174,6 @@ def _is_slice(path: Path) -> bool:
 
 
 def _is_dicom(path: Path) -> bool:
-    if not path.is_file():  # opening a pipe would block
-        return False
-    # DICOM files often have no suffix; the standard puts "DICM" after 128 bytes (PS3.10, 7.1)
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    from napari_seg.formats.dicom.headers import has_preamble
+
+    return path.is_file() and bool(has_preamble(path))  # opening a pipe would block

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from napari_seg.geometry import Grid
+from napari_seg.geometry import RAS_FROM_LPS, Grid
 from napari_seg.plugin.layer_info import frame_of
 from napari_seg.plugin.layers import LayerTuple, image_layers
 from napari_seg.volume import Volume
@@ -49,7 +49,7 @@ def oblique_mr() -> list[LayerTuple]:
     tilt, turn = np.radians(18), np.radians(9)
     about_x = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
     about_z = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
-    directions = about_z @ about_x @ np.diag([-1.0, -1.0, 1.0])
+    directions = about_z @ about_x @ RAS_FROM_LPS[:3, :3]
     grid = Grid.around((4.0, -12.0, 20.0), (200, 240, 180), (1, 1, 4), directions)
     x, y, z = _coordinates(grid)
     y, z = y + 12, z - 20

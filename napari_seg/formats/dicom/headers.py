@@ -300,15 +300,15 @@ def file_label(path: Path) -> str:
     try:
         return read_header(path).label
     except InputError:  # private words are not known
-        return "the DICOM file" if _has_preamble(path) else path.name
+        return "the DICOM file" if has_preamble(path) else path.name
 
 
 def claims_to_be_dicom(path: Path) -> bool:
     """Return whether a file is DICOM by its name or its first bytes, or can't be opened."""
-    return path.suffix.lower() == ".dcm" or _has_preamble(path) is not False
+    return path.suffix.lower() == ".dcm" or has_preamble(path) is not False
 
 
-def _has_preamble(path: Path) -> bool | None:
+def has_preamble(path: Path) -> bool | None:
     """Return whether a file begins with the preamble of a DICOM file; None if it can't be opened."""
     try:
         with path.open("rb") as stream:
