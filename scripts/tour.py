@@ -1,12 +1,12 @@
-"""Walks through the plugin in a real napari window with real clicks and keys, and takes a picture after each step.
+"""Walk through the plugin in a real napari window with real clicks and keys, and take a screenshot after each step.
 
     xvfb-run -a -s "-screen 0 1680x1000x24" python scripts/tour.py study/ -o tour/
     xvfb-run -a -s "-screen 0 1680x1000x24" python scripts/tour.py -o docs/images     the images of the docs
-    xvfb-run -a -s "-screen 0 1680x1000x24" python scripts/tour.py --bare             what napari takes without a plugin
+    xvfb-run -a -s "-screen 0 1680x1000x24" python scripts/tour.py --bare             time napari without the plugin
 
-A folder of DICOM or NIfTI is opened, or the MNI152 head if none is given. Only what a person could click is clicked;
-what the file dialogs of the system would answer is given here. Prints what each step took and the longest time that
-the window did not answer.
+The walk opens a folder of DICOM or NIfTI, or the MNI152 head without one. It clicks only what a user could click, and
+answers the file dialogs of the system. It prints the duration of each step and the longest time that the window did
+not respond.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BUSY_SECONDS = 0.02
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", nargs="?", type=Path, help="a folder; the MNI152 head if left out")
-    parser.add_argument("-o", "--output", type=Path, help="folder of the pictures and the saved labels")
+    parser.add_argument("-o", "--output", type=Path, help="folder of the screenshots and the saved labels")
     parser.add_argument("--theme", choices=["dark", "light"], default="dark", help="of napari")
     parser.add_argument("--bare", action="store_true", help="only show two arrays of a head's size in napari alone")
     args = parser.parse_args()
@@ -41,9 +41,11 @@ def main() -> None:
     import napari
     from napari.settings import get_settings
 
+    from napari_seg.plugin.napari_private import main_window
+
     get_settings().appearance.theme = args.theme
     viewer = napari.Viewer(show=True)
-    viewer.window._qt_window.resize(1600, 950)
+    main_window(viewer).resize(1600, 950)
     tour = Tour(viewer, args.output)
     tour.bare() if args.bare else tour.walk(args.study)
     tour.close()
@@ -54,7 +56,7 @@ class Tour:
 
     Args:
         viewer: a napari viewer with a window.
-        output: folder of the pictures and of what is saved.
+        output: folder of the screenshots and the saved files.
     """
 
     def __init__(self, viewer: Any, output: Path) -> None:
@@ -72,17 +74,17 @@ class Tour:
         self.timer.start(10)
 
     def walk(self, study: Path | None) -> None:
-        """All steps, one after the other."""
+        """Take all steps, one after the other."""
         from qtpy.QtCore import Qt
         from qtpy.QtTest import QTest
 
         panel = self.open_panel()
-        self.picture("panel")
+        self.screenshot("panel")
         if study is not None:
             self.answer("getExistingDirectory", str(study))
             QTest.mouseClick(panel.study_tab._folder_button, Qt.MouseButton.LeftButton)
             self.wait(lambda: not panel.study_tab.model.is_listing, "look at the study")
-            self.picture("study")
+            self.screenshot("study")
             QTest.mouseClick(panel.study_tab._open_button, Qt.MouseButton.LeftButton)
         else:
             self.viewer.open_sample("napari-seg", "mni152")
@@ -94,23 +96,23 @@ class Tour:
         else:
             self.run_model(panel)
         self.wait(lambda: any(s.voxels for s in panel.structures_tab.model.structures), "measure")
-        self.picture("structures")
+        self.screenshot("structures")
 
         brush = panel.session.labels.selected_label
         self.click_row(panel, 0)
         panel.session.labels.selected_label = brush
         planes = self.open_planes()
         self.viewer.reset_view()
-        self.picture("linked_planes")
+        self.screenshot("linked_planes")
 
         layer = panel.session.labels
         before = self.voxels(panel)
         self.paint(layer)
         self.wait(lambda: self.voxels(panel) != before, "measure what was painted")
-        self.picture("painted")
+        self.screenshot("painted")
         QTest.keyClick(self.canvas(), Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
         self.wait(lambda: self.voxels(panel) == before, "measure what was undone")
-        self.picture("undone")
+        self.screenshot("undone")
 
         reference = self.output / "reference.nii.gz"
         self.save(panel, "nifti", reference)
@@ -120,17 +122,17 @@ class Tour:
         self.command("compare")
         self.wait(lambda: "differ" in panel._message.text(), "compare")
         self.viewer.layers.selection.active = layer
-        self.picture("compared")
+        self.screenshot("compared")
         self.save(panel, "nifti", self.output / "corrected.nii.gz")
         if panel.structures_tab._export_actions["seg"].isEnabled():
             self.save(panel, "seg", self.output / "corrected_seg.dcm")
-        self.picture("saved")
+        self.screenshot("saved")
         self.click_tab(panel, panel.batch_tab)
-        self.picture("batch")
+        self.screenshot("batch")
         planes.close_views()
 
     def bare(self) -> None:
-        """An image and labels of a head's size, added to napari by itself."""
+        """Add an image and labels of a head's size to napari without the plugin."""
         import numpy as np
 
         values = np.random.default_rng(0).integers(0, 1000, (192, 256, 256), np.int16)
@@ -139,21 +141,21 @@ class Tour:
         self.watch("show labels in napari alone", partial(self.viewer.add_labels, labels))
 
     def run_model(self, panel: Any) -> None:
-        """Runs the model that is chosen, with its picture before and meanwhile."""
+        """Run the selected model, with screenshots before and during the run."""
         from qtpy.QtCore import Qt
         from qtpy.QtTest import QTest
 
         self.wait(lambda: "Estimate:" in panel.segment_tab._estimate_label.text(), "estimate")
-        self.picture("segment")
+        self.screenshot("segment")
         QTest.mouseClick(panel.segment_tab._run_button, Qt.MouseButton.LeftButton)
         model = panel.segment_tab.model
         job = model.run.job
         self.wait(lambda: job.progress.stage == "Segmenting" or model.run is None, "find the place")
-        self.picture("running")
+        self.screenshot("running")
         self.wait(lambda: model.run is None, "segment")
 
     def draw_ball(self, panel: Any) -> None:
-        """Labels by hand, where no model fits the scan."""
+        """Draw labels by hand, if no model fits the scan."""
         import numpy as np
 
         self.viewer._new_labels()
@@ -166,10 +168,10 @@ class Tour:
         layer.selected_label = 2  # what is painted then is another structure
         self.click_tab(panel, panel.structures_tab)
 
-    # what a person does
+    # actions of a user
 
     def command(self, name: str) -> Any:
-        """A command of napari's menus, as its palette runs it."""
+        """Run a command of napari's menus, as its palette does."""
         from napari._app_model import get_app_model
 
         answer = get_app_model().commands.execute_command(f"napari-seg.{name}").result()
@@ -177,21 +179,21 @@ class Tour:
         return answer
 
     def open_panel(self) -> Any:
-        """Through the command of the Layers > Segment menu."""
+        """Open the panel through the command of the Layers > Segment menu."""
         from napari_seg.plugin import commands
 
         panel: Any = self.watch("open the panel", commands.panel)
         return panel
 
     def open_planes(self) -> Any:
-        """Through the command of the Layers > Visualize menu."""
+        """Open the linked planes through the command of the Layers > Visualize menu."""
         planes = self.command("linked_planes")
         self.wait(lambda: len(planes.views) == 2, "open the linked planes")
         self.wait_ms(400)
         return planes
 
     def click_tab(self, panel: Any, tab: Any) -> None:
-        """A click on the tab's name."""
+        """Click on the name of a tab."""
         from qtpy.QtCore import Qt
         from qtpy.QtTest import QTest
 
@@ -201,7 +203,7 @@ class Tour:
         self.settle()
 
     def click_row(self, panel: Any, row: int) -> None:
-        """A click on a structure's name."""
+        """Click on the name of a structure."""
         from qtpy.QtCore import Qt
         from qtpy.QtTest import QTest
 
@@ -211,7 +213,7 @@ class Tour:
         self.watch("click a structure", lambda: QTest.mouseClick(table.viewport(), left, none, place))
 
     def paint(self, layer: Any) -> None:
-        """Chooses the brush, presses the mouse near the middle of the picture, and draws a short line."""
+        """Choose the brush and draw a short line near the middle of the canvas."""
         from qtpy.QtCore import QPoint, Qt
         from qtpy.QtTest import QTest
 
@@ -230,25 +232,27 @@ class Tour:
         self.settle()
 
     def save(self, panel: Any, kind: str, path: Path) -> None:
-        """Through the menu of the Save as button."""
+        """Save through the menu of the Save as button."""
         self.answer("getSaveFileName", (str(path), ""))
         panel.structures_tab._export_actions[kind].trigger()
         self.wait(lambda: panel._message.text().startswith(("Saved", "✕")), f"save as {kind}")
         print(f"  {panel._message.text()}", flush=True)
 
     def answer(self, dialog: str, answer: object) -> None:
-        """What the system's own dialog would give."""
+        """Set the answer of a file dialog."""
         from qtpy.QtWidgets import QFileDialog
 
         setattr(QFileDialog, dialog, staticmethod(lambda *_, **__: answer))
 
-    # around it
+    # waiting and measuring
 
     def canvas(self) -> Any:
-        return self.viewer.window._qt_viewer.canvas.native
+        from napari_seg.plugin.napari_private import native_canvas, qt_viewer_of
+
+        return native_canvas(qt_viewer_of(self.viewer))
 
     def is_painted(self) -> bool:
-        """Whether a scan is in the picture."""
+        """Return whether a scan is visible in the canvas."""
         self.settle()
         return bool((self.viewer.screenshot(canvas_only=True, flash=False)[..., :3] > 60).mean() > 0.02)
 
@@ -259,7 +263,7 @@ class Tour:
         self.app.processEvents()
 
     def wait_ms(self, milliseconds: float) -> float:
-        """Lets the window live; tells when it was last busy."""
+        """Handle events for some time; return the time at which the window was last busy."""
         busy = begin = time.perf_counter()
         while time.perf_counter() < begin + milliseconds / 1000:
             start = time.perf_counter()
@@ -270,7 +274,7 @@ class Tour:
         return busy
 
     def wait(self, until: Callable[[], bool], what: str, seconds: float = 600) -> None:
-        """Lets the window live until something has happened."""
+        """Handle events until a condition holds, and print the duration."""
         self.longest, start = 0.0, time.perf_counter()
         self.beat = start
         while not until():
@@ -278,27 +282,27 @@ class Tour:
                 raise SystemExit(f"{what}: did not happen within {seconds:.0f} s")
             self.settle()
             time.sleep(0.005)
-        self.tell(what, self.drawn() - start)
+        self.report(what, self.drawn() - start)
 
     def watch(self, what: str, act: Callable[[], object]) -> object:
-        """Does something in the window's own thread, and tells what it took until the window had nothing left to do."""
+        """Act in the main thread, and print the duration until the window is idle again."""
         self.settle()
         self.longest, start = 0.0, time.perf_counter()
         self.beat = start
         answer = act()
-        self.tell(what, self.drawn() - start)
+        self.report(what, self.drawn() - start)
         return answer
 
     def drawn(self) -> float:
-        """Gives the window time for what there is to draw; tells when it had."""
+        """Give the window time to draw; return the time at which it was done."""
         self._on_beat()
         return self.wait_ms(1000 * _DRAW_SECONDS)
 
-    def tell(self, what: str, seconds: float) -> None:
-        print(f"{what}: {seconds:.2f} s; the window did not answer for {self.longest:.2f} s at most", flush=True)
+    def report(self, what: str, seconds: float) -> None:
+        print(f"{what}: {seconds:.2f} s; the window did not respond for {self.longest:.2f} s at most", flush=True)
 
-    def picture(self, name: str) -> None:
-        """The whole window, as it is on the screen."""
+    def screenshot(self, name: str) -> None:
+        """Save a screenshot of the whole window."""
         self.wait_ms(400)
         self.count += 1
         path = self.output / f"{self.count:02}_{name}.png"

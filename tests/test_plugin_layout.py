@@ -58,7 +58,7 @@ def test_both_docks_fit_on_a_small_screen(viewer: Any, qtbot: Any, head: Volume,
     assert tab._run_button.mapTo(panel, tab._run_button.rect().topLeft()) == place
     assert (window.width(), window.height()) == (1280, 720)
 
-    # an empty corner of a side plane has the colour of the light theme, as that of the main picture
+    # an empty corner of a side plane has the colour of the light theme, as that of the main canvas
     views = [viewer.window._qt_viewer, planes.views["coronal"].qt_viewer]
     for layer in [*viewer.layers, *planes.views["coronal"].viewer.layers]:
         layer.visible = False
@@ -121,7 +121,7 @@ def test_what_failed_in_a_batch_is_read_in_full_below_the_table(viewer: Any) -> 
     assert "first" not in tab._details.text()
 
 
-def test_planes_show_all_of_the_picture_when_they_get_another_size(
+def test_planes_show_the_whole_scan_when_they_get_another_size(
     viewer: Any, qtbot: Any, head: Volume, tmp_path: Path
 ) -> None:
     viewer.window._qt_window.resize(1280, 720)
@@ -140,7 +140,7 @@ def test_planes_show_all_of_the_picture_when_they_get_another_size(
 
 
 @pytest.mark.parametrize("how", ["closed", "hidden"])
-def test_the_picture_gets_the_room_of_planes_that_are_put_away(
+def test_the_canvas_gets_the_width_of_planes_that_are_closed(
     viewer: Any, qtbot: Any, head: Volume, tmp_path: Path, how: str
 ) -> None:
     panel = commands.panel()
@@ -172,13 +172,13 @@ def test_windows_are_offered_for_every_scan(viewer: Any, head: Volume, tmp_path:
 
 def test_long_entries_are_cut_in_the_middle(qtbot: Any) -> None:
     name = "Hippocampus, anterior and posterior, of the left and the right side"
-    pictures = []
+    images = []
     for end in ("side", "head"):
-        widget = box("What to look for.")
+        widget = box("Models.")
         qtbot.addWidget(widget)
         widget.addItem(name.replace("side", end))
         widget.resize(160, 24)
-        pictures.append(widget.grab().toImage())
-    assert pictures[0] != pictures[1]  # both ends are to be seen
+        images.append(widget.grab().toImage())
+    assert images[0] != images[1]  # both ends are to be seen
     QApplication.sendEvent(widget, QHelpEvent(QEvent.Type.ToolTip, QPoint(), QPoint()))
     assert widget.toolTip().startswith(name.replace("side", "head"))

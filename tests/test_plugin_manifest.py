@@ -1,4 +1,4 @@
-"""What napari reads of the plugin when it starts: the manifest is valid, and costs next to nothing."""
+"""The manifest that napari reads at its start, preferences, keys, and rules for the imports of the plugin."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_private_names_of_napari_stand_in_one_module() -> None:
     assert found == []
 
 
-def test_another_napari_is_told_which_one_is_needed() -> None:
+def test_an_unsupported_napari_gives_an_error_that_names_the_supported_one() -> None:
     from types import SimpleNamespace
 
     from napari_seg.errors import EnvironmentFault

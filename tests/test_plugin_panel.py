@@ -123,13 +123,13 @@ def test_from_open_to_save(
 
 def test_the_head_is_drawn_with_the_left_on_the_right(viewer: Any, head: Volume, tmp_path: Path) -> None:
     viewer.open(str(phantoms.write_nifti(head, tmp_path / "head.nii.gz")), plugin="napari-seg")
-    picture = viewer.screenshot(canvas_only=True, flash=False)[..., 0].astype(float)
-    inside = np.argwhere(picture > 60)
+    shot = viewer.screenshot(canvas_only=True, flash=False)[..., 0].astype(float)
+    inside = np.argwhere(shot > 60)
     (top, left), (bottom, right) = inside.min(axis=0), inside.max(axis=0)
     middle = (left + right) // 2
     # The phantom's left half is brighter, and its nose stands out to the front.
-    assert picture[top:bottom, middle:right].mean() > 1.1 * picture[top:bottom, left:middle].mean()
-    rows = (picture > 60).sum(axis=1)
+    assert shot[top:bottom, middle:right].mean() > 1.1 * shot[top:bottom, left:middle].mean()
+    rows = (shot > 60).sum(axis=1)
     height = (bottom - top) // 10
     assert rows[top : top + height].mean() < rows[bottom - height : bottom].mean()
 
@@ -330,9 +330,9 @@ def test_a_mark_is_drawn_in_its_place_in_all_three_planes(
         viewer.dims.set_point(range(3), world)
         viewer.reset_view()
         qtbot.wait(50)
-        picture = viewer.screenshot(canvas_only=True, flash=False)[..., 0]
-        found = np.argwhere(picture > 200).mean(axis=0)
-        middle = (np.array(picture.shape) - 1) / 2
+        shot = viewer.screenshot(canvas_only=True, flash=False)[..., 0]
+        found = np.argwhere(shot > 200).mean(axis=0)
+        middle = (np.array(shot.shape) - 1) / 2
         expected = middle + (world[list(order[1:])] - np.array(viewer.camera.center[1:])) * viewer.camera.zoom
         np.testing.assert_allclose(found, expected, atol=2)
 
@@ -347,9 +347,9 @@ def test_planes_are_opened_shared_and_closed(
     point = image.data_to_world((4, 12, 8))
     viewer.dims.set_point(range(3), point)
     qtbot.waitUntil(lambda: planes._point.text() == f"{planes.model.position_text}, oblique", timeout=5_000)
-    picture = planes.views["coronal"].qt_viewer.screenshot(flash=False)
-    assert (picture[..., 0] > 60).mean() > 0.02  # the head is drawn
-    yellow = (picture[..., 0] > 120) & (picture[..., 2] < 90)
+    shot = planes.views["coronal"].qt_viewer.screenshot(flash=False)
+    assert (shot[..., 0] > 60).mean() > 0.02  # the head is drawn
+    yellow = (shot[..., 0] > 120) & (shot[..., 2] < 90)
     assert yellow.any()  # and the crosshair
     assert planes.views["coronal"]._markers.texts == ("R", "L", "S", "I")
     assert panel._markers.texts == ("R", "L", "A", "P")
@@ -388,7 +388,7 @@ def test_the_last_scan_is_closed_and_the_next_opened_while_planes_are_open(
     qtbot.waitUntil(lambda: all_show(1) and all(line.visible for line in lines), timeout=5_000)
     (first,) = viewer.layers
     viewer.open(path, plugin="napari-seg")
-    viewer.layers.remove(first)  # while planes wait for the next one: they are empty, the picture is not
+    viewer.layers.remove(first)  # while planes wait for the next one: they are empty, the main canvas is not
     assert not any(plane.crosshair._line.visible and not plane.viewer.layers for plane in planes.views.values())
     qtbot.waitUntil(lambda: all_show(1) and all(line.visible for line in lines), timeout=5_000)
 
@@ -516,11 +516,11 @@ def corrected(viewer: Any, panel: Panel, run: Callable[[], None], head: Volume, 
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Answers that a person gives, the last first; without one a question fails the test."""
-    answers: list[Any] = []
-    monkeypatch.setattr(QMessageBox, "exec", lambda box: answers.pop())
-    return answers
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Answers to the next questions, the last one first; a question without an answer fails the test."""
+    prepared: list[Any] = []
+    monkeypatch.setattr(QMessageBox, "exec", lambda box: prepared.pop())
+    return prepared
 
 
 BUTTONS = QMessageBox.StandardButton
@@ -532,28 +532,28 @@ def close(viewer: Any) -> bool:
 
 
 def test_closing_asks_for_unsaved_corrections(
-    viewer: Any, panel: Panel, corrected: Any, asked: list[Any], qtbot: Any, tmp_path: Path, monkeypatch: Any
+    viewer: Any, panel: Panel, corrected: Any, answers: list[Any], qtbot: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
     assert panel.structures_tab._labels_box.currentText() == f"• {corrected.name}"
     assert panel._tabs.tabText(2) == "Structures •"
     assert "•" not in corrected.name + suggested_name(corrected, "nifti")
-    asked += [BUTTONS.Cancel] * 2
+    answers += [BUTTONS.Cancel] * 2
     assert not QMainWindow.close(main_window(viewer))  # as the button of the window does
     main_window(viewer).close(quit_app=True)  # Ctrl-Q
-    assert not asked
+    assert not answers
     assert main_window(viewer).isVisible()
     folder = tmp_path / "saved"
     folder.mkdir()
     (folder / suggested_name(corrected, "nifti")).write_text("another file")
     monkeypatch.setattr(closing, "ask_folder", lambda *_: None)
-    asked.append(BUTTONS.SaveAll)  # but no folder is chosen
+    answers.append(BUTTONS.SaveAll)  # but no folder is chosen
     assert not close(viewer)
     monkeypatch.setattr(closing, "ask_folder", lambda *_: folder)
     panel.guard.keep()
     qtbot.waitUntil(lambda: panel.guard.autosave.folder.exists(), timeout=10_000)
-    asked.append(BUTTONS.SaveAll)
+    answers.append(BUTTONS.SaveAll)
     assert close(viewer)
-    assert not asked
+    assert not answers
     assert (folder / suggested_name(corrected, "nifti")).read_text() == "another file"
     (saved,) = (path for path in folder.glob("*.nii.gz") if path.stat().st_size > 50)
     assert read(saved).array.max() == 3
@@ -562,32 +562,32 @@ def test_closing_asks_for_unsaved_corrections(
 
 
 def test_what_is_discarded_is_not_offered_again(
-    viewer: Any, panel: Panel, corrected: Any, asked: list[Any], qtbot: Any
+    viewer: Any, panel: Panel, corrected: Any, answers: list[Any], qtbot: Any
 ) -> None:
     panel.guard.keep()
     qtbot.waitUntil(lambda: panel.guard.autosave.folder.exists(), timeout=10_000)
-    asked.append(BUTTONS.Discard)
+    answers.append(BUTTONS.Discard)
     assert close(viewer)
-    assert not asked
+    assert not answers
     assert not panel.guard.autosave.folder.exists()
 
 
 def test_what_was_removed_before_is_kept_when_other_work_is_discarded(
-    viewer: Any, panel: Panel, corrected: Any, asked: list[Any], qtbot: Any
+    viewer: Any, panel: Panel, corrected: Any, answers: list[Any], qtbot: Any
 ) -> None:
     other = viewer._new_labels() or viewer.layers[-1]
     other.name = "removed before"
     other.data_setitem((np.array([0]), np.array([0]), np.array([0])), 1)
     viewer.layers.remove(other)
     qtbot.waitUntil(panel._unsaved_frame.isVisible, timeout=10_000)
-    asked.append(BUTTONS.Discard)  # the question names one layer, and not this one
+    answers.append(BUTTONS.Discard)  # the question names one layer, and not this one
     assert close(viewer)
     (left,) = panel.guard.autosave.left_behind()
     assert left.names == ("removed before",)
 
 
 def test_work_that_can_not_be_saved_keeps_the_window_open(
-    viewer: Any, panel: Panel, corrected: Any, asked: list[Any], tmp_path: Path, monkeypatch: Any
+    viewer: Any, panel: Panel, corrected: Any, answers: list[Any], tmp_path: Path, monkeypatch: Any
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("a mistake of ours")
@@ -596,21 +596,21 @@ def test_work_that_can_not_be_saved_keeps_the_window_open(
     monkeypatch.setattr(closing, "ask_folder", lambda *_: tmp_path)
     monkeypatch.setattr(closing, "export", fail)
     monkeypatch.setattr(QMessageBox, "warning", lambda *texts: said.append(texts[2]))
-    asked.append(BUTTONS.SaveAll)
+    answers.append(BUTTONS.SaveAll)
     assert not close(viewer)
     assert len(said) == 1
     assert QApplication.overrideCursor() is None
 
 
 def test_nothing_saved_is_kept_by_a_thread_that_ends_later(
-    viewer: Any, panel: Panel, corrected: Any, asked: list[Any], tmp_path: Path, monkeypatch: Any
+    viewer: Any, panel: Panel, corrected: Any, answers: list[Any], tmp_path: Path, monkeypatch: Any
 ) -> None:
     viewer._new_labels()
     viewer.layers[-1].data_setitem((np.array([0]), np.array([0]), np.array([0])), 1)
     monkeypatch.setattr(closing, "ask_folder", lambda *_: tmp_path)
     started: list[Any] = []
     monkeypatch.setattr(panel.guard.jobs, "start", lambda work, **callbacks: started.append(work))
-    asked.append(BUTTONS.SaveAll)
+    answers.append(BUTTONS.SaveAll)
     assert close(viewer)
     for work in started:  # the window is gone: nobody hears of their end
         work(None)
@@ -618,21 +618,21 @@ def test_nothing_saved_is_kept_by_a_thread_that_ends_later(
 
 
 def test_the_window_asks_also_when_the_panel_is_closed(
-    viewer: Any, corrected: Any, asked: list[Any], qtbot: Any
+    viewer: Any, corrected: Any, answers: list[Any], qtbot: Any
 ) -> None:
     guard = closing.guard_of(viewer)
     guard.keep()
     qtbot.waitUntil(lambda: guard.autosave.folder.exists(), timeout=10_000)
     viewer.window.remove_dock_widget("all")
     assert guard.autosave.folder.exists()  # the work lies nowhere else
-    asked.append(BUTTONS.Cancel)
+    answers.append(BUTTONS.Cancel)
     assert not close(viewer)
-    assert not asked
+    assert not answers
     assert "•" in commands.panel()._tabs.tabText(2)  # and so knows the panel that is opened next
 
 
 def test_nobody_is_asked_who_can_not_answer(
-    viewer: Any, panel: Panel, corrected: Any, asked: list[Any], qtbot: Any
+    viewer: Any, panel: Panel, corrected: Any, answers: list[Any], qtbot: Any
 ) -> None:
     root = Path(os.environ[FOLDER_VARIABLE])
     main_window(viewer).hide()
@@ -644,7 +644,7 @@ def test_nobody_is_asked_who_can_not_answer(
     qtbot.waitUntil(lambda: len(list(root.glob("*/*.nii.gz"))) == 1, timeout=10_000)
 
 
-def test_no_question_without_corrections(viewer: Any, panel: Panel, corrected: Any, asked: list[Any]) -> None:
+def test_no_question_without_corrections(viewer: Any, panel: Panel, corrected: Any, answers: list[Any]) -> None:
     viewer.layers.selection = {corrected}
     viewer.layers.save(os.environ[FOLDER_VARIABLE] + "-labels.nii.gz", selected=True)  # napari's own File > Save
     assert panel._tabs.tabText(2) == "Structures"
@@ -652,7 +652,7 @@ def test_no_question_without_corrections(viewer: Any, panel: Panel, corrected: A
 
 
 def test_a_layer_that_is_removed_with_corrections_can_be_restored(
-    viewer: Any, panel: Panel, corrected: Any, asked: list[Any], qtbot: Any
+    viewer: Any, panel: Panel, corrected: Any, answers: list[Any], qtbot: Any
 ) -> None:
     labels = corrected.data.copy()
     viewer.layers.remove(corrected)
@@ -661,5 +661,5 @@ def test_a_layer_that_is_removed_with_corrections_can_be_restored(
     panel._restore()
     qtbot.waitUntil(lambda: not panel._unsaved_frame.isVisible(), timeout=10_000)
     np.testing.assert_array_equal(viewer.layers[-1].data, labels)
-    asked.append(BUTTONS.Discard)  # it still is not saved
+    answers.append(BUTTONS.Discard)  # it still is not saved
     assert close(viewer)

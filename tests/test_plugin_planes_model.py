@@ -102,7 +102,7 @@ def test_what_is_painted_in_a_plane_is_painted_and_undone_in_all(viewer: ViewerM
     assert main.data[1, 0, 2] == 5
 
 
-def test_what_is_painted_in_the_picture_is_drawn_in_the_planes(viewer: ViewerModel) -> None:
+def test_what_is_painted_in_the_main_viewer_is_drawn_in_the_planes(viewer: ViewerModel) -> None:
     planes = opened(viewer)
     main = viewer.layers["labels"]
     drawn: list[str] = []
@@ -166,14 +166,14 @@ def test_closed_planes_let_go(viewer: ViewerModel) -> None:
 
 
 def keys_of(viewer: ViewerModel) -> KeymapHandler:
-    """What napari's canvas hands key presses to."""
+    """Return the handler that gets the key presses of napari's canvas."""
     handler = KeymapHandler()
     handler.keymap_providers = [viewer.layers.selection.active, viewer]
     return handler
 
 
 def press(viewer: ViewerModel, key: str, text: str = "") -> None:
-    """Presses and releases a key as napari's canvas does."""
+    """Press and release a key as napari's canvas does."""
     modifiers = [vispy_keys.CONTROL] if text == "Control" else []
     event = SimpleNamespace(key=vispy_keys.Key(key), modifiers=modifiers, native=None, handled=False)
     handler = keys_of(viewer)

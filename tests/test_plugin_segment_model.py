@@ -1,4 +1,4 @@
-"""What the Segment tab does, on a viewer model: no window, nothing drawn."""
+"""The model of the Segment tab, on a viewer model without a window."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_a_run_that_fails_says_why(
     assert len(viewer.layers) == 1
 
 
-def test_what_the_engine_warns_of_is_said_with_the_result(
+def test_warnings_of_the_engine_are_reported_with_the_result(
     viewer: ViewerModel, head: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def handing_over(volume: Volume, bundle: Any, *_: Any, **__: Any) -> Segmentation:
@@ -249,13 +249,13 @@ def test_runs_wait_for_one_another(viewer: ViewerModel, head: Volume) -> None:
 
 
 def test_confidence_is_a_layer_of_its_own(viewer: ViewerModel, head: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    def sure(volume: Volume, bundle: Any, options: SegmentOptions, **rest: Any) -> Segmentation:
+    def confident(volume: Volume, bundle: Any, options: SegmentOptions, **rest: Any) -> Segmentation:
         found = thresholded(volume, bundle, options, **rest)
         assert options.confidence_maps
-        sureness = np.arange(found.array.size, dtype=np.uint8).reshape(found.array.shape)
-        return replace(found, confidence_maps=ConfidenceMaps(sureness, sureness))
+        confidence = np.arange(found.array.size, dtype=np.uint8).reshape(found.array.shape)
+        return replace(found, confidence_maps=ConfidenceMaps(confidence, confidence))
 
-    monkeypatch.setattr(segment_run, "segment", sure)
+    monkeypatch.setattr(segment_run, "segment", confident)
     model = SegmentModel(Session(viewer))
     image = show(viewer, head)
     model.choose_confidence(True)
@@ -277,9 +277,9 @@ def test_a_model_that_does_not_fit_the_scan_is_not_run(viewer: ViewerModel, head
 def test_a_foreign_bundle_is_read_shown_and_run_only_once_it_is_trusted(viewer: ViewerModel, head: Volume) -> None:
     model = SegmentModel(Session(viewer))
     show(viewer, head)
-    stranger = replace(bundle("stranger"), trusted=False)
-    model.bundles.append(stranger)
-    model.choose_bundle(stranger)
+    foreign = replace(bundle("foreign"), trusted=False)
+    model.bundles.append(foreign)
+    model.choose_bundle(foreign)
     assert "Trust" in model.obstacle
     assert dict(model.card)["Trust"].startswith("not trusted")
     model.trust()
@@ -303,7 +303,7 @@ def test_the_card_of_the_shipped_bundle() -> None:
     assert "0.883" in card["Accuracy"]
 
 
-def test_what_a_run_will_take_is_told_before_it(head: Volume, tmp_path: Path) -> None:
+def test_a_run_is_estimated_before_it_starts(head: Volume, tmp_path: Path) -> None:
     viewer = ViewerModel()
     model = SegmentModel(Session(viewer))
     show(viewer, head)

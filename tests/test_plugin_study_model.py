@@ -1,13 +1,11 @@
-"""What the Study and the Batch tab do, on a viewer model."""
+"""The model of the Study tab, on a viewer model."""
 
 from __future__ import annotations
 
-import csv
 import pickle
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,20 +15,15 @@ import pytest
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
 from napari.components import ViewerModel
-from napari.layers import Image, Labels
 
-from napari_seg.bundles.spec import read_bundle
-from napari_seg.errors import ChoiceNeeded, InputError, LocaliseError, NapariSegError
+from napari_seg.errors import ChoiceNeeded, InputError
 from napari_seg.formats.verdict import verdict_of
 from napari_seg.geometry import Grid
-from napari_seg.inference.options import SegmentOptions
-from napari_seg.plugin.batch.model import BatchModel
-from napari_seg.plugin.layer_info import LayerInfo, volume_of
 from napari_seg.plugin.layers import holds
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.study.entries import Entry, find_entries
 from napari_seg.plugin.study.model import StudyModel
-from napari_seg.volume import Segment, Segmentation, Volume
+from napari_seg.volume import Volume
 
 
 @pytest.fixture
@@ -46,7 +39,7 @@ def study(head: Volume, tmp_path: Path) -> Path:
     return root
 
 
-def looked(model: StudyModel, path: Path) -> dict[str, Entry]:
+def listed(model: StudyModel, path: Path) -> dict[str, Entry]:
     model.list_path(path)
     assert model.is_listing
     model.session.jobs.wait()
@@ -56,7 +49,7 @@ def looked(model: StudyModel, path: Path) -> dict[str, Entry]:
 
 def test_a_study_is_a_tree_with_a_verdict_for_each(study: Path) -> None:
     model = StudyModel(Session(ViewerModel()))
-    found = looked(model, study)
+    found = listed(model, study)
     result = found.pop("copy_seg.nii.gz")
     assert (result.title, result.words) == ("segmentation of copy", "labels")  # a result is no scan
     copy = found["copy"]
@@ -74,7 +67,7 @@ def test_a_study_is_a_tree_with_a_verdict_for_each(study: Path) -> None:
 def test_a_series_is_opened_beside_the_first_scan(study: Path) -> None:
     viewer = ViewerModel()
     model = StudyModel(Session(viewer))
-    found = looked(model, study)
+    found = listed(model, study)
     for entry in (found["copy"], next(entry for entry in model.entries if entry.folder == "series")):
         model.show(model.read(entry, entry.read_options(0), model.frame()))
     first, second = viewer.layers
@@ -89,7 +82,7 @@ def test_two_fields_of_view_of_one_patient_agree(head: Volume, tmp_path: Path) -
     phantoms.write_nifti(crop, tmp_path / "part.nii.gz")
     viewer = ViewerModel()
     model = StudyModel(Session(viewer))
-    found = looked(model, tmp_path)
+    found = listed(model, tmp_path)
     for name in ("whole", "part"):
         model.show(model.read(found[name], found[name].read_options(0), model.frame()))
     whole, cut = viewer.layers
@@ -102,10 +95,10 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     model = StudyModel(Session(ViewerModel()))
     with pytest.raises(InputError):
         list(find_entries(tmp_path / "gone"))
-    looked(model, tmp_path / "gone")
+    listed(model, tmp_path / "gone")
     assert "input.missing" in model.session.messages[0].text
     (tmp_path / "notes.txt").write_text("nothing")
-    looked(model, tmp_path)
+    listed(model, tmp_path)
     assert "There is no scan" in model.session.messages[0].text
 
 
@@ -114,7 +107,7 @@ def test_one_of_several_volumes_is_chosen(head: Volume, tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(several, head.grid.affine), tmp_path / "times.nii.gz")
     viewer = ViewerModel()
     model = StudyModel(Session(viewer))
-    entry = looked(model, tmp_path)["times"]
+    entry = listed(model, tmp_path)["times"]
     assert (entry.can_open, entry.volumes, entry.words) == (True, 3, "3 volumes: choose one below")
     assert entry.short == "3 volumes"
     assert entry.details.splitlines()[0] == "times"
@@ -135,7 +128,7 @@ def test_a_volume_of_a_tilted_series_is_straightened_after_it_was_chosen(study: 
 
     viewer = ViewerModel()
     model = StudyModel(Session(viewer))
-    looked(model, study)
+    listed(model, study)
     scan = SimpleNamespace(name="leaning", source="leaning", files=("one",), read=tilted)
     verdict = verdict_of(scan)  # type: ignore[arg-type]
     model.add(Entry(verdict, scan, ".", verdict.choices))  # type: ignore[arg-type]
@@ -159,7 +152,7 @@ def test_what_can_not_be_straightened_after_all_is_refused(study: Path) -> None:
         raise ChoiceNeeded("geometry.shear", "leans", "resample_tilt")
 
     model = StudyModel(Session(ViewerModel()))
-    looked(model, study)
+    listed(model, study)
     scan = SimpleNamespace(name="leaning", source="leaning", files=("one",), read=torn)
     model.add(Entry(verdict_of(scan), scan, ".", is_tilted=True))  # type: ignore[arg-type]
     entry = model.entries[-1]
@@ -177,80 +170,10 @@ def test_a_scan_that_lies_elsewhere_is_gone_to(head: Volume, tmp_path: Path) -> 
     phantoms.write_nifti(replace(head, grid=Grid(head.grid.shape, far)), tmp_path / "far.nii.gz")
     viewer = ViewerModel()
     model = StudyModel(Session(viewer))
-    found = looked(model, tmp_path)
+    found = listed(model, tmp_path)
     for name in ("near", "far", "near"):
         model.show(model.read(found[name], found[name].read_options(0), model.frame()))
         assert holds(viewer.layers[-1], viewer.dims.point), name
     viewer.add_image(np.zeros((2, 3, 4, 5)))  # time before space
     model.show(model.read(found["far"], found["far"].read_options(0), model.frame()))
     assert holds(viewer.layers[-1], viewer.dims.point[-3:])
-
-
-@pytest.mark.usefixtures("in_process")
-def test_a_batch_fills_its_table_and_one_bad_scan_stops_nothing(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def bright(volume: Volume, bundle: Any, options: Any = None, *, progress: Any = None) -> Segmentation:
-        progress("segmenting", 1, 2)
-        if volume.modality:  # the series
-            raise LocaliseError("localise.failed", "no head")
-        labels = (volume.array[0] > 800).astype(np.uint8)
-        return Segmentation(labels, volume.grid, (Segment(1, "ball", (1, 2, 3)),), {1: 0.9})
-
-    monkeypatch.setattr("napari_seg.inference.segment.segment", bright)
-    model = BatchModel(Session(viewer := ViewerModel()))
-    bundle = read_bundle()
-    assert "folder" in model.obstacle(bundle)
-    model.choose_inputs(study)
-    assert model.output == study.with_name("study_segmented")
-    assert model.obstacle(bundle) == ""
-    assert "model" in model.obstacle(None)
-    model.start(bundle, SegmentOptions(device="cpu"))
-    assert "running" in model.obstacle(bundle)
-    model.session.jobs.wait()
-    states = {row.name: row for row in model.rows}
-    assert states["copy"].state == "done"
-    assert states["copy"].text.startswith("ball ")
-    assert states["broken"].state == "failed"
-    assert sorted(row.state for row in model.rows) == ["done", "failed", "failed"]
-    assert model.job is None
-    assert "1 done, 2 failed" in model.session.messages[0].text
-    assert (study.with_name("study_segmented") / "copy_seg.nii.gz").is_file()
-
-    shown = StudyModel(model.session)
-    done, failed = (next(row for row in model.rows if row.state == state and row.scan) for state in ("done", "failed"))
-    shown.show(model.read(done, shown.scans(), shown.frame()))
-    image, labels = viewer.layers
-    assert labels.name == "copy_seg"
-    assert [segment.name for segment in LayerInfo.require(labels).segments] == ["ball"]
-    np.testing.assert_array_equal(labels.data > 0, image.data > 800)
-    shown.show(model.read(done, shown.scans(), shown.frame()))  # the scan is open already
-    assert [type(layer) for layer in viewer.layers] == [Image, Labels, Labels]
-    with pytest.raises(NapariSegError):
-        model.read(next(row for row in model.rows if row.name == "broken"), (), None)
-    assert failed.result is not None
-
-    model.write_table(study.parent / "all.csv")
-    with (study.parent / "all.csv").open(encoding="utf-8", newline="") as file:
-        table = {line["scan"]: line for line in csv.DictReader(file)}
-    assert set(table) == set(states)
-    ml = (image.data > 800).sum() * volume_of(image).grid.voxel_ml  # type: ignore[union-attr]
-    assert float(table["copy"]["ball (ml)"]) == pytest.approx(ml, abs=1e-3)
-    assert table["broken"]["state"] == "failed"
-    assert table["broken"]["code"].startswith("file.")
-    assert table["broken"]["ball (ml)"] == ""
-
-
-@pytest.mark.usefixtures("in_process")
-def test_a_batch_that_is_stopped_keeps_what_is_done(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = BatchModel(Session(ViewerModel()))
-
-    def stopped(volume: Volume, bundle: Any, options: Any = None, *, progress: Any = None) -> Segmentation:
-        model.stop()
-        progress("segmenting", 1, 2)
-        raise AssertionError("it must not get here")
-
-    monkeypatch.setattr("napari_seg.inference.segment.segment", stopped)
-    model.choose_inputs(study)
-    model.start(read_bundle(), SegmentOptions(device="cpu"))
-    model.session.jobs.wait()
-    assert {row.state for row in model.rows} == {"failed", "stopped"}
-    assert "not started or stopped" in model.session.messages[0].text
