@@ -31,11 +31,11 @@ _DELIVER_MS = 50
 
 
 def deliver_on_timer(jobs: Jobs, owner: QObject) -> None:
-    """Deliver what jobs report in the main thread, while any job runs.
+    """Call the callbacks of jobs in the main thread, on a timer that runs while any job runs.
 
     Args:
-        jobs: of one window.
-        owner: Qt deletes the timer together with it; nothing is delivered after that.
+        jobs: jobs of one window.
+        owner: parent of the timer; Qt deletes both together.
     """
     timer = QTimer(owner, interval=_DELIVER_MS)
 

@@ -1,8 +1,8 @@
 """Long work of the plugin: in a thread, often in a worker process, with progress and stop. Without Qt.
 
-A `Job` runs one function in a thread of its own, so that the window stays alive. The function never touches layers or
-widgets. What it reports and returns waits in a queue until the main thread calls `Jobs.deliver`: a window does so on a
-timer (`controls.deliver_on_timer`), a test or a script calls `Jobs.wait`.
+A `Job` runs one function in a thread of its own, so that the window stays responsive. The function never touches layers
+or widgets. Its callbacks wait in a queue until the main thread calls `Jobs.deliver`: a window does so on a timer
+(`controls.deliver_on_timer`), a test or a script calls `Jobs.wait`.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class JobProgress:
     """Progress of a job.
 
     Attributes:
-        stage: words for a person.
+        stage: display name of the stage.
         done: steps of this stage that are done.
-        total: steps of this stage; 0 if their number is unknown or 1.
+        total: steps of this stage; 0 if their number is unknown, or if there is only one.
         seconds_left: estimate for this stage; None if there is none yet.
     """
 
@@ -67,7 +67,7 @@ class Job:
 
     Attributes:
         progress: latest progress; may be read by any thread.
-        is_abandoned: whether nothing of the job is delivered any more.
+        is_abandoned: whether the callbacks of the job are dropped.
     """
 
     def __init__(self, calls: queue.SimpleQueue[_Call]) -> None:
@@ -82,7 +82,7 @@ class Job:
 
     @property
     def is_running(self) -> bool:
-        """Return whether the thread still works."""
+        """Return whether the thread is running."""
         return not self._ended.is_set()
 
     @property
@@ -95,17 +95,17 @@ class Job:
         self._stop.set()
 
     def abandon(self) -> None:
-        """Stop the job and deliver nothing more of it, not even its end."""
+        """Stop the job and drop its callbacks, including `on_end`."""
         self.is_abandoned = True
         self.stop()
 
     # called by the function in the thread of the job
 
     def check(self) -> None:
-        """Raise if the job is to stop.
+        """Raise `Cancelled` if the job was stopped.
 
         Raises:
-            Cancelled: it is.
+            Cancelled: the job was stopped.
         """
         if self._stop.is_set():
             raise Cancelled()
@@ -119,7 +119,7 @@ class Job:
             total: steps of the stage; 0 if unknown.
 
         Raises:
-            Cancelled: the job is to stop. Not after the last step of a stage, because results are written then.
+            Cancelled: the job was stopped. Not raised after the last step of a stage: then results are written.
         """
         if not total or done < total:
             self.check()
@@ -133,7 +133,7 @@ class Job:
         self.progress = JobProgress(words, done, total, seconds_left) if total > 1 else JobProgress(words)
 
     def post(self, callback: Callable[..., object], *args: object) -> None:
-        """Call a function in the main thread, after everything that was posted before.
+        """Call a function in the main thread, after all functions that were posted earlier.
 
         Raises:
             Cancelled: the job was abandoned.
@@ -151,20 +151,19 @@ class Job:
         ends_between_steps: bool = False,
         **options: Any,
     ) -> Any:
-        """Return what a function of a module returns in a worker process; waits for other work of that process.
+        """Run a function in a worker process and return its result; waits for other work of that process.
 
         Args:
             process: runs the function.
-            function: importable by its name.
+            function: function of a module, so that the process can import it.
             args: for the function; can be pickled.
             callbacks: by the names of the function's arguments, functions to call here, in the thread of the job.
-            ends_between_steps: after a stop the function ends at its next callback, instead of at once: it writes
-                files.
+            ends_between_steps: a stop takes effect at the next callback, not at once; for functions that write files.
             options: for the function; can be pickled.
 
         Raises:
             Cancelled: the job was stopped.
-            NapariSegError: raised by the function, or the process did not survive it.
+            NapariSegError: the function raised it, or the process died.
         """
         has_begun = threading.Event()
 
@@ -194,12 +193,13 @@ class Job:
             pass
         except Exception as error:
             self._calls.put((self, on_error, (error,)))
-        self._calls.put((self, on_end, ()))
-        self._ended.set()
+        finally:
+            self._calls.put((self, on_end, ()))
+            self._ended.set()
 
 
 class Jobs:
-    """The jobs of one window, and the queue of what they deliver to the main thread.
+    """Jobs of one window, and the queue of their callbacks.
 
     Args:
         on_error: called with the error of a job that has no `on_error` of its own.
@@ -232,8 +232,8 @@ class Jobs:
 
         Args:
             work: called with the job.
-            on_result: called with what `work` returns.
-            on_error: called with what `work` raises, except `Cancelled`.
+            on_result: called with the result of `work`.
+            on_error: called with the exception of `work`, unless it is `Cancelled`.
             on_end: called last, also after a stop.
         """
         # napari creates the colours of labels with this warning off, which is not safe while threads run
@@ -249,7 +249,7 @@ class Jobs:
 
     @property
     def is_idle(self) -> bool:
-        """Return whether no job runs and nothing waits to be delivered."""
+        """Return whether no job runs and no callback waits."""
         return not self._running
 
     def deliver(self) -> None:
