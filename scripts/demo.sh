@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the core into .venv and segments both hippocampi of the MNI152 brain into demo_output/ of the checkout.
+# Install the core into .venv and segment both hippocampi of the MNI152 brain into demo_output/ of the checkout.
 # Arguments go to the demo:  bash scripts/demo.sh -o elsewhere
 set -euo pipefail
 caller="$PWD"

@@ -4,9 +4,9 @@
     python scripts/results.py train RUNS --volumes ../Task04_Hippocampus --pictures ../axon_sem [--only fcn_3d unet_2d]
     python scripts/results.py table RUNS -o docs/reference/results.md
 
-`train` calls `napari-seg train` and the bundle's own evaluation, so that a person can repeat each line; what is done
-is skipped, what was interrupted goes on. `table` reads what they left behind: plan.json, history.jsonl and, a row a
-case, the evaluations' *_raw.csv. Volumes have a test part; the few pictures are cross-validated instead.
+`train` calls `napari-seg train` and the bundle's own evaluation, so that each line can be repeated by hand; finished
+runs are skipped, interrupted ones resume. `table` reads their files: plan.json, history.jsonl and the evaluations'
+*_raw.csv, one row per case. Volumes have a test part; the few 2D images are cross-validated instead.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ class Run:
     """One line of the table.
 
     Attributes:
-        name: of the run's folder.
-        network: as `--network` takes it.
-        dims: of the network.
-        minutes: what its training may take; of pictures, that of each fold.
-        pictures: trained on pictures instead of volumes.
+        name: name of the run's folder.
+        network: value of `--network`.
+        dims: dimensions of the network.
+        minutes: time limit of its training; of 2D images, per fold.
+        is_2d: trained on 2D images instead of volumes.
     """
 
     name: str
     network: str
     dims: int
     minutes: float
-    pictures: bool = False
+    is_2d: bool = False
 
 
 RUNS = (
@@ -56,9 +56,9 @@ RUNS = (
     Run("unet_2d", "UNet", 2, 12),
     Run("deeplabv3_2d", "DeepLabV3", 2, 12),
     Run("deeplabv3plus_2d", "DeepLabV3Plus", 2, 12),
-    Run("fcn_axon", "FCN", 2, 3, pictures=True),
-    Run("unet_axon", "UNet", 2, 3, pictures=True),
-    Run("deeplabv3plus_axon", "DeepLabV3Plus", 2, 3, pictures=True),
+    Run("fcn_axon", "FCN", 2, 3, is_2d=True),
+    Run("unet_axon", "UNet", 2, 3, is_2d=True),
+    Run("deeplabv3plus_axon", "DeepLabV3Plus", 2, 3, is_2d=True),
 )
 AXON_LABELS = ("myelin=100-200", "axon=201-255")
 FOLDS = 3
@@ -83,7 +83,7 @@ def main() -> None:
 
 def train_all(arguments: argparse.Namespace) -> None:
     for run in RUNS:
-        dataset = arguments.pictures if run.pictures else arguments.volumes
+        dataset = arguments.pictures if run.is_2d else arguments.volumes
         root = arguments.runs / run.name
         if dataset is None or (arguments.only and run.name not in arguments.only) or (root / "machine.json").is_file():
             continue
@@ -94,10 +94,10 @@ def train_all(arguments: argparse.Namespace) -> None:
 
 
 def commands_of(run: Run, root: Path, dataset: Path) -> Iterator[list[str]]:
-    """What a person would type."""
+    """Yield the commands of a run, as they would be typed."""
     words = [sys.executable, "-m", "napari_seg", "train", str(dataset), "-o", str(root)]
     words += ["--network", run.network, "--dims", str(run.dims), "--max-minutes", str(run.minutes)]
-    if run.pictures:  # which evaluates each fold itself
+    if run.is_2d:  # the command evaluates each fold itself
         yield [*words, "--labels", *AXON_LABELS, "--folds", str(FOLDS)]
         return
     yield words
@@ -108,19 +108,19 @@ def commands_of(run: Run, root: Path, dataset: Path) -> Iterator[list[str]]:
 
 
 def evaluations(run: Run, root: Path) -> list[Path]:
-    """The folders of what was measured, on cases that their weights were not trained on; together each case once."""
-    if run.pictures:
+    """Return the folders of the evaluations on cases that were not in training; together they hold each case once."""
+    if run.is_2d:
         return [root / f"fold_{n}" / "evaluation" for n in range(FOLDS)]
     return [root / "evaluation" / part for part in PARTS]
 
 
 def trainings(run: Run, root: Path) -> list[Path]:
-    """The folders of the trainings, one a fold."""
-    return [root / f"fold_{n}" for n in range(FOLDS)] if run.pictures else [root / "training"]
+    """Return the folders of the trainings, one per fold."""
+    return [root / f"fold_{n}" for n in range(FOLDS)] if run.is_2d else [root / "training"]
 
 
 def machine() -> dict[str, Any]:
-    """The processor's or GPU's name and how many cores this process may use."""
+    """Return the names of processor and GPU, and the number of cores of this process."""
     import torch
 
     name = platform.processor() or platform.machine()
@@ -134,27 +134,27 @@ def machine() -> dict[str, Any]:
 
 def write_table(arguments: argparse.Namespace) -> None:
     sections = []
-    for pictures in (False, True):
-        found = [(run, arguments.runs / run.name) for run in RUNS if run.pictures == pictures]
+    for is_2d in (False, True):
+        found = [(run, arguments.runs / run.name) for run in RUNS if run.is_2d == is_2d]
         found = [(run, root) for run, root in found if (root / "machine.json").is_file()]
         if found:
-            sections.append(section(found, pictures))
+            sections.append(section(found, is_2d))
     arguments.output.write_text("\n\n".join([HEAD, *sections]) + "\n", encoding="utf-8")
 
 
-def section(found: list[tuple[Run, Path]], pictures: bool) -> str:
-    """A heading, what was done, and the table."""
+def section(found: list[tuple[Run, Path]], is_2d: bool) -> str:
+    """Return a heading, a description and the table."""
     run, first = found[0]
     folders = evaluations(run, first)
     names = [name for name in read(folders[0] / "summary.json")["mean_dice"] if name != "mean"]
     head = ["network", "", *(f"Dice {name}" for name in names), "mean Dice"]
-    head += [f"HD95 ({'pixels' if pictures else 'mm'})", "NSD", *([] if pictures else ["mean Dice, test only"])]
+    head += [f"HD95 ({'pixels' if is_2d else 'mm'})", "NSD", *([] if is_2d else ["mean Dice, test only"])]
     head += ["parameters", "GFLOP", "minutes", "epochs"]
     rows = [head, ["---"] * 2 + ["---:"] * (len(head) - 2), *(row(run, root) for run, root in found)]
-    title = "2D images: axons and their myelin in electron micrographs" if pictures else "Volumes: hippocampus"
+    title = "2D images: axons and their myelin in electron micrographs" if is_2d else "Volumes: hippocampus"
     facts = read(first / "plan.json")["fingerprint"]
     counts = [len(scores([folder], "mean_dice")) for folder in folders]
-    text = TEXT[pictures].format(
+    text = TEXT[is_2d].format(
         cases=facts["cases"],
         trained=facts["cases"] - sum(counts),
         first=counts[0],
@@ -168,7 +168,7 @@ def section(found: list[tuple[Run, Path]], pictures: bool) -> str:
 
 
 def row(run: Run, root: Path) -> list[str]:
-    """A run's cells."""
+    """Return the cells of a run."""
     folders = evaluations(run, root)
     dice, hd95, nsd = (means(scores(folders, metric)) for metric in ("mean_dice", "hd95_mm", "nsd"))
     histories = [
@@ -178,7 +178,7 @@ def row(run: Run, root: Path) -> list[str]:
     parameters, gflop = cost(run, root)
     cells = [run.network, "2.5D" if run.network == "MultiView" else f"{run.dims}D"]
     cells += [f"{x:.4f}" for x in dice] + [f"**{average(dice):.4f}**", f"{average(hd95):.2f}", f"{average(nsd):.4f}"]
-    if not run.pictures:
+    if not run.is_2d:
         cells.append(f"{average(means(scores(folders[-1:], 'mean_dice'))):.4f}")
     cells += [f"{parameters / 1e6:.2f} M", f"{gflop:.1f}"]
     minutes = sum(lines[-1]["seconds"] for lines in histories) / 60
@@ -186,7 +186,7 @@ def row(run: Run, root: Path) -> list[str]:
 
 
 def scores(folders: list[Path], metric: str) -> list[list[float]]:
-    """A row a case, a number a structure; nan where the case does not count."""
+    """Return a row per case with a number per structure; nan if the case does not count."""
     rows = []
     for folder in folders:
         with (folder / f"{metric}_raw.csv").open(newline="", encoding="utf-8") as file:
@@ -196,23 +196,23 @@ def scores(folders: list[Path], metric: str) -> list[list[float]]:
 
 
 def means(rows: list[list[float]]) -> list[float]:
-    """Of each structure, over the cases that count for it."""
+    """Return the mean of each structure over the cases that count for it."""
     return [average(column) for column in zip(*rows, strict=True)]
 
 
 def average(values: Iterable[float]) -> float:
-    """Of what is a number; nan where nothing is."""
+    """Return the mean of the numbers that are not nan; nan if there are none."""
     counting = [value for value in values if not isnan(value)]
     return mean(counting) if counting else nan
 
 
 def image_size(run: Run, root: Path) -> list[int]:
-    """Of the image whose inference is counted: the median volume, and a picture of moderate size."""
-    return [512, 512] if run.pictures else [round(n) for n in read(root / "plan.json")["fingerprint"]["median shape"]]
+    """Return the size of the image whose inference is counted: the median volume, or 512 x 512 pixels."""
+    return [512, 512] if run.is_2d else [round(n) for n in read(root / "plan.json")["fingerprint"]["median shape"]]
 
 
 def cost(run: Run, root: Path) -> tuple[int, float]:
-    """Parameters of one network, and its 10^9 floating-point operations (two a multiply-add) for one input."""
+    """Return the parameters of one network, and its 10^9 floating-point operations (two per multiply-add) per input."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Installs what the tests need, then checks style and types and runs all tests, real windows under Xvfb among them.
+# Install what the tests need, check style and types, and run all tests, including real windows under Xvfb.
 # Further arguments go to pytest:  bash scripts/test.sh -k geometry
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-# what a real napari window needs on a bare Debian
+# packages that a real napari window needs on a minimal Debian
 packages=(libgl1 libegl1 libxkbcommon0 libfontconfig1 libdbus-1-3 libglib2.0-0 xvfb xauth libxcb-cursor0
     libxcb-icccm4 libxcb-keysyms1 libxcb-shape0 libxcb-xkb1 libxcb-randr0 libxkbcommon-x11-0)
 missing=()
 for package in "${packages[@]}"; do
-    # newer Debian and Ubuntu releases carry some of them with a t64 behind the name
+    # newer Debian and Ubuntu releases add t64 to some of the names
     dpkg -s "$package" >/dev/null 2>&1 || dpkg -s "${package}t64" >/dev/null 2>&1 || missing+=("$package")
 done
 if [ "${#missing[@]}" -gt 0 ]; then
@@ -24,10 +24,10 @@ if [ "${#missing[@]}" -gt 0 ]; then
 fi
 
 make_environment dev docs napari openvino
-# napari[all] brings PyQt6; another binding that is installed can be named instead
+# napari[all] installs PyQt6; QT_API names another binding
 export PATH="$PWD/.venv/bin:$PATH" QT_API="${QT_API:-pyqt6}"
 
-# arguments may select tests of one of the two runs only: pytest's 5 means that none was selected
+# arguments may select tests of one of the two runs only: pytest exits with 5 if none was selected
 run_pytest() {
     local status=0
     "$@" || status=$?

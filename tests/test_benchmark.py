@@ -214,7 +214,7 @@ def test_dice_is_that_of_each_label():
     ],
 )
 def test_windows_are_read_from_the_log(log, count):
-    assert predict.windows_told(log) == count
+    assert predict.windows_logged(log) == count
 
 
 def test_summary_compares_with_nnunet_and_monai():
@@ -276,7 +276,7 @@ def test_what_was_measured_before_is_taken_only_when_asked_to(tmp_path, monkeypa
     assert predict.run_rounds(made, [], 2, True, {"torch": "2"}) == {}
 
 
-def test_a_run_that_compiled_its_network_is_repeated_and_told_apart(tmp_path, monkeypatch):
+def test_a_run_that_compiled_its_network_is_repeated_and_marked(tmp_path, monkeypatch):
     made, seconds = predict.Made(tmp_path, 0.0), [50.0, 20.0, 21.0]
 
     def watched(key, made, folder):
@@ -285,9 +285,9 @@ def test_a_run_that_compiled_its_network_is_repeated_and_told_apart(tmp_path, mo
         return measuring.Watched(seconds.pop(0), 1 << 30, "", "scan: 8 windows of 128 x 128 x 128")
 
     monkeypatch.setattr(predict, "watched", watched)
-    told = {"seconds": 20.0, "peak_gib": 1.0, "windows": 8}
-    assert predict.run_contender("napari", made, tmp_path) == told | {"first_seconds": 50.0, "first_peak_gib": 1.0}
-    assert predict.run_contender("napari", made, tmp_path) == told | {"seconds": 21.0}
+    first = {"seconds": 20.0, "peak_gib": 1.0, "windows": 8}
+    assert predict.run_contender("napari", made, tmp_path) == first | {"first_seconds": 50.0, "first_peak_gib": 1.0}
+    assert predict.run_contender("napari", made, tmp_path) == first | {"seconds": 21.0}
 
 
 def test_other_scans_and_settings_have_other_folders(tmp_path):
@@ -335,7 +335,7 @@ def test_shapes_double_axis_by_axis():
     assert list(scaling.doubled((1, 2, 3), 4)) == [(1, 2, 3), (2, 2, 3), (2, 4, 3), (2, 4, 6)]
 
 
-def test_growth_and_predictions_are_told():
+def test_growth_and_estimates_are_described():
     network = {"features": [32, 320], "spacing_mm": 1.0, "classes": 4, "patch": 128}
     row = {
         "backend": "torch",

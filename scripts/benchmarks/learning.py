@@ -116,8 +116,8 @@ def train(image: NDArray, labels: NDArray, network: Standard, training: Training
         dice.append(1 - float(dice_loss(logits.detach(), y)))
         if step % 10 == 0 or step == training.steps:
             minutes = (time.perf_counter() - start) / step * (training.steps - step) / 60
-            told = f"step {step}/{training.steps}  soft Dice {np.mean(dice[-10:]):.3f}  {minutes:.1f} min left"
-            print(told, file=sys.stderr)
+            status = f"step {step}/{training.steps}  soft Dice {np.mean(dice[-10:]):.3f}  {minutes:.1f} min left"
+            print(status, file=sys.stderr)
     return {"model": model.state_dict(), "dice": float(np.mean(dice[-max(training.steps // 10, 1) :]))}
 
 

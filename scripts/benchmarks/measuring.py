@@ -76,8 +76,8 @@ def _serve(serve: Callable, connection: Connection, log: Path, args: Sequence) -
 def _memory_bytes(process: psutil.Process) -> int:
     """Resident memory of a process, a page that it shares with others counted in parts (Linux's PSS)."""
     try:
-        told = Path(f"/proc/{process.pid}/smaps_rollup").read_text().split("\nPss:")
-        return int(told[1].split()[0]) * 1024
+        fields = Path(f"/proc/{process.pid}/smaps_rollup").read_text().split("\nPss:")
+        return int(fields[1].split()[0]) * 1024
     except (OSError, IndexError):  # it has ended, or the system tells it otherwise
         try:
             return getattr(process.memory_full_info(), "pss", 0)

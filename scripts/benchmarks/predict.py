@@ -212,11 +212,11 @@ def kept(made: Made) -> set[str]:
 def figures(run: Watched) -> dict[str, float]:
     """Of a run, with the number of windows where the log tells it."""
     measured = {"seconds": run.seconds, "peak_gib": run.peak_bytes / 2**30}
-    count = windows_told(run.log)
+    count = windows_logged(run.log)
     return measured if count is None else measured | {"windows": count}
 
 
-def windows_told(log: str) -> int | None:
+def windows_logged(log: str) -> int | None:
     """How many windows a program says it ran, at the end of nnU-Net's or MONAI's bar or in our words; None: nothing."""
     bars = [int(total) for done, total in re.findall(r"\b(\d+)/(\d+)\b \[", log) if done == total]
     words = [int(count) for count in re.findall(r"\b(\d+) windows\b", log)]
@@ -307,8 +307,8 @@ def describe_predict(figures: dict) -> str:
     lines += [describe_machine(figures["machine"]), ""]
     rows = figures["contenders"]
     cells = [[CONTENDERS[key], *_cells(row)] for key, row in rows.items()]
-    told = [n for n in range(len(HEADINGS)) if any(row[n] for row in cells)]
-    lines += table([HEADINGS[n] for n in told], [[row[n] for n in told] for row in cells])
+    used = [n for n in range(len(HEADINGS)) if any(row[n] for row in cells)]
+    lines += table([HEADINGS[n] for n in used], [[row[n] for n in used] for row in cells])
     lines += [""]
     for key, row in rows.items():
         if "first_seconds" in row:
@@ -336,7 +336,7 @@ HEADINGS = [
 
 
 def _cells(row: dict) -> list[str]:
-    def told(values: dict[str, float] | None) -> str:
+    def shown(values: dict[str, float] | None) -> str:
         if values is None:
             return ""
         return describe_spread(values) if values["least"] < values["greatest"] else f"{values['median']:.3g}"
@@ -345,9 +345,9 @@ def _cells(row: dict) -> list[str]:
     equal = row.get("equal_to_monai")
     return [
         str(row.get("windows", "")),
-        told(row["seconds"]),
+        shown(row["seconds"]),
         f"{row['peak_gib']['greatest']:.1f}",
-        *(told(row.get(f"share_of_{peer}")) for peer in ("nnunet", "nnunet-tta", "monai")),
+        *(shown(row.get(f"share_of_{peer}")) for peer in ("nnunet", "nnunet-tta", "monai")),
         " ".join(agreement),
         "" if equal is None else f"{equal:.3%}",
     ]
