@@ -4,16 +4,18 @@ import gzip
 import struct
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import phantoms
 import pytest
+from phantoms import rotation
 
 from napari_seg.errors import InputError, OutputError
-from napari_seg.formats.nifti import read_nifti, write_nifti
+from napari_seg.formats.nifti import read_nifti, write_nifti, write_volume
 from napari_seg.geometry import Grid
-from napari_seg.volume import Segment, Segmentation
+from napari_seg.volume import Segment, Segmentation, Volume
 
 
 def code_of(path) -> str:
@@ -386,4 +388,26 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OutputError) as caught:
         write_nifti(segmentation, tmp_path / "a.nii.gz")
     assert caught.value.code == "output.not_equal"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_volume_is_written_and_read_again(tmp_path: Path, dtype: type, channels: int) -> None:
+    array = np.arange(channels * 120).reshape(channels, 4, 5, 6).astype(dtype)
+    affine = rotation(12, 0, 7) @ np.diag([0.7, 1.1, 2.5])
+    grid = Grid((4, 5, 6), np.vstack([np.column_stack([affine, [3.0, -8, 12]]), [0, 0, 0, 1]]))
+    write_volume(Volume(array, grid), tmp_path / "a.nii.gz")
+    for channel in range(channels):
+        found = read_nifti(tmp_path / "a.nii.gz", channel)
+        assert found.array.dtype == dtype
+        assert np.array_equal(found.array[0], array[channel])
+        assert found.grid.matches(grid, 1e-4)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+def test_a_volume_of_a_type_unknown_to_nifti_is_refused(tmp_path: Path) -> None:
+    volume = Volume(np.zeros((1, 4, 5, 6), np.float16), Grid((4, 5, 6), np.eye(4)))
+    with pytest.raises(OutputError, match=r"output\.not_written"):
+        write_volume(volume, tmp_path / "a.nii")
     assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,7 @@
-"""NIfTI files to volumes, label maps to NIfTI files.
+"""Read volumes from NIfTI files, and write volumes and label maps to NIfTI files.
 
-nibabel understands the header; the bytes are streamed here, once, because neither nibabel nor ITK notices a gzip
-stream that was cut or altered, and because a header may claim more than the file can hold.
+nibabel parses the header. The voxels are read here, in one pass, because neither nibabel nor ITK notices a gzip stream
+that was truncated or altered, and because the size in a header may exceed the file.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ if TYPE_CHECKING:
 
 _NOT_INTENSITIES = {1005: "matrices", 1007: "vectors", 1008: "points", 1009: "triangles", 1010: "quaternions"}
 _MAX_EXCESS = 1e-6
-"""What rounding may add to the length of a quaternion; it turns the scan by 0.1 degrees at most."""
+"""Maximum rounding error of the length of a quaternion; it rotates the scan by at most 0.1 degrees."""
 
-_MAX_EXCESS_BESIDE_SFORM = 1e-2
+_MAX_EXCESS_WITH_SFORM = 1e-2
 
 _PIXDIM_TOLERANCE = 0.01
-"""Relative difference between the voxel sizes of sform and pixdim above which they contradict each other."""
+"""Maximum relative difference between the voxel sizes of sform and pixdim."""
 
 _MM_OF_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 
 
 def read_nifti(path: str | os.PathLike[str], volume: int | None = None) -> Volume:
-    """The one volume in a .nii or .nii.gz file or a pair of .hdr and .img, on the grid that its header gives.
+    """Read a volume from a .nii or .nii.gz file or a pair of .hdr and .img.
 
-    The array, (1, I, J, K), keeps the type of the file, in this machine's byte order; where the header asks for
-    rescaling it becomes float32. Its index axes run as in the file.
+    The array (1, I, J, K) has the index axes and the type of the file, in native byte order; if the header requires
+    rescaling, it is float32.
 
     Args:
-        path: of the file, or of either of a pair.
-        volume: which one, counted from 0, of a file that holds several; None: there must be one.
+        path: the file, or either file of a pair.
+        volume: number of the volume, counted from 0, for a file that holds several; None if it must hold one.
 
     Raises:
         InputError: `file.*`, not NIfTI or damaged; `data.*`, not one scalar, finite, three-dimensional image;
-            `geometry.*`, the header does not say where the image lies, or says it twice and differently.
+            `geometry.*`, the position in the header is missing or contradictory.
     """
     path = Path(path)
     array, grid, notices = _load(path, volume)
@@ -72,12 +72,12 @@ def read_nifti(path: str | os.PathLike[str], volume: int | None = None) -> Volum
 
 
 def read_nifti_files(files: Sequence[Path], volume: int | None = None) -> Volume:
-    """`read_nifti` of the first of some files, as `read_in_worker` expects it."""
+    """Read the first of some files with `read_nifti`; a reader for `read_in_worker`."""
     return read_nifti(files[0], volume)
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether a file is NIfTI by its content, zipped or not, whatever it is called."""
+    """Return whether a file is NIfTI by its content, compressed or not, whatever its name."""
     try:
         with _opened(path) as (stream, _):
             return _says_nifti(stream.read(348))
@@ -86,48 +86,74 @@ def is_nifti(path: Path) -> bool:
 
 
 def write_nifti(segmentation: Segmentation, path: str | os.PathLike[str]) -> None:
-    """Writes a label map as NIfTI; see `write_map`."""
+    """Write a label map as NIfTI; see `write_map`."""
     write_map(segmentation.array, segmentation.grid, path)
 
 
-def write_map(array: NDArray[np.unsignedinteger], grid: Grid, path: str | os.PathLike[str]) -> None:
-    """Writes a map (I, J, K) as NIfTI, in its own type and on its own grid, or leaves no file at all.
+def write_volume(volume: Volume, path: str | os.PathLike[str]) -> None:
+    """Write the intensities of a scan as NIfTI; several channels become the fourth axis. See `write_map`.
 
-    The affine stands in sform and qform. The file gets its name, replacing one that had it, only after it was
-    read back and found equal.
+    Args:
+        volume: scan to write; the array keeps its type.
+        path: file to write; ends in .nii or .nii.gz.
 
     Raises:
-        OutputError: `output.not_written`, the folder is missing, full or closed to us; `output.not_equal`, what
-            came back from the disk is not what was meant.
+        OutputError: as `write_map`.
     """
+    _write(list(volume.array), volume.grid, Path(path))
+
+
+def write_map(array: NDArray, grid: Grid, path: str | os.PathLike[str]) -> None:
+    """Write a map (I, J, K) as NIfTI, with its own type and grid, and read it back before the file gets its name.
+
+    The affine is stored as sform and as qform.
+
+    Args:
+        array: (I, J, K) labels, confidence or other values.
+        grid: grid of the array.
+        path: file to write; ends in .nii or .nii.gz. An existing file is replaced.
+
+    Raises:
+        OutputError: `output.not_written`, the folder is missing or not writable, or NIfTI has no such type of values;
+            `output.disk_full`; `output.not_equal`, the file read back differs.
+    """
+    _write([array], grid, Path(path))
+
+
+def _write(channels: Sequence[NDArray], grid: Grid, path: Path) -> None:
+    """Write channels (I, J, K), as a fourth axis if there are several, and compare the file read back."""
     import nibabel
 
-    path = Path(path)
     ending = nifti_ending(path)
     if not ending:
         raise OutputError("output.not_written", f"{path.name} ends neither in .nii nor in .nii.gz; give it such a name")
-    image = nibabel.nifti1.Nifti1Image(array, grid.affine)
+    array = channels[0] if len(channels) == 1 else np.stack(channels, axis=-1)
+    try:
+        image = nibabel.nifti1.Nifti1Image(array, grid.affine, dtype=array.dtype)
+    except (nibabel.spatialimages.HeaderDataError, ValueError) as error:
+        raise OutputError("output.not_written", f"{path} could not be written: {error}") from error
     image.set_sform(grid.affine, code="scanner")
     image.set_qform(grid.affine, code="scanner")
-    if _widest_gap_mm(image.get_qform(), grid) > 0.1 * min(grid.spacing_mm):
-        # A quaternion can't hold axes that are a hair off a right angle; over a long scan the hair becomes a voxel.
+    if _max_distance_mm(image.get_qform(), grid) > 0.1 * min(grid.spacing_mm):
+        # A quaternion can't hold axes that are slightly off a right angle; over a long scan this adds up to a voxel.
         image.set_qform(None, code="unknown")
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = b"napari-seg"
-    with verified_write(path, ending.lower()) as hidden:  # nibabel zips by the ending
+    with verified_write(path, ending.lower()) as hidden:  # nibabel compresses by the ending
         try:
             nibabel.loadsave.save(image, hidden)
         except nibabel.spatialimages.HeaderDataError as error:
             raise OutputError("output.not_written", f"{path} could not be written: {error}") from error
-        found, where, _ = _load(hidden)
-        if found.dtype != array.dtype or not np.array_equal(found, array):
-            raise OutputError("output.not_equal", f"{path.name} came back from the disk with other labels; try again")
-        if not np.allclose(where.affine, grid.affine, rtol=1e-6, atol=1e-4):
-            raise OutputError("output.not_equal", f"{path.name} came back from the disk with another affine")
+        for number, channel in enumerate(channels):
+            found, found_grid, _ = _load(hidden, number)
+            if found.dtype != channel.dtype.newbyteorder("=") or not np.array_equal(found, channel):
+                raise OutputError("output.not_equal", f"{path.name} has other values when it is read back; try again")
+            if not np.allclose(found_grid.affine, grid.affine, rtol=1e-6, atol=1e-4):
+                raise OutputError("output.not_equal", f"{path.name} has another affine when it is read back")
 
 
 def _load(path: Path, volume: int | None = None) -> tuple[NDArray, Grid, tuple[Notice, ...]]:
-    """(I, J, K) array, its grid, and doubts; everything the header can tell is checked before pixels are read."""
+    """Return an array (I, J, K), its grid and notices; the whole header is checked before voxels are read."""
     head, body = _parts(path)
     with _opened(head) as (stream, _):
         header, is_analyze = _read_header(stream, head)
@@ -135,25 +161,25 @@ def _load(path: Path, volume: int | None = None) -> tuple[NDArray, Grid, tuple[N
     shape, count = _shape(header, head, volume)
     grid, notices = _grid(header, shape, head)
     if is_analyze:
-        text = f"{head.name} is in the Analyze format, which does not say how a scan lies; left and right are guesses"
+        text = f"{head.name} is in the Analyze format, which has no orientation; left and right are guesses"
         notices = (Notice("geometry.no_orientation", text),)
     first = _data_offset(header, head, least=0 if body != head else header.sizeof_hdr)
     slope, intercept = _scaling(header, head)
     image_bytes = prod(shape) * dtype.itemsize
     claimed = first + count * image_bytes
-    with _opened(body) as (stream, is_zipped):
+    with _opened(body) as (stream, is_compressed):
         size = body.stat().st_size
         if claimed > size * DEFLATE_LIMIT:
             raise InputError("file.bad_header", f"{body.name} has {size} bytes, but its header claims {claimed}")
-        if claimed > size and not is_zipped:
+        if claimed > size and not is_compressed:
             raise truncated(body, f"{size} of {claimed} bytes are there")
-        wanted = np.dtype(np.float32) if (slope, intercept) != (1, 0) else dtype
-        check_room(shape, dtype, wanted, body.name)
+        dtype_read = np.dtype(np.float32) if (slope, intercept) != (1, 0) else dtype
+        check_room(shape, dtype, dtype_read, body.name)
         stream.seek(first + (volume or 0) * image_bytes)
         array = np.empty(shape, dtype, order="F")
         fill(array.ravel(order="F").view(np.uint8).data, stream, body)
-        behind = (count - 1 - (volume or 0)) * image_bytes
-        rest = read_to_end(stream, claimed, body) - behind
+        after = (count - 1 - (volume or 0)) * image_bytes
+        rest = read_to_end(stream, claimed, body) - after
     if rest < 0:
         raise truncated(body, f"{-rest} of {claimed} bytes are missing")
     array = native(array)
@@ -164,12 +190,12 @@ def _load(path: Path, volume: int | None = None) -> tuple[NDArray, Grid, tuple[N
 
 
 def _stem(path: Path) -> str:
-    """A file's name without what calls it NIfTI or one of a pair."""
+    """Return a file name without its ending."""
     return path.name.removesuffix(nifti_ending(path) or pair_ending(path))
 
 
 def _parts(path: Path) -> tuple[Path, Path]:
-    """The files that hold the header and the voxels; one and the same unless they are a pair."""
+    """Return the file with the header and the file with the voxels; they are the same unless they are a pair."""
     ending = pair_ending(path)
     if not ending:
         return path, path
@@ -189,9 +215,9 @@ def _parts(path: Path) -> tuple[Path, Path]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[IO[bytes], bool]]:
-    """The file's bytes, unzipped if they are zipped, and whether they are."""
+    """Yield the uncompressed bytes of a file, and whether the file is compressed."""
     if not path.is_file():
-        raise InputError("file.unreadable", f"{path.name} is no file, or a link that leads nowhere")
+        raise InputError("file.unreadable", f"{path.name} is no file, or a link without a target")
     with stream_faults(path), open(path, "rb") as plain:
         magic = plain.read(2)
         if not magic:
@@ -205,7 +231,7 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], bool]]:
 
 
 def _read_header(stream: IO[bytes], path: Path) -> tuple[Nifti1Header, bool]:
-    """The header, and whether it is one of Analyze 7.5, of which NIfTI keeps the layout but for orientation."""
+    """Return the header, and whether it is one of Analyze 7.5, which has NIfTI's layout but no orientation."""
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
@@ -231,12 +257,12 @@ def _read_header(stream: IO[bytes], path: Path) -> tuple[Nifti1Header, bool]:
                 return header, True
     if _says_nifti(block):
         size = int.from_bytes(block[:4], "little")
-        raise InputError("file.bad_header", f"{path.name} says that its header has {size} bytes; NIfTI has 348 or 540")
-    raise InputError("file.not_nifti", f"{path.name} is not a NIfTI file, whatever its name says")
+        raise InputError("file.bad_header", f"{path.name} claims a header of {size} bytes; NIfTI has 348 or 540")
+    raise InputError("file.not_nifti", f"{path.name} is no NIfTI file, in spite of its name")
 
 
 def _says_nifti(block: bytes) -> bool:
-    """Whether the mark of NIfTI-1 or 2 stands in its place in the first bytes of a file."""
+    """Return whether the first bytes of a file hold the magic string of NIfTI-1 or NIfTI-2."""
     return block[344:348] in (b"n+1\0", b"ni1\0") or block[4:8] in (b"n+2\0", b"ni2\0")
 
 
@@ -254,7 +280,7 @@ def _scalar_type(header: Nifti1Header, path: Path) -> np.dtype:
 
 
 def _shape(header: Nifti1Header, path: Path, volume: int | None) -> tuple[tuple[int, int, int], int]:
-    """(I, J, K) of a volume, and how many there are."""
+    """Return the shape (I, J, K) of a volume, and the number of volumes."""
     ndim = int(header["dim"][0])
     sizes = [int(n) for n in header["dim"][1 : ndim + 1]]
     if not 1 <= ndim <= 7 or min(sizes) < 1:
@@ -262,17 +288,17 @@ def _shape(header: Nifti1Header, path: Path, volume: int | None) -> tuple[tuple[
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes.pop()
     count = prod(sizes[3:])
-    held = _NOT_INTENSITIES.get(int(header["intent_code"]))
+    content = _NOT_INTENSITIES.get(int(header["intent_code"]))
     if len(sizes) > 3 and volume is None:
         code, text = (
             f"data.{len(sizes)}d",
             f"{path.name} has shape {tuple(sizes)}; expected one volume of three dimensions",
         )
-        if held is not None:
-            raise InputError(code, f"{text} with intensities; found {held}")
+        if content is not None:
+            raise InputError(code, f"{text} with intensities; found {content}")
         raise ChoiceNeeded(code, f"{text}; choose one with --volume, 0 to {count - 1}", "volume", count)
-    if held is not None:
-        raise InputError("data.not_scalar", f"{path.name} holds {held}; expected intensities")
+    if content is not None:
+        raise InputError("data.not_scalar", f"{path.name} holds {content}; expected intensities")
     if volume is not None and not 0 <= volume < count:
         raise InputError(
             "data.no_such_volume",
@@ -285,13 +311,13 @@ def _shape(header: Nifti1Header, path: Path, volume: int | None) -> tuple[tuple[
 def _data_offset(header: Nifti1Header, path: Path, least: int) -> int:
     offset = float(header["vox_offset"])
     if not least <= offset < 2**63:  # NaN fails this too
-        raise InputError("file.bad_header", f"{path.name} says its voxels start at byte {offset:g}")
+        raise InputError("file.bad_header", f"{path.name} has its voxels at the impossible byte offset {offset:g}")
     return int(offset)
 
 
 def _scaling(header: Nifti1Header, path: Path) -> tuple[float, float]:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope == 0 or not np.isfinite(slope):  # the standard: no scaling
+    if slope == 0 or not np.isfinite(slope):  # NIfTI: no scaling
         return 1.0, 0.0
     if not np.isfinite(intercept):
         raise InputError("file.bad_header", f"{path.name} adds {intercept} to every voxel (scl_inter)")
@@ -299,11 +325,11 @@ def _scaling(header: Nifti1Header, path: Path) -> tuple[float, float]:
 
 
 def _grid(header: Nifti1Header, shape: tuple[int, int, int], path: Path) -> tuple[Grid, tuple[Notice, ...]]:
-    """Where the header puts the image, in mm, and doubts about it."""
+    """Return the grid of the header in mm, and notices about it."""
     from nibabel.spatialimages import HeaderDataError
 
-    _mend_qform(header)
-    # Corrupt headers overflow in nibabel's quaternion arithmetic; what comes of it is judged by Grid.
+    _correct_qform(header)
+    # Corrupt headers overflow in nibabel's quaternion arithmetic; `Grid` checks the result.
     with np.errstate(all="ignore"):
         try:
             sform, _ = header.get_sform(coded=True)
@@ -313,23 +339,23 @@ def _grid(header: Nifti1Header, shape: tuple[int, int, int], path: Path) -> tupl
             raise InputError("file.bad_header", f"{path.name} has an unusable orientation: {error}") from error
     notices = []
     if sform is not None and qform is None and header["qform_code"] > 0:
-        text = f"{path.name} has a qform that is no orientation; its sform is used"
+        text = f"{path.name} has an unusable qform; its sform is used"
         notices.append(Notice("geometry.qform_unusable", text))
     if sform is None and qform is None:
-        text = f"{path.name} does not say how it lies (sform and qform are 0); left and right are guesses"
+        text = f"{path.name} has no orientation (sform and qform are 0); left and right are guesses"
         notices.append(Notice("geometry.no_orientation", text))
     affine = next(form for form in (sform, qform, fallback) if form is not None)
     unit = int(header["xyzt_units"]) & 0b111
     if unit not in _MM_OF_UNIT:
-        raise InputError("file.bad_header", f"{path.name} gives its lengths in unit {unit}, which NIfTI does not know")
+        raise InputError("file.bad_header", f"{path.name} has lengths in unit {unit}, which NIfTI does not define")
     to_mm = np.diag([_MM_OF_UNIT[unit]] * 3 + [1.0])
     grid = Grid(shape, to_mm @ affine)
     if sform is not None and qform is not None:
-        gap_mm = _widest_gap_mm(to_mm @ qform, grid)
+        gap_mm = _max_distance_mm(to_mm @ qform, grid)
         if not gap_mm <= 0.5 * min(grid.spacing_mm):
             raise InputError(
                 "geometry.form_conflict",
-                f"{path.name} gives two places for the scan: its sform and qform lie up to {gap_mm:.3g} mm apart; "
+                f"{path.name} has two positions for the scan: its sform and qform differ by up to {gap_mm:.3g} mm; "
                 "expected at most half a voxel; correct one, or set its code to 0",
             )
     if sform is not None:
@@ -338,7 +364,7 @@ def _grid(header: Nifti1Header, shape: tuple[int, int, int], path: Path) -> tupl
 
 
 def _qform(header: Nifti1Header) -> NDArray[np.float64] | None:
-    """Return the qform; None if it is not coded, or unusable beside an sform."""
+    """Return the qform; None if its code is 0, or if it is unusable and there is an sform."""
     from nibabel.spatialimages import HeaderDataError
 
     try:
@@ -352,12 +378,12 @@ def _qform(header: Nifti1Header) -> NDArray[np.float64] | None:
     return qform if np.isfinite(qform).all() and np.linalg.det(qform) else None
 
 
-def _mend_qform(header: Nifti1Header) -> None:
-    """Correct in place what the standard allows to be read, and nibabel does not.
+def _correct_qform(header: Nifti1Header) -> None:
+    """Correct a qform in place that the standard allows and nibabel refuses.
 
-    A pixdim[0] of 0 means 1. A quaternion that rounding made longer than 1 has no real part. Beside an sform, which the
-    qform is compared with, more is accepted: longer quaternions, voxel sizes below 0, and a pixdim[0] that is neither 1
-    nor -1, where the sform tells whether an axis is mirrored.
+    A pixdim[0] of 0 means 1, and a quaternion that is longer than 1 by rounding has no real part. If there is an sform,
+    with which the qform is compared, more is accepted: longer quaternions, negative voxel sizes, and a pixdim[0] other
+    than 1 and -1; the sform then decides whether an axis is mirrored.
     """
     has_sform = header["sform_code"] > 0
     if header["pixdim"][0] == 0 or (has_sform and abs(header["pixdim"][0]) != 1):
@@ -367,15 +393,15 @@ def _mend_qform(header: Nifti1Header) -> None:
         header["pixdim"][1:4] = np.abs(header["pixdim"][1:4])
     fields = ("quatern_b", "quatern_c", "quatern_d")
     length = float(np.linalg.norm([np.float64(header[field]) for field in fields]))
-    if 1 < length <= 1 + (_MAX_EXCESS_BESIDE_SFORM if has_sform else _MAX_EXCESS):
+    if 1 < length <= 1 + (_MAX_EXCESS_WITH_SFORM if has_sform else _MAX_EXCESS):
         for field in fields:
             header[field] = header[field] / (length * (1 + 1e-7))
 
 
 def _pixdim_notices(header: Nifti1Header, grid: Grid, mm: float, path: Path) -> list[Notice]:
-    """Return a doubt if the voxel sizes of the sform and of pixdim differ, as no qform was there to be compared."""
+    """Return a notice if the voxel sizes of sform and pixdim differ."""
     sizes_mm = np.abs(header["pixdim"][1:4].astype(np.float64)) * mm
-    if not np.isfinite(sizes_mm).all() or not sizes_mm.all():  # it does not give any
+    if not np.isfinite(sizes_mm).all() or not sizes_mm.all():  # it has none
         return []
     if np.allclose(sizes_mm, grid.spacing_mm, rtol=_PIXDIM_TOLERANCE, atol=0):
         return []
@@ -384,14 +410,14 @@ def _pixdim_notices(header: Nifti1Header, grid: Grid, mm: float, path: Path) -> 
         for sizes in (grid.spacing_mm, sizes_mm)
     )
     text = (
-        f"{path.name} gives two voxel sizes: its sform {by_sform}, its pixdim {by_pixdim}; the sform is used; check "
-        "which one is right before you trust a volume"
+        f"{path.name} has two voxel sizes: {by_sform} by its sform, {by_pixdim} by its pixdim; the sform is used; "
+        "check which one is right before using volumes"
     )
     return [Notice("geometry.pixdim_conflict", text)]
 
 
-def _widest_gap_mm(affine: NDArray[Any], grid: Grid) -> float:
-    """How far another affine moves any voxel of a grid, in mm."""
+def _max_distance_mm(affine: NDArray[Any], grid: Grid) -> float:
+    """Return the maximum distance in mm between voxels placed by another affine and by a grid."""
     ends = np.stack(np.meshgrid(*[(0, n - 1) for n in grid.shape], indexing="ij"), axis=-1).reshape(8, 3)
     corners = ends @ affine[:3, :3].T + affine[:3, 3]
     return float(np.linalg.norm(corners - grid.corners_mm, axis=1).max())
@@ -399,7 +425,7 @@ def _widest_gap_mm(affine: NDArray[Any], grid: Grid) -> float:
 
 def _rescaled(array: NDArray, slope: float, intercept: float) -> NDArray[np.float32]:
     answer = np.empty(array.shape, np.float32, order="F")
-    with np.errstate(over="ignore"):  # what overflows float32 is found as infinite and refused
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, which is refused later
         for k in range(array.shape[2]):
             answer[..., k] = array[..., k] * np.float64(slope) + intercept
     return answer
