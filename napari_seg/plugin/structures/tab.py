@@ -77,15 +77,12 @@ class StructuresTab(QWidget):
         if layer is None or why:
             session.say(Message("warning", why))
             return
-        title, endings = (
-            LABEL_FORMATS[format_name].title,
-            " ".join(f"*{ending}" for ending in LABEL_FORMATS[format_name].endings),
-        )
-        name = suggested_name(layer, format_name)
+        label_format, name = LABEL_FORMATS[format_name], suggested_name(layer, format_name)
+        title, endings = label_format.title, " ".join(f"*{ending}" for ending in label_format.endings)
         chosen, _ = QFileDialog.getSaveFileName(self, f"Save as {title}", name, f"{title} ({endings})")
         if not chosen:
             return
-        path = LABEL_FORMATS[format_name].with_ending(Path(chosen))
+        path = label_format.with_ending(Path(chosen))
         if is_of_scan(layer, path):
             session.say(Message("error", f"{path.name} is the scan itself; choose another name (output.exists)"))
         elif path == Path(chosen) or not path.exists() or self._may_replace(path):  # otherwise the dialog has asked
