@@ -1,0 +1,117 @@
+"""Copies of unsaved labels: written, restored, and removed."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import phantoms
+import pytest
+
+pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
+
+from labelled import found_in, labels_of, measure, viewer_with_labels
+from napari.components import ViewerModel
+from napari.layers import Labels
+
+from napari_seg.errors import NapariSegError
+from napari_seg.plugin.autosave import Autosave
+from napari_seg.plugin.labels_state import Snapshot, state_of
+from napari_seg.plugin.layer_info import LayerInfo, placement_of
+from napari_seg.plugin.layers import labels_layer, layer_of
+from napari_seg.plugin.session import Session
+from napari_seg.plugin.structures.model import StructuresModel
+from napari_seg.volume import Volume
+
+
+@pytest.fixture
+def viewer(head: Volume) -> ViewerModel:
+    return viewer_with_labels(head)
+
+
+@pytest.fixture
+def model(viewer: ViewerModel) -> StructuresModel:
+    model = StructuresModel(Session(viewer))
+    measure(model)
+    return model
+
+
+def test_copies_are_restored_after_a_crash(model: StructuresModel, viewer: ViewerModel, tmp_path: Path) -> None:
+    layer = labels_of(viewer)
+    autosave = Autosave(tmp_path)
+    assert autosave.due([layer]) == []  # nobody edited it
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
+    due = autosave.due([layer])
+    autosave.keep(due)
+    assert os.stat(autosave.folder).st_mode & 0o077 == 0
+    assert Autosave(tmp_path).left_behind() == []  # this program still runs
+    autosave.folder.rename(tmp_path / f"{platform.node()}-999999999-x")  # as one that is no more
+    (left,) = Autosave(tmp_path).left_behind()
+    assert left.names == ("found",)
+    (back,) = left.read(None)
+    assert back.name == "found (restored)"
+    np.testing.assert_array_equal(back.data, layer.data)
+    assert LayerInfo.require(back).segments[0].name == "left ball"
+    assert len(autosave.due([back])) == 1  # it is not saved yet
+    left.discard()
+    assert Autosave(tmp_path).left_behind() == []
+
+
+def test_copies_remain_until_the_last_edit_is_saved(
+    model: StructuresModel, viewer: ViewerModel, tmp_path: Path
+) -> None:
+    layer = labels_of(viewer)
+    autosave = Autosave(tmp_path)
+    model.rename(3, "proboscis")
+    (due,) = autosave.due([layer])
+    autosave.keep([due])
+    assert autosave.due([layer]) == []  # it lies there already
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
+    saved = Snapshot.of(layer)
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([1])), 4)  # while it is saved
+    table = state_of(layer)
+    table.saved = saved.edits
+    assert table.is_unsaved
+    (due,) = autosave.due([layer])
+    autosave.keep([due])
+    assert len(list(autosave.folder.glob("*.nii.gz"))) == 1  # in place of the copy before
+    table.saved = Snapshot.of(layer).edits
+    assert autosave.due([layer]) == []
+    layer.undo()
+    assert len(autosave.due([layer])) == 1
+
+
+def test_a_disk_that_takes_no_copies_is_an_error(model: StructuresModel, viewer: ViewerModel, tmp_path: Path) -> None:
+    layer = labels_of(viewer)
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
+    (tmp_path / "file").touch()
+    with pytest.raises(NapariSegError, match="cannot write copies") as caught:
+        Autosave(tmp_path / "file").keep([Snapshot.of(layer)])
+    assert caught.value.code == "output.not_written"
+
+
+def test_a_layer_that_cannot_be_copied_leaves_the_others(
+    model: StructuresModel, viewer: ViewerModel, tmp_path: Path
+) -> None:
+    layer = labels_of(viewer)
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
+    autosave = Autosave(tmp_path)
+    good = Snapshot.of(layer)
+    bad = replace(good, labels=good.labels.astype(np.int16) - 3)
+    second = layer_of(labels_layer(found_in(phantoms.head()), placement_of(layer), "second"))
+    assert isinstance(second, Labels)
+    state_of(second).edits = 1
+    with pytest.raises(NapariSegError, match="whole"):
+        autosave.keep([bad, Snapshot.of(second)])
+    assert len(list(autosave.folder.glob("*.nii.gz"))) == 1
+    autosave.keep([good, Snapshot.of(second)])
+    kept = set(autosave.folder.glob("*.nii.gz"))
+    with pytest.raises(NapariSegError, match="whole"):
+        autosave.keep([bad, Snapshot.of(second)])
+    after = set(autosave.folder.glob("*.nii.gz"))
+    assert len(after) == 2
+    assert len(kept & after) == 1  # the copy before, of the layer that could not be kept
+    assert len(autosave.due([layer, second])) == 2  # it is tried again
