@@ -29,7 +29,7 @@ _NO_SCAN = object()
 def unwrapped(viewer: ViewerModel) -> ViewerModel:
     """Return the viewer itself for the proxy that napari passes to widgets.
 
-    The proxy wraps each layer anew at every access, so that layers cannot be compared by identity.
+    The proxy wraps each layer in a new object at every access, so that layers cannot be compared by identity.
     """
     plain: ViewerModel = getattr(viewer, "__wrapped__", viewer)
     return plain
