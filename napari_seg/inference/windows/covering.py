@@ -37,8 +37,8 @@ def coverings(image_shape: Triple, settings: WindowSettings) -> list[Windows]:
 
     MONAI moves the last window of an axis back until it ends with the image, so it repeats much of the one before.
     Here windows are spaced evenly, overlap by at least as many voxels as the bundle requires, and may be longer than
-    the bundle's windows if that saves one. Convolutional networks take any size; docs/reference/benchmarks.md states how much the
-    result changes. The last item has windows of the bundle's own size.
+    the bundle's windows if that saves one. Convolutional networks take any size; docs/reference/benchmarks.md states
+    how much the result changes. The last item has windows of the bundle's own size.
 
     Args:
         image_shape: (I, J, K).
