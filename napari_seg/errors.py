@@ -1,4 +1,4 @@
-"""What can go wrong for a user, each kind with a code that stays the same from release to release."""
+"""Errors and notices for users, each with a stable code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 
 def printable(text: str) -> str:
-    """Return a text that any terminal, font and encoder of UTF-8 takes.
+    """Return text that every terminal, font and UTF-8 encoder accepts.
 
     Bytes of a file name that are not UTF-8 are read as Latin-1; control characters, such as the escape codes of a
     terminal, become "_".
@@ -28,14 +28,13 @@ def one_line(text: object, max_length: int) -> str:
 
 
 class NapariSegError(Exception):
-    """Something a user can cause and mend.
+    """An error that a user can cause and correct.
 
-    The text says what was found, what was expected and what to do; it never holds a patient's name or
-    identifier.
+    The message says what was found, what was expected and what to do. It never contains a patient's name or identifier.
 
     Attributes:
-        code: stable and lower case, `<area>.<fault>`, such as `geometry.missing_slice`.
-        message: one line for a person.
+        code: stable code in lower case, `<area>.<fault>`, such as `geometry.missing_slice`.
+        message: one line of text.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -53,11 +52,11 @@ class InputError(NapariSegError):
 
 
 class ChoiceNeeded(InputError):
-    """A scan can be used once a person has chosen how to read it.
+    """A scan can be read only with an option that the user must choose.
 
     Attributes:
-        option: of `Scan.read`: "volume" or "resample_tilt".
-        count: how many volumes there are to choose from, counted from 0; 0 where the option is none but a yes.
+        option: name of the option of `Scan.read`: "volume" or "resample_tilt".
+        count: number of volumes to choose from; 0 for an option that is only switched on.
     """
 
     def __init__(self, code: str, message: str, option: Literal["volume", "resample_tilt"], count: int = 0) -> None:
@@ -70,7 +69,7 @@ class ChoiceNeeded(InputError):
 
 
 class LocaliseError(NapariSegError):
-    """The place to look at was not found in the scan (`localise.*`)."""
+    """The region of interest was not found in the scan (`localise.*`)."""
 
 
 class BundleError(NapariSegError):
@@ -86,11 +85,11 @@ class OutputError(NapariSegError):
 
 
 class EnvironmentFault(NapariSegError):
-    """This machine lacks something that was asked for (`environment.*`)."""
+    """This machine lacks something that is required (`environment.*`)."""
 
 
 class Cancelled(NapariSegError):
-    """The user stopped the work; raise it from a progress callback to do so."""
+    """The user stopped the work; a progress callback raises it."""
 
     def __init__(
         self, code: str = "run.cancelled", message: str = "stopped before the end; nothing was written"
@@ -100,12 +99,12 @@ class Cancelled(NapariSegError):
 
 @dataclass(frozen=True)
 class Notice:
-    """A doubt that does not stop the work, such as `result.implausible`.
+    """A warning that does not stop the work, such as `result.implausible`.
 
     Attributes:
-        code: as of an error.
-        message: as of an error.
-        segment: name of the structure that is doubted; "" for the whole scan.
+        code: stable code, as for an error.
+        message: one line of text.
+        segment: name of the segment that it concerns; "" for the whole scan.
     """
 
     code: str
@@ -120,18 +119,18 @@ class Notice:
 
 
 @contextmanager
-def told_plainly(
+def without_private_text(
     fault: type[NapariSegError], code: str, text: str, passing: tuple[type[Exception], ...] = ()
 ) -> Iterator[None]:
-    """Turns what libraries raise on foreign headers into an error of ours that does not quote them.
+    """Replace errors that libraries raise on foreign headers by an error that does not quote the headers.
 
-    What they raise is named by its kind alone and not chained: its words hold values, and those may be private.
+    The new error gives only the type of the original one, which is not chained: its text may contain private values.
 
     Args:
-        fault: what is raised instead; our own errors pass.
-        code: its code.
-        text: its message, with "{kind}" where the kind of the error goes.
-        passing: others that pass.
+        fault: type of the new error; errors of this program pass unchanged.
+        code: code of the new error.
+        text: message of the new error; "{kind}" stands for the type of the original error.
+        passing: other types of errors that pass unchanged.
     """
     try:
         yield

@@ -1,9 +1,9 @@
-"""Where voxels lie in the patient: the ground floor that everything spatial stands on.
+"""Placement of voxels in the patient, and resampling between grids.
 
-A `Grid` is a shape and one affine from voxel index to millimetres in RAS+ (x grows to the patient's right, y
-to the front, z to the head), as in nibabel and MONAI. An index names the centre of its voxel. Scans, the
-grid a network wants, a box around an organ and that box's mirror image are all grids, and `resample` carries
-an array from any one to any other.
+A `Grid` is a shape and one affine from voxel index to millimetres in RAS+ (x grows to the patient's right, y to the
+front, z to the head), as in nibabel and MONAI. An index is the centre of its voxel. The grid of a scan, the input grid
+of a network, a box around an organ and the mirror image of that box are all grids. `resample` samples an array of one
+grid on any other.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ SHEAR_TOLERANCE = 2e-3
 """Cosine between two axes above which a grid counts as sheared (0.11 degrees); float32 headers stay below 1e-5."""
 
 WHOLE_VOXEL_TOLERANCE = 1e-3
-"""Distance in voxels, anywhere in the grid, below which two lattices count as the same."""
+"""Maximum distance in voxels, anywhere in the grid, between two lattices that count as the same."""
 
 PLANES_AT_ONCE = 16
-"""Interpolated at once, where a grid follows another's axes."""
+"""Number of planes that are interpolated at once if two grids have parallel axes."""
 
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""(4, 4) from the frame of DICOM and ITK, LPS+, to RAS+; it is its own inverse."""
+"""(4, 4) matrix from LPS+, the frame of DICOM and ITK, to RAS+; it is its own inverse."""
 
 _AXIS_CODES = (("L", "R"), ("P", "A"), ("I", "S"))
 
@@ -84,7 +84,7 @@ class Grid:
     def __hash__(self) -> int:
         return hash((self.shape, self.affine.tobytes()))
 
-    # what it is
+    # properties
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -94,57 +94,57 @@ class Grid:
 
     @property
     def directions(self) -> NDArray[np.float64]:
-        """(3, 3); column n is the unit vector, in RAS+, along which index axis n grows."""
+        """(3, 3) matrix whose column n is the unit vector, in RAS+, of index axis n."""
         return self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
 
     @property
     def orientation(self) -> str:
-        """The patient direction that each index axis grows towards, such as `RAS` or `LPS`."""
+        """Patient direction nearest to each index axis, such as "RAS" or "LPS"."""
         world_axes, signs = self._nearest_world_axes()
         return "".join(_AXIS_CODES[axis][sign > 0] for axis, sign in zip(world_axes, signs, strict=True))
 
     @property
     def voxel_ml(self) -> float:
-        """The volume of one voxel in millilitres."""
+        """Volume of a voxel in ml."""
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
 
     @property
     def size_mm(self) -> tuple[float, float, float]:
-        """The field of view along each index axis, from outer face to outer face, in mm."""
+        """Field of view in mm along each index axis, including the outer half voxels."""
         i, j, k = (n * s for n, s in zip(self.shape, self.spacing_mm, strict=True))
         return i, j, k
 
     @property
     def center_mm(self) -> NDArray[np.float64]:
-        """(3,) the middle of the field of view, in mm, RAS+."""
+        """(3,) centre of the field of view in mm, RAS+."""
         return self.to_world((np.array(self.shape) - 1) / 2)
 
     @property
     def corners_mm(self) -> NDArray[np.float64]:
-        """(8, 3) the centres of the eight corner voxels, in mm, RAS+."""
+        """(8, 3) centres of the eight corner voxels in mm, RAS+."""
         ends = [(0, n - 1) for n in self.shape]
         return self.to_world(np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(8, 3))
 
     def to_world(self, indices: ArrayLike) -> NDArray[np.float64]:
-        """(..., 3) points in mm, RAS+, of voxel indices (..., 3)."""
+        """Return the points (..., 3) in mm, RAS+, of voxel indices (..., 3)."""
         return np.asarray(indices, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
 
     def to_index(self, points_mm: ArrayLike) -> NDArray[np.float64]:
-        """(..., 3) fractional voxel indices of points (..., 3) in mm, RAS+."""
+        """Return the fractional voxel indices (..., 3) of points (..., 3) in mm, RAS+."""
         return (np.asarray(points_mm, dtype=np.float64) - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
 
     def contains(self, points_mm: ArrayLike) -> NDArray[np.bool_]:
-        """(...) whether each point (..., 3) lies in the field of view, outer half voxels included."""
+        """Return whether points (..., 3) in mm, RAS+, lie in the field of view, including the outer half voxels."""
         indices = self.to_index(points_mm)
         return np.all((indices >= -0.5) & (indices <= np.array(self.shape) - 0.5), axis=-1)
 
     def matches(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
-        """Whether both have the same shape and no voxel of one lies further than this from its twin."""
+        """Return whether two grids have the same shape and no corner voxels further apart than a tolerance."""
         if self.shape != other.shape:
             return False
         return bool(np.linalg.norm(self.corners_mm - other.corners_mm, axis=1).max() <= tolerance_mm)
 
-    # what it can become
+    # derived grids
 
     @classmethod
     def around(
@@ -154,13 +154,13 @@ class Grid:
         spacing_mm: Sequence[float],
         directions: ArrayLike | None = None,
     ) -> Grid:
-        """A box with its middle at a point, at least as large as asked.
+        """Return a box around a point, with at least the given size.
 
         Args:
             center_mm: (3,) in mm, RAS+.
-            size_mm: field of view along each index axis; rounded up to whole voxels.
+            size_mm: field of view along each index axis; it is rounded up to whole voxels.
             spacing_mm: voxel size along each index axis.
-            directions: (3, 3) unit columns, in RAS+; the patient's own axes if left out.
+            directions: (3, 3) unit vectors of the index axes as columns, in RAS+; None for the patient axes.
         """
         spacing = np.asarray(spacing_mm, dtype=np.float64)
         shape = np.ceil(np.asarray(size_mm) / spacing - 1e-6).astype(int)
@@ -170,17 +170,17 @@ class Grid:
         return cls((int(shape[0]), int(shape[1]), int(shape[2])), affine)
 
     def box(self, start: Sequence[int], stop: Sequence[int]) -> Grid:
-        """The voxels from `start` up to, not with, `stop`; may reach beyond this grid on any side."""
+        """Return the grid of the voxels from `start` to `stop` - 1; it may extend beyond this grid."""
         affine = self.affine.copy()
         affine[:3, 3] = self.to_world(start)
         i, j, k = (int(b) - int(a) for a, b in zip(start, stop, strict=True))
         return Grid((i, j, k), affine)
 
     def mirrored(self, axis: int = 0) -> Grid:
-        """The same voxels with one index axis running the other way.
+        """Return the same voxels with one index axis reversed.
 
-        An array sampled on it is the mirror image of one sampled on this grid: what a network that
-        knows the left side only has to see of the right.
+        An array sampled on it is the mirror image of an array sampled on this grid. A network that was trained on the
+        left side of the body can so segment the right side.
         """
         affine = self.affine.copy()
         affine[:3, 3] += affine[:3, axis] * (self.shape[axis] - 1)
@@ -188,13 +188,13 @@ class Grid:
         return Grid(self.shape, affine)
 
     def reoriented(self, orientation: str = "RAS") -> Grid:
-        """The same voxels with index axes in the order and directions nearest to `orientation`.
+        """Return the same voxels with the index axes in the order and directions nearest to an orientation.
 
         Args:
             orientation: three letters, one from each of L/R, P/A and I/S.
 
         Raises:
-            InputError: `geometry.orientation`, the letters name no orientation.
+            InputError: `geometry.orientation`, the letters are no orientation.
         """
         wanted = [next((n for n, codes in enumerate(_AXIS_CODES) if c in codes), -1) for c in orientation.upper()]
         if sorted(wanted) != [0, 1, 2]:
@@ -215,14 +215,14 @@ class Grid:
         return Grid((shape[0], shape[1], shape[2]), affine)
 
     def _nearest_world_axes(self) -> tuple[list[int], list[int]]:
-        """For each index axis the world axis it follows, each used once, and the sign of its growth."""
+        """Return, for each index axis, the nearest world axis, each used once, and the sign of the direction."""
         directions = self.directions
         best = max(permutations(range(3)), key=lambda order: sum(abs(directions[w, n]) for n, w in enumerate(order)))
         return list(best), [1 if directions[w, n] >= 0 else -1 for n, w in enumerate(best)]
 
 
 def index_affine(source: Grid, target: Grid) -> NDArray[np.float64]:
-    """(4, 4) from a voxel index of `target` to the (fractional) index of `source` at the same place."""
+    """Return the (4, 4) matrix from voxel indices of `target` to fractional voxel indices of `source`."""
     return np.linalg.inv(source.affine) @ target.affine
 
 
@@ -234,18 +234,17 @@ def resample(
     order: Literal[0, 1] = 1,
     outside: float | None = None,
 ) -> NDArray:
-    """An array of `source`, sampled on `target`.
+    """Return an array of one grid sampled on another.
 
-    Between grids that differ by axis order, flips and whole-voxel shifts alone, the values are copied bit by
-    bit and the type is kept. Otherwise they are interpolated; linear interpolation gives float32, or float64
-    for a float64 array.
+    Between grids that differ only by axis order, flips and whole-voxel shifts, the values are copied and the type is
+    kept. Otherwise they are interpolated; linear interpolation gives float32, or float64 for a float64 array.
 
     Args:
         array: (..., I, J, K) on `source`.
-        source: where the array lies.
-        target: where the answer lies.
-        order: 1 linear, 0 nearest (for labels: keeps the type).
-        outside: the value where `target` reaches beyond `source`; None repeats the edge.
+        source: grid of the array.
+        target: grid of the returned array.
+        order: 1 for linear, 0 for nearest-neighbour interpolation, which keeps the type (for labels).
+        outside: value where `target` extends beyond `source`; None repeats the edge.
 
     Returns:
         (..., *target.shape).
@@ -254,7 +253,7 @@ def resample(
         raise InputError("geometry.shape", f"found an array of shape {array.shape} for a grid of {source.shape}")
     to_source = index_affine(source, target)
     if is_same_lattice(source, target):
-        return _copy_voxels(array, np.rint(to_source), target, outside)
+        return _copied_voxels(array, np.rint(to_source), target, outside)
 
     if order == 1 and (driving := driving_axes(to_source, target.shape)) is not None:
         places = [
@@ -266,23 +265,23 @@ def resample(
 
     interpolated = np.float64 if array.dtype == np.float64 else np.float32
     dtype = array.dtype if order == 0 else np.dtype(interpolated)
-    answer = np.empty((*array.shape[:-3], *target.shape), dtype=dtype)
+    result = np.empty((*array.shape[:-3], *target.shape), dtype=dtype)
     for channel in np.ndindex(array.shape[:-3]):
         affine_transform(
             array[channel],
             to_source[:3, :3],
             to_source[:3, 3],
             output_shape=target.shape,
-            output=answer[channel],
+            output=result[channel],
             order=order,
             mode="nearest" if outside is None else "grid-constant",
             cval=0.0 if outside is None else outside,
         )
-    return answer
+    return result
 
 
 def is_same_lattice(source: Grid, target: Grid) -> bool:
-    """Whether the grids differ by axis order, flips and whole-voxel shifts alone."""
+    """Return whether two grids differ only by axis order, flips and whole-voxel shifts."""
     to_source = index_affine(source, target)
     rounded = np.rint(to_source)
     turn = np.abs(rounded[:3, :3])
@@ -293,7 +292,7 @@ def is_same_lattice(source: Grid, target: Grid) -> bool:
     return bool((drift[:, :3] @ ends + drift[:, 3]).max() < WHOLE_VOXEL_TOLERANCE)
 
 
-def _copy_voxels(array: NDArray, to_source: NDArray[np.float64], target: Grid, outside: float | None) -> NDArray:
+def _copied_voxels(array: NDArray, to_source: NDArray[np.float64], target: Grid, outside: float | None) -> NDArray:
     source_axis_of = [int(np.argmax(np.abs(to_source[:3, n]))) for n in range(3)]
     lead = tuple(range(array.ndim - 3))
     turned = array.transpose(*lead, *(len(lead) + axis for axis in source_axis_of))
@@ -303,19 +302,19 @@ def _copy_voxels(array: NDArray, to_source: NDArray[np.float64], target: Grid, o
         size = turned.shape[len(lead) + n]
         picks.append(np.clip(indices, 0, size - 1))
         inside.append((indices >= 0) & (indices < size))
-    answer = turned[(..., *np.ix_(*picks))]
+    result = turned[(..., *np.ix_(*picks))]
     if outside is not None and not all(i.all() for i in inside):
         i, j, k = inside
-        answer[..., ~(i[:, None, None] & j[:, None] & k)] = outside
-    return np.ascontiguousarray(answer)
+        result[..., ~(i[:, None, None] & j[:, None] & k)] = outside
+    return np.ascontiguousarray(result)
 
 
 def driving_axes(to_source: NDArray[np.float64], target_shape: Sequence[int]) -> list[int] | None:
-    """For each axis of the source the target's axis that runs along it; None if the grids are turned to each other.
+    """Return, for each source axis, the parallel target axis; None if the grids are rotated against each other.
 
     Args:
         to_source: see `index_affine`.
-        target_shape: (I, J, K) of the target, which decides how far a small turn leads astray.
+        target_shape: (I, J, K) of the target; the effect of a small rotation grows with it.
     """
     linear = np.abs(to_source[:3, :3])
     driving = [int(row.argmax()) for row in linear]
@@ -326,18 +325,20 @@ def driving_axes(to_source: NDArray[np.float64], target_shape: Sequence[int]) ->
 def _interpolated_along_axes(
     array: NDArray, source: Grid, places: list[tuple[int, NDArray[np.float64]]], outside: float | None
 ) -> NDArray:
-    """Linear interpolation one axis after the other, the one that shrinks most first; much quicker than all at once.
+    """Interpolate linearly along one axis after the other, which is much faster than along all at once.
+
+    The axis that shrinks most comes first.
 
     Args:
         array: (..., I, J, K) on `source`.
-        source: where it lies.
-        places: for each of its axes the target's that runs along it, and the fractional index at each place of that.
-        outside: what lies a voxel beyond the edge; None repeats the edge.
+        source: grid of the array.
+        places: for each source axis, the parallel target axis, and the fractional source index at each of its voxels.
+        outside: value one voxel beyond the edge; None repeats the edge.
     """
     dtype = np.float64 if array.dtype == np.float64 else np.float32
     lead = array.ndim - 3
-    answer = np.empty((*array.shape[:lead], *(len(index) for _, index in places)), dtype)
-    last = int(np.argmax(source.shape))  # some planes at a time: what is made on the way stays small
+    result = np.empty((*array.shape[:lead], *(len(index) for _, index in places)), dtype)
+    last = int(np.argmax(source.shape))  # a few planes at a time, so that intermediate arrays stay small
     index = places[last][1]
     for some in np.array_split(np.arange(len(index)), max(1, len(index) // PLANES_AT_ONCE)):
         near, far = np.clip([np.floor(index[some].min()), np.floor(index[some].max()) + 1], 0, source.shape[last] - 1)
@@ -349,24 +350,24 @@ def _interpolated_along_axes(
             own = places[axis][1] if axis != last else index[some] - planes.start
             part = _interpolated(part, lead + axis, own, outside, dtype)
         place = (..., slice(some[0], some[-1] + 1), *behind)
-        answer[place] = part
+        result[place] = part
     order = [*range(lead), *(lead + axis for axis in np.argsort([n for n, _ in places]))]
-    return np.ascontiguousarray(answer.transpose(order))
+    return np.ascontiguousarray(result.transpose(order))
 
 
 def _interpolated(array: NDArray, axis: int, index: NDArray[np.float64], outside: float | None, dtype: type) -> NDArray:
-    """The values at fractional indices along one axis."""
+    """Return the values at fractional indices along one axis."""
     lower = np.floor(index).astype(np.int64)
     near: Any
     far: Any
-    share: Any = (index - lower).astype(dtype).reshape(-1, *[1] * (array.ndim - 1 - axis))
+    fraction: Any = (index - lower).astype(dtype).reshape(-1, *[1] * (array.ndim - 1 - axis))
     last = array.shape[axis] - 1
     near, far = (np.take(array, np.clip(n, 0, last), axis=axis).astype(dtype) for n in (lower, lower + 1))
     if outside is not None:
         for side, n in ((near, lower), (far, lower + 1)):
             np.moveaxis(side, axis, 0)[(n < 0) | (n > last)] = outside
     far -= near
-    far *= share
+    far *= fraction
     near += far
     return near
 

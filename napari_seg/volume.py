@@ -1,4 +1,4 @@
-"""The nouns that functions pass around: `Volume` with its `Source`, `Segment`, `Segmentation`."""
+"""Data classes that functions exchange: `Volume` with its `Source`, `Segment`, `Segmentation`."""
 
 from __future__ import annotations
 
@@ -127,12 +127,12 @@ class Volume:
     """Intensities on a grid, and where they came from.
 
     Attributes:
-        array: (C, I, J, K), in the type of the file wherever no rescaling forbids it; read-only by agreement.
-        grid: where (I, J, K) lies in the patient.
-        name: what a person recognises the scan by; never a patient's name or identifier.
-        modality: DICOM's two letters, such as "MR" or "CT"; "" where the file does not say.
+        array: (C, I, J, K), in the type of the file unless rescaling requires another; not to be modified.
+        grid: grid of (I, J, K) in the patient.
+        name: name of the scan for people; never a patient's name or identifier.
+        modality: DICOM modality, such as "MR" or "CT"; "" if unknown.
         source: files that it was read from.
-        notices: doubts that came up while reading.
+        notices: warnings about the file.
 
     Raises:
         InputError: `geometry.shape`, the array does not fit the grid.
@@ -154,12 +154,12 @@ class Volume:
 
 @dataclass(frozen=True)
 class Term:
-    """A word with a meaning that all programs share, such as ("10200004", "SCT", "Liver") of SNOMED CT.
+    """Code of a terminology, such as ("10200004", "SCT", "Liver") of SNOMED CT.
 
     Attributes:
-        value: the code.
-        scheme: who gave it, in DICOM's letters: SCT, DCM, FMA, ...
-        meaning: for a person.
+        value: code.
+        scheme: DICOM's abbreviation of the terminology: SCT, DCM, FMA, ...
+        meaning: meaning in words.
     """
 
     value: str
@@ -169,17 +169,17 @@ class Term:
 
 @dataclass(frozen=True)
 class Segment:
-    """One named structure of a label map.
+    """Named structure of a label map.
 
     Attributes:
-        label: its value in the label map, above 0.
-        name: such as "left anterior hippocampus".
+        label: value in the label map, above 0.
+        name: name, such as "left anterior hippocampus".
         color: red, green, blue, each 0 to 255.
-        plausible_ml: volumes below or above which a result can't be right; None where nothing is known.
-        in_one_piece: whether a result in several pieces can't be right, as it can for kidneys or lesions.
-        category: what kind of thing it is, such as an anatomical structure; None where nobody said.
-        kind: what it is, such as a liver; None where nobody said.
-        modifier: which of them, such as the left one; None where there is one or nobody said.
+        plausible_ml: plausible range of the volume in ml; None if unknown.
+        in_one_piece: whether the structure is connected, unlike kidneys or lesions.
+        category: category, such as anatomical structure; None if unknown.
+        kind: type, such as liver; None if unknown.
+        modifier: modifier of the type, such as left; None if there is none or it is unknown.
     """
 
     label: int
@@ -210,7 +210,7 @@ class ConfidenceMaps:
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """A label map on a grid, and the table of its segments.
+    """Label map on a grid, and the table of its segments.
 
     Attributes:
         array: (I, J, K), unsigned integers, 0 is background.
@@ -245,7 +245,7 @@ class Segmentation:
         return type(self), fields
 
     def voxel_counts(self) -> dict[int, int]:
-        """Label -> number of voxels, for every segment of the table, 0 where it was not found."""
+        """Return label -> number of voxels for every segment of the table; 0 for an empty segment."""
         return dict(self._voxel_counts)
 
     @cached_property
@@ -254,17 +254,17 @@ class Segmentation:
         return {s.label: int(counts[s.label]) for s in self.segments}
 
     def _counts_in_planes(self, axis: int) -> NDArray[np.int64]:
-        """(planes, labels) voxels of each label in each plane across an axis."""
+        """Return the number of voxels (planes, labels) of each label in each plane normal to an axis."""
         count = max(int(self.array.max()), *(s.label for s in self.segments), 0) + 1
-        planes = np.moveaxis(self.array, axis, 0)  # one by one, since bincount works on a copy of 8 bytes a voxel
+        planes = np.moveaxis(self.array, axis, 0)  # one plane at a time, because bincount copies to 8 bytes per voxel
         return np.array([np.bincount(plane.ravel(), minlength=count) for plane in planes])
 
     def volumes_ml(self) -> dict[int, float]:
-        """Label -> volume in millilitres, for every segment of the table, 0 where it was not found."""
+        """Return label -> volume in ml for every segment of the table; 0 for an empty segment."""
         return {label: count * self.grid.voxel_ml for label, count in self.voxel_counts().items()}
 
     def centroids_mm(self) -> dict[int, NDArray[np.float64]]:
-        """Label -> (3,) the mean place of its voxels, in mm, RAS+; a segment without voxels is absent."""
+        """Return label -> centroid (3,) in mm, RAS+; an empty segment is absent."""
         found = [label for label, count in self.voxel_counts().items() if count]
         counts = [self._counts_in_planes(axis)[:, found] for axis in range(3)]
         means = [np.arange(len(planes)) @ planes / planes.sum(axis=0) for planes in counts]
@@ -272,50 +272,50 @@ class Segmentation:
 
 
 Origin = Literal["AUTOMATIC", "SEMIAUTOMATIC", "MANUAL"]
-"""DICOM's words for who made labels: a program, a program and a person, a person."""
+"""DICOM's terms for the origin of labels: a program, a program and a person, a person."""
 
-MOST_LABEL = 65535
-"""The highest value that a label may have."""
+MAX_LABEL = 65535
+"""Maximum value of a label."""
 
 
 def as_labels(array: NDArray, name: str) -> NDArray[np.unsignedinteger]:
-    """An array of whole numbers in the smallest type for labels.
+    """Return an array of whole numbers in the smallest type for labels.
 
     Args:
-        array: of any shape and type.
-        name: of the file that it came from, for the messages.
+        array: array of any shape and type.
+        name: name of its file in messages.
 
     Raises:
-        InputError: `labels.type`, it holds values that are no labels.
+        InputError: `labels.type`, the array has values that are no labels.
     """
-    # plane by plane, for rint works on a copy of up to 8 bytes a voxel
+    # one plane at a time, because rint copies to up to 8 bytes per voxel
     if array.min() < 0 or (array.dtype.kind not in "iub" and not all(np.array_equal(a, np.rint(a)) for a in array)):
         raise InputError("labels.type", f"{name} holds values that are no labels; expected whole numbers from 0 up")
     highest = int(array.max())
-    if highest > MOST_LABEL:
-        raise InputError("labels.type", f"{name} holds the value {highest}; expected labels up to {MOST_LABEL}")
+    if highest > MAX_LABEL:
+        raise InputError("labels.type", f"{name} holds the value {highest}; expected labels up to {MAX_LABEL}")
     return array.astype(smallest_label_type(highest), copy=False)
 
 
 def labels_in(array: NDArray[np.unsignedinteger]) -> list[int]:
-    """The labels that an array (I, J, K) holds, 0 among them; ascending. Plane by plane, without a sorted copy."""
+    """Return the labels in an array (I, J, K), including 0, in ascending order, without sorting a copy."""
     highest = int(array.max(initial=0))
-    there = np.zeros(highest + 1, bool)
+    is_present = np.zeros(highest + 1, bool)
     for plane in array:
-        there |= np.bincount(plane.ravel(), minlength=highest + 1) > 0
-    return np.flatnonzero(there).tolist()
+        is_present |= np.bincount(plane.ravel(), minlength=highest + 1) > 0
+    return np.flatnonzero(is_present).tolist()
 
 
 def select_segments(segments: Sequence[Segment], only: Sequence[str], name: str) -> tuple[Segment, ...]:
-    """Return the segments of some names; all if there are no names.
+    """Return the segments with some names; all segments if no names are given.
 
     Args:
         segments: segments of a file.
-        only: names that are wanted.
-        name: what messages call the file.
+        only: names of the segments to select.
+        name: name of the file in messages.
 
     Raises:
-        InputError: `labels.unknown`, the file lacks a segment that is wanted.
+        InputError: `labels.unknown`, the file has no segment of one of these names.
     """
     selected = tuple(segment for segment in segments if not only or segment.name in only)
     if missing := sorted(set(only) - {segment.name for segment in selected}):
@@ -325,7 +325,7 @@ def select_segments(segments: Sequence[Segment], only: Sequence[str], name: str)
 
 
 def smallest_label_type(highest_label: int) -> np.dtype:
-    """The smallest unsigned type that holds labels up to this one."""
+    """Return the smallest unsigned type for labels up to this value."""
     return np.min_scalar_type(highest_label)
 
 
@@ -334,11 +334,11 @@ def _shape(grid: Grid) -> str:
 
 
 MIN_COLOR_DISTANCE = 90.0
-"""In red, green and blue of 0 to 255, below which two colours are taken for one another."""
+"""Minimum Euclidean distance in RGB (0 to 255) between two colours that are easy to distinguish."""
 
 
 def distinct_color(label: int) -> tuple[int, int, int]:
-    """A colour that differs well from those of the labels before it (steps of the golden angle in hue)."""
+    """Return a colour that differs from those of lower labels; hues are a golden angle apart."""
     red, green, blue = colorsys.hsv_to_rgb((0.13 + 0.618034 * label) % 1.0, 0.75, 0.95)
     return round(red * 255), round(green * 255), round(blue * 255)
 
@@ -346,21 +346,21 @@ def distinct_color(label: int) -> tuple[int, int, int]:
 def distinct_from(
     colors: Sequence[tuple[int, int, int]], preferred: Sequence[tuple[int, int, int]]
 ) -> list[tuple[int, int, int]]:
-    """Return colours of choice, those that are too near to others replaced by colours that are not.
+    """Return preferred colours, with those that are too similar to other colours replaced.
 
     Args:
-        colors: the others.
-        preferred: the colours of choice.
+        colors: other colours.
+        preferred: preferred colours.
     """
     candidates = [*preferred, (255, 255, 0), (0, 255, 120), (255, 255, 255), *map(distinct_color, range(1, 25))]
-    answer: list[tuple[int, int, int]] = []
+    chosen: list[tuple[int, int, int]] = []
 
     def distance(color: tuple[int, int, int]) -> float:
-        return float(np.linalg.norm(np.array([*colors, *answer, (0, 0, 0)]) - color, axis=1).min())
+        return float(np.linalg.norm(np.array([*colors, *chosen, (0, 0, 0)]) - color, axis=1).min())
 
     for color in preferred:
-        answer.append(color if distance(color) >= MIN_COLOR_DISTANCE else max(candidates, key=distance))
-    return answer
+        chosen.append(color if distance(color) >= MIN_COLOR_DISTANCE else max(candidates, key=distance))
+    return chosen
 
 
 _MODALITIES = {"MR": "MR", "MRI": "MR", "CT": "CT", "PT": "PT", "PET": "PT", "US": "US"}

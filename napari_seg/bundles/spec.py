@@ -32,7 +32,7 @@ from typing import Any, Literal, get_args
 from napari_seg.bundles.config import read_config
 from napari_seg.bundles.tta import TTA
 from napari_seg.errors import BundleError, one_line
-from napari_seg.volume import MOST_LABEL, Segment, Term, distinct_color
+from napari_seg.volume import MAX_LABEL, Segment, Term, distinct_color
 
 METADATA = Path("configs", "metadata.json")
 WEIGHTS = Path("models", "model.pt")
@@ -345,8 +345,8 @@ def _segments(entries: Sequence[dict[str, Any]]) -> tuple[Segment, ...]:
 
 def _segment(entry: dict[str, Any]) -> Segment:
     label = int(entry["label"])
-    if not 1 <= label <= MOST_LABEL:
-        raise ValueError(f"a segment has label {label}; expected 1 to {MOST_LABEL}")
+    if not 1 <= label <= MAX_LABEL:
+        raise ValueError(f"a segment has label {label}; expected 1 to {MAX_LABEL}")
     low, high = entry.get("plausible_ml", (None, None))
     red, green, blue = (min(max(int(value), 0), 255) for value in entry["color"])
     terms = entry.get("terms", {}).items()

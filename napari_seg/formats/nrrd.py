@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_seg.errors import InputError, OutputError, told_plainly
+from napari_seg.errors import InputError, OutputError, without_private_text
 from napari_seg.formats.atomic import verified_write
 from napari_seg.formats.endings import SEG_NRRD_ENDINGS
 from napari_seg.formats.itk import ItkImage, read_image, to_itk
@@ -64,7 +64,7 @@ def read_seg_nrrd(path: Path, only: Sequence[str] = ()) -> Segmentation:
     """
     image = read_image(path)
     text = f"{path.name} has a header whose segments can't be read ({{kind}}); export it again"
-    with told_plainly(InputError, "file.bad_header", text):
+    with without_private_text(InputError, "file.bad_header", text):
         numbers = sorted({int(found[1]) for key in image.words if (found := re.match(r"Segment(\d+)_ID$", key))})
         described = [(_segment(image.words, n), int(image.words.get(f"Segment{n}_Layer", "0"))) for n in numbers]
     if len(image.array) > 1:

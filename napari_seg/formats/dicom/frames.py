@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.errors import InputError, told_plainly
+from napari_seg.errors import InputError, without_private_text
 from napari_seg.formats.dicom.headers import Header, image_type, quiet_pydicom
 from napari_seg.formats.dicom.kinds import ORIENTATION_TOLERANCE, Kind
 from napari_seg.formats.dicom.mosaic import mosaic_of
@@ -87,7 +87,7 @@ def frames_of(header: Header) -> list[Frame]:
             `file.bad_header`.
     """
     text = f"{header.label} has a DICOM header that can't be read ({{kind}})"
-    with quiet_pydicom(), told_plainly(InputError, "file.bad_header", text):
+    with quiet_pydicom(), without_private_text(InputError, "file.bad_header", text):
         return _frames_of(header)
 
 

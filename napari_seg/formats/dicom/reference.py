@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from napari_seg.errors import InputError, Notice, told_plainly
+from napari_seg.errors import InputError, Notice, without_private_text
 from napari_seg.formats.dicom.headers import quiet_pydicom
 from napari_seg.formats.dicom.objects import object_label, read_object
 
@@ -141,7 +141,7 @@ def references_of(path: Path, only: Sequence[str] = ()) -> References:
     dataset = read_object(path, stop_before_pixels=True)
     label = object_label(dataset, path)
     text = f"{label} has a DICOM header that can't be read ({{kind}})"
-    with quiet_pydicom(), told_plainly(InputError, "file.bad_header", text):
+    with quiet_pydicom(), without_private_text(InputError, "file.bad_header", text):
         found = References(label, study=_uid(dataset, "StudyInstanceUID"), patient=_uid(dataset, "PatientID"))
         if dataset.get("Modality") not in ("SEG", "RTSTRUCT"):
             found.series.add(_uid(dataset, "SeriesInstanceUID"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.errors import InputError, Notice, told_plainly
+from napari_seg.errors import InputError, Notice, without_private_text
 from napari_seg.formats.dicom.contours import enclosed, enclosed_by_odd
 from napari_seg.formats.dicom.headers import quiet_pydicom
 from napari_seg.formats.dicom.objects import object_label, read_object
@@ -58,7 +58,7 @@ def read_rtstruct(path: Path, grid: Grid, only: Sequence[str] = (), *, extend: b
     dataset = read_object(path)
     file_name = object_label(dataset, path)
     text = f"{file_name} is not a usable RT structure set ({{kind}})"
-    with quiet_pydicom(), told_plainly(InputError, "file.bad_header", text):
+    with quiet_pydicom(), without_private_text(InputError, "file.bad_header", text):
         names = {int(roi.ROINumber): str(roi.get("ROIName") or "") for roi in dataset.StructureSetROISequence}
         structures = list(_structures(dataset, names, only, grid))
     if missing := set(only) - set(names.values()):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.errors import OutputError, told_plainly
+from napari_seg.errors import OutputError, without_private_text
 from napari_seg.formats.atomic import verified_write
 from napari_seg.formats.dicom.contours import outlines
 from napari_seg.formats.dicom.headers import quiet_pydicom
@@ -77,7 +77,7 @@ def write_rtstruct(
     first, stack = read_source(scan, path.name)
     segmentation, algorithm = with_dicom_names(segmentation, algorithm, path.name)
     text = f"{path.name} can't be made from the headers of its images ({{kind}}); save as NIfTI or NRRD"
-    plainly = told_plainly(OutputError, "output.no_dicom", text, passing=(OSError,))
+    plainly = without_private_text(OutputError, "output.no_dicom", text, passing=(OSError,))
     with verified_write(path, ".dcm") as hidden, quiet_pydicom(), plainly:
         dataset = _structure_set(first, stack, algorithm)
         images = _images_of_slices(stack, segmentation.grid)

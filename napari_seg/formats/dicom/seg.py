@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.errors import InputError, Notice, told_plainly
+from napari_seg.errors import InputError, Notice, without_private_text
 from napari_seg.formats.dicom.headers import quiet_pydicom
 from napari_seg.formats.dicom.objects import object_label, read_object
 from napari_seg.formats.dicom.pixels import MAX_EXCESS
@@ -39,7 +39,7 @@ def read_dicom_seg(path: Path, only: Sequence[str] = (), scan: Grid | None = Non
     dataset = read_object(path)
     file_name = object_label(dataset, path)
     text = f"{file_name} is not a usable DICOM segmentation ({{kind}})"
-    with quiet_pydicom(), told_plainly(InputError, "file.bad_header", text):
+    with quiet_pydicom(), without_private_text(InputError, "file.bad_header", text):
         background = int(dataset.get("PixelPaddingValue") or 0)
         described = [item for item in dataset.SegmentSequence if int(item.SegmentNumber) not in (0, background)]
         segments = tuple(sorted((_segment(item) for item in described), key=lambda segment: segment.label))
@@ -109,7 +109,7 @@ def decoded_frames(dataset: Dataset, frames: Sequence[int], name: str) -> Iterat
     from pydicom.pixels import get_decoder
 
     text = f"the pixels of {name} can't be read: it is cut or damaged ({{kind}}); export it again"
-    with quiet_pydicom(), told_plainly(InputError, "file.truncated", text):
+    with quiet_pydicom(), without_private_text(InputError, "file.truncated", text):
         syntax = dataset.file_meta.TransferSyntaxUID
         if dataset.BitsAllocated == 1 and not syntax.is_encapsulated and syntax.is_little_endian:
             yield from _unpacked(dataset, frames)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.errors import OutputError, told_plainly
+from napari_seg.errors import OutputError, without_private_text
 from napari_seg.formats.atomic import verified_write
 from napari_seg.formats.dicom.headers import quiet_pydicom
 from napari_seg.formats.dicom.objects import read_object
@@ -88,7 +88,7 @@ def write_dicom_seg(
             from_reference_convention="RAS",
         )
     text = f"{path.name} can't be made from the headers of its images ({{kind}}); save as NIfTI or NRRD"
-    plainly = told_plainly(OutputError, "output.no_dicom", text, passing=(OSError,))
+    plainly = without_private_text(OutputError, "output.no_dicom", text, passing=(OSError,))
     with verified_write(path, ".dcm") as hidden, quiet_pydicom(), plainly:
         dataset = highdicom.seg.Segmentation(
             source_images(first, stack, segmentation.grid.spacing_mm[2]),
