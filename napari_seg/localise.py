@@ -39,9 +39,6 @@ _TIMED_ITERATIONS = 6
 _REGISTRATION = 9.5
 """Time of a registration relative to the timed iterations: 9.3 to 11.2 for two heads."""
 
-_BINNED_VOXELS = 15e6
-"""Voxels of a scan that are binned in the time of the timed iterations."""
-
 
 @dataclass(frozen=True)
 class Region:
@@ -119,7 +116,7 @@ def locating_seconds(volume: Volume, bundle: Bundle) -> float:
     spec = bundle.localiser
     if spec is None or is_crop(volume, spec):
         return 0.0
-    return _timed_iterations(spec.template, bundle.root) * (_REGISTRATION + volume.array[0].size / _BINNED_VOXELS)
+    return _REGISTRATION * _timed_iterations(spec.template, bundle.root)
 
 
 @lru_cache(maxsize=2)  # they are timed once, not for each scan of a cohort

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -99,16 +98,6 @@ class SegmentOptions:
         return {
             option.name: getattr(self, option.name) for option in option_fields() if option.metadata["changes_labels"]
         }
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> SegmentOptions:
-        """Return the options of a record; what it does not name has its default.
-
-        Raises:
-            ValueError: an option has a value that is not allowed.
-        """
-        known = {option.name for option in option_fields()}
-        return cls(**{name: value for name, value in record.items() if name in known})
 
 
 def option_fields() -> tuple[Field, ...]:
