@@ -14,7 +14,7 @@ from torch import nn
 from napari_seg.bundles.load import load_model
 from napari_seg.bundles.spec import Bundle, read_bundle
 from napari_seg.geometry import Grid
-from napari_seg.inference.backends import openvino as compiled
+from napari_seg.inference.backends.compiled_cache import CACHE_VARIABLE
 from napari_seg.inference.segment import segment
 from napari_seg.volume import Volume
 
@@ -103,7 +103,7 @@ def make():
 @pytest.mark.parametrize("code", [NETWORK, MERGING], ids=["plain", "merges its weights"])
 def test_backends_take_turns_and_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     pytest.importorskip("openvino")
-    monkeypatch.setenv(compiled.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     bundle = make_bundle(tmp_path / "bundle")
     (bundle.root / "scripts/nets.py").write_text(code)
     values = np.random.default_rng(0).uniform(0, 200, (1, 30, 20, 18)).astype(np.float32)

@@ -21,6 +21,7 @@ from napari_seg.errors import EnvironmentFault
 from napari_seg.inference.backends import choose
 from napari_seg.inference.backends import openvino as compiled
 from napari_seg.inference.backends.choose import make_backend
+from napari_seg.inference.backends.compiled_cache import CACHE_VARIABLE
 from napari_seg.inference.backends.openvino import OpenVINOBackend
 from napari_seg.inference.backends.torch import TorchBackend
 from napari_seg.inference.options import BackendName
@@ -37,7 +38,7 @@ def network() -> nn.Module:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(compiled.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     compiled.compiled_once.cache_clear()
     return tmp_path / "cache"
 

@@ -10,16 +10,8 @@ A compiled network is cached under a key made of everything it follows from, and
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import mmap
-import os
-import platform
-import struct
-import sys
 import time
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
 from pathlib import Path
@@ -31,36 +23,28 @@ import torch
 
 from napari_seg.bundles.model import Model
 from napari_seg.errors import EnvironmentFault, Notice
-from napari_seg.formats.atomic import atomic_file
 from napari_seg.inference.backends.base import BatchCost, describe_backend, first_output
+from napari_seg.inference.backends.compiled_cache import (
+    Compiled,
+    cache_dir,
+    cache_key,
+    compile_settings,
+    openvino_core,
+    read_cache,
+    write_cache,
+)
 from napari_seg.inference.backends.cost import list_operations
 from napari_seg.inference.backends.skips import split_skips
 from napari_seg.inference.windows.layout import divisor
 from napari_seg.memory import collect_garbage, resident_bytes
-from napari_seg.version import __version__
 
 log = logging.getLogger(__name__)
-
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-"""Blocks the package through which OpenVINO reports its import to an analytics server; OpenVINO runs without it."""
 
 COMPILED_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Maximum deviation of a compiled network's logits from torch's in float32, relative to the largest logit."""
 
-MAX_CACHE_BYTES = 4 * 2**30
-"""Size limit of the cache on disk; the least recently used networks are removed first."""
-
 WARM_UP_SECONDS = 1.0
 """A batch faster than this is timed a second time, because the first one also allocates memory."""
-
-CACHE_VARIABLE = "NAPARI_SEG_CACHE"
-"""Environment variable with the folder of the cache; empty: nothing is cached."""
-
-_HEADER = struct.Struct("<dqq")
-"""Header of a cache file: its `BatchCost` and the size of its payload."""
-
-_PAYLOAD_OFFSET = 4096
-"""The payload begins at a page of memory."""
 
 
 class OpenVINOBackend:
@@ -112,30 +96,6 @@ class OpenVINOBackend:
         del self.compiled
 
 
-@dataclass
-class Compiled:
-    """A network compiled by OpenVINO.
-
-    Attributes:
-        model: OpenVINO's compiled model.
-        batch_cost: measured by the last run, or when it was compiled.
-        cache_file: its file in the cache; None: not cached.
-        mapped: memory map of that file, which the model still references.
-    """
-
-    model: Any
-    batch_cost: BatchCost
-    cache_file: Path | None = None
-    mapped: Any = None
-
-    def record_batch_seconds(self, seconds: float) -> None:
-        """Record the mean seconds of a batch for later estimates; a whole run measures them better than a trial."""
-        self.batch_cost = self.batch_cost._replace(seconds=seconds)
-        if self.cache_file is not None:
-            with suppress(OSError), self.cache_file.open("r+b") as file:  # the file may have been removed
-                file.write(_HEADER.pack(*self.batch_cost, self.cache_file.stat().st_size - _PAYLOAD_OFFSET))
-
-
 @lru_cache(maxsize=2)
 def compiled_once(model: Model, shape: tuple[int, ...]) -> Compiled:
     """Return a model's network compiled for batches of a shape; the last two stay in memory."""
@@ -165,10 +125,10 @@ def compile_network(
     traced_shape, traced = _trace_small(network, shape)
     cache_file = None
     if cache is not None:
-        cache_file = cache / f"{_cache_key(traced, shape, dtype, openvino.__version__)}.blob"
+        cache_file = cache / f"{cache_key(traced, shape, dtype, openvino.__version__)}.blob"
         if cache_file.is_file():
             del traced  # it holds a copy of the weights
-            if (cached := _read_cache(cache_file, dtype)) is not None:
+            if (cached := read_cache(cache_file, dtype)) is not None:
                 return cached
             traced = _trace(network, traced_shape)
     log.info("compiling the network for this processor%s", "" if cache is None else ", once for windows of this size")
@@ -182,12 +142,8 @@ def compile_network(
         compiled = _compile_verified(network, _trace(network, shape), shape, shape, dtype)
     if cache_file is not None:
         del traced
-        payload = compiled.model.export_model().getbuffer()
-        header = _HEADER.pack(*compiled.batch_cost, len(payload)).ljust(_PAYLOAD_OFFSET, b"\0")
-        _write_cache(cache_file, header, payload)
-        del payload
-        _evict_oldest(cache_file.parent)
-        compiled = _read_cache(cache_file, dtype) or compiled  # read from the file it needs less memory
+        write_cache(cache_file, compiled)
+        compiled = read_cache(cache_file, dtype) or compiled  # read from the file it needs less memory
     return compiled
 
 
@@ -277,7 +233,7 @@ def _compile_verified(
     with torch.inference_mode():
         references = [first_output(network(windows)) for windows in batches]
     for tried_dtype in dict.fromkeys((torch.float32, dtype)):
-        model = _core().compile_model(traced, "CPU", _settings(tried_dtype))
+        model = openvino_core().compile_model(traced, "CPU", compile_settings(tried_dtype))
         for windows, reference in zip(batches, references, strict=True):
             logits, cost = _timed_inference(model, windows)
             tolerance = COMPILED_TOLERANCE[tried_dtype] * max(1.0, float(reference.abs().max()))
@@ -292,7 +248,7 @@ def _compile_verified(
                 )
     if verified_shape != shape:
         _reshape(traced, shape)
-        model = _core().compile_model(traced, "CPU", _settings(dtype))
+        model = openvino_core().compile_model(traced, "CPU", compile_settings(dtype))
         logits, cost = _timed_inference(model, torch.zeros(shape))
         if tuple(logits.shape) != (*reference.shape[:2], *shape[2:]):
             raise RuntimeError("the compiled network's output has another size than its input")
@@ -314,119 +270,3 @@ def _timed_inference(model: Any, batch: torch.Tensor) -> tuple[torch.Tensor, Bat
     del output, request
     model.release_memory()
     return logits, cost
-
-
-@lru_cache(maxsize=1)
-def _core() -> Any:
-    """Return the one OpenVINO core of this process.
-
-    Each core gives the thread that creates it a stack for signals and frees it when the core is destroyed. With two
-    cores, the thread can be left with a freed stack, and the next signal (Ctrl-C, a child that ends) kills the process.
-    """
-    import openvino
-
-    return openvino.Core()
-
-
-def _settings(dtype: torch.dtype) -> dict[str, object]:
-    return {
-        "INFERENCE_PRECISION_HINT": {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype],
-        "INFERENCE_NUM_THREADS": usable_cores(),
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use, limited by torch's threads (OMP_NUM_THREADS)."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min(cores, torch.get_num_threads())
-
-
-def cache_dir() -> Path | None:
-    """Return the folder of the cache; None: nothing is cached."""
-    named = os.environ.get(CACHE_VARIABLE)
-    if named is not None:
-        return Path(named) if named else None
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home()), "napari-seg", "cache")
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "napari-seg"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "napari-seg")
-
-
-def _cache_key(traced: Any, shape: tuple[int, ...], dtype: torch.dtype, version: str) -> str:
-    """Return a hash of operations, weights, batch shape, number format, versions and processor."""
-    key = f"{__version__} {_HEADER.format} {version} {usable_cores()} {_processor()} {shape} {dtype}"
-    digest = hashlib.sha256(key.encode())
-    numbers: dict[str, int] = {}
-    for number, operation in enumerate(traced.get_ordered_ops()):  # names contain a counter of the process
-        numbers[operation.get_friendly_name()] = number
-        inputs = [(numbers[i.get_node().get_friendly_name()], i.get_index()) for i in operation.input_values()]
-        constant = operation.get_type_name() == "Constant"
-        attributes = {} if constant else operation.get_attributes()
-        outputs = [str(output.get_partial_shape()) for output in operation.outputs()]
-        digest.update(f"{operation.get_type_name()} {inputs} {outputs} {sorted(attributes.items())}".encode())
-        if constant:
-            digest.update(operation.get_data().tobytes())
-    return digest.hexdigest()[:32]
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    found = {line.partition(":")[0].strip(): line for line in lines if line.startswith(("model name", "flags"))}
-    return " ".join(found.values()) or platform.processor()
-
-
-def _read_cache(cache_file: Path, dtype: torch.dtype) -> Compiled | None:
-    """Return a cached network; None if its file is missing or damaged."""
-    import openvino
-
-    try:
-        with cache_file.open("rb") as file:
-            *cost, size = _HEADER.unpack(file.read(_HEADER.size))
-            if os.fstat(file.fileno()).st_size != _PAYLOAD_OFFSET + size:
-                raise ValueError("truncated")
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        payload = np.frombuffer(mapped, np.uint8, offset=_PAYLOAD_OFFSET)
-        tensor = openvino.Tensor(payload, shared_memory=True)
-        model = _core().import_model(tensor, "CPU", _settings(dtype))
-        if hasattr(mmap, "MADV_DONTNEED"):  # the model has its own copy of the weights; drop the mapped pages
-            mapped.madvise(mmap.MADV_DONTNEED)
-        os.utime(cache_file)  # for the removal of the least recently used
-        return Compiled(model, BatchCost(*cost), cache_file, tensor)
-    except FileNotFoundError:
-        return None
-    except Exception:  # of a truncated or damaged file OpenVINO may raise any exception
-        log.info("the cached network can't be read; it is compiled again")
-        return None
-
-
-def _write_cache(path: Path, *content: bytes | memoryview) -> None:
-    """Write a file atomically; do nothing if the folder can't be written to."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as hidden, hidden.open("wb") as file:
-            for piece in content:
-                file.write(piece)
-    except OSError as error:
-        log.info("the compiled network could not be cached (%s)", error.strerror)
-
-
-def _evict_oldest(folder: Path) -> None:
-    """Remove the least recently used files of the cache until it is within its size limit."""
-    try:
-        files = [(path.stat(), path) for path in folder.glob("*.blob")]
-    except OSError as error:  # another process may have removed one
-        log.info("the cache of compiled networks could not be listed (%s)", error.strerror)
-        return
-    files.sort(key=lambda file: file[0].st_mtime)
-    excess = sum(stat.st_size for stat, _ in files) - MAX_CACHE_BYTES
-    for stat, path in files[:-1]:
-        if excess <= 0:
-            break
-        try:
-            path.unlink()
-            excess -= stat.st_size
-        except OSError as error:  # on Windows, one that a process has mapped
-            log.info("a compiled network could not be removed from the cache (%s)", error.strerror)

@@ -1,0 +1,29 @@
+"""The folder of the cache of compiled networks, and what is removed from it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from napari_seg.inference.backends import compiled_cache
+
+
+def test_the_least_recently_used_networks_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n, used in enumerate((3, 1, 4, 2)):
+        (tmp_path / f"{n}.blob").write_bytes(b"x" * 10)
+        os.utime(tmp_path / f"{n}.blob", (used, used))
+    monkeypatch.setattr(compiled_cache, "MAX_CACHE_BYTES", 25)
+    compiled_cache._evict_oldest(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.blob", "2.blob"]
+    compiled_cache._evict_oldest(tmp_path / "missing")
+
+
+def test_the_cache_lies_where_caches_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(compiled_cache.CACHE_VARIABLE, "")
+    assert compiled_cache.cache_dir() is None
+    monkeypatch.delenv(compiled_cache.CACHE_VARIABLE)
+    monkeypatch.setattr(compiled_cache.sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert compiled_cache.cache_dir() == Path("/somewhere/napari-seg")
