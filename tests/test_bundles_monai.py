@@ -91,7 +91,7 @@ import torch
 class Merging(torch.nn.Conv3d):
     def train(self, mode=True):
         if not mode and self.training:
-            self.weight.data += 1.0  # what is trained beside large weights is merged with them to be run
+            self.weight.data += 1.0  # merges trained adapters into large weights before it runs
         return super().train(mode)
 
 

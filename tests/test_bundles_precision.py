@@ -21,8 +21,8 @@ CPU = torch.device("cpu")
 def test_precision_is_refused_where_the_processor_has_none(
     head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: dict[str, bool] = {"avx2": True}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    capabilities: dict[str, bool] = {"avx2": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     bundle = read_bundle(write_threshold_bundle(tmp_path / "small"), trust=True)
     with pytest.raises(EnvironmentFault, match="AVX-512 BF16 or AMX"):
         segment(head, bundle, device="cpu", precision="bfloat16", progress=lambda *_: pytest.fail("too late"))
@@ -31,5 +31,5 @@ def test_precision_is_refused_where_the_processor_has_none(
     assert compute_dtype("auto", CPU) == compute_dtype("float32", CPU) == torch.float32
     assert compute_dtype("auto", torch.device("cuda")) == torch.float16
     assert compute_dtype("float32", torch.device("cuda")) == torch.float32
-    told["amx_bf16"] = True
+    capabilities["amx_bf16"] = True
     assert compute_dtype("bfloat16", CPU) == torch.bfloat16

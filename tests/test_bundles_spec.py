@@ -1,4 +1,4 @@
-"""What a bundle declares, whom the program trusts, and what an unfit bundle is told."""
+"""Bundles are found and read without running them, and unfit ones are refused with the reason."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from napari_seg.errors import BundleError
 
 
 @pytest.fixture
-def stranger(tmp_path: Path) -> Path:
+def foreign(tmp_path: Path) -> Path:
     """A bundle from somebody else: the shipped one's configs and code, no weights."""
-    root = tmp_path / "stranger"
+    root = tmp_path / "foreign"
     shutil.copytree(shipped_root(), root, ignore=shutil.ignore_patterns("models", "__pycache__"))
     return root
 
@@ -47,48 +47,48 @@ def test_the_shipped_bundle_declares_itself() -> None:
     assert read_bundle(bundle) is bundle
 
 
-def test_bundles_are_found_by_folder_and_by_name(stranger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(module.BUNDLES_VARIABLE, str(stranger.parent))
-    shutil.copytree(stranger, stranger.parent / "zebra")
-    (stranger.parent / "zebra/configs/metadata.json").write_text("{}")
+def test_bundles_are_found_by_folder_and_by_name(foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(module.BUNDLES_VARIABLE, str(foreign.parent))
+    shutil.copytree(foreign, foreign.parent / "zebra")
+    (foreign.parent / "zebra/configs/metadata.json").write_text("{}")
     bundles, faults = find_bundles()
-    assert [b.root for b in bundles] == [shipped_root(), stranger]
+    assert [b.root for b in bundles] == [shipped_root(), foreign]
     assert [fault.code for fault in faults] == ["bundle.metadata"]
-    assert read_bundle("stranger").root == stranger
-    assert read_bundle(str(stranger)).root == stranger
-    assert not read_bundle(stranger).trusted
-    assert read_bundle(read_bundle(stranger), trust=True).trusted
+    assert read_bundle("foreign").root == foreign
+    assert read_bundle(str(foreign)).root == foreign
+    assert not read_bundle(foreign).trusted
+    assert read_bundle(read_bundle(foreign), trust=True).trusted
 
 
-def test_unknown_and_broken_bundles_are_named(stranger: Path) -> None:
+def test_unknown_and_broken_bundles_are_named(foreign: Path) -> None:
     assert code_of(read_bundle, "no-such-bundle") == "bundle.unknown"
-    (stranger / "configs/metadata.json").write_text("{not json")
-    assert code_of(read_bundle, stranger) == "bundle.metadata"
-    (stranger / "configs/metadata.json").write_text(json.dumps({"version": "1"}))
-    assert code_of(read_bundle, stranger) == "bundle.metadata"
+    (foreign / "configs/metadata.json").write_text("{not json")
+    assert code_of(read_bundle, foreign) == "bundle.metadata"
+    (foreign / "configs/metadata.json").write_text(json.dumps({"version": "1"}))
+    assert code_of(read_bundle, foreign) == "bundle.metadata"
 
 
-def test_a_strangers_code_does_not_run_unasked(stranger: Path, tmp_path: Path) -> None:
+def test_foreign_code_does_not_run_without_trust(foreign: Path, tmp_path: Path) -> None:
     trap = tmp_path / "ran"
-    config = stranger / "configs/inference.yaml"
+    config = foreign / "configs/inference.yaml"
     config.write_text(config.read_text() + f"\nnetwork_def: \"$open({str(trap)!r}, 'w')\"\n")
-    assert code_of(load_model, read_bundle(stranger), "cpu") == "bundle.untrusted"
+    assert code_of(load_model, read_bundle(foreign), "cpu") == "bundle.untrusted"
     assert not trap.exists()
 
 
-def test_missing_and_foreign_weights_are_told(stranger: Path) -> None:
+def test_missing_and_foreign_weights_are_reported(foreign: Path) -> None:
     import torch
 
-    bundle = read_bundle(stranger, trust=True)
+    bundle = read_bundle(foreign, trust=True)
     assert code_of(load_model, bundle, "cpu") == "bundle.weights"
-    (stranger / "models").mkdir()
-    torch.save({"other.weight": torch.zeros(3)}, stranger / "models/model.pt")
+    (foreign / "models").mkdir()
+    torch.save({"other.weight": torch.zeros(3)}, foreign / "models/model.pt")
     assert code_of(load_model, bundle, "cpu") == "bundle.weights"
-    (stranger / "models/model.pt").write_bytes(b"not a checkpoint")
+    (foreign / "models/model.pt").write_bytes(b"not a checkpoint")
     assert code_of(load_model, bundle, "cpu") == "bundle.weights"
 
 
-def test_the_cause_of_what_a_library_raised_is_told_whole(tmp_path: Path) -> None:
+def test_the_cause_of_what_a_library_raised_is_reported_whole(tmp_path: Path) -> None:
     import torch
 
     def message_of(root: Path) -> str:
@@ -125,25 +125,25 @@ def test_the_cause_of_what_a_library_raised_is_told_whole(tmp_path: Path) -> Non
     assert "\n" not in text
 
 
-def test_a_config_that_fails_is_told(stranger: Path) -> None:
-    (stranger / "models").mkdir()
-    (stranger / "models/model.pt").touch()
-    (stranger / "configs/inference.yaml").write_text("network_def: {_target_: segnets.NoSuchNet}\n")
-    assert code_of(load_model, read_bundle(stranger, trust=True), "cpu") == "bundle.config"
+def test_a_config_that_fails_is_reported(foreign: Path) -> None:
+    (foreign / "models").mkdir()
+    (foreign / "models/model.pt").touch()
+    (foreign / "configs/inference.yaml").write_text("network_def: {_target_: segnets.NoSuchNet}\n")
+    assert code_of(load_model, read_bundle(foreign, trust=True), "cpu") == "bundle.config"
 
 
-def test_two_bundles_whose_modules_share_a_name_do_not_shadow_each_other(stranger: Path) -> None:
+def test_two_bundles_whose_modules_share_a_name_do_not_shadow_each_other(foreign: Path) -> None:
     before = sys.modules.get("segnets")
-    (stranger / "models").mkdir()
-    shutil.copy(shipped_root() / "models/model.pt", stranger / "models/model.pt")
-    network = stranger / "segnets/unet.py"
-    network.write_text(network.read_text() + "\nUNet.origin = 'stranger'\n")
-    theirs = load_model(read_bundle(stranger, trust=True), "cpu")
+    (foreign / "models").mkdir()
+    shutil.copy(shipped_root() / "models/model.pt", foreign / "models/model.pt")
+    network = foreign / "segnets/unet.py"
+    network.write_text(network.read_text() + "\nUNet.origin = 'foreign'\n")
+    theirs = load_model(read_bundle(foreign, trust=True), "cpu")
     ours = load_model(read_bundle(), "cpu")
-    assert getattr(theirs.network, "origin", "") == "stranger"
+    assert getattr(theirs.network, "origin", "") == "foreign"
     assert not hasattr(ours.network, "origin")
     assert sys.modules.get("segnets") is before
-    assert str(stranger) not in sys.path
+    assert str(foreign) not in sys.path
 
 
 def test_a_model_is_loaded_once() -> None:

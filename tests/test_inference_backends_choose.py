@@ -59,7 +59,7 @@ def test_what_is_quickest_is_taken(network: nn.Module) -> None:
     assert isinstance(make_backend("auto", model_of(network), SHAPE, flop=1e9), TorchBackend)
     assert isinstance(make_backend("torch", model_of(network), SHAPE, flop=1e15), TorchBackend)
     assert isinstance(make_backend("auto", model_of(network), SHAPE, flop=1e15), OpenVINOBackend)
-    # the next scan takes what is compiled, and two at a time don't share what they are asked
+    # the next scan takes what is compiled, and two backends at a time do not share input and output
     model = model_of(network)
     one, other = (make_backend("openvino", model, SHAPE, 1e9) for _ in range(2))
     assert compiled.compiled_once.cache_info().hits == 1

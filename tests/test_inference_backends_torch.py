@@ -37,14 +37,14 @@ class Small(nn.Module):
         return self.convolution(image)
 
 
-@pytest.mark.parametrize(("most", "asked"), [(9, [6]), (2, [6, 3, 1, 1, 1, 1, 1, 1]), (0, [6, 3, 1])])
+@pytest.mark.parametrize(("most", "batches"), [(9, [6]), (2, [6, 3, 1, 1, 1, 1, 1, 1]), (0, [6, 3, 1])])
 @torch.inference_mode()
-def test_too_little_memory_steps_down_and_changes_no_logit(most: int, asked: list[int]) -> None:
+def test_too_little_memory_steps_down_and_changes_no_logit(most: int, batches: list[int]) -> None:
     network, windows = Small(most), torch.randn(6, 1, 8, 8, 8)
     backend = TorchBackend(network, CPU, fallback=CPU)
     for _ in range(2):
         torch.testing.assert_close(backend(windows), network.convolution(windows))
-    assert network.batches[: len(asked)] == asked
+    assert network.batches[: len(batches)] == batches
     assert [notice.code for notice in backend.notices] == ["environment.gpu_memory"] * {9: 0, 2: 2, 0: 3}[most]
     assert ("moved to the processor" in " ".join(map(str, backend.notices))) == (most == 0)
     with pytest.raises(torch.OutOfMemoryError):
