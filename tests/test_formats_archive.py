@@ -113,7 +113,7 @@ def test_a_bomb_ends_when_there_is_no_room(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
         packed.writestr("zeros.nii", bytes(2**24))
-    monkeypatch.setattr(archive, "FREE_SHARE", 1e-9)
+    monkeypatch.setattr(archive, "MAX_FREE_FRACTION", 1e-9)
     (verdict,) = verdicts(path)
     assert verdict.code == "archive.too_large"
 

@@ -69,7 +69,7 @@ def files(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_what_is_read_apart_is_what_is_read_here(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_read_apart_is_what_is_read_files(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(files[0].parent)
     relative = [Path(path.name) for path in files]
     here, there = numbers(relative), read_in_worker(numbers, relative)

@@ -15,7 +15,7 @@ import pydicom
 import pytest
 import SimpleITK
 from test_formats_fuzz import damaged
-from test_formats_written import labelled
+from test_formats_label_maps_written import labelled
 
 from napari_seg.cli.main import main
 from napari_seg.errors import InputError, OutputError
@@ -23,7 +23,7 @@ from napari_seg.evaluation.pairs import Pair, compare_pair
 from napari_seg.formats.dicom.seg import read_dicom_seg
 from napari_seg.formats.dicom.seg_write import write_dicom_seg
 from napari_seg.formats.kinds import write_label_map
-from napari_seg.formats.label_maps import _read_here, read_label_map
+from napari_seg.formats.label_maps import _read_files, read_label_map
 from napari_seg.formats.read import read
 from napari_seg.geometry import Grid, resample
 from napari_seg.volume import Segment, Segmentation, Term, Volume
@@ -163,7 +163,7 @@ def test_damaged_segmentations_are_refused(series: Volume, tmp_path: Path, name:
     for _ in range(80):
         path.write_bytes(damaged(content, min(len(content), 8000), random))
         try:
-            _read_here([path], series.grid, (), series.source.files, False, False)
+            _read_files([path], series.grid, (), series.source.files, False, False)
         except InputError:
             count += 1
     assert count > 20

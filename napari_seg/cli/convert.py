@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.formats.endings import SURFACE_ENDINGS, has_ending
     from napari_seg.formats.find import find_scans
     from napari_seg.formats.kinds import write_label_map
-    from napari_seg.formats.label_maps import named, on_grid, read_label_map
+    from napari_seg.formats.label_maps import on_grid, read_label_map, with_all_segments_named
     from napari_seg.volume import NO_SOURCE
 
     if not arguments.input.exists():
@@ -92,6 +92,6 @@ def run(arguments: argparse.Namespace) -> int:
         found = on_grid(found, scan.grid, arguments.input)
     for notice in found.notices:
         print(f"napari-seg: {notice}", file=sys.stderr)
-    for path in write_label_map(named(found), output, scan=source, dicom=arguments.dicom):
+    for path in write_label_map(with_all_segments_named(found), output, scan=source, dicom=arguments.dicom):
         print(path)
     return 0

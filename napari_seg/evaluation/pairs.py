@@ -19,7 +19,7 @@ from napari_seg.evaluation.metrics import Scores, compare_label_maps, disagreeme
 from napari_seg.formats.dicom.headers import file_label
 from napari_seg.formats.endings import nifti_ending
 from napari_seg.formats.image2d import is_image2d
-from napari_seg.formats.label_maps import is_cropped, named, on_common_grid, on_grid, read_label_map
+from napari_seg.formats.label_maps import is_cropped, on_common_grid, on_grid, read_label_map, with_all_segments_named
 from napari_seg.volume import Segment, Segmentation, distinct_color
 
 logger = logging.getLogger(__name__)
@@ -268,7 +268,7 @@ def compare_with(
     name, ignored = "the reference", tuple[int, ...]()
     if isinstance(reference, Path):
         name, ignored = file_label(reference), declared_ignored(reference)
-        expected = named(read_label_map(reference, prediction.grid, images=images))
+        expected = with_all_segments_named(read_label_map(reference, prediction.grid, images=images))
         if is_cropped(reference):
             expected = on_grid(expected, prediction.grid, reference)
     else:

@@ -1,4 +1,4 @@
-"""Label maps among the scans of a data set, recognised by its layout and its names, never by their values."""
+"""Recognise label maps among the scans of a data set by its layout and file names, never by their values."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _IMAGES = (
     "image|images|imaging|img|imgs|scan|scans|volume|volumes|vol|orig|raw|input|inputs|mri?|cta?|pet|pt"
     "|t1(w|c|ce|gd|n)?|t2(w|f)?|flair|pd|dwi|adc|[0-9]{4}"
 )
-_SURE_FOLDER = re.compile("labels(tr|ts|va|val|test)")
-"""nnU-Net and the Decathlon."""
+_LABELS_TR_FOLDER = re.compile("labels(tr|ts|va|val|test)")
+"""Folders of label maps in data sets of nnU-Net and the Decathlon."""
 
 _LABEL_FOLDER = re.compile(f"{_LABELS}|segmentation(class|object)")
 _IMAGE_FOLDER = re.compile(f"{_IMAGES}|images(tr|ts|va|val|test)|jpegimages")
@@ -33,15 +33,15 @@ _BEGINS = re.compile(rf"({_LABELS})(?P<rest>[-_. ]?[0-9].*|)")
 
 
 def without_label_maps(found: Found, path: Path) -> Found:
-    """Return what lies below a folder with the label maps of data sets moved to what is skipped.
+    """Return the content of a folder with the label maps of data sets moved from the scans to the skipped files.
 
-    A label map is what the folder's dataset.json lists as one; what lies in `labelsTr`, or in a folder such as `labels`
-    beside one with images or beside a file such as `ct`; what BIDS calls `_dseg`, `_mask` or `_label-`; and what is
-    called as an image beside it is, but for a word such as `seg` or `mask`. A file that is named itself is always a
-    scan.
+    A file is a label map if dataset.json lists it as one; if it lies in `labelsTr`, or in a folder such as `labels`
+    next to a folder with images or a file such as `ct`; if BIDS names it `_dseg`, `_mask` or `_label-`; or if its name
+    is the name of an image in the same folder plus a word such as `seg` or `mask`. If the path is a file, it is always
+    a scan.
 
     Args:
-        found: below the path.
+        found: content of the path.
         path: a folder, an archive or a file.
     """
     candidates = [scan for scan in found.scans if scan.format in ("nifti", "itk", "image2d")]
@@ -58,13 +58,13 @@ def without_label_maps(found: Found, path: Path) -> Found:
     reasons: dict[Scan, str] = {}
     for scan in candidates:
         file = scan.files[0]
-        if _compared(file) in listed:
+        if _normalized(file) in listed:
             reasons[scan] = "dataset.json lists it as a label map"
         elif folder := _label_folder(shown(file), path, with_images):
             reasons[scan] = f"it lies in the folder {folder} of a data set"
-        elif _is_called_label_map(scan.name.casefold(), names[file.parent]):
-            reasons[scan] = "it has the name of one"
-    text = "looks like a label map ({}); name the file itself to segment it"
+        elif _is_named_as_label_map(scan.name.casefold(), names[file.parent]):
+            reasons[scan] = "its name is that of a label map"
+    text = "looks like a label map ({}); give the path of the file itself to segment it"
     skipped = [
         Skipped(scan.files, "skip.label_map", f"{scan.files[0].name} {text.format(reason)}")
         for scan, reason in reasons.items()
@@ -74,7 +74,7 @@ def without_label_maps(found: Found, path: Path) -> Found:
 
 
 def _listed(files: Iterable[Path]) -> Iterator[str]:
-    """Yield the label maps, not images, that lists of the Decathlon's and MONAI's kind name."""
+    """Yield the label maps, but not the images, in lists of the formats of the Decathlon and MONAI."""
     for file in files:
         try:
             content: Any = json.loads(file.read_text(encoding="utf-8-sig")) if _is_small(file) else None
@@ -84,11 +84,11 @@ def _listed(files: Iterable[Path]) -> Iterator[str]:
         entries = [entry for entries in lists for entry in entries if isinstance(entry, dict)]
         labels, images = (set(_paths(entry.get(key) for entry in entries)) for key in ("label", "image"))
         for name in labels - images:
-            yield _compared(file.parent / name)
+            yield _normalized(file.parent / name)
 
 
-def _compared(file: Path) -> str:
-    """Return a path in one spelling: lists and file systems write accents as one character or two."""
+def _normalized(file: Path) -> str:
+    """Return a path in Unicode NFC, because lists and file systems encode accents differently."""
     return unicodedata.normalize("NFC", os.path.normpath(file))
 
 
@@ -104,16 +104,16 @@ def _paths(values: Iterable[Any]) -> Iterator[str]:
 
 
 def _label_folder(file: PurePath, root: PurePath, with_images: set[PurePath]) -> str:
-    """Return the name of the folder that makes a file a label map; "" if none does.
+    """Return the name of the folder that makes a file a label map; "" if there is none.
 
     Args:
-        file: of the candidate.
-        root: above which no folder counts, but those of nnU-Net.
-        with_images: folders that hold an image or a folder with images.
+        file: path of the candidate.
+        root: folder above which only folders of nnU-Net count.
+        with_images: folders that contain an image or a folder of images.
     """
     for folder in file.parents:
         name = folder.name.casefold()
-        if _SURE_FOLDER.fullmatch(name):
+        if _LABELS_TR_FOLDER.fullmatch(name):
             return folder.name
         if folder == root:
             break
@@ -122,8 +122,8 @@ def _label_folder(file: PurePath, root: PurePath, with_images: set[PurePath]) ->
     return ""
 
 
-def _is_called_label_map(name: str, beside: set[str]) -> bool:
-    """Return whether a name is a label map's, by itself or beside the others of its folder."""
+def _is_named_as_label_map(name: str, others: set[str]) -> bool:
+    """Return whether a name is that of a label map, by itself or compared with the other names in its folder."""
     if _BIDS.fullmatch(name):
         return True
     patterns = []
@@ -131,4 +131,4 @@ def _is_called_label_map(name: str, beside: set[str]) -> bool:
         patterns.append(rf"{re.escape(found['rest'])}([-_. ]({_IMAGES}))?")
     if found := _BEGINS.fullmatch(name):
         patterns.append(rf"({_IMAGES}){re.escape(found['rest'])}")
-    return any(re.fullmatch(pattern, other) for pattern in patterns for other in beside)
+    return any(re.fullmatch(pattern, other) for pattern in patterns for other in others)

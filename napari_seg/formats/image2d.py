@@ -1,7 +1,7 @@
-"""Pictures (PNG, TIFF, ...) as a single plane of voxels of 1 mm: what is in mm elsewhere is in pixels here.
+"""Read 2D images (PNG, TIFF, ...) as one plane of voxels of 1 mm, so that lengths in mm are lengths in pixels.
 
-The index axes are column and row, as MONAI's `PILReader` has them, and one of a single voxel. A picture lies in no
-patient; to have a grid all the same it lies as an axial plane, seen upright.
+The index axes are column and row, as in MONAI's `PILReader`, and an axis of one voxel. A 2D image has no position in a
+patient; its grid is an axial plane, seen upright.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _FORMATS = ("PNG", "TIFF", "JPEG", "BMP")
 
 
 def is_image2d(path: Path) -> bool:
-    """Whether a file calls itself a picture."""
+    """Return whether a file name has the ending of a 2D image."""
     return has_ending(path, IMAGE2D_ENDINGS)
 
 
 def read_image2d(path: Path, channels: int | None = 1) -> Volume:
-    """A picture in grey (1, I, J, 1) or in colours (3, I, J, 1), red first; how transparent it is does not count.
+    """Read a 2D image in grey (1, I, J, 1) or RGB (3, I, J, 1); transparency is ignored.
 
     Args:
-        path: of the file.
-        channels: 3 for colours, all alike in a grey picture; None: colours if the picture has any; else grey.
+        path: file to read.
+        channels: 1 for grey; 3 for RGB, with equal channels for a grey image; None for RGB if the image has colours.
 
     Raises:
         InputError: `file.not_picture`, `file.pages`, `file.unreadable` or `data.nonfinite`.
@@ -49,19 +49,19 @@ def read_image2d(path: Path, channels: int | None = 1) -> Volume:
         array = np.asarray(Image.fromarray(array).convert("L"))
     if array.ndim == 2:
         array = np.repeat(array[..., None], COLOURS if channels == COLOURS else 1, axis=2)
-    return _lying(array, path)
+    return _volume_of(array, path)
 
 
 def read_image2d_files(files: Sequence[Path], channels: int | None = None) -> Volume:
-    """`read_image2d` of the first of some files, as `read_in_worker` wants it."""
+    """Read the first of some files with `read_image2d`; a reader for `read_in_worker`."""
     return read_image2d(files[0], channels)
 
 
 def read_label_image2d(path: Path) -> Volume:
-    """A label map as a picture, (1, I, J, 1): grey values, or the indices of a palette, as in PASCAL VOC.
+    """Read a label map (1, I, J, 1) from a 2D image: grey values, or palette indices, as in PASCAL VOC.
 
     Raises:
-        InputError: `file.not_picture`, `file.pages`, or `labels.colour`: it holds colours.
+        InputError: `file.not_picture`; `file.pages`; `labels.colour`, the image has colours.
     """
     array = _pixels(path, is_label=True)
     if array.ndim == 3:
@@ -70,25 +70,25 @@ def read_label_image2d(path: Path) -> Volume:
                 "labels.colour", f"{path.name} is a label map in colours; expected grey values or a palette (mode P)"
             )
         array = array[..., 0]
-    return _lying(array[..., None], path)
+    return _volume_of(array[..., None], path)
 
 
-def _lying(array: NDArray, path: Path) -> Volume:
+def _volume_of(array: NDArray, path: Path) -> Volume:
     grid = Grid((array.shape[1], array.shape[0], 1), RAS_FROM_LPS)
     return Volume(array.transpose(2, 1, 0)[..., None], grid, path.stem, source=Source("image2d", (path,)))
 
 
 def _pixels(path: Path, *, is_label: bool) -> NDArray:
-    """(J, I) or (J, I, 3), turned as its EXIF orientation says; of label maps the values as they are stored."""
+    """Return pixels (J, I) or (J, I, 3) after applying the EXIF orientation; for label maps, the stored values."""
     try:
-        # of a path, PIL would map an uncompressed TIFF into memory, in rows of its turned size
+        # given a path, PIL would map an uncompressed TIFF into memory with the row length of the rotated image
         with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
             if (pages := getattr(image, "n_frames", 1)) > 1:
-                raise InputError("file.pages", f"{path.name} holds {pages} pages; expected one picture")
-            # the picture, turned, as an array, and handed from one process to the other
+                raise InputError("file.pages", f"{path.name} holds {pages} pages; expected one 2D image")
+            # the image, the rotated image, the array, and its copy for the other process
             check_fits(prod(image.size) * len(image.getbands()) * 4, f"reading {path.name}")
-            upright = ImageOps.exif_transpose(image)  # as every viewer shows it, and as masks are drawn on it
-            if is_label and upright.mode == "1":  # a mask of single bits holds 0 and 1, as in training
+            upright = ImageOps.exif_transpose(image)  # as viewers show it and annotators see it
+            if is_label and upright.mode == "1":  # a 1-bit mask has the labels 0 and 1, as in training
                 return np.asarray(upright).astype(np.uint8)
             if upright.mode in ("1", "L", "LA", "La"):
                 return np.asarray(upright.convert("L"))
@@ -99,6 +99,6 @@ def _pixels(path: Path, *, is_label: bool) -> NDArray:
     except Exception as error:  # Pillow lets errors of any kind through
         if isinstance(error, OSError) and error.errno:
             raise InputError("file.unreadable", f"{path.name} can't be read: {error.strerror}") from error
-        kind = type(error).__name__  # its words may hold the whole path, and that the names of people
-        text = f"{path.name} can't be read as a 2D image ({kind}): it is damaged, or not what its name says"
+        kind = type(error).__name__  # its text may contain the whole path, with names of people
+        text = f"{path.name} can't be read as a 2D image ({kind}): it is damaged, or of another format than its name"
         raise InputError("file.not_picture", text) from error

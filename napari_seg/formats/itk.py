@@ -1,7 +1,7 @@
-"""NRRD and MetaImage: SimpleITK understands the geometry in their headers; the pixels are read here.
+"""Read NRRD and MetaImage files: SimpleITK parses the geometry in their headers; the pixels are read here.
 
-SimpleITK leaves memory as it finds it where a compressed stream is too short, and crashes on some headers. It is given
-a header without pixels, made of the lines of the file's header that tell of geometry.
+SimpleITK returns uninitialised memory for a compressed stream that is too short, and crashes on some headers. It gets a
+header without pixels, made of those lines of the file's header that describe the geometry.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ if TYPE_CHECKING:
 _MAX_HEADER_BYTES = 1 << 23
 
 _ENCODINGS = {"gz": "gzip", "bz2": "bzip2", "txt": "text", "ascii": "text"}
-"""Other words for NRRD's encodings."""
+"""Synonyms of NRRD encodings."""
 
 _PIXEL_FIELDS = {"datafile", "encoding", "byteskip", "lineskip", "elementdatafile", "compresseddata", "headersize"}
-"""Lines of headers that tell where the pixels are and how they are packed, and nothing of geometry."""
+"""Header fields about the location and encoding of the pixels, not the geometry."""
 
 _MILLIMETRES = {"", "mm", "millimeter", "millimeters", "millimetre", "millimetres"}
-"""NRRD's space units: what ITK takes all lengths for."""
+"""NRRD space units that mean millimetres, which ITK assumes for all lengths."""
 
 _DOMAIN_KINDS = {"domain", "space", "time", "none", "???"}
-"""Kinds of NRRD's axes along which a voxel lies; the others count the numbers of a voxel."""
+"""Kinds of NRRD axes that are positions; other axes count the components of a voxel."""
 
 
 @dataclass(frozen=True, eq=False)
 class ItkImage:
-    """An image as it stands in a file.
+    """Image of an NRRD or MetaImage file.
 
     Attributes:
         array: (C, I, J, K).
-        grid: where (I, J, K) lies.
-        words: keys and values that an NRRD file holds besides its fields.
-        notices: doubts about the file.
+        grid: grid of (I, J, K).
+        words: keys and values of an NRRD file besides its fields.
+        notices: warnings about the file.
     """
 
     array: NDArray
@@ -73,9 +73,9 @@ def read_itk(files: Sequence[Path]) -> Volume:
     """Read the one volume in an NRRD or MetaImage file, (1, I, J, K) in the type of the file.
 
     Raises:
-        InputError: `file.*`, it is damaged or its pixels lie elsewhere; `data.*`, not one scalar, finite,
+        InputError: `file.*`, the file is damaged or its pixels are missing; `data.*`, not one scalar, finite,
             three-dimensional image; `geometry.*`.
-        EnvironmentFault: `environment.memory`, it does not fit.
+        EnvironmentFault: `environment.memory`, the image does not fit in memory.
     """
     (path,) = files
     image = read_image(path)
@@ -92,36 +92,36 @@ def read_itk(files: Sequence[Path]) -> Volume:
 
 
 def pixel_files(path: Path) -> tuple[Path, ...]:
-    """Return the files that the header of an NRRD or MetaImage file names as its pixels; none of a damaged one."""
+    """Return the pixel files that an NRRD or MetaImage header refers to; none for a damaged header."""
     try:
         return tuple(_pixel_file(path, named) for named in _read_header(path).parts)
-    except (InputError, OSError):  # reading the file says what is wrong
+    except (InputError, OSError):  # reading the file raises the reason
         return ()
 
 
 def read_image(path: Path) -> ItkImage:
-    """Read any NRRD or MetaImage of three dimensions.
+    """Read an NRRD or MetaImage file of three dimensions.
 
     Raises:
         InputError: `file.*`, `data.not_scalar`, `data.4d` and the like, `geometry.*`.
-        EnvironmentFault: `environment.memory`, it does not fit.
+        EnvironmentFault: `environment.memory`, the image does not fit in memory.
     """
     header = _read_header(path)
     units = re.findall(r'"([^"]*)"', header.fields.get("spaceunits", ""))
     if others := [unit for unit in units if unit.strip().lower() not in _MILLIMETRES]:
-        text = f"{path.name} gives its lengths in {others[0]}; expected mm; export it in mm"
+        text = f"{path.name} has lengths in {others[0]}; expected mm; export it in mm"
         raise InputError("geometry.units", text)
     layout = _layout(header, path)
     array, rest = _read_pixels(header, layout, path)
     notices = rest_notices(rest, path)
     if not header.fields.keys() & {"space", "transformmatrix", "orientation", "rotation"}:
-        text = f"{path.name} does not say how it lies in the patient; left and right are guesses"
+        text = f"{path.name} has no orientation in the patient; left and right are guesses"
         notices = (Notice("geometry.no_orientation", text), *notices)
     return ItkImage(array, layout.grid, header.words, notices)
 
 
 def to_itk(array: NDArray, grid: Grid) -> Image:
-    """SimpleITK's image of an array (I, J, K)."""
+    """Return a SimpleITK image of an array (I, J, K) on a grid."""
     import SimpleITK
 
     image = SimpleITK.GetImageFromArray(array.T)
@@ -132,20 +132,20 @@ def to_itk(array: NDArray, grid: Grid) -> Image:
     return image
 
 
-# headers
+# header
 
 
 @dataclass(frozen=True)
 class _Header:
-    """The text at the beginning of a file.
+    """Header of a file.
 
     Attributes:
-        is_nrrd: otherwise it is MetaImage.
+        is_nrrd: whether the file is NRRD; otherwise it is MetaImage.
         fields: name in lower case and without spaces -> value.
         words: keys and values that are no fields.
-        parts: the files that hold the pixels, as they are named; empty if the pixels follow the header.
-        size: in bytes.
-        geometry: a header that tells the same of geometry and type, and nothing of pixels.
+        parts: names of the pixel files; empty if the pixels follow the header.
+        size: size in bytes.
+        geometry: header with the same geometry and type, and without pixels.
     """
 
     is_nrrd: bool
@@ -163,7 +163,7 @@ def _read_header(path: Path) -> _Header:
         raise InputError("file.empty", f"{path.name} has 0 bytes; copy or export it again")
     is_nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
     if is_nrrd and not re.match(rb"NRRD\d{4}\r?\n", head):
-        raise InputError("file.bad_header", f"{path.name} is no NRRD file, whatever its name says")
+        raise InputError("file.bad_header", f"{path.name} is no NRRD file, in spite of its name")
     fields, words, geometry = dict[str, str](), dict[str, str](), list[bytes]()
     lines, size, has_end = iter(head.split(b"\n")), 0, False
     for line in lines:
@@ -186,7 +186,7 @@ def _read_header(path: Path) -> _Header:
                 has_end = True
                 break
     if not has_end and (len(head) == _MAX_HEADER_BYTES or not is_nrrd):
-        raise InputError("file.bad_header", f"{path.name} has a header without end; it is damaged")
+        raise InputError("file.bad_header", f"{path.name} has a header that does not end; it is damaged")
     named = fields.get("datafile" if is_nrrd else "elementdatafile", "")
     listed = [text for line in lines if (text := line.strip().decode("utf-8", "surrogateescape"))]
     parts = () if not named or named.upper() == "LOCAL" else _parts(named, listed, path)
@@ -195,7 +195,7 @@ def _read_header(path: Path) -> _Header:
 
 
 def _word(line: bytes) -> str:
-    """Return a line that is UTF-8, as NRRD asks for, or Latin-1, as older programs write."""
+    """Decode a line as UTF-8, which NRRD requires, or as Latin-1, which older programs write."""
     try:
         return line.decode()
     except UnicodeDecodeError:
@@ -207,28 +207,28 @@ def _is_list(value: str) -> bool:
 
 
 def _parts(named: str, listed: Sequence[str], path: Path) -> tuple[str, ...]:
-    """The names of the files that hold the pixels: one, those of a list, or those of a numbered pattern."""
+    """Return the names of the pixel files: a single name, a list, or a numbered pattern."""
     if _is_list(named):
         return tuple(listed)
     pattern = re.fullmatch(r"(\S.*?%0?\d*d\S*)\s+(-?\d+)\s+(-?\d+)(?:\s+(-?\d+))?(?:\s+\d+)?", named)
-    if pattern is None or "%" in pattern[1].replace("%", "", 1) or _beside(path, named) is not None:
+    if pattern is None or "%" in pattern[1].replace("%", "", 1) or _file_named(path, named) is not None:
         return (named,)
     first, last, step = int(pattern[2]), int(pattern[3]), int(pattern[4] or 1)
     numbers = range(first, last + (1 if step > 0 else -1), step or 1)
     if not 0 < len(numbers) <= _MAX_HEADER_BYTES:
-        raise InputError("file.bad_header", f"{path.name} names its pixel files by numbers that make no sense")
+        raise InputError("file.bad_header", f"{path.name} has an impossible range of numbered pixel files")
     return tuple(pattern[1] % number for number in numbers)
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the numbers of a file become an array.
+    """Layout of the pixels in a file.
 
     Attributes:
-        sizes: of the axes in the file, the fastest first.
-        range_axis: the one that counts the numbers of a voxel; None if there is one number.
-        dtype: of a number, in the file's byte order.
-        grid: of the voxels.
+        sizes: sizes of the axes in the file, the fastest first.
+        range_axis: axis of the components of a voxel; None if there is one component.
+        dtype: type of a component, in the file's byte order.
+        grid: grid of the voxels.
     """
 
     sizes: tuple[int, ...]
@@ -271,7 +271,7 @@ def _layout(header: _Header, path: Path) -> _Layout:
         return _Layout(tuple(sizes), None, dtype, grid)
     axis = _range_axis(header, components) if header.is_nrrd else 0
     if axis is None:
-        raise InputError("data.not_scalar", f"{path.name} does not say which axis counts the numbers of a voxel")
+        raise InputError("data.not_scalar", f"{path.name} does not mark the axis of the components of a voxel")
     return _Layout((*sizes[:axis], components, *sizes[axis:]), axis, dtype, grid)
 
 
@@ -309,7 +309,7 @@ def _grid(reader: ImageFileReader, sizes: Sequence[int]) -> Grid:
 
 
 def _read_pixels(header: _Header, layout: _Layout, path: Path) -> tuple[NDArray, int]:
-    """The array (C, I, J, K), and how many bytes the files hold behind it."""
+    """Return the array (C, I, J, K), and the number of bytes after it in the files."""
     files = [_pixel_file(path, named) for named in header.parts] or [path]
     count = prod(layout.sizes)
     claimed = count * layout.dtype.itemsize
@@ -318,9 +318,9 @@ def _read_pixels(header: _Header, layout: _Layout, path: Path) -> tuple[NDArray,
     limit = {"raw": 1, "gzip": DEFLATE_LIMIT, "text": layout.dtype.itemsize, "hex": 1}.get(encoding, claimed)
     if claimed > max(size, 0) * limit or count % len(files):
         text = (
-            f"{path.name} has {max(size, 0)} bytes of pixels in {len(files)} file(s), but its header claims {claimed}"
+            f"{path.name} has {max(size, 0)} bytes of pixels in {len(files)} file(s), but its header implies {claimed}"
         )
-        raise InputError("file.bad_header", f"{text}; it is cut or damaged; copy or export it again")
+        raise InputError("file.bad_header", f"{text}; it is truncated or damaged; copy or export it again")
     check_room(layout.sizes, layout.dtype, layout.dtype, path.name)
     flat = np.empty(count, layout.dtype)
     rest, each = 0, count // len(files)
@@ -355,13 +355,13 @@ def _encoding(header: _Header, path: Path) -> str:
 
 
 def _start(header: _Header, stored: IO[bytes], start: int, count: int) -> int:
-    """The byte of a file at which its stream of pixels begins."""
+    """Return the byte offset of the stream of pixels in a file."""
     stored.seek(start)
     for _ in range(min(_number(header, "lineskip"), _MAX_HEADER_BYTES)):
         if not stored.readline(_MAX_HEADER_BYTES):
             break
     start, skip = stored.tell(), _number(header, "byteskip") if header.is_nrrd else _number(header, "headersize")
-    if skip < 0:  # the last bytes of the file
+    if skip < 0:  # NRRD: the pixels are the last bytes of the file
         return max(stored.seek(0, 2) - count, start)
     return start + (skip if not header.is_nrrd or _encoding(header, Path()) == "raw" else 0)
 
@@ -383,36 +383,37 @@ def _decoded(stored: IO[bytes], encoding: str, path: Path) -> Iterator[IO[bytes]
 
 
 def _fill_from_text(room: NDArray, stored: IO[bytes], encoding: str, path: Path) -> int:
-    """Fill an array with numbers that are written out, and return how many bytes follow."""
+    """Fill an array from numbers in text or hexadecimal form, and return the number of bytes after them."""
     try:
         if encoding == "hex":
             values = np.frombuffer(bytes.fromhex(stored.read().decode("ascii")), room.dtype)
         else:
             values = np.array(stored.read().split()).astype(room.dtype)
     except ValueError:
-        raise InputError("file.bad_header", f"{path.name} holds pixels that are no {encoding}; it is damaged") from None
+        raise InputError("file.bad_header", f"{path.name} has pixels that are not {encoding}; it is damaged") from None
     if len(values) < len(room):
-        raise InputError("file.truncated", f"{path.name} was cut short: {len(values)} of {len(room)} voxels are there")
+        raise InputError("file.truncated", f"{path.name} is truncated: {len(values)} of {len(room)} voxels are there")
     room[:] = values[: len(room)]
     return (len(values) - len(room)) * room.itemsize
 
 
 def _pixel_file(path: Path, named: str) -> Path:
-    """A file that a header names as its pixels, which must lie in the header's folder or below it."""
-    found = _beside(path, named)
+    """Return the pixel file with some name in a header; it must lie in the folder of the header or below it."""
+    found = _file_named(path, named)
     if found is None:
         shown = PurePosixPath(named.replace("\\", "/")).name
         raise InputError(
-            "file.bad_header", f"{path.name} names {shown} as its pixels, which is missing; put it into the same folder"
+            "file.bad_header",
+            f"{path.name} refers to the pixel file {shown}, which is missing; put it next to the header",
         )
     return found
 
 
-def _beside(path: Path, named: str) -> Path | None:
-    """The file of a name in a header, by its spelling there, with back-slashes, or in another case; None if none is.
+def _file_named(path: Path, named: str) -> Path | None:
+    """Return the file with some name in a header, also with backslashes or in another case; None if it is missing.
 
     Raises:
-        InputError: `file.outside`, it lies neither in the header's folder nor below it.
+        InputError: `file.outside`, the file lies neither in the folder of the header nor below it.
     """
     folder = path.parent.resolve()
     for text in dict.fromkeys((named, named.replace("\\", "/"))):
@@ -421,7 +422,8 @@ def _beside(path: Path, named: str) -> Path | None:
         target = (folder / text).parent.resolve() / PurePosixPath(text).name
         if not target.is_relative_to(folder) or re.match("[A-Za-z]:", text):
             raise InputError(
-                "file.outside", f"{path.name} names pixels outside of its own folder; put the file into the same folder"
+                "file.outside",
+                f"{path.name} refers to pixels outside of its folder; put the pixel file next to it",
             )
         if target.is_file():
             return target
@@ -440,5 +442,5 @@ def _unreadable(path: Path, error: RuntimeError) -> InputError:
         )
     return InputError(
         "file.bad_header",
-        f"{path.name} can't be read: it is cut, damaged or not what its name says; copy or export it again",
+        f"{path.name} can't be read: it is truncated, damaged or of another format; copy or export it again",
     )

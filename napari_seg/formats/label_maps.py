@@ -1,4 +1,4 @@
-"""Label maps from and to files of any format, chosen by what a file is and, for writing, by its ending."""
+"""Read label maps from files of any format, and put them on the grid of a scan."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from napari_seg.volume import (
 )
 
 ROUNDED_MM = 0.15
-"""How far a DICOM segmentation may lie beside its scan's voxels where its positions are rounded to 0.1 mm."""
+"""Maximum distance in mm between a DICOM segmentation with rounded positions and the voxels of its scan."""
 
 
 def read_label_map(
@@ -44,33 +44,33 @@ def read_label_map(
 ) -> Segmentation:
     """Read a label map with the names of its segments from a segmentation of any format, in the worker process.
 
-    NIfTI, NRRD, MetaImage and 2D images hold labels; names come from the file or from the record beside it. DICOM
+    NIfTI, NRRD, MetaImage and 2D images hold labels; names come from the file or the record next to it. DICOM
     segmentations and contours (RT structure sets) number their segments; they are put on the grid of a scan only if
     they belong to that scan, see `dicom.reference`.
 
     Args:
         path: the file.
         grid: grid of the scan; contours need it, and a DICOM segmentation that leaves out empty slices is put on it.
-        only: names of the segments wanted; all if empty.
+        only: names of the segments to read; all if empty.
         images: files of the scan that `grid` is of.
         ignore_frame: put DICOM objects on `grid` although they are of another frame of reference, with a notice.
         on_own_grid: leave a DICOM segmentation on the grid that its frames span, and enlarge the grid where contours
             reach beyond it.
 
     Raises:
-        InputError: the file can't be read; `labels.type`, its values are no whole numbers from 0 up; `labels.overlap`,
-            its segments share voxels; `labels.needs_grid`, contours without a scan; `labels.unknown`, it lacks a wanted
-            segment; `geometry.other_frame_of_reference`, it belongs to another scan than `images`.
+        InputError: the file can't be read; `labels.type`, its values are not whole numbers from 0 up; `labels.overlap`,
+            its segments share voxels; `labels.needs_grid`, contours without a scan; `labels.unknown`, a segment of
+            `only` is missing; `geometry.other_frame_of_reference`, it belongs to another scan than `images`.
     """
     if not (path.is_file() or path.is_dir()):
-        raise InputError("file.unreadable", f"{path.name} is no file, or a link that leads nowhere; check the path")
+        raise InputError("file.unreadable", f"{path.name} is no file, or a link without a target; check the path")
     options: dict[str, Any] = {"grid": grid, "only": tuple(only), "ignore_frame": ignore_frame}
     options["on_own_grid"] = on_own_grid
-    read_there = partial(_read_here, images=[image.absolute() for image in images], **options)
-    return read_in_worker(read_there, [path], name=file_label(path))
+    read_files = partial(_read_files, images=[image.absolute() for image in images], **options)
+    return read_in_worker(read_files, [path], name=file_label(path))
 
 
-def _read_here(
+def _read_files(
     files: Sequence[Path],
     grid: Grid | None,
     only: Sequence[str],
@@ -93,7 +93,7 @@ def _read_here(
         from napari_seg.formats.dicom.seg import read_dicom_seg
 
         found = read_dicom_seg(path, only, grid)
-        found = found if grid is None else _unrounded(found, grid, path)
+        found = found if grid is None else _snapped_to_scan(found, grid, path)
         found = found if grid is None or on_own_grid else on_grid(found, grid, path)
     else:
         from napari_seg.formats.dicom.rtstruct import read_rtstruct
@@ -114,7 +114,7 @@ def read_label_maps(path: Path, grid: Grid | None = None, *, images: Sequence[Pa
         images: see `read_label_map`.
 
     Raises:
-        InputError: as of `read_label_map`; `labels.overlap` only where two segments of one name share voxels.
+        InputError: as `read_label_map`; `labels.overlap` only if two segments with the same name share voxels.
     """
     try:
         return [read_label_map(path, grid, images=images)]
@@ -147,10 +147,10 @@ def _names(files: Sequence[Path]) -> list[str]:
 
 
 def on_grid(segmentation: Segmentation, grid: Grid, path: Path) -> Segmentation:
-    """The same on a grid that differs by axis order, flips and whole-voxel shifts alone; what lies outside is lost.
+    """Return a label map on a grid that differs only by axis order, flips and whole-voxel shifts.
 
     Raises:
-        InputError: `geometry.other_grid`, it differs otherwise, or voxels of segments lie outside of it.
+        InputError: `geometry.other_grid`, the grids differ otherwise, or voxels of segments lie outside of the grid.
     """
     if segmentation.grid.matches(grid):
         return segmentation
@@ -164,25 +164,25 @@ def on_grid(segmentation: Segmentation, grid: Grid, path: Path) -> Segmentation:
     )
 
 
-def _unrounded(segmentation: Segmentation, grid: Grid, path: Path) -> Segmentation:
-    """Return a label map on the voxels of its scan, with a notice, if it lies beside them by what rounding explains."""
+def _snapped_to_scan(segmentation: Segmentation, grid: Grid, path: Path) -> Segmentation:
+    """Return a label map on the voxels of its scan, with a notice, if they differ only by rounded positions."""
     if is_same_lattice(segmentation.grid, grid):
         return segmentation
     steps = np.rint(index_affine(grid, segmentation.grid))
     turn = np.abs(steps[:3, :3])
     if not ((turn.sum(axis=0) == 1).all() and (turn.sum(axis=1) == 1).all()):
         return segmentation
-    meant = Grid(segmentation.grid.shape, grid.affine @ steps)
-    gap_mm = float(np.linalg.norm(meant.corners_mm - segmentation.grid.corners_mm, axis=1).max())
+    snapped = Grid(segmentation.grid.shape, grid.affine @ steps)
+    gap_mm = float(np.linalg.norm(snapped.corners_mm - segmentation.grid.corners_mm, axis=1).max())
     if gap_mm > min(ROUNDED_MM, 0.25 * min(grid.spacing_mm)):
         return segmentation
-    text = f"{file_label(path)} lies up to {gap_mm:.2g} mm beside the voxels of the scan, as rounded positions do"
-    notice = Notice("geometry.rounded", f"{text}; it was put on these voxels")
-    return replace(segmentation, grid=meant, notices=(*segmentation.notices, notice))
+    text = f"{file_label(path)} lies up to {gap_mm:.2g} mm off the voxels of the scan, which rounded positions explain"
+    notice = Notice("geometry.rounded", f"{text}; it was moved to these voxels")
+    return replace(segmentation, grid=snapped, notices=(*segmentation.notices, notice))
 
 
 def is_cropped(path: Path) -> bool:
-    """Return whether a file is of a kind that leaves out what holds no segment: .seg.nrrd, DICOM SEG and RTSTRUCT."""
+    """Return whether the format of a file may leave out empty planes: .seg.nrrd, DICOM SEG and RTSTRUCT."""
     return has_ending(path, SEG_NRRD_ENDINGS) or (
         not nifti_ending(path) and dicom_modality(path) in ("SEG", "RTSTRUCT")
     )
@@ -191,11 +191,11 @@ def is_cropped(path: Path) -> bool:
 def on_common_grid(
     first: tuple[Segmentation, Path], second: tuple[Segmentation, Path]
 ) -> tuple[Segmentation, Segmentation]:
-    """Return two label maps on one grid where they lie on one lattice and a file may be cropped; else as they are.
+    """Return two label maps on one grid if they have one lattice and a file may be cropped; else unchanged.
 
     Args:
-        first: label map and its file; its grid is taken unless that file may be cropped.
-        second: the other.
+        first: label map and its file; its grid is used unless the file may be cropped.
+        second: the other label map and its file.
 
     Raises:
         InputError: `geometry.other_grid`, a cropped label map reaches beyond one that is not.
@@ -213,7 +213,7 @@ def on_common_grid(
 
 
 def _selected(segmentation: Segmentation, only: Sequence[str], path: Path) -> Segmentation:
-    """The same with the segments of some names alone; all if there are no names."""
+    """Return a label map with only the segments with some names; unchanged if no names are given."""
     segments = select_segments(segmentation.segments, only, file_label(path))
     if not only:
         return segmentation
@@ -224,13 +224,13 @@ def _selected(segmentation: Segmentation, only: Sequence[str], path: Path) -> Se
 
 def _labels(volume: Volume, path: Path) -> Segmentation:
     if len(volume.array) != 1:
-        raise InputError("labels.type", f"{path.name} holds {len(volume.array)} channels; expected one label a voxel")
+        raise InputError("labels.type", f"{path.name} holds {len(volume.array)} channels; expected one label per voxel")
     array = as_labels(volume.array[0], path.name)
     return Segmentation(array, volume.grid, recorded_segments(path), notices=volume.notices)
 
 
-def named(segmentation: Segmentation) -> Segmentation:
-    """The same with a segment for every label that it holds, "label 3" where nobody named it."""
+def with_all_segments_named(segmentation: Segmentation) -> Segmentation:
+    """Return a label map whose table has a segment for each label; those without a name become "label 3"."""
     known = {segment.label for segment in segmentation.segments}
     others = [n for n in labels_in(segmentation.array) if n and n not in known]
     segments = (*segmentation.segments, *(Segment(n, f"label {n}", distinct_color(n)) for n in others))

@@ -1,4 +1,4 @@
-"""Label maps as 3D Slicer's .seg.nrrd: one layer of labels with the segments' names and colours beside them."""
+"""Read and write label maps as 3D Slicer's .seg.nrrd: layers of labels with a table of segments in the header."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from napari_seg.volume import (
 
 
 def write_seg_nrrd(segmentation: Segmentation, path: Path) -> None:
-    """Writes a label map as .seg.nrrd, compressed, or leaves no file at all.
+    """Write a label map as compressed .seg.nrrd, and read it back before the file gets its name.
 
-    The file gets its name, replacing one that had it, only after it was read back and found equal.
+    An existing file is replaced.
 
     Raises:
-        OutputError: `output.not_written`; `output.not_equal`, what came back from the disk is not what was meant.
+        OutputError: `output.not_written`; `output.not_equal`, the file read back differs.
     """
     import SimpleITK
 
     image = to_itk(segmentation.array, segmentation.grid)
-    for key, value in _words(segmentation).items():
+    for key, value in _header_entries(segmentation).items():
         image.SetMetaData(key, value)
     with verified_write(path, SEG_NRRD_ENDINGS[0]) as hidden:
-        hidden.touch()  # raises what keeps it from being written, which SimpleITK does not say
+        hidden.touch()  # raises why it can't be written, which SimpleITK does not report
         try:
             SimpleITK.WriteImage(image, str(hidden), useCompression=True)
         except RuntimeError:
@@ -48,19 +48,19 @@ def write_seg_nrrd(segmentation: Segmentation, path: Path) -> None:
         found = read_seg_nrrd(hidden)
         same = np.array_equal(found.array, segmentation.array) and found.grid.matches(segmentation.grid)
         if not same or [s.name for s in found.segments] != [s.name for s in segmentation.segments]:
-            raise OutputError("output.not_equal", f"{path.name} came back from the disk changed; try again")
+            raise OutputError("output.not_equal", f"{path.name} differs when it is read back; try again")
 
 
 def read_seg_nrrd(path: Path, only: Sequence[str] = ()) -> Segmentation:
-    """Read a label map from .seg.nrrd, its segments by label; several layers become one where they share no voxel.
+    """Read a label map from .seg.nrrd, with its segments by label; layers without common voxels are merged.
 
     Args:
-        path: the file.
-        only: names of the segments wanted; all if empty.
+        path: file to read.
+        only: names of the segments to read; all if empty.
 
     Raises:
-        InputError: `file.*`, `geometry.*`; `labels.overlap`, segments share voxels, which a label map can't hold;
-            `labels.type`, it holds values that are no labels; `labels.unknown`, it lacks a segment that is wanted.
+        InputError: `file.*`, `geometry.*`; `labels.overlap`, segments share voxels; `labels.type`, values are no
+            labels; `labels.unknown`, a segment of `only` is missing.
     """
     image = read_image(path)
     text = f"{path.name} has a header whose segments can't be read ({{kind}}); export it again"
@@ -68,7 +68,7 @@ def read_seg_nrrd(path: Path, only: Sequence[str] = ()) -> Segmentation:
         numbers = sorted({int(found[1]) for key in image.words if (found := re.match(r"Segment(\d+)_ID$", key))})
         described = [(_segment(image.words, n), int(image.words.get(f"Segment{n}_Layer", "0"))) for n in numbers]
     if len(image.array) > 1:
-        return _united(image, described, only, path.name)
+        return _merged(image, described, only, path.name)
     segments = sorted((segment for segment, _ in described), key=lambda segment: segment.label)
     return Segmentation(as_labels(image.array[0], path.name), image.grid, tuple(segments), notices=image.notices)
 
@@ -77,40 +77,40 @@ def seg_nrrd_names(path: Path) -> list[str]:
     """Return the names of the segments of a .seg.nrrd, each once.
 
     Raises:
-        InputError: as of `read_seg_nrrd`.
+        InputError: as `read_seg_nrrd`.
     """
     words = read_image(path).words
     keys = [key for key in words if re.match(r"Segment\d+_Name$", key)]
     return list(dict.fromkeys(words[key] for key in keys))
 
 
-def _united(image: ItkImage, described: Sequence[tuple[Segment, int]], only: Sequence[str], name: str) -> Segmentation:
-    """Return the segments of several layers as one label map; values that two layers use are numbered anew from 1."""
+def _merged(image: ItkImage, described: Sequence[tuple[Segment, int]], only: Sequence[str], name: str) -> Segmentation:
+    """Merge several layers into one label map; if layers use the same values, labels are renumbered from 1."""
     if not described or any(not 0 <= layer < len(image.array) for _, layer in described):
-        text = f"{name} holds {len(image.array)} layers and does not say which segment lies in which; export it again"
+        text = f"{name} holds {len(image.array)} layers, and its segments are not assigned to them; export it again"
         raise InputError("labels.layers", text)
     values = [segment.label for segment, _ in described]
     labels = values if len(set(values)) == len(values) else list(range(1, len(values) + 1))
     segments = [replace(segment, label=label) for (segment, _), label in zip(described, labels, strict=True)]
-    wanted = select_segments(segments, only, name)
+    selected = select_segments(segments, only, name)
     array = np.zeros(image.grid.shape, smallest_label_type(max(labels)))
     for segment, (described_as, layer) in zip(segments, described, strict=True):
-        if segment in wanted:
+        if segment in selected:
             inside = image.array[layer] == described_as.label
             if overlap := int(np.count_nonzero(array[inside])):
                 raise InputError(
                     "labels.overlap",
                     f"{segment.name} shares {overlap} voxels with other segments of {name}, and a label map holds one "
-                    "label a voxel; name the segments that are wanted",
+                    "label a voxel; name the segments to read",
                 )
             array[inside] = segment.label
     return Segmentation(
-        array, image.grid, tuple(sorted(wanted, key=lambda segment: segment.label)), notices=image.notices
+        array, image.grid, tuple(sorted(selected, key=lambda segment: segment.label)), notices=image.notices
     )
 
 
-def _words(segmentation: Segmentation) -> dict[str, str]:
-    """Slicer's words about the segments (its documentation of vtkMRMLSegmentationStorageNode)."""
+def _header_entries(segmentation: Segmentation) -> dict[str, str]:
+    """Return Slicer's header entries of the segments (see its documentation of vtkMRMLSegmentationStorageNode)."""
     i, j, k = segmentation.grid.shape
     words = {
         "Segmentation_MasterRepresentation": "Binary labelmap",
@@ -134,7 +134,7 @@ def _words(segmentation: Segmentation) -> dict[str, str]:
 
 
 def _terminology(segment: Segment) -> str:
-    """Such as "~SCT^123^Anatomical Structure~SCT^10200004^Liver~^^~Anatomic codes~^^~^^"."""
+    """Return codes in Slicer's form: "...~SCT^123^Anatomical Structure~SCT^10200004^Liver~^^~Anatomic codes~^^~^^"."""
     terms = (segment.category, segment.kind, segment.modifier)
     words = "~".join("^^" if term is None else f"{term.scheme}^{term.value}^{term.meaning}" for term in terms)
     return f"Segmentation category and type~{words}~Anatomic codes~^^~^^"

@@ -1,4 +1,4 @@
-"""The surfaces of segments as STL or OBJ files, for printing and for 3D programs."""
+"""Write the surfaces of segments as STL or OBJ files, for 3D printing and 3D programs."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from napari_seg.geometry import RAS_FROM_LPS, Grid
 from napari_seg.volume import Segment, Segmentation
 
 _FRAME = "SPACE=LPS, lengths in mm, by napari-seg"
-"""Neither format has a place for the frame; 3D Slicer writes and reads it as such a remark."""
+"""Comment with the frame, which 3D Slicer writes and reads; neither format has a field for it."""
 
 
 def write_surfaces(segmentation: Segmentation, path: Path) -> list[Path]:
-    """One file a segment that has voxels, `<stem>_<segment>.stl` or .obj, in mm, LPS+; returns their paths.
+    """Write one file per segment with voxels, `<stem>_<segment>.stl` or .obj, in mm, LPS+; return their paths.
 
     Args:
-        segmentation: with its segments.
-        path: names the folder, the stem and by its ending the format.
+        segmentation: labels with their segments.
+        path: path with the folder, the stem and the ending of the files.
 
     Raises:
-        OutputError: `output.no_segments`, there is nothing to draw; `output.not_written`.
+        OutputError: `output.no_segments`, all segments are empty; `output.not_written`.
     """
     counts, written = segmentation.voxel_counts(), []
-    names = {segment.label: _safe(segment) for segment in segmentation.segments}
+    names = {segment.label: _file_name_part(segment) for segment in segmentation.segments}
     plain = [name.casefold() for name in names.values()]
     names = {n: name if plain.count(name.casefold()) == 1 else f"{n}_{name}" for n, name in names.items()}
-    with ExitStack() as unfinished:  # all of them get their names at the end, or none
+    with ExitStack() as unfinished:  # all files get their names at the end, or none does
         for segment in segmentation.segments:
             if counts[segment.label]:
                 target = path.with_name(f"{path.stem}_{names[segment.label]}{path.suffix}")
@@ -46,9 +46,9 @@ def write_surfaces(segmentation: Segmentation, path: Path) -> list[Path]:
 
 
 def surface_of(mask: NDArray[np.bool_], grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Corners (N, 3) in mm, LPS+, and triangles (M, 3), seen from outside against the clock, of a mask (I, J, K).
+    """Return vertices (N, 3) in mm, LPS+, and triangles (M, 3), counter-clockwise from outside, of a mask (I, J, K).
 
-    By marching cubes (Lewiner 2003): the surface runs half-way between neighbours of which one is inside.
+    Marching cubes (Lewiner 2003) puts the surface half-way between an inner and an outer voxel.
     """
     from skimage.measure import marching_cubes
 
@@ -60,7 +60,7 @@ def surface_of(mask: NDArray[np.bool_], grid: Grid) -> tuple[NDArray[np.float64]
 
 
 def _write_stl(path: Path, points: NDArray[np.float64], triangles: NDArray[np.intp]) -> None:
-    """Binary: 80 bytes of remark, the number of triangles, then of each its normal, its corners and two empty bytes."""
+    """Write binary STL: 80 bytes of comment, the number of triangles, then normal, corners and two bytes for each."""
     corners = points[triangles]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     lengths = np.linalg.norm(normals, axis=1, keepdims=True)
@@ -80,5 +80,5 @@ def _write_obj(path: Path, points: NDArray[np.float64], triangles: NDArray[np.in
         np.savetxt(file, triangles + 1, "f %d %d %d")
 
 
-def _safe(segment: Segment) -> str:
+def _file_name_part(segment: Segment) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "_", segment.name).strip("_") or f"label_{segment.label}"

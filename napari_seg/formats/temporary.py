@@ -1,4 +1,4 @@
-"""Temporary folders that go with their process, or, if it was killed, at the start of the next one."""
+"""Temporary folders that are removed at the end of their process or, if it was killed, by the next process."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _LOCK = "lock"
 
 
 class TemporaryFolder:
-    """A folder that no other user can open, and that is removed at the end of a `with` block or by `cleanup`.
+    """Folder that no other user can open; it is removed at the end of a `with` block or by `cleanup`.
 
-    A lock beside it tells other processes that this one lives: process ids would not, where machines or containers
-    share the folder.
+    A locked file next to it shows other processes that this one is alive. Process ids would not do so if machines or
+    containers share the folder.
 
     Attributes:
-        path: of the folder.
+        path: path of the folder.
     """
 
     def __init__(self) -> None:
@@ -31,15 +31,16 @@ class TemporaryFolder:
             self._outer = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
             self._lock = FileLock(self._outer / _LOCK)
             try:
-                with suppress(NotImplementedError):  # a file system without locks: nobody sweeps there
+                with suppress(NotImplementedError):  # a file system without locks: no process removes leftovers there
                     self._lock.acquire(timeout=0)
                 self.path = self._outer / "files"
                 self.path.mkdir()
-            except (Timeout, FileNotFoundError):  # another process took it for one of the dead before it was locked
+            except (Timeout, FileNotFoundError):  # another process removed it before it was locked
                 continue
             return
 
     def cleanup(self) -> None:
+        """Remove the folder."""
         self._lock.release()
         shutil.rmtree(self._outer, ignore_errors=True)
 
@@ -52,10 +53,10 @@ class TemporaryFolder:
 
 @cache
 def remove_leftovers() -> None:
-    """Remove what killed processes of this user left, once: it holds scans."""
+    """Remove the folders of killed processes of this user, once per process: they contain scans."""
     try:
         found = list(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"))
-    except OSError:  # there is no folder for temporary files, so nothing is left in it
+    except OSError:  # there is no folder for temporary files
         return
     for path in found:
         with suppress(OSError, Timeout, NotImplementedError):

@@ -1,4 +1,4 @@
-"""What would become of each series and file below a path, told before anything is run."""
+"""Verdicts: whether each series and file below a path can be segmented, and if not, why."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from napari_seg.volume import Volume
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one series or file.
+    """Verdict on one series or file.
 
     Attributes:
         path: the file, or the folder of the series.
-        name: what a person recognises it by.
-        files: how many it is made of.
-        verdict: "process"; "warn", the same with a doubt; "refuse"; "skip", it is no scan.
-        code: of the doubt or the reason; "" where there is none.
+        name: name of the scan for people.
+        files: number of its files.
+        verdict: "process"; "warn", processed with a warning; "refuse"; "skip", it is no scan.
+        code: code of the warning or reason; "" if there is none.
         message: what was found, what was expected and what to do.
-        option: of `Scan.read`, that would make a refused scan one to process: "volume" or "resample_tilt"; "" of none.
-        choices: how many volumes there are, counted from 0.
-        modality: DICOM's letters; "" where the file does not say.
-        shape: (I, J, K); None of what can't be read.
-        spacing_mm: along each index axis.
-        orientation: where each index axis points, such as "RAS".
-        channels: numbers a voxel.
-        dtype: of the array, such as "int16".
+        option: option of `Scan.read` with which a refused scan can be processed: "volume" or "resample_tilt"; else "".
+        choices: number of volumes to choose from.
+        modality: DICOM modality; "" if unknown.
+        shape: (I, J, K); None if the scan can't be read.
+        spacing_mm: voxel size along each index axis.
+        orientation: patient direction of each index axis, such as "RAS".
+        channels: number of channels.
+        dtype: type of the array, such as "int16".
     """
 
     path: str
@@ -52,19 +52,19 @@ class Verdict:
     dtype: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
 def verdicts(path: Path, reading: ReadOptions | None = None) -> Iterator[Verdict]:
-    """One verdict for each series and file below a path; each is read in full, because only that tells.
+    """Yield a verdict for each series and file below a path; each is read completely to find all faults.
 
     Args:
         path: a file or a folder.
-        reading: for `Scan.read`.
+        reading: options of `Scan.read`.
 
     Raises:
-        InputError: `input.missing`, the path does not exist; `file.unreadable`, a folder may not be opened.
+        InputError: `input.missing`, the path does not exist; `file.unreadable`, a folder can't be opened.
     """
     found = without_label_maps(find(path), path)
     for scan in found.scans:
@@ -74,11 +74,11 @@ def verdicts(path: Path, reading: ReadOptions | None = None) -> Iterator[Verdict
 
 
 def verdict_of(scan: Scan, reading: ReadOptions | None = None) -> Verdict:
-    """The verdict on one scan, which is read in full; never raises for what is wrong with it.
+    """Return the verdict on a scan, which is read completely; faults of the scan are never raised.
 
     Args:
-        scan: as `find` gave it.
-        reading: for `Scan.read`.
+        scan: scan found by `find`.
+        reading: options of `Scan.read`.
     """
     try:
         volume = scan.read(**(reading or {}))
@@ -88,14 +88,14 @@ def verdict_of(scan: Scan, reading: ReadOptions | None = None) -> Verdict:
         return _refused(scan, error.code, error.message)
     except MemoryError:
         return _refused(scan, "file.too_large", f"{scan.name} needs more memory than is free")
-    except Exception as error:  # our own mistake must not hide the other scans; it may quote what must stay private
+    except Exception as error:  # a bug must not hide the other scans; its text may contain private values
         text = f"this should not have happened: {type(error).__name__}; please report it"
         return _refused(scan, "internal.error", text)
     return _of_volume(scan, volume)
 
 
 def verdict_of_skipped(skipped: Skipped) -> Verdict:
-    """The verdict on what is no scan."""
+    """Return the verdict on files that are no scan."""
     from napari_seg.formats.dicom.headers import file_label
 
     first = skipped.files[0]

@@ -1,7 +1,8 @@
-"""The bytes of voxels: streams, zipped or not, read once, into one array, and to their end.
+"""Read voxels from streams, compressed or not, once, into one array, and to the end of the stream.
 
-Neither nibabel nor ITK notices each stream that was cut or altered, and ITK leaves memory as it finds it where a stream
-is too short. So the bytes are read here, and what a header claims is checked before memory is taken for it.
+Neither nibabel nor ITK notices every stream that was truncated or altered, and ITK returns uninitialised memory for a
+stream that is too short. The bytes are therefore read here, and the size in a header is checked before memory is
+allocated.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from napari_seg.memory import check_fits
 CHUNK_BYTES = 1 << 22
 
 DEFLATE_LIMIT = 1032
-"""Deflate turns no byte into more than this many; a header that claims more is not true."""
+"""Maximum compression ratio of deflate; a header that implies a higher one is wrong."""
 
 _MAX_REST_BYTES = 1 << 20
 
 
 class Inflated(io.RawIOBase):
-    """What a stream of zlib or gzip holds; gzip streams that follow one another are one.
+    """Uncompressed content of a zlib or gzip stream; consecutive gzip streams count as one.
 
     Raises:
-        EOFError: while reading, the stream has no end.
-        zlib.error: while reading, it is damaged.
+        EOFError: while reading, if the stream is truncated.
+        zlib.error: while reading, if the stream is damaged.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -65,12 +66,12 @@ class Inflated(io.RawIOBase):
 
 
 def _decoder() -> Any:
-    return zlib.decompressobj(zlib.MAX_WBITS + 32)  # zlib and gzip, told apart by their first bytes
+    return zlib.decompressobj(zlib.MAX_WBITS + 32)  # detects zlib and gzip by their first bytes
 
 
 @contextmanager
 def stream_faults(path: Path) -> Iterator[None]:
-    """Turn what streams raise into an `InputError` about a file."""
+    """Convert errors of streams into an `InputError` about a file."""
     try:
         yield
     except EOFError as error:
@@ -85,7 +86,7 @@ def stream_faults(path: Path) -> Iterator[None]:
 
 @contextmanager
 def bunzipped(file: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
-    """What a stream of bzip2 holds."""
+    """Yield the uncompressed content of a bzip2 stream."""
     with bz2.BZ2File(file) as stream:
         try:
             yield stream
@@ -96,40 +97,40 @@ def bunzipped(file: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
             raise InputError("file.bad_checksum", text) from error
 
 
-def check_room(shape: Sequence[int], stored: np.dtype, wanted: np.dtype, name: str) -> None:
-    """Raise if an array does not fit the memory that reading it may take.
+def check_room(shape: Sequence[int], stored: np.dtype, converted: np.dtype, name: str) -> None:
+    """Raise if an array does not fit in the memory that reading it may use.
 
-    It is there twice while it is handed from the process that read it to the one that asked.
+    It exists twice while it is passed from the worker process to this one.
 
     Args:
-        shape: of the array.
-        stored: its type in the file.
-        wanted: its type once it is read.
-        name: of the file, for the message.
+        shape: shape of the array.
+        stored: type in the file.
+        converted: type after reading.
+        name: name of the file in the message.
 
     Raises:
         EnvironmentFault: `environment.memory`, it does not fit.
     """
-    conversion = 0 if stored == wanted else stored.itemsize + wanted.itemsize
-    check_fits(prod(shape) * max(2 * wanted.itemsize, conversion), f"reading {name}")
+    conversion = 0 if stored == converted else stored.itemsize + converted.itemsize
+    check_fits(prod(shape) * max(2 * converted.itemsize, conversion), f"reading {name}")
 
 
-def fill(room: memoryview, stream: IO[bytes], path: Path) -> None:
-    """Read bytes until all room is filled.
+def fill(buffer: memoryview, stream: IO[bytes], path: Path) -> None:
+    """Read bytes until a buffer is full.
 
     Raises:
-        InputError: `file.truncated`, there are too few.
+        InputError: `file.truncated`, the stream has fewer bytes.
     """
     done = 0
-    while done < len(room):
-        count = stream.readinto(room[done : done + CHUNK_BYTES])  # type: ignore[attr-defined]
+    while done < len(buffer):
+        count = stream.readinto(buffer[done : done + CHUNK_BYTES])  # type: ignore[attr-defined]
         if not count:
-            raise truncated(path, f"{done} of {len(room)} bytes of voxels are there")
+            raise truncated(path, f"{done} of {len(buffer)} bytes of voxels are there")
         done += count
 
 
 def native(array: NDArray) -> NDArray:
-    """Return an array in this machine's byte order, swapped in place, and in a type that every library knows."""
+    """Return an array in native byte order, swapped in place; long double becomes float64."""
     if not array.dtype.isnative:
         array = array.byteswap(inplace=True).view(array.dtype.newbyteorder("="))
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
@@ -138,37 +139,38 @@ def native(array: NDArray) -> NDArray:
 
 
 def read_to_end(stream: IO[bytes], claimed: int, path: Path) -> int:
-    """Read what follows the voxels, and return how much it is: only at its end a zipped stream proves to be whole.
+    """Read to the end of a stream, where its checksum is, and return the number of bytes after the voxels.
 
     Raises:
-        InputError: `file.bad_header`, it goes on for more than the claimed bytes and a little.
+        InputError: `file.bad_header`, far more bytes follow than the header implies.
     """
     rest = 0
     while chunk := stream.read(CHUNK_BYTES):
         rest += len(chunk)
         if rest > claimed + _MAX_REST_BYTES:
-            raise InputError("file.bad_header", f"{path.name} goes on far behind the last voxel that its header names")
+            raise InputError("file.bad_header", f"{path.name} continues far beyond the last voxel of its header")
     return rest
 
 
 def rest_notices(rest: int, path: Path) -> tuple[Notice, ...]:
-    """Return a doubt about a file that holds more bytes than its header names."""
+    """Return a notice about a file with more bytes than its header implies."""
     if not rest:
         return ()
-    text = f"{path.name} holds {rest} bytes more than its header names; compare the number of slices with its source"
+    text = f"{path.name} has {rest} bytes more than its header implies; compare the number of slices with its source"
     return (Notice("file.longer", text),)
 
 
 def check_finite(array: NDArray, path: Path) -> None:
     """Raise `data.nonfinite` if any value is NaN or infinite."""
-    # The extremes are NaN or infinite where any voxel is, and cost no array of their own.
+    # the extremes are NaN or infinite if any voxel is, and need no temporary array
     if array.dtype.kind == "f" and not np.isfinite([array.min(), array.max()]).all():
-        wrong = array.size - sum(int(np.count_nonzero(np.isfinite(plane))) for plane in array)
+        count = array.size - sum(int(np.count_nonzero(np.isfinite(plane))) for plane in array)
         raise InputError(
             "data.nonfinite",
-            f"{path.name} has {wrong} voxels of {array.size} that are NaN or infinite; replace them by numbers first",
+            f"{path.name} has {count} voxels of {array.size} that are NaN or infinite; replace them by numbers first",
         )
 
 
 def truncated(path: Path, found: str) -> InputError:
-    return InputError("file.truncated", f"{path.name} was cut short: {found}; copy or export it again")
+    """Return the error of a truncated file."""
+    return InputError("file.truncated", f"{path.name} is truncated: {found}; copy or export it again")

@@ -59,11 +59,11 @@ class Unsaved:
         Raises:
             InputError: a copy is damaged.
         """
-        from napari_seg.formats.label_maps import named, read_label_map
+        from napari_seg.formats.label_maps import read_label_map, with_all_segments_named
 
         answer = []
         for file, name in json.loads((self.folder / _INFO).read_text(encoding="utf-8"))["layers"]:
-            segmentation = named(read_label_map(self.folder / file))
+            segmentation = with_all_segments_named(read_label_map(self.folder / file))
             placement = place(segmentation.grid, frame)
             made_by = made_by_in(self.folder / file)
             layer = layer_of(labels_layer(segmentation, placement, f"{name} (restored)", algorithm=made_by))

@@ -108,7 +108,7 @@ def read_labels(path: Path, scans: Sequence[Volume]) -> LabelMaps:
         InputError: the file cannot be read; `labels.needs_grid`, contours without their scan;
             `geometry.other_frame_of_reference`, contours of another scan.
     """
-    from napari_seg.formats.label_maps import named, on_grid, read_label_maps
+    from napari_seg.formats.label_maps import on_grid, read_label_maps, with_all_segments_named
 
     kind = kind_of(path)
     number = scan_index(path, [scan.source.files for scan in scans]) if kind in ("SEG", "RTSTRUCT") else None
@@ -132,7 +132,7 @@ def read_labels(path: Path, scans: Sequence[Volume]) -> LabelMaps:
             except InputError:
                 continue
     notices = (*notices, *(notice for one in maps for notice in one.notices))
-    return LabelMaps(path, tuple(named(one) for one in maps), scan, tuple(dict.fromkeys(notices)))
+    return LabelMaps(path, tuple(with_all_segments_named(one) for one in maps), scan, tuple(dict.fromkeys(notices)))
 
 
 def label_layers(read: LabelMaps, name: str, frame: NDArray | None) -> list[LayerTuple]:
