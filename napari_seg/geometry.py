@@ -196,8 +196,8 @@ class Grid:
         Raises:
             InputError: `geometry.orientation`, the letters are no orientation.
         """
-        wanted = [next((n for n, codes in enumerate(_AXIS_CODES) if c in codes), -1) for c in orientation.upper()]
-        if sorted(wanted) != [0, 1, 2]:
+        letter_axes = [next((n for n, codes in enumerate(_AXIS_CODES) if c in codes), -1) for c in orientation.upper()]
+        if sorted(letter_axes) != [0, 1, 2]:
             raise InputError(
                 "geometry.orientation", f"found {orientation!r}; expected three letters such as RAS or LPS"
             )
@@ -205,7 +205,7 @@ class Grid:
         affine = np.eye(4)
         affine[:3, 3] = self.affine[:3, 3]
         shape = []
-        for column, (world_axis, letter) in enumerate(zip(wanted, orientation.upper(), strict=True)):
+        for column, (world_axis, letter) in enumerate(zip(letter_axes, orientation.upper(), strict=True)):
             axis = world_axes.index(world_axis)
             shape.append(self.shape[axis])
             affine[:3, column] = self.affine[:3, axis]

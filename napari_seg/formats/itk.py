@@ -82,7 +82,7 @@ def read_itk(files: Sequence[Path]) -> Volume:
     if image.array.shape[0] != 1:
         raise InputError(
             "data.not_scalar",
-            f"{path.name} holds {image.array.shape[0]} numbers a voxel; expected one; save the wanted one alone",
+            f"{path.name} holds {image.array.shape[0]} components per voxel; expected one; save the one to read alone",
         )
     if image.grid.shape[2] == 1:
         raise InputError("data.2d", f"{path.name} holds one slice of {image.grid.shape[:2]}; expected a volume")
@@ -265,7 +265,7 @@ def _layout(header: _Header, path: Path) -> _Layout:
         spatial.pop()
     if len(spatial) > 3:
         text = f"{path.name} has shape {tuple(spatial)}; expected one volume of three dimensions"
-        raise InputError(f"data.{len(spatial)}d", f"{text}; save the wanted one alone")
+        raise InputError(f"data.{len(spatial)}d", f"{text}; save the one to read alone")
     grid = _grid(reader, spatial)
     if components == 1:
         return _Layout(tuple(sizes), None, dtype, grid)
