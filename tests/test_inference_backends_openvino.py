@@ -183,6 +183,17 @@ def test_a_network_of_whose_small_windows_one_voxel_is_left_is_traced_on_larger_
 
 
 @needs_openvino
+def test_a_network_that_takes_whole_windows_only_is_compiled() -> None:
+    torch.manual_seed(0)
+    deep, shape = UNet(3, 1, 2, (2, 2, 2, 2, 2, 2), (2,) * 5, norm="instance").eval(), (1, 1, 64, 64, 64)
+    with pytest.raises(ValueError, match="more than 1 spatial element"):
+        deep(torch.zeros(1, 1, 32, 32, 32))
+    windows = torch.randn(shape)
+    found = OpenVINOBackend(compile_network(deep, shape), shape)(windows)
+    torch.testing.assert_close(found, deep(windows).detach(), rtol=1e-3, atol=2e-3)
+
+
+@needs_openvino
 @torch.inference_mode()
 def test_logits_stay_while_the_memory_of_a_network_is_given_back(network: nn.Module) -> None:
     backend, windows = OpenVINOBackend(compile_network(network, SHAPE), SHAPE), torch.randn(SHAPE)

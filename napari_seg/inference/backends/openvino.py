@@ -167,8 +167,10 @@ def _shape_to_verify(
     """Return the shape (N, C, *size) of the batches on which compiled network and torch are compared.
 
     Half the whole size, but different from the traced size on every axis where possible; the whole size if the network
-    does other operations on it, or if its operations are unknown.
+    accepts no smaller one, does other operations on it, or if its operations are unknown.
     """
+    if traced_shape == shape:
+        return shape
     try:
         if list_operations(network, traced_shape) != list_operations(network, shape):
             return shape
