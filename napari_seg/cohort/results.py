@@ -1,14 +1,14 @@
-"""The files of each result in an output folder: all of them or none, whatever ends the run.
+"""Write the files of each result into the output folder: all of them or none, also if the run is killed.
 
-A case has three files: `<name>_seg.nii.gz` on the scan's own grid, `<name>_seg.png` to judge it by, and
-`<name>_seg.json` with the names, colours, volumes and confidences of its segments and what they came from; and, where
-they are requested, maps of its certainty and the labels in other formats. A case that failed has `<name>_failed.json`
-until it is done.
+A case has three files: `<name>_seg.nii.gz`, the label map on the scan's own grid; `<name>_seg.png`, a preview; and
+`<name>_seg.json`, the record with names, colours, volumes and confidences of the segments and their origin. On request
+it also has confidence maps and the labels in other formats. A failed case has `<name>_failed.json` instead.
 
-They are finished in a hidden folder of the run first. Then the files that they replace move into that folder, the
-record first, and the new ones move out of it, the record last. So the hidden folder tells at any instant how far a run
-came: as long as it holds the new record, the run was not done, and what moved is moved back. The same function does so
-after an error and, at the start of the next run, after a run that was killed; a lock tells which runs still live.
+A case is written in three steps. First, its files are written into a hidden folder of the run. Second, the files that
+they replace are moved into that folder, the record first. Third, the new files are moved to the output folder, the
+record last. So the hidden folder always shows how far a run came: while it contains the new record, the case is
+incomplete, and all moves are undone. The same function undoes them after an error and, at the start of the next run,
+after a kill; a lock marks the hidden folders of running processes.
 """
 
 from __future__ import annotations
@@ -46,10 +46,13 @@ _IDENTITY_ROUNDS = 50_000
 
 
 class OutputFolder:
-    """The folder of a run's results, with a hidden folder in it where they are made; leaving removes that one.
+    """Output folder of a run; a context manager that creates a hidden folder for unfinished files and removes it.
+
+    Args:
+        path: the output folder; created if missing.
 
     Raises:
-        OutputError: `output.folder`, it can't be made or written to; `output.disk_full`.
+        OutputError: `output.folder`, the folder can't be created or written to; `output.disk_full`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,7 +72,7 @@ class OutputFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lock.release()
-        if not (self._hidden / _REPLACED).exists():  # else files could not be moved back; the next run tries again
+        if not (self._hidden / _REPLACED).exists():  # otherwise files could not be moved back; the next run tries again
             shutil.rmtree(self._hidden, ignore_errors=True)
 
     def write_case(
@@ -81,35 +84,35 @@ class OutputFolder:
         also: Sequence[FormatName] = (),
         options: SegmentOptions | None = None,
     ) -> Segmentation:
-        """Write the files of one result, all or none: three, maps of a known certainty, and other formats.
+        """Write the files of one result, all or none: label map, preview, record, confidence maps and other formats.
 
-        A format that can't hold this result is left out, and the segmentation returned with a notice that says so.
+        A format that can't store this result is not written, and the returned segmentation has a notice about it.
 
         Args:
-            case: the scan's name and source.
+            case: name and source of the scan.
             volume: the scan.
-            segmentation: of it.
-            bundle: that made it.
-            also: other formats.
-            options: that it was made with; those that change labels are written down.
+            segmentation: the segmentation of the scan.
+            bundle: the bundle that made it.
+            also: formats to write in addition to NIfTI.
+            options: options of the run; the record contains those that change labels.
 
         Raises:
-            OutputError: `output.not_written`, a name is taken by a folder, or a file is locked; `output.disk_full`;
-                `output.not_equal`, what was written does not read back as it was meant. Files that were there stay.
+            OutputError: `output.not_written`, a folder has the name of a file, or a file is locked; `output.disk_full`;
+                `output.not_equal`, a file reads back with other content. Existing files are kept.
         """
         from napari_seg.evaluation.overlay import draw_overlay
         from napari_seg.formats.nifti import write_map
 
         labels, overlay, record = targets(self._hidden, case.name)
         try:
-            _move_back(self._hidden, self.path)  # where that failed for the case before
+            _move_back(self._hidden, self.path)  # if that failed after the last case
             for leftover in self._hidden.iterdir():
                 if leftover.is_file() and leftover.name != _LOCK:
                     leftover.unlink()
             write_map(segmentation.array, segmentation.grid, labels)
             draw_overlay(volume, segmentation, overlay, title=case.name)
-            sums = {}
-            for kind, path in _targets_beside(self._hidden, case.name).items():
+            digests = {}
+            for kind, path in _other_targets(self._hidden, case.name).items():
                 if kind in also:
                     name = cast("FormatName", kind)
                     if notice := _write_other_format(segmentation, name, path, volume, bundle):
@@ -119,13 +122,13 @@ class OutputFolder:
                     write_map(getattr(segmentation.confidence_maps, kind), segmentation.grid, path)
                 else:
                     continue
-                sums[kind] = _sha256(path)
+                digests[kind] = _sha256(path)
             made_by = (bundle.name, bundle.version)
             identity = _identity(case)
             known = result_record(volume, segmentation, source=case.source, identity=identity, made_by=made_by)
             known["options"] = {} if options is None else options.to_record()
             known["options"]["tta"] = known["options"].get("tta") or bundle.tta
-            known |= {"sha256": _sha256(labels), "overlay_sha256": _sha256(overlay), "beside": sums}
+            known |= {"sha256": _sha256(labels), "overlay_sha256": _sha256(overlay), "beside": digests}
             write_record(record, known)
             _move_into_place(self._hidden, self.path, case.name)
         except OSError as error:
@@ -133,7 +136,7 @@ class OutputFolder:
         return segmentation
 
     def write_failure(self, case: Case, code: str, message: str) -> None:
-        """Write why a case failed, beside the results; where even that can't be written, nothing."""
+        """Write the reason of a failure next to the results; do nothing if that can't be written."""
         path = failure_path(self.path, case.name)
         if path.exists() and read_record(path) is None:
             return
@@ -141,32 +144,34 @@ class OutputFolder:
             write_record(path, failure_record(case.source, code, message))
 
     def refuse_others_files(self, case: Case) -> None:
-        """Refuse to replace what a person changed, another program made or another scan gave.
+        """Refuse to replace files that a person changed, that another program wrote, or that belong to another scan.
 
         Raises:
             OutputError: `output.exists`.
         """
         labels, overlay, record_path = targets(self.path, case.name)
-        beside = _targets_beside(self.path, case.name)
-        there = [path for path in (labels, overlay, record_path, *beside.values()) if path.exists()]
-        if not there:
+        others = _other_targets(self.path, case.name)
+        existing = [path for path in (labels, overlay, record_path, *others.values()) if path.exists()]
+        if not existing:
             return
         record = read_record(record_path) or {}
         if not _is_identity(str(record.get("identity", "")), case):
-            reason = "belongs to another scan, to this one before it was moved, or to another program"
+            reason = "belongs to another scan, to this scan before it was moved, or to another program"
         elif labels.exists() and record.get("sha256") != _sha256(labels):
-            reason = "was changed since it was made"
-        elif changed := [p for kind, p in beside.items() if p.exists() and _beside(record).get(kind) != _sha256(p)]:
-            there, reason = changed, "was changed since it was made, or made by another program"
+            reason = "was changed after it was written"
+        elif changed := [
+            p for kind, p in others.items() if p.exists() and _other_digests(record).get(kind) != _sha256(p)
+        ]:
+            existing, reason = changed, "was changed after it was written, or written by another program"
         else:
             return
         raise OutputError(
-            "output.exists", f"{there[0].name} is there already and {reason}; move it away or pass --overwrite"
+            "output.exists", f"{existing[0].name} already exists and {reason}; move it away or pass --overwrite"
         )
 
 
 def targets(folder: Path, name: str) -> tuple[Path, Path, Path]:
-    """Return where the label map, the picture and the record of a case go."""
+    """Return the paths of a case's label map, preview and record."""
     return (
         folder / f"{name}{SUFFIX}.nii.gz",
         folder / f"{name}{SUFFIX}.png",
@@ -175,12 +180,12 @@ def targets(folder: Path, name: str) -> tuple[Path, Path, Path]:
 
 
 def failure_path(folder: Path, name: str) -> Path:
-    """Return where it stands why a case failed."""
+    """Return the path of the record of a failed case."""
     return folder / f"{name}{FAILED}.json"
 
 
-def _targets_beside(folder: Path, name: str) -> dict[str, Path]:
-    """Return where the maps of a case's certainty go, and its labels in other formats."""
+def _other_targets(folder: Path, name: str) -> dict[str, Path]:
+    """Return the paths of a case's confidence maps and of its labels in other formats."""
     maps = {kind: folder / f"{name}{SUFFIX}_{kind}.nii.gz" for kind in CERTAINTY_MAPS}
     return maps | {kind: folder / LABEL_FORMATS[kind].file_name(name) for kind in RUN_FORMATS}
 
@@ -188,7 +193,7 @@ def _targets_beside(folder: Path, name: str) -> dict[str, Path]:
 def _write_other_format(
     segmentation: Segmentation, kind: FormatName, path: Path, volume: Volume, bundle: Bundle
 ) -> Notice | None:
-    """Write the labels in a format beside NIfTI; return the reason if it can't hold them."""
+    """Write the labels in another format than NIfTI; return a notice if the format can't store them."""
     from napari_seg.formats.kinds import write_as
 
     try:
@@ -201,21 +206,21 @@ def _write_other_format(
 
 
 def _locked_folder(folder: Path) -> tuple[Path, FileLock]:
-    """Make a new hidden folder, and lock it so that other runs know that this one lives."""
+    """Create a hidden folder and lock it, so that other runs see that this one is running."""
     while True:
         hidden = Path(tempfile.mkdtemp(dir=folder, prefix=_HIDDEN))
         lock = FileLock(hidden / _LOCK)
         try:
-            with suppress(NotImplementedError):  # a file system without locks: nobody recovers anything there
+            with suppress(NotImplementedError):  # a file system without locks, where no run recovers anything
                 lock.acquire(timeout=0)
-        except (Timeout, FileNotFoundError):  # another run took it for one of the dead before it was locked
+        except (Timeout, FileNotFoundError):  # another run removed it before it was locked
             continue
         if hidden.is_dir():
             return hidden, lock
 
 
 def _recover(hidden: Path, output: Path) -> None:
-    """Move back what a dead run had moved and not finished, and remove its hidden folder."""
+    """Undo the incomplete moves of a killed run, and remove its hidden folder."""
     if hidden.is_symlink() or not hidden.is_dir():
         return
     lock = FileLock(hidden / _LOCK)
@@ -231,17 +236,19 @@ def _recover(hidden: Path, output: Path) -> None:
 
 
 def _move_into_place(hidden: Path, output: Path, name: str) -> None:
-    """Give the finished files of a case their names, in place of those of an earlier result."""
+    """Move the finished files of a case to the output folder, replacing those of an earlier result."""
     labels, overlay, record = targets(output, name)
-    beside, before = _targets_beside(output, name), _beside(read_record(record) or {})
-    new = [path for path in (labels, overlay, *beside.values()) if (hidden / path.name).exists()]
+    others, before = _other_targets(output, name), _other_digests(read_record(record) or {})
+    new = [path for path in (labels, overlay, *others.values()) if (hidden / path.name).exists()]
     old = [path for path in (record, *new) if path.exists()]
-    # what belongs to labels that are no more goes with them
-    old += [path for kind, path in beside.items() if kind in before and path not in new and path.exists()]
+    # other formats of the replaced labels are removed with them
+    old += [path for kind, path in others.items() if kind in before and path not in new and path.exists()]
     failure = failure_path(output, name)
     old += [failure] if read_record(failure) is not None else []
     if folder := next((path for path in old if path.is_dir()), None):
-        raise OutputError("output.not_written", f"{folder.name} is a folder there; move it away or rename it")
+        raise OutputError(
+            "output.not_written", f"{folder.name} is a folder; expected a file or nothing; move it away or rename it"
+        )
     replaced = hidden / _REPLACED
     replaced.mkdir(exist_ok=True)
     try:
@@ -256,15 +263,15 @@ def _move_into_place(hidden: Path, output: Path, name: str) -> None:
 
 
 def _move_back(hidden: Path, output: Path) -> None:
-    """Undo `_move_into_place`, however far it or an earlier undoing came; nothing if it came to its end."""
+    """Undo `_move_into_place`, however far it or an earlier undo came; do nothing if it was complete."""
     replaced = hidden / _REPLACED
     for record in hidden.glob(f"*{SUFFIX}.json"):
         known, name = read_record(record) or {}, record.name.removesuffix(f"{SUFFIX}.json")
         labels, overlay, _ = targets(output, name)
-        sums = {labels: known.get("sha256"), overlay: known.get("overlay_sha256")}
-        sums |= {path: _beside(known).get(kind) for kind, path in _targets_beside(output, name).items()}
-        for path, digest in sums.items():
-            # what a person made of it meanwhile stays
+        digests = {labels: known.get("sha256"), overlay: known.get("overlay_sha256")}
+        digests |= {path: _other_digests(known).get(kind) for kind, path in _other_targets(output, name).items()}
+        for path, digest in digests.items():
+            # keep a file that a person changed in the meantime
             if digest and not (hidden / path.name).exists() and path.is_file() and _sha256(path) == digest:
                 os.replace(path, hidden / path.name)
         for path in replaced.iterdir() if replaced.is_dir() else ():
@@ -273,16 +280,16 @@ def _move_back(hidden: Path, output: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _beside(record: dict[str, Any]) -> dict[str, Any]:
-    beside = record.get("beside")
-    return beside if isinstance(beside, dict) else {}
+def _other_digests(record: dict[str, Any]) -> dict[str, Any]:
+    digests = record.get("beside")
+    return digests if isinstance(digests, dict) else {}
 
 
 def _identity(case: Case, salt: str = "") -> str:
-    """Return a text that proves that a result belongs to the scan at a place, and hides the place.
+    """Return a text that identifies the path of a scan without revealing it.
 
-    Paths hold names, and a plain digest of a path is found by trying names. This one is salted, so that it differs
-    from record to record, and slow to compute, so that trying takes long.
+    Paths contain names, and a plain digest of a path can be found by trying names. This digest is salted, so that it
+    differs between records, and slow to compute, so that trying takes long.
     """
     salt = salt or secrets.token_hex(8)
     digest = hashlib.pbkdf2_hmac("sha256", os.fsencode(case.place), salt.encode(), _IDENTITY_ROUNDS, 16)
