@@ -127,9 +127,9 @@ def test_windows_that_share_a_place_change_nothing(joined_axes: tuple[int, ...])
 @torch.inference_mode()
 def test_labels_are_those_of_the_whole_logits_resampled(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random shapes, spacings, orientations, tilts, classes, windows; regions within, around and beyond the scan."""
-    monkeypatch.setattr(cells_module, "LOGITS_AT_ONCE", 1000)
-    monkeypatch.setattr(decide_module, "LOGITS_AT_ONCE", 1000)
-    monkeypatch.setattr(decide_module, "VOXELS_AT_ONCE", 1000)
+    monkeypatch.setattr(cells_module, "MAX_LOGITS", 1000)
+    monkeypatch.setattr(decide_module, "MAX_LOGITS", 1000)
+    monkeypatch.setattr(decide_module, "MAX_VOXELS", 1000)
     rng = np.random.default_rng(seed)
     shape = tuple(int(n) for n in rng.integers(1 if seed % 4 == 3 else 6, 22, 3))
     directions = np.eye(3) if seed % 2 else np.linalg.qr(rng.normal(size=(3, 3)))[0]
