@@ -134,7 +134,7 @@ CODES = {
     "bundle.option": Code("error", "There is no option file of this name.", "Choose one that the message lists."),
     "bundle.postprocessing": Code(
         "error",
-        "The bundle makes its labels by steps that napari-seg does not do, such as filling holes or its own code.",
+        "The bundle makes its labels by steps that napari-seg does not support, such as filling holes or its own code.",
         "Run it with MONAI. If its channels are independent (sigmoid), declare their thresholds in its metadata.",
     ),
     "bundle.preprocessing": Code(
@@ -745,8 +745,8 @@ CODES = {
     ),
     "output.no_dicom": Code(
         "error, notice",
-        "A DICOM output can't be made: the scan is no DICOM series, or its headers can't be used. With `--also` the "
-        "other files are written and this is a notice.",
+        "A DICOM output can't be made: the scan is no DICOM series, its images were moved or replaced, or their headers "
+        "can't be used. With `--also` the other files are written and this is a notice.",
         "Name the DICOM series with `--scan`, or save as NIfTI or `.seg.nrrd`.",
     ),
     "output.no_geometry": Code(
