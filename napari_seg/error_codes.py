@@ -745,8 +745,8 @@ CODES = {
     ),
     "output.no_dicom": Code(
         "error, notice",
-        "A DICOM output can't be made: the scan is no DICOM series, its images were moved or replaced, or their headers "
-        "can't be used. With `--also` the other files are written and this is a notice.",
+        "A DICOM output can't be made: the scan is no DICOM series, its images were moved or replaced, or their "
+        "headers can't be used. With `--also` the other files are written and this is a notice.",
         "Name the DICOM series with `--scan`, or save as NIfTI or `.seg.nrrd`.",
     ),
     "output.no_geometry": Code(
