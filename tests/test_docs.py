@@ -66,7 +66,7 @@ def test_a_page_fetches_nothing_from_other_hosts(site: Path) -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "monai_bundle/docs/README.md"])
-def test_links_of_pages_outside_the_site_lead_to_files(page: Path) -> None:
+def test_links_of_pages_outside_the_site_lead_to_files(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in TARGETS.findall(text):
         path = target.removeprefix(RAW).removeprefix(BLOB).partition("#")[0]
