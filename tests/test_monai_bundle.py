@@ -91,7 +91,7 @@ def test_the_three_configs_agree() -> None:
     first, *others = ({key: config[key] for key in common} for config in configs)
     assert all(first == other for other in others)
     data = {"layout", "images_dir", "labels_dir", "channels", "patient", "labels", "fold", "folds", "cases"}
-    data |= {"label_values", "allow_empty"}
+    data |= {"found_dataset", "class_values", "label_values", "allow_empty"}
     assert {key: configs[0][key] for key in data} == {key: configs[1][key] for key in data}
     checks = [set(config["check"].items()) for config in configs[:2]]
     assert {key for key, _ in checks[0] ^ checks[1]} == {"_disabled_", "cases", "num_channels", "cache_dir"}

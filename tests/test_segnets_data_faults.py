@@ -20,7 +20,7 @@ from napari_seg.bundles.spec import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 
-from segnets.data import check, convert_image, datalist, file_facts
+from segnets.data import ClassValues, Split, check, convert_image, file_facts, find_dataset
 from segnets.errors import TrainingError
 
 CLASSES = {"0": "background", "1": "front", "2": "back"}
@@ -54,10 +54,17 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
+def check_folder(
+    root: Path, labels: dict | None = None, *, layout: str = "auto", patient: str | None = None, **options: object
+) -> dict[str, str]:
+    dataset = find_dataset(root, layout, patient=patient)
+    return check(dataset, ClassValues(dataset, CLASSES, labels), **options)
+
+
 def report(root: Path, **options: object) -> dict[tuple[str, str], str]:
     """Return (code, case) -> text of the reported faults."""
     with pytest.raises(TrainingError) as caught:
-        check(root, CLASSES, **options)
+        check_folder(root, **options)
     assert caught.value.code == "data.faults"
     first, *lines = caught.value.message.splitlines()
     found = [re.split(r"\s{2,}", line.strip(), maxsplit=2) for line in lines]
@@ -67,7 +74,7 @@ def report(root: Path, **options: object) -> dict[tuple[str, str], str]:
 
 def test_a_sound_data_set_gives_one_line(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        check(folder, CLASSES)
+        check_folder(folder)
     (record,) = caplog.records
     assert re.fullmatch(r"8 cases of 8 patients checked in \d+ s \(folders\): no fault", record.message)
 
@@ -90,17 +97,17 @@ def test_cases_that_may_belong_to_one_patient_are_reported(
         save(tmp_path / "images" / f"{name}.nii", image())
         save(tmp_path / "labels" / f"{name}.nii", label())
     with caplog.at_level(logging.INFO):
-        check(tmp_path, CLASSES)
+        check_folder(tmp_path)
     assert f"{len(cases)} cases of {patients} patients" in caplog.text
     assert ("patient, a pattern" in caplog.text) is warns
     caplog.clear()
-    check(tmp_path, CLASSES, patient=r"^[^_\d]+\d+")
+    check_folder(tmp_path, patient=r"^[^_\d]+\d+")
     assert "a pattern" not in caplog.text
 
 
 def test_ignored_values_are_reported_as_trained(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "dataset.json").write_text('{"labels": {"background": 0, "front": 1, "back": 2, "ignore": 3}}')
-    check(folder, CLASSES, layout="folders")
+    check_folder(folder, layout="folders")
     assert [r.levelname for r in caplog.records if "value 3 as ignored; it is trained as background" in r.message]
 
 
@@ -154,9 +161,9 @@ def test_channels_share_a_grid_and_are_as_many_everywhere(tmp_path: Path) -> Non
         for channel in range(2):
             save(tmp_path / "imagesTr" / f"c{n}_000{channel}.nii.gz", image())
         save(tmp_path / "labelsTr" / f"c{n}.nii.gz", label())
-    check(tmp_path, CLASSES)
+    check_folder(tmp_path)
     with pytest.raises(TrainingError, match="2 channels; expected 3"):
-        check(tmp_path, CLASSES, num_channels=3)
+        check_folder(tmp_path, num_channels=3)
     (tmp_path / "imagesTr" / "c0_0001.nii.gz").unlink()
     save(tmp_path / "imagesTr" / "c1_0001.nii.gz", image((6, 8, 4)))
     shifted = AFFINE.copy()
@@ -187,7 +194,7 @@ def test_a_bad_image_is_a_fault_and_no_crash(folder: Path, spoil: object, code: 
 
 def test_a_nifti_2_file_is_read(folder: Path) -> None:
     nibabel.save(nibabel.Nifti2Image(image(), AFFINE), folder / "images" / "c3.nii.gz")
-    check(folder, CLASSES)
+    check_folder(folder)
 
 
 def test_an_uncompressed_file_cut_short_is_noticed(folder: Path) -> None:
@@ -211,7 +218,7 @@ def test_a_class_made_of_several_values_and_an_empty_case_that_is_allowed(folder
     nine = label() * 9
     save(folder / "labels" / "c0.nii.gz", nine)
     save(folder / "labels" / "c1.nii.gz", label() * 0)
-    check(folder, CLASSES, {"front": [1, "5-9"], "back": [2, 18]}, allow_empty=True)
+    check_folder(folder, {"front": [1, "5-9"], "back": [2, 18]}, allow_empty=True)
     found = report(folder)
     assert set(found) == {("label.values", "c0"), ("label.empty", "c1")}
     assert found["label.empty", "c1"].endswith("leave the case out, or set allow_empty to true (--allow_empty true)")
@@ -242,8 +249,8 @@ def test_2d_images_in_grey_and_colours(tmp_path: Path) -> None:
         Image.fromarray(values).convert("LA" if n == 0 else "RGB" if n == 1 else "L").save(
             tmp_path / "labels" / f"p{n}.png"
         )
-    check(tmp_path, CLASSES, num_channels=1)
-    check(tmp_path, CLASSES, num_channels=3)
+    check_folder(tmp_path, num_channels=1)
+    check_folder(tmp_path, num_channels=3)
     Image.fromarray(np.stack([values, values * 2, values], -1)).save(tmp_path / "labels" / "p2.png")
     Image.fromarray(values[:, :-1]).save(tmp_path / "labels" / "p3.png")
     cut = tmp_path / "images" / "p4.png"
@@ -261,13 +268,13 @@ def test_grey_of_16_bits_is_no_colour(tmp_path: Path) -> None:
     for n in range(4):
         Image.fromarray(grey.astype(np.uint8)).convert("L" if n == 3 else "RGB").save(tmp_path / "images" / f"p{n}.png")
         Image.fromarray((grey % 3).astype(np.uint8)).save(tmp_path / "labels" / f"p{n}.png")
-    check(tmp_path, CLASSES)  # 8 bits are made RGB
+    check_folder(tmp_path)  # 8 bits are made RGB
     Image.fromarray(grey * 1000).save(tmp_path / "images" / "p2.png")
     for options in ({"num_channels": 3}, {}):  # as set, or as most images have
         found = report(tmp_path, **options)
         assert set(found) == {("image.mode", "p2")}
         assert found["image.mode", "p2"].startswith("grey of more than 8 bits (mode I;16)")
-    check(tmp_path, CLASSES, num_channels=1)
+    check_folder(tmp_path, num_channels=1)
     with Image.open(tmp_path / "images" / "p2.png") as deep:
         assert convert_image(deep, 1) is convert_image(deep) is deep
         with pytest.raises(TrainingError, match=r"image\.mode"):
@@ -287,9 +294,9 @@ def test_volumes_have_axes_as_the_others(folder: Path) -> None:
 def test_only_the_cases_of_a_part_are_checked(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "labels" / "c0.nii.gz").unlink()
     save(folder / "labels" / "c1.nii.gz", label() * 0)
-    part = datalist(folder, "all")[1:]
+    part = Split(find_dataset(folder))("all")[1:]
     with caplog.at_level(logging.INFO):
-        check(folder, CLASSES, cases=part)
+        check_folder(folder, cases=part)
     assert "6 cases of 6 patients checked" in caplog.text
     save(folder / "labels" / "c7.nii.gz", np.moveaxis(label(), 0, -1))
     assert set(report(folder, cases=part)) == {("geometry.shape", "c7")}
@@ -314,10 +321,10 @@ def test_a_second_check_reads_what_changed_and_what_failed(
     stat = os.stat(folder / "labels" / "c1.nii.gz")
     os.utime(folder / "labels" / "c1.nii.gz", ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000))
     read.clear()
-    check(folder, CLASSES, cache_dir=tmp_path / "cache")
+    check_folder(folder, cache_dir=tmp_path / "cache")
     assert sorted(read) == ["c1.nii.gz", "c5.nii.gz"]
     (tmp_path / "cache" / "checked_files.json").write_text('{"version"')  # damaged: as if it were not there
-    check(folder, CLASSES, cache_dir=tmp_path / "cache")
+    check_folder(folder, cache_dir=tmp_path / "cache")
 
 
 @pytest.mark.parametrize(("fraction", "given"), [(0.8, None), (0.05, None), (0.8, {"background": [3]})])
@@ -336,7 +343,7 @@ def test_many_ignored_voxels_are_refused(
         assert set(found) == {("label.ignored", "all")}
         assert found["label.ignored", "all"].startswith("80% of the voxels have value 3")
     else:
-        check(folder, CLASSES, given, layout="folders")
+        check_folder(folder, given, layout="folders")
         assert f"trained as background ({0 if given else 0.05:.1%} of the voxels)" in caplog.text
 
 
@@ -344,7 +351,7 @@ def test_overlapping_regions_are_refused(folder: Path) -> None:
     (folder / "dataset.json").write_text('{"labels": {"background": 0, "front": [1, 2], "back": 2}}')
     (text,) = report(folder, layout="folders").values()
     assert "regions that overlap (front and back both have 2), which are not supported" in text
-    check(folder, CLASSES, {"front": 1, "back": 2}, layout="folders")
+    check_folder(folder, {"front": 1, "back": 2}, layout="folders")
 
 
 def test_slices_alone_are_no_volumes(tmp_path: Path) -> None:
@@ -367,12 +374,12 @@ def test_a_listed_file_in_another_format_is_named(folder: Path) -> None:
 
 
 def test_the_digest_of_a_case_is_of_its_voxels(folder: Path, tmp_path: Path) -> None:
-    before = check(folder, CLASSES, cache_dir=tmp_path / "cache")
+    before = check_folder(folder, cache_dir=tmp_path / "cache")
     assert len(before) == 8
     save(folder / "labels" / "c0.nii.gz", label())  # another time of writing
-    assert check(folder, CLASSES, cache_dir=tmp_path / "cache") == before
+    assert check_folder(folder, cache_dir=tmp_path / "cache") == before
     swapped = label()
     swapped[swapped > 0] = 3 - swapped[swapped > 0]
     save(folder / "labels" / "c1.nii.gz", swapped)
-    after = check(folder, CLASSES, cache_dir=tmp_path / "cache")
+    after = check_folder(folder, cache_dir=tmp_path / "cache")
     assert {name for name in before if before[name] != after[name]} == {"c1"}

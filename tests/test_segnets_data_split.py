@@ -13,9 +13,13 @@ from napari_seg.bundles.spec import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 
-from segnets.data import datalist
+from segnets.data import Split, find_dataset
 
 HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "hippocampus"
+
+
+def part_of(root: Path, part: str, patient: str | None = None, **options: object) -> list[dict]:
+    return Split(find_dataset(root, patient=patient), **options)(part)
 
 
 @pytest.mark.parametrize(
@@ -24,48 +28,48 @@ HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "hippocampus"
 )
 def test_the_parts_are_disjoint_and_complete(tmp_path: Path, count: int, sizes: tuple[int, ...]) -> None:
     decathlon(tmp_path, count)
-    parts = [datalist(tmp_path, part) for part in ("training", "validation", "test") if part != "test" or count > 7]
+    parts = [part_of(tmp_path, part) for part in ("training", "validation", "test") if part != "test" or count > 7]
     assert (*map(len, parts), 0)[:3] == sizes
     if count < 8:
-        assert code_of(tmp_path, "test", call=datalist) == "split.empty_part"
-    assert sorted(chain(*map(names, parts))) == sorted(names(datalist(tmp_path, "all")))
-    assert datalist(tmp_path, "training") == parts[0]
+        assert code_of(tmp_path, "test", call=part_of) == "split.empty_part"
+    assert sorted(chain(*map(names, parts))) == sorted(names(part_of(tmp_path, "all")))
+    assert part_of(tmp_path, "training") == parts[0]
 
 
 def test_every_case_is_validated_on_in_one_fold(tmp_path: Path) -> None:
     decathlon(tmp_path, 11)
-    folds = [datalist(tmp_path, "validation", fold=fold, folds=4) for fold in range(4)]
+    folds = [part_of(tmp_path, "validation", fold=fold, folds=4) for fold in range(4)]
     assert sorted(map(len, folds)) == [2, 3, 3, 3]
-    assert sorted(chain(*map(names, folds))) == sorted(names(datalist(tmp_path, "all")))
+    assert sorted(chain(*map(names, folds))) == sorted(names(part_of(tmp_path, "all")))
     for fold, validation in enumerate(folds):
-        training = datalist(tmp_path, "training", fold=fold, folds=4)
+        training = part_of(tmp_path, "training", fold=fold, folds=4)
         assert len(training) + len(validation) == 11
         assert not set(names(training)) & set(names(validation))
-        assert code_of(tmp_path, "test", fold=fold, folds=4, call=datalist) == "split.empty_part"
-    assert names(folds[0]) != names(datalist(tmp_path, "validation", fold=0, folds=4, seed=1))
+        assert code_of(tmp_path, "test", fold=fold, folds=4, call=part_of) == "split.empty_part"
+    assert names(folds[0]) != names(part_of(tmp_path, "validation", fold=0, folds=4, seed=1))
 
 
 def test_a_patient_is_in_one_part(tmp_path: Path) -> None:
     scans = [f"sub-{p:02d}_ses-{s}" for p in range(6) for s in range(3)]
     touch(tmp_path, *(f"{folder}/{scan}.nii" for folder in ("images", "labels") for scan in scans))
-    parts = [datalist(tmp_path, part) for part in ("training", "validation")]
+    parts = [part_of(tmp_path, part) for part in ("training", "validation")]
     assert tuple(map(len, parts)) == (15, 3)
     assert not {name[:6] for name in names(parts[0])} & {name[:6] for name in names(parts[1])}
-    assert len(datalist(tmp_path, "validation", patient=".+")) == 2  # every scan counts as a patient: 14, 2, 2
+    assert len(part_of(tmp_path, "validation", patient=".+")) == 2  # every scan counts as a patient: 14, 2, 2
 
 
 def test_impossible_splits_are_refused(tmp_path: Path) -> None:
     decathlon(tmp_path, 3)
-    assert code_of(tmp_path, "training", fold=0, folds=4, call=datalist) == "split.too_few"
-    assert code_of(tmp_path, "training", fold=3, folds=3, call=datalist) == "split.fold"
-    assert code_of(tmp_path, "training", fold=0, folds=1, call=datalist) == "split.folds"
-    assert code_of(tmp_path, "validation", fractions=(1, 0, 0), call=datalist) == "split.empty_part"
-    assert code_of(tmp_path, "training", fractions=(0, 1, 0), call=datalist) == "split.shares"
-    assert code_of(tmp_path, "trainign", call=datalist) == "split.part"
-    assert len(datalist(tmp_path, "training", fractions=(1, 0, 0))) == 3
+    assert code_of(tmp_path, "training", fold=0, folds=4, call=part_of) == "split.too_few"
+    assert code_of(tmp_path, "training", fold=3, folds=3, call=part_of) == "split.fold"
+    assert code_of(tmp_path, "training", fold=0, folds=1, call=part_of) == "split.folds"
+    assert code_of(tmp_path, "validation", fractions=(1, 0, 0), call=part_of) == "split.empty_part"
+    assert code_of(tmp_path, "training", fractions=(0, 1, 0), call=part_of) == "split.shares"
+    assert code_of(tmp_path, "trainign", call=part_of) == "split.part"
+    assert len(part_of(tmp_path, "training", fractions=(1, 0, 0))) == 3
     touch(tmp_path / "one", *(f"one/{d}/sub-1_ses-{s}.nii" for d in ("images", "labels") for s in range(4)))
     touch(tmp_path, *(f"one/{d}/sub-1_ses-{s}.nii" for d in ("images", "labels") for s in range(4)))
-    assert code_of(tmp_path / "one", "training", call=datalist) == "split.too_few"
+    assert code_of(tmp_path / "one", "training", call=part_of) == "split.too_few"
 
 
 @pytest.mark.skipif(not HIPPOCAMPUS.is_dir(), reason="the real cases are no part of the project")
@@ -74,7 +78,7 @@ def test_the_split_of_task04_stays_what_it_was() -> None:
 
     listed = load_decathlon_datalist(str(HIPPOCAMPUS / "dataset.json"), data_list_key="training")
     training, rest = partition_dataset(listed, ratios=[0.8, 0.2], shuffle=True, seed=0)
-    parts = [[case["image"] for case in datalist(HIPPOCAMPUS, part)] for part in ("training", "validation", "test")]
+    parts = [[case["image"] for case in part_of(HIPPOCAMPUS, part)] for part in ("training", "validation", "test")]
     assert tuple(map(len, parts)) == (166, 21, 21)
     assert parts[0] == [case["image"] for case in training]
     assert parts[1] + parts[2] == [case["image"] for case in rest]

@@ -5,14 +5,14 @@ The package is self-contained: it needs MONAI, ignite and torch, but not napari-
 
 from pathlib import Path
 
-from segnets.data import datalist, images
+from segnets.data import images
 from segnets.deeplab import DeepLabV3, DeepLabV3Plus
 from segnets.ensemble import Ensemble
 from segnets.fcn import FCN
 from segnets.multiview import MultiView
 from segnets.unet import UNet
 
-__all__ = ["FCN", "DeepLabV3", "DeepLabV3Plus", "Ensemble", "MultiView", "UNet", "bundle_root", "datalist", "images"]
+__all__ = ["FCN", "DeepLabV3", "DeepLabV3Plus", "Ensemble", "MultiView", "UNet", "bundle_root", "images"]
 
 
 def bundle_root() -> str:

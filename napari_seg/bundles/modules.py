@@ -30,7 +30,7 @@ from napari_seg.bundles.spec import shipped_root
 
 _PREFIX = "_napari_seg_bundle_"
 _numbers = itertools.count(1)
-_importing = threading.Lock()
+_importing = threading.RLock()
 
 
 class BundleModules(MetaPathFinder):

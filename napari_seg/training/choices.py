@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from segnets.data import Dataset
 
 
-_READING = ("layout", "images_dir", "labels_dir", "channels")
+_READING = ("layout", "images_dir", "labels_dir", "channels", "patient")
 _CHANGEABLE = re.compile(
     "max_epochs|max_minutes|patience|val_interval|num_workers|amp|accumulation_steps|learning_rate|warmup_share|"
     "max_gradient_norm|l1_penalty|allow_empty|(optimizer|lr_scheduler|ema)#(?!_target_).+"

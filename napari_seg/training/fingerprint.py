@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from segnets.data import Dataset
+    from segnets.data.file_facts import Facts
 
 MAX_CASES = 100
 """Maximum number of cases to read; of a longer list, cases at even intervals are read."""
@@ -66,16 +66,13 @@ class Fingerprint:
         }
 
 
-def fingerprint(dataset: Dataset, cache_dir: Path) -> Fingerprint:
+def fingerprint(dataset: Dataset, facts: Mapping[str, Facts]) -> Fingerprint:
     """Measure a data set that `segnets.data.check` has accepted; call it within `with_segnets`.
 
     Args:
         dataset: the data set.
-        cache_dir: folder in which the check stored its findings about each file.
+        facts: facts of its files, from `segnets.data.file_facts.read_all`.
     """
-    from segnets.data.file_facts import read_all
-
-    facts = read_all(dataset.cases, cache_dir)
     values = {int(value) for case in dataset.cases for value in facts[case["label"]]["values"]}
     picked = np.unique(np.linspace(0, len(dataset.cases) - 1, MAX_CASES).round().astype(int))
     read = _reader(dataset.is_2d)

@@ -56,7 +56,7 @@ def plan_bundle(
         OutputError: `output.exists`, `out` contains other files; `output.not_written`, `output.disk_full`.
     """
     with with_segnets(), writing(out):
-        from segnets.data import datalist, find_dataset
+        from segnets.data import Split, find_dataset
 
         from napari_seg.training.trust import check_code
 
@@ -79,18 +79,17 @@ def plan_bundle(
             )
         check_folds(choices.folds, fold)
         split = {} if choices.folds is None else {"fold": 0, "folds": choices.folds}
-        patient = choices.settings.get("patient")
-        training = datalist(dataset_dir, "training", **split, patient=patient, **choices.reading)
+        training = Split(dataset, **split)("training")
         trained_on = len(training) if choices.folds is None else None
         if dry_run:
             with tempfile.TemporaryDirectory() as folder:
-                return _make(dataset, dataset_dir, Path(folder), out.name, choices, trained_on)
+                return _make(dataset, Path(folder), out.name, choices, trained_on)
         is_new = not out.exists()
         _clear(out)
         out.mkdir(parents=True, exist_ok=True)
         (out / _UNFINISHED).touch()
         try:
-            return _make(dataset, dataset_dir, out, out.name, choices, trained_on)
+            return _make(dataset, out, out.name, choices, trained_on)
         except BaseException:
             _clear(out)
             if is_new:
@@ -104,11 +103,10 @@ def _clear(out: Path) -> None:
     (out / _UNFINISHED).unlink(missing_ok=True)
 
 
-def _make(
-    dataset: Dataset, dataset_dir: Path, root: Path, name: str, choices: Choices, trained_on: int | None
-) -> dict[str, Any]:
+def _make(dataset: Dataset, root: Path, name: str, choices: Choices, trained_on: int | None) -> dict[str, Any]:
     import torch
-    from segnets.data import check
+    from segnets.data import ClassValues, check
+    from segnets.data.file_facts import read_all
 
     from napari_seg.training.fingerprint import fingerprint
     from napari_seg.training.plan import make_plan
@@ -122,10 +120,10 @@ def _make(
     check_names([name, *choices.labels, *dataset.labels, *dataset.channels])
     classes = choices.labels or dataset.labels
     names = {str(number): label for number, label in enumerate(class_names(classes))} if classes else None
-    cache_dir = root / RUN / "cache"
-    checking = {name: choices.settings[name] for name in ("allow_empty", "patient") if name in choices.settings}
-    check(dataset_dir, names, choices.labels or None, cache_dir=cache_dir, **checking, **choices.reading)
-    found = fingerprint(dataset, cache_dir)
+    values_of = ClassValues(dataset, names, choices.labels or None) if names else None
+    facts = read_all(dataset.cases, root / RUN / "cache")
+    check(dataset, values_of, allow_empty=choices.settings.get("allow_empty", False), facts=facts)
+    found = fingerprint(dataset, facts)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     plan = make_plan(found, dims=choices.dims, device=device, chosen=choices.settings)
     values = {label: list(of_label) for label, of_label in _classes(found, classes).items()}

@@ -1,6 +1,7 @@
 """Read data sets and prepare their cases for training.
 
     pairing      image and label files of a folder, paired by name
+    patients     the patient of each case, by its name
     layouts      a folder -> Dataset, in the field's usual layouts
     labels       label values -> classes; 2D images -> grey or RGB
     split        training, validation and test part, or folds
@@ -29,20 +30,21 @@ MONAI's `LoadImaged` reads volumes. It also reads 2D images (PNG, JPEG, TIFF, ..
 from segnets.data.cache import CachedCases
 from segnets.data.epochs import EpochSampler, TrainingSet
 from segnets.data.faults import check
-from segnets.data.labels import MapLabelsd, convert_image, convert_label_map, label_values
+from segnets.data.labels import ClassValues, MapLabelsd, convert_image, convert_label_map, label_values
 from segnets.data.layouts import Dataset, find_dataset, images
-from segnets.data.split import datalist
+from segnets.data.split import Split
 
 __all__ = [
     "CachedCases",
+    "ClassValues",
     "Dataset",
     "EpochSampler",
     "MapLabelsd",
+    "Split",
     "TrainingSet",
     "check",
     "convert_image",
     "convert_label_map",
-    "datalist",
     "find_dataset",
     "images",
     "label_values",

@@ -10,15 +10,15 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from segnets.data.file_facts import Facts, image_paths, read_all
-from segnets.data.labels import Classes, Labels, label_values, mode_fault, ranges
-from segnets.data.layouts import Dataset, find_dataset
+from segnets.data.labels import ClassValues, Labels, mode_fault, ranges
+from segnets.data.layouts import Dataset
 from segnets.data.pairing import Case, list_endings
-from segnets.data.split import PATIENT, by_patient, may_share_patients
+from segnets.data.patients import may_share_patients
 from segnets.errors import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -39,53 +39,48 @@ class Fault(NamedTuple):
 
 
 def check(
-    dataset_dir: str | Path,
-    classes: Classes | None = None,
-    labels: Labels | None = None,
+    dataset: Dataset,
+    classes: ClassValues | None = None,
     *,
     cases: Sequence[Case] | None = None,
     num_channels: int | None = None,
     allow_empty: bool = False,
     cache_dir: str | Path | None = None,
-    patient: str | None = None,
-    **layout: Any,
+    facts: Mapping[str, Facts] | None = None,
 ) -> dict[str, str]:
     """Read every image and label map to its end, and report all faults at once.
 
     Args:
-        dataset_dir: folder of the data set, in one of the layouts of `find_dataset`.
-        classes: number -> name of each class, as in metadata.json's `channel_def`; None accepts all label values.
-        labels: class -> values in the label maps, as in `label_values`.
-        cases: cases to check, as `datalist` returns them; None: all of the data set.
+        dataset: as `find_dataset` returns.
+        classes: the values of each class; None accepts all label values.
+        cases: cases to check, such as a part of the data set (`Split`); None: all of the data set.
         num_channels: expected number of channels of every image; None: the most frequent number. 2D images are
             converted to grey (1) or RGB (3).
         allow_empty: accept label maps without any class.
         cache_dir: folder that keeps the facts of each file, so that a second check reads only changed files.
-        patient: regular expression for patients, as in `datalist`; the number of patients is logged.
-        layout: `layout`, `images_dir`, `labels_dir` and `channels` of `find_dataset`.
+        facts: facts of the files, as `read_all` returns; None: the files are read.
 
     Returns:
         Name of a case -> digest of the voxels and geometry of its files, equal on all machines.
 
     Raises:
-        TrainingError: "data.faults", with one line per fault; also the errors of `find_dataset`.
+        TrainingError: "data.faults", with one line per fault.
     """
     start = time.monotonic()
-    dataset = find_dataset(dataset_dir, **layout)
     faults = [*_unpaired(dataset)] if cases is None else []
     cases = dataset.cases if cases is None else cases
     faults += _duplicates(cases)
     known, foreground = None, None
     if classes:
         try:
-            values_of = label_values(dataset, classes, labels)
+            values_of = classes.values
         except TrainingError as error:
             faults.append(Fault(error.code, "all", error.message))
         else:
             named = [*dataset.labels.values(), dataset.ignored, [0]]
             known = [bounds for values in (*values_of.values(), *named) for bounds in ranges(list(values))]
             foreground = [bounds for number, values in values_of.items() if number for bounds in ranges(values)]
-    facts = read_all(cases, cache_dir)
+    facts = read_all(cases, cache_dir) if facts is None else facts
     channels = _most_frequent((n for case in cases if (n := _channels(case, facts))), 1)
     for case in cases:
         scans, label = [facts[path] for path in image_paths(case)], facts[case["label"]]
@@ -99,7 +94,7 @@ def check(
             *_geometry_faults(scans, label),
         ]
         faults += [Fault(code, case["name"], text) for code, text in found]
-    ignored = _ignored_fraction(dataset, labels, [facts[case["label"]] for case in cases])
+    ignored = _ignored_fraction(dataset, classes.labels if classes else None, [facts[case["label"]] for case in cases])
     if ignored > MAX_IGNORED:
         values = ", ".join(map(str, dataset.ignored))
         text = (
@@ -111,9 +106,9 @@ def check(
     if faults:
         width, second = (max(len(fault[n]) for fault in faults) for n in (0, 1))
         lines = [f"  {f.code:{width}}  {f.case:{second}}  {f.text}" for f in faults]
-        count = f"{len(faults)} fault{'s' * (len(faults) > 1)} in {dataset_dir} ({len(cases)} cases)"
+        count = f"{len(faults)} fault{'s' * (len(faults) > 1)} in {dataset.root} ({len(cases)} cases)"
         raise TrainingError("data.faults", "\n".join([f"{count}; nothing was computed", *lines]))
-    patients = by_patient(cases, patient or PATIENT)
+    patients = {dataset.patients[case["name"]] for case in cases}
     logger.info(
         f"{len(cases)} cases of {len(patients)} patients checked in {time.monotonic() - start:.0f} s "
         f"({dataset.layout}): no fault"

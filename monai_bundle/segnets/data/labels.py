@@ -6,6 +6,7 @@ import itertools
 import logging
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -215,6 +216,26 @@ def convert_label_map(image: Image.Image) -> Image.Image:
         if not (np.array_equal(red, green) and np.array_equal(green, blue)):
             raise TrainingError("label.colour", "the label map has colours; expected grey values or a palette (mode P)")
     return image.getchannel(0) if len(image.getbands()) > 1 else image
+
+
+class ClassValues:
+    """The values of each class in a data set's label maps, matched on first use.
+
+    Args:
+        dataset: as `find_dataset` returns.
+        classes: as in `label_values`.
+        labels: as in `label_values`.
+    """
+
+    def __init__(self, dataset: Dataset, classes: Classes, labels: Labels | None = None) -> None:
+        self.dataset = dataset
+        self.classes = classes
+        self.labels = labels
+
+    @cached_property
+    def values(self) -> dict[int, list[int | str]]:
+        """Class number -> values, from `label_values`, whose errors it raises."""
+        return label_values(self.dataset, self.classes, self.labels)
 
 
 def _class_number(key: str | int, classes: Mapping[int, str]) -> int:

@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -27,6 +27,7 @@ from segnets.data.pairing import (
     stem,
     without_channel,
 )
+from segnets.data.patients import patient_of
 from segnets.errors import TrainingError
 
 _EXPECTED = """expected one of these layouts:
@@ -56,6 +57,8 @@ class Dataset:
         ignored: values that stand for no class (PASCAL VOC's 255 around objects, nnU-Net's "ignore"). MONAI's losses
             can't ignore values, so these become background.
         unread: ending -> number of files in a format that is not read.
+        root: folder of the data set.
+        patients: name of a case -> its patient.
     """
 
     layout: str
@@ -66,6 +69,8 @@ class Dataset:
     is_2d: bool = False
     ignored: tuple[int, ...] = ()
     unread: dict[str, int] = field(default_factory=dict)
+    root: Path = Path()
+    patients: dict[str, str] = field(default_factory=dict)
 
 
 def find_dataset(
@@ -75,8 +80,9 @@ def find_dataset(
     images_dir: str | Path | None = None,
     labels_dir: str | Path | None = None,
     channels: Sequence[str] | None = None,
+    patient: str | None = None,
 ) -> Dataset:
-    """Find the cases, labels and channels of a data set; opens no scan.
+    """Find the cases, labels, channels and patients of a data set; opens no scan.
 
     Args:
         dataset_dir: folder of the data set.
@@ -86,6 +92,8 @@ def find_dataset(
         labels_dir: the same for the label maps; in the layout "bids", the derivative that holds the `_dseg` files.
         channels: suffixes of the files that form an image in the layout "bids", e.g. ["T1w", "FLAIR"], on one grid; if
             None, the most frequent suffix alone.
+        patient: regular expression; its match in a case's name identifies the patient. A case without a match is a
+            patient of its own. None: `segnets.data.patients.PATIENT`.
 
     Raises:
         TrainingError: "dataset.missing", "dataset.unknown" (no layout fits), "dataset.ambiguous" (several layouts fit,
@@ -95,18 +103,21 @@ def find_dataset(
     root = Path(dataset_dir)
     if not root.is_dir():
         raise TrainingError("dataset.missing", f"{root} is no folder; give the folder of the data set as dataset_dir")
+    if layout == "auto" and images_dir and labels_dir:
+        layout = "folders"
+    description = {} if layout in ("bids", "voc") else _json(root)
     if layout == "auto":
-        layout = "folders" if images_dir and labels_dir else _detect_layout(root)
+        layout = _detect_layout(root, description)
     if layout == "decathlon":
-        dataset = _decathlon(root)
+        dataset = _decathlon(root, description)
     elif layout == "nnunet":
-        dataset = _nnunet(root)
+        dataset = _nnunet(root, description)
     elif layout == "bids":
         dataset = _bids(root, labels_dir, channels)
     elif layout == "voc":
         dataset = _voc(root)
     elif layout == "folders":
-        dataset = _folders(root, images_dir, labels_dir)
+        dataset = _folders(root, images_dir, labels_dir, description)
     else:
         raise TrainingError("dataset.unknown", f"there is no layout {layout!r}; {_EXPECTED}")
     if not dataset.cases:
@@ -124,7 +135,8 @@ def find_dataset(
                 f"{root} names a label or channel {name!r}; expected no $, @ or % at its beginning and no control "
                 "characters; rename it",
             )
-    return dataset
+    patients = {case["name"]: patient_of(case["name"], patient) for case in dataset.cases}
+    return replace(dataset, root=root, patients=patients)
 
 
 def images(dataset_dir: str | Path, num_channels: int = 1) -> list[Case]:
@@ -153,8 +165,8 @@ def images(dataset_dir: str | Path, num_channels: int = 1) -> list[Case]:
     raise TrainingError("dataset.no_images", f"no {', '.join(VOLUMES + IMAGES_2D)} in {root}, its imagesTs/ or images/")
 
 
-def _detect_layout(root: Path) -> str:
-    listing, found = _json(root).get("training"), []
+def _detect_layout(root: Path, description: Mapping[str, Any]) -> str:
+    listing, found = description.get("training"), []
     if (root / "imagesTr").is_dir() and (root / "labelsTr").is_dir():
         cases = {stem(path) for path in image_files(root / "labelsTr")}
         if any(without_channel(path) in cases - {stem(path)} for path in image_files(root / "imagesTr")):
@@ -177,9 +189,8 @@ def _detect_layout(root: Path) -> str:
     raise TrainingError("dataset.unknown", f"{root} holds {content}; {_EXPECTED}")
 
 
-def _decathlon(root: Path) -> Dataset:
+def _decathlon(root: Path, description: Mapping[str, Any]) -> Dataset:
     """Read the Medical Segmentation Decathlon's layout (Antonelli et al. 2022); a 4D image has its channels last."""
-    description = _json(root)
     cases, unpaired = [], []
     for number, listed in enumerate(description.get("training", ())):
         if not isinstance(listed, dict) or not all(isinstance(listed.get(key), str) for key in ("image", "label")):
@@ -213,9 +224,8 @@ def _listed_file(root: Path, listed: str) -> Path:
     return inside
 
 
-def _nnunet(root: Path) -> Dataset:
+def _nnunet(root: Path, description: Mapping[str, Any]) -> Dataset:
     """Read nnU-Net's raw layout, version 1 or 2 (Isensee et al. 2021), with or without its dataset.json."""
-    description = _json(root)
     cases, unpaired = pair(image_files(root / "imagesTr"), image_files(root / "labelsTr"))
     labels, ignored = _named_values(description, root)
     channels = description.get("channel_names", description.get("modality", {}))
@@ -231,7 +241,9 @@ def _voc(root: Path) -> Dataset:
     return Dataset("voc", cases, tuple(c for c in unpaired if "label" in c), is_2d=True, ignored=(255,), unread=unread)
 
 
-def _folders(root: Path, images_dir: str | Path | None, labels_dir: str | Path | None) -> Dataset:
+def _folders(
+    root: Path, images_dir: str | Path | None, labels_dir: str | Path | None, description: Mapping[str, Any]
+) -> Dataset:
     """Read two plain folders, of images and of label maps."""
     folders = []
     for given, usual in ((images_dir, _IMAGE_FOLDERS), (labels_dir, _LABEL_FOLDERS)):
@@ -242,7 +254,7 @@ def _folders(root: Path, images_dir: str | Path | None, labels_dir: str | Path |
             )
         folders.append(next(folder for folder in options if folder.is_dir()))
     cases, unpaired = pair(*(image_files(folder) for folder in folders))
-    labels, ignored = _named_values(_json(root), root)
+    labels, ignored = _named_values(description, root)
     is_2d = are_2d_images(cases)
     return Dataset("folders", cases, unpaired, labels, is_2d=is_2d, ignored=ignored, unread=count_unread(*folders))
 
