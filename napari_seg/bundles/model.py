@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,10 +18,12 @@ class RunStatistics:
 
     Attributes:
         batch_seconds: (name of the backend, (N, C, *size) of a batch) -> mean seconds of a batch.
+        window_costs: (i, j, k) of a window -> its cost in the words of `inference`.
         compiled_memory: memory of the compiled network, as a fraction of torch's feature maps; None: not measured.
     """
 
     batch_seconds: dict[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
+    window_costs: dict[tuple[int, int, int], Any] = field(default_factory=dict)
     compiled_memory: float | None = None
 
 

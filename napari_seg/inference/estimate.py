@@ -64,14 +64,14 @@ def estimate(
     bundle = read_bundle(bundle)
     options = replace(options or SegmentOptions(), **changes)
     settings = set_up(volume, bundle, options)
-    found = estimate_run(volume, settings)
+    found = _estimate_run(volume, settings)
     if found is None or bundle.coarse is None or settings.body_in is None:
         return found
     first = estimate(volume, read_coarse(bundle), options.of_coarse_pass())
     return found if first is None else replace(found, seconds=found.seconds + first.seconds)
 
 
-def estimate_run(volume: Volume, settings: RegionSettings) -> Estimate | None:
+def _estimate_run(volume: Volume, settings: RegionSettings) -> Estimate | None:
     """Return what the regions of a scan will cost, see `estimate`; a coarse pass is not counted.
 
     Args:

@@ -220,8 +220,9 @@ class RegionTask:
         return shape[0] * network_seconds(plan.cost, model.device, model.dtype, program)
 
     def _cost(self, windows: Windows) -> NetworkCost:
-        """Return the cost of one window; all regions of a run share the costs of a window size."""
-        model, costs = self.settings.model, self.settings.window_costs
+        """Return the cost of one window; the costs of a window size are shared by all runs of the model."""
+        model = self.settings.model
+        costs = model.statistics.window_costs
         if windows.size not in costs:
             window = windows.cut(windows.pad(self.image), (0, 0, 0))[None]
             cost = network_cost(model.network, window)

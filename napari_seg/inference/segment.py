@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,8 @@ from numpy.typing import NDArray
 from napari_seg.bundles.spec import Bundle, read_bundle, read_coarse
 from napari_seg.errors import Notice
 from napari_seg.geometry import Grid
-from napari_seg.inference.estimate import estimate_run
 from napari_seg.inference.options import SegmentOptions
-from napari_seg.inference.settings import RegionSettings, is_shown_whole, set_up
+from napari_seg.inference.settings import RegionSettings, set_up
 from napari_seg.localise import Region, localise
 from napari_seg.progress import Progress, ignore_progress
 from napari_seg.volume import ConfidenceMaps, Segment, Segmentation, Volume, smallest_label_type
@@ -62,11 +60,6 @@ def segment(
     options = replace(options or SegmentOptions(), **changes)
     report = progress or ignore_progress
     settings = set_up(volume, bundle, options, report)
-    whole = is_shown_whole(volume, bundle)
-    if not whole and (estimated := estimate_run(volume, settings)) is not None:
-        spent = time.perf_counter() - settings.began
-        total = replace(estimated, seconds=spent + estimated.seconds)
-        log.info("about %s in all, including the time to locate the structures", total.time)
     regions, place_notices = localise(volume, bundle, progress)
     if bundle.coarse is not None and settings.body_in is not None:
         settings = replace(settings, body_in=_around_coarse_result(volume, settings, report))

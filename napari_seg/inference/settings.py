@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from napari_seg.bundles.spec import Bundle
-from napari_seg.bundles.trust import check_runnable
 from napari_seg.bundles.tta import TTA
 from napari_seg.errors import BundleError, EnvironmentFault, Notice
 from napari_seg.geometry import Grid
 from napari_seg.inference.body import Body, find_body
 from napari_seg.inference.options import SegmentOptions
-from napari_seg.inference.windows.layout import Triple, WindowSettings
+from napari_seg.inference.windows.layout import WindowSettings
 from napari_seg.localise import is_crop
 from napari_seg.memory import default_budget
 from napari_seg.progress import Progress, ignore_progress
@@ -23,7 +22,6 @@ from napari_seg.volume import Volume, modality_code
 if TYPE_CHECKING:
     from napari_seg.bundles.model import Model
     from napari_seg.bundles.precision import Precision
-    from napari_seg.inference.backends.cost import NetworkCost
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,6 @@ class RegionSettings:
         budget_bytes: highest memory that the process may use.
         body_in: function from the grid of an image to the part of it that can have content; None: all of it can.
         notices: collects what the user must know about how the scan was segmented.
-        window_costs: size of a window -> its cost, as far as it is known.
         began: start of the run, by `time.perf_counter`.
     """
 
@@ -49,7 +46,6 @@ class RegionSettings:
     budget_bytes: int
     body_in: Callable[[Grid], Body | None] | None = None
     notices: list[Notice] = field(default_factory=list)
-    window_costs: dict[Triple, NetworkCost] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
 
 
@@ -70,7 +66,6 @@ def set_up(
         EnvironmentFault: `environment.device` or `environment.precision`, this machine does not have it.
     """
     began = time.perf_counter()
-    check_runnable(bundle)
     check_fit(volume, bundle)
     device = resolve_device(options.device, options.precision)
     progress("loading", 0, 1)
