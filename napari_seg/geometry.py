@@ -255,9 +255,9 @@ def resample(
     if is_same_lattice(source, target):
         return _copied_voxels(array, np.rint(to_source), target, outside)
 
-    if order == 1 and (driving := driving_axes(to_source, target.shape)) is not None:
+    if order == 1 and (parallel := parallel_axes(to_source, target.shape)) is not None:
         places = [
-            (n, to_source[axis, n] * np.arange(target.shape[n]) + to_source[axis, 3]) for axis, n in enumerate(driving)
+            (n, to_source[axis, n] * np.arange(target.shape[n]) + to_source[axis, 3]) for axis, n in enumerate(parallel)
         ]
         return _interpolated_along_axes(array, source, places, outside)
 
@@ -309,7 +309,7 @@ def _copied_voxels(array: NDArray, to_source: NDArray[np.float64], target: Grid,
     return np.ascontiguousarray(result)
 
 
-def driving_axes(to_source: NDArray[np.float64], target_shape: Sequence[int]) -> list[int] | None:
+def parallel_axes(to_source: NDArray[np.float64], target_shape: Sequence[int]) -> list[int] | None:
     """Return, for each source axis, the parallel target axis; None if the grids are rotated against each other.
 
     Args:
@@ -317,9 +317,9 @@ def driving_axes(to_source: NDArray[np.float64], target_shape: Sequence[int]) ->
         target_shape: (I, J, K) of the target; the effect of a small rotation grows with it.
     """
     linear = np.abs(to_source[:3, :3])
-    driving = [int(row.argmax()) for row in linear]
-    others = [sum(row[m] * (target_shape[m] - 1) for m in range(3) if m != driving[n]) for n, row in enumerate(linear)]
-    return driving if sorted(driving) == [0, 1, 2] and max(others) < WHOLE_VOXEL_TOLERANCE else None
+    parallel = [int(row.argmax()) for row in linear]
+    others = [sum(row[m] * (target_shape[m] - 1) for m in range(3) if m != parallel[n]) for n, row in enumerate(linear)]
+    return parallel if sorted(parallel) == [0, 1, 2] and max(others) < WHOLE_VOXEL_TOLERANCE else None
 
 
 def _interpolated_along_axes(

@@ -21,7 +21,7 @@ def head() -> Volume:
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks run in this process and not in one of their own, so that what stands in for them does."""
-    from napari_seg.plugin.job import NETWORKS
+    from napari_seg.plugin.job import NETWORK_WORKER
 
     def run_here(
         work: Any, *args: Any, callbacks: Any = None, on_start: Any = None, is_stopping: Any = None, **options: Any
@@ -29,7 +29,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         on_start()
         return work(*args, **options, **(callbacks or {}))
 
-    monkeypatch.setattr(NETWORKS, "run", run_here)
+    monkeypatch.setattr(NETWORK_WORKER, "run", run_here)
 
 
 @pytest.fixture

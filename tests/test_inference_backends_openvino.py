@@ -40,7 +40,7 @@ def network() -> nn.Module:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    compiled.compiled_once.cache_clear()
+    compiled.cached_compile.cache_clear()
     return tmp_path / "cache"
 
 
@@ -235,14 +235,14 @@ def test_openvino_in_bfloat16_is_near_float32_and_kept_apart(
         backend = make_backend("openvino", model, SHAPE, 1e9)
         assert backend.name == "OpenVINO on cpu in bfloat16"
         assert 0 < float((backend(windows) - exact).abs().max()) < 0.02 * float(exact.abs().max())
-        compiled.compiled_once.cache_clear()
+        compiled.cached_compile.cache_clear()
     torch.testing.assert_close(
         make_backend("openvino", model_of(network), SHAPE, 1e9)(windows), exact, rtol=1e-3, atol=2e-3
     )
     assert len(list(own_cache.glob("*.blob"))) == 2
     monkeypatch.setitem(compiled.COMPILED_TOLERANCE, torch.bfloat16, 0.0)
-    compiled.compiled_once.cache_clear()
-    with pytest.raises(EnvironmentFault, match=r"environment\.precision: bfloat16 is too coarse"):
+    compiled.cached_compile.cache_clear()
+    with pytest.raises(EnvironmentFault, match=r"environment\.precision: the precision of bfloat16 is too low"):
         make_backend("auto", model, (1, *SHAPE[1:]), 1e15)
 
 

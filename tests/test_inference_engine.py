@@ -204,7 +204,7 @@ def test_strips_and_blocks_change_no_label() -> None:
         for k, i in product(range(3), range(3)):
             start, stop = (cuts[0][i], strip[0], cuts[2][k]), (cuts[0][i + 1], strip[1], cuts[2][k + 1])
             block = logits[(slice(None), *map(slice, start, stop))]
-            decider.add(start, block, strip_begin=strip[0])
+            decider.add(start, block, strip_start=strip[0])
     np.testing.assert_array_equal(parts, whole)
 
 

@@ -124,7 +124,7 @@ def test_each_foreign_image_is_introduced_when_it_is_chosen(viewer: ViewerModel,
     viewer.layers.selection.active = first
     assert "'first'" in session.messages[0].text
     viewer.layers.remove(stack)
-    session.say(Message("info", "Saved."))
+    session.show_messages(Message("info", "Saved."))
     viewer.layers.selection.active = None
     viewer.layers.selection.active = first
     assert session.messages == [Message("info", "Saved.")]

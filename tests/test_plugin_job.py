@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
 from napari_seg.errors import Cancelled
-from napari_seg.plugin.job import COMPARING, NETWORKS, Job, JobProgress, Jobs
+from napari_seg.plugin.job import COMPARISON_WORKER, NETWORK_WORKER, Job, JobProgress, Jobs
 
 
 def test_progress_in_words() -> None:
@@ -89,10 +89,10 @@ def test_the_last_step_of_a_stage_is_reported_also_after_a_stop(jobs: Jobs) -> N
 
 
 def test_a_worker_process_is_ended_within_a_second(jobs: Jobs) -> None:
-    job = jobs.start(lambda job: job.call(COMPARING, time.sleep, 60))
+    job = jobs.start(lambda job: job.call(COMPARISON_WORKER, time.sleep, 60))
     while str(job.progress) != "Loading the model …":
         time.sleep(0.01)
-    waiting = jobs.start(lambda job: job.call(COMPARING, time.sleep, 60))
+    waiting = jobs.start(lambda job: job.call(COMPARISON_WORKER, time.sleep, 60))
     time.sleep(0.3)
     assert str(waiting.progress) == "Waiting for another run to end …"
     waiting.stop()
@@ -112,7 +112,9 @@ def test_work_that_writes_files_ends_between_steps(jobs: Jobs) -> None:
             time.sleep(0.02)
             progress("segmenting", step, 100)
 
-    job = jobs.start(lambda job: job.call(NETWORKS, write, callbacks={"progress": job.report}, ends_between_steps=True))
+    job = jobs.start(
+        lambda job: job.call(NETWORK_WORKER, write, callbacks={"progress": job.report}, ends_between_steps=True)
+    )
     while not steps:
         time.sleep(0.005)
     job.stop()

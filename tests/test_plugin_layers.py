@@ -31,7 +31,7 @@ from napari_seg.plugin.layers import (
     segmentation_of,
     title_of,
 )
-from napari_seg.plugin.messages import in_window_words, words_of
+from napari_seg.plugin.messages import as_gui_text, gui_text_of
 from napari_seg.plugin.placement import place
 from napari_seg.plugin.reader import get_reader, read_layers
 from napari_seg.plugin.structures.export import export
@@ -354,10 +354,10 @@ def test_the_window_does_not_speak_of_the_command_line() -> None:
     texts = [text for text in texts_of_the_library() if re.search(r"(?<![\w.-])--[a-z]", text)]
     assert any("--volume" in text for text in texts)
     for text in texts:
-        assert not re.search(r"(?<![\w.-])--[a-z]|napari-seg bundles", in_window_words(text)), text
+        assert not re.search(r"(?<![\w.-])--[a-z]|napari-seg bundles", as_gui_text(text)), text
     fault = InputError("series.several_volumes", "5 times; choose one with --volume, 0 to 4")
-    assert words_of(fault) == (
+    assert gui_text_of(fault) == (
         "5 times; choose one with the volume box below the list in the Study tab, 0 to 4 (series.several_volumes)"
     )
     for text in ("give more with --memory", "'napari-seg bundles' lists them", "found --volume 9, expected 0 to 4"):
-        assert "-" not in in_window_words(text).replace("napari-seg >", "").replace("> napari-seg", "")
+        assert "-" not in as_gui_text(text).replace("napari-seg >", "").replace("> napari-seg", "")

@@ -217,7 +217,7 @@ def test_messages_do_not_outlive_what_they_are_about(
     assert session.messages[0].text.startswith("second: this computer")
     show(viewer, head)
     assert session.messages == []
-    session.say(Message("info", "3 done"), lasting=True)
+    session.show_messages(Message("info", "3 done"), lasting=True)
     viewer.layers.clear()
     assert session.messages
 

@@ -77,7 +77,7 @@ def test_a_renamed_structure_is_reported(model: StructuresModel, head: Volume, t
     model.rename(1, "lesion")
     model.take_comparison(compare(Snapshot.of(labels_of(model.session.viewer)), path))
     text = model.session.messages[0].text
-    assert "only in the labels: lesion; only in reference.seg.nrrd: " in text
+    assert "only in the segmentation: lesion; only in reference.seg.nrrd: " in text
     assert "labels.names_differ" in text
 
 

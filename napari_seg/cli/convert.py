@@ -24,7 +24,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--scan",
         type=Path,
-        help="scan of the segmentation: the DICOM series that a .dcm refers to, or the grid on which contours are "
+        help="scan that was segmented: the DICOM series that a .dcm refers to, or the grid on which contours are "
         "rasterised",
     )
     parser.add_argument(
@@ -71,12 +71,12 @@ def run(arguments: argparse.Namespace) -> int:
         if len(scans) != 1:
             raise InputError(
                 "input.several_scans" if scans else "input.none",
-                f"found {len(scans)} scans in {arguments.scan}; expected one: the scan of the segmentation",
+                f"found {len(scans)} scans in {arguments.scan}; expected one: the scan that was segmented",
             )
         scan = scans[0].read(**read_options(arguments))
     source = NO_SOURCE if scan is None else scan.source
     try:
-        found = read_label_map(
+        segmentation = read_label_map(
             arguments.input,
             None if scan is None else scan.grid,
             arguments.segments,
@@ -85,13 +85,14 @@ def run(arguments: argparse.Namespace) -> int:
         )
     except InputError as error:
         if error.code == OTHER_FRAME:
-            text = "or pass --ignore-frame-of-reference if only its identifiers are wrong"
-            raise InputError(error.code, f"{error.message}, {text}") from None
+            text = "if the segmentation belongs to this scan and only its identifiers differ"
+            message = f"{error.message}, or pass --ignore-frame-of-reference {text}"
+            raise InputError(error.code, message) from None
         raise
     if scan is not None:
-        found = on_grid(found, scan.grid, arguments.input)
-    for notice in found.notices:
+        segmentation = on_grid(segmentation, scan.grid, arguments.input)
+    for notice in segmentation.notices:
         print(f"napari-seg: {notice}", file=sys.stderr)
-    for path in write_label_map(with_all_segments_named(found), output, scan=source, dicom=arguments.dicom):
+    for path in write_label_map(with_all_segments_named(segmentation), output, scan=source, dicom=arguments.dicom):
         print(path)
     return 0

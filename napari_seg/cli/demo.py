@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.localise import mni152_path
 
     cases = [replace(case, name="MNI152_T1") for case in find_cases([mni152_path()])[0]]
-    with CohortProgress(len(cases), bars=sys.stderr.isatty()) as progress:
+    with CohortProgress(len(cases), show_bars=sys.stderr.isatty()) as progress:
         results = run_cohort(
             cases,
             arguments.output.resolve(),

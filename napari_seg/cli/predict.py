@@ -167,7 +167,9 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
     if not cases:
         return 0
     is_for_people = not (arguments.json or arguments.json_lines)
-    with CohortProgress(len(cases), bars=is_for_people and sys.stderr.isatty(), plans=is_for_people) as progress:
+    with CohortProgress(
+        len(cases), show_bars=is_for_people and sys.stderr.isatty(), print_plans=is_for_people
+    ) as progress:
         run_cohort(
             cases,
             arguments.output,

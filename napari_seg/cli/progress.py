@@ -25,11 +25,11 @@ class Output(Console):
         raise BrokenPipeError
 
 
-_INFERENCE = logging.getLogger("napari_seg.inference")
+_INFERENCE_LOGGER = logging.getLogger("napari_seg.inference")
 
 
 class _LogPrinter(logging.Handler):
-    """Print log messages above the progress bars, after the name of the scan."""
+    """Print log messages above the progress bars, prefixed with the name of the scan."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(logging.INFO)
@@ -41,15 +41,17 @@ class _LogPrinter(logging.Handler):
 
 
 class CohortProgress:
-    """Progress on standard error: bars for scans and steps with the remaining time, and the plan of each scan.
+    """Show progress on standard error: bars for scans and steps, and the computation plan of each scan.
+
+    The plan states the device, the windows and the estimated time and memory.
 
     Args:
         scan_count: number of scans.
-        bars: draw the bars.
-        plans: print the plan and the measured time and memory of each scan as lines of text.
+        show_bars: draw the bars, with the elapsed and the remaining time.
+        print_plans: print the plan and the measured time and memory of each scan as lines of text.
     """
 
-    def __init__(self, scan_count: int, bars: bool = True, plans: bool = True) -> None:
+    def __init__(self, scan_count: int, show_bars: bool = True, print_plans: bool = True) -> None:
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -64,37 +66,37 @@ class CohortProgress:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=Console(file=sys.stderr),
             transient=True,
-            disable=not bars,
+            disable=not show_bars,
         )
         self._scans = self._bars.add_task("scans", total=scan_count)
         self._step = self._bars.add_task("reading", total=None)
         self._stage = ""
-        self._plans = _LogPrinter(self._bars.console) if plans else None
+        self._plan_printer = _LogPrinter(self._bars.console) if print_plans else None
 
     def __enter__(self) -> Self:
         self._bars.start()
-        if self._plans is not None:
-            _INFERENCE.addHandler(self._plans)
-            _INFERENCE.setLevel(logging.INFO)
+        if self._plan_printer is not None:
+            _INFERENCE_LOGGER.addHandler(self._plan_printer)
+            _INFERENCE_LOGGER.setLevel(logging.INFO)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bars.stop()
-        if self._plans is not None:
-            _INFERENCE.removeHandler(self._plans)
+        if self._plan_printer is not None:
+            _INFERENCE_LOGGER.removeHandler(self._plan_printer)
 
     def on_case(self, number: int, name: str) -> None:
-        """Show that the next scan begins, after `number` finished ones."""
+        """Show the start of the next scan; `number` is the count of finished scans."""
         self._bars.update(self._scans, completed=number, description=f"scans ({name})")
         self._stage = ""
-        if self._plans is not None:
-            self._plans.scan = name
+        if self._plan_printer is not None:
+            self._plan_printer.scan = name
         self._bars.reset(self._step, total=None, description="reading")
 
     def on_step(self, stage: str, done: int, total: int) -> None:

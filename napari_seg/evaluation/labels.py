@@ -42,8 +42,8 @@ def read_classes(assignments: Iterable[tuple[str, str]]) -> Classes:
 def as_classes(reference: Segmentation, classes: Classes, result: Segmentation) -> Segmentation:
     """Return the reference relabelled with the classes of a model.
 
-    A class gets the label that the result has for its name. If the result has no names, classes are numbered from 1 in
-    the order of `classes`, background excluded.
+    A class gets the label of the result's segment with the same name. If the result has no names, classes are numbered
+    from 1 in the order of `classes`, background excluded.
 
     Args:
         reference: reference with its original label values.
@@ -69,8 +69,11 @@ def as_classes(reference: Segmentation, classes: Classes, result: Segmentation) 
             label_of_value[low : high + 1] = label_of.get(name, 0)
     label_of_value[0] = max(label_of_value[0], 0)
     if len(unknown := np.setdiff1d(reference.array, np.flatnonzero(label_of_value >= 0))):
-        some = ", ".join(map(str, unknown[:6]))
-        text = f"the reference contains {some}, which no class has; assign these values, for example background={some}"
+        first_unknown = ", ".join(map(str, unknown[:6]))
+        text = (
+            f"the reference contains {first_unknown}, which no class has; assign these values, for example "
+            f"background={first_unknown}"
+        )
         raise InputError("labels.unknown", text)
     array = label_of_value.astype(np.min_scalar_type(max(label_of_value.max(), 0)))[reference.array]
     return Segmentation(
@@ -120,17 +123,17 @@ def mask_ignored(
         InputError: `geometry.mismatch`, the two lie on different grids.
     """
     array = on_grid(reference, prediction.grid)
-    left_out = np.isin(array, np.array(ignored, np.int64))
-    if not left_out.any():
+    is_ignored = np.isin(array, np.array(ignored, np.int64))
+    if not is_ignored.any():
         return prediction, reference
-    text = f"{np.count_nonzero(left_out)} voxels of {name} have an ignore label ({', '.join(map(str, ignored))})"
+    text = f"{np.count_nonzero(is_ignored)} voxels of {name} have an ignore label ({', '.join(map(str, ignored))})"
     notice = Notice("labels.ignored", f"{text}; they were not compared")
     kept = tuple(segment for segment in reference.segments if segment.label not in ignored)
     return (
-        replace(prediction, array=np.where(left_out, np.zeros_like(prediction.array), prediction.array)),
+        replace(prediction, array=np.where(is_ignored, np.zeros_like(prediction.array), prediction.array)),
         replace(
             reference,
-            array=np.where(left_out, np.zeros_like(array), array),
+            array=np.where(is_ignored, np.zeros_like(array), array),
             grid=prediction.grid,
             segments=kept,
             notices=(*reference.notices, notice),

@@ -112,23 +112,23 @@ def draw_comparison_2d(image: Volume | None, prediction: Segmentation, reference
         sizes = (f"{width} x {height}" for width, height, _ in (image.grid.shape, grid.shape))
         raise InputError(
             "geometry.mismatch",
-            f"the image and the label map have {' and '.join(sizes)} pixels; reference_labels equal sizes",
+            f"the image and the label map have {' and '.join(sizes)} pixels; expected equal sizes",
         )
     scale = (3 * PANEL_PIXELS + 2 * _MARGIN) / max(grid.shape)
     columns, rows = ((np.arange(max(1, int(size * scale))) / scale).astype(int) for size in grid.shape[:2])
-    places = np.ix_(rows, columns)
+    pixel_index = np.ix_(rows, columns)
     pixels = np.zeros((len(rows), len(columns), 3), np.float32)
     if image is not None:
-        pixels[:] = _shades(image.array[0, :, :, 0].T[places], _window(image.array[0]))
-    labels, reference_labels = (segmentation.array[:, :, 0].T[places] for segmentation in (prediction, reference))
+        pixels[:] = _shades(image.array[0, :, :, 0].T[pixel_index], _window(image.array[0]))
+    labels, reference_labels = (segmentation.array[:, :, 0].T[pixel_index] for segmentation in (prediction, reference))
     _paint(pixels, labels, prediction.segments, reference_labels)
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def _shades(grey: NDArray, window: tuple[float, float]) -> NDArray[np.float32]:
+def _shades(intensities: NDArray, window: tuple[float, float]) -> NDArray[np.float32]:
     """Return grey values 0 to 255, (H, W, 1), of intensities (H, W)."""
     low, high = window
-    shades: NDArray[np.float32] = 255 * np.clip((grey.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
+    shades: NDArray[np.float32] = 255 * np.clip((intensities.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
     return shades[..., None]
 
 
@@ -207,7 +207,10 @@ def _edges(labels: NDArray[np.unsignedinteger]) -> NDArray[np.bool_]:
 
 
 def _most_different_mm(prediction: Segmentation, reference: Segmentation) -> NDArray[np.float64]:
-    """Return the point where the i, j and k slices with most differing voxels intersect, else with most foreground."""
+    """Return the point where the i, j and k slices with most differing voxels meet.
+
+    If no voxels differ, it is the point where the slices with most foreground of the reference meet.
+    """
     reference_labels = on_grid(reference, prediction.grid)
     differs = prediction.array != reference_labels
     if not differs.any():

@@ -141,8 +141,8 @@ def find_pairs(
     """Return a pair for each name in both folders, and a failed result for each file without a partner.
 
     Args:
-        predictions: a label map, or a folder: its NIfTI files or, if it contains none, its 2D images.
-            `case_01_seg.nii.gz` and `case_01_0000_seg.nii.gz` belong to the case `case_01`.
+        predictions: a label map, or a folder of them: all its NIfTI files, or its 2D images if it contains no NIfTI
+            file. `case_01_seg.nii.gz` and `case_01_0000_seg.nii.gz` belong to the case `case_01`.
         references: the reference, or a folder of references.
         scans: the scan, or a folder of scans named `case_01.nii.gz` or `case_01_0000.nii.gz`; used only for figures.
         classes: meaning of the references' values; None if they use the same labels as the predictions.
@@ -155,11 +155,11 @@ def find_pairs(
     for path in (predictions, references, *([scans] if scans else [])):
         if not path.exists():
             raise InputError("input.missing", f"there is no file or folder {path}")
-    left_out = tuple(dict.fromkeys((*ignored, *declared_ignored(references))))
+    ignore_labels = tuple(dict.fromkeys((*ignored, *declared_ignored(references))))
     if predictions.is_file() and references.is_file():
         scan = scans if scans and scans.is_file() else None
         case_name = _stem(Path(file_label(predictions)))
-        return [Pair(case_name, predictions, references, scan, classes, ignore_frame, left_out)], []
+        return [Pair(case_name, predictions, references, scan, classes, ignore_frame, ignore_labels)], []
     references_by_name = {_stem(path): path for path in _label_maps(references)}
     scans_by_name = {_stem(path).removesuffix("_0000"): path for path in _label_maps(scans)} if scans else {}
     pairs: dict[str, Pair] = {}
@@ -176,7 +176,7 @@ def find_pairs(
             )
         else:
             pairs[name] = Pair(
-                name, path, references_by_name[name], scans_by_name.get(name), classes, ignore_frame, left_out
+                name, path, references_by_name[name], scans_by_name.get(name), classes, ignore_frame, ignore_labels
             )
     unpaired += [
         _unpaired(name, f"{references_by_name[name].name} has no label map with the same name")
@@ -188,9 +188,9 @@ def find_pairs(
 def compare_pair(pair: Pair, tolerance_mm: float = 1.0) -> CaseScores:
     """Return the scores of one pair, or the error that prevented them."""
     try:
-        found, expected = pair.read()
-        comparison = compare_label_maps(found, expected, tolerance_mm)
-        segments = _segments(comparison.labels[1:], found, expected)
+        prediction, reference = pair.read()
+        comparison = compare_label_maps(prediction, reference, tolerance_mm)
+        segments = _segments(comparison.labels[1:], prediction, reference)
     except NapariSegError as error:
         return CaseScores(pair.name, pair, code=error.code, message=error.message)
     except OSError as error:
@@ -210,38 +210,38 @@ def compare_pair(pair: Pair, tolerance_mm: float = 1.0) -> CaseScores:
         segments,
         {segment.name: comparison.scores[segment.label] for segment in segments},
         {
-            name: {names[n]: float(row[n] * found.grid.voxel_ml) for n in np.flatnonzero(row)}
+            name: {names[n]: float(row[n] * prediction.grid.voxel_ml) for n in np.flatnonzero(row)}
             for name, row in zip(names, comparison.confusion, strict=True)
         },
-        tuple(dict.fromkeys((*found.notices, *expected.notices))),
+        tuple(dict.fromkeys((*prediction.notices, *reference.notices))),
     )
 
 
 def compare_pairs(pairs: Iterable[Pair], tolerance_mm: float = 1.0) -> list[CaseScores]:
     """Return the scores of several pairs; voxels of the void label 255 are ignored, with a notice."""
     results = [compare_pair(pair, tolerance_mm) for pair in pairs]
-    notice = _void_notice([(name, one) for result in results for name, one in result.scores.items()])
+    notice = _void_notice([(name, scores) for result in results for name, scores in result.scores.items()])
     if notice is None:
         return results
     for n, result in enumerate(results):
         if _UNNAMED_VOID in result.scores and result.pair is not None:
-            again = compare_pair(replace(result.pair, ignored=(*result.pair.ignored, VOID)), tolerance_mm)
-            results[n] = replace(again, notices=(*again.notices, notice))
+            rescored = compare_pair(replace(result.pair, ignored=(*result.pair.ignored, VOID)), tolerance_mm)
+            results[n] = replace(rescored, notices=(*rescored.notices, notice))
     return results
 
 
-def _void_notice(scores: Sequence[tuple[str, Scores]]) -> Notice | None:
+def _void_notice(named_scores: Sequence[tuple[str, Scores]]) -> Notice | None:
     """Return a notice if 255 is the void label of the references; None if it may be a structure.
 
     It is the void label if references contain 255 and other labels, no file names it, and no result contains it. In
     masks of 0 and 255 it is the structure.
 
     Args:
-        scores: segment name and scores, of all cases.
+        named_scores: segment name and scores, of all cases.
     """
-    is_predicted = any(one.volume_ml > 0 for name, one in scores if name == _UNNAMED_VOID)
-    has_others = any(one.reference_ml > 0 for name, one in scores if name != _UNNAMED_VOID)
-    if is_predicted or not has_others or _UNNAMED_VOID not in dict(scores):
+    is_predicted = any(scores.volume_ml > 0 for name, scores in named_scores if name == _UNNAMED_VOID)
+    has_others = any(scores.reference_ml > 0 for name, scores in named_scores if name != _UNNAMED_VOID)
+    if is_predicted or not has_others or _UNNAMED_VOID not in dict(named_scores):
         return None
     text = (
         f"the references contain {VOID} and other labels, and no result contains {VOID}: it was ignored as void label"
@@ -255,7 +255,7 @@ def compare_with(
     """Return scores per label, the disagreement map (see `disagreement`), and notices about the reference.
 
     Segments are matched by name, not by label. Ignore labels (a dataset.json next to the reference declares them) and
-    the void label 255 are treated as in `evaluate`.
+    the void label 255 are ignored, as by `napari-seg evaluate`.
 
     Args:
         prediction: the result.
@@ -263,27 +263,27 @@ def compare_with(
         images: files of the segmented scan; a reference that belongs to another scan is refused.
 
     Raises:
-        InputError: the reference can't be read or lies on another grid; `labels.too_many`.
+        InputError: the reference can't be read or lies on another grid; `labels.too_many`, a label map has too many
+            labels.
     """
     name, ignored = "the reference", tuple[int, ...]()
     if isinstance(reference, Path):
         name, ignored = file_label(reference), declared_ignored(reference)
-        expected = with_all_segments_named(read_label_map(reference, prediction.grid, images=images))
+        segmentation = with_all_segments_named(read_label_map(reference, prediction.grid, images=images))
         if is_cropped(reference):
-            expected = on_grid(expected, prediction.grid, reference)
-    else:
-        expected = reference
-    masked = mask_ignored(ignored, prediction, expected, name)
-    scores = _scores_of(*masked)
-    notice = _void_notice(list(scores.values()))
+            segmentation = on_grid(segmentation, prediction.grid, reference)
+        reference = segmentation
+    masked = mask_ignored(ignored, prediction, reference, name)
+    named_scores = _named_scores(*masked)
+    notice = _void_notice(list(named_scores.values()))
     if notice is not None:
-        masked = mask_ignored((*ignored, VOID), prediction, expected, name)
-        scores = _scores_of(*masked)
-    found, expected = masked
-    notices = [*expected.notices, *filter(None, [notice, _unmatched_names(found, expected, name)])]
+        masked = mask_ignored((*ignored, VOID), prediction, reference, name)
+        named_scores = _named_scores(*masked)
+    prediction, reference = masked
+    notices = [*reference.notices, *filter(None, [notice, _unmatched_names(prediction, reference, name)])]
     return (
-        {label: one for label, (_, one) in scores.items()},
-        disagreement(found, with_labels_of(found, expected)),
+        {label: scores for label, (_, scores) in named_scores.items()},
+        disagreement(prediction, with_labels_of(prediction, reference)),
         tuple(notices),
     )
 
@@ -291,15 +291,15 @@ def compare_with(
 def _unmatched_names(prediction: Segmentation, reference: Segmentation, name: str) -> Notice | None:
     """Return a notice about segment names in only one of the two: a structure may have been renamed."""
     prediction_names, reference_names = (
-        {segment.name: None for segment in one.segments} for one in (prediction, reference)
+        {segment.name: None for segment in segmentation.segments} for segmentation in (prediction, reference)
     )
     only_prediction, only_reference = (
-        [one for one in names if one not in others]
+        [segment_name for segment_name in names if segment_name not in others]
         for names, others in ((prediction_names, reference_names), (reference_names, prediction_names))
     )
     if not only_prediction or not only_reference or len(only_prediction) == len(prediction_names):
         return None
-    text = f"only in the labels: {_listed(only_prediction)}; only in {name}: {_listed(only_reference)}"
+    text = f"only in the segmentation: {_listed(only_prediction)}; only in {name}: {_listed(only_reference)}"
     return Notice(
         "labels.names_differ", f"structures are matched by name; {text}; give a structure the same name in both"
     )
@@ -310,12 +310,12 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:3])}{more}"
 
 
-def _scores_of(prediction: Segmentation, reference: Segmentation) -> dict[int, tuple[str, Scores]]:
+def _named_scores(prediction: Segmentation, reference: Segmentation) -> dict[int, tuple[str, Scores]]:
     """Return label -> name and scores."""
     reference = with_labels_of(prediction, reference)
     names = {segment.label: segment.name for segment in (*reference.segments, *prediction.segments)}
     scores = compare_label_maps(prediction, reference).scores
-    return {label: (names.get(label, f"label {label}"), one) for label, one in scores.items()}
+    return {label: (names.get(label, f"label {label}"), segment_scores) for label, segment_scores in scores.items()}
 
 
 def segment_names(results: Sequence[CaseScores]) -> list[str]:
@@ -324,9 +324,11 @@ def segment_names(results: Sequence[CaseScores]) -> list[str]:
     return sorted(labels, key=lambda name: labels[name])
 
 
-def _segments(labels: Sequence[int], found: Segmentation, expected: Segmentation) -> tuple[Segment, ...]:
-    named = {s.label: s for s in (*expected.segments, *found.segments)}
-    segments = tuple(named.get(label) or Segment(label, f"label {label}", distinct_color(label)) for label in labels)
+def _segments(labels: Sequence[int], prediction: Segmentation, reference: Segmentation) -> tuple[Segment, ...]:
+    segment_by_label = {s.label: s for s in (*reference.segments, *prediction.segments)}
+    segments = tuple(
+        segment_by_label.get(label) or Segment(label, f"label {label}", distinct_color(label)) for label in labels
+    )
     repeated = {s.name for s in segments if [BACKGROUND, MEAN, *(other.name for other in segments)].count(s.name) > 1}
     if repeated:
         raise InputError(

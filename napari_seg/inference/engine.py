@@ -120,7 +120,7 @@ def _decide_whole(
     image, grid = prepare(volume, region.grid, bundle, model)
     used_bytes = resident_bytes() + promised_bytes - image.nbytes
     check_whole(image.shape, _min_classes(bundle), settings.budget_bytes, used_bytes)
-    decider = Decider(grid, volume.grid, label_map, region.labels, maps=maps, thresholds=bundle.thresholds)
+    decider = Decider(grid, volume.grid, label_map, region.labels, confidence_maps=maps, thresholds=bundle.thresholds)
     on_window(0, 1)
     with blaming(bundle, model.device), autocast(model.dtype, model.device):
         logits = first_output(model.inferer(image[None].to(model.device), model.network))

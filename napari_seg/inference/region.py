@@ -17,7 +17,7 @@ from napari_seg.inference import plan as planning
 from napari_seg.inference.backends import choose
 from napari_seg.inference.backends.base import Backend
 from napari_seg.inference.backends.cost import NetworkCost, network_cost
-from napari_seg.inference.backends.openvino import compiled_once
+from napari_seg.inference.backends.openvino import cached_compile
 from napari_seg.inference.options import BackendName
 from napari_seg.inference.plan import COMPILED_MEMORY, Plan
 from napari_seg.inference.prepare import prepare
@@ -163,7 +163,7 @@ class RegionTask:
                 if backend is not None and (shape != compiled_for or plan.compiled_memory is None):
                     backend.close()
                     backend = None
-                    compiled_once.cache_clear()
+                    cached_compile.cache_clear()
                 if backend is None:
                     if plan.compiled_memory is None and name == "auto":
                         name = "torch"  # as planned

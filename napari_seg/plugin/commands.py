@@ -112,7 +112,7 @@ def _panel_with_labels() -> Panel | None:
     if active is not None and active is opened.session.labels:
         return opened
     text = "Select the labels in the layer list. Labels that lie on no open scan can't be saved (output.no_geometry)."
-    opened.session.say(Message("warning", text))
+    opened.session.show_messages(Message("warning", text))
     return None
 
 

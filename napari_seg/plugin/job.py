@@ -20,13 +20,13 @@ from psygnal import Signal
 from napari_seg.errors import Cancelled
 from napari_seg.worker import WorkerProcess
 
-NETWORKS = WorkerProcess()
+NETWORK_WORKER = WorkerProcess()
 """Worker process of all networks, which are kept from one scan to the next."""
 
-COMPARING = WorkerProcess()
+COMPARISON_WORKER = WorkerProcess()
 """Worker process of comparisons with references; scipy blocks Python for up to a second."""
 
-SAVING = WorkerProcess()
+SAVING_WORKER = WorkerProcess()
 """Worker process that writes files and reads them back while others work; highdicom blocks Python for a second."""
 
 _STAGES = {"locating": "Locating the region", "loading": "Loading the model", "segmenting": "Segmenting"}

@@ -70,7 +70,7 @@ def message_of(error: Exception | None) -> Message:
     the log gets the places in the code.
     """
     if isinstance(error, NapariSegError):
-        return Message("error", words_of(error))
+        return Message("error", gui_text_of(error))
     if isinstance(error, MemoryError):
         return Message("error", "There is too little memory for this. Close other scans or programs, then try again.")
     kind, places = type(error).__name__, "" if error is None else "".join(traceback.format_tb(error.__traceback__))
@@ -80,12 +80,12 @@ def message_of(error: Exception | None) -> Message:
     return Message("error", f"Unexpected error: {kind}. Details are in the log of napari.")
 
 
-def words_of(fault: Fault) -> str:
+def gui_text_of(fault: Fault) -> str:
     """Return the text for an error or a notice, followed by its code."""
-    return f"{in_window_words(fault.message)} ({fault.code})"
+    return f"{as_gui_text(fault.message)} ({fault.code})"
 
 
-def in_window_words(text: str) -> str:
+def as_gui_text(text: str) -> str:
     """Return a text with options and commands of the command line replaced by controls of the window."""
     for option, control in _IN_THE_WINDOW:
         text = re.sub(option, control, text)

@@ -179,7 +179,7 @@ class Panel(QWidget):
     # unsaved work
 
     def _report(self, error: Exception) -> None:
-        self.session.say(message_of(error))
+        self.session.show_messages(message_of(error))
 
     def _offer_unsaved(self) -> None:
         offered = self.guard.autosave.left_behind()
@@ -202,7 +202,9 @@ class Panel(QWidget):
         for layer in layers:
             self.session.viewer.add_layer(layer)
         self.show_tab(self.structures_tab)
-        self.session.say(Message("info", "Restored. Open the scan too, to see the labels on it; then save them."))
+        self.session.show_messages(
+            Message("info", "Restored. Open the scan too, to see the labels on it; then save them.")
+        )
 
         def on_kept(count: int) -> None:
             unsaved.discard()  # not before this process has a copy of its own

@@ -111,7 +111,7 @@ class LayerPlacement:
         return resample(labels, self.shown, self.native, order=0, outside=0)
 
 
-def letters_of(frame: NDArray[np.float64]) -> str:
+def anatomical_letters(frame: NDArray[np.float64]) -> str:
     """Return the patient direction that each of napari's world axes grows towards.
 
     The answer is "IPL" unless a layer of another program set the frame.

@@ -12,7 +12,7 @@ from napari_seg.errors import ChoiceNeeded, InputError, NapariSegError
 from napari_seg.formats.endings import ITK_ENDINGS, has_ending, nifti_ending
 from napari_seg.plugin.layer_info import LayerInfo, frame_of, volume_of
 from napari_seg.plugin.layers import image_layers
-from napari_seg.plugin.messages import words_of
+from napari_seg.plugin.messages import gui_text_of
 from napari_seg.plugin.study.label_files import LabelMaps, holds_labels, label_layers, read_labels
 from napari_seg.volume import Volume
 
@@ -65,12 +65,12 @@ def read_layers(path: str | list[str]) -> list[Any]:
         first = LayerInfo.in_settings(layers[0][1])
         frame = None if first is None else first.placement.frame
         for notice in found.notices:
-            show_warning(words_of(notice))
+            show_warning(gui_text_of(notice))
     if viewer is None and not layers and faults:
         raise faults[0]
     for fault in faults:
         more = ". Open its folder in the Study tab of the panel to choose" if isinstance(fault, ChoiceNeeded) else ""
-        show_error(f"{words_of(fault)}{more}")
+        show_error(f"{gui_text_of(fault)}{more}")
     if layers and hasattr(viewer, "window"):
         from napari_seg.plugin.napari_private import native_canvas, qt_viewer_of
         from napari_seg.plugin.planes.markers import OrientationMarkers

@@ -62,7 +62,7 @@ class Session:
         self.refusals: WeakKeyDictionary[Layer, str] = WeakKeyDictionary()
         self._introduced: weakref.ref[Layer] | None = None
         self._introduction: list[Message] = []
-        self.jobs = Jobs(on_error=lambda error: self.say(message_of(error)))
+        self.jobs = Jobs(on_error=lambda error: self.show_messages(message_of(error)))
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._follow)
         viewer.layers.selection.events.active.connect(self._follow)
@@ -120,7 +120,7 @@ class Session:
         active = self.viewer.layers.selection.active
         return isinstance(active, Labels) and str(active.mode) not in ("pan_zoom", "transform")
 
-    def say(self, *messages: Message, lasting: bool = False) -> None:
+    def show_messages(self, *messages: Message, lasting: bool = False) -> None:
         """Replace the messages.
 
         Args:

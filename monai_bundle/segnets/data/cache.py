@@ -23,10 +23,10 @@ class CachedCases(torch.utils.data.Dataset):
     """Provide the cases of a data list after deterministic transforms, computed at first use and then read from disk.
 
     The name of a case's file is a fingerprint of the transforms (classes and settings), the versions of MONAI and
-    torch, the case's entry in the data list, and the path, size and modification time of each of its files. So a case
-    is computed again if anything changes, and the folder may be deleted at any time. Processes may share the folder.
-    MONAI's `PersistentDataset` accepts a truncated file, writes to the system's temporary folder, and identifies
-    transforms only by their names.
+    torch, the case's entry in the data list, and the path, size and modification time of each of its input files. So a
+    case is computed again if anything changes, and the folder may be deleted at any time. Processes may share the
+    folder. MONAI's `PersistentDataset` accepts a truncated file, writes to the system's temporary folder, and
+    identifies transforms only by their names.
 
     A case read from disk equals the output of the transforms, but its `MetaTensor`s keep only the affine: cases can be
     compared, drawn and measured in mm, but the transforms can't be inverted.

@@ -10,7 +10,7 @@ import torch
 from napari_seg.bundles.model import Model
 from napari_seg.errors import EnvironmentFault, NapariSegError
 from napari_seg.inference.backends.base import Backend
-from napari_seg.inference.backends.openvino import OpenVINOBackend, compiled_once
+from napari_seg.inference.backends.openvino import OpenVINOBackend, cached_compile
 from napari_seg.inference.backends.torch import TorchBackend
 from napari_seg.inference.options import BackendName
 
@@ -68,8 +68,8 @@ def make_backend(
             f"OpenVINO runs on the processor; found device {model.device.type}; use --device cpu as well",
         )
     try:
-        return OpenVINOBackend(compiled_once(model, shape), shape, model.dtype)
-    except NapariSegError:  # the requested precision is too coarse
+        return OpenVINOBackend(cached_compile(model, shape), shape, model.dtype)
+    except NapariSegError:  # the requested precision is too low
         raise
     except Exception as error:  # a foreign network can raise anything
         first_line = (str(error).strip().splitlines() or [""])[0]

@@ -1,4 +1,4 @@
-"""Compiled networks on disk: OpenVINO's core, the cache of what it compiled, and the key of an entry."""
+"""Compiled networks on disk: OpenVINO's core, the files of the cache, and their keys."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _HEADER = struct.Struct("<dqq")
 """Header of a cache file: its `BatchCost` and the size of its payload."""
 
 _PAYLOAD_OFFSET = 4096
-"""The payload begins at a page of memory."""
+"""Page-aligned offset of the payload in a cache file, so that it can be memory-mapped."""
 
 
 @dataclass
@@ -46,8 +46,8 @@ class Compiled:
 
     Attributes:
         model: OpenVINO's compiled model.
-        batch_cost: measured by the last run, or when it was compiled.
-        cache_file: its file in the cache; None: not cached.
+        batch_cost: cost of a batch, measured in the last run or after compilation.
+        cache_file: file of the network in the cache; None: not cached.
         mapped: memory map of that file, which the model still references.
     """
 
@@ -68,8 +68,9 @@ class Compiled:
 def openvino_core() -> Any:
     """Return the one OpenVINO core of this process.
 
-    Each core gives the thread that creates it a stack for signals and frees it when the core is destroyed. With two
-    cores, the thread can be left with a freed stack, and the next signal (Ctrl-C, a child that ends) kills the process.
+    Each core gives the thread that creates it an alternate signal stack and frees it when the core is destroyed. With
+    two cores, the thread can be left with a freed stack, and the next signal (Ctrl-C, the end of a child) kills the
+    process.
     """
     import openvino
 
@@ -92,9 +93,9 @@ def usable_cores() -> int:
 
 def cache_dir() -> Path | None:
     """Return the folder of the cache; None: nothing is cached."""
-    named = os.environ.get(CACHE_VARIABLE)
-    if named is not None:
-        return Path(named) if named else None
+    folder_setting = os.environ.get(CACHE_VARIABLE)
+    if folder_setting is not None:
+        return Path(folder_setting) if folder_setting else None
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", Path.home()), "napari-seg", "cache")
     if sys.platform == "darwin":
@@ -107,7 +108,7 @@ def cache_key(traced: Any, shape: tuple[int, ...], dtype: torch.dtype, version: 
     key = f"{__version__} {_HEADER.format} {version} {usable_cores()} {_processor()} {shape} {dtype}"
     digest = hashlib.sha256(key.encode())
     numbers: dict[str, int] = {}
-    for number, operation in enumerate(traced.get_ordered_ops()):  # names contain a counter of the process
+    for number, operation in enumerate(traced.get_ordered_ops()):  # numbered: OpenVINO's names differ between runs
         numbers[operation.get_friendly_name()] = number
         inputs = [(numbers[i.get_node().get_friendly_name()], i.get_index()) for i in operation.input_values()]
         constant = operation.get_type_name() == "Constant"
@@ -141,11 +142,11 @@ def read_cache(cache_file: Path, dtype: torch.dtype) -> Compiled | None:
         model = openvino_core().import_model(tensor, "CPU", compile_settings(dtype))
         if hasattr(mmap, "MADV_DONTNEED"):  # the model has its own copy of the weights; drop the mapped pages
             mapped.madvise(mmap.MADV_DONTNEED)
-        os.utime(cache_file)  # for the removal of the least recently used
+        os.utime(cache_file)  # mark as recently used, for `_evict_oldest`
         return Compiled(model, BatchCost(*cost), cache_file, tensor)
     except FileNotFoundError:
         return None
-    except Exception:  # of a truncated or damaged file OpenVINO may raise any exception
+    except Exception:  # OpenVINO may raise any exception for a damaged file
         log.info("the cached network can't be read; it is compiled again")
         return None
 
@@ -174,7 +175,7 @@ def _evict_oldest(folder: Path) -> None:
     """Remove the least recently used files of the cache until it is within its size limit."""
     try:
         files = [(path.stat(), path) for path in folder.glob("*.blob")]
-    except OSError as error:  # another process may have removed one
+    except OSError as error:  # another process may have removed a file
         log.info("the cache of compiled networks could not be listed (%s)", error.strerror)
         return
     files.sort(key=lambda file: file[0].st_mtime)
@@ -185,5 +186,5 @@ def _evict_oldest(folder: Path) -> None:
         try:
             path.unlink()
             excess -= stat.st_size
-        except OSError as error:  # on Windows, one that a process has mapped
+        except OSError as error:  # Windows can't delete a mapped file
             log.info("a compiled network could not be removed from the cache (%s)", error.strerror)

@@ -2,10 +2,10 @@
 
 To compile a network, `compile_network` traces it in torch and hands the trace to OpenVINO. Tracing records one run: a
 branch that depends on values or on the window's size is lost, and sizes that the network computed itself become
-constants. Therefore the compiled network's logits are compared with torch's, on two batches of other values and another
-size than those of the trace. In torch, whole windows would need far more memory than the compiled network; so tracing
-and comparing use smaller windows, unless a dry run shows that the network does other operations on whole ones.
-A compiled network is cached under a key made of everything it follows from, and is verified only when it is new.
+constants. Therefore the compiled network's logits are compared with torch's, on two batches that differ from the trace
+in values and in size. In torch, full-size windows would need far more memory than the compiled network; so tracing and
+comparing use smaller windows, unless a dry run shows that the network runs other operations on full-size ones. A
+compiled network is cached under a key that covers every input of the compilation, and is verified only when it is new.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class OpenVINOBackend:
 
 
 @lru_cache(maxsize=2)
-def compiled_once(model: Model, shape: tuple[int, ...]) -> Compiled:
+def cached_compile(model: Model, shape: tuple[int, ...]) -> Compiled:
     """Return a model's network compiled for batches of a shape; the last two stay in memory."""
     return compile_network(model.network, shape, cache_dir(), model.dtype)
 
@@ -117,7 +117,7 @@ def compile_network(
         dtype: number format of the computation.
 
     Raises:
-        EnvironmentFault: `environment.precision`, `dtype` is too coarse for the network.
+        EnvironmentFault: `environment.precision`, the precision of `dtype` is too low for the network.
         Exception: OpenVINO can't read the network, or its logits differ from torch's.
     """
     import openvino
@@ -138,17 +138,17 @@ def compile_network(
     except RuntimeError:
         if traced_shape == shape:
             raise
-        log.debug("the network differs on small and on whole windows; it is traced on whole ones")
+        log.debug("the network differs between small and full-size windows; it is traced on full-size ones")
         compiled = _compile_verified(network, _trace(network, shape), shape, shape, dtype)
     if cache_file is not None:
         del traced
         write_cache(cache_file, compiled)
-        compiled = read_cache(cache_file, dtype) or compiled  # read from the file it needs less memory
+        compiled = read_cache(cache_file, dtype) or compiled  # a network imported from the file needs less memory
     return compiled
 
 
 def _trace_small(network: torch.nn.Module, shape: tuple[int, ...]) -> tuple[tuple[int, ...], Any]:
-    """Return the smallest shape of some, up to `shape`, that the network accepts, and the network traced on it."""
+    """Return the smallest of several shapes up to `shape` that the network accepts, and the network traced on it."""
     quarter, half = _shortened(shape, 4), _shortened(shape, 2)
     longest = max(range(2, len(shape)), key=lambda axis: half[axis])
     longer = tuple(n if axis == longest else m for axis, (m, n) in enumerate(zip(quarter, half, strict=True)))
@@ -166,8 +166,8 @@ def _shape_to_verify(
 ) -> tuple[int, ...]:
     """Return the shape (N, C, *size) of the batches on which compiled network and torch are compared.
 
-    Half the whole size, but different from the traced size on every axis where possible; the whole size if the network
-    accepts no smaller one, does other operations on it, or if its operations are unknown.
+    The size is half the full size, but differs from the traced size on every axis where possible. It is the full size
+    if the network accepts no smaller one, runs other operations on the full size, or if its operations are unknown.
     """
     if traced_shape == shape:
         return shape
@@ -175,14 +175,14 @@ def _shape_to_verify(
         if list_operations(network, traced_shape) != list_operations(network, shape):
             return shape
     except Exception as error:  # a foreign network can raise anything
-        log.debug("the network's operations are unknown without values (%s)", type(error).__name__)
+        log.debug("a dry run could not list the network's operations (%s)", type(error).__name__)
         return shape
     axes = zip(_shortened(shape, 2), traced_shape, shape, strict=True)
-    return tuple(whole if half == traced else half for half, traced, whole in axes)
+    return tuple(full if half == traced else half for half, traced, full in axes)
 
 
 def _shortened(shape: tuple[int, ...], times: int) -> tuple[int, ...]:
-    """Return the shape of windows about so many times shorter on each axis, of sizes that a U-Net accepts."""
+    """Return the shape of windows about `times` times shorter on each axis, in sizes that a U-Net accepts."""
     return (*shape[:2], *(ceil(n / times / divisor(n)) * divisor(n) for n in shape[2:]))
 
 
@@ -219,10 +219,10 @@ def _compile_verified(
     """Compile a traced network for `shape` after its logits were compared with torch's, in float32 and in `dtype`.
 
     Args:
-        network: the network in torch.
-        traced: OpenVINO's model of it; its shape changes.
-        verified_shape: (N, C, *size) of the batches on which they are compared.
-        shape: (N, C, *size) of the batches to come.
+        network: network in torch.
+        traced: OpenVINO's model of the network; its shape changes.
+        verified_shape: (N, C, *size) of the batches on which the logits are compared.
+        shape: (N, C, *size) of the batches that the compiled network processes.
         dtype: number format of the computation.
 
     Raises:
@@ -245,7 +245,7 @@ def _compile_verified(
                 name = str(tried_dtype).removeprefix("torch.")
                 raise EnvironmentFault(
                     "environment.precision",
-                    f"{name} is too coarse for this network: its logits are off by more than "
+                    f"the precision of {name} is too low for this network: its logits differ by more than "
                     f"{COMPILED_TOLERANCE[tried_dtype]:.0%} of the largest; choose float32",
                 )
     if verified_shape != shape:
@@ -253,7 +253,7 @@ def _compile_verified(
         model = openvino_core().compile_model(traced, "CPU", compile_settings(dtype))
         logits, cost = _timed_inference(model, torch.zeros(shape))
         if tuple(logits.shape) != (*reference.shape[:2], *shape[2:]):
-            raise RuntimeError("the compiled network's output has another size than its input")
+            raise RuntimeError("the compiled network's output differs in size from its input")
     return Compiled(model, cost)
 
 

@@ -13,10 +13,10 @@ from psygnal import Signal
 from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.runner import CaseResult, run_cohort
 from napari_seg.formats.endings import nifti_ending
-from napari_seg.plugin.job import NETWORKS, Job, JobProgress
+from napari_seg.plugin.job import NETWORK_WORKER, Job, JobProgress
 from napari_seg.plugin.layer_info import frame_of
 from napari_seg.plugin.layers import image_layers, layer_of
-from napari_seg.plugin.messages import Message, message_of, words_of
+from napari_seg.plugin.messages import Message, gui_text_of, message_of
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.study.label_files import label_layers, read_labels
 from napari_seg.plugin.study.model import Loaded
@@ -112,7 +112,7 @@ class BatchModel:
         self._error = None
         work = partial(self._run, inputs, output, bundle, options, tuple(sorted(self.also)))
         self.job = self.session.jobs.start(work, on_error=self._on_error, on_end=self._on_end)
-        self.session.say()
+        self.session.show_messages()
         self.changed.emit()
 
     def stop(self) -> None:
@@ -153,7 +153,7 @@ class BatchModel:
 
         callbacks: dict[str, Callable[..., None]] = {"on_case": on_case, "on_result": on_result, "progress": job.report}
         job.call(
-            NETWORKS,
+            NETWORK_WORKER,
             run_cohort,
             cases,
             output,
@@ -184,19 +184,19 @@ class BatchModel:
         done, failed = (sum(row.state == state for row in self.rows) for state in ("done", "failed"))
         counts = f"{done} done, {failed} failed" + (f", {len(not_run)} not started or stopped" if not_run else "")
         if self._error is not None:
-            self.session.say(message_of(self._error), Message("info", counts), lasting=True)
+            self.session.show_messages(message_of(self._error), Message("info", counts), lasting=True)
         elif not self.rows:
-            self.session.say(Message("warning", "There is no scan in this folder."))
+            self.session.show_messages(Message("warning", "There is no scan in this folder."))
         else:
             kind: Literal["info", "warning"] = "warning" if failed else "info"
-            self.session.say(Message(kind, f"{counts}. The results are in {self.output}."), lasting=True)
+            self.session.show_messages(Message(kind, f"{counts}. The results are in {self.output}."), lasting=True)
         self.changed.emit()
 
     def _add_result(self, number: int | None, result: CaseResult) -> None:
         is_done = result.status == "done"
         volumes = ", ".join(f"{name} {ml:.2f} ml" for name, ml in result.volumes_ml.items())
         scan = None if number is None else self.rows[number].scan
-        text = volumes if is_done else words_of(result)
+        text = volumes if is_done else gui_text_of(result)
         row = Row(result.name, "done" if is_done else "failed", text, result.seconds, scan, result)
         if number is None:
             self.rows.append(row)
@@ -267,4 +267,4 @@ class BatchModel:
 
 
 def _texts_of(notices: Sequence[Notice]) -> tuple[str, ...]:
-    return tuple(words_of(notice) for notice in notices)
+    return tuple(gui_text_of(notice) for notice in notices)

@@ -96,7 +96,7 @@ class BatchTab(QWidget):
         entry, study = self.model.rows[number], self.study
         if entry.scan is None or study.is_loading:
             return
-        self.model.session.say(Message("info", f"Opening {entry.name} …"))
+        self.model.session.show_messages(Message("info", f"Opening {entry.name} …"))
         study.load(partial(self.model.read, entry, study.scans(), study.frame()))
 
     def _show_details(self) -> None:
@@ -114,9 +114,9 @@ class BatchTab(QWidget):
         try:
             self.model.write_table(path)
         except NapariSegError as error:
-            self.model.session.say(message_of(error))
+            self.model.session.show_messages(message_of(error))
             return
-        self.model.session.say(Message("info", f"Saved {path.name}."), lasting=True)
+        self.model.session.show_messages(Message("info", f"Saved {path.name}."), lasting=True)
 
     def _on_inputs(self) -> None:
         if (folder := ask_folder(self, "Folder of scans")) is not None:

@@ -20,13 +20,13 @@ class OrientationMarkers(QObject):
     Args:
         canvas: Qt widget of the canvas.
         viewer: viewer shown on this canvas.
-        main: main viewer, whose layers carry patient geometry; differs from `viewer` only for linked planes.
+        main_viewer: main viewer, whose layers carry patient geometry; differs from `viewer` only for linked planes.
     """
 
-    def __init__(self, canvas: QWidget, viewer: Any, main: Any) -> None:
+    def __init__(self, canvas: QWidget, viewer: Any, main_viewer: Any) -> None:
         super().__init__(canvas)
         self.setObjectName(_NAME)
-        self._canvas, self._viewer, self._main = canvas, viewer, main
+        self._canvas, self._viewer, self._main_viewer = canvas, viewer, main_viewer
         self._labels = [QLabel(canvas) for _ in range(4)]
         for label in self._labels:
             label.setStyleSheet(_STYLE)
@@ -37,8 +37,8 @@ class OrientationMarkers(QObject):
             viewer.dims.events.order,
             viewer.dims.events.ndisplay,
             viewer.camera.events.orientation,
-            main.layers.events.inserted,
-            main.layers.events.removed,
+            main_viewer.layers.events.inserted,
+            main_viewer.layers.events.removed,
         ]
         for event in self._connected:
             event.connect(self.refresh, position="last")  # after the panel has set the geometry of a new layer
@@ -46,10 +46,10 @@ class OrientationMarkers(QObject):
         self.refresh()
 
     @classmethod
-    def for_canvas(cls, canvas: QWidget, viewer: Any, main: Any | None = None) -> OrientationMarkers:
+    def for_canvas(cls, canvas: QWidget, viewer: Any, main_viewer: Any | None = None) -> OrientationMarkers:
         """Return the markers of a canvas; create them if there are none."""
         found = next((child for child in canvas.children() if child.objectName() == _NAME), None)
-        return found if isinstance(found, cls) else cls(canvas, viewer, viewer if main is None else main)
+        return found if isinstance(found, cls) else cls(canvas, viewer, viewer if main_viewer is None else main_viewer)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ class OrientationMarkers(QObject):
 
     def refresh(self, event: object = None) -> None:
         """Show the letters of the displayed plane."""
-        for label, text in zip(self._labels, orientation_letters(self._viewer, self._main.layers), strict=True):
+        for label, text in zip(self._labels, orientation_letters(self._viewer, self._main_viewer.layers), strict=True):
             label.setText(text)
             label.setVisible(bool(text))
             label.adjustSize()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_seg.plugin.layer_info import LayerInfo, infos_of
-from napari_seg.plugin.placement import letters_of
+from napari_seg.plugin.placement import anatomical_letters
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -33,7 +33,7 @@ def orientation_letters(viewer: ViewerModel, layers: Iterable[Layer]) -> tuple[s
     frame = infos[0].placement.frame
     if not all(info.is_oriented and np.allclose(info.placement.frame, frame) for info in infos):
         return ("", "", "", "")
-    axes = letters_of(frame)
+    axes = anatomical_letters(frame)
     vertical, horizontal = viewer.camera.orientation2d
     down, right = (axes[axis] for axis in viewer.dims.order[1:])
     down = down if str(vertical) == "down" else _OPPOSITE[down]
@@ -45,8 +45,8 @@ def position_text(info: LayerInfo, point: tuple[float, float, float]) -> str:
     """Return patient coordinates as text, such as "R 12.3  A 40.1  S 7.0 mm".
 
     Args:
-        info: info of a layer of the viewer.
-        point: in napari's world, mm.
+        info: patient geometry of a layer of the viewer.
+        point: position in napari's world coordinates, in mm.
     """
     if not info.is_oriented:
         return "left and right are not known"

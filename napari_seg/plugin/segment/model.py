@@ -15,9 +15,9 @@ from napari_seg.errors import BundleError, Cancelled, NapariSegError
 from napari_seg.inference.estimate import estimate
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.plugin.foreign_layers import loaded
-from napari_seg.plugin.job import NETWORKS, Job
+from napari_seg.plugin.job import NETWORK_WORKER, Job
 from napari_seg.plugin.layer_info import placement_of, volume_of
-from napari_seg.plugin.messages import Message, in_window_words, message_of, words_of
+from napari_seg.plugin.messages import Message, as_gui_text, gui_text_of, message_of
 from napari_seg.plugin.segment.run import Run
 from napari_seg.plugin.session import Session
 from napari_seg.volume import Volume
@@ -91,20 +91,20 @@ class SegmentModel:
         self.changed.emit()
 
     def add_bundle(self, folder: Path) -> None:
-        """List and select a bundle, and remember it for later sessions; runs none of its code."""
+        """Add a bundle to the list, select it, and remember it for later sessions; none of its code is run."""
         from napari_seg.bundles.spec import read_bundle
         from napari_seg.plugin.preferences import remember_bundle
 
         try:
             bundle = read_bundle(folder)
         except BundleError as error:
-            self.session.say(message_of(error))
+            self.session.show_messages(message_of(error))
             return
         listed = next((one for one in self.bundles if one.root == bundle.root), None)
         if listed is None:
             self.bundles.append(bundle)
             remember_bundle(bundle.root)
-        self.session.say()  # earlier messages no longer apply
+        self.session.show_messages()  # earlier messages no longer apply
         self.choose_bundle(listed or bundle)
 
     def trust(self) -> None:
@@ -137,7 +137,7 @@ class SegmentModel:
 
     @property
     def obstacle(self) -> str:
-        """Return the reason why Run is disabled, for a person; "" if it is enabled."""
+        """Return the reason why Run is disabled, as text for the user; "" if it is enabled."""
         viewer = self.session.viewer
         if self.bundle is None:
             return "There is no model to run."
@@ -155,7 +155,7 @@ class SegmentModel:
 
     @property
     def estimate_text(self) -> str:
-        """Return the estimated cost of a run with the current choices, for a person; "" during a run."""
+        """Return the estimated cost of a run with the current choices, as text for the user; "" during a run."""
         key = self._estimate_key
         if key is None or self.run is not None:
             return ""
@@ -169,7 +169,7 @@ class SegmentModel:
         return key is not None and key != self._estimate[0] and self.run is None
 
     def start_estimate(self) -> None:
-        """Estimate a run with the current choices in a job; one estimate at a time."""
+        """Estimate, in a background job, a run with the current choices; one estimate at a time."""
         if not self.needs_estimate or self._is_estimating:
             return
         scan, bundle, key = self.session.scan, self.bundle, self._estimate_key
@@ -198,7 +198,7 @@ class SegmentModel:
     # running
 
     def start(self) -> Run:
-        """Run the selected bundle on the current scan in a job; the run is queued if there is a current one."""
+        """Run, in a background job, the selected bundle on the current scan; queue it if another run is current."""
         layer, bundle = self.session.scan, self.bundle
         assert layer is not None, self.obstacle
         assert bundle is not None, self.obstacle
@@ -208,7 +208,7 @@ class SegmentModel:
         run = Run(volume, bundle, options, layer.name, placement_of(layer).for_new_layer())
         if self.run is None:
             self._execute(run)
-            self.session.say()
+            self.session.show_messages()
         else:
             self.waiting.append(run)
             self.changed.emit()
@@ -220,7 +220,7 @@ class SegmentModel:
             assert self.run.job is not None
             self.run.job.abandon()
             self.run, self.waiting = None, []
-            self.session.say(Message("info", "Stopped. Nothing was added."))
+            self.session.show_messages(Message("info", "Stopped. Nothing was added."))
 
     def _execute(self, run: Run) -> None:
         self.run = run
@@ -241,18 +241,18 @@ class SegmentModel:
         message, scan = message_of(error), self.session.scan
         if scan is None or volume_of(scan) is not run.volume:
             message = replace(message, text=f"{run.image_name}: {message.text}")
-        self.session.say(*_warnings_of(run), message)
+        self.session.show_messages(*_warnings_of(run), message)
 
     def _show(self, run: Run) -> None:
         viewer, is_painting = self.session.viewer, self.session.is_painting
         active = viewer.layers.selection.active
-        for layer in reversed(run.layers):  # the labels last: on top, and active
+        for layer in reversed(run.layers):  # add the labels last, so that they are on top and active
             viewer.add_layer(layer)
         if is_painting:  # a stroke must end in the layer where it began
             viewer.layers.selection.active = active
         assert run.segmentation is not None
-        self.session.say(
-            *(Message("warning", words_of(notice)) for notice in run.segmentation.notices),
+        self.session.show_messages(
+            *(Message("warning", gui_text_of(notice)) for notice in run.segmentation.notices),
             *_warnings_of(run),
             Message("info", f"Done in {run.seconds:.0f} s."),
         )
@@ -270,17 +270,17 @@ class SegmentModel:
 
 
 def _warnings_of(run: Run) -> list[Message]:
-    return [Message("warning", in_window_words(text)) for text in run.unnoted_warnings]
+    return [Message("warning", as_gui_text(text)) for text in run.warnings_without_notice]
 
 
 def _estimate(volume: Volume, bundle: Bundle, options: SegmentOptions, job: Job) -> str:
-    """Return the estimated cost of a run, for a person; "" if there is no estimate. Called in the thread of a job."""
+    """Return the estimated cost of a run, as text for the user; "" if there is none. Runs in the thread of a job."""
     try:
-        cost = job.call(NETWORKS, estimate, loaded(volume), bundle, options)
+        cost = job.call(NETWORK_WORKER, estimate, loaded(volume), bundle, options)
     except Cancelled:
         raise
     except NapariSegError as error:
-        return words_of(error)
+        return gui_text_of(error)
     except Exception as error:  # the estimate is optional; the run will report the error
         logger.debug("no estimate (%s)", type(error).__name__)
         return ""
@@ -292,11 +292,11 @@ def _estimate(volume: Volume, bundle: Bundle, options: SegmentOptions, job: Job)
 
 
 def _misfit(volume: Volume, bundle: Bundle) -> str:
-    """Return the reason why a bundle can't run on a scan, for a person; "" if it can. Does not load torch."""
+    """Return the reason why a bundle can't run on a scan, as text for the user; "" if it can. Does not load torch."""
     from napari_seg.inference.settings import check_fit
 
     try:
         check_fit(volume, bundle)
     except BundleError as error:
-        return in_window_words(error.message)
+        return as_gui_text(error.message)
     return ""

@@ -13,7 +13,7 @@ from napari.layers import Layer
 
 from napari_seg.inference.segment import segment
 from napari_seg.plugin.foreign_layers import loaded
-from napari_seg.plugin.job import NETWORKS, Job
+from napari_seg.plugin.job import NETWORK_WORKER, Job
 from napari_seg.plugin.layers import confidence_layer, labels_layer, layer_of
 from napari_seg.plugin.placement import LayerPlacement
 from napari_seg.volume import Segmentation, Volume
@@ -30,7 +30,7 @@ class Run:
         job: executes the run; None while the run waits for another one.
         segmentation: the result; None until there is one.
         layers: layers of the result, the labels first.
-        warnings: warnings that the engine logged, such as the fallback to the CPU.
+        warnings: warnings that the inference code logged, such as the fallback to the CPU.
         seconds: duration of the run.
     """
 
@@ -58,34 +58,34 @@ class Run:
         start = time.monotonic()
         with _warnings_in(self.warnings):
             segmentation = job.call(
-                NETWORKS,
+                NETWORK_WORKER,
                 segment,
                 loaded(self.volume),
                 self.bundle,
                 self.options,
                 callbacks={"progress": job.report},
             )
-        # counting voxels and turning axes takes a while: in this thread, not in the main one
+        # counting voxels and reorienting the array are slow, so they run in this thread and not in the main one
         name, bundle = f"{self.image_name} - {self.bundle.name}", self.bundle
         algorithm = (bundle.name, bundle.version)
-        labels = labels_layer(segmentation, self.placement, name, scan=self.volume.source, algorithm=algorithm)
+        labels_data = labels_layer(segmentation, self.placement, name, scan=self.volume.source, algorithm=algorithm)
         # napari compiles its colour mapping at the first use, which takes seconds
-        labels[1]["colormap"].map(labels[0][:1, :1])
-        layers = [layer_of(labels)]
+        labels_data[1]["colormap"].map(labels_data[0][:1, :1])
+        layers = [layer_of(labels_data)]
         if segmentation.confidence_maps is not None:
-            confidence = confidence_layer(
+            confidence_data = confidence_layer(
                 segmentation.confidence_maps.confidence, self.placement, f"{name}, confidence"
             )
-            layers.append(layer_of(confidence))
+            layers.append(layer_of(confidence_data))
         self.segmentation, self.layers = segmentation, layers
         self.seconds = time.monotonic() - start
 
     @property
-    def unnoted_warnings(self) -> list[str]:
-        """Return the engine's warnings, each once, without those that a notice of the result repeats."""
+    def warnings_without_notice(self) -> list[str]:
+        """Return the logged warnings, each once, without those that a notice of the result repeats."""
         notices = () if self.segmentation is None else self.segmentation.notices
-        noted = {notice.message for notice in notices}
-        return [text for text in dict.fromkeys(self.warnings) if text not in noted]
+        messages = {notice.message for notice in notices}
+        return [text for text in dict.fromkeys(self.warnings) if text not in messages]
 
 
 class _WarningList(logging.Handler):
@@ -104,10 +104,13 @@ class _WarningList(logging.Handler):
 
 @contextmanager
 def _warnings_in(texts: list[str]) -> Iterator[None]:
-    """Collect what the engine warns about in this thread; a worker process repeats its warnings in the calling one."""
-    engine, handler = logging.getLogger("napari_seg.inference"), _WarningList(texts)
-    engine.addHandler(handler)
+    """Collect the warnings that the inference code logs in this thread.
+
+    The warnings of a worker process are logged again in the thread that called it.
+    """
+    inference_logger, handler = logging.getLogger("napari_seg.inference"), _WarningList(texts)
+    inference_logger.addHandler(handler)
     try:
         yield
     finally:
-        engine.removeHandler(handler)
+        inference_logger.removeHandler(handler)

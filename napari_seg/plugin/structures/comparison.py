@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.layers import Layer
 
-from napari_seg.plugin.job import COMPARING
+from napari_seg.plugin.job import COMPARISON_WORKER
 from napari_seg.plugin.labels_state import Snapshot
 from napari_seg.plugin.layers import labels_layer, layer_of
-from napari_seg.plugin.messages import Message, words_of
+from napari_seg.plugin.messages import Message, gui_text_of
 from napari_seg.volume import Segment, Segmentation, distinct_from
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ def compare(
 
     segmentation, expected = snapshot.segmentation(), _loaded(reference)
     images = snapshot.info.scan.absolute().files
-    scores, differing_at, notices = COMPARING.run(compare_with, segmentation, expected, images, is_stopping=is_stopping)
+    scores, differing_at, notices = COMPARISON_WORKER.run(
+        compare_with, segmentation, expected, images, is_stopping=is_stopping
+    )
     colors = distinct_from([segment.color for segment in segmentation.segments], _COLORS)
     kinds = zip(DISAGREEMENTS.items(), colors, strict=True)
     segments = tuple(Segment(label, meaning, color) for (label, meaning), color in kinds)
@@ -69,7 +71,7 @@ def compare(
     known = [one.dice for one in scores.values() if not isnan(one.dice)]
     mean = f"mean Dice {np.mean(known):.3f}" if known else "no structure in either of them"
     text = f"Compared with {reference.name}: {mean}; {sum(differing.volumes_ml().values()):.2f} ml differ."
-    messages = (*(Message("warning", words_of(notice)) for notice in notices), Message("info", text))
+    messages = (*(Message("warning", gui_text_of(notice)) for notice in notices), Message("info", text))
     return Comparison(snapshot, scores, differences, messages)
 
 

@@ -8,7 +8,7 @@ from napari.layers import Labels
 
 from napari_seg.formats.kinds import LABEL_FORMATS, FormatName, write_as
 from napari_seg.formats.record import PROGRAM, write_labels_record
-from napari_seg.plugin.job import SAVING
+from napari_seg.plugin.job import SAVING_WORKER
 from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo
 from napari_seg.version import __version__
@@ -60,7 +60,7 @@ def export(snapshot: Snapshot, path: Path, format_name: FormatName) -> str:
     info, segmentation = snapshot.info, snapshot.segmentation()
     made_by = info.algorithm
     may_be_edited = state_of(snapshot.layer).painted or info.source is not None
-    written = SAVING.run(
+    written = SAVING_WORKER.run(
         write_as,
         format_name,
         segmentation,

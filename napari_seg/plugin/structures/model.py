@@ -158,14 +158,14 @@ class StructuresModel:
         """
         snapshot = self.snapshot()
         assert snapshot is not None
-        self.session.say(Message("info", "Saving …"))
+        self.session.show_messages(Message("info", "Saving …"))
         done = partial(self._on_saved, snapshot, format_name)
         self._start("save", lambda _: export(snapshot, path, format_name), done)
 
     def _on_saved(self, snapshot: Snapshot, format_name: FormatName, text: str) -> None:
         if format_name != "csv":  # a table of volumes holds no labels
             state_of(snapshot.layer).count_saved(snapshot.edits)
-        self.session.say(Message("info", text))
+        self.session.show_messages(Message("info", text))
         self.session.viewer.status = text
 
     def compare(self, reference: Labels | Path) -> None:
@@ -173,20 +173,22 @@ class StructuresModel:
         snapshot = self.snapshot()
         assert snapshot is not None
         other = Snapshot.of(reference) if isinstance(reference, Labels) else reference
-        self.session.say(Message("info", "Comparing …"))
+        self.session.show_messages(Message("info", "Comparing …"))
         self._start("compare", lambda job: compare(snapshot, other, lambda: job.is_stopping), self.take_comparison)
 
     def take_comparison(self, comparison: Comparison) -> None:
         """Show the scores, and add the layer of the voxels that differ."""
         layer, session = comparison.snapshot.layer, self.session
         if not comparison.snapshot.is_current:
-            session.say(Message("warning", "The labels were edited during the comparison; compare them again."))
+            session.show_messages(
+                Message("warning", "The labels were edited during the comparison; compare them again.")
+            )
             return
         state_of(layer).scores = dict(comparison.scores)
         session.viewer.add_layer(comparison.differences)
         if layer in session.viewer.layers:
             session.viewer.layers.selection.active = layer
-        session.say(*comparison.messages)
+        session.show_messages(*comparison.messages)
 
     def resample(self) -> None:
         """Resample the selected labels on the voxels of the selected scan, in a job; add them as a new layer."""
@@ -200,7 +202,7 @@ class StructuresModel:
         state_of(layer).edits += 1  # the resampled labels are saved nowhere
         self.session.viewer.add_layer(layer)
         text = f"Resampled on {scan.name} by the nearest voxel: volumes may differ a little from {snapshot.layer.name}."
-        self.session.say(Message("info", text))
+        self.session.show_messages(Message("info", text))
 
     def start_measuring(self) -> None:
         """Measure the selected labels in a job; while one is running, emit `measurement_due` again instead."""

@@ -75,7 +75,7 @@ class StructuresTab(QWidget):
         layer, session = self.model.session.labels, self.model.session
         why = obstacle(layer, format_name)
         if layer is None or why:
-            session.say(Message("warning", why))
+            session.show_messages(Message("warning", why))
             return
         label_format, name = LABEL_FORMATS[format_name], suggested_name(layer, format_name)
         title, endings = label_format.title, " ".join(f"*{ending}" for ending in label_format.endings)
@@ -84,7 +84,9 @@ class StructuresTab(QWidget):
             return
         path = label_format.with_ending(Path(chosen))
         if is_of_scan(layer, path):
-            session.say(Message("error", f"{path.name} is the scan itself; choose another name (output.exists)"))
+            session.show_messages(
+                Message("error", f"{path.name} is the scan itself; choose another name (output.exists)")
+            )
         elif path == Path(chosen) or not path.exists() or self._may_replace(path):  # otherwise the dialog has asked
             self.model.save(path, format_name)
 

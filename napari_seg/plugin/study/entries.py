@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from napari_seg.cohort.discover import SUFFIX
 from napari_seg.formats.find import find
 from napari_seg.formats.scan import ReadOptions
-from napari_seg.plugin.messages import in_window_words
+from napari_seg.plugin.messages import as_gui_text
 from napari_seg.plugin.study.label_files import are_labels, holds_labels, kind_of, scan_index
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Entry:
             text for text in (self.verdict.modality, self.size, f"{self.spacing} mm" if self.spacing else "") if text
         ]
         code = f" ({self.verdict.code})" if self.verdict.code else ""
-        why = in_window_words(self.verdict.message) if self.volumes or self.is_tilted else ""
+        why = as_gui_text(self.verdict.message) if self.volumes or self.is_tilted else ""
         return "\n".join(text for text in (self.title, ", ".join(measures), f"{self.words}{code}", why) if text)
 
     @property
@@ -116,7 +116,7 @@ class Entry:
             return f"{self.volumes} volumes: choose one below{', tilted' if self.is_tilted else ''}"
         if self.is_tilted:
             return "tilted gantry: can be straightened"
-        reason = f": {in_window_words(verdict.message)}" if verdict.message else ""
+        reason = f": {as_gui_text(verdict.message)}" if verdict.message else ""
         return f"{_VERDICTS[verdict.verdict]}{reason}"
 
 

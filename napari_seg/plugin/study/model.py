@@ -20,7 +20,7 @@ from napari_seg.plugin.labels_on_scan import can_move, has_grid_of, on_scan
 from napari_seg.plugin.labels_state import Snapshot, state_of
 from napari_seg.plugin.layer_info import LayerInfo, frame_of, volume_of
 from napari_seg.plugin.layers import VOLUME_MARK, holds, image_layers, in_frame, layer_of
-from napari_seg.plugin.messages import Message, message_of, words_of
+from napari_seg.plugin.messages import Message, gui_text_of, message_of
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.study.entries import Entry, find_entries
 from napari_seg.plugin.study.label_files import kind_of, label_layers, read_labels, scan_index, waits_for
@@ -60,7 +60,7 @@ class StudyModel:
         if self._listing is not None:
             self._listing.abandon()
         self.path, self.entries, self.is_listing = path, [], True
-        self.session.say()
+        self.session.show_messages()
         self.changed.emit()
         self._listing = self.session.jobs.start(
             partial(self._find, path), on_result=self._on_found, on_error=self._on_error, on_end=self._on_listed
@@ -81,17 +81,17 @@ class StudyModel:
         count = sum(entry.labels is not None for entry in self.entries)
         ready = sum(entry.can_open for entry in scans)
         if not scans and not count:
-            self.session.say(
+            self.session.show_messages(
                 Message("warning", "There is no scan: expected NIfTI, NRRD, MetaImage, DICOM or 2D images.")
             )
         else:
             found = f"{len(scans)} scan{'s' * (len(scans) != 1)}, {ready} can be opened"
             labels = f"; {count} segmentation{'s' * (count != 1)}" if count else ""
             text = f"{found}{labels}. Double-click one."
-            self.session.say(Message("info", text))
+            self.session.show_messages(Message("info", text))
 
     def _on_error(self, error: Exception) -> None:
-        self.session.say(message_of(error))
+        self.session.show_messages(message_of(error))
 
     def _on_listed(self) -> None:
         self.is_listing = False
@@ -150,7 +150,7 @@ class StudyModel:
                 viewer.layers.insert(place, moved)
             else:
                 text = f"{labels.name} belongs to {scan.name} but lies on other voxels: see Resample in Structures."
-                self.session.say(Message("warning", text))
+                self.session.show_messages(Message("warning", text))
         covered = (layer for layer in self.session.segmentations if waits_for(layer, scan) or has_grid_of(layer, scan))
         lowest = min(map(viewer.layers.index, covered), default=len(viewer.layers))
         if lowest < viewer.layers.index(scan) and LayerInfo.require(scan).adopted is None:
@@ -172,7 +172,7 @@ class StudyModel:
         if number is not None:
             volume = replace(volume, name=f"{volume.name}{VOLUME_MARK}{number}")
         layers = [layer_of(one) for one in image_layers(volume, frame)]
-        return layers, tuple(words_of(notice) for notice in volume.notices)
+        return layers, tuple(gui_text_of(notice) for notice in volume.notices)
 
     @staticmethod
     def read_labels(entry: Entry, path: Path, scans: Sequence[Volume], frame: NDArray | None) -> Loaded:
@@ -200,7 +200,7 @@ class StudyModel:
         found = read_labels(path, scans)
         name = entry.title if entry.scan_name else entry.verdict.name.partition(".")[0]
         layers += [layer_of(one) for one in label_layers(found, name, frame)]
-        return layers, (*warnings, *(words_of(notice) for notice in found.notices))
+        return layers, (*warnings, *(gui_text_of(notice) for notice in found.notices))
 
     def show(self, loaded: Loaded) -> None:
         """Add layers to the viewer, and move there if the visible point lies outside them."""
@@ -213,18 +213,20 @@ class StudyModel:
             axes = range(viewer.dims.ndim - 3, viewer.dims.ndim)
             viewer.dims.set_point(axes, np.mean(layer.extent.world, axis=0))
             viewer.reset_view()
-        self.session.say(*(Message("warning", warning) for warning in warnings))
+        self.session.show_messages(*(Message("warning", warning) for warning in warnings))
 
     def fail(self, entry: Entry, error: Exception) -> None:
         """Report why a scan could not be opened, and update its row."""
         if isinstance(error, ChoiceNeeded):  # a volume of a tilted series
             entry = self._replace(entry, replace(entry, is_tilted=True))
-            self.session.say(Message("warning", f"{entry.verdict.name} has a tilted gantry: it can be straightened."))
+            self.session.show_messages(
+                Message("warning", f"{entry.verdict.name} has a tilted gantry: it can be straightened.")
+            )
         else:
             if isinstance(error, InputError) and not entry.volumes:
                 verdict = replace(entry.verdict, verdict="refuse", code=error.code, message=error.message)
                 self._replace(entry, replace(entry, verdict=verdict, is_tilted=False))
-            self.session.say(message_of(error))
+            self.session.show_messages(message_of(error))
         self.changed.emit()
 
     def _replace(self, entry: Entry, new: Entry) -> Entry:
