@@ -1,7 +1,7 @@
-"""Localisation: from a scan and the regions that a bundle declares to the grids that its network sees.
+"""Localisation: place the regions that a bundle declares in a scan, as grids that its network sees.
 
 A template is registered to the scan of a whole head by an affine transform (Mattes mutual information, Mattes et al.
-2003, doi:10.1109/TMI.2003.809072), which carries the boxes that the bundle declares in template space to the scan. Each
+2003, doi:10.1109/TMI.2003.809072), which maps the boxes that the bundle declares in template space to the scan. Each
 region is a grid in the scan's own world. It is rotated as the template is, but neither stretched nor sheared; a box is
 mirrored by reversing one of its index axes.
 """
@@ -36,7 +36,7 @@ _REGISTRATION_MM = 2.0
 _TIMED_ITERATIONS = 6
 """Iterations that are timed for an estimate."""
 
-_REGISTRATION = 9.5
+_REGISTRATION_FACTOR = 9.5
 """Time of a registration relative to the timed iterations: 9.3 to 11.2 for two heads."""
 
 
@@ -60,9 +60,10 @@ class Region:
 def localise(
     volume: Volume, bundle: Bundle, progress: Progress | None = None
 ) -> tuple[list[Region], tuple[Notice, ...]]:
-    """Return the regions of a scan that a bundle's network must see, and notices on their place (`localise.doubtful`).
+    """Return the regions of a scan that a bundle's network must see, and notices about their position.
 
-    A bundle without a localiser, or a scan that is a crop already, gives one region: the scan as it is.
+    The only notice is `localise.doubtful`. A bundle without a localiser, or a scan that is a crop already, gives one
+    region: the scan as it is.
 
     Args:
         volume: the scan.
@@ -104,7 +105,9 @@ def localise(
 
 
 def locating_seconds(volume: Volume, bundle: Bundle) -> float:
-    """Return the estimated seconds of `localise`, from the time of the first iterations on the template itself.
+    """Return the estimated seconds of `localise`, from the first iterations of a registration.
+
+    The iterations that are timed register the template to itself.
 
     Args:
         volume: the scan.
@@ -116,18 +119,18 @@ def locating_seconds(volume: Volume, bundle: Bundle) -> float:
     spec = bundle.localiser
     if spec is None or is_crop(volume, spec):
         return 0.0
-    return _REGISTRATION * _timed_iterations(spec.template, bundle.root)
+    return _REGISTRATION_FACTOR * _seconds_of_first_iterations(spec.template, bundle.root)
 
 
-@lru_cache(maxsize=2)  # they are timed once, not for each scan of a cohort
-def _timed_iterations(template: str, bundle_root: Path) -> float:
-    """Return the seconds that the first iterations of a registration take, on the template itself."""
+@lru_cache(maxsize=2)  # timed once, not for each scan of a cohort
+def _seconds_of_first_iterations(template: str, bundle_root: Path) -> float:
+    """Return the seconds of the first iterations of registering a template to itself."""
     import SimpleITK as sitk
 
     fixed = template_image(template, bundle_root)
     start = time.perf_counter()
     first = _Descent(_RIGID.first_step_mm, _RIGID.last_step_mm, _RIGID.relaxation, _TIMED_ITERATIONS)
-    _maximise(fixed, fixed, sitk.Euler3DTransform(), first, [2], _Watch(None, _TIMED_ITERATIONS))
+    _maximise(fixed, fixed, sitk.Euler3DTransform(), first, [2], _ProgressReporter(None, _TIMED_ITERATIONS))
     return time.perf_counter() - start
 
 
@@ -146,11 +149,11 @@ def _region(
     volume: Volume, bundle: Bundle, spec: LocaliserSpec, region: RegionSpec, to_scan: NDArray[np.float64]
 ) -> Region:
     linear = to_scan[:3, :3]
-    left, _, right = np.linalg.svd(linear)
+    u, _, vt = np.linalg.svd(linear)
     center = linear @ np.array(region.center_mm) + to_scan[:3, 3]
     # the rotation nearest to the transform (polar decomposition) rotates the box; its size follows that of the head
     size = np.array(region.size_mm) * np.linalg.norm(linear, axis=0)
-    grid = Grid.around(center, tuple(size), spec.spacing_mm, left @ right)
+    grid = Grid.around(center, tuple(size), spec.spacing_mm, u @ vt)
     if not volume.grid.contains(grid.corners_mm).all():
         raise LocaliseError(
             "localise.outside",
@@ -245,15 +248,15 @@ def register(
             fixed, moving, sitk.AffineTransform(3), sitk.CenteredTransformInitializerFilter.MOMENTS
         )
     )
-    watch = _Watch(progress, total=len(_PITCHES_DEGREES) * _RIGID.iterations + 2 * _AFFINE.iterations)
+    reporter = _ProgressReporter(progress, total=len(_PITCHES_DEGREES) * _RIGID.iterations + 2 * _AFFINE.iterations)
     rigids = []
     for pitch in _PITCHES_DEGREES:
         rigid = sitk.Euler3DTransform(start.GetCenter(), float(np.radians(pitch)), 0.0, 0.0, start.GetTranslation())
-        rigids.append((_maximise(fixed, moving, rigid, _RIGID, [2], watch), rigid))
+        rigids.append((_maximise(fixed, moving, rigid, _RIGID, [2], reporter), rigid))
     _, best = max(rigids, key=lambda pair: pair[0])
     affine = sitk.AffineTransform(best.GetMatrix(), best.GetTranslation(), best.GetCenter())
-    similarity = _maximise(fixed, moving, affine, _AFFINE, [2, 1], watch)
-    watch.finish()
+    similarity = _maximise(fixed, moving, affine, _AFFINE, [2, 1], reporter)
+    reporter.finish()
 
     matrix = np.array(affine.GetMatrix()).reshape(3, 3)
     center = np.array(affine.GetCenter())
@@ -265,7 +268,10 @@ def register(
 
 @dataclass(frozen=True)
 class _Descent:
-    """Settings of a regular-step gradient descent; steps in mm of the voxel that moves most."""
+    """Settings of a regular-step gradient descent.
+
+    Step lengths are the displacement, in mm, of the voxel that moves most.
+    """
 
     first_step_mm: float
     last_step_mm: float
@@ -284,7 +290,7 @@ def _maximise(
     transform: sitk.Transform,
     descent: _Descent,
     shrink: list[int],
-    watch: _Watch,
+    reporter: _ProgressReporter,
 ) -> float:
     """Optimise a transform in place, and return its mutual information.
 
@@ -294,7 +300,7 @@ def _maximise(
         transform: changed in place.
         descent: settings of the optimiser.
         shrink: factors by which the images are shrunk, one per level.
-        watch: counts the iterations.
+        reporter: reports the iterations as progress.
     """
     import SimpleITK as sitk
 
@@ -311,40 +317,40 @@ def _maximise(
     method.SetSmoothingSigmasPerLevel([float(factor) for factor in shrink])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     method.SetInitialTransform(transform, inPlace=True)
-    method.AddCommand(sitk.sitkIterationEvent, lambda: watch.step(method))
+    method.AddCommand(sitk.sitkIterationEvent, lambda: reporter.step(method))
     try:
         method.Execute(fixed, moving)
     finally:
-        watch.raise_again()
-    watch.level(descent.iterations * len(shrink))
+        reporter.raise_again()
+    reporter.finish_level(descent.iterations * len(shrink))
     return -float(method.GetMetricValue())
 
 
-class _Watch:
-    """Reports iterations as progress, and keeps an exception of the callback, which ITK would discard."""
+class _ProgressReporter:
+    """Report iterations as progress, and keep an exception of the callback, which ITK would discard."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress = progress
         self._total = total
-        self._before = 0
-        self._within = 0
+        self._finished_levels = 0
+        self._in_level = 0
         self._raised: BaseException | None = None
 
     def step(self, method: sitk.ImageRegistrationMethod) -> None:
         """Report an iteration; stop the registration if the callback raises."""
         if self._progress is None or self._raised is not None:
             return
-        self._within += 1
+        self._in_level += 1
         try:
-            self._progress("locating", min(self._before + self._within, self._total - 1), self._total)
+            self._progress("locating", min(self._finished_levels + self._in_level, self._total - 1), self._total)
         except BaseException as stop:  # Ctrl-C among them; raised again once ITK has returned
             self._raised = stop
             method.StopRegistration()
 
-    def level(self, iterations: int) -> None:
-        """Count so many iterations as done, however many the optimiser needed."""
-        self._before += iterations
-        self._within = 0
+    def finish_level(self, iterations: int) -> None:
+        """Count all iterations of a level as done, even if the optimiser stopped earlier."""
+        self._finished_levels += iterations
+        self._in_level = 0
 
     def raise_again(self) -> None:
         """Raise the exception of the callback, if there was one."""
@@ -361,17 +367,20 @@ def itk_image(volume: Volume) -> sitk.Image:
     """Return the first channel at about 2 mm as an image of ITK: array axes (k, j, i), world in LPS+."""
     from napari_seg.formats.itk import to_itk
 
-    fine = volume.grid.reoriented("RAS")
-    array = resample(volume.array[0], volume.grid, fine)
-    bins = [min(n, max(1, round(_REGISTRATION_MM / s))) for n, s in zip(fine.shape, fine.spacing_mm, strict=True)]
+    reoriented = volume.grid.reoriented("RAS")
+    array = resample(volume.array[0], volume.grid, reoriented)
+    bins = [
+        min(n, max(1, round(_REGISTRATION_MM / s)))
+        for n, s in zip(reoriented.shape, reoriented.spacing_mm, strict=True)
+    ]
     means = _binned(array, bins)
-    affine = fine.affine @ np.diag([*bins, 1.0])
-    affine[:3, 3] = fine.to_world([(n - 1) / 2 for n in bins])
-    return to_itk(means, Grid(means.shape, affine))  # small by now: ITK blocks all other threads
+    affine = reoriented.affine @ np.diag([*bins, 1.0])
+    affine[:3, 3] = reoriented.to_world([(n - 1) / 2 for n in bins])
+    return to_itk(means, Grid(means.shape, affine))  # binned first, because ITK blocks all other threads meanwhile
 
 
 def _binned(array: NDArray, bins: Sequence[int]) -> NDArray[np.float32]:
-    """Return means of boxes of so many voxels, (I, J, K); incomplete boxes at the ends are dropped."""
+    """Return means over boxes of (I, J, K) voxels, of shape `bins`; incomplete boxes at the ends are dropped."""
     i, j, k = (n // size for n, size in zip(array.shape, bins, strict=True))
     answer = np.empty((i, j, k), np.float32)
     for n in range(i):

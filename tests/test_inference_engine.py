@@ -39,7 +39,7 @@ def stream(image: torch.Tensor, windows: Windows, net: nn.Module, strips: int = 
     for strip in pairwise(cuts):
 
         def answers(strip: tuple[int, int] = strip):
-            for start in windows.starts_of(windows.places(strip)):
+            for start in windows.starts_of(windows.groups(strip)):
                 yield net(windows.cut(padded, start)[None])[0]
 
         blocks += [Block(block.start, block.logits.clone()) for block in blend(windows, strip, answers(), **kwargs)]
@@ -116,7 +116,7 @@ def test_windows_that_share_a_place_change_nothing(joined_axes: tuple[int, ...])
     image = torch.from_numpy(np.random.default_rng(1).normal(size=(1, 27, 19, 13)).astype(np.float32))
     windows = Windows.over((27, 19, 13), WindowSettings((12, 8, 6), (0.5, 0.25, 0.5), mode="gaussian"))
     together = replace(windows, joined=joined_axes)
-    assert len(together.starts_of(together.places((0, 19)))) == windows.count
+    assert len(together.starts_of(together.groups((0, 19)))) == windows.count
     whole, _ = joined(stream(image, windows, network(3)), (27, 19, 13))
     again, given = joined(stream(image, together, network(3), strips=2), (27, 19, 13))
     assert (given == 1).all()

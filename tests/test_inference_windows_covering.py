@@ -216,7 +216,7 @@ def test_the_network_does_not_run_on_empty_windows() -> None:
         return batch.repeat(1, 2, 1, 1, 1)
 
     nothing = torch.zeros(2, 8, 8, 8)
-    starts = windows.starts_of(windows.places((0, 16)))
+    starts = windows.starts_of(windows.groups((0, 16)))
     logits = list(windows.logits(image, starts, run, nothing))
     assert batches == [3, 1]  # full ones, however many empty windows lie between
     assert [float(block.mean()) for block in logits] == [float(start[2] == 8) for start in starts]

@@ -45,7 +45,7 @@ def test_copies_are_restored_after_a_crash(model: StructuresModel, viewer: Viewe
     assert autosave.due([layer]) == []  # nobody edited it
     layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
     due = autosave.due([layer])
-    autosave.keep(due)
+    autosave.write_copies(due)
     assert os.stat(autosave.folder).st_mode & 0o077 == 0
     assert Autosave(tmp_path).left_behind() == []  # this program still runs
     autosave.folder.rename(tmp_path / f"{platform.node()}-999999999-x")  # as one that is no more
@@ -67,7 +67,7 @@ def test_copies_remain_until_the_last_edit_is_saved(
     autosave = Autosave(tmp_path)
     model.rename(3, "proboscis")
     (due,) = autosave.due([layer])
-    autosave.keep([due])
+    autosave.write_copies([due])
     assert autosave.due([layer]) == []  # it lies there already
     layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
     saved = Snapshot.of(layer)
@@ -76,7 +76,7 @@ def test_copies_remain_until_the_last_edit_is_saved(
     table.saved = saved.edits
     assert table.is_unsaved
     (due,) = autosave.due([layer])
-    autosave.keep([due])
+    autosave.write_copies([due])
     assert len(list(autosave.folder.glob("*.nii.gz"))) == 1  # in place of the copy before
     table.saved = Snapshot.of(layer).edits
     assert autosave.due([layer]) == []
@@ -105,12 +105,12 @@ def test_a_layer_that_cannot_be_copied_leaves_the_others(
     assert isinstance(second, Labels)
     state_of(second).edits = 1
     with pytest.raises(NapariSegError, match="whole"):
-        autosave.keep([bad, Snapshot.of(second)])
+        autosave.write_copies([bad, Snapshot.of(second)])
     assert len(list(autosave.folder.glob("*.nii.gz"))) == 1
-    autosave.keep([good, Snapshot.of(second)])
+    autosave.write_copies([good, Snapshot.of(second)])
     kept = set(autosave.folder.glob("*.nii.gz"))
     with pytest.raises(NapariSegError, match="whole"):
-        autosave.keep([bad, Snapshot.of(second)])
+        autosave.write_copies([bad, Snapshot.of(second)])
     after = set(autosave.folder.glob("*.nii.gz"))
     assert len(after) == 2
     assert len(kept & after) == 1  # the copy before, of the layer that could not be kept

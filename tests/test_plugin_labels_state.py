@@ -39,14 +39,14 @@ def test_a_snapshot_keeps_labels_names_and_edits_of_its_moment(layer: Labels) ->
 
 def test_edits_after_a_save_are_unsaved(layer: Labels) -> None:
     state, marks = state_of(layer), []
-    state.marked.connect(marks.append)
+    state.unsaved_changed.connect(marks.append)
     assert unsaved_in([layer]) == []
     layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
     saved = Snapshot.of(layer).edits
     state.count_edit()
-    state.count_saved(saved)
+    state.mark_saved(saved)
     assert unsaved_in([layer]) == [layer]
-    state.count_saved(state.edits)
+    state.mark_saved(state.edits)
     assert unsaved_in([layer]) == []
     assert marks == [True, False]
 

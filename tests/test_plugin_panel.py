@@ -449,7 +449,7 @@ def test_work_left_behind_is_offered_and_restored(
     state_of(layer).edits = 1
     root = Path(os.environ[FOLDER_VARIABLE])
     kept = Autosave(root)
-    kept.keep(kept.due([layer]))
+    kept.write_copies(kept.due([layer]))
     kept.folder.rename(root / f"{platform.node()}-999999999-x")
     panel = commands.panel()
     assert "mine" in panel._unsaved_label.text()
@@ -549,7 +549,7 @@ def test_closing_asks_for_unsaved_corrections(
     answers.append(BUTTONS.SaveAll)  # but no folder is chosen
     assert not close(viewer)
     monkeypatch.setattr(closing, "ask_folder", lambda *_: folder)
-    panel.guard.keep()
+    panel.guard.write_copies()
     qtbot.waitUntil(lambda: panel.guard.autosave.folder.exists(), timeout=10_000)
     answers.append(BUTTONS.SaveAll)
     assert close(viewer)
@@ -564,7 +564,7 @@ def test_closing_asks_for_unsaved_corrections(
 def test_what_is_discarded_is_not_offered_again(
     viewer: Any, panel: Panel, corrected: Any, answers: list[Any], qtbot: Any
 ) -> None:
-    panel.guard.keep()
+    panel.guard.write_copies()
     qtbot.waitUntil(lambda: panel.guard.autosave.folder.exists(), timeout=10_000)
     answers.append(BUTTONS.Discard)
     assert close(viewer)
@@ -621,7 +621,7 @@ def test_the_window_asks_also_when_the_panel_is_closed(
     viewer: Any, corrected: Any, answers: list[Any], qtbot: Any
 ) -> None:
     guard = closing.guard_of(viewer)
-    guard.keep()
+    guard.write_copies()
     qtbot.waitUntil(lambda: guard.autosave.folder.exists(), timeout=10_000)
     viewer.window.remove_dock_widget("all")
     assert guard.autosave.folder.exists()  # the work lies nowhere else

@@ -24,12 +24,12 @@ from napari_seg.formats.voxels import (
     Inflated,
     bunzipped,
     check_finite,
-    check_room,
+    check_memory,
     fill,
-    native,
     read_to_end,
     rest_notices,
     stream_faults,
+    to_native_byte_order,
 )
 from napari_seg.geometry import RAS_FROM_LPS, Grid
 from napari_seg.volume import Source, Volume
@@ -321,7 +321,7 @@ def _read_pixels(header: _Header, layout: _Layout, path: Path) -> tuple[NDArray,
             f"{path.name} has {max(size, 0)} bytes of pixels in {len(files)} file(s), but its header implies {claimed}"
         )
         raise InputError("file.bad_header", f"{text}; it is truncated or damaged; copy or export it again")
-    check_room(layout.sizes, layout.dtype, layout.dtype, path.name)
+    check_memory(layout.sizes, layout.dtype, layout.dtype, path.name)
     flat = np.empty(count, layout.dtype)
     rest, each = 0, count // len(files)
     for number, file in enumerate(files):
@@ -337,7 +337,7 @@ def _read_pixels(header: _Header, layout: _Layout, path: Path) -> tuple[NDArray,
                     stream.read(max(_number(header, "byteskip"), 0))
                 fill(room.view(np.uint8).data, stream, file)
                 rest += read_to_end(stream, claimed, file)
-    array = native(flat).reshape(layout.sizes, order="F")
+    array = to_native_byte_order(flat).reshape(layout.sizes, order="F")
     array = array[None] if layout.range_axis is None else np.moveaxis(array, layout.range_axis, 0)
     return array.reshape(len(array), *layout.grid.shape, order="F"), rest
 
@@ -392,7 +392,7 @@ def _fill_from_text(room: NDArray, stored: IO[bytes], encoding: str, path: Path)
     except ValueError:
         raise InputError("file.bad_header", f"{path.name} has pixels that are not {encoding}; it is damaged") from None
     if len(values) < len(room):
-        raise InputError("file.truncated", f"{path.name} is truncated: {len(values)} of {len(room)} voxels are there")
+        raise InputError("file.truncated", f"{path.name} is truncated: {len(values)} of {len(room)} voxels are present")
     room[:] = values[: len(room)]
     return (len(values) - len(room)) * room.itemsize
 

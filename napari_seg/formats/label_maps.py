@@ -63,7 +63,7 @@ def read_label_map(
             `only` is missing; `geometry.other_frame_of_reference`, it belongs to another scan than `images`.
     """
     if not (path.is_file() or path.is_dir()):
-        raise InputError("file.unreadable", f"{path.name} is no file, or a link without a target; check the path")
+        raise InputError("file.unreadable", f"{path.name} is not a file, or is a broken link; check the path")
     options: dict[str, Any] = {"grid": grid, "only": tuple(only), "ignore_frame": ignore_frame}
     options["on_own_grid"] = on_own_grid
     read_files = partial(_read_files, images=[image.absolute() for image in images], **options)

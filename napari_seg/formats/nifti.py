@@ -23,12 +23,12 @@ from napari_seg.formats.endings import nifti_ending, pair_ending
 from napari_seg.formats.voxels import (
     DEFLATE_LIMIT,
     check_finite,
-    check_room,
+    check_memory,
     fill,
-    native,
     read_to_end,
     rest_notices,
     stream_faults,
+    to_native_byte_order,
     truncated,
 )
 from napari_seg.geometry import Grid
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
 
 _NOT_INTENSITIES = {1005: "matrices", 1007: "vectors", 1008: "points", 1009: "triangles", 1010: "quaternions"}
-_MAX_EXCESS = 1e-6
+_MAX_QUATERNION_EXCESS = 1e-6
 """Maximum rounding error of the length of a quaternion; it rotates the scan by at most 0.1 degrees."""
 
-_MAX_EXCESS_WITH_SFORM = 1e-2
+_MAX_QUATERNION_EXCESS_WITH_SFORM = 1e-2
 
 _PIXDIM_TOLERANCE = 0.01
 """Maximum relative difference between the voxel sizes of sform and pixdim."""
@@ -60,7 +60,7 @@ def read_nifti(path: str | os.PathLike[str], volume: int | None = None) -> Volum
         volume: number of the volume, counted from 0, for a file that holds several; None if it must hold one.
 
     Raises:
-        InputError: `file.*`, not NIfTI or damaged; `data.*`, not one scalar, finite, three-dimensional image;
+        InputError: `file.*`, not NIfTI or damaged; `data.*`, the file does not hold one 3D image of finite scalars;
             `geometry.*`, the position in the header is missing or contradictory.
     """
     path = Path(path)
@@ -72,7 +72,7 @@ def read_nifti(path: str | os.PathLike[str], volume: int | None = None) -> Volum
 
 
 def read_nifti_files(files: Sequence[Path], volume: int | None = None) -> Volume:
-    """Read the first of some files with `read_nifti`; a reader for `read_in_worker`."""
+    """Read the first file with `read_nifti`; has the signature that `read_in_worker` requires."""
     return read_nifti(files[0], volume)
 
 
@@ -80,7 +80,7 @@ def is_nifti(path: Path) -> bool:
     """Return whether a file is NIfTI by its content, compressed or not, whatever its name."""
     try:
         with _opened(path) as (stream, _):
-            return _says_nifti(stream.read(348))
+            return _has_nifti_magic(stream.read(348))
     except InputError:
         return False
 
@@ -98,13 +98,13 @@ def write_volume(volume: Volume, path: str | os.PathLike[str]) -> None:
         path: file to write; ends in .nii or .nii.gz.
 
     Raises:
-        OutputError: as `write_map`.
+        OutputError: see `write_map`.
     """
     _write(list(volume.array), volume.grid, Path(path))
 
 
 def write_map(array: NDArray, grid: Grid, path: str | os.PathLike[str]) -> None:
-    """Write a map (I, J, K) as NIfTI, with its own type and grid, and read it back before the file gets its name.
+    """Write a map (I, J, K) as NIfTI, with its own type and grid; read it back from a temporary file, then rename it.
 
     The affine is stored as sform and as qform.
 
@@ -139,13 +139,13 @@ def _write(channels: Sequence[NDArray], grid: Grid, path: Path) -> None:
         image.set_qform(None, code="unknown")
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = b"napari-seg"
-    with verified_write(path, ending.lower()) as hidden:  # nibabel compresses by the ending
+    with verified_write(path, ending.lower()) as temporary_path:  # nibabel compresses by the ending
         try:
-            nibabel.loadsave.save(image, hidden)
+            nibabel.loadsave.save(image, temporary_path)
         except nibabel.spatialimages.HeaderDataError as error:
             raise OutputError("output.not_written", f"{path} could not be written: {error}") from error
         for number, channel in enumerate(channels):
-            found, found_grid, _ = _load(hidden, number)
+            found, found_grid, _ = _load(temporary_path, number)
             if found.dtype != channel.dtype.newbyteorder("=") or not np.array_equal(found, channel):
                 raise OutputError("output.not_equal", f"{path.name} has other values when it is read back; try again")
             if not np.allclose(found_grid.affine, grid.affine, rtol=1e-6, atol=1e-4):
@@ -154,39 +154,39 @@ def _write(channels: Sequence[NDArray], grid: Grid, path: Path) -> None:
 
 def _load(path: Path, volume: int | None = None) -> tuple[NDArray, Grid, tuple[Notice, ...]]:
     """Return an array (I, J, K), its grid and notices; the whole header is checked before voxels are read."""
-    head, body = _parts(path)
-    with _opened(head) as (stream, _):
-        header, is_analyze = _read_header(stream, head)
-    dtype = _scalar_type(header, head)
-    shape, count = _shape(header, head, volume)
-    grid, notices = _grid(header, shape, head)
+    header_path, data_path = _parts(path)
+    with _opened(header_path) as (stream, _):
+        header, is_analyze = _read_header(stream, header_path)
+    dtype = _scalar_type(header, header_path)
+    shape, count = _shape(header, header_path, volume)
+    grid, notices = _grid(header, shape, header_path)
     if is_analyze:
-        text = f"{head.name} is in the Analyze format, which has no orientation; left and right are guesses"
+        text = f"{header_path.name} is in the Analyze format, which has no orientation; left and right are guesses"
         notices = (Notice("geometry.no_orientation", text),)
-    first = _data_offset(header, head, least=0 if body != head else header.sizeof_hdr)
-    slope, intercept = _scaling(header, head)
+    data_offset = _data_offset(header, header_path, least=0 if data_path != header_path else header.sizeof_hdr)
+    slope, intercept = _scaling(header, header_path)
     image_bytes = prod(shape) * dtype.itemsize
-    claimed = first + count * image_bytes
-    with _opened(body) as (stream, is_compressed):
-        size = body.stat().st_size
+    claimed = data_offset + count * image_bytes
+    with _opened(data_path) as (stream, is_compressed):
+        size = data_path.stat().st_size
         if claimed > size * DEFLATE_LIMIT:
-            raise InputError("file.bad_header", f"{body.name} has {size} bytes, but its header claims {claimed}")
+            raise InputError("file.bad_header", f"{data_path.name} has {size} bytes, but its header claims {claimed}")
         if claimed > size and not is_compressed:
-            raise truncated(body, f"{size} of {claimed} bytes are there")
+            raise truncated(data_path, f"{size} of {claimed} bytes are present")
         dtype_read = np.dtype(np.float32) if (slope, intercept) != (1, 0) else dtype
-        check_room(shape, dtype, dtype_read, body.name)
-        stream.seek(first + (volume or 0) * image_bytes)
+        check_memory(shape, dtype, dtype_read, data_path.name)
+        stream.seek(data_offset + (volume or 0) * image_bytes)
         array = np.empty(shape, dtype, order="F")
-        fill(array.ravel(order="F").view(np.uint8).data, stream, body)
-        after = (count - 1 - (volume or 0)) * image_bytes
-        rest = read_to_end(stream, claimed, body) - after
-    if rest < 0:
-        raise truncated(body, f"{-rest} of {claimed} bytes are missing")
-    array = native(array)
+        fill(array.ravel(order="F").view(np.uint8).data, stream, data_path)
+        bytes_after = (count - 1 - (volume or 0)) * image_bytes
+        surplus_bytes = read_to_end(stream, claimed, data_path) - bytes_after
+    if surplus_bytes < 0:
+        raise truncated(data_path, f"{-surplus_bytes} of {claimed} bytes are missing")
+    array = to_native_byte_order(array)
     if (slope, intercept) != (1, 0):
         array = _rescaled(array, slope, intercept)
     check_finite(array, path)
-    return array, grid, (*notices, *rest_notices(rest, body))
+    return array, grid, (*notices, *rest_notices(surplus_bytes, data_path))
 
 
 def _stem(path: Path) -> str:
@@ -203,13 +203,13 @@ def _parts(path: Path) -> tuple[Path, Path]:
     parts = []
     for kind in (".hdr", ".img"):
         endings = [e for e in (ending, kind, f"{kind}.gz", kind.upper(), f"{kind}.gz".upper()) if kind in e.lower()]
-        there = [file for e in endings if (file := path.with_name(stem + e)).is_file()]
-        if not there:
+        existing_files = [file for e in endings if (file := path.with_name(stem + e)).is_file()]
+        if not existing_files:
             raise InputError(
                 "file.pair_missing",
                 f"{path.name} is one of a pair; {stem}{kind} is missing; put it into the same folder",
             )
-        parts.append(there[0])
+        parts.append(existing_files[0])
     return parts[0], parts[1]
 
 
@@ -217,7 +217,7 @@ def _parts(path: Path) -> tuple[Path, Path]:
 def _opened(path: Path) -> Iterator[tuple[IO[bytes], bool]]:
     """Yield the uncompressed bytes of a file, and whether the file is compressed."""
     if not path.is_file():
-        raise InputError("file.unreadable", f"{path.name} is no file, or a link without a target")
+        raise InputError("file.unreadable", f"{path.name} is not a file, or is a broken link")
     with stream_faults(path), open(path, "rb") as plain:
         magic = plain.read(2)
         if not magic:
@@ -247,7 +247,7 @@ def _read_header(stream: IO[bytes], path: Path) -> tuple[Nifti1Header, bool]:
             if block[:4] != size.to_bytes(4, order):
                 continue
             if len(block) < size:
-                raise truncated(path, f"{len(block)} bytes of a header of {size} are there")
+                raise truncated(path, f"{len(block)} of {size} header bytes are present")
             if block[place] == magic:
                 return kind(block[:size], endianness=endianness, check=False), False
             if kind is Nifti1Header and pair_ending(path) and block[place][:1] != b"n":
@@ -255,13 +255,13 @@ def _read_header(stream: IO[bytes], path: Path) -> tuple[Nifti1Header, bool]:
                 for field in ("qform_code", "sform_code", "intent_code", "xyzt_units", "scl_inter"):
                     header[field] = 0
                 return header, True
-    if _says_nifti(block):
+    if _has_nifti_magic(block):
         size = int.from_bytes(block[:4], "little")
         raise InputError("file.bad_header", f"{path.name} claims a header of {size} bytes; NIfTI has 348 or 540")
     raise InputError("file.not_nifti", f"{path.name} is no NIfTI file, in spite of its name")
 
 
-def _says_nifti(block: bytes) -> bool:
+def _has_nifti_magic(block: bytes) -> bool:
     """Return whether the first bytes of a file hold the magic string of NIfTI-1 or NIfTI-2."""
     return block[344:348] in (b"n+1\0", b"ni1\0") or block[4:8] in (b"n+2\0", b"ni2\0")
 
@@ -273,7 +273,9 @@ def _scalar_type(header: Nifti1Header, path: Path) -> np.dtype:
     except Exception:  # a KeyError or a HeaderDataError of nibabel: the code is in no table
         dtype = np.dtype(np.void)
     if dtype.kind == "c" or dtype.names:
-        raise InputError("data.not_scalar", f"{path.name} holds colours or complex numbers; expected one number each")
+        raise InputError(
+            "data.not_scalar", f"{path.name} holds colours or complex numbers; expected one real number per voxel"
+        )
     if dtype.kind not in "iuf" or int(header["bitpix"]) != dtype.itemsize * 8:
         raise InputError("file.bad_header", f"{path.name} names data type {code} with {int(header['bitpix'])} bits")
     return dtype
@@ -379,7 +381,7 @@ def _qform(header: Nifti1Header) -> NDArray[np.float64] | None:
 
 
 def _correct_qform(header: Nifti1Header) -> None:
-    """Correct a qform in place that the standard allows and nibabel refuses.
+    """Correct, in place, a qform that the standard allows but nibabel refuses.
 
     A pixdim[0] of 0 means 1, and a quaternion that is longer than 1 by rounding has no real part. If there is an sform,
     with which the qform is compared, more is accepted: longer quaternions, negative voxel sizes, and a pixdim[0] other
@@ -393,7 +395,7 @@ def _correct_qform(header: Nifti1Header) -> None:
         header["pixdim"][1:4] = np.abs(header["pixdim"][1:4])
     fields = ("quatern_b", "quatern_c", "quatern_d")
     length = float(np.linalg.norm([np.float64(header[field]) for field in fields]))
-    if 1 < length <= 1 + (_MAX_EXCESS_WITH_SFORM if has_sform else _MAX_EXCESS):
+    if 1 < length <= 1 + (_MAX_QUATERNION_EXCESS_WITH_SFORM if has_sform else _MAX_QUATERNION_EXCESS):
         for field in fields:
             header[field] = header[field] / (length * (1 + 1e-7))
 
@@ -401,12 +403,12 @@ def _correct_qform(header: Nifti1Header) -> None:
 def _pixdim_notices(header: Nifti1Header, grid: Grid, mm: float, path: Path) -> list[Notice]:
     """Return a notice if the voxel sizes of sform and pixdim differ."""
     sizes_mm = np.abs(header["pixdim"][1:4].astype(np.float64)) * mm
-    if not np.isfinite(sizes_mm).all() or not sizes_mm.all():  # it has none
+    if not np.isfinite(sizes_mm).all() or not sizes_mm.all():  # the header has no voxel sizes
         return []
     if np.allclose(sizes_mm, grid.spacing_mm, rtol=_PIXDIM_TOLERANCE, atol=0):
         return []
     by_sform, by_pixdim = (
-        f"{' x '.join(f'{n:.4g}' for n in sizes)} mm ({np.prod(sizes):.4g} mm3 a voxel)"
+        f"{' x '.join(f'{n:.4g}' for n in sizes)} mm ({np.prod(sizes):.4g} mm3 per voxel)"
         for sizes in (grid.spacing_mm, sizes_mm)
     )
     text = (

@@ -97,7 +97,7 @@ def bunzipped(file: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
             raise InputError("file.bad_checksum", text) from error
 
 
-def check_room(shape: Sequence[int], stored: np.dtype, converted: np.dtype, name: str) -> None:
+def check_memory(shape: Sequence[int], stored: np.dtype, converted: np.dtype, name: str) -> None:
     """Raise if an array does not fit in the memory that reading it may use.
 
     It exists twice while it is passed from the worker process to this one.
@@ -125,11 +125,11 @@ def fill(buffer: memoryview, stream: IO[bytes], path: Path) -> None:
     while done < len(buffer):
         count = stream.readinto(buffer[done : done + CHUNK_BYTES])  # type: ignore[attr-defined]
         if not count:
-            raise truncated(path, f"{done} of {len(buffer)} bytes of voxels are there")
+            raise truncated(path, f"{done} of {len(buffer)} bytes of voxels are present")
         done += count
 
 
-def native(array: NDArray) -> NDArray:
+def to_native_byte_order(array: NDArray) -> NDArray:
     """Return an array in native byte order, swapped in place; long double becomes float64."""
     if not array.dtype.isnative:
         array = array.byteswap(inplace=True).view(array.dtype.newbyteorder("="))

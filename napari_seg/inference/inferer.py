@@ -92,7 +92,7 @@ class StreamingInferer(Inferer):
         strip = (0, windows.padded_shape[windows.axes[1]])
         windows = with_least_memory(windows, strip)
         padded = windows.pad(image)
-        starts = windows.starts_of(windows.places(strip))
+        starts = windows.starts_of(windows.groups(strip))
 
         def checked(batch: torch.Tensor) -> torch.Tensor:
             answer = run(batch)

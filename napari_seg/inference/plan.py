@@ -23,7 +23,7 @@ import torch
 from napari_seg.errors import EnvironmentFault
 from napari_seg.inference.backends.cost import NetworkCost
 from napari_seg.inference.decide.decider import decider_bytes
-from napari_seg.inference.windows.blend import accumulator_bytes, place_shape, weights_voxels, with_least_memory
+from napari_seg.inference.windows.blend import accumulator_bytes, group_shape, weights_voxels, with_least_memory
 from napari_seg.inference.windows.layout import Triple, Windows
 from napari_seg.memory import describe_bytes
 
@@ -47,7 +47,7 @@ class Plan:
     Attributes:
         windows: windows over the region.
         cost: cost of one window.
-        strips: for each strip its windows, joined as needs least memory, and its begin and end on `windows.axes[1]`;
+        strips: for each strip its windows, joined as needs least memory, and its start and end on `windows.axes[1]`;
             neighbours share one voxel.
         dtype: type of the accumulators of overlapping windows.
         starts: starts of the windows, in order; those at the cuts come once per strip.
@@ -193,7 +193,7 @@ def make_plan(
             strips = tuple((with_least_memory(windows, strip, size), strip) for strip in cut_in_strips(windows, count))
             accumulators = max(accumulator_bytes(joined, strip, cost.classes, size) for joined, strip in strips)
             weights = 4 * max(weights_voxels(joined, strip) for joined, strip in strips)
-            largest = max(prod(place_shape(joined, strip)) for joined, strip in strips)
+            largest = max(prod(group_shape(joined, strip)) for joined, strip in strips)
             blending = int(accumulators + 2 * block)
             if blending <= gpu_bytes:  # logits stay in the GPU's memory, only labels leave it
                 permanent, in_network = image + 4 * voxels, 4 * batch * channels * voxels
@@ -205,7 +205,7 @@ def make_plan(
             peak = used_bytes + permanent + _together(in_network, temporary, releases)
             smallest = min(smallest or peak, peak)
             if peak <= budget_bytes:
-                starts = [start for joined, strip in strips for start in joined.starts_of(joined.places(strip))]
+                starts = [start for joined, strip in strips for start in joined.starts_of(joined.groups(strip))]
                 runs = sum(start not in windows.empty for start in starts)
                 flop = runs * windows.settings.passes * cost.flop
                 return Plan(

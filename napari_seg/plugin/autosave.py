@@ -104,7 +104,7 @@ class Autosave:
             return []
         return [Snapshot.of(layer) for layer in unsaved]
 
-    def keep(self, due: Iterable[Snapshot]) -> int:
+    def write_copies(self, due: Iterable[Snapshot]) -> int:
         """Replace the copies and return their number; slow, call outside the main thread.
 
         If a layer cannot be written, its previous copy is kept.
@@ -116,7 +116,7 @@ class Autosave:
             if self.is_ended:
                 return 0
             try:
-                return self._keep(due)
+                return self._write_copies(due)
             except OSError as error:
                 reason = error.strerror or type(error).__name__
                 raise OutputError(
@@ -124,7 +124,7 @@ class Autosave:
                     f"cannot write copies of unsaved labels to {self.root} ({reason}); save the labels",
                 ) from error
 
-    def _keep(self, due: Iterable[Snapshot]) -> int:
+    def _write_copies(self, due: Iterable[Snapshot]) -> int:
         from napari_seg.formats.atomic import atomic_write
         from napari_seg.formats.kinds import write_label_map
 
@@ -155,7 +155,7 @@ class Autosave:
             raise fault
         return len(entries)
 
-    def forget(self) -> None:
+    def remove_copies(self) -> None:
         """Remove the copies."""
         with self._writing:
             self._saved_edits, self._entries = {}, {}
@@ -168,7 +168,7 @@ class Autosave:
             OutputError: the disk is full, or labels cannot be written.
         """
         copy = Autosave(self.root)
-        copy.keep([snapshot])
+        copy.write_copies([snapshot])
         self._removed.append(copy.folder)
 
     def left_behind(self) -> list[Unsaved]:

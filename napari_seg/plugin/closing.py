@@ -42,17 +42,17 @@ def guard_of(viewer: Any) -> UnsavedGuard:
 
 
 class UnsavedGuard(QObject):
-    """Copies the edited labels of one viewer until they are saved, and asks before its window closes.
+    """Copy the edited labels of one viewer until they are saved, and ask before its window closes.
 
     Attributes:
         failed: emitted with the error if copies can't be written.
-        offered: emitted when the work that can be restored has changed.
+        restorable_changed: emitted when the copies that can be restored have changed.
         autosave: the copies.
         jobs: jobs that write copies; the program waits for them before it ends.
     """
 
     failed = Signal(object)
-    offered = Signal()
+    restorable_changed = Signal()
 
     def __init__(self, viewer: Any, window: Any) -> None:
         super().__init__(window)
@@ -61,11 +61,11 @@ class UnsavedGuard(QObject):
         self.autosave = Autosave()
         self.jobs = Jobs(on_error=self.failed.emit)
         deliver_on_timer(self.jobs, self)
-        self._is_keeping = False
+        self._is_writing_copies = False
         self._is_ended_by_program = False
-        self._is_settled = False
+        self._is_answered = False
         self._timer = QTimer(self)
-        self._timer.timeout.connect(lambda: self.keep())
+        self._timer.timeout.connect(lambda: self.write_copies())
         for watched in (window, qt_viewer_of(viewer)):
             watched.installEventFilter(self)
         viewer.layers.events.inserted.connect(self._on_inserted)
@@ -73,7 +73,7 @@ class UnsavedGuard(QObject):
         for layer in viewer.layers:
             self._watch(layer)
 
-    def keep_every(self, seconds: int) -> None:
+    def write_copies_every(self, seconds: int) -> None:
         """Set the interval between two copies; 0 for no copies."""
         self._timer.stop()
         if seconds > 0:
@@ -85,21 +85,23 @@ class UnsavedGuard(QObject):
         viewer = self._viewer()
         return [] if viewer is None else unsaved_in(viewer.layers)
 
-    def keep(self, on_kept: Callable[[int], None] = lambda count: None) -> None:
-        """Write copies of edits that have none in a job, and remove copies of labels that were saved.
+    def write_copies(self, on_written: Callable[[int], None] = lambda count: None) -> None:
+        """Write copies of edits that have none, in a background job; remove copies of labels that were saved.
 
         Args:
-            on_kept: called with the number of copies after they were written.
+            on_written: called with the number of copies after they were written.
         """
-        if self._is_keeping:
+        if self._is_writing_copies:
             return
         layers = self.unsaved
         if not layers:
-            self.autosave.forget()
+            self.autosave.remove_copies()
             return
         if due := self.autosave.due(layers):
-            self._is_keeping = True
-            self.jobs.start(lambda _: self.autosave.keep(due), on_result=on_kept, on_end=self._on_kept)
+            self._is_writing_copies = True
+            self.jobs.start(
+                lambda _: self.autosave.write_copies(due), on_result=on_written, on_end=self._on_copies_written
+            )
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # Qt's name
         """Ask before the window closes; write copies if nobody can be asked."""
@@ -107,7 +109,7 @@ class UnsavedGuard(QObject):
             return False
         if watched is self._canvas():  # napari closes the canvas first if a program closes the viewer
             self._is_ended_by_program = True
-        elif watched is self.parent() and not self._is_settled and not self._may_close():
+        elif watched is self.parent() and not self._is_answered and not self._may_close():
             event.ignore()
             cancel_quit(watched)
             return True
@@ -118,15 +120,15 @@ class UnsavedGuard(QObject):
         has_screen = self.parent().isVisible() and QGuiApplication.platformName() not in _WITHOUT_SCREEN
         if layers and has_screen and not self._is_ended_by_program:
             answer, buttons = self._ask(layers), QMessageBox.StandardButton
-            is_settled = answer == buttons.Discard or (answer == buttons.SaveAll and self._save(layers))
-            if is_settled:
-                self._forget()
-            return is_settled
+            may_close = answer == buttons.Discard or (answer == buttons.SaveAll and self._save(layers))
+            if may_close:
+                self._discard_copies()
+            return may_close
         try:
             if not layers:
-                self.autosave.forget()
+                self.autosave.remove_copies()
             elif due := self.autosave.due(layers):
-                self.autosave.keep(due)
+                self.autosave.write_copies(due)
         except NapariSegError as error:  # there is no panel to show it
             logger.warning("unsaved labels could not be copied: %s", error)
         return True
@@ -165,19 +167,19 @@ class UnsavedGuard(QObject):
         for layer in layers:
             snapshot = Snapshot.of(layer)
             export(snapshot, free_path(folder, layer, "nifti"), "nifti")
-            state_of(layer).count_saved(snapshot.edits)
+            state_of(layer).mark_saved(snapshot.edits)
 
-    def _forget(self) -> None:
+    def _discard_copies(self) -> None:
         """Remove the copies and write none until the window is closed; if it stays open, they are written again.
 
         Copies of layers that were removed earlier stay, because the question did not name them.
         """
-        self._is_settled = self.autosave.is_ended = True
-        self.autosave.forget()
+        self._is_answered = self.autosave.is_ended = True
+        self.autosave.remove_copies()
         QTimer.singleShot(0, self._resume)
 
     def _resume(self) -> None:
-        self._is_settled = self.autosave.is_ended = False
+        self._is_answered = self.autosave.is_ended = False
 
     # following the layers
 
@@ -186,24 +188,24 @@ class UnsavedGuard(QObject):
 
     def _watch(self, layer: object) -> None:
         if isinstance(layer, Labels):
-            state_of(layer).marked.connect(self._on_marked, unique=True)
+            state_of(layer).unsaved_changed.connect(self._on_unsaved_changed, unique=True)
 
     def _on_removed(self, event: Any) -> None:
         """Copy a layer that is removed with unsaved edits: napari can't undo its removal."""
-        if self._is_settled or not unsaved_in([event.value]):
+        if self._is_answered or not unsaved_in([event.value]):
             return
         snapshot = Snapshot.of(event.value)
         self.jobs.start(
             lambda _: self.autosave.set_aside(snapshot),
-            on_result=lambda _: self.offered.emit(),
+            on_result=lambda _: self.restorable_changed.emit(),
             on_error=lambda error: logger.warning("a removed layer could not be copied: %s", error),
         )
 
-    def _on_marked(self, is_unsaved: bool) -> None:
+    def _on_unsaved_changed(self, is_unsaved: bool) -> None:
         if not is_unsaved:  # immediately: labels that were saved must not be offered after a crash
-            self.keep()
+            self.write_copies()
 
-    def _on_kept(self) -> None:
-        self._is_keeping = False
+    def _on_copies_written(self) -> None:
+        self._is_writing_copies = False
         if not self.unsaved:  # all were saved meanwhile
-            self.autosave.forget()
+            self.autosave.remove_copies()

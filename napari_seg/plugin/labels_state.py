@@ -31,7 +31,7 @@ class LabelsState:
 
     Attributes:
         edited: emitted after a person changed, undid or redid labels.
-        marked: emitted when the layer becomes unsaved (True) or saved (False).
+        unsaved_changed: emitted when the layer becomes unsaved (True) or saved (False).
         measured: label -> measurement on the grid of the layer.
         counts: label -> number of voxels on the grid of the file; None before the first measurement.
         hidden: labels that are not drawn.
@@ -45,7 +45,7 @@ class LabelsState:
     """
 
     edited = Signal()
-    marked = Signal(bool)
+    unsaved_changed = Signal(bool)
 
     measured: dict[int, Measurement] = field(default_factory=dict)
     counts: dict[int, int] | None = None
@@ -67,9 +67,9 @@ class LabelsState:
         """Count a change of labels, names or colours."""
         was_unsaved, self.edits = self.is_unsaved, self.edits + 1
         if not was_unsaved:
-            self.marked.emit(True)
+            self.unsaved_changed.emit(True)
 
-    def count_saved(self, edits: int) -> None:
+    def mark_saved(self, edits: int) -> None:
         """Note that the layer was saved.
 
         Args:
@@ -77,7 +77,7 @@ class LabelsState:
         """
         was_unsaved, self.saved = self.is_unsaved, max(self.saved, edits)
         if was_unsaved and not self.is_unsaved:
-            self.marked.emit(False)
+            self.unsaved_changed.emit(False)
 
     def _on_edited(self, event: Any) -> None:
         self.history = history_lengths(event.source)

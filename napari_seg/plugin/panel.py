@@ -54,9 +54,9 @@ class Panel(QWidget):
         session.changed.connect(self._refresh)
         structures.changed.connect(self._mark_unsaved)
         shortcuts.connect(structures)
-        self.guard.keep_every(settings.keep_seconds)
+        self.guard.write_copies_every(settings.keep_seconds)
         self.guard.failed.connect(self._report)
-        self.guard.offered.connect(self._offer_unsaved)
+        self.guard.restorable_changed.connect(self._offer_unsaved)
         self._markers = OrientationMarkers.for_canvas(native_canvas(qt_viewer_of(viewer)), viewer)
         session.changed.connect(self._markers.refresh)
         self._offer_unsaved()
@@ -206,11 +206,11 @@ class Panel(QWidget):
             Message("info", "Restored. Open the scan too, to see the labels on it; then save them.")
         )
 
-        def on_kept(count: int) -> None:
+        def on_written(count: int) -> None:
             unsaved.discard()  # not before this process has a copy of its own
             self._offer_unsaved()
 
-        self.guard.keep(on_kept)
+        self.guard.write_copies(on_written)
 
     def _discard(self) -> None:
         for unsaved in self.guard.autosave.left_behind()[:1]:

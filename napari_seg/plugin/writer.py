@@ -48,5 +48,5 @@ def write_labels(path: str = "", data: NDArray | None = None, meta: dict[str, An
         meta = {**meta, "metadata": labels.metadata}
     written = write_label_map(segmentation_of(data, meta), Path(path))
     if layer is not None:
-        state_of(layer).count_saved(edits)
+        state_of(layer).mark_saved(edits)
     return [str(file) for file in written]

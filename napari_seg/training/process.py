@@ -1,4 +1,4 @@
-"""Run a training command in a process of its own: show its output, stop it cleanly, convert its errors.
+"""Run a training command in a separate process: show its output, stop it cleanly, convert its errors.
 
 Every call works on Linux, macOS and Windows, or has a stated substitute on systems that lack it.
 """
@@ -25,50 +25,50 @@ from napari_seg.worker import call_after_death
 _POLL_SECONDS = 0.25
 _GRACE_POLLS = 40
 """Number of polls for further output of a process that has ended, because a child of it may keep the output open."""
-_TAIL = 100_000
-_ERROR = re.compile(r"TrainingError: ([a-z_]+\.[a-z_]+): (.+?)\s*(?:\n\s*\n|\Z)", re.DOTALL)
+_TAIL_BYTES = 100_000
+_ERROR_PATTERN = re.compile(r"TrainingError: ([a-z_]+\.[a-z_]+): (.+?)\s*(?:\n\s*\n|\Z)", re.DOTALL)
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
 """Signals that stop a training; Windows has no SIGHUP, and only Windows has SIGBREAK."""
 _KILLED = getattr(signal, "SIGKILL", 9)
 
 
-def run(words: list[str], stop_file: Path) -> None:
+def run(command: list[str], stop_file: Path) -> None:
     """Run a command to its end and show its output.
 
-    An interrupt (Ctrl-C, SIGTERM, a closed terminal) is passed on to the command, which saves and ends. If this process
+    An interrupt (Ctrl-C, SIGTERM, a closed terminal) is forwarded to the command, which saves and ends. If this process
     is killed, a command that runs a module (`-m`) is interrupted too.
 
     Args:
-        words: the command; the first word is the Python interpreter.
+        command: words of the command; the first is the Python interpreter.
         stop_file: if this file appears, it is removed and the command is interrupted as by SIGTERM.
 
     Raises:
-        TrainingError: the command failed; code and message are its own if it gave any.
+        TrainingError: the command failed; the error has its code and message if the command reported them.
         OutputError: the command could not write its files (`output.*`).
         EnvironmentFault: a process that reads the data failed (`environment.*`).
         Cancelled: the command was interrupted; the message says whether it saved.
     """
-    child, reading = _start(words)
+    child, output_fd = _start(command)
     interrupted = False
 
-    def pass_on(number: int, frame: object) -> None:
+    def forward_signal(number: int, frame: object) -> None:
         nonlocal interrupted
         interrupted = True
         with suppress(ProcessLookupError):
-            child.send_signal(_passed_on(number))
+            child.send_signal(_signal_to_forward(number))
 
     def poll() -> None:
         if stop_file.exists():
             stop_file.unlink()
-            pass_on(signal.SIGTERM, None)
+            forward_signal(signal.SIGTERM, None)
 
     signals = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, pass_on) for number in signals}
+    previous_handlers = {number: signal.signal(number, forward_signal) for number in signals}
     try:
-        output = _copy_to_stderr(child, reading, poll)
+        output = _copy_to_stderr(child, output_fd, poll)
         status = child.wait()
     finally:
-        for number, handler in before.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)
     if interrupted:
         # the exit statuses of `segnets.training.StopOnSignal`; a process that dies of a signal (while Python loads, or
@@ -105,43 +105,43 @@ def _interrupt() -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
-def _start(words: list[str]) -> tuple[subprocess.Popen[bytes], int]:
-    """Start the command; return it and the file descriptor of its errors and progress.
+def _start(command: list[str]) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the command; return its process and the file descriptor from which its stderr is read.
 
     If stderr is a terminal, the command gets a pseudo-terminal, so that it draws its progress bar; Windows has none,
-    and progress comes as lines. The process has its own group, so that Ctrl-C, which is passed on, does not arrive
+    and progress comes as lines. The process has its own group, so that Ctrl-C, which is forwarded, does not arrive
     twice.
     """
-    reading, writing = os.openpty() if hasattr(os, "openpty") and sys.stderr.isatty() else os.pipe()
+    output_fd, command_fd = os.openpty() if hasattr(os, "openpty") and sys.stderr.isatty() else os.pipe()
     # MONAI warns that the code of a config will run, which is intended here
     quiet = ["ignore::UserWarning:monai.bundle.scripts", "ignore::UserWarning:monai.data.meta_tensor"]
     filters = [*quiet, *filter(None, [os.environ.get("PYTHONWARNINGS")])]  # the last matching filter applies
     environment = {**os.environ, "PYTHONWARNINGS": ",".join(filters)}
-    if words[1] == "-m":
+    if command[1] == "-m":
         code = f"import sys; from {__name__} import run_module; run_module({os.getpid()}, *sys.argv[1:])"
-        words = [words[0], "-c", code, *words[2:]]
+        command = [command[0], "-c", code, *command[2:]]
         environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     group: dict[str, Any] = {"process_group": 0}
     if sys.platform == "win32":
         group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    _follow_size(reading)
+    _copy_terminal_size(output_fd)
     try:
-        return subprocess.Popen(words, stderr=writing, env=environment, **group), reading
+        return subprocess.Popen(command, stderr=command_fd, env=environment, **group), output_fd
     except OSError:
-        os.close(reading)
+        os.close(output_fd)
         raise
     finally:
-        os.close(writing)
+        os.close(command_fd)
 
 
-def _passed_on(number: int) -> int:
+def _signal_to_forward(number: int) -> int:
     """Return the signal to send for a received one; Windows can send a process group nothing but CTRL_BREAK_EVENT."""
     if sys.platform == "win32":
         return signal.CTRL_BREAK_EVENT
     return number if number == signal.SIGINT else signal.SIGTERM
 
 
-def _follow_size(terminal: int) -> None:
+def _copy_terminal_size(terminal: int) -> None:
     """Give a pseudo-terminal the size of this process's terminal, whose size may change at any time."""
     if not os.isatty(terminal):
         return
@@ -158,8 +158,8 @@ def _follow_size(terminal: int) -> None:
         termios.tcsetwinsize(terminal, (24, 80))
 
 
-def _copy_to_stderr(child: subprocess.Popen[bytes], reading: int, poll: Callable[[], None]) -> str:
-    """Show what the command prints, poll until it has ended, and return the last of what it printed."""
+def _copy_to_stderr(child: subprocess.Popen[bytes], output_fd: int, poll: Callable[[], None]) -> str:
+    """Show the output of the command, call `poll` repeatedly until it has ended, and return the end of its output."""
     chunks: queue.Queue[bytes] = queue.Queue()
 
     def read() -> None:
@@ -167,11 +167,11 @@ def _copy_to_stderr(child: subprocess.Popen[bytes], reading: int, poll: Callable
         chunk = b"-"
         while chunk:
             try:
-                chunk = os.read(reading, 65536)
+                chunk = os.read(output_fd, 65536)
             except OSError:  # the other end of the terminal is closed
                 chunk = b""
             chunks.put(chunk)
-        os.close(reading)
+        os.close(output_fd)
 
     threading.Thread(target=read, name="napari-seg training", daemon=True).start()
     decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be split over two chunks
@@ -179,7 +179,7 @@ def _copy_to_stderr(child: subprocess.Popen[bytes], reading: int, poll: Callable
     while polls_left:
         poll()
         with suppress(OSError):
-            _follow_size(reading)
+            _copy_terminal_size(output_fd)
         try:
             chunk = chunks.get(timeout=_POLL_SECONDS)
         except queue.Empty:
@@ -188,7 +188,7 @@ def _copy_to_stderr(child: subprocess.Popen[bytes], reading: int, poll: Callable
             continue
         if not chunk:
             break
-        tail = (tail + chunk)[-_TAIL:]
+        tail = (tail + chunk)[-_TAIL_BYTES:]
         if is_shown:
             try:
                 sys.stderr.write(decoder.decode(chunk))
@@ -200,9 +200,9 @@ def _copy_to_stderr(child: subprocess.Popen[bytes], reading: int, poll: Callable
 
 def _error(output: str, status: int) -> NapariSegError:
     """Return the error for the output and exit status of a failed command."""
-    own = _ERROR.findall(output)
-    if own:
-        code, message = own[-1]
+    reported = _ERROR_PATTERN.findall(output)
+    if reported:
+        code, message = reported[-1]
         return OutputError(code, message) if code.startswith("output.") else TrainingError(code, message)
     if status in (-_KILLED, 128 + _KILLED):
         return TrainingError(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from napari_seg.errors import InputError
 from napari_seg.formats.dicom.frames import Frame
 from napari_seg.formats.dicom.headers import BIG_ENDIAN, EXPLICIT, IMPLICIT, Header, quiet_pydicom, transfer_syntax_of
-from napari_seg.formats.voxels import check_room
+from napari_seg.formats.voxels import check_memory
 
 MAX_EXCESS = 0.25
 """Maximum excess of the pixels in a file over those that its header states, as a fraction: some files are padded."""
@@ -52,8 +52,8 @@ def check_whole(header: Header) -> None:
     if header.remaining_bytes < expected:
         raise InputError(
             "file.truncated",
-            f"{label} was cut short: {header.remaining_bytes} of {expected} bytes of pixels are there; copy or export "
-            "it again",
+            f"{label} was cut short: {header.remaining_bytes} of {expected} bytes of pixels are present; copy or "
+            "export it again",
         )
     if found is not None and not expected <= found < expected * (1 + MAX_EXCESS):
         raise InputError(
@@ -104,7 +104,7 @@ def read_pixels(frames: Sequence[Frame], name: str) -> NDArray:
             )
         if stack is None:  # only now: a header that claims gigabytes fails at its first frame
             dtype = _first_type(values.dtype, frames)
-            check_room((len(frames), *values.shape), dtype, dtype, name)
+            check_memory((len(frames), *values.shape), dtype, dtype, name)
             stack = np.empty((len(frames), *values.shape), dtype)
         if stack.dtype.kind in "iu" and not _holds(stack.dtype, values, int(frame.intercept)):
             stack = stack.astype(np.float32)

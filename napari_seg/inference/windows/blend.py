@@ -3,8 +3,8 @@
 Windows come slab by slab along the longest axis, row by row in a slab, one after the other in a row. Each window's
 logits are multiplied by its weights and added to the accumulators of the voxels that earlier windows reached too. A
 block of voxels that no later window reaches is final: it is divided by the sum of the weights, yielded and freed. The
-rest is kept in three accumulators: what the next slab overlaps for a whole plane, what the next row overlaps for one
-row, what the next window overlaps for one window. So the memory is that of the overlaps, however long the scan is.
+rest is kept in three accumulators: the overlap with the next slab (a whole plane), with the next row (one row) and with
+the next window (one window). So the memory is that of the overlaps, however long the scan is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from math import prod
 
 import torch
 
-from napari_seg.inference.windows.layout import Place, Span, Triple, Windows
+from napari_seg.inference.windows.layout import Span, Triple, WindowGroup, Windows
 
 
 @dataclass(frozen=True)
@@ -41,69 +41,76 @@ def blend(
     """Yield the final blocks, which together are the strip, in the order of the windows.
 
     Args:
-        windows: the windows.
-        strip: begin and end, on the second-longest axis, of the part to blend.
-        logits: logits (classes, *windows.size) of each window of `windows.starts_of(windows.places(strip))`, in that
+        windows: layout of the windows.
+        strip: start and end, on the second-longest axis, of the part to blend.
+        logits: logits (classes, *windows.size) of each window of `windows.starts_of(windows.groups(strip))`, in that
             order; they are overwritten.
-        dtype: type of the accumulators of a plane and a row. float16 halves them, moves a logit by 1/2000 of its size
-            and holds none beyond 60,000.
+        dtype: type of the accumulators of a plane and a row. float16 halves them, rounds a logit by up to 1/2000 of
+            its value and clips it at 60,000.
     """
     slow, middle, fast = windows.axes
     overlaps = {axis: _overlaps_before(windows.spans(axis, strip)) for axis in windows.axes}
     weights = _Weights(windows)
-    plane = row = last = torch.empty(0)
+    plane = row = window_overlap = torch.empty(0)
     remaining = iter(logits)
-    for number, place in enumerate(windows.places(strip)):
-        total = _weighted_sum(windows, place, remaining, weights)
+    for number, group in enumerate(windows.groups(strip)):
+        total = _weighted_sum(windows, group, remaining, weights)
         if number == 0:
             plane, row = (
                 torch.empty((len(total), *shape), dtype=dtype, device=total.device)
                 for shape in accumulator_shapes(windows, strip)
             )
 
-        # along each axis add what earlier windows accumulated for this place, and keep what later ones will add to
-        n = overlaps[fast][place[fast].starts]
+        # along each axis add what earlier windows accumulated for this group, and keep what later ones will add to
+        n = overlaps[fast][group[fast].starts]
         if n:
-            _part(total, {fast: slice(n)}).add_(last)
-        total, rest = _split(total, fast, place[fast])
-        last = rest.clone()
-        where = {fast: slice(place[fast].begin, place[fast].final)}
+            _part(total, {fast: slice(n)}).add_(window_overlap)
+        total, rest = _split(total, fast, group[fast])
+        window_overlap = rest.clone()
+        where = {fast: slice(group[fast].begin, group[fast].final)}
 
-        n = overlaps[middle][place[middle].starts]
+        n = overlaps[middle][group[middle].starts]
         if n:
-            _part(total, {middle: slice(n)}).add_(_part(_same_height(row, slow, total), where | {middle: slice(n)}))
-        total, rest = _split(total, middle, place[middle])
-        into = _part(_same_height(row, slow, rest), where | {middle: slice(rest.shape[1 + middle])})
+            _part(total, {middle: slice(n)}).add_(
+                _part(_cropped_on_slow_axis(row, slow, total), where | {middle: slice(n)})
+            )
+        total, rest = _split(total, middle, group[middle])
+        into = _part(_cropped_on_slow_axis(row, slow, rest), where | {middle: slice(rest.shape[1 + middle])})
         into.copy_(_clamped(rest, dtype))
-        where[middle] = slice(place[middle].begin - strip[0], place[middle].final - strip[0])
+        where[middle] = slice(group[middle].begin - strip[0], group[middle].final - strip[0])
 
-        n = overlaps[slow][place[slow].starts]
+        n = overlaps[slow][group[slow].starts]
         if n:
             _part(total, {slow: slice(n)}).add_(_part(plane, where | {slow: slice(n)}))
-        total, rest = _split(total, slow, place[slow])
+        total, rest = _split(total, slow, group[slow])
         _part(plane, where | {slow: slice(rest.shape[1 + slow])}).copy_(_clamped(rest, dtype))
 
         if total.numel():
-            i, j, k = (span.begin for span in place)
+            i, j, k = (span.begin for span in group)
             yield Block((i, j, k), total.div_(weights.summed((i, j, k), total.shape[1:])))
         del total, rest  # they refer to the window's logits, and the next ones are about to be computed
 
 
-def _weighted_sum(windows: Windows, place: Place, logits: Iterator[torch.Tensor], weights: _Weights) -> torch.Tensor:
-    """Return the weighted sum of a place's windows, (classes, *extent of the place)."""
+def _weighted_sum(
+    windows: Windows, group: WindowGroup, logits: Iterator[torch.Tensor], weights: _Weights
+) -> torch.Tensor:
+    """Return the weighted sum of the windows of a group, (classes, *extent of the group)."""
     total: torch.Tensor | None = None
-    starts = windows.starts_of([place])
+    starts = windows.starts_of([group])
     for start in starts:
         weighted = next(logits).float()
         weighted.mul_(weights.of_window(weighted.device))
         ends = [s + size for s, size in zip(start, windows.size, strict=True)]
-        both = [(max(s, span.begin), min(e, span.end)) for s, e, span in zip(start, ends, place, strict=True)]
-        weighted = _part(weighted, {n: slice(b - start[n], e - start[n]) for n, (b, e) in enumerate(both)})
+        intersection = [(max(s, span.begin), min(e, span.end)) for s, e, span in zip(start, ends, group, strict=True)]
+        weighted = _part(weighted, {n: slice(b - start[n], e - start[n]) for n, (b, e) in enumerate(intersection)})
         if len(starts) == 1:
             return weighted
         if total is None:
-            total = weighted.new_zeros((len(weighted), *(span.end - span.begin for span in place)))
-        _part(total, {n: slice(b - place[n].begin, e - place[n].begin) for n, (b, e) in enumerate(both)}).add_(weighted)
+            total = weighted.new_zeros((len(weighted), *(span.end - span.begin for span in group)))
+        _part(
+            total,
+            {n: slice(b - group[n].begin, e - group[n].begin) for n, (b, e) in enumerate(intersection)},
+        ).add_(weighted)
     assert total is not None
     return total
 
@@ -118,36 +125,39 @@ def accumulator_shapes(windows: Windows, strip: tuple[int, int]) -> tuple[list[i
 
 
 def accumulator_bytes(windows: Windows, strip: tuple[int, int], classes: int, itemsize: int) -> int:
-    """Return the memory of the accumulators of a plane, a row and a place; the logits that come are not counted."""
+    """Return the memory of the accumulators of a plane, a row and a window group; incoming logits are not counted."""
     _, _, fast = windows.axes
-    place = prod(place_shape(windows, strip))
-    last = place // windows.size[fast] * _overlap(windows, fast, strip)
-    merged = place if place > prod(windows.size) else 0
-    return classes * (sum(map(prod, accumulator_shapes(windows, strip))) * itemsize + (last + merged) * 4)
+    group = prod(group_shape(windows, strip))
+    window_overlap = group // windows.size[fast] * _overlap(windows, fast, strip)
+    merged = group if group > prod(windows.size) else 0
+    return classes * (sum(map(prod, accumulator_shapes(windows, strip))) * itemsize + (window_overlap + merged) * 4)
 
 
-def place_shape(windows: Windows, strip: tuple[int, int]) -> Triple:
-    """Return the shape of the largest place, which is that of the largest block."""
+def group_shape(windows: Windows, strip: tuple[int, int]) -> Triple:
+    """Return the shape of the largest window group, which is that of the largest block."""
     i, j, k = (_extent(windows, axis, strip) for axis in range(3))
     return i, j, k
 
 
 def weights_voxels(windows: Windows, strip: tuple[int, int]) -> int:
-    """Return the number of summed weights that `blend` keeps: those of one block of each kind."""
+    """Return the number of summed weights that `blend` keeps.
+
+    It keeps the weights of one block for each combination of block size and overlapping windows.
+    """
     lengths = []
     for axis in range(3):
         blocks = ((span.begin, span.final - span.begin) for span in windows.spans(axis, strip))
-        kinds = {(length, _reaching(windows, axis, begin, length)) for begin, length in blocks}
-        lengths.append(sum(length for length, _ in kinds))
+        combinations = {(length, _overlapping(windows, axis, begin, length)) for begin, length in blocks}
+        lengths.append(sum(length for length, _ in combinations))
     return prod(lengths)
 
 
 def with_least_memory(windows: Windows, strip: tuple[int, int], itemsize: int = 4) -> Windows:
-    """Return these windows with the last two joined along the axes where that makes the accumulators smallest.
+    """Return the windows, joining the last two along those axes for which the accumulators become smallest.
 
     Args:
-        windows: the windows.
-        strip: begin and end, on the second-longest axis.
+        windows: layout of the windows.
+        strip: start and end, on the second-longest axis.
         itemsize: bytes of a number in the accumulators.
     """
     slow, middle, fast = windows.axes
@@ -163,30 +173,30 @@ def _extent(windows: Windows, axis: int, strip: tuple[int, int]) -> int:
     return max(span.end - span.begin for span in windows.spans(axis, strip))
 
 
-def _reaching(windows: Windows, axis: int, begin: int, length: int) -> tuple[int, ...]:
-    """Return the starts, counted from a block's begin, of the windows that reach the block along an axis."""
+def _overlapping(windows: Windows, axis: int, begin: int, length: int) -> tuple[int, ...]:
+    """Return, relative to the start of a block, the starts of the windows that overlap it along an axis."""
     size = windows.size[axis]
     return tuple(s - begin for s in windows.starts[axis] if s < begin + length and s + size > begin)
 
 
 def _overlaps_before(spans: list[Span]) -> dict[tuple[int, ...], int]:
-    """Return, by the starts of a span, how many of its first voxels the span before reaches too."""
+    """Return starts of a span -> number of voxels that it shares with the previous span."""
     before = [0, *(span.end - span.final for span in spans)]
     return {span.starts: n for span, n in zip(spans, before, strict=False)}
 
 
 def _part(array: torch.Tensor, slices: dict[int, slice]) -> torch.Tensor:
-    """Return the view of a (classes, I, J, K) array that slices by spatial axis select."""
+    """Return a view of a (classes, I, J, K) array, sliced along spatial axes."""
     return array[(slice(None), *(slices.get(axis, slice(None)) for axis in range(3)))]
 
 
-def _same_height(row: torch.Tensor, slow: int, total: torch.Tensor) -> torch.Tensor:
-    """Return the part of a row's accumulator that is as long along the slowest axis as a place's total."""
+def _cropped_on_slow_axis(row: torch.Tensor, slow: int, total: torch.Tensor) -> torch.Tensor:
+    """Return the part of a row's accumulator that is as long along the slowest axis as a total."""
     return _part(row, {slow: slice(total.shape[1 + slow])})
 
 
 def _clamped(total: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return numbers within the range of float16 if that is the type; larger ones decide any voxel anyway."""
+    """Return a total within the range of float16 if that is the type; a voxel with a larger logit is decided anyway."""
     return total.clamp(-60_000, 60_000) if dtype == torch.float16 else total
 
 
@@ -197,7 +207,10 @@ def _split(total: torch.Tensor, axis: int, span: Span) -> tuple[torch.Tensor, to
 
 
 class _Weights:
-    """Weights of a window, and their sums over blocks, which are equal for blocks that lie alike among windows."""
+    """Weights of a window, and their sums over blocks.
+
+    The sums are shared by blocks with the same size and the same windows over them.
+    """
 
     def __init__(self, windows: Windows) -> None:
         self._windows = windows
@@ -212,16 +225,16 @@ class _Weights:
     def summed(self, start: Triple, shape: Iterable[int]) -> torch.Tensor:
         """Return the sum of the weights of all windows at each voxel of a block, (*shape)."""
         shape = tuple(shape)
-        reaching = tuple(
-            _reaching(self._windows, axis, begin, length)
+        overlapping = tuple(
+            _overlapping(self._windows, axis, begin, length)
             for axis, (begin, length) in enumerate(zip(start, shape, strict=True))
         )
-        if (shape, reaching) not in self._sums:
+        if (shape, overlapping) not in self._sums:
             total = torch.zeros(shape, device=self._weights.device)
-            for offsets in product(*reaching):
+            for offsets in product(*overlapping):
                 ends = [o + size for o, size in zip(offsets, self._windows.size, strict=True)]
                 into = tuple(slice(max(o, 0), min(e, n)) for o, e, n in zip(offsets, ends, shape, strict=True))
                 out_of = tuple(slice(i.start - o, i.stop - o) for o, i in zip(offsets, into, strict=True))
                 total[into] += self._weights[out_of]
-            self._sums[shape, reaching] = total
-        return self._sums[shape, reaching]
+            self._sums[shape, overlapping] = total
+        return self._sums[shape, overlapping]

@@ -75,7 +75,7 @@ class WindowSettings:
 
 @dataclass(frozen=True)
 class Span:
-    """One axis of a place: the extent of one window, or of the last two (see `Windows.joined`).
+    """One axis of a window group: the extent of one window, or of the last two (see `Windows.joined`).
 
     Attributes:
         starts: start of each window, in the padded image.
@@ -90,7 +90,7 @@ class Span:
     final: int
 
 
-Place = tuple[Span, Span, Span]
+WindowGroup = tuple[Span, Span, Span]
 """Windows that are blended together: a span along each axis of the image, one window for each combination of starts."""
 
 
@@ -105,7 +105,7 @@ class Windows:
         before: voxels of padding in front of the image along each axis; only an image smaller than a window is padded.
         settings: settings that they follow from.
         empty: starts of the windows without content, which the network does not process.
-        joined: axes along which the last two windows share a place if they are closer than the others. The last
+        joined: axes along which the last two windows share a group if they are closer than the others. The last
             window is moved back until it ends with the image, which can make a large overlap to keep in memory.
     """
 
@@ -187,19 +187,19 @@ class Windows:
             for group, final in zip(groups, finals, strict=True)
         ]
 
-    def places(self, strip: tuple[int, int]) -> list[Place]:
-        """Return all places that reach into a strip, slab by slab along the longest axis, row by row in a slab.
+    def groups(self, strip: tuple[int, int]) -> list[WindowGroup]:
+        """Return all window groups that reach into a strip, slab by slab along the longest axis, row by row in a slab.
 
         Args:
-            strip: begin and end, on the second-longest axis, of a part of the padded image.
+            strip: start and end, on the second-longest axis, of a part of the padded image.
         """
         back = [self.axes.index(axis) for axis in range(3)]
         ordered = product(*(self.spans(axis, strip) for axis in self.axes))
         return [(found[back[0]], found[back[1]], found[back[2]]) for found in ordered]
 
-    def starts_of(self, places: Iterable[Place]) -> list[Triple]:
-        """Return the starts of the windows of places, in order."""
-        return [_triple(start) for place in places for start in product(*(span.starts for span in place))]
+    def starts_of(self, groups: Iterable[WindowGroup]) -> list[Triple]:
+        """Return the starts of the windows of groups, in order."""
+        return [_triple(start) for group in groups for start in product(*(span.starts for span in group))]
 
     def without_padding(self, start: Triple, shape: Iterable[int]) -> tuple[Triple, tuple[slice, ...]] | None:
         """Return the part of a block of the padded image that lies in the image; None if no part does.

@@ -164,7 +164,7 @@ class StructuresModel:
 
     def _on_saved(self, snapshot: Snapshot, format_name: FormatName, text: str) -> None:
         if format_name != "csv":  # a table of volumes holds no labels
-            state_of(snapshot.layer).count_saved(snapshot.edits)
+            state_of(snapshot.layer).mark_saved(snapshot.edits)
         self.session.show_messages(Message("info", text))
         self.session.viewer.status = text
 
@@ -296,7 +296,7 @@ class StructuresModel:
 
     def _follow(self) -> None:
         for layer in self.session.segmentations:
-            state_of(layer).marked.connect(self._on_marked, unique=True)
+            state_of(layer).unsaved_changed.connect(self._on_marked, unique=True)
         if self.session.labels is not self._watched:
             self._watch(self.session.labels)
             if self._watched is not None and self.state.measured_at != self.state.paints:

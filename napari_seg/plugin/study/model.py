@@ -145,7 +145,7 @@ class StudyModel:
             if can_move(labels, scan):
                 moved = on_scan(Snapshot.of(labels), scan)
                 moved.visible, place = labels.visible, viewer.layers.index(labels)
-                state_of(labels).count_saved(state_of(labels).edits)  # the edits continue in the moved layer
+                state_of(labels).mark_saved(state_of(labels).edits)  # the edits continue in the moved layer
                 viewer.layers.remove(labels)
                 viewer.layers.insert(place, moved)
             else:
