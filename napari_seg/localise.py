@@ -332,25 +332,27 @@ class _ProgressReporter:
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress = progress
         self._total = total
-        self._finished_levels = 0
-        self._in_level = 0
+        self._finished_iterations = 0
+        self._level_iterations = 0
         self._raised: BaseException | None = None
 
     def step(self, method: sitk.ImageRegistrationMethod) -> None:
         """Report an iteration; stop the registration if the callback raises."""
         if self._progress is None or self._raised is not None:
             return
-        self._in_level += 1
+        self._level_iterations += 1
         try:
-            self._progress("locating", min(self._finished_levels + self._in_level, self._total - 1), self._total)
+            self._progress(
+                "locating", min(self._finished_iterations + self._level_iterations, self._total - 1), self._total
+            )
         except BaseException as stop:  # Ctrl-C among them; raised again once ITK has returned
             self._raised = stop
             method.StopRegistration()
 
     def finish_level(self, iterations: int) -> None:
         """Count all iterations of a level as done, even if the optimiser stopped earlier."""
-        self._finished_levels += iterations
-        self._in_level = 0
+        self._finished_iterations += iterations
+        self._level_iterations = 0
 
     def raise_again(self) -> None:
         """Raise the exception of the callback, if there was one."""
@@ -380,7 +382,7 @@ def itk_image(volume: Volume) -> sitk.Image:
 
 
 def _binned(array: NDArray, bins: Sequence[int]) -> NDArray[np.float32]:
-    """Return means over boxes of (I, J, K) voxels, of shape `bins`; incomplete boxes at the ends are dropped."""
+    """Return means (I, J, K) over boxes of `bins` voxels; incomplete boxes at the ends are dropped."""
     i, j, k = (n // size for n, size in zip(array.shape, bins, strict=True))
     answer = np.empty((i, j, k), np.float32)
     for n in range(i):

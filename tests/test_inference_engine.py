@@ -303,7 +303,7 @@ def test_a_bundle_may_name_the_inferer() -> None:
     inferer = ConfigParser(config).get_parsed_content("inferer")
     assert window_settings(inferer) == WindowSettings((8, 9, 10), (0.5, 0.5, 0.5), mode="gaussian")
     for wrong in ({"roi_size": (8, 8)}, {"roi_size": 8, "overlap": 1.0}, {"roi_size": 8, "mirror_axes": (3,)}):
-        with pytest.raises(ValueError, match="want"):
+        with pytest.raises(ValueError, match="expected"):
             StreamingInferer(**wrong)
     with pytest.raises(ValueError, match="its output has shape"):
         StreamingInferer(8, 2)(torch.zeros(1, 1, 20, 8, 8), lambda windows: windows[:1])

@@ -296,7 +296,7 @@ class StructuresModel:
 
     def _follow(self) -> None:
         for layer in self.session.segmentations:
-            state_of(layer).unsaved_changed.connect(self._on_marked, unique=True)
+            state_of(layer).unsaved_changed.connect(self._on_unsaved_changed, unique=True)
         if self.session.labels is not self._watched:
             self._watch(self.session.labels)
             if self._watched is not None and self.state.measured_at != self.state.paints:
@@ -313,7 +313,7 @@ class StructuresModel:
     def _on_edited(self) -> None:
         self.measurement_due.emit()
 
-    def _on_marked(self) -> None:
+    def _on_unsaved_changed(self) -> None:
         if not self.session.is_closed:
             self.changed.emit()
 
