@@ -134,5 +134,10 @@ def test_the_shipped_modules_are_imported_once() -> None:
             from segnets.errors import TrainingError
 
             found.append(TrainingError)
-    assert found[0] is found[1]
+            with shipped_modules().importable():
+                from segnets.errors import TrainingError as Nested
+            from segnets.errors import TrainingError as Outer
+
+            found += [Nested, Outer]
+    assert len(set(found)) == 1
     assert sys.modules.get("segnets") is before

@@ -7,7 +7,8 @@ import re
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -352,8 +353,14 @@ def test_several_processes_fine_tune_a_network_a_view(scans: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("config", ["train", "evaluate"])
-def test_folders_and_patients_are_set_once(config: str, tmp_path: Path) -> None:
-    """Read three scans of two animals in folders with unusual names."""
+def test_folders_and_patients_are_set_once(config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read three scans of two animals in folders with unusual names; find them and match their labels once."""
+    from segnets import data
+    from segnets.data import labels
+
+    calls: Counter[str] = Counter()
+    for module, name in ((data, "find_dataset"), (labels, "label_values")):
+        monkeypatch.setattr(module, name, _counted(getattr(module, name), calls))
     scans = write_decathlon(tmp_path / "scans", cases=3)
     (scans / "dataset.json").unlink()
     for old, new in (("imagesTr", "mri"), ("labelsTr", "drawn")):
@@ -369,3 +376,13 @@ def test_folders_and_patients_are_set_once(config: str, tmp_path: Path) -> None:
     assert parser.get_parsed_content("label_values") == {1: [1], 2: [2]}
     if config == "train":
         parser.get_parsed_content("check")
+        assert len(parser.get_parsed_content("train#dataset")) + len(parser.get_parsed_content("validate#dataset")) == 3
+    assert calls == {"find_dataset": 1, "label_values": 1}
+
+
+def _counted(function: Callable, calls: Counter[str]) -> Callable:
+    def count(*arguments: object, **options: object) -> object:
+        calls[function.__name__] += 1
+        return function(*arguments, **options)
+
+    return count

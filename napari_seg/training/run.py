@@ -145,10 +145,10 @@ def read_history(run_folder: Path) -> list[dict[str, Any]]:
 
 def read_summary(run_folder: Path) -> RunSummary:
     """Return the progress of a run."""
-    lines = read_history(run_folder)
     with with_segnets():
         from segnets.training.curves import best_validation
 
+        lines = read_history(run_folder)
         best: dict[str, Any] | None = best_validation(lines)
     planned = [line for line in lines if "planned_steps" in line]
     return RunSummary(best, (planned[-1]["step"], planned[-1]["planned_steps"]) if planned else None)
