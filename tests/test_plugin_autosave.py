@@ -89,7 +89,7 @@ def test_a_disk_that_takes_no_copies_is_an_error(model: StructuresModel, viewer:
     layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 4)
     (tmp_path / "file").touch()
     with pytest.raises(NapariSegError, match="cannot write copies") as caught:
-        Autosave(tmp_path / "file").keep([Snapshot.of(layer)])
+        Autosave(tmp_path / "file").write_copies([Snapshot.of(layer)])
     assert caught.value.code == "output.not_written"
 
 

@@ -108,8 +108,8 @@ class Decider:
         Raises:
             BundleError: `bundle.network`, logits are NaN.
         """
-        region_start = {self.axes[0]: 0, self.axes[1]: strip_start, self.axes[2]: 0}
-        cells_start = [n - (n > region_start[axis]) for axis, n in enumerate(start)]
+        strip_starts = {self.axes[0]: 0, self.axes[1]: strip_start, self.axes[2]: 0}
+        cells_start = [n - (n > strip_starts[axis]) for axis, n in enumerate(start)]
         extended_logits = self._with_earlier_faces(start, cells_start, logits)
         for axis, length in enumerate(self.region.shape):
             if length == 1:  # no cell lies along an axis of one voxel, so the voxel is repeated
@@ -203,7 +203,7 @@ class Decider:
     def _decide_parallel(
         self, cells_start: list[int], logits: torch.Tensor, winners: torch.Tensor, confidence: torch.Tensor | None
     ) -> Iterator[tuple[tuple[slice, ...], NDArray, NDArray | None]]:
-        """Yield voxels of the scan, their labels and their confidence, for a region with axes parallel to its own.
+        """Yield scan voxels, their labels and their confidence, if region and scan have parallel axes; some at a time.
 
         Args:
             cells_start: first voxel of the extended block in the region.
@@ -285,7 +285,7 @@ class Decider:
     def _decide_rotated(
         self, cells_start: list[int], logits: torch.Tensor, winners: torch.Tensor, confidence: torch.Tensor | None
     ) -> Iterator[tuple[tuple[NDArray, ...], NDArray, NDArray | None]]:
-        """Yield voxels of the scan, their labels and their confidence, for a region at any angle; some at a time.
+        """Yield scan voxels, their labels and their confidence, for a region at any angle; some at a time.
 
         Args:
             cells_start: first voxel of the extended block in the region.
@@ -346,14 +346,14 @@ class Decider:
         return interpolated_winners(logits[:, first : last + 2], mixed_cells, [lower[0] - first, *lower[1:]], fractions)
 
     def _cell(self, position: NDArray[np.float64], axis: int) -> tuple[NDArray, NDArray, NDArray[np.bool_]]:
-        """Return the cell of each position along an axis, the fraction in the cell, and which are in the region.
+        """Return the cell of each position along an axis, the fraction in the cell, and the mask of the region.
 
         Args:
             position: fractional voxel indices of the region along the axis.
             axis: axis of the region.
 
         Returns:
-            int64 lower corners of the cells; positions in the cells, 0 to 1; whether each lies in the region.
+            int64 lower corners of the cells; positions in the cells, 0 to 1; whether each position is in the region.
         """
         length = self.region.shape[axis]
         cell = np.clip(np.floor(position), 0, max(length - 2, 0))
