@@ -89,7 +89,7 @@ def test_smaller_windows_are_taken_where_they_are_quicker_than_strips() -> None:
         return NetworkCost(classes, prod(windows.size), 100 * prod(windows.size))
 
     def plan(budget_bytes: int) -> Plan:
-        return best_plan([large, small], 1, cost, budget_bytes, lambda: 0, lambda flop: None)
+        return best_plan([large, small], 1, cost, budget_bytes, lambda flop: 0, lambda flop: None)
 
     usual = plan(10**12)
     assert usual.windows == large
@@ -175,6 +175,24 @@ def planned(tmp_path: Path, device: str = "cpu", dtype: torch.dtype = torch.floa
     options = SegmentOptions(backend="torch", windows="bundle")
     region = RegionSettings(known, model, options, settings, 10**12)
     return RegionTask.crop(torch.zeros(1, 32, 32, 32), grid, grid, region, settings, 0).plan(used_bytes=0)
+
+
+def test_weights_are_counted_twice_only_if_a_network_will_be_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(regions, "resident_bytes", lambda: 0)
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(16, 16, 16)), trust=True)
+    model, grid = replace(load_model(bundle, "cpu"), network=torch.nn.Conv3d(1, 2, 3)), Grid((32, 32, 32), np.eye(4))
+    windows = WindowSettings((16, 16, 16))
+    settings = RegionSettings(bundle, model, SegmentOptions(), windows, 10**12)
+    task = RegionTask.crop(torch.zeros(1, 32, 32, 32), grid, grid, settings, windows, 0)
+    weights = sum(value.nbytes for value in model.network.state_dict().values())
+    small, large = 0, choose.MIN_COMPILED_FLOP
+    assert weights > 0
+    assert task._used_bytes("auto", large) - task._used_bytes("auto", small) == weights
+    model.statistics.is_compiled = True
+    assert task._used_bytes("auto", large) == task._used_bytes("auto", small)
 
 
 def test_less_is_planned_in_half_precision(tmp_path: Path) -> None:

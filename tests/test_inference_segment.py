@@ -97,6 +97,18 @@ def lopsided() -> Volume:
     return Volume(array.astype(np.int16)[None], grid)
 
 
+def test_the_first_of_several_regions_logs_the_time_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(localise_module, "register", lambda *_: (np.eye(4), 1.0))
+    root = write_threshold_bundle(tmp_path / "sides", halves=True, spacing=(1, 1, 1), own=side_regions())
+    with caplog.at_level("INFO", "napari_seg.inference.engine"):
+        segment(lopsided(), read_bundle(root, trust=True))
+    logged = [record.getMessage() for record in caplog.records if record.name.endswith("engine")]
+    plans = [text for text in logged if ": took " not in text]
+    assert [" in all)" in plan for plan in plans] == [True, False]
+
+
 def test_left_is_left_and_the_mirrored_scan_gives_mirrored_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,7 @@ def segment_region(
     label_map: NDArray[np.unsignedinteger],
     on_window: OnWindow,
     maps: ConfidenceMaps | None = None,
+    estimated_regions: int = 1,
 ) -> dict[int, float]:
     """Write the labels of one region into the scan's label map, and return the confidence of each class.
 
@@ -62,6 +63,7 @@ def segment_region(
         label_map: (I, J, K) on the scan's grid; changed in place where it is 0.
         on_window: called after each batch of windows.
         maps: on the scan's grid; changed in place wherever labels are.
+        estimated_regions: number of regions, all like this one, in the total time that is logged; 0 logs no total.
 
     Returns:
         Class -> mean softmax probability over the network's voxels where it wins; background excluded.
@@ -82,9 +84,9 @@ def segment_region(
         padded = windows.pad(task.image)
         estimated = task.seconds(plan)
         in_all = ""
-        if region.grid is None:  # otherwise it was logged before the regions were located
-            finishing = labelling_seconds(0, prod(volume.grid.shape))
-            in_all = f" ({describe_seconds(time.perf_counter() - settings.began + estimated + finishing)} in all)"
+        if estimated_regions:
+            remaining = estimated_regions * estimated + labelling_seconds(0, prod(volume.grid.shape))
+            in_all = f" ({describe_seconds(time.perf_counter() - settings.began + remaining)} in all)"
         log.info("%s: %s, about %s%s, with %s", region.name, plan, describe_seconds(estimated), in_all, backend.name)
         decider = Decider(task.grid, volume.grid, label_map, region.labels, windows.axes, maps, bundle.thresholds)
         empty_logits = _empty_logits(windows, plan.cost.classes, bundle.thresholds, backend.output_device)

@@ -15,7 +15,7 @@ from napari_seg.inference.settings import RegionSettings, is_shown_whole, set_up
 from napari_seg.localise import locating_seconds
 from napari_seg.memory import describe_bytes
 from napari_seg.progress import describe_seconds
-from napari_seg.volume import Volume
+from napari_seg.volume import Volume, smallest_label_type
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,15 @@ def _estimate_run(volume: Volume, settings: RegionSettings) -> Estimate | None:
     if settings.windows is None:
         return None
     bundle, voxels = settings.bundle, prod(volume.grid.shape)
+    label_type = smallest_label_type(max((segment.label for segment in bundle.segments), default=1))
+    # the label map and, if required, two confidence maps
+    promised = (3 if settings.options.confidence_maps else 1) * label_type.itemsize * voxels
     count, peak_bytes = 0, 0
     seconds = locating_seconds(volume, bundle) + labelling_seconds(0, voxels)
     compiled: set[tuple[int, ...]] = set()
     with torch.inference_mode():
         for grid, number in _estimated_regions(volume, bundle):
-            task = RegionTask.prepare(volume, grid, settings, settings.windows, promised_bytes=voxels)
+            task = RegionTask.prepare(volume, grid, settings, settings.windows, promised_bytes=promised)
             plan = task.plan()
             seconds += number * task.seconds(plan)
             if (shape := task.batch_shape(plan)) not in compiled:

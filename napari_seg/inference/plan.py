@@ -108,7 +108,7 @@ def best_plan(
     channels: int,
     cost_of: Callable[[Windows], NetworkCost],
     budget_bytes: int,
-    used_bytes: Callable[[], int],
+    used_bytes: Callable[[float], int],
     compiled_memory: Callable[[float], float | None],
     gpu_bytes: int = 0,
 ) -> Plan:
@@ -120,7 +120,7 @@ def best_plan(
         channels: channels of the image.
         cost_of: function that returns the cost of one window.
         budget_bytes: highest memory that the process may use.
-        used_bytes: function that returns the memory in use already, see `make_plan`; called after the costs are
+        used_bytes: function from operations to the memory in use already, see `make_plan`; called after the costs are
             known, since counting them loads parts of torch.
         compiled_memory: function from the operations of all windows to the argument of `make_plan`.
         gpu_bytes: see `make_plan`.
@@ -135,7 +135,7 @@ def best_plan(
         try:
             cost = cost_of(windows)
             flop = (windows.count - len(windows.empty)) * windows.settings.passes * cost.flop
-            plan = make_plan(windows, channels, cost, budget_bytes, used_bytes(), compiled_memory(flop), gpu_bytes)
+            plan = make_plan(windows, channels, cost, budget_bytes, used_bytes(flop), compiled_memory(flop), gpu_bytes)
         except EnvironmentFault as fault:
             if is_last and not found:
                 raise

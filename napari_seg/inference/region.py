@@ -6,10 +6,11 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import ceil, inf, prod
+from math import ceil, prod
 
 import torch
 
+from napari_seg.bundles.modules import with_public_names
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
 from napari_seg.geometry import Grid
@@ -135,7 +136,7 @@ class RegionTask:
                 len(self.image),
                 self._cost,
                 self.settings.budget_bytes,
-                lambda: self._used_bytes(name) if used_bytes is None else used_bytes,
+                lambda flop: self._used_bytes(name, flop) if used_bytes is None else used_bytes,
                 compiled_memory,
                 choose.room_for_accumulators(model.device),
             )
@@ -164,6 +165,7 @@ class RegionTask:
                     backend.close()
                     backend = None
                     cached_compile.cache_clear()
+                    statistics.is_compiled = False
                 if backend is None:
                     if plan.compiled_memory is None and name == "auto":
                         name = "torch"  # as planned
@@ -174,6 +176,7 @@ class RegionTask:
                         return plan, backend
                     name, backend = "torch", None  # OpenVINO can't run the network
                     continue
+                statistics.is_compiled = True
                 collect_garbage()
                 used_bytes = max(used_bytes or 0, resident_bytes() + self.promised_bytes - self.image.nbytes)
                 needed = backend.batch_cost.memory
@@ -231,11 +234,11 @@ class RegionTask:
             costs[windows.size] = replace(cost, peak_bytes=0) if is_on_gpu else cost.computed_in(model.dtype)
         return costs[windows.size]
 
-    def _used_bytes(self, backend: BackendName) -> int:
+    def _used_bytes(self, backend: BackendName, flop: float) -> int:
         """Return the memory besides the image: in use, promised, and of the weights that a compiled network copies."""
         model = self.settings.model
-        is_copied = choose.will_compile(backend, model.device, inf)
-        weights = sum(value.nbytes for value in model.network.state_dict().values()) if is_copied else 0
+        will_be_copied = choose.will_compile(backend, model.device, flop) and not model.statistics.is_compiled
+        weights = sum(value.nbytes for value in model.network.state_dict().values()) if will_be_copied else 0
         return resident_bytes() + self.promised_bytes - self.image.nbytes + weights
 
 
@@ -252,7 +255,8 @@ def blaming(bundle: Bundle, device: torch.device) -> Iterator[None]:
             raise EnvironmentFault(
                 "environment.memory", f"{device} has too little memory for this network's windows; {advice}"
             ) from error
+        cause = with_public_names(str(error))
         raise BundleError(
             "bundle.network",
-            f"the network of bundle {bundle.root.name!r} failed on this scan ({type(error).__name__}: {error})",
+            f"the network of bundle {bundle.root.name!r} failed on this scan ({type(error).__name__}: {cause})",
         ) from error

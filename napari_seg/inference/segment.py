@@ -116,7 +116,9 @@ def _run_regions(
             # the remaining regions are assumed to have as many windows as this one
             report("segmenting", finished + done, finished + (len(regions) - number) * total)
 
-        found = segment_region(volume, region, settings, label_map, on_window, maps)
+        found = segment_region(
+            volume, region, settings, label_map, on_window, maps, estimated_regions=0 if number else len(regions)
+        )
         finished += count
         confidence |= {region.labels[c]: mean for c, mean in found.items() if c in region.labels}
     return label_map, maps, confidence
