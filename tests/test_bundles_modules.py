@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import importlib
+import py_compile
 import sys
 import textwrap
 from collections.abc import Iterator
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -141,3 +144,32 @@ def test_the_shipped_modules_are_imported_once() -> None:
             found += [Nested, Outer]
     assert len(set(found)) == 1
     assert sys.modules.get("segnets") is before
+
+
+def test_compiled_modules_are_a_bundles_own(tmp_path: Path) -> None:
+    source = tmp_path / "source.txt"
+    source.write_text("VALUE = 6\n")
+    root = tmp_path / "bundle"
+    for path in ("ops.pyc", "layers/__init__.pyc", "deep/inner/part.pyc", "__pycache__/old.cpython-311.pyc"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        py_compile.compile(str(source), str(root / path))
+    for path in (".git/hook.py", "training/log.txt", "deep.old/part.py", f"speed{EXTENSION_SUFFIXES[0]}"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    modules = BundleModules(root)
+    assert modules.names == {"ops", "layers", "deep", "speed"}
+    with modules.importable():
+        assert [importlib.import_module(name).VALUE for name in ("ops", "layers", "deep.inner.part")] == [6, 6, 6]
+    modules.forget()
+
+
+def test_an_interrupted_load_leaves_no_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    root = write_late(tmp_path / "bundle", 3)
+    monkeypatch.setattr(monai, "_load_weights", interrupted)
+    before = len(sys.meta_path)
+    with pytest.raises(KeyboardInterrupt):
+        load_model(read_bundle(root, trust=True), "cpu")
+    assert len(sys.meta_path) == before

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
 import pytest
 
 from napari_seg.inference.backends import compiled_cache
+from napari_seg.inference.backends.base import BatchCost
 
 
 def test_the_least_recently_used_networks_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,3 +29,17 @@ def test_the_cache_lies_where_caches_lie(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(compiled_cache.sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert compiled_cache.cache_dir() == Path("/somewhere/napari-seg")
+
+
+def test_a_network_that_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
+    class Exported:
+        def export_model(self) -> io.BytesIO:
+            return io.BytesIO(b"network")
+
+    compiled = compiled_cache.Compiled(Exported(), BatchCost(1.0, 2))
+    compiled_cache.write_cache(tmp_path / "cache/one.blob", compiled)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["one.blob"]
+    assert (tmp_path / "cache/one.blob").read_bytes().endswith(b"network")
+    (tmp_path / "cache/two.blob").mkdir()
+    compiled_cache.write_cache(tmp_path / "cache/two.blob", compiled)  # the name is taken by a folder
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["one.blob", "two.blob"]

@@ -34,6 +34,11 @@ def test_a_record_has_the_options_that_can_change_labels() -> None:
     assert SegmentOptions(**record) == options
 
 
+def test_a_coarse_pass_runs_on_the_same_machine_with_defaults_for_the_rest() -> None:
+    options = SegmentOptions("cpu", "torch", "bfloat16", 2**30, "even", False, "shifts", True, True)
+    assert options.of_coarse_pass() == SegmentOptions("cpu", "torch", "bfloat16", 2**30, "even")
+
+
 def test_the_command_line_has_a_flag_for_every_option() -> None:
     parser = argparse.ArgumentParser()
     add_parser(parser.add_subparsers())

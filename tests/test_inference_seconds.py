@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,17 @@ from napari_seg.bundles.load import load_model
 from napari_seg.bundles.model import Model
 from napari_seg.bundles.spec import read_bundle
 from napari_seg.geometry import Grid
+from napari_seg.inference import engine
 from napari_seg.inference import estimate as estimating
 from napari_seg.inference import seconds as speed
 from napari_seg.inference.backends import choose
+from napari_seg.inference.backends.torch import TorchBackend
 from napari_seg.inference.estimate import estimate
 from napari_seg.inference.inferer import window_settings
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.plan import Plan
 from napari_seg.inference.region import RegionTask
-from napari_seg.inference.seconds import measuring
+from napari_seg.inference.seconds import Measured, measuring
 from napari_seg.inference.segment import segment
 from napari_seg.inference.settings import RegionSettings
 from napari_seg.inference.windows.layout import WindowSettings
@@ -82,6 +85,17 @@ def test_the_next_estimate_uses_the_time_of_the_last_run(head: Volume, tmp_path:
     found = estimate(head, bundle, device="cpu", backend="torch")
     assert found is not None
     assert found.seconds == pytest.approx(50 * found.windows, rel=0.1)
+
+
+@pytest.mark.parametrize(("device", "is_kept"), [("cpu", True), ("meta", False)])
+def test_a_batch_on_another_device_than_the_models_is_not_timed(device: str, is_kept: bool, tmp_path: Path) -> None:
+    task = slow_task(tmp_path)
+    plan, model = task.plan(), task.settings.model
+    shape = task.batch_shape(plan)
+    backend = TorchBackend(lambda windows: windows, torch.device("cpu"), torch.float32)  # type: ignore[arg-type]
+    run = engine._timed(backend, replace(model, device=torch.device(device)), plan, shape, Measured())
+    run(torch.zeros(1, 1, 4, 4, 4))
+    assert (("torch", shape) in model.statistics.batch_seconds) == is_kept
 
 
 def test_the_estimate_includes_locating_and_compiling(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,11 @@ def test_a_batch_fills_its_table_and_one_bad_scan_stops_nothing(study: Path, mon
     with pytest.raises(NapariSegError):
         model.read(next(row for row in model.rows if row.name == "broken"), (), None)
     assert failed.result is not None
+    series = next(row for row in model.rows if row.scan and len(row.scan.files) > 1)
+    assert series.scan is not None
+    volume = series.scan.read()
+    backwards = replace(volume, source=replace(volume.source, files=volume.source.files[::-1]))
+    assert model.read(series, [backwards], None) == ([], ())  # open already, with its files in another order
 
     model.write_table(study.parent / "all.csv")
     with (study.parent / "all.csv").open(encoding="utf-8", newline="") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -314,3 +315,11 @@ def test_a_run_is_estimated_before_it_starts(head: Volume, tmp_path: Path) -> No
     text = model.estimate_text
     assert text.startswith("Estimate: ")
     assert "1 window" in text
+
+
+def test_an_estimate_does_not_keep_a_removed_scan(viewer: ViewerModel, head: Volume) -> None:
+    model = SegmentModel(Session(viewer))
+    layer = show(viewer, head)
+    key = model._estimate_key
+    assert key == model._estimate_key
+    assert layer not in gc.get_referents(key)

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader, all_suffixes
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,8 +45,8 @@ class BundleModules(MetaPathFinder):
     """
 
     def __init__(self, root: Path) -> None:
-        self.names = {path.stem for path in root.glob("*.py")}
-        self.names |= {path.name for path in root.iterdir() if path.is_dir() and next(path.rglob("*.py"), None)}
+        self.names = {name for path in root.iterdir() if (name := _module_name(path))}
+        self.names |= {folder.name for folder in _packages(root) if _has_modules(folder)}
         self.package = f"{_PREFIX}{next(_numbers)}"
         top = ModuleType(self.package)
         top.__path__ = [str(root)]
@@ -74,8 +74,9 @@ class BundleModules(MetaPathFinder):
         """Remove the modules from Python's table of modules; afterwards none can be imported."""
         if self in sys.meta_path:
             sys.meta_path.remove(self)
-        for name in [name for name in sys.modules if name == self.package or name.startswith(f"{self.package}.")]:
-            del sys.modules[name]
+        for name in list(sys.modules):  # a copy: other threads import meanwhile
+            if name == self.package or name.startswith(f"{self.package}."):
+                del sys.modules[name]
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -102,7 +103,7 @@ class BundleModules(MetaPathFinder):
         return module if fromlist else sys.modules[f"{self.package}.{name.partition('.')[0]}"]
 
     def _public_modules(self) -> dict[str, ModuleType]:
-        return {name: module for name, module in sys.modules.items() if self.holds(name)}
+        return {name: module for name, module in sys.modules.copy().items() if self.holds(name)}
 
 
 class _BundleLoader(SourceFileLoader):
@@ -140,6 +141,21 @@ class _PublicNames(MetaPathFinder, Loader):
         public = module.__spec__
         assert public is not None
         module.__spec__ = self.specs.pop(public.name)
+
+
+def _module_name(path: Path) -> str:
+    """Return the name by which a file, source or compiled, can be imported; "" if it can't."""
+    name = next((path.name.removesuffix(suffix) for suffix in all_suffixes() if path.name.endswith(suffix)), "")
+    return "" if "." in name or path.is_dir() else name
+
+
+def _packages(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if "." not in path.name and path.is_dir()]
+
+
+def _has_modules(folder: Path) -> bool:
+    """Return whether a folder or one of its subfolders has modules; deeper ones may hold thousands of data files."""
+    return any(_module_name(path) for one in (folder, *_packages(folder)) for path in one.iterdir())
 
 
 @cache

@@ -46,7 +46,7 @@ def _load(root: Path, weights: Path, weights_changed: int, device: torch.device,
     try:
         transforms, inferer, network = _parse_config(root, device, modules)
         _load_weights(network, weights)
-    except BundleError:
+    except BaseException:
         modules.forget()
         raise
     model = Model(network.to(device).eval(), _without_loading(transforms), inferer, device, dtype)

@@ -24,7 +24,7 @@ from napari_seg.formats.scan import Scan
 
 SUFFIX = "_seg"
 FAILED = "_failed"
-CERTAINTY_MAPS = ("confidence", "entropy")
+CONFIDENCE_MAPS = ("confidence", "entropy")
 
 MAX_NAME_BYTES = 255 - len(f"{SUFFIX}_confidence.nii.gz")
 """Longest file name that file systems allow, minus the longest ending of a result."""
@@ -88,7 +88,7 @@ def is_result(path: Path) -> bool:
     """Return whether an earlier run wrote a label map, confidence map or preview, judged by the record next to it."""
     ending = nifti_ending(path) or (path.suffix if path.suffix == ".png" else "")
     stem = path.name.removesuffix(ending)
-    for name in CERTAINTY_MAPS:
+    for name in CONFIDENCE_MAPS:
         stem = stem.removesuffix(f"_{name}")
     return bool(ending) and stem.endswith(SUFFIX) and read_record(path.with_name(f"{stem}.json")) is not None
 

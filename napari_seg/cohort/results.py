@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from filelock import FileLock, Timeout
 
 from napari_seg.bundles.spec import Bundle
-from napari_seg.cohort.discover import CERTAINTY_MAPS, FAILED, SUFFIX, Case
+from napari_seg.cohort.discover import CONFIDENCE_MAPS, FAILED, SUFFIX, Case
 from napari_seg.errors import Notice, OutputError
 from napari_seg.formats.atomic import make_output_folder, not_written
 from napari_seg.formats.kinds import LABEL_FORMATS, RUN_FORMATS, FormatName
@@ -118,7 +118,7 @@ class OutputFolder:
                     if notice := _write_other_format(segmentation, name, path, volume, bundle):
                         segmentation = replace(segmentation, notices=(*segmentation.notices, notice))
                         continue
-                elif kind in CERTAINTY_MAPS and segmentation.confidence_maps is not None:
+                elif kind in CONFIDENCE_MAPS and segmentation.confidence_maps is not None:
                     write_map(getattr(segmentation.confidence_maps, kind), segmentation.grid, path)
                 else:
                     continue
@@ -186,7 +186,7 @@ def failure_path(folder: Path, name: str) -> Path:
 
 def _other_targets(folder: Path, name: str) -> dict[str, Path]:
     """Return the paths of a case's confidence maps and of its labels in other formats."""
-    maps = {kind: folder / f"{name}{SUFFIX}_{kind}.nii.gz" for kind in CERTAINTY_MAPS}
+    maps = {kind: folder / f"{name}{SUFFIX}_{kind}.nii.gz" for kind in CONFIDENCE_MAPS}
     return maps | {kind: folder / LABEL_FORMATS[kind].file_name(name) for kind in RUN_FORMATS}
 
 

@@ -186,7 +186,8 @@ def _timed(backend: Backend, model: Model, plan: Plan, shape: tuple[int, ...], m
         nonlocal count, seconds
         start = time.perf_counter()
         logits = backend(windows)
-        if not logits.is_cuda:  # a GPU may still be computing
+        is_computed = not logits.is_cuda  # a GPU may still be computing
+        if is_computed and backend.device == model.device:  # a GPU without memory leaves the network to the CPU
             count, seconds = count + 1, seconds + time.perf_counter() - start
             model.statistics.batch_seconds[(plan.program, shape)] = seconds / count
         if plan.releases_memory:

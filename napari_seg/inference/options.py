@@ -15,30 +15,37 @@ WindowLayout = Literal["fewest", "even", "bundle"]
 """Ways to lay windows over a scan."""
 
 
-def _about(help_text: str, choices: Any = None, *, changes_labels: bool = True) -> dict[str, Any]:
-    """Return the explanation, the allowed values and the effect of one option."""
-    return {"help": help_text, "choices": get_args(choices), "changes_labels": changes_labels}
+def _about(
+    help_text: str, choices: Any = None, *, changes_labels: bool = True, for_coarse_pass: bool = False
+) -> dict[str, Any]:
+    """Return the explanation, the allowed values and the effects of one option."""
+    effects = {"changes_labels": changes_labels, "for_coarse_pass": for_coarse_pass}
+    return {"help": help_text, "choices": get_args(choices), **effects}
 
 
-_DEVICE = _about("auto (a GPU if there is one), cpu, cuda or cuda:N")
+_DEVICE = _about("auto (a GPU if there is one), cpu, cuda or cuda:N", for_coarse_pass=True)
 _BACKEND = _about(
     "program that runs the network; auto uses OpenVINO on a processor if it is installed and the scan is large enough "
     "to make up for compiling the network, otherwise torch",
     BackendName,
+    for_coarse_pass=True,
 )
 _PRECISION = _about(
     "number format of the network; auto is float16 on a GPU and float32 on a processor. bfloat16 takes about half the "
     "time, and half of the network's memory, on processors that support it; few voxels change",
     Precision,
+    for_coarse_pass=True,
 )
 _MEMORY = _about(
     "most memory that the whole process may use, such as 4GiB; by default its own and four fifths of the free memory. "
     "Less memory takes more time",
+    for_coarse_pass=True,
 )
 _WINDOWS = _about(
     "fewest covers a scan with as few windows as the bundle's overlap allows, which may be up to half as long again; "
     "even spaces windows of the bundle's size evenly, as nnU-Net does; bundle places them exactly as MONAI does",
     WindowLayout,
+    for_coarse_pass=True,
 )
 _CROP = _about("skip the air around the body in CT and MR scans, and whatever a bundle's coarse pass excludes")
 _TTA = _about(
@@ -91,7 +98,8 @@ class SegmentOptions:
 
     def of_coarse_pass(self) -> SegmentOptions:
         """Return the options of a bundle's coarse pass: those of this machine, with defaults for the rest."""
-        return SegmentOptions(self.device, self.backend, self.precision, self.memory_bytes, self.windows)
+        names = [option.name for option in option_fields() if option.metadata["for_coarse_pass"]]
+        return SegmentOptions(**{name: getattr(self, name) for name in names})
 
     def to_record(self) -> dict[str, Any]:
         """Return the options that can change labels, if only by rounding, as plain values for JSON."""

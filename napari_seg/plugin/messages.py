@@ -54,7 +54,7 @@ class Message:
     text: str
 
 
-class Fault(Protocol):
+class CodedMessage(Protocol):
     """Error or notice with a code."""
 
     @property
@@ -80,9 +80,9 @@ def message_of(error: Exception | None) -> Message:
     return Message("error", f"Unexpected error: {kind}. Details are in the log of napari.")
 
 
-def gui_text_of(fault: Fault) -> str:
+def gui_text_of(coded: CodedMessage) -> str:
     """Return the text for an error or a notice, followed by its code."""
-    return f"{as_gui_text(fault.message)} ({fault.code})"
+    return f"{as_gui_text(coded.message)} ({coded.code})"
 
 
 def as_gui_text(text: str) -> str:

@@ -9,7 +9,6 @@ import os
 import platform
 import struct
 import sys
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from napari_seg.formats.atomic import atomic_file
 from napari_seg.inference.backends.base import BatchCost
 from napari_seg.version import __version__
 
@@ -157,15 +157,9 @@ def write_cache(path: Path, compiled: Compiled) -> None:
     header = _HEADER.pack(*compiled.batch_cost, len(payload)).ljust(_PAYLOAD_OFFSET, b"\0")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-            try:
-                part.write(header)
-                part.write(payload)
-                part.close()
-                Path(part.name).replace(path)
-            except BaseException:
-                Path(part.name).unlink(missing_ok=True)
-                raise
+        with atomic_file(path, ".part") as part, part.open("wb") as file:
+            file.write(header)
+            file.write(payload)
         _evict_oldest(path.parent)
     except OSError as error:
         log.info("the compiled network could not be cached (%s)", error.strerror)

@@ -221,7 +221,8 @@ class BatchModel:
         assert row.scan is not None
         layers: list[Layer] = []
         warnings: tuple[str, ...] = ()
-        volume = next((one for one in scans if one.source.files == row.scan.files), None)
+        files = set(row.scan.files)  # a series is sorted by slice, a found scan by name
+        volume = next((one for one in scans if set(one.source.files) == files), None)
         if volume is None:
             volume = row.scan.read()
             layers, warnings = [layer_of(one) for one in image_layers(volume, frame)], _texts_of(volume.notices)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from psygnal import Signal
 
@@ -184,9 +185,10 @@ class SegmentModel:
     @property
     def _estimate_key(self) -> object:
         """Return everything that the estimate depends on; None if nothing can run."""
-        if self.obstacle or self.bundle is None:
+        scan = self.session.scan
+        if self.obstacle or self.bundle is None or scan is None:
             return None
-        return self.session.scan, self.bundle.root, self.options
+        return ref(scan), self.bundle.root, self.options  # a removed scan does not stay in memory
 
     def _on_estimated(self, key: object, text: str) -> None:
         self._estimate = (key, text)

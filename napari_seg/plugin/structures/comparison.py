@@ -25,7 +25,7 @@ _COLORS = ((255, 150, 0), (0, 170, 255), (230, 60, 230))
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ReferenceComparison:
     """Result of a comparison.
 
     Attributes:
@@ -43,7 +43,7 @@ class Comparison:
 
 def compare(
     snapshot: Snapshot, reference: Snapshot | Path, is_stopping: Callable[[], bool] = lambda: False
-) -> Comparison:
+) -> ReferenceComparison:
     """Compare labels with a reference; slow, call outside the main thread.
 
     Args:
@@ -72,7 +72,7 @@ def compare(
     mean = f"mean Dice {np.mean(known):.3f}" if known else "no structure in either of them"
     text = f"Compared with {reference.name}: {mean}; {sum(differing.volumes_ml().values()):.2f} ml differ."
     messages = (*(Message("warning", gui_text_of(notice)) for notice in notices), Message("info", text))
-    return Comparison(snapshot, scores, differences, messages)
+    return ReferenceComparison(snapshot, scores, differences, messages)
 
 
 def _loaded(reference: Snapshot | Path) -> Segmentation | Path:

@@ -24,7 +24,7 @@ from napari_seg.plugin.layer_info import LayerInfo, placement_of
 from napari_seg.plugin.layers import color_in, colormap_of
 from napari_seg.plugin.messages import Message
 from napari_seg.plugin.session import Session
-from napari_seg.plugin.structures.comparison import Comparison, compare
+from napari_seg.plugin.structures.comparison import ReferenceComparison, compare
 from napari_seg.plugin.structures.export import export
 from napari_seg.volume import Segment
 
@@ -176,7 +176,7 @@ class StructuresModel:
         self.session.show_messages(Message("info", "Comparing …"))
         self._start("compare", lambda job: compare(snapshot, other, lambda: job.is_stopping), self.take_comparison)
 
-    def take_comparison(self, comparison: Comparison) -> None:
+    def take_comparison(self, comparison: ReferenceComparison) -> None:
         """Show the scores, and add the layer of the voxels that differ."""
         layer, session = comparison.snapshot.layer, self.session
         if not comparison.snapshot.is_current:
