@@ -19,6 +19,19 @@ def head() -> Volume:
 
 
 @pytest.fixture
+def study(head: Volume, tmp_path: Path) -> Path:
+    """A series, a NIfTI file, a broken one, a note, and what an earlier run left."""
+    root = tmp_path / "study"
+    phantoms.write_series(head, root / "series")
+    phantoms.write_nifti(head, root / "copy.nii.gz")
+    (root / "broken.nii.gz").write_text("no scan")
+    (root / "notes.txt").write_text("as it was")
+    phantoms.write_nifti(head, root / "copy_seg.nii.gz")
+    (root / "copy_seg.json").write_text('{"program": "napari-seg 0.1.0"}')
+    return root
+
+
+@pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks run in this process and not in one of their own, so that what stands in for them does."""
     from napari_seg.plugin.job import NETWORK_WORKER

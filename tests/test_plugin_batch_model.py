@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import phantoms
 import pytest
 
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
@@ -24,19 +23,6 @@ from napari_seg.plugin.layer_info import LayerInfo, volume_of
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.study.model import StudyModel
 from napari_seg.volume import Segment, Segmentation, Volume
-
-
-@pytest.fixture
-def study(head: Volume, tmp_path: Path) -> Path:
-    """A series, a NIfTI file, a broken one, a note, and what an earlier run left."""
-    root = tmp_path / "study"
-    phantoms.write_series(head, root / "series")
-    phantoms.write_nifti(head, root / "copy.nii.gz")
-    (root / "broken.nii.gz").write_text("no scan")
-    (root / "notes.txt").write_text("as it was")
-    phantoms.write_nifti(head, root / "copy_seg.nii.gz")
-    (root / "copy_seg.json").write_text('{"program": "napari-seg 0.1.0"}')
-    return root
 
 
 @pytest.mark.usefixtures("in_process")

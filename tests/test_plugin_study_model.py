@@ -26,19 +26,6 @@ from napari_seg.plugin.study.model import StudyModel
 from napari_seg.volume import Volume
 
 
-@pytest.fixture
-def study(head: Volume, tmp_path: Path) -> Path:
-    """A series, a NIfTI file, a broken one, a note, and what an earlier run left."""
-    root = tmp_path / "study"
-    phantoms.write_series(head, root / "series")
-    phantoms.write_nifti(head, root / "copy.nii.gz")
-    (root / "broken.nii.gz").write_text("no scan")
-    (root / "notes.txt").write_text("as it was")
-    phantoms.write_nifti(head, root / "copy_seg.nii.gz")
-    (root / "copy_seg.json").write_text('{"program": "napari-seg 0.1.0"}')
-    return root
-
-
 def listed(model: StudyModel, path: Path) -> dict[str, Entry]:
     model.list_path(path)
     assert model.is_listing

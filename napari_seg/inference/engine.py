@@ -74,7 +74,7 @@ def segment_region(
             batch of windows; `environment.backend`, that backend is not installed or can't run the network.
         InputError: `geometry.shear`, the bundle's transforms return an affine that is no grid.
     """
-    promised = (1 if maps is None else 3) * label_map.nbytes  # in memory once they are written to
+    promised = settings.promised_bytes(label_map.size, label_map.dtype)
     with torch.inference_mode():
         if settings.windows is None:
             return _decide_whole(volume, region, settings, label_map, on_window, maps, promised)

@@ -87,8 +87,7 @@ def _estimate_run(volume: Volume, settings: RegionSettings) -> Estimate | None:
         return None
     bundle, voxels = settings.bundle, prod(volume.grid.shape)
     label_type = smallest_label_type(max((segment.label for segment in bundle.segments), default=1))
-    # the label map and, if required, two confidence maps
-    promised = (3 if settings.options.confidence_maps else 1) * label_type.itemsize * voxels
+    promised = settings.promised_bytes(voxels, label_type)
     count, peak_bytes = 0, 0
     seconds = locating_seconds(volume, bundle) + labelling_seconds(0, voxels)
     compiled: set[tuple[int, ...]] = set()

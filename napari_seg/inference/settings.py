@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.tta import TTA
 from napari_seg.errors import BundleError, EnvironmentFault, Notice
@@ -47,6 +49,15 @@ class RegionSettings:
     body_in: Callable[[Grid], Body | None] | None = None
     notices: list[Notice] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
+
+    def promised_bytes(self, voxels: int, label_type: np.dtype) -> int:
+        """Return the memory that the label map and the required confidence maps use once they are written to.
+
+        Args:
+            voxels: number of voxels of the scan.
+            label_type: type of the label map.
+        """
+        return (3 if self.options.confidence_maps else 1) * label_type.itemsize * voxels
 
 
 def set_up(
