@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import mmap
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
+from math import ceil
 from pathlib import Path
 
 from napari_seg.errors import EnvironmentFault
 
 SAFE_FRACTION = 0.8
 """Fraction of the free memory that one piece of work may use if no limit is given."""
+
+_MADV_PAGEOUT = 21
+"""Linux's number of the advice to reclaim pages now; their content stays, unlike with MADV_DONTNEED."""
 
 _limit: ContextVar[int | None] = ContextVar("limit", default=None)
 
@@ -89,6 +94,23 @@ def trim_heap() -> None:
     release = _malloc_trim()
     if release is not None:
         release(0)
+
+
+def page_out(addresses: Iterable[tuple[int, int]]) -> None:
+    """Take memory that is not needed soon out of this process; the system reads it again from its file, or from swap.
+
+    Only Linux does so; elsewhere nothing happens.
+
+    Args:
+        addresses: (first byte, number of bytes) of each piece.
+    """
+    if sys.platform != "linux":
+        return
+    advise = ctypes.CDLL(None).madvise
+    for begin, count in addresses:
+        first, last = begin // mmap.PAGESIZE, ceil((begin + count) / mmap.PAGESIZE)
+        start, size = first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE
+        advise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_PAGEOUT)  # an old kernel refuses: no harm
 
 
 @lru_cache(maxsize=1)

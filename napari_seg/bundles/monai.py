@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from weakref import finalize
+from zipfile import is_zipfile
 
 import torch
 from monai.bundle import ConfigParser
@@ -89,13 +91,17 @@ def _without_loading(transforms: Sequence[Any]) -> Compose:
 
 
 def _load_weights(network: torch.nn.Module, path: Path) -> None:
+    """Load a network's weights; on Linux they stay in the file, and only those in use are in memory."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        # Windows does not replace a mapped file; a file without zip format can't be mapped
+        mapped = sys.platform == "linux" and is_zipfile(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         state = state.get("model", state)
     except Exception as error:  # unpickling a foreign file can raise anything
         raise _misfit(path, cause_of(error, path.parents[1])) from error
     try:
-        network.load_state_dict(state)
+        own = network.state_dict()
+        network.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()}, assign=True)
     except Exception as error:  # so can a foreign network
         raise _misfit(path, _differences(network, state) or cause_of(error, path.parents[1])) from error
 

@@ -36,7 +36,7 @@ from napari_seg.inference.backends.compiled_cache import (
 from napari_seg.inference.backends.cost import list_operations
 from napari_seg.inference.backends.skips import split_skips
 from napari_seg.inference.windows.layout import divisor
-from napari_seg.memory import collect_garbage, resident_bytes
+from napari_seg.memory import collect_garbage, page_out, resident_bytes
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,9 @@ class OpenVINOBackend:
 @lru_cache(maxsize=2)
 def cached_compile(model: Model, shape: tuple[int, ...]) -> Compiled:
     """Return a model's network compiled for batches of a shape; the last two stay in memory."""
-    return compile_network(model.network, shape, cache_dir(), model.dtype)
+    compiled = compile_network(model.network, shape, cache_dir(), model.dtype)
+    page_out((weights.data_ptr(), weights.nbytes) for weights in model.network.state_dict().values())
+    return compiled
 
 
 def compile_network(
