@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from weakref import finalize
 from zipfile import is_zipfile
@@ -91,11 +94,8 @@ def _without_loading(transforms: Sequence[Any]) -> Compose:
 
 
 def _load_weights(network: torch.nn.Module, path: Path) -> None:
-    """Load a network's weights; on Linux they stay in the file, and only those in use are in memory."""
     try:
-        # Windows does not replace a mapped file; a file without zip format can't be mapped
-        mapped = sys.platform == "linux" and is_zipfile(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        state = _read_weights(path)
         state = state.get("model", state)
     except Exception as error:  # unpickling a foreign file can raise anything
         raise _misfit(path, cause_of(error, path.parents[1])) from error
@@ -104,6 +104,20 @@ def _load_weights(network: torch.nn.Module, path: Path) -> None:
         network.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()}, assign=True)
     except Exception as error:  # so can a foreign network
         raise _misfit(path, _differences(network, state) or cause_of(error, path.parents[1])) from error
+
+
+def _read_weights(path: Path) -> Any:
+    """Return the content of a file of weights; on Linux its numbers take no memory until they are used.
+
+    They are mapped from a copy of the file, because whoever writes to a mapped file changes the network or ends this
+    process. The copy has no name and is gone with the process.
+    """
+    if sys.platform == "linux" and is_zipfile(path):  # torch maps zip files only
+        with suppress(OSError), TemporaryFile() as copy, path.open("rb") as file:  # the disk may be full
+            shutil.copyfileobj(file, copy)
+            copy.flush()
+            return torch.load(f"/proc/self/fd/{copy.fileno()}", map_location="cpu", weights_only=True, mmap=True)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _misfit(path: Path, cause: str) -> BundleError:
