@@ -246,3 +246,28 @@ def test_a_name_can_fake_no_line(
 def test_a_name_that_no_disk_takes_is_unknown() -> None:
     assert code_of(read_bundle, "x" * 5000) == "bundle.unknown"
     assert code_of(read_bundle, "a\0b") == "bundle.unknown"
+
+
+CHANNELS = {
+    "names of channel_def": ({"image": {"num_channels": 2, "channel_def": {"0": "T1", "1": "FLAIR"}}}, ("T1", "FLAIR")),
+    "no names": ({"image": {"num_channels": 3}}, ("0", "1", "2")),
+    "fewer names than channels": ({"image": {"num_channels": 2, "channel_def": {"0": "image"}}}, ("image", "1")),
+    "twice the same": ({"image": {"num_channels": 2, "channel_def": {"0": "T1", "1": "T1"}}}, ("T1 (0)", "T1 (1)")),
+    "several images": ({"artery": {"num_channels": 1}, "vein": {"num_channels": 1}}, ("artery", "vein")),
+    "another name": ({"scan": {"num_channels": 1, "channel_def": {"0": "CT"}}, "time": {"type": "timesteps"}}, ("CT",)),
+}
+
+
+@pytest.mark.parametrize("case", CHANNELS)
+def test_channels_of_the_input_have_names(tmp_path: Path, case: str) -> None:
+    inputs, names = CHANNELS[case]
+    bundle = read_bundle(with_metadata(tmp_path / "b", lambda m: m["network_data_format"].update(inputs=inputs)))
+    assert bundle.channel_names == names
+    assert bundle.in_channels == len(names)
+
+
+def test_a_bundle_without_an_image_is_refused(tmp_path: Path) -> None:
+    latent = {"latent": {"num_channels": 1, "type": "noise"}}
+    root = with_metadata(tmp_path / "b", lambda m: m["network_data_format"].update(inputs=latent))
+    with pytest.raises(BundleError, match=r"inputs are latent; expected an image"):
+        read_bundle(root)

@@ -121,6 +121,8 @@ class Bundle:
         description: one sentence on what it segments.
         modality: DICOM's code of the images it was trained on; "" if unknown.
         in_channels: channels of the input image.
+        channel_names: a unique name for each channel of the input image, such as ("T1", "FLAIR"); its number, counted
+            from 0, where the metadata has no name.
         network_segments: meaning of the network's channels, without background.
         segments: segments of a result; equal to `network_segments` unless the bundle declares a localiser.
         trusted: whether its code may run.
@@ -157,6 +159,7 @@ class Bundle:
     intended_use: str = ""
     tta: TTA | None = None
     background: str = ""
+    channel_names: tuple[str, ...] = ()
 
 
 def shipped_root() -> Path:
@@ -252,15 +255,12 @@ def _root_of(bundle: str | Path) -> Path:
 
 
 def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
-    image = metadata["network_data_format"]["inputs"]["image"]
+    images = _images(metadata["network_data_format"]["inputs"])
     pred = metadata["network_data_format"]["outputs"]["pred"]
     ours = metadata.get("napari_seg", {})
     channels = _channels(pred["num_channels"])
-    names = {int(number): one_line(name, MAX_NAME) for number, name in (pred.get("channel_def") or {}).items()}
-    if names and not 0 <= min(names) <= max(names) < MAX_CHANNELS:
-        raise ValueError(f"channel_def names channel {max(names)}; expected 0 to {MAX_CHANNELS - 1}")
-    counts = Counter(names.values())  # results list segments by name
-    names = {number: f"{name} ({number})" if counts[name] > 1 else name for number, name in names.items()}
+    names = _channel_names(pred)  # results list segments by name
+    input_names = _input_names(images)
     thresholds = tuple(float(value) for value in ours.get("thresholds", ()))
     if thresholds and len(thresholds) != channels:
         raise ValueError(f"expected a threshold for each of {channels} channels, not {len(thresholds)}")
@@ -285,8 +285,8 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
         name=text("name", MAX_NAME) or one_line(root.name, MAX_NAME),
         version=text("version", MAX_NAME),
         description=text("description"),
-        modality=one_line(image.get("modality") or "", MAX_NAME),
-        in_channels=_channels(image["num_channels"]),
+        modality=one_line(next(iter(images.values())).get("modality") or "", MAX_NAME),
+        in_channels=len(input_names),
         network_segments=network_segments,
         segments=_segments(ours.get("segments", ())) or network_segments,
         trusted=trusted,
@@ -302,7 +302,40 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
         intended_use=text("intended_use"),
         tta=_tta(ours.get("tta")),
         background=names.get(0, ""),
+        channel_names=input_names,
     )
+
+
+def _images(inputs: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return name -> entry of the images among a network's inputs: "image" alone if there is one of this name."""
+    images = {one_line(name, MAX_NAME): one for name, one in inputs.items() if one.get("type", "image") == "image"}
+    images = {"image": inputs["image"]} if "image" in inputs else images
+    if not images:
+        raise ValueError(f"its inputs are {one_line(', '.join(inputs), MAX_NAME) or 'none'}; expected an image")
+    return images
+
+
+def _input_names(images: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    """Return a unique name for each channel of the images, in their order; its number where it has no name."""
+    names: list[str] = []
+    for image, entry in images.items():
+        count, stated = _channels(entry["num_channels"]), _channel_names(entry)
+        own = [stated.get(number, "") for number in range(count)]
+        if len(images) > 1:  # such as one image a phase of a contrast agent
+            own = [image] if count == 1 else [f"{image} {name or number}" for number, name in enumerate(own)]
+        names += own
+        if len(names) > MAX_CHANNELS:
+            raise ValueError(f"its images have more than {MAX_CHANNELS} channels")
+    return tuple(name or str(number) for number, name in enumerate(names))
+
+
+def _channel_names(entry: dict[str, Any]) -> dict[int, str]:
+    """Return number -> unique name of the channels that a channel_def of the metadata names."""
+    names = {int(number): one_line(name, MAX_NAME) for number, name in (entry.get("channel_def") or {}).items()}
+    if names and not 0 <= min(names) <= max(names) < MAX_CHANNELS:
+        raise ValueError(f"channel_def names channel {max(names)}; expected 0 to {MAX_CHANNELS - 1}")
+    counts = Counter(names.values())
+    return {number: f"{name} ({number})" if counts[name] > 1 else name for number, name in names.items()}
 
 
 def _channels(value: Any) -> int:
