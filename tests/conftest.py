@@ -13,6 +13,12 @@ from napari_seg.volume import Volume
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
+@pytest.fixture(autouse=True)
+def no_installed_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The models that a developer has installed are not part of a test."""
+    monkeypatch.setenv("NAPARI_SEG_MODELS", str(tmp_path / "store"))
+
+
 @pytest.fixture
 def head() -> Volume:
     return phantoms.head()

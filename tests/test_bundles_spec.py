@@ -13,6 +13,7 @@ from bundles import write_threshold_bundle
 
 from napari_seg.bundles import spec as module
 from napari_seg.bundles.load import load_model
+from napari_seg.bundles.places import BUNDLES_VARIABLE
 from napari_seg.bundles.spec import find_bundles, read_bundle, shipped_root
 from napari_seg.errors import BundleError
 
@@ -48,7 +49,7 @@ def test_the_shipped_bundle_declares_itself() -> None:
 
 
 def test_bundles_are_found_by_folder_and_by_name(foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(module.BUNDLES_VARIABLE, str(foreign.parent))
+    monkeypatch.setenv(BUNDLES_VARIABLE, str(foreign.parent))
     shutil.copytree(foreign, foreign.parent / "zebra")
     (foreign.parent / "zebra/configs/metadata.json").write_text("{}")
     bundles, faults = find_bundles()
@@ -194,7 +195,7 @@ def test_one_hostile_bundle_costs_no_other(
             with_metadata(tmp_path / name, change)
     (tmp_path / "folder/configs/metadata.json").mkdir(parents=True)
     with_metadata(tmp_path / "good", lambda m: m.update(name="Good"))
-    monkeypatch.setenv(module.BUNDLES_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(BUNDLES_VARIABLE, str(tmp_path))
     began = time.monotonic()
     assert main(["bundles"]) == 0
     assert time.monotonic() - began < 5
@@ -236,7 +237,7 @@ def test_a_name_can_fake_no_line(
     names = [segment.name for segment in (*bundle.segments, *bundle.network_segments)]
     assert all(text.isprintable() for text in (*texts, *names, *(name for name, _ in bundle.accuracy)))
     assert [value for _, value in bundle.accuracy] == [0.5]
-    monkeypatch.setenv(module.BUNDLES_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(BUNDLES_VARIABLE, str(tmp_path))
     main(["bundles"])
     printed = capsys.readouterr().out
     assert printed.count("\n") == 8

@@ -21,7 +21,6 @@ In addition to MONAI's metadata a bundle may declare, under the key `napari_seg`
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from napari_seg.bundles.config import read_config
+from napari_seg.bundles.places import bundle_folders
 from napari_seg.bundles.tta import TTA
 from napari_seg.errors import BundleError, one_line
 from napari_seg.volume import MAX_LABEL, Segment, Term, distinct_color
@@ -52,9 +52,6 @@ MAX_TEXT = 2000
 
 BundleKind = Literal["monai"]
 """Formats of bundles."""
-
-BUNDLES_VARIABLE = "NAPARI_SEG_BUNDLES"
-"""Environment variable with further folders that hold bundles, separated as in PATH."""
 
 
 @dataclass(frozen=True)
@@ -172,19 +169,19 @@ def shipped_root() -> Path:
 
 
 def find_bundles(folders: Sequence[Path] = ()) -> tuple[list[Bundle], list[BundleError]]:
-    """Return the shipped bundle and those in the folders of NAPARI_SEG_BUNDLES, and the errors of unreadable ones.
+    """Return the shipped bundle, those in the folders of NAPARI_SEG_BUNDLES and the installed ones; and their errors.
 
     Args:
         folders: further folders; one may be a bundle itself.
     """
-    places = (*_bundle_folders(), *folders)
+    places = (*bundle_folders(), *folders)
     roots: list[Path] = []
     for folder in places:
         with suppress(OSError):  # skip a folder that can't be listed
             roots += [folder] if (folder / METADATA).is_file() else []
             roots += [path.parent.parent for path in sorted(folder.glob(f"*/{METADATA.as_posix()}"))]
     bundles, faults = [], []
-    for root in (shipped_root(), *roots):
+    for root in dict.fromkeys((shipped_root(), *roots)):
         try:
             bundles.append(read_bundle(root))
         except BundleError as fault:
@@ -196,8 +193,8 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
     """Return a bundle as its metadata describes it.
 
     Args:
-        bundle: a bundle's folder, the name of a folder in one that NAPARI_SEG_BUNDLES lists, a bundle that was read
-            before, or None for the shipped one.
+        bundle: a bundle's folder, the name of an installed model or of a folder in one that NAPARI_SEG_BUNDLES lists, a
+            bundle that was read before, or None for the shipped one.
         trust: allow its code to run later. The shipped bundle is always trusted.
 
     Raises:
@@ -234,24 +231,20 @@ def read_coarse(bundle: Bundle) -> Bundle:
     return read_bundle(root, trust=bundle.trusted)
 
 
-def _bundle_folders() -> list[Path]:
-    return [Path(entry) for entry in os.environ.get(BUNDLES_VARIABLE, "").split(os.pathsep) if entry]
-
-
 def _root_of(bundle: str | Path) -> Path:
     candidates = [Path(bundle)]
     if Path(bundle).name == str(bundle):
-        candidates += [folder / bundle for folder in _bundle_folders()]
+        candidates += [folder / bundle for folder in bundle_folders()]
         candidates += [root for root in (shipped_root(),) if root.name == bundle]
     for candidate in candidates:
         with suppress(OSError):  # a name that no file system takes
             if (candidate / METADATA).is_file():
                 return candidate.resolve()
-    raise BundleError(
-        "bundle.unknown",
-        f"found no bundle at {str(bundle)!r}; expected a folder with {METADATA.as_posix()}; "
-        "'napari-seg bundles' lists the available ones",
-    )
+    advice = "'napari-seg models list' lists the available ones"
+    if str(bundle).lower().endswith(".zip"):
+        advice = "'napari-seg models add' installs a bundle from a zip"
+    text = f"found no bundle at {str(bundle)!r}; expected a folder with {METADATA.as_posix()}; {advice}"
+    raise BundleError("bundle.unknown", text)
 
 
 def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
