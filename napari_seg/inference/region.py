@@ -165,7 +165,6 @@ class RegionTask:
                     backend.close()
                     backend = None
                     cached_compile.cache_clear()
-                    statistics.is_compiled = False
                 if backend is None:
                     if plan.compiled_memory is None and name == "auto":
                         name = "torch"  # as planned
@@ -176,7 +175,6 @@ class RegionTask:
                         return plan, backend
                     name, backend = "torch", None  # OpenVINO can't run the network
                     continue
-                statistics.is_compiled = True
                 collect_garbage()
                 used_bytes = max(used_bytes or 0, resident_bytes() + self.promised_bytes - self.image.nbytes)
                 needed = backend.batch_cost.memory
@@ -235,11 +233,15 @@ class RegionTask:
         return costs[windows.size]
 
     def _used_bytes(self, backend: BackendName, flop: float) -> int:
-        """Return the memory besides the image: in use, promised, and of the weights that a compiled network copies."""
+        """Return the memory besides the image: in use and promised.
+
+        A compiled network has its own copy of the weights, which is measured as soon as the network is compiled.
+        """
         model = self.settings.model
-        will_be_copied = choose.will_compile(backend, model.device, flop) and not model.statistics.is_compiled
-        weights = sum(value.nbytes for value in model.network.state_dict().values()) if will_be_copied else 0
-        return resident_bytes() + self.promised_bytes - self.image.nbytes + weights
+        if model.device.type == "cpu" and not choose.will_compile(backend, model.device, flop):
+            for weights in model.network.state_dict().values():
+                weights.sum()  # reads them from their file, so that they count as memory in use
+        return resident_bytes() + self.promised_bytes - self.image.nbytes
 
 
 @contextmanager
