@@ -104,6 +104,21 @@ CODES = {
         "Give a number from 0 to the number of folds - 1.",
     ),
     "bundle.folds": Code("error", "Fewer than two folds were requested.", "Give `--folds` 2 or more."),
+    "bundle.foreign_expression": Code(
+        "error",
+        "A config of the bundle contains an expression that Python would evaluate.",
+        "Read the lines in the message. If you trust the source, give `--trust` (in Python, `trust=True`).",
+    ),
+    "bundle.foreign_target": Code(
+        "error",
+        "A config of the bundle calls a function that is not one of MONAI's, such as one that starts other programs.",
+        "Read the lines in the message. If you trust the source, give `--trust` (in Python, `trust=True`).",
+    ),
+    "bundle.link": Code(
+        "error",
+        "A file or folder of the bundle is a link out of it, a pipe or a device.",
+        "Copy the bundle with the files that its links lead to (`cp -rL`). Links of weights need `--trust` only.",
+    ),
     "bundle.metadata": Code(
         "error",
         "`configs/metadata.json` can't be used: it is damaged, incomplete, or holds values outside their range.",
@@ -147,6 +162,21 @@ CODES = {
         "A value of `--set` is not one that the configs have, or of another type than theirs.",
         "Choose an id that the message lists; label values are given with `--labels`.",
     ),
+    "bundle.too_large": Code(
+        "error",
+        "The bundle's folder has too many files, or too large ones, to check what in it can run.",
+        "Move everything out of it that is not part of the model.",
+    ),
+    "bundle.torchscript": Code(
+        "error",
+        "The weights are a program (TorchScript or torch.export), not only numbers.",
+        "If you trust the source, give `--trust` (in Python, `trust=True`); otherwise look for the weights alone.",
+    ),
+    "bundle.trust_changed": Code(
+        "error",
+        "Code or a config of the bundle changed since you allowed it to run.",
+        "Find out who changed it. If you trust the change, give `--trust` again.",
+    ),
     "bundle.tta": Code(
         "error",
         "The requested test-time averaging does not work with this bundle: its inferer has no windows to average, or "
@@ -158,15 +188,25 @@ CODES = {
         "There is no bundle of this name or in this folder.",
         "Check the path; `napari-seg bundles` lists the known ones.",
     ),
+    "bundle.unreadable": Code(
+        "error",
+        "A file or folder of the bundle can't be read, so that its content can't be compared with what was trusted.",
+        "Give yourself the right to read it, or copy the bundle again.",
+    ),
     "bundle.untrusted": Code(
         "error",
         "Loading or training the bundle would run code that comes with it.",
-        "If you trust its source, give `--trust-bundle` (in Python, `trust=True`); otherwise do not use it.",
+        "If you trust its source, give `--trust` (in Python, `trust=True`); otherwise do not use it.",
     ),
     "bundle.weights": Code(
         "error",
         "The weights are missing, do not fit the network, or changed while they were in use.",
         "Train the bundle first, or put the right `models/model.pt` back.",
+    ),
+    "bundle.weights_unsafe": Code(
+        "error",
+        "The weights are a pickle that calls functions, and could do anything as it is loaded.",
+        "Save the network's state dictionary alone, or look for weights as safetensors.",
     ),
     # data
     "data.2d": Code(

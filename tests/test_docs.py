@@ -53,7 +53,7 @@ def test_the_reference_holds_docstrings_and_options(site: Path) -> None:
     python = (site / "reference" / "python" / "index.html").read_text(encoding="utf-8")
     assert 'id="napari_seg.inference.segment.segment"' in python
     assert "Raises:" in python
-    assert "--trust-bundle" in (site / "reference" / "command-line" / "index.html").read_text(encoding="utf-8")
+    assert "--trust" in (site / "reference" / "command-line" / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_page_fetches_nothing_from_other_hosts(site: Path) -> None:

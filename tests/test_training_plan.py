@@ -449,7 +449,7 @@ def test_code_of_a_bundle_that_came_from_elsewhere_is_not_run(
     assert not (out / "segnets" / "__pycache__").exists()  # compiled code need not be its module's
     (out / file).parent.mkdir(parents=True, exist_ok=True)
     (out / file).write_text(content)
-    with pytest.raises(BundleError, match=rf"bundle\.untrusted: .*{said}.*--trust-bundle"):
+    with pytest.raises(BundleError, match=rf"bundle\.untrusted: .*{said}.*--trust"):
         plan_bundle(dataset, out, Choices())
     assert plan_bundle(dataset, out, Choices(), trust=True)
 

@@ -1,32 +1,156 @@
-"""Checks before a bundle runs: is its code trusted, and does the engine support its postprocessing?
+"""Consent to run a bundle's code, and checks before a bundle runs. Nothing of the bundle runs here.
 
-Nothing of the bundle runs here.
+Consent holds for one content hash (see `content.py`) and is remembered in `trust.json` of the store. If anything in the
+bundle that can act changes, consent is asked again. A bundle that a program read with `read_bundle(..., trust=True)`,
+and the shipped bundle, need no hash.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import shlex
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 from napari_seg.bundles.config import inference_config, read_config
+from napari_seg.bundles.content import Cause, CodeLine, code_lines, content_hash
+from napari_seg.bundles.places import store_root
 from napari_seg.bundles.postprocessing import is_for_2d_images, unsupported_steps
 from napari_seg.bundles.spec import WEIGHTS, Bundle, read_coarse
 from napari_seg.errors import BundleError, one_line
+from napari_seg.formats.atomic import atomic_write
+
+log = logging.getLogger(__name__)
+
+_MAX_TRUST_BYTES = 2**22
+_SHOWN_LINES = 2
+
+_CODES: dict[Cause, str] = {
+    "module": "bundle.untrusted",
+    "compiled": "bundle.untrusted",
+    "expression": "bundle.foreign_expression",
+    "target": "bundle.foreign_target",
+    "program": "bundle.torchscript",
+    "pickle": "bundle.weights_unsafe",
+    "link": "bundle.link",
+}
+"""Cause -> code of the refusal; the first one that a bundle has counts."""
+
+
+def is_trusted(bundle: Bundle) -> bool:
+    """Return whether a bundle's code may run: its content was consented to, and has not changed."""
+    if bundle.trusted:
+        return True
+    consents = _read_consents()
+    try:
+        return bool(consents) and content_hash(bundle) in consents
+    except BundleError:
+        return False
+
+
+def remember(bundle: Bundle) -> str:
+    """Remember the user's consent to a bundle's present content, and that of its coarse bundle; return its hash.
+
+    Raises:
+        BundleError: as for `content_hash`.
+        OSError: the store can't be written.
+    """
+    if bundle.coarse is not None:
+        remember(read_coarse(bundle))
+    digest = content_hash(bundle)
+    folder = str(bundle.root.resolve())
+    consents = {key: entry for key, entry in _read_consents().items() if entry.get("folder") != folder}
+    consents[digest] = {"name": bundle.name, "folder": folder, "since": datetime.now(UTC).isoformat(timespec="seconds")}
+    _write_consents(consents)
+    return digest
+
+
+def forget(bundle: Bundle) -> None:
+    """Forget the consent to a bundle and to its coarse bundle, whatever their content is now.
+
+    Raises:
+        OSError: the store can't be written.
+    """
+    if bundle.coarse is not None:
+        forget(read_coarse(bundle))
+    consents = _read_consents()
+    try:
+        digest = content_hash(bundle)
+    except BundleError:
+        digest = ""
+    folder = str(bundle.root.resolve())
+    kept = {key: entry for key, entry in consents.items() if key != digest and entry.get("folder") != folder}
+    if kept != consents:
+        _write_consents(kept)
+
+
+def check_consent(bundle: Bundle) -> None:
+    """Check that a bundle's code may run, from its content at this moment.
+
+    Raises:
+        BundleError: `bundle.trust_changed`, the content changed since the user's consent; `bundle.untrusted`, the
+            bundle contains code; `bundle.foreign_expression` or `bundle.foreign_target`, a config does;
+            `bundle.torchscript` or `bundle.weights_unsafe`, its weights do; `bundle.link`, it leads to other folders.
+    """
+    if bundle.trusted:
+        return
+    digest, consents = content_hash(bundle), _read_consents()
+    if digest in consents:
+        return
+    lines = code_lines(bundle)
+    name = one_line(bundle.root.name, 120)
+    folder = str(bundle.root.resolve())
+    if any(entry.get("folder") == folder for entry in consents.values()):
+        found = f"the code of bundle {name!r} changed since you trusted it"
+        raise BundleError("bundle.trust_changed", _refusal(found, lines))
+    found = f"loading bundle {name!r} runs code that comes with it"
+    raise BundleError(
+        next((_CODES[line.cause] for line in lines if line.cause in _CODES), "bundle.untrusted"), _refusal(found, lines)
+    )
+
+
+def _refusal(found: str, lines: list[CodeLine]) -> str:
+    shown = "; ".join(f"{line.place} {line.text!r}" for line in lines[:_SHOWN_LINES])
+    more = f" and {len(lines) - _SHOWN_LINES} more" * (len(lines) > _SHOWN_LINES)
+    return (
+        f"{found}{f' ({shown}{more})' if shown else ''}; if you trust its source, allow that with --trust, or "
+        "read_bundle(..., trust=True)"
+    )
+
+
+def _consents_file() -> Path:
+    return store_root() / "trust.json"
+
+
+def _read_consents() -> dict[str, dict[str, Any]]:
+    """Return content hash -> the consent to it; nothing if the file is missing or damaged."""
+    try:
+        entries = read_config(_consents_file(), _MAX_TRUST_BYTES).get("trusted")
+        return {str(key): entry for key, entry in dict(entries or {}).items() if isinstance(entry, dict)}
+    except FileNotFoundError:
+        return {}
+    except Exception as error:  # a damaged file trusts nothing
+        log.warning("%s can't be read (%s), so no consent is remembered", _consents_file(), type(error).__name__)
+        return {}
+
+
+def _write_consents(consents: dict[str, dict[str, Any]]) -> None:
+    path = _consents_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, json.dumps({"trusted": consents}, indent=2) + "\n")
 
 
 def check_runnable(bundle: Bundle) -> None:
     """Check that a bundle is trusted, complete and supported, before any long work and without running its code.
 
     Raises:
-        BundleError: `bundle.untrusted`; `bundle.weights`, they are missing; `bundle.postprocessing`, it does more than
-            softmax and argmax, or than the declared thresholds; `bundle.dimensions`, the bundle segments 2D images;
+        BundleError: as for `check_consent`; `bundle.weights`, they are missing; `bundle.postprocessing`, it does more
+            than softmax and argmax, or than the declared thresholds; `bundle.dimensions`, the bundle segments 2D images;
             `bundle.config`, the inference config can't be read.
     """
-    if not bundle.trusted:
-        raise BundleError(
-            "bundle.untrusted",
-            f"loading bundle {bundle.root.name!r} runs code that comes with it; if you trust its source, allow that "
-            "with --trust-bundle, or read_bundle(..., trust=True)",
-        )
+    check_consent(bundle)
     path = inference_config(bundle.root)
     try:
         config = read_config(path)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from napari_seg.cli.consent import add_trust_option
 from napari_seg.cli.exit_codes import ExitCode, exit_code
 from napari_seg.cli.read_options import add_read_options, read_options
 from napari_seg.formats.kinds import LABEL_FORMATS, RUN_FORMATS
@@ -36,10 +37,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results; made if missing"
     )
     parser.add_argument("--bundle", metavar="B", help="a MONAI bundle's folder or name; the shipped one if left out")
-    parser.add_argument(
-        "--trust-bundle",
-        action="store_true",
-        help="let the code inside that bundle run; only for bundles whose source you trust",
+    add_trust_option(
+        parser, "let the code in that bundle run, now and until it changes; only for bundles whose source you trust"
     )
     _add_options(parser)
     add_read_options(parser)
@@ -147,12 +146,15 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
     """Segment all scans, report each to `on_result`, and return how many were found."""
     from napari_seg.bundles.spec import read_bundle
     from napari_seg.bundles.trust import check_runnable
+    from napari_seg.cli.consent import give_consent
     from napari_seg.cli.progress import CohortProgress
     from napari_seg.cohort.discover import find_cases
     from napari_seg.cohort.runner import CaseResult, run_cohort
     from napari_seg.errors import InputError, printable
 
-    bundle = read_bundle(arguments.bundle, trust=arguments.trust_bundle)
+    bundle = read_bundle(arguments.bundle)
+    if arguments.trust:
+        bundle = give_consent(bundle)
     check_runnable(bundle)  # before long work, and once
     cases, faults = find_cases(arguments.inputs)
     for path, fault in faults:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from napari_seg.cli.consent import add_trust_option
 from napari_seg.cli.exit_codes import ExitCode
 
 
@@ -82,11 +83,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--set", nargs="+", default=[], type=named_value, metavar="ID=VALUE", help="set any value of the configs"
     )
-    parser.add_argument(
-        "--trust-bundle",
-        action="store_true",
-        help="continue in a folder whose bundle contains other code than this version's "
-        "(an older version, your changes)",
+    add_trust_option(
+        parser,
+        "continue in a folder whose bundle contains other code than this version's (an older version, your changes)",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and the commands, and write nothing")
     parser.set_defaults(run=run)
@@ -117,9 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
         folds=arguments.folds,
         fine_tune=describe_weights(arguments.fine_tune, out) if arguments.fine_tune else {},
     )
-    plan = plan_bundle(
-        dataset, out, choices, fold=arguments.fold, dry_run=arguments.dry_run, trust=arguments.trust_bundle
-    )
+    plan = plan_bundle(dataset, out, choices, fold=arguments.fold, dry_run=arguments.dry_run, trust=arguments.trust)
     _print_plan(plan)
     limits = {"max_epochs": arguments.max_epochs, "max_minutes": arguments.max_minutes}
     values = changed_settings(plan, choices) | {name: value for name, value in limits.items() if value is not None}
@@ -156,7 +153,7 @@ def _predicting(plan: dict[str, Any], out: Path) -> list[str]:
     if found["modality"] in ("image2d", "picture") or len(found.get("channels", ())) > 1:
         # predict does not run such models yet
         return command("inference", out, dataset_dir="IMAGES", output_dir="results")
-    return ["napari-seg", "predict", "SCAN", "--bundle", str(out), "--trust-bundle", "-o", "results"]
+    return ["napari-seg", "predict", "SCAN", "--bundle", str(out), "--trust", "-o", "results"]
 
 
 def named_value(word: str) -> tuple[str, str]:

@@ -26,8 +26,14 @@ if TYPE_CHECKING:
 
 _CODES_OF_ALL_SCANS = (
     "bundle.config",
+    "bundle.foreign_expression",
+    "bundle.foreign_target",
+    "bundle.link",
+    "bundle.torchscript",
+    "bundle.trust_changed",
     "bundle.untrusted",
     "bundle.weights",
+    "bundle.weights_unsafe",
     "environment.backend",
     "environment.device",
     "environment.precision",

@@ -38,7 +38,7 @@ def check_code(root: Path, choices: Choices) -> None:
         raise BundleError(
             "bundle.untrusted",
             f"{foreign}, and training {root.name!r} would run it; expected only the code of this napari-seg. If you "
-            "trust the source of the folder (an older version of napari-seg, or your changes), pass --trust-bundle; "
+            "trust the source of the folder (an older version of napari-seg, or your changes), pass --trust; "
             "otherwise choose a new folder with -o",
         )
 

@@ -1,0 +1,337 @@
+"""Files of a bundle that can act, their hash, and the lines in them that would run; nothing of the bundle runs here.
+
+Code, configs, TorchScript and whatever is not known to be data count with their content. Images, and weights that hold
+only tensors, are data: they count with their names, so that a bundle which is trained further stays the same program.
+`__pycache__` and `.git` do not count, because napari-seg never reads them.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from napari_seg.bundles.config import inference_config, read_config
+from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, Bundle
+from napari_seg.bundles.weights_files import WEIGHTS_ENDINGS, inspect_weights
+from napari_seg.errors import BundleError, one_line
+
+MAX_FILES = 100_000
+MAX_BYTES = 2**32
+"""Limits for the files of a bundle that count with their content."""
+
+MAX_LINES = 500
+"""Limit for the lines of one bundle."""
+
+_MAX_LINES_OF_FILE = 20
+_MAX_TEXT = 160
+_MAX_SOURCE_BYTES = 2**20
+
+_DATA_ENDINGS = (".bmp", ".dcm", ".gif", ".jpeg", ".jpg", ".nii", ".nii.gz", ".png", ".safetensors", ".tif", ".tiff")
+"""Endings of images and of weights in a format that can't hold code."""
+
+_UNREAD = {"__pycache__", ".git"}
+
+_OUTPUT_FOLDERS = ("training", "fold_")
+"""Beginnings of folders into which a training writes; they may be links to a larger disk."""
+
+_COMPILED = {".pyc", ".pyo", ".pyd", ".so", ".dylib", ".dll"}
+
+_NOTABLE = re.compile(
+    r"\b(eval|exec|compile|__import__|getattr|open|system|popen|remove|unlink|rmtree)\s*\(|"
+    r"^\s*(import|from)\s+(os|sys|subprocess|shutil|socket|ctypes|pickle|importlib|urllib|http|requests|ftplib|builtins)\b"
+    r"|\b(subprocess|ctypes|socket|urllib|requests)\."
+)
+"""Lines of Python that reach beyond the network: files, other programs, the network connection, other code."""
+
+_LOGGING = re.compile(r"\s*(class|args|kwargs|format|datefmt)\s*[=:]")
+
+Cause = Literal["module", "compiled", "expression", "target", "logging", "program", "pickle", "link", "unreadable"]
+
+_WHY: dict[Cause, str] = {
+    "module": "Python module of the bundle",
+    "compiled": "compiled code of the bundle",
+    "expression": "expression that Python evaluates",
+    "target": "call of a function that is not one of MONAI's",
+    "logging": "logging settings, which MONAI evaluates and napari-seg does not read",
+    "program": "program in the format of TorchScript or torch.export",
+    "pickle": "pickle that calls functions as it is loaded",
+    "link": "link to a file outside the bundle",
+    "unreadable": "config that can't be read",
+}
+
+
+@dataclass(frozen=True)
+class CodeLine:
+    """A line that would run, in printable text.
+
+    Attributes:
+        file: path in the bundle.
+        line: number of the line, from 1; 0 if the file has no lines, or the line was not found.
+        text: content of the line, cut to a length.
+        cause: what makes it code.
+    """
+
+    file: str
+    line: int
+    text: str
+    cause: Cause
+
+    @property
+    def why(self) -> str:
+        """What makes it code, in words."""
+        return _WHY[self.cause]
+
+    @property
+    def place(self) -> str:
+        """File and number of the line."""
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+
+@dataclass(frozen=True)
+class BundleFile:
+    """A file of a bundle.
+
+    Attributes:
+        path: where it is.
+        name: path in the bundle, with "/" on every system.
+        is_data: whether it counts with its name only.
+        target: where it leads, for a link out of the bundle; "" for all other files.
+    """
+
+    path: Path
+    name: str
+    is_data: bool
+    target: str = ""
+
+
+def files_of(root: Path) -> list[BundleFile]:
+    """Return the files of a bundle, sorted by name.
+
+    Raises:
+        BundleError: `bundle.link`, a file with code, or a folder, is a link out of the bundle, or a file is a pipe or
+            a device; `bundle.too_large`, there are too many files, or too much content.
+    """
+    found: list[BundleFile] = []
+    size = 0
+    for path in _walk(root, root.resolve()):
+        name = path.relative_to(root).as_posix()
+        try:
+            status = path.stat()
+        except OSError:  # a broken link, or a file that only others may read
+            found.append(BundleFile(path, name, True, target="missing"))
+            continue
+        if not stat.S_ISREG(status.st_mode):
+            raise _link(root, f"{name} is a pipe, a socket or a device")
+        is_data = _is_data(path)
+        target = ""
+        if path.is_symlink() and not (real := path.resolve()).is_relative_to(root.resolve()):
+            target = str(real)
+            if not is_data:
+                raise _link(root, f"{name} is a link to a file outside the bundle")
+        size += 0 if is_data else status.st_size
+        found.append(BundleFile(path, name, is_data, target))
+        if len(found) > MAX_FILES or size > MAX_BYTES:
+            raise BundleError(
+                "bundle.too_large",
+                f"bundle {root.name!r} has more than {MAX_FILES} files, or {MAX_BYTES // 2**30} GiB in addition to its "
+                "weights; expected a folder with a model alone; move other files out of it",
+            )
+    return sorted(found, key=lambda file: file.name)
+
+
+def content_hash(bundle: Bundle) -> str:
+    """Return the SHA-256 of everything in a bundle that can act, as 64 hexadecimal digits.
+
+    Args:
+        bundle: any bundle.
+
+    Raises:
+        BundleError: as for `files_of`; `bundle.unreadable`, a file can't be read.
+    """
+    digest = hashlib.sha256()
+    for file in files_of(bundle.root):
+        content = ""
+        if not file.is_data:
+            try:
+                with file.path.open("rb") as stream:
+                    content = hashlib.file_digest(stream, "sha256").hexdigest()
+            except OSError as error:
+                raise BundleError(
+                    "bundle.unreadable",
+                    f"{file.name} of bundle {bundle.root.name!r} can't be read ({error.strerror}); expected a readable "
+                    "file, because its content decides whether the bundle is the one that was trusted",
+                ) from error
+        digest.update(json.dumps([file.name, content, file.target]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def code_lines(bundle: Bundle) -> list[CodeLine]:
+    """Return the lines of a bundle that would run beyond napari-seg's control: modules, configs, then the rest.
+
+    Nothing is evaluated or imported. Lines of a module are its first one and those that reach files, other programs or
+    the network; a person who must know all reads the files.
+
+    Args:
+        bundle: any bundle.
+
+    Raises:
+        BundleError: as for `files_of`.
+    """
+    order = {"module": 0, "expression": 1, "target": 1}
+    lines = [line for file in files_of(bundle.root) for line in _lines_of(bundle.root, file)]
+    return sorted(lines, key=lambda line: order.get(line.cause, 2))[:MAX_LINES]
+
+
+def _walk(root: Path, real_root: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise BundleError(
+            "bundle.unreadable",
+            f"a folder of bundle {root.name!r} can't be listed ({error.strerror}); expected a folder that you may read",
+        ) from error
+
+    for folder, subfolders, names in os.walk(root, onerror=refuse):
+        kept = []
+        for name in subfolders:
+            path = Path(folder, name)
+            is_output = path.parent == root and name.startswith(_OUTPUT_FOLDERS)
+            if name in _UNREAD:
+                continue
+            if not path.resolve().is_relative_to(real_root):
+                if not is_output:
+                    raise _link(root, f"{path.relative_to(root).as_posix()} is a link to a folder outside the bundle")
+                continue
+            kept.append(name)
+        subfolders[:] = kept
+        yield from (Path(folder, name) for name in names)
+
+
+def _link(root: Path, found: str) -> BundleError:
+    return BundleError(
+        "bundle.link",
+        f"{found} (bundle {one_line(root.name, _MAX_TEXT)!r}); expected all code inside the folder, because what lies "
+        "outside can change unseen; copy the bundle with the files that its links lead to",
+    )
+
+
+def _is_data(path: Path) -> bool:
+    name = path.name.lower()
+    if name.endswith(_DATA_ENDINGS):
+        return True
+    return Path(name).suffix in WEIGHTS_ENDINGS and _weights_kind(path) == "data"
+
+
+def _weights_kind(path: Path) -> str:
+    try:
+        return inspect_weights(path).kind
+    except OSError:
+        return "unknown"
+
+
+def _lines_of(root: Path, file: BundleFile) -> Iterator[CodeLine]:
+    suffix = file.path.suffix.lower()
+    name = one_line(file.name, _MAX_TEXT)
+    if file.target and file.target != "missing":
+        yield CodeLine(name, 0, one_line(f"-> {file.target}", _MAX_TEXT), "link")
+    if suffix in (".py", ".pyw"):
+        yield from _of_module(file.path, name)
+    elif suffix in _COMPILED:
+        yield CodeLine(name, 0, "", "compiled")
+    elif suffix in (".json", ".yaml", ".yml"):
+        if file.path.parent == root / "configs" or _is_config(root, file.path):
+            yield from _of_config(root, file.path, name)
+    elif suffix == ".conf":
+        yield from _matching(file.path, name, _LOGGING, "logging")
+    elif suffix in WEIGHTS_ENDINGS and not file.is_data:
+        content = inspect_weights(file.path)
+        if content.kind == "program":
+            yield CodeLine(name, 0, "", "program")
+        for call in content.calls:
+            yield CodeLine(name, 0, one_line(call, _MAX_TEXT), "pickle")
+
+
+def _is_config(root: Path, path: Path) -> bool:
+    try:
+        return inference_config(root) == path
+    except BundleError:
+        return False
+
+
+def _of_module(path: Path, name: str) -> Iterator[CodeLine]:
+    lines = _read_lines(path)
+    first = next((n for n, line in enumerate(lines) if line.strip() and not line.lstrip().startswith(("#", '"'))), 0)
+    if lines:
+        yield CodeLine(name, first + 1, one_line(lines[first], _MAX_TEXT), "module")
+    yield from _matching(path, name, _NOTABLE, "module", after=first + 1)
+
+
+def _matching(path: Path, name: str, pattern: re.Pattern[str], cause: Cause, after: int = 0) -> Iterator[CodeLine]:
+    found = ((n, line) for n, line in enumerate(_read_lines(path), 1) if n > after and pattern.search(line[:1000]))
+    for _, (number, line) in zip(range(_MAX_LINES_OF_FILE), found, strict=False):
+        yield CodeLine(name, number, one_line(line, _MAX_TEXT), cause)
+
+
+def _read_lines(path: Path) -> list[str]:
+    with path.open("rb") as file:
+        return file.read(_MAX_SOURCE_BYTES).decode("utf-8", errors="replace").splitlines()
+
+
+def _of_config(root: Path, path: Path, name: str) -> Iterator[CodeLine]:
+    try:
+        max_bytes = MAX_METADATA_BYTES if path == root / METADATA else None
+        config = read_config(path) if max_bytes is None else read_config(path, max_bytes)
+        code = list(_code_in(config))
+    except Exception as error:  # a damaged file can raise anything
+        yield CodeLine(name, 0, one_line(f"{type(error).__name__}: {error}", _MAX_TEXT), "unreadable")
+        return
+    lines = _read_lines(path)
+    last = 0
+    for text, cause in code[:MAX_LINES]:
+        needle = re.split(r"[\"'\\\n]", text)[0] or text[:1]
+        following = [*range(last, len(lines)), *range(last)]
+        last = next((n for n in following if needle in lines[n]), -1)
+        yield CodeLine(name, last + 1, one_line(text, _MAX_TEXT), cause)
+        last = max(last, 0)
+
+
+def _code_in(value: Any) -> Iterator[tuple[str, Cause]]:
+    """Yield the expressions and the targets in plain data that are not MONAI's, in the order of the file."""
+    waiting, seen = [value], set()
+    while waiting:
+        entry = waiting.pop()
+        if isinstance(entry, str):
+            if entry.startswith("$") and not _is_plain(entry[1:]):
+                yield entry, "expression"
+            continue
+        if not isinstance(entry, dict | list) or id(entry) in seen:
+            continue
+        seen.add(id(entry))  # aliases in YAML can repeat one entry any number of times
+        if isinstance(entry, dict):
+            target = entry.get("_target_")
+            if target is not None and not _is_monai(str(target)):
+                yield str(target), "target"
+            waiting += [part for key, part in reversed(entry.items()) if key != "_target_"]
+        else:
+            waiting += reversed(entry)
+
+
+def _is_plain(expression: str) -> bool:
+    """Return whether an expression is a reference or a literal."""
+    if re.fullmatch(r"\s*@[\w:#]+\s*", expression):
+        return True
+    try:
+        ast.literal_eval(expression.strip()[:_MAX_TEXT])
+    except Exception:  # an expression that needs Python
+        return False
+    return True
+
+
+def _is_monai(target: str) -> bool:
+    return target.startswith("monai.") or re.fullmatch(r"[A-Z]\w*", target) is not None

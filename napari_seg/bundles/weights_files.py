@@ -1,0 +1,139 @@
+"""What a weights file can do once a program loads it, found from its bytes; nothing of the file is loaded here.
+
+A checkpoint of torch is a zip archive with a pickle, or, in the older format, several pickles in a row. A pickle names
+the functions that it calls. If all of them only rebuild tensors, the file is data; any other function can do anything.
+TorchScript and exported programs (`.pt2`) are zip archives that contain code.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import re
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Literal
+
+WEIGHTS_ENDINGS = {".bin", ".ckpt", ".pt", ".pt2", ".pth", ".tar", ".ts"}
+"""Endings of files that torch loads."""
+
+_ZIP = b"PK\x03\x04"
+"""First bytes of an archive; torch reads a file that begins otherwise as pickles, whatever it ends with."""
+
+_MAX_PICKLE_BYTES = 2**26
+"""Size limit of a pickle without its tensors; those of large networks have 1 MB."""
+
+_MAX_ENTRIES = 100_000
+_PICKLES = 5
+"""Number of pickles in a row in torch's older format; the tensors follow them."""
+
+_MAX_CALLS = 20
+
+_PROGRAMS = {"archive_format", "serialized_exported_program.json", "constants.pkl"}
+"""Files in the archives of TorchScript and of exported programs."""
+
+_HARMLESS = re.compile(
+    r"collections (OrderedDict|Counter|defaultdict)|torch (\w+Storage|\w+Tensor|Tensor|Size|device|dtype|[a-z]*\d+|bool|half|float|double|int|long)|"
+    r"torch\._utils _rebuild_\w+|torch\._tensor _rebuild_from_type_v2|torch\.nn\.parameter (Parameter|Buffer)|"
+    r"torch\.storage (Untyped|Typed)Storage|torch\.serialization _get_layout|_codecs encode|"
+    r"(__builtin__|builtins) (set|complex|bytearray)|numpy (dtype|ndarray)|"
+    r"numpy\._?core\.multiarray (scalar|_reconstruct)|numpy\.dtypes \w+DType"
+)
+"""Functions and types in pickles of tensors, numbers and arrays; they run no other code."""
+
+_NAMELESS = {"STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}
+"""Operations that call a function whose name stands elsewhere; checkpoints of torch do not use them."""
+
+
+@dataclass(frozen=True)
+class WeightsContent:
+    """What a weights file holds.
+
+    Attributes:
+        kind: "data"; "program", code that torch runs; "pickle", calls of functions; "unknown", no format of torch.
+        calls: names of functions that the pickle calls, other than those that rebuild tensors.
+    """
+
+    kind: Literal["data", "program", "pickle", "unknown"]
+    calls: tuple[str, ...] = ()
+
+
+def inspect_weights(path: Path) -> WeightsContent:
+    """Return what a weights file holds.
+
+    Args:
+        path: a regular file.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_ZIP)) != _ZIP:
+            file.seek(0)
+            return _of_pickles(file)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _of_archive(archive)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError):
+        return WeightsContent("unknown")
+
+
+def _of_archive(archive: zipfile.ZipFile) -> WeightsContent:
+    names = [PurePosixPath(name) for name in archive.namelist()]
+    if len(names) > _MAX_ENTRIES:
+        return WeightsContent("unknown")
+    if any(name.name in _PROGRAMS or "code" in name.parts for name in names):
+        return WeightsContent("program")
+    pickles = [name for name in names if name.suffix == ".pkl"]
+    if not pickles:
+        return WeightsContent("unknown")
+    calls: list[str] = []
+    for name in pickles:
+        with archive.open(str(name)) as file:
+            content = file.read(_MAX_PICKLE_BYTES + 1)
+        if len(content) > _MAX_PICKLE_BYTES:
+            return WeightsContent("unknown")
+        if not _collect_calls(io.BytesIO(content), calls):
+            return WeightsContent("unknown", tuple(calls))
+    return WeightsContent("pickle", tuple(calls)) if calls else WeightsContent("data")
+
+
+def _of_pickles(file: IO[bytes]) -> WeightsContent:
+    """Return what the pickles at the beginning of a file hold; tensors that follow are not read."""
+    content = io.BytesIO(file.read(_MAX_PICKLE_BYTES))
+    calls: list[str] = []
+    for number in range(_PICKLES):
+        if not _collect_calls(content, calls):
+            # a file that begins with a pickle may continue with anything
+            return WeightsContent("pickle", tuple(calls)) if calls or number else WeightsContent("unknown")
+    return WeightsContent("pickle", tuple(calls))
+
+
+def _collect_calls(content: IO[bytes], calls: list[str]) -> bool:
+    """Collect the names of the functions that the next pickle calls; return whether it could be read to its end."""
+    try:
+        for name in _calls(content):
+            if name not in calls and len(calls) < _MAX_CALLS:
+                calls.append(name)
+    except Exception:  # pickletools raises many types on damaged content
+        return False
+    return True
+
+
+def _calls(content: IO[bytes]) -> Iterator[str]:
+    strings: list[str] = []
+    for operation, argument, _ in pickletools.genops(content):
+        if isinstance(argument, str) and operation.name not in ("GLOBAL", "INST"):
+            strings = [*strings[-1:], argument]
+        if operation.name in ("GLOBAL", "INST"):
+            name = str(argument)
+        elif operation.name in _NAMELESS:
+            name = " ".join(strings) if operation.name == "STACK_GLOBAL" else operation.name
+            yield name.replace(" ", ".")  # not even a harmless name: it may not be the one that is called
+            continue
+        else:
+            continue
+        if not _HARMLESS.fullmatch(name):
+            yield name.replace(" ", ".")

@@ -1,0 +1,51 @@
+"""`--trust`: the user's consent to a bundle's code, and what it allows in words."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from napari_seg.bundles.spec import Bundle
+
+
+def add_trust_option(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add `--trust`, and its earlier name, to a command.
+
+    Args:
+        parser: parser of the command.
+        text: help text.
+    """
+    parser.add_argument("--trust", action="store_true", help=text)
+    parser.add_argument("--trust-bundle", dest="trust", action="store_true", help=argparse.SUPPRESS)
+
+
+def give_consent(bundle: Bundle) -> Bundle:
+    """Remember the consent to a bundle's content and print what it allows; return the bundle that may run.
+
+    Args:
+        bundle: bundle that the user named together with `--trust`.
+
+    Raises:
+        BundleError: its content can't be consented to, because it lies outside its folder, for example.
+    """
+    from napari_seg.bundles.content import code_lines, files_of
+    from napari_seg.bundles.trust import is_trusted, remember
+
+    if is_trusted(bundle):
+        return bundle
+    lines, count = code_lines(bundle), len(files_of(bundle.root))
+    try:
+        digest, memory = remember(bundle), "until it changes"
+    except OSError as error:
+        digest, memory = "", f"for this run only, because the store can't be written ({error.strerror})"
+        bundle = replace(bundle, trusted=True)
+    place = f" (sha256 {digest}, {count} files)" if digest else f" ({count} files)"
+    print(f"napari-seg: you allow bundle {bundle.root.name!r} to run its code{place}, {memory}:", file=sys.stderr)
+    for line in lines:
+        print(f"  {line.place}: {line.text}{'  ' * bool(line.text)}({line.why})", file=sys.stderr)
+    if not lines:
+        print("  it contains no code of its own", file=sys.stderr)
+    return bundle
