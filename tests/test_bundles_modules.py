@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import importlib
+import importlib.util
+import os
 import py_compile
 import sys
 import textwrap
@@ -173,3 +175,18 @@ def test_an_interrupted_load_leaves_no_modules(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(KeyboardInterrupt):
         load_model(read_bundle(root, trust=True), "cpu")
     assert len(sys.meta_path) == before
+
+
+def test_compiled_code_beside_a_source_file_is_neither_read_nor_written(tmp_path: Path) -> None:
+    root = write_threshold_bundle(tmp_path / "bundle")
+    source = root / "scripts" / "nets.py"
+    evil, stamp = tmp_path / "nets.py", source.stat()
+    evil.write_text(f"open({str(tmp_path / 'trap')!r}, 'w')\n".ljust(stamp.st_size))
+    os.utime(evil, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    cached = Path(importlib.util.cache_from_source(str(source)))
+    py_compile.compile(str(evil), cfile=str(cached), dfile=str(source))
+    before = cached.read_bytes()
+    load_model(read_bundle(root, trust=True), "cpu")
+    assert not (tmp_path / "trap").exists()
+    assert cached.read_bytes() == before
+    assert [path.name for path in cached.parent.iterdir()] == [cached.name]

@@ -148,7 +148,7 @@ def test_bundles_that_no_scan_fits_are_refused_once_and_early(
             metadata = root / "configs" / "metadata.json"
             metadata.write_text(metadata.read_text().replace('{"num_channels": 1', '{"num_channels": 2'))
         assert predict(tmp_path / "scans", "-o", tmp_path / "out", "--bundle", root) == 1
-        (line,) = capsys.readouterr().err.splitlines()
+        (line,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("napari-seg: bundle.")]
         code = {"images": "bundle.dimensions", "channels": "bundle.channels"}[name]
         assert line.startswith(f"napari-seg: {code}: bundle '{name}' ")
         assert f"python -m monai.bundle run {'inference ' * (name == 'channels')}--config_file {config}" in line

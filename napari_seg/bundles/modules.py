@@ -23,7 +23,7 @@ from functools import cache
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader, all_suffixes
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from napari_seg.bundles.spec import shipped_root
@@ -112,6 +112,10 @@ class _BundleLoader(SourceFileLoader):
     def __init__(self, fullname: str, path: str, modules: BundleModules) -> None:
         super().__init__(fullname, path)
         self.modules = modules
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Compile the source: a `.pyc` beside it can hold other code than the source that the user trusted."""
+        return self.source_to_code(self.get_data(self.path), self.path)
 
     def exec_module(self, module: ModuleType) -> None:
         module.__dict__["__builtins__"] = {**vars(builtins), "__import__": self.modules.import_statement}

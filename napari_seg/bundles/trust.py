@@ -147,8 +147,8 @@ def check_runnable(bundle: Bundle) -> None:
 
     Raises:
         BundleError: as for `check_consent`; `bundle.weights`, they are missing; `bundle.postprocessing`, it does more
-            than softmax and argmax, or than the declared thresholds; `bundle.dimensions`, the bundle segments 2D images;
-            `bundle.config`, the inference config can't be read.
+            than softmax and argmax, or than the declared thresholds; `bundle.dimensions`, the bundle segments 2D
+            images; `bundle.config`, the inference config can't be read.
     """
     check_consent(bundle)
     path = inference_config(bundle.root)

@@ -35,11 +35,11 @@ _PROGRAMS = {"archive_format", "serialized_exported_program.json", "constants.pk
 """Files in the archives of TorchScript and of exported programs."""
 
 _HARMLESS = re.compile(
-    r"collections (OrderedDict|Counter|defaultdict)|torch (\w+Storage|\w+Tensor|Tensor|Size|device|dtype|[a-z]*\d+|bool|half|float|double|int|long)|"
+    r"collections (OrderedDict|Counter|defaultdict)|_codecs encode|(__builtin__|builtins) (set|complex|bytearray)|"
+    r"torch (\w+Storage|\w+Tensor|Tensor|Size|device|dtype|[a-z]*\d+|bool|half|float|double|int|long)|"
     r"torch\._utils _rebuild_\w+|torch\._tensor _rebuild_from_type_v2|torch\.nn\.parameter (Parameter|Buffer)|"
-    r"torch\.storage (Untyped|Typed)Storage|torch\.serialization _get_layout|_codecs encode|"
-    r"(__builtin__|builtins) (set|complex|bytearray)|numpy (dtype|ndarray)|"
-    r"numpy\._?core\.multiarray (scalar|_reconstruct)|numpy\.dtypes \w+DType"
+    r"torch\.storage (Untyped|Typed)Storage|torch\.serialization _get_layout|"
+    r"numpy (dtype|ndarray)|numpy\._?core\.multiarray (scalar|_reconstruct)|numpy\.dtypes \w+DType"
 )
 """Functions and types in pickles of tensors, numbers and arrays; they run no other code."""
 

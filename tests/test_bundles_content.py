@@ -1,0 +1,164 @@
+"""The hash of a bundle changes with all that can act, and nothing else; lines of code are found unevaluated."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from bundles import write_threshold_bundle
+
+from napari_seg.bundles import content as module
+from napari_seg.bundles.content import code_lines, content_hash
+from napari_seg.bundles.spec import read_bundle
+from napari_seg.errors import BundleError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_threshold_bundle(tmp_path / "threshold")
+
+
+def digest(root: Path) -> str:
+    return content_hash(read_bundle(root))
+
+
+def refused(root: Path) -> str:
+    with pytest.raises(BundleError) as caught:
+        digest(root)
+    return caught.value.code
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "configs/inference.yaml",
+        "configs/metadata.json",
+        "configs/logging.conf",
+        "configs/train.json",
+        "scripts/nets.py",
+        "scripts/deep/er/one.py",
+        "scripts/fast.so",
+        "scripts/old.pyc",
+        "numpy/__init__.py",
+        "models/model.ts",
+        "models/net.pt2",
+        "models/search.pkl",
+        "models/table.npy",
+        "docs/README.md",
+        "model.json",
+        "run",
+    ],
+)
+def test_whatever_can_act_is_in_the_hash(root: Path, name: str) -> None:
+    before = digest(root)
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(b" ")
+    added = digest(root)
+    assert added != before
+    stamp = path.stat()
+    with path.open("ab") as file:
+        file.write(b"\n")
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert digest(root) != added
+
+
+def test_data_is_not_in_the_hash_and_its_name_is(root: Path) -> None:
+    before = digest(root)
+    torch.save({"model": {"weight": torch.ones(3)}}, root / "models" / "model.pt")
+    (root / "scripts" / "__pycache__").mkdir()
+    (root / "scripts" / "__pycache__" / "nets.pyc").write_bytes(b"x")
+    assert digest(root) == before
+    (root / "docs").mkdir()
+    (root / "docs" / "a.png").write_bytes(b"x")
+    assert digest(root) != before
+
+
+def test_a_copy_has_the_same_hash_and_a_renamed_file_another(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "copy")
+    assert digest(tmp_path / "copy") == digest(root)
+    (tmp_path / "copy" / "scripts" / "nets.py").rename(tmp_path / "copy" / "scripts" / "net.py")
+    assert digest(tmp_path / "copy") != digest(root)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+def test_links_out_of_a_bundle_are_refused_those_of_weights_counted(root: Path, tmp_path: Path) -> None:
+    before = digest(root)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("net.py", "model.pt"):
+        shutil.copy(
+            root / ("scripts/nets.py" if name == "net.py" else "models/model.pt"), tmp_path / "elsewhere" / name
+        )
+    weights = root / "models" / "model.pt"
+    weights.unlink()
+    weights.symlink_to(tmp_path / "elsewhere" / "model.pt")
+    assert digest(root) != before
+    assert [(line.file, line.cause) for line in code_lines(read_bundle(root))][-1] == ("models/model.pt", "link")
+    inside = root / "scripts" / "again.py"
+    inside.symlink_to(root / "scripts" / "nets.py")
+    assert digest(root)
+    for target in (tmp_path / "elsewhere" / "net.py", Path("/dev/zero")):
+        inside.unlink()
+        inside.symlink_to(target)
+        assert refused(root) == "bundle.link"
+    inside.unlink()
+    (root / "extra").symlink_to(tmp_path / "elsewhere")
+    assert refused(root) == "bundle.link"
+    (root / "extra").rename(root / "training")
+    assert digest(root)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pipes there")
+def test_a_pipe_is_refused_and_does_not_hang(root: Path) -> None:
+    os.mkfifo(root / "scripts" / "pipe.py")
+    assert refused(root) == "bundle.link"
+
+
+def test_a_folder_with_too_much_in_it_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (root / "large.json").open("wb") as file:
+        file.truncate(module.MAX_BYTES + 1)
+    assert refused(root) == "bundle.too_large"
+    (root / "large.json").unlink()
+    monkeypatch.setattr(module, "MAX_FILES", 3)
+    assert refused(root) == "bundle.too_large"
+
+
+def test_lines_of_code_are_found_with_their_places_and_not_run(root: Path, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    config = root / "configs" / "inference.yaml"
+    config.write_text(
+        f"{config.read_text()}values:\n"
+        f"  - \"$open({str(trap)!r}, 'w')\"\n"
+        "  - $@inferer\n"
+        "  - $[1, 2]\n"
+        "  - {_target_: os.system, command: ls}\n"
+    )
+    (root / "scripts" / "nets.py").write_text('"""Nets."""\nimport torch\n\n\ndef f():\n    eval("1\\x1b[2K")\n')
+    (root / "configs" / "logging.conf").write_text("[handler_a]\nclass=StreamHandler\nargs=(open('x', 'w'),)\n")
+    (root / "configs" / "other.json").write_text('{\n  "a": "$__import__(\'os\')"\n}')
+    lines = {(line.place, line.cause) for line in code_lines(read_bundle(root))}
+    end = len(config.read_text().splitlines())
+    assert lines == {
+        ("scripts/nets.py:2", "module"),
+        ("scripts/nets.py:6", "module"),
+        ("configs/inference.yaml:3", "target"),
+        (f"configs/inference.yaml:{end - 3}", "expression"),
+        (f"configs/inference.yaml:{end}", "target"),
+        ("configs/logging.conf:2", "logging"),
+        ("configs/logging.conf:3", "logging"),
+        ("configs/other.json:2", "expression"),
+    }
+    assert all(line.text.isprintable() and line.why for line in code_lines(read_bundle(root)))
+    assert not trap.exists()
+
+
+def test_a_config_that_can_t_be_read_is_a_line_too(root: Path) -> None:
+    (root / "configs" / "broken.json").write_text("[" * 200_000)
+    (root / "configs" / "huge.yaml").write_text("a: " + "b" * 2**20)
+    found = [line.file for line in code_lines(read_bundle(root)) if line.cause == "unreadable"]
+    assert found == ["configs/broken.json", "configs/huge.yaml"]

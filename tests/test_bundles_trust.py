@@ -1,0 +1,102 @@
+"""Consent holds for the content that a person allowed, is remembered, and is asked again after a change."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from bundles import write_threshold_bundle
+
+from napari_seg.bundles.load import load_model
+from napari_seg.bundles.places import store_root
+from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.trust import check_runnable, forget, is_trusted, remember
+from napari_seg.errors import BundleError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_threshold_bundle(tmp_path / "threshold")
+
+
+def refusal(check: Callable[[], object]) -> BundleError:
+    with pytest.raises(BundleError) as caught:
+        check()
+    return caught.value
+
+
+def test_consent_is_remembered_until_the_content_changes(root: Path) -> None:
+    bundle = read_bundle(root)
+    error = refusal(lambda: check_runnable(bundle))
+    assert error.code == "bundle.untrusted"
+    assert "scripts/nets.py:2 'import torch'" in error.message
+    assert "--trust, or read_bundle(..., trust=True)" in error.message
+    assert not is_trusted(bundle)
+    digest = remember(bundle)
+    assert list(json.loads((store_root() / "trust.json").read_text())["trusted"]) == [digest]
+    assert is_trusted(bundle)
+    check_runnable(bundle)
+    assert load_model(bundle, "cpu").network is not None
+    torch.save({"model": {}}, root / "models" / "model.pt")
+    check_runnable(bundle)
+    with (root / "scripts" / "nets.py").open("a") as file:
+        file.write("\nimport os\n")
+    error = refusal(lambda: load_model(bundle, "cpu"))
+    assert error.code == "bundle.trust_changed"
+    assert "changed since you trusted it" in error.message
+    remember(bundle)
+    load_model(bundle, "cpu")
+    forget(bundle)
+    assert refusal(lambda: check_runnable(bundle)).code == "bundle.untrusted"
+
+
+def test_consent_holds_for_a_copy_and_not_for_the_folder(root: Path, tmp_path: Path) -> None:
+    remember(read_bundle(root))
+    shutil.copytree(root, tmp_path / "copy")
+    assert is_trusted(read_bundle(tmp_path / "copy"))
+    shutil.rmtree(root)
+    write_threshold_bundle(root, halves=True)
+    assert not is_trusted(read_bundle(root))
+
+
+def test_a_change_that_keeps_size_and_time_is_found(root: Path) -> None:
+    bundle, path = read_bundle(root), root / "scripts" / "nets.py"
+    remember(bundle)
+    stamp = path.stat()
+    path.write_text(path.read_text().replace("100.0", "200.0"))
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert refusal(lambda: load_model(bundle, "cpu")).code == "bundle.trust_changed"
+
+
+def test_a_damaged_memory_trusts_nothing_and_is_replaced(root: Path) -> None:
+    bundle = read_bundle(root)
+    remember(bundle)
+    for content in ("", "[1]", '{"trusted": 3}', '{"trusted": {"a": 1}}', "[" * 100_000):
+        (store_root() / "trust.json").write_text(content)
+        assert not is_trusted(bundle)
+        assert refusal(lambda: check_runnable(bundle)).code == "bundle.untrusted"
+    remember(bundle)
+    assert is_trusted(bundle)
+
+
+def test_consent_includes_the_coarse_bundle(root: Path) -> None:
+    write_threshold_bundle(root / "coarse")
+    metadata = json.loads((root / "configs" / "metadata.json").read_text())
+    metadata["napari_seg"] = {"coarse": {"bundle": "coarse", "margin_mm": 5}}
+    (root / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    bundle = read_bundle(root)
+    remember(bundle)
+    check_runnable(bundle)
+    with (root / "coarse" / "scripts" / "nets.py").open("a") as file:
+        file.write("\n")
+    assert refusal(lambda: check_runnable(bundle)).code == "bundle.trust_changed"
+
+
+def test_a_program_that_trusts_a_bundle_leaves_no_memory(root: Path) -> None:
+    load_model(read_bundle(root, trust=True), "cpu")
+    assert not (store_root() / "trust.json").exists()
