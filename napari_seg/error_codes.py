@@ -48,6 +48,7 @@ AREAS = {
     "series": "DICOM series",
     "skip": "Files that are no scan",
     "split": "Training, validation and test parts",
+    "store": "The models installed on this machine",
     "training": "A training that ended early",
     "values": "The values of a training image",
     "weights": "Weights",
@@ -947,6 +948,52 @@ CODES = {
         "error",
         "The data set has too few patients to split.",
         "Add patients. If names mislead, give a pattern with `--set patient=...`.",
+    ),
+    # store
+    "store.busy": Code(
+        "error", "Another program is installing the same model.", "Wait until it has finished, or stop it."
+    ),
+    "store.exists": Code(
+        "error",
+        "A model of this name is installed.",
+        "Remove it first (`napari-seg models remove`), give `--replace`, or install under another `--name`.",
+    ),
+    "store.licence": Code(
+        "error",
+        "The licence of a model was not accepted, so nothing was downloaded.",
+        "Read the licence; give `--accept-licence` in a script.",
+    ),
+    "store.name": Code(
+        "error", "The name of a model can't be the name of a folder on all systems.", "Give another with `--name`."
+    ),
+    "store.no_bundle": Code(
+        "error",
+        "What was to be installed holds no bundle, or more than one.",
+        "Give a folder or zip with `configs/metadata.json`, directly or in one folder.",
+    ),
+    "store.record": Code(
+        "error",
+        "Nothing is noted of the files of an installed model, so they can't be compared.",
+        "Remove the model and add it again.",
+    ),
+    "store.source": Code(
+        "error",
+        "What was to be installed is not there, or is named in an unknown way.",
+        "Give a source that `napari-seg models add --help` lists.",
+    ),
+    "store.too_large": Code(
+        "error",
+        "A model has far more or far larger files than any published one, or its zip unpacks to hundreds of times its "
+        "size.",
+        "Do not trust it.",
+    ),
+    "store.unknown": Code(
+        "error", "No model of this name is installed.", "Choose one that `napari-seg models list` lists."
+    ),
+    "store.unsafe": Code(
+        "error",
+        "A model holds a link that leads out of its folder, a pipe or a device.",
+        "Copy the files that the links stand for, or do not trust it.",
     ),
     # training
     "training.diverged": Code(

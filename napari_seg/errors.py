@@ -76,6 +76,14 @@ class BundleError(NapariSegError):
     """A bundle is missing, incomplete, untrusted or does not fit the scan (`bundle.*`)."""
 
 
+class StoreError(NapariSegError):
+    """A model can't be installed, found or removed (`store.*`)."""
+
+
+class DownloadError(NapariSegError):
+    """A file could not be downloaded, or is not the expected one (`download.*`)."""
+
+
 class TrainingError(NapariSegError):
     """A data set can't be trained on, or a training failed (`dataset.*`, `data.*`, `labels.*`, `training.*`, ...)."""
 

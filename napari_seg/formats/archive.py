@@ -17,6 +17,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -56,7 +57,7 @@ def unpacked(archive: Path) -> Path:
         InputError: `archive.unsafe`, a name leads out of the archive; `archive.same_name`, two files have one name;
             `archive.too_large`; `archive.encrypted`; `file.unreadable`; `file.truncated`, it is truncated or damaged.
     """
-    try:
+    with _damage_named(archive):
         status = archive.stat()
         key = (archive.absolute(), status.st_size, status.st_mtime_ns)
         if key not in _unpacked:
@@ -64,12 +65,34 @@ def unpacked(archive: Path) -> Path:
             folder = temporary.path / archive.name  # its name appears in messages
             try:
                 folder.mkdir()
-                links = _unpack(archive, folder)
+                links = _unpack(archive, folder, MAX_FILES)
             except BaseException:
                 temporary.cleanup()
                 raise
             _unpacked[key] = folder, temporary, links
         return _unpacked[key][0]
+
+
+def unpack(archive: Path, folder: Path, max_files: int = MAX_FILES) -> int:
+    """Unpack all files of an archive into an empty folder, and return the number of links and devices left out.
+
+    Args:
+        archive: a zip or tar file.
+        folder: an existing folder; if an error is raised, what it holds is incomplete.
+        max_files: limit of the number of members.
+
+    Raises:
+        InputError: as for `unpacked`.
+    """
+    with _damage_named(archive):
+        return _unpack(archive, folder, max_files)
+
+
+@contextmanager
+def _damage_named(archive: Path) -> Iterator[None]:
+    """Turn the errors of the libraries into errors that name the archive."""
+    try:
+        yield
     except InputError:
         raise
     except _DAMAGE as error:
@@ -112,18 +135,26 @@ def _forget() -> None:
     _unpacked.clear()
 
 
-def _unpack(archive: Path, folder: Path) -> int:
+def path_inside(name: str) -> PurePosixPath | None:
+    """Return the path that a member's name stands for; None if it leads out of the folder or names no file."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or not path.name or re.match("[A-Za-z]:", name):
+        return None
+    return path
+
+
+def _unpack(archive: Path, folder: Path, max_files: int) -> int:
     """Unpack all files, and return the number of other members."""
     free_bytes = int(MAX_FREE_FRACTION * shutil.disk_usage(folder).free)
     links = 0
     for count, (name, stream) in enumerate(_files_of(archive)):
-        if count >= MAX_FILES:
+        if count >= max_files:
             raise _too_large(archive)
         if stream is None:
             links += 1
             continue
-        path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or not path.name or re.match("[A-Za-z]:", name):
+        path = path_inside(name)
+        if path is None:
             text = f"{archive.name} holds a file whose path leads out of the archive; do not trust it"
             raise InputError("archive.unsafe", text)
         target = folder.joinpath(*path.parts)

@@ -35,7 +35,7 @@ _IN_THE_WINDOW = (
     (r"pass --overwrite", "choose another folder of results"),
     (r"another folder with -o\b", "another folder of results"),
     (r"pass --?scan", "open the scan first"),
-    (r"'?napari-seg bundles'?", "the Segment tab"),
+    (r"'?napari-seg (bundles|models list)'?", "the Segment tab"),
     (r"--([a-z]+)-([a-z]+)", r"“\1 \2”"),  # of the command line alone
     (r"--([a-z]+)", r"“\1”"),
 )

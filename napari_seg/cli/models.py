@@ -1,0 +1,229 @@
+"""`napari-seg models`: list, install, check and remove models. Nothing of a model runs here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from napari_seg.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from napari_seg.bundles.licence import Licence
+    from napari_seg.bundles.spec import Bundle
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "models",
+        aliases=["bundles"],
+        help="list, install, check and remove models, and the structures that they segment",
+        description="Manages the models on this machine. Without an ACTION, lists them: the shipped bundle, the "
+        "bundles in the folders given by the environment variable NAPARI_SEG_BUNDLES, and the installed models. No "
+        "code of a model is run, and only 'add' opens a connection. Models are installed in the folder given by "
+        "NAPARI_SEG_MODELS, by default one for the user's data.",
+    )
+    parser.add_argument("--json", action="store_true", help="print objects instead of text")
+    parser.set_defaults(run=_list)
+    actions = parser.add_subparsers(title="actions", metavar="ACTION")
+
+    def action(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        one = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        # without a default of its own, which would hide a --json before the action
+        one.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print objects, not text")
+        one.set_defaults(run=run)
+        return one
+
+    action("list", _list, "list the models on this machine")
+    add = action("add", _add, "install a model from a bundle's folder or zip")
+    add.add_argument("source", metavar="SOURCE", help="a folder, or a zip")
+    add.add_argument("--name", help="name of the installed model; by default the source's")
+    add.add_argument("--replace", action="store_true", help="replace the installed model of the same name")
+    add.add_argument(
+        "--accept-licence", action="store_true", help="accept the licence of the model without being asked"
+    )
+    for name, run, text in (
+        ("show", _show, "show what a model is: what it finds, its licence, its size and its source"),
+        ("remove", _remove, "remove an installed model"),
+        ("verify", _verify, "compare the files of an installed model with those that were installed"),
+    ):
+        action(name, run, text).add_argument("model", metavar="MODEL", help="name of the model, or its folder")
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from napari_seg.bundles.spec import find_bundles
+    from napari_seg.bundles.store import disk_use
+
+    bundles, faults = find_bundles()
+    for fault in faults:
+        print(f"napari-seg: {fault}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps([_as_dict(bundle) for bundle in bundles], indent=2))
+        return ExitCode.DONE
+    for bundle in bundles:
+        _print_bundle(bundle)
+    if use := disk_use():
+        left = f", {_in_words(use['.part'])} of it by unfinished downloads" if ".part" in use else ""
+        print(f"installed models take {_in_words(sum(use.values()))}{left}")
+    return ExitCode.DONE
+
+
+def _print_bundle(bundle: Bundle) -> None:
+    from napari_seg.bundles.spec import MAX_TEXT
+    from napari_seg.errors import one_line
+
+    print(f"{bundle.name}  {bundle.version}   {bundle.modality}   {'trusted' if bundle.trusted else 'not trusted'}")
+    print(f"  {bundle.description}")
+    print(f"  segments: {', '.join(segment.name for segment in bundle.segments)}")
+    print(f"  folder: {one_line(bundle.root, MAX_TEXT)}")
+
+
+def _as_dict(bundle: Bundle) -> dict[str, object]:
+    return {
+        "name": bundle.name,
+        "version": bundle.version,
+        "description": bundle.description,
+        "modality": bundle.modality,
+        "trusted": bundle.trusted,
+        "segments": [{"label": s.label, "name": s.name} for s in bundle.segments],
+        "folder": str(bundle.root),
+    }
+
+
+def _add(arguments: argparse.Namespace) -> int:
+    from napari_seg.bundles.store import add, disk_use
+
+    with _Bar(show=sys.stderr.isatty()) as bar:
+
+        def accept(licence: Licence) -> bool:
+            bar.stop()
+            return arguments.accept_licence or _is_accepted(licence)
+
+        bundle = add(
+            arguments.source,
+            accept_licence=accept,
+            progress=bar.update,
+            name=arguments.name,
+            replace=arguments.replace,
+        )
+    size = disk_use()[bundle.root.name]
+    if arguments.json:
+        print(json.dumps(_as_dict(bundle) | {"size_bytes": size}, indent=2))
+        return ExitCode.DONE
+    _print_bundle(bundle)
+    print(f"installed as {bundle.root.name} ({_in_words(size)}); use it with --bundle {bundle.root.name}")
+    return ExitCode.DONE
+
+
+def _is_accepted(licence: Licence) -> bool:
+    """Show a licence on standard error, and ask for it if there is a person to ask."""
+    from napari_seg.errors import printable
+
+    err = sys.stderr
+    print(printable(licence.text) or "The licence is inside the download.", file=err)
+    print(f"\nlicence of {licence.model}: {licence.name or 'unknown'}; class: {licence.kind}", file=err)
+    if not sys.stdin.isatty():
+        return False
+    print("Accept this licence? [y/N] ", end="", file=err, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from napari_seg.bundles.spec import read_bundle
+
+    bundle = read_bundle(arguments.model)
+    card = _card(bundle)
+    if arguments.json:
+        print(json.dumps(card, indent=2))
+        return ExitCode.DONE
+    _print_bundle(bundle)
+    for key in ("images", "intended_use", "licence", "source", "revision", "installed", "licence_accepted"):
+        if card.get(key):
+            print(f"  {key.replace('_', ' ')}: {card[key]}")
+    for name, value in bundle.accuracy:
+        print(f"  {name}: {value:g}")
+    print(f"  size: {_in_words(card['size_bytes'])}")
+    return ExitCode.DONE
+
+
+def _card(bundle: Bundle) -> dict[str, Any]:
+    from napari_seg.bundles.licence import read_licence
+    from napari_seg.bundles.places import store_root
+    from napari_seg.bundles.store import read_record
+
+    card: dict[str, Any] = _as_dict(bundle)
+    licence = read_licence(bundle.root, bundle.name)
+    card |= {
+        "channels": bundle.in_channels,
+        "images": bundle.images,
+        "intended_use": bundle.intended_use,
+        "accuracy": dict(bundle.accuracy),
+        "licence": "; ".join(filter(None, (licence.name, bundle.licence))),
+        "licence_kind": licence.kind,
+        "size_bytes": sum(path.lstat().st_size for path in bundle.root.rglob("*") if not path.is_dir()),
+    }
+    if bundle.root.parent == store_root().resolve():
+        record = read_record(bundle.root.name)
+        noted = ("source", "revision", "installed", "licence_accepted")
+        card |= {key: getattr(record, key) for key in noted}
+    return card
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    from napari_seg.bundles.store import remove
+
+    freed = remove(arguments.model)
+    if arguments.json:
+        print(json.dumps({"removed": arguments.model, "freed_bytes": freed}, indent=2))
+    else:
+        print(f"removed {arguments.model}; {_in_words(freed)} are free again")
+    return ExitCode.DONE
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from napari_seg.bundles.store import verify
+    from napari_seg.errors import printable
+
+    damages = verify(arguments.model)
+    if arguments.json:
+        print(json.dumps([{"file": damage.file, "fault": damage.fault} for damage in damages], indent=2))
+    else:
+        for damage in damages:
+            print(printable(f"{damage.fault}  {damage.file}").replace("\n", "_"))
+        print("every file is as installed" if not damages else "remove the model and add it again")
+    return ExitCode.ALL_FAILED if damages else ExitCode.DONE
+
+
+def _in_words(size: int) -> str:
+    """Return a size such as "0.4 MB" or "1.2 GB"."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+class _Bar:
+    """Bar on standard error with the bytes done and in all, the speed and the time left."""
+
+    def __init__(self, show: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import TransferSpeedColumn as SpeedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), SpeedColumn())
+        console = Console(file=sys.stderr)
+        self._bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not show)
+        self._task = self._bars.add_task("preparing", total=None)
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Hide the bar, so that a question can be asked; the next update shows it again."""
+        self._bars.stop()
+
+    def update(self, stage: str, done: int, total: int) -> None:
+        self._bars.start()
+        self._bars.update(self._task, description=stage, completed=done, total=total or None)

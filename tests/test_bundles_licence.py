@@ -1,0 +1,80 @@
+"""The class of a licence is recognised, and what a user accepted is remembered for exactly that text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from napari_seg.bundles.licence import (
+    Licence,
+    accepted_at,
+    is_licence_file,
+    kind_of,
+    name_of,
+    read_licence,
+    remember_acceptance,
+)
+from napari_seg.bundles.places import store_root
+
+APACHE = "                                 Apache License\n                           Version 2.0, January 2004\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "kind"),
+    [
+        (APACHE, "Apache-2.0", "open"),
+        ("MIT License\n\nCopyright (c) 2023", "MIT", "open"),
+        ("Private Use, Non-Commercial, Non-Reverse-Engineering License", "", "non-commercial"),
+        (f"Code\n{APACHE}\nWeights: noncommercial use alone", "Apache-2.0", "non-commercial"),
+        ("Attribution-NonCommercial-ShareAlike 4.0 International", "CC-BY-NC-SA-4.0", "non-commercial"),
+        ("This model is for research use only.", "", "research"),
+        ("All rights reserved", "", "unknown"),
+        ("", "", "unknown"),
+    ],
+)
+def test_licences_are_recognised(text: str, name: str, kind: str) -> None:
+    assert (name_of(text), kind_of(text)) == (name, kind)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("LICENSE", True),
+        ("licence.txt", True),
+        ("LICENSE.weights", True),
+        ("docs/data_license.txt", True),
+        ("docs/README.md", False),
+        ("models/LICENSE", False),
+        ("docs/license.py", False),
+    ],
+)
+def test_licence_files_are_recognised(path: str, expected: bool) -> None:
+    assert is_licence_file(path) == expected
+
+
+def test_the_class_is_that_of_the_model_not_of_its_training_data(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "LICENSE").write_text(APACHE)
+    (tmp_path / "docs" / "data_license.txt").write_text("CC BY-NC-SA")
+    (tmp_path / "LICENSES").mkdir()
+    licence = read_licence(tmp_path, "renal")
+    assert (licence.model, licence.name, licence.kind) == ("renal", "Apache-2.0", "open")
+    assert "docs/data_license.txt:\nCC BY-NC-SA" in licence.text
+
+
+def test_acceptance_is_remembered_for_one_model_and_one_text() -> None:
+    licence = Licence("spleen", "Apache-2.0", "open", APACHE)
+    assert accepted_at(licence) == ""
+    date = remember_acceptance(licence)
+    others = [replace(licence, model="liver"), replace(licence, text="other"), replace(licence, kind="research")]
+    assert accepted_at(licence) == date != ""
+    assert [accepted_at(other) for other in others] == ["", "", ""]
+    remember_acceptance(others[1])
+    assert accepted_at(licence) == date
+    for damage in ("{", "[]", '{"spleen": 3}', "[" * 100_000):
+        (store_root() / "licences.json").write_text(damage)
+        assert accepted_at(licence) == ""
+        remember_acceptance(licence)
+        assert accepted_at(licence)

@@ -1,0 +1,265 @@
+"""Models are installed whole or not at all, listed, verified and removed; nothing of one runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundles import write_threshold_bundle
+from filelock import FileLock
+
+from napari_seg.bundles import sources, store
+from napari_seg.bundles.licence import Licence
+from napari_seg.bundles.places import store_root
+from napari_seg.bundles.spec import find_bundles, read_bundle
+from napari_seg.bundles.store import Damage, add, disk_use, installed, read_record, remove, verify
+from napari_seg.errors import Cancelled, NapariSegError
+
+
+def refuse(licence: Licence) -> bool:
+    """Local sources ask nothing: whoever has the files has accepted their licence."""
+    raise AssertionError(licence)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    root = write_threshold_bundle(tmp_path / "from" / "threshold")
+    (root / "LICENSE").write_text("MIT License\n\nCopyright")
+    return root
+
+
+def zipped(root: Path, path: Path, inside: str = "") -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for file in sorted(root.rglob("*")):
+            packed.write(file, f"{inside}{file.relative_to(root).as_posix()}")
+    return path
+
+
+def code_of(call: Any, *arguments: Any, **options: Any) -> str:
+    with pytest.raises(NapariSegError) as caught:
+        call(*arguments, **options)
+    return caught.value.code
+
+
+def code_of_add(source: Path, **options: Any) -> str:
+    """The code of a refusal, which leaves nothing that is found."""
+    code = code_of(add, source, accept_licence=refuse, **options)
+    assert installed() == []
+    return code
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and path.name != store.RECORD
+    }
+
+
+def test_a_folder_is_copied(bundle: Path) -> None:
+    (bundle / "__pycache__").mkdir()
+    (bundle / "__pycache__" / "old.pyc").write_bytes(b"0")
+    (bundle / ".git").mkdir()
+    added = add(bundle, accept_licence=refuse)
+    assert added.root == store_root() / "threshold"
+    assert not added.trusted
+    assert files_of(added.root) == {
+        name: content for name, content in files_of(bundle).items() if "old.pyc" not in name
+    }
+    assert [one.root for one in installed()] == [added.root]
+    assert read_bundle("threshold").root == added.root.resolve()
+    record = read_record("threshold")
+    assert record.source == str(bundle)
+    assert (record.licence, record.licence_kind, record.licence_accepted) == ("MIT", "open", "")
+    assert "models/model.pt" in record.digests
+    assert [path.name for path in store_root().iterdir() if path.name != ".part"] == ["threshold"]
+    assert list((store_root() / ".part").iterdir()) == []
+
+
+@pytest.mark.parametrize("inside", ["", "some_name/"])
+def test_a_zip_is_unpacked(bundle: Path, tmp_path: Path, inside: str) -> None:
+    packed = zipped(bundle, tmp_path / "threshold_v0.1.2.zip", inside)
+    added = add(packed, accept_licence=refuse)
+    assert added.root == store_root() / "threshold"
+    assert files_of(added.root) == files_of(bundle)
+
+
+def test_a_model_of_the_same_name_is_replaced_only_on_request(bundle: Path) -> None:
+    first = add(bundle, accept_licence=refuse)
+    assert code_of(add, bundle, accept_licence=refuse) == "store.exists"
+    (bundle / "scripts" / "nets.py").write_text("new = 1")
+    add(bundle, accept_licence=refuse, replace=True)
+    assert (first.root / "scripts" / "nets.py").read_text() == "new = 1"
+    add(bundle, accept_licence=refuse, name="other name")
+    assert [one.root.name for one in installed()] == ["other_name", "threshold"]
+    assert verify("threshold") == []
+
+
+def test_damage_is_found(bundle: Path) -> None:
+    root = add(bundle, accept_licence=refuse).root
+    assert verify("threshold") == []
+    (root / "models" / "model.pt").write_bytes(b"other")
+    (root / "LICENSE").unlink()
+    (root / "scripts" / "more.py").write_text("")
+    assert verify("threshold") == [
+        Damage("LICENSE", "missing"),
+        Damage("models/model.pt", "changed"),
+        Damage("scripts/more.py", "added"),
+    ]
+    (root / store.RECORD).write_text("[" * 100_000)
+    assert code_of(verify, "threshold") == "store.record"
+    assert code_of(verify, "no-such-model") == "store.unknown"
+
+
+def test_disk_use_is_reported_and_freed(bundle: Path) -> None:
+    assert disk_use() == {}
+    root = add(bundle, accept_licence=refuse).root
+    expected = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    assert disk_use() == {"threshold": expected}
+    left = store_root() / ".part" / "threshold-0123456789ab"
+    other = store_root() / ".part" / "threshold-2-0123456789ab"
+    for folder in (left, other):
+        folder.mkdir(parents=True)
+        (folder / "model.pt").write_bytes(b"1234")
+    assert disk_use() == {"threshold": expected, ".part": 8}
+    assert remove("threshold") == expected + 4
+    assert disk_use() == {".part": 4}
+    assert code_of(remove, "threshold") == "store.unknown"
+    for name in ("", "..", "../threshold", ".part", "*"):
+        assert code_of(remove, name) == "store.unknown"
+
+
+def test_a_broken_model_can_be_removed(bundle: Path) -> None:
+    root = add(bundle, accept_licence=refuse).root
+    (root / "configs" / "metadata.json").write_text("{")
+    assert installed() == []
+    assert [fault.code for fault in find_bundles()[1]] == ["bundle.metadata"]
+    (root / "configs" / "metadata.json").unlink()
+    assert remove("threshold") > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"), [("a b/c", "a_b_c"), ("..", ""), ("nul", ""), ("COM1.old", ""), ("x" * 300, "x" * 100), ("ü", "")]
+)
+def test_names_are_folders_on_every_system(name: str, safe: str) -> None:
+    if safe:
+        assert sources.safe_name(name) == safe
+    else:
+        assert code_of(sources.safe_name, name) == "store.name"
+
+
+def test_what_is_no_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert code_of_add(tmp_path / "empty") == "store.no_bundle"
+    write_threshold_bundle(tmp_path / "from" / "second")
+    assert code_of_add(bundle.parent) == "store.no_bundle"
+    assert code_of_add(tmp_path / "missing") == "store.source"
+    assert code_of_add(Path("x" * 5000)) == "store.source"
+    assert code_of_add(Path("a\0b")) == "store.source"
+    (bundle / "configs" / "metadata.json").write_text("{}")
+    assert code_of_add(bundle) == "bundle.metadata"
+
+
+def test_two_programs_do_not_install_the_same_model_at_once(bundle: Path) -> None:
+    source = sources.parse_source(bundle)
+    with store._part_folder(source, "threshold") as part, FileLock(part.with_name(f"{part.name}.other")):
+        assert code_of_add(bundle) == "store.busy"
+    add(bundle, accept_licence=refuse)
+
+
+def test_a_stopped_copy_leaves_nothing_that_is_found(bundle: Path) -> None:
+    def stop(stage: str, done: int, total: int) -> None:
+        assert (stage, 0 < done <= total) == ("copying", True)
+        raise Cancelled
+
+    assert code_of_add(bundle, progress=stop) == "run.cancelled"
+    add(bundle, accept_licence=refuse)
+
+
+def test_a_full_disk_is_reported(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "model.pt")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sources.shutil, "copyfile", full)
+        assert code_of_add(bundle) == "output.disk_full"
+
+
+def test_a_failed_rename_keeps_the_model_that_was_there(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = add(bundle, accept_licence=refuse).root
+    rename = Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name == "files":
+            raise PermissionError(13, "denied", str(target))
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", fail)
+        assert code_of(add, bundle, accept_licence=refuse, replace=True) == "output.not_written"
+    assert verify(root.name) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_links_and_devices_in_a_folder_are_refused(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    link = bundle / "models" / "other.pt"
+    for target in (tmp_path / "secret", Path("/dev/zero"), tmp_path, Path(".."), Path("no-such-file")):
+        link.symlink_to(target)
+        assert code_of_add(bundle) == "store.unsafe"
+        link.unlink()
+    os.mkfifo(link)
+    assert code_of_add(bundle) == "store.unsafe"
+    link.unlink()
+    link.symlink_to("model.pt")
+    assert not (add(bundle, accept_licence=refuse).root / "models" / "other.pt").is_symlink()
+
+
+def test_evil_zips_are_refused_and_write_nothing(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = tmp_path / "evil.zip"
+    before = {path for path in tmp_path.rglob("*") if "store" not in path.parts}
+
+    def code_with(name: str | zipfile.ZipInfo, content: bytes = b"evil") -> str:
+        zipped(bundle, packed)
+        with zipfile.ZipFile(packed, "a", zipfile.ZIP_DEFLATED) as file:
+            file.writestr(name, content)
+        code = code_of_add(packed)
+        packed.unlink()
+        assert {path for path in tmp_path.rglob("*") if "store" not in path.parts} == before
+        return code
+
+    for name in ("../evil.py", "a/../../evil.py", "/tmp/evil.py", "C:evil.py", "..\\evil.py"):
+        assert code_with(name) == "archive.unsafe"
+    link = zipfile.ZipInfo("models/link.pt")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    assert code_with(link, b"/etc/passwd") == "store.unsafe"
+    device = zipfile.ZipInfo("models/zero")
+    device.external_attr = (stat.S_IFCHR | 0o666) << 16
+    assert code_with(device, b"") == "store.unsafe"
+    assert code_with("configs/metadata.json", b"{}") == "archive.same_name"
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "FREE_RATIO_BYTES", 2**20)
+        assert code_with("zeros", bytes(2**22)) == "store.too_large"
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "MAX_FILES", 5)
+        assert code_with("one more") == "store.too_large"
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "MAX_BYTES", 100)
+        assert code_with("one more") == "store.too_large"
+    zipped(bundle, packed)
+    content = bytearray(packed.read_bytes())
+    content[len(content) // 3 : len(content) // 3 + 20] = bytes(20)
+    packed.write_bytes(content)
+    assert code_of_add(packed) == "file.truncated"
+
+
+def test_a_record_in_a_stranger_s_bundle_counts_for_nothing(bundle: Path) -> None:
+    (bundle / store.RECORD).write_text(json.dumps({"source": "hf:MONAI/spleen", "digests": {"a": "b"}}))
+    add(bundle, accept_licence=refuse)
+    assert read_record("threshold").source == str(bundle)
+    assert verify("threshold") == []
