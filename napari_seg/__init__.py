@@ -13,6 +13,7 @@ from napari_seg.version import __version__
 if TYPE_CHECKING:
     from napari_seg.bundles.spec import Bundle, find_bundles, read_bundle
     from napari_seg.errors import NapariSegError, Notice
+    from napari_seg.formats.channels import read_channels
     from napari_seg.formats.find import find_scans
     from napari_seg.formats.read import read
     from napari_seg.geometry import Grid, resample
@@ -31,6 +32,7 @@ _HOME = {
     "find_scans": "formats.find",
     "read": "formats.read",
     "read_bundle": "bundles.spec",
+    "read_channels": "formats.channels",
     "resample": "geometry",
     "segment": "inference.segment",
 }
@@ -48,6 +50,7 @@ __all__ = [
     "find_scans",
     "read",
     "read_bundle",
+    "read_channels",
     "resample",
     "segment",
 ]

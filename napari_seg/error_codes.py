@@ -27,6 +27,7 @@ class Code(NamedTuple):
 AREAS = {
     "archive": "Archives (zip, tar)",
     "bundle": "Models and the choices of a training",
+    "channels": "Several images as the channels of one case",
     "data": "The numbers in a scan",
     "dataset": "The data set of a training",
     "environment": "This machine",
@@ -208,6 +209,58 @@ CODES = {
         "error",
         "The weights are a pickle that calls functions, and could do anything as it is loaded.",
         "Save the network's state dictionary alone, or look for weights as safetensors.",
+    ),
+    # channels
+    "channels.ambiguous": Code(
+        "error",
+        "Several images could be one channel of a model, or two names mean the same channel. The message lists them.",
+        "Choose one image for each channel with `--channel NAME=FILE`.",
+    ),
+    "channels.count": Code(
+        "error",
+        "An image does not have as many channels as are required: one, or as many as the model has.",
+        "Name one image for each channel with `--channel NAME=FILE`, or choose another model.",
+    ),
+    "channels.frame": Code(
+        "error",
+        "DICOM series that should be channels of one case have different frames of reference, so their positions can't "
+        "be compared.",
+        "Register one series to the other, and give the registered file.",
+    ),
+    "channels.missing": Code(
+        "error",
+        "A model needs several images of a patient, and some are missing. The message lists all channels.",
+        "Add the missing images, or name each with `--channel NAME=FILE`.",
+    ),
+    "channels.no_overlap": Code(
+        "error",
+        "Two images that should be channels of one case do not overlap in the patient.",
+        "Check that both are of the same body part, and registered to each other.",
+    ),
+    "channels.partial": Code(
+        "notice",
+        "An image covers only a part of the field of view of the first channel. The rest has its lowest value.",
+        "Do not rely on labels there, or crop the first image.",
+    ),
+    "channels.patient": Code(
+        "error",
+        "DICOM series that should be channels of one case are of different patients.",
+        "Choose series of one patient.",
+    ),
+    "channels.resampled": Code(
+        "notice",
+        "An image lies on another grid than the first channel, and was resampled onto that grid.",
+        "Check that the images show the same position of the patient.",
+    ),
+    "channels.unknown": Code(
+        "error",
+        "The model has no channel with the name of an image. The message lists its channels.",
+        "Use one of these names; upper and lower case do not matter.",
+    ),
+    "channels.with_input": Code(
+        "error",
+        "Both `--channel` and an input were given.",
+        "Give one of them: `--channel` names all images of one case.",
     ),
     # data
     "data.2d": Code(

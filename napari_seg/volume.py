@@ -133,9 +133,10 @@ class Volume:
         modality: DICOM modality, such as "MR" or "CT"; "" if unknown.
         source: files that it was read from.
         notices: warnings about the file.
+        channel_names: names of the channels, such as ("T1", "FLAIR"); empty if unknown.
 
     Raises:
-        InputError: `geometry.shape`, the array does not fit the grid.
+        InputError: `geometry.shape`, the array does not fit the grid; `channels.count`, nor do the names.
     """
 
     array: NDArray
@@ -144,12 +145,16 @@ class Volume:
     modality: str = ""
     source: Source = NO_SOURCE
     notices: tuple[Notice, ...] = ()
+    channel_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.array.ndim != 4 or self.array.shape[1:] != self.grid.shape:
             raise InputError(
                 "geometry.shape", f"found an array of shape {self.array.shape}; expected (C, {_shape(self.grid)})"
             )
+        if self.channel_names and len(self.channel_names) != len(self.array):
+            text = f"found {len(self.array)} channels and {len(self.channel_names)} names; expected a name for each"
+            raise InputError("channels.count", text)
 
 
 @dataclass(frozen=True)

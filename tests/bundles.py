@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ import torch
 class Threshold(torch.nn.Module):
     """Class 1 where the image is above 100, class 2 where it is above 100 in the upper half of the first axis."""
 
-    def __init__(self, halves: bool = False) -> None:
+    def __init__(self, halves: bool = False, channel: int = 0) -> None:
         super().__init__()
         self.halves = halves
+        self.channel = channel
 
     def forward(self, image):
-        bright = image[:, :1] - 100.0
+        bright = image[:, self.channel : self.channel + 1] - 100.0
         upper = torch.zeros_like(bright)
         if self.halves:
             upper[:, :, bright.shape[2] // 2 :] = 1.0
@@ -32,6 +34,7 @@ CONFIG = """
 network_def:
   _target_: scripts.nets.Threshold
   halves: {halves}
+  channel: {channel}
 preprocessing:
   _target_: monai.transforms.Compose
   transforms:
@@ -61,20 +64,34 @@ def write_threshold_bundle(
     spacing: tuple[float, float, float] = (1.5, 1.25, 2.5),
     roi: tuple[int, int, int] = (64, 64, 64),
     own: dict[str, Any] | None = None,
+    channels: Sequence[str] = ("image",),
+    channel: int = 0,
 ) -> Path:
-    """A bundle folder; three classes, one channel, and `own` as its `napari_seg` metadata."""
+    """A bundle folder; three classes, and `own` as its `napari_seg` metadata.
+
+    Args:
+        root: made by this function.
+        halves: whether the upper half is a class of its own.
+        spacing: of the network's grid, in mm.
+        roi: size of a window.
+        own: metadata for this program.
+        channels: names of the input channels.
+        channel: the one that the network looks at.
+    """
     (root / "configs").mkdir(parents=True)
     (root / "scripts").mkdir()
     (root / "models").mkdir()
     (root / "scripts" / "nets.py").write_text(NETWORK)
     (root / "configs" / "inference.yaml").write_text(
-        CONFIG.format(halves=str(halves).lower(), spacing=list(spacing), roi=list(roi))
+        CONFIG.format(halves=str(halves).lower(), channel=channel, spacing=list(spacing), roi=list(roi))
     )
     metadata = {
         "version": "1.0",
         "name": "threshold",
         "network_data_format": {
-            "inputs": {"image": {"num_channels": 1, "modality": "MR"}},
+            "inputs": {
+                "image": {"num_channels": len(channels), "modality": "MR", "channel_def": dict(enumerate(channels))}
+            },
             "outputs": {"pred": {"num_channels": 3, "channel_def": {"0": "background", "1": "bright", "2": "upper"}}},
         },
         "napari_seg": own or {},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from pydicom.dataset import Dataset
 
 from napari_seg.cli.main import main
 from napari_seg.cohort.discover import find_cases
+from napari_seg.formats.nifti import write_volume
 from napari_seg.formats.read import read
+from napari_seg.geometry import Grid
 from napari_seg.volume import Volume
 
 
@@ -291,3 +294,88 @@ def test_bundles_are_listed(capsys: pytest.CaptureFixture, monkeypatch: pytest.M
     assert main(["bundles", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [(entry["name"], entry["trusted"]) for entry in listed][1:] == [("threshold", False)]
+
+
+BRATS = ("T1c", "T1", "T2", "FLAIR")
+
+
+@pytest.fixture
+def four(tmp_path: Path) -> str:
+    """A bundle with four channels; it finds what is above 100 in T2."""
+    return str(write_threshold_bundle(tmp_path / "four", channels=BRATS, channel=2))
+
+
+def write_channels(head: Volume, paths: dict[str, Path]) -> None:
+    """Only T2 shows the head; T1c lies on a grid of its own."""
+    for name, path in paths.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        volume = head if name == "T2" else replace(head, array=np.full_like(head.array, 7))
+        if name == "FLAIR":
+            grid = Grid((15, 20, 18), head.grid.affine @ np.diag([1.4, 1.35, 0.8, 1.0]))
+            volume = replace(volume, grid=grid, array=np.full((1, *grid.shape), 9, np.int16))
+        phantoms.write_nifti(volume, path)
+
+
+@pytest.mark.parametrize("how", ["options", "nnunet", "bids", "brats", "names", "4d"])
+def test_a_case_of_four_images_is_found_in_every_layout(
+    head: Volume, tmp_path: Path, four: str, how: str, capsys: pytest.CaptureFixture
+) -> None:
+    folder, out = tmp_path / "scans", tmp_path / "out"
+    bids = dict(zip(BRATS, ("ce-gd_T1w", "T1w", "T2w", "FLAIR"), strict=True))
+    brats = dict(zip(BRATS, ("t1c", "t1n", "t2w", "t2f"), strict=True))
+    paths = {
+        "options": {name: folder / f"{name}.nii.gz" for name in BRATS},
+        "nnunet": {name: folder / f"case_{n:04d}.nii.gz" for n, name in enumerate(BRATS)},
+        "bids": {name: folder / "sub-01" / "anat" / f"sub-01_{bids[name]}.nii.gz" for name in BRATS},
+        "brats": {name: folder / "B-001" / f"B-001-{brats[name]}.nii" for name in BRATS},
+        "names": {name: folder / "B-002" / f"{name}.nii" for name in BRATS},
+        "4d": {},
+    }[how]
+    write_channels(head, paths)
+    inputs = [folder]
+    if how == "options":
+        inputs = [part for name, path in paths.items() for part in ("--channel", f"{name.lower()}={path}")]
+    if how == "4d":
+        folder.mkdir()
+        array = np.concatenate([head.array * (n == 2) for n in range(4)])
+        write_volume(replace(head, array=array), folder / "case.nii.gz")
+    assert predict(*inputs, "-o", out, "--bundle", four, "--json") == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    name = {"options": "scans", "bids": "sub-01", "brats": "B-001", "names": "B-002"}.get(how, "case")
+    assert found["name"] == name
+    assert [notice["code"] for notice in found["notices"]] == ([] if how == "4d" else ["channels.resampled"])
+    np.testing.assert_array_equal(read(out / f"{name}_seg.nii.gz").array[0] > 0, head.array[0] > 100)
+
+
+def test_series_of_a_study_are_one_case_and_give_a_segmentation(head: Volume, tmp_path: Path, four: str) -> None:
+    def of_study(k: int, dataset: Dataset) -> None:
+        dataset.StudyInstanceUID, dataset.FrameOfReferenceUID = "1.2.3", "1.2.3.4"
+
+    for number, text in enumerate(("T1 post", "T1", "T2", "FLAIR", "DWI"), start=1):
+        volume = head if text == "T2" else replace(head, array=np.full_like(head.array, 7))
+        folder = tmp_path / "scans" / "study" / text
+        phantoms.write_series(volume, folder, edit=of_study, description=text, number=number)
+    assert predict(tmp_path / "scans", "-o", tmp_path / "out", "--bundle", four, "--also", "seg") == 0
+    assert files_below(tmp_path / "out") == ["study_seg.dcm", "study_seg.json", "study_seg.nii.gz", "study_seg.png"]
+    np.testing.assert_array_equal(read(tmp_path / "out" / "study_seg.nii.gz").array[0] > 0, head.array[0] > 100)
+
+
+@pytest.mark.parametrize(
+    ("channels", "code"),
+    [
+        (("T1", "T2", "FLAIR"), "channels.missing"),
+        ((*BRATS, "DWI"), "channels.unknown"),
+        ((*BRATS, "t1w"), "channels.ambiguous"),
+        ((*BRATS, "T1"), "channels.ambiguous"),
+    ],
+)
+def test_wrong_channels_are_refused(
+    head: Volume, tmp_path: Path, four: str, channels: tuple[str, ...], code: str, capsys: pytest.CaptureFixture
+) -> None:
+    path = phantoms.write_nifti(head, tmp_path / "a.nii")
+    options = [part for name in channels for part in ("--channel", f"{name}={path}")]
+    assert predict(*options, "-o", tmp_path / "out", "--bundle", four) == 1
+    assert code in capsys.readouterr().err
+    assert predict(path, "--channel", f"T1={path}", "-o", tmp_path / "out", "--bundle", four) == 1
+    assert "channels.with_input" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

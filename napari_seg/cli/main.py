@@ -94,7 +94,7 @@ def _run(arguments: argparse.Namespace) -> int:
     print(f"napari-seg: {error}", file=sys.stderr)
     if isinstance(error, (EnvironmentFault, OutputError, DownloadError)):
         return ExitCode.ENVIRONMENT
-    if isinstance(error, (BundleError, StoreError)):
+    if isinstance(error, (BundleError, StoreError)) or error.code.startswith("channels."):
         return ExitCode.USAGE
     nothing = error.code in ("input.missing", "input.none", "dataset.missing")
     return ExitCode.NOTHING_FOUND if nothing else ExitCode.ALL_FAILED

@@ -17,7 +17,10 @@ from napari_seg.formats.kinds import LABEL_FORMATS, RUN_FORMATS
 from napari_seg.inference.options import SegmentOptions, option_fields
 
 if TYPE_CHECKING:
+    from napari_seg.bundles.spec import Bundle
+    from napari_seg.cohort.discover import Case
     from napari_seg.cohort.runner import CaseResult
+    from napari_seg.errors import InputError
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -31,7 +34,16 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         epilog="Example: napari-seg predict head.nii.gz study/ -o results",
     )
     parser.add_argument(
-        "inputs", nargs="+", type=Path, metavar="INPUT", help="a NIfTI file, a DICOM folder or file, or a folder"
+        "inputs", nargs="*", type=Path, metavar="INPUT", help="a NIfTI file, a DICOM folder or file, or a folder"
+    )
+    parser.add_argument(
+        "--channel",
+        action="append",
+        default=[],
+        type=_channel,
+        metavar="NAME=FILE",
+        help="instead of INPUT, for a model that needs several images of a patient: the image of one channel, such as "
+        "--channel T1=a.nii.gz --channel FLAIR=b.nii.gz; 'napari-seg bundles' lists the channels",
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results; made if missing"
@@ -62,7 +74,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="print the same objects, each on a line of its own as soon as its scan is done or has failed",
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, refuse=parser.error)
 
 
 _FLAGS = {"memory_bytes": "--memory", "crop": "--no-crop", "confidence_maps": "--certainty"}
@@ -98,6 +110,13 @@ def _formats_in_words() -> str:
     return "; ".join(f"{name}, {one.description}, {one.file_name('<name>')}" for name, one in formats.items())
 
 
+def _channel(text: str) -> tuple[str, Path]:
+    name, sign, path = text.partition("=")
+    if not (name.strip() and sign and path):
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected NAME=FILE, such as T1=head.nii.gz")
+    return name.strip(), Path(path)
+
+
 def options_of(arguments: argparse.Namespace) -> SegmentOptions:
     """Return the options of a run from parsed arguments."""
     return SegmentOptions(**{option.name: getattr(arguments, option.name) for option in option_fields()})
@@ -113,6 +132,8 @@ def memory_size(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if not arguments.inputs and not arguments.channel:
+        arguments.refuse("the following arguments are required: INPUT, or --channel for each image of a case")
     from napari_seg.cli.progress import print_results
     from napari_seg.cohort.runner import CaseResult
     from napari_seg.errors import Cancelled, NapariSegError
@@ -148,7 +169,6 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
     from napari_seg.bundles.trust import check_runnable
     from napari_seg.cli.consent import give_consent
     from napari_seg.cli.progress import CohortProgress
-    from napari_seg.cohort.discover import find_cases
     from napari_seg.cohort.runner import CaseResult, run_cohort
     from napari_seg.errors import InputError, printable
 
@@ -156,7 +176,7 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
     if arguments.trust:
         bundle = give_consent(bundle)
     check_runnable(bundle)  # before long work, and once
-    cases, faults = find_cases(arguments.inputs)
+    cases, faults = _cases(arguments, bundle)
     for path, fault in faults:
         name = printable(path.name)
         on_result(CaseResult(name, "failed", fault.code, fault.message, name))
@@ -185,3 +205,20 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
             progress=progress.on_step,
         )
     return len(cases)
+
+
+def _cases(arguments: argparse.Namespace, bundle: Bundle) -> tuple[list[Case], list[tuple[Path, InputError]]]:
+    """Return the cases below the inputs, or the one of `--channel`, and the inputs that could not be searched."""
+    from napari_seg.cohort.discover import case_of, find_cases
+    from napari_seg.errors import InputError
+    from napari_seg.formats.channels import channel_set
+
+    if not arguments.channel:
+        return find_cases(arguments.inputs, bundle.channel_names)
+    if arguments.inputs:
+        text = f"found --channel and the input {arguments.inputs[0]}; expected one of them: --channel names all images"
+        raise InputError("channels.with_input", text)
+    names = [name for name, _ in arguments.channel]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError("channels.ambiguous", f"found --channel {twice} more than once; expected one image for each")
+    return [case_of(channel_set(dict(arguments.channel), bundle.channel_names))], []

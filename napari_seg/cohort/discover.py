@@ -16,6 +16,8 @@ from pathlib import Path, PurePath
 
 from napari_seg.errors import InputError, printable
 from napari_seg.formats.archive import shown
+from napari_seg.formats.channel_sets import common_folder, grouped
+from napari_seg.formats.channels import ChannelSet
 from napari_seg.formats.data_sets import without_label_maps
 from napari_seg.formats.endings import ARCHIVE_ENDINGS, has_ending, nifti_ending
 from napari_seg.formats.find import find
@@ -45,17 +47,21 @@ class Case:
         source: path of the file, or of the series' folder, relative to the common folder of all inputs, without words
             that occur in private attributes (patient, ...) of a DICOM file of the run.
         place: absolute path of the first file, links resolved; it may contain names of patients and is never written.
-        scan: the scan to read.
+        scan: the scan to read, or the images that are its channels.
     """
 
     name: str
     source: str
     place: str
-    scan: Scan
+    scan: Scan | ChannelSet
 
 
-def find_cases(inputs: Sequence[Path]) -> tuple[list[Case], list[tuple[Path, InputError]]]:
+def find_cases(
+    inputs: Sequence[Path], channel_names: Sequence[str] = ()
+) -> tuple[list[Case], list[tuple[Path, InputError]]]:
     """Return every scan below the inputs once, and the inputs that could not be searched.
+
+    For a model with several channels, images that belong together are one case; see `formats.channel_sets`.
 
     Results of earlier runs are skipped. The name of a case consists of the folders between the input and the file, and
     the name of the file, so that it does not depend on other files. Exceptions:
@@ -64,9 +70,11 @@ def find_cases(inputs: Sequence[Path]) -> tuple[list[Case], list[tuple[Path, Inp
     - A file that repeats the name of one of its folders (`sub-01/anat/sub-01_T1w`) is named without folders.
     - A DICOM series is named from its header; folders are added only if several series have the same name.
     - A file named after a modality alone (`T1`) is preceded by the name of its folder, even if it is itself the input.
+    - A case of several images without a name of their own is named after their folder.
 
     Args:
         inputs: files and folders.
+        channel_names: names of the model's channels.
     """
     scans: dict[tuple[Path, ...], Scan] = {}
     faults: list[tuple[Path, InputError]] = []
@@ -81,7 +89,13 @@ def find_cases(inputs: Sequence[Path]) -> tuple[list[Case], list[tuple[Path, Inp
         for scan in found.scans:
             # a link is a second name of a scan; `Path.resolve` fails on a link to itself
             scans.setdefault(tuple(shown(Path(os.path.realpath(file))) for file in scan.files), scan)
-    return _named(scans, searched), faults
+    return _named(grouped(list(scans.values()), channel_names), searched), faults
+
+
+def case_of(scan: Scan | ChannelSet) -> Case:
+    """Return the case of one scan, or of images that a user chose as channels; it has the name of the first file."""
+    (case,) = _named([scan], [Path(os.path.abspath(shown(scan.files[0])))])
+    return case
 
 
 def is_result(path: Path) -> bool:
@@ -101,7 +115,7 @@ def is_certainty_map(path: Path) -> bool:
 class _Folders:
     """Names of folders without words that occur in private attributes of the DICOM files below them."""
 
-    def __init__(self, files: Sequence[Path], scans: Sequence[Scan]) -> None:
+    def __init__(self, files: Sequence[Path], scans: Sequence[Scan | ChannelSet]) -> None:
         self._public: dict[PurePath, str] = {}
         self._study: dict[PurePath, str] = {}
         for file, scan in zip(files, scans, strict=True):
@@ -142,15 +156,15 @@ def _split(name: str) -> tuple[str, str]:
     return name[: len(name) - len(ending)], name[len(name) - len(ending) :]
 
 
-def _named(scans: dict[tuple[Path, ...], Scan], inputs: Sequence[Path]) -> list[Case]:
+def _named(scans: Sequence[Scan | ChannelSet], inputs: Sequence[Path]) -> list[Case]:
     named = [path for path in inputs if path.is_dir() or has_ending(path, ARCHIVE_ENDINGS)]
     roots = list(dict.fromkeys(path if path.is_dir() else path.parent for path in inputs))
     with suppress(ValueError):  # the inputs lie on several drives
         roots = [Path(os.path.commonpath(roots))]
-    files = [Path(os.path.abspath(shown(scan.files[0]))) for scan in scans.values()]
-    folders = _Folders(files, list(scans.values()))
-    names = [_name(scan, file, named, folders) for file, scan in zip(files, scans.values(), strict=True)]
-    stems = [scan.name for scan in scans.values()]
+    files = [Path(os.path.abspath(shown(scan.files[0]))) for scan in scans]
+    folders = _Folders(files, scans)
+    names = [_name(scan, file, named, folders) for file, scan in zip(files, scans, strict=True)]
+    stems = [scan.name or name for name, scan in zip(names, scans, strict=True)]
     groups: dict[str, list[int]] = defaultdict(list)
     for number, name in enumerate(names):
         groups[_compared(name)].append(number)
@@ -162,21 +176,26 @@ def _named(scans: dict[tuple[Path, ...], Scan], inputs: Sequence[Path]) -> list[
                 names[number] = name
     taken: set[str] = set()
     cases = []
-    for place, file, scan, name in zip(scans, files, scans.values(), names, strict=True):
+    for file, scan, name in zip(files, scans, names, strict=True):
         unique, number = _short(name), 2
         while _compared(unique) in taken:  # several series with the same name in one folder
             unique, number = _short(f"{name}_{number}"), number + 1
         taken.add(_compared(unique))
-        cases.append(Case(unique, _source(scan, file, roots, folders), str(place[0]), scan))
+        place = str(shown(Path(os.path.realpath(scan.files[0]))))
+        cases.append(Case(unique, _source(scan, file, roots, folders), place, scan))
     return cases
 
 
-def _name(scan: Scan, file: Path, named: Sequence[Path], folders: _Folders) -> str:
+def _name(scan: Scan | ChannelSet, file: Path, named: Sequence[Path], folders: _Folders) -> str:
     """Return the name of a scan, from its file and its folders (see `find_cases`)."""
-    if scan.format == "dicom":
-        return scan.name
     outermost = sorted((root for root in named if file.is_relative_to(root)), key=lambda root: len(root.parts))
     root = outermost[0] if outermost else file.parent
+    if not scan.name and isinstance(scan, ChannelSet):
+        folder = Path(os.path.abspath(common_folder(scan)))
+        levels = folders.below(root, folder) if folder.is_relative_to(root) else []
+        return "_".join(levels) or folders.name(folder)
+    if scan.format == "dicom":
+        return scan.name
     levels = folders.below(root, file.parent)
     if any(len(level) > 2 and _words(level) in _words(scan.name) for level in levels):
         return scan.name
@@ -192,7 +211,7 @@ def _words(text: str) -> str:
     return f" {re.sub(r'[-_. ]+', ' ', text.casefold()).strip()} "
 
 
-def _source(scan: Scan, file: Path, roots: Sequence[Path], folders: _Folders) -> str:
+def _source(scan: Scan | ChannelSet, file: Path, roots: Sequence[Path], folders: _Folders) -> str:
     """Return the path of a scan relative to the first root that contains it, in public names."""
     root = next((root for root in roots if file.is_relative_to(root)), file.parent)
     levels = folders.below(root, file.parent, has_endings=True)

@@ -15,6 +15,7 @@ from napari_seg.cohort.discover import Case
 from napari_seg.cohort.results import OutputFolder, targets
 from napari_seg.errors import BundleError, Cancelled, NapariSegError, Notice
 from napari_seg.formats.atomic import is_disk_full, not_written
+from napari_seg.formats.channels import ChannelSet
 from napari_seg.formats.image2d import COLOURS
 from napari_seg.formats.kinds import DICOM_FORMATS, FormatName, check_memory_for
 from napari_seg.inference.options import SegmentOptions
@@ -22,7 +23,7 @@ from napari_seg.memory import limited_to, resident_bytes
 from napari_seg.progress import Progress
 
 if TYPE_CHECKING:
-    from napari_seg.formats.scan import ReadOptions
+    from napari_seg.formats.scan import ReadOptions, Scan
 
 _CODES_OF_ALL_SCANS = (
     "bundle.config",
@@ -147,14 +148,26 @@ def _check_channels(bundle: Bundle, cases: Sequence[Case]) -> None:
     Raises:
         BundleError: `bundle.channels`.
     """
-    given = {n for case in cases for n in ((1, COLOURS) if case.scan.format == "image2d" else (1,))}
-    if given and bundle.in_channels not in given:
+    if cases and not any(bundle.in_channels in _possible_channels(case.scan, bundle.in_channels) for case in cases):
         raise BundleError(
             "bundle.channels",
-            f"bundle {bundle.root.name!r} expects {bundle.in_channels} channels; napari-seg reads "
-            f"scans with one channel and 2D images with 1 or {COLOURS}; run the bundle with MONAI: "
-            f"{command_of_monai(bundle)}",
+            f"bundle {bundle.root.name!r} expects the {bundle.in_channels} channels {', '.join(bundle.channel_names)}; "
+            "found scans with another number; name the image of each with --channel NAME=FILE, or run the bundle with "
+            f"MONAI: {command_of_monai(bundle)}",
         )
+
+
+def _possible_channels(scan: Scan | ChannelSet, wanted: int) -> tuple[int, ...]:
+    """Return the numbers of channels that a scan may have, as far as its files tell without being read."""
+    if isinstance(scan, ChannelSet):
+        return (1, len(scan.channels)) if scan.problem is None else (wanted,)  # reading it raises the problem
+    if scan.format == "image2d":
+        return 1, COLOURS
+    if scan.format == "nifti":
+        from napari_seg.formats.nifti import count_volumes
+
+        return 1, count_volumes(scan.files[0])
+    return (1,)
 
 
 def _run_case(

@@ -49,31 +49,33 @@ _PIXDIM_TOLERANCE = 0.01
 _MM_OF_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 
 
-def read_nifti(path: str | os.PathLike[str], volume: int | None = None) -> Volume:
+def read_nifti(path: str | os.PathLike[str], volume: int | None = None, channels: int = 1) -> Volume:
     """Read a volume from a .nii or .nii.gz file or a pair of .hdr and .img.
 
-    The array (1, I, J, K) has the index axes and the type of the file, in native byte order; if the header requires
+    The array (C, I, J, K) has the index axes and the type of the file, in native byte order; if the header requires
     rescaling, it is float32.
 
     Args:
         path: the file, or either file of a pair.
         volume: number of the volume, counted from 0, for a file that holds several; None if it must hold one.
+        channels: required channels; if more than one, the volumes of a file that holds so many are its channels.
 
     Raises:
         InputError: `file.*`, not NIfTI or damaged; `data.*`, the file does not hold one 3D image of finite scalars;
-            `geometry.*`, the position in the header is missing or contradictory.
+            `channels.count`, it holds several, but not as many as required; `geometry.*`, the position in the header
+            is missing or contradictory.
     """
     path = Path(path)
-    array, grid, notices = _load(path, volume)
+    array, grid, notices = _load(path, volume, channels)
     if grid.shape[2] == 1:
         raise InputError("data.2d", f"{path.name} holds one slice of {grid.shape[:2]}; expected a volume")
     files = tuple(dict.fromkeys(_parts(path)))
-    return Volume(array[None], grid, name=_stem(path), source=Source("nifti", files), notices=notices)
+    return Volume(array, grid, name=_stem(path), source=Source("nifti", files), notices=notices)
 
 
-def read_nifti_files(files: Sequence[Path], volume: int | None = None) -> Volume:
+def read_nifti_files(files: Sequence[Path], volume: int | None = None, channels: int = 1) -> Volume:
     """Read the first file with `read_nifti`; has the signature that `read_in_worker` requires."""
-    return read_nifti(files[0], volume)
+    return read_nifti(files[0], volume, channels)
 
 
 def is_nifti(path: Path) -> bool:
@@ -83,6 +85,18 @@ def is_nifti(path: Path) -> bool:
             return _has_nifti_magic(stream.read(348))
     except InputError:
         return False
+
+
+def count_volumes(path: Path) -> int:
+    """Return the number of volumes that the header of a file states; 1 for a damaged file, which reading reports."""
+    header_path, _ = _parts(path)
+    try:
+        with _opened(header_path) as (stream, _):
+            header, _ = _read_header(stream, header_path)
+    except InputError:
+        return 1
+    ndim = int(header["dim"][0])
+    return prod(int(n) for n in header["dim"][4 : ndim + 1]) if 4 <= ndim <= 7 else 1
 
 
 def write_nifti(segmentation: Segmentation, path: str | os.PathLike[str]) -> None:
@@ -145,20 +159,27 @@ def _write(channels: Sequence[NDArray], grid: Grid, path: Path) -> None:
         except nibabel.spatialimages.HeaderDataError as error:
             raise OutputError("output.not_written", f"{path} could not be written: {error}") from error
         for number, channel in enumerate(channels):
-            found, found_grid, _ = _load(temporary_path, number)
+            (found,), found_grid, _ = _load(temporary_path, number)
             if found.dtype != channel.dtype.newbyteorder("=") or not np.array_equal(found, channel):
                 raise OutputError("output.not_equal", f"{path.name} has other values when it is read back; try again")
             if not np.allclose(found_grid.affine, grid.affine, rtol=1e-6, atol=1e-4):
                 raise OutputError("output.not_equal", f"{path.name} has another affine when it is read back")
 
 
-def _load(path: Path, volume: int | None = None) -> tuple[NDArray, Grid, tuple[Notice, ...]]:
-    """Return an array (I, J, K), its grid and notices; the whole header is checked before voxels are read."""
+def _load(path: Path, volume: int | None = None, channels: int = 1) -> tuple[NDArray, Grid, tuple[Notice, ...]]:
+    """Return an array (C, I, J, K), its grid and notices; the whole header is checked before voxels are read.
+
+    Args:
+        path: file to read.
+        volume: number of the one volume to read; None to read all.
+        channels: number of volumes that the file may hold if all are read; it may always hold one.
+    """
     header_path, data_path = _parts(path)
     with _opened(header_path) as (stream, _):
         header, is_analyze = _read_header(stream, header_path)
     dtype = _scalar_type(header, header_path)
-    shape, count = _shape(header, header_path, volume)
+    shape, count = _shape(header, header_path, volume, channels)
+    loaded = count if volume is None else 1
     grid, notices = _grid(header, shape, header_path)
     if is_analyze:
         text = f"{header_path.name} is in the Analyze format, which has no orientation; left and right are guesses"
@@ -174,11 +195,11 @@ def _load(path: Path, volume: int | None = None) -> tuple[NDArray, Grid, tuple[N
         if claimed > size and not is_compressed:
             raise truncated(data_path, f"{size} of {claimed} bytes are present")
         dtype_read = np.dtype(np.float32) if (slope, intercept) != (1, 0) else dtype
-        check_memory(shape, dtype, dtype_read, data_path.name)
+        check_memory((*shape, loaded), dtype, dtype_read, data_path.name)
         stream.seek(data_offset + (volume or 0) * image_bytes)
-        array = np.empty(shape, dtype, order="F")
+        array = np.empty((*shape, loaded), dtype, order="F")
         fill(array.ravel(order="F").view(np.uint8).data, stream, data_path)
-        bytes_after = (count - 1 - (volume or 0)) * image_bytes
+        bytes_after = (count - loaded - (volume or 0)) * image_bytes
         surplus_bytes = read_to_end(stream, claimed, data_path) - bytes_after
     if surplus_bytes < 0:
         raise truncated(data_path, f"{-surplus_bytes} of {claimed} bytes are missing")
@@ -186,7 +207,7 @@ def _load(path: Path, volume: int | None = None) -> tuple[NDArray, Grid, tuple[N
     if (slope, intercept) != (1, 0):
         array = _rescaled(array, slope, intercept)
     check_finite(array, path)
-    return array, grid, (*notices, *rest_notices(surplus_bytes, data_path))
+    return np.moveaxis(array, -1, 0), grid, (*notices, *rest_notices(surplus_bytes, data_path))
 
 
 def _stem(path: Path) -> str:
@@ -281,7 +302,7 @@ def _scalar_type(header: Nifti1Header, path: Path) -> np.dtype:
     return dtype
 
 
-def _shape(header: Nifti1Header, path: Path, volume: int | None) -> tuple[tuple[int, int, int], int]:
+def _shape(header: Nifti1Header, path: Path, volume: int | None, channels: int) -> tuple[tuple[int, int, int], int]:
     """Return the shape (I, J, K) of a volume, and the number of volumes."""
     ndim = int(header["dim"][0])
     sizes = [int(n) for n in header["dim"][1 : ndim + 1]]
@@ -291,7 +312,11 @@ def _shape(header: Nifti1Header, path: Path, volume: int | None) -> tuple[tuple[
         sizes.pop()
     count = prod(sizes[3:])
     content = _NOT_INTENSITIES.get(int(header["intent_code"]))
-    if len(sizes) > 3 and volume is None:
+    if len(sizes) > 3 and volume is None and channels > 1 and content is None:
+        if count != channels:
+            text = f"{path.name} holds {count} volumes; expected {channels}, one for each channel of the model"
+            raise InputError("channels.count", text)
+    elif len(sizes) > 3 and volume is None:
         code, text = (
             f"data.{len(sizes)}d",
             f"{path.name} has shape {tuple(sizes)}; expected one volume of three dimensions",
@@ -429,5 +454,5 @@ def _rescaled(array: NDArray, slope: float, intercept: float) -> NDArray[np.floa
     answer = np.empty(array.shape, np.float32, order="F")
     with np.errstate(over="ignore"):  # values beyond float32 become infinite, which is refused later
         for k in range(array.shape[2]):
-            answer[..., k] = array[..., k] * np.float64(slope) + intercept
+            answer[:, :, k] = array[:, :, k] * np.float64(slope) + intercept
     return answer

@@ -6,15 +6,24 @@ import os
 
 from napari_seg.errors import InputError
 from napari_seg.formats.find import find_scans
+from napari_seg.formats.scan import Scan
 from napari_seg.volume import Volume
 
 
 def read(path: str | os.PathLike[str]) -> Volume:
-    """Return the only scan below a path.
+    """Return the volume of the only scan below a path.
 
     Raises:
-        InputError: `input.none`, there is no scan; `input.several_scans`, there is more than one; or the errors of
-            `Scan.read`.
+        InputError: the errors of `only_scan` and of `Scan.read`.
+    """
+    return only_scan(path).read()
+
+
+def only_scan(path: str | os.PathLike[str]) -> Scan:
+    """Return the only scan below a path, which is not read yet.
+
+    Raises:
+        InputError: `input.none`, there is no scan; `input.several_scans`, there is more than one.
     """
     scans = find_scans(path)
     if not scans:
@@ -22,4 +31,4 @@ def read(path: str | os.PathLike[str]) -> Volume:
     if len(scans) > 1:
         names = ", ".join(scan.name for scan in scans[:10]) + (", ..." if len(scans) > 10 else "")
         raise InputError("input.several_scans", f"found {len(scans)} scans in {path} ({names}); give the path of one")
-    return scans[0].read()
+    return scans[0]

@@ -26,6 +26,10 @@ class ReadOptions(TypedDict, total=False):
     memory_bytes: int | None
 
 
+ScanFormat = Literal["nifti", "itk", "image2d", "dicom", "archive"]
+"""Format of a scan that was found; see `Scan.format`."""
+
+
 @dataclass(frozen=True)
 class Scan:
     """A scan on disk that was found and not yet read.
@@ -39,7 +43,7 @@ class Scan:
     """
 
     name: str
-    format: Literal["nifti", "itk", "image2d", "dicom", "archive"]
+    format: ScanFormat
     files: tuple[Path, ...]
 
     def __post_init__(self) -> None:
@@ -63,7 +67,8 @@ class Scan:
         Args:
             volume: number of the volume, counted from 0, for a scan that holds several; None if it must hold one.
             resample_tilt: shift the slices of a tilted gantry onto a straight grid instead of refusing them.
-            channels: channels to read from a 2D image: 1 (grey) or 3 (RGB); None for as many as it has.
+            channels: channels that are required. A 2D image is read in grey (1) or RGB (3), None for as many as it has;
+                the volumes of a 4D NIfTI file are its channels if there are so many.
             memory_bytes: limit for this process and the reader together; None for a safe fraction of the free memory.
 
         Raises:
@@ -74,7 +79,7 @@ class Scan:
         if self.format == "nifti":
             from napari_seg.formats.nifti import read_nifti_files
 
-            read = partial(read_nifti_files, volume=volume)
+            read = partial(read_nifti_files, volume=volume, channels=channels or 1)
         elif self.format == "itk":
             from napari_seg.formats.itk import read_itk
 

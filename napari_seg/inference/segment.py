@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from napari_seg.bundles.spec import Bundle, read_bundle, read_coarse
 from napari_seg.errors import Notice
+from napari_seg.formats.channels import in_order
 from napari_seg.geometry import Grid
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.settings import RegionSettings, set_up
@@ -37,7 +38,7 @@ def segment(
     """Return the structures that a bundle finds in a scan, on the scan's own grid.
 
     Args:
-        volume: the scan, (C, I, J, K) on its grid.
+        volume: the scan, (C, I, J, K) on its grid; channels with names may have any order.
         bundle: the bundle, its folder or its name; None: the shipped one.
         options: how the scan is segmented; None: the defaults of `SegmentOptions`.
         progress: called at every iteration and every window with a stage ("loading", "locating", "segmenting"), what
@@ -49,6 +50,7 @@ def segment(
         notices and those on the result (`result.implausible`).
 
     Raises:
+        InputError: `channels.*`, the names of the channels are not those of the bundle.
         BundleError: the bundle is unknown, untrusted, incomplete or made for other scans.
         LocaliseError: the bundle's regions were not found in the scan.
         EnvironmentFault: `environment.device`, there is no such device; `environment.memory`, the scan does not fit
@@ -57,6 +59,7 @@ def segment(
         Cancelled: `progress` raised it.
     """
     bundle = read_bundle(bundle)
+    volume = in_order(volume, bundle.channel_names)
     options = replace(options or SegmentOptions(), **changes)
     report = progress or ignore_progress
     settings = set_up(volume, bundle, options, report)

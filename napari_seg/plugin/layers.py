@@ -40,13 +40,14 @@ def image_layers(volume: Volume, frame: ArrayLike | None = None) -> list[LayerTu
         frame: frame of the viewer, as `layer_info.frame_of` returns it; None if the volume is the first one.
     """
     placement = place(volume.grid, frame)
+    names = volume.channel_names or [str(number) for number in range(1, len(volume.array) + 1)]
     layers = []
     for channel, array in enumerate(volume.array):
         shown = placement.show(array)
         info = LayerInfo(placement, volume, value_range(shown, volume.modality), scan=volume.source)
         settings: dict[str, Any] = {
             **_geometry(placement),
-            "name": title_of(volume) if len(volume.array) == 1 else f"{title_of(volume)} {channel + 1}",
+            "name": title_of(volume) if len(volume.array) == 1 else f"{title_of(volume)} {names[channel]}",
             "colormap": "gray",
             "contrast_limits": contrast_limits(shown, volume.modality),
             "metadata": info.as_metadata(),

@@ -74,6 +74,7 @@ _KEYWORDS = (
     "SpacingBetweenSlices",
     "SliceThickness",
     "LossyImageCompression",
+    "ContrastBolusAgent",
 )
 _SEQUENCES = (
     "ModalityLUTSequence",

@@ -48,6 +48,21 @@ class Series:
     files: tuple[Path, ...]
 
 
+@dataclass(frozen=True)
+class SeriesWords:
+    """What the header of a series says about the kind of its images; not for messages, it may hold private words.
+
+    Attributes:
+        study: identifiers of patient and study.
+        texts: description, protocol and sequence, the most telling first.
+        has_contrast: whether a contrast agent was given.
+    """
+
+    study: tuple[str, str] = field(repr=False)
+    texts: tuple[str, ...] = field(repr=False)
+    has_contrast: bool
+
+
 @dataclass(eq=False)
 class _Part:
     """Files of one series whose images are of one kind.
@@ -202,6 +217,24 @@ def series_name(tags: Tags) -> str:
         number and number.zfill(3),
     )
     return "_".join(part for part in parts if part)
+
+
+def words_of_series(file: Path) -> SeriesWords:
+    """Return what the header of one file of a series says about its images.
+
+    Raises:
+        InputError: as of `read_header`.
+    """
+    tags = read_header(file).tags
+    texts = (str(tags.get(keyword) or "") for keyword in ("SeriesDescription", "ProtocolName", "SequenceName"))
+    agent = str(tags.get("ContrastBolusAgent") or "").strip().lower()
+    study = (patient_of(file), str(tags.get("StudyInstanceUID") or ""))
+    return SeriesWords(study, tuple(filter(None, texts)), agent not in ("", "no", "none"))
+
+
+def patient_of(file: Path) -> str:
+    """Return the identifier of the patient in a file, not for messages; "" if it states none."""
+    return str(read_header(file).tags.get("PatientID") or "")
 
 
 def _series_key(path: Path, tags: Tags) -> tuple[str, ...]:

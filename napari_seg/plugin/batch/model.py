@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from napari_seg.bundles.spec import Bundle
     from napari_seg.errors import Notice
+    from napari_seg.formats.channels import ChannelSet
     from napari_seg.formats.kinds import FormatName
     from napari_seg.formats.scan import Scan
     from napari_seg.inference.options import SegmentOptions
@@ -44,16 +45,18 @@ class Row:
         state: progress of the scan.
         text: volumes of the structures, or the reason of a failure.
         seconds: duration; 0 before the end.
-        scan: the scan; None for a file that is not a scan.
+        scan: the scan, or the images that are its channels; None for a file that is not a scan.
         result: result of the run; None before the end.
+        channels: channels that the model expects; None for one.
     """
 
     name: str
     state: Literal["waiting", "running", "done", "failed", "stopped"]
     text: str = ""
     seconds: float = 0.0
-    scan: Scan | None = None
+    scan: Scan | ChannelSet | None = None
     result: CaseResult | None = None
+    channels: int | None = None
 
 
 class BatchModel:
@@ -132,8 +135,9 @@ class BatchModel:
     ) -> None:
         """Find the scans and run the bundle on each in the worker process; in the thread of the job."""
         job.progress = JobProgress("Looking for scans")
-        cases, faults = find_cases([inputs])
-        job.post(self._on_cases, [Row(case.name, "waiting", scan=case.scan) for case in cases])
+        cases, faults = find_cases([inputs], bundle.channel_names)
+        channels = bundle.in_channels if bundle.in_channels > 1 else None
+        job.post(self._on_cases, [Row(case.name, "waiting", scan=case.scan, channels=channels) for case in cases])
         for path, fault in faults:
             job.post(self._add_result, None, CaseResult(path.name, "failed", fault.code, fault.message, str(path)))
         if not cases:
@@ -195,13 +199,13 @@ class BatchModel:
     def _add_result(self, number: int | None, result: CaseResult) -> None:
         is_done = result.status == "done"
         volumes = ", ".join(f"{name} {ml:.2f} ml" for name, ml in result.volumes_ml.items())
-        scan = None if number is None else self.rows[number].scan
         text = volumes if is_done else gui_text_of(result)
-        row = Row(result.name, "done" if is_done else "failed", text, result.seconds, scan, result)
+        state: Literal["done", "failed"] = "done" if is_done else "failed"
         if number is None:
-            self.rows.append(row)
+            self.rows.append(Row(result.name, state, text, result.seconds, None, result))
         else:
-            self.rows[number] = row
+            row = self.rows[number]
+            self.rows[number] = replace(row, state=state, text=text, seconds=result.seconds, result=result)
         self.changed.emit()
 
     # results
@@ -224,7 +228,7 @@ class BatchModel:
         files = set(row.scan.files)  # a series is sorted by slice, a found scan by name
         volume = next((one for one in scans if set(one.source.files) == files), None)
         if volume is None:
-            volume = row.scan.read()
+            volume = row.scan.read(channels=row.channels)
             layers, warnings = [layer_of(one) for one in image_layers(volume, frame)], _texts_of(volume.notices)
             frame = frame_of(layers)
         labels = None if row.result is None else row.result.labels
