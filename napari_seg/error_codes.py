@@ -30,6 +30,7 @@ AREAS = {
     "channels": "Several images as the channels of one case",
     "data": "The numbers in a scan",
     "dataset": "The data set of a training",
+    "download": "Downloads of models",
     "environment": "This machine",
     "file": "A file as such",
     "geometry": "Positions in the patient",
@@ -337,6 +338,54 @@ CODES = {
         "error",
         "The operating system could not read a file of the data set.",
         "Check its permissions and the disk, or copy it again.",
+    ),
+    # download
+    "download.denied": Code(
+        "error",
+        "A server gives a file only to users with an account, or hides that it does not exist.",
+        "Check the name; download it in a browser, and add the file or folder.",
+    ),
+    "download.digest": Code(
+        "error",
+        "A downloaded file is not the one that its source describes: its digest differs. It was removed.",
+        "Run again; if it stays so, do not trust the source.",
+    ),
+    "download.disk_full": Code(
+        "error", "There is no room on the disk for a download.", "Free some space, and run again."
+    ),
+    "download.interrupted": Code(
+        "error", "The connection broke during a download. What has come is kept.", "Run again to go on from there."
+    ),
+    "download.no_network": Code(
+        "error",
+        "A server can't be reached.",
+        "Check the connection, the name of the server and any proxy, and run again.",
+    ),
+    "download.not_found": Code(
+        "error", "A file or a version is not on the server.", "Check the name and the version of the model."
+    ),
+    "download.redirect": Code(
+        "error",
+        "A server redirects to an address that is not on the web, from https to http, or in a circle.",
+        "Do not trust the address; look for another source of the model.",
+    ),
+    "download.server": Code(
+        "error",
+        "A server answered with an error, or with something else than was requested.",
+        "Try again later; check `HF_ENDPOINT` if it is set.",
+    ),
+    "download.size": Code(
+        "error",
+        "A file has another size than its source says. What was downloaded was removed.",
+        "Run again; if it stays so, do not trust the source.",
+    ),
+    "download.url": Code(
+        "error", "An address is not one of the web.", "Give an address that begins with `http://` or `https://`."
+    ),
+    "download.web_page": Code(
+        "error",
+        "A server sent a web page in place of a file, for example to ask for an account or a confirmation.",
+        "Download the file in a browser, or choose another source, such as `hf:MONAI/NAME`.",
     ),
     # environment
     "environment.backend": Code(
@@ -1010,6 +1059,11 @@ CODES = {
         "error",
         "A model of this name is installed.",
         "Remove it first (`napari-seg models remove`), give `--replace`, or install under another `--name`.",
+    ),
+    "store.large_files": Code(
+        "error",
+        "The list of files that a bundle keeps elsewhere (`large_files.yml`) can't be read.",
+        "Correct it: `large_files` is a list of `path` and `url`, with `hash_val` and `hash_type`.",
     ),
     "store.licence": Code(
         "error",

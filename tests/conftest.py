@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
 import phantoms
 import pytest
+from web import Web
 
 from napari_seg.volume import Volume
 
@@ -17,6 +19,15 @@ SHARED = Path(__file__).parents[1].parent / "shared"
 def no_installed_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The models that a developer has installed are not part of a test."""
     monkeypatch.setenv("NAPARI_SEG_MODELS", str(tmp_path / "store"))
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    """A web server on this machine; no proxy stands before it."""
+    monkeypatch.setenv("no_proxy", "*")
+    server = Web()
+    yield server
+    server.close()
 
 
 @pytest.fixture

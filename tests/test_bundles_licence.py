@@ -26,9 +26,15 @@ APACHE = "                                 Apache License\n                     
     [
         (APACHE, "Apache-2.0", "open"),
         ("MIT License\n\nCopyright (c) 2023", "MIT", "open"),
-        ("Private Use, Non-Commercial, Non-Reverse-Engineering License", "", "non-commercial"),
-        (f"Code\n{APACHE}\nWeights: noncommercial use alone", "Apache-2.0", "non-commercial"),
-        ("Attribution-NonCommercial-ShareAlike 4.0 International", "CC-BY-NC-SA-4.0", "non-commercial"),
+        (
+            "Private Use, Non-Commercial License\n\nThe Licensee",
+            "Private Use, Non-Commercial License",
+            "non-commercial",
+        ),
+        (f"Code\n{APACHE}\nWeights: noncommercial use alone", "Apache-2.0, with more terms", "non-commercial"),
+        ("Attribution-NonCommercial-ShareAlike 4.0 International", "CC-BY-NC-SA", "non-commercial"),
+        ("under CC BY 4.0", "CC-BY", "open"),
+        ("under CC-BY-NC 4.0", "CC-BY-NC", "non-commercial"),
         ("This model is for research use only.", "", "research"),
         ("All rights reserved", "", "unknown"),
         ("", "", "unknown"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import zipfile
@@ -13,7 +12,7 @@ import pytest
 from bundles import write_threshold_bundle
 from filelock import FileLock
 
-from napari_seg.bundles import sources, store
+from napari_seg.bundles import fetch, sources, store
 from napari_seg.bundles.licence import Licence
 from napari_seg.bundles.places import store_root
 from napari_seg.bundles.spec import find_bundles, read_bundle
@@ -54,11 +53,7 @@ def code_of_add(source: Path, **options: Any) -> str:
 
 
 def files_of(root: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for path in root.rglob("*")
-        if path.is_file() and path.name != store.RECORD
-    }
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def test_a_folder_is_copied(bundle: Path) -> None:
@@ -77,7 +72,7 @@ def test_a_folder_is_copied(bundle: Path) -> None:
     assert record.source == str(bundle)
     assert (record.licence, record.licence_kind, record.licence_accepted) == ("MIT", "open", "")
     assert "models/model.pt" in record.digests
-    assert [path.name for path in store_root().iterdir() if path.name != ".part"] == ["threshold"]
+    assert sorted(path.name for path in store_root().iterdir()) == [".part", ".records", "threshold"]
     assert list((store_root() / ".part").iterdir()) == []
 
 
@@ -111,7 +106,7 @@ def test_damage_is_found(bundle: Path) -> None:
         Damage("models/model.pt", "changed"),
         Damage("scripts/more.py", "added"),
     ]
-    (root / store.RECORD).write_text("[" * 100_000)
+    (store_root() / ".records" / "threshold.json").write_text("[" * 100_000)
     assert code_of(verify, "threshold") == "store.record"
     assert code_of(verify, "no-such-model") == "store.unknown"
 
@@ -186,7 +181,7 @@ def test_a_full_disk_is_reported(bundle: Path, monkeypatch: pytest.MonkeyPatch) 
         raise OSError(28, "No space left on device", "model.pt")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sources.shutil, "copyfile", full)
+        patch.setattr(fetch.shutil, "copyfile", full)
         assert code_of_add(bundle) == "output.disk_full"
 
 
@@ -243,23 +238,16 @@ def test_evil_zips_are_refused_and_write_nothing(bundle: Path, tmp_path: Path, m
     assert code_with(device, b"") == "store.unsafe"
     assert code_with("configs/metadata.json", b"{}") == "archive.same_name"
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "FREE_RATIO_BYTES", 2**20)
+        patch.setattr(fetch, "FREE_RATIO_BYTES", 2**20)
         assert code_with("zeros", bytes(2**22)) == "store.too_large"
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "MAX_FILES", 5)
+        patch.setattr(fetch, "MAX_FILES", 5)
         assert code_with("one more") == "store.too_large"
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "MAX_BYTES", 100)
+        patch.setattr(fetch, "MAX_BYTES", 100)
         assert code_with("one more") == "store.too_large"
     zipped(bundle, packed)
     content = bytearray(packed.read_bytes())
     content[len(content) // 3 : len(content) // 3 + 20] = bytes(20)
     packed.write_bytes(content)
     assert code_of_add(packed) == "file.truncated"
-
-
-def test_a_record_in_a_stranger_s_bundle_counts_for_nothing(bundle: Path) -> None:
-    (bundle / store.RECORD).write_text(json.dumps({"source": "hf:MONAI/spleen", "digests": {"a": "b"}}))
-    add(bundle, accept_licence=refuse)
-    assert read_record("threshold").source == str(bundle)
-    assert verify("threshold") == []

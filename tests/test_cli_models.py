@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from bundles import write_threshold_bundle
+from web import Web
 
 from napari_seg.bundles.places import store_root
 from napari_seg.cli.main import main
@@ -69,3 +73,65 @@ def test_mistakes_are_explained(bundle: Path, tmp_path: Path, capsys: pytest.Cap
     assert main(["models", "add", str(bundle), "--replace"]) == 0
     assert main(["models", "add", str(bundle), "--name", "again"]) == 0
     assert (store_root() / "again").is_dir()
+
+
+def test_the_catalogue_is_searched_without_a_network(capsys: pytest.CaptureFixture) -> None:
+    text = printed(capsys, "search", "spleen", "ct")
+    assert "spleen_ct_segmentation  0.5.9  CT" in text
+    assert "licence: Apache-2.0 (open); download: unknown" in text
+    assert "it needs clicks" in printed(capsys, "search", "vista3d")
+    (entry,) = json.loads(printed(capsys, "search", "brats", "segmentation", "--json"))
+    assert entry["channels"] == ["T1c", "T1", "T2", "FLAIR"]
+    assert entry["installed"] is False
+    assert "no model fits" in printed(capsys, "search", "no-such-organ", status=2)
+
+
+def hub_of(web: Web, bundle: Path) -> None:
+    """Serve a bundle as `hf:MONAI/threshold`."""
+    commit, files = "c" * 40, [path for path in sorted(bundle.rglob("*")) if path.is_file()]
+    web.put_json("/api/models/MONAI/threshold/revision/main", {"sha": commit})
+    listing = []
+    for path in files:
+        name, content = path.relative_to(bundle).as_posix(), path.read_bytes()
+        digest = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        listing.append({"type": "file", "path": name, "size": len(content), "oid": digest})
+        web.files[f"/MONAI/threshold/resolve/{commit}/{name}"] = content
+    web.put_json(f"/api/models/MONAI/threshold/tree/{commit}?recursive=true", listing)
+
+
+def test_a_licence_is_asked_for_once(
+    bundle: Path, web: Web, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub_of(web, bundle)
+    monkeypatch.setenv("HF_ENDPOINT", web.url)
+    command = ["models", "add", "hf:MONAI/threshold"]
+    assert main(command) == 1  # there is nobody to ask
+    asked = capsys.readouterr().err
+    assert "MIT License" in asked
+    assert "store.licence" in asked
+    assert not [path for path in web.paths() if path.endswith("model.pt")]
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True, readline=lambda: "n\n"))
+    assert main(command) == 1
+    assert not [path for path in web.paths() if path.endswith("model.pt")]
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True, readline=lambda: "y\n"))
+    assert main(command) == 0
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: False))
+    assert main([*command, "--replace"]) == 0
+    capsys.readouterr()
+    shown = json.loads(printed(capsys, "show", "threshold", "--json"))
+    assert (shown["source"], shown["revision"]) == ("hf:MONAI/threshold", "c" * 40)
+    assert shown["licence_accepted"]
+
+
+def test_a_script_accepts_a_licence(bundle: Path, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub_of(web, bundle)
+    monkeypatch.setenv("HF_ENDPOINT", web.url)
+    assert main(["models", "add", "hf:MONAI/threshold", "--accept-licence"]) == 0
+
+
+def test_a_failed_download_has_its_exit_status(
+    web: Web, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", web.url)
+    assert main(["models", "add", "hf:MONAI/none", "--accept-licence"]) == 5
+    assert "download.not_found" in capsys.readouterr().err

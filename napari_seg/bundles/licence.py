@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from napari_seg.bundles.places import store_root
+from napari_seg.errors import one_line
 from napari_seg.formats.atomic import atomic_write
 
 LicenceKind = Literal["open", "non-commercial", "research", "unknown"]
@@ -21,10 +22,10 @@ MAX_LICENCE_BYTES = 2**18
 _NAMES = (
     (r"apache license\W+version 2", "Apache-2.0"),
     (r"mit license", "MIT"),
-    (r"attribution[- ]noncommercial[- ]sharealike 4\.0|cc[- ]by[- ]nc[- ]sa[- ]4\.0", "CC-BY-NC-SA-4.0"),
-    (r"attribution[- ]noncommercial 4\.0|cc[- ]by[- ]nc[- ]4\.0", "CC-BY-NC-4.0"),
-    (r"attribution[- ]sharealike 4\.0|cc[- ]by[- ]sa[- ]4\.0", "CC-BY-SA-4.0"),
-    (r"creative commons attribution 4\.0|cc[- ]by[- ]4\.0", "CC-BY-4.0"),
+    (r"attribution[- ]noncommercial[- ]sharealike 4\.0|cc[- ]by[- ]nc[- ]sa\b", "CC-BY-NC-SA"),
+    (r"attribution[- ]noncommercial 4\.0|cc[- ]by[- ]nc\b(?![- ]sa)", "CC-BY-NC"),
+    (r"attribution[- ]sharealike 4\.0|cc[- ]by[- ]sa\b", "CC-BY-SA"),
+    (r"creative commons attribution 4\.0|cc[- ]by\b(?![- ](nc|sa))", "CC-BY"),
     (r"redistribution and use in source and binary forms", "BSD"),
     (r"gnu (affero |lesser )?general public license", "GPL"),
     (r"mozilla public license", "MPL-2.0"),
@@ -44,9 +45,9 @@ class Licence:
     """
 
     model: str
-    name: str
-    kind: LicenceKind
-    text: str
+    name: str = ""
+    kind: LicenceKind = "unknown"
+    text: str = ""
 
     @property
     def digest(self) -> str:
@@ -69,13 +70,23 @@ def kind_of(text: str) -> LicenceKind:
         return "non-commercial"
     if re.search(r"(research|academic)( and \w+)? (use|purposes?) only|only for (\w+ )?research", lower):
         return "research"
-    return "open" if name_of(text) else "unknown"
+    return "open" if names_in(text) else "unknown"
 
 
 def name_of(text: str) -> str:
-    """Return the short names of the licences that a text holds, joined by "and"; "" if none is recognised."""
+    """Return the name of a licence text: the licences that it holds, else its title; "" if it has none."""
+    names = names_in(text)
+    if not names:
+        title = text.strip().partition("\n")[0].strip()
+        return one_line(title, 100) if re.search(r"licen[cs]e", title, re.IGNORECASE) else ""
+    is_limited = kind_of(text) != "open" and not any("-NC" in name for name in names)
+    return " and ".join(names) + (", with more terms" if is_limited else "")
+
+
+def names_in(text: str) -> list[str]:
+    """Return the short names of the licences that a text holds."""
     lower = " ".join(text.lower().split())
-    return " and ".join(name for pattern, name in _NAMES if re.search(pattern, lower))
+    return [name for pattern, name in _NAMES if re.search(pattern, lower)]
 
 
 def read_licence(root: Path, model: str) -> Licence:

@@ -1,9 +1,9 @@
 """The store: models installed on this machine, one folder each; everything but `add` works without a network.
 
-    <store>/<name>/                   the bundle, as `spec.py` reads it
-    <store>/<name>/.installed.json    its record: source, revision, digests, licence, date
-    <store>/.part/<name>-<key>/       what a stopped `add` has fetched so far; the next one goes on from there
-    <store>/licences.json             which licences the user accepted
+    <store>/<name>/                 the bundle, as `spec.py` reads it and as its source has it
+    <store>/.records/<name>.json    its record: source, revision, digests, licence, date
+    <store>/.part/<name>-<key>/     what a stopped `add` has fetched so far; the next one goes on from there
+    <store>/licences.json           which licences the user accepted
 
 A model moves into place by one rename, after everything about it is verified. Nothing of a bundle runs here.
 """
@@ -25,16 +25,14 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
+from napari_seg.bundles.fetch import fetch
 from napari_seg.bundles.licence import Licence, accepted_at, remember_acceptance
 from napari_seg.bundles.places import store_root
-from napari_seg.bundles.sources import Source, fetch, parse_source, safe_name
+from napari_seg.bundles.sources import Source, parse_source, safe_name
 from napari_seg.bundles.spec import METADATA, Bundle, read_bundle
-from napari_seg.errors import BundleError, StoreError, one_line
-from napari_seg.formats.atomic import not_written
+from napari_seg.errors import BundleError, InputError, StoreError, one_line
+from napari_seg.formats.atomic import atomic_write, not_written
 from napari_seg.progress import Progress, ignore_progress
-
-RECORD = ".installed.json"
-"""Name of the record in a model's folder."""
 
 AcceptLicence = Callable[[Licence], bool]
 """Called with a licence that the user has not accepted yet; returns whether the user accepts it."""
@@ -92,6 +90,7 @@ def add(
     progress: Progress = ignore_progress,
     name: str | None = None,
     replace: bool = False,
+    offline: bool = False,
 ) -> Bundle:
     """Install a model.
 
@@ -104,10 +103,13 @@ def add(
         progress: called with the bytes done and in all (0 if unknown); it may raise `Cancelled`.
         name: name of the model; by default the source's.
         replace: put it in the place of an installed model of the same name.
+        offline: do not download the weights that a bundle on this machine names but lacks (`large_files.yml`).
 
     Raises:
         StoreError: `store.exists`, there is a model of this name; `store.busy`, another program installs it now;
-            `store.licence`, the licence was not accepted; or see `sources.fetch`.
+            `store.licence`, the licence was not accepted; or see `fetch.fetch`.
+        DownloadError: see `download.download`.
+        InputError: a zip is damaged, or not to be trusted (`archive.*`, `file.*`).
         BundleError: `bundle.metadata`, it can't be read.
         OutputError: `output.disk_full`, `output.not_written`: the store can't be written.
     """
@@ -121,28 +123,31 @@ def add(
 
     def ask(licence: Licence) -> None:
         nonlocal accepted
-        accepted = accepted_at(licence)
-        if accepted:
-            return
-        if not accept_licence(licence):
-            text = f"the licence of {name!r} was not accepted; nothing was downloaded; --accept-licence accepts it"
-            raise StoreError("store.licence", text)
-        accepted = remember_acceptance(licence)
+        accepted = accepted or accepted_at(licence)
+        if not accepted and not accept_licence(licence):
+            text = f"the licence of {name!r} was not accepted, so no weights were downloaded"
+            raise StoreError("store.licence", f"{text}; in a script, --accept-licence accepts it")
+        accepted = accepted or remember_acceptance(licence)
 
     with _writing(target), _part_folder(origin, name) as part:
-        fetched = fetch(origin, part, ask, progress)
-        read_bundle(fetched.root)
+        try:
+            root, licence, revision = fetch(origin, part, ask, progress, offline=offline)
+            read_bundle(root)
+        except (StoreError, InputError, BundleError):  # what was fetched is of no use, unlike after an interruption
+            shutil.rmtree(part, ignore_errors=True)
+            raise
         record = Record(
             source=str(origin),
-            revision=fetched.revision,
+            revision=revision,
             installed=datetime.now(UTC).isoformat(timespec="seconds"),
-            licence=fetched.licence.name,
-            licence_kind=fetched.licence.kind,
+            licence=licence.name,
+            licence_kind=licence.kind,
             licence_accepted=accepted,
-            digests=_digests(fetched.root),
+            digests=_digests(root),
         )
-        (fetched.root / RECORD).write_text(json.dumps(asdict(record), indent=2), encoding="utf-8")
-        _move(fetched.root, target, part)
+        _move(root, target, part)
+        _record_file(name).parent.mkdir(exist_ok=True)
+        atomic_write(_record_file(name), json.dumps(asdict(record), indent=2))
         shutil.rmtree(part, ignore_errors=True)
     return read_bundle(target)
 
@@ -167,6 +172,7 @@ def remove(name: str) -> int:
             hidden.parent.mkdir(exist_ok=True)
             folder.rename(hidden)
             shutil.rmtree(hidden)
+        _record_file(name).unlink(missing_ok=True)
     return freed
 
 
@@ -196,7 +202,7 @@ def read_record(name: str) -> Record:
         StoreError: `store.unknown`, there is no such model.
     """
     try:
-        noted: Any = json.loads((_root_of(name) / RECORD).read_bytes())
+        noted: Any = json.loads(_record_file(_root_of(name).name).read_bytes())
         texts = {key: one_line(noted.get(key, ""), 2000) for key in Record.__dataclass_fields__ if key != "digests"}
         return Record(**texts, digests={str(file): str(digest) for file, digest in noted["digests"].items()})
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
@@ -215,7 +221,7 @@ def _roots() -> list[Path]:
         folders = sorted(path for path in store_root().iterdir() if not path.name.startswith("."))
     except OSError:  # nothing was installed yet
         return []
-    return [folder for folder in folders if (folder / METADATA).is_file() or (folder / RECORD).is_file()]
+    return [folder for folder in folders if (folder / METADATA).is_file() or _record_file(folder.name).is_file()]
 
 
 def _root_of(name: str) -> Path:
@@ -230,6 +236,10 @@ def _unknown(name: str) -> StoreError:
     return StoreError("store.unknown", text)
 
 
+def _record_file(name: str) -> Path:
+    return store_root() / ".records" / f"{name}.json"
+
+
 def _parts() -> Path:
     return store_root() / ".part"
 
@@ -237,7 +247,7 @@ def _parts() -> Path:
 @contextmanager
 def _part_folder(source: Source, name: str) -> Iterator[Path]:
     """Yield the folder for what is fetched of a source; no other program uses it meanwhile."""
-    key = hashlib.sha256(str(source).encode()).hexdigest()[:12]
+    key = hashlib.sha256("\0".join((source.kind, source.place, source.version)).encode()).hexdigest()[:12]
     part = _parts() / f"{name}-{key}"
     part.mkdir(parents=True, exist_ok=True)
     lock = FileLock(part.with_name(f"{part.name}.lock"))
@@ -276,11 +286,11 @@ def _move(root: Path, target: Path, part: Path) -> None:
 
 
 def _digests(root: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file, but of the record and of what Python compiles."""
+    """Return the SHA-256 of each file, but for what Python compiles."""
     found = {}
     for path in sorted(root.rglob("*")):
         relative = path.relative_to(root)
-        if path.is_file() and relative.as_posix() != RECORD and "__pycache__" not in relative.parts:
+        if path.is_file() and "__pycache__" not in relative.parts:
             with path.open("rb") as file:
                 found[relative.as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return found

@@ -37,12 +37,24 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         return one
 
     action("list", _list, "list the models on this machine")
-    add = action("add", _add, "install a model from a bundle's folder or zip")
-    add.add_argument("source", metavar="SOURCE", help="a folder, or a zip")
+    search = action("search", _search, "search the catalogue of published models, without a network")
+    search.add_argument("words", nargs="*", metavar="WORD", help="a structure, a modality, a name; none: all models")
+    add = action("add", _add, "install a model from this machine or the web; a stopped download goes on from there")
+    add.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a bundle's folder or zip; the address of a zip; hf:OWNER/NAME[@REVISION] on Hugging Face; "
+        "ngc:NAME[@VERSION] of the MONAI Model Zoo; or a name that 'search' lists",
+    )
     add.add_argument("--name", help="name of the installed model; by default the source's")
     add.add_argument("--replace", action="store_true", help="replace the installed model of the same name")
     add.add_argument(
         "--accept-licence", action="store_true", help="accept the licence of the model without being asked"
+    )
+    add.add_argument(
+        "--offline",
+        action="store_true",
+        help="do not download the weights that a folder or zip names in large_files.yml but lacks",
     )
     for name, run, text in (
         ("show", _show, "show what a model is: what it finds, its licence, its size and its source"),
@@ -92,6 +104,31 @@ def _as_dict(bundle: Bundle) -> dict[str, object]:
     }
 
 
+def _search(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from napari_seg.bundles.catalogue import search
+    from napari_seg.bundles.store import installed
+
+    found = search(" ".join(arguments.words))
+    here = {bundle.root.name for bundle in installed()}
+    if arguments.json:
+        print(json.dumps([asdict(entry) | {"installed": entry.name in here} for entry in found], indent=2))
+    else:
+        for entry in found:
+            state = "installed" if entry.name in here else "can't be used" if entry.refused else ""
+            print("  ".join(filter(None, (entry.name, entry.version, entry.modality, state))))
+            print(f"  finds: {entry.reason or ', '.join(entry.finds)}")
+            if entry.channels:
+                print(f"  images: {', '.join(entry.channels)}")
+            size = "unknown" if entry.size_bytes is None else _in_words(entry.size_bytes)
+            print(f"  licence: {entry.licence or 'unknown'} ({entry.licence_kind}); download: {size}")
+        print(
+            f"{len(found)} models; 'napari-seg models add NAME' installs one" if found else "no model fits these words"
+        )
+    return ExitCode.DONE if found else ExitCode.NOTHING_FOUND
+
+
 def _add(arguments: argparse.Namespace) -> int:
     from napari_seg.bundles.store import add, disk_use
 
@@ -107,6 +144,7 @@ def _add(arguments: argparse.Namespace) -> int:
             progress=bar.update,
             name=arguments.name,
             replace=arguments.replace,
+            offline=arguments.offline,
         )
     size = disk_use()[bundle.root.name]
     if arguments.json:

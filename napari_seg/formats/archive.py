@@ -88,6 +88,17 @@ def unpack(archive: Path, folder: Path, max_files: int = MAX_FILES) -> int:
         return _unpack(archive, folder, max_files)
 
 
+def size_of_zip(archive: Path) -> tuple[int, int]:
+    """Return the number of members of a zip, and the bytes that they unpack to: no more will be unpacked.
+
+    Raises:
+        InputError: `file.truncated`, it is damaged; `file.unreadable`.
+    """
+    with _damage_named(archive), zipfile.ZipFile(archive) as files:
+        members = files.infolist()
+    return len(members), sum(member.file_size for member in members)
+
+
 @contextmanager
 def _damage_named(archive: Path) -> Iterator[None]:
     """Turn the errors of the libraries into errors that name the archive."""

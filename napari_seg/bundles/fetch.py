@@ -1,0 +1,188 @@
+"""Fetch the files of a model into a folder: copied, unpacked or downloaded, within limits.
+
+A bundle may name further files in `large_files.yml`, as those of the zoo's git repository do; they are downloaded too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from napari_seg.bundles.catalogue import entry_of
+from napari_seg.bundles.config import read_config
+from napari_seg.bundles.download import Digest, RemoteFile, download
+from napari_seg.bundles.hub import fetch_repository
+from napari_seg.bundles.licence import Licence, read_licence
+from napari_seg.bundles.limits import MAX_BYTES, MAX_FILES, check_name, is_spare, too_large
+from napari_seg.bundles.sources import Source
+from napari_seg.bundles.spec import METADATA
+from napari_seg.errors import StoreError, one_line
+from napari_seg.formats.archive import size_of_zip, unpack
+from napari_seg.progress import Progress
+
+MAX_RATIO = 200
+"""Limit of a zip's unpacked size in units of its own size, where it unpacks to more than `FREE_RATIO_BYTES`."""
+
+FREE_RATIO_BYTES = 2**28
+
+NGC_URL = (
+    "https://api.ngc.nvidia.com/v2/models/nvidia/monaihosting/{name}/versions/{version}/files/{name}_v{version}.zip"
+)
+
+LARGE_FILES = ("large_files.yml", "large_files.yaml")
+
+_NOT_COPIED = {"__pycache__", ".git", ".cache", ".DS_Store", "__MACOSX"}
+
+
+def fetch(
+    source: Source, part: Path, ask: Callable[[Licence], None], progress: Progress, *, offline: bool = False
+) -> tuple[Path, Licence, str]:
+    """Bring the files of a source into a folder; return the bundle's folder, its licence and its revision.
+
+    The revision is the version by which the source names these files; "" if it has none.
+
+    Args:
+        source: where they are.
+        part: existing folder, kept apart from the installed models.
+        ask: called with the licence before the first byte of weights is downloaded; it raises if the user declines.
+        progress: called with the bytes done and in all (0 if unknown).
+        offline: do not download the weights that a bundle on this machine lacks.
+
+    Raises:
+        StoreError: `store.no_bundle`, the source holds none; `store.unsafe`, it holds links, devices or names that lead
+            out of it; `store.too_large`; or what `ask` raises.
+        InputError: the zip is damaged, or not to be trusted (`archive.*`, `file.*`).
+        DownloadError: see `download.download`.
+    """
+    files, partials, revision = part / "files", part / "partial", source.version
+    partials.mkdir(exist_ok=True)
+    if source.kind == "hf":
+        revision = fetch_repository(source.place, source.version or "main", files, partials, ask, progress)
+    else:
+        shutil.rmtree(files, ignore_errors=True)
+        if source.kind == "folder":
+            _copy(bundle_in(Path(source.place)), files, progress)
+        elif source.kind == "zip":
+            _unzip(Path(source.place), files)
+        else:
+            remote, version = _archive_of(source)
+            revision = version
+            archive = part / f"{source.name}.zip"
+            entry = entry_of(source.name) if source.kind == "ngc" else None
+            ask(Licence(source.name, entry.licence, entry.licence_kind, "") if entry else Licence(source.name))
+            download(remote, archive, partials, lambda done, total: progress("downloading", done, total))
+            _unzip(archive, files)
+    root = bundle_in(files)
+    if not (offline and source.kind in ("folder", "zip")):
+        _fetch_large_files(root, source.name, partials, ask, progress)
+    return root, read_licence(root, source.name), revision
+
+
+def _archive_of(source: Source) -> tuple[RemoteFile, str]:
+    """Return the zip of a source, and its version."""
+    if source.kind == "url":
+        return RemoteFile(source.place), ""
+    entry = entry_of(source.place)
+    version = source.version or (entry.version if entry else "")
+    if not version:
+        text = f"the catalogue does not list {source.place!r}; expected its version too: ngc:{source.place}@VERSION"
+        raise StoreError("store.source", text)
+    is_listed = entry is not None and entry.version == version
+    url = NGC_URL.format(name=quote(source.place), version=quote(version))
+    return RemoteFile(url, digest=entry.archive_digest if entry and is_listed else None), version
+
+
+def _fetch_large_files(
+    root: Path, model: str, partials: Path, ask: Callable[[Licence], None], progress: Progress
+) -> None:
+    """Download the files that a bundle names in `large_files.yml` and lacks: weights and configs."""
+    listing = next((root / name for name in LARGE_FILES if (root / name).is_file()), None)
+    if listing is None:
+        return
+    wanted: dict[str, RemoteFile] = {}
+    try:
+        for one in read_config(listing).get("large_files") or ():
+            digest = Digest.parse(f"{one.get('hash_type')}:{one.get('hash_val')}")
+            wanted[str(one["path"])] = RemoteFile(str(one["url"]), digest=digest)
+    except Exception as error:  # a foreign file can hold anything
+        cause = one_line(f"{type(error).__name__}: {error}", 200)
+        text = f"{listing.name} can't be used ({cause}); expected large_files, a list of path and url"
+        raise StoreError("store.large_files", text) from error
+    for name in wanted:
+        check_name(name)
+    missing = {
+        name: remote
+        for name, remote in wanted.items()
+        if name.startswith(("models/", "configs/")) and not (root / name).exists() and not is_spare(name, wanted)
+    }
+    if missing:
+        ask(read_licence(root, model))
+    for name, remote in missing.items():
+        download(remote, root / name, partials, lambda done, total: progress("downloading", done, total))
+
+
+def bundle_in(folder: Path) -> Path:
+    """Return the folder of the only bundle in a folder: itself, or one directly in it.
+
+    Raises:
+        StoreError: `store.no_bundle`, there is none, or more than one.
+    """
+    if (folder / METADATA).is_file():
+        return folder
+    found = [path for path in sorted(folder.iterdir()) if (path / METADATA).is_file() and path.name != "__MACOSX"]
+    if len(found) == 1:
+        return found[0]
+    what = "no bundle" if not found else f"{len(found)} bundles"
+    text = f"found {what} in {folder.name!r}; expected one folder with {METADATA.as_posix()}"
+    raise StoreError("store.no_bundle", text)
+
+
+def _copy(folder: Path, files: Path, progress: Progress) -> None:
+    """Copy a bundle's folder; links inside it become files, and links that lead out of it are refused."""
+    paths = list(_files_in(folder))
+    if len(paths) > MAX_FILES:
+        raise too_large(folder.name)
+    total = sum(path.stat().st_size for path in paths)
+    if total > MAX_BYTES:
+        raise too_large(folder.name)
+    done = 0
+    for path in paths:
+        target = files / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+        done += target.stat().st_size
+        progress("copying", done, total)
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Yield the files of a bundle's folder.
+
+    Raises:
+        StoreError: `store.unsafe`, it holds a link out of the folder or to a folder, a pipe or a device.
+    """
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(set(folders) - _NOT_COPIED)
+        for name in (*folders, *sorted(set(names) - _NOT_COPIED)):
+            path = Path(place, name)
+            target = path.resolve()
+            if path.is_symlink() and (not target.is_relative_to(folder.resolve()) or not target.is_file()):
+                text = f"{path.relative_to(folder)} is a link out of the bundle, or to a folder; copy the file itself"
+                raise StoreError("store.unsafe", text)
+            if name in folders:
+                continue
+            if not target.is_file():
+                raise StoreError("store.unsafe", f"{path.relative_to(folder)} is no file; remove it from the bundle")
+            yield path
+
+
+def _unzip(archive: Path, files: Path) -> None:
+    files.mkdir()
+    count, size = size_of_zip(archive)
+    is_bomb = size > FREE_RATIO_BYTES and size > MAX_RATIO * archive.stat().st_size
+    if is_bomb or size > MAX_BYTES or count > MAX_FILES:
+        raise too_large(archive.name)
+    if unpack(archive, files, MAX_FILES):
+        raise StoreError("store.unsafe", f"{archive.name} holds links, pipes or devices; expected files alone")

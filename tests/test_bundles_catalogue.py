@@ -1,0 +1,78 @@
+"""The catalogue holds facts, can be searched without a network, and says what can't be used."""
+
+from __future__ import annotations
+
+import pytest
+
+from napari_seg.bundles.catalogue import REASONS, entries, entry_of, search
+from napari_seg.bundles.download import Digest
+from napari_seg.bundles.sources import parse_source
+
+
+def test_the_semantic_segmentation_bundles_of_the_zoo_are_listed() -> None:
+    usable = [entry.name for entry in entries() if not entry.refused]
+    assert usable == [
+        "brats_mri_segmentation",
+        "endoscopic_tool_segmentation",
+        "multi_organ_segmentation",
+        "pancreas_ct_dints_segmentation",
+        "pediatric_abdominal_ct_segmentation",
+        "prostate_mri_anatomy",
+        "renalStructures_CECT_segmentation",
+        "renalStructures_UNEST_segmentation",
+        "segmentation_template",
+        "spleen_ct_segmentation",
+        "spleen_deepedit_annotation",
+        "swin_unetr_btcv_segmentation",
+        "ventricular_short_axis_3label",
+        "wholeBody_ct_segmentation",
+        "wholeBrainSeg_Large_UNEST_segmentation",
+    ]
+    assert all(entry.finds for entry in entries() if not entry.refused)
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+def test_each_entry_is_complete(entry) -> None:  # type: ignore[no-untyped-def]
+    assert parse_source(entry.source).name == entry.name
+    assert entry.licence
+    assert entry.licence_kind in ("open", "non-commercial", "research", "unknown")
+    assert entry.size_bytes is None
+    assert bool(entry.reason) == bool(entry.refused)
+    assert not entry.refused or not entry.finds
+    assert entry.archive_url.endswith(f"/versions/{entry.version}/files/{entry.name}_v{entry.version}.zip")
+    assert entry.archive_digest is not None
+    assert all(file.url.startswith("https://") for file in entry.files)
+    texts = (entry.title, entry.data, *entry.finds, *entry.channels)
+    assert all(text.isprintable() and len(text) < 120 for text in texts)
+
+
+def test_what_is_unknown_stays_empty() -> None:
+    entry = entry_of("spleen_deepedit_annotation")
+    assert entry is not None
+    assert [file.digest for file in entry.files] == [None, None]
+    known = entry_of("SPLEEN_ct_segmentation")
+    assert known is not None
+    assert known.files[0].digest == Digest("md5", "be4fa95e236df91766147c112ee6fafd")
+    assert entry_of("none") is None
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("kidney MR", []),
+        ("hippocampus", ["wholeBrainSeg_Large_UNEST_segmentation"]),
+        ("flair", ["brats_mri_segmentation"]),
+        ("spleen ct non-commercial", ["multi_organ_segmentation"]),
+        ("prostate zone", ["prostate_mri_anatomy"]),
+        ("adrenal_gland right", ["swin_unetr_btcv_segmentation", "wholeBody_ct_segmentation"]),
+    ],
+)
+def test_all_words_have_to_fit(words: str, expected: list[str]) -> None:
+    assert [entry.name for entry in search(words) if not entry.refused] == expected
+
+
+def test_what_can_not_be_used_comes_last_with_its_reason() -> None:
+    found = search()
+    assert found == list(entries())
+    assert [bool(entry.refused) for entry in found] == sorted(bool(entry.refused) for entry in found)
+    assert {entry.refused for entry in found} - {""} == set(REASONS)
