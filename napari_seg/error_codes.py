@@ -101,6 +101,11 @@ CODES = {
         "A 3D network was requested for a data set of 2D images.",
         "Leave `--dims` out, or give `--dims 2`.",
     ),
+    "bundle.empty_labels": Code(
+        "notice",
+        "The bundle reads reference labels together with the scan; it was given an empty label map in their place.",
+        "Check whether the bundle uses them for its result; most only copy them.",
+    ),
     "bundle.fold": Code(
         "error",
         "There is no fold of this number, or the bundle was made without `--folds`.",
@@ -210,6 +215,16 @@ CODES = {
         "error",
         "The weights are a pickle that calls functions, and could do anything as it is loaded.",
         "Save the network's state dictionary alone, or look for weights as safetensors.",
+    ),
+    "bundle.workflow": Code(
+        "error",
+        "The bundle's own workflow, which MONAI runs as it is written, failed or has no place for the scan.",
+        "The message shows the cause: a missing package or file, or another kind of scan. MONAI's own run shows more.",
+    ),
+    "bundle.workflow_output": Code(
+        "error",
+        "The bundle's own workflow saved no label map, several files, or labels on another grid than the scan's.",
+        "Run it with MONAI and look at what it saves; the bundle's Invertd and SaveImaged decide that.",
     ),
     # channels
     "channels.ambiguous": Code(
@@ -924,6 +939,11 @@ CODES = {
         "notice",
         "Pieces apart from the main piece of a structure were removed.",
         "Check the result; `--keep-islands` keeps them.",
+    ),
+    "result.rounded": Code(
+        "notice",
+        "The bundle's own workflow saved values between two labels, because it interpolates labels; they were rounded.",
+        "Look at the borders of the structures; where more than two meet, a rounded value can be a third one's label.",
     ),
     # run
     "run.cancelled": Code("error", "You stopped the work. What was finished is kept.", "Run it again."),

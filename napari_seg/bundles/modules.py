@@ -20,8 +20,19 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader, all_suffixes
+from importlib.abc import Loader, MetaPathFinder, PathEntryFinder
+from importlib.machinery import (
+    BYTECODE_SUFFIXES,
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    ModuleSpec,
+    PathFinder,
+    SourceFileLoader,
+    SourcelessFileLoader,
+    all_suffixes,
+)
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -106,16 +117,20 @@ class BundleModules(MetaPathFinder):
         return {name: module for name, module in sys.modules.copy().items() if self.holds(name)}
 
 
-class _BundleLoader(SourceFileLoader):
+class _SourceLoader(SourceFileLoader):
+    """Loads a source file, never the compiled code in `__pycache__`."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Compile the source: a `.pyc` beside it can hold other code than the source that the user trusted."""
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
+class _BundleLoader(_SourceLoader):
     """Loads a source file whose import statements look into the bundle first."""
 
     def __init__(self, fullname: str, path: str, modules: BundleModules) -> None:
         super().__init__(fullname, path)
         self.modules = modules
-
-    def get_code(self, fullname: str) -> CodeType:
-        """Compile the source: a `.pyc` beside it can hold other code than the source that the user trusted."""
-        return self.source_to_code(self.get_data(self.path), self.path)
 
     def exec_module(self, module: ModuleType) -> None:
         module.__dict__["__builtins__"] = {**vars(builtins), "__import__": self.modules.import_statement}
@@ -160,6 +175,27 @@ def _packages(folder: Path) -> list[Path]:
 def _has_modules(folder: Path) -> bool:
     """Return whether a folder or one of its subfolders has modules; deeper ones may hold thousands of data files."""
     return any(_module_name(path) for one in (folder, *_packages(folder)) for path in one.iterdir())
+
+
+def import_from_source(root: Path) -> None:
+    """Let this process import a bundle's modules by their public names, from source only, once its root is on the path.
+
+    Args:
+        root: the bundle's root.
+    """
+    loaders = (
+        (ExtensionFileLoader, EXTENSION_SUFFIXES),
+        (_SourceLoader, SOURCE_SUFFIXES),
+        (SourcelessFileLoader, BYTECODE_SUFFIXES),
+    )
+    finder, root = FileFinder.path_hook(*loaders), root.resolve()
+
+    def find(path: str) -> PathEntryFinder:
+        if not Path(path).resolve().is_relative_to(root):
+            raise ImportError("not in the bundle")
+        return finder(path)
+
+    sys.path_hooks.insert(0, find)
 
 
 @cache

@@ -1,0 +1,460 @@
+"""Run a bundle exactly as its inference config is written: MONAI's `ConfigWorkflow`, in a process of its own.
+
+This way is for bundles that the engine can't express, after the user's consent: the bundle's code may do anything that
+the user may do. napari-seg writes the scan as NIfTI into a private temporary folder, tells the config where it is
+(`overrides`), and reads the saved label map back. It resamples nothing: a result on another grid is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_seg.bundles.config import inference_config, read_config
+from napari_seg.bundles.content import content_hash
+from napari_seg.bundles.spec import METADATA, Bundle
+from napari_seg.errors import BundleError, InputError, Notice, one_line
+from napari_seg.evaluation.metrics import on_grid
+from napari_seg.formats.endings import nifti_ending
+from napari_seg.formats.nifti import read_nifti, write_map
+from napari_seg.formats.temporary import TemporaryFolder
+from napari_seg.geometry import Grid
+from napari_seg.progress import Progress, ignore_progress
+from napari_seg.volume import (
+    MAX_LABEL,
+    Segment,
+    Segmentation,
+    Volume,
+    distinct_color,
+    labels_in,
+    smallest_label_type,
+)
+from napari_seg.worker import WorkerError, WorkerProcess
+
+log = logging.getLogger(__name__)
+
+RUN_IDS = ("run", "evaluating", "inference")
+"""Ids of the expressions that run a config, the first one that it has counts."""
+
+_EVALUATOR = "evaluator"
+_READERS = {"LoadImaged", "LoadImageD", "LoadImageDict"}
+_WRITERS = {"SaveImaged", "SaveImageD", "SaveImageDict", "SegmentationSaver"}
+_LABEL_KEYS = {"label", "labels", "gt", "mask"}
+"""Keys of reference label maps, which a new scan does not have."""
+
+_MAX_REFERENCES = 20
+_HEARTBEAT_SECONDS = 0.5
+_MAX_LOG_BYTES = 2**18
+_MAX_LINE = 300
+_ROUNDING = 1e-3
+"""Distance from a whole number that comes from float32 alone."""
+
+
+@dataclass(frozen=True)
+class WorkflowPlan:
+    """What napari-seg tells a config, found from its plain data.
+
+    Attributes:
+        run_id: id of the expression that segments; "" if only the evaluator is there.
+        data_id: id of the list of cases.
+        image_keys: keys under which a case holds its images.
+        label_keys: keys under which a case holds reference label maps.
+        writers: ids of the writers of results, and of other writers.
+        other_writers: ids of writers of images and reference label maps.
+        loaders: ids of data loaders, and the entries that only hold for several processes.
+        ids: ids at the top of the config.
+    """
+
+    run_id: str
+    data_id: str
+    image_keys: tuple[str, ...]
+    label_keys: tuple[str, ...]
+    writers: tuple[str, ...]
+    other_writers: tuple[str, ...]
+    loaders: dict[str, dict[str, Any]]
+    ids: frozenset[str]
+
+    def overrides(self, case: dict[str, Any], root: Path, folder: Path, device: Any) -> dict[str, Any]:
+        """Return the entries that differ from the config: places, the case and the device, and nothing else.
+
+        Args:
+            case: key -> file or files of the case.
+            root: the bundle's root.
+            folder: folder of this run.
+            device: device of torch.
+        """
+        places = {"bundle_root": str(root), "dataset_dir": str(folder / "images"), "output_dir": str(folder / "result")}
+        found: dict[str, Any] = {id: value for id, value in places.items() if id in self.ids}
+        found |= {"device": device} if "device" in self.ids else {}
+        found |= {f"{id}::output_dir": str(folder / "result") for id in self.writers}
+        found |= {f"{id}::output_dir": str(folder / "other") for id in self.other_writers}
+        for id, entries in self.loaders.items():
+            found |= {f"{id}::{name}": value for name, value in entries.items()}
+        if not self.run_id:
+            found[RUN_IDS[0]] = [f"$@{_EVALUATOR}.run()"]
+        return found | {self.data_id: [case]}
+
+
+def run_workflow(volume: Volume, bundle: Bundle, device: str = "cpu", progress: Progress | None = None) -> Segmentation:
+    """Return the label map that a bundle's own workflow saves for a scan.
+
+    Args:
+        volume: the scan.
+        bundle: a bundle whose code may run.
+        device: torch's name of a device.
+        progress: called with the stages "loading" and "segmenting" twice a second; if it raises, the process is killed.
+
+    Returns:
+        Labels on the scan's grid, without confidence; the scan's notices and those on the labels.
+
+    Raises:
+        BundleError: `bundle.workflow`, the config can't be run here, or it failed; `bundle.workflow_output`, it saved
+            no label map, or one on another grid; `bundle.channels`, it reads another number of images;
+            `bundle.trust_changed`, its code changed while it was started.
+        EnvironmentFault: `environment.memory` or `environment.ended`, the process died.
+        Cancelled: `progress` raised it.
+    """
+    report = progress or ignore_progress
+    report("loading", 0, 1)
+    plan = plan_workflow(bundle)
+    digest = "" if bundle.trusted else content_hash(bundle)
+    with TemporaryFolder() as folder:
+        case, notices = _write_case(volume, plan, bundle, folder)
+        worker = WorkerProcess()
+        try:
+            worker.run(
+                run_config,
+                bundle,
+                plan,
+                case,
+                folder,
+                device=device,
+                digest=digest,
+                callbacks={"progress": report},
+            )
+        except WorkerError as error:
+            log.debug("a workflow failed: %s\n%s", error.kind, error.places)
+            raise _failed(bundle, error.kind) from None
+        finally:
+            worker.close()
+            _log_output(bundle, folder / "printed.txt")
+        result = _only_result(bundle, folder / "result")
+        labels, label_notices = _read_labels(bundle, result, volume.grid)
+    return Segmentation(
+        labels, volume.grid, _segments(bundle, labels), notices=(*volume.notices, *notices, *label_notices)
+    )
+
+
+def plan_workflow(bundle: Bundle) -> WorkflowPlan:
+    """Return what a bundle's config is told; nothing is evaluated.
+
+    Raises:
+        BundleError: `bundle.workflow`, the config has no place for a case, nothing that runs, or no reader of images;
+            `bundle.config`, it can't be read.
+    """
+    path = inference_config(bundle.root)
+    try:
+        config = read_config(path)
+    except Exception as error:  # a damaged file can raise anything
+        cause = one_line(f"{type(error).__name__}: {error}", _MAX_LINE)
+        text = f"{path.name} of bundle {bundle.root.name!r} can't be read ({cause}); expected a MONAI config"
+        raise BundleError("bundle.config", text) from error
+    run_id = next((id for id in RUN_IDS if id in config), "")
+    components = list(_components(config))
+    datasets = [id for id, name, entry in components if name.endswith("Dataset") and "data" in entry]
+    keys = [
+        key
+        for _, name, entry in components
+        if name in _READERS
+        for key in _listed(config, entry.get("keys"))
+        if isinstance(key, str)
+    ]
+    keys = list(dict.fromkeys(keys))
+    writers = {id: _listed(config, entry.get("keys")) for id, name, entry in components if name in _WRITERS}
+    others = {id for id, saved in writers.items() if saved and all(key in {*keys, *_LABEL_KEYS} for key in saved)}
+    missing = [
+        what
+        for what, is_there in (
+            (f"none of the ids {', '.join(RUN_IDS)}, {_EVALUATOR}", bool(run_id) or _EVALUATOR in config),
+            ("no Dataset with data", bool(datasets)),
+            ("no LoadImaged with keys", any(key not in _LABEL_KEYS for key in keys)),
+        )
+        if not is_there
+    ]
+    if len(datasets) > 1 and "dataset" not in datasets:
+        missing.append(f"several data sets ({', '.join(datasets)})")
+    if missing:
+        raise BundleError(
+            "bundle.workflow",
+            f"{path.name} of bundle {bundle.root.name!r} has {' and '.join(missing)}, so it can't be told which scan "
+            "to segment; expected one Dataset, read by LoadImaged and run by an evaluator; run it with MONAI",
+        )
+    return WorkflowPlan(
+        run_id=run_id,
+        data_id=("dataset" if "dataset" in datasets else datasets[0]) + "::data",
+        image_keys=tuple(key for key in keys if key not in _LABEL_KEYS),
+        label_keys=tuple(key for key in keys if key in _LABEL_KEYS),
+        writers=tuple(id for id in writers if id not in others),
+        other_writers=tuple(sorted(others)),
+        loaders={id: _in_this_process(entry) for id, name, entry in components if name.endswith("DataLoader")},
+        ids=frozenset(config),
+    )
+
+
+def run_config(
+    bundle: Bundle,
+    plan: WorkflowPlan,
+    case: dict[str, Any],
+    folder: Path,
+    *,
+    device: str,
+    digest: str,
+    progress: Progress,
+) -> None:
+    """Run a bundle's config in this process, which is used for nothing else; what it prints goes to a file.
+
+    Args:
+        bundle: a bundle whose code may run.
+        plan: its plan.
+        case: key -> file or files of the case.
+        folder: folder of this run; the result lies in `result`.
+        device: torch's name of a device.
+        digest: content hash that the user trusted; "" if it need not be compared.
+        progress: called while it runs.
+
+    Raises:
+        BundleError: `bundle.workflow`, the config or the bundle's code failed; `bundle.trust_changed`.
+    """
+    _redirect_output(folder / "printed.txt")
+    import torch
+    from monai.bundle import ConfigWorkflow
+
+    from napari_seg.bundles.modules import import_from_source
+    from napari_seg.bundles.monai import cause_of
+
+    root = bundle.root
+    sys.dont_write_bytecode = True
+    import_from_source(root)
+    sys.path.insert(1, str(root))  # MONAI does so too, but only after `initialize`
+    # a config without bundle_root is written for the bundle's folder as working directory
+    os.chdir(folder if "bundle_root" in plan.ids else root)
+    if digest and content_hash(bundle) != digest:
+        text = f"the code of bundle {root.name!r} changed while it was started; check it and start again"
+        raise BundleError("bundle.trust_changed", text)
+    stop = _heartbeat(lambda: progress("segmenting", 0, 1))
+    try:
+        workflow = ConfigWorkflow(
+            config_file=str(inference_config(root)),
+            meta_file=str(root / METADATA),
+            logging_file=False,
+            run_id=plan.run_id or RUN_IDS[0],
+            workflow_type="inference",
+            **plan.overrides(case, root, folder, torch.device(device)),
+        )
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    except (Exception, SystemExit) as error:  # foreign code can raise anything
+        if isinstance(error, MemoryError):
+            raise
+        raise _failed(bundle, cause_of(error, root)) from None
+    finally:
+        stop()
+    progress("segmenting", 1, 1)
+
+
+def _failed(bundle: Bundle, cause: str) -> BundleError:
+    return BundleError(
+        "bundle.workflow",
+        f"bundle {bundle.root.name!r} failed as MONAI ran its own workflow: {cause}; check that the scan is of the "
+        "kind that the bundle expects",
+    )
+
+
+def _components(config: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield id, name and entry of all components of a config, in its order."""
+    waiting: list[tuple[str, Any]] = [(str(key), value) for key, value in reversed(config.items())]
+    seen: set[int] = set()
+    while waiting:
+        place, value = waiting.pop()
+        if not isinstance(value, dict | list) or id(value) in seen:
+            continue
+        seen.add(id(value))  # aliases in YAML can repeat one entry any number of times
+        if isinstance(value, dict) and "_target_" in value:
+            yield place, str(value["_target_"]).rpartition(".")[2], value
+        inner: Sequence[tuple[Any, Any]] = list(value.items() if isinstance(value, dict) else enumerate(value))
+        waiting += [(f"{place}::{key}", one) for key, one in reversed(inner)]
+
+
+def _in_this_process(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a data loader that reads in its own process."""
+    several = {"num_workers": 0, "persistent_workers": False, "prefetch_factor": None}
+    return {name: value for name, value in several.items() if name in entry}
+
+
+def _listed(config: dict[str, Any], value: Any) -> list[Any]:
+    """Return the values of an argument that holds one value or several, with references resolved."""
+    value = _resolved(config, value)
+    values = value if isinstance(value, list) else [value]
+    return [_resolved(config, one) for one in values if one is not None]
+
+
+def _resolved(config: dict[str, Any], value: Any) -> Any:
+    """Return the entry to which a reference, such as "@image_key", leads; other values unchanged."""
+    for _ in range(_MAX_REFERENCES):
+        text = value.removeprefix("$").strip() if isinstance(value, str) else ""
+        if not text.startswith("@"):
+            return value
+        found: Any = config
+        for part in text[1:].replace("#", "::").split("::"):
+            try:
+                found = found[int(part)] if isinstance(found, list) else found[part]
+            except (KeyError, ValueError, IndexError, TypeError):
+                return value
+        value = found
+    return value
+
+
+def _write_case(
+    volume: Volume, plan: WorkflowPlan, bundle: Bundle, folder: Path
+) -> tuple[dict[str, Any], tuple[Notice, ...]]:
+    """Write a scan as the config reads it, and return key -> file or files, and notices.
+
+    One key takes all channels, as a list of files if there are several; as many keys as channels take one each.
+    """
+    for name in ("images", "result", "other"):
+        (folder / name).mkdir()
+    channels, keys = len(volume.array), plan.image_keys
+    if len(keys) not in (1, channels):
+        raise BundleError(
+            "bundle.channels",
+            f"the scan has {channels} channel(s); bundle {bundle.root.name!r} reads {len(keys)} images "
+            f"({one_line(', '.join(keys), _MAX_LINE)})",
+        )
+    files = []
+    for number, channel in enumerate(volume.array):
+        files.append(folder / "images" / f"image_{number}.nii")
+        write_map(_storable(channel), volume.grid, files[-1])
+    names = [str(file) for file in files]
+    case: dict[str, Any] = dict(zip(keys, names, strict=True)) if len(keys) == channels else {keys[0]: names}
+    notices: tuple[Notice, ...] = ()
+    if plan.label_keys:
+        empty = folder / "images" / "empty.nii"
+        write_map(np.zeros(volume.grid.shape, np.uint8), volume.grid, empty)
+        case |= dict.fromkeys(plan.label_keys, str(empty))
+        text = (
+            f"bundle {bundle.root.name!r} reads reference labels too, which a scan does not have; they were left empty"
+        )
+        notices = (Notice("bundle.empty_labels", text),)
+    return case, notices
+
+
+def _storable(channel: NDArray) -> NDArray:
+    """Return a channel in a type that NIfTI and MONAI's readers have."""
+    is_common = channel.dtype.kind in "iu" or channel.dtype in (np.float32, np.float64)
+    return channel if is_common else channel.astype(np.float32)
+
+
+def _only_result(bundle: Bundle, folder: Path) -> Path:
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    if len(found) != 1 or not nifti_ending(found[0]):
+        names = ", ".join(one_line(path.name, 60) for path in found[:4]) or "no file"
+        raise _unusable(bundle, f"saved {names}{', …' * (len(found) > 4)}", "one NIfTI file with the labels")
+    return found[0]
+
+
+def _read_labels(bundle: Bundle, path: Path, grid: Grid) -> tuple[NDArray[np.unsignedinteger], tuple[Notice, ...]]:
+    """Return the saved labels in the voxel order of a grid, and notices."""
+    try:
+        saved = read_nifti(path)
+    except InputError as error:
+        raise _unusable(bundle, f"saved a file that is no label map ({error})", "one label for each voxel") from error
+    labels, notices = _as_whole_numbers(bundle, saved.array[0])
+    segmentation = Segmentation(labels, saved.grid, ())
+    try:
+        return on_grid(segmentation, grid), notices
+    except InputError as error:
+        raise _unusable(
+            bundle, f"saved labels on another grid than the scan's ({error.message})", "the scan's"
+        ) from error
+
+
+def _as_whole_numbers(bundle: Bundle, array: NDArray) -> tuple[NDArray[np.unsignedinteger], tuple[Notice, ...]]:
+    low, high = float(array.min()), float(array.max())
+    if low < -_ROUNDING or high > MAX_LABEL:
+        raise _unusable(bundle, f"saved values from {low:g} to {high:g}", f"labels from 0 to {MAX_LABEL}")
+    labels = np.empty(array.shape, smallest_label_type(max(round(high), 0)))
+    between = 0
+    for plane, values in zip(labels, array, strict=True):  # one plane at a time, because rint copies
+        whole = np.rint(values)
+        between += int(np.count_nonzero(np.abs(values - whole) > _ROUNDING))
+        plane[...] = whole
+    if not between:
+        return labels, ()
+    text = (
+        f"{between} of {labels.size} voxels lay between two labels, because bundle {bundle.root.name!r} interpolates "
+        "labels; they were rounded"
+    )
+    return labels, (Notice("result.rounded", text),)
+
+
+def _unusable(bundle: Bundle, found: str, expected: str) -> BundleError:
+    return BundleError(
+        "bundle.workflow_output", f"the workflow of bundle {bundle.root.name!r} {found}; expected {expected}"
+    )
+
+
+def _segments(bundle: Bundle, labels: NDArray[np.unsignedinteger]) -> tuple[Segment, ...]:
+    """Return the segments of the metadata, and one for each other label in the result."""
+    by_label = {segment.label: segment for segment in bundle.segments}
+    for label in labels_in(labels):
+        if label and label not in by_label:
+            by_label[label] = Segment(label, f"segment {label}", distinct_color(label))
+    return tuple(by_label[label] for label in sorted(by_label))
+
+
+def _redirect_output(path: Path) -> None:
+    """Send all that this process prints from now on to a file."""
+    with path.open("wb") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+
+
+def _log_output(bundle: Bundle, path: Path) -> None:
+    """Log the end of what a bundle printed."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(path.stat().st_size - _MAX_LOG_BYTES, 0))
+            text = file.read().decode(errors="replace")
+    except OSError:  # it never started
+        return
+    for line in text.splitlines():
+        if line.strip():
+            log.info("%s: %s", bundle.root.name, one_line(line, _MAX_LINE))
+
+
+def _heartbeat(beat: Callable[[], None]) -> Callable[[], None]:
+    """Call a function in a thread twice a second; return the function that ends this."""
+    done = threading.Event()
+
+    def run() -> None:
+        while not done.wait(_HEARTBEAT_SECONDS):
+            beat()
+
+    thread = threading.Thread(target=run, name="napari-seg heartbeat", daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        done.set()
+        thread.join()
+
+    return stop

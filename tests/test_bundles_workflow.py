@@ -1,0 +1,179 @@
+"""A bundle that needs its own workflow gives what MONAI gives, on the scan's grid; nothing is guessed."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import phantoms
+import pytest
+from workflows import CONFIG, run_with_monai, write_workflow
+
+from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.workflow import plan_workflow, run_workflow
+from napari_seg.errors import BundleError, Cancelled
+from napari_seg.formats.read import read
+from napari_seg.volume import Segmentation, Volume
+
+
+def run(root: Path, volume: Volume, **options: Any) -> Segmentation:
+    return run_workflow(volume, read_bundle(root, trust=True), **options)
+
+
+def refusal(root: Path, volume: Volume) -> BundleError:
+    with pytest.raises(BundleError) as caught:
+        run(root, volume)
+    return caught.value
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def saving(**arguments: Any) -> dict[str, Any]:
+    """Return the postprocessing with other arguments of its writer."""
+    *steps, writer = CONFIG["postprocessing"]["transforms"]
+    return {"_target_": "Compose", "transforms": [*steps, {**writer, **arguments}]}
+
+
+def test_the_result_equals_that_of_monai(head: Volume, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_workflow(tmp_path / "bundle")
+    (tmp_path / "images").mkdir()
+    phantoms.write_nifti(head, tmp_path / "images" / "head.nii.gz")
+    before = files_below(root)
+    with caplog.at_level(logging.INFO, "napari_seg"):
+        found = run(root, head)
+    assert files_below(root) == before
+    assert "bundle: renumbering" in caplog.text
+    run_with_monai(root, tmp_path / "images", tmp_path / "results")
+    (saved,) = (tmp_path / "results").rglob("*.nii.gz")
+    expected = read(saved)
+    np.testing.assert_array_equal(found.array, expected.array[0])
+    assert set(np.unique(found.array)) == {0, 3, 6}
+    assert found.grid == head.grid
+    assert [(segment.label, segment.name) for segment in found.segments] == [(3, "lower"), (6, "upper")]
+    assert found.notices == head.notices
+
+
+def test_labels_between_whole_numbers_are_rounded_and_counted(head: Volume, tmp_path: Path) -> None:
+    found = run(write_workflow(tmp_path / "bundle", factor=1.25), head)
+    (notice,) = found.notices
+    assert notice.code == "result.rounded"
+    assert notice.message.startswith(f"{np.count_nonzero(found.array)} of {found.array.size} voxels")
+    assert [(s.label, s.name) for s in found.segments] == [(1, "lower"), (2, "upper")]
+
+
+def test_a_result_on_another_grid_is_refused(head: Volume, tmp_path: Path) -> None:
+    steps = [step for step in CONFIG["postprocessing"]["transforms"] if step["_target_"] != "Invertd"]
+    before = [
+        {**step, "pixdim": [2, 2, 2]} if step["_target_"] == "Spacingd" else step
+        for step in CONFIG["preprocessing"]["transforms"]
+    ]
+    root = write_workflow(
+        tmp_path / "bundle",
+        preprocessing={"_target_": "Compose", "transforms": before},
+        postprocessing={"_target_": "Compose", "transforms": steps},
+    )
+    error = refusal(root, head)
+    assert error.code == "bundle.workflow_output"
+    assert "on another grid than the scan's" in error.message
+
+
+def test_a_failure_names_its_cause(head: Volume, tmp_path: Path) -> None:
+    root = write_workflow(tmp_path / "bundle")
+    (root / "scripts" / "late.py").write_text("import no_such_package\n")
+    error = refusal(root, head)
+    assert error.code == "bundle.workflow"
+    assert "the package no_such_package is not installed" in error.message
+
+
+def test_a_stopped_run_ends_its_process(head: Volume, tmp_path: Path) -> None:
+    root = write_workflow(tmp_path / "bundle")
+    (root / "scripts" / "late.py").write_text("import time\ntime.sleep(3600)\n")
+    calls = []
+
+    def stop(stage: str, done: int, total: int) -> None:
+        calls.append(stage)
+        if len(calls) > 3:
+            raise Cancelled()
+
+    with pytest.raises(Cancelled):
+        run(root, head, progress=stop)
+    assert "segmenting" in calls
+
+
+def test_several_channels_and_images_reach_the_bundle(head: Volume, tmp_path: Path) -> None:
+    two = replace(head, array=np.concatenate([head.array, 2 * head.array]))
+    steps = CONFIG["preprocessing"]["transforms"]
+    second = {"_target_": "Lambdad", "keys": "@image_key", "func": "$lambda x: x[[1]] / 2"}
+    listed = write_workflow(
+        tmp_path / "listed",
+        preprocessing={"_target_": "Compose", "transforms": [steps[0], steps[1], second, *steps[2:]]},
+    )
+    named = write_workflow(
+        tmp_path / "named",
+        image_key="late",
+        preprocessing={
+            "_target_": "Compose",
+            "transforms": [
+                {"_target_": "LoadImaged", "keys": ["early", "late", "label"]},
+                {"_target_": "EnsureChannelFirstd", "keys": ["early", "late"]},
+                {**second, "func": "$lambda x: x / 2"},
+                *steps[2:],
+                {"_target_": "CopyItemsd", "keys": "late", "names": "image"},
+            ],
+        },
+        evaluating=None,
+    )
+    for root in (listed, named):
+        found = run(root, two)
+        np.testing.assert_array_equal(found.array > 0, head.array[0] > 100)
+        assert [notice.code for notice in found.notices] == ["bundle.empty_labels"] * (root == named)
+    assert refusal(named, head).code == "bundle.channels"
+
+
+def test_two_bundles_whose_modules_share_names_run_in_turn(head: Volume, tmp_path: Path) -> None:
+    high = float(np.median(head.array[head.array > 100]))
+    low, other = write_workflow(tmp_path / "low"), write_workflow(tmp_path / "other", limit=high, factor=1)
+    found = [run(root, head).array for root in (low, other)]
+    for array, labels, limit in zip(found, ({0, 3, 6}, {0, 1, 2}), (100, high), strict=True):
+        assert set(np.unique(array)) == labels
+        np.testing.assert_array_equal(array > 0, head.array[0] > limit)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"evaluating": None, "evaluator": None}, "none of the ids run, evaluating, inference, evaluator"),
+        ({"dataset": None}, "no Dataset with data"),
+        ({"preprocessing": []}, "no LoadImaged with keys"),
+    ],
+)
+def test_a_config_that_can_t_be_told_its_scan_is_refused(changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    root = write_workflow(tmp_path / "bundle", **changes)
+    with pytest.raises(BundleError, match=reason) as caught:
+        plan_workflow(read_bundle(root))
+    assert caught.value.code == "bundle.workflow"
+
+
+def test_only_places_the_case_and_the_device_differ_from_the_config(tmp_path: Path) -> None:
+    label = {"_target_": "SaveImaged", "keys": "label", "output_dir": "$@bundle_root + '/labels'"}
+    post = saving(output_dir="elsewhere")
+    root = write_workflow(tmp_path / "bundle", postprocessing={**post, "transforms": [*post["transforms"], label]})
+    plan = plan_workflow(read_bundle(root))
+    folder = tmp_path / "run"
+    assert plan.run_id == "evaluating"
+    assert plan.overrides({"image": "a.nii"}, root, folder, "cpu") == {
+        "bundle_root": str(root),
+        "dataset_dir": str(folder / "images"),
+        "output_dir": str(folder / "result"),
+        "device": "cpu",
+        "postprocessing::transforms::4::output_dir": str(folder / "result"),
+        "postprocessing::transforms::5::output_dir": str(folder / "other"),
+        "dataloader::num_workers": 0,
+        "dataloader::persistent_workers": False,
+        "dataset::data": [{"image": "a.nii"}],
+    }
