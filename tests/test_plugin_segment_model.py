@@ -14,11 +14,12 @@ import pytest
 
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
+from bundles import write_threshold_bundle
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 import napari_seg.bundles.spec
-from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.spec import Bundle, read_bundle
 from napari_seg.errors import BundleError, EnvironmentFault, Notice
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.plugin.layer_info import placement_of
@@ -275,17 +276,29 @@ def test_a_model_that_does_not_fit_the_scan_is_not_run(viewer: ViewerModel, head
     assert "the scan is CT" in model.obstacle
 
 
-def test_a_foreign_bundle_is_read_shown_and_run_only_once_it_is_trusted(viewer: ViewerModel, head: Volume) -> None:
+def test_a_foreign_bundle_is_read_shown_and_run_only_once_it_is_trusted(
+    viewer: ViewerModel, head: Volume, tmp_path: Path
+) -> None:
     model = SegmentModel(Session(viewer))
     show(viewer, head)
-    foreign = replace(bundle("foreign"), trusted=False)
+    foreign = read_bundle(write_threshold_bundle(tmp_path / "foreign"))
     model.bundles.append(foreign)
     model.choose_bundle(foreign)
+    assert "Checking" in model.obstacle
+    model.session.jobs.wait()
     assert "Trust" in model.obstacle
     assert dict(model.card)["Trust"].startswith("not trusted")
-    model.trust()
+    assert model.runnable_bundle is None
+    model.trust(foreign, model.permission)
+    model.session.jobs.wait()
     assert model.obstacle == ""
     assert dict(model.card)["Trust"] == "its code may run"
+    assert model.runnable_bundle is foreign
+
+    (foreign.root / "scripts" / "nets.py").write_text("something_else = 1")
+    model.choose_bundle(foreign)
+    model.session.jobs.wait()
+    assert "changed since you trusted it" in model.obstacle
 
 
 def test_a_folder_that_is_no_bundle_is_refused(viewer: ViewerModel, tmp_path: Path) -> None:

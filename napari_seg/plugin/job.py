@@ -49,12 +49,17 @@ class JobProgress:
     total: int = 0
     seconds_left: float | None = None
 
+    @property
+    def time_left(self) -> str:
+        """Estimate for this stage in words; "" if there is none."""
+        if self.seconds_left is None or self.done >= self.total:
+            return ""
+        minutes, seconds = divmod(round(self.seconds_left), 60)
+        return f"{f'{minutes} min ' if minutes else ''}{seconds} s left"
+
     def __str__(self) -> str:
         text = f"{self.stage}: {self.done} of {self.total}" if self.total else f"{self.stage} …"
-        if self.seconds_left is None or self.done >= self.total:
-            return text
-        minutes, seconds = divmod(round(self.seconds_left), 60)
-        return f"{text}, {f'{minutes} min ' if minutes else ''}{seconds} s left"
+        return f"{text}, {self.time_left}" if self.time_left else text
 
 
 _Call = tuple["Job", Callable[..., object], tuple]

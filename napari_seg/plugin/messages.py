@@ -35,6 +35,10 @@ _IN_THE_WINDOW = (
     (r"pass --overwrite", "choose another folder of results"),
     (r"another folder with -o\b", "another folder of results"),
     (r"pass --?scan", "open the scan first"),
+    (r"; remove it first, give --replace, or another name with --name", "; remove it first"),
+    (r"; give another with --name", ""),
+    (r"; --accept-licence accepts it", ""),
+    (r"'napari-seg models (list|add)'", "“Models…” in the Segment tab"),
     (r"'?napari-seg (bundles|models list)'?", "the Segment tab"),
     (r"--([a-z]+)-([a-z]+)", r"“\1 \2”"),  # of the command line alone
     (r"--([a-z]+)", r"“\1”"),

@@ -97,12 +97,16 @@ class BatchModel:
         self.changed.emit()
 
     def obstacle(self, bundle: Bundle | None) -> str:
-        """Return the reason why Run is disabled, for a person; "" if it is enabled."""
+        """Return the reason why Run is disabled, for a person; "" if it is enabled.
+
+        Args:
+            bundle: the bundle to run; None if there is none that may run.
+        """
         if self.job is not None:
             return "A batch is running."
         if self.inputs is None or self.output is None:
             return "Choose a folder of scans."
-        if bundle is None or not bundle.trusted:
+        if bundle is None:
             return "Choose a trusted model in the Segment tab."
         return ""
 

@@ -149,7 +149,7 @@ class BatchTab(QWidget):
         self._output.setText(str(model.output or "not chosen"))
         bundle = self.segmenting.bundle
         self._model_label.setText("none" if bundle is None else bundle.name)
-        obstacle, is_running = model.obstacle(bundle), model.job is not None
+        obstacle, is_running = model.obstacle(self.segmenting.runnable_bundle), model.job is not None
         self._run_button.setEnabled(not obstacle)
         self._run_button.setToolTip(obstacle or "Segment every scan of the folder.")
         self._save_button.setEnabled(any(entry.result is not None for entry in model.rows))

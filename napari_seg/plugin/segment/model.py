@@ -19,6 +19,7 @@ from napari_seg.plugin.foreign_layers import loaded
 from napari_seg.plugin.job import NETWORK_WORKER, Job
 from napari_seg.plugin.layer_info import placement_of, volume_of
 from napari_seg.plugin.messages import Message, as_gui_text, gui_text_of, message_of
+from napari_seg.plugin.models.permission import Permission, give_consent, permission_of
 from napari_seg.plugin.segment.run import Run
 from napari_seg.plugin.session import Session
 from napari_seg.volume import Volume
@@ -32,6 +33,14 @@ DEVICES = {"auto": "Automatic", "cpu": "Processor (CPU)", "cuda": "Graphics card
 """Values of `SegmentOptions.device` that the tab offers, with their titles."""
 
 _MAX_NAMES = 8
+
+_TRUST = {
+    "not needed": "its code may run",
+    "given": "its code may run",
+    "needed": "not trusted: it contains its own program code",
+    "changed": "not trusted: its code changed since you trusted it",
+    "refused": "",
+}
 
 
 class SegmentModel:
@@ -48,6 +57,7 @@ class SegmentModel:
         session: source of the current scan; receives messages.
         bundles: available bundles.
         bundle: the selected bundle; None if there is none.
+        folders: bundles outside the store that the user lists, and folders of such.
         options: options of every run.
         adds_confidence: whether a run also adds a layer with the confidence of the network.
         run: the current run; None if there is none.
@@ -63,20 +73,23 @@ class SegmentModel:
         self.session = session
         self.bundles: list[Bundle] = []
         self.bundle: Bundle | None = None
+        self.folders = list(bundle_folders)
+        self._permissions: dict[Path, Permission] = {}
         self.options = options or SegmentOptions()
         self.adds_confidence = False
         self.run: Run | None = None
         self.waiting: list[Run] = []
         self._estimate: tuple[object, str] = (None, "")
         self._is_estimating = False
-        self._find_bundles(bundle_folders)
+        self._find_bundles()
         session.changed.connect(self.changed.emit)
 
     # choosing
 
     def choose_bundle(self, bundle: Bundle | None) -> None:
-        """Select a bundle."""
+        """Select a bundle, and find out in a background job whether it may run."""
         self.bundle = bundle
+        self._find_permission()
         self.session.drop_errors()
         self.changed.emit()
 
@@ -104,18 +117,66 @@ class SegmentModel:
         listed = next((one for one in self.bundles if one.root == bundle.root), None)
         if listed is None:
             self.bundles.append(bundle)
+            self.folders.append(bundle.root)
             remember_bundle(bundle.root)
         self.session.show_messages()  # earlier messages no longer apply
         self.choose_bundle(listed or bundle)
 
-    def trust(self) -> None:
-        """Allow the code of the selected bundle to run until napari is closed."""
-        from napari_seg.bundles.spec import read_bundle
+    def reload_bundles(self, choose: Path | None = None) -> None:
+        """Read the list of bundles again, after one was installed or removed.
 
-        assert self.bundle is not None
-        trusted = read_bundle(self.bundle, trust=True)
-        self.bundles[self.bundles.index(self.bundle)] = trusted
+        Args:
+            choose: root of the bundle to select; None keeps the selected one, or else selects the first.
+        """
+        from napari_seg.bundles.spec import find_bundles
+
+        trusted = {bundle.root for bundle in self.bundles if bundle.trusted}
+        found, _ = find_bundles(self.folders)  # faults were shown at the start, and are shown in *Models…*
+        self.bundles = [replace(one, trusted=one.trusted or one.root in trusted) for one in found]
+        wanted = choose or (self.bundle.root if self.bundle else None)
+        roots = [bundle.root.resolve() for bundle in self.bundles]
+        number = roots.index(wanted.resolve()) if wanted and wanted.resolve() in roots else 0
+        self.choose_bundle(self.bundles[number] if self.bundles else None)
+
+    @property
+    def permission(self) -> Permission | None:
+        """Whether the selected bundle may run; None if that is not known yet."""
+        if self.bundle is None or self.bundle.trusted:
+            return Permission("not needed")
+        return self._permissions.get(self.bundle.root)
+
+    @property
+    def runnable_bundle(self) -> Bundle | None:
+        """The selected bundle if it may run, else None."""
+        return self.bundle if self.permission is not None and self.permission.may_run else None
+
+    def trust(self, bundle: Bundle, shown: Permission) -> None:
+        """Remember, in a background job, the consent to the content of a bundle that was shown to the user."""
+        self.session.jobs.start(
+            lambda _: give_consent(bundle, shown),
+            on_result=partial(self._on_permission, bundle),
+            on_error=partial(self._on_consent_not_remembered, bundle),
+        )
+
+    def _find_permission(self) -> None:
+        bundle = self.bundle
+        if bundle is not None and not bundle.trusted:
+            self.session.jobs.start(lambda _: permission_of(bundle), on_result=partial(self._on_permission, bundle))
+
+    def _on_permission(self, bundle: Bundle, permission: Permission) -> None:
+        self._permissions[bundle.root] = permission
+        self.changed.emit()
+
+    def _on_consent_not_remembered(self, bundle: Bundle, error: Exception) -> None:
+        """Trust a bundle until napari is closed, if the store can't be written."""
+        if not isinstance(error, OSError) or bundle not in self.bundles:
+            self.session.show_messages(message_of(error))
+            return
+        trusted = replace(bundle, trusted=True)
+        self.bundles[self.bundles.index(bundle)] = trusted
         self.choose_bundle(trusted)
+        text = f"Your consent holds until napari is closed, because it can't be saved ({error.strerror})."
+        self.session.show_messages(Message("warning", text))
 
     @property
     def card(self) -> list[tuple[str, str]]:
@@ -132,7 +193,7 @@ class SegmentModel:
             ("Accuracy", accuracy or "not reported"),
             ("Use", bundle.intended_use),
             ("Licence", bundle.licence or "not stated"),
-            ("Trust", "its code may run" if bundle.trusted else "not trusted: it contains its own program code"),
+            ("Trust", _TRUST[self.permission.kind] if self.permission else ""),
         ]
         return [(heading, text) for heading, text in rows if text]
 
@@ -142,12 +203,18 @@ class SegmentModel:
         viewer = self.session.viewer
         if self.bundle is None:
             return "There is no model to run."
+        if self.permission is not None and self.permission.kind == "refused":
+            return self.permission.sentence
         if self.session.scan is None:
             refused = [self.session.refusals[layer] for layer in viewer.layers if layer in self.session.refusals]
             if refused:
                 return f"{refused[-1]}."
             return "Open a scan first: drop a NIfTI file or a DICOM folder into the window."
-        if not self.bundle.trusted:
+        if self.permission is None:
+            return "Checking what this model contains …"
+        if self.permission.kind == "changed":
+            return "The code of this model changed since you trusted it. Press “Trust this model…” to see it."
+        if self.permission.asks:
             return "This model contains its own program code. Press “Trust this model…” if you know its source."
         volume = volume_of(self.session.scan)
         return "" if volume is None else _misfit(volume, self.bundle)
@@ -244,6 +311,8 @@ class SegmentModel:
         if scan is None or volume_of(scan) is not run.volume:
             message = replace(message, text=f"{run.image_name}: {message.text}")
         self.session.show_messages(*_warnings_of(run), message)
+        if isinstance(error, BundleError):
+            self._find_permission()  # its files may have changed
 
     def _show(self, run: Run) -> None:
         viewer, is_painting = self.session.viewer, self.session.is_painting
@@ -260,11 +329,11 @@ class SegmentModel:
         )
         self.result_added.emit()
 
-    def _find_bundles(self, folders: Sequence[Path]) -> None:
+    def _find_bundles(self) -> None:
         from napari_seg.bundles.spec import find_bundles
 
         try:
-            self.bundles, faults = find_bundles(folders)
+            self.bundles, faults = find_bundles(self.folders)
             self.session.messages = [message_of(fault) for fault in faults]
         except NapariSegError as error:
             self.session.messages = [message_of(error)]

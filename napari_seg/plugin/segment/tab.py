@@ -1,14 +1,18 @@
 """The Segment tab in Qt: choose a model, read its card and the estimate, Run and Stop."""
 
 import io
+from functools import partial
 
 from napari.utils.progress import cancelable_progress
 from qtpy.QtCore import Qt, QTimer
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QMessageBox, QProgressBar, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QProgressBar, QVBoxLayout, QWidget
 from superqt import QElidingLabel
 from superqt.utils import signals_blocked
 
-from napari_seg.plugin.controls import ask_folder, box, button, row, scrolled
+from napari_seg.plugin.controls import box, button, row, scrolled
+from napari_seg.plugin.models.dialog import ModelsDialog
+from napari_seg.plugin.models.model import ModelsModel
+from napari_seg.plugin.models.questions import TrustDialog
 from napari_seg.plugin.segment.model import DEVICES, SegmentModel
 from napari_seg.plugin.segment.run import Run
 
@@ -23,6 +27,7 @@ class SegmentTab(QWidget):
         self.model = model
         self._activity: cancelable_progress | None = None
         self._activity_run: Run | None = None
+        self._models: ModelsDialog | None = None
         self._build()
         self._estimate_timer = QTimer(self, singleShot=True, interval=_ESTIMATE_AFTER_MS)
         self._estimate_timer.timeout.connect(self._estimate)
@@ -46,11 +51,11 @@ class SegmentTab(QWidget):
 
     def _build(self) -> None:
         self._bundle_box = box("Models found on this computer.")
-        self._add_button = button("Add…", "Choose the folder of another MONAI bundle.", self._on_add)
+        self._models_button = button("Models…", "Search, install and remove models.", self.show_models)
         self._card = QLabel(wordWrap=True)
         self._card.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._card.setAlignment(Qt.AlignmentFlag.AlignTop)
-        self._trust_button = button("Trust this model…", "Allow its own program code to run.", self._on_trust)
+        self._trust_button = button("Trust this model…", "See its program code, and allow it to run.", self._on_trust)
         self._device_box = box("Where the network runs. Automatic uses a graphics card if there is one.")
         for key, text in DEVICES.items():
             self._device_box.addItem(text, key)
@@ -68,7 +73,7 @@ class SegmentTab(QWidget):
 
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        form.addRow("Model", row(self._bundle_box, self._add_button))
+        form.addRow("Model", row(self._bundle_box, self._models_button))
         form.addRow("Device", self._device_box)
         form.addRow("", self._confidence_box)
         below = QWidget()
@@ -95,23 +100,26 @@ class SegmentTab(QWidget):
     def _on_device_chosen(self) -> None:
         self.model.choose_device(self._device_box.currentData())
 
-    def _on_add(self) -> None:
-        if (folder := ask_folder(self, "Add a MONAI bundle")) is not None:
-            self.model.add_bundle(folder)
+    def show_models(self) -> None:
+        """Open the window *Models…*."""
+        if self._models is None:
+            models = ModelsModel(self.model.session.jobs, lambda: self.model.folders)
+            models.installed_changed.connect(self.model.reload_bundles)
+            models.folder_listed.connect(self.model.add_bundle)
+            self._models = ModelsDialog(models, self)
+            self._models.chosen.connect(lambda bundle: self.model.reload_bundles(bundle.root))
+        self._models.show()
+        self._models.raise_()
+        self._models.activateWindow()
 
     def _on_trust(self) -> None:
-        bundle = self.model.bundle
+        bundle, permission = self.model.bundle, self.model.permission
         assert bundle is not None
-        text = (
-            f"{bundle.name}\n{bundle.root}\n\nThis model contains its own program code. Once it is trusted, that code "
-            "can do on this computer whatever you can. Trust it only if you know where it comes from."
-        )
-        question = QMessageBox(QMessageBox.Icon.Warning, "Trust this model?", text, parent=self)
-        question.setTextFormat(Qt.TextFormat.PlainText)  # markup in a name could hide the warning
-        question.setStandardButtons(QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.No)
-        question.setDefaultButton(QMessageBox.StandardButton.No)
-        if question.exec() == QMessageBox.StandardButton.Yes:
-            self.model.trust()
+        assert permission is not None
+        question = TrustDialog(bundle, permission, self)
+        question.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        question.accepted.connect(partial(self.model.trust, bundle, permission))
+        question.open()
 
     def _estimate(self) -> None:
         if self.isVisible():
@@ -137,7 +145,7 @@ class SegmentTab(QWidget):
         self._card.setText(
             "".join(f"<p style='margin:2px'><b>{head}</b>: {_escaped(text)}</p>" for head, text in model.card)
         )
-        self._trust_button.setVisible(model.bundle is not None and not model.bundle.trusted)
+        self._trust_button.setVisible(model.permission is not None and model.permission.asks)
         obstacle, is_running = model.obstacle, model.run is not None
         self._run_button.setEnabled(not obstacle)
         self._run_button.setText("Run after this" if is_running else "Run")

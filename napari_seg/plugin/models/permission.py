@@ -1,0 +1,93 @@
+"""Whether a bundle may run: at once, after the user's consent to its code, or not at all. Without Qt.
+
+Nothing of the bundle runs here. The answer is for the window: the loader checks the content again as it loads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from napari_seg.bundles.content import CodeLine, code_lines, content_hash
+from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.trust import check_consent, check_runnable, remember
+from napari_seg.errors import BundleError
+from napari_seg.plugin.messages import gui_text_of
+
+PermissionKind = Literal["not needed", "given", "needed", "changed", "refused"]
+
+
+@dataclass(frozen=True)
+class Permission:
+    """Whether a bundle may run.
+
+    Attributes:
+        kind: "not needed", it runs at once; "given", the user consented to this content; "needed", the user has to
+            consent first; "changed", the same, because the content changed since an earlier consent; "refused", it
+            can't run.
+        reasons: why it needs consent, or why it is refused, as text for the user.
+        digest: content hash that a consent is for; "" if none is needed.
+        lines: lines of the bundle that would run beyond napari-seg's control.
+    """
+
+    kind: PermissionKind
+    reasons: tuple[str, ...] = ()
+    digest: str = ""
+    lines: tuple[CodeLine, ...] = ()
+
+    @property
+    def may_run(self) -> bool:
+        """Whether Run is enabled."""
+        return self.kind in ("not needed", "given")
+
+    @property
+    def asks(self) -> bool:
+        """Whether the user can consent now."""
+        return self.kind in ("needed", "changed")
+
+    @property
+    def sentence(self) -> str:
+        """The permission in one sentence, as text for the user."""
+        if self.kind == "refused":
+            return f"It can't run: {'; '.join(self.reasons)}"
+        return _SENTENCES[self.kind]
+
+
+_SENTENCES: dict[PermissionKind, str] = {
+    "not needed": "It runs at once.",
+    "given": "You trust its code, so it runs at once.",
+    "needed": "It contains program code. It runs after you trusted this code.",
+    "changed": "Its code changed since you trusted it. It runs after you trusted the new code.",
+}
+
+
+def permission_of(bundle: Bundle) -> Permission:
+    """Return whether a bundle may run, from its content at this moment; reads files, so call it in a job."""
+    if bundle.trusted:
+        return Permission("not needed")
+    try:
+        check_runnable(replace(bundle, trusted=True))  # what no consent would change
+        digest = content_hash(bundle)
+        lines = tuple(code_lines(bundle))
+    except BundleError as error:
+        return Permission("refused", (gui_text_of(error),))
+    try:
+        check_consent(bundle)
+    except BundleError as error:
+        return Permission("changed" if error.code == "bundle.trust_changed" else "needed", (), digest, lines)
+    return Permission("given", (), digest, lines)
+
+
+def give_consent(bundle: Bundle, shown: Permission) -> Permission:
+    """Remember the user's consent to the content that was shown, and return the new permission.
+
+    If the content is no longer the one that was shown, nothing is remembered, and the new content asks again.
+
+    Raises:
+        BundleError: the content can't be consented to.
+        OSError: the store can't be written.
+    """
+    if content_hash(bundle) != shown.digest:
+        return replace(permission_of(bundle), kind="changed")
+    remember(bundle)
+    return permission_of(bundle)

@@ -1,0 +1,158 @@
+"""Dialogs that ask for the user's consent: to the code of a model, and to its licence.
+
+Foreign text is shown as plain text only: markup in a name could hide a warning. Cancel is the default.
+"""
+
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QFont, QFontDatabase
+from qtpy.QtWidgets import (
+    QDialog,
+    QDialogButtonBox,
+    QFrame,
+    QLabel,
+    QLineEdit,
+    QPlainTextEdit,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_seg.bundles.licence import Licence
+from napari_seg.bundles.spec import Bundle
+from napari_seg.errors import printable
+from napari_seg.plugin.controls import table
+from napari_seg.plugin.models.model import LICENCE_KINDS
+from napari_seg.plugin.models.permission import Permission
+
+_LICENCE_MEANS = {
+    "open": "You may use, change and share the model as long as you keep its notices.",
+    "non-commercial": "You may not use the model for commercial purposes.",
+    "research": "You may use the model for research only.",
+    "unknown": "napari-seg does not recognise this licence: read what it allows.",
+}
+
+
+class TrustDialog(QDialog):
+    """Asks for consent to the code of a bundle: shows what would run, and what consent means.
+
+    Args:
+        bundle: the bundle.
+        permission: what was found in it.
+        parent: the dialog lies on it.
+    """
+
+    def __init__(self, bundle: Bundle, permission: Permission, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("Trust this model?")
+        is_changed = permission.kind == "changed"
+        found = (
+            "The code of this model changed since you trusted it."
+            if is_changed
+            else "This model contains program code, or files that can act like it."
+        )
+        layout = QVBoxLayout(self)
+        layout.addWidget(_text(f"{bundle.name} {bundle.version}".strip(), is_bold=True))
+        layout.addWidget(_text(str(bundle.root)))
+        layout.addWidget(_text(found, is_bold=is_changed))
+        for reason in permission.reasons:
+            layout.addWidget(_text(f"• {reason}"))
+        layout.addWidget(_text(_count_of(permission)))
+        layout.addWidget(_lines_table(permission), 1)
+        layout.addWidget(_text("Content (SHA-256 of everything in the model that can act):"))
+        self._digest = QLineEdit(permission.digest, readOnly=True)
+        self._digest.setFont(_monospaced())
+        self._digest.setCursorPosition(0)
+        layout.addWidget(self._digest)
+        layout.addWidget(
+            _text(
+                "If you trust this content, its code can do on this computer whatever you can: read and change your "
+                "files, and send them over the network. Your consent holds for exactly this content; if any of it "
+                "changes, you are asked again. Trust it only if you know where it comes from."
+            )
+        )
+        layout.addWidget(_buttons(self, "Trust this content"))
+        self.resize(960, 600)
+
+
+class LicenceDialog(QDialog):
+    """Asks for consent to the licence of a model before it is downloaded.
+
+    Args:
+        licence: the licence.
+        parent: the dialog lies on it.
+    """
+
+    def __init__(self, licence: Licence, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("Accept the licence?")
+        layout = QVBoxLayout(self)
+        layout.addWidget(_text(licence.model, is_bold=True))
+        layout.addWidget(_text(f"Licence: {licence.name or 'not named'} ({LICENCE_KINDS[licence.kind].lower()})"))
+        layout.addWidget(_text(_LICENCE_MEANS[licence.kind], is_bold=licence.kind != "open"))
+        text = QPlainTextEdit(readOnly=True, tabChangesFocus=True)
+        text.setPlainText(printable(licence.text) or "The text of the licence is inside the download.")
+        text.setFont(_monospaced())
+        layout.addWidget(text, 1)
+        layout.addWidget(_text("Nothing has been downloaded yet. You are asked once for each licence of a model."))
+        layout.addWidget(_buttons(self, "Accept and download"))
+        self.resize(760, 560)
+
+
+def _count_of(permission: Permission) -> str:
+    count = len(permission.lines)
+    if not count:
+        return "No single line stands out; read the files of the folder."
+    return "This line would run:" if count == 1 else f"These {count} lines would run or reach outside the model:"
+
+
+def _lines_table(permission: Permission) -> QWidget:
+    widget = table("File", "Line", "Text", "Why", stretched=3)  # what would run is never cut off: the table scrolls
+    widget.setAccessibleName("Lines that would run")
+    widget.setTabKeyNavigation(False)
+    widget.setRowCount(len(permission.lines))
+    widget.setHorizontalScrollMode(widget.ScrollMode.ScrollPerPixel)
+    for number, line in enumerate(permission.lines):
+        for column, text in enumerate((line.file, str(line.line or ""), line.text, line.why)):
+            item = QTableWidgetItem(text)
+            item.setToolTip(_plain_tip(text))
+            if column < 3:
+                item.setFont(_monospaced())
+            if column == 1:
+                item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+            widget.setItem(number, column, item)
+    if permission.lines:
+        widget.selectRow(0)
+    return widget
+
+
+def _plain_tip(text: str) -> str:
+    """Return a text as a tool tip that Qt does not read as markup."""
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;")
+    return f"<span>{escaped}</span>"
+
+
+def _monospaced() -> QFont:
+    return QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont)
+
+
+def _text(text: str, is_bold: bool = False) -> QLabel:
+    label = QLabel(text, wordWrap=True, textFormat=Qt.TextFormat.PlainText)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    label.setFrameShape(QFrame.Shape.NoFrame)
+    if is_bold:
+        font = label.font()
+        font.setBold(True)
+        label.setFont(font)
+    return label
+
+
+def _buttons(dialog: QDialog, accept: str) -> QDialogButtonBox:
+    """Return the buttons of a question; Return and Escape both mean Cancel."""
+    buttons = QDialogButtonBox()
+    yes = buttons.addButton(accept, QDialogButtonBox.ButtonRole.AcceptRole)
+    no = buttons.addButton("Cancel", QDialogButtonBox.ButtonRole.RejectRole)
+    yes.setAutoDefault(False)
+    no.setDefault(True)
+    buttons.accepted.connect(dialog.accept)
+    buttons.rejected.connect(dialog.reject)
+    return buttons
