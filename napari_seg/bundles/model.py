@@ -19,12 +19,14 @@ class RunStatistics:
     Attributes:
         batch_seconds: (name of the backend, (N, C, *size) of a batch) -> mean seconds of a batch.
         window_costs: (i, j, k) of a window -> its cost in the words of `inference`.
+        is_compiled: True while a compiled network, which has its own copy of the weights, is in memory.
         compiled_memory: memory of the compiled network, as a fraction of torch's feature maps; None: not measured.
     """
 
     batch_seconds: dict[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
     window_costs: dict[tuple[int, int, int], Any] = field(default_factory=dict)
     compiled_memory: float | None = None
+    is_compiled: bool = False
 
 
 @dataclass(eq=False)

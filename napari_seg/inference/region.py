@@ -165,6 +165,7 @@ class RegionTask:
                     backend.close()
                     backend = None
                     cached_compile.cache_clear()
+                    statistics.is_compiled = False
                 if backend is None:
                     if plan.compiled_memory is None and name == "auto":
                         name = "torch"  # as planned
@@ -175,6 +176,7 @@ class RegionTask:
                         return plan, backend
                     name, backend = "torch", None  # OpenVINO can't run the network
                     continue
+                statistics.is_compiled = True
                 collect_garbage()
                 used_bytes = max(used_bytes or 0, resident_bytes() + self.promised_bytes - self.image.nbytes)
                 needed = backend.batch_cost.memory
@@ -233,15 +235,18 @@ class RegionTask:
         return costs[windows.size]
 
     def _used_bytes(self, backend: BackendName, flop: float) -> int:
-        """Return the memory besides the image: in use and promised.
+        """Return the memory besides the image: in use, promised, and of the weights that are not in memory yet.
 
-        A compiled network has its own copy of the weights, which is measured as soon as the network is compiled.
+        A compiled network has its own copy of the weights, and torch reads them from their file when it runs.
         """
-        model = self.settings.model
-        if model.device.type == "cpu" and not choose.will_compile(backend, model.device, flop):
-            for weights in model.network.state_dict().values():
-                weights.sum()  # reads them from their file, so that they count as memory in use
-        return resident_bytes() + self.promised_bytes - self.image.nbytes
+        model, numbers = self.settings.model, self.settings.model.network.state_dict().values()
+        will_compile = choose.will_compile(backend, model.device, flop)
+        if model.device.type == "cpu" and not will_compile:
+            for weights in numbers:
+                weights.sum()  # reads them, so that they count as memory in use
+        will_be_copied = will_compile and not model.statistics.is_compiled
+        copied = sum(weights.nbytes for weights in numbers) if will_be_copied else 0
+        return resident_bytes() + self.promised_bytes - self.image.nbytes + copied
 
 
 @contextmanager
