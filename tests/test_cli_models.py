@@ -33,14 +33,15 @@ def test_a_model_is_added_listed_shown_verified_and_removed(bundle: Path, capsys
     for command in ([], ["list"]):
         listed = printed(capsys, *command)
         assert "threshold  1.0   MR   not trusted" in listed
-        assert "installed models take" in listed
+        assert "installed as: threshold (0.0 MB)" in listed
+        assert "installed models take 0.0 MB\n" in listed
     shown = printed(capsys, "show", "threshold")
     assert "licence: MIT" in shown
     assert f"source: {bundle}" in shown
     assert "size: 0.0 MB" in shown
     assert "as installed" in printed(capsys, "verify", "threshold")
     (store_root() / "threshold" / "models" / "model.pt").unlink()
-    assert "missing  models/model.pt" in printed(capsys, "verify", "threshold", status=4)
+    assert "missing models/model.pt" in printed(capsys, "verify", "threshold", status=4)
     assert "removed threshold" in printed(capsys, "remove", "threshold")
     assert "threshold" not in printed(capsys)
 
@@ -135,3 +136,19 @@ def test_a_failed_download_has_its_exit_status(
     monkeypatch.setenv("HF_ENDPOINT", web.url)
     assert main(["models", "add", "hf:MONAI/none", "--accept-licence"]) == 5
     assert "download.not_found" in capsys.readouterr().err
+
+
+def test_a_new_bundle_is_written_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "liver"
+    names = ["--finds", "liver", "spleen", "--modality", "CT"]
+    assert "docs/README.md" in printed(capsys, "new", folder, *names)
+    text = printed(capsys, "check", folder)
+    assert "warning  models/model.pt: there are no weights yet" in text
+    assert "to do: add the licence of the weights" in text
+    assert "0 errors; the bundle can be used" in text
+    assert main(["models", "new", str(folder)]) == 1
+    assert "store.exists" in capsys.readouterr().err
+    (folder / "configs" / "metadata.json").unlink()
+    findings = json.loads(printed(capsys, "check", folder, "--json", status=4))
+    assert (findings[0]["level"], findings[0]["file"]) == ("error", "configs/metadata.json")
+    assert main(["models", "check", "no-such-model"]) == 1

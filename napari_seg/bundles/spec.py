@@ -202,7 +202,7 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
     """
     if isinstance(bundle, Bundle):
         return replace(bundle, trusted=True) if trust else bundle
-    root = shipped_root() if bundle is None else _root_of(bundle)
+    root = shipped_root() if bundle is None else root_of(bundle)
     try:
         metadata = read_config(root / METADATA, MAX_METADATA_BYTES)
         return _bundle(root, metadata, trusted=trust or root == shipped_root())
@@ -231,7 +231,15 @@ def read_coarse(bundle: Bundle) -> Bundle:
     return read_bundle(root, trust=bundle.trusted)
 
 
-def _root_of(bundle: str | Path) -> Path:
+def root_of(bundle: str | Path) -> Path:
+    """Return the folder of a bundle, whatever state it is in.
+
+    Args:
+        bundle: as for `read_bundle`.
+
+    Raises:
+        BundleError: `bundle.unknown`, there is no such bundle.
+    """
     candidates = [Path(bundle)]
     if Path(bundle).name == str(bundle):
         candidates += [folder / bundle for folder in bundle_folders()]

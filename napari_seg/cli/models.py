@@ -6,13 +6,18 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_seg.cli.exit_codes import ExitCode
+from napari_seg.errors import one_line, printable
 
 if TYPE_CHECKING:
     from napari_seg.bundles.licence import Licence
     from napari_seg.bundles.spec import Bundle
+
+MAX_LINE = 2000
+"""Length limit of a printed line of foreign text."""
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -58,13 +63,20 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     for name, run, text in (
         ("show", _show, "show what a model is: what it finds, its licence, its size and its source"),
+        ("check", _check, "check a bundle: what is missing or wrong, in which file and entry, and how to mend it"),
         ("remove", _remove, "remove an installed model"),
         ("verify", _verify, "compare the files of an installed model with those that were installed"),
     ):
         action(name, run, text).add_argument("model", metavar="MODEL", help="name of the model, or its folder")
+    new = action("new", _new, "write a new bundle to start from, without weights")
+    new.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder; its name is that of the model")
+    new.add_argument("--finds", nargs="+", default=["structure"], metavar="NAME", help="the structures, by label")
+    new.add_argument("--modality", default="MR", metavar="M", help="DICOM's code of the images; default MR")
+    new.add_argument("--channels", nargs="+", default=["image"], metavar="NAME", help="the images of one case")
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    from napari_seg.bundles.places import store_root
     from napari_seg.bundles.spec import find_bundles
     from napari_seg.bundles.store import disk_use
 
@@ -74,22 +86,22 @@ def _list(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([_as_dict(bundle) for bundle in bundles], indent=2))
         return ExitCode.DONE
+    use = disk_use()
     for bundle in bundles:
         _print_bundle(bundle)
-    if use := disk_use():
+        if bundle.root.parent == store_root():
+            print(f"  installed as: {bundle.root.name} ({_in_words(use.get(bundle.root.name, 0))})")
+    if use:
         left = f", {_in_words(use['.part'])} of it by unfinished downloads" if ".part" in use else ""
         print(f"installed models take {_in_words(sum(use.values()))}{left}")
     return ExitCode.DONE
 
 
 def _print_bundle(bundle: Bundle) -> None:
-    from napari_seg.bundles.spec import MAX_TEXT
-    from napari_seg.errors import one_line
-
     print(f"{bundle.name}  {bundle.version}   {bundle.modality}   {'trusted' if bundle.trusted else 'not trusted'}")
     print(f"  {bundle.description}")
     print(f"  segments: {', '.join(segment.name for segment in bundle.segments)}")
-    print(f"  folder: {one_line(bundle.root, MAX_TEXT)}")
+    print(f"  folder: {one_line(bundle.root, MAX_LINE)}")
 
 
 def _as_dict(bundle: Bundle) -> dict[str, object]:
@@ -157,8 +169,6 @@ def _add(arguments: argparse.Namespace) -> int:
 
 def _is_accepted(licence: Licence) -> bool:
     """Show a licence on standard error, and ask for it if there is a person to ask."""
-    from napari_seg.errors import printable
-
     err = sys.stderr
     print(printable(licence.text) or "The licence is inside the download.", file=err)
     print(f"\nlicence of {licence.model}: {licence.name or 'unknown'}; class: {licence.kind}", file=err)
@@ -209,6 +219,38 @@ def _card(bundle: Bundle) -> dict[str, Any]:
     return card
 
 
+def _check(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from napari_seg.bundles.check import check
+    from napari_seg.bundles.spec import root_of
+
+    folder = Path(arguments.model)
+    findings = check(folder if folder.is_dir() else root_of(arguments.model))
+    faults = sum(finding.level == "error" for finding in findings)
+    if arguments.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            place = ": ".join(filter(None, (finding.file, finding.key)))
+            print(f"{finding.level:8} {one_line(f'{place}: {finding.found}', MAX_LINE)}")
+            if finding.mend:
+                print(f"         to do: {one_line(finding.mend, MAX_LINE)}")
+        print(f"{faults} errors; the bundle can{'not' if faults else ''} be used")
+    return ExitCode.ALL_FAILED if faults else ExitCode.DONE
+
+
+def _new(arguments: argparse.Namespace) -> int:
+    from napari_seg.bundles.skeleton import write_skeleton
+
+    folder = write_skeleton(arguments.folder, arguments.finds, arguments.modality, arguments.channels)
+    if arguments.json:
+        print(json.dumps({"folder": str(folder)}, indent=2))
+    else:
+        print(f"wrote {folder}; docs/README.md in it says what is to be filled in")
+    return ExitCode.DONE
+
+
 def _remove(arguments: argparse.Namespace) -> int:
     from napari_seg.bundles.store import remove
 
@@ -222,14 +264,13 @@ def _remove(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from napari_seg.bundles.store import verify
-    from napari_seg.errors import printable
 
     damages = verify(arguments.model)
     if arguments.json:
         print(json.dumps([{"file": damage.file, "fault": damage.fault} for damage in damages], indent=2))
     else:
         for damage in damages:
-            print(printable(f"{damage.fault}  {damage.file}").replace("\n", "_"))
+            print(one_line(f"{damage.fault}  {damage.file}", MAX_LINE))
         print("every file is as installed" if not damages else "remove the model and add it again")
     return ExitCode.ALL_FAILED if damages else ExitCode.DONE
 

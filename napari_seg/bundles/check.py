@@ -1,0 +1,191 @@
+"""Check a bundle: what is missing or wrong, in which file and entry, and how to mend it. Nothing of the bundle runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from napari_seg.bundles.config import inference_config, read_config
+from napari_seg.bundles.content import code_lines
+from napari_seg.bundles.fetch import LARGE_FILES
+from napari_seg.bundles.licence import read_licence
+from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, Bundle, read_bundle
+from napari_seg.bundles.weights_files import inspect_weights
+from napari_seg.errors import BundleError, one_line
+
+Level = Literal["error", "warning", "note"]
+
+_EXPECTED = {
+    "version": "the version of the bundle, such as 0.1.0",
+    "name": "a short title",
+    "description": "one sentence on what the bundle segments",
+    "authors": "who made it",
+    "copyright": "whose it is",
+    "monai_version": "the version of MONAI that it was made with",
+}
+"""Entries of the metadata that users and MONAI look for, and what they hold."""
+
+_MAX_LINES = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something in a bundle that is missing, wrong or worth knowing.
+
+    Attributes:
+        level: "error", the bundle can't be used; "warning", something about it is lost or doubtful; "note".
+        file: path in the bundle.
+        key: entry of the file, or line; "" for the whole file.
+        found: what was found, and what was expected.
+        mend: what to do; "" for a note.
+    """
+
+    level: Level
+    file: str
+    key: str
+    found: str
+    mend: str = ""
+
+
+def check(root: Path) -> list[Finding]:
+    """Return what is to be said of a bundle: errors first, each level in the order of the files.
+
+    Args:
+        root: the bundle's folder.
+    """
+    findings = [*_of_metadata(root)]
+    try:
+        bundle = read_bundle(root)
+    except BundleError as error:
+        if not any(one.level == "error" for one in findings):
+            findings.append(Finding("error", METADATA.as_posix(), "", error.message, "correct it"))
+    else:
+        findings += [*_of_config(bundle), *_of_code(bundle)]
+    findings += [*_of_weights(root), *_of_licence(root)]
+    order = {"error": 0, "warning": 1, "note": 2}
+    return sorted(findings, key=lambda one: order[one.level])
+
+
+def _of_metadata(root: Path) -> Iterator[Finding]:
+    file = METADATA.as_posix()
+    try:
+        metadata = read_config(root / METADATA, MAX_METADATA_BYTES)
+    except FileNotFoundError:
+        yield Finding("error", file, "", "there is no such file", "write one; 'napari-seg models new' shows its form")
+        return
+    except Exception as error:  # a damaged file can raise anything
+        yield Finding("error", file, "", f"it can't be read: {_cause(error)}", "correct it; expected JSON")
+        return
+    for key, meaning in _EXPECTED.items():
+        if not str(metadata.get(key) or "").strip():
+            yield Finding("warning", file, key, f"it is missing; expected {meaning}", f"add {key}")
+    data_format = metadata.get("network_data_format")
+    for kind, usual in (("inputs", "image"), ("outputs", "pred")):
+        key = f"network_data_format.{kind}"
+        entries = data_format.get(kind) if isinstance(data_format, dict) else None
+        if not isinstance(entries, dict) or not entries:
+            yield Finding("error", file, key, f"it is missing; expected an entry {usual!r}", "describe it there")
+            continue
+        name = usual if usual in entries else next(iter(entries))
+        one = entries[name] if isinstance(entries[name], dict) else {}
+        key = f"{key}.{one_line(name, 80)}"
+        if not isinstance(one.get("num_channels"), int):
+            yield Finding("error", file, f"{key}.num_channels", "it is no number", "give the number of channels")
+        yield from _of_input(file, key, one) if kind == "inputs" else _of_output(file, key, one)
+    yield from _of_packages(file, metadata)
+
+
+def _of_input(file: str, key: str, image: dict[str, Any]) -> Iterator[Finding]:
+    if not image.get("modality"):
+        text = "it is missing, so a scan of another modality is not noticed; expected CT, MR, ..."
+        yield Finding("warning", file, f"{key}.modality", text, "add the modality of the training images")
+    channels, names = image.get("num_channels"), image.get("channel_def") or {}
+    if isinstance(channels, int) and channels > 1 and len(names) != channels:
+        text = f"it names {len(names)} of {channels} channels, so images can't be told apart by name"
+        yield Finding("warning", file, f"{key}.channel_def", text, "name each channel, such as T1 or FLAIR")
+
+
+def _of_output(file: str, key: str, pred: dict[str, Any]) -> Iterator[Finding]:
+    channels, names = pred.get("num_channels"), pred.get("channel_def") or pred.get("label_def") or {}
+    if not isinstance(names, dict) or not names:
+        text = "it is missing, so the structures have no names"
+        yield Finding("warning", file, f"{key}.channel_def", text, "name each channel, background included")
+    elif isinstance(channels, int) and channels != len(names):
+        text = f"it names {len(names)} of {channels} channels"
+        yield Finding("warning", file, f"{key}.channel_def", text, "name each channel, background included")
+
+
+def _of_packages(file: str, metadata: dict[str, Any]) -> Iterator[Finding]:
+    for key, level in (("required_packages_version", "warning"), ("optional_packages_version", "note")):
+        packages = metadata.get(key)
+        for package in packages if isinstance(packages, dict) else ():
+            name = one_line(package, 80)
+            if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+                yield Finding("warning", file, key, f"{name!r} is no name of a package", "correct it")
+                continue
+            try:
+                version(name)
+            except PackageNotFoundError:
+                text = f"the package {name} is not installed"
+                yield Finding(level, file, key, text, f"if the bundle needs it: pip install {name}")  # type: ignore[arg-type]
+
+
+def _of_config(bundle: Bundle) -> Iterator[Finding]:
+    try:
+        path = inference_config(bundle.root)
+        read_config(path)
+    except BundleError as error:
+        yield Finding("error", "configs/inference.yaml", "", error.message, "write one; 'models new' shows its form")
+    except Exception as error:  # a damaged file can raise anything
+        yield Finding("error", f"configs/{path.name}", "", f"it can't be read: {_cause(error)}", "correct it")
+
+
+def _of_code(bundle: Bundle) -> Iterator[Finding]:
+    try:
+        lines = code_lines(bundle)
+    except BundleError as error:
+        yield Finding("error", ".", "", error.message, "correct it")
+        return
+    for line in lines[:_MAX_LINES]:
+        key = f"line {line.line}" if line.line else ""
+        yield Finding("note", line.file, key, f"{line.why}: {line.text}")
+    if len(lines) > _MAX_LINES:
+        yield Finding("note", ".", "", f"{len(lines) - _MAX_LINES} more lines of code")
+
+
+def _of_weights(root: Path) -> Iterator[Finding]:
+    folder = root / "models"
+    files = sorted(path for path in folder.glob("**/*") if path.suffix in (".pt", ".pth", ".ts", ".safetensors"))
+    if not files:
+        listing = next((name for name in LARGE_FILES if (root / name).is_file()), "")
+        mend = f"'napari-seg models add FOLDER' downloads what {listing} names" if listing else "train it, or copy them"
+        yield Finding("warning", "models/model.pt", "", "there are no weights yet", mend)
+    for path in files:
+        name = path.relative_to(root).as_posix()
+        try:
+            content = inspect_weights(path) if path.suffix != ".safetensors" else None
+        except OSError as error:
+            yield Finding("error", name, "", f"it can't be read: {error.strerror}", "copy it again")
+            continue
+        if content is not None and content.kind == "pickle":
+            text = f"it calls {', '.join(content.calls[:3])} as it is loaded; expected a state dictionary of tensors"
+            yield Finding("error", name, "", text, "save network.state_dict() alone, or as safetensors")
+        elif content is not None and content.kind == "unknown":
+            yield Finding("error", name, "", "it is no file of torch, or is cut short", "copy or download it again")
+
+
+def _of_licence(root: Path) -> Iterator[Finding]:
+    licence = read_licence(root, root.name)
+    if not licence.text:
+        text = "there is none, so nobody knows what they may do with the weights"
+        yield Finding("warning", "LICENSE", "", text, "add the licence of the weights")
+    elif licence.kind != "open":
+        yield Finding("note", "LICENSE", "", f"its class is {licence.kind}")
+
+
+def _cause(error: BaseException) -> str:
+    return one_line(f"{type(error).__name__}: {error}", 200)

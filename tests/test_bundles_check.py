@@ -1,0 +1,126 @@
+"""Each fault of a bundle is found, with its file, its entry and what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from napari_seg.bundles.check import check
+from napari_seg.bundles.skeleton import write_skeleton
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    root = write_skeleton(tmp_path / "liver", ["liver"], "CT")
+    (root / "LICENSE").write_text("MIT License")
+    torch.save({"weight": torch.zeros(3)}, root / "models" / "model.pt")
+    return root
+
+
+def found(root: Path, level: str) -> list[tuple[str, str]]:
+    findings = check(root)
+    assert all(one.found and (one.mend or one.level == "note") for one in findings)
+    return [(one.file, one.key) for one in findings if one.level == level]
+
+
+def edit(root: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    path = root / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    change(metadata)
+    path.write_text(json.dumps(metadata))
+
+
+def test_a_complete_bundle_has_no_fault(bundle: Path) -> None:
+    assert found(bundle, "error") == found(bundle, "warning") == []
+
+
+IMAGE = "network_data_format.inputs.image"
+PRED = "network_data_format.outputs.pred"
+
+
+def image(metadata: dict[str, Any]) -> dict[str, Any]:
+    return metadata["network_data_format"]["inputs"]["image"]
+
+
+def pred(metadata: dict[str, Any]) -> dict[str, Any]:
+    return metadata["network_data_format"]["outputs"]["pred"]
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "key"),
+    [
+        (lambda m: m.pop("version"), "warning", "version"),
+        (lambda m: m.update(description=" "), "warning", "description"),
+        (lambda m: m.pop("network_data_format"), "error", "network_data_format.inputs"),
+        (lambda m: m["network_data_format"].update(outputs={}), "error", "network_data_format.outputs"),
+        (lambda m: image(m).pop("num_channels"), "error", f"{IMAGE}.num_channels"),
+        (lambda m: image(m).pop("modality"), "warning", f"{IMAGE}.modality"),
+        (lambda m: image(m).update(num_channels=4), "warning", f"{IMAGE}.channel_def"),
+        (lambda m: pred(m).pop("channel_def"), "warning", f"{PRED}.channel_def"),
+        (lambda m: pred(m).update(num_channels=5), "warning", f"{PRED}.channel_def"),
+        (lambda m: pred(m).update(num_channels="two"), "error", f"{PRED}.num_channels"),
+        (
+            lambda m: m.update(required_packages_version={"no-such-package": "1"}),
+            "warning",
+            "required_packages_version",
+        ),
+        (lambda m: m.update(required_packages_version={"a; rm -rf": "1"}), "warning", "required_packages_version"),
+    ],
+)
+def test_faults_of_the_metadata_are_found(bundle: Path, change: Any, level: str, key: str) -> None:
+    edit(bundle, change)
+    assert ("configs/metadata.json", key) in found(bundle, level)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"network_data_format": 7}', '{"a": ' + "1" * 10_000])
+@pytest.mark.parametrize("file", ["configs/metadata.json", "configs/inference.yaml"])
+def test_damaged_files_are_errors(bundle: Path, file: str, text: str) -> None:
+    (bundle / file).write_text(text)
+    if text.startswith('{"network') and file.endswith("yaml"):
+        return
+    assert file in [name for name, _ in found(bundle, "error")]
+
+
+def test_missing_files_are_found(bundle: Path) -> None:
+    (bundle / "LICENSE").unlink()
+    (bundle / "models" / "model.pt").unlink()
+    assert found(bundle, "warning") == [("models/model.pt", ""), ("LICENSE", "")]
+    (bundle / "large_files.yml").write_text("large_files: []")
+    (finding,) = [one for one in check(bundle) if one.file == "models/model.pt"]
+    assert "models add" in finding.mend
+    (bundle / "configs" / "inference.yaml").unlink()
+    assert "configs/inference.yaml" in [name for name, _ in found(bundle, "error")]
+    (bundle / "configs" / "metadata.json").unlink()
+    assert ("configs/metadata.json", "") in found(bundle, "error")
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("echo ran > ran",)
+
+
+def test_weights_that_run_code_are_errors_and_do_not_run(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights = bundle / "models" / "model.pt"
+    torch.save({"weight": Evil()}, weights)
+    (finding,) = [one for one in check(bundle) if one.level == "error"]
+    assert finding.file == "models/model.pt"
+    assert "system" in finding.found
+    assert not (tmp_path / "ran").exists()
+    weights.write_bytes(b"cut short")
+    assert found(bundle, "error") == [("models/model.pt", "")]
+
+
+def test_code_is_noted_and_does_not_run(bundle: Path, tmp_path: Path) -> None:
+    (bundle / "scripts").mkdir()
+    (bundle / "scripts" / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    assert "scripts/__init__.py" in [name for name, _ in found(bundle, "note")]
+    assert not (tmp_path / "ran").exists()

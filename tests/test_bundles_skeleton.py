@@ -1,0 +1,88 @@
+"""A new bundle is complete but for its weights, and runs with them, here and by MONAI alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import phantoms
+import pytest
+
+from napari_seg.bundles.check import check
+from napari_seg.bundles.skeleton import write_skeleton
+from napari_seg.bundles.spec import read_bundle
+from napari_seg.cli.main import main
+from napari_seg.errors import NapariSegError
+
+
+def levels(root: Path) -> set[str]:
+    return {finding.level for finding in check(root)}
+
+
+def test_a_new_bundle_declares_what_was_asked_for(tmp_path: Path) -> None:
+    root = write_skeleton(tmp_path / "tumour", ["core", "edema"], "MR", ["T1", "FLAIR"])
+    bundle = read_bundle(root)
+    assert (bundle.name, bundle.modality, bundle.in_channels) == ("tumour", "MR", 2)
+    assert [(segment.label, segment.name) for segment in bundle.segments] == [(1, "core"), (2, "edema")]
+    assert bundle.channel_names == ("T1", "FLAIR")
+    assert "error" not in levels(root)
+
+
+def test_its_metadata_follows_the_specification(tmp_path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    metadata = json.loads((write_skeleton(tmp_path / "liver") / "configs" / "metadata.json").read_text())
+    jsonschema.validate(metadata, json.loads(Path(__file__).with_name("meta_schema.json").read_text()))
+
+
+def test_with_weights_it_runs_as_it_does_in_monai(tmp_path: Path) -> None:
+    import torch
+    from monai.networks.nets import UNet
+
+    root = write_skeleton(tmp_path / "liver", modality="CT")
+    config = root / "configs" / "inference.yaml"
+    config.write_text(config.read_text().replace("[96, 96, 96]", "[32, 32, 32]"))
+    torch.manual_seed(0)
+    network = UNet(3, 1, 2, [16, 32, 64, 128, 256], [2, 2, 2, 2], num_res_units=2, norm="INSTANCE")
+    torch.save(network.state_dict(), root / "models" / "model.pt")
+    (tmp_path / "images").mkdir()
+    scan = phantoms.write_nifti(phantoms.head(), tmp_path / "images" / "head.nii.gz")
+    options = [
+        "--bundle",
+        str(root),
+        "--trust",
+        "--backend",
+        "torch",
+        "--windows",
+        "bundle",
+        "--no-crop",
+        "--tta",
+        "none",
+    ]
+    assert main(["predict", str(scan), "-o", str(tmp_path / "ours"), *options]) == 0
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config), "--bundle_root", str(root)]
+    command += ["--dataset_dir", str(tmp_path / "images"), "--output_dir", str(tmp_path / "theirs")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+    assert done.returncode == 0, done.stderr[-2000:]
+    ours = np.asanyarray(nibabel.load(tmp_path / "ours" / "head_seg.nii.gz").dataobj)
+    (result,) = (tmp_path / "theirs").rglob("*.nii.gz")
+    theirs = np.asanyarray(nibabel.load(result).dataobj).squeeze()
+    assert 0 < ours.sum() < ours.size
+    assert (ours == theirs).mean() > 0.95  # the logits of random weights change from voxel to voxel
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("as it was")
+    for folder in (tmp_path / "full", tmp_path / "full" / "notes.txt"):
+        with pytest.raises(NapariSegError) as caught:
+            write_skeleton(folder)
+        assert caught.value.code == "store.exists"
+    for names in ([], ["a", "a"], [" "], ["a\nb"]):
+        with pytest.raises(NapariSegError) as caught:
+            write_skeleton(tmp_path / "new", names)
+        assert caught.value.code == "store.name"
+    assert not (tmp_path / "new").exists()
