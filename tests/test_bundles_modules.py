@@ -170,7 +170,7 @@ def test_an_interrupted_load_leaves_no_modules(tmp_path: Path, monkeypatch: pyte
         raise KeyboardInterrupt
 
     root = write_late(tmp_path / "bundle", 3)
-    monkeypatch.setattr(monai, "_load_weights", interrupted)
+    monkeypatch.setattr(monai, "load_weights", interrupted)
     before = len(sys.meta_path)
     with pytest.raises(KeyboardInterrupt):
         load_model(read_bundle(root, trust=True), "cpu")

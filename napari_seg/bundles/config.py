@@ -6,6 +6,7 @@ MONAI's parser is given the same data, so the config that was checked is the con
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,38 @@ from napari_seg.errors import BundleError
 MAX_CONFIG_BYTES = 2**18
 """Size limit of a config; published ones have some 10 KB."""
 
+MAX_DEPTH = 60
+"""Limit for lists and dictionaries inside each other; published configs have some 8."""
+
+MAX_ENTRIES = 200_000
+"""Limit for the values of a config, each alias of YAML counted with all that it stands for."""
+
+_MAX_MERGES = 100
+"""Limit for the dictionaries that one entry of YAML takes over with `<<`."""
+
+_OTHER_NAMES = ("predict", "infer", "inference_*", "predict_*")
+"""Names of a config that does not follow the specification, without suffix; the first that exists once is taken."""
+
+_OTHER_RUNTIMES = ("trt", "onnx", "openvino", "multi_gpu", "mgpu", "amp")
+"""Words in the names of configs that change another config for a machine."""
+
 
 def inference_config(root: Path) -> Path:
     """Return the config by which a bundle segments a scan.
 
     Raises:
-        BundleError: `bundle.config`, there is none.
+        BundleError: `bundle.config`, there is none, or it is unclear which one it is.
     """
-    configs = [root / "configs" / f"inference.{suffix}" for suffix in ("yaml", "yml", "json")]
-    for path in configs:
-        if path.is_file():
-            return path
+    folder = root / "configs"
+    for name in ("inference", *_OTHER_NAMES):
+        found = [path for suffix in ("yaml", "yml", "json") for path in sorted(folder.glob(f"{name}.{suffix}"))]
+        found = [path for path in found if path.is_file() and not any(word in path.stem for word in _OTHER_RUNTIMES)]
+        if len(found) > 1 and "*" in name:
+            names = ", ".join(path.name for path in found[:5])
+            text = f"bundle {root.name!r} has no configs/inference.yaml or .json, but several like it ({names}); "
+            raise BundleError("bundle.config", text + "copy the one to use to that name")
+        if found:
+            return found[0]
     raise BundleError("bundle.config", f"bundle {root.name!r} has no configs/inference.yaml or .json")
 
 
@@ -39,11 +61,75 @@ def read_config(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]
         max_bytes: size limit.
 
     Raises:
-        ValueError: the file is too large, or holds no dictionary.
+        ValueError: the file is too large or nested too deep, or holds no dictionary.
         Exception: the parser's, of a damaged file.
     """
     state = path.stat()
     return _parse(path, state.st_mtime_ns, state.st_size, max_bytes)
+
+
+def merged_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of a config in which the entries that change others are applied, as MONAI does.
+
+    `a::b` (or `a#b`) replaces one value inside the entry `a`; `+a` extends the entry `a`.
+
+    Raises:
+        ValueError: an entry changes one that does not exist.
+    """
+    result: dict[str, Any] = {}
+    for key, value in deepcopy(config).items():
+        name = str(key).replace("#", "::")
+        extends = name.startswith("+")
+        *parents, last = name.removeprefix("+").split("::")
+        place: Any = result
+        for part in parents:
+            if isinstance(place, dict):
+                place = place.setdefault(part, {})
+            else:
+                place = _item(place, part, name)
+        if not isinstance(place, dict):
+            old = _item(place, last, name)
+            place[int(last)] = _extended(old, value, name) if extends else value
+        elif extends and last in place:
+            place[last] = _extended(place[last], value, name)
+        else:
+            place[last] = value
+    check_size(result)
+    return result
+
+
+def check_size(value: Any) -> None:
+    """Check the depth and the number of values of plain data, each shared part counted as often as it occurs.
+
+    Raises:
+        ValueError: they exceed `MAX_DEPTH` or `MAX_ENTRIES`.
+    """
+    count = 0
+    waiting = [(value, 0)]
+    while waiting:
+        one, depth = waiting.pop()
+        count += 1
+        if isinstance(one, dict | list | tuple | set):
+            if depth >= MAX_DEPTH:
+                raise ValueError(f"it nests more than {MAX_DEPTH} levels deep")
+            if count + len(waiting) + len(one) > MAX_ENTRIES:
+                raise ValueError(f"it holds more than {MAX_ENTRIES} values")
+            waiting += [(inner, depth + 1) for inner in (one.values() if isinstance(one, dict) else one)]
+
+
+def _item(place: Any, key: str, name: str) -> Any:
+    try:
+        return place[int(key)]
+    except (LookupError, TypeError, ValueError):
+        raise ValueError(f"the entry {name!r} changes one that does not exist") from None
+
+
+def _extended(old: Any, new: Any, name: str) -> Any:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old | new
+    if isinstance(old, list) and isinstance(new, list):
+        return old + new
+    raise ValueError(f"the entry {name!r} extends neither a list by a list nor a dictionary by a dictionary")
 
 
 @lru_cache(maxsize=16)
@@ -52,12 +138,26 @@ def _parse(path: Path, changed_ns: int, size: int, max_bytes: int) -> dict[str, 
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise ValueError(f"it is larger than {max_bytes // 1024} KiB")
-    if path.suffix == ".json":
-        config = json.loads(content)
-    else:
-        import yaml
-
-        config = yaml.safe_load(content)  # libyaml's loader is quicker, but deep nesting crashes it
+    try:
+        config = json.loads(content) if path.suffix == ".json" else _parse_yaml(content)
+    except RecursionError:
+        raise ValueError(f"it nests more than {MAX_DEPTH} levels deep") from None
     if not isinstance(config, dict):
         raise ValueError(f"it holds a {type(config).__name__}, not a dictionary")
+    check_size(config)
     return config
+
+
+def _parse_yaml(content: bytes) -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # libyaml's loader is quicker, but deep nesting crashes it
+        def flatten_mapping(self, node: Any) -> None:
+            merges = [value for key, value in node.value if key.tag == "tag:yaml.org,2002:merge"]
+            if sum(len(value.value) for value in merges if isinstance(value, yaml.SequenceNode)) > _MAX_MERGES:
+                raise ValueError(f"an entry merges more than {_MAX_MERGES} dictionaries")
+            super().flatten_mapping(node)
+            if len(node.value) > MAX_ENTRIES // _MAX_MERGES:
+                raise ValueError(f"an entry merges more than {MAX_ENTRIES // _MAX_MERGES} values")
+
+    return yaml.load(content, Loader)  # a SafeLoader: no object but plain data

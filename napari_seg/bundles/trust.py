@@ -18,7 +18,9 @@ from napari_seg.bundles.config import inference_config, read_config
 from napari_seg.bundles.content import Cause, CodeLine, code_lines, content_hash
 from napari_seg.bundles.places import store_root
 from napari_seg.bundles.postprocessing import is_for_2d_images, unsupported_steps
-from napari_seg.bundles.spec import WEIGHTS, Bundle, read_coarse
+from napari_seg.bundles.spec import Bundle, read_coarse
+from napari_seg.bundles.ways import resolver_of, way_of
+from napari_seg.bundles.weights import find_weights
 from napari_seg.errors import BundleError, one_line
 from napari_seg.formats.atomic import atomic_write
 
@@ -146,11 +148,19 @@ def check_runnable(bundle: Bundle) -> None:
     """Check that a bundle is trusted, complete and supported, before any long work and without running its code.
 
     Raises:
-        BundleError: as for `check_consent`; `bundle.weights`, they are missing; `bundle.postprocessing`, it does more
-            than softmax and argmax, or than the declared thresholds; `bundle.dimensions`, the bundle segments 2D
-            images; `bundle.config`, the inference config can't be read.
+        BundleError: `bundle.task`, the bundle does not segment; as for `check_consent`, unless nothing of it runs;
+            `bundle.weights`, they are missing; `bundle.postprocessing`, it does more than softmax and argmax, or than
+            the declared thresholds; `bundle.dimensions`, the bundle segments 2D images; `bundle.config`, the inference
+            config can't be read.
     """
-    check_consent(bundle)
+    way = way_of(bundle)
+    if way.kind == "refused":
+        raise BundleError(
+            "bundle.task",
+            f"bundle {bundle.root.name!r} does not segment structures ({'; '.join(way.reasons)}); choose another one",
+        )
+    if way.needs_consent:
+        check_consent(bundle)
     path = inference_config(bundle.root)
     try:
         config = read_config(path)
@@ -177,8 +187,7 @@ def check_runnable(bundle: Bundle) -> None:
             "channels are independent of each other (sigmoid), declare their thresholds in metadata.json under "
             "napari_seg",
         )
-    if not (bundle.root / WEIGHTS).is_file():
-        raise BundleError("bundle.weights", f"bundle {bundle.root.name!r} has no {WEIGHTS.as_posix()}; train it first")
+    find_weights(resolver_of(bundle))
     if bundle.coarse is not None:
         check_runnable(read_coarse(bundle))
 

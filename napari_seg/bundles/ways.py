@@ -1,0 +1,140 @@
+"""`way_of`: how a bundle can be run, and why; decided from plain data, nothing of the bundle runs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from napari_seg.bundles.config import inference_config, read_config
+from napari_seg.bundles.postprocessing import unsupported_steps
+from napari_seg.bundles.resolve import ResolveError, Resolver
+from napari_seg.bundles.sections import find_sections, targets
+from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, Bundle
+from napari_seg.bundles.weights import find_weights
+from napari_seg.errors import BundleError, one_line
+
+WayKind = Literal["engine", "workflow", "refused"]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a bundle can be run.
+
+    Attributes:
+        kind: "engine", our inference; "workflow", MONAI runs the config exactly as written; "refused".
+        needs_consent: whether code or expressions of the bundle run.
+        reasons: why it is no simpler way, such as "configs/inference.json: network_def._target_ scripts.net.Net is the
+            bundle's own code"; empty for the engine without consent.
+    """
+
+    kind: WayKind
+    needs_consent: bool
+    reasons: tuple[str, ...] = ()
+
+
+_TASKS = (
+    (r"RetinaNet|Detector|Detection|Box(Mode|To|Coord)|ClipBox", "it detects objects and returns boxes, not labels"),
+    (
+        r"HoVerNet|CellSam|LogitsToLabels|Watershed|InstanceMap|Cellpose|StarDist",
+        "it separates single objects such as cells (instances), which a label map of structures does not hold",
+    ),
+    (r"Vista3d|VISTA3D|vista3d", "it needs prompts (points or label numbers) for every scan"),
+    (r"ClickSignals", "it needs a click on every structure"),
+    (r"Diffusion|ControlNet|AutoencoderKL|DDPM|DDIM|PNDM|RFlow|Maisi", "it generates images"),
+    (r"Landmark|PointRegressor", "it finds landmarks, not structures"),
+    (r"Warp|VoxelMorph|RegUNet|RegResNet", "it registers images"),
+)
+"""Names of components -> what a bundle with them does instead of segmenting."""
+
+_CLASSIFIERS = re.compile(r"TorchVisionFCModel|(Dense|SE?Res|SE)Ne(X)?t\w*|EfficientNetBN|Classifier|Regressor|MILModel")
+"""Networks that give one answer for a whole image."""
+
+_OUTPUTS = {
+    "object": "it detects objects and returns boxes, not labels",
+    "probabilities": "it classifies whole images",
+    "points": "it finds landmarks, not structures",
+    "classes": "it classifies whole images",
+    "classification": "it classifies whole images",
+    "noise": "it generates images",
+    "feature": "it generates images",
+}
+"""Type or format of an output in the metadata -> what the bundle does instead of segmenting."""
+
+
+def way_of(bundle: Bundle) -> Way:
+    """Return how a bundle can be run, and why.
+
+    Raises:
+        BundleError: `bundle.config`, its inference config can't be read or has no network.
+    """
+    path = inference_config(bundle.root)
+    name = f"configs/{path.name}"
+    resolver = resolver_of(bundle)
+    try:
+        if task := _other_task(resolver):
+            return Way("refused", False, (f"{name}: {task}",))
+        sections = find_sections(resolver)
+        foreign = resolver.problems(*filter(None, (sections.network, sections.preprocessing)))
+        own_inferer = resolver.problems(sections.inferer) if sections.inferer else []
+    except (ResolveError, RecursionError) as error:
+        raise _unreadable(bundle, path.name, error) from error
+    reasons = [f"{name}: {one}" for one in (*foreign, *own_inferer)]
+    unsupported = [
+        f"{name}: postprocessing uses {one}"
+        for one in unsupported_steps(read_config(path), bool(bundle.thresholds), bundle.background)
+    ]
+    if len(sections.image_keys) > 1:
+        unsupported.append(f"{name}: {sections.preprocessing} reads several images ({', '.join(sections.image_keys)})")
+    if unsupported or own_inferer:
+        return Way("workflow", True, tuple(reasons + unsupported))
+    if _runs_torchscript(resolver):
+        reasons.append("models/model.ts is a program of TorchScript")
+    return Way("engine", bool(reasons), tuple(reasons))
+
+
+def resolver_of(bundle: Bundle) -> Resolver:
+    """Return the entries of a bundle's inference config, for plain data.
+
+    Raises:
+        BundleError: `bundle.config`, it can't be read.
+    """
+    path = inference_config(bundle.root)
+    try:
+        return Resolver(read_config(path), bundle, None, read_config(bundle.root / METADATA, MAX_METADATA_BYTES))
+    except Exception as error:  # a damaged file can raise anything
+        raise _unreadable(bundle, path.name, error) from error
+
+
+def _unreadable(bundle: Bundle, name: str, error: BaseException) -> BundleError:
+    cause = one_line(f"{type(error).__name__}: {error}" if not isinstance(error, ResolveError) else error, 200)
+    text = f"{name} of bundle {bundle.root.name!r} can't be read ({cause}); expected a MONAI config"
+    return BundleError("bundle.config", text)
+
+
+def _other_task(resolver: Resolver) -> str:
+    """Return what a bundle does if it does not segment; "" if it does."""
+    outputs = resolver.plain("_meta_").get("network_data_format")
+    outputs = outputs.get("outputs") if isinstance(outputs, dict) else None
+    entries = list(outputs.values()) if isinstance(outputs, dict) else []
+    formats = [str(one.get("format")) for one in entries if isinstance(one, dict)]
+    if "segmentation" not in formats:
+        for one in entries:
+            for key in ("type", "format"):
+                if isinstance(one, dict) and (task := _OUTPUTS.get(str(one.get(key)))):
+                    return task
+    found = targets(resolver)
+    for id, target in found:
+        for pattern, task in _TASKS:
+            if re.search(pattern, target.rpartition(".")[2]):
+                return f"{id.replace('::', '.')}._target_ {one_line(target, 120)}: {task}"
+        if id in ("network_def", "network", "net", "model") and _CLASSIFIERS.fullmatch(target.rpartition(".")[2]):
+            return f"{id}._target_ {one_line(target, 120)}: it classifies whole images"
+    return ""
+
+
+def _runs_torchscript(resolver: Resolver) -> bool:
+    try:
+        return find_weights(resolver).is_torchscript
+    except BundleError:  # missing weights are reported before a run
+        return False
