@@ -185,6 +185,12 @@ CODES = {
         "Code or a config of the bundle changed since you allowed it to run.",
         "Find out who changed it. If you trust the change, give `--trust` again.",
     ),
+    "bundle.task": Code(
+        "error",
+        "The bundle does not segment structures: it detects, classifies, registers or generates, separates single "
+        "objects, or needs prompts. The message names the entry of its config that shows it.",
+        "Choose a bundle for segmentation, or run this one with MONAI.",
+    ),
     "bundle.tta": Code(
         "error",
         "The requested test-time averaging does not work with this bundle: its inferer has no windows to average, or "

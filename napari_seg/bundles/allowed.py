@@ -1,7 +1,7 @@
 """What a bundle's config may use without consent: names of MONAI's and torch's classes and functions.
 
 Nothing on these lists runs code that comes with a bundle, imports a module or looks up a function by a name that the
-config gives, reads or writes a file outside the bundle, or downloads. Looking a name up imports neither torch nor MONAI.
+config gives, reads or writes a file outside the bundle, or downloads. Looking a name up imports no library.
 """
 
 from __future__ import annotations
@@ -9,14 +9,19 @@ from __future__ import annotations
 import re
 from typing import Any
 
-NETWORKS = frozenset(
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+NETWORKS = _names(
     "AHNet AttentionUnet AutoEncoder BasicUNet BasicUNetPlusPlus DAF3D DiNTS DynUNet FlexibleUNet HighResNet "
     "HyenaNDUNETR MedNeXt MedNeXtB MedNeXtL MedNeXtM MedNeXtS Quicknat SegResNet SegResNetDS SegResNetDS2 "
-    "SegResNetVAE SwinUNETR TopologyConstruction TopologyInstance UNETR UNet VNet".split()
+    "SegResNetVAE SwinUNETR TopologyConstruction TopologyInstance UNETR UNet VNet"
 )
 """Networks in `monai.networks.nets` that can segment, and their parts."""
 
-TRANSFORMS = frozenset(
+TRANSFORMS = _names(
     "Activationsd AddCoordinateChannelsd AdjustContrastd Affined AsChannelLastd AsDiscreted BorderPadd CastToTyped "
     "CenterScaleCropd CenterSpatialCropd ClipIntensityPercentilesd ConcatItemsd CopyItemsd CropForegroundd "
     "DeleteItemsd DivisiblePadd EnsureTyped FillHolesd Flipd FromMetaTensord GaussianSharpend GaussianSmoothd "
@@ -24,45 +29,43 @@ TRANSFORMS = frozenset(
     "MedianSmoothd NormalizeIntensityd Orientationd RemoveSmallObjectsd RepeatChanneld ResizeWithPadOrCropd Resized "
     "Rotate90d Rotated ScaleIntensityRangePercentilesd ScaleIntensityRanged ScaleIntensityd SelectItemsd "
     "ShiftIntensityd SignalFillEmptyd Spacingd SpatialCropd SpatialPadd SqueezeDimd StdShiftIntensityd "
-    "ThresholdIntensityd ToDeviced ToMetaTensord ToNumpyd ToTensord Transposed Zoomd".split()
+    "ThresholdIntensityd ToDeviced ToMetaTensord ToNumpyd ToTensord Transposed Zoomd"
 )
 """Transforms of dictionaries in `monai.transforms` that give the same result each time."""
 
-READING = frozenset(
-    "AddChanneld AsChannelFirstd DataStatsd EnsureChannelFirstd LoadImaged SaveImaged SimulateDelayd".split()
-)
+READING = _names("AddChanneld AsChannelFirstd DataStatsd EnsureChannelFirstd LoadImaged SaveImaged SimulateDelayd")
 """Transforms that are left out without being built: reading a Volume has done their work, or they only report."""
 
-INFERERS = frozenset("SimpleInferer SliceInferer SlidingWindowInferer SlidingWindowInfererAdapt".split())
+INFERERS = _names("SimpleInferer SliceInferer SlidingWindowInferer SlidingWindowInfererAdapt")
 """Inferers in `monai.inferers`."""
 
-LAYERS = frozenset(
+LAYERS = _names(
     "BatchNorm1d BatchNorm2d BatchNorm3d CELU Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d "
     "Dropout Dropout2d Dropout3d ELU GELU GroupNorm Hardswish Identity InstanceNorm1d InstanceNorm2d InstanceNorm3d "
     "LayerNorm LeakyReLU Linear MaxPool2d MaxPool3d Mish PReLU ReLU ReLU6 SELU Sequential SiLU Sigmoid Softmax "
-    "Softplus Softsign Tanh Upsample".split()
+    "Softplus Softsign Tanh Upsample"
 )
 """Layers in `torch.nn`."""
 
-DTYPES = frozenset(
-    "bfloat16 bool double float float16 float32 float64 half int int16 int32 int64 int8 long short uint8 uint16".split()
+DTYPES = _names(
+    "bfloat16 bool double float float16 float32 float64 half int int16 int32 int64 int8 long short uint8 uint16"
 )
 
-FUNCTIONS = frozenset(
+FUNCTIONS = _names(
     "abs all any argmax argmin cat clamp clip concat concatenate eq exp flip floor from_numpy ge gt isnan le log "
     "logical_and logical_not logical_or lt max maximum mean min minimum nan_to_num ne permute round sigmoid softmax "
-    "squeeze stack sum tensor unsqueeze where zeros_like ones_like".split()
+    "squeeze stack sum tensor unsqueeze where zeros_like ones_like"
 )
 """Functions of torch whose results are about as large as their arguments."""
 
-ARRAYS = frozenset(
+ARRAYS = _names(
     "abs all any argmax array asarray bool_ ceil clip concatenate e float16 float32 float64 floor inf int16 int32 "
     "int64 int8 isnan max maximum mean min minimum nan nan_to_num pi prod round squeeze stack sum uint16 uint32 uint8 "
-    "where zeros_like ones_like".split()
+    "where zeros_like ones_like"
 )
 """Names of NumPy, by the same rule."""
 
-PATHS = frozenset("os.path.basename os.path.dirname os.path.exists os.path.isfile os.path.join os.path.splitext".split())
+PATHS = _names("os.path.basename os.path.dirname os.path.exists os.path.isfile os.path.join os.path.splitext")
 """Functions on paths; the two that look at the disk look only into the bundle."""
 
 _ROOMS = {
@@ -78,10 +81,7 @@ _METADATA_KEYS = frozenset(["meta_keys", "meta_key_postfix"])
 
 REMOVED_ARGUMENTS: dict[str, frozenset[str]] = {
     "monai.networks.nets.SwinUNETR": frozenset(["img_size"]),
-    **{
-        f"monai.transforms.{name}": _METADATA_KEYS
-        for name in TRANSFORMS - {"ShiftIntensityd"}
-    },
+    **{f"monai.transforms.{name}": _METADATA_KEYS for name in TRANSFORMS - {"ShiftIntensityd"}},
 }
 """Arguments that earlier versions of MONAI took and that the result does not depend on."""
 

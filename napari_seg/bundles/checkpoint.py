@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,8 @@ from typing import Any
 from zipfile import is_zipfile
 
 import torch
+
+from napari_seg.bundles.weights_files import inspect_weights
 
 _MAX_HEADER = 2**25
 """Size limit of a safetensors header in bytes; that of a large network has some 100 KB."""
@@ -61,12 +62,16 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> Any:
     except Exception as error:
         if "weights_only" in str(error) or "Weights only" in str(error):
             # torch's own text advises to load the file in a way that runs it
-            named = re.search(r"(?:GLOBAL|class|function|global)\s+`?([\w.]+)`?", str(error))
-            what = f" ({named.group(1)})" if named else ""
-            raise UnsafeCheckpoint(
-                f"it holds objects other than tensors{what}, which could run code; expected a state dictionary"
-            ) from None
+            raise _refusal(path) from None
         raise
+
+
+def _refusal(path: Path) -> ValueError:
+    content = inspect_weights(path)
+    if content.kind != "pickle":
+        return ValueError("it is damaged, or no checkpoint of torch")
+    calls = ", ".join(content.calls[:3])
+    return UnsafeCheckpoint(f"it holds objects other than tensors ({calls}), which can run code")
 
 
 @contextmanager
@@ -104,7 +109,11 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
             continue
         dtype, shape = _DTYPES[entry["dtype"]], [int(n) for n in entry["shape"]]
         begin, end = (int(n) for n in entry["data_offsets"])
-        if not 0 <= begin <= end <= len(data) or end - begin != math.prod(shape) * dtype.itemsize or min(shape, default=0) < 0:
+        if (
+            not 0 <= begin <= end <= len(data)
+            or end - begin != math.prod(shape) * dtype.itemsize
+            or min(shape, default=0) < 0
+        ):
             raise ValueError(f"its tensor {name!r} is damaged")
         part = data[begin:end]
         if part.storage_offset() % dtype.itemsize:

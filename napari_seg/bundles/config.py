@@ -83,10 +83,7 @@ def merged_config(config: dict[str, Any]) -> dict[str, Any]:
         *parents, last = name.removeprefix("+").split("::")
         place: Any = result
         for part in parents:
-            if isinstance(place, dict):
-                place = place.setdefault(part, {})
-            else:
-                place = _item(place, part, name)
+            place = place.setdefault(part, {}) if isinstance(place, dict) else _item(place, part, name)
         if not isinstance(place, dict):
             old = _item(place, last, name)
             place[int(last)] = _extended(old, value, name) if extends else value
@@ -98,11 +95,11 @@ def merged_config(config: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def check_size(value: Any) -> None:
-    """Check the depth and the number of values of plain data, each shared part counted as often as it occurs.
+def check_size(value: Any) -> int:
+    """Return the number of values in plain data, each shared part counted as often as it occurs.
 
     Raises:
-        ValueError: they exceed `MAX_DEPTH` or `MAX_ENTRIES`.
+        ValueError: they are more than `MAX_ENTRIES`, or nest deeper than `MAX_DEPTH`.
     """
     count = 0
     waiting = [(value, 0)]
@@ -115,6 +112,7 @@ def check_size(value: Any) -> None:
             if count + len(waiting) + len(one) > MAX_ENTRIES:
                 raise ValueError(f"it holds more than {MAX_ENTRIES} values")
             waiting += [(inner, depth + 1) for inner in (one.values() if isinstance(one, dict) else one)]
+    return count
 
 
 def _item(place: Any, key: str, name: str) -> Any:

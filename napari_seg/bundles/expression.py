@@ -364,7 +364,9 @@ class _Evaluation:
         return value[key]
 
     def slice(self, node: ast.Slice, scope: dict[str, Any]) -> Any:
-        return slice(*(None if part is None else self.visit(part, scope) for part in (node.lower, node.upper, node.step)))
+        return slice(
+            *(None if part is None else self.visit(part, scope) for part in (node.lower, node.upper, node.step))
+        )
 
     def sequence(self, node: ast.Tuple | ast.List | ast.Set, scope: dict[str, Any]) -> Any:
         values: list[Any] = []
@@ -582,23 +584,24 @@ class _Builtin:
         if self.name in ("min", "max", "sorted", "any", "all", "sum"):
             for value in args:
                 evaluation._check_comparison(value)
-        if self.name == "sum" and not all(isinstance(one, int | float) for one in (*evaluation.elements(args[0]), *args[1:])):
-            raise ExpressionError("a sum of something else than numbers")
+        if self.name == "sum":
+            numbers = [*evaluation.elements(args[0]), *args[1:]]
+            if not all(isinstance(one, int | float) for one in numbers):
+                raise ExpressionError("a sum of something else than numbers")
         if self.name == "range" and len(range(*args)) > MAX_ELEMENTS:
             raise ExpressionError(f"a range of more than {MAX_ELEMENTS} numbers")
         if self.name == "round" and any(abs(digits) > 30 for digits in args[1:]):
             raise ExpressionError("a number with too many digits")
         if self.name in ("str", "int", "float", "bool") and args:
-            return {"str": _text, "int": int, "float": float, "bool": bool}[self.name](*args, **kwargs)
+            return _text(*args) if self.name == "str" else _BUILTINS[self.name](*args, **kwargs)
         if self.name in ("list", "tuple", "set", "reversed", "enumerate", "zip", "sorted"):
             args = [evaluation.elements(value) for value in args]
         if self.name == "set":
             for value in args[0] if args else ():
                 _check_key(value)
         if self.name == "dict":
-            pairs = [evaluation.elements(pair) for pair in evaluation.elements(args[0])] if args and not isinstance(args[0], dict) else []
-            for pair in pairs:
-                _check_key(pair[0] if pair else None)
+            for pair in evaluation.elements(args[0]) if args and not isinstance(args[0], dict) else ():
+                _check_key([*evaluation.elements(pair), None][0])
         result = _BUILTINS[self.name](*args, **kwargs)
         return list(result) if self.name in ("reversed", "enumerate", "zip") else result
 
@@ -617,7 +620,7 @@ def builtin(name: str) -> Any:
     return _Builtin(name) if name in _BUILTINS else None
 
 
-_View = type({}.keys()) | type({}.values()) | type({}.items())
+_View: Any = type({}.keys()) | type({}.values()) | type({}.items())
 
 _BINARY: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -670,17 +673,22 @@ _VISITS: dict[type, Callable[[_Evaluation, Any, dict[str, Any]], Any]] = {
     ast.Call: _Evaluation.call,
 }
 
-_TEXT_METHODS = frozenset(
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_TEXT_METHODS = _names(
     "capitalize count endswith find join lower lstrip partition removeprefix removesuffix replace rpartition rsplit "
-    "rstrip split startswith strip title upper".split()
+    "rstrip split startswith strip title upper"
 )
 _TENSOR_VALUES = frozenset(["shape", "dtype", "device", "ndim"])
-_TENSOR_METHODS = frozenset(
+_TENSOR_METHODS = _names(
     "abs all any amax amin argmax bool clamp clip clone ceil contiguous cpu detach dim exp flip float floor int item "
     "log long max mean median min permute round sigmoid size softmax sqrt squeeze std sum t to tolist transpose type "
-    "unsqueeze".split()
+    "unsqueeze"
 )
-_ARRAY_METHODS = frozenset("all any argmax astype clip item max mean min round squeeze std sum tolist".split())
+_ARRAY_METHODS = _names("all any argmax astype clip item max mean min round squeeze std sum tolist")
 
 
 def _attributes(value: Any) -> tuple[frozenset[str], frozenset[str]]:

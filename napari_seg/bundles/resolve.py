@@ -24,7 +24,7 @@ from napari_seg.bundles.allowed import (
     is_reading,
     target_name,
 )
-from napari_seg.bundles.config import check_size, merged_config, read_config
+from napari_seg.bundles.config import MAX_ENTRIES, check_size, merged_config, read_config
 from napari_seg.bundles.expression import (
     ExpressionError,
     Function,
@@ -87,10 +87,11 @@ class Resolver:
         self.root = (bundle if isinstance(bundle, Path) else bundle.root).resolve()
         self.device = device
         self.notices: list[str] = []
+        self._copied = 0
         try:
-            entries = merged_config(config)
-            entries["_meta_"] = deepcopy(metadata or {})
-            self.entries = self._with_macros(entries, entries, "")
+            self.entries = merged_config(config)
+            self.entries["_meta_"] = deepcopy(metadata or {})
+            self._with_macros(self.entries, "")
             check_size(self.entries)
         except RecursionError:
             raise ResolveError("it nests too deep") from None
@@ -345,9 +346,15 @@ class Resolver:
         """Return the object of a full name on the list."""
         if name.startswith("os.path."):
             last = name.rpartition(".")[2]
-            inside = {"exists": Path.exists, "isfile": Path.is_file}
-            return Listed(name, partial(self._looked_up, inside[last]) if last in inside else getattr(os.path, last))
-        special = {"torch.load": self._load, "torch.device": self._device, "torch.cuda.is_available": self._has_gpu}
+            inside: dict[str, Any] = {"exists": Path.exists, "isfile": Path.is_file}
+            if last in inside:
+                return Listed(name, partial(self._looked_up, inside[last]))
+            return Listed(name, getattr(os.path, last))
+        special: dict[str, Any] = {
+            "torch.load": self._load,
+            "torch.device": self._device,
+            "torch.cuda.is_available": self._has_gpu,
+        }
         if name in special:
             return Listed(name, special[name])
         if full := target_name(name):
@@ -396,28 +403,37 @@ class Resolver:
             self.notices.append(text)
             _log.warning("bundle %s: %s", self.root.name, text)
 
-    def _with_macros(self, value: Any, entries: dict[str, Any], id: str) -> Any:
-        """Return a value with relative ids made absolute and macros replaced by what they stand for."""
-        if isinstance(value, dict):
-            return {key: self._with_macros(one, entries, f"{id}::{key}" if id else str(key)) for key, one in value.items()}
-        if isinstance(value, list):
-            return [self._with_macros(one, entries, f"{id}::{n}") for n, one in enumerate(value)]
+    def _with_macros(self, value: Any, id: str) -> Any:
+        """Return a value with relative ids made absolute and macros replaced by what they stand for.
+
+        As in MONAI, entries change one after the other, and a macro takes what another entry is at that moment.
+        """
+        if isinstance(value, dict | list):
+            for key, one in list(value.items() if isinstance(value, dict) else enumerate(value)):
+                value[key] = self._with_macros(one, f"{id}::{key}" if id else str(key))
+            return value
         if not isinstance(value, str) or not value:
             return value
         if value[0] in "@%$":
             value = _RELATIVE.sub(lambda match: match.group(1) + _above(id, match.group(2)), value)
-        return deepcopy(self._macro(value[1:], entries)) if value.startswith("%") else value
+        if not value.startswith("%"):
+            return value
+        found = self._macro(value[1:])
+        self._copied += check_size(found)
+        if self._copied > MAX_ENTRIES:
+            raise ResolveError(f"its macros stand for more than {MAX_ENTRIES} values")
+        return deepcopy(found)
 
-    def _macro(self, text: str, entries: dict[str, Any]) -> Any:
+    def _macro(self, text: str) -> Any:
         match = _MACRO_FILE.fullmatch(text)
         id = normal_id((match.group(2) or "") if match else text)
+        path = None
         if match:
             places = [(self.root / folder / match.group(1)).resolve() for folder in (".", "configs")]
             path = next((path for path in places if path.is_relative_to(self.root) and path.is_file()), None)
             if path is None:
                 raise ResolveError(f"%{one_line(text, _MAX_TEXT)} names no file in the bundle")
-            entries = read_config(path)
-        value: Any = entries
+        value: Any = self.entries if path is None else read_config(path)
         for part in id.split("::") if id else ():
             try:
                 value = value[int(part)] if isinstance(value, list) else value[part]

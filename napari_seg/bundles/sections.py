@@ -105,7 +105,11 @@ def _image_keys(resolver: Resolver, preprocessing: str) -> tuple[str, ...]:
     steps = plain.get("transforms") if isinstance(plain, dict) else plain
     keys: list[str] = []
     for step in steps if isinstance(steps, list) else ():
-        if isinstance(step, dict) and str(step.get("_target_")).rpartition(".")[2] in ("LoadImaged", "LoadImageD", "LoadImageDict"):
+        if isinstance(step, dict) and str(step.get("_target_")).rpartition(".")[2] in (
+            "LoadImaged",
+            "LoadImageD",
+            "LoadImageDict",
+        ):
             given = step.get("keys")
             keys += [str(key) for key in (given if isinstance(given, list) else [given])]
     keys = [key for key in dict.fromkeys(keys) if key != "label"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from napari_seg.bundles.config import inference_config, read_config
 from napari_seg.bundles.postprocessing import unsupported_steps
@@ -47,7 +47,9 @@ _TASKS = (
 )
 """Names of components -> what a bundle with them does instead of segmenting."""
 
-_CLASSIFIERS = re.compile(r"TorchVisionFCModel|(Dense|SE?Res|SE)Ne(X)?t\w*|EfficientNetBN|Classifier|Regressor|MILModel")
+_CLASSIFIERS = re.compile(
+    r"TorchVisionFCModel|(Dense|SE?Res|SE)Ne(X)?t\w*|EfficientNetBN|Classifier|Regressor|MILModel"
+)
 """Networks that give one answer for a whole image."""
 
 _OUTPUTS = {

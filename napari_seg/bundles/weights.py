@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_seg.bundles.expression import ExpressionError, dotted_name, parse
-from napari_seg.bundles.resolve import ResolveError, Resolver, file_inside
+from napari_seg.bundles.resolve import ResolveError, Resolver
 from napari_seg.bundles.sections import components
 from napari_seg.errors import BundleError, one_line
 
@@ -56,20 +57,19 @@ def find_weights(resolver: Resolver) -> Weights:
     """
     root = resolver.root
     named = _checkpoint_loader(resolver) or _load_state_dict(resolver)
-    if named is not None:
-        path, key, is_strict = named
-        for name in (path, str(Path(path).with_suffix(".safetensors"))):
-            try:
-                return Weights(file_inside(root, name), key, is_strict)
-            except ValueError as error:
-                cause = str(error)
-                if "leads out" in cause:
-                    break
-        raise _missing(root, f"its config loads {one_line(path, _MAX_TEXT)}: {cause if 'leads' in cause else 'no file'}")
-    for name in (*_DEFAULTS, *_TORCHSCRIPT):
-        if (root / name).is_file():
-            return Weights(root / name, is_torchscript=name in _TORCHSCRIPT)
-    raise _missing(root, f"it has no {_DEFAULTS[0]}")
+    if named is None:
+        for name in (*_DEFAULTS, *_TORCHSCRIPT):
+            if (root / name).is_file():
+                return Weights(root / name, is_torchscript=name in _TORCHSCRIPT)
+        raise _missing(root, _DEFAULTS[0])
+    path = Path(os.path.normpath(root / named[0]))
+    if not path.is_relative_to(root):
+        found = f"the config of bundle {root.name!r} loads weights outside it ({one_line(named[0], _MAX_TEXT)})"
+        raise BundleError("bundle.weights", f"{found}; copy them into its models folder and change the config")
+    for one in (path, path.with_suffix(".safetensors")):
+        if one.is_file():
+            return Weights(one, *named[1:])
+    raise _missing(root, path.relative_to(root).as_posix())
 
 
 def load_weights(network: torch.nn.Module, weights: Weights) -> None:
@@ -164,15 +164,15 @@ def _loaded_path(resolver: Resolver, text: str) -> tuple[str, str, bool] | None:
     ]
     written = ast.unparse(load.args[0])
     for mark, id in sorted(expression.references.items(), reverse=True):
-        written = re.sub(rf"\b{mark}\b", lambda _, id=id: f"@{id}", written)
+        written = re.sub(rf"\b{mark}\b", f"@{id}", written)
     path = resolver.evaluate_plain(f"${written}")
     return (path, str(keys[0]) if keys else "", True) if isinstance(path, str) and not path.startswith("$") else None
 
 
-def _missing(root: Path, what: str) -> BundleError:
+def _missing(root: Path, name: str) -> BundleError:
     links = next((name for name in ("large_files.yml", "large_files.yaml") if (root / name).is_file()), "")
-    advice = f"its {links} says where they are" if links else "train it first, or copy its weights there"
-    return BundleError("bundle.weights", f"bundle {root.name!r} has no weights ({what}); {advice}")
+    advice = f"its {links} says where the file is" if links else "train it first, or copy the file there"
+    return BundleError("bundle.weights", f"bundle {root.name!r} has no {one_line(name, _MAX_TEXT)}; {advice}")
 
 
 def _misfit(path: Path, cause: str) -> BundleError:
