@@ -33,6 +33,7 @@ AREAS = {
     "download": "Downloads of models",
     "environment": "This machine",
     "file": "A file as such",
+    "fitness": "Doubts whether a scan fits a model",
     "geometry": "Positions in the patient",
     "image": "An image of a training data set",
     "input": "What was given as an input",
@@ -524,6 +525,27 @@ CODES = {
         "The operating system could not open or read the file.",
         "Check its permissions, the link and the disk.",
     ),
+    # fitness
+    "fitness.field_of_view": Code(
+        "notice",
+        "The scan is smaller than half of what the network sees at once, so the network sees mostly padding.",
+        "Check the result, or segment a scan of a larger part of the body.",
+    ),
+    "fitness.intensities": Code(
+        "notice",
+        "The model expects a CT in Hounsfield units, and the values are none: no air, or grey values from 0 to 255.",
+        "Export the scan again without windowing, or choose another model.",
+    ),
+    "fitness.modality": Code(
+        "notice",
+        "The model was trained on MR, and the scan has the values of air in a CT.",
+        "Check that the scan is an MR image, or choose another model.",
+    ),
+    "fitness.spacing": Code(
+        "notice",
+        "The voxels of the scan are more than three times as long as those of the network.",
+        "Check small structures and borders, or use a scan with thinner slices.",
+    ),
     # geometry
     "geometry.affine": Code(
         "error",
@@ -935,6 +957,11 @@ CODES = {
     "partner.no_image": Code("error", "A label map has no image.", "Add the image, or leave the label map out."),
     "partner.no_label": Code("error", "An image has no label map.", "Add the label map, or leave the image out."),
     # result
+    "result.empty": Code(
+        "notice",
+        "The model found none of its structures in the scan.",
+        "Check that the scan is of the kind that the model was trained on: body part, modality, intensities.",
+    ),
     "result.implausible": Code(
         "notice",
         "A structure can't be right: its volume, its confidence or its number of pieces is outside the range that "

@@ -302,7 +302,7 @@ BRATS = ("T1c", "T1", "T2", "FLAIR")
 @pytest.fixture
 def four(tmp_path: Path) -> str:
     """A bundle with four channels; it finds what is above 100 in T2."""
-    return str(write_threshold_bundle(tmp_path / "four", channels=BRATS, channel=2))
+    return str(write_threshold_bundle(tmp_path / "four", channels=BRATS, channel=2, roi=(24, 24, 24)))
 
 
 def write_channels(head: Volume, paths: dict[str, Path]) -> None:

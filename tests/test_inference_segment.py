@@ -213,7 +213,7 @@ def test_doubtful_results_say_so(head: Volume, tmp_path: Path) -> None:
         ],
         "min_confidence": 1.1,
     }
-    root = write_threshold_bundle(tmp_path / "doubt", own=own)
+    root = write_threshold_bundle(tmp_path / "doubt", own=own, roi=(24, 24, 24))
     bundle = read_bundle(root, trust=True)
     bundle = replace(bundle, network_segments=bundle.segments)
     array = head.array.copy()
@@ -254,7 +254,8 @@ def test_islands_are_removed_and_reported() -> None:
 
 def test_a_structure_in_halves_is_doubted_and_kept_whole_on_request(head: Volume, tmp_path: Path) -> None:
     own = {"segments": [{"label": 1, "name": "bright", "color": [1, 2, 3], "in_one_piece": True}]}
-    root = write_threshold_bundle(tmp_path / "single", own=own | {"network_segments": own["segments"]})
+    own |= {"network_segments": own["segments"]}
+    root = write_threshold_bundle(tmp_path / "single", own=own, roi=(24, 24, 24))
     bundle, array = read_bundle(root, trust=True), head.array.copy()
     array[:, 10] = 0  # cuts the head in two
     halved = replace(head, array=array)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_seg.bundles.spec import Bundle, read_bundle, read_coarse
+from napari_seg.errors import Notice
 from napari_seg.geometry import Grid
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.settings import RegionSettings, is_shown_whole, set_up
@@ -27,12 +28,14 @@ class Estimate:
         seconds: from the loaded model to the labels: locating regions, compiling, running, deciding.
         peak_bytes: highest memory of this process.
         locates: whether regions must be located in the scan first.
+        doubts: notices on a scan that differs from what the network was trained on; see `fitness`.
     """
 
     windows: int
     seconds: float
     peak_bytes: int
     locates: bool
+    doubts: tuple[Notice, ...] = ()
 
     @property
     def time(self) -> str:
@@ -101,7 +104,7 @@ def _estimate_run(volume: Volume, settings: RegionSettings) -> Estimate | None:
                 compiled.add(shape)
             count += number * plan.window_count
             peak_bytes = max(peak_bytes, plan.peak_bytes)
-    return Estimate(count, seconds, peak_bytes, not is_shown_whole(volume, bundle))
+    return Estimate(count, seconds, peak_bytes, not is_shown_whole(volume, bundle), tuple(settings.notices))
 
 
 def _estimated_regions(volume: Volume, bundle: Bundle) -> list[tuple[Grid | None, int]]:

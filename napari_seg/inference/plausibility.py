@@ -18,7 +18,7 @@ CODE = "result.implausible"
 def find_implausible(segmentation: Segmentation, min_confidence: float) -> tuple[Notice, ...]:
     """Return a notice for each segment and reason why it may be wrong: volume, fragments or low confidence.
 
-    A segment without voxels gives a notice only if its plausible volume requires it.
+    A segment without voxels gives a notice only if its plausible volume requires it, or if no segment has voxels.
 
     Args:
         segmentation: the result, on the scan's grid.
@@ -26,6 +26,11 @@ def find_implausible(segmentation: Segmentation, min_confidence: float) -> tuple
     """
     found: list[Notice] = []
     volumes = segmentation.volumes_ml()
+    if segmentation.segments and not any(volumes.values()):
+        names = ", ".join(segment.name for segment in segmentation.segments[:3])
+        more = ", ..." * (len(segmentation.segments) > 3)
+        text = f"found nothing of {names}{more}; check that the scan is of the kind that the model was trained on"
+        found.append(Notice("result.empty", text))
     boxes = ndimage.find_objects(segmentation.array)
     for segment in segmentation.segments:
         volume_ml = volumes[segment.label]

@@ -14,6 +14,7 @@ from napari_seg.bundles.tta import TTA
 from napari_seg.errors import BundleError, EnvironmentFault, Notice
 from napari_seg.geometry import Grid
 from napari_seg.inference.body import Body, find_body
+from napari_seg.inference.fitness import check_fit, doubts
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.windows.layout import WindowSettings
 from napari_seg.localise import is_crop
@@ -86,14 +87,15 @@ def set_up(
     progress("loading", 1, 1)
     windows = _window_settings(bundle, model, options.tta or bundle.tta)
     modality = modality_code(volume.modality) or modality_code(bundle.modality)
-    crops = options.crop and is_shown_whole(volume, bundle)
+    is_whole = is_shown_whole(volume, bundle)
     return RegionSettings(
         bundle,
         model,
         options,
         windows,
         default_budget() if options.memory_bytes is None else options.memory_bytes,
-        (lambda grid: find_body(volume, grid, modality)) if crops else None,
+        (lambda grid: find_body(volume, grid, modality)) if options.crop and is_whole else None,
+        notices=[*doubts(volume, bundle, model, windows if is_whole else None)],
         began=began,
     )
 
@@ -101,27 +103,6 @@ def set_up(
 def is_shown_whole(volume: Volume, bundle: Bundle) -> bool:
     """Return whether the network sees the scan as it is, so that no regions have to be located in it."""
     return bundle.localiser is None or is_crop(volume, bundle.localiser)
-
-
-def check_fit(volume: Volume, bundle: Bundle) -> None:
-    """Raise if a bundle was made for other scans than this one.
-
-    Raises:
-        BundleError: `bundle.channels` or `bundle.modality`, it was.
-    """
-    channels = volume.array.shape[0]
-    if channels != bundle.in_channels:
-        raise BundleError(
-            "bundle.channels",
-            f"the scan has {channels} channel(s); bundle {bundle.name!r} expects {bundle.in_channels}",
-        )
-    found, expected = (modality_code(name) for name in (volume.modality, bundle.modality))
-    if found and expected and found != expected:
-        raise BundleError(
-            "bundle.modality",
-            f"the scan is {volume.modality}; bundle {bundle.name!r} was trained on {bundle.modality}; choose another "
-            "scan or another bundle ('napari-seg bundles' lists them)",
-        )
 
 
 def resolve_device(device: str, precision: Precision = "auto") -> str:

@@ -364,7 +364,7 @@ def _estimate(volume: Volume, bundle: Bundle, options: SegmentOptions, job: Job)
 
 def _misfit(volume: Volume, bundle: Bundle) -> str:
     """Return the reason why a bundle can't run on a scan, as text for the user; "" if it can. Does not load torch."""
-    from napari_seg.inference.settings import check_fit
+    from napari_seg.inference.fitness import check_fit
 
     try:
         check_fit(volume, bundle)

@@ -1,0 +1,146 @@
+"""Fitness of a scan for a bundle: what the bundle's card and its preprocessing say against the scan, before a run.
+
+A scan is refused only if the result would be meaningless: another modality, other channels. All else is a notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_seg.bundles.spec import Bundle
+from napari_seg.errors import BundleError, Notice
+from napari_seg.geometry import Grid
+from napari_seg.volume import Volume, modality_code
+
+if TYPE_CHECKING:
+    from napari_seg.bundles.model import Model
+    from napari_seg.inference.windows.layout import WindowSettings
+
+MAX_COARSER = 3.0
+"""Ratio of the scan's voxel size to the network's above which a notice is given: thick slices are mostly invented."""
+
+MIN_WINDOW_FRACTION = 0.25
+"""Fraction of a window's volume that a scan must fill; below it the network sees mostly padding."""
+
+AIR_HU = -900
+"""Hounsfield units that only air and lung reach; no MR image has such values."""
+
+FAT_HU = -200
+"""Hounsfield units below those of fat: every CT with air around or inside the body has voxels below it."""
+
+MIN_AIR_FRACTION = 0.01
+"""Fraction of voxels with the values of air that tells a CT; single outliers do not."""
+
+
+def check_fit(volume: Volume, bundle: Bundle) -> None:
+    """Raise if a bundle was made for other scans than this one.
+
+    Raises:
+        BundleError: `bundle.channels` or `bundle.modality`, it was.
+    """
+    channels = volume.array.shape[0]
+    if channels != bundle.in_channels:
+        names = f" ({', '.join(bundle.channel_names)})" if bundle.in_channels > 1 else ""
+        raise BundleError(
+            "bundle.channels",
+            f"the scan has {channels} channel(s); bundle {bundle.name!r} expects {bundle.in_channels}{names}",
+        )
+    found, expected = (modality_code(name) for name in (volume.modality, bundle.modality))
+    if found and expected and found != expected:
+        raise BundleError(
+            "bundle.modality",
+            f"the scan is {volume.modality}; bundle {bundle.name!r} was trained on {bundle.modality}; choose another "
+            "scan or another bundle ('napari-seg bundles' lists them)",
+        )
+
+
+def doubts(volume: Volume, bundle: Bundle, model: Model, windows: WindowSettings | None) -> tuple[Notice, ...]:
+    """Return notices on a scan that fits a bundle, but differs from what its network was trained on.
+
+    Args:
+        volume: the scan, which passed `check_fit`.
+        bundle: the bundle.
+        model: its model.
+        windows: how windows are laid over the whole scan; None if its inferer does not slide windows, or if regions are
+            located first.
+    """
+    if volume.source.format == "image2d":  # neither lengths nor calibrated values
+        return ()
+    axes, spacing_mm = _network_axes(volume, model)
+    found = [*_intensity_doubts(volume, bundle), *_spacing_doubts(volume, axes, spacing_mm)]
+    if windows is not None:
+        window_mm = [max(n or 0, 0) * mm for n, mm in zip(windows.roi_size, spacing_mm, strict=True)]
+        found += _size_doubts(volume, axes, window_mm)
+    return tuple(found)
+
+
+def _intensity_doubts(volume: Volume, bundle: Bundle) -> list[Notice]:
+    """Return a notice if the values can't be those of the bundle's modality."""
+    expected = modality_code(bundle.modality)
+    low, high = float(volume.array[0].min()), float(volume.array[0].max())
+    if expected == "CT" and low > FAT_HU:
+        text = f"the values reach from {low:.4g} to {high:.4g}; bundle {bundle.name!r} expects a CT in Hounsfield units"
+        return [Notice("fitness.intensities", f"{text} with air, {FAT_HU} and below; export it without windowing")]
+    if expected == "MR" and not volume.modality and low <= AIR_HU:
+        sample = volume.array[0][::2, ::2, ::2]
+        if np.count_nonzero(sample <= AIR_HU) >= MIN_AIR_FRACTION * sample.size:
+            text = f"the values reach {low:.4g}, like air in a CT; bundle {bundle.name!r} was trained on MR"
+            return [Notice("fitness.modality", f"{text}; check that the scan is an MR image")]
+    return []
+
+
+def _spacing_doubts(volume: Volume, axes: str, spacing_mm: Sequence[float]) -> list[Notice]:
+    """Return a notice if the scan is much coarser than the network's image along any axis."""
+    found, expected = _by_patient_axis(volume.grid), dict(zip(axes, spacing_mm, strict=True))
+    if all(found[axis] <= MAX_COARSER * expected[axis] for axis in axes):
+        return []
+    text = f"the voxels have {_mm(found)} mm, those of the network {_mm(expected)} mm"
+    return [Notice("fitness.spacing", f"{text} (right x front x top); small structures may be missed")]
+
+
+def _size_doubts(volume: Volume, axes: str, window_mm: Sequence[float]) -> list[Notice]:
+    """Return a notice if the network sees mostly padding around the scan."""
+    found, window = _by_patient_axis(volume.grid, volume.grid.size_mm), dict(zip(axes, window_mm, strict=True))
+    fraction = prod(min(found[axis] / window[axis], 1) if window[axis] else 1 for axis in axes)
+    if fraction >= MIN_WINDOW_FRACTION:
+        return []
+    text = f"the scan covers {_mm(found)} mm, and the network sees {_mm(window)} mm at once (right x front x top)"
+    return [Notice("fitness.field_of_view", f"{text}, so it sees mostly padding; segment a larger part of the body")]
+
+
+def _network_axes(volume: Volume, model: Model) -> tuple[str, tuple[float, ...]]:
+    """Return the axes of the network's image, such as "RAS" for right, front and top, and its voxel size along them.
+
+    Without transforms of orientation or spacing they are those of the scan. Opposite directions count as the same.
+    """
+    from monai.transforms import Orientationd, Spacingd
+
+    axes, spacing_mm = _without_sign(volume.grid.orientation), None
+    for transform in model.preprocessing.transforms:
+        if isinstance(transform, Orientationd):
+            axes = _without_sign(str(transform.ornt_transform.axcodes or "RAS"))
+        if isinstance(transform, Spacingd):
+            values = np.ravel(transform.spacing_transform.pixdim)
+            spacing_mm = [float(values[n] if n < len(values) else values[-1]) for n in range(3)]
+            break
+    own = _by_patient_axis(volume.grid)
+    return axes, tuple(
+        mm if mm > 0 else own[axis] for axis, mm in zip(axes, spacing_mm or (0.0, 0.0, 0.0), strict=True)
+    )
+
+
+def _without_sign(orientation: str) -> str:
+    return orientation.upper().replace("L", "R").replace("P", "A").replace("I", "S")
+
+
+def _by_patient_axis(grid: Grid, lengths: Sequence[float] = ()) -> dict[str, float]:
+    """Return lengths along the index axes of a grid, its voxel sizes by default, by "R", "A" and "S"."""
+    return dict(zip(_without_sign(grid.orientation), lengths or grid.spacing_mm, strict=True))
+
+
+def _mm(by_axis: Mapping[str, float]) -> str:
+    return " x ".join(f"{by_axis[axis]:.3g}" for axis in "RAS")
