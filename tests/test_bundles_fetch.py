@@ -234,8 +234,14 @@ def test_answers_that_are_no_listing_are_refused(web: Web, hub: Hub) -> None:
 def test_a_zip_of_the_web_is_installed(web: Web, bundle: Path) -> None:
     web.files["/threshold_v0.1.0.zip?token=secret"] = zipped(bundle)
     address = f"{web.url}/threshold_v0.1.0.zip?token=secret"
-    assert code_of_add(address, no) == "store.licence"
-    assert sum(sent for _, _, sent in web.requests) == 0
+    asked: list[Licence] = []
+    assert code_of_add(address, asked.append) == "store.licence"
+    assert [(one.name, "MIT License" in one.text) for one in asked] == [("MIT", True)]
+    assert sum(sent for _, _, sent in web.requests) < len(WEIGHTS) / 10
+    web.ranges = False
+    assert code_of_add(address, asked.append) == "store.licence"
+    assert (asked[1].kind, asked[1].text) == ("unknown", "")
+    web.ranges = True
     add(address, accept_licence=yes)
     assert verify("threshold") == []
     assert read_record("threshold").source == f"{web.url}/threshold_v0.1.0.zip"
@@ -256,8 +262,9 @@ def test_a_zip_of_ngc_is_held_against_the_catalogue(web: Web, bundle: Path, monk
     assert entry is not None
     web.files["/spleen_ct_segmentation/0.5.9.zip"] = web.files["/spleen_ct_segmentation/0.5.8.zip"] = zipped(bundle)
     asked: list[Licence] = []
+    web.ranges = False
     assert code_of_add("ngc:spleen_ct_segmentation", lambda one: not asked.append(one)) == "download.digest"
-    assert [(one.name, one.kind) for one in asked] == [("Apache-2.0", "open")]
+    assert [(one.name, one.kind, one.text) for one in asked] == [("Apache-2.0", "open", "")]
     add("ngc:spleen_ct_segmentation@0.5.8", accept_licence=again)
     assert read_record("spleen_ct_segmentation").revision == "0.5.8"
     with pytest.raises(NapariSegError, match="@VERSION"):

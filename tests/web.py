@@ -81,14 +81,16 @@ class Web:
         headers = {"Content-Type": self.types.get(path, "application/octet-stream")}
         headers |= {"ETag": tag} if tag else {}
         headers |= {"Link": self.links[path]} if path in self.links else {}
-        start, status = 0, 200
+        start, end, status = 0, len(content), 200
         if asked and self.ranges and handler.headers.get("If-Range", tag) == tag:
-            start, status = int(asked.removeprefix("bytes=").removesuffix("-")), 206
+            first, last = asked.removeprefix("bytes=").split("-")
+            start, status = int(first) if first else max(0, len(content) - int(last)), 206
+            end = min(len(content), int(last) + 1) if first and last else end
             if start >= len(content):
                 self.requests.append((path, asked, 0))
                 return head(416, {"Content-Length": "0"})
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        body = content[start:]
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
+        body = content[start:end]
         sent = body[: self.cut_after.pop(path, len(body))]
         self.requests.append((path, asked, len(sent)))
         with suppress(ConnectionError):  # the client may have read enough

@@ -156,6 +156,31 @@ def fetch_bytes(url: str, max_bytes: int) -> tuple[bytes, str]:
     return content, urljoin(url, link[1]) if link else ""
 
 
+def fetch_range(url: str, start: int | None, count: int) -> tuple[bytes, int] | None:
+    """Return a part of a file, and the size of the file; None if the server sends whole files only.
+
+    Args:
+        url: its address.
+        start: first byte; None: the last `count` bytes.
+        count: number of bytes.
+
+    Raises:
+        DownloadError: as for `download`.
+    """
+    with _open(
+        url, {"Range": f"bytes=-{count}" if start is None else f"bytes={start}-{start + count - 1}"}
+    ) as response:
+        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        if response.status != 206 or found is None or (start is not None and int(found[1]) != start):
+            return None
+        try:
+            return response.read(count), int(found[2])
+        except (OSError, http.client.HTTPException) as error:
+            raise DownloadError(
+                "download.interrupted", f"the connection to {shown_url(url)} broke; run again"
+            ) from error
+
+
 def _append(remote: RemoteFile, part: Path, on_bytes: OnBytes) -> None:
     """Download what a part lacks."""
     have, validator = _size(part), _validator(part)

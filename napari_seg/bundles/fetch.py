@@ -17,6 +17,7 @@ from napari_seg.bundles.download import Digest, RemoteFile, download
 from napari_seg.bundles.hub import fetch_repository
 from napari_seg.bundles.licence import Licence, read_licence
 from napari_seg.bundles.limits import MAX_BYTES, MAX_FILES, check_name, is_spare, too_large
+from napari_seg.bundles.remote_zip import licence_in_zip
 from napari_seg.bundles.sources import Source
 from napari_seg.bundles.spec import METADATA
 from napari_seg.errors import StoreError, one_line
@@ -71,14 +72,19 @@ def fetch(
             remote, version = _archive_of(source)
             revision = version
             archive = part / f"{source.name}.zip"
-            entry = entry_of(source.name) if source.kind == "ngc" else None
-            ask(Licence(source.name, entry.licence, entry.licence_kind, "") if entry else Licence(source.name))
+            ask(licence_in_zip(remote.url, source.name) or _listed_licence(source))
             download(remote, archive, partials, lambda done, total: progress("downloading", done, total))
             _unzip(archive, files)
     root = bundle_in(files)
     if not (offline and source.kind in ("folder", "zip")):
         _fetch_large_files(root, source.name, partials, ask, progress)
     return root, read_licence(root, source.name), revision
+
+
+def _listed_licence(source: Source) -> Licence:
+    """Return the licence as the catalogue names it, of a zip that can't be looked into before the download."""
+    entry = entry_of(source.place) if source.kind == "ngc" else None
+    return Licence(source.name, entry.licence, entry.licence_kind) if entry else Licence(source.name)
 
 
 def _archive_of(source: Source) -> tuple[RemoteFile, str]:

@@ -90,13 +90,24 @@ def names_in(text: str) -> list[str]:
 
 
 def read_licence(root: Path, model: str) -> Licence:
-    """Return the licence in a bundle's folder: the class is that of its own licence, not of its training data."""
-    texts: dict[str, str] = {}
+    """Return the licence in a bundle's folder."""
+    texts: dict[str, bytes] = {}
     for path in sorted([*root.iterdir(), *(root / "docs").glob("*")]):
         relative = path.relative_to(root).as_posix()
         if is_licence_file(relative) and path.is_file():
             with path.open("rb") as file:
-                texts[relative] = file.read(MAX_LICENCE_BYTES).decode("utf-8", "replace").strip()
+                texts[relative] = file.read(MAX_LICENCE_BYTES)
+    return licence_of(model, texts)
+
+
+def licence_of(model: str, files: dict[str, bytes]) -> Licence:
+    """Return the licence in the licence files of a bundle: its class is not that of its training data.
+
+    Args:
+        model: name of the model.
+        files: content of the files, by their paths in the bundle.
+    """
+    texts = {name: content.decode("utf-8", "replace").strip() for name, content in sorted(files.items())}
     own = "\n\n".join(text for name, text in texts.items() if "/" not in name)
     whole = "\n\n".join(f"{name}:\n{text}" for name, text in texts.items())
     return Licence(model, name_of(own), kind_of(own), whole)
