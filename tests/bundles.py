@@ -99,3 +99,53 @@ def write_threshold_bundle(
     (root / "configs" / "metadata.json").write_text(json.dumps(metadata))
     torch.save({}, root / "models" / "model.pt")
     return root
+
+
+def write_plain_bundle(root: Path, *, key: str = "image", network: dict[str, Any] | None = None) -> Path:
+    """Write a bundle of listed classes alone, with a small UNet of three classes and random weights."""
+    for folder in ("configs", "models"):
+        (root / folder).mkdir(parents=True)
+    unet = {"spatial_dims": 3, "in_channels": 1, "out_channels": 3, "channels": [4, 8], "strides": [2]}
+    config = {
+        "imports": ["$import glob", "$import os"],
+        "bundle_root": ".",
+        "key": key,
+        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "network_def": network or {"_target_": "UNet", **unet},
+        "network": "$@network_def.to(@device)",
+        "preprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {"_target_": "LoadImaged", "keys": "@key", "reader": "ITKReader"},
+                {"_target_": "Orientationd", "keys": "@key", "axcodes": "RAS"},
+                {"_target_": "ScaleIntensityd", "keys": "@key"},
+            ],
+        },
+        "inferer": {"_target_": "SlidingWindowInferer", "roi_size": [16, 16, 16], "overlap": 0.25},
+        "dataset": {"_target_": "Dataset", "data": "$glob.glob('*')", "transform": "@preprocessing"},
+        "dataloader": {"_target_": "DataLoader", "dataset": "@dataset"},
+        "evaluator": {
+            "_target_": "SupervisedEvaluator",
+            "val_data_loader": "@dataloader",
+            "network": "@network",
+            "inferer": "@inferer",
+        },
+        "run": ["$@evaluator.run()"],
+    }
+    (root / "configs" / "inference.json").write_text(json.dumps(config))
+    pred = {"format": "segmentation", "num_channels": 3, "label_def": {"0": "background", "1": "one", "2": "two"}}
+    metadata = {
+        "version": "1.0",
+        "name": "plain",
+        "network_data_format": {
+            "inputs": {"image": {"num_channels": 1, "modality": "CT"}},
+            "outputs": {"pred": {"type": "image", **pred}},
+        },
+    }
+    (root / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    if network is None:
+        from monai.networks.nets import UNet
+
+        torch.manual_seed(0)
+        torch.save(UNet(**unet).state_dict(), root / "models" / "model.pt")
+    return root

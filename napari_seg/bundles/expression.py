@@ -246,6 +246,8 @@ class _Check:
         if node.attr.startswith("_") or node.attr not in _ATTRIBUTE_NAMES:
             whole = name if root and root not in local and root not in self.references else f".{node.attr}"
             self.found.append(f"the name {whole}")
+            if not root:
+                self.visit(node.value, local, depth + 1)
             return
         count = len(self.found)
         self.visit(node.value, local, depth + 1)
@@ -316,6 +318,12 @@ class _Evaluation:
             raise ExpressionError("an integer that is too large")
         if isinstance(value, str | list | tuple | set | frozenset | dict) and len(value) > MAX_ELEMENTS:
             raise ExpressionError(f"a list or a text of more than {MAX_ELEMENTS} elements")
+        return value
+
+    def device(self, value: Any) -> Any:
+        """Return the device that a text names, as `torch.device` of the listed names gives it; else the value."""
+        if isinstance(value, str) and self.names.is_listed("torch.device"):
+            return self.names.value("torch.device")(value)
         return value
 
     def elements(self, value: Any) -> list[Any]:
@@ -570,6 +578,8 @@ class _Method:
             evaluation._check_comparison(self.owner)
             for value in args:
                 evaluation._check_comparison(value)
+        if self.name == "to":
+            args, kwargs = list(map(evaluation.device, args)), {key: evaluation.device(v) for key, v in kwargs.items()}
         result = getattr(self.owner, self.name)(*args, **kwargs)
         return list(result) if isinstance(result, _View) else result
 

@@ -160,6 +160,9 @@ class Resolver:
         """Return what entries need that is not allowed without consent, such as "network_def._target_ a.B ...".
 
         Nothing is built, and neither torch nor MONAI is imported.
+
+        Raises:
+            ResolveError: a reference leads nowhere.
         """
         found: list[str] = []
         waiting, seen = list(ids), set()
@@ -168,8 +171,8 @@ class Resolver:
             if id in seen:
                 continue
             seen.add(id)
+            value = self.entry(id)
             try:
-                value = self.entry(id)
                 if isinstance(value, dict) and "_target_" in value:
                     if self._is_left_out(value, id):
                         continue

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from napari_seg.bundles.resolve import ResolveError, Resolver
+from napari_seg.bundles.resolve import ResolveError, Resolver, normal_id
 
 _NETWORKS = ("network_def", "network", "net", "model")
 _PREPROCESSINGS = ("preprocessing", "preprocess", "preprocessing_transforms", "pre_transforms", "transforms")
 _INFERERS = ("inferer", "inferrer", "windows")
+
+_REFERENCE = re.compile(r"\$?\s*@(\w+(?:(?:::|#)\w+)*)\s*")
+_MAX_REFERENCES = 20
 
 
 @dataclass(frozen=True)
@@ -84,18 +88,21 @@ def _evaluator(resolver: Resolver) -> str:
 
 
 def _followed(resolver: Resolver, id: str, path: tuple[str, ...]) -> str:
-    """Return the id at the end of a path of arguments, through references; "" if it leads nowhere."""
+    """Return the id at the end of a path of arguments, through references; "" if an argument is missing.
+
+    Raises:
+        ResolveError: a reference leads nowhere.
+    """
     for key in path:
-        inner = f"{id}::{key}"
-        for _ in range(20):
-            if inner not in resolver:
-                return ""
-            value = resolver.entry(inner)
-            text = value.removeprefix("$").strip() if isinstance(value, str) else ""
-            if not text.startswith("@") or not text[1:].replace("#", "").replace(":", "").replace("_", "").isalnum():
+        id = f"{id}::{key}"
+        if id not in resolver:
+            return ""
+        for _ in range(_MAX_REFERENCES):
+            value = resolver.entry(id)
+            reference = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+            if reference is None:
                 break
-            inner = text[1:].replace("#", "::")
-        id = inner
+            id = normal_id(reference.group(1))
     return id
 
 

@@ -257,7 +257,7 @@ def root_of(bundle: str | Path) -> Path:
 
 def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
     images = _images(metadata["network_data_format"]["inputs"])
-    pred = metadata["network_data_format"]["outputs"]["pred"]
+    pred = _prediction(metadata["network_data_format"]["outputs"])
     ours = metadata.get("napari_seg", {})
     channels = _channels(pred["num_channels"])
     names = _channel_names(pred)  # results list segments by name
@@ -316,6 +316,16 @@ def _images(inputs: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return images
 
 
+def _prediction(outputs: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry of the output that holds the structures: "pred", or the only one of a segmentation."""
+    segmentations = [one for one in outputs.values() if one.get("format") == "segmentation"]
+    found = [outputs["pred"]] if "pred" in outputs else segmentations or list(outputs.values())
+    if len(found) != 1:
+        names = one_line(", ".join(outputs), MAX_NAME) or "none"
+        raise ValueError(f"its outputs are {names}; expected pred, or one with the format segmentation")
+    return found[0]
+
+
 def _input_names(images: dict[str, dict[str, Any]]) -> tuple[str, ...]:
     """Return a unique name for each channel of the images, in their order; its number where it has no name."""
     names: list[str] = []
@@ -331,10 +341,11 @@ def _input_names(images: dict[str, dict[str, Any]]) -> tuple[str, ...]:
 
 
 def _channel_names(entry: dict[str, Any]) -> dict[int, str]:
-    """Return number -> unique name of the channels that a channel_def of the metadata names."""
-    names = {int(number): one_line(name, MAX_NAME) for number, name in (entry.get("channel_def") or {}).items()}
+    """Return number -> unique name of the channels that a channel_def or label_def of the metadata names."""
+    key = "channel_def" if entry.get("channel_def") else "label_def"
+    names = {int(number): one_line(name, MAX_NAME) for number, name in (entry.get(key) or {}).items()}
     if names and not 0 <= min(names) <= max(names) < MAX_CHANNELS:
-        raise ValueError(f"channel_def names channel {max(names)}; expected 0 to {MAX_CHANNELS - 1}")
+        raise ValueError(f"{key} names channel {max(names)}; expected 0 to {MAX_CHANNELS - 1}")
     counts = Counter(names.values())
     return {number: f"{name} ({number})" if counts[name] > 1 else name for number, name in names.items()}
 

@@ -86,6 +86,7 @@ def way_of(bundle: Bundle) -> Way:
         f"{name}: postprocessing uses {one}"
         for one in unsupported_steps(read_config(path), bool(bundle.thresholds), bundle.background)
     ]
+    unsupported += [f"{one} and needs guidance for every scan" for one in reasons if "Guidance" in one]
     if len(sections.image_keys) > 1:
         unsupported.append(f"{name}: {sections.preprocessing} reads several images ({', '.join(sections.image_keys)})")
     if unsupported or own_inferer:
@@ -110,7 +111,7 @@ def resolver_of(bundle: Bundle) -> Resolver:
 
 def _unreadable(bundle: Bundle, name: str, error: BaseException) -> BundleError:
     cause = one_line(f"{type(error).__name__}: {error}" if not isinstance(error, ResolveError) else error, 200)
-    text = f"{name} of bundle {bundle.root.name!r} can't be read ({cause}); expected a MONAI config"
+    text = f"{name} of bundle {bundle.root.name!r} can't be used ({cause}); expected a MONAI config"
     return BundleError("bundle.config", text)
 
 

@@ -1,0 +1,183 @@
+"""The way of a bundle is decided from plain data, and says why."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bundles import write_plain_bundle, write_threshold_bundle
+
+from napari_seg.bundles.load import load_model
+from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.trust import check_runnable
+from napari_seg.bundles.ways import Way, way_of
+from napari_seg.errors import BundleError
+
+
+def changed(root: Path, change: Any) -> Path:
+    """Change the config of a bundle."""
+    path = root / "configs/inference.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(change(config) or config))
+    return root
+
+
+def way(root: Path) -> Way:
+    return way_of(read_bundle(root))
+
+
+def test_listed_classes_run_without_consent(tmp_path: Path) -> None:
+    root = write_plain_bundle(tmp_path / "plain")
+    assert way(root) == Way("engine", False)
+    check_runnable(read_bundle(root))
+    model = load_model(read_bundle(root), "cpu")
+    assert [type(one).__name__ for one in model.preprocessing.transforms] == ["Orientationd", "ScaleIntensityd"]
+    assert model.network(torch.zeros(1, 1, 8, 8, 8)).shape == (1, 3, 8, 8, 8)
+    assert type(model.inferer).__name__ == "SlidingWindowInferer"
+    assert read_bundle(root).network_segments[0].name == "one"
+
+
+def test_the_way_is_found_without_torch(tmp_path: Path) -> None:
+    root = write_plain_bundle(tmp_path / "plain")
+    code = (
+        "import sys; from napari_seg.bundles.spec import read_bundle; from napari_seg.bundles.ways import way_of\n"
+        f"assert way_of(read_bundle({str(root)!r})).kind == 'engine'; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_own_code_needs_consent_and_is_named(tmp_path: Path) -> None:
+    root = write_threshold_bundle(tmp_path / "own")
+    reason = "configs/inference.yaml: network_def._target_ scripts.nets.Threshold is the bundle's own code"
+    assert way(root) == Way("engine", True, (reason,))
+    with pytest.raises(BundleError, match="untrusted"):
+        check_runnable(read_bundle(root))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda c: c["preprocessing"]["transforms"].append({"_target_": "RandFlipd", "keys": "image"}),
+            "preprocessing.transforms.3._target_ RandFlipd is not on the list of what runs without consent",
+        ),
+        (
+            lambda c: c["network_def"].update(out_channels="$len(open('x').read())"),
+            "network_def.out_channels: $len(open('x').read()) uses the name open",
+        ),
+        (lambda c: c["network_def"].update(_mode_="debug"), "network_def._mode_ debug is not allowed"),
+        (lambda c: c["network_def"].update(_requires_="$import_it()"), "uses the name import_it"),
+    ],
+)
+def test_what_is_not_on_the_list_needs_consent(tmp_path: Path, change: Any, reason: str) -> None:
+    found = way(changed(write_plain_bundle(tmp_path / "plain"), change))
+    assert (found.kind, found.needs_consent) == ("engine", True)
+    assert reason in " ".join(found.reasons)
+    assert all(one.startswith("configs/inference.json: ") for one in found.reasons)
+
+
+def test_entries_that_are_not_needed_do_not_count(tmp_path: Path) -> None:
+    def change(config: dict) -> None:
+        config["dataset"] = {"_target_": "scripts.Data", "data": "$glob.glob('*')"}
+        config["evil"] = "$open('x', 'w')"
+        config["preprocessing"]["transforms"][0]["reader"] = "$own.Reader"
+        config["preprocessing"]["transforms"].append({"_target_": "own.Step", "_disabled_": "$len('a') == 1"})
+
+    assert way(changed(write_plain_bundle(tmp_path / "plain"), change)) == Way("engine", False)
+
+
+def test_an_own_inferer_or_postprocessing_is_left_to_monai(tmp_path: Path) -> None:
+    root = changed(write_plain_bundle(tmp_path / "a"), lambda c: c["inferer"].update(_target_="scripts.Own"))
+    assert way(root).kind == "workflow"
+    steps = [{"_target_": "scripts.post.Merge", "keys": "pred"}]
+    root = changed(write_plain_bundle(tmp_path / "b"), lambda c: c.update(postprocessing=steps))
+    found = way(root)
+    assert (found.kind, found.needs_consent) == ("workflow", True)
+    assert "scripts.post.Merge" in found.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("RetinaNet", "boxes"),
+        ("HoVerNet", "instances"),
+        ("scripts.inferer.Vista3dInferer", "prompts"),
+        ("AddClickSignalsd", "click"),
+        ("DiffusionModelUNet", "generates"),
+        ("TorchVisionFCModel", "classifies"),
+        ("DenseNet121", "classifies"),
+        ("scripts.landmarks.PointRegressor", "landmarks"),
+        ("VoxelMorph", "registers"),
+    ],
+)
+def test_other_tasks_are_refused_in_their_own_words(tmp_path: Path, target: str, words: str) -> None:
+    root = changed(write_plain_bundle(tmp_path / "other"), lambda c: c["network_def"].update(_target_=target))
+    found = way(root)
+    assert (found.kind, found.needs_consent) == ("refused", False)
+    assert words in found.reasons[0]
+    assert target in found.reasons[0]
+    with pytest.raises(BundleError, match=words) as caught:
+        check_runnable(read_bundle(root, trust=True))
+    assert caught.value.code == "bundle.task"
+
+
+@pytest.mark.parametrize(("key", "value"), [("type", "object"), ("format", "classes"), ("format", "points")])
+def test_other_outputs_of_the_metadata_are_refused(tmp_path: Path, key: str, value: str) -> None:
+    root = write_plain_bundle(tmp_path / "other")
+    path = root / "configs/metadata.json"
+    metadata = json.loads(path.read_text())
+    metadata["network_data_format"]["outputs"]["pred"] |= {"format": "dict", key: value}
+    path.write_text(json.dumps(metadata))
+    assert way(root).kind == "refused"
+
+
+def test_torchscript_needs_consent(tmp_path: Path) -> None:
+    root = write_plain_bundle(tmp_path / "script")
+    (root / "models/model.pt").unlink()
+    network = torch.nn.Conv3d(1, 3, 1)
+    torch.jit.trace(network, torch.zeros(1, 1, 4, 4, 4)).save(root / "models/model.ts")
+    assert way(root) == Way("engine", True, ("models/model.ts is a program of TorchScript",))
+    with pytest.raises(BundleError, match="--trust"):
+        check_runnable(read_bundle(root))
+    model = load_model(read_bundle(root, trust=True), "cpu")
+    image = torch.ones(1, 1, 4, 4, 4)
+    torch.testing.assert_close(model.network(image), network(image))
+
+
+def test_sections_under_other_names_are_found(tmp_path: Path) -> None:
+    def change(config: dict) -> dict:
+        return {
+            "key": "scan",
+            "my_net": config["network_def"],
+            "moved": "$@my_net.to('cuda')",
+            "steps": config["preprocessing"]["transforms"],
+            "data": {"_target_": "Dataset", "data": [], "transform": "@steps"},
+            "loader": {"_target_": "DataLoader", "dataset": "@data"},
+            "evaluator": {"_target_": "SupervisedEvaluator", "network": "@moved", "val_data_loader": "@loader"},
+        }
+
+    root = changed(write_plain_bundle(tmp_path / "other", key="scan"), change)
+    shutil.move(root / "configs/inference.json", root / "configs/predict.json")
+    assert way(root) == Way("engine", False)
+    model = load_model(read_bundle(root), "cpu")
+    assert type(model.inferer).__name__ == "SimpleInferer"
+    image = torch.arange(27.0).reshape(1, 3, 3, 3)
+    assert model.preprocessing({"image": image})["image"].max() == 1
+
+
+@pytest.mark.parametrize("missing", ["network_def", "preprocessing", "inferer"])
+def test_a_section_that_is_missing_is_named(tmp_path: Path, missing: str) -> None:
+    root = changed(write_plain_bundle(tmp_path / "less"), lambda c: {k: v for k, v in c.items() if k != missing})
+    with pytest.raises(BundleError, match=f"@{missing} is not defined") as caught:
+        check_runnable(read_bundle(root))
+    assert caught.value.code == "bundle.config"
+    changed(root, lambda c: {k: v for k, v in c.items() if k not in (missing, "network", "dataloader", "evaluator")})
+    with pytest.raises(BundleError, match=f"has no {missing}") as caught:
+        check_runnable(read_bundle(root))
+    assert caught.value.code == "bundle.config"
