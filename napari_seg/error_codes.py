@@ -158,8 +158,9 @@ CODES = {
     "bundle.option": Code("error", "There is no option file of this name.", "Choose one that the message lists."),
     "bundle.postprocessing": Code(
         "error",
-        "The bundle makes its labels by steps that napari-seg does not support, such as filling holes or its own code.",
-        "Run it with MONAI. If its channels are independent (sigmoid), declare their thresholds in its metadata.",
+        "The bundle makes its labels by steps that napari-seg does not recognise, such as its own code.",
+        "Run it with MONAI by the command in the message. If its channels are independent (sigmoid), you can declare "
+        "their thresholds in its metadata.",
     ),
     "bundle.preprocessing": Code(
         "error",
@@ -973,9 +974,15 @@ CODES = {
         "Pieces apart from the main piece of a structure were removed.",
         "Check the result; `--keep-islands` keeps them.",
     ),
+    "result.overlap": Code(
+        "notice",
+        "The bundle's structures are independent of each other, and several are present in the same voxels. A label "
+        "map holds one of them, the last.",
+        "Look at the result before you measure volumes.",
+    ),
     "result.rounded": Code(
         "notice",
-        "The bundle's own workflow saved values between two labels, because it interpolates labels; they were rounded.",
+        "The bundle interpolates labels linearly, which gives values between two labels; they were rounded.",
         "Look at the borders of the structures; where more than two meet, a rounded value can be a third one's label.",
     ),
     # run

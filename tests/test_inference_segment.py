@@ -289,8 +289,8 @@ def test_the_network_is_shown_what_the_transforms_would_give(
     grid = head.grid.reoriented(orientation)
     scan = Volume(resample(head.array, head.grid, grid), grid)
     model = load_model(threshold, "cpu")
-    shown, where = prepare(scan, None, threshold, Model(model.network, Compose(asked), model.inferer, model.device))
+    shown, inverse = prepare(scan, None, threshold, Model(model.network, Compose(asked), model.inferer, model.device))
     image = MetaTensor(torch.from_numpy(scan.array.astype(np.float32)), affine=torch.from_numpy(grid.affine.copy()))
     expected = Compose(asked)({"image": image})["image"]
-    np.testing.assert_allclose(where.affine, expected.affine, atol=1e-6)
+    np.testing.assert_allclose(inverse.grid.affine, expected.affine, atol=1e-6)
     torch.testing.assert_close(shown, expected.as_tensor(), rtol=1e-5, atol=1e-3)

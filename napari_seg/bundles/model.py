@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from napari_seg.bundles.output import Output
+
 if TYPE_CHECKING:
     from monai.inferers import Inferer
     from monai.transforms import Compose
@@ -39,6 +41,8 @@ class Model:
         inferer: lays the windows.
         device: where the network is.
         dtype: number format of its computations.
+        output: how the logits become labels.
+        spatial_dims: dimensions of the image that transforms and inferer are shown; 2 for 2D images.
         statistics: measurements of earlier runs; written by `inference`.
     """
 
@@ -47,4 +51,6 @@ class Model:
     inferer: Inferer
     device: torch.device
     dtype: torch.dtype = torch.float32
+    output: Output = field(default_factory=Output)
+    spatial_dims: int = 3
     statistics: RunStatistics = field(default_factory=RunStatistics)

@@ -22,6 +22,7 @@ from napari_seg.bundles.causes import cause_of
 from napari_seg.bundles.config import inference_config, read_config
 from napari_seg.bundles.model import Model
 from napari_seg.bundles.modules import BundleModules
+from napari_seg.bundles.output import Output
 from napari_seg.bundles.resolve import Resolver, fitted_config
 from napari_seg.bundles.sections import Sections, find_sections
 from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, Bundle
@@ -44,12 +45,18 @@ def load_monai(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Mode
     """
     weights = find_weights(resolver_of(bundle))
     states = tuple(path.stat().st_mtime_ns for path in (inference_config(bundle.root), weights.path))
-    return _load(bundle.root, weights, states, device, dtype, way_of(bundle).needs_consent)
+    return _load(bundle.root, weights, states, device, dtype, way_of(bundle).needs_consent, bundle.output)
 
 
 @lru_cache(maxsize=2)
 def _load(
-    root: Path, weights: Weights, states: tuple[int, ...], device: torch.device, dtype: torch.dtype, runs_code: bool
+    root: Path,
+    weights: Weights,
+    states: tuple[int, ...],
+    device: torch.device,
+    dtype: torch.dtype,
+    runs_code: bool,
+    output: Output,
 ) -> Model:
     """Load a model; `states` tells a model that changed on disk from the one in memory."""
     modules = BundleModules(root) if runs_code else None
@@ -61,7 +68,7 @@ def _load(
         if modules is not None:
             modules.forget()
         raise
-    model = Model(network.to(device).eval(), transforms, inferer, device, dtype)
+    model = Model(network.to(device).eval(), transforms, inferer, device, dtype, output)
     if modules is not None:
         finalize(model, modules.forget).atexit = False
     return model

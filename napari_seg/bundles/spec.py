@@ -24,11 +24,12 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from napari_seg.bundles.config import read_config
+from napari_seg.bundles.config import inference_config, merged_config, read_config
+from napari_seg.bundles.output import Output, independent_channels, read_output
 from napari_seg.bundles.places import bundle_folders
 from napari_seg.bundles.tta import TTA
 from napari_seg.errors import BundleError, one_line
@@ -134,6 +135,8 @@ class Bundle:
         intended_use: intended use in the words of the bundle.
         tta: default test-time averaging; None: that of the inferer.
         background: name of the network's channel 0; "" if it has none.
+        output: how the network's channels become labels; a guess where its config is not recognised.
+        out_channels: channels of the network's output.
     """
 
     root: Path
@@ -157,6 +160,8 @@ class Bundle:
     tta: TTA | None = None
     background: str = ""
     channel_names: tuple[str, ...] = ()
+    output: Output = field(default_factory=Output)
+    out_channels: int = 1
 
 
 def shipped_root() -> Path:
@@ -267,15 +272,13 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
         raise ValueError(f"expected a threshold for each of {channels} channels, not {len(thresholds)}")
     if not all(0 < value < 1 for value in thresholds):
         raise ValueError(f"thresholds are probabilities between 0 and 1, not {thresholds}")
-    first = 1 if thresholds else 0  # the label of channel 0
-    network_segments = (
-        _segments(ours.get("network_segments", ()))
-        or tuple(
-            Segment(n + first, names[n] or f"segment {n + first}", distinct_color(n + first))
-            for n in sorted(names)
-            if n + first > 0
-        )
-        or tuple(Segment(n, f"segment {n}", distinct_color(n)) for n in range(1, channels + first))
+    background = names.get(0, "")
+    output = _output(root, channels, thresholds, background)
+    channels_of_labels = output.channels_of_labels(max(channels, *(n + 1 for n in names)) if names else channels)
+    network_segments = _segments(ours.get("network_segments", ())) or tuple(
+        Segment(label, names.get(channel) or f"segment {label}", distinct_color(label))
+        for label, channel in channels_of_labels.items()
+        if channel in names or not names
     )
 
     def text(key: str, max_length: int = MAX_TEXT) -> str:
@@ -302,7 +305,9 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
         accuracy=_accuracy(metadata.get("eval_metrics")),
         intended_use=text("intended_use"),
         tta=_tta(ours.get("tta")),
-        background=names.get(0, ""),
+        background=background,
+        output=output,
+        out_channels=channels,
         channel_names=input_names,
     )
 
@@ -348,6 +353,17 @@ def _channel_names(entry: dict[str, Any]) -> dict[int, str]:
         raise ValueError(f"{key} names channel {max(names)}; expected 0 to {MAX_CHANNELS - 1}")
     counts = Counter(names.values())
     return {number: f"{name} ({number})" if counts[name] > 1 else name for number, name in names.items()}
+
+
+def _output(root: Path, channels: int, thresholds: tuple[float, ...], background: str) -> Output:
+    """Return how a bundle's channels become labels; as the metadata says where the config can't be recognised."""
+    with suppress(Exception):  # a foreign file can hold anything; it is checked before the bundle runs
+        found = read_output(merged_config(read_config(inference_config(root))), channels, thresholds, background)
+        if isinstance(found, Output):
+            return found
+    if not thresholds:
+        return Output()
+    return Output(decision="thresholds", channels=independent_channels(thresholds, "none"))
 
 
 def _channels(value: Any) -> int:

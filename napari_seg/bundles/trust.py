@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from napari_seg.bundles.config import inference_config, read_config
+from napari_seg.bundles.config import inference_config, merged_config, read_config
 from napari_seg.bundles.content import Cause, CodeLine, code_lines, content_hash
+from napari_seg.bundles.output import Output, is_for_2d_images, read_output
 from napari_seg.bundles.places import store_root
-from napari_seg.bundles.postprocessing import is_for_2d_images, unsupported_steps
 from napari_seg.bundles.spec import Bundle, read_coarse
 from napari_seg.bundles.ways import resolver_of, way_of
 from napari_seg.bundles.weights import find_weights
@@ -149,9 +149,8 @@ def check_runnable(bundle: Bundle) -> None:
 
     Raises:
         BundleError: `bundle.task`, the bundle does not segment; as for `check_consent`, unless nothing of it runs;
-            `bundle.weights`, they are missing; `bundle.postprocessing`, it does more than softmax and argmax, or than
-            the declared thresholds; `bundle.dimensions`, the bundle segments 2D images; `bundle.config`, the inference
-            config can't be read.
+            `bundle.weights`, they are missing; `bundle.postprocessing`, it has steps that are not recognised;
+            `bundle.dimensions`, the bundle segments 2D images; `bundle.config`, the inference config can't be read.
     """
     way = way_of(bundle)
     if way.kind == "refused":
@@ -163,8 +162,8 @@ def check_runnable(bundle: Bundle) -> None:
         check_consent(bundle)
     path = inference_config(bundle.root)
     try:
-        config = read_config(path)
-        unsupported = unsupported_steps(config, bool(bundle.thresholds), bundle.background)
+        config = merged_config(read_config(path))
+        output = read_output(config, bundle.out_channels, bundle.thresholds, bundle.background)
         is_2d = is_for_2d_images(config)
     except Exception as error:  # a damaged file can raise anything
         cause = one_line(f"{type(error).__name__}: {error}", 200)
@@ -176,16 +175,12 @@ def check_runnable(bundle: Bundle) -> None:
             f"bundle {bundle.root.name!r} segments 2D images, which napari-seg does not support yet; expected a "
             f"network for volumes, or for their slices; run it with MONAI: {command_of_monai(bundle)}",
         )
-    if not bundle.network_segments:
-        unsupported.append("the argmax of a single channel, which is all background")
-    if unsupported:
-        expected = "the thresholds of its metadata" if bundle.thresholds else "softmax and argmax"
+    if not isinstance(output, Output):
         raise BundleError(
             "bundle.postprocessing",
-            f"bundle {bundle.root.name!r} makes its labels by {', '.join(unsupported)}, which napari-seg does not "
-            f"support yet; expected {expected} alone; run it with MONAI (python -m monai.bundle run), or, where its "
-            "channels are independent of each other (sigmoid), declare their thresholds in metadata.json under "
-            "napari_seg",
+            f"bundle {bundle.root.name!r} makes its labels by {', '.join(output)}, which napari-seg does not support "
+            "yet; expected argmax, or sigmoid and a threshold, and MONAI's transforms of labels; run it with MONAI: "
+            f"{command_of_monai(bundle)}",
         )
     find_weights(resolver_of(bundle))
     if bundle.coarse is not None:

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from napari_seg.bundles.config import inference_config, read_config
-from napari_seg.bundles.postprocessing import unsupported_steps
+from napari_seg.bundles.config import inference_config, merged_config, read_config
+from napari_seg.bundles.output import Output, read_output
 from napari_seg.bundles.resolve import ResolveError, Resolver
 from napari_seg.bundles.sections import find_sections, targets
 from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, Bundle
@@ -82,10 +82,8 @@ def way_of(bundle: Bundle) -> Way:
     except (ResolveError, RecursionError) as error:
         raise _unreadable(bundle, path.name, error) from error
     reasons = [f"{name}: {one}" for one in (*foreign, *own_inferer)]
-    unsupported = [
-        f"{name}: postprocessing uses {one}"
-        for one in unsupported_steps(read_config(path), bool(bundle.thresholds), bundle.background)
-    ]
+    output = read_output(merged_config(read_config(path)), bundle.out_channels, bundle.thresholds, bundle.background)
+    unsupported = [] if isinstance(output, Output) else [f"{name}: postprocessing uses {one}" for one in output]
     unsupported += [f"{one} and needs guidance for every scan" for one in reasons if "Guidance" in one]
     if len(sections.image_keys) > 1:
         unsupported.append(f"{name}: {sections.preprocessing} reads several images ({', '.join(sections.image_keys)})")

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.output import Output
 from napari_seg.inference.backends.averaging import averaged
 from napari_seg.inference.backends.base import autocast, check_output, first_output
-from napari_seg.inference.decide.decider import Decider
+from napari_seg.inference.decide.region_labels import RegionLabels, labels_bytes
 from napari_seg.inference.plan import Plan, check_whole
 from napari_seg.inference.prepare import prepare
-from napari_seg.inference.region import OnWindow, RegionTask, blaming
+from napari_seg.inference.region import OnWindow, RegionTask, blaming, min_channels
 from napari_seg.inference.seconds import Measured, labelling_seconds, measuring
 from napari_seg.inference.settings import RegionSettings
 from napari_seg.inference.windows.blend import blend
@@ -66,7 +66,7 @@ def segment_region(
         estimated_regions: number of regions, all like this one, in the total time that is logged; 0 logs no total.
 
     Returns:
-        Class -> mean softmax probability over the network's voxels where it wins; background excluded.
+        Label of the network -> mean probability over the network's voxels where it wins; background excluded.
 
     Raises:
         BundleError: `bundle.preprocessing` or `bundle.network`, the bundle's own code failed on this scan.
@@ -80,7 +80,7 @@ def segment_region(
             return _decide_whole(volume, region, settings, label_map, on_window, maps, promised)
         task = RegionTask.prepare(volume, region.grid, settings, settings.windows, promised)
         plan, backend = task.start_backend(on_window)
-        bundle, windows = settings.bundle, plan.windows
+        output, windows = settings.model.output, plan.windows
         padded = windows.pad(task.image)
         estimated = task.seconds(plan)
         in_all = ""
@@ -88,8 +88,19 @@ def segment_region(
             remaining = estimated_regions * estimated + labelling_seconds(0, prod(volume.grid.shape))
             in_all = f" ({describe_seconds(time.perf_counter() - settings.began + remaining)} in all)"
         log.info("%s: %s, about %s%s, with %s", region.name, plan, describe_seconds(estimated), in_all, backend.name)
-        decider = Decider(task.grid, volume.grid, label_map, region.labels, windows.axes, maps, bundle.thresholds)
-        empty_logits = _empty_logits(windows, plan.cost.classes, bundle.thresholds, backend.output_device)
+        assert task.inverse is not None
+        labels = RegionLabels(
+            output,
+            task.inverse,
+            task.grid,
+            task.offset,
+            volume.grid,
+            label_map,
+            region.labels,
+            windows.axes,
+            maps,
+        )
+        empty_logits = _empty_logits(windows, plan.cost.classes, output, backend.output_device)
         with closing(backend), measuring() as measured:
             run = _network_run(backend, task, plan, settings.windows, on_window, measured)
             logits = windows.logits(padded, plan.starts, run, empty_logits)
@@ -99,13 +110,15 @@ def segment_region(
                     inner = windows.without_padding(block.start, block.logits.shape[1:])
                     if inner is not None:
                         begin = max(strip[0] - windows.before[windows.axes[1]], 0)
-                        decider.add(inner[0], block.logits[(slice(None), *inner[1])], begin)
+                        labels.add(inner[0], block.logits[(slice(None), *inner[1])], begin)
                     del block
                     if plan.trims_memory:
                         trim_heap()
-        settings.notices.extend(notice for notice in backend.notices if notice not in settings.notices)
+        confidence, notices = labels.finish()
+        notices = [*backend.notices, *notices]
+        settings.notices.extend(notice for notice in notices if notice not in settings.notices)
         _log_measured(region.name, plan, estimated, measured)
-        return decider.confidence()
+        return confidence
 
 
 def _decide_whole(
@@ -119,27 +132,33 @@ def _decide_whole(
 ) -> dict[int, float]:
     """Segment a region as `segment_region` does, with an inferer that returns the logits of the whole image."""
     bundle, model = settings.bundle, settings.model
-    image, grid = prepare(volume, region.grid, bundle, model)
+    image, inverse = prepare(volume, region.grid, bundle, model)
+    channels = min_channels(bundle, model.output)
+    promised_bytes += labels_bytes(model.output, inverse, channels, volume.grid)
     used_bytes = resident_bytes() + promised_bytes - image.nbytes
-    check_whole(image.shape, _min_classes(bundle), settings.budget_bytes, used_bytes)
-    decider = Decider(grid, volume.grid, label_map, region.labels, confidence_maps=maps, thresholds=bundle.thresholds)
+    check_whole(image.shape, channels, settings.budget_bytes, used_bytes)
+    labels = RegionLabels(
+        model.output, inverse, inverse.grid, (0, 0, 0), volume.grid, label_map, region.labels, maps=maps
+    )
     on_window(0, 1)
     with blaming(bundle, model.device), autocast(model.dtype, model.device):
-        logits = first_output(model.inferer(image[None].to(model.device), model.network))
-        check_output(logits, 1, image.shape[1:], _min_classes(bundle))
+        shown = image[..., 0] if model.spatial_dims == 2 else image
+        logits = first_output(model.inferer(shown[None].to(model.device), model.network))
+        check_output(logits, 1, shown.shape[1:], channels)
     on_window(1, 1)
-    decider.add((0, 0, 0), logits[0].float())
-    return decider.confidence()
+    logits = logits[0].float()
+    labels.add((0, 0, 0), logits[..., None] if model.spatial_dims == 2 else logits)
+    confidence, notices = labels.finish()
+    settings.notices.extend(notices)
+    return confidence
 
 
-def _empty_logits(
-    windows: Windows, classes: int, thresholds: tuple[float, ...], device: torch.device
-) -> torch.Tensor | None:
+def _empty_logits(windows: Windows, classes: int, output: Output, device: torch.device) -> torch.Tensor | None:
     """Return the logits of background for a window without content; None if there is no such window."""
     if not windows.empty:
         return None
     logits = torch.full((classes, *windows.size), -BACKGROUND_LOGIT, device=device)
-    if not thresholds:
+    if output.decision == "argmax":
         logits[0] = BACKGROUND_LOGIT
     return logits
 
@@ -158,7 +177,8 @@ def _network_run(
         measured: notes the memory after each batch.
     """
     bundle, model = task.settings.bundle, task.settings.model
-    is_softmax = windows.shifts > 1 and not bundle.thresholds
+    channels = min_channels(bundle, model.output)
+    is_softmax = windows.shifts > 1 and model.output.decision == "argmax"
     timed = _timed(backend, model, plan, task.batch_shape(plan), measured)
     run = averaged(timed, windows.mirror_axes, windows.shifts, is_softmax)
     done = 0
@@ -167,7 +187,7 @@ def _network_run(
         nonlocal done
         with blaming(bundle, model.device):
             logits = run(batch)
-            check_output(logits, len(batch), plan.windows.size, _min_classes(bundle))
+            check_output(logits, len(batch), plan.windows.size, channels)
         done += len(batch)
         on_window(done, plan.window_count)
         return logits
@@ -203,8 +223,3 @@ def _log_measured(name: str, plan: Plan, estimated_seconds: float, measured: Mea
     memory = f"{describe_bytes(measured.peak_bytes)} of memory, estimated {describe_bytes(plan.peak_bytes)}"
     figures = {"plan": plan, "estimated_seconds": estimated_seconds, "measured": measured}
     log.info("%s: %s; %s", name, took, memory, extra=figures)
-
-
-def _min_classes(bundle: Bundle) -> int:
-    """Return the lowest number of channels that a bundle's network can have."""
-    return len(bundle.thresholds) or 1 + max((segment.label for segment in bundle.network_segments), default=1)

@@ -1,7 +1,14 @@
-"""Preparation of the network's image: the scan resampled once on the grid that the bundle's transforms require."""
+"""Preparation of the network's image, and the way back from the network's grid to the scan's.
+
+The scan is resampled once on the grid that the bundle's transforms require. Where these transforms do nothing else to
+the grid, the way back is interpolation between two grids, which the engine does while windows are computed
+(`Inverse.is_resampling`). Otherwise MONAI inverts the transforms.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,19 +20,77 @@ from napari_seg.volume import Volume
 
 if TYPE_CHECKING:
     import torch
+    from monai.transforms import Compose
 
     from napari_seg.bundles.model import Model
 
+INVERSE_BYTES = 40
+"""Memory in bytes for each voxel of the scan while MONAI inverts one channel: float64 coordinates, values, float32."""
 
-def prepare(volume: Volume, region_grid: Grid | None, bundle: Bundle, model: Model) -> tuple[torch.Tensor, Grid]:
-    """Return the image (C, I, J, K) float32 after a bundle's preprocessing, and its grid in the scan's world.
+
+@dataclass(frozen=True, eq=False)
+class Inverse:
+    """The way from the network's grid back to the grid that the bundle's transforms were shown.
+
+    Attributes:
+        grid: the network's grid, in the scan's world.
+        shown: the grid that the transforms were shown, in the scan's world: the scan's own, or a region's.
+        preprocessing: the transforms.
+        traced: MetaTensor without content that holds what the transforms have done to the image.
+        key: key of the image inside the transforms.
+        is_2d: whether the transforms were shown (C, I, J).
+    """
+
+    grid: Grid
+    shown: Grid
+    preprocessing: Compose
+    traced: Any
+    key: str
+    is_2d: bool = False
+
+    @property
+    def is_resampling(self) -> bool:
+        """Whether linear interpolation between the two grids, with edges repeated, inverts the transforms."""
+        operations = self.traced.applied_operations
+        resampled = [operation for operation in operations if operation.get("class") == "SpatialResample"]
+        others = {operation.get("class") for operation in operations} - {"Orientation", "SpatialResample"}
+        return not others and len(resampled) <= 1 and all(map(_is_linear, resampled))
+
+    def values(self, values: torch.Tensor, *, nearest: bool) -> torch.Tensor:
+        """Return values (C, I, J, K) of the network's grid on the grid that the transforms were shown, as MONAI does.
+
+        Args:
+            values: on the network's grid.
+            nearest: take the nearest value instead of interpolating as the transforms did.
+        """
+        import torch
+        from monai.data import MetaTensor
+        from monai.transforms import Invertd
+
+        if not self.traced.applied_operations:
+            return values
+        invert = Invertd("pred", self.preprocessing, self.key, nearest_interp=nearest, to_tensor=True)
+        inverted = torch.empty((len(values), *self.shown.shape), dtype=torch.float32)
+        for channel, out in zip(values.cpu().float(), inverted, strict=True):
+            shown = channel[..., 0] if self.is_2d else channel
+            found = invert({self.key: self.traced, "pred": MetaTensor(shown[None])})["pred"].as_tensor()[0]
+            out.copy_(found[..., None] if self.is_2d else found)
+        return inverted
+
+    def values_bytes(self, channels: int) -> int:
+        """Return the additional memory in bytes of `values`."""
+        return (4 * channels + INVERSE_BYTES) * prod(self.shown.shape) if self.traced.applied_operations else 0
+
+
+def prepare(volume: Volume, region_grid: Grid | None, bundle: Bundle, model: Model) -> tuple[torch.Tensor, Inverse]:
+    """Return the image (C, I, J, K) float32 after a bundle's preprocessing, and the way back from its grid.
 
     The bundle's leading transforms of orientation and spacing only tell the grid of their result. The scan is
     resampled on it once, which needs no copy of the scan and gives the same image. Other transforms run as they are.
 
     A region is passed to the transforms as if its axes were the patient's: index axes along +x, +y and +z, first voxel
     at 0. So the transforms (orientation, spacing, crop) apply to the region, and a mirrored or rotated region stays
-    mirrored or rotated.
+    mirrored or rotated. A network of 2D images, and its transforms, are shown (C, I, J).
 
     Args:
         volume: the scan.
@@ -45,17 +110,22 @@ def prepare(volume: Volume, region_grid: Grid | None, bundle: Bundle, model: Mod
     affine = shown.affine if region_grid is None else np.diag([*shown.spacing_mm, 1.0])
     to_scan_world = shown.affine @ np.linalg.inv(affine)
     transforms = list(model.preprocessing.transforms)
+    key = next((one.keys[0] for one in transforms if getattr(one, "keys", None)), "image")
+    is_2d = model.spatial_dims == 2
+    traced: list[Any] = []
     try:
         # one number in memory, however large the scan: these transforms use only shape and affine
         required = MetaTensor(
             torch.zeros(1).expand(len(volume.array), *shown.shape), affine=torch.from_numpy(affine.copy())
         )
-        while transforms and _only_resamples(transforms[0]):
+        while transforms and not is_2d and _only_resamples(transforms[0], after=traced):
             required = transforms.pop(0)({"image": required}, lazy=True)["image"]
+            traced = list(required.pending_operations)
         affine = required.peek_pending_affine().numpy()
         grid = _grid(required.peek_pending_shape(), to_scan_world @ affine)
-        array = resample(volume.array, volume.grid, grid)
-        image = MetaTensor(torch.from_numpy(array.astype(np.float32, copy=False)), affine=torch.from_numpy(affine))
+        array = resample(volume.array, volume.grid, grid).astype(np.float32, copy=False)
+        array = array[..., 0] if is_2d else array
+        image = MetaTensor(torch.from_numpy(array), affine=torch.from_numpy(affine))
         image = Compose(transforms)({"image": image})["image"]
     except NapariSegError:
         raise
@@ -64,12 +134,21 @@ def prepare(volume: Volume, region_grid: Grid | None, bundle: Bundle, model: Mod
             "bundle.preprocessing",
             f"the transforms of bundle {bundle.root.name!r} failed on this scan ({type(error).__name__}: {error})",
         ) from error
-    plain = image.as_tensor() if isinstance(image, MetaTensor) else image
-    return plain.float(), _grid(plain.shape[1:], to_scan_world @ np.asarray(getattr(image, "affine", np.eye(4))))
+    if isinstance(image, MetaTensor):
+        plain, affine, traced = image.as_tensor(), image.affine.numpy(), [*traced, *image.applied_operations]
+    else:
+        plain, affine = image, np.eye(4)
+    nothing = MetaTensor(torch.empty(0), affine=torch.from_numpy(affine), applied_operations=traced)
+    if is_2d:
+        plain = plain[..., None]
+        grid = Grid((plain.shape[1], plain.shape[2], 1), grid.affine)  # its place only serves to tell pixels apart
+    else:
+        grid = _grid(plain.shape[1:], to_scan_world @ affine)
+    return plain.float(), Inverse(grid, shown, model.preprocessing, nothing, key, is_2d)
 
 
-def _only_resamples(transform: Any) -> bool:
-    """Return whether a transform only interpolates linearly on another grid, with edges repeated."""
+def _only_resamples(transform: Any, after: list[Any]) -> bool:
+    """Return whether a transform only interpolates linearly on another grid, with edges repeated, and once in all."""
     from monai.transforms import Orientationd, Spacingd
 
     if type(transform) is Orientationd:
@@ -77,8 +156,19 @@ def _only_resamples(transform: Any) -> bool:
     linear = type(transform) is Spacingd and not any(transform.align_corners) and not any(transform.scale_extent)
     return (
         linear
+        and not any(operation.get("class") == "SpatialResample" for operation in after)
         and {*map(str, transform.mode)} <= {"bilinear", "1"}
         and {*map(str, transform.padding_mode)} == {"border"}
+    )
+
+
+def _is_linear(operation: dict[str, Any]) -> bool:
+    """Return whether a traced resampling interpolates linearly with edges repeated."""
+    how = operation.get("extra_info", {})
+    return (
+        str(how.get("mode")) in ("bilinear", "1")
+        and how.get("padding_mode") == "border"
+        and how.get("align_corners") in (False, None, "none")
     )
 
 

@@ -11,6 +11,7 @@ from math import ceil, prod
 import torch
 
 from napari_seg.bundles.modules import with_public_names
+from napari_seg.bundles.output import Output
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
 from napari_seg.geometry import Grid
@@ -19,9 +20,10 @@ from napari_seg.inference.backends import choose
 from napari_seg.inference.backends.base import Backend
 from napari_seg.inference.backends.cost import NetworkCost, network_cost
 from napari_seg.inference.backends.openvino import cached_compile
+from napari_seg.inference.decide.region_labels import collects_values, labels_bytes
 from napari_seg.inference.options import BackendName
 from napari_seg.inference.plan import COMPILED_MEMORY, Plan
-from napari_seg.inference.prepare import prepare
+from napari_seg.inference.prepare import Inverse, prepare
 from napari_seg.inference.seconds import COMPILING_BATCHES, labelling_seconds, network_seconds
 from napari_seg.inference.settings import RegionSettings
 from napari_seg.inference.windows.covering import layouts
@@ -42,6 +44,8 @@ class RegionTask:
     Attributes:
         image: image that the network sees, (C, I, J, K), in main memory.
         grid: grid of the image.
+        offset: first voxel of the image in the bundle's preprocessed image.
+        inverse: the way back from the grid of the preprocessed image; None: it is not known.
         layouts: windows over the image for each window size, the best first.
         scan_grid: grid of the scan, on which labels are decided.
         settings: how the region is segmented.
@@ -54,6 +58,8 @@ class RegionTask:
     scan_grid: Grid
     settings: RegionSettings
     promised_bytes: int
+    offset: Triple = (0, 0, 0)
+    inverse: Inverse | None = None
 
     @classmethod
     def prepare(
@@ -72,8 +78,13 @@ class RegionTask:
             BundleError: `bundle.preprocessing`, the bundle's own code failed on this scan.
             InputError: `geometry.shear`, the bundle's transforms return an affine that is no grid.
         """
-        image, grid = prepare(volume, region, settings.bundle, settings.model)
-        return cls.crop(image, grid, volume.grid, settings, windows, promised_bytes)
+        output = settings.model.output
+        image, inverse = prepare(volume, region, settings.bundle, settings.model)
+        if collects_values(output, inverse):
+            settings = replace(settings, body_in=None)
+        promised_bytes += labels_bytes(output, inverse, min_channels(settings.bundle, output), volume.grid)
+        task = cls.crop(image, inverse.grid, volume.grid, settings, windows, promised_bytes)
+        return replace(task, inverse=inverse)
 
     @classmethod
     def crop(
@@ -96,12 +107,13 @@ class RegionTask:
             promised_bytes: memory that the process will use besides the image and what it uses already.
         """
         body = None if settings.body_in is None else settings.body_in(grid)
-        begin: tuple[int, ...] = (0, 0, 0)
+        begin: Triple = (0, 0, 0)
         if body is not None:
             i, j, k = sizes = Windows.over(grid.shape, windows).size
             box = body.box(sizes, (divisor(i), divisor(j), divisor(k)))
-            begin, end = (tuple(getattr(part, name) for part in box) for name in ("start", "stop"))
-            grid = grid.box(begin, end)
+            i, j, k = (int(part.start) for part in box)
+            begin = (i, j, k)
+            grid = grid.box(begin, tuple(part.stop for part in box))
             if grid.shape != image.shape[1:]:
                 image = image[(slice(None), *box)].clone()  # a view would keep the rest in memory
 
@@ -111,7 +123,7 @@ class RegionTask:
 
         found = layouts(settings.options.windows, grid.shape, windows)
         found = [laid.without_empty(has_content).with_small_batches() for laid in found]
-        return cls(image, grid, found, scan_grid, settings, promised_bytes)
+        return cls(image, grid, found, scan_grid, settings, promised_bytes, begin)
 
     def plan(self, backend: BackendName | None = None, used_bytes: int | None = None) -> Plan:
         """Return the plan of the region.
@@ -247,6 +259,15 @@ class RegionTask:
         will_be_copied = will_compile and not model.statistics.is_compiled
         copied = sum(weights.nbytes for weights in numbers) if will_be_copied else 0
         return resident_bytes() + self.promised_bytes - self.image.nbytes + copied
+
+
+def min_channels(bundle: Bundle, output: Output) -> int:
+    """Return the lowest number of channels that a bundle's network can have."""
+    if output.channels:
+        return 1 + max(channel.number for channel in output.channels)
+    if any(step.map for step in output.steps):
+        return 1
+    return 1 + max((segment.label for segment in bundle.network_segments), default=1)
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def _run_regions(
             volume, region, settings, label_map, on_window, maps, estimated_regions=0 if number else len(regions)
         )
         finished += count
-        confidence |= {region.labels[c]: mean for c, mean in found.items() if c in region.labels}
+        confidence |= {region.labels[n]: mean for n, mean in found.items() if n in region.labels}
     return label_map, maps, confidence
 
 

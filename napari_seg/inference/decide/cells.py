@@ -26,15 +26,17 @@ def winners_of(logits: torch.Tensor, thresholds: torch.Tensor | None) -> torch.T
     """Return the winning class (...) of logits (channels, ...).
 
     Args:
-        logits: one channel for each class, background first; with `thresholds`, one for each structure.
-        thresholds: (channels,) logits above which a structure is present. Channel n stands for class n + 1. If several
-            structures are present, the last one wins; if none is, the result is 0. None: the greatest logit wins.
+        logits: one channel for each class, background first; with `thresholds`, one for each structure. Probabilities
+            serve as well.
+        thresholds: (channels,) a structure is present where its value is at least this. Channel n stands for class
+            n + 1. If several structures are present, the last one wins; if none is, the result is 0. None: the greatest
+            value wins.
     """
     if thresholds is None:
         return logits.max(dim=0).indices  # many times faster than argmax along the first axis
     winners = torch.zeros(logits.shape[1:], dtype=torch.int64, device=logits.device)
     for channel, threshold in enumerate(thresholds):
-        winners[logits[channel] > threshold] = channel + 1
+        winners[logits[channel] >= threshold] = channel + 1
     return winners
 
 
@@ -110,6 +112,7 @@ def _candidates(logits: torch.Tensor, cells: torch.Tensor) -> tuple[torch.Tensor
 def interpolated_confidence(
     logits: torch.Tensor,
     thresholds: torch.Tensor | None,
+    are_probabilities: bool,
     lower: Sequence[torch.Tensor],
     fractions: Sequence[torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,7 +120,7 @@ def interpolated_confidence(
     winners, confidence = [], []
     for part in interpolated(logits, lower, fractions):
         winners.append(winners_of(part, thresholds))
-        confidence.append(confidence_of(part, thresholds))
+        confidence.append(confidence_of(part, thresholds, are_probabilities))
     if not winners:
         return torch.empty_like(lower[0]), logits.new_empty((2, 0))
     return torch.cat(winners), torch.cat(confidence, dim=1)
@@ -157,12 +160,19 @@ def interpolated_along_axes(
     return values
 
 
-def confidence_of(logits: torch.Tensor, thresholds: torch.Tensor | None) -> torch.Tensor:
+def confidence_of(
+    logits: torch.Tensor, thresholds: torch.Tensor | None, are_probabilities: bool = False
+) -> torch.Tensor:
     """Return the confidence (2, ...) of logits (channels, ...): the winner's probability and the normalised entropy.
 
     The entropy is a fraction of its maximum. With `thresholds`, see `winners_of`, the probability is that of the
     winning structure, or of the absence of the most probable structure if none wins; the entropy is that of the
     structure with the highest entropy.
+
+    Args:
+        logits: or probabilities.
+        thresholds: see `winners_of`.
+        are_probabilities: whether the values are probabilities already.
     """
     classes, shape = len(logits), logits.shape[1:]
     flat = logits.reshape(classes, -1)
@@ -170,23 +180,28 @@ def confidence_of(logits: torch.Tensor, thresholds: torch.Tensor | None) -> torc
     step = max(1, MAX_LOGITS // classes)
     for start in range(0, flat.shape[1], step):
         part = slice(start, start + step)
-        finite = flat[:, part].clamp(-1e30, 1e30)
+        values = flat[:, part]
+        if not are_probabilities:
+            values = values.clamp(-1e30, 1e30)
         if thresholds is not None:
-            confidence[:, part] = _confidence_of_structures(finite, thresholds)
-            continue
-        finite = finite - finite.amax(dim=0)
-        weights = finite.exp()
-        total = weights.sum(dim=0)
-        confidence[0, part] = 1 / total
-        entropy = total.log() - (weights * finite).sum(dim=0) / total
-        confidence[1, part] = entropy / max(log(classes), 1e-9)
+            confidence[:, part] = _confidence_of_structures(values, thresholds, are_probabilities)
+        elif are_probabilities:
+            confidence[0, part] = values.amax(dim=0)
+            confidence[1, part] = -torch.xlogy(values, values).sum(dim=0) / max(log(classes), 1e-9)
+        else:
+            values = values - values.amax(dim=0)
+            weights = values.exp()
+            total = weights.sum(dim=0)
+            confidence[0, part] = 1 / total
+            entropy = total.log() - (weights * values).sum(dim=0) / total
+            confidence[1, part] = entropy / max(log(classes), 1e-9)
     return confidence.reshape(2, *shape)
 
 
-def _confidence_of_structures(logits: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
-    """Return the confidence (2, n) of logits (channels, n) of independent structures, see `confidence_of`."""
-    probabilities = logits.sigmoid()
-    winners = winners_of(logits, thresholds)
+def _confidence_of_structures(values: torch.Tensor, thresholds: torch.Tensor, are_probabilities: bool) -> torch.Tensor:
+    """Return the confidence (2, n) of values (channels, n) of independent structures, see `confidence_of`."""
+    probabilities = values if are_probabilities else values.sigmoid()
+    winners = winners_of(values, thresholds)
     winner_probability = probabilities.gather(0, (winners - 1).clamp(min=0)[None])[0]
     confidence = torch.where(winners > 0, winner_probability, 1 - probabilities.amax(dim=0))
     entropy = -torch.xlogy(probabilities, probabilities) - torch.xlogy(1 - probabilities, 1 - probabilities)

@@ -10,7 +10,7 @@ because cells also lie between the voxels of neighbouring blocks. So logits are 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import log, prod
+from math import prod
 
 import numpy as np
 import torch
@@ -66,8 +66,12 @@ class Decider:
         labels: class -> label; a class that is absent here counts as background.
         axes: axes of the region along which blocks come, from the slowest to the fastest.
         confidence_maps: confidence maps on the scan's grid, changed in place with the labels; None: not requested.
-        thresholds: threshold of the probability for each channel, if the channels are independent (sigmoid; see
-            `cells.winners_of`); empty: the class of the greatest logit wins.
+        thresholds: value of each channel from which on its structure is present, if the channels are independent (see
+            `cells.winners_of`); empty: the class of the greatest value wins.
+        are_probabilities: whether the values are probabilities, not logits.
+
+    Attributes:
+        overlapping_voxels: number of voxels of the region in which several structures are present.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Decider:
         axes: Triple = (0, 1, 2),
         confidence_maps: ConfidenceMaps | None = None,
         thresholds: Sequence[float] = (),
+        are_probabilities: bool = False,
     ) -> None:
         self.region = region
         self.scan = scan
@@ -86,7 +91,9 @@ class Decider:
         self.labels = labels
         self.axes = axes
         self.confidence_maps = confidence_maps
-        self.thresholds = torch.tensor([log(t / (1 - t)) for t in thresholds]) if thresholds else None
+        self.thresholds = torch.tensor(thresholds) if thresholds else None
+        self.are_probabilities = are_probabilities
+        self.overlapping_voxels = 0
         self.to_region = index_affine(region, scan)
         self.same_lattice = is_same_lattice(region, scan)
         if self.same_lattice:
@@ -122,7 +129,9 @@ class Decider:
         self._count_winners(extended_logits, winners, new_voxels)
         if 0 in (length - 1 for length in winners.shape):
             return
-        region_confidence = None if self.confidence_maps is None else confidence_of(extended_logits, self.thresholds)
+        region_confidence = None
+        if self.confidence_maps is not None:
+            region_confidence = confidence_of(extended_logits, self.thresholds, self.are_probabilities)
         decide = self._decide_parallel if self.scan_axes else self._decide_rotated
         for voxels, labels, scan_confidence in decide(cells_start, extended_logits, winners, region_confidence):
             is_free = self.label_map[voxels] == 0
@@ -190,10 +199,16 @@ class Decider:
             if not is_foreground.any():
                 continue
             planes_logits = logits[:, planes, j, k]
-            if self.thresholds is None:
-                probability = 1 / (planes_logits - planes_logits.amax(dim=0)).exp_().sum(dim=0)
+            if self.thresholds is not None:
+                probability = planes_logits.gather(0, (classes - 1).clamp(min=0)[None])[0]
+                if not self.are_probabilities:
+                    probability.sigmoid_()
+                present = sum((one >= t).int() for one, t in zip(planes_logits, self.thresholds, strict=True))
+                self.overlapping_voxels += int((torch.as_tensor(present) > 1).sum())
+            elif self.are_probabilities:
+                probability = planes_logits.amax(dim=0)
             else:
-                probability = planes_logits.gather(0, (classes - 1).clamp(min=0)[None])[0].sigmoid_()
+                probability = 1 / (planes_logits - planes_logits.amax(dim=0)).exp_().sum(dim=0)
             sums.index_add_(0, classes[is_foreground], probability[is_foreground].double())
             counts += torch.bincount(classes[is_foreground], minlength=len(counts))
         for c in counts.nonzero()[:, 0].tolist():
@@ -277,7 +292,9 @@ class Decider:
             labels[tuple(points.T)] = self._labels_of(classes)
             return labels, None
         scan_confidence = interpolated_along_axes(confidence, lower, fractions)
-        classes, exact = interpolated_confidence(logits, self.thresholds, points_lower, points_fractions)
+        classes, exact = interpolated_confidence(
+            logits, self.thresholds, self.are_probabilities, points_lower, points_fractions
+        )
         labels[tuple(points.T)] = self._labels_of(classes)
         scan_confidence[:, *points.T] = exact
         return labels, scan_confidence
@@ -322,7 +339,9 @@ class Decider:
             if confidence is None:
                 classes = self._interpolated_winners(logits, cell_class, points_lower, points_fractions)
             else:
-                classes, exact = interpolated_confidence(logits, self.thresholds, points_lower, points_fractions)
+                classes, exact = interpolated_confidence(
+                    logits, self.thresholds, self.are_probabilities, points_lower, points_fractions
+                )
                 approximate = torch.cat(list(interpolated(confidence, lower, fractions)), dim=1)
                 approximate[:, is_undecided] = exact
                 scan_confidence = _as_bytes(approximate)

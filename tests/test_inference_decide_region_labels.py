@@ -1,0 +1,196 @@
+"""`segment` gives the labels that MONAI gives by the bundle's own transforms, inferer and postprocessing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from numpy.typing import NDArray
+
+from napari_seg.bundles.spec import Bundle, read_bundle
+from napari_seg.inference.segment import segment
+from napari_seg.volume import Segmentation, Volume
+
+SOFTMAX = {"_target_": "Activationsd", "keys": "pred", "softmax": True}
+SIGMOID = {"_target_": "Activationsd", "keys": "pred", "sigmoid": True}
+INVERT = {"_target_": "Invertd", "keys": "pred", "transform": "@preprocessing", "orig_keys": "image"}
+LINEAR, NEAREST = INVERT | {"nearest_interp": False}, INVERT | {"nearest_interp": True}
+ARGMAX = {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}
+THRESHOLD = {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5}
+ROUND = {"_target_": "AsDiscreted", "keys": "pred", "rounding": "torchrounding"}
+LARGEST = {"_target_": "KeepLargestConnectedComponentd", "keys": "pred", "applied_labels": [1, 2]}
+RULE = {
+    "_target_": "Lambdad",
+    "keys": "pred",
+    "func": "$lambda x: torch.where(x[[2]] > 0, 4, torch.where(x[[0]] > 0, 1, torch.where(x[[1]] > 0, 2, 0)))",
+}
+
+ORIENT = {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": None}
+SPACING = {"_target_": "Spacingd", "keys": "image", "pixdim": [1.7, 1.3, 2.1], "mode": "bilinear"}
+NORMALIZE = {"_target_": "NormalizeIntensityd", "keys": "image"}
+CROP = {
+    "_target_": "CropForegroundd",
+    "keys": "image",
+    "source_key": "image",
+    "select_fn": "$lambda x: x > 1",
+    "margin": 1,
+}
+
+
+def write_bundle(root: Path, preprocessing: list, postprocessing: list, *, channels: int = 4, **changes: Any) -> Path:
+    """A bundle with a network of random weights whose labels are no noise."""
+    (root / "configs").mkdir(parents=True)
+    (root / "models").mkdir()
+    dims = changes.pop("dims", 3)
+    network = {
+        "_target_": "UNet",
+        "spatial_dims": dims,
+        "in_channels": changes.pop("in_channels", 1),
+        "out_channels": channels,
+        "channels": [8, 16],
+        "strides": [2],
+    }
+    config = {
+        "imports": ["$import torch"],
+        "network_def": network,
+        "preprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {"_target_": "LoadImaged", "keys": "image"},
+                {"_target_": "EnsureChannelFirstd", "keys": "image"},
+                *preprocessing,
+            ],
+        },
+        "inferer": {"_target_": "SlidingWindowInferer", "roi_size": [16] * dims, "overlap": 0.5, "mode": "gaussian"},
+        "postprocessing": {
+            "_target_": "Compose",
+            "transforms": [*postprocessing, {"_target_": "SaveImaged", "keys": "pred", "output_dir": "out"}],
+        },
+    } | changes
+    (root / "configs/inference.json").write_text(json.dumps(config))
+    pred = {"num_channels": channels, "channel_def": {str(n): f"channel {n}" for n in range(channels)}}
+    image = {"num_channels": network["in_channels"], "modality": "MR"}
+    metadata = {"name": "tiny", "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": pred}}}
+    (root / "configs/metadata.json").write_text(json.dumps(metadata))
+    torch.manual_seed(3)
+    made = ConfigParser({"network_def": network}).get_parsed_content("network_def")
+    state = made.state_dict()
+    *_, weight, bias = (key for key in state if key.endswith((".weight", ".bias")))
+    state[weight] *= 12.0
+    state[bias] = torch.linspace(-0.5, 0.5, channels)
+    torch.save(state, root / "models/model.pt")
+    return root
+
+
+def labels_of_monai(root: Path, volume: Volume) -> NDArray:
+    """What the bundle's own transforms, inferer and postprocessing give, run by MONAI alone."""
+    parser = ConfigParser(json.loads((root / "configs/inference.json").read_text()))
+    before, network, inferer, after = (
+        parser.get_parsed_content(name) for name in ("preprocessing", "network_def", "inferer", "postprocessing")
+    )
+    network.load_state_dict(torch.load(root / "models/model.pt"))
+    before.transforms = before.transforms[2:]
+    after.transforms = after.transforms[:-1]
+    image = volume.array[..., 0] if volume.grid.shape[2] == 1 and network.dimensions == 2 else volume.array
+    data = before(
+        {"image": MetaTensor(torch.from_numpy(image.astype(np.float32)), torch.from_numpy(volume.grid.affine))}
+    )
+    with torch.no_grad():
+        data["pred"] = MetaTensor(inferer(data["image"][None].as_tensor(), network.eval())[0])
+    return after(data)["pred"].as_tensor().numpy()
+
+
+def ours(root: Path, volume: Volume, **options: Any) -> Segmentation:
+    bundle: Bundle = read_bundle(root, trust=True)
+    return segment(
+        volume, bundle, device="cpu", windows="bundle", crop=False, backend="torch", keep_islands=True, **options
+    )
+
+
+CHAINS = {
+    "softmax, linear, argmax": [SOFTMAX, LINEAR, ARGMAX],
+    "linear, argmax": [LINEAR, ARGMAX],
+    "linear, softmax, argmax": [LINEAR, SOFTMAX, ARGMAX],
+    "softmax, argmax, nearest": [SOFTMAX, ARGMAX, NEAREST],
+    "softmax, nearest, argmax": [SOFTMAX, NEAREST, ARGMAX],
+    "argmax, largest, linear": [ARGMAX, LARGEST, LINEAR],
+    "argmax, linear, rounding": [
+        ARGMAX,
+        LINEAR,
+        {"_target_": "AsDiscreted", "keys": "pred", "rounding": "torchrounding"},
+    ],
+    "softmax, linear, argmax, largest": [SOFTMAX, LINEAR, ARGMAX, LARGEST],
+    "sigmoid, linear, threshold, rule": [SIGMOID, LINEAR, THRESHOLD, RULE],
+    "linear, sigmoid, threshold, rule": [LINEAR, SIGMOID, THRESHOLD, RULE],
+    "sigmoid, threshold, rule, nearest": [SIGMOID, THRESHOLD, RULE, NEAREST],
+    "sigmoid, linear, high threshold": [SIGMOID, LINEAR, THRESHOLD | {"threshold": 0.8}],
+    "argmax, map, nearest": [
+        ARGMAX,
+        {"_target_": "MapLabelValued", "keys": "pred", "orig_labels": [1, 2, 3], "target_labels": [3, 0, 7]},
+        NEAREST,
+    ],
+    "linear, argmax, fill, small": [
+        LINEAR,
+        ARGMAX,
+        {"_target_": "FillHolesd", "keys": "pred"},
+        {"_target_": "RemoveSmallObjectsd", "keys": "pred", "min_size": 20},
+    ],
+    "linear, argmax, one-hot, foreground": [
+        LINEAR,
+        ARGMAX | {"to_onehot": 4},
+        {"_target_": "Lambdad", "keys": "pred", "func": "$lambda x : x[1:]"},
+    ],
+    "linear, argmax, cast": [
+        LINEAR,
+        ARGMAX,
+        {"_target_": "Lambdad", "keys": "pred", "func": "$lambda x: x.to(torch.uint8)"},
+    ],
+}
+
+
+def as_label_map(found: NDArray) -> NDArray:
+    """A label map of what MONAI would save: rounded labels, or the last channel that is present."""
+    label_map = np.zeros(found.shape[1:], np.uint8)
+    if len(found) == 1:
+        return np.rint(found[0]).astype(np.uint8)
+    for channel, mask in enumerate(found, start=1):
+        label_map[mask > 0.5] = channel
+    return label_map
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_labels_are_those_of_monai(tmp_path: Path, head: Volume, name: str) -> None:
+    root = write_bundle(tmp_path / "tiny", [ORIENT, SPACING, NORMALIZE], CHAINS[name])
+    expected = as_label_map(labels_of_monai(root, head))
+    found = ours(root, head)
+    assert len(np.unique(expected)) >= 3
+    assert np.mean(found.array == expected) >= 0.9999
+
+
+@pytest.mark.parametrize(
+    "name", ["softmax, linear, argmax", "softmax, argmax, nearest", "sigmoid, linear, threshold, rule"]
+)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param([ORIENT, SPACING, NORMALIZE, CROP], id="cropped"),
+        pytest.param(
+            [ORIENT, NORMALIZE, {"_target_": "Resized", "keys": "image", "spatial_size": [17, 31, 15]}], id="area"
+        ),
+        pytest.param([{"_target_": "Flipd", "keys": "image", "spatial_axis": 1}, SPACING, NORMALIZE], id="flipped"),
+        pytest.param([ORIENT, SPACING, {"_target_": "DivisiblePadd", "keys": "image", "k": 8}, NORMALIZE], id="padded"),
+        pytest.param([SPACING | {"mode": "nearest"}, NORMALIZE], id="nearest"),
+    ],
+)
+def test_all_that_the_preprocessing_does_to_the_grid_is_inverted(
+    tmp_path: Path, head: Volume, name: str, changes: list
+) -> None:
+    root = write_bundle(tmp_path / "tiny", changes, CHAINS[name])
+    expected = as_label_map(labels_of_monai(root, head))
+    assert np.mean(ours(root, head).array == expected) >= 0.9999
