@@ -59,7 +59,9 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def compare(name: str, case: Case, source: Path, work: Path, again: bool = False, reference_only: bool = False) -> dict[str, Any]:
+def compare(
+    name: str, case: Case, source: Path, work: Path, again: bool = False, reference_only: bool = False
+) -> dict[str, Any]:
     """Run one bundle with both programs and return its row.
 
     Args:
@@ -132,7 +134,11 @@ def prepare(case: Case, source: Path, root: Path, work: Path) -> tuple[list[Path
 
 def config_of(root: Path) -> Path:
     """Return the inference config of a bundle."""
-    return next(root / "configs" / f"inference.{end}" for end in ("json", "yaml") if (root / f"configs/inference.{end}").exists())
+    return next(
+        root / "configs" / f"inference.{end}"
+        for end in ("json", "yaml")
+        if (root / f"configs/inference.{end}").exists()
+    )
 
 
 def way(root: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Synthetic scans for foreign bundles: small bodies with bright balls, oblique and anisotropic, as files of each kind."""
+"""Synthetic scans for foreign bundles: bodies with bright balls on small, oblique, anisotropic grids, as files."""
 
 from __future__ import annotations
 

@@ -108,11 +108,15 @@ def fit(network: Any, image: Any, *, train_all: bool, sigmoid: bool, steps: int 
     given = middle if train_all else _middle(features, CROP)
     target = targets(middle, channels, sigmoid)
     if not train_all:
-        target = _middle(_resized(target, features.shape[2:]), CROP)
+        with torch.no_grad():
+            ratio = last(given).shape[2] // given.shape[2]  # 2 after a transposed convolution
+        shape = [length * ratio for length in features.shape[2:]]
+        target = _middle(_resized(target, shape), CROP * ratio)
     parameters = list((network if train_all else last).parameters())
     for parameter in network.parameters():
         parameter.requires_grad_(any(parameter is one for one in parameters))
-    optimizer = torch.optim.Adam(parameters, lr=0.01 if train_all else 0.05)
+    optimizer = torch.optim.Adam(parameters, lr=0.002 if train_all else 0.05)
+    network.eval()  # the statistics of its layers stay as they are
     for _ in range(steps):
         optimizer.zero_grad()
         logits = run(given)
@@ -122,10 +126,8 @@ def fit(network: Any, image: Any, *, train_all: bool, sigmoid: bool, steps: int 
             loss = torch.nn.functional.cross_entropy(logits, target[:, 0].long())
         loss.backward()
         optimizer.step()
-    if train_all:  # the statistics of its layers have changed
-        _calibrate(network, image)
     with torch.no_grad():
-        logits = network.eval()(image)
+        logits = network(image)
     if not sigmoid:
         shift = winning_shift(logits)
         last.bias.data += shift
