@@ -115,8 +115,8 @@ def fit(network: Any, image: Any, *, train_all: bool, sigmoid: bool, steps: int 
     parameters = list((network if train_all else last).parameters())
     for parameter in network.parameters():
         parameter.requires_grad_(any(parameter is one for one in parameters))
-    optimizer = torch.optim.Adam(parameters, lr=0.002 if train_all else 0.05)
-    network.eval()  # the statistics of its layers stay as they are
+    optimizer = torch.optim.Adam(parameters, lr=0.01 if train_all else 0.05)
+    network.train(train_all)
     for _ in range(steps):
         optimizer.zero_grad()
         logits = run(given)
@@ -126,8 +126,10 @@ def fit(network: Any, image: Any, *, train_all: bool, sigmoid: bool, steps: int 
             loss = torch.nn.functional.cross_entropy(logits, target[:, 0].long())
         loss.backward()
         optimizer.step()
+    if train_all:  # the statistics of its layers have changed
+        _calibrate(network, image)
     with torch.no_grad():
-        logits = network(image)
+        logits = network.eval()(image)
     if not sigmoid:
         shift = winning_shift(logits)
         last.bias.data += shift
@@ -188,9 +190,6 @@ def _calibrate(network: Any, image: Any) -> None:
     if not norms:
         return
     network.train()
-    for module in network.modules():
-        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
-            module.eval()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
