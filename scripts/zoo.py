@@ -87,7 +87,7 @@ def compare(
     if reference_only:
         return row | {"labels": int(np.count_nonzero(np.unique(theirs)))}
     row |= way(root)
-    trust = ["--trust-bundle"] if row["consent"] else []
+    trust = ["--trust"] if row["consent"] else []
     runs = {"exact": [*AS_WRITTEN, *trust], "default": trust}
     for label, options in runs.items():
         try:
@@ -143,11 +143,8 @@ def config_of(root: Path) -> Path:
 
 def way(root: Path) -> dict[str, Any]:
     """Return which way napari-seg runs a bundle, whether it asks for consent, and why."""
-    try:
-        from napari_seg.bundles.ways import way_of
-    except ImportError:
-        return {"way": "?", "consent": True, "reasons": []}
     from napari_seg.bundles.spec import read_bundle
+    from napari_seg.bundles.ways import way_of
 
     found = way_of(read_bundle(root))
     return {"way": found.kind, "consent": found.needs_consent, "reasons": list(found.reasons)}
