@@ -119,8 +119,31 @@ def test_weights_that_run_code_are_errors_and_do_not_run(
     assert found(bundle, "error") == [("models/model.pt", "")]
 
 
+def configured(bundle: Path, old: str, new: str) -> None:
+    path = bundle / "configs" / "inference.yaml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
 def test_code_is_noted_and_does_not_run(bundle: Path, tmp_path: Path) -> None:
     (bundle / "scripts").mkdir()
     (bundle / "scripts" / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    assert "scripts/__init__.py" in [name for name, _ in found(bundle, "note")]
+    configured(bundle, "_target_: UNet", "_target_: scripts.UNet")
+    assert found(bundle, "error") == []
+    notes = found(bundle, "note")
+    assert notes[0] == ("configs/inference.yaml", "network_def._target_")
+    assert ("scripts/__init__.py", "line 1") in notes
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_way_decides_the_level(bundle: Path) -> None:
+    configured(bundle, "_target_: UNet", "_target_: monai.apps.detection.networks.retinanet_network.RetinaNet")
+    assert found(bundle, "error") == [("configs/inference.yaml", "network_def._target_")]
+    configured(bundle, "monai.apps.detection.networks.retinanet_network.RetinaNet", "UNet")
+    configured(bundle, "_target_: SlidingWindowInferer", "_target_: scripts.Inferer")
+    assert ("configs/inference.yaml", "inferer._target_") in found(bundle, "warning")
+
+
+def test_weights_of_another_name_than_the_config_s_are_errors(bundle: Path) -> None:
+    (bundle / "models" / "model.pt").rename(bundle / "models" / "best.pt")
+    assert found(bundle, "error") == [("models", "")]

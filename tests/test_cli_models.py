@@ -39,6 +39,9 @@ def test_a_model_is_added_listed_shown_verified_and_removed(bundle: Path, capsys
     assert "licence: MIT" in shown
     assert f"source: {bundle}" in shown
     assert "size: 0.0 MB" in shown
+    assert "way: it runs in napari-seg, after consent (--trust)" in shown
+    assert "because of configs/inference.yaml: network_def._target_ scripts.nets.Threshold" in shown
+    assert "code: scripts/nets.py:2: import torch (Python module of the bundle)" in shown
     assert "as installed" in printed(capsys, "verify", "threshold")
     (store_root() / "threshold" / "models" / "model.pt").unlink()
     assert "missing models/model.pt" in printed(capsys, "verify", "threshold", status=4)
@@ -54,6 +57,8 @@ def test_everything_is_printed_as_json_too(bundle: Path, capsys: pytest.CaptureF
         assert [entry["name"] for entry in json.loads(printed(capsys, *command))][1:] == ["threshold"]
     card = json.loads(printed(capsys, "show", "threshold", "--json"))
     assert (card["licence_kind"], card["channels"], card["source"]) == ("open", 1, str(bundle))
+    assert (card["way"], card["needs_consent"], card["trusted"]) == ("engine", True, False)
+    assert card["code"][0]["place"] == "scripts/nets.py:2"
     assert json.loads(printed(capsys, "verify", "threshold", "--json")) == []
     assert json.loads(printed(capsys, "remove", "threshold", "--json"))["removed"] == "threshold"
     assert json.loads(printed(capsys, "remove", "threshold", "--json", status=1))["code"] == "store.unknown"
@@ -146,9 +151,23 @@ def test_a_new_bundle_is_written_and_checked(tmp_path: Path, capsys: pytest.Capt
     assert "warning  models/model.pt: there are no weights yet" in text
     assert "to do: add the licence of the weights" in text
     assert "0 errors; the bundle can be used" in text
+    assert "way: it runs in napari-seg\n" in printed(capsys, "show", folder)
     assert main(["models", "new", str(folder)]) == 1
     assert "store.exists" in capsys.readouterr().err
     (folder / "configs" / "metadata.json").unlink()
     findings = json.loads(printed(capsys, "check", folder, "--json", status=4))
     assert (findings[0]["level"], findings[0]["file"]) == ("error", "configs/metadata.json")
     assert main(["models", "check", "no-such-model"]) == 1
+
+
+def test_what_can_not_be_used_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "boxes"
+    printed(capsys, "new", folder)
+    config = folder / "configs" / "inference.yaml"
+    config.write_text(config.read_text().replace("_target_: UNet", "_target_: RetinaNet"))
+    shown = printed(capsys, "show", folder)
+    assert "way: it can't be used" in shown
+    assert "it detects objects" in shown
+    assert "1 error; the bundle cannot be used" in printed(capsys, "check", folder, status=4)
+    config.write_text("[")
+    assert "way: it can't be used" in printed(capsys, "show", folder)

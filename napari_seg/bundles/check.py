@@ -14,6 +14,8 @@ from napari_seg.bundles.content import code_lines
 from napari_seg.bundles.fetch import LARGE_FILES
 from napari_seg.bundles.licence import read_licence
 from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, Bundle, read_bundle
+from napari_seg.bundles.ways import WayKind, resolver_of, way_of
+from napari_seg.bundles.weights import find_weights
 from napari_seg.bundles.weights_files import inspect_weights
 from napari_seg.errors import BundleError, one_line
 
@@ -28,6 +30,13 @@ _EXPECTED = {
     "monai_version": "the version of MONAI that it was made with",
 }
 """Entries of the metadata that users and MONAI look for, and what they hold."""
+
+_WAYS: dict[WayKind, tuple[Level, str, str]] = {
+    "refused": ("error", "it can't be used for segmentation", "choose another model"),
+    "workflow": ("warning", "it runs in MONAI only, after consent", "use steps that napari-seg supports, if possible"),
+    "engine": ("note", "it runs after consent", ""),
+}
+"""What the way of a bundle means: level, meaning and what to do."""
 
 _MAX_LINES = 5
 
@@ -58,14 +67,15 @@ def check(root: Path) -> list[Finding]:
         root: the bundle's folder.
     """
     findings = [*_of_metadata(root)]
+    bundle = None
     try:
         bundle = read_bundle(root)
     except BundleError as error:
         if not any(one.level == "error" for one in findings):
             findings.append(Finding("error", METADATA.as_posix(), "", error.message, "correct it"))
     else:
-        findings += [*_of_config(bundle), *_of_code(bundle)]
-    findings += [*_of_weights(root), *_of_licence(root)]
+        findings += _of_config(bundle)
+    findings += [*_of_weights(root, bundle), *_of_licence(root)]
     order = {"error": 0, "warning": 1, "note": 2}
     return sorted(findings, key=lambda one: order[one.level])
 
@@ -137,11 +147,25 @@ def _of_packages(file: str, metadata: dict[str, Any]) -> Iterator[Finding]:
 def _of_config(bundle: Bundle) -> Iterator[Finding]:
     try:
         path = inference_config(bundle.root)
-        read_config(path)
     except BundleError as error:
         yield Finding("error", "configs/inference.yaml", "", error.message, "write one; 'models new' shows its form")
-    except Exception as error:  # a damaged file can raise anything
-        yield Finding("error", f"configs/{path.name}", "", f"it can't be read: {_cause(error)}", "correct it")
+        return
+    file = f"configs/{path.name}"
+    try:
+        way = way_of(bundle)
+    except BundleError as error:
+        yield Finding("error", file, "", error.message, "correct it")
+        return
+    if bundle.trusted:
+        return
+    level, meaning, mend = _WAYS[way.kind]
+    for reason in way.reasons:
+        text = reason.removeprefix(f"{file}: ")
+        found = re.fullmatch(r"(\S+\._target_) (.+)", text)
+        key, text = (found[1], found[2]) if found else ("", text)
+        yield Finding(level, file, key, f"{text}; {meaning}", mend)
+    if way.needs_consent:
+        yield from _of_code(bundle)
 
 
 def _of_code(bundle: Bundle) -> Iterator[Finding]:
@@ -157,13 +181,19 @@ def _of_code(bundle: Bundle) -> Iterator[Finding]:
         yield Finding("note", ".", "", f"{len(lines) - _MAX_LINES} more lines of code")
 
 
-def _of_weights(root: Path) -> Iterator[Finding]:
+def _of_weights(root: Path, bundle: Bundle | None) -> Iterator[Finding]:
     folder = root / "models"
     files = sorted(path for path in folder.glob("**/*") if path.suffix in (".pt", ".pth", ".ts", ".safetensors"))
+    listing = next((name for name in LARGE_FILES if (root / name).is_file()), "")
     if not files:
-        listing = next((name for name in LARGE_FILES if (root / name).is_file()), "")
         mend = f"'napari-seg models add FOLDER' downloads what {listing} names" if listing else "train it, or copy them"
         yield Finding("warning", "models/model.pt", "", "there are no weights yet", mend)
+    elif bundle is not None:
+        try:
+            find_weights(resolver_of(bundle))
+        except BundleError as error:
+            if error.code == "bundle.weights":
+                yield Finding("error", "models", "", error.message, "rename the file, or correct the config")
     for path in files:
         name = path.relative_to(root).as_posix()
         try:

@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 MAX_LINE = 2000
 """Length limit of a printed line of foreign text."""
 
+MAX_SHOWN_LINES = 10
+
+_WAYS = {
+    "engine": "it runs in napari-seg",
+    "workflow": "MONAI runs it as it is written",
+    "refused": "it can't be used",
+}
+"""Ways of a bundle in words."""
+
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
@@ -98,10 +107,35 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _print_bundle(bundle: Bundle) -> None:
-    print(f"{bundle.name}  {bundle.version}   {bundle.modality}   {'trusted' if bundle.trusted else 'not trusted'}")
+    print(f"{bundle.name}  {bundle.version}   {bundle.modality}   {_state(bundle)}")
     print(f"  {bundle.description}")
     print(f"  segments: {', '.join(segment.name for segment in bundle.segments)}")
     print(f"  folder: {one_line(bundle.root, MAX_LINE)}")
+
+
+def _state(bundle: Bundle) -> str:
+    """Return how a bundle runs, in words."""
+    way = _way(bundle)
+    if way["way"] == "refused":
+        return "can't be used"
+    place = " (in MONAI)" if way["way"] == "workflow" else ""
+    if bundle.trusted or way["needs_consent"]:
+        return ("trusted" if way["trusted"] else "not trusted") + place
+    return "runs at once"
+
+
+def _way(bundle: Bundle) -> dict[str, Any]:
+    """Return how a bundle runs, and why; a bundle whose config can't be read is refused."""
+    from napari_seg.bundles.trust import is_trusted
+    from napari_seg.bundles.ways import way_of
+    from napari_seg.errors import BundleError
+
+    try:
+        way = way_of(bundle)
+    except BundleError as error:
+        return {"way": "refused", "needs_consent": False, "reasons": [error.message], "trusted": bundle.trusted}
+    trusted = is_trusted(bundle)
+    return {"way": way.kind, "needs_consent": way.needs_consent, "reasons": list(way.reasons), "trusted": trusted}
 
 
 def _as_dict(bundle: Bundle) -> dict[str, object]:
@@ -110,7 +144,7 @@ def _as_dict(bundle: Bundle) -> dict[str, object]:
         "version": bundle.version,
         "description": bundle.description,
         "modality": bundle.modality,
-        "trusted": bundle.trusted,
+        **_way(bundle),
         "segments": [{"label": s.label, "name": s.name} for s in bundle.segments],
         "folder": str(bundle.root),
     }
@@ -193,13 +227,22 @@ def _show(arguments: argparse.Namespace) -> int:
     for name, value in bundle.accuracy:
         print(f"  {name}: {value:g}")
     print(f"  size: {_in_words(card['size_bytes'])}")
+    print(f"  way: {_WAYS[card['way']]}{', after consent (--trust)' * card['needs_consent']}")
+    for reason in card["reasons"]:
+        print(f"    because of {one_line(reason, MAX_LINE)}")
+    for line in card["code"][:MAX_SHOWN_LINES]:
+        print("    code: " + one_line(f"{line['place']}: {line['text']} ({line['why']})", MAX_LINE))
+    if len(card["code"]) > MAX_SHOWN_LINES:
+        print(f"    code: {len(card['code']) - MAX_SHOWN_LINES} more lines; --json prints them")
     return ExitCode.DONE
 
 
 def _card(bundle: Bundle) -> dict[str, Any]:
+    from napari_seg.bundles.content import code_lines
     from napari_seg.bundles.licence import read_licence
     from napari_seg.bundles.places import store_root
     from napari_seg.bundles.store import read_record
+    from napari_seg.errors import BundleError
 
     card: dict[str, Any] = _as_dict(bundle)
     licence = read_licence(bundle.root, bundle.name)
@@ -212,6 +255,12 @@ def _card(bundle: Bundle) -> dict[str, Any]:
         "licence_kind": licence.kind,
         "size_bytes": sum(path.lstat().st_size for path in bundle.root.rglob("*") if not path.is_dir()),
     }
+    try:
+        lines = code_lines(bundle) if card["needs_consent"] else []
+    except BundleError as error:  # a link out of the bundle, for example
+        card["reasons"].append(error.message)
+        lines = []
+    card["code"] = [{"place": line.place, "text": line.text, "why": line.why} for line in lines]
     if bundle.root.parent == store_root().resolve():
         record = read_record(bundle.root.name)
         noted = ("source", "revision", "installed", "licence_accepted")
@@ -236,7 +285,7 @@ def _check(arguments: argparse.Namespace) -> int:
             print(f"{finding.level:8} {one_line(f'{place}: {finding.found}', MAX_LINE)}")
             if finding.mend:
                 print(f"         to do: {one_line(finding.mend, MAX_LINE)}")
-        print(f"{faults} errors; the bundle can{'not' if faults else ''} be used")
+        print(f"{faults} error{'s' * (faults != 1)}; the bundle can{'not' if faults else ''} be used")
     return ExitCode.ALL_FAILED if faults else ExitCode.DONE
 
 
