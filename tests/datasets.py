@@ -36,6 +36,33 @@ def write_decathlon(root: Path, cases: int = 10, channels: int = 1, smallest: Se
     return root
 
 
+def write_nnunet(root: Path, channels: Sequence[str], cases: int = 6) -> Path:
+    """A folder in nnU-Net's layout with one file for each channel.
+
+    Args:
+        root: made if it is missing.
+        channels: their names.
+        cases: their number.
+    """
+    rng = np.random.default_rng(5)
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for n in range(cases):
+        labels = _balls(rng.integers((22, 30, 22), (31, 39, 31)))
+        for channel in range(len(channels)):
+            image = nibabel.Nifti1Image(_image(labels, rng) * (channel + 1), np.eye(4))
+            nibabel.save(image, root / "imagesTr" / f"case_{n:02d}_{channel:04d}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), root / "labelsTr" / f"case_{n:02d}.nii.gz")
+    description = {
+        "channel_names": dict(enumerate(channels)),
+        "labels": {"background": 0, "front": 1, "back": 2},
+        "numTraining": cases,
+        "file_ending": ".nii.gz",
+    }
+    (root / "dataset.json").write_text(json.dumps(description))
+    return root
+
+
 def write_pictures(root: Path, cases: int = 2) -> Path:
     """A folder with images/ (RGB) and labels/ (0, 127 and 255) of PNG pictures."""
     rng = np.random.default_rng(5)

@@ -15,9 +15,13 @@ import datasets
 import numpy as np
 import pytest
 
+from napari_seg.bundles.spec import read_bundle
 from napari_seg.cli.main import main
 from napari_seg.cli.train import _predicting, _print_steps, _value
+from napari_seg.formats.channels import read_channels
+from napari_seg.formats.nifti import write_volume
 from napari_seg.formats.read import read
+from napari_seg.inference.segment import segment
 
 BRIEF = ["max_epochs=3", "val_interval=3", "num_workers=0", "learning_rate=0.01"]
 SMALL = [f"network_def#{arguments}" for arguments in ("channels=[4,8]", "strides=[1,2]", "encoder_convs=1")]
@@ -75,10 +79,11 @@ def test_where_the_files_lie_and_what_can_be_tried(
     assert train(*words, "--labels-dir", root / "truth") == 0
     assert "'labels_dir': 'truth'" in capsys.readouterr().out
     assert _predicting({"fingerprint": {"modality": "MR"}}, tmp_path)[1] == "predict"
-    for found in ({"modality": "image2d"}, {"modality": "MR", "channels": ["T1", "FLAIR"]}):
-        inference = _predicting({"fingerprint": found}, tmp_path)
-        assert inference[1:5] == ["-m", "monai.bundle", "run", "inference"]
-        assert str(tmp_path / "configs" / "inference.yaml") in inference
+    two = _predicting({"fingerprint": {"modality": "MR", "channels": ["T1", "FLAIR"]}}, tmp_path)
+    assert two[:6] == ["napari-seg", "predict", "--channel", "T1=FILE", "--channel", "FLAIR=FILE"]
+    inference = _predicting({"fingerprint": {"modality": "image2d"}}, tmp_path)
+    assert inference[1:5] == ["-m", "monai.bundle", "run", "inference"]
+    assert str(tmp_path / "configs" / "inference.yaml") in inference
 
 
 def test_steps_that_were_not_reached_are_told(capsys: pytest.CaptureFixture) -> None:
@@ -148,6 +153,41 @@ def test_train_then_predict_then_extend(dataset: Path, tmp_path: Path, capfd: py
     assert train(dataset, "-o", out, "--max-epochs", 5) == 130
     assert "run.stopped" in capfd.readouterr().err
     assert not (out / "stop").exists()
+
+
+@pytest.mark.slow
+def test_a_model_of_four_channels_predicts_its_own_images_in_every_layout(tmp_path: Path) -> None:
+    brats = ("FLAIR", "T1w", "T1gd", "T2w")
+    dataset, out = datasets.write_nnunet(tmp_path / "Dataset001_Tumour", brats), tmp_path / "tumour"
+    assert train(dataset, "-o", out, "--set", *BRIEF, *SMALL) == 0
+    bundle = read_bundle(out)
+    assert bundle.channel_names == brats
+    images = [dataset / "imagesTr" / f"case_00_{n:04d}.nii.gz" for n in range(4)]
+    for folder, names in {
+        "bids/sub-01/anat": [f"sub-01_{name}" for name in ("FLAIR", "T1w", "ce-gd_T1w", "T2w")],
+        "brats/case-01": [f"case-01-{name}" for name in ("t2f", "t1n", "t1c", "t2w")],
+        "nnunet": [f"case-01_{n:04d}" for n in range(4)],
+    }.items():
+        (tmp_path / folder).mkdir(parents=True)
+        for image, name in zip(images, names, strict=True):
+            shutil.copy(image, tmp_path / folder / f"{name}.nii.gz")
+    (tmp_path / "4d").mkdir()
+    volume = read_channels(dict(zip(brats, images, strict=True)))
+    write_volume(volume, tmp_path / "4d" / "case-01.nii.gz")
+    given = [word for name, image in zip(brats, images, strict=True) for word in ("--channel", f"{name}={image}")]
+    expected = segment(volume, read_bundle(out, trust=True)).array
+    for how in (["bids"], ["brats"], ["nnunet"], ["4d"], given):
+        inputs = [str(tmp_path / how[0])] if len(how) == 1 else how
+        results = tmp_path / "results" / how[0]
+        assert main(["predict", *inputs, "--bundle", str(out), "--trust", "-o", str(results)]) == 0
+        (labels,) = results.glob("*_seg.nii.gz")
+        name = "case_00" if how is given else "sub-01" if how == ["bids"] else "case-01"
+        assert labels.name == f"{name}_seg.nii.gz"
+        np.testing.assert_array_equal(read(labels).array[0], expected)
+    assert (
+        main(["predict", str(dataset / "imagesTr"), "--bundle", str(out), "--trust", "-o", str(tmp_path / "all")]) == 0
+    )
+    assert len(list((tmp_path / "all").glob("*_seg.nii.gz"))) == 6
 
 
 @pytest.mark.slow

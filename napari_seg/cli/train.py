@@ -150,10 +150,11 @@ def _predicting(plan: dict[str, Any], out: Path) -> list[str]:
     from napari_seg.training.run import command
 
     found = plan["fingerprint"]
-    if found["modality"] in ("image2d", "picture") or len(found.get("channels", ())) > 1:
-        # predict does not run such models yet
+    if found["modality"] in ("image2d", "picture"):  # predict does not run such models yet
         return command("inference", out, dataset_dir="IMAGES", output_dir="results")
-    return ["napari-seg", "predict", "SCAN", "--bundle", str(out), "--trust", "-o", "results"]
+    channels = found.get("channels", ())
+    scan = ["SCAN"] if len(channels) < 2 else [word for name in channels for word in ("--channel", f"{name}=FILE")]
+    return ["napari-seg", "predict", *scan, "--bundle", str(out), "--trust", "-o", "results"]
 
 
 def named_value(word: str) -> tuple[str, str]:
