@@ -1143,6 +1143,11 @@ CODES = {
         "Nothing is noted of the files of an installed model, so they can't be compared.",
         "Remove the model and add it again.",
     ),
+    "store.refused": Code(
+        "error",
+        "A model of the catalogue does not segment a scan by itself, so it can't be used.",
+        "Choose another one; `napari-seg models search` says which ones can be used.",
+    ),
     "store.source": Code(
         "error",
         "What was to be installed is not there, or is named in an unknown way.",

@@ -213,6 +213,7 @@ def test_torchscript_beside_plain_weights_and_hidden_files_stay_away(web: Web, h
         (lambda listing: listing[3].update(size="many"), "download.server"),
         (lambda listing: listing[3].update(size=2**50), "store.too_large"),
         (lambda listing: listing.append("text"), "download.server"),
+        (lambda listing: listing.append(listing[3] | {"path": listing[3]["path"].upper()}), "store.unsafe"),
         (lambda listing: listing.clear(), "store.no_bundle"),
     ],
 )

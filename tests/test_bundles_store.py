@@ -164,6 +164,7 @@ def test_two_programs_do_not_install_the_same_model_at_once(bundle: Path) -> Non
     source = sources.parse_source(bundle)
     with store._part_folder(source, "threshold") as part, FileLock(part.with_name(f"{part.name}.other")):
         assert code_of_add(bundle) == "store.busy"
+        assert code_of(remove, "threshold") == "store.busy"
     add(bundle, accept_licence=refuse)
 
 

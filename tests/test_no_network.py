@@ -33,6 +33,10 @@ scan, bundle, out = sys.argv[1:]
 trusted = ["--bundle", bundle, "--trust-bundle"]
 backends = ["torch", "openvino"] if {openvino} else ["torch"]
 assert main(["bundles"]) == 0
+assert main(["models", "search", "spleen"]) == 0
+assert main(["models", "add", bundle, "--name", "copy"]) == 0
+for action in ("show", "check", "verify", "remove"):
+    assert main(["models", action, "copy"]) == 0
 assert main(["inspect", scan]) == 0
 for backend in backends:
     assert main(["predict", scan, "-o", f"{{out}}/{{backend}}", "--backend", backend, *trusted]) == 0

@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -43,6 +44,7 @@ MIN_FREE_BYTES = 2**26
 """Disk space that a download leaves free."""
 
 _CHUNK_BYTES = 1 << 18
+_REPORT_SECONDS = 0.2
 
 OnBytes = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all (0 if unknown); it may raise `Cancelled`."""
@@ -231,9 +233,10 @@ def _receive(
     """Write the body of a response into a file; what has come stays there, whatever is raised."""
     end = done + room
     on_bytes(done, total or 0)
+    reported, reported_at = done, time.monotonic()
     while True:
         try:
-            chunk = response.read(_CHUNK_BYTES)
+            chunk = response.read1(_CHUNK_BYTES)  # what is there: a slow server does not hold up `Cancelled`
         except (OSError, http.client.HTTPException) as error:
             raise _Interrupted from error
         if not chunk:
@@ -242,9 +245,12 @@ def _receive(
         if done > (total if total is not None else end):
             raise _wrong_size(remote, done) if total is not None else _disk_full(remote, done)
         file.write(chunk)
-        on_bytes(done, total or 0)
+        if done - reported >= _CHUNK_BYTES or time.monotonic() - reported_at >= _REPORT_SECONDS:
+            on_bytes(done, total or 0)
+            reported, reported_at = done, time.monotonic()
     if total is not None and done < total:
         raise _Interrupted
+    on_bytes(done, total or 0)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from napari_seg.bundles.download import Digest, RemoteFile, download, fetch_bytes
+from napari_seg.bundles.download import Digest, RemoteFile, download, fetch_bytes, shown_url
 from napari_seg.bundles.licence import MAX_LICENCE_BYTES, Licence, is_licence_file, read_licence
 from napari_seg.bundles.limits import MAX_BYTES, MAX_FILES, check_name, is_spare, too_large
 from napari_seg.bundles.spec import METADATA
@@ -101,6 +101,11 @@ def _listed(url: str, base: str) -> dict[str, RemoteFile]:
             raise too_large(base)
         if not url:
             break
+    if len({name.casefold() for name in listed}) < len(listed):
+        text = (
+            f"{shown_url(base)} has files whose names differ in upper and lower case only; not every system keeps both"
+        )
+        raise StoreError("store.unsafe", text)
     kept = {name: remote for name, remote in listed.items() if not is_spare(name, listed)}
     return dict(sorted(kept.items(), key=lambda item: item[1].size or 0))
 

@@ -58,7 +58,8 @@ def parse_source(text: str | Path) -> Source:
     """Return the source that a text names.
 
     Raises:
-        StoreError: `store.source`, it names none; `store.name`, its name can't be a folder's.
+        StoreError: `store.source`, it names none; `store.name`, its name can't be a folder's; `store.refused`, it names
+            a model of the catalogue that can't be used.
     """
     if isinstance(text, str):
         for kind, pattern in _PATTERNS.items():
@@ -73,6 +74,9 @@ def parse_source(text: str | Path) -> Source:
     except (OSError, ValueError):  # a name that no file system takes
         pass
     if entry := entry_of(str(text)):
+        if entry.refused:
+            advice = f"to look at it nevertheless, add {entry.source}"
+            raise StoreError("store.refused", f"{entry.name} can't be used: {entry.reason}; {advice}")
         return parse_source(entry.source)
     raise StoreError(
         "store.source",

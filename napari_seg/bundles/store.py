@@ -156,24 +156,32 @@ def remove(name: str) -> int:
     """Remove an installed model and what a stopped download of it left, and return the freed bytes.
 
     Raises:
-        StoreError: `store.unknown`, there is no such model.
+        StoreError: `store.unknown`, there is no such model; `store.busy`, another program installs it now.
         OutputError: `output.not_written`, its folder can't be removed.
     """
     pattern = re.compile(re.escape(name) + "-[0-9a-f]{12}")
     parts = [path for path in _parts().glob("*/") if pattern.fullmatch(path.name)]
-    folders = [root for root in _roots() if root.name == name] + parts
-    if not folders:
+    roots = [root for root in _roots() if root.name == name]
+    if not roots + parts:
         raise _unknown(name)
-    freed = sum(map(_size, folders))
+    freed = 0
     with _writing(store_root() / name):
-        for folder in folders:
-            # after the rename, nothing half-removed has the name of a model
-            hidden = _parts() / f"removed-{uuid4().hex}"
-            hidden.parent.mkdir(exist_ok=True)
-            folder.rename(hidden)
-            shutil.rmtree(hidden)
+        for part in parts:
+            with _locked(part, name):
+                freed += _delete(part)
+        freed += sum(map(_delete, roots))
         _record_file(name).unlink(missing_ok=True)
     return freed
+
+
+def _delete(folder: Path) -> int:
+    """Remove a folder, and return its size; at no time does its name stand for a half of it."""
+    size = _size(folder)
+    hidden = _parts() / f"removed-{uuid4().hex}"
+    hidden.parent.mkdir(exist_ok=True)
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
+    return size
 
 
 def verify(name: str) -> list[Damage]:
@@ -250,6 +258,12 @@ def _part_folder(source: Source, name: str) -> Iterator[Path]:
     key = hashlib.sha256("\0".join((source.kind, source.place, source.version)).encode()).hexdigest()[:12]
     part = _parts() / f"{name}-{key}"
     part.mkdir(parents=True, exist_ok=True)
+    with _locked(part, name):
+        yield part
+
+
+@contextmanager
+def _locked(part: Path, name: str) -> Iterator[None]:
     lock = FileLock(part.with_name(f"{part.name}.lock"))
     try:
         lock.acquire(timeout=0)
@@ -257,7 +271,7 @@ def _part_folder(source: Source, name: str) -> Iterator[Path]:
         text = f"another program is installing {name!r}; wait for it"
         raise StoreError("store.busy", text) from error
     try:
-        yield part
+        yield
     finally:
         lock.release()
         with suppress(OSError):
