@@ -94,8 +94,8 @@ CODES = {
     ),
     "bundle.dimensions": Code(
         "error",
-        "The bundle segments 2D images, which napari-seg does not run yet.",
-        "Run it with MONAI by the command in the message.",
+        "The bundle segments 2D images, and the scan is a volume of several slices.",
+        "Choose a bundle for volumes or for their slices, or a scan of one slice.",
     ),
     "bundle.dims": Code(
         "error",

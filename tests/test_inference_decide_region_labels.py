@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from napari_seg.bundles.spec import Bundle, read_bundle
+from napari_seg.geometry import Grid
 from napari_seg.inference.segment import segment
 from napari_seg.volume import Segmentation, Volume
 
@@ -98,9 +99,7 @@ def labels_of_monai(root: Path, volume: Volume) -> NDArray:
     before.transforms = before.transforms[2:]
     after.transforms = after.transforms[:-1]
     image = volume.array[..., 0] if volume.grid.shape[2] == 1 and network.dimensions == 2 else volume.array
-    data = before(
-        {"image": MetaTensor(torch.from_numpy(image.astype(np.float32)), torch.from_numpy(volume.grid.affine))}
-    )
+    data = before({"image": MetaTensor(torch.tensor(image, dtype=torch.float32), torch.tensor(volume.grid.affine))})
     with torch.no_grad():
         data["pred"] = MetaTensor(inferer(data["image"][None].as_tensor(), network.eval())[0])
     return after(data)["pred"].as_tensor().numpy()
@@ -194,3 +193,44 @@ def test_all_that_the_preprocessing_does_to_the_grid_is_inverted(
     root = write_bundle(tmp_path / "tiny", changes, CHAINS[name])
     expected = as_label_map(labels_of_monai(root, head))
     assert np.mean(ours(root, head).array == expected) >= 0.9999
+
+
+def picture(channels: int) -> Volume:
+    """A 2D image with a bright blob, brighter on one side."""
+    i, j = np.indices((37, 29))
+    blob = ((i - 15) ** 2 + (j - 12) ** 2 < 90) * (80 + 3 * i) + (i * 7 + j * 13) % 11
+    colours = np.stack([np.roll(blob, 2 * n, axis=0) for n in range(channels)])
+    return Volume(colours[..., None].astype(np.uint8), Grid((37, 29, 1), np.diag([-1.0, -1.0, 1.0, 1.0])))
+
+
+RESIZE = {"_target_": "Resized", "keys": "image", "spatial_size": [32, 48], "mode": "bilinear"}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("preprocessing", "chain", "changes"),
+    [
+        pytest.param([NORMALIZE], "linear, argmax", {}, id="windows"),
+        pytest.param(
+            [RESIZE, NORMALIZE],
+            "linear, argmax, one-hot, foreground",
+            {"inferer": {"_target_": "SimpleInferer"}},
+            id="resized",
+        ),
+        pytest.param(
+            [{"_target_": "DivisiblePadd", "keys": "image", "k": 8}, NORMALIZE],
+            "softmax, argmax, nearest",
+            {"inferer": {"_target_": "SimpleInferer"}},
+            id="padded",
+        ),
+    ],
+)
+def test_2d_images_get_the_labels_of_monai(
+    tmp_path: Path, channels: int, preprocessing: list, chain: str, changes: dict[str, Any]
+) -> None:
+    root = write_bundle(tmp_path / "tiny", preprocessing, CHAINS[chain], dims=2, in_channels=channels, **changes)
+    scan = picture(channels)
+    found = labels_of_monai(root, scan)
+    expected = as_label_map(found)
+    assert len(np.unique(expected)) >= 3
+    np.testing.assert_array_equal(ours(root, scan).array[..., 0], expected)

@@ -45,7 +45,9 @@ def load_monai(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Mode
     """
     weights = find_weights(resolver_of(bundle))
     states = tuple(path.stat().st_mtime_ns for path in (inference_config(bundle.root), weights.path))
-    return _load(bundle.root, weights, states, device, dtype, way_of(bundle).needs_consent, bundle.output)
+    return _load(
+        bundle.root, weights, states, device, dtype, way_of(bundle).needs_consent, (bundle.output, bundle.spatial_dims)
+    )
 
 
 @lru_cache(maxsize=2)
@@ -56,7 +58,7 @@ def _load(
     device: torch.device,
     dtype: torch.dtype,
     runs_code: bool,
-    output: Output,
+    settings: tuple[Output, int],
 ) -> Model:
     """Load a model; `states` tells a model that changed on disk from the one in memory."""
     modules = BundleModules(root) if runs_code else None
@@ -68,7 +70,7 @@ def _load(
         if modules is not None:
             modules.forget()
         raise
-    model = Model(network.to(device).eval(), transforms, inferer, device, dtype, output)
+    model = Model(network.to(device).eval(), transforms, inferer, device, dtype, *settings)
     if modules is not None:
         finalize(model, modules.forget).atexit = False
     return model

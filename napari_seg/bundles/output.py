@@ -591,24 +591,32 @@ def _is_name(tree: ast.expr, name: str) -> bool:
 # steps of a config
 
 
-def is_for_2d_images(config: dict[str, Any]) -> bool:
-    """Return whether windows have two dimensions, which means 2D images rather than slices of a volume.
+def image_dimensions(config: dict[str, Any], spatial_shape: Any = None) -> Literal[2, 3]:
+    """Return 2 if the transforms and the network take 2D images (C, I, J), 3 if they take volumes or their slices.
 
     Args:
         config: from `read_config`.
+        spatial_shape: of the network's image, from the metadata; None if it has none.
     """
-    waiting, seen = [_resolved(config, config.get("inferer"))], set()
+    waiting, seen, names = [_resolved(config, config.get("inferer"))], set(), []
     while waiting:
         entry = waiting.pop()
         if id(entry) in seen or not isinstance(entry, dict):
             continue
         seen.add(id(entry))
-        name = str(entry.get("_target_", "")).rpartition(".")[2]
+        names.append(str(entry.get("_target_", "")).rpartition(".")[2])
         size = _resolved(config, entry.get("roi_size"))
-        if name == "SlidingWindowInferer" and isinstance(size, list | tuple) and len(size) == 2:
-            return True
+        if names == ["SlidingWindowInferer"] and isinstance(size, list | tuple):
+            return 2 if len(size) == 2 else 3
         waiting += [_resolved(config, value) for value in entry.values()]
-    return False
+    if set(names) - {"SimpleInferer", "SlidingWindowInferer"}:
+        return 3  # slices of a volume, or a way of the bundle's own
+    network = _resolved(config, config.get("network_def"))
+    if isinstance(network, dict):
+        dimensions = [_resolved(config, network.get(key)) for key in ("spatial_dims", "dimensions")]
+        if found := next((n for n in dimensions if n in (2, 3)), None):
+            return 2 if found == 2 else 3
+    return 2 if isinstance(spatial_shape, list) and len(spatial_shape) == 2 else 3
 
 
 def _chains(config: dict[str, Any]) -> list[list[Any]]:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from napari_seg.bundles.config import inference_config, merged_config, read_config
-from napari_seg.bundles.output import Output, independent_channels, read_output
+from napari_seg.bundles.output import Output, image_dimensions, independent_channels, read_output
 from napari_seg.bundles.places import bundle_folders
 from napari_seg.bundles.tta import TTA
 from napari_seg.errors import BundleError, one_line
@@ -137,6 +137,7 @@ class Bundle:
         background: name of the network's channel 0; "" if it has none.
         output: how the network's channels become labels; a guess where its config is not recognised.
         out_channels: channels of the network's output.
+        spatial_dims: 2 for a network of 2D images; 3 for one of volumes, or of their slices.
     """
 
     root: Path
@@ -162,6 +163,7 @@ class Bundle:
     channel_names: tuple[str, ...] = ()
     output: Output = field(default_factory=Output)
     out_channels: int = 1
+    spatial_dims: Literal[2, 3] = 3
 
 
 def shipped_root() -> Path:
@@ -273,7 +275,7 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
     if not all(0 < value < 1 for value in thresholds):
         raise ValueError(f"thresholds are probabilities between 0 and 1, not {thresholds}")
     background = names.get(0, "")
-    output = _output(root, channels, thresholds, background)
+    output, dimensions = _output(root, images, channels, thresholds, background)
     channels_of_labels = output.channels_of_labels(max(channels, *(n + 1 for n in names)) if names else channels)
     network_segments = _segments(ours.get("network_segments", ())) or tuple(
         Segment(label, names.get(channel) or f"segment {label}", distinct_color(label))
@@ -307,6 +309,7 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
         tta=_tta(ours.get("tta")),
         background=background,
         output=output,
+        spatial_dims=dimensions,
         out_channels=channels,
         channel_names=input_names,
     )
@@ -355,15 +358,20 @@ def _channel_names(entry: dict[str, Any]) -> dict[int, str]:
     return {number: f"{name} ({number})" if counts[name] > 1 else name for number, name in names.items()}
 
 
-def _output(root: Path, channels: int, thresholds: tuple[float, ...], background: str) -> Output:
-    """Return how a bundle's channels become labels; as the metadata says where the config can't be recognised."""
+def _output(
+    root: Path, images: dict[str, Any], channels: int, thresholds: tuple[float, ...], background: str
+) -> tuple[Output, Literal[2, 3]]:
+    """Return how a bundle's channels become labels, and the dimensions of its images; defaults for an odd config."""
+    found: Output | tuple[str, ...] = ()
+    dimensions: Literal[2, 3] = 3
     with suppress(Exception):  # a foreign file can hold anything; it is checked before the bundle runs
-        found = read_output(merged_config(read_config(inference_config(root))), channels, thresholds, background)
-        if isinstance(found, Output):
-            return found
-    if not thresholds:
-        return Output()
-    return Output(decision="thresholds", channels=independent_channels(thresholds, "none"))
+        config = merged_config(read_config(inference_config(root)))
+        dimensions = image_dimensions(config, next(iter(images.values())).get("spatial_shape"))
+        found = read_output(config, channels, thresholds, background)
+    if isinstance(found, Output):
+        return found, dimensions
+    declared = Output(decision="thresholds", channels=independent_channels(thresholds, "none"))
+    return declared if thresholds else Output(), dimensions
 
 
 def _channels(value: Any) -> int:

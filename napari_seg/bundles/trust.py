@@ -16,7 +16,7 @@ from typing import Any
 
 from napari_seg.bundles.config import inference_config, merged_config, read_config
 from napari_seg.bundles.content import Cause, CodeLine, code_lines, content_hash
-from napari_seg.bundles.output import Output, is_for_2d_images, read_output
+from napari_seg.bundles.output import Output, read_output
 from napari_seg.bundles.places import store_root
 from napari_seg.bundles.spec import Bundle, read_coarse
 from napari_seg.bundles.ways import resolver_of, way_of
@@ -150,7 +150,7 @@ def check_runnable(bundle: Bundle) -> None:
     Raises:
         BundleError: `bundle.task`, the bundle does not segment; as for `check_consent`, unless nothing of it runs;
             `bundle.weights`, they are missing; `bundle.postprocessing`, it has steps that are not recognised;
-            `bundle.dimensions`, the bundle segments 2D images; `bundle.config`, the inference config can't be read.
+            `bundle.config`, the inference config can't be read.
     """
     way = way_of(bundle)
     if way.kind == "refused":
@@ -164,17 +164,10 @@ def check_runnable(bundle: Bundle) -> None:
     try:
         config = merged_config(read_config(path))
         output = read_output(config, bundle.out_channels, bundle.thresholds, bundle.background)
-        is_2d = is_for_2d_images(config)
     except Exception as error:  # a damaged file can raise anything
         cause = one_line(f"{type(error).__name__}: {error}", 200)
         text = f"{path.name} of bundle {bundle.root.name!r} can't be read ({cause}); expected a MONAI config"
         raise BundleError("bundle.config", text) from error
-    if is_2d:
-        raise BundleError(
-            "bundle.dimensions",
-            f"bundle {bundle.root.name!r} segments 2D images, which napari-seg does not support yet; expected a "
-            f"network for volumes, or for their slices; run it with MONAI: {command_of_monai(bundle)}",
-        )
     if not isinstance(output, Output):
         raise BundleError(
             "bundle.postprocessing",

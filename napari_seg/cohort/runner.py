@@ -129,6 +129,7 @@ def run_cohort(
     check_runnable(bundle)
     cases, options = list(cases), options or SegmentOptions()
     _check_channels(bundle, cases)
+    _check_dimensions(bundle, cases)
     results: list[CaseResult] = []
     with OutputFolder(output_dir) as output:
         for number, case in enumerate(cases):
@@ -155,6 +156,31 @@ def _check_channels(bundle: Bundle, cases: Sequence[Case]) -> None:
             "found scans with another number; name the image of each with --channel NAME=FILE, or run the bundle with "
             f"MONAI: {command_of_monai(bundle)}",
         )
+
+
+def _check_dimensions(bundle: Bundle, cases: Sequence[Case]) -> None:
+    """Refuse a bundle for 2D images if all scans are volumes, before any other work.
+
+    Raises:
+        BundleError: `bundle.dimensions`.
+    """
+    if bundle.spatial_dims == 2 and cases and all(_is_volume(case.scan) for case in cases):
+        raise BundleError(
+            "bundle.dimensions",
+            f"bundle {bundle.root.name!r} segments 2D images, and all scans are volumes; choose a bundle for volumes "
+            f"or for their slices, or run it with MONAI: {command_of_monai(bundle)}",
+        )
+
+
+def _is_volume(scan: Scan | ChannelSet) -> bool:
+    """Return whether a scan has several slices, as far as its files tell without being read."""
+    if isinstance(scan, ChannelSet):
+        return False
+    if scan.format == "nifti":
+        from napari_seg.formats.nifti import count_slices
+
+        return count_slices(scan.files[0]) > 1
+    return scan.format == "dicom" and len(scan.files) > 1
 
 
 def _possible_channels(scan: Scan | ChannelSet, wanted: int) -> tuple[int, ...]:

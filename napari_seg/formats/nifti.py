@@ -89,14 +89,25 @@ def is_nifti(path: Path) -> bool:
 
 def count_volumes(path: Path) -> int:
     """Return the number of volumes that the header of a file states; 1 for a damaged file, which reading reports."""
+    shape = _stated_shape(path)
+    return prod(shape[3:]) if 4 <= len(shape) <= 7 else 1
+
+
+def count_slices(path: Path) -> int:
+    """Return the number of slices that the header of a file states; 1 for a damaged file, which reading reports."""
+    shape = _stated_shape(path)
+    return shape[2] if 3 <= len(shape) <= 7 else 1
+
+
+def _stated_shape(path: Path) -> tuple[int, ...]:
+    """Return the shape that the header of a file states; () for a damaged file."""
     header_path, _ = _parts(path)
     try:
         with _opened(header_path) as (stream, _):
             header, _ = _read_header(stream, header_path)
     except InputError:
-        return 1
-    ndim = int(header["dim"][0])
-    return prod(int(n) for n in header["dim"][4 : ndim + 1]) if 4 <= ndim <= 7 else 1
+        return ()
+    return tuple(int(n) for n in header["dim"][1 : int(header["dim"][0]) + 1])
 
 
 def write_nifti(segmentation: Segmentation, path: str | os.PathLike[str]) -> None:

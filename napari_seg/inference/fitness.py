@@ -40,7 +40,7 @@ def check_fit(volume: Volume, bundle: Bundle) -> None:
     """Raise if a bundle was made for other scans than this one.
 
     Raises:
-        BundleError: `bundle.channels` or `bundle.modality`, it was.
+        BundleError: `bundle.channels`, `bundle.dimensions` or `bundle.modality`, it was.
     """
     channels = volume.array.shape[0]
     if channels != bundle.in_channels:
@@ -48,6 +48,12 @@ def check_fit(volume: Volume, bundle: Bundle) -> None:
         raise BundleError(
             "bundle.channels",
             f"the scan has {channels} channel(s); bundle {bundle.name!r} expects {bundle.in_channels}{names}",
+        )
+    if bundle.spatial_dims == 2 and volume.grid.shape[2] != 1:
+        raise BundleError(
+            "bundle.dimensions",
+            f"the scan has {volume.grid.shape[2]} slices; bundle {bundle.name!r} segments 2D images; choose another "
+            "bundle, or an image of one slice",
         )
     found, expected = (modality_code(name) for name in (volume.modality, bundle.modality))
     if found and expected and found != expected:

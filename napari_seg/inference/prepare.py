@@ -107,7 +107,9 @@ def prepare(volume: Volume, region_grid: Grid | None, bundle: Bundle, model: Mod
     from monai.transforms import Compose
 
     shown = region_grid or volume.grid
-    affine = shown.affine if region_grid is None else np.diag([*shown.spacing_mm, 1.0])
+    # MONAI reads a picture without a place in the patient
+    is_placed = region_grid is None and volume.source.format != "image2d"
+    affine = shown.affine if is_placed else np.diag([*shown.spacing_mm, 1.0])
     to_scan_world = shown.affine @ np.linalg.inv(affine)
     transforms = list(model.preprocessing.transforms)
     key = next((one.keys[0] for one in transforms if getattr(one, "keys", None)), "image")

@@ -137,12 +137,12 @@ def _window_settings(bundle: Bundle, model: Model, tta: TTA | None) -> WindowSet
     """
     from napari_seg.inference.inferer import window_settings
 
-    settings = window_settings(model.inferer)
+    settings = None if model.spatial_dims == 2 else window_settings(model.inferer)
     if settings is None and tta in ("shifts", "mirror"):
         raise BundleError(
             "bundle.tta",
-            f"the inferer of bundle {bundle.root.name!r} is no SlidingWindowInferer, whose windows can be averaged; "
-            "choose --tta none",
+            f"the inferer of bundle {bundle.root.name!r} is no SlidingWindowInferer over volumes, whose windows can be "
+            "averaged; choose --tta none",
         )
     if tta == "mirror" and bundle.localiser and any(region.mirror for region in bundle.localiser.regions):
         raise BundleError(
