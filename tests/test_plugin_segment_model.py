@@ -336,3 +336,65 @@ def test_an_estimate_does_not_keep_a_removed_scan(viewer: ViewerModel, head: Vol
     key = model._estimate_key
     assert key == model._estimate_key
     assert layer not in gc.get_referents(key)
+
+
+def brats(name: str = "brats") -> Bundle:
+    return replace(bundle(name), in_channels=4, channel_names=("T1c", "T1", "T2", "FLAIR"))
+
+
+def test_a_model_with_channels_takes_them_from_layers(
+    viewer: ViewerModel, head: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Volume] = []
+
+    def first(volume: Volume, *args: Any, **options: Any) -> Segmentation:
+        given.append(volume)
+        return thresholded(volume, *args, **options)
+
+    monkeypatch.setattr(segment_run, "segment", first)
+    model = SegmentModel(Session(viewer))
+    model.choose_bundle(brats())
+    assert "Open a scan" in model.obstacle
+    t1 = show(viewer, replace(head, name="T1w"))
+    show(viewer, replace(head, name="sub-01_FLAIR", array=head.array + 1))
+    show(viewer, replace(head, name="post gadolinium T1", array=head.array + 2))
+    assert "Open and choose T2." in model.obstacle
+    unnamed = show(viewer, replace(head, name="series 7", array=head.array + 3, grid=head.grid.mirrored()))
+    assert "Open and choose T2." in model.obstacle  # nothing is guessed
+    model.choose_channel("T2", unnamed)
+    assert model.obstacle == ""
+    names = {name: layer and layer.name for name, layer in model.channels.items()}
+    assert names == {"T1c": "post gadolinium T1", "T1": "T1w", "T2": "series 7", "FLAIR": "sub-01 FLAIR"}
+    model.start()
+    model.session.jobs.wait()
+    (volume,) = given
+    assert volume.channel_names == ("T1c", "T1", "T2", "FLAIR")
+    for channel, array in enumerate((head.array + 2, head.array, head.array[:, ::-1] + 3, head.array + 1)):
+        np.testing.assert_array_equal(volume.array[channel], array[0])
+    assert viewer.layers[-1].name == "post gadolinium T1 - brats"
+    viewer.layers.remove(unnamed)
+    assert "Open and choose T2." in model.obstacle
+    model.choose_channel("T2", t1)
+    assert model.obstacle == ""
+    model.choose_bundle(replace(brats(), modality="CT"))
+    viewer.layers.clear()
+    assert "Open a scan" in model.obstacle
+
+
+def test_a_scan_with_all_channels_needs_no_choice(viewer: ViewerModel, head: Volume) -> None:
+    model = SegmentModel(Session(viewer))
+    model.choose_bundle(brats())
+    volume = replace(head, array=np.concatenate([head.array] * 4), channel_names=("T1c", "T1", "T2", "FLAIR"))
+    for data, settings, _ in image_layers(volume):
+        viewer.add_layer(Image(data, **settings))
+    assert [layer.name for layer in viewer.layers] == ["head T1c", "head T1", "head T2", "head FLAIR"]
+    assert model.channels == {}
+    assert model.obstacle == ""
+
+
+def test_channels_of_another_modality_are_refused(viewer: ViewerModel, head: Volume) -> None:
+    model = SegmentModel(Session(viewer))
+    model.choose_bundle(replace(brats(), modality="CT"))
+    for name in ("t1ce", "t1", "t2", "flair"):
+        show(viewer, replace(head, name=name, modality="MR"))
+    assert "was trained on CT" in model.obstacle

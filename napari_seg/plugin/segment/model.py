@@ -10,21 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import ref
 
+import numpy as np
 from psygnal import Signal
 
 from napari_seg.errors import BundleError, Cancelled, NapariSegError
 from napari_seg.inference.estimate import estimate
 from napari_seg.inference.options import SegmentOptions
-from napari_seg.plugin.foreign_layers import loaded
 from napari_seg.plugin.job import NETWORK_WORKER, Job
 from napari_seg.plugin.layer_info import placement_of, volume_of
 from napari_seg.plugin.messages import Message, as_gui_text, gui_text_of, message_of
 from napari_seg.plugin.models.permission import Permission, give_consent, permission_of
+from napari_seg.plugin.segment.channels import ChannelLayers, input_of
 from napari_seg.plugin.segment.run import Run
 from napari_seg.plugin.session import Session
 from napari_seg.volume import Volume
 
 if TYPE_CHECKING:
+    from napari.layers import Image
+
     from napari_seg.bundles.spec import Bundle
 
 logger = logging.getLogger(__name__)
@@ -62,6 +65,7 @@ class SegmentModel:
         adds_confidence: whether a run also adds a layer with the confidence of the network.
         run: the current run; None if there is none.
         waiting: queued runs.
+        channel_layers: layers of a model with several channels.
     """
 
     changed = Signal()
@@ -81,6 +85,7 @@ class SegmentModel:
         self.waiting: list[Run] = []
         self._estimate: tuple[object, str] = (None, "")
         self._is_estimating = False
+        self.channel_layers = ChannelLayers(session)
         self._find_bundles()
         session.changed.connect(self.changed.emit)
 
@@ -103,6 +108,28 @@ class SegmentModel:
         """Set whether a run also adds a layer with the confidence of the network."""
         self.adds_confidence = adds_confidence
         self.changed.emit()
+
+    def choose_channel(self, channel: str, layer: Image) -> None:
+        """Set the layer of a channel of the selected bundle."""
+        self.channel_layers.choose(channel, layer)
+        self.session.drop_errors()
+        self.changed.emit()
+
+    @property
+    def channels(self) -> dict[str, Image | None]:
+        """Channel of the selected bundle -> its layer; empty if the bundle runs on the current scan alone."""
+        bundle, scan = self.bundle, self.session.scan
+        volume = None if scan is None else volume_of(scan)
+        if bundle is None or bundle.in_channels == 1 or (volume and len(volume.array) == bundle.in_channels):
+            return {}
+        return self.channel_layers.layers(bundle.channel_names)
+
+    @property
+    def _inputs(self) -> dict[str, Image]:
+        """Channel -> layer that a run reads, the first of which it lies on; empty if one is missing."""
+        layers = self.channels or {"": self.session.scan}
+        found = {name: layer for name, layer in layers.items() if layer is not None}
+        return found if len(found) == len(layers) else {}
 
     def add_bundle(self, folder: Path) -> None:
         """Add a bundle to the list, select it, and remember it for later sessions; none of its code is run."""
@@ -216,8 +243,9 @@ class SegmentModel:
             return "The code of this model changed since you trusted it. Press “Trust this model…” to see it."
         if self.permission.asks:
             return "This model contains its own program code. Press “Trust this model…” if you know its source."
-        volume = volume_of(self.session.scan)
-        return "" if volume is None else _misfit(volume, self.bundle)
+        if missing := [name for name, layer in self.channels.items() if layer is None]:
+            return f"This model needs several images of the patient. Open and choose {', '.join(missing)}."
+        return _misfit([one for layer in self._inputs.values() if (one := volume_of(layer)) is not None], self.bundle)
 
     # estimating
 
@@ -240,22 +268,19 @@ class SegmentModel:
         """Estimate, in a background job, a run with the current choices; one estimate at a time."""
         if not self.needs_estimate or self._is_estimating:
             return
-        scan, bundle, key = self.session.scan, self.bundle, self._estimate_key
-        assert scan is not None
+        bundle, key = self.bundle, self._estimate_key
         assert bundle is not None
-        volume = volume_of(scan)
-        assert volume is not None
         self._is_estimating = True
-        work = partial(_estimate, volume, bundle, self.options)
+        work = partial(_estimate, _volumes_of(self._inputs), bundle, self.options)
         self.session.jobs.start(work, on_result=partial(self._on_estimated, key), on_end=self._on_estimate_ended)
 
     @property
     def _estimate_key(self) -> object:
         """Return everything that the estimate depends on; None if nothing can run."""
-        scan = self.session.scan
-        if self.obstacle or self.bundle is None or scan is None:
+        if self.obstacle or self.bundle is None:
             return None
-        return ref(scan), self.bundle.root, self.options  # a removed scan does not stay in memory
+        inputs = tuple(map(ref, self._inputs.values()))  # a removed scan does not stay in memory
+        return inputs, self.bundle.root, self.options
 
     def _on_estimated(self, key: object, text: str) -> None:
         self._estimate = (key, text)
@@ -268,13 +293,12 @@ class SegmentModel:
 
     def start(self) -> Run:
         """Run, in a background job, the selected bundle on the current scan; queue it if another run is current."""
-        layer, bundle = self.session.scan, self.bundle
-        assert layer is not None, self.obstacle
+        inputs, bundle = self._inputs, self.bundle
+        assert inputs, self.obstacle
         assert bundle is not None, self.obstacle
-        volume = volume_of(layer)
-        assert volume is not None
+        layer = next(iter(inputs.values()))
         options = replace(self.options, confidence_maps=self.adds_confidence)
-        run = Run(volume, bundle, options, layer.name, placement_of(layer).for_new_layer())
+        run = Run(_volumes_of(inputs), bundle, options, layer.name, placement_of(layer).for_new_layer())
         if self.run is None:
             self._execute(run)
             self.session.show_messages()
@@ -344,10 +368,15 @@ def _warnings_of(run: Run) -> list[Message]:
     return [Message("warning", as_gui_text(text)) for text in run.warnings_without_notice]
 
 
-def _estimate(volume: Volume, bundle: Bundle, options: SegmentOptions, job: Job) -> str:
+def _volumes_of(layers: dict[str, Image]) -> dict[str, Volume]:
+    volumes = {name: volume_of(layer) for name, layer in layers.items()}
+    return {name: volume for name, volume in volumes.items() if volume is not None}
+
+
+def _estimate(volumes: dict[str, Volume], bundle: Bundle, options: SegmentOptions, job: Job) -> str:
     """Return the estimated cost of a run, as text for the user; "" if there is none. Runs in the thread of a job."""
     try:
-        cost = job.call(NETWORK_WORKER, estimate, loaded(volume), bundle, options)
+        cost = job.call(NETWORK_WORKER, estimate, input_of(volumes), bundle, options)
     except Cancelled:
         raise
     except NapariSegError as error:
@@ -359,15 +388,24 @@ def _estimate(volume: Volume, bundle: Bundle, options: SegmentOptions, job: Job)
         return ""
     windows = f"{cost.windows} window{'s' * (cost.windows != 1)}"
     locating = ", including locating the region" if cost.locates else ""
-    return f"Estimate: {cost.time} in total for {windows}{locating}; {cost.memory} of memory."
+    doubts = "".join(f"\n{gui_text_of(notice)}." for notice in cost.doubts)
+    return f"Estimate: {cost.time} in total for {windows}{locating}; {cost.memory} of memory.{doubts}"
 
 
-def _misfit(volume: Volume, bundle: Bundle) -> str:
-    """Return the reason why a bundle can't run on a scan, as text for the user; "" if it can. Does not load torch."""
+def _misfit(volumes: Sequence[Volume], bundle: Bundle) -> str:
+    """Return the reason why a bundle can't run on a scan, as text for the user; "" if it can. Does not load torch.
+
+    Args:
+        volumes: the scan, or one volume for each channel.
+        bundle: the bundle.
+    """
     from napari_seg.inference.fitness import check_fit
 
+    count = len(volumes) if len(volumes) > 1 else len(volumes[0].array)
+    first = volumes[0]
+    shape = np.broadcast_to(np.uint8(0), (count, *first.grid.shape))  # voxels may not be loaded yet
     try:
-        check_fit(volume, bundle)
+        check_fit(replace(first, array=shape, channel_names=()), bundle)
     except BundleError as error:
         return as_gui_text(error.message)
     return ""

@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from napari.layers import Layer
 
 from napari_seg.inference.segment import segment
-from napari_seg.plugin.foreign_layers import loaded
 from napari_seg.plugin.job import NETWORK_WORKER, Job
 from napari_seg.plugin.layers import confidence_layer, labels_layer, layer_of
 from napari_seg.plugin.placement import LayerPlacement
+from napari_seg.plugin.segment.channels import input_of
 from napari_seg.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 class Run:
     """One call of `segment`.
 
+    Args:
+        volumes: channel -> volume; one volume, or one for each channel of the model.
+        bundle: bundle to run.
+        options: options of the run.
+        image_name: name of the first layer.
+        placement: placement of the first layer, on which the result lies.
+
     Attributes:
+        volume: volume of the first layer.
         job: executes the run; None while the run waits for another one.
         segmentation: the result; None until there is one.
         layers: layers of the result, the labels first.
@@ -35,9 +43,15 @@ class Run:
     """
 
     def __init__(
-        self, volume: Volume, bundle: Bundle, options: SegmentOptions, image_name: str, placement: LayerPlacement
+        self,
+        volumes: Mapping[str, Volume],
+        bundle: Bundle,
+        options: SegmentOptions,
+        image_name: str,
+        placement: LayerPlacement,
     ) -> None:
-        self.volume = volume
+        self.volumes = volumes
+        self.volume = next(iter(volumes.values()))
         self.bundle = bundle
         self.options = options
         self.image_name = image_name
@@ -60,7 +74,7 @@ class Run:
             segmentation = job.call(
                 NETWORK_WORKER,
                 segment,
-                loaded(self.volume),
+                input_of(self.volumes),
                 self.bundle,
                 self.options,
                 callbacks={"progress": job.report},

@@ -5,7 +5,7 @@ from functools import partial
 
 from napari.utils.progress import cancelable_progress
 from qtpy.QtCore import Qt, QTimer
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QProgressBar, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QLabel, QProgressBar, QVBoxLayout, QWidget
 from superqt import QElidingLabel
 from superqt.utils import signals_blocked
 
@@ -52,6 +52,9 @@ class SegmentTab(QWidget):
     def _build(self) -> None:
         self._bundle_box = box("Models found on this computer.")
         self._models_button = button("Models…", "Search, install and remove models.", self.show_models)
+        self._channel_boxes: dict[str, QComboBox] = {}
+        self._channel_form = QFormLayout()
+        self._channel_form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         self._card = QLabel(wordWrap=True)
         self._card.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._card.setAlignment(Qt.AlignmentFlag.AlignTop)
@@ -74,6 +77,7 @@ class SegmentTab(QWidget):
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Model", row(self._bundle_box, self._models_button))
+        form.addRow(self._channel_form)
         form.addRow("Device", self._device_box)
         form.addRow("", self._confidence_box)
         below = QWidget()
@@ -99,6 +103,10 @@ class SegmentTab(QWidget):
 
     def _on_device_chosen(self) -> None:
         self.model.choose_device(self._device_box.currentData())
+
+    def _on_channel_chosen(self, channel: str, index: int) -> None:
+        if index >= 0:
+            self.model.choose_channel(channel, self._channel_boxes[channel].itemData(index))
 
     def show_models(self) -> None:
         """Open the window *Models…*."""
@@ -142,6 +150,7 @@ class SegmentTab(QWidget):
             self._bundle_box.setCurrentIndex(model.bundles.index(model.bundle) if model.bundle else -1)
         with signals_blocked(self._device_box):
             self._device_box.setCurrentIndex(self._device_box.findData(model.options.device))
+        self._refresh_channels()
         self._card.setText(
             "".join(f"<p style='margin:2px'><b>{head}</b>: {_escaped(text)}</p>" for head, text in model.card)
         )
@@ -157,6 +166,27 @@ class SegmentTab(QWidget):
             self._estimate_timer.start()
         self._estimate_label.setText(obstacle or model.estimate_text)
         self._show_progress()
+
+    def _refresh_channels(self) -> None:
+        """Show one box for each channel of a model that needs several images."""
+        channels, candidates = self.model.channels, self.model.channel_layers.candidates
+        if list(self._channel_boxes) != list(channels):
+            while self._channel_form.rowCount():
+                self._channel_form.removeRow(0)
+            self._channel_boxes = {name: box(f"The image that the model gets as {name}.") for name in channels}
+            for name, combo in self._channel_boxes.items():
+                combo.setPlaceholderText("choose an image")
+                combo.currentIndexChanged.connect(partial(self._on_channel_chosen, name))
+                self._channel_form.addRow(name, combo)
+        for name, combo in self._channel_boxes.items():
+            with signals_blocked(combo):
+                shown = [(combo.itemText(n), combo.itemData(n)) for n in range(combo.count())]
+                if shown != [(layer.name, layer) for layer in candidates]:
+                    combo.clear()
+                    for layer in candidates:
+                        combo.addItem(layer.name, layer)
+                chosen = channels[name]
+                combo.setCurrentIndex(-1 if chosen is None else candidates.index(chosen))
 
     def _show_progress(self) -> None:
         run = self.model.run
