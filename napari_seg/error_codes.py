@@ -980,6 +980,11 @@ CODES = {
         "map holds one of them, the last.",
         "Look at the result before you measure volumes.",
     ),
+    "result.no_confidence": Code(
+        "notice",
+        "Confidence was requested, but the bundle's own workflow gives labels alone.",
+        "Leave `--certainty` out for this bundle.",
+    ),
     "result.rounded": Code(
         "notice",
         "The bundle interpolates labels linearly, which gives values between two labels; they were rounded.",

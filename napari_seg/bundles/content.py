@@ -7,7 +7,6 @@ only tensors, are data: they count with their names, so that a bundle which is t
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import os
@@ -18,7 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from napari_seg.bundles.allowed import is_listed, target_name
 from napari_seg.bundles.config import inference_config, read_config
+from napari_seg.bundles.expression import ExpressionError, parse, problems
+from napari_seg.bundles.resolve import import_of
 from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, Bundle
 from napari_seg.bundles.weights_files import WEIGHTS_ENDINGS, inspect_weights
 from napari_seg.errors import BundleError, one_line
@@ -53,13 +55,22 @@ _NOTABLE = re.compile(
 
 _LOGGING = re.compile(r"\s*(class|args|kwargs|format|datefmt)\s*[=:]")
 
+_HARMLESS_IMPORTS = {"glob", "math", "monai", "numpy", "os", "re", "torch"}
+"""Modules that a config may import; what it calls in them is another expression."""
+
+_KNOWN_TARGETS = re.compile(
+    r"(monai\.(data|engines|handlers|inferers|losses|metrics|networks|optimizers|transforms)\.[\w.]*)?[A-Z]\w*|"
+    r"torch\.optim\.[\w.]*[A-Z]\w*"
+)
+"""Classes of MONAI's and torch's outside the list of `allowed.py`, such as data loaders and evaluators."""
+
 Cause = Literal["module", "compiled", "expression", "target", "logging", "program", "pickle", "link", "unreadable"]
 
 _WHY: dict[Cause, str] = {
     "module": "Python module of the bundle",
     "compiled": "compiled code of the bundle",
     "expression": "expression that Python evaluates",
-    "target": "call of a function that is not one of MONAI's",
+    "target": "component that is not one of MONAI's",
     "logging": "logging settings, which MONAI evaluates and napari-seg does not read",
     "program": "program in the format of TorchScript or torch.export",
     "pickle": "pickle that calls functions as it is loaded",
@@ -307,7 +318,7 @@ def _code_in(value: Any) -> Iterator[tuple[str, Cause]]:
     while waiting:
         entry = waiting.pop()
         if isinstance(entry, str):
-            if entry.startswith("$") and not _is_plain(entry[1:]):
+            if entry.startswith("$") and not _is_harmless(entry):
                 yield entry, "expression"
             continue
         if not isinstance(entry, dict | list) or id(entry) in seen:
@@ -315,23 +326,23 @@ def _code_in(value: Any) -> Iterator[tuple[str, Cause]]:
         seen.add(id(entry))  # aliases in YAML can repeat one entry any number of times
         if isinstance(entry, dict):
             target = entry.get("_target_")
-            if target is not None and not _is_monai(str(target)):
+            if target is not None and not _is_known_target(str(target)):
                 yield str(target), "target"
             waiting += [part for key, part in reversed(entry.items()) if key != "_target_"]
         else:
             waiting += reversed(entry)
 
 
-def _is_plain(expression: str) -> bool:
-    """Return whether an expression is a reference or a literal."""
-    if re.fullmatch(r"\s*@[\w:#]+\s*", expression):
-        return True
+def _is_harmless(text: str) -> bool:
+    """Return whether an expression only imports a common module, or passes the check of `expression.py`."""
+    if (imported := import_of(text)) is not None:
+        return imported[1] in _HARMLESS_IMPORTS
     try:
-        ast.literal_eval(expression.strip()[:_MAX_TEXT])
-    except Exception:  # an expression that needs Python
+        return not problems(parse(text), is_listed)
+    except ExpressionError:
         return False
-    return True
 
 
-def _is_monai(target: str) -> bool:
-    return target.startswith("monai.") or re.fullmatch(r"[A-Z]\w*", target) is not None
+def _is_known_target(target: str) -> bool:
+    """Return whether a target is a class of MONAI's or torch's that does what a config usually needs."""
+    return bool(target_name(target)) or _KNOWN_TARGETS.fullmatch(target) is not None

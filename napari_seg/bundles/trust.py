@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from napari_seg.bundles.config import inference_config, merged_config, read_config
-from napari_seg.bundles.content import Cause, CodeLine, code_lines, content_hash
+from napari_seg.bundles.content import Cause, CodeLine, code_lines, content_hash, files_of
 from napari_seg.bundles.output import Output, read_output
 from napari_seg.bundles.places import store_root
 from napari_seg.bundles.spec import Bundle, read_coarse
 from napari_seg.bundles.ways import resolver_of, way_of
 from napari_seg.bundles.weights import find_weights
+from napari_seg.bundles.weights_files import inspect_weights
+from napari_seg.bundles.workflow import plan_workflow
 from napari_seg.errors import BundleError, one_line
 from napari_seg.formats.atomic import atomic_write
 
@@ -98,6 +100,9 @@ def check_consent(bundle: Bundle) -> None:
     """
     if bundle.trusted:
         return
+    files_of(bundle.root)
+    if not way_of(bundle).needs_consent:
+        return
     digest, consents = content_hash(bundle), _read_consents()
     if digest in consents:
         return
@@ -158,8 +163,7 @@ def check_runnable(bundle: Bundle) -> None:
             "bundle.task",
             f"bundle {bundle.root.name!r} does not segment structures ({'; '.join(way.reasons)}); choose another one",
         )
-    if way.needs_consent:
-        check_consent(bundle)
+    check_consent(bundle)
     path = inference_config(bundle.root)
     try:
         config = merged_config(read_config(path))
@@ -168,6 +172,13 @@ def check_runnable(bundle: Bundle) -> None:
         cause = one_line(f"{type(error).__name__}: {error}", 200)
         text = f"{path.name} of bundle {bundle.root.name!r} can't be read ({cause}); expected a MONAI config"
         raise BundleError("bundle.config", text) from error
+    if way.kind == "workflow":
+        try:
+            plan_workflow(bundle)
+            return
+        except BundleError:
+            if isinstance(output, Output):
+                raise
     if not isinstance(output, Output):
         raise BundleError(
             "bundle.postprocessing",
@@ -175,9 +186,27 @@ def check_runnable(bundle: Bundle) -> None:
             "yet; expected argmax, or sigmoid and a threshold, and MONAI's transforms of labels; run it with MONAI: "
             f"{command_of_monai(bundle)}",
         )
-    find_weights(resolver_of(bundle))
+    _check_weights(bundle, find_weights(resolver_of(bundle)).path)
     if bundle.coarse is not None:
         check_runnable(read_coarse(bundle))
+
+
+def _check_weights(bundle: Bundle, path: Path) -> None:
+    """Check that a file of weights calls no functions; the engine loads no other file, whoever consented to it.
+
+    Raises:
+        BundleError: `bundle.weights_unsafe`.
+    """
+    try:
+        calls = inspect_weights(path).calls
+    except OSError:  # loading it says why
+        return
+    if calls:
+        raise BundleError(
+            "bundle.weights_unsafe",
+            f"{path.name} of bundle {bundle.root.name!r} is a pickle that calls {one_line(', '.join(calls[:3]), 200)}; "
+            "expected tensors alone; save the network's state dictionary with torch.save, or as safetensors",
+        )
 
 
 def command_of_monai(bundle: Bundle) -> str:

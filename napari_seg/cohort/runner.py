@@ -250,7 +250,11 @@ def _run_case(
         labels=labels,
         overlay=overlay,
         volumes_ml={s.name: volumes[s.label] for s in segmentation.segments},
-        confidence={s.name: segmentation.confidence[s.label] for s in segmentation.segments if volumes[s.label] > 0},
+        confidence={
+            s.name: segmentation.confidence[s.label]
+            for s in segmentation.segments
+            if s.label in segmentation.confidence
+        },
         notices=segmentation.notices,
         seconds=time.perf_counter() - start,
     )

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from napari_seg.bundles.spec import Bundle, read_bundle, read_coarse
+from napari_seg.bundles.trust import check_runnable
+from napari_seg.bundles.ways import way_of
 from napari_seg.errors import Notice
 from napari_seg.geometry import Grid
+from napari_seg.inference.fitness import check_fit
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.settings import RegionSettings, is_shown_whole, set_up
 from napari_seg.localise import locating_seconds
@@ -51,9 +54,10 @@ class Estimate:
 def estimate(
     volume: Volume, bundle: Bundle | str | Path | None = None, options: SegmentOptions | None = None, **changes: Any
 ) -> Estimate | None:
-    """Return what `segment` with the same arguments will cost; None if the bundle's inferer does not slide windows.
+    """Return what `segment` with the same arguments will cost; None if that is unknown.
 
-    The network is loaded, as it will be anyway, but not run.
+    It is unknown if the bundle's inferer does not slide windows, or if its own workflow runs. The network is loaded, as
+    it will be anyway, but not run.
 
     Args:
         volume: the scan.
@@ -66,6 +70,10 @@ def estimate(
     """
     bundle = read_bundle(bundle)
     options = replace(options or SegmentOptions(), **changes)
+    if way_of(bundle).kind == "workflow":
+        check_fit(volume, bundle)
+        check_runnable(bundle)
+        return None
     settings = set_up(volume, bundle, options)
     found = _estimate_run(volume, settings)
     if found is None or bundle.coarse is None or settings.body_in is None:

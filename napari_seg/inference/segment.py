@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.bundles.spec import Bundle, read_bundle, read_coarse
+from napari_seg.bundles.ways import way_of
 from napari_seg.errors import Notice
 from napari_seg.formats.channels import in_order
 from napari_seg.geometry import Grid
+from napari_seg.inference.as_written import segment_as_written
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.settings import RegionSettings, set_up
 from napari_seg.localise import Region, localise
@@ -62,6 +64,8 @@ def segment(
     volume = in_order(volume, bundle.channel_names)
     options = replace(options or SegmentOptions(), **changes)
     report = progress or ignore_progress
+    if way_of(bundle).kind == "workflow":
+        return segment_as_written(volume, bundle, options, report)
     settings = set_up(volume, bundle, options, report)
     regions, place_notices = localise(volume, bundle, progress)
     if bundle.coarse is not None and settings.body_in is not None:
