@@ -137,7 +137,7 @@ def test_train_then_predict_then_extend(dataset: Path, tmp_path: Path, capfd: py
     assert metadata["eval_metrics"] == {"validation mean Dice": round(best, 4)}
 
     scan = dataset / "imagesTr" / "case_00.nii.gz"
-    assert main(["predict", str(scan), "--bundle", str(out), "--trust-bundle", "-o", str(tmp_path / "results")]) == 0
+    assert main(["predict", str(scan), "--bundle", str(out), "-o", str(tmp_path / "results")]) == 0
     labels = read(tmp_path / "results" / "case_00_seg.nii.gz")
     assert labels.grid.matches(read(scan).grid)
     assert set(np.unique(labels.array)) <= {0, 1, 2}

@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from napari_seg.bundles.spec import WEIGHTS
-    from napari_seg.errors import Cancelled
+    from napari_seg.bundles.spec import WEIGHTS, read_bundle
+    from napari_seg.bundles.trust import remember
+    from napari_seg.errors import BundleError, Cancelled
     from napari_seg.training.choices import Choices, changed_settings, describe_weights
     from napari_seg.training.folds import cross_validate, fold_commands
     from napari_seg.training.prepare import plan_bundle
@@ -142,6 +144,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"napari-seg: {error}", file=sys.stderr)
         return ExitCode.CANCELLED
     if (out / WEIGHTS).is_file():
+        with suppress(OSError, BundleError):  # then predict asks for consent
+            remember(read_bundle(out))  # what this person trained here needs no further consent
         print(f"bundle  {out}\ntry     {shlex.join(_predicting(plan, out))}")
     return ExitCode.DONE
 
@@ -154,7 +158,7 @@ def _predicting(plan: dict[str, Any], out: Path) -> list[str]:
         return command("inference", out, dataset_dir="IMAGES", output_dir="results")
     channels = found.get("channels", ())
     scan = ["SCAN"] if len(channels) < 2 else [word for name in channels for word in ("--channel", f"{name}=FILE")]
-    return ["napari-seg", "predict", *scan, "--bundle", str(out), "--trust", "-o", "results"]
+    return ["napari-seg", "predict", *scan, "--bundle", str(out), "-o", "results"]
 
 
 def named_value(word: str) -> tuple[str, str]:
