@@ -79,6 +79,19 @@ def test_data_is_not_in_the_hash_and_its_name_is(root: Path) -> None:
     assert digest(root) != before
 
 
+def test_logs_and_caches_of_a_training_are_data_and_its_configs_are_not(root: Path) -> None:
+    (root / "training" / "cache").mkdir(parents=True)
+    for name in ("log.txt", "curves.csv", "cache/case"):
+        (root / "training" / name).touch()
+    (root / "training" / "plan.json").write_text("{}")
+    before = digest(root)
+    for name in ("log.txt", "curves.csv", "cache/case"):
+        (root / "training" / name).write_text("more")
+    assert digest(root) == before
+    (root / "training" / "plan.json").write_text("[]")
+    assert digest(root) != before
+
+
 def test_a_copy_has_the_same_hash_and_a_renamed_file_another(root: Path, tmp_path: Path) -> None:
     shutil.copytree(root, tmp_path / "copy")
     assert digest(tmp_path / "copy") == digest(root)

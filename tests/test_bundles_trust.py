@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from bundles import write_threshold_bundle
@@ -17,6 +18,8 @@ from napari_seg.bundles.places import store_root
 from napari_seg.bundles.spec import read_bundle
 from napari_seg.bundles.trust import check_runnable, forget, is_trusted, remember
 from napari_seg.errors import BundleError
+from napari_seg.inference.segment import segment
+from napari_seg.volume import Volume
 
 
 @pytest.fixture
@@ -100,3 +103,34 @@ def test_consent_includes_the_coarse_bundle(root: Path) -> None:
 def test_a_program_that_trusts_a_bundle_leaves_no_memory(root: Path) -> None:
     load_model(read_bundle(root, trust=True), "cpu")
     assert not (store_root() / "trust.json").exists()
+
+
+def test_new_code_runs_after_new_consent(root: Path, head: Volume) -> None:
+    bundle, path = read_bundle(root), root / "scripts" / "nets.py"
+    for limit in (100.0, 150.0):
+        path.write_text(path.read_text().replace("100.0", f"{limit}"))
+        remember(bundle)
+        found = segment(head, bundle, device="cpu")
+        np.testing.assert_array_equal(found.array > 0, head.array[0] > limit)
+
+
+def test_two_bundles_with_modules_of_one_name_run_in_turn(tmp_path: Path, head: Volume) -> None:
+    bundles = {}
+    for limit in (100.0, 150.0):
+        root = write_threshold_bundle(tmp_path / f"limit{limit:.0f}")
+        path = root / "scripts" / "nets.py"
+        late = "        from scripts.values import LIMIT\n        bright = image[:, :1] - LIMIT"
+        path.write_text(path.read_text().replace("        bright = image[:, :1] - 100.0", late))
+        (root / "scripts" / "values.py").write_text(f"LIMIT = {limit}\n")
+        bundles[limit] = read_bundle(root)
+        remember(bundles[limit])
+    for limit in (100.0, 150.0, 100.0, 150.0):
+        found = segment(head, bundles[limit], device="cpu")
+        np.testing.assert_array_equal(found.array > 0, head.array[0] > limit)
+
+
+def test_a_pickle_that_calls_functions_is_refused_even_with_consent(root: Path) -> None:
+    torch.save(torch.nn.Conv3d(1, 1, 1), root / "models" / "model.pt")
+    error = refusal(lambda: check_runnable(read_bundle(root, trust=True)))
+    assert error.code == "bundle.weights_unsafe"
+    assert "torch.nn.modules.conv.Conv3d" in error.message

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import monai
 import phantoms
 import pytest
 import torch
@@ -43,6 +44,20 @@ def test_trust_is_printed_and_remembered(scan: Path, tmp_path: Path, capsys: pyt
     assert main([*words, "--overwrite"]) == 1
     assert "bundle.trust_changed" in capsys.readouterr().err
     assert main([*words, "--overwrite", "--trust-bundle"]) == 0
+
+
+def test_a_bundle_without_code_needs_no_trust_and_leaves_no_memory(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    root = write_threshold_bundle(tmp_path / "plain")
+    (root / "configs" / "inference.yaml").write_text(PLAIN)
+    network = monai.networks.nets.UNet(3, 1, 3, channels=[2, 4], strides=[2])
+    torch.save(network.state_dict(), root / "models" / "model.pt")
+    words = ["predict", str(scan), "-o", str(tmp_path / "out"), "--bundle", str(root), "--device", "cpu", "--trust"]
+    assert main(words) == 0
+    assert "you allow" not in capsys.readouterr().err
+    assert not (store_root() / "trust.json").exists()
+    assert main([*words[:-1], "--overwrite"]) == 0
 
 
 def test_trust_holds_for_one_run_where_the_store_can_t_be_written(
@@ -119,6 +134,18 @@ def _metadata(root: Path, trap: Path) -> None:
     path.write_text(json.dumps(metadata))
 
 
+def _torchscript(root: Path, trap: Path) -> None:
+    (root / "models" / "model.pt").unlink()
+    torch.jit.save(torch.jit.trace(torch.nn.Conv3d(1, 1, 1), torch.zeros(1, 1, 2, 2, 2)), root / "models" / "model.ts")
+
+
+def _writer(root: Path, trap: Path) -> None:
+    """Save by a handler of a whole workflow, which the engine does not run."""
+    writer = f"{{_target_: SaveImaged, keys: pred, output_dir: {json.dumps(str(trap))}}}"
+    command = f"{{_target_: os.mkdir, path: {json.dumps(str(trap))}}}"
+    _append(root, f"postprocessing: {{_target_: Compose, transforms: [{writer}, {command}]}}\nrun: ['$@x']\n")
+
+
 def _linked_code(root: Path, trap: Path) -> None:
     outside = root.parent / "outside"
     outside.mkdir()
@@ -140,6 +167,8 @@ EVIL: dict[Callable[[Path, Path], None], str] = {
     _logging: "",
     _metadata: "",
     _linked_code: "bundle.link",
+    _torchscript: "bundle.torchscript",
+    _writer: "bundle.foreign_target",
 }
 """What makes a bundle evil -> code of its refusal; "" if nothing acts, so that it may or may not be refused."""
 
@@ -160,8 +189,9 @@ def test_nothing_of_an_evil_bundle_acts_without_consent(
     (root / "configs" / "inference.yaml").write_text(PLAIN)
     make(root, trap)
     monkeypatch.setenv(BUNDLES_VARIABLE, str(root.parent))
-    assert main(["bundles"]) == 0
-    assert main(["bundles", "--json"]) == 0
+    for words in (["bundles"], ["models", "list"], ["models", "list", "--json"], ["models", "show", "evil"]):
+        assert main(words) == 0
+    main(["models", "check", "evil"])
     capsys.readouterr()
     code = main(["predict", str(scan), "-o", str(tmp_path / "out"), "--bundle", "evil", "--device", "cpu"])
     printed = capsys.readouterr()

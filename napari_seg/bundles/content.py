@@ -2,6 +2,7 @@
 
 Code, configs, TorchScript and whatever is not known to be data count with their content. Images, and weights that hold
 only tensors, are data: they count with their names, so that a bundle which is trained further stays the same program.
+So do the tables, logs and caches in the folders of a training.
 `__pycache__` and `.git` do not count, because napari-seg never reads them.
 """
 
@@ -43,6 +44,12 @@ _UNREAD = {"__pycache__", ".git"}
 
 _OUTPUT_FOLDERS = ("training", "fold_")
 """Beginnings of folders into which a training writes; they may be links to a larger disk."""
+
+_ACTING_ENDINGS = {
+    *(".py", ".pyw", ".pyc", ".pyo", ".pyd", ".so", ".dylib", ".dll", ".json", ".yaml", ".yml", ".conf", ".cfg"),
+    *(".bin", ".ckpt", ".pt", ".pt2", ".pth", ".tar", ".ts", ".pkl", ".pickle", ".sh", ".bat", ".exe", ".zip", ".whl"),
+}
+"""Endings of files in such a folder that count with their content all the same, unless they are weights."""
 
 _COMPILED = {".pyc", ".pyo", ".pyd", ".so", ".dylib", ".dll"}
 
@@ -141,7 +148,7 @@ def files_of(root: Path) -> list[BundleFile]:
             continue
         if not stat.S_ISREG(status.st_mode):
             raise _link(root, f"{name} is a pipe, a socket or a device")
-        is_data = _is_data(path)
+        is_data = _is_data(path) or _is_output(name)
         target = ""
         if path.is_symlink() and not (real := path.resolve()).is_relative_to(root.resolve()):
             target = str(real)
@@ -237,6 +244,11 @@ def _is_data(path: Path) -> bool:
     if name.endswith(_DATA_ENDINGS):
         return True
     return Path(name).suffix in WEIGHTS_ENDINGS and _weights_kind(path) == "data"
+
+
+def _is_output(name: str) -> bool:
+    """Return whether a training wrote a file, which it may do again at any time, and no program reads it as code."""
+    return name.startswith(_OUTPUT_FOLDERS) and Path(name).suffix.lower() not in _ACTING_ENDINGS
 
 
 def _weights_kind(path: Path) -> str:

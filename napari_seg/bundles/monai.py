@@ -20,6 +20,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Transform
 
 from napari_seg.bundles.causes import cause_of
 from napari_seg.bundles.config import inference_config, read_config
+from napari_seg.bundles.content import content_hash
 from napari_seg.bundles.model import Model
 from napari_seg.bundles.modules import BundleModules
 from napari_seg.bundles.output import Output
@@ -44,17 +45,17 @@ def load_monai(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Mode
             network.
     """
     weights = find_weights(resolver_of(bundle))
-    states = tuple(path.stat().st_mtime_ns for path in (inference_config(bundle.root), weights.path))
-    return _load(
-        bundle.root, weights, states, device, dtype, way_of(bundle).needs_consent, (bundle.output, bundle.spatial_dims)
-    )
+    runs_code = way_of(bundle).needs_consent
+    states = [str(path.stat().st_mtime_ns) for path in (inference_config(bundle.root), weights.path)]
+    states += [content_hash(bundle)] if runs_code else []
+    return _load(bundle.root, weights, tuple(states), device, dtype, runs_code, (bundle.output, bundle.spatial_dims))
 
 
 @lru_cache(maxsize=2)
 def _load(
     root: Path,
     weights: Weights,
-    states: tuple[int, ...],
+    states: tuple[str, ...],
     device: torch.device,
     dtype: torch.dtype,
     runs_code: bool,

@@ -119,10 +119,16 @@ def run_workflow(volume: Volume, bundle: Bundle, device: str = "cpu", progress: 
     Raises:
         BundleError: `bundle.workflow`, the config can't be run here, or it failed; `bundle.workflow_output`, it saved
             no label map, or one on another grid; `bundle.channels`, it reads another number of images;
+            `bundle.dimensions`, the scan is a 2D image;
             `bundle.trust_changed`, its code changed while it was started.
         EnvironmentFault: `environment.memory` or `environment.ended`, the process died.
         Cancelled: `progress` raised it.
     """
+    if volume.grid.shape[2] == 1:
+        raise BundleError(
+            "bundle.dimensions",
+            f"bundle {bundle.root.name!r} runs its own workflow, which napari-seg gives volumes only; found a 2D image",
+        )
     report = progress or ignore_progress
     report("loading", 0, 1)
     plan = plan_workflow(bundle)

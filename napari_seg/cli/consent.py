@@ -25,6 +25,8 @@ def add_trust_option(parser: argparse.ArgumentParser, text: str) -> None:
 def give_consent(bundle: Bundle) -> Bundle:
     """Remember the consent to a bundle's content and print what it allows; return the bundle that may run.
 
+    Nothing is remembered for a bundle that runs without consent.
+
     Args:
         bundle: bundle that the user named together with `--trust`.
 
@@ -33,8 +35,9 @@ def give_consent(bundle: Bundle) -> Bundle:
     """
     from napari_seg.bundles.content import code_lines, files_of
     from napari_seg.bundles.trust import is_trusted, remember
+    from napari_seg.bundles.ways import way_of
 
-    if is_trusted(bundle):
+    if is_trusted(bundle) or not way_of(bundle).needs_consent:
         return bundle
     lines, count = code_lines(bundle), len(files_of(bundle.root))
     try:
@@ -46,6 +49,4 @@ def give_consent(bundle: Bundle) -> Bundle:
     print(f"napari-seg: you allow bundle {bundle.root.name!r} to run its code{place}, {memory}:", file=sys.stderr)
     for line in lines:
         print(f"  {line.place}: {line.text}{'  ' * bool(line.text)}({line.why})", file=sys.stderr)
-    if not lines:
-        print("  it contains no code of its own", file=sys.stderr)
     return bundle
