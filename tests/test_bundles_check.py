@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from napari_seg.bundles.check import check
 from napari_seg.bundles.skeleton import write_skeleton
@@ -147,3 +148,30 @@ def test_the_way_decides_the_level(bundle: Path) -> None:
 def test_weights_of_another_name_than_the_config_s_are_errors(bundle: Path) -> None:
     (bundle / "models" / "model.pt").rename(bundle / "models" / "best.pt")
     assert found(bundle, "error") == [("models", "")]
+
+
+JUNK: list[Any] = [None, -1, "x" * 3000, "$@x.y()", [], {"a": [1]}]
+
+
+def test_no_damage_of_one_entry_ends_the_check(bundle: Path) -> None:
+    config = yaml.safe_load((bundle / "configs" / "inference.yaml").read_text())
+    steps = config["postprocessing"]["transforms"][0]
+    places = [(config, key) for key in ("network_def", "preprocessing", "inferer", "postprocessing", "handlers")]
+    places += [(config["handlers"][0], "load_path"), (config["network_def"], "_target_"), (steps, "keys")]
+    for entry, key in places:
+        right = entry[key]
+        for junk in JUNK:
+            entry[key] = junk
+            (bundle / "configs" / "inference.yaml").write_text(yaml.safe_dump(config))
+            check(bundle)
+        entry[key] = right
+    path = bundle / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    for entry in (metadata, metadata["network_data_format"], image(metadata), pred(metadata)):
+        for key in list(entry):
+            right = entry[key]
+            for junk in JUNK:
+                entry[key] = junk
+                path.write_text(json.dumps(metadata))
+                check(bundle)
+            entry[key] = right

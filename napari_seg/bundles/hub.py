@@ -89,7 +89,7 @@ def _listed(url: str, base: str) -> dict[str, RemoteFile]:
             try:
                 if one["type"] != "file":
                     continue
-                digest = f"sha256:{one['lfs']['oid']}" if one.get("lfs") else f"git:{one['oid']}"
+                digest = f"sha256:{one['lfs']['oid']}" if one.get("lfs") else f"git:{one.get('oid')}"
                 name, size = one["path"], int(one["size"])
                 check_name(name)
             except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -424,7 +424,7 @@ class _Arguments:
     keys: list[Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.keys = _listed(self.config, self.step.get("keys"))
+        self.keys = [str(key) for key in _listed(self.config, self.step.get("keys"))]
 
     @property
     def names(self) -> list[str]:

@@ -79,7 +79,7 @@ def way_of(bundle: Bundle) -> Way:
         sections = find_sections(resolver)
         foreign = resolver.problems(*filter(None, (sections.network, sections.preprocessing)))
         own_inferer = resolver.problems(sections.inferer) if sections.inferer else []
-    except (ResolveError, RecursionError) as error:
+    except Exception as error:  # a foreign config can hold anything
         raise _unreadable(bundle, path.name, error) from error
     reasons = [f"{name}: {one}" for one in (*foreign, *own_inferer)]
     output = read_output(merged_config(read_config(path)), bundle.out_channels, bundle.thresholds, bundle.background)

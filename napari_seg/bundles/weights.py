@@ -6,6 +6,7 @@ import ast
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,8 +68,9 @@ def find_weights(resolver: Resolver) -> Weights:
         found = f"the config of bundle {root.name!r} loads weights outside it ({one_line(named[0], _MAX_TEXT)})"
         raise BundleError("bundle.weights", f"{found}; copy them into its models folder and change the config")
     for one in (path, path.with_suffix(".safetensors")):
-        if one.is_file():
-            return Weights(one, *named[1:])
+        with suppress(OSError):  # a name that no file system takes
+            if one.is_file():
+                return Weights(one, *named[1:])
     raise _missing(root, path.relative_to(root).as_posix())
 
 
