@@ -2,7 +2,7 @@
 
     git -C MODEL_ZOO archive HEAD models | tar x -C checkout
     python scripts/zoo.py --zoo checkout --work folder
-    python scripts/zoo.py --zoo checkout --work folder --only spleen_ct_segmentation brats_mri_segmentation
+    python scripts/zoo.py --zoo checkout --work folder --only spleen_ct_segmentation --runs exact default
 
 Writes docs/reference/zoo.json and zoo.md; a bundle that is run again replaces its own row. The config of each bundle
 runs, with all that it imports: only for a checkout whose source you trust.
@@ -20,11 +20,11 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from benchmarks.bundle_cases import CASES, CPU, Case, data_of
 from benchmarks.bundle_phantoms import write_zeros
 from benchmarks.bundle_runs import AS_WRITTEN, agreement, error_of, labels_of, read_plain, run_monai, run_napari_seg
@@ -35,17 +35,20 @@ from benchmarks.report import describe_machine, paragraph, table
 VERSIONS = ("napari-seg", "torch", "monai", "numpy")
 
 
+RUNS = {"monai": [], "exact": AS_WRITTEN, "default": []}
+"""Runs of each bundle, with the options of `napari-seg predict`."""
+
+
 def main() -> None:
     """Run the bundles that the command names and write the report."""
     args = parse()
     about = machine(VERSIONS)
-    options = {"again": args.again, "reference_only": args.reference_only}
     for name in args.only or [name for name in CASES if (args.zoo / "models" / name).exists()]:
         print(name, file=sys.stderr)
-        row = compare(name, CASES[name], args.zoo / "models" / name, args.work / name, **options)
+        known = read(args.report)["bundles"].get(name, {})
+        row = compare(name, CASES[name], args.zoo / "models" / name, args.work / name, args.runs, known)
         print(row, file=sys.stderr)
-        if not args.reference_only:
-            write(args.report, name, row, about)
+        write(args.report, name, row, about)
 
 
 def parse() -> argparse.Namespace:
@@ -53,14 +56,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--zoo", type=absolute, required=True, help="a checkout of the Model Zoo, with models/<bundle>")
     parser.add_argument("--work", type=absolute, required=True, help="folder for what is made on the way; kept")
     parser.add_argument("--only", nargs="+", choices=CASES, metavar="NAME", help="bundles to run; default: all")
-    parser.add_argument("--again", action="store_true", help="run MONAI again too, which is else run once per --work")
-    parser.add_argument("--reference-only", action="store_true", help="run MONAI only, and write no report")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), help="the other runs stay as reported")
     parser.add_argument("--report", type=Path, default=CHECKOUT / "docs" / "reference", help="folder of the report")
     return parser.parse_args()
 
 
 def compare(
-    name: str, case: Case, source: Path, work: Path, again: bool = False, reference_only: bool = False
+    name: str, case: Case, source: Path, work: Path, runs: Collection[str], known: dict[str, Any]
 ) -> dict[str, Any]:
     """Run one bundle with both programs and return its row.
 
@@ -69,33 +71,33 @@ def compare(
         case: its phantom.
         source: its folder in the checkout.
         work: folder for its copy with weights, the phantom and the results.
-        again: run the reference again, even if `work` has it.
-        reference_only: leave napari-seg out.
+        runs: which of `RUNS`.
+        known: its row in the report; what does not run again is taken from there.
     """
     root = work / name
     row: dict[str, Any] = {"note": case.note}
     try:
         files, overrides = prepare(case, source, root, work)
-        config = config_of(root)
-        kept = work / "monai.json"
-        if again or not kept.exists():
-            kept.write_text(json.dumps(figures(run_monai(root, config, overrides, work / "monai"))))
-        row["monai"] = json.loads(kept.read_text())
+        if "monai" in runs or "monai" not in known:
+            row["monai"] = figures(run_monai(root, config_of(root), overrides, work / "monai"))
+        else:
+            row["monai"] = known["monai"]
         theirs = labels_of(work / "monai", files[0], files[0].name.split(".")[0])
     except SystemExit as error:
-        return row | {"monai_error": f"{error}: {error_of(work / 'monai_log')}" if root.exists() else str(error)}
-    if reference_only:
-        return row | {"labels": int(np.count_nonzero(np.unique(theirs)))}
+        print(error, file=sys.stderr)
+        return row | {"monai_error": error_of(work / "monai_log")}
     row |= way(root)
     trust = ["--trust"] if row["consent"] else []
-    runs = {"exact": [*AS_WRITTEN, *trust], "default": trust}
-    for label, options in runs.items():
+    for run, options in RUNS.items():
+        if run == "monai" or run not in runs:
+            row.setdefault(run, known.get(run, {}))
+            continue
         try:
-            run = run_napari_seg(root, inputs_of(files, case), work / label, options)
-            ours = labels_of(work / label, files[0], "")
-            row[label] = figures(run) | agreement(ours, theirs)
-        except SystemExit:
-            row[label] = {"error": error_of(work / f"{label}_log")}
+            watched = run_napari_seg(root, inputs_of(files, case), work / run, [*options, *trust])
+            row[run] = figures(watched) | agreement(labels_of(work / run, files[0], ""), theirs)
+        except SystemExit as error:
+            print(error, file=sys.stderr)
+            row[run] = {"error": error_of(work / f"{run}_log")}
     return row
 
 
@@ -161,13 +163,17 @@ def figures(run: Watched) -> dict[str, float]:
     return {"seconds": run.seconds, "peak_gib": run.peak_bytes / 2**30}
 
 
+def read(folder: Path) -> dict[str, Any]:
+    """Return what zoo.json holds."""
+    path = folder / "zoo.json"
+    return json.loads(path.read_text()) if path.exists() else {"bundles": {}}
+
+
 def write(folder: Path, name: str, row: dict[str, Any], about: dict[str, Any]) -> None:
     """Replace a bundle's row in zoo.json and write zoo.md from all rows."""
-    path = folder / "zoo.json"
-    known = json.loads(path.read_text()) if path.exists() else {"bundles": {}}
-    known["bundles"][name] = row
-    known = {"machine": about, "bundles": {key: known["bundles"][key] for key in CASES if key in known["bundles"]}}
-    path.write_text(json.dumps(known, indent=1) + "\n")
+    rows = read(folder)["bundles"] | {name: row}
+    known = {"machine": about, "bundles": {key: rows[key] for key in CASES if key in rows}}
+    (folder / "zoo.json").write_text(json.dumps(known, indent=1) + "\n")
     (folder / "zoo.md").write_text(describe(known))
 
 

@@ -112,14 +112,12 @@ def test_weights_let_every_class_win(tmp_path, train_all, key, monkeypatch):
     assert set(labels.unique().tolist()) == {0, 1, 2}
 
 
-def test_nested_targets_lie_in_each_other():
-    image = torch.rand(1, 2, 12, 12, 12)
-    masks = bundle_weights.targets(image, 3, sigmoid=True)
+def test_masks_of_channels_exclude_each_other():
+    masks = bundle_weights.targets(torch.rand(1, 2, 12, 12, 12), 3, sigmoid=True)
     assert masks.shape == (1, 3, 12, 12, 12)
-    assert (masks[0, 0] >= masks[0, 1]).all()
-    assert (masks[0, 1] >= masks[0, 2]).all()
-    assert masks[0, 2].any()
-    assert not masks[0, 0].all()
+    assert masks.sum(1).max() == 1
+    assert masks.flatten(2).any(2).all()
+    assert masks.mean() == pytest.approx((1 - bundle_weights.BACKGROUND) / 3, abs=0.01)
 
 
 def test_architecture_code_builds_the_network_of_dints():
@@ -189,7 +187,7 @@ def test_comparison_reports_the_error_of_each_program(tmp_path, monkeypatch):
 
     def napari_seg(root, inputs, output, options):
         folder = output.with_name(f"{output.name}_log")
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (folder / "stdout.txt").write_text("")
         (folder / "stderr.txt").write_text("napari-seg: bundle.weights: no weights\n")
         raise SystemExit("failed")
@@ -197,6 +195,9 @@ def test_comparison_reports_the_error_of_each_program(tmp_path, monkeypatch):
     monkeypatch.setattr(zoo, "run_monai", monai)
     monkeypatch.setattr(zoo, "run_napari_seg", napari_seg)
     monkeypatch.setattr(zoo, "way", lambda root: {"way": "engine", "consent": False, "reasons": []})
-    row = zoo.compare("tiny", case, source, tmp_path / "work")
+    row = zoo.compare("tiny", case, source, tmp_path / "work", zoo.RUNS, {"note": "old"})
     assert row["monai"] == {"seconds": 1.0, "peak_gib": 1.0}
     assert row["exact"] == {"error": "napari-seg: bundle.weights: no weights"}
+    kept = zoo.compare("tiny", case, source, tmp_path / "work", ["default"], row | {"exact": "kept"})
+    assert kept["exact"] == "kept"
+    assert kept["default"] == row["default"]

@@ -17,8 +17,8 @@ import numpy as np
 BACKGROUND = 0.6
 """Fraction of the voxels that the targets call background."""
 
-CROP = 32
-"""Voxels along each axis of what is learnt from."""
+CROP = {3: 32, 2: 256}
+"""Voxels along each axis of what is learnt from, by the number of axes."""
 
 MIN_FRACTION = 2e-4
 """Fraction of the voxels where each class wins at least."""
@@ -34,7 +34,7 @@ def make_weights(
         config: its inference config.
         overrides: config entries that are replaced, with the data among them.
         train_all: train all layers, not only the last.
-        sigmoid: channels are independent structures; for nested ones, each lies in the one before.
+        sigmoid: each channel is a structure, none of them background.
         key: entry of the checkpoint that holds the state dictionary; None: the checkpoint is the state dictionary.
     """
     import torch
@@ -95,23 +95,23 @@ def fit(network: Any, image: Any, *, train_all: bool, sigmoid: bool, steps: int 
         network: with random weights; changed in place.
         image: (1, C, I, J[, K]) a window as the network gets it.
         train_all: train all layers, not only the last.
-        sigmoid: channels are nested structures, each one brighter than the one before.
+        sigmoid: each channel is a structure, none of them background.
         steps: training steps of the last layer, or of all layers on a part of the window.
     """
     import torch
 
     _calibrate(network, image)
     last, features = _last_layer(network, image)
-    channels = last.out_channels
-    middle = _middle(image, CROP) if train_all else image
+    channels, crop = last.out_channels, CROP[image.ndim - 2]
+    middle = _middle(image, crop) if train_all else image
     run: Callable = network if train_all else last
-    given = middle if train_all else _middle(features, CROP)
+    given = middle if train_all else _middle(features, crop)
     target = targets(middle, channels, sigmoid)
     if not train_all:
         with torch.no_grad():
             ratio = last(given).shape[2] // given.shape[2]  # 2 after a transposed convolution
         shape = [length * ratio for length in features.shape[2:]]
-        target = _middle(_resized(target, shape), CROP * ratio)
+        target = _middle(_resized(target, shape), crop * ratio)
     parameters = list((network if train_all else last).parameters())
     for parameter in network.parameters():
         parameter.requires_grad_(any(parameter is one for one in parameters))
@@ -140,7 +140,7 @@ def fit(network: Any, image: Any, *, train_all: bool, sigmoid: bool, steps: int 
 
 
 def targets(image: Any, channels: int, sigmoid: bool) -> Any:
-    """Return labels (1, 1, ...) by ranges of the smoothed intensity, or nested masks (1, channels, ...) by thresholds.
+    """Return labels (1, 1, ...) by ranges of the smoothed intensity, or a mask for each range (1, channels, ...).
 
     Args:
         image: (1, C, I, J[, K]).
@@ -151,11 +151,11 @@ def targets(image: Any, channels: int, sigmoid: bool) -> Any:
     from scipy.ndimage import gaussian_filter
 
     smooth = torch.as_tensor(gaussian_filter(image[0].mean(0).numpy(), 1.5))
-    places = torch.linspace(BACKGROUND, 1, channels + (1 if sigmoid else 0))[: channels if sigmoid else channels - 1]
+    ranges = channels + 1 if sigmoid else channels  # background included
+    places = torch.linspace(BACKGROUND, 1, ranges)[:-1]
     cuts = torch.quantile(smooth.flatten()[:: max(1, smooth.numel() // 100_000)], places)
-    if sigmoid:
-        return torch.stack([(smooth > cut).float() for cut in cuts])[None]
-    return torch.bucketize(smooth, cuts)[None, None].float()
+    labels = torch.bucketize(smooth, cuts)[None, None].float()
+    return torch.cat([labels == n for n in range(1, ranges)], 1).float() if sigmoid else labels
 
 
 def winning_shift(logits: Any) -> Any:
