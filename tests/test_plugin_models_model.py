@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
 from bundles import write_threshold_bundle
+from web import Web
 
 from napari_seg.bundles import store
 from napari_seg.bundles.licence import Licence
@@ -199,3 +202,52 @@ def test_a_download_waits_for_the_answer_to_the_licence(
     assert model.message is not None
     expected = {True: "is installed", False: "(store.licence)", None: "Stopped."}
     assert expected[answer] in model.message.text
+
+
+def test_the_catalogue_is_listed_and_searched_without_a_network(model: ModelsModel) -> None:
+    model.refresh()
+    model.jobs.wait()
+    model.filter_by(words="flair tumor")
+    assert [row.name for row in model.shown] == ["brats_mri_segmentation"]
+    row = model.selected_row
+    assert row is not None
+    assert (row.place, row.way, row.licence) == ("catalogue", "unknown", "Apache-2.0")
+    assert model.obstacle_to("download") == ""
+    assert model.obstacle_to("remove")
+    model.filter_by(words="valve")
+    row = model.selected_row
+    assert row is not None
+    assert (row.way, row.way_title) == ("refused", "Refused")
+    assert "marks no voxels" in model.obstacle_to("download")
+
+
+def test_a_download_that_failed_goes_on_and_asks_for_the_licence_once(
+    model: ModelsModel, web: Web, tmp_path: Path
+) -> None:
+    root = write_threshold_bundle(tmp_path / "from" / "threshold")
+    (root / "models" / "large.bin").write_bytes(os.urandom(2_000_000))
+    archive = tmp_path / "threshold.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for file in root.rglob("*"):
+            packed.write(file, f"threshold/{file.relative_to(root).as_posix()}")
+    web.files["/threshold.zip"] = archive.read_bytes()
+    web.cut_after["/threshold.zip"] = 500_000
+    questions: list[LicenceQuestion] = []
+
+    def accept(question: LicenceQuestion) -> None:
+        assert web.requests == []  # not one byte before the answer
+        questions.append(question)
+        question.answer(True)
+
+    model.licence_asked.connect(accept)
+    web.statuses["/threshold.zip"] = 503
+    model.add(f"{web.url}/threshold.zip")
+    model.jobs.wait()
+    assert model.message is not None
+    assert "(download.server)" in model.message.text
+    del web.statuses["/threshold.zip"]
+    model.add(f"{web.url}/threshold.zip")
+    model.jobs.wait()
+    assert model.message == Message("info", "threshold is installed.")
+    assert len(questions) == 1
+    assert [asked for _, asked, _ in web.requests] == ["", "", "bytes=500000-"]

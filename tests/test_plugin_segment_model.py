@@ -398,3 +398,36 @@ def test_channels_of_another_modality_are_refused(viewer: ViewerModel, head: Vol
     for name in ("t1ce", "t1", "t2", "flair"):
         show(viewer, replace(head, name=name, modality="MR"))
     assert "was trained on CT" in model.obstacle
+
+
+def test_two_foreign_bundles_with_modules_of_the_same_names_take_turns(head: Volume, tmp_path: Path) -> None:
+    """In the worker process of the plugin, one after the other and again; both import a module late."""
+    viewer = ViewerModel()
+    session = Session(viewer)
+    model = SegmentModel(session)
+    image = show(viewer, head)
+    levels = {"low": 100.0, "high": 700.0}
+    for name, level in levels.items():
+        spacing = tuple(float(size) for size in head.grid.spacing)
+        root = write_threshold_bundle(tmp_path / name, spacing=spacing)
+        nets = root / "scripts" / "nets.py"
+        late = "    def forward(self, image):\n        from scripts.level import LEVEL\n"
+        text = nets.read_text().replace("    def forward(self, image):\n", late).replace("- 100.0", "- LEVEL")
+        nets.write_text(text)
+        (root / "scripts" / "level.py").write_text(f"LEVEL = {level}\n")
+        model.add_bundle(root)
+        session.jobs.wait()
+        assert model.runnable_bundle is None
+        model.trust(model.bundle, model.permission)
+        session.jobs.wait()
+    expected = {name: head.array[0] > level for name, level in levels.items()}
+    for name in ("low", "high", "low", "high"):
+        viewer.layers.selection.active = image
+        model.choose_bundle(next(one for one in model.bundles if one.root.name == name))
+        session.jobs.wait()
+        run = model.start()
+        session.jobs.wait(180)
+        assert run.segmentation is not None, session.messages
+        found = run.segmentation.array == 1
+        assert 0 < expected[name].sum() < found.size
+        assert (found == expected[name]).mean() > 0.999

@@ -37,7 +37,7 @@ _IN_THE_WINDOW = (
     (r"pass --?scan", "open the scan first"),
     (r"; remove it first, give --replace, or another name with --name", "; remove it first"),
     (r"; give another with --name", ""),
-    (r"; --accept-licence accepts it", ""),
+    (r"; in a script, --accept-licence accepts it", ""),
     (r"'napari-seg models (list|add)'", "“Models…” in the Segment tab"),
     (r"'?napari-seg (bundles|models list)'?", "the Segment tab"),
     (r"--([a-z]+)-([a-z]+)", r"“\1 \2”"),  # of the command line alone

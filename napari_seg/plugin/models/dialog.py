@@ -8,6 +8,8 @@ from qtpy.QtWidgets import (
     QDialog,
     QFileDialog,
     QHBoxLayout,
+    QHeaderView,
+    QInputDialog,
     QLabel,
     QLineEdit,
     QMenu,
@@ -35,6 +37,7 @@ from napari_seg.plugin.models.questions import LicenceDialog
 
 _HEADS = ("Model", "Finds", "Modality", "Size", "Licence", "Runs", "Where")
 _PLACES = {"installed": "Installed", "shipped": "Shipped", "elsewhere": "Own folder", "catalogue": "Catalogue"}
+_TITLE_WIDTH = 270
 _MARKS = {"info": "", "warning": "⚠ ", "error": "✕ "}
 
 
@@ -87,6 +90,8 @@ class ModelsDialog(QDialog):
         self._table.setAccessibleName("Models")
         self._table.setTextElideMode(Qt.TextElideMode.ElideRight)
         self._table.setTabKeyNavigation(False)
+        self._table.horizontalHeader().setSectionResizeMode(0, QHeaderView.ResizeMode.Interactive)
+        self._table.setColumnWidth(0, _TITLE_WIDTH)
         self._details = DetailsPane(self._table)
         self._details.setSizes([380, 130])
 
@@ -106,6 +111,7 @@ class ModelsDialog(QDialog):
         menu.addAction("Copy a folder…", self._on_add_folder)
         menu.addAction("Unpack a zip…", self._on_add_zip)
         menu.addAction("Use a folder where it is…", self._on_list_folder)
+        menu.addAction("Download from an address…", self._on_add_address)
         self._add_button.setMenu(menu)
         self._close_button = button("Close", "A download goes on.", self.close)
 
@@ -173,6 +179,14 @@ class ModelsDialog(QDialog):
         if (folder := ask_folder(self, "Use a MONAI bundle where it is")) is not None:
             self.model.list_folder(folder)
 
+    def _on_add_address(self) -> None:
+        question = QInputDialog(self)
+        question.setWindowTitle("Download a MONAI bundle")
+        question.setLabelText("Address of a zip, or hf:OWNER/NAME at Hugging Face:")
+        question.textValueSelected.connect(lambda text: self.model.add(text.strip()) if text.strip() else None)
+        question.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        question.open()
+
     def _on_remove(self) -> None:
         selected = self.model.selected_row
         assert selected is not None
@@ -217,8 +231,8 @@ class ModelsDialog(QDialog):
             widget.setEnabled(not obstacle)
             widget.setToolTip(obstacle or tip)
         self._add_button.setEnabled(model.job is None)
-        left = f" ({size_text(model.left_bytes)} unfinished)" if model.left_bytes else ""
-        self._disk.setText(f"Installed: {size_text(model.store_bytes)}{left}")
+        left = f", {size_text(model.left_bytes)} of it unfinished downloads" if model.left_bytes else ""
+        self._disk.setText(f"On disk: {size_text(model.store_bytes)}{left}")
         message = model.message
         self._message.setText(_MARKS[message.kind] + message.text if message else "")
         self._message.setVisible(message is not None)
@@ -246,7 +260,8 @@ class ModelsDialog(QDialog):
             self._table.setRowCount(len(rows))
             for number, one in enumerate(rows):
                 size = size_text(one.size_bytes) if one.size_bytes else ""
-                texts = (one.title, one.finds, one.modality, size, one.licence, one.way_title, _PLACES[one.place])
+                kind = LICENCE_KINDS[one.licence_kind] if one.licence_kind != "unknown" else ""
+                texts = (one.title, one.finds, one.modality, size, kind, one.way_title, _PLACES[one.place])
                 for column, text in enumerate(texts):
                     item = number_item(text) if _HEADS[column] == "Size" else QTableWidgetItem(text)
                     self._table.setItem(number, column, item)

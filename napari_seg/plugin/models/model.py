@@ -21,6 +21,7 @@ from napari_seg.plugin.messages import Message, gui_text_of, message_of
 from napari_seg.plugin.models.permission import Permission, permission_of
 
 if TYPE_CHECKING:
+    from napari_seg.bundles.catalogue import Entry
     from napari_seg.bundles.licence import Licence, LicenceKind
     from napari_seg.bundles.spec import Bundle
     from napari_seg.bundles.store import Damage
@@ -64,6 +65,7 @@ class ModelRow:
             "catalogue", not on this machine.
         source: where it is, or where it comes from.
         description: one sentence on it.
+        data: its training data.
         bundle: what is read of it; None if it is not on this machine, or can't be read.
         permission: whether it may run; None until it is known.
     """
@@ -78,6 +80,7 @@ class ModelRow:
     place: Place = "installed"
     source: str = ""
     description: str = ""
+    data: str = ""
     bundle: Bundle | None = None
     permission: Permission | None = None
 
@@ -114,6 +117,7 @@ class ModelRow:
         lines = [
             self.description,
             f"Finds: {self.finds}" if self.finds else "",
+            f"Trained on: {self.data}" if self.data else "",
             f"Licence: {self.licence or 'not stated'} ({LICENCE_KINDS[self.licence_kind].lower()})",
             f"{places[self.place]}: {self.source}",
             self.permission.sentence if self.permission else "",
@@ -126,7 +130,7 @@ class ModelFilter:
     """Which models the list shows.
 
     Attributes:
-        words: all of them occur in the name, the structures, the modality, the description or the licence.
+        words: all of them occur in the name, the structures, the modality, the description, the data or the licence.
         licence_kind: class of licence; "" for all.
         way: a key of `WAYS`; "" for all.
         max_bytes: size limit; 0 for none. A model of unknown size passes.
@@ -141,7 +145,7 @@ class ModelFilter:
 
     def passes(self, row: ModelRow) -> bool:
         """Return whether the list shows a model."""
-        texts = (row.name, row.title, row.finds, row.modality, row.description, row.licence)
+        texts = (row.name, row.title, row.finds, row.modality, row.description, row.data, row.licence)
         text = " ".join(texts).lower().replace("_", " ")
         return (
             all(word in text for word in self.words.lower().replace("_", " ").split())
@@ -224,9 +228,9 @@ class ModelsModel:
 
     @property
     def shown(self) -> list[ModelRow]:
-        """Rows that the list shows: those on this machine first, then by title."""
+        """Rows that the list shows: those on this machine first, those that can't be used last, then by title."""
         rows = filter(self.filter.passes, self.rows)
-        return sorted(rows, key=lambda row: (row.place == "catalogue", row.title.lower()))
+        return sorted(rows, key=lambda row: (row.place == "catalogue", row.way == "refused", row.title.lower()))
 
     @property
     def selected_row(self) -> ModelRow | None:
@@ -292,6 +296,8 @@ class ModelsModel:
         if self.job is not None:
             return "Wait until the current work has ended, or cancel it."
         if action == "download":
+            if row.way == "refused" and row.place == "catalogue":
+                return row.permission.sentence if row.permission else ""
             return "" if row.place == "catalogue" else "This model is on this computer."
         if row.place == "catalogue":
             return "This model is not installed."
@@ -419,6 +425,7 @@ def find_rows(folders: Sequence[Path]) -> list[ModelRow]:
     Args:
         folders: bundles outside the store, and folders of such.
     """
+    from napari_seg.bundles.catalogue import entries
     from napari_seg.bundles.places import store_root
     from napari_seg.bundles.spec import find_bundles, read_bundle
     from napari_seg.bundles.store import disk_use
@@ -433,7 +440,8 @@ def find_rows(folders: Sequence[Path]) -> list[ModelRow]:
         except BundleError as error:
             fault = Permission("refused", (gui_text_of(error),))
             rows.append(ModelRow(name, name, size_bytes=use[name], source=str(store / name), permission=fault))
-    return rows
+    here = {row.name.lower() for row in rows if row.place == "installed"}
+    return rows + [_row_of_entry(entry) for entry in entries() if entry.name.lower() not in here]
 
 
 def _row_of(bundle: Bundle, store: Path, use: dict[str, int]) -> ModelRow:
@@ -443,12 +451,10 @@ def _row_of(bundle: Bundle, store: Path, use: dict[str, int]) -> ModelRow:
     is_installed = bundle.root.resolve().parent == store
     licence = read_licence(bundle.root, bundle.name)
     stated = bundle.licence
-    names = [segment.name for segment in bundle.segments]
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
     return ModelRow(
         name=bundle.root.name,
         title=bundle.name,
-        finds=", ".join(names[:_MAX_NAMES]) + more,
+        finds=_listed([segment.name for segment in bundle.segments]),
         modality=bundle.modality,
         size_bytes=use.get(bundle.root.name, 0) if is_installed else 0,
         licence=licence.name or name_of(stated) or stated,
@@ -458,6 +464,29 @@ def _row_of(bundle: Bundle, store: Path, use: dict[str, int]) -> ModelRow:
         description=bundle.description,
         bundle=bundle,
     )
+
+
+def _row_of_entry(entry: Entry) -> ModelRow:
+    channels = f"{len(entry.channels)} images: {', '.join(entry.channels)}" if entry.channels else ""
+    return ModelRow(
+        name=entry.name,
+        title=entry.title,
+        finds=_listed(entry.finds),
+        modality=entry.modality,
+        size_bytes=entry.size_bytes or 0,
+        licence=entry.licence,
+        licence_kind=entry.licence_kind,
+        place="catalogue",
+        source=entry.source,
+        description=f"{entry.name} {entry.version}{f'; one case has {channels}' if channels else ''}",
+        data="; ".join(filter(None, (entry.data, entry.data_licence))),
+        permission=Permission("refused", (entry.reason,)) if entry.refused else None,
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more
 
 
 def _remove(row: ModelRow) -> int:

@@ -4,7 +4,7 @@ Foreign text is shown as plain text only: markup in a name could hide a warning.
 """
 
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QFont, QFontDatabase
+from qtpy.QtGui import QFont, QFontDatabase, QFontMetrics
 from qtpy.QtWidgets import (
     QDialog,
     QDialogButtonBox,
@@ -30,6 +30,8 @@ _LICENCE_MEANS = {
     "research": "You may use the model for research only.",
     "unknown": "napari-seg does not recognise this licence: read what it allows.",
 }
+
+_CELL_MARGIN = 24
 
 
 class TrustDialog(QDialog):
@@ -106,16 +108,18 @@ def _count_of(permission: Permission) -> str:
 
 
 def _lines_table(permission: Permission) -> QWidget:
-    widget = table("File", "Line", "Text", "Why", stretched=3)  # what would run is never cut off: the table scrolls
+    # what would run is never cut off: the table scrolls
+    width = max((QFontMetrics(_monospaced()).horizontalAdvance(line.text) for line in permission.lines), default=0)
+    widget = table("File", "Line", "Why", "Text", stretched=3, min_width=width + _CELL_MARGIN)
     widget.setAccessibleName("Lines that would run")
     widget.setTabKeyNavigation(False)
     widget.setRowCount(len(permission.lines))
     widget.setHorizontalScrollMode(widget.ScrollMode.ScrollPerPixel)
     for number, line in enumerate(permission.lines):
-        for column, text in enumerate((line.file, str(line.line or ""), line.text, line.why)):
+        for column, text in enumerate((line.file, str(line.line or ""), line.why, line.text)):
             item = QTableWidgetItem(text)
             item.setToolTip(_plain_tip(text))
-            if column < 3:
+            if column != 2:
                 item.setFont(_monospaced())
             if column == 1:
                 item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
