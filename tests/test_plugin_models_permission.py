@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,33 @@ def test_a_bundle_that_no_consent_lets_run_is_refused_with_its_reason(tmp_path: 
 
 def test_the_shipped_bundle_asks_nothing() -> None:
     assert permission_of(read_bundle()).kind == "not needed"
+
+
+def test_a_bundle_of_monai_s_components_alone_asks_nothing(tmp_path: Path) -> None:
+    root = write_threshold_bundle(tmp_path / "plain")
+    config = root / "configs" / "inference.yaml"
+    network = "{_target_: UNet, spatial_dims: 3, in_channels: 1, out_channels: 3, channels: [4, 8], strides: [2]}"
+    text = config.read_text().replace(
+        "\n  _target_: scripts.nets.Threshold\n  halves: false\n  channel: 0", f" {network}"
+    )
+    config.write_text(text)
+    shutil.rmtree(root / "scripts")
+    bundle = read_bundle(root)
+    assert permission_of(bundle).sentence == "It runs at once."
+    config.write_text(
+        f"{text}\nnetwork_def: {{_target_: os.system, command: echo}}\n".replace(f"network_def: {network}", "")
+    )
+    asked = permission_of(bundle)
+    assert asked.kind == "needed"
+    assert any("os.system" in reason for reason in asked.reasons)
+    assert any(line.text == "os.system" for line in asked.lines)
+
+
+def test_a_bundle_that_does_not_segment_is_refused_with_its_reason(tmp_path: Path) -> None:
+    root = write_threshold_bundle(tmp_path / "boxes")
+    config = root / "configs" / "inference.yaml"
+    config.write_text(config.read_text().replace("scripts.nets.Threshold", "monai.apps.detection.RetinaNetDetector"))
+    refused = permission_of(read_bundle(root))
+    assert refused.kind == "refused"
+    assert "boxes" in refused.sentence
+    assert "(bundle.task)" in refused.sentence

@@ -22,6 +22,7 @@ import napari_seg.bundles.spec
 from napari_seg.bundles.spec import Bundle, read_bundle
 from napari_seg.errors import BundleError, EnvironmentFault, Notice
 from napari_seg.inference.options import SegmentOptions
+from napari_seg.plugin.job import NETWORK_WORKER
 from napari_seg.plugin.layer_info import placement_of
 from napari_seg.plugin.layers import image_layers
 from napari_seg.plugin.messages import Message
@@ -402,13 +403,14 @@ def test_channels_of_another_modality_are_refused(viewer: ViewerModel, head: Vol
 
 def test_two_foreign_bundles_with_modules_of_the_same_names_take_turns(head: Volume, tmp_path: Path) -> None:
     """In the worker process of the plugin, one after the other and again; both import a module late."""
+    NETWORK_WORKER.close()  # one of an earlier test has the store of that test
     viewer = ViewerModel()
     session = Session(viewer)
     model = SegmentModel(session)
     image = show(viewer, head)
     levels = {"low": 100.0, "high": 700.0}
     for name, level in levels.items():
-        spacing = tuple(float(size) for size in head.grid.spacing)
+        spacing = tuple(float(size) for size in head.grid.spacing_mm)
         root = write_threshold_bundle(tmp_path / name, spacing=spacing)
         nets = root / "scripts" / "nets.py"
         late = "    def forward(self, image):\n        from scripts.level import LEVEL\n"

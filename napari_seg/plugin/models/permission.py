@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from napari_seg.bundles.content import CodeLine, code_lines, content_hash
-from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.spec import Bundle, read_coarse
 from napari_seg.bundles.trust import check_consent, check_runnable, remember
+from napari_seg.bundles.ways import way_of
 from napari_seg.errors import BundleError
 from napari_seg.plugin.messages import gui_text_of
 
@@ -28,12 +29,14 @@ class Permission:
         reasons: why it needs consent, or why it is refused, as text for the user.
         digest: content hash that a consent is for; "" if none is needed.
         lines: lines of the bundle that would run beyond napari-seg's control.
+        runs_as_written: MONAI runs its config as written, because napari-seg's own inference can't express it.
     """
 
     kind: PermissionKind
     reasons: tuple[str, ...] = ()
     digest: str = ""
     lines: tuple[CodeLine, ...] = ()
+    runs_as_written: bool = False
 
     @property
     def may_run(self) -> bool:
@@ -50,7 +53,8 @@ class Permission:
         """The permission in one sentence, as text for the user."""
         if self.kind == "refused":
             return f"It can't run: {'; '.join(self.reasons)}"
-        return _SENTENCES[self.kind]
+        by = " MONAI runs it exactly as written." if self.runs_as_written else ""
+        return _SENTENCES[self.kind] + by
 
 
 _SENTENCES: dict[PermissionKind, str] = {
@@ -67,15 +71,23 @@ def permission_of(bundle: Bundle) -> Permission:
         return Permission("not needed")
     try:
         check_runnable(replace(bundle, trusted=True))  # what no consent would change
-        digest = content_hash(bundle)
-        lines = tuple(code_lines(bundle))
+        ways = [way_of(bundle)]
+        if bundle.coarse is not None:
+            ways.append(way_of(read_coarse(bundle)))
+        runs_as_written = ways[0].kind == "workflow"
+        if not any(way.needs_consent for way in ways):
+            return Permission("not needed")
+        digest, lines = content_hash(bundle), tuple(code_lines(bundle))
     except BundleError as error:
         return Permission("refused", (gui_text_of(error),))
+    asked = Permission(
+        "needed", tuple(reason for way in ways for reason in way.reasons), digest, lines, runs_as_written
+    )
     try:
         check_consent(bundle)
     except BundleError as error:
-        return Permission("changed" if error.code == "bundle.trust_changed" else "needed", (), digest, lines)
-    return Permission("given", (), digest, lines)
+        return replace(asked, kind="changed") if error.code == "bundle.trust_changed" else asked
+    return replace(asked, kind="given")
 
 
 def give_consent(bundle: Bundle, shown: Permission) -> Permission:

@@ -32,6 +32,7 @@ _LICENCE_MEANS = {
 }
 
 _CELL_MARGIN = 24
+_MAX_REASONS = 3
 
 
 class TrustDialog(QDialog):
@@ -56,8 +57,13 @@ class TrustDialog(QDialog):
         layout.addWidget(_text(f"{bundle.name} {bundle.version}".strip(), is_bold=True))
         layout.addWidget(_text(str(bundle.root)))
         layout.addWidget(_text(found, is_bold=is_changed))
-        for reason in permission.reasons:
+        reasons = permission.reasons[:_MAX_REASONS]
+        for reason in reasons:
             layout.addWidget(_text(f"• {reason}"))
+        if len(permission.reasons) > len(reasons):
+            layout.addWidget(_text(f"• and {len(permission.reasons) - len(reasons)} more reasons of this kind"))
+        if permission.runs_as_written:
+            layout.addWidget(_text("MONAI would run it exactly as written, outside napari-seg's own inference."))
         layout.addWidget(_text(_count_of(permission)))
         layout.addWidget(_lines_table(permission), 1)
         layout.addWidget(_text("Content (SHA-256 of everything in the model that can act):"))

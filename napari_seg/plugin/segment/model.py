@@ -38,7 +38,7 @@ DEVICES = {"auto": "Automatic", "cpu": "Processor (CPU)", "cuda": "Graphics card
 _MAX_NAMES = 8
 
 _TRUST = {
-    "not needed": "its code may run",
+    "not needed": "it runs at once",
     "given": "its code may run",
     "needed": "not trusted: it contains its own program code",
     "changed": "not trusted: its code changed since you trusted it",
@@ -221,6 +221,7 @@ class SegmentModel:
             ("Use", bundle.intended_use),
             ("Licence", bundle.licence or "not stated"),
             ("Trust", _TRUST[self.permission.kind] if self.permission else ""),
+            ("Runs", "by MONAI, exactly as written" if self.permission and self.permission.runs_as_written else ""),
         ]
         return [(heading, text) for heading, text in rows if text]
 
