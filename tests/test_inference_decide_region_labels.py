@@ -14,7 +14,9 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from napari_seg.bundles.spec import Bundle, read_bundle
+from napari_seg.errors import EnvironmentFault
 from napari_seg.geometry import Grid
+from napari_seg.inference.prepare import Inverse
 from napari_seg.inference.segment import segment
 from napari_seg.volume import Segmentation, Volume
 
@@ -89,9 +91,18 @@ def write_bundle(root: Path, preprocessing: list, postprocessing: list, *, chann
     return root
 
 
-def labels_of_monai(root: Path, volume: Volume) -> NDArray:
-    """What the bundle's own transforms, inferer and postprocessing give, run by MONAI alone."""
-    parser = ConfigParser(json.loads((root / "configs/inference.json").read_text()))
+def labels_of_monai(root: Path, volume: Volume, upto: list | None = None) -> NDArray:
+    """What the bundle's own transforms, inferer and postprocessing give, run by MONAI alone.
+
+    Args:
+        root: the bundle.
+        volume: the scan.
+        upto: another postprocessing.
+    """
+    config = json.loads((root / "configs/inference.json").read_text())
+    if upto is not None:
+        config["postprocessing"]["transforms"] = [*upto, {"_target_": "Identityd", "keys": "pred"}]
+    parser = ConfigParser(config)
     before, network, inferer, after = (
         parser.get_parsed_content(name) for name in ("preprocessing", "network_def", "inferer", "postprocessing")
     )
@@ -107,9 +118,8 @@ def labels_of_monai(root: Path, volume: Volume) -> NDArray:
 
 def ours(root: Path, volume: Volume, **options: Any) -> Segmentation:
     bundle: Bundle = read_bundle(root, trust=True)
-    return segment(
-        volume, bundle, device="cpu", windows="bundle", crop=False, backend="torch", keep_islands=True, **options
-    )
+    fixed = {"device": "cpu", "windows": "bundle", "crop": False, "backend": "torch", "keep_islands": True}
+    return segment(volume, bundle, **fixed | options)
 
 
 CHAINS = {
@@ -234,3 +244,61 @@ def test_2d_images_get_the_labels_of_monai(
     expected = as_label_map(found)
     assert len(np.unique(expected)) >= 3
     np.testing.assert_array_equal(ours(root, scan).array[..., 0], expected)
+
+
+def test_overlaps_and_rounded_labels_are_told(tmp_path: Path, head: Volume) -> None:
+    root = write_bundle(tmp_path / "several", [ORIENT, SPACING, NORMALIZE], CHAINS["sigmoid, linear, high threshold"])
+    on_network = labels_of_monai(root, head, upto=[SIGMOID, THRESHOLD | {"threshold": 0.8}])
+    found = ours(root, head)
+    (notice,) = (one for one in found.notices if one.code == "result.overlap")
+    count = int((on_network.sum(axis=0) > 1).sum())
+    assert count > 20
+    assert notice.message.startswith(
+        f"{count} voxels of the network ({count * np.prod(SPACING['pixdim']) / 1000:.2f} ml)"
+    )
+    assert [segment.name for segment in found.segments] == [f"channel {n}" for n in range(4)]
+    root = write_bundle(tmp_path / "rounded", [ORIENT, SPACING, NORMALIZE], CHAINS["argmax, largest, linear"])
+    assert "result.rounded" in [one.code for one in ours(root, head).notices]
+    root = write_bundle(tmp_path / "ruled", [ORIENT, SPACING, NORMALIZE], CHAINS["sigmoid, linear, threshold, rule"])
+    found = ours(root, head)
+    assert not [one for one in found.notices if one.code.startswith(("result.overlap", "result.rounded"))]
+    assert {s.label: s.name for s in found.segments} == {1: "channel 0", 2: "channel 1", 4: "channel 2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "tolerance"),
+    [
+        ("softmax, linear, argmax", [SOFTMAX, LINEAR], 0.005),
+        ("softmax, argmax, nearest", [SOFTMAX, NEAREST], 0.005),
+        ("linear, argmax", [LINEAR, SOFTMAX], 0.03),  # in cells of one class it is interpolated
+    ],
+)
+def test_confidence_is_the_probability_of_the_winner(
+    tmp_path: Path, head: Volume, name: str, steps: list, tolerance: float
+) -> None:
+    root = write_bundle(tmp_path / "tiny", [ORIENT, SPACING, NORMALIZE], CHAINS[name])
+    expected = labels_of_monai(root, head, upto=steps).max(axis=0)
+    found = ours(root, head, confidence_maps=True)
+    assert found.confidence_maps is not None
+    assert np.median(abs(found.confidence_maps.confidence / 255 - expected)) < tolerance
+    on_network = labels_of_monai(root, head, upto=[SOFTMAX])
+    for label, mean in found.confidence.items():
+        assert mean == pytest.approx(on_network[label][on_network.argmax(axis=0) == label].mean(), abs=1e-3)
+
+
+def test_a_crop_around_the_body_gives_the_same_structures(tmp_path: Path, head: Volume) -> None:
+    root = write_bundle(tmp_path / "tiny", [ORIENT, SPACING, NORMALIZE], CHAINS["softmax, argmax, nearest"])
+    whole, cropped = ours(root, head), ours(root, head, crop=True)
+    inside = cropped.array > 0
+    assert np.mean(cropped.array[inside] == whole.array[inside]) > 0.98
+
+
+def test_the_inverse_needs_memory_that_is_checked_first(tmp_path: Path, head: Volume, monkeypatch: Any) -> None:
+    root = write_bundle(tmp_path / "cropped", [ORIENT, SPACING, NORMALIZE, CROP], CHAINS["softmax, linear, argmax"])
+    monkeypatch.setattr(Inverse, "values_bytes", lambda *_: 2**60)
+    with pytest.raises(EnvironmentFault, match="inverse of the bundle's transforms") as caught:
+        ours(root, head)
+    assert caught.value.code == "environment.memory"
+    root = write_bundle(tmp_path / "carried", [ORIENT, SPACING, NORMALIZE], CHAINS["softmax, argmax, nearest"])
+    expected = as_label_map(labels_of_monai(root, head))
+    assert np.mean(ours(root, head).array == expected) >= 0.999  # by interpolation along the axes

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from napari_seg.bundles.output import Output
 from napari_seg.inference.backends.averaging import averaged
 from napari_seg.inference.backends.base import autocast, check_output, first_output
-from napari_seg.inference.decide.region_labels import RegionLabels, labels_bytes
+from napari_seg.inference.decide.region_labels import RegionLabels, check_inverse, labels_bytes
 from napari_seg.inference.plan import Plan, check_whole
 from napari_seg.inference.prepare import prepare
 from napari_seg.inference.region import OnWindow, RegionTask, blaming, min_channels
@@ -99,6 +99,7 @@ def segment_region(
             region.labels,
             windows.axes,
             maps,
+            settings.budget_bytes,
         )
         empty_logits = _empty_logits(windows, plan.cost.classes, output, backend.output_device)
         with closing(backend), measuring() as measured:
@@ -137,8 +138,17 @@ def _decide_whole(
     promised_bytes += labels_bytes(model.output, inverse, channels, volume.grid)
     used_bytes = resident_bytes() + promised_bytes - image.nbytes
     check_whole(image.shape, channels, settings.budget_bytes, used_bytes)
+    check_inverse(model.output, inverse, channels, settings.budget_bytes, used_bytes)
     labels = RegionLabels(
-        model.output, inverse, inverse.grid, (0, 0, 0), volume.grid, label_map, region.labels, maps=maps
+        model.output,
+        inverse,
+        inverse.grid,
+        (0, 0, 0),
+        volume.grid,
+        label_map,
+        region.labels,
+        maps=maps,
+        budget_bytes=settings.budget_bytes,
     )
     on_window(0, 1)
     with blaming(bundle, model.device), autocast(model.dtype, model.device):

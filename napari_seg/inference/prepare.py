@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from napari_seg.bundles.model import Model
 
-INVERSE_BYTES = 40
-"""Memory in bytes for each voxel of the scan while MONAI inverts one channel: float64 coordinates, values, float32."""
+INVERSE_BYTES = 64
+"""Memory in bytes for each voxel of the scan while MONAI inverts one channel; most are float64 coordinates."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from napari_seg.inference.backends import choose
 from napari_seg.inference.backends.base import Backend
 from napari_seg.inference.backends.cost import NetworkCost, network_cost
 from napari_seg.inference.backends.openvino import cached_compile
-from napari_seg.inference.decide.region_labels import collects_values, labels_bytes
+from napari_seg.inference.decide.region_labels import check_inverse, collects_values, labels_bytes
 from napari_seg.inference.options import BackendName
 from napari_seg.inference.plan import COMPILED_MEMORY, Plan
 from napari_seg.inference.prepare import Inverse, prepare
@@ -76,13 +76,16 @@ class RegionTask:
 
         Raises:
             BundleError: `bundle.preprocessing`, the bundle's own code failed on this scan.
+            EnvironmentFault: `environment.memory`, the inverse of the bundle's transforms does not fit the budget.
             InputError: `geometry.shear`, the bundle's transforms return an affine that is no grid.
         """
         output = settings.model.output
         image, inverse = prepare(volume, region, settings.bundle, settings.model)
         if collects_values(output, inverse):
             settings = replace(settings, body_in=None)
-        promised_bytes += labels_bytes(output, inverse, min_channels(settings.bundle, output), volume.grid)
+        channels = min_channels(settings.bundle, output)
+        promised_bytes += labels_bytes(output, inverse, channels, volume.grid)
+        check_inverse(output, inverse, channels, settings.budget_bytes, resident_bytes() + promised_bytes)
         task = cls.crop(image, inverse.grid, volume.grid, settings, windows, promised_bytes)
         return replace(task, inverse=inverse)
 

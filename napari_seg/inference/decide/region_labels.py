@@ -17,11 +17,12 @@ import torch
 from numpy.typing import NDArray
 
 from napari_seg.bundles.output import LabelStep, Output
-from napari_seg.errors import Notice
+from napari_seg.errors import EnvironmentFault, Notice
 from napari_seg.geometry import Grid, is_same_lattice, resample
 from napari_seg.inference.decide.decider import Decider
 from napari_seg.inference.prepare import Inverse
 from napari_seg.inference.windows.layout import Triple
+from napari_seg.memory import describe_bytes, resident_bytes
 from napari_seg.volume import ConfidenceMaps, smallest_label_type
 
 
@@ -31,7 +32,7 @@ def collects_values(output: Output, inverse: Inverse) -> bool:
 
 
 def labels_bytes(output: Output, inverse: Inverse, classes: int, scan: Grid) -> int:
-    """Return the additional memory in bytes of `RegionLabels`, beyond that of its Decider.
+    """Return the memory in bytes that `RegionLabels` keeps while blocks come, beyond that of its Decider.
 
     Args:
         output: how values become labels.
@@ -41,10 +42,36 @@ def labels_bytes(output: Output, inverse: Inverse, classes: int, scan: Grid) -> 
     """
     voxels, own_map = prod(inverse.grid.shape), 4 * prod(scan.shape) if output.steps else 0
     if collects_values(output, inverse):
-        return own_map + 4 * classes * voxels + inverse.values_bytes(classes)
-    if output.decided_on == "network":
-        return own_map + 4 * voxels + inverse.values_bytes(1)
-    return own_map
+        return own_map + 4 * classes * voxels
+    return own_map + 4 * voxels if output.decided_on == "network" else own_map
+
+
+def check_inverse(output: Output, inverse: Inverse, classes: int, budget_bytes: int, used_bytes: int) -> None:
+    """Raise if MONAI's inverse of the bundle's transforms does not fit in memory, and nothing else gives the same.
+
+    Args:
+        output: how values become labels.
+        inverse: the way back from the network's grid.
+        classes: number of channels of the network.
+        budget_bytes: highest memory that the process may use.
+        used_bytes: memory that is in use, or will be when the last block has come.
+
+    Raises:
+        EnvironmentFault: `environment.memory`, it does not fit.
+    """
+    if collects_values(output, inverse):
+        needed = used_bytes + inverse.values_bytes(classes)
+    elif output.decided_on == "network" and not (output.carried == "nearest" and inverse.is_resampling):
+        needed = used_bytes + inverse.values_bytes(1)
+    else:
+        return
+    if needed > budget_bytes:
+        raise EnvironmentFault(
+            "environment.memory",
+            f"to carry the network's output to a scan of {' x '.join(map(str, inverse.shown.shape))} voxels by the "
+            f"inverse of the bundle's transforms needs {describe_bytes(needed)} of memory; "
+            f"{describe_bytes(budget_bytes)} may be used; give more with --memory, or crop the scan",
+        )
 
 
 class RegionLabels:
@@ -60,6 +87,7 @@ class RegionLabels:
         labels: label of the network -> label in the result.
         axes: see `Decider`.
         maps: confidence maps on the scan's grid, changed in place with the labels; None: not requested.
+        budget_bytes: highest memory that the process may use; None: there is no limit.
     """
 
     def __init__(
@@ -73,6 +101,7 @@ class RegionLabels:
         labels: dict[int, int],
         axes: Triple = (0, 1, 2),
         maps: ConfidenceMaps | None = None,
+        budget_bytes: int | None = None,
     ) -> None:
         self.output = output
         self.inverse = inverse
@@ -83,6 +112,7 @@ class RegionLabels:
         self.labels = labels
         self.axes = axes
         self.maps = maps
+        self.budget_bytes = budget_bytes
         self.is_on_network = output.decided_on == "network" and not self._is_on_scan_lattice()
         self._decider: Decider | None = None
         self._values: torch.Tensor | None = None
@@ -186,9 +216,15 @@ class RegionLabels:
         """Return numbers (I, J, K) of the network's box on the scan's grid; `around` is that outside of the box."""
         whole = np.full(self.inverse.grid.shape, around, array.dtype)
         whole[tuple(slice(n, n + length) for n, length in zip(self.offset, array.shape, strict=True))] = array
-        values = torch.from_numpy(whole.astype(np.float32))[None]
-        shown = self.inverse.values(values, nearest=is_nearest)[0].round_().numpy().astype(array.dtype)
-        return resample(shown, self.inverse.shown, self.scan, order=0, outside=0)
+        inverse = self.inverse
+        needed = resident_bytes() + inverse.values_bytes(1)
+        if is_nearest and inverse.is_resampling and self.budget_bytes is not None and needed > self.budget_bytes:
+            # the same but for voxels halfway between two of the network's, where rounding decides in MONAI
+            shown = resample(whole, inverse.grid, inverse.shown, order=0)
+        else:
+            values = torch.from_numpy(whole.astype(np.float32))[None]
+            shown = inverse.values(values, nearest=is_nearest)[0].round_().numpy().astype(array.dtype)
+        return resample(shown, inverse.shown, self.scan, order=0, outside=0)
 
     def _mapped(self, confidence: dict[int, float]) -> dict[int, float]:
         """Return label -> confidence after the label steps; the first counts where labels are merged."""
@@ -204,8 +240,8 @@ class RegionLabels:
         if not self.output.has_order and decider.overlapping_voxels:
             count = decider.overlapping_voxels
             text = (
-                f"{count} voxels ({count * decider.region.voxel_ml:.2f} ml) lie in several structures, whose channels "
-                "are independent of each other; the label map holds the last of them"
+                f"{count} voxels of the network ({count * decider.region.voxel_ml:.2f} ml) lie in several "
+                "structures, whose channels are independent of each other; the label map holds the last of them"
             )
             notices.append(Notice("result.overlap", text))
         if self.is_on_network and self.output.carried == "linear" and not self.output.rounds:
@@ -221,10 +257,10 @@ def _stepped(array: NDArray[np.unsignedinteger], steps: tuple[LabelStep, ...], g
     """Return a label map after the steps of one grid."""
     import monai.transforms
 
-    found = torch.from_numpy(array.astype(np.float32))[None]
     steps = tuple(step for step in steps if step.grid == grid)
     if not steps:
         return array
+    found = torch.from_numpy(array.astype(np.float32))[None]
     for step in steps:
         found = getattr(monai.transforms, step.name)(**dict(step.arguments))(found)
     return np.asarray(found[0]).astype(array.dtype)
