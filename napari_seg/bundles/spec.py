@@ -29,8 +29,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from napari_seg.bundles.config import inference_config, merged_config, read_config
-from napari_seg.bundles.output import Output, image_dimensions, independent_channels, read_output
+from napari_seg.bundles.dimensions import image_dimensions
+from napari_seg.bundles.output import Output, independent_channels
 from napari_seg.bundles.places import bundle_folders
+from napari_seg.bundles.postprocessing import read_output
 from napari_seg.bundles.tta import TTA
 from napari_seg.errors import BundleError, one_line
 from napari_seg.volume import MAX_LABEL, Segment, Term, distinct_color

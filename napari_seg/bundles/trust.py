@@ -16,8 +16,9 @@ from typing import Any
 
 from napari_seg.bundles.config import inference_config, merged_config, read_config
 from napari_seg.bundles.content import Cause, CodeLine, code_lines, content_hash, files_of
-from napari_seg.bundles.output import Output, read_output
+from napari_seg.bundles.output import Output
 from napari_seg.bundles.places import store_root
+from napari_seg.bundles.postprocessing import read_output
 from napari_seg.bundles.spec import Bundle, read_coarse
 from napari_seg.bundles.ways import resolver_of, way_of
 from napari_seg.bundles.weights import find_weights

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from napari_seg.bundles.config import inference_config, merged_config, read_config
-from napari_seg.bundles.output import Output, read_output
+from napari_seg.bundles.output import Output
+from napari_seg.bundles.postprocessing import read_output
 from napari_seg.bundles.resolve import ResolveError, Resolver
 from napari_seg.bundles.sections import find_sections, targets
 from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, Bundle

@@ -1,0 +1,35 @@
+"""Dimensions of the images that a config's transforms and network take; plain data, nothing runs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from napari_seg.bundles.references import resolved
+
+
+def image_dimensions(config: dict[str, Any], spatial_shape: Any = None) -> Literal[2, 3]:
+    """Return 2 if the transforms and the network take 2D images (C, I, J), 3 if they take volumes or their slices.
+
+    Args:
+        config: from `read_config`.
+        spatial_shape: of the network's image, from the metadata; None if it has none.
+    """
+    waiting, seen, names = [resolved(config, config.get("inferer"))], set(), []
+    while waiting:
+        entry = waiting.pop()
+        if id(entry) in seen or not isinstance(entry, dict):
+            continue
+        seen.add(id(entry))
+        names.append(str(entry.get("_target_", "")).rpartition(".")[2])
+        size = resolved(config, entry.get("roi_size"))
+        if names == ["SlidingWindowInferer"] and isinstance(size, list | tuple):
+            return 2 if len(size) == 2 else 3
+        waiting += [resolved(config, value) for value in entry.values()]
+    if set(names) - {"SimpleInferer", "SlidingWindowInferer"}:
+        return 3  # slices of a volume, or a way of the bundle's own
+    network = resolved(config, config.get("network_def"))
+    if isinstance(network, dict):
+        dimensions = [resolved(config, network.get(key)) for key in ("spatial_dims", "dimensions")]
+        if found := next((n for n in dimensions if n in (2, 3)), None):
+            return 2 if found == 2 else 3
+    return 2 if isinstance(spatial_shape, list) and len(spatial_shape) == 2 else 3

@@ -1,0 +1,34 @@
+"""Whether a bundle is shown 2D images or volumes follows from its windows or its network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from napari_seg.bundles.dimensions import image_dimensions
+
+WINDOWS, WHOLE = {"_target_": "SlidingWindowInferer"}, {"_target_": "monai.inferers.SimpleInferer"}
+SLICES = {"_target_": "SliceInferer", "roi_size": [64, 64]}
+
+
+@pytest.mark.parametrize(
+    ("config", "spatial_shape", "expected"),
+    [
+        ({"inferer": WINDOWS | {"roi_size": [64, 64]}}, None, 2),
+        ({"inferer": WINDOWS | {"roi_size": "@size"}, "size": [64, 64]}, None, 2),
+        ({"inferer": WINDOWS | {"roi_size": [64, 64, 64]}, "network_def": {"spatial_dims": 2}}, [64, 64], 3),
+        ({"inferer": SLICES, "network_def": {"spatial_dims": 2}}, [64, 64], 3),
+        ({"inferer": "@windows", "windows": SLICES}, None, 3),
+        ({"inferer": {"_target_": "scripts.Mine", "inner": WHOLE}, "network_def": {"spatial_dims": 2}}, None, 3),
+        ({"inferer": WHOLE, "network_def": {"spatial_dims": "@dims"}, "dims": 2}, None, 2),
+        ({"inferer": WINDOWS | {"roi_size": 64}, "network_def": {"spatial_dims": 3}}, [64, 64], 3),
+        ({"inferer": WHOLE, "network_def": {"_target_": "FlexibleUNet"}}, [736, 480], 2),  # as MONAI's endoscopic_tool
+        ({"inferer": WHOLE, "network_def": {"spatial_dims": "$f()"}}, ["8*n", "8*n", "8*n"], 3),
+        ({}, None, 3),
+    ],
+)
+def test_dimensions_are_those_of_the_windows_or_of_the_network(
+    config: dict[str, Any], spatial_shape: Any, expected: int
+) -> None:
+    assert image_dimensions(config, spatial_shape) == expected
