@@ -298,6 +298,11 @@ CODES = {
         "`data.6d` or `data.7d`.",
         "Choose one with `--volume`, or save the one you need alone.",
     ),
+    "data.alpha": Code(
+        "notice",
+        "A 2D image is transparent in parts; its transparency was ignored.",
+        "If the hidden colours matter, save the image without transparency, on the background that it should have.",
+    ),
     "data.faults": Code(
         "error",
         "The check of the data set found faults; the message lists each with its own code. Nothing was trained.",

@@ -14,11 +14,13 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from PIL import Image
 
 from napari_seg.bundles.spec import read_bundle
 from napari_seg.cli.main import main
 from napari_seg.cli.train import _predicting, _print_steps, _value
 from napari_seg.formats.channels import read_channels
+from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.nifti import write_volume
 from napari_seg.formats.read import read
 from napari_seg.inference.segment import segment
@@ -81,9 +83,8 @@ def test_where_the_files_lie_and_what_can_be_tried(
     assert _predicting({"fingerprint": {"modality": "MR"}}, tmp_path)[1] == "predict"
     two = _predicting({"fingerprint": {"modality": "MR", "channels": ["T1", "FLAIR"]}}, tmp_path)
     assert two[:6] == ["napari-seg", "predict", "--channel", "T1=FILE", "--channel", "FLAIR=FILE"]
-    inference = _predicting({"fingerprint": {"modality": "image2d"}}, tmp_path)
-    assert inference[1:5] == ["-m", "monai.bundle", "run", "inference"]
-    assert str(tmp_path / "configs" / "inference.yaml") in inference
+    image = _predicting({"fingerprint": {"modality": "image2d", "channels": ["a", "b", "c"]}}, tmp_path)
+    assert image[:3] == ["napari-seg", "predict", "SCAN"]
 
 
 def test_steps_that_were_not_reached_are_told(capsys: pytest.CaptureFixture) -> None:
@@ -188,6 +189,22 @@ def test_a_model_of_four_channels_predicts_its_own_images_in_every_layout(tmp_pa
         main(["predict", str(dataset / "imagesTr"), "--bundle", str(out), "--trust", "-o", str(tmp_path / "all")]) == 0
     )
     assert len(list((tmp_path / "all").glob("*_seg.nii.gz"))) == 6
+
+
+@pytest.mark.slow
+def test_a_model_of_2d_images_predicts_them_in_grey_and_colours(tmp_path: Path) -> None:
+    dataset, out = datasets.write_pictures(tmp_path / "pictures", cases=6), tmp_path / "model"
+    assert train(dataset, "-o", out, "--labels", "front=127", "back=255", "--set", *BRIEF, *SMALL) == 0
+    folder = tmp_path / "new"
+    folder.mkdir()
+    image = Image.open(dataset / "images" / "p0.png")
+    image.save(folder / "rgb.png")
+    image.convert("L").save(folder / "grey.png")
+    assert main(["predict", str(folder), "--bundle", str(out), "--trust", "-o", str(tmp_path / "results")]) == 0
+    expected = segment(read(folder / "rgb.png"), read_bundle(out, trust=True)).array
+    found = {name: read_label_map(tmp_path / "results" / f"{name}_seg.nii.gz").array for name in ("grey", "rgb")}
+    assert found["grey"].shape == found["rgb"].shape == (*image.size, 1)
+    np.testing.assert_array_equal(found["rgb"], expected)
 
 
 @pytest.mark.slow

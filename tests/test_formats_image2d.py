@@ -17,7 +17,7 @@ from test_formats_fuzz import damaged
 from napari_seg.cli.main import main
 from napari_seg.errors import InputError
 from napari_seg.formats.find import find, find_scans
-from napari_seg.formats.image2d import read_image2d, read_label_image2d
+from napari_seg.formats.image2d import in_colours, read_image2d, read_label_image2d
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.verdict import verdicts
 from napari_seg.volume import Volume
@@ -53,6 +53,34 @@ def test_a_picture_has_the_channels_that_are_wanted(
         assert np.array_equal(own.array[0, :, :, 0].T // (200 if dtype == "uint16" else 1), GREY)
     else:
         assert np.array_equal(own.array[..., 0].transpose(2, 1, 0), COLOURS)
+
+
+def test_transparency_is_dropped_with_a_notice(tmp_path: Path) -> None:
+    opaque = np.full_like(GREY, 255)
+    palette = Image.fromarray(COLOURS).quantize(4)
+    palette.info["transparency"] = 0
+    for stored, codes in (
+        (Image.fromarray(np.dstack([COLOURS, opaque])), []),
+        (Image.fromarray(np.dstack([COLOURS, GREY])), ["data.alpha"]),
+        (Image.fromarray(np.stack([GREY, GREY], axis=-1), "LA"), ["data.alpha"]),
+        (palette, ["data.alpha"]),
+    ):
+        stored.save(tmp_path / "a.png", transparency=stored.info.get("transparency"))
+        for channels in (1, 3, None):
+            assert [notice.code for notice in read_image2d(tmp_path / "a.png", channels).notices] == codes
+
+
+def test_an_image_is_converted_to_the_channels_of_a_model(tmp_path: Path, head: Volume) -> None:
+    Image.fromarray(COLOURS).save(tmp_path / "a.png")
+    Image.fromarray(GREY.astype(np.uint16) * 200).save(tmp_path / "b.png")
+    for name, own in (("a.png", 3), ("b.png", 1)):
+        found = read_image2d(tmp_path / name, None)
+        assert len(found.array) == own
+        for channels in (1, 3):
+            converted = in_colours(found, channels)
+            np.testing.assert_array_equal(converted.array, read_image2d(tmp_path / name, channels).array)
+        assert in_colours(found, 4) is found
+    assert in_colours(head, 3) is head
 
 
 def test_among_scans_a_picture_is_a_screenshot(tmp_path: Path, head: Volume) -> None:

@@ -24,6 +24,7 @@ from napari_seg.formats.dicom.seg import read_dicom_seg
 from napari_seg.formats.dicom.seg_write import write_dicom_seg
 from napari_seg.formats.kinds import write_label_map
 from napari_seg.formats.label_maps import _read_files, read_label_map
+from napari_seg.formats.nifti import write_nifti
 from napari_seg.formats.read import read
 from napari_seg.geometry import Grid, resample
 from napari_seg.volume import Segment, Segmentation, Term, Volume
@@ -270,3 +271,10 @@ def test_doubts_about_a_label_map_are_passed_on(head: Volume, tmp_path: Path) ->
     image.set_qform(None, code=0)
     nibabel.loadsave.save(image, tmp_path / "x.nii.gz")
     assert [notice.code for notice in read_label_map(tmp_path / "x.nii.gz").notices] == ["geometry.no_orientation"]
+
+
+def test_the_label_map_of_a_2d_image_has_one_slice(tmp_path: Path) -> None:
+    labels = np.arange(12, dtype=np.uint8).reshape(3, 4, 1)
+    segments = tuple(Segment(n, f"segment {n}", (1, 2, 3)) for n in range(1, 12))
+    write_nifti(Segmentation(labels, Grid((3, 4, 1), np.eye(4)), segments), tmp_path / "a_seg.nii.gz")
+    np.testing.assert_array_equal(read_label_map(tmp_path / "a_seg.nii.gz").array, labels)

@@ -10,6 +10,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import PIL.Image
 import pytest
 
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
@@ -21,6 +22,7 @@ from napari.layers import Image, Labels
 import napari_seg.bundles.spec
 from napari_seg.bundles.spec import Bundle, read_bundle
 from napari_seg.errors import BundleError, EnvironmentFault, Notice
+from napari_seg.formats.image2d import read_image2d
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.plugin.job import NETWORK_WORKER
 from napari_seg.plugin.layer_info import placement_of
@@ -433,3 +435,15 @@ def test_two_foreign_bundles_with_modules_of_the_same_names_take_turns(head: Vol
         found = run.segmentation.array == 1
         assert 0 < expected[name].sum() < found.size
         assert (found == expected[name]).mean() > 0.999
+
+
+def test_2d_images_fit_models_of_grey_and_colours(viewer: ViewerModel, tmp_path: Path) -> None:
+    PIL.Image.fromarray(np.arange(60, dtype=np.uint8).reshape(4, 5, 3)).save(tmp_path / "tissue.png")
+    model = SegmentModel(Session(viewer))
+    for data, settings, _ in image_layers(read_image2d(tmp_path / "tissue.png", None)):
+        viewer.add_layer(Image(data, **settings))
+    for channels in (1, 3):
+        model.choose_bundle(replace(bundle(), in_channels=channels))
+        assert model.obstacle == ""
+    model.choose_bundle(brats())
+    assert "expects 4" in model.obstacle

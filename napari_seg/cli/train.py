@@ -151,12 +151,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _predicting(plan: dict[str, Any], out: Path) -> list[str]:
-    from napari_seg.training.run import command
-
     found = plan["fingerprint"]
-    if found["modality"] in ("image2d", "picture"):  # predict does not run such models yet
-        return command("inference", out, dataset_dir="IMAGES", output_dir="results")
-    channels = found.get("channels", ())
+    channels = () if found["modality"] in ("image2d", "picture") else found.get("channels", ())
     scan = ["SCAN"] if len(channels) < 2 else [word for name in channels for word in ("--channel", f"{name}=FILE")]
     return ["napari-seg", "predict", *scan, "--bundle", str(out), "-o", "results"]
 

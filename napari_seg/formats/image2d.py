@@ -7,6 +7,7 @@ patient; its grid is an axial plane, seen upright.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -14,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from napari_seg.errors import InputError, NapariSegError
+from napari_seg.errors import InputError, NapariSegError, Notice
 from napari_seg.formats.endings import IMAGE2D_ENDINGS, has_ending
 from napari_seg.geometry import RAS_FROM_LPS, Grid
 from napari_seg.memory import check_fits
 from napari_seg.volume import Source, Volume
 
 COLOURS = 3
+"""Number of channels of an RGB image."""
 
 _FORMATS = ("PNG", "TIFF", "JPEG", "BMP")
 
@@ -31,7 +33,7 @@ def is_image2d(path: Path) -> bool:
 
 
 def read_image2d(path: Path, channels: int | None = 1) -> Volume:
-    """Read a 2D image in grey (1, I, J, 1) or RGB (3, I, J, 1); transparency is ignored.
+    """Read a 2D image in grey (1, I, J, 1) or RGB (3, I, J, 1); transparency is ignored, with a notice.
 
     Args:
         path: file to read.
@@ -40,16 +42,41 @@ def read_image2d(path: Path, channels: int | None = 1) -> Volume:
     Raises:
         InputError: `file.not_picture`, `file.pages`, `file.unreadable` or `data.nonfinite`.
     """
-    array = _pixels(path, is_label=False)
+    array, is_transparent = _pixels(path, is_label=False)
     if not np.isfinite(array).all():
         raise InputError("data.nonfinite", f"{path.name} holds NaN or infinite values; expected numbers")
     if array.ndim == 3 and channels is None and not np.ptp(array, axis=2).any():
         channels = 1
     if array.ndim == 3 and channels not in (None, COLOURS):
-        array = np.asarray(Image.fromarray(array).convert("L"))
+        array = _grey(array)
     if array.ndim == 2:
         array = np.repeat(array[..., None], COLOURS if channels == COLOURS else 1, axis=2)
-    return _volume_of(array, path)
+    volume = _volume_of(array, path)
+    if not is_transparent:
+        return volume
+    text = f"{path.name} is transparent in parts; the colours below are used as they are stored"
+    return replace(volume, notices=(Notice("data.alpha", text),))
+
+
+def in_colours(volume: Volume, channels: int) -> Volume:
+    """Return a 2D image in grey for a model with one channel and in RGB for one with three; others are unchanged.
+
+    Args:
+        volume: any scan.
+        channels: number of the model's channels.
+    """
+    count = len(volume.array)
+    if volume.source.format != "image2d" or count == channels or {count, channels} != {1, COLOURS}:
+        return volume
+    if channels == COLOURS:
+        return replace(volume, array=np.repeat(volume.array, COLOURS, axis=0), channel_names=())
+    grey = _grey(volume.array[..., 0].transpose(2, 1, 0))
+    return replace(volume, array=grey.T[None, ..., None], channel_names=())
+
+
+def _grey(array: NDArray) -> NDArray:
+    """Return the brightness (J, I) of RGB (J, I, 3)."""
+    return np.asarray(Image.fromarray(np.ascontiguousarray(array)).convert("L"))
 
 
 def read_image2d_files(files: Sequence[Path], channels: int | None = None) -> Volume:
@@ -63,7 +90,7 @@ def read_label_image2d(path: Path) -> Volume:
     Raises:
         InputError: `file.not_picture`; `file.pages`; `labels.colour`, the image has colours.
     """
-    array = _pixels(path, is_label=True)
+    array, _ = _pixels(path, is_label=True)
     if array.ndim == 3:
         if np.ptp(array[..., :3], axis=2).any():
             raise InputError(
@@ -78,8 +105,13 @@ def _volume_of(array: NDArray, path: Path) -> Volume:
     return Volume(array.transpose(2, 1, 0)[..., None], grid, path.stem, source=Source("image2d", (path,)))
 
 
-def _pixels(path: Path, *, is_label: bool) -> NDArray:
-    """Return pixels (J, I) or (J, I, 3) after applying the EXIF orientation; for label maps, the stored values."""
+def _pixels(path: Path, *, is_label: bool) -> tuple[NDArray, bool]:
+    """Return pixels (J, I) or (J, I, 3) after applying the EXIF orientation, and whether any of them is transparent.
+
+    Args:
+        path: file to read.
+        is_label: return the stored values of a label map.
+    """
     try:
         # given a path, PIL would map an uncompressed TIFF into memory with the row length of the rotated image
         with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
@@ -89,11 +121,12 @@ def _pixels(path: Path, *, is_label: bool) -> NDArray:
             check_fits(prod(image.size) * len(image.getbands()) * 4, f"reading {path.name}")
             upright = ImageOps.exif_transpose(image)  # as viewers show it and annotators see it
             if is_label and upright.mode == "1":  # a 1-bit mask has the labels 0 and 1, as in training
-                return np.asarray(upright).astype(np.uint8)
+                return np.asarray(upright).astype(np.uint8), False
+            is_transparent = not is_label and _is_transparent(upright)
             if upright.mode in ("1", "L", "LA", "La"):
-                return np.asarray(upright.convert("L"))
+                return np.asarray(upright.convert("L")), is_transparent
             keeps = is_label or upright.mode.startswith(("I", "F"))  # more than 8 bits of grey
-            return np.asarray(upright if keeps else upright.convert("RGB"))
+            return np.asarray(upright if keeps else upright.convert("RGB")), is_transparent
     except NapariSegError:
         raise
     except Exception as error:  # Pillow lets errors of any kind through
@@ -102,3 +135,10 @@ def _pixels(path: Path, *, is_label: bool) -> NDArray:
         kind = type(error).__name__  # its text may contain the whole path, with names of people
         text = f"{path.name} can't be read as a 2D image ({kind}): it is damaged, or of another format than its name"
         raise InputError("file.not_picture", text) from error
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    """Return whether an image has a pixel that is not opaque."""
+    if not image.has_transparency_data or image.mode.startswith(("I", "F")):
+        return False
+    return bool((np.asarray(image.convert("RGBA").getchannel("A")) < 255).any())

@@ -87,7 +87,10 @@ def _read_files(
         return _selected(read_seg_nrrd(path, only), only, path)
     modality = None if nifti_ending(path) else dicom_modality(path)
     if modality not in ("RTSTRUCT", "SEG"):
-        return _selected(_labels(read(path), path), only, path)
+        from napari_seg.formats.nifti import read_nifti
+
+        scan = read_nifti(path, one_slice=True) if nifti_ending(path) else read(path)
+        return _selected(_labels(scan, path), only, path)
     notices = () if grid is None else check_frame_of_reference(path, images, only, ignore_frame=ignore_frame)
     if modality == "SEG":
         from napari_seg.formats.dicom.seg import read_dicom_seg

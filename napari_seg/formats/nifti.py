@@ -49,7 +49,9 @@ _PIXDIM_TOLERANCE = 0.01
 _MM_OF_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 
 
-def read_nifti(path: str | os.PathLike[str], volume: int | None = None, channels: int = 1) -> Volume:
+def read_nifti(
+    path: str | os.PathLike[str], volume: int | None = None, channels: int = 1, *, one_slice: bool = False
+) -> Volume:
     """Read a volume from a .nii or .nii.gz file or a pair of .hdr and .img.
 
     The array (C, I, J, K) has the index axes and the type of the file, in native byte order; if the header requires
@@ -59,6 +61,7 @@ def read_nifti(path: str | os.PathLike[str], volume: int | None = None, channels
         path: the file, or either file of a pair.
         volume: number of the volume, counted from 0, for a file that holds several; None if it must hold one.
         channels: required channels; if more than one, the volumes of a file that holds so many are its channels.
+        one_slice: accept a single slice, as in the label map of a 2D image.
 
     Raises:
         InputError: `file.*`, not NIfTI or damaged; `data.*`, the file does not hold one 3D image of finite scalars;
@@ -67,7 +70,7 @@ def read_nifti(path: str | os.PathLike[str], volume: int | None = None, channels
     """
     path = Path(path)
     array, grid, notices = _load(path, volume, channels)
-    if grid.shape[2] == 1:
+    if grid.shape[2] == 1 and not one_slice:
         raise InputError("data.2d", f"{path.name} holds one slice of {grid.shape[:2]}; expected a volume")
     files = tuple(dict.fromkeys(_parts(path)))
     return Volume(array, grid, name=_stem(path), source=Source("nifti", files), notices=notices)
@@ -101,8 +104,8 @@ def count_slices(path: Path) -> int:
 
 def _stated_shape(path: Path) -> tuple[int, ...]:
     """Return the shape that the header of a file states; () for a damaged file."""
-    header_path, _ = _parts(path)
     try:
+        header_path, _ = _parts(path)
         with _opened(header_path) as (stream, _):
             header, _ = _read_header(stream, header_path)
     except InputError:

@@ -13,6 +13,8 @@ import numpy as np
 
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, Notice
+from napari_seg.formats.channels import in_order
+from napari_seg.formats.image2d import in_colours
 from napari_seg.geometry import Grid
 from napari_seg.volume import Volume, modality_code
 
@@ -34,6 +36,15 @@ FAT_HU = -200
 
 MIN_AIR_FRACTION = 0.01
 """Fraction of voxels with the values of air that tells a CT; single outliers do not."""
+
+
+def fitted(volume: Volume, bundle: Bundle) -> Volume:
+    """Return a scan with the channels of a bundle: named ones in its order, a 2D image in grey or RGB as it expects.
+
+    Raises:
+        InputError: `channels.*`, the names of the channels are not those of the bundle.
+    """
+    return in_order(in_colours(volume, bundle.in_channels), bundle.channel_names)
 
 
 def check_fit(volume: Volume, bundle: Bundle) -> None:

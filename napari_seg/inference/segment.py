@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from napari_seg.bundles.spec import Bundle, read_bundle, read_coarse
 from napari_seg.bundles.ways import way_of
 from napari_seg.errors import Notice
-from napari_seg.formats.channels import in_order
 from napari_seg.geometry import Grid
 from napari_seg.inference.as_written import segment_as_written
+from napari_seg.inference.fitness import fitted
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.settings import RegionSettings, set_up
 from napari_seg.localise import Region, localise
@@ -61,7 +61,7 @@ def segment(
         Cancelled: `progress` raised it.
     """
     bundle = read_bundle(bundle)
-    volume = in_order(volume, bundle.channel_names)
+    volume = fitted(volume, bundle)
     options = replace(options or SegmentOptions(), **changes)
     report = progress or ignore_progress
     if way_of(bundle).kind == "workflow":

@@ -85,10 +85,8 @@ def write_bundle(
             "--dataset_dir DATASET --output_dir evaluation", "--dataset_dir OTHERS  --part all --output_dir evaluation"
         )
         readme += _README_OF_FOLDS.format(folds=choices.folds)
-    if len(found.channels) > 1:
-        readme = readme.replace("predict SCAN", "predict FOLDER_WITH_ALL_IMAGES")
-    if found.is_2d:  # predict does not run such models yet
-        readme = "".join(line for line in readme.splitlines(keepends=True) if not line.startswith("napari-seg predict"))
+    if found.is_2d or len(found.channels) > 1:
+        readme = readme.replace("predict SCAN", "predict IMAGE" if found.is_2d else "predict FOLDER_WITH_ALL_IMAGES")
     (root / "docs" / "README.md").write_text(readme, encoding="utf-8")
     _build_network(root)
 

@@ -14,6 +14,7 @@ import numpy as np
 from psygnal import Signal
 
 from napari_seg.errors import BundleError, Cancelled, NapariSegError
+from napari_seg.formats.image2d import in_colours
 from napari_seg.inference.estimate import estimate
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.plugin.job import NETWORK_WORKER, Job
@@ -120,7 +121,10 @@ class SegmentModel:
         """Channel of the selected bundle -> its layer; empty if the bundle runs on the current scan alone."""
         bundle, scan = self.bundle, self.session.scan
         volume = None if scan is None else volume_of(scan)
-        if bundle is None or bundle.in_channels == 1 or (volume and len(volume.array) == bundle.in_channels):
+        if bundle is None or bundle.in_channels == 1:
+            return {}
+        is_image2d = volume is not None and volume.source.format == "image2d"
+        if volume is not None and (is_image2d or len(volume.array) == bundle.in_channels):
             return {}
         return self.channel_layers.layers(bundle.channel_names)
 
@@ -406,7 +410,7 @@ def _misfit(volumes: Sequence[Volume], bundle: Bundle) -> str:
     first = volumes[0]
     shape = np.broadcast_to(np.uint8(0), (count, *first.grid.shape))  # voxels may not be loaded yet
     try:
-        check_fit(replace(first, array=shape, channel_names=()), bundle)
+        check_fit(in_colours(replace(first, array=shape, channel_names=()), bundle.in_channels), bundle)
     except BundleError as error:
         return as_gui_text(error.message)
     return ""
