@@ -299,6 +299,15 @@ def test_offline_installs_what_is_there(web: Web, bundle: Path) -> None:
     assert web.requests == []
 
 
+def test_weights_that_can_not_be_had_leave_two_ways(web: Web, bundle: Path) -> None:
+    root = bundle.rename(bundle.with_name("spleen_ct_segmentation"))
+    with_large_files(root, web)
+    web.types["/w/model.pt"] = "text/html"
+    with pytest.raises(NapariSegError, match="hf:MONAI/spleen_ct_segmentation may have it; --offline") as caught:
+        add(root, accept_licence=yes)
+    assert caught.value.code == "download.web_page"
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [

@@ -71,7 +71,7 @@ def test_with_weights_it_runs_as_it_does_in_monai(tmp_path: Path) -> None:
     (result,) = (tmp_path / "theirs").rglob("*.nii.gz")
     theirs = np.asanyarray(nibabel.load(result).dataobj).squeeze()
     assert 0 < ours.sum() < ours.size
-    assert (ours == theirs).mean() > 0.95  # the logits of random weights change from voxel to voxel
+    assert (ours == theirs).mean() > 0.9999
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

@@ -171,3 +171,43 @@ def test_what_can_not_be_used_says_so(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "1 error; the bundle cannot be used" in printed(capsys, "check", folder, status=4)
     config.write_text("[")
     assert "way: it can't be used" in printed(capsys, "show", folder)
+
+
+class Evil:
+    def __init__(self, trap: Path) -> None:
+        self.trap = trap
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return exec, (f"open({str(self.trap)!r}, 'w')",)
+
+
+def test_no_action_runs_anything_of_a_model(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    trap = tmp_path / "ran"
+    code = f"open({str(trap)!r}, 'w')"
+    for name in ("scripts/__init__.py", "scripts/nets.py", "numpy/__init__.py", "torch.py", "sitecustomize.py"):
+        (bundle / name).parent.mkdir(exist_ok=True)
+        (bundle / name).write_text(code)
+    (bundle / "configs" / "logging.conf").write_text(
+        f"[handlers]\nkeys=a\n[handler_a]\nclass=StreamHandler\nargs=({code},)"
+    )
+    config = bundle / "configs" / "inference.yaml"
+    config.write_text(f'imports: ["${code}"]\nbundle_root: "${code}"\n{config.read_text()}evil: "${code}"\n')
+    metadata = bundle / "configs" / "metadata.json"
+    content = json.loads(metadata.read_text())
+    content |= {"name": f"${code}", "description": f"$import os; {code}", "evil": {"_target_": code}}
+    metadata.write_text(json.dumps(content))
+    torch.save({"weight": Evil(trap)}, bundle / "models" / "model.pt")
+    monkeypatch.chdir(bundle)
+    assert main(["models", "show", str(bundle)]) == 0
+    assert main(["models", "check", str(bundle)]) == 4
+    assert main(["models", "add", str(bundle), "--name", "evil"]) == 0
+    for command in (["list"], ["show", "evil"], ["verify", "evil"], ["list", "--json"], ["show", "evil", "--json"]):
+        assert main(["models", *command]) == 0
+    checked = printed(capsys, "check", "evil", status=4)
+    assert "exec as it is loaded" in checked
+    assert main(["models", "remove", "evil"]) == 0
+    assert not trap.exists()

@@ -20,7 +20,7 @@ from napari_seg.bundles.limits import MAX_BYTES, MAX_FILES, check_name, is_spare
 from napari_seg.bundles.remote_zip import licence_in_zip
 from napari_seg.bundles.sources import Source
 from napari_seg.bundles.spec import METADATA
-from napari_seg.errors import StoreError, one_line
+from napari_seg.errors import DownloadError, StoreError, one_line
 from napari_seg.formats.archive import size_of_zip, unpack
 from napari_seg.progress import Progress
 
@@ -127,7 +127,13 @@ def _fetch_large_files(
     if missing:
         ask(read_licence(root, model))
     for name, remote in missing.items():
-        download(remote, root / name, partials, lambda done, total: progress("downloading", done, total))
+        try:
+            download(remote, root / name, partials, lambda done, total: progress("downloading", done, total))
+        except DownloadError as error:
+            entry = entry_of(model)
+            other = f"; {entry.source} may have it" if entry else ""
+            text = f"{error.message}{other}; --offline installs the bundle without {one_line(name, 200)}"
+            raise DownloadError(error.code, text) from error
 
 
 def bundle_in(folder: Path) -> Path:
