@@ -142,7 +142,7 @@ def test_torchscript_needs_consent(tmp_path: Path) -> None:
     (root / "models/model.pt").unlink()
     network = torch.nn.Conv3d(1, 3, 1)
     torch.jit.trace(network, torch.zeros(1, 1, 4, 4, 4)).save(root / "models/model.ts")
-    assert way(root) == Way("engine", True, ("models/model.ts is a program of TorchScript",))
+    assert way(root) == Way("engine", True, ("configs/inference.json: the weights are a program of TorchScript",))
     with pytest.raises(BundleError, match="--trust"):
         check_runnable(read_bundle(root))
     model = load_model(read_bundle(root, trust=True), "cpu")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from napari_seg.bundles.config import inference_config, merged_config, read_config
 from napari_seg.bundles.output import Output
 from napari_seg.bundles.postprocessing import read_output
 from napari_seg.bundles.resolve import ResolveError, Resolver
-from napari_seg.bundles.sections import find_sections, targets
+from napari_seg.bundles.sections import Sections, find_sections, targets
 from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, Bundle
 from napari_seg.bundles.weights import find_weights
 from napari_seg.errors import BundleError, one_line
@@ -78,21 +78,16 @@ def way_of(bundle: Bundle) -> Way:
         if task := _other_task(resolver):
             return Way("refused", False, (f"{name}: {task}",))
         sections = find_sections(resolver)
-        foreign = resolver.problems(*filter(None, (sections.network, sections.preprocessing)))
+        own = resolver.problems(sections.network, sections.preprocessing)
         own_inferer = resolver.problems(sections.inferer) if sections.inferer else []
+        unsupported = _unsupported(bundle, read_config(path), sections, own)
     except Exception as error:  # a foreign config can hold anything
         raise _unreadable(bundle, path.name, error) from error
-    reasons = [f"{name}: {one}" for one in (*foreign, *own_inferer)]
-    output = read_output(merged_config(read_config(path)), bundle.out_channels, bundle.thresholds, bundle.background)
-    unsupported = [] if isinstance(output, Output) else [f"{name}: postprocessing uses {one}" for one in output]
-    unsupported += [f"{one} and needs guidance for every scan" for one in reasons if "Guidance" in one]
-    if len(sections.image_keys) > 1:
-        unsupported.append(f"{name}: {sections.preprocessing} reads several images ({', '.join(sections.image_keys)})")
-    if unsupported or own_inferer:
-        return Way("workflow", True, tuple(reasons + unsupported))
+    if own_inferer or unsupported:
+        return Way("workflow", True, tuple(f"{name}: {one}" for one in (*own, *own_inferer, *unsupported)))
     if _runs_torchscript(resolver):
-        reasons.append("models/model.ts is a program of TorchScript")
-    return Way("engine", bool(reasons), tuple(reasons))
+        own.append("the weights are a program of TorchScript")
+    return Way("engine", bool(own), tuple(f"{name}: {one}" for one in own))
 
 
 def resolver_of(bundle: Bundle) -> Resolver:
@@ -106,6 +101,16 @@ def resolver_of(bundle: Bundle) -> Resolver:
         return Resolver(read_config(path), bundle, None, read_config(bundle.root / METADATA, MAX_METADATA_BYTES))
     except Exception as error:  # a damaged file can raise anything
         raise _unreadable(bundle, path.name, error) from error
+
+
+def _unsupported(bundle: Bundle, config: dict[str, Any], sections: Sections, own: list[str]) -> list[str]:
+    """Return what the engine can't do for a bundle, with or without consent."""
+    output = read_output(merged_config(config), bundle.out_channels, bundle.thresholds, bundle.background)
+    found = [] if isinstance(output, Output) else [f"postprocessing uses {one}" for one in output]
+    found += [f"{one} and needs guidance for every scan" for one in own if "Guidance" in one]
+    if len(sections.image_keys) > 1:
+        found.append(f"{sections.preprocessing} reads several images ({', '.join(sections.image_keys)})")
+    return found
 
 
 def _unreadable(bundle: Bundle, name: str, error: BaseException) -> BundleError:
