@@ -206,9 +206,9 @@ def test_an_attack_does_nothing(tmp_path: Path, name: str) -> None:
     (tmp_path / "bundle").mkdir()
     id = name if name.startswith("circle") else "evil"
     ours = resolver(tmp_path / "bundle", **{id: fill(EVIL[name], trap), "imports": ["$import os", "$from os import *"]})
-    ours.problems(id)
-    with suppress(ResolveError):
-        ours.plain(id)
+    for read in (ours.problems, ours.plain):
+        with suppress(ResolveError):
+            read(id)
     with pytest.raises(ResolveError) as caught:
         ours.build(id)
     assert "\n" not in str(caught.value)[:50]
@@ -231,7 +231,7 @@ def test_macros_read_only_files_of_the_bundle(tmp_path: Path, text: str) -> None
 
 def test_shared_parts_do_not_explode(tmp_path: Path) -> None:
     entries: dict[str, Any] = {f"a{n}": [f"@a{n + 1}"] * 10 for n in range(30)} | {"a30": 1}
-    with pytest.raises((ResolveError, ValueError), match="more than"):
+    with pytest.raises(ResolveError, match="more than"):
         resolver(tmp_path, **entries).plain("a0")
     macros = {f"a{n}": [f"%a{n + 1}"] * 10 for n in range(30)} | {"a30": 1}
     assert resolver(tmp_path, **macros).plain("a0") == [["%a2"] * 10] * 10

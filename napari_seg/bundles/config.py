@@ -6,7 +6,6 @@ MONAI's parser is given the same data, so the config that was checked is the con
 from __future__ import annotations
 
 import json
-from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -77,7 +76,7 @@ def merged_config(config: dict[str, Any]) -> dict[str, Any]:
         ValueError: an entry changes one that does not exist.
     """
     result: dict[str, Any] = {}
-    for key, value in deepcopy(config).items():
+    for key, value in copied(config).items():
         name = str(key).replace("#", "::")
         extends = name.startswith("+")
         *parents, last = name.removeprefix("+").split("::")
@@ -93,6 +92,13 @@ def merged_config(config: dict[str, Any]) -> dict[str, Any]:
             place[last] = value
     check_size(result)
     return result
+
+
+def copied(value: Any) -> Any:
+    """Return a copy of plain data from `read_config`, in which no part is shared."""
+    if isinstance(value, dict):
+        return {key: copied(one) for key, one in value.items()}
+    return [copied(one) for one in value] if isinstance(value, list) else value
 
 
 def check_size(value: Any) -> int:

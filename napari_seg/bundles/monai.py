@@ -44,8 +44,9 @@ def load_monai(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Mode
         BundleError: `bundle.config`, the inference config can't be used; `bundle.weights`, the weights do not fit the
             network.
     """
-    weights = find_weights(resolver_of(bundle))
-    runs_code = way_of(bundle).needs_consent
+    resolver = resolver_of(bundle)
+    weights = find_weights(resolver)
+    runs_code = way_of(bundle, resolver).needs_consent
     states = [str(path.stat().st_mtime_ns) for path in (inference_config(bundle.root), weights.path)]
     states += [content_hash(bundle)] if runs_code else []
     return _load(bundle.root, weights, tuple(states), device, dtype, runs_code, (bundle.output, bundle.spatial_dims))

@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from napari_seg.bundles.allowed import (
     is_reading,
     target_name,
 )
-from napari_seg.bundles.config import MAX_ENTRIES, check_size, merged_config, read_config
+from napari_seg.bundles.config import MAX_ENTRIES, check_size, copied, merged_config, read_config
 from napari_seg.bundles.expression import (
     ExpressionError,
     Function,
@@ -90,7 +89,7 @@ class Resolver:
         self._copied = 0
         try:
             self.entries = merged_config(config)
-            self.entries["_meta_"] = deepcopy(metadata or {})
+            self.entries["_meta_"] = copied(metadata or {})
             self._with_macros(self.entries, "")
             check_size(self.entries)
         except RecursionError:
@@ -137,10 +136,13 @@ class Resolver:
         not be evaluated, stays as its text. Disabled components are left out. Do not change what this returns.
 
         Raises:
-            ResolveError: a reference leads nowhere or back to itself.
+            ResolveError: a reference leads nowhere or back to itself, or the data is too large.
         """
-        value = self._resolved(id, self._plain, self._plain_value)
-        check_size(value)
+        value = self._plain_of(id)
+        try:
+            check_size(value)
+        except ValueError as error:
+            raise ResolveError(f"{shown_id(id)}: {error}") from error
         return value
 
     def evaluate_plain(self, text: str) -> Any:
@@ -199,7 +201,7 @@ class Resolver:
         """
         if "_disabled_" not in value:
             return False
-        found = self.plain(f"{id}::_disabled_")
+        found = self._plain_of(f"{id}::_disabled_")
         if isinstance(found, str):
             if found.startswith("$"):
                 raise ResolveError(f"{shown_id(id)}: _disabled_ {one_line(found, _MAX_TEXT)} can't be evaluated")
@@ -257,6 +259,9 @@ class Resolver:
             return None if self._is_left_out(value, id) else self._component(value, id)
         return self._inner(value, id, self.build)
 
+    def _plain_of(self, id: str) -> Any:
+        return self._resolved(id, self._plain, self._plain_value)
+
     def _component(self, value: dict[str, Any], id: str) -> Any:
         target, mode = value["_target_"], value.get("_mode_", "default")
         if mode not in ("default", "callable"):
@@ -281,7 +286,7 @@ class Resolver:
     def _plain_value(self, value: Any, id: str) -> Any:
         if isinstance(value, str):
             if _REFERENCE.fullmatch(value):
-                return self.plain(value[1:])
+                return self._plain_of(value[1:])
             if not value.startswith("$") or import_of(value):
                 return value
             try:
@@ -292,7 +297,7 @@ class Resolver:
             return result if _is_plain(result) else value
         if isinstance(value, dict) and "_target_" in value and self.is_disabled(value, id):
             return None
-        return self._inner(value, id, self.plain)
+        return self._inner(value, id, self._plain_of)
 
     def _inner(self, value: Any, id: str, resolve: Any) -> Any:
         """Return a list or a dictionary with its values resolved, without components that are left out."""
@@ -425,7 +430,7 @@ class Resolver:
         self._copied += check_size(found)
         if self._copied > MAX_ENTRIES:
             raise ResolveError(f"its macros stand for more than {MAX_ENTRIES} values")
-        return deepcopy(found)
+        return copied(found)
 
     def _macro(self, text: str) -> Any:
         match = _MACRO_FILE.fullmatch(text)
@@ -463,7 +468,7 @@ class _PlainNames:
         return self.resolver.value(name)
 
     def reference(self, id: str) -> Any:
-        return self.resolver.plain(id)
+        return self.resolver._plain_of(id)
 
 
 def file_inside(root: Path, path: Any) -> Path:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from napari_seg.bundles.config import inference_config, merged_config, read_config
+from napari_seg.bundles.config import inference_config, read_config
 from napari_seg.bundles.content import Cause, CodeLine, code_lines, content_hash, files_of
 from napari_seg.bundles.output import Output
 from napari_seg.bundles.places import store_root
@@ -158,7 +158,8 @@ def check_runnable(bundle: Bundle) -> None:
             `bundle.weights`, they are missing; `bundle.postprocessing`, it has steps that are not recognised;
             `bundle.config`, the inference config can't be read.
     """
-    way = way_of(bundle)
+    resolver = resolver_of(bundle)
+    way = way_of(bundle, resolver)
     if way.kind == "refused":
         raise BundleError(
             "bundle.task",
@@ -167,8 +168,7 @@ def check_runnable(bundle: Bundle) -> None:
     check_consent(bundle)
     path = inference_config(bundle.root)
     try:
-        config = merged_config(read_config(path))
-        output = read_output(config, bundle.out_channels, bundle.thresholds, bundle.background)
+        output = read_output(resolver.entries, bundle.out_channels, bundle.thresholds, bundle.background)
     except Exception as error:  # a damaged file can raise anything
         cause = one_line(f"{type(error).__name__}: {error}", 200)
         text = f"{path.name} of bundle {bundle.root.name!r} can't be read ({cause}); expected a MONAI config"
@@ -187,7 +187,7 @@ def check_runnable(bundle: Bundle) -> None:
             "yet; expected argmax, or sigmoid and a threshold, and MONAI's transforms of labels; run it with MONAI: "
             f"{command_of_monai(bundle)}",
         )
-    _check_weights(bundle, find_weights(resolver_of(bundle)).path)
+    _check_weights(bundle, find_weights(resolver).path)
     if bundle.coarse is not None:
         check_runnable(read_coarse(bundle))
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from napari_seg.bundles.config import inference_config, merged_config, read_config
+from napari_seg.bundles.config import inference_config, read_config
 from napari_seg.bundles.output import Output
 from napari_seg.bundles.postprocessing import read_output
 from napari_seg.bundles.resolve import ResolveError, Resolver
@@ -65,22 +65,26 @@ _OUTPUTS = {
 """Type or format of an output in the metadata -> what the bundle does instead of segmenting."""
 
 
-def way_of(bundle: Bundle) -> Way:
+def way_of(bundle: Bundle, resolver: Resolver | None = None) -> Way:
     """Return how a bundle can be run, and why.
+
+    Args:
+        bundle: a bundle.
+        resolver: the entries of its inference config from `resolver_of`, if they were read before.
 
     Raises:
         BundleError: `bundle.config`, its inference config can't be read or has no network.
     """
     path = inference_config(bundle.root)
     name = f"configs/{path.name}"
-    resolver = resolver_of(bundle)
+    resolver = resolver or resolver_of(bundle)
     try:
         if task := _other_task(resolver):
             return Way("refused", False, (f"{name}: {task}",))
         sections = find_sections(resolver)
         own = resolver.problems(sections.network, sections.preprocessing)
         own_inferer = resolver.problems(sections.inferer) if sections.inferer else []
-        unsupported = _unsupported(bundle, read_config(path), sections, own)
+        unsupported = _unsupported(bundle, resolver.entries, sections, own)
     except Exception as error:  # a foreign config can hold anything
         raise _unreadable(bundle, path.name, error) from error
     if own_inferer or unsupported:
@@ -103,9 +107,9 @@ def resolver_of(bundle: Bundle) -> Resolver:
         raise _unreadable(bundle, path.name, error) from error
 
 
-def _unsupported(bundle: Bundle, config: dict[str, Any], sections: Sections, own: list[str]) -> list[str]:
+def _unsupported(bundle: Bundle, entries: dict[str, Any], sections: Sections, own: list[str]) -> list[str]:
     """Return what the engine can't do for a bundle, with or without consent."""
-    output = read_output(merged_config(config), bundle.out_channels, bundle.thresholds, bundle.background)
+    output = read_output(entries, bundle.out_channels, bundle.thresholds, bundle.background)
     found = [] if isinstance(output, Output) else [f"postprocessing uses {one}" for one in output]
     found += [f"{one} and needs guidance for every scan" for one in own if "Guidance" in one]
     if len(sections.image_keys) > 1:
