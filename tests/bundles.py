@@ -33,8 +33,7 @@ class Threshold(torch.nn.Module):
 CONFIG = """
 network_def:
   _target_: scripts.nets.Threshold
-  halves: {halves}
-  channel: {channel}
+  halves: {halves}{channel}
 preprocessing:
   _target_: monai.transforms.Compose
   transforms:
@@ -82,8 +81,9 @@ def write_threshold_bundle(
     (root / "scripts").mkdir()
     (root / "models").mkdir()
     (root / "scripts" / "nets.py").write_text(NETWORK)
+    argument = f"\n  channel: {channel}" if channel else ""
     (root / "configs" / "inference.yaml").write_text(
-        CONFIG.format(halves=str(halves).lower(), channel=channel, spacing=list(spacing), roi=list(roi))
+        CONFIG.format(halves=str(halves).lower(), channel=argument, spacing=list(spacing), roi=list(roi))
     )
     metadata = {
         "version": "1.0",

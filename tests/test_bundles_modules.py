@@ -29,7 +29,7 @@ import torch
 
 
 class Late(torch.nn.Module):
-    def __init__(self, halves=False, channel=0):
+    def __init__(self, halves=False):
         super().__init__()
 
     def forward(self, image):
