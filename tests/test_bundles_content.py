@@ -166,8 +166,18 @@ def test_lines_of_code_are_found_with_their_places_and_not_run(root: Path, tmp_p
         ("configs/logging.conf:3", "logging"),
         ("configs/other.json:2", "expression"),
     }
-    assert all(line.text.isprintable() and line.why for line in code_lines(read_bundle(root)))
+    found = code_lines(read_bundle(root))
+    assert all(line.text.isprintable() and line.why for line in found)
+    assert [line.file for line in found if not line.is_used] == ["configs/other.json", *["configs/logging.conf"] * 2]
+    assert [line.is_used for line in found] == sorted((line.is_used for line in found), reverse=True)
     assert not trap.exists()
+
+
+def test_a_config_that_the_inference_config_names_is_used(root: Path) -> None:
+    (root / "configs" / "other.json").write_text('{"a": "$evil()"}')
+    with (root / "configs" / "inference.yaml").open("a") as file:
+        file.write('more: "%configs/other.json::a"\n')
+    assert all(line.is_used for line in code_lines(read_bundle(root)))
 
 
 def test_a_config_that_can_t_be_read_is_a_line_too(root: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,3 +135,26 @@ def test_a_pickle_that_calls_functions_is_refused_even_with_consent(root: Path) 
     error = refusal(lambda: check_runnable(read_bundle(root, trust=True)))
     assert error.code == "bundle.weights_unsafe"
     assert "torch.nn.modules.conv.Conv3d" in error.message
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+def test_weights_outside_of_a_bundle_need_consent(tmp_path: Path) -> None:
+    root = write_threshold_bundle(tmp_path / "linked")
+    shutil.rmtree(root / "scripts")
+    text = (root / "configs" / "inference.yaml").read_text()
+    start, end = text.index("network_def:"), text.index("preprocessing:")
+    plain = "network_def: {_target_: BasicUNet, in_channels: 1, out_channels: 3}\n"
+    (root / "configs" / "inference.yaml").write_text(text[:start] + plain + text[end:])
+    check_runnable(read_bundle(root))
+    (root / "models" / "model.pt").rename(tmp_path / "model.pt")
+    (root / "models" / "model.pt").symlink_to(tmp_path / "model.pt")
+    bundle = read_bundle(root)
+    error = refusal(lambda: check_runnable(bundle))
+    assert error.code == "bundle.link"
+    assert "models/model.pt" in error.message
+    remember(bundle)
+    check_runnable(bundle)
+    torch.save({}, tmp_path / "other.pt")
+    (root / "models" / "model.pt").unlink()
+    (root / "models" / "model.pt").symlink_to(tmp_path / "other.pt")
+    assert refusal(lambda: check_runnable(bundle)).code == "bundle.link"

@@ -14,7 +14,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,12 +95,14 @@ class CodeLine:
         line: number of the line, from 1; 0 if the file has no lines, or the line was not found.
         text: content of the line, cut to a length.
         cause: what makes it code.
+        is_used: whether a segmentation reads the file; configs of a training, for example, are only listed.
     """
 
     file: str
     line: int
     text: str
     cause: Cause
+    is_used: bool = True
 
     @property
     def why(self) -> str:
@@ -121,7 +123,7 @@ class BundleFile:
         path: where it is.
         name: path in the bundle, with "/" on every system.
         is_data: whether it counts with its name only.
-        target: where it leads, for a link out of the bundle; "" for all other files.
+        target: where it leads, for a link to a file outside the bundle; "" for all other files.
     """
 
     path: Path
@@ -144,7 +146,7 @@ def files_of(root: Path) -> list[BundleFile]:
         try:
             status = path.stat()
         except OSError:  # a broken link, or a file that only others may read
-            found.append(BundleFile(path, name, True, target="missing"))
+            found.append(BundleFile(path, name, True))
             continue
         if not stat.S_ISREG(status.st_mode):
             raise _link(root, f"{name} is a pipe, a socket or a device")
@@ -192,7 +194,7 @@ def content_hash(bundle: Bundle) -> str:
 
 
 def code_lines(bundle: Bundle) -> list[CodeLine]:
-    """Return the lines of a bundle that would run beyond napari-seg's control: modules, configs, then the rest.
+    """Return the lines of a bundle that would run beyond napari-seg's control; those of unused files come last.
 
     Nothing is evaluated or imported. Lines of a module are its first one and those that reach files, other programs or
     the network; a person who must know all reads the files.
@@ -204,8 +206,9 @@ def code_lines(bundle: Bundle) -> list[CodeLine]:
         BundleError: as for `files_of`.
     """
     order = {"module": 0, "expression": 1, "target": 1}
-    lines = [line for file in files_of(bundle.root) for line in _lines_of(bundle.root, file)]
-    return sorted(lines, key=lambda line: order.get(line.cause, 2))[:MAX_LINES]
+    used = _used_configs(bundle.root)
+    lines = [line for file in files_of(bundle.root) for line in _lines_of(bundle.root, file, used)]
+    return sorted(lines, key=lambda line: (not line.is_used, order.get(line.cause, 2)))[:MAX_LINES]
 
 
 def _walk(root: Path, real_root: Path) -> Iterator[Path]:
@@ -258,10 +261,20 @@ def _weights_kind(path: Path) -> str:
         return "unknown"
 
 
-def _lines_of(root: Path, file: BundleFile) -> Iterator[CodeLine]:
+def _used_configs(root: Path) -> set[str]:
+    """Return the names of configs that a segmentation reads: the inference config, the metadata, and what they name."""
+    try:
+        path = inference_config(root)
+        text = "\n".join(_read_lines(path))
+    except (BundleError, OSError):
+        return set()
+    return {path.name, METADATA.name, *re.findall(r"[\w.-]+\.(?:json|ya?ml)", text)}
+
+
+def _lines_of(root: Path, file: BundleFile, used: set[str]) -> Iterator[CodeLine]:
     suffix = file.path.suffix.lower()
     name = one_line(file.name, _MAX_TEXT)
-    if file.target and file.target != "missing":
+    if file.target:
         yield CodeLine(name, 0, one_line(f"-> {file.target}", _MAX_TEXT), "link")
     if suffix in (".py", ".pyw"):
         yield from _of_module(file.path, name)
@@ -269,9 +282,10 @@ def _lines_of(root: Path, file: BundleFile) -> Iterator[CodeLine]:
         yield CodeLine(name, 0, "", "compiled")
     elif suffix in (".json", ".yaml", ".yml"):
         if file.path.parent == root / "configs" or _is_config(root, file.path):
-            yield from _of_config(root, file.path, name)
+            lines = _of_config(root, file.path, name)
+            yield from (replace(line, is_used=file.path.name in used) for line in lines)
     elif suffix == ".conf":
-        yield from _matching(file.path, name, _LOGGING, "logging")
+        yield from (replace(line, is_used=False) for line in _matching(file.path, name, _LOGGING, "logging"))
     elif suffix in WEIGHTS_ENDINGS and not file.is_data:
         content = inspect_weights(file.path)
         if content.kind == "program":

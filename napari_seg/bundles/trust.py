@@ -101,22 +101,24 @@ def check_consent(bundle: Bundle) -> None:
     """
     if bundle.trusted:
         return
-    files_of(bundle.root)
-    if not way_of(bundle).needs_consent:
+    needs_consent = way_of(bundle).needs_consent
+    links = [file for file in files_of(bundle.root) if file.target]
+    if not (needs_consent or links):
         return
     digest, consents = content_hash(bundle), _read_consents()
     if digest in consents:
         return
+    name, folder = one_line(bundle.root.name, 120), str(bundle.root.resolve())
+    if not needs_consent:
+        found = f"{links[0].name} of bundle {name!r} is a link to {one_line(links[0].target, 200)}, outside the bundle"
+        raise BundleError("bundle.link", _refusal(found, []))
     lines = code_lines(bundle)
-    name = one_line(bundle.root.name, 120)
-    folder = str(bundle.root.resolve())
     if any(entry.get("folder") == folder for entry in consents.values()):
         found = f"the code of bundle {name!r} changed since you trusted it"
         raise BundleError("bundle.trust_changed", _refusal(found, lines))
     found = f"loading bundle {name!r} runs code that comes with it"
-    raise BundleError(
-        next((_CODES[line.cause] for line in lines if line.cause in _CODES), "bundle.untrusted"), _refusal(found, lines)
-    )
+    code = next((_CODES[line.cause] for line in lines if line.cause in _CODES), "bundle.untrusted")
+    raise BundleError(code, _refusal(found, lines))
 
 
 def _refusal(found: str, lines: list[CodeLine]) -> str:
@@ -135,7 +137,8 @@ def _consents_file() -> Path:
 def _read_consents() -> dict[str, dict[str, Any]]:
     """Return content hash -> the consent to it; nothing if the file is missing or damaged."""
     try:
-        entries = read_config(_consents_file(), _MAX_TRUST_BYTES).get("trusted")
+        with _consents_file().open("rb") as file:
+            entries = json.loads(file.read(_MAX_TRUST_BYTES)).get("trusted")
         return {str(key): entry for key, entry in dict(entries or {}).items() if isinstance(entry, dict)}
     except FileNotFoundError:
         return {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -34,10 +35,11 @@ def give_consent(bundle: Bundle) -> Bundle:
         BundleError: its content can't be consented to, because it lies outside its folder, for example.
     """
     from napari_seg.bundles.content import code_lines, files_of
-    from napari_seg.bundles.trust import is_trusted, remember
-    from napari_seg.bundles.ways import way_of
+    from napari_seg.bundles.trust import check_consent, remember
+    from napari_seg.errors import BundleError
 
-    if is_trusted(bundle) or not way_of(bundle).needs_consent:
+    with suppress(BundleError):
+        check_consent(bundle)
         return bundle
     lines, count = code_lines(bundle), len(files_of(bundle.root))
     try:
@@ -47,6 +49,10 @@ def give_consent(bundle: Bundle) -> Bundle:
         bundle = replace(bundle, trusted=True)
     place = f" (sha256 {digest}, {count} files)" if digest else f" ({count} files)"
     print(f"napari-seg: you allow bundle {bundle.root.name!r} to run its code{place}, {memory}:", file=sys.stderr)
-    for line in lines:
+    used = [line for line in lines if line.is_used]
+    for line in used:
         print(f"  {line.place}: {line.text}{'  ' * bool(line.text)}({line.why})", file=sys.stderr)
+    if len(used) < len(lines):
+        files = ", ".join(dict.fromkeys(line.file for line in lines if not line.is_used))
+        print(f"  and {len(lines) - len(used)} lines that a segmentation does not read ({files})", file=sys.stderr)
     return bundle
