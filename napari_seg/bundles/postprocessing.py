@@ -126,6 +126,7 @@ class _Reader:
             return
         target = one_line(step.get("_target_", "an entry without _target_"), _MAX_LENGTH)
         arguments = _Arguments(self.config, step, target)
+        self.faults += arguments.set_ones("_mode_", "_requires_")
         if arguments.is_for_other_keys:
             return
         self.keys |= arguments.output_keys
@@ -219,6 +220,8 @@ class _Reader:
 
     def _read_decision(self, arguments: _Arguments) -> None:
         faults = arguments.set_ones("threshold_values", "dim", "keepdim", "n_classes")
+        if _type_name(arguments["dtype"]) not in {"None"} | EXACT_TYPES | INTEGER_TYPES:
+            faults += arguments.set_ones("dtype")
         if arguments.is_set("argmax"):
             if (
                 arguments["argmax"] is not True
@@ -265,9 +268,9 @@ class _Reader:
     def _read_cast(self, arguments: _Arguments) -> None:
         dtype = arguments["dtype"]
         kept = EXACT_TYPES if self.content == "values" else EXACT_TYPES | INTEGER_TYPES
-        if dtype is not None and str(dtype).lstrip("$").rpartition(".")[2] not in kept:
+        if _type_name(dtype) not in {"None"} | kept:
             self.faults += arguments.set_ones("dtype")
-        elif self._is_unrounded() and str(dtype).rpartition(".")[2] in INTEGER_TYPES:
+        elif self._is_unrounded() and _type_name(dtype) in INTEGER_TYPES:
             self.faults.append(f"{arguments.target} of labels that are interpolated linearly")
 
     def _is_unrounded(self) -> bool:
@@ -355,6 +358,11 @@ class _Arguments:
             return True
         entry = resolved(self.config, value)
         return isinstance(entry, dict) and entry is resolved(self.config, self.config.get("preprocessing"))
+
+
+def _type_name(dtype: Any) -> str:
+    """Return the name of a type such as "$torch.float32" without its module."""
+    return str(dtype).lstrip("$").rpartition(".")[2]
 
 
 def _is_map(old: Any, new: Any) -> bool:

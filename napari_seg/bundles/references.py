@@ -60,9 +60,13 @@ def _steps(config: dict[str, Any], postprocessing: Any) -> list[Any]:
             waiting += reversed(entry)
         elif isinstance(entry, dict) and _is_compose(entry):
             waiting.append(entry.get("transforms"))
-        elif entry is None or (isinstance(entry, dict) and resolved(config, entry.get("_disabled_")) is True):
-            continue
-        else:
+        elif isinstance(entry, dict):
+            disabled = resolved(config, entry.get("_disabled_"))
+            if isinstance(disabled, str) and disabled.lower().strip() not in ("true", "false"):
+                steps.append(f"{entry.get('_target_')}(_disabled_={disabled})")  # it can't be read, nor left out
+            elif str(disabled).lower().strip() != "true":
+                steps.append(entry)
+        elif entry is not None:
             steps.append(entry)
     return steps
 
