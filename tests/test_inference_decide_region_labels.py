@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 
 from napari_seg.bundles.spec import Bundle, read_bundle
 from napari_seg.errors import EnvironmentFault
-from napari_seg.geometry import Grid
+from napari_seg.geometry import Grid, resample
+from napari_seg.inference.engine import segment_region
+from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.prepare import Inverse
 from napari_seg.inference.segment import segment
-from napari_seg.volume import Segmentation, Volume
+from napari_seg.inference.settings import set_up
+from napari_seg.localise import Region
+from napari_seg.volume import Segment, Segmentation, Volume
 
 SOFTMAX = {"_target_": "Activationsd", "keys": "pred", "softmax": True}
 SIGMOID = {"_target_": "Activationsd", "keys": "pred", "sigmoid": True}
@@ -37,6 +41,7 @@ RULE = {
 ORIENT = {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": None}
 SPACING = {"_target_": "Spacingd", "keys": "image", "pixdim": [1.7, 1.3, 2.1], "mode": "bilinear"}
 NORMALIZE = {"_target_": "NormalizeIntensityd", "keys": "image"}
+IMAGE = {"keys": "image"}
 CROP = {
     "_target_": "CropForegroundd",
     "keys": "image",
@@ -302,3 +307,50 @@ def test_the_inverse_needs_memory_that_is_checked_first(tmp_path: Path, head: Vo
     root = write_bundle(tmp_path / "carried", [ORIENT, SPACING, NORMALIZE], CHAINS["softmax, argmax, nearest"])
     expected = as_label_map(labels_of_monai(root, head))
     assert np.mean(ours(root, head).array == expected) >= 0.999  # by interpolation along the axes
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("softmax, argmax, nearest", [SPACING, NORMALIZE]),
+        ("softmax, linear, argmax", [SPACING, NORMALIZE, CROP]),
+        ("softmax, linear, argmax, largest", [SPACING, NORMALIZE]),
+    ],
+)
+def test_a_region_gets_the_labels_that_it_would_get_alone(
+    tmp_path: Path, head: Volume, name: str, changes: list
+) -> None:
+    root = write_bundle(tmp_path / "tiny", changes, CHAINS[name])
+    box = head.grid.box((2, 4, 1), (17, 22, 13)).mirrored(0)
+    alone = Volume(resample(head.array, head.grid, box), Grid(box.shape, np.diag([*box.spacing_mm, 1.0])))
+    expected = as_label_map(labels_of_monai(root, alone))
+    options = SegmentOptions(device="cpu", windows="bundle", crop=False, backend="torch")
+    bundle = read_bundle(root, trust=True)
+    label_map = np.zeros(head.grid.shape, np.uint8)
+    label_map[3, 5, 2] = 99  # of an earlier region
+    segments = tuple(Segment(10 * n, f"channel {n}", (9, 9, 9)) for n in (1, 2, 3))
+    region = Region("box", box, {1: 10, 2: 20, 3: 30}, segments)
+    found = segment_region(head, region, set_up(head, bundle, options), label_map, lambda done, total: None)
+    assert set(found) <= {1, 2, 3}
+    assert label_map[3, 5, 2] == 99
+    label_map[3, 5, 2] = resample(expected[None], box, head.grid, order=0, outside=0)[0, 3, 5, 2] * 10
+    assert np.mean(resample(label_map, head.grid, box, order=0) == 10 * expected) >= 0.9999
+    label_map[2:17, 4:22, 1:13] = 0
+    assert not label_map.any()
+
+
+@pytest.mark.parametrize(
+    ("dims", "inferer", "preprocessing"),
+    [
+        (2, {"_target_": "SliceInferer", "roi_size": [16, 16], "spatial_dim": 2, "overlap": 0.5}, [ORIENT, NORMALIZE]),
+        (3, {"_target_": "SimpleInferer"}, [ORIENT, IMAGE | {"_target_": "Resized", "spatial_size": [16, 32, 16]}]),
+    ],
+)
+def test_other_inferers_see_the_whole_image(
+    tmp_path: Path, head: Volume, dims: int, inferer: dict[str, Any], preprocessing: list
+) -> None:
+    chain = CHAINS["softmax, linear, argmax"]
+    root = write_bundle(tmp_path / "tiny", preprocessing, chain, dims=dims, inferer=inferer)
+    expected = as_label_map(labels_of_monai(root, head))
+    assert len(np.unique(expected)) >= 3
+    assert np.mean(ours(root, head).array == expected) >= 0.9999
