@@ -95,6 +95,8 @@ def test_entries_that_are_not_needed_do_not_count(tmp_path: Path) -> None:
 def test_an_own_inferer_or_postprocessing_is_left_to_monai(tmp_path: Path) -> None:
     root = changed(write_plain_bundle(tmp_path / "a"), lambda c: c["inferer"].update(_target_="scripts.Own"))
     assert way(root).kind == "workflow"
+    changed(root, lambda c: {key: value for key, value in c.items() if key not in ("run", "evaluator")})
+    assert (way(root).kind, way(root).needs_consent) == ("engine", True)
     steps = [{"_target_": "scripts.post.Merge", "keys": "pred"}]
     root = changed(write_plain_bundle(tmp_path / "b"), lambda c: c.update(postprocessing=steps))
     found = way(root)

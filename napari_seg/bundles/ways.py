@@ -64,6 +64,9 @@ _OUTPUTS = {
 }
 """Type or format of an output in the metadata -> what the bundle does instead of segmenting."""
 
+_RUNS = ("run", "evaluating", "inference", "evaluator")
+"""Ids by which MONAI runs a config."""
+
 
 def way_of(bundle: Bundle, resolver: Resolver | None = None) -> Way:
     """Return how a bundle can be run, and why.
@@ -87,6 +90,8 @@ def way_of(bundle: Bundle, resolver: Resolver | None = None) -> Way:
         unsupported = _unsupported(bundle, resolver.entries, sections, own)
     except Exception as error:  # a foreign config can hold anything
         raise _unreadable(bundle, path.name, error) from error
+    if not unsupported and not any(id in resolver for id in _RUNS):
+        own, own_inferer = own + own_inferer, []  # MONAI has nothing to run: its parser builds the inferer for us
     if own_inferer or unsupported:
         return Way("workflow", True, tuple(f"{name}: {one}" for one in (*own, *own_inferer, *unsupported)))
     if _runs_torchscript(resolver):
