@@ -267,6 +267,20 @@ def test_channels_of_the_input_have_names(tmp_path: Path, case: str) -> None:
     assert bundle.in_channels == len(names)
 
 
+def test_channels_without_names_are_called_after_the_images_that_the_config_reads(tmp_path: Path) -> None:
+    inputs = {"image": {"num_channels": 2, "channel_def": {"0": "image"}}}
+    root = with_metadata(tmp_path / "b", lambda m: m["network_data_format"].update(inputs=inputs))
+    reader = {"_target_": "LoadImaged", "keys": ["artery", "vein", "label"]}
+    config = {"preprocessing": {"_target_": "Compose", "transforms": [reader]}}
+    for path in (root / "configs").glob("inference.*"):
+        path.unlink()
+    (root / "configs" / "inference.json").write_text(json.dumps(config))
+    assert read_bundle(root).channel_names == ("artery", "vein")
+    reader["keys"] = ["artery"]  # no name for each channel
+    (root / "configs" / "inference.json").write_text(json.dumps(config))
+    assert read_bundle(root).channel_names == ("image", "1")
+
+
 def test_a_bundle_without_an_image_is_refused(tmp_path: Path) -> None:
     latent = {"latent": {"num_channels": 1, "type": "noise"}}
     root = with_metadata(tmp_path / "b", lambda m: m["network_data_format"].update(inputs=latent))

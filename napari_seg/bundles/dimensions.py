@@ -1,4 +1,4 @@
-"""Dimensions of the images that a config's transforms and network take; plain data, nothing runs."""
+"""The images that an inference config takes: their dimensions and their keys; plain data, nothing runs."""
 
 from __future__ import annotations
 
@@ -33,3 +33,23 @@ def image_dimensions(config: dict[str, Any], spatial_shape: Any = None) -> Liter
         if found := next((n for n in dimensions if n in (2, 3)), None):
             return 2 if found == 2 else 3
     return 2 if isinstance(spatial_shape, list) and len(spatial_shape) == 2 else 3
+
+
+_REFERENCE_KEYS = {"label", "labels", "gt", "mask"}
+"""Keys of reference label maps."""
+
+
+def image_keys(config: dict[str, Any]) -> tuple[str, ...]:
+    """Return the keys of the images that the preprocessing reads, such as one for each phase of a contrast agent.
+
+    Args:
+        config: from `read_config`.
+    """
+    entry = resolved(config, config.get("preprocessing"))
+    steps = resolved(config, entry.get("transforms")) if isinstance(entry, dict) else entry
+    for step in steps if isinstance(steps, list) else ():
+        if isinstance(step, dict) and str(step.get("_target_")).rpartition(".")[2].lower().startswith("loadimaged"):
+            keys = resolved(config, step.get("keys"))
+            found = [resolved(config, key) for key in (keys if isinstance(keys, list) else [keys])]
+            return tuple(str(key) for key in found if key not in _REFERENCE_KEYS)
+    return ()

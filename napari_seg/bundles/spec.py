@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from napari_seg.bundles.config import inference_config, merged_config, read_config
-from napari_seg.bundles.dimensions import image_dimensions
+from napari_seg.bundles.dimensions import image_dimensions, image_keys
 from napari_seg.bundles.output import Output, independent_channels
 from napari_seg.bundles.places import bundle_folders
 from napari_seg.bundles.postprocessing import read_output
@@ -270,7 +270,7 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
     ours = metadata.get("napari_seg", {})
     channels = _channels(pred["num_channels"])
     names = _channel_names(pred)  # results list segments by name
-    input_names = _input_names(images)
+    input_names = _input_names(root, images)
     thresholds = tuple(float(value) for value in ours.get("thresholds", ()))
     if thresholds and len(thresholds) != channels:
         raise ValueError(f"expected a threshold for each of {channels} channels, not {len(thresholds)}")
@@ -336,8 +336,11 @@ def _prediction(outputs: dict[str, Any]) -> dict[str, Any]:
     return found[0]
 
 
-def _input_names(images: dict[str, dict[str, Any]]) -> tuple[str, ...]:
-    """Return a unique name for each channel of the images, in their order; its number where it has no name."""
+def _input_names(root: Path, images: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    """Return a unique name for each channel of the images, in their order; its number where it has no name.
+
+    Where the metadata does not name all channels of one image, the config may read a file for each.
+    """
     names: list[str] = []
     for image, entry in images.items():
         count, stated = _channels(entry["num_channels"]), _channel_names(entry)
@@ -347,6 +350,11 @@ def _input_names(images: dict[str, dict[str, Any]]) -> tuple[str, ...]:
         names += own
         if len(names) > MAX_CHANNELS:
             raise ValueError(f"its images have more than {MAX_CHANNELS} channels")
+    if "" in names:
+        with suppress(Exception):  # a foreign file can hold anything; it is checked before the bundle runs
+            keys = image_keys(merged_config(read_config(inference_config(root))))
+            if len({*keys}) == len(names):
+                return tuple(one_line(key, MAX_NAME) for key in keys)
     return tuple(name or str(number) for number, name in enumerate(names))
 
 
