@@ -91,6 +91,7 @@ class Tour:
         self.wait(lambda: panel.session.scan is not None, "open the scan")
         assert self.is_painted()
         self.command("segment")
+        self.look_at_models(panel)
         if panel.segment_tab.model.obstacle:
             self.draw_ball(panel)
         else:
@@ -139,6 +140,18 @@ class Tour:
         labels = (values % 5).astype(np.uint8)
         self.watch("show an image in napari alone", partial(self.viewer.add_image, values, contrast_limits=(0, 1000)))
         self.watch("show labels in napari alone", partial(self.viewer.add_labels, labels))
+
+    def look_at_models(self, panel: Any) -> None:
+        """Open the window of all models, search it and close it; nothing is downloaded."""
+        from qtpy.QtCore import Qt
+        from qtpy.QtTest import QTest
+
+        QTest.mouseClick(panel.segment_tab._models_button, Qt.MouseButton.LeftButton)
+        dialog = panel.segment_tab._models
+        self.wait(lambda: len(dialog.model.rows) > 1, "list the models")
+        QTest.keyClicks(dialog._words, "spleen")
+        self.screenshot("models")
+        QTest.keyClick(dialog, Qt.Key.Key_Escape)
 
     def run_model(self, panel: Any) -> None:
         """Run the selected model, with screenshots before and during the run."""

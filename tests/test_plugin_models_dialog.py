@@ -126,7 +126,6 @@ def test_a_download_shows_its_licence_and_its_progress_and_is_cancelled(
         for file in root.rglob("*"):
             packed.write(file, file.relative_to(root).as_posix())
     web.files["/threshold.zip"] = archive.read_bytes()
-    web.ranges = False  # so that its licence can't be read before its download
     source = f"{web.url}/threshold.zip"
 
     window.model.add(source)
@@ -134,7 +133,7 @@ def test_a_download_shows_its_licence_and_its_progress_and_is_cancelled(
     press(window.findChild(LicenceDialog), "Cancel")
     qtbot.waitUntil(lambda: window.model.job is None, timeout=20_000)
     assert "(store.licence)" in window._message.text()
-    assert web.requests == []
+    assert sum(sent for _, _, sent in web.requests) < 500_000  # no more than its table of contents
 
     qtbot.waitUntil(lambda: window.findChild(LicenceDialog) is None, timeout=5_000)
     window.model.add(source)
@@ -144,5 +143,5 @@ def test_a_download_shows_its_licence_and_its_progress_and_is_cancelled(
     qtbot.waitUntil(lambda: window.model.job is None, timeout=20_000)
     assert window._message.text().startswith("Stopped.")
     assert not window._progress_bar.isVisible()
-    assert web.requests == []
+    assert sum(sent for _, _, sent in web.requests) < 500_000  # no more than its table of contents
     assert store.installed() == []

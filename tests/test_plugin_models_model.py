@@ -23,7 +23,8 @@ from napari_seg.bundles.spec import read_bundle
 from napari_seg.bundles.trust import is_trusted, remember
 from napari_seg.plugin.job import Jobs
 from napari_seg.plugin.messages import Message
-from napari_seg.plugin.models.model import LicenceQuestion, ModelRow, ModelsModel
+from napari_seg.plugin.models.model import LicenceQuestion, ModelsModel
+from napari_seg.plugin.models.rows import ModelRow
 
 ROWS = [
     ModelRow("spleen_ct", "Spleen", "spleen", "CT", 40_000_000, "Apache-2.0", "open", "catalogue", "hf:spleen"),

@@ -22,18 +22,11 @@ from qtpy.QtWidgets import (
 )
 from superqt.utils import signals_blocked
 
+from napari_seg.errors import printable
 from napari_seg.plugin.controls import DetailsPane, ask_folder, button, number_item, row, table
-from napari_seg.plugin.models.model import (
-    LICENCE_KINDS,
-    SIZES,
-    WAYS,
-    Action,
-    LicenceQuestion,
-    ModelRow,
-    ModelsModel,
-    size_text,
-)
+from napari_seg.plugin.models.model import SIZES, Action, LicenceQuestion, ModelsModel
 from napari_seg.plugin.models.questions import LicenceDialog
+from napari_seg.plugin.models.rows import LICENCE_KINDS, WAYS, ModelRow, size_text
 
 _HEADS = ("Model", "Finds", "Modality", "Size", "Licence", "Runs", "Where")
 _PLACES = {"installed": "Installed", "shipped": "Shipped", "elsewhere": "Own folder", "catalogue": "Catalogue"}
@@ -190,7 +183,8 @@ class ModelsDialog(QDialog):
     def _on_remove(self) -> None:
         selected = self.model.selected_row
         assert selected is not None
-        text = f"Remove {selected.title} ({size_text(selected.size_bytes)}) from this computer?\n\n{selected.source}"
+        size = size_text(selected.size_bytes)
+        text = f"Remove {selected.title} ({size}) from this computer?\n\n{printable(selected.source)}"
         question = QMessageBox(QMessageBox.Icon.Question, "Remove this model?", text, parent=self)
         question.setTextFormat(Qt.TextFormat.PlainText)
         question.setStandardButtons(QMessageBox.StandardButton.Cancel)

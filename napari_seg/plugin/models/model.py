@@ -17,25 +17,14 @@ from psygnal import Signal
 
 from napari_seg.errors import BundleError, NapariSegError
 from napari_seg.plugin.job import Job, Jobs
-from napari_seg.plugin.messages import Message, gui_text_of, message_of
+from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.models.permission import Permission, permission_of
+from napari_seg.plugin.models.rows import ModelRow, find_rows, size_text
 
 if TYPE_CHECKING:
-    from napari_seg.bundles.catalogue import Entry
-    from napari_seg.bundles.licence import Licence, LicenceKind
+    from napari_seg.bundles.licence import Licence
     from napari_seg.bundles.spec import Bundle
     from napari_seg.bundles.store import Damage
-
-WAYS = {"at once": "At once", "after consent": "After consent", "refused": "Refused", "unknown": "Known once installed"}
-"""How a model runs, with titles."""
-
-LICENCE_KINDS: dict[LicenceKind, str] = {
-    "open": "Open",
-    "non-commercial": "Non-commercial",
-    "research": "Research only",
-    "unknown": "Not known",
-}
-"""Classes of licences, with titles."""
 
 SIZES = {0: "Any size", 50_000_000: "Up to 50 MB", 250_000_000: "Up to 250 MB", 1_000_000_000: "Up to 1 GB"}
 """Size limits in bytes that the window offers, with titles."""
@@ -43,86 +32,7 @@ SIZES = {0: "Any size", 50_000_000: "Up to 50 MB", 250_000_000: "Up to 250 MB", 
 Action = Literal["download", "check", "remove", "use"]
 """What the user can do with the selected model."""
 
-Place = Literal["installed", "shipped", "elsewhere", "catalogue"]
-
-_MAX_NAMES = 40
 _LICENCE_POLL_SECONDS = 0.1
-
-
-@dataclass(frozen=True)
-class ModelRow:
-    """One model of the list.
-
-    Attributes:
-        name: its name in the store or in the catalogue.
-        title: its name for a person.
-        finds: what it segments.
-        modality: of the images that it takes.
-        size_bytes: size on disk, or of the download; 0 if unknown.
-        licence: name of its licence; "" if unknown.
-        licence_kind: class of its licence.
-        place: "installed", in the store; "shipped", with napari-seg; "elsewhere", in a folder of the user;
-            "catalogue", not on this machine.
-        source: where it is, or where it comes from.
-        description: one sentence on it.
-        data: its training data.
-        bundle: what is read of it; None if it is not on this machine, or can't be read.
-        permission: whether it may run; None until it is known.
-    """
-
-    name: str
-    title: str
-    finds: str = ""
-    modality: str = ""
-    size_bytes: int = 0
-    licence: str = ""
-    licence_kind: LicenceKind = "unknown"
-    place: Place = "installed"
-    source: str = ""
-    description: str = ""
-    data: str = ""
-    bundle: Bundle | None = None
-    permission: Permission | None = None
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What tells it from all other rows."""
-        return self.name, self.source
-
-    @property
-    def way(self) -> str:
-        """How it runs, a key of `WAYS`."""
-        if self.permission is None:
-            return "unknown"
-        if self.permission.kind == "refused":
-            return "refused"
-        return "at once" if self.permission.kind == "not needed" else "after consent"
-
-    @property
-    def way_title(self) -> str:
-        """How it runs, as text for the user."""
-        if self.permission is None:
-            return "" if self.bundle is None else "…"
-        return "Trusted" if self.permission.kind == "given" else WAYS[self.way]
-
-    @property
-    def details(self) -> str:
-        """Everything about it that the list has no room for, as lines of text."""
-        places = {
-            "installed": "Installed",
-            "shipped": "Comes with napari-seg",
-            "elsewhere": "In a folder outside the store",
-            "catalogue": "Not installed",
-        }
-        lines = [
-            self.description,
-            f"Finds: {self.finds}" if self.finds else "",
-            f"Trained on: {self.data}" if self.data else "",
-            f"Licence: {self.licence or 'not stated'} ({LICENCE_KINDS[self.licence_kind].lower()})",
-            f"{places[self.place]}: {self.source}",
-            self.permission.sentence if self.permission else "",
-        ]
-        return "\n".join(line for line in lines if line)
 
 
 @dataclass(frozen=True)
@@ -419,76 +329,6 @@ class ModelsModel:
         self.changed.emit()
 
 
-def find_rows(folders: Sequence[Path]) -> list[ModelRow]:
-    """Return the models on this machine and those of the catalogue; opens no connection.
-
-    Args:
-        folders: bundles outside the store, and folders of such.
-    """
-    from napari_seg.bundles.catalogue import entries
-    from napari_seg.bundles.places import store_root
-    from napari_seg.bundles.spec import find_bundles, read_bundle
-    from napari_seg.bundles.store import disk_use
-
-    store, use = store_root().resolve(), disk_use()
-    bundles, _ = find_bundles(folders)  # the panel shows the faults
-    rows = [_row_of(bundle, store, use) for bundle in bundles]
-    readable = {row.name for row in rows if row.place == "installed"}
-    for name in sorted(set(use) - readable - {".part"}):
-        try:
-            rows.append(_row_of(read_bundle(store / name), store, use))
-        except BundleError as error:
-            fault = Permission("refused", (gui_text_of(error),))
-            rows.append(ModelRow(name, name, size_bytes=use[name], source=str(store / name), permission=fault))
-    here = {row.name.lower() for row in rows if row.place == "installed"}
-    return rows + [_row_of_entry(entry) for entry in entries() if entry.name.lower() not in here]
-
-
-def _row_of(bundle: Bundle, store: Path, use: dict[str, int]) -> ModelRow:
-    from napari_seg.bundles.licence import kind_of, name_of, read_licence
-    from napari_seg.bundles.spec import shipped_root
-
-    is_installed = bundle.root.resolve().parent == store
-    licence = read_licence(bundle.root, bundle.name)
-    stated = bundle.licence
-    return ModelRow(
-        name=bundle.root.name,
-        title=bundle.name,
-        finds=_listed([segment.name for segment in bundle.segments]),
-        modality=bundle.modality,
-        size_bytes=use.get(bundle.root.name, 0) if is_installed else 0,
-        licence=licence.name or name_of(stated) or stated,
-        licence_kind=licence.kind if licence.kind != "unknown" else kind_of(stated),
-        place="installed" if is_installed else "shipped" if bundle.root == shipped_root() else "elsewhere",
-        source=str(bundle.root.resolve()),
-        description=bundle.description,
-        bundle=bundle,
-    )
-
-
-def _row_of_entry(entry: Entry) -> ModelRow:
-    channels = f"{len(entry.channels)} images: {', '.join(entry.channels)}" if entry.channels else ""
-    return ModelRow(
-        name=entry.name,
-        title=entry.title,
-        finds=_listed(entry.finds),
-        modality=entry.modality,
-        size_bytes=entry.size_bytes or 0,
-        licence=entry.licence,
-        licence_kind=entry.licence_kind,
-        place="catalogue",
-        source=entry.source,
-        description=f"{entry.name} {entry.version}{f'; one case has {channels}' if channels else ''}",
-        data="; ".join(filter(None, (entry.data, entry.data_licence))),
-        permission=Permission("refused", (entry.reason,)) if entry.refused else None,
-    )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(names[:_MAX_NAMES]) + more
-
-
 def _remove(row: ModelRow) -> int:
     from napari_seg.bundles.store import remove
     from napari_seg.bundles.trust import forget
@@ -497,10 +337,3 @@ def _remove(row: ModelRow) -> int:
         with suppress(OSError, NapariSegError):  # a bundle that can't be read was never consented to
             forget(row.bundle)
     return remove(row.name)
-
-
-def size_text(size: int) -> str:
-    """Return a size as text for the user, such as "12 kB", "0.4 MB" or "1.2 GB"."""
-    if size < 1e5:
-        return f"{size / 1e3:.0f} kB"
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

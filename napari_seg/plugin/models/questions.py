@@ -17,12 +17,13 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_seg.bundles.content import MAX_LINES
 from napari_seg.bundles.licence import Licence
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import printable
 from napari_seg.plugin.controls import table
-from napari_seg.plugin.models.model import LICENCE_KINDS
 from napari_seg.plugin.models.permission import Permission
+from napari_seg.plugin.models.rows import LICENCE_KINDS
 
 _LICENCE_MEANS = {
     "open": "You may use, change and share the model as long as you keep its notices.",
@@ -55,7 +56,7 @@ class TrustDialog(QDialog):
         )
         layout = QVBoxLayout(self)
         layout.addWidget(_text(f"{bundle.name} {bundle.version}".strip(), is_bold=True))
-        layout.addWidget(_text(str(bundle.root)))
+        layout.addWidget(_text(printable(str(bundle.root))))
         layout.addWidget(_text(found, is_bold=is_changed))
         reasons = permission.reasons[:_MAX_REASONS]
         for reason in reasons:
@@ -110,6 +111,8 @@ def _count_of(permission: Permission) -> str:
     count = len(permission.lines)
     if not count:
         return "No single line stands out; read the files of the folder."
+    if count >= MAX_LINES:
+        return f"The first {count} lines that would run or reach outside the model:"
     return "This line would run:" if count == 1 else f"These {count} lines would run or reach outside the model:"
 
 
