@@ -31,6 +31,7 @@ def bundle(tmp_path: Path) -> Path:
     (root / "LICENSE").write_text("MIT License\n\nCopyright")
     (root / "docs").mkdir()
     (root / "docs" / "README.md").write_text("text")
+    (root / "scripts" / "__init__.py").touch()
     (root / "models" / "model.pt").write_bytes(WEIGHTS)
     return root
 

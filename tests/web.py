@@ -22,6 +22,7 @@ class Web:
         links: path -> value of the header Link.
         cut_after: path -> bytes after which the connection breaks, once.
         ranges: whether parts can be requested.
+        conditions: whether If-Range is honoured.
         requests: (path, Range, bytes to send) of each request.
     """
 
@@ -35,6 +36,7 @@ class Web:
         self.links: dict[str, str] = {}
         self.cut_after: dict[str, int] = {}
         self.ranges = True
+        self.conditions = True
         self.requests: list[tuple[str, str, int]] = []
         web = self
 
@@ -82,7 +84,7 @@ class Web:
         headers |= {"ETag": tag} if tag else {}
         headers |= {"Link": self.links[path]} if path in self.links else {}
         start, end, status = 0, len(content), 200
-        if asked and self.ranges and handler.headers.get("If-Range", tag) == tag:
+        if asked and self.ranges and (not self.conditions or handler.headers.get("If-Range", tag) == tag):
             first, last = asked.removeprefix("bytes=").split("-")
             start, status = int(first) if first else max(0, len(content) - int(last)), 206
             end = min(len(content), int(last) + 1) if first and last else end

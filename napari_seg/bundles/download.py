@@ -185,7 +185,7 @@ def fetch_range(url: str, start: int | None, count: int) -> tuple[bytes, int] | 
 
 def _append(remote: RemoteFile, part: Path, on_bytes: OnBytes) -> None:
     """Download what a part lacks."""
-    have, validator = _size(part), _validator(part)
+    have, (validator, promised) = _size(part), _noted(part)
     if have and remote.size == have:  # killed after the last byte
         return
     headers = {"Accept-Encoding": "identity"}
@@ -194,10 +194,15 @@ def _append(remote: RemoteFile, part: Path, on_bytes: OnBytes) -> None:
         if validator:
             headers["If-Range"] = validator
     with _open(remote.url, headers) as response:
-        if response.status == 416:  # the part is no beginning of the file
-            _remove(part)
+        if response.status == 416:
+            if validator and have == promised:  # killed after the last byte
+                return None
+            _remove(part)  # it is no beginning of the file
             return _append(remote, part, on_bytes)
         is_rest = response.status == 206
+        if is_rest and validator and _validator_in(response.headers) not in ("", validator):  # If-Range is not honoured
+            _remove(part)
+            return _append(remote, part, on_bytes)
         if is_rest and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             raise DownloadError("download.server", f"{shown_url(remote.url)} sent another part than the requested one")
         have = have if is_rest else 0
@@ -215,7 +220,7 @@ def _append(remote: RemoteFile, part: Path, on_bytes: OnBytes) -> None:
         if room < (total or 0) - have:
             raise _disk_full(remote, total or 0)
         try:
-            _note_validator(part, response.headers)
+            _note(part, response.headers, total)
             with part.open("ab" if is_rest else "wb") as file:
                 _receive(response, file, remote, have, total, room, on_bytes)
         except OSError as error:
@@ -338,18 +343,25 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _validator(part: Path) -> str:
+def _noted(part: Path) -> tuple[str, int | None]:
+    """Return the validator and the size of the file that a part belongs to, as far as the server gave them."""
     try:
-        return str(json.loads(part.with_suffix(".json").read_text(encoding="utf-8"))["validator"])
+        noted = json.loads(part.with_suffix(".json").read_text(encoding="utf-8"))
+        return str(noted["validator"]), noted["size"]
     except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        return "", None
 
 
-def _note_validator(part: Path, headers: Message) -> None:
-    """Note what the server says of the file's version: a strong ETag, or the date of its last change."""
+def _note(part: Path, headers: Message, size: int | None) -> None:
+    """Note what the server says of the version and the size of a file."""
+    noted = {"validator": _validator_in(headers), "size": size}
+    part.with_suffix(".json").write_text(json.dumps(noted), encoding="utf-8")
+
+
+def _validator_in(headers: Message) -> str:
+    """Return the strong ETag or the date of the last change; "" if there is neither."""
     tag = headers.get("ETag", "")
-    validator = headers.get("Last-Modified", "") if tag.startswith("W/") else tag or headers.get("Last-Modified", "")
-    part.with_suffix(".json").write_text(json.dumps({"validator": validator}), encoding="utf-8")
+    return headers.get("Last-Modified", "") if not tag or tag.startswith("W/") else tag
 
 
 def _remove(part: Path) -> None:
