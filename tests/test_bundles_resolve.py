@@ -189,6 +189,15 @@ EVIL = {
     "hidden": "$[f for f in [open]][0]({trap!r}, 'w')",
     "format": "$'%s' % torch",
     "load": "$torch.load('/etc/passwd')",
+    "reader": "$monai.transforms.LoadImaged('image', reader='builtins.open', file={trap!r}, mode='w')",
+    "reader-too": {
+        "_target_": "$monai.transforms.LoadImageDict",
+        "keys": "image",
+        "reader": "os.system",
+        "command": "touch {trap}",
+    },
+    "writer": "$monai.transforms.SaveImaged('image', output_dir={trap!r})",
+    "made later": {"_target_": "$monai.transforms.SaveImaged", "_mode_": "callable", "keys": "image"},
 }
 
 
@@ -213,6 +222,29 @@ def test_an_attack_does_nothing(tmp_path: Path, name: str) -> None:
         ours.build(id)
     assert "\n" not in str(caught.value)[:50]
     assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "$monai.networks.nets.FlexibleUNet(1, 2, 'efficientnet-b0', True, (256, 128, 64, 32, 16), 2)",
+        "$monai.networks.nets.FlexibleUNet(1, 2, 'efficientnet-b0', **{'pretrained': True})",
+        {
+            "_target_": "FlexibleUNet",
+            "in_channels": 1,
+            "out_channels": 2,
+            "backbone": "efficientnet-b0",
+            "pretrained": "$not False",
+        },
+    ],
+)
+def test_no_weights_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: Any) -> None:
+    def download(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a download")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", download)
+    monkeypatch.setattr("torch.utils.model_zoo.load_url", download)
+    assert type(resolver(tmp_path, net=written).build("net")).__name__ == "FlexibleUNet"
 
 
 def test_a_text_is_no_function(tmp_path: Path) -> None:

@@ -34,7 +34,10 @@ TRANSFORMS = _names(
 """Transforms of dictionaries in `monai.transforms` that give the same result each time."""
 
 READING = _names("AddChanneld AsChannelFirstd DataStatsd EnsureChannelFirstd LoadImaged SaveImaged SimulateDelayd")
-"""Transforms that are left out without being built: reading a Volume has done their work, or they only report."""
+"""Transforms that are left out without being built: reading a Volume has done their work, or they only report.
+
+An expression can't make one: `LoadImaged` calls a reader that it finds by name, and `SaveImaged` writes anywhere.
+"""
 
 INFERERS = _names("SimpleInferer SliceInferer SlidingWindowInferer SlidingWindowInfererAdapt")
 """Inferers in `monai.inferers`."""
@@ -70,7 +73,7 @@ PATHS = _names("os.path.basename os.path.dirname os.path.exists os.path.isfile o
 
 _ROOMS = {
     "monai.networks.nets": NETWORKS,
-    "monai.transforms": TRANSFORMS | READING | {"Compose"},
+    "monai.transforms": TRANSFORMS | {"Compose"},
     "monai.inferers": INFERERS,
 }
 

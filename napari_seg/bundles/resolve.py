@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from inspect import signature
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -377,11 +379,15 @@ class Resolver:
         for key in ("device", "sw_device"):
             if isinstance(kwargs.get(key), str):
                 kwargs[key] = self._device(kwargs[key])
+        found = _located(name)
+        names = list(signature(found).parameters)
+        # weights of the web would be downloaded, only to be replaced by those of the bundle
+        args = tuple(False if key == "pretrained" else value for key, value in zip_longest(names[: len(args)], args))
         if kwargs.get("pretrained"):
-            kwargs["pretrained"] = False  # it would download weights that those of the bundle replace
+            kwargs["pretrained"] = False
         check_size([list(args), kwargs])
         with _limited_size():
-            return _located(name)(*args, **kwargs)
+            return found(*args, **kwargs)
 
     def _load(self, path: Any, map_location: Any = None, weights_only: bool = True, mmap: Any = None) -> Any:
         from napari_seg.bundles.checkpoint import read_checkpoint
