@@ -107,6 +107,12 @@ CODES = {
         "The bundle reads reference labels together with the scan; it was given an empty label map in their place.",
         "Check whether the bundle uses them for its result; most only copy them.",
     ),
+    "bundle.fitted": Code(
+        "notice",
+        "The model's config gives an argument that this version of MONAI no longer has; it was left out. The network "
+        "is the same without it.",
+        "Nothing, if the result is plausible.",
+    ),
     "bundle.fold": Code(
         "error",
         "There is no fold of this number, or the bundle was made without `--folds`.",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from napari_seg.bundles.output import Output
+from napari_seg.errors import Notice
 
 if TYPE_CHECKING:
     from monai.inferers import Inferer
@@ -43,6 +44,7 @@ class Model:
         dtype: number format of its computations.
         output: how the logits become labels.
         spatial_dims: dimensions of the image that transforms and inferer are shown; 2 for 2D images.
+        notices: what was changed to load it, for every result.
         statistics: measurements of earlier runs; written by `inference`.
     """
 
@@ -53,4 +55,5 @@ class Model:
     dtype: torch.dtype = torch.float32
     output: Output = field(default_factory=Output)
     spatial_dims: int = 3
+    notices: tuple[Notice, ...] = ()
     statistics: RunStatistics = field(default_factory=RunStatistics)

@@ -29,7 +29,7 @@ from napari_seg.bundles.sections import Sections, find_sections
 from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, Bundle
 from napari_seg.bundles.ways import resolver_of, way_of
 from napari_seg.bundles.weights import Weights, find_weights, load_weights
-from napari_seg.errors import BundleError
+from napari_seg.errors import BundleError, Notice
 
 
 def load_monai(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Model:
@@ -65,14 +65,15 @@ def _load(
     """Load a model; `states` tells a model that changed on disk from the one in memory."""
     modules = BundleModules(root) if runs_code else None
     try:
-        transforms, inferer, network = _objects(root, weights, device, modules)
+        (transforms, inferer, network), changes = _objects(root, weights, device, modules)
         if not weights.is_torchscript:
             load_weights(network, weights)
     except BaseException:
         if modules is not None:
             modules.forget()
         raise
-    model = Model(network.to(device).eval(), transforms, inferer, device, dtype, *settings)
+    notices = tuple(Notice("bundle.fitted", change) for change in dict.fromkeys(changes))
+    model = Model(network.to(device).eval(), transforms, inferer, device, dtype, *settings, notices)
     if modules is not None:
         finalize(model, modules.forget).atexit = False
     return model
@@ -80,16 +81,17 @@ def _load(
 
 def _objects(
     root: Path, weights: Weights, device: torch.device, modules: BundleModules | None
-) -> tuple[Compose, Inferer, torch.nn.Module]:
-    """Return the transforms, the inferer and the network of a bundle's inference config."""
+) -> tuple[tuple[Compose, Inferer, torch.nn.Module], list[str]]:
+    """Return the transforms, the inferer and the network of an inference config, and what was left out of it."""
     config = inference_config(root)
     try:
         resolver = Resolver(read_config(config), root, device, read_config(root / METADATA, MAX_METADATA_BYTES))
         sections = find_sections(resolver)
         if modules is None:
-            return _sections(sections, resolver.build, weights, device)
+            return _sections(sections, resolver.build, weights, device), resolver.notices
         with modules.importable():
-            return _sections(sections, _parser(resolver, device).get_parsed_content, weights, device)
+            build = _parser(resolver, device).get_parsed_content
+            return _sections(sections, build, weights, device), resolver.notices
     except Exception as error:  # a foreign config can raise anything
         raise BundleError(
             "bundle.config",
@@ -130,6 +132,6 @@ class _Renamed(Transform):
 def _parser(resolver: Resolver, device: torch.device) -> ConfigParser:
     """Return MONAI's parser of the entries that were checked, fitted to this version of MONAI."""
     parser = ConfigParser()
-    parser.set(fitted_config(deepcopy(resolver.entries)))
+    parser.set(fitted_config(deepcopy(resolver.entries), resolver.notices))
     parser.update({"bundle_root": str(resolver.root), "device": device})
     return parser

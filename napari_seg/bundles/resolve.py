@@ -76,7 +76,7 @@ class Resolver:
 
     Attributes:
         entries: the entries after merging, macros and relative ids.
-        notices: what was changed to fit this program, such as arguments that a class no longer has.
+        notices: what was left out of networks that were built: arguments that MONAI no longer has.
 
     Raises:
         ResolveError: an entry changes one that does not exist, or a macro can't be followed.
@@ -374,8 +374,7 @@ class Resolver:
 
     def _make(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Return a new object of a class on the list."""
-        for key in fitted_arguments(name, kwargs):
-            self._note(f"{name.rpartition('.')[2]} has no argument {key} in this version of MONAI; it is left out")
+        self.notices += fitted_arguments(name, kwargs)
         for key in ("device", "sw_device"):
             if isinstance(kwargs.get(key), str):
                 kwargs[key] = self._device(kwargs[key])
@@ -402,7 +401,7 @@ class Resolver:
         if found.type == "cpu":
             return found
         if found.type != used.type:
-            self._note(f"device {found.type} is replaced by the device in use, {used.type}")
+            _log.info("bundle %s: device %s is replaced by the device in use, %s", self.root.name, found, used)
         return used
 
     def _has_gpu(self) -> bool:
@@ -411,11 +410,6 @@ class Resolver:
     def _looked_up(self, question: Any, path: Any) -> bool:
         resolved = (self.root / str(path)).resolve()
         return resolved.is_relative_to(self.root) and bool(question(resolved))
-
-    def _note(self, text: str) -> None:
-        if text not in self.notices:
-            self.notices.append(text)
-            _log.warning("bundle %s: %s", self.root.name, text)
 
     def _with_macros(self, value: Any, id: str) -> Any:
         """Return a value with relative ids made absolute and macros replaced by what they stand for.
@@ -491,27 +485,28 @@ def file_inside(root: Path, path: Any) -> Path:
     return found
 
 
-def fitted_config(value: Any) -> Any:
+def fitted_config(value: Any, notices: list[str]) -> Any:
     """Return plain data for MONAI's parser: without what its classes no longer take, and without reading of files.
 
     Args:
         value: entries of a `Resolver`.
+        notices: what was left out of networks is added here.
     """
     if isinstance(value, list):
-        return [fitted_config(one) for one in value]
+        return [fitted_config(one, notices) for one in value]
     if not isinstance(value, dict):
         return value
-    result = {key: fitted_config(one) for key, one in value.items()}
+    result = {key: fitted_config(one, notices) for key, one in value.items()}
     target = result.get("_target_")
     if isinstance(target, str):
-        fitted_arguments(target_name(target), result)
+        notices += fitted_arguments(target_name(target), result)
         if is_reading(target) and not target.endswith(("SaveImaged", "SaveImageD", "SaveImageDict")):
             result = {"_target_": target, "_disabled_": True}  # building one may need a package that reads files
     return result
 
 
 def fitted_arguments(name: str, arguments: dict[str, Any]) -> list[str]:
-    """Change arguments of earlier versions of MONAI to those of this one; return those that are left out.
+    """Change arguments of earlier versions of MONAI to those of this one; return what is left out of a network.
 
     Args:
         name: full name of a class, from `target_name`.
@@ -523,7 +518,10 @@ def fitted_arguments(name: str, arguments: dict[str, Any]) -> list[str]:
     removed = sorted(REMOVED_ARGUMENTS.get(name, frozenset()) & set(arguments))
     for key in removed:
         del arguments[key]
-    return removed
+    room, _, short = name.rpartition(".")
+    return [
+        f"{short} has no argument {key} in this version of MONAI; it is left out" for key in removed if "nets" in room
+    ]
 
 
 def normal_id(id: str) -> str:

@@ -265,6 +265,8 @@ def root_of(bundle: str | Path) -> Path:
 
 
 def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
+    if not isinstance(metadata.get("network_data_format"), dict):
+        raise ValueError("it has no network_data_format")
     images = _images(metadata["network_data_format"]["inputs"])
     pred = _prediction(metadata["network_data_format"]["outputs"])
     ours = metadata.get("napari_seg", {})

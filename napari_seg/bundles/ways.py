@@ -116,7 +116,8 @@ def _unsupported(bundle: Bundle, entries: dict[str, Any], sections: Sections, ow
     """Return what the engine can't do for a bundle, with or without consent."""
     output = read_output(entries, bundle.out_channels, bundle.thresholds, bundle.background)
     found = [] if isinstance(output, Output) else [f"postprocessing uses {one}" for one in output]
-    found += [f"{one} and needs guidance for every scan" for one in own if "Guidance" in one]
+    if any("Guidance" in one for one in own):
+        found.append(f"{sections.preprocessing} needs guidance (clicks) for every scan")
     if len(sections.image_keys) > 1:
         found.append(f"{sections.preprocessing} reads several images ({', '.join(sections.image_keys)})")
     return found

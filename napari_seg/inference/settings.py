@@ -95,7 +95,7 @@ def set_up(
         windows,
         default_budget() if options.memory_bytes is None else options.memory_bytes,
         (lambda grid: find_body(volume, grid, modality)) if options.crop and is_whole else None,
-        notices=[*doubts(volume, bundle, model, windows if is_whole else None)],
+        notices=[*model.notices, *doubts(volume, bundle, model, windows if is_whole else None)],
         began=began,
     )
 
