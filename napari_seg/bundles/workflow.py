@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_seg.bundles.causes import cause_of
 from napari_seg.bundles.config import inference_config, read_config
 from napari_seg.bundles.content import content_hash
 from napari_seg.bundles.spec import METADATA, Bundle
-from napari_seg.errors import BundleError, InputError, Notice, one_line
+from napari_seg.errors import BundleError, ChoiceNeeded, InputError, Notice, one_line
 from napari_seg.evaluation.metrics import on_grid
 from napari_seg.formats.endings import nifti_ending
 from napari_seg.formats.nifti import read_nifti, write_map
@@ -104,7 +105,9 @@ class WorkflowPlan:
         return found | {self.data_id: [case]}
 
 
-def run_workflow(volume: Volume, bundle: Bundle, device: str = "cpu", progress: Progress | None = None) -> Segmentation:
+def run_workflow(
+    volume: Volume, bundle: Bundle, device: str = "cpu", progress: Progress | None = None, digest: str = ""
+) -> Segmentation:
     """Return the label map that a bundle's own workflow saves for a scan.
 
     Args:
@@ -112,6 +115,7 @@ def run_workflow(volume: Volume, bundle: Bundle, device: str = "cpu", progress: 
         bundle: a bundle whose code may run.
         device: torch's name of a device.
         progress: called with the stages "loading" and "segmenting" twice a second; if it raises, the process is killed.
+        digest: content hash that the user trusted; "" if it need not be compared.
 
     Returns:
         Labels on the scan's grid, without confidence; the scan's notices and those on the labels.
@@ -132,7 +136,6 @@ def run_workflow(volume: Volume, bundle: Bundle, device: str = "cpu", progress: 
     report = progress or ignore_progress
     report("loading", 0, 1)
     plan = plan_workflow(bundle)
-    digest = "" if bundle.trusted else content_hash(bundle)
     with TemporaryFolder() as folder:
         case, notices = _write_case(volume, plan, bundle, folder)
         worker = WorkerProcess()
@@ -241,23 +244,22 @@ def run_config(
         BundleError: `bundle.workflow`, the config or the bundle's code failed; `bundle.trust_changed`.
     """
     _redirect_output(folder / "printed.txt")
-    import torch
-    from monai.bundle import ConfigWorkflow
-
-    from napari_seg.bundles.modules import import_from_source
-    from napari_seg.bundles.monai import cause_of
-
-    root = bundle.root
-    sys.dont_write_bytecode = True
-    import_from_source(root)
-    sys.path.insert(1, str(root))  # MONAI does so too, but only after `initialize`
-    # a config without bundle_root is written for the bundle's folder as working directory
-    os.chdir(folder if "bundle_root" in plan.ids else root)
+    root, stage = bundle.root, "loading"
     if digest and content_hash(bundle) != digest:
         text = f"the code of bundle {root.name!r} changed while it was started; check it and start again"
         raise BundleError("bundle.trust_changed", text)
-    stop = _heartbeat(lambda: progress("segmenting", 0, 1))
+    stop = _heartbeat(lambda: progress(stage, 0, 1))
     try:
+        import torch
+        from monai.bundle import ConfigWorkflow
+
+        from napari_seg.bundles.modules import import_from_source
+
+        sys.dont_write_bytecode = True
+        import_from_source(root)
+        sys.path.insert(1, str(root))  # MONAI does so too, but only after `initialize`
+        # a config without bundle_root is written for the bundle's folder as working directory
+        os.chdir(folder if "bundle_root" in plan.ids else root)
         workflow = ConfigWorkflow(
             config_file=str(inference_config(root)),
             meta_file=str(root / METADATA),
@@ -267,15 +269,17 @@ def run_config(
             **plan.overrides(case, root, folder, torch.device(device)),
         )
         workflow.initialize()
+        progress(stage, 1, 1)
+        stage = "segmenting"
         workflow.run()
         workflow.finalize()
+        progress(stage, 1, 1)
     except (Exception, SystemExit) as error:  # foreign code can raise anything
         if isinstance(error, MemoryError):
             raise
         raise _failed(bundle, cause_of(error, root)) from None
     finally:
         stop()
-    progress("segmenting", 1, 1)
 
 
 def _failed(bundle: Bundle, cause: str) -> BundleError:
@@ -379,19 +383,30 @@ def _only_result(bundle: Bundle, folder: Path) -> Path:
 
 
 def _read_labels(bundle: Bundle, path: Path, grid: Grid) -> tuple[NDArray[np.unsignedinteger], tuple[Notice, ...]]:
-    """Return the saved labels in the voxel order of a grid, and notices."""
+    """Return the saved labels in the voxel order of a grid, and notices.
+
+    Several channels become labels if the metadata declares a threshold for each; of several structures in a voxel, the
+    last one wins, as in the engine.
+    """
     try:
         saved = read_nifti(path)
+        labels, notices = _as_whole_numbers(bundle, saved.array[0])
+    except ChoiceNeeded as several:
+        if several.count != len(bundle.thresholds):
+            found = f"saved {several.count} channels"
+            raise _unusable(bundle, found, "one label for each voxel, or thresholds in its metadata") from several
+        saved, notices = read_nifti(path, 0), ()
+        labels = np.zeros(saved.grid.shape, smallest_label_type(several.count))
+        for channel, threshold in enumerate(bundle.thresholds):
+            labels[read_nifti(path, channel).array[0] > threshold] = channel + 1
     except InputError as error:
         raise _unusable(bundle, f"saved a file that is no label map ({error})", "one label for each voxel") from error
-    labels, notices = _as_whole_numbers(bundle, saved.array[0])
     segmentation = Segmentation(labels, saved.grid, ())
     try:
         return on_grid(segmentation, grid), notices
     except InputError as error:
-        raise _unusable(
-            bundle, f"saved labels on another grid than the scan's ({error.message})", "the scan's"
-        ) from error
+        found = f"saved labels on another grid than the scan's ({error.message})"
+        raise _unusable(bundle, found, "the scan's") from error
 
 
 def _as_whole_numbers(bundle: Bundle, array: NDArray) -> tuple[NDArray[np.unsignedinteger], tuple[Notice, ...]]:

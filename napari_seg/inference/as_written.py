@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from napari_seg.bundles.content import content_hash
 from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.trust import check_runnable
 from napari_seg.bundles.workflow import run_workflow
@@ -39,8 +40,9 @@ def segment_as_written(volume: Volume, bundle: Bundle, options: SegmentOptions, 
         )
     check_fit(volume, bundle)
     device = resolve_device(options.device, options.precision)
+    digest = "" if bundle.trusted else content_hash(bundle)  # before the check, so that a later change is noticed
     check_runnable(bundle)
-    result = run_workflow(volume, bundle, device, progress)
+    result = run_workflow(volume, bundle, device, progress, digest)
     notices = [*result.notices, *find_implausible(result, bundle.min_confidence)]
     if options.confidence_maps:
         text = f"bundle {bundle.root.name!r} is run by MONAI as it is written, which gives labels without a confidence"
