@@ -193,6 +193,13 @@ EVIL = {
     "inner": {"_target_": "monai.transforms.os.system", "command": "touch {trap}"},
     "nets": {"_target_": "monai.networks.nets.torch.save"},
     "resnet": {"_target_": "resnet50", "pretrained": "{trap}"},
+    "many": {"_target_": "SwinUNETR", "in_channels": 1, "out_channels": 1, "depths": [10**9]},
+    "depths": {"_target_": "TopologyInstance", "num_depths": 10**12},
+    "text": "$numpy.array([1], dtype='V100000000')",
+    "stack": "$numpy.stack([numpy.array([0] * 9999)] * 9999)",
+    "environment": "$monai.utils.MONAIEnvVars.DATA_DIR",
+    "positional": "$monai.networks.nets.UNet(3, 1, 2, [4, 8], [2], spatial_dims=3)",
+    "alias": "$system('touch x')",
     "hidden": "$[f for f in [open]][0]({trap!r}, 'w')",
     "format": "$'%s' % torch",
     "load": "$torch.load('/etc/passwd')",
@@ -293,6 +300,35 @@ def test_shared_parts_do_not_explode(tmp_path: Path) -> None:
 )
 def test_import_statements_are_recognised(text: str, found: object) -> None:
     assert import_of(text) == found
+
+
+def test_an_imported_name_is_what_it_was_imported_from(tmp_path: Path) -> None:
+    ours = resolver(
+        tmp_path, imports=["$from torch import device as where", "$from torch import hub"], a="$where('cpu')"
+    )
+    assert ours.build("a") == torch.device("cpu")
+    other = resolver(tmp_path, imports=["$from torch import hub as len"], a="$len.load('x')", b="$len([1])")
+    assert other.problems("a", "b") == [
+        "a: $len.load('x') uses the name len.load",
+        "b: $len([1]) uses the name len",
+    ]
+
+
+def test_nothing_is_downloaded(tmp_path: Path) -> None:
+    unet = "monai.networks.nets.FlexibleUNet"
+    ours = resolver(
+        tmp_path,
+        positional=f"${unet}(3, 2, 'efficientnet-b0', True)",
+        named={
+            "_target_": unet,
+            "in_channels": 3,
+            "out_channels": 2,
+            "backbone": "efficientnet-b0",
+            "pretrained": "yes",
+        },
+    )
+    for id in ("positional", "named"):
+        assert type(ours.build(id)).__name__ == "FlexibleUNet"
 
 
 def test_an_import_under_a_listed_name_hides_it(tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> Any:
 
 def _refusal(path: Path) -> ValueError:
     content = inspect_weights(path)
+    if content.kind == "program":
+        return ValueError("it is a program, such as TorchScript, not a state dictionary")
     if content.kind != "pickle":
         return ValueError("it is damaged, or no checkpoint of torch")
     calls = ", ".join(content.calls[:3])

@@ -12,9 +12,9 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from functools import partial
 from inspect import signature
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,12 @@ _MAX_PARAMETERS = 2**31
 
 _MAX_MODULES = 20_000
 """Limit for the modules of a network that is built without consent."""
+
+_MAX_NUMBER = 2**16
+"""Limit for the whole numbers in the arguments of such a network."""
+
+_MAX_ARRAYS = 256
+"""Limit for the arrays that one function of an expression joins."""
 
 _MAX_TEXT = 120
 
@@ -214,14 +220,15 @@ class Resolver:
 
     def is_listed(self, name: str) -> bool:
         """Return whether an expression may use a name as the config writes it, such as "np.float32"."""
-        if "." not in name:
-            return name not in self.aliases and builtin(name) is not None
+        if "." not in name and name not in self.aliases:
+            return builtin(name) is not None
         return is_listed(self._full_name(name))
 
     def value(self, name: str) -> Any:
         """Return the object of a listed name."""
-        found = builtin(name) if "." not in name else None
-        return self._listed(self._full_name(name)) if found is None else found
+        if "." not in name and name not in self.aliases:
+            return builtin(name)
+        return self._listed(self._full_name(name))
 
     def reference(self, id: str) -> Any:
         """Return the objects of another entry."""
@@ -374,19 +381,22 @@ class Resolver:
 
     def _make(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Return a new object of a class on the list."""
+        found = _located(name)
+        names = list(signature(found).parameters)
+        if len(args) > len(names) or set(names[: len(args)]) & set(kwargs):
+            raise ResolveError(f"{name.rpartition('.')[2]} takes other arguments")
+        kwargs |= dict(zip(names, args, strict=False))
         self.notices += fitted_arguments(name, kwargs)
         for key in ("device", "sw_device"):
             if isinstance(kwargs.get(key), str):
                 kwargs[key] = self._device(kwargs[key])
-        found = _located(name)
-        names = list(signature(found).parameters)
-        # weights of the web would be downloaded, only to be replaced by those of the bundle
-        args = tuple(False if key == "pretrained" else value for key, value in zip_longest(names[: len(args)], args))
         if kwargs.get("pretrained"):
-            kwargs["pretrained"] = False
-        check_size([list(args), kwargs])
+            kwargs["pretrained"] = False  # they would be downloaded, only to be replaced by those of the bundle
+        check_size(kwargs)
+        if name.startswith("monai.networks."):
+            _check_numbers(kwargs)
         with _limited_size():
-            return found(*args, **kwargs)
+            return found(**kwargs)
 
     def _load(self, path: Any, map_location: Any = None, weights_only: bool = True, mmap: Any = None) -> Any:
         from napari_seg.bundles.checkpoint import read_checkpoint
@@ -463,7 +473,7 @@ class _PlainNames:
         room, _, constant = self.resolver._full_name(name).rpartition(".")
         if room in ("monai.utils.CommonKeys", "monai.utils.enums.CommonKeys"):
             return constant.lower()
-        if "." in name and not self.resolver._full_name(name).startswith("os.path."):
+        if room and room != "os.path":
             raise ExpressionError(f"{name} is no plain data")
         return self.resolver.value(name)
 
@@ -591,13 +601,32 @@ def _located(name: str) -> Any:
     found: Any = import_module(room)
     for part in name.removeprefix(f"{room}.").split("."):
         found = getattr(found, part)
+    if room == "monai.utils" and not isinstance(found, Enum | str):
+        raise ExpressionError(f"{name} is no constant")
     return found
+
+
+def _check_numbers(value: Any) -> None:
+    """Check that no number in a network's arguments is so large that building it would not end."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict | list | tuple):
+            waiting += one.values() if isinstance(one, dict) else one
+        elif isinstance(one, int) and abs(one) > _MAX_NUMBER:
+            raise ResolveError(f"a network with the number {one:.3g}; expected at most {_MAX_NUMBER}")
 
 
 def _calculated(function: Any, *args: Any, **kwargs: Any) -> Any:
     """Return the value of a function of torch or NumPy whose result is about as large as its arguments."""
     if any(isinstance(value, Function | Listed) for value in (*args, *kwargs.values())) or "out" in kwargs:
         raise ExpressionError("a function as an argument")
+    for value in (*args, *kwargs.values()):
+        several = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(one, str) for one in several):
+            raise ExpressionError("a text as an argument")
+        if len(several) > _MAX_ARRAYS and any(hasattr(one, "shape") for one in several):
+            raise ExpressionError(f"more than {_MAX_ARRAYS} arrays")
     check_size([list(args), kwargs])
     check_broadcast(*args, *kwargs.values())
     return function(*args, **kwargs)
