@@ -8,6 +8,7 @@ mirrored by reversing one of its index axes.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -196,8 +197,9 @@ def read_template(name: str, bundle_root: Path) -> Volume:
     if name == "mni152_t1":
         path = mni152_path()
     else:
-        path = (bundle_root / name).resolve()
-        if not path.is_relative_to(bundle_root.resolve()) or not path.is_file():
+        root = bundle_root.resolve()
+        path = Path(os.path.normpath(root / name))  # on Windows, resolving a share connects to its host
+        if not path.is_relative_to(root) or not path.resolve().is_relative_to(root) or not path.is_file():
             raise EnvironmentFault("environment.template", f"found no template {name!r} in bundle {bundle_root.name!r}")
     return read(path)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from napari_seg.bundles import config as module
-from napari_seg.bundles.config import inference_config, merged_config, read_config
+from napari_seg.bundles.config import check_size, inference_config, merged_config, read_config
 from napari_seg.errors import BundleError
 
 
@@ -98,3 +98,9 @@ def test_entries_that_change_others_are_applied() -> None:
     for wrong in ({"a": [1], "a#7": 2}, {"a": 1, "a#b#c": 2}, {"a": 1, "+a": [2]}, {"a": [1], "+a": {}}):
         with pytest.raises(ValueError, match="the entry"):
             merged_config(wrong)
+
+
+def test_long_keys_do_not_multiply() -> None:
+    with pytest.raises(ValueError, match="ids of its values hold more than"):
+        check_size({"a" * 2**17: [[] for _ in range(2**15)]})
+    assert check_size({"a" * 100: [0] * 100_000}) == 100_002

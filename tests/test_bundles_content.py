@@ -72,7 +72,7 @@ def test_data_is_not_in_the_hash_and_its_name_is(root: Path) -> None:
     before = digest(root)
     torch.save({"model": {"weight": torch.ones(3)}}, root / "models" / "model.pt")
     (root / "scripts" / "__pycache__").mkdir()
-    (root / "scripts" / "__pycache__" / "nets.pyc").write_bytes(b"x")
+    (root / "scripts" / "__pycache__" / "nets.cpython-311.pyc").write_bytes(b"x")
     assert digest(root) == before
     (root / "docs").mkdir()
     (root / "docs" / "a.png").write_bytes(b"x")
@@ -89,6 +89,15 @@ def test_logs_and_caches_of_a_training_are_data_and_its_configs_are_not(root: Pa
         (root / "training" / name).write_text("more")
     assert digest(root) == before
     (root / "training" / "plan.json").write_text("[]")
+    assert digest(root) != before
+
+
+@pytest.mark.parametrize("name", ["evil.py", "evil.pyc", "inner/evil.py"])
+def test_modules_in_a_folder_of_compiled_files_count(root: Path, name: str) -> None:
+    before = digest(root)
+    path = root / "scripts" / "__pycache__" / name  # scripts.__pycache__.evil is a name that a config can use
+    path.parent.mkdir(parents=True)
+    path.write_text("x = 1\n")
     assert digest(root) != before
 
 

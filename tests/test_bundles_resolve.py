@@ -334,3 +334,24 @@ def test_nothing_is_downloaded(tmp_path: Path) -> None:
 def test_an_import_under_a_listed_name_hides_it(tmp_path: Path) -> None:
     ours = resolver(tmp_path, imports=["$import evil as torch"], a="$torch.float32")
     assert ours.problems("a") == ["a: $torch.float32 uses the name torch.float32"]
+
+
+@pytest.mark.parametrize(
+    "written", ["$os.path.exists('//host/share/x')", "$os.path.isfile('/host/x')", "%//host/share/x.json::a"]
+)
+def test_no_other_place_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+    looked: list[str] = []
+    for name in ("resolve", "stat"):
+        old = getattr(Path, name)
+        monkeypatch.setattr(Path, name, lambda path, *a, old=old, **k: looked.append(str(path)) or old(path, *a, **k))
+    with suppress(ResolveError):
+        assert resolver(tmp_path, imports="$import os", a=written).plain("a") is False
+    assert not [path for path in looked if "host" in path]
+
+
+@pytest.mark.parametrize("folder", [".git", "__pycache__"])
+def test_macros_read_no_file_whose_change_goes_unseen(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "a.json").write_text('{"x": 1}')
+    with pytest.raises(ResolveError, match="names no file in the bundle"):
+        resolver(tmp_path, a=f"%{folder}/a.json::x")

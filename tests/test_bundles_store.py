@@ -252,3 +252,15 @@ def test_evil_zips_are_refused_and_write_nothing(bundle: Path, tmp_path: Path, m
     content[len(content) // 3 : len(content) // 3 + 20] = bytes(20)
     packed.write_bytes(content)
     assert code_of_add(packed) == "file.truncated"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right there")
+def test_a_linked_model_is_unlinked_and_its_files_stay(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    (own / "configs").mkdir(parents=True)
+    (own / "configs" / "metadata.json").write_text("{}")
+    store_root().mkdir(parents=True, exist_ok=True)
+    (store_root() / "linked").symlink_to(own)
+    assert remove("linked") == 0
+    assert not (store_root() / "linked").is_symlink()
+    assert (own / "configs" / "metadata.json").is_file()

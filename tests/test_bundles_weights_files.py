@@ -84,3 +84,23 @@ def test_a_damaged_file_is_no_data(content: bytes, tmp_path: Path) -> None:
     found = inspect_weights(tmp_path / "model.pt")
     assert found.kind in ("unknown", "pickle")
     assert found.calls == ()
+
+
+def test_endless_pickles_are_not_read_to_their_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_seg.bundles.weights_files._MAX_OPERATIONS", 1000)
+    pickle = b"\x80\x02" + b"N0" * 300 + b"N."
+    for number, kind in ((1, "data"), (2, "unknown")):  # 602 operations each
+        with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+            for n in range(number):
+                archive.writestr(f"a/{n}.pkl", pickle)
+        assert inspect_weights(tmp_path / "a.pt").kind == kind
+    (tmp_path / "b.pt").write_bytes(pickle * 5)
+    assert inspect_weights(tmp_path / "b.pt").kind != "data"
+
+
+def test_pickles_are_large_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_seg.bundles.weights_files._MAX_PICKLE_BYTES", 1000)
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        for n in range(3):
+            archive.writestr(f"a/{n}.pkl", b"\x80\x02" + b"B" + (400).to_bytes(4, "little") + bytes(400) + b".")
+    assert inspect_weights(tmp_path / "a.pt").kind == "unknown"

@@ -21,6 +21,9 @@ MAX_DEPTH = 60
 MAX_ENTRIES = 200_000
 """Limit for the values of a config, each alias of YAML counted with all that it stands for."""
 
+_MAX_ID_CHARACTERS = 2**25
+"""Limit for the characters of all ids, such as "network_def::channels::0", of a config."""
+
 _MAX_MERGES = 100
 """Limit for the dictionaries that one entry of YAML takes over with `<<`."""
 
@@ -105,19 +108,23 @@ def check_size(value: Any) -> int:
     """Return the number of values in plain data, each shared part counted as often as it occurs.
 
     Raises:
-        ValueError: they are more than `MAX_ENTRIES`, or nest deeper than `MAX_DEPTH`.
+        ValueError: they are more than `MAX_ENTRIES`, nest deeper than `MAX_DEPTH`, or have too long ids.
     """
-    count = 0
-    waiting = [(value, 0)]
+    count = characters = 0
+    waiting = [(value, 0, 0)]
     while waiting:
-        one, depth = waiting.pop()
+        one, depth, length = waiting.pop()
         count += 1
+        characters += length
+        if characters > _MAX_ID_CHARACTERS:
+            raise ValueError(f"the ids of its values hold more than {_MAX_ID_CHARACTERS} characters")
         if isinstance(one, dict | list | tuple | set):
             if depth >= MAX_DEPTH:
                 raise ValueError(f"it nests more than {MAX_DEPTH} levels deep")
             if count + len(waiting) + len(one) > MAX_ENTRIES:
                 raise ValueError(f"it holds more than {MAX_ENTRIES} values")
-            waiting += [(inner, depth + 1) for inner in (one.values() if isinstance(one, dict) else one)]
+            items = one.items() if isinstance(one, dict) else (("", inner) for inner in one)
+            waiting += [(inner, depth + 1, length + 2 + len(str(key))) for key, inner in items]
     return count
 
 

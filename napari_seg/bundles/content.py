@@ -15,6 +15,7 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Any, Literal
 
@@ -224,6 +225,7 @@ def _walk(root: Path, real_root: Path) -> Iterator[Path]:
             path = Path(folder, name)
             is_output = path.parent == root and name.startswith(_OUTPUT_FOLDERS)
             if name in _UNREAD:
+                yield from _importable_in(path)
                 continue
             if not path.resolve().is_relative_to(real_root):
                 if not is_output:
@@ -232,6 +234,15 @@ def _walk(root: Path, real_root: Path) -> Iterator[Path]:
             kept.append(name)
         subfolders[:] = kept
         yield from (Path(folder, name) for name in names)
+
+
+def _importable_in(folder: Path) -> Iterator[Path]:
+    """Yield files of `__pycache__` that an import can reach by a name, which Python's compiled files there have not."""
+    if folder.name == "__pycache__" and not folder.is_symlink():
+        for path in folder.rglob("*"):
+            suffix = next((suffix for suffix in all_suffixes() if path.name.endswith(suffix)), "")
+            if suffix and "." not in path.name.removesuffix(suffix) and path.is_file():
+                yield path
 
 
 def _link(root: Path, found: str) -> BundleError:

@@ -50,6 +50,9 @@ _RELATIVE = re.compile(r"([@%])((?:#|::)+)")
 _MACRO_FILE = re.compile(r"(.*?\.(?:json|yaml|yml))(?:(?:::|#)(.*))?", re.IGNORECASE)
 _NO_ARGUMENTS = frozenset(["_target_", "_disabled_", "_requires_", "_desc_", "_mode_"])
 
+_UNREAD = frozenset(["__pycache__", ".git"])
+"""Folders whose content may change without a question, so no config is read from them."""
+
 _MODULES = {"np": "numpy", "numpy": "numpy", "torch": "torch", "monai": "monai", "os": "os"}
 """Names of modules that a config may use without importing them, or that it imports."""
 
@@ -418,8 +421,8 @@ class Resolver:
         return self.device is not None and self.device.type != "cpu"
 
     def _looked_up(self, question: Any, path: Any) -> bool:
-        resolved = (self.root / str(path)).resolve()
-        return resolved.is_relative_to(self.root) and bool(question(resolved))
+        found = _inside(self.root, str(path))
+        return found is not None and bool(question(found))
 
     def _with_macros(self, value: Any, id: str) -> Any:
         """Return a value with relative ids made absolute and macros replaced by what they stand for.
@@ -447,8 +450,10 @@ class Resolver:
         id = normal_id((match.group(2) or "") if match else text)
         path = None
         if match:
-            places = [(self.root / folder / match.group(1)).resolve() for folder in (".", "configs")]
-            path = next((path for path in places if path.is_relative_to(self.root) and path.is_file()), None)
+            places = [_inside(self.root, os.path.join(folder, match.group(1))) for folder in (".", "configs")]
+            path = next((path for path in places if path and path.is_file()), None)
+            if path and _UNREAD & {part.lower() for part in path.relative_to(self.root).parts}:
+                path = None
             if path is None:
                 raise ResolveError(f"%{one_line(text, _MAX_TEXT)} names no file in the bundle")
         value: Any = self.entries if path is None else read_config(path)
@@ -479,6 +484,16 @@ class _PlainNames:
 
     def reference(self, id: str) -> Any:
         return self.resolver._plain_of(id)
+
+
+def _inside(root: Path, path: str) -> Path | None:
+    """Return a path with its links resolved; None if it leads out of the root.
+
+    Its text is looked at first: on Windows, resolving `\\\\host\\share` connects to the host.
+    """
+    found = Path(os.path.normpath(root / path))
+    found = found.resolve() if found.is_relative_to(root) else root.parent
+    return found if found.is_relative_to(root) else None
 
 
 def file_inside(root: Path, path: Any) -> Path:

@@ -21,6 +21,7 @@ In addition to MONAI's metadata a bundle may declare, under the key `napari_seg`
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -231,8 +232,10 @@ def read_coarse(bundle: Bundle) -> Bundle:
         BundleError: `bundle.metadata`, its folder is outside the other one's; `bundle.unknown`, it does not exist.
     """
     assert bundle.coarse is not None
-    root = (bundle.root / bundle.coarse.bundle).resolve()
-    if root == bundle.root.resolve() or not root.is_relative_to(bundle.root.resolve()):
+    own = bundle.root.resolve()
+    root = Path(os.path.normpath(own / bundle.coarse.bundle))
+    root = root.resolve() if root.is_relative_to(own) else own  # on Windows, resolving a share connects to its host
+    if root == own or not root.is_relative_to(own):
         raise BundleError(
             "bundle.metadata",
             f"bundle {bundle.root.name!r} names {bundle.coarse.bundle!r} as its coarse bundle; expected a folder in it",

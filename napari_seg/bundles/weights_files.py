@@ -13,6 +13,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
@@ -23,7 +24,10 @@ _ZIP = b"PK\x03\x04"
 """First bytes of an archive; torch reads a file that begins otherwise as pickles, whatever it ends with."""
 
 _MAX_PICKLE_BYTES = 2**26
-"""Size limit of a pickle without its tensors; those of large networks have 1 MB."""
+"""Size limit of a file's pickles without their tensors; those of large networks have 1 MB."""
+
+_MAX_OPERATIONS = 2_000_000
+"""Limit for the operations of all pickles of a file; those of large networks, with an optimizer, have some 100,000."""
 
 _MAX_ENTRIES = 100_000
 _PICKLES = 5
@@ -90,12 +94,14 @@ def _of_archive(archive: zipfile.ZipFile) -> WeightsContent:
     if not pickles:
         return WeightsContent("unknown")
     calls: list[str] = []
+    size, left = 0, count(_MAX_OPERATIONS, -1)
     for name in pickles:
         with archive.open(str(name)) as file:
-            content = file.read(_MAX_PICKLE_BYTES + 1)
-        if len(content) > _MAX_PICKLE_BYTES:
+            content = file.read(_MAX_PICKLE_BYTES - size + 1)
+        size += len(content)
+        if size > _MAX_PICKLE_BYTES:
             return WeightsContent("unknown")
-        if not _collect_calls(io.BytesIO(content), calls):
+        if not _collect_calls(io.BytesIO(content), calls, left):
             return WeightsContent("unknown", tuple(calls))
     return WeightsContent("pickle", tuple(calls)) if calls else WeightsContent("data")
 
@@ -104,17 +110,24 @@ def _of_pickles(file: IO[bytes]) -> WeightsContent:
     """Return what the pickles at the beginning of a file hold; tensors that follow are not read."""
     content = io.BytesIO(file.read(_MAX_PICKLE_BYTES))
     calls: list[str] = []
+    left = count(_MAX_OPERATIONS, -1)
     for number in range(_PICKLES):
-        if not _collect_calls(content, calls):
+        if not _collect_calls(content, calls, left):
             # a file that begins with a pickle may continue with anything
             return WeightsContent("pickle", tuple(calls)) if calls or number else WeightsContent("unknown")
     return WeightsContent("pickle", tuple(calls))
 
 
-def _collect_calls(content: IO[bytes], calls: list[str]) -> bool:
-    """Collect the names of the functions that the next pickle calls; return whether it could be read to its end."""
+def _collect_calls(content: IO[bytes], calls: list[str], left: Iterator[int]) -> bool:
+    """Collect the names of the functions that the next pickle calls; return whether it could be read to its end.
+
+    Args:
+        content: the pickle, and what follows it.
+        calls: names so far.
+        left: number of operations that may still be read, one less each time.
+    """
     try:
-        for name in _calls(content):
+        for name in _calls(content, left):
             if name not in calls and len(calls) < _MAX_CALLS:
                 calls.append(name)
     except Exception:  # pickletools raises many types on damaged content
@@ -122,9 +135,11 @@ def _collect_calls(content: IO[bytes], calls: list[str]) -> bool:
     return True
 
 
-def _calls(content: IO[bytes]) -> Iterator[str]:
+def _calls(content: IO[bytes], left: Iterator[int]) -> Iterator[str]:
     strings: list[str] = []
     for operation, argument, _ in pickletools.genops(content):
+        if next(left) <= 0:
+            raise ValueError("too many operations")
         if isinstance(argument, str) and operation.name not in ("GLOBAL", "INST"):
             strings = [*strings[-1:], argument]
         if operation.name in ("GLOBAL", "INST"):
