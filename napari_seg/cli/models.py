@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ MAX_LINE = 2000
 """Length limit of a printed line of foreign text."""
 
 MAX_SHOWN_LINES = 10
+
+MAX_SHOWN_NAMES = 15
 
 _WAYS = {
     "engine": "it runs in napari-seg",
@@ -109,7 +111,7 @@ def _list(arguments: argparse.Namespace) -> int:
 def _print_bundle(bundle: Bundle) -> None:
     print(f"{bundle.name}  {bundle.version}   {bundle.modality}   {_state(bundle)}")
     print(f"  {bundle.description}")
-    print(f"  segments: {', '.join(segment.name for segment in bundle.segments)}")
+    print(f"  segments: {_first_names([segment.name for segment in bundle.segments])}")
     print(f"  folder: {one_line(bundle.root, MAX_LINE)}")
 
 
@@ -164,7 +166,7 @@ def _search(arguments: argparse.Namespace) -> int:
         for entry in found:
             state = "installed" if entry.name in here else "can't be used" if entry.refused else ""
             print("  ".join(filter(None, (entry.name, entry.version, entry.modality, state))))
-            print(f"  finds: {entry.reason or ', '.join(entry.finds)}")
+            print(f"  finds: {entry.reason or _first_names(entry.finds)}")
             if entry.channels:
                 print(f"  images: {', '.join(entry.channels)}")
             size = "unknown" if entry.size_bytes is None else _in_words(entry.size_bytes)
@@ -285,7 +287,11 @@ def _check(arguments: argparse.Namespace) -> int:
             print(f"{finding.level:8} {one_line(f'{place}: {finding.found}', MAX_LINE)}")
             if finding.mend:
                 print(f"         to do: {one_line(finding.mend, MAX_LINE)}")
-        print(f"{faults} error{'s' * (faults != 1)}; the bundle can{'not' if faults else ''} be used")
+        warnings = len(findings) - faults
+        usable = (
+            "can't be used" if faults else "can be used once the warnings are dealt with" if warnings else "can be used"
+        )
+        print(f"{faults} error{'s' * (faults != 1)}, {warnings} warning{'s' * (warnings != 1)}; the bundle {usable}")
     return ExitCode.ALL_FAILED if faults else ExitCode.DONE
 
 
@@ -324,9 +330,16 @@ def _verify(arguments: argparse.Namespace) -> int:
     return ExitCode.ALL_FAILED if damages else ExitCode.DONE
 
 
+def _first_names(names: Sequence[str]) -> str:
+    """Return the first names of a list, and how many follow; --json prints all."""
+    more = len(names) - MAX_SHOWN_NAMES
+    return ", ".join(names[:MAX_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
 def _in_words(size: int) -> str:
-    """Return a size such as "0.4 MB" or "1.2 GB"."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+    """Return a size such as "5.1 kB" or "1.2 GB"."""
+    unit, name = (1e9, "GB") if size >= 1e9 else (1e6, "MB") if size >= 1e6 else (1e3, "kB")
+    return f"{size / unit:.1f} {name}"
 
 
 class _Bar:
