@@ -37,8 +37,8 @@ MAX_VOXELS = 200_000
 POINT_BYTES = 250
 """Memory in bytes for each voxel decided at a time, if every cell needs interpolation."""
 
-_REACH = 0.501
-"""Distance that a region extends beyond the centres of its outer voxels, in voxels."""
+REACH = 0.501
+"""Distance that a region extends beyond the centres of its outer voxels, in voxels, unless a decider gets another."""
 
 
 def decider_bytes(classes: int, voxels: int) -> int:
@@ -69,6 +69,8 @@ class Decider:
         thresholds: value of each channel from which on its structure is present, if the channels are independent (see
             `cells.winners_of`); empty: the class of the greatest value wins.
         are_probabilities: whether the values are probabilities, not logits.
+        reach: (3, 2) distance that the region extends beyond the centres of its first and last voxels along each axis,
+            in voxels; None: `REACH` everywhere.
 
     Attributes:
         overlapping_voxels: number of voxels of the region in which several structures are present.
@@ -84,6 +86,7 @@ class Decider:
         confidence_maps: ConfidenceMaps | None = None,
         thresholds: Sequence[float] = (),
         are_probabilities: bool = False,
+        reach: NDArray[np.float64] | None = None,
     ) -> None:
         self.region = region
         self.scan = scan
@@ -93,6 +96,7 @@ class Decider:
         self.confidence_maps = confidence_maps
         self.thresholds = torch.tensor(thresholds) if thresholds else None
         self.are_probabilities = are_probabilities
+        self.reach = np.full((3, 2), REACH) if reach is None else reach
         self.overlapping_voxels = 0
         self.to_region = index_affine(region, scan)
         self.same_lattice = is_same_lattice(region, scan)
@@ -376,15 +380,16 @@ class Decider:
         """
         length = self.region.shape[axis]
         cell = np.clip(np.floor(position), 0, max(length - 2, 0))
-        in_region = (position > -_REACH) & (position < length - 1 + _REACH)
+        low, high = self.reach[axis]
+        in_region = (position > -low) & (position < length - 1 + high)
         return cell.astype(np.int64), np.clip(position - cell, 0, 1), in_region
 
     def _box_in_scan(self, cells_start: list[int], shape: torch.Size) -> tuple[NDArray, NDArray] | None:
         """Return start and stop (3,) of the scan voxels that may lie in an extended block; None: no voxel does."""
         bounds = []
-        for first, count, length in zip(cells_start, shape, self.region.shape, strict=True):
+        for first, count, length, (low, high) in zip(cells_start, shape, self.region.shape, self.reach, strict=True):
             last = first + count - 1
-            bounds.append((first - _REACH * (first == 0), last + _REACH * (last >= length - 1)))
+            bounds.append((first - low * (first == 0), last + high * (last >= length - 1)))
         corners = np.stack(np.meshgrid(*bounds, indexing="ij"), axis=-1).reshape(8, 3)
         to_scan = np.linalg.inv(self.to_region)
         corners_in_scan = corners @ to_scan[:3, :3].T + to_scan[:3, 3]

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from napari_seg.bundles.output import LabelStep, Output
 from napari_seg.errors import EnvironmentFault, Notice
-from napari_seg.geometry import Grid, is_same_lattice, resample
-from napari_seg.inference.decide.decider import Decider
+from napari_seg.geometry import Grid, index_affine, is_same_lattice, parallel_axes, resample
+from napari_seg.inference.decide.decider import REACH, Decider
 from napari_seg.inference.prepare import Inverse
 from napari_seg.inference.windows.layout import Triple
 from napari_seg.memory import describe_bytes, resident_bytes
@@ -189,7 +189,29 @@ class RegionLabels:
                 )
         thresholds = [channel.threshold for channel in output.channels]
         are_probabilities = output.activation != "none"
-        return Decider(region, target, label_map, labels, self.axes, maps, thresholds, are_probabilities)
+        reach = self._reach() if region is self.grid and target is self.scan else None
+        return Decider(region, target, label_map, labels, self.axes, maps, thresholds, are_probabilities, reach)
+
+    def _reach(self) -> NDArray[np.float64]:
+        """Return how far the network's box reaches, see `Decider`: to the outer voxels that the transforms were shown.
+
+        MONAI may lay a grid that ends a voxel before the scan does, and repeats the edge there. A cropped face of the
+        box stays where it is.
+        """
+        reach = np.full((3, 2), REACH)
+        to_network = index_affine(self.inverse.grid, self.inverse.shown)
+        if parallel_axes(to_network, self.inverse.shown.shape) is None:
+            return reach
+        outer = np.stack([np.zeros(3), np.array(self.inverse.shown.shape) - 1]) @ to_network[:3, :3].T
+        outer += to_network[:3, 3]
+        for axis, (first, length, whole) in enumerate(
+            zip(self.offset, self.grid.shape, self.inverse.grid.shape, strict=True)
+        ):
+            if first == 0:
+                reach[axis, 0] = max(REACH, -outer[:, axis].min() + 1e-3)
+            if first + length == whole:
+                reach[axis, 1] = max(REACH, outer[:, axis].max() - (whole - 1) + 1e-3)
+        return reach
 
     def _write(self, array: NDArray[np.unsignedinteger], confidence: ConfidenceMaps | None) -> None:
         """Write a label map of the network's labels, and its confidence, into those of the scan."""
