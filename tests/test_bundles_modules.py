@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import py_compile
+import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -190,3 +191,23 @@ def test_compiled_code_beside_a_source_file_is_neither_read_nor_written(tmp_path
     assert not (tmp_path / "trap").exists()
     assert cached.read_bytes() == before
     assert [path.name for path in cached.parent.iterdir()] == [cached.name]
+
+
+def test_a_process_imports_a_bundle_from_source_only(tmp_path: Path) -> None:
+    source = tmp_path / "bundle" / "scripts" / "values.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("LIMIT = 1\n")
+    evil, stamp = tmp_path / "values.py", source.stat()
+    evil.write_text("LIMIT = 2\n")
+    os.utime(evil, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    py_compile.compile(str(evil), cfile=importlib.util.cache_from_source(str(source)), dfile=str(source))
+    code = "import sys; sys.path.insert(0, {0!r}); {1}import scripts.values; print(scripts.values.LIMIT)"
+    ours = "import pathlib; from napari_seg.bundles import modules; modules.import_from_source(pathlib.Path({0!r})); "
+    root = str(tmp_path / "bundle")
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", code.format(root, extra.format(root))], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for extra in ("", ours)
+    ]
+    assert printed == ["2", "1"]

@@ -18,7 +18,7 @@ from napari_seg.bundles.workflow import plan_workflow, run_workflow
 from napari_seg.errors import BundleError, Cancelled
 from napari_seg.formats.nifti import write_map, write_volume
 from napari_seg.formats.read import read
-from napari_seg.geometry import resample
+from napari_seg.geometry import Grid, resample
 from napari_seg.volume import Segmentation, Volume
 
 
@@ -62,27 +62,32 @@ def test_the_result_equals_that_of_monai(head: Volume, tmp_path: Path, caplog: p
 
 
 def test_labels_between_whole_numbers_are_rounded_and_counted(head: Volume, tmp_path: Path) -> None:
-    found = run(write_workflow(tmp_path / "bundle", factor=1.25), head)
-    (notice,) = found.notices
+    bundle, path = read_bundle(write_workflow(tmp_path / "bundle")), tmp_path / "saved.nii.gz"
+    array = np.zeros(head.grid.shape, np.float32)
+    array[1], array[2], array[3, 0, :2] = 3, 5.9999, (1.25, 2.5)
+    write_map(array, head.grid, path)
+    labels, (notice,) = module._read_labels(bundle, path, head.grid)
+    np.testing.assert_array_equal(labels, np.rint(array))
     assert notice.code == "result.rounded"
-    assert notice.message.startswith(f"{np.count_nonzero(found.array)} of {found.array.size} voxels")
-    assert [(s.label, s.name) for s in found.segments] == [(1, "lower"), (2, "upper")]
+    assert notice.message.startswith(f"2 of {array.size} voxels")
+    assert [(s.label, s.name) for s in module._segments(bundle, labels)] == [
+        (1, "segment 1"),
+        (2, "segment 2"),
+        (3, "lower"),
+        (6, "upper"),
+    ]
 
 
 def test_a_result_on_another_grid_is_refused(head: Volume, tmp_path: Path) -> None:
-    steps = [step for step in CONFIG["postprocessing"]["transforms"] if step["_target_"] != "Invertd"]
-    before = [
-        {**step, "pixdim": [2, 2, 2]} if step["_target_"] == "Spacingd" else step
-        for step in CONFIG["preprocessing"]["transforms"]
-    ]
-    root = write_workflow(
-        tmp_path / "bundle",
-        preprocessing={"_target_": "Compose", "transforms": before},
-        postprocessing={"_target_": "Compose", "transforms": steps},
-    )
-    error = refusal(root, head)
-    assert error.code == "bundle.workflow_output"
-    assert "on another grid than the scan's" in error.message
+    bundle, path = read_bundle(write_workflow(tmp_path / "bundle")), tmp_path / "saved.nii.gz"
+    moved = head.grid.affine.copy()
+    moved[0, 3] += 0.5
+    shorter = np.zeros(np.subtract(head.grid.shape, (0, 0, 1)), np.float32)
+    for array, affine in ((np.zeros(head.grid.shape, np.float32), moved), (shorter, head.grid.affine)):
+        write_map(array, Grid(array.shape, affine), path)
+        with pytest.raises(BundleError, match="on another grid than the scan's") as caught:
+            module._read_labels(bundle, path, head.grid)
+        assert caught.value.code == "bundle.workflow_output"
 
 
 def test_a_failure_names_its_cause(head: Volume, tmp_path: Path) -> None:

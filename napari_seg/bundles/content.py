@@ -15,6 +15,7 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Any, Literal
@@ -151,7 +152,7 @@ def files_of(root: Path) -> list[BundleFile]:
             continue
         if not stat.S_ISREG(status.st_mode):
             raise _link(root, f"{name} is a pipe, a socket or a device")
-        is_data = _is_data(path) or _is_output(name)
+        is_data = _is_output(name) or _is_data(path, status)
         target = ""
         if path.is_symlink() and not (real := path.resolve()).is_relative_to(root.resolve()):
             target = str(real)
@@ -253,11 +254,12 @@ def _link(root: Path, found: str) -> BundleError:
     )
 
 
-def _is_data(path: Path) -> bool:
+def _is_data(path: Path, status: os.stat_result) -> bool:
     name = path.name.lower()
     if name.endswith(_DATA_ENDINGS):
         return True
-    return Path(name).suffix in WEIGHTS_ENDINGS and _weights_kind(path) == "data"
+    state = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return Path(name).suffix in WEIGHTS_ENDINGS and _weights_kind(path, state) == "data"
 
 
 def _is_output(name: str) -> bool:
@@ -265,7 +267,9 @@ def _is_output(name: str) -> bool:
     return name.startswith(_OUTPUT_FOLDERS) and Path(name).suffix.lower() not in _ACTING_ENDINGS
 
 
-def _weights_kind(path: Path) -> str:
+@lru_cache(maxsize=10_000)
+def _weights_kind(path: Path, state: tuple[int, ...]) -> str:
+    """Return what a weights file holds; a training leaves thousands, so each is inspected once for each state."""
     try:
         return inspect_weights(path).kind
     except OSError:
