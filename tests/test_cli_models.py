@@ -33,8 +33,8 @@ def test_a_model_is_added_listed_shown_verified_and_removed(bundle: Path, capsys
     for command in ([], ["list"]):
         listed = printed(capsys, *command)
         assert "threshold  1.0   MR   not trusted" in listed
-        assert "installed as: threshold (0.0 MB)" in listed
-        assert "installed models take 0.0 MB\n" in listed
+        assert "installed as: threshold (2.8 kB)" in listed
+        assert "installed models take 2.8 kB\n" in listed
     shown = printed(capsys, "show", "threshold")
     assert "licence: MIT" in shown
     assert f"source: {bundle}" in shown
@@ -150,7 +150,7 @@ def test_a_new_bundle_is_written_and_checked(tmp_path: Path, capsys: pytest.Capt
     text = printed(capsys, "check", folder)
     assert "warning  models/model.pt: there are no weights yet" in text
     assert "to do: add the licence of the weights" in text
-    assert "0 errors; the bundle can be used" in text
+    assert "0 errors, 2 warnings" in text
     assert "way: it runs in napari-seg\n" in printed(capsys, "show", folder)
     assert main(["models", "new", str(folder)]) == 1
     assert "store.exists" in capsys.readouterr().err
@@ -168,7 +168,7 @@ def test_what_can_not_be_used_says_so(tmp_path: Path, capsys: pytest.CaptureFixt
     shown = printed(capsys, "show", folder)
     assert "way: it can't be used" in shown
     assert "it detects objects" in shown
-    assert "1 error; the bundle cannot be used" in printed(capsys, "check", folder, status=4)
+    assert "1 error, 2 warnings; the bundle can't be used" in printed(capsys, "check", folder, status=4)
     config.write_text("[")
     assert "way: it can't be used" in printed(capsys, "show", folder)
 

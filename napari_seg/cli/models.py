@@ -288,10 +288,8 @@ def _check(arguments: argparse.Namespace) -> int:
             if finding.mend:
                 print(f"         to do: {one_line(finding.mend, MAX_LINE)}")
         warnings = len(findings) - faults
-        usable = (
-            "can't be used" if faults else "can be used once the warnings are dealt with" if warnings else "can be used"
-        )
-        print(f"{faults} error{'s' * (faults != 1)}, {warnings} warning{'s' * (warnings != 1)}; the bundle {usable}")
+        usable = "; the bundle can't be used" if faults else ""
+        print(f"{faults} error{'s' * (faults != 1)}, {warnings} warning{'s' * (warnings != 1)}{usable}")
     return ExitCode.ALL_FAILED if faults else ExitCode.DONE
 
 
