@@ -60,6 +60,7 @@ def test_only_a_lambda_of_one_argument_is_read(text: object) -> None:
         "torch.where(x[[2]] > 0, 4, 1)",
         "torch.where(x[[2]] > 0, 4, x)",
         "torch.where(x[[2]] > 0, 4.5, 0)",
+        "torch.where(x[[2]] > 0, 1000000000, 0)",
         "torch.where(x[[2]] > 0, True, 0)",
         "torch.where(x[[2]] > 1, 4, 0)",
         "torch.where(x[[2]] < 1, 4, 0)",

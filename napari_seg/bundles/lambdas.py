@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+from napari_seg.volume import MAX_LABEL
+
 EXACT_TYPES = {"float", "float32", "float64", "double"}
 """Types that keep a value as it is."""
 
@@ -44,7 +46,7 @@ def label_rule(function: ast.Lambda) -> list[tuple[int, int]] | None:
                 return None
         channel = _present_channel(body.args[0], function.args.args[0].arg)
         label = body.args[1].value if isinstance(body.args[1], ast.Constant) else None
-        if channel is None or type(label) is not int or label < 1:
+        if channel is None or type(label) is not int or not 1 <= label <= MAX_LABEL:
             return None
         found.append((channel, label))
         body = body.args[2]
