@@ -171,8 +171,8 @@ class NameColumn(QObject):
         self._header.resizeSection(self._column, max(self._min_width, room))
 
 
-def table(*heads: str, stretched: int, min_width: int = 130) -> QTableWidget:
-    """Return a table that selects whole rows; one column takes the remaining width, at least `min_width` pixels."""
+def table(*heads: str, stretched: int) -> QTableWidget:
+    """Return a table that selects whole rows; one column takes the remaining width."""
     widget = QTableWidget(0, len(heads))
     widget.setHorizontalHeaderLabels(list(heads))
     widget.verticalHeader().hide()
@@ -184,7 +184,7 @@ def table(*heads: str, stretched: int, min_width: int = 130) -> QTableWidget:
     widget.setTextElideMode(Qt.TextElideMode.ElideMiddle)
     header = widget.horizontalHeader()
     header.setMinimumSectionSize(20)
-    NameColumn(widget, header, stretched, min_width)
+    NameColumn(widget, header, stretched)
     return widget
 
 

@@ -4,11 +4,12 @@ Foreign text is shown as plain text only: markup in a name could hide a warning.
 """
 
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QFont, QFontDatabase, QFontMetrics
+from qtpy.QtGui import QFont, QFontDatabase
 from qtpy.QtWidgets import (
     QDialog,
     QDialogButtonBox,
     QFrame,
+    QHeaderView,
     QLabel,
     QLineEdit,
     QPlainTextEdit,
@@ -21,7 +22,7 @@ from napari_seg.bundles.content import MAX_LINES
 from napari_seg.bundles.licence import Licence
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import printable
-from napari_seg.plugin.controls import table
+from napari_seg.plugin.controls import number_item, table
 from napari_seg.plugin.models.permission import Permission
 from napari_seg.plugin.models.rows import LICENCE_KINDS
 
@@ -32,7 +33,8 @@ _LICENCE_MEANS = {
     "unknown": "napari-seg does not recognise this licence: read what it allows.",
 }
 
-_CELL_MARGIN = 24
+_FILE_WIDTH = 30
+_TEXT_WIDTH = 64
 _MAX_REASONS = 3
 
 
@@ -80,7 +82,7 @@ class TrustDialog(QDialog):
             )
         )
         layout.addWidget(_buttons(self, "Trust this content"))
-        self.resize(960, 600)
+        self.resize(1040, 640)
 
 
 class LicenceDialog(QDialog):
@@ -102,7 +104,7 @@ class LicenceDialog(QDialog):
         text.setPlainText(printable(licence.text) or "The text of the licence is inside the download.")
         text.setFont(_monospaced())
         layout.addWidget(text, 1)
-        layout.addWidget(_text("Nothing has been downloaded yet. You are asked once for each licence of a model."))
+        layout.addWidget(_text("No weights have been downloaded yet. You are asked once for each licence of a model."))
         layout.addWidget(_buttons(self, "Accept and download"))
         self.resize(760, 560)
 
@@ -117,31 +119,28 @@ def _count_of(permission: Permission) -> str:
 
 
 def _lines_table(permission: Permission) -> QWidget:
-    # what would run is never cut off: the table scrolls
-    width = max((QFontMetrics(_monospaced()).horizontalAdvance(line.text) for line in permission.lines), default=0)
-    widget = table("File", "Line", "Why", "Text", stretched=3, min_width=width + _CELL_MARGIN)
+    """Return a table of the lines; long ones are broken, so that nothing that would run is cut off."""
+    widget = table("File", "Line", "Text", "Why", stretched=3)
     widget.setAccessibleName("Lines that would run")
     widget.setTabKeyNavigation(False)
+    widget.setWordWrap(True)
     widget.setRowCount(len(permission.lines))
-    widget.setHorizontalScrollMode(widget.ScrollMode.ScrollPerPixel)
     for number, line in enumerate(permission.lines):
-        for column, text in enumerate((line.file, str(line.line or ""), line.why, line.text)):
-            item = QTableWidgetItem(text)
-            item.setToolTip(_plain_tip(text))
-            if column != 2:
+        cells = (_broken(line.file, _FILE_WIDTH), str(line.line or ""), _broken(line.text, _TEXT_WIDTH), line.why)
+        for column, text in enumerate(cells):
+            item = number_item(text) if column == 1 else QTableWidgetItem(text)
+            if column < 3:
                 item.setFont(_monospaced())
-            if column == 1:
-                item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
             widget.setItem(number, column, item)
+    widget.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
     if permission.lines:
         widget.selectRow(0)
     return widget
 
 
-def _plain_tip(text: str) -> str:
-    """Return a text as a tool tip that Qt does not read as markup."""
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;")
-    return f"<span>{escaped}</span>"
+def _broken(text: str, width: int) -> str:
+    """Return a text with a line break after each number of characters."""
+    return "\n".join(text[start : start + width] for start in range(0, len(text), width))
 
 
 def _monospaced() -> QFont:

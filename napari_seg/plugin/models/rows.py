@@ -29,7 +29,7 @@ LICENCE_KINDS: dict[LicenceKind, str] = {
 
 Place = Literal["installed", "shipped", "elsewhere", "catalogue"]
 
-_MAX_NAMES = 40
+_MAX_NAMES = 25
 _MAX_TEXT = 2000
 
 
@@ -99,12 +99,12 @@ class ModelRow:
             "catalogue": "Not installed",
         }
         lines = [
+            self.permission.sentence if self.permission else "",
             self.description,
             f"Finds: {self.finds}" if self.finds else "",
             f"Trained on: {self.data}" if self.data else "",
             f"Licence: {self.licence or 'not stated'} ({LICENCE_KINDS[self.licence_kind].lower()})",
             f"{places[self.place]}: {one_line(self.source, _MAX_TEXT)}",
-            self.permission.sentence if self.permission else "",
         ]
         return "\n".join(line for line in lines if line)
 
