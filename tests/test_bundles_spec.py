@@ -62,6 +62,8 @@ def test_bundles_are_found_by_folder_and_by_name(foreign: Path, monkeypatch: pyt
 
 
 def test_unknown_and_broken_bundles_are_named(foreign: Path) -> None:
+    (foreign.parent / "bare/configs").mkdir(parents=True)
+    assert code_of(read_bundle, foreign.parent / "bare") == "bundle.metadata"
     assert code_of(read_bundle, "no-such-bundle") == "bundle.unknown"
     (foreign / "configs/metadata.json").write_text("{not json")
     assert code_of(read_bundle, foreign) == "bundle.metadata"
@@ -286,3 +288,21 @@ def test_a_bundle_without_an_image_is_refused(tmp_path: Path) -> None:
     root = with_metadata(tmp_path / "b", lambda m: m["network_data_format"].update(inputs=latent))
     with pytest.raises(BundleError, match=r"inputs are latent; expected an image"):
         read_bundle(root)
+
+
+def test_metadata_in_other_words_is_read(tmp_path: Path) -> None:
+    def change(metadata: dict) -> None:
+        metadata["napari_seg"].clear()
+        pred = metadata["network_data_format"]["outputs"].pop("pred")
+        del pred["channel_def"]
+        seeds = {"format": "regression", "num_channels": 2}
+        metadata["network_data_format"]["outputs"] = {
+            "mask": {**pred, "format": "segmentation", "num_channels": 3, "label_def": TWICE},
+            "distance": seeds,
+        }
+
+    bundle = read_bundle(with_metadata(tmp_path / "other", change))
+    assert [segment.name for segment in bundle.segments] == ["lesion (1)", "lesion (2)", "liver"]
+    both = with_metadata(tmp_path / "both", lambda m: m["network_data_format"].update(outputs={"a": {}, "b": {}}))
+    with pytest.raises(BundleError, match="its outputs are a, b; expected pred"):
+        read_bundle(both)

@@ -183,3 +183,23 @@ def test_a_section_that_is_missing_is_named(tmp_path: Path, missing: str) -> Non
     with pytest.raises(BundleError, match=f"has no {missing}") as caught:
         check_runnable(read_bundle(root))
     assert caught.value.code == "bundle.config"
+
+
+def test_a_missing_package_is_named_with_its_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from monai.networks import nets
+
+    def needs_package(**_: object) -> None:
+        import no_such_package  # noqa: F401
+
+    monkeypatch.setattr(nets, "UNet", needs_package)
+    root = write_plain_bundle(tmp_path / "plain", network={"_target_": "UNet"})
+    torch.save({}, root / "models/model.pt")
+    with pytest.raises(BundleError, match=r"no_such_package is not installed \(pip install no_such_package\)"):
+        load_model(read_bundle(root), "cpu")
+
+
+def test_a_class_that_refuses_its_arguments_is_named_by_key(tmp_path: Path) -> None:
+    root = changed(write_plain_bundle(tmp_path / "plain"), lambda c: c["network_def"].update(strides=[]))
+    with pytest.raises(BundleError, match="network_def: ValueError: the length of") as caught:
+        load_model(read_bundle(root), "cpu")
+    assert caught.value.code == "bundle.config"

@@ -263,6 +263,10 @@ def root_of(bundle: str | Path) -> Path:
     advice = "'napari-seg models list' lists the available ones"
     if str(bundle).lower().endswith(".zip"):
         advice = "'napari-seg models add' installs a bundle from a zip"
+    with suppress(OSError, ValueError):
+        if (Path(bundle) / "configs").is_dir():
+            text = f"{str(bundle)!r} has no {METADATA.as_posix()}; expected metadata by MONAI's bundle specification; "
+            raise BundleError("bundle.metadata", f"{text}'napari-seg models new' writes an example")
     text = f"found no bundle at {str(bundle)!r}; expected a folder with {METADATA.as_posix()}; {advice}"
     raise BundleError("bundle.unknown", text)
 
@@ -327,7 +331,8 @@ def _images(inputs: dict[str, Any]) -> dict[str, dict[str, Any]]:
     images = {one_line(name, MAX_NAME): one for name, one in inputs.items() if one.get("type", "image") == "image"}
     images = {"image": inputs["image"]} if "image" in inputs else images
     if not images:
-        raise ValueError(f"its inputs are {one_line(', '.join(inputs), MAX_NAME) or 'none'}; expected an image")
+        names = one_line(", ".join(inputs), MAX_NAME) or "none"
+        raise ValueError(f"its inputs are {names}; expected an image to segment, not noise to make images from")
     return images
 
 
