@@ -345,6 +345,9 @@ def test_a_case_of_four_images_is_found_in_every_layout(
     assert found["name"] == name
     assert [notice["code"] for notice in found["notices"]] == ([] if how == "4d" else ["channels.resampled"])
     np.testing.assert_array_equal(read(out / f"{name}_seg.nii.gz").array[0] > 0, head.array[0] > 100)
+    record = json.loads((out / f"{name}_seg.json").read_text())
+    stems = {one: path.name.partition(".")[0] for one, path in paths.items()}
+    assert record.get("channels", {}) == stems
 
 
 def test_series_of_a_study_are_one_case_and_give_a_segmentation(head: Volume, tmp_path: Path, four: str) -> None:

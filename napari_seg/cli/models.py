@@ -112,6 +112,8 @@ def _print_bundle(bundle: Bundle) -> None:
     print(f"{bundle.name}  {bundle.version}   {bundle.modality}   {_state(bundle)}")
     print(f"  {bundle.description}")
     print(f"  segments: {_first_names([segment.name for segment in bundle.segments])}")
+    if bundle.in_channels > 1:
+        print(f"  channels: {_first_names(list(bundle.channel_names))}")
     print(f"  folder: {one_line(bundle.root, MAX_LINE)}")
 
 
@@ -250,6 +252,7 @@ def _card(bundle: Bundle) -> dict[str, Any]:
     licence = read_licence(bundle.root, bundle.name)
     card |= {
         "channels": bundle.in_channels,
+        "channel_names": list(bundle.channel_names),
         "images": bundle.images,
         "intended_use": bundle.intended_use,
         "accuracy": dict(bundle.accuracy),

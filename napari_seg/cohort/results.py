@@ -32,6 +32,7 @@ from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort.discover import CONFIDENCE_MAPS, FAILED, SUFFIX, Case
 from napari_seg.errors import Notice, OutputError
 from napari_seg.formats.atomic import make_output_folder, not_written
+from napari_seg.formats.channels import ChannelSet
 from napari_seg.formats.kinds import LABEL_FORMATS, RUN_FORMATS, FormatName
 from napari_seg.formats.record import failure_record, read_record, result_record, write_record
 from napari_seg.volume import Segmentation, Volume
@@ -126,6 +127,8 @@ class OutputFolder:
             made_by = (bundle.name, bundle.version)
             identity = _identity(case)
             known = result_record(volume, segmentation, source=case.source, identity=identity, made_by=made_by)
+            if isinstance(case.scan, ChannelSet):
+                known["channels"] = {name: scan.name for name, scan in case.scan.channels}
             known["options"] = {} if options is None else options.to_record()
             known["options"]["tta"] = known["options"].get("tta") or bundle.tta
             known |= {"sha256": _sha256(labels), "overlay_sha256": _sha256(overlay), "beside": digests}

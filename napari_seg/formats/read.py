@@ -10,13 +10,17 @@ from napari_seg.formats.scan import Scan
 from napari_seg.volume import Volume
 
 
-def read(path: str | os.PathLike[str]) -> Volume:
+def read(path: str | os.PathLike[str], channels: int | None = None) -> Volume:
     """Return the volume of the only scan below a path.
+
+    Args:
+        path: a file or a folder.
+        channels: required channels, as for `Scan.read`; of several files, see `read_channels`.
 
     Raises:
         InputError: the errors of `only_scan` and of `Scan.read`.
     """
-    return only_scan(path).read()
+    return only_scan(path).read(channels=channels)
 
 
 def only_scan(path: str | os.PathLike[str]) -> Scan:

@@ -53,8 +53,6 @@ class SegmentTab(QWidget):
         self._bundle_box = box("Models found on this computer.")
         self._models_button = button("Models…", "Search, install and remove models.", self.show_models)
         self._channel_boxes: dict[str, QComboBox] = {}
-        self._channel_form = QFormLayout()
-        self._channel_form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         self._card = QLabel(wordWrap=True)
         self._card.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._card.setAlignment(Qt.AlignmentFlag.AlignTop)
@@ -74,10 +72,9 @@ class SegmentTab(QWidget):
         self._progress_label = QElidingLabel()
         self._progress_bar = QProgressBar(textVisible=False)
 
-        form = QFormLayout()
+        self._form = form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Model", row(self._bundle_box, self._models_button))
-        form.addRow(self._channel_form)
         form.addRow("Device", self._device_box)
         form.addRow("", self._confidence_box)
         below = QWidget()
@@ -171,13 +168,13 @@ class SegmentTab(QWidget):
         """Show one box for each channel of a model that needs several images."""
         channels, candidates = self.model.channels, self.model.channel_layers.candidates
         if list(self._channel_boxes) != list(channels):
-            while self._channel_form.rowCount():
-                self._channel_form.removeRow(0)
+            for combo in self._channel_boxes.values():
+                self._form.removeRow(combo)
             self._channel_boxes = {name: box(f"The image that the model gets as {name}.") for name in channels}
-            for name, combo in self._channel_boxes.items():
+            for number, (name, combo) in enumerate(self._channel_boxes.items(), start=1):
                 combo.setPlaceholderText("choose an image")
                 combo.currentIndexChanged.connect(partial(self._on_channel_chosen, name))
-                self._channel_form.addRow(name, combo)
+                self._form.insertRow(number, name, combo)  # below the model
         for name, combo in self._channel_boxes.items():
             with signals_blocked(combo):
                 shown = [(combo.itemText(n), combo.itemData(n)) for n in range(combo.count())]
