@@ -281,6 +281,9 @@ def test_channels_without_names_are_called_after_the_images_that_the_config_read
     reader["keys"] = ["artery"]  # no name for each channel
     (root / "configs" / "inference.json").write_text(json.dumps(config))
     assert read_bundle(root).channel_names == ("image", "1")
+    config["clicks"] = {"_target_": "AddGuidanceSignalDeepEditd", "keys": "image"}  # the second channel is no image
+    (root / "configs" / "inference.json").write_text(json.dumps(config))
+    assert read_bundle(root).channel_names == ("image",)
 
 
 def test_a_bundle_without_an_image_is_refused(tmp_path: Path) -> None:

@@ -53,3 +53,23 @@ def image_keys(config: dict[str, Any]) -> tuple[str, ...]:
             found = [resolved(config, key) for key in (keys if isinstance(keys, list) else [keys])]
             return tuple(str(key) for key in found if key not in _REFERENCE_KEYS)
     return ()
+
+
+def adds_guidance(config: dict[str, Any]) -> bool:
+    """Return whether transforms add channels of a user's clicks to the image, which no file holds.
+
+    Args:
+        config: from `read_config`.
+    """
+    waiting: list[Any] = [config]
+    seen: set[int] = set()
+    while waiting:
+        entry = waiting.pop()
+        if id(entry) in seen:  # aliases in YAML can repeat one entry any number of times
+            continue
+        seen.add(id(entry))
+        if isinstance(entry, dict) and "AddGuidanceSignal" in str(entry.get("_target_", "")):
+            return True
+        inner = entry.values() if isinstance(entry, dict) else entry
+        waiting += [value for value in inner if isinstance(value, dict | list)]
+    return False

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from napari_seg.bundles.config import inference_config, merged_config, read_config
-from napari_seg.bundles.dimensions import image_dimensions, image_keys
+from napari_seg.bundles.dimensions import adds_guidance, image_dimensions, image_keys
 from napari_seg.bundles.output import Output, independent_channels
 from napari_seg.bundles.places import bundle_folders
 from napari_seg.bundles.postprocessing import read_output
@@ -349,7 +349,8 @@ def _prediction(outputs: dict[str, Any]) -> dict[str, Any]:
 def _input_names(root: Path, images: dict[str, dict[str, Any]]) -> tuple[str, ...]:
     """Return a unique name for each channel of the images, in their order; its number where it has no name.
 
-    Where the metadata does not name all channels of one image, the config may read a file for each.
+    Where the metadata does not name all channels of one image, the config may read a file for each, or the others are
+    a user's clicks, which no file holds.
     """
     names: list[str] = []
     for image, entry in images.items():
@@ -362,9 +363,12 @@ def _input_names(root: Path, images: dict[str, dict[str, Any]]) -> tuple[str, ..
             raise ValueError(f"its images have more than {MAX_CHANNELS} channels")
     if "" in names:
         with suppress(Exception):  # a foreign file can hold anything; it is checked before the bundle runs
-            keys = image_keys(merged_config(read_config(inference_config(root))))
+            config = merged_config(read_config(inference_config(root)))
+            keys = image_keys(config)
             if len({*keys}) == len(names):
                 return tuple(one_line(key, MAX_NAME) for key in keys)
+            if adds_guidance(config) and any(names):
+                names = [name for name in names if name]
     return tuple(name or str(number) for number, name in enumerate(names))
 
 
