@@ -103,7 +103,11 @@ def test_problems_are_found_without_evaluation() -> None:
     def found(text: str) -> list[str]:
         return problems(parse(text), Names().is_listed)
 
-    assert found("$json.loads(pathlib.Path(@path).read_text())") == ["the name json.loads", "the name .read_text"]
+    assert found("$json.loads(pathlib.Path(@path).read_text())") == [
+        "the name json.loads",
+        "the name .read_text",
+        "the name pathlib.Path",
+    ]
     assert found("$lambda x: own.twice(x).__class__") == ["the name .__class__"]
     assert found("$own.twice(@a) + 1 // 0") == []
     assert parse("$@a#b + @c::0").references == {"_reference_0": "a::b", "_reference_1": "c::0"}

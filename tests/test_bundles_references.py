@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,14 @@ def test_a_nested_or_large_config_ends(tmp_path: Path) -> None:
     path.write_text("a: " + "x" * 2**20)
     with pytest.raises(ValueError, match="larger"):
         read_config(path)
+
+
+def test_a_repeated_text_is_read_once_and_a_long_one_never() -> None:
+    text = "$[" + "1, " * 1000 + "]"
+    begin = time.monotonic()
+    assert resolved({}, text) == [1] * 1000
+    for _ in range(50_000):
+        resolved({}, text)
+    long = "$" + "+".join(["1"] * 100_000)
+    assert all(resolved({}, long) is long for _ in range(50_000))
+    assert time.monotonic() - begin < 20

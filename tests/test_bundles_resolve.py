@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
@@ -355,3 +356,21 @@ def test_macros_read_no_file_whose_change_goes_unseen(tmp_path: Path, folder: st
     (tmp_path / folder / "a.json").write_text('{"x": 1}')
     with pytest.raises(ResolveError, match="names no file in the bundle"):
         resolver(tmp_path, a=f"%{folder}/a.json::x")
+
+
+def test_repeated_expressions_take_no_more_time_than_one_config_may(tmp_path: Path) -> None:
+    work = {"_target_": "UNet", "_disabled_": "$min([a * a for a in range(999)]) > 5"}
+    ours = resolver(tmp_path, x=[work] * 1000)
+    begin = time.monotonic()
+    for n in range(10):
+        assert ours.is_disabled(work, f"x::{n}") is False
+    with pytest.raises(ResolveError, match="can't be evaluated"):
+        [ours.is_disabled(work, f"x::{n}") for n in range(1000)]
+    assert time.monotonic() - begin < 60
+
+
+def test_a_repeated_text_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[object] = []
+    monkeypatch.setattr("napari_seg.bundles.resolve.problems", lambda *given: checked.append(given) or [])
+    assert resolver(tmp_path, x=["$1 + 1"] * 100).problems("x") == []
+    assert len(checked) == 1

@@ -133,3 +133,13 @@ def test_a_bundle_loads_what_its_config_names(tmp_path: Path) -> None:
     network = load_model(read_bundle(root), "cpu").network
     for key, value in network.state_dict().items():
         torch.testing.assert_close(value, state[key] + 1)
+
+
+@pytest.mark.parametrize("how", ["to_sparse", "cfloat", "meta"])
+def test_weights_without_plain_numbers_do_not_fit(tmp_path: Path, how: str) -> None:
+    (tmp_path / "models").mkdir()
+    weight = torch.ones(2, 3)
+    state = {"weight": weight.to("meta") if how == "meta" else getattr(weight, how)(), "bias": torch.ones(2)}
+    torch.save(state, tmp_path / "models" / "model.pt")
+    with pytest.raises(BundleError, match="does not fit"):
+        load_weights(torch.nn.Linear(3, 2), Weights(tmp_path / "models" / "model.pt"))

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.machinery import all_suffixes
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -339,13 +340,13 @@ def _of_config(root: Path, path: Path, name: str) -> Iterator[CodeLine]:
     try:
         max_bytes = MAX_METADATA_BYTES if path == root / METADATA else None
         config = read_config(path) if max_bytes is None else read_config(path, max_bytes)
-        code = list(_code_in(config))
+        code = list(islice(_code_in(config), MAX_LINES))
     except Exception as error:  # a damaged file can raise anything
         yield CodeLine(name, 0, one_line(f"{type(error).__name__}: {error}", _MAX_TEXT), "unreadable")
         return
     lines = _read_lines(path)
     last = 0
-    for text, cause in code[:MAX_LINES]:
+    for text, cause in code:
         needle = re.split(r"[\"'\\\n]", text)[0] or text[:1]
         following = [*range(last, len(lines)), *range(last)]
         last = next((n for n in following if needle in lines[n]), -1)
@@ -355,12 +356,17 @@ def _of_config(root: Path, path: Path, name: str) -> Iterator[CodeLine]:
 
 def _code_in(value: Any) -> Iterator[tuple[str, Cause]]:
     """Yield the expressions and the targets in plain data that are not MONAI's, in the order of the file."""
-    waiting, seen = [value], set()
+    waiting: list[Any] = [value]
+    seen: set[int] = set()
+    harmless: set[str] = set()
     while waiting:
         entry = waiting.pop()
         if isinstance(entry, str):
-            if entry.startswith("$") and not _is_harmless(entry):
-                yield entry, "expression"
+            if entry.startswith("$") and entry not in harmless:
+                if _is_harmless(entry):
+                    harmless.add(entry)
+                else:
+                    yield entry, "expression"
             continue
         if not isinstance(entry, dict | list) or id(entry) in seen:
             continue

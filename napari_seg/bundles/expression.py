@@ -29,6 +29,9 @@ MAX_ELEMENTS = 10_000
 MAX_BITS = 1024
 """Size limit of an integer."""
 
+MAX_STEPS_TOGETHER = 500_000
+"""Limit for the same in all evaluations of a config as plain data."""
+
 _MAX_DEPTH = 200
 """Limit for nodes inside each other."""
 
@@ -161,22 +164,37 @@ def problems(expression: Expression, is_listed: Callable[[str], bool]) -> list[s
     return list(dict.fromkeys(found))
 
 
-def evaluate(text: str, names: Names) -> Any:
+@dataclass
+class Budget:
+    """Steps that several evaluations may take together."""
+
+    left: int = MAX_STEPS_TOGETHER
+
+    def spend(self, steps: int) -> None:
+        self.left -= steps
+        if self.left < 0:
+            raise ExpressionError("it needs too much work, together with others")
+
+
+def evaluate(text: str, names: Names, budget: Budget | None = None) -> Any:
     """Return the value of an expression.
 
     Args:
         text: with or without the leading "$".
         names: what it may use.
+        budget: of this evaluation and others; None: only that of one evaluation counts.
 
     Raises:
         ExpressionError: it can't be read, uses something that is not allowed, or needs too much work.
         Exception: whatever a listed function raises for its arguments.
     """
+    if budget is not None:
+        budget.spend(len(text))
     expression = parse(text)
     if found := problems(expression, names.is_listed):
         raise ExpressionError(found[0])
     try:
-        return _Evaluation(expression, names).visit(expression.body, {})
+        return _Evaluation(expression, names, budget).visit(expression.body, {})
     except RecursionError:
         raise ExpressionError("it nests too deep") from None
 
@@ -295,6 +313,7 @@ class _Evaluation:
 
     expression: Expression
     names: Names
+    budget: Budget | None = None
     steps: int = 0
     depth: int = field(default=0, init=False)
 
@@ -312,6 +331,8 @@ class _Evaluation:
         self.steps += steps
         if self.steps > MAX_STEPS:
             raise ExpressionError("it needs too much work")
+        if self.budget is not None:
+            self.budget.spend(steps)
 
     def checked(self, value: Any) -> Any:
         if isinstance(value, int) and value.bit_length() > MAX_BITS:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
+
+from napari_seg.bundles.expression import MAX_LENGTH
+
+_NO_LITERAL = object()
 
 _MAX_REFERENCES = 50
 """Limit for references that lead from one entry to the next; more are a circle."""
@@ -85,18 +90,24 @@ def listed(config: dict[str, Any], value: Any) -> list[Any]:
     return [resolved(config, one) for one in value] if isinstance(value, list | tuple) else [value]
 
 
+@lru_cache(maxsize=512)  # aliases in YAML can repeat one text any number of times
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except Exception:  # an expression that only the bundle's own code can evaluate
+        return _NO_LITERAL
+
+
 def resolved(config: dict[str, Any], value: Any, depth: int = 0) -> Any:
     """Return the value of a reference ("@id") or of a literal expression ("$True"); anything else unchanged."""
-    if not isinstance(value, str) or depth > _MAX_REFERENCES:
+    if not isinstance(value, str) or depth > _MAX_REFERENCES or len(value) > MAX_LENGTH:
         return value
     if value.startswith("$"):
         text = value[1:].strip()
         if text.startswith("@") and text[1:].replace("_", "").replace("#", "").replace("::", "").isalnum():
             return resolved(config, text, depth + 1)
-        try:
-            return ast.literal_eval(text)
-        except Exception:  # an expression that only the bundle's own code can evaluate
-            return value
+        literal = _literal(text)
+        return value if literal is _NO_LITERAL else literal
     if value.startswith(("@", "%")):
         found: Any = config
         for part in value[1:].replace("::", "#").split("#"):

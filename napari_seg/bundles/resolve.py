@@ -27,6 +27,7 @@ from napari_seg.bundles.allowed import (
 )
 from napari_seg.bundles.config import MAX_ENTRIES, check_size, copied, merged_config, read_config
 from napari_seg.bundles.expression import (
+    Budget,
     ExpressionError,
     Function,
     Listed,
@@ -98,6 +99,8 @@ class Resolver:
         self.device = device
         self.notices: list[str] = []
         self._copied = 0
+        self._budget = Budget()
+        self._found: dict[str, list[str]] = {}
         try:
             self.entries = merged_config(config)
             self.entries["_meta_"] = copied(metadata or {})
@@ -302,7 +305,7 @@ class Resolver:
             if not value.startswith("$") or import_of(value):
                 return value
             try:
-                result = evaluate(value, _PlainNames(self))
+                result = evaluate(value, _PlainNames(self), self._budget)
                 check_size(result)
             except Exception:  # what can't be evaluated without building objects stays as it is written
                 return value
@@ -356,7 +359,9 @@ class Resolver:
         except ExpressionError as error:
             return [f"{one_line(value, _MAX_TEXT)} ({error})"]
         waiting += expression.references.values()
-        return [f"{one_line(value, _MAX_TEXT)} uses {one}" for one in problems(expression, self.is_listed)]
+        if value not in self._found:  # aliases in YAML can repeat one text any number of times
+            self._found[value] = problems(expression, self.is_listed)
+        return [f"{one_line(value, _MAX_TEXT)} uses {one}" for one in self._found[value]]
 
     def _full_name(self, name: str) -> str:
         root, _, rest = name.partition(".")

@@ -96,9 +96,25 @@ def load_weights(network: torch.nn.Module, weights: Weights) -> None:
         own = network.state_dict()
         if not weights.is_strict:
             state = {key: value for key, value in state.items() if key in own}
+        _check_dense(state)
         network.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()}, assign=True)
     except Exception as error:  # so can a foreign network
         raise _misfit(weights.path, _differences(network, state) or cause_of(error, root)) from error
+
+
+def _check_dense(state: dict[str, Any]) -> None:
+    """Check that a network computes with some weights as they are: torch also loads those without numbers.
+
+    Raises:
+        ValueError: they are sparse, complex or without data.
+    """
+    import torch
+
+    for key, value in state.items():
+        if isinstance(value, torch.Tensor) and (
+            value.layout is not torch.strided or value.is_meta or value.is_complex() or value.is_quantized
+        ):
+            raise ValueError(f"its weight {key!r} is sparse, complex or without data")
 
 
 def state_dictionary(checkpoint: Any, key: str = "") -> dict[str, Any]:
