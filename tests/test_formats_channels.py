@@ -15,6 +15,7 @@ from napari_seg import read_channels
 from napari_seg.errors import EnvironmentFault, InputError
 from napari_seg.formats.channels import in_order, joined
 from napari_seg.formats.nifti import read_nifti, write_volume
+from napari_seg.formats.read import read
 from napari_seg.geometry import Grid, resample
 from napari_seg.volume import Volume
 
@@ -160,6 +161,7 @@ def test_the_volumes_of_a_4d_file_are_its_channels(tmp_path: Path, head: Volume,
     found = read_nifti(path, channels=2)
     np.testing.assert_array_equal(found.array, both.array)
     assert found.grid.matches(head.grid)
+    np.testing.assert_array_equal(read(path, channels=2).array, both.array)
     np.testing.assert_array_equal(read_nifti(path, volume=1, channels=2).array, flair.array)
     with pytest.raises(InputError, match="holds 2 volumes; expected 4") as caught:
         read_nifti(path, channels=4)

@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,29 @@ def test_from_open_to_save(
     viewer.layers.selection = {labels}
     saved = viewer.layers.save(str(tmp_path / "menu.nii.gz"), selected=True)
     assert [Path(path).read_bytes()[10:] for path in saved] == [(tmp_path / "direct.nii.gz").read_bytes()[10:]]
+
+
+def test_a_model_with_channels_shows_a_box_for_each(
+    viewer: Any, panel: Panel, run: Callable[[], None], head: Volume, tmp_path: Path
+) -> None:
+    tab, model = panel.segment_tab, panel.segment_tab.model
+    for name in ("T1", "series 7"):
+        viewer.open(str(phantoms.write_nifti(head, tmp_path / f"{name}.nii.gz")), plugin="napari-seg")
+    assert tab._channel_boxes == {}
+    assert model.bundle is not None
+    several = replace(model.bundle, in_channels=2, channel_names=("T1", "FLAIR"), localiser=None)
+    model.bundles.append(several)
+    model.choose_bundle(several)
+    assert [(name, box.currentText()) for name, box in tab._channel_boxes.items()] == [("T1", "T1"), ("FLAIR", "")]
+    assert "Open and choose FLAIR." in tab._estimate_label.text()
+    assert not tab._run_button.isEnabled()
+    tab._channel_boxes["FLAIR"].setCurrentIndex(1)
+    assert tab._channel_boxes["FLAIR"].currentText() == "series 7"
+    assert tab._run_button.isEnabled()
+    run()
+    assert viewer.layers[-1].name == f"T1 - {several.name}"
+    model.choose_bundle(model.bundles[0])
+    assert tab._channel_boxes == {}
 
 
 def test_the_head_is_drawn_with_the_left_on_the_right(viewer: Any, head: Volume, tmp_path: Path) -> None:
