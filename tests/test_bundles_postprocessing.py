@@ -284,3 +284,19 @@ def test_the_shipped_configs_are_honoured() -> None:
     check_runnable(read_bundle())
     for name in ("inference", "evaluate"):
         assert read_output(read_config(shipped_root() / f"configs/{name}.yaml"), 3) == Output()
+
+
+def test_a_postprocessing_in_another_file_names_the_structures(tmp_path: Path) -> None:
+    root = write_threshold_bundle(tmp_path / "other")
+    steps = [SIGMOID, LINEAR, ABOVE, function(NESTED), SAVE]
+    (root / "configs" / "post.json").write_text(json.dumps({"after": {"_target_": "Compose", "transforms": steps}}))
+    path = root / "configs" / "inference.yaml"
+    path.write_text(path.read_text() + "postprocessing: '%configs/post.json::after'\n")
+    bundle = read_bundle(root, trust=True)
+    assert bundle.output == structures(RULE)
+    assert [(segment.label, segment.name) for segment in bundle.segments] == [
+        (1, "background"),
+        (2, "bright"),
+        (4, "upper"),
+    ]
+    check_runnable(bundle)

@@ -16,7 +16,7 @@ from enum import Enum
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from napari_seg.bundles.allowed import (
     REMOVED_ARGUMENTS,
@@ -42,7 +42,6 @@ from napari_seg.errors import one_line
 if TYPE_CHECKING:
     import torch
 
-    from napari_seg.bundles.spec import Bundle
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +71,14 @@ _MAX_ARRAYS = 256
 _MAX_TEXT = 120
 
 
+class Rooted(Protocol):
+    """What has a bundle's root."""
+
+    @property
+    def root(self) -> Path:
+        """The folder that holds `configs/` and `models/`."""
+
+
 class ResolveError(ValueError):
     """An entry of a config can't be used; the message begins with its key."""
 
@@ -93,7 +100,7 @@ class Resolver:
     """
 
     def __init__(
-        self, config: dict[str, Any], bundle: Bundle | Path, device: torch.device | None = None, metadata: Any = None
+        self, config: dict[str, Any], bundle: Path | Rooted, device: torch.device | None = None, metadata: Any = None
     ) -> None:
         self.root = (bundle if isinstance(bundle, Path) else bundle.root).resolve()
         self.device = device

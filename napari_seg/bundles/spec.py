@@ -34,6 +34,7 @@ from napari_seg.bundles.dimensions import adds_guidance, image_dimensions, image
 from napari_seg.bundles.output import Output, independent_channels
 from napari_seg.bundles.places import bundle_folders
 from napari_seg.bundles.postprocessing import read_output
+from napari_seg.bundles.resolve import Resolver
 from napari_seg.bundles.tta import TTA
 from napari_seg.errors import BundleError, one_line
 from napari_seg.volume import MAX_LABEL, Segment, Term, distinct_color
@@ -286,7 +287,7 @@ def _bundle(root: Path, metadata: dict[str, Any], *, trusted: bool) -> Bundle:
     if not all(0 < value < 1 for value in thresholds):
         raise ValueError(f"thresholds are probabilities between 0 and 1, not {thresholds}")
     background = names.get(0, "")
-    output, dimensions = _output(root, images, channels, thresholds, background)
+    output, dimensions = _output(root, metadata, images, channels, thresholds, background)
     channels_of_labels = output.channels_of_labels(max(channels, *(n + 1 for n in names)) if names else channels)
     network_segments = _segments(ours.get("network_segments", ())) or tuple(
         Segment(label, names.get(channel) or f"segment {label}", distinct_color(label))
@@ -383,13 +384,18 @@ def _channel_names(entry: dict[str, Any]) -> dict[int, str]:
 
 
 def _output(
-    root: Path, images: dict[str, Any], channels: int, thresholds: tuple[float, ...], background: str
+    root: Path,
+    metadata: dict[str, Any],
+    images: dict[str, Any],
+    channels: int,
+    thresholds: tuple[float, ...],
+    background: str,
 ) -> tuple[Output, Literal[2, 3]]:
     """Return how a bundle's channels become labels, and the dimensions of its images; defaults for an odd config."""
     found: Output | tuple[str, ...] = ()
     dimensions: Literal[2, 3] = 3
     with suppress(Exception):  # a foreign file can hold anything; it is checked before the bundle runs
-        config = merged_config(read_config(inference_config(root)))
+        config = Resolver(read_config(inference_config(root)), root, None, metadata).entries
         dimensions = image_dimensions(config, next(iter(images.values())).get("spatial_shape"))
         found = read_output(config, channels, thresholds, background)
     if isinstance(found, Output):
