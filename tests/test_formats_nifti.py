@@ -13,7 +13,7 @@ import pytest
 from phantoms import rotation
 
 from napari_seg.errors import InputError, OutputError
-from napari_seg.formats.nifti import read_nifti, write_nifti, write_volume
+from napari_seg.formats.nifti import count_slices, count_volumes, read_nifti, write_nifti, write_volume
 from napari_seg.geometry import Grid
 from napari_seg.volume import Segment, Segmentation, Volume
 
@@ -411,3 +411,14 @@ def test_a_volume_of_a_type_unknown_to_nifti_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"output\.not_written"):
         write_volume(volume, tmp_path / "a.nii")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_slices_and_volumes_are_counted_from_the_header(tmp_path: Path) -> None:
+    counts = {}
+    for name, shape in {"plane": (4, 5), "slice": (4, 5, 1), "volume": (4, 5, 6), "series": (4, 5, 6, 3)}.items():
+        path = tmp_path / f"{name}.nii.gz"
+        nibabel.loadsave.save(nibabel.nifti1.Nifti1Image(np.zeros(shape, np.int16), np.eye(4)), path)
+        counts[name] = count_slices(path), count_volumes(path)
+    assert counts == {"plane": (1, 1), "slice": (1, 1), "volume": (6, 1), "series": (6, 3)}
+    path.write_bytes(b"no header")
+    assert (count_slices(path), count_volumes(path)) == (1, 1)
