@@ -56,7 +56,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--zoo", type=absolute, required=True, help="a checkout of the Model Zoo, with models/<bundle>")
     parser.add_argument("--work", type=absolute, required=True, help="folder for what is made on the way; kept")
     parser.add_argument("--only", nargs="+", choices=CASES, metavar="NAME", help="bundles to run; default: all")
-    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), help="the other runs stay as reported")
+    parser.add_argument("--runs", nargs="*", choices=RUNS, default=list(RUNS), help="the other runs stay as reported")
     parser.add_argument("--report", type=Path, default=CHECKOUT / "docs" / "reference", help="folder of the report")
     return parser.parse_args()
 
@@ -197,7 +197,7 @@ def describe(figures: dict[str, Any]) -> str:
                 f"{_fixed(exact.get('peak_gib'), '{:.1f}')} / {_fixed(monai.get('peak_gib'), '{:.1f}')}",
             ]
         )
-        said = [*row.get("reasons", []), row["note"], row.get("monai_error", ""), exact.get("error", "")]
+        said = [*_short(row.get("reasons", [])), row["note"], row.get("monai_error", ""), exact.get("error", "")]
         if text := "; ".join(part for part in said if part):
             notes.append([name, text.replace("|", "\\|").replace("\n", " ")])
     lines = ["# Bundles of the MONAI Model Zoo", ""]
@@ -210,7 +210,8 @@ def describe(figures: dict[str, Any]) -> str:
         "Way 1: our engine, without consent. Way 2: the bundle contains its own code or steps that the engine lacks;",
         "after consent it runs in our engine, or exactly as written in MONAI's workflow. Equal voxels and Dice (mean,",
         "and the lowest of all labels, in parentheses) are with `--windows bundle --no-crop --backend torch`; the next",
-        "column is the mean Dice with all defaults. Seconds and memory: napari-seg / MONAI.",
+        "column is the mean Dice with all defaults. Seconds and memory: napari-seg / MONAI, from start to end, on a",
+        "machine that did other work too.",
     )
     lines += [describe_machine(figures["machine"]), ""]
     head = ["bundle", "way", "voxels equal", "Dice", "Dice, default", "labels", "s", "GiB"]
@@ -218,6 +219,12 @@ def describe(figures: dict[str, Any]) -> str:
     if notes:
         lines += ["", *table(["bundle", "reasons and notes"], notes)]
     return "\n".join(lines) + "\n"
+
+
+def _short(reasons: list[str], most: int = 3) -> list[str]:
+    """Return the first reasons without the config's name, and how many more there are."""
+    texts = [reason.partition(": ")[2] or reason for reason in reasons]
+    return [*texts[:most], f"{len(texts) - most} more"] if len(texts) > most else texts
 
 
 def _fixed(value: float | None, form: str) -> str:

@@ -162,14 +162,19 @@ def test_report_replaces_the_row_of_a_bundle(tmp_path):
     row |= {"exact": measured | {"equal": 1.0, "dice": 1.0, "least_dice": 1.0, "labels": 1}, "default": {"dice": 0.99}}
     zoo.write(tmp_path, "spleen_ct_segmentation", {"note": "", "monai_error": "failed"}, MACHINE)
     zoo.write(tmp_path, "segmentation_template", row, MACHINE)
-    zoo.write(tmp_path, "spleen_ct_segmentation", row | {"way": "refused", "reasons": ["a | b"]}, MACHINE)
+    zoo.write(
+        tmp_path,
+        "spleen_ct_segmentation",
+        row | {"way": "refused", "reasons": [f"config: {n} | b" for n in "acdefg"]},
+        MACHINE,
+    )
     assert list(json.loads((tmp_path / "zoo.json").read_text())["bundles"]) == [
         "segmentation_template",
         "spleen_ct_segmentation",
     ]
     lines = (tmp_path / "zoo.md").read_text().splitlines()
     assert "| segmentation_template | 1 | 100.0000% | 1.0000 (1.0000) | 0.9900 | 1 | 4 / 4 | 0.5 / 0.5 |" in lines
-    assert "| spleen_ct_segmentation | a \\| b |" in lines
+    assert "| spleen_ct_segmentation | a \\| b; c \\| b; d \\| b; 3 more |" in lines
 
 
 def test_comparison_reports_the_error_of_each_program(tmp_path, monkeypatch):

@@ -68,7 +68,7 @@ def error_of(folder: Path) -> str:
     """Return the last lines that say why a command failed, in one line."""
     text = "\n".join((folder / name).read_text(errors="replace") for name in ("stdout.txt", "stderr.txt"))
     lines = [line.strip() for line in text.splitlines() if re.search(r"\b[a-z]+\.[a-z0-9_]+:|Error", line)]
-    return (lines or ["no message"])[-1][:300]
+    return (lines or ["no message"])[-1].split(";")[0][:300]
 
 
 def labels_of(folder: Path, scan: Path, stem: str) -> NDArray[np.int64]:
