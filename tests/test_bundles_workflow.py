@@ -14,7 +14,7 @@ from workflows import CONFIG, run_with_monai, write_workflow
 
 from napari_seg.bundles import workflow as module
 from napari_seg.bundles.spec import read_bundle
-from napari_seg.bundles.workflow import plan_workflow, run_workflow
+from napari_seg.bundles.workflow import run_workflow
 from napari_seg.errors import BundleError, Cancelled
 from napari_seg.formats.nifti import write_map, write_volume
 from napari_seg.formats.read import read
@@ -34,12 +34,6 @@ def refusal(root: Path, volume: Volume) -> BundleError:
 
 def files_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def saving(**arguments: Any) -> dict[str, Any]:
-    """Return the postprocessing with other arguments of its writer."""
-    *steps, writer = CONFIG["postprocessing"]["transforms"]
-    return {"_target_": "Compose", "transforms": [*steps, {**writer, **arguments}]}
 
 
 def test_the_result_equals_that_of_monai(head: Volume, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -150,41 +144,6 @@ def test_two_bundles_whose_modules_share_names_run_in_turn(head: Volume, tmp_pat
     for array, labels, limit in zip(found, ({0, 3, 6}, {0, 1, 2}), (100, high), strict=True):
         assert set(np.unique(array)) == labels
         np.testing.assert_array_equal(array > 0, head.array[0] > limit)
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"evaluating": None, "evaluator": None}, "none of the ids run, evaluating, inference, evaluator"),
-        ({"dataset": None}, "no Dataset with data"),
-        ({"preprocessing": []}, "no LoadImaged with keys"),
-    ],
-)
-def test_a_config_that_can_t_be_told_its_scan_is_refused(changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
-    root = write_workflow(tmp_path / "bundle", **changes)
-    with pytest.raises(BundleError, match=reason) as caught:
-        plan_workflow(read_bundle(root))
-    assert caught.value.code == "bundle.workflow"
-
-
-def test_only_places_the_case_and_the_device_differ_from_the_config(tmp_path: Path) -> None:
-    label = {"_target_": "SaveImaged", "keys": "label", "output_dir": "$@bundle_root + '/labels'"}
-    post = saving(output_dir="elsewhere")
-    root = write_workflow(tmp_path / "bundle", postprocessing={**post, "transforms": [*post["transforms"], label]})
-    plan = plan_workflow(read_bundle(root))
-    folder = tmp_path / "run"
-    assert plan.run_id == "evaluating"
-    assert plan.overrides({"image": "a.nii"}, root, folder, "cpu") == {
-        "bundle_root": str(root),
-        "dataset_dir": str(folder / "images"),
-        "output_dir": str(folder / "result"),
-        "device": "cpu",
-        "postprocessing::transforms::4::output_dir": str(folder / "result"),
-        "postprocessing::transforms::5::output_dir": str(folder / "other"),
-        "dataloader::num_workers": 0,
-        "dataloader::persistent_workers": False,
-        "dataset::data": [{"image": "a.nii"}],
-    }
 
 
 def test_code_that_changed_while_it_started_does_not_run(head: Volume, tmp_path: Path) -> None:

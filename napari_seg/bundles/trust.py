@@ -23,7 +23,7 @@ from napari_seg.bundles.spec import Bundle, read_coarse
 from napari_seg.bundles.ways import resolver_of, way_of
 from napari_seg.bundles.weights import find_weights
 from napari_seg.bundles.weights_files import inspect_weights
-from napari_seg.bundles.workflow import plan_workflow
+from napari_seg.bundles.workflow_plan import plan_workflow
 from napari_seg.errors import BundleError, one_line
 from napari_seg.formats.atomic import atomic_write
 
