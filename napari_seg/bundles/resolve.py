@@ -26,17 +26,8 @@ from napari_seg.bundles.allowed import (
     target_name,
 )
 from napari_seg.bundles.config import MAX_ENTRIES, check_size, copied, merged_config, read_config
-from napari_seg.bundles.expression import (
-    Budget,
-    ExpressionError,
-    Function,
-    Listed,
-    builtin,
-    check_broadcast,
-    evaluate,
-    parse,
-    problems,
-)
+from napari_seg.bundles.evaluate import Budget, Function, Listed, builtin, check_broadcast, evaluate
+from napari_seg.bundles.expression import ExpressionError, parse, problems
 from napari_seg.errors import one_line
 
 if TYPE_CHECKING:
