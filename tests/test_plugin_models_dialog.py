@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,18 @@ pytestmark = pytest.mark.window
 
 
 @pytest.fixture
-def tab(make_napari_viewer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SegmentTab:
+def viewer(make_napari_viewer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "unsaved"))
     monkeypatch.setattr(SegmentModel, "start_estimate", lambda self: None)  # begins a process that outlives the test
-    make_napari_viewer(show=True)
+    yield make_napari_viewer(show=True)
+    for thread in threading.enumerate():
+        if thread.name == "napari-seg job":
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def tab(viewer: Any) -> SegmentTab:
     panel = commands.panel()
     panel.show_tab(panel.segment_tab)
     return panel.segment_tab
@@ -117,7 +127,7 @@ def test_a_model_is_added_from_a_folder_used_and_removed(
 
 
 def test_a_download_shows_its_licence_and_its_progress_and_is_cancelled(
-    window: ModelsDialog, qtbot: Any, web: Web, tmp_path: Path
+    viewer: Any, window: ModelsDialog, qtbot: Any, web: Web, tmp_path: Path
 ) -> None:
     root = write_threshold_bundle(tmp_path / "from" / "threshold")
     (root / "models" / "large.bin").write_bytes(os.urandom(40_000_000))
@@ -145,3 +155,9 @@ def test_a_download_shows_its_licence_and_its_progress_and_is_cancelled(
     assert not window._progress_bar.isVisible()
     assert sum(sent for _, _, sent in web.requests) < 500_000  # no more than its table of contents
     assert store.installed() == []
+
+    qtbot.waitUntil(lambda: window.findChild(LicenceDialog) is None, timeout=5_000)
+    window.model.add(source)
+    qtbot.waitUntil(lambda: window.findChild(LicenceDialog) is not None, timeout=20_000)
+    viewer.window.remove_dock_widget("all")  # its thread ends, although nobody answered
+    qtbot.waitUntil(lambda: not window.isVisible(), timeout=5_000)

@@ -78,6 +78,7 @@ class Panel(QWidget):
         super().changeEvent(event)
         if event.type() == QEvent.Type.ParentChange and self.parent() is None:
             self.segment_tab.close_activity()
+            self.segment_tab.close_dialogs()
             for model in self._models:
                 model.close()
 

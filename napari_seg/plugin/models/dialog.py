@@ -51,6 +51,7 @@ class ModelsDialog(QDialog):
         super().__init__(parent)
         self.model = model
         self._listed: list[ModelRow] = []
+        self._licence_dialog: LicenceDialog | None = None
         self.setWindowTitle("Models")
         self._build()
         self.resize(1060, 640)
@@ -198,7 +199,13 @@ class ModelsDialog(QDialog):
         self.show()  # the download was started here
         dialog = LicenceDialog(question.licence, self)
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.finished.connect(lambda result: question.answer(result == QDialog.DialogCode.Accepted))
+
+        def answer(result: int) -> None:
+            self._licence_dialog = None
+            question.answer(result == QDialog.DialogCode.Accepted)
+
+        dialog.finished.connect(answer)
+        self._licence_dialog = dialog
         dialog.open()
 
     # from the model to the user
@@ -265,6 +272,8 @@ class ModelsDialog(QDialog):
         for widget in (self._progress_label, self._progress_bar, self._cancel_button):
             widget.setVisible(job is not None)
         if job is None:
+            if self._licence_dialog is not None:
+                self._licence_dialog.reject()  # nothing waits for the answer any more
             return
         progress = job.progress
         self._progress_label.setText(self.model.progress_text)

@@ -5,7 +5,7 @@ from functools import partial
 
 from napari.utils.progress import cancelable_progress
 from qtpy.QtCore import Qt, QTimer
-from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QLabel, QProgressBar, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QDialog, QFormLayout, QLabel, QProgressBar, QVBoxLayout, QWidget
 from superqt import QElidingLabel
 from superqt.utils import signals_blocked
 
@@ -46,6 +46,11 @@ class SegmentTab(QWidget):
         if self._activity is not None:
             self._activity.close()
             self._activity = None
+
+    def close_dialogs(self) -> None:
+        """Close the window *Models…* and all questions, which mean no then."""
+        for dialog in self.findChildren(QDialog):
+            dialog.reject()
 
     # building
 
