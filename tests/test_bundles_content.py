@@ -131,8 +131,26 @@ def test_links_out_of_a_bundle_are_refused_those_of_weights_counted(root: Path, 
     inside.unlink()
     (root / "extra").symlink_to(tmp_path / "elsewhere")
     assert refused(root) == "bundle.link"
-    (root / "extra").rename(root / "training")
-    assert digest(root)
+    (root / "extra").rename(root / "training_code")
+    assert refused(root) == "bundle.link"
+    (root / "training_code").rename(root / "training")
+    before = digest(root)
+    assert "training/net.py" in [line.file for line in code_lines(read_bundle(root))]
+    (tmp_path / "elsewhere" / "net.py").write_text("import os")
+    assert digest(root) != before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+def test_a_link_to_another_folder_of_the_bundle_is_in_the_hash(root: Path) -> None:
+    (root / "scripts").rename(root / "one")
+    shutil.copytree(root / "one", root / "two")
+    found = []
+    for target in ("one", "two"):
+        (root / "scripts").unlink(missing_ok=True)
+        (root / "scripts").symlink_to(target)
+        found.append(digest(root))
+        assert code_lines(read_bundle(root))
+    assert found[0] != found[1]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pipes there")

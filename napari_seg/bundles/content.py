@@ -45,8 +45,8 @@ _DATA_ENDINGS = (".bmp", ".dcm", ".gif", ".jpeg", ".jpg", ".nii", ".nii.gz", ".p
 
 _UNREAD = {"__pycache__", ".git"}
 
-_OUTPUT_FOLDERS = ("training", "fold_")
-"""Beginnings of folders into which a training writes; they may be links to a larger disk."""
+_OUTPUT_FOLDER = re.compile(r"training|fold_\d+")
+"""Folders into which a training writes; they may be links to a larger disk."""
 
 _ACTING_ENDINGS = {
     *(".py", ".pyw", ".pyc", ".pyo", ".pyd", ".so", ".dylib", ".dll", ".json", ".yaml", ".yml", ".conf", ".cfg"),
@@ -126,13 +126,15 @@ class BundleFile:
         path: where it is.
         name: path in the bundle, with "/" on every system.
         is_data: whether it counts with its name only.
-        target: where it leads, for a link to a file outside the bundle; "" for all other files.
+        target: where it leads, for a link to a folder or to a file outside the bundle; "" for all other files.
+        leads_out: whether it is a file outside the bundle.
     """
 
     path: Path
     name: str
     is_data: bool
     target: str = ""
+    leads_out: bool = False
 
 
 def files_of(root: Path) -> list[BundleFile]:
@@ -151,6 +153,9 @@ def files_of(root: Path) -> list[BundleFile]:
         except OSError:  # a broken link, or a file that only others may read
             found.append(BundleFile(path, name, True))
             continue
+        if stat.S_ISDIR(status.st_mode):  # a link; the files in its target are found there
+            found.append(BundleFile(path, name, True, target=os.readlink(path)))
+            continue
         if not stat.S_ISREG(status.st_mode):
             raise _link(root, f"{name} is a pipe, a socket or a device")
         is_data = _is_output(name) or _is_data(path, status)
@@ -160,7 +165,7 @@ def files_of(root: Path) -> list[BundleFile]:
             if not is_data:
                 raise _link(root, f"{name} is a link to a file outside the bundle")
         size += 0 if is_data else status.st_size
-        found.append(BundleFile(path, name, is_data, target))
+        found.append(BundleFile(path, name, is_data, target, leads_out=bool(target)))
         if len(found) > MAX_FILES or size > MAX_BYTES:
             raise BundleError(
                 "bundle.too_large",
@@ -215,27 +220,34 @@ def code_lines(bundle: Bundle) -> list[CodeLine]:
 
 
 def _walk(root: Path, real_root: Path) -> Iterator[Path]:
+    """Yield all files and all links to folders; the folders of a training are followed to wherever they lead."""
+
     def refuse(error: OSError) -> None:
         raise BundleError(
             "bundle.unreadable",
             f"a folder of bundle {root.name!r} can't be listed ({error.strerror}); expected a folder that you may read",
         ) from error
 
-    for folder, subfolders, names in os.walk(root, onerror=refuse):
-        kept = []
-        for name in subfolders:
-            path = Path(folder, name)
-            is_output = path.parent == root and name.startswith(_OUTPUT_FOLDERS)
-            if name in _UNREAD:
-                yield from _importable_in(path)
-                continue
-            if not path.resolve().is_relative_to(real_root):
-                if not is_output:
-                    raise _link(root, f"{path.relative_to(root).as_posix()} is a link to a folder outside the bundle")
-                continue
-            kept.append(name)
-        subfolders[:] = kept
-        yield from (Path(folder, name) for name in names)
+    tops, allowed = [root], [real_root]
+    while tops:
+        for folder, subfolders, names in os.walk(tops.pop(), onerror=refuse):
+            for name in list(subfolders):
+                path = Path(folder, name)
+                if name in _UNREAD:
+                    subfolders.remove(name)
+                    yield from _importable_in(path)
+                    continue
+                real = path.resolve()
+                if not any(real.is_relative_to(inside) for inside in allowed):
+                    if path.parent != root or not _OUTPUT_FOLDER.fullmatch(name):
+                        raise _link(
+                            root, f"{path.relative_to(root).as_posix()} is a link to a folder outside the bundle"
+                        )
+                    allowed.append(real)
+                    tops.append(path)
+                if path.is_symlink():
+                    yield path
+            yield from (Path(folder, name) for name in names)
 
 
 def _importable_in(folder: Path) -> Iterator[Path]:
@@ -265,7 +277,10 @@ def _is_data(path: Path, status: os.stat_result) -> bool:
 
 def _is_output(name: str) -> bool:
     """Return whether a training wrote a file, which it may do again at any time, and no program reads it as code."""
-    return name.startswith(_OUTPUT_FOLDERS) and Path(name).suffix.lower() not in _ACTING_ENDINGS
+    return (
+        _OUTPUT_FOLDER.fullmatch(name.partition("/")[0]) is not None
+        and Path(name).suffix.lower() not in _ACTING_ENDINGS
+    )
 
 
 @lru_cache(maxsize=10_000)
@@ -290,8 +305,10 @@ def _used_configs(root: Path) -> set[str]:
 def _lines_of(root: Path, file: BundleFile, used: set[str]) -> Iterator[CodeLine]:
     suffix = file.path.suffix.lower()
     name = one_line(file.name, _MAX_TEXT)
-    if file.target:
+    if file.leads_out:
         yield CodeLine(name, 0, one_line(f"-> {file.target}", _MAX_TEXT), "link")
+    elif file.target:
+        return
     if suffix in (".py", ".pyw"):
         yield from _of_module(file.path, name)
     elif suffix in _COMPILED:

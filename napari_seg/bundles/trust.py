@@ -102,7 +102,7 @@ def check_consent(bundle: Bundle) -> None:
     if bundle.trusted:
         return
     needs_consent = way_of(bundle).needs_consent
-    links = [file for file in files_of(bundle.root) if file.target]
+    links = [file for file in files_of(bundle.root) if file.leads_out]
     if not (needs_consent or links):
         return
     digest, consents = content_hash(bundle), _read_consents()
