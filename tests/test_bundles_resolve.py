@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_seg.bundles.resolve import ResolveError, Resolver, fitted_config, import_of
+from napari_seg.bundles.resolve import ResolveError, Resolver, import_of
 
 UNET = {"_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [4, 8], "strides": [2]}
 
@@ -125,13 +125,6 @@ def test_removed_arguments_and_hard_coded_devices_are_noticed(tmp_path: Path) ->
     with pytest.raises(ResolveError, match=r"net: TypeError.*img_size"):
         ours.build("net")
     assert ours.notices == ["SwinUNETR has no argument img_size in this version of MONAI; it is left out"]
-    config = {"a": [{"_target_": "SwinUNETR", "img_size": 9}, {"_target_": "LoadImaged", "reader": "ITKReader"}]}
-    notices: list[str] = []
-    fitted = [{"_target_": "SwinUNETR"}, {"_target_": "LoadImaged", "_disabled_": True}]
-    assert fitted_config(config, notices) == {"a": fitted}
-    assert notices == ours.notices
-    unetr = {"_target_": "UNETR", "pos_embed": "conv"}
-    assert fitted_config(unetr, notices) == {"_target_": "UNETR", "proj_type": "conv"}
 
 
 def test_files_of_the_bundle_are_loaded_as_tensors_only(tmp_path: Path) -> None:

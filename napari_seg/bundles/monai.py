@@ -23,8 +23,9 @@ from napari_seg.bundles.config import inference_config, read_config
 from napari_seg.bundles.content import content_hash
 from napari_seg.bundles.model import Model
 from napari_seg.bundles.modules import BundleModules
+from napari_seg.bundles.objects import fitted_config
 from napari_seg.bundles.output import Output
-from napari_seg.bundles.resolve import Resolver, fitted_config
+from napari_seg.bundles.resolve import Resolver
 from napari_seg.bundles.sections import Sections, find_sections
 from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, Bundle
 from napari_seg.bundles.ways import resolver_of, way_of
