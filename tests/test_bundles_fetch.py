@@ -249,6 +249,26 @@ def test_a_zip_of_the_web_is_installed(web: Web, bundle: Path) -> None:
     assert read_record("threshold").source == f"{web.url}/threshold_v0.1.0.zip"
 
 
+def test_a_licence_that_shows_only_after_the_download_is_asked_for(web: Web, bundle: Path) -> None:
+    (bundle / "LICENSE").write_text("Own licence\nfor non-commercial use")
+    web.files["/threshold.zip"] = zipped(bundle)
+    web.ranges = False
+    asked: list[Licence] = []
+
+    def accept_unknown(licence: Licence) -> bool:
+        asked.append(licence)
+        return licence.kind == "unknown"
+
+    assert code_of_add(f"{web.url}/threshold.zip", accept_unknown) == "store.licence"
+    assert [(one.kind, "Own licence" in one.text) for one in asked] == [("unknown", False), ("non-commercial", True)]
+    assert disk_use() == {}
+    add(f"{web.url}/threshold.zip", accept_licence=yes)
+    assert read_record("threshold").licence_accepted
+    (bundle / "LICENSE").unlink()
+    web.files["/threshold.zip"] = zipped(bundle)
+    add(f"{web.url}/threshold.zip", accept_licence=again, replace=True)  # it has none: nothing more to show
+
+
 def test_a_zip_that_is_none_is_refused(web: Web) -> None:
     web.files["/threshold.zip"] = b"PK no zip"
     assert code_of_add(f"{web.url}/threshold.zip") == "file.truncated"
@@ -267,7 +287,9 @@ def test_a_zip_of_ngc_is_held_against_the_catalogue(web: Web, bundle: Path, monk
     web.ranges = False
     assert code_of_add("ngc:spleen_ct_segmentation", lambda one: not asked.append(one)) == "download.digest"
     assert [(one.name, one.kind, one.text) for one in asked] == [("Apache-2.0", "open", "")]
-    add("ngc:spleen_ct_segmentation@0.5.8", accept_licence=again)
+    add("ngc:spleen_ct_segmentation@0.5.8", accept_licence=lambda one: not asked.append(one))
+    assert [(one.name, "MIT License" in one.text) for one in asked[1:]] == [("MIT", True)]
+    add("ngc:spleen_ct_segmentation@0.5.8", accept_licence=again, replace=True)
     assert read_record("spleen_ct_segmentation").revision == "0.5.8"
     with pytest.raises(NapariSegError, match="@VERSION"):
         add("ngc:unlisted", accept_licence=yes)

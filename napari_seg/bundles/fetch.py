@@ -48,7 +48,8 @@ def fetch(
     Args:
         source: where they are.
         part: existing folder, kept apart from the installed models.
-        ask: called with the licence before the first byte of weights is downloaded; it raises if the user declines.
+        ask: called with the licence before the first byte of weights is downloaded, and with that in the download; it
+            raises if the user declines.
         progress: called with the bytes done and in all (0 if unknown).
         offline: do not download the weights that a bundle on this machine lacks.
 
@@ -76,9 +77,12 @@ def fetch(
             download(remote, archive, partials, lambda done, total: progress("downloading", done, total))
             _unzip(archive, files)
     root = bundle_in(files)
+    licence = read_licence(root, source.name)
+    if licence.text and source.kind not in ("folder", "zip"):  # it may differ from what could be read before
+        ask(licence)
     if not (offline and source.kind in ("folder", "zip")):
         _fetch_large_files(root, source.name, partials, ask, progress)
-    return root, read_licence(root, source.name), revision
+    return root, licence, revision
 
 
 def _listed_licence(source: Source) -> Licence:

@@ -98,8 +98,8 @@ def add(
 
     Args:
         source: what to install, see `sources.py`.
-        accept_licence: called before the first byte of weights is downloaded, unless the user has accepted this
-            licence of this model before.
+        accept_licence: called before the first byte of weights is downloaded, and again if the download holds
+            another licence than was shown; not if the user has accepted this licence of this model before.
         progress: called with the bytes done and in all (0 if unknown); it may raise `Cancelled`.
         name: name of the model; by default the source's.
         replace: put it in the place of an installed model of the same name.
@@ -123,11 +123,11 @@ def add(
 
     def ask(licence: Licence) -> None:
         nonlocal accepted
-        accepted = accepted or accepted_at(licence)
-        if not accepted and not accept_licence(licence):
-            text = f"the licence of {name!r} was not accepted, so no weights were downloaded"
+        before = accepted_at(licence)
+        if not before and not accept_licence(licence):
+            text = f"the licence of {name!r} was not accepted, so it was not installed"
             raise StoreError("store.licence", f"{text}; in a script, --accept-licence accepts it")
-        accepted = accepted or remember_acceptance(licence)
+        accepted = before or remember_acceptance(licence)
 
     with _writing(target), _part_folder(origin, name) as part:
         try:
