@@ -183,7 +183,8 @@ def _of_code(bundle: Bundle) -> Iterator[Finding]:
 
 def _of_weights(root: Path, bundle: Bundle | None) -> Iterator[Finding]:
     folder = root / "models"
-    files = sorted(path for path in folder.glob("**/*") if path.suffix in (".pt", ".pth", ".ts", ".safetensors"))
+    endings = (".pt", ".pth", ".ts", ".safetensors")
+    files = sorted(path for path in folder.glob("**/*") if path.suffix in endings and path.is_file())
     listing = next((name for name in LARGE_FILES if (root / name).is_file()), "")
     if not files:
         mend = f"'napari-seg models add FOLDER' downloads what {listing} names" if listing else "train it, or copy them"
