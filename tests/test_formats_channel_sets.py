@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import phantoms
 import pytest
 from PIL import Image
@@ -13,6 +15,7 @@ from pydicom.dataset import Dataset
 from napari_seg.cohort.discover import find_cases
 from napari_seg.errors import InputError
 from napari_seg.formats.channels import ChannelSet
+from napari_seg.formats.nifti import write_volume
 from napari_seg.volume import Volume
 
 BRATS = ("T1c", "T1", "T2", "FLAIR")
@@ -89,6 +92,13 @@ def test_a_model_with_one_channel_takes_each_scan_alone(tmp_path: Path, head: Vo
 def test_numbers_of_cases_are_no_channels(tmp_path: Path, head: Volume) -> None:
     write(head, *(tmp_path / f"case_{n:04d}.nii.gz" for n in (0, 1, 2, 3, 7)), tmp_path / "other_0000.nii.gz")
     assert len(cases(tmp_path)) == 6
+
+
+def test_numbered_files_with_several_volumes_are_cases(tmp_path: Path, head: Volume) -> None:
+    four = replace(head, array=np.concatenate([head.array] * 4))
+    for number in range(4):
+        write_volume(four, tmp_path / f"case_{number:04d}.nii.gz")
+    assert list(cases(tmp_path)) == [f"case_{number:04d}" for number in range(4)]
 
 
 def test_a_missing_channel_is_refused_with_what_was_found(tmp_path: Path, head: Volume) -> None:

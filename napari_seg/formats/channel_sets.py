@@ -110,12 +110,26 @@ def _image_of_study(scan: Scan, names: Sequence[str]) -> _Image | None:
 def _case(images: Sequence[_Image], names: Sequence[str]) -> ChannelSet | None:
     """Return the case of some images; None if they are scans of their own."""
     first = images[0]
-    # numbers may count cases instead, and nnU-Net writes one file, with the number 0, for three colours
-    if first.layout == "number" and (len(images) == 1 or not all(image.channels for image in images)):
+    if first.layout == "number" and not _are_numbered_channels(images):
         return None
     candidates = {name: [image.scan for image in images if name in image.channels] for name in names}
     chosen = tuple((name, scans[0]) for name, scans in candidates.items() if scans)
     return ChannelSet(first.name, chosen or ((names[0], first.scan),), _problem(images, candidates))
+
+
+def _are_numbered_channels(images: Sequence[_Image]) -> bool:
+    """Return whether the numbers of files count channels; otherwise they count cases.
+
+    nnU-Net writes one file, with the number 0, for three colours. A file with several volumes holds all channels.
+    """
+    if len(images) == 1 or not all(image.channels for image in images):
+        return False
+    first = images[0].scan
+    if first.format != "nifti":
+        return True
+    from napari_seg.formats.nifti import count_volumes
+
+    return count_volumes(first.files[0]) == 1
 
 
 def _problem(images: Sequence[_Image], candidates: dict[str, list[Scan]]) -> InputError | None:
