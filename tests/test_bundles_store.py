@@ -17,6 +17,7 @@ from napari_seg.bundles.licence import Licence
 from napari_seg.bundles.places import store_root
 from napari_seg.bundles.spec import find_bundles, read_bundle
 from napari_seg.bundles.store import Damage, add, disk_use, installed, read_record, remove, verify
+from napari_seg.bundles.trust import is_trusted, remember
 from napari_seg.errors import Cancelled, NapariSegError
 
 
@@ -264,3 +265,14 @@ def test_a_linked_model_is_unlinked_and_its_files_stay(tmp_path: Path) -> None:
     assert remove("linked") == 0
     assert not (store_root() / "linked").is_symlink()
     assert (own / "configs" / "metadata.json").is_file()
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_a_removed_model_is_not_trusted_once_it_is_added_again(bundle: Path, is_damaged: bool) -> None:
+    added = add(bundle, accept_licence=refuse)
+    remember(added)
+    assert is_trusted(added)
+    if is_damaged:
+        (added.root / "configs" / "metadata.json").write_text("{")
+    remove("threshold")
+    assert not is_trusted(add(bundle, accept_licence=refuse))

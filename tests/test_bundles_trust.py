@@ -55,7 +55,7 @@ def test_consent_is_remembered_until_the_content_changes(root: Path) -> None:
     assert "changed since you trusted it" in error.message
     remember(bundle)
     load_model(bundle, "cpu")
-    forget(bundle)
+    forget(bundle.root)
     assert refusal(lambda: check_runnable(bundle)).code == "bundle.untrusted"
 
 

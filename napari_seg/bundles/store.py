@@ -30,6 +30,7 @@ from napari_seg.bundles.licence import Licence, accepted_at, remember_acceptance
 from napari_seg.bundles.places import store_root
 from napari_seg.bundles.sources import Source, parse_source, safe_name
 from napari_seg.bundles.spec import METADATA, Bundle, read_bundle
+from napari_seg.bundles.trust import forget
 from napari_seg.errors import BundleError, InputError, StoreError, one_line
 from napari_seg.formats.atomic import atomic_write, not_written
 from napari_seg.progress import Progress, ignore_progress
@@ -155,6 +156,8 @@ def add(
 def remove(name: str) -> int:
     """Remove an installed model and what a stopped download of it left, and return the freed bytes.
 
+    The consent to its code is forgotten.
+
     Raises:
         StoreError: `store.unknown`, there is no such model; `store.busy`, another program installs it now.
         OutputError: `output.not_written`, its folder can't be removed.
@@ -169,7 +172,9 @@ def remove(name: str) -> int:
         for part in parts:
             with _locked(part, name):
                 freed += _delete(part)
-        freed += sum(map(_delete, roots))
+        for root in roots:
+            forget(root)
+            freed += _delete(root)
         _record_file(name).unlink(missing_ok=True)
     return freed
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from napari_seg.bundles.content import Cause, CodeLine, code_lines, content_hash
 from napari_seg.bundles.output import Output
 from napari_seg.bundles.places import store_root
 from napari_seg.bundles.postprocessing import read_output
-from napari_seg.bundles.spec import Bundle, read_coarse
+from napari_seg.bundles.spec import Bundle, read_bundle, read_coarse
 from napari_seg.bundles.ways import resolver_of, way_of
 from napari_seg.bundles.weights import find_weights
 from napari_seg.bundles.weights_files import inspect_weights
@@ -72,21 +73,24 @@ def remember(bundle: Bundle) -> str:
     return digest
 
 
-def forget(bundle: Bundle) -> None:
-    """Forget the consent to a bundle and to its coarse bundle, whatever their content is now.
+def forget(root: Path) -> None:
+    """Forget the consent to the bundle in a folder and to its coarse bundle, whatever their content is now.
 
     Raises:
         OSError: the store can't be written.
     """
-    if bundle.coarse is not None:
-        forget(read_coarse(bundle))
-    consents = _read_consents()
-    try:
-        digest = content_hash(bundle)
-    except BundleError:
-        digest = ""
-    folder = str(bundle.root.resolve())
-    kept = {key: entry for key, entry in consents.items() if key != digest and entry.get("folder") != folder}
+    digests = set()
+    with suppress(BundleError):  # the folder tells which consents are meant, too
+        bundle = read_bundle(root)
+        digests.add(content_hash(bundle))
+        if bundle.coarse is not None:
+            digests.add(content_hash(read_coarse(bundle)))
+    consents, folder = _read_consents(), root.resolve()
+    kept = {
+        key: entry
+        for key, entry in consents.items()
+        if key not in digests and not Path(str(entry.get("folder", ""))).is_relative_to(folder)
+    }
     if kept != consents:
         _write_consents(kept)
 

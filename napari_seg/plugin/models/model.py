@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from psygnal import Signal
 
-from napari_seg.errors import BundleError, NapariSegError
+from napari_seg.errors import BundleError
 from napari_seg.plugin.job import Job, Jobs
 from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.models.permission import Permission, permission_of
@@ -250,9 +249,11 @@ class ModelsModel:
 
     def remove(self) -> None:
         """Remove the selected model, and forget the consent to its code."""
+        from napari_seg.bundles.store import remove
+
         row = self.selected_row
         assert row is not None
-        self._start(lambda job: self._quietly(job, "removing", _remove, row), partial(self._on_removed, row.title))
+        self._start(lambda job: self._quietly(job, "removing", remove, row.name), partial(self._on_removed, row.title))
 
     def stop(self) -> None:
         """Stop the current action; what was downloaded stays for the next attempt."""
@@ -327,13 +328,3 @@ class ModelsModel:
     def _show(self, message: Message) -> None:
         self.message = message
         self.changed.emit()
-
-
-def _remove(row: ModelRow) -> int:
-    from napari_seg.bundles.store import remove
-    from napari_seg.bundles.trust import forget
-
-    if row.bundle is not None:
-        with suppress(OSError, NapariSegError):  # a bundle that can't be read was never consented to
-            forget(row.bundle)
-    return remove(row.name)
