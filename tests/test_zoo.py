@@ -120,6 +120,13 @@ def test_masks_of_channels_exclude_each_other():
     assert masks.mean() == pytest.approx((1 - bundle_weights.BACKGROUND) / 3, abs=0.01)
 
 
+def test_shifted_channels_are_neither_everywhere_nor_nowhere():
+    logits = torch.randn(1, 3, 10, 10, 10) + torch.tensor([-5.0, 0.0, 5.0]).reshape(1, 3, 1, 1, 1)
+    shifted = logits + bundle_weights.present_shift(logits).reshape(1, 3, 1, 1, 1)
+    fractions = (shifted[0] > 0).float().flatten(1).mean(1)
+    assert fractions.tolist() == pytest.approx([0.05, 0.3, 0.3], abs=0.01)
+
+
 def test_architecture_code_builds_the_network_of_dints():
     from monai.networks.nets import DiNTS, TopologyInstance
 

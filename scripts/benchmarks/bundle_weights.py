@@ -130,10 +130,9 @@ def fit(network: Any, image: Any, *, train_all: bool, sigmoid: bool, steps: int 
         _calibrate(network, image)
     with torch.no_grad():
         logits = network.eval()(image)
-    if not sigmoid:
-        shift = winning_shift(logits)
-        last.bias.data += shift
-        logits = logits + shift.reshape(1, -1, *[1] * (logits.ndim - 2))
+    shift = present_shift(logits) if sigmoid else winning_shift(logits)
+    last.bias.data += shift
+    logits = logits + shift.reshape(1, -1, *[1] * (logits.ndim - 2))
     labels = (logits > 0) if sigmoid else logits.argmax(1, keepdim=True)
     hits = (labels == targets(image, channels, sigmoid)).float().mean()
     return {"accuracy": float(hits), "loss": float(loss.detach())}
@@ -180,6 +179,20 @@ def winning_shift(logits: Any) -> Any:
         for channel in missing:
             shift[channel] += torch.topk(moved[channel] - best, count).values[-1].neg() + 1e-3
     return shift
+
+
+def present_shift(logits: Any) -> Any:
+    """Return what to add to each channel so that it is positive in 5 to 30 % of the voxels.
+
+    Args:
+        logits: (1, channels, ...).
+    """
+    import torch
+
+    flat = logits[0].flatten(1)
+    flat = flat[:, :: max(1, flat.shape[1] // 50_000)]
+    few, many = torch.quantile(flat, 0.95, dim=1), torch.quantile(flat, 0.7, dim=1)
+    return (-few).clamp(min=0) + (-many).clamp(max=0)
 
 
 def _calibrate(network: Any, image: Any) -> None:
