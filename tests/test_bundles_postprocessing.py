@@ -169,6 +169,8 @@ def test_the_label_of_a_single_channel_has_no_rival() -> None:
         (composed(SIGMOID, ABOVE, LARGEST), ["KeepLargestConnectedComponentd"]),
         (composed(ARGMAX | {"to_onehot": 3}, LARGEST), ["KeepLargestConnectedComponentd"]),
         (composed(LARGEST, ARGMAX), ["KeepLargestConnectedComponentd"]),
+        (composed(ARGMAX, LARGEST | {"is_onehot": True}), ["KeepLargestConnectedComponentd"]),
+        (composed(ARGMAX, function("(x * 0.5).to(torch.uint8)")), ["Lambdad"]),
         (composed(ARGMAX, function("x * 2"), LARGEST), ["KeepLargestConnectedComponentd"]),
         (
             composed({"_target_": "FillHolesd"}, {"_target_": "RemoveSmallObjectsd"}),

@@ -98,7 +98,7 @@ def scale_of(function: ast.Lambda) -> float | None:
             case ast.Name(id=found) if found == name:
                 return scale
             case ast.BinOp(left=inner, op=ast.Mult(), right=ast.Constant(value=int() | float() as number)) if (
-                number > 0
+                number >= 1  # below, a change to integers would make labels one
             ):
                 scale, body = scale * number, inner
             case ast.Call(func=ast.Attribute(value=inner, attr="to" | "astype" | "type"), args=[dtype], keywords=[]):

@@ -282,6 +282,7 @@ class _Reader:
         plain = all(_is_plain(value) for value in values.values()) and set(values) <= _LABEL_STEPS[name]
         is_complete = name != "MapLabelValue" or _is_map(values.get("orig_labels"), values.get("target_labels"))
         is_label_map = self.content == "classes" and not self.is_scaled and not self._is_unrounded()
+        is_label_map &= not values.get("is_onehot")
         if not (plain and is_complete and is_label_map):
             self.faults.append(arguments.target)
             return
