@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -212,3 +214,14 @@ def test_a_config_that_can_t_be_read_is_a_line_too(root: Path) -> None:
     (root / "configs" / "huge.yaml").write_text("a: " + "b" * 2**20)
     found = [line.file for line in code_lines(read_bundle(root)) if line.cause == "unreadable"]
     assert found == ["configs/broken.json", "configs/huge.yaml"]
+
+
+def test_a_config_that_is_slow_to_search_is_searched_quickly(root: Path) -> None:
+    (root / "configs" / "long.json").write_text(json.dumps({"_target_": "monai.data." + "A" * 200_000 + "!"}))
+    (root / "configs" / "z.json").write_text("{" + ",\n".join(f'"k{n}": "$x{n}()"' for n in range(10_000)) + "}")
+    (root / "configs" / "plain.json").write_text(json.dumps({"a": [f"${n}" for n in range(20_000)]}))
+    (root / "configs" / "inference.yaml").write_text("a: " + "b" * 200_000)
+    start = time.perf_counter()
+    lines = code_lines(read_bundle(root))
+    assert time.perf_counter() - start < 20
+    assert {line.file for line in lines} >= {"configs/long.json", "configs/z.json", "configs/plain.json"}

@@ -37,6 +37,7 @@ MAX_LINES = 500
 """Limit for the lines of one bundle."""
 
 _MAX_LINES_OF_FILE = 20
+_MAX_EXPRESSIONS = 5000
 _MAX_TEXT = 160
 _MAX_SOURCE_BYTES = 2**20
 
@@ -68,11 +69,10 @@ _LOGGING = re.compile(r"\s*(class|args|kwargs|format|datefmt)\s*[=:]")
 _HARMLESS_IMPORTS = {"glob", "math", "monai", "numpy", "os", "re", "torch"}
 """Modules that a config may import; what it calls in them is another expression."""
 
-_KNOWN_TARGETS = re.compile(
-    r"(monai\.(data|engines|handlers|inferers|losses|metrics|networks|optimizers|transforms)\.[\w.]*)?[A-Z]\w*|"
-    r"torch\.optim\.[\w.]*[A-Z]\w*"
+_KNOWN_ROOMS = re.compile(
+    r"(monai\.(data|engines|handlers|inferers|losses|metrics|networks|optimizers|transforms)|torch\.optim)(\.\w+)*"
 )
-"""Classes of MONAI's and torch's outside the list of `allowed.py`, such as data loaders and evaluators."""
+"""Modules with classes outside the list of `allowed.py` that a config usually needs, such as data loaders."""
 
 Cause = Literal["module", "compiled", "expression", "target", "logging", "program", "pickle", "link", "unreadable"]
 
@@ -297,9 +297,10 @@ def _used_configs(root: Path) -> set[str]:
     try:
         path = inference_config(root)
         text = "\n".join(_read_lines(path))
+        names = {one.name for one in (root / "configs").iterdir()}
     except (BundleError, OSError):
         return set()
-    return {path.name, METADATA.name, *re.findall(r"[\w.-]+\.(?:json|ya?ml)", text)}
+    return {path.name, METADATA.name, *(name for name in names if name in text)}
 
 
 def _lines_of(root: Path, file: BundleFile, used: set[str]) -> Iterator[CodeLine]:
@@ -361,14 +362,15 @@ def _of_config(root: Path, path: Path, name: str) -> Iterator[CodeLine]:
     except Exception as error:  # a damaged file can raise anything
         yield CodeLine(name, 0, one_line(f"{type(error).__name__}: {error}", _MAX_TEXT), "unreadable")
         return
-    lines = _read_lines(path)
+    content = "\n".join(_read_lines(path))
     last = 0
     for text, cause in code:
-        needle = re.split(r"[\"'\\\n]", text)[0] or text[:1]
-        following = [*range(last, len(lines)), *range(last)]
-        last = next((n for n in following if needle in lines[n]), -1)
-        yield CodeLine(name, last + 1, one_line(text, _MAX_TEXT), cause)
-        last = max(last, 0)
+        needle = re.split(r"[\"'\\\n]", text, maxsplit=1)[0] or text[:1]
+        found = content.find(needle, last)
+        found = content.find(needle) if found < 0 else found
+        line = content.count("\n", 0, found) + 1 if found >= 0 else 0
+        yield CodeLine(name, line, one_line(text, _MAX_TEXT), cause)
+        last = max(found, 0)
 
 
 def _code_in(value: Any) -> Iterator[tuple[str, Cause]]:
@@ -378,6 +380,9 @@ def _code_in(value: Any) -> Iterator[tuple[str, Cause]]:
     harmless: set[str] = set()
     while waiting:
         entry = waiting.pop()
+        if len(harmless) > _MAX_EXPRESSIONS:
+            yield f"$ (more than {_MAX_EXPRESSIONS} expressions)", "expression"
+            return
         if isinstance(entry, str):
             if entry.startswith("$") and entry not in harmless:
                 if _is_harmless(entry):
@@ -409,4 +414,7 @@ def _is_harmless(text: str) -> bool:
 
 def _is_known_target(target: str) -> bool:
     """Return whether a target is a class of MONAI's or torch's that does what a config usually needs."""
-    return bool(target_name(target)) or _KNOWN_TARGETS.fullmatch(target) is not None
+    module, _, name = target.rpartition(".")
+    if len(target) > _MAX_TEXT or not name[:1].isupper():
+        return target_name(target) != ""
+    return not module or _KNOWN_ROOMS.fullmatch(module) is not None or target_name(target) != ""
