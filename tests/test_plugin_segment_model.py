@@ -419,10 +419,12 @@ def test_two_foreign_bundles_with_modules_of_the_same_names_take_turns(head: Vol
         text = nets.read_text().replace("    def forward(self, image):\n", late).replace("- 100.0", "- LEVEL")
         nets.write_text(text)
         (root / "scripts" / "level.py").write_text(f"LEVEL = {level}\n")
-        model.add_bundle(root)
+        bundle = read_bundle(root)
+        model.bundles.append(bundle)
+        model.choose_bundle(bundle)
         session.jobs.wait()
         assert model.runnable_bundle is None
-        model.trust(model.bundle, model.permission)
+        model.trust(bundle, model.permission)
         session.jobs.wait()
     expected = {name: head.array[0] > level for name, level in levels.items()}
     for name in ("low", "high", "low", "high"):

@@ -110,12 +110,14 @@ class LicenceDialog(QDialog):
 
 
 def _count_of(permission: Permission) -> str:
-    count = len(permission.lines)
-    if not count:
+    if not permission.lines:
         return "No single line stands out; read the files of the folder."
-    if count >= MAX_LINES:
-        return f"The first {count} lines that would run or reach outside the model:"
-    return "This line would run:" if count == 1 else f"These {count} lines would run or reach outside the model:"
+    used = sum(line.is_used for line in permission.lines)
+    text = "1 line would run or reach" if used == 1 else f"{used} lines would run or reach"
+    rest = len(permission.lines) - used
+    unread = f"; {rest} more in files that a segmentation does not read" if rest else ""
+    limit = f" (the first {MAX_LINES} are shown)" if len(permission.lines) >= MAX_LINES else ""
+    return f"{text} outside the model{unread}{limit}:"
 
 
 def _lines_table(permission: Permission) -> QWidget:
@@ -126,7 +128,8 @@ def _lines_table(permission: Permission) -> QWidget:
     widget.setWordWrap(True)
     widget.setRowCount(len(permission.lines))
     for number, line in enumerate(permission.lines):
-        cells = (_broken(line.file, _FILE_WIDTH), str(line.line or ""), _broken(line.text, _TEXT_WIDTH), line.why)
+        why = line.why if line.is_used else f"{line.why}; a segmentation does not read it"
+        cells = (_broken(line.file, _FILE_WIDTH), str(line.line or ""), _broken(line.text, _TEXT_WIDTH), why)
         for column, text in enumerate(cells):
             item = number_item(text) if column == 1 else QTableWidgetItem(text)
             if column < 3:
