@@ -230,8 +230,10 @@ def test_evil_zips_are_refused_and_write_nothing(bundle: Path, tmp_path: Path, m
         assert {path for path in tmp_path.rglob("*") if "store" not in path.parts} == before
         return code
 
-    for name in ("../evil.py", "a/../../evil.py", "/tmp/evil.py", "C:evil.py", "..\\evil.py"):
+    for name in ("../evil.py", "a/../../evil.py", "/tmp/evil.py", "C:evil.py", "..\\evil.py", "a/C:/evil.py"):
         assert code_with(name) == "archive.unsafe"
+    for name in ("docs/a.txt:evil", "docs/con.txt", "NUL", "docs/a.", "docs/\u202egnp.py"):
+        assert code_with(name) == "store.unsafe"
     link = zipfile.ZipInfo("models/link.pt")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     assert code_with(link, b"/etc/passwd") == "store.unsafe"

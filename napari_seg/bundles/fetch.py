@@ -21,7 +21,7 @@ from napari_seg.bundles.remote_zip import licence_in_zip
 from napari_seg.bundles.sources import Source
 from napari_seg.bundles.spec import METADATA
 from napari_seg.errors import DownloadError, StoreError, one_line
-from napari_seg.formats.archive import size_of_zip, unpack
+from napari_seg.formats.archive import names_in_zip, path_inside, size_of_zip, unpack
 from napari_seg.progress import Progress
 
 MAX_RATIO = 200
@@ -200,5 +200,8 @@ def _unzip(archive: Path, files: Path) -> None:
     is_bomb = size > FREE_RATIO_BYTES and size > MAX_RATIO * archive.stat().st_size
     if is_bomb or size > MAX_BYTES or count > MAX_FILES:
         raise too_large(archive.name)
+    for name in names_in_zip(archive):
+        if path_inside(name) is not None:  # what leads out is refused as it is unpacked
+            check_name(name.replace("\\", "/"))
     if unpack(archive, files, MAX_FILES):
         raise StoreError("store.unsafe", f"{archive.name} holds links, pipes or devices; expected files alone")

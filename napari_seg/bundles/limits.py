@@ -14,6 +14,9 @@ MAX_FILES = 20_000
 MAX_BYTES = 2**36
 """Size limit of a bundle: 64 GiB."""
 
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names that stand for devices on Windows, whatever their ending."""
+
 MAX_PATH = 200
 """Length limit of the path of a file in a bundle, in characters."""
 
@@ -25,6 +28,7 @@ def check_name(name: str) -> None:
         StoreError: `store.unsafe`.
     """
     is_portable = name.isprintable() and not re.search(r'[<>:"|?*\\]', name) and len(name) <= MAX_PATH
+    is_portable &= not any(_RESERVED.fullmatch(part) or part.endswith((".", " ")) for part in name.split("/"))
     if path_inside(name) is None or not is_portable:
         text = f"it names a file {one_line(name, 100)!r}, which leads out of its folder or is no name on every system"
         raise StoreError("store.unsafe", f"{text}; do not trust it")

@@ -99,6 +99,16 @@ def size_of_zip(archive: Path) -> tuple[int, int]:
     return len(members), sum(member.file_size for member in members)
 
 
+def names_in_zip(archive: Path) -> list[str]:
+    """Return the names of the files in a zip.
+
+    Raises:
+        InputError: as for `size_of_zip`.
+    """
+    with _damage_named(archive), zipfile.ZipFile(archive) as files:
+        return [member.filename for member in files.infolist() if not member.is_dir()]
+
+
 @contextmanager
 def _damage_named(archive: Path) -> Iterator[None]:
     """Turn the errors of the libraries into errors that name the archive."""
@@ -149,7 +159,9 @@ def _forget() -> None:
 def path_inside(name: str) -> PurePosixPath | None:
     """Return the path that a member's name stands for; None if it leads out of the folder or names no file."""
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or not path.name or re.match("[A-Za-z]:", name):
+    # on Windows, a drive also leads elsewhere as a later part
+    has_drive = any(re.match("[A-Za-z]:", part) for part in path.parts)
+    if path.is_absolute() or ".." in path.parts or not path.name or has_drive:
         return None
     return path
 
