@@ -265,7 +265,7 @@ def root_of(bundle: str | Path) -> Path:
     if str(bundle).lower().endswith(".zip"):
         advice = "'napari-seg models add' installs a bundle from a zip"
     with suppress(OSError, ValueError):
-        if (Path(bundle) / "configs").is_dir():
+        if (Path(bundle) / "configs").is_dir() and not (Path(bundle) / METADATA).exists():
             text = f"{str(bundle)!r} has no {METADATA.as_posix()}; expected metadata by MONAI's bundle specification; "
             raise BundleError("bundle.metadata", f"{text}'napari-seg models new' writes an example")
     text = f"found no bundle at {str(bundle)!r}; expected a folder with {METADATA.as_posix()}; {advice}"
