@@ -225,3 +225,11 @@ def test_a_config_that_is_slow_to_search_is_searched_quickly(root: Path) -> None
     lines = code_lines(read_bundle(root))
     assert time.perf_counter() - start < 20
     assert {line.file for line in lines} >= {"configs/long.json", "configs/z.json", "configs/plain.json"}
+
+
+def test_the_end_of_a_long_expression_is_listed_too(root: Path) -> None:
+    text = "$[name for name in (" + "'orientation', " * 400 + ")] + [__import__('os').system('rm')]"
+    (root / "configs" / "other.json").write_text(json.dumps({"a": text}))
+    lines = [line.text for line in code_lines(read_bundle(root)) if line.file == "configs/other.json"]
+    assert len(lines) == 4
+    assert lines[-1].endswith("[__import__('os').system('rm')]")

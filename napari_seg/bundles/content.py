@@ -36,6 +36,10 @@ MAX_BYTES = 2**32
 MAX_LINES = 500
 """Limit for the lines of one bundle."""
 
+_MAX_CHUNK = 2000
+_MAX_CODE = 2**16
+"""Length limits of an expression: in one `CodeLine`, and of all that is listed of it."""
+
 _MAX_LINES_OF_FILE = 20
 _MAX_EXPRESSIONS = 5000
 _MAX_TEXT = 160
@@ -96,7 +100,7 @@ class CodeLine:
     Attributes:
         file: path in the bundle.
         line: number of the line, from 1; 0 if the file has no lines, or the line was not found.
-        text: content of the line, cut to a length.
+        text: content of the line; a long expression has several lines.
         cause: what makes it code.
         is_used: whether a segmentation reads the file; configs of a training, for example, are only listed.
     """
@@ -344,9 +348,11 @@ def _of_module(path: Path, name: str) -> Iterator[CodeLine]:
 
 
 def _matching(path: Path, name: str, pattern: re.Pattern[str], cause: Cause, after: int = 0) -> Iterator[CodeLine]:
-    found = ((n, line) for n, line in enumerate(_read_lines(path), 1) if n > after and pattern.search(line[:1000]))
+    found = (
+        (n, line) for n, line in enumerate(_read_lines(path), 1) if n > after and pattern.search(line[:_MAX_CHUNK])
+    )
     for _, (number, line) in zip(range(_MAX_LINES_OF_FILE), found, strict=False):
-        yield CodeLine(name, number, one_line(line, _MAX_TEXT), cause)
+        yield CodeLine(name, number, one_line(line, _MAX_CHUNK), cause)
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -369,7 +375,8 @@ def _of_config(root: Path, path: Path, name: str) -> Iterator[CodeLine]:
         found = content.find(needle, last)
         found = content.find(needle) if found < 0 else found
         line = content.count("\n", 0, found) + 1 if found >= 0 else 0
-        yield CodeLine(name, line, one_line(text, _MAX_TEXT), cause)
+        for start in range(0, min(len(text), _MAX_CODE), _MAX_CHUNK):  # whole, because the end can hold what matters
+            yield CodeLine(name, line, one_line(text[start : start + _MAX_CHUNK], _MAX_CHUNK), cause)
         last = max(found, 0)
 
 

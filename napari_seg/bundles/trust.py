@@ -126,7 +126,7 @@ def check_consent(bundle: Bundle) -> None:
 
 
 def _refusal(found: str, lines: list[CodeLine]) -> str:
-    shown = "; ".join(f"{line.place} {line.text!r}" for line in lines[:_SHOWN_LINES])
+    shown = "; ".join(f"{line.place} {one_line(line.text, 160)!r}" for line in lines[:_SHOWN_LINES])
     more = f" and {len(lines) - _SHOWN_LINES} more" * (len(lines) > _SHOWN_LINES)
     return (
         f"{found}{f' ({shown}{more})' if shown else ''}; if you trust its source, allow that with --trust, or "

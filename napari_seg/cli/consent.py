@@ -36,7 +36,7 @@ def give_consent(bundle: Bundle) -> Bundle:
     """
     from napari_seg.bundles.content import code_lines, files_of
     from napari_seg.bundles.trust import check_consent, remember
-    from napari_seg.errors import BundleError
+    from napari_seg.errors import BundleError, one_line
 
     with suppress(BundleError):
         check_consent(bundle)
@@ -48,7 +48,8 @@ def give_consent(bundle: Bundle) -> Bundle:
         digest, memory = "", f"for this run only, because the store can't be written ({error.strerror})"
         bundle = replace(bundle, trusted=True)
     place = f" (sha256 {digest}, {count} files)" if digest else f" ({count} files)"
-    print(f"napari-seg: you allow bundle {bundle.root.name!r} to run its code{place}, {memory}:", file=sys.stderr)
+    folder = one_line(bundle.root, 1000)
+    print(f"napari-seg: you allow the bundle in {folder} to run its code{place}, {memory}:", file=sys.stderr)
     used = [line for line in lines if line.is_used]
     for line in used:
         print(f"  {line.place}: {line.text}{'  ' * bool(line.text)}({line.why})", file=sys.stderr)
