@@ -204,7 +204,7 @@ def test_one_hostile_bundle_costs_no_other(
     printed = capsys.readouterr()
     assert "Good" in printed.out
     assert "Hippocampus" in printed.out
-    assert printed.err.count("bundle.metadata") == len(HOSTILE)
+    assert printed.err.count("bundle.metadata") == len(HOSTILE) + 1  # and the one whose metadata.json is a folder
     assert "\x1b" not in printed.err
 
 
