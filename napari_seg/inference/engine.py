@@ -133,7 +133,7 @@ def _decide_whole(
 ) -> dict[int, float]:
     """Segment a region as `segment_region` does, with an inferer that returns the logits of the whole image."""
     bundle, model = settings.bundle, settings.model
-    image, inverse = prepare(volume, region.grid, bundle, model)
+    image, inverse = prepare(volume, region.grid, bundle, model, settings.budget_bytes)
     channels = min_channels(bundle, model.output)
     promised_bytes += labels_bytes(model.output, inverse, channels, volume.grid)
     used_bytes = resident_bytes() + promised_bytes - image.nbytes

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_seg.bundles.spec import Bundle
-from napari_seg.errors import BundleError, NapariSegError
+from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
 from napari_seg.geometry import Grid, resample
+from napari_seg.memory import check_fits, limited_to, resident_bytes
 from napari_seg.volume import Volume
 
 if TYPE_CHECKING:
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 INVERSE_BYTES = 64
 """Memory in bytes for each voxel of the scan while MONAI inverts one channel; most are float64 coordinates."""
+
+COORDINATE_BYTES = 16
+"""Memory in bytes for each voxel while MONAI interpolates at coordinates, as it does for Spacingd; at least."""
+
+LEAST_CHECKED_BYTES = 2**26
+"""Results of transforms up to this size are not checked against the budget; what follows needs more anyway."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +89,9 @@ class Inverse:
         return (4 * channels + INVERSE_BYTES) * prod(self.shown.shape) if self.traced.applied_operations else 0
 
 
-def prepare(volume: Volume, region_grid: Grid | None, bundle: Bundle, model: Model) -> tuple[torch.Tensor, Inverse]:
+def prepare(
+    volume: Volume, region_grid: Grid | None, bundle: Bundle, model: Model, budget_bytes: int | None = None
+) -> tuple[torch.Tensor, Inverse]:
     """Return the image (C, I, J, K) float32 after a bundle's preprocessing, and the way back from its grid.
 
     The bundle's leading transforms of orientation and spacing only tell the grid of their result. The scan is
@@ -97,9 +106,11 @@ def prepare(volume: Volume, region_grid: Grid | None, bundle: Bundle, model: Mod
         region_grid: grid of the region that the network sees; None: the scan as it is.
         bundle: bundle, for the messages.
         model: model with the preprocessing.
+        budget_bytes: highest memory that the process may use; None: a safe part of the free memory.
 
     Raises:
         BundleError: `bundle.preprocessing`, the bundle's own code failed on this scan.
+        EnvironmentFault: `environment.memory`, the result of a transform does not fit.
         InputError: `geometry.shear`, the transforms return an affine that is no grid.
     """
     import torch
@@ -125,13 +136,21 @@ def prepare(volume: Volume, region_grid: Grid | None, bundle: Bundle, model: Mod
             traced = list(required.pending_operations)
         affine = required.peek_pending_affine().numpy()
         grid = _grid(required.peek_pending_shape(), to_scan_world @ affine)
+        _check_fits(4 * len(volume.array) * prod(grid.shape), "its grid", bundle, budget_bytes)
         array = resample(volume.array, volume.grid, grid).astype(np.float32, copy=False)
         array = array[..., 0] if is_2d else array
         image = MetaTensor(torch.from_numpy(array), affine=torch.from_numpy(affine))
-        image = Compose(transforms)({"image": image})["image"]
+        data: Any = {"image": image}
+        for transform in Compose(transforms).flatten().transforms:
+            _check_fits(_result_bytes(transform, data), type(transform).__name__, bundle, budget_bytes)
+            data = Compose([transform])(data)
+        image = data["image"]
     except NapariSegError:
         raise
     except Exception as error:  # a bundle's own transforms can raise anything
+        if _is_of_memory(error):
+            text = f"this machine has too little memory for the transforms of bundle {bundle.root.name!r} on this scan"
+            raise EnvironmentFault("environment.memory", f"{text}; close other programs, or crop the scan") from error
         raise BundleError(
             "bundle.preprocessing",
             f"the transforms of bundle {bundle.root.name!r} failed on this scan ({type(error).__name__}: {error})",
@@ -147,6 +166,59 @@ def prepare(volume: Volume, region_grid: Grid | None, bundle: Bundle, model: Mod
     else:
         grid = _grid(plain.shape[1:], to_scan_world @ affine)
     return plain.float(), Inverse(grid, shown, model.preprocessing, nothing, key, is_2d)
+
+
+def _check_fits(count: int, cause: str, bundle: Bundle, budget_bytes: int | None) -> None:
+    if count > LEAST_CHECKED_BYTES:
+        with limited_to(None if budget_bytes is None else budget_bytes - resident_bytes()):
+            check_fits(count, f"preparing this scan for bundle {bundle.root.name!r} ({cause})")
+
+
+def _result_bytes(transform: Any, data: Any) -> int:
+    """Return a lower bound of the memory in bytes that a transform of MONAI takes; 0 if it can't be told beforehand.
+
+    Args:
+        transform: a transform, which is not run; a bundle's own is not even asked.
+        data: what it will be given.
+    """
+    import torch
+    from monai.data import MetaTensor
+    from monai.transforms import Affined, CropForegroundd, LazyTransform, RepeatChanneld, Rotated, Spacingd
+
+    if not type(transform).__module__.startswith("monai.") or not isinstance(data, dict):
+        return 0
+    arrays = {key: value for key, value in data.items() if isinstance(value, torch.Tensor | np.ndarray)}
+    if isinstance(transform, RepeatChanneld):
+        return transform.repeater.repeats * sum(arrays[key].nbytes for key in transform.keys if key in arrays)
+    if not isinstance(transform, LazyTransform):
+        return 0
+    shown = dict(data)
+    if not isinstance(transform, CropForegroundd):  # the others use only shape and affine
+        for key, array in arrays.items():
+            affine = array.affine if isinstance(array, MetaTensor) else None
+            shown[key] = MetaTensor(torch.zeros(1).expand(*array.shape), affine=affine)
+    try:
+        found = transform(shown, lazy=True)
+    except Exception:  # running it says why
+        return 0
+    count = 0
+    for key, value in found.items():
+        if key in arrays and isinstance(value, MetaTensor) and value.pending_operations:
+            shape = tuple(int(n) for n in value.peek_pending_shape())
+            moves = isinstance(transform, Spacingd | Affined | Rotated) and shape != tuple(value.shape[1:])
+            count += (4 * len(value) + COORDINATE_BYTES * moves) * prod(shape)
+    return count
+
+
+def _is_of_memory(error: BaseException | None) -> bool:
+    """Return whether an error, or one that led to it, says that memory is short."""
+    import torch
+
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _only_resamples(transform: Any, after: list[Any]) -> bool:

@@ -76,11 +76,11 @@ class RegionTask:
 
         Raises:
             BundleError: `bundle.preprocessing`, the bundle's own code failed on this scan.
-            EnvironmentFault: `environment.memory`, the inverse of the bundle's transforms does not fit the budget.
+            EnvironmentFault: `environment.memory`, the bundle's transforms or their inverse do not fit the budget.
             InputError: `geometry.shear`, the bundle's transforms return an affine that is no grid.
         """
         output = settings.model.output
-        image, inverse = prepare(volume, region, settings.bundle, settings.model)
+        image, inverse = prepare(volume, region, settings.bundle, settings.model, settings.budget_bytes)
         if collects_values(output, inverse):
             settings = replace(settings, body_in=None)
         channels = min_channels(settings.bundle, output)
