@@ -113,17 +113,18 @@ def _count_of(permission: Permission) -> str:
     if not permission.lines:
         return "No single line stands out; read the files of the folder."
     used = sum(line.is_used for line in permission.lines)
-    text = "1 line would run or reach" if used == 1 else f"{used} lines would run or reach"
     rest = len(permission.lines) - used
-    unread = f"; {rest} more in files that a segmentation does not read" if rest else ""
+    unread = f", and {rest} in files that a segmentation does not read" if rest else ""
     limit = f" (the first {MAX_LINES} are shown)" if len(permission.lines) >= MAX_LINES else ""
-    return f"{text} outside the model{unread}{limit}:"
+    return (
+        f"Code in {used} place{'s' * (used != 1)}{unread}{limit}. A module runs whole: the lines shown of it are hints."
+    )
 
 
 def _lines_table(permission: Permission) -> QWidget:
     """Return a table of the lines; long ones are broken, so that nothing that would run is cut off."""
     widget = table("File", "Line", "Text", "Why", stretched=3)
-    widget.setAccessibleName("Lines that would run")
+    widget.setAccessibleName("Code of the model")
     widget.setTabKeyNavigation(False)
     widget.setWordWrap(True)
     widget.setRowCount(len(permission.lines))
