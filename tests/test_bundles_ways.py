@@ -114,6 +114,7 @@ def test_an_own_inferer_or_postprocessing_is_left_to_monai(tmp_path: Path) -> No
         ("DiffusionModelUNet", "generates"),
         ("TorchVisionFCModel", "classifies"),
         ("DenseNet121", "classifies"),
+        ("ResNet50", "classifies"),
         ("scripts.landmarks.PointRegressor", "landmarks"),
         ("VoxelMorph", "registers"),
     ],
@@ -127,6 +128,14 @@ def test_other_tasks_are_refused_in_their_own_words(tmp_path: Path, target: str,
     with pytest.raises(BundleError, match=words) as caught:
         check_runnable(read_bundle(root, trust=True))
     assert caught.value.code == "bundle.task"
+
+
+@pytest.mark.parametrize("name", ["AnisotropicDiffusion", "EdgeDetectionNet", "WarpIntensity", "DenseNetSeg"])
+def test_own_classes_are_not_refused_for_their_names(tmp_path: Path, name: str) -> None:
+    root = changed(
+        write_plain_bundle(tmp_path / "plain"), lambda config: config["network_def"].update(_target_=f"scripts.{name}")
+    )
+    assert (way(root).kind, way(root).needs_consent) == ("engine", True)
 
 
 @pytest.mark.parametrize(("key", "value"), [("type", "object"), ("format", "classes"), ("format", "points")])

@@ -35,23 +35,35 @@ class Way:
 
 
 _TASKS = (
-    (r"RetinaNet|Detector|Detection|Box(Mode|To|Coord)|ClipBox", "it detects objects and returns boxes, not labels"),
     (
-        r"HoVerNet|CellSam|LogitsToLabels|Watershed|InstanceMap|Cellpose|StarDist",
+        "RetinaNet RetinaNetDetector AnchorGeneratorWithAnchorShape ClipBoxToImaged AffineBoxToWorldCoordinated "
+        "ConvertBoxModed ConvertBoxToStandardModed",
+        "it detects objects and returns boxes, not labels",
+    ),
+    (
+        "HoVerNet HoVerNetNuclearTypePostProcessingd HoVerNetInstanceMapPostProcessingd SlidingWindowHoVerNetInferer "
+        "CellSamWrapper LogitsToLabelsd Watershedd",
         "it separates single objects such as cells (instances), which a label map of structures does not hold",
     ),
-    (r"Vista3d|VISTA3D|vista3d", "it needs prompts (points or label numbers) for every scan"),
-    (r"ClickSignals", "it needs a click on every structure"),
-    (r"Diffusion|ControlNet|AutoencoderKL|DDPM|DDIM|PNDM|RFlow|Maisi", "it generates images"),
-    (r"Landmark|PointRegressor", "it finds landmarks, not structures"),
-    (r"Warp|VoxelMorph|RegUNet|RegResNet", "it registers images"),
+    (
+        "VISTA3D vista3d132 Vista3dInferer Vista3dEvaluator VistaPreTransformd VistaPostTransformd",
+        "it needs prompts (points or label numbers) for every scan",
+    ),
+    ("AddClickSignalsd", "it needs a click on every structure"),
+    (
+        "DiffusionModelUNet DiffusionModelUNetMaisi ControlNet ControlNetMaisi AutoencoderKL AutoencoderKlMaisi "
+        "DDPMScheduler DDIMScheduler PNDMScheduler RFlowScheduler DiffusionInferer LatentDiffusionInferer",
+        "it generates images",
+    ),
+    ("PointRegressor LandmarkInferer", "it finds landmarks, not structures"),
+    ("Warp VoxelMorph RegUNet RegResNet LocalNet GlobalNet", "it registers images"),
 )
-"""Names of components -> what a bundle with them does instead of segmenting."""
+"""Names of components, whole, -> what a bundle with them does instead of segmenting."""
 
 _CLASSIFIERS = re.compile(
-    r"TorchVisionFCModel|(Dense|SE?Res|SE)Ne(X)?t\w*|EfficientNetBN|Classifier|Regressor|MILModel"
+    r"TorchVisionFCModel|(DenseNet|(SE)?ResNet|SE(Res)?Ne?[tx]t?|SENet)\d*|EfficientNetBN|Classifier|Regressor|MILModel"
 )
-"""Networks that give one answer for a whole image."""
+"""MONAI's networks that give one answer for a whole image."""
 
 _OUTPUTS = {
     "object": "it detects objects and returns boxes, not labels",
@@ -142,8 +154,8 @@ def _other_task(resolver: Resolver) -> str:
                     return task
     found = targets(resolver)
     for id, target in found:
-        for pattern, task in _TASKS:
-            if re.search(pattern, target.rpartition(".")[2]):
+        for names, task in _TASKS:
+            if target.rpartition(".")[2] in names.split():
                 return f"{id.replace('::', '.')}._target_ {one_line(target, 120)}: {task}"
         if id in ("network_def", "network", "net", "model") and _CLASSIFIERS.fullmatch(target.rpartition(".")[2]):
             return f"{id}._target_ {one_line(target, 120)}: it classifies whole images"
