@@ -127,6 +127,7 @@ def _lines_table(permission: Permission) -> QWidget:
     widget.setAccessibleName("Code of the model")
     widget.setTabKeyNavigation(False)
     widget.setWordWrap(True)
+    widget.setVerticalScrollMode(widget.ScrollMode.ScrollPerPixel)  # one expression may be higher than the table
     widget.setRowCount(len(permission.lines))
     for number, line in enumerate(permission.lines):
         why = line.why if line.is_used else f"{line.why}; a segmentation does not read it"
