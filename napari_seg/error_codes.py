@@ -277,6 +277,11 @@ CODES = {
         "DICOM series that should be channels of one case are of different patients.",
         "Choose series of one patient.",
     ),
+    "channels.repeated": Code(
+        "notice",
+        "Two channels of one case are the same image.",
+        "Give each channel its own image; a result from a repeated one can't be relied on.",
+    ),
     "channels.resampled": Code(
         "notice",
         "An image lies on another grid than the first channel, and was resampled onto that grid.",

@@ -54,6 +54,13 @@ def test_the_order_is_that_of_the_model(tmp_path: Path, head: Volume, flair: Vol
     np.testing.assert_array_equal(found.array[1], flair.array[0])
 
 
+def test_one_image_for_two_channels_is_reported(tmp_path: Path, head: Volume) -> None:
+    phantoms.write_nifti(head, tmp_path / "a.nii")
+    found = read_channels({"T1": tmp_path / "a.nii", "T1c": tmp_path / "." / "a.nii"})
+    assert [notice.code for notice in found.notices] == ["channels.repeated"]
+    assert "T1 and T1c" in found.notices[0].message
+
+
 def test_another_axis_order_is_only_permuted(head: Volume, flair: Volume) -> None:
     grid = flair.grid.reoriented("PSL")
     turned = replace(flair, array=resample(flair.array, flair.grid, grid), grid=grid)

@@ -156,6 +156,7 @@ def joined(volumes: Mapping[str, Volume], name: str = "") -> Volume:
         _check_same_patient(first_name, first, channel, volume)
         notices += [notice for notice in volume.notices if notice not in notices]
         notices += _grid_notices(first_name, first.grid, channel, volume.grid)
+    notices += _repeated(volumes)
     is_interpolated = not all(is_same_lattice(volume.grid, first.grid) for _, volume in others)
     dtypes = [volume.array.dtype for volume in volumes.values()]
     dtype = np.result_type(*dtypes, *([np.float32] if is_interpolated else []))
@@ -215,6 +216,19 @@ def _check_same_patient(first_name: str, first: Volume, name: str, volume: Volum
             f"the series of channels {first_name} and {name} have different frames of reference, so their positions "
             "can't be compared; register one to the other first, and give the registered file",
         )
+
+
+def _repeated(volumes: Mapping[str, Volume]) -> list[Notice]:
+    """Return a notice for each channel that has the files of an earlier one."""
+    earlier: dict[tuple[Path, ...], str] = {}
+    notices = []
+    for channel, volume in volumes.items():
+        files = tuple(file.resolve() for file in volume.source.files)
+        if files and files in earlier:
+            text = f"channels {earlier[files]} and {channel} are the same image; check which one is missing"
+            notices.append(Notice("channels.repeated", text))
+        earlier.setdefault(files, channel)
+    return notices
 
 
 def _grid_notices(first_name: str, first: Grid, name: str, grid: Grid) -> list[Notice]:
