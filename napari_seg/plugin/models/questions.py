@@ -9,7 +9,6 @@ from qtpy.QtWidgets import (
     QDialog,
     QDialogButtonBox,
     QFrame,
-    QHeaderView,
     QLabel,
     QLineEdit,
     QPlainTextEdit,
@@ -35,6 +34,10 @@ _LICENCE_MEANS = {
 
 _FILE_WIDTH = 30
 _TEXT_WIDTH = 64
+_WHY_WIDTH = 36
+"""Widths of columns in characters."""
+
+_MEASURED_ROWS = 50
 _MAX_REASONS = 3
 
 
@@ -129,6 +132,8 @@ def _lines_table(permission: Permission) -> QWidget:
     widget.setWordWrap(True)
     widget.setVerticalScrollMode(widget.ScrollMode.ScrollPerPixel)  # one expression may be higher than the table
     widget.setRowCount(len(permission.lines))
+    widget.horizontalHeader().setResizeContentsPrecision(_MEASURED_ROWS)
+    line_height = widget.fontMetrics().lineSpacing()
     for number, line in enumerate(permission.lines):
         why = line.why if line.is_used else f"{line.why}; a segmentation does not read it"
         cells = (_broken(line.file, _FILE_WIDTH), str(line.line or ""), _broken(line.text, _TEXT_WIDTH), why)
@@ -137,7 +142,8 @@ def _lines_table(permission: Permission) -> QWidget:
             if column < 3:
                 item.setFont(_monospaced())
             widget.setItem(number, column, item)
-    widget.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        height = max(cells[0].count("\n"), cells[2].count("\n"), len(why) // _WHY_WIDTH) + 1
+        widget.setRowHeight(number, height * line_height + 8)  # Qt would lay out every text, which takes seconds
     if permission.lines:
         widget.selectRow(0)
     return widget
