@@ -20,6 +20,30 @@ from napari_seg.bundles.places import store_root
 
 APACHE = "                                 Apache License\n                           Version 2.0, January 2004\n"
 
+MIT = """\
+MIT License
+
+Copyright (c) 2022 A. Person
+
+Permission is hereby granted, free of charge, to any person obtaining a copy
+of this software and associated documentation files (the "Software"), to deal
+in the Software without restriction, including without limitation the rights
+to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all
+copies or substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+SOFTWARE.
+"""
+
 
 @pytest.mark.parametrize(
     ("text", "name", "kind"),
@@ -37,6 +61,16 @@ APACHE = "                                 Apache License\n                     
         ("under CC-BY-NC 4.0", "CC-BY-NC", "non-commercial"),
         ("This model is for research use only.", "", "research"),
         ("All rights reserved", "", "unknown"),
+        (MIT, "MIT", "open"),
+        (MIT.removeprefix("MIT License"), "", "open"),
+        (f"{MIT}\nThe weights may not be shared.", "MIT, with more terms", "unknown"),
+        (MIT.replace("A. Person", "A. Person. No use without permission"), "MIT, with more terms", "unknown"),
+        (
+            "All rights reserved. Portions under the MIT License apply to scripts only.",
+            "MIT, with more terms",
+            "unknown",
+        ),
+        ("under the MIT License, without its weights", "MIT, with more terms", "unknown"),
         ("", "", "unknown"),
     ],
 )
@@ -68,6 +102,16 @@ def test_the_class_is_that_of_the_model_not_of_its_training_data(tmp_path: Path)
     licence = read_licence(tmp_path, "renal")
     assert (licence.model, licence.name, licence.kind) == ("renal", "Apache-2.0", "open")
     assert "docs/data_license.txt:\nCC BY-NC-SA" in licence.text
+
+
+def test_the_class_is_that_of_the_strictest_file(tmp_path: Path) -> None:
+    (tmp_path / "LICENSE").write_text(APACHE)
+    (tmp_path / "LICENSE.code").write_text(MIT)
+    assert read_licence(tmp_path, "renal").kind == "open"
+    (tmp_path / "LICENSE.weights").write_text("Ask before you use the weights")
+    assert read_licence(tmp_path, "renal").kind == "unknown"
+    (tmp_path / "NOTICE").write_text("For non-commercial use")
+    assert read_licence(tmp_path, "renal").kind == "non-commercial"
 
 
 def test_acceptance_is_remembered_for_one_model_and_one_text() -> None:

@@ -16,6 +16,8 @@ from napari_seg.formats.atomic import atomic_write
 
 LicenceKind = Literal["open", "non-commercial", "research", "unknown"]
 
+_STRICTEST_FIRST: tuple[LicenceKind, ...] = ("non-commercial", "research", "unknown", "open")
+
 MAX_LICENCE_BYTES = 2**18
 """Size limit of a licence file; a longer one is cut."""
 
@@ -31,6 +33,36 @@ _NAMES = (
     (r"mozilla public license", "MPL-2.0"),
 )
 """What a licence text holds, and the name of the licence."""
+
+_OPEN_TEXTS = frozenset(
+    [
+        "e87dea5078ce2faaea46d3475af18d30a5c0ac0f09425b60b3e0c6569f72f8d2",  # Apache-2.0
+        "0cf21bdfd1964a97a8615e128534845826afbc887edc95aa5c925cbf64386b5c",  # MIT
+        "a56fee4b2f66331ed54da4950ef9c9391453fd1490b4d8ea202bc29683bcbd30",  # BSD-2-Clause
+        "9b83d3dee0616d07b82a272dd9bf5134a9f402b750f5ee6188458073b0a32ff2",  # BSD-3-Clause
+        "efe73660e5476cf0368fc0fc143f624ff9d1b73c4484b14a9969dd20c5786821",  # GPL-2.0
+        "a8cd54d6683aa630f0b8d05d56184ad91dc486756da2df61c94d3e4e8d5ecb68",  # GPL-3.0
+        "4d55922bdeafabde164d75448bbfb0b474bf952bbb541325364010900acd9891",  # LGPL-2.1
+        "aae2b222477171fb64e298e7965e768a9a6f85320646b266c94399ac029d42be",  # LGPL-3.0
+        "f82071285728ca3ec7685ee9bc4acdae0b8267142a4d20b8f1805eabedb4a98a",  # MPL-2.0
+    ]
+)
+"""SHA-256 of the words of open licences, without title and holder of the copyright."""
+
+_TITLE = re.compile(r"(the )?(mit license( mit)?|bsd [23] clause( new or revised| simplified)? license) (?=.)")
+
+_OPEN_NAME = re.compile(
+    r"((released |licensed )?under )?(the )?"
+    r"(apache license version 2( 0)?( january 2004)?|mit license|(creative commons attribution|cc by)( sharealike| sa)?"
+    r"( 4 0)?( international)?( license)?|mozilla public license( version)?( 2 0)?"
+    r"|gnu (affero |lesser )?general public license( version \d| v\d)?( or later)?)"
+)
+"""Text that is no more than the name of an open licence, in the words of `_words_of`."""
+
+_HOLDER = re.compile(r"\W*copyright(\W*$|\W*(\(c\)|©|\d|\[yyyy))")
+
+_TERM = re.compile(r"\b(no|not|only|use|permission|licen[cs]e)\b")
+"""What a line says that does more than name who holds the copyright."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +96,21 @@ def is_licence_file(path: str) -> bool:
 
 
 def kind_of(text: str) -> LicenceKind:
-    """Return the class of a licence text; "unknown" if nothing in it is recognised."""
+    """Return the class of a licence text: open only if it is a known licence word by word, or no more than its name."""
     lower = " ".join(text.lower().split())
     if re.search(r"non-? ?commercial|cc[- ]by[- ]nc", lower):
         return "non-commercial"
     if re.search(r"(research|academic)( and \w+)? (use|purposes?) only|only for (\w+ )?research", lower):
         return "research"
-    return "open" if names_in(text) else "unknown"
+    words = _words_of(text)
+    body = hashlib.sha256(_TITLE.sub("", words).encode()).hexdigest()
+    return "open" if body in _OPEN_TEXTS or _OPEN_NAME.fullmatch(words) else "unknown"
+
+
+def _words_of(text: str) -> str:
+    """Return the words of a licence text without the lines that only name who holds the copyright."""
+    lines = [line for line in text.lower().splitlines() if not _HOLDER.match(line) or _TERM.search(line)]
+    return " ".join(re.findall(r"[a-z0-9]+", " ".join(lines)))
 
 
 def name_of(text: str) -> str:
@@ -110,7 +150,8 @@ def licence_of(model: str, files: dict[str, bytes]) -> Licence:
     texts = {name: content.decode("utf-8", "replace").strip() for name, content in sorted(files.items())}
     own = "\n\n".join(text for name, text in texts.items() if "/" not in name)
     whole = "\n\n".join(f"{name}:\n{text}" for name, text in texts.items())
-    return Licence(model, name_of(own), kind_of(own), whole)
+    kinds = {kind_of(text) for name, text in texts.items() if "/" not in name} or {"unknown"}
+    return Licence(model, name_of(own), min(kinds, key=_STRICTEST_FIRST.index), whole)
 
 
 def accepted_at(licence: Licence) -> str:
