@@ -186,8 +186,8 @@ def test_lines_of_code_are_found_with_their_places_and_not_run(root: Path, tmp_p
     lines = {(line.place, line.cause) for line in code_lines(read_bundle(root))}
     end = len(config.read_text().splitlines())
     assert lines == {
-        ("scripts/nets.py:2", "module"),
-        ("scripts/nets.py:6", "module"),
+        ("scripts/nets.py", "module"),
+        ("scripts/nets.py:6", "notable"),
         ("configs/inference.yaml:3", "target"),
         (f"configs/inference.yaml:{end - 3}", "expression"),
         (f"configs/inference.yaml:{end}", "target"),

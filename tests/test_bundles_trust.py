@@ -38,7 +38,7 @@ def test_consent_is_remembered_until_the_content_changes(root: Path) -> None:
     bundle = read_bundle(root)
     error = refusal(lambda: check_runnable(bundle))
     assert error.code == "bundle.untrusted"
-    assert "scripts/nets.py:2 'import torch'" in error.message
+    assert "scripts/nets.py 'all lines run (19)'" in error.message
     assert "--trust, or read_bundle(..., trust=True)" in error.message
     assert not is_trusted(bundle)
     digest = remember(bundle)

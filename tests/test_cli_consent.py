@@ -35,7 +35,7 @@ def test_trust_is_printed_and_remembered(scan: Path, tmp_path: Path, capsys: pyt
     printed = capsys.readouterr().err
     digest = next(iter(json.loads((store_root() / "trust.json").read_text())["trusted"]))
     assert f"sha256 {digest}, 4 files" in printed
-    assert "scripts/nets.py:2: import torch  (Python module of the bundle)" in printed
+    assert "scripts/nets.py: all lines run (19)  (Python module of the bundle)" in printed
     assert "configs/inference.yaml:3: scripts.nets.Threshold" in printed
     assert main([*words, "--overwrite"]) == 0
     assert "you allow" not in capsys.readouterr().err

@@ -78,10 +78,13 @@ _KNOWN_ROOMS = re.compile(
 )
 """Modules with classes outside the list of `allowed.py` that a config usually needs, such as data loaders."""
 
-Cause = Literal["module", "compiled", "expression", "target", "logging", "program", "pickle", "link", "unreadable"]
+Cause = Literal[
+    "module", "compiled", "expression", "target", "logging", "program", "pickle", "link", "unreadable", "notable"
+]
 
 _WHY: dict[Cause, str] = {
     "module": "Python module of the bundle",
+    "notable": "notable line of a module; there can be others",
     "compiled": "compiled code of the bundle",
     "expression": "expression that Python evaluates",
     "target": "component that is not one of MONAI's",
@@ -206,10 +209,10 @@ def content_hash(bundle: Bundle) -> str:
 
 
 def code_lines(bundle: Bundle) -> list[CodeLine]:
-    """Return the lines of a bundle that would run beyond napari-seg's control; those of unused files come last.
+    """Return the code of a bundle that can run beyond napari-seg's control; that of unused files comes last.
 
-    Nothing is evaluated or imported. Lines of a module are its first one and those that reach files, other programs or
-    the network; a person who must know all reads the files.
+    Nothing is evaluated or imported. Expressions and targets are listed whole. A module is one entry, because all of
+    its lines run; notable lines, which name files, other programs or the network, follow as hints; they are not all.
 
     Args:
         bundle: any bundle.
@@ -217,7 +220,7 @@ def code_lines(bundle: Bundle) -> list[CodeLine]:
     Raises:
         BundleError: as for `files_of`.
     """
-    order = {"module": 0, "expression": 1, "target": 1}
+    order = {"module": 0, "expression": 1, "target": 1, "notable": 3}
     used = _used_configs(bundle.root)
     lines = [line for file in files_of(bundle.root) for line in _lines_of(bundle.root, file, used)]
     return sorted(lines, key=lambda line: (not line.is_used, order.get(line.cause, 2)))[:MAX_LINES]
@@ -340,17 +343,15 @@ def _is_config(root: Path, path: Path) -> bool:
 
 
 def _of_module(path: Path, name: str) -> Iterator[CodeLine]:
-    lines = _read_lines(path)
-    first = next((n for n, line in enumerate(lines) if line.strip() and not line.lstrip().startswith(("#", '"'))), 0)
-    if lines:
-        yield CodeLine(name, first + 1, one_line(lines[first], _MAX_TEXT), "module")
-    yield from _matching(path, name, _NOTABLE, "module", after=first + 1)
+    count = len(_read_lines(path))
+    if count:
+        more = "more than " * (path.stat().st_size > _MAX_SOURCE_BYTES)
+        yield CodeLine(name, 0, f"all lines run ({more}{count})", "module")
+    yield from _matching(path, name, _NOTABLE, "notable")
 
 
-def _matching(path: Path, name: str, pattern: re.Pattern[str], cause: Cause, after: int = 0) -> Iterator[CodeLine]:
-    found = (
-        (n, line) for n, line in enumerate(_read_lines(path), 1) if n > after and pattern.search(line[:_MAX_CHUNK])
-    )
+def _matching(path: Path, name: str, pattern: re.Pattern[str], cause: Cause) -> Iterator[CodeLine]:
+    found = ((n, line) for n, line in enumerate(_read_lines(path), 1) if pattern.search(line[:_MAX_CHUNK]))
     for _, (number, line) in zip(range(_MAX_LINES_OF_FILE), found, strict=False):
         yield CodeLine(name, number, one_line(line, _MAX_CHUNK), cause)
 
