@@ -5,7 +5,8 @@
     python scripts/zoo.py --zoo checkout --work folder --only spleen_ct_segmentation --runs exact default
 
 Writes docs/reference/zoo.json and zoo.md; a bundle that is run again replaces its own row. The config of each bundle
-runs, with all that it imports: only for a checkout whose source you trust.
+runs, with all that it imports: only for a checkout whose source you trust. Needs the packages that the bundles import:
+einops, itk, pandas and pytorch-ignite.
 
 Each bundle gets a phantom that its list of data could name. Its weights are made here, seeded, under the names that the
 config loads (`benchmarks/bundle_weights.py`), unless the checkout holds them. The reference is `python -m monai.bundle
@@ -211,7 +212,7 @@ def describe(figures: dict[str, Any]) -> str:
         "after consent it runs in our engine, or exactly as written in MONAI's workflow. Equal voxels and Dice (mean,",
         "and the lowest of all labels, in parentheses) are with `--windows bundle --no-crop --backend torch`; the next",
         "column is the mean Dice with all defaults. Seconds and memory: napari-seg / MONAI, from start to end, on a",
-        "machine that did other work too.",
+        "machine that did other work too and not at the same time: only orders of magnitude count.",
     )
     lines += [describe_machine(figures["machine"]), ""]
     head = ["bundle", "way", "voxels equal", "Dice", "Dice, default", "labels", "s", "GiB"]
