@@ -145,7 +145,7 @@ CODES = {
     "bundle.modality": Code(
         "error",
         "The model was trained on another modality than that of the scan, such as MR and CT.",
-        "Choose another scan or another model; `napari-seg bundles` lists them.",
+        "Choose another scan or another model; `napari-seg models list` lists them.",
     ),
     "bundle.name": Code(
         "error",
@@ -208,7 +208,7 @@ CODES = {
     "bundle.unknown": Code(
         "error",
         "There is no bundle of this name or in this folder.",
-        "Check the path; `napari-seg bundles` lists the known ones.",
+        "Check the path; `napari-seg models list` lists the known ones.",
     ),
     "bundle.unreadable": Code(
         "error",

@@ -4,9 +4,9 @@
 git clone https://github.com/Project-MONAI/model-zoo
 python scripts/catalogue.py model-zoo
 
-Only facts are taken: names, versions, structures, modality, addresses and digests from each bundle's `metadata.json`
-and `large_files.yml` and from `models/model_info.json`, and the names and class of its licences. What these files don't
-say, such as sizes, stays empty.
+Only facts are taken: names, versions, structures and modality from each bundle's `metadata.json`, digests from
+`models/model_info.json`, and the names and class of its licences. What these files don't say, such as sizes, stays
+empty.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from napari_seg.bundles.licence import kind_of, name_of, names_in
 
@@ -67,7 +65,6 @@ def entry(repository: str, name: str, archives: dict[str, Any]) -> dict[str, Any
     image = next(iter(data_format.get("inputs", {}).values()), {})
     output = next(iter(data_format.get("outputs", {}).values()), {})
     names = output.get("channel_def") or output.get("label_def") or {}
-    listed = yaml.safe_load(read("large_files.yml") or read("large_files.yaml") or "{}").get("large_files", [])
     archive = archives.get(f"{name}_v{metadata['version']}", {})
     modality = image.get("modality") or ""
     data = metadata.get("data_source", "").strip()
@@ -86,13 +83,7 @@ def entry(repository: str, name: str, archives: dict[str, Any]) -> dict[str, Any
         "data_licence": " and ".join(names_in(read("docs/data_license.txt"))),
         "refused": REFUSED.get(name, ""),
         "source": f"hf:MONAI/{name}",
-        "archive": {"url": archive["source"], "sha1": archive["checksum"]} if archive else None,
-        "files": [
-            {"path": one["path"], "url": one["url"], "digest": ":".join((one["hash_type"], one["hash_val"]))}
-            if one.get("hash_val")
-            else {"path": one["path"], "url": one["url"], "digest": ""}
-            for one in listed
-        ],
+        "archive_digest": f"sha1:{archive['checksum']}" if archive else "",
     }
 
 

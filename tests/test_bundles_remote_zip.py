@@ -11,7 +11,7 @@ from web import Web
 
 from napari_seg.bundles.remote_zip import BLOCK_BYTES, licence_in_zip
 
-APACHE = "Apache License\nVersion 2.0\n" + "text\n" * 2_000
+APACHE = "Apache License\nVersion 2.0\n" + "\n" * 10_000
 WEIGHTS = np.random.default_rng(0).bytes(5_000_000)
 
 

@@ -29,21 +29,6 @@ Refusal = Literal["", "classification", "detection", "generation", "instances", 
 
 
 @dataclass(frozen=True)
-class ListedFile:
-    """A file of a model, outside the archive of the zoo.
-
-    Attributes:
-        path: path in the bundle.
-        url: its address.
-        digest: its digest; None if unknown.
-    """
-
-    path: str
-    url: str
-    digest: Digest | None
-
-
-@dataclass(frozen=True)
 class Entry:
     """A published model.
 
@@ -61,9 +46,7 @@ class Entry:
         data_licence: licences of the training data; "" if unknown.
         refused: what it does in place of segmentation, a key of `REASONS`; "" if it segments.
         source: where `models add` downloads it.
-        archive_url: address of a zip with everything; "" if there is none.
-        archive_digest: its digest.
-        files: files that the zoo keeps elsewhere.
+        archive_digest: digest of the zip with everything on NGC; None if unknown.
     """
 
     name: str
@@ -79,9 +62,7 @@ class Entry:
     data_licence: str
     refused: Refusal
     source: str
-    archive_url: str
     archive_digest: Digest | None
-    files: tuple[ListedFile, ...]
 
     @property
     def reason(self) -> str:
@@ -118,13 +99,10 @@ def _text(entry: Entry) -> str:
 
 
 def _entry(one: dict[str, Any]) -> Entry:
-    archive = one["archive"] or {"url": "", "sha1": ""}
     return Entry(
         **{key: one[key] for key in ("name", "title", "version", "modality", "size_bytes", "licence", "licence_kind")},
         **{key: one[key] for key in ("data", "data_licence", "refused", "source")},
         finds=tuple(one["finds"]),
         channels=tuple(one["channels"]),
-        archive_url=archive["url"],
-        archive_digest=Digest("sha1", archive["sha1"]) if archive["sha1"] else None,
-        files=tuple(ListedFile(file["path"], file["url"], Digest.parse(file["digest"])) for file in one["files"]),
+        archive_digest=Digest.parse(one["archive_digest"]),
     )

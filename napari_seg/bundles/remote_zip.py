@@ -37,16 +37,7 @@ def licence_in_zip(url: str, model: str) -> Licence | None:
                 if name.startswith(folder) and is_licence_file(name.removeprefix(folder)):
                     with archive.open(name) as file:
                         files[name.removeprefix(folder)] = file.read(MAX_LICENCE_BYTES)
-    except (
-        _NoBlocks,
-        zipfile.BadZipFile,
-        NotImplementedError,
-        RuntimeError,
-        zlib.error,
-        struct.error,
-        ValueError,
-        EOFError,
-    ):
+    except (_NoBlocks, *_DAMAGE):
         return None  # a damaged zip is reported once it is unpacked
     return licence_of(model, files) if files else None
 

@@ -71,7 +71,7 @@ def check_fit(volume: Volume, bundle: Bundle) -> None:
         raise BundleError(
             "bundle.modality",
             f"the scan is {volume.modality}; bundle {bundle.name!r} was trained on {bundle.modality}; choose another "
-            "scan or another bundle ('napari-seg bundles' lists them)",
+            "scan or another bundle ('napari-seg models list' lists them)",
         )
 
 

@@ -39,7 +39,6 @@ _IN_THE_WINDOW = (
     (r"; give another with --name", ""),
     (r"; in a script, --accept-licence accepts it", ""),
     (r"'napari-seg models (list|add)'", "“Models…” in the Segment tab"),
-    (r"'?napari-seg (bundles|models list)'?", "the Segment tab"),
     (r"--([a-z]+)-([a-z]+)", r"“\1 \2”"),  # of the command line alone
     (r"--([a-z]+)", r"“\1”"),
 )
