@@ -120,3 +120,46 @@ def test_a_lambda_on_tensors_is_what_python_computes() -> None:
         evaluate("$lambda x, y: x * y", Torch())(wide, high)
     with pytest.raises(ExpressionError, match=r"\.numpy"):
         evaluate("$lambda x: x.numpy()", Torch())
+
+
+GROWING = [
+    "$(lambda a: torch.cat([a] * 250))((lambda a: torch.cat([a] * 250))(x))",
+    "$torch.cat([torch.cat([x] * 250)] * 250)",
+    "$torch.cat([x, x + 1] * 120)[[0] * 250]",
+    "$[x + i for i in range(9000)]",
+    "$torch.stack([x] * 250)[torch.tensor([0] * 9000)]",
+    "$x.unsqueeze(0).tolist()",
+]
+
+
+@pytest.mark.parametrize("text", GROWING)
+def test_memory_of_arrays_is_bounded_by_the_image(text: str) -> None:
+    torch = pytest.importorskip("torch")
+    made: list[int] = []
+
+    def counted(function: Any) -> Any:
+        def call(*args: Any) -> Any:
+            result = function(*args)
+            made.append(result.nbytes)
+            return result
+
+        return call
+
+    functions = {f"torch.{name}": counted(getattr(torch, name)) for name in ("cat", "stack", "tensor")}
+
+    class Torch(Names):
+        def is_listed(self, name: str) -> bool:
+            return name in functions or super().is_listed(name)
+
+        def value(self, name: str) -> Any:
+            return Listed(name, functions[name]) if name in functions else super().value(name)
+
+    image = torch.ones(4, 2**18)
+    with pytest.raises(ExpressionError, match="memory"):
+        evaluate(f"$lambda x: {text[1:]}", Torch())(image)
+    assert sum(made) <= 64 * image.nbytes
+    labels = "$lambda x: torch.stack([x[0] == i for i in range(20)])"
+    assert evaluate(labels, Torch())(image).shape == (20, 2**18)
+    small = "$torch.cat([torch.cat([torch.tensor([1.0] * 9000)] * 250)] * 250)"
+    with pytest.raises(ExpressionError, match="memory"):
+        evaluate(small, Torch())

@@ -1,7 +1,8 @@
 """The value of a `$` expression of a config, computed over its syntax tree, without `eval`.
 
-Work and memory are bounded: integers have at most `MAX_BITS` bits, and one evaluation may visit `MAX_STEPS` nodes and
-elements. A lambda that is called later, on an image, begins with a new count.
+Work and memory are bounded: integers have at most `MAX_BITS` bits, one evaluation may visit `MAX_STEPS` nodes and
+elements, and the arrays that it makes are at most `MAX_GROWTH` times as large as the image. A lambda that is called
+later, on an image, begins with a new count.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import operator
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Protocol
 
 from napari_seg.bundles.expression import (
@@ -37,6 +39,12 @@ MAX_BITS = 1024
 
 MAX_STEPS_TOGETHER = 500_000
 """Limit for steps in all evaluations of a config as plain data."""
+
+MAX_ARRAY_BYTES = 2**24
+"""Limit for the arrays that one evaluation makes of no image."""
+
+MAX_GROWTH = 32
+"""Limit for the arrays that one evaluation makes, relative to those that it is given, of 8 bytes an element."""
 
 _MAX_INDEX = 256
 """Length limit of a list that picks from an array."""
@@ -88,7 +96,9 @@ class Function:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the value for arguments; called by a transform, with a new count of steps."""
-        return self.evaluate(_Evaluation(self.evaluation.expression, self.evaluation.names), args, kwargs)
+        evaluation = _Evaluation(self.evaluation.expression, self.evaluation.names)
+        evaluation.take(*args, *kwargs.values())
+        return self.evaluate(evaluation, args, kwargs)
 
     def __deepcopy__(self, memo: Any) -> Function:
         return self
@@ -146,6 +156,8 @@ class _Evaluation:
     budget: Budget | None = None
     steps: int = 0
     depth: int = field(default=0, init=False)
+    array_bytes: int = field(default=0, init=False)
+    bytes_limit: int = field(default=MAX_ARRAY_BYTES, init=False)
 
     def visit(self, node: ast.AST, scope: dict[str, Any]) -> Any:
         self.count(1)
@@ -153,9 +165,26 @@ class _Evaluation:
         if self.depth > MAX_NESTING:
             raise ExpressionError("it nests too deep")
         try:
-            return self.checked(_VISITS[type(node)](self, node, scope))
+            value = self.checked(_VISITS[type(node)](self, node, scope))
+            if type(value) not in _NO_ARRAYS and _is_array(value) and type(node) is not ast.Name:
+                self.array_bytes += _bytes(value)
+                self.check_room(0)
+            return value
         finally:
             self.depth -= 1
+
+    def take(self, *values: Any) -> None:
+        """Allow arrays that are about as large as given values."""
+        self.bytes_limit += MAX_GROWTH * sum(8 * _elements(value) for value in values)
+
+    def check_room(self, more_bytes: int) -> None:
+        """Check that arrays of this size may be made.
+
+        Raises:
+            ExpressionError: they need too much memory, together with those that were made.
+        """
+        if self.array_bytes + more_bytes > self.bytes_limit:
+            raise ExpressionError("it needs too much memory")
 
     def count(self, steps: int) -> None:
         self.steps += steps
@@ -216,6 +245,7 @@ class _Evaluation:
         elif _is_array(value):
             if any(isinstance(one, list) and len(one) > _MAX_INDEX for one in (key if type(key) is tuple else (key,))):
                 raise ExpressionError(f"an index of more than {_MAX_INDEX} elements")
+            self.check_room(_indexed_bytes(value, key))
         elif not isinstance(value, str | list | tuple | range):
             raise ExpressionError(f"an index of a {type(value).__name__}")
         else:
@@ -395,7 +425,13 @@ class _Evaluation:
         if isinstance(function, Function):
             return function.evaluate(self, tuple(args), kwargs)
         if isinstance(function, Listed):
-            return function(*args, **kwargs)
+            self.check_room(
+                sum(_bytes(value) for value in (*args, *kwargs.values()) if isinstance(value, list | tuple))
+            )
+            result = function(*args, **kwargs)
+            if function.name == "torch.load":
+                self.take(result)
+            return result
         if not isinstance(function, _Method | _Builtin):
             raise ExpressionError(f"a call of a {type(function).__name__}")
         if any(isinstance(value, Function | Listed | _Builtin) for value in (*args, *kwargs.values())):
@@ -429,6 +465,8 @@ class _Method:
             evaluation._check_comparison(self.owner)
             for value in args:
                 evaluation._check_comparison(value)
+        if self.name == "tolist" and _elements(self.owner) > MAX_ELEMENTS:
+            raise ExpressionError("it needs too much memory")
         if self.name == "to":
             args, kwargs = list(map(evaluation.device, args)), {key: evaluation.device(v) for key, v in kwargs.items()}
         result = getattr(self.owner, self.name)(*args, **kwargs)
@@ -567,11 +605,43 @@ def _attribute(value: Any, name: str) -> Any:
     raise ExpressionError(f".{name} of a {type(value).__name__}")
 
 
+_NO_ARRAYS = frozenset([bool, dict, float, Function, int, list, str, tuple, type(None)])
+"""Types that are quickly known to be no arrays."""
+
+
 def _is_array(value: Any) -> bool:
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     return (torch is not None and isinstance(value, torch.Tensor)) or (
         numpy is not None and isinstance(value, numpy.ndarray | numpy.generic)
     )
+
+
+def _elements(value: Any, sizes: dict[int, int] | None = None) -> int:
+    """Return the number of elements of arrays, and of lists and dictionaries that hold arrays and numbers."""
+    if _is_array(value):
+        return int(prod(value.shape))
+    if not isinstance(value, list | tuple | dict):
+        return 1
+    sizes = {} if sizes is None else sizes  # a list that another one holds many times is counted once
+    if id(value) not in sizes:
+        sizes[id(value)] = sum(_elements(one, sizes) for one in (value.values() if isinstance(value, dict) else value))
+    return sizes[id(value)]
+
+
+def _bytes(value: Any) -> int:
+    """Return the memory of an array, or of the array that joins those of a list."""
+    return int(value.nbytes) if _is_array(value) else 8 * _elements(value)
+
+
+def _indexed_bytes(array: Any, key: Any) -> int:
+    """Return a limit for the memory of `array[key]`; 0 if it is no copy, or one of at most the same size."""
+    found = 0
+    for axis, one in enumerate(key if isinstance(key, tuple) else (key,)):
+        is_mask = _is_array(one) and str(one.dtype).endswith(("bool", "bool_"))
+        if isinstance(one, list) or (_is_array(one) and not is_mask):
+            length = array.shape[axis] if axis < len(array.shape) else 1
+            found += _bytes(array) * _elements(one) // max(length, 1)
+    return found
 
 
 def _check_key(value: Any) -> None:
