@@ -148,6 +148,51 @@ def test_other_outputs_of_the_metadata_are_refused(tmp_path: Path, key: str, val
     assert way(root).kind == "refused"
 
 
+LABELS = [
+    ({"_target_": "Spacingd", "keys": ["label", "image"], "pixdim": [1, 1, 1], "mode": ["nearest", "bilinear"]}, ""),
+    ({"_target_": "CropForegroundd", "keys": ["image", "label"], "source_key": "image"}, ""),
+    ({"_target_": "DeleteItemsd", "keys": "label"}, ""),
+    ({"_target_": "Compose", "transforms": [{"_target_": "EnsureTyped", "keys": ["image", "label"]}]}, ""),
+    ({"_target_": "CropForegroundd", "keys": "image", "source_key": "label"}, "CropForegroundd needs label"),
+    ({"_target_": "MaskIntensityd", "keys": "image", "mask_key": "mask"}, "MaskIntensityd needs mask"),
+    ({"_target_": "ConcatItemsd", "keys": ["image", "label"], "name": "image"}, "ConcatItemsd needs label"),
+    ({"_target_": "EnsureTyped", "keys": ["image", "pet"]}, "EnsureTyped needs pet"),
+    ({"_target_": "scripts.own.Own", "keys": ["image", "label"]}, "scripts.own.Own needs label"),
+]
+
+
+@pytest.mark.parametrize(("step", "reason"), LABELS, ids=lambda value: str(value)[:60])
+def test_label_maps_that_a_scan_does_not_have_are_left_out_or_left_to_monai(
+    tmp_path: Path, step: dict[str, Any], reason: str
+) -> None:
+    root = changed(write_plain_bundle(tmp_path / "plain"), lambda c: c["preprocessing"]["transforms"].append(step))
+    found = way(root)
+    if reason:
+        assert (found.kind, found.needs_consent) == ("workflow", True)
+        text = f"configs/inference.json: preprocessing: {reason}, which a scan does not have"
+        assert found.reasons[-1] == text
+    else:
+        assert found == Way("engine", False)
+
+
+def test_every_listed_transform_can_leave_a_label_map_out() -> None:
+    import inspect
+
+    from monai import transforms
+
+    from napari_seg.bundles.allowed import TRANSFORMS
+
+    def takes(name: str) -> bool:
+        return "allow_missing_keys" in inspect.signature(getattr(transforms, name)).parameters
+
+    assert {name for name in TRANSFORMS if not takes(name)} == {"DeleteItemsd", "SelectItemsd", "ToMetaTensord"}
+    for name in ("SelectItemsd", "ToMetaTensord"):
+        made = getattr(transforms, name)(["image", "label"])
+        made.allow_missing_keys = True
+        assert list(made({"image": torch.ones(1, 2, 2)})) == ["image"]
+    assert list(transforms.DeleteItemsd(["label"])({"image": 1})) == ["image"]
+
+
 def test_torchscript_needs_consent(tmp_path: Path) -> None:
     root = write_plain_bundle(tmp_path / "script")
     (root / "models/model.pt").unlink()

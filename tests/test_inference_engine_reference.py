@@ -100,7 +100,9 @@ def of_monai(scan: Volume, network: torch.nn.Module, config: dict[str, Any]) -> 
     parser = ConfigParser({name: config[name] for name in ("preprocessing", "inferer")})
     transforms = Compose(parser.get_parsed_content("preprocessing").transforms[2:])  # the scan is read already
     inferer = parser.get_parsed_content("inferer")
-    given = transforms({"image": MetaTensor(torch.from_numpy(scan.array), affine=torch.from_numpy(scan.grid.affine))})
+    affine = torch.from_numpy(scan.grid.affine)
+    image = MetaTensor(torch.from_numpy(scan.array), affine=affine)
+    given = transforms({"image": image, "label": MetaTensor(torch.zeros(image.shape), affine=affine)})
     given["pred"] = MetaTensor(inferer(given["image"][None].as_tensor(), network)[0], meta=given["image"].meta)
     back = Invertd("pred", transform=transforms, orig_keys="image", nearest_interp=False)
     logits = back(given)["pred"].numpy()
@@ -137,3 +139,19 @@ def test_a_scan_is_segmented_as_monai_does(
             np.testing.assert_array_equal(labels[clear], expected[clear])
         else:
             assert (labels == expected).mean() > 0.995
+
+
+@pytest.mark.parametrize("keys", [["image", "label"], ["label", "image"]])
+def test_a_label_map_that_the_transforms_also_take_is_left_out(keys: list[str], tmp_path: Path) -> None:
+    bundle, network, config = random_bundle(tmp_path / "bundle", 3)
+    for transform in config["preprocessing"]["transforms"]:
+        transform["keys"] = keys
+    (bundle.root / "configs/inference.yaml").write_text(json.dumps(config))
+    bundle, scan = read_bundle(bundle.root, trust=True), random_scan(3)
+    expected, clear = of_monai(scan, network, config)
+    result = segment(scan, bundle, device="cpu", backend="torch", windows="bundle", crop=False)
+    assert clear.mean() > 0.99
+    assert len(np.unique(expected)) > 1
+    np.testing.assert_array_equal(result.array[clear], expected[clear])
+    texts = [notice.message for notice in result.notices if notice.code == "bundle.fitted"]
+    assert texts == ["the preprocessing also uses label, which a scan does not have; it is left out"]

@@ -35,8 +35,8 @@ def image_dimensions(config: dict[str, Any], spatial_shape: Any = None) -> Liter
     return 2 if isinstance(spatial_shape, list) and len(spatial_shape) == 2 else 3
 
 
-_REFERENCE_KEYS = {"label", "labels", "gt", "mask"}
-"""Keys of reference label maps."""
+REFERENCE_KEYS = frozenset(["label", "labels", "gt", "mask"])
+"""Keys of reference label maps, which a new scan does not have."""
 
 
 def image_keys(config: dict[str, Any]) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ def image_keys(config: dict[str, Any]) -> tuple[str, ...]:
         if isinstance(step, dict) and str(step.get("_target_")).rpartition(".")[2].lower().startswith("loadimaged"):
             keys = resolved(config, step.get("keys"))
             found = [resolved(config, key) for key in (keys if isinstance(keys, list) else [keys])]
-            return tuple(str(key) for key in found if key not in _REFERENCE_KEYS)
+            return tuple(str(key) for key in found if key not in REFERENCE_KEYS)
     return ()
 
 

@@ -16,11 +16,12 @@ from weakref import finalize
 import torch
 from monai.bundle import ConfigParser
 from monai.inferers import Inferer, SimpleInferer
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Transform
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, MapTransform, Transform
 
 from napari_seg.bundles.causes import cause_of
 from napari_seg.bundles.config import inference_config, read_config
 from napari_seg.bundles.content import content_hash
+from napari_seg.bundles.dimensions import REFERENCE_KEYS
 from napari_seg.bundles.model import Model
 from napari_seg.bundles.modules import BundleModules
 from napari_seg.bundles.objects import fitted_config
@@ -89,10 +90,10 @@ def _objects(
         resolver = Resolver(read_config(config), root, device, read_config(root / METADATA, MAX_METADATA_BYTES))
         sections = find_sections(resolver)
         if modules is None:
-            return _sections(sections, resolver.build, weights, device), resolver.notices
+            return _sections(sections, resolver.build, weights, device, resolver.notices), resolver.notices
         with modules.importable():
             build = _parser(resolver, device).get_parsed_content
-            return _sections(sections, build, weights, device), resolver.notices
+            return _sections(sections, build, weights, device, resolver.notices), resolver.notices
     except Exception as error:  # a foreign config can raise anything
         raise BundleError(
             "bundle.config",
@@ -102,7 +103,7 @@ def _objects(
 
 
 def _sections(
-    sections: Sections, build: Callable[[str], Any], weights: Weights, device: torch.device
+    sections: Sections, build: Callable[[str], Any], weights: Weights, device: torch.device, notices: list[str]
 ) -> tuple[Compose, Inferer, torch.nn.Module]:
     preprocessing = build(sections.preprocessing)
     transforms = getattr(preprocessing, "transforms", preprocessing)
@@ -114,6 +115,11 @@ def _sections(
         raise TypeError(f"{sections.network} is a {type(network).__name__}, not a network")
     # reading a Volume has done what these do
     kept = [t for t in transforms if t is not None and not isinstance(t, LoadImaged | EnsureChannelFirstd)]
+    for one in Compose(kept).flatten().transforms:
+        if isinstance(one, MapTransform) and not REFERENCE_KEYS.isdisjoint(one.keys):
+            one.allow_missing_keys = True  # `way_of` has checked that the image does not depend on the label map
+            left_out = ", ".join(str(key) for key in one.keys if key in REFERENCE_KEYS)
+            notices.append(f"the preprocessing also uses {left_out}, which a scan does not have; it is left out")
     if sections.image_keys != ("image",):
         key = sections.image_keys[0]
         kept = [_Renamed("image", key), *kept, _Renamed(key, "image")]

@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from napari_seg.bundles.allowed import is_reading, target_name
+from napari_seg.bundles.dimensions import REFERENCE_KEYS
 from napari_seg.bundles.resolve import ResolveError, Resolver, normal_id
 
 _NETWORKS = ("network_def", "network", "net", "model")
@@ -15,6 +17,11 @@ _INFERERS = ("inferer", "inferrer", "windows")
 
 _REFERENCE = re.compile(r"\$?\s*@(\w+(?:(?:::|#)\w+)*)\s*")
 _MAX_REFERENCES = 20
+
+_COMBINING = ("ConcatItemsd", "CopyItemsd")
+"""Transforms whose result for one key depends on the others."""
+_OTHER_KEYS = ("source_key", "mask_key")
+"""Arguments that name another key that a transform needs."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,48 @@ def find_sections(resolver: Resolver) -> Sections:
     if missing:
         raise ResolveError(f"it has no {' and no '.join(missing)}")
     return Sections(network, preprocessing, inferer, _image_keys(resolver, preprocessing))
+
+
+def missing_keys(resolver: Resolver, sections: Sections) -> list[str]:
+    """Return which steps of the preprocessing need entries that a scan does not have, such as its reference label map.
+
+    A listed transform that treats a label map like the image, each by itself, needs none: the label map is left out.
+    After a step that may add entries of its own, nothing is known.
+    """
+    present, found = set(sections.image_keys), []
+    for step in _steps(resolver.plain(sections.preprocessing)):
+        target = str(step.get("_target_"))
+        if is_reading(target):
+            continue
+        name = target_name(target).rpartition(".")[2]
+        keys, names = (_texts(step.get(argument)) for argument in ("keys", "name" if "Concat" in name else "names"))
+        needed = [] if step.get("allow_missing_keys") is True or name == "DeleteItemsd" else keys
+        if name and name not in _COMBINING:
+            needed = [key for key in needed if key not in REFERENCE_KEYS]
+        needed = [*needed, *(key for argument in _OTHER_KEYS for key in _texts(step.get(argument)))]
+        missing = [key for key in dict.fromkeys(needed) if key not in present and key.isidentifier()]
+        if missing:
+            found.append(f"{sections.preprocessing}: {target} needs {', '.join(missing)}, which a scan does not have")
+        if not name:
+            break
+        present |= {*names}
+    return found
+
+
+def _steps(value: Any) -> list[dict[str, Any]]:
+    """Return the transforms of a Compose or a list, those of inner ones too; plain data."""
+    found: list[dict[str, Any]] = []
+    steps = value.get("transforms") if isinstance(value, dict) else value
+    for step in steps if isinstance(steps, list) else ():
+        if isinstance(step, dict):
+            found += _steps(step) if "transforms" in step else [step]
+        elif isinstance(step, list):
+            found += _steps(step)
+    return found
+
+
+def _texts(value: Any) -> list[str]:
+    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
 
 
 def targets(resolver: Resolver) -> list[tuple[str, str]]:
@@ -119,5 +168,5 @@ def _image_keys(resolver: Resolver, preprocessing: str) -> tuple[str, ...]:
         ):
             given = step.get("keys")
             keys += [str(key) for key in (given if isinstance(given, list) else [given])]
-    keys = [key for key in dict.fromkeys(keys) if key != "label"]
+    keys = [key for key in dict.fromkeys(keys) if key not in REFERENCE_KEYS]
     return ("image",) if "image" in keys or not keys else tuple(keys)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from napari_seg.bundles.config import inference_config, read_config
 from napari_seg.bundles.output import Output
 from napari_seg.bundles.postprocessing import read_output
 from napari_seg.bundles.resolve import ResolveError, Resolver
-from napari_seg.bundles.sections import Sections, find_sections, targets
+from napari_seg.bundles.sections import Sections, find_sections, missing_keys, targets
 from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, Bundle
 from napari_seg.bundles.weights import find_weights
 from napari_seg.errors import BundleError, one_line
@@ -99,7 +99,7 @@ def way_of(bundle: Bundle, resolver: Resolver | None = None) -> Way:
         sections = find_sections(resolver)
         own = resolver.problems(sections.network, sections.preprocessing)
         own_inferer = resolver.problems(sections.inferer) if sections.inferer else []
-        unsupported = _unsupported(bundle, resolver.entries, sections, own)
+        unsupported = _unsupported(bundle, resolver, sections, own)
     except Exception as error:  # a foreign config can hold anything
         raise _unreadable(bundle, path.name, error) from error
     if not unsupported and not any(id in resolver for id in _RUNS):
@@ -124,14 +124,16 @@ def resolver_of(bundle: Bundle) -> Resolver:
         raise _unreadable(bundle, path.name, error) from error
 
 
-def _unsupported(bundle: Bundle, entries: dict[str, Any], sections: Sections, own: list[str]) -> list[str]:
+def _unsupported(bundle: Bundle, resolver: Resolver, sections: Sections, own: list[str]) -> list[str]:
     """Return what the engine can't do for a bundle, with or without consent."""
-    output = read_output(entries, bundle.out_channels, bundle.thresholds, bundle.background)
+    output = read_output(resolver.entries, bundle.out_channels, bundle.thresholds, bundle.background)
     found = [] if isinstance(output, Output) else [f"postprocessing uses {one}" for one in output]
     if any("Guidance" in one for one in own):
         found.append(f"{sections.preprocessing} needs guidance (clicks) for every scan")
     if len(sections.image_keys) > 1:
         found.append(f"{sections.preprocessing} reads several images ({', '.join(sections.image_keys)})")
+    else:
+        found += missing_keys(resolver, sections)
     return found
 
 

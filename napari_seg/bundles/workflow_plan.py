@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_seg.bundles.config import inference_config, merged_config, read_config
+from napari_seg.bundles.dimensions import REFERENCE_KEYS
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, one_line
 
@@ -17,8 +18,6 @@ RUN_IDS = ("run", "evaluating", "inference")
 _EVALUATOR = "evaluator"
 _READERS = {"LoadImaged", "LoadImageD", "LoadImageDict"}
 _WRITERS = {"SaveImaged", "SaveImageD", "SaveImageDict", "SegmentationSaver"}
-_LABEL_KEYS = {"label", "labels", "gt", "mask"}
-"""Keys of reference label maps, which a new scan does not have."""
 
 _MAX_REFERENCES = 20
 _MAX_LINE = 300
@@ -95,13 +94,13 @@ def plan_workflow(bundle: Bundle) -> WorkflowPlan:
     ]
     keys = list(dict.fromkeys(keys))
     writers = {id: _listed(config, entry.get("keys")) for id, name, entry in components if name in _WRITERS}
-    others = {id for id, saved in writers.items() if saved and all(key in {*keys, *_LABEL_KEYS} for key in saved)}
+    others = {id for id, saved in writers.items() if saved and all(key in {*keys, *REFERENCE_KEYS} for key in saved)}
     missing = [
         what
         for what, is_there in (
             (f"none of the ids {', '.join(RUN_IDS)}, {_EVALUATOR}", bool(run_id) or _EVALUATOR in config),
             ("no Dataset with data", bool(datasets)),
-            ("no LoadImaged with keys", any(key not in _LABEL_KEYS for key in keys)),
+            ("no LoadImaged with keys", any(key not in REFERENCE_KEYS for key in keys)),
         )
         if not is_there
     ]
@@ -116,8 +115,8 @@ def plan_workflow(bundle: Bundle) -> WorkflowPlan:
     return WorkflowPlan(
         run_id=run_id,
         data_id=("dataset" if "dataset" in datasets else datasets[0]) + "::data",
-        image_keys=tuple(key for key in keys if key not in _LABEL_KEYS),
-        label_keys=tuple(key for key in keys if key in _LABEL_KEYS),
+        image_keys=tuple(key for key in keys if key not in REFERENCE_KEYS),
+        label_keys=tuple(key for key in keys if key in REFERENCE_KEYS),
         writers=tuple(id for id in writers if id not in others),
         other_writers=tuple(sorted(others)),
         loaders={id: _in_this_process(entry) for id, name, entry in components if name.endswith("DataLoader")},

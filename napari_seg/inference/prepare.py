@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_seg.bundles.dimensions import REFERENCE_KEYS
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
 from napari_seg.geometry import Grid, resample
@@ -123,7 +124,8 @@ def prepare(
     affine = shown.affine if is_placed else np.diag([*shown.spacing_mm, 1.0])
     to_scan_world = shown.affine @ np.linalg.inv(affine)
     transforms = list(model.preprocessing.transforms)
-    key = next((one.keys[0] for one in transforms if getattr(one, "keys", None)), "image")
+    keys = (key for one in transforms for key in getattr(one, "keys", ()))
+    key = next((key for key in keys if key not in REFERENCE_KEYS), "image")
     is_2d = model.spatial_dims == 2
     traced: list[Any] = []
     try:
