@@ -1148,7 +1148,7 @@ CODES = {
     ),
     "store.licence": Code(
         "error",
-        "The licence of a model was not accepted, so nothing was downloaded.",
+        "The licence of a model was not accepted, so it was not installed.",
         "Read the licence; give `--accept-licence` in a script.",
     ),
     "store.name": Code(
