@@ -211,7 +211,8 @@ def describe(figures: dict[str, Any]) -> str:
         "Way 1: our engine, without consent. Way 2: the bundle contains its own code or steps that the engine lacks;",
         "after consent it runs in our engine, or exactly as written in MONAI's workflow. Equal voxels and Dice (mean,",
         "and the lowest of all labels, in parentheses) are with `--windows bundle --no-crop --backend torch`; the next",
-        "column is the mean Dice with all defaults. Seconds and memory: napari-seg / MONAI, from start to end, on a",
+        "column is the mean Dice with all defaults (–: not measured). Seconds and memory: napari-seg / MONAI, from",
+        "start to end, on a",
         "machine that did other work too and not at the same time: only orders of magnitude count.",
     )
     lines += [describe_machine(figures["machine"]), ""]
