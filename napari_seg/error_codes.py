@@ -109,8 +109,8 @@ CODES = {
     ),
     "bundle.fitted": Code(
         "notice",
-        "The model's config gives an argument that this version of MONAI no longer has; it was left out. The network "
-        "is the same without it.",
+        "The model's config names an argument that this version of MONAI no longer has, or a reference label map that "
+        "a scan does not have; it was left out. The network and the image are the same without it.",
         "Nothing, if the result is plausible.",
     ),
     "bundle.fold": Code(
