@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write napari_seg/bundles/catalogue.json from a clone of the MONAI Model Zoo.
+"""Write napari_seg/bundles/store/catalogue.json from a clone of the MONAI Model Zoo.
 
 git clone https://github.com/Project-MONAI/model-zoo
 python scripts/catalogue.py model-zoo
@@ -17,9 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from napari_seg.bundles.licence import kind_of, name_of, names_in
+from napari_seg.bundles.store.licence import kind_of, name_of, names_in
 
-CATALOGUE = Path(__file__).parents[1] / "napari_seg" / "bundles" / "catalogue.json"
+CATALOGUE = Path(__file__).parents[1] / "napari_seg" / "bundles" / "store" / "catalogue.json"
 
 REFUSED = {
     "brats_mri_axial_slices_generative_diffusion": "generation",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from napari_seg.bundles.causes import cause_of
-from napari_seg.bundles.resolve import ResolveError
+from napari_seg.bundles.config.resolve import ResolveError
 
 
 def raised(*errors: Exception) -> Exception:

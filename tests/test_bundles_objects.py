@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from napari_seg.bundles.expression import ExpressionError
+from napari_seg.bundles.config.expression import ExpressionError
 from napari_seg.bundles.objects import calculated, check_numbers, fitted_config, limited_size, located
 
 

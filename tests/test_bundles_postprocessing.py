@@ -12,7 +12,7 @@ import pytest
 import yaml
 from bundles import write_threshold_bundle
 
-from napari_seg.bundles.config import read_config
+from napari_seg.bundles.config.read import read_config
 from napari_seg.bundles.output import Channel, LabelStep, Output
 from napari_seg.bundles.postprocessing import read_output
 from napari_seg.bundles.spec import read_bundle, shipped_root

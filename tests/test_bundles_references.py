@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from napari_seg.bundles.config import read_config
+from napari_seg.bundles.config.read import read_config
 from napari_seg.bundles.postprocessing import read_output
 from napari_seg.bundles.references import listed, postprocessings, resolved
 

@@ -180,7 +180,7 @@ def test_every_listed_transform_can_leave_a_label_map_out() -> None:
 
     from monai import transforms
 
-    from napari_seg.bundles.allowed import TRANSFORMS
+    from napari_seg.bundles.config.allowed import TRANSFORMS
 
     def takes(name: str) -> bool:
         return "allow_missing_keys" in inspect.signature(getattr(transforms, name)).parameters

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_seg.bundles.weights_files import inspect_weights
+from napari_seg.bundles.weights.files import inspect_weights
 
 
 class Evil:
@@ -87,7 +87,7 @@ def test_a_damaged_file_is_no_data(content: bytes, tmp_path: Path) -> None:
 
 
 def test_endless_pickles_are_not_read_to_their_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_seg.bundles.weights_files._MAX_OPERATIONS", 1000)
+    monkeypatch.setattr("napari_seg.bundles.weights.files._MAX_OPERATIONS", 1000)
     pickle = b"\x80\x02" + b"N0" * 300 + b"N."
     for number, kind in ((1, "data"), (2, "unknown")):  # 602 operations each
         with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
@@ -99,7 +99,7 @@ def test_endless_pickles_are_not_read_to_their_end(tmp_path: Path, monkeypatch: 
 
 
 def test_pickles_are_large_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_seg.bundles.weights_files._MAX_PICKLE_BYTES", 1000)
+    monkeypatch.setattr("napari_seg.bundles.weights.files._MAX_PICKLE_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
         for n in range(3):
             archive.writestr(f"a/{n}.pkl", b"\x80\x02" + b"B" + (400).to_bytes(4, "little") + bytes(400) + b".")

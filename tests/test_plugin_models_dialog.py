@@ -18,8 +18,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QPushButton
 from web import Web
 
-from napari_seg.bundles import store
 from napari_seg.bundles.places import store_root
+from napari_seg.bundles.store import installed as store
 from napari_seg.bundles.trust import is_trusted
 from napari_seg.plugin import commands
 from napari_seg.plugin.autosave import FOLDER_VARIABLE

@@ -16,10 +16,10 @@ pytest.importorskip("napari", reason="the plugin's tests need napari: pip instal
 from bundles import write_threshold_bundle
 from web import Web
 
-from napari_seg.bundles import store
-from napari_seg.bundles.licence import Licence
 from napari_seg.bundles.places import store_root
 from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.store import installed as store
+from napari_seg.bundles.store.licence import Licence
 from napari_seg.bundles.trust import is_trusted, remember
 from napari_seg.plugin.job import Jobs
 from napari_seg.plugin.messages import Message

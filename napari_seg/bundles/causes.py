@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from napari_seg.bundles.config.resolve import ResolveError
 from napari_seg.bundles.modules import with_public_names
-from napari_seg.bundles.resolve import ResolveError
 from napari_seg.errors import one_line
 
 _PACKAGES = {

@@ -9,14 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from napari_seg.bundles.config import inference_config, read_config
+from napari_seg.bundles.config.read import inference_config, read_config
 from napari_seg.bundles.content import code_lines
-from napari_seg.bundles.fetch import LARGE_FILES
-from napari_seg.bundles.licence import read_licence
 from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, Bundle, read_bundle
+from napari_seg.bundles.store.fetch import LARGE_FILES
+from napari_seg.bundles.store.licence import read_licence
 from napari_seg.bundles.ways import WayKind, resolver_of, way_of
-from napari_seg.bundles.weights import find_weights
-from napari_seg.bundles.weights_files import inspect_weights
+from napari_seg.bundles.weights.files import inspect_weights
+from napari_seg.bundles.weights.find import find_weights
 from napari_seg.errors import BundleError, one_line
 
 Level = Literal["error", "warning", "note"]

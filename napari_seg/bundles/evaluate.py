@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Protocol
 
-from napari_seg.bundles.expression import (
+from napari_seg.bundles.config.expression import (
     ARRAY_METHODS,
     MAX_NESTING,
     TENSOR_METHODS,

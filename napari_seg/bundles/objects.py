@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import Any
 
-from napari_seg.bundles.allowed import REMOVED_ARGUMENTS, RENAMED_ARGUMENTS, is_reading, target_name
-from napari_seg.bundles.config import check_size
+from napari_seg.bundles.config.allowed import REMOVED_ARGUMENTS, RENAMED_ARGUMENTS, is_reading, target_name
+from napari_seg.bundles.config.expression import ExpressionError
+from napari_seg.bundles.config.read import check_size
 from napari_seg.bundles.evaluate import Function, Listed, check_broadcast
-from napari_seg.bundles.expression import ExpressionError
 
 _MAX_PARAMETERS = 2**31
 """Size limit of a network that is built without consent; 8 GB in float32."""

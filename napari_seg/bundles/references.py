@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from napari_seg.bundles.expression import MAX_LENGTH
+from napari_seg.bundles.config.expression import MAX_LENGTH
 
 _NO_LITERAL = object()
 

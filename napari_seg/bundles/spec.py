@@ -29,12 +29,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from napari_seg.bundles.config import inference_config, merged_config, read_config
+from napari_seg.bundles.config.read import inference_config, merged_config, read_config
+from napari_seg.bundles.config.resolve import Resolver
 from napari_seg.bundles.dimensions import adds_guidance, image_dimensions, image_keys
 from napari_seg.bundles.output import Output, independent_channels
 from napari_seg.bundles.places import bundle_folders
 from napari_seg.bundles.postprocessing import read_output
-from napari_seg.bundles.resolve import Resolver
 from napari_seg.bundles.tta import TTA
 from napari_seg.errors import BundleError, one_line
 from napari_seg.volume import MAX_LABEL, Segment, Term, distinct_color

@@ -15,15 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from napari_seg.bundles.config import inference_config, read_config
+from napari_seg.bundles.config.read import inference_config, read_config
 from napari_seg.bundles.content import Cause, CodeLine, code_lines, content_hash, files_of
 from napari_seg.bundles.output import Output
 from napari_seg.bundles.places import store_root
 from napari_seg.bundles.postprocessing import read_output
 from napari_seg.bundles.spec import Bundle, read_bundle, read_coarse
 from napari_seg.bundles.ways import resolver_of, way_of
-from napari_seg.bundles.weights import find_weights
-from napari_seg.bundles.weights_files import inspect_weights
+from napari_seg.bundles.weights.files import inspect_weights
+from napari_seg.bundles.weights.find import find_weights
 from napari_seg.bundles.workflow_plan import plan_workflow
 from napari_seg.errors import BundleError, one_line
 from napari_seg.formats.atomic import atomic_write

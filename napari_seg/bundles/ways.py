@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from napari_seg.bundles.config import inference_config, read_config
+from napari_seg.bundles.config.read import inference_config, read_config
+from napari_seg.bundles.config.resolve import ResolveError, Resolver
+from napari_seg.bundles.config.sections import Sections, find_sections, missing_keys, targets
 from napari_seg.bundles.output import Output
 from napari_seg.bundles.postprocessing import read_output
-from napari_seg.bundles.resolve import ResolveError, Resolver
-from napari_seg.bundles.sections import Sections, find_sections, missing_keys, targets
 from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, Bundle
-from napari_seg.bundles.weights import find_weights
+from napari_seg.bundles.weights.find import find_weights
 from napari_seg.errors import BundleError, one_line
 
 WayKind = Literal["engine", "workflow", "refused"]

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.bundles.causes import cause_of
-from napari_seg.bundles.config import inference_config
+from napari_seg.bundles.config.read import inference_config
 from napari_seg.bundles.content import content_hash
 from napari_seg.bundles.spec import METADATA, Bundle
 from napari_seg.bundles.workflow_plan import RUN_IDS, WorkflowPlan, plan_workflow

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from napari_seg.bundles.config import inference_config, merged_config, read_config
+from napari_seg.bundles.config.read import inference_config, merged_config, read_config
 from napari_seg.bundles.dimensions import REFERENCE_KEYS
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, one_line

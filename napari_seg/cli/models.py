@@ -13,8 +13,8 @@ from napari_seg.cli.exit_codes import ExitCode
 from napari_seg.errors import one_line, printable
 
 if TYPE_CHECKING:
-    from napari_seg.bundles.licence import Licence
     from napari_seg.bundles.spec import Bundle
+    from napari_seg.bundles.store.licence import Licence
 
 MAX_LINE = 2000
 """Length limit of a printed line of foreign text."""
@@ -89,7 +89,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def _list(arguments: argparse.Namespace) -> int:
     from napari_seg.bundles.places import store_root
     from napari_seg.bundles.spec import find_bundles
-    from napari_seg.bundles.store import disk_use
+    from napari_seg.bundles.store.installed import disk_use
 
     bundles, faults = find_bundles()
     for fault in faults:
@@ -157,8 +157,8 @@ def _as_dict(bundle: Bundle) -> dict[str, object]:
 def _search(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from napari_seg.bundles.catalogue import search
-    from napari_seg.bundles.store import installed
+    from napari_seg.bundles.store.catalogue import search
+    from napari_seg.bundles.store.installed import installed
 
     found = search(" ".join(arguments.words))
     here = {bundle.root.name for bundle in installed()}
@@ -180,7 +180,7 @@ def _search(arguments: argparse.Namespace) -> int:
 
 
 def _add(arguments: argparse.Namespace) -> int:
-    from napari_seg.bundles.store import add, disk_use
+    from napari_seg.bundles.store.installed import add, disk_use
 
     with _Bar(show=sys.stderr.isatty()) as bar:
 
@@ -243,9 +243,9 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _card(bundle: Bundle) -> dict[str, Any]:
     from napari_seg.bundles.content import code_lines
-    from napari_seg.bundles.licence import read_licence
     from napari_seg.bundles.places import store_root
-    from napari_seg.bundles.store import read_record
+    from napari_seg.bundles.store.installed import read_record
+    from napari_seg.bundles.store.licence import read_licence
     from napari_seg.errors import BundleError
 
     card: dict[str, Any] = _as_dict(bundle)
@@ -308,7 +308,7 @@ def _new(arguments: argparse.Namespace) -> int:
 
 
 def _remove(arguments: argparse.Namespace) -> int:
-    from napari_seg.bundles.store import remove
+    from napari_seg.bundles.store.installed import remove
 
     freed = remove(arguments.model)
     if arguments.json:
@@ -319,7 +319,7 @@ def _remove(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from napari_seg.bundles.store import verify
+    from napari_seg.bundles.store.installed import verify
 
     damages = verify(arguments.model)
     if arguments.json:

@@ -21,9 +21,9 @@ from napari_seg.plugin.models.permission import Permission, permission_of
 from napari_seg.plugin.models.rows import ModelRow, find_rows, size_text
 
 if TYPE_CHECKING:
-    from napari_seg.bundles.licence import Licence
     from napari_seg.bundles.spec import Bundle
-    from napari_seg.bundles.store import Damage
+    from napari_seg.bundles.store.installed import Damage
+    from napari_seg.bundles.store.licence import Licence
 
 SIZES = {0: "Any size", 50_000_000: "Up to 50 MB", 250_000_000: "Up to 250 MB", 1_000_000_000: "Up to 1 GB"}
 """Size limits in bytes that the window offers, with titles."""
@@ -168,7 +168,7 @@ class ModelsModel:
 
     def _read(self, folders: Sequence[Path], job: Job) -> None:
         """List the models, then how each runs, which takes longer; in the thread of the job."""
-        from napari_seg.bundles.store import disk_use
+        from napari_seg.bundles.store.installed import disk_use
 
         rows = find_rows(folders)
         job.post(self._on_rows, rows, disk_use())
@@ -241,7 +241,7 @@ class ModelsModel:
 
     def check(self) -> None:
         """Compare the files of the selected model with those that were installed."""
-        from napari_seg.bundles.store import verify
+        from napari_seg.bundles.store.installed import verify
 
         row = self.selected_row
         assert row is not None
@@ -249,7 +249,7 @@ class ModelsModel:
 
     def remove(self) -> None:
         """Remove the selected model, and forget the consent to its code."""
-        from napari_seg.bundles.store import remove
+        from napari_seg.bundles.store.installed import remove
 
         row = self.selected_row
         assert row is not None
@@ -282,7 +282,7 @@ class ModelsModel:
         self.changed.emit()
 
     def _add(self, source: str | Path, job: Job) -> Bundle:
-        from napari_seg.bundles.store import add
+        from napari_seg.bundles.store.installed import add
 
         def accept(licence: Licence) -> bool:
             question = LicenceQuestion(licence)

@@ -18,8 +18,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_seg.bundles.content import MAX_LINES
-from napari_seg.bundles.licence import Licence
 from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.store.licence import Licence
 from napari_seg.errors import printable
 from napari_seg.plugin.controls import number_item, table
 from napari_seg.plugin.models.permission import Permission

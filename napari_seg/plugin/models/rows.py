@@ -12,9 +12,9 @@ from napari_seg.plugin.messages import gui_text_of
 from napari_seg.plugin.models.permission import Permission
 
 if TYPE_CHECKING:
-    from napari_seg.bundles.catalogue import Entry
-    from napari_seg.bundles.licence import LicenceKind
     from napari_seg.bundles.spec import Bundle
+    from napari_seg.bundles.store.catalogue import Entry
+    from napari_seg.bundles.store.licence import LicenceKind
 
 WAYS = {"at once": "At once", "after consent": "After consent", "refused": "Refused", "unknown": "Known once installed"}
 """How a model runs, with titles."""
@@ -115,10 +115,10 @@ def find_rows(folders: Sequence[Path]) -> list[ModelRow]:
     Args:
         folders: bundles outside the store, and folders of such.
     """
-    from napari_seg.bundles.catalogue import entries
     from napari_seg.bundles.places import store_root
     from napari_seg.bundles.spec import find_bundles, read_bundle
-    from napari_seg.bundles.store import disk_use
+    from napari_seg.bundles.store.catalogue import entries
+    from napari_seg.bundles.store.installed import disk_use
 
     store, use = store_root().resolve(), disk_use()
     bundles, _ = find_bundles(folders)  # the panel shows the faults
@@ -139,8 +139,8 @@ def find_rows(folders: Sequence[Path]) -> list[ModelRow]:
 
 
 def _row_of(bundle: Bundle, store: Path, use: dict[str, int]) -> ModelRow:
-    from napari_seg.bundles.licence import kind_of, name_of, read_licence
     from napari_seg.bundles.spec import shipped_root
+    from napari_seg.bundles.store.licence import kind_of, name_of, read_licence
 
     is_installed = bundle.root.resolve().parent == store
     licence = read_licence(bundle.root, bundle.name)

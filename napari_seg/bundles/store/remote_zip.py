@@ -7,10 +7,10 @@ import struct
 import zipfile
 import zlib
 
-from napari_seg.bundles.download import fetch_range
-from napari_seg.bundles.licence import MAX_LICENCE_BYTES, Licence, is_licence_file, licence_of
-from napari_seg.bundles.limits import MAX_FILES
 from napari_seg.bundles.spec import METADATA
+from napari_seg.bundles.store.download import fetch_range
+from napari_seg.bundles.store.licence import MAX_LICENCE_BYTES, Licence, is_licence_file, licence_of
+from napari_seg.bundles.store.limits import MAX_FILES
 
 BLOCK_BYTES = 2**16
 MAX_BLOCKS = 64

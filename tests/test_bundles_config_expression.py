@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 from test_bundles_evaluate import ENDLESS, FORBIDDEN, Names
 
-from napari_seg.bundles.expression import ExpressionError, parse, problems
+from napari_seg.bundles.config.expression import ExpressionError, parse, problems
 
 
 def found(text: str) -> list[str]:

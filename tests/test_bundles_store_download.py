@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from web import Web
 
-from napari_seg.bundles import download as module
-from napari_seg.bundles.download import Digest, RemoteFile, download, fetch_bytes
+from napari_seg.bundles.store import download as module
+from napari_seg.bundles.store.download import Digest, RemoteFile, download, fetch_bytes
 from napari_seg.errors import Cancelled, DownloadError
 
 CONTENT = bytes(range(256)) * 12_000
@@ -81,7 +81,7 @@ def test_a_stopped_download_goes_on(web: Web, target: Path, digest: Digest | Non
 def test_a_killed_download_goes_on(web: Web, target: Path) -> None:
     code = (
         "import os, sys, pathlib\n"
-        "from napari_seg.bundles.download import RemoteFile, download\n"
+        "from napari_seg.bundles.store.download import RemoteFile, download\n"
         "target = pathlib.Path(sys.argv[2])\n"
         "kill = lambda done, total: done > 1000000 and os._exit(9)\n"
         "download(RemoteFile(sys.argv[1]), target, target.parent.parent, kill)\n"

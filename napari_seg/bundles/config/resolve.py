@@ -16,10 +16,10 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from napari_seg.bundles.allowed import is_listed, is_reading, target_name
-from napari_seg.bundles.config import MAX_ENTRIES, check_size, copied, merged_config, read_config
+from napari_seg.bundles.config.allowed import is_listed, is_reading, target_name
+from napari_seg.bundles.config.expression import ExpressionError, parse, problems
+from napari_seg.bundles.config.read import MAX_ENTRIES, check_size, copied, merged_config, read_config
 from napari_seg.bundles.evaluate import Budget, Listed, builtin, evaluate
-from napari_seg.bundles.expression import ExpressionError, parse, problems
 from napari_seg.bundles.objects import calculated, check_numbers, fitted_arguments, limited_size, located
 from napari_seg.errors import one_line
 
@@ -386,7 +386,7 @@ class Resolver:
             return found(**kwargs)
 
     def _load(self, path: Any, map_location: Any = None, weights_only: bool = True, mmap: Any = None) -> Any:
-        from napari_seg.bundles.checkpoint import read_checkpoint
+        from napari_seg.bundles.weights.checkpoint import read_checkpoint
 
         return read_checkpoint(file_inside(self.root, path), self.device or "cpu")
 

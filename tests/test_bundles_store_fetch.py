@@ -14,11 +14,11 @@ import pytest
 from bundles import write_threshold_bundle
 from web import Web
 
-from napari_seg.bundles import fetch as module
-from napari_seg.bundles.catalogue import entry_of
-from napari_seg.bundles.licence import Licence
 from napari_seg.bundles.places import store_root
-from napari_seg.bundles.store import add, disk_use, installed, read_record, verify
+from napari_seg.bundles.store import fetch as module
+from napari_seg.bundles.store.catalogue import entry_of
+from napari_seg.bundles.store.installed import add, disk_use, installed, read_record, verify
+from napari_seg.bundles.store.licence import Licence
 from napari_seg.errors import Cancelled, NapariSegError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -151,7 +151,7 @@ def test_a_stopped_download_goes_on_where_it_was(web: Web, hub: Hub) -> None:
 def test_a_killed_download_goes_on_where_it_was(web: Web, hub: Hub) -> None:
     code = (
         "import os\n"
-        "from napari_seg.bundles.store import add\n"
+        "from napari_seg.bundles.store.installed import add\n"
         "kill = lambda stage, done, total: done > 1500000 and os._exit(9)\n"
         "add('hf:MONAI/threshold', accept_licence=lambda licence: True, progress=kill)\n"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from napari_seg.bundles.sources import Source, parse_source
+from napari_seg.bundles.store.sources import Source, parse_source
 from napari_seg.errors import StoreError
 
 

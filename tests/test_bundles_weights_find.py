@@ -11,11 +11,11 @@ import torch
 from bundles import write_plain_bundle
 from test_bundles_checkpoint import Evil
 
-from napari_seg.bundles.config import read_config
+from napari_seg.bundles.config.read import read_config
+from napari_seg.bundles.config.resolve import Resolver
 from napari_seg.bundles.load import load_model
-from napari_seg.bundles.resolve import Resolver
 from napari_seg.bundles.spec import read_bundle
-from napari_seg.bundles.weights import Weights, find_weights, load_weights, state_dictionary
+from napari_seg.bundles.weights.find import Weights, find_weights, load_weights, state_dictionary
 from napari_seg.errors import BundleError
 
 STATE = {"weight": torch.ones(2, 2), "bias": torch.zeros(2)}

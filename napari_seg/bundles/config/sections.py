@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from napari_seg.bundles.allowed import is_reading, target_name
+from napari_seg.bundles.config.allowed import is_reading, target_name
+from napari_seg.bundles.config.resolve import ResolveError, Resolver, normal_id
 from napari_seg.bundles.dimensions import REFERENCE_KEYS
-from napari_seg.bundles.resolve import ResolveError, Resolver, normal_id
 
 _NETWORKS = ("network_def", "network", "net", "model")
 _PREPROCESSINGS = ("preprocessing", "preprocess", "preprocessing_transforms", "pre_transforms", "transforms")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_seg.bundles.checkpoint import UnsafeCheckpoint, read_checkpoint
+from napari_seg.bundles.weights.checkpoint import UnsafeCheckpoint, read_checkpoint
 
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray], **changes: Any) -> None:

@@ -19,7 +19,7 @@ from zipfile import is_zipfile
 
 import torch
 
-from napari_seg.bundles.weights_files import inspect_weights
+from napari_seg.bundles.weights.files import inspect_weights
 
 _MAX_HEADER = 2**25
 """Size limit of a safetensors header in bytes; that of a large network has some 100 KB."""

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from napari_seg.bundles.download import Digest, RemoteFile, download, fetch_bytes, shown_url
-from napari_seg.bundles.licence import MAX_LICENCE_BYTES, Licence, is_licence_file, read_licence
-from napari_seg.bundles.limits import MAX_BYTES, MAX_FILES, check_name, is_spare, too_large
 from napari_seg.bundles.spec import METADATA
+from napari_seg.bundles.store.download import Digest, RemoteFile, download, fetch_bytes, shown_url
+from napari_seg.bundles.store.licence import MAX_LICENCE_BYTES, Licence, is_licence_file, read_licence
+from napari_seg.bundles.store.limits import MAX_BYTES, MAX_FILES, check_name, is_spare, too_large
 from napari_seg.errors import DownloadError, StoreError
 from napari_seg.progress import Progress
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from napari_seg.bundles import config as module
-from napari_seg.bundles.config import check_size, inference_config, merged_config, read_config
+from napari_seg.bundles.config import read as module
+from napari_seg.bundles.config.read import check_size, inference_config, merged_config, read_config
 from napari_seg.errors import BundleError
 
 

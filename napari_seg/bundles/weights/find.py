@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_seg.bundles.expression import ExpressionError, dotted_name, parse
-from napari_seg.bundles.resolve import ResolveError, Resolver
-from napari_seg.bundles.sections import components
+from napari_seg.bundles.config.expression import ExpressionError, dotted_name, parse
+from napari_seg.bundles.config.resolve import ResolveError, Resolver
+from napari_seg.bundles.config.sections import components
 from napari_seg.errors import BundleError, one_line
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def load_weights(network: torch.nn.Module, weights: Weights) -> None:
             tensors.
     """
     from napari_seg.bundles.causes import cause_of
-    from napari_seg.bundles.checkpoint import UnsafeCheckpoint, read_checkpoint
+    from napari_seg.bundles.weights.checkpoint import UnsafeCheckpoint, read_checkpoint
 
     root = weights.path.parents[1]
     try:

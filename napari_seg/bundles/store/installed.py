@@ -25,11 +25,11 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from napari_seg.bundles.fetch import fetch
-from napari_seg.bundles.licence import Licence, accepted_at, remember_acceptance
 from napari_seg.bundles.places import store_root
-from napari_seg.bundles.sources import Source, parse_source, safe_name
 from napari_seg.bundles.spec import METADATA, Bundle, read_bundle
+from napari_seg.bundles.store.fetch import fetch
+from napari_seg.bundles.store.licence import Licence, accepted_at, remember_acceptance
+from napari_seg.bundles.store.sources import Source, parse_source, safe_name
 from napari_seg.bundles.trust import forget
 from napari_seg.errors import BundleError, InputError, StoreError, one_line
 from napari_seg.formats.atomic import atomic_write, not_written

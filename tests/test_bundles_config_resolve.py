@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_seg.bundles.resolve import ResolveError, Resolver, import_of
+from napari_seg.bundles.config.resolve import ResolveError, Resolver, import_of
 
 UNET = {"_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [4, 8], "strides": [2]}
 
@@ -364,6 +364,6 @@ def test_repeated_expressions_take_no_more_time_than_one_config_may(tmp_path: Pa
 
 def test_a_repeated_text_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[object] = []
-    monkeypatch.setattr("napari_seg.bundles.resolve.problems", lambda *given: checked.append(given) or [])
+    monkeypatch.setattr("napari_seg.bundles.config.resolve.problems", lambda *given: checked.append(given) or [])
     assert resolver(tmp_path, x=["$1 + 1"] * 100).problems("x") == []
     assert len(checked) == 1

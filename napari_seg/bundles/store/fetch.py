@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-from napari_seg.bundles.catalogue import entry_of
-from napari_seg.bundles.config import read_config
-from napari_seg.bundles.download import Digest, RemoteFile, download
-from napari_seg.bundles.hub import fetch_repository
-from napari_seg.bundles.licence import Licence, read_licence
-from napari_seg.bundles.limits import MAX_BYTES, MAX_FILES, check_name, is_spare, too_large
-from napari_seg.bundles.remote_zip import licence_in_zip
-from napari_seg.bundles.sources import Source
+from napari_seg.bundles.config.read import read_config
 from napari_seg.bundles.spec import METADATA
+from napari_seg.bundles.store.catalogue import entry_of
+from napari_seg.bundles.store.download import Digest, RemoteFile, download
+from napari_seg.bundles.store.hub import fetch_repository
+from napari_seg.bundles.store.licence import Licence, read_licence
+from napari_seg.bundles.store.limits import MAX_BYTES, MAX_FILES, check_name, is_spare, too_large
+from napari_seg.bundles.store.remote_zip import licence_in_zip
+from napari_seg.bundles.store.sources import Source
 from napari_seg.errors import DownloadError, StoreError, one_line
 from napari_seg.formats.archive import names_in_zip, path_inside, size_of_zip, unpack
 from napari_seg.progress import Progress

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from napari_seg.bundles.catalogue import REASONS, entries, entry_of, search
-from napari_seg.bundles.download import Digest
-from napari_seg.bundles.sources import parse_source
+from napari_seg.bundles.store.catalogue import REASONS, entries, entry_of, search
+from napari_seg.bundles.store.download import Digest
+from napari_seg.bundles.store.sources import parse_source
 
 
 def test_the_semantic_segmentation_bundles_of_the_zoo_are_listed() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from napari_seg.bundles.resolve import ResolveError, Resolver
-from napari_seg.bundles.sections import Sections, find_sections, targets
+from napari_seg.bundles.config.resolve import ResolveError, Resolver
+from napari_seg.bundles.config.sections import Sections, find_sections, targets
 
 LOAD = {"_target_": "LoadImaged", "keys": "@key"}
 

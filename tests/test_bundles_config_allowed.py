@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from napari_seg.bundles import allowed
-from napari_seg.bundles.allowed import is_listed, is_reading, target_name
+from napari_seg.bundles.config import allowed
+from napari_seg.bundles.config.allowed import is_listed, is_reading, target_name
 
 
 def test_every_name_on_the_list_exists() -> None:

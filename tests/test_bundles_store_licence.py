@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from napari_seg.bundles.licence import (
+from napari_seg.bundles.places import store_root
+from napari_seg.bundles.store.licence import (
     Licence,
     accepted_at,
     is_licence_file,
@@ -16,7 +17,6 @@ from napari_seg.bundles.licence import (
     read_licence,
     remember_acceptance,
 )
-from napari_seg.bundles.places import store_root
 
 APACHE = "                                 Apache License\n                           Version 2.0, January 2004\n"
 

@@ -12,11 +12,12 @@ import pytest
 from bundles import write_threshold_bundle
 from filelock import FileLock
 
-from napari_seg.bundles import fetch, sources, store
-from napari_seg.bundles.licence import Licence
 from napari_seg.bundles.places import store_root
 from napari_seg.bundles.spec import find_bundles, read_bundle
-from napari_seg.bundles.store import Damage, add, disk_use, installed, read_record, remove, verify
+from napari_seg.bundles.store import fetch, sources
+from napari_seg.bundles.store import installed as store
+from napari_seg.bundles.store.installed import Damage, add, disk_use, installed, read_record, remove, verify
+from napari_seg.bundles.store.licence import Licence
 from napari_seg.bundles.trust import is_trusted, remember
 from napari_seg.errors import Cancelled, NapariSegError
 

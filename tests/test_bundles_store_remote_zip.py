@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from web import Web
 
-from napari_seg.bundles.remote_zip import BLOCK_BYTES, licence_in_zip
+from napari_seg.bundles.store.remote_zip import BLOCK_BYTES, licence_in_zip
 
 APACHE = "Apache License\nVersion 2.0\n" + "\n" * 10_000
 WEIGHTS = np.random.default_rng(0).bytes(5_000_000)

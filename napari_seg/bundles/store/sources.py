@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from napari_seg.bundles.catalogue import entry_of
-from napari_seg.bundles.download import shown_url
+from napari_seg.bundles.store.catalogue import entry_of
+from napari_seg.bundles.store.download import shown_url
 from napari_seg.errors import StoreError, one_line
 
 SourceKind = Literal["folder", "zip", "url", "hf", "ngc"]

@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from napari_seg.bundles.download import Digest
-from napari_seg.bundles.licence import LicenceKind
+from napari_seg.bundles.store.download import Digest
+from napari_seg.bundles.store.licence import LicenceKind
 
 REASONS = {
     "classification": "it classifies whole images and marks no structures",
