@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from napari_seg.bundles.references import resolved
+from napari_seg.bundles.config.references import resolved
 
 
 def image_dimensions(config: dict[str, Any], spatial_shape: Any = None) -> Literal[2, 3]:

@@ -19,6 +19,7 @@ from monai.inferers import Inferer, SimpleInferer
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, MapTransform, Transform
 
 from napari_seg.bundles.causes import cause_of
+from napari_seg.bundles.config.objects import fitted_config
 from napari_seg.bundles.config.read import inference_config, read_config
 from napari_seg.bundles.config.resolve import Resolver
 from napari_seg.bundles.config.sections import Sections, find_sections
@@ -26,7 +27,6 @@ from napari_seg.bundles.content import content_hash
 from napari_seg.bundles.dimensions import REFERENCE_KEYS
 from napari_seg.bundles.model import Model
 from napari_seg.bundles.modules import BundleModules
-from napari_seg.bundles.objects import fitted_config
 from napari_seg.bundles.output import Output
 from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, Bundle
 from napari_seg.bundles.ways import resolver_of, way_of

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from math import log
 from typing import Any, Literal
 
+from napari_seg.bundles.config.references import listed, postprocessings, resolved
 from napari_seg.bundles.lambdas import (
     EXACT_TYPES,
     INTEGER_TYPES,
@@ -21,7 +22,6 @@ from napari_seg.bundles.lambdas import (
     scale_of,
 )
 from napari_seg.bundles.output import Channel, LabelStep, Output, independent_channels
-from napari_seg.bundles.references import listed, postprocessings, resolved
 from napari_seg.errors import one_line
 from napari_seg.volume import MAX_LABEL
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from napari_seg.bundles.config.allowed import is_listed, is_reading, target_name
+from napari_seg.bundles.config.evaluate import Budget, Listed, builtin, evaluate
 from napari_seg.bundles.config.expression import ExpressionError, parse, problems
+from napari_seg.bundles.config.objects import calculated, check_numbers, fitted_arguments, limited_size, located
 from napari_seg.bundles.config.read import MAX_ENTRIES, check_size, copied, merged_config, read_config
-from napari_seg.bundles.evaluate import Budget, Listed, builtin, evaluate
-from napari_seg.bundles.objects import calculated, check_numbers, fitted_arguments, limited_size, located
 from napari_seg.errors import one_line
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from napari_seg.bundles.config.evaluate import Listed, builtin, evaluate
 from napari_seg.bundles.config.expression import ExpressionError
-from napari_seg.bundles.evaluate import Listed, builtin, evaluate
 
 ENTRIES = {"a": [1, 2], "b::c": "x", "empty": [], "f": None}
 

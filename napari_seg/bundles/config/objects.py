@@ -9,9 +9,9 @@ from enum import Enum
 from typing import Any
 
 from napari_seg.bundles.config.allowed import REMOVED_ARGUMENTS, RENAMED_ARGUMENTS, is_reading, target_name
+from napari_seg.bundles.config.evaluate import Function, Listed, check_broadcast
 from napari_seg.bundles.config.expression import ExpressionError
 from napari_seg.bundles.config.read import check_size
-from napari_seg.bundles.evaluate import Function, Listed, check_broadcast
 
 _MAX_PARAMETERS = 2**31
 """Size limit of a network that is built without consent; 8 GB in float32."""

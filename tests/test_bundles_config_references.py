@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from napari_seg.bundles.config.read import read_config
+from napari_seg.bundles.config.references import listed, postprocessings, resolved
 from napari_seg.bundles.postprocessing import read_output
-from napari_seg.bundles.references import listed, postprocessings, resolved
 
 
 def test_references_and_literals_are_followed() -> None:

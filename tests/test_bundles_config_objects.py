@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from napari_seg.bundles.config.expression import ExpressionError
-from napari_seg.bundles.objects import calculated, check_numbers, fitted_config, limited_size, located
+from napari_seg.bundles.config.objects import calculated, check_numbers, fitted_config, limited_size, located
 
 
 def test_arguments_of_earlier_versions_are_fitted() -> None:
