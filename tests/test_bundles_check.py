@@ -92,7 +92,7 @@ def test_missing_files_are_found(bundle: Path) -> None:
     (bundle / "LICENSE").unlink()
     (bundle / "models" / "model.pt").unlink()
     assert found(bundle, "warning") == [("models/model.pt", ""), ("LICENSE", "")]
-    (bundle / "large_files.yml").write_text("large_files: []")
+    (bundle / "large_files.yml").write_text("large_files: [{path: models/model.pt, url: https://example.org/a.pt}]")
     (finding,) = [one for one in check(bundle) if one.file == "models/model.pt"]
     assert "models add" in finding.mend
     (bundle / "configs" / "inference.yaml").unlink()

@@ -14,9 +14,10 @@ import torch
 from bundles import write_plain_bundle, write_threshold_bundle
 
 from napari_seg.bundles.load import load_model
+from napari_seg.bundles.skeleton import write_skeleton
 from napari_seg.bundles.spec import read_bundle
 from napari_seg.bundles.trust import check_runnable
-from napari_seg.bundles.ways import Way, way_of
+from napari_seg.bundles.ways import Way, WayKind, missing_weights, way_in_words, way_of
 from napari_seg.errors import BundleError
 
 
@@ -257,3 +258,25 @@ def test_a_class_that_refuses_its_arguments_is_named_by_key(tmp_path: Path) -> N
     with pytest.raises(BundleError, match="network_def: ValueError: the length of") as caught:
         load_model(read_bundle(root), "cpu")
     assert caught.value.code == "bundle.config"
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    root = write_skeleton(tmp_path / "liver")
+    assert "has no models/model.pt" in missing_weights(read_bundle(root))
+    (root / "models" / "model.pt").touch()
+    assert missing_weights(read_bundle(root)) == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "needs_consent", "consented", "words"),
+    [
+        ("engine", False, False, "runs at once"),
+        ("engine", True, False, "needs your consent"),
+        ("engine", True, True, "consent given"),
+        ("workflow", True, False, "needs your consent; MONAI runs it"),
+        ("workflow", True, True, "consent given; MONAI runs it"),
+        ("refused", False, False, "can't be used"),
+    ],
+)
+def test_ways_have_words(kind: WayKind, needs_consent: bool, consented: bool, words: str) -> None:
+    assert way_in_words(kind, needs_consent, consented=consented) == words

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from bundles import write_plain_bundle
-from test_bundles_checkpoint import Evil
+from test_bundles_weights_checkpoint import Evil
 
 from napari_seg.bundles.config.read import read_config
 from napari_seg.bundles.config.resolve import Resolver
@@ -70,7 +70,7 @@ def test_the_config_names_the_file(tmp_path: Path, entries: dict[str, Any], name
 
 def test_missing_weights_are_not_replaced_by_others(tmp_path: Path) -> None:
     touch(tmp_path, "models/model.pt", "large_files.yml")
-    with pytest.raises(BundleError, match=r"has no models/low\.pt; its large_files.yml says") as caught:
+    with pytest.raises(BundleError, match=r"has no models/low\.pt; its large_files.yml does not name") as caught:
         found(tmp_path, loader=LOADER, name="low.pt")
     assert caught.value.code == "bundle.weights"
     touch(tmp_path.parent, "outside.pt")

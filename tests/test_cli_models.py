@@ -32,14 +32,14 @@ def test_a_model_is_added_listed_shown_verified_and_removed(bundle: Path, capsys
     assert "use it with --bundle threshold" in printed(capsys, "add", bundle)
     for command in ([], ["list"]):
         listed = printed(capsys, *command)
-        assert "threshold  1.0   MR   not trusted" in listed
+        assert "threshold  1.0   MR   needs your consent" in listed
         assert "installed as: threshold (2.8 kB)" in listed
         assert "installed models take 2.8 kB\n" in listed
     shown = printed(capsys, "show", "threshold")
     assert "licence: MIT" in shown
     assert f"source: {bundle}" in shown
     assert "size: " in shown
-    assert "way: it runs in napari-seg, after consent (--trust)" in shown
+    assert "way: needs your consent (--trust gives it)" in shown
     assert "because of configs/inference.yaml: network_def._target_ scripts.nets.Threshold" in shown
     assert "code: scripts/nets.py: all lines run (19) (Python module of the bundle)" in shown
     assert "as installed" in printed(capsys, "verify", "threshold")
@@ -150,8 +150,13 @@ def test_a_new_bundle_is_written_and_checked(tmp_path: Path, capsys: pytest.Capt
     text = printed(capsys, "check", folder)
     assert "warning  models/model.pt: there are no weights yet" in text
     assert "to do: add the licence of the weights" in text
-    assert "0 errors, 2 warnings" in text
-    assert "way: it runs in napari-seg\n" in printed(capsys, "show", folder)
+    assert "0 errors, 2 warnings, 0 notes; it can't be used until its weights are there" in text
+    shown = printed(capsys, "show", folder)
+    assert "CT   runs at once, once its weights are there" in shown
+    assert "weights: missing; bundle 'liver' has no models/model.pt; train it first" in shown
+    assert "way: runs at once\n" in shown
+    added = printed(capsys, "add", folder)
+    assert "it can't be used until its weights are there: bundle 'liver' has no models/model.pt" in added
     assert main(["models", "new", str(folder)]) == 1
     assert "store.exists" in capsys.readouterr().err
     (folder / "configs" / "metadata.json").unlink()
@@ -166,11 +171,11 @@ def test_what_can_not_be_used_says_so(tmp_path: Path, capsys: pytest.CaptureFixt
     config = folder / "configs" / "inference.yaml"
     config.write_text(config.read_text().replace("_target_: UNet", "_target_: RetinaNet"))
     shown = printed(capsys, "show", folder)
-    assert "way: it can't be used" in shown
+    assert "way: can't be used" in shown
     assert "it detects objects" in shown
-    assert "1 error, 2 warnings; the bundle can't be used" in printed(capsys, "check", folder, status=4)
+    assert "1 error, 2 warnings, 0 notes; the bundle can't be used" in printed(capsys, "check", folder, status=4)
     config.write_text("[")
-    assert "way: it can't be used" in printed(capsys, "show", folder)
+    assert "way: can't be used" in printed(capsys, "show", folder)
 
 
 class Evil:

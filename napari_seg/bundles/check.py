@@ -12,11 +12,11 @@ from typing import Any, Literal
 from napari_seg.bundles.config.read import inference_config, read_config
 from napari_seg.bundles.content import code_lines
 from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, Bundle, read_bundle
-from napari_seg.bundles.store.fetch import LARGE_FILES
 from napari_seg.bundles.store.licence import read_licence
 from napari_seg.bundles.ways import WayKind, resolver_of, way_of
 from napari_seg.bundles.weights.files import inspect_weights
-from napari_seg.bundles.weights.find import find_weights
+from napari_seg.bundles.weights.find import find_weights, weight_files
+from napari_seg.bundles.weights.links import how_to_get
 from napari_seg.errors import BundleError, one_line
 
 Level = Literal["error", "warning", "note"]
@@ -37,6 +37,9 @@ _WAYS: dict[WayKind, tuple[Level, str, str]] = {
     "engine": ("note", "it runs after consent", ""),
 }
 """What the way of a bundle means: level, meaning and what to do."""
+
+WEIGHTS = "models/model.pt"
+"""Usual file of the weights."""
 
 _MAX_LINES = 5
 
@@ -182,13 +185,10 @@ def _of_code(bundle: Bundle) -> Iterator[Finding]:
 
 
 def _of_weights(root: Path, bundle: Bundle | None) -> Iterator[Finding]:
-    folder = root / "models"
-    endings = (".pt", ".pth", ".ts", ".safetensors")
-    files = sorted(path for path in folder.glob("**/*") if path.suffix in endings and path.is_file())
-    listing = next((name for name in LARGE_FILES if (root / name).is_file()), "")
+    files = weight_files(root)
     if not files:
-        mend = f"'napari-seg models add FOLDER' downloads what {listing} names" if listing else "train it, or copy them"
-        yield Finding("warning", "models/model.pt", "", "there are no weights yet", mend)
+        mend = how_to_get(root, WEIGHTS)
+        yield Finding("warning", WEIGHTS, "", "there are no weights yet; it can't be used until they are there", mend)
     elif bundle is not None:
         try:
             find_weights(resolver_of(bundle))

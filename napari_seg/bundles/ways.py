@@ -12,7 +12,7 @@ from napari_seg.bundles.config.sections import Sections, find_sections, missing_
 from napari_seg.bundles.output import Output
 from napari_seg.bundles.postprocessing import read_output
 from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, Bundle
-from napari_seg.bundles.weights.find import find_weights
+from napari_seg.bundles.weights.find import find_weights, weight_files
 from napari_seg.errors import BundleError, one_line
 
 WayKind = Literal["engine", "workflow", "refused"]
@@ -32,6 +32,21 @@ class Way:
     kind: WayKind
     needs_consent: bool
     reasons: tuple[str, ...] = ()
+
+
+def way_in_words(kind: WayKind, needs_consent: bool, *, consented: bool = False) -> str:
+    """Return how a bundle runs, in the words that every list and page uses.
+
+    Args:
+        kind: as in `Way`.
+        needs_consent: as in `Way`.
+        consented: whether the user consented to the bundle's content.
+    """
+    if kind == "refused":
+        return "can't be used"
+    if not needs_consent:
+        return "runs at once"
+    return ("consent given" if consented else "needs your consent") + "; MONAI runs it" * (kind == "workflow")
 
 
 _TASKS = (
@@ -109,6 +124,21 @@ def way_of(bundle: Bundle, resolver: Resolver | None = None) -> Way:
     if _runs_torchscript(resolver):
         own.append("the weights are a program of TorchScript")
     return Way("engine", bool(own), tuple(f"{name}: {one}" for one in own))
+
+
+def missing_weights(bundle: Bundle) -> str:
+    """Return that the weights of a bundle are missing, and how to get them, as text; "" if they are there.
+
+    Where MONAI runs the bundle as it is written, any file of weights may be the right one.
+    """
+    try:
+        resolver = resolver_of(bundle)
+        kind = way_of(bundle, resolver).kind
+        if kind == "engine" or (kind == "workflow" and not weight_files(bundle.root)):
+            find_weights(resolver)
+    except BundleError as error:
+        return error.message if error.code == "bundle.weights" else ""
+    return ""
 
 
 def resolver_of(bundle: Bundle) -> Resolver:

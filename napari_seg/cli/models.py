@@ -23,13 +23,6 @@ MAX_SHOWN_LINES = 10
 
 MAX_SHOWN_NAMES = 15
 
-_WAYS = {
-    "engine": "it runs in napari-seg",
-    "workflow": "MONAI runs it as it is written",
-    "refused": "it can't be used",
-}
-"""Ways of a bundle in words."""
-
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
@@ -118,28 +111,34 @@ def _print_bundle(bundle: Bundle) -> None:
 
 
 def _state(bundle: Bundle) -> str:
-    """Return how a bundle runs, in words."""
+    """Return how a bundle runs, in words, and whether its weights are missing."""
     way = _way(bundle)
-    if way["way"] == "refused":
-        return "can't be used"
-    place = " (in MONAI)" if way["way"] == "workflow" else ""
-    if bundle.trusted or way["needs_consent"]:
-        return ("trusted" if way["trusted"] else "not trusted") + place
-    return "runs at once"
+    return _way_in_words(way, bundle) + ", once its weights are there" * bool(way["missing_weights"])
+
+
+def _way_in_words(way: dict[str, Any], bundle: Bundle) -> str:
+    from napari_seg.bundles.ways import way_in_words
+
+    return way_in_words(way["way"], way["needs_consent"] and not bundle.trusted, consented=way["trusted"])
 
 
 def _way(bundle: Bundle) -> dict[str, Any]:
     """Return how a bundle runs, and why; a bundle whose config can't be read is refused."""
     from napari_seg.bundles.trust import is_trusted
-    from napari_seg.bundles.ways import way_of
+    from napari_seg.bundles.ways import Way, missing_weights, way_of
     from napari_seg.errors import BundleError
 
     try:
-        way = way_of(bundle)
+        way, trusted = way_of(bundle), is_trusted(bundle)
     except BundleError as error:
-        return {"way": "refused", "needs_consent": False, "reasons": [error.message], "trusted": bundle.trusted}
-    trusted = is_trusted(bundle)
-    return {"way": way.kind, "needs_consent": way.needs_consent, "reasons": list(way.reasons), "trusted": trusted}
+        way, trusted = Way("refused", False, (error.message,)), bundle.trusted
+    return {
+        "way": way.kind,
+        "needs_consent": way.needs_consent,
+        "reasons": list(way.reasons),
+        "trusted": trusted,
+        "missing_weights": missing_weights(bundle),
+    }
 
 
 def _as_dict(bundle: Bundle) -> dict[str, object]:
@@ -201,7 +200,9 @@ def _add(arguments: argparse.Namespace) -> int:
         print(json.dumps(_as_dict(bundle) | {"size_bytes": size}, indent=2))
         return ExitCode.DONE
     _print_bundle(bundle)
-    print(f"installed as {bundle.root.name} ({_in_words(size)}); use it with --bundle {bundle.root.name}")
+    name, missing = bundle.root.name, _way(bundle)["missing_weights"]
+    use = f"it can't be used until its weights are there: {missing}" if missing else f"use it with --bundle {name}"
+    print(one_line(f"installed as {name} ({_in_words(size)}); {use}", MAX_LINE))
     return ExitCode.DONE
 
 
@@ -231,7 +232,10 @@ def _show(arguments: argparse.Namespace) -> int:
     for name, value in bundle.accuracy:
         print(f"  {name}: {value:g}")
     print(f"  size: {_in_words(card['size_bytes'])}")
-    print(f"  way: {_WAYS[card['way']]}{', after consent (--trust)' * card['needs_consent']}")
+    if card["missing_weights"]:
+        print(f"  weights: missing; {one_line(card['missing_weights'], MAX_LINE)}")
+    asks = card["needs_consent"] and not card["trusted"]
+    print(f"  way: {_way_in_words(card, bundle)}{' (--trust gives it)' * asks}")
     for reason in card["reasons"]:
         print(f"    because of {one_line(reason, MAX_LINE)}")
     for line in card["code"][:MAX_SHOWN_LINES]:
@@ -276,7 +280,7 @@ def _card(bundle: Bundle) -> dict[str, Any]:
 def _check(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from napari_seg.bundles.check import check
+    from napari_seg.bundles.check import WEIGHTS, check
     from napari_seg.bundles.spec import root_of
 
     folder = Path(arguments.model)
@@ -290,9 +294,10 @@ def _check(arguments: argparse.Namespace) -> int:
             print(f"{finding.level:8} {one_line(f'{place}: {finding.found}', MAX_LINE)}")
             if finding.mend:
                 print(f"         to do: {one_line(finding.mend, MAX_LINE)}")
-        warnings = len(findings) - faults
-        usable = "; the bundle can't be used" if faults else ""
-        print(f"{faults} error{'s' * (faults != 1)}, {warnings} warning{'s' * (warnings != 1)}{usable}")
+        counts = [(sum(one.level == level for one in findings), level) for level in ("error", "warning", "note")]
+        usable = "; it can't be used until its weights are there" * any(one.file == WEIGHTS for one in findings)
+        usable = "; the bundle can't be used" if faults else usable
+        print(", ".join(f"{count} {level}{'s' * (count != 1)}" for count, level in counts) + usable)
     return ExitCode.ALL_FAILED if faults else ExitCode.DONE
 
 

@@ -20,6 +20,7 @@ from napari_seg.bundles.store.licence import Licence, read_licence
 from napari_seg.bundles.store.limits import MAX_BYTES, MAX_FILES, check_name, is_spare, too_large
 from napari_seg.bundles.store.remote_zip import licence_in_zip
 from napari_seg.bundles.store.sources import Source
+from napari_seg.bundles.weights.links import listing_of
 from napari_seg.errors import DownloadError, StoreError, one_line
 from napari_seg.formats.archive import names_in_zip, path_inside, size_of_zip, unpack
 from napari_seg.progress import Progress
@@ -32,8 +33,6 @@ FREE_RATIO_BYTES = 2**28
 NGC_URL = (
     "https://api.ngc.nvidia.com/v2/models/nvidia/monaihosting/{name}/versions/{version}/files/{name}_v{version}.zip"
 )
-
-LARGE_FILES = ("large_files.yml", "large_files.yaml")
 
 _NOT_COPIED = {"__pycache__", ".git", ".cache", ".DS_Store", "__MACOSX"}
 
@@ -109,7 +108,7 @@ def _fetch_large_files(
     root: Path, model: str, partials: Path, ask: Callable[[Licence], None], progress: Progress
 ) -> None:
     """Download the files that a bundle names in `large_files.yml` and lacks: weights and configs."""
-    listing = next((root / name for name in LARGE_FILES if (root / name).is_file()), None)
+    listing = listing_of(root)
     if listing is None:
         return
     wanted: dict[str, RemoteFile] = {}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from napari_seg.bundles.config.expression import ExpressionError, dotted_name, parse
 from napari_seg.bundles.config.resolve import ResolveError, Resolver
 from napari_seg.bundles.config.sections import components
+from napari_seg.bundles.weights.links import how_to_get
 from napari_seg.errors import BundleError, one_line
 
 if TYPE_CHECKING:
@@ -72,6 +73,12 @@ def find_weights(resolver: Resolver) -> Weights:
             if one.is_file():
                 return Weights(one, *named[1:])
     raise _missing(root, path.relative_to(root).as_posix())
+
+
+def weight_files(root: Path) -> list[Path]:
+    """Return all files in a bundle's models folder that end as weights do."""
+    endings = (".pt", ".pth", ".ts", ".safetensors")
+    return sorted(path for path in (root / "models").glob("**/*") if path.suffix in endings and path.is_file())
 
 
 def load_weights(network: torch.nn.Module, weights: Weights) -> None:
@@ -188,9 +195,8 @@ def _loaded_path(resolver: Resolver, text: str) -> tuple[str, str, bool] | None:
 
 
 def _missing(root: Path, name: str) -> BundleError:
-    links = next((name for name in ("large_files.yml", "large_files.yaml") if (root / name).is_file()), "")
-    advice = f"its {links} says where the file is" if links else "train it first, or copy the file there"
-    return BundleError("bundle.weights", f"bundle {root.name!r} has no {one_line(name, _MAX_TEXT)}; {advice}")
+    text = f"bundle {root.name!r} has no {one_line(name, _MAX_TEXT)}; {how_to_get(root, name)}"
+    return BundleError("bundle.weights", text)
 
 
 def _misfit(path: Path, cause: str) -> BundleError:
