@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 import pytest
-from test_bundles_evaluate import ENDLESS, FORBIDDEN, Names
+from test_bundles_config_evaluate import ENDLESS, FORBIDDEN, Names
 
 from napari_seg.bundles.config.expression import ExpressionError, parse, problems
 
