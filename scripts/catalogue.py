@@ -4,20 +4,25 @@
 git clone https://github.com/Project-MONAI/model-zoo
 python scripts/catalogue.py model-zoo
 
-Only facts are taken: names, versions, structures and modality from each bundle's `metadata.json`, digests from
-`models/model_info.json`, and the names and class of its licences. What these files don't say, such as sizes, stays
-empty.
+Only facts are taken: names, versions, structures, modality and topics from each bundle's `metadata.json`, digests from
+`models/model_info.json`, how its config runs, and the names and class of its licences. What these files don't say, such
+as sizes, stays empty.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from napari_seg.bundles.spec import read_bundle
 from napari_seg.bundles.store.licence import kind_of, name_of, names_in
+from napari_seg.bundles.ways import Way, way_of
 
 CATALOGUE = Path(__file__).parents[1] / "napari_seg" / "bundles" / "store" / "catalogue.json"
 
@@ -40,6 +45,16 @@ REFUSED = {
     "vista3d": "prompts",
 }
 """Bundles that do not segment a scan into classes by themselves, and what they do instead."""
+
+NOTES = {"spleen_deepedit_annotation": "it takes clicks in MONAI Label; here it runs without any, as its config does"}
+"""What a user has to know before the download."""
+
+TOPICS = re.findall(
+    r"\w+",
+    "abdomen abdominal bladder bone brain breast cardiac colon endoscopy heart kidney liver lung nodule nuclei "
+    "pancreas pediatric polyp prostate renal spleen tumor valve vertebra vessel",
+)
+"""Words by which users search; those that a description holds are facts on the model."""
 
 MAX_DATA = 80
 """Length limit of the source of the training data; longer ones are sentences."""
@@ -69,6 +84,8 @@ def entry(repository: str, name: str, archives: dict[str, Any]) -> dict[str, Any
     modality = image.get("modality") or ""
     data = metadata.get("data_source", "").strip()
     channels = list((image.get("channel_def") or {}).values())
+    about = f"{metadata.get('description', '')} {metadata.get('task', '')}".lower()
+    way = way_in(repository, name) if name not in REFUSED else Way("refused", needs_consent=False)
     return {
         "name": name,
         "title": metadata.get("name") or name,
@@ -81,10 +98,24 @@ def entry(repository: str, name: str, archives: dict[str, Any]) -> dict[str, Any
         "licence_kind": kind_of(read("LICENSE")),
         "data": data if len(data) <= MAX_DATA else "",
         "data_licence": " and ".join(names_in(read("docs/data_license.txt"))),
+        "topics": [topic for topic in TOPICS if topic in about],
+        "way": way.kind,
+        "needs_consent": way.needs_consent,
+        "note": NOTES.get(name, ""),
         "refused": REFUSED.get(name, ""),
         "source": f"hf:MONAI/{name}",
         "archive_digest": f"sha1:{archive['checksum']}" if archive else "",
     }
+
+
+def way_in(repository: str, name: str) -> Way:
+    """Return how a bundle runs; without its weights, and nothing of it runs."""
+    with TemporaryDirectory() as folder:
+        archive = Path(folder, "bundle.tar")
+        git(repository, "archive", f"--output={archive}", "HEAD", f"models/{name}")
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+        return way_of(read_bundle(Path(folder, "models", name)))
 
 
 def main(repository: str) -> None:

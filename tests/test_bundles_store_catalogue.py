@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from napari_seg.bundles.store.catalogue import REASONS, entries, entry_of, search
+from napari_seg.bundles.store.catalogue import REASONS, counts, entries, entry_of, search
 from napari_seg.bundles.store.download import Digest
 from napari_seg.bundles.store.sources import parse_source
 
@@ -39,8 +39,11 @@ def test_each_entry_is_complete(entry) -> None:  # type: ignore[no-untyped-def]
     assert entry.size_bytes is None
     assert bool(entry.reason) == bool(entry.refused)
     assert not entry.refused or not entry.finds
+    assert (entry.way == "refused") == bool(entry.refused)
+    assert entry.needs_consent >= (entry.way == "workflow")
+    assert entry.archive_url.endswith(f"/{entry.name}_v{entry.version}.zip")
     assert entry.archive_digest is not None
-    texts = (entry.title, entry.data, *entry.finds, *entry.channels)
+    texts = (entry.title, entry.data, entry.note, *entry.topics, *entry.finds, *entry.channels)
     assert all(text.isprintable() and len(text) < 120 for text in texts)
 
 
@@ -55,6 +58,12 @@ def test_a_name_is_found_in_any_case() -> None:
     ("words", "expected"),
     [
         ("kidney MR", []),
+        ("brain tumour", ["brats_mri_segmentation"]),
+        ("Brain tumors MRI", ["brats_mri_segmentation"]),
+        ("glioma", ["brats_mri_segmentation", "pancreas_ct_dints_segmentation", "renalStructures_CECT_segmentation"]),
+        ("kidney lesion", ["renalStructures_CECT_segmentation"]),
+        ("renal cortex", ["renalStructures_UNEST_segmentation"]),
+        ("body", ["wholeBody_ct_segmentation"]),
         ("hippocampus", ["wholeBrainSeg_Large_UNEST_segmentation"]),
         ("flair", ["brats_mri_segmentation"]),
         ("spleen ct non-commercial", ["multi_organ_segmentation"]),
@@ -64,6 +73,19 @@ def test_a_name_is_found_in_any_case() -> None:
 )
 def test_all_words_have_to_fit(words: str, expected: list[str]) -> None:
     assert [entry.name for entry in search(words) if not entry.refused] == expected
+
+
+def test_the_models_of_each_word_are_counted() -> None:
+    assert counts("flair none") == {"flair": 1, "none": 0}
+    assert counts("") == {}
+
+
+def test_the_way_is_known_before_the_download() -> None:
+    ways = {entry.name: (entry.way, entry.needs_consent) for entry in entries()}
+    assert ways["brats_mri_segmentation"] == ("engine", False)
+    assert ways["wholeBrainSeg_Large_UNEST_segmentation"] == ("engine", True)
+    assert ways["spleen_deepedit_annotation"] == ("workflow", True)
+    assert ways["vista3d"] == ("refused", False)
 
 
 def test_what_can_not_be_used_comes_last_with_its_reason() -> None:

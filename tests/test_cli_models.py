@@ -83,13 +83,26 @@ def test_mistakes_are_explained(bundle: Path, tmp_path: Path, capsys: pytest.Cap
 
 def test_the_catalogue_is_searched_without_a_network(capsys: pytest.CaptureFixture) -> None:
     text = printed(capsys, "search", "spleen", "ct")
-    assert "spleen_ct_segmentation  0.5.9  CT" in text
-    assert "licence: Apache-2.0 (open); download: unknown" in text
+    assert "spleen_ct_segmentation  0.5.9  CT  runs at once\n" in text
+    assert "licence: Apache-2.0 (open); download: size unknown" in text
     assert "it needs clicks" in printed(capsys, "search", "vista3d")
     (entry,) = json.loads(printed(capsys, "search", "brats", "segmentation", "--json"))
     assert entry["channels"] == ["T1c", "T1", "T2", "FLAIR"]
     assert entry["installed"] is False
-    assert "no model fits" in printed(capsys, "search", "no-such-organ", status=2)
+    assert "it runs without any" in printed(capsys, "search", "deepedit")
+    text = printed(capsys, "search", "no-such-organ", "glioma", "flair", status=2)
+    assert "no model has all of these words; 0 have 'no-such-organ', " in text
+    assert "1 has 'flair'; 'models search' alone lists all 31" in text
+
+
+def test_a_model_that_is_not_installed_says_how_to_install_it(capsys: pytest.CaptureFixture) -> None:
+    assert main(["models", "show", "BRATS_mri_segmentation"]) == 1
+    text = (
+        "'brats_mri_segmentation' is in the catalogue but not installed; 'napari-seg models add brats_mri_segmentation'"
+    )
+    assert text in capsys.readouterr().err
+    assert main(["models", "show", "vista3d"]) == 1
+    assert "'vista3d' is in the catalogue but can't be used: it needs clicks" in capsys.readouterr().err
 
 
 def hub_of(web: Web, bundle: Path) -> None:

@@ -35,6 +35,7 @@ from napari_seg.bundles.dimensions import adds_guidance, image_dimensions, image
 from napari_seg.bundles.output import Output, independent_channels
 from napari_seg.bundles.places import bundle_folders
 from napari_seg.bundles.postprocessing import read_output
+from napari_seg.bundles.store.catalogue import entry_of
 from napari_seg.bundles.tta import TTA
 from napari_seg.errors import BundleError, one_line
 from napari_seg.volume import MAX_LABEL, Segment, Term, distinct_color
@@ -268,6 +269,10 @@ def root_of(bundle: str | Path) -> Path:
         if (Path(bundle) / "configs").is_dir() and not (Path(bundle) / METADATA).exists():
             text = f"{str(bundle)!r} has no {METADATA.as_posix()}; expected metadata by MONAI's bundle specification; "
             raise BundleError("bundle.metadata", f"{text}'napari-seg models new' writes an example")
+    if entry := entry_of(str(bundle)):
+        advice = f"'napari-seg models add {entry.name}' installs it"
+        state = f"can't be used: {entry.reason}" if entry.refused else f"not installed; {advice}"
+        raise BundleError("bundle.unknown", f"{entry.name!r} is in the catalogue but {state}")
     text = f"found no bundle at {str(bundle)!r}; expected a folder with {METADATA.as_posix()}; {advice}"
     raise BundleError("bundle.unknown", text)
 

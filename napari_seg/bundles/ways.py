@@ -159,7 +159,9 @@ def _unsupported(bundle: Bundle, resolver: Resolver, sections: Sections, own: li
     output = read_output(resolver.entries, bundle.out_channels, bundle.thresholds, bundle.background)
     found = [] if isinstance(output, Output) else [f"postprocessing uses {one}" for one in output]
     if any("Guidance" in one for one in own):
-        found.append(f"{sections.preprocessing} needs guidance (clicks) for every scan")
+        found.append(
+            f"{sections.preprocessing} takes guidance (clicks), of which there is none: MONAI runs it as written"
+        )
     if len(sections.image_keys) > 1:
         found.append(f"{sections.preprocessing} reads several images ({', '.join(sections.image_keys)})")
     else:

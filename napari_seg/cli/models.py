@@ -156,25 +156,38 @@ def _as_dict(bundle: Bundle) -> dict[str, object]:
 def _search(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from napari_seg.bundles.store.catalogue import search
+    from napari_seg.bundles.store.catalogue import counts, entries, search
     from napari_seg.bundles.store.installed import installed
+    from napari_seg.bundles.ways import way_in_words
 
-    found = search(" ".join(arguments.words))
+    words = " ".join(arguments.words)
+    found = search(words)
     here = {bundle.root.name for bundle in installed()}
     if arguments.json:
-        print(json.dumps([asdict(entry) | {"installed": entry.name in here} for entry in found], indent=2))
+        print(json.dumps([asdict(one) | {"installed": one.name in here} for one in found], indent=2))
     else:
         for entry in found:
-            state = "installed" if entry.name in here else "can't be used" if entry.refused else ""
+            state = "installed" if entry.name in here else way_in_words(entry.way, entry.needs_consent)
             print("  ".join(filter(None, (entry.name, entry.version, entry.modality, state))))
-            print(f"  finds: {entry.reason or _first_names(entry.finds)}")
+            print(f"  reason: {entry.reason}" if entry.refused else f"  finds: {_first_names(entry.finds)}")
+            if entry.note:
+                print(f"  note: {entry.note}")
             if entry.channels:
                 print(f"  images: {', '.join(entry.channels)}")
-            size = "unknown" if entry.size_bytes is None else _in_words(entry.size_bytes)
+            size = "size unknown" if entry.size_bytes is None else _in_words(entry.size_bytes)
             print(f"  licence: {entry.licence or 'unknown'} ({entry.licence_kind}); download: {size}")
-        print(
-            f"{len(found)} models; 'napari-seg models add NAME' installs one" if found else "no model fits these words"
-        )
+        if found:
+            print(f"{len(found)} model{'s' * (len(found) != 1)}; 'napari-seg models add NAME' installs one")
+        else:
+            each = ", ".join(
+                f"{count} {'has' if count == 1 else 'have'} {word!r}" for word, count in counts(words).items()
+            )
+            print(
+                one_line(
+                    f"no model has all of these words; {each}; 'models search' alone lists all {len(entries())}",
+                    MAX_LINE,
+                )
+            )
     return ExitCode.DONE if found else ExitCode.NOTHING_FOUND
 
 

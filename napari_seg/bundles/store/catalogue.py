@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 from napari_seg.bundles.store.download import Digest
 from napari_seg.bundles.store.licence import LicenceKind
@@ -24,6 +26,25 @@ REASONS = {
     "registration": "it aligns two images and marks no structures",
 }
 """Why a published model can't be used, by the word in the catalogue."""
+
+NGC_URL = (
+    "https://api.ngc.nvidia.com/v2/models/nvidia/monaihosting/{name}/versions/{version}/files/{name}_v{version}.zip"
+)
+"""Address of the zip of a model of the MONAI Model Zoo."""
+
+_SYNONYMS = (
+    {"tumor", "tumour", "glioma", "neoplasm", "lesion"},
+    {"kidney", "renal", "kideny"},  # as one model spells it
+    {"heart", "cardiac", "myocardium"},
+    {"liver", "hepatic"},
+    {"lung", "pulmonary"},
+    {"brain", "cerebral"},
+    {"bowel", "intestine", "colon"},
+    {"esophagus", "oesophagus"},
+    {"mr", "mri"},
+    {"rgb", "photo", "photograph", "video"},
+)
+"""Words for the same in a search."""
 
 Refusal = Literal["", "classification", "detection", "generation", "instances", "landmarks", "prompts", "registration"]
 
@@ -44,6 +65,10 @@ class Entry:
         licence_kind: class of its licence.
         data: source of the training data; "" if unknown.
         data_licence: licences of the training data; "" if unknown.
+        topics: further words by which it is found, such as the organs that it is about.
+        way: how it runs, see `ways.Way`.
+        needs_consent: whether code of it runs.
+        note: what a user has to know before the download; "" if nothing.
         refused: what it does in place of segmentation, a key of `REASONS`; "" if it segments.
         source: where `models add` downloads it.
         archive_digest: digest of the zip with everything on NGC; None if unknown.
@@ -60,9 +85,18 @@ class Entry:
     licence_kind: LicenceKind
     data: str
     data_licence: str
+    topics: tuple[str, ...]
+    way: Literal["engine", "workflow", "refused"]
+    needs_consent: bool
+    note: str
     refused: Refusal
     source: str
     archive_digest: Digest | None
+
+    @property
+    def archive_url(self) -> str:
+        """Address of the zip with everything."""
+        return NGC_URL.format(name=quote(self.name), version=quote(self.version))
 
     @property
     def reason(self) -> str:
@@ -87,21 +121,37 @@ def search(words: str = "") -> list[Entry]:
     """Return the published models that all words describe: by name, structure, modality, licence or training data.
 
     Args:
-        words: words, or their beginnings, in any order; no words: all models.
+        words: words, their synonyms, or their beginnings, in any order; no words: all models.
     """
-    wanted = words.lower().replace("_", " ").split()
-    return [one for one in entries() if all(word in _text(one) for word in wanted)]
+    return [one for one in entries() if all(_has(one, word) for word in _split(words))]
+
+
+def counts(words: str) -> dict[str, int]:
+    """Return word -> number of published models that it describes."""
+    return {word: sum(_has(one, word) for one in entries()) for word in _split(words)}
+
+
+def _split(words: str) -> list[str]:
+    return words.lower().replace("_", " ").split()
+
+
+def _has(entry: Entry, word: str) -> bool:
+    """Return whether a word, or a synonym of it, begins a word of an entry."""
+    same = next((group for group in _SYNONYMS if word in group or word.removesuffix("s") in group), {word})
+    return re.search(rf"\b({'|'.join(map(re.escape, same))})", _text(entry)) is not None
 
 
 def _text(entry: Entry) -> str:
-    words = (entry.name, entry.title, entry.modality, entry.licence, entry.licence_kind, entry.data, entry.refused)
-    return " ".join((*words, *entry.finds, *entry.channels)).lower().replace("_", " ")
+    parts = re.sub("(?<=[a-z])(?=[A-Z])", " ", entry.name)  # wholeBody is two words too
+    words = (entry.name, parts, entry.title, entry.modality, entry.licence, entry.licence_kind, entry.data)
+    return " ".join((*words, entry.refused, *entry.topics, *entry.finds, *entry.channels)).lower().replace("_", " ")
 
 
 def _entry(one: dict[str, Any]) -> Entry:
     return Entry(
         **{key: one[key] for key in ("name", "title", "version", "modality", "size_bytes", "licence", "licence_kind")},
-        **{key: one[key] for key in ("data", "data_licence", "refused", "source")},
+        **{key: one[key] for key in ("data", "data_licence", "way", "needs_consent", "note", "refused", "source")},
+        topics=tuple(one["topics"]),
         finds=tuple(one["finds"]),
         channels=tuple(one["channels"]),
         archive_digest=Digest.parse(one["archive_digest"]),

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from napari_seg.bundles.config.read import read_config
 from napari_seg.bundles.spec import METADATA
-from napari_seg.bundles.store.catalogue import entry_of
+from napari_seg.bundles.store.catalogue import NGC_URL, entry_of
 from napari_seg.bundles.store.download import Digest, RemoteFile, download
 from napari_seg.bundles.store.hub import fetch_repository
 from napari_seg.bundles.store.licence import Licence, read_licence
@@ -29,10 +29,6 @@ MAX_RATIO = 200
 """Limit of a zip's unpacked size in units of its own size, where it unpacks to more than `FREE_RATIO_BYTES`."""
 
 FREE_RATIO_BYTES = 2**28
-
-NGC_URL = (
-    "https://api.ngc.nvidia.com/v2/models/nvidia/monaihosting/{name}/versions/{version}/files/{name}_v{version}.zip"
-)
 
 _NOT_COPIED = {"__pycache__", ".git", ".cache", ".DS_Store", "__MACOSX"}
 
