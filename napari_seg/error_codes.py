@@ -287,10 +287,15 @@ CODES = {
         "An image lies on another grid than the first channel, and was resampled onto that grid.",
         "Check that the images show the same position of the patient.",
     ),
+    "channels.synonym": Code(
+        "notice",
+        "The name given to an image is not that of the channel, but a usual synonym or its number.",
+        "Check that this channel was meant.",
+    ),
     "channels.unknown": Code(
         "error",
         "The model has no channel with the name of an image. The message lists its channels.",
-        "Use one of these names; upper and lower case do not matter.",
+        "Use one of these names, or a usual synonym such as T1Gd for T1c; case, hyphens and spaces do not matter.",
     ),
     "channels.with_input": Code(
         "error",

@@ -368,6 +368,7 @@ def test_series_of_a_study_are_one_case_and_give_a_segmentation(head: Volume, tm
     [
         (("T1", "T2", "FLAIR"), "channels.missing"),
         ((*BRATS, "DWI"), "channels.unknown"),
+        (("T1X", *(name for name in BRATS if name != "T1")), "channels.unknown"),
         ((*BRATS, "t1w"), "channels.ambiguous"),
         ((*BRATS, "T1"), "channels.ambiguous"),
     ],

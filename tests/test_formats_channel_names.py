@@ -5,15 +5,29 @@ from __future__ import annotations
 import pytest
 
 from napari_seg.errors import InputError
-from napari_seg.formats.channel_names import assigned, case_in, channels_in, sequence_of
+from napari_seg.formats.channel_names import assigned, case_in, channels_in, sequence_of, synonym_notices
 
 BRATS = ("T1c", "T1", "T2", "FLAIR")
 
 TEXTS = {
-    "T1": ["sub-01_T1w", "t1", "BraTS-GLI-00001-000-t1n", "AX T1 PRE", "T1w without contrast", "MPRAGE", "t1_se_tra"],
+    "T1": [
+        "T1 posterior fossa",
+        "t1fse",
+        "sagT1",
+        "sub-01_T1w",
+        "t1",
+        "BraTS-GLI-00001-000-t1n",
+        "AX T1 PRE",
+        "T1w without contrast",
+        "MPRAGE",
+        "t1_se_tra",
+    ],
     "T1c": [
         "sub-01_ce-gd_T1w",
-        "case_t1ce",
+        "BraTS_001_t1ce",
+        "T1postcontrast",
+        "T1cFS",
+        "t1fs3d gadovist",
         "UPENN-GBM-00001_11_T1GD",
         "BraTS-MET-00002-000-t1c",
         "AX T1 POST",
@@ -37,6 +51,11 @@ TEXTS = {
         "survey T1",
         "patient1_t12",
         "swi_t2",
+        "case_T1X",
+        "T1T2",
+        "T1cX",
+        "FLAIRE",
+        "t1flair",
     ],
 }
 
@@ -100,3 +119,34 @@ def test_wrong_names_are_refused_with_the_expected_ones(given: list[str], code: 
     with pytest.raises(InputError, match="the model expects T1c, T1, T2, FLAIR") as caught:
         assigned(given, BRATS)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("T1X", "T1"), ("T1T2", "T1 or T2"), ("T1cX", "T1c"), ("FLAIRE", "FLAIR"), ("t1gdd", "T1c"), ("Bananas", "")],
+)
+def test_a_misspelt_name_is_refused_with_the_nearest_one(given: str, meant: str) -> None:
+    with pytest.raises(InputError) as caught:
+        assigned([given, *BRATS], BRATS)
+    hint = f"; did you mean {meant}?" if meant else ";"
+    assert caught.value.code == "channels.unknown"
+    assert caught.value.message == f"found the channel {given!r}{hint} the model expects T1c, T1, T2, FLAIR"
+
+
+def test_words_beside_the_name_of_another_channel_are_refused() -> None:
+    with pytest.raises(InputError, match="found the channel 'old CT'"):
+        assigned(["old CT", "PT"], ("CT", "PT"))
+    assert assigned(["t-1 se", "T1_MPRAGE"], ("T1 SE", "T1 MPRAGE")) == {"T1 SE": "t-1 se", "T1 MPRAGE": "T1_MPRAGE"}
+    with pytest.raises(InputError, match="found the channel 'T1'"):
+        assigned(["T1", "T1 MPRAGE"], ("T1 SE", "T1 MPRAGE"))
+
+
+def test_a_synonym_and_a_number_are_reported_but_not_case_and_separators() -> None:
+    chosen = assigned(["t1-c", "T1Pre", "2", "t2_flair"], BRATS)
+    notices = synonym_notices(chosen)
+    assert {notice.code for notice in notices} == {"channels.synonym"}
+    assert [notice.message for notice in notices] == [
+        "T1Pre was taken for T1",
+        "2 was taken for T2",
+        "t2_flair was taken for FLAIR",
+    ]

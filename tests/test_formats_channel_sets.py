@@ -115,6 +115,59 @@ def test_two_images_of_one_channel_are_refused_with_both(tmp_path: Path, head: V
     assert "T1: sub-1_run-1_T1w, sub-1_run-2_T1w" in error.message
 
 
+@pytest.mark.parametrize(
+    ("files", "candidates"),
+    [
+        (("T1", "T1c", "T2", "T2_b", "FLAIR"), "(T2: T2, T2_b)"),
+        (("T1", "T1c", "ax_T2", "cor_T2", "FLAIR"), "(T2: ax_T2, cor_T2)"),
+        (("ax_T1", "ax_T1c", "ax_T2", "cor_T2", "ax_FLAIR"), "(T2: ax_T2, cor_T2)"),
+        (("x_ax_T1_pre", "x_ax_T1_post", "x_ax_T2", "x_cor_T2", "x_FLAIR"), "(T2: x_ax_T2, x_cor_T2)"),
+        (("x_T1", "x_T1c", "x_T2", "x_FLAIR", "x_FLAIR_old"), "(FLAIR: x_FLAIR, x_FLAIR_old)"),
+        (("x_T1", "x_T1c", "x_T2", "T2", "x_FLAIR"), "(T2: T2, x_T2)"),
+        (("T2", "T2_b"), "(T2: T2, T2_b)"),
+        (("a_T1", "a_T1c", "b_T2", "c_T2", "a_FLAIR"), "(T2: b_T2, c_T2)"),
+    ],
+)
+def test_a_second_image_of_a_channel_is_no_case_of_its_own(
+    tmp_path: Path, head: Volume, files: tuple[str, ...], candidates: str
+) -> None:
+    write(head, *(tmp_path / "p" / f"{name}.nii" for name in files))
+    error = problem(tmp_path)
+    assert error.code == "channels.ambiguous"
+    assert candidates in error.message
+
+
+def test_images_without_a_common_name_are_refused(tmp_path: Path, head: Volume) -> None:
+    write(head, *(tmp_path / f"{name}.nii" for name in ("a_T1", "b_T1c", "a_T2", "b_FLAIR")))
+    error = problem(tmp_path)
+    assert error.code == "channels.ambiguous"
+    assert "the names of the images (a_T1, a_T2, b_FLAIR, b_T1c) do not say that they are of one case" in error.message
+
+
+def test_a_case_with_all_channels_does_not_suffer_from_another_one(tmp_path: Path, head: Volume) -> None:
+    names = ("t1c", "t1", "t2", "flair")
+    write(head, *(tmp_path / f"BraTS_{n}_{name}.nii" for n in ("001", "002") for name in names))
+    write(head, *(tmp_path / f"BraTS_003_{name}.nii" for name in names[:3]), tmp_path / "BraTS_002_t2_old.nii")
+    found = {case.name: case.scan.problem for case in find_cases([tmp_path], BRATS)[0]}
+    codes = {name: error.code if error else "" for name, error in found.items()}
+    assert codes == {"BraTS_001": "", "BraTS_002": "channels.ambiguous", "BraTS_003": "channels.missing"}
+
+
+def test_sessions_of_bids_in_one_folder_are_cases(tmp_path: Path, head: Volume) -> None:
+    ends = ("ce-gd_T1w", "T1w", "T2w", "FLAIR")
+    write(head, *(tmp_path / f"sub-01_{end}.nii" for end in ends), tmp_path / "sub-01_ses-2_T2w.nii")
+    found = find_cases([tmp_path], BRATS)[0]
+    assert [(case.name, case.scan.problem and case.scan.problem.code) for case in found] == [
+        ("sub-01", None),
+        ("sub-01_ses-2", "channels.missing"),
+    ]
+
+
+def test_incomplete_cases_of_one_folder_stay_apart(tmp_path: Path, head: Volume) -> None:
+    write(head, *(tmp_path / f"{case}_{name}.nii" for case in "ab" for name in ("t1", "t2")))
+    assert list(cases(tmp_path)) == ["a", "b"]
+
+
 def test_2d_images_are_no_channels_unless_they_are_numbered(tmp_path: Path) -> None:
     for name in ("p1", "p2_0000", "x_0000", "x_0001", "x_0002"):
         Image.new("L", (9, 7)).save(tmp_path / f"{name}.png")

@@ -52,6 +52,10 @@ def test_the_order_is_that_of_the_model(tmp_path: Path, head: Volume, flair: Vol
     assert found.channel_names == ("T1", "FLAIR")
     np.testing.assert_array_equal(found.array[0], head.array[0])
     np.testing.assert_array_equal(found.array[1], flair.array[0])
+    messages = [notice.message for notice in found.notices if notice.code == "channels.synonym"]
+    assert messages == ["t1w was taken for T1", "t2-flair was taken for FLAIR"]
+    with pytest.raises(InputError, match="found the channel 'T1X'; did you mean T1"):
+        read_channels({"T1X": files["t1w"], "FLAIR": files["t2-flair"]}, order=("T1", "FLAIR"))
 
 
 def test_one_image_for_two_channels_is_reported(tmp_path: Path, head: Volume) -> None:
@@ -157,6 +161,8 @@ def test_channels_are_put_into_the_order_of_a_model(head: Volume, flair: Volume)
     np.testing.assert_array_equal(found.array[0], head.array[0])
     assert found.channel_names == ("T1", "FLAIR")
     assert in_order(head, ("T1",)) is head
+    found = in_order(volume, ("T1w", "FLAIR"))
+    assert [notice.message for notice in found.notices] == ["T1 was taken for T1w"]
     with pytest.raises(InputError, match="the model expects T1, T2"):
         in_order(volume, ("T1", "T2"))
 

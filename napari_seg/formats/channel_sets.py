@@ -2,19 +2,20 @@
 
 Three layouts are known: numbers (nnU-Net: `case_0000`, `case_0001`), names (BIDS: `sub-01_T1w`, `sub-01_FLAIR`;
 `case_t1c`, `case_flair`; or `T1`, `FLAIR` in a folder for each case), and DICOM series of one study. A case that lacks
-a channel, or that has two images for one, is kept and refused when it is read.
+a channel, or that has two images for one, is kept and refused when it is read. Names make several cases in one folder
+only if they have a common part with all channels each: `T2_b` next to `T2` is a second image of the same case.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from napari_seg.errors import InputError
 from napari_seg.formats.archive import shown
-from napari_seg.formats.channel_names import NUMBERED, case_in, channels_in
+from napari_seg.formats.channel_names import NUMBERED, case_in, channels_in, words_of_case
 from napari_seg.formats.channels import ChannelSet
 from napari_seg.formats.scan import Scan
 
@@ -52,19 +53,72 @@ def grouped(scans: Sequence[Scan], names: Sequence[str]) -> list[Scan | ChannelS
         return list(scans)
     images = [_image(scan, names) for scan in scans]
     groups: dict[tuple[str, Hashable], list[_Image]] = {}
+    folders: dict[Path, dict[str, list[_Image]]] = {}
     for image in images:
-        if image is not None:
+        if image is not None and image.layout == "name":
+            in_folder = folders.setdefault(shown(image.scan.files[0]).parent, {})
+            in_folder.setdefault(image.name.casefold(), []).append(image)
+        elif image is not None:
             groups.setdefault((image.layout, image.case), []).append(image)
-    cases = {key: _case(group, names) for key, group in groups.items()}
+    cases = [(group, _case(group, names)) for group in groups.values()]
+    for in_folder in folders.values():
+        cases += _cases_of_names(list(in_folder.values()), names)
+    case_of = {image: (group, case) for group, case in cases for image in group}
+    order = {image: number for number, image in enumerate(images)}
     found: list[Scan | ChannelSet] = []
     for scan, image in zip(scans, images, strict=True):
-        key = None if image is None else (image.layout, image.case)
-        case = None if key is None else cases[key]
-        if key is None or case is None:
+        group, case = ([], None) if image is None else case_of[image]
+        if case is None:
             found.append(scan)
-        elif groups[key][0] is image:
+        elif min(group, key=order.__getitem__) is image:
             found.append(case)
     return found
+
+
+def _cases_of_names(
+    groups: Sequence[list[_Image]], names: Sequence[str]
+) -> list[tuple[list[_Image], ChannelSet | None]]:
+    """Return the cases of a folder and their images.
+
+    A group with all channels is a case. Any other group joins the only one that it repeats the words of (`case1_T2_old`
+    and `case1`) or that repeats its words (`T2` and `case1`). If no group of the folder has all channels, but all groups
+    together do, they are one case. A case of several groups is always refused: that they belong together is a guess.
+
+    Args:
+        groups: images with the same name but for the channel, of one folder.
+        names: names of the model's channels.
+    """
+    described = [(not _channels_of([group]) >= set(names), words_of_case(group[0].name), group) for group in groups]
+    hosts: list[tuple[frozenset[str], list[list[_Image]]]] = []
+    for is_partial, words, group in sorted(described, key=lambda one: (one[0], len(one[1]))):
+        above = [(own, host) for own, host in hosts if own <= words or words <= own] if is_partial else []
+        longest = max((len(own) for own, _ in above), default=0)
+        nearest = [host for own, host in above if len(own) == longest]
+        if len(nearest) == 1:
+            nearest[0].append(group)
+        else:
+            hosts.append((words, [group]))
+    is_any_whole = not all(is_partial for is_partial, _, _ in described)
+    if not is_any_whole and len(hosts) > 1 and _channels_of(groups) >= set(names):
+        return [_merged("", groups, names)]
+    return [_merged(host[0][0].name, host, names) for _, host in hosts]
+
+
+def _channels_of(groups: Sequence[list[_Image]]) -> set[str]:
+    """Return the channels that have an image which can't be another one."""
+    return {image.channels[0] for group in groups for image in group if len(image.channels) == 1}
+
+
+def _merged(name: str, groups: Sequence[list[_Image]], names: Sequence[str]) -> tuple[list[_Image], ChannelSet | None]:
+    """Return the images of some groups, by name, and their case; it is refused if there is more than one group."""
+    images = sorted((image for group in groups for image in group), key=lambda image: image.scan.name)
+    case = _case(images, names)
+    if case is None or len(groups) == 1:
+        return images, case
+    listed = _listed([image.scan for image in images])
+    text = f"the names of the images ({listed}) do not say that they are of one case; choose one for each of"
+    unclear = InputError("channels.ambiguous", f"{text} {', '.join(names)} with --channel NAME=FILE")
+    return images, replace(case, name=name, problem=case.problem or unclear)
 
 
 def common_folder(case: ChannelSet) -> Path:

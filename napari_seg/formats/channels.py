@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_seg.errors import InputError, Notice
-from napari_seg.formats.channel_names import assigned, case_in, channels_in
+from napari_seg.formats.channel_names import assigned, case_in, channels_in, synonym_notices
 from napari_seg.formats.find import find_series_of
 from napari_seg.formats.read import only_scan
 from napari_seg.formats.scan import Scan, ScanFormat
@@ -34,11 +34,13 @@ class ChannelSet:
         name: name of the case for people and for files of results; "" if only its folder names it.
         channels: (name of the channel, its image), in the order of the model's channels.
         problem: why the images are no case, such as a missing channel; raised when the case is read.
+        notices: what to know about the choice of the images, such as a synonym of a channel.
     """
 
     name: str
     channels: tuple[tuple[str, Scan], ...]
     problem: InputError | None = field(default=None, compare=False)
+    notices: tuple[Notice, ...] = ()
 
     @property
     def format(self) -> ScanFormat:
@@ -84,7 +86,8 @@ class ChannelSet:
             except InputError as error:
                 raise InputError(error.code, f"channel {name}: {error.message}") from error
         with limited_to(None if memory_bytes is None else memory_bytes - resident_bytes()):
-            return joined(volumes, self.name)
+            case = joined(volumes, self.name)
+        return replace(case, notices=(*self.notices, *case.notices))
 
 
 def read_channels(
@@ -98,8 +101,8 @@ def read_channels(
     """Return one volume (C, I, J, K) of several images; the first channel's grid is the grid of all.
 
     Args:
-        files: channel -> its image: a file, or a folder with one DICOM series. Case and usual synonyms (T1c, T1ce,
-            T1Gd; FLAIR, T2-FLAIR) do not matter.
+        files: channel -> its image: a file, or a folder with one DICOM series. Upper and lower case and separators do
+            not matter; for a usual synonym (T1Gd for T1c, T2-FLAIR for FLAIR) the volume has a notice.
         order: names of the model's channels, such as `bundle.channel_names`; empty for those of `files`.
         volume: as for `Scan.read`, of every channel.
         resample_tilt: as for `Scan.read`.
@@ -122,7 +125,7 @@ def channel_set(files: Mapping[str, Path], order: Sequence[str] = ()) -> Channel
     channels = tuple((name, _scan_at(files[given])) for name, given in chosen.items())
     first = channels[0][1]
     name = "" if first.format == "dicom" else case_in(first.name, channels_in(first.name, list(chosen)), list(chosen))
-    return ChannelSet(name, channels)
+    return ChannelSet(name, channels, notices=tuple(synonym_notices(chosen)))
 
 
 def _scan_at(path: Path) -> Scan:
@@ -195,7 +198,8 @@ def in_order(volume: Volume, names: Sequence[str]) -> Volume:
     places = [volume.channel_names.index(given) for given in chosen.values()]
     is_sorted = places == list(range(len(volume.array)))
     array = volume.array if is_sorted else volume.array[places]
-    return replace(volume, array=array, channel_names=tuple(names))
+    notices = (*volume.notices, *synonym_notices(chosen))
+    return replace(volume, array=array, channel_names=tuple(names), notices=notices)
 
 
 def _check_same_patient(first_name: str, first: Volume, name: str, volume: Volume) -> None:
