@@ -81,8 +81,8 @@ def _cases_of_names(
     """Return the cases of a folder and their images.
 
     A group with all channels is a case. Any other group joins the only one that it repeats the words of (`case1_T2_old`
-    and `case1`) or that repeats its words (`T2` and `case1`). If no group of the folder has all channels, but all groups
-    together do, they are one case. A case of several groups is always refused: that they belong together is a guess.
+    and `case1`) or that repeats its words (`T2` and `case1`). If no group of the folder has all channels, but they have
+    them together, they are one case. A case of several groups is always refused: that they belong together is a guess.
 
     Args:
         groups: images with the same name but for the channel, of one folder.
