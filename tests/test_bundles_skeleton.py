@@ -81,8 +81,10 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         with pytest.raises(NapariSegError) as caught:
             write_skeleton(folder)
         assert caught.value.code == "store.exists"
-    for names in ([], ["a", "a"], [" "], ["a\nb"]):
+    for names in ([], ["a", "a"], ["T1", "t1"], [" "], ["a\nb"], ["4"], ["a,b"]):
         with pytest.raises(NapariSegError) as caught:
             write_skeleton(tmp_path / "new", names)
         assert caught.value.code == "store.name"
+    with pytest.raises(NapariSegError, match=r"found the name '4'; .* such as --channels T1 T1c T2 FLAIR"):
+        write_skeleton(tmp_path / "new", channels=["4"])
     assert not (tmp_path / "new").exists()

@@ -44,6 +44,21 @@ def test_other_words_are_refused(text: str, tmp_path: Path, monkeypatch: pytest.
     assert caught.value.code == "store.source"
 
 
+def test_files_and_folders_that_are_no_source_are_named(tmp_path: Path) -> None:
+    for name, content in (("text.zip", b"text"), ("empty.zip", b""), ("notes.txt", b"text")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(StoreError, match=rf"{name}' is no zip archive; expected") as caught:
+            parse_source(str(tmp_path / name))
+        assert caught.value.code == "store.source"
+    for source in (str(tmp_path / "none"), tmp_path / "none.zip", "none.zip", "no/such/folder"):
+        with pytest.raises(StoreError, match=r"none.*' does not exist|folder' does not exist") as caught:
+            parse_source(source)
+        assert caught.value.code == "store.source"
+    for source in ("no-such-model", "hf:a/b/c"):
+        with pytest.raises(StoreError, match="found nothing to install"):
+            parse_source(source)
+
+
 def test_what_can_not_be_used_is_not_downloaded() -> None:
     with pytest.raises(StoreError, match="clicks") as caught:
         parse_source("vista3d")

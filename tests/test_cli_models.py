@@ -178,6 +178,28 @@ def test_a_new_bundle_is_written_and_checked(tmp_path: Path, capsys: pytest.Capt
     assert main(["models", "check", "no-such-model"]) == 1
 
 
+def test_the_help_of_new_has_an_example(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["models", "new", "--help"])
+    text = capsys.readouterr().out
+    assert text.startswith("usage: napari-seg models new FOLDER [--finds NAME")
+    assert "Example: napari-seg models new brain_tumor --finds core edema" in text
+    assert main(["models", "new", str(tmp_path / "four"), "--channels", "4"]) == 1
+    assert "such as --channels T1 T1c T2 FLAIR" in capsys.readouterr().err
+    assert not (tmp_path / "four").exists()
+
+
+def test_without_a_network_other_ways_are_named(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert main(["models", "add", "brats_mri_segmentation"]) == 5
+    text = capsys.readouterr().err
+    assert "download.no_network" in text
+    assert "download https://huggingface.co/MONAI/brats_mri_segmentation as a folder or https://api.ngc." in text
+    assert "copy it here and give 'napari-seg models add FOLDER_OR_ZIP'" in text
+    assert main(["models", "add", "hf:OTHER/brats_mri_segmentation"]) == 5
+    assert "api.ngc" not in capsys.readouterr().err
+
+
 def test_what_can_not_be_used_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "boxes"
     printed(capsys, "new", folder)

@@ -218,7 +218,7 @@ def test_the_catalogue_is_listed_and_searched_without_a_network(model: ModelsMod
     model.filter_by(words="valve")
     row = model.selected_row
     assert row is not None
-    assert (row.way, row.way_title) == ("refused", "Refused")
+    assert (row.way, row.way_title) == ("refused", "Can't be used")
     assert "marks no voxels" in model.obstacle_to("download")
 
 

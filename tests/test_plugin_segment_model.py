@@ -290,7 +290,7 @@ def test_a_foreign_bundle_is_read_shown_and_run_only_once_it_is_trusted(
     assert "Checking" in model.obstacle
     model.session.jobs.wait()
     assert "Trust" in model.obstacle
-    assert dict(model.card)["Trust"].startswith("not trusted")
+    assert dict(model.card)["Trust"].startswith("needs your consent")
     assert model.runnable_bundle is None
     model.trust(foreign, model.permission)
     model.session.jobs.wait()

@@ -160,12 +160,19 @@ def write_skeleton(
         channels: names of the images that one case consists of.
 
     Raises:
-        StoreError: `store.exists`, the folder holds something; `store.name`, a name is empty or given twice.
+        StoreError: `store.exists`, the folder holds something; `store.name`, a name is empty, a number or given twice.
         OSError: it could not be written.
     """
-    for names in (finds, channels):
-        if not names or len(set(names)) < len(names) or not all(name.strip() and name.isprintable() for name in names):
+    for names, example in ((finds, "--finds liver tumor"), (channels, "--channels T1 T1c T2 FLAIR")):
+        if (
+            not names
+            or len({name.lower() for name in names}) < len(names)
+            or not all(name.strip() and name.isprintable() for name in names)
+        ):
             raise StoreError("store.name", f"found the names {', '.join(map(repr, names))}; expected different ones")
+        if odd := next((name for name in names if name.isdigit() or "," in name), ""):
+            text = f"found the name {odd!r}; expected names with spaces between them, such as {example}"
+            raise StoreError("store.name", text)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StoreError("store.exists", f"{folder} exists and is not empty; choose a new folder")
     intensities = _CT if modality == "CT" else _OTHER

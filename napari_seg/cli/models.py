@@ -74,9 +74,28 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         action(name, run, text).add_argument("model", metavar="MODEL", help="name of the model, or its folder")
     new = action("new", _new, "write a new bundle to start from, without weights")
     new.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder; its name is that of the model")
-    new.add_argument("--finds", nargs="+", default=["structure"], metavar="NAME", help="the structures, by label")
-    new.add_argument("--modality", default="MR", metavar="M", help="DICOM's code of the images; default MR")
-    new.add_argument("--channels", nargs="+", default=["image"], metavar="NAME", help="the images of one case")
+    new.add_argument(
+        "--finds", nargs="+", default=["structure"], metavar="NAME", help="the structures, in the order of their labels"
+    )
+    codes = ("CR", "CT", "DX", "MG", "MR", "NM", "PT", "RGB", "US", "XA")
+    new.add_argument(
+        "--modality",
+        default="MR",
+        choices=codes,
+        metavar="M",
+        help=f"DICOM's code of the images, or RGB: {', '.join(codes)}; default MR",
+    )
+    new.add_argument(
+        "--channels",
+        nargs="+",
+        default=["image"],
+        metavar="NAME",
+        help="names of the images of one case, such as T1 T1c T2 FLAIR; default: one image",
+    )
+    new.usage = "napari-seg models new FOLDER [--finds NAME ...] [--modality M] [--channels NAME ...] [--json]"
+    new.epilog = (
+        "Example: napari-seg models new brain_tumor --finds core edema --modality MR --channels T1 T1c T2 FLAIR"
+    )
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -164,7 +183,12 @@ def _search(arguments: argparse.Namespace) -> int:
     found = search(words)
     here = {bundle.root.name for bundle in installed()}
     if arguments.json:
-        print(json.dumps([asdict(one) | {"installed": one.name in here} for one in found], indent=2))
+        print(
+            json.dumps(
+                [asdict(one) | {"archive_url": one.archive_url, "installed": one.name in here} for one in found],
+                indent=2,
+            )
+        )
     else:
         for entry in found:
             state = "installed" if entry.name in here else way_in_words(entry.way, entry.needs_consent)
@@ -345,7 +369,12 @@ def _verify(arguments: argparse.Namespace) -> int:
     else:
         for damage in damages:
             print(one_line(f"{damage.fault}  {damage.file}", MAX_LINE))
-        print("every file is as installed" if not damages else "remove the model and add it again")
+        is_more = bool(damages) and all(damage.fault == "added" for damage in damages)
+        advice = "remove the model and add it again"
+        advice = (
+            "all other files are as installed; what was added is lost if you remove the model" if is_more else advice
+        )
+        print(advice if damages else "every file is as installed")
     return ExitCode.ALL_FAILED if damages else ExitCode.DONE
 
 

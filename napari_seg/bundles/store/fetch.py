@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -57,27 +58,47 @@ def fetch(
     files, partials, revision = part / "files", part / "partial", source.version
     partials.mkdir(exist_ok=True)
     if source.kind == "hf":
-        revision = fetch_repository(source.place, source.version or "main", files, partials, ask, progress)
+        with _advice_without_network(source):
+            revision = fetch_repository(source.place, source.version or "main", files, partials, ask, progress)
     else:
         shutil.rmtree(files, ignore_errors=True)
         if source.kind == "folder":
-            _copy(bundle_in(Path(source.place)), files, progress)
+            place = Path(source.place)
+            _copy(bundle_in(place, place.name), files, progress)
         elif source.kind == "zip":
             _unzip(Path(source.place), files)
         else:
             remote, version = _archive_of(source)
             revision = version
             archive = part / f"{source.name}.zip"
-            ask(licence_in_zip(remote.url, source.name) or _listed_licence(source))
-            download(remote, archive, partials, lambda done, total: progress("downloading", done, total))
+            with _advice_without_network(source):
+                ask(licence_in_zip(remote.url, source.name) or _listed_licence(source))
+                download(remote, archive, partials, lambda done, total: progress("downloading", done, total))
             _unzip(archive, files)
-    root = bundle_in(files)
+    root = bundle_in(files, Path(source.place).name if source.kind == "zip" else str(source))
     licence = read_licence(root, source.name)
     if licence.text and source.kind not in ("folder", "zip"):  # it may differ from what could be read before
         ask(licence)
     if not (offline and source.kind in ("folder", "zip")):
         _fetch_large_files(root, source.name, partials, ask, progress)
     return root, licence, revision
+
+
+@contextmanager
+def _advice_without_network(source: Source) -> Iterator[None]:
+    """Add to an error that the network is missing how to bring the model here by other means."""
+    try:
+        yield
+    except DownloadError as error:
+        if error.code != "download.no_network":
+            raise
+        entry = entry_of(source.name)
+        places = [f"https://huggingface.co/{source.place} as a folder"] if source.kind == "hf" else []
+        is_listed = entry is not None and (source.kind == "ngc" or entry.source == f"hf:{source.place}")
+        places += [f"{entry.archive_url} as a zip"] if entry and is_listed else []
+        places = places or ["it"]
+        text = f"or, where there is a connection, download {' or '.join(places)}, copy it here and give"
+        raise DownloadError(error.code, f"{error.message}; {text} 'napari-seg models add FOLDER_OR_ZIP'") from error
 
 
 def _listed_licence(source: Source) -> Licence:
@@ -135,8 +156,12 @@ def _fetch_large_files(
             raise DownloadError(error.code, text) from error
 
 
-def bundle_in(folder: Path) -> Path:
+def bundle_in(folder: Path, shown: str) -> Path:
     """Return the folder of the only bundle in a folder: itself, or one directly in it.
+
+    Args:
+        folder: a folder.
+        shown: its name for the user.
 
     Raises:
         StoreError: `store.no_bundle`, there is none, or more than one.
@@ -146,8 +171,9 @@ def bundle_in(folder: Path) -> Path:
     found = [path for path in sorted(folder.iterdir()) if (path / METADATA).is_file() and path.name != "__MACOSX"]
     if len(found) == 1:
         return found[0]
-    what = "no bundle" if not found else f"{len(found)} bundles"
-    text = f"found {what} in {folder.name!r}; expected one folder with {METADATA.as_posix()}"
+    names = ", ".join(path.name for path in found[:5]) + ", ..." * (len(found) > 5)
+    what = "no bundle" if not found else f"{len(found)} bundles ({names})"
+    text = f"found {what} in {one_line(shown, 200)!r}; expected one folder with {METADATA.as_posix()}"
     raise StoreError("store.no_bundle", text)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -80,9 +81,20 @@ def parse_source(text: str | Path) -> Source:
         return parse_source(entry.source)
     raise StoreError(
         "store.source",
-        f"found nothing to install at {one_line(text, 200)!r}; expected a bundle's folder or zip, the address of a "
-        "zip, hf:OWNER/NAME, ngc:NAME, or a name that 'napari-seg models search' lists",
+        f"{_why_none(text)}; expected a bundle's folder or zip, the address of a zip, hf:OWNER/NAME, ngc:NAME, or a "
+        "name that 'napari-seg models search' lists",
     )
+
+
+def _why_none(text: str | Path) -> str:
+    shown, path = one_line(text, 200), Path(text).expanduser()
+    with suppress(OSError, ValueError):  # a name that no file system takes
+        if path.is_file():
+            return f"{shown!r} is no zip archive"
+        is_path = len(path.parts) > 1 or path.suffix.lower() == ".zip" or isinstance(text, Path)
+        if is_path and not path.exists() and not re.match(r"\w{2,}:", str(text)):
+            return f"{shown!r} does not exist"
+    return f"found nothing to install at {shown!r}"
 
 
 def _remote(kind: SourceKind, found: re.Match[str]) -> Source:

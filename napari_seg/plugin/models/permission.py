@@ -59,9 +59,9 @@ class Permission:
 
 _SENTENCES: dict[PermissionKind, str] = {
     "not needed": "It runs at once.",
-    "given": "You trust its code, so it runs at once.",
-    "needed": "It contains program code. It runs after you trusted this code.",
-    "changed": "Its code changed since you trusted it. It runs after you trusted the new code.",
+    "given": "You gave your consent, so it runs at once.",
+    "needed": "It needs your consent: it contains program code.",
+    "changed": "It needs your consent again: its code changed since you trusted it.",
 }
 
 

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from napari_seg.bundles.store.catalogue import Entry
     from napari_seg.bundles.store.licence import LicenceKind
 
-WAYS = {"at once": "At once", "after consent": "After consent", "refused": "Refused", "unknown": "Known once installed"}
+WAYS = {
+    "at once": "Runs at once",
+    "after consent": "Needs your consent",
+    "refused": "Can't be used",
+    "unknown": "Known once installed",
+}
 """How a model runs, with titles."""
 
 LICENCE_KINDS: dict[LicenceKind, str] = {
@@ -87,7 +92,7 @@ class ModelRow:
         """How it runs, as text for the user."""
         if self.permission is None:
             return "" if self.bundle is None else "…"
-        return "Trusted" if self.permission.kind == "given" else WAYS[self.way]
+        return "Consent given" if self.permission.kind == "given" else WAYS[self.way]
 
     @property
     def details(self) -> str:

@@ -39,10 +39,10 @@ DEVICES = {"auto": "Automatic", "cpu": "Processor (CPU)", "cuda": "Graphics card
 _MAX_NAMES = 8
 
 _TRUST = {
-    "not needed": "it runs at once",
-    "given": "its code may run",
-    "needed": "not trusted: it contains its own program code",
-    "changed": "not trusted: its code changed since you trusted it",
+    "not needed": "runs at once",
+    "given": "consent given",
+    "needed": "needs your consent: it contains its own program code",
+    "changed": "needs your consent: its code changed since you trusted it",
     "refused": "",
 }
 
