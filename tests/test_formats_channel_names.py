@@ -77,6 +77,7 @@ def test_other_channels_are_recognised_by_their_own_words() -> None:
 def test_a_contrast_agent_in_the_header_counts_unless_the_text_denies_it() -> None:
     assert channels_in("AX T1", BRATS, has_contrast=True) == ["T1c"]
     assert channels_in("AX T1 PRE", BRATS, has_contrast=True) == ["T1"]
+    assert channels_in("T1pre tra", BRATS, has_contrast=True) == ["T1"]
     assert channels_in("AX T2", BRATS, has_contrast=True) == ["T2"]
 
 

@@ -24,7 +24,10 @@ _T1 = re.compile(rf"{_PREFIX}t1(?:n|{_WEIGHTED}{_METHOD}(?:c|{_POST}|{_PRE})?{_M
 _T2 = re.compile(rf"{_PREFIX}t2{_WEIGHTED}{_METHOD}\b(?!\*)")
 _FLAIR = re.compile(rf"{_PREFIX}(?:t2{_WEIGHTED})?flair{_METHOD}\b|\bt2 ?f\b|\bdark ?fluid\b")
 _CONTRAST = re.compile(rf"t1{_WEIGHTED}{_METHOD} ?(?:c|{_POST}){_METHOD}\b|\+ ?c\b|\bc ?\+|\b(?:{_POST}|enhanced)\b")
-_NO_CONTRAST = re.compile(r"\b(pre|non?|without|ohne|nativ\w*|unenhanced|pre ?(contrast|gd|gad\w*|km))\b")
+_NO_CONTRAST = re.compile(
+    r"\b(pre|non?|without|ohne|nativ\w*|unenhanced|pre ?(contrast|gd|gad\w*|km))\b"
+    rf"|t1{_WEIGHTED}{_METHOD}(?:{_PRE}){_METHOD}\b"
+)
 _DERIVED = re.compile(
     r"\b(adc|dwi|dti|diff\w*|trace\w*|swi|swan|maps?|mapping|sub\w*|star|perf\w*|dce|dsc|asl|mip|tof|angio\w*|mask|seg"
     r"|scout|survey|locali[sz]er)\b"
