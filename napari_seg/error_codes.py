@@ -207,8 +207,8 @@ CODES = {
     ),
     "bundle.unknown": Code(
         "error",
-        "There is no bundle of this name or in this folder.",
-        "Check the path; `napari-seg models list` lists the known ones.",
+        "There is no bundle of this name or in this folder, or it is in the catalogue but not installed.",
+        "Check the path; `napari-seg models list` lists the known ones, and `models add NAME` installs one.",
     ),
     "bundle.unreadable": Code(
         "error",
@@ -223,7 +223,8 @@ CODES = {
     "bundle.weights": Code(
         "error",
         "The weights are missing, do not fit the network, or changed while they were in use.",
-        "Train the bundle first, or put the right `models/model.pt` back.",
+        "`napari-seg models add SOURCE --replace` downloads what the bundle's `large_files.yml` names; else train the "
+        "bundle first, or put the right `models/model.pt` back.",
     ),
     "bundle.weights_unsafe": Code(
         "error",
@@ -1157,7 +1158,10 @@ CODES = {
         "Read the licence; give `--accept-licence` in a script.",
     ),
     "store.name": Code(
-        "error", "The name of a model can't be the name of a folder on all systems.", "Give another with `--name`."
+        "error",
+        "The name of a model can't be the name of a folder on all systems, or a structure or channel of a new bundle "
+        "has a number, a list, nothing, or the name of another as its name.",
+        "Give another name with `--name`, or names with spaces between them: `--channels T1 T1c T2 FLAIR`.",
     ),
     "store.no_bundle": Code(
         "error",

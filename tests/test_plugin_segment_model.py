@@ -295,7 +295,7 @@ def test_a_foreign_bundle_is_read_shown_and_run_only_once_it_is_trusted(
     model.trust(foreign, model.permission)
     model.session.jobs.wait()
     assert model.obstacle == ""
-    assert dict(model.card)["Trust"] == "its code may run"
+    assert dict(model.card)["Trust"] == "consent given"
     assert model.runnable_bundle is foreign
 
     (foreign.root / "scripts" / "nets.py").write_text("something_else = 1")

@@ -33,8 +33,8 @@ _EXPECTED = {
 
 _WAYS: dict[WayKind, tuple[Level, str, str]] = {
     "refused": ("error", "it can't be used for segmentation", "choose another model"),
-    "workflow": ("warning", "it runs in MONAI only, after consent", "use steps that napari-seg supports, if possible"),
-    "engine": ("note", "it runs after consent", ""),
+    "workflow": ("warning", "it needs your consent; MONAI runs it", "use steps that napari-seg supports, if possible"),
+    "engine": ("note", "it needs your consent", ""),
 }
 """What the way of a bundle means: level, meaning and what to do."""
 
