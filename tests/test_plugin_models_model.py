@@ -212,7 +212,7 @@ def test_the_catalogue_is_listed_and_searched_without_a_network(model: ModelsMod
     assert [row.name for row in model.shown] == ["brats_mri_segmentation"]
     row = model.selected_row
     assert row is not None
-    assert (row.place, row.way, row.licence) == ("catalogue", "unknown", "Apache-2.0")
+    assert (row.place, row.way, row.licence) == ("catalogue", "at once", "Apache-2.0")
     assert model.obstacle_to("download") == ""
     assert model.obstacle_to("remove")
     model.filter_by(words="valve")

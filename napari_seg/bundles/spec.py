@@ -266,7 +266,7 @@ def root_of(bundle: str | Path) -> Path:
     if str(bundle).lower().endswith(".zip"):
         advice = "'napari-seg models add' installs a bundle from a zip"
     with suppress(OSError, ValueError):
-        if (Path(bundle) / "configs").is_dir() and not (Path(bundle) / METADATA).exists():
+        if (Path(bundle) / "configs").is_dir():  # METADATA is missing, or no file
             text = f"{str(bundle)!r} has no {METADATA.as_posix()}; expected metadata by MONAI's bundle specification; "
             raise BundleError("bundle.metadata", f"{text}'napari-seg models new' writes an example")
     if entry := entry_of(str(bundle)):

@@ -57,6 +57,7 @@ class ModelRow:
         data: its training data.
         bundle: what is read of it; None if it is not on this machine, or can't be read.
         permission: whether it may run; None until it is known.
+        listed_way: how it runs by the catalogue, a key of `WAYS`; "" if that does not say.
     """
 
     name: str
@@ -72,6 +73,7 @@ class ModelRow:
     data: str = ""
     bundle: Bundle | None = None
     permission: Permission | None = None
+    listed_way: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -82,7 +84,7 @@ class ModelRow:
     def way(self) -> str:
         """How it runs, a key of `WAYS`."""
         if self.permission is None:
-            return "unknown"
+            return self.listed_way or "unknown"
         if self.permission.kind == "refused":
             return "refused"
         return "at once" if self.permission.kind == "not needed" else "after consent"
@@ -91,7 +93,7 @@ class ModelRow:
     def way_title(self) -> str:
         """How it runs, as text for the user."""
         if self.permission is None:
-            return "" if self.bundle is None else "…"
+            return WAYS.get(self.listed_way, "") if self.bundle is None else "…"
         return "Consent given" if self.permission.kind == "given" else WAYS[self.way]
 
     @property
@@ -177,9 +179,12 @@ def _row_of_entry(entry: Entry) -> ModelRow:
         licence_kind=entry.licence_kind,
         place="catalogue",
         source=entry.source,
-        description=f"{entry.name} {entry.version}{f'; one case has {channels}' if channels else ''}",
+        description="; ".join(
+            filter(None, (f"{entry.name} {entry.version}", f"one case has {channels}" if channels else "", entry.note))
+        ),
         data="; ".join(filter(None, (entry.data, entry.data_licence))),
         permission=Permission("refused", (entry.reason,)) if entry.refused else None,
+        listed_way="after consent" if entry.needs_consent else "refused" if entry.refused else "at once",
     )
 
 
