@@ -85,6 +85,7 @@ def test_the_catalogue_is_searched_without_a_network(capsys: pytest.CaptureFixtu
     text = printed(capsys, "search", "spleen", "ct")
     assert "spleen_ct_segmentation  0.5.9  CT  runs at once\n" in text
     assert "licence: Apache-2.0 (open); download: size unknown" in text
+    assert "training data: " in text
     assert "it needs clicks" in printed(capsys, "search", "vista3d")
     (entry,) = json.loads(printed(capsys, "search", "brats", "segmentation", "--json"))
     assert entry["channels"] == ["T1c", "T1", "T2", "FLAIR"]

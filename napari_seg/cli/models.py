@@ -200,6 +200,8 @@ def _search(arguments: argparse.Namespace) -> int:
                 print(f"  images: {', '.join(entry.channels)}")
             size = "size unknown" if entry.size_bytes is None else _in_words(entry.size_bytes)
             print(f"  licence: {entry.licence or 'unknown'} ({entry.licence_kind}); download: {size}")
+            if entry.data and not entry.refused:
+                print(f"  training data: {entry.data} ({entry.data_licence or 'terms not stated here'})")
         if found:
             print(f"{len(found)} model{'s' * (len(found) != 1)}; 'napari-seg models add NAME' installs one")
         else:
