@@ -75,8 +75,9 @@ def test_a_hand_over_in_the_coarse_pass_is_a_notice_too(
             made.append(self)
 
     monkeypatch.setattr(choose, "TorchBackend", StarvedFirst)
-    root = write_threshold_bundle(tmp_path / "fine", own={"coarse": {"bundle": "coarse", "margin_mm": 10}})
-    write_threshold_bundle(root / "coarse")
+    roi = (10, 12, 8)
+    root = write_threshold_bundle(tmp_path / "fine", roi=roi, own={"coarse": {"bundle": "coarse", "margin_mm": 10}})
+    write_threshold_bundle(root / "coarse", roi=roi)
     result = segment(head, read_bundle(root, trust=True), device="cpu", backend="torch")
     assert len(made) > 1
     assert [notice.code for notice in result.notices] == ["environment.gpu_memory"]
