@@ -180,8 +180,9 @@ CODES = {
     ),
     "bundle.too_large": Code(
         "error",
-        "The bundle's folder has too many files, or too large ones, to check what in it can run.",
-        "Move everything out of it that is not part of the model.",
+        "A config of the bundle is too large, nests too deep or holds too many values (an alias counts with all it "
+        "stands for), or its folder has too many or too large files to check what in it can run.",
+        "Move everything out of the folder that is not part of the model; do not use a bundle with such a config.",
     ),
     "bundle.torchscript": Code(
         "error",

@@ -204,7 +204,8 @@ def test_one_hostile_bundle_costs_no_other(
     printed = capsys.readouterr()
     assert "Good" in printed.out
     assert "Hippocampus" in printed.out
-    assert printed.err.count("bundle.metadata") == len(HOSTILE) + 1  # and the one whose metadata.json is a folder
+    assert printed.err.count("bundle.too_large") == 3  # "deep", "deep-too" and "large"
+    assert printed.err.count("bundle.metadata") == len(HOSTILE) - 3 + 1  # and the one whose metadata.json is a folder
     assert "\x1b" not in printed.err
 
 

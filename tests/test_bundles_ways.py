@@ -280,3 +280,25 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
 )
 def test_ways_have_words(kind: WayKind, needs_consent: bool, consented: bool, words: str) -> None:
     assert way_in_words(kind, needs_consent, consented=consented) == words
+
+
+@pytest.mark.parametrize("text", ["[" * 9000 + "]" * 9000, '{"a": "' + "x" * 2**18 + '"}'], ids=["deep", "large"])
+@pytest.mark.parametrize("name", ["inference", "metadata"])
+def test_a_config_beyond_the_limits_has_its_own_code(tmp_path: Path, name: str, text: str) -> None:
+    root = write_plain_bundle(tmp_path / "plain")
+    path = root / "configs" / f"{name}.json"
+    path.write_text(text * 17 if name == "metadata" and text[0] == "{" else text)
+    with pytest.raises(BundleError, match=r"nests|larger") as caught:
+        way(root)
+    assert caught.value.code == "bundle.too_large"
+
+
+def test_aliases_that_stand_for_too_much_are_too_large(tmp_path: Path) -> None:
+    root = write_plain_bundle(tmp_path / "plain")
+    (root / "configs/inference.json").unlink()
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]" for n in range(9)]
+    (root / "configs/inference.yaml").write_text("\n".join(lines))
+    with pytest.raises(BundleError, match="values") as caught:
+        way(root)
+    assert caught.value.code == "bundle.too_large"

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from napari_seg.bundles.config.read import inference_config, merged_config, read_config
+from napari_seg.bundles.config.read import TooLargeError, inference_config, merged_config, read_config
 from napari_seg.bundles.config.resolve import Resolver
 from napari_seg.bundles.dimensions import adds_guidance, image_dimensions, image_keys
 from napari_seg.bundles.output import Output, independent_channels
@@ -210,7 +210,8 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
         trust: allow its code to run later. The shipped bundle is always trusted.
 
     Raises:
-        BundleError: `bundle.unknown`, there is no such bundle; `bundle.metadata`, its metadata can't be read.
+        BundleError: `bundle.unknown`, there is no such bundle; `bundle.metadata`, its metadata can't be read;
+            `bundle.too_large`, they exceed a limit.
     """
     if isinstance(bundle, Bundle):
         return replace(bundle, trusted=True) if trust else bundle
@@ -221,7 +222,7 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
     except Exception as error:  # a foreign file can hold anything, and must not hide the other bundles
         cause = one_line(f"{type(error).__name__}: {error}", 200)
         raise BundleError(
-            "bundle.metadata",
+            "bundle.too_large" if isinstance(error, TooLargeError) else "bundle.metadata",
             f"{METADATA} of bundle {root.name!r} can't be used ({cause}); expected "
             "metadata by MONAI's bundle specification, with network_data_format",
         ) from error

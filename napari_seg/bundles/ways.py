@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from napari_seg.bundles.config.read import inference_config, read_config
+from napari_seg.bundles.config.read import TooLargeError, inference_config, read_config
 from napari_seg.bundles.config.resolve import ResolveError, Resolver
 from napari_seg.bundles.config.sections import Sections, find_sections, missing_keys, targets
 from napari_seg.bundles.output import Output
@@ -103,7 +103,7 @@ def way_of(bundle: Bundle, resolver: Resolver | None = None) -> Way:
         resolver: the entries of its inference config from `resolver_of`, if they were read before.
 
     Raises:
-        BundleError: `bundle.config`, its inference config can't be read or has no network.
+        BundleError: `bundle.config`, its inference config can't be read or has no network; `bundle.too_large`.
     """
     path = inference_config(bundle.root)
     name = f"configs/{path.name}"
@@ -145,7 +145,7 @@ def resolver_of(bundle: Bundle) -> Resolver:
     """Return the entries of a bundle's inference config, for plain data.
 
     Raises:
-        BundleError: `bundle.config`, it can't be read.
+        BundleError: `bundle.config`, it can't be read; `bundle.too_large`, it exceeds a limit.
     """
     path = inference_config(bundle.root)
     try:
@@ -172,7 +172,8 @@ def _unsupported(bundle: Bundle, resolver: Resolver, sections: Sections, own: li
 def _unreadable(bundle: Bundle, name: str, error: BaseException) -> BundleError:
     cause = one_line(f"{type(error).__name__}: {error}" if not isinstance(error, ResolveError) else error, 200)
     text = f"{name} of bundle {bundle.root.name!r} can't be used ({cause}); expected a MONAI config"
-    return BundleError("bundle.config", text)
+    is_too_large = isinstance(error, TooLargeError) or isinstance(error.__cause__, TooLargeError)
+    return BundleError("bundle.too_large" if is_too_large else "bundle.config", text)
 
 
 def _other_task(resolver: Resolver) -> str:

@@ -34,6 +34,10 @@ _OTHER_RUNTIMES = ("trt", "onnx", "openvino", "multi_gpu", "mgpu", "amp")
 """Words in the names of configs that change another config for a machine."""
 
 
+class TooLargeError(ValueError):
+    """A config exceeds a limit of size, depth or number of values."""
+
+
 def inference_config(root: Path) -> Path:
     """Return the config by which a bundle segments a scan.
 
@@ -63,7 +67,8 @@ def read_config(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]
         max_bytes: size limit.
 
     Raises:
-        ValueError: the file is too large or nested too deep, or holds no dictionary.
+        TooLargeError: the file, its depth or what its aliases stand for is too large.
+        ValueError: it holds no dictionary.
         Exception: the parser's, of a damaged file.
     """
     state = path.stat()
@@ -108,7 +113,7 @@ def check_size(value: Any) -> int:
     """Return the number of values in plain data, each shared part counted as often as it occurs.
 
     Raises:
-        ValueError: they are more than `MAX_ENTRIES`, nest deeper than `MAX_DEPTH`, or have too long ids.
+        TooLargeError: they are more than `MAX_ENTRIES`, nest deeper than `MAX_DEPTH`, or have too long ids.
     """
     count = characters = 0
     waiting = [(value, 0, 0)]
@@ -117,12 +122,12 @@ def check_size(value: Any) -> int:
         count += 1
         characters += length
         if characters > _MAX_ID_CHARACTERS:
-            raise ValueError(f"the ids of its values hold more than {_MAX_ID_CHARACTERS} characters")
+            raise TooLargeError(f"the ids of its values hold more than {_MAX_ID_CHARACTERS} characters")
         if isinstance(one, dict | list | tuple | set):
             if depth >= MAX_DEPTH:
-                raise ValueError(f"it nests more than {MAX_DEPTH} levels deep")
+                raise TooLargeError(f"it nests more than {MAX_DEPTH} levels deep")
             if count + len(waiting) + len(one) > MAX_ENTRIES:
-                raise ValueError(f"it holds more than {MAX_ENTRIES} values")
+                raise TooLargeError(f"it holds more than {MAX_ENTRIES} values")
             items = one.items() if isinstance(one, dict) else (("", inner) for inner in one)
             waiting += [(inner, depth + 1, length + 2 + len(str(key))) for key, inner in items]
     return count
@@ -148,11 +153,11 @@ def _parse(path: Path, changed_ns: int, size: int, max_bytes: int) -> dict[str, 
     with path.open("rb") as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
-        raise ValueError(f"it is larger than {max_bytes // 1024} KiB")
+        raise TooLargeError(f"it is larger than {max_bytes // 1024} KiB")
     try:
         config = json.loads(content) if path.suffix == ".json" else _parse_yaml(content)
     except RecursionError:
-        raise ValueError(f"it nests more than {MAX_DEPTH} levels deep") from None
+        raise TooLargeError(f"it nests more than {MAX_DEPTH} levels deep") from None
     if not isinstance(config, dict):
         raise ValueError(f"it holds a {type(config).__name__}, not a dictionary")
     check_size(config)
@@ -166,9 +171,9 @@ def _parse_yaml(content: bytes) -> Any:
         def flatten_mapping(self, node: Any) -> None:
             merges = [value for key, value in node.value if key.tag == "tag:yaml.org,2002:merge"]
             if sum(len(value.value) for value in merges if isinstance(value, yaml.SequenceNode)) > _MAX_MERGES:
-                raise ValueError(f"an entry merges more than {_MAX_MERGES} dictionaries")
+                raise TooLargeError(f"an entry merges more than {_MAX_MERGES} dictionaries")
             super().flatten_mapping(node)
             if len(node.value) > MAX_ENTRIES // _MAX_MERGES:
-                raise ValueError(f"an entry merges more than {MAX_ENTRIES // _MAX_MERGES} values")
+                raise TooLargeError(f"an entry merges more than {MAX_ENTRIES // _MAX_MERGES} values")
 
     return yaml.load(content, Loader)  # a SafeLoader: no object but plain data
