@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from napari_seg.bundles.config.references import resolved
+from napari_seg.bundles.config.references import parts, resolved
 
 
 def image_dimensions(config: dict[str, Any], spatial_shape: Any = None) -> Literal[2, 3]:
@@ -61,15 +61,6 @@ def adds_guidance(config: dict[str, Any]) -> bool:
     Args:
         config: from `read_config`.
     """
-    waiting: list[Any] = [config]
-    seen: set[int] = set()
-    while waiting:
-        entry = waiting.pop()
-        if id(entry) in seen:  # aliases in YAML can repeat one entry any number of times
-            continue
-        seen.add(id(entry))
-        if isinstance(entry, dict) and "AddGuidanceSignal" in str(entry.get("_target_", "")):
-            return True
-        inner = entry.values() if isinstance(entry, dict) else entry
-        waiting += [value for value in inner if isinstance(value, dict | list)]
-    return False
+    return any(
+        isinstance(part, dict) and "AddGuidanceSignal" in str(part.get("_target_", "")) for part in parts(config)
+    )

@@ -1,4 +1,4 @@
-"""What napari-seg tells the inference config of a bundle that MONAI runs; found from plain data, nothing runs here."""
+"""Overrides for the inference config of a bundle that MONAI runs; found from plain data, nothing runs here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_seg.bundles.config.read import inference_config, merged_config, read_config
+from napari_seg.bundles.config.references import resolved
 from napari_seg.bundles.dimensions import REFERENCE_KEYS
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, one_line
@@ -19,13 +20,12 @@ _EVALUATOR = "evaluator"
 _READERS = {"LoadImaged", "LoadImageD", "LoadImageDict"}
 _WRITERS = {"SaveImaged", "SaveImageD", "SaveImageDict", "SegmentationSaver"}
 
-_MAX_REFERENCES = 20
 _MAX_LINE = 300
 
 
 @dataclass(frozen=True)
 class WorkflowPlan:
-    """What napari-seg tells a config, found from its plain data.
+    """Overrides that napari-seg passes to a config, found from its plain data.
 
     Attributes:
         run_id: id of the expression that segments; "" if only the evaluator is there.
@@ -109,7 +109,7 @@ def plan_workflow(bundle: Bundle) -> WorkflowPlan:
     if missing:
         raise BundleError(
             "bundle.workflow",
-            f"{path.name} of bundle {bundle.root.name!r} has {' and '.join(missing)}, so it can't be told which scan "
+            f"{path.name} of bundle {bundle.root.name!r} has {' and '.join(missing)}, so it is unclear which scan "
             "to segment; expected one Dataset, read by LoadImaged and run by an evaluator; run it with MONAI",
         )
     return WorkflowPlan(
@@ -147,22 +147,6 @@ def _in_this_process(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _listed(config: dict[str, Any], value: Any) -> list[Any]:
     """Return the values of an argument that holds one value or several, with references resolved."""
-    value = _resolved(config, value)
+    value = resolved(config, value)
     values = value if isinstance(value, list) else [value]
-    return [_resolved(config, one) for one in values if one is not None]
-
-
-def _resolved(config: dict[str, Any], value: Any) -> Any:
-    """Return the entry to which a reference, such as "@image_key", leads; other values unchanged."""
-    for _ in range(_MAX_REFERENCES):
-        text = value.removeprefix("$").strip() if isinstance(value, str) else ""
-        if not text.startswith("@"):
-            return value
-        found: Any = config
-        for part in text[1:].replace("#", "::").split("::"):
-            try:
-                found = found[int(part)] if isinstance(found, list) else found[part]
-            except (KeyError, ValueError, IndexError, TypeError):
-                return value
-        value = found
-    return value
+    return [resolved(config, one) for one in values if one is not None]

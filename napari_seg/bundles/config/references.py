@@ -22,6 +22,20 @@ _LIKE_NAME = re.compile("(?i)post_?(process(ing)?|trans(form)?s?|pred)(_transfor
 """Other ids of the postprocessing; their entries count if they may be transforms."""
 
 
+def parts(config: dict[str, Any]) -> Iterator[dict[str, Any] | list[Any]]:
+    """Yield a config and all dictionaries and lists in it, each once."""
+    waiting: list[Any] = [config]
+    seen: set[int] = set()
+    while waiting:
+        entry = waiting.pop()
+        if id(entry) in seen:  # aliases in YAML can repeat one entry any number of times
+            continue
+        seen.add(id(entry))
+        yield entry
+        inner = entry.values() if isinstance(entry, dict) else entry
+        waiting += [value for value in inner if isinstance(value, dict | list)]
+
+
 def postprocessings(config: dict[str, Any]) -> list[list[Any]]:
     """Return the different postprocessings of a config, each a list of transforms."""
     chains = {}
@@ -33,13 +47,7 @@ def postprocessings(config: dict[str, Any]) -> list[list[Any]]:
 
 def _entries(config: dict[str, Any]) -> Iterator[Any]:
     """Yield all entries with the id "postprocessing" or a similar one, and those of a handler PostProcessing."""
-    waiting: list[Any] = [config]
-    seen: set[int] = set()
-    while waiting:
-        entry = waiting.pop()
-        if id(entry) in seen:  # aliases in YAML can repeat one entry any number of times
-            continue
-        seen.add(id(entry))
+    for entry in parts(config):
         if isinstance(entry, dict):
             for key, value in entry.items():
                 plain = str(key).lstrip("+").replace("::", "#")
@@ -49,8 +57,6 @@ def _entries(config: dict[str, Any]) -> Iterator[Any]:
                     yield plain
             if str(entry.get("_target_", "")).rpartition(".")[2] == "PostProcessing":
                 yield entry.get("transform")
-        inner = entry.values() if isinstance(entry, dict) else entry
-        waiting += [value for value in inner if isinstance(value, dict | list)]
 
 
 def _steps(config: dict[str, Any], postprocessing: Any) -> list[Any]:
