@@ -72,7 +72,7 @@ def test_what_does_not_fit_is_refused_before_it_is_made(bundle: Bundle, transfor
 
 
 def test_what_fits_is_made(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LEAST_CHECKED_BYTES", 0)
+    monkeypatch.setattr(module, "MIN_CHECKED_BYTES", 0)
     transforms = SpatialPadd("image", (12, 12, 12)), Compose([RepeatChanneld("image", 2)]), Resized("image", (9, 9, 9))
     assert prepared(bundle, *transforms, budget_bytes=resident_bytes() + 2**30) == (2, 9, 9, 9)
 

@@ -116,7 +116,7 @@ class CodeLine:
 
     @property
     def why(self) -> str:
-        """What makes it code, in words."""
+        """Reason why it is code, in words."""
         return _WHY[self.cause]
 
     @property

@@ -121,7 +121,7 @@ class _SourceLoader(SourceFileLoader):
     """Loads a source file, never the compiled code in `__pycache__`."""
 
     def get_code(self, fullname: str) -> CodeType:
-        """Compile the source: a `.pyc` beside it can hold other code than the source that the user trusted."""
+        """Compile the source: a `.pyc` next to it can hold other code than the source that the user trusted."""
         return self.source_to_code(self.get_data(self.path), self.path)
 
 

@@ -330,7 +330,7 @@ class _Arguments:
 
     @property
     def is_for_other_keys(self) -> bool:
-        """Whether the transform leaves the network's output alone."""
+        """True if the transform does not change the network's output."""
         return bool(self.keys) and not self.output_keys
 
     def __getitem__(self, name: str) -> Any:

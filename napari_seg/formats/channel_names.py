@@ -51,7 +51,7 @@ _MIN_LIKENESS = 0.6
 _VIEWS = frozenset(
     ("ax", "axial", "cor", "coronal", "sag", "sagittal", "tra", "transversal", "2d", "3d", "pre", "native", "nativ")
 )
-"""Words beside the name of a channel that name no case."""
+"""Words next to the name of a channel that name no case."""
 
 NUMBERED = re.compile(r"(?P<case>.+)_(?P<number>\d{4})")
 """Name of a file in the layout of nnU-Net, which counts channels from 0."""

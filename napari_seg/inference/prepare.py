@@ -32,7 +32,7 @@ INVERSE_BYTES = 64
 COORDINATE_BYTES = 16
 """Memory in bytes for each voxel while MONAI interpolates at coordinates, as it does for Spacingd; at least."""
 
-LEAST_CHECKED_BYTES = 2**26
+MIN_CHECKED_BYTES = 2**26
 """Results of transforms up to this size are not checked against the budget; what follows needs more anyway."""
 
 
@@ -58,7 +58,7 @@ class Inverse:
 
     @property
     def is_resampling(self) -> bool:
-        """Whether linear interpolation between the two grids, with edges repeated, inverts the transforms."""
+        """True if linear interpolation between the two grids, with edges repeated, inverts the transforms."""
         operations = self.traced.applied_operations
         resampled = [operation for operation in operations if operation.get("class") == "SpatialResample"]
         others = {operation.get("class") for operation in operations} - {"Orientation", "SpatialResample"}
@@ -171,13 +171,13 @@ def prepare(
 
 
 def _check_fits(count: int, cause: str, bundle: Bundle, budget_bytes: int | None) -> None:
-    if count > LEAST_CHECKED_BYTES:
+    if count > MIN_CHECKED_BYTES:
         with limited_to(None if budget_bytes is None else budget_bytes - resident_bytes()):
             check_fits(count, f"preparing this scan for bundle {bundle.root.name!r} ({cause})")
 
 
 def _result_bytes(transform: Any, data: Any) -> int:
-    """Return a lower bound of the memory in bytes that a transform of MONAI takes; 0 if it can't be told beforehand.
+    """Return a lower bound of the memory in bytes that a transform of MONAI takes; 0 if it is not known beforehand.
 
     Args:
         transform: a transform, which is not run; a bundle's own is not even asked.

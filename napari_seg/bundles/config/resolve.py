@@ -44,7 +44,7 @@ _MAX_TEXT = 120
 
 
 class Rooted(Protocol):
-    """What has a bundle's root."""
+    """Anything with a bundle's root."""
 
     @property
     def root(self) -> Path:

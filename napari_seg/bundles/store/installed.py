@@ -41,7 +41,7 @@ AcceptLicence = Callable[[Licence], bool]
 
 @dataclass(frozen=True)
 class Record:
-    """What is noted of an installed model.
+    """Record of an installed model.
 
     Attributes:
         source: what `add` was given, in full.

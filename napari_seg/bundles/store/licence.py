@@ -32,7 +32,7 @@ _NAMES = (
     (r"gnu (affero |lesser )?general public license", "GPL"),
     (r"mozilla public license", "MPL-2.0"),
 )
-"""What a licence text holds, and the name of the licence."""
+"""Licence texts: the name and the class of a licence."""
 
 _OPEN_TEXTS = frozenset(
     [
@@ -67,7 +67,7 @@ _TERM = re.compile(r"\b(no|not|only|use|permission|licen[cs]e)\b")
 
 @dataclass(frozen=True)
 class Licence:
-    """What a user accepts before the weights of a model are downloaded.
+    """Licence that a user accepts before the weights of a model are downloaded.
 
     Attributes:
         model: name of the model.

@@ -53,7 +53,7 @@ _NAMELESS = {"STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}
 
 @dataclass(frozen=True)
 class WeightsContent:
-    """What a weights file holds.
+    """Content of a weights file.
 
     Attributes:
         kind: "data"; "program", code that torch runs; "pickle", calls of functions; "unknown", no format of torch.

@@ -20,7 +20,7 @@ PermissionKind = Literal["not needed", "given", "needed", "changed", "refused"]
 
 @dataclass(frozen=True)
 class Permission:
-    """Whether a bundle may run.
+    """Permission of a bundle to run.
 
     Attributes:
         kind: "not needed", it runs at once; "given", the user consented to this content; "needed", the user has to
@@ -40,12 +40,12 @@ class Permission:
 
     @property
     def may_run(self) -> bool:
-        """Whether Run is enabled."""
+        """True if Run is enabled."""
         return self.kind in ("not needed", "given")
 
     @property
     def asks(self) -> bool:
-        """Whether the user can consent now."""
+        """True if the user can consent now."""
         return self.kind in ("needed", "changed")
 
     @property

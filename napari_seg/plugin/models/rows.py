@@ -77,7 +77,7 @@ class ModelRow:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells it from all other rows."""
+        """Key that only this row has."""
         return self.name, self.source
 
     @property

@@ -171,7 +171,7 @@ class SegmentModel:
 
     @property
     def permission(self) -> Permission | None:
-        """Whether the selected bundle may run; None if that is not known yet."""
+        """Permission of the selected bundle; None if it is not known yet."""
         if self.bundle is None or self.bundle.trusted:
             return Permission("not needed")
         return self._permissions.get(self.bundle.root)
