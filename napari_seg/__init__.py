@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from napari_seg.version import __version__
 
 if TYPE_CHECKING:
-    from napari_seg.bundles.spec import Bundle, find_bundles, read_bundle
+    from napari_seg.bundles.read import find_bundles, read_bundle
+    from napari_seg.bundles.spec import Bundle
     from napari_seg.errors import NapariSegError, Notice
     from napari_seg.formats.channels import read_channels
     from napari_seg.formats.find import find_scans
@@ -28,10 +29,10 @@ _HOME = {
     "Segment": "volume",
     "Segmentation": "volume",
     "Volume": "volume",
-    "find_bundles": "bundles.spec",
+    "find_bundles": "bundles.read",
     "find_scans": "formats.find",
     "read": "formats.read",
-    "read_bundle": "bundles.spec",
+    "read_bundle": "bundles.read",
     "read_channels": "formats.channels",
     "resample": "geometry",
     "segment": "inference.segment",

@@ -217,7 +217,7 @@ def cost(run: Run, root: Path) -> tuple[int, float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from napari_seg.bundles.load import load_model
-    from napari_seg.bundles.spec import read_bundle
+    from napari_seg.bundles.read import read_bundle
 
     model = load_model(read_bundle(root, trust=True), "cpu")
     image = torch.zeros(1, 1, *image_size(run, root))

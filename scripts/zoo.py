@@ -146,7 +146,7 @@ def config_of(root: Path) -> Path:
 
 def way(root: Path) -> dict[str, Any]:
     """Return which way napari-seg runs a bundle, whether it asks for consent, and why."""
-    from napari_seg.bundles.spec import read_bundle
+    from napari_seg.bundles.read import read_bundle
     from napari_seg.bundles.ways import way_of
 
     found = way_of(read_bundle(root))

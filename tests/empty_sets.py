@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from napari_seg.bundles.spec import shipped_root
+from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 

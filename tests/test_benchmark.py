@@ -13,7 +13,7 @@ import pytest
 import yaml
 from bundles import write_threshold_bundle
 
-from napari_seg.bundles.spec import shipped_root
+from napari_seg.bundles.read import shipped_root
 
 pytest.importorskip("psutil")
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
@@ -395,7 +395,7 @@ def test_nnunet_and_the_bundle_compute_the_same(tmp_path):
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     from napari_seg.bundles.load import load_model
-    from napari_seg.bundles.spec import read_bundle
+    from napari_seg.bundles.read import read_bundle
 
     array = np.zeros((22, 28, 36), np.int16)
     array[1:21, 4:28, 2:30] = np.random.default_rng(0).integers(1, 500, (20, 24, 28))

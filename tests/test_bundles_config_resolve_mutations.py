@@ -22,7 +22,8 @@ from bundles import write_plain_bundle
 from napari_seg.bundles.config.resolve import ResolveError
 from napari_seg.bundles.config.sections import find_sections
 from napari_seg.bundles.load import load_model
-from napari_seg.bundles.spec import Bundle, read_bundle
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.ways import resolver_of, way_of
 from napari_seg.errors import BundleError, NapariSegError, one_line
 

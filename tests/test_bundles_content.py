@@ -15,7 +15,7 @@ from bundles import write_threshold_bundle
 
 from napari_seg.bundles import content as module
 from napari_seg.bundles.content import code_lines, content_hash
-from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import BundleError
 
 

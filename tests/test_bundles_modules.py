@@ -21,7 +21,7 @@ from bundles import write_threshold_bundle
 from napari_seg.bundles import monai
 from napari_seg.bundles.load import load_model
 from napari_seg.bundles.modules import BundleModules, shipped_modules
-from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import BundleError
 
 WINDOW = torch.zeros(1, 1, 2, 2, 2)

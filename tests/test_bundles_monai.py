@@ -12,7 +12,8 @@ from bundles import write_threshold_bundle
 from torch import nn
 
 from napari_seg.bundles.load import load_model
-from napari_seg.bundles.spec import Bundle, read_bundle
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.spec import Bundle
 from napari_seg.geometry import Grid
 from napari_seg.inference.backends.compiled_cache import CACHE_VARIABLE
 from napari_seg.inference.segment import segment

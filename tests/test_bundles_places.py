@@ -9,7 +9,7 @@ import pytest
 from bundles import write_threshold_bundle
 
 from napari_seg.bundles.places import BUNDLES_VARIABLE, STORE_VARIABLE, bundle_folders, store_root
-from napari_seg.bundles.spec import find_bundles, read_bundle
+from napari_seg.bundles.read import find_bundles, read_bundle
 from napari_seg.errors import BundleError
 
 

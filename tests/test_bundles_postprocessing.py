@@ -15,7 +15,7 @@ from bundles import write_threshold_bundle
 from napari_seg.bundles.config.read import read_config
 from napari_seg.bundles.output import Channel, LabelStep, Output
 from napari_seg.bundles.postprocessing import read_output
-from napari_seg.bundles.spec import read_bundle, shipped_root
+from napari_seg.bundles.read import read_bundle, shipped_root
 from napari_seg.bundles.trust import check_runnable
 from napari_seg.errors import BundleError
 

@@ -9,7 +9,7 @@ import torch
 from bundles import write_threshold_bundle
 
 from napari_seg.bundles.precision import compute_dtype
-from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import EnvironmentFault
 from napari_seg.inference.estimate import estimate
 from napari_seg.inference.segment import segment

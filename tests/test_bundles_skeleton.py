@@ -13,8 +13,8 @@ import phantoms
 import pytest
 
 from napari_seg.bundles.check import check
+from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.skeleton import write_skeleton
-from napari_seg.bundles.spec import read_bundle
 from napari_seg.cli.main import main
 from napari_seg.errors import NapariSegError
 

@@ -13,7 +13,7 @@ from bundles import write_threshold_bundle
 from filelock import FileLock
 
 from napari_seg.bundles.places import store_root
-from napari_seg.bundles.spec import find_bundles, read_bundle
+from napari_seg.bundles.read import find_bundles, read_bundle
 from napari_seg.bundles.store import fetch, sources
 from napari_seg.bundles.store import installed as store
 from napari_seg.bundles.store.installed import Damage, add, disk_use, installed, read_record, remove, verify

@@ -16,7 +16,7 @@ from bundles import write_threshold_bundle
 
 from napari_seg.bundles.load import load_model
 from napari_seg.bundles.places import store_root
-from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.trust import check_runnable, forget, is_trusted, remember
 from napari_seg.errors import BundleError
 from napari_seg.inference.segment import segment

@@ -14,8 +14,8 @@ import torch
 from bundles import write_plain_bundle, write_threshold_bundle
 
 from napari_seg.bundles.load import load_model
+from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.skeleton import write_skeleton
-from napari_seg.bundles.spec import read_bundle
 from napari_seg.bundles.trust import check_runnable
 from napari_seg.bundles.ways import Way, WayKind, missing_weights, way_in_words, way_of
 from napari_seg.errors import BundleError

@@ -14,7 +14,7 @@ from test_bundles_weights_checkpoint import Evil
 from napari_seg.bundles.config.read import read_config
 from napari_seg.bundles.config.resolve import Resolver
 from napari_seg.bundles.load import load_model
-from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.weights.find import Weights, find_weights, load_weights, state_dictionary
 from napari_seg.errors import BundleError
 

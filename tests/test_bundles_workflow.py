@@ -13,7 +13,7 @@ import pytest
 from workflows import CONFIG, run_with_monai, write_workflow
 
 from napari_seg.bundles import workflow as module
-from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.workflow import run_workflow
 from napari_seg.errors import BundleError, Cancelled
 from napari_seg.formats.nifti import write_map, write_volume

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from workflows import CONFIG, write_workflow
 
-from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.workflow_plan import plan_workflow
 from napari_seg.errors import BundleError
 

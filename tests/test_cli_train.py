@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.read import read_bundle
 from napari_seg.cli.main import main
 from napari_seg.cli.train import _predicting, _print_steps, _value
 from napari_seg.formats.channels import read_channels

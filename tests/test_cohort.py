@@ -18,7 +18,8 @@ import pytest
 
 import napari_seg.evaluation.overlay
 import napari_seg.formats.dicom.seg_write
-from napari_seg.bundles.spec import Bundle, read_bundle
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort import results
 from napari_seg.cohort.discover import Case, find_cases, is_result
 from napari_seg.cohort.results import OutputFolder

@@ -21,7 +21,7 @@ import yaml
 from datasets import write_decathlon, write_pictures
 from PIL import Image
 
-from napari_seg.bundles.spec import shipped_root
+from napari_seg.bundles.read import shipped_root
 
 CONFIGS = shipped_root() / "configs"
 ALONE = {"train", "evaluate", "inference"}

@@ -10,7 +10,7 @@ import phantoms
 import pytest
 from workflows import write_workflow
 
-from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.ways import way_of
 from napari_seg.cli.main import main
 from napari_seg.errors import BundleError

@@ -11,7 +11,7 @@ from bundles import write_threshold_bundle
 from torch import nn
 
 from napari_seg.bundles.load import load_model
-from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.tta import TTA
 from napari_seg.errors import BundleError
 from napari_seg.geometry import Grid

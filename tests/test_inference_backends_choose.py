@@ -16,7 +16,7 @@ from napari_seg.bundles import precision as precisions
 from napari_seg.bundles.load import load_model
 from napari_seg.bundles.model import Model
 from napari_seg.bundles.precision import Precision, has_bfloat16
-from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import EnvironmentFault
 from napari_seg.inference.backends import choose
 from napari_seg.inference.backends import openvino as compiled

@@ -17,7 +17,7 @@ from torch import nn
 
 from napari_seg.bundles.model import Model
 from napari_seg.bundles.precision import has_bfloat16
-from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import EnvironmentFault
 from napari_seg.inference.backends import openvino as compiled
 from napari_seg.inference.backends.choose import make_backend

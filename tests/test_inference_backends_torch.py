@@ -10,7 +10,7 @@ import torch
 from bundles import write_threshold_bundle
 from torch import nn
 
-from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.read import read_bundle
 from napari_seg.inference.backends import choose
 from napari_seg.inference.backends.torch import TorchBackend
 from napari_seg.inference.segment import segment

@@ -14,7 +14,8 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
-from napari_seg.bundles.spec import Bundle, read_bundle
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import EnvironmentFault
 from napari_seg.geometry import Grid, resample
 from napari_seg.inference.engine import segment_region

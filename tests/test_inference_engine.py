@@ -13,6 +13,7 @@ from monai.inferers import SlidingWindowInferer
 from phantoms import ORIENTATIONS
 from torch import nn
 
+from napari_seg.bundles.windows import WindowSettings
 from napari_seg.geometry import Grid, resample
 from napari_seg.inference import StreamingInferer
 from napari_seg.inference.decide import cells as cells_module
@@ -20,7 +21,7 @@ from napari_seg.inference.decide import decider as decide_module
 from napari_seg.inference.decide.decider import Decider
 from napari_seg.inference.inferer import window_settings
 from napari_seg.inference.windows.blend import Block, accumulator_bytes, blend, with_least_memory
-from napari_seg.inference.windows.layout import Windows, WindowSettings
+from napari_seg.inference.windows.layout import Windows
 from napari_seg.volume import ConfidenceMaps
 
 

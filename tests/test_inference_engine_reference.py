@@ -17,7 +17,8 @@ from monai.transforms import Compose, Invertd
 from numpy.typing import NDArray
 from phantoms import ORIENTATIONS
 
-from napari_seg.bundles.spec import Bundle, read_bundle
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import EnvironmentFault
 from napari_seg.geometry import Grid
 from napari_seg.inference import plan as planning

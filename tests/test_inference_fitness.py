@@ -13,13 +13,14 @@ import pytest
 from bundles import write_threshold_bundle
 from monai.transforms import Compose, Orientationd, Spacingd
 
-from napari_seg.bundles.spec import Bundle, read_bundle
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.windows import WindowSettings
 from napari_seg.errors import BundleError
 from napari_seg.geometry import Grid
 from napari_seg.inference.estimate import estimate
 from napari_seg.inference.fitness import check_fit, doubts
 from napari_seg.inference.segment import segment
-from napari_seg.inference.windows.layout import WindowSettings
 from napari_seg.volume import Volume
 
 

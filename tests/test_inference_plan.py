@@ -18,7 +18,8 @@ from bundles import write_threshold_bundle
 from napari_seg import memory
 from napari_seg.bundles.load import load_model
 from napari_seg.bundles.model import Model
-from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.windows import WindowSettings
 from napari_seg.cli.predict import memory_size
 from napari_seg.errors import EnvironmentFault
 from napari_seg.geometry import Grid
@@ -34,7 +35,7 @@ from napari_seg.inference.plan import Plan, best_plan, cut_in_strips, make_plan
 from napari_seg.inference.region import RegionTask
 from napari_seg.inference.segment import segment
 from napari_seg.inference.settings import RegionSettings
-from napari_seg.inference.windows.layout import Windows, WindowSettings
+from napari_seg.inference.windows.layout import Windows
 from napari_seg.volume import Segmentation, Volume
 
 MIB = 2**20

@@ -25,7 +25,8 @@ from monai.transforms import (
 from torch import nn
 
 from napari_seg.bundles.model import Model
-from napari_seg.bundles.spec import Bundle, read_bundle
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import NapariSegError
 from napari_seg.geometry import Grid
 from napari_seg.inference import prepare as module

@@ -18,7 +18,8 @@ from torch import nn
 from napari_seg import localise
 from napari_seg.bundles.load import load_model
 from napari_seg.bundles.model import Model
-from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.windows import WindowSettings
 from napari_seg.geometry import Grid
 from napari_seg.inference import engine
 from napari_seg.inference import estimate as estimating
@@ -33,7 +34,6 @@ from napari_seg.inference.region import RegionTask
 from napari_seg.inference.seconds import Measured, measuring
 from napari_seg.inference.segment import segment
 from napari_seg.inference.settings import RegionSettings
-from napari_seg.inference.windows.layout import WindowSettings
 from napari_seg.volume import Volume
 
 CPU = torch.device("cpu")

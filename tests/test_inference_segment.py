@@ -17,7 +17,8 @@ from scipy import ndimage
 from napari_seg import localise as localise_module
 from napari_seg.bundles.load import load_model
 from napari_seg.bundles.model import Model
-from napari_seg.bundles.spec import Bundle, read_bundle
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, Cancelled, EnvironmentFault
 from napari_seg.geometry import Grid, resample
 from napari_seg.inference.plausibility import remove_islands

@@ -12,13 +12,14 @@ import pytest
 import torch
 from bundles import write_threshold_bundle
 
-from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.windows import WindowSettings
 from napari_seg.errors import BundleError
 from napari_seg.geometry import Grid
 from napari_seg.inference.body import Body, around, find_body
 from napari_seg.inference.segment import segment
 from napari_seg.inference.windows.covering import LENGTHS, MAX_VOLUME, coverings, layouts
-from napari_seg.inference.windows.layout import Windows, WindowSettings
+from napari_seg.inference.windows.layout import Windows
 from napari_seg.volume import Volume
 
 

@@ -10,7 +10,8 @@ import pytest
 from phantoms import rotation
 
 from napari_seg import localise as module
-from napari_seg.bundles.spec import Bundle, LocaliserSpec, RegionSpec, read_bundle
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.spec import Bundle, LocaliserSpec, RegionSpec
 from napari_seg.errors import Cancelled, LocaliseError
 from napari_seg.geometry import Grid, resample
 from napari_seg.localise import itk_image, localise, register

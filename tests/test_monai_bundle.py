@@ -13,7 +13,7 @@ import torch
 import yaml
 from datasets import write_decathlon
 
-from napari_seg.bundles.spec import read_bundle, shipped_root
+from napari_seg.bundles.read import read_bundle, shipped_root
 from napari_seg.formats.read import read
 from napari_seg.inference.segment import segment
 

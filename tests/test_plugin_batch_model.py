@@ -15,7 +15,7 @@ pytest.importorskip("napari", reason="the plugin's tests need napari: pip instal
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
-from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.read import read_bundle
 from napari_seg.errors import LocaliseError, NapariSegError
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.plugin.batch.model import BatchModel

@@ -17,7 +17,7 @@ from bundles import write_threshold_bundle
 from web import Web
 
 from napari_seg.bundles.places import store_root
-from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.store import installed as store
 from napari_seg.bundles.store.licence import Licence
 from napari_seg.bundles.trust import is_trusted, remember

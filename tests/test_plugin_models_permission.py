@@ -12,7 +12,7 @@ pytest.importorskip("napari", reason="the plugin's tests need napari: pip instal
 
 from bundles import write_threshold_bundle
 
-from napari_seg.bundles.spec import read_bundle
+from napari_seg.bundles.read import read_bundle
 from napari_seg.plugin.models.permission import give_consent, permission_of
 
 

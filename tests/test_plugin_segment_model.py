@@ -19,8 +19,9 @@ from bundles import write_threshold_bundle
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
-import napari_seg.bundles.spec
-from napari_seg.bundles.spec import Bundle, read_bundle
+import napari_seg.bundles.read
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, EnvironmentFault, Notice
 from napari_seg.formats.image2d import read_image2d
 from napari_seg.inference.options import SegmentOptions
@@ -63,7 +64,7 @@ def thresholded(volume: Volume, bundle: Any, options: Any = None, *, progress: A
 
 @pytest.fixture
 def viewer(monkeypatch: pytest.MonkeyPatch, in_process: None) -> ViewerModel:
-    monkeypatch.setattr(napari_seg.bundles.spec, "find_bundles", lambda folders: ([bundle(), bundle("cubes")], []))
+    monkeypatch.setattr(napari_seg.bundles.read, "find_bundles", lambda folders: ([bundle(), bundle("cubes")], []))
     monkeypatch.setattr(segment_run, "segment", thresholded)
     return ViewerModel()
 

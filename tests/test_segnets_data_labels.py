@@ -12,7 +12,7 @@ from empty_sets import code_of
 from monai.bundle import ConfigParser
 from PIL import ExifTags, Image
 
-from napari_seg.bundles.spec import shipped_root
+from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 

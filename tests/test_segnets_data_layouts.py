@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from empty_sets import code_of, decathlon, names, touch
 
-from napari_seg.bundles.spec import shipped_root
+from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 

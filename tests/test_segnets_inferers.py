@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from monai.inferers import SimpleInferer, SliceInferer, SlidingWindowInferer
 from torch import nn
 
-from napari_seg.bundles.spec import shipped_root
+from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 

@@ -12,7 +12,7 @@ import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 
-from napari_seg.bundles.spec import shipped_root
+from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 

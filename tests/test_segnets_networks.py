@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 from monai.losses import DeepSupervisionLoss, DiceCELoss
 from torch import nn
 
-from napari_seg.bundles.spec import shipped_root
+from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 

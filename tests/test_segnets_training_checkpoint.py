@@ -25,7 +25,7 @@ from tiny_run import (
     without_times,
 )
 
-from napari_seg.bundles.spec import shipped_root
+from napari_seg.bundles.read import shipped_root
 
 from segnets.errors import TrainingError  # isort: skip - within reach by tiny_run
 from segnets.training import Checkpoints  # isort: skip

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tiny_engines import engines
 
-from napari_seg.bundles.spec import shipped_root
+from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 

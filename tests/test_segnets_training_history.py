@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 from tiny_engines import NAMES, engines
 
-from napari_seg.bundles.spec import shipped_root
+from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 

@@ -14,7 +14,7 @@ from monai.handlers import StatsHandler
 from monai.inferers import SlidingWindowInferer
 from tiny_engines import engines
 
-from napari_seg.bundles.spec import shipped_root
+from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 

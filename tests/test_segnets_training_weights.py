@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from napari_seg.bundles.spec import shipped_root
+from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 

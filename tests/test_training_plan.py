@@ -14,7 +14,8 @@ import datasets
 import numpy as np
 import pytest
 
-from napari_seg.bundles.spec import METADATA, read_bundle
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.spec import METADATA
 from napari_seg.errors import BundleError, EnvironmentFault, OutputError, TrainingError
 from napari_seg.training import choices as choices_module
 from napari_seg.training import fingerprint, folds, prepare, run

@@ -8,7 +8,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from napari_seg.bundles.spec import METADATA, WEIGHTS, read_bundle
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.spec import METADATA, WEIGHTS
 from napari_seg.bundles.trust import check_runnable
 from napari_seg.cli.train import _print_folds
 from napari_seg.errors import BundleError, TrainingError

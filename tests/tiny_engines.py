@@ -13,7 +13,7 @@ from monai.handlers import MeanDice, ValidationHandler, from_engine
 from monai.transforms import AsDiscreted
 from torch import nn
 
-from napari_seg.bundles.spec import shipped_root
+from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 

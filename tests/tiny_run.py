@@ -22,7 +22,7 @@ from monai.losses import DiceCELoss
 from monai.transforms import AsDiscreted, EnsureTyped, RandAffined, RandGaussianNoised, Spacingd
 from torch import nn
 
-from napari_seg.bundles.spec import shipped_root
+from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 

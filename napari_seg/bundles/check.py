@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from napari_seg.bundles.config.read import inference_config, read_config
 from napari_seg.bundles.content import code_lines
-from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, Bundle, read_bundle
+from napari_seg.bundles.metadata import MAX_METADATA_BYTES
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.spec import METADATA, Bundle
 from napari_seg.bundles.store.licence import read_licence
 from napari_seg.bundles.ways import WayKind, resolver_of, way_of
 from napari_seg.bundles.weights.files import inspect_weights

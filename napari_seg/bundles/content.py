@@ -25,7 +25,8 @@ from napari_seg.bundles.config.allowed import is_listed, target_name
 from napari_seg.bundles.config.expression import ExpressionError, parse, problems
 from napari_seg.bundles.config.read import inference_config, read_config
 from napari_seg.bundles.config.resolve import import_of
-from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, Bundle
+from napari_seg.bundles.metadata import MAX_METADATA_BYTES
+from napari_seg.bundles.spec import METADATA, Bundle
 from napari_seg.bundles.weights.files import WEIGHTS_ENDINGS, inspect_weights
 from napari_seg.errors import BundleError, one_line
 

@@ -37,7 +37,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from napari_seg.bundles.spec import shipped_root
+from napari_seg.bundles.read import shipped_root
 
 _PREFIX = "_napari_seg_bundle_"
 _numbers = itertools.count(1)

@@ -25,10 +25,11 @@ from napari_seg.bundles.config.resolve import Resolver
 from napari_seg.bundles.config.sections import Sections, find_sections
 from napari_seg.bundles.content import content_hash
 from napari_seg.bundles.dimensions import REFERENCE_KEYS
+from napari_seg.bundles.metadata import MAX_METADATA_BYTES
 from napari_seg.bundles.model import Model
 from napari_seg.bundles.modules import BundleModules
 from napari_seg.bundles.output import Output
-from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, Bundle
+from napari_seg.bundles.spec import METADATA, Bundle
 from napari_seg.bundles.ways import resolver_of, way_of
 from napari_seg.bundles.weights.find import Weights, find_weights, load_weights
 from napari_seg.errors import BundleError, Notice

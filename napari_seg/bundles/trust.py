@@ -20,7 +20,8 @@ from napari_seg.bundles.content import Cause, CodeLine, code_lines, content_hash
 from napari_seg.bundles.output import Output
 from napari_seg.bundles.places import store_root
 from napari_seg.bundles.postprocessing import read_output
-from napari_seg.bundles.spec import Bundle, read_bundle, read_coarse
+from napari_seg.bundles.read import read_bundle, read_coarse
+from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.ways import resolver_of, way_of
 from napari_seg.bundles.weights.files import inspect_weights
 from napari_seg.bundles.weights.find import find_weights

@@ -9,9 +9,10 @@ from typing import Literal
 from napari_seg.bundles.config.read import TooLargeError, inference_config, read_config
 from napari_seg.bundles.config.resolve import ResolveError, Resolver
 from napari_seg.bundles.config.sections import Sections, find_sections, missing_keys, targets
+from napari_seg.bundles.metadata import MAX_METADATA_BYTES
 from napari_seg.bundles.output import Output
 from napari_seg.bundles.postprocessing import read_output
-from napari_seg.bundles.spec import MAX_METADATA_BYTES, METADATA, Bundle
+from napari_seg.bundles.spec import METADATA, Bundle
 from napari_seg.bundles.weights.find import find_weights, weight_files
 from napari_seg.errors import BundleError, one_line
 

@@ -27,7 +27,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import sys
 
-    from napari_seg.bundles.spec import read_bundle
+    from napari_seg.bundles.read import read_bundle
     from napari_seg.cli.progress import CohortProgress, print_results
     from napari_seg.cohort.discover import find_cases
     from napari_seg.cohort.runner import run_cohort

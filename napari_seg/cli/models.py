@@ -100,7 +100,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def _list(arguments: argparse.Namespace) -> int:
     from napari_seg.bundles.places import store_root
-    from napari_seg.bundles.spec import find_bundles
+    from napari_seg.bundles.read import find_bundles
     from napari_seg.bundles.store.installed import disk_use
 
     bundles, faults = find_bundles()
@@ -257,7 +257,7 @@ def _is_accepted(licence: Licence) -> bool:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from napari_seg.bundles.spec import read_bundle
+    from napari_seg.bundles.read import read_bundle
 
     bundle = read_bundle(arguments.model)
     card = _card(bundle)
@@ -320,7 +320,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from napari_seg.bundles.check import WEIGHTS, check
-    from napari_seg.bundles.spec import root_of
+    from napari_seg.bundles.read import root_of
 
     folder = Path(arguments.model)
     findings = check(folder if folder.is_dir() else root_of(arguments.model))

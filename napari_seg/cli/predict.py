@@ -165,7 +165,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], None]) -> int:
     """Segment all scans, report each to `on_result`, and return how many were found."""
-    from napari_seg.bundles.spec import read_bundle
+    from napari_seg.bundles.read import read_bundle
     from napari_seg.bundles.trust import check_runnable
     from napari_seg.cli.consent import give_consent
     from napari_seg.cli.progress import CohortProgress

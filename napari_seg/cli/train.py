@@ -93,7 +93,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from napari_seg.bundles.spec import WEIGHTS, read_bundle
+    from napari_seg.bundles.read import read_bundle
+    from napari_seg.bundles.spec import WEIGHTS
     from napari_seg.bundles.trust import remember
     from napari_seg.errors import BundleError, Cancelled
     from napari_seg.training.choices import Choices, changed_settings, describe_weights

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from napari_seg.bundles.output import Output
+from napari_seg.bundles.windows import WindowSettings
 from napari_seg.inference.backends.averaging import averaged
 from napari_seg.inference.backends.base import autocast, check_output, first_output
 from napari_seg.inference.decide.region_labels import RegionLabels, check_inverse, labels_bytes
@@ -27,7 +28,7 @@ from napari_seg.inference.region import OnWindow, RegionTask, blaming, min_chann
 from napari_seg.inference.seconds import Measured, labelling_seconds, measuring
 from napari_seg.inference.settings import RegionSettings
 from napari_seg.inference.windows.blend import blend
-from napari_seg.inference.windows.layout import Windows, WindowSettings
+from napari_seg.inference.windows.layout import Windows
 from napari_seg.localise import Region
 from napari_seg.memory import describe_bytes, resident_bytes, trim_heap
 from napari_seg.progress import describe_seconds

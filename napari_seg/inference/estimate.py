@@ -8,7 +8,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from napari_seg.bundles.spec import Bundle, read_bundle, read_coarse
+from napari_seg.bundles.read import read_bundle, read_coarse
+from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.trust import check_runnable
 from napari_seg.bundles.ways import way_of
 from napari_seg.errors import Notice

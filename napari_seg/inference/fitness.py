@@ -20,7 +20,7 @@ from napari_seg.volume import Volume, modality_code
 
 if TYPE_CHECKING:
     from napari_seg.bundles.model import Model
-    from napari_seg.inference.windows.layout import WindowSettings
+    from napari_seg.bundles.windows import WindowSettings
 
 MAX_COARSER = 3.0
 """Ratio of the scan's voxel size to the network's above which a notice is given: thick slices are mostly invented."""

@@ -11,10 +11,11 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer, SlidingWindowInferer
 from monai.utils import convert_to_dst_type
 
+from napari_seg.bundles.windows import WindowSettings
 from napari_seg.inference.backends.averaging import averaged
 from napari_seg.inference.backends.base import Run, check_output, first_output
 from napari_seg.inference.windows.blend import blend, with_least_memory
-from napari_seg.inference.windows.layout import Windows, WindowSettings
+from napari_seg.inference.windows.layout import Windows
 
 
 class StreamingInferer(Inferer):

@@ -13,6 +13,7 @@ import torch
 from napari_seg.bundles.modules import with_public_names
 from napari_seg.bundles.output import Output
 from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.windows import WindowSettings
 from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
 from napari_seg.geometry import Grid
 from napari_seg.inference import plan as planning
@@ -27,7 +28,7 @@ from napari_seg.inference.prepare import Inverse, prepare
 from napari_seg.inference.seconds import COMPILING_BATCHES, labelling_seconds, network_seconds
 from napari_seg.inference.settings import RegionSettings
 from napari_seg.inference.windows.covering import layouts
-from napari_seg.inference.windows.layout import Triple, Windows, WindowSettings, divisor
+from napari_seg.inference.windows.layout import Triple, Windows, divisor
 from napari_seg.memory import collect_garbage, describe_bytes, resident_bytes
 from napari_seg.volume import Volume
 

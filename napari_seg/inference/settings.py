@@ -11,12 +11,12 @@ import numpy as np
 
 from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.tta import TTA
+from napari_seg.bundles.windows import WindowSettings
 from napari_seg.errors import BundleError, EnvironmentFault, Notice
 from napari_seg.geometry import Grid
 from napari_seg.inference.body import Body, find_body
 from napari_seg.inference.fitness import check_fit, doubts
 from napari_seg.inference.options import SegmentOptions
-from napari_seg.inference.windows.layout import WindowSettings
 from napari_seg.localise import is_crop
 from napari_seg.memory import default_budget
 from napari_seg.progress import Progress, ignore_progress

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from napari_seg.bundles.spec import METADATA, shipped_root
+from napari_seg.bundles.read import shipped_root
+from napari_seg.bundles.spec import METADATA
 from napari_seg.errors import BundleError
 from napari_seg.training.choices import Choices, check_names
 from napari_seg.training.fingerprint import Fingerprint

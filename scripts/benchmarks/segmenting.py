@@ -51,7 +51,7 @@ def segmented(bundle: Path, shape: tuple[int, int, int], spacing_mm: float, back
 
     from napari_seg import Grid, Volume
     from napari_seg.bundles.load import load_model
-    from napari_seg.bundles.spec import read_bundle
+    from napari_seg.bundles.read import read_bundle
     from napari_seg.geometry import resample
     from napari_seg.inference.segment import segment
 

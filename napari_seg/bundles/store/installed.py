@@ -26,7 +26,8 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from napari_seg.bundles.places import store_root
-from napari_seg.bundles.spec import METADATA, Bundle, read_bundle
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.spec import METADATA, Bundle
 from napari_seg.bundles.store.fetch import fetch
 from napari_seg.bundles.store.licence import Licence, accepted_at, remember_acceptance
 from napari_seg.bundles.store.sources import Source, parse_source, safe_name

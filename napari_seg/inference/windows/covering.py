@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import product
 from math import ceil, prod
 
+from napari_seg.bundles.windows import WindowSettings
 from napari_seg.inference.options import WindowLayout
-from napari_seg.inference.windows.layout import Triple, Windows, WindowSettings, divisor, step_between
+from napari_seg.inference.windows.layout import Triple, Windows, divisor, step_between
 
 LENGTHS = (1.0, 1.25, 1.5)
 """Lengths of a window relative to the bundle's. They are few because each is compiled once."""

@@ -220,7 +220,7 @@ class ModelsModel:
 
     def list_folder(self, folder: Path) -> None:
         """Add a bundle to the list and leave it where it is; nothing is copied."""
-        from napari_seg.bundles.spec import read_bundle
+        from napari_seg.bundles.read import read_bundle
 
         try:
             bundle = read_bundle(folder)

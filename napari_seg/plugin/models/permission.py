@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from napari_seg.bundles.content import CodeLine, code_lines, content_hash
-from napari_seg.bundles.spec import Bundle, read_coarse
+from napari_seg.bundles.read import read_coarse
+from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.trust import check_consent, check_runnable, remember
 from napari_seg.bundles.ways import way_of
 from napari_seg.errors import BundleError

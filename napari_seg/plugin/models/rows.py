@@ -123,7 +123,7 @@ def find_rows(folders: Sequence[Path]) -> list[ModelRow]:
         folders: bundles outside the store, and folders of such.
     """
     from napari_seg.bundles.places import store_root
-    from napari_seg.bundles.spec import find_bundles, read_bundle
+    from napari_seg.bundles.read import find_bundles, read_bundle
     from napari_seg.bundles.store.catalogue import entries
     from napari_seg.bundles.store.installed import disk_use
 
@@ -146,7 +146,7 @@ def find_rows(folders: Sequence[Path]) -> list[ModelRow]:
 
 
 def _row_of(bundle: Bundle, store: Path, use: dict[str, int]) -> ModelRow:
-    from napari_seg.bundles.spec import shipped_root
+    from napari_seg.bundles.read import shipped_root
     from napari_seg.bundles.store.licence import kind_of, name_of, read_licence
 
     is_installed = bundle.root.resolve().parent == store

@@ -137,7 +137,7 @@ class SegmentModel:
 
     def add_bundle(self, folder: Path) -> None:
         """Add a bundle to the list, select it, and remember it for later sessions; none of its code is run."""
-        from napari_seg.bundles.spec import read_bundle
+        from napari_seg.bundles.read import read_bundle
         from napari_seg.plugin.preferences import remember_bundle
 
         try:
@@ -159,7 +159,7 @@ class SegmentModel:
         Args:
             choose: root of the bundle to select; None keeps the selected one, or else selects the first.
         """
-        from napari_seg.bundles.spec import find_bundles
+        from napari_seg.bundles.read import find_bundles
 
         trusted = {bundle.root for bundle in self.bundles if bundle.trusted}
         found, _ = find_bundles(self.folders)  # faults were shown at the start, and are shown in *Models…*
@@ -359,7 +359,7 @@ class SegmentModel:
         self.result_added.emit()
 
     def _find_bundles(self) -> None:
-        from napari_seg.bundles.spec import find_bundles
+        from napari_seg.bundles.read import find_bundles
 
         try:
             self.bundles, faults = find_bundles(self.folders)

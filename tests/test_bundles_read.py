@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from bundles import write_threshold_bundle
 
-from napari_seg.bundles import spec as module
+from napari_seg.bundles import metadata as module
 from napari_seg.bundles.load import load_model
 from napari_seg.bundles.places import BUNDLES_VARIABLE
-from napari_seg.bundles.spec import find_bundles, read_bundle, shipped_root
+from napari_seg.bundles.read import find_bundles, read_bundle, shipped_root
 from napari_seg.errors import BundleError
 
 

@@ -1,0 +1,123 @@
+"""Bundles on disk: find them and read what they declare; nothing of a bundle runs here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from napari_seg.bundles.config.read import TooLargeError, read_config
+from napari_seg.bundles.metadata import MAX_METADATA_BYTES, bundle_of
+from napari_seg.bundles.places import bundle_folders
+from napari_seg.bundles.spec import METADATA, Bundle
+from napari_seg.bundles.store.catalogue import entry_of
+from napari_seg.errors import BundleError, one_line
+
+
+def shipped_root() -> Path:
+    """Return the root of the bundle that comes with the package, in a checkout or in the installed package."""
+    package = Path(__file__).resolve().parents[1]
+    for root in (package / "monai_bundle", package.parent / "monai_bundle"):
+        if (root / METADATA).is_file():
+            return root
+    raise BundleError("bundle.missing", "the bundle that comes with this package is missing; install napari-seg again")
+
+
+def find_bundles(folders: Sequence[Path] = ()) -> tuple[list[Bundle], list[BundleError]]:
+    """Return the shipped bundle, those in the folders of NAPARI_SEG_BUNDLES and the installed ones; and their errors.
+
+    Args:
+        folders: further folders; one may be a bundle itself.
+    """
+    places = (*bundle_folders(), *folders)
+    roots: list[Path] = []
+    for folder in places:
+        with suppress(OSError):  # skip a folder that can't be listed
+            roots += [folder] if (folder / METADATA).is_file() else []
+            roots += [path.parent.parent for path in sorted(folder.glob(f"*/{METADATA.as_posix()}"))]
+    bundles, faults = [], []
+    for root in dict.fromkeys((shipped_root(), *roots)):
+        try:
+            bundles.append(read_bundle(root))
+        except BundleError as fault:
+            faults.append(fault)
+    return bundles, faults
+
+
+def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = False) -> Bundle:
+    """Return a bundle as its metadata describes it.
+
+    Args:
+        bundle: a bundle's folder, the name of an installed model or of a folder in one that NAPARI_SEG_BUNDLES lists, a
+            bundle that was read before, or None for the shipped one.
+        trust: allow its code to run later. The shipped bundle is always trusted.
+
+    Raises:
+        BundleError: `bundle.unknown`, there is no such bundle; `bundle.metadata`, its metadata can't be read;
+            `bundle.too_large`, they exceed a limit.
+    """
+    if isinstance(bundle, Bundle):
+        return replace(bundle, trusted=True) if trust else bundle
+    root = shipped_root() if bundle is None else root_of(bundle)
+    try:
+        metadata = read_config(root / METADATA, MAX_METADATA_BYTES)
+        return bundle_of(root, metadata, trusted=trust or root == shipped_root())
+    except Exception as error:  # a foreign file can hold anything, and must not hide the other bundles
+        cause = one_line(f"{type(error).__name__}: {error}", 200)
+        raise BundleError(
+            "bundle.too_large" if isinstance(error, TooLargeError) else "bundle.metadata",
+            f"{METADATA} of bundle {root.name!r} can't be used ({cause}); expected "
+            "metadata by MONAI's bundle specification, with network_data_format",
+        ) from error
+
+
+def read_coarse(bundle: Bundle) -> Bundle:
+    """Return the coarse bundle of another one; it is trusted if that one is.
+
+    Raises:
+        BundleError: `bundle.metadata`, its folder is outside the other one's; `bundle.unknown`, it does not exist.
+    """
+    assert bundle.coarse is not None
+    own = bundle.root.resolve()
+    root = Path(os.path.normpath(own / bundle.coarse.bundle))
+    root = root.resolve() if root.is_relative_to(own) else own  # on Windows, resolving a share connects to its host
+    if root == own or not root.is_relative_to(own):
+        raise BundleError(
+            "bundle.metadata",
+            f"bundle {bundle.root.name!r} names {bundle.coarse.bundle!r} as its coarse bundle; expected a folder in it",
+        )
+    return read_bundle(root, trust=bundle.trusted)
+
+
+def root_of(bundle: str | Path) -> Path:
+    """Return the folder of a bundle, whatever state it is in.
+
+    Args:
+        bundle: as for `read_bundle`.
+
+    Raises:
+        BundleError: `bundle.unknown`, there is no such bundle.
+    """
+    candidates = [Path(bundle)]
+    if Path(bundle).name == str(bundle):
+        candidates += [folder / bundle for folder in bundle_folders()]
+        candidates += [root for root in (shipped_root(),) if root.name == bundle]
+    for candidate in candidates:
+        with suppress(OSError):  # a name that no file system takes
+            if (candidate / METADATA).is_file():
+                return candidate.resolve()
+    advice = "'napari-seg models list' lists the available ones"
+    if str(bundle).lower().endswith(".zip"):
+        advice = "'napari-seg models add' installs a bundle from a zip"
+    with suppress(OSError, ValueError):
+        if (Path(bundle) / "configs").is_dir():  # METADATA is missing, or no file
+            text = f"{str(bundle)!r} has no {METADATA.as_posix()}; expected metadata by MONAI's bundle specification; "
+            raise BundleError("bundle.metadata", f"{text}'napari-seg models new' writes an example")
+    if entry := entry_of(str(bundle)):
+        advice = f"'napari-seg models add {entry.name}' installs it"
+        state = f"can't be used: {entry.reason}" if entry.refused else f"not installed; {advice}"
+        raise BundleError("bundle.unknown", f"{entry.name!r} is in the catalogue but {state}")
+    text = f"found no bundle at {str(bundle)!r}; expected a folder with {METADATA.as_posix()}; {advice}"
+    raise BundleError("bundle.unknown", text)
