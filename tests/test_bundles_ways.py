@@ -47,7 +47,7 @@ def test_listed_classes_run_without_consent(tmp_path: Path) -> None:
 def test_the_way_is_found_without_torch(tmp_path: Path) -> None:
     root = write_plain_bundle(tmp_path / "plain")
     code = (
-        "import sys; from napari_seg.bundles.spec import read_bundle; from napari_seg.bundles.ways import way_of\n"
+        "import sys; from napari_seg.bundles.read import read_bundle; from napari_seg.bundles.ways import way_of\n"
         f"assert way_of(read_bundle({str(root)!r})).kind == 'engine'; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
