@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -93,3 +94,10 @@ def describe_backend(program: str, device: torch.device, dtype: torch.dtype) -> 
     """Return a text such as "torch on cuda in float16"; float32 is left out."""
     suffix = "" if dtype == torch.float32 else f" in {str(dtype).removeprefix('torch.')}"
     return f"{program} on {device.type}{suffix}"
+
+
+def copy_to(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """Return a copy of a network on another device; another thread may be using the network meanwhile."""
+    moved: dict[int, Any] = {id(p): torch.nn.Parameter(p.to(device), False) for p in network.parameters()}
+    moved |= {id(b): b.to(device) for b in network.buffers()}
+    return copy.deepcopy(network, moved)

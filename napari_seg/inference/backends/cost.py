@@ -11,8 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from napari_seg.inference.backends.base import check_output, first_output
-from napari_seg.inference.backends.torch import copy_to
+from napari_seg.inference.backends.base import check_output, copy_to, first_output
 
 log = logging.getLogger(__name__)
 

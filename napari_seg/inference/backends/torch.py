@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-from typing import Any
 
 import torch
 
 from napari_seg.errors import Notice
-from napari_seg.inference.backends.base import BatchCost, autocast, describe_backend, first_output
+from napari_seg.inference.backends.base import BatchCost, autocast, copy_to, describe_backend, first_output
 
 log = logging.getLogger(__name__)
 
@@ -88,10 +86,3 @@ class TorchBackend:
         notice = Notice("environment.gpu_memory", f"{self.device} has too little memory {what}; {advice}")
         log.info(notice.message)
         self.notices.append(notice)
-
-
-def copy_to(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """Return a copy of a network on another device; another thread may be using the network meanwhile."""
-    moved: dict[int, Any] = {id(p): torch.nn.Parameter(p.to(device), False) for p in network.parameters()}
-    moved |= {id(b): b.to(device) for b in network.buffers()}
-    return copy.deepcopy(network, moved)
