@@ -997,6 +997,11 @@ CODES = {
         "Pieces apart from the main piece of a structure were removed.",
         "Check the result; `--keep-islands` keeps them.",
     ),
+    "result.nowhere": Code(
+        "notice",
+        "The model looks around certain structures only, and a coarser model found none of them. The result is empty.",
+        "Check that the scan shows that part of the body.",
+    ),
     "result.overlap": Code(
         "notice",
         "The bundle's structures are independent of each other, and several are present in the same voxels. A label "

@@ -23,7 +23,8 @@ class Part:
         plans: name of the plans.
         configuration: such as "3d_fullres".
         folds: folds that are averaged; empty: all that are there.
-        labels: label of the network -> label in the task's result.
+        labels: label of the network -> label in the task's result; empty: the model only helps a step, and its label 1
+            is the mask.
     """
 
     number: int
@@ -63,7 +64,12 @@ class Task:
         robust_crop: task that finds where it looks, if the user requires the slower and safer one; "" if none.
         auxiliary: labels that are removed from the result.
         body: whether the body's own steps follow: the largest piece of the trunk, no small pieces of the extremities.
-        steps: names of further steps on the label map.
+        steps: names of further steps on the label map: "vertebrae_pp" on the grid of the models, "vertebrae_pp_refined"
+            on that of the scan.
+        subset_task: name of the task that finds the structures if only some are required; "": the whole scan is
+            segmented then.
+        remove_outside: names of structures of the crop's task, outside of which nothing is labelled.
+        remove_outside_mm: distance from them up to which labels stay.
         licence: of the weights.
         licence_kind: its class.
     """
@@ -78,6 +84,9 @@ class Task:
     auxiliary: tuple[int, ...] = ()
     body: bool = False
     steps: tuple[str, ...] = ()
+    subset_task: str = ""
+    remove_outside: tuple[str, ...] = ()
+    remove_outside_mm: float = 0.0
     licence: str = "Apache-2.0"
     licence_kind: Literal["open", "non-commercial", "licensed"] = "open"
 

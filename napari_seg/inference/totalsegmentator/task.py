@@ -1,0 +1,236 @@
+"""Segmentation of a scan by a task of TotalSegmentator: several models on one grid, whose labels become one map.
+
+The chain for each scan is: find the part to look at with a coarser task (`_look`), bring that part to the grid of the
+models once for all of them (`Placement`), run each model and merge its labels, correct the label map on that grid
+(`steps`), and give each voxel of the scan the nearest label. The order, the voxel sizes and the rounding are those of
+TotalSegmentator 2.18 on a processor. Unlike it, a large scan is not cut into three parts, because the engine needs no
+more memory for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_seg.bundles.nnunet.configuration import NnunetBundle
+from napari_seg.bundles.totalsegmentator.task import Part, RoughCrop, TaskBundle
+from napari_seg.errors import Notice
+from napari_seg.inference.fitness import check_fit
+from napari_seg.inference.options import SegmentOptions
+from napari_seg.inference.scan import segment_scan
+from napari_seg.inference.totalsegmentator import steps
+from napari_seg.inference.totalsegmentator.placement import Box, Placement, box_around, header_spacing
+from napari_seg.progress import Progress
+from napari_seg.volume import Segment, Segmentation, Volume, smallest_label_type
+
+RunPart = Callable[[Volume, NnunetBundle, SegmentOptions, Progress], Segmentation]
+"""Function that segments an image by one model, as `segment_scan` does."""
+
+
+def segment_task(
+    volume: Volume, bundle: TaskBundle, options: SegmentOptions, report: Progress, run_part: RunPart = segment_scan
+) -> Segmentation:
+    """Return the structures that a task finds in a scan, on the scan's own grid.
+
+    Args:
+        volume: the scan, of one channel.
+        bundle: the task.
+        options: how the scan is segmented.
+        report: takes the progress over all models.
+        run_part: runs one model.
+
+    Raises:
+        BundleError: the task was made for other scans; `bundle.unknown`, the weights of the coarser task are missing.
+    """
+    check_fit(volume, bundle)
+    segments = _required(bundle, options)
+    label_type = smallest_label_type(max((segment.label for segment in bundle.segments), default=1))
+    look = _look(volume, bundle, options, report, run_part)
+    if look is not None and look.box is None:
+        text = f"no {_listed(look.structures)} found in the scan, where {bundle.name!r} looks; the result is empty"
+        empty = Segmentation(np.zeros(volume.grid.shape, label_type), volume.grid, segments)
+        return replace(empty, notices=(*volume.notices, *look.notices, Notice("result.nowhere", text)))
+    placement = Placement.of(volume.grid, bundle.task.spacing_mm, None if look is None else look.box)
+    image = Volume(placement.image(volume.array[0])[None], placement.grid, volume.name, volume.modality)
+    merged = _run_parts(image, bundle, segments, options, report, run_part, label_type)
+    labels = _corrected(merged, bundle, placement, look)
+    del image
+    kept = {segment.label for segment in segments}
+    steps.remove_labels(labels, sorted({segment.label for segment in bundle.segments} - kept))
+    result = Segmentation(labels, volume.grid, segments)
+    counts = result.voxel_counts()
+    confidence = {label: mean for label, mean in merged.confidence.items() if counts.get(label)}
+    notices = [*volume.notices, *(() if look is None else look.notices), *merged.notices]
+    return replace(result, confidence=confidence, notices=tuple(dict.fromkeys(notices)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """What a coarser task found.
+
+    Attributes:
+        structures: names of the structures that were looked for.
+        box: part of the scan around them; None: none of them was found.
+        found: its label map.
+        notices: on this machine.
+    """
+
+    structures: tuple[str, ...]
+    box: Box | None
+    found: Segmentation
+    notices: tuple[Notice, ...]
+
+
+def _look(
+    volume: Volume, bundle: TaskBundle, options: SegmentOptions, report: Progress, run_part: RunPart
+) -> _Look | None:
+    """Return the part of the scan that a task looks at; None if that is all of it."""
+    crop, rough = bundle.task.crop, bundle.crop
+    names = tuple(getattr(options, "structures", ()))
+    if crop is None and names and bundle.task.subset_task:
+        rough = _subset_bundle(bundle)
+        if {segment.name for segment in rough.segments}.issuperset(names):
+            crop = RoughCrop(bundle.task.subset_task, names)
+    if crop is None:
+        return None
+    assert rough is not None
+
+    def locating(stage: str, done: int, total: int) -> None:
+        if stage == "segmenting":
+            report("locating", done, total)
+
+    found = segment_task(volume, rough, _of_rough(options), locating, run_part)
+    mask = _mask(found, crop.structures)
+    notices = tuple(notice for notice in found.notices if notice.code.startswith("environment."))
+    return _Look(crop.structures, box_around(mask, volume.grid, crop.margin_mm), found, notices)
+
+
+def _subset_bundle(bundle: TaskBundle) -> TaskBundle:
+    """Return the task that finds the required structures roughly."""
+    from napari_seg.bundles.read import read_bundle
+
+    if bundle.task.subset_task == bundle.task.name:
+        return replace(bundle, task=replace(bundle.task, subset_task=""))
+    found = read_bundle(f"totalsegmentator:{bundle.task.subset_task}")
+    assert isinstance(found, TaskBundle)
+    return found
+
+
+def _of_rough(options: SegmentOptions) -> SegmentOptions:
+    """Return the options of the coarser task."""
+    changes: dict[str, Any] = {"structures": ()} if hasattr(options, "structures") else {}
+    return replace(options, confidence_maps=False, **changes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Merged:
+    """Labels of all models of a task on their grid.
+
+    Attributes:
+        labels: label map.
+        masks: label maps of the models that are not merged, in their order.
+        confidence: label -> mean probability.
+        notices: on the run.
+    """
+
+    labels: NDArray[np.unsignedinteger]
+    masks: tuple[NDArray[np.bool_], ...]
+    confidence: dict[int, float]
+    notices: tuple[Notice, ...]
+
+
+def _run_parts(
+    image: Volume,
+    bundle: TaskBundle,
+    segments: tuple[Segment, ...],
+    options: SegmentOptions,
+    report: Progress,
+    run_part: RunPart,
+    label_type: np.dtype,
+) -> _Merged:
+    """Run the models that can find one of the required structures, and merge their labels; later ones overwrite."""
+    wanted = {segment.label for segment in segments}
+    parts = [
+        (part, model)
+        for part, model in zip(bundle.task.parts, bundle.parts, strict=True)
+        if not part.labels or wanted.intersection(label for _, label in part.labels)
+    ]
+    labels = np.zeros(image.grid.shape, label_type)
+    masks: list[NDArray[np.bool_]] = []
+    confidence: dict[int, float] = {}
+    notices: list[Notice] = []
+    for number, (part, model) in enumerate(parts):
+
+        def on_step(stage: str, done: int, total: int, number: int = number) -> None:
+            # the other parts are assumed to have as many windows as this one
+            if stage == "segmenting":
+                report(stage, number * total + done, len(parts) * total)
+            else:
+                report(stage, done, total)
+
+        model = replace(model, overlap=bundle.task.overlap)
+        found = run_part(image, model, _of_part(options), on_step)
+        notices += [notice for notice in found.notices if not notice.code.startswith(("fitness.", "result."))]
+        if not part.labels:
+            masks.append(found.array == 1)
+            continue
+        table = _table(part, int(found.array.max(initial=0)), label_type)
+        for into, plane in zip(labels, found.array, strict=True):
+            mapped = table[plane]
+            np.copyto(into, mapped, where=mapped != 0)
+        confidence |= {int(table[n]): mean for n, mean in found.confidence.items() if n < len(table) and table[n]}
+    return _Merged(labels, tuple(masks), confidence, tuple(notices))
+
+
+def _of_part(options: SegmentOptions) -> SegmentOptions:
+    """Return the options of one model: TotalSegmentator never averages mirror images."""
+    changes: dict[str, Any] = {"structures": ()} if hasattr(options, "structures") else {}
+    return replace(options, tta=options.tta or "none", confidence_maps=False, **changes)
+
+
+def _table(part: Part, highest: int, label_type: np.dtype) -> NDArray[np.unsignedinteger]:
+    """Return the label in the task's result for each label of a model up to the highest; 0 for unknown ones."""
+    table = np.zeros(max(highest, *(own for own, _ in part.labels)) + 1, label_type)
+    for own, label in part.labels:
+        table[own] = label
+    return table
+
+
+def _corrected(
+    merged: _Merged, bundle: TaskBundle, placement: Placement, look: _Look | None
+) -> NDArray[np.unsignedinteger]:
+    """Return the label map of the scan, after the steps on the models' grid and those on the scan's."""
+    task, labels = bundle.task, merged.labels
+    by_name = {segment.name: segment.label for segment in bundle.segments}
+    spacing_mm, own_mm = header_spacing(placement.grid.affine), header_spacing(placement.scan_grid.affine)
+    steps.remove_labels(labels, task.auxiliary)
+    if task.body:
+        steps.clean_body(labels, by_name, spacing_mm)
+    if "vertebrae_pp" in task.steps:
+        labels = steps.separate_vertebrae(labels, by_name, spacing_mm)
+    labels = placement.back(labels)
+    if "vertebrae_pp_refined" in task.steps:
+        bodies = placement.back(merged.masks[0].astype(np.uint8)) > 0
+        labels = steps.refine_vertebrae(labels, bodies, sorted(by_name.values()), own_mm)
+    if task.remove_outside and look is not None:
+        steps.remove_outside(labels, _mask(look.found, task.remove_outside), own_mm, task.remove_outside_mm)
+    return labels
+
+
+def _required(bundle: TaskBundle, options: SegmentOptions) -> tuple[Segment, ...]:
+    """Return the segments of a task that are required; by default all."""
+    names = getattr(options, "structures", ())
+    return tuple(segment for segment in bundle.segments if not names or segment.name in names)
+
+
+def _mask(found: Segmentation, names: tuple[str, ...]) -> NDArray[np.bool_]:
+    """Return where one of some structures was found."""
+    return np.isin(found.array, [segment.label for segment in found.segments if segment.name in names])
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return " or ".join(names) if len(names) < 4 else f"{', '.join(names[:3])} or others"
