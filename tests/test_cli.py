@@ -56,6 +56,22 @@ def test_one_file_gives_labels_picture_and_record(
     assert "1 done, 0 failed" in output
 
 
+def test_statistics_are_written_beside_the_labels_and_replaced_with_them(
+    head: Volume, tmp_path: Path, bundle: str
+) -> None:
+    path, out = phantoms.write_nifti(head, tmp_path / "case.nii.gz"), tmp_path / "out"
+    file = out / "case_seg_statistics.json"
+    assert predict(path, "-o", out, "--bundle", bundle, "--statistics-all") == 0
+    found = json.loads(file.read_text())
+    bright = head.array[0][head.array[0] > 100]
+    assert found["bright"]["volume"] == pytest.approx(len(bright) * 1.5 * 1.25 * 2.5)
+    assert found["bright"]["intensity"] == pytest.approx(bright.mean(), abs=1e-4)
+    assert predict(path, "-o", out, "--bundle", bundle, "--statistics") == 0
+    assert json.loads(file.read_text())["bright"] == {"volume": 0.0, "intensity": 0.0}  # it touches the border
+    assert predict(path, "-o", out, "--bundle", bundle) == 0
+    assert not file.exists()
+
+
 def test_certainty_is_written_beside_the_labels_and_is_no_scan(head: Volume, tmp_path: Path, bundle: str) -> None:
     (tmp_path / "scans").mkdir()
     path = phantoms.write_nifti(head, tmp_path / "scans" / "case.nii.gz")

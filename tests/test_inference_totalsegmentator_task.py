@@ -18,7 +18,7 @@ from napari_seg.geometry import Grid
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.totalsegmentator.task import segment_task
 from napari_seg.progress import Progress, ignore_progress
-from napari_seg.volume import Segment, Segmentation, Volume
+from napari_seg.volume import ConfidenceMaps, Segment, Segmentation, Volume
 
 SHAPE = (40, 34, 26)
 AFFINE = np.array([[-1.1, 0.2, 0.1, 30], [0.2, 1.2, -0.3, -20], [0.05, 0.2, 2.4, 4], [0, 0, 0, 1]])
@@ -75,7 +75,10 @@ class Runner:
         report("segmenting", 2, 2)
         labels = (volume.array[0] > int(bundle.name)).astype(np.uint8)
         notices = (Notice("environment.backend", "slow"), Notice("fitness.intensities", "cropped"))
-        return Segmentation(labels, volume.grid, bundle.segments, {1: int(bundle.name) / 1000}, notices)
+        confidence = {1: int(bundle.name) / 1000}
+        level = np.uint8(int(bundle.name) // 10 % 100)
+        maps = ConfidenceMaps(np.full_like(labels, level), np.full_like(labels, 200 - level))
+        return Segmentation(labels, volume.grid, bundle.segments, confidence, notices, maps)
 
 
 def on_task_grid(volume: Volume, spacing: tuple[float, float, float], box=None) -> tuple[nib.Nifti1Image, NDArray]:
@@ -120,6 +123,16 @@ def test_notices_of_the_parts_come_once_and_doubts_about_the_crop_never() -> Non
     volume = replace(scan(), notices=(Notice("file.longer", "as read"),))
     found = segment_task(volume, task((100, 3), (300, 1)), SegmentOptions(), ignore_progress, Runner())
     assert [notice.code for notice in found.notices] == ["file.longer", "environment.backend"]
+
+
+def test_confidence_is_that_of_the_model_that_gave_the_label_or_of_the_most_doubtful_one() -> None:
+    volume = scan()
+    options = SegmentOptions(confidence_maps=True)
+    found = segment_task(volume, task((100, 3), (300, 1), spacing_mm=None), options, ignore_progress, Runner())
+    assert found.confidence_maps is not None
+    for label, confidence, entropy in ((0, 10, 190), (3, 10, 190), (1, 30, 170)):
+        assert {*found.confidence_maps.confidence[found.array == label]} == {confidence}
+        assert {*found.confidence_maps.entropy[found.array == label]} == {entropy}
 
 
 def test_progress_covers_all_parts() -> None:

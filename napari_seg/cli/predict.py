@@ -63,6 +63,20 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help=f"write the labels in other formats too: {_formats_in_words()}. DICOM formats need a DICOM scan",
     )
     parser.add_argument(
+        "--statistics",
+        action="store_const",
+        const="complete",
+        help="write <name>_seg_statistics.json, the volume in mm3 and the mean intensity of each structure, as "
+        "TotalSegmentator does; structures that touch the border of the scan have zeros",
+    )
+    parser.add_argument(
+        "--statistics-all",
+        dest="statistics",
+        action="store_const",
+        const="all",
+        help="the same, with the figures of structures that touch the border",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace results that were edited or made by another program"
     )
     printing = parser.add_mutually_exclusive_group()
@@ -199,6 +213,7 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
             options=options_of(arguments),
             reading=read_options(arguments),
             also=arguments.also,
+            statistics=arguments.statistics,
             overwrite=arguments.overwrite,
             on_case=progress.on_case,
             on_result=on_result,

@@ -2,7 +2,7 @@
 
 A case has three files: `<name>_seg.nii.gz`, the label map on the scan's own grid; `<name>_seg.png`, a preview; and
 `<name>_seg.json`, the record with names, colours, volumes and confidences of the segments and their origin. On request
-it also has confidence maps and the labels in other formats. A failed case has `<name>_failed.json` instead.
+it also has confidence maps, statistics and the labels in other formats. A failed case has `<name>_failed.json` instead.
 
 A case is written in three steps. First, its files are written into a hidden folder of the run. Second, the files that
 they replace are moved into that folder, the record first. Third, the new files are moved to the output folder, the
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import os
 import secrets
 import shutil
@@ -24,14 +25,14 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from filelock import FileLock, Timeout
 
 from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort.discover import CONFIDENCE_MAPS, FAILED, SUFFIX, Case
 from napari_seg.errors import Notice, OutputError
-from napari_seg.formats.atomic import make_output_folder, not_written
+from napari_seg.formats.atomic import atomic_write, make_output_folder, not_written
 from napari_seg.formats.channels import ChannelSet
 from napari_seg.formats.kinds import LABEL_FORMATS, RUN_FORMATS, FormatName
 from napari_seg.formats.record import failure_record, read_record, result_record, write_record
@@ -39,6 +40,11 @@ from napari_seg.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
     from napari_seg.inference.options import SegmentOptions
+
+STATISTICS = "statistics"
+
+Measured = Literal["complete", "all"]
+"""Structures that statistics are written of: those that do not touch the border of the scan, or all."""
 
 _HIDDEN = ".unfinished-"
 _LOCK = "lock"
@@ -84,8 +90,9 @@ class OutputFolder:
         bundle: Bundle,
         also: Sequence[FormatName] = (),
         options: SegmentOptions | None = None,
+        statistics: Measured | None = None,
     ) -> Segmentation:
-        """Write the files of one result, all or none: label map, preview, record, confidence maps and other formats.
+        """Write the files of one result, all or none: label map, preview, record, and what else was requested.
 
         A format that can't store this result is not written, and the returned segmentation has a notice about it.
 
@@ -96,12 +103,14 @@ class OutputFolder:
             bundle: the bundle that made it.
             also: formats to write in addition to NIfTI.
             options: options of the run; the record contains those that change labels.
+            statistics: structures whose volume and intensity are written; None: none.
 
         Raises:
             OutputError: `output.not_written`, a folder has the name of a file, or a file is locked; `output.disk_full`;
                 `output.not_equal`, a file reads back with other content. Existing files are kept.
         """
         from napari_seg.evaluation.overlay import draw_overlay
+        from napari_seg.evaluation.structure_statistics import structure_statistics
         from napari_seg.formats.nifti import write_map
 
         labels, overlay, record = targets(self._hidden, case.name)
@@ -121,6 +130,9 @@ class OutputFolder:
                         continue
                 elif kind in CONFIDENCE_MAPS and segmentation.confidence_maps is not None:
                     write_map(getattr(segmentation.confidence_maps, kind), segmentation.grid, path)
+                elif kind == STATISTICS and statistics is not None:
+                    figures = structure_statistics(volume, segmentation, include_incomplete=statistics == "all")
+                    atomic_write(path, json.dumps(figures, indent=4))
                 else:
                     continue
                 digests[kind] = _sha256(path)
@@ -188,8 +200,9 @@ def failure_path(folder: Path, name: str) -> Path:
 
 
 def _other_targets(folder: Path, name: str) -> dict[str, Path]:
-    """Return the paths of a case's confidence maps and of its labels in other formats."""
+    """Return the paths of a case's confidence maps, its statistics and its labels in other formats."""
     maps = {kind: folder / f"{name}{SUFFIX}_{kind}.nii.gz" for kind in CONFIDENCE_MAPS}
+    maps[STATISTICS] = folder / f"{name}{SUFFIX}_{STATISTICS}.json"
     return maps | {kind: folder / LABEL_FORMATS[kind].file_name(name) for kind in RUN_FORMATS}
 
 

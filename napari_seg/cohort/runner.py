@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.trust import check_runnable, command_of_monai
 from napari_seg.cohort.discover import Case
-from napari_seg.cohort.results import OutputFolder, targets
+from napari_seg.cohort.results import Measured, OutputFolder, targets
 from napari_seg.errors import BundleError, Cancelled, NapariSegError, Notice
 from napari_seg.formats.atomic import is_disk_full, not_written
 from napari_seg.formats.channels import ChannelSet
@@ -102,6 +102,7 @@ def run_cohort(
     options: SegmentOptions | None = None,
     reading: ReadOptions | None = None,
     also: Sequence[FormatName] = (),
+    statistics: Measured | None = None,
     overwrite: bool = False,
     on_case: Callable[[int, str], None] | None = None,
     on_result: Callable[[CaseResult], None] | None = None,
@@ -118,6 +119,7 @@ def run_cohort(
         options: options of `segment`.
         reading: keyword arguments of `Scan.read`.
         also: formats to write in addition to NIfTI; DICOM formats apply to DICOM scans only.
+        statistics: structures whose volume and mean intensity are written to `<name>_seg_statistics.json`.
         overwrite: replace all files with the names of the results; otherwise only unchanged results of an earlier run
             for the same scan are replaced.
         on_case: called with number and name of a case before its scan is opened.
@@ -139,7 +141,9 @@ def run_cohort(
         for number, case in enumerate(cases):
             if on_case is not None:
                 on_case(number, case.name)
-            results.append(_run_case(case, output, bundle, options, reading or {}, also, overwrite, progress))
+            results.append(
+                _run_case(case, output, bundle, options, reading or {}, also, statistics, overwrite, progress)
+            )
             if results[-1].status == "failed":
                 output.write_failure(case, results[-1].code, results[-1].message)
             if on_result is not None:
@@ -207,6 +211,7 @@ def _run_case(
     options: SegmentOptions,
     reading: ReadOptions,
     also: Sequence[FormatName],
+    statistics: Measured | None,
     overwrite: bool,
     progress: Progress | None,
 ) -> CaseResult:
@@ -227,7 +232,7 @@ def _run_case(
             also = [kind for kind in also if kind not in missing]
             text = f"{case.name} is not a DICOM series, so {' and '.join(missing)} can't be written"
             segmentation = replace(segmentation, notices=(*segmentation.notices, Notice("output.no_dicom", text)))
-        segmentation = output.write_case(case, volume, segmentation, bundle, also, options)
+        segmentation = output.write_case(case, volume, segmentation, bundle, also, options, statistics)
     except Cancelled:
         raise
     except NapariSegError as error:

@@ -25,7 +25,7 @@ from napari_seg.inference.scan import segment_scan
 from napari_seg.inference.totalsegmentator import steps
 from napari_seg.inference.totalsegmentator.placement import Box, Placement, box_around, header_spacing
 from napari_seg.progress import Progress
-from napari_seg.volume import Segment, Segmentation, Volume, smallest_label_type
+from napari_seg.volume import ConfidenceMaps, Segment, Segmentation, Volume, smallest_label_type
 
 RunPart = Callable[[Volume, NnunetBundle, SegmentOptions, Progress], Segmentation]
 """Function that segments an image by one model, as `segment_scan` does."""
@@ -52,7 +52,9 @@ def segment_task(
     look = _look(volume, bundle, options, report, run_part)
     if look is not None and look.box is None:
         text = f"no {_listed(look.structures)} found in the scan, where {bundle.name!r} looks; the result is empty"
-        empty = Segmentation(np.zeros(volume.grid.shape, label_type), volume.grid, segments)
+        maps = _no_confidence(volume.grid.shape) if options.confidence_maps else None
+        labels = np.zeros(volume.grid.shape, label_type)
+        empty = Segmentation(labels, volume.grid, segments, confidence_maps=maps)
         return replace(empty, notices=(*volume.notices, *look.notices, Notice("result.nowhere", text)))
     placement = Placement.of(volume.grid, bundle.task.spacing_mm, None if look is None else look.box)
     image = Volume(placement.image(volume.array[0])[None], placement.grid, volume.name, volume.modality)
@@ -61,7 +63,11 @@ def segment_task(
     del image
     kept = {segment.label for segment in segments}
     steps.remove_labels(labels, sorted({segment.label for segment in bundle.segments} - kept))
-    result = Segmentation(labels, volume.grid, segments)
+    maps = None
+    if merged.maps is not None:
+        of_scan = (placement.back(one) for one in (merged.maps.confidence, merged.maps.entropy))
+        maps = ConfidenceMaps(*of_scan)
+    result = Segmentation(labels, volume.grid, segments, confidence_maps=maps)
     counts = result.voxel_counts()
     confidence = {label: mean for label, mean in merged.confidence.items() if counts.get(label)}
     notices = [*volume.notices, *(() if look is None else look.notices), *merged.notices]
@@ -135,12 +141,15 @@ class _Merged:
         masks: label maps of the models that are not merged, in their order.
         confidence: label -> mean probability.
         notices: on the run.
+        maps: confidence of the model that gave the label, or of the most doubtful one where none gave a label; None if
+            they were not required.
     """
 
     labels: NDArray[np.unsignedinteger]
     masks: tuple[NDArray[np.bool_], ...]
     confidence: dict[int, float]
     notices: tuple[Notice, ...]
+    maps: ConfidenceMaps | None = None
 
 
 def _run_parts(
@@ -163,6 +172,9 @@ def _run_parts(
     masks: list[NDArray[np.bool_]] = []
     confidence: dict[int, float] = {}
     notices: list[Notice] = []
+    maps: ConfidenceMaps | None = None
+    if options.confidence_maps:
+        maps = ConfidenceMaps(np.full(labels.shape, 255, np.uint8), np.zeros(labels.shape, np.uint8))
     for number, (part, model) in enumerate(parts):
 
         def on_step(stage: str, done: int, total: int, number: int = number) -> None:
@@ -182,14 +194,28 @@ def _run_parts(
         for into, plane in zip(labels, found.array, strict=True):
             mapped = table[plane]
             np.copyto(into, mapped, where=mapped != 0)
+        if maps is not None and found.confidence_maps is not None:
+            _merge_maps(maps, found.confidence_maps, labels, table[found.array] != 0)
         confidence |= {int(table[n]): mean for n, mean in found.confidence.items() if n < len(table) and table[n]}
-    return _Merged(labels, tuple(masks), confidence, tuple(notices))
+    return _Merged(labels, tuple(masks), confidence, tuple(notices), maps)
+
+
+def _merge_maps(
+    maps: ConfidenceMaps, found: ConfidenceMaps, labels: NDArray[np.unsignedinteger], is_labelled: NDArray[np.bool_]
+) -> None:
+    """Take the confidence of a model over, where it gave a label, or where it is the most doubtful one of no label."""
+    for own, other, worse in (
+        (maps.confidence, found.confidence, np.minimum),
+        (maps.entropy, found.entropy, np.maximum),
+    ):
+        np.copyto(own, other, where=is_labelled)
+        worse(own, other, out=own, where=labels == 0)
 
 
 def _of_part(options: SegmentOptions) -> SegmentOptions:
     """Return the options of one model: TotalSegmentator never averages mirror images."""
     changes: dict[str, Any] = {"structures": ()} if hasattr(options, "structures") else {}
-    return replace(options, tta=options.tta or "none", confidence_maps=False, **changes)
+    return replace(options, tta=options.tta or "none", **changes)
 
 
 def _table(part: Part, highest: int, label_type: np.dtype) -> NDArray[np.unsignedinteger]:
@@ -230,6 +256,11 @@ def _required(bundle: TaskBundle, options: SegmentOptions) -> tuple[Segment, ...
 def _mask(found: Segmentation, names: tuple[str, ...]) -> NDArray[np.bool_]:
     """Return where one of some structures was found."""
     return np.isin(found.array, [segment.label for segment in found.segments if segment.name in names])
+
+
+def _no_confidence(shape: tuple[int, int, int]) -> ConfidenceMaps:
+    """Return the confidence maps of a scan that no model was shown."""
+    return ConfidenceMaps(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8))
 
 
 def _listed(names: tuple[str, ...]) -> str:
