@@ -1,0 +1,61 @@
+"""Weights of TotalSegmentator are found where TotalSegmentator keeps them, by trainer, plans and configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from napari_seg.bundles.places import store_root
+from napari_seg.bundles.totalsegmentator.table import task_of
+from napari_seg.bundles.totalsegmentator.weights import training_folder, weight_folders
+
+
+def training(folder: Path, name: str) -> Path:
+    root = folder / name
+    root.mkdir(parents=True)
+    (root / "plans.json").write_text("{}")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    for name in ("TOTALSEG_WEIGHTS_PATH", "TOTALSEG_HOME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "home"
+
+
+def test_folders_in_their_order(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = [home / ".totalsegmentator" / "nnunet" / "results", store_root() / "totalsegmentator"]
+    assert weight_folders() == usual
+    monkeypatch.setenv("TOTALSEG_HOME_DIR", str(tmp_path / "own"))
+    assert weight_folders() == [tmp_path / "own" / "nnunet" / "results", *usual]
+    monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "weights"))
+    assert weight_folders() == [tmp_path / "weights", tmp_path / "own" / "nnunet" / "results", *usual]
+
+
+def test_the_training_is_chosen_by_its_plans_and_never_the_first_one(tmp_path: Path) -> None:
+    big, small = task_of("total_v3").parts[0], task_of("total_v3_small").parts[0]
+    data_set = tmp_path / "Dataset831_TotalSegmentator_part1_organs_1830subj"
+    small_folder = training(data_set, "nnUNetTrainerNoMirroring__nnUNetResEncUNetLPlans_8__3d_fullres")
+    assert training_folder(big, [tmp_path]) is None
+    big_folder = training(data_set, "nnUNetTrainerNoMirroring__nnUNetPlans__3d_fullres")
+    assert training_folder(big, [tmp_path]) == big_folder
+    assert training_folder(small, [tmp_path]) == small_folder
+
+
+def test_a_folder_without_plans_is_no_model(tmp_path: Path) -> None:
+    part = task_of("liver_vessels").parts[0]
+    folder = training(tmp_path / "second" / "Dataset008_HepaticVessel", "nnUNetTrainer__nnUNetPlans__3d_fullres")
+    (tmp_path / "first" / "Dataset008_HepaticVessel" / folder.name).mkdir(parents=True)
+    assert training_folder(part, [tmp_path / "missing", tmp_path / "first", tmp_path / "second"]) == folder
+
+
+def test_weights_are_looked_for_in_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = task_of("liver_vessels").parts[0]
+    assert training_folder(part) is None
+    folder = training(
+        store_root() / "totalsegmentator" / "Dataset008_HepaticVessel", "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    )
+    assert training_folder(part) == folder
