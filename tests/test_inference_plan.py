@@ -139,6 +139,7 @@ def with_backends(head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(16, 16, 16)), trust=True)
     monkeypatch.setattr(choose, "MIN_COMPILED_FLOP", 0)
     monkeypatch.setattr(regions, "resident_bytes", lambda: 100 * MIB)
+    regions.cached_compile.cache_clear()
     cost = network_cost(load_model(bundle, "cpu").network, torch.zeros(1, 1, 16, 16, 16))
     expected, plan = planning.COMPILED_MEMORY * cost.peak_bytes / 16**3, RegionTask.plan
 
@@ -163,6 +164,41 @@ def test_a_region_is_planned_again_if_a_compiled_network_needs_more_than_estimat
     assert made.closed == len(made.wanted) == len({plan.windows.size for plan in plans})
     assert plans[-1].releases_memory
     assert made.releases == plans[-1].window_count
+    np.testing.assert_array_equal(found.array, usual.array)
+
+
+@dataclass
+class Kept:
+    """Compiled networks that stay in memory from other runs, and the memory that they use."""
+
+    used_bytes: int
+    currsize: int = 1
+    clears: int = 0
+
+    def cache_info(self) -> Kept:
+        return self
+
+    def cache_clear(self) -> None:
+        self.used_bytes, self.currsize, self.clears = 0, 0, self.clears + 1
+
+
+@pytest.mark.parametrize(("room", "clears"), [(2.0, 0), (1.2, 1)])
+def test_kept_networks_are_dropped_only_if_a_plan_has_to_save_memory(
+    head: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: float, clears: int
+) -> None:
+    bundle = read_bundle(write_threshold_bundle(tmp_path / "small", roi=(10, 12, 8)), trust=True)
+    plans: list[Plan] = []
+    plan = RegionTask.plan
+    monkeypatch.setattr(RegionTask, "plan", lambda *known: plans.append(plan(*known)) or plans[-1])
+    monkeypatch.setattr(regions, "resident_bytes", lambda: 0)
+    usual = segment(head, bundle, backend="torch")
+    needed = plans[-1].peak_bytes
+    kept = Kept(int(0.5 * needed))
+    monkeypatch.setattr(regions, "cached_compile", kept)
+    monkeypatch.setattr(regions, "resident_bytes", lambda: kept.used_bytes)
+    found = segment(head, bundle, backend="torch", memory_bytes=int(room * needed))
+    assert kept.clears == clears
+    assert not plans[-1].saves_memory
     np.testing.assert_array_equal(found.array, usual.array)
 
 

@@ -95,6 +95,11 @@ class Plan:
         """Whether the plan needs neither strips nor half precision."""
         return len(self.strips) == 1 and self.dtype == torch.float32
 
+    @property
+    def saves_memory(self) -> bool:
+        """Whether the plan needs more time, or is less precise, to fit the budget."""
+        return self.releases_memory or not self.is_exact
+
     def __str__(self) -> str:
         strips = f" in {len(self.strips)} strips" if len(self.strips) > 1 else ""
         half = ", accumulators in float16" if self.dtype == torch.float16 else ""

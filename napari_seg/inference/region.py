@@ -174,7 +174,7 @@ class RegionTask:
         used_bytes: int | None = None  # measured once there is a compiled network
         try:
             while True:
-                plan = self.plan(name, used_bytes)
+                plan = self._plan_with_room(name) if used_bytes is None else self.plan(name, used_bytes)
                 on_window(0, plan.window_count)
                 shape = self.batch_shape(plan)
                 if backend is not None and (shape != compiled_for or plan.compiled_memory is None):
@@ -210,6 +210,27 @@ class RegionTask:
             if backend is not None:
                 backend.close()
             raise
+
+    def _plan_with_room(self, backend: BackendName) -> Plan:
+        """Return the plan of the region; compiled networks of other runs are dropped if it has to save memory.
+
+        Raises:
+            EnvironmentFault: see `plan`.
+            BundleError: see `plan`.
+        """
+        statistics = self.settings.model.statistics
+        are_others_kept = cached_compile.cache_info().currsize > statistics.is_compiled
+        try:
+            plan = self.plan(backend)
+            if not (are_others_kept and plan.saves_memory):
+                return plan
+        except EnvironmentFault:
+            if not are_others_kept:
+                raise
+        cached_compile.cache_clear()
+        statistics.is_compiled = False
+        collect_garbage()
+        return self.plan(backend)
 
     def batch_shape(self, plan: Plan) -> tuple[int, ...]:
         """Return the shape (N, C, *size) of a plan's batches."""

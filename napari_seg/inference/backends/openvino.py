@@ -43,6 +43,10 @@ log = logging.getLogger(__name__)
 COMPILED_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Maximum deviation of a compiled network's logits from torch's in float32, relative to the largest logit."""
 
+MAX_KEPT = 8
+"""Number of compiled networks that stay in memory: those of a task of several models, so that the next scan does not
+read them again. A plan that has to save memory drops them (`RegionTask`)."""
+
 WARM_UP_SECONDS = 1.0
 """A batch faster than this is timed a second time, because the first one also allocates memory."""
 
@@ -96,9 +100,9 @@ class OpenVINOBackend:
         del self.compiled
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=MAX_KEPT)
 def cached_compile(model: Model, shape: tuple[int, ...]) -> Compiled:
-    """Return a model's network compiled for batches of a shape; the last two stay in memory."""
+    """Return a model's network compiled for batches of a shape; the last ones stay in memory for the next scan."""
     compiled = compile_network(model.network, shape, cache_dir(), model.dtype)
     page_out((weights.data_ptr(), weights.nbytes) for weights in model.network.state_dict().values())
     return compiled

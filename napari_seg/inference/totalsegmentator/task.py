@@ -121,7 +121,7 @@ def _subset_bundle(bundle: TaskBundle) -> TaskBundle:
 
     if bundle.task.subset_task == bundle.task.name:
         return replace(bundle, task=replace(bundle.task, subset_task=""))
-    found = read_bundle(f"totalsegmentator:{bundle.task.subset_task}")
+    found = read_bundle(f"totalsegmentator:{bundle.task.subset_task}", trust=bundle.trusted)
     assert isinstance(found, TaskBundle)
     return found
 
