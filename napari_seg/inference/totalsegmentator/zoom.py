@@ -8,7 +8,6 @@ flipped and transposed views need no copy.
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -80,31 +79,22 @@ def _plane(planes: NDArray, axes: list[_Line], loop: int, number: int) -> NDArra
         loop: number of the axis.
         number: number of the plane in the result.
     """
-    sources = [np.ascontiguousarray(planes[axes[loop].numbers[side][number]], np.float64) for side in (0, 1)]
-    partial: dict[tuple[int, ...], NDArray[np.float64]] = {}
-
-    def product_of(sides: tuple[int, ...], axis: int) -> NDArray[np.float64]:
-        """Return the source plane of these sides, multiplied by the weights of the axes up to `axis`."""
-        if axis < 0:
-            return sources[sides[loop]]
-        # the plane depends on the side of the looped axis from the beginning
-        key = (axis, *sides[: axis + 1], sides[loop])
-        if key not in partial:
-            line, side = axes[axis], sides[axis]
-            before = product_of(sides, axis - 1)
-            weights: Any = line.weights[side]
+    # which of the two voxels along the looped axis, and along the axes so far -> their products
+    terms: dict[tuple[int, tuple[int, ...]], NDArray[np.float64]] = {
+        (side, ()): np.ascontiguousarray(planes[axes[loop].numbers[side][number]], np.float64) for side in (0, 1)
+    }
+    for axis, line in enumerate(axes):
+        before, terms = terms, {}
+        for (own, sides), values in before.items():
             if axis == loop:
-                partial[key] = before * weights[number]
-            else:
-                inner = axis - (axis > loop)  # its number in the plane
-                taken = before.take(line.numbers[side], inner)
-                taken *= weights[:, None] if inner == 0 else weights
-                partial[key] = taken
-        return partial[key]
-
-    total: NDArray[np.float64] | None = None
-    for sides in product((0, 1), repeat=3):
-        term = product_of(sides, 2)
-        total = term.copy() if total is None else np.add(total, term, out=total)
-    assert total is not None
+                terms[own, (*sides, own)] = values * line.weights[own][number]
+                continue
+            inner = axis - (axis > loop)  # number of the axis in the plane
+            for side in (0, 1):
+                taken = values.take(line.numbers[side], inner)
+                taken *= line.weights[side][:, None] if inner == 0 else line.weights[side]
+                terms[own, (*sides, side)] = taken
+    total, *others = (terms[sides[loop], sides] for sides in product((0, 1), repeat=3))
+    for term in others:
+        total += term
     return total
