@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -224,6 +224,7 @@ class Segmentation:
         confidence: label -> mean probability of the segment's own voxels; a segment without voxels is absent.
         notices: doubts about the scan or the result.
         confidence_maps: confidence in every voxel's label; None if it was not required.
+        run: how the network was run, plain values for the record of a result.
 
     Raises:
         InputError: `geometry.shape`, the array does not fit the grid; `labels.type`, it is not unsigned.
@@ -235,6 +236,7 @@ class Segmentation:
     confidence: Mapping[int, float] = field(default_factory=dict)
     notices: tuple[Notice, ...] = ()
     confidence_maps: ConfidenceMaps | None = None
+    run: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.array.shape != self.grid.shape:
@@ -244,9 +246,11 @@ class Segmentation:
         if self.array.dtype.kind != "u":
             raise InputError("labels.type", f"found a label map of type {self.array.dtype}; expected unsigned integers")
         object.__setattr__(self, "confidence", MappingProxyType(dict(self.confidence)))
+        object.__setattr__(self, "run", MappingProxyType(dict(self.run)))
 
     def __reduce__(self) -> tuple:
-        fields = (self.array, self.grid, self.segments, dict(self.confidence), self.notices, self.confidence_maps)
+        maps = self.confidence_maps
+        fields = (self.array, self.grid, self.segments, dict(self.confidence), self.notices, maps, dict(self.run))
         return type(self), fields
 
     def voxel_counts(self) -> dict[int, int]:

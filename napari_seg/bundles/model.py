@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,15 +21,17 @@ class RunStatistics:
 
     Attributes:
         batch_seconds: (name of the backend, (N, C, *size) of a batch) -> mean seconds of a batch.
-        window_costs: (i, j, k) of a window -> its cost in the words of `inference`.
+        window_costs: (i, j, k) of a window -> its cost in float32, in the words of `inference`.
         is_compiled: True while a compiled network, which has its own copy of the weights, is in memory.
         compiled_memory: memory of the compiled network, as a fraction of torch's feature maps; None: not measured.
+        fails_in_bfloat16: whether labels differed too much in bfloat16, so that it is not tried again.
     """
 
     batch_seconds: dict[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
     window_costs: dict[tuple[int, int, int], Any] = field(default_factory=dict)
     compiled_memory: float | None = None
     is_compiled: bool = False
+    fails_in_bfloat16: bool = False
 
 
 @dataclass(eq=False)
@@ -46,6 +48,7 @@ class Model:
         spatial_dims: dimensions of the image that transforms and inferer are shown; 2 for 2D images.
         notices: what was changed to load it, for every result.
         statistics: measurements of earlier runs; written by `inference`.
+        others: the same model in other number formats; see `computing_in`.
     """
 
     network: torch.nn.Module
@@ -57,3 +60,13 @@ class Model:
     spatial_dims: int = 3
     notices: tuple[Notice, ...] = ()
     statistics: RunStatistics = field(default_factory=RunStatistics)
+    others: dict[torch.dtype, Model] = field(default_factory=dict)
+
+    def computing_in(self, dtype: torch.dtype) -> Model:
+        """Return this model in another number format; both share network, weights and the costs of windows."""
+        if dtype == self.dtype:
+            return self
+        if dtype not in self.others:
+            statistics = RunStatistics(window_costs=self.statistics.window_costs)
+            self.others[dtype] = replace(self, dtype=dtype, statistics=statistics, others={self.dtype: self})
+        return self.others[dtype]

@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["auto", "float32", "bfloat16"]
-"""The precision a user requests; "auto" is float16 on a GPU, by torch's autocast, and float32 on a CPU."""
+"""The precision a user requests; "auto" is float16 on a GPU, by torch's autocast. On a processor it is bfloat16 where
+the processor has it and a check on the scan finds the same labels (see `inference.backends.precision`), and float32
+otherwise."""
 
 
 def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """Return the number format in which a network computes on a device.
+    """Return the number format in which a network computes on a device, "auto" before any check.
 
     Args:
         precision: the requested precision.
@@ -36,6 +38,11 @@ def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
             )
         return torch.bfloat16
     return torch.float16 if precision == "auto" and device.type == "cuda" else torch.float32
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Return the name of a number format, such as "float32"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -117,6 +117,7 @@ def result_record(
         "source": source,
         "identity": identity,
         "bundle": dict(zip(("name", "version"), made_by, strict=True)),
+        "run": dict(segmentation.run),
         "modality": volume.modality,
         "shape": list(segmentation.grid.shape),
         "spacing_mm": [round(s, 6) for s in segmentation.grid.spacing_mm],

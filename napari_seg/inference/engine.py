@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from napari_seg.bundles.output import Output
+from napari_seg.bundles.precision import name_of
 from napari_seg.bundles.windows import WindowSettings
 from napari_seg.inference.backends.averaging import averaged
 from napari_seg.inference.backends.base import autocast, check_output, first_output
@@ -80,7 +81,7 @@ def segment_region(
         if settings.windows is None:
             return _decide_whole(volume, region, settings, label_map, on_window, maps, promised)
         task = RegionTask.prepare(volume, region.grid, settings, settings.windows, promised)
-        plan, backend = task.start_backend(on_window)
+        task, plan, backend = task.start(on_window)
         output, windows = settings.model.output, plan.windows
         padded = windows.pad(task.image)
         estimated = task.seconds(plan)
@@ -134,6 +135,7 @@ def _decide_whole(
 ) -> dict[int, float]:
     """Segment a region as `segment_region` does, with an inferer that returns the logits of the whole image."""
     bundle, model = settings.bundle, settings.model
+    settings.run["precision"] = name_of(model.dtype)
     image, inverse = prepare(volume, region.grid, bundle, model, settings.budget_bytes)
     channels = min_channels(bundle, model.output)
     promised_bytes += labels_bytes(model.output, inverse, channels, volume.grid)

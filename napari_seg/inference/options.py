@@ -31,8 +31,9 @@ _BACKEND = _about(
     for_coarse_pass=True,
 )
 _PRECISION = _about(
-    "number format of the network; auto is float16 on a GPU and float32 on a processor. bfloat16 takes about half the "
-    "time, and half of the network's memory, on processors that support it; few voxels change",
+    "number format of the network; auto is float16 on a GPU, and on a processor bfloat16 if it is supported and a part "
+    "of the scan's first window gets the same labels (99.9 % of its voxels), otherwise float32. bfloat16 takes about "
+    "half the time, and half of the network's memory; few voxels change",
     Precision,
     for_coarse_pass=True,
 )

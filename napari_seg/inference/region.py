@@ -12,6 +12,7 @@ import torch
 
 from napari_seg.bundles.modules import with_public_names
 from napari_seg.bundles.output import Output
+from napari_seg.bundles.precision import has_bfloat16, name_of
 from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.windows import WindowSettings
 from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
@@ -21,6 +22,7 @@ from napari_seg.inference.backends import choose
 from napari_seg.inference.backends.base import Backend
 from napari_seg.inference.backends.cost import NetworkCost, network_cost
 from napari_seg.inference.backends.openvino import cached_compile
+from napari_seg.inference.backends.precision import MIN_CHECKED_FLOP, Agreement, agreement, checked_part
 from napari_seg.inference.decide.region_labels import check_inverse, collects_values, labels_bytes
 from napari_seg.inference.options import BackendName
 from napari_seg.inference.plan import COMPILED_MEMORY, Plan
@@ -29,7 +31,7 @@ from napari_seg.inference.seconds import COMPILING_BATCHES, labelling_seconds, n
 from napari_seg.inference.settings import RegionSettings
 from napari_seg.inference.windows.covering import layouts
 from napari_seg.inference.windows.layout import Triple, Windows, divisor
-from napari_seg.memory import collect_garbage, describe_bytes, resident_bytes
+from napari_seg.memory import collect_garbage, describe_bytes, resident_bytes, trim_heap
 from napari_seg.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -157,6 +159,64 @@ class RegionTask:
                 choose.room_for_accumulators(model.device),
             )
 
+    def start(self, on_window: OnWindow) -> tuple[RegionTask, Plan, Backend]:
+        """Return the task in the number format that the scan's first window allows, its plan and its backend.
+
+        Args:
+            on_window: see `start_backend`.
+
+        Raises:
+            EnvironmentFault: see `start_backend`.
+            BundleError: see `start_backend`.
+        """
+        task = self._in_checked_precision()
+        try:
+            return task, *task.start_backend(on_window)
+        except EnvironmentFault as fault:
+            if fault.code != "environment.precision" or task is self:
+                raise
+            log.info("precision float32: %s", fault.message)
+        self.settings.model.statistics.fails_in_bfloat16 = True
+        self.settings.run.update(precision="float32")
+        return self, *self.start_backend(on_window)
+
+    def _in_checked_precision(self) -> RegionTask:
+        """Return the task in the number format of the scan's first region, chosen by a check on its first window."""
+        settings, run = self.settings, self.settings.run
+        if "precision" not in run:
+            run["precision"] = name_of(settings.model.dtype)
+            found = self._agreement() if self._may_compute_in_bfloat16() else None
+            if found is not None:
+                run |= {"precision": "bfloat16" if found.holds else "float32", "equal_labels": round(found.equal, 5)}
+                log.info("precision %s: %s", run["precision"], found)
+        model = settings.model.computing_in(getattr(torch, run["precision"]))
+        return self if model is settings.model else replace(self, settings=replace(settings, model=model))
+
+    def _may_compute_in_bfloat16(self) -> bool:
+        """Return whether the number format is up to us, and bfloat16 would save more than the check takes."""
+        model, windows = self.settings.model, self.layouts[0]
+        is_ours = self.settings.options.precision == "auto" and model.device.type == "cpu"
+        if not is_ours or model.statistics.fails_in_bfloat16 or not has_bfloat16(model.device):
+            return False
+        try:
+            flop = self._cost(windows).flop
+        except Exception as error:  # a foreign network can raise anything, and does so again when it is planned
+            log.debug("the network's cost is not known (%s)", type(error).__name__)
+            return False
+        return (windows.count - len(windows.empty)) * windows.settings.passes * flop >= MIN_CHECKED_FLOP
+
+    def _agreement(self) -> Agreement | None:
+        """Return how far the first window's labels agree in float32 and bfloat16; None if it could not be checked."""
+        model = self.settings.model
+        try:
+            found = agreement(model.network, checked_part(self.layouts[0], self.image), model.output)
+        except Exception as error:  # a network that takes one size only can raise anything
+            log.info("precision float32: bfloat16 could not be checked (%s)", type(error).__name__)
+            found = None
+        trim_heap()
+        model.statistics.fails_in_bfloat16 = found is None or not found.holds
+        return found
+
     def start_backend(self, on_window: OnWindow) -> tuple[Plan, Backend]:
         """Return a plan and the backend that runs it; plan again if a compiled network needs more than estimated.
 
@@ -268,8 +328,8 @@ class RegionTask:
             cost = network_cost(model.network, window)
             # the feature maps of a GPU lie in its own memory
             is_on_gpu = model.device.type == "cuda"
-            costs[windows.size] = replace(cost, peak_bytes=0) if is_on_gpu else cost.computed_in(model.dtype)
-        return costs[windows.size]
+            costs[windows.size] = replace(cost, peak_bytes=0) if is_on_gpu else cost
+        return costs[windows.size].computed_in(model.dtype)
 
     def _used_bytes(self, backend: BackendName, flop: float) -> int:
         """Return the memory besides the image: in use, promised, and of the weights that are not in memory yet.

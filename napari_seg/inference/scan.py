@@ -114,7 +114,7 @@ def _judged(
     counts = Segmentation(label_map, volume.grid, segments).voxel_counts()
     # on a coarse scan a structure can win voxels of the network's grid and none of the scan's
     confidence = {label: mean for label, mean in confidence.items() if counts[label] > 0}
-    result = Segmentation(label_map, volume.grid, segments, confidence, confidence_maps=maps)
+    result = Segmentation(label_map, volume.grid, segments, confidence, confidence_maps=maps, run=settings.run)
     notices = (
         *volume.notices,
         *place_notices,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,6 +39,7 @@ class RegionSettings:
         budget_bytes: highest memory that the process may use.
         body_in: function from the grid of an image to the part of it that can have content; None: all of it can.
         notices: collects what the user must know about how the scan was segmented.
+        run: collects how the network was run, for the record: "precision", and "equal_labels" if it was checked.
         began: start of the run, by `time.perf_counter`.
     """
 
@@ -49,6 +50,7 @@ class RegionSettings:
     budget_bytes: int
     body_in: Callable[[Grid], Body | None] | None = None
     notices: list[Notice] = field(default_factory=list)
+    run: dict[str, Any] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
 
     def promised_bytes(self, voxels: int, label_type: np.dtype) -> int:

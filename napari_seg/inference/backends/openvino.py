@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import time
 from functools import lru_cache
-from math import ceil
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -35,7 +34,7 @@ from napari_seg.inference.backends.compiled_cache import (
 )
 from napari_seg.inference.backends.cost import list_operations
 from napari_seg.inference.backends.skips import split_skips
-from napari_seg.inference.windows.layout import divisor
+from napari_seg.inference.windows.layout import shortened
 from napari_seg.memory import collect_garbage, page_out, resident_bytes
 
 log = logging.getLogger(__name__)
@@ -155,7 +154,7 @@ def compile_network(
 
 def _trace_small(network: torch.nn.Module, shape: tuple[int, ...]) -> tuple[tuple[int, ...], Any]:
     """Return the smallest of several shapes up to `shape` that the network accepts, and the network traced on it."""
-    quarter, half = _shortened(shape, 4), _shortened(shape, 2)
+    quarter, half = (*shape[:2], *shortened(shape[2:], 4)), (*shape[:2], *shortened(shape[2:], 2))
     longest = max(range(2, len(shape)), key=lambda axis: half[axis])
     longer = tuple(n if axis == longest else m for axis, (m, n) in enumerate(zip(quarter, half, strict=True)))
     # instance normalisation fails on the single voxel that a short window may leave at the bottleneck
@@ -183,13 +182,8 @@ def _shape_to_verify(
     except Exception as error:  # a foreign network can raise anything
         log.debug("a dry run could not list the network's operations (%s)", type(error).__name__)
         return shape
-    axes = zip(_shortened(shape, 2), traced_shape, shape, strict=True)
+    axes = zip((*shape[:2], *shortened(shape[2:], 2)), traced_shape, shape, strict=True)
     return tuple(full if half == traced else half for half, traced, full in axes)
-
-
-def _shortened(shape: tuple[int, ...], times: int) -> tuple[int, ...]:
-    """Return the shape of windows about `times` times shorter on each axis, in sizes that a U-Net accepts."""
-    return (*shape[:2], *(ceil(n / times / divisor(n)) * divisor(n) for n in shape[2:]))
 
 
 def _trace(network: torch.nn.Module, shape: tuple[int, ...]) -> Any:

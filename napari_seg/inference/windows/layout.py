@@ -232,6 +232,11 @@ def divisor(window: int) -> int:
     return gcd(window, MAX_DIVISOR)
 
 
+def shortened(size: Sequence[int], times: int) -> tuple[int, ...]:
+    """Return a size about `times` times shorter on each axis, in lengths that a U-Net accepts."""
+    return tuple(ceil(n / times / divisor(n)) * divisor(n) for n in size)
+
+
 def _starts(length: int, window: int, overlap: float) -> tuple[int, ...]:
     step = window if window == length else step_between(window, overlap)
     last = length - window
