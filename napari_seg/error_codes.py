@@ -1174,6 +1174,11 @@ CODES = {
         "What was to be installed holds no bundle, or more than one.",
         "Give a folder or zip with `configs/metadata.json`, directly or in one folder.",
     ),
+    "store.offline": Code(
+        "error",
+        "The weights of a model would have to be downloaded, which `--offline` excludes.",
+        "Leave `--offline` out, or download the named zips elsewhere and unzip them in the named folder.",
+    ),
     "store.record": Code(
         "error",
         "Nothing is noted of the files of an installed model, so they can't be compared.",
@@ -1181,8 +1186,10 @@ CODES = {
     ),
     "store.refused": Code(
         "error",
-        "A model of the catalogue does not segment a scan by itself, so it can't be used.",
-        "Choose another one; `napari-seg models search` says which ones can be used.",
+        "A published model can't be installed: it does not segment a scan by itself, or its weights need a licence "
+        "that is bought or requested elsewhere.",
+        "Choose another one; `napari-seg models search` says which ones can be used. Licensed weights of "
+        "TotalSegmentator are used from the folder that TotalSegmentator fetched them to.",
     ),
     "store.source": Code(
         "error",

@@ -16,7 +16,8 @@ from napari_seg.bundles.places import store_root
 from napari_seg.bundles.read import find_bundles, read_bundle
 from napari_seg.bundles.store import fetch, sources
 from napari_seg.bundles.store import installed as store
-from napari_seg.bundles.store.installed import Damage, add, disk_use, installed, read_record, remove, verify
+from napari_seg.bundles.store.folders import Damage
+from napari_seg.bundles.store.installed import add, disk_use, installed, read_record, remove, verify
 from napari_seg.bundles.store.licence import Licence
 from napari_seg.bundles.trust import is_trusted, remember
 from napari_seg.errors import Cancelled, NapariSegError

@@ -66,7 +66,7 @@ def fetch(
             place = Path(source.place)
             _copy(bundle_in(place, place.name), files, progress)
         elif source.kind == "zip":
-            _unzip(Path(source.place), files)
+            unzip(Path(source.place), files)
         else:
             remote, version = _archive_of(source)
             revision = version
@@ -74,7 +74,7 @@ def fetch(
             with _advice_without_network(source):
                 ask(licence_in_zip(remote.url, source.name) or _listed_licence(source))
                 download(remote, archive, partials, lambda done, total: progress("downloading", done, total))
-            _unzip(archive, files)
+            unzip(archive, files)
     root = bundle_in(files, Path(source.place).name if source.kind == "zip" else str(source))
     licence = read_licence(root, source.name)
     if licence.text and source.kind not in ("folder", "zip"):  # it may differ from what could be read before
@@ -215,7 +215,14 @@ def _files_in(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _unzip(archive: Path, files: Path) -> None:
+def unzip(archive: Path, files: Path) -> None:
+    """Unpack a zip into a new folder, within limits.
+
+    Raises:
+        StoreError: `store.unsafe`, it holds links, devices or names that are no names on every system;
+            `store.too_large`.
+        InputError: it is damaged, or not to be trusted (`archive.*`, `file.*`).
+    """
     files.mkdir()
     count, size = size_of_zip(archive)
     is_bomb = size > FREE_RATIO_BYTES and size > MAX_RATIO * archive.stat().st_size

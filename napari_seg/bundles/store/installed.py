@@ -12,32 +12,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
-
-from filelock import FileLock, Timeout
 
 from napari_seg.bundles.places import store_root
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import METADATA, Bundle
 from napari_seg.bundles.store.fetch import fetch
-from napari_seg.bundles.store.licence import Licence, accepted_at, remember_acceptance
+from napari_seg.bundles.store.folders import (
+    Damage,
+    damages,
+    delete,
+    digests_of,
+    locked,
+    move,
+    parts_folder,
+    size_of,
+    writing,
+)
+from napari_seg.bundles.store.licence import AcceptLicence, Licence, require_acceptance
 from napari_seg.bundles.store.sources import Source, parse_source, safe_name
+from napari_seg.bundles.store.tasks import add_task, remove_task, verify_task
+from napari_seg.bundles.totalsegmentator.table import is_task_name
+from napari_seg.bundles.totalsegmentator.weights import own_folder
 from napari_seg.bundles.trust import forget
 from napari_seg.errors import BundleError, InputError, StoreError, one_line
-from napari_seg.formats.atomic import atomic_write, not_written
+from napari_seg.formats.atomic import atomic_write
 from napari_seg.progress import Progress, ignore_progress
-
-AcceptLicence = Callable[[Licence], bool]
-"""Called with a licence that the user has not accepted yet; returns whether the user accepts it."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +68,6 @@ class Record:
     licence_kind: str = "unknown"
     licence_accepted: str = ""
     digests: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Damage:
-    """A file of an installed model that is not what was installed.
-
-    Attributes:
-        file: path relative to the model's folder.
-        fault: "missing", "changed" or "added".
-    """
-
-    file: str
-    fault: str
 
 
 def installed() -> list[Bundle]:
@@ -115,9 +109,15 @@ def add(
         BundleError: `bundle.metadata`, it can't be read.
         OutputError: `output.disk_full`, `output.not_written`: the store can't be written.
     """
+    if isinstance(source, str) and is_task_name(source):
+        add_task(source, accept_licence=accept_licence, progress=progress, replace=replace, offline=offline)
+        return read_bundle(source)
     origin = parse_source(source)
     name = safe_name(name or origin.name)
     target = store_root() / name
+    if target == own_folder():
+        text = f"{name!r} is the store's folder for the models of TotalSegmentator; give another name with --name"
+        raise StoreError("store.name", text)
     if target.exists() and not replace:
         text = f"a model named {name!r} is installed; remove it first, give --replace, or another name with --name"
         raise StoreError("store.exists", text)
@@ -125,13 +125,9 @@ def add(
 
     def ask(licence: Licence) -> None:
         nonlocal accepted
-        before = accepted_at(licence)
-        if not before and not accept_licence(licence):
-            text = f"the licence of {name!r} was not accepted, so it was not installed"
-            raise StoreError("store.licence", f"{text}; in a script, --accept-licence accepts it")
-        accepted = before or remember_acceptance(licence)
+        accepted = require_acceptance(licence, accept_licence, name)
 
-    with _writing(target), _part_folder(origin, name) as part:
+    with writing(target), _part_folder(origin, name) as part:
         try:
             root, licence, revision = fetch(origin, part, ask, progress, offline=offline)
             read_bundle(root)
@@ -145,9 +141,9 @@ def add(
             licence=licence.name,
             licence_kind=licence.kind,
             licence_accepted=accepted,
-            digests=_digests(root),
+            digests=digests_of(root),
         )
-        _move(root, target, part)
+        move(root, target, part)
         _record_file(name).parent.mkdir(exist_ok=True)
         atomic_write(_record_file(name), json.dumps(asdict(record), indent=2))
         shutil.rmtree(part, ignore_errors=True)
@@ -163,34 +159,23 @@ def remove(name: str) -> int:
         StoreError: `store.unknown`, there is no such model; `store.busy`, another program installs it now.
         OutputError: `output.not_written`, its folder can't be removed.
     """
+    if is_task_name(name):
+        return remove_task(name)
     pattern = re.compile(re.escape(name) + "-[0-9a-f]{12}")
-    parts = [path for path in _parts().glob("*/") if pattern.fullmatch(path.name)]
+    parts = [path for path in parts_folder().glob("*/") if pattern.fullmatch(path.name)]
     roots = [root for root in _roots() if root.name == name]
     if not roots + parts:
         raise _unknown(name)
     freed = 0
-    with _writing(store_root() / name):
+    with writing(store_root() / name):
         for part in parts:
-            with _locked(part, name):
-                freed += _delete(part)
+            with locked(part, name):
+                freed += delete(part)
         for root in roots:
             forget(root)
-            freed += _delete(root)
+            freed += delete(root)
         _record_file(name).unlink(missing_ok=True)
     return freed
-
-
-def _delete(folder: Path) -> int:
-    """Remove a folder, and return its size; at no time does its name stand for a half of it."""
-    if folder.is_symlink():  # someone's own folder, linked into the store, stays
-        folder.unlink()
-        return 0
-    size = _size(folder)
-    hidden = _parts() / f"removed-{uuid4().hex}"
-    hidden.parent.mkdir(exist_ok=True)
-    folder.rename(hidden)
-    shutil.rmtree(hidden)
-    return size
 
 
 def verify(name: str) -> list[Damage]:
@@ -199,17 +184,14 @@ def verify(name: str) -> list[Damage]:
     Raises:
         StoreError: `store.unknown`, there is no such model; `store.record`, nothing is noted of it.
     """
+    if is_task_name(name):
+        return verify_task(name)
     root = _root_of(name)
     noted = read_record(name).digests
     if not noted:
         text = f"there is no record of the files of {name!r}; remove the model and add it again"
         raise StoreError("store.record", text)
-    found = _digests(root)
-    return [
-        Damage(file, "missing" if file not in found else "added" if file not in noted else "changed")
-        for file in sorted({*noted, *found})
-        if noted.get(file) != found.get(file)
-    ]
+    return damages(noted, digests_of(root))
 
 
 def read_record(name: str) -> Record:
@@ -227,10 +209,13 @@ def read_record(name: str) -> Record:
 
 
 def disk_use() -> dict[str, int]:
-    """Return the bytes on disk of each installed model, and of what stopped downloads left as ".part"."""
-    use = {root.name: _size(root) for root in _roots()}
-    left = _size(_parts())
-    return use | ({".part": left} if left else {})
+    """Return the bytes on disk of each installed model, and of what stopped downloads left as ".part".
+
+    The models of TotalSegmentator's tasks, which share some, count together as "totalsegmentator".
+    """
+    use = {root.name: size_of(root) for root in _roots()}
+    others = {own_folder().name: size_of(own_folder()), ".part": size_of(parts_folder())}
+    return use | {name: size for name, size in others.items() if size}
 
 
 def _roots() -> list[Path]:
@@ -257,67 +242,11 @@ def _record_file(name: str) -> Path:
     return store_root() / ".records" / f"{name}.json"
 
 
-def _parts() -> Path:
-    return store_root() / ".part"
-
-
 @contextmanager
 def _part_folder(source: Source, name: str) -> Iterator[Path]:
     """Yield the folder for what is fetched of a source; no other program uses it meanwhile."""
     key = hashlib.sha256("\0".join((source.kind, source.place, source.version)).encode()).hexdigest()[:12]
-    part = _parts() / f"{name}-{key}"
+    part = parts_folder() / f"{name}-{key}"
     part.mkdir(parents=True, exist_ok=True)
-    with _locked(part, name):
+    with locked(part, name):
         yield part
-
-
-@contextmanager
-def _locked(part: Path, name: str) -> Iterator[None]:
-    lock = FileLock(part.with_name(f"{part.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        text = f"another program is installing {name!r}; wait for it"
-        raise StoreError("store.busy", text) from error
-    try:
-        yield
-    finally:
-        lock.release()
-        with suppress(OSError):
-            Path(lock.lock_file).unlink(missing_ok=True)
-
-
-@contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise not_written(str(error.filename or target), error) from error
-
-
-def _move(root: Path, target: Path, part: Path) -> None:
-    """Rename a complete model into its place; a model that is there moves away first."""
-    replaced = part / f"replaced-{uuid4().hex}"
-    if target.exists():
-        target.rename(replaced)
-    try:
-        root.rename(target)
-    except OSError:
-        if replaced.exists():
-            replaced.rename(target)
-        raise
-
-
-def _digests(root: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file, but for what Python compiles."""
-    found = {}
-    for path in sorted(root.rglob("*")):
-        relative = path.relative_to(root)
-        if path.is_file() and "__pycache__" not in relative.parts:
-            with path.open("rb") as file:
-                found[relative.as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
-
-
-def _size(folder: Path) -> int:
-    return sum(os.lstat(path).st_size for path in folder.rglob("*") if not path.is_dir())

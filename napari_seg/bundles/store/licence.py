@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from napari_seg.bundles.places import store_root
-from napari_seg.errors import one_line
+from napari_seg.errors import StoreError, one_line
 from napari_seg.formats.atomic import atomic_write
 
 LicenceKind = Literal["open", "non-commercial", "research", "unknown"]
@@ -87,6 +88,10 @@ class Licence:
         return hashlib.sha256("\0".join((self.name, self.kind, self.text)).encode()).hexdigest()
 
 
+AcceptLicence = Callable[[Licence], bool]
+"""Called with a licence that the user has not accepted yet; returns whether the user accepts it."""
+
+
 def is_licence_file(path: str) -> bool:
     """Return whether a file of a bundle, given relative to its root with "/", holds a licence."""
     folder, _, name = path.lower().rpartition("/")
@@ -157,6 +162,24 @@ def licence_of(model: str, files: dict[str, bytes]) -> Licence:
 def accepted_at(licence: Licence) -> str:
     """Return when the user accepted this licence of this model, as a date of ISO 8601; "" if never."""
     return _accepted().get(licence.model, {}).get(licence.digest, "")
+
+
+def require_acceptance(licence: Licence, accept: AcceptLicence, name: str) -> str:
+    """Return when the user accepted a licence, as a date of ISO 8601; ask if that has not happened before.
+
+    Args:
+        licence: the licence.
+        accept: shows it and asks.
+        name: what is installed, for the user.
+
+    Raises:
+        StoreError: `store.licence`, it was not accepted.
+    """
+    before = accepted_at(licence)
+    if not before and not accept(licence):
+        text = f"the licence of {name!r} was not accepted, so it was not installed"
+        raise StoreError("store.licence", f"{text}; in a script, --accept-licence accepts it")
+    return before or remember_acceptance(licence)
 
 
 def remember_acceptance(licence: Licence) -> str:

@@ -22,7 +22,7 @@ from napari_seg.plugin.models.rows import ModelRow, find_rows, size_text
 
 if TYPE_CHECKING:
     from napari_seg.bundles.spec import Bundle
-    from napari_seg.bundles.store.installed import Damage
+    from napari_seg.bundles.store.folders import Damage
     from napari_seg.bundles.store.licence import Licence
 
 SIZES = {0: "Any size", 50_000_000: "Up to 50 MB", 250_000_000: "Up to 250 MB", 1_000_000_000: "Up to 1 GB"}
