@@ -161,6 +161,13 @@ CODES = {
     "bundle.network_name": Code(
         "error", "There is no network of this name.", "Choose one of those that the message lists."
     ),
+    "bundle.nnunet": Code(
+        "error",
+        "The plans or the data set's description of an nnU-Net model can't be used, or ask for what nnU-Net itself "
+        "does not have.",
+        "Take the folder that nnU-Net v2 wrote; the message names the key. A model by other code than nnU-Net's own "
+        "can only be run by that code.",
+    ),
     "bundle.option": Code("error", "There is no option file of this name.", "Choose one that the message lists."),
     "bundle.postprocessing": Code(
         "error",

@@ -31,6 +31,8 @@ OWNERS = {
     "gdcm": {"formats/dicom"},
     "nibabel": {"formats"},
     "torch": {"bundles", "inference", "training"},
+    "dynamic_network_architectures": {"bundles"},
+    "safetensors": {"bundles"},
     "openvino": {"inference"},
     "psutil": {"worker", "inference", "memory", "plugin"},
     "monai": {"bundles", "inference", "training"},

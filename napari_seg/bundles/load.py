@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from napari_seg.bundles.model import Model
-from napari_seg.bundles.monai import load_monai
 from napari_seg.bundles.precision import Precision, compute_dtype
-from napari_seg.bundles.spec import Bundle, BundleKind
+from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.trust import check_runnable
-
-LOADERS: dict[BundleKind, Callable[[Bundle, torch.device, torch.dtype], Model]] = {"monai": load_monai}
-"""A new kind of bundle adds its loader here."""
 
 
 def load_model(bundle: Bundle, device: str, precision: Precision = "auto") -> Model:
@@ -26,9 +20,17 @@ def load_model(bundle: Bundle, device: str, precision: Precision = "auto") -> Mo
 
     Raises:
         EnvironmentFault: `environment.precision`, the device has no such precision.
-        BundleError: `bundle.untrusted`; `bundle.config`, the inference config can't be used; `bundle.weights`,
-            the weights are missing or do not fit the network.
+        BundleError: `bundle.untrusted`; `bundle.config` or `bundle.nnunet`, the inference config or the plans can't be
+            used; `bundle.weights` or `bundle.weights_unsafe`, the weights are missing, do not fit the network, or are
+            no plain data.
     """
     check_runnable(bundle)
     torch_device = torch.device(device)
-    return LOADERS[bundle.kind](bundle, torch_device, compute_dtype(precision, torch_device))
+    dtype = compute_dtype(precision, torch_device)
+    if bundle.kind == "nnunet":
+        from napari_seg.bundles.nnunet.load import load_nnunet
+
+        return load_nnunet(bundle, torch_device, dtype)
+    from napari_seg.bundles.monai import load_monai  # importing MONAI takes seconds
+
+    return load_monai(bundle, torch_device, dtype)

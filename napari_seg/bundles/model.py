@@ -49,6 +49,7 @@ class Model:
         notices: what was changed to load it, for every result.
         statistics: measurements of earlier runs; written by `inference`.
         others: the same model in other number formats; see `computing_in`.
+        mirror_axes: axes along which mirror images may be averaged, as the training says; empty: it does not say.
     """
 
     network: torch.nn.Module
@@ -61,6 +62,7 @@ class Model:
     notices: tuple[Notice, ...] = ()
     statistics: RunStatistics = field(default_factory=RunStatistics)
     others: dict[torch.dtype, Model] = field(default_factory=dict)
+    mirror_axes: tuple[int, ...] = ()
 
     def computing_in(self, dtype: torch.dtype) -> Model:
         """Return this model in another number format; both share network, weights and the costs of windows."""

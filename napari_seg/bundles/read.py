@@ -10,6 +10,8 @@ from pathlib import Path
 
 from napari_seg.bundles.config.read import TooLargeError, read_config
 from napari_seg.bundles.metadata import MAX_METADATA_BYTES, bundle_of
+from napari_seg.bundles.nnunet.folder import find_trainings, is_training
+from napari_seg.bundles.nnunet.read import read_nnunet, split_choice
 from napari_seg.bundles.places import bundle_folders
 from napari_seg.bundles.spec import METADATA, Bundle
 from napari_seg.bundles.store.catalogue import entry_of
@@ -37,7 +39,10 @@ def find_bundles(folders: Sequence[Path] = ()) -> tuple[list[Bundle], list[Bundl
         with suppress(OSError):  # skip a folder that can't be listed
             roots += [folder] if (folder / METADATA).is_file() else []
             roots += [path.parent.parent for path in sorted(folder.glob(f"*/{METADATA.as_posix()}"))]
-    bundles, faults = [], []
+    for folder in places:
+        roots += [root for child in _other_folders(folder) for root in find_trainings(child)]
+    bundles: list[Bundle] = []
+    faults = []
     for root in dict.fromkeys((shipped_root(), *roots)):
         try:
             bundles.append(read_bundle(root))
@@ -51,15 +56,19 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
 
     Args:
         bundle: a bundle's folder, the name of an installed model or of a folder in one that NAPARI_SEG_BUNDLES lists, a
-            bundle that was read before, or None for the shipped one.
+            bundle that was read before, or None for the shipped one. For a folder of nnU-Net a choice may follow, such
+            as `FOLDER:3d_fullres`, see `bundles/nnunet/read.py`.
         trust: allow its code to run later. The shipped bundle is always trusted.
 
     Raises:
         BundleError: `bundle.unknown`, there is no such bundle; `bundle.metadata`, its metadata can't be read;
-            `bundle.too_large`, they exceed a limit.
+            `bundle.too_large`, they exceed a limit; `bundle.nnunet` or `bundle.weights`, a model of nnU-Net can't be
+            used.
     """
     if isinstance(bundle, Bundle):
         return replace(bundle, trusted=True) if trust else bundle
+    if bundle is not None and (model := _nnunet(bundle)) is not None:
+        return model
     root = shipped_root() if bundle is None else root_of(bundle)
     try:
         metadata = read_config(root / METADATA, MAX_METADATA_BYTES)
@@ -100,11 +109,7 @@ def root_of(bundle: str | Path) -> Path:
     Raises:
         BundleError: `bundle.unknown`, there is no such bundle.
     """
-    candidates = [Path(bundle)]
-    if Path(bundle).name == str(bundle):
-        candidates += [folder / bundle for folder in bundle_folders()]
-        candidates += [root for root in (shipped_root(),) if root.name == bundle]
-    for candidate in candidates:
+    for candidate in _candidates(bundle):
         with suppress(OSError):  # a name that no file system takes
             if (candidate / METADATA).is_file():
                 return candidate.resolve()
@@ -121,3 +126,37 @@ def root_of(bundle: str | Path) -> Path:
         raise BundleError("bundle.unknown", f"{entry.name!r} is in the catalogue but {state}")
     text = f"found no bundle at {str(bundle)!r}; expected a folder with {METADATA.as_posix()}; {advice}"
     raise BundleError("bundle.unknown", text)
+
+
+def _candidates(bundle: str | Path) -> list[Path]:
+    """Return the folders that a name may stand for, the path itself first."""
+    found = [Path(bundle)]
+    if Path(bundle).name == str(bundle):
+        found += [folder / bundle for folder in bundle_folders()]
+        found += [root for root in (shipped_root(),) if root.name == bundle]
+    return found
+
+
+def _nnunet(bundle: str | Path) -> Bundle | None:
+    """Return the model of nnU-Net that a name or a folder stands for; None if it stands for none."""
+    folder, configurations, folds = split_choice(bundle)
+    for candidate in _candidates(str(folder) if isinstance(bundle, str) else folder):
+        with suppress(OSError):  # a name that no file system takes
+            if (candidate / METADATA).is_file():
+                return None
+        if find_trainings(candidate):
+            return read_nnunet(candidate, configurations, folds)
+    return None
+
+
+def _other_folders(folder: Path) -> list[Path]:
+    """Return a folder, or those in it, that may hold models of nnU-Net: all that are no MONAI bundles."""
+    try:
+        if (folder / METADATA).is_file():
+            return []
+        if is_training(folder):
+            return [folder]
+        children = [child for child in sorted(folder.iterdir()) if not child.name.startswith(".")]
+        return [child for child in children if child.is_dir() and not (child / METADATA).is_file()]
+    except OSError:  # skip a folder that can't be listed
+        return []

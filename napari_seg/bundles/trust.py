@@ -18,6 +18,7 @@ from typing import Any
 from napari_seg.bundles.config.read import inference_config, read_config
 from napari_seg.bundles.content import Cause, CodeLine, code_lines, content_hash, files_of
 from napari_seg.bundles.output import Output
+from napari_seg.bundles.parts import nnunet_models
 from napari_seg.bundles.places import store_root
 from napari_seg.bundles.postprocessing import read_output
 from napari_seg.bundles.read import read_bundle, read_coarse
@@ -166,6 +167,11 @@ def check_runnable(bundle: Bundle) -> None:
             `bundle.weights`, they are missing; `bundle.postprocessing`, it has steps that are not recognised;
             `bundle.config`, the inference config can't be read.
     """
+    if bundle.kind != "monai":
+        for model in nnunet_models(bundle):
+            for fold in model.folds:
+                _check_weights(model, model.root / fold / model.checkpoint)
+        return
     resolver = resolver_of(bundle)
     way = way_of(bundle, resolver)
     if way.kind == "refused":

@@ -106,6 +106,8 @@ def way_of(bundle: Bundle, resolver: Resolver | None = None) -> Way:
     Raises:
         BundleError: `bundle.config`, its inference config can't be read or has no network; `bundle.too_large`.
     """
+    if bundle.kind != "monai":  # plain data in every part
+        return Way("engine", False)
     path = inference_config(bundle.root)
     name = f"configs/{path.name}"
     resolver = resolver or resolver_of(bundle)
@@ -132,6 +134,8 @@ def missing_weights(bundle: Bundle) -> str:
 
     Where MONAI runs the bundle as it is written, any file of weights may be the right one.
     """
+    if bundle.kind != "monai":  # found by their weights
+        return ""
     try:
         resolver = resolver_of(bundle)
         kind = way_of(bundle, resolver).kind

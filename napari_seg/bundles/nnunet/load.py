@@ -1,0 +1,107 @@
+"""Load a model of nnU-Net: its network with the weights of all folds, and how windows are laid."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+from napari_seg.bundles.model import Model
+from napari_seg.bundles.nnunet.checkpoint import Checkpoint, load_weights, read_nnunet_checkpoint
+from napari_seg.bundles.nnunet.configuration import NnunetBundle
+from napari_seg.bundles.nnunet.network import build_network
+from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.windows import WindowSettings
+from napari_seg.errors import BundleError, one_line
+
+
+class FoldAverage(torch.nn.Module):
+    """Networks of several folds as one, which returns the mean of their logits, as nnU-Net averages folds.
+
+    Args:
+        networks: at least two.
+    """
+
+    def __init__(self, networks: list[torch.nn.Module]) -> None:
+        super().__init__()
+        self.networks = torch.nn.ModuleList(networks)
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        """Return the mean logits (N, classes, *size) of windows (N, C, *size)."""
+        total = self.networks[0](windows)
+        for network in self.networks[1:]:
+            total = total + network(windows)
+        return total / len(self.networks)
+
+
+class OfSlices(torch.nn.Module):
+    """A network of slices that takes windows of one plane.
+
+    Args:
+        network: (N, C, J, K) -> (N, classes, J, K).
+    """
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        """Return logits (N, classes, 1, J, K) of windows (N, C, 1, J, K)."""
+        return self.network(windows.squeeze(2)).unsqueeze(2)
+
+
+def load_nnunet(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Model:
+    """Return a model of nnU-Net; the last eight are kept in memory.
+
+    Args:
+        bundle: a `NnunetBundle`.
+        device: where the network will run.
+        dtype: number format of its computations.
+
+    Raises:
+        BundleError: `bundle.nnunet`, the network can't be built; `bundle.weights` or `bundle.weights_unsafe`, the
+            weights are missing, damaged, no plain data, or do not fit the network.
+    """
+    assert isinstance(bundle, NnunetBundle)
+    paths = [bundle.root / fold / bundle.checkpoint for fold in bundle.folds]
+    states = tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in paths)
+    return _load(bundle, states, device, dtype)
+
+
+@lru_cache(maxsize=8)
+def _load(bundle: NnunetBundle, states: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Model:
+    """Load a model; `states` tells a model that changed on disk from the one in memory."""
+    configuration = bundle.configuration
+    networks: list[torch.nn.Module] = []
+    checkpoint: Checkpoint | None = None
+    for fold in bundle.folds:
+        checkpoint = read_nnunet_checkpoint(bundle.root / fold / bundle.checkpoint)
+        network = _network(bundle)
+        load_weights(network, checkpoint, f"{fold} of {one_line(bundle.root.name, 120)!r}")
+        networks.append(network)
+    assert checkpoint is not None
+    network = networks[0] if len(networks) == 1 else FoldAverage(networks)
+    size, axes = configuration.patch_size, checkpoint.mirror_axes
+    if configuration.is_2d:
+        network, size, axes = OfSlices(network), (1, *size), tuple(axis + 1 for axis in axes)
+    if axes and max(axes) > 2:
+        raise BundleError(
+            "bundle.weights",
+            f"the checkpoint of {one_line(bundle.root.name, 120)!r} mirrors along axis {max(axes)}; expected axes of "
+            "its network",
+        )
+    windows = WindowSettings(
+        (size[0], size[1], size[2]), (bundle.overlap,) * 3, mode="nnunet", padding_mode="constant", mirror_axes=()
+    )
+    return Model(network.to(device).eval(), configuration, windows, device, dtype, bundle.output, mirror_axes=axes)
+
+
+def _network(bundle: NnunetBundle) -> torch.nn.Module:
+    try:
+        return build_network(bundle.configuration)
+    except Exception as error:  # arguments that do not fit each other
+        raise BundleError(
+            "bundle.nnunet",
+            f"the network of {one_line(bundle.root.name, 120)!r} can't be built from its plans "
+            f"({one_line(f'{type(error).__name__}: {error}', 300)}); expected what nnU-Net v2 writes",
+        ) from error
