@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from napari_seg.bundles.store.catalogue import REASONS, counts, entries, entry_of, search
+from napari_seg.bundles.store.catalogue import REASONS, Entry, counts, entries, entry_of, search
 from napari_seg.bundles.store.download import Digest
 from napari_seg.bundles.store.sources import parse_source
+from napari_seg.bundles.totalsegmentator.table import is_task_name, tasks
 
 
 def test_the_semantic_segmentation_bundles_of_the_zoo_are_listed() -> None:
     usable = [entry.name for entry in entries() if not entry.refused]
-    assert usable == [
+    assert [name for name in usable if not is_task_name(name)] == [
         "brats_mri_segmentation",
         "endoscopic_tool_segmentation",
         "multi_organ_segmentation",
@@ -31,7 +32,47 @@ def test_the_semantic_segmentation_bundles_of_the_zoo_are_listed() -> None:
     assert all(entry.finds for entry in entries() if not entry.refused)
 
 
-@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+def of_the_zoo() -> list[Entry]:
+    return [entry for entry in entries() if not is_task_name(entry.name)]
+
+
+def test_the_open_tasks_of_totalsegmentator_are_listed() -> None:
+    found = {entry.name: entry for entry in entries() if is_task_name(entry.name)}
+    assert {f"totalsegmentator:{name}" for name in ("total", "total_fast", "body", "teeth", "brain_aneurysm")} <= set(
+        found
+    )
+    assert not {f"totalsegmentator:{name}" for name, task in tasks().items() if task.licence_kind == "licensed"} & set(
+        found
+    )
+    total = found["totalsegmentator:total"]
+    assert (total.title, total.modality, total.way, total.needs_consent) == (
+        "TotalSegmentator total",
+        "CT",
+        "engine",
+        False,
+    )
+    assert total.size_bytes == 5 * 234_000_000 + 135_000_000  # its five parts, and the one that finds structures
+    assert (total.source, total.archive_url, total.archive_digest) == ("totalsegmentator:total", "", None)
+    assert found["totalsegmentator:liver_vessels"].size_bytes is None
+    assert found["totalsegmentator:brain_aneurysm"].licence_kind == "non-commercial"
+    for entry in found.values():
+        texts = (entry.title, entry.note, *entry.topics, *entry.finds)
+        assert all(text.isprintable() and len(text) < 120 for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("totalsegmentator kidney MR", ["total_mr", "total_mr_fast", "total_mr_fastest"]),
+        ("totalsegmentator liver segments", ["liver_segments", "liver_segments_mr"]),
+        ("nnu-net teeth", ["craniofacial_structures", "teeth"]),
+    ],
+)
+def test_tasks_are_found_by_their_structures(words: str, expected: list[str]) -> None:
+    assert [entry.name for entry in search(words)] == [f"totalsegmentator:{name}" for name in expected]
+
+
+@pytest.mark.parametrize("entry", of_the_zoo(), ids=lambda entry: entry.name)
 def test_each_entry_is_complete(entry) -> None:  # type: ignore[no-untyped-def]
     assert parse_source(entry.source).name == entry.name
     assert entry.licence
@@ -72,7 +113,8 @@ def test_a_name_is_found_in_any_case() -> None:
     ],
 )
 def test_all_words_have_to_fit(words: str, expected: list[str]) -> None:
-    assert [entry.name for entry in search(words) if not entry.refused] == expected
+    found = [entry.name for entry in search(words) if not entry.refused]
+    assert [name for name in found if not is_task_name(name)] == expected
 
 
 def test_the_models_of_each_word_are_counted() -> None:

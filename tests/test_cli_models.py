@@ -93,7 +93,7 @@ def test_the_catalogue_is_searched_without_a_network(capsys: pytest.CaptureFixtu
     assert "it runs without any" in printed(capsys, "search", "deepedit")
     text = printed(capsys, "search", "no-such-organ", "glioma", "flair", status=2)
     assert "no model has all of these words; 0 have 'no-such-organ', " in text
-    assert "1 has 'flair'; 'models search' alone lists all 31" in text
+    assert "1 has 'flair'; 'models search' alone lists all 74" in text
 
 
 def test_a_model_that_is_not_installed_says_how_to_install_it(capsys: pytest.CaptureFixture) -> None:

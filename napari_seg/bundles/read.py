@@ -15,6 +15,9 @@ from napari_seg.bundles.nnunet.read import read_nnunet, split_choice
 from napari_seg.bundles.places import bundle_folders
 from napari_seg.bundles.spec import METADATA, Bundle
 from napari_seg.bundles.store.catalogue import entry_of
+from napari_seg.bundles.totalsegmentator.read import find_tasks, read_task
+from napari_seg.bundles.totalsegmentator.table import is_task_name
+from napari_seg.bundles.totalsegmentator.weights import own_folder
 from napari_seg.errors import BundleError, one_line
 
 
@@ -29,6 +32,8 @@ def shipped_root() -> Path:
 
 def find_bundles(folders: Sequence[Path] = ()) -> tuple[list[Bundle], list[BundleError]]:
     """Return the shipped bundle, those in the folders of NAPARI_SEG_BUNDLES and the installed ones; and their errors.
+
+    The tasks of TotalSegmentator whose weights are on this machine follow.
 
     Args:
         folders: further folders; one may be a bundle itself.
@@ -48,7 +53,8 @@ def find_bundles(folders: Sequence[Path] = ()) -> tuple[list[Bundle], list[Bundl
             bundles.append(read_bundle(root))
         except BundleError as fault:
             faults.append(fault)
-    return bundles, faults
+    found, unreadable = find_tasks()
+    return [*bundles, *found], [*faults, *unreadable]
 
 
 def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = False) -> Bundle:
@@ -56,7 +62,8 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
 
     Args:
         bundle: a bundle's folder, the name of an installed model or of a folder in one that NAPARI_SEG_BUNDLES lists, a
-            bundle that was read before, or None for the shipped one. For a folder of nnU-Net a choice may follow, such
+            bundle that was read before, or None for the shipped one. "totalsegmentator:total" is the task "total" of
+            TotalSegmentator. For a folder of nnU-Net a choice may follow, such
             as `FOLDER:3d_fullres`, see `bundles/nnunet/read.py`.
         trust: allow its code to run later. The shipped bundle is always trusted.
 
@@ -67,6 +74,8 @@ def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = Fals
     """
     if isinstance(bundle, Bundle):
         return replace(bundle, trusted=True) if trust else bundle
+    if isinstance(bundle, str) and is_task_name(bundle):
+        return read_task(bundle, trust=trust)
     if bundle is not None and (model := _nnunet(bundle)) is not None:
         return model
     root = shipped_root() if bundle is None else root_of(bundle)
@@ -157,6 +166,7 @@ def _other_folders(folder: Path) -> list[Path]:
         if is_training(folder):
             return [folder]
         children = [child for child in sorted(folder.iterdir()) if not child.name.startswith(".")]
+        children = [child for child in children if child != own_folder()]  # `find_tasks` looks there
         return [child for child in children if child.is_dir() and not (child / METADATA).is_file()]
     except OSError:  # skip a folder that can't be listed
         return []

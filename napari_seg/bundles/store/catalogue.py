@@ -1,6 +1,7 @@
 """Catalogue of published models: what each finds, its licence, and where it can be had. It needs no network.
 
-`catalogue.json` is written by `scripts/catalogue.py` from the MONAI Model Zoo.
+`catalogue.json` is written by `scripts/catalogue.py` from the MONAI Model Zoo; the tasks of TotalSegmentator that
+anyone may download come from their own table.
 """
 
 from __future__ import annotations
@@ -15,6 +16,18 @@ from urllib.parse import quote
 
 from napari_seg.bundles.store.download import Digest
 from napari_seg.bundles.store.licence import LicenceKind
+from napari_seg.bundles.totalsegmentator.table import (
+    PREFIX,
+    VERSION,
+    is_task_name,
+    note_of,
+    parts_needed,
+    structures_of,
+    tasks,
+    title_of,
+    weights_of,
+)
+from napari_seg.bundles.totalsegmentator.task import Task
 
 REASONS = {
     "classification": "it classifies whole images and marks no structures",
@@ -71,7 +84,7 @@ class Entry:
         note: what a user has to know before the download; "" if nothing.
         refused: what it does in place of segmentation, a key of `REASONS`; "" if it segments.
         source: where `models add` downloads it.
-        archive_digest: digest of the zip with everything on NGC; None if unknown.
+        archive_digest: digest of the zip with everything on NGC; None if unknown or if there is none.
     """
 
     name: str
@@ -95,7 +108,9 @@ class Entry:
 
     @property
     def archive_url(self) -> str:
-        """Address of the zip with everything."""
+        """Address of the zip with everything; "" if there is none."""
+        if is_task_name(self.name):
+            return ""
         return NGC_URL.format(name=quote(self.name), version=quote(self.version))
 
     @property
@@ -109,6 +124,7 @@ def entries() -> tuple[Entry, ...]:
     """Return all published models, in the order of their names, those that can't be used last."""
     catalogue = json.loads(Path(__file__).with_name("catalogue.json").read_text(encoding="utf-8"))
     found = [_entry(one) for one in catalogue["entries"]]
+    found += [_entry_of_task(task) for task in tasks().values() if task.licence_kind != "licensed"]
     return tuple(sorted(found, key=lambda one: (bool(one.refused), one.name.lower())))
 
 
@@ -155,4 +171,29 @@ def _entry(one: dict[str, Any]) -> Entry:
         finds=tuple(one["finds"]),
         channels=tuple(one["channels"]),
         archive_digest=Digest.parse(one["archive_digest"]),
+    )
+
+
+def _entry_of_task(task: Task) -> Entry:
+    weights = [weights_of(number) for number in dict.fromkeys(part.number for part in parts_needed(task))]
+    sizes = [one.size_bytes for one in weights]
+    return Entry(
+        name=PREFIX + task.name,
+        title=title_of(task),
+        version=VERSION,
+        finds=tuple(segment.name for segment in structures_of(task)),
+        modality=task.modality,
+        channels=(),
+        size_bytes=sum(size or 0 for size in sizes) if all(sizes) else None,
+        licence=task.licence,
+        licence_kind="open" if task.licence_kind == "open" else "non-commercial",
+        data="",
+        data_licence="",
+        topics=("nnU-Net", *task.name.split("_")),
+        way="engine",
+        needs_consent=False,
+        note=note_of(task),
+        refused="",
+        source=PREFIX + task.name,
+        archive_digest=None,
     )

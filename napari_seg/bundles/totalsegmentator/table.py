@@ -18,6 +18,9 @@ from napari_seg.volume import Segment, Term, distinct_color
 PREFIX = "totalsegmentator:"
 """What the name of a task begins with, where models of all kinds are named."""
 
+VERSION = "2.18.0"
+"""Version of TotalSegmentator whose tasks these are."""
+
 RELEASES = "https://github.com/wasserth/TotalSegmentator/releases/download"
 """Address of the published weights."""
 
@@ -78,6 +81,23 @@ def structures_of(task: Task) -> tuple[Segment, ...]:
     """Return the structures of a task's result, named as TotalSegmentator names them, with its colours and codes."""
     name = next(one["structures"] for one in _table()["tasks"] if one["name"] == task.name)
     return tuple(_segment(int(label), structure) for label, structure in _table()["structures"][name].items())
+
+
+def title_of(task: Task) -> str:
+    """Return the title of a task, such as "TotalSegmentator total"."""
+    return f"TotalSegmentator {task.name}"
+
+
+def described(task: Task) -> str:
+    """Return what a task segments, in one sentence."""
+    names = [segment.name for segment in structures_of(task)]
+    image = "MR images" if task.modality == "MR" else "CT"
+    what = f"{len(names)} structures" if len(names) > 3 else ", ".join(names)
+    grid = "at the scan's own voxel size"
+    if task.spacing_mm:
+        sizes = task.spacing_mm if len(set(task.spacing_mm)) > 1 else task.spacing_mm[:1]
+        grid = f"at {' × '.join(f'{size:.3g}' for size in sizes)} mm"
+    return f"{what} in {image}, {grid}"
 
 
 def note_of(task: Task) -> str:
