@@ -126,3 +126,8 @@ class Bundle:
     output: Output = field(default_factory=Output)
     out_channels: int = 1
     spatial_dims: Literal[2, 3] = 3
+
+    @property
+    def reference(self) -> str:
+        """Text by which `read_bundle` finds this bundle again: its folder, unless its kind has names of their own."""
+        return str(self.root)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_seg.cli.exit_codes import ExitCode
+from napari_seg.cli.task_card import show_task
 from napari_seg.errors import one_line, printable
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "source",
         metavar="SOURCE",
         help="a bundle's folder or zip; the address of a zip; hf:OWNER/NAME[@REVISION] on Hugging Face; "
-        "ngc:NAME[@VERSION] of the MONAI Model Zoo; or a name that 'search' lists",
+        "ngc:NAME[@VERSION] of the MONAI Model Zoo; totalsegmentator:TASK, such as totalsegmentator:total; or a name "
+        "that 'search' lists",
     )
     add.add_argument("--name", help="name of the installed model; by default the source's")
     add.add_argument("--replace", action="store_true", help="replace the installed model of the same name")
@@ -112,7 +114,9 @@ def _list(arguments: argparse.Namespace) -> int:
     use = disk_use()
     for bundle in bundles:
         _print_bundle(bundle)
-        if bundle.root.parent == store_root():
+        if bundle.reference != str(bundle.root):
+            print(f"  name: {bundle.reference}")
+        elif bundle.root.parent == store_root():
             print(f"  installed as: {bundle.root.name} ({_in_words(use.get(bundle.root.name, 0))})")
     if use:
         left = f", {_in_words(use['.part'])} of it by unfinished downloads" if ".part" in use else ""
@@ -169,6 +173,7 @@ def _as_dict(bundle: Bundle) -> dict[str, object]:
         **_way(bundle),
         "segments": [{"label": s.label, "name": s.name} for s in bundle.segments],
         "folder": str(bundle.root),
+        "reference": bundle.reference,
     }
 
 
@@ -177,11 +182,12 @@ def _search(arguments: argparse.Namespace) -> int:
 
     from napari_seg.bundles.store.catalogue import counts, entries, search
     from napari_seg.bundles.store.installed import installed
+    from napari_seg.bundles.totalsegmentator.read import find_tasks
     from napari_seg.bundles.ways import way_in_words
 
     words = " ".join(arguments.words)
     found = search(words)
-    here = {bundle.root.name for bundle in installed()}
+    here = {bundle.root.name for bundle in installed()} | {bundle.reference for bundle in find_tasks()[0]}
     if arguments.json:
         print(
             json.dumps(
@@ -234,12 +240,15 @@ def _add(arguments: argparse.Namespace) -> int:
             replace=arguments.replace,
             offline=arguments.offline,
         )
-    size = disk_use()[bundle.root.name]
+    name = bundle.reference if bundle.kind == "totalsegmentator" else bundle.root.name
+    size = disk_use().get(
+        name.partition(":")[0], 0
+    )  # all tasks of TotalSegmentator together, because they share models
     if arguments.json:
         print(json.dumps(_as_dict(bundle) | {"size_bytes": size}, indent=2))
         return ExitCode.DONE
     _print_bundle(bundle)
-    name, missing = bundle.root.name, _way(bundle)["missing_weights"]
+    missing = _way(bundle)["missing_weights"]
     use = f"it can't be used until its weights are there: {missing}" if missing else f"use it with --bundle {name}"
     print(one_line(f"installed as {name} ({_in_words(size)}); {use}", MAX_LINE))
     return ExitCode.DONE
@@ -258,7 +267,10 @@ def _is_accepted(licence: Licence) -> bool:
 
 def _show(arguments: argparse.Namespace) -> int:
     from napari_seg.bundles.read import read_bundle
+    from napari_seg.bundles.totalsegmentator.table import is_task_name
 
+    if is_task_name(arguments.model):
+        return show_task(arguments.model, arguments.json)
     bundle = read_bundle(arguments.model)
     card = _card(bundle)
     if arguments.json:

@@ -17,7 +17,6 @@ from urllib.parse import quote
 from napari_seg.bundles.store.download import Digest
 from napari_seg.bundles.store.licence import LicenceKind
 from napari_seg.bundles.totalsegmentator.table import (
-    PREFIX,
     VERSION,
     is_task_name,
     note_of,
@@ -27,7 +26,7 @@ from napari_seg.bundles.totalsegmentator.table import (
     title_of,
     weights_of,
 )
-from napari_seg.bundles.totalsegmentator.task import Task
+from napari_seg.bundles.totalsegmentator.task import PREFIX, Task
 
 REASONS = {
     "classification": "it classifies whole images and marks no structures",

@@ -31,8 +31,8 @@ from napari_seg.bundles.store.folders import (
     writing,
 )
 from napari_seg.bundles.store.licence import AcceptLicence, Licence, LicenceKind, require_acceptance
-from napari_seg.bundles.totalsegmentator.table import PREFIX, Weights, note_of, parts_needed, task_of, tasks, weights_of
-from napari_seg.bundles.totalsegmentator.task import Part, Task
+from napari_seg.bundles.totalsegmentator.table import Weights, note_of, parts_needed, task_of, tasks, weights_of
+from napari_seg.bundles.totalsegmentator.task import PREFIX, Part, Task
 from napari_seg.bundles.totalsegmentator.weights import own_folder, training_folder
 from napari_seg.errors import DownloadError, StoreError
 from napari_seg.formats.atomic import atomic_write

@@ -7,7 +7,6 @@ from dataclasses import replace
 from napari_seg.bundles.nnunet.configuration import NnunetBundle
 from napari_seg.bundles.nnunet.read import read_training
 from napari_seg.bundles.totalsegmentator.table import (
-    PREFIX,
     VERSION,
     described,
     note_of,
@@ -17,7 +16,7 @@ from napari_seg.bundles.totalsegmentator.table import (
     title_of,
     weights_of,
 )
-from napari_seg.bundles.totalsegmentator.task import Part, Task, TaskBundle
+from napari_seg.bundles.totalsegmentator.task import PREFIX, Part, Task, TaskBundle
 from napari_seg.bundles.totalsegmentator.weights import training_folder, weight_folders
 from napari_seg.errors import BundleError
 

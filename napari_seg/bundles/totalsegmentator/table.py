@@ -11,12 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from napari_seg.bundles.totalsegmentator.task import Part, RoughCrop, Task
+from napari_seg.bundles.totalsegmentator.task import PREFIX, Part, RoughCrop, Task
 from napari_seg.errors import BundleError, one_line
 from napari_seg.volume import Segment, Term, distinct_color
-
-PREFIX = "totalsegmentator:"
-"""What the name of a task begins with, where models of all kinds are named."""
 
 VERSION = "2.18.0"
 """Version of TotalSegmentator whose tasks these are."""

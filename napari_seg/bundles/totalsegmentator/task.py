@@ -12,6 +12,9 @@ from typing import Literal
 from napari_seg.bundles.nnunet.configuration import NnunetBundle
 from napari_seg.bundles.spec import Bundle
 
+PREFIX = "totalsegmentator:"
+"""What the name of a task begins with, where models of all kinds are named."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -104,3 +107,8 @@ class TaskBundle(Bundle):
     task: Task
     parts: tuple[NnunetBundle, ...]
     crop: TaskBundle | None = None
+
+    @property
+    def reference(self) -> str:
+        """Name of the task, such as "totalsegmentator:total"."""
+        return PREFIX + self.task.name
