@@ -185,6 +185,11 @@ CODES = {
         "A value of `--set` is not one that the configs have, or of another type than theirs.",
         "Choose an id that the message lists; label values are given with `--labels`.",
     ),
+    "bundle.structures": Code(
+        "error",
+        "A required structure is none of the model's.",
+        "Take a name that `napari-seg models show` lists; the message names the nearest ones.",
+    ),
     "bundle.too_large": Code(
         "error",
         "A config of the bundle is too large, nests too deep or holds too many values (an alias counts with all it "

@@ -6,9 +6,12 @@ import argparse
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from napari_seg.bundles.spec import Bundle
 from napari_seg.cli.predict import add_parser, options_of
 from napari_seg.inference.options import SegmentOptions, option_fields
 
@@ -48,6 +51,22 @@ def test_the_command_line_has_a_flag_for_every_option() -> None:
     words += ["--windows", "even", "--no-crop", "--tta", "shifts", "--keep-islands", "--certainty"]
     chosen = SegmentOptions("cpu", "torch", "bfloat16", 2**30, "even", False, "shifts", True, True)
     assert options_of(parser.parse_args(words)) == chosen
+    words += ["--match", "exact", "--structures", "liver", "left kidney"]
+    assert options_of(parser.parse_args(words)) == replace(chosen, match="exact", structures=("liver", "left kidney"))
+
+
+def test_what_match_implies_depends_on_the_model_and_gives_way_to_what_was_chosen() -> None:
+    ours = Bundle(Path(), "", "", "", "", 1, (), ())
+    theirs = replace(ours, kind="nnunet")
+    auto = SegmentOptions()
+    fast = replace(auto, match="fast", windows="fewest")
+    exact = replace(auto, match="exact", windows="even", crop=False)
+    assert auto.resolved(ours) == fast
+    assert auto.resolved(theirs) == exact
+    assert SegmentOptions(match="fast").resolved(theirs) == fast
+    assert SegmentOptions(match="exact").resolved(ours) == replace(exact, windows="bundle")
+    assert SegmentOptions(windows="bundle").resolved(theirs) == replace(exact, windows="bundle")
+    assert exact.resolved(theirs) == exact
 
 
 def test_the_options_load_no_heavy_library() -> None:

@@ -91,8 +91,9 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert circles(import_graph(read_modules(ROOT))) == []
 
 
-def test_the_inference_room_has_at_most_eight_floors() -> None:
-    assert floors(import_graph(read_modules(ROOT)), "napari_seg.inference") <= 8
+def test_the_inference_room_has_at_most_nine_floors() -> None:
+    # the upper three: any request, several models, one model
+    assert floors(import_graph(read_modules(ROOT)), "napari_seg.inference") <= 9
 
 
 def test_circles_and_floors_are_found() -> None:

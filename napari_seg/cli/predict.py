@@ -48,7 +48,14 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results; made if missing"
     )
-    parser.add_argument("--bundle", metavar="B", help="a MONAI bundle's folder or name; the shipped one if left out")
+    parser.add_argument(
+        "--model",
+        "--bundle",
+        dest="bundle",
+        metavar="M",
+        help="a MONAI bundle or a model of nnU-Net, by its folder or the name of an installed one, or a task such as "
+        "totalsegmentator:total; the shipped bundle if left out",
+    )
     add_trust_option(
         parser, "let the code in that bundle run, now and until it changes; only for bundles whose source you trust"
     )
@@ -110,6 +117,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         if isinstance(option.default, bool):
             action = "store_false" if option.default else "store_true"
             parser.add_argument(flag, dest=option.name, action=action, help=text)
+        elif option.default == ():
+            parser.add_argument(flag, dest=option.name, nargs="+", default=(), metavar="NAME", help=text)
         elif option.name == "memory_bytes":
             parser.add_argument(flag, dest=option.name, type=memory_size, metavar="SIZE", help=text)
         else:
@@ -203,6 +212,10 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
     if not cases:
         return 0
     is_for_people = not (arguments.json or arguments.json_lines)
+    options = options_of(arguments)
+    if is_for_people and options.match == "auto" and options.resolved(bundle).match == "exact":
+        text = "runs as its own program does; --match fast is quicker, with few other voxels"
+        print(f"{printable(bundle.name)} {text}", file=sys.stderr)
     with CohortProgress(
         len(cases), show_bars=is_for_people and sys.stderr.isatty(), print_plans=is_for_people
     ) as progress:
@@ -210,7 +223,7 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
             cases,
             arguments.output,
             bundle,
-            options=options_of(arguments),
+            options=options,
             reading=read_options(arguments),
             also=arguments.also,
             statistics=arguments.statistics,

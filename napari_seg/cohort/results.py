@@ -141,7 +141,7 @@ class OutputFolder:
             known = result_record(volume, segmentation, source=case.source, identity=identity, made_by=made_by)
             if isinstance(case.scan, ChannelSet):
                 known["channels"] = {name: scan.name for name, scan in case.scan.channels}
-            known["options"] = {} if options is None else options.to_record()
+            known["options"] = {} if options is None else options.resolved(bundle).to_record()
             known["options"]["tta"] = known["options"].get("tta") or bundle.tta
             known |= {"sha256": _sha256(labels), "overlay_sha256": _sha256(overlay), "beside": digests}
             write_record(record, known)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field, fields
-from typing import Any, Literal, get_args
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from napari_seg.bundles.precision import Precision
 from napari_seg.bundles.tta import TTA
+
+if TYPE_CHECKING:
+    from napari_seg.bundles.spec import Bundle
 
 BackendName = Literal["auto", "torch", "openvino"]
 """Programs that can run a network."""
 
 WindowLayout = Literal["fewest", "even", "bundle"]
 """Ways to lay windows over a scan."""
+
+MatchMode = Literal["auto", "exact", "fast"]
+"""Whether a model gives the labels of its own program."""
 
 
 def _about(
@@ -42,9 +48,17 @@ _MEMORY = _about(
     "Less memory takes more time",
     for_coarse_pass=True,
 )
+_MATCH = _about(
+    "exact runs a model as its own program does: its windows, the air around the body too, mirror images as the "
+    "training allows, float32 on a processor. fast takes fewer windows and leaves out the air; a few voxels change. "
+    "auto is exact for models of nnU-Net and TotalSegmentator, and fast for MONAI bundles",
+    MatchMode,
+    for_coarse_pass=True,
+)
 _WINDOWS = _about(
     "fewest covers a scan with as few windows as the bundle's overlap allows, which may be up to half as long again; "
-    "even spaces windows of the bundle's size evenly, as nnU-Net does; bundle places them exactly as MONAI does",
+    "even spaces windows of the bundle's size evenly, as nnU-Net does; bundle places them exactly as MONAI does; by "
+    "default as --match says",
     WindowLayout,
     for_coarse_pass=True,
 )
@@ -52,13 +66,15 @@ _CROP = _about("skip the air around the body in CT and MR scans, and whatever a 
 _TTA = _about(
     "test-time averaging: shifts averages four copies of each window, shifted by 0 to 3 voxels, in four times the "
     "network's time; mirror averages mirror images, in eight times, for networks that do not distinguish left from "
-    "right; none does neither; by default as the bundle declares (none in the shipped bundle)",
+    "right; none does neither; by default as the bundle declares (none in the shipped bundle), and for nnU-Net as "
+    "--match says",
     TTA,
 )
 _KEEP_ISLANDS = _about(
     "keep every piece of a structure that the bundle declares to be in one piece; by default all pieces but the main "
     "one are removed, and reported",
 )
+_STRUCTURES = _about("only these structures, by their names; for TotalSegmentator only the models that find them run")
 _CONFIDENCE_MAPS = _about("also compute the winner's probability and the entropy of every voxel", changes_labels=False)
 
 
@@ -71,11 +87,13 @@ class SegmentOptions:
         backend: program that runs the network.
         precision: number format of the network.
         memory_bytes: most memory that the whole process may use; None: its own and four fifths of the free memory.
-        windows: way to lay windows over the scan.
+        windows: way to lay windows over the scan; None: as `match` says.
         crop: skip the air around the body, and whatever a bundle's coarse pass excludes.
-        tta: test-time averaging; None: as the bundle declares.
+        tta: test-time averaging; None: as the bundle declares, and for a model of nnU-Net as `match` says.
         keep_islands: keep every piece of a structure that the bundle declares to be in one piece.
         confidence_maps: also compute the winner's probability and the entropy of every voxel.
+        match: whether a model gives the labels of its own program.
+        structures: names of the structures in the result; empty: all.
 
     Raises:
         ValueError: an attribute has a value that is not allowed.
@@ -85,17 +103,28 @@ class SegmentOptions:
     backend: BackendName = field(default="auto", metadata=_BACKEND)
     precision: Precision = field(default="auto", metadata=_PRECISION)
     memory_bytes: int | None = field(default=None, metadata=_MEMORY)
-    windows: WindowLayout = field(default="fewest", metadata=_WINDOWS)
+    windows: WindowLayout | None = field(default=None, metadata=_WINDOWS)
     crop: bool = field(default=True, metadata=_CROP)
     tta: TTA | None = field(default=None, metadata=_TTA)
     keep_islands: bool = field(default=False, metadata=_KEEP_ISLANDS)
     confidence_maps: bool = field(default=False, metadata=_CONFIDENCE_MAPS)
+    match: MatchMode = field(default="auto", metadata=_MATCH)
+    structures: tuple[str, ...] = field(default=(), metadata=_STRUCTURES)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "structures", tuple(self.structures))  # a list, from JSON or the command line
         for option in option_fields():
             choices, value = option.metadata["choices"], getattr(self, option.name)
             if choices and value not in choices and value != option.default:
                 raise ValueError(f"found {option.name}={value!r}; expected one of {', '.join(choices)}")
+
+    def resolved(self, bundle: Bundle) -> SegmentOptions:
+        """Return these options with what `match` says for a bundle; what was chosen itself stays."""
+        is_foreign = bundle.kind != "monai"
+        if self.match == "fast" or (self.match == "auto" and not is_foreign):
+            return replace(self, match="fast", windows=self.windows or "fewest")
+        layout: WindowLayout = "even" if is_foreign else "bundle"
+        return replace(self, match="exact", windows=self.windows or layout, crop=False)
 
     def of_coarse_pass(self) -> SegmentOptions:
         """Return the options of a bundle's coarse pass: those of this machine, with defaults for the rest."""

@@ -127,7 +127,7 @@ class RegionTask:
             a, b, c = (s + first for s, first in zip(start, begin, strict=True))
             return body is None or body.reaches((a, b, c), size)
 
-        found = layouts(settings.options.windows, grid.shape, windows)
+        found = layouts(settings.options.windows or "fewest", grid.shape, windows)
         found = [laid.without_empty(has_content).with_small_batches() for laid in found]
         return cls(image, grid, found, scan_grid, settings, promised_bytes, begin)
 
@@ -195,7 +195,8 @@ class RegionTask:
     def _may_compute_in_bfloat16(self) -> bool:
         """Return whether the number format is up to us, and bfloat16 would save more than the check takes."""
         model, windows = self.settings.model, self.layouts[0]
-        is_ours = self.settings.options.precision == "auto" and model.device.type == "cpu"
+        options = self.settings.options
+        is_ours = options.precision == "auto" and options.match != "exact" and model.device.type == "cpu"
         if not is_ours or model.statistics.fails_in_bfloat16 or not has_bfloat16(model.device):
             return False
         try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_seg.bundles.nnunet.configuration import NnunetBundle
 from napari_seg.bundles.read import read_coarse
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import Notice
@@ -32,12 +33,28 @@ def segment_scan(volume: Volume, bundle: Bundle, options: SegmentOptions, report
         options: how the scan is segmented.
         report: takes the progress.
     """
-    settings = set_up(volume, bundle, options, report)
+    previous = None
+    if isinstance(bundle, NnunetBundle) and bundle.previous is not None:
+        previous = segment_scan(volume, bundle.previous, replace(options, confidence_maps=False), _part(report, 0, 2))
+        report = _part(report, 1, 2)
+    settings = replace(set_up(volume, bundle, options, report), previous=previous)
     regions, place_notices = localise(volume, bundle, report)
     if bundle.coarse is not None and settings.body_in is not None:
         settings = replace(settings, body_in=_around_coarse_result(volume, settings, report))
     label_map, maps, confidence = _run_regions(volume, regions, settings, report)
     return _judged(volume, label_map, maps, confidence, regions, settings, place_notices)
+
+
+def _part(report: Progress, number: int, count: int) -> Progress:
+    """Return the progress of one of several runs, which are assumed to have as many windows each."""
+
+    def on_step(stage: str, done: int, total: int) -> None:
+        if stage == "segmenting":
+            report(stage, number * total + done, count * total)
+        else:
+            report(stage, done, total)
+
+    return on_step
 
 
 def _around_coarse_result(

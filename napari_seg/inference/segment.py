@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.totalsegmentator.task import TaskBundle
 from napari_seg.bundles.ways import way_of
+from napari_seg.errors import BundleError, one_line
 from napari_seg.inference.as_written import segment_as_written
 from napari_seg.inference.fitness import fitted
 from napari_seg.inference.options import SegmentOptions
@@ -41,7 +47,8 @@ def segment(
 
     Raises:
         InputError: `channels.*`, the names of the channels are not those of the bundle.
-        BundleError: the bundle is unknown, untrusted, incomplete or made for other scans.
+        BundleError: `bundle.structures`, it has no structure of a required name; or the bundle is unknown, untrusted,
+            incomplete or made for other scans.
         LocaliseError: the bundle's regions were not found in the scan.
         EnvironmentFault: `environment.device`, there is no such device; `environment.memory`, the scan does not fit
             that memory; `environment.backend`, that backend is not installed or can't run the network;
@@ -52,6 +59,40 @@ def segment(
     volume = fitted(volume, bundle)
     options = replace(options or SegmentOptions(), **changes)
     report = progress or ignore_progress
-    if way_of(bundle).kind == "workflow":
-        return segment_as_written(volume, bundle, options, report)
-    return segment_scan(volume, bundle, options, report)
+    check_structures(bundle, options.structures)
+    if isinstance(bundle, TaskBundle):
+        from napari_seg.inference.totalsegmentator.task import segment_task
+
+        return segment_task(volume, bundle, options, report)
+    run = segment_as_written if way_of(bundle).kind == "workflow" else segment_scan
+    return _only(run(volume, bundle, options, report), options.structures)
+
+
+def check_structures(bundle: Bundle, names: Sequence[str]) -> None:
+    """Check that a bundle finds the required structures.
+
+    Raises:
+        BundleError: `bundle.structures`, it has none of that name.
+    """
+    known = [segment.name for segment in bundle.segments]
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, n=3, cutoff=0.5) or known[:8]
+            raise BundleError(
+                "bundle.structures",
+                f"{bundle.name!r} has no structure {one_line(name, 120)!r}; expected one of its {len(known)} names, "
+                f"such as {', '.join(near)}; 'napari-seg models show' lists them",
+            )
+
+
+def _only(found: Segmentation, names: Sequence[str]) -> Segmentation:
+    """Return a result with some of its structures only; all if no names are given."""
+    if not names:
+        return found
+    segments = tuple(segment for segment in found.segments if segment.name in names)
+    labels = [segment.label for segment in segments]
+    array = found.array.copy()
+    for plane in array:
+        plane[~np.isin(plane, labels)] = 0
+    confidence = {label: mean for label, mean in found.confidence.items() if label in labels}
+    return replace(found, array=array, segments=segments, confidence=confidence)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from napari_seg.inference.options import SegmentOptions
 from napari_seg.localise import is_crop
 from napari_seg.memory import default_budget
 from napari_seg.progress import Progress, ignore_progress
-from napari_seg.volume import Volume, modality_code
+from napari_seg.volume import Segmentation, Volume, modality_code
 
 if TYPE_CHECKING:
     from napari_seg.bundles.model import Model
@@ -38,6 +38,7 @@ class RegionSettings:
         windows: window settings, test-time averaging included; None: the bundle's inferer does not slide windows.
         budget_bytes: highest memory that the process may use.
         body_in: function from the grid of an image to the part of it that can have content; None: all of it can.
+        previous: result of the previous stage of a cascade.
         notices: collects what the user must know about how the scan was segmented.
         run: collects how the network was run, for the record: "precision", and "equal_labels" if it was checked.
         began: start of the run, by `time.perf_counter`.
@@ -49,6 +50,7 @@ class RegionSettings:
     windows: WindowSettings | None
     budget_bytes: int
     body_in: Callable[[Grid], Body | None] | None = None
+    previous: Segmentation | None = None
     notices: list[Notice] = field(default_factory=list)
     run: dict[str, Any] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
@@ -80,6 +82,7 @@ def set_up(
         EnvironmentFault: `environment.device` or `environment.precision`, this machine does not have it.
     """
     began = time.perf_counter()
+    options = options.resolved(bundle)
     check_fit(volume, bundle)
     device = resolve_device(options.device, options.precision)
     progress("loading", 0, 1)
@@ -87,7 +90,10 @@ def set_up(
 
     model = load_model(bundle, device, options.precision)
     progress("loading", 1, 1)
-    windows = _window_settings(bundle, model, options.tta or bundle.tta)
+    tta = options.tta or bundle.tta
+    if tta is None and options.match == "exact" and model.mirror_axes:
+        tta = "mirror"
+    windows = _window_settings(bundle, model, tta)
     modality = modality_code(volume.modality) or modality_code(bundle.modality)
     is_whole = is_shown_whole(volume, bundle)
     return RegionSettings(
@@ -152,4 +158,12 @@ def _window_settings(bundle: Bundle, model: Model, tta: TTA | None) -> WindowSet
             f"the network of bundle {bundle.root.name!r} was trained on one side of the body only, so mirror images "
             "can't be averaged; choose --tta shifts or none",
         )
+    if tta == "mirror" and bundle.kind == "nnunet":
+        if not model.mirror_axes:
+            raise BundleError(
+                "bundle.tta",
+                f"{bundle.name!r} was trained without mirror images, so they can't be averaged; choose --tta shifts or "
+                "none",
+            )
+        settings = None if settings is None else replace(settings, mirror_axes=model.mirror_axes)
     return None if settings is None else settings.with_tta(tta)
