@@ -16,7 +16,7 @@ from napari_seg.bundles.totalsegmentator.task import Part, RoughCrop, Task, Task
 from napari_seg.errors import BundleError, Cancelled, Notice
 from napari_seg.geometry import Grid
 from napari_seg.inference.options import SegmentOptions
-from napari_seg.inference.totalsegmentator.task import segment_task
+from napari_seg.inference.totalsegmentator.task import segment_task, task_runs
 from napari_seg.progress import Progress, ignore_progress
 from napari_seg.volume import ConfidenceMaps, Segment, Segmentation, Volume
 
@@ -71,6 +71,7 @@ class Runner:
 
     def __call__(self, volume: Volume, bundle: NnunetBundle, options: SegmentOptions, report: Progress) -> Segmentation:
         self.seen.append((bundle.name, volume, options, bundle))
+        report("loading", 0, 1)
         report("segmenting", 1, 2)
         report("segmenting", 2, 2)
         labels = (volume.array[0] > int(bundle.name)).astype(np.uint8)
@@ -138,7 +139,8 @@ def test_confidence_is_that_of_the_model_that_gave_the_label_or_of_the_most_doub
 def test_progress_covers_all_parts() -> None:
     steps: list[tuple[str, int, int]] = []
     segment_task(scan(), task((1, 1), (2, 2)), SegmentOptions(), lambda *step: steps.append(step), Runner())
-    assert steps == [("segmenting", n, 4) for n in (1, 2, 3, 4)]
+    # the next model is loaded after two of four windows
+    assert steps == [("loading", 0, 1), *[("segmenting", n, 4) for n in (1, 2, 2, 3, 4)]]
 
 
 def test_a_run_can_be_cancelled_in_any_part() -> None:
@@ -173,7 +175,7 @@ def test_a_task_looks_where_the_coarser_one_found_something() -> None:
     canonical, image = on_task_grid(volume, (0.9, 0.9, 2.0), box)
     expected = np.where(image > 400, 2, np.where(image > 100, 1, 0))
     assert np.array_equal(found.array, on_scan_grid(expected, canonical, volume, box))
-    assert steps == ["locating", "locating", *["segmenting"] * 4]
+    assert steps == ["locating", "locating", "loading", *["segmenting"] * 5]
 
 
 def test_an_empty_place_gives_an_empty_result_with_a_notice() -> None:
@@ -228,3 +230,15 @@ def test_nothing_far_from_a_structure_of_the_coarser_task_stays() -> None:
 def test_a_task_refuses_scans_of_another_modality() -> None:
     with pytest.raises(BundleError, match="modality"):
         segment_task(replace(scan(), modality="MR"), task((1, 1)), SegmentOptions(), ignore_progress, Runner())
+
+
+def test_the_runs_of_all_models_are_known_before() -> None:
+    volume, run = scan(), Runner()
+    rough = task((700, 2), names=("liver", "spleen"), spacing_mm=(6.0, 6.0, 6.0), overlap=0.2)
+    fine = task((100, 1), (400, 2), crop=RoughCrop("rough", ("spleen",)), crop_bundle=rough)
+    runs = list(task_runs(volume, fine, SegmentOptions()))
+    segment_task(volume, fine, SegmentOptions(), ignore_progress, run)
+    assert [bundle for _, bundle, _ in runs] == [bundle for _, _, _, bundle in run.seen]
+    assert [options for _, _, options in runs] == [options for _, _, options, _ in run.seen]
+    assert runs[0][0].grid == run.seen[0][1].grid
+    assert runs[1][0].grid.shape >= run.seen[1][1].grid.shape

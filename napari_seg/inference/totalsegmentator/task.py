@@ -9,7 +9,8 @@ more memory for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +27,8 @@ from napari_seg.inference.totalsegmentator import steps
 from napari_seg.inference.totalsegmentator.placement import Box, Placement, box_around, header_spacing
 from napari_seg.progress import Progress
 from napari_seg.volume import ConfidenceMaps, Segment, Segmentation, Volume, smallest_label_type
+
+log = logging.getLogger(__name__)
 
 RunPart = Callable[[Volume, NnunetBundle, SegmentOptions, Progress], Segmentation]
 """Function that segments an image by one model, as `segment_scan` does."""
@@ -74,6 +77,27 @@ def segment_task(
     return replace(result, confidence=confidence, notices=tuple(dict.fromkeys(notices)))
 
 
+def task_runs(
+    volume: Volume, bundle: TaskBundle, options: SegmentOptions
+) -> Iterator[tuple[Volume, NnunetBundle, SegmentOptions]]:
+    """Yield the image, the model and the options of each run of a model, for an estimate before anything runs.
+
+    Where the task looks is not known yet, so that the images are those of the whole scan.
+
+    Args:
+        volume: the scan.
+        bundle: the task.
+        options: how the scan is segmented.
+    """
+    crop, rough = _rough(bundle, options)
+    if crop is not None and rough is not None:
+        yield from task_runs(volume, rough, _of_rough(options))
+    placement = Placement.of(volume.grid, bundle.task.spacing_mm)
+    image = Volume(placement.image(volume.array[0])[None], placement.grid, volume.name, volume.modality)
+    for _, model in _needed(bundle, _required(bundle, options)):
+        yield image, model, _of_part(options)
+
+
 @dataclass(frozen=True, eq=False)
 class _Look:
     """What a coarser task found.
@@ -95,15 +119,10 @@ def _look(
     volume: Volume, bundle: TaskBundle, options: SegmentOptions, report: Progress, run_part: RunPart
 ) -> _Look | None:
     """Return the part of the scan that a task looks at; None if that is all of it."""
-    crop, rough = bundle.task.crop, bundle.crop
-    names = tuple(getattr(options, "structures", ()))
-    if crop is None and names and bundle.task.subset_task:
-        rough = _subset_bundle(bundle)
-        if {segment.name for segment in rough.segments}.issuperset(names):
-            crop = RoughCrop(bundle.task.subset_task, names)
-    if crop is None:
+    crop, rough = _rough(bundle, options)
+    if crop is None or rough is None:
         return None
-    assert rough is not None
+    log.info("%s: looking for %s first, by %s", bundle.name, _listed(crop.structures), rough.name)
 
     def locating(stage: str, done: int, total: int) -> None:
         if stage == "segmenting":
@@ -113,6 +132,17 @@ def _look(
     mask = _mask(found, crop.structures)
     notices = tuple(notice for notice in found.notices if notice.code.startswith("environment."))
     return _Look(crop.structures, box_around(mask, volume.grid, crop.margin_mm), found, notices)
+
+
+def _rough(bundle: TaskBundle, options: SegmentOptions) -> tuple[RoughCrop | None, TaskBundle | None]:
+    """Return where a task looks and the task that finds it; None for the whole scan."""
+    names = tuple(getattr(options, "structures", ()))
+    if bundle.task.crop is not None or not (names and bundle.task.subset_task):
+        return bundle.task.crop, bundle.crop
+    rough = _subset_bundle(bundle)
+    if not {segment.name for segment in rough.segments}.issuperset(names):
+        return None, None
+    return RoughCrop(bundle.task.subset_task, names), rough
 
 
 def _subset_bundle(bundle: TaskBundle) -> TaskBundle:
@@ -162,12 +192,7 @@ def _run_parts(
     label_type: np.dtype,
 ) -> _Merged:
     """Run the models that can find one of the required structures, and merge their labels; later ones overwrite."""
-    wanted = {segment.label for segment in segments}
-    parts = [
-        (part, model)
-        for part, model in zip(bundle.task.parts, bundle.parts, strict=True)
-        if not part.labels or wanted.intersection(label for _, label in part.labels)
-    ]
+    parts = _needed(bundle, segments)
     labels = np.zeros(image.grid.shape, label_type)
     masks: list[NDArray[np.bool_]] = []
     confidence: dict[int, float] = {}
@@ -175,16 +200,20 @@ def _run_parts(
     maps: ConfidenceMaps | None = None
     if options.confidence_maps:
         maps = ConfidenceMaps(np.full(labels.shape, 255, np.uint8), np.zeros(labels.shape, np.uint8))
+    windows = 0
     for number, (part, model) in enumerate(parts):
 
         def on_step(stage: str, done: int, total: int, number: int = number) -> None:
-            # the other parts are assumed to have as many windows as this one
-            if stage == "segmenting":
-                report(stage, number * total + done, len(parts) * total)
-            else:
+            nonlocal windows
+            if stage != "segmenting" and not number:
                 report(stage, done, total)
+                return
+            if stage == "segmenting":
+                windows = total
+            # the other parts are assumed to have as many windows as this one; their loading is no stage of its own
+            report("segmenting", number * windows + done * (stage == "segmenting"), len(parts) * windows)
 
-        model = replace(model, overlap=bundle.task.overlap)
+        log.info("%s: part %d of %d, %s", bundle.name, number + 1, len(parts), model.root.parent.name)
         found = run_part(image, model, _of_part(options), on_step)
         notices += [notice for notice in found.notices if not notice.code.startswith(("fitness.", "result."))]
         if not part.labels:
@@ -198,6 +227,16 @@ def _run_parts(
             _merge_maps(maps, found.confidence_maps, labels, table[found.array] != 0)
         confidence |= {int(table[n]): mean for n, mean in found.confidence.items() if n < len(table) and table[n]}
     return _Merged(labels, tuple(masks), confidence, tuple(notices), maps)
+
+
+def _needed(bundle: TaskBundle, segments: Sequence[Segment]) -> list[tuple[Part, NnunetBundle]]:
+    """Return the models that can find one of some segments, and those that help a step."""
+    wanted = {segment.label for segment in segments}
+    return [
+        (part, replace(model, overlap=bundle.task.overlap))
+        for part, model in zip(bundle.task.parts, bundle.parts, strict=True)
+        if not part.labels or wanted.intersection(label for _, label in part.labels)
+    ]
 
 
 def _merge_maps(
