@@ -42,7 +42,8 @@ def model(threshold: int, label_count: int = 1) -> NnunetBundle:
         Resampling(), Resampling(), Resampling(), "", "", ("CT",), (),
     )  # fmt: skip
     return NnunetBundle(
-        root=Path("model"), name=str(threshold), version="", description="", modality="CT", in_channels=1,
+        root=Path(f"Dataset{threshold}", "model"), name=str(threshold), version="",
+        description="", modality="CT", in_channels=1,
         network_segments=segments, segments=segments, kind="nnunet", channel_names=("CT",),
         configuration=configuration, folds=("fold_0",),
     )  # fmt: skip
@@ -79,7 +80,7 @@ class Runner:
         confidence = {1: int(bundle.name) / 1000}
         level = np.uint8(int(bundle.name) // 10 % 100)
         maps = ConfidenceMaps(np.full_like(labels, level), np.full_like(labels, 200 - level))
-        return Segmentation(labels, volume.grid, bundle.segments, confidence, notices, maps)
+        return Segmentation(labels, volume.grid, bundle.segments, confidence, notices, maps, {"precision": bundle.name})
 
 
 def on_task_grid(volume: Volume, spacing: tuple[float, float, float], box=None) -> tuple[nib.Nifti1Image, NDArray]:
@@ -176,6 +177,10 @@ def test_a_task_looks_where_the_coarser_one_found_something() -> None:
     expected = np.where(image > 400, 2, np.where(image > 100, 1, 0))
     assert np.array_equal(found.array, on_scan_grid(expected, canonical, volume, box))
     assert steps == ["locating", "locating", "loading", *["segmenting"] * 5]
+    voxels = [[part.start, part.stop - 1] for part in box]
+    assert found.run["parts"] == {"Dataset100": {"precision": "100"}, "Dataset400": {"precision": "400"}}
+    assert found.run["crop"]["voxels"] == voxels
+    assert found.run["crop"]["parts"] == {"Dataset700": {"precision": "700"}}
 
 
 def test_an_empty_place_gives_an_empty_result_with_a_notice() -> None:

@@ -58,7 +58,7 @@ def segment_task(
         maps = _no_confidence(volume.grid.shape) if options.confidence_maps else None
         labels = np.zeros(volume.grid.shape, label_type)
         empty = Segmentation(labels, volume.grid, segments, confidence_maps=maps)
-        return replace(empty, notices=(*volume.notices, *look.notices, Notice("result.nowhere", text)))
+        return replace(empty, run=look.run, notices=(*volume.notices, *look.notices, Notice("result.nowhere", text)))
     placement = Placement.of(volume.grid, bundle.task.spacing_mm, None if look is None else look.box)
     image = Volume(placement.image(volume.array[0])[None], placement.grid, volume.name, volume.modality)
     merged = _run_parts(image, bundle, segments, options, report, run_part, label_type)
@@ -74,7 +74,8 @@ def segment_task(
     counts = result.voxel_counts()
     confidence = {label: mean for label, mean in merged.confidence.items() if counts.get(label)}
     notices = [*volume.notices, *(() if look is None else look.notices), *merged.notices]
-    return replace(result, confidence=confidence, notices=tuple(dict.fromkeys(notices)))
+    run = {"parts": merged.run} | ({} if look is None else look.run)
+    return replace(result, confidence=confidence, notices=tuple(dict.fromkeys(notices)), run=run)
 
 
 def task_runs(
@@ -113,6 +114,12 @@ class _Look:
     box: Box | None
     found: Segmentation
     notices: tuple[Notice, ...]
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """How the coarser task was run, and the first and last voxel of the part that it found."""
+        box = self.box and [[part.start, part.stop - 1] for part in self.box]
+        return {"crop": {"structures": list(self.structures), "voxels": box, **self.found.run}}
 
 
 def _look(
@@ -171,6 +178,7 @@ class _Merged:
         masks: label maps of the models that are not merged, in their order.
         confidence: label -> mean probability.
         notices: on the run.
+        run: how the models were run, by the name of their data set.
         maps: confidence of the model that gave the label, or of the most doubtful one where none gave a label; None if
             they were not required.
     """
@@ -179,6 +187,7 @@ class _Merged:
     masks: tuple[NDArray[np.bool_], ...]
     confidence: dict[int, float]
     notices: tuple[Notice, ...]
+    run: dict[str, Any]
     maps: ConfidenceMaps | None = None
 
 
@@ -200,6 +209,7 @@ def _run_parts(
     maps: ConfidenceMaps | None = None
     if options.confidence_maps:
         maps = ConfidenceMaps(np.full(labels.shape, 255, np.uint8), np.zeros(labels.shape, np.uint8))
+    runs: dict[str, Any] = {}
     windows = 0
     for number, (part, model) in enumerate(parts):
 
@@ -215,6 +225,7 @@ def _run_parts(
 
         log.info("%s: part %d of %d, %s", bundle.name, number + 1, len(parts), model.root.parent.name)
         found = run_part(image, model, _of_part(options), on_step)
+        runs[model.root.parent.name] = dict(found.run)
         notices += [notice for notice in found.notices if not notice.code.startswith(("fitness.", "result."))]
         if not part.labels:
             masks.append(found.array == 1)
@@ -226,7 +237,7 @@ def _run_parts(
         if maps is not None and found.confidence_maps is not None:
             _merge_maps(maps, found.confidence_maps, labels, table[found.array] != 0)
         confidence |= {int(table[n]): mean for n, mean in found.confidence.items() if n < len(table) and table[n]}
-    return _Merged(labels, tuple(masks), confidence, tuple(notices), maps)
+    return _Merged(labels, tuple(masks), confidence, tuple(notices), runs, maps)
 
 
 def _needed(bundle: TaskBundle, segments: Sequence[Segment]) -> list[tuple[Part, NnunetBundle]]:
