@@ -16,6 +16,7 @@ from napari_seg.bundles.totalsegmentator.task import Part, RoughCrop, Task, Task
 from napari_seg.errors import BundleError, Cancelled, Notice
 from napari_seg.geometry import Grid
 from napari_seg.inference.options import SegmentOptions
+from napari_seg.inference.totalsegmentator import task as chain
 from napari_seg.inference.totalsegmentator.task import segment_task, task_runs
 from napari_seg.progress import Progress, ignore_progress
 from napari_seg.volume import ConfidenceMaps, Segment, Segmentation, Volume
@@ -247,3 +248,30 @@ def test_the_runs_of_all_models_are_known_before() -> None:
     assert [options for _, _, options in runs] == [options for _, _, options, _ in run.seen]
     assert runs[0][0].grid == run.seen[0][1].grid
     assert runs[1][0].grid.shape >= run.seen[1][1].grid.shape
+
+
+def test_required_structures_alone_are_looked_for_around_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    volume, run = scan(), Runner()
+    rough = task((700, 1), names=("liver", "spleen"), spacing_mm=(6.0, 6.0, 6.0))
+    monkeypatch.setattr(chain, "read_task", lambda name, trust: {"rough": rough}[name])
+    whole = task((100, 1), (200, 2), (300, 3), subset_task="rough")
+    found = segment_task(volume, whole, SegmentOptions(structures=("liver",)), ignore_progress, run)
+    assert [name for name, *_ in run.seen] == ["700", "100"]
+    assert [segment.name for segment in found.segments] == ["liver"]
+    assert {*np.unique(found.array)} == {0, 1}
+    assert found.run["crop"]["structures"] == ["liver"]
+    # the coarser task does not know that name: the whole scan is looked at
+    run.seen.clear()
+    found = segment_task(volume, whole, SegmentOptions(structures=("brain",)), ignore_progress, run)
+    assert [name for name, *_ in run.seen] == ["300"]
+    assert "crop" not in found.run
+    canonical, image = on_task_grid(volume, (1.5, 1.5, 1.5))
+    assert np.array_equal(found.array, on_scan_grid(3 * (image > 300), canonical, volume))
+
+
+def test_required_structures_of_one_model_are_cut_out_of_its_result() -> None:
+    volume = scan()
+    found = segment_task(
+        volume, task((100, 3), (300, 1)), SegmentOptions(structures=("brain",)), ignore_progress, Runner()
+    )
+    assert {*np.unique(found.array)} == {0, 3}

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.bundles.nnunet.configuration import NnunetBundle
+from napari_seg.bundles.totalsegmentator.read import read_task
 from napari_seg.bundles.totalsegmentator.task import Part, RoughCrop, TaskBundle
 from napari_seg.errors import Notice
 from napari_seg.inference.fitness import check_fit
@@ -143,7 +144,7 @@ def _look(
 
 def _rough(bundle: TaskBundle, options: SegmentOptions) -> tuple[RoughCrop | None, TaskBundle | None]:
     """Return where a task looks and the task that finds it; None for the whole scan."""
-    names = tuple(getattr(options, "structures", ()))
+    names = options.structures
     if bundle.task.crop is not None or not (names and bundle.task.subset_task):
         return bundle.task.crop, bundle.crop
     rough = _subset_bundle(bundle)
@@ -154,19 +155,14 @@ def _rough(bundle: TaskBundle, options: SegmentOptions) -> tuple[RoughCrop | Non
 
 def _subset_bundle(bundle: TaskBundle) -> TaskBundle:
     """Return the task that finds the required structures roughly."""
-    from napari_seg.bundles.read import read_bundle
-
     if bundle.task.subset_task == bundle.task.name:
         return replace(bundle, task=replace(bundle.task, subset_task=""))
-    found = read_bundle(f"totalsegmentator:{bundle.task.subset_task}", trust=bundle.trusted)
-    assert isinstance(found, TaskBundle)
-    return found
+    return read_task(bundle.task.subset_task, trust=bundle.trusted)
 
 
 def _of_rough(options: SegmentOptions) -> SegmentOptions:
     """Return the options of the coarser task."""
-    changes: dict[str, Any] = {"structures": ()} if hasattr(options, "structures") else {}
-    return replace(options, confidence_maps=False, **changes)
+    return replace(options, confidence_maps=False, structures=())
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,8 +260,7 @@ def _merge_maps(
 
 def _of_part(options: SegmentOptions) -> SegmentOptions:
     """Return the options of one model: TotalSegmentator never averages mirror images."""
-    changes: dict[str, Any] = {"structures": ()} if hasattr(options, "structures") else {}
-    return replace(options, tta=options.tta or "none", **changes)
+    return replace(options, tta=options.tta or "none", structures=())
 
 
 def _table(part: Part, highest: int, label_type: np.dtype) -> NDArray[np.unsignedinteger]:
@@ -299,7 +294,7 @@ def _corrected(
 
 def _required(bundle: TaskBundle, options: SegmentOptions) -> tuple[Segment, ...]:
     """Return the segments of a task that are required; by default all."""
-    names = getattr(options, "structures", ())
+    names = options.structures
     return tuple(segment for segment in bundle.segments if not names or segment.name in names)
 
 
