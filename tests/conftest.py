@@ -19,6 +19,7 @@ SHARED = Path(__file__).parents[1].parent / "shared"
 def no_installed_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The models that a developer has installed are not part of a test."""
     monkeypatch.setenv("NAPARI_SEG_MODELS", str(tmp_path / "store"))
+    monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "totalsegmentator"))
 
 
 @pytest.fixture

@@ -56,14 +56,9 @@ def release_of(name: str) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def web(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    server = Web()
-    monkeypatch.setattr(table, "RELEASES", server.url)
-    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
-    for name in ("TOTALSEG_WEIGHTS_PATH", "TOTALSEG_HOME_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    yield server
-    server.close()
+def web(web: Web, monkeypatch: pytest.MonkeyPatch) -> Web:
+    monkeypatch.setattr(table, "RELEASES", web.url)
+    return web
 
 
 def own() -> Path:
@@ -220,3 +215,12 @@ def test_non_commercial_weights_have_a_licence_of_their_own(web: Web) -> None:
     add_task("brain_aneurysm", accept_licence=lambda one: asked.append(one) is None, progress=lambda *_: None)
     assert [(one.model, one.kind) for one in asked] == [("TotalSegmentator brain_aneurysm", "non-commercial")]
     assert "time-of-flight" in asked[0].text
+
+
+def test_a_task_that_came_with_another_one_is_not_removed(web: Web) -> None:
+    web.files |= release_of("liver_vessels")
+    add_task("liver_vessels", accept_licence=yes, progress=lambda *_: None)
+    with pytest.raises(NapariSegError) as caught:
+        remove_task("total_fastest")
+    assert caught.value.code == "store.unknown"
+    assert "totalsegmentator:liver_vessels" in caught.value.message

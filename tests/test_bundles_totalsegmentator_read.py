@@ -17,8 +17,6 @@ from napari_seg.errors import BundleError
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
-    monkeypatch.delenv("TOTALSEG_HOME_DIR", raising=False)
     monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "results"))
     return tmp_path / "results"
 

@@ -26,13 +26,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def test_folders_in_their_order(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = [home / ".totalsegmentator" / "nnunet" / "results", store_root() / "totalsegmentator"]
-    assert weight_folders() == usual
+def test_the_folder_is_the_one_that_totalsegmentator_uses(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_root() / "totalsegmentator"
+    assert weight_folders() == [home / ".totalsegmentator" / "nnunet" / "results", store]
     monkeypatch.setenv("TOTALSEG_HOME_DIR", str(tmp_path / "own"))
-    assert weight_folders() == [tmp_path / "own" / "nnunet" / "results", *usual]
+    assert weight_folders() == [tmp_path / "own" / "nnunet" / "results", store]
     monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "weights"))
-    assert weight_folders() == [tmp_path / "weights", tmp_path / "own" / "nnunet" / "results", *usual]
+    assert weight_folders() == [tmp_path / "weights", store]
 
 
 def test_the_training_is_chosen_by_its_plans_and_never_the_first_one(tmp_path: Path) -> None:

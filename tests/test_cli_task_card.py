@@ -6,7 +6,6 @@ import io
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 from task_models import write_task
@@ -17,27 +16,18 @@ from napari_seg.bundles.totalsegmentator import table
 from napari_seg.cli.main import main
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
-    for name in ("TOTALSEG_WEIGHTS_PATH", "TOTALSEG_HOME_DIR"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
-def web(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def web(web: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Web:
     """Serve the release of one task."""
-    server = Web()
-    monkeypatch.setattr(table, "RELEASES", server.url)
+    monkeypatch.setattr(table, "RELEASES", web.url)
     write_task(tmp_path / "release", "total_fastest")
     for folder in (tmp_path / "release").iterdir():
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, "w") as archive:
             for path in sorted(folder.rglob("*")):
                 archive.write(path, path.relative_to(folder.parent).as_posix())
-        server.files[f"/v2.0.0-weights/{folder.name}.zip"] = packed.getvalue()
-    yield server
-    server.close()
+        web.files[f"/v2.0.0-weights/{folder.name}.zip"] = packed.getvalue()
+    return web
 
 
 def printed(capsys: pytest.CaptureFixture, *arguments: str, status: int = 0) -> str:

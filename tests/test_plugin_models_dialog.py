@@ -65,7 +65,7 @@ def press(widget: Any, text: str) -> None:
 
 def test_models_are_found_with_the_keyboard(window: ModelsDialog, qtbot: Any) -> None:
     assert window._table.rowCount() == len(window.model.rows) > 20
-    qtbot.keyClicks(window._words, "spleen segmentation")
+    qtbot.keyClicks(window._words, "spleen decathlon")
     names = [one.name for one in window._listed]
     assert "spleen_ct_segmentation" in names
     assert len(names) < 10

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
 from bundles import write_threshold_bundle
+from task_models import write_task
 from web import Web
 
 from napari_seg.bundles.places import store_root
@@ -80,7 +81,7 @@ def test_the_list_is_filtered(model: ModelsModel, changes: dict[str, Any], expec
 
 
 def test_a_model_is_added_checked_and_removed(model: ModelsModel, tmp_path: Path) -> None:
-    reports: list[Path | None] = []
+    reports: list[str | None] = []
     model.installed_changed.connect(reports.append)
     model.filter_by(words="nothing has this name")
     model.add(write_threshold_bundle(tmp_path / "from" / "threshold"))
@@ -94,7 +95,7 @@ def test_a_model_is_added_checked_and_removed(model: ModelsModel, tmp_path: Path
     assert model.store_bytes == row.size_bytes
     assert row.finds == "bright, upper"
     assert model.message == Message("info", "threshold is installed.")
-    assert reports == [root.resolve()]
+    assert reports == [str(root.resolve())]
 
     model.check()
     model.jobs.wait()
@@ -250,3 +251,29 @@ def test_a_download_that_failed_is_repeated_and_asks_for_the_licence_once(
     model.jobs.wait()
     assert model.message == Message("info", "threshold is installed.")
     assert len(questions) == 1
+
+
+def test_tasks_of_totalsegmentator_are_rows_of_their_own(
+    model: ModelsModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "theirs"))
+    write_task(tmp_path / "theirs", "body")
+    write_task(store_root() / "totalsegmentator", "total_fastest")
+    model.refresh()
+    model.jobs.wait()
+    rows = {row.name: row for row in model.rows if row.name.startswith("totalsegmentator:")}
+    assert (rows["totalsegmentator:body"].place, rows["totalsegmentator:body"].title) == (
+        "elsewhere",
+        "TotalSegmentator body",
+    )
+    fastest = rows["totalsegmentator:total_fastest"]
+    assert (fastest.place, fastest.way, fastest.licence_kind) == ("installed", "at once", "open")
+    assert fastest.size_bytes > 0
+    assert rows["totalsegmentator:total"].place == "catalogue"
+    assert "totalsegmentator" not in {row.name for row in model.rows}  # the folder of their models
+    assert len(model.rows) == len({row.key for row in model.rows})
+    model.filter_by(words="sternum totalsegmentator")  # the list shows the first structures only
+    assert "totalsegmentator:total_fastest" in {row.name for row in model.shown}
+    model.select(rows["totalsegmentator:body"])
+    model.filter_by(words="")
+    assert "outside the store" in model.obstacle_to("remove")

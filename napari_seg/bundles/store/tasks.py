@@ -128,7 +128,7 @@ def remove_task(name: str) -> int:
         with locked(parts_folder() / "totalsegmentator", PREFIX + task.name):
             record = read_task_record()
             if task.name not in record.tasks:
-                raise _unknown(task)
+                raise _unknown(task, [one for one in record.tasks if _shares(task, task_of(one))])
             del record.tasks[task.name]
             kept = {part.number for one in record.tasks for part in parts_needed(task_of(one))}
             freed = 0
@@ -261,7 +261,16 @@ def _folders_of(task: Task) -> list[Path]:
     return [folder for folder in folders if folder.is_dir()]
 
 
-def _unknown(task: Task) -> StoreError:
+def _shares(task: Task, other: Task) -> bool:
+    """Return whether two tasks need a model together."""
+    return bool({part.number for part in parts_needed(task)} & {part.number for part in parts_needed(other)})
+
+
+def _unknown(task: Task, others: list[str] | None = None) -> StoreError:
+    if others:
+        names = ", ".join(PREFIX + one for one in others)
+        text = f"{PREFIX}{task.name} was not installed by itself; its models belong to {names}"
+        return StoreError("store.unknown", f"{text}, and are removed with the last of them")
     text = f"no model of {PREFIX}{task.name} is installed in {own_folder()}"
     return StoreError("store.unknown", f"{text}; napari-seg changes no other folder")
 

@@ -22,12 +22,15 @@ def own_folder() -> Path:
 
 
 def weight_folders() -> list[Path]:
-    """Return the folders in which weights are looked for, in this order; they need not exist."""
-    folders = [Path(os.environ[WEIGHTS_VARIABLE]).expanduser()] if os.environ.get(WEIGHTS_VARIABLE) else []
-    if os.environ.get(HOME_VARIABLE):
-        folders.append(Path(os.environ[HOME_VARIABLE]).expanduser() / "nnunet" / "results")
-    with suppress(RuntimeError):  # a user without a home
-        folders.append(Path.home() / ".totalsegmentator" / "nnunet" / "results")
+    """Return the folders in which weights are looked for: TotalSegmentator's, then the store's; they need not exist."""
+    folders = []
+    if named := os.environ.get(WEIGHTS_VARIABLE):
+        folders = [Path(named).expanduser()]
+    elif named := os.environ.get(HOME_VARIABLE):
+        folders = [Path(named).expanduser() / "nnunet" / "results"]
+    else:
+        with suppress(RuntimeError):  # a user without a home
+            folders = [Path.home() / ".totalsegmentator" / "nnunet" / "results"]
     return list(dict.fromkeys((*folders, own_folder())))
 
 

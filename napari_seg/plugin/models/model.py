@@ -18,7 +18,7 @@ from napari_seg.errors import BundleError
 from napari_seg.plugin.job import Job, Jobs
 from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.models.permission import Permission, permission_of
-from napari_seg.plugin.models.rows import ModelRow, find_rows, size_text
+from napari_seg.plugin.models.rows import ModelRow, find_rows, key_of, size_text
 
 if TYPE_CHECKING:
     from napari_seg.bundles.spec import Bundle
@@ -54,7 +54,7 @@ class ModelFilter:
 
     def passes(self, row: ModelRow) -> bool:
         """Return whether the list shows a model."""
-        texts = (row.name, row.title, row.finds, row.modality, row.description, row.data, row.licence)
+        texts = (row.name, row.title, row.finds, *row.structures, row.modality, row.description, row.data, row.licence)
         text = " ".join(texts).lower().replace("_", " ")
         return (
             all(word in text for word in self.words.lower().replace("_", " ").split())
@@ -105,7 +105,7 @@ class ModelsModel:
         changed: emitted after every change that the window shows.
         jobs: long work of the viewer.
         folder_listed: emitted with the folder of a bundle that the user lists where it is.
-        installed_changed: emitted with the folder of a model that was installed, or with None if one was removed.
+        installed_changed: emitted with the reference of a model that was installed, or with None if one was removed.
         licence_asked: emitted with a `LicenceQuestion` that a download waits for.
         rows: all models.
         filter: which of them are listed.
@@ -229,7 +229,7 @@ class ModelsModel:
             return
         self.folder_listed.emit(bundle.root)
         self.filter = ModelFilter()
-        self.selected = bundle.root.name, str(bundle.root.resolve())
+        self.selected = key_of(bundle)
         self._show(Message("info", f"{bundle.name} is listed; it stays in its folder."))
         self.refresh()
 
@@ -298,9 +298,9 @@ class ModelsModel:
 
     def _on_added(self, bundle: Bundle) -> None:
         self.filter = ModelFilter()  # otherwise the new model may not be listed
-        self.selected = bundle.root.name, str(bundle.root.resolve())
+        self.selected = key_of(bundle)
         self._show(Message("info", f"{bundle.name} is installed."))
-        self.installed_changed.emit(bundle.root)
+        self.installed_changed.emit(bundle.reference)
         self.refresh()
 
     def _on_checked(self, title: str, damages: list[Damage]) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from napari_seg.bundles.spec import Bundle
     from napari_seg.bundles.store.catalogue import Entry
     from napari_seg.bundles.store.licence import LicenceKind
+    from napari_seg.bundles.totalsegmentator.task import TaskBundle
 
 WAYS = {
     "at once": "Runs at once",
@@ -45,7 +46,7 @@ class ModelRow:
     Attributes:
         name: its name in the store or in the catalogue.
         title: its name for a person.
-        finds: what it segments.
+        finds: what it segments, the first of many.
         modality: of the images that it takes.
         size_bytes: size on disk, or of the download; 0 if unknown.
         licence: name of its licence; "" if unknown.
@@ -57,6 +58,7 @@ class ModelRow:
         data: its training data.
         bundle: what is read of it; None if it is not on this machine, or can't be read.
         permission: whether it may run; None until it is known.
+        structures: names of everything that it segments.
         listed_way: how it runs by the catalogue, a key of `WAYS`; "" if that does not say.
     """
 
@@ -74,6 +76,7 @@ class ModelRow:
     bundle: Bundle | None = None
     permission: Permission | None = None
     listed_way: str = ""
+    structures: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -126,12 +129,14 @@ def find_rows(folders: Sequence[Path]) -> list[ModelRow]:
     from napari_seg.bundles.read import find_bundles, read_bundle
     from napari_seg.bundles.store.catalogue import entries
     from napari_seg.bundles.store.installed import disk_use
+    from napari_seg.bundles.totalsegmentator.table import is_task_name
+    from napari_seg.bundles.totalsegmentator.weights import own_folder
 
     store, use = store_root().resolve(), disk_use()
     bundles, _ = find_bundles(folders)  # the panel shows the faults
     rows = [_row_of(bundle, store, use) for bundle in bundles]
     readable = {row.name for row in rows if row.place == "installed"}
-    for name in sorted(set(use) - readable - {".part"}):
+    for name in sorted(set(use) - readable - {".part", own_folder().name}):
         try:
             rows.append(_row_of(read_bundle(store / name), store, use))
         except BundleError as error:
@@ -141,29 +146,62 @@ def find_rows(folders: Sequence[Path]) -> list[ModelRow]:
                     name, one_line(name, _MAX_TEXT), size_bytes=use[name], source=str(store / name), permission=fault
                 )
             )
-    here = {row.name.lower() for row in rows if row.place == "installed"}
+    here = {row.name.lower() for row in rows if row.place == "installed" or is_task_name(row.name)}
     return rows + [_row_of_entry(entry) for entry in entries() if entry.name.lower() not in here]
+
+
+def key_of(bundle: Bundle) -> tuple[str, str]:
+    """Return the key of a bundle's row: its name, and where it lies."""
+    if bundle.reference == str(bundle.root):
+        return bundle.root.name, str(bundle.root.resolve())
+    return bundle.reference, str(bundle.root.parent.resolve())
 
 
 def _row_of(bundle: Bundle, store: Path, use: dict[str, int]) -> ModelRow:
     from napari_seg.bundles.read import shipped_root
     from napari_seg.bundles.store.licence import kind_of, name_of, read_licence
+    from napari_seg.bundles.totalsegmentator.task import TaskBundle
 
+    if isinstance(bundle, TaskBundle):
+        return _row_of_task(bundle)
+    name, source = key_of(bundle)
     is_installed = bundle.root.resolve().parent == store
     licence = read_licence(bundle.root, bundle.name)
     stated = bundle.licence
     return ModelRow(
-        name=bundle.root.name,
+        name=name,
         title=bundle.name,
         finds=_listed([segment.name for segment in bundle.segments]),
         modality=bundle.modality,
-        size_bytes=use.get(bundle.root.name, 0) if is_installed else 0,
+        size_bytes=use.get(name, 0) if is_installed else 0,
         licence=licence.name or name_of(stated) or stated,
         licence_kind=licence.kind if licence.kind != "unknown" else kind_of(stated),
         place="installed" if is_installed else "shipped" if bundle.root == shipped_root() else "elsewhere",
-        source=str(bundle.root.resolve()),
+        source=source,
         description=bundle.description,
         bundle=bundle,
+        structures=tuple(segment.name for segment in bundle.segments),
+    )
+
+
+def _row_of_task(bundle: TaskBundle) -> ModelRow:
+    from napari_seg.bundles.store.folders import size_of
+    from napari_seg.bundles.totalsegmentator.weights import own_folder
+
+    name, source = key_of(bundle)
+    return ModelRow(
+        name=name,
+        title=bundle.name,
+        finds=_listed([segment.name for segment in bundle.segments]),
+        modality=bundle.modality,
+        size_bytes=sum(size_of(part.root) for part in bundle.parts),
+        licence=bundle.licence,
+        licence_kind="open" if bundle.task.licence_kind == "open" else "non-commercial",
+        place="installed" if bundle.root.is_relative_to(own_folder().resolve()) else "elsewhere",
+        source=source,
+        description="; ".join(filter(None, (bundle.description, bundle.images))),
+        bundle=bundle,
+        structures=tuple(segment.name for segment in bundle.segments),
     )
 
 
@@ -184,6 +222,7 @@ def _row_of_entry(entry: Entry) -> ModelRow:
         ),
         data="; ".join(filter(None, (entry.data, entry.data_licence))),
         permission=Permission("refused", (entry.reason,)) if entry.refused else None,
+        structures=entry.finds,
         listed_way="after consent" if entry.needs_consent else "refused" if entry.refused else "at once",
     )
 

@@ -79,7 +79,7 @@ class SegmentModel:
         self.bundles: list[Bundle] = []
         self.bundle: Bundle | None = None
         self.folders = list(bundle_folders)
-        self._permissions: dict[Path, Permission] = {}
+        self._permissions: dict[str, Permission] = {}
         self.options = options or SegmentOptions()
         self.adds_confidence = False
         self.run: Run | None = None
@@ -153,28 +153,27 @@ class SegmentModel:
         self.session.show_messages()  # earlier messages no longer apply
         self.choose_bundle(listed or bundle)
 
-    def reload_bundles(self, choose: Path | None = None) -> None:
+    def reload_bundles(self, choose: str | None = None) -> None:
         """Read the list of bundles again, after one was installed or removed.
 
         Args:
-            choose: root of the bundle to select; None keeps the selected one, or else selects the first.
+            choose: reference of the bundle to select; None keeps the selected one, or else selects the first.
         """
         from napari_seg.bundles.read import find_bundles
 
-        trusted = {bundle.root for bundle in self.bundles if bundle.trusted}
+        trusted = {bundle.reference for bundle in self.bundles if bundle.trusted}
         found, _ = find_bundles(self.folders)  # faults were shown at the start, and are shown in *Models…*
-        self.bundles = [replace(one, trusted=one.trusted or one.root in trusted) for one in found]
-        wanted = choose or (self.bundle.root if self.bundle else None)
-        roots = [bundle.root.resolve() for bundle in self.bundles]
-        number = roots.index(wanted.resolve()) if wanted and wanted.resolve() in roots else 0
-        self.choose_bundle(self.bundles[number] if self.bundles else None)
+        self.bundles = [replace(one, trusted=one.trusted or one.reference in trusted) for one in found]
+        wanted = choose or (self.bundle.reference if self.bundle else None)
+        chosen = next((one for one in self.bundles if one.reference == wanted), None)
+        self.choose_bundle(chosen or (self.bundles[0] if self.bundles else None))
 
     @property
     def permission(self) -> Permission | None:
         """Permission of the selected bundle; None if it is not known yet."""
         if self.bundle is None or self.bundle.trusted:
             return Permission("not needed")
-        return self._permissions.get(self.bundle.root)
+        return self._permissions.get(self.bundle.reference)
 
     @property
     def runnable_bundle(self) -> Bundle | None:
@@ -195,7 +194,7 @@ class SegmentModel:
             self.session.jobs.start(lambda _: permission_of(bundle), on_result=partial(self._on_permission, bundle))
 
     def _on_permission(self, bundle: Bundle, permission: Permission) -> None:
-        self._permissions[bundle.root] = permission
+        self._permissions[bundle.reference] = permission
         self.changed.emit()
 
     def _on_consent_not_remembered(self, bundle: Bundle, error: Exception) -> None:
@@ -285,7 +284,7 @@ class SegmentModel:
         if self.obstacle or self.bundle is None:
             return None
         inputs = tuple(map(ref, self._inputs.values()))  # a removed scan does not stay in memory
-        return inputs, self.bundle.root, self.options
+        return inputs, self.bundle.reference, self.options
 
     def _on_estimated(self, key: object, text: str) -> None:
         self._estimate = (key, text)

@@ -117,7 +117,7 @@ class SegmentTab(QWidget):
             models.installed_changed.connect(self.model.reload_bundles)
             models.folder_listed.connect(self.model.add_bundle)
             self._models = ModelsDialog(models, self)
-            self._models.chosen.connect(lambda bundle: self.model.reload_bundles(bundle.root))
+            self._models.chosen.connect(lambda bundle: self.model.reload_bundles(bundle.reference))
         self._models.show()
         self._models.raise_()
         self._models.activateWindow()
