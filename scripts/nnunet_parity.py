@@ -183,8 +183,8 @@ def describe(known: dict[str, Any]) -> str:
     lines += paragraph(
         "Dice: mean of all structures, the lowest in parentheses, against nnU-Net's labels, so it shows agreement, not",
         "accuracy. The voxels that differ with `--match exact` are ties between two structures: nnU-Net adds logits in",
-        "16 bits, napari-seg in 32. nnU-Net averages mirror images where the training did, as `exact` does; `fast` does",
-        "not. Seconds and memory: exact / fast / nnU-Net, start-up included, which dominates on small scans.",
+        "16 bits, napari-seg in 32. nnU-Net averages mirror images where the training did, as does `exact`; `fast`",
+        "does not. Seconds and memory: exact / fast / nnU-Net, start-up included, which dominates on small scans.",
     )
     lines += [describe_machine(known["machine"]), ""]
     lines += table(["model", "exact: equal", "Dice", "fast: equal", "Dice", "s", "GiB"], rows)
