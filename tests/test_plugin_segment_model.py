@@ -450,3 +450,30 @@ def test_2d_images_fit_models_of_grey_and_colours(viewer: ViewerModel, tmp_path:
         assert model.obstacle == ""
     model.choose_bundle(brats())
     assert "expects 4" in model.obstacle
+
+
+def test_structures_are_chosen_for_each_model_and_remembered(
+    viewer: ViewerModel, head: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(bundle("cubes"), root=Path("elsewhere"))
+    monkeypatch.setattr(napari_seg.bundles.read, "find_bundles", lambda folders: ([bundle(), other], []))
+    model = SegmentModel(Session(viewer))
+    assert model.offers_structures
+    assert model.structures == ()
+    model.choose_structures(("nose",))
+    assert model.run_options.structures == ("nose",)
+    assert ("Structures", "nose") in model.card
+    model.choose_bundle(other)
+    assert model.run_options.structures == ()
+    again = SegmentModel(Session(viewer))
+    assert again.structures == ("nose",)
+
+
+def test_only_models_with_a_program_of_their_own_match_it(viewer: ViewerModel) -> None:
+    model = SegmentModel(Session(viewer))
+    model.choose_match("exact")
+    assert not model.offers_match
+    assert model.run_options.match == "auto"
+    model.choose_bundle(replace(bundle(), kind="nnunet"))
+    assert model.offers_match
+    assert model.run_options.match == "exact"

@@ -89,7 +89,7 @@ class BatchTab(QWidget):
         bundle = self.segmenting.bundle
         assert bundle is not None
         self._filled = {}
-        self.model.start(bundle, self.segmenting.options)
+        self.model.start(bundle, self.segmenting.run_options)
 
     def open_row(self, number: int) -> None:
         """Read a scan with its result, and show both."""

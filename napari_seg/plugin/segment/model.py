@@ -16,12 +16,13 @@ from psygnal import Signal
 from napari_seg.errors import BundleError, Cancelled, NapariSegError
 from napari_seg.formats.image2d import in_colours
 from napari_seg.inference.estimate import estimate
-from napari_seg.inference.options import SegmentOptions
+from napari_seg.inference.options import MatchMode, SegmentOptions
 from napari_seg.plugin.job import NETWORK_WORKER, Job
 from napari_seg.plugin.layer_info import placement_of, volume_of
 from napari_seg.plugin.messages import Message, as_gui_text, gui_text_of, message_of
 from napari_seg.plugin.models.permission import Permission, give_consent, permission_of
 from napari_seg.plugin.segment.channels import ChannelLayers, input_of
+from napari_seg.plugin.segment.choice import remember_names, remembered_names
 from napari_seg.plugin.segment.run import Run
 from napari_seg.plugin.session import Session
 from napari_seg.volume import Volume
@@ -35,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 DEVICES = {"auto": "Automatic", "cpu": "Processor (CPU)", "cuda": "Graphics card (CUDA)"}
 """Values of `SegmentOptions.device` that the tab offers, with their titles."""
+
+MATCHES = {"auto": "Automatic", "exact": "Exact: the labels of its own program", "fast": "Fast: few voxels change"}
+"""Values of `SegmentOptions.match` that the tab offers, with their titles."""
 
 _MAX_NAMES = 8
 
@@ -86,6 +90,7 @@ class SegmentModel:
         self.waiting: list[Run] = []
         self._estimate: tuple[object, str] = (None, "")
         self._is_estimating = False
+        self._structures: dict[str, tuple[str, ...]] = {}
         self.channel_layers = ChannelLayers(session)
         self._find_bundles()
         session.changed.connect(self.changed.emit)
@@ -104,6 +109,45 @@ class SegmentModel:
         self.options = replace(self.options, device=device)
         self.session.drop_errors()
         self.changed.emit()
+
+    def choose_match(self, match: MatchMode) -> None:
+        """Set whether a model gives the labels of its own program, a key of `MATCHES`."""
+        self.options = replace(self.options, match=match)
+        self.session.drop_errors()
+        self.changed.emit()
+
+    @property
+    def offers_match(self) -> bool:
+        """Whether the selected bundle has a program of its own, whose labels it may give exactly."""
+        return self.bundle is not None and self.bundle.kind != "monai"
+
+    @property
+    def offers_structures(self) -> bool:
+        """Whether the selected bundle has structures to choose from."""
+        return self.bundle is not None and len(self.bundle.segments) > 1
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """Names of the structures that the selected bundle looks for, remembered for each bundle; empty: all."""
+        if self.bundle is None:
+            return ()
+        if self.bundle.reference not in self._structures:
+            self._structures[self.bundle.reference] = remembered_names(self.bundle)
+        return self._structures[self.bundle.reference]
+
+    def choose_structures(self, names: Sequence[str]) -> None:
+        """Set the names of the structures that the selected bundle looks for; none: all."""
+        assert self.bundle is not None
+        self._structures[self.bundle.reference] = tuple(names)
+        remember_names(self.bundle, names)
+        self.session.drop_errors()
+        self.changed.emit()
+
+    @property
+    def run_options(self) -> SegmentOptions:
+        """Options of a run of the selected bundle."""
+        match: MatchMode = self.options.match if self.offers_match else "auto"
+        return replace(self.options, match=match, structures=self.structures)
 
     def choose_confidence(self, adds_confidence: bool) -> None:
         """Set whether a run also adds a layer with the confidence of the network."""
@@ -214,7 +258,7 @@ class SegmentModel:
         bundle = self.bundle
         if bundle is None:
             return []
-        names = [segment.name for segment in bundle.segments]
+        names = list(self.structures) or [segment.name for segment in bundle.segments]
         more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
         accuracy = ", ".join(f"{name.replace('dice', 'Dice')} {value:.3g}" for name, value in bundle.accuracy)
         rows = [
@@ -275,7 +319,7 @@ class SegmentModel:
         bundle, key = self.bundle, self._estimate_key
         assert bundle is not None
         self._is_estimating = True
-        work = partial(_estimate, _volumes_of(self._inputs), bundle, self.options)
+        work = partial(_estimate, _volumes_of(self._inputs), bundle, self.run_options)
         self.session.jobs.start(work, on_result=partial(self._on_estimated, key), on_end=self._on_estimate_ended)
 
     @property
@@ -284,7 +328,7 @@ class SegmentModel:
         if self.obstacle or self.bundle is None:
             return None
         inputs = tuple(map(ref, self._inputs.values()))  # a removed scan does not stay in memory
-        return inputs, self.bundle.reference, self.options
+        return inputs, self.bundle.reference, self.run_options
 
     def _on_estimated(self, key: object, text: str) -> None:
         self._estimate = (key, text)
@@ -301,7 +345,7 @@ class SegmentModel:
         assert inputs, self.obstacle
         assert bundle is not None, self.obstacle
         layer = next(iter(inputs.values()))
-        options = replace(self.options, confidence_maps=self.adds_confidence)
+        options = replace(self.run_options, confidence_maps=self.adds_confidence)
         run = Run(_volumes_of(inputs), bundle, options, layer.name, placement_of(layer).for_new_layer())
         if self.run is None:
             self._execute(run)

@@ -13,7 +13,9 @@ from napari_seg.plugin.controls import box, button, row, scrolled
 from napari_seg.plugin.models.dialog import ModelsDialog
 from napari_seg.plugin.models.model import ModelsModel
 from napari_seg.plugin.models.questions import TrustDialog
-from napari_seg.plugin.segment.model import DEVICES, SegmentModel
+from napari_seg.plugin.segment.choice import StructureChoice, choice_text
+from napari_seg.plugin.segment.choice_dialog import StructuresDialog
+from napari_seg.plugin.segment.model import DEVICES, MATCHES, SegmentModel
 from napari_seg.plugin.segment.run import Run
 
 _ESTIMATE_AFTER_MS = 600
@@ -65,6 +67,13 @@ class SegmentTab(QWidget):
         self._device_box = box("Where the network runs. Automatic uses a graphics card if there is one.")
         for key, text in DEVICES.items():
             self._device_box.addItem(text, key)
+        self._structures_button = button("", "", self._on_structures)
+        self._match_box = box(
+            "Exact runs the model as its own program does. Fast takes fewer windows and skips the air around the body; "
+            "few voxels change. Automatic is exact for models of nnU-Net and TotalSegmentator."
+        )
+        for key, text in MATCHES.items():
+            self._match_box.addItem(text, key)
         self._confidence_box = QCheckBox("Confidence as a layer too")
         self._confidence_box.setToolTip(
             "Add the probability of each voxel's label, from the network; the layer is hidden at first."
@@ -80,6 +89,8 @@ class SegmentTab(QWidget):
         self._form = form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Model", row(self._bundle_box, self._models_button))
+        form.addRow("Structures", self._structures_button)
+        form.addRow("Match", self._match_box)
         form.addRow("Device", self._device_box)
         form.addRow("", self._confidence_box)
         below = QWidget()
@@ -96,6 +107,7 @@ class SegmentTab(QWidget):
         layout.addWidget(scrolled(below), 1)
         self._bundle_box.currentIndexChanged.connect(self._on_bundle_chosen)
         self._device_box.currentIndexChanged.connect(self._on_device_chosen)
+        self._match_box.currentIndexChanged.connect(lambda _: self.model.choose_match(self._match_box.currentData()))
         self._confidence_box.toggled.connect(self.model.choose_confidence)
 
     # from the user to the model
@@ -105,6 +117,16 @@ class SegmentTab(QWidget):
 
     def _on_device_chosen(self) -> None:
         self.model.choose_device(self._device_box.currentData())
+
+    def _on_structures(self) -> None:
+        """Ask which structures the model looks for."""
+        bundle = self.model.bundle
+        assert bundle is not None
+        choice = StructureChoice(bundle.segments, self.model.structures)
+        question = StructuresDialog(choice, bundle.name, self)
+        question.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        question.accepted.connect(lambda: self.model.choose_structures(choice.names))
+        question.open()
 
     def _on_channel_chosen(self, channel: str, index: int) -> None:
         if index >= 0:
@@ -152,6 +174,7 @@ class SegmentTab(QWidget):
             self._bundle_box.setCurrentIndex(model.bundles.index(model.bundle) if model.bundle else -1)
         with signals_blocked(self._device_box):
             self._device_box.setCurrentIndex(self._device_box.findData(model.options.device))
+        self._refresh_choices()
         self._refresh_channels()
         self._card.setText(
             "".join(f"<p style='margin:2px'><b>{head}</b>: {_escaped(text)}</p>" for head, text in model.card)
@@ -168,6 +191,22 @@ class SegmentTab(QWidget):
             self._estimate_timer.start()
         self._estimate_label.setText(obstacle or model.estimate_text)
         self._show_progress()
+
+    def _refresh_choices(self) -> None:
+        """Show what can be chosen for the selected model."""
+        model = self.model
+        for widget, is_offered in (
+            (self._structures_button, model.offers_structures),
+            (self._match_box, model.offers_match),
+        ):
+            widget.setVisible(is_offered)
+            self._form.labelForField(widget).setVisible(is_offered)
+        if model.bundle is not None:
+            self._structures_button.setText(f"{choice_text(model.bundle.segments, model.structures)} …")
+            tip = "Choose which structures are looked for; a few take less time."
+            self._structures_button.setToolTip("\n".join(filter(None, (", ".join(model.structures[:20]), tip))))
+        with signals_blocked(self._match_box):
+            self._match_box.setCurrentIndex(self._match_box.findData(model.options.match))
 
     def _refresh_channels(self) -> None:
         """Show one box for each channel of a model that needs several images."""
