@@ -168,6 +168,11 @@ CODES = {
         "Take the folder that nnU-Net v2 wrote; the message names the key. A model by other code than nnU-Net's own "
         "can only be run by that code.",
     ),
+    "bundle.no_postprocessing": Code(
+        "error",
+        "The post-processing of nnU-Net is required, and the model has none, or several for other folds.",
+        "Leave out `--postprocess`, or copy the folder `crossval_results_folds_*` that nnU-Net wrote into the model's.",
+    ),
     "bundle.option": Code("error", "There is no option file of this name.", "Choose one that the message lists."),
     "bundle.postprocessing": Code(
         "error",

@@ -75,6 +75,10 @@ _KEEP_ISLANDS = _about(
     "one are removed, and reported",
 )
 _STRUCTURES = _about("only these structures, by their names; for TotalSegmentator only the models that find them run")
+_POSTPROCESS = _about(
+    "also apply the steps on label maps that nnU-Net chose for a model by cross-validation (postprocessing.json): they "
+    "keep only the largest piece of some structures",
+)
 _CONFIDENCE_MAPS = _about("also compute the winner's probability and the entropy of every voxel", changes_labels=False)
 
 
@@ -94,6 +98,7 @@ class SegmentOptions:
         confidence_maps: also compute the winner's probability and the entropy of every voxel.
         match: whether a model gives the labels of its own program.
         structures: names of the structures in the result; empty: all.
+        postprocess: apply the steps on label maps that nnU-Net chose by cross-validation.
 
     Raises:
         ValueError: an attribute has a value that is not allowed.
@@ -110,6 +115,7 @@ class SegmentOptions:
     confidence_maps: bool = field(default=False, metadata=_CONFIDENCE_MAPS)
     match: MatchMode = field(default="auto", metadata=_MATCH)
     structures: tuple[str, ...] = field(default=(), metadata=_STRUCTURES)
+    postprocess: bool = field(default=False, metadata=_POSTPROCESS)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "structures", tuple(self.structures))  # a list, from JSON or the command line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,7 +131,7 @@ def _judged(
     counts = Segmentation(label_map, volume.grid, segments).voxel_counts()
     # on a coarse scan a structure can win voxels of the network's grid and none of the scan's
     confidence = {label: mean for label, mean in confidence.items() if counts[label] > 0}
-    result = Segmentation(label_map, volume.grid, segments, confidence, confidence_maps=maps, run=settings.run)
+    result = Segmentation(label_map, volume.grid, segments, confidence, confidence_maps=maps, run=_run_of(settings))
     notices = (
         *volume.notices,
         *place_notices,
@@ -140,6 +140,18 @@ def _judged(
         *find_implausible(result, settings.bundle.min_confidence),
     )
     return replace(result, notices=notices)
+
+
+def _run_of(settings: RegionSettings) -> dict[str, Any]:
+    """Return how the model was run, with the digests of its weights if it is one of nnU-Net."""
+    run = {"match": settings.options.match, **settings.run}
+    if isinstance(settings.bundle, NnunetBundle):
+        from napari_seg.bundles.nnunet.checkpoint import weights_digests
+
+        run["weights"] = weights_digests(settings.bundle)
+    if settings.previous is not None:
+        run["previous"] = dict(settings.previous.run)
+    return run
 
 
 def _segments(regions: list[Region]) -> tuple[Segment, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_seg.bundles.nnunet.postprocessing import read_postprocessing
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.totalsegmentator.task import TaskBundle
@@ -17,6 +18,7 @@ from napari_seg.bundles.ways import way_of
 from napari_seg.errors import BundleError, one_line
 from napari_seg.inference.as_written import segment_as_written
 from napari_seg.inference.fitness import fitted
+from napari_seg.inference.nnunet.largest import keep_largest
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.scan import segment_scan
 from napari_seg.progress import Progress, ignore_progress
@@ -47,7 +49,8 @@ def segment(
 
     Raises:
         InputError: `channels.*`, the names of the channels are not those of the bundle.
-        BundleError: `bundle.structures`, it has no structure of a required name; or the bundle is unknown, untrusted,
+        BundleError: `bundle.structures`, it has no structure of a required name; `bundle.no_postprocessing`, it has no
+            such steps of nnU-Net; or the bundle is unknown, untrusted,
             incomplete or made for other scans.
         LocaliseError: the bundle's regions were not found in the scan.
         EnvironmentFault: `environment.device`, there is no such device; `environment.memory`, the scan does not fit
@@ -60,12 +63,14 @@ def segment(
     options = replace(options or SegmentOptions(), **changes)
     report = progress or ignore_progress
     check_structures(bundle, options.structures)
+    steps = read_postprocessing(bundle) if options.postprocess else ()
     if isinstance(bundle, TaskBundle):
         from napari_seg.inference.totalsegmentator.task import segment_task
 
         return segment_task(volume, bundle, options, report)
     run = segment_as_written if way_of(bundle).kind == "workflow" else segment_scan
-    return _only(run(volume, bundle, options, report), options.structures)
+    found = run(volume, bundle, options, report)
+    return _only(keep_largest(found, steps) if steps else found, options.structures)
 
 
 def check_structures(bundle: Bundle, names: Sequence[str]) -> None:

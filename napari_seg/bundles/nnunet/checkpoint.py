@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from napari_seg.bundles.nnunet.configuration import NnunetBundle
 from napari_seg.bundles.places import store_root
 from napari_seg.bundles.weights.checkpoint import UnsafeCheckpoint, read_checkpoint
 from napari_seg.errors import BundleError, one_line
@@ -113,6 +114,11 @@ def load_weights(network: torch.nn.Module, checkpoint: Checkpoint, name: str) ->
             f"{one_line(', '.join(differences), 300)}{one_line(trainer, 150)}; expected nnU-Net's own networks",
         )
     network.load_state_dict(chosen, strict=False, assign=True)
+
+
+def weights_digests(bundle: NnunetBundle) -> dict[str, str]:
+    """Return the SHA-256 of the checkpoint of each fold, by the name of its folder."""
+    return {fold: digest_of(bundle.root / fold / bundle.checkpoint) for fold in bundle.folds}
 
 
 def digest_of(path: Path) -> str:
