@@ -113,7 +113,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     """Add an argument for each option of `SegmentOptions`: a switch for one that is true or false."""
     for option in option_fields():
         flag = _FLAGS.get(option.name, f"--{option.name.replace('_', '-')}")
-        text = _HELP.get(option.name, option.metadata["help"])
+        text = _HELP.get(option.name, option.metadata["help"]).replace("%", "%%")  # argparse fills in what follows %
         if isinstance(option.default, bool):
             action = "store_false" if option.default else "store_true"
             parser.add_argument(flag, dest=option.name, action=action, help=text)
