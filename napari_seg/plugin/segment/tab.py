@@ -1,6 +1,7 @@
 """The Segment tab in Qt: choose a model, read its card and the estimate, Run and Stop."""
 
 import io
+import re
 from functools import partial
 
 from napari.utils.progress import cancelable_progress
@@ -189,7 +190,7 @@ class SegmentTab(QWidget):
         self._progress_bar.setVisible(is_running)
         if self.isVisible() and model.needs_estimate:
             self._estimate_timer.start()
-        self._estimate_label.setText(obstacle or model.estimate_text)
+        self._estimate_label.setText(_breakable(obstacle or model.estimate_text))
         self._show_progress()
 
     def _refresh_choices(self) -> None:
@@ -257,3 +258,8 @@ class SegmentTab(QWidget):
 
 def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _breakable(text: str) -> str:
+    """Return a text whose long names and paths may be broken into lines, so that none is cut off."""
+    return re.sub(r"(?<=[/_\\])", "\u200b", text)
