@@ -60,7 +60,7 @@ def read_nnunet_checkpoint(path: Path) -> Checkpoint:
                 return Checkpoint(read_checkpoint(kept), _facts_in(kept))
             except Exception as error:  # damaged; it is written again
                 log.info("%s can't be used (%s); the checkpoint is read", kept.name, type(error).__name__)
-        checkpoint = _parsed(read_checkpoint(path))
+        checkpoint = _parsed(read_checkpoint(path), path.stat().st_size)
     except UnsafeCheckpoint as error:
         text = f"{_shown(path)} was not loaded: {one_line(error, 200)}; expected a checkpoint that nnU-Net saved"
         raise BundleError("bundle.weights_unsafe", text) from None
@@ -133,7 +133,16 @@ def _digest(path: Path, size: int, changed_ns: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _parsed(content: Any) -> Checkpoint:
+def _parsed(content: Any, size: int) -> Checkpoint:
+    """Return what a run needs of a checkpoint's content.
+
+    Args:
+        content: what was read.
+        size: bytes of the file.
+
+    Raises:
+        ValueError: it is no checkpoint of nnU-Net.
+    """
     weights = content.get("network_weights") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(one, torch.Tensor) for one in weights.values()):
         raise ValueError("it has no network_weights")
@@ -143,17 +152,27 @@ def _parsed(content: Any) -> Checkpoint:
         for prefix in _PREFIXES:
             name = name.removeprefix(prefix)
         named[name] = value
+    if sum(tensor.nbytes for tensor in _each_once(named).values()) > size:  # by strides or views that repeat a few
+        raise ValueError(f"its tensors claim more than the {size} bytes that the file has")
     arguments = content.get("init_args")
     arguments = arguments if isinstance(arguments, dict) else {}
-    axes = content.get("inference_allowed_mirroring_axes")
+    axes = content.get("inference_allowed_mirroring_axes") or ()
+    if not isinstance(axes, list | tuple) or len({*axes}) != len(axes) or not {*axes} <= {0, 1, 2}:
+        raise ValueError(f"inference_allowed_mirroring_axes is {str(axes)[:50]}; expected axes from 0 to 2")
     facts = {
-        "mirror_axes": [int(axis) for axis in axes] if axes is not None else [],
+        "mirror_axes": [int(axis) for axis in axes],
         "trainer": one_line(content.get("trainer_name") or "", 120),
         "configuration": one_line(arguments.get("configuration") or "", 120),
     }
-    if not {*facts["mirror_axes"]} <= {0, 1, 2}:
-        raise ValueError(f"inference_allowed_mirroring_axes is {facts['mirror_axes'][:5]}; expected axes from 0 to 2")
     return Checkpoint(named, facts)
+
+
+def _each_once(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return weights without those that are the same tensor by another name."""
+    places: dict[tuple, str] = {}
+    for name, tensor in weights.items():
+        places.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.numel() or name), name)
+    return {name: weights[name] for name in places.values()}
 
 
 def _keep(checkpoint: Checkpoint, path: Path) -> None:
@@ -165,11 +184,8 @@ def _keep(checkpoint: Checkpoint, path: Path) -> None:
         "trainer": checkpoint.trainer,
         "configuration": checkpoint.configuration,
     }
-    places: dict[tuple, str] = {}
-    for name, tensor in checkpoint.weights.items():
-        places.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.numel() or name), name)
-    tensors = {name: checkpoint.weights[name].contiguous() for name in places.values()}
     try:
+        tensors = {name: tensor.contiguous() for name, tensor in _each_once(checkpoint.weights).items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as partial:
             save_file(tensors, partial, {"napari_seg": json.dumps(facts)})

@@ -98,7 +98,7 @@ def _load(bundle: NnunetBundle, states: tuple[int, ...], device: torch.device, d
 
 def _network(bundle: NnunetBundle) -> torch.nn.Module:
     try:
-        return build_network(bundle.configuration)
+        return build_network(bundle.configuration, "meta")
     except Exception as error:  # arguments that do not fit each other
         raise BundleError(
             "bundle.nnunet",

@@ -13,7 +13,7 @@ from typing import Any
 
 from napari_seg.bundles.config.read import TooLargeError, copied, read_config
 from napari_seg.bundles.nnunet.configuration import Configuration, Normalisation, Resampling
-from napari_seg.bundles.nnunet.network import check_network
+from napari_seg.bundles.nnunet.network import check_imports, check_network
 from napari_seg.errors import BundleError, one_line
 from napari_seg.volume import MAX_LABEL
 
@@ -129,7 +129,7 @@ def _configuration(plans: dict[str, Any], dataset: dict[str, Any], name: str, tr
         resample_image=_resampling(entry, "data"),
         resample_labels=_resampling(entry, "seg"),
         resample_values=_resampling(entry, "probabilities"),
-        network_class=check_network(network_class, arguments, inputs, outputs),
+        network_class=check_network(network_class, arguments, inputs, outputs, patch_size),
         network_arguments=json.dumps(arguments),
         channel_names=channels,
         labels=labels,
@@ -250,6 +250,7 @@ def _network(entry: dict[str, Any], dimensions: int) -> tuple[str, dict[str, Any
     """Return the class of the network and its arguments; plans from before 2.5 describe it in fields of their own."""
     if "architecture" in entry:
         architecture = entry["architecture"]
+        check_imports(architecture.get("_kw_requires_import", []))
         return str(architecture["network_class_name"]), dict(architecture["arch_kwargs"])
     name = str(entry["UNet_class_name"])
     if name not in _OLD_NETWORKS:
