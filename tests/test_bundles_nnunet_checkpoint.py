@@ -99,9 +99,7 @@ def test_a_program_in_place_of_weights_is_refused(tmp_path: Path) -> None:
 )
 def test_a_checkpoint_that_nnunet_does_not_write_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     root = write_model(tmp_path)
-    save_checkpoint(
-        root / "fold_0" / "checkpoint_final.pth", build_network(read_bundle(root).configuration), **changes
-    )
+    save_checkpoint(root / "fold_0" / "checkpoint_final.pth", build_network(read_bundle(root).configuration), **changes)
     with pytest.raises(BundleError) as raised:
         load_model(read_bundle(root), "cpu")
     assert raised.value.code == "bundle.weights"

@@ -165,7 +165,7 @@ def _other_folders(folder: Path) -> list[Path]:
             return []
         if is_training(folder):
             return [folder]
-        children = [child for child in sorted(folder.iterdir()) if not child.name.startswith(".")]
+        children = [child for child in sorted(folder.iterdir()) if not child.name.startswith((".", "__MACOSX"))]
         children = [child for child in children if child != own_folder()]  # `find_tasks` looks there
         return [child for child in children if child.is_dir() and not (child / METADATA).is_file()]
     except OSError:  # skip a folder that can't be listed

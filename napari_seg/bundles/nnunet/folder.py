@@ -70,12 +70,15 @@ def read_training_folder(root: Path, folds: Sequence[str] = ()) -> Training:
         folds: names of the folds' folders without "fold_"; empty: all that have weights.
 
     Raises:
-        BundleError: `bundle.nnunet`, its plans can't be read or do not say which configuration it is;
-            `bundle.weights`, there are no weights of these folds.
+        BundleError: `bundle.nnunet`, its plans can't be read or do not say which configuration it is; `bundle.link`,
+            one of its files is outside; `bundle.weights`, there are no weights of these folds.
     """
+    for name in (PLANS, DATASET):
+        _check_inside(root, root / name)
     words = root.name.split("__")
     trainer, plans, configuration = words if len(words) == 3 else ("", "", "")
-    known = [str(name) for name in read_plans(root)[0].get("configurations", {})]
+    configurations = read_plans(root)[0].get("configurations")
+    known = [str(name) for name in configurations] if isinstance(configurations, dict) else []
     if configuration not in known:
         configuration = _only_configuration(root, known)
     checkpoint, found = _folds(root, folds)
@@ -107,22 +110,31 @@ def _any_checkpoint(root: Path) -> Path | None:
 
 def _folds(root: Path, required: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """Return the file name of the weights and the folders of the folds that have it."""
-    own = root.resolve()
     for checkpoint in CHECKPOINTS:
-        paths = [path for path in root.glob(f"fold_*/{checkpoint}") if path.resolve().is_relative_to(own)]
-        found = sorted(path.parent.name for path in paths if path.is_file())
+        paths = [path for path in sorted(root.glob(f"fold_*/{checkpoint}")) if path.is_file()]
+        found = [path.parent.name for path in paths]
         if required:
-            found = [f"fold_{fold}" for fold in required if f"fold_{fold}" in found]
-            if len(found) == len(required):
-                return checkpoint, tuple(found)
-        elif found:
-            numbered = [name for name in found if name != "fold_all"]
-            return checkpoint, tuple(numbered or found)
+            chosen = [f"fold_{fold}" for fold in dict.fromkeys(required)]
+        else:
+            chosen = [name for name in found if name != "fold_all"] or found
+        if chosen and {*chosen} <= {*found}:
+            for fold in chosen:
+                _check_inside(root, root / fold / checkpoint)
+            return checkpoint, tuple(chosen)
     folds = f"of the folds {', '.join(required)}" if required else "of any fold"
     raise BundleError(
         "bundle.weights",
         f"the nnU-Net model {one_line(root.name, 120)!r} has no weights {folds}; expected fold_0/{CHECKPOINTS[0]}",
     )
+
+
+def _check_inside(root: Path, path: Path) -> None:
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise BundleError(
+            "bundle.link",
+            f"{path.relative_to(root).as_posix()} of the nnU-Net model {one_line(root.name, 120)!r} is a link out of "
+            "its folder; expected the file itself; copy it there",
+        )
 
 
 def _children(folder: Path) -> list[Path]:
@@ -132,5 +144,5 @@ def _children(folder: Path) -> list[Path]:
             for child in folder.iterdir()
             if child.is_dir() and not child.name.startswith((".", "__MACOSX", "fold_"))
         )
-    except OSError:
+    except (OSError, ValueError):  # a name that no file system takes
         return []

@@ -29,7 +29,13 @@ _OPERATIONS = {
 _SETTINGS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "norm_op_kwargs": {"eps": float, "affine": bool, "momentum": (float, int, type(None)), "track_running_stats": bool},
     "dropout_op_kwargs": {"p": (float, int), "inplace": bool},
-    "nonlin_kwargs": {"inplace": bool, "negative_slope": float, "alpha": (float, int), "approximate": str, "init": float},
+    "nonlin_kwargs": {
+        "inplace": bool,
+        "negative_slope": float,
+        "alpha": (float, int),
+        "approximate": str,
+        "init": float,
+    },
 }
 """Arguments of these classes -> their types."""
 
@@ -45,9 +51,7 @@ MAX_WEIGHTS = 2_000_000_000
 """Limit for the weights of a network; nnU-Net's largest own plans give some 600 million."""
 
 
-def check_network(
-    name: str, arguments: dict[str, Any], inputs: int, outputs: int, patch_size: tuple[int, ...]
-) -> str:
+def check_network(name: str, arguments: dict[str, Any], inputs: int, outputs: int, patch_size: tuple[int, ...]) -> str:
     """Return the name of a network's class if it is on the list and its arguments are plain and of usual sizes.
 
     Args:
@@ -178,7 +182,9 @@ def _check_strides(arguments: dict[str, Any], patch_size: tuple[int, ...]) -> No
     for axis, size in enumerate(patch_size):
         steps = [stride[axis % len(stride)] for stride in strides]
         if steps[0] != 1 or size % prod(steps):
-            raise ValueError(f"arch_kwargs has the strides {steps} for {size} voxels; expected a whole fraction of them")
+            raise ValueError(
+                f"arch_kwargs has the strides {steps} for {size} voxels; expected a whole fraction of them"
+            )
 
 
 def _per_stage(value: Any, stages: int, key: str, most: int) -> list[int]:

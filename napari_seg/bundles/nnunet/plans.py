@@ -26,7 +26,8 @@ MAX_PLANS_BYTES = 2**24
 _MAX_NAME = 120
 _MAX_CHANNELS = 256
 _MAX_PATCH_VOXELS = 2**28
-"""Limits for names, for the channels of an image, and for the voxels of a window."""
+_MIN_SPACING = 1e-6
+"""Limits for names, for the channels of an image, for the voxels of a window, and for their size in mm."""
 
 _READERS = {
     "SimpleITKIO",
@@ -99,14 +100,16 @@ def _configuration(plans: dict[str, Any], dataset: dict[str, Any], name: str, tr
     if entry.get("preprocessor_name", "DefaultPreprocessor") != "DefaultPreprocessor":
         raise ValueError(f"preprocessor_name is {entry['preprocessor_name']!r}, which is not nnU-Net's own")
     patch_size = tuple(int(n) for n in entry["patch_size"])
-    spacing = tuple(_positive(value, "spacing") for value in entry["spacing"])
+    spacing = tuple(_voxel_size(value) for value in entry["spacing"])
     if len(patch_size) not in (2, 3) or len(spacing) != len(patch_size):
         raise ValueError(f"patch_size is {patch_size} and spacing {spacing}; expected two numbers each, or three")
     if min(patch_size) < 1 or math.prod(patch_size) > _MAX_PATCH_VOXELS:
         raise ValueError(f"patch_size is {patch_size}; expected from 1 to {_MAX_PATCH_VOXELS} voxels")
-    i, j, k = (int(n) for n in plans["transpose_forward"])
-    if {i, j, k} != {0, 1, 2}:
-        raise ValueError(f"transpose_forward is {(i, j, k)}; expected an order of three axes")
+    axes = plans["transpose_forward"]
+    if not isinstance(axes, list) or sorted(axes) != [0, 1, 2]:
+        raise ValueError(f"transpose_forward is {axes!r}; expected an order of three axes")
+    if plans.get("label_manager", "LabelManager") != "LabelManager":
+        raise ValueError(f"label_manager is {plans['label_manager']!r}, which is not nnU-Net's own")
     reader = str(dataset.get("overwrite_image_reader_writer") or plans["image_reader_writer"])
     if reader not in _READERS:
         raise ValueError(f"image_reader_writer is {reader!r}, which is not nnU-Net's own")
@@ -123,7 +126,7 @@ def _configuration(plans: dict[str, Any], dataset: dict[str, Any], name: str, tr
         plans=one_line(plans.get("plans_name") or "", _MAX_NAME),
         patch_size=patch_size,
         spacing_mm=spacing,
-        transpose=(i, j, k),
+        transpose=(axes[0], axes[1], axes[2]),
         reader=reader,
         normalisation=_normalisations(plans, entry, len(channels)),
         resample_image=_resampling(entry, "data"),
@@ -179,8 +182,16 @@ def _labels(dataset: dict[str, Any]) -> tuple[tuple[tuple[str, tuple[int, ...]],
         for name, value in entry.items()
     )
     values = sorted({value for _, found in labels for value in found})
-    if not values or values[0] < 0 or values[-1] > MAX_LABEL or len(values) > MAX_LABEL:
+    if (
+        not all(found for _, found in labels)
+        or not values
+        or values[0] < 0
+        or values[-1] > MAX_LABEL
+        or len(values) > MAX_LABEL
+    ):
         raise ValueError(f"labels has values from {values[:1]} to {values[-1:]}; expected 0 to {MAX_LABEL}")
+    if ignore_label is not None and ignore_label <= values[-1]:
+        raise ValueError(f"labels has the value {ignore_label} for ignore; expected the highest value")
     has_regions = any(len(found) > 1 for _, found in labels)
     if not has_regions:
         if values != list(range(len(values))):
@@ -276,10 +287,10 @@ def _network(entry: dict[str, Any], dimensions: int) -> tuple[str, dict[str, Any
     }
 
 
-def _positive(value: Any, key: str) -> float:
-    number = _finite(value, key)
-    if not number > 0:
-        raise ValueError(f"{key} holds {number}; expected more than 0")
+def _voxel_size(value: Any) -> float:
+    number = _finite(value, "spacing")
+    if not _MIN_SPACING <= number <= 1 / _MIN_SPACING:
+        raise ValueError(f"spacing holds {number}; expected from {_MIN_SPACING} to {1 / _MIN_SPACING:.0e} mm")
     return number
 
 

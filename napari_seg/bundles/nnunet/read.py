@@ -1,7 +1,7 @@
 """Read models of nnU-Net into bundles; nothing of a model runs here.
 
-A model is named by its folder, with a choice behind it where the folder holds several: `FOLDER:3d_fullres`,
-`FOLDER:2d+3d_fullres` for an ensemble, `FOLDER:3d_fullres@0,2` for some of the folds.
+A model is named by its folder, with a choice behind it where the folder holds several: `FOLDER:3d_fullres` or the
+whole name of the training's folder, `FOLDER:2d+3d_fullres` for an ensemble, `FOLDER:3d_fullres@0,2` for some folds.
 """
 
 from __future__ import annotations
@@ -28,10 +28,14 @@ _MR_NAMES = re.compile(r"mri?|t1.*|t2.*|flair|adc|dwi|pd|swi|tof|b\d+", re.IGNOR
 
 def split_choice(text: str | Path) -> tuple[Path, tuple[str, ...], tuple[str, ...]]:
     """Return the folder, the configurations and the folds that a name of a model holds."""
-    if isinstance(text, Path) or Path(text).exists():
+    try:
+        if isinstance(text, Path) or Path(text).exists():
+            return Path(text), (), ()
+    except (OSError, ValueError):  # a name that no file system takes
         return Path(text), (), ()
     found = _CHOICE.fullmatch(text)
-    assert found is not None
+    if found is None:
+        return Path(text), (), ()
     configurations, folds = found["configurations"], found["folds"]
     if configurations and len(found["folder"]) == 1:  # C:\models on Windows
         return Path(text), (), ()
@@ -83,14 +87,32 @@ def read_training(root: Path, folds: Sequence[str | int] = ()) -> NnunetBundle:
     Raises:
         BundleError: as for `read_nnunet`.
     """
-    root = root.resolve()
+    return _read(root.resolve(), folds, ())
+
+
+def _read(root: Path, folds: Sequence[str | int], later: tuple[Path, ...]) -> NnunetBundle:
+    """Return the model of one training, with those of its previous stages.
+
+    Args:
+        root: folder with plans.json.
+        folds: as for `read_training`.
+        later: folders of the stages that take this one's label map.
+    """
+    if root in later:
+        raise BundleError(
+            "bundle.nnunet", f"the cascade {one_line(root.name, 120)!r} is its own previous stage; expected another one"
+        )
     training = read_training_folder(root, [str(fold) for fold in folds])
     configuration = read_configuration(root, training.configuration, training.trainer)
-    return _bundle(training, configuration, folds)
+    previous = None
+    if configuration.previous_stage:
+        previous = _read(_previous_root(training, configuration.previous_stage).resolve(), folds, (*later, root))
+    return _bundle(training, configuration, previous)
 
 
 def _root_of(roots: list[Path], configuration: str, shown: str) -> Path:
-    found = [root for root in roots if root.name.rpartition("__")[2] == configuration]
+    found = [root for root in roots if root.name == configuration]
+    found = found or [root for root in roots if root.name.rpartition("__")[2] == configuration]
     if len(roots) == 1 and not found:
         found = [root for root in roots if read_training_folder(root).configuration == configuration]
     if len(found) == 1:
@@ -102,12 +124,9 @@ def _root_of(roots: list[Path], configuration: str, shown: str) -> Path:
     )
 
 
-def _bundle(training: Training, configuration: Configuration, folds: Sequence[str | int]) -> NnunetBundle:
+def _bundle(training: Training, configuration: Configuration, previous: NnunetBundle | None) -> NnunetBundle:
     segments, output = _segments(configuration)
     names = ", ".join(segment.name for segment in segments[:8]) + ", …" * (len(segments) > 8)
-    previous = None
-    if configuration.previous_stage:
-        previous = read_training(_previous_root(training, configuration.previous_stage), folds)
     shown = configuration.dataset or training.root.parent.name
     fold_names = ", ".join(fold.removeprefix("fold_") for fold in training.folds)
     return NnunetBundle(
