@@ -182,13 +182,8 @@ def _labels(dataset: dict[str, Any]) -> tuple[tuple[tuple[str, tuple[int, ...]],
         for name, value in entry.items()
     )
     values = sorted({value for _, found in labels for value in found})
-    if (
-        not all(found for _, found in labels)
-        or not values
-        or values[0] < 0
-        or values[-1] > MAX_LABEL
-        or len(values) > MAX_LABEL
-    ):
+    is_named = bool(labels) and all(found for _, found in labels)
+    if not is_named or values[0] < 0 or values[-1] > MAX_LABEL or len(values) > MAX_LABEL:
         raise ValueError(f"labels has values from {values[:1]} to {values[-1:]}; expected 0 to {MAX_LABEL}")
     if ignore_label is not None and ignore_label <= values[-1]:
         raise ValueError(f"labels has the value {ignore_label} for ignore; expected the highest value")
