@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 
 import nnunet_models
+import pytest
+from web import Web
 
+from napari_seg.bundles.totalsegmentator import table
 from napari_seg.bundles.totalsegmentator.table import parts_needed, tasks, weights_of
 from napari_seg.bundles.totalsegmentator.task import Part, Task
 
@@ -45,3 +50,23 @@ def needed_tasks(task: Task) -> list[Task]:
     found = [one for name in others if name and name != task.name for one in needed_tasks(tasks()[name])]
     assert {part.number for one in (task, *found) for part in one.parts} == {part.number for part in parts_needed(task)}
     return [task, *found]
+
+
+def serve_task(web: Web, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve the release of all models that a task needs, in place of TotalSegmentator's.
+
+    Args:
+        web: the server.
+        name: of the task.
+        folder: where the models are written.
+        monkeypatch: changes the address of the releases.
+    """
+    monkeypatch.setattr(table, "RELEASES", web.url)
+    write_task(folder, name)
+    for part in parts_needed(tasks()[name]):
+        weights = weights_of(part.number)
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            for path in sorted((folder / weights.folder).rglob("*")):
+                archive.write(path, path.relative_to(folder).as_posix())
+        web.files[f"/{weights.release}/{weights.folder}.zip"] = packed.getvalue()

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from pathlib import Path
 
 import pytest
-from task_models import write_task
+from task_models import serve_task
 from web import Web
 
 from napari_seg.bundles.places import store_root
-from napari_seg.bundles.totalsegmentator import table
 from napari_seg.cli.main import main
 
 
 @pytest.fixture
 def web(web: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Web:
-    """Serve the release of one task."""
-    monkeypatch.setattr(table, "RELEASES", web.url)
-    write_task(tmp_path / "release", "total_fastest")
-    for folder in (tmp_path / "release").iterdir():
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w") as archive:
-            for path in sorted(folder.rglob("*")):
-                archive.write(path, path.relative_to(folder.parent).as_posix())
-        web.files[f"/v2.0.0-weights/{folder.name}.zip"] = packed.getvalue()
+    serve_task(web, "total_fastest", tmp_path / "release", monkeypatch)
     return web
 
 

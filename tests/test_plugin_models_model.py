@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
 from bundles import write_threshold_bundle
-from task_models import write_task
+from task_models import serve_task, write_task
 from web import Web
 
 from napari_seg.bundles.places import store_root
@@ -277,3 +277,39 @@ def test_tasks_of_totalsegmentator_are_rows_of_their_own(
     model.select(rows["totalsegmentator:body"])
     model.filter_by(words="")
     assert "outside the store" in model.obstacle_to("remove")
+
+
+def test_a_task_is_downloaded_checked_and_removed(
+    model: ModelsModel, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve_task(web, "total_fastest", tmp_path / "release", monkeypatch)
+    reports: list[str | None] = []
+    licences: list[Licence] = []
+
+    def accept(question: LicenceQuestion) -> None:
+        assert web.requests == []
+        licences.append(question.licence)
+        question.answer(True)
+
+    model.licence_asked.connect(accept)
+    model.installed_changed.connect(reports.append)
+    model.refresh()
+    model.jobs.wait()
+    model.select(next(row for row in model.rows if row.name == "totalsegmentator:total_fastest"))
+    model.download()
+    model.jobs.wait()
+    assert [licence.name for licence in licences] == ["Apache-2.0"]
+    assert model.message == Message("info", "TotalSegmentator total_fastest is installed.")
+    assert reports == ["totalsegmentator:total_fastest"]
+    row = model.selected_row
+    assert row is not None
+    assert (row.title, row.place) == ("TotalSegmentator total_fastest", "installed")
+    assert model.store_bytes > 0
+    model.check()
+    model.jobs.wait()
+    assert model.message == Message("info", "TotalSegmentator total_fastest: all files are as they were installed.")
+    model.remove()
+    model.jobs.wait()
+    assert model.message is not None
+    assert "was removed" in model.message.text
+    assert not [row for row in model.rows if row.name.startswith("totalsegmentator:") and row.place != "catalogue"]
