@@ -356,6 +356,11 @@ CODES = {
         "A voxel holds a colour, a vector, a complex number or another value that is no intensity.",
         "Save the component you need alone, as one number per voxel.",
     ),
+    "data.range": Code(
+        "error",
+        "The model was trained on colour images, and the scan has values below 0 or above 255.",
+        "Give colour images of 8 bits, or choose a model for scans of this kind.",
+    ),
     # dataset
     "dataset.ambiguous": Code(
         "error",

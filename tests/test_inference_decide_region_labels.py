@@ -20,9 +20,9 @@ from napari_seg.errors import EnvironmentFault
 from napari_seg.geometry import Grid, resample
 from napari_seg.inference.engine import segment_region
 from napari_seg.inference.options import SegmentOptions
-from napari_seg.inference.prepare import Inverse
 from napari_seg.inference.segment import segment
 from napari_seg.inference.settings import set_up
+from napari_seg.inference.transforms import TransformsInverse
 from napari_seg.localise import Region
 from napari_seg.volume import Segment, Segmentation, Volume
 
@@ -320,7 +320,7 @@ def test_a_crop_around_the_body_gives_the_same_structures(tmp_path: Path, head: 
 
 def test_the_inverse_needs_memory_that_is_checked_first(tmp_path: Path, head: Volume, monkeypatch: Any) -> None:
     root = write_bundle(tmp_path / "cropped", [ORIENT, SPACING, NORMALIZE, CROP], CHAINS["softmax, linear, argmax"])
-    monkeypatch.setattr(Inverse, "values_bytes", lambda *_: 2**60)
+    monkeypatch.setattr(TransformsInverse, "values_bytes", lambda *_: 2**60)
     with pytest.raises(EnvironmentFault, match="inverse of the bundle's transforms") as caught:
         ours(root, head)
     assert caught.value.code == "environment.memory"

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import zoom
 from skimage.transform import resize
 
-from napari_seg.inference.resampling import Rule, nearest, operator, resampled, zoomed
+from napari_seg.inference.resampling import Rule, nearest, operator, resampled
 
 SHAPES = [(30, 70, 50), (40, 57, 34), (1, 80, 20), (79, 113, 65), (20, 57, 33)]
 
@@ -69,15 +68,6 @@ def test_whole_numbers_stay_whole_where_the_nearest_voxel_is_taken() -> None:
         found = resampled(labels, shape, Rule(0))
         assert found.dtype == np.uint8
         assert np.array_equal(found, resize(labels, shape, 0, mode="edge", anti_aliasing=False))
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("order", [0, 1])
-def test_zoomed_is_scipys_zoom_to_the_last_bit(array: np.ndarray, shape: tuple, order: int) -> None:
-    for values in (array.astype(np.int16), np.full(array.shape, -1024, np.int16)):
-        expected = zoom(values.astype(np.float64), np.divide(shape, values.shape), order=order, mode="nearest")
-        assert np.array_equal(zoomed(values, shape, order=order), expected)
-        assert np.array_equal(zoomed(values, shape, order=order, dtype=np.int32), expected.astype(np.int32))
 
 
 def test_operators_are_shared_and_can_not_be_changed() -> None:

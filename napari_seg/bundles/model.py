@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from monai.inferers import Inferer
     from monai.transforms import Compose
 
+    from napari_seg.bundles.nnunet.configuration import Configuration
+    from napari_seg.bundles.windows import WindowSettings
+
 
 @dataclass
 class RunStatistics:
@@ -40,8 +43,9 @@ class Model:
 
     Attributes:
         network: in evaluation mode on `device`; (N, C, *spatial) -> logits (N, classes, *spatial).
-        preprocessing: transforms of a dictionary whose `image` is a MetaTensor (C, I, J, K) in RAS+; reads no file.
-        inferer: lays the windows.
+        preprocessing: transforms of a dictionary whose `image` is a MetaTensor (C, I, J, K) in RAS+, which read no
+            file; or the configuration of an nnU-Net model.
+        inferer: lays the windows; or their settings.
         device: where the network is.
         dtype: number format of its computations.
         output: how the logits become labels.
@@ -53,8 +57,8 @@ class Model:
     """
 
     network: torch.nn.Module
-    preprocessing: Compose
-    inferer: Inferer
+    preprocessing: Compose | Configuration
+    inferer: Inferer | WindowSettings
     device: torch.device
     dtype: torch.dtype = torch.float32
     output: Output = field(default_factory=Output)

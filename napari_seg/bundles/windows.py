@@ -14,11 +14,13 @@ SHIFTS = 4
 class WindowSettings:
     """Window settings of a bundle, named as the arguments of MONAI's `sliding_window_inference`.
 
+    With the mode "nnunet", windows lie and weigh as in nnU-Net.
+
     Attributes:
         roi_size: shape of a window; None or below 1 stands for the whole axis.
         overlap: fraction of a window that the next one repeats, per axis.
         batch: number of windows that the network processes together.
-        mode: "constant" or "gaussian".
+        mode: "constant", "gaussian" or "nnunet", whose Gaussian has its peak on a voxel and no zeros.
         sigma_scale: standard deviation of the Gaussian as a fraction of the window, per axis.
         padding_mode: how an image smaller than a window is padded, as torch names it.
         cval: value of the padding mode "constant".

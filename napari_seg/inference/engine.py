@@ -136,6 +136,7 @@ def _decide_whole(
     """Segment a region as `segment_region` does, with an inferer that returns the logits of the whole image."""
     bundle, model = settings.bundle, settings.model
     settings.run["precision"] = name_of(model.dtype)
+    assert not isinstance(model.inferer, WindowSettings)
     image, inverse = prepare(volume, region.grid, bundle, model, settings.budget_bytes)
     channels = min_channels(bundle, model.output)
     promised_bytes += labels_bytes(model.output, inverse, channels, volume.grid)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_seg.bundles.nnunet.configuration import Configuration
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, Notice
 from napari_seg.formats.channels import in_order
 from napari_seg.formats.image2d import in_colours
 from napari_seg.geometry import Grid
+from napari_seg.inference.nnunet.arrangement import arranged_grid, network_spacing
 from napari_seg.volume import Volume, modality_code
 
 if TYPE_CHECKING:
@@ -134,6 +136,9 @@ def _network_axes(volume: Volume, model: Model) -> tuple[str, tuple[float, ...]]
 
     Without transforms of orientation or spacing they are those of the scan. Opposite directions count as the same.
     """
+    if isinstance(model.preprocessing, Configuration):
+        grid = arranged_grid(volume, model.preprocessing)
+        return _without_sign(grid.orientation), network_spacing(model.preprocessing, grid.spacing_mm)
     from monai.transforms import Orientationd, Spacingd
 
     axes, spacing_mm = _without_sign(volume.grid.orientation), None

@@ -1,106 +1,30 @@
-"""Preparation of the network's image, and the way back from the network's grid to the scan's.
-
-The scan is resampled once on the grid that the bundle's transforms require. Where these transforms do nothing else to
-the grid, the way back is interpolation between two grids, which the engine does while windows are computed
-(`Inverse.is_resampling`). Otherwise MONAI inverts the transforms.
-"""
+"""Preparation of the network's image, by the preprocessing that the model says, and the way back to the scan's grid."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from napari_seg.bundles.dimensions import REFERENCE_KEYS
+from napari_seg.bundles.nnunet.configuration import Configuration
 from napari_seg.bundles.spec import Bundle
-from napari_seg.errors import BundleError, EnvironmentFault, NapariSegError
-from napari_seg.geometry import Grid, resample
-from napari_seg.memory import check_fits, limited_to, resident_bytes
-from napari_seg.volume import Volume
+from napari_seg.geometry import Grid
+from napari_seg.inference.inverse import Inverse
+from napari_seg.volume import Segmentation, Volume
 
 if TYPE_CHECKING:
     import torch
-    from monai.transforms import Compose
 
     from napari_seg.bundles.model import Model
 
-INVERSE_BYTES = 64
-"""Memory in bytes for each voxel of the scan while MONAI inverts one channel; most are float64 coordinates."""
-
-COORDINATE_BYTES = 16
-"""Memory in bytes for each voxel while MONAI interpolates at coordinates, as it does for Spacingd; at least."""
-
-MIN_CHECKED_BYTES = 2**26
-"""Results of transforms up to this size are not checked against the budget; what follows needs more anyway."""
-
-
-@dataclass(frozen=True, eq=False)
-class Inverse:
-    """The way from the network's grid back to the grid that the bundle's transforms were shown.
-
-    Attributes:
-        grid: the network's grid, in the scan's world.
-        shown: the grid that the transforms were shown, in the scan's world: the scan's own, or a region's.
-        preprocessing: the transforms.
-        traced: MetaTensor without content that holds what the transforms have done to the image.
-        key: key of the image inside the transforms.
-        is_2d: whether the transforms were shown (C, I, J).
-    """
-
-    grid: Grid
-    shown: Grid
-    preprocessing: Compose
-    traced: Any
-    key: str
-    is_2d: bool = False
-
-    @property
-    def is_resampling(self) -> bool:
-        """True if linear interpolation between the two grids, with edges repeated, inverts the transforms."""
-        operations = self.traced.applied_operations
-        resampled = [operation for operation in operations if operation.get("class") == "SpatialResample"]
-        others = {operation.get("class") for operation in operations} - {"Orientation", "SpatialResample"}
-        return not others and len(resampled) <= 1 and all(map(_is_linear, resampled))
-
-    def values(self, values: torch.Tensor, *, nearest: bool) -> torch.Tensor:
-        """Return values (C, I, J, K) of the network's grid on the grid that the transforms were shown, as MONAI does.
-
-        Args:
-            values: on the network's grid.
-            nearest: take the nearest value instead of interpolating as the transforms did.
-        """
-        import torch
-        from monai.data import MetaTensor
-        from monai.transforms import Invertd
-
-        if not self.traced.applied_operations:
-            return values
-        invert = Invertd("pred", self.preprocessing, self.key, nearest_interp=nearest, to_tensor=True)
-        inverted = torch.empty((len(values), *self.shown.shape), dtype=torch.float32)
-        for channel, out in zip(values.cpu().float(), inverted, strict=True):
-            shown = channel[..., 0] if self.is_2d else channel
-            found = invert({self.key: self.traced, "pred": MetaTensor(shown[None])})["pred"].as_tensor()[0]
-            out.copy_(found[..., None] if self.is_2d else found)
-        return inverted
-
-    def values_bytes(self, channels: int) -> int:
-        """Return the additional memory in bytes of `values`."""
-        return (4 * channels + INVERSE_BYTES) * prod(self.shown.shape) if self.traced.applied_operations else 0
-
 
 def prepare(
-    volume: Volume, region_grid: Grid | None, bundle: Bundle, model: Model, budget_bytes: int | None = None
+    volume: Volume,
+    region_grid: Grid | None,
+    bundle: Bundle,
+    model: Model,
+    budget_bytes: int | None = None,
+    previous: Segmentation | None = None,
 ) -> tuple[torch.Tensor, Inverse]:
-    """Return the image (C, I, J, K) float32 after a bundle's preprocessing, and the way back from its grid.
-
-    The bundle's leading transforms of orientation and spacing only tell the grid of their result. The scan is
-    resampled on it once, which needs no copy of the scan and gives the same image. Other transforms run as they are.
-
-    A region is passed to the transforms as if its axes were the patient's: index axes along +x, +y and +z, first voxel
-    at 0. So the transforms (orientation, spacing, crop) apply to the region, and a mirrored or rotated region stays
-    mirrored or rotated. A network of 2D images, and its transforms, are shown (C, I, J).
+    """Return the image (C, I, J, K) float32 after a model's preprocessing, and the way back from its grid.
 
     Args:
         volume: the scan.
@@ -108,146 +32,19 @@ def prepare(
         bundle: bundle, for the messages.
         model: model with the preprocessing.
         budget_bytes: highest memory that the process may use; None: a safe part of the free memory.
+        previous: result of the previous stage of a cascade, on the scan's grid.
 
     Raises:
         BundleError: `bundle.preprocessing`, the bundle's own code failed on this scan.
-        EnvironmentFault: `environment.memory`, the result of a transform does not fit.
-        InputError: `geometry.shear`, the transforms return an affine that is no grid.
+        EnvironmentFault: `environment.memory`, the image, or what is needed to make it, does not fit.
+        InputError: `geometry.shear`, the bundle's transforms return an affine that is no grid.
     """
-    import torch
-    from monai.data import MetaTensor
-    from monai.transforms import Compose
+    preprocessing = model.preprocessing
+    if isinstance(preprocessing, Configuration):
+        from napari_seg.inference.nnunet.prepare import prepare_as_nnunet
 
-    shown = region_grid or volume.grid
-    # MONAI reads a picture without a place in the patient
-    is_placed = region_grid is None and volume.source.format != "image2d"
-    affine = shown.affine if is_placed else np.diag([*shown.spacing_mm, 1.0])
-    to_scan_world = shown.affine @ np.linalg.inv(affine)
-    transforms = list(model.preprocessing.transforms)
-    keys = (key for one in transforms for key in getattr(one, "keys", ()))
-    key = next((key for key in keys if key not in REFERENCE_KEYS), "image")
-    is_2d = model.spatial_dims == 2
-    traced: list[Any] = []
-    try:
-        # one number in memory, however large the scan: these transforms use only shape and affine
-        required = MetaTensor(
-            torch.zeros(1).expand(len(volume.array), *shown.shape), affine=torch.from_numpy(affine.copy())
-        )
-        while transforms and not is_2d and _only_resamples(transforms[0], after=traced):
-            required = transforms.pop(0)({"image": required}, lazy=True)["image"]
-            traced = list(required.pending_operations)
-        affine = required.peek_pending_affine().numpy()
-        grid = _grid(required.peek_pending_shape(), to_scan_world @ affine)
-        _check_fits(4 * len(volume.array) * prod(grid.shape), "its grid", bundle, budget_bytes)
-        array = resample(volume.array, volume.grid, grid).astype(np.float32, copy=False)
-        array = array[..., 0] if is_2d else array
-        image = MetaTensor(torch.from_numpy(array), affine=torch.from_numpy(affine))
-        data: Any = {"image": image}
-        for transform in Compose(transforms).flatten().transforms:
-            _check_fits(_result_bytes(transform, data), type(transform).__name__, bundle, budget_bytes)
-            data = Compose([transform])(data)
-        image = data["image"]
-    except NapariSegError:
-        raise
-    except Exception as error:  # a bundle's own transforms can raise anything
-        if _is_of_memory(error):
-            text = f"this machine has too little memory for the transforms of bundle {bundle.root.name!r} on this scan"
-            raise EnvironmentFault("environment.memory", f"{text}; close other programs, or crop the scan") from error
-        raise BundleError(
-            "bundle.preprocessing",
-            f"the transforms of bundle {bundle.root.name!r} failed on this scan ({type(error).__name__}: {error})",
-        ) from error
-    if isinstance(image, MetaTensor):
-        plain, affine, traced = image.as_tensor(), image.affine.numpy(), [*traced, *image.applied_operations]
-    else:
-        plain, affine = image, np.eye(4)
-    nothing = MetaTensor(torch.empty(0), affine=torch.from_numpy(affine), applied_operations=traced)
-    if is_2d:
-        plain = plain[..., None]
-        grid = Grid((plain.shape[1], plain.shape[2], 1), grid.affine)  # its place only serves to tell pixels apart
-    else:
-        grid = _grid(plain.shape[1:], to_scan_world @ affine)
-    return plain.float(), Inverse(grid, shown, model.preprocessing, nothing, key, is_2d)
+        assert region_grid is None  # models of nnU-Net have no localiser
+        return prepare_as_nnunet(volume, bundle, preprocessing, budget_bytes, previous)
+    from napari_seg.inference.transforms import prepare_by_transforms
 
-
-def _check_fits(count: int, cause: str, bundle: Bundle, budget_bytes: int | None) -> None:
-    if count > MIN_CHECKED_BYTES:
-        with limited_to(None if budget_bytes is None else budget_bytes - resident_bytes()):
-            check_fits(count, f"preparing this scan for bundle {bundle.root.name!r} ({cause})")
-
-
-def _result_bytes(transform: Any, data: Any) -> int:
-    """Return a lower bound of the memory in bytes that a transform of MONAI takes; 0 if it is not known beforehand.
-
-    Args:
-        transform: a transform, which is not run; a bundle's own is not even asked.
-        data: what it will be given.
-    """
-    import torch
-    from monai.data import MetaTensor
-    from monai.transforms import Affined, CropForegroundd, LazyTransform, RepeatChanneld, Rotated, Spacingd
-
-    if not type(transform).__module__.startswith("monai.") or not isinstance(data, dict):
-        return 0
-    arrays = {key: value for key, value in data.items() if isinstance(value, torch.Tensor | np.ndarray)}
-    if isinstance(transform, RepeatChanneld):
-        return transform.repeater.repeats * sum(arrays[key].nbytes for key in transform.keys if key in arrays)
-    if not isinstance(transform, LazyTransform):
-        return 0
-    shown = dict(data)
-    if not isinstance(transform, CropForegroundd):  # the others use only shape and affine
-        for key, array in arrays.items():
-            affine = array.affine if isinstance(array, MetaTensor) else None
-            shown[key] = MetaTensor(torch.zeros(1).expand(*array.shape), affine=affine)
-    try:
-        found = transform(shown, lazy=True)
-    except Exception:  # running it says why
-        return 0
-    count = 0
-    for key, value in found.items():
-        if key in arrays and isinstance(value, MetaTensor) and value.pending_operations:
-            shape = tuple(int(n) for n in value.peek_pending_shape())
-            moves = isinstance(transform, Spacingd | Affined | Rotated) and shape != tuple(value.shape[1:])
-            count += (4 * len(value) + COORDINATE_BYTES * moves) * prod(shape)
-    return count
-
-
-def _is_of_memory(error: BaseException | None) -> bool:
-    """Return whether an error, or one that led to it, says that memory is short."""
-    import torch
-
-    while error is not None:
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error):
-            return True
-        error = error.__cause__
-    return False
-
-
-def _only_resamples(transform: Any, after: list[Any]) -> bool:
-    """Return whether a transform only interpolates linearly on another grid, with edges repeated, and once in all."""
-    from monai.transforms import Orientationd, Spacingd
-
-    if type(transform) is Orientationd:
-        return True
-    linear = type(transform) is Spacingd and not any(transform.align_corners) and not any(transform.scale_extent)
-    return (
-        linear
-        and not any(operation.get("class") == "SpatialResample" for operation in after)
-        and {*map(str, transform.mode)} <= {"bilinear", "1"}
-        and {*map(str, transform.padding_mode)} == {"border"}
-    )
-
-
-def _is_linear(operation: dict[str, Any]) -> bool:
-    """Return whether a traced resampling interpolates linearly with edges repeated."""
-    how = operation.get("extra_info", {})
-    return (
-        str(how.get("mode")) in ("bilinear", "1")
-        and how.get("padding_mode") == "border"
-        and how.get("align_corners") in (False, None, "none")
-    )
-
-
-def _grid(shape: Any, affine: Any) -> Grid:
-    i, j, k = (int(n) for n in shape)
-    return Grid((i, j, k), np.asarray(affine, dtype=np.float64))
+    return prepare_by_transforms(volume, region_grid, bundle, preprocessing, model.spatial_dims == 2, budget_bytes)

@@ -24,9 +24,10 @@ from napari_seg.inference.backends.cost import NetworkCost, network_cost
 from napari_seg.inference.backends.openvino import cached_compile
 from napari_seg.inference.backends.precision import MIN_CHECKED_FLOP, Agreement, agreement, checked_part
 from napari_seg.inference.decide.region_labels import check_inverse, collects_values, labels_bytes
+from napari_seg.inference.inverse import Inverse
 from napari_seg.inference.options import BackendName
 from napari_seg.inference.plan import COMPILED_MEMORY, Plan
-from napari_seg.inference.prepare import Inverse, prepare
+from napari_seg.inference.prepare import prepare
 from napari_seg.inference.seconds import COMPILING_BATCHES, labelling_seconds, network_seconds
 from napari_seg.inference.settings import RegionSettings
 from napari_seg.inference.windows.covering import layouts
@@ -83,7 +84,8 @@ class RegionTask:
             InputError: `geometry.shear`, the bundle's transforms return an affine that is no grid.
         """
         output = settings.model.output
-        image, inverse = prepare(volume, region, settings.bundle, settings.model, settings.budget_bytes)
+        bundle, model = settings.bundle, settings.model
+        image, inverse = prepare(volume, region, bundle, model, settings.budget_bytes, settings.previous)
         if collects_values(output, inverse):
             settings = replace(settings, body_in=None)
         channels = min_channels(settings.bundle, output)

@@ -2,8 +2,7 @@
 
 Along one axis, such a resampling is a matrix (new length, old length), however the library computes it: it is linear,
 and the same for every line of voxels. The matrix is what the library returns for the unit vectors. Three products of
-matrices then do what takes the libraries minutes, a few planes at a time (`resampled`). `zoomed` repeats SciPy's
-arithmetic to the last bit, for results that are truncated to whole numbers.
+matrices then do what takes the libraries minutes, a few planes at a time.
 """
 
 from __future__ import annotations
@@ -11,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -26,19 +24,16 @@ SLAB_BYTES = 2**26
 
 @dataclass(frozen=True)
 class Rule:
-    """How a line of voxels is resampled; edges are repeated.
+    """How a line of voxels is resampled. Voxels are areas: the ends of the line stay where they are.
 
     Attributes:
-        order: order of the spline; 0 takes the nearest voxel, 1 interpolates linearly.
-        library: "scipy" for scikit-image's `resize` and SciPy's `zoom`, "torch" for torch's `interpolate`. They differ
-            in the last digits of a position, and in which of two voxels at the same distance is nearest.
-        aligned: "edges" if voxels are areas and the ends of the line stay where they are; "corners" if the centres of
-            the first and the last voxel do.
+        order: order of the spline, 0 to 5; 0 takes the nearest voxel, 1 interpolates linearly. Edges are repeated.
+        library: "scipy" for scikit-image's `resize` and SciPy's `zoom`, "torch" for torch's `interpolate`, which
+            interpolates linearly at most. They differ in the last digits of a position.
     """
 
-    order: Literal[0, 1, 2, 3, 4, 5] = 1
+    order: int = 1
     library: Literal["scipy", "torch"] = "scipy"
-    aligned: Literal["edges", "corners"] = "edges"
 
 
 @lru_cache(maxsize=32)
@@ -57,9 +52,8 @@ def operator(length: int, new_length: int, rule: Rule) -> NDArray[np.float64]:
     else:
         from scipy.ndimage import zoom
 
-        is_grid = rule.aligned == "edges"
         factors = (new_length / length, 1)
-        matrix = zoom(np.eye(length), factors, order=rule.order, mode="nearest", grid_mode=is_grid)
+        matrix = zoom(np.eye(length), factors, order=rule.order, mode="nearest", grid_mode=True)
     matrix = np.ascontiguousarray(matrix)
     matrix.setflags(write=False)
     return matrix
@@ -76,9 +70,8 @@ def nearest(length: int, new_length: int, rule: Rule) -> NDArray[np.int64]:
     else:
         from scipy.ndimage import zoom
 
-        is_grid = rule.aligned == "edges"
         line = np.arange(length, dtype=np.float64)
-        found = zoom(line, new_length / length, order=0, mode="nearest", grid_mode=is_grid)
+        found = zoom(line, new_length / length, order=0, mode="nearest", grid_mode=True)
     numbers = found.astype(np.int64)
     numbers.setflags(write=False)
     return numbers
@@ -103,9 +96,9 @@ def resampled(
         rules: for all axes, or for each.
         dtype: type of the computation and the result. Ignored if every rule takes the nearest voxel and there is no
             `taken`, which keeps the type of the array.
-        taken: function from some planes of the array, and their place along the first axis, to the planes in `dtype`
-            that are resampled, such as a normalisation; None: they are converted. It may be called several times for
-            the same planes.
+        taken: function from some planes of the array, and their place along the first axis, to the contiguous planes
+            in `dtype` that are resampled, such as a normalisation; None: they are converted. It may be called several
+            times for the same planes.
         out: array for the result; None: a new one.
     """
     along = (rules, rules, rules) if isinstance(rules, Rule) else rules
@@ -115,9 +108,10 @@ def resampled(
     result = np.empty(shape, dtype) if out is None else out
     first, *others = (_Axis.of(n, m, rule, dtype) for n, m, rule in zip(array.shape, shape, along, strict=True))
     plane = max(array.shape[1], shape[1]) * max(array.shape[2], shape[2]) * np.dtype(dtype).itemsize
+    plane *= max(1, round(array.shape[0] / shape[0]))  # so many old planes for each new one
     for rows, columns in first.parts(max(1, min(ROWS_AT_ONCE, SLAB_BYTES // (2 * plane)))):
         planes = array[columns]
-        planes = planes.astype(dtype, copy=False) if taken is None else taken(planes, columns)
+        planes = np.ascontiguousarray(planes, dtype) if taken is None else taken(planes, columns)
         planes = first.applied(planes, 0, rows, columns)
         for axis in sorted((1, 2), key=lambda n: shape[n] / array.shape[n]):  # the one that shrinks most first
             planes = others[axis - 1].applied_whole(planes, axis)
@@ -189,40 +183,3 @@ class _Axis:
             into, out_of = ((slice(None),) * axis + (part,) for part in (rows, columns))
             result[into] = self.applied(values[out_of], axis, rows, columns)
         return result
-
-
-def zoomed(array: NDArray, shape: tuple[int, ...], *, order: Literal[0, 1], dtype: DTypeLike | None = None) -> NDArray:
-    """Return what `scipy.ndimage.zoom(array, mode="nearest")` returns, then cast: centres of corner voxels coincide.
-
-    The interpolated numbers are those of SciPy to the last bit, because a cast to whole numbers truncates them.
-
-    Args:
-        array: (I, J, K).
-        shape: (i, j, k) of the result.
-        order: 1 interpolates linearly in float64, 0 takes the nearest voxel.
-        dtype: type of the result; None: float64 for order 1, that of the array for order 0.
-    """
-    rule = Rule(order, aligned="corners")
-    if order == 0:
-        picks = (nearest(n, m, rule) for n, m in zip(array.shape, shape, strict=True))
-        return array[np.ix_(*picks)].astype(array.dtype if dtype is None else dtype, copy=False)
-    corners, weights = [], []
-    for length, new_length in zip(array.shape, shape, strict=True):
-        factor = (length - 1) / (new_length - 1) if new_length > 1 else 1.0
-        position = np.clip(np.arange(new_length) * factor, 0, length - 1)
-        lower = np.floor(position)
-        corners.append([np.minimum(lower.astype(np.int64) + n, length - 1) for n in (0, 1)])
-        weights.append([1 - (position - lower), position - lower])
-    result = np.empty(shape, np.float64 if dtype is None else dtype)
-    plane: Any = (slice(None), None, None), (None, slice(None), None), (None, None, slice(None))
-    step = max(1, ROWS_AT_ONCE * 1024 // (shape[1] * shape[2]))
-    for begin in range(0, shape[0], step):
-        rows = slice(begin, begin + step)
-        total = np.zeros(result[rows].shape)
-        for a, b, c in product((0, 1), repeat=3):
-            part = array[corners[0][a][rows]].take(corners[1][b], 1).take(corners[2][c], 2).astype(np.float64)
-            for axis, n in enumerate((a, b, c)):
-                part *= (weights[axis][n][rows] if axis == 0 else weights[axis][n])[plane[axis]]
-            total += part
-        result[rows] = total  # a cast truncates
-    return result

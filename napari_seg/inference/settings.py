@@ -38,7 +38,7 @@ class RegionSettings:
         windows: window settings, test-time averaging included; None: the bundle's inferer does not slide windows.
         budget_bytes: highest memory that the process may use.
         body_in: function from the grid of an image to the part of it that can have content; None: all of it can.
-        previous: result of the previous stage of a cascade.
+        previous: result of the previous stage of a cascade, on the scan's grid; None: there is none.
         notices: collects what the user must know about how the scan was segmented.
         run: collects how the network was run, for the record: "precision", and "equal_labels" if it was checked.
         began: start of the run, by `time.perf_counter`.
@@ -143,9 +143,12 @@ def _window_settings(bundle: Bundle, model: Model, tta: TTA | None) -> WindowSet
     Raises:
         BundleError: `bundle.tta`, the network can't be averaged as required.
     """
-    from napari_seg.inference.inferer import window_settings
+    if isinstance(model.inferer, WindowSettings):
+        settings: WindowSettings | None = model.inferer
+    else:
+        from napari_seg.inference.inferer import window_settings
 
-    settings = None if model.spatial_dims == 2 else window_settings(model.inferer)
+        settings = None if model.spatial_dims == 2 else window_settings(model.inferer)
     if settings is None and tta in ("shifts", "mirror"):
         raise BundleError(
             "bundle.tta",

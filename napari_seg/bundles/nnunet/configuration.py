@@ -106,6 +106,12 @@ class Configuration:
         return len(self.patch_size) == 2
 
     @property
+    def foreground_labels(self) -> tuple[int, ...]:
+        """Values of all labels but background and `ignore_label`, ascending."""
+        values = {value for _, values in self.labels for value in values}
+        return tuple(sorted(values - {0, self.ignore_label}))
+
+    @property
     def is_reoriented(self) -> bool:
         """Whether nnU-Net's reader brings images to RAS before anything else."""
         return self.reader.endswith("WithReorient")

@@ -41,6 +41,10 @@ REACH = 0.501
 """Distance that a region extends beyond the centres of its outer voxels, in voxels, unless a decider gets another."""
 
 
+HALF_TOLERANCE = 1e-6
+"""Distance in voxels below which a position counts as halfway between two voxels."""
+
+
 def decider_bytes(classes: int, voxels: int) -> int:
     """Return the additional memory in bytes while a block is decided.
 
@@ -71,6 +75,7 @@ class Decider:
         are_probabilities: whether the values are probabilities, not logits.
         reach: (3, 2) distance that the region extends beyond the centres of its first and last voxels along each axis,
             in voxels; None: `REACH` everywhere.
+        nearest_axes: axes of the region along which the nearest value is taken instead of interpolating.
 
     Attributes:
         overlapping_voxels: number of voxels of the region in which several structures are present.
@@ -87,6 +92,7 @@ class Decider:
         thresholds: Sequence[float] = (),
         are_probabilities: bool = False,
         reach: NDArray[np.float64] | None = None,
+        nearest_axes: tuple[int, ...] = (),
     ) -> None:
         self.region = region
         self.scan = scan
@@ -97,6 +103,7 @@ class Decider:
         self.thresholds = torch.tensor(thresholds) if thresholds else None
         self.are_probabilities = are_probabilities
         self.reach = np.full((3, 2), REACH) if reach is None else reach
+        self.nearest_axes = nearest_axes
         self.overlapping_voxels = 0
         self.to_region = index_affine(region, scan)
         self.same_lattice = is_same_lattice(region, scan)
@@ -379,9 +386,11 @@ class Decider:
             int64 lower corners of the cells; positions in the cells, 0 to 1; whether each position is in the region.
         """
         length = self.region.shape[axis]
-        cell = np.clip(np.floor(position), 0, max(length - 2, 0))
         low, high = self.reach[axis]
         in_region = (position > -low) & (position < length - 1 + high)
+        if axis in self.nearest_axes:  # halfway between two voxels SciPy takes the second
+            position = np.floor(position + 0.5 + HALF_TOLERANCE)
+        cell = np.clip(np.floor(position), 0, max(length - 2, 0))
         return cell.astype(np.int64), np.clip(position - cell, 0, 1), in_region
 
     def _box_in_scan(self, cells_start: list[int], shape: torch.Size) -> tuple[NDArray, NDArray] | None:

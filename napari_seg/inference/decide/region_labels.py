@@ -4,8 +4,8 @@ There are three ways, the first of which needs the least memory:
 
 - Values are interpolated and decided block by block on the scan's grid (`Decider`).
 - Labels are decided on the network's grid, which is a Decider between equal grids, and the label map is carried.
-- Values of the whole region are collected, and inverted by MONAI. This is the way where the bundle's transforms do more
-  to the grid than resampling, such as cropping the foreground or resizing.
+- Values of the whole region are collected, and inverted by MONAI or as nnU-Net does. This is the way where the
+  preprocessing does more to the grid than linear resampling, such as cropping the foreground or resizing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from napari_seg.bundles.output import LabelStep, Output
 from napari_seg.errors import EnvironmentFault, Notice
 from napari_seg.geometry import Grid, index_affine, is_same_lattice, parallel_axes, resample
 from napari_seg.inference.decide.decider import REACH, Decider
-from napari_seg.inference.prepare import Inverse
+from napari_seg.inference.inverse import Inverse
 from napari_seg.inference.windows.layout import Triple
 from napari_seg.memory import describe_bytes, resident_bytes
 from napari_seg.volume import ConfidenceMaps, smallest_label_type
@@ -47,7 +47,7 @@ def labels_bytes(output: Output, inverse: Inverse, classes: int, scan: Grid) -> 
 
 
 def check_inverse(output: Output, inverse: Inverse, classes: int, budget_bytes: int, used_bytes: int) -> None:
-    """Raise if MONAI's inverse of the bundle's transforms does not fit in memory, and nothing else gives the same.
+    """Raise if the inverse of the bundle's preprocessing does not fit in memory, and nothing else gives the same.
 
     Args:
         output: how values become labels.
@@ -189,8 +189,11 @@ class RegionLabels:
                 )
         thresholds = [channel.threshold for channel in output.channels]
         are_probabilities = output.activation != "none"
-        reach = self._reach() if region is self.grid and target is self.scan else None
-        return Decider(region, target, label_map, labels, self.axes, maps, thresholds, are_probabilities, reach)
+        is_direct = region is self.grid and target is self.scan
+        reach, nearest_axes = (self._reach(), self.inverse.nearest_axes) if is_direct else (None, ())
+        return Decider(
+            region, target, label_map, labels, self.axes, maps, thresholds, are_probabilities, reach, nearest_axes
+        )
 
     def _reach(self) -> NDArray[np.float64]:
         """Return how far the network's box reaches, see `Decider`: to the outer voxels that the transforms were shown.

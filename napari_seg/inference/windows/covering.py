@@ -27,7 +27,7 @@ def layouts(layout: WindowLayout, image_shape: Triple, settings: WindowSettings)
         image_shape: (I, J, K).
         settings: the bundle's settings.
     """
-    if layout == "bundle":
+    if layout == "bundle" or (layout == "even" and settings.mode == "nnunet"):
         return [Windows.over(image_shape, settings)]
     found = coverings(image_shape, settings)
     return found if layout == "fewest" else found[-1:]

@@ -10,6 +10,8 @@ from math import ceil, gcd, prod
 from operator import sub
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from napari_seg.bundles.windows import WindowSettings
 
 if TYPE_CHECKING:
@@ -67,12 +69,16 @@ class Windows:
 
     @classmethod
     def over(cls, image_shape: Triple, settings: WindowSettings) -> Windows:
-        """Return windows that cover an image, exactly where MONAI's `sliding_window_inference` places them."""
+        """Return windows that cover an image, exactly where MONAI's `sliding_window_inference` places them.
+
+        With the mode "nnunet", they are where nnU-Net places them.
+        """
+        starts_of_axis = _even_starts if settings.mode == "nnunet" else _starts
         size, starts, before = [], [], []
         for length, roi, overlap in zip(image_shape, settings.roi_size, settings.overlap, strict=True):
             window = roi if roi is not None and roi > 0 else length
             size.append(window)
-            starts.append(_starts(max(length, window), window, overlap))
+            starts.append(starts_of_axis(max(length, window), window, overlap))
             before.append(max(window - length, 0) // 2)
         return cls(image_shape, _triple(size), (starts[0], starts[1], starts[2]), _triple(before), settings)
 
@@ -173,10 +179,12 @@ class Windows:
         return padded[(slice(None), *(slice(s, s + n) for s, n in zip(start, self.size, strict=True)))]
 
     def weights(self) -> torch.Tensor:
-        """Return MONAI's importance map, (*size) float32."""
+        """Return the weight of each voxel of a window, (*size) float32: MONAI's importance map, or nnU-Net's."""
+        settings = self.settings
+        if settings.mode == "nnunet":
+            return _peaked_weights(self.size, settings.sigma_scale)
         from monai.data.utils import compute_importance_map
 
-        settings = self.settings
         return compute_importance_map(self.size, settings.mode, settings.sigma_scale)
 
     def pad(self, image: torch.Tensor) -> torch.Tensor:
@@ -241,6 +249,30 @@ def _starts(length: int, window: int, overlap: float) -> tuple[int, ...]:
     step = window if window == length else step_between(window, overlap)
     last = length - window
     return tuple(min(n * step, last) for n in range(ceil(last / step) + 1))
+
+
+def _even_starts(length: int, window: int, overlap: float) -> tuple[int, ...]:
+    """Return the starts of evenly spaced windows along one axis, their number and their rounding as in nnU-Net."""
+    last = length - window
+    count = ceil(last / (window * (1 - overlap))) + 1
+    step = last / max(count - 1, 1)
+    return tuple(round(step * n) for n in range(count))  # halves to even, as NumPy does
+
+
+def _peaked_weights(size: Triple, sigma_scale: tuple[float, float, float]) -> torch.Tensor:
+    """Return nnU-Net's weights of a window, (*size) float32: a filtered peak; the lowest weight where it has zeros."""
+    import torch
+    from scipy.ndimage import gaussian_filter1d
+
+    weights = torch.ones(())
+    for length, sigma in zip(size, sigma_scale, strict=True):
+        line = np.zeros(length)
+        line[length // 2] = 1
+        line = gaussian_filter1d(line, length * sigma, mode="constant")
+        weights = weights[..., None] * torch.from_numpy(line / line.max())
+    weights = weights.float()
+    weights[weights == 0] = weights[weights > 0].min()
+    return weights
 
 
 def _triple(values: Any) -> Triple:

@@ -29,7 +29,7 @@ from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import NapariSegError
 from napari_seg.geometry import Grid
-from napari_seg.inference import prepare as module
+from napari_seg.inference import transforms as module
 from napari_seg.inference.prepare import prepare
 from napari_seg.memory import resident_bytes
 from napari_seg.volume import Volume
