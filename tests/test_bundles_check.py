@@ -175,3 +175,19 @@ def test_no_damage_of_one_entry_ends_the_check(bundle: Path) -> None:
                 path.write_text(json.dumps(metadata))
                 check(bundle)
             entry[key] = right
+
+
+def test_a_model_of_nnunet_is_checked_with_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nnunet_models import write_model
+
+    monkeypatch.setenv("NAPARI_SEG_MODELS", str(tmp_path / "store"))
+    root = write_model(tmp_path)
+    found = check(root.parent)
+    assert [(one.level, one.file) for one in found] == [
+        ("warning", f"{root.name}/LICENSE"),
+        ("note", root.name),
+    ]
+    (root / "fold_0" / "checkpoint_final.pth").write_bytes(b"damaged")
+    (error,) = check(root)
+    assert error.level == "error"
+    assert "fold_0" in error.found

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 from bundles import write_threshold_bundle
 from filelock import FileLock
+from nnunet_models import configuration, write_model
 
 from napari_seg.bundles.places import store_root
 from napari_seg.bundles.read import find_bundles, read_bundle
 from napari_seg.bundles.store import fetch, sources
 from napari_seg.bundles.store import installed as store
 from napari_seg.bundles.store.folders import Damage
-from napari_seg.bundles.store.installed import add, disk_use, installed, read_record, remove, verify
-from napari_seg.bundles.store.licence import Licence
+from napari_seg.bundles.store.installed import add, disk_use, installed, installed_as, read_record, remove, verify
+from napari_seg.bundles.store.licence import Licence, read_licence
 from napari_seg.bundles.trust import is_trusted, remember
-from napari_seg.errors import Cancelled, NapariSegError
+from napari_seg.errors import BundleError, Cancelled, NapariSegError
 
 
 def refuse(licence: Licence) -> bool:
@@ -280,3 +281,68 @@ def test_a_removed_model_is_not_trusted_once_it_is_added_again(bundle: Path, is_
         (added.root / "configs" / "metadata.json").write_text("{")
     remove("threshold")
     assert not is_trusted(add(bundle, accept_licence=refuse))
+
+
+def zip_of(folder: Path, archive: Path, noise: bool = True) -> Path:
+    """Pack a folder's content, as a Mac does."""
+    with zipfile.ZipFile(archive, "w") as packed:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                name = path.relative_to(folder).as_posix()
+                packed.write(path, name)
+                if noise:
+                    packed.writestr(f"__MACOSX/{'/'.join([*name.split('/')[:-1], '._' + path.name])}", b"\0\5")
+        if noise:
+            packed.writestr(".DS_Store", b"\0")
+    return archive
+
+
+def test_a_zip_of_nnunet_is_installed_and_chosen_by_name(tmp_path: Path) -> None:
+    write_model(tmp_path / "results")
+    archive = zip_of(tmp_path / "results", tmp_path / "hippocampus.zip")
+    bundle = add(archive, accept_licence=lambda _: True)
+    assert (bundle.kind, installed_as(bundle)) == ("nnunet", "hippocampus")
+    assert read_bundle("hippocampus") == bundle
+    assert bundle in installed()
+    assert bundle in find_bundles()[0]
+    assert verify("hippocampus") == []
+    weights = bundle.root / "fold_0" / "checkpoint_final.pth"
+    weights.write_bytes(weights.read_bytes() + b"x")
+    assert [damage.fault for damage in verify("hippocampus")] == ["changed"]
+    assert read_record("hippocampus").source == str(archive)
+    assert remove("hippocampus") > 0
+    with pytest.raises(BundleError):
+        read_bundle("hippocampus")
+
+
+def test_a_zip_with_plans_at_its_root_is_installed(tmp_path: Path) -> None:
+    others = {"3d_fullres": configuration(), "2d": configuration((16, 16), (1, 1))}
+    root = write_model(tmp_path / "results", "3d_fullres_bs8", configuration(), other_configurations=others)
+    bundle = add(zip_of(root, tmp_path / "weights_v1.2.zip"), accept_licence=lambda _: True)
+    assert installed_as(bundle) == "weights"
+    assert read_bundle("weights").configuration.name == "3d_fullres_bs8"
+
+
+def test_several_models_of_nnunet_are_installed_as_one(tmp_path: Path) -> None:
+    root = write_model(tmp_path / "results")
+    write_model(tmp_path / "results", "2d", configuration((16, 16), (1, 1)))
+    (root / "fold_0" / "validation").mkdir()
+    (root / "fold_0" / "validation" / "case.nii.gz").write_bytes(bytes(1000))
+    (root / "LICENSE").write_text("Apache License\nVersion 2.0, January 2004\n")
+    bundle = add(root.parent, accept_licence=lambda _: True, name="phantom")
+    assert sorted(installed_as(one) for one in installed()) == ["phantom:2d", "phantom:3d_fullres"]
+    assert read_bundle("phantom:2d+3d_fullres").kind == "ensemble"
+    assert not list(bundle.root.parent.rglob("validation"))
+    alone = add(root, accept_licence=lambda _: True, name="alone")
+    assert alone.configuration.name == "3d_fullres"
+    assert read_licence(alone.root, "").name == "Apache-2.0"
+
+
+def test_an_evil_zip_of_nnunet_is_not_installed(tmp_path: Path) -> None:
+    root = write_model(tmp_path / "results")
+    text = (root / "plans.json").read_text()
+    (root / "plans.json").write_text(text.replace("dynamic_network_architectures.architectures.unet", "os"))
+    with pytest.raises(BundleError) as raised:
+        add(zip_of(tmp_path / "results", tmp_path / "evil.zip"), accept_licence=lambda _: True)
+    assert raised.value.code == "bundle.nnunet"
+    assert installed() == []

@@ -12,9 +12,12 @@ from typing import Any, Literal
 from napari_seg.bundles.config.read import inference_config, read_config
 from napari_seg.bundles.content import code_lines
 from napari_seg.bundles.metadata import MAX_METADATA_BYTES
+from napari_seg.bundles.nnunet.folder import find_trainings
+from napari_seg.bundles.nnunet.read import read_training
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import METADATA, Bundle
 from napari_seg.bundles.store.licence import read_licence
+from napari_seg.bundles.trust import check_runnable
 from napari_seg.bundles.ways import WayKind, resolver_of, way_of
 from napari_seg.bundles.weights.files import inspect_weights
 from napari_seg.bundles.weights.find import find_weights, weight_files
@@ -71,6 +74,37 @@ def check(root: Path) -> list[Finding]:
     Args:
         root: the bundle's folder.
     """
+    if not (root / METADATA).is_file() and (trainings := find_trainings(root)):
+        findings = [finding for training in trainings for finding in _of_training(root, training)]
+    else:
+        findings = _of_bundle(root)
+    order = {"error": 0, "warning": 1, "note": 2}
+    return sorted(findings, key=lambda one: order[one.level])
+
+
+def _of_training(root: Path, training: Path) -> Iterator[Finding]:
+    """Yield what is to be said of a model of nnU-Net; its weights are compared with the network of its plans."""
+    import torch
+
+    from napari_seg.bundles.nnunet.load import load_nnunet
+
+    folder = training.relative_to(root).as_posix()
+    try:
+        bundle = read_training(training)
+        check_runnable(bundle)
+        load_nnunet(bundle, torch.device("cpu"), torch.float32)
+    except BundleError as error:
+        mend = "copy or export the model again, as nnU-Net wrote it"
+        yield Finding("error", folder, "", error.message, mend)
+        return
+    folds = ", ".join(fold.removeprefix("fold_") for fold in bundle.folds)
+    yield Finding("note", folder, "", f"nnU-Net model {bundle.name!r}; its weights fit its network; fold {folds}")
+    if not read_licence(training, bundle.name).text:
+        text = "there is none, so nobody knows what they may do with the weights"
+        yield Finding("warning", f"{folder}/LICENSE".removeprefix("./"), "", text, "add the licence of the weights")
+
+
+def _of_bundle(root: Path) -> list[Finding]:
     findings = [*_of_metadata(root)]
     bundle = None
     try:
@@ -80,9 +114,7 @@ def check(root: Path) -> list[Finding]:
             findings.append(Finding("error", METADATA.as_posix(), "", error.message, "correct it"))
     else:
         findings += _of_config(bundle)
-    findings += [*_of_weights(root, bundle), *_of_licence(root)]
-    order = {"error": 0, "warning": 1, "note": 2}
-    return sorted(findings, key=lambda one: order[one.level])
+    return [*findings, *_of_weights(root, bundle), *_of_licence(root)]
 
 
 def _of_metadata(root: Path) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from napari_seg.bundles.config.read import TooLargeError, read_config
 from napari_seg.bundles.metadata import MAX_METADATA_BYTES, bundle_of
 from napari_seg.bundles.nnunet.folder import find_trainings, is_training
-from napari_seg.bundles.nnunet.read import read_nnunet, split_choice
+from napari_seg.bundles.nnunet.read import read_nnunet, read_training, split_choice
 from napari_seg.bundles.places import bundle_folders
 from napari_seg.bundles.spec import METADATA, Bundle
 from napari_seg.bundles.store.catalogue import entry_of
@@ -45,7 +45,8 @@ def find_bundles(folders: Sequence[Path] = ()) -> tuple[list[Bundle], list[Bundl
             roots += [folder] if (folder / METADATA).is_file() else []
             roots += [path.parent.parent for path in sorted(folder.glob(f"*/{METADATA.as_posix()}"))]
     for folder in places:
-        roots += [root for child in _other_folders(folder) for root in find_trainings(child)]
+        others = [child for child in _other_folders(folder) if child != own_folder()]  # its tasks are found below
+        roots += [root for child in others for root in find_trainings(child)]
     bundles: list[Bundle] = []
     faults = []
     for root in dict.fromkeys((shipped_root(), *roots)):
@@ -55,6 +56,17 @@ def find_bundles(folders: Sequence[Path] = ()) -> tuple[list[Bundle], list[Bundl
             faults.append(fault)
     found, unreadable = find_tasks()
     return [*bundles, *found], [*faults, *unreadable]
+
+
+def read_bundles(folder: Path) -> list[Bundle]:
+    """Return the bundle in a folder, or all models of nnU-Net in it.
+
+    Raises:
+        BundleError: as for `read_bundle`.
+    """
+    if (folder / METADATA).is_file() or not (roots := find_trainings(folder)):
+        return [read_bundle(folder)]
+    return [read_training(root) for root in roots]
 
 
 def read_bundle(bundle: Bundle | str | Path | None = None, *, trust: bool = False) -> Bundle:
@@ -122,6 +134,9 @@ def root_of(bundle: str | Path) -> Path:
         with suppress(OSError):  # a name that no file system takes
             if (candidate / METADATA).is_file():
                 return candidate.resolve()
+    for candidate in _candidates(bundle):
+        if find_trainings(candidate):
+            return candidate.resolve()
     advice = "'napari-seg models list' lists the available ones"
     if str(bundle).lower().endswith(".zip"):
         advice = "'napari-seg models add' installs a bundle from a zip"

@@ -53,7 +53,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add.add_argument(
         "source",
         metavar="SOURCE",
-        help="a bundle's folder or zip; the address of a zip; hf:OWNER/NAME[@REVISION] on Hugging Face; "
+        help="folder or zip of a bundle or of nnU-Net; the address of a zip; hf:OWNER/NAME[@REVISION] on Hugging Face; "
         "ngc:NAME[@VERSION] of the MONAI Model Zoo; totalsegmentator:TASK, such as totalsegmentator:total; or a name "
         "that 'search' lists",
     )
@@ -101,9 +101,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from napari_seg.bundles.places import store_root
     from napari_seg.bundles.read import find_bundles
-    from napari_seg.bundles.store.installed import disk_use
+    from napari_seg.bundles.store.installed import disk_use, installed_as
 
     bundles, faults = find_bundles()
     for fault in faults:
@@ -116,8 +115,8 @@ def _list(arguments: argparse.Namespace) -> int:
         _print_bundle(bundle)
         if bundle.reference != str(bundle.root):
             print(f"  name: {bundle.reference}")
-        elif bundle.root.parent == store_root():
-            print(f"  installed as: {bundle.root.name} ({_in_words(use.get(bundle.root.name, 0))})")
+        elif name := installed_as(bundle):
+            print(f"  installed as: {name} ({_in_words(use.get(name.partition(':')[0], 0))})")
     if use:
         left = f", {_in_words(use['.part'])} of it by unfinished downloads" if ".part" in use else ""
         print(f"installed models take {_in_words(sum(use.values()))}{left}")
@@ -224,7 +223,7 @@ def _search(arguments: argparse.Namespace) -> int:
 
 
 def _add(arguments: argparse.Namespace) -> int:
-    from napari_seg.bundles.store.installed import add, disk_use
+    from napari_seg.bundles.store.installed import add, disk_use, installed_as
 
     with _Bar(show=sys.stderr.isatty()) as bar:
 
@@ -240,7 +239,7 @@ def _add(arguments: argparse.Namespace) -> int:
             replace=arguments.replace,
             offline=arguments.offline,
         )
-    name = bundle.reference if bundle.kind == "totalsegmentator" else bundle.root.name
+    name = installed_as(bundle) or bundle.reference
     size = disk_use().get(
         name.partition(":")[0], 0
     )  # all tasks of TotalSegmentator together, because they share models
@@ -298,8 +297,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _card(bundle: Bundle) -> dict[str, Any]:
     from napari_seg.bundles.content import code_lines
-    from napari_seg.bundles.places import store_root
-    from napari_seg.bundles.store.installed import read_record
+    from napari_seg.bundles.store.installed import installed_as, read_record
     from napari_seg.bundles.store.licence import read_licence
     from napari_seg.errors import BundleError
 
@@ -321,8 +319,8 @@ def _card(bundle: Bundle) -> dict[str, Any]:
         card["reasons"].append(error.message)
         lines = []
     card["code"] = [{"place": line.place, "text": line.text, "why": line.why} for line in lines]
-    if bundle.root.parent == store_root().resolve():
-        record = read_record(bundle.root.name)
+    if name := installed_as(bundle):
+        record = read_record(name.partition(":")[0])
         noted = ("source", "revision", "installed", "licence_accepted")
         card |= {key: getattr(record, key) for key in noted}
     return card

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
 from napari_seg.bundles.config.read import read_config
+from napari_seg.bundles.nnunet.folder import find_trainings, is_training
 from napari_seg.bundles.spec import METADATA
 from napari_seg.bundles.store.catalogue import NGC_URL, entry_of
 from napari_seg.bundles.store.download import Digest, RemoteFile, download
@@ -30,6 +31,9 @@ MAX_RATIO = 200
 """Limit of a zip's unpacked size in units of its own size, where it unpacks to more than `FREE_RATIO_BYTES`."""
 
 FREE_RATIO_BYTES = 2**28
+
+_LEFT_OUT = frozenset({"validation", "checkpoint_latest.pth", "predicted_next_stage"})
+"""What nnU-Net's training leaves in a fold, and no run reads; it can be many times larger than the model."""
 
 _NOT_COPIED = {"__pycache__", ".git", ".cache", ".DS_Store", "__MACOSX"}
 
@@ -64,7 +68,10 @@ def fetch(
         shutil.rmtree(files, ignore_errors=True)
         if source.kind == "folder":
             place = Path(source.place)
-            _copy(bundle_in(place, place.name), files, progress)
+            found = bundle_in(place, place.name)
+            # nnU-Net's names of folders say which data set and configuration they hold
+            target = files / found.parent.name / found.name if is_training(found) else files
+            _copy(found, target, progress, _LEFT_OUT if find_trainings(found) else frozenset())
         elif source.kind == "zip":
             unzip(Path(source.place), files)
         else:
@@ -157,7 +164,7 @@ def _fetch_large_files(
 
 
 def bundle_in(folder: Path, shown: str) -> Path:
-    """Return the folder of the only bundle in a folder: itself, or one directly in it.
+    """Return the folder of the only bundle in a folder: itself, or one directly in it; or that of models of nnU-Net.
 
     Args:
         folder: a folder.
@@ -171,15 +178,24 @@ def bundle_in(folder: Path, shown: str) -> Path:
     found = [path for path in sorted(folder.iterdir()) if (path / METADATA).is_file() and path.name != "__MACOSX"]
     if len(found) == 1:
         return found[0]
+    if not found and find_trainings(folder):
+        return folder
     names = ", ".join(path.name for path in found[:5]) + ", ..." * (len(found) > 5)
     what = "no bundle" if not found else f"{len(found)} bundles ({names})"
-    text = f"found {what} in {one_line(shown, 200)!r}; expected one folder with {METADATA.as_posix()}"
+    text = f"found {what} in {one_line(shown, 200)!r}; expected one folder with {METADATA.as_posix()}, or nnU-Net's"
     raise StoreError("store.no_bundle", text)
 
 
-def _copy(folder: Path, files: Path, progress: Progress) -> None:
-    """Copy a bundle's folder; links inside it become files, and links that lead out of it are refused."""
-    paths = list(_files_in(folder))
+def _copy(folder: Path, files: Path, progress: Progress, left_out: Set[str]) -> None:
+    """Copy a bundle's folder; links inside it become files, and links that lead out of it are refused.
+
+    Args:
+        folder: the bundle.
+        files: where it is copied to.
+        progress: called with the bytes done and in all.
+        left_out: names of files and folders that are not copied.
+    """
+    paths = [path for path in _files_in(folder) if left_out.isdisjoint(path.relative_to(folder).parts)]
     if len(paths) > MAX_FILES:
         raise too_large(folder.name)
     total = sum(path.stat().st_size for path in paths)

@@ -21,8 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from napari_seg.bundles.nnunet.folder import find_trainings
 from napari_seg.bundles.places import store_root
-from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.read import read_bundle, read_bundles
 from napari_seg.bundles.spec import METADATA, Bundle
 from napari_seg.bundles.store.fetch import fetch
 from napari_seg.bundles.store.folders import (
@@ -75,7 +76,7 @@ def installed() -> list[Bundle]:
     bundles = []
     for root in _roots():
         with suppress(BundleError):  # `find_bundles` reports it
-            bundles.append(read_bundle(root))
+            bundles += read_bundles(root)
     return bundles
 
 
@@ -130,7 +131,7 @@ def add(
     with writing(target), _part_folder(origin, name) as part:
         try:
             root, licence, revision = fetch(origin, part, ask, progress, offline=offline)
-            read_bundle(root)
+            read_bundles(root)
         except (StoreError, InputError, BundleError):  # what was fetched is of no use, unlike after an interruption
             shutil.rmtree(part, ignore_errors=True)
             raise
@@ -147,7 +148,27 @@ def add(
         _record_file(name).parent.mkdir(exist_ok=True)
         atomic_write(_record_file(name), json.dumps(asdict(record), indent=2))
         shutil.rmtree(part, ignore_errors=True)
-    return read_bundle(target)
+    return read_bundles(target)[0]
+
+
+def installed_as(bundle: Bundle) -> str:
+    """Return the name by which an installed model is chosen, such as "spleen"; "" if it is not in the store.
+
+    Where several models of nnU-Net were installed as one, a choice follows, such as "hippocampus:3d_fullres".
+    """
+    store = store_root().resolve()
+    root = bundle.root.resolve()
+    if bundle.kind == "totalsegmentator" or root == store or not root.is_relative_to(store):
+        return ""
+    name = root.relative_to(store).parts[0]
+    if name.startswith(".") or store / name == own_folder():
+        return ""
+    neighbours = find_trainings(store / name)
+    if bundle.kind != "nnunet" or len(neighbours) < 2:
+        return name
+    configuration = root.name.rpartition("__")[2]
+    is_only = sum(one.name.rpartition("__")[2] == configuration for one in neighbours) == 1
+    return f"{name}:{configuration if is_only else root.name}"
 
 
 def remove(name: str) -> int:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from napari_seg.bundles.nnunet.folder import is_training
 from napari_seg.bundles.places import store_root
 from napari_seg.errors import StoreError, one_line
 from napari_seg.formats.atomic import atomic_write
@@ -135,8 +136,11 @@ def names_in(text: str) -> list[str]:
 
 
 def read_licence(root: Path, model: str) -> Licence:
-    """Return the licence in a bundle's folder."""
+    """Return the licence in a bundle's folder; that of a model of nnU-Net may lie with its data set or its zip."""
     texts: dict[str, bytes] = {}
+    if is_training(root):
+        above = [root, root.parent, *(one for one in root.parents if one.parent == store_root().resolve())]
+        root = next((one for one in above if any(is_licence_file(path.name) for path in one.iterdir())), root)
     for path in sorted([*root.iterdir(), *(root / "docs").glob("*")]):
         relative = path.relative_to(root).as_posix()
         if is_licence_file(relative) and path.is_file():

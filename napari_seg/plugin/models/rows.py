@@ -135,7 +135,7 @@ def find_rows(folders: Sequence[Path]) -> list[ModelRow]:
     store, use = store_root().resolve(), disk_use()
     bundles, _ = find_bundles(folders)  # the panel shows the faults
     rows = [_row_of(bundle, store, use) for bundle in bundles]
-    readable = {row.name for row in rows if row.place == "installed"}
+    readable = {row.name.partition(":")[0] for row in rows if row.place == "installed"}
     for name in sorted(set(use) - readable - {".part", own_folder().name}):
         try:
             rows.append(_row_of(read_bundle(store / name), store, use))
@@ -152,6 +152,10 @@ def find_rows(folders: Sequence[Path]) -> list[ModelRow]:
 
 def key_of(bundle: Bundle) -> tuple[str, str]:
     """Return the key of a bundle's row: its name, and where it lies."""
+    from napari_seg.bundles.store.installed import installed_as
+
+    if bundle.kind == "nnunet":
+        return installed_as(bundle) or bundle.name, str(bundle.root.resolve())
     if bundle.reference == str(bundle.root):
         return bundle.root.name, str(bundle.root.resolve())
     return bundle.reference, str(bundle.root.parent.resolve())
@@ -159,13 +163,14 @@ def key_of(bundle: Bundle) -> tuple[str, str]:
 
 def _row_of(bundle: Bundle, store: Path, use: dict[str, int]) -> ModelRow:
     from napari_seg.bundles.read import shipped_root
+    from napari_seg.bundles.store.installed import installed_as
     from napari_seg.bundles.store.licence import kind_of, name_of, read_licence
     from napari_seg.bundles.totalsegmentator.task import TaskBundle
 
     if isinstance(bundle, TaskBundle):
         return _row_of_task(bundle)
     name, source = key_of(bundle)
-    is_installed = bundle.root.resolve().parent == store
+    is_installed = installed_as(bundle) != ""
     licence = read_licence(bundle.root, bundle.name)
     stated = bundle.licence
     return ModelRow(
@@ -173,7 +178,7 @@ def _row_of(bundle: Bundle, store: Path, use: dict[str, int]) -> ModelRow:
         title=bundle.name,
         finds=_listed([segment.name for segment in bundle.segments]),
         modality=bundle.modality,
-        size_bytes=use.get(name, 0) if is_installed else 0,
+        size_bytes=use.get(name.partition(":")[0], 0) if is_installed else 0,
         licence=licence.name or name_of(stated) or stated,
         licence_kind=licence.kind if licence.kind != "unknown" else kind_of(stated),
         place="installed" if is_installed else "shipped" if bundle.root == shipped_root() else "elsewhere",
