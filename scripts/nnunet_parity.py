@@ -2,6 +2,7 @@
 
     python scripts/nnunet_parity.py --data DATA --work FOLDER --peer PYTHON
     python scripts/nnunet_parity.py --data DATA --work FOLDER --peer PYTHON --only ct regions
+    python scripts/nnunet_parity.py --data DATA --work FOLDER --peer PYTHON --only ct --runs exact
 
 Writes docs/reference/nnunet.json and nnunet.md; a data set that is run again replaces its own rows. DATA holds the real
 scans that `benchmarks/nnunet_cases.py` cuts and varies; PYTHON is the interpreter of an environment with nnU-Net.
@@ -23,14 +24,15 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from benchmarks.bundle_runs import error_of
 from benchmarks.measuring import CHECKOUT, Watched, machine, watch
-from benchmarks.nnunet_cases import CASES
+from benchmarks.nnunet_cases import CASES, Case
 from benchmarks.nnunet_models import environment, make_model
 from benchmarks.report import describe_machine, paragraph, table
 from numpy.typing import NDArray
 
 VERSIONS = ("napari-seg", "torch", "numpy")
-MODES = ("exact", "fast")
+RUNS = ("nnunet", "exact", "fast")
 CODE = "import sys; from nnunetv2.{module} import {function} as run; sys.argv[0] = '{function}'; run()"
 """Runs a command of nnU-Net by the given interpreter."""
 
@@ -43,7 +45,8 @@ def main() -> None:
         models = make_model(name, args.data, args.work, args.peer)
         for run in CASES[name].runs:
             print(name, run, file=sys.stderr)
-            row = compare(name, run, models, args)
+            known = read(args.report)["rows"].get(f"{name}:{run}", {})
+            row = compare(name, run, models, known, args)
             print(row, file=sys.stderr)
             write(args.report, f"{name}:{run}", row, about)
 
@@ -54,26 +57,78 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for data sets, models and results; kept")
     parser.add_argument("--peer", type=Path, required=True, help="Python of an environment with nnU-Net")
     parser.add_argument("--only", nargs="+", choices=CASES, metavar="NAME", help="data sets to run; default: all")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS, help="the other runs stay as reported")
+    parser.add_argument("--scans", nargs="+", type=int, metavar="N", help="only these of each data set's scans, from 0")
     parser.add_argument("--report", type=Path, default=CHECKOUT / "docs" / "reference", help="folder of the report")
     return parser.parse_args()
 
 
-def compare(name: str, run: str, models: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Run one model with both programs and return its row."""
-    scans = args.work / "raw" / CASES[name].folder(name) / "imagesTs"
+def compare(name: str, run: str, models: Path, known: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """Run one model with both programs and return its row.
+
+    Args:
+        name: of the data set.
+        run: which of its models, as `FOLDER:...` takes it.
+        models: the data set's folder of results.
+        known: the row in the report; runs that are not repeated are taken from there.
+        args: of the command.
+    """
+    case = CASES[name]
+    scans = chosen(args.work / "raw" / case.folder(name) / "imagesTs", args.work / "scans" / name, args.scans)
     out = args.work / "runs" / name / run.replace(":", "_")
-    shutil.rmtree(out, ignore_errors=True)
-    watched = run_nnunet(name, run, models, scans, out, args)
-    row: dict[str, Any] = {"about": CASES[name].about, "nnunet": figures(watched)}
-    found = sorted((out / "nnunet").glob(f"case_*{CASES[name].dataset['file_ending']}"))
+    row: dict[str, Any] = {**known, "about": case.about}
+    if "nnunet" in args.runs or "nnunet" not in known:
+        shutil.rmtree(out / "nnunet", ignore_errors=True)
+        row["nnunet"] = figures(run_nnunet(name, run, models, scans, out, args))
+    found = sorted((out / "nnunet").glob(f"case_*{case.dataset['file_ending']}"))
     theirs = {path.name.split(".")[0]: labels_of(path) for path in found}
-    for mode in MODES:
-        command = [sys.executable, "-m", "napari_seg", "predict", scans, "-o", out / mode]
-        command += ["--model", f"{models}:{run}", "--match", mode, "--json"]
-        row[mode] = figures(watch(command, out / f"{mode}_log"))
-        ours = {case: labels_of(next((out / mode).glob(f"{case}*_seg.nii.gz"))) for case in theirs}
-        row[mode] |= agreement(ours, theirs)
+    for mode in ("exact", "fast"):
+        if mode not in args.runs:
+            continue
+        try:
+            row[mode] = figures(run_napari_seg(f"{models}:{run}", mode, list(theirs), case, scans, out, args))
+            ours = {one: labels_of(next((out / mode).rglob(f"{one}*_seg.nii.gz"))) for one in theirs}
+            row[mode] |= agreement(ours, theirs)
+        except SystemExit as error:
+            print(error, file=sys.stderr)
+            row[mode] = {"error": error_of(out / f"{mode}_log")}
     return row
+
+
+def chosen(scans: Path, folder: Path, numbers: list[int] | None) -> Path:
+    """Return a folder with copies of the scans of these numbers; None: all of them."""
+    if numbers is None:
+        return scans
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    names = sorted({path.name.rpartition("_")[0] for path in scans.iterdir()})
+    for number in numbers:
+        for path in scans.glob(f"{names[number]}_*"):
+            shutil.copy(path, folder)
+    return folder
+
+
+def run_napari_seg(
+    model: str, mode: str, names: list[str], case: Case, scans: Path, out: Path, args: argparse.Namespace
+) -> Watched:
+    """Segment scans with napari-seg: a folder at once, or one scan after the other if it has several channels."""
+    shutil.rmtree(out / mode, ignore_errors=True)
+    inputs: list[list[object]] = [[scans]]
+    if (scans / f"{names[0]}_0001.nii.gz").exists():
+        inputs = [[*_channels(case, scans, name)] for name in names]
+    words = ["-m", "napari_seg", "predict", "--model", model, "--match", mode, "--device", "cpu", "--json"]
+    variables = {"NAPARI_SEG_MODELS": str(args.work / "store")}
+    folders = [out / mode / name for name in names] if len(inputs) > 1 else [out / mode]
+    runs = [
+        watch([sys.executable, *words, *one, "-o", folder], out / f"{mode}_log", variables)
+        for one, folder in zip(inputs, folders, strict=True)
+    ]
+    return _joined(runs)
+
+
+def _channels(case: Case, scans: Path, name: str) -> list[object]:
+    channels = enumerate(case.dataset["channel_names"].values())
+    return [word for n, channel in channels for word in ("--channel", f"{channel}={scans}/{name}_{n:04d}.nii.gz")]
 
 
 def run_nnunet(name: str, run: str, models: Path, scans: Path, out: Path, args: argparse.Namespace) -> Watched:
@@ -146,14 +201,18 @@ def figures(run: Watched) -> dict[str, float]:
     return {"seconds": run.seconds, "peak_gib": run.peak_bytes / 2**30}
 
 
+def read(folder: Path) -> dict[str, Any]:
+    """Return what nnunet.json holds."""
+    path = folder / "nnunet.json"
+    return json.loads(path.read_text()) if path.exists() else {"rows": {}}
+
+
 def write(folder: Path, key: str, row: dict[str, Any], about: dict[str, Any]) -> None:
     """Replace a row in nnunet.json and write nnunet.md from all rows."""
-    path = folder / "nnunet.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else {}
-    rows[key] = row
+    rows = read(folder)["rows"] | {key: row}
     order = [f"{name}:{run}" for name, case in CASES.items() for run in case.runs]
     known = {"machine": about, "rows": {one: rows[one] for one in order if one in rows}}
-    path.write_text(json.dumps(known, indent=1) + "\n")
+    (folder / "nnunet.json").write_text(json.dumps(known, indent=1) + "\n")
     (folder / "nnunet.md").write_text(describe(known))
 
 

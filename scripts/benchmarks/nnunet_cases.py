@@ -38,7 +38,9 @@ class Case:
         trainings: pairs of a configuration and a fold, trained in this order.
         runs: configurations that are compared, as `FOLDER:...` takes them.
         planner: nnU-Net's planner.
+        trainer: name of the trainer, which decides whether mirror images are averaged.
         iterations: steps of training.
+        settings: entries of each 3D configuration in the plans.
     """
 
     number: int
@@ -49,10 +51,11 @@ class Case:
     trainings: tuple[tuple[str, str], ...] = (("3d_fullres", "0"),)
     runs: tuple[str, ...] = ("3d_fullres",)
     planner: str = "ExperimentPlanner"
+    trainer: str = "nnUNetTrainer"
     batch: int = 2
-    features: int = 12
+    features: int = 8
     stages: int = 3
-    iterations: int = 500
+    iterations: int = 150
     settings: dict[str, Any] = field(default_factory=dict)
 
     def folder(self, name: str) -> str:
@@ -96,11 +99,19 @@ def _affine(number: int, spacing: NDArray, is_test: bool) -> NDArray:
     return affine
 
 
+TESTED_SPACINGS = ((1.0, 1.0, 1.0), (0.8, 1.1, 1.3), (1.0, 1.0, 1.0), (1.25, 0.9, 0.7))
+"""Voxel sizes (mm) of the crops that are tested."""
+
+
 def write_hippocampus(data: Path, out: Path) -> None:
-    """Write T1 crops with two labels."""
+    """Write T1 crops with two labels; half of the tested ones have other voxel sizes."""
     for number, (image, labels) in enumerate(_crops(data)):
-        affine = _affine(number, np.array(image.header.get_zooms()[:3], float), number < TESTED)
-        _save(out, number, [image.get_fdata()], np.asarray(labels.dataobj), affine)
+        array, found = image.get_fdata(), np.asarray(labels.dataobj)
+        spacing = np.array(image.header.get_zooms()[:3], float)
+        if number < TESTED:
+            zooms, spacing = spacing / TESTED_SPACINGS[number], np.array(TESTED_SPACINGS[number])
+            array, found = ndimage.zoom(array, zooms, order=1), ndimage.zoom(found, zooms, order=0)
+        _save(out, number, [array], found, _affine(number, spacing, number < TESTED))
 
 
 def write_two_channels(data: Path, out: Path) -> None:
@@ -230,6 +241,14 @@ CASES: dict[str, Case] = {
         _dataset(["MRI"], _PARTS),
         _SMALL,
         planner="nnUNetPlannerResEncM",
+    ),
+    "unmirrored": Case(
+        909,
+        "a training without mirroring; a reader that brings scans to RAS",
+        write_hippocampus,
+        _dataset(["MRI"], _PARTS, overwrite_image_reader_writer="NibabelIOWithReorient"),
+        _SMALL,
+        trainer="nnUNetTrainerNoMirroring",
     ),
     "anisotropic": Case(
         907,

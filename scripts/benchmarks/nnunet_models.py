@@ -38,6 +38,7 @@ def make_model(name: str, data: Path, work: Path, peer: Path) -> Path:
         "folder": case.folder(name),
         "plans": plans,
         "planner": case.planner,
+        "trainer": case.trainer,
         "patch": case.patch,
         "batch": case.batch,
         "features": case.features,

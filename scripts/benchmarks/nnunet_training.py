@@ -11,23 +11,58 @@ from __future__ import annotations
 import json
 import os
 import sys
+from multiprocessing.context import SpawnContext
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import torch
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.experiment_planning.plan_and_preprocess_api import (
     extract_fingerprints,
     plan_experiments,
     preprocess_dataset,
 )
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as Trainer
 
 
 class nnUNetTrainer(Trainer):
-    """nnU-Net's own trainer, whose class gives the folder of the results its name."""
+    """nnU-Net's own trainer, which learns in few steps: with Adam, at most mirrored copies, and more foreground.
+
+    Its class has the name of one of nnU-Net's trainers, so that nnUNetv2_predict finds one of that name.
+    """
+
+    is_mirrored = True
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.network.parameters(), LEARNING_RATE)
+        return optimizer, PolyLRScheduler(optimizer, LEARNING_RATE, self.num_epochs)
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
+        axes = tuple(range(len(self.configuration_manager.patch_size))) if self.is_mirrored else None
+        self.inference_allowed_mirroring_axes = axes
+        return (0, 0), False, self.configuration_manager.patch_size, axes
+
+    def get_training_transforms(self, patch_size, rotation, scales, mirror_axes, *_, **others):
+        names = ("is_cascaded", "foreground_labels", "regions", "ignore_label")
+        last = self.get_validation_transforms(scales, **{name: others[name] for name in names})
+        return ComposeTransforms([MirrorTransform(mirror_axes), last]) if mirror_axes else last
+
+
+class nnUNetTrainerNoMirroring(nnUNetTrainer):
+    """The same, whose checkpoints allow no mirror images."""
+
+    is_mirrored = False
+
+
+LEARNING_RATE = 3e-3
+TRAINERS = {one.__name__: one for one in (nnUNetTrainer, nnUNetTrainerNoMirroring)}
 
 
 def main() -> None:
     """Plan, preprocess and train what the job names; what is there is kept."""
+    SpawnContext.Pool = lambda self, processes: ThreadPool(processes)  # worker processes take longer to start than this
     job = json.loads(Path(sys.argv[1]).read_text())
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     number, plans_name = job["number"], job["plans"]
@@ -86,9 +121,10 @@ def shrink(entry: dict, patch: list[int], job: dict) -> None:
 def train(job: dict, plans_file: Path, configuration: str, fold: int | str) -> None:
     plans = {**json.loads(plans_file.read_text()), "continue_training": False}
     dataset = json.loads((plans_file.parent / "dataset.json").read_text())
-    trainer = nnUNetTrainer(plans, configuration, fold, dataset, device=torch.device("cpu"))
-    trainer.num_epochs, trainer.num_val_iterations_per_epoch = 5, 2
+    trainer = TRAINERS[job["trainer"]](plans, configuration, fold, dataset, device=torch.device("cpu"))
+    trainer.num_epochs, trainer.num_val_iterations_per_epoch = 5, 1
     trainer.num_iterations_per_epoch = job["iterations"] // 5
+    trainer.oversample_foreground_percent = 0.66
     if Path(trainer.output_folder, "checkpoint_final.pth").is_file():
         return
     trainer.run_training()
