@@ -47,8 +47,12 @@ def make_model(name: str, data: Path, work: Path, peer: Path) -> Path:
         "trainings": case.trainings,
         "iterations": case.iterations,
     }
+    results = work / "results" / case.folder(name)
+    folders = [results / f"{case.trainer}__{plans}__{one}" / f"fold_{fold}" for one, fold in case.trainings]
+    if all((folder / "checkpoint_final.pth").is_file() for folder in folders):
+        return results
     path = work / f"{name}.json"
     path.write_text(json.dumps(job))
     with (work / f"{name}.log").open("w") as log:
         subprocess.run([peer, TRAINING, path], env=environment(work), stdout=log, stderr=subprocess.STDOUT, check=True)
-    return work / "results" / case.folder(name)
+    return results
