@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -180,12 +182,14 @@ def expected_labels(volume: Volume, found: Any, network: nn.Module) -> np.ndarra
     ],
 )
 def test_labels_are_decided_on_the_scans_grid(
-    volume: Volume, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    volume: Volume, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = configuration(**changes)
     network = Brightness(found.is_2d).eval()
     monkeypatch.setattr("napari_seg.bundles.load.load_model", lambda *_: nnunet_model(found, network))
-    bundle = nnunet_bundle(found)
+    (tmp_path / "fold_0").mkdir()
+    (tmp_path / "fold_0/checkpoint_final.pth").touch()  # only its digest is read
+    bundle = replace(nnunet_bundle(found), root=tmp_path)
     result = segment(volume, bundle, windows="even", crop=False, backend="torch", tta="none")
     expected = expected_labels(volume, found, network)
     assert (result.array != expected).sum() <= 1e-4 * expected.size

@@ -14,7 +14,7 @@ from napari_seg.errors import InputError
 EPSILON = 1e-8
 """Lowest number that values are divided by."""
 
-PLANES_AT_ONCE = 16
+PLANES_AT_ONCE = 8
 """Number of planes whose statistics are computed at a time."""
 
 MAX_COLOUR = 255
@@ -130,5 +130,6 @@ def _statistics(channel: NDArray, mask: NDArray[np.bool_] | None) -> tuple[float
     for start in starts:
         part = slice(start, start + PLANES_AT_ONCE)
         values = (channel[part] if mask is None else channel[part][mask[part]]) - mean
-        squares += float(np.vdot(values, values))
+        values *= values
+        squares += float(values.sum(dtype=np.float64))
     return mean, sqrt(squares / max(count, 1))
