@@ -91,7 +91,8 @@ def segment_region(
             in_all = f" ({describe_seconds(time.perf_counter() - settings.began + remaining)} in all)"
         log.info("%s: %s, about %s%s, with %s", region.name, plan, describe_seconds(estimated), in_all, backend.name)
         assert task.inverse is not None
-        labels = RegionLabels(
+        taker = RegionLabels if settings.average is None else settings.average.of_region
+        labels = taker(
             output,
             task.inverse,
             task.grid,
@@ -143,7 +144,8 @@ def _decide_whole(
     used_bytes = resident_bytes() + promised_bytes - image.nbytes
     check_whole(image.shape, channels, settings.budget_bytes, used_bytes)
     check_inverse(model.output, inverse, channels, settings.budget_bytes, used_bytes)
-    labels = RegionLabels(
+    taker = RegionLabels if settings.average is None else settings.average.of_region
+    labels = taker(
         model.output,
         inverse,
         inverse.grid,

@@ -33,11 +33,7 @@ def segment_scan(volume: Volume, bundle: Bundle, options: SegmentOptions, report
         options: how the scan is segmented.
         report: takes the progress.
     """
-    previous = None
-    if isinstance(bundle, NnunetBundle) and bundle.previous is not None:
-        previous = segment_scan(volume, bundle.previous, replace(options, confidence_maps=False), _part(report, 0, 2))
-        report = _part(report, 1, 2)
-    settings = replace(set_up(volume, bundle, options, report), previous=previous)
+    settings, report = ready(volume, bundle, options, report)
     regions, place_notices = localise(volume, bundle, report)
     if bundle.coarse is not None and settings.body_in is not None:
         settings = replace(settings, body_in=_around_coarse_result(volume, settings, report))
@@ -45,7 +41,16 @@ def segment_scan(volume: Volume, bundle: Bundle, options: SegmentOptions, report
     return _judged(volume, label_map, maps, confidence, regions, settings, place_notices)
 
 
-def _part(report: Progress, number: int, count: int) -> Progress:
+def ready(volume: Volume, bundle: Bundle, options: SegmentOptions, report: Progress) -> tuple[RegionSettings, Progress]:
+    """Return the settings of a run and what takes its progress; the previous stage of a cascade runs first."""
+    if not isinstance(bundle, NnunetBundle) or bundle.previous is None:
+        return set_up(volume, bundle, options, report), report
+    previous = segment_scan(volume, bundle.previous, replace(options, confidence_maps=False), one_of(report, 0, 2))
+    report = one_of(report, 1, 2)
+    return replace(set_up(volume, bundle, options, report), previous=previous), report
+
+
+def one_of(report: Progress, number: int, count: int) -> Progress:
     """Return the progress of one of several runs, which are assumed to have as many windows each."""
 
     def on_step(stage: str, done: int, total: int) -> None:
@@ -131,7 +136,7 @@ def _judged(
     counts = Segmentation(label_map, volume.grid, segments).voxel_counts()
     # on a coarse scan a structure can win voxels of the network's grid and none of the scan's
     confidence = {label: mean for label, mean in confidence.items() if counts[label] > 0}
-    result = Segmentation(label_map, volume.grid, segments, confidence, confidence_maps=maps, run=_run_of(settings))
+    result = Segmentation(label_map, volume.grid, segments, confidence, confidence_maps=maps, run=run_of(settings))
     notices = (
         *volume.notices,
         *place_notices,
@@ -142,7 +147,7 @@ def _judged(
     return replace(result, notices=notices)
 
 
-def _run_of(settings: RegionSettings) -> dict[str, Any]:
+def run_of(settings: RegionSettings) -> dict[str, Any]:
     """Return how the model was run, with the digests of its weights if it is one of nnU-Net."""
     run = {"match": settings.options.match, **settings.run}
     if isinstance(settings.bundle, NnunetBundle):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_seg.bundles.nnunet.configuration import EnsembleBundle
 from napari_seg.bundles.nnunet.postprocessing import read_postprocessing
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
@@ -17,6 +18,7 @@ from napari_seg.bundles.totalsegmentator.task import TaskBundle
 from napari_seg.bundles.ways import way_of
 from napari_seg.errors import BundleError, one_line
 from napari_seg.inference.as_written import segment_as_written
+from napari_seg.inference.ensemble import segment_ensemble
 from napari_seg.inference.fitness import fitted
 from napari_seg.inference.nnunet.largest import keep_largest
 from napari_seg.inference.options import SegmentOptions
@@ -68,8 +70,11 @@ def segment(
         from napari_seg.inference.totalsegmentator.task import segment_task
 
         return segment_task(volume, bundle, options, report)
-    run = segment_as_written if way_of(bundle).kind == "workflow" else segment_scan
-    found = run(volume, bundle, options, report)
+    if isinstance(bundle, EnsembleBundle):
+        found = segment_ensemble(volume, bundle, options, report)
+    else:
+        run = segment_as_written if way_of(bundle).kind == "workflow" else segment_scan
+        found = run(volume, bundle, options, report)
     return _only(keep_largest(found, steps) if steps else found, options.structures)
 
 

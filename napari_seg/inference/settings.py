@@ -25,6 +25,7 @@ from napari_seg.volume import Segmentation, Volume, modality_code
 if TYPE_CHECKING:
     from napari_seg.bundles.model import Model
     from napari_seg.bundles.precision import Precision
+    from napari_seg.inference.decide.average import ProbabilityAverage
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class RegionSettings:
         budget_bytes: highest memory that the process may use.
         body_in: function from the grid of an image to the part of it that can have content; None: all of it can.
         previous: result of the previous stage of a cascade, on the scan's grid; None: there is none.
+        average: takes the probabilities of an ensemble's models; None: labels are decided.
         notices: collects what the user must know about how the scan was segmented.
         run: collects how the network was run, for the record: "precision", and "equal_labels" if it was checked.
         began: start of the run, by `time.perf_counter`.
@@ -51,6 +53,7 @@ class RegionSettings:
     budget_bytes: int
     body_in: Callable[[Grid], Body | None] | None = None
     previous: Segmentation | None = None
+    average: ProbabilityAverage | None = None
     notices: list[Notice] = field(default_factory=list)
     run: dict[str, Any] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)

@@ -126,12 +126,7 @@ class Decider:
         Raises:
             BundleError: `bundle.network`, logits are NaN.
         """
-        strip_starts = {self.axes[0]: 0, self.axes[1]: strip_start, self.axes[2]: 0}
-        cells_start = [n - (n > strip_starts[axis]) for axis, n in enumerate(start)]
-        extended_logits = self._with_earlier_faces(start, cells_start, logits)
-        for axis, length in enumerate(self.region.shape):
-            if length == 1:  # no cell lies along an axis of one voxel, so the voxel is repeated
-                extended_logits = torch.cat([extended_logits, extended_logits], dim=1 + axis)
+        cells_start, extended_logits = self._extended(start, logits, strip_start)
         winners = self._winners(extended_logits)
         # count each voxel once: skip those of earlier blocks and the one shared with the previous strip
         skipped = [n - first for n, first in zip(start, cells_start, strict=True)]
@@ -170,6 +165,16 @@ class Decider:
     def confidence(self) -> dict[int, float]:
         """Return class -> mean probability over the region's voxels where it wins; background is excluded."""
         return {c: self._probability_sums[c] / self._voxel_counts[c] for c in sorted(self._voxel_counts)}
+
+    def _extended(self, start: Triple, logits: torch.Tensor, strip_start: int) -> tuple[list[int], torch.Tensor]:
+        """Return the first voxel of a block and its logits with all that is needed for its cells, see `add`."""
+        strip_starts = {self.axes[0]: 0, self.axes[1]: strip_start, self.axes[2]: 0}
+        cells_start = [n - (n > strip_starts[axis]) for axis, n in enumerate(start)]
+        extended_logits = self._with_earlier_faces(start, cells_start, logits)
+        for axis, length in enumerate(self.region.shape):
+            if length == 1:  # no cell lies along an axis of one voxel, so the voxel is repeated
+                extended_logits = torch.cat([extended_logits, extended_logits], dim=1 + axis)
+        return cells_start, extended_logits
 
     def _with_earlier_faces(self, start: Triple, cells_start: list[int], logits: torch.Tensor) -> torch.Tensor:
         """Return a block extended by the adjacent faces of earlier blocks, and keep its own last faces for later ones.
@@ -238,17 +243,10 @@ class Decider:
             confidence: (2, I, J, K), see `confidence_of`; None: not requested.
         """
         assert self.scan_axes is not None
-        voxels, lower, fractions = [slice(0)] * 3, [], []
-        for axis, scan_axis in enumerate(self.scan_axes):
-            position = self.to_region[axis, scan_axis] * np.arange(self.scan.shape[scan_axis]) + self.to_region[axis, 3]
-            cell, fraction, in_region = self._cell(position, axis)
-            cell -= cells_start[axis]
-            in_block = np.flatnonzero(in_region & (cell >= 0) & (cell < winners.shape[axis] - 1))
-            if not len(in_block):
-                return
-            voxels[scan_axis] = slice(int(in_block[0]), int(in_block[-1]) + 1)
-            lower.append(torch.from_numpy(cell[in_block]).to(logits.device))
-            fractions.append(torch.from_numpy(fraction[in_block]).to(logits.device, torch.float32))
+        found = self._positions(cells_start, logits)
+        if found is None:
+            return
+        voxels, lower, fractions = found
         cell_class = None if self.same_lattice else winners_of_cells(winners)
         order = [self.scan_axes.index(axis) for axis in range(3)]
         start, stop = voxels[self.scan_axes[0]].start, voxels[self.scan_axes[0]].stop
@@ -268,6 +266,33 @@ class Decider:
             if scan_confidence is not None:
                 in_order = _as_bytes(scan_confidence.permute(0, *(1 + axis for axis in order)))
             yield tuple(voxels), labels.permute(order).numpy(force=True).astype(self.label_map.dtype), in_order
+
+    def _positions(
+        self, cells_start: list[int], logits: torch.Tensor
+    ) -> tuple[list[slice], list[torch.Tensor], list[torch.Tensor]] | None:
+        """Return the scan voxels in the cells of a block, for region and scan with parallel axes; None if none is.
+
+        Args:
+            cells_start: first voxel of the extended block in the region.
+            logits: (classes, I, J, K) of the extended block.
+
+        Returns:
+            Their place on the scan's grid; per axis of the region the lower corner of each position's cell, and the
+            position in the cell, 0 to 1.
+        """
+        assert self.scan_axes is not None
+        voxels, lower, fractions = [slice(0)] * 3, [], []
+        for axis, scan_axis in enumerate(self.scan_axes):
+            position = self.to_region[axis, scan_axis] * np.arange(self.scan.shape[scan_axis]) + self.to_region[axis, 3]
+            cell, fraction, in_region = self._cell(position, axis)
+            cell -= cells_start[axis]
+            in_block = np.flatnonzero(in_region & (cell >= 0) & (cell < logits.shape[1 + axis] - 1))
+            if not len(in_block):
+                return None
+            voxels[scan_axis] = slice(int(in_block[0]), int(in_block[-1]) + 1)
+            lower.append(torch.from_numpy(cell[in_block]).to(logits.device))
+            fractions.append(torch.from_numpy(fraction[in_block]).to(logits.device, torch.float32))
+        return voxels, lower, fractions
 
     def _on_lattice(
         self,

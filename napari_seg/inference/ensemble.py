@@ -1,0 +1,66 @@
+"""Segmentation of a scan by an ensemble: models of nnU-Net whose probabilities are averaged on the scan's grid."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from napari_seg.bundles.nnunet.configuration import EnsembleBundle
+from napari_seg.errors import Notice
+from napari_seg.inference.fitness import check_fit
+from napari_seg.inference.options import SegmentOptions
+from napari_seg.inference.scan import one_of, ready, run_of
+from napari_seg.localise import localise
+from napari_seg.memory import default_budget
+from napari_seg.progress import Progress
+from napari_seg.volume import ConfidenceMaps, Segmentation, Volume, smallest_label_type
+
+
+def segment_ensemble(volume: Volume, bundle: EnsembleBundle, options: SegmentOptions, report: Progress) -> Segmentation:
+    """Return the structures that several models find together in a scan, on the scan's own grid; see `segment`.
+
+    Args:
+        volume: the scan, with the channels of the bundle in their order.
+        bundle: the models.
+        options: how the scan is segmented.
+        report: takes the progress over all models.
+    """
+    from napari_seg.inference.decide.average import ProbabilityAverage
+    from napari_seg.inference.engine import segment_region
+    from napari_seg.inference.nnunet.prepare import box_of_content
+    from napari_seg.inference.plausibility import find_implausible
+
+    check_fit(volume, bundle)
+    shape, segments = volume.grid.shape, bundle.segments
+    label_map = np.zeros(shape, smallest_label_type(max((segment.label for segment in segments), default=1)))
+    maps: ConfidenceMaps | None = None
+    if options.confidence_maps:  # what nnU-Net leaves out is background beyond doubt
+        maps = ConfidenceMaps(np.full(shape, 255, np.uint8), np.zeros(shape, np.uint8))
+    budget = default_budget() if options.memory_bytes is None else options.memory_bytes
+    options = replace(options, memory_bytes=budget)  # one budget for all, whatever the first model uses
+    start, stop = box_of_content(volume.array)
+    notices: list[Notice] = []
+    runs: dict[str, Any] = {}
+    with ProbabilityAverage(volume.grid, start, stop, bundle.out_channels, bundle.output, budget) as average:
+        for number, member in enumerate(bundle.members):
+            settings, step = ready(volume, member, options, one_of(report, number, len(bundle.members)))
+            settings = replace(settings, average=average)
+            (region,), _ = localise(volume, member, step)
+
+            def on_window(done: int, total: int, step: Progress = step) -> None:
+                step("segmenting", done, total)
+
+            segment_region(
+                volume, region, settings, label_map, on_window, estimated_regions=len(bundle.members) - number
+            )
+            notices += settings.notices
+            runs[member.root.name] = run_of(settings)
+        labels = {segment.label: segment.label for segment in segments}
+        confidence = average.decide(label_map, labels, maps)
+    result = Segmentation(label_map, volume.grid, segments, confidence_maps=maps, run={"members": runs})
+    counts = result.voxel_counts()
+    result = replace(result, confidence={label: mean for label, mean in confidence.items() if counts.get(label)})
+    found = (*volume.notices, *notices, *find_implausible(result, bundle.min_confidence))
+    return replace(result, notices=tuple(dict.fromkeys(found)))
