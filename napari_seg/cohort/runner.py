@@ -6,7 +6,9 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_seg.bundles.spec import Bundle
@@ -137,6 +139,8 @@ def run_cohort(
     _check_channels(bundle, cases)
     _check_dimensions(bundle, cases)
     results: list[CaseResult] = []
+    # while another process reads the first scan; torch imports nothing of this program that could be half imported
+    Thread(target=import_module, args=("torch",)).start()
     with OutputFolder(output_dir) as output:
         for number, case in enumerate(cases):
             if on_case is not None:

@@ -103,10 +103,22 @@ def cache_dir() -> Path | None:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "napari-seg")
 
 
-def cache_key(traced: Any, shape: tuple[int, ...], dtype: torch.dtype, version: str) -> str:
-    """Return a hash of operations, weights, batch shape, number format, versions and processor."""
-    key = f"{__version__} {_HEADER.format} {version} {usable_cores()} {_processor()} {shape} {dtype}"
-    digest = hashlib.sha256(key.encode())
+def cache_key(network_digest: str, shape: tuple[int, ...], dtype: torch.dtype, version: str) -> str:
+    """Return a hash of a network, batch shape, number format, versions and processor.
+
+    Args:
+        network_digest: from `traced_digest` or `network_key.network_digest`.
+        shape: (N, C, *size) of the batches.
+        dtype: number format of the computation.
+        version: of OpenVINO.
+    """
+    key = f"{__version__} {_HEADER.format} {version} {usable_cores()} {_processor()} {shape} {dtype} {network_digest}"
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+def traced_digest(traced: Any) -> str:
+    """Return a hash of the operations and weights of OpenVINO's model of a network."""
+    digest = hashlib.sha256()
     numbers: dict[str, int] = {}
     for number, operation in enumerate(traced.get_ordered_ops()):  # numbered: OpenVINO's names differ between runs
         numbers[operation.get_friendly_name()] = number
@@ -117,7 +129,7 @@ def cache_key(traced: Any, shape: tuple[int, ...], dtype: torch.dtype, version: 
         digest.update(f"{operation.get_type_name()} {inputs} {outputs} {sorted(attributes.items())}".encode())
         if constant:
             digest.update(operation.get_data().tobytes())
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()
 
 
 def _processor() -> str:

@@ -30,9 +30,11 @@ from napari_seg.inference.backends.compiled_cache import (
     compile_settings,
     openvino_core,
     read_cache,
+    traced_digest,
     write_cache,
 )
 from napari_seg.inference.backends.cost import list_operations
+from napari_seg.inference.backends.network_key import network_digest
 from napari_seg.inference.backends.skips import split_skips
 from napari_seg.inference.windows.layout import shortened
 from napari_seg.memory import collect_garbage, page_out, resident_bytes
@@ -127,15 +129,21 @@ def compile_network(
     """
     import openvino
 
+    def file_in(folder: Path, digest: str) -> Path:
+        return folder / f"{cache_key(digest, shape, dtype, openvino.__version__)}.blob"
+
+    digest = None if cache is None else network_digest(network)
+    if cache is not None and digest is not None:
+        cached = read_cache(file_in(cache, digest), dtype)
+        if cached is not None:
+            return cached
     traced_shape, traced = _trace_small(network, shape)
-    cache_file = None
-    if cache is not None:
-        cache_file = cache / f"{cache_key(traced, shape, dtype, openvino.__version__)}.blob"
-        if cache_file.is_file():
-            del traced  # it holds a copy of the weights
-            if (cached := read_cache(cache_file, dtype)) is not None:
-                return cached
-            traced = _trace(network, traced_shape)
+    cache_file = None if cache is None else file_in(cache, digest or traced_digest(traced))
+    if cache_file is not None and digest is None and cache_file.is_file():
+        del traced  # it holds a copy of the weights
+        if (cached := read_cache(cache_file, dtype)) is not None:
+            return cached
+        traced = _trace(network, traced_shape)
     log.info("compiling the network for this processor%s", "" if cache is None else ", once for windows of this size")
     try:
         verified_shape = _shape_to_verify(network, traced_shape, shape)
