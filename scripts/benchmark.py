@@ -1,6 +1,8 @@
 """Measure napari-seg and its peers in one run on one machine; write docs/reference/benchmarks.json and benchmarks.md.
 
     python scripts/benchmark.py predict --scan T1            a whole scan, and nnU-Net and MONAI: an hour
+    python scripts/benchmark.py predict --scan T1 --peer PYTHON --only nnunet model model-float32 model-exact --rounds 2
+                                                             the same nnU-Net folder by nnU-Net and by us
     python scripts/benchmark.py scaling                      scans that grow twofold: a quarter of an hour
     python scripts/benchmark.py memory                       peak memory of long scans and many classes: half an hour
     python scripts/benchmark.py plans                        estimates compared with what it takes
@@ -80,6 +82,9 @@ def parse() -> argparse.Namespace:
     command.add_argument(
         "--training-patch", type=int, default=64, help="voxels along each axis of what it is shown then"
     )
+    command.add_argument(
+        "--peer", type=absolute_link, default=Path(sys.executable), help="Python of an environment that has nnU-Net"
+    )
     command.add_argument("--training-amp", action="store_true", help="trained in bfloat16, if the processor has it")
     command.set_defaults(measure=predict)
 
@@ -124,6 +129,11 @@ def parse() -> argparse.Namespace:
 
 def absolute(text: str) -> Path:
     return Path(text).resolve()
+
+
+def absolute_link(text: str) -> Path:
+    """Return an absolute path as it is written: a virtual environment's Python is a link to another one."""
+    return Path(text).absolute()
 
 
 if __name__ == "__main__":

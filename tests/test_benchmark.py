@@ -256,6 +256,10 @@ def test_commands_differ_in_what_they_compare(tmp_path):
     assert "even" in words["napari-nnunet"]
     assert "--windows" not in words["napari"]
     assert words["napari-torch"] == [*words["napari-monai"], "--backend", "torch"]
+    for key in ("nnunet", "model", "model-float32", "model-exact"):
+        assert str(tmp_path / "nnunet") in words[key]
+    own = predict.command("nnunet", predict.Made(tmp_path, 0.0, tmp_path / "own" / "python"), tmp_path / "out")
+    assert own[0] == tmp_path / "own" / "nnUNetv2_predict_from_modelfolder"
 
 
 def test_what_was_measured_before_is_taken_only_when_asked_to(tmp_path, monkeypatch):

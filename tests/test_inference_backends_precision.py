@@ -117,10 +117,10 @@ def fragile(tmp_path: Path) -> Bundle:
 def test_a_robust_network_runs_in_bfloat16(head: Volume, robust: Bundle, always_checked: list) -> None:
     results = [segment(head, robust, device="cpu") for _ in range(2)]
     for result in results:
-        assert result.run == {"precision": "bfloat16", "equal_labels": 1.0}
+        assert result.run == {"match": "fast", "precision": "bfloat16", "equal_labels": 1.0}
     assert len(always_checked) == 2
     exact = segment(head, robust, device="cpu", precision="float32")
-    assert exact.run == {"precision": "float32"}
+    assert exact.run == {"match": "fast", "precision": "float32"}
     assert (results[0].array == exact.array).all()
     assert len(always_checked) == 2
 
@@ -135,8 +135,13 @@ def test_a_fragile_network_runs_in_float32_and_is_checked_once(
     assert (first.array == segment(head, fragile, device="cpu", precision="float32").array).all()
 
 
+def test_exact_labels_are_computed_in_float32(head: Volume, robust: Bundle, always_checked: list) -> None:
+    assert segment(head, robust, device="cpu", match="exact").run["precision"] == "float32"
+    assert always_checked == []
+
+
 def test_small_scans_are_not_checked(head: Volume, robust: Bundle) -> None:
-    assert segment(head, robust, device="cpu").run == {"precision": "float32"}
+    assert segment(head, robust, device="cpu").run == {"match": "fast", "precision": "float32"}
 
 
 def test_a_network_that_takes_no_shorter_window_runs_in_float32(
@@ -146,7 +151,7 @@ def test_a_network_that_takes_no_shorter_window_runs_in_float32(
         raise RuntimeError("size")
 
     monkeypatch.setattr(region, "agreement", refusing)
-    assert segment(head, robust, device="cpu").run == {"precision": "float32"}
+    assert segment(head, robust, device="cpu").run == {"match": "fast", "precision": "float32"}
 
 
 def test_a_backend_that_refuses_bfloat16_gets_float32(
@@ -162,7 +167,7 @@ def test_a_backend_that_refuses_bfloat16_gets_float32(
 
     monkeypatch.setattr(choose, "make_backend", refusing)
     assert segment(head, robust, device="cpu").run["precision"] == "float32"
-    assert segment(head, robust, device="cpu").run == {"precision": "float32"}
+    assert segment(head, robust, device="cpu").run == {"match": "fast", "precision": "float32"}
     assert tried == [torch.bfloat16, torch.float32, torch.float32]
 
 
@@ -180,5 +185,5 @@ def test_the_record_names_the_precision(study: Path, robust: Bundle, tmp_path: P
     cases, _ = find_cases([study / "copy.nii.gz"])
     run_cohort(cases, tmp_path / "out", robust)
     record = json.loads((tmp_path / "out" / "copy_seg.json").read_text())
-    assert record["run"] == {"precision": "bfloat16", "equal_labels": 1.0}
+    assert record["run"] == {"match": "fast", "precision": "bfloat16", "equal_labels": 1.0}
     assert record["options"]["precision"] == "auto"

@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import numpy as np
@@ -61,18 +62,16 @@ def architecture(network: Standard) -> dict[str, Any]:
 
 
 def build(network: Standard) -> Any:
-    """The network itself, as nnU-Net makes it, with random weights."""
-    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-
+    """Return the network itself, of the class and with the initial weights that nnU-Net takes."""
     planned = architecture(network)
-    return get_network_from_plans(
-        planned["network_class_name"],
-        planned["arch_kwargs"],
-        planned["_kw_requires_import"],
-        1,
-        network.classes,
-        deep_supervision=False,
+    arguments = dict(planned["arch_kwargs"])
+    for key in planned["_kw_requires_import"]:
+        arguments[key] = None if arguments[key] is None else locate(arguments[key])
+    model = locate(planned["network_class_name"])(
+        input_channels=1, num_classes=network.classes, deep_supervision=False, **arguments
     )
+    model.apply(model.initialize)
+    return model
 
 
 def random_weights(network: Standard) -> dict[str, Any]:

@@ -7,11 +7,12 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,19 @@ CONTENDERS = {
     "napari-nnunet": "napari-seg, nnU-Net's windows",
     "napari-monai": "napari-seg, MONAI's windows",
     "napari-torch": "napari-seg, MONAI's windows, torch",
+    "model": "napari-seg, nnU-Net's folder, `--match fast`",
+    "model-float32": "napari-seg, nnU-Net's folder, `--match fast --precision float32`",
+    "model-exact": "napari-seg, nnU-Net's folder, `--match exact`",
 }
 MONAI_OVERLAP, NNUNET_OVERLAP = 0.25, 0.5
 AS_IN_BUNDLE = ("--windows", "bundle", "--no-crop")
-VERSIONS = ("napari-seg", "torch", "openvino", "monai", "nnunetv2", "dynamic-network-architectures")
+OF_MODEL = {
+    "model": ("--match", "fast"),
+    "model-float32": ("--match", "fast", "--precision", "float32"),
+    "model-exact": ("--match", "exact"),
+}
+VERSIONS = ("napari-seg", "torch", "openvino", "monai", "dynamic-network-architectures")
+PEER_VERSIONS = ("nnunetv2", "torch")
 
 
 @dataclass(frozen=True)
@@ -45,10 +55,12 @@ class Made:
     Attributes:
         folder: where all this lies.
         dice: that the network reached on what it was trained on.
+        peer: Python of the environment of nnU-Net.
     """
 
     folder: Path
     dice: float
+    peer: Path = Path(sys.executable)
 
     @property
     def scan(self) -> Path:
@@ -66,13 +78,14 @@ def predict(args: argparse.Namespace) -> dict[str, object]:
     from napari_seg.bundles.precision import has_bfloat16
 
     about = machine(VERSIONS)
+    about["versions"] |= versions_in(args.peer, PEER_VERSIONS)
     network = Standard(args.classes, tuple(args.features), args.patch)
     has_half = has_bfloat16(torch.device("cpu"))
     training = Training(args.training_steps, args.training_patch, amp=args.training_amp and has_half)
     work = args.work or Path(tempfile.mkdtemp(prefix="benchmark-"))
     folder = work / f"predict_{fingerprint(args.scan, network, training)}"
     with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
-        made = pool.submit(make, args.scan, folder, network, training).result()
+        made = replace(pool.submit(make, args.scan, folder, network, training).result(), peer=args.peer)
     left_out = {"nnunet-tta": not args.tta, "napari-bfloat16": not has_half}
     wanted = args.only or [key for key in CONTENDERS if not left_out.get(key)]
     runs = run_rounds(made, wanted, args.rounds, args.resume, about["versions"])
@@ -86,6 +99,14 @@ def predict(args: argparse.Namespace) -> dict[str, object]:
         "rounds": args.rounds,
         **summary(runs, {key: read_labels(made, key) for key in runs}),
     }
+
+
+def versions_in(python: Path, packages: Sequence[str]) -> dict[str, str]:
+    """Return "package of nnU-Net's environment" -> version; nothing for packages that are missing there."""
+    code = "import sys, importlib.metadata as m; print(*(m.version(name) for name in sys.argv[1:]))"
+    done = subprocess.run([python, "-c", code, *packages], capture_output=True, text=True)
+    found = done.stdout.split()
+    return {f"{name} (nnU-Net's)" if name == "torch" else name: one for name, one in zip(packages, found, strict=False)}
 
 
 def fingerprint(scan: Path, network: Standard, training: Training) -> str:
@@ -128,13 +149,35 @@ def write_scan(scan: Path, path: Path) -> None:
 def command(key: str, made: Made, output: Path) -> list[object]:
     """What a person would type for a contender."""
     if key.startswith("nnunet"):
-        program = Path(sys.executable).with_name("nnUNetv2_predict_from_modelfolder")
-        words = [program, "-i", made.scan.parent, "-o", output, "-m", made.folder / "nnunet", "-f", "0"]
+        words: list[object] = [
+            made.peer.with_name("nnUNetv2_predict_from_modelfolder"),
+            "-i",
+            made.scan.parent,
+            "-o",
+            output,
+            "-m",
+            made.folder / "nnunet",
+            "-f",
+            "0",
+        ]
         return [*words, "-device", "cpu", *(() if key == "nnunet-tta" else ["--disable_tta"])]
     if key == "monai":
         root = made.bundle(MONAI_OVERLAP)
         words = [sys.executable, "-m", "monai.bundle", "run", "--config_file", root / "configs" / "inference.json"]
         return [*words, "--bundle_root", root, "--scan", made.scan, "--output_dir", output]
+    if key in OF_MODEL:
+        words = [
+            sys.executable,
+            "-m",
+            "napari_seg",
+            "predict",
+            made.scan,
+            "-o",
+            output,
+            "--model",
+            made.folder / "nnunet",
+        ]
+        return [*words, "--device", "cpu", *OF_MODEL[key]]
     bundle = made.bundle(NNUNET_OVERLAP if key == "napari-nnunet" else MONAI_OVERLAP)
     words = [
         sys.executable,
