@@ -161,6 +161,11 @@ CODES = {
     "bundle.network_name": Code(
         "error", "There is no network of this name.", "Choose one of those that the message lists."
     ),
+    "bundle.convert": Code(
+        "error",
+        "The model of nnU-Net can't become a MONAI bundle: it is an ensemble, a cascade, sees slices or finds regions.",
+        "Use the folder of nnU-Net itself; `napari-seg predict --model FOLDER` runs it.",
+    ),
     "bundle.nnunet": Code(
         "error",
         "The plans or the data set's description of an nnU-Net model can't be used, or ask for what nnU-Net itself "

@@ -252,3 +252,31 @@ def test_no_action_runs_anything_of_a_model(
     assert "exec as it is loaded" in checked
     assert main(["models", "remove", "evil"]) == 0
     assert not trap.exists()
+
+
+def test_a_model_of_nnunet_is_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from nnunet_models import write_model
+
+    source = write_model(tmp_path / "source")
+    target = tmp_path / "bundle"
+    assert main(["models", "convert", str(source), "-o", str(target), "--json"]) == ExitCode.DONE
+    assert json.loads(capsys.readouterr().out) == {"folder": str(target)}
+    assert (target / "models" / "model.pt").is_file()
+    assert main(["models", "convert", str(source), "-o", str(target)]) != ExitCode.DONE
+    assert "store.exists" in capsys.readouterr().err
+
+
+def test_a_model_of_nnunet_is_shown_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from nnunet_models import write_model
+
+    source = write_model(tmp_path / "source")
+    assert main(["models", "show", str(source)]) == ExitCode.DONE
+    assert "runs at once" in capsys.readouterr().out
+    assert main(["models", "check", str(source)]) == ExitCode.DONE
+    assert "its weights fit its network" in capsys.readouterr().out
+    assert main(["models", "add", str(source.parent), "--name", "phantom"]) == ExitCode.DONE
+    assert "installed as phantom" in capsys.readouterr().out
+    assert main(["models", "list"]) == ExitCode.DONE
+    assert "installed as: phantom" in capsys.readouterr().out
+    assert main(["models", "verify", "phantom"]) == ExitCode.DONE
+    assert main(["models", "remove", "phantom"]) == ExitCode.DONE

@@ -178,7 +178,7 @@ def write_skeleton(
     intensities = _CT if modality == "CT" else _OTHER
     inference = _INFERENCE.format(channels=len(channels), classes=len(finds) + 1, intensities=intensities)
     for name, text in (
-        (METADATA.as_posix(), json.dumps(_metadata(folder.name, finds, modality, channels), indent=4) + "\n"),
+        (METADATA.as_posix(), json.dumps(example_metadata(folder.name, finds, modality, channels), indent=4) + "\n"),
         ("configs/inference.yaml", inference),
         ("docs/README.md", _README.format(name=folder.name)),
     ):
@@ -188,7 +188,8 @@ def write_skeleton(
     return folder
 
 
-def _metadata(name: str, finds: Sequence[str], modality: str, channels: Sequence[str]) -> dict[str, Any]:
+def example_metadata(name: str, finds: Sequence[str], modality: str, channels: Sequence[str]) -> dict[str, Any]:
+    """Return metadata of a bundle, in which some entries are to be filled in; arguments as for `write_skeleton`."""
     tensor = {"type": "image", "dtype": "float32", "spatial_shape": ["16*n", "16*n", "16*n"], "is_patch_data": True}
     return {
         "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"

@@ -74,6 +74,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         ("verify", _verify, "compare the files of an installed model with those that were installed"),
     ):
         action(name, run, text).add_argument("model", metavar="MODEL", help="name of the model, or its folder")
+    convert = action("convert", _convert, "write a model of nnU-Net as a MONAI bundle, which runs without napari-seg")
+    convert.add_argument("model", metavar="MODEL", help="folder of the nnU-Net model, such as FOLDER:3d_fullres")
+    convert.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE", help="a new folder")
     new = action("new", _new, "write a new bundle to start from, without weights")
     new.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder; its name is that of the model")
     new.add_argument(
@@ -358,6 +361,22 @@ def _new(arguments: argparse.Namespace) -> int:
         print(json.dumps({"folder": str(folder)}, indent=2))
     else:
         print(f"wrote {folder}; docs/README.md in it says what is to be filled in")
+    return ExitCode.DONE
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from napari_seg.bundles.nnunet.convert import convert
+    from napari_seg.bundles.read import read_bundle
+    from napari_seg.formats.atomic import not_written
+
+    try:
+        convert(read_bundle(arguments.model), arguments.output)
+    except OSError as error:
+        raise not_written(str(error.filename or arguments.output), error) from error
+    if arguments.json:
+        print(json.dumps({"folder": str(arguments.output)}, indent=2))
+    else:
+        print(f"wrote {arguments.output}; docs/README.md in it says how to run it")
     return ExitCode.DONE
 
 

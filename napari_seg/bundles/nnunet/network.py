@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from napari_seg.bundles.nnunet.configuration import Configuration
 
-_MODULE = "dynamic_network_architectures.architectures.unet"
+MODULE = "dynamic_network_architectures.architectures.unet"
 _NETWORKS = ("PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet")
-_OPERATIONS = {
+OPERATIONS = {
     "conv_op": ("Conv2d", "Conv3d"),
     "norm_op": ("InstanceNorm2d", "InstanceNorm3d", "BatchNorm2d", "BatchNorm3d"),
     "dropout_op": ("Dropout", "Dropout2d", "Dropout3d"),
@@ -65,16 +65,16 @@ def check_network(name: str, arguments: dict[str, Any], inputs: int, outputs: in
         ValueError: it is not.
     """
     module, _, short = name.rpartition(".")
-    if module != _MODULE or short not in _NETWORKS:
-        raise ValueError(f"network_class_name is {name!r}; expected one of {', '.join(_NETWORKS)} of {_MODULE}")
-    known = {*_OPERATIONS, *_SETTINGS, *_SIZES, *_SWITCHES, *_OTHERS}
+    if module != MODULE or short not in _NETWORKS:
+        raise ValueError(f"network_class_name is {name!r}; expected one of {', '.join(_NETWORKS)} of {MODULE}")
+    known = {*OPERATIONS, *_SETTINGS, *_SIZES, *_SWITCHES, *_OTHERS}
     if unknown := sorted({*arguments} - known):
         raise ValueError(f"arch_kwargs has {', '.join(unknown[:3])}, which is not known")
-    for key in _OPERATIONS:
+    for key in OPERATIONS:
         _check_operation(key, arguments.get(key), len(patch_size))
     for key, types in _SETTINGS.items():
         for setting, value in (arguments.get(key) or {}).items():
-            if setting not in types or not isinstance(value, types[setting]):
+            if setting not in types or not isinstance(value, types[setting]) or str(value)[:1] in "$@%":
                 raise ValueError(f"arch_kwargs has {setting}={value!r} in {key}; expected {', '.join(types)}")
     for key in _SWITCHES:
         if not isinstance(arguments.get(key, False), bool):
@@ -95,8 +95,8 @@ def check_imports(names: Any) -> None:
     Raises:
         ValueError: they ask for another one.
     """
-    if not isinstance(names, list) or not {*map(str, names)} <= {*_OPERATIONS}:
-        raise ValueError(f"_kw_requires_import is {names!r}; expected {', '.join(_OPERATIONS)}")
+    if not isinstance(names, list) or not {*map(str, names)} <= {*OPERATIONS}:
+        raise ValueError(f"_kw_requires_import is {names!r}; expected {', '.join(OPERATIONS)}")
 
 
 def build_network(configuration: Configuration, device: str = "cpu") -> torch.nn.Module:
@@ -113,7 +113,7 @@ def build_network(configuration: Configuration, device: str = "cpu") -> torch.nn
     from dynamic_network_architectures.architectures import unet
 
     arguments = json.loads(configuration.network_arguments)
-    for key in _OPERATIONS:
+    for key in OPERATIONS:
         if arguments.get(key) is not None:
             arguments[key] = getattr(torch.nn, _last(arguments[key]))
     arguments |= {"deep_supervision": False}
@@ -164,8 +164,8 @@ def _check_operation(key: str, name: Any, dimensions: int) -> None:
     if name is None and key != "conv_op":
         return
     short = _last(name)
-    if not str(name).startswith("torch.nn.") or short not in _OPERATIONS[key]:
-        raise ValueError(f"arch_kwargs has {key}={name!r}; expected one of torch.nn's {', '.join(_OPERATIONS[key])}")
+    if not str(name).startswith("torch.nn.") or short not in OPERATIONS[key]:
+        raise ValueError(f"arch_kwargs has {key}={name!r}; expected one of torch.nn's {', '.join(OPERATIONS[key])}")
     if short.endswith("d") and not short.endswith(f"{dimensions}d"):
         raise ValueError(f"arch_kwargs has {key}={name!r} for windows of {dimensions} dimensions")
 

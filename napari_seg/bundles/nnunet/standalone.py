@@ -1,0 +1,258 @@
+"""Preprocessing of an nnU-Net model as a transform of MONAI, and the way back to the scan's grid.
+
+A bundle that `napari-seg models convert` writes holds a copy of this file as scripts/nnunet.py, so that it runs without
+napari-seg; it imports nothing but MONAI, NumPy, SciPy and torch. The rules are those of nnU-Net
+(https://github.com/MIC-DKFZ/nnUNet, Apache-2.0; Isensee et al., Nature Methods 18, 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import InvertibleTransform, MapTransform
+from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes, zoom
+
+ANISOTROPY = 3
+"""Ratio of the largest to the smallest voxel size above which the axis of the largest is resampled on its own."""
+
+
+class NnunetPreprocessd(MapTransform, InvertibleTransform):
+    """Crop to what is not 0, normalise and resample, in nnU-Net's order; the inverse interpolates logits.
+
+    Args:
+        keys: of images (C, I, J, K) with an affine to RAS+.
+        spacing: voxel size of the network's grid in mm, along nnU-Net's axes.
+        transpose: `transpose_forward` of the plans.
+        normalisation: of each channel: `scheme` ("ct", "z-score", "rescale", "rgb" or "none"), `mean`, `std`, `low`,
+            `high` and `inside_mask`.
+        resample_image: how the image is resampled: `method` ("spline", "torch" or "none"), `order`, `order_z` and
+            `separate_z`.
+        resample_values: how logits are resampled.
+        reorient: bring the image to RAS first, as nnU-Net's readers with "WithReorient" do.
+        allow_missing_keys: skip images that are missing.
+    """
+
+    def __init__(
+        self,
+        keys: Any,
+        spacing: Sequence[float],
+        transpose: Sequence[int],
+        normalisation: Sequence[Mapping[str, Any]],
+        resample_image: Mapping[str, Any],
+        resample_values: Mapping[str, Any],
+        reorient: bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.spacing = [float(mm) for mm in spacing]
+        self.transpose = [int(axis) for axis in transpose]
+        self.normalisation = normalisation
+        self.resample_image = resample_image
+        self.resample_values = resample_values
+        self.reorient = reorient
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with the network's image."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            image = result[key]
+            array = np.asarray(image.as_tensor().cpu().numpy(), np.float32)
+            order, flips = self._axes(image.affine.cpu().numpy())
+            arranged = _arranged(array, order, flips)
+            old = [_as_read(mm) for mm in np.linalg.norm(image.affine.cpu().numpy()[:3, :3], axis=0)[order]]
+            mask = binary_fill_holes((arranged != 0).any(axis=0))
+            if not mask.any():
+                mask[:] = True
+            box = [slice(found.min(), found.max() + 1) for found in np.nonzero(mask)]
+            cropped, mask = arranged[(slice(None), *box)], mask[tuple(box)]
+            shape = [max(1, round(mm / new * n)) for mm, new, n in zip(old, self.spacing, mask.shape, strict=True)]
+            if self.resample_image["method"] == "none":
+                shape = list(mask.shape)
+            prepared = np.stack(
+                [
+                    _resampled(_normalised(channel, how, mask), shape, self.resample_image, old, self.spacing)
+                    for channel, how in zip(cropped, self.normalisation, strict=True)
+                ]
+            )
+            made = MetaTensor(torch.from_numpy(prepared), meta=image.meta, applied_operations=image.applied_operations)
+            made.affine = torch.from_numpy(_network_affine(image.affine.cpu().numpy(), array, order, flips, box, shape))
+            state = {
+                "order": [int(axis) for axis in order],
+                "flips": [bool(flip) for flip in flips],
+                "whole": [int(n) for n in arranged.shape[1:]],
+                "start": [int(one.start) for one in box],
+                "stop": [int(one.stop) for one in box],
+                "spacing": [float(mm) for mm in old],
+                "affine": image.affine.cpu().double().numpy().tolist(),
+            }
+            self.push_transform(made, orig_size=array.shape[1:], extra_info=state)
+            result[key] = made
+        return result
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with logits on the scan's grid; outside of the crop all are 0, so background."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            values = result[key]
+            state = self.pop_transform(values)["extra_info"]
+            logits = values.as_tensor().cpu().float().numpy()
+            whole = np.zeros((len(logits), *state["whole"]), np.float32)
+            box = [slice(start, stop) for start, stop in zip(state["start"], state["stop"], strict=True)]
+            shape = [one.stop - one.start for one in box]
+            for channel, out in zip(logits, whole, strict=True):
+                out[tuple(box)] = _resampled(channel, shape, self.resample_values, self.spacing, state["spacing"])
+            back = _flipped(whole, state["flips"]).transpose(0, *(1 + np.argsort(state["order"])))
+            made = MetaTensor(torch.from_numpy(np.ascontiguousarray(back)), meta=values.meta)
+            made.affine = torch.tensor(state["affine"], dtype=torch.float64)
+            made.applied_operations = values.applied_operations
+            result[key] = made
+        return result
+
+    def _axes(self, affine: NDArray) -> tuple[list[int], list[bool]]:
+        """Return the image's axis for each of nnU-Net's (z, y, x, then transposed), and whether it is reversed."""
+        order, flips = [0, 1, 2], [False, False, False]
+        if self.reorient:
+            directions = np.abs(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
+            for _ in range(3):  # the clearest direction first
+                world, axis = np.unravel_index(directions.argmax(), (3, 3))
+                order[world], flips[world] = int(axis), bool(affine[world, axis] < 0)
+                directions[world], directions[:, axis] = -1, -1
+        chosen = [2 - axis for axis in self.transpose]
+        return [order[axis] for axis in chosen], [flips[axis] for axis in chosen]
+
+
+def _as_read(mm: float) -> float:
+    """Return a voxel size as NIfTI states it, without the rounding errors of the affine."""
+    rounded = float(f"{mm:.6g}")
+    return float(np.float32(rounded if abs(rounded - mm) <= 3e-7 * mm else mm))
+
+
+def _arranged(array: NDArray, order: Sequence[int], flips: Sequence[bool]) -> NDArray:
+    return _flipped(array.transpose(0, *(1 + axis for axis in order)), flips)
+
+
+def _flipped(array: NDArray, flips: Sequence[bool]) -> NDArray:
+    return array[(slice(None), *(slice(None, None, -1 if flip else 1) for flip in flips))]
+
+
+def _network_affine(
+    affine: NDArray,
+    array: NDArray,
+    order: Sequence[int],
+    flips: Sequence[bool],
+    box: Sequence[slice],
+    shape: Sequence[int],
+) -> NDArray:
+    """Return the affine of the network's grid, whose voxels cover the same box as those of the crop."""
+    to_image = np.zeros((4, 4))
+    to_image[3, 3] = 1
+    for n, (axis, flip, part, size) in enumerate(zip(order, flips, box, shape, strict=True)):
+        scale = (part.stop - part.start) / size
+        first = part.start + scale / 2 - 0.5
+        to_image[axis, n] = -scale if flip else scale
+        to_image[axis, 3] = array.shape[1 + axis] - 1 - first if flip else first
+    return np.asarray(affine @ to_image)
+
+
+def _normalised(channel: NDArray[np.float32], how: Mapping[str, Any], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    scheme = how["scheme"]
+    if scheme == "ct":
+        return (np.clip(channel, how["low"], how["high"]) - np.float32(how["mean"])) / np.float32(max(how["std"], 1e-8))
+    if scheme == "rescale":
+        lowest, highest = channel.min(), channel.max()
+        return (channel - lowest) / max(highest - lowest, np.float32(1e-8))
+    if scheme == "rgb":
+        return channel / np.float32(255)
+    if scheme == "none":
+        return channel
+    values = channel[mask] if how["inside_mask"] else channel
+    mean, deviation = values.mean(dtype=np.float64), max(values.std(dtype=np.float64), 1e-8)
+    result = (channel - np.float32(mean)) / np.float32(deviation)
+    return np.where(mask, result, np.float32(0)) if how["inside_mask"] else result
+
+
+def _resampled(
+    array: NDArray[np.float32],
+    shape: Sequence[int],
+    how: Mapping[str, Any],
+    old: Sequence[float],
+    new: Sequence[float],
+) -> NDArray[np.float32]:
+    """Return an array with another number of voxels, which are areas (half-pixel centres).
+
+    Args:
+        array: (I, J, K).
+        shape: of the result.
+        how: see `NnunetPreprocessd`.
+        old: voxel sizes of the array in mm.
+        new: those of the result.
+    """
+    if how["method"] == "none" or list(array.shape) == list(shape):
+        return array
+    alone = _separate_axis(how["separate_z"], old, new)
+    if how["method"] == "torch":
+        return _by_torch(array, shape, alone)
+    if alone is None:
+        return _by_spline(array, shape, how["order"])
+    in_plane = [n for axis, n in enumerate(shape) if axis != alone]
+    planes = [_by_spline(plane, in_plane, how["order"]) for plane in np.moveaxis(array, alone, 0)]
+    return _by_spline(np.stack(planes, alone), shape, how["order_z"], limited=False)
+
+
+def _separate_axis(separate: bool | None, old: Sequence[float], new: Sequence[float]) -> int | None:
+    """Return the axis of the largest voxel size, if it is resampled on its own."""
+    if separate is False:
+        return None
+    for sizes in (old,) if separate else (old, new):
+        if separate or max(sizes) / min(sizes) > ANISOTROPY:
+            largest = [axis for axis, size in enumerate(sizes) if size == max(sizes)]
+            return largest[0] if len(largest) == 1 else None
+    return None
+
+
+def _by_spline(array: NDArray, shape: Sequence[int], order: int, *, limited: bool = True) -> NDArray[np.float32]:
+    """Return what scikit-image's `resize` returns without filter: a spline that keeps to the range of the array."""
+    if list(array.shape) == list(shape):
+        return array
+    factors = [new / n for new, n in zip(shape, array.shape, strict=True)]
+    found = zoom(array.astype(np.float64), factors, order=order, mode="nearest", grid_mode=True)
+    if limited and order > 1:
+        found = found.clip(array.min(), array.max())
+    return np.asarray(found, np.float32)
+
+
+def _by_torch(array: NDArray, shape: Sequence[int], alone: int | None) -> NDArray[np.float32]:
+    values = torch.from_numpy(np.ascontiguousarray(array))[None]
+    if alone is None:
+        size = [int(n) for n in shape]
+        return np.asarray(torch.nn.functional.interpolate(values[None], size, mode="trilinear")[0, 0].numpy())
+    planes = values[0].movedim(alone, 0)[:, None]
+    in_plane = [int(n) for axis, n in enumerate(shape) if axis != alone]
+    planes = torch.nn.functional.interpolate(planes, in_plane, mode="bilinear")[:, 0]
+    stack = planes.permute(1, 2, 0).reshape(1, -1, len(planes))
+    lines = torch.nn.functional.interpolate(stack, int(shape[alone]), mode="nearest-exact")[0]
+    return np.asarray(lines.reshape(*in_plane, -1).movedim(-1, alone).numpy())
+
+
+class MeanOfNetworks(torch.nn.Module):
+    """Networks of several folds as one, which returns the mean of their logits.
+
+    Args:
+        networks: at least one.
+    """
+
+    def __init__(self, networks: Sequence[torch.nn.Module]) -> None:
+        super().__init__()
+        self.networks = torch.nn.ModuleList(networks)
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        """Return the mean logits (N, classes, *size) of windows (N, C, *size)."""
+        total = self.networks[0](windows)
+        for network in self.networks[1:]:
+            total = total + network(windows)
+        return total / len(self.networks)

@@ -1,0 +1,144 @@
+"""Models of nnU-Net as MONAI bundles: MONAI alone runs them, napari-seg too, with the labels of the nnU-Net folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from nnunet_models import configuration, write_model
+
+from napari_seg.bundles.check import check
+from napari_seg.bundles.nnunet.convert import convert
+from napari_seg.bundles.read import read_bundle
+from napari_seg.errors import NapariSegError
+from napari_seg.geometry import Grid
+from napari_seg.inference.options import SegmentOptions
+from napari_seg.inference.segment import segment
+from napari_seg.volume import Volume
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAPARI_SEG_MODELS", str(tmp_path / "store"))
+
+
+def oblique_scan(thick: float = 2.0) -> Volume:
+    """Return a scan of smooth noise within a border of zeros, on an oblique, anisotropic, flipped grid."""
+    noise = np.random.default_rng(0).normal(size=(9, 8, 6))
+    from scipy.ndimage import zoom
+
+    array = np.zeros((40, 36, 24), np.float32)
+    array[3:37, 2:34, 2:22] = zoom(noise, (34 / 9, 32 / 8, 20 / 6), order=3)[:34, :32, :20] * 100 + 300
+    angle = 0.4
+    turned = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turned @ np.diag([-0.9, 1.1, thick])
+    affine[:3, 3] = (10, -20, 30)
+    return Volume(array[None].round().astype(np.int16), Grid(array.shape, affine))
+
+
+def run_by_monai(root: Path, volume: Volume, tmp_path: Path) -> np.ndarray:
+    """Return the labels that MONAI alone finds; napari-seg can't be imported."""
+    (tmp_path / "images").mkdir()
+    nibabel.save(nibabel.Nifti1Image(volume.array[0], volume.grid.affine), tmp_path / "images" / "scan.nii.gz")
+    blocked = tmp_path / "blocked"
+    (blocked / "napari_seg").mkdir(parents=True)
+    (blocked / "napari_seg" / "__init__.py").write_text("raise ImportError('not here')")
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
+    command += ["--dataset_dir", str(tmp_path / "images"), "--output_dir", str(tmp_path / "results")]
+    environment = os.environ | {"PYTHONPATH": str(blocked)}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (found,) = (tmp_path / "results").rglob("*.nii.gz")
+    image = nibabel.load(found)
+    assert np.allclose(image.affine, volume.grid.affine, atol=1e-4)
+    return np.asarray(image.dataobj).squeeze()
+
+
+@pytest.mark.parametrize(
+    ("changes", "plans_changes", "thick"),
+    [
+        ({}, {}, 2.0),
+        (
+            {"spacing": (3.6, 1.2, 1.0), "normalization_schemes": ["CTNormalization"]},
+            {"transpose_forward": [0, 2, 1], "transpose_backward": [0, 2, 1]},
+            4.0,
+        ),
+        ({"use_mask_for_norm": [True]}, {"image_reader_writer": "SimpleITKIOWithReorient"}, 2.0),
+    ],
+)
+def test_labels_are_those_of_the_nnunet_folder(
+    tmp_path: Path, changes: dict[str, Any], plans_changes: dict[str, Any], thick: float
+) -> None:
+    entry = configuration((32, 48, 48), **{"spacing": (1.5, 1, 1), **changes})
+    source = write_model(tmp_path / "source", entry=entry, plans_changes=plans_changes, folds=(0, 1))
+    root, volume = tmp_path / "bundle", oblique_scan(thick)
+    convert(read_bundle(source), root)
+    expected = segment(volume, read_bundle(source), SegmentOptions(tta="none")).array
+    assert np.bincount(expected.ravel()).min() > 500
+    for found in (
+        run_by_monai(root, volume, tmp_path),
+        segment(volume, read_bundle(root, trust=True), SegmentOptions(windows="bundle", crop=False)).array,
+    ):
+        assert (found == expected).mean() >= 0.999
+
+
+def test_a_converted_bundle_says_what_it_is(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "source", dataset_changes={"channel_names": {"0": "T1", "1": "FLAIR"}}, entry=two())
+    (source / "LICENSE").write_text("MIT License\n")
+    convert(read_bundle(source), tmp_path / "bundle")
+    bundle = read_bundle(tmp_path / "bundle")
+    assert [(one.label, one.name) for one in bundle.segments] == [(1, "inner"), (2, "outer")]
+    assert (bundle.modality, bundle.channel_names) == ("MR", ("T1", "FLAIR"))
+    assert not [one for one in check(tmp_path / "bundle") if one.level == "error"]
+    assert (tmp_path / "bundle" / "LICENSE").is_file()
+    text = (tmp_path / "bundle" / "scripts" / "nnunet.py").read_text()
+    assert "import napari_seg" not in text
+    assert "from napari_seg" not in text
+
+
+def two() -> dict[str, Any]:
+    return configuration(normalization_schemes=["ZScoreNormalization"] * 2, use_mask_for_norm=[False] * 2)
+
+
+@pytest.mark.parametrize("name", ["$__import__('os').system('true')", "@network", "%configs/inference.json::device"])
+def test_names_that_monai_would_run_are_not_written(tmp_path: Path, name: str) -> None:
+    source = write_model(tmp_path / "source", dataset_changes={"labels": {"background": 0, name: 1}})
+    with pytest.raises(NapariSegError) as raised:
+        convert(read_bundle(source), tmp_path / "bundle")
+    assert raised.value.code == "bundle.name"
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_arguments_that_monai_would_run_are_refused(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "source")
+    plans = json.loads((source / "plans.json").read_text())
+    arguments = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    arguments |= {"nonlin": "torch.nn.GELU", "nonlin_kwargs": {"approximate": "$__import__('os').system('true')"}}
+    (source / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(NapariSegError) as raised:
+        read_bundle(source)
+    assert raised.value.code == "bundle.nnunet"
+
+
+def test_models_that_a_bundle_can_not_hold_are_refused(tmp_path: Path) -> None:
+    flat = write_model(tmp_path / "flat", "2d", configuration((16, 16), (1, 1)))
+    labels = {"background": 0, "whole": [1, 2], "core": 2}
+    regions = write_model(tmp_path / "regions", dataset_changes={"labels": labels, "regions_class_order": [1, 2]})
+    for source in (flat, regions):
+        with pytest.raises(NapariSegError) as raised:
+            convert(read_bundle(source), tmp_path / "bundle")
+        assert raised.value.code == "bundle.convert"
+    with pytest.raises(NapariSegError) as raised:
+        convert(read_bundle(), tmp_path / "bundle")
+    assert raised.value.code == "bundle.convert"
+    with pytest.raises(NapariSegError) as raised:
+        convert(read_bundle(regions), regions)
+    assert raised.value.code == "store.exists"
