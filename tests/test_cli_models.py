@@ -13,6 +13,7 @@ from bundles import write_threshold_bundle
 from web import Web
 
 from napari_seg.bundles.places import store_root
+from napari_seg.cli.exit_codes import ExitCode
 from napari_seg.cli.main import main
 
 
