@@ -260,7 +260,10 @@ def _even_starts(length: int, window: int, overlap: float) -> tuple[int, ...]:
 
 
 def _peaked_weights(size: Triple, sigma_scale: tuple[float, float, float]) -> torch.Tensor:
-    """Return nnU-Net's weights of a window, (*size) float32: a filtered peak; the lowest weight where it has zeros."""
+    """Return nnU-Net's weights of a window, (*size) float32: a filtered peak; the lowest weight where it has zeros.
+
+    nnU-Net keeps them as float16 with a maximum of 10, which makes the weights in the corners of a window equal.
+    """
     import torch
     from scipy.ndimage import gaussian_filter1d
 
@@ -270,9 +273,9 @@ def _peaked_weights(size: Triple, sigma_scale: tuple[float, float, float]) -> to
         line[length // 2] = 1
         line = gaussian_filter1d(line, length * sigma, mode="constant")
         weights = weights[..., None] * torch.from_numpy(line / line.max())
-    weights = weights.float()
+    weights = (10 * weights).half()
     weights[weights == 0] = weights[weights > 0].min()
-    return weights
+    return weights.float() / 10
 
 
 def _triple(values: Any) -> Triple:
