@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from napari_seg.bundles.nnunet.configuration import EnsembleBundle, NnunetBundle
 from napari_seg.bundles.read import read_bundle, read_coarse
 from napari_seg.bundles.spec import Bundle
+from napari_seg.bundles.totalsegmentator.task import TaskBundle
 from napari_seg.bundles.trust import check_runnable
 from napari_seg.bundles.ways import way_of
 from napari_seg.errors import Notice
@@ -18,9 +23,9 @@ from napari_seg.inference.fitness import check_fit, fitted
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.settings import RegionSettings, is_shown_whole, set_up
 from napari_seg.localise import locating_seconds
-from napari_seg.memory import describe_bytes
+from napari_seg.memory import default_budget, describe_bytes
 from napari_seg.progress import describe_seconds
-from napari_seg.volume import Volume, smallest_label_type
+from napari_seg.volume import Segmentation, Volume, smallest_label_type
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,65 @@ def estimate(
         check_fit(volume, bundle)
         check_runnable(bundle)
         return None
+    if isinstance(bundle, EnsembleBundle | TaskBundle) or (isinstance(bundle, NnunetBundle) and bundle.previous):
+        return _estimate_models(volume, bundle, options)
     settings = set_up(volume, bundle, options)
     found = _estimate_run(volume, settings)
     if found is None or bundle.coarse is None or settings.body_in is None:
         return found
     first = estimate(volume, read_coarse(bundle), options.of_coarse_pass())
     return found if first is None else replace(found, seconds=found.seconds + first.seconds)
+
+
+def _estimate_models(volume: Volume, bundle: Bundle, options: SegmentOptions) -> Estimate | None:
+    """Return what several models cost that run one after another; None if that of one is unknown.
+
+    A part of the scan that a task looks at is not known yet, so that its models are counted for all of it.
+    """
+    budget = default_budget() if options.memory_bytes is None else options.memory_bytes
+    options = replace(options, memory_bytes=budget)  # one budget for all, whatever the first model uses
+    total = Estimate(0, 0.0, 0, False)
+    for image, model, own_options in _runs(volume, bundle, options):
+        settings = set_up(image, model, own_options)
+        if isinstance(model, NnunetBundle) and model.previous is not None:  # its labels, which are not known
+            settings = replace(settings, previous=_empty(image))
+        found = _estimate_run(image, settings)
+        if found is None:
+            return None
+        total = Estimate(
+            total.windows + found.windows,
+            total.seconds + found.seconds,
+            max(total.peak_bytes, found.peak_bytes),
+            False,
+            tuple(dict.fromkeys((*total.doubts, *found.doubts))),
+        )
+    if isinstance(bundle, EnsembleBundle):
+        from napari_seg.inference.decide.average import memory_bytes
+
+        sums = memory_bytes(bundle.out_channels, volume.grid, budget)
+        total = replace(total, peak_bytes=total.peak_bytes + sums)
+    return total
+
+
+def _runs(volume: Volume, bundle: Bundle, options: SegmentOptions) -> Iterator[tuple[Volume, Bundle, SegmentOptions]]:
+    """Yield the image, the model and the options of each run of a model."""
+    if isinstance(bundle, TaskBundle):
+        from napari_seg.inference.totalsegmentator.task import task_runs
+
+        for image, model, own_options in task_runs(volume, bundle, options):
+            yield from _runs(image, model, own_options)
+    elif isinstance(bundle, EnsembleBundle):
+        for member in bundle.members:
+            yield from _runs(volume, member, options)
+    else:
+        if isinstance(bundle, NnunetBundle) and bundle.previous is not None:
+            yield from _runs(volume, bundle.previous, replace(options, confidence_maps=False))
+        yield volume, bundle, options
+
+
+def _empty(volume: Volume) -> Segmentation:
+    """Return an empty label map of a scan."""
+    return Segmentation(np.zeros(volume.grid.shape, np.uint8), volume.grid, ())
 
 
 def _estimate_run(volume: Volume, settings: RegionSettings) -> Estimate | None:

@@ -64,7 +64,7 @@ class ProbabilityAverage:
         self._shape = (channels, *self.grid.shape)
         self._folder: tempfile.TemporaryDirectory | None = None
         self._array: NDArray[np.float32] | None = None
-        if sums_bytes(channels, self.grid) <= MAX_FRACTION * (budget_bytes - resident_bytes()):
+        if memory_bytes(channels, self.grid, budget_bytes):
             self._array = np.empty(self._shape, np.float32)
             self._array.fill(0)  # so that its memory is in use from now on, and the models are planned around it
         else:
@@ -79,11 +79,6 @@ class ProbabilityAverage:
         self._array = None
         if self._folder is not None:
             self._folder.cleanup()
-
-    @property
-    def is_in_memory(self) -> bool:
-        """Whether the sums are in memory, not in a file."""
-        return self._folder is None
 
     def of_region(self, *arguments: Any, **named: Any) -> RegionLabels:
         """Return what takes the logits of one model's region, instead of `RegionLabels` with the same arguments."""
@@ -154,9 +149,10 @@ class ProbabilityAverage:
             ) from error
 
 
-def sums_bytes(channels: int, grid: Grid) -> int:
-    """Return the memory in bytes of the sums of some channels on a grid."""
-    return 4 * channels * prod(grid.shape)
+def memory_bytes(channels: int, grid: Grid, budget_bytes: int) -> int:
+    """Return the memory in bytes of the sums of some channels on a grid; 0 if they go to a temporary file."""
+    needed = 4 * channels * prod(grid.shape)
+    return needed if needed <= MAX_FRACTION * (budget_bytes - resident_bytes()) else 0
 
 
 class _RegionProbabilities(RegionLabels):
