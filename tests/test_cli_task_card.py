@@ -56,6 +56,7 @@ def test_a_task_is_added_listed_shown_verified_and_removed(web: Web, capsys: pyt
     found = json.loads(printed(capsys, "search", "totalsegmentator", "total_fastest", "--json"))
     assert [one["installed"] for one in found if one["name"] == name] == [True]
     assert f"use it with --model {name}" in printed(capsys, "show", name)
+    assert "0 errors" in printed(capsys, "check", name)
     assert "as installed" in printed(capsys, "verify", name)
     next((store_root() / "totalsegmentator").rglob("checkpoint_final.pth")).write_bytes(b"other")
     assert "changed" in printed(capsys, "verify", name, status=4)

@@ -333,10 +333,16 @@ def _check(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from napari_seg.bundles.check import WEIGHTS, check
-    from napari_seg.bundles.read import root_of
+    from napari_seg.bundles.parts import nnunet_models
+    from napari_seg.bundles.read import read_bundle, root_of
+    from napari_seg.bundles.totalsegmentator.table import is_task_name
 
     folder = Path(arguments.model)
-    findings = check(folder if folder.is_dir() else root_of(arguments.model))
+    if is_task_name(arguments.model):
+        roots = [model.root for model in nnunet_models(read_bundle(arguments.model))]
+    else:
+        roots = [folder if folder.is_dir() else root_of(arguments.model)]
+    findings = [finding for root in roots for finding in check(root)]
     faults = sum(finding.level == "error" for finding in findings)
     if arguments.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
