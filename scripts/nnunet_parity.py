@@ -220,17 +220,17 @@ def describe(known: dict[str, Any]) -> str:
     """Return the page of the report."""
     rows = []
     for key, row in known["rows"].items():
-        exact, fast, theirs = row["exact"], row["fast"], row["nnunet"]
-        name, _, run = key.partition(":")
+        exact, fast, theirs = (row.get(run, {}) for run in ("exact", "fast", "nnunet"))
         rows.append(
             [
-                f"{name}, {run}",
-                f"{exact['equal']:.4%}",
-                f"{exact['dice']:.5f} ({exact['least_dice']:.5f})",
-                f"{fast['equal']:.3%}",
-                f"{fast['dice']:.4f} ({fast['least_dice']:.4f})",
-                " / ".join(f"{one['seconds']:.0f}" for one in (exact, fast, theirs)),
-                " / ".join(f"{one['peak_gib']:.2f}" for one in (exact, fast, theirs)),
+                key.replace(":", ", "),
+                _fixed(exact.get("equal"), "{:.4%}"),
+                f"{_fixed(exact.get('dice'), '{:.5f}')} ({_fixed(exact.get('least_dice'), '{:.5f}')})",
+                _fixed(fast.get("equal"), "{:.3%}"),
+                f"{_fixed(fast.get('dice'), '{:.4f}')} ({_fixed(fast.get('least_dice'), '{:.4f}')})",
+                exact.get("labels", "–"),
+                " / ".join(_fixed(one.get("seconds"), "{:.0f}") for one in (exact, fast, theirs)),
+                " / ".join(_fixed(one.get("peak_gib"), "{:.2f}") for one in (exact, fast, theirs)),
             ]
         )
     lines = ["# Models of nnU-Net", ""]
@@ -246,7 +246,7 @@ def describe(known: dict[str, Any]) -> str:
         "does not. Seconds and memory: exact / fast / nnU-Net, start-up included, which dominates on small scans.",
     )
     lines += [describe_machine(known["machine"]), ""]
-    lines += table(["model", "exact: equal", "Dice", "fast: equal", "Dice", "s", "GiB"], rows)
+    lines += table(["model", "exact: equal", "Dice", "fast: equal", "Dice", "labels", "s", "GiB"], rows)
     about = dict.fromkeys(f"{key.partition(':')[0]}: {row['about']}" for key, row in known["rows"].items())
     lines += ["", *(f"- {one}" for one in about), ""]
     lines += paragraph(
@@ -254,6 +254,10 @@ def describe(known: dict[str, Any]) -> str:
         "(doi 10.5281/zenodo.5498378, MIT), and the test CT of TotalSegmentator (Apache-2.0), cut and varied.",
     )
     return "\n".join(lines)
+
+
+def _fixed(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)
 
 
 if __name__ == "__main__":
