@@ -51,12 +51,12 @@ class Grid:
 
 GRIDS = (
     Grid(("total_fast",), (3, 3, 3), (32, 64, 64), steps=300, features=16),
-    Grid(("total", "body", "kidney_cysts"), (1.5, 1.5, 1.5), (48, 64, 64)),
+    Grid(("total", "body", "kidney_cysts"), (1.5, 1.5, 1.5), (32, 48, 48), steps=200),
     Grid(("total_fastest", "body_fast"), (6, 6, 6), (16, 32, 32), steps=500, features=16),
     Grid(("liver_vessels",), (2.4, 2.4, 3), (24, 64, 64), steps=150),
-    Grid(("liver_segments",), (0.8046879768371582, 0.8046879768371582, 1.5), (48, 80, 80), steps=80),
+    Grid(("liver_segments",), (0.8046879768371582, 0.8046879768371582, 1.5), (32, 56, 56), steps=80),
     Grid(("total_mr_fast",), (3, 3, 3), (16, 64, 64), "MR", steps=300),
-    Grid(("total_mr",), (1.5, 1.5, 1.5), (32, 64, 64), "MR", steps=120),
+    Grid(("total_mr",), (1.5, 1.5, 1.5), (32, 48, 48), "MR", steps=120),
 )
 
 CYSTS = {2: 1, 3: 2, 5: 3, 1: 4, 20: 5}
