@@ -67,6 +67,7 @@ CASES = {
     "ct": Case("ct", "total"),
     "ct roi_subset": Case("ct", "total", ("--roi_subset", *ROI), ("--structures", *ROI)),
     "ct body": Case("ct", "body", ("-ta", "body")),
+    "ct body fast": Case("ct", "body_fast", ("-ta", "body", "--fast")),
     "ct liver_vessels": Case("ct", "liver_vessels", ("-ta", "liver_vessels")),
     "ct kidney_cysts": Case("ct", "kidney_cysts", ("-ta", "kidney_cysts")),
     "ct liver_segments": Case("ct", "liver_segments", ("-ta", "liver_segments")),
@@ -260,7 +261,7 @@ def agreement(ours: nib.Nifti1Image, theirs: nib.Nifti1Image, names: Mapping[int
     both = np.bincount(mine[mine == other].ravel(), minlength=count)
     dice = {n: 2 * both[n] / (sizes[n] + their_sizes[n]) for n in range(1, count) if sizes[n] + their_sizes[n]}
     large = {n: score for n, score in dice.items() if max(sizes[n], their_sizes[n]) >= FEW_VOXELS}
-    small = {names.get(n, str(n)): [int(their_sizes[n]), round(dice[n], 4)] for n in dice if n not in large}
+    small = {names.get(n, str(n)): [int(their_sizes[n]), round(float(dice[n]), 4)] for n in dice if n not in large}
     worst = min(large, key=large.__getitem__, default=0)
     return {
         "equal": float(np.mean(mine == other)),
@@ -270,7 +271,7 @@ def agreement(ours: nib.Nifti1Image, theirs: nib.Nifti1Image, names: Mapping[int
         "dice": float(np.mean(list(large.values()))) if large else None,
         "least_dice": float(large[worst]) if large else None,
         "worst": names.get(worst, str(worst)),
-        "below": {names.get(n, str(n)): round(score, 5) for n, score in large.items() if score < 0.999},
+        "below": {names.get(n, str(n)): round(float(score), 5) for n, score in large.items() if score < 0.999},
         "small": small,
         "affine_mm": shift,
     }
