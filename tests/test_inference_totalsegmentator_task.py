@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
+from task_models import write_task
 
 from napari_seg.bundles.nnunet.configuration import Configuration, NnunetBundle, Resampling
+from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.totalsegmentator.task import Part, RoughCrop, Task, TaskBundle
 from napari_seg.errors import BundleError, Cancelled, Notice
 from napari_seg.geometry import Grid
 from napari_seg.inference.options import SegmentOptions
+from napari_seg.inference.scan import segment_scan
+from napari_seg.inference.segment import segment
 from napari_seg.inference.totalsegmentator import task as chain
 from napari_seg.inference.totalsegmentator.task import segment_task, task_runs
 from napari_seg.progress import Progress, ignore_progress
@@ -275,3 +279,24 @@ def test_required_structures_of_one_model_are_cut_out_of_its_result() -> None:
         volume, task((100, 3), (300, 1)), SegmentOptions(structures=("brain",)), ignore_progress, Runner()
     )
     assert {*np.unique(found.array)} == {0, 3}
+
+
+def test_a_task_runs_from_its_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path))
+    write_task(tmp_path, "total_mr")
+    volume = replace(scan(), modality="MR")
+    bundle = read_bundle("totalsegmentator:total_mr")
+    assert isinstance(bundle, TaskBundle)
+    options = SegmentOptions(backend="torch")
+    found = segment(volume, bundle, options)
+    merged = np.zeros(on_task_grid(volume, (1.5, 1.5, 1.5))[1].shape, np.uint8)
+    for (image, own, own_options), part in zip(task_runs(volume, bundle, options), bundle.task.parts, strict=True):
+        labels = segment_scan(image, own, own_options, ignore_progress).array
+        table = np.zeros(256, np.uint8)
+        for label, meaning in part.labels:
+            table[label] = meaning
+        merged = np.where(table[labels] > 0, table[labels], merged)
+    canonical, _ = on_task_grid(volume, (1.5, 1.5, 1.5))
+    assert np.array_equal(found.array, on_scan_grid(merged, canonical, volume))
+    assert {*found.confidence} == {*np.unique(found.array)} - {0}
+    assert found.run["parts"].keys() == {own.root.parent.name for own in bundle.parts}
