@@ -91,7 +91,7 @@ def segment_region(
             in_all = f" ({describe_seconds(time.perf_counter() - settings.began + remaining)} in all)"
         log.info("%s: %s, about %s%s, with %s", region.name, plan, describe_seconds(estimated), in_all, backend.name)
         assert task.inverse is not None
-        taker = RegionLabels if settings.average is None else settings.average.of_region
+        taker = settings.takes_values or RegionLabels
         labels = taker(
             output,
             task.inverse,
@@ -144,7 +144,7 @@ def _decide_whole(
     used_bytes = resident_bytes() + promised_bytes - image.nbytes
     check_whole(image.shape, channels, settings.budget_bytes, used_bytes)
     check_inverse(model.output, inverse, channels, settings.budget_bytes, used_bytes)
-    taker = RegionLabels if settings.average is None else settings.average.of_region
+    taker = settings.takes_values or RegionLabels
     labels = taker(
         model.output,
         inverse,

@@ -46,7 +46,7 @@ def segment_ensemble(volume: Volume, bundle: EnsembleBundle, options: SegmentOpt
     with ProbabilityAverage(volume.grid, start, stop, bundle.out_channels, bundle.output, budget) as average:
         for number, member in enumerate(bundle.members):
             settings, step = ready(volume, member, options, one_of(report, number, len(bundle.members)))
-            settings = replace(settings, average=average)
+            settings = replace(settings, takes_values=average.of_region)
             (region,), _ = localise(volume, member, step)
 
             def on_window(done: int, total: int, step: Progress = step) -> None:

@@ -25,7 +25,6 @@ from napari_seg.volume import Segmentation, Volume, modality_code
 if TYPE_CHECKING:
     from napari_seg.bundles.model import Model
     from napari_seg.bundles.precision import Precision
-    from napari_seg.inference.decide.average import ProbabilityAverage
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,8 @@ class RegionSettings:
         budget_bytes: highest memory that the process may use.
         body_in: function from the grid of an image to the part of it that can have content; None: all of it can.
         previous: result of the previous stage of a cascade, on the scan's grid; None: there is none.
-        average: takes the probabilities of an ensemble's models; None: labels are decided.
+        takes_values: makes what takes the values of a region, with the arguments of `RegionLabels`; None: that is what
+            decides their labels.
         notices: collects what the user must know about how the scan was segmented.
         run: collects how the network was run, for the record: "precision", and "equal_labels" if it was checked.
         began: start of the run, by `time.perf_counter`.
@@ -53,7 +53,7 @@ class RegionSettings:
     budget_bytes: int
     body_in: Callable[[Grid], Body | None] | None = None
     previous: Segmentation | None = None
-    average: ProbabilityAverage | None = None
+    takes_values: Callable[..., Any] | None = None
     notices: list[Notice] = field(default_factory=list)
     run: dict[str, Any] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)

@@ -1,4 +1,4 @@
-"""Preparation of the network's image as nnU-Net does it: crop to what is not 0, normalise, then resample.
+"""Preparation of the network's image as nnU-Net does it, and the way back: crop to what is not 0, normalise, resample.
 
 The rules are those of nnU-Net (https://github.com/MIC-DKFZ/nnUNet, Apache-2.0; Isensee et al., Nature Methods 18,
 2021). Here the scan is normalised a few planes at a time while it is resampled, so that the network's image is the only
@@ -7,20 +7,21 @@ array of its size.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seg.bundles.nnunet.configuration import Configuration
+from napari_seg.bundles.nnunet.configuration import Configuration, Resampling
 from napari_seg.bundles.spec import Bundle
 from napari_seg.geometry import Grid
+from napari_seg.inference.inverse import Inverse
 from napari_seg.inference.nnunet.arrangement import Spacing, arranged_grid, arranged_spacing, network_spacing, viewed
-from napari_seg.inference.nnunet.inverse import NnunetInverse
 from napari_seg.inference.nnunet.normalise import Normaliser
-from napari_seg.inference.nnunet.spacing import resampled_channel, resampled_labels, separate_axis
-from napari_seg.inference.resampling import SLAB_BYTES
+from napari_seg.inference.nnunet.spacing import resampled_channel, resampled_labels, rules_of, separate_axis
+from napari_seg.inference.resampling import SLAB_BYTES, Rule
 from napari_seg.memory import check_fits, limited_to, resident_bytes
 from napari_seg.volume import Segmentation, Volume
 
@@ -35,6 +36,50 @@ LABEL_BYTES = 28
 
 OUTSIDE = -1
 """nnU-Net's label of background outside of the mask."""
+
+
+@dataclass(frozen=True, eq=False)
+class NnunetInverse(Inverse):
+    """The way from the network's grid back to the voxels of the scan that were not cropped.
+
+    Attributes:
+        resampling: of the network's values.
+        spacing: voxel sizes of the network's grid, as the plans state them.
+        shown_spacing: voxel sizes of the scan, in the order of the network's axes.
+    """
+
+    resampling: Resampling
+    spacing: Spacing
+    shown_spacing: Spacing
+
+    @property
+    def rules(self) -> tuple[Rule, Rule, Rule]:
+        """Rule of each axis of the network's grid."""
+        return rules_of(self.resampling, self.spacing, self.shown_spacing)
+
+    @property
+    def is_resampling(self) -> bool:
+        """True unless the plans take a spline of a higher order for the network's values."""
+        return max(rule.order for rule in self.rules) <= 1
+
+    @property
+    def nearest_axes(self) -> tuple[int, ...]:
+        """Axes of the network's grid along which the nearest value is taken."""
+        return tuple(axis for axis, rule in enumerate(self.rules) if rule.order == 0)
+
+    def values(self, values: torch.Tensor, *, nearest: bool) -> torch.Tensor:
+        """Return values (C, I, J, K) of the network's grid on the scan's voxels that were not cropped."""
+        import torch
+
+        resampling = Resampling("spline", 0, 0) if nearest else self.resampling
+        result = torch.empty((len(values), *self.shown.shape))
+        for channel, out in zip(values.cpu().float().numpy(), result.numpy(), strict=True):
+            resampled_channel(channel, self.shown.shape, resampling, self.spacing, self.shown_spacing, out=out)
+        return result
+
+    def values_bytes(self, channels: int) -> int:
+        """Return the additional memory in bytes of `values`."""
+        return 4 * channels * prod(self.shown.shape) + 2 * SLAB_BYTES
 
 
 def prepare_as_nnunet(
