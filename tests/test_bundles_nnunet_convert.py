@@ -12,6 +12,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from monai.bundle import ConfigParser
 from nnunet_models import configuration, write_model
 
 from napari_seg.bundles.check import check
@@ -99,6 +100,12 @@ def test_a_converted_bundle_says_what_it_is(tmp_path: Path) -> None:
     assert (bundle.modality, bundle.channel_names) == ("MR", ("T1", "FLAIR"))
     assert not [one for one in check(tmp_path / "bundle") if one.level == "error"]
     assert (tmp_path / "bundle" / "LICENSE").is_file()
+    for name in ("a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii", "b_0001.nii"):
+        (tmp_path / name).touch()
+    parser = ConfigParser(json.loads((tmp_path / "bundle" / "configs" / "inference.json").read_text()))
+    parser["dataset_dir"] = str(tmp_path)
+    found = [[Path(path).name for path in case] for case in parser.get_parsed_content("images")]
+    assert found == [["a_0000.nii.gz", "a_0001.nii.gz"], ["b_0000.nii", "b_0001.nii"]]
     text = (tmp_path / "bundle" / "scripts" / "nnunet.py").read_text()
     assert "import napari_seg" not in text
     assert "from napari_seg" not in text

@@ -26,7 +26,8 @@ An nnU-Net model as a MONAI bundle, written by napari-seg {version}. Its preproc
     cd THIS_FOLDER
     python -m monai.bundle run --config_file configs/inference.json --dataset_dir IMAGES --output_dir RESULTS
 
-needs `pip install monai nibabel scipy pytorch-ignite dynamic-network-architectures`.
+needs `pip install monai nibabel scipy pytorch-ignite dynamic-network-architectures`. A scan of several channels is
+several files with nnU-Net's numbers: `case_0000.nii.gz`, `case_0001.nii.gz`.
 `napari-seg predict SCAN -o RESULTS --model THIS_FOLDER --trust` runs it too.
 
 Labels differ from nnU-Net's own at the borders of windows, which MONAI weights a little differently, and there are no
@@ -129,6 +130,14 @@ def _network(configuration: Configuration) -> dict[str, Any]:
     }
 
 
+def _images(count: int) -> str:
+    """Return the expression for the files of all cases; several channels are files with nnU-Net's numbers."""
+    if count == 1:
+        return "$sorted(glob.glob(os.path.join(@dataset_dir, '*.nii*')))"
+    others = f"[path.replace('_0000.nii', '_{{:04d}}.nii'.format(n)) for n in range({count})]"
+    return f"$[{others} for path in sorted(glob.glob(os.path.join(@dataset_dir, '*_0000.nii*')))]"
+
+
 def _inference(bundle: NnunetBundle) -> dict[str, Any]:
     configuration = bundle.configuration
     network = _network(configuration)
@@ -139,7 +148,7 @@ def _inference(bundle: NnunetBundle) -> dict[str, Any]:
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/images'",
         "output_dir": "$@bundle_root + '/results'",
-        "images": "$sorted(glob.glob(os.path.join(@dataset_dir, '*.nii*')))",
+        "images": _images(len(configuration.channel_names)),
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
         "network_def": network,
         "network": "$@network_def.to(@device)",
