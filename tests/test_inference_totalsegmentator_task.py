@@ -132,6 +132,19 @@ def test_notices_of_the_parts_come_once_and_doubts_about_the_crop_never() -> Non
     assert [notice.code for notice in found.notices] == ["file.longer", "environment.backend"]
 
 
+def test_doubts_are_about_the_whole_scan() -> None:
+    volume = scan()
+    bright = replace(volume, array=np.maximum(volume.array, 0))
+    found = segment_task(
+        bright, task((100, 3), spacing_mm=(0.7, 0.7, 0.7)), SegmentOptions(), ignore_progress, Runner()
+    )
+    assert [notice.code for notice in found.notices] == [
+        "fitness.intensities",
+        "fitness.spacing",
+        "environment.backend",
+    ]
+
+
 def test_confidence_is_that_of_the_model_that_gave_the_label_or_of_the_most_doubtful_one() -> None:
     volume = scan()
     options = SegmentOptions(confidence_maps=True)

@@ -97,6 +97,18 @@ def doubts(volume: Volume, bundle: Bundle, model: Model, windows: WindowSettings
     return tuple(found)
 
 
+def task_doubts(volume: Volume, bundle: Bundle, spacing_mm: tuple[float, float, float] | None) -> tuple[Notice, ...]:
+    """Return notices on a scan that fits a task of several models, which are shown parts of it in another voxel size.
+
+    Args:
+        volume: the scan, which passed `check_fit`.
+        bundle: the task.
+        spacing_mm: voxel size that the models are shown, along x, y and z; None: that of the scan.
+    """
+    found = _intensity_doubts(volume, bundle)
+    return tuple(found if spacing_mm is None else [*found, *_spacing_doubts(volume, "RAS", spacing_mm)])
+
+
 def _intensity_doubts(volume: Volume, bundle: Bundle) -> list[Notice]:
     """Return a notice if the values can't be those of the bundle's modality."""
     expected = modality_code(bundle.modality)

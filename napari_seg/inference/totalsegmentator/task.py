@@ -21,7 +21,7 @@ from napari_seg.bundles.nnunet.configuration import NnunetBundle
 from napari_seg.bundles.totalsegmentator.read import read_task
 from napari_seg.bundles.totalsegmentator.task import Part, RoughCrop, TaskBundle
 from napari_seg.errors import Notice
-from napari_seg.inference.fitness import check_fit
+from napari_seg.inference.fitness import check_fit, task_doubts
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.scan import segment_scan
 from napari_seg.inference.totalsegmentator import steps
@@ -51,6 +51,7 @@ def segment_task(
         BundleError: the task was made for other scans; `bundle.unknown`, the weights of the coarser task are missing.
     """
     check_fit(volume, bundle)
+    scan_notices = [*volume.notices, *task_doubts(volume, bundle, bundle.task.spacing_mm)]
     segments = _required(bundle, options)
     label_type = smallest_label_type(max((segment.label for segment in bundle.segments), default=1))
     look = _look(volume, bundle, options, report, run_part)
@@ -59,7 +60,7 @@ def segment_task(
         maps = _no_confidence(volume.grid.shape) if options.confidence_maps else None
         labels = np.zeros(volume.grid.shape, label_type)
         empty = Segmentation(labels, volume.grid, segments, confidence_maps=maps)
-        return replace(empty, run=look.run, notices=(*volume.notices, *look.notices, Notice("result.nowhere", text)))
+        return replace(empty, run=look.run, notices=(*scan_notices, *look.notices, Notice("result.nowhere", text)))
     placement = Placement.of(volume.grid, bundle.task.spacing_mm, None if look is None else look.box)
     image = Volume(placement.image(volume.array[0])[None], placement.grid, volume.name, volume.modality)
     merged = _run_parts(image, bundle, segments, options, report, run_part, label_type)
@@ -74,7 +75,7 @@ def segment_task(
     result = Segmentation(labels, volume.grid, segments, confidence_maps=maps)
     counts = result.voxel_counts()
     confidence = {label: mean for label, mean in merged.confidence.items() if counts.get(label)}
-    notices = [*volume.notices, *(() if look is None else look.notices), *merged.notices]
+    notices = [*scan_notices, *(() if look is None else look.notices), *merged.notices]
     run = {"parts": merged.run} | ({} if look is None else look.run)
     return replace(result, confidence=confidence, notices=tuple(dict.fromkeys(notices)), run=run)
 
