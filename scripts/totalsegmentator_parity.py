@@ -315,7 +315,10 @@ def describe(known: Mapping[str, Any]) -> str:
         "Small networks, trained for minutes so that structures are found: the figures show agreement, not accuracy.",
         "Equal: share of equal voxels. Dice: mean of all structures, the lowest in parentheses; structures of fewer",
         f"than {FEW_VOXELS} voxels are listed below instead. `exact` is what `--match exact` gives, the default for",
-        "these models; `fast` uses the fewest windows, the body's bounds and the processor's number format.",
+        "these models. Voxels that differ there are ties between two structures: nnU-Net, which TotalSegmentator runs,",
+        "adds logits in 16 bits, napari-seg in 32. `fast` uses the fewest windows, the body's bounds and the",
+        "processor's number format; networks that were trained for minutes on one scan depend strongly on where windows",
+        "lie, so that column says little about published ones.",
     )
     head = ["scan and task", "structures", "exact: equal", "Dice", "fast: equal", "Dice", "s", "GiB"]
     lines += table(head, [_row(name, row) for name, row in rows.items() if not CASES[name].full])
