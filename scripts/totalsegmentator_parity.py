@@ -317,20 +317,21 @@ def describe(known: Mapping[str, Any]) -> str:
         f"than {FEW_VOXELS} voxels are listed below instead. `exact` is what `--match exact` gives, the default for",
         "these models. Voxels that differ there are ties between two structures: nnU-Net, which TotalSegmentator runs,",
         "adds logits in 16 bits, napari-seg in 32. `fast` uses the fewest windows, the body's bounds and the",
-        "processor's number format; networks that were trained for minutes on one scan depend strongly on where windows",
-        "lie, so that column says little about published ones.",
+        "processor's number format; networks trained for minutes on one scan depend strongly on where windows lie, so",
+        "that column says little about published ones.",
     )
     head = ["scan and task", "structures", "exact: equal", "Dice", "fast: equal", "Dice", "s", "GiB"]
     lines += table(head, [_row(name, row) for name, row in rows.items() if not CASES[name].full])
-    lines += ["", *paragraph("Seconds and GiB: exact / fast / TotalSegmentator; start-up dominates on small scans.")]
-    lines += ["## Time and memory", ""]
-    lines += paragraph(
-        "Networks of the published size (31 million parameters, windows of 128 x 128 x 128) with random weights. Their",
-        "labels are noise, so no agreement is shown.",
-    )
-    head = ["scan and task", "program", "s", "GiB", "times as fast", "share of its memory"]
-    lines += table(head, [line for name, row in rows.items() if CASES[name].full for line in _time_rows(name, row)])
-    lines += ["", "## Notes", ""]
+    lines += ["", *paragraph("Seconds and GiB: exact / fast / TotalSegmentator, on a machine that did other work too.")]
+    timed = [line for name, row in rows.items() if CASES[name].full for line in _time_rows(name, row)]
+    if timed:
+        lines += ["## Time and memory", ""]
+        lines += paragraph(
+            "Networks of the published size (31 million parameters, windows of 128 x 128 x 128) with random weights.",
+            "Their labels are noise, so no agreement is shown.",
+        )
+        lines += [*table(["scan and task", "program", "s", "GiB", "times as fast", "share of its memory"], timed), ""]
+    lines += ["## Notes", ""]
     lines += [f"- {key}: {text}" for key, text in SCANS.items() if any(CASES[name].scan == key for name in rows)]
     for name, row in rows.items():
         small = row.get("exact", {}).get("small")
