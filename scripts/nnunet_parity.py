@@ -164,11 +164,12 @@ def _predict(
     more: list[object] | None = None,
 ) -> Watched:
     root = next(path for path in models.iterdir() if path.name.endswith(f"__{configuration}"))
-    _, plans, _ = root.name.split("__")
+    trainer, plans, _ = root.name.split("__")
     found = [path.name.removeprefix("fold_") for path in sorted(root.glob("fold_*"))]
     code = CODE.format(module="inference.predict_from_raw_data", function="predict_entry_point")
     command = [args.peer, "-c", code, "-i", scans, "-o", out, "-d", CASES[name].folder(name), "-c", configuration]
-    command += ["-p", plans, "-f", *(folds or found), "-device", "cpu", "-npp", "1", "-nps", "1", *(more or [])]
+    command += ["-tr", trainer, "-p", plans, "-f", *(folds or found), *(more or [])]
+    command += ["-device", "cpu", "-npp", "1", "-nps", "1"]
     variables = {**environment(args.work), "OMP_NUM_THREADS": "2"}
     return watch(command, out.with_name(f"{out.name}_log"), variables)
 
