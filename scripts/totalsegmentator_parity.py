@@ -316,7 +316,8 @@ def describe(known: Mapping[str, Any]) -> str:
         "Equal: share of equal voxels. Dice: mean of all structures, the lowest in parentheses; structures of fewer",
         f"than {FEW_VOXELS} voxels are listed below instead. `exact` is what `--match exact` gives, the default for",
         "these models. Voxels that differ there are ties between two structures: nnU-Net, which TotalSegmentator runs,",
-        "adds logits in 16 bits, napari-seg in 32. `fast` uses the fewest windows, the body's bounds and the",
+        "adds logits in 16 bits, napari-seg in 32. With 32 bits there too (`torch.half = torch.float32` before it is",
+        "imported) all voxels of `ct fastest` are equal. `fast` uses the fewest windows, the body's bounds and the",
         "processor's number format; networks trained for minutes on one scan depend strongly on where windows lie, so",
         "that column says little about published ones.",
     )
