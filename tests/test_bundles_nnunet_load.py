@@ -69,6 +69,7 @@ def test_a_network_of_slices_takes_windows_of_one_plane(tmp_path: Path) -> None:
     root = write_model(tmp_path, "2d", entry, mirror_axes=(0, 1))
     model = load_model(read_bundle(root), "cpu")
     assert model.inferer.roi_size == (1, 16, 24)
+    assert model.inferer.overlap == (0.0, 0.5, 0.5)  # each slice once
     assert model.mirror_axes == (1, 2)
     with torch.inference_mode():
         assert model.network(torch.zeros(2, 1, 1, 16, 24)).shape == (2, 3, 1, 16, 24)

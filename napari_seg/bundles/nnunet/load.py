@@ -90,8 +90,9 @@ def _load(bundle: NnunetBundle, states: tuple[int, ...], device: torch.device, d
             f"the checkpoint of {one_line(bundle.root.name, 120)!r} mirrors along axis {max(axes)}; expected axes of "
             "its network",
         )
+    overlap = bundle.overlap
     windows = WindowSettings(
-        (size[0], size[1], size[2]), (bundle.overlap,) * 3, mode="nnunet", padding_mode="constant", mirror_axes=()
+        (size[0], size[1], size[2]), (0.0 if configuration.is_2d else overlap, overlap, overlap), mode="nnunet"
     )
     return Model(network.to(device).eval(), configuration, windows, device, dtype, bundle.output, mirror_axes=axes)
 
