@@ -11,6 +11,9 @@ Each model is trained by nnU-Net itself in few steps, so that it finds its struc
 same files, which the models have not seen: nnUNetv2_predict on the processor with its defaults and one process for each
 of reading and writing, and napari-seg with `--match exact` and with `--match fast`. Memory is that of all processes of
 a program together.
+
+nnU-Net keeps sums of logits and window weights as 16-bit numbers. To tell rounding from faults, it also runs with
+32-bit ones ("nnunet32"): nothing but torch's names of the number formats is changed before it is imported.
 """
 
 from __future__ import annotations
@@ -32,9 +35,11 @@ from benchmarks.report import describe_machine, paragraph, table
 from numpy.typing import NDArray
 
 VERSIONS = ("napari-seg", "torch", "numpy")
-RUNS = ("nnunet", "exact", "fast")
-CODE = "import sys; from nnunetv2.{module} import {function} as run; sys.argv[0] = '{function}'; run()"
+RUNS = ("nnunet", "nnunet32", "exact", "fast")
+CODE = "import sys; {first}from nnunetv2.{module} import {function} as run; sys.argv[0] = '{function}'; run()"
 """Runs a command of nnU-Net by the given interpreter."""
+
+IN_32_BITS = "import torch; torch.half = torch.float16 = torch.float32; "
 
 
 def main() -> None:
@@ -80,9 +85,12 @@ def compare(name: str, run: str, models: Path, known: dict[str, Any], args: argp
     if "nnunet" in args.runs or "nnunet" not in known:
         shutil.rmtree(out / "nnunet", ignore_errors=True)
         row["nnunet"] = figures(run_nnunet(name, run, models, scans, out, args))
-    found = sorted((out / "nnunet").glob(f"case_*{case.dataset['file_ending']}"))
-    theirs = {path.name.split(".")[0]: labels_of(path) for path in found}
+    theirs = labels_in(out / "nnunet", case)
     row["scans"] = list(theirs)
+    if "nnunet32" in args.runs:
+        shutil.rmtree(out / "nnunet32", ignore_errors=True)
+        run_nnunet(name, run, models, scans, out / "nnunet32", args, IN_32_BITS)
+    theirs_in_32_bits = labels_in(out / "nnunet32" / "nnunet", case)
     for mode in ("exact", "fast"):
         if mode not in args.runs:
             continue
@@ -90,6 +98,8 @@ def compare(name: str, run: str, models: Path, known: dict[str, Any], args: argp
             row[mode] = figures(run_napari_seg(f"{models}:{run}", mode, list(theirs), case, scans, out, args))
             ours = {one: labels_of(next((out / mode).rglob(f"{one}*_seg.nii.gz"))) for one in theirs}
             row[mode] |= agreement(ours, theirs)
+            if theirs_in_32_bits.keys() == theirs.keys():
+                row[mode]["equal_in_32_bits"] = agreement(ours, theirs_in_32_bits)["equal"]
         except SystemExit as error:
             print(error, file=sys.stderr)
             row[mode] = {"error": error_of(out / f"{mode}_log")}
@@ -132,23 +142,34 @@ def _channels(case: Case, scans: Path, name: str) -> list[object]:
     return [word for n, channel in channels for word in ("--channel", f"{channel}={scans}/{name}_{n:04d}.nii.gz")]
 
 
-def run_nnunet(name: str, run: str, models: Path, scans: Path, out: Path, args: argparse.Namespace) -> Watched:
-    """Segment scans with nnU-Net: one configuration, a cascade after its first stage, or an ensemble."""
+def run_nnunet(
+    name: str, run: str, models: Path, scans: Path, out: Path, args: argparse.Namespace, first: str = ""
+) -> Watched:
+    """Segment scans with nnU-Net: one configuration, a cascade after its first stage, or an ensemble.
+
+    Args:
+        name: of the data set.
+        run: which of its models.
+        models: the data set's folder of results.
+        scans: folder of the scans.
+        out: folder of the results.
+        args: of the command.
+        first: code that runs before nnU-Net is imported.
+    """
+
+    def predict(configuration: str, folder: Path, more: list[object] | None = None) -> Watched:
+        return _predict(name, configuration, fold_words, models, scans, folder, args, more, first)
+
     configurations, _, folds = run.partition("@")
     fold_words = folds.split(",") if folds else None
     members = configurations.split("+")
     if len(members) == 1 and members[0] != "3d_cascade_fullres":
-        return _predict(name, members[0], fold_words, models, scans, out / "nnunet", args)
+        return predict(members[0], out / "nnunet")
     if members[0] == "3d_cascade_fullres":
-        first = _predict(name, "3d_lowres", fold_words, models, scans, out / "lowres", args)
         more = ["-prev_stage_predictions", out / "lowres"]
-        second = _predict(name, members[0], fold_words, models, scans, out / "nnunet", args, more)
-        return _joined([first, second])
-    runs = [
-        _predict(name, member, fold_words, models, scans, out / member, args, ["--save_probabilities"])
-        for member in members
-    ]
-    code = CODE.format(module="ensembling.ensemble", function="entry_point_ensemble_folders")
+        return _joined([predict("3d_lowres", out / "lowres"), predict(members[0], out / "nnunet", more)])
+    runs = [predict(member, out / member, ["--save_probabilities"]) for member in members]
+    code = CODE.format(first=first, module="ensembling.ensemble", function="entry_point_ensemble_folders")
     command = [args.peer, "-c", code, "-i", *(out / member for member in members), "-o", out / "nnunet", "-np", "1"]
     return _joined([*runs, watch(command, out / "ensemble_log", environment(args.work))])
 
@@ -161,12 +182,13 @@ def _predict(
     scans: Path,
     out: Path,
     args: argparse.Namespace,
-    more: list[object] | None = None,
+    more: list[object] | None,
+    first: str,
 ) -> Watched:
     root = next(path for path in models.iterdir() if path.name.endswith(f"__{configuration}"))
     trainer, plans, _ = root.name.split("__")
     found = [path.name.removeprefix("fold_") for path in sorted(root.glob("fold_*"))]
-    code = CODE.format(module="inference.predict_from_raw_data", function="predict_entry_point")
+    code = CODE.format(first=first, module="inference.predict_from_raw_data", function="predict_entry_point")
     command = [args.peer, "-c", code, "-i", scans, "-o", out, "-d", CASES[name].folder(name), "-c", configuration]
     command += ["-tr", trainer, "-p", plans, "-f", *(folds or found), *(more or [])]
     command += ["-device", "cpu", "-npp", "1", "-nps", "1"]
@@ -176,6 +198,12 @@ def _predict(
 
 def _joined(runs: list[Watched]) -> Watched:
     return Watched(sum(run.seconds for run in runs), max(run.peak_bytes for run in runs), "", "")
+
+
+def labels_in(folder: Path, case: Case) -> dict[str, NDArray]:
+    """Return the label maps that nnU-Net wrote into a folder, by scan."""
+    found = sorted(folder.glob(f"case_*{case.dataset['file_ending']}"))
+    return {path.name.split(".")[0]: labels_of(path) for path in found}
 
 
 def labels_of(path: Path) -> NDArray:
@@ -227,6 +255,7 @@ def describe(known: dict[str, Any]) -> str:
             [
                 key.replace(":", ", "),
                 _fixed(exact.get("equal"), "{:.4%}"),
+                _fixed(exact.get("equal_in_32_bits"), "{:.4%}"),
                 f"{_fixed(exact.get('dice'), '{:.5f}')} ({_fixed(exact.get('least_dice'), '{:.5f}')})",
                 _fixed(fast.get("equal"), "{:.3%}"),
                 f"{_fixed(fast.get('dice'), '{:.4f}')} ({_fixed(fast.get('least_dice'), '{:.4f}')})",
@@ -245,10 +274,11 @@ def describe(known: dict[str, Any]) -> str:
     lines += paragraph(
         "Dice: mean of all structures, the lowest in parentheses, against nnU-Net's labels, so it shows agreement, not",
         "accuracy. Labels: structures that nnU-Net found. Voxels that differ with `--match exact` are close to ties",
-        "between two structures: nnU-Net adds logits in 16 bits, napari-seg in 32. nnU-Net averages mirror images",
-        "where the training did, as does `exact`; `fast` does not, and takes fewer windows. Most of what `fast`",
-        "changes is due to the mirror images: on the first picture of axons, `--match exact --tta none` has 88.6 % of",
-        "nnU-Net's labels and `--match fast` 87.3 %. How much that is with fully trained networks was not measured.",
+        "between two structures: nnU-Net adds logits in 16 bits, napari-seg in 32. In 32 bits: the share of equal",
+        "voxels if nnU-Net adds in 32 bits too, with nothing else changed. nnU-Net averages mirror images where the",
+        "training did, as does `exact`; `fast` does not, and takes fewer windows. Most of what `fast` changes is due",
+        "to the mirror images: on the first picture of axons, `--match exact --tta none` has 88.6 % of nnU-Net's",
+        "labels and `--match fast` 87.3 %. How much that is with fully trained networks was not measured.",
     )
     lines += paragraph(
         "Scan 000 of a volume data set stands straight, 001 has a flipped first axis, 002 is oblique by 12 degrees and",
@@ -260,7 +290,8 @@ def describe(known: dict[str, Any]) -> str:
         "The machine did much other work at the same time, so the seconds show no order.",
     )
     lines += [describe_machine(known["machine"]), ""]
-    lines += table(["model", "exact: equal", "Dice", "fast: equal", "Dice", "labels", "scans", "s", "GiB"], rows)
+    head = ["model", "exact: equal", "in 32 bits", "Dice", "fast: equal", "Dice", "labels", "scans", "s", "GiB"]
+    lines += table(head, rows)
     about = dict.fromkeys(f"{key.partition(':')[0]}: {row['about']}" for key, row in known["rows"].items())
     lines += ["", *(f"- {one}" for one in about), ""]
     lines += paragraph(

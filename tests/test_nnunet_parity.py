@@ -49,7 +49,7 @@ def test_the_page_has_a_row_for_every_run(tmp_path: Path) -> None:
 
 def test_a_run_that_failed_leaves_its_cells_empty() -> None:
     page = describe({"machine": ABOUT, "rows": {"ct:3d_fullres": {"about": "CT", "exact": {"error": "no"}}}})
-    assert "| ct, 3d_fullres | – | – (–) | – | – (–) | – |" in page
+    assert "| ct, 3d_fullres | – | – | – (–) | – | – (–) | – |" in page
 
 
 def test_chosen_scans_are_copied_with_all_channels(tmp_path: Path) -> None:
