@@ -30,6 +30,13 @@ class Evil:
         return os.system, (f"echo run > {self.marker}",)
 
 
+def _doubled(value: Any, times: int) -> Any:
+    """Return lists or tuples that hold the same one twice, so that their text has 2 ** times parts."""
+    for _ in range(times):
+        value = type(value)((value, value))
+    return value
+
+
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NAPARI_SEG_MODELS", str(tmp_path / "store"))
@@ -95,6 +102,8 @@ def test_a_program_in_place_of_weights_is_refused(tmp_path: Path) -> None:
         {"inference_allowed_mirroring_axes": 10**9},
         {"inference_allowed_mirroring_axes": "012"},
         {"inference_allowed_mirroring_axes": (0,) * 1000},
+        {"inference_allowed_mirroring_axes": {"a": _doubled([0], 60)}},
+        {"inference_allowed_mirroring_axes": _doubled((0,), 60)},
     ],
 )
 def test_a_checkpoint_that_nnunet_does_not_write_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -131,5 +140,45 @@ def test_an_axis_beyond_the_network_is_refused(tmp_path: Path) -> None:
 
     root = write_model(tmp_path, "2d", configuration((16, 16), (1, 1)), mirror_axes=(0, 2))
     with pytest.raises(BundleError) as raised:
+        load_model(read_bundle(root), "cpu")
+    assert raised.value.code == "bundle.weights"
+
+
+def test_names_that_are_endless_as_text_are_left_out(tmp_path: Path) -> None:
+    root, endless = write_model(tmp_path), _doubled([0], 60)
+    path = root / "fold_0" / "checkpoint_final.pth"
+    network = build_network(read_bundle(root).configuration)
+    save_checkpoint(path, network, trainer_name=endless, init_args={"configuration": endless})
+    checkpoint = read_nnunet_checkpoint(path)
+    assert (checkpoint.trainer, checkpoint.configuration) == ("", "")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: tensor.to(torch.complex64),
+        lambda tensor: tensor.to(torch.int8),
+        lambda tensor: tensor.to(torch.bool),
+        lambda tensor: tensor.to_sparse(),
+        lambda tensor: tensor.to("meta"),
+    ],
+)
+def test_weights_that_are_no_dense_numbers_are_refused_by_name(tmp_path: Path, change: Any) -> None:
+    root = write_model(tmp_path)
+    network = build_network(read_bundle(root).configuration)
+    weights = {name: change(tensor) for name, tensor in network.state_dict().items()}
+    save_checkpoint(root / "fold_0" / "checkpoint_final.pth", network, network_weights=weights)
+    with pytest.raises(BundleError, match="encoder") as raised:
+        load_model(read_bundle(root), "cpu")
+    assert raised.value.code == "bundle.weights"
+
+
+def test_weights_by_one_name_twice_are_refused(tmp_path: Path) -> None:
+    root = write_model(tmp_path)
+    network = build_network(read_bundle(root).configuration)
+    weights = network.state_dict()
+    wrapped = {f"module.{name}": tensor * 2 for name, tensor in weights.items()}
+    save_checkpoint(root / "fold_0" / "checkpoint_final.pth", network, network_weights=weights | wrapped)
+    with pytest.raises(BundleError, match="twice") as raised:
         load_model(read_bundle(root), "cpu")
     assert raised.value.code == "bundle.weights"

@@ -121,6 +121,9 @@ def test_regions_keep_their_order(tmp_path: Path) -> None:
         ("dataset.json", {"labels": {"background": 0, "whole": [1, 2], "core": 2}}),
         ("dataset.json", {"labels": {"background": 0, "one": 1, "ignore": 1}}),
         ("dataset.json", {"labels": {"0": "background", "1": "one"}}),
+        ("dataset.json", {"labels": {"background": 0, "one": 1.9}}),
+        ("dataset.json", {"labels": {"background": 0, "one": 1, "again": 1}}),
+        ("dataset.json", {"labels": {"background": 0}}),
         ("dataset.json", {"labels": []}),
         ("dataset.json", {"labels": {}}),
         ("dataset.json", {"channel_names": {}}),
@@ -140,6 +143,7 @@ def test_what_nnunet_does_not_have_is_refused(tmp_path: Path, file: str, changes
     "changes",
     [
         {"preprocessor_name": "MyPreprocessor"},
+        {"patch_size": [16.7, 16, 16]},
         {"normalization_schemes": ["MyNormalization"]},
         {"normalization_schemes": ["os.system"]},
         {"normalization_schemes": []},

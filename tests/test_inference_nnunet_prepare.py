@@ -24,6 +24,7 @@ from napari_seg.inference.nnunet.prepare import box_of_content, content_mask, pr
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.segment import segment
 from napari_seg.inference.settings import set_up
+from napari_seg.memory import resident_bytes
 from napari_seg.volume import Segment, Segmentation, Volume
 
 
@@ -118,6 +119,12 @@ def test_what_does_not_fit_is_refused_before_it_is_computed() -> None:
         with pytest.raises(EnvironmentFault) as caught:
             prepared(scan(), budget=2**34, spacing_mm=(size, size, size))
         assert caught.value.code == "environment.memory"
+
+
+def test_an_axis_of_very_many_voxels_counts_with_its_matrix() -> None:
+    with pytest.raises(EnvironmentFault, match="memory") as raised:  # the image alone takes 4 MB
+        prepared(scan(), spacing_mm=(3e-5, 1e6, 1e6), budget=resident_bytes() + 2**29)
+    assert raised.value.code == "environment.memory"
 
 
 def test_the_scan_is_never_copied_whole(monkeypatch: pytest.MonkeyPatch) -> None:

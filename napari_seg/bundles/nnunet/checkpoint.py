@@ -148,23 +148,42 @@ def _parsed(content: Any, size: int) -> Checkpoint:
         raise ValueError("it has no network_weights")
     named = {}
     for key, value in weights.items():
-        name = str(key)
+        if not isinstance(key, str):
+            raise ValueError("its network_weights have keys that are no names")
+        name = key
         for prefix in _PREFIXES:
             name = name.removeprefix(prefix)
+        if name in named:
+            raise ValueError(f"its network_weights name {one_line(name, 80)} twice")
+        if value.layout is not torch.strided or value.is_meta or not (value.is_floating_point() or _is_count(value)):
+            kind = "no data" if value.is_meta else f"{value.layout} {value.dtype} numbers"
+            raise ValueError(f"its weight {one_line(name, 80)} has {kind}; expected dense floating-point numbers")
         named[name] = value
     if sum(tensor.nbytes for tensor in _each_once(named).values()) > size:  # by strides or views that repeat a few
         raise ValueError(f"its tensors claim more than the {size} bytes that the file has")
     arguments = content.get("init_args")
     arguments = arguments if isinstance(arguments, dict) else {}
     axes = content.get("inference_allowed_mirroring_axes") or ()
-    if not isinstance(axes, list | tuple) or len({*axes}) != len(axes) or not {*axes} <= {0, 1, 2}:
+    if not isinstance(axes, list | tuple) or not all(isinstance(axis, int) for axis in axes):
+        raise ValueError("inference_allowed_mirroring_axes holds no numbers of axes; expected axes from 0 to 2")
+    if len({*axes}) != len(axes) or not {*axes} <= {0, 1, 2}:
         raise ValueError(f"inference_allowed_mirroring_axes is {str(axes)[:50]}; expected axes from 0 to 2")
     facts = {
         "mirror_axes": [int(axis) for axis in axes],
-        "trainer": one_line(content.get("trainer_name") or "", 120),
-        "configuration": one_line(arguments.get("configuration") or "", 120),
+        "trainer": _text(content.get("trainer_name")),
+        "configuration": _text(arguments.get("configuration")),
     }
     return Checkpoint(named, facts)
+
+
+def _text(value: Any) -> str:
+    """Return a name; "" for what is none, which may be lists that hold each other and have no end as text."""
+    return one_line(value, 120) if isinstance(value, str) else ""
+
+
+def _is_count(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor is the number of batches that a normalisation has seen."""
+    return tensor.ndim == 0 and tensor.dtype == torch.int64
 
 
 def _each_once(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

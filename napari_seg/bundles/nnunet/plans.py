@@ -99,7 +99,7 @@ def _configuration(plans: dict[str, Any], dataset: dict[str, Any], name: str, tr
     entry = _inherited(plans["configurations"], name)
     if entry.get("preprocessor_name", "DefaultPreprocessor") != "DefaultPreprocessor":
         raise ValueError(f"preprocessor_name is {entry['preprocessor_name']!r}, which is not nnU-Net's own")
-    patch_size = tuple(int(n) for n in entry["patch_size"])
+    patch_size = tuple(_whole(n, "patch_size") for n in entry["patch_size"])
     spacing = tuple(_voxel_size(value) for value in entry["spacing"])
     if len(patch_size) not in (2, 3) or len(spacing) != len(patch_size):
         raise ValueError(f"patch_size is {patch_size} and spacing {spacing}; expected two numbers each, or three")
@@ -176,9 +176,9 @@ def _labels(dataset: dict[str, Any]) -> tuple[tuple[tuple[str, tuple[int, ...]],
     if any(str(value).isdigit() for value in entry) and all(isinstance(name, str) for name in entry.values()):
         raise ValueError("labels maps values to names, as nnU-Net v1 did; expected names -> values")
     ignored = entry.pop("ignore", None)
-    ignore_label = None if ignored is None else int(ignored)
+    ignore_label = None if ignored is None else _whole(ignored, "labels")
     labels = tuple(
-        (one_line(name, _MAX_NAME), tuple(int(v) for v in (value if isinstance(value, list) else [value])))
+        (one_line(name, _MAX_NAME), tuple(_whole(v, "labels") for v in (value if isinstance(value, list) else [value])))
         for name, value in entry.items()
     )
     values = sorted({value for _, found in labels for value in found})
@@ -189,11 +189,12 @@ def _labels(dataset: dict[str, Any]) -> tuple[tuple[tuple[str, tuple[int, ...]],
         raise ValueError(f"labels has the value {ignore_label} for ignore; expected the highest value")
     has_regions = any(len(found) > 1 for _, found in labels)
     if not has_regions:
-        if values != list(range(len(values))):
-            raise ValueError(f"labels has the values {values[:8]}; expected 0, 1, 2 and so on without a gap")
+        if values != list(range(len(values))) or len(labels) != len(values) or len(values) < 2:
+            found = [value for _, (value,) in labels][:8]
+            raise ValueError(f"labels has the values {found}; expected 0, 1, 2 and so on, each once and without a gap")
         return labels, (), ignore_label
     regions = tuple(one for one in labels if set(one[1]) != {0})
-    order = tuple(int(label) for label in dataset["regions_class_order"])
+    order = tuple(_whole(label, "regions_class_order") for label in dataset["regions_class_order"])
     if len(order) != len(regions) or not all(0 < label <= MAX_LABEL for label in order):
         raise ValueError(f"regions_class_order is {order[:8]}; expected a label for each of {len(regions)} regions")
     return regions, order, ignore_label
@@ -287,6 +288,12 @@ def _voxel_size(value: Any) -> float:
     if not _MIN_SPACING <= number <= 1 / _MIN_SPACING:
         raise ValueError(f"spacing holds {number}; expected from {_MIN_SPACING} to {1 / _MIN_SPACING:.0e} mm")
     return number
+
+
+def _whole(value: Any, key: str) -> int:
+    if int(value) != float(value):
+        raise ValueError(f"{key} holds {value!r}; expected whole numbers")
+    return int(value)
 
 
 def _finite(value: Any, key: str) -> float:

@@ -34,6 +34,9 @@ MASK_BYTES = 6
 LABEL_BYTES = 28
 """Memory in bytes for each voxel of the network's image while a label map is resampled."""
 
+OPERATOR_BYTES = 29
+"""Memory in bytes for each number of the matrix that resamples an axis, while it is made."""
+
 OUTSIDE = -1
 """nnU-Net's label of background outside of the mask."""
 
@@ -115,7 +118,7 @@ def prepare_as_nnunet(
     mask_bytes = MASK_BYTES * prod(shown.shape) if needs_mask else 0
     label_bytes = LABEL_BYTES * prod(shape) + 2 * prod(shown.shape) if labels else 0
     with limited_to(None if budget_bytes is None else budget_bytes - resident_bytes()):
-        needed = image_bytes + max(mask_bytes, label_bytes, 4 * SLAB_BYTES)
+        needed = image_bytes + max(mask_bytes, label_bytes, 4 * SLAB_BYTES) + _operator_bytes(shown.shape, shape)
         check_fits(needed, f"preparing this scan for bundle {bundle.root.name!r}")
 
     channels = viewed(volume.array, volume.grid, shown)
@@ -148,6 +151,11 @@ def prepare_as_nnunet(
             np.equal(own_labels, label, out=out, casting="unsafe")
     grid = _resized(shown, shape)
     return image, NnunetInverse(grid, shown, configuration.resample_values, new_spacing, spacing)
+
+
+def _operator_bytes(old: tuple[int, ...], new: tuple[int, ...]) -> int:
+    """Return the memory of the matrices that resample, which are small unless an axis gets very many voxels."""
+    return sum(OPERATOR_BYTES * m * n for m, n in zip(old, new, strict=True) if m != n)
 
 
 def _new_shape(
