@@ -112,3 +112,15 @@ def test_loading_imports_no_monai(tmp_path: Path) -> None:
         f"load_model(read_bundle({str(root)!r}), 'cpu'); assert 'monai' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_kept_weights_of_another_checkpoint_are_not_taken(tmp_path: Path, store: Path) -> None:
+    one, other = (write_model(tmp_path / str(seed), seed=seed) for seed in (1, 2))
+    path = one / "fold_0" / "checkpoint_final.pth"
+    expected = read_nnunet_checkpoint(path).weights
+    (kept,) = store.glob("weights/*")
+    read_nnunet_checkpoint(other / "fold_0" / "checkpoint_final.pth")
+    (strange,) = {*store.glob("weights/*")} - {kept}
+    kept.write_bytes(strange.read_bytes())
+    found = read_nnunet_checkpoint(path).weights
+    assert all(torch.equal(found[name], value) for name, value in expected.items())

@@ -163,6 +163,7 @@ def test_what_nnunet_does_not_have_is_refused(tmp_path: Path, file: str, changes
         {"spacing": [-1, 1, 1]},
         {"spacing": [float("nan"), 1, 1]},
         {"spacing": [1, 1]},
+        {"spacing": [1e35, 1, 1]},
         {"spacing": [1e-300, 1, 1]},
         {"architecture": None},
         {"architecture": {"network_class_name": "os.system"}},
@@ -253,3 +254,12 @@ def _places(value: Any, path: tuple = ()) -> Any:
 
 def test_the_arguments_in_tests_are_those_of_nnunet() -> None:
     assert {*arguments()} >= {"n_stages", "features_per_stage", "conv_op", "kernel_sizes", "strides"}
+
+
+def test_intensities_beyond_those_of_scans_are_refused(tmp_path: Path) -> None:
+    root = write_model(tmp_path, entry=configuration(normalization_schemes=["CTNormalization"]))
+    huge = {"mean": 1e308, "std": 1.0, "percentile_00_5": 0.0, "percentile_99_5": 1.0}
+    change(root, "plans.json", foreground_intensity_properties_per_channel={"0": huge})
+    with pytest.raises(BundleError, match="mean") as raised:
+        read_bundle(root)
+    assert raised.value.code == "bundle.nnunet"

@@ -346,3 +346,9 @@ def test_an_evil_zip_of_nnunet_is_not_installed(tmp_path: Path) -> None:
         add(zip_of(tmp_path / "results", tmp_path / "evil.zip"), accept_licence=lambda _: True)
     assert raised.value.code == "bundle.nnunet"
     assert installed() == []
+
+
+@pytest.mark.parametrize("name", ["weights", "Weights", "totalsegmentator", "TotalSegmentator"])
+def test_no_model_has_the_name_of_one_of_the_stores_own_folders(bundle: Path, name: str) -> None:
+    for replace in (False, True):
+        assert code_of_add(bundle, name=name, replace=replace) == "store.name"

@@ -15,7 +15,7 @@ from task_models import write_task
 from napari_seg.bundles.nnunet.configuration import Configuration, NnunetBundle, Resampling
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.totalsegmentator.task import Part, RoughCrop, Task, TaskBundle
-from napari_seg.errors import BundleError, Cancelled, Notice
+from napari_seg.errors import BundleError, Cancelled, EnvironmentFault, Notice
 from napari_seg.geometry import Grid
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.scan import segment_scan
@@ -313,3 +313,17 @@ def test_a_task_runs_from_its_folders(tmp_path: Path, monkeypatch: pytest.Monkey
     assert np.array_equal(found.array, on_scan_grid(merged, canonical, volume))
     assert {*found.confidence} == {*np.unique(found.array)} - {0}
     assert found.run["parts"].keys() == {own.root.parent.name for own in bundle.parts}
+
+
+def test_an_image_that_does_not_fit_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    far = Grid(scan().grid.shape, np.diag([400.0, 400.0, 400.0, 1.0]))
+    volume = replace(scan(), grid=far)
+    monkeypatch.setattr(chain.Placement, "image", lambda *_: pytest.fail("made"))
+    bundle = task((1, 1), spacing_mm=(1.5, 1.5, 1.5))
+    for run in (
+        lambda: segment_task(volume, bundle, SegmentOptions(), ignore_progress),
+        lambda: [*task_runs(volume, bundle, SegmentOptions())],
+    ):
+        with pytest.raises(EnvironmentFault) as raised:
+            run()
+        assert raised.value.code == "environment.memory"

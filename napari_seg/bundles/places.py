@@ -25,6 +25,11 @@ def store_root() -> Path:
     return platformdirs.user_data_path("napari-seg", appauthor=False) / "models"
 
 
+def kept_folder() -> Path:
+    """Return the folder of the store that keeps weights of nnU-Net as tensors alone; it need not exist."""
+    return store_root() / "weights"
+
+
 def bundle_folders() -> list[Path]:
     """Return the folders that NAPARI_SEG_BUNDLES lists, then the store."""
     listed = os.environ.get(BUNDLES_VARIABLE, "").split(os.pathsep)

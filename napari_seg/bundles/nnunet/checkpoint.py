@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from napari_seg.bundles.nnunet.configuration import NnunetBundle
-from napari_seg.bundles.places import store_root
+from napari_seg.bundles.places import kept_folder
 from napari_seg.bundles.weights.checkpoint import UnsafeCheckpoint, read_checkpoint
 from napari_seg.errors import BundleError, one_line
 from napari_seg.formats.atomic import atomic_file
@@ -54,11 +54,11 @@ def read_nnunet_checkpoint(path: Path) -> Checkpoint:
             holds more than tensors and plain data.
     """
     try:
-        kept = store_root() / "weights" / f"{digest_of(path)}.safetensors"
+        kept = kept_folder() / f"{digest_of(path)}.safetensors"
         if kept.is_file():
             try:
-                return Checkpoint(read_checkpoint(kept), _facts_in(kept))
-            except Exception as error:  # damaged; it is written again
+                return _kept(kept)
+            except Exception as error:  # damaged, or another's; it is written again
                 log.info("%s can't be used (%s); the checkpoint is read", kept.name, type(error).__name__)
         checkpoint = _parsed(read_checkpoint(path), path.stat().st_size)
     except UnsafeCheckpoint as error:
@@ -194,11 +194,24 @@ def _each_once(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: weights[name] for name in places.values()}
 
 
+def _kept(path: Path) -> Checkpoint:
+    """Return what `_keep` wrote.
+
+    Raises:
+        Exception: the file is damaged, or was written for another checkpoint.
+    """
+    facts = _facts_in(path)
+    if facts["checkpoint"] != path.stem or not {*facts["mirror_axes"]} <= {0, 1, 2}:
+        raise ValueError("it was written for another checkpoint")
+    return Checkpoint(read_checkpoint(path), facts)
+
+
 def _keep(checkpoint: Checkpoint, path: Path) -> None:
     """Write the weights to the store, each once; a store that takes no file is no reason to stop."""
     from safetensors.torch import save_file
 
     facts = {
+        "checkpoint": path.stem,
         "mirror_axes": checkpoint.mirror_axes,
         "trainer": checkpoint.trainer,
         "configuration": checkpoint.configuration,

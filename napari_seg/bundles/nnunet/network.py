@@ -47,6 +47,7 @@ _MAX_STAGES = 16
 _MAX_BLOCKS = 64
 _MAX_FEATURES = 8192
 _MAX_KERNEL = 32
+_MAX_SETTING = 1000
 MAX_WEIGHTS = 2_000_000_000
 """Limit for the weights of a network; nnU-Net's largest own plans give some 600 million."""
 
@@ -76,6 +77,9 @@ def check_network(name: str, arguments: dict[str, Any], inputs: int, outputs: in
         for setting, value in (arguments.get(key) or {}).items():
             if setting not in types or not isinstance(value, types[setting]) or str(value)[:1] in "$@%":
                 raise ValueError(f"arch_kwargs has {setting}={value!r} in {key}; expected {', '.join(types)}")
+            lowest = 0 if setting in ("eps", "momentum", "p") else -_MAX_SETTING
+            if isinstance(value, float | int) and not lowest <= value <= (1 if lowest == 0 else _MAX_SETTING):
+                raise ValueError(f"arch_kwargs has {setting}={value!r} in {key}; expected a usual number")
     for key in _SWITCHES:
         if not isinstance(arguments.get(key, False), bool):
             raise ValueError(f"arch_kwargs has {key}={arguments[key]!r}; expected true or false")

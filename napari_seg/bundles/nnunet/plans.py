@@ -27,7 +27,8 @@ _MAX_NAME = 120
 _MAX_CHANNELS = 256
 _MAX_PATCH_VOXELS = 2**28
 _MIN_SPACING = 1e-6
-"""Limits for names, for the channels of an image, for the voxels of a window, and for their size in mm."""
+_MAX_VALUE = 1e30
+"""Limits for names, for the channels of an image, for the voxels of a window, for their size in mm, and for values."""
 
 _READERS = {
     "SimpleITKIO",
@@ -298,8 +299,8 @@ def _whole(value: Any, key: str) -> int:
 
 def _finite(value: Any, key: str) -> float:
     number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{key} holds {number}; expected a finite number")
+    if not abs(number) < _MAX_VALUE:
+        raise ValueError(f"{key} holds {number}; expected a finite number below {_MAX_VALUE:.0e}")
     return number
 
 

@@ -78,6 +78,10 @@ class Placement:
             part = part.astype(whole)
         return zoomed(part, self.grid.shape, whole) if self.is_resampled else part
 
+    def image_bytes(self, dtype: np.dtype) -> int:
+        """Return the memory in bytes that `image` takes for an array of a type, with a label map on its grid."""
+        return (_whole_type(dtype).itemsize * self.is_resampled + 1) * prod(self.grid.shape)
+
     def back(self, labels: NDArray[np.unsignedinteger], outside: int = 0) -> NDArray[np.unsignedinteger]:
         """Return an array of the image on the grid of the scan, where each voxel takes the nearest one of the image.
 

@@ -26,6 +26,7 @@ from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.scan import segment_scan
 from napari_seg.inference.totalsegmentator import steps
 from napari_seg.inference.totalsegmentator.placement import Box, Placement, box_around, header_spacing
+from napari_seg.memory import check_fits, limited_to, resident_bytes
 from napari_seg.progress import Progress
 from napari_seg.volume import ConfidenceMaps, Segment, Segmentation, Volume, smallest_label_type
 
@@ -49,6 +50,7 @@ def segment_task(
 
     Raises:
         BundleError: the task was made for other scans; `bundle.unknown`, the weights of the coarser task are missing.
+        EnvironmentFault: `environment.memory`, the image that the models are shown does not fit.
     """
     check_fit(volume, bundle)
     scan_notices = [*volume.notices, *task_doubts(volume, bundle, bundle.task.spacing_mm)]
@@ -62,7 +64,7 @@ def segment_task(
         empty = Segmentation(labels, volume.grid, segments, confidence_maps=maps)
         return replace(empty, run=look.run, notices=(*scan_notices, *look.notices, Notice("result.nowhere", text)))
     placement = Placement.of(volume.grid, bundle.task.spacing_mm, None if look is None else look.box)
-    image = Volume(placement.image(volume.array[0])[None], placement.grid, volume.name, volume.modality)
+    image = _image(volume, placement, bundle, options)
     merged = _run_parts(image, bundle, segments, options, report, run_part, label_type)
     labels = _corrected(merged, bundle, placement, look)
     del image
@@ -96,9 +98,22 @@ def task_runs(
     if crop is not None and rough is not None:
         yield from task_runs(volume, rough, _of_rough(options))
     placement = Placement.of(volume.grid, bundle.task.spacing_mm)
-    image = Volume(placement.image(volume.array[0])[None], placement.grid, volume.name, volume.modality)
+    image = _image(volume, placement, bundle, options)
     for _, model in _needed(bundle, _required(bundle, options)):
         yield image, model, _of_part(options)
+
+
+def _image(volume: Volume, placement: Placement, bundle: TaskBundle, options: SegmentOptions) -> Volume:
+    """Return the image that the models are shown.
+
+    Raises:
+        EnvironmentFault: `environment.memory`, it does not fit.
+    """
+    budget = options.memory_bytes
+    with limited_to(None if budget is None else budget - resident_bytes()):
+        needed = placement.image_bytes(volume.array.dtype)
+        check_fits(needed, f"bringing this scan to the voxel size of {bundle.name!r}")
+    return Volume(placement.image(volume.array[0])[None], placement.grid, volume.name, volume.modality)
 
 
 @dataclass(frozen=True, eq=False)
