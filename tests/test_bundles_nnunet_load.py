@@ -38,7 +38,7 @@ def test_the_network_has_the_weights_of_its_checkpoint(tmp_path: Path, store: Pa
     for name, tensor in weights_of(root / "fold_0" / "checkpoint_final.pth").items():
         assert torch.equal(first.network.state_dict()[name], tensor)
     assert load_model(bundle, "cpu") is first
-    (kept,) = (store / "weights").iterdir()
+    (kept,) = (store / ".weights").iterdir()
     assert kept.suffix == ".safetensors"
     again = read_nnunet_checkpoint(root / "fold_0" / "checkpoint_final.pth")
     assert (again.mirror_axes, again.trainer, again.configuration) == ((0, 1), "nnUNetTrainer", "3d_fullres")
@@ -47,7 +47,7 @@ def test_the_network_has_the_weights_of_its_checkpoint(tmp_path: Path, store: Pa
 def test_weights_are_kept_once_and_written_again_where_they_are_damaged(tmp_path: Path, store: Path) -> None:
     path = write_model(tmp_path) / "fold_0" / "checkpoint_final.pth"
     first = read_nnunet_checkpoint(path)
-    (kept,) = (store / "weights").iterdir()
+    (kept,) = (store / ".weights").iterdir()
     kept.write_bytes(b"damaged")
     second = read_nnunet_checkpoint(path)
     assert all(torch.equal(second.weights[name], tensor) for name, tensor in first.weights.items())
@@ -118,9 +118,9 @@ def test_kept_weights_of_another_checkpoint_are_not_taken(tmp_path: Path, store:
     one, other = (write_model(tmp_path / str(seed), seed=seed) for seed in (1, 2))
     path = one / "fold_0" / "checkpoint_final.pth"
     expected = read_nnunet_checkpoint(path).weights
-    (kept,) = store.glob("weights/*")
+    (kept,) = store.glob(".weights/*")
     read_nnunet_checkpoint(other / "fold_0" / "checkpoint_final.pth")
-    (strange,) = {*store.glob("weights/*")} - {kept}
+    (strange,) = {*store.glob(".weights/*")} - {kept}
     kept.write_bytes(strange.read_bytes())
     found = read_nnunet_checkpoint(path).weights
     assert all(torch.equal(found[name], value) for name, value in expected.items())

@@ -13,7 +13,8 @@ from bundles import write_threshold_bundle
 from filelock import FileLock
 from nnunet_models import configuration, write_model
 
-from napari_seg.bundles.places import store_root
+from napari_seg.bundles.load import load_model
+from napari_seg.bundles.places import kept_folder, store_root
 from napari_seg.bundles.read import find_bundles, read_bundle
 from napari_seg.bundles.store import fetch, sources
 from napari_seg.bundles.store import installed as store
@@ -348,7 +349,17 @@ def test_an_evil_zip_of_nnunet_is_not_installed(tmp_path: Path) -> None:
     assert installed() == []
 
 
-@pytest.mark.parametrize("name", ["weights", "Weights", "totalsegmentator", "TotalSegmentator"])
-def test_no_model_has_the_name_of_one_of_the_stores_own_folders(bundle: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["totalsegmentator", "TotalSegmentator"])
+def test_no_model_has_the_name_of_the_folder_of_tasks(bundle: Path, name: str) -> None:
     for replace in (False, True):
         assert code_of_add(bundle, name=name, replace=replace) == "store.name"
+
+
+def test_weights_that_are_kept_stay_out_of_installed_models(tmp_path: Path) -> None:
+    root = write_model(tmp_path / "results")
+    bundle = add(root, accept_licence=refuse, name="weights")
+    load_model(bundle, "cpu")
+    assert verify("weights") == []
+    assert len([*kept_folder().iterdir()]) == 1
+    add(root, accept_licence=refuse, name="weights", replace=True)
+    assert len([*kept_folder().iterdir()]) == 1

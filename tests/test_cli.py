@@ -13,6 +13,7 @@ import numpy as np
 import phantoms
 import pytest
 from bundles import write_threshold_bundle
+from nnunet_models import configuration, write_model
 from pydicom.dataset import Dataset
 
 from napari_seg.cli.main import main
@@ -399,3 +400,16 @@ def test_wrong_channels_are_refused(
     assert predict(path, "--channel", f"T1={path}", "-o", tmp_path / "out", "--bundle", four) == 1
     assert "channels.with_input" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_nnunet_without_its_channels_is_refused_by_their_names(
+    tmp_path: Path, head: Volume, capsys: pytest.CaptureFixture
+) -> None:
+    entry = configuration(normalization_schemes=["ZScoreNormalization"] * 2, use_mask_for_norm=[False] * 2)
+    root = write_model(tmp_path, entry=entry, dataset_changes={"channel_names": {"0": "T1", "1": "FLAIR"}})
+    phantoms.write_nifti(head, tmp_path / "scan.nii.gz")
+    assert predict(tmp_path / "scan.nii.gz", "-o", tmp_path / "out", "--model", root) == 1
+    line = capsys.readouterr().err
+    assert "napari-seg: bundle.channels: " in line
+    assert "T1, FLAIR" in line
+    assert "monai.bundle" not in line

@@ -26,8 +26,11 @@ def store_root() -> Path:
 
 
 def kept_folder() -> Path:
-    """Return the folder of the store that keeps weights of nnU-Net as tensors alone; it need not exist."""
-    return store_root() / "weights"
+    """Return the folder of the store that keeps weights of nnU-Net as tensors alone; it need not exist.
+
+    No model can have its name.
+    """
+    return store_root() / ".weights"
 
 
 def bundle_folders() -> list[Path]:

@@ -165,8 +165,8 @@ def _check_channels(bundle: Bundle, cases: Sequence[Case]) -> None:
         raise BundleError(
             "bundle.channels",
             f"bundle {bundle.root.name!r} expects the {bundle.in_channels} channels {', '.join(bundle.channel_names)}; "
-            "found scans with another number; name the image of each with --channel NAME=FILE, or run the bundle with "
-            f"MONAI: {command_of_monai(bundle)}",
+            "found scans with another number; name the image of each with --channel NAME=FILE"
+            f"{_or_by_monai(bundle)}",
         )
 
 
@@ -180,8 +180,13 @@ def _check_dimensions(bundle: Bundle, cases: Sequence[Case]) -> None:
         raise BundleError(
             "bundle.dimensions",
             f"bundle {bundle.root.name!r} segments 2D images, and all scans are volumes; choose a bundle for volumes "
-            f"or for their slices, or run it with MONAI: {command_of_monai(bundle)}",
+            f"or for their slices{_or_by_monai(bundle)}",
         )
+
+
+def _or_by_monai(bundle: Bundle) -> str:
+    """Return the advice to run a bundle in MONAI; "" for a model that MONAI does not run."""
+    return f", or run the bundle with MONAI: {command_of_monai(bundle)}" if bundle.kind == "monai" else ""
 
 
 def _is_volume(scan: Scan | ChannelSet) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_seg.bundles.nnunet.folder import find_trainings
-from napari_seg.bundles.places import kept_folder, store_root
+from napari_seg.bundles.places import store_root
 from napari_seg.bundles.read import read_bundle, read_bundles
 from napari_seg.bundles.spec import METADATA, Bundle
 from napari_seg.bundles.store.fetch import fetch
@@ -116,9 +116,8 @@ def add(
     origin = parse_source(source)
     name = safe_name(name or origin.name)
     target = store_root() / name
-    own = {own_folder().name: "the models of TotalSegmentator", kept_folder().name: "weights that were read before"}
-    if content := own.get(name.casefold()):  # some file systems do not distinguish case
-        text = f"{name!r} is the store's folder for {content}; give another name with --name"
+    if name.casefold() == own_folder().name:  # some file systems do not distinguish case
+        text = f"{name!r} is the store's folder for the models of TotalSegmentator; give another name with --name"
         raise StoreError("store.name", text)
     if target.exists() and not replace:
         text = f"a model named {name!r} is installed; remove it first, give --replace, or another name with --name"
