@@ -413,3 +413,14 @@ def test_a_model_of_nnunet_without_its_channels_is_refused_by_their_names(
     assert "napari-seg: bundle.channels: " in line
     assert "T1, FLAIR" in line
     assert "monai.bundle" not in line
+
+
+def test_a_wrong_structure_ends_a_run_at_its_first_scan(
+    tmp_path: Path, head: Volume, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("one", "two"):
+        phantoms.write_nifti(head, tmp_path / f"{name}.nii.gz")
+    model = write_model(tmp_path / "model")
+    scans = [tmp_path / "one.nii.gz", tmp_path / "two.nii.gz"]
+    assert predict(*scans, "-o", tmp_path / "out", "--model", model, "--structures", "liver") == 1
+    assert capsys.readouterr().err.count("bundle.structures") == 1
