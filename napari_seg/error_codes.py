@@ -1008,6 +1008,11 @@ CODES = {
     "partner.no_image": Code("error", "A label map has no image.", "Add the image, or leave the label map out."),
     "partner.no_label": Code("error", "An image has no label map.", "Add the label map, or leave the image out."),
     # result
+    "result.at_border": Code(
+        "notice",
+        "Structures touch the border of the scan, so that the statistics have zeros for them.",
+        "Take `--statistics-all` to measure the part of them that is in the scan.",
+    ),
     "result.empty": Code(
         "notice",
         "The model found none of its structures in the scan.",

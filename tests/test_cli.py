@@ -69,6 +69,8 @@ def test_statistics_are_written_beside_the_labels_and_replaced_with_them(
     assert found["bright"]["intensity"] == pytest.approx(bright.mean(), abs=1e-4)
     assert predict(path, "-o", out, "--bundle", bundle, "--statistics") == 0
     assert json.loads(file.read_text())["bright"] == {"volume": 0.0, "intensity": 0.0}  # it touches the border
+    notices = json.loads((out / "case_seg.json").read_text())["notices"]
+    assert any(notice["code"] == "result.at_border" and "bright" in notice["message"] for notice in notices)
     assert predict(path, "-o", out, "--bundle", bundle) == 0
     assert not file.exists()
 

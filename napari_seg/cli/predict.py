@@ -214,7 +214,7 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
     is_for_people = not (arguments.json or arguments.json_lines)
     options = options_of(arguments)
     if is_for_people and options.match == "auto" and options.resolved(bundle).match == "exact":
-        text = "runs as its own program does; --match fast is quicker, with few other voxels"
+        text = "runs as its own program does; --match fast is quicker, and gives other labels at borders"
         print(f"{printable(bundle.name)} {text}", file=sys.stderr)
     with CohortProgress(
         len(cases), show_bars=is_for_people and sys.stderr.isatty(), print_plans=is_for_people

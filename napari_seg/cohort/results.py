@@ -132,6 +132,8 @@ class OutputFolder:
                     write_map(getattr(segmentation.confidence_maps, kind), segmentation.grid, path)
                 elif kind == STATISTICS and statistics is not None:
                     figures = structure_statistics(volume, segmentation, include_incomplete=statistics == "all")
+                    if notice := _incomplete(segmentation, figures):
+                        segmentation = replace(segmentation, notices=(*segmentation.notices, notice))
                     atomic_write(path, json.dumps(figures, indent=4))
                 else:
                     continue
@@ -219,6 +221,20 @@ def _write_other_format(
             raise
         return Notice(error.code, f"{path.name} is left out: {error.message}")
     return None
+
+
+def _incomplete(segmentation: Segmentation, figures: dict[str, dict[str, float]]) -> Notice | None:
+    """Return a notice that names the structures that were found and have zeros in the statistics; None without one."""
+    counts = segmentation.voxel_counts()
+    names = [one.name for one in segmentation.segments if counts[one.label] and not figures[one.name]["volume"]]
+    if not names:
+        return None
+    shown = ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)
+    text = (
+        f"the statistics have zeros for {len(names)} structures that touch the border of the scan ({shown}), as "
+        "TotalSegmentator's do; --statistics-all measures them too"
+    )
+    return Notice("result.at_border", text)
 
 
 def _locked_folder(folder: Path) -> tuple[Path, FileLock]:

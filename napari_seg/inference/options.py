@@ -50,8 +50,9 @@ _MEMORY = _about(
 )
 _MATCH = _about(
     "exact runs a model as its own program does: its windows, the air around the body too, mirror images as the "
-    "training allows, float32 on a processor. fast takes fewer windows and leaves out the air; a few voxels change. "
-    "auto is exact for models of nnU-Net and TotalSegmentator, and fast for MONAI bundles",
+    "training allows, float32 on a processor. fast takes fewer windows, and leaves out the air and mirror "
+    "images; labels change, mostly at borders. auto is exact for models of nnU-Net and TotalSegmentator, and "
+    "fast for MONAI bundles",
     MatchMode,
     for_coarse_pass=True,
 )

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 DEVICES = {"auto": "Automatic", "cpu": "Processor (CPU)", "cuda": "Graphics card (CUDA)"}
 """Values of `SegmentOptions.device` that the tab offers, with their titles."""
 
-MATCHES = {"auto": "Automatic", "exact": "Exact: the labels of its own program", "fast": "Fast: few voxels change"}
+MATCHES = {"auto": "Automatic", "exact": "Exact: the labels of its own program", "fast": "Fast: fewer windows"}
 """Values of `SegmentOptions.match` that the tab offers, with their titles."""
 
 _MAX_NAMES = 8

@@ -71,7 +71,7 @@ class SegmentTab(QWidget):
         self._structures_button = button("", "", self._on_structures)
         self._match_box = box(
             "Exact runs the model as its own program does. Fast takes fewer windows and skips the air around the body; "
-            "few voxels change. Automatic is exact for models of nnU-Net and TotalSegmentator."
+            "labels change, mostly at borders. Automatic is exact for nnU-Net's and TotalSegmentator's models."
         )
         for key, text in MATCHES.items():
             self._match_box.addItem(text, key)
