@@ -41,9 +41,8 @@ def test_the_open_tasks_of_totalsegmentator_are_listed() -> None:
     assert {f"totalsegmentator:{name}" for name in ("total", "total_fast", "body", "teeth", "brain_aneurysm")} <= set(
         found
     )
-    assert not {f"totalsegmentator:{name}" for name, task in tasks().items() if task.licence_kind == "licensed"} & set(
-        found
-    )
+    licensed = {f"totalsegmentator:{name}" for name, task in tasks().items() if task.licence_kind == "licensed"}
+    assert {name for name, entry in found.items() if entry.is_licensed} == licensed != set()
     total = found["totalsegmentator:total"]
     assert (total.title, total.modality, total.way, total.needs_consent) == (
         "TotalSegmentator total",
@@ -55,6 +54,7 @@ def test_the_open_tasks_of_totalsegmentator_are_listed() -> None:
     assert (total.source, total.archive_url, total.archive_digest) == ("totalsegmentator:total", "", None)
     assert found["totalsegmentator:liver_vessels"].size_bytes is None
     assert found["totalsegmentator:brain_aneurysm"].licence_kind == "non-commercial"
+    assert [entry.name for entry in search("TotalSegmentator")] == sorted(found, key=str.lower)  # no model of the zoo
     for entry in found.values():
         texts = (entry.title, entry.note, *entry.topics, *entry.finds)
         assert all(text.isprintable() and len(text) < 120 for text in texts)

@@ -30,7 +30,7 @@ def printed(capsys: pytest.CaptureFixture, *arguments: str | Path, status: int =
 
 
 def test_a_model_is_added_listed_shown_verified_and_removed(bundle: Path, capsys: pytest.CaptureFixture) -> None:
-    assert "use it with --bundle threshold" in printed(capsys, "add", bundle)
+    assert "use it with --model threshold" in printed(capsys, "add", bundle)
     for command in ([], ["list"]):
         listed = printed(capsys, *command)
         assert "threshold  1.0   MR   needs your consent" in listed
@@ -84,9 +84,10 @@ def test_mistakes_are_explained(bundle: Path, tmp_path: Path, capsys: pytest.Cap
 
 def test_the_catalogue_is_searched_without_a_network(capsys: pytest.CaptureFixture) -> None:
     text = printed(capsys, "search", "spleen", "ct")
-    assert "spleen_ct_segmentation  0.5.9  CT  runs at once\n" in text
+    assert "spleen_ct_segmentation  0.5.9  CT  not installed; runs at once\n" in text
     assert "licence: Apache-2.0 (open); download: size unknown" in text
     assert "training data: " in text
+    assert "vista3d  0.5.4  CT  can't be used\n" in printed(capsys, "search", "vista3d")
     assert "it needs clicks" in printed(capsys, "search", "vista3d")
     (entry,) = json.loads(printed(capsys, "search", "brats", "segmentation", "--json"))
     assert entry["channels"] == ["T1c", "T1", "T2", "FLAIR"]
@@ -94,7 +95,7 @@ def test_the_catalogue_is_searched_without_a_network(capsys: pytest.CaptureFixtu
     assert "it runs without any" in printed(capsys, "search", "deepedit")
     text = printed(capsys, "search", "no-such-organ", "glioma", "flair", status=2)
     assert "no model has all of these words; 0 have 'no-such-organ', " in text
-    assert "1 has 'flair'; 'models search' alone lists all 74" in text
+    assert "1 has 'flair'; 'models search' alone lists all 92" in text
 
 
 def test_a_model_that_is_not_installed_says_how_to_install_it(capsys: pytest.CaptureFixture) -> None:
@@ -281,3 +282,23 @@ def test_a_model_of_nnunet_is_shown_and_checked(tmp_path: Path, capsys: pytest.C
     assert "installed as: phantom" in capsys.readouterr().out
     assert main(["models", "verify", "phantom"]) == ExitCode.DONE
     assert main(["models", "remove", "phantom"]) == ExitCode.DONE
+
+
+def test_a_folder_of_several_nnunet_models_is_installed_and_removed_as_a_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nnunet_models import configuration, write_model
+
+    source = write_model(tmp_path / "source").parent
+    write_model(tmp_path / "source", "2d", configuration((16, 16), (1, 1)))
+    added = printed(capsys, "add", source, "--name", "phantom")
+    assert "Dataset001_Phantom 2d" in added
+    assert "Dataset001_Phantom 3d_fullres" in added
+    assert "  channels: T1\n" in added
+    assert "installed as phantom (" in added
+    assert "; it holds 2d, 3d_fullres; use one with --model phantom:3d_fullres\n" in added
+    again = json.loads(printed(capsys, "add", source, "--name", "phantom", "--replace", "--json"))
+    assert again["installed_as"] == ["phantom:2d", "phantom:3d_fullres"]
+    assert main(["models", "remove", "phantom:2d"]) == ExitCode.USAGE
+    assert "'phantom:2d' is one model of 'phantom', which is kept as a whole" in capsys.readouterr().err
+    printed(capsys, "remove", "phantom")

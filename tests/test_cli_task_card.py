@@ -62,3 +62,13 @@ def test_a_task_is_added_listed_shown_verified_and_removed(web: Web, capsys: pyt
     assert "changed" in printed(capsys, "verify", name, status=4)
     assert f"removed {name}" in printed(capsys, "remove", name)
     assert "TotalSegmentator" not in printed(capsys, "list")
+
+
+def test_the_search_says_which_tasks_are_installed_and_which_need_a_licence(
+    web: Web, capsys: pytest.CaptureFixture
+) -> None:
+    printed(capsys, "add", "totalsegmentator:total_fastest", "--accept-licence")
+    found = printed(capsys, "search", "totalsegmentator")
+    assert "totalsegmentator:total_fastest  2.18.0  CT  installed; runs at once\n" in found
+    assert "totalsegmentator:lung_vessels  2.18.0  CT  not installed; runs at once\n" in found
+    assert "totalsegmentator:tissue_types  2.18.0  CT  not installed; runs at once; licensed\n" in found

@@ -131,7 +131,7 @@ def test_train_then_predict_then_extend(dataset: Path, tmp_path: Path, capfd: py
     assert train(dataset, "-o", out, "--labels", "front=1", "back=2", "--set", *BRIEF, *SMALL) == 0
     output = capfd.readouterr().out
     assert "best    Dice" in output
-    assert f"--bundle {out}" in output
+    assert f"--model {out}" in output
     history = [json.loads(line) for line in (out / "training" / "history.jsonl").read_text().splitlines()]
     best = max(entry["mean_dice"] for entry in history if "mean_dice" in entry)
     metadata = json.loads((out / "configs" / "metadata.json").read_text())

@@ -143,7 +143,7 @@ What is to be filled in:
 3. `models/model.pt`: the weights, `torch.save(network.state_dict(), "models/model.pt")`.
 4. `LICENSE`: the terms for the weights; `docs/data_license.txt`: those of the training data.
 
-`napari-seg models check FOLDER` says what is missing. `napari-seg predict SCAN -o RESULTS --bundle FOLDER` runs it, and
+`napari-seg models check FOLDER` says what is missing. `napari-seg predict SCAN -o RESULTS --model FOLDER` runs it, and
 `napari-seg models add FOLDER` installs it.
 """
 

@@ -15,6 +15,7 @@ from napari_seg.errors import one_line, printable
 
 if TYPE_CHECKING:
     from napari_seg.bundles.spec import Bundle
+    from napari_seg.bundles.store.catalogue import Entry
     from napari_seg.bundles.store.licence import Licence
 
 MAX_LINE = 2000
@@ -130,7 +131,7 @@ def _print_bundle(bundle: Bundle) -> None:
     print(f"{bundle.name}  {bundle.version}   {bundle.modality}   {_state(bundle)}")
     print(f"  {bundle.description}")
     print(f"  segments: {_first_names([segment.name for segment in bundle.segments])}")
-    if bundle.in_channels > 1:
+    if bundle.in_channels > 1 or bundle.kind in ("nnunet", "ensemble"):  # --channel takes these names
         print(f"  channels: {_first_names(list(bundle.channel_names))}")
     print(f"  folder: {one_line(bundle.root, MAX_LINE)}")
 
@@ -185,7 +186,6 @@ def _search(arguments: argparse.Namespace) -> int:
     from napari_seg.bundles.store.catalogue import counts, entries, search
     from napari_seg.bundles.store.installed import installed
     from napari_seg.bundles.totalsegmentator.read import find_tasks
-    from napari_seg.bundles.ways import way_in_words
 
     words = " ".join(arguments.words)
     found = search(words)
@@ -199,7 +199,7 @@ def _search(arguments: argparse.Namespace) -> int:
         )
     else:
         for entry in found:
-            state = "installed" if entry.name in here else way_in_words(entry.way, entry.needs_consent)
+            state = _state_of_entry(entry, entry.name in here)
             print("  ".join(filter(None, (entry.name, entry.version, entry.modality, state))))
             print(f"  reason: {entry.reason}" if entry.refused else f"  finds: {_first_names(entry.finds)}")
             if entry.note:
@@ -225,7 +225,19 @@ def _search(arguments: argparse.Namespace) -> int:
     return ExitCode.DONE if found else ExitCode.NOTHING_FOUND
 
 
+def _state_of_entry(entry: Entry, is_installed: bool) -> str:
+    """Return whether a model of the catalogue is installed, and how it runs then."""
+    from napari_seg.bundles.ways import way_in_words
+
+    way = way_in_words(entry.way, entry.needs_consent)
+    if entry.refused:
+        return way
+    return f"{'' if is_installed else 'not '}installed; {way}" + "; licensed" * entry.is_licensed
+
+
 def _add(arguments: argparse.Namespace) -> int:
+    from napari_seg.bundles.places import store_root
+    from napari_seg.bundles.read import read_bundles
     from napari_seg.bundles.store.installed import add, disk_use, installed_as
 
     with _Bar(show=sys.stderr.isatty()) as bar:
@@ -242,16 +254,22 @@ def _add(arguments: argparse.Namespace) -> int:
             replace=arguments.replace,
             offline=arguments.offline,
         )
-    name = installed_as(bundle) or bundle.reference
-    size = disk_use().get(
-        name.partition(":")[0], 0
-    )  # all tasks of TotalSegmentator together, because they share models
+    name, _, choice = installed_as(bundle).partition(":")
+    models = read_bundles(store_root() / name) if choice else [bundle]  # an nnU-Net folder may hold several
+    names = [installed_as(model) or model.reference for model in models]
+    name = name or bundle.reference
+    # all tasks of TotalSegmentator together, because they share models
+    size = disk_use().get(name.partition(":")[0], 0)
     if arguments.json:
-        print(json.dumps(_as_dict(bundle) | {"size_bytes": size}, indent=2))
+        print(json.dumps(_as_dict(bundle) | {"size_bytes": size, "installed_as": names}, indent=2))
         return ExitCode.DONE
-    _print_bundle(bundle)
+    for model in models:
+        _print_bundle(model)
     missing = _way(bundle)["missing_weights"]
-    use = f"it can't be used until its weights are there: {missing}" if missing else f"use it with --bundle {name}"
+    example = next((one for one in names if one.endswith(":3d_fullres")), names[0])
+    use = f"it can't be used until its weights are there: {missing}" if missing else f"use it with --model {example}"
+    if choice:
+        use = f"it holds {', '.join(one.partition(':')[2] for one in names)}; use one with --model {example}"
     print(one_line(f"installed as {name} ({_in_words(size)}); {use}", MAX_LINE))
     return ExitCode.DONE
 

@@ -43,7 +43,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         type=_channel,
         metavar="NAME=FILE",
         help="instead of INPUT, for a model that needs several images of a patient: the image of one channel, such as "
-        "--channel T1=a.nii.gz --channel FLAIR=b.nii.gz; 'napari-seg models show B' lists the channels",
+        "--channel T1=a.nii.gz --channel FLAIR=b.nii.gz; 'napari-seg models show M' lists the channels",
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results; made if missing"

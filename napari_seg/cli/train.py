@@ -155,7 +155,7 @@ def _predicting(plan: dict[str, Any], out: Path) -> list[str]:
     found = plan["fingerprint"]
     channels = () if found["modality"] in ("image2d", "picture") else found.get("channels", ())
     scan = ["SCAN"] if len(channels) < 2 else [word for name in channels for word in ("--channel", f"{name}=FILE")]
-    return ["napari-seg", "predict", *scan, "--bundle", str(out), "-o", "results"]
+    return ["napari-seg", "predict", *scan, "--model", str(out), "-o", "results"]
 
 
 def named_value(word: str) -> tuple[str, str]:

@@ -257,7 +257,7 @@ _README = """# {name}
 {description} Classes: {classes}.
 
 ```bash
-napari-seg predict SCAN --bundle . --trust -o results
+napari-seg predict SCAN --model . --trust -o results
 python -m monai.bundle run training   --config_file configs/train.yaml     --dataset_dir DATASET --output_dir training
 python -m monai.bundle run evaluating --config_file configs/evaluate.yaml  --dataset_dir DATASET --output_dir evaluation
 python -m monai.bundle run inference  --config_file configs/inference.yaml --dataset_dir FOLDER  --output_dir results

@@ -1,7 +1,7 @@
 """Catalogue of published models: what each finds, its licence, and where it can be had. It needs no network.
 
-`catalogue.json` is written by `scripts/catalogue.py` from the MONAI Model Zoo; the tasks of TotalSegmentator that
-anyone may download come from their own table.
+`catalogue.json` is written by `scripts/catalogue.py` from the MONAI Model Zoo; the tasks of TotalSegmentator come
+from their own table.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ class Entry:
         refused: what it does in place of segmentation, a key of `REASONS`; "" if it segments.
         source: where `models add` downloads it.
         archive_digest: digest of the zip with everything on NGC; None if unknown or if there is none.
+        is_licensed: whether only holders of a licence of TotalSegmentator can download the weights, with it.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Entry:
     refused: Refusal
     source: str
     archive_digest: Digest | None
+    is_licensed: bool = False
 
     @property
     def archive_url(self) -> str:
@@ -123,7 +125,7 @@ def entries() -> tuple[Entry, ...]:
     """Return all published models, in the order of their names, those that can't be used last."""
     catalogue = json.loads(Path(__file__).with_name("catalogue.json").read_text(encoding="utf-8"))
     found = [_entry(one) for one in catalogue["entries"]]
-    found += [_entry_of_task(task) for task in tasks().values() if task.licence_kind != "licensed"]
+    found += [_entry_of_task(task) for task in tasks().values()]
     return tuple(sorted(found, key=lambda one: (bool(one.refused), one.name.lower())))
 
 
@@ -158,8 +160,13 @@ def _has(entry: Entry, word: str) -> bool:
 
 def _text(entry: Entry) -> str:
     parts = re.sub("(?<=[a-z])(?=[A-Z])", " ", entry.name)  # wholeBody is two words too
-    words = (entry.name, parts, entry.title, entry.modality, entry.licence, entry.licence_kind, entry.data)
-    return " ".join((*words, entry.refused, *entry.topics, *entry.finds, *entry.channels)).lower().replace("_", " ")
+    data = entry.data.replace("TotalSegmentator", "")  # a model trained on its data is none of its tasks
+    words = (entry.name, parts, entry.title, entry.modality, entry.licence, entry.licence_kind, data)
+    return (
+        " ".join((*words, "licensed" * entry.is_licensed, entry.refused, *entry.topics, *entry.finds, *entry.channels))
+        .lower()
+        .replace("_", " ")
+    )
 
 
 def _entry(one: dict[str, Any]) -> Entry:
@@ -195,4 +202,5 @@ def _entry_of_task(task: Task) -> Entry:
         refused="",
         source=PREFIX + task.name,
         archive_digest=None,
+        is_licensed=task.licence_kind == "licensed",
     )

@@ -256,6 +256,9 @@ def _root_of(name: str) -> Path:
 
 def _unknown(name: str) -> StoreError:
     text = f"no model named {one_line(name, 100)!r} is installed; 'napari-seg models list' lists the installed ones"
+    whole, _, choice = name.partition(":")
+    if choice and any(root.name == whole for root in _roots()):
+        text = f"{one_line(name, 100)!r} is one model of {whole!r}, which is kept as a whole; give {whole!r} alone"
     return StoreError("store.unknown", text)
 
 

@@ -147,7 +147,8 @@ def find_rows(folders: Sequence[Path]) -> list[ModelRow]:
                 )
             )
     here = {row.name.lower() for row in rows if row.place == "installed" or is_task_name(row.name)}
-    return rows + [_row_of_entry(entry) for entry in entries() if entry.name.lower() not in here]
+    others = [entry for entry in entries() if not entry.is_licensed and entry.name.lower() not in here]
+    return rows + [_row_of_entry(entry) for entry in others]
 
 
 def key_of(bundle: Bundle) -> tuple[str, str]:
