@@ -46,6 +46,10 @@ def test_all_folds_are_used_and_that_of_all_cases_only_alone(tmp_path: Path) -> 
     with pytest.raises(BundleError) as raised:
         read_training_folder(root, ["7"])
     assert raised.value.code == "bundle.weights"
+    assert "has no weights of fold 7; it has those of 0, 1, all" in str(raised.value)
+    (root / "fold_1" / "checkpoint_final.pth").rename(root / "fold_1" / "checkpoint_best.pth")
+    with pytest.raises(BundleError, match=r"of folds 0, 1; it has those of 0, 1 \(checkpoint_best.pth alone\), all"):
+        read_training_folder(root, ["0", "1"])
     alone = write_model(tmp_path / "alone", folds=("all",))
     assert read_training_folder(alone).folds == ("fold_all",)
 

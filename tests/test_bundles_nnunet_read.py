@@ -39,7 +39,7 @@ def test_a_model_is_named_and_coloured_and_runs_at_once(tmp_path: Path) -> None:
 
 
 def test_a_data_set_with_several_models_needs_a_choice(tmp_path: Path) -> None:
-    root = write_model(tmp_path)
+    root = write_model(tmp_path, folds=(0, 1))
     write_model(tmp_path, "2d", FLAT)
     folder = root.parent
     with pytest.raises(BundleError, match="3d_fullres") as raised:
@@ -50,6 +50,8 @@ def test_a_data_set_with_several_models_needs_a_choice(tmp_path: Path) -> None:
     both = read_bundle(f"{folder}:2d+3d_fullres")
     assert isinstance(both, EnsembleBundle)
     assert [one.configuration.name for one in both.members] == ["2d", "3d_fullres"]
+    expected = "ensemble of 2 nnU-Net models that find inner, outer; 2d: fold 0; 3d_fullres: folds 0, 1"
+    assert both.description == expected
     with pytest.raises(BundleError) as raised:
         read_bundle(f"{folder}:3d_lowres")
     assert raised.value.code == "bundle.unknown"
@@ -113,5 +115,19 @@ def test_models_with_different_labels_are_not_averaged(tmp_path: Path) -> None:
 def test_names_that_are_no_folders_are_unknown(tmp_path: Path) -> None:
     for name in ("C:\\models", "x" * 300, "a\0b", "nothing:3d_fullres", ":", "@", str(tmp_path / "nothing") + "@0"):
         with pytest.raises(BundleError) as raised:
+            read_bundle(name)
+        assert raised.value.code == "bundle.unknown"
+
+
+def test_a_part_of_a_model_is_refused_with_the_folder_to_take(tmp_path: Path) -> None:
+    root = write_model(tmp_path)
+    for part in (root / "fold_0", root / "fold_0" / "checkpoint_final.pth"):
+        with pytest.raises(BundleError) as raised:
+            read_bundle(str(part))
+        assert raised.value.code == "bundle.unknown"
+        assert "a MONAI bundle (configs/metadata.json) or an nnU-Net folder (plans.json)" in str(raised.value)
+        assert f"take the folder above, {str(root)!r}" in str(raised.value)
+    for name in (f"{root}@0-2", f"{root.parent}:3d_fullres@0-2"):
+        with pytest.raises(BundleError, match="one by one, such as @0,1,2") as raised:
             read_bundle(name)
         assert raised.value.code == "bundle.unknown"

@@ -65,6 +65,10 @@ def test_unknown_and_broken_bundles_are_named(foreign: Path) -> None:
     (foreign.parent / "bare/configs").mkdir(parents=True)
     assert code_of(read_bundle, foreign.parent / "bare") == "bundle.metadata"
     assert code_of(read_bundle, "no-such-bundle") == "bundle.unknown"
+    for name, meant in (("total_fast", "total_fast"), ("TotalSegmentator", "total"), ("Lung_Vessels", "lung_vessels")):
+        with pytest.raises(BundleError, match=f"did you mean totalsegmentator:{meant}$") as raised:
+            read_bundle(name)
+        assert raised.value.code == "bundle.unknown"
     (foreign / "configs/metadata.json").write_text("{not json")
     assert code_of(read_bundle, foreign) == "bundle.metadata"
     (foreign / "configs/metadata.json").write_text(json.dumps({"version": "1"}))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from napari_seg.bundles.config.read import inference_config, read_config
 from napari_seg.bundles.content import code_lines
 from napari_seg.bundles.metadata import MAX_METADATA_BYTES
-from napari_seg.bundles.nnunet.folder import find_trainings
+from napari_seg.bundles.nnunet.folder import find_trainings, folds_in_words
 from napari_seg.bundles.nnunet.read import read_training
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import METADATA, Bundle
@@ -97,11 +97,12 @@ def _of_training(root: Path, training: Path) -> Iterator[Finding]:
         mend = "copy or export the model again, as nnU-Net wrote it"
         yield Finding("error", folder, "", error.message, mend)
         return
-    folds = ", ".join(fold.removeprefix("fold_") for fold in bundle.folds)
-    yield Finding("note", folder, "", f"nnU-Net model {bundle.name!r}; its weights fit its network; fold {folds}")
+    folds = folds_in_words(bundle.folds)
+    yield Finding("note", folder, "", f"nnU-Net model {bundle.name!r}; its weights fit its network; {folds}")
     if not read_licence(training, bundle.name).text:
-        text = "there is none, so nobody knows what they may do with the weights"
-        yield Finding("warning", f"{folder}/LICENSE".removeprefix("./"), "", text, "add the licence of the weights")
+        text = "there is none, as nnU-Net writes none, so nobody knows what they may do with the weights"
+        mend = "add the licence of the weights before you pass the model on, or ask those who trained it"
+        yield Finding("warning", f"{folder}/LICENSE".removeprefix("./"), "", text, mend)
 
 
 def _of_bundle(root: Path) -> list[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -11,12 +12,14 @@ from pathlib import Path
 from napari_seg.bundles.config.read import TooLargeError, read_config
 from napari_seg.bundles.metadata import MAX_METADATA_BYTES, bundle_of
 from napari_seg.bundles.nnunet.folder import find_trainings, is_training
+from napari_seg.bundles.nnunet.plans import PLANS
 from napari_seg.bundles.nnunet.read import read_nnunet, read_training, split_choice
 from napari_seg.bundles.places import bundle_folders
 from napari_seg.bundles.spec import METADATA, Bundle
 from napari_seg.bundles.store.catalogue import entry_of
 from napari_seg.bundles.totalsegmentator.read import find_tasks, read_task
-from napari_seg.bundles.totalsegmentator.table import is_task_name
+from napari_seg.bundles.totalsegmentator.table import is_task_name, tasks
+from napari_seg.bundles.totalsegmentator.task import PREFIX
 from napari_seg.bundles.totalsegmentator.weights import own_folder
 from napari_seg.errors import BundleError, one_line
 
@@ -137,9 +140,6 @@ def root_of(bundle: str | Path) -> Path:
     for candidate in _candidates(bundle):
         if find_trainings(candidate):
             return candidate.resolve()
-    advice = "'napari-seg models list' lists the available ones"
-    if str(bundle).lower().endswith(".zip"):
-        advice = "'napari-seg models add' installs a bundle from a zip"
     with suppress(OSError, ValueError):
         if (Path(bundle) / "configs").is_dir():  # METADATA is missing, or no file
             text = f"{str(bundle)!r} has no {METADATA.as_posix()}; expected metadata by MONAI's bundle specification; "
@@ -148,8 +148,24 @@ def root_of(bundle: str | Path) -> Path:
         advice = f"'napari-seg models add {entry.name}' installs it"
         state = f"can't be used: {entry.reason}" if entry.refused else f"not installed; {advice}"
         raise BundleError("bundle.unknown", f"{entry.name!r} is in the catalogue but {state}")
-    text = f"found no bundle at {str(bundle)!r}; expected a folder with {METADATA.as_posix()}; {advice}"
-    raise BundleError("bundle.unknown", text)
+    kinds = f"a MONAI bundle ({METADATA.as_posix()}) or an nnU-Net folder ({PLANS})"
+    raise BundleError("bundle.unknown", f"found no model at {str(bundle)!r}; expected {kinds}; {_advice(bundle)}")
+
+
+def _advice(bundle: str | Path) -> str:
+    """Return what to give in place of a name that stands for no bundle."""
+    path, text = Path(bundle), str(bundle)
+    above = path.parent if path.name.startswith("fold_") else path.parent.parent
+    if re.fullmatch(r"fold_\w+|checkpoint_\w+\.pth", path.name) and is_training(above):
+        return f"take the folder above, {str(above.absolute())!r}"
+    if text.lower().endswith(".zip"):
+        return "'napari-seg models add' installs a model from a zip"
+    if re.search(r"@\d+(-\d+)+$", text):
+        return "folds are given one by one, such as @0,1,2"
+    known = {"totalsegmentator": "total"} | {name.lower(): name for name in tasks()}
+    if task := known.get(text.lower()):
+        return f"did you mean {PREFIX}{task}"
+    return "'napari-seg models list' lists the available ones"
 
 
 def _candidates(bundle: str | Path) -> list[Path]:

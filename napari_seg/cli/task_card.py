@@ -54,6 +54,7 @@ def task_card(name: str) -> dict[str, Any]:
     from napari_seg.bundles.totalsegmentator.table import (
         VERSION,
         described,
+        licensed_download,
         note_of,
         parts_needed,
         structures_of,
@@ -70,9 +71,7 @@ def task_card(name: str) -> dict[str, Any]:
     if not missing:
         advice = f"use it with --model {PREFIX}{task.name}"
     elif task.licence_kind == "licensed":
-        advice = (
-            f"its weights need a licence; TotalSegmentator's 'totalseg_download_weights -t {task.name}' fetches them"
-        )
+        advice = f"its weights need a licence; with one, {licensed_download(task)}"
     else:
         advice = f"'{command}' fetches what is missing"
     return {

@@ -52,7 +52,9 @@ def convert(bundle: Bundle, folder: Path) -> None:
         raise StoreError("store.exists", f"{folder} exists and is not empty; choose a new folder")
     if reason := _why_not(bundle):
         text = f"{one_line(bundle.name, 120)!r} can't become a MONAI bundle: it {reason}"
-        raise BundleError("bundle.convert", f"{text}; expected one configuration for volumes, with labels")
+        raise BundleError(
+            "bundle.convert", f"{text}; expected a model of volumes that finds labels, such as FOLDER:3d_fullres"
+        )
     assert isinstance(bundle, NnunetBundle)
     inference, metadata = _inference(bundle), _metadata(bundle)
     model = load_nnunet(bundle, torch.device("cpu"), torch.float32)
@@ -86,7 +88,7 @@ def _why_not(bundle: Bundle) -> str:
     if not isinstance(bundle, NnunetBundle):
         return "is no single model of nnU-Net"
     if bundle.configuration.is_2d:
-        return "sees slices"
+        return "is a 2D model, which sees single slices"
     if bundle.configuration.region_labels:
         return "finds regions that overlap"
     if bundle.previous is not None:

@@ -121,11 +121,22 @@ def _folds(root: Path, required: Sequence[str]) -> tuple[str, tuple[str, ...]]:
             for fold in chosen:
                 _check_inside(root, root / fold / checkpoint)
             return checkpoint, tuple(chosen)
-    folds = f"of the folds {', '.join(required)}" if required else "of any fold"
-    raise BundleError(
-        "bundle.weights",
-        f"the nnU-Net model {one_line(root.name, 120)!r} has no weights {folds}; expected fold_0/{CHECKPOINTS[0]}",
+    paths = [path for name in CHECKPOINTS[::-1] for path in root.glob(f"fold_*/{name}") if path.is_file()]
+    known = {path.parent.name: path.name for path in paths}
+    missing = [fold for fold in required if f"fold_{fold}" not in known] or required
+    folds = folds_in_words(missing) if required else "any fold"
+    here = ", ".join(
+        fold.removeprefix("fold_") + f" ({file} alone)" * (file != CHECKPOINTS[0])
+        for fold, file in sorted(known.items())
     )
+    expected = f"it has those of {one_line(here, 400)}" if here else f"expected fold_0/{CHECKPOINTS[0]}"
+    text = f"the nnU-Net model {one_line(root.name, 120)!r} has no weights of {folds}; {expected}"
+    raise BundleError("bundle.weights", text)
+
+
+def folds_in_words(folds: Sequence[str]) -> str:
+    """Return folds such as "fold 0" or "folds 0, 1, 2"."""
+    return f"fold{'s' * (len(folds) > 1)} {', '.join(fold.removeprefix('fold_') for fold in folds)}"
 
 
 def _check_inside(root: Path, path: Path) -> None:

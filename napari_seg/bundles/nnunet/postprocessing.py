@@ -8,6 +8,7 @@ from typing import Any
 
 from napari_seg.bundles.config.read import read_config
 from napari_seg.bundles.nnunet.configuration import EnsembleBundle, NnunetBundle
+from napari_seg.bundles.nnunet.folder import folds_in_words
 from napari_seg.bundles.spec import Bundle
 from napari_seg.errors import BundleError, one_line
 
@@ -41,8 +42,9 @@ def read_postprocessing(bundle: Bundle) -> tuple[tuple[int, ...], ...]:
         expected = "crossval_results_folds_*/postprocessing.json in its folder, as nnUNetv2_find_best_configuration"
         raise BundleError(
             "bundle.no_postprocessing",
-            f"{one_line(bundle.name, 120)!r} has {len(found)} files of post-processing for the folds "
-            f"{one_line(folds.replace('_', ', '), 120)}; expected {expected} writes it; leave out --postprocess",
+            f"{one_line(bundle.name, 120)!r} has {len(found) or 'no'} file{'s' * (len(found) > 1)} of post-processing "
+            f"for {one_line(folds_in_words(_folds(bundle)), 120)}; expected {expected} writes it; leave out "
+            "--postprocess",
         )
     path = (of_folds or found)[0]
     try:

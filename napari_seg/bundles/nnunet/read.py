@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from napari_seg.bundles.nnunet.configuration import Configuration, EnsembleBundle, NnunetBundle
-from napari_seg.bundles.nnunet.folder import Training, find_trainings, is_training, read_training_folder
+from napari_seg.bundles.nnunet.folder import Training, find_trainings, folds_in_words, is_training, read_training_folder
 from napari_seg.bundles.nnunet.plans import read_configuration
 from napari_seg.bundles.output import Channel, Output
 from napari_seg.errors import BundleError, one_line
@@ -126,14 +126,13 @@ def _root_of(roots: list[Path], configuration: str, shown: str) -> Path:
 
 def _bundle(training: Training, configuration: Configuration, previous: NnunetBundle | None) -> NnunetBundle:
     segments, output = _segments(configuration)
-    names = ", ".join(segment.name for segment in segments[:8]) + ", …" * (len(segments) > 8)
     shown = configuration.dataset or training.root.parent.name
-    fold_names = ", ".join(fold.removeprefix("fold_") for fold in training.folds)
+    finds = f"nnU-Net model that finds {_names(segments)}"
     return NnunetBundle(
         root=training.root,
         name=one_line(f"{shown} {configuration.name}", 120),
         version="",
-        description=one_line(f"nnU-Net model that finds {names}; fold {fold_names}", 500),
+        description=one_line(f"{finds}; {folds_in_words(training.folds)}", 500),
         modality=_modality(configuration.channel_names),
         in_channels=len(configuration.channel_names),
         network_segments=segments,
@@ -191,11 +190,13 @@ def _ensemble(members: list[NnunetBundle], folder: Path) -> EnsembleBundle:
                 "ones, to average their probabilities",
             )
     names = "+".join(member.configuration.name for member in members)
+    folds = "; ".join(f"{member.configuration.name}: {folds_in_words(member.folds)}" for member in members)
+    finds = f"ensemble of {len(members)} nnU-Net models that find {_names(first.segments)}"
     return EnsembleBundle(
         root=folder.resolve(),
         name=one_line(f"{first.configuration.dataset or folder.name} {names}", 120),
         version="",
-        description=one_line(f"ensemble of {len(members)} nnU-Net models; {first.description}", 500),
+        description=one_line(f"{finds}; {folds}", 500),
         modality=first.modality,
         in_channels=first.in_channels,
         network_segments=first.segments,
@@ -207,6 +208,10 @@ def _ensemble(members: list[NnunetBundle], folder: Path) -> EnsembleBundle:
         out_channels=first.out_channels,
         members=tuple(members),
     )
+
+
+def _names(segments: Sequence[Segment]) -> str:
+    return ", ".join(segment.name for segment in segments[:8]) + ", …" * (len(segments) > 8)
 
 
 def _modality(names: tuple[str, ...]) -> str:

@@ -31,7 +31,15 @@ from napari_seg.bundles.store.folders import (
     writing,
 )
 from napari_seg.bundles.store.licence import AcceptLicence, Licence, LicenceKind, require_acceptance
-from napari_seg.bundles.totalsegmentator.table import Weights, note_of, parts_needed, task_of, tasks, weights_of
+from napari_seg.bundles.totalsegmentator.table import (
+    Weights,
+    licensed_download,
+    note_of,
+    parts_needed,
+    task_of,
+    tasks,
+    weights_of,
+)
 from napari_seg.bundles.totalsegmentator.task import PREFIX, Part, Task
 from napari_seg.bundles.totalsegmentator.weights import own_folder, training_folder
 from napari_seg.errors import DownloadError, StoreError
@@ -87,7 +95,7 @@ def add_task(
     if task.licence_kind == "licensed" and missing:
         folders = ", ".join(weights.folder for weights in missing)
         text = f"the weights of TotalSegmentator's task {task.name!r} need a licence ({task.licence})"
-        text += f"; fetch them with TotalSegmentator ('totalseg_download_weights -t {task.name}'), or copy {folders}"
+        text += f"; with one, {licensed_download(task)}; or copy {folders}"
         raise StoreError("store.refused", f"{text} into {own_folder()}")
     if offline and missing:
         text = f"{PREFIX}{task.name} needs downloads of {len(missing)} models, which --offline excludes"

@@ -9,6 +9,7 @@ from napari_seg.bundles.nnunet.read import read_training
 from napari_seg.bundles.totalsegmentator.table import (
     VERSION,
     described,
+    licensed_download,
     note_of,
     structures_of,
     task_of,
@@ -102,6 +103,5 @@ def _missing(task: Task, parts: list[Part]) -> BundleError:
 
 def _advice(task: Task) -> str:
     if task.licence_kind == "licensed":
-        command = f"'totalseg_download_weights -t {task.name}'"
-        return f"these weights need a licence ({task.licence}): TotalSegmentator's own {command} fetches them"
+        return f"these weights need a licence ({task.licence}); with one, {licensed_download(task)}"
     return f"'napari-seg models add {PREFIX}{task.name}' fetches them"

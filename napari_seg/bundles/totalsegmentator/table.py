@@ -108,6 +108,12 @@ def weights_of(number: int) -> Weights:
     return Weights(number, one["folder"], one["release"], one.get("size_bytes"))
 
 
+def licensed_download(task: Task) -> str:
+    """Return the commands that fetch the weights of a task for which TotalSegmentator asks a licence."""
+    commands = f"'totalseg_set_license -l NUMBER' and 'totalseg_download_weights -t {task.name}'"
+    return f"install TotalSegmentator, then {commands}"
+
+
 def parts_needed(task: Task) -> tuple[Part, ...]:
     """Return all models that a task needs: its own, and those of the tasks that find where it looks.
 
