@@ -426,3 +426,5 @@ def test_a_wrong_structure_ends_a_run_at_its_first_scan(
     scans = [tmp_path / "one.nii.gz", tmp_path / "two.nii.gz"]
     assert predict(*scans, "-o", tmp_path / "out", "--model", model, "--structures", "liver") == 1
     assert capsys.readouterr().err.count("bundle.structures") == 1
+    assert predict(*scans, "-o", tmp_path / "out", "--model", model, "--structures", "inner,outer") == 1
+    assert "names are separated by spaces, not commas" in capsys.readouterr().err

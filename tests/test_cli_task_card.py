@@ -34,6 +34,7 @@ def test_a_task_is_shown_before_it_is_installed(capsys: pytest.CaptureFixture) -
     assert "'napari-seg models add totalsegmentator:liver_vessels' fetches what is missing" in shown
     licensed = printed(capsys, "show", "totalsegmentator:tissue_types")
     assert "need a licence" in licensed
+    assert "'totalseg_set_license -l NUMBER' and 'totalseg_download_weights -t tissue_types'" in licensed
     assert "models add" not in licensed
     card = json.loads(printed(capsys, "show", "totalsegmentator:total", "--json"))
     assert [model["number"] for model in card["models"]] == [291, 292, 293, 294, 295, 298]
