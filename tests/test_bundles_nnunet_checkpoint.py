@@ -182,3 +182,13 @@ def test_weights_by_one_name_twice_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="twice") as raised:
         load_model(read_bundle(root), "cpu")
     assert raised.value.code == "bundle.weights"
+
+
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "fold_0" / "checkpoint_final.pth"
+    path.parent.mkdir(parents=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(2**24))
+    with pytest.raises(BundleError, match="compressed archive") as raised:
+        read_nnunet_checkpoint(path)
+    assert raised.value.code == "bundle.weights"

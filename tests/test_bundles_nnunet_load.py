@@ -124,3 +124,17 @@ def test_kept_weights_of_another_checkpoint_are_not_taken(tmp_path: Path, store:
     kept.write_bytes(strange.read_bytes())
     found = read_nnunet_checkpoint(path).weights
     assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    root = write_model(tmp_path)
+    network = build_network(read_bundle(root).configuration)
+    save_checkpoint(root / "fold_0" / "checkpoint_final.pth", network, "3d_lowres")
+    with pytest.raises(BundleError, match="3d_lowres") as raised:
+        load_model(read_bundle(root), "cpu")
+    assert raised.value.code == "bundle.nnunet"
+
+
+def test_copies_of_folds_are_no_folds(tmp_path: Path) -> None:
+    root = write_model(tmp_path, folds=(0, "0_backup"))
+    assert read_bundle(root).folds == ("fold_0",)

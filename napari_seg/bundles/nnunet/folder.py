@@ -17,6 +17,9 @@ from napari_seg.errors import BundleError, one_line
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 """File names of weights, the preferred one first."""
 
+_FOLD = re.compile(r"fold_(all|\d+)")
+"""Names of the folders of folds; a copy with another name is none."""
+
 _MAX_FOLDERS = 2000
 """Number of folders that are looked at below one."""
 
@@ -112,7 +115,7 @@ def _folds(root: Path, required: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """Return the file name of the weights and the folders of the folds that have it."""
     for checkpoint in CHECKPOINTS:
         paths = [path for path in sorted(root.glob(f"fold_*/{checkpoint}")) if path.is_file()]
-        found = [path.parent.name for path in paths]
+        found = [path.parent.name for path in paths if _FOLD.fullmatch(path.parent.name)]
         if required:
             chosen = [f"fold_{fold}" for fold in dict.fromkeys(required)]
         else:

@@ -73,15 +73,17 @@ def _load(bundle: NnunetBundle, states: tuple[int, ...], device: torch.device, d
     """Load a model; `states` tells a model that changed on disk from the one in memory."""
     configuration = bundle.configuration
     networks: list[torch.nn.Module] = []
-    checkpoint: Checkpoint | None = None
+    mirror_axes: tuple[int, ...] | None = None
     for fold in bundle.folds:
         checkpoint = read_nnunet_checkpoint(bundle.root / fold / bundle.checkpoint)
+        _check_configuration(bundle, fold, checkpoint)
         network = _network(bundle)
         load_weights(network, checkpoint, f"{fold} of {one_line(bundle.root.name, 120)!r}")
         networks.append(network)
-    assert checkpoint is not None
+        mirror_axes = checkpoint.mirror_axes if mirror_axes is None else mirror_axes  # those of the first fold
+    assert mirror_axes is not None
     network = networks[0] if len(networks) == 1 else FoldAverage(networks)
-    size, axes = configuration.patch_size, checkpoint.mirror_axes
+    size, axes = configuration.patch_size, mirror_axes
     if configuration.is_2d:
         network, size, axes = OfSlices(network), (1, *size), tuple(axis + 1 for axis in axes)
     if axes and max(axes) > 2:
@@ -95,6 +97,17 @@ def _load(bundle: NnunetBundle, states: tuple[int, ...], device: torch.device, d
         (size[0], size[1], size[2]), (0.0 if configuration.is_2d else overlap, overlap, overlap), mode="nnunet"
     )
     return Model(network.to(device).eval(), configuration, windows, device, dtype, bundle.output, mirror_axes=axes)
+
+
+def _check_configuration(bundle: NnunetBundle, fold: str, checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint of another configuration, whose network may fit: its voxels would have another size."""
+    found, expected = checkpoint.configuration, bundle.configuration.name
+    if found and found != expected:
+        raise BundleError(
+            "bundle.nnunet",
+            f"{fold} of {one_line(bundle.root.name, 120)!r} was trained as the configuration {one_line(found, 120)!r}, "
+            f"not {expected!r} as the folder's name says; expected a folder as nnU-Net wrote it",
+        )
 
 
 def _network(bundle: NnunetBundle) -> torch.nn.Module:

@@ -132,7 +132,7 @@ def build_network(configuration: Configuration, device: str = "cpu") -> torch.nn
 def channels(configuration: Configuration) -> tuple[int, int]:
     """Return the numbers of channels of a network's input, label maps of a previous stage included, and output."""
     highest = max(value for _, values in configuration.labels for value in values)
-    previous = highest if configuration.previous_stage else 0
+    previous = len(configuration.foreground_labels) if configuration.previous_stage else 0
     return len(configuration.channel_names) + previous, len(configuration.region_labels) or highest + 1
 
 

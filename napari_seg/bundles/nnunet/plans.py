@@ -23,6 +23,9 @@ DATASET = "dataset.json"
 MAX_PLANS_BYTES = 2**24
 """Size limit of plans.json and dataset.json; the latter may list thousands of training cases."""
 
+ANISOTROPY = 3
+"""Ratio of voxel sizes above which nnU-Net resamples the largest one separately."""
+
 _MAX_NAME = 120
 _MAX_CHANNELS = 256
 _MAX_PATCH_VOXELS = 2**28
@@ -117,7 +120,7 @@ def _configuration(plans: dict[str, Any], dataset: dict[str, Any], name: str, tr
     channels = _channel_names(dataset)
     labels, region_labels, ignore_label = _labels(dataset)
     previous = str(entry.get("previous_stage") or "")
-    inputs = len(channels) + (_highest(labels) if previous else 0)
+    inputs = len(channels) + (len({v for _, values in labels for v in values if v > 0}) if previous else 0)
     network_class, arguments = _network(entry, len(patch_size))
     outputs = len(region_labels) or _highest(labels) + 1
     return Configuration(
@@ -176,6 +179,8 @@ def _labels(dataset: dict[str, Any]) -> tuple[tuple[tuple[str, tuple[int, ...]],
     entry = dict(dataset["labels"])
     if any(str(value).isdigit() for value in entry) and all(isinstance(name, str) for name in entry.values()):
         raise ValueError("labels maps values to names, as nnU-Net v1 did; expected names -> values")
+    if entry.get("background") != 0:
+        raise ValueError(f"labels has background: {entry.get('background')!r}; expected 0")
     ignored = entry.pop("ignore", None)
     ignore_label = None if ignored is None else _whole(ignored, "labels")
     labels = tuple(
@@ -235,18 +240,22 @@ def _resampling(entry: dict[str, Any], what: str) -> Resampling:
     separate_z = arguments.pop("force_separate_z", False if name == "resample_data_or_seg_to_shape" else None)
     if separate_z not in (None, True, False):
         raise ValueError(f"{key}_kwargs has force_separate_z={separate_z!r}; expected true, false or null")
+    if arguments.pop("separate_z_anisotropy_threshold", ANISOTROPY) != ANISOTROPY:
+        raise ValueError(f"{key}_kwargs has another separate_z_anisotropy_threshold than {ANISOTROPY}")
     if name == "no_resampling_hack":
         return Resampling("none")
     if name == "resample_torch_fornnunet":
-        for ignored in ("num_threads", "device", "memefficient_seg_resampling"):
+        for ignored in ("num_threads", "device"):
             arguments.pop(ignored, None)
-        if arguments.pop("mode", "linear") != "linear" or arguments:
+        if arguments.pop("memefficient_seg_resampling", False) and is_labels:
+            raise ValueError(f"{key}_kwargs has memefficient_seg_resampling, which is not supported")
+        is_known = arguments.pop("aniso_axis_mode", "nearest-exact") == "nearest-exact"
+        if arguments.pop("mode", "linear") != "linear" or not is_known or arguments:
             raise ValueError(f"{key}_kwargs has {sorted(arguments)[:3] or 'another mode'}, which is not supported")
         return Resampling("torch", 1, 0, separate_z)
     if name != "resample_data_or_seg_to_shape":
         raise ValueError(f"{key} is {name!r}, which is not nnU-Net's own or not supported")
     order, order_z = int(arguments.pop("order", 3)), int(arguments.pop("order_z", 0))
-    arguments.pop("separate_z_anisotropy_threshold", None)
     if arguments:
         raise ValueError(f"{key}_kwargs has {sorted(arguments)[:3]}, which is not known")
     if order not in range(6) or order_z not in range(6):

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
 from napari_seg.bundles.config.read import read_config
-from napari_seg.bundles.nnunet.folder import find_trainings, is_training
+from napari_seg.bundles.nnunet.folder import CHECKPOINTS, find_trainings, is_training
+from napari_seg.bundles.nnunet.plans import DATASET, PLANS
 from napari_seg.bundles.spec import METADATA
 from napari_seg.bundles.store.catalogue import NGC_URL, entry_of
 from napari_seg.bundles.store.download import Digest, RemoteFile, download
 from napari_seg.bundles.store.hub import fetch_repository
-from napari_seg.bundles.store.licence import Licence, read_licence
+from napari_seg.bundles.store.licence import Licence, is_licence_file, read_licence
 from napari_seg.bundles.store.limits import MAX_BYTES, MAX_FILES, check_name, is_spare, too_large
 from napari_seg.bundles.store.remote_zip import licence_in_zip
 from napari_seg.bundles.store.sources import Source
@@ -32,8 +33,8 @@ MAX_RATIO = 200
 
 FREE_RATIO_BYTES = 2**28
 
-_LEFT_OUT = frozenset({"validation", "checkpoint_latest.pth", "predicted_next_stage"})
-"""What nnU-Net's training leaves in a fold, and no run reads; it can be many times larger than the model."""
+_OF_NNUNET = frozenset({PLANS, DATASET, "dataset_fingerprint.json", "postprocessing.json", *CHECKPOINTS})
+"""Files of an nnU-Net model that are copied, next to its licence. The others hold results and paths of its training."""
 
 _NOT_COPIED = {"__pycache__", ".git", ".cache", ".DS_Store", "__MACOSX"}
 
@@ -71,7 +72,7 @@ def fetch(
             found = bundle_in(place, place.name)
             # nnU-Net's names of folders say which data set and configuration they hold
             target = files / found.parent.name / found.name if is_training(found) else files
-            _copy(found, target, progress, _LEFT_OUT if find_trainings(found) else frozenset())
+            _copy(found, target, progress, is_nnunet=bool(find_trainings(found)))
         elif source.kind == "zip":
             unzip(Path(source.place), files)
         else:
@@ -186,16 +187,18 @@ def bundle_in(folder: Path, shown: str) -> Path:
     raise StoreError("store.no_bundle", text)
 
 
-def _copy(folder: Path, files: Path, progress: Progress, left_out: Set[str]) -> None:
+def _copy(folder: Path, files: Path, progress: Progress, *, is_nnunet: bool) -> None:
     """Copy a bundle's folder; links inside it become files, and links that lead out of it are refused.
 
     Args:
         folder: the bundle.
         files: where it is copied to.
         progress: called with the bytes done and in all.
-        left_out: names of files and folders that are not copied.
+        is_nnunet: copy only what a model of nnU-Net needs.
     """
-    paths = [path for path in _files_in(folder) if left_out.isdisjoint(path.relative_to(folder).parts)]
+    paths = [
+        path for path in _files_in(folder) if not is_nnunet or path.name in _OF_NNUNET or is_licence_file(path.name)
+    ]
     if len(paths) > MAX_FILES:
         raise too_large(folder.name)
     total = sum(path.stat().st_size for path in paths)

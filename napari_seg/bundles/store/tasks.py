@@ -141,7 +141,8 @@ def remove_task(name: str) -> int:
             kept = {part.number for one in record.tasks for part in parts_needed(task_of(one))}
             freed = 0
             for folder in _folders_of(task):
-                if int(folder.name[7:10]) not in kept:
+                # what was copied there by hand stays
+                if int(folder.name[7:10]) not in kept and folder.name in record.weights:
                     freed += delete(folder)
                     record.weights.pop(folder.name, None)
             _write(record)

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 import torch
 
@@ -53,6 +53,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> Any:
     """
     if path.suffix == ".safetensors":
         return {name: tensor.to(device) for name, tensor in _read_safetensors(path).items()}
+    _check_archive(path)
     try:
         with torch.serialization.safe_globals(_numpy_globals()):
             if str(device) == "cpu" and is_zipfile(path):  # torch maps zip files only
@@ -64,6 +65,21 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> Any:
             # torch's own text advises to load the file in a way that runs it
             raise _refusal(path) from None
         raise
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse a zip file whose content is larger than the file: torch compresses nothing, and unpacks whatever it finds.
+
+    Raises:
+        ValueError: it is compressed, or its parts overlap.
+    """
+    if not is_zipfile(path):
+        return
+    with ZipFile(path) as archive:
+        entries = archive.infolist()
+    is_compressed = any(entry.compress_type != ZIP_STORED for entry in entries)
+    if is_compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise ValueError("it is a compressed archive, which torch does not write, and would fill the memory")
 
 
 def _refusal(path: Path) -> ValueError:

@@ -9,11 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.bundles.nnunet.configuration import Resampling
+from napari_seg.bundles.nnunet.plans import ANISOTROPY
 from napari_seg.inference.nnunet.arrangement import Spacing
 from napari_seg.inference.resampling import Rule, nearest, resampled
-
-ANISOTROPY = 3
-"""Ratio of the largest to the smallest voxel size above which the axis of the largest is resampled on its own."""
 
 
 def separate_axis(resampling: Resampling, spacing: Spacing, new_spacing: Spacing) -> int | None:
