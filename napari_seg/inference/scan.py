@@ -62,6 +62,16 @@ def one_of(report: Progress, number: int, count: int) -> Progress:
     return on_step
 
 
+def locating(report: Progress) -> Progress:
+    """Return the progress of a run that only finds where to look: its windows are reported as "locating"."""
+
+    def on_step(stage: str, done: int, total: int) -> None:
+        if stage == "segmenting":
+            report("locating", done, total)
+
+    return on_step
+
+
 def _around_coarse_result(
     volume: Volume, settings: RegionSettings, report: Progress
 ) -> Callable[[Grid], Body | None] | None:
@@ -74,13 +84,9 @@ def _around_coarse_result(
     """
     from napari_seg.inference.body import around
 
-    def locating(stage: str, done: int, total: int) -> None:
-        if stage == "segmenting":
-            report("locating", done, total)
-
     assert settings.bundle.coarse is not None
     margin_mm = settings.bundle.coarse.margin_mm
-    found = segment_scan(volume, read_coarse(settings.bundle), settings.options.of_coarse_pass(), locating)
+    found = segment_scan(volume, read_coarse(settings.bundle), settings.options.of_coarse_pass(), locating(report))
     settings.notices.extend(notice for notice in found.notices if notice.code.startswith("environment."))
     if not found.array.any():
         return settings.body_in

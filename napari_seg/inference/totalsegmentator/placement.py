@@ -103,11 +103,6 @@ class Placement:
             into[number] = plane
         return result
 
-    @property
-    def back_bytes(self) -> int:
-        """Memory in bytes of a label map on the grid of the scan, in the smallest type."""
-        return prod(self.scan_grid.shape)
-
 
 def header_spacing(affine: NDArray[np.float64]) -> tuple[float, float, float]:
     """Return the voxel size of an affine in the precision of a NIfTI header, on which rounding and equality depend."""

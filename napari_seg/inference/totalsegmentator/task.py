@@ -23,7 +23,7 @@ from napari_seg.bundles.totalsegmentator.task import Part, RoughCrop, TaskBundle
 from napari_seg.errors import Notice
 from napari_seg.inference.fitness import check_fit, task_doubts
 from napari_seg.inference.options import SegmentOptions
-from napari_seg.inference.scan import segment_scan
+from napari_seg.inference.scan import locating, segment_scan
 from napari_seg.inference.totalsegmentator import steps
 from napari_seg.inference.totalsegmentator.placement import Box, Placement, box_around, header_spacing
 from napari_seg.memory import check_fits, limited_to, resident_bytes
@@ -148,11 +148,7 @@ def _look(
         return None
     log.info("%s: looking for %s first, by %s", bundle.name, _listed(crop.structures), rough.name)
 
-    def locating(stage: str, done: int, total: int) -> None:
-        if stage == "segmenting":
-            report("locating", done, total)
-
-    found = segment_task(volume, rough, _of_rough(options), locating, run_part)
+    found = segment_task(volume, rough, _of_rough(options), locating(report), run_part)
     mask = _mask(found, crop.structures)
     notices = tuple(notice for notice in found.notices if notice.code.startswith("environment."))
     return _Look(crop.structures, box_around(mask, volume.grid, crop.margin_mm), found, notices)
