@@ -1,4 +1,4 @@
-"""What a bundle is: plain data that `read.py` reads from disk, whatever kind of bundle it is."""
+"""The dataclass `Bundle`: plain data that `read.py` reads from disk, whatever kind of bundle it is."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ WindowLayout = Literal["fewest", "even", "bundle"]
 """Ways to lay windows over a scan."""
 
 MatchMode = Literal["auto", "exact", "fast"]
-"""Whether a model gives the labels of its own program."""
+"""Ways to run a model: as its own program does, or faster."""
 
 
 def _about(

@@ -24,7 +24,7 @@ from napari_seg.formats.atomic import atomic_file
 log = logging.getLogger(__name__)
 
 _PREFIXES = ("module.", "_orig_mod.")
-"""What wrappers for several GPUs and for compiled networks put before names."""
+"""Prefixes that wrappers for several GPUs and for compiled networks put before names."""
 
 _MAX_HEADER = 2**25
 

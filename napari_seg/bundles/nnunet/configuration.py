@@ -100,7 +100,7 @@ class Configuration:
 
     @property
     def is_2d(self) -> bool:
-        """Whether the network sees slices: planes across the first axis."""
+        """True if the network sees slices: planes across the first axis."""
         return len(self.patch_size) == 2
 
     @property
@@ -111,7 +111,7 @@ class Configuration:
 
     @property
     def is_reoriented(self) -> bool:
-        """Whether nnU-Net's reader brings images to RAS before anything else."""
+        """True if nnU-Net's reader brings images to RAS before anything else."""
         return self.reader.endswith("WithReorient")
 
 

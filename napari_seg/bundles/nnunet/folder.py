@@ -1,4 +1,4 @@
-"""Where the models of nnU-Net lie on disk, found by content: any folder with plans.json, dataset.json and folds.
+"""Folders of nnU-Net's models on disk, found by content: any folder with plans.json, dataset.json and folds.
 
 nnU-Net writes <results>/<data set>/<trainer>__<plans>__<configuration>/fold_<n>/checkpoint_final.pth; models
 that people pass on may have other names.

@@ -13,7 +13,7 @@ from napari_seg.bundles.nnunet.configuration import NnunetBundle
 from napari_seg.bundles.spec import Bundle
 
 PREFIX = "totalsegmentator:"
-"""What the name of a task begins with, where models of all kinds are named."""
+"""Prefix of a task's name where models of all kinds are named."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where a task looks: the part of a scan that its models are shown, on which grid, and the way back to the scan."""
+"""Place where a task looks: the part of a scan that its models are shown, on which grid, and the way back to the scan."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def _image(volume: Volume, placement: Placement, bundle: TaskBundle, options: Se
 
 @dataclass(frozen=True, eq=False)
 class _Look:
-    """What a coarser task found.
+    """Result of a coarser task.
 
     Attributes:
         structures: names of the structures that were looked for.

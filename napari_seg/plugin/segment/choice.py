@@ -55,7 +55,7 @@ class StructureChoice:
 
     @property
     def summary(self) -> str:
-        """What is chosen, as text for the user."""
+        """The choice, as text for the user."""
         count = sum(segment.name in self.chosen for segment in self.segments)
         if self.words and len(self.shown) < len(self.segments):
             return f"{count} of {len(self.segments)} chosen; {len(self.shown)} shown"

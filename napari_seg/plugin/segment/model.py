@@ -118,12 +118,12 @@ class SegmentModel:
 
     @property
     def offers_match(self) -> bool:
-        """Whether the selected bundle has a program of its own, whose labels it may give exactly."""
+        """True if the selected bundle has a program of its own, whose labels it may give exactly."""
         return self.bundle is not None and self.bundle.kind != "monai"
 
     @property
     def offers_structures(self) -> bool:
-        """Whether the selected bundle has structures to choose from."""
+        """True if the selected bundle has structures to choose from."""
         return self.bundle is not None and len(self.bundle.segments) > 1
 
     @property
