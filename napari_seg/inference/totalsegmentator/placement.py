@@ -1,4 +1,4 @@
-"""Place where a task looks: the part of a scan that its models are shown, on which grid, and the way back to the scan."""
+"""Place where a task looks: the part of a scan that its models are shown, on which grid, and the way back."""
 
 from __future__ import annotations
 
