@@ -305,7 +305,7 @@ def test_pictures_have_two_dimensions_and_a_page_of_their_own(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
     plan_bundle(pictures, tmp_path / "out", Choices())
     page = (tmp_path / "out" / "docs" / "README.md").read_text()
-    assert "napari-seg predict IMAGE --bundle" in page
+    assert "napari-seg predict IMAGE --model" in page
     assert "monai.bundle run inference" in page
 
 
