@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
 from typing import Any, Literal
 
 import numpy as np
@@ -100,8 +99,8 @@ class Grid:
     @property
     def orientation(self) -> str:
         """Patient direction nearest to each index axis, such as "RAS" or "LPS"."""
-        world_axes, signs = self._nearest_world_axes()
-        return "".join(_AXIS_CODES[axis][sign > 0] for axis, sign in zip(world_axes, signs, strict=True))
+        axes, flips = self.patient_axes()
+        return "".join(_AXIS_CODES[axes.index(n)][not flips[axes.index(n)]] for n in range(3))
 
     @property
     def voxel_ml(self) -> float:
@@ -201,24 +200,33 @@ class Grid:
             raise InputError(
                 "geometry.orientation", f"found {orientation!r}; expected three letters such as RAS or LPS"
             )
-        world_axes, signs = self._nearest_world_axes()
+        axes, flips = self.patient_axes()
         affine = np.eye(4)
         affine[:3, 3] = self.affine[:3, 3]
         shape = []
-        for column, (world_axis, letter) in enumerate(zip(letter_axes, orientation.upper(), strict=True)):
-            axis = world_axes.index(world_axis)
+        for column, (patient_axis, letter) in enumerate(zip(letter_axes, orientation.upper(), strict=True)):
+            axis = axes[patient_axis]
             shape.append(self.shape[axis])
             affine[:3, column] = self.affine[:3, axis]
-            if signs[axis] != (1 if letter == _AXIS_CODES[world_axis][1] else -1):
+            if flips[patient_axis] == (letter == _AXIS_CODES[patient_axis][1]):
                 affine[:3, 3] += affine[:3, column] * (self.shape[axis] - 1)
                 affine[:3, column] *= -1
         return Grid((shape[0], shape[1], shape[2]), affine)
 
-    def _nearest_world_axes(self) -> tuple[list[int], list[int]]:
-        """Return, for each index axis, the nearest world axis, each used once, and the sign of the direction."""
-        directions = self.directions
-        best = max(permutations(range(3)), key=lambda order: sum(abs(directions[w, n]) for n, w in enumerate(order)))
-        return list(best), [1 if directions[w, n] >= 0 else -1 for n, w in enumerate(best)]
+    def patient_axes(self) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+        """Return the index axis nearest to x, y and z, and whether it is reversed.
+
+        On an oblique grid, the index axis that is nearest to a patient axis chooses first, as in nibabel, which MONAI,
+        nnU-Net and TotalSegmentator follow.
+        """
+        u, _, v = np.linalg.svd(self.directions)
+        rotation = u @ v
+        axes, flips = [0, 0, 0], [False, False, False]
+        for axis in np.argsort((-(rotation**2)).min(axis=0), kind="stable"):
+            patient_axis = int(np.argmax(np.abs(rotation[:, axis])))
+            axes[patient_axis], flips[patient_axis] = int(axis), bool(rotation[patient_axis, axis] < 0)
+            rotation[patient_axis] = 0
+        return (axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2])
 
 
 def index_affine(source: Grid, target: Grid) -> NDArray[np.float64]:

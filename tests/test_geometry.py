@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel
 import numpy as np
 import pytest
 from phantoms import ORIENTATIONS, rotation
@@ -86,6 +87,18 @@ def test_reoriented_holds_the_same_voxels(orientation: str) -> None:
     spot = np.unravel_index(int(np.flatnonzero(there.ravel() == 123)[0]), there.shape)
     np.testing.assert_allclose(turned.to_world(spot), grid.to_world(np.unravel_index(123, grid.shape)), atol=1e-9)
     np.testing.assert_array_equal(resample(there, turned, grid), array)
+
+
+def test_axes_of_any_rotation_are_those_of_nibabel() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        affine = np.eye(4)
+        affine[:3, :3] = np.linalg.qr(random.normal(size=(3, 3)))[0] * random.uniform(0.5, 3, 3)
+        canonical = nibabel.as_closest_canonical(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.uint8), affine))
+        turned = Grid((4, 5, 6), affine).reoriented("RAS")
+        assert turned.shape == canonical.shape
+        assert np.allclose(turned.affine, canonical.affine)
+        assert turned.orientation == "RAS"
 
 
 def test_reoriented_refuses_letters_that_are_no_orientation() -> None:

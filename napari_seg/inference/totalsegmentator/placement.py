@@ -49,7 +49,7 @@ class Placement:
         """
         part: Box = box or (slice(0, scan_grid.shape[0]), slice(0, scan_grid.shape[1]), slice(0, scan_grid.shape[2]))
         grid = scan_grid.box([one.start for one in part], [one.stop for one in part])
-        axes, flips = _closest_canonical(grid)
+        axes, flips = grid.patient_axes()
         affine = np.eye(4)
         affine[:3, :3] = grid.affine[:3, axes] * np.where(flips, -1, 1)
         first = [grid.shape[axis] - 1 if flip else 0 for axis, flip in zip(axes, flips, strict=True)]
@@ -143,18 +143,3 @@ def _whole_type(dtype: np.dtype) -> np.dtype:
     is_small = dtype.kind in "iu" and np.can_cast(dtype, np.int32)
     return dtype if is_small else np.dtype(np.int32)
 
-
-def _closest_canonical(grid: Grid) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
-    """Return the index axis nearest to x, y and z, and whether it is reversed, for an oblique grid as nibabel decides.
-
-    The index axis that is nearest to a patient axis chooses first, unlike in `Grid.reoriented`, which minimises the sum
-    of all angles.
-    """
-    u, _, v = np.linalg.svd(grid.directions)
-    rotation = u @ v
-    axes, flips = [0, 0, 0], [False, False, False]
-    for axis in np.argsort((-(rotation**2)).min(axis=0), kind="stable"):
-        patient_axis = int(np.argmax(np.abs(rotation[:, axis])))
-        axes[patient_axis], flips[patient_axis] = int(axis), bool(rotation[patient_axis, axis] < 0)
-        rotation[patient_axis] = 0
-    return (axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2])
