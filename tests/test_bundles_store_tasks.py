@@ -15,7 +15,7 @@ from napari_seg.bundles.places import store_root
 from napari_seg.bundles.store.folders import parts_folder
 from napari_seg.bundles.store.installed import disk_use, remove, verify
 from napari_seg.bundles.store.licence import Licence
-from napari_seg.bundles.store.tasks import add_task, installed_tasks, read_task_record, remove_task, verify_task
+from napari_seg.bundles.store.tasks import add_task, read_task_record, remove_task, verify_task
 from napari_seg.bundles.totalsegmentator import table
 from napari_seg.bundles.totalsegmentator.table import parts_needed, task_of, weights_of
 from napari_seg.errors import Cancelled, NapariSegError
@@ -92,7 +92,7 @@ def test_all_models_of_a_task_and_of_its_crop_are_fetched(web: Web) -> None:
     ]
     assert {stage for stage, _, _ in steps} == {"downloading"}
     assert [done for _, done, _ in steps] == sorted(done for _, done, _ in steps)
-    assert installed_tasks() == ["liver_vessels"]
+    assert list(read_task_record().tasks) == ["liver_vessels"]
     assert not list(parts_folder().iterdir())
     assert verify_task("liver_vessels") == []
     assert disk_use()["totalsegmentator"] > 0
@@ -165,11 +165,11 @@ def test_a_stopped_download_goes_on_where_it_was(web: Web) -> None:
 
     with pytest.raises(Cancelled):
         add_task("liver_vessels", accept_licence=yes, progress=stop)
-    assert installed_tasks() == []
+    assert list(read_task_record().tasks) == []
     before = len(web.requests)
     add_task("liver_vessels", accept_licence=refuse, progress=lambda *_: None)
     assert {path for path, _, _ in web.requests[before:]} <= {second}
-    assert installed_tasks() == ["liver_vessels"]
+    assert list(read_task_record().tasks) == ["liver_vessels"]
 
 
 def test_another_zip_than_at_the_first_time_is_refused(web: Web) -> None:

@@ -54,3 +54,15 @@ def test_an_empty_result_with_notices_still_gives_a_picture(tmp_path: Path) -> N
     result = Segmentation(np.zeros(grid.shape, np.uint8), grid, (), notices=(Notice("a.b", "long " * 60),))
     draw_overlay(Volume(np.zeros((1, 8, 8, 8), np.uint8), grid), result, tmp_path / "x.png")
     assert Image.open(tmp_path / "x.png").size[1] > 60
+
+
+def test_many_structures_are_shown_together_above_their_names(tmp_path: Path) -> None:
+    grid = Grid((40, 30, 20), np.diag([1.0, 1, 2, 1]))
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 101, grid.shape).astype(np.uint8)
+    table = tuple(Segment(n, f"structure_{n}", (n, 255 - n, 50)) for n in range(1, 101))
+    draw_overlay(Volume(np.zeros((1, *grid.shape), np.uint8), grid), Segmentation(labels, grid, table), tmp_path / "x.png")
+    picture = np.asarray(Image.open(tmp_path / "x.png"))
+    assert picture.shape[0] < 2200
+    shown = {tuple(color) for color in picture.reshape(-1, 3)}
+    assert {segment.color for segment in table} <= shown

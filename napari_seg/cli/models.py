@@ -105,6 +105,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    from napari_seg.bundles.places import kept_folder
     from napari_seg.bundles.read import find_bundles
     from napari_seg.bundles.store.installed import disk_use, installed_as
 
@@ -122,8 +123,12 @@ def _list(arguments: argparse.Namespace) -> int:
         elif name := installed_as(bundle):
             print(f"  installed as: {name} ({_in_words(use.get(name.partition(':')[0], 0))})")
     if use:
-        left = f", {_in_words(use['.part'])} of it by unfinished downloads" if ".part" in use else ""
-        print(f"installed models take {_in_words(sum(use.values()))}{left}")
+        print(f"installed models take {_in_words(sum(use.values()))}")
+        if ".part" in use:
+            print(f"  of it unfinished downloads: {_in_words(use['.part'])}")
+        if ".weights" in use:
+            print(f"  of it weights read from nnU-Net's checkpoints: {_in_words(use['.weights'])}, safe to delete in")
+            print(f"    {one_line(kept_folder(), MAX_LINE)}")
     return ExitCode.DONE
 
 

@@ -22,7 +22,11 @@ PANEL_PIXELS = 300
 MAX_FIELD_MM = 110.0
 """Largest field of view of a panel; a smaller scan is shown whole."""
 
-_MARGIN, _CAPTION = 8, 26
+MAX_ROWS = 12
+"""Structures that have a row of their own in a preview."""
+
+_ROWS_OF_ALL, _NAME_COLUMNS = 4, 3
+_MARGIN, _CAPTION, _LINE = 8, 26, 18
 _BACKGROUND, _TEXT, _ALARM = (17, 17, 19), (235, 235, 235), (255, 120, 100)
 
 # plane -> normal axis, (axis to the right, sign), (axis downwards, sign), letters at the left, right, top, bottom
@@ -36,6 +40,8 @@ _PLANES = {
 def draw_overlay(volume: Volume, segmentation: Segmentation, path: Path, title: str = "") -> None:
     """Write a PNG with three planes through each structure in the label map.
 
+    More than `MAX_ROWS` structures are shown together, in planes through the whole of them, above their names.
+
     Args:
         volume: scan (C, I, J, K); the first channel is shown.
         segmentation: segmentation on the same grid.
@@ -44,34 +50,68 @@ def draw_overlay(volume: Volume, segmentation: Segmentation, path: Path, title: 
     """
     volumes = segmentation.volumes_ml()
     found = [s for s in segmentation.segments if volumes[s.label] > 0]
-    field_mm = min(MAX_FIELD_MM, max(volume.grid.size_mm))
     window = _window(volume.array[0])
     notices = [str(notice) for notice in segmentation.notices] + (
         [] if found else ["no structure was found in this scan"]
     )
+    captions = [_caption(segment, volumes, segmentation) for segment in found]
+    views = _views_of_all(segmentation) if len(found) > MAX_ROWS else _views_of_each(volume, segmentation, found)
 
     width = 3 * PANEL_PIXELS + 4 * _MARGIN
     top = 2 * _MARGIN + 24
     lines = [line for notice in notices for line in _wrapped(notice, width - 2 * _MARGIN, _font(13))]
-    height = top + len(found) * (PANEL_PIXELS + _CAPTION + _MARGIN) + len(lines) * 18 + _MARGIN
+    names = -(-len(found) // _NAME_COLUMNS) * _LINE if len(found) > MAX_ROWS else 0
+    row_height = PANEL_PIXELS + _MARGIN + (0 if names else _CAPTION)
+    height = top + len(views) * row_height + names + len(lines) * _LINE + _MARGIN
     sheet = Image.new("RGB", (width, height), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN, _MARGIN), title, fill=_TEXT, font=_font(18))
     y = top
-    centroids = segmentation.centroids_mm()
-    for segment in found:
-        center = centroids[segment.label]
-        draw.rectangle((_MARGIN, y + 5, _MARGIN + 14, y + 19), fill=segment.color)
-        draw.text((_MARGIN + 22, y + 3), _caption(segment, volumes, segmentation), fill=_TEXT, font=_font(15))
-        y += _CAPTION
+    for row, (centers_mm, field_mm) in enumerate(views):
+        if not names:
+            draw.rectangle((_MARGIN, y + 5, _MARGIN + 14, y + 19), fill=found[row].color)
+            draw.text((_MARGIN + 22, y + 3), captions[row], fill=_TEXT, font=_font(15))
         for column, plane in enumerate(_PLANES):
-            panel = _panel(volume, segmentation, center, field_mm, plane, window)
-            sheet.paste(panel, (_MARGIN + column * (PANEL_PIXELS + _MARGIN), y))
-        y += PANEL_PIXELS + _MARGIN
+            panel = _panel(volume, segmentation, centers_mm[column], field_mm, plane, window)
+            sheet.paste(panel, (_MARGIN + column * (PANEL_PIXELS + _MARGIN), y + row_height - PANEL_PIXELS - _MARGIN))
+        y += row_height
+    if names:
+        in_column = names // _LINE
+        for n, (segment, caption) in enumerate(zip(found, captions, strict=True)):
+            left, at = _MARGIN + n // in_column * (PANEL_PIXELS + _MARGIN), y + n % in_column * _LINE
+            draw.rectangle((left, at + 2, left + 11, at + 13), fill=segment.color)
+            draw.text((left + 18, at), caption, fill=_TEXT, font=_font(12))
+        y += names
     for line in lines:
         draw.text((_MARGIN, y), line, fill=_ALARM, font=_font(13))
-        y += 18
+        y += _LINE
     sheet.save(path, format="PNG")
+
+
+_View = tuple[list[NDArray[np.float64]], float]
+"""Centres of the three panels of a row in mm, RAS+, and the field of view of each in mm."""
+
+
+def _views_of_each(volume: Volume, segmentation: Segmentation, segments: Sequence[Segment]) -> list[_View]:
+    """Return one row for each structure, through its centroid."""
+    field_mm = min(MAX_FIELD_MM, max(volume.grid.size_mm))
+    centroids = segmentation.centroids_mm()
+    return [([centroids[segment.label]] * len(_PLANES), field_mm) for segment in segments]
+
+
+def _views_of_all(segmentation: Segmentation) -> list[_View]:
+    """Return rows that show all structures, in planes at equal distances through them."""
+    lines = [segmentation.array.any(axis=others) for others in ((1, 2), (0, 2), (0, 1))]
+    ends = [np.flatnonzero(line)[[0, -1]] for line in lines]
+    corners = segmentation.grid.to_world(np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(8, 3))
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    axes = np.arange(3)
+    normals = [normal_axis for normal_axis, *_ in _PLANES.values()]
+    views = []
+    for fraction in np.arange(1, _ROWS_OF_ALL + 1) / (_ROWS_OF_ALL + 1):
+        point = low + fraction * (high - low)
+        views.append(([np.where(axes == axis, point, (low + high) / 2) for axis in normals], 1.1 * float(max(high - low))))
+    return views
 
 
 def draw_comparison(volume: Volume | None, prediction: Segmentation, reference: Segmentation) -> Image.Image:
@@ -144,13 +184,16 @@ def _paint(
             _ALARM, np.float32
         )
         pixels[(reference_labels > 0) & _edges(reference_labels)] = 255
-    edge = _edges(labels)
+    is_shown = np.zeros(int(labels.max()) + 1, np.bool_)
+    colors = np.zeros((len(is_shown), 3), np.float32)
     for segment in segments:
-        inside = labels == segment.label
-        color = np.array(segment.color, dtype=np.float32)
-        if reference_labels is None:
-            pixels[inside] = 0.75 * pixels[inside] + 0.25 * color
-        pixels[inside & edge] = color
+        if segment.label < len(is_shown):
+            is_shown[segment.label], colors[segment.label] = True, segment.color
+    inside = is_shown[labels]
+    if reference_labels is None:
+        pixels[inside] = 0.75 * pixels[inside] + 0.25 * colors[labels[inside]]
+    border = inside & _edges(labels)
+    pixels[border] = colors[labels[border]]
 
 
 def _caption(segment: Segment, volumes: dict[int, float], segmentation: Segmentation) -> str:

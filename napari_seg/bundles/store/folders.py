@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from napari_seg.bundles.places import store_root
+from napari_seg.bundles.places import kept_folder, store_root
 from napari_seg.errors import StoreError
 from napari_seg.formats.atomic import not_written
 
@@ -103,6 +103,15 @@ def delete(folder: Path) -> int:
     hidden.parent.mkdir(parents=True, exist_ok=True)
     folder.rename(hidden)
     shutil.rmtree(hidden)
+    return size
+
+
+def delete_kept(digests: Iterable[str]) -> int:
+    """Remove the weights that were kept of checkpoints with these digests, and return their size."""
+    kept = [path for path in (kept_folder() / f"{one}.safetensors" for one in digests) if path.is_file()]
+    size = sum(path.stat().st_size for path in kept)
+    for path in kept:
+        path.unlink()
     return size
 
 

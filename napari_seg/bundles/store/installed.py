@@ -3,6 +3,7 @@
     <store>/<name>/                 the bundle, as `spec.py` reads it and as its source has it
     <store>/.records/<name>.json    its record: source, revision, digests, licence, date
     <store>/.part/<name>-<key>/     what a stopped `add` has fetched so far; the next one goes on from there
+    <store>/.weights/               weights of checkpoints of nnU-Net, kept as tensors alone
     <store>/licences.json           which licences the user accepted
 
 A model moves into place by one rename, after everything about it is verified. Nothing of a bundle runs here.
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_seg.bundles.nnunet.folder import find_trainings
-from napari_seg.bundles.places import store_root
+from napari_seg.bundles.places import kept_folder, store_root
 from napari_seg.bundles.read import read_bundle, read_bundles
 from napari_seg.bundles.spec import METADATA, Bundle
 from napari_seg.bundles.store.fetch import fetch
@@ -30,6 +31,7 @@ from napari_seg.bundles.store.folders import (
     Damage,
     damages,
     delete,
+    delete_kept,
     digests_of,
     locked,
     move,
@@ -193,6 +195,7 @@ def remove(name: str) -> int:
             with locked(part, name):
                 freed += delete(part)
         for root in roots:
+            freed += delete_kept(read_record(name).digests.values())
             forget(root)
             freed += delete(root)
         _record_file(name).unlink(missing_ok=True)
@@ -230,12 +233,13 @@ def read_record(name: str) -> Record:
 
 
 def disk_use() -> dict[str, int]:
-    """Return the bytes on disk of each installed model, and of what stopped downloads left as ".part".
+    """Return the bytes on disk of each installed model, and of what else the store holds.
 
-    The models of TotalSegmentator's tasks, which share some, count together as "totalsegmentator".
+    The models of TotalSegmentator's tasks, which share some, count together as "totalsegmentator", what stopped
+    downloads left as ".part", and the weights that were kept of nnU-Net's checkpoints as ".weights".
     """
     use = {root.name: size_of(root) for root in _roots()}
-    others = {own_folder().name: size_of(own_folder()), ".part": size_of(parts_folder())}
+    others = {path.name: size_of(path) for path in (own_folder(), parts_folder(), kept_folder())}
     return use | {name: size for name, size in others.items() if size}
 
 

@@ -24,6 +24,7 @@ from napari_seg.bundles.store.folders import (
     Damage,
     damages,
     delete,
+    delete_kept,
     digests_of,
     locked,
     move,
@@ -143,8 +144,7 @@ def remove_task(name: str) -> int:
             for folder in _folders_of(task):
                 # what was copied there by hand stays
                 if int(folder.name[7:10]) not in kept and folder.name in record.weights:
-                    freed += delete(folder)
-                    record.weights.pop(folder.name, None)
+                    freed += delete_kept(record.weights.pop(folder.name).values()) + delete(folder)
             _write(record)
     return freed
 
@@ -178,11 +178,6 @@ def licence_of(task: Task) -> Licence:
     text = f"Weights of {model} (Wasserthal et al., {_ADDRESS})\nLicence: {task.licence}"
     lines = (text, _LICENCES.get(task.licence, ""), note_of(task) if kind != "open" else "")
     return Licence(model, task.licence, kind, "\n".join(filter(None, lines)))
-
-
-def installed_tasks() -> list[str]:
-    """Return the names of the tasks that were installed in the store."""
-    return list(read_task_record().tasks)
 
 
 def read_task_record() -> TaskRecord:

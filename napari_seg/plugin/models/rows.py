@@ -136,7 +136,9 @@ def find_rows(folders: Sequence[Path]) -> list[ModelRow]:
     bundles, _ = find_bundles(folders)  # the panel shows the faults
     rows = [_row_of(bundle, store, use) for bundle in bundles]
     readable = {row.name.partition(":")[0] for row in rows if row.place == "installed"}
-    for name in sorted(set(use) - readable - {".part", own_folder().name}):
+    for name in sorted(set(use) - readable - {own_folder().name}):
+        if name.startswith("."):  # the store's own folders
+            continue
         try:
             rows.append(_row_of(read_bundle(store / name), store, use))
         except BundleError as error:
