@@ -219,7 +219,8 @@ def agreement(ours: dict[str, NDArray], theirs: dict[str, NDArray]) -> dict[str,
     """Return the share of equal voxels and the Dice of all scans together, of each structure and the lowest."""
     equal = sum(int((ours[case] == theirs[case]).sum()) for case in theirs) / sum(one.size for one in theirs.values())
     scores = []
-    for label in sorted({int(label) for one in theirs.values() for label in np.unique(one)} - {0}):
+    found = [np.unique(one) for one in (*ours.values(), *theirs.values())]
+    for label in sorted({int(label) for one in found for label in one} - {0}):
         both = sum(int(((ours[case] == label) & (theirs[case] == label)).sum()) for case in theirs)
         sizes = sum(int((ours[case] == label).sum() + (theirs[case] == label).sum()) for case in theirs)
         scores.append(2 * both / sizes)

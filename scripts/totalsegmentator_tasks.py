@@ -143,7 +143,6 @@ def task_of(name: str, base: str, settings: dict[str, Any], plans: str, maps: Si
         "parts": parts,
         "overlap": 0.2 if is_total else 0.5,
         "crop": crop,
-        "robust_crop": "total_fast" if crop and crop["task"] == "total_fastest" else "",
         "subset_task": ("total_mr_fast" if base == "total_mr" else "total_fastest") if is_total else "",
         "auxiliary": sorted(maps.class_map.get(f"{base}_auxiliary", {})),
         "body": base == "body",

@@ -71,7 +71,6 @@ def test_the_structures_of_a_crop_are_those_of_its_task() -> None:
         if task.crop:
             names = {segment.name for segment in structures_of(task_of(task.crop.task))}
             assert {*task.crop.structures, *task.remove_outside} <= names
-        assert task.robust_crop in ("", *tasks())
         assert task.subset_task in ("", *tasks())
 
 

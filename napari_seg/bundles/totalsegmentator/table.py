@@ -147,7 +147,7 @@ def _segment(label: int, name: str) -> Segment:
 
 def _task(one: dict[str, Any]) -> Task:
     crop = one["crop"]
-    simple = ("name", "modality", "overlap", "robust_crop", "subset_task", "body", "licence", "licence_kind")
+    simple = ("name", "modality", "overlap", "subset_task", "body", "licence", "licence_kind")
     return Task(
         **{key: one[key] for key in simple},
         spacing_mm=_triple(one["spacing_mm"]) if one["spacing_mm"] else None,

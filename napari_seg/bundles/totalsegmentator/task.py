@@ -64,7 +64,6 @@ class Task:
         parts: its models; where several label a voxel, the last one counts.
         overlap: fraction of a window that the next one repeats.
         crop: where it looks; None: at the whole scan.
-        robust_crop: task that finds where it looks, if the user requires the slower and safer one; "" if none.
         auxiliary: labels that are removed from the result.
         body: whether the body's own steps follow: the largest piece of the trunk, no small pieces of the extremities.
         steps: names of further steps on the label map: "vertebrae_pp" on the grid of the models, "vertebrae_pp_refined"
@@ -83,7 +82,6 @@ class Task:
     parts: tuple[Part, ...]
     overlap: float = 0.5
     crop: RoughCrop | None = None
-    robust_crop: str = ""
     auxiliary: tuple[int, ...] = ()
     body: bool = False
     steps: tuple[str, ...] = ()
