@@ -107,6 +107,10 @@ class CohortProgress:
         self._bars.update(self._step, completed=done, total=total)
 
 
+_FEW_STRUCTURES = 20
+"""Structures of a scan that are all listed, found or not."""
+
+
 def print_results(results: Sequence[CaseResult]) -> None:
     """Print a table of the finished scans with volumes in ml, then one line for each notice and each failure."""
     from rich.markup import escape
@@ -121,7 +125,11 @@ def print_results(results: Sequence[CaseResult]) -> None:
             table.columns[column].justify = "right"
         for result in done:
             with_notice = {notice.segment for notice in result.notices if notice.code != "result.islands"}
-            for row, (name, volume_ml) in enumerate(result.volumes_ml.items()):
+            listed = result.volumes_ml
+            if len(listed) > _FEW_STRUCTURES:
+                listed = {name: volume_ml for name, volume_ml in listed.items() if volume_ml}
+            absent = len(result.volumes_ml) - len(listed)
+            for row, (name, volume_ml) in enumerate(listed.items()):
                 confidence = result.confidence.get(name)
                 table.add_row(
                     "" if row else escape(result.name),
@@ -129,8 +137,11 @@ def print_results(results: Sequence[CaseResult]) -> None:
                     f"{volume_ml:.2f}",
                     "" if confidence is None else f"{confidence:.2f}",
                     "doubtful" if name in with_notice else "",
-                    end_section=row == len(result.volumes_ml) - 1,
+                    end_section=row == len(listed) - 1 and not absent,
                 )
+            if absent:
+                name = "" if listed else escape(result.name)
+                table.add_row(name, f"{absent} others not found", "0.00", "", "", end_section=True)
         console.print(table)
     for result in done:
         for notice in result.notices:
