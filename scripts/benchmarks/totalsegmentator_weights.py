@@ -1,11 +1,12 @@
 """Weights for TotalSegmentator's tasks, made here: small networks that find structures, or full size ones for time.
 
     python scripts/benchmarks/totalsegmentator_weights.py --data ct_body --home small
-    python scripts/benchmarks/totalsegmentator_weights.py --home full --shapes full
+    python scripts/benchmarks/totalsegmentator_weights.py --data ct_body --home full --shapes full
 
 The folders are those that TotalSegmentator 2.18 and napari-seg look for below TOTALSEG_HOME_DIR. Small networks are
 trained for minutes on one CT with labels and one MR image, so what they find is no anatomy that counts: what counts is
-that both programs find the same. Models on the same grid share their first steps. All is seeded.
+that both programs find the same. Networks of the published size hold a narrow trained one and zeros: they cost as much
+as the published ones and find what the narrow one finds. Models on the same grid share their first steps. All is seeded.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,15 @@ CYSTS = {2: 1, 3: 2, 5: 3, 1: 4, 20: 5}
 FULL_PATCH, FULL_STAGES, FULL_FEATURES = (128, 128, 128), 6, 32
 """Window, stages and features of the published networks."""
 
+NARROW_PATCH, NARROW_FEATURES = (64, 64, 64), 8
+"""Window and features of the network that is trained for one of the published size."""
+
 
 def main() -> None:
     """Make the models of all grids, or of those that the command names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, required=True, help="folder for TOTALSEG_HOME_DIR")
-    parser.add_argument("--data", type=Path, help="folder with example_ct_sm, example_seg and example_mr_sm")
+    parser.add_argument("--data", type=Path, required=True, help="folder with example_ct_sm, example_seg, example_mr_sm")
     parser.add_argument("--shapes", choices=("small", "full"), default="small")
     parser.add_argument("--tasks", nargs="+", help="only the grids of these tasks")
     parser.add_argument("--effort", type=float, default=1, help="factor for all numbers of steps")
@@ -86,12 +90,7 @@ def main() -> None:
     for grid in GRIDS:
         if args.tasks and not set(args.tasks) & set(grid.tasks):
             continue
-        if args.shapes == "full":
-            make_full(grid, args.home)
-        elif args.data is None:
-            parser.error("--data is needed for small networks")
-        else:
-            make_small(grid, args.data, args.home, args.effort)
+        make_models(grid, args.data, args.home, args.effort, is_full=args.shapes == "full")
 
 
 @dataclass(frozen=True)
@@ -137,20 +136,8 @@ def models_of(task: str) -> list[Model]:
     ]
 
 
-def make_full(grid: Grid, home: Path) -> None:
-    """Write models of a grid with the sizes of the published networks and random weights."""
-    import torch
-
-    for model in (model for task in grid.tasks for model in models_of(task)):
-        arguments = architecture(FULL_STAGES, FULL_FEATURES, 320, convolutions=2)
-        torch.manual_seed(SEED + model.number)
-        network = build(arguments, model.channels)
-        intensities = {"mean": 0.0, "std": 400.0, "percentile_00_5": -1000.0, "percentile_99_5": 1000.0}
-        write(home, model, grid, FULL_PATCH, arguments, intensities, network)
-
-
-def make_small(grid: Grid, data: Path, home: Path, effort: float) -> None:
-    """Train the models of a grid and write them."""
+def make_models(grid: Grid, data: Path, home: Path, effort: float, is_full: bool) -> None:
+    """Train the models of a grid and write them, those of the published size with zeros around what was trained."""
     import torch
 
     torch.manual_seed(SEED)
@@ -159,9 +146,14 @@ def make_small(grid: Grid, data: Path, home: Path, effort: float) -> None:
     scan, labels = training_data(grid, data)
     image, intensities = normalised(scan, labels, grid.modality)
     maps = [labels_of(model, labels) for model in models]
-    arguments = architecture(4, grid.features, 8 * grid.features, convolutions=1)
+    features, patch = grid.features, grid.patch
+    arguments = written = architecture(4, features, 8 * features, convolutions=1)
+    if is_full:
+        features, patch, grid = NARROW_FEATURES, FULL_PATCH, replace(grid, patch=NARROW_PATCH)
+        written = architecture(FULL_STAGES, FULL_FEATURES, 10 * FULL_FEATURES, convolutions=2)
+        arguments = architecture(FULL_STAGES, features, 10 * features, convolutions=2)
     trunk = build(arguments, 2)
-    heads = [torch.nn.Conv3d(grid.features, model.channels, 1) for model in models]
+    heads = [torch.nn.Conv3d(features, model.channels, 1) for model in models]
     train(trunk, heads, image, maps, grid, round(grid.steps * effort))
     shared = {name: value.clone() for name, value in trunk.state_dict().items()}
     for model, head, label in zip(models, heads, maps, strict=True):
@@ -171,7 +163,7 @@ def make_small(grid: Grid, data: Path, home: Path, effort: float) -> None:
         weights = {name: value for name, value in trunk.state_dict().items() if "seg_layers" not in name}
         network.load_state_dict(weights, strict=False)
         network.decoder.seg_layers[-1].load_state_dict(head.state_dict())
-        write(home, model, grid, grid.patch, arguments, intensities, network)
+        write(home, model, grid, patch, written, intensities, widened(network, written, model.channels))
         print(f"{model.folder}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
 
 
@@ -204,6 +196,27 @@ def build(arguments: dict[str, Any], channels: int) -> Any:
     network = PlainConvUNet(1, num_classes=channels, deep_supervision=False, **{**arguments, **classes})
     network.apply(network.initialize)
     return network
+
+
+def widened(network: Any, arguments: dict[str, Any], channels: int) -> Any:
+    """Return a wider network of the same kind that computes the same; what it has in addition is zero."""
+    import torch
+
+    wide = build(arguments, channels)
+    narrow = network.state_dict()
+    weights = {}
+    for name, value in wide.state_dict().items():
+        given, filled = narrow[name], torch.zeros_like(value)
+        if name.startswith("decoder.stages") and given.ndim == 5 and given.shape[1] > given.shape[0]:
+            # features from below, then those of the encoder
+            halves, wide_halves = given.chunk(2, 1), filled.chunk(2, 1)
+        else:
+            halves, wide_halves = (given,), (filled,)
+        for half, into in zip(halves, wide_halves, strict=True):
+            into[tuple(slice(length) for length in half.shape)] = half
+        weights[name] = filled
+    wide.load_state_dict(weights)
+    return wide
 
 
 def training_data(grid: Grid, data: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
