@@ -61,7 +61,8 @@ def test_many_structures_are_shown_together_above_their_names(tmp_path: Path) ->
     random = np.random.default_rng(0)
     labels = random.integers(0, 101, grid.shape).astype(np.uint8)
     table = tuple(Segment(n, f"structure_{n}", (n, 255 - n, 50)) for n in range(1, 101))
-    draw_overlay(Volume(np.zeros((1, *grid.shape), np.uint8), grid), Segmentation(labels, grid, table), tmp_path / "x.png")
+    volume = Volume(np.zeros((1, *grid.shape), np.uint8), grid)
+    draw_overlay(volume, Segmentation(labels, grid, table), tmp_path / "x.png")
     picture = np.asarray(Image.open(tmp_path / "x.png"))
     assert picture.shape[0] < 2200
     shown = {tuple(color) for color in picture.reshape(-1, 3)}

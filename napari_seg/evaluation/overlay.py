@@ -110,7 +110,8 @@ def _views_of_all(segmentation: Segmentation) -> list[_View]:
     views = []
     for fraction in np.arange(1, _ROWS_OF_ALL + 1) / (_ROWS_OF_ALL + 1):
         point = low + fraction * (high - low)
-        views.append(([np.where(axes == axis, point, (low + high) / 2) for axis in normals], 1.1 * float(max(high - low))))
+        centers = [np.where(axes == axis, point, (low + high) / 2) for axis in normals]
+        views.append((centers, 1.1 * float(max(high - low))))
     return views
 
 

@@ -6,7 +6,8 @@
 The folders are those that TotalSegmentator 2.18 and napari-seg look for below TOTALSEG_HOME_DIR. Small networks are
 trained for minutes on one CT with labels and one MR image, so what they find is no anatomy that counts: what counts is
 that both programs find the same. Networks of the published size hold a narrow trained one and zeros: they cost as much
-as the published ones and find what the narrow one finds. Models on the same grid share their first steps. All is seeded.
+as the published ones and find what the narrow one finds. Models on the same grid share their first steps. All is
+seeded.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def main() -> None:
     """Make the models of all grids, or of those that the command names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, required=True, help="folder for TOTALSEG_HOME_DIR")
-    parser.add_argument("--data", type=Path, required=True, help="folder with example_ct_sm, example_seg, example_mr_sm")
+    parser.add_argument("--data", type=Path, required=True, help="folder with TotalSegmentator's test files")
     parser.add_argument("--shapes", choices=("small", "full"), default="small")
     parser.add_argument("--tasks", nargs="+", help="only the grids of these tasks")
     parser.add_argument("--effort", type=float, default=1, help="factor for all numbers of steps")

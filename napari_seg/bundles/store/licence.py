@@ -139,7 +139,8 @@ def read_licence(root: Path, model: str) -> Licence:
     """Return the licence in a bundle's folder; that of a model of nnU-Net may lie with its data set or its zip."""
     texts: dict[str, bytes] = {}
     if is_training(root):
-        named = [root.parent] if re.match(r"Dataset\d{3}_", root.parent.name) else []  # another folder is not the model's
+        # a parent that is no data set, such as a repository, has a licence of its own
+        named = [root.parent] if re.match(r"Dataset\d{3}_", root.parent.name) else []
         above = [root, *named, *(one for one in root.parents if one.parent == store_root().resolve())]
         root = next((one for one in above if any(is_licence_file(path.name) for path in one.iterdir())), root)
     for path in sorted([*root.iterdir(), *(root / "docs").glob("*")]):
