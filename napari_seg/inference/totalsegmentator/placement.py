@@ -142,4 +142,3 @@ def _whole_type(dtype: np.dtype) -> np.dtype:
     """Return the type for values that are truncated to whole numbers, which interpolation keeps in their range."""
     is_small = dtype.kind in "iu" and np.can_cast(dtype, np.int32)
     return dtype if is_small else np.dtype(np.int32)
-
