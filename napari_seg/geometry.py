@@ -370,7 +370,7 @@ def _interpolated(array: NDArray, axis: int, index: NDArray[np.float64], outside
     far: Any
     fraction: Any = (index - lower).astype(dtype).reshape(-1, *[1] * (array.ndim - 1 - axis))
     last = array.shape[axis] - 1
-    before = (slice(None),) * axis  # np.take would first copy all of an array in another memory order
+    before: Any = (slice(None),) * axis  # np.take would first copy all of an array in another memory order
     near, far = (array[(*before, np.clip(n, 0, last))].astype(dtype) for n in (lower, lower + 1))
     if outside is not None:
         for side, n in ((near, lower), (far, lower + 1)):
