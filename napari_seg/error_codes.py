@@ -190,6 +190,16 @@ CODES = {
         "The bundle's own transforms failed on this scan.",
         "Check that the scan is of the kind that the bundle expects; the message shows the cause.",
     ),
+    "bundle.plan": Code(
+        "error",
+        "`--plan nnunet` plans its own U-Net, and another network or size was chosen.",
+        "Leave out `--plan`, or `--network` and `--size`.",
+    ),
+    "bundle.size": Code(
+        "error",
+        "`--size` was given for a network without sizes.",
+        "Leave it out, or train the default network, UNet.",
+    ),
     "bundle.setting": Code(
         "error",
         "A value of `--set` is not one that the configs have, or of another type than theirs.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from PIL import Image
 
 from napari_seg.bundles.read import read_bundle
 from napari_seg.cli.main import main
-from napari_seg.cli.train import _predicting, _print_steps, _value
+from napari_seg.cli.train import _predicting, _print_steps, _print_time, _value
 from napari_seg.formats.channels import read_channels
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.nifti import write_volume
@@ -45,7 +46,35 @@ def test_dry_run_says_what_and_why_and_how(dataset: Path, tmp_path: Path, capsys
     assert output.count("monai.bundle run training") == output.count("monai.bundle run evaluating") == 2
     assert "--fold 1 --folds 2" in output
     assert "--max_minutes 5.0" in output
+    assert "network UNet: channels [32, 64, 128, 256], strides 2" in output
+    assert re.search(r"size    S  +5\.1 million parameters, .* a step  <- planned\nsize    M ", output)
+    assert re.search(r"memory  about [\d.]+ [MG]iB of [\d.]+ [MG]iB that may be used \(", output)
+    assert re.search(r"time    a step takes .*, a validation .*\n +.* steps .* in all for each of 2 folds", output)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_the_minutes_reach_is_said_before_training(capsys: pytest.CaptureFixture) -> None:
+    pace = {"device": "cpu, 2 threads", "step": 30.0, "case": 0.5, "validation": 1.0}
+    settings = {"max_epochs": 100, "val_interval": 10, "batch_size": 2}
+    plan = {
+        "time": pace | {"training_cases": 80, "validation_cases": 10},
+        "settings": {name: {"value": value, "why": ""} for name, value in settings.items()},
+        "choices": {},
+    }
+    _print_time(plan, {"max_minutes": 10})
+    output = capsys.readouterr().out
+    assert "time    a step takes 30 s, a validation 1 s (cpu, 2 threads)\n        18 of 4000 steps 9 min" in output
+    assert (
+        "--max-minutes 10 reaches about 18 of 4000 steps (0.4%): far too few; 8.3 h reach a quarter, 33.3 h" in output
+    )
+    _print_time(plan, {"max_minutes": 10, "max_epochs": 1})
+    assert "18 of 40 steps (45.0%): 21 min reach all" in capsys.readouterr().out
+    _print_time(plan, {"max_epochs": 1})
+    output = capsys.readouterr().out
+    assert "40 steps 20 min, 1 validations 1 s, preparing the cases 45 s: about 21 min in all" in output
+    assert "limit" not in output
+    _print_time({"settings": {}, "choices": {}}, {})  # a folder of an older version
+    assert capsys.readouterr().out == ""
 
 
 def test_wrong_usage_says_what_is_right(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -13,7 +13,7 @@ from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 
-from segnets.data import Split, find_dataset
+from segnets.data import Split, find_dataset, spread
 
 HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "hippocampus"
 
@@ -82,3 +82,9 @@ def test_the_split_of_task04_stays_what_it_was() -> None:
     assert tuple(map(len, parts)) == (166, 21, 21)
     assert parts[0] == [case["image"] for case in training]
     assert parts[1] + parts[2] == [case["image"] for case in rest]
+
+
+def test_some_cases_are_spread_over_all() -> None:
+    cases = [{"name": str(n)} for n in range(10)]
+    assert [case["name"] for case in spread(cases, 4)] == ["0", "2", "5", "7"]
+    assert spread(cases, None) == spread(cases, 10) == spread(cases, 50) == cases

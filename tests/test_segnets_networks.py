@@ -29,6 +29,11 @@ from segnets.unet import UNet
 NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any], tuple[int, ...]]] = {
     "unet": (UNet, {}, (2, 3)),
     "unet_plain": (UNet, {"residual": False}, (2, 3)),
+    "unet_anisotropic": (
+        UNet,
+        {"channels": (4, 8, 8), "strides": (1, (2, 2, 1), 2), "kernels": ((3, 3, 1), 3, 3), "encoder_units": (1, 2, 3)},
+        (3,),
+    ),
     "unet_supervised": (UNet, {"deep_supervision": True}, (3,)),
     "fcn_32s": (FCN, {"variant": "32s"}, (2, 3)),
     "fcn_8s": (FCN, {}, (2, 3)),

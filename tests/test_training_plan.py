@@ -102,6 +102,38 @@ def test_slices_lie_across_the_coarsest_axis() -> None:
     assert plan.settings["patch_size"] == [56, 40]
 
 
+def test_thick_slices_are_turned_within_their_plane() -> None:
+    plan = make_plan(replace(CT, spacings_mm=np.array([[0.8, 5.0, 0.8]] * 10), shapes=CT.shapes[:, [0, 2, 1]]))
+    settings = {name.rpartition("#")[2]: value for name, value in plan.settings.items() if "augmentation" in name}
+    assert settings == {
+        "rotate_range": [0.0, 0.3, 0.0],
+        "scale_range": [0.18, 0.0, 0.18],
+        "shear_range": [0.0, 0.06, 0.0, 0.0, 0.06, 0.0],  # of pairs: the first and the last axis
+        "translate_range": [5, 1, 5],
+    }
+    assert plan.network["strides"][0] == [2, 1, 2]
+    assert plan.network["kernels"][0] == [3, 1, 3]
+    own = {"spatial_augmentation#1#rotate_range": [0.1, 0.1, 0.1]}
+    plan = make_plan(CT, chosen=own)
+    assert "spatial_augmentation#1#rotate_range" not in plan.settings
+    assert not any("augmentation" in name for name in make_plan(MRI).settings)
+
+
+def test_sizes_and_chosen_networks() -> None:
+    assert make_plan(MRI).size == "S"
+    assert make_plan(MRI, device="cuda").size == "M"
+    assert make_plan(MRI, device="cuda").settings["max_epochs"] == 625  # 25000 steps of 40 an epoch
+    large = make_plan(CT, device="cuda", size="L")
+    assert np.prod(large.settings["patch_size"]) > 128**3
+    assert large.network["encoder_units"][:3] == [1, 3, 4]
+    for name in ("network_def#channels", "network_def::strides"):
+        assert make_plan(MRI, chosen={name: [4, 8]}).network == {}
+    assert make_plan(MRI, chosen={"network_def#dropout": 0.1}).network != {}
+    assert make_plan(MRI, network="FCN").network == {}
+    with pytest.raises(BundleError, match=r"bundle\.size: found --size M for FCN"):
+        make_plan(MRI, network="FCN", size="M")
+
+
 def test_what_is_chosen_stands_and_the_rest_follows_from_it() -> None:
     plan = make_plan(MRI, chosen={"spacing_mm": [2, 2, 2], "batch_size": 8, "learning_rate": 0.1})
     assert plan.settings["spacing_mm"] == [2, 2, 2]

@@ -22,7 +22,7 @@ def convolution(
     in_channels: int,
     out_channels: int,
     stride: int | Sequence[int] = 1,
-    kernel_size: int = 3,
+    kernel_size: int | Sequence[int] = 3,
     dilation: int = 1,
     separable: bool = False,
     adn_ordering: str = "NDA",
@@ -37,7 +37,7 @@ def convolution(
         in_channels: number of input channels.
         out_channels: number of output channels.
         stride: stride, for all axes or for each.
-        kernel_size: kernel size of all axes.
+        kernel_size: kernel size, for all axes or for each.
         dilation: atrous rate of all axes.
         separable: use a depthwise convolution, of each channel alone, and then a pointwise one, of kernel 1 (Chollet
             2017, arXiv:1610.02357; Howard 2017, arXiv:1704.04861).
@@ -46,7 +46,7 @@ def convolution(
         act: MONAI's name of the activation.
         dropout: fraction of features dropped in training.
     """
-    is_split = separable and kernel_size > 1
+    is_split = separable and (kernel_size if isinstance(kernel_size, int) else max(kernel_size)) > 1
     last = Convolution(
         spatial_dims,
         in_channels,
@@ -77,7 +77,7 @@ def convolution(
 
 
 class ConvUnit(nn.Module):
-    """Apply convolutions of kernel 3, the first one with the stride, and add a residual shortcut if `residual`.
+    """Apply convolutions, the first one with the stride, and add a residual shortcut if `residual`.
 
     The shortcut averages over the stride before its 1x1 convolution, so that it drops no voxel (He et al. 2019,
     arXiv:1812.01187, ResNet-D).
@@ -94,6 +94,7 @@ class ConvUnit(nn.Module):
         dropout: fraction of features dropped after each convolution in training.
         dilation: atrous rate of the convolutions.
         separable: use depthwise separable convolutions.
+        kernel_size: kernel size of the convolutions, for all axes or for each.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class ConvUnit(nn.Module):
         dropout: float = 0.0,
         dilation: int = 1,
         separable: bool = False,
+        kernel_size: int | Sequence[int] = 3,
     ) -> None:
         super().__init__()
         strides = [stride] * spatial_dims if isinstance(stride, int) else list(stride)
@@ -119,6 +121,7 @@ class ConvUnit(nn.Module):
                     out_channels if n else in_channels,
                     out_channels,
                     1 if n else strides,
+                    kernel_size,
                     dilation=dilation,
                     separable=separable,
                     adn_ordering="N" if residual and n == convs - 1 else "NDA",

@@ -44,7 +44,7 @@ class UNet(nn.Module):
         strides: stride of each level relative to the level above it, of the first relative to the image; one number
             for all levels or one each. With a first stride of 1 the top level has full resolution, and the decoder
             ends there. A level may have one stride per axis, for anisotropic voxels.
-        encoder_convs: number of convolutions per level of the encoder, for all levels or for each.
+        encoder_convs: number of convolutions per unit of the encoder, for all levels or for each.
         decoder_convs: number of convolutions per level of the decoder, for all levels except the bottom or for each.
         residual: use residual units at every level with more than one convolution.
         deep_supervision: in training return a list: the logits, then the logits of the next levels at their own sizes,
@@ -52,9 +52,13 @@ class UNet(nn.Module):
         norm: MONAI's name of the normalisation.
         act: MONAI's name of the activation.
         dropout: fraction of features dropped after each convolution in training.
+        kernels: kernel size of each level's convolutions, for all levels or for each; a level may have one per axis. A
+            kernel of 1 along an axis whose voxels are several times as long mixes nothing across it.
+        encoder_units: number of units per level of the encoder, for all levels or for each.
 
     Raises:
-        ValueError: `strides`, `encoder_convs` or `decoder_convs` do not match the number of levels.
+        ValueError: `strides`, `kernels`, `encoder_convs`, `encoder_units` or `decoder_convs` do not match the number of
+            levels.
     """
 
     def __init__(
@@ -71,40 +75,68 @@ class UNet(nn.Module):
         norm: str | tuple = NORM,
         act: str | tuple = ACT,
         dropout: float = 0.0,
+        kernels: int | Sequence[int | Sequence[int]] = 3,
+        encoder_units: int | Sequence[int] = 1,
     ) -> None:
         super().__init__()
         depth = len(channels)
-        strides, encoder_convs = ([x] * depth if isinstance(x, int) else list(x) for x in (strides, encoder_convs))
+        per_level = {
+            "strides": strides,
+            "kernels": kernels,
+            "encoder_convs": encoder_convs,
+            "encoder_units": encoder_units,
+        }
+        strides, kernels, encoder_convs, encoder_units = (
+            [x] * depth if isinstance(x, int) else list(x) for x in per_level.values()
+        )
         decoder_convs = [decoder_convs] * (depth - 1) if isinstance(decoder_convs, int) else list(decoder_convs)
-        if not depth == len(strides) == len(encoder_convs) == len(decoder_convs) + 1:
+        found = [len(strides), len(kernels), len(encoder_convs), len(encoder_units)]
+        if found != [depth] * 4 or len(decoder_convs) != depth - 1:
             raise ValueError(
-                f"expected one number, or one per level ({depth} in channels), in strides and encoder_convs, "
-                f"and one fewer in decoder_convs; found {len(strides)}, {len(encoder_convs)} and {len(decoder_convs)}"
+                f"expected one number, or one per level ({depth} in channels), in {', '.join(per_level)}, and one "
+                f"fewer in decoder_convs; found {', '.join(map(str, found))} and {len(decoder_convs)}"
             )
         steps = [[s] * spatial_dims if isinstance(s, int) else list(s) for s in strides]
         self.multiple = [prod(axis) for axis in zip(*steps, strict=True)]
         self.deep_supervision = deep_supervision
 
-        def unit(inputs: int, outputs: int, stride: list[int] | int, convs: int) -> ConvUnit:
-            return ConvUnit(spatial_dims, inputs, outputs, stride, convs, residual and convs > 1, norm, act, dropout)
+        def unit(
+            inputs: int, outputs: int, stride: list[int] | int, convs: int, kernel: int | Sequence[int]
+        ) -> ConvUnit:
+            is_residual = residual and convs > 1
+            return ConvUnit(
+                spatial_dims, inputs, outputs, stride, convs, is_residual, norm, act, dropout, kernel_size=kernel
+            )
+
+        def level(
+            inputs: int, outputs: int, stride: list[int], convs: int, kernel: int | Sequence[int], units: int
+        ) -> nn.Module:
+            first = unit(inputs, outputs, stride, convs, kernel)
+            return (
+                first
+                if units == 1
+                else nn.Sequential(first, *(unit(outputs, outputs, 1, convs, kernel) for _ in range(units - 1)))
+            )
 
         def upsampling(inputs: int, outputs: int, stride: list[int]) -> nn.Module:
             return Conv[Conv.CONVTRANS, spatial_dims](inputs, outputs, kernel_size=stride, stride=stride, bias=False)
 
         above = [in_channels, *channels[:-1]]
-        self.encoder = nn.ModuleList(map(unit, above, channels, steps, encoder_convs))
+        self.encoder = nn.ModuleList(map(level, above, channels, steps, encoder_convs, kernels, encoder_units))
         # from the bottom to the top: each level receives features from below and from the encoder
         self.decoder = nn.ModuleList(
-            UpUnit(upsampling(below, here, step), unit(2 * here, here, 1, convs))
-            for here, below, step, convs in reversed(
-                list(zip(channels[:-1], channels[1:], steps[1:], decoder_convs, strict=True))
+            UpUnit(upsampling(below, here, step), unit(2 * here, here, 1, convs, kernel))
+            for here, below, step, convs, kernel in reversed(
+                list(zip(channels[:-1], channels[1:], steps[1:], decoder_convs, kernels[:-1], strict=True))
             )
         )
         decoded = list(channels[:-1])
         self.concatenates_image = prod(steps[0]) > 1
         if self.concatenates_image:
             width = FULL_SIZE_FEATURES
-            mix = convolution(spatial_dims, width + in_channels, width, adn_ordering="A", act=act)
+            mix = convolution(
+                spatial_dims, width + in_channels, width, kernel_size=kernels[0], adn_ordering="A", act=act
+            )
             self.decoder.append(UpUnit(upsampling(channels[0], width, steps[0]), mix))
             decoded.insert(0, width)
         self.heads = nn.ModuleList(

@@ -34,6 +34,14 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--dims", type=int, choices=(2, 3), help="spatial dimensions of the network; 2 segments volumes slice by slice"
     )
     parser.add_argument(
+        "--size",
+        choices=("S", "M", "L", "XL"),
+        help="size of the U-Net; default: S on a CPU, M on a GPU; --dry-run prints what each costs",
+    )
+    parser.add_argument(
+        "--plan", choices=("nnunet",), help="plan by the rules of nnU-Net v2 instead: patch, batch, network, optimiser"
+    )
+    parser.add_argument(
         "--max-minutes",
         type=float,
         metavar="M",
@@ -88,7 +96,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         parser,
         "continue in a folder whose bundle contains other code than this version's (an older version, your changes)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and the commands, and write nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print plan, network, memory, time and commands, and write nothing"
+    )
     parser.set_defaults(run=run)
 
 
@@ -113,16 +123,30 @@ def run(arguments: argparse.Namespace) -> int:
     choices = Choices(
         network=arguments.network,
         dims=arguments.dims,
+        size=arguments.size,
+        plan=arguments.plan,
         options=tuple(arguments.option),
         settings=settings | {name: value for name, value in reading.items() if value is not None},
         labels={name: [_value(v) for v in text.split(",")] for name, text in arguments.labels},
         folds=arguments.folds,
         fine_tune=describe_weights(arguments.fine_tune, out) if arguments.fine_tune else {},
     )
-    plan = plan_bundle(dataset, out, choices, fold=arguments.fold, dry_run=arguments.dry_run, trust=arguments.trust)
-    _print_plan(plan)
     limits = {"max_epochs": arguments.max_epochs, "max_minutes": arguments.max_minutes}
-    values = changed_settings(plan, choices) | {name: value for name, value in limits.items() if value is not None}
+    limits = {name: value for name, value in limits.items() if value is not None}
+    plan = plan_bundle(
+        dataset,
+        out,
+        choices,
+        fold=arguments.fold,
+        dry_run=arguments.dry_run,
+        trust=arguments.trust,
+        timed=True,
+        limits=limits,
+    )
+    _print_plan(plan)
+    _print_network(plan)
+    _print_time(plan, limits)
+    values = changed_settings(plan, choices) | limits
     values["fine_tune"] = choices.fine_tune or plan["choices"].get("fine_tune")
     folds = plan["choices"].get("folds")
     if arguments.dry_run:
@@ -192,8 +216,90 @@ def _print_plan(plan: dict[str, Any]) -> None:
     for name, entry in plan["settings"].items():
         value = entry["value"]["_target_"].rpartition(".")[2] if isinstance(entry["value"], dict) else entry["value"]
         print(f"plan    {name} {value}: {entry['why']}")
+    for proposal in plan.get("advice", ()):
+        print(f"advice  {proposal}")
     chosen = [f"{name} {value}" for name, value in plan["choices"].items() if name != "labels"]
     print(f"chosen  {', '.join(chosen) or 'nothing'}", flush=True)
+
+
+def _print_network(plan: dict[str, Any]) -> None:
+    from napari_seg.memory import describe_bytes
+    from napari_seg.training.memory_plan import find_device
+
+    network = plan.get("network")  # folders of older versions have none
+    if network is None or "bytes" not in network:
+        return
+    arguments = ", ".join(f"{name} {value}" for name, value in network["arguments"].items())
+    print(f"network {network['class']}: {arguments}: {network['why']}")
+    pace = plan.get("time")
+    for size, cost in network.get("sizes", {}).items():
+        seconds = ""
+        if pace is not None:
+            seconds = f", about {_seconds(pace['step'] * cost['operations per step'] / network['operations per step'])}"
+        chosen = "  <- planned" if size == network["size"] else ""
+        print(f"size    {size:2} {_describe_cost(cost)}{seconds} a step{chosen}")
+    if "sizes" not in network:
+        print(f"        {_describe_cost(network)} a step")
+    device = find_device()
+    print(
+        f"memory  about {describe_bytes(network['bytes'])} of {describe_bytes(device.free_bytes)} "
+        f"that may be used ({device.name})"
+        + ("" if network["bytes"] <= device.free_bytes else ": too much; choose a smaller --size or patch_size"),
+        flush=True,
+    )
+
+
+def _describe_cost(cost: dict[str, Any]) -> str:
+    from napari_seg.memory import describe_bytes
+
+    return (
+        f"{cost['parameters'] / 1e6:5.1f} million parameters, {describe_bytes(cost['bytes']):>8}, "
+        f"{cost['operations per step'] / 1e12:6.2f} TFLOP"
+    )
+
+
+def _print_time(plan: dict[str, Any], limits: dict[str, Any]) -> None:
+    from napari_seg.training.time_plan import FEW, Pace, effective_settings, plan_time
+
+    if "time" not in plan:
+        return
+    pace = Pace(**plan["time"])
+    settings = effective_settings(plan, **limits)
+    limit = limits.get("max_minutes")
+    time = plan_time(pace, settings, limit)
+    folds = plan["choices"].get("folds")
+    print(
+        f"time    a step takes {_seconds(pace.step)}, a validation {_seconds(time.validating / time.validations)} "
+        f"({pace.device})"
+    )
+    reached = f"{time.reached} of {time.steps} steps" if time.reached < time.steps else f"{time.steps} steps"
+    print(
+        f"        {reached} {_minutes(time.training)}, {time.validations} validations {_minutes(time.validating)}, "
+        f"preparing the cases {_minutes(time.preparing)}: about {_minutes(60 * time.minutes)} in all"
+        + (f" for each of {folds} folds" if folds else "")
+    )
+    if time.validating > 0.12 * time.training:
+        print(f"        validation takes {time.validating / time.training:.0%} of the training's time")
+    if time.reached < time.steps:
+        few = time.reached < FEW * time.steps
+        advice = f"{_minutes(60 * time.full_minutes)} reach all"
+        if few:
+            advice = f"far too few; {_minutes(60 * time.few_minutes)} reach a quarter, {advice}"
+        print(
+            f"limit   --max-minutes {limit:g} reaches about {time.reached} of {time.steps} steps "
+            f"({time.reached / time.steps:.1%}): {advice}"
+        )
+    sys.stdout.flush()
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s" if seconds < 120 else _minutes(seconds)
+
+
+def _minutes(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def _print_best(best: dict[str, Any] | None) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _READING = ("layout", "images_dir", "labels_dir", "channels", "patient")
 _CHANGEABLE = re.compile(
-    "max_epochs|max_minutes|patience|val_interval|num_workers|amp|accumulation_steps|learning_rate|warmup_share|"
+    "max_epochs|max_minutes|patience|val_interval|val_cases|num_workers|amp|accumulation_steps|learning_rate|warmup_share|"
     "max_gradient_norm|l1_penalty|allow_empty|(optimizer|lr_scheduler|ema)#(?!_target_).+"
 )
 """Settings that may change at each start: they are not part of a run's identity (`segnets.training.Checkpoints`)."""
@@ -37,6 +37,8 @@ class Choices:
     Attributes:
         network: name of a network in `segnets`; default `UNet`.
         dims: 2 or 3; a 2D network segments volumes slice by slice.
+        size: name of a preset of the network (`network_plan.SIZES`).
+        plan: "nnunet" plans by nnU-Net's rules.
         options: names of option files to merge over the configs.
         settings: config id -> value, like `--id value` of MONAI's own command.
         labels: class -> label values; default: the names in the data set.
@@ -46,6 +48,8 @@ class Choices:
 
     network: str | None = None
     dims: int | None = None
+    size: str | None = None
+    plan: str | None = None
     options: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, Any] = field(default_factory=dict)

@@ -38,6 +38,8 @@ class Fingerprint:
         spacings_mm: (measured, dims) spacings; 1 for 2D images, whose unit is the pixel.
         foreground: {"low", "high", "mean", "std"} of the first channel's intensities in labelled voxels (in all voxels
             if no case that was read has a label); low and high are the 0.5 and 99.5 percentiles.
+        nonzero_shapes: (measured, dims) sizes without the borders in which all channels are 0; None: not measured.
+        nonzero_fraction: median of the fractions of the images within these borders.
     """
 
     cases: int
@@ -49,6 +51,8 @@ class Fingerprint:
     shapes: NDArray[np.float64]
     spacings_mm: NDArray[np.float64]
     foreground: dict[str, float]
+    nonzero_shapes: NDArray[np.float64] | None = None
+    nonzero_fraction: float = 1.0
 
     def as_dict(self) -> dict[str, Any]:
         """Return medians and extremes, for plan.json."""
@@ -66,23 +70,25 @@ class Fingerprint:
         }
 
 
-def fingerprint(dataset: Dataset, facts: Mapping[str, Facts]) -> Fingerprint:
+def fingerprint(dataset: Dataset, facts: Mapping[str, Facts], max_cases: int | None = None) -> Fingerprint:
     """Measure a data set that `segnets.data.check` has accepted; call it within `with_segnets`.
 
     Args:
         dataset: the data set.
         facts: facts of its files, from `segnets.data.file_facts.read_all`.
+        max_cases: maximum number of cases to read; None: `MAX_CASES`.
     """
     values = {int(value) for case in dataset.cases for value in facts[case["label"]]["values"]}
-    picked = np.unique(np.linspace(0, len(dataset.cases) - 1, MAX_CASES).round().astype(int))
+    picked = np.unique(np.linspace(0, len(dataset.cases) - 1, max_cases or MAX_CASES).round().astype(int))
     read = _reader(dataset.is_2d)
-    shapes, spacings, intensities, all_voxels, lowest = [], [], [], [], []
+    shapes, nonzero, spacings, intensities, all_voxels, lowest = [], [], [], [], [], []
     channels: Counter[int] = Counter()
     for number in picked:
         image, label = read(dataset.cases[number])
         channels[image.shape[0]] += 1
         shapes.append(image.shape[1:])
         spacings.append([1.0, 1.0] if dataset.is_2d else [float(mm) for mm in image.pixdim])
+        nonzero.append(_nonzero_shape(np.asarray(image)))
         array = np.asarray(image[0], dtype=np.float32)
         found = np.rint(np.asarray(label[0])).astype(np.int64)
         found[np.isin(found, dataset.ignored)] = 0
@@ -112,7 +118,21 @@ def fingerprint(dataset: Dataset, facts: Mapping[str, Facts]) -> Fingerprint:
             "mean": round(float(inside.mean()), 4),
             "std": round(float(inside.std()), 4),
         },
+        nonzero_shapes=np.array(nonzero, dtype=np.float64),
+        nonzero_fraction=float(np.median(np.prod(np.divide(nonzero, shapes), axis=1))),
     )
+
+
+def _nonzero_shape(image: NDArray) -> list[int]:
+    """Return the size of the smallest box of an image (C, *spatial) outside which all channels are 0."""
+    inside = (image != 0).any(axis=0)
+    if not inside.any():
+        return list(inside.shape)
+    extents = []
+    for axis in range(inside.ndim):
+        found = np.flatnonzero(inside.any(axis=tuple(other for other in range(inside.ndim) if other != axis)))
+        extents.append(int(found[-1] - found[0] + 1))
+    return extents
 
 
 def _modality(channels: tuple[str, ...], low: float) -> str:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import shutil
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +24,14 @@ if TYPE_CHECKING:
     from segnets.data import Dataset
 
     from napari_seg.training.fingerprint import Fingerprint
+    from napari_seg.training.memory_plan import Device
+    from napari_seg.training.plan import TrainingPlan
 
+logger = logging.getLogger(__name__)
+
+PATCHES = "validate_patches"
+"""Option that validates on patches."""
+MAX_WORKERS = 8
 _UNFINISHED = f"{PLAN}.unfinished"
 """Marker of an incomplete bundle; after a kill, the next run starts it again."""
 _OWN = ("segnets", "configs", "docs", "models", RUN, "LICENSE")
@@ -32,6 +45,8 @@ def plan_bundle(
     fold: int | None = None,
     dry_run: bool = False,
     trust: bool = False,
+    timed: bool = False,
+    limits: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Return the plan of the bundle in `out` (the content of plan.json); write the bundle first if it does not exist.
 
@@ -46,6 +61,9 @@ def plan_bundle(
         fold: the only fold to train.
         dry_run: plan, and write nothing.
         trust: allow an existing bundle to run its own code.
+        timed: measure how long a step and a validation of a new bundle take ("time" in the plan), and validate fewer
+            cases if all would take too long.
+        limits: max_minutes and max_epochs of this start, if given, for the number of validated cases.
 
     Raises:
         TrainingError: the data set is not suitable for training (`dataset.*`, `data.faults`, `labels.*`,
@@ -78,23 +96,30 @@ def plan_bundle(
                 f"{out} contains files that napari-seg train did not write; choose a new or empty folder",
             )
         check_folds(choices.folds, fold)
+        timing = _Timing(dataset_dir, dict(limits or {})) if timed else None
         split = {} if choices.folds is None else {"fold": 0, "folds": choices.folds}
         training = Split(dataset, **split)("training")
         trained_on = len(training) if choices.folds is None else None
         if dry_run:
             with tempfile.TemporaryDirectory() as folder:
-                return _make(dataset, Path(folder), out.name, choices, trained_on)
+                return _make(dataset, Path(folder), out.name, choices, trained_on, timing)
         is_new = not out.exists()
         _clear(out)
         out.mkdir(parents=True, exist_ok=True)
         (out / _UNFINISHED).touch()
         try:
-            return _make(dataset, out, out.name, choices, trained_on)
+            return _make(dataset, out, out.name, choices, trained_on, timing)
         except BaseException:
             _clear(out)
             if is_new:
                 out.rmdir()
             raise
+
+
+@dataclass(frozen=True)
+class _Timing:
+    dataset_dir: Path
+    limits: dict[str, float]
 
 
 def _clear(out: Path) -> None:
@@ -103,13 +128,15 @@ def _clear(out: Path) -> None:
     (out / _UNFINISHED).unlink(missing_ok=True)
 
 
-def _make(dataset: Dataset, root: Path, name: str, choices: Choices, trained_on: int | None) -> dict[str, Any]:
-    import torch
+def _make(
+    dataset: Dataset, root: Path, name: str, choices: Choices, trained_on: int | None, timing: _Timing | None
+) -> dict[str, Any]:
     from segnets.data import ClassValues, check
     from segnets.data.file_facts import read_all
 
+    from napari_seg.training.advice import advise
     from napari_seg.training.fingerprint import fingerprint
-    from napari_seg.training.plan import make_plan
+    from napari_seg.training.memory_plan import find_device
     from napari_seg.training.write import class_names, fine_tuning_rate, networks, write_bundle
 
     if choices.network not in (None, *networks()):
@@ -123,10 +150,11 @@ def _make(dataset: Dataset, root: Path, name: str, choices: Choices, trained_on:
     values_of = ClassValues(dataset, names, choices.labels or None) if names else None
     facts = read_all(dataset.cases, root / RUN / "cache")
     check(dataset, values_of, allow_empty=choices.settings.get("allow_empty", False), facts=facts)
-    found = fingerprint(dataset, facts)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    plan = make_plan(found, dims=choices.dims, device=device, chosen=choices.settings)
+    # nnU-Net measures every case
+    found = fingerprint(dataset, facts, len(dataset.cases) if choices.plan == "nnunet" else None)
     values = {label: list(of_label) for label, of_label in _classes(found, classes).items()}
+    device = find_device()
+    plan, network = _plan_network(found, choices, device, len(class_names(values)))
     if choices.fine_tune:
         why = "a tenth of the usual rate, so that the initial weights are not lost"
         plan.set("learning_rate", fine_tuning_rate(choices.options), why)
@@ -138,10 +166,115 @@ def _make(dataset: Dataset, root: Path, name: str, choices: Choices, trained_on:
         "labels": values,
         "options": {option: plan.why[option] for option in plan.options},
         "settings": {key: {"value": value, "why": plan.why[key]} for key, value in plan.settings.items()},
+        "network": network,
+        "advice": advise(plan, found),
     }
+    if timing is not None:
+        _add_time(written, root, timing, {path: prod(of_file["shape"]) for path, of_file in facts.items()}, device.name)
     (root / _UNFINISHED).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
     (root / _UNFINISHED).replace(root / PLAN)
     return written
+
+
+def _plan_network(
+    found: Fingerprint, choices: Choices, device: Device, outputs: int
+) -> tuple[TrainingPlan, dict[str, Any]]:
+    """Return a plan that fits into the memory, and a description of its network with its cost."""
+    from napari_seg.training.memory_plan import fit_memory, needed_bytes
+    from napari_seg.training.network_cost import NetworkCost, measure_cost
+    from napari_seg.training.network_plan import SIZES, plan_network
+    from napari_seg.training.nnunet_plan import make_nnunet_plan
+    from napari_seg.training.plan import make_plan
+    from napari_seg.training.write import network_definition, planned_network
+
+    name = choices.network or "UNet"
+    make = partial(
+        make_plan,
+        found,
+        dims=choices.dims,
+        device=device.kind,
+        chosen=choices.settings,
+        network=name,
+        size=choices.size,
+    )
+
+    def cost_of(plan: TrainingPlan) -> NetworkCost | None:
+        try:
+            return measure_cost(
+                lambda: planned_network(plan, found, choices, outputs),
+                len(found.channels),
+                choices.settings.get("patch_size", plan.settings["patch_size"]),
+            )
+        except Exception:  # a network may raise any error; write_bundle builds it again and reports the error
+            return None
+
+    def describe(plan: TrainingPlan, cost: NetworkCost) -> dict[str, Any]:
+        return {
+            "parameters": cost.parameters,
+            "operations per step": cost.operations * plan.settings["batch_size"],
+            "bytes": needed_bytes(plan, cost, device.kind),
+        }
+
+    configuration = None
+    if choices.plan == "nnunet":
+        if name != "UNet" or choices.size is not None:
+            unsuitable = f"--size {choices.size}" if choices.size is not None else f"--network {name}"
+            raise BundleError(
+                "bundle.plan", f"found {unsuitable} beside --plan nnunet, which plans its own U-Net; leave one out"
+            )
+        plan, configuration = make_nnunet_plan(found, outputs, dims=choices.dims, chosen=choices.settings)
+        cost = cost_of(plan)
+    else:
+        plan, cost = fit_memory(make, cost_of, found, device)
+    if device.kind == "cuda":
+        workers = min(MAX_WORKERS, max(1, (os.cpu_count() or 2) - 1))
+        plan.set("num_workers", workers, "processes that augment the next cases, so that the GPU does not wait")
+    definition = network_definition(plan, found, choices)
+    arguments = {argument: value for argument, value in definition.items() if argument != "_target_"}
+    network: dict[str, Any] = {
+        "class": name,
+        "size": plan.size,
+        "arguments": plan.network or arguments,
+        "why": plan.network_why,
+    }
+    if cost is not None:
+        network |= describe(plan, cost)
+    if configuration is not None:
+        network["nnU-Net"] = configuration
+    if plan.size is not None:
+        spacing = [1.0, 1.0] if found.is_2d else plan.settings["spacing_mm"]
+        spacing = [spacing[axis] for axis in plan.axes]
+        network["sizes"] = {}
+        for size in SIZES:
+            other = replace(plan, network=plan_network(size, spacing, plan.settings["patch_size"])[0])
+            if (of_size := cost_of(other)) is not None:
+                network["sizes"][size] = describe(other, of_size)
+    return plan, network
+
+
+def _add_time(written: dict[str, Any], root: Path, timing: _Timing, voxels: dict[str, int], device: str) -> None:
+    """Measure the pace of a written bundle, and let it validate fewer cases if all would take too long."""
+    from napari_seg.training.time_plan import affordable_cases, effective_settings, measure_pace, needs_patches
+    from napari_seg.training.write import change_training
+
+    measure = partial(measure_pace, root, timing.dataset_dir, voxels, device, written["choices"].get("folds"))
+    limit = timing.limits.get("max_minutes")
+    settings = effective_settings(written, **timing.limits)
+    try:
+        pace = measure()
+        if "crops_balanced" in written["options"] and needs_patches(pace, settings, limit):
+            change_training(root, PATCHES)
+            written["options"][PATCHES] = "even a few whole cases would take over a fifth of the training"
+            pace = measure()
+    except (RuntimeError, ValueError, MemoryError, OSError) as error:  # the training reports it with advice
+        logger.warning("the time of a step was not measured: %s", str(error).splitlines()[0] if str(error) else error)
+        return
+    written["time"] = pace.as_dict()
+    count = affordable_cases(pace, settings, limit)
+    if count is not None and "val_cases" not in written["choices"].get("settings", {}):
+        why = f"{pace.validation_cases} cases would take over a tenth of the training; the same {count} each time"
+        written["settings"]["val_cases"] = {"value": count, "why": why}
+        change_training(root, {"val_cases": count})
 
 
 def _classes(found: Fingerprint, classes: dict[str, Any]) -> dict[str, Any]:

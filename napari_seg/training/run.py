@@ -105,9 +105,18 @@ def train(root: Path, dataset_dir: Path, **values: Any) -> RunSummary:
     finally:
         summary, weights = read_summary(root / RUN), weights_of(root / RUN)
         if weights:
-            metrics = {"validation mean Dice": summary.best["mean_dice"]} if summary.best else {}
+            metrics = {_metric_name(root): summary.best["mean_dice"]} if summary.best else {}
             ship(root, weights, metrics, summary.steps)
     return summary
+
+
+def _metric_name(root: Path) -> str:
+    """Return the name of the validations' Dice, which says if they saw patches or some of the cases only."""
+    import yaml
+
+    config = yaml.safe_load((root / "configs" / "train.yaml").read_text(encoding="utf-8"))
+    where = " on patches" if "val_patches" in config else ""
+    return f"validation mean Dice{where}{f' of {count} cases' if (count := config.get('val_cases')) else ''}"
 
 
 @contextmanager

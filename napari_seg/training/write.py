@@ -92,6 +92,38 @@ def write_bundle(
     _build_network(root)
 
 
+def network_definition(plan: TrainingPlan, found: Fingerprint, choices: Choices) -> dict[str, Any]:
+    """Return `network_def` of the configs, with the planned arguments that differ from the network's defaults."""
+    import segnets
+
+    name = choices.network or "UNet"
+    known = _parameters(getattr(segnets, name))
+    defaults = {argument: _as_list(known[argument].default) for argument in plan.network}
+    definition: dict[str, Any] = {
+        "_target_": f"segnets.{name}",
+        "spatial_dims": plan.dims,
+        "in_channels": len(found.channels),
+        "out_channels": "@num_classes",
+    }
+    definition |= {argument: value for argument, value in plan.network.items() if value != defaults[argument]}
+    if "window" in known:
+        definition["window"] = max(choices.settings.get("patch_size", plan.settings["patch_size"]))
+    return definition
+
+
+def _as_list(value: Any) -> Any:
+    return list(map(_as_list, value)) if isinstance(value, tuple | list) else value
+
+
+def planned_network(plan: TrainingPlan, found: Fingerprint, choices: Choices, outputs: int) -> Any:
+    """Build the network of a plan that is not written yet."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser({"network_def": network_definition(plan, found, choices), "num_classes": outputs})
+    _update(parser, {name: value for name, value in choices.settings.items() if _top(name) == "network_def"})
+    return parser.get_parsed_content("network_def")
+
+
 def _build_network(root: Path) -> None:
     """Check that the network of the written config can be built."""
     from monai.bundle import ConfigParser
@@ -114,7 +146,6 @@ def _build_network(root: Path) -> None:
 def _write_configs(
     folder: Path, plan: TrainingPlan, found: Fingerprint, classes: dict[str, Any], choices: Choices
 ) -> None:
-    import segnets
     import yaml
     from monai.bundle import ConfigParser
 
@@ -127,14 +158,7 @@ def _write_configs(
     used = [*plan.options, *(name for name in choices.options if name not in plan.options)]
     settings = {name: value for name, value in plan.settings.items() if name != "normalisation"}
     settings |= {"labels": classes} | choices.settings
-    network_def: dict[str, Any] = {
-        "_target_": f"segnets.{choices.network or 'UNet'}",
-        "spatial_dims": plan.dims,
-        "in_channels": len(found.channels),
-        "out_channels": "@num_classes",
-    }
-    if "window" in _parameters(getattr(segnets, choices.network or "UNet")):
-        network_def["window"] = max(settings["patch_size"])
+    network_def = network_definition(plan, found, choices)
     ids: set[str] = set()
     for config in CONFIGS:
         path = folder / f"{config}.yaml"
@@ -156,6 +180,24 @@ def _write_configs(
         raise BundleError(
             "bundle.setting", f"found id {unknown_ids[0]!r} in --set; expected one of {', '.join(sorted(ids))}"
         )
+
+
+def change_training(root: Path, values: dict[str, Any] | str) -> None:
+    """Change values of a written train.yaml.
+
+    Args:
+        root: folder of the bundle.
+        values: config id -> value, or the name of an option.
+    """
+    import yaml
+    from monai.bundle import ConfigParser
+
+    path = root / "configs" / "train.yaml"
+    comment = path.read_text(encoding="utf-8").partition("\n")[0]
+    parser = ConfigParser(ConfigParser.load_config_file(path))
+    _update(parser, ConfigParser.load_config_file(options()[values]) if isinstance(values, str) else values)
+    text = yaml.safe_dump(parser.get(), sort_keys=False, width=120, default_flow_style=None)
+    path.write_text(f"{comment}\n{text}", encoding="utf-8")
 
 
 def fine_tuning_rate(used: Iterable[str]) -> float:

@@ -32,7 +32,7 @@ from segnets.data.epochs import EpochSampler, TrainingSet
 from segnets.data.faults import check
 from segnets.data.labels import ClassValues, MapLabelsd, convert_image, convert_label_map, label_values
 from segnets.data.layouts import Dataset, find_dataset, images
-from segnets.data.split import Split
+from segnets.data.split import Split, spread
 
 __all__ = [
     "CachedCases",
@@ -48,4 +48,5 @@ __all__ = [
     "find_dataset",
     "images",
     "label_values",
+    "spread",
 ]

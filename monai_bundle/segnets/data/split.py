@@ -106,6 +106,13 @@ class Split:
         return {"training": order[:first], "validation": order[first:second], "test": order[second:]}
 
 
+def spread(cases: Sequence[Case], count: int | None) -> list[Case]:
+    """Return so many of the cases, at even intervals; all if there are no more, or if the count is None."""
+    if count is None or count >= len(cases):
+        return list(cases)
+    return [cases[n * len(cases) // count] for n in range(count)]
+
+
 def _split_points(count: int, fractions: Sequence[float]) -> tuple[int, int]:
     """Return the indices among `count` patients at which training ends and at which validation ends."""
     if len(fractions) != 3 or min(fractions) < 0 or not fractions[0] > 0:

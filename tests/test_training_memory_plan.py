@@ -1,0 +1,80 @@
+"""Plans that must fit into a memory of given size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from napari_seg.training.fingerprint import Fingerprint
+from napari_seg.training.memory_plan import Device, fit_memory, needed_bytes
+from napari_seg.training.network_cost import BASE_BYTES, NetworkCost
+from napari_seg.training.plan import TrainingPlan, make_plan
+
+MRI = Fingerprint(
+    cases=100,
+    measured=10,
+    is_2d=False,
+    channels=("T1",),
+    modality="MR",
+    values=(1, 2),
+    shapes=np.array([[200.0, 200, 200]] * 10),
+    spacings_mm=np.ones((10, 3)),
+    foreground={"low": 0.0, "high": 1.0, "mean": 0.5, "std": 0.2},
+)
+
+
+def cost_of(plan: TrainingPlan) -> NetworkCost:
+    """A network that stores 1000 values of each voxel."""
+    return NetworkCost(0, 1, 4000 * prod(plan.settings["patch_size"]))
+
+
+def fit(free: float, found: Fingerprint = MRI, kind: str = "cpu", **others: Any) -> TrainingPlan:
+    device = Device(kind, kind, int(BASE_BYTES[kind] + free))
+    make = partial(make_plan, found, device=kind, **others)
+    plan, cost = fit_memory(make, cost_of, found, device)
+    assert cost is not None
+    return plan
+
+
+ONE_CASE = 1.35 * 4000 * 64**3
+
+
+def test_a_plan_that_fits_stays() -> None:
+    plan = fit(2.1 * ONE_CASE)
+    assert plan.settings == make_plan(MRI).settings
+    assert plan.settings["batch_size"] == 2
+
+
+def test_batches_are_split_before_patches_shrink() -> None:
+    plan = fit(1.1 * ONE_CASE)
+    assert plan.settings["accumulation_steps"] == 2
+    assert prod(plan.settings["patch_size"]) == 64**3
+    plan = fit(0.5 * ONE_CASE)
+    assert plan.settings["accumulation_steps"] == 2
+    assert 0.3 * 64**3 < prod(plan.settings["patch_size"]) <= 0.5 * 64**3
+    assert "the memory's limit" in plan.why["patch_size"]
+    device = Device("cpu", "cpu", 0)
+    assert needed_bytes(plan, cost_of(plan), device.kind) <= BASE_BYTES["cpu"] + 0.5 * ONE_CASE
+
+
+def test_what_the_user_set_stays() -> None:
+    chosen = {"patch_size": [64, 64, 64], "accumulation_steps": 1}
+    plan = fit(0.5 * ONE_CASE, chosen=chosen)
+    assert plan.settings["patch_size"] == [64, 64, 64]
+    assert "accumulation_steps" not in plan.settings
+    assert "batch_size" in plan.settings
+
+
+def test_a_gpu_is_filled_up_to_a_twentieth_of_the_data() -> None:
+    small = replace(MRI, shapes=np.array([[36.0, 50, 36]] * 10))
+    room = fit(1e12, small, "cuda")
+    # 5 of 100 cases of 36 x 50 x 36 are 3.6 patches of 40 x 56 x 40
+    assert room.settings["batch_size"] == 4
+    assert fit(1e12, small, "cuda", chosen={"batch_size": 3}).settings["batch_size"] == 3
+    one = 1.35 * 0.55 * 4000 * 40 * 56 * 40
+    assert fit(3.2 * one, small, "cuda").settings["batch_size"] == 3
+    assert fit(2.2 * one, small, "cuda").settings["batch_size"] == 2

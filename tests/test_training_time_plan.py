@@ -1,0 +1,112 @@
+"""The time of a training by hand from the seconds of its parts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import pytest
+
+from napari_seg.training import time_plan
+from napari_seg.training.choices import Choices
+from napari_seg.training.prepare import plan_bundle
+from napari_seg.training.time_plan import Pace, affordable_cases, effective_settings, needs_patches, plan_time
+
+PACE = Pace("cpu, 2 threads", step=1.0, case=0.5, validation=20.0, training_cases=80, validation_cases=10)
+SETTINGS = {"max_epochs": 100, "val_interval": 10, "batch_size": 2}
+
+
+def test_a_whole_training() -> None:
+    time = plan_time(PACE, SETTINGS)
+    assert (time.steps, time.reached, time.validations) == (4000, 4000, 10)
+    assert (time.training, time.validating, time.preparing) == (4000, 200, 45)  # 90 cases
+    assert time.minutes == pytest.approx((4245 + 10) / 60)  # 10 s to start
+    assert plan_time(PACE, SETTINGS, 1000) == time  # a limit that is never reached
+    assert plan_time(PACE, SETTINGS | {"patches_per_case": 2}).steps == 8000
+    assert plan_time(PACE, SETTINGS | {"val_cases": 5}).validating == 100
+    assert plan_time(PACE, SETTINGS | {"val_cases": 50}).validating == 200
+
+
+def test_a_time_limit() -> None:
+    time = plan_time(PACE, SETTINGS, 10)
+    assert time.reached == 600 - 45 - 9 * 20  # the tenth validation comes after the limit
+    assert time.full_minutes == pytest.approx((4000 + 45 + 200) / 60)
+    assert time.few_minutes == pytest.approx((1000 + 45 + 200) / 60)
+    assert plan_time(PACE, SETTINGS, 0.5).reached == 1
+
+
+def test_validation_takes_at_most_a_tenth() -> None:
+    assert affordable_cases(PACE, SETTINGS) is None  # 200 of 4000 seconds
+    # 200 s for ten validations; a tenth of 900 s is 90 s
+    assert affordable_cases(PACE, SETTINGS, 15) == 4
+    assert affordable_cases(PACE, SETTINGS, 25) == 7
+    assert affordable_cases(PACE, SETTINGS, 1) == 4  # fewer would choose the best weights by chance
+    few = Pace("cpu", step=1.0, case=0.5, validation=500.0, training_cases=80, validation_cases=3)
+    assert affordable_cases(few, SETTINGS) is None  # there are no fewer
+    assert affordable_cases(PACE, SETTINGS | {"val_cases": 5}, 15) == 4
+
+
+def test_validations_of_very_large_scans_see_patches() -> None:
+    assert not needs_patches(PACE, SETTINGS)
+    # four of ten cases take 1000 s, and a fifth of the training is 800 s
+    large = replace(PACE, validation=250.0)
+    assert needs_patches(large, SETTINGS)
+    assert needs_patches(PACE, SETTINGS, 3)  # 80 s of 180 s
+    assert not needs_patches(large, SETTINGS | {"val_cases": 1})
+
+
+def test_settings_in_effect() -> None:
+    written = {
+        "settings": {"max_epochs": {"value": 100, "why": ""}, "batch_size": {"value": 2, "why": ""}},
+        "choices": {"settings": {"batch_size": 4, "learning_rate": 1}},
+    }
+    assert effective_settings(written, max_epochs=7, max_minutes=3) == {"max_epochs": 7, "batch_size": 4}
+
+
+def test_the_pace_of_a_written_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time a bundle whose cases have names that would be code in a config."""
+    root = datasets.write_decathlon(tmp_path / "data", cases=4)
+    (root / "dataset.json").unlink()
+    for folder in ("imagesTr", "labelsTr"):
+        for path in (root / folder).iterdir():
+            path.rename(path.with_name("$open('hacked','w')" + path.name))
+    small = {"channels": [4, 8], "strides": [1, 2], "encoder_convs": 1}
+    choices = Choices(settings={f"network_def#{name}": value for name, value in small.items()} | {"num_workers": 0})
+    monkeypatch.chdir(tmp_path)
+    plan = plan_bundle(root, tmp_path / "out", choices, timed=True)
+    pace = Pace(**plan["time"])
+    assert (pace.training_cases, pace.validation_cases) == (3, 1)
+    assert 0 < pace.step < 5
+    assert 0 < pace.validation < 5
+    assert 0 < pace.case < 5
+    assert plan == json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert list((tmp_path / "out" / "training").iterdir()) == [tmp_path / "out" / "training" / "cache"]
+    assert not (tmp_path / "hacked").exists()
+    assert not (root / "hacked").exists()
+
+
+def test_a_pace_that_can_not_be_measured_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(time_plan, "measure_pace", fail)
+    root = datasets.write_decathlon(tmp_path / "data", cases=4)
+    plan = plan_bundle(root, tmp_path / "out", Choices(), timed=True)
+    assert "time" not in plan
+    assert "was not measured: CUDA out of memory" in caplog.text
+
+
+def test_long_validations_see_fewer_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pace = Pace("cpu", step=1.0, case=0.5, validation=1000.0, training_cases=40, validation_cases=10)
+    monkeypatch.setattr(time_plan, "measure_pace", lambda *_: pace)
+    root = datasets.write_decathlon(tmp_path / "data", cases=4)
+    plan = plan_bundle(root, tmp_path / "out", Choices(), timed=True, limits={"max_minutes": 30})
+    assert plan["settings"]["val_cases"]["value"] == 4
+    assert datasets.configs(tmp_path / "out")["train"]["val_cases"] == 4
+    chosen = plan_bundle(root, tmp_path / "own", Choices(settings={"val_cases": 1}), timed=True)
+    assert "val_cases" not in chosen["settings"]
+    assert datasets.configs(tmp_path / "own")["train"]["val_cases"] == 1
