@@ -19,7 +19,7 @@ from PIL import Image
 
 from napari_seg.bundles.read import read_bundle
 from napari_seg.cli.main import main
-from napari_seg.cli.train import _predicting, _print_steps, _print_time, _value
+from napari_seg.cli.train import _predicting, _print_steps, _value
 from napari_seg.formats.channels import read_channels
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.nifti import write_volume
@@ -53,30 +53,6 @@ def test_dry_run_says_what_and_why_and_how(dataset: Path, tmp_path: Path, capsys
     assert not (tmp_path / "out").exists()
 
 
-def test_what_the_minutes_reach_is_said_before_training(capsys: pytest.CaptureFixture) -> None:
-    pace = {"device": "cpu, 2 threads", "step": 30.0, "case": 0.5, "validation": 1.0}
-    settings = {"max_epochs": 100, "val_interval": 10, "batch_size": 2}
-    plan = {
-        "time": pace | {"training_cases": 80, "validation_cases": 10},
-        "settings": {name: {"value": value, "why": ""} for name, value in settings.items()},
-        "choices": {},
-    }
-    _print_time(plan, {"max_minutes": 10})
-    output = capsys.readouterr().out
-    assert "time    a step takes 30 s, a validation 1 s (cpu, 2 threads)\n        18 of 4000 steps 9 min" in output
-    assert (
-        "--max-minutes 10 reaches about 18 of 4000 steps (0.4%): far too few; 8.3 h reach a quarter, 33.3 h" in output
-    )
-    _print_time(plan, {"max_minutes": 10, "max_epochs": 1})
-    assert "18 of 40 steps (45.0%): 21 min reach all" in capsys.readouterr().out
-    _print_time(plan, {"max_epochs": 1})
-    output = capsys.readouterr().out
-    assert "40 steps 20 min, 1 validations 1 s, preparing the cases 45 s: about 21 min in all" in output
-    assert "limit" not in output
-    _print_time({"settings": {}, "choices": {}}, {})  # a folder of an older version
-    assert capsys.readouterr().out == ""
-
-
 def test_wrong_usage_says_what_is_right(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert train(dataset, "-o", tmp_path / "out", "--network", "Unet") == 1
     assert (
@@ -88,6 +64,8 @@ def test_wrong_usage_says_what_is_right(dataset: Path, tmp_path: Path, capsys: p
     assert "found 'learning_rate'; expected NAME=VALUE" in capsys.readouterr().err
     assert train(dataset, "-o", tmp_path / "out", "--folds", -2) == 1
     assert "bundle.folds: found -2 folds" in capsys.readouterr().err
+    assert train(dataset, "-o", tmp_path / "out", "--track", "clearml") == 1
+    assert "found --track clearml; expected one of tensorboard, mlflow, wandb, aim" in capsys.readouterr().err
     assert train(tmp_path / "nothing", "-o", tmp_path / "out") == 2
     assert "dataset.missing" in capsys.readouterr().err
 
@@ -161,6 +139,10 @@ def test_train_then_predict_then_extend(dataset: Path, tmp_path: Path, capfd: py
     output = capfd.readouterr().out
     assert "best    Dice" in output
     assert f"--model {out}" in output
+    assert f"report  {out / 'training' / 'report.html'}" in output
+    report = (out / "training" / "report.html").read_text(encoding="utf-8")
+    assert ">front<" in report
+    assert "9 of 9 planned steps" in report
     history = [json.loads(line) for line in (out / "training" / "history.jsonl").read_text().splitlines()]
     best = max(entry["mean_dice"] for entry in history if "mean_dice" in entry)
     metadata = json.loads((out / "configs" / "metadata.json").read_text())

@@ -122,6 +122,21 @@ def test_work_that_writes_files_ends_between_steps(jobs: Jobs) -> None:
     assert 0 < len(steps) < 100
 
 
+def test_work_that_has_to_save_is_told_to_end(jobs: Jobs) -> None:
+    asked: list[bool] = []
+    job = jobs.start(
+        lambda job: job.call(COMPARISON_WORKER, time.sleep, 1.0, poll=asked.append, stage="Saving"),
+        on_result=asked.append,
+    )
+    while not any(asked):
+        assert str(job.progress) in ("Starting …", "Waiting for another run to end …", "Saving …")
+        if asked:
+            job.stop()
+        time.sleep(0.01)
+    jobs.wait(5)
+    assert asked[-1] is None  # the process was not ended
+
+
 def test_closed_jobs_stop_and_deliver_nothing(jobs: Jobs, errors: list[Exception]) -> None:
     answers: list[Any] = []
     job = jobs.start(endless, on_end=lambda: answers.append(1))

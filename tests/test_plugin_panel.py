@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import phantoms
 import pytest
+from runs import write_run
 
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
 
@@ -39,6 +40,9 @@ from napari_seg.plugin.panel import Panel
 from napari_seg.plugin.placement import PLANES
 from napari_seg.plugin.segment import run as segment_run
 from napari_seg.plugin.structures.export import suggested_name
+from napari_seg.plugin.train.model import Trained
+from napari_seg.plugin.train.tab import TrainTab
+from napari_seg.training.history import read_state
 from napari_seg.volume import Segment, Segmentation, Volume
 
 pytestmark = pytest.mark.window
@@ -521,6 +525,7 @@ def test_menu_commands_lead_to_their_tabs(viewer: Any, head: Volume, tmp_path: P
         commands.segment: "segment_tab",
         commands.structures: "structures_tab",
         commands.batch: "batch_tab",
+        commands.train: "train_tab",
     }.items():
         command()
         panel = commands.panel()
@@ -687,3 +692,63 @@ def test_a_layer_that_is_removed_with_corrections_can_be_restored(
     np.testing.assert_array_equal(viewer.layers[-1].data, labels)
     answers.append(BUTTONS.Discard)  # it still is not saved
     assert close(viewer)
+
+
+@pytest.fixture
+def trained(panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainTab]:
+    """The Train tab during a training that ends when its file `stop` appears."""
+
+    def work(dataset: Path, output: Path, minutes: float, job: Any) -> Trained:
+        write_run(output / "training", epochs=6, stage="training")
+        state = read_state(output / "training")
+        job.post(tab.model._on_state, state)
+        while not job.is_stopping:
+            time.sleep(0.01)
+        return Trained("stopped and saved; run the same command again to continue", None)
+
+    tab = panel.train_tab
+    monkeypatch.setattr(tab.model, "_train", work)
+    panel.show_tab(tab)
+    tab.model.choose_dataset(tmp_path)
+    tab.model.choose_output(tmp_path / "model")
+    yield tab
+    tab.model.stop()
+
+
+def test_a_training_is_seen_and_stopped(trained: TrainTab, panel: Panel, qtbot: Any) -> None:
+    tab = trained
+    assert tab._start_button.isEnabled()
+    assert not tab._curves.isVisible()
+    tab._start_button.click()
+    qtbot.waitUntil(lambda: tab._curves.isVisible() and tab._preview.isVisible(), timeout=10_000)
+    assert tab._progress_label.text().startswith("Epoch 6 of 10, 8 s left")
+    assert tab._progress_bar.value() == 600
+    assert tab._stop_button.isEnabled()
+    assert not tab._start_button.isEnabled()
+    assert not tab._dataset_button.isEnabled()
+    pixels = np.array([pixel.getRgb()[:3] for pixel in _colours(tab._curves)])
+    assert len(np.unique(pixels, axis=0)) > 20  # something is drawn
+    tab._stop_button.click()
+    qtbot.waitUntil(lambda: tab.model.job is None, timeout=10_000)
+    assert "Stopped and saved; press Resume to continue" in panel._message.text()
+    assert not tab._progress_bar.isVisible()
+
+
+def test_closing_asks_while_a_training_runs(viewer: Any, trained: TrainTab, answers: list[Any], qtbot: Any) -> None:
+    assert close(viewer)
+    trained._start_button.click()
+    qtbot.waitUntil(lambda: trained.model.state is not None, timeout=10_000)
+    answers.append(BUTTONS.Cancel)
+    assert not close(viewer)
+    assert trained.model.is_at_work
+    answers.append(BUTTONS.Close)
+    assert close(viewer)
+    assert answers == []
+    trained.model.stop()
+    qtbot.waitUntil(lambda: trained.model.job is None, timeout=10_000)
+    assert close(viewer)
+
+
+def _colours(widget: Any) -> list[Any]:
+    image = widget.grab().toImage()
+    return [image.pixelColor(x, y) for x in range(0, image.width(), 3) for y in range(0, image.height(), 3)]

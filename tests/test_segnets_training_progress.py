@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 
+from segnets.training import progress as progress_module
 from segnets.training.progress import Progress
 
 
@@ -25,6 +27,9 @@ def test_log_lines_where_there_is_no_terminal(tmp_path: Path, caplog: pytest.Log
     with caplog.at_level(logging.INFO, logger="segnets"):
         trainer.run()
     lines = [r.message for r in caplog.records if r.name == "segnets" and not r.message.startswith("a step takes")]
+    validating = [line for line in lines if "validating" in line]
+    assert len(validating) == 8
+    lines = [line for line in lines if line not in validating]
     assert len(lines) == 13
     assert lines[0].startswith("epoch 1/4  ")
     assert "  loss " in lines[0]
@@ -103,3 +108,58 @@ def test_a_bar_on_a_terminal(tmp_path: Path, monkeypatch: Any, capsys: Any) -> N
     shown = capsys.readouterr().err
     assert "\r100%|" in shown
     assert f"best {history.best[0]:.3f} (epoch 2)" in shown
+
+
+def test_a_file_says_how_far_the_run_is(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(progress_module, "_FILE_SECONDS", 0.0)
+    written: list[dict[str, Any]] = []
+
+    def read() -> None:
+        written.append(json.loads((tmp_path / "progress.jsonl").read_text()))
+
+    trainer, history = engines(tmp_path, epochs=2)
+    Progress(history).attach(trainer)
+    for engine, event in ((trainer, Events.STARTED), (trainer, Events.ITERATION_COMPLETED)):
+        engine.add_event_handler(event, read)
+    history.validator.add_event_handler(Events.ITERATION_COMPLETED, read)
+    trainer.run()
+    read()
+    assert [line["stage"] for line in written] == ["training"] * 7 + ["validating"] * 4 + ["ended"]
+    assert [line["step"] for line in written] == [0, 1, 2, 3, 4, 5, 6, 6, 6, 6, 6, 6]
+    assert [(line["done"], line["total"]) for line in written[7:]] == [(1, 4), (2, 4), (3, 4), (4, 4), (0, 0)]
+    assert written[0]["seconds_left"] is None
+    assert written[0]["loss"] is None
+    assert written[-1]["seconds_left"] == 0
+    assert written[-1]["loss"] == history.loss
+    assert {(line["epochs"], line["steps"]) for line in written} == {(2, 6)}
+    assert [path.name for path in tmp_path.glob("progress*")] == ["progress.jsonl"]
+
+
+def test_a_file_that_can_not_be_written_ends_no_run(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "progress.jsonl.part").mkdir()
+    trainer, history = engines(tmp_path, epochs=1)
+    Progress(history).attach(trainer)
+    trainer.run()
+    assert trainer.state.epoch == 1
+
+
+def test_an_interruption_ends_the_bar(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda self: True, raising=False)
+    trainer, history = engines(tmp_path, epochs=4)
+    progress = Progress(history)
+    progress.attach(trainer)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=4), lambda engine: engine.terminate(skip_completed=True))
+    trainer.run()
+    assert capsys.readouterr().err.endswith("\n")
+    assert json.loads((tmp_path / "progress.jsonl").read_text())["stage"] == "ended"
+
+
+def test_the_line_counts_the_cases_of_a_validation(tmp_path: Path) -> None:
+    trainer, history = engines(tmp_path, epochs=2)
+    progress = Progress(history)
+    progress.attach(trainer)
+    lines = []
+    history.validator.add_event_handler(Events.ITERATION_COMPLETED, lambda: lines.append(progress.line(trainer)))
+    trainer.run()
+    assert [line.split("  ")[1] for line in lines] == [f"validating {n}/4" for n in range(1, 5)]
+    assert "validating" not in progress.line(trainer)

@@ -21,6 +21,7 @@ from napari_seg.training import choices as choices_module
 from napari_seg.training import fingerprint, folds, prepare, run
 from napari_seg.training.choices import Choices, changed_settings, describe_weights
 from napari_seg.training.fingerprint import Fingerprint
+from napari_seg.training.history import read_summary
 from napari_seg.training.plan import make_plan
 from napari_seg.training.prepare import plan_bundle
 from napari_seg.training.segnets_modules import with_segnets
@@ -528,7 +529,7 @@ def test_a_bundle_says_what_it_was_trained_on_and_for_how_long(dataset: Path, tm
     (out / "training" / "history.jsonl").write_text(
         '{"epoch": 1, "step": 16, "mean_dice": 0.1, "planned_steps": 4000}\n{"epoch": 1, "step": 16, "loss": 1.0}\n'
     )
-    assert run.read_summary(out / "training").steps == (16, 4000)
+    assert read_summary(out / "training").steps == (16, 4000)
     plan_bundle(dataset, tmp_path / "folds", Choices(folds=2))
     assert "trained on 6 cases" in json.loads((tmp_path / "folds" / METADATA).read_text())["description"]
 

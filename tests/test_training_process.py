@@ -145,7 +145,9 @@ print("then", os.get_terminal_size(2).columns, file=sys.stderr, flush=True)
         process.run([sys.executable, "-c", code], tmp_path / "stop")
         monkeypatch.undo()
         resizer.join()
-        shown = os.read(ours, 4096).decode()
+        shown = ""
+        while select.select([ours], [], [], 1.0)[0]:  # a read returns what has arrived so far
+            shown += os.read(ours, 4096).decode()
     os.close(ours)
     assert f"first {expected}" in shown
     assert "then 66" in shown

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
 import datasets
 import pytest
 
-from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.read import read_bundle, shipped_root
 from napari_seg.bundles.spec import METADATA, WEIGHTS
 from napari_seg.bundles.trust import check_runnable
 from napari_seg.cli.train import _print_folds
@@ -16,6 +17,7 @@ from napari_seg.errors import BundleError, TrainingError
 from napari_seg.training import folds, run
 from napari_seg.training.choices import Choices
 from napari_seg.training.prepare import plan_bundle
+from napari_seg.training.run import training_command
 from napari_seg.training.segnets_modules import with_segnets
 
 
@@ -171,3 +173,18 @@ def test_an_ensemble_is_not_measured_on_what_trained_it(dataset: Path, tmp_path:
     page = (out / "docs" / "README.md").read_text()
     assert "--dataset_dir OTHERS  --part all --output_dir evaluation" in page
     assert "slightly optimistic" in page
+
+
+def test_a_tracker_is_a_file_of_the_bundle_for_one_start(tmp_path: Path) -> None:
+    plain = training_command(tmp_path, tmp_path, track=["tensorboard"])
+    assert plain[plain.index("--config_file") + 1] == str(tmp_path / "configs" / "train.yaml")
+    tracked = training_command(tmp_path, tmp_path, track=["wandb", "aim"])
+    files = ast.literal_eval(tracked[tracked.index("--config_file") + 1])
+    assert files == [str(tmp_path / "configs" / f"{name}.yaml") for name in ("train", "wandb", "aim")]
+    with with_segnets():
+        from monai.bundle import ConfigParser
+
+        configs = [str(shipped_root() / "configs" / Path(file).name) for file in files]
+        parser = ConfigParser(ConfigParser.load_config_files(configs))
+    assert parser["life"][-2:] == ["@wandb", "@aim"]
+    assert {parser[name]["_target_"].rpartition(".")[2] for name in ("wandb", "aim")} == {"WandB", "Aim"}

@@ -65,6 +65,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="NAME",
         help="option files to merge over the configs, such as loss_focal",
     )
+    parser.add_argument(
+        "--track",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="services to report to in this start: tensorboard (always written), mlflow, wandb, aim",
+    )
     parser.add_argument("--fine-tune", type=Path, metavar="W", help="start from these weights (a file or a bundle)")
     parser.add_argument(
         "--labels",
@@ -107,11 +114,12 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.bundles.spec import WEIGHTS
     from napari_seg.bundles.trust import remember
     from napari_seg.errors import BundleError, Cancelled
-    from napari_seg.training.choices import Choices, changed_settings, describe_weights
+    from napari_seg.training.choices import Choices, changed_settings, check_trackers, describe_weights
     from napari_seg.training.folds import cross_validate, fold_commands
     from napari_seg.training.prepare import plan_bundle
     from napari_seg.training.run import train, training_command, writing
 
+    check_trackers(arguments.track)
     dataset, out = arguments.dataset.resolve(), arguments.output.resolve()
     reading = {
         "layout": arguments.layout,
@@ -143,11 +151,10 @@ def run(arguments: argparse.Namespace) -> int:
         timed=True,
         limits=limits,
     )
-    _print_plan(plan)
-    _print_network(plan)
-    _print_time(plan, limits)
+    _print_plan(plan, limits)
     values = changed_settings(plan, choices) | limits
     values["fine_tune"] = choices.fine_tune or plan["choices"].get("fine_tune")
+    values["track"] = arguments.track
     folds = plan["choices"].get("folds")
     if arguments.dry_run:
         commands = [training_command(out, dataset, **values)]
@@ -165,7 +172,9 @@ def run(arguments: argparse.Namespace) -> int:
                 summary = train(out, dataset, **values)
                 _print_best(summary.best)
                 _print_steps(summary.steps)
+            _print_report(out)
     except Cancelled as error:
+        _print_report(out)
         print(f"napari-seg: {error}", file=sys.stderr)
         return ExitCode.CANCELLED
     if (out / WEIGHTS).is_file():
@@ -207,99 +216,13 @@ def _value(text: str) -> Any:
     return yaml.safe_load(text)
 
 
-def _print_plan(plan: dict[str, Any]) -> None:
-    found = plan["fingerprint"]
-    print(f"data    {found['cases']} cases, {', '.join(found['channels'])} ({found['modality']})")
-    print(f"labels  {'; '.join(' '.join(map(str, [name, *values])) for name, values in plan['labels'].items())}")
-    for option, why in plan["options"].items():
-        print(f"plan    option {option}: {why}")
-    for name, entry in plan["settings"].items():
-        value = entry["value"]["_target_"].rpartition(".")[2] if isinstance(entry["value"], dict) else entry["value"]
-        print(f"plan    {name} {value}: {entry['why']}")
-    for proposal in plan.get("advice", ()):
-        print(f"advice  {proposal}")
-    chosen = [f"{name} {value}" for name, value in plan["choices"].items() if name != "labels"]
-    print(f"chosen  {', '.join(chosen) or 'nothing'}", flush=True)
-
-
-def _print_network(plan: dict[str, Any]) -> None:
-    from napari_seg.memory import describe_bytes
+def _print_plan(plan: dict[str, Any], limits: dict[str, Any]) -> None:
+    from napari_seg.training.describe import network_rows, plan_rows, time_rows
     from napari_seg.training.memory_plan import find_device
 
-    network = plan.get("network")  # folders of older versions have none
-    if network is None or "bytes" not in network:
-        return
-    arguments = ", ".join(f"{name} {value}" for name, value in network["arguments"].items())
-    print(f"network {network['class']}: {arguments}: {network['why']}")
-    pace = plan.get("time")
-    for size, cost in network.get("sizes", {}).items():
-        seconds = ""
-        if pace is not None:
-            seconds = f", about {_seconds(pace['step'] * cost['operations per step'] / network['operations per step'])}"
-        chosen = "  <- planned" if size == network["size"] else ""
-        print(f"size    {size:2} {_describe_cost(cost)}{seconds} a step{chosen}")
-    if "sizes" not in network:
-        print(f"        {_describe_cost(network)} a step")
-    device = find_device()
-    print(
-        f"memory  about {describe_bytes(network['bytes'])} of {describe_bytes(device.free_bytes)} "
-        f"that may be used ({device.name})"
-        + ("" if network["bytes"] <= device.free_bytes else ": too much; choose a smaller --size or patch_size"),
-        flush=True,
-    )
-
-
-def _describe_cost(cost: dict[str, Any]) -> str:
-    from napari_seg.memory import describe_bytes
-
-    return (
-        f"{cost['parameters'] / 1e6:5.1f} million parameters, {describe_bytes(cost['bytes']):>8}, "
-        f"{cost['operations per step'] / 1e12:6.2f} TFLOP"
-    )
-
-
-def _print_time(plan: dict[str, Any], limits: dict[str, Any]) -> None:
-    from napari_seg.training.time_plan import FEW, Pace, effective_settings, plan_time
-
-    if "time" not in plan:
-        return
-    pace = Pace(**plan["time"])
-    settings = effective_settings(plan, **limits)
-    limit = limits.get("max_minutes")
-    time = plan_time(pace, settings, limit)
-    folds = plan["choices"].get("folds")
-    print(
-        f"time    a step takes {_seconds(pace.step)}, a validation {_seconds(time.validating / time.validations)} "
-        f"({pace.device})"
-    )
-    reached = f"{time.reached} of {time.steps} steps" if time.reached < time.steps else f"{time.steps} steps"
-    print(
-        f"        {reached} {_minutes(time.training)}, {time.validations} validations {_minutes(time.validating)}, "
-        f"preparing the cases {_minutes(time.preparing)}: about {_minutes(60 * time.minutes)} in all"
-        + (f" for each of {folds} folds" if folds else "")
-    )
-    if time.validating > 0.12 * time.training:
-        print(f"        validation takes {time.validating / time.training:.0%} of the training's time")
-    if time.reached < time.steps:
-        few = time.reached < FEW * time.steps
-        advice = f"{_minutes(60 * time.full_minutes)} reach all"
-        if few:
-            advice = f"far too few; {_minutes(60 * time.few_minutes)} reach a quarter, {advice}"
-        print(
-            f"limit   --max-minutes {limit:g} reaches about {time.reached} of {time.steps} steps "
-            f"({time.reached / time.steps:.1%}): {advice}"
-        )
+    for heading, text in (*plan_rows(plan), *network_rows(plan, find_device()), *time_rows(plan, limits)):
+        print(f"{heading:<8}{text}")
     sys.stdout.flush()
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s" if seconds < 120 else _minutes(seconds)
-
-
-def _minutes(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def _print_best(best: dict[str, Any] | None) -> None:
@@ -320,6 +243,13 @@ def _print_steps(steps: tuple[int, int] | None) -> None:
             "        too few for a useful network: run the same command with a larger --max-minutes, or without it, to "
             "continue; for a shorter plan use --max-epochs and a new folder"
         )
+
+
+def _print_report(out: Path) -> None:
+    from napari_seg.training.report import REPORT
+
+    if (out / REPORT).is_file():
+        print(f"report  {out / REPORT}")
 
 
 def _print_folds(dice: dict[str, list[float]], folds: int) -> None:

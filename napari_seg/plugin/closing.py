@@ -1,8 +1,9 @@
-"""Protection of edited labels: periodic copies, and a question before a window with unsaved labels closes.
+"""Protection of work: periodic copies of edited labels, and questions before a window with such work closes.
 
 A guard lives as long as its window, also when the panel is closed. It asks if a user closes the window (its button,
-Ctrl-W, Ctrl-Q). It does not ask if a program closes the viewer (`viewer.close()`) or if the window is hidden or
-offscreen: then it writes copies, and the next panel offers them.
+Ctrl-W, Ctrl-Q) while labels are unsaved or a training runs. It does not ask if a program closes the viewer
+(`viewer.close()`) or if the window is hidden or offscreen: then it writes copies, which the next panel offers, and a
+training saves and stops.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from napari_seg.plugin.labels_state import Snapshot, state_of, unsaved_in
 from napari_seg.plugin.messages import message_of
 from napari_seg.plugin.napari_private import cancel_quit, main_window, qt_viewer_of
 from napari_seg.plugin.structures.export import export, free_path
+from napari_seg.plugin.train.model import TrainModel
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ class UnsavedGuard(QObject):
         self.autosave = Autosave()
         self.jobs = Jobs(on_error=self.failed.emit)
         deliver_on_timer(self.jobs, self)
+        self._training: TrainModel | None = None
         self._is_writing_copies = False
         self._is_ended_by_program = False
         self._is_answered = False
@@ -78,6 +81,10 @@ class UnsavedGuard(QObject):
         self._timer.stop()
         if seconds > 0:
             self._timer.start(1000 * seconds)
+
+    def watch(self, training: TrainModel) -> None:
+        """Ask before the window closes while this model trains."""
+        self._training = training
 
     @property
     def unsaved(self) -> list[Labels]:
@@ -118,7 +125,10 @@ class UnsavedGuard(QObject):
     def _may_close(self) -> bool:
         layers = self.unsaved
         has_screen = self.parent().isVisible() and QGuiApplication.platformName() not in _WITHOUT_SCREEN
-        if layers and has_screen and not self._is_ended_by_program:
+        can_ask = has_screen and not self._is_ended_by_program
+        if can_ask and self._training is not None and self._training.is_at_work and not self._may_stop_training():
+            return False
+        if layers and can_ask:
             answer, buttons = self._ask(layers), QMessageBox.StandardButton
             may_close = answer == buttons.Discard or (answer == buttons.SaveAll and self._save(layers))
             if may_close:
@@ -132,6 +142,19 @@ class UnsavedGuard(QObject):
         except NapariSegError as error:  # there is no panel to show it
             logger.warning("unsaved labels could not be copied: %s", error)
         return True
+
+    def _may_stop_training(self) -> bool:
+        """Ask whether a training may be stopped; the panel stops it when the window closes."""
+        assert self._training is not None
+        box = QMessageBox(QMessageBox.Icon.Question, "Stop the training?", "", parent=self.parent())
+        box.setTextFormat(Qt.TextFormat.PlainText)
+        box.setText("A training is running. Closing napari saves and stops it; “Resume” in the Train tab continues it.")
+        box.setInformativeText(self._training.status)
+        buttons = QMessageBox.StandardButton
+        box.setStandardButtons(buttons.Close | buttons.Cancel)
+        box.setDefaultButton(buttons.Cancel)
+        box.setEscapeButton(buttons.Cancel)
+        return QMessageBox.StandardButton(box.exec()) == buttons.Close
 
     def _ask(self, layers: list[Labels]) -> QMessageBox.StandardButton:
         count = f"{len(layers)} layers have" if len(layers) > 1 else "1 layer has"

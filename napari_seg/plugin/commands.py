@@ -80,6 +80,12 @@ def batch() -> None:
     opened.show_tab(opened.batch_tab)
 
 
+def train() -> None:
+    """Show the Train tab, which trains a model on a folder of scans with label maps."""
+    opened = panel()
+    opened.show_tab(opened.train_tab)
+
+
 def linked_planes() -> LinkedPlanes:
     """Show the other planes next to the main canvas, with one crosshair for all of them."""
     from qtpy.QtWidgets import QMainWindow

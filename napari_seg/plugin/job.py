@@ -154,6 +154,8 @@ class Job:
         *args: Any,
         callbacks: Mapping[str, Callable[..., None]] | None = None,
         ends_between_steps: bool = False,
+        poll: Callable[[bool], object] | None = None,
+        stage: str = _STAGES["loading"],
         **options: Any,
     ) -> Any:
         """Run a function in a worker process and return its result; waits for other work of that process.
@@ -164,6 +166,9 @@ class Job:
             args: for the function; can be pickled.
             callbacks: by the names of the function's arguments, functions to call here, in the thread of the job.
             ends_between_steps: a stop takes effect at the next callback, not at once; for functions that write files.
+            poll: called ten times a second, in another thread, with whether the job was stopped. It must not raise, and
+                it has to end the function after a stop, which then does not end the process.
+            stage: display name of the stage until the function reports one.
             options: for the function; can be pickled.
 
         Raises:
@@ -174,9 +179,12 @@ class Job:
 
         def begin() -> None:
             has_begun.set()
-            self.progress = JobProgress(_STAGES["loading"])
+            self.progress = JobProgress(stage)
 
         def is_stopping() -> bool:
+            if poll is not None and has_begun.is_set():
+                poll(self._stop.is_set())
+                return False
             return self._stop.is_set() and not (ends_between_steps and has_begun.is_set())
 
         self.progress = JobProgress("Waiting for another run to end")

@@ -29,12 +29,14 @@ from napari_seg.plugin.structures.model import StructuresModel
 from napari_seg.plugin.structures.tab import StructuresTab
 from napari_seg.plugin.study.model import StudyModel
 from napari_seg.plugin.study.tab import StudyTab
+from napari_seg.plugin.train.model import TrainModel
+from napari_seg.plugin.train.tab import TrainTab
 
 _MARKS = {"info": "", "warning": "⚠ ", "error": "✕ "}
 
 
 class Panel(QWidget):
-    """The current scan and its intensity window, the tabs Study, Segment, Structures and Batch, and messages."""
+    """The current scan and its intensity window, the tabs Study to Train, and messages."""
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:  # type: ignore[name-defined] # noqa: F821
         super().__init__()
@@ -50,6 +52,8 @@ class Panel(QWidget):
         self.segment_tab = SegmentTab(segmenting)
         self.structures_tab = StructuresTab(structures)
         self.batch_tab = BatchTab(batch, segmenting, study)
+        training = TrainModel(session, segmenting)
+        self.train_tab = TrainTab(training)
         self._build()
         session.changed.connect(self._refresh)
         structures.changed.connect(self._mark_unsaved)
@@ -66,6 +70,8 @@ class Panel(QWidget):
         models = self._models
         self.destroyed.connect(lambda: [model.close() for model in models])
         segmenting.result_added.connect(self._on_result)
+        training.used.connect(lambda: self.show_tab(self.segment_tab))
+        self.guard.watch(training)
         self._refresh()
         self._mark_unsaved()
 
@@ -102,6 +108,7 @@ class Panel(QWidget):
         self._tabs.addTab(self.segment_tab, "Segment")
         self._tabs.addTab(self.structures_tab, "Structures")
         self._tabs.addTab(self.batch_tab, "Batch")
+        self._tabs.addTab(self.train_tab, "Train")
         self._message = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
         self._message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         form = QFormLayout()

@@ -24,8 +24,10 @@ _CHANGEABLE = re.compile(
     "max_gradient_norm|l1_penalty|allow_empty|(optimizer|lr_scheduler|ema)#(?!_target_).+"
 )
 """Settings that may change at each start: they are not part of a run's identity (`segnets.training.Checkpoints`)."""
-_PACKAGES = {"mlflow": "mlflow"}
+_PACKAGES = {"mlflow": "mlflow", "wandb": "wandb", "aim": "aim"}
 """Option -> package that it needs in addition."""
+TRACKERS = ("tensorboard", *_PACKAGES)
+"""Services that a training can report to; TensorBoard's events are always written."""
 CODE = re.compile(r"[$@%]|.*[@%](#|::)")
 """Text that MONAI interprets in configs and metadata.json: it runs `$...`, and resolves `@...` and `%...`."""
 
@@ -118,6 +120,19 @@ def check_packages(options: Iterable[str]) -> None:
             raise EnvironmentFault(
                 "environment.package", f"option {option} needs {package}, which is not installed: pip install {package}"
             )
+
+
+def check_trackers(names: Iterable[str]) -> None:
+    """Check that services to report to are known, and that their packages are installed.
+
+    Raises:
+        BundleError: `bundle.option`.
+        EnvironmentFault: `environment.package`.
+    """
+    for name in names:
+        if name not in TRACKERS:
+            raise BundleError("bundle.option", f"found --track {name}; expected one of {', '.join(TRACKERS)}")
+    check_packages(names)
 
 
 def check_folds(folds: int | None, fold: int | None) -> None:

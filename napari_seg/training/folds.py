@@ -9,17 +9,10 @@ from statistics import mean
 from typing import Any
 
 from napari_seg.formats.atomic import atomic_write
+from napari_seg.training.history import RUN, read_history, read_summary
 from napari_seg.training.process import run
-from napari_seg.training.run import (
-    RUN,
-    STOP,
-    command,
-    read_history,
-    read_summary,
-    ship,
-    training_command,
-    weights_of,
-)
+from napari_seg.training.report import write_report
+from napari_seg.training.run import STOP, command, ship, training_command, weights_of
 from napari_seg.training.segnets_modules import with_segnets
 
 SUMMARY = Path("evaluation", "summary.json")
@@ -35,7 +28,8 @@ def fold_commands(root: Path, dataset_dir: Path, fold: int, folds: int, **values
     folder = root / f"fold_{fold}"
     # the bundle's network_def becomes the ensemble at the end; a fold is always a single network
     network = f"%{root / 'configs' / 'train.yaml'}#network_def"
-    evaluation = {"network_def": network, "checkpoint": folder / "model.pt", "output_dir": folder / SUMMARY.parent}
+    evaluation: dict[str, Any] = {"network_def": network, "checkpoint": folder / "model.pt"}
+    evaluation["output_dir"] = folder / SUMMARY.parent
     return [
         training_command(root, dataset_dir, folder.name, cache_dir=cache_dir, **common, **values),
         command("evaluating", root, dataset_dir=dataset_dir, **common, **evaluation),
@@ -81,6 +75,7 @@ def cross_validate(
     }
     if len(finished) == folds:
         _make_ensemble(root, folds, dice)
+    write_report(root)
     return dice
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from napari_seg.errors import BundleError, OutputError, TrainingError
 from napari_seg.training.choices import Choices, check_folds, check_names, check_packages, check_same, identity
-from napari_seg.training.run import RUN, writing
+from napari_seg.training.history import RUN
+from napari_seg.training.run import writing
 from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.training.write import PLAN
 

@@ -94,7 +94,10 @@ def run_module(parent: int, module: str, *arguments: str) -> None:
     """
     call_after_death(parent, _interrupt)
     sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except KeyboardInterrupt:  # before the training handles signals: nothing is saved, and a traceback says nothing
+        raise SystemExit(1) from None
 
 
 def _interrupt() -> None:
@@ -109,7 +112,8 @@ def _start(command: list[str]) -> tuple[subprocess.Popen[bytes], int]:
     """Start the command; return its process and the file descriptor from which its stderr is read.
 
     If stderr is a terminal, the command gets a pseudo-terminal, so that it draws its progress bar; Windows has none,
-    and progress comes as lines. The process has its own group, so that Ctrl-C, which is forwarded, does not arrive
+    and progress comes as lines. If stdout is a terminal too, it takes the same way, so that lines and bar stay in
+    order. The process has its own group, so that Ctrl-C, which is forwarded, does not arrive
     twice.
     """
     output_fd, command_fd = os.openpty() if hasattr(os, "openpty") and sys.stderr.isatty() else os.pipe()
@@ -126,7 +130,8 @@ def _start(command: list[str]) -> tuple[subprocess.Popen[bytes], int]:
         group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     _copy_terminal_size(output_fd)
     try:
-        return subprocess.Popen(command, stderr=command_fd, env=environment, **group), output_fd
+        stdout = command_fd if os.isatty(command_fd) and sys.stdout.isatty() else None
+        return subprocess.Popen(command, stdout=stdout, stderr=command_fd, env=environment, **group), output_fd
     except OSError:
         os.close(output_fd)
         raise

@@ -8,9 +8,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +17,28 @@ from napari_seg.bundles.spec import METADATA, WEIGHTS
 from napari_seg.errors import OutputError, TrainingError
 from napari_seg.formats.atomic import atomic_file, atomic_write
 from napari_seg.training.choices import digest
+from napari_seg.training.history import RUN, RunSummary, read_summary
 from napari_seg.training.process import run
-from napari_seg.training.segnets_modules import with_segnets
+from napari_seg.training.report import write_report
 
-RUN = "training"
-"""Folder of the run inside the bundle."""
 _TRAINED_FOR = re.compile(r" Trained for \d+ of \d+ planned steps\.$")
 STOP = "stop"
 """A file of this name in the bundle's folder stops the running command."""
 
 
-def command(run_id: str, root: Path, **values: Any) -> list[str]:
+def command(run_id: str, root: Path, options: Sequence[str] = (), **values: Any) -> list[str]:
     """Return the command line that runs one of the bundle's configs.
 
     Args:
         run_id: "training", "evaluating" or "inference".
         root: folder of the bundle.
+        options: names of option files in the bundle to merge over its config in this start only.
         values: config id -> value.
     """
     config = {"training": "train", "evaluating": "evaluate", "inference": "inference"}[run_id]
+    files = [str(root / "configs" / f"{name}.yaml") for name in (config, *options)]
     words = [sys.executable, "-m", "monai.bundle", "run", run_id]
-    words += ["--config_file", str(root / "configs" / f"{config}.yaml")]
+    words += ["--config_file", files[0] if len(files) == 1 else str(files)]
     for name, value in values.items():
         words += [
             f"--{name}",
@@ -48,7 +48,12 @@ def command(run_id: str, root: Path, **values: Any) -> list[str]:
 
 
 def training_command(
-    root: Path, dataset_dir: Path, folder: str = RUN, fine_tune: Mapping[str, str] | None = None, **values: Any
+    root: Path,
+    dataset_dir: Path,
+    folder: str = RUN,
+    fine_tune: Mapping[str, str] | None = None,
+    track: Sequence[str] = (),
+    **values: Any,
 ) -> list[str]:
     """Return the command line that trains a bundle.
 
@@ -57,6 +62,7 @@ def training_command(
         dataset_dir: folder of the data set.
         folder: name of the run's folder inside the bundle.
         fine_tune: initial weights (see `Choices`); ignored once the run has a checkpoint.
+        track: services to report to, of `choices.TRACKERS`.
         values: config id -> value.
 
     Raises:
@@ -72,20 +78,8 @@ def training_command(
                 "pass it with --fine-tune, or choose a new folder with -o",
             )
         values["finetune"] = weights
-    return command("training", root, dataset_dir=dataset_dir, output_dir=root / folder, **values)
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """Progress of a run, read from its history.
-
-    Attributes:
-        best: {"mean_dice", "epoch", "dice": {name: Dice}, ...} of the best validation; None without a validation.
-        steps: trained and planned steps at the last validation; None without a validation.
-    """
-
-    best: dict[str, Any] | None
-    steps: tuple[int, int] | None
+    options = [name for name in track if name != "tensorboard"]
+    return command("training", root, options, dataset_dir=dataset_dir, output_dir=root / folder, **values)
 
 
 def train(root: Path, dataset_dir: Path, **values: Any) -> RunSummary:
@@ -107,6 +101,7 @@ def train(root: Path, dataset_dir: Path, **values: Any) -> RunSummary:
         if weights:
             metrics = {_metric_name(root): summary.best["mean_dice"]} if summary.best else {}
             ship(root, weights, metrics, summary.steps)
+        write_report(root)
     return summary
 
 
@@ -139,28 +134,6 @@ def writing(out: Path) -> Iterator[None]:
                 "output.not_written", f"can't write to {out} ({reason}); choose another folder with -o"
             ) from error
         raise TrainingError("dataset.unreadable", f"{where} can't be read ({reason}); copy it again") from error
-
-
-def read_history(run_folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of history.jsonl of a run, in order; none if the run has not started."""
-    with with_segnets():
-        from segnets.training import history
-
-        lines: list[dict[str, Any]] = []
-        if (run_folder / "history.jsonl").is_file():
-            lines = history.read_history(run_folder)
-    return lines
-
-
-def read_summary(run_folder: Path) -> RunSummary:
-    """Return the progress of a run."""
-    with with_segnets():
-        from segnets.training.curves import best_validation
-
-        lines = read_history(run_folder)
-        best: dict[str, Any] | None = best_validation(lines)
-    planned = [line for line in lines if "planned_steps" in line]
-    return RunSummary(best, (planned[-1]["step"], planned[-1]["planned_steps"]) if planned else None)
 
 
 def weights_of(run_folder: Path) -> Path | None:

@@ -19,7 +19,7 @@ from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
 from napari_seg.bundles.spec import METADATA
-from napari_seg.training.run import RUN
+from napari_seg.training.history import RUN
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser

@@ -6,9 +6,11 @@ average      moving average of the weights
 stopping     time limit, stop file, signals, early stopping
 checkpoint   atomic checkpoints, exact resume, the best and the last weights
 history      history.jsonl: loss, learning rate and Dice of each epoch
-progress     progress bar or log lines
+progress     progress bar or log lines; progress.jsonl
+tracking     Weights & Biases, Aim
 curves       learning_curve.png; comparison of runs
 preview      worst_best.png
+case_scores  validation.jsonl: the scores of each case
 memory       advice when memory runs out
 weights      fine-tuning from other weights; one file for an ensemble
 """

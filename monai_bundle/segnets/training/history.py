@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class History:
         loss: mean over the steps of this epoch, or of the last epoch if this one has no step yet.
         mean_dice: mean Dice of the last validation, or None.
         best: (mean Dice, epoch) of the best validation, or None.
+        listeners: functions that are called with each line after it was written, in the first process only.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class History:
         self.loss = math.nan
         self.mean_dice: float | None = None
         self.best: tuple[float, int] | None = None
+        self.listeners: list[Callable[[dict[str, Any]], object]] = []
         self._sum, self._steps = 0.0, 0
         self._size = 0
         self._seconds_before, self._clock = 0.0, time.monotonic()
@@ -124,7 +126,8 @@ class History:
     def _append(self, trainer: Engine, **values: Any) -> None:
         if idist.get_rank() != 0:
             return
-        line = json.dumps({"epoch": trainer.state.epoch, "step": trainer.state.iteration} | values) + "\n"
+        content = {"epoch": trainer.state.epoch, "step": trainer.state.iteration} | values
+        line = json.dumps(content) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("r+b" if self.path.exists() else "wb") as file:
             # bytes after the last line of this run were written by an interrupted run
@@ -132,6 +135,8 @@ class History:
             file.seek(0, 2)
             file.write(line.encode())
             self._size = file.tell()
+        for listener in self.listeners:
+            listener(content)
 
 
 def read_history(path: str | Path) -> list[dict[str, Any]]:

@@ -181,10 +181,10 @@ def draw_cases(cases: list[tuple[float, str, list[Plane]]], path: str | Path) ->
     colors = colormaps["Set1"].colors
     columns = max(len(case[2]) for case in cases)
     size = 3 if columns == 3 else 7
-    figure = Figure(figsize=(size * columns, (size + 0.2) * len(cases)), layout="constrained")
-    figure.suptitle("reference solid, prediction dashed; worst first", fontsize=10)
+    figure = Figure(figsize=(size * columns, (size + 0.2) * len(cases)), layout="constrained", facecolor="black")
+    figure.suptitle("reference solid, prediction dashed; worst first", fontsize=10, color="white")
     for (dice, name, shown), row in zip(cases, figure.subplots(len(cases), columns, squeeze=False), strict=True):
-        row[0].set_title(f"{name}   Dice {dice:.3f}", loc="left", fontsize=9)
+        row[0].set_title(f"{name}   Dice {dice:.3f}", loc="left", fontsize=9, color="white")
         for axes, plane in zip(row, shown, strict=True):
             # the first array axis points right; the second up in a volume (RAS) and down in a 2D image
             origin = "lower" if columns == 3 else "upper"

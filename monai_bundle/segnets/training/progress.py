@@ -1,18 +1,22 @@
-"""Show the progress of a run in one line: epoch, time left, loss, Dice and the best Dice."""
+"""Show the progress of a run in one line: epoch, time left, loss, Dice and the best Dice; and write it to a file."""
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
+from segnets.files import PART
 from segnets.training.history import History
 
 logger = logging.getLogger("segnets")
@@ -24,6 +28,11 @@ ESTIMATE_STEPS, ESTIMATE_SECONDS = 10, 20.0
 MIN_FRACTION = 0.25
 """Fraction of the planned steps below which a network has hardly learned anything."""
 
+FILE = "progress.jsonl"
+"""File in the folder of the run that other programs read to follow it."""
+
+_FILE_SECONDS = 1.0
+
 
 class Progress:
     """Show a progress bar in a terminal, and otherwise (`nohup`, a cluster) log lines; a handler of the trainer.
@@ -31,6 +40,14 @@ class Progress:
     The bar shows the progress of the whole run. The time left is that of the remaining steps at the mean speed since
     this start, validations included, or the rest of `max_minutes` if that is less. It must come after `History` in the
     list of handlers. Of several processes only the first one shows progress.
+
+    The same values are written to `progress.jsonl` next to the history as one line, at most once a second:
+
+        {"stage": "training", "epoch": 7, "epochs": 48, "step": 560, "steps": 3984, "loss": 0.412,
+         "seconds": 641.2, "seconds_left": 751.0, "done": 0, "total": 0, "time": 1780000000.0}
+
+    `stage` is "training", "validating" or "ended"; `done` of `total` cases are validated; `seconds_left` is null before
+    the first step; `time` is the time of writing in seconds since 1970.
 
     Args:
         history: source of loss and Dice.
@@ -43,8 +60,10 @@ class Progress:
         self.max_minutes = max_minutes
         self.every_seconds = every_seconds
         self._bar: tqdm | None = None
+        self._log_above = ExitStack()
         self._first_step = 0
-        self._started = self._shown = 0.0
+        self._started = self._shown = self._written = 0.0
+        self._validated = (0, 0)  # cases of the validation that runs, done and total
         self._timed_from: tuple[int, float] | None = None  # a step and when it ended
         self._is_estimated = False
 
@@ -53,32 +72,63 @@ class Progress:
         trainer.add_event_handler(Events.STARTED, self._start)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._step)
         trainer.add_event_handler(Events.COMPLETED, self._end)
+        trainer.add_event_handler(Events.TERMINATE, self._interrupted)
+        if self.history.validator is not None:
+            self.history.validator.add_event_handler(Events.ITERATION_COMPLETED, self._validation_step, trainer)
+            self.history.validator.add_event_handler(Events.COMPLETED, self._validation_end)
 
     def _start(self, trainer: Engine) -> None:
         self._started = self._shown = time.monotonic()
         self._first_step = trainer.state.iteration
         self._timed_from, self._is_estimated = None, False
+        self._write(trainer, "training")
         if idist.get_rank() == 0:
             # disable=None: silent where stderr is no terminal
             self._bar = tqdm(
-                total=1.0, bar_format="{percentage:3.0f}%|{bar:20}| {desc}", disable=None, **_terminal_size()
+                total=1.0,
+                desc="preparing the first step",
+                bar_format="{percentage:3.0f}%|{bar:20}| {desc}",
+                disable=None,
+                **_terminal_size(),
             )
+            if not self._bar.disable:
+                self._log_above.enter_context(logging_redirect_tqdm())
 
     def _step(self, trainer: Engine) -> None:
         if self._bar is None:
             return
         if not self._is_estimated:
-            with tqdm.external_write_mode(file=sys.stderr):  # on a new line, not after the bar
-                self._estimate(trainer)
-        pause = self.every_seconds if self._bar.disable else 0.5
-        if time.monotonic() - self._shown >= pause:
-            self._show(trainer)
+            self._estimate(trainer)
+        self._show_if_due(trainer)
+
+    def _validation_step(self, validator: Engine, trainer: Engine) -> None:
+        self._validated = (validator.state.iteration, validator.state.epoch_length)
+        self._show_if_due(trainer)
+
+    def _validation_end(self) -> None:
+        self._validated = (0, 0)
+
+    def _interrupted(self, trainer: Engine) -> None:
+        if trainer.should_terminate == "skip_completed":
+            self._end(trainer)
 
     def _end(self, trainer: Engine) -> None:
-        if self._bar is not None:
+        if self._bar is None:
+            return
+        self._write(trainer, "ended")
+        self._show(trainer)
+        self._log_above.close()
+        with suppress(OSError):
+            self._bar.close()
+
+    def _show_if_due(self, trainer: Engine) -> None:
+        if self._bar is None:
+            return
+        now = time.monotonic()
+        if now - self._written >= _FILE_SECONDS:
+            self._write(trainer, "validating" if self._validated[1] else "training")
+        if now - self._shown >= (self.every_seconds if self._bar.disable else 0.5):
             self._show(trainer)
-            with suppress(OSError):
-                self._bar.close()
 
     def _show(self, trainer: Engine) -> None:
         self._shown = time.monotonic()
@@ -90,6 +140,37 @@ class Progress:
             self._bar.n = spent / max(spent + left, 1e-9)
             with suppress(OSError):  # the terminal was closed; the run continues
                 self._bar.set_description_str(self.line(trainer))
+
+    def _write(self, trainer: Engine, stage: str) -> None:
+        """Write the file; a disk that is full or a reader that holds the file open must not end the run."""
+        self._written = time.monotonic()
+        if idist.get_rank() != 0:
+            return
+        state, (done, total) = trainer.state, self._validated
+        values = {
+            "stage": stage,
+            "epoch": state.epoch,
+            "epochs": state.max_epochs,
+            "step": state.iteration,
+            "steps": state.max_epochs * state.epoch_length,
+            "loss": self.history.loss if math.isfinite(self.history.loss) else None,
+            "seconds": round(self.history.seconds, 1),
+            "seconds_left": self._seconds_left_or_none(trainer, stage),
+            "done": done,
+            "total": total,
+            "time": round(time.time(), 1),
+        }
+        path = self.history.path.with_name(FILE)
+        part = path.with_name(f"{path.name}{PART}")
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(values) + "\n", encoding="utf-8")
+            part.replace(path)
+
+    def _seconds_left_or_none(self, trainer: Engine, stage: str) -> float | None:
+        if stage == "ended":
+            return 0.0
+        return round(self.seconds_left(trainer), 1) if trainer.state.iteration > self._first_step else None
 
     def _estimate(self, trainer: Engine) -> None:
         """Log once, after a few steps, how many steps fit into the time limit; the first step loads and compiles."""
@@ -128,6 +209,9 @@ class Progress:
         """Return a line such as "epoch 7/48  12:31 left  loss 0.412  Dice 0.861  best 0.870 (epoch 6)"."""
         left = f"{tqdm.format_interval(self.seconds_left(trainer))} left"
         parts = [f"epoch {trainer.state.epoch}/{trainer.state.max_epochs}", left, f"loss {self.history.loss:.3f}"]
+        done, total = self._validated
+        if total:
+            parts.insert(1, f"validating {done}/{total}")
         if self.history.mean_dice is not None and self.history.best is not None:
             dice, epoch = self.history.best
             parts += [f"Dice {self.history.mean_dice:.3f}", f"best {dice:.3f} (epoch {epoch})"]

@@ -1,0 +1,234 @@
+"""The Train tab in Qt: a folder of scans with label maps in, a trained model out, and its progress as curves."""
+
+from html import escape
+from pathlib import Path
+
+from qtpy.QtCore import QByteArray, QEvent, QRectF, QSize, Qt, QUrl
+from qtpy.QtGui import QDesktopServices, QPainter, QPalette, QPixmap, QResizeEvent
+from qtpy.QtSvg import QSvgRenderer
+from qtpy.QtWidgets import (
+    QDoubleSpinBox,
+    QFormLayout,
+    QLabel,
+    QProgressBar,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QElidingLabel
+from superqt.utils import signals_blocked
+
+from napari_seg.plugin.controls import ask_folder, button, row, scrolled
+from napari_seg.plugin.train.model import TrainModel
+from napari_seg.training.curves import Palette, draw_curves
+from napari_seg.training.history import RunState
+
+_CURVES_HEIGHT = 300.0
+_MIN_WIDTH = 240
+_PER_MILLE = 1000
+
+
+class TrainTab(QWidget):
+    """Tab to plan a training, run it, follow it, and use the trained model."""
+
+    def __init__(self, model: TrainModel) -> None:
+        super().__init__()
+        self.model = model
+        self._dataset = QElidingLabel()
+        self._output = QElidingLabel()
+        for label in (self._dataset, self._output):
+            label.setElideMode(Qt.TextElideMode.ElideMiddle)
+        self._dataset_button = button("Data…", "Choose the folder of the scans and their label maps.", self._on_dataset)
+        self._output_button = button(
+            "Model folder…",
+            "The model, its checkpoints and its report are written here. A folder with a training resumes it.",
+            self._on_output,
+        )
+        self._minutes = QDoubleSpinBox(maximum=100_000, decimals=0, singleStep=10, suffix=" min")
+        self._minutes.setSpecialValueText("none")
+        self._minutes.setToolTip("Training time, summed over all starts; none trains all planned steps.")
+        self._minutes.valueChanged.connect(model.choose_minutes)
+        self._plan_button = button("Plan", "", model.start_plan)
+        self._start_button = button("Start", "", model.start)
+        self._stop_button = button("Stop", "", model.stop)
+        self._progress_label = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
+        self._progress_bar = QProgressBar(textVisible=False)
+        self._use_button = button("Use this model", "Select the trained model in the Segment tab.", model.use)
+        self._report_button = button("Report", "Open the report in the web browser.", self._on_report)
+        self._curves = _Curves()
+        self._preview = _Preview()
+        self._plan = QLabel(wordWrap=True, textFormat=Qt.TextFormat.RichText)
+        self._plan.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self._plan.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow(self._dataset_button, self._dataset)
+        form.addRow(self._output_button, self._output)
+        form.addRow("Time limit", self._minutes)
+        below = QWidget()
+        texts = QVBoxLayout(below)
+        texts.setContentsMargins(0, 0, 0, 0)
+        for widget in (self._curves, self._preview, self._plan):
+            texts.addWidget(widget)
+        texts.addStretch(1)
+        layout = QVBoxLayout(self)
+        layout.addLayout(form)
+        layout.addLayout(row(self._plan_button, self._start_button, self._stop_button))
+        layout.addWidget(self._progress_label)
+        layout.addWidget(self._progress_bar)
+        layout.addLayout(row(self._use_button, self._report_button))
+        layout.addWidget(scrolled(below), 1)
+        model.changed.connect(self._refresh)
+        model.session.jobs.delivered.connect(self._show_progress)
+        self._refresh()
+
+    # from the user to the model
+
+    def _on_dataset(self) -> None:
+        if (folder := ask_folder(self, "Folder of scans and label maps")) is not None:
+            self.model.choose_dataset(folder)
+
+    def _on_output(self) -> None:
+        if (folder := ask_folder(self, "Folder of the model")) is not None:
+            self.model.choose_output(folder)
+
+    def _on_report(self) -> None:
+        if (path := self.model.report) is not None:
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(path)))
+
+    # from the model to the user
+
+    def _refresh(self) -> None:
+        model = self.model
+        self._dataset.setText(str(model.dataset or "not chosen"))
+        self._output.setText(str(model.output or "not chosen"))
+        with signals_blocked(self._minutes):
+            self._minutes.setValue(model.max_minutes)
+        obstacle, is_running = model.obstacle, model.job is not None
+        for widget in (self._dataset_button, self._output_button, self._minutes):
+            widget.setEnabled(not is_running)
+        self._plan_button.setEnabled(not obstacle)
+        self._plan_button.setToolTip(obstacle or "Check the data and show what would be trained; nothing is written.")
+        self._start_button.setEnabled(not obstacle)
+        self._start_button.setText("Resume" if model.is_resumed and not is_running else "Start")
+        starts = "Continue the training in the model folder." if model.is_resumed else "Check the data, plan and train."
+        self._start_button.setToolTip(obstacle or starts)
+        self._stop_button.setEnabled(model.job is not None and not model.job.is_stopping)
+        saves = "Save and stop after this step; Resume continues." if model.is_training else "Drop the plan."
+        self._stop_button.setToolTip(saves)
+        self._use_button.setVisible(model.can_use)
+        self._report_button.setVisible(model.report is not None and not model.is_at_work)
+        self._progress_bar.setVisible(is_running)
+        self._plan.setText(_plan_html(model.plan))
+        self._curves.show_run(model.state, model.live)
+        self._preview.show_file(model.state)
+        self._show_progress()
+
+    def _show_progress(self) -> None:
+        text = self.model.status
+        if text != self._progress_label.text():
+            self._progress_label.setText(text)
+        self._progress_label.setVisible(bool(text))
+        if self.model.job is None:
+            return
+        fraction = self.model.fraction
+        self._progress_bar.setRange(0, 0 if fraction is None else _PER_MILLE)
+        if fraction is not None:
+            self._progress_bar.setValue(round(_PER_MILLE * fraction))
+
+
+def _plan_html(rows: list[tuple[str, str]]) -> str:
+    return "".join(f"<p style='margin:3px 0'><b>{escape(head)}</b> {escape(text)}</p>" for head, text in rows)
+
+
+class _Curves(QWidget):
+    """The learning curves of a run, in the colours of the theme."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._state: RunState | None = None
+        self._live: list[tuple[float, float]] = []
+        self._drawing = QSvgRenderer()
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.hide()
+
+    def show_run(self, state: RunState | None, live: list[tuple[float, float]]) -> None:
+        """Show a run; hide the curves if there is nothing to draw."""
+        self._state, self._live = state, list(live)
+        self._draw()
+
+    def _draw(self) -> None:
+        """Draw the run for the present width and theme."""
+        svg = ""
+        if self._state is not None:
+            colours = Palette(*(_mixed(self.palette(), share) for share in (1.0, 0.65, 0.2)))
+            width = float(max(self.width(), _MIN_WIDTH))
+            svg = draw_curves([self._state], colours, width, _CURVES_HEIGHT, self._live)
+        self.setVisible(bool(svg))
+        if svg:
+            self._drawing.load(QByteArray(svg.encode()))
+            self.setFixedHeight(round(self._drawing.viewBoxF().height()))
+            self.update()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:  # Qt's name
+        """Draw again for the new width."""
+        if event.size().width() != event.oldSize().width():
+            self._draw()
+
+    def changeEvent(self, event: QEvent) -> None:  # Qt's name
+        """Draw again after the theme has changed."""
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.StyleChange):
+            self._draw()
+
+    def paintEvent(self, event: object) -> None:  # Qt's name
+        """Paint the drawing."""
+        painter = QPainter(self)
+        self._drawing.render(painter, QRectF(self.rect()))
+        painter.end()
+
+
+def _mixed(palette: QPalette, share: float) -> str:
+    """Return the colour of the text, mixed into that of the window, as CSS."""
+    text, window = (palette.color(role) for role in (QPalette.ColorRole.WindowText, QPalette.ColorRole.Window))
+    pairs = zip(text.getRgb()[:3], window.getRgb()[:3], strict=True)
+    return "#" + "".join(f"{round(share * a + (1 - share) * b):02x}" for a, b in pairs)
+
+
+class _Preview(QLabel):
+    """The worst and best cases of the best validation, as wide as the tab."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.setToolTip("Worst and best validation cases: the reference is outlined solid, the prediction dashed.")
+        self._file: tuple[Path, float] | None = None
+        self._image = QPixmap()
+        self.hide()
+
+    def show_file(self, state: RunState | None) -> None:
+        """Show the image of a run; it is read again when it was written again."""
+        preview = None if state is None or state.preview is None else (state.preview, state.preview_time)
+        if preview == self._file:
+            return
+        self._file = preview
+        self._image = QPixmap() if preview is None else QPixmap(str(preview[0]))
+        self.setVisible(not self._image.isNull())
+        self._fit()
+
+    def resizeEvent(self, event: object) -> None:  # Qt's name
+        """Fit the image to the new width."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        if self._image.isNull() or self.width() < 2:
+            return
+        ratio = self.devicePixelRatioF()
+        size = QSize(round(self.width() * ratio), 10**6)
+        scaled = self._image.scaled(
+            size, Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation
+        )
+        scaled.setDevicePixelRatio(ratio)
+        self.setPixmap(scaled)
+        self.setFixedHeight(round(scaled.height() / ratio))

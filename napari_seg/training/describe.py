@@ -1,0 +1,118 @@
+"""A plan in words, for the command line, the plugin and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from napari_seg.memory import describe_bytes
+from napari_seg.training.time_plan import FEW, Pace, effective_settings, plan_time
+
+if TYPE_CHECKING:
+    from napari_seg.training.memory_plan import Device
+
+
+def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the content of plan.json as headings and sentences.
+
+    Args:
+        plan: content of plan.json, as `plan_bundle` returns it.
+    """
+    found = plan["fingerprint"]
+    rows = [
+        ("data", f"{found['cases']} cases, {', '.join(found['channels'])} ({found['modality']})"),
+        ("labels", "; ".join(" ".join(map(str, [name, *values])) for name, values in plan["labels"].items())),
+    ]
+    rows += [("plan", f"option {option}: {why}") for option, why in plan["options"].items()]
+    for name, entry in plan["settings"].items():
+        value = entry["value"]["_target_"].rpartition(".")[2] if isinstance(entry["value"], dict) else entry["value"]
+        rows.append(("plan", f"{name} {value}: {entry['why']}"))
+    rows += [("advice", proposal) for proposal in plan.get("advice", ())]
+    chosen = [f"{name} {value}" for name, value in plan["choices"].items() if name != "labels"]
+    return [*rows, ("chosen", ", ".join(chosen) or "nothing")]
+
+
+def network_rows(plan: dict[str, Any], device: Device | None = None) -> list[tuple[str, str]]:
+    """Return the planned network, the cost of each size, and the memory as headings and sentences.
+
+    Args:
+        plan: content of plan.json; one of an older version has no network, and gives no rows.
+        device: device of the training; without it, the row of the memory is left out.
+    """
+    network = plan.get("network")
+    if network is None or "bytes" not in network:
+        return []
+    arguments = ", ".join(f"{name} {value}" for name, value in network["arguments"].items())
+    rows = [("network", f"{network['class']}: {arguments}: {network['why']}")]
+    pace = plan.get("time")
+    for size, cost in network.get("sizes", {}).items():
+        seconds = ""
+        if pace is not None:
+            factor = cost["operations per step"] / network["operations per step"]
+            seconds = f", about {_seconds(pace['step'] * factor)}"
+        chosen = "  <- planned" if size == network["size"] else ""
+        rows.append(("size", f"{size:2} {_cost(cost)}{seconds} a step{chosen}"))
+    if "sizes" not in network:
+        rows.append(("", f"{_cost(network)} a step"))
+    if device is not None:
+        fits = network["bytes"] <= device.free_bytes
+        advice = "" if fits else ": too much; choose a smaller --size or patch_size"
+        free = describe_bytes(device.free_bytes)
+        rows.append(
+            ("memory", f"about {describe_bytes(network['bytes'])} of {free} that may be used ({device.name}){advice}")
+        )
+    return rows
+
+
+def time_rows(plan: dict[str, Any], limits: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the planned time as headings and sentences; nothing for a plan whose steps were not timed.
+
+    Args:
+        plan: content of plan.json.
+        limits: max_minutes and max_epochs of this start, if given.
+    """
+    if "time" not in plan:
+        return []
+    pace = Pace(**plan["time"])
+    limit = limits.get("max_minutes")
+    time = plan_time(pace, effective_settings(plan, **limits), limit)
+    folds = plan["choices"].get("folds")
+    each = _seconds(time.validating / time.validations)
+    reached = f"{time.reached} of {time.steps} steps" if time.reached < time.steps else f"{time.steps} steps"
+    rows = [
+        ("time", f"a step takes {_seconds(pace.step)}, a validation {each} ({pace.device})"),
+        (
+            "",
+            f"{reached} {_minutes(time.training)}, {time.validations} validations {_minutes(time.validating)}, "
+            f"preparing the cases {_minutes(time.preparing)}: about {_minutes(60 * time.minutes)} in all"
+            + (f" for each of {folds} folds" if folds else ""),
+        ),
+    ]
+    if time.validating > 0.12 * time.training:
+        rows.append(("", f"validation takes {time.validating / time.training:.0%} of the training's time"))
+    if time.reached < time.steps:
+        advice = f"{_minutes(60 * time.full_minutes)} reach all"
+        if time.reached < FEW * time.steps:
+            advice = f"far too few; {_minutes(60 * time.few_minutes)} reach a quarter, {advice}"
+        share = f"{time.reached / time.steps:.1%}"
+        rows.append(
+            ("limit", f"--max-minutes {limit:g} reaches about {time.reached} of {time.steps} steps ({share}): {advice}")
+        )
+    return rows
+
+
+def _cost(cost: dict[str, Any]) -> str:
+    return (
+        f"{cost['parameters'] / 1e6:5.1f} million parameters, {describe_bytes(cost['bytes']):>8}, "
+        f"{cost['operations per step'] / 1e12:6.2f} TFLOP"
+    )
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s" if seconds < 120 else _minutes(seconds)
+
+
+def _minutes(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"

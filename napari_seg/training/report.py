@@ -1,0 +1,157 @@
+"""The report of a training as one self-contained HTML page: curves, scores of the cases, worst and best cases, plan."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from napari_seg.evaluation.html import document, strips, table
+from napari_seg.evaluation.statistics import RESAMPLES, summarise
+from napari_seg.formats.atomic import atomic_write
+from napari_seg.progress import describe_seconds
+from napari_seg.training.curves import PAGE, draw_curves
+from napari_seg.training.describe import plan_rows
+from napari_seg.training.history import RUN, RunState, read_case_scores, read_state, run_folders
+from napari_seg.training.write import PLAN
+from napari_seg.version import __version__
+
+REPORT = Path(RUN, "report.html")
+"""Report, relative to the bundle's folder."""
+
+_MEAN = "mean of the structures"
+
+_OPTIMISTIC = (
+    "Measured on the validation cases, which also selected the best epoch: slightly optimistic. Evaluate the model on "
+    "cases of other patients with napari-seg evaluate."
+)
+
+Cases = Mapping[str, Mapping[str, float]]
+
+
+def write_report(root: Path) -> Path | None:
+    """Write the report of a bundle's runs and return its file; None if no run has begun.
+
+    Args:
+        root: folder of the bundle.
+    """
+    folders = run_folders(root)
+    if not folders:
+        return None
+    plan = json.loads((root / PLAN).read_text(encoding="utf-8")) if (root / PLAN).is_file() else None
+    states = [read_state(folder) for folder in folders]
+    cases = {case: scores for folder in folders for case, scores in read_case_scores(folder).items()}
+    path = root / REPORT
+    path.parent.mkdir(exist_ok=True)
+    atomic_write(path, page(root.name, plan, states, cases))
+    return path
+
+
+def page(name: str, plan: dict[str, Any] | None, states: Sequence[RunState], cases: Cases) -> str:
+    """Return the page as HTML.
+
+    Args:
+        name: name of the bundle.
+        plan: content of plan.json; None if it is missing.
+        states: runs: one, or one for each fold.
+        cases: case -> structure -> Dice; nan where neither label map has the structure.
+    """
+    names = list(dict.fromkeys(name for scores in cases.values() for name in scores))
+    known = {
+        name: {case: dice for case, scores in cases.items() if math.isfinite(dice := scores.get(name, math.nan))}
+        for name in names
+    }
+    return document(
+        f"Training of {name}",
+        f"{_lead(states)}. napari-seg {__version__}. For research; not a medical device.",
+        {
+            "Dice": _overview(known, cases),
+            "Curves": draw_curves(states, PAGE, 960, 460),
+            "Distribution": strips(known, "Dice", 3, is_fraction=True),
+            "Worst and best cases": "".join(map(_preview, states)),
+            "Cases": _cases(names, cases),
+            "Plan": _plan(plan),
+        },
+    )
+
+
+def _lead(states: Sequence[RunState]) -> str:
+    progress = [state.progress for state in states if state.progress is not None]
+    parts = [f"{len(states)} folds"] if len(states) > 1 else []
+    if progress:
+        steps, planned = sum(one.step for one in progress), sum(one.steps for one in progress)
+        parts.append(f"{steps} of {planned} planned steps")
+        parts.append(
+            f"{describe_seconds(sum(one.seconds for one in progress if math.isfinite(one.seconds)))} of training"
+        )
+    best = [state.best for state in states if state.best is not None]
+    if len(states) == 1 and best:
+        parts.append(f"best validation in epoch {best[0].epoch:g}")
+    return ", ".join(parts) or "No validation yet"
+
+
+def _overview(known: Cases, cases: Cases) -> str:
+    if not known:
+        return ""
+    means = {}
+    for case, scores in cases.items():
+        values = [dice for dice in scores.values() if math.isfinite(dice)]
+        if values:
+            means[case] = sum(values) / len(values)
+    rows = []
+    for name, row in (*known.items(), (_MEAN, means)):
+        summary = summarise(list(row.values()))
+        interval = "–" if math.isnan(summary.low) else f"{summary.low:.3f} to {summary.high:.3f}"
+        worst = min(row, key=lambda case: row[case], default=None)
+        lowest = "–" if worst is None else f"{row[worst]:.3f} ({escape(worst)})"
+        head = f"<b>{_MEAN}</b>" if name == _MEAN and row is means else escape(name)
+        rows.append([head, str(summary.count), _number(summary.mean), interval, _number(summary.median), lowest])
+    heads = ["structure", "cases", "mean", "95 % interval", "median", "lowest"]
+    return table(heads, rows, text=(0,)) + (
+        "<p>Means over the cases in which the result or the reference contains the structure; for the last row, each "
+        "case is averaged over its structures first. The interval holds for the mean (bootstrap over cases, "
+        f"{RESAMPLES} resamples). {_OPTIMISTIC}</p>"
+    )
+
+
+def _preview(state: RunState) -> str:
+    if state.preview is None:
+        return ""
+    try:
+        encoded = base64.b64encode(state.preview.read_bytes()).decode("ascii")
+    except OSError:
+        return ""
+    alt = "outlines of reference and prediction in the worst and the best cases"
+    caption = (
+        f"{escape(state.folder.name)}: the best validation. The reference is outlined solid, the prediction dashed; "
+        "the planes pass through the slices with most errors."
+    )
+    return f'<figure><img alt="{alt}" src="data:image/png;base64,{encoded}"><figcaption>{caption}</figcaption></figure>'
+
+
+def _cases(names: Sequence[str], cases: Cases) -> str:
+    if not cases:
+        return ""
+    rows = [
+        [escape(case), *(_number(scores.get(name, math.nan)) for name in names)]
+        for case, scores in sorted(cases.items(), key=lambda item: _lowest(item[1]))
+    ]
+    return table(["case", *map(escape, names)], rows, text=(0,), sortable=True)
+
+
+def _lowest(scores: Mapping[str, float]) -> float:
+    return min((dice for dice in scores.values() if math.isfinite(dice)), default=math.inf)
+
+
+def _plan(plan: dict[str, Any] | None) -> str:
+    if plan is None:
+        return ""
+    return table(["", ""], [[escape(heading), escape(text)] for heading, text in plan_rows(plan)], text=(0, 1))
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "–"

@@ -1,0 +1,309 @@
+"""The model of the Train tab, on a viewer model: with stand-ins for the training, and once with a real one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import lines_of, progress_of, write_lines, write_run
+
+pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
+
+from napari.components import ViewerModel
+
+from napari_seg.bundles.read import shipped_root
+from napari_seg.errors import Cancelled, TrainingError
+from napari_seg.plugin.segment.model import SegmentModel
+from napari_seg.plugin.session import Session
+from napari_seg.plugin.train import model as module
+from napari_seg.plugin.train.model import TrainModel
+
+PLAN: dict[str, Any] = {
+    "fingerprint": {"cases": 6, "channels": ["T1"], "modality": "MR"},
+    "labels": {"front": [1]},
+    "options": {},
+    "settings": {},
+    "choices": {},
+}
+
+
+class InProcess:
+    """Stands in for a worker process: runs in the thread of the job, and asks for stops as the real one does."""
+
+    def run(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        callbacks, on_start, is_stopping = (options.pop(name) for name in ("callbacks", "on_start", "is_stopping"))
+        on_start()
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(0.01):
+                is_stopping()
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            return function(*args, **options, **callbacks)
+        finally:
+            ended.set()
+            watcher.join()
+
+    def close(self) -> None:
+        pass
+
+
+class Pretended:
+    """Stands in for planning and training: writes the files of a run until it is stopped.
+
+    Attributes:
+        calls: the options of each training.
+    """
+
+    def __init__(self, epochs: int = 10) -> None:
+        self.epochs = epochs
+        self.calls: list[dict[str, Any]] = []
+
+    def plan_bundle(
+        self, dataset: Path, out: Path, choices: Any, *, dry_run: bool = False, **options: Any
+    ) -> dict[str, Any]:
+        if not (dataset / "dataset.json").exists():
+            raise TrainingError("dataset.missing", f"{dataset} holds no data set")
+        if not dry_run:
+            shutil.copytree(shipped_root(), out, dirs_exist_ok=True)
+            (out / "plan.json").write_text(json.dumps(PLAN))
+        return PLAN
+
+    def train(self, out: Path, dataset: Path, **values: Any) -> None:
+        self.calls.append(values)
+        (out / "training").mkdir(exist_ok=True)
+        for epoch in range(1, self.epochs + 1):
+            end = time.monotonic() + 0.1
+            write_lines(out / "training" / "progress.jsonl", [progress_of(epoch)])
+            write_lines(out / "training" / "history.jsonl", lines_of(epoch))
+            while time.monotonic() < end:
+                if (out / "stop").exists():
+                    (out / "stop").unlink()
+                    raise Cancelled("run.stopped", "stopped and saved; run the same command again to continue")
+                time.sleep(0.01)
+        write_run(out / "training", self.epochs)
+        (out / "training" / "report.html").write_text("report")
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
+    stand_in = Pretended()
+    monkeypatch.setattr(module, "WorkerProcess", InProcess)
+    monkeypatch.setattr(module, "plan_bundle", stand_in.plan_bundle)
+    monkeypatch.setattr(module, "train", stand_in.train)
+    monkeypatch.setattr(module, "_FOLLOW_SECONDS", 0.02)
+    monkeypatch.setattr("napari_seg.plugin.preferences.remember_bundle", lambda folder: None)
+    return stand_in
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "heads").mkdir()
+    (tmp_path / "heads" / "dataset.json").write_text("{}")
+    return tmp_path / "heads"
+
+
+@pytest.fixture
+def model() -> TrainModel:
+    session = Session(ViewerModel())
+    return TrainModel(session, SegmentModel(session))
+
+
+def deliver_until(model: TrainModel, is_reached: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not is_reached():
+        assert time.monotonic() < end
+        model.session.jobs.deliver()
+        time.sleep(0.005)
+
+
+def text_of(model: TrainModel) -> str:
+    return "\n".join(message.text for message in model.session.messages)
+
+
+def test_a_plan_writes_nothing(model: TrainModel, pretended: Pretended, data: Path) -> None:
+    assert "Choose a folder" in model.obstacle
+    model.choose_dataset(data)
+    assert model.output == data.with_name("heads_model")
+    assert model.obstacle == ""
+    model.start_plan()
+    assert "plan" in model.obstacle
+    model.session.jobs.wait()
+    assert model.plan[0] == ("data", "6 cases, T1 (MR)")
+    assert not model.output.exists()
+    assert not model.is_resumed
+    assert not model.can_use
+
+
+def test_a_training_is_followed_to_its_end_and_its_model_used(
+    model: TrainModel, pretended: Pretended, data: Path
+) -> None:
+    model.choose_dataset(data)
+    model.choose_minutes(30)
+    model.start()
+    assert model.is_at_work
+    assert "running" in model.obstacle
+    deliver_until(model, lambda: model.state is not None and len(model.state.losses) >= 3)
+    assert model.status.startswith("Epoch ")
+    assert " left. loss 0." in model.status
+    assert model.fraction is not None
+    assert 0.1 < model.fraction < 0.9
+    assert model.plan
+    assert not model.can_use
+    model.session.jobs.wait()
+    assert pretended.calls == [{"fine_tune": None, "max_minutes": 30}]
+    assert "The training is finished. The best validation has Dice 0.812, in epoch 8." in text_of(model)
+    assert model.status == "Epoch 10 of 10, 30 of 30 steps in 20 s. loss 0.100, Dice 0.770"
+    assert model.can_use
+    assert model.is_resumed
+    assert model.output is not None
+    assert model.report == model.output / "training" / "report.html"
+    used: list[bool] = []
+    model.used.connect(lambda: used.append(True))
+    model.use()
+    model.session.jobs.wait()
+    segmenting = model._segmenting
+    assert used
+    assert segmenting.bundle is not None
+    assert segmenting.bundle.root == model.output
+    assert segmenting.permission is not None
+    assert segmenting.permission.may_run
+
+
+def test_a_training_that_is_stopped_saves_and_is_resumed(model: TrainModel, pretended: Pretended, data: Path) -> None:
+    model.choose_dataset(data)
+    model.start()
+    deliver_until(model, lambda: model.state is not None and len(model.state.losses) >= 2)
+    model.stop()
+    assert model.status == "Saving after this step …"
+    model.session.jobs.wait()
+    assert "Stopped and saved; press Resume to continue." in text_of(model)
+    assert model.is_resumed
+    assert model.output is not None
+    assert not (model.output / "stop").exists()
+    model.start()
+    model.session.jobs.wait()
+    assert "finished" in text_of(model)
+
+
+def test_a_window_that_closes_stops_and_saves(model: TrainModel, pretended: Pretended, data: Path) -> None:
+    model.choose_dataset(data)
+    model.start()
+    deliver_until(model, lambda: model.state is not None)
+    job = model.job
+    model.session.close()
+    assert not model.is_at_work
+    assert job is not None
+    deadline = time.monotonic() + 20
+    while job.is_running and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not job.is_running
+    assert model.output is not None
+    assert len(lines_of(pretended.epochs)) > len((model.output / "training" / "history.jsonl").read_text().splitlines())
+    assert not (model.output / "stop").exists()
+
+
+def test_a_stop_that_comes_too_late_stops_nothing_later(
+    model: TrainModel, pretended: Pretended, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(out: Path, *_: Any, **__: Any) -> None:
+        model.stop()
+        time.sleep(0.2)  # it has its last step behind it, and looks for no file
+
+    monkeypatch.setattr(module, "train", train)
+    model.choose_dataset(data)
+    model.start()
+    model.session.jobs.wait()
+    assert model.output is not None
+    assert not (model.output / "stop").exists()
+
+
+def test_a_data_set_that_is_none_is_one_line(model: TrainModel, pretended: Pretended, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    model.choose_dataset(tmp_path / "empty")
+    for start in (model.start_plan, model.start):
+        start()
+        model.session.jobs.wait()
+        assert "holds no data set (dataset.missing)" in text_of(model)
+        assert model.job is None
+        assert model.obstacle == ""
+
+
+def test_a_plan_that_is_stopped_says_so(
+    model: TrainModel, pretended: Pretended, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(*_: Any, **__: Any) -> None:
+        model.stop()
+        raise Cancelled()  # as the worker does when it is ended
+
+    monkeypatch.setattr(module, "plan_bundle", plan)
+    model.choose_dataset(data)
+    model.start()
+    model.session.jobs.wait()
+    assert text_of(model) == "Stopped before the training began."
+
+
+def test_a_folder_with_a_training_shows_how_far_it_came(model: TrainModel, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(json.dumps(PLAN))
+    write_run(tmp_path / "training", epochs=4, stage="training")
+    model.choose_output(tmp_path)
+    model.session.jobs.wait()
+    assert model.is_resumed
+    assert model.state is not None
+    assert model.status.startswith("Epoch 4 of 10")
+    assert model.fraction is None
+    assert "Choose a folder" in model.obstacle
+    model.choose_output(tmp_path / "elsewhere")
+    model.session.jobs.wait()
+    assert model.state is None
+    assert not model.is_resumed
+
+
+def test_folds_are_continued(
+    model: TrainModel, pretended: Pretended, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[Any] = []
+
+    def cross_validate(out: Path, dataset: Path, folds: int, only: int | None, report: Any, **values: Any) -> None:
+        called.append((folds, only))
+        report("fold 0 of 2")
+        write_run(out / "fold_0")
+
+    monkeypatch.setattr(module, "cross_validate", cross_validate)
+    monkeypatch.setitem(PLAN, "choices", {"folds": 2})
+    model.choose_dataset(data)
+    model.start()
+    model.session.jobs.wait()
+    assert called == [(2, None)]
+    assert model.state is not None
+    assert model.state.folder.name == "fold_0"
+
+
+@pytest.mark.slow
+def test_a_real_training_is_followed_stopped_and_resumed(model: TrainModel, dataset: Path, tmp_path: Path) -> None:
+    model.choose_dataset(dataset)
+    model.choose_output(tmp_path / "balls")
+    model.start()
+    deliver_until(model, lambda: model.state is not None and bool(model.state.losses), 180)
+    model.stop()
+    model.session.jobs.wait(60)
+    assert "Stopped and saved; press Resume to continue" in text_of(model)
+    assert (tmp_path / "balls" / "training" / "report.html").is_file()
+    assert model.can_use  # the weights of the last step
+    step = model.state.progress.step if model.state and model.state.progress else 0
+    assert step
+    model.choose_minutes(0.01)  # over already: it validates and ends
+    model.start()
+    model.session.jobs.wait(120)
+    assert "The training is finished. The best validation has Dice" in text_of(model)
+    assert model.state.progress.step >= step
+    assert model.state.validations

@@ -1,0 +1,53 @@
+"""Test a plan in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from napari_seg.training.describe import plan_rows, time_rows
+
+
+def test_each_setting_has_its_reason() -> None:
+    plan = {
+        "fingerprint": {"cases": 6, "channels": ["T1", "FLAIR"], "modality": "MR"},
+        "labels": {"front": [1], "back": [2, 3]},
+        "options": {"crops_balanced": "images are larger than a patch"},
+        "settings": {
+            "patch_size": {"value": [32, 40, 32], "why": "contains 95 % of the images"},
+            "normalisation": {"value": {"_target_": "monai.transforms.NormalizeIntensityd"}, "why": "no common scale"},
+        },
+        "choices": {"labels": {}, "folds": 2},
+    }
+    assert plan_rows(plan) == [
+        ("data", "6 cases, T1, FLAIR (MR)"),
+        ("labels", "front 1; back 2 3"),
+        ("plan", "option crops_balanced: images are larger than a patch"),
+        ("plan", "patch_size [32, 40, 32]: contains 95 % of the images"),
+        ("plan", "normalisation NormalizeIntensityd: no common scale"),
+        ("chosen", "folds 2"),
+    ]
+
+
+def printed(plan: dict[str, Any], limits: dict[str, Any]) -> str:
+    """Return the rows as the command line prints them."""
+    return "".join(f"{heading:<8}{text}\n" for heading, text in time_rows(plan, limits))
+
+
+def test_what_the_minutes_reach_is_said_before_training() -> None:
+    pace = {"device": "cpu, 2 threads", "step": 30.0, "case": 0.5, "validation": 1.0}
+    settings = {"max_epochs": 100, "val_interval": 10, "batch_size": 2}
+    plan = {
+        "time": pace | {"training_cases": 80, "validation_cases": 10},
+        "settings": {name: {"value": value, "why": ""} for name, value in settings.items()},
+        "choices": {},
+    }
+    output = printed(plan, {"max_minutes": 10})
+    assert "time    a step takes 30 s, a validation 1 s (cpu, 2 threads)\n        18 of 4000 steps 9 min" in output
+    assert (
+        "--max-minutes 10 reaches about 18 of 4000 steps (0.4%): far too few; 8.3 h reach a quarter, 33.3 h" in output
+    )
+    assert "18 of 40 steps (45.0%): 21 min reach all" in printed(plan, {"max_minutes": 10, "max_epochs": 1})
+    output = printed(plan, {"max_epochs": 1})
+    assert "40 steps 20 min, 1 validations 1 s, preparing the cases 45 s: about 21 min in all" in output
+    assert "limit" not in output
+    assert printed({"settings": {}, "choices": {}}, {}) == ""  # a folder of an older version
