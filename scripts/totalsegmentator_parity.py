@@ -116,7 +116,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--full", type=absolute, help="TOTALSEG_HOME_DIR with networks of the published size")
     parser.add_argument("--peer", type=absolute, required=True, help="TotalSegmentator's command")
     parser.add_argument(
-        "--peer32", type=absolute, help="the same with torch.half = torch.float32 before it is imported; runs too if given"
+        "--peer32",
+        type=absolute,
+        help="the same with torch.half = torch.float32 before it is imported; runs too if given",
     )
     parser.add_argument("--only", nargs="+", choices=CASES, metavar="NAME", help="cases to run; default: all")
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS, help="the others stay as reported")
@@ -327,10 +329,10 @@ def describe(known: Mapping[str, Any]) -> str:
         "Equal: share of equal voxels. Dice: mean of all structures, the lowest in parentheses; structures of fewer",
         f"than {FEW_VOXELS} voxels are listed below instead. `exact` is what `--match exact` gives, the default for",
         "these models. Voxels that differ there are ties between two structures: nnU-Net, which TotalSegmentator runs,",
-        "adds logits in 16 bits, napari-seg in 32. The column `in 32 bits` compares with TotalSegmentator that adds in 32",
-        "bits too (`torch.half = torch.float32` before it is imported). `fast` uses the fewest windows, the body's bounds",
-        "and the processor's number format; networks trained for minutes on one scan depend strongly on where windows",
-        "lie, so that column says little about published ones.",
+        "adds logits in 16 bits, napari-seg in 32. The column `in 32 bits` compares with TotalSegmentator that adds in",
+        "32 bits too (`torch.half = torch.float32` before it is imported). `fast` uses the fewest windows, the body's",
+        "bounds and the processor's number format; networks trained for minutes on one scan depend strongly on where",
+        "windows lie, so that column says little about published ones.",
     )
     head = ["scan and task", "structures", "exact: equal", "in 32 bits", "Dice", "fast: equal", "Dice", "s", "GiB"]
     lines += table(head, [_row(name, row) for name, row in rows.items() if CASES[name].theirs])
@@ -339,8 +341,8 @@ def describe(known: Mapping[str, Any]) -> str:
     if timed:
         lines += ["## Time and memory", ""]
         lines += paragraph(
-            "Networks of the published size: 31 million parameters, windows of 128 x 128 x 128. They hold a narrow network",
-            "that was trained, and zeros around it, so they cost what the published ones cost.",
+            "Networks of the published size: 31 million parameters, windows of 128 x 128 x 128. They hold a narrow",
+            "network that was trained, and zeros around it, so they cost what the published ones cost.",
         )
         lines += [*table(["scan and task", "program", "s", "GiB", "times as fast", "share of its memory"], timed), ""]
     lines += ["## Notes", ""]

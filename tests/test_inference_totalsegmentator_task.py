@@ -318,7 +318,7 @@ def test_a_task_runs_from_its_folders(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_an_image_that_does_not_fit_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     far = Grid(scan().grid.shape, np.diag([400.0, 400.0, 400.0, 1.0]))
     volume = replace(scan(), grid=far)
-    monkeypatch.setattr(chain.Placement, "image", lambda *_: pytest.fail("made"))
+    monkeypatch.setattr(chain.TaskGrid, "image", lambda *_: pytest.fail("made"))
     bundle = task((1, 1), spacing_mm=(1.5, 1.5, 1.5))
     for run in (
         lambda: segment_task(volume, bundle, SegmentOptions(), ignore_progress),

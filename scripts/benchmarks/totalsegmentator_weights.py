@@ -231,7 +231,7 @@ def training_data(grid: Grid, data: Path) -> tuple[NDArray[np.float32], NDArray[
     if grid.modality == "CT":
         labels = np.asarray(nibabel.as_closest_canonical(nibabel.load(data / "example_seg.nii.gz")).dataobj)
     else:
-        labels = made_up(values)
+        labels = synthetic_labels(values)
     factors = np.array(scan.header.get_zooms()) / grid.spacing_mm
     if not np.allclose(factors, 1):
         values = zoom(values, factors, mode="nearest", order=1)
@@ -239,7 +239,7 @@ def training_data(grid: Grid, data: Path) -> tuple[NDArray[np.float32], NDArray[
     return np.trunc(values).transpose(2, 1, 0).astype(np.float32), labels.transpose(2, 1, 0).astype(np.uint8)
 
 
-def made_up(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+def synthetic_labels(values: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Return labels for an MR image (I, J, K): levels of the smoothed intensity, by side and height of the body."""
     from scipy.ndimage import gaussian_filter
 

@@ -34,7 +34,7 @@ class FoldAverage(torch.nn.Module):
         return total / len(self.networks)
 
 
-class OfSlices(torch.nn.Module):
+class SliceNetwork(torch.nn.Module):
     """A network of slices that takes windows of one plane.
 
     Args:
@@ -85,7 +85,7 @@ def _load(bundle: NnunetBundle, states: tuple[int, ...], device: torch.device, d
     network = networks[0] if len(networks) == 1 else FoldAverage(networks)
     size, axes = configuration.patch_size, mirror_axes
     if configuration.is_2d:
-        network, size, axes = OfSlices(network), (1, *size), tuple(axis + 1 for axis in axes)
+        network, size, axes = SliceNetwork(network), (1, *size), tuple(axis + 1 for axis in axes)
     if axes and max(axes) > 2:
         raise BundleError(
             "bundle.weights",

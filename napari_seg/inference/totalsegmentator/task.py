@@ -1,7 +1,7 @@
 """Segmentation of a scan by a task of TotalSegmentator: several models on one grid, whose labels become one map.
 
-The chain for each scan is: find the part to look at with a coarser task (`_look`), bring that part to the grid of the
-models once for all of them (`Placement`), run each model and merge its labels, correct the label map on that grid
+The chain for each scan is: find the part to look at with a coarser task (`_locate`), bring that part to the grid of the
+models once for all of them (`TaskGrid`), run each model and merge its labels, correct the label map on that grid
 (`steps`), and give each voxel of the scan the nearest label. The order, the voxel sizes and the rounding are those of
 TotalSegmentator 2.18 on a processor. Unlike it, a large scan is not cut into three parts, because the engine needs no
 more memory for it.
@@ -25,7 +25,7 @@ from napari_seg.inference.fitness import check_fit, task_doubts
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.inference.scan import locating, segment_scan
 from napari_seg.inference.totalsegmentator import steps
-from napari_seg.inference.totalsegmentator.placement import Box, Placement, box_around, header_spacing
+from napari_seg.inference.totalsegmentator.task_grid import Box, TaskGrid, box_around, header_spacing
 from napari_seg.memory import check_fits, limited_to, resident_bytes
 from napari_seg.progress import Progress
 from napari_seg.volume import ConfidenceMaps, Segment, Segmentation, Volume, smallest_label_type
@@ -56,29 +56,31 @@ def segment_task(
     scan_notices = [*volume.notices, *task_doubts(volume, bundle, bundle.task.spacing_mm)]
     segments = _required(bundle, options)
     label_type = smallest_label_type(max((segment.label for segment in bundle.segments), default=1))
-    look = _look(volume, bundle, options, report, run_part)
-    if look is not None and look.box is None:
-        text = f"no {_listed(look.structures)} found in the scan, where {bundle.name!r} looks; the result is empty"
+    located = _locate(volume, bundle, options, report, run_part)
+    if located is not None and located.box is None:
+        text = f"no {_listed(located.structures)} found in the scan, where {bundle.name!r} looks; the result is empty"
         maps = _no_confidence(volume.grid.shape) if options.confidence_maps else None
         labels = np.zeros(volume.grid.shape, label_type)
         empty = Segmentation(labels, volume.grid, segments, confidence_maps=maps)
-        return replace(empty, run=look.run, notices=(*scan_notices, *look.notices, Notice("result.nowhere", text)))
-    placement = Placement.of(volume.grid, bundle.task.spacing_mm, None if look is None else look.box)
-    image = _image(volume, placement, bundle, options)
+        return replace(
+            empty, run=located.run, notices=(*scan_notices, *located.notices, Notice("result.nowhere", text))
+        )
+    task_grid = TaskGrid.of(volume.grid, bundle.task.spacing_mm, None if located is None else located.box)
+    image = _image(volume, task_grid, bundle, options)
     merged = _run_parts(image, bundle, segments, options, report, run_part, label_type)
-    labels = _corrected(merged, bundle, placement, look)
+    labels = _corrected(merged, bundle, task_grid, located)
     del image
     kept = {segment.label for segment in segments}
     steps.remove_labels(labels, sorted({segment.label for segment in bundle.segments} - kept))
     maps = None
     if merged.maps is not None:
-        of_scan = (placement.back(one) for one in (merged.maps.confidence, merged.maps.entropy))
+        of_scan = (task_grid.back(one) for one in (merged.maps.confidence, merged.maps.entropy))
         maps = ConfidenceMaps(*of_scan)
     result = Segmentation(labels, volume.grid, segments, confidence_maps=maps)
     counts = result.voxel_counts()
     confidence = {label: mean for label, mean in merged.confidence.items() if counts.get(label)}
-    notices = [*scan_notices, *(() if look is None else look.notices), *merged.notices]
-    run = {"parts": merged.run} | ({} if look is None else look.run)
+    notices = [*scan_notices, *(() if located is None else located.notices), *merged.notices]
+    run = {"parts": merged.run} | ({} if located is None else located.run)
     return replace(result, confidence=confidence, notices=tuple(dict.fromkeys(notices)), run=run)
 
 
@@ -97,13 +99,13 @@ def task_runs(
     crop, rough = _rough(bundle, options)
     if crop is not None and rough is not None:
         yield from task_runs(volume, rough, _of_rough(options))
-    placement = Placement.of(volume.grid, bundle.task.spacing_mm)
-    image = _image(volume, placement, bundle, options)
+    task_grid = TaskGrid.of(volume.grid, bundle.task.spacing_mm)
+    image = _image(volume, task_grid, bundle, options)
     for _, model in _needed(bundle, _required(bundle, options)):
         yield image, model, _of_part(options)
 
 
-def _image(volume: Volume, placement: Placement, bundle: TaskBundle, options: SegmentOptions) -> Volume:
+def _image(volume: Volume, task_grid: TaskGrid, bundle: TaskBundle, options: SegmentOptions) -> Volume:
     """Return the image that the models are shown.
 
     Raises:
@@ -111,13 +113,13 @@ def _image(volume: Volume, placement: Placement, bundle: TaskBundle, options: Se
     """
     budget = options.memory_bytes
     with limited_to(None if budget is None else budget - resident_bytes()):
-        needed = placement.image_bytes(volume.array.dtype)
+        needed = task_grid.image_bytes(volume.array.dtype)
         check_fits(needed, f"bringing this scan to the voxel size of {bundle.name!r}")
-    return Volume(placement.image(volume.array[0])[None], placement.grid, volume.name, volume.modality)
+    return Volume(task_grid.image(volume.array[0])[None], task_grid.grid, volume.name, volume.modality)
 
 
 @dataclass(frozen=True, eq=False)
-class _Look:
+class _Located:
     """Result of a coarser task.
 
     Attributes:
@@ -139,9 +141,9 @@ class _Look:
         return {"crop": {"structures": list(self.structures), "voxels": box, **self.found.run}}
 
 
-def _look(
+def _locate(
     volume: Volume, bundle: TaskBundle, options: SegmentOptions, report: Progress, run_part: RunPart
-) -> _Look | None:
+) -> _Located | None:
     """Return the part of the scan that a task looks at; None if that is all of it."""
     crop, rough = _rough(bundle, options)
     if crop is None or rough is None:
@@ -151,7 +153,7 @@ def _look(
     found = segment_task(volume, rough, _of_rough(options), locating(report), run_part)
     mask = _mask(found, crop.structures)
     notices = tuple(notice for notice in found.notices if notice.code.startswith("environment."))
-    return _Look(crop.structures, box_around(mask, volume.grid, crop.margin_mm), found, notices)
+    return _Located(crop.structures, box_around(mask, volume.grid, crop.margin_mm), found, notices)
 
 
 def _rough(bundle: TaskBundle, options: SegmentOptions) -> tuple[RoughCrop | None, TaskBundle | None]:
@@ -284,23 +286,23 @@ def _table(part: Part, highest: int, label_type: np.dtype) -> NDArray[np.unsigne
 
 
 def _corrected(
-    merged: _Merged, bundle: TaskBundle, placement: Placement, look: _Look | None
+    merged: _Merged, bundle: TaskBundle, task_grid: TaskGrid, located: _Located | None
 ) -> NDArray[np.unsignedinteger]:
     """Return the label map of the scan, after the steps on the models' grid and those on the scan's."""
     task, labels = bundle.task, merged.labels
     by_name = {segment.name: segment.label for segment in bundle.segments}
-    spacing_mm, own_mm = header_spacing(placement.grid.affine), header_spacing(placement.scan_grid.affine)
+    spacing_mm, own_mm = header_spacing(task_grid.grid.affine), header_spacing(task_grid.scan_grid.affine)
     steps.remove_labels(labels, task.auxiliary)
     if task.body:
         steps.clean_body(labels, by_name, spacing_mm)
     if "vertebrae_pp" in task.steps:
         labels = steps.separate_vertebrae(labels, by_name, spacing_mm)
-    labels = placement.back(labels)
+    labels = task_grid.back(labels)
     if "vertebrae_pp_refined" in task.steps:
-        bodies = placement.back(merged.masks[0].astype(np.uint8)) > 0
+        bodies = task_grid.back(merged.masks[0].astype(np.uint8)) > 0
         labels = steps.refine_vertebrae(labels, bodies, sorted(by_name.values()), own_mm)
-    if task.remove_outside and look is not None:
-        steps.remove_outside(labels, _mask(look.found, task.remove_outside), own_mm, task.remove_outside_mm)
+    if task.remove_outside and located is not None:
+        steps.remove_outside(labels, _mask(located.found, task.remove_outside), own_mm, task.remove_outside_mm)
     return labels
 
 

@@ -9,7 +9,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from napari_seg.geometry import Grid
-from napari_seg.inference.totalsegmentator.placement import Placement, box_around, header_spacing
+from napari_seg.inference.totalsegmentator.task_grid import TaskGrid, box_around, header_spacing
 
 SHAPE = (23, 31, 17)
 
@@ -30,8 +30,8 @@ def test_image_and_way_back_are_those_of_nibabel_and_scipy(seed: int) -> None:
     grid, random = oblique_grid(seed), np.random.default_rng(seed)
     array = random.integers(-1024, 2000, SHAPE).astype(np.int16)
     box = (slice(2, 20), slice(5, 31), slice(0, 15))
-    placement = Placement.of(grid, (1.5, 1.5, 2.0), box)
-    image = placement.image(array)
+    task_grid = TaskGrid.of(grid, (1.5, 1.5, 2.0), box)
+    image = task_grid.image(array)
 
     start = [part.start for part in box]
     moved = grid.affine @ np.block([[np.eye(3), np.array(start)[:, None]], [0, 0, 0, 1]])
@@ -42,8 +42,8 @@ def test_image_and_way_back_are_those_of_nibabel_and_scipy(seed: int) -> None:
     assert np.array_equal(image, expected)
     affine = canonical.affine.copy()
     affine[:3, :3] /= zoom
-    assert np.allclose(placement.grid.affine, affine, atol=1e-9)
-    assert placement.grid.shape == expected.shape
+    assert np.allclose(task_grid.grid.affine, affine, atol=1e-9)
+    assert task_grid.grid.shape == expected.shape
 
     labels = random.integers(0, 200, expected.shape).astype(np.uint8)
     back = ndimage.zoom(labels, np.divide(canonical.shape, labels.shape), order=0, mode="nearest")
@@ -52,36 +52,36 @@ def test_image_and_way_back_are_those_of_nibabel_and_scipy(seed: int) -> None:
     )
     full = np.zeros(SHAPE, np.uint8)
     full[box] = nib.Nifti1Image(back, canonical.affine).as_reoriented(orientation).get_fdata()
-    assert np.array_equal(placement.back(labels), full)
+    assert np.array_equal(task_grid.back(labels), full)
 
 
 def test_nothing_is_copied_or_truncated_where_the_voxels_have_the_right_size() -> None:
     array = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     grid = Grid(SHAPE, np.diag([-1.5, 1.5, 3.0, 1]))
-    placement = Placement.of(grid, (1.5, 1.5, 3.0))
-    image = placement.image(array)
-    assert not placement.is_resampled
+    task_grid = TaskGrid.of(grid, (1.5, 1.5, 3.0))
+    image = task_grid.image(array)
+    assert not task_grid.is_resampled
     assert np.shares_memory(image, array)
     assert np.array_equal(image, array[::-1])
-    assert np.array_equal(placement.back(np.uint8(image > 0)), array > 0)
+    assert np.array_equal(task_grid.back(np.uint8(image > 0)), array > 0)
 
 
 def test_values_of_a_cropped_scan_are_truncated_even_without_resampling() -> None:
     array = np.full(SHAPE, -2.7, np.float32)
-    placement = Placement.of(Grid(SHAPE, np.eye(4)), None, (slice(0, 9), slice(0, 9), slice(0, 9)))
-    assert placement.image(array).dtype == np.int32
-    assert (placement.image(array) == -2).all()
+    task_grid = TaskGrid.of(Grid(SHAPE, np.eye(4)), None, (slice(0, 9), slice(0, 9), slice(0, 9)))
+    assert task_grid.image(array).dtype == np.int32
+    assert (task_grid.image(array) == -2).all()
 
 
 def test_whole_numbers_keep_their_small_type() -> None:
     array = np.zeros(SHAPE, np.int16)
-    assert Placement.of(Grid(SHAPE, np.eye(4)), (2.0, 2.0, 2.0)).image(array).dtype == np.int16
+    assert TaskGrid.of(Grid(SHAPE, np.eye(4)), (2.0, 2.0, 2.0)).image(array).dtype == np.int16
 
 
 def test_nothing_outside_the_part_is_labelled() -> None:
     box = (slice(3, 9), slice(0, 31), slice(4, 5))
-    placement = Placement.of(Grid(SHAPE, np.diag([1, 1, 2, 1])), (1.0, 1.0, 1.0), box)
-    back = placement.back(np.ones(placement.grid.shape, np.uint8), outside=7)
+    task_grid = TaskGrid.of(Grid(SHAPE, np.diag([1, 1, 2, 1])), (1.0, 1.0, 1.0), box)
+    back = task_grid.back(np.ones(task_grid.grid.shape, np.uint8), outside=7)
     assert (back[box] == 1).all()
     assert (back == 7).sum() == back.size - back[box].size
 

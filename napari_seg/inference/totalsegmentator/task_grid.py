@@ -1,4 +1,4 @@
-"""Place where a task looks: the part of a scan that its models are shown, on which grid, and the way back."""
+"""Grid on which the models of a task see a scan: a part of it, its axes canonical, resampled; and the way back."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
-class Placement:
-    """Place of the image that the models of a task are shown.
+class TaskGrid:
+    """Grid of the image that the models of a task are shown, and how it lies in the scan.
 
     Attributes:
         scan_grid: grid of the scan.
@@ -39,8 +39,8 @@ class Placement:
     is_resampled: bool
 
     @classmethod
-    def of(cls, scan_grid: Grid, spacing_mm: tuple[float, float, float] | None, box: Box | None = None) -> Placement:
-        """Return the place of the canonical part of a scan in another voxel size.
+    def of(cls, scan_grid: Grid, spacing_mm: tuple[float, float, float] | None, box: Box | None = None) -> TaskGrid:
+        """Return the grid of the canonical part of a scan in another voxel size.
 
         Args:
             scan_grid: grid of the scan.
