@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.networks import Standard, build, preprocessing
+from benchmarks.networks import Standard, build, preprocessing, widened
 from numpy.typing import NDArray
 
 
@@ -22,12 +22,14 @@ class Training:
         patch: voxels along each axis of a patch.
         rate: the highest learning rate, reached after a tenth of the steps.
         amp: convolve in bfloat16, twice as quick on processors that have it.
+        narrow: factor by which the network has fewer features while it learns; zeros widen it afterwards.
     """
 
     steps: int = 300
     patch: int = 64
     rate: float = 1e-3
     amp: bool = False
+    narrow: int = 4
 
 
 def learnt_weights(path: Path, scan: Path, network: Standard, training: Training) -> dict[str, Any]:
@@ -96,7 +98,7 @@ def train(image: NDArray, labels: NDArray, network: Standard, training: Training
     random = np.random.default_rng(0)
     halved = 2 ** (len(network.features) - 1)
     size = tuple(min(training.patch, n) // halved * halved for n in image.shape)
-    model = build(network).train()
+    model = build(replace(network, features=tuple(count // training.narrow for count in network.features))).train()
     optimiser = torch.optim.AdamW(model.parameters(), training.rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, training.rate, training.steps, pct_start=0.1)
     compute_loss = DiceCELoss(to_onehot_y=True, softmax=True)
@@ -118,6 +120,7 @@ def train(image: NDArray, labels: NDArray, network: Standard, training: Training
             minutes = (time.perf_counter() - start) / step * (training.steps - step) / 60
             status = f"step {step}/{training.steps}  soft Dice {np.mean(dice[-10:]):.3f}  {minutes:.1f} min left"
             print(status, file=sys.stderr)
+    model = widened(model, build(network))
     return {"model": model.state_dict(), "dice": float(np.mean(dice[-max(training.steps // 10, 1) :]))}
 
 

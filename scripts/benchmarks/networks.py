@@ -74,6 +74,28 @@ def build(network: Standard) -> Any:
     return model
 
 
+def widened(narrow: Any, wide: Any) -> Any:
+    """Return a wide network of the same kind with the weights of a narrow one and zeros, so that it computes the same.
+
+    It costs as much as any network of its size, and learns in a fraction of the time.
+    """
+    import torch
+
+    given = narrow.state_dict()
+    weights = {}
+    for name, value in wide.state_dict().items():
+        source, target = given[name], torch.zeros_like(value)
+        if name.startswith("decoder.stages") and source.ndim == 5 and source.shape[1] > source.shape[0]:
+            sources, targets = source.chunk(2, 1), target.chunk(2, 1)  # from below, and from the encoder
+        else:
+            sources, targets = (source,), (target,)
+        for part, into in zip(sources, targets, strict=True):
+            into[tuple(slice(length) for length in part.shape)] = part
+        weights[name] = target
+    wide.load_state_dict(weights)
+    return wide
+
+
 def random_weights(network: Standard) -> dict[str, Any]:
     """A state dictionary, the same at each call."""
     import torch

@@ -334,8 +334,10 @@ def describe_predict(figures: dict) -> str:
         "each program in a process of its own, from its start to its end. The network is nnU-Net's standard one",
         f"(3d_fullres: {len(network['features'])} stages of {', '.join(map(str, network['features']))} channels,",
         f"windows of {network['patch']}³ at {network['spacing_mm']:g} mm, {network['classes']} classes).",
-        f"It was trained on {training['steps']} patches of {training['patch']}³ of this scan, towards labels from",
+        *([f"One in {training['narrow']} of its channels"] if training.get("narrow", 1) > 1 else ["It"]),
+        f"was trained on {training['steps']} patches of {training['patch']}³ of this scan, towards labels from",
         f"a rule (smoothed intensities, thresholded by Otsu's method), to a soft Dice of {training['dice']:.2f}: so",
+        *(["the other channels are zero, which costs as much;"] if training.get("narrow", 1) > 1 else []),
         "the table shows speed and agreement, not accuracy. Of the scan's voxels",
         f"{', '.join(f'{share:.0%}' for share in figures['label_shares'])} have label 0, 1, 2 and so on.",
     )

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.networks import widened
 from numpy.typing import NDArray
 
 PLANS = "nnUNetPlans"
@@ -164,7 +165,7 @@ def make_models(grid: Grid, data: Path, home: Path, effort: float, is_full: bool
         weights = {name: value for name, value in trunk.state_dict().items() if "seg_layers" not in name}
         network.load_state_dict(weights, strict=False)
         network.decoder.seg_layers[-1].load_state_dict(head.state_dict())
-        write(home, model, grid, patch, written, intensities, widened(network, written, model.channels))
+        write(home, model, grid, patch, written, intensities, widened(network, build(written, model.channels)))
         print(f"{model.folder}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
 
 
@@ -197,27 +198,6 @@ def build(arguments: dict[str, Any], channels: int) -> Any:
     network = PlainConvUNet(1, num_classes=channels, deep_supervision=False, **{**arguments, **classes})
     network.apply(network.initialize)
     return network
-
-
-def widened(network: Any, arguments: dict[str, Any], channels: int) -> Any:
-    """Return a wider network of the same kind that computes the same; what it has in addition is zero."""
-    import torch
-
-    wide = build(arguments, channels)
-    narrow = network.state_dict()
-    weights = {}
-    for name, value in wide.state_dict().items():
-        given, filled = narrow[name], torch.zeros_like(value)
-        if name.startswith("decoder.stages") and given.ndim == 5 and given.shape[1] > given.shape[0]:
-            # features from below, then those of the encoder
-            halves, wide_halves = given.chunk(2, 1), filled.chunk(2, 1)
-        else:
-            halves, wide_halves = (given,), (filled,)
-        for half, into in zip(halves, wide_halves, strict=True):
-            into[tuple(slice(length) for length in half.shape)] = half
-        weights[name] = filled
-    wide.load_state_dict(weights)
-    return wide
 
 
 def training_data(grid: Grid, data: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
