@@ -1,14 +1,24 @@
-"""Tiny models in nnU-Net's layout on disk, with seeded weights, for tests."""
+"""Tiny models in nnU-Net's layout, with seeded weights: on disk, and as what the program reads from there."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+
+from napari_seg.bundles.model import Model
+from napari_seg.bundles.nnunet import plans as reading
+from napari_seg.bundles.nnunet.configuration import Configuration, NnunetBundle
+from napari_seg.bundles.nnunet.network import build_network
+from napari_seg.bundles.output import Output
+from napari_seg.bundles.windows import WindowSettings
+from napari_seg.volume import Segment
 
 TRAINER, PLANS = "nnUNetTrainer", "nnUNetPlans"
 
@@ -116,9 +126,6 @@ def write_model(
         dataset_folder: name of the data set's folder.
         seed: of the weights; each fold adds its place.
     """
-    from napari_seg.bundles.nnunet.network import build_network
-    from napari_seg.bundles.nnunet.plans import read_configuration
-
     root = results / dataset_folder / f"{trainer}__{PLANS}__{name}"
     root.mkdir(parents=True)
     all_configurations = {**(other_configurations or {}), name: entry or configuration()}
@@ -130,16 +137,16 @@ def write_model(
     for place, fold in enumerate(folds):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + place)
-            network = build_network(read_configuration(root, name, trainer))
+            network = build_network(reading.read_configuration(root, name, trainer))
             for parameter in network.parameters():  # logits that differ clearly between classes
-                torch.nn.init.normal_(parameter, std=0.3)
+                nn.init.normal_(parameter, std=0.3)
         save_checkpoint(root / f"fold_{fold}" / "checkpoint_final.pth", network, name, trainer, mirror_axes)
     return root
 
 
 def save_checkpoint(
     path: Path,
-    network: torch.nn.Module,
+    network: nn.Module,
     name: str = "3d_fullres",
     trainer: str = TRAINER,
     mirror_axes: Sequence[int] | None = None,
@@ -160,3 +167,41 @@ def save_checkpoint(
         **changes,
     }
     torch.save(content, path)
+
+
+def resolved(**changes: Any) -> Configuration:
+    """Return a configuration of one CT channel, structures a and b, and 1 mm voxels as it is read, with changes."""
+    entry = configuration((8, 8, 8), normalization_schemes=["CTNormalization"])
+    intensities = {"mean": 10.0, "std": 40.0, "percentile_00_5": -100.0, "percentile_99_5": 150.0}
+    written = plans({"3d_fullres": entry}, foreground_intensity_properties_per_channel={"0": intensities})
+    described = dataset(channel_names={"0": "CT"}, labels={"background": 0, "a": 1, "b": 2})
+    return replace(reading._configuration(written, described, "3d_fullres", TRAINER), **changes)
+
+
+def bundle_of(found: Configuration, output: Output | None = None) -> NnunetBundle:
+    """Return a bundle of a configuration; its folder does not exist."""
+    segments = tuple(
+        Segment(label, name, (200, 40 * label, 0)) for name, (label, *_) in found.labels if name != "background"
+    )
+    return NnunetBundle(
+        root=Path("Dataset900_Test"),
+        name="test",
+        version="",
+        description="",
+        modality="",
+        in_channels=len(found.normalisation),
+        network_segments=segments,
+        segments=segments,
+        output=output or Output(),
+        configuration=found,
+        folds=("fold_0",),
+        kind="nnunet",
+    )
+
+
+def model_of(found: Configuration, network: nn.Module, mirror_axes: tuple[int, ...] = ()) -> Model:
+    """Return a model of a configuration with any network of volumes."""
+    overlap = (0.0, 0.5, 0.5) if found.is_2d else (0.5, 0.5, 0.5)
+    size = (1, *found.patch_size) if found.is_2d else found.patch_size
+    windows = WindowSettings(size, overlap, mode="nnunet", mirror_axes=mirror_axes)  # type: ignore[arg-type]
+    return Model(network, found, windows, torch.device("cpu"))

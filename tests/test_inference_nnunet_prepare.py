@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nnunet import configuration, nnunet_bundle, nnunet_model
+from nnunet_models import bundle_of, model_of, resolved
 from scipy.ndimage import binary_fill_holes
 from skimage.transform import resize
 from torch import nn
@@ -41,8 +41,8 @@ def scan(shape: tuple[int, int, int] = (30, 26, 22), spacing: tuple = (0.8, 0.9,
 
 
 def prepared(volume: Volume, previous: Segmentation | None = None, budget: int | None = None, **changes: Any) -> Any:
-    found = configuration(**changes)
-    return prepare_as_nnunet(volume, nnunet_bundle(found), found, budget, previous)
+    found = resolved(**changes)
+    return prepare_as_nnunet(volume, bundle_of(found), found, budget, previous)
 
 
 def test_the_image_is_cropped_normalised_and_resampled() -> None:
@@ -154,8 +154,8 @@ class Brightness(nn.Module):
 
 def expected_labels(volume: Volume, found: Any, network: nn.Module) -> np.ndarray:
     """Return the labels (I, J, K) by resampling the logits of the whole network's grid, then argmax."""
-    image, inverse = prepare_as_nnunet(volume, nnunet_bundle(found), found)
-    windows = nnunet_model(found, network).inferer
+    image, inverse = prepare_as_nnunet(volume, bundle_of(found), found)
+    windows = model_of(found, network).inferer
     from napari_seg.inference.windows.layout import Windows
 
     laid = Windows.over(tuple(image.shape[1:]), windows)  # type: ignore[arg-type]
@@ -191,12 +191,12 @@ def expected_labels(volume: Volume, found: Any, network: nn.Module) -> np.ndarra
 def test_labels_are_decided_on_the_scans_grid(
     volume: Volume, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = configuration(**changes)
+    found = resolved(**changes)
     network = Brightness(found.is_2d).eval()
-    monkeypatch.setattr("napari_seg.bundles.load.load_model", lambda *_: nnunet_model(found, network))
+    monkeypatch.setattr("napari_seg.bundles.load.load_model", lambda *_: model_of(found, network))
     (tmp_path / "fold_0").mkdir()
     (tmp_path / "fold_0/checkpoint_final.pth").touch()  # only its digest is read
-    bundle = replace(nnunet_bundle(found), root=tmp_path)
+    bundle = replace(bundle_of(found), root=tmp_path)
     result = segment(volume, bundle, windows="even", crop=False, backend="torch", tta="none")
     expected = expected_labels(volume, found, network)
     assert (result.array != expected).sum() <= 1e-4 * expected.size
@@ -205,10 +205,10 @@ def test_labels_are_decided_on_the_scans_grid(
 
 
 def test_the_windows_of_the_model_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = configuration()
-    model = nnunet_model(found, Brightness(), mirror_axes=(0, 2))
+    found = resolved()
+    model = model_of(found, Brightness(), mirror_axes=(0, 2))
     monkeypatch.setattr("napari_seg.bundles.load.load_model", lambda *_: model)
-    settings = set_up(scan(), nnunet_bundle(found), SegmentOptions())
+    settings = set_up(scan(), bundle_of(found), SegmentOptions())
     assert settings.windows == model.inferer
     assert settings.windows is not None
     assert settings.windows.passes == 4
