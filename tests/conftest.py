@@ -15,6 +15,19 @@ from napari_seg.volume import Volume
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--half", type=int, choices=(0, 1), help="run every second test only, from the first or the next")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave half of the tests to another process; those of `-m` and `-k` are chosen before."""
+    half = config.getoption("half")
+    if half is not None:
+        config.hook.pytest_deselected(items=items[1 - half :: 2])
+        items[:] = items[half::2]
+
+
 @pytest.fixture(autouse=True)
 def no_installed_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The models that a developer has installed are not part of a test."""

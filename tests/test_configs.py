@@ -26,7 +26,7 @@ from napari_seg.bundles.read import shipped_root
 CONFIGS = shipped_root() / "configs"
 ALONE = {"train", "evaluate", "inference"}
 OPTIONS = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - ALONE)
-TRAINED_ELSEWHERE = {"images_2d", "multi_gpu_train", "compile"}
+TRAINED_ELSEWHERE = {"images_2d", "multi_gpu_train", "compile", "multi_scale", "slices_2d", "tta"}
 
 TINY = """
 network_def:
@@ -53,7 +53,7 @@ def segnets() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_decathlon(tmp_path_factory.mktemp("scans"), cases=2)
+    return write_decathlon(tmp_path_factory.mktemp("scans"), cases=2, smallest=(16, 26, 16))
 
 
 def run(run_id: str, *names: str, **settings: Any) -> Any:
@@ -97,16 +97,20 @@ def test_each_begins_with_a_comment_and_no_two_are_equal() -> None:
     assert len(set(bodies.values())) == len(bodies)
 
 
+def assert_trained(parser: Any, folder: Path) -> None:
+    """Check that a run took one step, of one of two cases, and kept the weights that the other one chose."""
+    trainer = parser.get_parsed_content("train#trainer")
+    assert trainer.state.iteration == 1
+    assert np.isfinite(float(trainer.state.output["loss"]))
+    assert (folder / "model.pt").is_file()
+
+
 @pytest.mark.parametrize("name", [name for name in OPTIONS if name not in TRAINED_ELSEWHERE])
 def test_each_trains(name: str, scans: Path, tmp_path: Path) -> None:
     if name in ("mlflow", "wandb", "aim"):
         pytest.importorskip(name)
     parser = run("training", "train", name, folder=tmp_path, dataset_dir=scans, output_dir=tmp_path / "run")
-    trainer = parser.get_parsed_content("train#trainer")
-    assert trainer.state.iteration == 1  # one case to train on, the other to validate
-    loss = trainer.state.output["loss"]
-    assert np.isfinite(float(loss))
-    assert (tmp_path / "run" / "model.pt").is_file()
+    assert_trained(parser, tmp_path / "run")
     written = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     for key in ("loss", "optimizer", "lr_scheduler"):
         if key in written:
@@ -239,7 +243,8 @@ def test_deep_supervision_needs_no_other_loss(scans: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("options", [("slices_2d",), ("slices_2d", "tta"), ("tta",), ("multi_scale",)])
 def test_slices_and_averaging_evaluate_and_infer(options: tuple[str, ...], scans: Path, tmp_path: Path) -> None:
-    run("training", "train", *options, folder=tmp_path, dataset_dir=scans, output_dir=tmp_path / "run")
+    parser = run("training", "train", *options, folder=tmp_path, dataset_dir=scans, output_dir=tmp_path / "run")
+    assert_trained(parser, tmp_path / "run")
     weights = {"checkpoint": tmp_path / "run" / "model.pt", "dataset_dir": scans}
     run("evaluating", "evaluate", *options, folder=tmp_path, output_dir=tmp_path / "scores", **weights)
     summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
@@ -344,7 +349,7 @@ def test_several_processes_fine_tune_a_network_a_view(scans: Path, tmp_path: Pat
     assert trainer.state.iteration == 4
     workflow.finalize()
 
-    options |= {"output_dir": tmp_path / "tuned", "finetune": tmp_path / "run" / "model_final.pt"}
+    options |= {"output_dir": tmp_path / "tuned", "finetune": tmp_path / "run" / "model_final.pt", "max_epochs": 1}
     workflow = prepared("training", "train", "multi_gpu_train", folder=tmp_path, **options)
     workflow.run()
     assert workflow.parser.get_parsed_content("pretrained").fraction == 1.0

@@ -73,11 +73,12 @@ def test_training_then_evaluating_from_another_folder(dataset: Path, tmp_path: P
     assert json.loads((tmp_path / "merged" / "summary.json").read_text())["cases"] == 10
 
 
-def test_inference_agrees_with_segment(dataset: Path, tmp_path: Path) -> None:
+def test_inference_agrees_with_segment(tmp_path: Path) -> None:
+    dataset = write_decathlon(tmp_path / "dataset", cases=3)
     run("inference", "inference.yaml", "--dataset_dir", dataset, "--output_dir", tmp_path, cwd=tmp_path)
     written = sorted(tmp_path.glob("*_seg.nii.gz"))
-    assert len(written) == 10
-    for path in written[:3]:
+    assert len(written) == 3
+    for path in written:
         scan = read(dataset / "imagesTr" / path.name.replace("_seg", ""))
         theirs, ours = read(path), segment(scan, keep_islands=True)
         assert theirs.grid.matches(scan.grid)
