@@ -94,10 +94,10 @@ ENDLESS = [
 
 @pytest.mark.parametrize("text", ENDLESS, ids=lambda text: text[:30])
 def test_work_and_memory_are_bounded(text: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ExpressionError):
         evaluate(text, Names())
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_a_lambda_on_tensors_is_what_python_computes() -> None:

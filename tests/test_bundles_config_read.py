@@ -84,10 +84,10 @@ def test_a_bomb_is_refused_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     path = tmp_path / name
     path.write_text(BOMBS[name])
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises((ValueError, yaml.YAMLError)):
         read_config(path, 2**20)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
     assert not (tmp_path / "trap").exists()
 
 
