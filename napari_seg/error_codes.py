@@ -363,6 +363,11 @@ CODES = {
         "The number after `--volume` is not one of the volumes in the scan.",
         "Give a number from 0 to the one that the message names.",
     ),
+    "data.frames": Code(
+        "notice",
+        "The frames of films, pages of 2D images or volumes of 4D files are cases of their own for a training.",
+        "Nothing; those of one file stay together in training, validation or test.",
+    ),
     "data.nonfinite": Code(
         "error", "The scan holds NaN or infinite values.", "Replace them by numbers, or export the scan again."
     ),
@@ -811,6 +816,11 @@ CODES = {
         "Correct them, or say what they mean with `--labels`.",
     ),
     # labels
+    "labels.annotation": Code(
+        "error",
+        "An annotation of COCO or labelme has another form or size than its image.",
+        "Export the annotation again, with polygons or run lengths.",
+    ),
     "labels.bad_value": Code("error", "The text is no label value.", "Write values as `3`, `2,3` or `10-19`."),
     "labels.beyond_scan": Code(
         "notice",
@@ -869,10 +879,20 @@ CODES = {
         "Two segments share voxels, or one label value stands for two classes; a label map holds one label per voxel.",
         "Read one segment at a time with `--segments`, or give each value one class.",
     ),
+    "labels.overlap_resolved": Code(
+        "notice",
+        "Structures of a training case share voxels; each of these went to the smallest structure that has it.",
+        "Nothing, if small structures lie in large ones, as a lesion in an organ; otherwise correct the segmentation.",
+    ),
     "labels.regions": Code(
         "error",
         "The data set names regions that overlap (nnU-Net's lists of values), which are not supported yet.",
         "Say with `--labels` what each value alone means.",
+    ),
+    "labels.same_name": Code(
+        "error",
+        "Several files of a training case hold a structure with the same name.",
+        "Keep one of them in the data set, such as the newest.",
     ),
     "labels.too_many": Code(
         "error",
@@ -1015,6 +1035,11 @@ CODES = {
         "Check the folder, its permissions and the disk; the message shows the cause.",
     ),
     # partner
+    "partner.frames": Code(
+        "error",
+        "A label map of a film, a 4D file or an image of several pages has another number of frames than its image.",
+        "Export image and label map with the same frames.",
+    ),
     "partner.no_image": Code("error", "A label map has no image.", "Add the image, or leave the label map out."),
     "partner.no_label": Code("error", "An image has no label map.", "Add the label map, or leave the image out."),
     # result

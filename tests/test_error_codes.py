@@ -20,7 +20,7 @@ MODULES = sorted(
     if path != Path(error_codes.__file__)
 )
 CODE = re.compile(r"[a-z]\w*\.\w+")
-FILES = re.compile(r".*\.(json|jsonl|yaml|csv|html|png|pt|pth)")
+FILES = re.compile(r".*\.(json|jsonl|yaml|csv|txt|html|png|pt|pth)")
 """Names of files, which have the form of a code."""
 CARRIERS = {name for name, value in vars(errors).items() if isinstance(value, type)} | {"Skipped", "Fault"}
 """Classes whose first argument is a code."""

@@ -72,7 +72,7 @@ def test_names_are_the_same_in_either_unicode_form(tmp_path: Path, first: str, s
     [
         (["a.nrrd", "b.nrrd"], ["a.nrrd", "b.mha"], "3 .nrrd, 1 .mha"),
         (["a.dcm", "b"], ["a.json", "b.json"], "2 .json, 1 .dcm, 1 files without an ending"),
-        (["a/1.dcm", "b/1.dcm"], ["a.gif"], "2 folders, 1 .gif"),
+        (["a/1.dcm", "b/1.dcm"], ["a.webp"], "2 folders, 1 .webp"),
         (["a.nii.gz"], ["a.mha.gz"], "1 .mha.gz"),
     ],
 )
@@ -80,6 +80,17 @@ def test_formats_that_are_not_read_are_named(tmp_path: Path, images: list[str], 
     touch(tmp_path, *(f"images/{name}" for name in images), *(f"labels/{name}" for name in labels))
     with pytest.raises(TrainingError, match=rf"dataset\.no_cases: .*not read were {re.escape(listed)}; .*\.nii\.gz"):
         find_dataset(tmp_path)
+
+
+def test_volumes_that_can_be_converted_are_found_on_request(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{folder}/{name}" for folder in ("images", "labels") for name in ("a.nii", "a.nrrd", "b.mha")))
+    assert names(find_dataset(tmp_path).cases) == ["a"]
+    found = find_dataset(tmp_path, convertible=True)
+    assert [(case["name"], Path(case["image"]).name) for case in found.cases] == [("a", "a.nii"), ("b", "b.mha")]
+    assert found.unread == {".nrrd": 2}
+    touch(tmp_path / "nnunet", "imagesTr/c_0000.nrrd", "imagesTr/c_0001.nrrd", "labelsTr/c.seg.nrrd")
+    found = find_dataset(tmp_path / "nnunet", convertible=True)
+    assert (found.layout, len(found.cases[0]["image"])) == ("nnunet", 2)
 
 
 def test_sidecars_are_no_images(tmp_path: Path) -> None:
@@ -135,6 +146,116 @@ def test_bids(tmp_path: Path) -> None:
     touch(tmp_path, "derivatives/other/sub-01/ses-1/anat/sub-01_ses-1_dseg.nii.gz")
     assert code_of(tmp_path) == "dataset.ambiguous"
     assert names(find_dataset(tmp_path, labels_dir="derivatives/other").cases) == ["sub-01_ses-1"]
+
+
+@pytest.mark.parametrize(
+    ("drawn", "labels"),
+    [
+        ("derivatives/labels/sub-{0}/anat/sub-{0}_T2w_label-lesion_seg.nii.gz", {"lesion": (1,)}),
+        ("derivatives/labels/sub-{0}/anat/sub-{0}_T2w_seg-manual.nii.gz", {}),
+        ("sub-{0}/anat/sub-{0}_space-orig_label-L_desc-T1lesion_mask.nii.gz", {"L": (1,)}),
+        ("derivatives/x/sub-{0}/anat/sub-{0}_mask.nii.gz", {}),
+    ],
+)
+def test_bids_with_other_suffixes(tmp_path: Path, drawn: str, labels: dict[str, tuple[int, ...]]) -> None:
+    touch(tmp_path, *(f"sub-{n}/anat/sub-{n}_{suffix}.nii.gz" for n in (1, 2) for suffix in ("T1w", "T2w")))
+    touch(tmp_path, *(drawn.format(n) for n in (1, 2)), "derivatives/x/sub-1/anat/sub-1_desc-brain_mask.nii.gz")
+    dataset = find_dataset(tmp_path)
+    assert (dataset.layout, names(dataset.cases), dataset.unpaired) == ("bids", ["sub-1", "sub-2"], ())
+    assert dataset.channels == (("T2w",) if "T2w" in drawn else ("T1w",))
+    assert dataset.labels == labels
+    # a discrete segmentation comes before masks
+    touch(tmp_path, "derivatives/y/sub-1/anat/sub-1_dseg.nii.gz")
+    assert [Path(case["label"]).name for case in find_dataset(tmp_path).cases] == ["sub-1_dseg.nii.gz"]
+
+
+def test_bids_with_a_mask_per_structure(tmp_path: Path) -> None:
+    touch(tmp_path, "sub-1/anat/sub-1_T1w.nii.gz")
+    touch(tmp_path, *(f"derivatives/x/sub-1/anat/sub-1_label-{name}_mask.nii.gz" for name in ("GM", "WM")))
+    assert code_of(tmp_path) == "dataset.ambiguous"
+    (case,) = find_dataset(tmp_path, convertible=True).cases
+    assert [Path(path).name for path in case["label"]] == ["sub-1_label-GM_mask.nii.gz", "sub-1_label-WM_mask.nii.gz"]
+
+
+def test_voc_with_lists_and_class_names(tmp_path: Path) -> None:
+    for n in range(4):
+        touch(tmp_path, f"JPEGImages/{n}.jpg", f"SegmentationClass/{n}.png")
+    touch(tmp_path, "ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/val.txt")
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("0\n2\n")
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("9\n\n")
+    (tmp_path / "class_names.txt").write_text("__ignore__\n_background_\ncell\nnucleus\n")
+    dataset = find_dataset(tmp_path)
+    assert (names(dataset.cases), names(dataset.unpaired)) == (["0", "2"], ["9"])
+    assert dataset.labels == {"cell": (1,), "nucleus": (2,)}
+    (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:1,2,3::\n")
+    assert find_dataset(tmp_path).labels == {"cat": (1,)}
+    (tmp_path / "labels.json").write_text('{"1": "dog", "ignore": 7}')
+    assert find_dataset(tmp_path).labels == {"dog": (1,)}
+    assert find_dataset(tmp_path).ignored == (255, 7)
+
+
+def test_the_classes_of_the_original_voc_are_those_of_its_lists(tmp_path: Path) -> None:
+    touch(tmp_path, "JPEGImages/1.jpg", "SegmentationClass/1.png")
+    classes = [f"{letter}thing" for letter in "abcdefghijklmnopqrst"]
+    touch(tmp_path, *(f"ImageSets/Main/{name}_{part}.txt" for name in classes for part in ("train", "trainval")))
+    assert find_dataset(tmp_path).labels == {name: (n,) for n, name in enumerate(classes, 1)}
+
+
+@pytest.mark.parametrize(
+    ("table", "channels"),
+    [
+        ("image,label\nx/a.nii.gz,x/a_seg.nii.gz\n", ()),
+        ("x/a.nii.gz;x/a_seg.nii.gz\n\n", ()),
+        ("Subject\tT1\tFLAIR\tMask_Path\n7\tx/a.nii.gz\tx/b.nii.gz\tx\\a_seg.nii.gz\n", ("t1", "flair")),
+        ("\ufeffimage_0,image_1,segmentation,age\nx/a.nii.gz,x/b.nii.gz,x/a_seg.nii.gz,61\n", ("image 0", "image 1")),
+    ],
+)
+def test_tables_of_paths(tmp_path: Path, table: str, channels: tuple[str, ...]) -> None:
+    touch(tmp_path, "x/a.nii.gz", "x/b.nii.gz", "x/a_seg.nii.gz")
+    (tmp_path / "cases.csv").write_text(table)
+    dataset = find_dataset(tmp_path / "cases.csv")
+    assert (dataset.layout, names(dataset.cases), dataset.channels) == ("list", ["a"], channels)
+    (case,) = dataset.cases
+    assert Path(case["label"]).name == "a_seg.nii.gz"
+    assert len(case["image"]) == 2 if channels else Path(case["image"]).name == "a.nii.gz"
+    assert dataset.patients == {"a": "7" if "Subject" in table else "a"}
+
+
+@pytest.mark.parametrize(
+    "table", ["", "name\na\n", "image,mask\n", "a,b\n1,2\n", "image,label\nx.nii,\n", "label,mask\n1.nii,2.nii\n"]
+)
+def test_tables_that_list_no_cases_are_refused(tmp_path: Path, table: str) -> None:
+    (tmp_path / "cases.csv").write_text(table)
+    assert code_of(tmp_path / "cases.csv") == "dataset.bad_table"
+
+
+def test_data_lists_as_monai_reads_them(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}.nii.gz" for name in ("a", "b", "c", "a_l", "b_l")))
+    listing = {
+        "training": [{"image": ["a.nii.gz", "c.nii.gz"], "label": "a_l.nii.gz", "fold": 0, "patient": "x"}],
+        "validation": [{"image": ["b.nii.gz", "c.nii.gz"], "label": "b_l.nii.gz", "patient": "x"}],
+        "testing": [{"image": "c.nii.gz"}],
+        "labels": {"0": "background", "1": "front"},
+    }
+    (tmp_path / "folds.json").write_text(json.dumps(listing))
+    for where in (tmp_path, tmp_path / "folds.json"):
+        dataset = find_dataset(where)
+        assert (dataset.layout, names(dataset.cases)) == ("list", ["a", "b"])
+        assert dataset.labels == {"front": (1,)}
+        assert dataset.patients == {"a": "x", "b": "x"}
+    (tmp_path / "cases.json").write_text(json.dumps([{"image": "b.nii.gz", "label": "b_l.nii.gz"}]))
+    assert names(find_dataset(tmp_path / "cases.json").cases) == ["b"]
+    assert code_of(tmp_path) == "dataset.unknown"  # which of the two lists is not known
+    assert code_of(tmp_path, "list") == "dataset.ambiguous"
+
+
+def test_different_images_of_one_name_are_numbered_and_one_image_twice_is_not(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{n}/{name}.nii.gz" for n in (1, 2) for name in ("ct", "seg")))
+    rows = [f"{n}/ct.nii.gz,{n}/seg.nii.gz" for n in (1, 2)]
+    (tmp_path / "cases.csv").write_text("\n".join(rows))
+    assert names(find_dataset(tmp_path / "cases.csv").cases) == ["case_0001", "case_0002"]
+    (tmp_path / "cases.csv").write_text("\n".join([rows[0], rows[0]]))
+    assert names(find_dataset(tmp_path / "cases.csv").cases) == ["ct", "ct"]
 
 
 def test_voc(tmp_path: Path) -> None:

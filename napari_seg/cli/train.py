@@ -26,7 +26,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "dataset",
         type=Path,
-        help="folder of the data set: Decathlon, nnU-Net, BIDS, PASCAL VOC, or images/ and labels/",
+        help="data set: a folder (Decathlon, nnU-Net, BIDS, PASCAL VOC, images/ and labels/, DICOM series with SEG or "
+        "RTSTRUCT, images next to their label maps), an archive of one, or a CSV or JSON list of paths; formats that "
+        "training does not read are converted into OUT/data",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder of the bundle")
     parser.add_argument("--network", metavar="NAME", help="UNet (default), FCN, DeepLabV3, DeepLabV3Plus, MultiView")
@@ -84,7 +86,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--layout",
         metavar="NAME",
-        help="layout of the data set, if it is not recognised: decathlon, nnunet, bids, voc or folders",
+        help="layout of the data set, if it is not recognised: decathlon, nnunet, bids, voc, list or folders",
     )
     parser.add_argument(
         "--images", metavar="DIR", help="folder of the images, absolute or relative to DATASET; use with --labels-dir"
@@ -94,7 +96,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--channels",
         nargs="+",
         metavar="SUFFIX",
-        help="BIDS suffixes that form the channels of an image, such as T1w FLAIR",
+        help="BIDS suffixes, columns of a list, or words in file names that form the channels of an image, such as T1w "
+        "FLAIR",
     )
     parser.add_argument(
         "--set", nargs="+", default=[], type=named_value, metavar="ID=VALUE", help="set any value of the configs"
@@ -116,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.errors import BundleError, Cancelled
     from napari_seg.training.choices import Choices, changed_settings, check_trackers, describe_weights
     from napari_seg.training.folds import cross_validate, fold_commands
-    from napari_seg.training.prepare import plan_bundle
+    from napari_seg.training.prepare import data_folder, plan_bundle
     from napari_seg.training.run import train, training_command, writing
 
     check_trackers(arguments.track)
@@ -150,7 +153,9 @@ def run(arguments: argparse.Namespace) -> int:
         trust=arguments.trust,
         timed=True,
         limits=limits,
+        report=_print_line,
     )
+    dataset = data_folder(dataset, out, plan)
     _print_plan(plan, limits)
     values = changed_settings(plan, choices) | limits
     values["fine_tune"] = choices.fine_tune or plan["choices"].get("fine_tune")

@@ -63,6 +63,7 @@ class ChannelSet:
         *,
         resample_tilt: bool = False,
         channels: int | None = None,
+        one_slice: bool = False,
         memory_bytes: int | None = None,
     ) -> Volume:
         """Read all channels onto the grid of the first one; see `Scan.read` and `joined`.
@@ -71,6 +72,7 @@ class ChannelSet:
             volume: as for `Scan.read`, of every channel.
             resample_tilt: as for `Scan.read`.
             channels: ignored; every image is one channel.
+            one_slice: as for `Scan.read`.
             memory_bytes: as for `Scan.read`.
 
         Raises:
@@ -82,7 +84,9 @@ class ChannelSet:
         volumes = {}
         for name, scan in self.channels:
             try:
-                volumes[name] = scan.read(volume, resample_tilt=resample_tilt, channels=1, memory_bytes=memory_bytes)
+                volumes[name] = scan.read(
+                    volume, resample_tilt=resample_tilt, channels=1, one_slice=one_slice, memory_bytes=memory_bytes
+                )
             except InputError as error:
                 raise InputError(error.code, f"channel {name}: {error.message}") from error
         with limited_to(None if memory_bytes is None else memory_bytes - resident_bytes()):

@@ -10,7 +10,7 @@ PAIR_ENDINGS = (".hdr", ".hdr.gz", ".img", ".img.gz")
 ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
 SEG_NRRD_ENDINGS = (".seg.nrrd", ".seg.nhdr")
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-IMAGE2D_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
+IMAGE2D_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".gif")
 SURFACE_ENDINGS = (".stl", ".obj")
 
 _NOT_DICOM = (*NIFTI_ENDINGS, *PAIR_ENDINGS, *ITK_ENDINGS, *ARCHIVE_ENDINGS, *IMAGE2D_ENDINGS)

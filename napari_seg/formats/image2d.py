@@ -6,7 +6,8 @@ patient; its grid is an axial plane, seen upright.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -24,7 +25,7 @@ from napari_seg.volume import Source, Volume
 COLOURS = 3
 """Number of channels of an RGB image."""
 
-_FORMATS = ("PNG", "TIFF", "JPEG", "BMP")
+_FORMATS = ("PNG", "TIFF", "JPEG", "BMP", "GIF")
 
 
 def is_image2d(path: Path) -> bool:
@@ -32,17 +33,28 @@ def is_image2d(path: Path) -> bool:
     return has_ending(path, IMAGE2D_ENDINGS)
 
 
-def read_image2d(path: Path, channels: int | None = 1) -> Volume:
+def count_pages(path: Path) -> int:
+    """Return the number of pages or frames of a 2D image.
+
+    Raises:
+        InputError: `file.not_picture` or `file.unreadable`.
+    """
+    with _errors_named(path), path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
+        return int(getattr(image, "n_frames", 1))
+
+
+def read_image2d(path: Path, channels: int | None = 1, page: int | None = None) -> Volume:
     """Read a 2D image in grey (1, I, J, 1) or RGB (3, I, J, 1); transparency is ignored, with a notice.
 
     Args:
         path: file to read.
         channels: 1 for grey; 3 for RGB, with equal channels for a grey image; None for RGB if the image has colours.
+        page: number of the page or frame, counted from 0, of a file that holds several; None if it must hold one.
 
     Raises:
         InputError: `file.not_picture`, `file.pages`, `file.unreadable` or `data.nonfinite`.
     """
-    array, is_transparent = _pixels(path, is_label=False)
+    array, is_transparent = _pixels(path, is_label=False, page=page)
     if not np.isfinite(array).all():
         raise InputError("data.nonfinite", f"{path.name} holds NaN or infinite values; expected numbers")
     if array.ndim == 3 and channels is None and not np.ptp(array, axis=2).any():
@@ -79,18 +91,22 @@ def _grey(array: NDArray) -> NDArray:
     return np.asarray(Image.fromarray(np.ascontiguousarray(array)).convert("L"))
 
 
-def read_image2d_files(files: Sequence[Path], channels: int | None = None) -> Volume:
+def read_image2d_files(files: Sequence[Path], channels: int | None = None, page: int | None = None) -> Volume:
     """Read the first of some files with `read_image2d`; a reader for `read_in_worker`."""
-    return read_image2d(files[0], channels)
+    return read_image2d(files[0], channels, page)
 
 
-def read_label_image2d(path: Path) -> Volume:
+def read_label_image2d(path: Path, page: int | None = None) -> Volume:
     """Read a label map (1, I, J, 1) from a 2D image: grey values, or palette indices, as in PASCAL VOC.
+
+    Args:
+        path: file to read.
+        page: as for `read_image2d`.
 
     Raises:
         InputError: `file.not_picture`; `file.pages`; `labels.colour`, the image has colours.
     """
-    array, _ = _pixels(path, is_label=True)
+    array, _ = _pixels(path, is_label=True, page=page)
     if array.ndim == 3:
         if np.ptp(array[..., :3], axis=2).any():
             raise InputError(
@@ -105,28 +121,40 @@ def _volume_of(array: NDArray, path: Path) -> Volume:
     return Volume(array.transpose(2, 1, 0)[..., None], grid, path.stem, source=Source("image2d", (path,)))
 
 
-def _pixels(path: Path, *, is_label: bool) -> tuple[NDArray, bool]:
+def _pixels(path: Path, *, is_label: bool, page: int | None) -> tuple[NDArray, bool]:
     """Return pixels (J, I) or (J, I, 3) after applying the EXIF orientation, and whether any of them is transparent.
 
     Args:
         path: file to read.
         is_label: return the stored values of a label map.
+        page: see `read_image2d`.
     """
+    # given a path, PIL would map an uncompressed TIFF into memory with the row length of the rotated image
+    with _errors_named(path), path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
+        pages = getattr(image, "n_frames", 1)
+        if page is None and pages > 1:
+            raise InputError("file.pages", f"{path.name} holds {pages} pages; expected one 2D image")
+        if page is not None and page >= pages:
+            raise InputError("file.pages", f"{path.name} holds {pages} pages, and page {page + 1} was required")
+        if page:
+            image.seek(page)
+        # the image, the rotated image, the array, and its copy for the other process
+        check_fits(prod(image.size) * len(image.getbands()) * 4, f"reading {path.name}")
+        upright = ImageOps.exif_transpose(image)  # as viewers show it and annotators see it
+        if is_label and upright.mode == "1":  # a 1-bit mask has the labels 0 and 1, as in training
+            return np.asarray(upright).astype(np.uint8), False
+        is_transparent = not is_label and _is_transparent(upright)
+        if upright.mode in ("1", "L", "LA", "La"):
+            return np.asarray(upright.convert("L")), is_transparent
+        keeps = is_label or upright.mode.startswith(("I", "F"))  # more than 8 bits of grey
+        return np.asarray(upright if keeps else upright.convert("RGB")), is_transparent
+
+
+@contextmanager
+def _errors_named(path: Path) -> Iterator[None]:
+    """Convert errors of Pillow, which are of any type, into an `InputError` about a file."""
     try:
-        # given a path, PIL would map an uncompressed TIFF into memory with the row length of the rotated image
-        with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
-            if (pages := getattr(image, "n_frames", 1)) > 1:
-                raise InputError("file.pages", f"{path.name} holds {pages} pages; expected one 2D image")
-            # the image, the rotated image, the array, and its copy for the other process
-            check_fits(prod(image.size) * len(image.getbands()) * 4, f"reading {path.name}")
-            upright = ImageOps.exif_transpose(image)  # as viewers show it and annotators see it
-            if is_label and upright.mode == "1":  # a 1-bit mask has the labels 0 and 1, as in training
-                return np.asarray(upright).astype(np.uint8), False
-            is_transparent = not is_label and _is_transparent(upright)
-            if upright.mode in ("1", "L", "LA", "La"):
-                return np.asarray(upright.convert("L")), is_transparent
-            keeps = is_label or upright.mode.startswith(("I", "F"))  # more than 8 bits of grey
-            return np.asarray(upright if keeps else upright.convert("RGB")), is_transparent
+        yield
     except NapariSegError:
         raise
     except Exception as error:  # Pillow lets errors of any kind through

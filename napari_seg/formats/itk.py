@@ -69,8 +69,12 @@ class ItkImage:
     notices: tuple[Notice, ...] = ()
 
 
-def read_itk(files: Sequence[Path]) -> Volume:
+def read_itk(files: Sequence[Path], one_slice: bool = False) -> Volume:
     """Read the one volume in an NRRD or MetaImage file, (1, I, J, K) in the type of the file.
+
+    Args:
+        files: the file.
+        one_slice: accept a single slice.
 
     Raises:
         InputError: `file.*`, the file is damaged or its pixels are missing; `data.*`, not one scalar, finite,
@@ -84,7 +88,7 @@ def read_itk(files: Sequence[Path]) -> Volume:
             "data.not_scalar",
             f"{path.name} holds {image.array.shape[0]} components per voxel; expected one; save the one to read alone",
         )
-    if image.grid.shape[2] == 1:
+    if image.grid.shape[2] == 1 and not one_slice:
         raise InputError("data.2d", f"{path.name} holds one slice of {image.grid.shape[:2]}; expected a volume")
     check_finite(image.array, path)
     name = path.name.removesuffix(path.suffix)

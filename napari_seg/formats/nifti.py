@@ -76,9 +76,11 @@ def read_nifti(
     return Volume(array, grid, name=_stem(path), source=Source("nifti", files), notices=notices)
 
 
-def read_nifti_files(files: Sequence[Path], volume: int | None = None, channels: int = 1) -> Volume:
+def read_nifti_files(
+    files: Sequence[Path], volume: int | None = None, channels: int = 1, one_slice: bool = False
+) -> Volume:
     """Read the first file with `read_nifti`; has the signature that `read_in_worker` requires."""
-    return read_nifti(files[0], volume, channels)
+    return read_nifti(files[0], volume, channels, one_slice=one_slice)
 
 
 def is_nifti(path: Path) -> bool:

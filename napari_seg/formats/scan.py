@@ -60,6 +60,7 @@ class Scan:
         *,
         resample_tilt: bool = False,
         channels: int | None = None,
+        one_slice: bool = False,
         memory_bytes: int | None = None,
     ) -> Volume:
         """Read the intensities and their grid, in a worker process: a crash or a hang affects this scan only.
@@ -69,6 +70,7 @@ class Scan:
             resample_tilt: shift the slices of a tilted gantry onto a straight grid instead of refusing them.
             channels: channels that are required. A 2D image is read in grey (1) or RGB (3), None for as many as it has;
                 the volumes of a 4D NIfTI file are its channels if there are so many.
+            one_slice: accept a volume of one slice, as a network of 2D images takes it.
             memory_bytes: limit for this process and the reader together; None for a safe fraction of the free memory.
 
         Raises:
@@ -79,11 +81,11 @@ class Scan:
         if self.format == "nifti":
             from napari_seg.formats.nifti import read_nifti_files
 
-            read = partial(read_nifti_files, volume=volume, channels=channels or 1)
+            read = partial(read_nifti_files, volume=volume, channels=channels or 1, one_slice=one_slice)
         elif self.format == "itk":
             from napari_seg.formats.itk import read_itk
 
-            read = read_itk
+            read = partial(read_itk, one_slice=one_slice)
         elif self.format == "image2d":
             from napari_seg.formats.image2d import read_image2d_files
 

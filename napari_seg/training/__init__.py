@@ -1,5 +1,7 @@
 """Train a bundle on a data set.
 
+gather/       data in other formats and layouts -> a data set that training reads
+label_table   count the label values, and report what is odd about them
 fingerprint   measure the data set
 plan          derive the training's settings from the fingerprint, by stated rules
 choices       what the user sets instead

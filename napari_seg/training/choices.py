@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from segnets.data import Dataset
 
 
-_READING = ("layout", "images_dir", "labels_dir", "channels", "patient")
+READING = ("layout", "images_dir", "labels_dir", "channels", "patient")
 _CHANGEABLE = re.compile(
     "max_epochs|max_minutes|patience|val_interval|val_cases|num_workers|amp|accumulation_steps|learning_rate|warmup_share|"
     "max_gradient_norm|l1_penalty|allow_empty|(optimizer|lr_scheduler|ema)#(?!_target_).+"
@@ -61,7 +61,7 @@ class Choices:
     @property
     def reading(self) -> dict[str, Any]:
         """Settings that say how the data set is read: keyword arguments of `segnets.data.find_dataset`."""
-        return {name: self.settings[name] for name in _READING if name in self.settings}
+        return {name: self.settings[name] for name in READING if name in self.settings}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the choices that were made, for plan.json."""

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from napari_seg.training.memory_plan import Device
 
 
+MAX_VALUES = 30
+"""Number of label values that are listed although nothing is odd about them."""
+
+
 def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the content of plan.json as headings and sentences.
 
@@ -23,6 +27,7 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("data", f"{found['cases']} cases, {', '.join(found['channels'])} ({found['modality']})"),
         ("labels", "; ".join(" ".join(map(str, [name, *values])) for name, values in plan["labels"].items())),
     ]
+    rows += _label_rows(plan)
     rows += [("plan", f"option {option}: {why}") for option, why in plan["options"].items()]
     for name, entry in plan["settings"].items():
         value = entry["value"]["_target_"].rpartition(".")[2] if isinstance(entry["value"], dict) else entry["value"]
@@ -30,6 +35,22 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [("advice", proposal) for proposal in plan.get("advice", ())]
     chosen = [f"{name} {value}" for name, value in plan["choices"].items() if name != "labels"]
     return [*rows, ("chosen", ", ".join(chosen) or "nothing")]
+
+
+def _label_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the label values, those with remarks always, and what became no case."""
+    counted, cases = plan.get("label table", []), plan["fingerprint"]["cases"]
+    total = sum(row["voxels"] for row in counted) or 1
+    shown = [row for n, row in enumerate(counted) if n < MAX_VALUES or row["remarks"]]
+    rows = []
+    for row in shown:
+        counts = f"in {row['cases']} of {cases} cases, {row['voxels']} voxels ({row['voxels'] / total:.2%})"
+        rows.append(("value", f"{row['value']} {row['name']}: {'; '.join([counts, *row['remarks']])}"))
+    if len(shown) < len(counted):
+        rows.append(("value", f"... and {len(counted) - len(shown)} more without remarks"))
+    left = plan.get("passed over", ())
+    rows += [("left", f"{one['count']} {one['ending']}: {one['code']}: {one['reason']}") for one in left]
+    return rows + [("note", notice) for notice in plan.get("converted", {}).get("notices", ())]
 
 
 def network_rows(plan: dict[str, Any], device: Device | None = None) -> list[tuple[str, str]]:

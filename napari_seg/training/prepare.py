@@ -6,16 +6,27 @@ import json
 import logging
 import os
 import shutil
-import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_seg.errors import BundleError, OutputError, TrainingError
-from napari_seg.training.choices import Choices, check_folds, check_names, check_packages, check_same, identity
+from napari_seg.formats.temporary import TemporaryFolder
+from napari_seg.training.choices import (
+    READING,
+    Choices,
+    check_folds,
+    check_names,
+    check_packages,
+    check_same,
+    identity,
+)
+from napari_seg.training.gather.gather import DATA, Gathered, gather
+from napari_seg.training.gather.pair import unread_files
 from napari_seg.training.history import RUN
 from napari_seg.training.run import writing
 from napari_seg.training.segnets_modules import with_segnets
@@ -36,6 +47,18 @@ MAX_WORKERS = 8
 _UNFINISHED = f"{PLAN}.unfinished"
 """Marker of an incomplete bundle; after a kill, the next run starts it again."""
 _OWN = ("segnets", "configs", "docs", "models", RUN, "LICENSE")
+"""What a failed run removes again. Converted cases are kept, so that the next run need not convert them again."""
+
+
+def data_folder(dataset_dir: Path, out: Path, plan: dict[str, Any]) -> Path:
+    """Return the folder that a planned training reads: the converted data set, or the data set as it is.
+
+    Args:
+        dataset_dir: data set that was planned.
+        out: folder of the bundle.
+        plan: its plan.
+    """
+    return out / DATA if "converted" in plan else dataset_dir
 
 
 def plan_bundle(
@@ -48,6 +71,7 @@ def plan_bundle(
     trust: bool = False,
     timed: bool = False,
     limits: Mapping[str, float] | None = None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Return the plan of the bundle in `out` (the content of plan.json); write the bundle first if it does not exist.
 
@@ -55,7 +79,8 @@ def plan_bundle(
     failed run leaves nothing behind; after a kill, the next run starts again.
 
     Args:
-        dataset_dir: data set in one of the layouts of `segnets.data.find_dataset`.
+        dataset_dir: data set in one of the layouts of `segnets.data.find_dataset`, or one that `gather` converts; then
+            training reads `data_folder`.
         out: folder of the bundle: missing, empty, or planned before for the same data set.
         choices: choices of the user. For an existing bundle they must agree with its plan, except for settings that may
             change at each start (`changed_settings`).
@@ -65,6 +90,7 @@ def plan_bundle(
         timed: measure how long a step and a validation of a new bundle take ("time" in the plan), and validate fewer
             cases if all would take too long.
         limits: max_minutes and max_epochs of this start, if given, for the number of validated cases.
+        report: function that prints a line of progress.
 
     Raises:
         TrainingError: the data set is not suitable for training (`dataset.*`, `data.faults`, `labels.*`,
@@ -74,45 +100,49 @@ def plan_bundle(
         EnvironmentFault: `environment.package`, an option needs a package that is not installed.
         OutputError: `output.exists`, `out` contains other files; `output.not_written`, `output.disk_full`.
     """
-    with with_segnets(), writing(out):
-        from segnets.data import Split, find_dataset
+    with with_segnets(), writing(out), ExitStack() as stack:
+        from segnets.data import Split
 
         from napari_seg.training.trust import check_code
 
         if (out / PLAN).is_file():
             written: dict[str, Any] = json.loads((out / PLAN).read_text(encoding="utf-8"))
             before = Choices(settings=written["choices"].get("settings", {}))
-            dataset = find_dataset(dataset_dir, **before.reading | choices.reading)
+            dataset, _ = _dataset(dataset_dir, out / DATA, before.reading | choices.reading, report)
             check_same(written, identity(dataset), choices, str(out))
             check_folds(written["choices"].get("folds"), fold)
             if not trust:
                 check_code(out, choices)
             check_packages(written["choices"].get("options", ()))
             return written
-        dataset = find_dataset(dataset_dir, **choices.reading)
         existing = {path.name for path in out.iterdir()} if out.is_dir() else set()
-        if (out.exists() and not out.is_dir()) or (existing and not {_UNFINISHED} <= existing <= {_UNFINISHED, *_OWN}):
+        ours = {_UNFINISHED, *_OWN, DATA}
+        if (out.exists() and not out.is_dir()) or (existing and not {_UNFINISHED} <= existing <= ours):
             raise OutputError(
                 "output.exists",
                 f"{out} contains files that napari-seg train did not write; choose a new or empty folder",
             )
         check_folds(choices.folds, fold)
-        timing = _Timing(dataset_dir, dict(limits or {})) if timed else None
+        is_new = not out.exists()
+        root = stack.enter_context(TemporaryFolder()) if dry_run else out
+        dataset, converted = _dataset(dataset_dir, root / DATA, choices.reading, report, marker=root / _UNFINISHED)
+        data = dataset_dir if converted is None else converted.folder
+        timing = _Timing(data, dict(limits or {})) if timed else None
         split = {} if choices.folds is None else {"fold": 0, "folds": choices.folds}
         training = Split(dataset, **split)("training")
         trained_on = len(training) if choices.folds is None else None
         if dry_run:
-            with tempfile.TemporaryDirectory() as folder:
-                return _make(dataset, Path(folder), out.name, choices, trained_on, timing)
-        is_new = not out.exists()
+            return _make(dataset, root, out.name, choices, trained_on, timing, converted)
         _clear(out)
         out.mkdir(parents=True, exist_ok=True)
         (out / _UNFINISHED).touch()
         try:
-            return _make(dataset, out, out.name, choices, trained_on, timing)
+            return _make(dataset, out, out.name, choices, trained_on, timing, converted)
         except BaseException:
             _clear(out)
-            if is_new:
+            if converted:
+                (out / _UNFINISHED).touch()  # says that the converted cases are ours
+            elif is_new:
                 out.rmdir()
             raise
 
@@ -123,6 +153,31 @@ class _Timing:
     limits: dict[str, float]
 
 
+def _dataset(
+    dataset_dir: Path,
+    into: Path,
+    reading: dict[str, Any],
+    report: Callable[[str], None],
+    marker: Path | None = None,
+) -> tuple[Dataset, Gathered | None]:
+    """Return the data set that training reads, and how it was converted; None if it is read as it is.
+
+    Args:
+        dataset_dir: data set as the user has it.
+        into: folder of the converted data set.
+        reading: settings that say how the data set is read.
+        report: function that prints a line of progress.
+        marker: file that marks the folder of an incomplete bundle; written before anything is converted.
+    """
+    from segnets.data import find_dataset
+
+    converted = gather(dataset_dir, into, reading, report, marker=marker)
+    if converted is None:
+        return find_dataset(dataset_dir, **reading), None
+    patient = {"patient": reading["patient"]} if "patient" in reading else {}
+    return find_dataset(into, "decathlon", **patient), converted
+
+
 def _clear(out: Path) -> None:
     for name in _OWN:
         shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink(missing_ok=True)
@@ -130,13 +185,20 @@ def _clear(out: Path) -> None:
 
 
 def _make(
-    dataset: Dataset, root: Path, name: str, choices: Choices, trained_on: int | None, timing: _Timing | None
+    dataset: Dataset,
+    root: Path,
+    name: str,
+    choices: Choices,
+    trained_on: int | None,
+    timing: _Timing | None,
+    converted: Gathered | None,
 ) -> dict[str, Any]:
     from segnets.data import ClassValues, check
     from segnets.data.file_facts import read_all
 
     from napari_seg.training.advice import advise
     from napari_seg.training.fingerprint import fingerprint
+    from napari_seg.training.label_table import label_table
     from napari_seg.training.memory_plan import find_device
     from napari_seg.training.write import class_names, fine_tuning_rate, networks, write_bundle
 
@@ -159,17 +221,25 @@ def _make(
     if choices.fine_tune:
         why = "a tenth of the usual rate, so that the initial weights are not lost"
         plan.set("learning_rate", fine_tuning_rate(choices.options), why)
-    write_bundle(root, name, plan, found, values, choices, trained_on)
+    settings = choices.settings
+    if converted:  # the converted data set is read as such, however the data set of the user is read
+        settings = {key: value for key, value in settings.items() if key not in READING or key == "patient"}
+    write_bundle(root, name, plan, found, values, replace(choices, settings=settings), trained_on)
     written = {
         "dataset": identity(dataset),
         "choices": choices.as_dict(),
         "fingerprint": found.as_dict(),
         "labels": values,
+        "label table": [row._asdict() | {"remarks": list(row.remarks)} for row in label_table(dataset, facts, values)],
         "options": {option: plan.why[option] for option in plan.options},
         "settings": {key: {"value": value, "why": plan.why[key]} for key, value in plan.settings.items()},
         "network": network,
         "advice": advise(plan, found),
     }
+    left = converted.passed_over if converted else unread_files(dataset.unread)
+    written["passed over"] = [asdict(one) for one in left]
+    if converted:
+        written["converted"] = converted.as_dict()
     if timing is not None:
         _add_time(written, root, timing, {path: prod(of_file["shape"]) for path, of_file in facts.items()}, device.name)
     (root / _UNFINISHED).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")

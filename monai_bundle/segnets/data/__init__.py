@@ -2,6 +2,8 @@
 
     pairing      image and label files of a folder, paired by name
     patients     the patient of each case, by its name
+    lists        tables of paths, and paths in data lists
+    bids, voc    the cases and names of these layouts
     layouts      a folder -> Dataset, in the field's usual layouts
     labels       label values -> classes; 2D images -> grey or RGB
     split        training, validation and test part, or folds

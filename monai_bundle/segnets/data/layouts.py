@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
+from segnets.data.bids import bids_cases, bids_labels
+from segnets.data.lists import TABLES, Listed, is_list_of_cases, listed_cases, read_table
 from segnets.data.pairing import (
     IMAGES_2D,
     VOLUMES,
@@ -22,23 +22,24 @@ from segnets.data.pairing import (
     image_files,
     is_2d_image,
     list_endings,
-    normalized,
     pair,
     stem,
     without_channel,
 )
 from segnets.data.patients import patient_of
+from segnets.data.voc import voc_cases, voc_names
 from segnets.errors import TrainingError
 
 _EXPECTED = """expected one of these layouts:
   decathlon  dataset.json that lists its training cases
   nnunet     imagesTr/<case>_0000.nii.gz (a file a channel) and labelsTr/<case>.nii.gz
-  bids       sub-*/[ses-*/]anat/*_T1w.nii.gz and *_dseg.nii.gz, under derivatives/ or in the same folder
+  bids       sub-*/[ses-*/]anat/*_T1w.nii.gz and *_dseg, *_label-*_seg or *_mask.nii.gz, under derivatives/ or there
   voc        JPEGImages/ and SegmentationClass/
+  list       a CSV table with the columns image and label, or a JSON data list with "training"
   folders    images/ and labels/ of .nii, .nii.gz, .png, .jpg, .bmp or .tif; or give images_dir and labels_dir"""
 _IMAGE_FOLDERS = ("images", "imagesTr", "image", "img")
 _LABEL_FOLDERS = ("labels", "labelsTr", "label", "masks", "mask", "segmentations")
-_ANATOMY = ("sub-*/anat", "sub-*/ses-*/anat")
+_MAX_LIST_BYTES = 1 << 26
 _BAD_NAME = re.compile(r"\s*[$@%]|.*[\x00-\x1f\x7f-\x9f]", re.DOTALL)
 
 
@@ -47,8 +48,8 @@ class Dataset:
     """List the cases of a data set, with the names of its labels and channels.
 
     Attributes:
-        layout: "decathlon", "nnunet", "bids", "voc" or "folders".
-        cases: `{"name", "image", "label"}` each, in the order of dataset.json (decathlon) or of their names; "image"
+        layout: "decathlon", "nnunet", "bids", "voc", "list" or "folders".
+        cases: `{"name", "image", "label"}` each, in the order of the list (decathlon, list) or of their names; "image"
             is a path, or a list of paths if every channel has its own file.
         unpaired: images without a label map and label maps without an image; entries of `cases` that lack the other.
         labels: name -> values in the label files, without background; empty if the data set names none.
@@ -81,19 +82,24 @@ def find_dataset(
     labels_dir: str | Path | None = None,
     channels: Sequence[str] | None = None,
     patient: str | None = None,
+    convertible: bool = False,
 ) -> Dataset:
     """Find the cases, labels, channels and patients of a data set; opens no scan.
 
+    A file `labels.json` in the folder, {"1": name} or {name: 1}, names the label values in any layout.
+
     Args:
-        dataset_dir: folder of the data set.
-        layout: "decathlon", "nnunet", "bids", "voc" or "folders"; "auto" detects it from the folder's content.
+        dataset_dir: folder of the data set, or a list of its cases: a CSV or TSV table, or a JSON data list.
+        layout: "decathlon", "nnunet", "bids", "voc", "list" or "folders"; "auto" detects it from the folder's content.
         images_dir: folder of the images in the layout "folders", relative to `dataset_dir` or absolute; if None, the
             first folder with a usual name.
         labels_dir: the same for the label maps; in the layout "bids", the derivative that holds the `_dseg` files.
         channels: suffixes of the files that form an image in the layout "bids", e.g. ["T1w", "FLAIR"], on one grid; if
-            None, the most frequent suffix alone.
+            None, the most frequent suffix alone. In a table, the titles of its columns.
         patient: regular expression; its match in a case's name identifies the patient. A case without a match is a
-            patient of its own. None: `segnets.data.patients.PATIENT`.
+            patient of its own. None: the patients that a list states, or `segnets.data.patients.PATIENT`.
+        convertible: also find cases that training can't read before their files are converted: volumes with the endings
+            `segnets.data.pairing.CONVERTIBLE`, and in BIDS several label maps of a scan, as a list.
 
     Raises:
         TrainingError: "dataset.missing", "dataset.unknown" (no layout fits), "dataset.ambiguous" (several layouts fit,
@@ -101,25 +107,35 @@ def find_dataset(
             "dataset.bad_name".
     """
     root = Path(dataset_dir)
-    if not root.is_dir():
-        raise TrainingError("dataset.missing", f"{root} is no folder; give the folder of the data set as dataset_dir")
+    is_file = root.is_file() and root.name.lower().endswith((*TABLES, ".json"))
+    if not (root.is_dir() or is_file):
+        raise TrainingError(
+            "dataset.missing", f"{root} is no folder; give the folder of the data set, or a list of its cases"
+        )
     if layout == "auto" and images_dir and labels_dir:
         layout = "folders"
     description = {} if layout in ("bids", "voc") else _json(root)
     if layout == "auto":
-        layout = _detect_layout(root, description)
+        layout = "list" if is_file else _detect_layout(root, description, convertible)
+    stated: dict[str, str] = {}
     if layout == "decathlon":
-        dataset = _decathlon(root, description)
+        dataset, stated = _decathlon(root, description)
     elif layout == "nnunet":
-        dataset = _nnunet(root, description)
+        dataset = _nnunet(root, description, convertible)
     elif layout == "bids":
-        dataset = _bids(root, labels_dir, channels)
+        found = bids_cases(root, labels_dir, channels, convertible)
+        dataset = Dataset("bids", found.cases, found.unpaired, found.labels, found.channels, unread=found.unread)
     elif layout == "voc":
         dataset = _voc(root)
+    elif layout == "list":
+        dataset, stated = _list(root, channels)
     elif layout == "folders":
-        dataset = _folders(root, images_dir, labels_dir, description)
+        dataset = _folders(root, images_dir, labels_dir, description, convertible)
     else:
         raise TrainingError("dataset.unknown", f"there is no layout {layout!r}; {_EXPECTED}")
+    if (names := root / "labels.json").is_file():
+        labels, ignored = _named_values(_labels_json(names), names)
+        dataset = replace(dataset, labels=labels, ignored=tuple(dict.fromkeys((*dataset.ignored, *ignored))))
     if not dataset.cases:
         found = f"no image has a label map ({len(dataset.unpaired)} files are unpaired)"
         advice = "give an image and its label map the same name"
@@ -136,7 +152,7 @@ def find_dataset(
                 "characters; rename it",
             )
     patients = {case["name"]: patient_of(case["name"], patient) for case in dataset.cases}
-    return replace(dataset, root=root, patients=patients)
+    return replace(dataset, root=root, patients=patients | (stated if patient is None else {}))
 
 
 def images(dataset_dir: str | Path, num_channels: int = 1) -> list[Case]:
@@ -165,20 +181,22 @@ def images(dataset_dir: str | Path, num_channels: int = 1) -> list[Case]:
     raise TrainingError("dataset.no_images", f"no {', '.join(VOLUMES + IMAGES_2D)} in {root}, its imagesTs/ or images/")
 
 
-def _detect_layout(root: Path, description: Mapping[str, Any]) -> str:
+def _detect_layout(root: Path, description: Mapping[str, Any], convertible: bool) -> str:
     listing, found = description.get("training"), []
     if (root / "imagesTr").is_dir() and (root / "labelsTr").is_dir():
-        cases = {stem(path) for path in image_files(root / "labelsTr")}
-        if any(without_channel(path) in cases - {stem(path)} for path in image_files(root / "imagesTr")):
+        cases = {stem(path) for path in image_files(root / "labelsTr", convertible)}
+        if any(without_channel(path) in cases - {stem(path)} for path in image_files(root / "imagesTr", convertible)):
             found.append("nnunet")
     if not found and isinstance(listing, list) and listing and isinstance(listing[0], dict):
         found.append("decathlon")
-    if next(_bids_labels(root), None):
+    if next(bids_labels(root), None):
         found.append("bids")
     if (root / "JPEGImages").is_dir() and (root / "SegmentationClass").is_dir():
         found.append("voc")
     if not found and all(any((root / n).is_dir() for n in names) for names in (_IMAGE_FOLDERS, _LABEL_FOLDERS)):
         found.append("folders")
+    if not found and len(_lists_in(root)) == 1:
+        found.append("list")
     if len(found) == 1:
         return found[0]
     if found:
@@ -189,60 +207,102 @@ def _detect_layout(root: Path, description: Mapping[str, Any]) -> str:
     raise TrainingError("dataset.unknown", f"{root} holds {content}; {_EXPECTED}")
 
 
-def _decathlon(root: Path, description: Mapping[str, Any]) -> Dataset:
+def _lists_in(root: Path) -> list[Path]:
+    """Return the lists of cases that lie in a folder."""
+    tables = [path for path in sorted(root.iterdir()) if path.is_file() and is_list_of_cases(path)]
+    return tables or [path for path in sorted(root.glob("*.json")) if _training_list(path)]
+
+
+def _training_list(path: Path) -> list[Any]:
+    """Return the labelled cases of a JSON data list as MONAI reads it; none if it is no such list."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig")) if path.stat().st_size < _MAX_LIST_BYTES else None
+    except (OSError, ValueError):
+        return []
+    parts = content if isinstance(content, dict) else {"training": content}
+    entries = [entry for key in ("training", "validation") for entry in _as_list(parts.get(key))]
+    return [entry for entry in entries if isinstance(entry, dict) and entry.keys() >= {"image", "label"}]
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _list(root: Path, channels: Sequence[str] | None) -> tuple[Dataset, dict[str, str]]:
+    """Read a table of paths or a JSON data list: the file itself, or the only one in a folder."""
+    lists = [root] if root.is_file() else _lists_in(root)
+    if len(lists) != 1:
+        found = ", ".join(path.name for path in lists) or "none"
+        raise TrainingError("dataset.ambiguous", f"{root} holds {found}; give the path of one list of cases")
+    (path,) = lists
+    if path.name.lower().endswith(TABLES):
+        found = read_table(path, channels)
+        labels, ignored = {}, ()
+    else:
+        description = _json(path)
+        found = _listed(path.parent, path, _training_list(path))
+        labels, ignored = _named_values(description, path)
+        found = found._replace(channels=_modalities(description))
+    is_2d = are_2d_images(found.cases)
+    dataset = Dataset("list", tuple(found.cases), tuple(found.unpaired), labels, found.channels, is_2d, ignored)
+    return dataset, found.patients
+
+
+def _decathlon(root: Path, description: Mapping[str, Any]) -> tuple[Dataset, dict[str, str]]:
     """Read the Medical Segmentation Decathlon's layout (Antonelli et al. 2022); a 4D image has its channels last."""
-    cases, unpaired = [], []
-    for number, listed in enumerate(description.get("training", ())):
-        if not isinstance(listed, dict) or not all(isinstance(listed.get(key), str) for key in ("image", "label")):
+    found = _listed(root, root / "dataset.json", description.get("training", ()))
+    labels, ignored = _named_values(description, root / "dataset.json")
+    channels = _modalities(description)
+    unread = count_unread(*(root / name for name in ("imagesTr", "labelsTr")))
+    cases, unpaired = tuple(found.cases), tuple(found.unpaired)
+    dataset = Dataset("decathlon", cases, unpaired, labels, channels, are_2d_images(cases), ignored, unread)
+    return dataset, found.patients
+
+
+def _modalities(description: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(name) for name in description.get("modality", {}).values())
+
+
+def _listed(root: Path, path: Path, listing: Sequence[Any]) -> Listed:
+    """Return the cases of a JSON list: {"image", "label"} each, "image" a path or a list of them; maybe "patient"."""
+    entries = []
+    for number, listed in enumerate(listing):
+        images = listed.get("image") if isinstance(listed, dict) else None
+        images = [images] if isinstance(images, str) else images
+        is_list = isinstance(images, list) and images and all(isinstance(image, str) for image in images)
+        if not is_list or not isinstance(listed.get("label"), str):
             raise TrainingError(
                 "dataset.bad_json",
-                f'{root / "dataset.json"}: training[{number}] is {listed}; expected {{"image": path, "label": path}}',
+                f'{path}: training[{number}] is {listed}; expected {{"image": path, "label": path}}',
             )
-        paths = {key: _listed_file(root, listed[key]) for key in ("image", "label")}
-        case = {key: str(path) for key, path in paths.items() if path.is_file()}
-        (cases if len(case) == 2 else unpaired).append({"name": stem(paths["image"]), **case})
-    labels, ignored = _named_values(description, root)
-    channels = tuple(str(name) for name in description.get("modality", {}).values())
-    unread = count_unread(*(root / name for name in ("imagesTr", "labelsTr")))
-    return Dataset("decathlon", tuple(cases), tuple(unpaired), labels, channels, are_2d_images(cases), ignored, unread)
+        entries.append((images, listed["label"], str(listed.get("patient") or "")))
+    return listed_cases(root, entries)
 
 
-def _listed_file(root: Path, listed: str) -> Path:
-    """Return the path of a file that dataset.json lists; the file need not exist.
-
-    The list may come from another system: with backslashes, with another Unicode form of the names, or with absolute
-    paths of a folder that was moved. Of an absolute path only the last folder and the name are used.
-    """
-    for name in (listed, listed.replace("\\", "/")):
-        if (root / name).is_file():
-            return root / name
-    path = PureWindowsPath(listed) if "\\" in listed or PureWindowsPath(listed).drive else PurePosixPath(listed)
-    inside = root.joinpath(*path.parts[-2:]) if path.anchor else root.joinpath(*path.parts)
-    if not inside.is_file() and inside.parent.is_dir():
-        same = [p for p in inside.parent.iterdir() if normalized(p.name) == normalized(inside.name)]
-        return same[0] if len(same) == 1 else inside
-    return inside
-
-
-def _nnunet(root: Path, description: Mapping[str, Any]) -> Dataset:
+def _nnunet(root: Path, description: Mapping[str, Any], convertible: bool) -> Dataset:
     """Read nnU-Net's raw layout, version 1 or 2 (Isensee et al. 2021), with or without its dataset.json."""
-    cases, unpaired = pair(image_files(root / "imagesTr"), image_files(root / "labelsTr"))
-    labels, ignored = _named_values(description, root)
+    folders = root / "imagesTr", root / "labelsTr"
+    cases, unpaired = pair(*(image_files(folder, convertible) for folder in folders))
+    labels, ignored = _named_values(description, root / "dataset.json")
     channels = description.get("channel_names", description.get("modality", {}))
     names = tuple(str(channels[number]) for number in sorted(channels, key=int))
-    unread = count_unread(root / "imagesTr", root / "labelsTr")
+    unread = count_unread(*folders, convertible=convertible)
     return Dataset("nnunet", cases, unpaired, labels, names, are_2d_images(cases), ignored, unread)
 
 
 def _voc(root: Path) -> Dataset:
-    """Read PASCAL VOC's layout (Everingham et al. 2010); many images there have no label map and are left out."""
-    cases, unpaired = pair(image_files(root / "JPEGImages"), image_files(root / "SegmentationClass"))
+    """Read PASCAL VOC's layout; see `segnets.data.voc`."""
+    cases, unpaired = voc_cases(root)
     unread = count_unread(root / "JPEGImages", root / "SegmentationClass")
-    return Dataset("voc", cases, tuple(c for c in unpaired if "label" in c), is_2d=True, ignored=(255,), unread=unread)
+    return Dataset("voc", cases, unpaired, voc_names(root), is_2d=True, ignored=(255,), unread=unread)
 
 
 def _folders(
-    root: Path, images_dir: str | Path | None, labels_dir: str | Path | None, description: Mapping[str, Any]
+    root: Path,
+    images_dir: str | Path | None,
+    labels_dir: str | Path | None,
+    description: Mapping[str, Any],
+    convertible: bool,
 ) -> Dataset:
     """Read two plain folders, of images and of label maps."""
     folders = []
@@ -253,82 +313,14 @@ def _folders(
                 "dataset.missing", f"no folder {', '.join(map(str, options))}; give images_dir and labels_dir"
             )
         folders.append(next(folder for folder in options if folder.is_dir()))
-    cases, unpaired = pair(*(image_files(folder) for folder in folders))
-    labels, ignored = _named_values(description, root)
-    is_2d = are_2d_images(cases)
-    return Dataset("folders", cases, unpaired, labels, is_2d=is_2d, ignored=ignored, unread=count_unread(*folders))
+    cases, unpaired = pair(*(image_files(folder, convertible) for folder in folders))
+    labels, ignored = _named_values(description, root / "dataset.json")
+    unread = count_unread(*folders, convertible=convertible)
+    return Dataset("folders", cases, unpaired, labels, is_2d=are_2d_images(cases), ignored=ignored, unread=unread)
 
 
-def _bids(root: Path, labels_dir: str | Path | None, channels: Sequence[str] | None) -> Dataset:
-    """Read BIDS with discrete segmentations as derivatives (Gorgolewski et al. 2016; bids-specification 1.10)."""
-    scans: dict[tuple[str, str], list[Path]] = {}
-    labelled: dict[str, Path] = {}
-    for folder in _ANATOMY:
-        for path in (path for where in sorted(root.glob(folder)) for path in image_files(where)):
-            key, _, suffix = stem(path).rpartition("_")
-            if suffix != "dseg":
-                scans.setdefault((key, suffix), []).append(path)
-    keys = {key for key, _ in scans}
-    unpaired: list[Case] = []
-    for path in sorted(_bids_labels(root, labels_dir)):
-        # other entities of a derivative's name (space-, desc-, ...) do not identify its scan
-        stated = {e for e in stem(path).split("_")[:-1] if e.startswith(("sub-", "ses-", "acq-", "run-", "rec-"))}
-        fits = sorted(key for key in keys if stated <= set(key.split("_")))
-        if len(fits) > 1 or (fits and fits[0] in labelled):
-            rivals = f"scans {', '.join(fits)}" if len(fits) > 1 else f"{labelled[fits[0]]} as well"
-            raise TrainingError(
-                "dataset.ambiguous", f"{path} fits {rivals}; give one derivative as labels_dir, or name files in full"
-            )
-        if fits:
-            labelled[fits[0]] = path
-        else:
-            unpaired.append({"name": stem(path).rpartition("_")[0], "label": str(path)})
-    if not channels:
-        common = Counter(suffix for key, suffix in scans if key in labelled)
-        usual = {"T1w": 3, "T2w": 2, "FLAIR": 1}
-        channels = sorted(common, key=lambda suffix: (-common[suffix], -usual.get(suffix, 0), suffix))[:1]
-    cases: list[Case] = []
-    for key in sorted(keys):
-        found = [str(path) for suffix in channels for path in scans.get((key, suffix), ())]
-        case: Case = {"name": key, "image": found[0] if len(channels) == 1 and found else found}
-        if key in labelled:
-            case["label"] = str(labelled[key])
-        if found and key in labelled:
-            cases.append(case)
-        elif found or key in labelled:
-            unpaired.append({name: value for name, value in case.items() if value})
-    unread = count_unread(*(path for pattern in _ANATOMY for path in root.glob(pattern)))
-    return Dataset("bids", tuple(cases), tuple(unpaired), _bids_names(root), tuple(channels), unread=unread)
-
-
-def _bids_labels(root: Path, labels_dir: str | Path | None = None) -> Iterable[Path]:
-    where = root / labels_dir if labels_dir else root
-    for folder in ("", "derivatives/*/") if not labels_dir else ("",):
-        for inner in _ANATOMY:
-            yield from where.glob(f"{folder}{inner}/*_dseg.nii*")
-
-
-def _bids_names(root: Path) -> dict[str, tuple[int, ...]]:
-    """Return name -> value from the `*_dseg.tsv` tables (columns index and name), which must agree with each other."""
-    names: dict[str, tuple[int, ...]] = {}
-    for path in sorted(root.rglob("*dseg.tsv")):
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            for row in csv.DictReader(stream, delimiter="\t"):
-                try:
-                    name, value = row["name"].strip(), int(row["index"])
-                except (AttributeError, KeyError, TypeError, ValueError) as error:
-                    raise TrainingError(
-                        "dataset.bad_table", f"{path}: expected the columns index and name, found {row}"
-                    ) from error
-                if names.setdefault(name, (value,)) != (value,):
-                    raise TrainingError(
-                        "dataset.bad_table", f"{path}: {name} is {value}, but {names[name][0]} elsewhere"
-                    )
-    return {name: values for name, values in names.items() if values != (0,)}
-
-
-def _named_values(description: Mapping[str, Any], root: Path) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...]]:
-    """Return name -> values, and the values to ignore, from the "labels" of a dataset.json.
+def _named_values(description: Mapping[str, Any], path: Path) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...]]:
+    """Return name -> values, and the values to ignore, from the "labels" of a dataset.json or another file.
 
     The Decathlon writes {"1": "Anterior"}, nnU-Net {"Anterior": 1} or, for regions, {"whole tumour": [1, 2]}.
     """
@@ -342,7 +334,7 @@ def _named_values(description: Mapping[str, Any], root: Path) -> tuple[dict[str,
     except (TypeError, ValueError) as error:
         raise TrainingError(
             "dataset.bad_json",
-            f'{root / "dataset.json"}: labels are {description["labels"]}; expected {{"1": name}} or {{name: 1}}',
+            f'{path}: labels are {description["labels"]}; expected {{"1": name}} or {{name: 1}}',
         ) from error
     return (
         {name: values for name, values in names.items() if values != (0,) and name != "ignore"},
@@ -350,14 +342,23 @@ def _named_values(description: Mapping[str, Any], root: Path) -> tuple[dict[str,
     )
 
 
+def _labels_json(path: Path) -> dict[str, Any]:
+    """Return the content of labels.json as the "labels" of a dataset.json."""
+    content = _json(path)
+    return content if isinstance(content.get("labels"), dict) else {"labels": content}
+
+
 def _json(root: Path) -> dict[str, Any]:
-    path = root / "dataset.json"
-    if not path.is_file():
+    """Return the content of a JSON file, or of the dataset.json in a folder; empty for a list or a missing file."""
+    path = root / "dataset.json" if root.is_dir() else root
+    if not path.is_file() or path.suffix.lower() != ".json":
         return {}
     try:
         description = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise TrainingError("dataset.bad_json", f"{path} is no JSON: {error}") from error
+    if isinstance(description, list) and not root.is_dir():
+        return {}
     if not isinstance(description, dict):
         raise TrainingError("dataset.bad_json", f"{path} holds a {type(description).__name__}; expected an object")
     return description

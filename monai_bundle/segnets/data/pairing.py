@@ -12,9 +12,11 @@ from typing import Any
 Case = dict[str, Any]
 
 VOLUMES = (".nii.gz", ".nii")
-IMAGES_2D = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+IMAGES_2D = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
+CONVERTIBLE = (".seg.nrrd", ".seg.nhdr", ".nrrd", ".nhdr", ".mha", ".mhd")
+"""Endings of volumes that must be converted to NIfTI before a training; napari-seg converts them."""
 
-_SIDECARS = (".json", ".txt", ".tsv", ".csv", ".md", ".bval", ".bvec", ".ini", ".db")
+_SIDECARS = (".json", ".txt", ".tsv", ".csv", ".md", ".bval", ".bvec", ".ini", ".db", ".raw", ".zraw")
 """Endings of files that usually accompany images."""
 
 _LABEL_SUFFIX = re.compile(r"[-_](d?seg|segmentation|labels?|mask|gt|image|img)$", re.IGNORECASE)
@@ -31,18 +33,31 @@ def are_2d_images(cases: Sequence[Case]) -> bool:
     return bool(cases) and all(is_2d_image(case["label"]) for case in cases)
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Return the volumes in a folder, sorted by name; its 2D images if it has no volume."""
+def image_files(folder: Path, convertible: bool = False) -> list[Path]:
+    """Return the volumes in a folder, sorted by name; its 2D images if it has no volume.
+
+    Args:
+        folder: the folder.
+        convertible: include volumes that must be converted first, unless a volume of the same name need not be.
+    """
     found = sorted(p for p in folder.glob("*") if p.name[0] != "." and p.is_file())
     volumes = [path for path in found if path.name.lower().endswith(VOLUMES)]
-    return volumes or [path for path in found if is_2d_image(path)]
+    if convertible:
+        stems = {stem(path) for path in volumes}
+        volumes += [path for path in found if is_convertible(path) and stem(path) not in stems]
+    return sorted(volumes) or [path for path in found if is_2d_image(path)]
 
 
-def count_unread(*folders: Path) -> dict[str, int]:
+def is_convertible(path: str | Path) -> bool:
+    """Return whether a file's name ends as that of a volume that must be converted before a training."""
+    return str(path).lower().endswith(CONVERTIBLE)
+
+
+def count_unread(*folders: Path, convertible: bool = False) -> dict[str, int]:
     """Return ending -> number of files in some folders that `image_files` skips, without usual companions of images."""
     endings: Counter[str] = Counter()
     for folder in folders:
-        read = set(image_files(folder))
+        read = set(image_files(folder, convertible))
         for path in (path for path in folder.glob("*") if path.name[0] != "." and path not in read):
             ending = "".join(path.suffixes[-2:]).lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
             if path.is_dir():
@@ -67,7 +82,7 @@ def normalized(name: str) -> str:
 def stem(path: Path) -> str:
     """Return a file's name without its ending, in Unicode form NFC."""
     name = normalized(path.name)
-    ending = next((e for e in VOLUMES + IMAGES_2D if name.lower().endswith(e)), path.suffix)
+    ending = next((e for e in VOLUMES + IMAGES_2D + CONVERTIBLE if name.lower().endswith(e)), path.suffix)
     return name[: len(name) - len(ending)]
 
 

@@ -76,7 +76,7 @@ def relation_to_scan(path: Path, images: Sequence[Path], only: Sequence[str] = (
         return ScanRelation("unknown", text)
     is_referenced = _agree(own.series, scan.series)
     if not is_referenced and (not own.frames or not scan.frames):  # files of one series may have lost its identifier
-        is_referenced = _agree(own.instances, _instances_of(images)) or is_referenced
+        is_referenced = _agree(own.instances, instances_of(images)) or is_referenced
     is_same_patient = _agree({own.patient}, {scan.patient})
     elsewhere = [name for frame, names in own.frames.items() if frame not in scan.frames for name in names]
     if own.frames and scan.frames:
@@ -192,7 +192,7 @@ def _references_of_scan(images: Sequence[Path]) -> References | None:
         return None
 
 
-def _instances_of(images: Sequence[Path]) -> set[str]:
+def instances_of(images: Sequence[Path]) -> set[str]:
     """Return the SOP instance UIDs of images, and of the images that they refer to."""
     return set().union(*(references_of(image).instances for image in images))
 

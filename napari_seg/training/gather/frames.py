@@ -1,0 +1,55 @@
+"""Make a case of every frame of films, pages of 2D images and volumes of 4D files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from napari_seg.errors import InputError
+from napari_seg.formats.endings import nifti_ending
+from napari_seg.formats.image2d import count_pages, is_image2d
+from napari_seg.training.gather.pair import Pair
+
+Fault = tuple[str, str, str]
+"""Code, name of the case, and text."""
+
+
+def in_frames(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Fault]]:
+    """Return pairs with those of several frames replaced by one pair per frame, of one patient together.
+
+    Args:
+        pairs: pairs of whole files.
+
+    Returns:
+        The pairs, and the faults of pairs whose label map has another number of frames than the image.
+    """
+    found: list[Pair] = []
+    faults: list[Fault] = []
+    for pair in pairs:
+        counts = [count_frames(label) for label in pair.labels]
+        of_image = [count_frames(scan.files[0]) for _, scan in pair.images]
+        if max(counts) == 1 and not (is_image2d(pair.labels[0]) and max(of_image) > 1):
+            found.append(pair)
+        elif len(counts) == len(of_image) == 1 and counts == of_image:
+            width = max(2, len(str(counts[0])))
+            found += [
+                replace(pair, name=f"{pair.name}_frame{n + 1:0{width}d}", frame=n, patient=pair.patient or pair.name)
+                for n in range(counts[0])
+            ]
+        else:
+            text = f"the label map has {counts[0]} frames, the image {of_image[0]}; expected as many; export one again"
+            faults.append(("partner.frames", pair.name, text))
+    return found, faults
+
+
+def count_frames(file: Path) -> int:
+    """Return the number of volumes of a NIfTI file or of pages of a 2D image; 1 for any other or a damaged file."""
+    if nifti_ending(file):
+        from napari_seg.formats.nifti import count_volumes
+
+        return count_volumes(file)
+    try:
+        return count_pages(file) if is_image2d(file) else 1
+    except InputError:
+        return 1

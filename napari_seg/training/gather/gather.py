@@ -1,0 +1,261 @@
+"""Find the pairs of a data set and convert them, if training does not read the data set as it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_seg.errors import Notice, TrainingError
+from napari_seg.formats.endings import (
+    ARCHIVE_ENDINGS,
+    IMAGE2D_ENDINGS,
+    ITK_ENDINGS,
+    NIFTI_ENDINGS,
+    has_ending,
+)
+from napari_seg.formats.find import find
+from napari_seg.formats.image2d import is_image2d
+from napari_seg.formats.nifti import count_slices
+from napari_seg.formats.scan import Scan
+from napari_seg.training.gather.colours import Colours, colours_of, is_in_colours
+from napari_seg.training.gather.dicom import dicom_pairs
+from napari_seg.training.gather.frames import Fault, count_frames, in_frames
+from napari_seg.training.gather.named import named_pairs
+from napari_seg.training.gather.pair import Pair, PassedOver, passed_over, unread_files, with_distinct_names
+from napari_seg.training.gather.polygons import polygon_pairs
+from napari_seg.training.gather.write import describe_notices, write_cases
+
+if TYPE_CHECKING:
+    from segnets.data import Dataset
+    from segnets.errors import TrainingError as SegnetsError
+
+DATA = "data"
+"""Folder of the converted data set inside the bundle's folder."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A data set that was converted.
+
+    Attributes:
+        folder: the converted data set, in the Decathlon's layout.
+        passed_over: what became no case.
+        notices: what was noticed while reading, by code.
+    """
+
+    folder: Path
+    passed_over: tuple[PassedOver, ...]
+    notices: tuple[Notice, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for plan.json."""
+        return {"folder": DATA, "notices": [str(notice) for notice in self.notices]}
+
+
+def gather(
+    dataset_dir: Path,
+    into: Path,
+    reading: Mapping[str, Any],
+    report: Callable[[str], None] = lambda text: None,
+    marker: Path | None = None,
+) -> Gathered | None:
+    """Convert a data set that training does not read as it is; call it within `with_segnets`.
+
+    Pairs come from the layouts of `segnets.data.find_dataset`; if none fits, from the references of DICOM objects and
+    from the names of files and folders. Cases that `into` contains already are not converted again.
+
+    Args:
+        dataset_dir: folder or archive of the data set, or a list of its cases.
+        into: folder of the converted data set.
+        reading: keyword arguments of `find_dataset`.
+        report: function that prints a line of progress.
+        marker: file to create before the first case is written.
+
+    Returns:
+        None if training reads the data set as it is.
+
+    Raises:
+        TrainingError: `dataset.*`, there are no pairs; `data.faults`, some can't be read, with a line for each.
+        OutputError: the converted data set could not be written.
+    """
+    from segnets.data import find_dataset
+    from segnets.errors import TrainingError as SegnetsError
+
+    unknown: SegnetsError | None = None
+    dataset: Dataset | None = None
+    colours: Colours = ()
+    try:
+        dataset = find_dataset(dataset_dir, **reading, convertible=True)
+        if dataset.is_2d and any(is_in_colours(Path(case["label"])) for case in dataset.cases[:_LOOKED_AT]):
+            colours = colours_of(dataset_dir)
+        if not colours and _is_readable(dataset):
+            return None
+    except SegnetsError as error:
+        unknown = error
+        may_search = error.code in _SEARCHED and reading.get("layout") in (None, "auto")
+        if not may_search and not (error.code == "dataset.missing" and _is_archive(dataset_dir)):
+            raise
+    if dataset is not None:
+        pairs, left = _pairs_of(dataset, colours), unread_files(dataset.unread)
+    else:
+        assert unknown is not None
+        pairs, left = _search(dataset_dir, into, reading, unknown)
+    pairs, faults = in_frames(pairs)
+    faults += _repeated(pairs)
+    pairs = with_distinct_names(pairs)
+    if marker is not None:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    written, unreadable = write_cases(
+        pairs,
+        into,
+        report,
+        labels=dataset.labels if dataset and not colours else None,
+        ignored=dataset.ignored if dataset and not colours else (),
+        channels=dataset.channels if dataset else (),
+    )
+    faults += unreadable
+    if faults:
+        raise TrainingError("data.faults", _listed(faults, len(pairs)))
+    notices = describe_notices(written.notices)
+    if frames := sum(pair.frame is not None for pair in pairs):
+        empty = f"; {written.empty} without labels were left out, because they may not be annotated"
+        text = f"{frames} frames or pages are cases of their own{empty if written.empty else ''}"
+        notices.append(Notice("data.frames", text))
+    return Gathered(into, left, tuple(notices))
+
+
+_LOOKED_AT = 3
+"""Number of label maps that are opened to see whether they are in colours."""
+
+_SEARCHED = ("dataset.unknown", "dataset.no_cases")
+
+
+def _is_archive(path: Path) -> bool:
+    return path.is_file() and has_ending(path, ARCHIVE_ENDINGS)
+
+
+def _is_readable(dataset: Dataset) -> bool:
+    """Return whether training reads all cases of a data set as they are: no other format, no film, no single slices."""
+    if dataset.cases and not dataset.is_2d and all(_is_slice(case["label"]) for case in dataset.cases):
+        return False
+    for case in dataset.cases:
+        labels = [Path(path) for path in _as_list(case["label"])]
+        images = [Path(path) for path in _as_list(case["image"])]
+        if not all(has_ending(path, (*NIFTI_ENDINGS, *IMAGE2D_ENDINGS)) for path in (*labels, *images)):
+            return False
+        if len(labels) > 1 or any(count_frames(path) > 1 for path in labels):
+            return False
+        if any(is_image2d(path) and count_frames(path) > 1 for path in images):
+            return False
+    return True
+
+
+def _is_slice(label: Any) -> bool:
+    return isinstance(label, str) and has_ending(Path(label), NIFTI_ENDINGS) and count_slices(Path(label)) == 1
+
+
+def _as_list(value: Any) -> list[str]:
+    return value if isinstance(value, list) else [value]
+
+
+def _pairs_of(dataset: Dataset, colours: Colours) -> list[Pair]:
+    """Return the pairs of a data set whose layout is known.
+
+    Args:
+        dataset: the data set.
+        colours: colours of its classes if its label maps are in colours.
+
+    Raises:
+        TrainingError: `data.faults`, images or label maps have no partner.
+    """
+    if dataset.unpaired:
+        faults: list[Fault] = []
+        for case in dataset.unpaired:
+            has, lacks = ("image", "label") if "image" in case else ("label", "image")
+            text = f"there is no {lacks} for this {has}; add it, or remove the {has}"
+            faults.append((f"partner.no_{lacks}", case["name"], text))
+        raise TrainingError("data.faults", _listed(faults, len(dataset.cases)))
+    pairs = []
+    for case in dataset.cases:
+        images, labels = (tuple(Path(path) for path in _as_list(case[key])) for key in ("image", "label"))
+        names = dataset.channels if len(dataset.channels) == len(images) > 1 else [str(n) for n in range(len(images))]
+        scans = tuple((name if len(images) > 1 else "", _scan(path)) for name, path in zip(names, images, strict=True))
+        structures = tuple(_entity(path) for path in labels) if len(labels) > 1 else ()
+        patient = dataset.patients.get(case["name"], "")
+        patient = "" if patient == case["name"] else patient
+        pairs.append(Pair(case["name"], scans, labels, structures, patient, colours=colours))
+    return pairs
+
+
+def _scan(path: Path) -> Scan:
+    if is_image2d(path):
+        return Scan(path.stem, "image2d", (path,))
+    return Scan(path.name, "itk" if has_ending(path, ITK_ENDINGS) else "nifti", (path,))
+
+
+def _entity(path: Path) -> str:
+    """Return the structure in the name of a label map of BIDS, such as `_label-lesion_mask`."""
+    return next((part.removeprefix("label-") for part in path.name.split("_") if part.startswith("label-")), path.name)
+
+
+def _search(
+    dataset_dir: Path, into: Path, reading: Mapping[str, Any], unknown: SegnetsError
+) -> tuple[list[Pair], tuple[PassedOver, ...]]:
+    """Search a folder for pairs, by the references of DICOM objects and then by names.
+
+    The bundle's own folder may lie in that of the data set; it is not searched.
+
+    Raises:
+        TrainingError: the code of `unknown`, there are none; the message lists what was found instead.
+    """
+    from napari_seg.errors import NapariSegError
+
+    try:
+        own = into if dataset_dir.is_relative_to(into.parent) else into.parent
+        found = find(dataset_dir, ignore=lambda file: file.is_relative_to(own))
+    except NapariSegError as error:
+        raise TrainingError(error.code, error.message) from error
+    pairs, unpaired = dicom_pairs(found)
+    drawn, missing = polygon_pairs(found)
+    pairs, unpaired = [*pairs, *drawn], [*unpaired, *missing]
+    paired = {file for pair in pairs for file in pair.files}
+    by_name, others = named_pairs(
+        replace(found, scans=tuple(scan for scan in found.scans if not paired & set(scan.files))),
+        dataset_dir,
+        reading.get("channels"),
+    )
+    pairs = [*pairs, *by_name]
+    used = {file for pair in pairs for file in pair.files}
+    skipped = [replace(one, files=tuple(f for f in one.files if f not in used)) for one in found.skipped]
+    in_unpaired = {what for what, _ in others if isinstance(what, Path)} | {
+        w for w, _ in unpaired if isinstance(w, Path)
+    }
+    skipped = [replace(one, files=tuple(f for f in one.files if f not in in_unpaired)) for one in skipped]
+    left = passed_over([one for one in skipped if one.files], [*unpaired, *others])
+    if not pairs:
+        listed = "; ".join(map(str, left[:8])) or "nothing"
+        # what comes before names folders, which may be called after patients
+        expected = unknown.message.partition("; expected ")[2] or "images with their label maps"
+        text = f"{dataset_dir} holds no scan with a label map; found were {listed}; expected {expected}"
+        raise TrainingError(unknown.code if unknown.code in _SEARCHED else "dataset.unknown", text)
+    return pairs, left
+
+
+def _repeated(pairs: Sequence[Pair]) -> list[Fault]:
+    """Return a fault for each image that is in several cases: one for training could be another for validation."""
+    counts = Counter((pair.images, pair.frame) for pair in pairs)
+    text = "{} cases have the same image; expected one; remove the others"
+    repeated = {pair.name: counts[pair.images, pair.frame] for pair in pairs if counts[pair.images, pair.frame] > 1}
+    return [("name.twice", name, text.format(count)) for name, count in repeated.items()]
+
+
+def _listed(faults: Sequence[Fault], cases: int) -> str:
+    """Return one line per fault, as `segnets.data.check` lists them."""
+    width, second = (max(len(fault[n]) for fault in faults) for n in (0, 1))
+    lines = [f"  {code:{width}}  {case:{second}}  {text}" for code, case, text in faults]
+    count = f"{len(faults)} fault{'s' * (len(faults) > 1)} in the data set ({cases} cases)"
+    return "\n".join([f"{count}; nothing was trained", *lines])

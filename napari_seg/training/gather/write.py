@@ -1,0 +1,238 @@
+"""Write pairs as cases in the Decathlon's layout, each verified and once only: the next start continues."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from napari_seg.errors import InputError, Notice
+from napari_seg.formats.atomic import atomic_file, atomic_write
+from napari_seg.formats.channels import joined
+from napari_seg.formats.image2d import COLOURS, read_image2d_files
+from napari_seg.formats.in_worker import read_in_worker
+from napari_seg.formats.nifti import count_volumes, write_map, write_volume
+from napari_seg.training.gather.frames import Fault
+from napari_seg.training.gather.labels import LabelTable, as_description, read_labels
+from napari_seg.training.gather.pair import Pair
+from napari_seg.volume import Volume
+
+RECORD = "gathered.json"
+_VERSION = 1
+_REPORTED = 10
+"""Minimum number of cases between two lines of progress."""
+
+_IMAGES, _LABELS = "imagesTr", "labelsTr"
+
+
+@dataclass
+class _Record:
+    """What was written so far.
+
+    Attributes:
+        cases: name -> {"key", "files", "channels", "notices", "empty"} of a written case.
+        table: values of the names of structures.
+    """
+
+    cases: dict[str, dict[str, Any]] = field(default_factory=dict)
+    table: LabelTable = field(default_factory=LabelTable)
+
+    @classmethod
+    def read(cls, folder: Path) -> _Record:
+        """Return the record in a folder; an empty one if it is missing, damaged or of another version."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            if content["version"] == _VERSION:
+                return cls(dict(content["cases"]), LabelTable(dict(content["labels"])))
+        return cls()
+
+    def write(self, folder: Path) -> None:
+        content = {"version": _VERSION, "cases": self.cases, "labels": self.table.values}
+        atomic_write(folder / RECORD, json.dumps(content, indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class Written:
+    """Summary of the cases that were written.
+
+    Attributes:
+        cases: names of the cases.
+        empty: number of frames without labels, which were left out.
+        notices: code -> number of cases with such a notice.
+    """
+
+    cases: tuple[str, ...]
+    empty: int
+    notices: dict[str, int]
+
+
+def write_cases(
+    pairs: Sequence[Pair],
+    folder: Path,
+    report: Callable[[str], None],
+    *,
+    labels: Mapping[str, Sequence[int]] | None = None,
+    ignored: Sequence[int] = (),
+    channels: Sequence[str] = (),
+) -> tuple[Written, list[Fault]]:
+    """Write pairs into `imagesTr/` and `labelsTr/` with a dataset.json, except for those that are there already.
+
+    Args:
+        pairs: pairs with distinct names.
+        folder: folder to write; created if missing. Cases of other pairs in it are removed.
+        report: function that prints a line of progress.
+        labels: name -> values in the label maps, if the data set names them; otherwise the names in the label maps get
+            one value each.
+        ignored: values that stand for no class.
+        channels: names of the channels, if the data set names them.
+
+    Returns:
+        The summary, and the faults of pairs that can't be read.
+
+    Raises:
+        OutputError: `output.not_written`, `output.disk_full`, `output.not_equal`.
+    """
+    for name in (_IMAGES, _LABELS):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    record = _Record.read(folder)
+    keys = {pair.name: pair.key for pair in pairs}
+    for name in [name for name, case in record.cases.items() if keys.get(name) != case["key"]]:
+        for file in record.cases.pop(name)["files"]:
+            (folder / file).unlink(missing_ok=True)
+    faults: list[Fault] = []
+    to_do = [pair for pair in pairs if not _is_written(record.cases.get(pair.name), folder)]
+    if to_do:
+        report(f"converting {len(to_do)} of {len(pairs)} cases")
+    for number, pair in enumerate(to_do, 1):
+        try:
+            record.cases[pair.name] = _write(pair, folder, record.table, labels) | {"key": keys[pair.name]}
+        except InputError as error:
+            faults.append((error.code, pair.name, error.message))
+            continue
+        record.write(folder)
+        if number % max(_REPORTED, len(to_do) // 10) == 0 and number < len(to_do):
+            report(f"converting: {number} of {len(to_do)}")
+    cases = {pair.name: record.cases[pair.name] for pair in pairs if pair.name in record.cases}
+    _write_description(folder, pairs, cases, record.table, labels, ignored, channels)
+    counts = Counter(code for case in cases.values() for code in set(case["notices"]))
+    empty = sum(case["empty"] for case in cases.values())
+    return Written(tuple(name for name, case in cases.items() if not case["empty"]), empty, dict(counts)), faults
+
+
+def _is_written(case: Mapping[str, Any] | None, folder: Path) -> bool:
+    return case is not None and all((folder / file).is_file() for file in case["files"])
+
+
+def _write(pair: Pair, folder: Path, table: LabelTable, labels: Mapping[str, Sequence[int]] | None) -> dict[str, Any]:
+    volume = _read(pair)
+    found = read_labels(pair, volume)
+    array = found.array if labels else table.unified(found)
+    case: dict[str, Any] = {
+        "files": [],
+        "channels": list(_channel_names(pair, volume)),
+        "notices": [notice.code for notice in (*volume.notices, *found.notices)],
+        "empty": pair.frame is not None and not array.any(),
+    }
+    if case["empty"]:
+        return case
+    if volume.source.format == "image2d" or _is_2d(volume):
+        image, label = _write_2d(pair.name, volume.array[..., 0], array[..., 0], folder)
+    else:
+        image, label = (Path(name, f"{pair.name}.nii.gz") for name in (_IMAGES, _LABELS))
+        write_volume(volume, folder / image)
+        write_map(array, volume.grid, folder / label)
+    return case | {"files": [image.as_posix(), label.as_posix()]}
+
+
+def _is_2d(volume: Volume) -> bool:
+    """Return whether a volume is a single slice in grey or in colours of 8 bits, which a 2D image holds."""
+    in_colours = len(volume.array) == COLOURS and volume.array.dtype == np.uint8
+    return volume.grid.shape[2] == 1 and (len(volume.array) == 1 or in_colours)
+
+
+def _read(pair: Pair) -> Volume:
+    """Read the image of a pair, or one frame of it."""
+    (_, first), *others = pair.images
+    if first.format == "image2d" and not others:
+        return read_in_worker(partial(read_image2d_files, page=pair.frame), first.files)
+    if others:
+        volumes = {name: scan.read(pair.frame, channels=1, one_slice=True) for name, scan in pair.images}
+        return joined(volumes)
+    if pair.frame is not None:
+        return first.read(pair.frame, one_slice=True)
+    channels = count_volumes(first.files[0]) if first.format == "nifti" else None
+    return first.read(channels=channels, one_slice=True)
+
+
+def _channel_names(pair: Pair, volume: Volume) -> tuple[str, ...]:
+    names = tuple(name for name, _ in pair.images)
+    if len(names) > 1:
+        return names
+    if volume.source.format == "image2d":
+        return ("red", "green", "blue") if len(volume.array) == 3 else ("grey",)
+    return (volume.modality,) if volume.modality and len(volume.array) == 1 else ()
+
+
+def _write_2d(name: str, image: NDArray, label: NDArray, folder: Path) -> tuple[Path, Path]:
+    """Write a 2D image (C, I, J) and its labels (I, J) as PNG, or the image as TIFF if PNG can't hold its values."""
+    pixels = image[0].T if len(image) == 1 else image.transpose(2, 1, 0)
+    ending = ".png" if pixels.dtype in (np.uint8, np.uint16) else ".tif"
+    if ending == ".tif":
+        pixels = pixels.astype(np.float32)
+    files = Path(_IMAGES, f"{name}{ending}"), Path(_LABELS, f"{name}.png")
+    for file, values in zip(files, (pixels, label.T), strict=True):
+        with atomic_file(folder / file, file.suffix) as hidden:
+            Image.fromarray(np.ascontiguousarray(values)).save(hidden)
+    return files
+
+
+def _write_description(
+    folder: Path,
+    pairs: Sequence[Pair],
+    cases: Mapping[str, Mapping[str, Any]],
+    table: LabelTable,
+    labels: Mapping[str, Sequence[int]] | None,
+    ignored: Sequence[int],
+    channels: Sequence[str],
+) -> None:
+    """Write dataset.json, with the patients as numbers."""
+    patients: dict[str, int] = {}
+    training = []
+    for pair in pairs:
+        if pair.name in cases and not cases[pair.name]["empty"]:
+            image, label = cases[pair.name]["files"]
+            entry = {"image": f"./{image}", "label": f"./{label}"}
+            if pair.patient:
+                entry["patient"] = f"patient {patients.setdefault(pair.patient, len(patients) + 1)}"
+            training.append(entry)
+    named: dict[str, Any] = {}
+    if labels:
+        named = {"background": 0} | {name: list(values) for name, values in labels.items()}
+        named |= {"ignore": list(ignored)} if ignored else {}
+    elif table.values or ignored:
+        named = as_description(table.values, ignored)
+    found = Counter(tuple(case["channels"]) for case in cases.values() if case["channels"])
+    names = list(channels) or list(next((names for names, _ in found.most_common(1)), ()))
+    description = {
+        "description": "converted by napari-seg train",
+        "modality": {str(number): name for number, name in enumerate(names)},
+        "labels": named,
+        "training": training,
+    }
+    atomic_write(folder / "dataset.json", json.dumps(description, indent=1) + "\n")
+
+
+def describe_notices(counts: Mapping[str, int]) -> list[Notice]:
+    """Return one notice per code, with the number of its cases."""
+    from napari_seg.error_codes import CODES
+
+    return [Notice(code, f"{count} cases: {CODES[code].meaning}") for code, count in sorted(counts.items())]

@@ -1,0 +1,459 @@
+"""Data as people have it becomes a data set that training reads, or a true message with a code."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import nibabel
+import numpy as np
+import phantoms
+import pytest
+import SimpleITK
+from PIL import Image
+
+from napari_seg.cli.main import main
+from napari_seg.errors import BundleError, OutputError, TrainingError
+from napari_seg.formats.itk import to_itk
+from napari_seg.formats.kinds import write_label_map
+from napari_seg.formats.nifti import write_map, write_volume
+from napari_seg.formats.nrrd import write_seg_nrrd
+from napari_seg.formats.read import read
+from napari_seg.geometry import Grid
+from napari_seg.training.choices import Choices
+from napari_seg.training.gather.gather import Gathered, gather
+from napari_seg.training.prepare import data_folder, plan_bundle
+from napari_seg.training.segnets_modules import with_segnets
+from napari_seg.volume import Segment, Segmentation, Volume
+
+GRID = Grid((7, 6, 5), np.array([[-2.0, 0, 0, 3], [0, 1, 0, 4], [0, 0, 1.5, -5], [0, 0, 0, 1]]))
+SEGMENTS = (Segment(1, "Liver", (255, 0, 0)), Segment(2, "Tumour", (0, 255, 0)))
+
+
+def image(seed: int = 0) -> Volume:
+    array = np.random.default_rng(seed).integers(-900, 900, (1, *GRID.shape)).astype(np.int16)
+    return Volume(array, GRID)
+
+
+def labels(value: int = 1, segments: tuple[Segment, ...] = SEGMENTS) -> Segmentation:
+    array = np.zeros(GRID.shape, np.uint8)
+    array[1:4, 2:5, 1:4] = value
+    array[2, 3, 2] = 2
+    return Segmentation(array, GRID, segments)
+
+
+def write(root: Path, *names: str) -> Path:
+    """Write a volume or a label map for each name, by the folder and name of the file."""
+    for seed, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_label = any(word in name.lower() for word in ("seg", "mask", "label", "gt", "liver", "spleen"))
+        content: Any = labels() if is_label else image(seed)
+        array = content.array if is_label else content.array[0]
+        if name.endswith(".seg.nrrd"):
+            write_seg_nrrd(content, path)
+        elif name.endswith((".nii.gz", ".nii")):
+            write_map(array, GRID, path)
+        else:
+            SimpleITK.WriteImage(to_itk(array, GRID), str(path))
+    return root
+
+
+def gathered(root: Path, **reading: Any) -> tuple[Gathered | None, dict[str, Any]]:
+    """Return what was converted, and the dataset.json."""
+    into = root.parent / f"{root.name}-out" / "data"
+    with with_segnets():
+        found = gather(root, into, reading)
+    return found, json.loads((into / "dataset.json").read_text()) if found else {}
+
+
+def names(description: dict[str, Any]) -> list[str]:
+    return [Path(one["image"]).name.removesuffix(".nii.gz") for one in description["training"]]
+
+
+def load(found: Gathered | None, entry: dict[str, str]) -> tuple[Any, Any]:
+    assert found is not None
+    image, label = (nibabel.load(found.folder / entry[key]) for key in ("image", "label"))
+    assert np.allclose(image.affine, label.affine)
+    return image, np.asarray(label.dataobj)
+
+
+def refused(root: Path, code: str, **reading: Any) -> str:
+    with pytest.raises(TrainingError) as caught:
+        gathered(root, **reading)
+    assert caught.value.code == code
+    return caught.value.message
+
+
+def test_what_training_reads_stays_as_it_is(tmp_path: Path) -> None:
+    write(tmp_path / "a", "images/x.nii.gz", "labels/x.nii.gz")
+    for name in ("README", "notes.txt", "y.dcm"):
+        (tmp_path / "a" / "images" / name).touch()
+    assert gathered(tmp_path / "a") == (None, {})
+    assert not (tmp_path / "a-out").exists()
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".nhdr", ".mha", ".mhd"])
+def test_volumes_of_other_formats_in_known_layouts(tmp_path: Path, ending: str) -> None:
+    root = write(tmp_path / "a", *(f"{folder}/p{n}{ending}" for folder in ("images", "labels") for n in (1, 2)))
+    found, description = gathered(root)
+    assert names(description) == ["p1", "p2"]
+    volume, array = load(found, description["training"][0])
+    assert np.array_equal(volume.dataobj, image(0).array[0])
+    assert np.allclose(volume.affine, GRID.affine)
+    assert np.array_equal(array, labels().array)
+    assert description["labels"] == {}
+
+    other = write(tmp_path / "b", f"imagesTr/q_0000{ending}", f"imagesTr/q_0001{ending}", f"labelsTr/q{ending}")
+    (other / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T1", "1": "T2"}, "labels": {"a": 1}}))
+    found, description = gathered(other)
+    assert names(description) == ["q"]
+    volume, _ = load(found, description["training"][0])
+    assert volume.shape == (*GRID.shape, 2)
+    assert np.array_equal(volume.dataobj[..., 1], image(1).array[0])
+    assert description["modality"] == {"0": "T1", "1": "T2"}
+    assert description["labels"] == {"background": 0, "a": [1]}
+
+
+def test_a_mixture_keeps_the_nifti_file_of_two_with_one_name(tmp_path: Path) -> None:
+    root = write(tmp_path / "a", "images/x.nii.gz", "images/x.nrrd", "images/y.mha", "labels/x.nii.gz", "labels/y.nrrd")
+    _, description = gathered(root)
+    assert names(description) == ["x", "y"]
+
+
+def test_names_of_segments_become_one_value_in_all_cases(tmp_path: Path) -> None:
+    root = write(tmp_path / "a", "p1/ct.nrrd", "p1/Segmentation.seg.nrrd", "p2/ct.nrrd")
+    turned = (Segment(1, "tumour", (0, 255, 0)), Segment(2, "liver", (255, 0, 0)))
+    write_seg_nrrd(labels(segments=turned), root / "p2" / "Segmentation.seg.nrrd")
+    found, description = gathered(root)
+    assert names(description) == ["p1_ct", "p2_ct"]
+    assert description["labels"] == {"background": 0, "Liver": 1, "Tumour": 2}
+    assert np.array_equal(load(found, description["training"][0])[1], labels().array)
+    assert np.array_equal(load(found, description["training"][1])[1], np.array([0, 2, 1])[labels().array])
+
+
+def test_a_folder_per_case_with_a_file_per_channel(tmp_path: Path) -> None:
+    files = [f"BraTS_{n}/BraTS_{n}_{word}.nii.gz" for n in (1, 2) for word in ("flair", "t1", "t1ce", "t2", "seg")]
+    root = write(tmp_path / "a", *files, "BraTS_3/BraTS_3_t1.nii.gz", "BraTS_3/BraTS_3_seg.nii.gz")
+    found, description = gathered(root)
+    assert found is not None
+    assert names(description) == ["BraTS_1", "BraTS_2"]
+    assert list(description["modality"].values()) == ["t1", "t1ce", "t2", "flair"]
+    assert [(o.code, o.count) for o in found.passed_over] == [("channels.missing", 1)]
+    volume, _ = load(found, description["training"][0])
+    assert np.array_equal(volume.dataobj[..., 3], image(0).array[0])
+    _, description = gathered(root, channels=["T1"])
+    assert names(description) == ["BraTS_1", "BraTS_2", "BraTS_3"]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["a.nii.gz", "a_seg.nii.gz", "b.nii.gz", "b-mask.nii.gz"], ["a", "b"]),
+        (["scans/p1/ct.mha", "labels/p1/ct.mha", "scans/p2/ct.mha", "labels/p2/ct.mha"], ["p1_ct", "p2_ct"]),
+        (["s1/ct.nii.gz", "s1/segmentations/liver.nii.gz", "s1/segmentations/spleen.nii.gz"], ["s1_ct"]),
+        (["s1/T1.nii.gz", "s1/FLAIR.nii.gz", "s1/seg.nii.gz"], ["s1"]),
+        (["patient001/patient001_frame01.nii.gz", "patient001/patient001_frame01_gt.nii.gz"], ["patient001_frame01"]),
+    ],
+)
+def test_images_next_to_their_label_maps(tmp_path: Path, files: list[str], expected: list[str]) -> None:
+    _, description = gathered(write(tmp_path / "a", *files))
+    assert names(description) == expected
+
+
+def test_a_file_per_structure_and_the_smaller_one_on_top(tmp_path: Path) -> None:
+    root = write(tmp_path / "a", "s1/ct.nii.gz")
+    large, small = np.zeros(GRID.shape, np.uint8), np.zeros(GRID.shape, np.uint8)
+    large[1:6, 1:5, 1:4] = 1
+    small[2:4, 2:4, 2] = 255
+    (root / "s1" / "segmentations").mkdir()
+    write_map(small, GRID, root / "s1" / "segmentations" / "a_lesion.nii.gz")
+    write_map(large, GRID, root / "s1" / "segmentations" / "liver.nii.gz")
+    found, description = gathered(root)
+    assert found is not None
+    assert description["labels"] == {"background": 0, "liver": 1, "a_lesion": 2}
+    _, array = load(found, description["training"][0])
+    assert np.array_equal(array, np.where(small, 2, large))
+    assert [notice.code for notice in found.notices] == ["labels.overlap_resolved"]
+
+
+def test_lists_of_paths(tmp_path: Path) -> None:
+    root = write(tmp_path / "a", "x/1.nrrd", "y/1.nrrd", "x/1_seg.nrrd", "y/1_seg.nrrd")
+    rows = ["Patient ID;Image path;Label path", "Miller;x/1.nrrd;x/1_seg.nrrd", f"Smith;{root}/y/1.nrrd;y\\1_seg.nrrd"]
+    (root / "cases.csv").write_text("\n".join(rows))
+    found, description = gathered(root / "cases.csv")
+    assert found is not None
+    assert names(description) == ["case_0001", "case_0002"]
+    assert [one["patient"] for one in description["training"]] == ["patient 1", "patient 2"]
+    assert "iller" not in "".join(path.read_text() for path in found.folder.glob("*.json"))
+    assert gathered(root)[1] == description  # the only list in the folder
+
+
+DicomWriter = Callable[..., Path]
+
+
+@pytest.fixture
+def dicom(tmp_path: Path, head: Volume) -> DicomWriter:
+    """A function that writes a series and the objects that refer to it, in folders of people's names."""
+
+    def written(root: Path, patient: str, kinds: tuple[str, ...] = ("seg",), folder: str = "") -> Path:
+        def edit(k: int, dataset: Any) -> None:
+            dataset.PatientID, dataset.PatientName = patient, f"{patient}^Ann"
+
+        series = root / f"{patient}^Ann" / folder / "MR"
+        phantoms.write_series(head, series, edit=edit)
+        scan = read(series)
+        array = np.zeros(scan.grid.shape, np.uint8)
+        array[4:9, 5:12, 3:6] = 1
+        array[10:13, 5:12, 3:6] = 2
+        found = Segmentation(array, scan.grid, (Segment(1, "Left", (255, 0, 0)), Segment(2, "Right", (0, 255, 0))))
+        for kind in kinds:
+            path = root / f"{patient}^Ann" / f"{folder}{kind}.dcm"
+            write_label_map(found, path, scan=scan.source, dicom=kind)  # type: ignore[arg-type]
+        return root
+
+    return written
+
+
+@pytest.mark.parametrize("kind", ["seg", "rtstruct"])
+def test_dicom_series_with_the_objects_that_refer_to_them(tmp_path: Path, dicom: DicomWriter, kind: str) -> None:
+    root = tmp_path / "a"
+    dicom(root, "Quimby", (kind,), "second")
+    dicom(root, "Quimby", (kind,), "first")
+    dicom(root, "Zappa", (kind,))
+    dicom(root, "Oddjob", ())
+    (root / "report.pdf").write_text("no scan")
+    found, description = gathered(root)
+    assert found is not None
+    assert names(description) == ["patient001_scan1", "patient001_scan2", "patient002_scan1"]
+    assert [one["patient"] for one in description["training"]] == ["patient 1", "patient 1", "patient 2"]
+    assert description["labels"] == {"background": 0, "Left": 1, "Right": 2}
+    assert description["modality"] == {"0": "MR"}
+    _, array = load(found, description["training"][2])
+    assert [int((array == value).sum()) for value in (1, 2)] == [5 * 7 * 3, 3 * 7 * 3]
+    assert {(o.ending, o.count, o.code) for o in found.passed_over} == {
+        ("DICOM series", 1, "partner.no_label"),
+        (".pdf", 1, "skip.not_an_image"),
+    }
+    everything = str(found)
+    for path in (path for path in found.folder.rglob("*") if path.is_file()):
+        content = path.read_bytes() if path.suffix == ".json" else gzip.decompress(path.read_bytes())[:352]
+        everything += f"{path} {content!r}"
+    for private in ("Quimby", "Zappa", "Ann", "Canary", "CAN4711", "Birdhouse"):
+        assert private not in everything.replace(str(tmp_path), "")
+
+
+def test_a_segmentation_of_another_series_has_no_image(tmp_path: Path, dicom: DicomWriter) -> None:
+    import shutil
+
+    root = dicom(tmp_path / "a", "Quimby")
+    shutil.rmtree(root / "Quimby^Ann" / "MR")
+    message = refused(root, "dataset.unknown")
+    assert "1 .dcm: partner.no_image" in message
+    dicom(root, "Zappa")
+    found, description = gathered(root)
+    assert found is not None
+    assert names(description) == ["patient001_scan1"]
+    assert [(o.count, o.code) for o in found.passed_over] == [(1, "partner.no_image")]
+
+
+def test_two_segmentations_of_one_structure_are_a_fault(tmp_path: Path, dicom: DicomWriter) -> None:
+    root = dicom(tmp_path / "a", "Quimby", ("seg", "rtstruct"))
+    message = refused(root, "data.faults")
+    assert "labels.same_name" in message
+    assert "Quimby" not in message.replace(str(root), "")
+
+
+def test_an_archive_is_searched_as_a_folder(tmp_path: Path) -> None:
+    root = write(tmp_path / "a", "p1/ct.nii.gz", "p1/seg.nii.gz")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        for file in root.rglob("*.gz"):
+            archive.write(file, file.relative_to(root))
+    _, description = gathered(tmp_path / "b.zip")
+    assert names(description) == ["p1_ct"]
+
+
+def test_films_become_frames_of_one_patient(tmp_path: Path) -> None:
+    (tmp_path / "a" / "images").mkdir(parents=True)
+    (tmp_path / "a" / "labels").mkdir()
+    frames = [Image.fromarray(np.full((6, 8), 40 * n, np.uint8)) for n in range(4)]
+    masks = [Image.fromarray(np.full((6, 8), n % 2, np.uint8)) for n in range(4)]
+    for folder, pages in (("images", frames), ("labels", masks)):
+        pages[0].save(tmp_path / "a" / folder / "film.tif", save_all=True, append_images=pages[1:])
+    found, description = gathered(tmp_path / "a")
+    assert found is not None
+    assert [one["image"] for one in description["training"]] == [f"./imagesTr/film_frame0{n}.png" for n in (2, 4)]
+    assert {one["patient"] for one in description["training"]} == {"patient 1"}
+    assert np.asarray(Image.open(found.folder / description["training"][1]["image"])).max() == 120
+
+    masks[0].save(tmp_path / "a" / "labels" / "film.tif", save_all=True, append_images=masks[1:3])
+    assert "partner.frames  film  the label map has 3 frames, the image 4" in refused(tmp_path / "a", "data.faults")
+
+
+def test_volumes_over_time_become_frames(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / "a" / folder).mkdir(parents=True)
+    moving = [np.full(GRID.shape, n, np.int16) for n in range(3)]
+    drawn = [np.full(GRID.shape, n, np.uint8) for n in range(3)]
+    for folder, arrays in (("images", moving), ("labels", drawn)):
+        content = np.stack(arrays, axis=-1)
+        nibabel.save(nibabel.Nifti1Image(content, GRID.affine), tmp_path / "a" / folder / "heart.nii.gz")
+    found, description = gathered(tmp_path / "a")
+    assert names(description) == ["heart_frame02", "heart_frame03"]
+    volume, array = load(found, description["training"][1])
+    assert (np.asarray(volume.dataobj).max(), array.max()) == (2, 2)
+
+
+def test_the_next_start_converts_what_changed_only(tmp_path: Path) -> None:
+    root = write(tmp_path / "a", "p1/ct.nrrd", "p1/seg.nrrd", "p2/ct.nrrd", "p2/seg.nrrd")
+    lines: list[str] = []
+    into = tmp_path / "out"
+    with with_segnets():
+        gather(root, into, {}, lines.append)
+        before = {path: path.stat().st_mtime_ns for path in into.rglob("*.nii.gz")}
+        gather(root, into, {}, lines.append)
+        assert {path: path.stat().st_mtime_ns for path in into.rglob("*.nii.gz")} == before
+        (into / "labelsTr" / "p1_ct.nii.gz").unlink()
+        write(root, "p2/ct.nrrd")
+        gather(root, into, {}, lines.append)
+        after = {path: path.stat().st_mtime_ns for path in into.rglob("*.nii.gz")}
+        assert {path.name for path in after if after[path] != before[path]} == {"p1_ct.nii.gz", "p2_ct.nii.gz"}
+        (root / "p1" / "seg.nrrd").unlink()
+        gather(root, into, {}, lines.append)
+    assert sorted(path.name for path in into.rglob("*.nii.gz")) == ["p2_ct.nii.gz"] * 2
+    assert [line.split(" of ")[0] for line in lines] == ["converting 2", "converting 2"]
+
+
+def test_faults_are_listed_all_at_once(tmp_path: Path) -> None:
+    root = write(tmp_path / "a", *(f"p{n}/{name}.nrrd" for n in range(4) for name in ("ct", "seg")))
+    (root / "p0" / "ct.nrrd").write_bytes(b"NRRD0004\nrubbish")
+    moved = Grid(GRID.shape, GRID.affine + np.array([[0, 0, 0, 0.7], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]))
+    SimpleITK.WriteImage(to_itk(labels().array, moved), str(root / "p1" / "seg.nrrd"))
+    SimpleITK.WriteImage(to_itk(labels().array + np.float32(0.5), GRID), str(root / "p2" / "seg.nrrd"))
+    message = refused(root, "data.faults")
+    assert "3 faults in the data set (4 cases)" in message
+    for code in ("file.bad_header", "geometry.other_grid", "labels.type"):
+        assert message.count(f"  {code} ") == 1
+
+
+def test_what_holds_no_pair_is_said(tmp_path: Path) -> None:
+    root = write(tmp_path / "a", "p1/ct.nrrd", "p2/ct.nrrd")
+    (root / "p1" / "table.xlsx").touch()
+    message = refused(root, "dataset.unknown")
+    assert "2 .nrrd: partner.no_label" in message
+    assert "1 .xlsx: skip.not_an_image" in message
+
+
+def test_a_volume_that_is_a_label_map_in_its_folder_is_no_image(tmp_path: Path) -> None:
+    write_volume(image(), (tmp_path / "x.nii.gz"))
+    root = write(tmp_path / "a", "p1/ct.nii.gz", "p1/masks/liver.nii.gz", "p2/ct.nii.gz", "p2/masks/liver.nii.gz")
+    found, description = gathered(root)
+    assert names(description) == ["p1_ct", "p2_ct"]
+    assert found is not None
+    assert found.passed_over == ()
+
+
+@pytest.mark.parametrize("shape", [(7, 6), (7, 6, 1)])
+def test_single_slices_become_2d_images(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    for folder, dtype in (("images", np.int16), ("labels", np.uint8)):
+        (tmp_path / "a" / folder).mkdir(parents=True)
+        array = (np.arange(np.prod(shape)).reshape(shape) % 3).astype(dtype) - (folder == "images")
+        nibabel.save(nibabel.Nifti1Image(array.astype(dtype), np.eye(4)), tmp_path / "a" / folder / "x.nii.gz")
+    found, description = gathered(tmp_path / "a")
+    assert found is not None
+    (entry,) = description["training"]
+    assert entry == {"image": "./imagesTr/x.tif", "label": "./labelsTr/x.png"}
+    expected = np.arange(42).reshape(7, 6).T % 3
+    assert np.array_equal(np.asarray(Image.open(found.folder / entry["label"])), expected)
+    assert np.array_equal(np.asarray(Image.open(found.folder / entry["image"])), expected - 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("labelmap.txt", "# label:color_rgb:parts:actions\ncat:0,128,0::\nbackground:0,0,0::\ndog:128,0,0::\n"),
+        ("class_dict.csv", "name,r,g,b\nVoid,0,0,0\ncat,0,128,0\ndog,128,0,0\n"),
+        ("label_colors.txt", "0 128 0\tcat\n128 0 0\tdog\n"),
+    ],
+)
+def test_label_maps_in_colours(tmp_path: Path, name: str, table: str) -> None:
+    root = tmp_path / "a"
+    for folder in ("JPEGImages", "SegmentationClass"):
+        (root / folder).mkdir(parents=True)
+    labels = np.zeros((6, 8), int)
+    labels[:2], labels[3:5, 4:] = 1, 2
+    colours = np.array(
+        [(0, 0, 0) if "Void" in table or "background" in table else (0, 128, 0), (0, 128, 0), (128, 0, 0)]
+    )
+    Image.fromarray(np.full((6, 8), 9, np.uint8)).save(root / "JPEGImages" / "x.png")
+    Image.fromarray(colours[labels].astype(np.uint8)).save(root / "SegmentationClass" / "x.png")
+    (root / name).write_text(table)
+    found, description = gathered(root)
+    assert found is not None
+    assert description["labels"] == {"background": 0, "cat": 1, "dog": 2}
+    array = np.asarray(Image.open(found.folder / description["training"][0]["label"]))
+    expected = labels if (colours[0] == 0).all() else np.maximum(labels, 1)
+    assert np.array_equal(array, expected)
+    Image.fromarray(np.full((6, 8, 3), (7, 8, 9), np.uint8)).save(root / "SegmentationClass" / "x.png")
+    assert "48 pixels in colours that the table lacks, such as (7, 8, 9)" in refused(root, "data.faults")
+
+
+@pytest.fixture(scope="module")
+def nrrd_balls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six cases in folders with an NRRD file and a label map each."""
+    balls = datasets.write_decathlon(tmp_path_factory.mktemp("balls") / "nifti", cases=6)
+    root = tmp_path_factory.mktemp("data") / "nrrd"
+    for path in sorted((balls / "imagesTr").glob("*.nii.gz")):
+        name = path.name.removesuffix(".nii.gz")
+        (root / name).mkdir(parents=True)
+        for folder, word in (("imagesTr", "scan"), ("labelsTr", "seg")):
+            array = np.asarray(nibabel.load(balls / folder / path.name).dataobj)
+            SimpleITK.WriteImage(to_itk(array, Grid(array.shape, np.eye(4))), str(root / name / f"{word}.nrrd"))
+    return root
+
+
+def test_a_dry_run_tells_the_plan_and_writes_nothing(
+    nrrd_balls: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (nrrd_balls / "case_00" / "letter.docx").touch()
+    assert main(["train", str(nrrd_balls), "-o", str(tmp_path / "out"), "--dry-run"]) == 0
+    output = capsys.readouterr().out
+    assert "converting 6 of 6 cases" in output
+    assert "value   1 label 1: in 6 of 6 cases" in output
+    assert "left    1 .docx: skip.not_an_image" in output
+    assert f"--dataset_dir {tmp_path / 'out' / 'data'}" in output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bundle_of_converted_cases_is_planned_once(nrrd_balls: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    out = tmp_path / "out"
+    choices = Choices(settings={"channels": ["scan"]})
+    plan = plan_bundle(nrrd_balls, out, choices, report=lines.append)
+    assert data_folder(nrrd_balls, out, plan) == out / "data"
+    assert plan["dataset"]["cases"] == 6
+    assert [row["value"] for row in plan["label table"]] == [1, 2]
+    config = (out / "configs" / "train.yaml").read_text()
+    assert "channels: null" in config  # the converted files need no such setting
+    assert plan_bundle(nrrd_balls, out, choices, report=lines.append) == plan
+    assert [line for line in lines if line.startswith("converting 6")] == ["converting 6 of 6 cases"]
+    (nrrd_balls / "case_05").rename(tmp_path / "case_05")
+    with pytest.raises(OutputError, match="a data set of 6 cases, now another of 5"):
+        plan_bundle(nrrd_balls, out, choices)
+    (tmp_path / "case_05").rename(nrrd_balls / "case_05")
+
+
+def test_converted_cases_stay_after_a_failure(nrrd_balls: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    out = tmp_path / "out"
+    with pytest.raises(BundleError):
+        plan_bundle(nrrd_balls, out, Choices(network="Unet"), report=lines.append)
+    assert sorted(path.name for path in out.iterdir()) == ["data", "plan.json.unfinished"]
+    plan_bundle(nrrd_balls, out, Choices(), report=lines.append)
+    assert [line for line in lines if line.startswith("converting 6")] == ["converting 6 of 6 cases"]
+    assert (out / "plan.json").is_file()

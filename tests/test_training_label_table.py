@@ -1,0 +1,36 @@
+"""The table of label values counts them, and reports what is odd."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from napari_seg.training.label_table import label_table
+from napari_seg.training.segnets_modules import with_segnets
+
+
+def table(*cases: dict[int, int], ignored: tuple[int, ...] = (), **classes: Any) -> dict[int, tuple[Any, ...]]:
+    """Return value -> (name, cases, voxels, remarks) for cases of value -> voxels."""
+    dataset: Any = SimpleNamespace(cases=[{"label": str(n)} for n in range(len(cases))], ignored=ignored)
+    facts = {str(n): {"values": {str(value): count for value, count in one.items()}} for n, one in enumerate(cases)}
+    with with_segnets():
+        rows = label_table(dataset, facts, classes)
+    return {row.value: row[1:] for row in rows}
+
+
+def test_values_are_counted_by_cases_and_voxels() -> None:
+    found = table({0: 90, 1: 10, 2: 5}, {0: 80, 1: 10, 2: 10}, liver=[1], tumour=["2-3"])
+    assert found == {1: ("liver", 2, 20, ()), 2: ("tumour", 2, 15, ())}
+
+
+def test_oddities_are_reported() -> None:
+    found = table({1: 9000, 2: 5, 7: 1}, {1: 9000, 3: 400, 255: 9}, {1: 9, 3: 4}, ignored=(255,), a=[1], b=[2], c=[3])
+    assert [found[value][0] for value in found] == ["a", "b", "c", "background", "ignored"]
+    assert found[1][3] == ()
+    assert [remark.split(",")[0] for remark in found[2][3]] == ["in one case only", "under 0.1% of the labelled voxels"]
+    assert found[3][3][0].startswith("not in 1 cases: absent there, or not annotated")
+    assert found[7][3] == found[255][3] == ()
+
+
+def test_a_class_without_voxels_is_reported() -> None:
+    assert table({1: 9}, a=[1], b=[5])[5] == ("b", 0, 0, ("in no case",))
