@@ -26,7 +26,7 @@ from napari_seg.training.choices import Choices
 from napari_seg.training.describe import network_rows, plan_rows, time_rows
 from napari_seg.training.folds import cross_validate
 from napari_seg.training.history import RunProgress, RunState, current_run, read_state
-from napari_seg.training.prepare import plan_bundle
+from napari_seg.training.prepare import data_folder, plan_bundle
 from napari_seg.training.report import REPORT
 from napari_seg.training.run import STOP, train
 from napari_seg.training.write import PLAN
@@ -200,6 +200,7 @@ class TrainModel:
         try:
             options: dict[str, Any] = {"timed": True, "limits": _limits(minutes)}
             plan = job.call(worker, plan_bundle, dataset, output, Choices(), stage=_PLANNING, **options)
+            dataset = data_folder(dataset, output, plan)
             job.post(self._on_planned, plan)
             values: dict[str, Any] = {"fine_tune": plan["choices"].get("fine_tune"), **_limits(minutes)}
             follower = _Follower(output, partial(self._post_state, job))
