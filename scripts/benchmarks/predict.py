@@ -35,14 +35,14 @@ CONTENDERS = {
     "napari-torch": "napari-seg, MONAI's windows, torch",
     "model": "napari-seg, nnU-Net's folder, `--match fast`",
     "model-float32": "napari-seg, nnU-Net's folder, `--match fast --precision float32`",
-    "model-exact": "napari-seg, nnU-Net's folder, `--match exact`",
+    "model-exact": "napari-seg, nnU-Net's folder, `--match exact --tta none`",
 }
 MONAI_OVERLAP, NNUNET_OVERLAP = 0.25, 0.5
 AS_IN_BUNDLE = ("--windows", "bundle", "--no-crop")
 OF_MODEL = {
     "model": ("--match", "fast"),
     "model-float32": ("--match", "fast", "--precision", "float32"),
-    "model-exact": ("--match", "exact"),
+    "model-exact": ("--match", "exact", "--tta", "none"),  # nnU-Net runs without mirror images too
 }
 VERSIONS = ("napari-seg", "torch", "openvino", "monai", "dynamic-network-architectures")
 PEER_VERSIONS = ("nnunetv2", "torch")
