@@ -147,12 +147,10 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
         shutil.rmtree(out / program, ignore_errors=True)
         (out / program).mkdir(parents=True)
         try:
-            watched = run(program, case, scan, home, out, args.peer)
+            row[program] = measured(program, case, scan, home, out, args.peer)
         except SystemExit as error:
             row[program] = {"error": error_of(out / f"{program}_log")}
             print(f"{name}, {program}: {error}", file=sys.stderr)
-            continue
-        row[program] = figures(watched)
     if not case.theirs or "error" in row.get("theirs", {}):
         return row
     theirs = labels_of(out / "theirs", scan)
@@ -169,9 +167,26 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
     return row
 
 
+def measured(program: str, case: Case, scan: Path, home: Path, out: Path, peer: Path) -> dict[str, float]:
+    """Return what a run took; if it compiled networks and kept them, what it takes then, with the first run apart."""
+    cache = out.parent / "cache"
+    before = sorted(cache.rglob("*"))
+    first = figures(run(program, case, scan, home, out, peer))
+    if not case.full or sorted(cache.rglob("*")) == before:
+        return first
+    shutil.rmtree(out / program)
+    (out / program).mkdir()
+    again = figures(run(program, case, scan, home, out, peer))
+    return again | {"first_seconds": first["seconds"], "first_peak_gib": first["peak_gib"]}
+
+
 def run(program: str, case: Case, scan: Path, home: Path, out: Path, peer: Path) -> Watched:
     """Run one program on one case."""
-    environment = {"TOTALSEG_HOME_DIR": str(home), "NAPARI_SEG_MODELS": str(out.parent / "store")}
+    environment = {
+        "TOTALSEG_HOME_DIR": str(home),
+        "NAPARI_SEG_MODELS": str(out.parent / "store"),
+        "NAPARI_SEG_CACHE": str(out.parent / "cache"),
+    }
     if program in ("theirs", IN_32_BITS):
         words = ["-i", scan, "-o", out / program / "labels.nii.gz", "--ml", "--device", "cpu", *case.words]
         return watch([peer, *words], out / f"{program}_log", environment)
@@ -342,9 +357,11 @@ def describe(known: Mapping[str, Any]) -> str:
         lines += ["## Time and memory", ""]
         lines += paragraph(
             "Networks of the published size: 31 million parameters, windows of 128 x 128 x 128. They hold a narrow",
-            "network that was trained, and zeros around it, so they cost what the published ones cost.",
+            "network that was trained, and zeros around it, so they cost what the published ones cost. napari-seg",
+            "compiles networks at the first scan of a size and keeps them: first, the seconds of that run.",
         )
-        lines += [*table(["scan and task", "program", "s", "GiB", "times as fast", "share of its memory"], timed), ""]
+        head = ["scan and task", "program", "first, s", "s", "GiB", "times as fast", "share of its memory"]
+        lines += [*table(head, timed), ""]
     lines += ["## Notes", ""]
     lines += [f"- {key}: {text}" for key, text in SCANS.items() if any(CASES[name].scan == key for name in rows)]
     for name, row in rows.items():
@@ -387,7 +404,8 @@ def _time_rows(name: str, row: Mapping[str, Any]) -> list[Sequence[object]]:
         known = key != "theirs" and "seconds" in theirs
         faster = f"{theirs['seconds'] / one['seconds']:.1f}" if known else ""
         share = f"{one['peak_gib'] / theirs['peak_gib']:.2f}" if known else ""
-        lines.append([name, title, f"{one['seconds']:.0f}", f"{one['peak_gib']:.2f}", faster, share])
+        first = f"{one['first_seconds']:.0f}" if "first_seconds" in one else ""
+        lines.append([name, title, first, f"{one['seconds']:.0f}", f"{one['peak_gib']:.2f}", faster, share])
     return lines
 
 
