@@ -163,3 +163,19 @@ def test_the_line_counts_the_cases_of_a_validation(tmp_path: Path) -> None:
     trainer.run()
     assert [line.split("  ")[1] for line in lines] == [f"validating {n}/4" for n in range(1, 5)]
     assert "validating" not in progress.line(trainer)
+
+
+def test_a_resumed_bar_begins_where_the_run_was(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda self: True, raising=False)
+    trainer, history = engines(tmp_path, epochs=10)
+    history.load_state_dict(history.state_dict() | {"seconds": 100.0})
+    progress = Progress(history)
+    trainer.state.iteration = 15
+    progress._start(trainer)
+    now += 20.0
+    trainer.state.iteration = 18  # 12 of 30 steps to go, in 80 s
+    progress._show(trainer)
+    progress._log_above.close()
+    assert " 60%|" in capsys.readouterr().err

@@ -136,7 +136,7 @@ class Progress:
         if self._bar.disable:
             logger.info(self.line(trainer))
         else:
-            spent, left = self._shown - self._started, self.seconds_left(trainer)
+            spent, left = self.history.seconds, self.seconds_left(trainer)
             self._bar.n = spent / max(spent + left, 1e-9)
             with suppress(OSError):  # the terminal was closed; the run continues
                 self._bar.set_description_str(self.line(trainer))

@@ -32,7 +32,7 @@ from napari_seg.training.run import STOP, train
 from napari_seg.training.write import PLAN
 from napari_seg.worker import WorkerProcess
 
-_PLANNING = "Reading all scans and label maps"
+_PLANNING = "Reading the data and planning"
 
 _FOLLOW_SECONDS = 1.0
 """Interval at which the files of a run are read."""

@@ -60,6 +60,10 @@ class TrainTab(QWidget):
         self._plan = QLabel(wordWrap=True, textFormat=Qt.TextFormat.RichText)
         self._plan.setAlignment(Qt.AlignmentFlag.AlignTop)
         self._plan.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        hint = QLabel(
+            "Trains a model on scans with label maps. It runs beside napari, can be stopped, and resumes where it was.",
+            wordWrap=True,
+        )
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow(self._dataset_button, self._dataset)
@@ -72,6 +76,7 @@ class TrainTab(QWidget):
             texts.addWidget(widget)
         texts.addStretch(1)
         layout = QVBoxLayout(self)
+        layout.addWidget(hint)
         layout.addLayout(form)
         layout.addLayout(row(self._plan_button, self._start_button, self._stop_button))
         layout.addWidget(self._progress_label)
