@@ -36,7 +36,13 @@ def files_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_the_result_equals_that_of_monai(head: Volume, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_result_equals_that_of_monai_also_between_bundles_whose_modules_share_names(
+    head: Volume, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    high = float(np.median(head.array[head.array > 100]))
+    other = run(write_workflow(tmp_path / "other", limit=high, factor=1), head).array
+    assert set(np.unique(other)) == {0, 1, 2}
+    np.testing.assert_array_equal(other > 0, head.array[0] > high)
     root = write_workflow(tmp_path / "bundle")
     (tmp_path / "images").mkdir()
     phantoms.write_nifti(head, tmp_path / "images" / "head.nii.gz")
@@ -50,6 +56,7 @@ def test_the_result_equals_that_of_monai(head: Volume, tmp_path: Path, caplog: p
     expected = read(saved)
     np.testing.assert_array_equal(found.array, expected.array[0])
     assert set(np.unique(found.array)) == {0, 3, 6}
+    np.testing.assert_array_equal(found.array > 0, head.array[0] > 100)
     assert found.grid == head.grid
     assert [(segment.label, segment.name) for segment in found.segments] == [(3, "lower"), (6, "upper")]
     assert found.notices == head.notices
@@ -135,15 +142,6 @@ def test_several_channels_and_images_reach_the_bundle(head: Volume, tmp_path: Pa
         np.testing.assert_array_equal(found.array > 0, head.array[0] > 100)
         assert [notice.code for notice in found.notices] == ["bundle.empty_labels"] * (root == named)
     assert refusal(named, head).code == "bundle.channels"
-
-
-def test_two_bundles_whose_modules_share_names_run_in_turn(head: Volume, tmp_path: Path) -> None:
-    high = float(np.median(head.array[head.array > 100]))
-    low, other = write_workflow(tmp_path / "low"), write_workflow(tmp_path / "other", limit=high, factor=1)
-    found = [run(root, head).array for root in (low, other)]
-    for array, labels, limit in zip(found, ({0, 3, 6}, {0, 1, 2}), (100, high), strict=True):
-        assert set(np.unique(array)) == labels
-        np.testing.assert_array_equal(array > 0, head.array[0] > limit)
 
 
 def test_code_that_changed_while_it_started_does_not_run(head: Volume, tmp_path: Path) -> None:
