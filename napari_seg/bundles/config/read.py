@@ -168,6 +168,11 @@ def _parse_yaml(content: bytes) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):  # libyaml's loader is quicker, but deep nesting crashes it
+        def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+            if self.flow_level >= MAX_DEPTH:  # of "[" and "{"; the time for these grows with the square of the depth
+                raise TooLargeError(f"it nests more than {MAX_DEPTH} levels deep")
+            super().fetch_flow_collection_start(TokenClass)
+
         def flatten_mapping(self, node: Any) -> None:
             merges = [value for key, value in node.value if key.tag == "tag:yaml.org,2002:merge"]
             if sum(len(value.value) for value in merges if isinstance(value, yaml.SequenceNode)) > _MAX_MERGES:
