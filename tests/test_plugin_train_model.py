@@ -154,7 +154,7 @@ def test_a_training_is_followed_to_its_end_and_its_model_used(
     assert "running" in model.obstacle
     deliver_until(model, lambda: model.state is not None and len(model.state.losses) >= 3)
     assert model.status.startswith("Epoch ")
-    assert " left. loss 0." in model.status
+    assert " left; loss 0." in model.status
     assert model.fraction is not None
     assert 0.1 < model.fraction < 0.9
     assert model.plan
@@ -162,7 +162,7 @@ def test_a_training_is_followed_to_its_end_and_its_model_used(
     model.session.jobs.wait()
     assert pretended.calls == [{"fine_tune": None, "max_minutes": 30}]
     assert "The training is finished. The best validation has Dice 0.812, in epoch 8." in text_of(model)
-    assert model.status == "Epoch 10 of 10, 30 of 30 steps in 20 s. loss 0.100, Dice 0.770"
+    assert model.status == "Epoch 10 of 10, 30 of 30 steps in 20 s; loss 0.100, Dice 0.770"
     assert model.can_use
     assert model.is_resumed
     assert model.output is not None

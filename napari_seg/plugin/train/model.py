@@ -361,7 +361,7 @@ def progress_of(progress: RunProgress) -> JobProgress:
 
 
 def _line(state: RunState) -> str:
-    """Return a line such as "Epoch 7 of 48, 12 min 31 s left. Loss 0.412, Dice 0.861, best 0.870"."""
+    """Return a line such as "Epoch 7 of 48, 12 min 31 s left; loss 0.412, Dice 0.861"."""
     progress = state.progress
     if progress is None:
         return ""
@@ -377,4 +377,4 @@ def _line(state: RunState) -> str:
     numbers = [f"loss {progress.loss:.3f}"] if math.isfinite(progress.loss) else []
     if state.validations:
         numbers.append(f"Dice {state.validations[-1].mean_dice:.3f}")
-    return f"{', '.join(parts)}. {', '.join(numbers)}".rstrip(" .")
+    return "; ".join(", ".join(words) for words in (parts, numbers) if words)

@@ -206,7 +206,10 @@ class _Preview(QLabel):
     def __init__(self) -> None:
         super().__init__()
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        self.setToolTip("Worst and best validation cases: the reference is outlined solid, the prediction dashed.")
+        self.setToolTip(
+            "Worst and best validation cases: the reference is outlined solid, the prediction dashed. Click to enlarge."
+        )
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
         self._file: tuple[Path, float] | None = None
         self._image = QPixmap()
         self.hide()
@@ -220,6 +223,11 @@ class _Preview(QLabel):
         self._image = QPixmap() if preview is None else QPixmap(str(preview[0]))
         self.setVisible(not self._image.isNull())
         self._fit()
+
+    def mouseReleaseEvent(self, event: object) -> None:  # Qt's name
+        """Open the image in the system's viewer."""
+        if self._file is not None:
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._file[0])))
 
     def resizeEvent(self, event: object) -> None:  # Qt's name
         """Fit the image to the new width."""
