@@ -72,7 +72,7 @@ def page(name: str, plan: dict[str, Any] | None, states: Sequence[RunState], cas
             "Dice": _overview(known, cases),
             "Curves": draw_curves(states, PAGE, 960, 460),
             "Distribution": strips(known, "Dice", 3, is_fraction=True),
-            "Worst and best cases": "".join(map(_preview, states)),
+            "Worst and best cases": "".join(_preview(state, len(states) > 1) for state in states),
             "Cases": _cases(names, cases),
             "Plan": _plan(plan),
         },
@@ -118,7 +118,7 @@ def _overview(known: Cases, cases: Cases) -> str:
     )
 
 
-def _preview(state: RunState) -> str:
+def _preview(state: RunState, is_fold: bool) -> str:
     if state.preview is None:
         return ""
     try:
@@ -127,8 +127,8 @@ def _preview(state: RunState) -> str:
         return ""
     alt = "outlines of reference and prediction in the worst and the best cases"
     caption = (
-        f"{escape(state.folder.name)}: the best validation. The reference is outlined solid, the prediction dashed; "
-        "the planes pass through the slices with most errors."
+        f"The best validation{f' of {escape(state.folder.name)}' if is_fold else ''}. The reference is outlined solid, "
+        "the prediction dashed; the planes pass through the slices with most errors."
     )
     return f'<figure><img alt="{alt}" src="data:image/png;base64,{encoded}"><figcaption>{caption}</figcaption></figure>'
 
