@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 MAX_CASES = 100
 """Maximum number of cases to read; of a longer list, cases at even intervals are read."""
 VOXELS_PER_CASE = 10_000
-"""Maximum number of voxels of a case whose intensities are sampled."""
+"""Number of voxels of a case whose intensities are sampled, up to twice as many."""
+MORE_VOXELS_PER_CASE = 200_000
+"""The same for the plan of nnU-Net, whose extreme percentiles depend on it."""
 
 _MODALITIES = {"CT": r"\b(CT|CTA|CBCT)\b", "MR": r"\b(MR|MRI|T1|T2|FLAIR|ADC|DWI|PD)(w|-weighted|ce|c|gd)?\b"}
 
@@ -70,16 +72,19 @@ class Fingerprint:
         }
 
 
-def fingerprint(dataset: Dataset, facts: Mapping[str, Facts], max_cases: int | None = None) -> Fingerprint:
+def fingerprint(dataset: Dataset, facts: Mapping[str, Facts], every_case: bool = False) -> Fingerprint:
     """Measure a data set that `segnets.data.check` has accepted; call it within `with_segnets`.
 
     Args:
         dataset: the data set.
         facts: facts of its files, from `segnets.data.file_facts.read_all`.
-        max_cases: maximum number of cases to read; None: `MAX_CASES`.
+        every_case: read every case and sample more of its voxels, as nnU-Net does.
     """
+    voxels = MORE_VOXELS_PER_CASE if every_case else VOXELS_PER_CASE
     values = {int(value) for case in dataset.cases for value in facts[case["label"]]["values"]}
-    picked = np.unique(np.linspace(0, len(dataset.cases) - 1, max_cases or MAX_CASES).round().astype(int))
+    picked = np.unique(
+        np.linspace(0, len(dataset.cases) - 1, len(dataset.cases) if every_case else MAX_CASES).round().astype(int)
+    )
     read = _reader(dataset.is_2d)
     shapes, nonzero, spacings, intensities, all_voxels, lowest = [], [], [], [], [], []
     channels: Counter[int] = Counter()
@@ -93,8 +98,8 @@ def fingerprint(dataset: Dataset, facts: Mapping[str, Facts], max_cases: int | N
         found = np.rint(np.asarray(label[0])).astype(np.int64)
         found[np.isin(found, dataset.ignored)] = 0
         inside = array[found > 0] if array.shape == found.shape else array.ravel()
-        intensities.append(inside[:: max(1, inside.size // VOXELS_PER_CASE)])
-        all_voxels.append(array.ravel()[:: max(1, array.size // VOXELS_PER_CASE)])
+        intensities.append(inside[:: max(1, inside.size // voxels)])
+        all_voxels.append(array.ravel()[:: max(1, array.size // voxels)])
         lowest.append(np.percentile(array, 0.5))
     inside = np.concatenate(intensities if any(of_case.size for of_case in intensities) else all_voxels)
     channel_count = channels.most_common(1)[0][0]  # 2D images are all converted to grey or to RGB

@@ -213,11 +213,10 @@ def _make(
     values_of = ClassValues(dataset, names, choices.labels or None) if names else None
     facts = read_all(dataset.cases, root / RUN / "cache")
     check(dataset, values_of, allow_empty=choices.settings.get("allow_empty", False), facts=facts)
-    # nnU-Net measures every case
-    found = fingerprint(dataset, facts, len(dataset.cases) if choices.plan == "nnunet" else None)
+    found = fingerprint(dataset, facts, every_case=choices.plan == "nnunet")
     values = {label: list(of_label) for label, of_label in _classes(found, classes).items()}
     device = find_device()
-    plan, network = _plan_network(found, choices, device, len(class_names(values)))
+    plan, network = _plan_network(found, choices, device, len(class_names(values)), compared=timing is not None)
     if choices.fine_tune:
         why = "a tenth of the usual rate, so that the initial weights are not lost"
         plan.set("learning_rate", fine_tuning_rate(choices.options), why)
@@ -248,9 +247,17 @@ def _make(
 
 
 def _plan_network(
-    found: Fingerprint, choices: Choices, device: Device, outputs: int
+    found: Fingerprint, choices: Choices, device: Device, outputs: int, compared: bool
 ) -> tuple[TrainingPlan, dict[str, Any]]:
-    """Return a plan that fits into the memory, and a description of its network with its cost."""
+    """Return a plan that fits into the memory, and a description of its network with its cost.
+
+    Args:
+        found: fingerprint of the data set.
+        choices: choices of the user.
+        device: device of the training.
+        outputs: number of classes, background included.
+        compared: describe the cost of all presets too.
+    """
     from napari_seg.training.memory_plan import fit_memory, needed_bytes
     from napari_seg.training.network_cost import NetworkCost, measure_cost
     from napari_seg.training.network_plan import SIZES, plan_network
@@ -312,7 +319,7 @@ def _plan_network(
         network |= describe(plan, cost)
     if configuration is not None:
         network["nnU-Net"] = configuration
-    if plan.size is not None:
+    if plan.size is not None and compared:
         spacing = [1.0, 1.0] if found.is_2d else plan.settings["spacing_mm"]
         spacing = [spacing[axis] for axis in plan.axes]
         network["sizes"] = {}

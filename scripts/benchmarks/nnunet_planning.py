@@ -15,27 +15,32 @@ from pathlib import Path
 import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments
 from nnunetv2.paths import nnUNet_preprocessed
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
 from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
 
 
 def main() -> None:
     """Write the plans and the trainer's settings of each of its configurations."""
     number, out = int(sys.argv[1]), Path(sys.argv[2])
+    trainer_module.infer_dataset_class = lambda folder: None  # nothing is preprocessed here
     extract_fingerprints([number], num_processes=1, check_dataset_integrity=False)
     plan_experiments([number])
     folder = Path(nnUNet_preprocessed) / convert_id_to_dataset_name(number)
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
     description = json.loads((folder / "dataset.json").read_text())
     trainers = {
-        name: describe(nnUNetTrainer({**plans, "continue_training": False}, name, 0, description, torch.device("cpu")))
+        name: describe(
+            trainer_module.nnUNetTrainer(
+                {**plans, "continue_training": False}, name, 0, description, torch.device("cpu")
+            )
+        )
         for name in plans["configurations"]
         if name in ("2d", "3d_fullres")
     }
     out.write_text(json.dumps({"plans": plans, "trainers": trainers}))
 
 
-def describe(trainer: nnUNetTrainer) -> dict:
+def describe(trainer: trainer_module.nnUNetTrainer) -> dict:
     """Return the settings of a trainer that is ready to train."""
     trainer.initialize()
     group = trainer.optimizer.param_groups[0]
