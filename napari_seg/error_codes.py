@@ -775,6 +775,11 @@ CODES = {
         "Save it with 8 bits, leave it out, or train on grey images (one channel).",
     ),
     # input
+    "input.folders": Code(
+        "error",
+        "The label maps of a part of a data set lie in several folders.",
+        "Copy those of the part into one folder, and compare with that.",
+    ),
     "input.missing": Code("error", "The file or folder does not exist.", "Check the path."),
     "input.none": Code(
         "error",
@@ -807,8 +812,13 @@ CODES = {
     ),
     "label.ignored": Code(
         "error",
-        "More than 20 % of the labelled voxels have a value that stands for no class.",
-        "If the value is background, say so with `--labels`, as in `background=255`.",
+        "All voxels of a label map have a value that the data set declares as ignored.",
+        "Leave the case out; if the value is background, say so with `--labels`, as in `background=255`.",
+    ),
+    "label.labelled": Code(
+        "error",
+        "A label map holds values that its `labelled` in dataset.json does not list.",
+        "Add them to `labelled`, or correct the label map.",
     ),
     "label.values": Code(
         "error",
@@ -877,7 +887,8 @@ CODES = {
     "labels.overlap": Code(
         "error",
         "Two segments share voxels, or one label value stands for two classes; a label map holds one label per voxel.",
-        "Read one segment at a time with `--segments`, or give each value one class.",
+        "Read one segment at a time with `--segments`, or give each value one class. To train overlapping classes, add "
+        "`--option regions`.",
     ),
     "labels.overlap_resolved": Code(
         "notice",
@@ -886,8 +897,14 @@ CODES = {
     ),
     "labels.regions": Code(
         "error",
-        "The data set names regions that overlap (nnU-Net's lists of values), which are not supported yet.",
-        "Say with `--labels` what each value alone means.",
+        "The data set names regions that overlap (nnU-Net's lists of values), and the bundle's classes exclude each "
+        "other.",
+        "Say with `--labels` what each value alone means, or train a new bundle with the option `regions`.",
+    ),
+    "labels.slices": Code(
+        "error",
+        "`annotated_slices` names no orientation of slices, or the data set contains 2D images.",
+        "Write `sagittal`, `coronal` or `axial`.",
     ),
     "labels.same_name": Code(
         "error",
@@ -981,6 +998,11 @@ CODES = {
         "error",
         "The settings of an encoder contradict each other.",
         "Correct channels, units, output_stride or multi_grid, as the message says.",
+    ),
+    "network.regions": Code(
+        "error",
+        "The loss or the network is made for classes that exclude each other, and the classes overlap.",
+        "Choose another loss, such as loss_dice_focal, or another network.",
     ),
     "network.views": Code(
         "error",

@@ -373,3 +373,76 @@ def test_ignored_values_are_found_in_any_order_of_axes(tmp_path: Path, capsys: p
     assert main(["evaluate", str(found), str(small), "--ignore", "7", "--json"]) != 0
     (case,) = json.loads(capsys.readouterr().out)["cases"]
     assert case["code"] == "geometry.mismatch"
+
+
+def dice_of(case: dict) -> dict[str, float]:
+    return {name: scores["dice"] for name, scores in case["segments"].items()}
+
+
+def test_values_can_be_ignored_by_name(folders: tuple[Path, Path], capsys: pytest.CaptureFixture) -> None:
+    found, expected = folders
+    write(label_map({1: slice(0, 2), 255: slice(2, 4)}), expected / "b.nii.gz")
+    write(label_map({1: slice(0, 2), 9: slice(2, 3)}), expected / "a.nii.gz")
+    for words in ([], ["liver=1"]):
+        a, b = cases_of([found, expected, "--labels", *words, "ignore=255,7-9"], capsys)
+        assert list(dice_of(a).values()) == list(dice_of(b).values()) == [1]
+        assert "labels.ignored" in [notice["code"] for notice in b["notices"]]
+    assert main(["evaluate", str(found), str(expected), "--labels", "ignore=1-99999999"]) == 4
+
+
+def test_classes_that_overlap_are_compared_one_by_one(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture
+) -> None:
+    found, expected = folders
+    write(label_map({2: slice(0, 1), 1: slice(1, 3), 3: slice(4, 5)}), expected / "b.nii.gz")
+    write(label_map({2: slice(0, 2), 1: slice(2, 4)}), found / "b.nii.gz")
+    words = [found, expected, "--labels", "whole=1,2", "core=2", "ignore=3"]
+    _, b = cases_of(words, capsys)
+    assert dice_of(b) == {"whole": pytest.approx(2 * 3 / 7), "core": pytest.approx(2 / 3)}
+    labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+    (expected.parent / "dataset.json").write_text(json.dumps({"labels": labels}))
+    assert cases_of([found, expected], capsys)[1]["segments"] == b["segments"]
+    labels |= {"other": 4}
+    (expected.parent / "dataset.json").write_text(json.dumps({"labels": labels, "labelled": {"b": ["core"]}}))
+    assert dice_of(cases_of([found, expected], capsys)[1]) == {"core": pytest.approx(2 / 3)}
+
+
+def test_classes_that_are_not_annotated_in_a_case_are_not_compared(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture
+) -> None:
+    found, expected = folders
+    for name in ("a_seg", "b"):
+        write(label_map({1: slice(0, 2), 2: slice(2, 3)}), found / f"{name}.nii.gz")
+    description = {"labels": {"background": 0, "liver": 1, "spleen": 2}, "labelled": {"b": ["liver"]}}
+    (expected / "dataset.json").write_text(json.dumps(description))
+    for words, names in (([], ("label 1", "label 2")), (["--labels", "liver=1", "spleen=2"], ("liver", "spleen"))):
+        a, b = cases_of([found, expected, *words], capsys)
+        assert dice_of(a) == {names[0]: 1, names[1]: 0}
+        assert dice_of(b) == {names[0]: 1}
+
+
+def test_a_part_of_a_data_set_is_that_of_its_training(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    names = [f"p{n // 2}_{n % 2}" for n in range(20)]
+    for name in names:
+        write(label_map({1: slice(0, 2)}), tmp_path / "data" / "labels" / f"{name}.nii.gz")
+        write(label_map({1: slice(0, 2)}), tmp_path / "data" / "images" / f"{name}.nii.gz")
+        write(label_map({1: slice(0, 2)}), tmp_path / "found" / f"{name}_seg.nii.gz")
+    parts = {
+        part: [case["name"] for case in cases_of([tmp_path / "found", tmp_path / "data", "--part", part], capsys)]
+        for part in ("training", "validation", "test")
+    }
+    assert [len(found) for found in parts.values()] == [16, 2, 2]
+    assert sorted(name for found in parts.values() for name in found) == names
+    (tmp_path / "out").mkdir()
+    plan = {"choices": {"settings": {"patient": "^[^_]+"}}}
+    (tmp_path / "out" / "plan.json").write_text(json.dumps(plan))
+    words = [tmp_path / "found", tmp_path / "data", "--part", "test", "--trained", tmp_path / "out"]
+    first, second = sorted(case["name"] for case in cases_of(words, capsys))
+    assert first[:2] == second[:2]
+    (tmp_path / "found" / f"{first}_seg.nii.gz").unlink()
+    assert main(["evaluate", *map(str, words)]) == 3
+    assert f"{first}: input.unpaired" in capsys.readouterr().out
+    (tmp_path / "out" / "plan.json").write_text(json.dumps({"choices": {"folds": 5}}))
+    assert main(["evaluate", *map(str, words)]) == 4
+    assert "folds have no test part" in capsys.readouterr().err
+    assert main(["evaluate", *map(str, words[:-1]), str(tmp_path)]) == 2

@@ -105,12 +105,6 @@ def test_cases_that_may_belong_to_one_patient_are_reported(
     assert "a pattern" not in caplog.text
 
 
-def test_ignored_values_are_reported_as_trained(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (folder / "dataset.json").write_text('{"labels": {"background": 0, "front": 1, "back": 2, "ignore": 3}}')
-    check_folder(folder, layout="folders")
-    assert [r.levelname for r in caplog.records if "value 3 as ignored; it is trained as background" in r.message]
-
-
 def test_six_planted_faults_give_one_report_that_names_all_six(folder: Path) -> None:
     (folder / "labels" / "c0.nii.gz").unlink()
     save(folder / "labels" / "c1.nii.gz", label((6, 8, 6)))
@@ -328,7 +322,7 @@ def test_a_second_check_reads_what_changed_and_what_failed(
 
 
 @pytest.mark.parametrize(("fraction", "given"), [(0.8, None), (0.05, None), (0.8, {"background": [3]})])
-def test_many_ignored_voxels_are_refused(
+def test_the_fraction_of_ignored_voxels_is_reported(
     fraction: float, given: dict | None, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = '{"labels": {"background": 0, "front": 1, "back": 2, "ignore": 3}}'
@@ -338,20 +332,46 @@ def test_many_ignored_voxels_are_refused(
         empty = np.flatnonzero(values == 0)
         values.ravel()[empty[: round(fraction * values.size)]] = 3
         save(path, values)
-    if fraction > 0.5 and not given:
-        found = report(folder, layout="folders")
-        assert set(found) == {("label.ignored", "all")}
-        assert found["label.ignored", "all"].startswith("80% of the voxels have value 3")
-    else:
+    with caplog.at_level(logging.INFO):
         check_folder(folder, given, layout="folders")
-        assert f"trained as background ({0 if given else 0.05:.1%} of the voxels)" in caplog.text
+    expected = f"{fraction:.1%} of the voxels are ignored (value 3): they are neither trained nor scored"
+    assert (expected in caplog.text) is (given is None)
 
 
-def test_overlapping_regions_are_refused(folder: Path) -> None:
+def test_a_label_map_without_an_annotated_voxel_is_refused(folder: Path) -> None:
+    (folder / "dataset.json").write_text('{"labels": {"background": 0, "front": 1, "back": 2, "ignore": 3}}')
+    save(folder / "labels" / "c3.nii.gz", np.full_like(label(), 3))
+    for options in ({}, {"allow_empty": True}):
+        assert set(report(folder, layout="folders", **options)) == {("label.ignored", "c3")}
+
+
+def test_a_case_with_other_classes_than_it_declares_is_refused(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = {"background": 0, "front": 1, "back": 2}
+    (folder / "dataset.json").write_text(json.dumps({"labels": names, "labelled": {"c1": ["front"], "c2": ["back"]}}))
+    values = label()
+    values[values == 2] = 0
+    save(folder / "labels" / "c1.nii.gz", values)
+    (entry,) = report(folder, layout="folders").items()
+    assert entry[0] == ("label.labelled", "c2")
+    assert entry[1].startswith("the label map has 1, and dataset.json declares that only 2 is annotated")
+    before = check_folder(folder, layout="folders", cases=[])
+    save(folder / "labels" / "c2.nii.gz", label() // 2 * 2)
+    with caplog.at_level(logging.INFO):
+        digests = check_folder(folder, layout="folders")
+    assert "2 cases are annotated with some of the classes only" in caplog.text
+    (folder / "dataset.json").write_text(json.dumps({"labels": names, "labelled": {"c1": ["front"]}}))
+    now = check_folder(folder, layout="folders")
+    assert {name for name in now if now[name] != digests[name]} == {"c2"}  # a run does not resume with other meanings
+    assert before == {}
+
+
+def test_overlapping_regions_need_a_bundle_of_regions(folder: Path) -> None:
     (folder / "dataset.json").write_text('{"labels": {"background": 0, "front": [1, 2], "back": 2}}')
     (text,) = report(folder, layout="folders").values()
-    assert "regions that overlap (front and back both have 2), which are not supported" in text
+    assert "regions that overlap (front and back both have 2), and this bundle's classes exclude each other" in text
     check_folder(folder, {"front": 1, "back": 2}, layout="folders")
+    dataset = find_dataset(folder, "folders")
+    check(dataset, ClassValues(dataset, {"0": "front", "1": "back"}, regions=True))
 
 
 def test_slices_alone_are_no_volumes(tmp_path: Path) -> None:

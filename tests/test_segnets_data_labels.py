@@ -10,13 +10,14 @@ import pytest
 import torch
 from empty_sets import code_of
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 from PIL import ExifTags, Image
 
 from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 
-from segnets.data import Dataset, MapLabelsd, convert_image, convert_label_map, label_values
+from segnets.data import ClassValues, Dataset, MapLabelsd, convert_image, convert_label_map, label_values
 
 CLASSES = {"0": "background", "1": "anterior hippocampus", "2": "posterior hippocampus"}
 
@@ -91,6 +92,63 @@ def test_impossible_mappings_are_refused(dataset: Dataset, labels: dict | None, 
 def test_labels_without_a_similar_name_are_matched_by_value(caplog: pytest.LogCaptureFixture) -> None:
     assert label_values(named(head=1, tail=2), CLASSES) == {1: [1], 2: [2]}
     assert "anterior hippocampus = head; posterior hippocampus = tail" in caplog.text
+
+
+def test_ignored_values_have_a_number_of_their_own() -> None:
+    dataset = Dataset("nnunet", (), labels={"Anterior": (1,), "Posterior": (2,)}, ignored=(3,))
+    assert label_values(dataset, CLASSES) == {-1: [3], 1: [1], 2: [2]}
+    assert label_values(dataset, CLASSES, {"ignore": [255, "7-9"]}) == {-1: [255, "7-9", 3], 1: [1], 2: [2]}
+    assert label_values(dataset, CLASSES, {"background": 3}) == {0: [3], 1: [1], 2: [2]}  # the user decides
+    assert label_values(named(), CLASSES, {"ignore": 3}) == {-1: [3], 1: [1], 2: [2]}
+    assert code_of(named(), CLASSES, {"ignore": 2}, call=label_values) == "labels.overlap"
+    values = torch.tensor([[0.0, 1, 2, 3]])
+    assert MapLabelsd("label", label_values(dataset, CLASSES))({"label": values})["label"].tolist() == [[0, 1, 2, -1]]
+    assert ClassValues(dataset, CLASSES).outside == -1
+    assert ClassValues(dataset, CLASSES, {"background": 3}).outside == 0
+
+
+def test_values_of_regions_become_parts() -> None:
+    dataset = Dataset("nnunet", (), labels={"whole": (1, 2, 4), "core": (1, 4), "enhancing": (4,)}, ignored=(9,))
+    found = ClassValues(dataset, {"0": "whole", "1": "core", "2": "enhancing"}, regions=True)
+    assert found.classes == {"0": "background", "1": "whole", "2": "core", "3": "enhancing"}
+    assert found.values == {-1: [9], 1: [1], 2: [2], 3: [4]}
+    assert found.parts == [[1, 2], [1], [1, 2, 3]]
+    merged = ClassValues(dataset, {"0": "all", "1": "core"}, {"all": "1-9", "core": [3, "5-6"], "ignore": 20}, True)
+    assert merged.values == {-1: [20], 1: ["1-2", 4, "7-9"], 2: [3, "5-6"]}
+    assert merged.parts == [[1], [1, 2]]
+    assert ClassValues(dataset, CLASSES).parts is None
+    assert code_of(dataset, {"0": "-", "1": "whole", "2": "core"}, call=label_values) == "labels.regions"
+
+
+def test_background_of_a_case_without_all_classes_has_a_number_of_its_own() -> None:
+    labels = {"Anterior": (1,), "Posterior": (2, 3)}
+    labelled = {"a": (1,), "b": (1, 2), "c": (2, 3), "d": (1, 2, 3), "e": ()}
+    found = ClassValues(Dataset("nnunet", (), labels=labels, labelled=labelled), CLASSES)
+    assert found.absent == [[1], [1, 2], [2]]
+    assert found.backgrounds == {"a": -4, "b": -4, "c": -2, "e": -3}  # b has a part of class 2 only
+    assert found.outside == -1
+    mapping = MapLabelsd("label", {0: [5], 1: [1], 2: [2, 3], -1: [9]}, backgrounds=found.backgrounds)
+    values = torch.tensor([[0.0, 1, 3, 5, 7, 9]])
+    assert mapping({"label": values, "name": "a"})["label"].tolist() == [[-4, 1, 2, -4, -4, -1]]
+    assert mapping({"label": values, "name": "d"})["label"].tolist() == [[0, 1, 2, 0, 0, -1]]
+    assert ClassValues(Dataset("nnunet", (), labels=labels), CLASSES).absent == []
+
+
+def test_slices_without_a_class_are_ignored_if_only_some_were_annotated() -> None:
+    values = torch.zeros(1, 3, 4, 2)
+    values[0, 1, 2, 0] = 1
+    affine = np.array([[0, 0, 2, 0], [-1, 0, 0, 0], [0, 3, 0, 0], [0, 0, 0, 1]])  # axes: posterior, superior, right
+    label = MetaTensor(values, affine=torch.as_tensor(affine))
+    for orientation, kept in (("coronal", (1, ...)), ("axial", (slice(None), 2)), ("sagittal", (..., 0))):
+        found = MapLabelsd("label", {1: [1]}, annotated_slices=orientation)({"label": label})["label"][0]
+        expected = torch.full((3, 4, 2), -1)
+        expected[kept] = values[0][kept].int()
+        assert found.tolist() == expected.tolist(), orientation
+    assert ClassValues(named(), CLASSES, annotated_slices="axial").outside == -1
+    assert code_of(named(), CLASSES, annotated_slices="I", call=ClassValues) == "labels.slices"
+    assert (
+        code_of(Dataset("voc", (), is_2d=True), CLASSES, annotated_slices="axial", call=ClassValues) == "labels.slices"
+    )
 
 
 def test_values_become_classes() -> None:

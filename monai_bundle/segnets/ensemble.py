@@ -10,9 +10,9 @@ from torch import nn
 
 
 class Ensemble(nn.Module):
-    """Average the softmax of several networks of one architecture, e.g. the folds of a cross-validation; for inference.
+    """Average the probabilities of several networks of one architecture, e.g. the folds of a cross-validation.
 
-    It replaces the network in a bundle's config, so that a bundle with an ensemble is used like any other bundle:
+    For inference it replaces the network in a bundle's config, so that the bundle is used like any other:
 
         network_def:
           _target_: segnets.Ensemble
@@ -26,20 +26,30 @@ class Ensemble(nn.Module):
         network: the network, which is copied for each member.
         members: number of members.
         in_channels: unused here; configs may refer to `network_def#in_channels`.
+        regions: the channels are regions with a sigmoid each, not classes with a softmax.
     """
 
-    def __init__(self, network: nn.Module, members: int, in_channels: int | None = None) -> None:
+    def __init__(self, network: nn.Module, members: int, in_channels: int | None = None, regions: bool = False) -> None:
         super().__init__()
+        self.regions = regions
         self.members = nn.ModuleList(copy.deepcopy(network) for _ in range(members))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return the logarithm of the mean probability of each class, (N, K, *spatial); its softmax is that mean.
 
+        With regions it is the logit of the mean probability, whose sigmoid is that mean.
+
         Args:
             image: (N, C, *spatial).
         """
         total = torch.full((1,), -math.inf, device=image.device)
+        background = total
         for member in self.members:
             # accumulate one member at a time: the logits of all may not fit into memory
-            total = torch.logaddexp(total, torch.log_softmax(member(image).float(), dim=1))
-        return total - math.log(len(self.members))
+            logits = member(image).float()
+            if self.regions:
+                total = torch.logaddexp(total, nn.functional.logsigmoid(logits))
+                background = torch.logaddexp(background, nn.functional.logsigmoid(-logits))
+            else:
+                total = torch.logaddexp(total, torch.log_softmax(logits, dim=1))
+        return total - background if self.regions else total - math.log(len(self.members))

@@ -51,6 +51,7 @@ class TestTimeAveraging(Inferer):
         mirror_axes: spatial axes to mirror, in all combinations; none if left and right differ in meaning.
         padding_mode: mode of `torch.nn.functional.pad`; by default zeros, as in `SpatialPadd` and
             `SlidingWindowInferer`.
+        regions: the channels are regions with a sigmoid each.
     """
 
     __test__ = False  # else pytest collects the class because of its name
@@ -61,19 +62,21 @@ class TestTimeAveraging(Inferer):
         shifts: int | Sequence[Sequence[int]] = 4,
         mirror_axes: Sequence[int] = (),
         padding_mode: str = "constant",
+        regions: bool = False,
     ) -> None:
         super().__init__()
+        self.regions = regions
         self.inferer = inferer
         self.shifts = shifts
         self.mirrors = [axes for n in range(len(mirror_axes) + 1) for axes in combinations(mirror_axes, n)]
         self.padding_mode = padding_mode
 
     def __call__(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Return log probabilities (N, classes, *spatial), whose softmax is the average.
+        """Return log probabilities (N, classes, *spatial), whose softmax is the average; of regions logits.
 
         Args:
             inputs: (N, C, *spatial).
-            network: returns logits of at least two classes, not a single channel for a sigmoid.
+            network: returns logits: with a softmax of at least two classes.
             args: further arguments of the inferer.
             kwargs: further keyword arguments of the inferer.
         """
@@ -91,7 +94,7 @@ class TestTimeAveraging(Inferer):
                     axes = [axis + 2 for axis in mirror]
                     yield self.inferer(padded.flip(axes), network, *args, **kwargs).flip(axes)[image]
 
-        return _log_mean_softmax(copies())
+        return _mean(copies(), self.regions)
 
 
 class MultiScale(Inferer):
@@ -101,10 +104,12 @@ class MultiScale(Inferer):
         inferer: inferer that runs the network on one copy: a `SlidingWindowInferer`, whose windows then cover a larger
             or smaller part of the image, or another inferer of this module.
         scales: factors on the size of the image; the time grows with the sum of their powers.
+        regions: the channels are regions with a sigmoid each.
     """
 
-    def __init__(self, inferer: Inferer, scales: Sequence[float] = (0.75, 1.0, 1.25)) -> None:
+    def __init__(self, inferer: Inferer, scales: Sequence[float] = (0.75, 1.0, 1.25), regions: bool = False) -> None:
         super().__init__()
+        self.regions = regions
         self.inferer = inferer
         self.scales = scales
 
@@ -117,16 +122,22 @@ class MultiScale(Inferer):
                 scaled = [max(1, round(length * scale)) for length in size]
                 yield resize(self.inferer(resize(inputs, scaled), network, *args, **kwargs), size)
 
-        return _log_mean_softmax(copies())
+        return _mean(copies(), self.regions)
 
 
-def _log_mean_softmax(copies: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Return the logarithm of the mean softmax of all copies, one copy in memory at a time, without underflow."""
+def _mean(copies: Iterable[torch.Tensor], regions: bool) -> torch.Tensor:
+    """Return the logarithm of the mean softmax of all copies, one copy in memory at a time, without underflow.
+
+    With regions, the logit of the mean sigmoid.
+    """
     total: torch.Tensor | None = None
     count = 0
     for logits in copies:
-        logp = F.log_softmax(logits.float(), dim=1)
+        logits = logits.float()
+        # a region is a class against its own background
+        pair = torch.stack([logits, torch.zeros_like(logits)], dim=1) if regions else logits
+        logp = F.log_softmax(pair, dim=1)
         total = logp if total is None else torch.logaddexp(total, logp)
         count += 1
     assert total is not None
-    return total - log(count)
+    return total[:, 0] - total[:, 1] if regions else total - log(count)

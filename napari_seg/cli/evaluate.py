@@ -40,7 +40,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         type=named_value,
         metavar="NAME=VALUE",
         help="meaning of the references' values, as for train: liver=1 tumour=2,3 vessel=10-19; in the order of the "
-        "model's classes if its label maps have no names",
+        "model's classes if its label maps have no names. Voxels of ignore=255 are not compared. Classes that share "
+        "values (regions) are compared one by one",
     )
     parser.add_argument(
         "--ignore",
@@ -50,6 +51,17 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="VALUE",
         help="ignore labels of the references; their voxels are not compared. Ignore labels in a dataset.json and the "
         "void label 255 are found without this option",
+    )
+    parser.add_argument(
+        "--part",
+        choices=("training", "validation", "test"),
+        help="compare only this part of a data set, as train splits it; references is the folder of the data set",
+    )
+    parser.add_argument(
+        "--trained",
+        type=Path,
+        metavar="OUT",
+        help="folder that train wrote: --part is that of this training, with its --layout, --set patient=... and so on",
     )
     parser.add_argument("--scans", type=Path, help="scans with the same names, for the figures of the report")
     parser.add_argument("--versus", type=Path, help="label maps of another model, compared case by case")
@@ -71,16 +83,25 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from napari_seg.errors import InputError
-    from napari_seg.evaluation.labels import read_classes
+    from napari_seg.evaluation.labels import read_classes, split_ignored
     from napari_seg.evaluation.pairs import find_pairs
     from napari_seg.evaluation.report import differences, summary, write_report
     from napari_seg.formats.atomic import make_output_folder
 
     if arguments.output:
         make_output_folder(arguments.output)  # before long work
-    classes = read_classes(arguments.labels) or None
-    options = {"ignore_frame": arguments.ignore_frame_of_reference, "ignored": arguments.ignore}
-    pairs, unpaired = find_pairs(arguments.predictions, arguments.references, arguments.scans, classes, **options)
+    classes, ignored = split_ignored(read_classes(arguments.labels))
+    references, names = arguments.references, None
+    if arguments.part:
+        from napari_seg.training.part import part_of
+
+        references, names = part_of(references, arguments.part, arguments.trained)
+    options = {
+        "ignore_frame": arguments.ignore_frame_of_reference,
+        "ignored": (*arguments.ignore, *ignored),
+        "only": names,
+    }
+    pairs, unpaired = find_pairs(arguments.predictions, references, arguments.scans, classes or None, **options)
     if not pairs:
         raise InputError(
             "input.none",
@@ -91,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     results = _compare(pairs, arguments.tolerance_mm, quiet) + unpaired
     versus = None
     if arguments.versus:
-        pairs, _ = find_pairs(arguments.versus, arguments.references, classes=classes, **options)
+        pairs, _ = find_pairs(arguments.versus, references, classes=classes or None, **options)
         others = _compare(pairs, arguments.tolerance_mm, quiet)
         versus = differences(results, others)
         for result in others:

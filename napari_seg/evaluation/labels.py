@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import count
-from pathlib import Path
+from itertools import combinations, count
 
 import numpy as np
 
@@ -16,6 +14,11 @@ from napari_seg.evaluation.metrics import on_grid
 from napari_seg.volume import Segment, Segmentation, distinct_color
 
 BACKGROUND = "background"
+IGNORE = "ignore"
+"""Name of a class for the values of voxels that are not annotated."""
+
+MAX_IGNORED = 65536
+"""Limit for the number of values that are ignored."""
 
 Classes = Mapping[str, tuple[tuple[int, int], ...]]
 """Class name -> inclusive ranges of label values, in the order of the model's classes."""
@@ -37,6 +40,60 @@ def read_classes(assignments: Iterable[tuple[str, str]]) -> Classes:
             raise InputError("labels.bad_value", f"found {text!r}; expected label values such as 3 or 2,3 or 10-19")
         classes[name] = bounds
     return classes
+
+
+def split_ignored(classes: Classes) -> tuple[Classes, tuple[int, ...]]:
+    """Return the classes without `IGNORE`, and its values.
+
+    Raises:
+        InputError: `labels.bad_value`, there are more than `MAX_IGNORED` values.
+    """
+    bounds = classes.get(IGNORE, ())
+    if sum(high - low + 1 for low, high in bounds) > MAX_IGNORED:
+        raise InputError("labels.bad_value", f"found over {MAX_IGNORED} ignored values; expected fewer")
+    values = tuple(value for low, high in bounds for value in range(low, high + 1))
+    return {name: of_class for name, of_class in classes.items() if name != IGNORE}, values
+
+
+def do_overlap(classes: Classes) -> bool:
+    """Return whether two classes share a value, so that they are regions; background has no part in it."""
+    bounds = [(name, *pair) for name, pairs in classes.items() if name != BACKGROUND for pair in pairs]
+    return any(
+        name != other and low <= end and start <= high
+        for (name, low, high), (other, start, end) in combinations(bounds, 2)
+    )
+
+
+def is_annotated(bounds: tuple[tuple[int, int], ...], labelled: Collection[int]) -> bool:
+    """Return whether all values of a class are annotated, given those that are."""
+    return all(value in labelled for low, high in bounds for value in range(low, high + 1))
+
+
+def only_labelled(
+    labelled: Sequence[int], classes: Classes | None, prediction: Segmentation, reference: Segmentation
+) -> tuple[Segmentation, Segmentation]:
+    """Return a label map and its reference without the classes that are not annotated in the reference.
+
+    Args:
+        labelled: values that are annotated.
+        classes: meaning of the reference's values, from which its labels were made (`as_classes`); None: its labels are
+            its values.
+        prediction: the label map.
+        reference: the reference, with the labels of the prediction.
+    """
+    kept = set(labelled)
+    if classes:
+        complete = {name for name, bounds in classes.items() if is_annotated(bounds, labelled)}
+        kept = {segment.label for segment in reference.segments if segment.name in complete}
+    prediction, reference = (
+        replace(
+            side,
+            array=np.where(np.isin(side.array, [*kept]), side.array, np.zeros_like(side.array)),
+            segments=tuple(segment for segment in side.segments if segment.label in kept),
+        )
+        for side in (prediction, reference)
+    )
+    return prediction, reference
 
 
 def as_classes(reference: Segmentation, classes: Classes, result: Segmentation) -> Segmentation:
@@ -76,9 +133,8 @@ def as_classes(reference: Segmentation, classes: Classes, result: Segmentation) 
         )
         raise InputError("labels.unknown", text)
     array = label_of_value.astype(np.min_scalar_type(max(label_of_value.max(), 0)))[reference.array]
-    return Segmentation(
-        array, reference.grid, tuple(Segment(label_of[name], name, distinct_color(label_of[name])) for name in names)
-    )
+    segments = tuple(Segment(label_of[name], name, distinct_color(label_of[name])) for name in names)
+    return Segmentation(array, reference.grid, segments, notices=reference.notices)
 
 
 def with_labels_of(result: Segmentation, reference: Segmentation) -> Segmentation:
@@ -139,27 +195,3 @@ def mask_ignored(
             notices=(*reference.notices, notice),
         ),
     )
-
-
-def declared_ignored(references: Path) -> tuple[int, ...]:
-    """Return the ignore labels that dataset.json declares, as training reads them; empty if there are none.
-
-    Args:
-        references: a label map, or a folder of label maps; dataset.json lies in that folder or in its parent.
-    """
-    folder = references if references.is_dir() else references.parent
-    for description in (folder / "dataset.json", folder.parent / "dataset.json"):
-        try:
-            labels = json.loads(description.read_text(encoding="utf-8"))["labels"]
-            values = [labels["ignore"]] if "ignore" in labels else [k for k, name in labels.items() if name == "ignore"]
-            return tuple(int(value) for value in values)
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-        ):  # no dataset.json, or another format
-            continue
-    return ()

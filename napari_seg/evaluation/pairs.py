@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isnan, nan
 from pathlib import Path
@@ -14,8 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.errors import InputError, NapariSegError, Notice
-from napari_seg.evaluation.labels import BACKGROUND, Classes, as_classes, declared_ignored, mask_ignored, with_labels_of
+from napari_seg.evaluation.declared import declared
+from napari_seg.evaluation.labels import (
+    BACKGROUND,
+    Classes,
+    as_classes,
+    do_overlap,
+    mask_ignored,
+    only_labelled,
+    with_labels_of,
+)
 from napari_seg.evaluation.metrics import Scores, compare_label_maps, disagreement
+from napari_seg.evaluation.regions import compare_regions
 from napari_seg.formats.dicom.headers import file_label
 from napari_seg.formats.endings import nifti_ending
 from napari_seg.formats.image2d import is_image2d
@@ -46,6 +56,7 @@ class Pair:
         classes: meaning of the reference's values; None if both files use the same labels.
         ignore_frame: compare DICOM objects even if their frames of reference differ.
         ignored: ignore labels of the reference; their voxels are not compared.
+        labelled: values of the reference that are annotated; other classes are not compared. None: all.
     """
 
     name: str
@@ -55,6 +66,12 @@ class Pair:
     classes: Classes | None = None
     ignore_frame: bool = False
     ignored: tuple[int, ...] = ()
+    labelled: tuple[int, ...] | None = None
+
+    @property
+    def has_regions(self) -> bool:
+        """True if the classes overlap, so that they are compared one by one."""
+        return do_overlap(self.classes or {})
 
     @property
     def is_image_2d(self) -> bool:
@@ -78,9 +95,15 @@ class Pair:
         prediction, reference = on_common_grid((prediction, self.prediction), (reference, self.reference))
         if self.ignored:
             prediction, reference = mask_ignored(self.ignored, prediction, reference, self.reference.name)
+        if self.has_regions:
+            return prediction, reference
         if self.classes:
-            return prediction, as_classes(reference, self.classes, prediction)
-        return prediction, with_labels_of(prediction, reference)
+            relabelled = as_classes(reference, self.classes, prediction)
+        else:
+            relabelled = with_labels_of(prediction, reference)
+        if self.labelled is None:
+            return prediction, relabelled
+        return only_labelled(self.labelled, self.classes, prediction, relabelled)
 
 
 @dataclass(frozen=True)
@@ -137,6 +160,7 @@ def find_pairs(
     *,
     ignore_frame: bool = False,
     ignored: Sequence[int] = (),
+    only: Collection[str] | None = None,
 ) -> tuple[list[Pair], list[CaseScores]]:
     """Return a pair for each name in both folders, and a failed result for each file without a partner.
 
@@ -145,9 +169,11 @@ def find_pairs(
             file. `case_01_seg.nii.gz` and `case_01_0000_seg.nii.gz` belong to the case `case_01`.
         references: the reference, or a folder of references.
         scans: the scan, or a folder of scans named `case_01.nii.gz` or `case_01_0000.nii.gz`; used only for figures.
-        classes: meaning of the references' values; None if they use the same labels as the predictions.
+        classes: meaning of the references' values; None: those that their dataset.json declares if these overlap, else
+            the labels of the predictions.
         ignore_frame: compare DICOM objects even if their frames of reference differ.
         ignored: ignore labels of the references, in addition to those declared in their dataset.json.
+        only: names of the references to compare; None: all.
 
     Raises:
         InputError: `input.missing`, a path does not exist.
@@ -155,11 +181,14 @@ def find_pairs(
     for path in (predictions, references, *([scans] if scans else [])):
         if not path.exists():
             raise InputError("input.missing", f"there is no file or folder {path}")
-    ignore_labels = tuple(dict.fromkeys((*ignored, *declared_ignored(references))))
+    stated = declared(references)
+    ignore_labels = tuple(dict.fromkeys((*ignored, *stated.ignored)))
+    classes = classes or stated.regions or None
     if predictions.is_file() and references.is_file():
         scan = scans if scans and scans.is_file() else None
         case_name = _stem(Path(file_label(predictions)))
-        return [Pair(case_name, predictions, references, scan, classes, ignore_frame, ignore_labels)], []
+        labelled = stated.labelled.get(_stem(Path(file_label(references))))
+        return [Pair(case_name, predictions, references, scan, classes, ignore_frame, ignore_labels, labelled)], []
     references_by_name = {_stem(path): path for path in _label_maps(references)}
     scans_by_name = {_stem(path).removesuffix("_0000"): path for path in _label_maps(scans)} if scans else {}
     pairs: dict[str, Pair] = {}
@@ -170,17 +199,27 @@ def find_pairs(
         name = next((n for n in (stem, case, case.removesuffix("_0000")) if n in references_by_name), None)
         if name is None:
             unpaired.append(_unpaired(stem, f"{path.name} has no reference with the same name"))
+        elif only is not None and name not in only:
+            continue
         elif name in pairs:
             unpaired.append(
                 _unpaired(stem, f"{path.name} and {pairs[name].prediction.name} belong to the same reference")
             )
         else:
             pairs[name] = Pair(
-                name, path, references_by_name[name], scans_by_name.get(name), classes, ignore_frame, ignore_labels
+                name,
+                path,
+                references_by_name[name],
+                scans_by_name.get(name),
+                classes,
+                ignore_frame,
+                ignore_labels,
+                stated.labelled.get(name),
             )
     unpaired += [
         _unpaired(name, f"{references_by_name[name].name} has no label map with the same name")
         for name in sorted(references_by_name.keys() - pairs)
+        if only is None or name in only
     ]
     return list(pairs.values()), unpaired
 
@@ -189,6 +228,10 @@ def compare_pair(pair: Pair, tolerance_mm: float = 1.0) -> CaseScores:
     """Return the scores of one pair, or the error that prevented them."""
     try:
         prediction, reference = pair.read()
+        notices = tuple(dict.fromkeys((*prediction.notices, *reference.notices)))
+        if pair.classes and pair.has_regions:
+            regions, scores = compare_regions(prediction, reference, pair.classes, tolerance_mm, pair.labelled)
+            return CaseScores(pair.name, pair, regions, scores, notices=notices)
         comparison = compare_label_maps(prediction, reference, tolerance_mm)
         segments = _segments(comparison.labels[1:], prediction, reference)
     except NapariSegError as error:
@@ -213,7 +256,7 @@ def compare_pair(pair: Pair, tolerance_mm: float = 1.0) -> CaseScores:
             name: {names[n]: float(row[n] * prediction.grid.voxel_ml) for n in np.flatnonzero(row)}
             for name, row in zip(names, comparison.confusion, strict=True)
         },
-        tuple(dict.fromkeys((*prediction.notices, *reference.notices))),
+        notices,
     )
 
 
@@ -268,7 +311,7 @@ def compare_with(
     """
     name, ignored = "the reference", tuple[int, ...]()
     if isinstance(reference, Path):
-        name, ignored = file_label(reference), declared_ignored(reference)
+        name, ignored = file_label(reference), declared(reference).ignored
         segmentation = with_all_segments_named(read_label_map(reference, prediction.grid, images=images))
         if is_cropped(reference):
             segmentation = on_grid(segmentation, prediction.grid, reference)

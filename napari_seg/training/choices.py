@@ -28,6 +28,8 @@ _PACKAGES = {"mlflow": "mlflow", "wandb": "wandb", "aim": "aim"}
 """Option -> package that it needs in addition."""
 TRACKERS = ("tensorboard", *_PACKAGES)
 """Services that a training can report to; TensorBoard's events are always written."""
+IGNORE = "ignore"
+"""Name in `Choices.labels` of the values of voxels that are not annotated."""
 CODE = re.compile(r"[$@%]|.*[@%](#|::)")
 """Text that MONAI interprets in configs and metadata.json: it runs `$...`, and resolves `@...` and `%...`."""
 

@@ -119,6 +119,7 @@ def _make_ensemble(root: Path, folds: int, dice: dict[str, list[float]]) -> None
             "members": folds,
             "in_channels": member.get("in_channels"),
             "network": member,
+            **({"regions": True} if content.get("regions") else {}),
         }
         text = yaml.safe_dump(content, sort_keys=False, width=120, default_flow_style=None)
         atomic_write(path, f"{comment}\n{text}")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from napari_seg.errors import BundleError, OutputError, TrainingError
 from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.training.choices import (
+    IGNORE,
     READING,
     Choices,
     check_folds,
@@ -195,6 +196,7 @@ def _make(
 ) -> dict[str, Any]:
     from segnets.data import ClassValues, check
     from segnets.data.file_facts import read_all
+    from segnets.data.labels import ranges
 
     from napari_seg.training.advice import advise
     from napari_seg.training.fingerprint import fingerprint
@@ -208,28 +210,38 @@ def _make(
         )
     check_packages(choices.options)
     check_names([name, *choices.labels, *dataset.labels, *dataset.channels])
-    classes = choices.labels or dataset.labels
-    names = {str(number): label for number, label in enumerate(class_names(classes))} if classes else None
-    values_of = ClassValues(dataset, names, choices.labels or None) if names else None
+    if IGNORE in choices.labels:
+        added = {value for low, high in ranges(choices.labels[IGNORE]) for value in range(low, high + 1)}
+        dataset = replace(dataset, ignored=tuple(sorted({*dataset.ignored, *added})))
+    classes = {label: values for label, values in choices.labels.items() if label != IGNORE} or dataset.labels
+    regions = _regions(dataset, classes, choices)
+    names = {str(number): label for number, label in enumerate(class_names(classes, bool(regions)))}
+    values_of = ClassValues(dataset, names, choices.labels or None, bool(regions)) if classes else None
     facts = read_all(dataset.cases, root / RUN / "cache")
     check(dataset, values_of, allow_empty=choices.settings.get("allow_empty", False), facts=facts)
     found = fingerprint(dataset, facts, every_case=choices.plan == "nnunet")
     values = {label: list(of_label) for label, of_label in _classes(found, classes).items()}
+    values |= {label: list(of_label) for label, of_label in choices.labels.items() if label == IGNORE}
     device = find_device()
-    plan, network = _plan_network(found, choices, device, len(class_names(values)), compared=timing is not None)
+    outputs = len(class_names(values, bool(regions)))
+    plan, network = _plan_network(found, choices, device, outputs, compared=timing is not None)
+    if regions and "regions" not in choices.options:
+        plan.use("regions", "the data set's classes overlap: each gets a sigmoid of its own")
     if choices.fine_tune:
         why = "a tenth of the usual rate, so that the initial weights are not lost"
         plan.set("learning_rate", fine_tuning_rate(choices.options), why)
     settings = choices.settings
     if converted:  # the converted data set is read as such, however the data set of the user is read
         settings = {key: value for key, value in settings.items() if key not in READING or key == "patient"}
-    write_bundle(root, name, plan, found, values, replace(choices, settings=settings), trained_on)
+    write_bundle(root, name, plan, found, values, replace(choices, settings=settings), trained_on, regions)
+    table = label_table(dataset, facts, {label: of_label for label, of_label in values.items() if label != IGNORE})
     written = {
         "dataset": identity(dataset),
         "choices": choices.as_dict(),
         "fingerprint": found.as_dict(),
         "labels": values,
-        "label table": [row._asdict() | {"remarks": list(row.remarks)} for row in label_table(dataset, facts, values)],
+        **({"regions": regions} if regions else {}),
+        "label table": [row._asdict() | {"remarks": list(row.remarks)} for row in table],
         "options": {option: plan.why[option] for option in plan.options},
         "settings": {key: {"value": value, "why": plan.why[key]} for key, value in plan.settings.items()},
         "network": network,
@@ -244,6 +256,30 @@ def _make(
     (root / _UNFINISHED).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
     (root / _UNFINISHED).replace(root / PLAN)
     return written
+
+
+def _regions(dataset: Dataset, classes: dict[str, Any], choices: Choices) -> dict[str, int]:
+    """Return name -> label in results of classes that overlap, in ascending order of precedence; empty if none do.
+
+    Raises:
+        BundleError: `network.regions`, the network can't segment classes that overlap.
+    """
+    from segnets.data.declarations import region_labels
+    from segnets.data.labels import ranges
+
+    given = classes is not dataset.labels
+    if "regions" not in choices.options and (given or not dataset.regions):
+        return {}
+    if choices.network == "MultiView":
+        raise BundleError("network.regions", "found network MultiView for classes that overlap; expected another one")
+    if not given and dataset.regions:
+        return dict(dataset.regions)
+    values = {
+        name: [value for low, high in ranges(of_class) for value in range(low, high + 1)]
+        for name, of_class in classes.items()
+        if name != "background"
+    }
+    return region_labels(values)
 
 
 def _plan_network(

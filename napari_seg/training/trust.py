@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from napari_seg.bundles.lambdas import label_rule, parsed_lambda
 from napari_seg.bundles.read import shipped_root
 from napari_seg.bundles.spec import METADATA
 from napari_seg.errors import BundleError
@@ -67,7 +68,7 @@ def _foreign(root: Path, choices: Choices) -> Iterator[str]:
     known |= {f"_target_ {name}" for name in _TRANSFORMS}
     for path in sorted((root / "configs").glob("*.yaml")):
         for text in _code(_read(path)):
-            if text not in known:
+            if text not in known and not _is_region_rule(text):
                 yield f"configs/{path.name} contains {text[:80]!r}"
     for text in _code(json.loads((root / METADATA).read_text(encoding="utf-8"))):
         yield f"{METADATA.as_posix()} contains {text[:80]!r}"
@@ -75,6 +76,12 @@ def _foreign(root: Path, choices: Choices) -> Iterator[str]:
 
 _TRANSFORMS = ("monai.transforms.NormalizeIntensityd", "monai.transforms.ScaleIntensityRanged")
 """Transforms with which a plan may normalise intensities."""
+
+
+def _is_region_rule(text: str) -> bool:
+    """Return whether an expression only makes labels of masks, as `region_rule` writes it."""
+    function = parsed_lambda(text)
+    return function is not None and label_rule(function) is not None
 
 
 def _read(path: Path) -> Any:

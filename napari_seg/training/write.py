@@ -6,14 +6,14 @@ import inspect
 import json
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from napari_seg.bundles.read import shipped_root
 from napari_seg.bundles.spec import METADATA
 from napari_seg.errors import BundleError
-from napari_seg.training.choices import Choices, check_names
+from napari_seg.training.choices import IGNORE, Choices, check_names
 from napari_seg.training.fingerprint import Fingerprint
 from napari_seg.training.plan import TrainingPlan
 
@@ -38,9 +38,30 @@ def options() -> dict[str, Path]:
     return {path.stem: path for path in files if path.stem not in (*CONFIGS, "multi_gpu_train")}
 
 
-def class_names(classes: dict[str, Any]) -> list[str]:
-    """Return the names of the network's output channels; background, which may have label values, comes first."""
-    return ["background", *(name for name in classes if name != "background")]
+def class_names(classes: dict[str, Any], regions: bool = False) -> list[str]:
+    """Return the names of the network's output channels, background first unless they are regions.
+
+    Args:
+        classes: name -> label values; those of "background" and "ignore" have no class of their own.
+        regions: the classes may overlap.
+    """
+    names = [name for name in classes if name not in ("background", IGNORE)]
+    return names if regions else ["background", *names]
+
+
+def region_rule(names: Sequence[str], regions: Mapping[str, int]) -> str:
+    """Return the expression in a config that makes one label map of the masks of regions.
+
+    `napari_seg.bundles.lambdas.label_rule` reads it back.
+
+    Args:
+        names: names of the network's channels.
+        regions: name -> label, in ascending order of precedence.
+    """
+    rule = "0"
+    for name, label in regions.items():
+        rule = f"torch.where(x[[{names.index(name)}]] > 0, {label}, {rule})"
+    return f"$lambda x: {rule}"
 
 
 def write_bundle(
@@ -51,6 +72,7 @@ def write_bundle(
     classes: dict[str, Any],
     choices: Choices,
     trained_on: int | None = None,
+    regions: Mapping[str, int] | None = None,
 ) -> None:
     """Write configs, metadata, documents and modules of a bundle; the weights come from training.
 
@@ -62,6 +84,7 @@ def write_bundle(
         classes: name -> label values, in the order of the network's channels.
         choices: choices of the user; their settings override the plan.
         trained_on: number of training cases; None means all, as in a cross-validation.
+        regions: name -> label in results, in ascending order of precedence; empty or None: classes do not overlap.
 
     Raises:
         BundleError: `bundle.option`, unknown option; `bundle.setting`, unknown config id; `bundle.name`;
@@ -75,9 +98,11 @@ def write_bundle(
     shutil.copy(shipped / "LICENSE", root / "LICENSE")
     for folder in ("docs", "models"):
         (root / folder).mkdir()
-    _write_configs(root / "configs", plan, found, classes, choices)
+    regions = regions or {}
+    names = class_names(classes, bool(regions))
+    _write_configs(root / "configs", plan, found, classes, choices, region_rule(names, regions) if regions else "")
     how_many = f"{found.cases} cases" if trained_on is None else f"{trained_on} of {found.cases} cases"
-    metadata = _metadata(name, plan, found, class_names(classes), how_many)
+    metadata = _metadata(name, plan, found, names, how_many, regions)
     (root / METADATA).write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
     (root / "docs" / "data_license.txt").write_text(_DATA_LICENSE, encoding="utf-8")
     readme = _README.format(name=name, description=metadata["description"], classes=metadata["label_classes"])
@@ -144,7 +169,7 @@ def _build_network(root: Path) -> None:
 
 
 def _write_configs(
-    folder: Path, plan: TrainingPlan, found: Fingerprint, classes: dict[str, Any], choices: Choices
+    folder: Path, plan: TrainingPlan, found: Fingerprint, classes: dict[str, Any], choices: Choices, region_rule: str
 ) -> None:
     import yaml
     from monai.bundle import ConfigParser
@@ -168,6 +193,8 @@ def _write_configs(
             values = ConfigParser.load_config_file(known[option])
             _update(parser, values if config == "train" else _shared(values, set(parser.get())))
         _update(parser, {name: value for name, value in settings.items() if _top(name) in parser.get()})
+        if region_rule and config == "inference":
+            parser.get()["decision"]["transforms"][-1]["func"] = region_rule
         _set_normalisation(parser.get()["preprocessing"]["transforms"], plan.settings["normalisation"])
         if config == "evaluate" and choices.folds is not None:
             parser.get()["imports"].append("$import sys")
@@ -250,14 +277,23 @@ ONLY_OTHERS = (
 """Line in evaluate.yaml of an ensemble of folds: refuses to evaluate it on its own training cases."""
 
 
-def _metadata(name: str, plan: TrainingPlan, found: Fingerprint, names: list[str], how_many: str) -> dict[str, Any]:
+def _metadata(
+    name: str,
+    plan: TrainingPlan,
+    found: Fingerprint,
+    names: list[str],
+    how_many: str,
+    regions: Mapping[str, int],
+) -> dict[str, Any]:
     """Return the metadata; authors, source and licence of the data are "not stated", for the owner to fill in."""
     from importlib.metadata import version
 
     metadata = json.loads((shipped_root() / METADATA).read_text(encoding="utf-8"))
     metadata.pop("napari_seg", None)
-    classes = names[1:]
-    listed = ", ".join(f"{number} {label}" for number, label in enumerate(names))
+    classes = names if regions else names[1:]
+    labels = {"background": 0, **regions} if regions else {label: number for number, label in enumerate(names)}
+    listed = ", ".join(f"{number} {label}" for label, number in labels.items())
+    kind = " of regions, each with a sigmoid" if regions else ""
     metadata |= {
         "version": "0.1.0",
         "changelog": {"0.1.0": "planned and trained by napari-seg"},
@@ -275,7 +311,7 @@ def _metadata(name: str, plan: TrainingPlan, found: Fingerprint, names: list[str
         "data_type": "2D images" if found.is_2d else "nifti",
         "image_classes": ", ".join(found.channels),
         "label_classes": listed,
-        "pred_classes": f"{len(names)} channels of logits: {', '.join(names)}",
+        "pred_classes": f"{len(names)} channels of logits{kind}: {', '.join(names)}",
         "eval_metrics": {},
         "intended_use": "Research only; not a medical device",
         "references": [],

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from segnets.annotation import IGNORED
 from segnets.data.file_facts import Facts, image_paths, read_all
-from segnets.data.labels import ClassValues, Labels, mode_fault, ranges
+from segnets.data.labels import ClassValues, mode_fault, ranges
 from segnets.data.layouts import Dataset
 from segnets.data.pairing import Case, list_endings
 from segnets.data.patients import may_share_patients
@@ -25,9 +26,6 @@ logger = logging.getLogger(__name__)
 
 GEOMETRY_TOLERANCE = 0.1
 """Largest accepted distance between corners of an image and its label map, in voxels of the image."""
-
-MAX_IGNORED = 0.2
-"""Largest accepted fraction of voxels with an ignored value; these voxels are trained as background."""
 
 
 class Fault(NamedTuple):
@@ -71,6 +69,7 @@ def check(
     cases = dataset.cases if cases is None else cases
     faults += _duplicates(cases)
     known, foreground = None, None
+    ignored = [(value, value) for value in dataset.ignored]
     if classes:
         try:
             values_of = classes.values
@@ -79,7 +78,8 @@ def check(
         else:
             named = [*dataset.labels.values(), dataset.ignored, [0]]
             known = [bounds for values in (*values_of.values(), *named) for bounds in ranges(list(values))]
-            foreground = [bounds for number, values in values_of.items() if number for bounds in ranges(values)]
+            foreground = [bounds for number, values in values_of.items() if number > 0 for bounds in ranges(values)]
+            ignored = ranges(values_of.get(IGNORED, []))
     facts = read_all(cases, cache_dir) if facts is None else facts
     channels = _most_frequent((n for case in cases if (n := _channels(case, facts))), 1)
     for case in cases:
@@ -87,22 +87,14 @@ def check(
         for path, of_file in zip((*image_paths(case), case["label"]), (*scans, label), strict=True):
             faults += [Fault(code, case["name"], text) for code, text in _file_faults(Path(path).name, of_file)]
         found = [
-            *_label_faults(label, known, foreground, allow_empty),
+            *_label_faults(label, known, foreground, ignored, allow_empty),
+            *_labelled_faults(label, dataset.labelled.get(case["name"]), ignored),
             *_channel_faults(_channels(case, facts), num_channels, channels, dataset.is_2d),
             *_mode_faults(scans, num_channels or channels),
             *_axes_faults(scans[0]),
             *_geometry_faults(scans, label),
         ]
         faults += [Fault(code, case["name"], text) for code, text in found]
-    ignored = _ignored_fraction(dataset, classes.labels if classes else None, [facts[case["label"]] for case in cases])
-    if ignored > MAX_IGNORED:
-        values = ", ".join(map(str, dataset.ignored))
-        text = (
-            f"{ignored:.0%} of the voxels have value {values}, which the data set declares as ignored; training can't "
-            f"ignore voxels and would take them for background, which is accepted for at most {MAX_IGNORED:.0%}; "
-            f"if they are background, set labels, e.g. background={dataset.ignored[0]}"
-        )
-        faults.append(Fault("label.ignored", "all", text))
     if faults:
         width, second = (max(len(fault[n]) for fault in faults) for n in (0, 1))
         lines = [f"  {f.code:{width}}  {f.case:{second}}  {f.text}" for f in faults]
@@ -119,26 +111,32 @@ def check(
             "count as one patient each; if they belong to one patient, set patient, a pattern such as '^[^_]+', or "
             "training and validation may share patients"
         )
-    if dataset.ignored:
-        values = ", ".join(map(str, dataset.ignored))
-        text = f"the data set declares value {values} as ignored; it is trained as background"
-        logger.warning(f"{text} ({ignored:.1%} of the voxels)")
+    _log_unannotated(dataset, ignored, [facts[case["label"]] for case in cases])
     if dataset.unread:
         logger.warning(f"files not read and left out: {list_endings(dataset.unread)}")
-    return {
-        case["name"]: _digest([facts[path].get("digest") for path in (*image_paths(case), case["label"])])
-        for case in cases
-    }
+    digests = {}
+    for case in cases:
+        parts = [facts[path].get("digest") for path in (*image_paths(case), case["label"])]
+        labelled = dataset.labelled.get(case["name"])
+        digests[case["name"]] = _digest(parts if labelled is None else [*parts, str(labelled)])
+    return digests
 
 
-def _ignored_fraction(dataset: Dataset, labels: Labels | None, facts: Iterable[Facts]) -> float:
-    """Return the fraction of voxels in label maps with an ignored value for which the user set no class."""
-    given = [bounds for values in (labels or {}).values() for bounds in ranges(values)]
+def _log_unannotated(dataset: Dataset, ignored: Sequence[tuple[int, int]], labels: Iterable[Facts]) -> None:
+    """Log what is not annotated: the fraction of ignored voxels, and the number of cases without some classes."""
     values: Counter[str] = Counter()
-    for of_file in facts:
-        values.update(of_file.get("values", {}))
-    ignored = sum(values[str(value)] for value in dataset.ignored if not _in_ranges(value, given))
-    return ignored / max(1, values.total())
+    for facts in labels:
+        values.update(facts["values"])
+    count = sum(voxels for value, voxels in values.items() if _in_ranges(int(value), ignored))
+    if ignored:
+        stated = ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in ignored)
+        fraction = count / max(1, values.total())
+        logger.info(f"{fraction:.1%} of the voxels are ignored (value {stated}): they are neither trained nor scored")
+    if dataset.labelled:
+        logger.info(
+            f"{len(dataset.labelled)} cases are annotated with some of the classes only, as dataset.json declares; the "
+            "others are neither trained nor scored in them"
+        )
 
 
 def _unpaired(dataset: Dataset) -> Iterator[Fault]:
@@ -184,9 +182,13 @@ def _label_faults(
     facts: Facts,
     known: Iterable[tuple[int, int]] | None,
     foreground: Iterable[tuple[int, int]] | None,
+    ignored: Iterable[tuple[int, int]],
     allow_empty: bool,
 ) -> Iterator[tuple[str, str]]:
-    """Yield the faults of a label map; `known` and `foreground` are ranges of accepted values, None for all."""
+    """Yield the faults of a label map.
+
+    `known` and `foreground` are ranges of accepted values, None for all; `ignored` is the ranges of ignored values.
+    """
     if "error" in facts:
         return
     if facts["channels"] != 1:
@@ -205,11 +207,32 @@ def _label_faults(
         more = f" and {len(unknown) - 6} more" if len(unknown) > 6 else ""
         expected = ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in sorted(set(known)))
         yield "label.values", f"values {some}{more}; expected {expected}; correct them, or assign them with labels"
+    elif values and all(_in_ranges(v, ignored) for v in values):
+        yield (
+            "label.ignored",
+            "all voxels of the label map have an ignored value; expected annotated ones; leave the case out, or "
+            "assign the value with labels, such as background=255",
+        )
     elif not allow_empty and not any(v != 0 if foreground is None else _in_ranges(v, foreground) for v in values):
         yield (
             "label.empty",
             "the label map contains no class; expected at least one; leave the case out, or set allow_empty to true "
             "(--allow_empty true)",
+        )
+
+
+def _labelled_faults(
+    facts: Facts, labelled: Sequence[int] | None, ignored: Iterable[tuple[int, int]]
+) -> Iterator[tuple[str, str]]:
+    """Yield the fault of a label map with other values than dataset.json declares for it; None: it declares none."""
+    values = sorted(int(value) for value in facts.get("values", {}))
+    others = [v for v in values if v and not _in_ranges(v, ignored)] if labelled is not None else []
+    others = [v for v in others if v not in (labelled or ())]
+    if others:
+        yield (
+            "label.labelled",
+            f"the label map has {', '.join(map(str, others[:6]))}, and dataset.json declares that only "
+            f"{', '.join(map(str, labelled or ())) or 'no value'} is annotated in this case; correct one of them",
         )
 
 

@@ -9,12 +9,15 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
+import nibabel
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from PIL import ExifTags, Image, ImageOps
 
+from segnets.annotation import IGNORED, number_of_set
 from segnets.data.layouts import Dataset
 from segnets.errors import TrainingError
 
@@ -26,6 +29,12 @@ Classes = Mapping[str, str]
 Labels = Mapping[str | int, Any]
 """Class, by name or number -> its values in the label maps: a value, a range such as "120-135", or a list of both."""
 
+ORIENTATIONS = {"sagittal": "LR", "coronal": "PA", "axial": "IS"}
+"""Orientation of slices -> the directions across them."""
+
+IGNORE = "ignore"
+"""Key in `Labels` of the values that are ignored."""
+
 _MODES_OVER_8_BITS = ("I", "F")
 """Prefixes of PIL's modes for grey images with more than 8 bits."""
 
@@ -33,16 +42,18 @@ _RANGE = re.compile(r"\s*(-?\d+)\s*-\s*(-?\d+)\s*")
 
 
 class MapLabelsd(MapTransform):
-    """Replace the values of label maps by class numbers.
+    """Replace the values of label maps by the numbers of `segnets.annotation`: classes, background or ignored.
 
     Values are rounded first. Values without a class become background (0).
 
     Args:
         keys: keys of the label maps.
-        labels: class number -> values, as `label_values` returns; None if the values are 0..K already.
+        labels: number -> values, as `ClassValues.values`; None if the values are 0..K already.
         unknown: treatment of values without a class: "background", or "error" to raise `TrainingError`
             "labels.unknown".
         allow_missing_keys: do not raise an error if a key is missing.
+        backgrounds: name of a case -> number of its background, if not 0, as `ClassValues.backgrounds`.
+        annotated_slices: as in `ClassValues`.
     """
 
     def __init__(
@@ -51,22 +62,27 @@ class MapLabelsd(MapTransform):
         labels: Labels | None = None,
         unknown: Literal["background", "error"] = "background",
         allow_missing_keys: bool = False,
+        backgrounds: Mapping[str, int] | None = None,
+        annotated_slices: str | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.ranges = None if labels is None else {int(k): ranges(v) for k, v in labels.items()}
         self.unknown = unknown
+        self.backgrounds = dict(backgrounds or {})
+        self.annotated_slices = annotated_slices
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         mapped = dict(data)
         if self.ranges is None:
             return mapped
+        background = self.backgrounds.get(mapped.get("name", ""), 0)
         for key in self.key_iterator(mapped):
             values = torch.round(mapped[key])
-            result, is_known = torch.zeros_like(values), values == 0
+            result, is_known = torch.full_like(values, background), values == 0
             for number, bounds in self.ranges.items():
                 for low, high in bounds:
                     inside = (values >= low) & (values <= high)
-                    result[inside] = number
+                    result[inside] = number or background
                     is_known |= inside
             if self.unknown == "error" and not is_known.all():
                 unknown = torch.unique(values[~is_known]).tolist()[:6]
@@ -74,12 +90,16 @@ class MapLabelsd(MapTransform):
                     "labels.unknown",
                     f"{key} of {mapped.get('name', 'a case')} has values {unknown}, which belong to no class",
                 )
+            if self.annotated_slices is not None:
+                result[_empty_slices(result, self.annotated_slices).expand_as(result)] = IGNORED
             mapped[key] = result
         return mapped
 
 
-def label_values(dataset: Dataset, classes: Classes, labels: Labels | None = None) -> dict[int, list[int | str]]:
-    """Return class number -> its values in the data set's label maps.
+def label_values(
+    dataset: Dataset, classes: Classes, labels: Labels | None = None, *, overlapping: bool = False
+) -> dict[int, list[int | str]]:
+    """Return class number -> its values in the data set's label maps; -1 stands for ignored voxels, if there are any.
 
     Each class is looked up in `labels` first, then among the names in the data set. There the same name matches,
     regardless of case; otherwise a name matches if all its words occur in the name of this class and of no other class
@@ -90,7 +110,9 @@ def label_values(dataset: Dataset, classes: Classes, labels: Labels | None = Non
         dataset: as `find_dataset` returns.
         classes: number -> name, as in metadata.json's `channel_def`.
         labels: the user's assignment, e.g. {"myelin": "120-135", "axon": 255}; {"background": [7, 8]} accepts 7 and 8
-            as background.
+            as background, and {"ignore": 255} ignores 255. A value that the data set ignores is a class if it is
+            assigned to one.
+        overlapping: accept classes that share values (regions).
 
     Raises:
         TrainingError: "labels.no_class" (`labels` names an unknown class), "labels.unmatched" (only some classes have
@@ -98,9 +120,13 @@ def label_values(dataset: Dataset, classes: Classes, labels: Labels | None = Non
             "labels.regions" (two names in the data set share a value), "labels.bad_value".
     """
     class_names = {int(number): name for number, name in classes.items()}
+    given = {key: [v] if isinstance(v, str | int | float) else list(v) for key, v in (labels or {}).items()}
+    ignored: list[int | str] = given.pop(IGNORE, [])
     found: dict[int, list[int | str]] = {}
-    for key, value in (labels or {}).items():
-        found[_class_number(key, class_names)] = [value] if isinstance(value, str | int | float) else list(value)
+    for key, values in given.items():
+        found[_class_number(key, class_names)] = values
+    assigned = [bounds for values in found.values() for bounds in ranges(values)]
+    ignored += [v for v in dataset.ignored if not any(low <= v <= high for low, high in assigned)]
     missing = {number: name for number, name in class_names.items() if number and number not in found}
     named = _match_names(missing, class_names, dataset.labels)
     largest = max((v for values in dataset.labels.values() for v in values), default=0)
@@ -119,21 +145,24 @@ def label_values(dataset: Dataset, classes: Classes, labels: Labels | None = Non
             f"{_joined(name for number, name in class_names.items() if number)}; assign values to classes with "
             f'labels, e.g. labels: {{"{unmatched[0]}": 1}}',
         )
-    found = dict(sorted({**found, **named}.items()))
+    found = dict(sorted({**found, **named, **({IGNORED: ignored} if ignored else {})}.items()))
+    class_names[IGNORED] = IGNORE
     claims = [(low, high, number) for number, values in found.items() for low, high in ranges(values)]
     for (low, high, number), (start, end, other) in itertools.combinations(claims, 2):
-        if number != other and low <= end and start <= high:
+        may_overlap = overlapping and number > 0 and other > 0
+        if number != other and low <= end and start <= high and not may_overlap:
             if {number, other} <= named.keys():
                 raise TrainingError(
                     "labels.regions",
                     f"the data set names regions that overlap ({class_names[number]} and {class_names[other]} both "
-                    f"have {max(low, start)}), which are not supported; assign each value to one class with labels, "
-                    f'e.g. labels: {{"{class_names[other]}": {max(low, start)}}}',
+                    f"have {max(low, start)}), and this bundle's classes exclude each other; assign each value to one "
+                    f'class with labels, e.g. labels: {{"{class_names[other]}": {max(low, start)}}}, or train a bundle '
+                    "with regions.yaml",
                 )
             raise TrainingError(
                 "labels.overlap",
                 f"value {max(low, start)} belongs to {class_names[number]} and to {class_names[other]}; expected one "
-                "class per value; change labels",
+                "class per value; change labels, or use regions.yaml for classes that overlap",
             )
     return found
 
@@ -219,23 +248,105 @@ def convert_label_map(image: Image.Image) -> Image.Image:
 
 
 class ClassValues:
-    """The values of each class in a data set's label maps, matched on first use.
+    """What the values in a data set's label maps stand for, matched with a bundle's classes on first use.
 
     Args:
         dataset: as `find_dataset` returns.
-        classes: as in `label_values`.
+        classes: as in `label_values`; with `regions` the network's channels from 0 and their names.
         labels: as in `label_values`.
+        regions: the classes are regions, which may overlap.
+        annotated_slices: "sagittal", "coronal" or "axial": slices of volumes of this orientation without any class are
+            ignored, because only some were annotated; None: they are background.
+
+    Raises:
+        TrainingError: "labels.slices", `annotated_slices` is none of these, or the images are 2D images.
     """
 
-    def __init__(self, dataset: Dataset, classes: Classes, labels: Labels | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        classes: Classes,
+        labels: Labels | None = None,
+        regions: bool = False,
+        annotated_slices: str | None = None,
+    ) -> None:
+        if annotated_slices is not None and (annotated_slices not in ORIENTATIONS or dataset.is_2d):
+            raise TrainingError(
+                "labels.slices",
+                f"annotated_slices is {annotated_slices!r}; expected {', '.join(ORIENTATIONS)} for volumes, or null",
+            )
+        self.annotated_slices = annotated_slices
         self.dataset = dataset
-        self.classes = classes
+        self.classes = {"0": "background"} | {str(int(n) + 1): classes[n] for n in classes} if regions else classes
         self.labels = labels
+        self.regions = regions
+
+    @cached_property
+    def of_classes(self) -> dict[int, list[int | str]]:
+        """Class, or region from 1 -> values, from `label_values`, whose errors it raises."""
+        return label_values(self.dataset, self.classes, self.labels, overlapping=self.regions)
 
     @cached_property
     def values(self) -> dict[int, list[int | str]]:
-        """Class number -> values, from `label_values`, whose errors it raises."""
-        return label_values(self.dataset, self.classes, self.labels)
+        """Number in the prepared label maps, see `segnets.annotation` -> values in the files."""
+        if not self.regions:
+            return self.of_classes
+        others: dict[int, list[int | str]] = {n: values for n, values in self.of_classes.items() if n <= 0}
+        return others | {part: values for part, (_, values) in enumerate(self._parts, start=1)}
+
+    @property
+    def parts(self) -> list[list[int]] | None:
+        """Regions of each part, as `segnets.annotation.Parts`; None if the classes are no regions."""
+        return [list(regions) for regions, _ in self._parts] if self.regions else None
+
+    @cached_property
+    def _parts(self) -> list[tuple[tuple[int, ...], list[int | str]]]:
+        """Regions and values of each part: the values that lie in the same regions, in the order of the values."""
+        bounds = {number: ranges(values) for number, values in self.of_classes.items() if number > 0}
+        edges = sorted({edge for pairs in bounds.values() for low, high in pairs for edge in (low, high + 1)})
+        found: dict[tuple[int, ...], list[int | str]] = {}
+        for low, end in itertools.pairwise(edges):
+            inside = tuple(n for n, pairs in bounds.items() if any(start <= low <= last for start, last in pairs))
+            if inside:
+                found.setdefault(inside, []).append(low if end == low + 1 else f"{low}-{end - 1}")
+        return list(found.items())
+
+    @cached_property
+    def _absent(self) -> dict[str, tuple[int, ...]]:
+        """Name of a case -> its classes, or regions, that are not annotated completely, for cases that have some."""
+        absent = {}
+        for case, labelled in self.dataset.labelled.items():
+            bounds = {number: ranges(values) for number, values in self.of_classes.items() if number > 0}
+            absent[case] = tuple(
+                number
+                for number, pairs in bounds.items()
+                if not all(value in labelled for low, high in pairs for value in range(low, high + 1))
+            )
+        return {case: classes for case, classes in absent.items() if classes}
+
+    @property
+    def absent(self) -> list[list[int]]:
+        """Sets of classes, or regions, as `segnets.annotation.AbsentSets`."""
+        return [list(classes) for classes in sorted(set(self._absent.values()))]
+
+    @property
+    def backgrounds(self) -> dict[str, int]:
+        """Name of a case -> number of its background, if it is not 0, see `MapLabelsd`."""
+        return {case: number_of_set(self.absent.index(list(classes))) for case, classes in self._absent.items()}
+
+    @property
+    def outside(self) -> int:
+        """Number of voxels outside of an image: background if all voxels and classes are annotated, else ignored."""
+        some_ignored = IGNORED in self.values or self.annotated_slices is not None
+        return IGNORED if some_ignored or self._absent else 0
+
+
+def _empty_slices(label: torch.Tensor, orientation: str) -> torch.Tensor:
+    """Return a mask of the slices of a volume (1, I, J, K) that contain no class, broadcastable to the volume."""
+    affine = label.affine if isinstance(label, MetaTensor) else np.eye(4)
+    codes = nibabel.aff2axcodes(np.asarray(affine))
+    axis = next(n for n, code in enumerate(codes, start=1) if code in ORIENTATIONS[orientation])
+    return ~(label > 0).amax([n for n in range(label.ndim) if n != axis], keepdim=True)
 
 
 def _class_number(key: str | int, classes: Mapping[int, str]) -> int:

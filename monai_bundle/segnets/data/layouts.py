@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from segnets.data.bids import bids_cases, bids_labels
+from segnets.data.declarations import do_overlap, labelled_values, region_labels
 from segnets.data.lists import TABLES, Listed, is_list_of_cases, listed_cases, read_table
 from segnets.data.pairing import (
     IMAGES_2D,
@@ -55,8 +56,11 @@ class Dataset:
         labels: name -> values in the label files, without background; empty if the data set names none.
         channels: names of the image's channels; empty if the data set names none.
         is_2d: whether the images are 2D images (PNG, JPEG, ...) and not volumes.
-        ignored: values that stand for no class (PASCAL VOC's 255 around objects, nnU-Net's "ignore"). MONAI's losses
-            can't ignore values, so these become background.
+        ignored: values of voxels that are not annotated (PASCAL VOC's 255 around objects, nnU-Net's "ignore"); they are
+            neither trained nor scored.
+        regions: name of a region -> its label in results, see `segnets.data.declarations.region_labels`; empty if no
+            two names in `labels` share a value.
+        labelled: name of a case -> the values that are annotated in it; a case without an entry has all of them.
         unread: ending -> number of files in a format that is not read.
         root: folder of the data set.
         patients: name of a case -> its patient.
@@ -69,6 +73,8 @@ class Dataset:
     channels: tuple[str, ...] = ()
     is_2d: bool = False
     ignored: tuple[int, ...] = ()
+    regions: dict[str, int] = field(default_factory=dict)
+    labelled: dict[str, tuple[int, ...]] = field(default_factory=dict)
     unread: dict[str, int] = field(default_factory=dict)
     root: Path = Path()
     patients: dict[str, str] = field(default_factory=dict)
@@ -152,7 +158,16 @@ def find_dataset(
                 "characters; rename it",
             )
     patients = {case["name"]: patient_of(case["name"], patient) for case in dataset.cases}
-    return replace(dataset, root=root, patients=patients | (stated if patient is None else {}))
+    order = description.get("regions_class_order")
+    return replace(
+        dataset,
+        root=root,
+        patients=patients | (stated if patient is None else {}),
+        regions=region_labels(dataset.labels, order) if do_overlap(dataset.labels) else {},
+        labelled=labelled_values(
+            description, {case["name"] for case in (*dataset.cases, *dataset.unpaired)}, dataset.labels
+        ),
+    )
 
 
 def images(dataset_dir: str | Path, num_channels: int = 1) -> list[Case]:
@@ -255,7 +270,7 @@ def _decathlon(root: Path, description: Mapping[str, Any]) -> tuple[Dataset, dic
     channels = _modalities(description)
     unread = count_unread(*(root / name for name in ("imagesTr", "labelsTr")))
     cases, unpaired = tuple(found.cases), tuple(found.unpaired)
-    dataset = Dataset("decathlon", cases, unpaired, labels, channels, are_2d_images(cases), ignored, unread)
+    dataset = Dataset("decathlon", cases, unpaired, labels, channels, are_2d_images(cases), ignored, unread=unread)
     return dataset, found.patients
 
 
@@ -287,7 +302,7 @@ def _nnunet(root: Path, description: Mapping[str, Any], convertible: bool) -> Da
     channels = description.get("channel_names", description.get("modality", {}))
     names = tuple(str(channels[number]) for number in sorted(channels, key=int))
     unread = count_unread(*folders, convertible=convertible)
-    return Dataset("nnunet", cases, unpaired, labels, names, are_2d_images(cases), ignored, unread)
+    return Dataset("nnunet", cases, unpaired, labels, names, are_2d_images(cases), ignored, unread=unread)
 
 
 def _voc(root: Path) -> Dataset:

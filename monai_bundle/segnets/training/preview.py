@@ -112,7 +112,8 @@ def planes(image: torch.Tensor, label: torch.Tensor, pred: torch.Tensor) -> list
         label: one-hot, (K, *spatial), background first.
         pred: as `label`.
     """
-    label_maps = torch.stack([label.argmax(0), pred.argmax(0)]).byte()
+    # of overlapping classes the last is drawn
+    label_maps = torch.stack([len(x) - 1 - x.flip(0).argmax(0) for x in (label, pred)]).byte()
     spacing = [1.0] * (label.ndim - 1)
     if isinstance(label, MetaTensor):
         label_maps = MetaTensor(torch.as_tensor(label_maps), affine=label.affine)

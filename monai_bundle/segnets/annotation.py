@@ -1,0 +1,137 @@
+"""Define what the numbers in a prepared label map say about each voxel, and make masks of classes from them.
+
+    0            background
+    1, 2, ...    a class; with regions (classes that overlap) a part, which lies in one or several regions
+    -1           ignored: the voxel is not annotated
+    -2, -3, ...  background or one of the classes that are not annotated in this case; each number has a set of classes
+
+So a voxel keeps what is known about it through crops, batches and augmentation, and losses and metrics use no more than
+that. `segnets.data.ClassValues` gives the numbers to the values in the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import AsDiscrete, ClassesToIndicesd, MapTransform, Transform
+from monai.utils import convert_data_type, convert_to_dst_type
+
+IGNORED = -1
+
+Parts = Sequence[Sequence[int]]
+"""The regions, from 1, in which the parts 1, 2, ... lie."""
+
+AbsentSets = Sequence[Sequence[int]]
+"""Classes or regions, from 1, that are not annotated where a label map is -2, -3, ..."""
+
+
+def number_of_set(index: int) -> int:
+    """Return the number in label maps for the set of classes with an index in `AbsentSets`."""
+    return IGNORED - 1 - index
+
+
+def absent_classes(label: torch.Tensor, absent: AbsentSets) -> list[int]:
+    """Return the classes or regions, from 1, that are not annotated in the label map of one case."""
+    lowest = int(label.min()) if label.numel() else 0
+    return list(absent[IGNORED - 1 - lowest]) if lowest < IGNORED else []
+
+
+def region_masks(label: torch.Tensor, parts: Parts) -> torch.Tensor:
+    """Return masks of regions (N, K, *spatial) of label maps (N, 1, *spatial) with numbers of parts; 1 inside.
+
+    Numbers below 0 are in no region.
+    """
+    count = max((region for regions in parts for region in regions), default=1)
+    inside = torch.zeros(len(parts) + 1, count, device=label.device)
+    for part, regions in enumerate(parts, start=1):
+        inside[part, [region - 1 for region in regions]] = 1
+    return inside[label[:, 0].clamp(min=0).long()].movedim(-1, 1)
+
+
+class ShiftLabelsd(MapTransform):
+    """Add a number to label maps, before and after transforms that fill with 0 what lies outside of an image.
+
+    Shifted by one, 0 stands for ignored voxels, so that voxels from outside are ignored too.
+
+    Args:
+        keys: keys of the label maps.
+        by: the number; with 0 nothing is changed.
+    """
+
+    def __init__(self, keys: KeysCollection, by: int) -> None:
+        super().__init__(keys)
+        self.by = by
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        shifted = dict(data)
+        for key in self.keys if self.by else ():
+            shifted[key] = shifted[key] + self.by
+        return shifted
+
+
+class ClassIndicesd(ClassesToIndicesd):
+    """Find the voxels of each class, as MONAI's `ClassesToIndicesd`, for patches around annotated voxels.
+
+    Background of a case without all classes counts as background. If no voxel is annotated, all count as background.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        if all(data[key].min() >= 0 for key in self.keys):
+            return super().__call__(data)
+        numbers = {key: torch.where(data[key] < IGNORED, 0, data[key]) for key in self.keys}
+        found = super().__call__({**data, **numbers})
+        for key in self.keys:
+            found[key] = data[key]
+            indices = found[f"{key}{self.indices_postfix}"]
+            if not any(len(of_class) for of_class in indices):
+                indices[0] = torch.arange(data[key].numel())
+        return found
+
+
+class AsMasksd(Transform):
+    """Convert the logits "pred" and the label map "label" of a case to masks of classes, (K + 1, *spatial).
+
+    The first mask is background, as MONAI's metrics expect it. In ignored voxels both are background; of classes that
+    are not annotated in this case both masks are empty, so that they do not count.
+
+    Args:
+        num_classes: number of the network's channels.
+        parts: see `Parts`; None: the channels are background and classes that exclude each other, and the highest
+            wins. Otherwise each channel is a region, which is present where its logit is above 0.
+        absent: see `AbsentSets`.
+    """
+
+    def __init__(self, num_classes: int, parts: Parts | None = None, absent: AbsentSets = ()) -> None:
+        self.num_classes = num_classes
+        self.parts = parts
+        self.absent = absent
+        self.decide = AsDiscrete(argmax=True, to_onehot=num_classes)
+        self.one_hot = AsDiscrete(to_onehot=num_classes)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        masked = dict(data)
+        logits, label = masked["pred"], masked["label"]
+        if self.parts is None:
+            masks = [self.decide(logits), self.one_hot(label.clamp(min=0))]
+        else:
+            found = convert_data_type(logits, torch.Tensor)[0] > 0
+            inside = region_masks(convert_data_type(label, torch.Tensor)[0][None], self.parts)[0]
+            masks = [_with_background(found, logits), _with_background(inside, label)]
+        if label.min() < 0:
+            for mask in masks:
+                ignored = convert_data_type(label == IGNORED, torch.Tensor, device=mask.device)[0]
+                mask[1:].masked_fill_(ignored, 0)
+                mask[absent_classes(label, self.absent)] = 0
+                mask[0] = ~mask[1:].bool().any(0)
+        masked["pred"], masked["label"] = masks
+        return masked
+
+
+def _with_background(masks: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """Return masks (K + 1, *spatial) of 0 and 1, the first of them background, with the metadata of another tensor."""
+    masks = masks.bool()
+    with_first = torch.cat([~masks.any(0, keepdim=True), masks])
+    return convert_to_dst_type(with_first, source, dtype=torch.float)[0]

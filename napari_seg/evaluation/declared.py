@@ -1,0 +1,74 @@
+"""Read what the dataset.json of a data set declares about the values of its references."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from napari_seg.evaluation.labels import Classes, do_overlap
+from napari_seg.formats.endings import nifti_ending
+
+
+@dataclass(frozen=True)
+class Declared:
+    """Declarations about the label values of a data set, as training reads them.
+
+    Attributes:
+        ignored: values of voxels that are not annotated.
+        regions: name -> values of classes that overlap; empty if no two names share a value.
+        labelled: name of a label map -> the values that are annotated in it; others have all of them.
+    """
+
+    ignored: tuple[int, ...] = ()
+    regions: Classes = field(default_factory=dict)
+    labelled: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def declared(references: Path) -> Declared:
+    """Return what dataset.json declares; nothing if there is none, or one of another format.
+
+    Args:
+        references: a label map, or a folder of label maps; dataset.json lies in that folder or in its parent.
+    """
+    folder = references if references.is_dir() else references.parent
+    for path in (folder / "dataset.json", folder.parent / "dataset.json"):
+        with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            description = json.loads(path.read_text(encoding="utf-8-sig"))
+            values = _values(description["labels"])
+            ignored = values.pop("ignore", ())
+            values = {name: of_class for name, of_class in values.items() if set(of_class) != {0}}
+            classes = {name: tuple((value, value) for value in of_class) for name, of_class in values.items()}
+            labelled = dict(_labelled(description, values))
+            return Declared(ignored, classes if do_overlap(classes) else {}, labelled)
+    return Declared()
+
+
+def _values(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return name -> values; the Decathlon writes {"1": "liver"}, nnU-Net {"liver": 1} or {"liver": [1, 2]}."""
+    found: dict[str, tuple[int, ...]] = {}
+    for key, value in labels.items():
+        if isinstance(value, str):
+            found[value] = (*found.get(value, ()), int(key))
+        else:
+            found[key] = tuple(int(v) for v in (value if isinstance(value, list) else [value]))
+    return found
+
+
+def _labelled(
+    description: Mapping[str, Any], values: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield name of a label map -> annotated values; "labelled" lists names or values."""
+    listed = [*dict(description.get("labelled", {})).items()]
+    for entry in description.get("training", ()):
+        if isinstance(entry, dict) and "labelled" in entry:
+            name = PurePosixPath(entry["label"].replace("\\", "/")).name
+            listed.append(
+                (name.removesuffix(nifti_ending(Path(name)) or PurePosixPath(name).suffix), entry["labelled"])
+            )
+    for name, words in listed:
+        found = [values[word] if isinstance(word, str) else (int(word),) for word in words]
+        yield name, tuple(sorted({value for of_word in found for value in of_word}))

@@ -1,0 +1,73 @@
+"""Score classes that overlap (regions), each as a label map of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from napari_seg.errors import InputError
+from napari_seg.evaluation.labels import BACKGROUND, Classes, is_annotated
+from napari_seg.evaluation.metrics import Scores, compare_label_maps
+from napari_seg.volume import Segment, Segmentation, distinct_color
+
+
+def compare_regions(
+    prediction: Segmentation,
+    reference: Segmentation,
+    regions: Classes,
+    tolerance_mm: float = 1.0,
+    labelled: Collection[int] | None = None,
+) -> tuple[tuple[Segment, ...], dict[str, Scores]]:
+    """Return the regions and their scores.
+
+    A region of the reference is the union of its values. In the result a value means the same; a label that no region
+    has belongs to the region of its name, and to all regions with at least the values of that one.
+
+    Args:
+        prediction: the result.
+        reference: the reference, on the same voxels.
+        regions: name -> ranges of values of the reference; those of background are left out.
+        tolerance_mm: tolerance of the NSD.
+        labelled: values that are annotated; regions with other values are left out. None: all.
+
+    Raises:
+        InputError: `labels.unknown`, a value of the reference belongs to no region; `geometry.mismatch`.
+    """
+    values = _values(regions, np.union1d(np.unique(prediction.array), np.unique(reference.array)))
+    known = {0, *(value for of_region in values.values() for value in of_region)}
+    if unknown := sorted(set(np.unique(reference.array).tolist()) - known):
+        raise InputError(
+            "labels.unknown",
+            f"the reference contains {', '.join(map(str, unknown[:6]))}, which no region has; assign these values, for "
+            f"example background={unknown[0]}",
+        )
+    values.pop(BACKGROUND, None)
+    names = {segment.label: segment.name for segment in prediction.segments if segment.label not in known}
+    segments, scores = [], {}
+    for number, (name, of_region) in enumerate(values.items(), start=1):
+        if labelled is not None and not is_annotated(regions[name], labelled):
+            continue
+        inner = {other for other in values if _covers(regions[name], regions[other])}
+        found = [*of_region, *(label for label, its in names.items() if its in inner)]
+        segment = Segment(number, name, distinct_color(number))
+        found_mask, expected_mask = (
+            Segmentation(np.isin(side.array, labels).astype(np.uint8), side.grid, (Segment(1, name, segment.color),))
+            for side, labels in ((prediction, found), (reference, of_region))
+        )
+        segments.append(segment)
+        scores[name] = compare_label_maps(found_mask, expected_mask, tolerance_mm).scores[1]
+    return tuple(segments), scores
+
+
+def _values(regions: Classes, present: np.ndarray) -> dict[str, list[int]]:
+    """Return name -> those of some values that its ranges contain."""
+    return {
+        name: [int(v) for v in present if v and any(low <= v <= high for low, high in bounds)]
+        for name, bounds in regions.items()
+    }
+
+
+def _covers(outer: tuple[tuple[int, int], ...], inner: tuple[tuple[int, int], ...]) -> bool:
+    """Return whether each range of `inner` lies in one of `outer`."""
+    return all(any(low <= start and end <= high for low, high in outer) for start, end in inner)

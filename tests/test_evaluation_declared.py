@@ -1,0 +1,43 @@
+"""Test what a dataset.json says about the references of an evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from napari_seg.evaluation.declared import Declared, declared
+
+
+def write(folder: Path, **description: object) -> Path:
+    (folder / "labelsTr").mkdir(parents=True)
+    (folder / "dataset.json").write_text(json.dumps(description))
+    return folder / "labelsTr"
+
+
+def test_ignored_values_and_regions_are_declared(tmp_path: Path) -> None:
+    labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+    regions = {"whole": ((1, 1), (2, 2)), "core": ((2, 2),)}
+    folder = write(tmp_path / "a", labels=labels)
+    assert declared(folder) == declared(folder / "case.nii.gz") == Declared((3,), regions)
+    assert declared(write(tmp_path / "b", labels={"0": "background", "1": "liver", "4": "ignore"})) == Declared((4,))
+    assert declared(write(tmp_path / "c", labels={"background": 0, "liver": [1, 2]})) == Declared()
+    assert declared(tmp_path) == Declared()
+
+
+def test_annotated_classes_of_a_case_are_declared(tmp_path: Path) -> None:
+    labels = {"0": "background", "1": "liver", "2": "spleen"}
+    listing = [
+        {"image": "./imagesTr/x.nii.gz", "label": "./labelsTr/a.nii.gz", "labelled": ["liver"]},
+        {"image": "./imagesTr/b.nii.gz", "label": "labelsTr\\b.nii.gz", "labelled": [2, "liver"]},
+        {"image": "./imagesTr/c.nii.gz", "label": "./labelsTr/c.nii.gz"},
+    ]
+    folder = write(tmp_path, labels=labels, training=listing, labelled={"d": []})
+    assert declared(folder).labelled == {"a": (1,), "b": (1, 2), "d": ()}
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"labels": 3}', '{"labels": {"a": "b"}}', '{"labels": {"a": null}}'])
+def test_other_files_of_this_name_declare_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "dataset.json").write_text(text)
+    assert declared(tmp_path) == Declared()

@@ -1,0 +1,101 @@
+"""Test the numbers in prepared label maps, and the masks that metrics get from them, by hand."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import AsDiscreted, ClassesToIndicesd
+
+from napari_seg.bundles.read import shipped_root
+
+sys.path.insert(0, str(shipped_root()))
+
+from segnets.annotation import AsMasksd, ClassIndicesd, ShiftLabelsd, absent_classes, region_masks
+from segnets.metrics import Dice
+
+NESTED = [[1], [1, 2]]
+
+
+def logits_of(classes: list[int], count: int = 3) -> MetaTensor:
+    """Return logits (K, 1, W) with which each class wins."""
+    one_hot = torch.nn.functional.one_hot(torch.tensor([classes]), count).movedim(-1, 0)
+    return MetaTensor(one_hot * 4.0 - 2, affine=torch.diag(torch.tensor([2.0, 3, 1, 1])))
+
+
+def label_of(*numbers: int) -> MetaTensor:
+    return MetaTensor(torch.tensor([[numbers]]).float(), affine=torch.diag(torch.tensor([2.0, 3, 1, 1])))
+
+
+def dice(data: dict) -> list[float]:
+    return Dice()(data["pred"][None], data["label"][None])[0].tolist()
+
+
+def test_without_ignored_voxels_masks_are_those_of_monai() -> None:
+    data = {"pred": logits_of([0, 1, 2, 2]), "label": label_of(0, 1, 1, 2), "name": "x"}
+    masks = AsMasksd(3)(data)
+    expected = AsDiscreted(["pred", "label"], argmax=[True, False], to_onehot=3)(data)
+    for key in ("pred", "label"):
+        assert torch.equal(masks[key], expected[key])
+        assert masks[key].dtype == expected[key].dtype
+        assert masks[key].pixdim.tolist() == [2, 3]
+    assert masks["name"] == "x"
+
+
+def test_ignored_voxels_do_not_count() -> None:
+    """The errors are in ignored voxels; they would make the Dice 2/3 and 0."""
+    data = {"pred": logits_of([1, 1, 0, 2]), "label": label_of(1, -1, 0, -1)}
+    masks = AsMasksd(3)(data)
+    assert masks["pred"].tolist() == masks["label"].tolist() == [[[0, 1, 1, 1]], [[1, 0, 0, 0]], [[0, 0, 0, 0]]]
+    assert dice(masks) == pytest.approx([1, torch.nan], nan_ok=True)
+
+
+def test_a_class_that_a_case_lacks_does_not_count() -> None:
+    data = {"pred": logits_of([1, 2, 0]), "label": label_of(1, -2, -2)}
+    masks = AsMasksd(3, absent=[[2]])(data)
+    assert masks["pred"].tolist() == [[[0, 1, 1]], [[1, 0, 0]], [[0, 0, 0]]]
+    assert dice(masks) == pytest.approx([1, torch.nan], nan_ok=True)
+    assert absent_classes(label_of(1, -3), [[2], [1, 2]]) == [1, 2]
+    assert absent_classes(label_of(1, -1), [[2], [1, 2]]) == []
+
+
+def test_regions_overlap() -> None:
+    found = MetaTensor(torch.tensor([[[1.0, 2, -1, -1]], [[-1.0, 3, 4, -5]]]))
+    masks = AsMasksd(2, NESTED)({"pred": found, "label": label_of(1, 2, 0, -1)})
+    assert masks["label"].tolist() == [[[0, 0, 1, 1]], [[1, 1, 0, 0]], [[0, 1, 0, 0]]]
+    assert masks["pred"].tolist() == [[[0, 0, 0, 1]], [[1, 1, 0, 0]], [[0, 1, 1, 0]]]
+    assert masks["label"].pixdim.tolist() == [2, 3]
+    assert dice(masks) == pytest.approx([1, 2 / 3])
+    masks = AsMasksd(2, NESTED, absent=[[2]])({"pred": found, "label": label_of(1, 2, -2, -1)})
+    assert dice(masks) == pytest.approx([1, torch.nan], nan_ok=True)
+
+
+def test_masks_of_regions_are_looked_up() -> None:
+    label = torch.tensor([[[0.0, 1, 2, -1, -2]]])
+    assert region_masks(label, NESTED).tolist() == [[[0, 1, 1, 0, 0], [0, 0, 1, 0, 0]]]
+    assert region_masks(label.byte() * 0, NESTED).sum() == 0
+
+
+def test_patches_lie_around_annotated_voxels() -> None:
+    find = ClassIndicesd("label", num_classes=3)
+    assert [part.tolist() for part in find({"label": label_of(0, -1, 2, 2)})["label_cls_indices"]] == [[0], [], [2, 3]]
+    found = find({"label": label_of(-2, -1, 1, -1)})
+    assert [part.tolist() for part in found["label_cls_indices"]] == [[0], [2], []]
+    assert found["label"].tolist() == [[[-2, -1, 1, -1]]]
+    assert [part.tolist() for part in find({"label": label_of(-1, -1)})["label_cls_indices"]] == [[0, 1], [], []]
+    label = label_of(0, 1, 1, 2)
+    expected = ClassesToIndicesd("label", num_classes=3)({"label": label})["label_cls_indices"]
+    for ours, theirs in zip(find({"label": label})["label_cls_indices"], expected, strict=True):
+        assert torch.equal(torch.as_tensor(ours), torch.as_tensor(theirs))
+
+
+def test_shifted_labels_are_filled_with_ignored_voxels() -> None:
+    """What lies outside of an image is filled with 0, which is -1 after the way back."""
+    data = {"label": label_of(0, 2, -1)}
+    shifted = ShiftLabelsd("label", 1)(data)["label"]
+    padded = torch.nn.functional.pad(shifted, (1, 0))
+    assert ShiftLabelsd("label", -1)({"label": padded})["label"].tolist() == [[[-1, 0, 2, -1]]]
+    assert data["label"].tolist() == [[[0, 2, -1]]]
+    assert ShiftLabelsd("label", 0)(data)["label"] is data["label"]

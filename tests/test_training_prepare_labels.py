@@ -1,0 +1,180 @@
+"""Train on labels as people have them: ignored voxels, overlapping classes, cases without some classes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import datasets
+import nibabel
+import numpy as np
+import pytest
+import yaml
+
+from napari_seg.bundles.read import read_bundle
+from napari_seg.cli.main import main
+from napari_seg.errors import BundleError, TrainingError
+from napari_seg.formats.label_maps import read_label_map
+from napari_seg.training.choices import Choices
+from napari_seg.training.prepare import plan_bundle
+from napari_seg.training.run import RUN, ship, weights_of
+from napari_seg.training.segnets_modules import with_segnets
+from napari_seg.training.trust import check_code
+
+BRIEF = {"num_workers": 0, "learning_rate": 0.02}
+SMALL = {"channels": [4, 8], "strides": [1, 2], "encoder_convs": 1}
+SETTINGS = BRIEF | {f"network_def#{name}": value for name, value in SMALL.items()}
+NESTED = {"background": 0, "both": [1, 2], "back": 2}
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    return datasets.write_decathlon(tmp_path / "balls", cases=6)
+
+
+def describe(root: Path, **changes: Any) -> dict[str, Any]:
+    """Change the dataset.json of a data set and return it."""
+    path = root / "dataset.json"
+    description = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(description))
+    return description
+
+
+def edit_labels(root: Path, change: Any) -> None:
+    """Replace each label map by what `change` returns for its number and its array."""
+    for number, path in enumerate(sorted((root / "labelsTr").iterdir())):
+        image = nibabel.load(path)
+        array = change(number, np.array(image.dataobj))
+        nibabel.save(nibabel.Nifti1Image(array.astype(np.uint8), image.affine), path)
+
+
+def one_slice_in_five(number: int, array: np.ndarray) -> np.ndarray:
+    array[:, :, [k for k in range(array.shape[2]) if (k + number) % 5]] = 255
+    return array
+
+
+def run(out: Path, run_id: str, config: str, **values: Any) -> None:
+    """Run a config of a bundle as `python -m monai.bundle run` does, but in this process and on its weights."""
+    from monai.bundle import ConfigWorkflow
+
+    with with_segnets():
+        workflow = ConfigWorkflow(
+            str(out / "configs" / f"{config}.yaml"),
+            meta_file=str(out / "configs" / "metadata.json"),
+            logging_file=False,
+            run_id=run_id,
+            **({} if run_id == "training" else {"checkpoint": str(out / "models" / "model.pt")}),
+            **{name: str(value) if isinstance(value, Path) else value for name, value in values.items()},
+        )
+        workflow.initialize()
+        workflow.run()
+
+
+def train(dataset: Path, out: Path, epochs: int = 8, **choices: Any) -> dict[str, Any]:
+    """Plan a bundle, train it and return its plan."""
+    settings = SETTINGS | {"max_epochs": epochs, "val_interval": epochs}
+    plan = plan_bundle(dataset, out, Choices(settings=settings, **choices))
+    run(out, "training", "train", dataset_dir=dataset, output_dir=out / RUN)
+    weights = weights_of(out / RUN)
+    assert weights is not None
+    ship(out, weights, {})
+    return plan
+
+
+def predict(scans: Path, out: Path, results: Path) -> None:
+    assert main(["predict", str(scans), "--model", str(out), "--trust", "-o", str(results)]) == 0
+
+
+def labels(path: Path) -> np.ndarray:
+    return np.asarray(read_label_map(path).array)
+
+
+def dice(out: Path) -> dict[str, float | None]:
+    """Return the Dice of each class in the last validation."""
+    lines = [json.loads(line) for line in (out / "training" / "history.jsonl").read_text().splitlines()]
+    return [line["dice"] for line in lines if "dice" in line][-1]
+
+
+def test_one_slice_in_five_is_enough(dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    edit_labels(dataset, one_slice_in_five)
+    with caplog.at_level(logging.INFO):
+        plan = train(dataset, tmp_path / "out", labels={"front": [1], "back": [2], "ignore": [255]})
+    assert "of the voxels are ignored (value 255): they are neither trained nor scored" in caplog.text
+    assert plan["labels"] == {"front": [1], "back": [2], "ignore": [255]}
+    assert plan["fingerprint"]["label values"] == [1, 2]
+    assert (dice(tmp_path / "out")["front"] or 0) > 0.5
+
+
+def test_overlapping_classes_are_trained_predicted_and_evaluated(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    describe(dataset, labels=NESTED, regions_class_order=[1, 2])
+    out = tmp_path / "out"
+    plan = train(dataset, out)
+    assert plan["regions"] == {"both": 1, "back": 2}
+    assert "regions" in plan["options"]
+    assert set(dice(out)) == {"both", "back"}
+    assert (dice(out)["both"] or 0) > 0.5
+    bundle = read_bundle(out)
+    assert bundle.output.decision == "thresholds"
+    assert [(s.label, s.name) for s in bundle.segments] == [(1, "both"), (2, "back")]
+    config = yaml.safe_load((out / "configs" / "inference.yaml").read_text())
+    rule = "$lambda x: torch.where(x[[1]] > 0, 2, torch.where(x[[0]] > 0, 1, 0))"
+    assert config["decision"]["transforms"][-1]["func"] == rule
+    with with_segnets():
+        check_code(out, Choices())  # this rule is no foreign code
+
+    predict(dataset / "imagesTr", out, tmp_path / "results")
+    run(out, "inference", "inference", dataset_dir=dataset, output_dir=tmp_path / "monai")
+    for number in range(6):
+        name = f"case_0{number}_seg.nii.gz"
+        ours = labels(tmp_path / "results" / name)
+        assert np.array_equal(ours, labels(tmp_path / "monai" / name))
+        assert {*np.unique(ours)} <= {0, 1, 2}
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "results"), str(dataset / "labelsTr"), "--json"]) == 0
+    segments = json.loads(capsys.readouterr().out)["segments"]
+    assert set(segments) == {"both", "back", "mean"}
+    run(out, "evaluating", "evaluate", dataset_dir=dataset, output_dir=tmp_path / "scores", part="all")
+    scores = json.loads((tmp_path / "scores" / "summary.json").read_text())["mean_dice"]
+    # a voxel of the inner region alone is in both by its label, and in the inner one by its channel
+    assert scores["back"] == pytest.approx(segments["back"]["dice"]["mean"], abs=1e-5)
+    assert scores["both"] == pytest.approx(segments["both"]["dice"]["mean"], abs=0.05)
+
+
+def test_other_code_than_the_rule_of_regions_is_foreign(dataset: Path, tmp_path: Path) -> None:
+    describe(dataset, labels=NESTED)
+    plan_bundle(dataset, tmp_path / "out", Choices())
+    path = tmp_path / "out" / "configs" / "inference.yaml"
+    config = path.read_text()
+    assert "torch.where(x[[1]] > 0, 2, torch" in config
+    path.write_text(config.replace("torch.where(x[[1]] > 0, 2, torch", "torch.where(x[[1]] > 0, exit(), torch"))
+    with pytest.raises(BundleError, match=r"bundle\.untrusted"), with_segnets():
+        check_code(tmp_path / "out", Choices())
+
+
+def test_labels_of_regions_that_were_given_need_the_option(dataset: Path, tmp_path: Path) -> None:
+    given = {"both": [1, 2], "back": [2]}
+    with pytest.raises(TrainingError, match=r"labels\.overlap .*regions\.yaml"):
+        plan_bundle(dataset, tmp_path / "out", Choices(labels=given))
+    plan = plan_bundle(dataset, tmp_path / "out", Choices(labels=given, options=("regions",)), dry_run=True)
+    assert plan["regions"] == {"both": 1, "back": 2}
+    with pytest.raises(BundleError, match=r"network\.regions"):
+        plan_bundle(dataset, tmp_path / "out", Choices(labels=given, options=("regions",), network="MultiView"))
+
+
+def test_a_case_without_a_class_teaches_nothing_about_it(
+    dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each half of the cases has one of two classes."""
+    edit_labels(dataset, lambda number, array: np.where(array == 1 + number % 2, array, 0))
+    listing = describe(dataset)["training"]
+    for number, entry in enumerate(listing):
+        entry["labelled"] = [["front"], ["back"]][number % 2]
+    describe(dataset, labels={"0": "background", "1": "front", "2": "back"}, training=listing)
+    with caplog.at_level(logging.INFO):
+        train(dataset, tmp_path / "out", epochs=1)
+    assert "6 cases are annotated with some of the classes only" in caplog.text
+    assert sum(value is None for value in dice(tmp_path / "out").values()) == 1  # one case validates one class
