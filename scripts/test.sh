@@ -54,6 +54,7 @@ other=$!
 trap 'pkill -P "$other" || true; rm -f "$printed"' EXIT
 (run_half 0 "$@") || status=$?
 wait "$other" || status=$?
+trap 'rm -f "$printed"' EXIT
 cat "$printed"
 if [ "$status" -ne 0 ]; then exit "$status"; fi
 { coverage combine --quiet && coverage report; } || [ "$selects" = yes ]
