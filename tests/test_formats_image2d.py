@@ -17,7 +17,7 @@ from test_formats_fuzz import damaged
 from napari_seg.cli.main import main
 from napari_seg.errors import InputError
 from napari_seg.formats.find import find, find_scans
-from napari_seg.formats.image2d import in_colours, read_image2d, read_label_image2d
+from napari_seg.formats.image2d import count_pages, in_colours, read_image2d, read_label_image2d
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.verdict import verdicts
 from napari_seg.volume import Volume
@@ -165,3 +165,19 @@ def test_a_picture_and_its_mask_are_turned_as_exif_says(tmp_path: Path, orientat
     assert np.array_equal(read_label_image2d(tmp_path / "a.png").array[0, :, :, 0].T, upright)
     Image.fromarray(GREY).save(tmp_path / "c.tif", exif=exif)
     assert np.array_equal(read_label_image2d(tmp_path / "c.tif").array[0, :, :, 0].T, upright)
+
+
+def test_one_page_of_several_is_read(tmp_path: Path) -> None:
+    pages = [Image.fromarray(np.full((4, 5), 50 * n, np.uint8)) for n in range(3)]
+    for name in ("a.tif", "a.gif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+        assert count_pages(tmp_path / name) == 3
+        assert [int(read_image2d(tmp_path / name, 1, page=n).array.max()) for n in range(3)] == [0, 50, 100]
+        assert int(read_label_image2d(tmp_path / name, page=2).array.max()) in (2, 100)  # of a palette: the index
+        for page in (None, 3):
+            with pytest.raises(InputError) as caught:
+                read_image2d(tmp_path / name, page=page)
+            assert caught.value.code == "file.pages"
+    (tmp_path / "b.gif").write_bytes(b"GIF89a")
+    with pytest.raises(InputError):
+        count_pages(tmp_path / "b.gif")

@@ -10,9 +10,11 @@ import nibabel
 import numpy as np
 import phantoms
 import pytest
+import SimpleITK
 from phantoms import rotation
 
 from napari_seg.errors import InputError, OutputError
+from napari_seg.formats.find import find_scans
 from napari_seg.formats.nifti import count_slices, count_volumes, read_nifti, write_nifti, write_volume
 from napari_seg.geometry import Grid
 from napari_seg.volume import Segment, Segmentation, Volume
@@ -411,6 +413,20 @@ def test_a_volume_of_a_type_unknown_to_nifti_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"output\.not_written"):
         write_volume(volume, tmp_path / "a.nii")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.mha"])
+def test_a_single_slice_is_read_on_request(tmp_path: Path, name: str) -> None:
+    array = np.arange(20, dtype=np.uint8).reshape(4, 5, 1)
+    if name == "a.mha":
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array.T), str(tmp_path / name))
+    else:
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / name)
+    (scan,) = find_scans(tmp_path)
+    assert np.array_equal(scan.read(one_slice=True).array[0], array)
+    with pytest.raises(InputError) as caught:
+        scan.read()
+    assert caught.value.code == "data.2d"
 
 
 def test_slices_and_volumes_are_counted_from_the_header(tmp_path: Path) -> None:

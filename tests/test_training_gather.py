@@ -269,6 +269,22 @@ def test_two_segmentations_of_one_structure_are_a_fault(tmp_path: Path, dicom: D
     assert "Quimby" not in message.replace(str(root), "")
 
 
+def test_several_objects_of_one_series_are_merged(tmp_path: Path, dicom: DicomWriter) -> None:
+    root = dicom(tmp_path / "a", "Quimby")
+    scan = read(root / "Quimby^Ann" / "MR")
+    array = np.zeros(scan.grid.shape, np.uint8)
+    array[2:14, 3:15, 2:7] = 1
+    body = Segmentation(array, scan.grid, (Segment(1, "Body", (0, 0, 255)),))
+    write_label_map(body, root / "body.dcm", scan=scan.source, dicom="rtstruct")
+    found, description = gathered(root)
+    assert found is not None
+    assert description["labels"] == {"background": 0, "Body": 1, "Left": 2, "Right": 3}
+    _, labels = load(found, description["training"][0])
+    assert [int((labels == value).sum()) for value in (2, 3)] == [5 * 7 * 3, 3 * 7 * 3]  # not covered by the body
+    assert int((labels == 1).sum()) == 12 * 12 * 5 - 8 * 7 * 3
+    assert [notice.code for notice in found.notices] == ["labels.overlap_resolved"]
+
+
 def test_an_archive_is_searched_as_a_folder(tmp_path: Path) -> None:
     root = write(tmp_path / "a", "p1/ct.nii.gz", "p1/seg.nii.gz")
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:

@@ -345,7 +345,8 @@ python -m monai.bundle run inference  --config_file configs/inference.yaml --dat
 `training` command above.
 
 `plan.json` gives each setting with its reason. Before you share the bundle, fill in `docs/data_license.txt`, and
-authors, copyright and data_source in `configs/metadata.json`.
+authors, copyright and data_source in `configs/metadata.json`, and delete `training/` and, if it is there, `data/`: they
+contain images of the data set.
 """
 
 _README_OF_FOLDS = """
