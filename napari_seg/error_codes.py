@@ -399,18 +399,19 @@ CODES = {
     ),
     "dataset.bad_table": Code(
         "error",
-        "A BIDS table of labels lacks the columns index and name, or contradicts another table.",
-        "Correct the row that the message shows.",
+        "A table of cases lacks the columns image and label, or a path; or a BIDS table of labels lacks the columns "
+        "index and name, or contradicts another one.",
+        "Correct the columns or the row that the message shows.",
     ),
     "dataset.missing": Code(
         "error",
-        "The folder of the data set, of its images or of its label maps does not exist.",
+        "The data set (a folder or a list of its cases), or the folder of its images or label maps does not exist.",
         "Check the path; give `--images` and `--labels-dir` for folders of other names.",
     ),
     "dataset.no_cases": Code(
         "error",
         "The layout was recognised, but no case was found in it.",
-        "Convert the files to NIfTI, PNG, JPEG or TIFF; the message lists what was not read.",
+        "Give an image and its label map the same name, or list both in a table; the message lists what was not read.",
     ),
     "dataset.no_images": Code(
         "error",
@@ -419,8 +420,8 @@ CODES = {
     ),
     "dataset.unknown": Code(
         "error",
-        "The layout of the data set was not recognised, or there is no layout of the given name.",
-        "Arrange the files in one of the layouts that the message lists, or name it with `--layout`.",
+        "No layout of the data set was recognised, and no scan in it has a label map; or no layout has this name.",
+        "Put label maps next to their scans, list both in a CSV table, or use a layout that the message lists.",
     ),
     "dataset.unreadable": Code(
         "error",
