@@ -62,15 +62,18 @@ class Pretended:
 
     Attributes:
         calls: the options of each training.
+        trained_on: folder of the data of the last training.
     """
 
     def __init__(self, epochs: int = 10) -> None:
         self.epochs = epochs
         self.calls: list[dict[str, Any]] = []
+        self.trained_on: Path | None = None
 
     def plan_bundle(
         self, dataset: Path, out: Path, choices: Any, *, dry_run: bool = False, **options: Any
     ) -> dict[str, Any]:
+        options["report"]("reading the data")
         if not (dataset / "dataset.json").exists():
             raise TrainingError("dataset.missing", f"{dataset} holds no data set")
         if not dry_run:
@@ -80,6 +83,7 @@ class Pretended:
 
     def train(self, out: Path, dataset: Path, **values: Any) -> None:
         self.calls.append(values)
+        self.trained_on = dataset
         (out / "training").mkdir(exist_ok=True)
         for epoch in range(1, self.epochs + 1):
             end = time.monotonic() + 0.1
@@ -266,6 +270,18 @@ def test_a_folder_with_a_training_shows_how_far_it_came(model: TrainModel, tmp_p
     model.session.jobs.wait()
     assert model.state is None
     assert not model.is_resumed
+
+
+def test_converted_data_are_trained_on(
+    model: TrainModel, pretended: Pretended, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PLAN, "converted", {})
+    pretended.epochs = 1
+    model.choose_dataset(data)
+    model.start()
+    model.session.jobs.wait()
+    assert model.output is not None
+    assert pretended.trained_on == model.output / "data"
 
 
 def test_folds_are_continued(

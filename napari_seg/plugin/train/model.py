@@ -187,6 +187,7 @@ class TrainModel:
     def _make_plan(dataset: Path, output: Path, minutes: float, job: Job) -> dict[str, Any]:
         worker = WorkerProcess()
         options: dict[str, Any] = {"dry_run": True, "timed": True, "limits": _limits(minutes)}
+        options["callbacks"] = {"report": partial(_report, job)}
         try:
             plan: dict[str, Any] = job.call(worker, plan_bundle, dataset, output, Choices(), stage=_PLANNING, **options)
             return plan
@@ -199,9 +200,11 @@ class TrainModel:
         stopped = ""
         try:
             options: dict[str, Any] = {"timed": True, "limits": _limits(minutes)}
+            options["callbacks"] = {"report": partial(_report, job)}
             plan = job.call(worker, plan_bundle, dataset, output, Choices(), stage=_PLANNING, **options)
             dataset = data_folder(dataset, output, plan)
             job.post(self._on_planned, plan)
+            dataset = data_folder(dataset, output, plan)
             values: dict[str, Any] = {"fine_tune": plan["choices"].get("fine_tune"), **_limits(minutes)}
             follower = _Follower(output, partial(self._post_state, job))
             call = partial(job.call, worker, poll=follower.poll, stage="Preparing the training")
@@ -300,6 +303,11 @@ class TrainModel:
             return None
         total = progress.seconds + progress.seconds_left
         return progress.seconds / total if total > 0 else None
+
+
+def _report(job: Job, text: str) -> None:
+    """Show a line of the planning as the progress of a job."""
+    job.progress = JobProgress(as_gui_text(text))
 
 
 def _limits(minutes: float) -> dict[str, float]:
