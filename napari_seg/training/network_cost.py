@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 COPIES = 5
 """Values stored per parameter: weight, gradient, two moments of Adam, and the moving average."""
 GRADIENTS = 0.35
-"""Memory of gradients and of the convolutions' scratch space, as a fraction of the stored feature maps. Measured."""
+"""Memory of gradients and of the convolutions' scratch space, as a fraction of the stored feature maps. An estimate."""
 HALF = 0.55
 """Memory of feature maps with mixed precision: most have 16 bits."""
 BASE_BYTES = {"cpu": int(0.9 * 2**30), "cuda": int(0.8 * 2**30)}
