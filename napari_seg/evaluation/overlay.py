@@ -102,8 +102,8 @@ def _views_of_each(volume: Volume, segmentation: Segmentation, segments: Sequenc
 def _views_of_all(segmentation: Segmentation) -> list[_View]:
     """Return rows that show all structures, in planes at equal distances through them."""
     lines = [segmentation.array.any(axis=others) for others in ((1, 2), (0, 2), (0, 1))]
-    ends = [np.flatnonzero(line)[[0, -1]] for line in lines]
-    corners = segmentation.grid.to_world(np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(8, 3))
+    first, last = np.transpose([np.flatnonzero(line)[[0, -1]] for line in lines])
+    corners = segmentation.grid.box(first.tolist(), (last + 1).tolist()).corners_mm
     low, high = corners.min(axis=0), corners.max(axis=0)
     axes = np.arange(3)
     normals = [normal_axis for normal_axis, *_ in _PLANES.values()]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seg.training.fingerprint import Fingerprint
-from napari_seg.training.plan import TrainingPlan, begin, choose_axes
+from napari_seg.training.plan import TrainingPlan, begin, choose_axes, ct_normalisation
 
 BASE_FEATURES = 32
 MAX_FEATURES = {2: 512, 3: 320}
@@ -227,20 +227,10 @@ def _normalise(plan: TrainingPlan, found: Fingerprint, configuration: dict[str, 
         found.channels
     )
     configuration["use_mask_for_norm"] = [masked] * len(found.channels)
-    seen = found.foreground
-    if is_ct and seen["std"] > 0:
-        value = {
-            "_target_": "monai.transforms.ScaleIntensityRanged",
-            "keys": "image",
-            "a_min": seen["low"],
-            "a_max": seen["high"],
-            "b_min": round((seen["low"] - seen["mean"]) / seen["std"], 4),
-            "b_max": round((seen["high"] - seen["mean"]) / seen["std"], 4),
-            "clip": True,
-        }
-        plan.set("normalisation", value, "nnU-Net: the channel is named CT")
+    if is_ct and found.foreground["std"] > 0:
+        plan.set("normalisation", ct_normalisation(found.foreground), "nnU-Net: the channel is named CT")
         return
-    value = {"_target_": "monai.transforms.NormalizeIntensityd", "keys": "image", "channel_wise": True}
+    value: dict[str, Any] = {"_target_": "monai.transforms.NormalizeIntensityd", "keys": "image", "channel_wise": True}
     if masked:
         value["nonzero"] = True
     plan.set("normalisation", value, "nnU-Net: each channel of each image to mean 0 and standard deviation 1")

@@ -265,15 +265,25 @@ def _normalise(plan: TrainingPlan, found: Fingerprint) -> None:
         return
     plan.set(
         "normalisation",
-        {
-            "_target_": "monai.transforms.ScaleIntensityRanged",
-            "keys": "image",
-            "a_min": intensities["low"],
-            "a_max": intensities["high"],
-            "b_min": round((intensities["low"] - intensities["mean"]) / intensities["std"], 4),
-            "b_max": round((intensities["high"] - intensities["mean"]) / intensities["std"], 4),
-            "clip": True,
-        },
+        ct_normalisation(intensities),
         "CT: clipped to the 0.5 and 99.5 percentiles of the labelled voxels, then normalised by their mean and "
         "deviation",
     )
+
+
+def ct_normalisation(intensities: Mapping[str, float]) -> dict[str, Any]:
+    """Return the transform that clips CT intensities and normalises them by mean and deviation, as nnU-Net does.
+
+    Args:
+        intensities: "low", "high", "mean" and "std" of `Fingerprint.foreground`; the deviation is not 0.
+    """
+    low, high, mean, std = (intensities[name] for name in ("low", "high", "mean", "std"))
+    return {
+        "_target_": "monai.transforms.ScaleIntensityRanged",
+        "keys": "image",
+        "a_min": low,
+        "a_max": high,
+        "b_min": round((low - mean) / std, 4),
+        "b_max": round((high - mean) / std, 4),
+        "clip": True,
+    }

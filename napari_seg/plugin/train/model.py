@@ -202,7 +202,6 @@ class TrainModel:
             options: dict[str, Any] = {"timed": True, "limits": _limits(minutes)}
             options["callbacks"] = {"report": partial(_report, job)}
             plan = job.call(worker, plan_bundle, dataset, output, Choices(), stage=_PLANNING, **options)
-            dataset = data_folder(dataset, output, plan)
             job.post(self._on_planned, plan)
             dataset = data_folder(dataset, output, plan)
             values: dict[str, Any] = {"fine_tune": plan["choices"].get("fine_tune"), **_limits(minutes)}
