@@ -65,7 +65,7 @@ class RunProgress:
 
     @property
     def is_live(self) -> bool:
-        """Whether the run has not ended and wrote its progress within the last five minutes."""
+        """Return whether the run has not ended and wrote its progress within the last five minutes."""
         return self.stage != "ended" and self.age_seconds < _STALE_SECONDS
 
 

@@ -248,7 +248,7 @@ def convert_label_map(image: Image.Image) -> Image.Image:
 
 
 class ClassValues:
-    """What the values in a data set's label maps stand for, matched with a bundle's classes on first use.
+    """Meaning of the values in a data set's label maps, matched with a bundle's classes on first use.
 
     Args:
         dataset: as `find_dataset` returns.

@@ -136,17 +136,17 @@ class TrainModel:
 
     @property
     def is_resumed(self) -> bool:
-        """Whether the folder of the model holds a training that Start continues."""
+        """Return whether the folder of the model holds a training that Start continues."""
         return self._has_plan
 
     @property
     def is_at_work(self) -> bool:
-        """Whether a training is running."""
+        """Return whether a training is running."""
         return self.job is not None and self.is_training and not self.session.is_closed
 
     @property
     def can_use(self) -> bool:
-        """Whether there is a model to use."""
+        """Return whether there is a model to use."""
         return self._has_weights and not self.is_at_work
 
     @property
@@ -315,7 +315,7 @@ def _limits(minutes: float) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Found:
-    """What a folder of a model holds."""
+    """Content of the folder of a model."""
 
     has_plan: bool
     has_weights: bool
