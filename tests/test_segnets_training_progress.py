@@ -131,6 +131,7 @@ def test_a_file_says_how_far_the_run_is(tmp_path: Path, monkeypatch: Any) -> Non
     assert written[0]["loss"] is None
     assert written[-1]["seconds_left"] == 0
     assert written[-1]["loss"] == history.loss
+    assert [line["finished"] for line in written] == [False] * 11 + [True]
     assert {(line["epochs"], line["steps"]) for line in written} == {(2, 6)}
     assert [path.name for path in tmp_path.glob("progress*")] == ["progress.jsonl"]
 
@@ -151,7 +152,8 @@ def test_an_interruption_ends_the_bar(tmp_path: Path, monkeypatch: Any, capsys: 
     trainer.add_event_handler(Events.ITERATION_COMPLETED(once=4), lambda engine: engine.terminate(skip_completed=True))
     trainer.run()
     assert capsys.readouterr().err.endswith("\n")
-    assert json.loads((tmp_path / "progress.jsonl").read_text())["stage"] == "ended"
+    written = json.loads((tmp_path / "progress.jsonl").read_text())
+    assert (written["stage"], written["finished"]) == ("ended", False)
 
 
 def test_the_line_counts_the_cases_of_a_validation(tmp_path: Path) -> None:

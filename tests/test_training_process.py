@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from runs import progress_of, write_lines
 
 from napari_seg.errors import Cancelled, EnvironmentFault, NapariSegError, OutputError, TrainingError
 from napari_seg.training import process
@@ -44,6 +45,15 @@ def test_saved_is_said_only_of_what_was_saved(
         process.run([sys.executable, "-c", child], tmp_path / "stop")
     stopper.join()
     assert ready.read_text().endswith(",error::ResourceWarning")
+
+
+@pytest.mark.parametrize(("age", "said"), [(0, "stopped and saved"), (3600, "stopped without saving")])
+def test_an_interrupt_after_the_last_words_of_a_run_loses_nothing(age: int, said: str, tmp_path: Path) -> None:
+    write_lines(tmp_path / "progress.jsonl", [progress_of(10, stage="ended", time=time.time() - age)])
+    stop = tmp_path / "stop"
+    child = f"import pathlib, time; pathlib.Path({str(stop)!r}).touch(); time.sleep(60)"
+    with pytest.raises(Cancelled, match=said):
+        process.run([sys.executable, "-c", child], stop, tmp_path)
 
 
 def test_a_file_stops_whatever_runs(tmp_path: Path) -> None:

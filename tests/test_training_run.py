@@ -8,12 +8,13 @@ from pathlib import Path
 
 import datasets
 import pytest
+from runs import progress_of, write_lines, write_run
 
 from napari_seg.bundles.read import read_bundle, shipped_root
 from napari_seg.bundles.spec import METADATA, WEIGHTS
 from napari_seg.bundles.trust import check_runnable
 from napari_seg.cli.train import _print_folds
-from napari_seg.errors import BundleError, TrainingError
+from napari_seg.errors import BundleError, Cancelled, TrainingError
 from napari_seg.training import folds, run
 from napari_seg.training.choices import Choices
 from napari_seg.training.prepare import plan_bundle
@@ -47,7 +48,7 @@ def test_a_fold_says_how_far_it_was_trained(
     out = tmp_path / "out"
     plan_bundle(dataset, out, Choices(folds=2))
 
-    def pretend(words: list[str], stop_file: Path) -> None:
+    def pretend(words: list[str], stop_file: Path, run_folder: Path | None = None) -> None:
         (out / "fold_1" / "evaluation").mkdir(parents=True, exist_ok=True)
         line = {"epoch": 1, "step": 16, "mean_dice": 0.1, "planned_steps": 4000}
         (out / "fold_1" / "history.jsonl").write_text(json.dumps(line) + "\n")
@@ -56,6 +57,24 @@ def test_a_fold_says_how_far_it_was_trained(
     monkeypatch.setattr(folds, "run", pretend)
     assert folds.cross_validate(out, dataset, 2, 1, report=print) == {"mean": [0.1]}
     assert "fold 1 of 2 was trained for 16 of 4000 planned steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_late_interrupt_stops_no_finished_training(
+    is_finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        write_run(tmp_path / "training", epochs=9)
+        write_lines(tmp_path / "training" / "progress.jsonl", [progress_of(9, "ended", finished=is_finished)])
+        raise Cancelled("run.stopped", "stopped and saved")
+
+    monkeypatch.setattr(run, "run", interrupted)
+    monkeypatch.setattr(run, "write_report", lambda root: None)
+    if is_finished:
+        assert run.train(tmp_path, tmp_path).steps == (24, 30)
+    else:
+        with pytest.raises(Cancelled, match="stopped and saved"):
+            run.train(tmp_path, tmp_path)
 
 
 def test_an_ensemble_cut_short_says_what_it_lacks(

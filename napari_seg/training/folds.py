@@ -64,7 +64,7 @@ def cross_validate(
             continue
         report(f"fold {fold} of {folds}")
         training, evaluating = fold_commands(root, dataset_dir, fold, folds, **values)
-        run(training, root / STOP)
+        run(training, root / STOP, folder)
         if (steps := read_summary(folder).steps) and steps[0] < steps[1]:
             report(f"fold {fold} of {folds} was trained for {steps[0]} of {steps[1]} planned steps")
         run(evaluating, root / STOP)

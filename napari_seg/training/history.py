@@ -49,6 +49,7 @@ class RunProgress:
         validated: cases of the current validation that are done.
         to_validate: cases of the current validation; 0 outside a validation.
         age_seconds: time since the run wrote this.
+        is_finished: whether it reached its last step or its time limit, and saved and validated everything.
     """
 
     stage: str
@@ -62,6 +63,7 @@ class RunProgress:
     validated: int
     to_validate: int
     age_seconds: float
+    is_finished: bool = False
 
     @property
     def is_live(self) -> bool:
@@ -170,6 +172,19 @@ def current_run(root: Path) -> Path:
     return max(folders, key=lambda path: _written(path / "progress.jsonl"))
 
 
+def ended_since(run_folder: Path, start: float) -> RunProgress | None:
+    """Return the last progress of a run that has saved everything and ended after a time; otherwise None.
+
+    Args:
+        run_folder: folder of the run.
+        start: time in seconds since 1970.
+    """
+    progress = _read_progress(run_folder)
+    if progress is None or progress.stage != "ended" or time.time() - progress.age_seconds < start - 1:
+        return None
+    return progress
+
+
 def _written(path: Path) -> float:
     try:
         return path.stat().st_mtime
@@ -198,6 +213,7 @@ def _read_progress(run_folder: Path) -> RunProgress | None:
         validated=done,
         to_validate=total,
         age_seconds=time.time() - _number(line.get("time")),
+        is_finished=line.get("finished") is True,
     )
 
 

@@ -14,12 +14,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from napari_seg.errors import Cancelled, EnvironmentFault, NapariSegError, OutputError, TrainingError
+from napari_seg.training.history import ended_since
 from napari_seg.worker import call_after_death
 
 _POLL_SECONDS = 0.25
@@ -32,7 +34,7 @@ _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP
 _KILLED = getattr(signal, "SIGKILL", 9)
 
 
-def run(command: list[str], stop_file: Path) -> None:
+def run(command: list[str], stop_file: Path, run_folder: Path | None = None) -> None:
     """Run a command to its end and show its output.
 
     An interrupt (Ctrl-C, SIGTERM, a closed terminal) is forwarded to the command, which saves and ends. If this process
@@ -41,6 +43,8 @@ def run(command: list[str], stop_file: Path) -> None:
     Args:
         command: words of the command; the first is the Python interpreter.
         stop_file: if this file appears, it is removed and the command is interrupted as by SIGTERM.
+        run_folder: folder of the run that the command trains, if it does: an interrupt that kills it after it has
+            saved everything loses nothing.
 
     Raises:
         TrainingError: the command failed; the error has its code and message if the command reported them.
@@ -48,6 +52,7 @@ def run(command: list[str], stop_file: Path) -> None:
         EnvironmentFault: a process that reads the data failed (`environment.*`).
         Cancelled: the command was interrupted; the message says whether it saved.
     """
+    start = time.time()
     child, output_fd = _start(command)
     interrupted = False
 
@@ -73,11 +78,12 @@ def run(command: list[str], stop_file: Path) -> None:
     if interrupted:
         # the exit statuses of `segnets.training.StopOnSignal`; a process that dies of a signal (while Python loads, or
         # of a second signal) has another status
-        has_saved = status in (0, *(128 + number for number in _SIGNALS))
+        is_saved = status in (0, *(128 + number for number in _SIGNALS))
+        is_saved = is_saved or (run_folder is not None and ended_since(run_folder, start) is not None)
         raise Cancelled(
             "run.stopped",
             "stopped and saved; run the same command again to continue"
-            if has_saved
+            if is_saved
             else "stopped without saving; run the same command again to continue from the last checkpoint",
         )
     if status:

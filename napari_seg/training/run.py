@@ -8,16 +8,17 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from napari_seg.bundles.spec import METADATA, WEIGHTS
-from napari_seg.errors import OutputError, TrainingError
+from napari_seg.errors import Cancelled, OutputError, TrainingError
 from napari_seg.formats.atomic import atomic_file, atomic_write
 from napari_seg.training.choices import digest
-from napari_seg.training.history import RUN, RunSummary, read_summary
+from napari_seg.training.history import RUN, RunSummary, ended_since, read_summary
 from napari_seg.training.process import run
 from napari_seg.training.report import write_report
 
@@ -85,6 +86,8 @@ def training_command(
 def train(root: Path, dataset_dir: Path, **values: Any) -> RunSummary:
     """Start or resume the training of a bundle; its best weights so far end up in the bundle, also after a stop.
 
+    An interrupt that arrives after the training has finished stops nothing any more.
+
     Args:
         root: folder of the bundle.
         dataset_dir: folder of the data set.
@@ -94,8 +97,13 @@ def train(root: Path, dataset_dir: Path, **values: Any) -> RunSummary:
         TrainingError: the training failed.
         Cancelled: it was interrupted.
     """
+    start = time.time()
     try:
-        run(training_command(root, dataset_dir, **values), root / STOP)
+        run(training_command(root, dataset_dir, **values), root / STOP, root / RUN)
+    except Cancelled:
+        ended = ended_since(root / RUN, start)
+        if ended is None or not ended.is_finished:
+            raise
     finally:
         summary, weights = read_summary(root / RUN), weights_of(root / RUN)
         if weights:

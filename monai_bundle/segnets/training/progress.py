@@ -65,13 +65,13 @@ class Progress:
         self._started = self._shown = self._written = 0.0
         self._validated = (0, 0)  # cases of the validation that runs, done and total
         self._timed_from: tuple[int, float] | None = None  # a step and when it ended
-        self._is_estimated = False
+        self._is_estimated = self._is_finished = False
 
     def attach(self, trainer: Engine) -> None:
         """Show progress after the trainer's steps."""
         trainer.add_event_handler(Events.STARTED, self._start)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._step)
-        trainer.add_event_handler(Events.COMPLETED, self._end)
+        trainer.add_event_handler(Events.COMPLETED, self._completed)
         trainer.add_event_handler(Events.TERMINATE, self._interrupted)
         if self.history.validator is not None:
             self.history.validator.add_event_handler(Events.ITERATION_COMPLETED, self._validation_step, trainer)
@@ -111,6 +111,10 @@ class Progress:
     def _interrupted(self, trainer: Engine) -> None:
         if trainer.should_terminate == "skip_completed":
             self._end(trainer)
+
+    def _completed(self, trainer: Engine) -> None:
+        self._is_finished = True
+        self._end(trainer)
 
     def _end(self, trainer: Engine) -> None:
         if self._bar is None:
@@ -158,6 +162,7 @@ class Progress:
             "seconds_left": self._seconds_left_or_none(trainer, stage),
             "done": done,
             "total": total,
+            "finished": self._is_finished,
             "time": round(time.time(), 1),
         }
         path = self.history.path.with_name(FILE)
