@@ -22,7 +22,7 @@ pytest.importorskip("napari", reason="the plugin's tests need napari: pip instal
 
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QCloseEvent
-from qtpy.QtWidgets import QApplication, QFileDialog, QMainWindow, QMessageBox
+from qtpy.QtWidgets import QApplication, QDockWidget, QFileDialog, QMainWindow, QMessageBox, QPushButton
 
 from napari_seg.cli.main import main
 from napari_seg.errors import EnvironmentFault, Notice
@@ -747,6 +747,22 @@ def test_closing_asks_while_a_training_runs(viewer: Any, trained: TrainTab, answ
     trained.model.stop()
     qtbot.waitUntil(lambda: trained.model.job is None, timeout=10_000)
     assert close(viewer)
+
+
+def test_closing_the_panel_alone_asks_too(
+    viewer: Any, panel: Panel, trained: TrainTab, answers: list[Any], qtbot: Any
+) -> None:
+    trained._start_button.click()
+    qtbot.waitUntil(lambda: trained.model.state is not None, timeout=10_000)
+    job, dock = trained.model.job, panel.parent()
+    assert isinstance(dock, QDockWidget)
+    for is_closed, answer in ((False, BUTTONS.Cancel), (True, BUTTONS.Close)):
+        answers.append(answer)
+        dock.findChild(QPushButton, "QTitleBarCloseButton").click()
+        assert answers == []
+        assert trained.model.is_at_work is not is_closed
+    assert panel.parent() is None
+    qtbot.waitUntil(lambda: not job.is_running, timeout=10_000)
 
 
 def _colours(widget: Any) -> list[Any]:

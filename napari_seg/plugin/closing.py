@@ -1,7 +1,7 @@
 """Protection of work: periodic copies of edited labels, and questions before a window with such work closes.
 
 A guard lives as long as its window, also when the panel is closed. It asks if a user closes the window (its button,
-Ctrl-W, Ctrl-Q) while labels are unsaved or a training runs. It does not ask if a program closes the viewer
+Ctrl-W, Ctrl-Q) while labels are unsaved or a training runs, and if a user closes only the panel while a training runs. It does not ask if a program closes the viewer
 (`viewer.close()`) or if the window is hidden or offscreen: then it writes copies, which the next panel offers, and a
 training saves and stops.
 """
@@ -124,9 +124,8 @@ class UnsavedGuard(QObject):
 
     def _may_close(self) -> bool:
         layers = self.unsaved
-        has_screen = self.parent().isVisible() and QGuiApplication.platformName() not in _WITHOUT_SCREEN
-        can_ask = has_screen and not self._is_ended_by_program
-        if can_ask and self._training is not None and self._training.is_at_work and not self._may_stop_training():
+        can_ask = self._can_ask
+        if can_ask and not self._may_stop_training("napari"):
             return False
         if layers and can_ask:
             answer, buttons = self._ask(layers), QMessageBox.StandardButton
@@ -143,12 +142,27 @@ class UnsavedGuard(QObject):
             logger.warning("unsaved labels could not be copied: %s", error)
         return True
 
-    def _may_stop_training(self) -> bool:
-        """Ask whether a training may be stopped; the panel stops it when the window closes."""
-        assert self._training is not None
+    @property
+    def _can_ask(self) -> bool:
+        has_screen = self.parent().isVisible() and QGuiApplication.platformName() not in _WITHOUT_SCREEN
+        return has_screen and not self._is_ended_by_program
+
+    def may_close_panel(self) -> bool:
+        """Ask before the panel alone is closed while a training runs, because that stops it; return the answer."""
+        return not self._can_ask or self._may_stop_training("the panel")
+
+    def _may_stop_training(self, what: str) -> bool:
+        """Ask whether a training may be stopped if one runs; the panel stops it when it is closed.
+
+        Args:
+            what: what is being closed.
+        """
+        if self._training is None or not self._training.is_at_work:
+            return True
         box = QMessageBox(QMessageBox.Icon.Question, "Stop the training?", "", parent=self.parent())
         box.setTextFormat(Qt.TextFormat.PlainText)
-        box.setText("A training is running. Closing napari saves and stops it; “Resume” in the Train tab continues it.")
+        text = f"A training is running. Closing {what} saves and stops it; “Resume” in the Train tab continues it."
+        box.setText(text)
         box.setInformativeText(self._training.status)
         buttons = QMessageBox.StandardButton
         box.setStandardButtons(buttons.Close | buttons.Cancel)

@@ -6,7 +6,9 @@ one `environment.napari` that says so, instead of an AttributeError somewhere in
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from napari_seg.errors import EnvironmentFault
 
@@ -63,6 +65,15 @@ def brush_circle(viewer: Any) -> BrushCircleOverlay:
         if isinstance(overlay, BrushCircleOverlay):
             return overlay
     raise _unsupported("BrushCircleOverlay in viewer.canvas.overlays")
+
+
+def ask_before_closing(dock: Any, may_close: Callable[[], bool]) -> None:
+    """Let a function decide whether the close button of a dock closes it; other docks than napari's are left alone."""
+    close = getattr(type(dock), "destroyOnClose", None)  # its title bar, with the button, is made again at times
+    if close is None:
+        return
+    weak = ref(dock)
+    dock.destroyOnClose = lambda: close(weak()) if may_close() else None
 
 
 # private attributes

@@ -19,7 +19,7 @@ from napari_seg.plugin.contrast import default_window, window_limits, window_nam
 from napari_seg.plugin.controls import box, button, deliver_on_timer, row
 from napari_seg.plugin.layer_info import frame_of
 from napari_seg.plugin.messages import Message, message_of
-from napari_seg.plugin.napari_private import native_canvas, qt_viewer_of
+from napari_seg.plugin.napari_private import ask_before_closing, native_canvas, qt_viewer_of
 from napari_seg.plugin.planes.markers import OrientationMarkers
 from napari_seg.plugin.preferences import preferences
 from napari_seg.plugin.segment.model import SegmentModel
@@ -82,7 +82,11 @@ class Panel(QWidget):
     def changeEvent(self, event: QEvent) -> None:  # Qt's name
         """Stop all jobs when napari closes the panel: it takes it out of its dock but does not destroy it."""
         super().changeEvent(event)
-        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
+        if event.type() != QEvent.Type.ParentChange:
+            return
+        if (dock := self.parent()) is not None:
+            ask_before_closing(dock, self.guard.may_close_panel)
+        else:
             self.segment_tab.close_activity()
             self.segment_tab.close_dialogs()
             for model in self._models:
