@@ -40,7 +40,7 @@ from napari_seg.plugin.panel import Panel
 from napari_seg.plugin.placement import PLANES
 from napari_seg.plugin.segment import run as segment_run
 from napari_seg.plugin.structures.export import suggested_name
-from napari_seg.plugin.train.model import Trained
+from napari_seg.plugin.train.run import Trained, Wish
 from napari_seg.plugin.train.tab import TrainTab
 from napari_seg.training.history import read_state
 from napari_seg.volume import Segment, Segmentation, Volume
@@ -698,9 +698,9 @@ def test_a_layer_that_is_removed_with_corrections_can_be_restored(
 def trained(panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainTab]:
     """The Train tab during a training that ends when its file `stop` appears."""
 
-    def work(dataset: Path, output: Path, minutes: float, job: Any) -> Trained:
-        write_run(output / "training", epochs=6, stage="training")
-        state = read_state(output / "training")
+    def work(wish: Wish, job: Any) -> Trained:
+        write_run(wish.output / "training", epochs=6, stage="training")
+        state = read_state(wish.output / "training")
         job.post(tab.model._on_state, state)
         while not job.is_stopping:
             time.sleep(0.01)

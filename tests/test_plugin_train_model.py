@@ -21,8 +21,9 @@ from napari_seg.bundles.read import shipped_root
 from napari_seg.errors import Cancelled, TrainingError
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.session import Session
-from napari_seg.plugin.train import model as module
+from napari_seg.plugin.train import run as module
 from napari_seg.plugin.train.model import TrainModel
+from napari_seg.training.choices import Choices
 
 PLAN: dict[str, Any] = {
     "fingerprint": {"cases": 6, "channels": ["T1"], "modality": "MR"},
@@ -63,17 +64,20 @@ class Pretended:
     Attributes:
         calls: the options of each training.
         trained_on: folder of the data of the last training.
+        choices: choices of the last plan.
     """
 
     def __init__(self, epochs: int = 10) -> None:
         self.epochs = epochs
         self.calls: list[dict[str, Any]] = []
         self.trained_on: Path | None = None
+        self.choices: Any = None
 
     def plan_bundle(
         self, dataset: Path, out: Path, choices: Any, *, dry_run: bool = False, **options: Any
     ) -> dict[str, Any]:
         options["report"]("reading the data")
+        self.choices = choices
         if not (dataset / "dataset.json").exists():
             raise TrainingError("dataset.missing", f"{dataset} holds no data set")
         if not dry_run:
@@ -142,7 +146,7 @@ def test_a_plan_writes_nothing(model: TrainModel, pretended: Pretended, data: Pa
     model.start_plan()
     assert "plan" in model.obstacle
     model.session.jobs.wait()
-    assert model.plan[0] == ("data", "6 cases, T1 (MR)")
+    assert model.plan.rows[0] == ("data", "6 cases, T1 (MR)")
     assert not model.output.exists()
     assert not model.is_resumed
     assert not model.can_use
@@ -161,7 +165,7 @@ def test_a_training_is_followed_to_its_end_and_its_model_used(
     assert " left; loss 0." in model.status
     assert model.fraction is not None
     assert 0.1 < model.fraction < 0.9
-    assert model.plan
+    assert model.plan.rows
     assert not model.can_use
     model.session.jobs.wait()
     assert pretended.calls == [{"fine_tune": None, "max_minutes": 30}]
@@ -175,7 +179,7 @@ def test_a_training_is_followed_to_its_end_and_its_model_used(
     model.used.connect(lambda: used.append(True))
     model.use()
     model.session.jobs.wait()
-    segmenting = model._segmenting
+    segmenting = model.segmenting
     assert used
     assert segmenting.bundle is not None
     assert segmenting.bundle.root == model.output
@@ -246,6 +250,8 @@ def test_a_plan_that_is_stopped_says_so(
     model: TrainModel, pretended: Pretended, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def plan(*_: Any, **__: Any) -> None:
+        while model.job is None:  # this thread may be ahead of the one that started it
+            time.sleep(0.005)
         model.stop()
         raise Cancelled()  # as the worker does when it is ended
 
@@ -302,6 +308,119 @@ def test_folds_are_continued(
     assert called == [(2, None)]
     assert model.state is not None
     assert model.state.folder.name == "fold_0"
+
+
+TABLE = [
+    {"value": 1, "name": "front", "cases": 6, "voxels": 90, "remarks": []},
+    {"value": 2, "name": "back", "cases": 1, "voxels": 9, "remarks": ["in one case only"]},
+    {"value": 255, "name": "ignored", "cases": 6, "voxels": 1, "remarks": []},
+]
+
+
+def test_choices_are_planned_and_trained_with(model: TrainModel, pretended: Pretended, data: Path) -> None:
+    model.choose_dataset(data)
+    model.choose(size="L", dims=2, folds=5)
+    model.start_plan()
+    model.session.jobs.wait()
+    assert pretended.choices == Choices(size="L", dims=2, folds=5)
+    assert not model.is_outdated
+    model.choose(folds=0)
+    assert model.is_outdated
+    pretended.epochs = 1
+    model.start()
+    model.session.jobs.wait()
+    assert pretended.choices == Choices(size="L", dims=2)
+
+
+def test_a_training_that_has_begun_keeps_its_choices(
+    model: TrainModel, pretended: Pretended, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "plan.json").write_text(
+        json.dumps(PLAN | {"choices": {"size": "M", "labels": {"front": [1]}}})
+    )
+    pretended.epochs = 1
+    model.choose_dataset(data)
+    model.choose(size="L")
+    model.choose_output(tmp_path / "begun")
+    model.session.jobs.wait()
+    assert model.is_resumed
+    assert (model.choices.size, model.choices.labels) == ("M", "front=1")
+    assert model.plan.rows[0] == ("data", "6 cases, T1 (MR)")  # what it was planned with is shown
+    model.start()
+    model.session.jobs.wait()
+    assert pretended.choices == Choices()  # nothing that could contradict
+    model.choose_output(tmp_path / "other")
+    model.session.jobs.wait()
+    assert model.choices.size == "L"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"fingerprint": 3, "labels": [], "options": {}}'])
+def test_a_damaged_plan_hides_nothing_else(content: str, model: TrainModel, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(content)
+    write_run(tmp_path / "training", epochs=4, stage="training")
+    model.choose_output(tmp_path)
+    model.session.jobs.wait()
+    assert model.is_resumed
+    assert model.status.startswith("Epoch 4 of 10")
+    assert model.plan.rows == []
+    assert str(model.choices) == ""
+
+
+def test_what_is_odd_about_the_data_is_seen_before_the_training(
+    model: TrainModel, pretended: Pretended, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PLAN, "label table", TABLE)
+    left = {"count": 3, "ending": ".xyz", "code": "skip.not_an_image", "reason": "no image"}
+    monkeypatch.setitem(PLAN, "passed over", [left])
+    model.choose_dataset(data)
+    model.start_plan()
+    model.session.jobs.wait()
+    assert model.plan.odd == ["2 back: in one case only", "3 .xyz: skip.not_an_image: no image"]
+    assert [(row.value, row.classes, row.fraction) for row in model.plan.table] == [
+        (1, "front", 0.9),
+        (2, "back", 0.09),
+        (255, "ignore", 0.01),
+    ]
+    assert not {"value", "left", "labels"} & {head for head, _ in model.plan.rows}  # they are shown once
+
+
+def test_a_class_is_renamed_in_the_table(
+    model: TrainModel, pretended: Pretended, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PLAN, "label table", TABLE)
+    monkeypatch.setitem(PLAN, "labels", {"front": [1], "back": [2]})
+    model.choose_dataset(data)
+    model.start_plan()
+    model.session.jobs.wait()
+    model.rename(1, "anterior part")
+    model.rename(2, "ignore")
+    assert model.choices.labels == "'anterior part'=1 ignore=2"
+    assert [row.classes for row in model.plan.table] == ["anterior part", "ignore", "ignore"]
+    assert model.is_outdated
+    model.start_plan()
+    model.session.jobs.wait()
+    assert pretended.choices.labels == {"anterior part": [1], "ignore": [2]}
+    model.choose(labels="nonsense")
+    model.rename(1, "x")
+    assert "labels.bad_value" in text_of(model)
+    model.choose_dataset(data.parent)
+    assert model.choices.labels == ""
+
+
+def test_a_training_starts_from_a_model_of_the_tool(model: TrainModel, pretended: Pretended, data: Path) -> None:
+    names = dict(model.starts)
+    root = shipped_root()
+    assert root in names.values()
+    model.choose_dataset(data)
+    model.choose(fine_tune=root)
+    model.start_plan()
+    model.session.jobs.wait()
+    assert pretended.choices.fine_tune["file"].endswith("model.pt")
+    model.choose(fine_tune=data / "none.pt")
+    model.start_plan()
+    model.session.jobs.wait()
+    assert "weights.missing" in text_of(model)
 
 
 @pytest.mark.slow

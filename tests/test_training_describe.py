@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from napari_seg.training.describe import plan_rows, time_rows
+from napari_seg.training.describe import plan_rows, size_costs, time_rows
 
 
 def test_each_setting_has_its_reason() -> None:
@@ -51,3 +51,12 @@ def test_what_the_minutes_reach_is_said_before_training() -> None:
     assert "40 steps 20 min, 1 validations 1 s, preparing the cases 45 s: about 21 min in all" in output
     assert "limit" not in output
     assert printed({"settings": {}, "choices": {}}, {}) == ""  # a folder of an older version
+
+
+def test_each_size_has_its_cost() -> None:
+    cost = {"parameters": 5_250_000, "operations per step": 10**12, "bytes": 3 * 2**29}
+    plan = {"network": {**cost, "sizes": {"S": cost, "M": cost | {"operations per step": 4 * 10**12}}}}
+    assert size_costs(plan)["S"] == "5.25 M parameters, 1.5 GiB"
+    plan["time"] = {"step": 0.5}
+    assert size_costs(plan)["M"] == "2 s a step, 5.25 M parameters, 1.5 GiB"
+    assert size_costs({}) == {}

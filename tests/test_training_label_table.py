@@ -32,5 +32,10 @@ def test_oddities_are_reported() -> None:
     assert found[7][3] == found[255][3] == ()
 
 
+def test_a_value_of_several_regions_names_them_all() -> None:
+    found = table({1: 9, 2: 4}, whole=[1, 2], core=[2])
+    assert [found[value][0] for value in found] == ["whole", "whole + core"]
+
+
 def test_a_class_without_voxels_is_reported() -> None:
     assert table({1: 9}, a=[1], b=[5])[5] == ("b", 0, 0, ("in no case",))

@@ -1,9 +1,9 @@
 """Protection of work: periodic copies of edited labels, and questions before a window with such work closes.
 
 A guard lives as long as its window, also when the panel is closed. It asks if a user closes the window (its button,
-Ctrl-W, Ctrl-Q) while labels are unsaved or a training runs, and if a user closes only the panel while a training runs. It does not ask if a program closes the viewer
-(`viewer.close()`) or if the window is hidden or offscreen: then it writes copies, which the next panel offers, and a
-training saves and stops.
+Ctrl-W, Ctrl-Q) while labels are unsaved or a training runs, and if a user closes only the panel while a training runs.
+It does not ask if a program closes the viewer (`viewer.close()`) or if the window is hidden or offscreen: then it
+writes copies, which the next panel offers, and a training saves and stops.
 """
 
 from __future__ import annotations

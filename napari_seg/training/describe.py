@@ -65,14 +65,11 @@ def network_rows(plan: dict[str, Any], device: Device | None = None) -> list[tup
         return []
     arguments = ", ".join(f"{name} {value}" for name, value in network["arguments"].items())
     rows = [("network", f"{network['class']}: {arguments}: {network['why']}")]
-    pace = plan.get("time")
+    seconds = size_seconds(plan)
     for size, cost in network.get("sizes", {}).items():
-        seconds = ""
-        if pace is not None:
-            factor = cost["operations per step"] / network["operations per step"]
-            seconds = f", about {_seconds(pace['step'] * factor)}"
+        about = f", about {_seconds(seconds[size])}" if size in seconds else ""
         chosen = "  <- planned" if size == network["size"] else ""
-        rows.append(("size", f"{size:2} {_cost(cost)}{seconds} a step{chosen}"))
+        rows.append(("size", f"{size:2} {_cost(cost)}{about} a step{chosen}"))
     if "sizes" not in network:
         rows.append(("", f"{_cost(network)} a step"))
     if device is not None:
@@ -83,6 +80,33 @@ def network_rows(plan: dict[str, Any], device: Device | None = None) -> list[tup
             ("memory", f"about {describe_bytes(network['bytes'])} of {free} that may be used ({device.name}){advice}")
         )
     return rows
+
+
+def size_seconds(plan: dict[str, Any]) -> dict[str, float]:
+    """Return size of the network -> estimated seconds of a step; empty if no step was timed, or sizes weren't compared.
+
+    Args:
+        plan: content of plan.json.
+    """
+    network, pace = plan.get("network", {}), plan.get("time")
+    if pace is None or not network.get("operations per step"):
+        return {}
+    each = pace["step"] / network["operations per step"]
+    return {size: each * cost["operations per step"] for size, cost in network.get("sizes", {}).items()}
+
+
+def size_costs(plan: dict[str, Any]) -> dict[str, str]:
+    """Return size of the network -> its cost in a few words; empty if sizes were not compared.
+
+    Args:
+        plan: content of plan.json.
+    """
+    seconds = size_seconds(plan)
+    costs = {}
+    for size, cost in plan.get("network", {}).get("sizes", {}).items():
+        words = [f"{cost['parameters'] / 1e6:.3g} M parameters", describe_bytes(cost["bytes"])]
+        costs[size] = ", ".join([f"{_seconds(seconds[size])} a step", *words] if size in seconds else words)
+    return costs
 
 
 def time_rows(plan: dict[str, Any], limits: Mapping[str, Any]) -> list[tuple[str, str]]:

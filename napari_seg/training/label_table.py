@@ -19,7 +19,7 @@ class Row(NamedTuple):
 
     Attributes:
         value: value in the label maps.
-        name: class that it belongs to; "background", or "ignored".
+        name: class that it belongs to, regions that overlap with " + " between them; "background", or "ignored".
         cases: number of cases with this value.
         voxels: number of voxels with it in all cases.
         remarks: what is odd about it; empty if nothing is.
@@ -53,7 +53,7 @@ def label_table(dataset: Dataset, facts: Mapping[str, Facts], classes: Mapping[s
     total = sum(voxels.values())
     rows = []
     for value in sorted(cases):
-        named = next((name for name, low, high in bounds if low <= value <= high), "background")
+        named = " + ".join(name for name, low, high in bounds if low <= value <= high) or "background"
         name = "ignored" if named == "background" and value in dataset.ignored else named
         is_class = name not in ("background", "ignored")
         remarks = _remarks(cases[value], len(dataset.cases), voxels[value] / total) if is_class else ()

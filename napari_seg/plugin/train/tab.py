@@ -1,30 +1,19 @@
 """The Train tab in Qt: a folder of scans with label maps in, a trained model out, and its progress as curves."""
 
 from html import escape
-from pathlib import Path
 
-from qtpy.QtCore import QByteArray, QEvent, QRectF, QSize, Qt, QUrl
-from qtpy.QtGui import QDesktopServices, QPainter, QPalette, QPixmap, QResizeEvent
-from qtpy.QtSvg import QSvgRenderer
-from qtpy.QtWidgets import (
-    QDoubleSpinBox,
-    QFormLayout,
-    QLabel,
-    QProgressBar,
-    QSizePolicy,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import Qt, QUrl
+from qtpy.QtGui import QDesktopServices
+from qtpy.QtWidgets import QDoubleSpinBox, QFormLayout, QLabel, QProgressBar, QVBoxLayout, QWidget
 from superqt import QElidingLabel
 from superqt.utils import signals_blocked
 
 from napari_seg.plugin.controls import ask_folder, button, row, scrolled
+from napari_seg.plugin.train.label_table import LabelTable
 from napari_seg.plugin.train.model import TrainModel
-from napari_seg.training.curves import Palette, draw_curves
-from napari_seg.training.history import RunState
+from napari_seg.plugin.train.more import MoreSection
+from napari_seg.plugin.train.pictures import CurvesView, PreviewView
 
-_CURVES_HEIGHT = 300.0
-_MIN_WIDTH = 240
 _PER_MILLE = 1000
 
 
@@ -55,8 +44,12 @@ class TrainTab(QWidget):
         self._progress_bar = QProgressBar(textVisible=False)
         self._use_button = button("Use this model", "Select the trained model in the Segment tab.", model.use)
         self._report_button = button("Report", "Open the report in the web browser.", self._on_report)
-        self._curves = _Curves()
-        self._preview = _Preview()
+        self._curves = CurvesView()
+        self._preview = PreviewView()
+        self._more = MoreSection(model)
+        self._odd = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
+        self._odd.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._labels = LabelTable(model)
         self._plan = QLabel(wordWrap=True, textFormat=Qt.TextFormat.RichText)
         self._plan.setAlignment(Qt.AlignmentFlag.AlignTop)
         self._plan.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -72,7 +65,7 @@ class TrainTab(QWidget):
         below = QWidget()
         texts = QVBoxLayout(below)
         texts.setContentsMargins(0, 0, 0, 0)
-        for widget in (self._curves, self._preview, self._plan):
+        for widget in (self._more, self._curves, self._preview, self._odd, self._labels, self._plan):
             texts.addWidget(widget)
         texts.addStretch(1)
         layout = QVBoxLayout(self)
@@ -84,6 +77,7 @@ class TrainTab(QWidget):
         layout.addLayout(row(self._use_button, self._report_button))
         layout.addWidget(scrolled(below), 1)
         model.changed.connect(self._refresh)
+        model.segmenting.changed.connect(self._more.refresh)
         model.session.jobs.delivered.connect(self._show_progress)
         self._refresh()
 
@@ -124,7 +118,13 @@ class TrainTab(QWidget):
         self._use_button.setVisible(model.can_use)
         self._report_button.setVisible(model.report is not None and not model.is_at_work)
         self._progress_bar.setVisible(is_running)
-        self._plan.setText(_plan_html(model.plan))
+        self._more.refresh()
+        self._labels.refresh()
+        outdated = ["Choices have changed since this plan; Plan shows the new one, and Start makes it."]
+        odd = (outdated if model.is_outdated else []) + model.plan.odd
+        self._odd.setText("\n".join(f"⚠ {text}" for text in odd))
+        self._odd.setVisible(bool(odd))
+        self._plan.setText(_plan_html(model.plan.rows))
         self._curves.show_run(model.state, model.live)
         self._preview.show_file(model.state)
         self._show_progress()
@@ -144,104 +144,3 @@ class TrainTab(QWidget):
 
 def _plan_html(rows: list[tuple[str, str]]) -> str:
     return "".join(f"<p style='margin:3px 0'><b>{escape(head)}</b> {escape(text)}</p>" for head, text in rows)
-
-
-class _Curves(QWidget):
-    """The learning curves of a run, in the colours of the theme."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._state: RunState | None = None
-        self._live: list[tuple[float, float]] = []
-        self._drawing = QSvgRenderer()
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.hide()
-
-    def show_run(self, state: RunState | None, live: list[tuple[float, float]]) -> None:
-        """Show a run; hide the curves if there is nothing to draw."""
-        self._state, self._live = state, list(live)
-        self._draw()
-
-    def _draw(self) -> None:
-        """Draw the run for the present width and theme."""
-        svg = ""
-        if self._state is not None:
-            colours = Palette(*(_mixed(self.palette(), share) for share in (1.0, 0.65, 0.2)))
-            width = float(max(self.width(), _MIN_WIDTH))
-            svg = draw_curves([self._state], colours, width, _CURVES_HEIGHT, self._live)
-        self.setVisible(bool(svg))
-        if svg:
-            self._drawing.load(QByteArray(svg.encode()))
-            self.setFixedHeight(round(self._drawing.viewBoxF().height()))
-            self.update()
-
-    def resizeEvent(self, event: QResizeEvent) -> None:  # Qt's name
-        """Draw again for the new width."""
-        if event.size().width() != event.oldSize().width():
-            self._draw()
-
-    def changeEvent(self, event: QEvent) -> None:  # Qt's name
-        """Draw again after the theme has changed."""
-        super().changeEvent(event)
-        if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.StyleChange):
-            self._draw()
-
-    def paintEvent(self, event: object) -> None:  # Qt's name
-        """Paint the drawing."""
-        painter = QPainter(self)
-        self._drawing.render(painter, QRectF(self.rect()))
-        painter.end()
-
-
-def _mixed(palette: QPalette, share: float) -> str:
-    """Return the colour of the text, mixed into that of the window, as CSS."""
-    text, window = (palette.color(role) for role in (QPalette.ColorRole.WindowText, QPalette.ColorRole.Window))
-    pairs = zip(text.getRgb()[:3], window.getRgb()[:3], strict=True)
-    return "#" + "".join(f"{round(share * a + (1 - share) * b):02x}" for a, b in pairs)
-
-
-class _Preview(QLabel):
-    """The worst and best cases of the best validation, as wide as the tab."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        self.setToolTip(
-            "Worst and best validation cases: the reference is outlined solid, the prediction dashed. Click to enlarge."
-        )
-        self.setCursor(Qt.CursorShape.PointingHandCursor)
-        self._file: tuple[Path, float] | None = None
-        self._image = QPixmap()
-        self.hide()
-
-    def show_file(self, state: RunState | None) -> None:
-        """Show the image of a run; it is read again when it was written again."""
-        preview = None if state is None or state.preview is None else (state.preview, state.preview_time)
-        if preview == self._file:
-            return
-        self._file = preview
-        self._image = QPixmap() if preview is None else QPixmap(str(preview[0]))
-        self.setVisible(not self._image.isNull())
-        self._fit()
-
-    def mouseReleaseEvent(self, event: object) -> None:  # Qt's name
-        """Open the image in the system's viewer."""
-        if self._file is not None:
-            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._file[0])))
-
-    def resizeEvent(self, event: object) -> None:  # Qt's name
-        """Fit the image to the new width."""
-        super().resizeEvent(event)
-        self._fit()
-
-    def _fit(self) -> None:
-        if self._image.isNull() or self.width() < 2:
-            return
-        ratio = self.devicePixelRatioF()
-        size = QSize(round(self.width() * ratio), 10**6)
-        scaled = self._image.scaled(
-            size, Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation
-        )
-        scaled.setDevicePixelRatio(ratio)
-        self.setPixmap(scaled)
-        self.setFixedHeight(round(scaled.height() / ratio))

@@ -1,0 +1,65 @@
+"""The label values of a data set as a table in Qt, whose classes can be renamed."""
+
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QAbstractItemView, QTableWidget, QTableWidgetItem, QVBoxLayout, QWidget
+from superqt.utils import signals_blocked
+
+from napari_seg.plugin.controls import number_item, table
+from napari_seg.plugin.train.model import TrainModel
+from napari_seg.plugin.train.shown_plan import LabelRow
+
+_CLASS = 1
+_ROWS_SHOWN = 8
+_TIP = (
+    "Double-click to rename the class. The same name joins values; “ignore” leaves voxels out of the training; "
+    "“background” makes them background; “a + b” makes two classes that overlap."
+)
+
+
+class LabelTable(QWidget):
+    """Table of label values: class, number of cases, fraction of the labelled voxels."""
+
+    def __init__(self, model: TrainModel) -> None:
+        super().__init__()
+        self.model = model
+        self._shown: tuple[list[LabelRow], int, bool] | None = None
+        self._table: QTableWidget = table("Value", "Class", "Cases", "Voxels", stretched=_CLASS)
+        self._table.setEditTriggers(QAbstractItemView.EditTrigger.DoubleClicked)
+        self._table.itemChanged.connect(self._on_renamed)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._table)
+        self.refresh()
+
+    def _on_renamed(self, item: QTableWidgetItem) -> None:
+        value, text = item.data(Qt.ItemDataRole.UserRole), item.text()
+        QTimer.singleShot(0, lambda: self.model.rename(value, text))  # after the editor has closed
+
+    def refresh(self) -> None:
+        """Show the table of the plan."""
+        plan = self.model.plan
+        self.setVisible(bool(plan.table))
+        is_free = not self.model.is_resumed and self.model.job is None
+        if self._shown == (plan.table, plan.cases, is_free):
+            return
+        self._shown = (plan.table, plan.cases, is_free)
+        with signals_blocked(self._table):
+            self._table.setRowCount(len(plan.table))
+            for number, row in enumerate(plan.table):
+                self._fill(number, row, is_free)
+        height = self._table.rowHeight(0) if plan.table else 0
+        shown = min(len(plan.table), _ROWS_SHOWN)
+        header = self._table.horizontalHeader().sizeHint().height()
+        self._table.setFixedHeight(header + shown * height + 2 * self._table.frameWidth() + 2)
+
+    def _fill(self, number: int, row: LabelRow, is_free: bool) -> None:
+        name = QTableWidgetItem(row.classes)
+        name.setData(Qt.ItemDataRole.UserRole, row.value)
+        if not is_free:
+            name.setFlags(name.flags() & ~Qt.ItemFlag.ItemIsEditable)
+        value = number_item(f"⚠ {row.value}" if row.remarks else str(row.value))
+        numbers = (f"{row.cases} of {self.model.plan.cases}", f"{row.fraction:.2%}")
+        for column, item in enumerate([value, name, *map(number_item, numbers)]):
+            tips = [*row.remarks, _TIP] if column == _CLASS and is_free else [*row.remarks, f"{row.voxels:,} voxels"]
+            item.setToolTip("\n".join(tips))
+            self._table.setItem(number, column, item)
