@@ -403,6 +403,12 @@ CODES = {
         "index and name, or contradicts another one.",
         "Correct the columns or the row that the message shows.",
     ),
+    "dataset.combined": Code(
+        "error",
+        "Data sets can't be trained on together: their channels differ, some hold 2D images and others volumes, or "
+        "their classes overlap and differ.",
+        "Leave one of them out, or correct the names of its channels and classes.",
+    ),
     "dataset.missing": Code(
         "error",
         "The data set (a folder or a list of its cases), or the folder of its images or label maps does not exist.",

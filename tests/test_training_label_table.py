@@ -9,9 +9,12 @@ from napari_seg.training.label_table import label_table
 from napari_seg.training.segnets_modules import with_segnets
 
 
-def table(*cases: dict[int, int], ignored: tuple[int, ...] = (), **classes: Any) -> dict[int, tuple[Any, ...]]:
+def table(
+    *cases: dict[int, int], ignored: tuple[int, ...] = (), labelled: Any = (), **classes: Any
+) -> dict[int, tuple[Any, ...]]:
     """Return value -> (name, cases, voxels, remarks) for cases of value -> voxels."""
-    dataset: Any = SimpleNamespace(cases=[{"label": str(n)} for n in range(len(cases))], ignored=ignored)
+    listed = [{"name": str(n), "label": str(n)} for n in range(len(cases))]
+    dataset: Any = SimpleNamespace(cases=listed, ignored=ignored, labelled=dict(labelled))
     facts = {str(n): {"values": {str(value): count for value, count in one.items()}} for n, one in enumerate(cases)}
     with with_segnets():
         rows = label_table(dataset, facts, classes)
@@ -39,3 +42,9 @@ def test_a_value_of_several_regions_names_them_all() -> None:
 
 def test_a_class_without_voxels_is_reported() -> None:
     assert table({1: 9}, a=[1], b=[5])[5] == ("b", 0, 0, ("in no case",))
+
+
+def test_cases_in_which_a_class_is_not_annotated_do_not_lack_it() -> None:
+    found = table({1: 9}, {2: 9}, {2: 9}, {0: 9}, labelled={"0": (1,), "1": (2,), "2": (2,)}, a=[1], b=[2])
+    assert found[1][3][0].startswith("in one case only")
+    assert found[2][3][0].startswith("not in 1 cases")

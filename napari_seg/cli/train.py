@@ -26,9 +26,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "dataset",
         type=Path,
-        help="data set: a folder (Decathlon, nnU-Net, BIDS, PASCAL VOC, images/ and labels/, DICOM series with SEG or "
-        "RTSTRUCT, images next to their label maps), an archive of one, or a CSV or JSON list of paths; formats that "
-        "training does not read are converted into OUT/data",
+        nargs="+",
+        help="data set, or several to train one network on all their classes: a folder (Decathlon, nnU-Net, BIDS, "
+        "PASCAL VOC, images/ and labels/, DICOM series with SEG or RTSTRUCT, images next to their label "
+        "maps), an archive of one, or a CSV or JSON list of paths; formats that training does not read are converted "
+        "into OUT/data",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder of the bundle")
     parser.add_argument("--network", metavar="NAME", help="UNet (default), FCN, DeepLabV3, DeepLabV3Plus, MultiView")
@@ -123,7 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.training.run import train, training_command, writing
 
     check_trackers(arguments.track)
-    dataset, out = arguments.dataset.resolve(), arguments.output.resolve()
+    (dataset, *more), out = [path.resolve() for path in arguments.dataset], arguments.output.resolve()
     reading = {
         "layout": arguments.layout,
         "images_dir": _from(dataset, arguments.images),
@@ -151,6 +153,7 @@ def run(arguments: argparse.Namespace) -> int:
         fold=arguments.fold,
         dry_run=arguments.dry_run,
         trust=arguments.trust,
+        more=more,
         timed=True,
         limits=limits,
         report=_print_line,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from os.path import relpath
@@ -108,6 +108,20 @@ def check_names(names: Iterable[str]) -> None:
                 f"found {name!r}; expected the name of a class, channel or bundle without $, @ or % at its beginning, "
                 "because MONAI would run or resolve it; choose another name",
             )
+
+
+def named_labels(labels: Mapping[str, Sequence[Any]], dataset: Dataset) -> dict[str, list[Any]]:
+    """Return class -> values, with the names of classes of a data set replaced by their values.
+
+    Args:
+        labels: class -> values, ranges of values, or names in the data set.
+        dataset: the data set.
+    """
+    values_of = {name.casefold(): values for name, values in dataset.labels.items()}
+    return {
+        label: [value for word in words for value in values_of.get(str(word).casefold(), (word,))]
+        for label, words in labels.items()
+    }
 
 
 def check_packages(options: Iterable[str]) -> None:

@@ -25,6 +25,10 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
     found = plan["fingerprint"]
     rows = [
         ("data", f"{found['cases']} cases, {', '.join(found['channels'])} ({found['modality']})"),
+        *(
+            ("", f"data set {number}: {one['cases']} cases with {', '.join(one['classes'])}")
+            for number, one in enumerate(_data_sets(plan), 1)
+        ),
         ("labels", "; ".join(" ".join(map(str, [name, *values])) for name, values in plan["labels"].items())),
     ]
     rows += _label_rows(plan)
@@ -45,12 +49,28 @@ def _label_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     for row in shown:
         counts = f"in {row['cases']} of {cases} cases, {row['voxels']} voxels ({row['voxels'] / total:.2%})"
-        rows.append(("value", f"{row['value']} {row['name']}: {'; '.join([counts, *row['remarks']])}"))
+        origin = _origin(plan, row["value"])
+        rows.append(("value", f"{row['value']} {row['name']}: {'; '.join([*origin, counts, *row['remarks']])}"))
     if len(shown) < len(counted):
         rows.append(("value", f"... and {len(counted) - len(shown)} more without remarks"))
     left = plan.get("passed over", ())
     rows += [("left", f"{one['count']} {one['ending']}: {one['code']}: {one['reason']}") for one in left]
     return rows + [("note", notice) for notice in plan.get("converted", {}).get("notices", ())]
+
+
+def _data_sets(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the data sets that were combined; none if there was one."""
+    data_sets: list[dict[str, Any]] = plan.get("converted", {}).get("data sets", [])
+    return data_sets
+
+
+def _origin(plan: dict[str, Any], value: int) -> list[str]:
+    """Return the values in the single data sets that became a value, as a list of at most one sentence."""
+    found = []
+    for number, one in enumerate(_data_sets(plan), 1):
+        if values := [old for old, new in one["values"].items() if new == value]:
+            found.append(f"{', '.join(values)} in data set {number}")
+    return ["was " + " and ".join(found)] if found else []
 
 
 def network_rows(plan: dict[str, Any], device: Device | None = None) -> list[tuple[str, str]]:

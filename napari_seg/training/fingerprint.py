@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -141,10 +141,16 @@ def _nonzero_shape(image: NDArray) -> list[int]:
 
 
 def _modality(channels: tuple[str, ...], low: float) -> str:
+    air = "CT" if low < -500 else "unknown"  # air is -1000 HU; no other modality has such low values
+    return named_modality(channels) or air
+
+
+def named_modality(channels: Sequence[str]) -> str | None:
+    """Return "CT" or "MR" if the name of a channel states it."""
     for modality, pattern in _MODALITIES.items():
         if any(re.search(pattern, name.replace("_", " "), re.IGNORECASE) for name in channels):
             return modality
-    return "CT" if low < -500 else "unknown"  # air is -1000 HU; no other modality has such low values
+    return None
 
 
 def _reader(is_2d: bool) -> Callable[[dict[str, Any]], tuple[Any, Any]]:

@@ -56,7 +56,8 @@ def label_table(dataset: Dataset, facts: Mapping[str, Facts], classes: Mapping[s
         named = " + ".join(name for name, low, high in bounds if low <= value <= high) or "background"
         name = "ignored" if named == "background" and value in dataset.ignored else named
         is_class = name not in ("background", "ignored")
-        remarks = _remarks(cases[value], len(dataset.cases), voxels[value] / total) if is_class else ()
+        annotated = sum(value in dataset.labelled.get(case["name"], (value,)) for case in dataset.cases)
+        remarks = _remarks(cases[value], annotated, voxels[value] / total) if is_class else ()
         rows.append(Row(value, name, cases[value], voxels[value], remarks))
     for name, low, high in bounds:
         if name != "background" and not any(low <= value <= high for value in cases):

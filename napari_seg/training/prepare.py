@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -25,7 +25,9 @@ from napari_seg.training.choices import (
     check_packages,
     check_same,
     identity,
+    named_labels,
 )
+from napari_seg.training.gather.combine import combine
 from napari_seg.training.gather.gather import DATA, Gathered, gather
 from napari_seg.training.gather.pair import unread_files
 from napari_seg.training.history import RUN
@@ -70,6 +72,7 @@ def plan_bundle(
     fold: int | None = None,
     dry_run: bool = False,
     trust: bool = False,
+    more: Sequence[Path] = (),
     timed: bool = False,
     limits: Mapping[str, float] | None = None,
     report: Callable[[str], None] = lambda text: None,
@@ -88,6 +91,7 @@ def plan_bundle(
         fold: the only fold to train.
         dry_run: plan, and write nothing.
         trust: allow an existing bundle to run its own code.
+        more: further data sets, which are combined with the first one.
         timed: measure how long a step and a validation of a new bundle take ("time" in the plan), and validate fewer
             cases if all would take too long.
         limits: max_minutes and max_epochs of this start, if given, for the number of validated cases.
@@ -109,8 +113,18 @@ def plan_bundle(
         if (out / PLAN).is_file():
             written: dict[str, Any] = json.loads((out / PLAN).read_text(encoding="utf-8"))
             before = Choices(settings=written["choices"].get("settings", {}))
-            dataset, _ = _dataset(dataset_dir, out / DATA, before.reading | choices.reading, report)
+            _check_number(written, 1 + len(more))
+            labels = written["choices"].get("labels", {})
+            sources = [dataset_dir, *more]
+            dataset, converted = _dataset(sources, out / DATA, before.reading | choices.reading, labels, report)
             check_same(written, identity(dataset), choices, str(out))
+            planned = written.get("converted", {}).get("data sets", [])
+            if converted and list(converted.data_sets) != planned:
+                raise OutputError(
+                    "output.exists",
+                    f"{out} was planned for data sets with other classes, or in another order; give the same ones in "
+                    "the same order, or choose a new folder with -o",
+                )
             check_folds(written["choices"].get("folds"), fold)
             if not trust:
                 check_code(out, choices)
@@ -126,7 +140,8 @@ def plan_bundle(
         check_folds(choices.folds, fold)
         is_new = not out.exists()
         root = stack.enter_context(TemporaryFolder()) if dry_run else out
-        dataset, converted = _dataset(dataset_dir, root / DATA, choices.reading, report, marker=root / _UNFINISHED)
+        sources, marker = [dataset_dir, *more], root / _UNFINISHED
+        dataset, converted = _dataset(sources, root / DATA, choices.reading, choices.labels, report, marker)
         data = dataset_dir if converted is None else converted.folder
         timing = _Timing(data, dict(limits or {})) if timed else None
         split = {} if choices.folds is None else {"fold": 0, "folds": choices.folds}
@@ -154,24 +169,45 @@ class _Timing:
     limits: dict[str, float]
 
 
+def _check_number(written: dict[str, Any], number: int) -> None:
+    """Check that a bundle was planned for so many data sets, before anything of them is converted.
+
+    Raises:
+        OutputError: `output.exists`.
+    """
+    planned = len(written.get("converted", {}).get("data sets", ())) or 1
+    if planned != number:
+        raise OutputError(
+            "output.exists",
+            f"the folder was planned for {planned} data sets, now {number}; give the same ones in the same order, or "
+            "choose a new folder with -o",
+        )
+
+
 def _dataset(
-    dataset_dir: Path,
+    dataset_dirs: Sequence[Path],
     into: Path,
     reading: dict[str, Any],
+    labels: dict[str, Any],
     report: Callable[[str], None],
     marker: Path | None = None,
 ) -> tuple[Dataset, Gathered | None]:
     """Return the data set that training reads, and how it was converted; None if it is read as it is.
 
     Args:
-        dataset_dir: data set as the user has it.
+        dataset_dirs: data sets as the user has them; several are combined.
         into: folder of the converted data set.
-        reading: settings that say how the data set is read.
+        reading: settings that say how the data sets are read.
+        labels: class -> values or names, as in `Choices`.
         report: function that prints a line of progress.
         marker: file that marks the folder of an incomplete bundle; written before anything is converted.
     """
     from segnets.data import find_dataset
 
+    if len(dataset_dirs) > 1:  # patients are stated then
+        combined = combine(dataset_dirs, into, reading, labels, report, marker)
+        return find_dataset(into, "decathlon"), combined
+    (dataset_dir,) = dataset_dirs
     converted = gather(dataset_dir, into, reading, report, marker=marker)
     if converted is None:
         return find_dataset(dataset_dir, **reading), None
@@ -210,18 +246,21 @@ def _make(
         )
     check_packages(choices.options)
     check_names([name, *choices.labels, *dataset.labels, *dataset.channels])
-    if IGNORE in choices.labels:
-        added = {value for low, high in ranges(choices.labels[IGNORE]) for value in range(low, high + 1)}
+    labels = named_labels(choices.labels, dataset)
+    if converted and converted.data_sets:
+        labels.pop(IGNORE, None)  # its values are those of the single data sets
+    if IGNORE in labels:
+        added = {value for low, high in ranges(labels[IGNORE]) for value in range(low, high + 1)}
         dataset = replace(dataset, ignored=tuple(sorted({*dataset.ignored, *added})))
-    classes = {label: values for label, values in choices.labels.items() if label != IGNORE} or dataset.labels
+    classes = {label: values for label, values in labels.items() if label != IGNORE} or dataset.labels
     regions = _regions(dataset, classes, choices)
     names = {str(number): label for number, label in enumerate(class_names(classes, bool(regions)))}
-    values_of = ClassValues(dataset, names, choices.labels or None, bool(regions)) if classes else None
+    values_of = ClassValues(dataset, names, labels or None, bool(regions)) if classes else None
     facts = read_all(dataset.cases, root / RUN / "cache")
     check(dataset, values_of, allow_empty=choices.settings.get("allow_empty", False), facts=facts)
     found = fingerprint(dataset, facts, every_case=choices.plan == "nnunet")
     values = {label: list(of_label) for label, of_label in _classes(found, classes).items()}
-    values |= {label: list(of_label) for label, of_label in choices.labels.items() if label == IGNORE}
+    values |= {label: list(of_label) for label, of_label in labels.items() if label == IGNORE}
     device = find_device()
     outputs = len(class_names(values, bool(regions)))
     plan, network = _plan_network(found, choices, device, outputs, compared=timing is not None)

@@ -71,7 +71,8 @@ def labelled_values(
     listing = description.get("training")
     for entry in listing if isinstance(listing, list) else ():
         if isinstance(entry, dict) and "labelled" in entry:
-            declared[stem(Path(str(entry.get("image", "")).replace("\\", "/")))] = entry["labelled"]
+            own = stem(Path(str(entry.get("image", "")).replace("\\", "/")))
+            declared[str(entry["name"]) if entry.get("name") in cases else own] = entry["labelled"]
     values_of: dict[str, tuple[int, ...]] = {}
     for case, words in declared.items():
         is_list = isinstance(words, list) and all(type(word) in (str, int) for word in words)

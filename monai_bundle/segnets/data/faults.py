@@ -19,7 +19,7 @@ from segnets.data.file_facts import Facts, image_paths, read_all
 from segnets.data.labels import ClassValues, mode_fault, ranges
 from segnets.data.layouts import Dataset
 from segnets.data.pairing import Case, list_endings
-from segnets.data.patients import may_share_patients
+from segnets.data.patients import MAY_SHARE, may_share_patients
 from segnets.errors import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -106,11 +106,7 @@ def check(
         f"({dataset.layout}): no fault"
     )
     if dataset.layout != "voc" and may_share_patients(patients):
-        logger.warning(
-            "several cases have names that differ only in their last number or letter, as rat1_a and rat1_b do, and "
-            "count as one patient each; if they belong to one patient, set patient, a pattern such as '^[^_]+', or "
-            "training and validation may share patients"
-        )
+        logger.warning(MAY_SHARE)
     _log_unannotated(dataset, ignored, [facts[case["label"]] for case in cases])
     if dataset.unread:
         logger.warning(f"files not read and left out: {list_endings(dataset.unread)}")

@@ -279,7 +279,10 @@ def _modalities(description: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _listed(root: Path, path: Path, listing: Sequence[Any]) -> Listed:
-    """Return the cases of a JSON list: {"image", "label"} each, "image" a path or a list of them; maybe "patient"."""
+    """Return the cases of a JSON list: {"image", "label"} each, "image" a path or a list of them.
+
+    An entry may have "patient" and "name"; without names, the cases are named after their images.
+    """
     entries = []
     for number, listed in enumerate(listing):
         images = listed.get("image") if isinstance(listed, dict) else None
@@ -291,7 +294,7 @@ def _listed(root: Path, path: Path, listing: Sequence[Any]) -> Listed:
                 f'{path}: training[{number}] is {listed}; expected {{"image": path, "label": path}}',
             )
         entries.append((images, listed["label"], str(listed.get("patient") or "")))
-    return listed_cases(root, entries)
+    return listed_cases(root, entries, [listed.get("name") for listed in listing])
 
 
 def _nnunet(root: Path, description: Mapping[str, Any], convertible: bool) -> Dataset:

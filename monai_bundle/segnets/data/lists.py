@@ -80,12 +80,15 @@ def read_table(path: Path, channels: Sequence[str] | None = None) -> Listed:
     return listed_cases(path.parent, entries)._replace(channels=tuple(titles))
 
 
-def listed_cases(root: Path, entries: Iterable[tuple[Sequence[str], str, str]]) -> Listed:
+def listed_cases(
+    root: Path, entries: Iterable[tuple[Sequence[str], str, str]], stated: Sequence[str | None] = ()
+) -> Listed:
     """Return the cases of a list; they are numbered if different images have the same name.
 
     Args:
         root: folder that the paths are relative to.
         entries: paths of the image's channels, path of the label map, and patient ("" if unknown) of each case.
+        stated: names of the cases; used if every case has one of its own.
     """
     found = [
         ([listed_file(root, path) for path in images], listed_file(root, label), who) for images, label, who in entries
@@ -93,6 +96,8 @@ def listed_cases(root: Path, entries: Iterable[tuple[Sequence[str], str, str]]) 
     stems = [stem(images[0]) for images, _, _ in found]
     is_numbered = len(set(stems)) < len({images[0] for images, _, _ in found})
     names = [f"case_{n:04d}" for n in range(1, len(stems) + 1)] if is_numbered else stems
+    if all(isinstance(name, str) and name for name in stated) and len(set(stated)) == len(names):
+        names = [str(name) for name in stated]
     listed = Listed([], [], {})
     for name, (images, label, who) in zip(names, found, strict=True):
         case: Case = {"name": name}

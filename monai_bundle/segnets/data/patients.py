@@ -9,6 +9,13 @@ from collections.abc import Iterable
 PATIENT = r"^(sub-[^_]+|(?:subj(?:ect)?|pat(?:ient)?)[-_]?\d+)"
 """Regular expression that finds the patient in usual names of cases, such as `sub-01_ses-2` or `patient001_frame01`."""
 
+MAY_SHARE = (
+    "several cases have names that differ only in their last number or letter, as rat1_a and rat1_b do, and count as "
+    "one patient each; if they belong to one patient, set patient, a pattern such as '^[^_]+', or training and "
+    "validation may share patients"
+)
+"""What to say if `may_share_patients`."""
+
 _NUMBERED = re.compile(r"(.*\d.*?)(?:[-_. ][a-z]*\d*|(?<=\d)[a-z])", re.IGNORECASE)
 
 

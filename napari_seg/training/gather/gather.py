@@ -44,15 +44,18 @@ class Gathered:
         folder: the converted data set, in the Decathlon's layout.
         passed_over: what became no case.
         notices: what was noticed while reading, by code.
+        data_sets: {"cases", "classes", "values"} of each data set that was combined, see `combine`; else empty.
     """
 
     folder: Path
     passed_over: tuple[PassedOver, ...]
     notices: tuple[Notice, ...]
+    data_sets: tuple[dict[str, Any], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for plan.json."""
-        return {"folder": DATA, "notices": [str(notice) for notice in self.notices]}
+        described = {"data sets": list(self.data_sets)} if self.data_sets else {}
+        return {"folder": DATA, "notices": [str(notice) for notice in self.notices]} | described
 
 
 def gather(
@@ -61,6 +64,7 @@ def gather(
     reading: Mapping[str, Any],
     report: Callable[[str], None] = lambda text: None,
     marker: Path | None = None,
+    own: Path | None = None,
 ) -> Gathered | None:
     """Convert a data set that training does not read as it is; call it within `with_segnets`.
 
@@ -73,6 +77,7 @@ def gather(
         reading: keyword arguments of `find_dataset`.
         report: function that prints a line of progress.
         marker: file to create before the first case is written.
+        own: folder of the bundle, which is not searched; None: the folder that `into` lies in.
 
     Returns:
         None if training reads the data set as it is.
@@ -102,7 +107,7 @@ def gather(
         pairs, left = _pairs_of(dataset, colours), unread_files(dataset.unread)
     else:
         assert unknown is not None
-        pairs, left = _search(dataset_dir, into, reading, unknown)
+        pairs, left = _search(dataset_dir, into, own or into.parent, reading, unknown)
     pairs, faults = in_frames(pairs)
     faults += _repeated(pairs)
     pairs = with_distinct_names(pairs)
@@ -119,7 +124,7 @@ def gather(
     )
     faults += unreadable
     if faults:
-        raise TrainingError("data.faults", _listed(faults, len(pairs)))
+        raise TrainingError("data.faults", list_faults(faults, len(pairs)))
     notices = describe_notices(written.notices)
     if frames := sum(pair.frame is not None for pair in pairs):
         empty = f"; {written.empty} without labels were left out, because they may not be annotated"
@@ -178,7 +183,7 @@ def _pairs_of(dataset: Dataset, colours: Colours) -> list[Pair]:
             has, lacks = ("image", "label") if "image" in case else ("label", "image")
             text = f"there is no {lacks} for this {has}; add it, or remove the {has}"
             faults.append((f"partner.no_{lacks}", case["name"], text))
-        raise TrainingError("data.faults", _listed(faults, len(dataset.cases)))
+        raise TrainingError("data.faults", list_faults(faults, len(dataset.cases)))
     pairs = []
     for case in dataset.cases:
         images, labels = (tuple(Path(path) for path in _as_list(case[key])) for key in ("image", "label"))
@@ -203,7 +208,7 @@ def _entity(path: Path) -> str:
 
 
 def _search(
-    dataset_dir: Path, into: Path, reading: Mapping[str, Any], unknown: SegnetsError
+    dataset_dir: Path, into: Path, out: Path, reading: Mapping[str, Any], unknown: SegnetsError
 ) -> tuple[list[Pair], tuple[PassedOver, ...]]:
     """Search a folder for pairs, by the references of DICOM objects and then by names.
 
@@ -215,7 +220,7 @@ def _search(
     from napari_seg.errors import NapariSegError
 
     try:
-        own = into if dataset_dir.is_relative_to(into.parent) else into.parent
+        own = into if dataset_dir.is_relative_to(out) else out
         found = find(dataset_dir, ignore=lambda file: file.is_relative_to(own))
     except NapariSegError as error:
         raise TrainingError(error.code, error.message) from error
@@ -253,7 +258,7 @@ def _repeated(pairs: Sequence[Pair]) -> list[Fault]:
     return [("name.twice", name, text.format(count)) for name, count in repeated.items()]
 
 
-def _listed(faults: Sequence[Fault], cases: int) -> str:
+def list_faults(faults: Sequence[Fault], cases: int) -> str:
     """Return one line per fault, as `segnets.data.check` lists them."""
     width, second = (max(len(fault[n]) for fault in faults) for n in (0, 1))
     lines = [f"  {code:{width}}  {case:{second}}  {text}" for code, case, text in faults]

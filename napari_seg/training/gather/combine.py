@@ -1,0 +1,432 @@
+"""Combine several data sets into one: one table of classes, and cases that know which of them are annotated.
+
+Classes are equal if their names are, regardless of upper and lower case. The combined data set is a dataset.json in the
+Decathlon's layout that lists the images where they are, and label maps of its own with the values of the common table.
+Each case lists in "labelled" the classes that its data set knows: background in it may be any of the others, so it
+gives no gradient to them (`segnets.losses.MaskedLoss`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from napari_seg.errors import InputError, Notice, TrainingError
+from napari_seg.formats.atomic import atomic_file, atomic_write
+from napari_seg.formats.image2d import is_image2d, read_label_image2d
+from napari_seg.formats.in_worker import read_in_worker
+from napari_seg.formats.nifti import write_map
+from napari_seg.formats.scan import Scan
+from napari_seg.training.choices import IGNORE
+from napari_seg.training.fingerprint import named_modality
+from napari_seg.training.gather.frames import Fault
+from napari_seg.training.gather.gather import Gathered, gather, list_faults
+from napari_seg.training.gather.labels import MAX_VALUE
+from napari_seg.training.gather.pair import PassedOver, unread_files
+from napari_seg.training.gather.write import RECORD
+from napari_seg.volume import Volume, as_labels, smallest_label_type
+
+if TYPE_CHECKING:
+    from segnets.data import Dataset
+
+_VERSION = 1
+_LABELS = "labelsTr"
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One of the data sets.
+
+    Attributes:
+        number: its number, from 1.
+        dataset: its cases.
+        names: value in its label maps -> lower-case names of the classes that the value belongs to.
+        ignored: values of voxels that are not annotated.
+        values: value in its label maps -> value in the combined data set.
+    """
+
+    number: int
+    dataset: Dataset
+    names: dict[int, frozenset[str]]
+    ignored: frozenset[int]
+    values: dict[int, int]
+
+    @property
+    def known(self) -> set[str]:
+        """Lower-case names of its classes."""
+        return {name for names in self.names.values() for name in names}
+
+    @property
+    def is_renumbered(self) -> bool:
+        return any(value != new for value, new in self.values.items())
+
+
+def combine(
+    dataset_dirs: Sequence[Path],
+    into: Path,
+    reading: Mapping[str, Any],
+    labels: Mapping[str, Sequence[Any]],
+    report: Callable[[str], None] = lambda text: None,
+    marker: Path | None = None,
+) -> Gathered:
+    """Combine data sets into one; call it within `with_segnets`.
+
+    Each is found and, if training does not read it as it is, converted as if it were alone. Patients of different data
+    sets are different, except for those of one folder or with an image in common.
+
+    Args:
+        dataset_dirs: two or more data sets.
+        into: folder of the combined data set; what it contains already is not written again.
+        reading: keyword arguments of `find_dataset`, for each of them.
+        labels: classes of the training, by the names in the data sets (`named_labels`); "ignore" holds values. Without
+            names in any data set they hold the values, which must mean the same in all.
+        report: function that prints a line of progress.
+        marker: file to create before the first case is written.
+
+    Raises:
+        TrainingError: `dataset.combined`, the data sets do not fit together; `labels.unnamed`, one does not name its
+            classes; `labels.unknown`, `labels` holds a word that is no class; `data.faults`, label maps with unknown
+            values; and those of `gather`.
+        OutputError: the combined data set could not be written.
+    """
+    from segnets.data import find_dataset
+    from segnets.data.patients import MAY_SHARE, may_share_patients
+
+    if len({path.resolve() for path in dataset_dirs}) < len(dataset_dirs):
+        raise TrainingError("dataset.combined", "one data set is given twice; give each of them once")
+    datasets: list[Dataset] = []
+    left: list[PassedOver] = []
+    notices: list[Notice] = []
+    for number, path in enumerate(dataset_dirs, 1):
+        folder = into / f"set{number}"
+        converted = gather(path, folder, reading, report, marker, own=into.parent)
+        patient = {"patient": reading["patient"]} if "patient" in reading else {}
+        found = find_dataset(path, **reading) if converted is None else find_dataset(folder, "decathlon", **patient)
+        datasets.append(found)
+        left += unread_files(found.unread) if converted is None else converted.passed_over
+        notices += () if converted is None else converted.notices
+        if found.layout != "voc" and may_share_patients(found.patients.values()):
+            report(f"data set {number}: {MAY_SHARE}")
+    channels = _channels(datasets, report)
+    names = {name.casefold(): name for dataset in reversed(datasets) for name in dataset.labels}
+    sources, table, ignored = _numbered(datasets, labels)
+    if marker is not None:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    (into / _LABELS).mkdir(parents=True, exist_ok=True)
+    cases = _named_cases(sources)
+    written, faults = _write_labels(sources, cases, into, report)
+    if faults:
+        raise TrainingError("data.faults", list_faults(faults, len(cases)))
+    named = {
+        names.get(name, name): [value for of_value, value in table.items() if name in of_value]
+        for name in dict.fromkeys(name for of_value in table for name in sorted(of_value))
+    }
+    patients = _patients(dataset_dirs, datasets)
+    training = []
+    for (number, own), name in cases.items():
+        source, case = sources[number - 1], sources[number - 1].dataset.cases[own]
+        entry = {"name": name, "image": _image(case["image"], source.dataset.channels, channels)}
+        entry |= {"label": written[name], "patient": f"patient {patients[number, case['name']]}"}
+        labelled = _labelled(source, table, labels)
+        if (stated := source.dataset.labelled.get(case["name"])) is not None:
+            labelled &= {source.values[value] for value in stated if value in source.values}
+        training.append(entry | ({"labelled": sorted(labelled)} if labelled < set(table.values()) else {}))
+    description: dict[str, Any] = {
+        "description": "several data sets, combined by napari-seg train",
+        "modality": {str(number): name for number, name in enumerate(channels)},
+        "labels": {"background": 0, **named} | ({"ignore": [ignored]} if ignored is not None else {}),
+        "training": training,
+    }
+    atomic_write(into / "dataset.json", json.dumps(description, indent=1) + "\n")
+    described = tuple(_describe(source) for source in sources)
+    return Gathered(into, tuple(left), tuple(dict.fromkeys(notices)), described)
+
+
+def _describe(source: _Source) -> dict[str, Any]:
+    """Return the number of cases, the patients, and where each value came from, for plan.json."""
+    names = {name.casefold(): name for name in source.dataset.labels}
+    return {
+        "cases": len(source.dataset.cases),
+        "classes": sorted(names.get(name, name) for name in source.known),
+        "values": {str(value): new for value, new in sorted(source.values.items()) if value},
+    }
+
+
+def _channels(datasets: Sequence[Dataset], report: Callable[[str], None]) -> tuple[str, ...]:
+    """Return the names of the channels of all data sets; empty if none names them.
+
+    Raises:
+        TrainingError: `dataset.combined`, they differ, or some data sets hold 2D images and others volumes.
+    """
+    if len({dataset.is_2d for dataset in datasets}) > 1:
+        listed = ", ".join(
+            f"data set {n} {'2D images' if one.is_2d else 'volumes'}" for n, one in enumerate(datasets, 1)
+        )
+        raise TrainingError("dataset.combined", f"found {listed}; expected one of them in all data sets")
+    known = [(n, dataset.channels) for n, dataset in enumerate(datasets, 1) if dataset.channels]
+    if not known:
+        return ()
+    first, channels = known[0]
+    for number, others in known[1:]:
+        listed = f"data set {first} has {', '.join(channels)}, data set {number} {', '.join(others)}"
+        same = sorted(map(str.casefold, channels)) == sorted(map(str.casefold, others))
+        if len(channels) != len(others) or (len(channels) > 1 and not same) or _differ_in_modality(channels, others):
+            raise TrainingError(
+                "dataset.combined",
+                f"the channels differ: {listed}; expected the same in all data sets; choose them with --channels, "
+                "leave one data set out, or correct the names in dataset.json if they mean the same",
+            )
+        cases = datasets[number - 1].cases
+        if tuple(map(str.casefold, others)) == tuple(map(str.casefold, channels)):
+            continue
+        if len(channels) == 1:
+            report(f"{listed}: taken for the same channel")
+        elif not all(isinstance(case["image"], list) for case in cases):
+            raise TrainingError(
+                "dataset.combined",
+                f"the channels have another order: {listed}, in one file; expected the same order; save them again",
+            )
+    return channels
+
+
+def _differ_in_modality(channels: Sequence[str], others: Sequence[str]) -> bool:
+    """Return whether the names of channels state different modalities."""
+    first, second = named_modality(channels), named_modality(others)
+    return first is not None and second is not None and first != second
+
+
+def _image(image: Any, own: Sequence[str], channels: Sequence[str]) -> Any:
+    """Return the files of an image as absolute paths, in the order of the channels of all data sets."""
+    files = [Path(path).absolute().as_posix() for path in (image if isinstance(image, list) else [image])]
+    if len(files) == len(own) == len(channels) > 1:
+        order = [name.casefold() for name in own]
+        files = [files[order.index(name.casefold())] for name in channels]
+    return files if isinstance(image, list) else files[0]
+
+
+def _numbered(
+    datasets: Sequence[Dataset], labels: Mapping[str, Sequence[Any]]
+) -> tuple[list[_Source], dict[frozenset[str], int], int | None]:
+    """Give one value to each class, or to each combination of classes that overlap.
+
+    A class keeps the value of the first data set that has it, if that is free.
+
+    Returns:
+        The data sets, names -> value, and the value of ignored voxels, None if no data set has any.
+
+    Raises:
+        TrainingError: `labels.unnamed`, `labels.unknown`, `dataset.combined`.
+    """
+    from segnets.data.labels import ranges
+
+    more = {value for low, high in ranges(list(labels.get(IGNORE, ()))) for value in range(low, high + 1)}
+    given = {name: list(words) for name, words in labels.items() if name != IGNORE}
+    of_all: list[Mapping[str, Sequence[int]]] = [dataset.labels for dataset in datasets]
+    known = {name.casefold() for named in of_all for name in named}
+    if given and not known:
+        each = {name: [v for low, high in ranges(words) for v in range(low, high + 1)] for name, words in given.items()}
+        of_all = [each] * len(datasets)
+    elif unknown := [
+        f"{name}={word}" for name, words in given.items() for word in words if str(word).casefold() not in known
+    ]:
+        names = ", ".join(dict.fromkeys(name for named in of_all for name in named))
+        raise TrainingError(
+            "labels.unknown", f"found --labels {unknown[0]} for several data sets; expected names of classes: {names}"
+        )
+    if unnamed := [str(number) for number, named in enumerate(of_all, 1) if not named]:
+        raise TrainingError(
+            "labels.unnamed",
+            f"data set {', '.join(unnamed)} does not name its label values, so they can't be matched with those of the "
+            'others; name them in a file labels.json in its folder, such as {"1": "liver"}',
+        )
+    table: dict[frozenset[str], int] = {}
+    sources = []
+    for number, (dataset, named) in enumerate(zip(datasets, of_all, strict=True), 1):
+        ignored = frozenset(dataset.ignored) | more
+        words = [(name.casefold(), value) for name, values in named.items() for value in values]
+        classes = {
+            value: frozenset(name for name, v in words if v == value) for _, value in words if value not in ignored
+        }
+        classes = {value: of_value - {"background"} for value, of_value in sorted(classes.items())}
+        classes = {value: of_value for value, of_value in classes.items() if value and of_value}
+        for value, of_value in classes.items():
+            taken = set(table.values())
+            if of_value not in table:
+                table[of_value] = next(v for v in (value, *range(1, MAX_VALUE)) if v not in taken)
+        background = {value for name, value in words if name == "background"} | {0}
+        values = dict.fromkeys(background, 0) | {value: table[of_value] for value, of_value in classes.items()}
+        sources.append(_Source(number, dataset, classes, ignored, values))
+    overlap = any(len(of_value) > 1 for of_value in table)
+    if overlap and len({frozenset(source.known) for source in sources}) > 1:
+        listed = "; ".join(f"data set {source.number} {', '.join(sorted(source.known))}" for source in sources)
+        raise TrainingError(
+            "dataset.combined",
+            f"classes overlap, and the data sets know different ones: {listed}; expected the same ones in all",
+        )
+    if not any(source.ignored for source in sources):
+        return sources, table, None
+    usual, highest = 255, max(table.values())
+    ignore = usual if usual not in table.values() else highest + 1
+    for source in sources:
+        source.values.update(dict.fromkeys(source.ignored, ignore))
+    return sources, table, ignore
+
+
+def _labelled(source: _Source, table: Mapping[frozenset[str], int], labels: Mapping[str, Sequence[Any]]) -> set[int]:
+    """Return the values that are annotated in a data set: those of the classes that it knows.
+
+    A class of the training that is made of several names is known completely if the data set has the name itself
+    (`kidney` of kidney, left kidney, right kidney), or all the others.
+    """
+    known = source.known
+    for name, parts in labels.items():
+        words = {str(part).casefold() for part in parts}
+        others = words - {name.casefold()}
+        if name.casefold() in words & source.known or (others and others <= source.known):
+            known |= words
+    return {value for of_value, value in table.items() if of_value <= known}
+
+
+def _named_cases(sources: Sequence[_Source]) -> dict[tuple[int, int], str]:
+    """Return (number of the data set, index of the case) -> name of a case, fit for files, equal only if repeated.
+
+    A name that several data sets have gets the number of its data set.
+    """
+    plain = {}
+    for source in sources:
+        for index, case in enumerate(source.dataset.cases):
+            name = unicodedata.normalize("NFC", re.sub(r"[^\w.-]+", "_", case["name"])).strip("._-") or "case"
+            plain[source.number, index] = name
+    in_sets = Counter(name for _, name in {(number, name.casefold()) for (number, _), name in plain.items()})
+    return {
+        (number, index): f"set{number}_{name}" if in_sets[name.casefold()] > 1 else name
+        for (number, index), name in plain.items()
+    }
+
+
+def _patients(dataset_dirs: Sequence[Path], datasets: Sequence[Dataset]) -> dict[tuple[int, str], int]:
+    """Return (number of the data set, name of the case) -> number of the patient."""
+    patient_of: dict[tuple[int, str], tuple[Path, str]] = {}
+    same: dict[tuple[Path, str], tuple[Path, str]] = {}
+
+    def first(key: tuple[Path, str]) -> tuple[Path, str]:
+        while same.get(key, key) != key:
+            key = same[key]
+        return key
+
+    of_image: dict[Path, tuple[Path, str]] = {}
+    for number, (path, dataset) in enumerate(zip(dataset_dirs, datasets, strict=True), 1):
+        folder = path.resolve() if path.is_dir() else path.resolve().parent
+        for case in dataset.cases:
+            key = folder, dataset.patients[case["name"]]
+            patient_of[number, case["name"]] = key
+            for image in case["image"] if isinstance(case["image"], list) else [case["image"]]:
+                known = of_image.setdefault(Path(image).resolve(), key)
+                same[first(key)] = first(known)
+    numbers: dict[tuple[Path, str], int] = {}
+    return {case: numbers.setdefault(first(key), len(numbers) + 1) for case, key in patient_of.items()}
+
+
+def _write_labels(
+    sources: Sequence[_Source], cases: Mapping[tuple[int, int], str], folder: Path, report: Callable[[str], None]
+) -> tuple[dict[str, str], list[Fault]]:
+    """Write the label maps with their new values, except for those that are there already.
+
+    Returns:
+        Name of a case -> its label map, relative to the folder; and the faults.
+
+    Raises:
+        OutputError: `output.not_written`, `output.disk_full`, `output.not_equal`.
+    """
+    record: dict[str, dict[str, str]] = {}
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = dict(content["label maps"]) if content["version"] == _VERSION else {}
+    files: dict[str, str] = {}
+    faults: list[Fault] = []
+    counts = Counter(name.casefold() for name in cases.values())
+    to_write: list[tuple[_Source, str, Path, str]] = []
+    kept: dict[str, dict[str, str]] = {}
+    for (number, index), name in cases.items():
+        source, case = sources[number - 1], sources[number - 1].dataset.cases[index]
+        if counts[name.casefold()] > 1:
+            faults.append(("name.twice", name, "several cases have this name; rename or remove the others"))
+            continue
+        label, key = Path(case["label"]), _key(Path(case["label"]), source.values)
+        files[name] = f"{_LABELS}/{name}{'.png' if is_image2d(label) else '.nii.gz'}"
+        if record.get(name, {}).get("key") == key and (folder / files[name]).is_file():
+            kept[name] = record[name]
+        else:
+            to_write.append((source, name, label, key))
+    for name in record.keys() - kept.keys():
+        (folder / _LABELS / Path(record[name]["file"]).name).unlink(missing_ok=True)
+    if renumbered := sum(source.is_renumbered for source, *_ in to_write):
+        report(f"renumbering {renumbered} label maps")
+    for source, name, label, key in to_write:
+        try:
+            _write_label(label, folder / files[name], source)
+        except InputError as error:
+            faults.append((error.code, name, error.message))
+            continue
+        kept[name] = {"key": key, "file": files[name]}
+    atomic_write(folder / RECORD, json.dumps({"version": _VERSION, "label maps": kept}, indent=1) + "\n")
+    return files, faults
+
+
+def _key(label: Path, values: Mapping[int, int]) -> str:
+    """Return a digest of the path, size and time of a label map, and of its new values."""
+    status = label.stat()
+    text = f"{label.absolute()} {status.st_size} {status.st_mtime_ns} {sorted(values.items())}"
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]
+
+
+def _write_label(label: Path, target: Path, source: _Source) -> None:
+    """Write a label map with the values of the combined data set; if they are the same, as a copy.
+
+    Raises:
+        InputError: it can't be read; `label.values`, it holds values that its data set does not name.
+    """
+    if not source.is_renumbered and label.name.lower().endswith((".nii.gz", ".png")):
+        with atomic_file(target, target.suffix) as hidden:
+            shutil.copyfile(label, hidden)
+        return
+    if is_image2d(label):
+        volume = read_in_worker(_read_2d, [label])
+    else:
+        volume = Scan(label.name, "nifti", (label,)).read(one_slice=True)
+    array = as_labels(volume.array[0], label.name)
+    present = np.unique(array)
+    if unknown := [int(value) for value in present if int(value) not in source.values]:
+        expected = ", ".join(map(str, sorted(source.values)))
+        text = f"values {', '.join(map(str, unknown[:6]))}; expected {expected}, which data set {source.number} names"
+        raise InputError("label.values", f"{text}; correct them, or name them in its labels.json")
+    new = np.zeros(int(present.max()) + 1, smallest_label_type(max(source.values.values())))
+    new[present] = [source.values[int(value)] for value in present]
+    if is_image2d(label):
+        with atomic_file(target, ".png") as hidden:
+            Image.fromarray(np.ascontiguousarray(_pixels(new[array]))).save(hidden)
+    else:
+        write_map(new[array], volume.grid, target)
+
+
+def _read_2d(files: Sequence[Path]) -> Volume:
+    return read_label_image2d(files[0])
+
+
+def _pixels(labels: NDArray) -> NDArray:
+    """Return the pixels of a label map (I, J, 1) of a 2D image."""
+    return labels[..., 0].T
