@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -98,6 +99,30 @@ def test_a_pace_that_can_not_be_measured_is_no_obstacle(
     plan = plan_bundle(root, tmp_path / "out", Choices(), timed=True)
     assert "time" not in plan
     assert "was not measured: CUDA out of memory" in caplog.text
+
+
+def test_bfloat16_where_it_pays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU trains in bfloat16 if a step is at least a fifth faster, and if nothing else was chosen."""
+
+    def seconds(step: float, in_bfloat16: float) -> None:
+        def measure(*arguments: Any) -> Pace:
+            values = arguments[-1]
+            return Pace("cpu", in_bfloat16 if values.get("amp") else step, 0.1, 0.1, 40, 10)
+
+        monkeypatch.setattr(time_plan, "measure_pace", measure)
+
+    root = datasets.write_decathlon(tmp_path / "data", cases=4)
+    seconds(1.0, 0.5)
+    plan = plan_bundle(root, tmp_path / "faster", Choices(), timed=True)
+    assert plan["settings"]["amp"]["value"] is True
+    assert "0.5 s instead of 1 s" in plan["settings"]["amp"]["why"]
+    assert plan["time"]["step"] == 0.5
+    assert datasets.configs(tmp_path / "faster")["train"]["amp"] is True
+    chosen = plan_bundle(root, tmp_path / "chosen", Choices(settings={"amp": False}), timed=True)
+    assert "amp" not in chosen["settings"]
+    assert chosen["time"]["step"] == 1.0
+    seconds(1.0, 0.9)
+    assert "amp" not in plan_bundle(root, tmp_path / "slower", Choices(), timed=True)["settings"]
 
 
 def test_long_validations_see_fewer_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

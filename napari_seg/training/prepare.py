@@ -406,19 +406,39 @@ def _plan_network(
 
 
 def _add_time(written: dict[str, Any], root: Path, timing: _Timing, voxels: dict[str, int], device: str) -> None:
-    """Measure the pace of a written bundle, and let it validate fewer cases if all would take too long."""
-    from napari_seg.training.time_plan import affordable_cases, effective_settings, measure_pace, needs_patches
+    """Measure the pace of a written bundle, train in bfloat16 where that pays, and validate no longer than pays."""
+    from napari_seg.training.time_plan import (
+        WORTH,
+        affordable_cases,
+        effective_settings,
+        is_long,
+        measure_pace,
+        needs_patches,
+    )
     from napari_seg.training.write import change_training
 
-    measure = partial(measure_pace, root, timing.dataset_dir, voxels, device, written["choices"].get("folds"))
+    folds = written["choices"].get("folds")
+    values = {} if folds is None else {"fold": 0, "folds": folds}
+    measure = partial(measure_pace, root, timing.dataset_dir, voxels, device)
     limit = timing.limits.get("max_minutes")
     settings = effective_settings(written, **timing.limits)
     try:
-        pace = measure()
+        pace = measure(values)
+        if (
+            device.startswith("cpu")
+            and "amp" not in written["choices"].get("settings", {})
+            and is_long(pace, settings, limit)
+        ):
+            in_bfloat16 = measure(values | {"amp": True})
+            if in_bfloat16.step < WORTH * pace.step:
+                why = f"bfloat16: a step takes {in_bfloat16.step:.2g} s instead of {pace.step:.2g} s on this CPU"
+                written["settings"]["amp"] = {"value": True, "why": why}
+                change_training(root, {"amp": True})
+                pace = in_bfloat16
         if "crops_balanced" in written["options"] and needs_patches(pace, settings, limit):
             change_training(root, PATCHES)
             written["options"][PATCHES] = "even a few whole cases would take over a fifth of the training"
-            pace = measure()
+            pace = measure(values)
     except (RuntimeError, ValueError, MemoryError, OSError) as error:  # the training reports it with advice
         logger.warning("the time of a step was not measured: %s", str(error).splitlines()[0] if str(error) else error)
         return

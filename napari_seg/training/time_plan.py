@@ -1,16 +1,14 @@
 """Measure how long a step and a validation take on this device, and plan the time of a training from that.
 
-The written bundle's own objects are timed: a few cases are prepared, augmented and trained on, and one is validated. So
-the time includes whatever the configs contain. No process is started for it: the time of a step, in which one process
-computes while others augment the next cases, follows from the two times and the number of cores.
+The written bundle's own objects are timed: a few cases are prepared, augmented by the data loader's processes and
+trained on, and one is validated. So the time includes whatever the configs contain.
 """
 
 from __future__ import annotations
 
-import os
+import gc
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from math import ceil
@@ -25,9 +23,7 @@ if TYPE_CHECKING:
     from monai.bundle import ConfigParser
 
 STEPS, SECONDS = 12, 10.0
-"""Steps that are timed after the first one, and seconds after which no further one is."""
-ITEMS, ITEM_SECONDS = 8, 4.0
-"""Augmented cases that are timed, and seconds after which no further one is."""
+"""Steps that are timed after those whose batches were ready before, and seconds after which no further one is."""
 VALIDATION_FRACTION = 0.1
 """Largest fraction of the training's time for its validations."""
 MIN_VALIDATION_CASES = 4
@@ -35,6 +31,10 @@ TIMED_VALIDATIONS = 10
 """Validations of a training with a time limit (`segnets.training.Validation`)."""
 START_SECONDS = 10.0
 """Seconds in which MONAI's command loads its libraries and checks the data set again."""
+WORTH = 0.8
+"""Largest ratio of a step's seconds in bfloat16 to those in float32 with which a CPU trains in bfloat16."""
+LONG_SECONDS = 120.0
+"""Seconds of a training above which bfloat16 is tried."""
 FEW = 0.25
 """Fraction of the planned steps below which a network has hardly learned anything."""
 
@@ -147,6 +147,11 @@ def effective_settings(written: Mapping[str, Any], **values: Any) -> dict[str, A
     return {name: chosen[name] for name in names if name in chosen}
 
 
+def is_long(pace: Pace, settings: Mapping[str, Any], max_minutes: float | None = None) -> bool:
+    """Return whether the steps of a training take so long that a faster type of numbers is worth a measurement."""
+    return plan_time(pace, settings, max_minutes).training > LONG_SECONDS
+
+
 def needs_patches(pace: Pace, settings: Mapping[str, Any], max_minutes: float | None = None) -> bool:
     """Return whether the validations take over twice `VALIDATION_FRACTION` even with `MIN_VALIDATION_CASES` cases."""
     count = min(settings.get("val_cases") or MIN_VALIDATION_CASES, MIN_VALIDATION_CASES)
@@ -167,7 +172,7 @@ def affordable_cases(pace: Pace, settings: Mapping[str, Any], max_minutes: float
 
 
 def measure_pace(
-    root: Path, dataset_dir: Path, voxels: Mapping[str, int], device: str, folds: int | None = None
+    root: Path, dataset_dir: Path, voxels: Mapping[str, int], device: str, values: Mapping[str, Any]
 ) -> Pace:
     """Return the measured pace of a written bundle; call it within `with_segnets`.
 
@@ -178,11 +183,11 @@ def measure_pace(
         dataset_dir: folder of the data set.
         voxels: path of a label map -> number of its voxels.
         device: name of the device.
-        folds: number of folds of a cross-validation, of which the first one is timed.
+        values: config id -> value that differs from the written one, such as `fold` and `folds`.
     """
     parser = _read_configs(root, dataset_dir)
-    if folds is not None:
-        parser["fold"], parser["folds"] = 0, folds
+    for name, value in values.items():
+        parser[name] = value
     split = parser.get_parsed_content("cases")
     sizes, timed = {}, {}
     chosen: dict[str, Any] = {}
@@ -201,11 +206,11 @@ def measure_pace(
     for number in range(len(training_set)):
         training_set.cases[number]
     preparing = time.monotonic() - begin
-    augmenting, batch = _time_augmentation(parser)
-    computing = _time_steps(parser, batch)
+    step = _time_steps(parser)
+    gc.collect()  # ends the processes of the data loader
     return Pace(
         device=device,
-        step=_combine(parser, computing, augmenting),
+        step=step,
         case=preparing * mean(sizes["training"]) / timed["training"],
         validation=_time_validation(parser) * sum(sizes["validation"]) / timed["validation"],
         training_cases=len(sizes["training"]),
@@ -228,42 +233,19 @@ def _typical(sizes: Sequence[int], count: int) -> list[int]:
     return sorted(range(len(sizes)), key=lambda n: abs(sizes[n] - mean(sizes)))[:count]
 
 
-def _time_augmentation(parser: ConfigParser) -> tuple[float, Any]:
-    """Return the seconds in which one process augments the cases of a batch, and a batch."""
-    from monai.data.utils import list_data_collate
+def _time_steps(parser: ConfigParser) -> float:
+    """Return the seconds of a step, while the processes of the data loader augment the next cases.
 
-    training_set, size = parser.get_parsed_content("train#dataset"), parser.get_parsed_content("batch_size")
-    items: list[Any] = []
-    seconds: list[float] = []
-    with _one_thread():  # as in a process of the data loader
-        while len(items) < max(size, ITEMS) and (sum(seconds) < ITEM_SECONDS or not items):
-            begin = time.monotonic()
-            items.append(training_set[len(items)])
-            seconds.append(time.monotonic() - begin)
-    return size * mean(seconds), list_data_collate([items[n % len(items)] for n in range(size)])
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _time_steps(parser: ConfigParser, batch: Any) -> float:
-    """Return the seconds of a step without its data; the first step, which reserves memory, does not count."""
+    The first step, which reserves memory, does not count, nor do those whose batches were made while nothing was
+    computed yet: as many as the data loader keeps ready.
+    """
     from ignite.engine import Events
 
     trainer = parser.get_parsed_content("train#trainer")
     parser.get_parsed_content("ema").attach(trainer)
-    trainer.data_loader, trainer.state.max_epochs = [batch] * (STEPS + 1), 1
-    trainer.state.epoch_length = STEPS + 1
-    ended = [time.monotonic()]
+    ready = parser.get_parsed_content("num_workers") * (trainer.data_loader.prefetch_factor or 0)
+    trainer.state.max_epochs, trainer.state.epoch_length = 1, ready + STEPS + 1
+    ended: list[float] = []
 
     def end_step() -> None:
         float(trainer.state.output["loss"])  # waits for a GPU
@@ -272,19 +254,10 @@ def _time_steps(parser: ConfigParser, batch: Any) -> float:
             trainer.terminate()
 
     trainer.add_event_handler(Events.ITERATION_COMPLETED, end_step)
+    begin = time.monotonic()
     trainer.run()
-    seconds = [after - before for before, after in pairwise(ended)]
-    return mean(seconds[1:] or seconds)  # what other programs take counts, as it will in the training
-
-
-def _combine(parser: ConfigParser, computing: float, augmenting: float) -> float:
-    """Return the seconds of a step while the processes of the data loader augment the next cases on the same cores."""
-    workers = parser.get_parsed_content("num_workers")
-    if not workers:
-        return computing + augmenting
-    if parser.get_parsed_content("device").type != "cpu":
-        return max(computing, augmenting / workers)
-    return max(computing + augmenting / (os.cpu_count() or 1), augmenting / workers)
+    seconds = [after - before for before, after in pairwise(ended)] or [ended[0] - begin]
+    return mean(seconds[ready:] or seconds)  # what other programs take counts, as it will in the training
 
 
 def _time_validation(parser: ConfigParser) -> float:
