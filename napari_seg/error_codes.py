@@ -1329,6 +1329,12 @@ CODES = {
         "The weights of `--fine-tune` differ from those that the training was planned with.",
         "Bring the old ones back and name them with `--fine-tune`, or choose a new folder.",
     ),
+    "weights.classes": Code(
+        "error",
+        "`--classes-from` names a class that the new network, or the network of the initial weights, does not have; or "
+        "the weights belong to no bundle, so their classes have no names.",
+        "Use the names that the message lists, and give `--fine-tune` the folder of a bundle.",
+    ),
     "weights.differ": Code(
         "error",
         "The networks of an ensemble differ from each other.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -150,3 +152,133 @@ def test_members_of_different_networks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"weights.differ: .*b.pt .*head.bias, head.weight"):
         merge_checkpoints(paths, tmp_path / "model.pt")
     assert not (tmp_path / "model.pt").exists()
+
+
+def bundle(root: Path, network: nn.Module, classes: list[str], channels: list[str]) -> Path:
+    """Write the weights of a bundle with the names in its metadata, and return their file."""
+    for folder in ("configs", "models"):
+        (root / folder).mkdir(parents=True)
+    numbered = [{str(number): name for number, name in enumerate(names)} for names in (classes, channels)]
+    formats = {"outputs": {"pred": {"channel_def": numbered[0]}}, "inputs": {"image": {"channel_def": numbered[1]}}}
+    (root / "configs" / "metadata.json").write_text(json.dumps({"network_data_format": formats}))
+    return saved(root / "models" / "model.pt", network)
+
+
+def named(*names: str) -> dict[str, str]:
+    return {str(number): name for number, name in enumerate(names)}
+
+
+OLD = ["background", "left kidney", "right kidney", "liver"]
+IMAGE = torch.rand(1, 1, 8, 6, generator=torch.Generator().manual_seed(1))
+
+
+def logits_before_and_after(
+    tmp_path: Path, new: list[str], **arguments: object
+) -> tuple[torch.Tensor, torch.Tensor, str]:
+    """Return the logits of the old network and of a new one that begins from it, and where its classes came from."""
+    given, own = Net(out_channels=len(OLD)).eval(), Net(out_channels=len(new)).eval()
+    fit = load_matching_weights(
+        own, bundle(tmp_path / "old", given, OLD, ["T1"]), named(*new), named("T1"), **arguments
+    )
+    assert not fit.fresh
+    with torch.no_grad():
+        return given(IMAGE), own(IMAGE), str(fit.origins)
+
+
+def test_classes_in_another_order_begin_from_those_of_the_same_name(tmp_path: Path) -> None:
+    before, after, said = logits_before_and_after(tmp_path, ["background", "Liver", "left kidney", "right kidney"])
+    torch.testing.assert_close(after, before[:, [0, 3, 1, 2]])
+    assert said == "Liver from liver, left kidney from left kidney, right kidney from right kidney"
+
+
+def test_a_dropped_class_leaves_the_others_as_they_were(tmp_path: Path) -> None:
+    before, after, said = logits_before_and_after(tmp_path, ["background", "liver"])
+    torch.testing.assert_close(after, before[:, [0, 3]])
+    assert said == "liver from liver; dropped left kidney, right kidney"
+
+
+def test_an_added_class_begins_as_a_part_of_background(tmp_path: Path) -> None:
+    before, after, said = logits_before_and_after(tmp_path, [*OLD, "spleen"])
+    probabilities, old = after.softmax(1), before.softmax(1)
+    torch.testing.assert_close(probabilities[:, 1:4], old[:, 1:])
+    torch.testing.assert_close(probabilities[:, 0], old[:, 0] / 2)
+    torch.testing.assert_close(probabilities[:, 4], old[:, 0] / 2)
+    assert said.endswith("spleen from a part of background")
+
+
+def test_divided_classes_share_the_probability_of_their_parent(tmp_path: Path) -> None:
+    new = ["background", "left kidney", "right kidney", "left lobe", "right lobe"]
+    origin = {"left lobe": "liver", "right lobe": ["Liver"]}
+    before, after, said = logits_before_and_after(tmp_path, new, classes_from=origin)
+    probabilities, old = after.softmax(1), before.softmax(1)
+    torch.testing.assert_close(probabilities[:, :3], old[:, :3])
+    torch.testing.assert_close(probabilities[:, 3], old[:, 3] / 2)
+    torch.testing.assert_close(probabilities[:, 4], old[:, 3] / 2)
+    assert "left lobe from a part of liver" in said
+
+
+def test_merged_classes_begin_at_the_tangent_of_their_sum(tmp_path: Path) -> None:
+    origin = {"kidney": ["left kidney", "right kidney"]}
+    before, after, said = logits_before_and_after(tmp_path, ["background", "liver", "kidney"], classes_from=origin)
+    exact = before[:, 1:3].logsumexp(1)
+    difference = before[:, 1] - before[:, 2]
+    torch.testing.assert_close(after[:, :2], before[:, [0, 3]])
+    assert (after[:, 2] <= exact + 1e-6).all()
+    assert ((exact - after[:, 2]) <= difference**2 / 8 + 1e-6).all()
+    assert said == "liver from liver, kidney from left kidney + right kidney"
+
+
+def test_a_sigmoid_begins_from_the_odds_against_background(tmp_path: Path) -> None:
+    given, own = Net(out_channels=2).eval(), Net(out_channels=1).eval()
+    path = bundle(tmp_path / "old", given, ["background", "liver"], ["T1"])
+    load_matching_weights(own, path, named("liver"))
+    with torch.no_grad():
+        torch.testing.assert_close(own(IMAGE).sigmoid(), given(IMAGE).softmax(1)[:, 1:])
+        back, path = Net(out_channels=2).eval(), bundle(tmp_path / "regions", own, ["liver"], ["T1"])
+        load_matching_weights(back, path, named("background", "liver"))
+        torch.testing.assert_close(back(IMAGE).softmax(1)[:, 1:], own(IMAGE).sigmoid())
+
+
+def test_similar_names_match_and_others_do_not(tmp_path: Path) -> None:
+    given, own = Net(), Net()
+    classes = ["background", "anterior hippocampus", "posterior hippocampus"]
+    path = bundle(tmp_path / "old", given, classes, ["T1"])
+    fit = load_matching_weights(own, path, named("background", "Posterior", "Anterior"))
+    torch.testing.assert_close(own.head.weight, given.head.weight[[0, 2, 1]])
+    assert str(fit.origins) == "Posterior from posterior hippocampus, Anterior from anterior hippocampus"
+    fit = load_matching_weights(own, path, named("background", "a", "b"))
+    torch.testing.assert_close(own.head.weight, given.head.weight)
+    assert fit.origins is None
+    with pytest.raises(TrainingError, match=r"weights.classes: classes_from says a begins from hippocampus; expected"):
+        load_matching_weights(own, path, named("background", "a", "b"), classes_from={"a": "hippocampus"})
+    with pytest.raises(TrainingError, match=r"weights.classes: .* belongs to no bundle"):
+        load_matching_weights(
+            own, saved(tmp_path / "model.pt", given), named("background", "a"), classes_from={"a": "b"}
+        )
+
+
+@pytest.mark.parametrize("network", ["UNet", "FCN", "DeepLabV3", "DeepLabV3Plus"])
+def test_the_last_layers_of_all_networks_are_found(tmp_path: Path, network: str) -> None:
+    import segnets
+
+    small = {"encoder_convs": 1, "channels": [4, 3], "strides": [2, 2]} if network == "UNet" else {}
+    made = [getattr(segnets, network)(2, 2, 3, **small).eval() for _ in range(2)]
+    path = bundle(tmp_path / "old", made[0], ["background", "a", "b"], ["T1", "T2"])
+    load_matching_weights(made[1], path, named("background", "b", "new"), named("T2", "T1"))
+    image = torch.rand(1, 2, 32, 32)
+    with torch.no_grad():
+        before, after = made[0](image), made[1](image.flip(1))
+    probabilities = after.softmax(1)
+    torch.testing.assert_close(after[:, 1] - after[:, 0], before[:, 2] - before[:, 0] + math.log(2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(probabilities[:, 2], probabilities[:, 0])
+
+
+def test_channels_are_matched_by_name(tmp_path: Path) -> None:
+    given, own = Net(in_channels=3).eval(), Net(in_channels=3).eval()
+    path = bundle(tmp_path / "old", given, ["background", "a", "b"], ["T1", "T2", "FLAIR"])
+    load_matching_weights(own, path, channels=named("FLAIR", "T1", "ADC"))
+    for layer in ("first", "shortcut"):
+        torch.testing.assert_close(getattr(own, layer).weight, getattr(given, layer).weight[:, [2, 0, 1]])
+    own = Net(in_channels=2)
+    load_matching_weights(own, path, channels=named("FLAIR", "T1"))
+    torch.testing.assert_close(own.first.weight, given.first.weight[:, [2, 0]] + given.first.weight[:, 1:2] / 2)

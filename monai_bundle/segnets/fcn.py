@@ -28,6 +28,9 @@ class FCN(nn.Module):
         encoder_options: further arguments of `ResidualEncoder`: channels, units, stem_stride, norm, act, dropout, ...
     """
 
+    adds_heads = True
+    """The logits are the sum of those of several layers."""
+
     def __init__(
         self,
         spatial_dims: int,

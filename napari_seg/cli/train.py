@@ -78,6 +78,15 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--fine-tune", type=Path, metavar="W", help="start from these weights (a file or a bundle)")
     parser.add_argument(
+        "--classes-from",
+        nargs="+",
+        default=[],
+        type=named_value,
+        metavar="NEW=OLD",
+        help="with --fine-tune: classes that begin from others than the one of the same name: merged ones, such as "
+        'kidney="left kidney,right kidney", and divided ones, such as "left lung"=lung "right lung"=lung',
+    )
+    parser.add_argument(
         "--labels",
         nargs="+",
         default=[],
@@ -133,6 +142,8 @@ def run(arguments: argparse.Namespace) -> int:
         "channels": arguments.channels,
     }
     settings = {name: _value(text) for name, text in arguments.set}
+    if arguments.classes_from:
+        settings["classes_from"] = {name: text.split(",") for name, text in arguments.classes_from}
     choices = Choices(
         network=arguments.network,
         dims=arguments.dims,

@@ -36,6 +36,7 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
     for name, entry in plan["settings"].items():
         value = entry["value"]["_target_"].rpartition(".")[2] if isinstance(entry["value"], dict) else entry["value"]
         rows.append(("plan", f"{name} {value}: {entry['why']}"))
+    rows += [("begin", plan["fine-tuning"])] if "fine-tuning" in plan else []
     rows += [("advice", proposal) for proposal in plan.get("advice", ())]
     chosen = [f"{name} {value}" for name, value in plan["choices"].items() if name != "labels"]
     return [*rows, ("chosen", ", ".join(chosen) or "nothing")]

@@ -148,12 +148,12 @@ def plan_bundle(
         training = Split(dataset, **split)("training")
         trained_on = len(training) if choices.folds is None else None
         if dry_run:
-            return _make(dataset, root, out.name, choices, trained_on, timing, converted)
+            return _make(dataset, root, out, choices, trained_on, timing, converted)
         _clear(out)
         out.mkdir(parents=True, exist_ok=True)
         (out / _UNFINISHED).touch()
         try:
-            return _make(dataset, out, out.name, choices, trained_on, timing, converted)
+            return _make(dataset, out, out, choices, trained_on, timing, converted)
         except BaseException:
             _clear(out)
             if converted:
@@ -224,12 +224,13 @@ def _clear(out: Path) -> None:
 def _make(
     dataset: Dataset,
     root: Path,
-    name: str,
+    out: Path,
     choices: Choices,
     trained_on: int | None,
     timing: _Timing | None,
     converted: Gathered | None,
 ) -> dict[str, Any]:
+    """Plan and write a bundle into `root`, as if that were `out`, and return its plan."""
     from segnets.data import ClassValues, check
     from segnets.data.file_facts import read_all
     from segnets.data.labels import ranges
@@ -244,6 +245,7 @@ def _make(
         raise BundleError(
             "bundle.network_name", f"found network {choices.network!r}; expected one of {', '.join(networks())}"
         )
+    name = out.name
     check_packages(choices.options)
     check_names([name, *choices.labels, *dataset.labels, *dataset.channels])
     labels = named_labels(choices.labels, dataset)
@@ -286,6 +288,9 @@ def _make(
         "network": network,
         "advice": advise(plan, found),
     }
+    if choices.fine_tune:
+        weights = (out / choices.fine_tune["file"]).resolve()
+        written["fine-tuning"] = _describe_origins(class_names(values, bool(regions)), weights, choices)
     left = converted.passed_over if converted else unread_files(dataset.unread)
     written["passed over"] = [asdict(one) for one in left]
     if converted:
@@ -295,6 +300,21 @@ def _make(
     (root / _UNFINISHED).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
     (root / _UNFINISHED).replace(root / PLAN)
     return written
+
+
+def _describe_origins(classes: list[str], weights: Path, choices: Choices) -> str:
+    """Return from which classes of the initial weights those of the new network begin.
+
+    Raises:
+        TrainingError: `weights.classes`, `--classes-from` does not fit them.
+    """
+    from segnets.training.matching import match_classes, stated_names
+
+    classes_from = choices.settings.get("classes_from")
+    origins = match_classes(classes, stated_names(weights)[0], classes_from)
+    if origins is not None:
+        return str(origins)
+    return "no class has the name of one in the initial weights; the last layer is copied only if their number is equal"
 
 
 def _regions(dataset: Dataset, classes: dict[str, Any], choices: Choices) -> dict[str, int]:

@@ -128,7 +128,7 @@ def label_values(
     assigned = [bounds for values in found.values() for bounds in ranges(values)]
     ignored += [v for v in dataset.ignored if not any(low <= v <= high for low, high in assigned)]
     missing = {number: name for number, name in class_names.items() if number and number not in found}
-    named = _match_names(missing, class_names, dataset.labels)
+    named = match_names(missing, class_names, dataset.labels)
     largest = max((v for values in dataset.labels.values() for v in values), default=0)
     if not named and not any(found) and largest <= max(class_names):
         named = {number: [number] for number in missing}
@@ -358,7 +358,7 @@ def _class_number(key: str | int, classes: Mapping[int, str]) -> int:
     return fits[0]
 
 
-def _match_names(
+def match_names(
     missing: Mapping[int, str], classes: Mapping[int, str], names: Mapping[str, Sequence[int]]
 ) -> dict[int, list[int | str]]:
     """Return number -> values of the missing classes that match a name in the data set, as in `label_values`."""

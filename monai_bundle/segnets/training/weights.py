@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from monai.networks.utils import copy_model_state
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from segnets.errors import TrainingError
 from segnets.files import replacing
+from segnets.training.matching import Names, Origins, in_order, match_channels, match_classes, stated_names
 
 logger = logging.getLogger("segnets")
 
@@ -34,6 +36,7 @@ class Fit:
         fresh: names of tensors that the file lacks or has with another shape; they are unchanged.
         unused: names of tensors that only the file has.
         fraction: fraction of the network's weights (numbers, not tensors) that came from the file.
+        origins: from which classes of the file the network's classes begin; None: unknown.
     """
 
     copied: tuple[str, ...]
@@ -41,12 +44,13 @@ class Fit:
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
     fraction: float
+    origins: Origins | None = None
 
     def __str__(self) -> str:
         parts = [f"{len(self.copied)} tensors copied ({self.fraction:.0%} of the weights with the adapted ones)"]
         for what, names in (("adapted", self.adapted), ("left fresh", self.fresh), ("not used", self.unused)):
             parts.append(f"{len(names)} {what}" + (f" ({_joined(names)})" if names else ""))
-        return ", ".join(parts)
+        return ", ".join(parts) + (f"; classes: {self.origins}" if self.origins else "")
 
 
 def read_weights(path: str | Path) -> State:
@@ -82,25 +86,55 @@ def read_weights(path: str | Path) -> State:
     return state
 
 
-def load_matching_weights(network: torch.nn.Module, path: str | Path) -> Fit:
+def load_matching_weights(
+    network: torch.nn.Module,
+    path: str | Path,
+    classes: Names | None = None,
+    channels: Names | None = None,
+    classes_from: Mapping[str, str | Sequence[str]] | None = None,
+) -> Fit:
     """Copy every tensor of equal name and shape from a file into a network, for fine-tuning; log and return the result.
 
-    With another number of input channels the layers that receive the image are adapted. Common channels are copied in
-    their order. If channels are added, they start as the mean of the others, and all are scaled by old/new. If channels
-    are dropped, their weights are distributed equally over the rest. So for an image with equal channels (grey as RGB,
-    T1 twice) the network computes the same as before. The last layers stay fresh if the number of classes differs,
-    because equal class numbers of two data sets need not mean the same.
+    Classes and channels are matched by name if the file belongs to a bundle, whose metadata.json names its own: see
+    `segnets.training.matching` for the last layers. Without names, or if none is the same, the last layers are copied
+    if the number of classes is the same, and stay fresh otherwise.
+
+    With other input channels the layers that receive the image are adapted. Common channels are copied, by name if some
+    names are the same, in their order otherwise. If channels are added, they start as the mean of the others, and all
+    are scaled by old/new. If channels are dropped, their weights are distributed equally over the rest, or over those
+    that replace them. So for an image with equal channels (grey as RGB, T1 twice) the network computes the same as
+    before.
 
     Args:
         network: network, changed in place; call this before creating an average of its weights.
         path: file of weights, as in `read_weights`.
+        classes: number -> name of the network's classes; None: unknown.
+        channels: the same of its input channels.
+        classes_from: see `segnets.training.matching.match_classes`.
 
     Raises:
-        TrainingError: weights.nothing_fits, less than a tenth of the network's weights is in the file; also the errors
-            of `read_weights`.
+        TrainingError: weights.nothing_fits, less than a tenth of the network's weights is in the file; weights.classes,
+            `classes_from` does not fit the classes; also the errors of `read_weights`.
     """
     given, own = read_weights(path), network.state_dict()
-    adapted = _adapt_inputs(given, own)
+    old_classes, old_channels = stated_names(Path(path))
+    order = match_channels(in_order(channels), old_channels)
+    adapted = _adapt_inputs(given, own, network, order)
+    origins = match_classes(in_order(classes), old_classes, classes_from) if classes and old_classes else None
+    if classes_from and origins is None:
+        raise TrainingError(
+            "weights.classes",
+            f"{path} belongs to no bundle that names its classes; expected one, because classes_from needs the names",
+        )
+    if origins is not None and (heads := _heads(network, given, origins)):
+        biases = sum(name.endswith("bias") for name in heads)
+        divided_by = biases if any(getattr(module, "adds_heads", False) for module in network.modules()) else 1
+        for name in heads:
+            constants = 1 / divided_by if name.endswith("bias") else 0
+            adapted[name] = origins.combine(given[name], own[name], constants)
+    elif origins is not None and not origins.is_identity:
+        logger.warning("the last layers of the network were not found: classes are not matched by name")
+        origins = None
     updated, copied, fresh = copy_model_state(network, given | adapted, inplace=False)
     fraction = sum(own[name].numel() for name in copied) / sum(tensor.numel() for tensor in own.values())
     fit = Fit(
@@ -109,6 +143,7 @@ def load_matching_weights(network: torch.nn.Module, path: str | Path) -> Fit:
         fresh=tuple(fresh),
         unused=tuple(name for name in given if name not in copied),
         fraction=fraction,
+        origins=origins,
     )
     if fraction < MIN_FRACTION:
         raise TrainingError(
@@ -121,32 +156,85 @@ def load_matching_weights(network: torch.nn.Module, path: str | Path) -> Fit:
     return fit
 
 
-def _adapt_inputs(given: State, own: State) -> State:
-    """Return the weights of the layers that receive the image, adapted to its new number of channels.
+def _heads(network: torch.nn.Module, given: State, origins: Origins) -> list[str]:
+    """Return the names of the weights and biases of the last layers, which give the logits of the classes.
+
+    They are the convolutions with as many outputs as there are classes. If another layer takes so many inputs, one that
+    is not the last may have so many outputs too; then those without a normalisation count, with a kernel of 1.
+    """
+    new, old = len(origins.new), len(origins.old)
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, _ConvNd)}
+    found = {name: layer for name, layer in layers.items() if layer.out_channels == new}
+    if any(layer.in_channels == new for layer in layers.values()):
+        found = {n: layer for n, layer in found.items() if set(layer.kernel_size) == {1} and n.split(".")[-1] != "conv"}
+    names = [f"{name}.{what}" for name in found for what in ("weight", "bias")]
+    own = network.state_dict()
+    return [
+        name
+        for name in names
+        if name in own and name in given and len(given[name]) == old and given[name].shape[1:] == own[name].shape[1:]
+    ]
+
+
+def _adapt_inputs(given: State, own: State, network: torch.nn.Module, order: Sequence[int | None] | None) -> State:
+    """Return the weights of the layers that receive the image, adapted to its new channels.
 
     The first layer receives only the image. Other layers may receive features followed by the image, as the last one of
     `UNet`'s decoder.
+
+    Args:
+        given: old weights.
+        own: new weights.
+        network: the new network.
+        order: for each new channel the index of the old one, None if there is none; None: unknown.
     """
     kernels = [name for name, x in own.items() if x.ndim >= 3 and name in given and given[name].ndim == x.ndim]
     if not kernels:
         return {}
     old, new = (state[kernels[0]].shape[1] for state in (given, own))
+    if order is None or len(order) != new or max(index or 0 for index in order) >= old:
+        order = [number if number < old else None for number in range(new)]
+    if old == new:
+        if list(order) == list(range(old)):
+            return {}
+        kernels = _image_kernels(network, kernels, new)
     adapted: State = {}
     for name in kernels:
         theirs, ours = given[name], own[name]
         features = theirs.shape[1] - old
-        if old != new and 0 <= features == ours.shape[1] - new and theirs[:, 0].shape == ours[:, 0].shape:
-            adapted[name] = torch.cat([theirs[:, :features], _with_channels(theirs[:, features:], new)], dim=1)
+        if 0 <= features == ours.shape[1] - new and theirs[:, 0].shape == ours[:, 0].shape:
+            adapted[name] = torch.cat([theirs[:, :features], _with_channels(theirs[:, features:], order)], dim=1)
     return adapted
 
 
-def _with_channels(kernel: torch.Tensor, new: int) -> torch.Tensor:
-    """Return a kernel (out, new, *size) from one (out, old, *size), with the same sum over the channels."""
-    old = kernel.shape[1]
-    if new < old:
-        return kernel[:, :new] + kernel[:, new:].sum(1, keepdim=True) / new
-    added = kernel.mean(1, keepdim=True).expand(-1, new - old, *kernel.shape[2:])
-    return torch.cat([kernel, added], dim=1) * (old / new)
+def _image_kernels(network: torch.nn.Module, kernels: Sequence[str], channels: int) -> list[str]:
+    """Return those kernels that receive the image, if its number of channels does not tell them."""
+    modules = dict(network.named_modules())
+    mixing = [f"{f'{name}.' * bool(name)}decoder.{len(module.decoder) - 1}." for name, module in modules.items()
+              if getattr(module, "concatenates_image", False)]  # fmt: skip
+    return [
+        name
+        for name in kernels
+        if modules[name.rpartition(".")[0]].weight.shape[1] == channels
+        or (name.startswith(tuple(mixing)) and not isinstance(modules[name.rpartition(".")[0]], _ConvTransposeNd))
+    ]
+
+
+def _with_channels(kernel: torch.Tensor, order: Sequence[int | None]) -> torch.Tensor:
+    """Return a kernel (out, new, *size) from one (out, old, *size), with the same sum over the channels.
+
+    Args:
+        kernel: old kernel.
+        order: for each new channel the index of the old one, None if there is none.
+    """
+    old, new = kernel.shape[1], len(order)
+    dropped = kernel[:, [index for index in range(old) if index not in order]]
+    added = order.count(None)
+    start = dropped.sum(1) / added if added and dropped.numel() else kernel.mean(1)
+    result = torch.stack([start if index is None else kernel[:, index] for index in order], dim=1)
+    if added:
+        return result if dropped.numel() else result * (old / new)
+    return result + dropped.sum(1, keepdim=True) / new
 
 
 def merge_checkpoints(paths: Sequence[str | Path], out: str | Path) -> None:
