@@ -326,7 +326,13 @@ def test_images_of_a_folder(tmp_path: Path) -> None:
     assert code_of(tmp_path / "empty", call=images) == "dataset.no_images"
 
 
-@pytest.mark.parametrize("name", ["$__import__('os').system('x')", "@bundle_root", "%train", " $x", "a\nb", "a\x07"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("$__import__('os').system('x')", "@bundle_root", "%train", " $x", "a\nb", "a\x07", "a\ud800"),
+        *("_target_", "_disabled_", "", "  ", "x" * 201),
+    ],
+)
 def test_names_that_a_config_would_run_are_refused(tmp_path: Path, name: str) -> None:
     decathlon(tmp_path, 2)
     description = json.loads((tmp_path / "dataset.json").read_text())
@@ -334,6 +340,50 @@ def test_names_that_a_config_would_run_are_refused(tmp_path: Path, name: str) ->
         (tmp_path / "dataset.json").write_text(json.dumps(description | changed))
         assert code_of(tmp_path) == "dataset.bad_name"
     touch(tmp_path / "bids", "sub-1/anat/sub-1_T1w.nii", "sub-1/anat/sub-1_dseg.nii")
-    (tmp_path / "bids" / "dseg.tsv").write_text(f'index\tname\n1\t"{name}"\n')
-    if name == name.strip():
+    if name == name.strip() and name and "\ud800" not in name:
+        (tmp_path / "bids" / "dseg.tsv").write_text(f'index\tname\n1\t"{name}"\n')
         assert code_of(tmp_path / "bids") == "dataset.bad_name"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        '{"a": 1e999}',
+        '{"a": NaN}',
+        '{"a": 1.5}',
+        '{"a": true}',
+        '{"a": null}',
+        '{"a": [[1]]}',
+        '{"1000000000000": "a"}',
+    ],
+)
+def test_label_values_are_integers_that_a_label_map_can_hold(tmp_path: Path, labels: str) -> None:
+    decathlon(tmp_path, 1)
+    description = json.loads((tmp_path / "dataset.json").read_text()) | {"labels": "LABELS"}
+    (tmp_path / "dataset.json").write_text(json.dumps(description).replace('"LABELS"', labels))
+    assert code_of(tmp_path) == "dataset.bad_json"
+
+
+@pytest.mark.parametrize("channels", ["MRI", {"x": "MRI"}, {"0": {"$x": 1}}, 3, [["MRI"]]])
+@pytest.mark.parametrize("key", ["modality", "channel_names"])
+def test_channels_in_another_form_are_refused(tmp_path: Path, channels: object, key: str) -> None:
+    decathlon(tmp_path, 1)
+    description = json.loads((tmp_path / "dataset.json").read_text())
+    description = {name: value for name, value in description.items() if name != "modality"} | {key: channels}
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    (tmp_path / "imagesTr" / "c0.nii.gz").rename(tmp_path / "imagesTr" / "c0_0000.nii.gz")
+    assert code_of(tmp_path, "nnunet") == "dataset.bad_json"
+
+
+def test_channels_may_be_a_list(tmp_path: Path) -> None:
+    decathlon(tmp_path, 1)
+    description = json.loads((tmp_path / "dataset.json").read_text()) | {"modality": ["MRI"]}
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    assert find_dataset(tmp_path).channels == ("MRI",)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"training": 5}', '{"training": {"a": 1}}', '{"training": "abc"}'])
+def test_a_dataset_json_in_another_form_is_refused(tmp_path: Path, text: str) -> None:
+    decathlon(tmp_path, 1)
+    (tmp_path / "dataset.json").write_text(text)
+    assert code_of(tmp_path, "decathlon") == "dataset.bad_json"

@@ -47,6 +47,14 @@ def test_a_run_without_validation_has_a_curve_too(tmp_path: Path) -> None:
     assert (tmp_path / "curve.png").is_file()
 
 
+def test_a_name_with_dollars_is_no_formula(tmp_path: Path) -> None:
+    line = {"epoch": 1, "step": 3, "mean_dice": 0.5, "dice": {"a$b{c$": 0.5}, "planned_steps": 3, "seconds": 1.0}
+    draw_curves(
+        {"run": [{"epoch": 1, "step": 3, "loss": 0.5, "lr": 0.1, "seconds": 1.0}, line]}, tmp_path / "curve.png"
+    )
+    assert (tmp_path / "curve.png").is_file()
+
+
 def test_without_matplotlib_a_run_continues_and_logs_it_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,7 +17,7 @@ from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 
-from segnets.training.preview import WorstBest, case_dice, planes
+from segnets.training.preview import Plane, WorstBest, case_dice, draw_cases, planes
 
 
 def one_hot(labels: torch.Tensor) -> torch.Tensor:
@@ -49,6 +49,13 @@ def test_worst_and_best_cases_are_kept_and_nothing_else(tmp_path: Path) -> None:
     evaluator.state.epoch = 2  # no better than before: the file stays with the saved weights
     handler._completed(evaluator)
     assert not (tmp_path / "run" / "worst_best.png").exists()
+
+
+@pytest.mark.parametrize("name", ["a$b{c$", "\\frac$x$", "caf\udce9"])
+def test_any_name_of_a_file_can_be_drawn(name: str, tmp_path: Path) -> None:
+    blank = Plane(np.zeros((8, 8)), np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8), 1.0)
+    draw_cases([(0.5, name, [blank])], tmp_path / "cases.png")
+    assert (tmp_path / "cases.png").is_file()
 
 
 def test_dice_of_a_case_without_reference() -> None:

@@ -30,6 +30,8 @@ TRACKERS = ("tensorboard", *_PACKAGES)
 """Services that a training can report to; TensorBoard's events are always written."""
 IGNORE = "ignore"
 """Name in `Choices.labels` of the values of voxels that are not annotated."""
+_KEYS = re.compile(r"_(target|disabled|requires|mode|desc|args)_")
+"""Keys that make a component of a dictionary in MONAI's configs."""
 CODE = re.compile(r"[$@%]|.*[@%](#|::)")
 """Text that MONAI interprets in configs and metadata.json: it runs `$...`, and resolves `@...` and `%...`."""
 
@@ -102,11 +104,12 @@ def check_names(names: Iterable[str]) -> None:
         BundleError: `bundle.name`, MONAI would interpret a name as code or as a reference.
     """
     for name in names:
-        if CODE.match(name):
+        if CODE.match(name) or _KEYS.fullmatch(name):
             raise BundleError(
                 "bundle.name",
                 f"found {name!r}; expected the name of a class, channel or bundle without $, @ or % at its beginning, "
-                "because MONAI would run or resolve it; choose another name",
+                "and no key of MONAI's configs such as _target_, because MONAI would run or resolve it; choose another "
+                "name",
             )
 
 

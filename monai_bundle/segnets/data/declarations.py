@@ -11,6 +11,22 @@ from typing import Any
 from segnets.data.pairing import stem
 from segnets.errors import TrainingError
 
+MAX_VALUE = 1 << 24
+"""Largest label value: label maps are read as float32, which does not distinguish larger integers."""
+
+
+def label_value(value: Any) -> int:
+    """Return a label value that a JSON file states: a number, or a key that holds one.
+
+    Raises:
+        ValueError: it is no integer, or too large.
+        TypeError: it is no number.
+    """
+    number = int(value)
+    if isinstance(value, bool) or (isinstance(value, float) and number != value) or abs(number) > MAX_VALUE:
+        raise ValueError(value)
+    return number
+
 
 def do_overlap(labels: Mapping[str, Sequence[int]]) -> bool:
     """Return whether some label values belong to more than one name."""

@@ -18,6 +18,7 @@ from monai.transforms import MapTransform
 from PIL import ExifTags, Image, ImageOps
 
 from segnets.annotation import IGNORED, number_of_set
+from segnets.data.declarations import MAX_VALUE
 from segnets.data.layouts import Dataset
 from segnets.errors import TrainingError
 
@@ -180,8 +181,9 @@ def ranges(values: Any) -> list[tuple[int, int]]:
             low, high = (float(v) for v in (between.groups() if between else (value, value)))
         except (TypeError, ValueError):
             low = high = 0.5
-        if low > high or low % 1 or high % 1:
-            raise TrainingError("labels.bad_value", f'{value!r} is no label value; expected 3, "120-135" or [1, 3]')
+        if low > high or low % 1 or high % 1 or max(-low, high) > MAX_VALUE:
+            text = f'{value!r} is no label value; expected 3, "120-135" or [1, 3], up to {MAX_VALUE}'
+            raise TrainingError("labels.bad_value", text)
         bounds.append((int(low), int(high)))
     return bounds
 

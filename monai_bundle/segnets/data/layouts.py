@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from segnets.data.bids import bids_cases, bids_labels
-from segnets.data.declarations import do_overlap, labelled_values, region_labels
+from segnets.data.declarations import MAX_VALUE, do_overlap, label_value, labelled_values, region_labels
 from segnets.data.lists import TABLES, Listed, is_list_of_cases, listed_cases, read_table
 from segnets.data.pairing import (
     IMAGES_2D,
@@ -41,7 +41,12 @@ _EXPECTED = """expected one of these layouts:
 _IMAGE_FOLDERS = ("images", "imagesTr", "image", "img")
 _LABEL_FOLDERS = ("labels", "labelsTr", "label", "masks", "mask", "segmentations")
 _MAX_LIST_BYTES = 1 << 26
-_BAD_NAME = re.compile(r"\s*[$@%]|.*[\x00-\x1f\x7f-\x9f]", re.DOTALL)
+_SHOWN = 200
+"""Number of characters of a value in a message."""
+_MAX_NAME = 200
+_BAD_NAME = re.compile(
+    r"\s*[$@%]|_(target|disabled|requires|mode|desc|args)_$|.*[\x00-\x1f\x7f-\x9f\ud800-\udfff]|\s*$", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -145,17 +150,20 @@ def find_dataset(
     if not dataset.cases:
         found = f"no image has a label map ({len(dataset.unpaired)} files are unpaired)"
         advice = "give an image and its label map the same name"
+        if layout in ("list", "decathlon"):
+            found = f"none of the {len(dataset.unpaired)} listed cases has an image and a label map that exist"
+            advice = "correct the paths, which are absolute or relative to the list"
         if dataset.unread:
             found += f"; not read were {list_endings(dataset.unread)}"
             advice = f"training reads {', '.join(VOLUMES + IMAGES_2D)}; convert the others"
         raise TrainingError("dataset.no_cases", f"{root} ({dataset.layout}): {found}; {advice}")
     for name in (*dataset.labels, *dataset.channels):
-        if _BAD_NAME.match(name):
+        if _BAD_NAME.match(name) or len(name) > _MAX_NAME:
             # MONAI runs a string that begins with $ as Python wherever it stands in a config
             raise TrainingError(
                 "dataset.bad_name",
-                f"{root} names a label or channel {name!r}; expected no $, @ or % at its beginning and no control "
-                "characters; rename it",
+                f"{root} names a label or channel {_start(name)}; expected 1 to {_MAX_NAME} characters, no $, @ or % "
+                "at the beginning, no control characters, and no key of MONAI's configs such as _target_; rename it",
             )
     patients = {case["name"]: patient_of(case["name"], patient) for case in dataset.cases}
     order = description.get("regions_class_order")
@@ -232,7 +240,7 @@ def _training_list(path: Path) -> list[Any]:
     """Return the labelled cases of a JSON data list as MONAI reads it; none if it is no such list."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig")) if path.stat().st_size < _MAX_LIST_BYTES else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return []
     parts = content if isinstance(content, dict) else {"training": content}
     entries = [entry for key in ("training", "validation") for entry in _as_list(parts.get(key))]
@@ -257,7 +265,7 @@ def _list(root: Path, channels: Sequence[str] | None) -> tuple[Dataset, dict[str
         description = _json(path)
         found = _listed(path.parent, path, _training_list(path))
         labels, ignored = _named_values(description, path)
-        found = found._replace(channels=_modalities(description))
+        found = found._replace(channels=_channel_names(description, path, "modality", "channel_names"))
     is_2d = are_2d_images(found.cases)
     dataset = Dataset("list", tuple(found.cases), tuple(found.unpaired), labels, found.channels, is_2d, ignored)
     return dataset, found.patients
@@ -265,25 +273,42 @@ def _list(root: Path, channels: Sequence[str] | None) -> tuple[Dataset, dict[str
 
 def _decathlon(root: Path, description: Mapping[str, Any]) -> tuple[Dataset, dict[str, str]]:
     """Read the Medical Segmentation Decathlon's layout (Antonelli et al. 2022); a 4D image has its channels last."""
-    found = _listed(root, root / "dataset.json", description.get("training", ()))
+    found = _listed(root, root / "dataset.json", description.get("training", []))
     labels, ignored = _named_values(description, root / "dataset.json")
-    channels = _modalities(description)
+    channels = _channel_names(description, root / "dataset.json", "modality")
     unread = count_unread(*(root / name for name in ("imagesTr", "labelsTr")))
     cases, unpaired = tuple(found.cases), tuple(found.unpaired)
     dataset = Dataset("decathlon", cases, unpaired, labels, channels, are_2d_images(cases), ignored, unread=unread)
     return dataset, found.patients
 
 
-def _modalities(description: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(str(name) for name in description.get("modality", {}).values())
+def _channel_names(description: Mapping[str, Any], path: Path, *keys: str) -> tuple[str, ...]:
+    """Return the names of the channels, {"0": "T1", "1": "FLAIR"} or ["T1", "FLAIR"], under the first of some keys."""
+    stated = next((description[key] for key in keys if description.get(key) is not None), {})
+    try:
+        numbered = dict(enumerate(stated)) if isinstance(stated, list) else {int(n): stated[n] for n in stated}
+        if not all(isinstance(name, str | int | float) for name in numbered.values()):
+            raise TypeError
+    except (TypeError, ValueError) as error:
+        text = f'{path}: the channels are {_start(stated)}; expected {{"0": name}}'
+        raise TrainingError("dataset.bad_json", text) from error
+    return tuple(str(numbered[number]) for number in sorted(numbered))
 
 
-def _listed(root: Path, path: Path, listing: Sequence[Any]) -> Listed:
+def _start(value: Any) -> str:
+    """Return a value as text that fits into a message."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _listed(root: Path, path: Path, listing: Any) -> Listed:
     """Return the cases of a JSON list: {"image", "label"} each, "image" a path or a list of them.
 
     An entry may have "patient" and "name"; without names, the cases are named after their images.
     """
     entries = []
+    if not isinstance(listing, list):
+        raise TrainingError("dataset.bad_json", f"{path}: training is {_start(listing)}; expected a list of cases")
     for number, listed in enumerate(listing):
         images = listed.get("image") if isinstance(listed, dict) else None
         images = [images] if isinstance(images, str) else images
@@ -291,7 +316,7 @@ def _listed(root: Path, path: Path, listing: Sequence[Any]) -> Listed:
         if not is_list or not isinstance(listed.get("label"), str):
             raise TrainingError(
                 "dataset.bad_json",
-                f'{path}: training[{number}] is {listed}; expected {{"image": path, "label": path}}',
+                f'{path}: training[{number}] is {_start(listed)}; expected {{"image": path, "label": path}}',
             )
         entries.append((images, listed["label"], str(listed.get("patient") or "")))
     return listed_cases(root, entries, [listed.get("name") for listed in listing])
@@ -302,8 +327,7 @@ def _nnunet(root: Path, description: Mapping[str, Any], convertible: bool) -> Da
     folders = root / "imagesTr", root / "labelsTr"
     cases, unpaired = pair(*(image_files(folder, convertible) for folder in folders))
     labels, ignored = _named_values(description, root / "dataset.json")
-    channels = description.get("channel_names", description.get("modality", {}))
-    names = tuple(str(channels[number]) for number in sorted(channels, key=int))
+    names = _channel_names(description, root / "dataset.json", "channel_names", "modality")
     unread = count_unread(*folders, convertible=convertible)
     return Dataset("nnunet", cases, unpaired, labels, names, are_2d_images(cases), ignored, unread=unread)
 
@@ -346,13 +370,14 @@ def _named_values(description: Mapping[str, Any], path: Path) -> tuple[dict[str,
     try:
         for key, value in dict(description.get("labels", {})).items():
             if isinstance(value, str):
-                names[value] = (*names.get(value, ()), int(key))
+                names[value] = (*names.get(value, ()), label_value(key))
             else:
-                names[key] = tuple(int(v) for v in (value if isinstance(value, list) else [value]))
-    except (TypeError, ValueError) as error:
+                names[key] = tuple(label_value(v) for v in (value if isinstance(value, list) else [value]))
+    except (TypeError, ValueError, OverflowError) as error:
         raise TrainingError(
             "dataset.bad_json",
-            f'{path}: labels are {description["labels"]}; expected {{"1": name}} or {{name: 1}}',
+            f'{path}: labels are {_start(description["labels"])}; expected {{"1": name}} or {{name: 1}} with integers '
+            f"up to {MAX_VALUE}",
         ) from error
     return (
         {name: values for name, values in names.items() if values != (0,) and name != "ignore"},
@@ -373,7 +398,7 @@ def _json(root: Path) -> dict[str, Any]:
         return {}
     try:
         description = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TrainingError("dataset.bad_json", f"{path} is no JSON: {error}") from error
     if isinstance(description, list) and not root.is_dir():
         return {}

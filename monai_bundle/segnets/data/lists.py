@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
@@ -55,7 +57,10 @@ def read_table(path: Path, channels: Sequence[str] | None = None) -> Listed:
         text = path.read_text(encoding="latin-1")
     first_line = text.partition("\n")[0]
     separator = max("\t;,", key=first_line.count)
-    rows = [row for row in csv.reader(text.splitlines(), delimiter=separator) if any(cell.strip() for cell in row)]
+    try:
+        rows = [row for row in csv.reader(text.splitlines(), delimiter=separator) if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise TrainingError("dataset.bad_table", f"{path.name} is no table ({error}); {_EXPECTED}") from error
     titles = [_plain(cell) for cell in rows[0]] if rows else []
     if len(titles) < 2:
         raise TrainingError("dataset.bad_table", f"{path.name} has fewer than two columns; {_EXPECTED}")
@@ -90,8 +95,10 @@ def listed_cases(
         entries: paths of the image's channels, path of the label map, and patient ("" if unknown) of each case.
         stated: names of the cases; used if every case has one of its own.
     """
+    names_in = cache(_names_in)
     found = [
-        ([listed_file(root, path) for path in images], listed_file(root, label), who) for images, label, who in entries
+        ([_listed_file(root, path, names_in) for path in images], _listed_file(root, label, names_in), who)
+        for images, label, who in entries
     ]
     stems = [stem(images[0]) for images, _, _ in found]
     is_numbered = len(set(stems)) < len({images[0] for images, _, _ in found})
@@ -101,9 +108,9 @@ def listed_cases(
     listed = Listed([], [], {})
     for name, (images, label, who) in zip(names, found, strict=True):
         case: Case = {"name": name}
-        if all(path.is_file() for path in images):
+        if all(map(_is_file, images)):
             case["image"] = str(images[0]) if len(images) == 1 else [str(path) for path in images]
-        if label.is_file():
+        if _is_file(label):
             case["label"] = str(label)
         (listed.cases if len(case) == 3 else listed.unpaired).append(case)
         if who:
@@ -111,21 +118,42 @@ def listed_cases(
     return listed
 
 
-def listed_file(root: Path, listed: str) -> Path:
+def _listed_file(root: Path, listed: str, names_in: Callable[[Path], Mapping[str, Sequence[Path]]]) -> Path:
     """Return the path of a file in a list; the file need not exist.
 
     The list may come from another system: with backslashes, with another Unicode form of the names, or with absolute
     paths of a folder that was moved. Of an absolute path only the last folder and the name are used.
+
+    Args:
+        root: folder that the path is relative to.
+        listed: the path.
+        names_in: function that returns the files in a folder, by their normalized names.
     """
-    for name in (listed, listed.replace("\\", "/")):
-        if (root / name).is_file():
+    for name in dict.fromkeys((listed, listed.replace("\\", "/"))):
+        if _is_file(root / name):
             return root / name
     path = PureWindowsPath(listed) if "\\" in listed or PureWindowsPath(listed).drive else PurePosixPath(listed)
     inside = root.joinpath(*path.parts[-2:]) if path.anchor else root.joinpath(*path.parts)
-    if not inside.is_file() and inside.parent.is_dir():
-        same = [p for p in inside.parent.iterdir() if normalized(p.name) == normalized(inside.name)]
-        return same[0] if len(same) == 1 else inside
-    return inside
+    same = names_in(inside.parent).get(normalized(inside.name), ())
+    return same[0] if len(same) == 1 and not _is_file(inside) else inside
+
+
+def _names_in(folder: Path) -> dict[str, list[Path]]:
+    """Return normalized name -> the files in a folder that have it; empty if there is no such folder."""
+    found: dict[str, list[Path]] = {}
+    for path in folder.iterdir() if _is_file(folder, Path.is_dir) else ():
+        found.setdefault(normalized(path.name), []).append(path)
+    return found
+
+
+def _is_file(path: Path, test: Callable[[Path], bool] = Path.is_file) -> bool:
+    """Return whether a file exists; a name that is too long for the file system names none."""
+    try:
+        return test(path)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
 
 
 def is_list_of_cases(path: Path) -> bool:

@@ -88,10 +88,13 @@ def draw_curves(runs: Mapping[str, Lines], path: str | Path) -> None:
             of_class = [{"epoch": line["epoch"], "dice": line["dice"][label]} for line in lines if "dice" in line]
             dice_axes.plot(*_series(of_class, "dice"), linewidth=1, label=label)
     loss_axes.set_ylabel("training loss")
-    loss_axes.legend()
+    legends = [loss_axes.legend()]
     dice_axes.set(xlabel="epoch", ylabel="validation Dice")
     if dice_axes.lines:
-        dice_axes.legend(loc="lower right")
+        legends.append(dice_axes.legend(loc="lower right"))
+    for legend in legends:
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # what is between $ in a name is no formula
     for axes in (loss_axes, dice_axes):
         axes.grid(alpha=0.3)
     with replacing(path) as part:

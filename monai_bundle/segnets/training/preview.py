@@ -185,7 +185,9 @@ def draw_cases(cases: list[tuple[float, str, list[Plane]]], path: str | Path) ->
     figure = Figure(figsize=(size * columns, (size + 0.2) * len(cases)), layout="constrained", facecolor="black")
     figure.suptitle("reference solid, prediction dashed; worst first", fontsize=10, color="white")
     for (dice, name, shown), row in zip(cases, figure.subplots(len(cases), columns, squeeze=False), strict=True):
-        row[0].set_title(f"{name}   Dice {dice:.3f}", loc="left", fontsize=9, color="white")
+        # the name of a file may be none in UTF-8, and what is between $ is no formula
+        title = f"{name}   Dice {dice:.3f}".encode(errors="replace").decode()
+        row[0].set_title(title, loc="left", fontsize=9, color="white", parse_math=False)
         for axes, plane in zip(row, shown, strict=True):
             # the first array axis points right; the second up in a volume (RAS) and down in a 2D image
             origin = "lower" if columns == 3 else "upper"

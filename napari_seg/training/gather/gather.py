@@ -100,7 +100,7 @@ def gather(
             return None
     except SegnetsError as error:
         unknown = error
-        may_search = error.code in _SEARCHED and reading.get("layout") in (None, "auto")
+        may_search = error.code in _SEARCHED and reading.get("layout") in (None, "auto") and dataset_dir.is_dir()
         if not may_search and not (error.code == "dataset.missing" and _is_archive(dataset_dir)):
             raise
     if dataset is not None:

@@ -1,0 +1,46 @@
+"""Test the lists of cases with paths and files that are not as expected."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from pathlib import Path
+
+import pytest
+from empty_sets import code_of, names, touch
+from segnets.data import find_dataset
+from segnets.errors import TrainingError
+
+
+@pytest.mark.parametrize("row", ["a" * 200_000 + ",b.nii", '"' + "x" * 140_000 + '",b.nii'])
+def test_a_table_that_csv_can_not_parse_is_refused(tmp_path: Path, row: str) -> None:
+    (tmp_path / "cases.csv").write_text(f"image,label\n{row}\n")
+    assert code_of(tmp_path / "cases.csv") == "dataset.bad_table"
+
+
+@pytest.mark.parametrize(
+    "image", ["https://example.org/a.nii.gz", "x" * 400 + ".nii", "a\0.nii", ".", "=1+1", "\ud800"]
+)
+def test_a_path_without_a_file_is_a_case_without_an_image(tmp_path: Path, image: str) -> None:
+    touch(tmp_path, "b.nii", "b_l.nii")
+    listing = [{"image": image, "label": "b_l.nii"}, {"image": "b.nii", "label": "b_l.nii"}]
+    (tmp_path / "cases.json").write_text(json.dumps({"training": listing}))
+    dataset = find_dataset(tmp_path / "cases.json")
+    assert (names(dataset.cases), len(dataset.unpaired)) == (["b"], 1)
+
+
+def test_a_list_without_any_file_says_so(tmp_path: Path) -> None:
+    (tmp_path / "cases.csv").write_text("image,label\ns3://x/a.nii,s3://x/b.nii\n")
+    with pytest.raises(TrainingError, match=r"none of the 1 listed cases .* that exist; correct the paths"):
+        find_dataset(tmp_path / "cases.csv")
+
+
+def test_each_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, *(unicodedata.normalize("NFD", f"x/é{n}.nii") for n in range(6)))
+    rows = [unicodedata.normalize("NFC", f"x/é{n}.nii,x/é{n}.nii") for n in range(6)]
+    (tmp_path / "cases.csv").write_text("\n".join(["image,label", *rows]), encoding="utf-8")
+    calls = []
+    iterdir = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda folder: (calls.append(folder), iterdir(folder))[1])
+    assert len(find_dataset(tmp_path / "cases.csv").cases) == 6
+    assert calls == [tmp_path / "x"]
