@@ -173,7 +173,7 @@ def identity(dataset: Dataset) -> dict[str, Any]:
     return {
         "layout": dataset.layout,
         "cases": len(dataset.cases),
-        "digest": hashlib.sha256(names.encode()).hexdigest()[:16],
+        "digest": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16],
     }
 
 
