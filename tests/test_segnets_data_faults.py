@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -403,3 +404,13 @@ def test_the_digest_of_a_case_is_of_its_voxels(folder: Path, tmp_path: Path) -> 
     save(folder / "labels" / "c1.nii.gz", swapped)
     after = check_folder(folder, cache_dir=tmp_path / "cache")
     assert {name for name in before if before[name] != after[name]} == {"c1"}
+
+
+def test_thousands_of_faults_are_counted(folder: Path) -> None:
+    cases = ({"name": "c", "image": "a.nii"}, *({"name": f"c{n}", "image": "a.nii"} for n in range(2000)))
+    with pytest.raises(TrainingError) as caught:
+        check(replace(find_dataset(folder), unpaired=cases))
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("data.faults: 2001 faults")
+    assert lines[-1].split() == ["and", "1001", "more", "of", "partner.no_label"]
+    assert len(lines) == 1002

@@ -44,3 +44,12 @@ def test_each_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Path, "iterdir", lambda folder: (calls.append(folder), iterdir(folder))[1])
     assert len(find_dataset(tmp_path / "cases.csv").cases) == 6
     assert calls == [tmp_path / "x"]
+
+
+@pytest.mark.parametrize("name", ["../x", "a\nb", "a\\b", "", "\ud800", "x" * 201, 7, ["a"], None])
+def test_a_stated_name_that_no_file_may_have_is_not_used(tmp_path: Path, name: object) -> None:
+    touch(tmp_path, "a.nii", "b.nii", "l.nii")
+    listing = [{"image": f"{n}.nii", "label": "l.nii", "name": name if n == "a" else "other"} for n in "ab"]
+    listing[0]["labelled"] = [1]
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": listing, "labels": {"1": "liver"}}))
+    assert names(find_dataset(tmp_path).cases) == ["a", "b"]

@@ -88,7 +88,8 @@ def labelled_values(
     for entry in listing if isinstance(listing, list) else ():
         if isinstance(entry, dict) and "labelled" in entry:
             own = stem(Path(str(entry.get("image", "")).replace("\\", "/")))
-            declared[str(entry["name"]) if entry.get("name") in cases else own] = entry["labelled"]
+            name = str(entry.get("name", ""))
+            declared[name if name in cases else own] = entry["labelled"]
     values_of: dict[str, tuple[int, ...]] = {}
     for case, words in declared.items():
         is_list = isinstance(words, list) and all(type(word) in (str, int) for word in words)

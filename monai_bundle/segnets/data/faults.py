@@ -27,6 +27,11 @@ logger = logging.getLogger(__name__)
 GEOMETRY_TOLERANCE = 0.1
 """Largest accepted distance between corners of an image and its label map, in voxels of the image."""
 
+MAX_FAULTS = 1000
+"""Number of faults that are reported with a line of their own; the others are counted."""
+
+_SHOWN_FILES = 8
+
 
 class Fault(NamedTuple):
     """One line of the report; "all" stands for the whole data set in place of a case."""
@@ -96,8 +101,10 @@ def check(
         ]
         faults += [Fault(code, case["name"], text) for code, text in found]
     if faults:
-        width, second = (max(len(fault[n]) for fault in faults) for n in (0, 1))
-        lines = [f"  {f.code:{width}}  {f.case:{second}}  {f.text}" for f in faults]
+        shown, rest = faults[:MAX_FAULTS], faults[MAX_FAULTS:]
+        width, second = (max(len(fault[n]) for fault in shown) for n in (0, 1))
+        lines = [f"  {f.code:{width}}  {f.case:{second}}  {f.text}" for f in shown]
+        lines += [f"  and {count} more of {code}" for code, count in Counter(f.code for f in rest).items()]
         count = f"{len(faults)} fault{'s' * (len(faults) > 1)} in {dataset.root} ({len(cases)} cases)"
         raise TrainingError("data.faults", "\n".join([f"{count}; nothing was computed", *lines]))
     patients = {dataset.patients[case["name"]] for case in cases}
@@ -148,12 +155,17 @@ def _unpaired(dataset: Dataset) -> Iterator[Fault]:
 
 
 def _duplicates(cases: Sequence[Case]) -> Iterator[Fault]:
-    for name, count in Counter(case["name"] for case in cases).items():
-        if count > 1:
-            same = [(*image_paths(case), case["label"]) for case in cases if case["name"] == name]
-            files = ", ".join(sorted({Path(path).name for paths in same for path in paths}))
+    named: dict[str, list[Case]] = {}
+    for case in cases:
+        named.setdefault(case["name"], []).append(case)
+    for name, same in named.items():
+        if len(same) > 1:
+            paths = {path for case in same for path in (*image_paths(case), case["label"])}
+            files = ", ".join(sorted({Path(path).name for path in paths})[:_SHOWN_FILES])
             yield Fault(
-                "name.twice", name, f"{count} cases have this name ({files}); expected one; rename or remove the others"
+                "name.twice",
+                name,
+                f"{len(same)} cases have this name ({files}); expected one; rename or remove the others",
             )
 
 

@@ -18,6 +18,7 @@ TABLES = (".csv", ".tsv")
 _LABEL = re.compile(r"(label|mask|seg|segmentation|ground ?truth|gt|annotation)s?( ?(map|path|file|name|filename))?")
 _IMAGE = re.compile(r"(image|img|scan|volume|input|picture)s?( ?\d+)?( ?(path|file|name|filename))?")
 _PATIENT = re.compile(r"(patient|subject|participant|case)( ?(id|name|number))?")
+_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff/\\]{1,200}")
 _ENDINGS = VOLUMES + IMAGES_2D + CONVERTIBLE
 
 
@@ -93,7 +94,7 @@ def listed_cases(
     Args:
         root: folder that the paths are relative to.
         entries: paths of the image's channels, path of the label map, and patient ("" if unknown) of each case.
-        stated: names of the cases; used if every case has one of its own.
+        stated: names of the cases; used if every case has one of its own, of one line and without separators of paths.
     """
     names_in = cache(_names_in)
     found = [
@@ -103,7 +104,7 @@ def listed_cases(
     stems = [stem(images[0]) for images, _, _ in found]
     is_numbered = len(set(stems)) < len({images[0] for images, _, _ in found})
     names = [f"case_{n:04d}" for n in range(1, len(stems) + 1)] if is_numbered else stems
-    if all(isinstance(name, str) and name for name in stated) and len(set(stated)) == len(names):
+    if all(isinstance(name, str) and _NAME.fullmatch(name) for name in stated) and len(set(stated)) == len(names):
         names = [str(name) for name in stated]
     listed = Listed([], [], {})
     for name, (images, label, who) in zip(names, found, strict=True):
