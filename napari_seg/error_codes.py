@@ -94,7 +94,7 @@ CODES = {
     ),
     "bundle.dimensions": Code(
         "error",
-        "The bundle segments 2D images, and the scan is a volume of several slices.",
+        "The bundle segments 2D images and the scan has several slices, or it segments volumes and the scan has one.",
         "Choose a bundle for volumes or for their slices, or a scan of one slice.",
     ),
     "bundle.dims": Code(
@@ -340,7 +340,7 @@ CODES = {
     "data.2d": Code(
         "error",
         "The file holds a single slice; a volume was expected.",
-        "Give the whole volume. For 2D images use PNG or TIFF.",
+        "Give the whole volume. A model of 2D images takes a single slice.",
     ),
     "data.4d": Code(
         "error",
@@ -576,7 +576,11 @@ CODES = {
         "An NRRD or MetaImage header names a pixel file outside its own folder.",
         "Put the pixel file into the folder of the header and correct the name.",
     ),
-    "file.pages": Code("error", "The 2D image holds several pages or frames.", "Save the one you need alone."),
+    "file.pages": Code(
+        "error",
+        "The 2D image holds several pages or frames.",
+        "Choose one with `--volume`, or save the one you need alone.",
+    ),
     "file.pair_missing": Code(
         "error",
         "One file of a pair of .hdr and .img is missing.",

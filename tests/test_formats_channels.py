@@ -65,6 +65,13 @@ def test_one_image_for_two_channels_is_reported(tmp_path: Path, head: Volume) ->
     assert "T1 and T1c" in found.notices[0].message
 
 
+def test_two_volumes_of_one_file_are_two_images(head: Volume) -> None:
+    source = replace(head.source, files=(Path("both.nii"),))
+    one, other = replace(head, source=source), replace(head, source=source, array=head.array + 1)
+    assert joined({"T1": one, "T2": other}).notices == ()
+    assert [notice.code for notice in joined({"T1": one, "T2": one}).notices] == ["channels.repeated"]
+
+
 def test_another_axis_order_is_only_permuted(head: Volume, flair: Volume) -> None:
     grid = flair.grid.reoriented("PSL")
     turned = replace(flair, array=resample(flair.array, flair.grid, grid), grid=grid)

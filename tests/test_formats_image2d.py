@@ -15,10 +15,11 @@ from PIL import Image
 from test_formats_fuzz import damaged
 
 from napari_seg.cli.main import main
-from napari_seg.errors import InputError
+from napari_seg.errors import ChoiceNeeded, InputError
 from napari_seg.formats.find import find, find_scans
 from napari_seg.formats.image2d import count_pages, in_colours, read_image2d, read_label_image2d
 from napari_seg.formats.label_maps import read_label_map
+from napari_seg.formats.scan import Scan
 from napari_seg.formats.verdict import verdicts
 from napari_seg.volume import Volume
 
@@ -167,6 +168,14 @@ def test_a_picture_and_its_mask_are_turned_as_exif_says(tmp_path: Path, orientat
     assert np.array_equal(read_label_image2d(tmp_path / "c.tif").array[0, :, :, 0].T, upright)
 
 
+def test_a_gif_of_grey_values_has_these_as_labels(tmp_path: Path) -> None:
+    values = np.array([[0, 0], [200, 100]], np.uint8)
+    Image.fromarray(values).save(tmp_path / "grey.gif")
+    Image.fromarray(values[:, :1]).save(tmp_path / "fewer.gif")  # its writer numbers 200 as the other one's 100
+    assert read_label_image2d(tmp_path / "grey.gif").array[0, ..., 0].T.tolist() == values.tolist()
+    assert np.unique(read_label_image2d(tmp_path / "fewer.gif").array).tolist() == [0, 200]
+
+
 def test_one_page_of_several_is_read(tmp_path: Path) -> None:
     pages = [Image.fromarray(np.full((4, 5), 50 * n, np.uint8)) for n in range(3)]
     for name in ("a.tif", "a.gif"):
@@ -178,6 +187,11 @@ def test_one_page_of_several_is_read(tmp_path: Path) -> None:
             with pytest.raises(InputError) as caught:
                 read_image2d(tmp_path / name, page=page)
             assert caught.value.code == "file.pages"
+        scan = Scan("a", "image2d", (tmp_path / name,))
+        assert int(scan.read(1, channels=1).array.max()) == 50
+        with pytest.raises(ChoiceNeeded) as choice:
+            scan.read(channels=1)
+        assert (choice.value.option, choice.value.count) == ("volume", 3)
     (tmp_path / "b.gif").write_bytes(b"GIF89a")
     with pytest.raises(InputError):
         count_pages(tmp_path / "b.gif")

@@ -56,6 +56,14 @@ def test_other_channels_and_modalities_are_refused(bundle: Bundle) -> None:
     assert caught.value.code == "bundle.channels"
 
 
+def test_one_slice_is_for_models_of_2d_images(bundle: Bundle) -> None:
+    scan = volume_of(np.zeros((8, 8, 1), np.int16))
+    check_fit(scan, replace(bundle, spatial_dims=2))
+    with pytest.raises(BundleError, match="the scan has one slice") as caught:
+        check_fit(scan, bundle)
+    assert caught.value.code == "bundle.dimensions"
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [(-1024, 1500, []), (-150, 300, ["fitness.intensities"]), (0, 255, ["fitness.intensities"])],

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import phantoms
+import PIL.Image
 import pytest
 
 pytest.importorskip("napari", reason="the plugin's tests need napari: pip install napari-seg[napari]")
@@ -105,8 +106,28 @@ def test_one_of_several_volumes_is_chosen(head: Volume, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.sort(layer.data, axis=None), np.sort(several[..., 2], axis=None))
 
 
+def test_single_slices_and_pages_of_an_image_are_opened(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.arange(48, dtype=np.int16).reshape(6, 8, 1), np.diag([2, 2, 5, 1]))
+    nib.save(image, tmp_path / "a.nii")
+    pages = [PIL.Image.fromarray(np.full((8, 6), 50 * n + 5, np.uint8)) for n in range(3)]
+    pages[0].save(tmp_path / "b.tif", save_all=True, append_images=pages[1:])
+    viewer = ViewerModel()
+    model = StudyModel(Session(viewer))
+    found = listed(model, tmp_path / "a.nii")["a"]
+    assert (found.words, found.size) == ("ready", "6 × 8 × 1")
+    model.open(found)
+    model.session.jobs.wait()
+    found = listed(model, tmp_path / "b.tif")["b"]
+    assert (found.volumes, found.can_open) == (3, True)
+    model.open(found, 2)
+    model.session.jobs.wait()
+    one_slice, page = viewer.layers
+    assert sorted(np.ravel(one_slice.data)) == list(range(48))
+    assert np.unique(page.data).tolist() == [105]
+
+
 def test_a_volume_of_a_tilted_series_is_straightened_after_it_was_chosen(study: Path) -> None:
-    def tilted(volume: int | None = None, *, resample_tilt: bool = False) -> Volume:
+    def tilted(volume: int | None = None, *, resample_tilt: bool = False, one_slice: bool = False) -> Volume:
         if volume is None:
             raise ChoiceNeeded("series.4d", "two volumes", "volume", 2)
         if not resample_tilt:
@@ -133,7 +154,7 @@ def test_a_volume_of_a_tilted_series_is_straightened_after_it_was_chosen(study: 
 
 
 def test_what_can_not_be_straightened_after_all_is_refused(study: Path) -> None:
-    def torn(volume: int | None = None, *, resample_tilt: bool = False) -> Volume:
+    def torn(volume: int | None = None, *, resample_tilt: bool = False, one_slice: bool = False) -> Volume:
         if resample_tilt:
             raise InputError("file.truncated", "cut short")
         raise ChoiceNeeded("geometry.shear", "leans", "resample_tilt")

@@ -166,7 +166,7 @@ def test_channels_share_a_grid_and_are_as_many_everywhere(tmp_path: Path) -> Non
     save(tmp_path / "imagesTr" / "c2_0001.nii.gz", image(), shifted)
     found = report(tmp_path)
     assert set(found) == {("image.channels", "c0"), ("geometry.shape", "c1"), ("geometry.affine", "c2")}
-    assert found["image.channels", "c0"].startswith("1 channels; expected 2, as most images have")
+    assert found["image.channels", "c0"].startswith("1 channel; expected 2, as most images have")
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_a_class_made_of_several_values_and_an_empty_case_that_is_allowed(folder
     check_folder(folder, {"front": [1, "5-9"], "back": [2, 18]}, allow_empty=True)
     found = report(folder)
     assert set(found) == {("label.values", "c0"), ("label.empty", "c1")}
-    assert found["label.empty", "c1"].endswith("leave the case out, or set allow_empty to true (--allow_empty true)")
+    assert "leave the case out, or set allow_empty to true (napari-seg: --set all" in found["label.empty", "c1"]
 
 
 def test_classes_that_match_nothing_are_a_line_of_the_report(folder: Path) -> None:

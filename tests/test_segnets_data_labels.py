@@ -184,6 +184,13 @@ def test_2d_images_are_loaded_by_a_config(tmp_path: Path) -> None:
     assert loader("convert_image")(tmp_path / "palette.png").shape == (3, 4, 3)
 
 
+def test_a_gif_of_grey_values_has_these_as_labels(tmp_path: Path) -> None:
+    for name, values in {"all": [0, 100, 200], "fewer": [0, 200]}.items():  # a GIF's writer numbers its colours anew
+        Image.fromarray(np.array([values], np.uint8)).save(tmp_path / f"{name}.gif")
+        with Image.open(tmp_path / f"{name}.gif") as opened:
+            assert np.asarray(convert_label_map(opened)).tolist() == [values]
+
+
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_an_uncompressed_tiff_is_rotated_without_mixing_its_rows(tmp_path: Path, orientation: int) -> None:
     values = np.arange(63, dtype=np.uint8).reshape(9, 7)

@@ -48,3 +48,16 @@ def test_cases_in_which_a_class_is_not_annotated_do_not_lack_it() -> None:
     found = table({1: 9}, {2: 9}, {2: 9}, {0: 9}, labelled={"0": (1,), "1": (2,), "2": (2,)}, a=[1], b=[2])
     assert found[1][3][0].startswith("in one case only")
     assert found[2][3][0].startswith("not in 1 cases")
+
+
+def test_a_value_of_several_regions_has_all_their_names() -> None:
+    found = table({1: 10, 2: 5}, whole=[1, 2], core=[2])
+    assert {value: row[0] for value, row in found.items()} == {1: "whole", 2: "whole + core"}
+
+
+def test_grey_levels_that_differ_by_one_are_reported() -> None:
+    found = table({127: 10, 255: 5}, {128: 10, 255: 5}, a=[127], b=[128], c=[255])
+    assert found[128][3][0] == "in no case together with 127: perhaps one class, --labels NAME=127,128"
+    assert not any("together" in remark for value in (127, 255) for remark in found[value][3])
+    found = table({1: 10}, {2: 5}, {127: 5, 128: 3}, a=[1], b=[2], c=[127], d=[128])  # numbers; both in one case
+    assert not any("together" in remark for row in found.values() for remark in row[3])

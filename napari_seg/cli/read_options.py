@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 def add_read_options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("--volume", type=int, metavar="N", help="index of the volume to read from 4D scans, from 0")
+    parser.add_argument(
+        "--volume",
+        type=int,
+        metavar="N",
+        help="index of the volume to read from 4D scans, or of the page of 2D images, from 0",
+    )
     parser.add_argument(
         "--resample-tilt",
         action="store_true",

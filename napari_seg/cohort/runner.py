@@ -236,8 +236,9 @@ def _run_case(
         if not overwrite:
             output.refuse_others_files(case)
         memory_bytes = options.memory_bytes
-        within: ReadOptions = {"memory_bytes": memory_bytes, **reading}
-        volume = case.scan.read(**within, channels=bundle.in_channels, one_slice=bundle.spatial_dims == 2)
+        is_2d = bundle.spatial_dims == 2
+        within: ReadOptions = {"memory_bytes": memory_bytes, **reading, "one_slice": is_2d}
+        volume = case.scan.read(**within, channels=bundle.in_channels)
         with limited_to(None if memory_bytes is None else memory_bytes - resident_bytes()):
             is_dicom = case.scan.format == "dicom"
             check_memory_for(volume.grid.shape, [kind for kind in also if is_dicom or kind not in DICOM_FORMATS])

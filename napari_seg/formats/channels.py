@@ -227,12 +227,15 @@ def _check_same_patient(first_name: str, first: Volume, name: str, volume: Volum
 
 
 def _repeated(volumes: Mapping[str, Volume]) -> list[Notice]:
-    """Return a notice for each channel that has the files of an earlier one."""
+    """Return a notice for each channel that has the files and voxels of an earlier one.
+
+    Two volumes of one 4D file have the same file and are two images.
+    """
     earlier: dict[tuple[Path, ...], str] = {}
     notices = []
     for channel, volume in volumes.items():
         files = tuple(file.resolve() for file in volume.source.files)
-        if files and files in earlier:
+        if files and files in earlier and np.array_equal(volumes[earlier[files]].array, volume.array):
             text = f"channels {earlier[files]} and {channel} are the same image; check which one is missing"
             notices.append(Notice("channels.repeated", text))
         earlier.setdefault(files, channel)

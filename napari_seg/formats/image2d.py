@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from napari_seg.errors import InputError, NapariSegError, Notice
+from napari_seg.errors import ChoiceNeeded, InputError, NapariSegError, Notice
 from napari_seg.formats.endings import IMAGE2D_ENDINGS, has_ending
 from napari_seg.geometry import RAS_FROM_LPS, Grid
 from napari_seg.memory import check_fits
@@ -99,6 +99,8 @@ def read_image2d_files(files: Sequence[Path], channels: int | None = None, page:
 def read_label_image2d(path: Path, page: int | None = None) -> Volume:
     """Read a label map (1, I, J, 1) from a 2D image: grey values, or palette indices, as in PASCAL VOC.
 
+    A GIF whose palette is grey has grey values: every writer numbers the colours of a GIF in an order of its own.
+
     Args:
         path: file to read.
         page: as for `read_image2d`.
@@ -133,9 +135,13 @@ def _pixels(path: Path, *, is_label: bool, page: int | None) -> tuple[NDArray, b
     with _errors_named(path), path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
         pages = getattr(image, "n_frames", 1)
         if page is None and pages > 1:
-            raise InputError("file.pages", f"{path.name} holds {pages} pages; expected one 2D image")
-        if page is not None and page >= pages:
-            raise InputError("file.pages", f"{path.name} holds {pages} pages, and page {page + 1} was required")
+            text = f"{path.name} holds {pages} pages; expected one 2D image"
+            if is_label:
+                raise InputError("file.pages", text)
+            raise ChoiceNeeded("file.pages", f"{text}; choose one with --volume, 0 to {pages - 1}", "volume", pages)
+        if page is not None and not 0 <= page < pages:
+            text = f"{path.name} holds {pages} pages; found --volume {page}, expected 0 to {pages - 1}"
+            raise InputError("file.pages", text)
         if page:
             image.seek(page)
         # the image, the rotated image, the array, and its copy for the other process
@@ -143,6 +149,8 @@ def _pixels(path: Path, *, is_label: bool, page: int | None) -> tuple[NDArray, b
         upright = ImageOps.exif_transpose(image)  # as viewers show it and annotators see it
         if is_label and upright.mode == "1":  # a 1-bit mask has the labels 0 and 1, as in training
             return np.asarray(upright).astype(np.uint8), False
+        if is_label and image.format == "GIF" and _has_grey_palette(upright):
+            return np.asarray(upright.convert("L")), False
         is_transparent = not is_label and _is_transparent(upright)
         if upright.mode in ("1", "L", "LA", "La"):
             return np.asarray(upright.convert("L")), is_transparent
@@ -163,6 +171,12 @@ def _errors_named(path: Path) -> Iterator[None]:
         kind = type(error).__name__  # its text may contain the whole path, with names of people
         text = f"{path.name} can't be read as a 2D image ({kind}): it is damaged, or of another format than its name"
         raise InputError("file.not_picture", text) from error
+
+
+def _has_grey_palette(image: Image.Image) -> bool:
+    """Return whether all colours of a palette are grey, as in a GIF of grey values, whose writers number them anew."""
+    colours = np.reshape(image.getpalette() or [0, 1, 2], (-1, COLOURS)) if image.mode == "P" else np.array([[0, 1, 2]])
+    return not np.ptp(colours, axis=1).any()
 
 
 def _is_transparent(image: Image.Image) -> bool:

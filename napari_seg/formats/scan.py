@@ -19,10 +19,11 @@ from napari_seg.volume import Volume
 
 
 class ReadOptions(TypedDict, total=False):
-    """Options of `Scan.read` that a user chooses."""
+    """Options of `Scan.read` that do not depend on the model."""
 
     volume: int | None
     resample_tilt: bool
+    one_slice: bool
     memory_bytes: int | None
 
 
@@ -66,7 +67,8 @@ class Scan:
         """Read the intensities and their grid, in a worker process: a crash or a hang affects this scan only.
 
         Args:
-            volume: number of the volume, counted from 0, for a scan that holds several; None if it must hold one.
+            volume: number of the volume, counted from 0, for a scan that holds several, or of the page of a 2D image;
+                None if it must hold one.
             resample_tilt: shift the slices of a tilted gantry onto a straight grid instead of refusing them.
             channels: channels that are required. A 2D image is read in grey (1) or RGB (3), None for as many as it has;
                 the volumes of a 4D NIfTI file are its channels if there are so many.
@@ -89,7 +91,7 @@ class Scan:
         elif self.format == "image2d":
             from napari_seg.formats.image2d import read_image2d_files
 
-            read = partial(read_image2d_files, channels=channels)
+            read = partial(read_image2d_files, channels=channels, page=volume)
         elif self.format == "dicom":
             from napari_seg.formats.dicom.read import series_reader
 

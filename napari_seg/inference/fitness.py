@@ -68,6 +68,12 @@ def check_fit(volume: Volume, bundle: Bundle) -> None:
             f"the scan has {volume.grid.shape[2]} slices; bundle {bundle.name!r} segments 2D images; choose another "
             "bundle, or an image of one slice",
         )
+    if bundle.spatial_dims == 3 and volume.grid.shape[2] == 1 and volume.source.format != "image2d":
+        raise BundleError(
+            "bundle.dimensions",
+            f"the scan has one slice; bundle {bundle.name!r} segments volumes; choose the whole volume, or a bundle "
+            "for 2D images",
+        )
     found, expected = (modality_code(name) for name in (volume.modality, bundle.modality))
     if found and expected and found != expected:
         raise BundleError(

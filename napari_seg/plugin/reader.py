@@ -102,7 +102,7 @@ def _read(paths: list[Path], viewer: Any) -> Iterator[Volume | LabelMaps | Napar
         for scan in found.scans:
             done.update(scan.files)
             try:
-                yield scan.read()
+                yield scan.read(one_slice=True)
             except NapariSegError as fault:
                 _refused.update(dict.fromkeys(scan.files, time.monotonic()))
                 yield fault

@@ -14,6 +14,10 @@ FEW_VOXELS = 0.001
 """Fraction of the labelled voxels below which a class is reported as tiny."""
 
 
+_MIN_GREY, _NEAR_GREY = 16, 3
+"""Smallest value that may be a grey level and no number of a class, and difference of equal grey levels."""
+
+
 class Row(NamedTuple):
     """One label value of a data set.
 
@@ -42,12 +46,12 @@ def label_table(dataset: Dataset, facts: Mapping[str, Facts], classes: Mapping[s
     """
     from segnets.data.labels import ranges
 
-    cases: Counter[int] = Counter()
+    cases: dict[int, set[str]] = {}
     voxels: Counter[int] = Counter()
     for case in dataset.cases:
         for text, count in facts[case["label"]]["values"].items():
             if (value := int(text)) != 0:
-                cases[value] += 1
+                cases.setdefault(value, set()).add(case["label"])
                 voxels[value] += count
     bounds = [(name, low, high) for name, values in classes.items() for low, high in ranges(list(values))]
     total = sum(voxels.values())
@@ -57,12 +61,22 @@ def label_table(dataset: Dataset, facts: Mapping[str, Facts], classes: Mapping[s
         name = "ignored" if named == "background" and value in dataset.ignored else named
         is_class = name not in ("background", "ignored")
         annotated = sum(value in dataset.labelled.get(case["name"], (value,)) for case in dataset.cases)
-        remarks = _remarks(cases[value], annotated, voxels[value] / total) if is_class else ()
-        rows.append(Row(value, name, cases[value], voxels[value], remarks))
+        remarks = _remarks(len(cases[value]), annotated, voxels[value] / total) if is_class else ()
+        if is_class and (near := _same_grey(value, cases)) is not None:
+            text = f"in no case together with {near}: perhaps one class, --labels NAME={near},{value}"
+            remarks = (text, *remarks)
+        rows.append(Row(value, name, len(cases[value]), voxels[value], remarks))
     for name, low, high in bounds:
         if name != "background" and not any(low <= value <= high for value in cases):
             rows.append(Row(low, name, 0, 0, ("in no case",)))
     return rows
+
+
+def _same_grey(value: int, cases: Mapping[int, set[str]]) -> int | None:
+    """Return the next lower value, if it may be the same grey level, drawn or saved by another program."""
+    near = max((other for other in cases if other < value), default=0)
+    may_be_grey = near >= _MIN_GREY and value - near <= _NEAR_GREY
+    return near if may_be_grey and not cases[near] & cases[value] else None
 
 
 def _remarks(cases: int, of_cases: int, fraction: float) -> tuple[str, ...]:

@@ -133,11 +133,11 @@ def write_ignore(data: Path, out: Path) -> None:
         _save(out, number, [image.get_fdata()], array, affine)
 
 
-_ORGANS = {"liver": 5, "stomach": 6, "spleen": 1, "kidney_right": 2, "kidney_left": 3, "aorta": 52}
+ORGANS = {"liver": 5, "stomach": 6, "spleen": 1, "kidney_right": 2, "kidney_left": 3, "aorta": 52}
 """Structures of TotalSegmentator's labels that the CT data sets keep."""
 
 
-def _varied_ct(data: Path, number: int, spacing: NDArray, shape: tuple[int, int, int]) -> tuple[NDArray, NDArray]:
+def varied_ct(data: Path, number: int, spacing: NDArray, shape: tuple[int, int, int]) -> tuple[NDArray, NDArray]:
     """Return a CT and its labels on a grid of another spacing, shifted, stretched and with noise of its own."""
     image, found = (nib.load(data / "ct_body" / name) for name in ("example_ct_sm.nii.gz", "example_seg.nii.gz"))
     random = np.random.default_rng(number)
@@ -149,7 +149,7 @@ def _varied_ct(data: Path, number: int, spacing: NDArray, shape: tuple[int, int,
     array = ndimage.affine_transform(image.get_fdata(), matrix, offset, shape, order=1, mode="nearest")
     labels = ndimage.affine_transform(np.asarray(found.dataobj), matrix, offset, shape, order=0, mode="nearest")
     kept = np.zeros(shape, np.uint8)
-    for label, value in enumerate(_ORGANS.values(), start=1):
+    for label, value in enumerate(ORGANS.values(), start=1):
         kept[labels == value] = label
     return np.round(array + random.normal(0, 10, shape)), kept
 
@@ -157,7 +157,7 @@ def _varied_ct(data: Path, number: int, spacing: NDArray, shape: tuple[int, int,
 def write_ct(data: Path, out: Path) -> None:
     """Write a CT of 3 mm in variations."""
     for number in range(12):
-        array, labels = _varied_ct(data, number, np.full(3, 3.0), (110, 92, 28))
+        array, labels = varied_ct(data, number, np.full(3, 3.0), (110, 92, 28))
         _save(out, number, [array], labels, _affine(number, np.full(3, 3.0), number < TESTED))
 
 
@@ -165,7 +165,7 @@ def write_anisotropic(data: Path, out: Path) -> None:
     """Write a CT of 0.8 mm with slices of 5 mm in variations, cut to the middle."""
     for number in range(12):
         spacing = np.array([0.8, 0.8, 5.0])
-        array, labels = _varied_ct(data, number, spacing, (240, 220, 17))
+        array, labels = varied_ct(data, number, spacing, (240, 220, 17))
         _save(out, number, [array], labels, _affine(number, spacing, number < TESTED))
 
 
@@ -254,7 +254,7 @@ CASES: dict[str, Case] = {
         907,
         "CT of 0.8 x 0.8 x 5 mm, separate z",
         write_anisotropic,
-        _dataset(["CT"], {name: n for n, name in enumerate(_ORGANS, start=1)}),
+        _dataset(["CT"], {name: n for n, name in enumerate(ORGANS, start=1)}),
         (12, 96, 96),
         settings={"spacing": [5.0, 1.4, 1.4]},
     ),
@@ -262,7 +262,7 @@ CASES: dict[str, Case] = {
         908,
         "CT of 3 mm",
         write_ct,
-        _dataset(["CT"], {name: n for n, name in enumerate(_ORGANS, start=1)}),
+        _dataset(["CT"], {name: n for n, name in enumerate(ORGANS, start=1)}),
         (24, 64, 64),
     ),
 }

@@ -204,7 +204,7 @@ def _label_faults(
     if facts["fractional"]:
         yield (
             "label.fractional",
-            f"{facts['fractional']} voxels of the label map are no integers, so it was interpolated; "
+            f"{facts['fractional']} voxels of the label map are no integers, as after interpolation; "
             "expected integer labels; resample it with nearest neighbours",
         )
         return
@@ -225,7 +225,7 @@ def _label_faults(
         yield (
             "label.empty",
             "the label map contains no class; expected at least one; leave the case out, or set allow_empty to true "
-            "(--allow_empty true)",
+            "(napari-seg: --set allow_empty=true; MONAI: --allow_empty true)",
         )
 
 
@@ -253,9 +253,10 @@ def _channel_faults(found: int, expected: int | None, usual: int, is_2d: bool) -
         return
     if found != (expected or usual):
         why = "" if expected else ", as most images have"
+        advice = "add the missing files" if found < (expected or usual) else "save those that are needed alone"
         yield (
             "image.channels",
-            f"{found} channels; expected {expected or usual}{why}; add the missing files or leave it out",
+            f"{found} channel{'s' * (found != 1)}; expected {expected or usual}{why}; {advice} or leave it out",
         )
 
 

@@ -236,12 +236,16 @@ def convert_label_map(image: Image.Image) -> Image.Image:
 
     The labels are the grey values or the indices of a palette, as in PASCAL VOC; the palette's colours and alpha are
     dropped. White of one bit is 1. The label map is rotated by its own EXIF orientation, as `convert_image` does; one
-    that was drawn on the stored pixels of a rotated image has no orientation and does not fit.
+    that was drawn on the stored pixels of a rotated image has no orientation and does not fit. A GIF whose palette is
+    grey has grey values: every writer numbers the colours of a GIF in an order of its own.
 
     Raises:
         TrainingError: "label.colour": the label map has colours.
     """
+    is_gif = image.format == "GIF"
     image = _upright(image)
+    if is_gif and image.mode == "P" and not np.ptp(np.reshape(image.getpalette() or [], (-1, 3)), axis=1).any():
+        return image.convert("L")
     if image.mode in ("RGB", "RGBA"):
         red, green, blue = (np.asarray(image.getchannel(n)) for n in range(3))
         if not (np.array_equal(red, green) and np.array_equal(green, blue)):

@@ -90,9 +90,9 @@ class Split:
         if len(patients) < needed:
             raise TrainingError(
                 "split.too_few",
-                f"found {len(self.dataset.cases)} cases of {len(patients)} patients in {self.dataset.root}; expected "
-                f"at least {needed} patients. If the names are grouped wrongly (all scans of sub-01 count as one "
-                "patient), set patient to a pattern that matches each patient's name",
+                f"found {len(self.dataset.cases)} case(s) of {len(patients)} patient(s) in {self.dataset.root}; "
+                f"expected at least {needed} patients. If the names are grouped wrongly (all scans of sub-01 count as "
+                "one patient), set patient to a pattern that matches each patient's name",
             )
         names = list(patients)
         np.random.RandomState(self.seed).shuffle(names)  # as MONAI's partition_dataset, which earlier versions used

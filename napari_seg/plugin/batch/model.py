@@ -232,7 +232,7 @@ class BatchModel:
         files = set(row.scan.files)  # a series is sorted by slice, a found scan by name
         volume = next((one for one in scans if set(one.source.files) == files), None)
         if volume is None:
-            volume = row.scan.read(channels=row.channels)
+            volume = row.scan.read(channels=row.channels, one_slice=True)
             layers, warnings = [layer_of(one) for one in image_layers(volume, frame)], _texts_of(volume.notices)
             frame = frame_of(layers)
         labels = None if row.result is None else row.result.labels

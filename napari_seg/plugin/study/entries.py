@@ -74,7 +74,7 @@ class Entry:
         Args:
             volume: number of the volume, from 0; ignored if there is only one.
         """
-        return ReadOptions(volume=volume if self.volumes else None, resample_tilt=self.is_tilted)
+        return ReadOptions(volume=volume if self.volumes else None, resample_tilt=self.is_tilted, one_slice=True)
 
     @property
     def size(self) -> str:
@@ -140,7 +140,7 @@ def find_entries(path: Path) -> Iterator[Entry]:
     labels = [scan.files[0] for scan in found.scans if scan.format == "nifti" and holds_labels(scan.files[0])]
     scans = [scan for scan in found.scans if scan.files[0] not in labels]
     for scan in scans:
-        verdict, folder = verdict_of(scan), _folder(scan.files[0], root)
+        verdict, folder = verdict_of(scan, ReadOptions(one_slice=True)), _folder(scan.files[0], root)
         yield Entry(verdict, scan, folder, verdict.choices, verdict.option == "resample_tilt")
     for skipped in found.skipped:
         if are_labels(skipped):

@@ -193,7 +193,7 @@ class StudyModel:
         warnings: tuple[str, ...] = ()
         is_open = scan_index(path, [scan.source.files for scan in scans]) is not None
         if kind_of(path) == "RTSTRUCT" and not is_open and entry.scan is not None:
-            layers, warnings = StudyModel.read(replace(entry, labels=None), ReadOptions(), frame)
+            layers, warnings = StudyModel.read(replace(entry, labels=None), ReadOptions(one_slice=True), frame)
             volume = volume_of(layers[0])
             assert volume is not None
             scans, frame = [volume], frame_of(layers)
