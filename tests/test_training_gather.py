@@ -345,6 +345,35 @@ def test_the_next_start_converts_what_changed_only(tmp_path: Path) -> None:
     assert [line.split(" of ")[0] for line in lines] == ["converting 2", "converting 2"]
 
 
+@pytest.mark.parametrize("listed", ["../thesis.docx", "{root}/thesis.docx", "imagesTr/../../thesis.docx"])
+def test_a_record_from_elsewhere_removes_no_file(tmp_path: Path, listed: str) -> None:
+    root = write(tmp_path / "a", "p1/ct.nrrd", "p1/seg.nrrd")
+    into = tmp_path / "data"
+    (into / "imagesTr").mkdir(parents=True)
+    (tmp_path / "thesis.docx").touch()
+    case = {"key": "0", "files": [listed.format(root=tmp_path)], "channels": [], "notices": [], "empty": False}
+    (into / "gathered.json").write_text(json.dumps({"version": 1, "cases": {"x": case}, "labels": {}}))
+    with with_segnets():
+        gather(root, into, {})
+    assert (tmp_path / "thesis.docx").is_file()
+    assert (into / "dataset.json").is_file()
+
+
+@pytest.mark.parametrize("link", ["data", "data/imagesTr", "data/labelsTr"])
+def test_no_case_is_written_through_a_link(tmp_path: Path, link: str) -> None:
+    root = write(tmp_path / "a", "p1/ct.nrrd", "p1/seg.nrrd")
+    mine = write(tmp_path / "mine", "imagesTr/p1_ct.nii.gz", "labelsTr/p1_ct.nii.gz", "p1_ct.nii.gz")
+    before = {path: path.read_bytes() for path in mine.rglob("*.gz")}
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    try:
+        (tmp_path / link).symlink_to(mine, target_is_directory=True)
+    except OSError:
+        pytest.skip("this system allows no links")
+    with with_segnets(), pytest.raises(OutputError, match="is a link to another folder"):
+        gather(root, tmp_path / "data", {})
+    assert {path: path.read_bytes() for path in mine.rglob("*.gz")} == before
+
+
 def test_faults_are_listed_all_at_once(tmp_path: Path) -> None:
     root = write(tmp_path / "a", *(f"p{n}/{name}.nrrd" for n in range(4) for name in ("ct", "seg")))
     (root / "p0" / "ct.nrrd").write_bytes(b"NRRD0004\nrubbish")

@@ -36,7 +36,7 @@ from napari_seg.training.gather.frames import Fault
 from napari_seg.training.gather.gather import Gathered, gather, list_faults
 from napari_seg.training.gather.labels import MAX_VALUE
 from napari_seg.training.gather.pair import PassedOver, unread_files
-from napari_seg.training.gather.write import RECORD
+from napari_seg.training.gather.write import RECORD, check_no_link, make_folders
 from napari_seg.volume import Volume, as_labels, smallest_label_type
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def combine(
 
     if len({path.resolve() for path in dataset_dirs}) < len(dataset_dirs):
         raise TrainingError("dataset.combined", "one data set is given twice; give each of them once")
+    check_no_link(into)
     datasets: list[Dataset] = []
     left: list[PassedOver] = []
     notices: list[Notice] = []
@@ -126,7 +127,7 @@ def combine(
     if marker is not None:
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
-    (into / _LABELS).mkdir(parents=True, exist_ok=True)
+    make_folders(into, _LABELS)
     cases = _named_cases(sources)
     written, faults = _write_labels(sources, cases, into, report)
     if faults:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_seg.errors import InputError, Notice
+from napari_seg.errors import InputError, Notice, OutputError
 from napari_seg.formats.atomic import atomic_file, atomic_write
 from napari_seg.formats.channels import joined
 from napari_seg.formats.image2d import COLOURS, read_image2d_files
@@ -32,6 +33,8 @@ _REPORTED = 10
 """Minimum number of cases between two lines of progress."""
 
 _IMAGES, _LABELS = "imagesTr", "labelsTr"
+_FILES = re.compile(rf"({_IMAGES}|{_LABELS})/[\w.-]+\.(nii\.gz|png|tif)")
+"""Files of written cases; a record that lists others came from elsewhere, and nothing that it lists is removed."""
 
 
 @dataclass
@@ -51,7 +54,8 @@ class _Record:
         """Return the record in a folder; an empty one if it is missing, damaged or of another version."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-            if content["version"] == _VERSION:
+            is_ours = all(_FILES.fullmatch(file) for case in content["cases"].values() for file in case["files"])
+            if content["version"] == _VERSION and is_ours:
                 return cls(dict(content["cases"]), LabelTable(dict(content["labels"])))
         return cls()
 
@@ -99,10 +103,9 @@ def write_cases(
         The summary, and the faults of pairs that can't be read.
 
     Raises:
-        OutputError: `output.not_written`, `output.disk_full`, `output.not_equal`.
+        OutputError: `output.not_written`, `output.disk_full`, `output.not_equal`; `output.exists`, a folder is a link.
     """
-    for name in (_IMAGES, _LABELS):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    make_folders(folder, _IMAGES, _LABELS)
     record = _Record.read(folder)
     keys = {pair.name: pair.key for pair in pairs}
     for name in [name for name, case in record.cases.items() if keys.get(name) != case["key"]]:
@@ -126,6 +129,27 @@ def write_cases(
     counts = Counter(code for case in cases.values() for code in set(case["notices"]))
     empty = sum(case["empty"] for case in cases.values())
     return Written(tuple(name for name, case in cases.items() if not case["empty"]), empty, dict(counts)), faults
+
+
+def make_folders(folder: Path, *names: str) -> None:
+    """Create a folder of converted cases with its parts.
+
+    Raises:
+        OutputError: `output.exists`, one of them is a link.
+    """
+    for path in (folder, *(folder / name for name in names)):
+        path.mkdir(parents=True, exist_ok=True)
+        check_no_link(path)
+
+
+def check_no_link(path: Path) -> None:
+    """Check that a folder of a bundle is none elsewhere: its files would be replaced or removed.
+
+    Raises:
+        OutputError: `output.exists`.
+    """
+    if path.resolve() != path.parent.resolve() / path.name:
+        raise OutputError("output.exists", f"{path} is a link to another folder; remove it, or choose a new folder")
 
 
 def _is_written(case: Mapping[str, Any] | None, folder: Path) -> bool:
