@@ -1010,6 +1010,11 @@ CODES = {
         "The settings of an encoder contradict each other.",
         "Correct channels, units, output_stride or multi_grid, as the message says.",
     ),
+    "network.stages": Code(
+        "error",
+        "`frozen_stages` is no number of stages of the network's encoder, or the network has none.",
+        "Give a number that the message lists, or `encoder`.",
+    ),
     "network.regions": Code(
         "error",
         "The loss or the network is made for classes that exclude each other, and the classes overlap.",
