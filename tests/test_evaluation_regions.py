@@ -42,3 +42,12 @@ def test_labels_of_other_numbers_belong_to_the_region_of_their_name() -> None:
 def test_a_value_without_a_region_is_refused() -> None:
     with pytest.raises(InputError, match=r"labels\.unknown: the reference contains 5, 6, which no region has"):
         compare_regions(line(*[0] * 8), line(0, 5, 6, 1, 0, 0, 0, 0), NESTED)
+
+
+def test_a_label_is_the_region_of_its_name_even_if_it_is_a_value_of_another_region() -> None:
+    """`regions_class_order` [2, 1] writes 2 where only the whole is, and 1 in the core; the reference has 2 there."""
+    regions = read_classes([("whole", "1,2"), ("core", "2")])
+    found = line(0, 2, 2, 1, 1, 2, 0, 0, whole=2, core=1)
+    _, scores = compare_regions(found, line(0, 1, 1, 2, 2, 1, 0, 0), regions)
+    assert scores["core"].dice == 1
+    assert scores["whole"].dice == 1

@@ -21,8 +21,8 @@ def compare_regions(
 ) -> tuple[tuple[Segment, ...], dict[str, Scores]]:
     """Return the regions and their scores.
 
-    A region of the reference is the union of its values. In the result a value means the same; a label that no region
-    has belongs to the region of its name, and to all regions with at least the values of that one.
+    A region of the reference is the union of its values. A label of the result with the name of a region belongs to
+    this region, and to all regions with at least the values of that one; other labels mean the same as in the reference.
 
     Args:
         prediction: the result.
@@ -43,13 +43,14 @@ def compare_regions(
             f"example background={unknown[0]}",
         )
     values.pop(BACKGROUND, None)
-    names = {segment.label: segment.name for segment in prediction.segments if segment.label not in known}
+    names = {segment.label: segment.name for segment in prediction.segments if segment.name in values}
     segments, scores = [], {}
     for number, (name, of_region) in enumerate(values.items(), start=1):
         if labelled is not None and not is_annotated(regions[name], labelled):
             continue
         inner = {other for other in values if _covers(regions[name], regions[other])}
-        found = [*of_region, *(label for label, its in names.items() if its in inner)]
+        found = [value for value in of_region if value not in names]
+        found += [label for label, its in names.items() if its in inner]
         segment = Segment(number, name, distinct_color(number))
         found_mask, expected_mask = (
             Segmentation(np.isin(side.array, labels).astype(np.uint8), side.grid, (Segment(1, name, segment.color),))
