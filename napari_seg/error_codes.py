@@ -32,6 +32,7 @@ AREAS = {
     "dataset": "The data set of a training",
     "download": "Downloads of models",
     "environment": "This machine",
+    "evaluation": "The comparison of results with references",
     "file": "A file as such",
     "fitness": "Doubts whether a scan fits a model",
     "geometry": "Positions in the patient",
@@ -539,6 +540,13 @@ CODES = {
     ),
     "environment.too_slow": Code(
         "error", "The work took longer than its time limit.", "Run it again on a machine with less load."
+    ),
+    # evaluation
+    "evaluation.seen": Code(
+        "error",
+        "The part of the data set holds cases that the model was trained on, so its scores there say nothing about "
+        "other cases.",
+        "Take cases of other patients; the scores of each fold are in `fold_*/evaluation/summary.json`.",
     ),
     # file
     "file.bad_checksum": Code(

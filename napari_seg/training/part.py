@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from napari_seg.errors import InputError
-from napari_seg.training.choices import Choices
+from napari_seg.training.choices import READING
+from napari_seg.training.prepare import data_folder
 from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.training.write import PLAN
+
+_SPLIT = ("fold", "folds", "fractions", "seed")
+"""Arguments of `segnets.data.Split` in a bundle's train.yaml."""
 
 
 def part_of(
@@ -20,32 +24,41 @@ def part_of(
     Args:
         dataset_dir: folder of the data set, or its folder of label maps.
         part: the part.
-        trained: a bundle that `napari-seg train` wrote; its plan says how the data set is read and whether it has
-            folds. None: as `napari-seg train` does by default.
+        trained: a bundle that `napari-seg train` wrote; its train.yaml says how the data set is read and split. If the
+            data set was converted for it, the label maps are the converted ones. None: as `napari-seg train` does by
+            default.
 
     Raises:
         TrainingError: the data set can't be read (`dataset.*`) or has no such part (`split.*`).
-        InputError: `input.missing`, `trained` has no plan; `input.folders`, the label maps lie in several folders.
+        InputError: `input.missing`, `trained` has no plan; `input.folders`, the label maps lie in several folders;
+            `evaluation.seen`, the bundle is an ensemble of folds, so its members were trained on the cases.
     """
-    choices, split = Choices(), {}
+    reading: dict[str, Any] = {}
+    split: dict[str, Any] = {}
     if trained is not None:
         if not (trained / PLAN).is_file():
             raise InputError("input.missing", f"there is no {trained / PLAN}; expected a folder that train wrote")
-        made = json.loads((trained / PLAN).read_text(encoding="utf-8"))["choices"]
-        choices = Choices(settings=made.get("settings", {}))
-        split = {name: choices.settings[name] for name in ("fold", "folds") if name in choices.settings}
-        split |= {"fold": 0, "folds": made["folds"]} if made.get("folds") else {}
+        plan = json.loads((trained / PLAN).read_text(encoding="utf-8"))
+        if folds := plan["choices"].get("folds"):
+            raise InputError(
+                "evaluation.seen",
+                f"{trained} is the ensemble of {folds} folds, and all but one of them were trained on each case of the "
+                "data set; expected a data set of other patients, without --part. The scores of each fold on its own "
+                "validation cases are in fold_*/evaluation/summary.json",
+            )
+        dataset_dir = data_folder(dataset_dir, trained, plan)
+        reading, split = _of_config(trained / "configs" / "train.yaml")
     with with_segnets():
         from segnets.data import Split, find_dataset
         from segnets.data.pairing import stem
         from segnets.errors import TrainingError as SegnetsError
 
         try:
-            dataset = find_dataset(dataset_dir, **choices.reading)
+            dataset = find_dataset(dataset_dir, **reading)
         except SegnetsError:
             if not (dataset_dir.parent / "dataset.json").is_file():
                 raise
-            dataset = find_dataset(dataset_dir.parent, **choices.reading)
+            dataset = find_dataset(dataset_dir.parent, **reading)
         cases = Split(dataset, **split)(part)
         paths = [Path(case["label"]) for case in cases]
         folders = {path.parent for path in paths}
@@ -54,3 +67,13 @@ def part_of(
                 "input.folders", f"the label maps lie in {len(folders)} folders; expected all of them in one"
             )
         return folders.pop(), {stem(path) for path in paths}
+
+
+def _of_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arguments of `find_dataset` and of `Split` in a written train.yaml."""
+    import yaml
+
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    reading = {name: config[name] for name in READING if config.get(name) is not None}
+    split = {name: config["cases"][name] for name in _SPLIT if name in config["cases"]}
+    return reading, {name: config[name] if value == f"@{name}" else value for name, value in split.items()}

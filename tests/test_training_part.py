@@ -1,0 +1,86 @@
+"""Test that an evaluation takes the cases of a part that the training has split off."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+
+from napari_seg.errors import InputError
+from napari_seg.formats.itk import to_itk
+from napari_seg.geometry import Grid
+from napari_seg.training.choices import Choices
+from napari_seg.training.part import part_of
+from napari_seg.training.prepare import data_folder, plan_bundle
+from napari_seg.training.segnets_modules import with_segnets
+
+READING = {"images_dir": "imagesTr", "labels_dir": "labelsTr"}
+
+
+@pytest.fixture(scope="module")
+def balls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return datasets.write_decathlon(tmp_path_factory.mktemp("balls") / "nifti", cases=10, smallest=(8, 8, 8))
+
+
+def in_nrrd(balls: Path, root: Path) -> Path:
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir(parents=True)
+        for path in (balls / folder).iterdir():
+            array = np.asarray(nibabel.load(path).dataobj)
+            name = path.name.replace(".nii.gz", ".nrrd")
+            SimpleITK.WriteImage(to_itk(array, Grid(array.shape, np.eye(4))), str(root / folder / name))
+    return root
+
+
+def films(balls: Path, root: Path) -> Path:
+    """Write two volumes over time of each case; a training must not see one and be tested on the other."""
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir(parents=True)
+        for path in (balls / folder).iterdir():
+            array = np.asarray(nibabel.load(path).dataobj)
+            nibabel.save(nibabel.Nifti1Image(np.stack([array, array], axis=-1), np.eye(4)), root / folder / path.name)
+    return root
+
+
+def trained_on(out: Path, dataset_dir: Path, plan: dict[str, Any], part: str) -> list[dict[str, Any]]:
+    """Return the cases that the written config itself takes."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser(ConfigParser.load_config_file(out / "configs" / "train.yaml"))
+    parser["dataset_dir"] = str(data_folder(dataset_dir, out, plan))
+    with with_segnets():
+        return parser.get_parsed_content("cases")(part)
+
+
+@pytest.mark.parametrize(
+    ("write", "settings"),
+    [
+        (lambda balls, root: balls, READING | {"cases#seed": 7}),
+        (in_nrrd, READING),
+        (in_nrrd, {"layout": "nnunet"}),
+        (films, {"layout": "folders", "patient": "^case_[0-9]+"}),
+        (films, {"layout": "folders"}),
+    ],
+)
+def test_the_parts_are_those_of_the_training(balls: Path, tmp_path: Path, write: Any, settings: dict[str, Any]) -> None:
+    root, out = write(balls, tmp_path / "data"), tmp_path / "out"
+    plan = plan_bundle(root, out, Choices(settings=settings))
+    for part in ("training", "validation", "test"):
+        cases = trained_on(out, root, plan, part)
+        folder, names = part_of(root, part, out)
+        assert names == {case["name"] for case in cases}
+        assert {folder} == {Path(case["label"]).parent for case in cases}
+
+
+def test_the_cases_of_folds_have_trained_the_ensemble(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(json.dumps({"choices": {"folds": 5}}))
+    for part in ("training", "validation", "test"):
+        with pytest.raises(InputError) as caught:
+            part_of(tmp_path, part, tmp_path)
+        assert caught.value.code == "evaluation.seen"
