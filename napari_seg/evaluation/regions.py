@@ -22,7 +22,7 @@ def compare_regions(
     """Return the regions and their scores.
 
     A region of the reference is the union of its values. A label of the result with the name of a region belongs to
-    this region, and to all regions with at least the values of that one; other labels mean the same as in the reference.
+    this region and to all regions with at least its values; other labels mean the same as in the reference.
 
     Args:
         prediction: the result.
