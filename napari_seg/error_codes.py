@@ -966,11 +966,15 @@ CODES = {
         "If it is a structure, say so with `--labels NAME=255`.",
     ),
     # layer
-    "layer.colour": Code("error", "The layer is a colour image.", "Use a layer with one number per voxel."),
+    "layer.colour": Code(
+        "error",
+        "The layer is a colour image that napari itself opened.",
+        "Open its file in the *Study* tab, or use a layer with one number per voxel.",
+    ),
     "layer.dimensions": Code(
         "error",
         "The layer has another number of dimensions than three.",
-        "Split a stack (right-click, *Split Stack*), or open the whole volume.",
+        "Split a stack (right-click, *Split Stack*), open the whole volume, or open a 2D image in the *Study* tab.",
     ),
     "layer.no_voxel_size": Code(
         "error",

@@ -99,6 +99,8 @@ def test_a_transform_that_changes_is_followed(viewer: ViewerModel) -> None:
         (VOXELS[0], {"scale": (1, 2)}, "2 dimensions"),
         (np.zeros((2, 4, 5, 6), np.uint8), {"scale": (1, 3, 1, 2)}, "Split Stack"),
         (np.zeros((4, 5, 6, 3), np.uint8), {"rgb": True, "scale": (3, 1, 2)}, "colour"),
+        (np.zeros((5, 6, 3), np.uint8), {"rgb": True}, "its file was opened in the Study tab"),
+        (np.zeros((5, 6), np.uint8), {}, "its file was opened in the Study tab"),
         (VOXELS, {"scale": (3, 1, 2), "units": ("s", "mm", "mm")}, "second"),
         (VOXELS, {"shear": (0.5, 0, 0), "units": "mm"}, "right angle"),
         (VOXELS, {}, "no voxel size"),

@@ -134,13 +134,19 @@ def _is_other(source: Path | None, volume: Volume) -> bool:
         return False
 
 
+_2D = "a 2D image is segmented after its file was opened in the Study tab"
+"""Advice on layers of napari's own reader, which drops what tells a 2D image from a slice."""
+
+
 def _check_kind(layer: Image) -> None:
     name = layer.name
     if getattr(layer, "rgb", False):
-        raise InputError("layer.colour", f"{name!r} is a colour image; expected grey values, one number per voxel")
+        raise InputError(
+            "layer.colour", f"{name!r} is a colour image; expected grey values, one number per voxel; {_2D}"
+        )
     if layer.ndim != 3:
         split = "right-click it in the layer list and choose Split Stack"
-        advice = split if layer.ndim > 3 else "open the whole volume"
+        advice = split if layer.ndim > 3 else f"open the whole volume; {_2D}"
         raise InputError("layer.dimensions", f"{name!r} has {layer.ndim} dimensions; expected 3; {advice}")
     if np.dtype(layer.dtype).kind not in "buif":
         raise InputError("layer.type", f"{name!r} holds values of type {layer.dtype}; expected real numbers")
