@@ -914,6 +914,12 @@ CODES = {
         "Structures of a training case share voxels; each of these went to the smallest structure that has it.",
         "Nothing, if small structures lie in large ones, as a lesion in an organ; otherwise correct the segmentation.",
     ),
+    "labels.overlapping": Code(
+        "notice",
+        "Structures of a data set share voxels. They are trained as regions, each found on its own, and a result shows "
+        "the smaller one on top.",
+        "Nothing; for classes that exclude each other, say with `--labels` to which one the shared values belong.",
+    ),
     "labels.regions": Code(
         "error",
         "The data set names regions that overlap (nnU-Net's lists of values), and the bundle's classes exclude each "

@@ -6,6 +6,7 @@ import gzip
 import json
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import datasets
 import nibabel
 import numpy as np
 import phantoms
+import pydicom
 import pytest
 import SimpleITK
 from PIL import Image
@@ -166,7 +168,7 @@ def test_images_next_to_their_label_maps(tmp_path: Path, files: list[str], expec
     assert names(description) == expected
 
 
-def test_a_file_per_structure_and_the_smaller_one_on_top(tmp_path: Path) -> None:
+def test_structures_that_share_voxels_become_regions(tmp_path: Path) -> None:
     root = write(tmp_path / "a", "s1/ct.nii.gz")
     large, small = np.zeros(GRID.shape, np.uint8), np.zeros(GRID.shape, np.uint8)
     large[1:6, 1:5, 1:4] = 1
@@ -176,10 +178,33 @@ def test_a_file_per_structure_and_the_smaller_one_on_top(tmp_path: Path) -> None
     write_map(large, GRID, root / "s1" / "segmentations" / "liver.nii.gz")
     found, description = gathered(root)
     assert found is not None
-    assert description["labels"] == {"background": 0, "liver": 1, "a_lesion": 2}
+    assert description["labels"] == {"background": 0, "liver": [1, 3], "a_lesion": [2, 3]}
+    assert description["regions_class_order"] == [1, 2]  # the smaller one on top
     _, array = load(found, description["training"][0])
-    assert np.array_equal(array, np.where(small, 2, large))
-    assert [notice.code for notice in found.notices] == ["labels.overlap_resolved"]
+    assert np.array_equal(array, np.where(small, 3, large))
+    assert [notice.code for notice in found.notices] == ["labels.overlapping"]
+    with with_segnets():
+        from segnets.data import find_dataset
+
+        assert find_dataset(found.folder).regions == {"liver": 1, "a_lesion": 2}
+
+
+def test_borders_that_are_rounded_make_no_regions(tmp_path: Path) -> None:
+    root = write(tmp_path / "a", "s1/ct.nii.gz", "s2/ct.nii.gz")
+    left, right = np.zeros(GRID.shape, np.uint8), np.zeros(GRID.shape, np.uint8)
+    left[0:4, :5, :4] = 1
+    right[4:7, :5, :4] = 1
+    for n in (1, 2):
+        right[3, 0, 0] = n == 2  # one of 60 voxels
+        for name, array in (("left", left), ("right", right)):
+            (root / f"s{n}" / "segmentations").mkdir(exist_ok=True)
+            write_map(array, GRID, root / f"s{n}" / "segmentations" / f"{name}.nii.gz")
+    found, description = gathered(root)
+    assert found is not None
+    assert description["labels"] == {"background": 0, "left": 1, "right": [2, 3]}  # the smaller one has them
+    assert "regions_class_order" not in description
+    (notice,) = found.notices
+    assert str(notice).startswith("labels.overlap_resolved: 1 cases: ")
 
 
 def test_lists_of_paths(tmp_path: Path) -> None:
@@ -248,6 +273,30 @@ def test_dicom_series_with_the_objects_that_refer_to_them(tmp_path: Path, dicom:
         assert private not in everything.replace(str(tmp_path), "")
 
 
+def test_series_of_a_study_are_channels_if_they_are_named(tmp_path: Path, dicom: DicomWriter, head: Volume) -> None:
+    root = tmp_path / "a"
+    for patient in ("Quimby", "Zappa"):
+        dicom(root, patient)
+    (first, *_) = sorted((root / "Quimby^Ann" / "MR").iterdir())
+    frame = pydicom.dcmread(first).FrameOfReferenceUID
+
+    def edit(k: int, dataset: Any) -> None:
+        dataset.PatientID, dataset.FrameOfReferenceUID = "Quimby", frame
+        dataset.SeriesDescription = "t2 space dark-fluid sag"
+
+    brighter = replace(head, array=head.array + 7)
+    phantoms.write_series(brighter, root / "Quimby^Ann" / "FLAIR", edit=edit)
+    assert len(gathered(root)[1]["training"]) == 2  # as before, the series that was segmented alone
+    found, description = gathered(root, channels=["FLAIR", "T1w"])
+    assert found is not None
+    assert names(description) == ["patient001_scan1"]
+    assert description["modality"] == {"0": "FLAIR", "1": "T1w"}
+    volume, array = load(found, description["training"][0])
+    assert np.array_equal(volume.dataobj[..., 0], np.asarray(volume.dataobj[..., 1]) + 7)
+    assert int((array == 1).sum()) == 5 * 7 * 3
+    assert ("DICOM series", "channels.missing") in {(o.ending, o.code) for o in found.passed_over}
+
+
 def test_a_segmentation_of_another_series_has_no_image(tmp_path: Path, dicom: DicomWriter) -> None:
     import shutil
 
@@ -278,11 +327,63 @@ def test_several_objects_of_one_series_are_merged(tmp_path: Path, dicom: DicomWr
     write_label_map(body, root / "body.dcm", scan=scan.source, dicom="rtstruct")
     found, description = gathered(root)
     assert found is not None
-    assert description["labels"] == {"background": 0, "Body": 1, "Left": 2, "Right": 3}
+    values = description["labels"]
+    assert list(values) == ["background", "Body", "Left", "Right"]
     _, labels = load(found, description["training"][0])
-    assert [int((labels == value).sum()) for value in (2, 3)] == [5 * 7 * 3, 3 * 7 * 3]  # not covered by the body
-    assert int((labels == 1).sum()) == 12 * 12 * 5 - 8 * 7 * 3
-    assert [notice.code for notice in found.notices] == ["labels.overlap_resolved"]
+    counts = {name: int(np.isin(labels, values[name]).sum()) for name in ("Body", "Left", "Right")}
+    assert counts == {"Body": 12 * 12 * 5, "Left": 5 * 7 * 3, "Right": 3 * 7 * 3}
+    assert description["regions_class_order"] == [values[name][0] for name in counts]
+    assert [notice.code for notice in found.notices] == ["labels.overlapping"]
+
+
+def test_what_dataset_json_declares_is_handed_on(tmp_path: Path) -> None:
+    root = write(tmp_path / "a", *(f"{folder}/p{n}.nrrd" for folder in ("imagesTr", "labelsTr") for n in (1, 2)))
+    entries = [{"image": f"imagesTr/p{n}.nrrd", "label": f"labelsTr/p{n}.nrrd"} for n in (1, 2)]
+    entries[1]["labelled"] = ["core"]  # type: ignore[assignment]
+    content = {"labels": {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}, "training": entries,
+               "regions_class_order": [5, 6]}  # fmt: skip
+    (root / "dataset.json").write_text(json.dumps(content))
+    found, description = gathered(root)
+    assert found is not None
+    assert description["labels"] == {"background": 0, "whole": [1, 2], "core": [2], "ignore": [3]}
+    assert description["regions_class_order"] == [5, 6]
+    assert [entry.get("labelled") for entry in description["training"]] == [None, [2]]
+    with with_segnets():
+        from segnets.data import find_dataset
+
+        source, converted = find_dataset(root, convertible=True), find_dataset(found.folder)
+    for name in ("labels", "ignored", "regions", "labelled"):
+        assert getattr(source, name) == getattr(converted, name)
+
+
+def test_structures_that_a_segmentation_lists_without_voxels_are_reported(tmp_path: Path) -> None:
+    root = write(tmp_path / "a", *(f"p{n}/ct.nrrd" for n in (1, 2, 3)))
+    without = Segmentation(np.minimum(labels().array, 1), GRID, SEGMENTS)
+    for n, content in ((1, labels()), (2, without), (3, replace(without, segments=SEGMENTS[:1]))):
+        write_seg_nrrd(content, root / f"p{n}" / "Segmentation.seg.nrrd")
+    found, description = gathered(root)
+    assert found is not None
+    assert found.listed == {"p1_ct": (1, 2), "p2_ct": (1, 2), "p3_ct": (1,)}
+    assert not any("labelled" in entry for entry in description["training"])  # nobody knows for p3
+
+
+def test_a_label_map_is_named_by_its_file(tmp_path: Path) -> None:
+    root = write(tmp_path / "a", *(f"p{n}/ct.nii.gz" for n in range(1, 5)))
+    mask = np.minimum(labels().array, 1)
+    for n in range(1, 5):
+        (root / f"p{n}" / "masks").mkdir()
+        write_map(mask, GRID, root / f"p{n}" / "masks" / "liver.nii.gz")
+    assert gathered(root)[1]["labels"] == {"background": 0, "liver": 1}
+    write_map(2 * mask, GRID, root / "p4" / "masks" / "liver.nii.gz")  # then it is no mask of the liver
+    assert gathered(root)[1]["labels"] == {}
+    for n in (3, 4):
+        (root / f"p{n}" / "masks" / "liver.nii.gz").unlink()
+        write_map(mask, GRID, root / f"p{n}" / "masks" / "spleen.nii.gz")
+    found, description = gathered(root)
+    assert description["labels"] == {"background": 0, "liver": 1, "spleen": 2}
+    assert set(np.unique(load(found, description["training"][3])[1])) == {0, 2}
+    (root / "p4" / "masks" / "spleen.nii.gz").rename(root / "p4" / "masks" / "miller.nii.gz")
+    assert gathered(root)[1]["labels"] == {}  # it may be the name of a patient
 
 
 def test_an_archive_is_searched_as_a_folder(tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ from napari_seg.training.segnets_modules import with_segnets
 
 
 def table(
-    *cases: dict[int, int], ignored: tuple[int, ...] = (), labelled: Any = (), **classes: Any
+    *cases: dict[int, int], ignored: tuple[int, ...] = (), labelled: Any = (), listed: Any = None, **classes: Any
 ) -> dict[int, tuple[Any, ...]]:
     """Return value -> (name, cases, voxels, remarks) for cases of value -> voxels."""
-    listed = [{"name": str(n), "label": str(n)} for n in range(len(cases))]
-    dataset: Any = SimpleNamespace(cases=listed, ignored=ignored, labelled=dict(labelled))
+    listing = [{"name": str(n), "label": str(n)} for n in range(len(cases))]
+    dataset: Any = SimpleNamespace(cases=listing, ignored=ignored, labelled=dict(labelled))
     facts = {str(n): {"values": {str(value): count for value, count in one.items()}} for n, one in enumerate(cases)}
     with with_segnets():
-        rows = label_table(dataset, facts, classes)
+        rows = label_table(dataset, facts, classes, listed)
     return {row.value: row[1:] for row in rows}
 
 
@@ -33,11 +33,6 @@ def test_oddities_are_reported() -> None:
     assert [remark.split(",")[0] for remark in found[2][3]] == ["in one case only", "under 0.1% of the labelled voxels"]
     assert found[3][3][0].startswith("not in 1 cases: absent there, or not annotated")
     assert found[7][3] == found[255][3] == ()
-
-
-def test_a_value_of_several_regions_names_them_all() -> None:
-    found = table({1: 9, 2: 4}, whole=[1, 2], core=[2])
-    assert [found[value][0] for value in found] == ["whole", "whole + core"]
 
 
 def test_a_class_without_voxels_is_reported() -> None:
@@ -61,3 +56,21 @@ def test_grey_levels_that_differ_by_one_are_reported() -> None:
     assert not any("together" in remark for value in (127, 255) for remark in found[value][3])
     found = table({1: 10}, {2: 5}, {127: 5, 128: 3}, a=[1], b=[2], c=[127], d=[128])  # numbers; both in one case
     assert not any("together" in remark for row in found.values() for remark in row[3])
+
+
+def test_a_class_of_several_values_is_judged_as_one() -> None:
+    found = table({1: 9}, {2: 9}, {3: 9}, tumour=[1, "2-3"])
+    assert [row[3] for row in found.values()] == [(), (), ()]
+    assert table({2: 9}, {2: 9}, tumour=[1, 2]) == {2: ("tumour", 2, 18, ())}  # 1 is not missed
+
+
+def test_what_is_declared_or_listed_is_no_doubt() -> None:
+    cases: tuple[dict[int, int], ...] = ({1: 9, 2: 9}, {1: 9, 2: 9}, {1: 9}, {1: 9})
+    (remark,) = table(*cases, a=[1], b=[2])[2][3]
+    assert remark.startswith("not in 2 cases: absent there")
+    (remark,) = table(*cases, a=[1], b=[2], labelled={"2": (1,), "3": (1,)})[2][3]
+    assert remark == "not annotated in 2 cases, as the data set declares"
+    assert table(*cases, a=[1], b=[2], labelled={"2": (1, 2), "3": (1, 2)})[2][3] == ()
+    assert table(*cases, a=[1], b=[2], listed={"2": (1, 2), "3": (2, 1)})[2][3] == ()
+    (remark,) = table(*cases, a=[1], b=[2], listed={"2": (1, 2), "3": (1,)})[2][3]
+    assert remark.startswith("not in 1 cases (1 of them list other structures): absent there, or not annotated")

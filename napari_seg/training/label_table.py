@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 FEW_VOXELS = 0.001
 """Fraction of the labelled voxels below which a class is reported as tiny."""
+
+BACKGROUND = "background"
 
 
 _MIN_GREY, _NEAR_GREY = 16, 3
@@ -36,13 +38,22 @@ class Row(NamedTuple):
     remarks: tuple[str, ...] = ()
 
 
-def label_table(dataset: Dataset, facts: Mapping[str, Facts], classes: Mapping[str, Sequence[Any]]) -> list[Row]:
+def label_table(
+    dataset: Dataset,
+    facts: Mapping[str, Facts],
+    classes: Mapping[str, Sequence[Any]],
+    listed: Mapping[str, Sequence[int]] | None = None,
+) -> list[Row]:
     """Return a row for each value in the label maps except 0, in ascending order; call it within `with_segnets`.
+
+    Remarks about a class of several values stand in the row of its lowest value.
 
     Args:
         dataset: data set that `segnets.data.check` has accepted.
         facts: facts of its files, from `segnets.data.file_facts.read_all`.
         classes: name -> its values or ranges of values.
+        listed: name of a case -> values of the structures that its segmentation lists, also of those without voxels;
+            None, or a case without an entry: it lists none.
     """
     from segnets.data.labels import ranges
 
@@ -51,24 +62,31 @@ def label_table(dataset: Dataset, facts: Mapping[str, Facts], classes: Mapping[s
     for case in dataset.cases:
         for text, count in facts[case["label"]]["values"].items():
             if (value := int(text)) != 0:
-                cases.setdefault(value, set()).add(case["label"])
+                cases.setdefault(value, set()).add(case["name"])
                 voxels[value] += count
-    bounds = [(name, low, high) for name, values in classes.items() for low, high in ranges(list(values))]
+    bounds = {name: ranges(list(values)) for name, values in classes.items() if name != BACKGROUND}
+    values_of = {
+        name: [value for value in sorted(cases) if any(low <= value <= high for low, high in pairs)]
+        for name, pairs in bounds.items()
+    }
     total = sum(voxels.values())
+    remarks: dict[int, list[str]] = {}
+    for found in values_of.values():
+        if found:
+            present = set().union(*(cases[value] for value in found))
+            own = remarks.setdefault(found[0], [])
+            own += _remarks(dataset, found, present, sum(voxels[value] for value in found) / total, listed or {})
     rows = []
     for value in sorted(cases):
-        named = " + ".join(name for name, low, high in bounds if low <= value <= high) or "background"
-        name = "ignored" if named == "background" and value in dataset.ignored else named
-        is_class = name not in ("background", "ignored")
-        annotated = sum(value in dataset.labelled.get(case["name"], (value,)) for case in dataset.cases)
-        remarks = _remarks(len(cases[value]), annotated, voxels[value] / total) if is_class else ()
-        if is_class and (near := _same_grey(value, cases)) is not None:
-            text = f"in no case together with {near}: perhaps one class, --labels NAME={near},{value}"
-            remarks = (text, *remarks)
-        rows.append(Row(value, name, len(cases[value]), voxels[value], remarks))
-    for name, low, high in bounds:
-        if name != "background" and not any(low <= value <= high for value in cases):
-            rows.append(Row(low, name, 0, 0, ("in no case",)))
+        name = " + ".join(name for name, found in values_of.items() if value in found)
+        own = remarks.get(value, [])
+        if name and (near := _same_grey(value, cases)) is not None:
+            own.insert(0, f"in no case together with {near}: perhaps one class, --labels NAME={near},{value}")
+        name = name or ("ignored" if value in dataset.ignored else BACKGROUND)
+        rows.append(Row(value, name, len(cases[value]), voxels[value], tuple(dict.fromkeys(own))))
+    for name, found in values_of.items():
+        if not found:
+            rows.append(Row(bounds[name][0][0], name, 0, 0, ("in no case",)))
     return rows
 
 
@@ -79,13 +97,37 @@ def _same_grey(value: int, cases: Mapping[int, set[str]]) -> int | None:
     return near if may_be_grey and not cases[near] & cases[value] else None
 
 
-def _remarks(cases: int, of_cases: int, fraction: float) -> tuple[str, ...]:
-    remarks = []
-    if cases == 1 < of_cases:
-        remarks.append("in one case only, which is either trained on or validated")
-    elif cases < of_cases:
-        missing = of_cases - cases
-        remarks.append(f"not in {missing} cases: absent there, or not annotated (then they are partly labelled)")
+def _remarks(
+    dataset: Dataset,
+    values: Sequence[int],
+    present: Set[str],
+    fraction: float,
+    listed: Mapping[str, Sequence[int]],
+) -> Iterator[str]:
+    """Yield what is odd about a class.
+
+    Args:
+        dataset: the data set.
+        values: its values in the label maps.
+        present: names of the cases with voxels of it.
+        fraction: its voxels as a fraction of all labelled voxels.
+        listed: as in `label_table`.
+    """
+    lacking = [case["name"] for case in dataset.cases if case["name"] not in present]
+    declared = [name for name in lacking if not set(values) & set(dataset.labelled.get(name, values))]
+    unclear = [
+        name
+        for name in lacking
+        if name not in dataset.labelled
+        and not set(values) & set(listed.get(name, ()))  # listed and empty: it is absent
+    ]
+    if len(present) == 1 < len(dataset.cases):
+        yield "in one case only, which is either trained on or validated"
+    elif unclear:
+        unlisted = sum(name in listed for name in unclear)
+        where = f" ({unlisted} of them list other structures)" if unlisted else ""
+        yield f"not in {len(unclear)} cases{where}: absent there, or not annotated (then they are partly labelled)"
+    if declared:
+        yield f"not annotated in {len(declared)} cases, as the data set declares"
     if fraction < FEW_VOXELS:
-        remarks.append(f"under {FEW_VOXELS:.1%} of the labelled voxels")
-    return tuple(remarks)
+        yield f"under {FEW_VOXELS:.1%} of the labelled voxels"

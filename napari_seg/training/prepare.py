@@ -275,7 +275,8 @@ def _make(
     if converted:  # the converted data set is read as such, however the data set of the user is read
         settings = {key: value for key, value in settings.items() if key not in READING or key == "patient"}
     write_bundle(root, name, plan, found, values, replace(choices, settings=settings), trained_on, regions)
-    table = label_table(dataset, facts, {label: of_label for label, of_label in values.items() if label != IGNORE})
+    named = {label: of_label for label, of_label in values.items() if label != IGNORE}
+    table = label_table(dataset, facts, named, converted.listed if converted else None)
     written = {
         "dataset": identity(dataset),
         "choices": choices.as_dict(),

@@ -27,6 +27,7 @@ class TrainTab(QWidget):
         self._output = QElidingLabel()
         for label in (self._dataset, self._output):
             label.setElideMode(Qt.TextElideMode.ElideMiddle)
+            label.setEllipsesWidth(10)  # the padding of napari's themes
         self._dataset_button = button("Data…", "Choose the folder of the scans and their label maps.", self._on_dataset)
         self._output_button = button(
             "Model folder…",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,12 +45,14 @@ class Gathered:
         passed_over: what became no case.
         notices: what was noticed while reading, by code.
         data_sets: {"cases", "classes", "values"} of each data set that was combined, see `combine`; else empty.
+        listed: name of a case -> values of the structures that its files list, with voxels or without.
     """
 
     folder: Path
     passed_over: tuple[PassedOver, ...]
     notices: tuple[Notice, ...]
     data_sets: tuple[dict[str, Any], ...] = ()
+    listed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for plan.json."""
@@ -121,6 +123,7 @@ def gather(
         labels=dataset.labels if dataset and not colours else None,
         ignored=dataset.ignored if dataset and not colours else (),
         channels=dataset.channels if dataset else (),
+        regions=dataset.regions if dataset and not colours else None,
     )
     faults += unreadable
     if faults:
@@ -130,7 +133,7 @@ def gather(
         empty = f"; {written.empty} without labels were left out, because they may not be annotated"
         text = f"{frames} frames or pages are cases of their own{empty if written.empty else ''}"
         notices.append(Notice("data.frames", text))
-    return Gathered(into, left, tuple(notices))
+    return Gathered(into, left, tuple(notices), listed=written.listed)
 
 
 _LOOKED_AT = 3
@@ -192,7 +195,8 @@ def _pairs_of(dataset: Dataset, colours: Colours) -> list[Pair]:
         structures = tuple(_entity(path) for path in labels) if len(labels) > 1 else ()
         patient = dataset.patients.get(case["name"], "")
         patient = "" if patient == case["name"] else patient
-        pairs.append(Pair(case["name"], scans, labels, structures, patient, colours=colours))
+        labelled = dataset.labelled.get(case["name"])
+        pairs.append(Pair(case["name"], scans, labels, structures, patient, colours=colours, labelled=labelled))
     return pairs
 
 
@@ -224,7 +228,7 @@ def _search(
         found = find(dataset_dir, ignore=lambda file: file.is_relative_to(own))
     except NapariSegError as error:
         raise TrainingError(error.code, error.message) from error
-    pairs, unpaired = dicom_pairs(found)
+    pairs, unpaired = dicom_pairs(found, reading.get("channels"))
     drawn, missing = polygon_pairs(found)
     pairs, unpaired = [*pairs, *drawn], [*unpaired, *missing]
     paired = {file for pair in pairs for file in pair.files}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +28,8 @@ MAX_SHIFT = 0.1
 """Largest distance of a label map's corners from those of the scan's grid, in voxels, as in `segnets.data.faults`."""
 
 MAX_VALUE = 65535
+MAX_SHARED = 200
+"""Number of combinations of structures in one case that get a value of their own."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +39,23 @@ class CaseLabels:
     Attributes:
         array: (I, J, K), unsigned.
         names: label -> name; a label without a name is absent.
+        shared: label -> names of the structures that all have its voxels.
+        listed: names of all structures of its files, also of those without voxels; empty if the files name none.
         notices: doubts.
     """
 
     array: NDArray[np.unsignedinteger]
     names: dict[int, str]
+    shared: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    listed: tuple[str, ...] = ()
     notices: tuple[Notice, ...] = ()
 
 
 def read_labels(pair: Pair, volume: Volume) -> CaseLabels:
     """Read the label maps of a pair as one.
 
-    Where structures share voxels, the smaller one gets them, with a notice, so that a lesion stays visible in its
-    organ and an organ in the outline of the body.
+    Voxels that several structures share get a label of their own, so that nothing is lost; `write` decides for the
+    whole data set what it means.
 
     Args:
         pair: the pair.
@@ -64,14 +73,17 @@ def read_labels(pair: Pair, volume: Volume) -> CaseLabels:
             maps = [replace(one, array=(one.array > 0).astype(np.uint8), segments=(segment,)) for one in maps]
         layers += [_on_scan(one, volume.grid, path) for one in maps]
     notices = tuple(dict.fromkeys(notice for layer in layers for notice in layer.notices))
+    listed = tuple(dict.fromkeys(segment.name for layer in layers for segment in layer.segments))
     if len(layers) == 1:
         (layer,) = layers
-        return CaseLabels(layer.array, {one.label: one.name for one in layer.segments}, notices)
-    array, names, overlap = _painted(layers)
+        return CaseLabels(layer.array, {s.label: s.name for s in layer.segments}, listed=listed, notices=notices)
+    array, found, overlap = _combined(layers)
     if overlap:
-        text = f"{overlap} voxels belong to several structures; each went to the smallest of them"
+        text = f"{overlap} voxels belong to very many combinations of structures; each went to the smallest structure"
         notices = (*notices, Notice("labels.overlap_resolved", text))
-    return CaseLabels(array, names, notices)
+    names = {label: together[0] for label, together in found.items() if len(together) == 1}
+    shared = {label: together for label, together in found.items() if len(together) > 1}
+    return CaseLabels(array, names, shared, listed, notices)
 
 
 def _read(path: Path, pair: Pair, volume: Volume) -> list[Segmentation]:
@@ -81,7 +93,7 @@ def _read(path: Path, pair: Pair, volume: Volume) -> list[Segmentation]:
         array = read_in_worker(partial(read_colours, colours=pair.colours), [path])
         segments = tuple(Segment(n, name, colour) for n, (colour, name) in enumerate(pair.colours) if n)
         return [Segmentation(array, volume.grid if array.shape == volume.grid.shape else _grid(array), segments)]
-    images = [file for _, scan in pair.images[:1] for file in scan.files]
+    images = list(pair.images[pair.drawn_on][1].files)
     if path.suffix.lower() == ".json":
         return [read_polygons(path, images[0], volume.grid)]
     return read_label_maps(path, volume.grid, images=images)
@@ -113,11 +125,14 @@ def _on_scan(found: Segmentation, grid: Grid, path: Path) -> Segmentation:
     return on_grid(found, grid, path)
 
 
-def _painted(layers: Sequence[Segmentation]) -> tuple[NDArray[np.unsignedinteger], dict[int, str], int]:
-    """Paint the segments of several label maps over each other, the largest first.
+def _combined(
+    layers: Sequence[Segmentation],
+) -> tuple[NDArray[np.unsignedinteger], dict[int, tuple[str, ...]], int]:
+    """Return one label map of several, in which voxels of several structures have labels of their own.
 
     Returns:
-        The labels, their names, and the number of voxels that were in a segment already.
+        The labels; label -> names of the structures with these voxels, the largest first; and the number of voxels that
+        went to the smallest of their structures, because there were too many combinations.
 
     Raises:
         InputError: `labels.same_name`.
@@ -135,15 +150,27 @@ def _painted(layers: Sequence[Segmentation]) -> tuple[NDArray[np.unsignedinteger
     if twice := next((name for name in names if sum(name.casefold() == n.casefold() for n in names) > 1), None):
         text = f"several files of this case hold the structure {twice!r}; expected one; remove the older one"
         raise InputError("labels.same_name", text)
-    array = np.zeros(layers[0].array.shape, smallest_label_type(len(entries)))
+    ordered = sorted(entries, key=lambda one: (-one[0], one[1]))
+    array = np.zeros(layers[0].array.shape, smallest_label_type(len(ordered) + MAX_SHARED))
+    together_of: dict[int, tuple[str, ...]] = {value: (name,) for value, (_, name, _, _) in enumerate(ordered, 1)}
+    values: dict[tuple[str, ...], int] = {together: value for value, together in together_of.items()}
     overlap = 0
-    named = {}
-    for value, (_, name, label, layer) in enumerate(sorted(entries, key=lambda one: (-one[0], one[1])), 1):
+    for value, (_, name, label, layer) in enumerate(ordered, 1):
         inside = layer.array == label
-        overlap += int(np.count_nonzero(array[inside]))
+        before = array[inside]
         array[inside] = value
-        named[value] = name
-    return array, named, overlap
+        for other in labels_in(before):
+            if other == 0:
+                continue
+            together = (*together_of[other], name)
+            if together not in values and len(values) >= len(ordered) + MAX_SHARED:
+                overlap += int(np.count_nonzero(before == other))
+                continue
+            number = values.setdefault(together, len(values) + 1)
+            together_of[number] = together
+            array[inside] = np.where(before == other, number, array[inside])
+    used = set(labels_in(array))
+    return array, {value: together for value, together in together_of.items() if value in used}, overlap
 
 
 @dataclass
@@ -152,10 +179,11 @@ class LabelTable:
 
     Attributes:
         values: name -> value.
-        is_named: whether any label map names its values; otherwise values stay as they are.
+        shared: value of voxels that several structures share -> names of these, as in `values`.
     """
 
     values: dict[str, int] = field(default_factory=dict)
+    shared: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     def unified(self, labels: CaseLabels) -> NDArray[np.unsignedinteger]:
         """Return the labels of a case with the values of this table, which new names are added to.
@@ -169,20 +197,73 @@ class LabelTable:
             if (name := labels.names.get(label)) is not None:
                 table[label] = self._value(name, label)
         for label in found:
-            if labels.names and label not in labels.names:
+            if label in labels.shared:
+                table[label] = self._shared_value(labels.shared[label])
+            elif labels.names and label not in labels.names:
                 table[label] = self._value(f"label {label}", label)
         return table.astype(smallest_label_type(int(table.max(initial=0))))[labels.array]
 
     def _value(self, name: str, own: int) -> int:
-        known = {one.casefold(): value for one, value in self.values.items()}
-        if name.casefold() not in known:
-            taken = set(self.values.values())
-            self.values[name] = next(v for v in (own, *range(1, MAX_VALUE)) if v not in taken)
+        known = self._name_of(name)
+        if known is None:
+            self.values[name] = self._free(own)
             return self.values[name]
-        return known[name.casefold()]
+        return self.values[known]
+
+    def _shared_value(self, names: Sequence[str]) -> int:
+        for name in names:  # a structure may lie inside another one in all cases
+            self._value(name, 1)
+        together = tuple(sorted(known for name in names if (known := self._name_of(name)) is not None))
+        value = next((value for value, others in self.shared.items() if others == together), None)
+        if value is None:
+            value = self._free(len(self.values) + 1)
+            self.shared[value] = together
+        return value
+
+    def _name_of(self, name: str) -> str | None:
+        """Return a name as it is in the table, regardless of upper and lower case."""
+        return next((known for known in self.values if known.casefold() == name.casefold()), None)
+
+    def _free(self, wanted: int) -> int:
+        taken = {*self.values.values(), *self.shared}
+        return next(value for value in (wanted, *range(1, MAX_VALUE)) if value not in taken)
+
+    def value_of(self, name: str) -> int | None:
+        """Return the value of a name; None if no case has the structure."""
+        known = self._name_of(name)
+        return None if known is None else self.values[known]
 
 
-def as_description(values: Mapping[str, int], ignored: Sequence[int] = ()) -> dict[str, int | list[int]]:
-    """Return the "labels" of a dataset.json."""
-    named: dict[str, int | list[int]] = {"background": 0, **values}
-    return named | ({"ignore": ignored[0] if len(ignored) == 1 else list(ignored)} if ignored else {})
+MIN_OVERLAP = 0.05
+"""Fraction of the smaller of two structures that both share in the whole data set, from which both are regions; less is
+the rounding of their borders."""
+
+
+def described(table: LabelTable, voxels: Mapping[int, int]) -> tuple[dict[str, Any], list[int]]:
+    """Return "labels" and, if structures overlap, "regions_class_order" of a dataset.json.
+
+    Structures that share only the rounding of their borders exclude each other: shared voxels go to the smallest.
+
+    Args:
+        table: values of the names, and of the voxels that are shared.
+        voxels: value -> number of its voxels in all cases.
+    """
+    shared = {value: together for value, together in table.shared.items() if voxels.get(value)}
+    members = {
+        name: [value, *(other for other, together in shared.items() if name in together)]
+        for name, value in table.values.items()
+    }
+    sizes = {name: sum(voxels.get(value, 0) for value in values) for name, values in members.items()}
+    if any(sizes.values()):  # cases of an older version were not counted; a name may be one of removed cases
+        members = {name: values for name, values in members.items() if sizes[name]}
+    both: Counter[tuple[str, str]] = Counter()
+    for value, together in shared.items():
+        for pair in combinations(sorted(together), 2):
+            both[pair] += voxels.get(value, 0)
+    if any(count >= MIN_OVERLAP * min(sizes[one], sizes[other]) > 0 for (one, other), count in both.items()):
+        ordered = sorted(members, key=lambda name: -sizes[name])
+        return {name: members[name] for name in ordered}, [table.values[name] for name in ordered]
+    painted = {name: [table.values[name]] for name in members}
+    for value, together in shared.items():
+        painted[min(together, key=lambda name: sizes[name])].append(value)
+    return {name: values[0] if len(values) == 1 else values for name, values in painted.items()}, []

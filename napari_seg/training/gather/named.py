@@ -189,6 +189,11 @@ def _pairs(cases: Sequence[_Case], root: Path, channels: Sequence[str] | None) -
     folders = [[part for part in case.home.relative_to(shown(root)).parts] for case in cases]
     folders = [[part for part in parts if not _IMAGE_FOLDER.fullmatch(part)] for parts in folders]
     patients = _patients(folders)
+    rests = Counter(case.labels[0][1] for case in cases if len(case.labels) == 1)
+    is_one_each = len(cases) > 1 and all(len(case.labels) == 1 for case in cases)
+    # names that cases share are of structures, others may be of patients
+    is_by_structure = is_one_each and "" not in rests and len(rests) > 1 and min(rests.values()) > 1
+    only = next(iter(rests)) if is_one_each and len(rests) == 1 else ""
     pairs: list[Pair] = []
     unpaired: Unpaired = []
     for case, of_case, parts, patient in zip(cases, named, folders, patients, strict=True):
@@ -205,8 +210,9 @@ def _pairs(cases: Sequence[_Case], root: Path, channels: Sequence[str] | None) -
                 f"case_{len(pairs) + 1:04d}" if is_dicom else _case_name(case, parts, channels or ()),
                 images,
                 tuple(label for label, _ in case.labels),
-                structures if len(case.labels) > 1 else (),
+                structures if len(case.labels) > 1 or is_by_structure else (),
                 patient=patient,
+                only_structure=only,
             )
         )
     return pairs, unpaired

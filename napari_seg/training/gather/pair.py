@@ -48,6 +48,10 @@ class Pair:
         patient: equal for the pairs of one patient, "" if unknown; may be an identifier, so it is never written.
         frame: number of the frame, page or volume of a file that holds several, counted from 0; None for the whole.
         colours: colours of the classes if the label maps are 2D images in colours.
+        labelled: values that are annotated in the case, if the data set declares it; None: all.
+        drawn_on: number of the image on which the label maps were drawn, whose grid is that of the case.
+        only_structure: name of the label map's file if all cases have one file with this name; it is the structure if
+            the files hold one value.
     """
 
     name: str
@@ -57,6 +61,9 @@ class Pair:
     patient: str = field(default="", repr=False)
     frame: int | None = None
     colours: Colours = ()
+    labelled: tuple[int, ...] | None = None
+    drawn_on: int = 0
+    only_structure: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from napari_seg.formats.image2d import COLOURS, read_image2d_files
 from napari_seg.formats.in_worker import read_in_worker
 from napari_seg.formats.nifti import count_volumes, write_map, write_volume
 from napari_seg.training.gather.frames import Fault
-from napari_seg.training.gather.labels import LabelTable, as_description, read_labels
+from napari_seg.training.gather.labels import LabelTable, described, read_labels
 from napari_seg.training.gather.pair import Pair
 from napari_seg.volume import Volume
 
@@ -42,7 +42,8 @@ class _Record:
     """What was written so far.
 
     Attributes:
-        cases: name -> {"key", "files", "channels", "notices", "empty"} of a written case.
+        cases: name -> {"key", "files", "channels", "notices", "empty", "voxels", "listed"} of a written case; cases of
+            an older version lack the last two.
         table: values of the names of structures.
     """
 
@@ -56,11 +57,12 @@ class _Record:
             content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             is_ours = all(_FILES.fullmatch(file) for case in content["cases"].values() for file in case["files"])
             if content["version"] == _VERSION and is_ours:
-                return cls(dict(content["cases"]), LabelTable(dict(content["labels"])))
+                shared = {int(value): tuple(names) for value, names in content.get("shared", {}).items()}
+                return cls(dict(content["cases"]), LabelTable(dict(content["labels"]), shared))
         return cls()
 
     def write(self, folder: Path) -> None:
-        content = {"version": _VERSION, "cases": self.cases, "labels": self.table.values}
+        content = {"version": _VERSION, "cases": self.cases, "labels": self.table.values, "shared": self.table.shared}
         atomic_write(folder / RECORD, json.dumps(content, indent=1) + "\n")
 
 
@@ -72,11 +74,13 @@ class Written:
         cases: names of the cases.
         empty: number of frames without labels, which were left out.
         notices: code -> number of cases with such a notice.
+        listed: name of a case -> values of the structures that its files list, with voxels or without.
     """
 
     cases: tuple[str, ...]
     empty: int
     notices: dict[str, int]
+    listed: dict[str, tuple[int, ...]]
 
 
 def write_cases(
@@ -87,6 +91,7 @@ def write_cases(
     labels: Mapping[str, Sequence[int]] | None = None,
     ignored: Sequence[int] = (),
     channels: Sequence[str] = (),
+    regions: Mapping[str, int] | None = None,
 ) -> tuple[Written, list[Fault]]:
     """Write pairs into `imagesTr/` and `labelsTr/` with a dataset.json, except for those that are there already.
 
@@ -98,6 +103,7 @@ def write_cases(
             one value each.
         ignored: values that stand for no class.
         channels: names of the channels, if the data set names them.
+        regions: name -> label in results, in ascending order of precedence, if classes in `labels` overlap.
 
     Returns:
         The summary, and the faults of pairs that can't be read.
@@ -125,10 +131,41 @@ def write_cases(
         if number % max(_REPORTED, len(to_do) // 10) == 0 and number < len(to_do):
             report(f"converting: {number} of {len(to_do)}")
     cases = {pair.name: record.cases[pair.name] for pair in pairs if pair.name in record.cases}
-    _write_description(folder, pairs, cases, record.table, labels, ignored, channels)
     counts = Counter(code for case in cases.values() for code in set(case["notices"]))
+    named: dict[str, Any] = {}
+    order: list[int] = []
+    is_named = bool(record.table.values) and any(case.get("listed", True) for case in cases.values())
+    if labels and not is_named:
+        ordered = {**{name: labels[name] for name in regions or {}}, **labels}
+        named, order = {name: list(values) for name, values in ordered.items()}, list((regions or {}).values())
+    elif is_named:
+        voxels: Counter[int] = Counter()
+        for case in cases.values():
+            voxels.update({int(value): count for value, count in case.get("voxels", {}).items()})
+        named, order = described(record.table, voxels)
+        values = [set(map(int, case.get("voxels", {}))) for case in cases.values()]
+        if with_shared := sum(not of_case.isdisjoint(record.table.shared) for of_case in values):
+            counts["labels.overlapping" if order else "labels.overlap_resolved"] += with_shared
+    else:
+        named = _only_structure(pairs, cases)
+    if named or ignored:
+        named = {"background": 0, **named} | ({"ignore": list(ignored)} if ignored else {})
+    _write_description(folder, pairs, cases, named, order, channels)
     empty = sum(case["empty"] for case in cases.values())
-    return Written(tuple(name for name, case in cases.items() if not case["empty"]), empty, dict(counts)), faults
+    listed = {
+        name: tuple(value for one in case["listed"] if (value := record.table.value_of(one)) is not None)
+        for name, case in cases.items()
+        if case.get("listed")
+    }
+    written = tuple(name for name, case in cases.items() if not case["empty"])
+    return Written(written, empty, dict(counts), listed), faults
+
+
+def _only_structure(pairs: Sequence[Pair], cases: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the labels of a data set whose label maps are files of one name, if they hold one value: {name: value}."""
+    names = {pair.only_structure for pair in pairs if pair.name in cases}
+    values = {value for case in cases.values() for value in case.get("voxels", {})}
+    return {names.pop(): int(values.pop())} if len(names) == len(values) == 1 and "" not in names else {}
 
 
 def make_folders(folder: Path, *names: str) -> None:
@@ -159,12 +196,14 @@ def _is_written(case: Mapping[str, Any] | None, folder: Path) -> bool:
 def _write(pair: Pair, folder: Path, table: LabelTable, labels: Mapping[str, Sequence[int]] | None) -> dict[str, Any]:
     volume = _read(pair)
     found = read_labels(pair, volume)
-    array = found.array if labels else table.unified(found)
+    array = found.array if labels and len(pair.labels) == 1 and not found.shared else table.unified(found)
     case: dict[str, Any] = {
         "files": [],
         "channels": list(_channel_names(pair, volume)),
         "notices": [notice.code for notice in (*volume.notices, *found.notices)],
         "empty": pair.frame is not None and not array.any(),
+        "voxels": {str(value): int(count) for value, count in enumerate(np.bincount(array.ravel())) if value and count},
+        "listed": list(found.listed),
     }
     if case["empty"]:
         return case
@@ -189,8 +228,11 @@ def _read(pair: Pair) -> Volume:
     if first.format == "image2d" and not others:
         return read_in_worker(partial(read_image2d_files, page=pair.frame), first.files)
     if others:
-        volumes = {name: scan.read(pair.frame, channels=1, one_slice=True) for name, scan in pair.images}
-        return joined(volumes)
+        grid_first = sorted(pair.images, key=lambda image: image != pair.images[pair.drawn_on])
+        volume = joined({name: scan.read(pair.frame, channels=1, one_slice=True) for name, scan in grid_first})
+        names = [name for name, _ in pair.images]
+        places = [volume.channel_names.index(name) for name in names]
+        return replace(volume, array=volume.array[places], channel_names=tuple(names)) if pair.drawn_on else volume
     if pair.frame is not None:
         return first.read(pair.frame, one_slice=True)
     channels = count_volumes(first.files[0]) if first.format == "nifti" else None
@@ -223,34 +265,39 @@ def _write_description(
     folder: Path,
     pairs: Sequence[Pair],
     cases: Mapping[str, Mapping[str, Any]],
-    table: LabelTable,
-    labels: Mapping[str, Sequence[int]] | None,
-    ignored: Sequence[int],
+    labels: Mapping[str, Any],
+    order: Sequence[int],
     channels: Sequence[str],
 ) -> None:
-    """Write dataset.json, with the patients as numbers."""
+    """Write dataset.json, with the patients as numbers.
+
+    Args:
+        folder: folder of the converted data set.
+        pairs: all pairs.
+        cases: what was written.
+        labels: names and values.
+        order: labels of regions in results; empty if classes don't overlap.
+        channels: names of the channels; empty for those of the images.
+    """
     patients: dict[str, int] = {}
     training = []
     for pair in pairs:
         if pair.name in cases and not cases[pair.name]["empty"]:
             image, label = cases[pair.name]["files"]
-            entry = {"image": f"./{image}", "label": f"./{label}"}
+            entry: dict[str, Any] = {"image": f"./{image}", "label": f"./{label}"}
             if pair.patient:
                 entry["patient"] = f"patient {patients.setdefault(pair.patient, len(patients) + 1)}"
+            if pair.labelled is not None:
+                entry["labelled"] = list(pair.labelled)
             training.append(entry)
-    named: dict[str, Any] = {}
-    if labels:
-        named = {"background": 0} | {name: list(values) for name, values in labels.items()}
-        named |= {"ignore": list(ignored)} if ignored else {}
-    elif table.values or ignored:
-        named = as_description(table.values, ignored)
     found = Counter(tuple(case["channels"]) for case in cases.values() if case["channels"])
     names = list(channels) or list(next((names for names, _ in found.most_common(1)), ()))
     description = {
         "description": "converted by napari-seg train",
         "modality": {str(number): name for number, name in enumerate(names)},
-        "labels": named,
+        "labels": labels,
         "training": training,
+        **({"regions_class_order": list(order)} if order else {}),
     }
     atomic_write(folder / "dataset.json", json.dumps(description, indent=1) + "\n")
 
