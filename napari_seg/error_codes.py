@@ -425,6 +425,11 @@ CODES = {
         "The folder for inference holds no images that the bundle reads.",
         "Put images there, in `imagesTs/` or in `images/`.",
     ),
+    "dataset.patient": Code(
+        "error",
+        "The pattern that finds the patient in the name of a case is no regular expression.",
+        "Give one such as `--set 'patient=^[^_]+'`, which matches all before the first `_`.",
+    ),
     "dataset.unknown": Code(
         "error",
         "No layout of the data set was recognised, and no scan in it has a label map; or no layout has this name.",

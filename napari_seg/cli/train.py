@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
     from napari_seg.bundles.spec import WEIGHTS
     from napari_seg.bundles.trust import remember
     from napari_seg.errors import BundleError, Cancelled
-    from napari_seg.training.choices import Choices, changed_settings, check_trackers, describe_weights
+    from napari_seg.training.choices import Choices, changed_settings, check_trackers, describe_weights, distinct
     from napari_seg.training.folds import cross_validate, fold_commands
     from napari_seg.training.prepare import data_folder, plan_bundle
     from napari_seg.training.run import train, training_command, writing
@@ -141,7 +141,9 @@ def run(arguments: argparse.Namespace) -> int:
         "labels_dir": _from(dataset, arguments.labels_dir),
         "channels": arguments.channels,
     }
-    settings = {name: _value(text) for name, text in arguments.set}
+    if arguments.images and not arguments.labels_dir and arguments.layout != "folders":
+        raise BundleError("bundle.setting", "found --images without --labels-dir; expected both, or neither")
+    settings = {name: _parsed(name, text) for name, text in distinct(arguments.set, "--set").items()}
     if arguments.classes_from:
         settings["classes_from"] = {name: text.split(",") for name, text in arguments.classes_from}
     choices = Choices(
@@ -151,7 +153,10 @@ def run(arguments: argparse.Namespace) -> int:
         plan=arguments.plan,
         options=tuple(arguments.option),
         settings=settings | {name: value for name, value in reading.items() if value is not None},
-        labels={name: [_value(v) for v in text.split(",")] for name, text in arguments.labels},
+        labels={
+            name: [_parsed(name, v) for v in text.split(",")]
+            for name, text in distinct(arguments.labels, "--labels").items()
+        },
         folds=arguments.folds,
         fine_tune=describe_weights(arguments.fine_tune, out) if arguments.fine_tune else {},
     )
@@ -221,6 +226,23 @@ def named_value(word: str) -> tuple[str, str]:
 def _from(dataset: Path, folder: str | None) -> str | None:
     """Return a folder relative to the data set, so that the bundle does not reveal where its data lie."""
     return None if folder is None else os.path.relpath(dataset / folder, dataset)
+
+
+def _parsed(name: str, text: str) -> Any:
+    """Parse a value of an option.
+
+    Raises:
+        BundleError: `bundle.setting`, it is no YAML.
+    """
+    import yaml
+
+    from napari_seg.errors import BundleError
+
+    try:
+        return _value(text)
+    except yaml.YAMLError as error:
+        expected = "expected a number, a word, or a list such as [4, 8]"
+        raise BundleError("bundle.setting", f"found {text!r} for {name}; {expected}") from error
 
 
 def _value(text: str) -> Any:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
+from math import inf
 from os.path import relpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ IGNORE = "ignore"
 """Name in `Choices.labels` of the values of voxels that are not annotated."""
 _KEYS = re.compile(r"_(target|disabled|requires|mode|desc|args)_")
 """Keys that make a component of a dictionary in MONAI's configs."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 CODE = re.compile(r"[$@%]|.*[@%](#|::)")
 """Text that MONAI interprets in configs and metadata.json: it runs `$...`, and resolves `@...` and `%...`."""
 
@@ -104,12 +106,12 @@ def check_names(names: Iterable[str]) -> None:
         BundleError: `bundle.name`, MONAI would interpret a name as code or as a reference.
     """
     for name in names:
-        if CODE.match(name) or _KEYS.fullmatch(name):
+        if CODE.match(name) or _KEYS.fullmatch(name) or _CONTROL.search(name) or not name.strip():
             raise BundleError(
                 "bundle.name",
-                f"found {name!r}; expected the name of a class, channel or bundle without $, @ or % at its beginning, "
-                "and no key of MONAI's configs such as _target_, because MONAI would run or resolve it; choose another "
-                "name",
+                f"found {name!r}; expected the name of a class, channel or bundle without control characters and "
+                "without $, @ or % at its beginning, and no key of MONAI's configs such as _target_, because MONAI "
+                "would run or resolve it; choose another name",
             )
 
 
@@ -125,6 +127,59 @@ def named_labels(labels: Mapping[str, Sequence[Any]], dataset: Dataset) -> dict[
         label: [value for word in words for value in values_of.get(str(word).casefold(), (word,))]
         for label, words in labels.items()
     }
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Check numbers among settings, which would otherwise fail after the data set was converted and the plan written.
+
+    Args:
+        values: config id -> value; expressions, and ids without a rule, are accepted.
+
+    Raises:
+        BundleError: `bundle.setting`.
+    """
+    for name, value in values.items():
+        is_needed, is_whole, low, high = _NUMBERS.get(name, (False, False, -inf, inf))
+        if name not in _NUMBERS or (value is None and not is_needed) or (isinstance(value, str) and CODE.match(value)):
+            continue
+        is_number = isinstance(value, int if is_whole else int | float) and not isinstance(value, bool)
+        is_zero = not is_whole and high == inf and value == 0
+        if not is_number or not (low <= value <= high and abs(value) < inf) or is_zero:
+            kind = "an integer" if is_whole else "a number"
+            limits = f"of {low} or more" if high == inf else f"of {low} to {high}"
+            limits = limits if is_whole or high < inf else "above 0"
+            none = "" if is_needed else ", or null"
+            raise BundleError("bundle.setting", f"found {value!r} for {name}; expected {kind} {limits}{none}")
+
+
+_NUMBERS: dict[str, tuple[bool, bool, float, float]] = {
+    **dict.fromkeys(("max_epochs", "batch_size", "accumulation_steps", "patches_per_case"), (True, True, 1, inf)),
+    **dict.fromkeys(("slices_per_case", "val_interval"), (True, True, 1, inf)),
+    **dict.fromkeys(("num_workers", "seed"), (True, True, 0, inf)),
+    **dict.fromkeys(("patience", "val_cases"), (False, True, 1, inf)),
+    "fold": (False, True, 0, inf),
+    "folds": (True, True, 2, inf),
+    "learning_rate": (True, False, 0, inf),
+    "warmup_share": (True, False, 0, 1),
+    **dict.fromkeys(("max_minutes", "max_gradient_norm"), (False, False, 0, inf)),
+}
+"""Config id -> whether it must not be null, whether it is an integer, smallest and largest value; numbers that are no
+integers are larger than 0 if they have no largest value."""
+
+
+def distinct(pairs: Iterable[tuple[str, str]], option: str) -> dict[str, str]:
+    """Return the arguments NAME=VALUE of an option as a dictionary.
+
+    Raises:
+        BundleError: `bundle.setting`, a name occurs twice, regardless of upper and lower case.
+    """
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if same := next((one for one in found if one.casefold() == name.casefold()), None):
+            text = f"found {same!r} and {name!r} in {option}; expected each name once, with all its values"
+            raise BundleError("bundle.setting", text)
+        found[name] = value
+    return found
 
 
 def check_packages(options: Iterable[str]) -> None:

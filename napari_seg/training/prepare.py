@@ -24,6 +24,7 @@ from napari_seg.training.choices import (
     check_names,
     check_packages,
     check_same,
+    check_values,
     identity,
     named_labels,
 )
@@ -110,6 +111,7 @@ def plan_bundle(
 
         from napari_seg.training.trust import check_code
 
+        check_values(choices.settings | dict(limits or {}))
         if (out / PLAN).is_file():
             written: dict[str, Any] = json.loads((out / PLAN).read_text(encoding="utf-8"))
             before = Choices(settings=written["choices"].get("settings", {}))
@@ -144,7 +146,8 @@ def plan_bundle(
         dataset, converted = _dataset(sources, root / DATA, choices.reading, choices.labels, report, marker)
         data = dataset_dir if converted is None else converted.folder
         timing = _Timing(data, dict(limits or {})) if timed else None
-        split = {} if choices.folds is None else {"fold": 0, "folds": choices.folds}
+        split = {name: choices.settings[name] for name in ("fold", "folds") if name in choices.settings}
+        split |= {} if choices.folds is None else {"fold": 0, "folds": choices.folds}
         training = Split(dataset, **split)("training")
         trained_on = len(training) if choices.folds is None else None
         if dry_run:
@@ -255,11 +258,14 @@ def _make(
         added = {value for low, high in ranges(labels[IGNORE]) for value in range(low, high + 1)}
         dataset = replace(dataset, ignored=tuple(sorted({*dataset.ignored, *added})))
     classes = {label: values for label, values in labels.items() if label != IGNORE} or dataset.labels
+    if classes and not set(classes) - {"background"}:
+        raise TrainingError("labels.no_class", "the labels name nothing but background; expected a class")
     regions = _regions(dataset, classes, choices)
     names = {str(number): label for number, label in enumerate(class_names(classes, bool(regions)))}
-    values_of = ClassValues(dataset, names, labels or None, bool(regions)) if classes else None
+    slices = choices.settings.get("annotated_slices")
+    values_of = ClassValues(dataset, names, labels or None, bool(regions), slices)
     facts = read_all(dataset.cases, root / RUN / "cache")
-    check(dataset, values_of, allow_empty=choices.settings.get("allow_empty", False), facts=facts)
+    check(dataset, values_of if classes else None, allow_empty=choices.settings.get("allow_empty", False), facts=facts)
     found = fingerprint(dataset, facts, every_case=choices.plan == "nnunet")
     values = {label: list(of_label) for label, of_label in _classes(found, classes).items()}
     values |= {label: list(of_label) for label, of_label in labels.items() if label == IGNORE}

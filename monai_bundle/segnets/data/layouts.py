@@ -115,7 +115,7 @@ def find_dataset(
     Raises:
         TrainingError: "dataset.missing", "dataset.unknown" (no layout fits), "dataset.ambiguous" (several layouts fit,
             or several files fit one scan), "dataset.no_cases", "dataset.bad_json", "dataset.bad_table",
-            "dataset.bad_name".
+            "dataset.bad_name", "dataset.patient" (no regular expression).
     """
     root = Path(dataset_dir)
     is_file = root.is_file() and root.name.lower().endswith((*TABLES, ".json"))
@@ -165,7 +165,11 @@ def find_dataset(
                 f"{root} names a label or channel {_start(name)}; expected 1 to {_MAX_NAME} characters, no $, @ or % "
                 "at the beginning, no control characters, and no key of MONAI's configs such as _target_; rename it",
             )
-    patients = {case["name"]: patient_of(case["name"], patient) for case in dataset.cases}
+    try:
+        patients = {case["name"]: patient_of(case["name"], patient) for case in dataset.cases}
+    except (re.error, TypeError) as error:
+        text = f"patient is {patient!r}; expected a regular expression such as '^[^_]+' ({error})"
+        raise TrainingError("dataset.patient", text) from error
     order = description.get("regions_class_order")
     return replace(
         dataset,

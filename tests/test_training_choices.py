@@ -1,0 +1,66 @@
+"""Test that choices which can't be followed are refused before anything is read or written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from napari_seg.cli.main import main
+from napari_seg.errors import BundleError
+from napari_seg.training.choices import check_names, check_values
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("max_epochs", value) for value in (0, -3, 2.5, True, None, "ten")),
+        *(("max_minutes", value) for value in (0, 0.0, -1.0, float("nan"), float("inf"), "long")),
+        *(("learning_rate", value) for value in (0, -1, "fast", None)),
+        *(("batch_size", value) for value in (0, 2.5, "x")),
+        *(("accumulation_steps", 0), ("num_workers", -1), ("patience", 0), ("val_cases", 0), ("seed", -1)),
+        *(("fold", -1), ("folds", 1), ("warmup_share", 1.5)),
+    ],
+)
+def test_numbers_out_of_range_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(BundleError, match=rf"bundle\.setting: found .* for {name}; expected (a|an) (number|integer) "):
+        check_values({name: value})
+
+
+def test_other_values_are_accepted() -> None:
+    check_values({"max_minutes": 0.5, "max_epochs": 1, "learning_rate": 1e-3, "warmup_share": 0.0, "patience": None})
+    check_values({"learning_rate": "$@other", "patch_size": [1, 2], "num_workers": 0, "fold": None, "seed": 3})
+
+
+@pytest.mark.parametrize("name", ["$x", "@x", "%x", "a@#b", "_target_", "a\nb", "", " ", "a\ud800"])
+def test_names_that_can_not_be_written_are_refused(name: str) -> None:
+    with pytest.raises(BundleError, match=r"bundle\.name"):
+        check_names([name])
+    check_names(["a_target_", "_background_", "50 %"])
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("--max-minutes", "0"), "bundle.setting"),
+        (("--max-epochs", "0"), "bundle.setting"),
+        (("--set", "patch_size=[1,"), "bundle.setting"),
+        (("--set", "patch_size=*a"), "bundle.setting"),
+        (("--set", "seed=1", "seed=2"), "bundle.setting"),
+        (("--labels", "a=1", "A=2"), "bundle.setting"),
+        (("--labels", "background=1,2"), "labels.no_class"),
+        (("--images", "scans"), "bundle.setting"),
+        (("--set", "patient=("), "dataset.patient"),
+        (("--set", "annotated_slices=diagonal"), "labels.slices"),
+        (("--set", "fold=9"), "split.fold"),
+    ],
+)
+def test_wrong_options_have_a_code_and_write_nothing(
+    words: tuple[str, ...], code: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    dataset = datasets.write_decathlon(tmp_path / "balls", cases=5)
+    assert main(["train", str(dataset), "-o", str(tmp_path / "out"), *words]) in (1, 4)
+    assert f"{code}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
