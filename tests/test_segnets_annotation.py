@@ -72,6 +72,20 @@ def test_regions_overlap() -> None:
     assert dice(masks) == pytest.approx([1, torch.nan], nan_ok=True)
 
 
+def test_a_region_that_a_case_lacks_does_not_count_where_there_is_no_background() -> None:
+    """3 and 4 are the parts 1 and 2 in a case without all of the first set of regions, 5 and 6 of the second."""
+    absent = [[2], [1, 2]]
+    assert absent_classes(label_of(3, 4), absent, NESTED) == absent_classes(label_of(-2, -1), absent, NESTED) == [2]
+    assert absent_classes(label_of(6, -1), absent, NESTED) == [1, 2]
+    assert absent_classes(label_of(1, 2, 0), absent, NESTED) == []
+    found = MetaTensor(torch.tensor([[[1.0, 2, -1]], [[1.0, 3, 4]]]))
+    masks = AsMasksd(2, NESTED, absent)({"pred": found, "label": label_of(3, 3, 4)})
+    assert masks["label"].tolist() == [[[0, 0, 0]], [[1, 1, 1]], [[0, 0, 0]]]
+    assert masks["pred"].tolist() == [[[0, 0, 1]], [[1, 1, 0]], [[0, 0, 0]]]
+    found = ClassIndicesd("label", num_classes=3)({"label": label_of(3, 6, 3, -1)})
+    assert [part.tolist() for part in found["label_cls_indices"]] == [[], [0, 2], [1]]
+
+
 def test_masks_of_regions_are_looked_up() -> None:
     label = torch.tensor([[[0.0, 1, 2, -1, -2]]])
     assert region_masks(label, NESTED).tolist() == [[[0, 1, 1, 0, 0], [0, 0, 1, 0, 0]]]

@@ -134,6 +134,23 @@ def test_background_of_a_case_without_all_classes_has_a_number_of_its_own() -> N
     assert ClassValues(Dataset("nnunet", (), labels=labels), CLASSES).absent == []
 
 
+def test_parts_of_a_case_without_all_regions_have_numbers_of_their_own() -> None:
+    labels, labelled = {"whole": (1, 2), "core": (2,)}, {"a": (1,), "b": (1, 2)}
+    dataset = Dataset("nnunet", (), labels=labels, labelled=labelled, ignored=(9,))
+    found = ClassValues(dataset, {"0": "whole", "1": "core"}, regions=True)
+    assert (found.parts, found.absent, found.backgrounds, found.offsets) == (
+        [[1], [1, 2]],
+        [[1, 2]],
+        {"a": -2},
+        {"a": 2},
+    )
+    mapping = MapLabelsd("label", found.values, backgrounds=found.backgrounds, offsets=found.offsets)
+    values = torch.tensor([[0.0, 1, 2, 9]])
+    assert mapping({"label": values, "name": "a"})["label"].tolist() == [[-2, 3, 4, -1]]
+    assert mapping({"label": values, "name": "b"})["label"].tolist() == [[0, 1, 2, -1]]
+    assert ClassValues(dataset, CLASSES, {"1": 1, "2": 2}).offsets == {}
+
+
 def test_slices_without_a_class_are_ignored_if_only_some_were_annotated() -> None:
     values = torch.zeros(1, 3, 4, 2)
     values[0, 1, 2, 0] = 1

@@ -168,6 +168,17 @@ def test_ignored_voxels_and_absent_regions_have_no_gradient(name: str) -> None:
     assert (absent[:, 0][~ignored] != 0).all()
 
 
+@pytest.mark.parametrize("name", SIGMOID)
+def test_a_patch_inside_a_region_does_not_train_regions_that_its_case_lacks(name: str) -> None:
+    """Every voxel is in region 1; region 2, which may be there too, is not annotated in the first case."""
+    loss, (logits, label) = MaskedLoss(SIGMOID[name](), NESTED, absent=[[2]]), batch(channels=2)
+    label[0], label[1] = 3, label[1].clamp(min=1)
+    found = gradient(loss, logits, label)
+    assert (found[0, 1] == 0).all()
+    assert (found[0, 0] != 0).all()
+    assert (found[1] != 0).all()
+
+
 def test_the_loss_of_regions_is_binary() -> None:
     logits = torch.tensor([[[0.0, 0.0], [0.0, math.log(3)]]])
     bce = MaskedLoss(monai_losses.FocalLoss(gamma=0.0), NESTED)

@@ -5,6 +5,9 @@
     -1           ignored: the voxel is not annotated
     -2, -3, ...  background or one of the classes that are not annotated in this case; each number has a set of classes
 
+Regions do not exclude each other, so a voxel inside a region may also be in one that is not annotated. With P parts,
+the part p is p + P in cases of the first set of regions that are not annotated, p + 2 P in those of the second, ...
+
 So a voxel keeps what is known about it through crops, batches and augmentation, and losses and metrics use no more than
 that. `segnets.data.ClassValues` gives the numbers to the values in the files.
 """
@@ -33,10 +36,27 @@ def number_of_set(index: int) -> int:
     return IGNORED - 1 - index
 
 
-def absent_classes(label: torch.Tensor, absent: AbsentSets) -> list[int]:
+def offset_of_set(index: int, parts: Parts) -> int:
+    """Return what is added to the numbers of parts for the set of regions with an index in `AbsentSets`."""
+    return (index + 1) * len(parts)
+
+
+def is_complete(label: torch.Tensor, parts: Parts | None = None) -> bool:
+    """Return whether all voxels and classes, or regions, are annotated in label maps."""
+    return bool(label.min() >= 0) and (parts is None or bool(label.max() <= len(parts)))
+
+
+def absent_classes(label: torch.Tensor, absent: AbsentSets, parts: Parts | None = None) -> list[int]:
     """Return the classes or regions, from 1, that are not annotated in the label map of one case."""
-    lowest = int(label.min()) if label.numel() else 0
-    return list(absent[IGNORED - 1 - lowest]) if lowest < IGNORED else []
+    lowest, highest = (int(label.min()), int(label.max())) if label.numel() else (0, 0)
+    if lowest < IGNORED:
+        return list(absent[IGNORED - 1 - lowest])
+    return list(absent[(highest - 1) // len(parts) - 1]) if parts and highest > len(parts) else []
+
+
+def plain_parts(label: torch.Tensor, count: int) -> torch.Tensor:
+    """Return label maps with the numbers 1 to `count` of parts in all cases; other numbers stay as they are."""
+    return torch.where(label > count, (label - 1) % count + 1, label)
 
 
 def region_masks(label: torch.Tensor, parts: Parts) -> torch.Tensor:
@@ -48,7 +68,7 @@ def region_masks(label: torch.Tensor, parts: Parts) -> torch.Tensor:
     inside = torch.zeros(len(parts) + 1, count, device=label.device)
     for part, regions in enumerate(parts, start=1):
         inside[part, [region - 1 for region in regions]] = 1
-    return inside[label[:, 0].clamp(min=0).long()].movedim(-1, 1)
+    return inside[plain_parts(label[:, 0].clamp(min=0), len(parts)).long()].movedim(-1, 1)
 
 
 class ShiftLabelsd(MapTransform):
@@ -75,13 +95,15 @@ class ShiftLabelsd(MapTransform):
 class ClassIndicesd(ClassesToIndicesd):
     """Find the voxels of each class, as MONAI's `ClassesToIndicesd`, for patches around annotated voxels.
 
-    Background of a case without all classes counts as background. If no voxel is annotated, all count as background.
+    Background of a case without all classes counts as background, and its parts as those of other cases. If no voxel is
+    annotated, all count as background. `num_classes` is required.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        if all(data[key].min() >= 0 for key in self.keys):
+        count = self.converter.num_classes - 1
+        if all(data[key].min() >= 0 and data[key].max() <= count for key in self.keys):
             return super().__call__(data)
-        numbers = {key: torch.where(data[key] < IGNORED, 0, data[key]) for key in self.keys}
+        numbers = {key: plain_parts(torch.where(data[key] < IGNORED, 0, data[key]), count) for key in self.keys}
         found = super().__call__({**data, **numbers})
         for key in self.keys:
             found[key] = data[key]
@@ -120,11 +142,11 @@ class AsMasksd(Transform):
             found = convert_data_type(logits, torch.Tensor)[0] > 0
             inside = region_masks(convert_data_type(label, torch.Tensor)[0][None], self.parts)[0]
             masks = [_with_background(found, logits), _with_background(inside, label)]
-        if label.min() < 0:
+        if not is_complete(label, self.parts):
             for mask in masks:
                 ignored = convert_data_type(label == IGNORED, torch.Tensor, device=mask.device)[0]
                 mask[1:].masked_fill_(ignored, 0)
-                mask[absent_classes(label, self.absent)] = 0
+                mask[absent_classes(label, self.absent, self.parts)] = 0
                 mask[0] = ~mask[1:].bool().any(0)
         masked["pred"], masked["label"] = masks
         return masked

@@ -6,7 +6,7 @@ import torch
 from monai.losses import DiceCELoss
 from torch import nn
 
-from segnets.annotation import IGNORED, AbsentSets, Parts, absent_classes, region_masks
+from segnets.annotation import IGNORED, AbsentSets, Parts, absent_classes, is_complete, region_masks
 from segnets.errors import TrainingError
 
 _NEVER = -1e4
@@ -52,7 +52,7 @@ class MaskedLoss(nn.Module):
 
     def forward(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Return the loss of logits (N, K, *spatial) for label maps (N, 1, *spatial), see `segnets.annotation`."""
-        if label.min() >= 0:
+        if is_complete(label, self.parts):
             return self.loss(logits, self._target(label))
         cases = [self._annotated(logits[n : n + 1], label[n : n + 1]) for n in range(len(logits))]
         if self.pools_batch:
@@ -69,7 +69,7 @@ class MaskedLoss(nn.Module):
 
     def _annotated(self, logits: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits (1, K, ...) and target of one case's annotated voxels, without absent classes."""
-        absent = absent_classes(label, self.absent)
+        absent = absent_classes(label, self.absent, self.parts)
         annotated = label[0, 0] != IGNORED
         if not annotated.all():
             logits, label = logits[:, :, annotated], label[:, :, annotated]

@@ -17,7 +17,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from PIL import ExifTags, Image, ImageOps
 
-from segnets.annotation import IGNORED, number_of_set
+from segnets.annotation import IGNORED, number_of_set, offset_of_set
 from segnets.data.declarations import MAX_VALUE
 from segnets.data.layouts import Dataset
 from segnets.errors import TrainingError
@@ -55,6 +55,7 @@ class MapLabelsd(MapTransform):
         allow_missing_keys: do not raise an error if a key is missing.
         backgrounds: name of a case -> number of its background, if not 0, as `ClassValues.backgrounds`.
         annotated_slices: as in `ClassValues`.
+        offsets: name of a case -> number added to its parts, as `ClassValues.offsets`.
     """
 
     def __init__(
@@ -65,25 +66,28 @@ class MapLabelsd(MapTransform):
         allow_missing_keys: bool = False,
         backgrounds: Mapping[str, int] | None = None,
         annotated_slices: str | None = None,
+        offsets: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.ranges = None if labels is None else {int(k): ranges(v) for k, v in labels.items()}
         self.unknown = unknown
         self.backgrounds = dict(backgrounds or {})
         self.annotated_slices = annotated_slices
+        self.offsets = dict(offsets or {})
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         mapped = dict(data)
         if self.ranges is None:
             return mapped
-        background = self.backgrounds.get(mapped.get("name", ""), 0)
+        name = mapped.get("name", "")
+        background, offset = self.backgrounds.get(name, 0), self.offsets.get(name, 0)
         for key in self.key_iterator(mapped):
             values = torch.round(mapped[key])
             result, is_known = torch.full_like(values, background), values == 0
             for number, bounds in self.ranges.items():
                 for low, high in bounds:
                     inside = (values >= low) & (values <= high)
-                    result[inside] = number or background
+                    result[inside] = number + offset if number > 0 else number or background
                     is_known |= inside
             if self.unknown == "error" and not is_known.all():
                 unknown = torch.unique(values[~is_known]).tolist()[:6]
@@ -339,6 +343,12 @@ class ClassValues:
     def backgrounds(self) -> dict[str, int]:
         """Name of a case -> number of its background, if it is not 0, see `MapLabelsd`."""
         return {case: number_of_set(self.absent.index(list(classes))) for case, classes in self._absent.items()}
+
+    @property
+    def offsets(self) -> dict[str, int]:
+        """Name of a case -> number added to its parts, if it is not 0; empty if the classes are no regions."""
+        sets = {case: self.absent.index(list(regions)) for case, regions in self._absent.items()}
+        return {case: offset_of_set(index, self.parts) for case, index in sets.items()} if self.parts else {}
 
     @property
     def outside(self) -> int:
