@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ import phantoms
 import pydicom
 import pytest
 import SimpleITK
+from filelock import FileLock
 from PIL import Image
 
 from napari_seg.cli.main import main
@@ -588,10 +590,50 @@ def test_a_bundle_of_converted_cases_is_planned_once(nrrd_balls: Path, tmp_path:
     assert "channels: null" in config  # the converted files need no such setting
     assert plan_bundle(nrrd_balls, out, choices, report=lines.append) == plan
     assert [line for line in lines if line.startswith("converting 6")] == ["converting 6 of 6 cases"]
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.rglob("*") if path.is_file()}
     (nrrd_balls / "case_05").rename(tmp_path / "case_05")
+    os.utime(nrrd_balls / "case_00" / "scan.nrrd", (1, 1))
     with pytest.raises(OutputError, match="a data set of 6 cases, now another of 5"):
         plan_bundle(nrrd_balls, out, choices)
     (tmp_path / "case_05").rename(nrrd_balls / "case_05")
+    for is_dry in (True, False):
+        assert plan_bundle(nrrd_balls, out, choices, dry_run=is_dry, report=lines.append) == plan
+    assert lines[-1].startswith("1 of 6 cases have changed or moved since they were converted")
+    assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.rglob("*") if path.is_file()}
+    missing = out / "data" / "labelsTr" / "case_03.nii.gz"
+    missing.unlink()
+    plan_bundle(nrrd_balls, out, choices, dry_run=True)
+    assert not missing.exists()
+    plan_bundle(nrrd_balls, out, choices)
+    assert missing.read_bytes() == before[missing][0]
+
+
+def test_a_received_bundle_is_checked_before_anything_is_converted(nrrd_balls: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    plan_bundle(nrrd_balls, out, Choices())
+    (out / "segnets" / "losses.py").write_text("print(1)")
+    case = out / "data" / "imagesTr" / "case_00_scan.nii.gz"
+    case.unlink()
+    with pytest.raises(BundleError) as caught:
+        plan_bundle(nrrd_balls, out, Choices())
+    assert caught.value.code == "bundle.untrusted"
+    assert not case.exists()
+
+
+def test_only_one_process_plans_in_a_folder(nrrd_balls: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "plan.json.unfinished").touch()
+    (out / "configs").mkdir()
+    with FileLock(out / "plan.json.lock"):
+        with pytest.raises(TrainingError) as caught:
+            plan_bundle(nrrd_balls, out, Choices())
+        assert caught.value.code == "run.in_use"
+        assert (out / "configs").is_dir()
+        assert not (out / "data").exists()
+    with pytest.raises(BundleError):
+        plan_bundle(nrrd_balls, out, Choices(network="Unet"))
+    assert sorted(path.name for path in out.iterdir()) == ["data", "plan.json.unfinished"]
 
 
 def test_converted_cases_stay_after_a_failure(nrrd_balls: Path, tmp_path: Path) -> None:

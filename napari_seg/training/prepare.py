@@ -6,13 +6,15 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from napari_seg.errors import BundleError, OutputError, TrainingError
 from napari_seg.formats.temporary import TemporaryFolder
@@ -29,7 +31,7 @@ from napari_seg.training.choices import (
     named_labels,
 )
 from napari_seg.training.gather.combine import combine
-from napari_seg.training.gather.gather import DATA, Gathered, gather
+from napari_seg.training.gather.gather import DATA, Continued, Gathered, gather
 from napari_seg.training.gather.pair import unread_files
 from napari_seg.training.history import RUN
 from napari_seg.training.run import writing
@@ -50,6 +52,7 @@ PATCHES = "validate_patches"
 MAX_WORKERS = 8
 _UNFINISHED = f"{PLAN}.unfinished"
 """Marker of an incomplete bundle; after a kill, the next run starts it again."""
+_LOCK = f"{PLAN}.lock"
 _OWN = ("segnets", "configs", "docs", "models", RUN, "LICENSE")
 """What a failed run removes again. Converted cases are kept, so that the next run need not convert them again."""
 
@@ -106,33 +109,12 @@ def plan_bundle(
         EnvironmentFault: `environment.package`, an option needs a package that is not installed.
         OutputError: `output.exists`, `out` contains other files; `output.not_written`, `output.disk_full`.
     """
-    with with_segnets(), writing(out), ExitStack() as stack:
-        from segnets.data import Split
-
-        from napari_seg.training.trust import check_code
-
+    sources = [dataset_dir, *more]
+    with with_segnets(), writing(out):
         check_values(choices.settings | dict(limits or {}))
         if (out / PLAN).is_file():
-            written: dict[str, Any] = json.loads((out / PLAN).read_text(encoding="utf-8"))
-            before = Choices(settings=written["choices"].get("settings", {}))
-            _check_number(written, 1 + len(more))
-            labels = written["choices"].get("labels", {})
-            sources = [dataset_dir, *more]
-            dataset, converted = _dataset(sources, out / DATA, before.reading | choices.reading, labels, report)
-            check_same(written, identity(dataset), choices, str(out))
-            planned = written.get("converted", {}).get("data sets", [])
-            if converted and list(converted.data_sets) != planned:
-                raise OutputError(
-                    "output.exists",
-                    f"{out} was planned for data sets with other classes, or in another order; give the same ones in "
-                    "the same order, or choose a new folder with -o",
-                )
-            check_folds(written["choices"].get("folds"), fold)
-            if not trust:
-                check_code(out, choices)
-            check_packages(written["choices"].get("options", ()))
-            return written
-        existing = {path.name for path in out.iterdir()} if out.is_dir() else set()
+            return _planned(sources, out, choices, fold, dry_run, trust, report)
+        existing = {path.name for path in out.iterdir()} - {_LOCK} if out.is_dir() else set()
         ours = {_UNFINISHED, *_OWN, DATA}
         if (out.exists() and not out.is_dir()) or (existing and not {_UNFINISHED} <= existing <= ours):
             raise OutputError(
@@ -140,30 +122,117 @@ def plan_bundle(
                 f"{out} contains files that napari-seg train did not write; choose a new or empty folder",
             )
         check_folds(choices.folds, fold)
-        is_new = not out.exists()
-        root = stack.enter_context(TemporaryFolder()) if dry_run else out
-        sources, marker = [dataset_dir, *more], root / _UNFINISHED
-        dataset, converted = _dataset(sources, root / DATA, choices.reading, choices.labels, report, marker)
-        data = dataset_dir if converted is None else converted.folder
-        timing = _Timing(data, dict(limits or {})) if timed else None
-        split = {name: choices.settings[name] for name in ("fold", "folds") if name in choices.settings}
-        split |= {} if choices.folds is None else {"fold": 0, "folds": choices.folds}
-        training = Split(dataset, **split)("training")
-        trained_on = len(training) if choices.folds is None else None
+        timing = dict(limits or {}) if timed else None
         if dry_run:
-            return _make(dataset, root, out, choices, trained_on, timing, converted)
-        _clear(out)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / _UNFINISHED).touch()
-        try:
-            return _make(dataset, out, out, choices, trained_on, timing, converted)
-        except BaseException:
-            _clear(out)
-            if converted:
-                (out / _UNFINISHED).touch()  # says that the converted cases are ours
-            elif is_new:
+            with TemporaryFolder() as root, writing(root):
+                return _plan(sources, root, out, choices, timing, report)
+        with _alone(out):
+            if (out / PLAN).is_file():  # another process has finished it since
+                return _planned(sources, out, choices, fold, dry_run, trust, report)
+            try:
+                return _plan(sources, out, out, choices, timing, report)
+            except BaseException:
+                _clear(out)
+                if (out / DATA).exists():
+                    (out / _UNFINISHED).touch()  # says that the converted cases are ours
+                raise
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Create a bundle's folder if it is missing, and keep other processes from planning in it.
+
+    A folder that is empty at the end is removed, unless it was there before.
+
+    Raises:
+        TrainingError: `run.in_use`, another process plans in it.
+    """
+    is_new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / _LOCK)
+    try:
+        with suppress(NotImplementedError):  # a file system without locks
+            lock.acquire(timeout=0)
+    except Timeout as error:
+        text = f"another process plans a training in {out}; wait for its end, or choose another folder with -o"
+        raise TrainingError("run.in_use", text) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        with suppress(OSError):  # on Windows, another process may have opened it
+            (out / _LOCK).unlink(missing_ok=True)
+        if is_new:
+            with suppress(OSError):
                 out.rmdir()
-            raise
+
+
+def _planned(
+    sources: Sequence[Path],
+    out: Path,
+    choices: Choices,
+    fold: int | None,
+    dry_run: bool,
+    trust: bool,
+    report: Callable[[str], None],
+) -> dict[str, Any]:
+    """Return the plan of an existing bundle, if it was made for the same data and choices.
+
+    Converted cases stay as they are; those that are missing are converted again.
+    """
+    from segnets.data import Dataset
+
+    from napari_seg.training.trust import check_code
+
+    written: dict[str, Any] = json.loads((out / PLAN).read_text(encoding="utf-8"))
+    if not trust:
+        check_code(out, choices)
+    _check_number(written, len(sources))
+    planned = written.get("converted", {}).get("data sets", [])
+
+    def check(names: Sequence[str], data_sets: Sequence[dict[str, Any]]) -> None:
+        found = Dataset("decathlon", tuple({"name": name} for name in names))
+        check_same(written, identity(found), choices, str(out))
+        if list(data_sets) != planned:
+            raise OutputError(
+                "output.exists",
+                f"{out} was planned for data sets with other classes, or in another order; give the same ones in "
+                "the same order, or choose a new folder with -o",
+            )
+
+    reading = Choices(settings=written["choices"].get("settings", {})).reading | choices.reading
+    labels = written["choices"].get("labels", {})
+    continued = Continued(check, is_dry=dry_run)
+    converted = _converted(sources, out / DATA, reading, labels, report, continued=continued)
+    if converted is None or not dry_run:
+        check_same(written, identity(_dataset(sources, converted, reading)), choices, str(out))
+    check_folds(written["choices"].get("folds"), fold)
+    check_packages(written["choices"].get("options", ()))
+    return written
+
+
+def _plan(
+    sources: Sequence[Path],
+    root: Path,
+    out: Path,
+    choices: Choices,
+    limits: dict[str, float] | None,
+    report: Callable[[str], None],
+) -> dict[str, Any]:
+    """Convert the data set if necessary, and write a new bundle into a folder; see `_make`."""
+    from segnets.data import Split
+
+    marker = root / _UNFINISHED
+    converted = _converted(sources, root / DATA, choices.reading, choices.labels, report, marker)
+    dataset = _dataset(sources, converted, choices.reading)
+    data = sources[0] if converted is None else converted.folder
+    timing = _Timing(data, limits) if limits is not None else None
+    split = {} if choices.folds is None else {"fold": 0, "folds": choices.folds}
+    training = Split(dataset, **split)("training")
+    trained_on = len(training) if choices.folds is None else None
+    _clear(root)
+    marker.touch()
+    return _make(dataset, root, out, choices, trained_on, timing, converted)
 
 
 @dataclass(frozen=True)
@@ -187,35 +256,40 @@ def _check_number(written: dict[str, Any], number: int) -> None:
         )
 
 
-def _dataset(
-    dataset_dirs: Sequence[Path],
+def _converted(
+    sources: Sequence[Path],
     into: Path,
     reading: dict[str, Any],
     labels: dict[str, Any],
     report: Callable[[str], None],
     marker: Path | None = None,
-) -> tuple[Dataset, Gathered | None]:
-    """Return the data set that training reads, and how it was converted; None if it is read as it is.
+    continued: Continued | None = None,
+) -> Gathered | None:
+    """Convert the data set for a training; return None if it is read as it is.
 
     Args:
-        dataset_dirs: data sets as the user has them; several are combined.
+        sources: data sets as the user has them; several are combined.
         into: folder of the converted data set.
         reading: settings that say how the data sets are read.
         labels: class -> values or names, as in `Choices`.
         report: function that prints a line of progress.
         marker: file that marks the folder of an incomplete bundle; written before anything is converted.
+        continued: how to continue a planned training.
     """
+    if len(sources) > 1:
+        return combine(sources, into, reading, labels, report, marker, continued)
+    return gather(sources[0], into, reading, report, marker, continued=continued)
+
+
+def _dataset(sources: Sequence[Path], converted: Gathered | None, reading: dict[str, Any]) -> Dataset:
+    """Return the data set that a training reads."""
     from segnets.data import find_dataset
 
-    if len(dataset_dirs) > 1:  # patients are stated then
-        combined = combine(dataset_dirs, into, reading, labels, report, marker)
-        return find_dataset(into, "decathlon"), combined
-    (dataset_dir,) = dataset_dirs
-    converted = gather(dataset_dir, into, reading, report, marker=marker)
     if converted is None:
-        return find_dataset(dataset_dir, **reading), None
-    patient = {"patient": reading["patient"]} if "patient" in reading else {}
-    return find_dataset(into, "decathlon", **patient), converted
+        return find_dataset(sources[0], **reading)
+    is_combined = len(sources) > 1  # patients are stated then
+    patient = {"patient": reading["patient"]} if "patient" in reading and not is_combined else {}
+    return find_dataset(converted.folder, "decathlon", **patient)
 
 
 def _clear(out: Path) -> None:

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_seg.errors import InputError, Notice, TrainingError
+from napari_seg.errors import InputError, Notice, OutputError, TrainingError
 from napari_seg.formats.atomic import atomic_file, atomic_write
 from napari_seg.formats.image2d import is_image2d, read_label_image2d
 from napari_seg.formats.in_worker import read_in_worker
@@ -33,10 +34,10 @@ from napari_seg.formats.scan import Scan
 from napari_seg.training.choices import IGNORE
 from napari_seg.training.fingerprint import named_modality
 from napari_seg.training.gather.frames import Fault
-from napari_seg.training.gather.gather import Gathered, gather, list_faults
+from napari_seg.training.gather.gather import Continued, Gathered, gather, list_faults
 from napari_seg.training.gather.labels import MAX_VALUE
 from napari_seg.training.gather.pair import PassedOver, unread_files
-from napari_seg.training.gather.write import RECORD, check_no_link, make_folders
+from napari_seg.training.gather.write import RECORD, check_no_link, make_folders, recorded_names
 from napari_seg.volume import Volume, as_labels, smallest_label_type
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def combine(
     labels: Mapping[str, Sequence[Any]],
     report: Callable[[str], None] = lambda text: None,
     marker: Path | None = None,
+    continued: Continued | None = None,
 ) -> Gathered:
     """Combine data sets into one; call it within `with_segnets`.
 
@@ -95,6 +97,7 @@ def combine(
             names in any data set they hold the values, which must mean the same in all.
         report: function that prints a line of progress.
         marker: file to create before the first case is written.
+        continued: how to continue a planned training.
 
     Raises:
         TrainingError: `dataset.combined`, the data sets do not fit together; `labels.unnamed`, one does not name its
@@ -113,7 +116,8 @@ def combine(
     notices: list[Notice] = []
     for number, path in enumerate(dataset_dirs, 1):
         folder = into / f"set{number}"
-        converted = gather(path, folder, reading, report, marker, own=into.parent)
+        of_set = Continued(partial(_check_set, folder, number), continued.is_dry) if continued else None
+        converted = gather(path, folder, reading, report, marker, own=into.parent, continued=of_set)
         patient = {"patient": reading["patient"]} if "patient" in reading else {}
         found = find_dataset(path, **reading) if converted is None else find_dataset(folder, "decathlon", **patient)
         datasets.append(found)
@@ -124,12 +128,17 @@ def combine(
     channels = _channels(datasets, report)
     names = {name.casefold(): name for dataset in reversed(datasets) for name in dataset.labels}
     sources, table, ignored = _numbered(datasets, labels)
+    cases = _named_cases(sources)
+    described = tuple(_describe(source) for source in sources)
+    if continued:
+        continued.check(list(cases.values()), described)
+        if continued.is_dry:
+            return Gathered(into, tuple(left), (), described)
     if marker is not None:
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
     make_folders(into, _LABELS)
-    cases = _named_cases(sources)
-    written, faults = _write_labels(sources, cases, into, report)
+    written, faults = _write_labels(sources, cases, into, report, keep=continued is not None)
     if faults:
         raise TrainingError("data.faults", list_faults(faults, len(cases)))
     named = {
@@ -153,8 +162,18 @@ def combine(
         "training": training,
     }
     atomic_write(into / "dataset.json", json.dumps(description, indent=1) + "\n")
-    described = tuple(_describe(source) for source in sources)
     return Gathered(into, tuple(left), tuple(dict.fromkeys(notices)), described)
+
+
+def _check_set(folder: Path, number: int, names: Sequence[str], _: Sequence[dict[str, Any]]) -> None:
+    """Check that a data set has the cases that were converted for a plan.
+
+    Raises:
+        OutputError: `output.exists`.
+    """
+    if recorded_names(folder) not in (None, set(names)):
+        text = f"data set {number} has other cases than when {folder.parents[1]} was planned; give the same ones"
+        raise OutputError("output.exists", f"{text} in the same order, or choose a new folder with -o")
 
 
 def _describe(source: _Source) -> dict[str, Any]:
@@ -343,9 +362,20 @@ def _patients(dataset_dirs: Sequence[Path], datasets: Sequence[Dataset]) -> dict
 
 
 def _write_labels(
-    sources: Sequence[_Source], cases: Mapping[tuple[int, int], str], folder: Path, report: Callable[[str], None]
+    sources: Sequence[_Source],
+    cases: Mapping[tuple[int, int], str],
+    folder: Path,
+    report: Callable[[str], None],
+    keep: bool,
 ) -> tuple[dict[str, str], list[Fault]]:
     """Write the label maps with their new values, except for those that are there already.
+
+    Args:
+        sources: the data sets.
+        cases: (number of the data set, index of the case) -> name.
+        folder: folder of the combined data set.
+        report: function that prints a line of progress.
+        keep: keep label maps that have changed as they were written.
 
     Returns:
         Name of a case -> its label map, relative to the folder; and the faults.
@@ -369,7 +399,7 @@ def _write_labels(
             continue
         label, key = Path(case["label"]), _key(Path(case["label"]), source.values)
         files[name] = f"{_LABELS}/{name}{'.png' if is_image2d(label) else '.nii.gz'}"
-        if record.get(name, {}).get("key") == key and (folder / files[name]).is_file():
+        if (record.get(name, {}).get("key") == key or (keep and name in record)) and (folder / files[name]).is_file():
             kept[name] = record[name]
         else:
             to_write.append((source, name, label, key))

@@ -26,7 +26,7 @@ from napari_seg.training.gather.frames import Fault, count_frames, in_frames
 from napari_seg.training.gather.named import named_pairs
 from napari_seg.training.gather.pair import Pair, PassedOver, passed_over, unread_files, with_distinct_names
 from napari_seg.training.gather.polygons import polygon_pairs
-from napari_seg.training.gather.write import describe_notices, write_cases
+from napari_seg.training.gather.write import describe_notices, recorded_names, write_cases, written_names
 
 if TYPE_CHECKING:
     from segnets.data import Dataset
@@ -60,6 +60,20 @@ class Gathered:
         return {"folder": DATA, "notices": [str(notice) for notice in self.notices]} | described
 
 
+@dataclass(frozen=True)
+class Continued:
+    """How the data set of a planned training is read again: its converted cases stay as they are.
+
+    Attributes:
+        check: called with the names of all cases and, for `combine`, with `Gathered.data_sets` before anything is
+            written; raises an error if they are not those of the plan.
+        is_dry: whether nothing may be written; else converted cases that are missing are written again.
+    """
+
+    check: Callable[[Sequence[str], Sequence[dict[str, Any]]], None]
+    is_dry: bool
+
+
 def gather(
     dataset_dir: Path,
     into: Path,
@@ -67,6 +81,7 @@ def gather(
     report: Callable[[str], None] = lambda text: None,
     marker: Path | None = None,
     own: Path | None = None,
+    continued: Continued | None = None,
 ) -> Gathered | None:
     """Convert a data set that training does not read as it is; call it within `with_segnets`.
 
@@ -80,6 +95,7 @@ def gather(
         report: function that prints a line of progress.
         marker: file to create before the first case is written.
         own: folder of the bundle, which is not searched; None: the folder that `into` lies in.
+        continued: how to continue a planned training.
 
     Returns:
         None if training reads the data set as it is.
@@ -113,6 +129,11 @@ def gather(
     pairs, faults = in_frames(pairs)
     faults += _repeated(pairs)
     pairs = with_distinct_names(pairs)
+    if continued:
+        if recorded_names(into) is not None or all(pair.frame is None for pair in pairs):
+            continued.check(written_names(pairs, into), ())
+        if continued.is_dry:
+            return Gathered(into, left, ())
     if marker is not None:
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
@@ -124,6 +145,7 @@ def gather(
         ignored=dataset.ignored if dataset and not colours else (),
         channels=dataset.channels if dataset else (),
         regions=dataset.regions if dataset and not colours else None,
+        keep=continued is not None,
     )
     faults += unreadable
     if faults:

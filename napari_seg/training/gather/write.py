@@ -92,18 +92,20 @@ def write_cases(
     ignored: Sequence[int] = (),
     channels: Sequence[str] = (),
     regions: Mapping[str, int] | None = None,
+    keep: bool = False,
 ) -> tuple[Written, list[Fault]]:
     """Write pairs into `imagesTr/` and `labelsTr/` with a dataset.json, except for those that are there already.
 
     Args:
         pairs: pairs with distinct names.
-        folder: folder to write; created if missing. Cases of other pairs in it are removed.
+        folder: folder to write; created if missing. Cases of other pairs in it are removed, unless they are kept.
         report: function that prints a line of progress.
         labels: name -> values in the label maps, if the data set names them; otherwise the names in the label maps get
             one value each.
         ignored: values that stand for no class.
         channels: names of the channels, if the data set names them.
         regions: name -> label in results, in ascending order of precedence, if classes in `labels` overlap.
+        keep: keep cases whose files have changed as they were written.
 
     Returns:
         The summary, and the faults of pairs that can't be read.
@@ -114,7 +116,13 @@ def write_cases(
     make_folders(folder, _IMAGES, _LABELS)
     record = _Record.read(folder)
     keys = {pair.name: pair.key for pair in pairs}
-    for name in [name for name, case in record.cases.items() if keys.get(name) != case["key"]]:
+    changed = [name for name, case in record.cases.items() if keys.get(name) != case["key"]]
+    if keep and changed:
+        report(
+            f"{len(changed)} of {len(pairs)} cases have changed or moved since they were converted, and stay as they "
+            "were converted; to train on the changed ones, choose a new folder"
+        )
+    for name in () if keep else changed:
         for file in record.cases.pop(name)["files"]:
             (folder / file).unlink(missing_ok=True)
     faults: list[Fault] = []
@@ -150,7 +158,8 @@ def write_cases(
         named = _only_structure(pairs, cases)
     if named or ignored:
         named = {"background": 0, **named} | ({"ignore": list(ignored)} if ignored else {})
-    _write_description(folder, pairs, cases, named, order, channels)
+    if to_do or not keep:
+        _write_description(folder, pairs, cases, named, order, channels)
     empty = sum(case["empty"] for case in cases.values())
     listed = {
         name: tuple(value for one in case["listed"] if (value := record.table.value_of(one)) is not None)
@@ -166,6 +175,18 @@ def _only_structure(pairs: Sequence[Pair], cases: Mapping[str, Mapping[str, Any]
     names = {pair.only_structure for pair in pairs if pair.name in cases}
     values = {value for case in cases.values() for value in case.get("voxels", {})}
     return {names.pop(): int(values.pop())} if len(names) == len(values) == 1 and "" not in names else {}
+
+
+def recorded_names(folder: Path) -> set[str] | None:
+    """Return the names of the cases that were converted into a folder; None without a record."""
+    cases = _Record.read(folder).cases
+    return {name for name, case in cases.items() if not case["empty"]} if cases else None
+
+
+def written_names(pairs: Sequence[Pair], folder: Path) -> list[str]:
+    """Return the names of the pairs, without those that a folder's record says were left out."""
+    cases = _Record.read(folder).cases
+    return [pair.name for pair in pairs if not cases.get(pair.name, {}).get("empty")]
 
 
 def make_folders(folder: Path, *names: str) -> None:
