@@ -709,6 +709,11 @@ CODES = {
         "The file does not say how it lies in the patient; left and right are not known.",
         "Check the sides, or export the scan with its orientation.",
     ),
+    "geometry.no_spacing": Code(
+        "error",
+        "A multi-page TIFF that is a volume does not say how large its voxels are.",
+        "Set the voxel size in ImageJ (Image > Properties) and save it again, or convert it to NIfTI.",
+    ),
     "geometry.no_thickness": Code(
         "error",
         "A DICOM segmentation of one frame does not say how thick it is.",

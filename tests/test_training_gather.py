@@ -414,6 +414,24 @@ def test_films_become_frames_of_one_patient(tmp_path: Path) -> None:
     assert "partner.frames  film  the label map has 3 frames, the image 4" in refused(tmp_path / "a", "data.faults")
 
 
+def test_pages_are_slices_if_it_is_said(tmp_path: Path) -> None:
+    description = "ImageJ=1.54f\nimages=3\nslices=3\nunit=micron\nspacing=2.0\nloop=false\n"
+    for folder, info in (("images", {270: description, 282: 4.0, 283: 2.0}), ("labels", {})):
+        (tmp_path / "a" / folder).mkdir(parents=True)
+        pages = [Image.fromarray(np.full((6, 8), n, np.uint8)) for n in range(3)]
+        pages[1].putpixel((7, 0), 5)
+        pages[0].save(tmp_path / "a" / folder / "x.tif", save_all=True, append_images=pages[1:], tiffinfo=info)
+    assert len(gathered(tmp_path / "a")[1]["training"]) == 2  # films, as before
+    found, description_of = gathered(tmp_path / "a", layout="stacks")
+    volume, array = load(found, description_of["training"][0])
+    assert np.allclose(nibabel.affines.voxel_sizes(volume.affine), (0.00025, 0.0005, 0.002))
+    assert np.array_equal(volume.dataobj, array)
+    assert array.shape == (8, 6, 3)
+    assert (array[7, 0, 1], array[0, 0, 2]) == (5, 2)
+    assert found is not None
+    assert [notice.code for notice in found.notices] == ["geometry.no_orientation"]
+
+
 def test_volumes_over_time_become_frames(tmp_path: Path) -> None:
     for folder in ("images", "labels"):
         (tmp_path / "a" / folder).mkdir(parents=True)

@@ -97,7 +97,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--layout",
         metavar="NAME",
-        help="layout of the data set, if it is not recognised: decathlon, nnunet, bids, voc, list or folders",
+        help="layout of the data set, if it is not recognised: decathlon, nnunet, bids, voc, list or folders; or "
+        "stacks: multi-page TIFF files are volumes with the voxel size that ImageJ wrote, not films",
     )
     parser.add_argument(
         "--images", metavar="DIR", help="folder of the images, absolute or relative to DATASET; use with --labels-dir"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from napari_seg.errors import InputError
-from napari_seg.formats.endings import nifti_ending
+from napari_seg.formats.endings import has_ending, nifti_ending
 from napari_seg.formats.image2d import count_pages, is_image2d
 from napari_seg.training.gather.pair import Pair
 
@@ -27,6 +27,9 @@ def in_frames(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Fault]]:
     found: list[Pair] = []
     faults: list[Fault] = []
     for pair in pairs:
+        if pair.is_stack:
+            found.append(pair)
+            continue
         counts = [count_frames(label) for label in pair.labels]
         of_image = [count_frames(scan.files[0]) for _, scan in pair.images]
         if max(counts) == 1 and not (is_image2d(pair.labels[0]) and max(of_image) > 1):
@@ -53,3 +56,13 @@ def count_frames(file: Path) -> int:
         return count_pages(file) if is_image2d(file) else 1
     except InputError:
         return 1
+
+
+def as_stacks(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return pairs in which the pages of multi-page TIFF files are slices of a volume."""
+    return [replace(pair, is_stack=_is_stack(pair)) for pair in pairs]
+
+
+def _is_stack(pair: Pair) -> bool:
+    files = [*(scan.files[0] for _, scan in pair.images), *pair.labels]
+    return len(files) == 2 and all(has_ending(file, (".tif", ".tiff")) and count_frames(file) > 1 for file in files)

@@ -22,7 +22,7 @@ from napari_seg.formats.nifti import count_slices
 from napari_seg.formats.scan import Scan
 from napari_seg.training.gather.colours import Colours, colours_of, is_in_colours
 from napari_seg.training.gather.dicom import dicom_pairs
-from napari_seg.training.gather.frames import Fault, count_frames, in_frames
+from napari_seg.training.gather.frames import Fault, as_stacks, count_frames, in_frames
 from napari_seg.training.gather.named import named_pairs
 from napari_seg.training.gather.pair import Pair, PassedOver, passed_over, unread_files, with_distinct_names
 from napari_seg.training.gather.polygons import polygon_pairs
@@ -31,6 +31,9 @@ from napari_seg.training.gather.write import describe_notices, recorded_names, w
 if TYPE_CHECKING:
     from segnets.data import Dataset
     from segnets.errors import TrainingError as SegnetsError
+
+STACKS = "stacks"
+"""Value of `--layout`: any layout that is recognised, with multi-page TIFF files whose pages are slices."""
 
 DATA = "data"
 """Folder of the converted data set inside the bundle's folder."""
@@ -107,6 +110,8 @@ def gather(
     from segnets.data import find_dataset
     from segnets.errors import TrainingError as SegnetsError
 
+    are_slices = reading.get("layout") == STACKS
+    reading = {name: value for name, value in reading.items() if not are_slices or name != "layout"}
     unknown: SegnetsError | None = None
     dataset: Dataset | None = None
     colours: Colours = ()
@@ -114,7 +119,7 @@ def gather(
         dataset = find_dataset(dataset_dir, **reading, convertible=True)
         if dataset.is_2d and any(is_in_colours(Path(case["label"])) for case in dataset.cases[:_LOOKED_AT]):
             colours = colours_of(dataset_dir)
-        if not colours and _is_readable(dataset):
+        if not colours and not are_slices and _is_readable(dataset):
             return None
     except SegnetsError as error:
         unknown = error
@@ -126,7 +131,7 @@ def gather(
     else:
         assert unknown is not None
         pairs, left = _search(dataset_dir, into, own or into.parent, reading, unknown)
-    pairs, faults = in_frames(pairs)
+    pairs, faults = in_frames(as_stacks(pairs) if are_slices else pairs)
     faults += _repeated(pairs)
     pairs = with_distinct_names(pairs)
     if continued:

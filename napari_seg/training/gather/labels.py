@@ -18,6 +18,7 @@ from napari_seg.formats.image2d import is_image2d, read_label_image2d
 from napari_seg.formats.in_worker import read_in_worker
 from napari_seg.formats.label_maps import on_grid, read_label_maps
 from napari_seg.formats.scan import Scan
+from napari_seg.formats.tiff_stack import read_label_stack
 from napari_seg.geometry import Grid
 from napari_seg.training.gather.colours import read_colours
 from napari_seg.training.gather.pair import Pair
@@ -93,6 +94,9 @@ def _read(path: Path, pair: Pair, volume: Volume) -> list[Segmentation]:
         array = read_in_worker(partial(read_colours, colours=pair.colours), [path])
         segments = tuple(Segment(n, name, colour) for n, (colour, name) in enumerate(pair.colours) if n)
         return [Segmentation(array, volume.grid if array.shape == volume.grid.shape else _grid(array), segments)]
+    if pair.is_stack:
+        labels = as_labels(read_in_worker(read_label_stack, [path]), path.name)
+        return [Segmentation(labels, volume.grid if labels.shape == volume.grid.shape else _grid(labels), ())]
     images = list(pair.images[pair.drawn_on][1].files)
     if path.suffix.lower() == ".json":
         return [read_polygons(path, images[0], volume.grid)]

@@ -52,6 +52,7 @@ class Pair:
         drawn_on: number of the image on which the label maps were drawn, whose grid is that of the case.
         only_structure: name of the label map's file if all cases have one file with this name; it is the structure if
             the files hold one value.
+        is_stack: the pages of its TIFF files are slices of a volume.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Pair:
     labelled: tuple[int, ...] | None = None
     drawn_on: int = 0
     only_structure: str = ""
+    is_stack: bool = False
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -74,6 +76,7 @@ class Pair:
     def key(self) -> str:
         """Digest of the paths, sizes and times of the files and of how they are read; it reveals none of them."""
         parts = [repr((self.structures, self.frame, self.colours, [name for name, _ in self.images]))]
+        parts += ["slices"] if self.is_stack else []
         for file in self.files:
             status = file.stat()
             parts.append(f"{shown(file)} {status.st_size} {status.st_mtime_ns}")

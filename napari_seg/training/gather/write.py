@@ -22,6 +22,7 @@ from napari_seg.formats.channels import joined
 from napari_seg.formats.image2d import COLOURS, read_image2d_files
 from napari_seg.formats.in_worker import read_in_worker
 from napari_seg.formats.nifti import count_volumes, write_map, write_volume
+from napari_seg.formats.tiff_stack import read_tiff_stack
 from napari_seg.training.gather.frames import Fault
 from napari_seg.training.gather.labels import LabelTable, described, read_labels
 from napari_seg.training.gather.pair import Pair
@@ -228,7 +229,7 @@ def _write(pair: Pair, folder: Path, table: LabelTable, labels: Mapping[str, Seq
     }
     if case["empty"]:
         return case
-    if volume.source.format == "image2d" or _is_2d(volume):
+    if not pair.is_stack and (volume.source.format == "image2d" or _is_2d(volume)):
         image, label = _write_2d(pair.name, volume.array[..., 0], array[..., 0], folder)
     else:
         image, label = (Path(name, f"{pair.name}.nii.gz") for name in (_IMAGES, _LABELS))
@@ -246,6 +247,8 @@ def _is_2d(volume: Volume) -> bool:
 def _read(pair: Pair) -> Volume:
     """Read the image of a pair, or one frame of it."""
     (_, first), *others = pair.images
+    if pair.is_stack:
+        return read_in_worker(read_tiff_stack, first.files)
     if first.format == "image2d" and not others:
         return read_in_worker(partial(read_image2d_files, page=pair.frame), first.files)
     if others:
