@@ -26,7 +26,7 @@ from napari_seg.bundles.read import shipped_root
 CONFIGS = shipped_root() / "configs"
 ALONE = {"train", "evaluate", "inference"}
 OPTIONS = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - ALONE)
-TRAINED_ELSEWHERE = {"images_2d", "multi_gpu_train", "compile", "multi_scale", "slices_2d", "tta"}
+TRAINED_ELSEWHERE = {"compare_largest", "images_2d", "multi_gpu_train", "compile", "multi_scale", "slices_2d", "tta"}
 
 TINY = """
 network_def:
@@ -261,7 +261,9 @@ def test_2d_images_train_evaluate_and_infer(tmp_path: Path) -> None:
     labels = {"labels": {"1": 127, "2": 255}}
     run("training", "train", "images_2d", folder=tmp_path, output_dir=tmp_path / "run", **options, **labels)
     options |= {"checkpoint": tmp_path / "run" / "model.pt"}
-    run("evaluating", "evaluate", "images_2d", folder=tmp_path, output_dir=tmp_path / "run", **options, **labels)
+    compared = ("images_2d", "compare_largest")
+    run("evaluating", "evaluate", *compared, folder=tmp_path, output_dir=tmp_path / "run", **options, **labels)
+    assert "dice_of_largest" in json.loads((tmp_path / "run" / "summary.json").read_text())
     run("inference", "inference", "images_2d", folder=tmp_path, output_dir=tmp_path / "labels", **options)
     written = Image.open(tmp_path / "labels" / "p0_seg.png")
     assert written.size == Image.open(images / "images" / "p0.png").size

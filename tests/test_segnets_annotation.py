@@ -52,6 +52,21 @@ def test_ignored_voxels_do_not_count() -> None:
     assert dice(masks) == pytest.approx([1, torch.nan], nan_ok=True)
 
 
+def test_the_largest_component_is_that_of_the_whole_result() -> None:
+    """The middle voxel is ignored; without it the larger component would be two pieces, as large as the other one."""
+    data = {"pred": logits_of([1, 1, 1, 0, 1, 2, 0, 2, 2]), "label": label_of(1, -1, 1, 0, 0, 0, 0, 2, 2)}
+    masks = AsMasksd(3, compare=True)(data)
+    assert masks["pred"][1].tolist() == [[1, 0, 1, 0, 1, 0, 0, 0, 0]]
+    assert masks["pred_largest"].tolist() == [
+        [[0, 1, 0, 1, 1, 1, 1, 0, 0]],
+        [[1, 0, 1, 0, 0, 0, 0, 0, 0]],
+        [[0, 0, 0, 0, 0, 0, 0, 1, 1]],
+    ]
+    kept = AsMasksd(3, largest=[2])(data)
+    assert kept["pred"][1:].tolist() == [masks["pred"][1].tolist(), masks["pred_largest"][2].tolist()]
+    assert "pred_largest" not in kept
+
+
 def test_a_class_that_a_case_lacks_does_not_count() -> None:
     data = {"pred": logits_of([1, 2, 0]), "label": label_of(1, -2, -2)}
     masks = AsMasksd(3, absent=[[2]])(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from runs import write_run
 
 from napari_seg.training.report import REPORT, page, write_report
+from napari_seg.training.scores import write_scores
 
 PLAN = {
     "fingerprint": {"cases": 6, "channels": ["T1"], "modality": "MR"},
@@ -50,6 +52,20 @@ def test_the_report_of_a_run(bundle: Path) -> None:
     assert "30 of 30 planned steps, 20 s of training, best validation in epoch 8" in html
     assert "a large patch &lt;is&gt; preferred" in html
     assert not re.search(r"(src|href)=\"(?!data:)", html)  # self-contained
+
+
+def test_the_scores_of_the_test_part_are_shown(bundle: Path) -> None:
+    write_run(bundle / "training")
+    (bundle / "configs").mkdir()
+    (bundle / "configs" / "metadata.json").write_text('{"eval_metrics": {}}')
+    cases = {"a": {"front": 0.8, "<back>": math.nan}, "b": {"front": 0.9, "<back>": 0.5}}
+    write_scores(bundle, "test", cases, postprocessing=[{"structure": "front", "gain": 0.01, "kept": True}])
+    write_report(bundle)
+    html = (bundle / REPORT).read_text(encoding="utf-8").partition("<h2>Dice")[0]
+    assert cells(html, ">front<")[:3] == ["front", "2", "0.8500"]
+    assert cells(html, "&lt;back&gt;") == ["&lt;back&gt;", "1", "0.5000", "–", "0.5000"]
+    assert "measured on the test part" in html
+    assert "<td>+0.0100</td>" in html
 
 
 def test_folds_share_a_report(bundle: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.transforms import AsDiscrete, ClassesToIndicesd, MapTransform, Transform
+from monai.transforms import AsDiscrete, ClassesToIndicesd, KeepLargestConnectedComponent, MapTransform, Transform
 from monai.utils import convert_data_type, convert_to_dst_type
 
 IGNORED = -1
@@ -124,12 +124,24 @@ class AsMasksd(Transform):
         parts: see `Parts`; None: the channels are background and classes that exclude each other, and the highest
             wins. Otherwise each channel is a region, which is present where its logit is above 0.
         absent: see `AbsentSets`.
+        largest: classes, from 1, of which only the largest connected component is kept, as by MONAI's
+            `KeepLargestConnectedComponentd` on the label map; not with regions.
+        compare: also give "pred_largest", in which only the largest connected component of every class is kept.
     """
 
-    def __init__(self, num_classes: int, parts: Parts | None = None, absent: AbsentSets = ()) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        parts: Parts | None = None,
+        absent: AbsentSets = (),
+        largest: Sequence[int] = (),
+        compare: bool = False,
+    ) -> None:
         self.num_classes = num_classes
         self.parts = parts
         self.absent = absent
+        self.largest = largest
+        self.compare = compare
         self.decide = AsDiscrete(argmax=True, to_onehot=num_classes)
         self.one_hot = AsDiscrete(to_onehot=num_classes)
 
@@ -137,19 +149,31 @@ class AsMasksd(Transform):
         masked = dict(data)
         logits, label = masked["pred"], masked["label"]
         if self.parts is None:
-            masks = [self.decide(logits), self.one_hot(label.clamp(min=0))]
+            masks = [_with_largest(self.decide(logits), self.largest), self.one_hot(label.clamp(min=0))]
         else:
             found = convert_data_type(logits, torch.Tensor)[0] > 0
             inside = region_masks(convert_data_type(label, torch.Tensor)[0][None], self.parts)[0]
             masks = [_with_background(found, logits), _with_background(inside, label)]
+        if self.compare:  # before voxels are ignored, which would cut components into pieces
+            masks.append(_with_largest(masks[0], range(1, len(masks[0]))))
         if not is_complete(label, self.parts):
             for mask in masks:
                 ignored = convert_data_type(label == IGNORED, torch.Tensor, device=mask.device)[0]
                 mask[1:].masked_fill_(ignored, 0)
                 mask[absent_classes(label, self.absent, self.parts)] = 0
                 mask[0] = ~mask[1:].bool().any(0)
-        masked["pred"], masked["label"] = masks
+        masked |= zip(("pred", "label", "pred_largest"), masks, strict=False)
         return masked
+
+
+def _with_largest(masks: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:
+    """Return masks (K + 1, *spatial) in which some of the classes have only their largest connected component."""
+    if not classes:
+        return masks
+    keep = KeepLargestConnectedComponent(applied_labels=list(classes), is_onehot=True)
+    kept: torch.Tensor = keep(masks.clone())
+    kept[0] = ~kept[1:].bool().any(0)
+    return kept
 
 
 def _with_background(masks: torch.Tensor, source: torch.Tensor) -> torch.Tensor:

@@ -82,10 +82,11 @@ class CaseMetric(IgniteMetricHandler):
 
     Args:
         metric_fn: metric of this module, called with `spacing`.
+        prediction: key of the masks that are compared with "label".
     """
 
-    def __init__(self, metric_fn: CumulativeIterationMetric) -> None:
-        super().__init__(metric_fn=metric_fn, output_transform=from_engine(["pred", "label"]))
+    def __init__(self, metric_fn: CumulativeIterationMetric, prediction: str = "pred") -> None:
+        super().__init__(metric_fn=metric_fn, output_transform=from_engine([prediction, "label"]))
 
     def update(self, output: Sequence[Sequence[torch.Tensor]]) -> None:
         """Add the cases of one batch, each with its own spacing."""

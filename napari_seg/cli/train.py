@@ -197,6 +197,7 @@ def run(arguments: argparse.Namespace) -> int:
                 summary = train(out, dataset, **values)
                 _print_best(summary.best)
                 _print_steps(summary.steps)
+            _print_scores(out)
             _print_report(out)
     except Cancelled as error:
         _print_report(out)
@@ -285,6 +286,19 @@ def _print_steps(steps: tuple[int, int] | None) -> None:
             "        too few for a useful network: run the same command with a larger --max-minutes, or without it, to "
             "continue; for a shorter plan use --max-epochs and a new folder"
         )
+
+
+def _print_scores(out: Path) -> None:
+    from napari_seg.training.scores import explain, read_evaluation, score_rows
+
+    if (entry := read_evaluation(out)) is None:
+        return
+    rows = score_rows(entry)
+    width = max(len(row[0]) for row in rows)
+    print(f"{entry['part']}: Dice on the grids of the images, with 95 % intervals")
+    for name, cases, mean, interval, _ in rows:
+        print(f"        {name:{width}}  {mean} ({interval}), {cases} cases")
+    print(f"        {explain(entry)}")
 
 
 def _print_report(out: Path) -> None:

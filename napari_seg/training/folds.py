@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from napari_seg.bundles.spec import METADATA
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.training.history import RUN, read_history, read_summary
+from napari_seg.training.postprocessing import METRIC, OPTION, LargestGain, measure_gains, set_largest, with_kept
 from napari_seg.training.process import run
 from napari_seg.training.report import write_report
-from napari_seg.training.run import STOP, command, ship, training_command, weights_of
+from napari_seg.training.run import STOP, command, is_evaluated, ship, training_command
+from napari_seg.training.scores import EVALUATION, SUMMARY, write_scores
 from napari_seg.training.segnets_modules import with_segnets
-
-SUMMARY = Path("evaluation", "summary.json")
 
 
 def fold_commands(root: Path, dataset_dir: Path, fold: int, folds: int, **values: Any) -> list[list[str]]:
@@ -29,10 +30,10 @@ def fold_commands(root: Path, dataset_dir: Path, fold: int, folds: int, **values
     # the bundle's network_def becomes the ensemble at the end; a fold is always a single network
     network = f"%{root / 'configs' / 'train.yaml'}#network_def"
     evaluation: dict[str, Any] = {"network_def": network, "checkpoint": folder / "model.pt"}
-    evaluation["output_dir"] = folder / SUMMARY.parent
+    evaluation |= {"output_dir": folder / EVALUATION, "largest": []}  # what is chosen on the folds comes after them
     return [
         training_command(root, dataset_dir, folder.name, cache_dir=cache_dir, **common, **values),
-        command("evaluating", root, dataset_dir=dataset_dir, **common, **evaluation),
+        command("evaluating", root, [OPTION], dataset_dir=dataset_dir, **common, **evaluation),
     ]
 
 
@@ -68,14 +69,36 @@ def cross_validate(
         if (steps := read_summary(folder).steps) and steps[0] < steps[1]:
             report(f"fold {fold} of {folds} was trained for {steps[0]} of {steps[1]} planned steps")
         run(evaluating, root / STOP)
-    finished = [n for n in range(folds) if (root / f"fold_{n}" / SUMMARY).is_file()]
-    scores = [json.loads((root / f"fold_{n}" / SUMMARY).read_text(encoding="utf-8"))["mean_dice"] for n in finished]
-    dice = {
-        name: [score[name] for score in scores if score[name] is not None] for name in (scores[0] if scores else ())
-    }
-    if len(finished) == folds:
-        _make_ensemble(root, folds, dice)
+    folders = [folder for n in range(folds) if ((folder := root / f"fold_{n}") / SUMMARY).is_file()]
+    gains = _gains(root, folders) if len(folders) == folds else []
+    dice = _dice(folders, gains)
+    if len(folders) == folds:
+        for gain in gains:
+            report(gain.describe())
+        _make_ensemble(root, folds, dice, gains)
+        cases = {case: scores for folder in folders for case, scores in with_kept(folder, gains).items()}
+        write_scores(root, "cross-validation", cases, postprocessing=[gain.as_dict() for gain in gains])
     write_report(root)
+    return dice
+
+
+def _gains(root: Path, folders: Sequence[Path]) -> list[LargestGain]:
+    """Return the gains by the largest components; none for regions, whose label map is made of several masks."""
+    return [] if _config(root, "evaluate").get("regions") else measure_gains(folders)
+
+
+def _dice(folders: Sequence[Path], gains: Sequence[LargestGain]) -> dict[str, list[float]]:
+    """Return structure (and "mean") -> Dice of each fold that has it, with the largest components that are kept."""
+    kept = {gain.structure for gain in gains if gain.is_kept}
+    dice: dict[str, list[float]] = {}
+    for folder in folders:
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        scores = {name: summary[METRIC if name in kept else "mean_dice"][name] for name in summary["mean_dice"]}
+        if kept:
+            known = [score for name, score in scores.items() if name != "mean" and score is not None]
+            scores["mean"] = mean(known) if known else None
+        for name, score in scores.items():
+            dice.setdefault(name, []).extend([] if score is None else [score])
     return dice
 
 
@@ -86,14 +109,11 @@ def _finished(folder: Path, values: Mapping[str, Any]) -> bool:
         folder: folder of the fold.
         values: config ids that are set in this start; other ids are as planned.
     """
-    summary, weights = folder / SUMMARY, weights_of(folder)
-    if weights is None or not summary.is_file() or summary.stat().st_mtime < weights.stat().st_mtime:
+    if not is_evaluated(folder):
         return False
     if not values.keys() & {"max_epochs", "max_minutes", "patience"}:
         return True
-    import yaml
-
-    planned = yaml.safe_load((folder.parent / "configs" / "train.yaml").read_text(encoding="utf-8"))
+    planned = _config(folder.parent, "train")
     epochs, minutes = (values.get(name, planned[name]) for name in ("max_epochs", "max_minutes"))
     lines = read_history(folder)
     return any(line["epoch"] >= epochs for line in lines if "loss" in line) or (
@@ -101,15 +121,25 @@ def _finished(folder: Path, values: Mapping[str, Any]) -> bool:
     )
 
 
-def _make_ensemble(root: Path, folds: int, dice: dict[str, list[float]]) -> None:
-    """Write the ensemble into the configs and the weights.
+def _config(root: Path, name: str) -> dict[str, Any]:
+    import yaml
+
+    content: dict[str, Any] = yaml.safe_load((root / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
+    return content
+
+
+def _make_ensemble(root: Path, folds: int, dice: dict[str, list[float]], gains: Sequence[LargestGain] = ()) -> None:
+    """Write the ensemble and its postprocessing into the configs, and the weights.
 
     The configs come first: a bundle without weights reports what is missing, but weights of another network fail to
     load.
     """
     import yaml
 
-    member = yaml.safe_load((root / "configs" / "train.yaml").read_text(encoding="utf-8"))["network_def"]
+    member = _config(root, "train")["network_def"]
+    channels = json.loads((root / METADATA).read_text(encoding="utf-8"))["network_data_format"]["outputs"]["pred"]
+    kept = {gain.structure for gain in gains if gain.is_kept}
+    numbers = [int(number) for number, name in channels["channel_def"].items() if name in kept]
     for config in ("evaluate", "inference"):
         path = root / "configs" / f"{config}.yaml"
         comment, text = path.read_text(encoding="utf-8").split("\n", 1)
@@ -121,6 +151,7 @@ def _make_ensemble(root: Path, folds: int, dice: dict[str, list[float]]) -> None
             "network": member,
             **({"regions": True} if content.get("regions") else {}),
         }
+        set_largest(content, numbers)
         text = yaml.safe_dump(content, sort_keys=False, width=120, default_flow_style=None)
         atomic_write(path, f"{comment}\n{text}")
     with with_segnets():

@@ -126,14 +126,22 @@ def read_summary(run_folder: Path) -> RunSummary:
     return RunSummary(best, (planned[-1]["step"], planned[-1]["planned_steps"]) if planned else None)
 
 
-def read_case_scores(run_folder: Path) -> dict[str, dict[str, float]]:
-    """Return case -> structure -> Dice of the best validation of a run; nan where neither label map has the structure.
+def read_case_scores(
+    run_folder: Path, file: str | Path = "validation.jsonl", metric: str | None = None
+) -> dict[str, dict[str, float]]:
+    """Return case -> structure -> score in a run's file; nan where neither label map has the structure.
 
-    Empty if there was no validation, or if the run is of a version that did not record them.
+    Empty if there is no such file, or if the run is of a version that did not write it.
+
+    Args:
+        run_folder: folder of the run.
+        file: file in it; default: the cases of the best validation.
+        metric: name of the score; None: the first one, which is the Dice.
     """
     found = {}
-    for line in _lines(run_folder / "validation.jsonl"):
-        scores = next((value for value in line.values() if isinstance(value, dict)), {})
+    for line in _lines(run_folder / file):
+        dicts = [value for name, value in line.items() if isinstance(value, dict) and metric in (None, name)]
+        scores = dicts[0] if dicts else {}
         found[str(line.get("case"))] = {str(name): _number(value) for name, value in scores.items()}
     return found
 

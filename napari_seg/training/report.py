@@ -17,20 +17,17 @@ from napari_seg.progress import describe_seconds
 from napari_seg.training.curves import PAGE, draw_curves
 from napari_seg.training.describe import plan_rows
 from napari_seg.training.history import RUN, RunState, read_case_scores, read_state, run_folders
+from napari_seg.training.scores import KEPT_RULE, MEAN, Cases, case_means, explain, read_evaluation, score_rows
 from napari_seg.training.write import PLAN
 from napari_seg.version import __version__
 
 REPORT = Path(RUN, "report.html")
 """Report, relative to the bundle's folder."""
 
-_MEAN = "mean of the structures"
-
 _OPTIMISTIC = (
     "Measured on the validation cases, which also selected the best epoch: slightly optimistic. Evaluate the model on "
     "cases of other patients with napari-seg evaluate."
 )
-
-Cases = Mapping[str, Mapping[str, float]]
 
 
 def write_report(root: Path) -> Path | None:
@@ -47,18 +44,25 @@ def write_report(root: Path) -> Path | None:
     cases = {case: scores for folder in folders for case, scores in read_case_scores(folder).items()}
     path = root / REPORT
     path.parent.mkdir(exist_ok=True)
-    atomic_write(path, page(root.name, plan, states, cases))
+    atomic_write(path, page(root.name, plan, states, cases, read_evaluation(root)))
     return path
 
 
-def page(name: str, plan: dict[str, Any] | None, states: Sequence[RunState], cases: Cases) -> str:
+def page(
+    name: str,
+    plan: dict[str, Any] | None,
+    states: Sequence[RunState],
+    cases: Cases,
+    evaluation: Mapping[str, Any] | None = None,
+) -> str:
     """Return the page as HTML.
 
     Args:
         name: name of the bundle.
         plan: content of plan.json; None if it is missing.
         states: runs: one, or one for each fold.
-        cases: case -> structure -> Dice; nan where neither label map has the structure.
+        cases: scores of the best validations.
+        evaluation: scores in the bundle's metadata (see `scores.write_scores`); None before the evaluation.
     """
     names = list(dict.fromkeys(name for scores in cases.values() for name in scores))
     known = {
@@ -69,6 +73,7 @@ def page(name: str, plan: dict[str, Any] | None, states: Sequence[RunState], cas
         f"Training of {name}",
         f"{_lead(states)}. napari-seg {__version__}. For research; not a medical device.",
         {
+            "Evaluation": _evaluation(evaluation),
             "Dice": _overview(known, cases),
             "Curves": draw_curves(states, PAGE, 960, 460),
             "Distribution": strips(known, "Dice", 3, is_fraction=True),
@@ -94,21 +99,35 @@ def _lead(states: Sequence[RunState]) -> str:
     return ", ".join(parts) or "No validation yet"
 
 
+def _evaluation(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return ""
+    rows = [[escape(name), *numbers] for name, *numbers in score_rows(entry)]
+    scores = table(["structure", "cases", "mean Dice", "95 % interval", "median"], rows, text=(0,)) + (
+        f"<p>The weights of the bundle on the grids of the images: {explain(entry)}. The interval holds for the mean "
+        f"(bootstrap over cases, {RESAMPLES} resamples).</p>"
+    )
+    tried = [
+        [escape(one["structure"]), f"{one['gain']:+.4f}", "yes" if one["kept"] else "no"]
+        for one in entry.get("largest component", ())
+    ]
+    if not tried:
+        return scores
+    heads = ["only the largest component of", "gain in mean Dice", "kept"]
+    return scores + table(heads, tried, text=(0, 2)) + f"<p>{KEPT_RULE}</p>"
+
+
 def _overview(known: Cases, cases: Cases) -> str:
     if not known:
         return ""
-    means = {}
-    for case, scores in cases.items():
-        values = [dice for dice in scores.values() if math.isfinite(dice)]
-        if values:
-            means[case] = sum(values) / len(values)
+    means = {case: mean for case, mean in case_means(cases).items() if math.isfinite(mean)}
     rows = []
-    for name, row in (*known.items(), (_MEAN, means)):
+    for name, row in (*known.items(), (MEAN, means)):
         summary = summarise(list(row.values()))
         interval = "–" if math.isnan(summary.low) else f"{summary.low:.3f} to {summary.high:.3f}"
         worst = min(row, key=lambda case: row[case], default=None)
         lowest = "–" if worst is None else f"{row[worst]:.3f} ({escape(worst)})"
-        head = f"<b>{_MEAN}</b>" if name == _MEAN and row is means else escape(name)
+        head = f"<b>{MEAN}</b>" if row is means else escape(name)
         rows.append([head, str(summary.count), _number(summary.mean), interval, _number(summary.median), lowest])
     heads = ["structure", "cases", "mean", "95 % interval", "median", "lowest"]
     return table(heads, rows, text=(0,)) + (

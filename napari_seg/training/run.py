@@ -21,6 +21,8 @@ from napari_seg.training.choices import digest
 from napari_seg.training.history import RUN, RunSummary, ended_since, read_summary
 from napari_seg.training.process import run
 from napari_seg.training.report import write_report
+from napari_seg.training.scores import EVALUATION, SUMMARY, Part, read_scores, write_scores
+from napari_seg.training.segnets_modules import with_segnets
 
 _TRAINED_FOR = re.compile(r" Trained for \d+ of \d+ planned steps\.$")
 STOP = "stop"
@@ -86,7 +88,8 @@ def training_command(
 def train(root: Path, dataset_dir: Path, **values: Any) -> RunSummary:
     """Start or resume the training of a bundle; its best weights so far end up in the bundle, also after a stop.
 
-    An interrupt that arrives after the training has finished stops nothing any more.
+    A training that ended is evaluated, see `evaluate_unseen`. An interrupt that arrives after the training has finished
+    does not stop that.
 
     Args:
         root: folder of the bundle.
@@ -110,7 +113,58 @@ def train(root: Path, dataset_dir: Path, **values: Any) -> RunSummary:
             metrics = {_metric_name(root): summary.best["mean_dice"]} if summary.best else {}
             ship(root, weights, metrics, summary.steps)
         write_report(root)
+    evaluate_unseen(root, dataset_dir)
+    write_report(root)
     return summary
+
+
+def evaluate_unseen(root: Path, dataset_dir: Path) -> None:
+    """Evaluate a training on its test part, or on its validation part if there is no test part.
+
+    The scores are written into the metadata. Weights that were evaluated before are not evaluated again.
+
+    Args:
+        root: folder of the bundle.
+        dataset_dir: folder of the data set.
+
+    Raises:
+        TrainingError: the evaluation failed.
+        Cancelled: it was interrupted.
+    """
+    folder = root / RUN
+    weights = weights_of(folder)
+    if weights is None:
+        return
+    part = _unseen_part(root, dataset_dir)
+    if not is_evaluated(folder):
+        values: dict[str, Any] = {"checkpoint": weights, "output_dir": folder / EVALUATION, "part": part}
+        run(command("evaluating", root, dataset_dir=dataset_dir, **values), root / STOP)
+    write_scores(root, part, read_scores(folder))
+
+
+def is_evaluated(run_folder: Path) -> bool:
+    """Return whether a run was evaluated after its last weights were written."""
+    summary, weights = run_folder / SUMMARY, weights_of(run_folder)
+    return weights is not None and summary.is_file() and summary.stat().st_mtime >= weights.stat().st_mtime
+
+
+def _unseen_part(root: Path, dataset_dir: Path) -> Part:
+    """Return "test", or "validation" if the split of the bundle's config has no test part."""
+    with with_segnets():
+        from monai.bundle import ConfigParser
+        from segnets.errors import TrainingError as SegnetsError
+
+        parser = ConfigParser()
+        parser.read_config(str(root / "configs" / "train.yaml"))
+        parser.read_meta(str(root / METADATA))
+        parser["dataset_dir"] = str(dataset_dir)
+        try:
+            parser.get_parsed_content("cases")("test")
+        except SegnetsError as error:
+            if error.code != "split.empty_part":
+                raise
+            return "validation"
+        return "test"
 
 
 def _metric_name(root: Path) -> str:
@@ -162,6 +216,7 @@ def ship(root: Path, weights: Path, metrics: Mapping[str, float], steps: tuple[i
         shutil.copyfile(weights, unfinished)
     metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
     metadata["eval_metrics"] = {name: round(value, 4) for name, value in metrics.items()}
+    metadata.get("napari_seg", {}).pop(EVALUATION, None)  # the scores of other weights
     description = _TRAINED_FOR.sub("", str(metadata.get("description", "")))
     if steps and steps[0] < steps[1]:
         description += f" Trained for {steps[0]} of {steps[1]} planned steps."

@@ -19,6 +19,7 @@ from napari_seg.bundles.read import shipped_root
 from napari_seg.bundles.spec import METADATA
 from napari_seg.errors import BundleError
 from napari_seg.training.choices import CODE, Choices
+from napari_seg.training.postprocessing import STEP
 from napari_seg.training.write import ONLY_OTHERS, networks
 
 _IMPORTABLE = {".py", ".pyc", ".pyo", ".pyd", ".so", ".dylib", ".pth"}
@@ -74,8 +75,8 @@ def _foreign(root: Path, choices: Choices) -> Iterator[str]:
         yield f"{METADATA.as_posix()} contains {text[:80]!r}"
 
 
-_TRANSFORMS = ("monai.transforms.NormalizeIntensityd", "monai.transforms.ScaleIntensityRanged")
-"""Transforms with which a plan may normalise intensities."""
+_TRANSFORMS = (STEP, "monai.transforms.NormalizeIntensityd", "monai.transforms.ScaleIntensityRanged")
+"""Transforms that a bundle may have besides those of the shipped configs: postprocessing, normalisation."""
 
 
 def _is_region_rule(text: str) -> bool:

@@ -18,6 +18,8 @@ from napari_seg.training.fingerprint import Fingerprint
 from napari_seg.training.plan import TrainingPlan
 
 CONFIGS = ("train", "evaluate", "inference")
+_OF_COMMANDS = ("multi_gpu_train", "compare_largest")
+"""Files that are merged over a config by a command of their own."""
 PLAN = "plan.json"
 
 
@@ -35,7 +37,7 @@ def _parameters(network: Any) -> Any:
 def options() -> dict[str, Path]:
     """Return the option files, by the name that `--option` takes."""
     files = sorted((shipped_root() / "configs").rglob("*.yaml"))
-    return {path.stem: path for path in files if path.stem not in (*CONFIGS, "multi_gpu_train")}
+    return {path.stem: path for path in files if path.stem not in (*CONFIGS, *_OF_COMMANDS)}
 
 
 def class_names(classes: dict[str, Any], regions: bool = False) -> list[str]:

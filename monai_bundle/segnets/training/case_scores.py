@@ -1,8 +1,9 @@
-"""Record the scores of each case in the best validation, one line of JSON per case: `validation.jsonl`.
+"""Record the scores of each case in the best validation, or in an evaluation, one line of JSON per case.
 
     {"case": "case_07", "epoch": 44, "mean_dice": {"anterior": 0.91, "posterior": null}}
 
-A score is null where it is undefined, such as the Dice of a class that neither reference nor prediction contains.
+A score is null where it is undefined, such as the Dice of a class that neither reference nor prediction contains. The
+key metric comes first; an evaluation has further ones.
 """
 
 from __future__ import annotations
@@ -52,14 +53,18 @@ class CaseScores:
             gathered: Any = idist.all_gather(cases)
             cases = [name for part in gathered for name in part]
         state = evaluator.state
-        rows = state.metric_details[state.key_metric_name].tolist()
+        key = state.key_metric_name
+        tables = {name: state.metric_details[name].tolist() for name in dict.fromkeys([key, *state.metric_details])}
         if idist.get_rank() != 0 or state.best_metric_epoch not in (-1, state.epoch):
             return
-        if len(rows) != len(cases):
-            logger.warning("%s is not written: %d cases have %d scores", self.path.name, len(cases), len(rows))
+        if len(tables[key]) != len(cases):
+            logger.warning("%s is not written: %d cases have %d scores", self.path.name, len(cases), len(tables[key]))
             return
         with replacing(self.path) as part, part.open("w", encoding="utf-8") as file:
-            for case, row in zip(cases, rows, strict=True):
-                names = self.names or [str(n) for n in range(1, len(row) + 1)]
-                scores = {n: value if math.isfinite(value) else None for n, value in zip(names, row, strict=True)}
-                file.write(json.dumps({"case": case, "epoch": state.epoch, state.key_metric_name: scores}) + "\n")
+            for number, case in enumerate(cases):
+                scores = {metric: self._named(rows[number]) for metric, rows in tables.items()}
+                file.write(json.dumps({"case": case, "epoch": state.epoch, **scores}) + "\n")
+
+    def _named(self, row: Sequence[float]) -> dict[str, float | None]:
+        names = self.names or [str(n) for n in range(1, len(row) + 1)]
+        return {name: value if math.isfinite(value) else None for name, value in zip(names, row, strict=True)}

@@ -1,0 +1,123 @@
+"""Scores of a bundle on cases that did not train it: measured by its own evaluation, written into its metadata."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from napari_seg.bundles.spec import METADATA
+from napari_seg.evaluation.statistics import Summary, summarise
+from napari_seg.formats.atomic import atomic_write
+from napari_seg.training.history import read_case_scores
+
+EVALUATION = "evaluation"
+"""Folder of an evaluation inside the folder of a run, and its entry in the metadata, under `napari_seg`."""
+SUMMARY = Path(EVALUATION, "summary.json")
+CASES = Path(EVALUATION, "cases.jsonl")
+MEAN = "mean of the structures"
+"""Name of the row in which a case counts with the mean over its structures."""
+
+KEPT_RULE = (
+    "Only the largest component of a structure is kept if that raises its mean Dice and makes no fold worse; the "
+    "scores are with the components that are kept."
+)
+
+Part = Literal["test", "validation", "cross-validation"]
+"""What was evaluated: cases that the training never saw; cases that selected the best epoch; all cases, each by the
+fold that it did not train, whose best epoch it selected."""
+
+Cases = Mapping[str, Mapping[str, float]]
+"""Case -> structure -> Dice; nan where neither reference nor result contains the structure."""
+
+
+def read_scores(folder: Path, metric: str = "mean_dice") -> dict[str, dict[str, float]]:
+    """Return case -> structure -> score of the evaluation of a run; empty without one.
+
+    Args:
+        folder: folder of the run.
+        metric: name of the score in the evaluation's file.
+    """
+    return read_case_scores(folder, CASES, metric)
+
+
+def case_means(cases: Cases) -> dict[str, float]:
+    """Return case -> mean over its structures; nan for a case without any."""
+    known = {case: [dice for dice in scores.values() if math.isfinite(dice)] for case, scores in cases.items()}
+    return {case: sum(values) / len(values) if values else math.nan for case, values in known.items()}
+
+
+def summarise_cases(cases: Cases) -> dict[str, Summary]:
+    """Return structure -> summary over the cases, and last `MEAN`, for which a case counts with its mean."""
+    names = dict.fromkeys(name for scores in cases.values() for name in scores)
+    found = {name: summarise([scores.get(name, math.nan) for scores in cases.values()]) for name in names}
+    return {**found, MEAN: summarise(list(case_means(cases).values()))}
+
+
+def score_rows(entry: Mapping[str, Any]) -> list[list[str]]:
+    """Return rows of structure, number of cases, mean, interval and median, as `write_scores` wrote them."""
+    rows = []
+    for one in entry["dice"]:
+        mean, low, high, median = (
+            "–" if one[key] is None else f"{one[key]:.4f}" for key in ("mean", "low", "high", "median")
+        )
+        interval = "–" if one["low"] is None else f"{low} to {high}"
+        rows.append([one["structure"], str(one["cases"]), mean, interval, median])
+    return rows
+
+
+def explain(entry: Mapping[str, Any]) -> str:
+    """Return what the scores of an entry were measured on."""
+    return {
+        "test": "measured on the test part, which neither trained nor selected the weights",
+        "validation": "there is no test part: measured on the validation part, which also selected the best epoch, so "
+        "slightly optimistic",
+        "cross-validation": "each case is measured by the fold that it did not train, but whose best epoch it helped "
+        "to select, so slightly optimistic",
+    }[entry["part"]]
+
+
+def write_scores(root: Path, part: Part, cases: Cases, postprocessing: Sequence[dict[str, Any]] = ()) -> None:
+    """Write scores into a bundle's metadata: `eval_metrics`, and under `napari_seg` with intervals and counts.
+
+    Args:
+        root: folder of the bundle.
+        part: part of the data set that was evaluated.
+        cases: scores of its cases; without a case nothing is written.
+        postprocessing: steps that were tried on the folds, each with its gain.
+    """
+    if not cases:
+        return
+    metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
+    summaries = summarise_cases(cases)
+    if part != "cross-validation" and math.isfinite(summaries[MEAN].mean):  # `ship` writes those of the folds
+        metadata["eval_metrics"][f"{part} mean Dice"] = round(summaries[MEAN].mean, 4)
+    entry = {
+        "part": part,
+        "cases": len(cases),
+        "grid": "of the images",
+        "interval": "95 % of the mean, bootstrap over cases",
+        "dice": [{"structure": name, **_plain(summary)} for name, summary in summaries.items()],
+        **({"largest component": list(postprocessing)} if postprocessing else {}),
+    }
+    metadata["napari_seg"] = {**metadata.get("napari_seg", {}), EVALUATION: entry}
+    atomic_write(root / METADATA, json.dumps(metadata, indent=4) + "\n")
+
+
+def read_evaluation(root: Path) -> dict[str, Any] | None:
+    """Return the scores in a bundle's metadata, as `write_scores` writes them; None if there are none."""
+    try:
+        metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    entry: dict[str, Any] | None = metadata.get("napari_seg", {}).get(EVALUATION)
+    return entry
+
+
+def _plain(summary: Summary) -> dict[str, Any]:
+    numbers = {name: value for name, value in asdict(summary).items() if name != "missing"}
+    rounded = {key: round(value, 4) if math.isfinite(value) else None for key, value in numbers.items()}
+    return {"cases": rounded.pop("count"), **rounded}
