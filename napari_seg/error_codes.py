@@ -191,6 +191,12 @@ CODES = {
         "The bundle's own transforms failed on this scan.",
         "Check that the scan is of the kind that the bundle expects; the message shows the cause.",
     ),
+    "bundle.compare": Code(
+        "error",
+        "`--compare` was given without `--folds`, with a choice that the configurations do not share, or for a data "
+        "set that has one configuration only.",
+        "Give `--folds 5`, leave out `--dims` and `--fine-tune`, or train without `--compare`.",
+    ),
     "bundle.plan": Code(
         "error",
         "`--plan nnunet` plans its own U-Net, and another network or size was chosen.",

@@ -8,10 +8,13 @@ import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_seg.cli.consent import add_trust_option
 from napari_seg.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from napari_seg.training.choices import Choices
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -62,6 +65,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="cross-validate with K folds; the bundle becomes the ensemble of the folds",
     )
     parser.add_argument("--fold", type=int, metavar="I", help="train only this fold, 0 to K - 1")
+    parser.add_argument(
+        "--compare",
+        nargs="*",
+        choices=("2d", "3d", "3d_lowres"),
+        help="with --folds: train these configurations on the same folds (default: all), and make the best one the "
+        "bundle; the others stay in OUT/training",
+    )
     parser.add_argument(
         "--option",
         nargs="+",
@@ -125,11 +135,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from napari_seg.bundles.read import read_bundle
-    from napari_seg.bundles.spec import WEIGHTS
-    from napari_seg.bundles.trust import remember
     from napari_seg.errors import BundleError, Cancelled
     from napari_seg.training.choices import Choices, changed_settings, check_trackers, describe_weights, distinct
+    from napari_seg.training.comparison import COMPARISON
     from napari_seg.training.folds import cross_validate, fold_commands
     from napari_seg.training.prepare import data_folder, plan_bundle
     from napari_seg.training.run import train, training_command, writing
@@ -163,6 +171,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     limits = {"max_epochs": arguments.max_epochs, "max_minutes": arguments.max_minutes}
     limits = {name: value for name, value in limits.items() if value is not None}
+    if arguments.compare is not None or (out / COMPARISON).is_file():
+        return _compare(arguments, dataset, more, out, choices, limits)
     plan = plan_bundle(
         dataset,
         out,
@@ -203,11 +213,91 @@ def run(arguments: argparse.Namespace) -> int:
         _print_report(out)
         print(f"napari-seg: {error}", file=sys.stderr)
         return ExitCode.CANCELLED
+    _print_bundle(out, plan)
+    return ExitCode.DONE
+
+
+def _compare(
+    arguments: argparse.Namespace,
+    dataset: Path,
+    more: list[Path],
+    out: Path,
+    choices: Choices,
+    limits: dict[str, Any],
+) -> int:
+    """Plan, train and compare several configurations."""
+    from napari_seg.errors import Cancelled
+    from napari_seg.training.choices import changed_settings
+    from napari_seg.training.configurations import compare_configurations, plan_configurations, total_minutes
+    from napari_seg.training.folds import fold_commands
+    from napari_seg.training.prepare import data_folder
+    from napari_seg.training.run import writing
+
+    options = {"fold": arguments.fold, "trust": arguments.trust, "timed": True, "limits": limits}
+    planned = plan_configurations(
+        dataset,
+        out,
+        choices,
+        arguments.compare or (),
+        dry_run=arguments.dry_run,
+        more=more,
+        report=_print_line,
+        **options,
+    )
+    values: dict[str, dict[str, Any]] = {}
+    commands: list[list[str]] = []
+    for name, plan in planned.plans.items():
+        print(f"configuration {name}")
+        _print_plan(plan, limits)
+        values[name] = changed_settings(plan, choices) | limits | {"track": arguments.track}
+        folder, folds = planned.folders[name], plan["choices"]["folds"]
+        data = data_folder(planned.data[name], folder, plan)
+        for fold in range(folds) if arguments.fold is None else [arguments.fold]:
+            commands += fold_commands(folder, data, fold, folds, **values[name])
+    for name, reason in planned.left_out.items():
+        print(f"left    {name}: {reason}")
+    minutes = total_minutes(planned, limits)
+    if minutes is not None:
+        print(f"total   about {minutes / 60:.1f} h for all folds of {len(planned.plans)} configurations")
+    if arguments.dry_run:
+        print("would run", *map(shlex.join, commands), sep="\n  ")
+        return ExitCode.DONE
+    try:
+        with writing(out):
+            rows = compare_configurations(out, planned, arguments.fold, _print_line, values)
+    except Cancelled as error:
+        print(f"napari-seg: {error}", file=sys.stderr)
+        return ExitCode.CANCELLED
+    if rows is None:
+        print("the configurations are compared when all folds of all of them are finished")
+        return ExitCode.DONE
+    _print_comparison([row.cells() for row in rows])
+    _print_scores(out)
+    _print_report(out)
+    _print_bundle(out, planned.plans[rows[0].name])
+    return ExitCode.DONE
+
+
+def _print_comparison(rows: list[list[str]]) -> None:
+    from napari_seg.training.comparison import COMPARED_RULE, HEADS
+
+    widths = [max(map(len, column)) for column in zip(HEADS, *rows, strict=True)]
+    for row in (HEADS, *rows):
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(COMPARED_RULE)
+
+
+def _print_bundle(out: Path, plan: dict[str, Any]) -> None:
+    """Remember the consent to a trained bundle, and print where it is and how it is used."""
+    from napari_seg.bundles.read import read_bundle
+    from napari_seg.bundles.spec import WEIGHTS
+    from napari_seg.bundles.trust import remember
+    from napari_seg.errors import BundleError
+
     if (out / WEIGHTS).is_file():
         with suppress(OSError, BundleError):  # then predict asks for consent
             remember(read_bundle(out))  # what this person trained here needs no further consent
         print(f"bundle  {out}\ntry     {shlex.join(_predicting(plan, out))}")
-    return ExitCode.DONE
 
 
 def _predicting(plan: dict[str, Any], out: Path) -> list[str]:

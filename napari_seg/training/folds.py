@@ -15,7 +15,7 @@ from napari_seg.training.postprocessing import METRIC, OPTION, LargestGain, meas
 from napari_seg.training.process import run
 from napari_seg.training.report import write_report
 from napari_seg.training.run import STOP, command, is_evaluated, ship, training_command
-from napari_seg.training.scores import EVALUATION, SUMMARY, write_scores
+from napari_seg.training.scores import EVALUATION, SUMMARY, Cases, write_scores
 from napari_seg.training.segnets_modules import with_segnets
 
 
@@ -38,7 +38,13 @@ def fold_commands(root: Path, dataset_dir: Path, fold: int, folds: int, **values
 
 
 def cross_validate(
-    root: Path, dataset_dir: Path, folds: int, only: int | None, report: Callable[[str], None], **values: Any
+    root: Path,
+    dataset_dir: Path,
+    folds: int,
+    only: int | None,
+    report: Callable[[str], None],
+    stop_file: Path | None = None,
+    **values: Any,
 ) -> dict[str, list[float]]:
     """Train and evaluate the unfinished folds; once all are finished, make the bundle their ensemble.
 
@@ -48,6 +54,7 @@ def cross_validate(
         folds: number of folds.
         only: index of the only fold to train; None trains all, one after another.
         report: function that prints a line of progress.
+        stop_file: file that stops the running command; default: `STOP` in the bundle's folder.
         values: arguments of `training_command`.
 
     Returns:
@@ -58,6 +65,7 @@ def cross_validate(
         TrainingError: one of the commands failed.
         Cancelled: a command was interrupted; finished folds are kept.
     """
+    stop_file = stop_file or root / STOP
     for fold in range(folds) if only is None else [only]:
         folder = root / f"fold_{fold}"
         if _finished(folder, values):
@@ -65,10 +73,10 @@ def cross_validate(
             continue
         report(f"fold {fold} of {folds}")
         training, evaluating = fold_commands(root, dataset_dir, fold, folds, **values)
-        run(training, root / STOP, folder)
+        run(training, stop_file, folder)
         if (steps := read_summary(folder).steps) and steps[0] < steps[1]:
             report(f"fold {fold} of {folds} was trained for {steps[0]} of {steps[1]} planned steps")
-        run(evaluating, root / STOP)
+        run(evaluating, stop_file)
     folders = [folder for n in range(folds) if ((folder := root / f"fold_{n}") / SUMMARY).is_file()]
     gains = _gains(root, folders) if len(folders) == folds else []
     dice = _dice(folders, gains)
@@ -76,10 +84,19 @@ def cross_validate(
         for gain in gains:
             report(gain.describe())
         _make_ensemble(root, folds, dice, gains)
-        cases = {case: scores for folder in folders for case, scores in with_kept(folder, gains).items()}
+        cases = cross_validated_cases(root, folds)
         write_scores(root, "cross-validation", cases, postprocessing=[gain.as_dict() for gain in gains])
     write_report(root)
     return dice
+
+
+def cross_validated_cases(root: Path, folds: int) -> Cases:
+    """Return the scores of all cases, each by the fold that it did not train; empty before all folds are finished."""
+    folders = [root / f"fold_{n}" for n in range(folds)]
+    if not all((folder / SUMMARY).is_file() for folder in folders):
+        return {}
+    gains = _gains(root, folders)
+    return {case: scores for folder in folders for case, scores in with_kept(folder, gains).items()}
 
 
 def _gains(root: Path, folders: Sequence[Path]) -> list[LargestGain]:

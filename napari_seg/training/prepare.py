@@ -30,6 +30,7 @@ from napari_seg.training.choices import (
     identity,
     named_labels,
 )
+from napari_seg.training.comparison import COMPARISON
 from napari_seg.training.gather.combine import combine
 from napari_seg.training.gather.gather import DATA, Continued, Gathered, gather
 from napari_seg.training.gather.pair import unread_files
@@ -109,6 +110,10 @@ def plan_bundle(
         EnvironmentFault: `environment.package`, an option needs a package that is not installed.
         OutputError: `output.exists`, `out` contains other files; `output.not_written`, `output.disk_full`.
     """
+    if (out / COMPARISON).is_file():
+        raise OutputError(
+            "output.exists", f"{out} compares configurations; continue it with napari-seg train, or choose a new folder"
+        )
     sources = [dataset_dir, *more]
     with with_segnets(), writing(out):
         check_values(choices.settings | dict(limits or {}))

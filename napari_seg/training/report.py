@@ -14,6 +14,7 @@ from napari_seg.evaluation.html import document, strips, table
 from napari_seg.evaluation.statistics import RESAMPLES, summarise
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.progress import describe_seconds
+from napari_seg.training.comparison import COMPARED_RULE, HEADS
 from napari_seg.training.curves import PAGE, draw_curves
 from napari_seg.training.describe import plan_rows
 from napari_seg.training.history import RUN, RunState, read_case_scores, read_state, run_folders
@@ -30,13 +31,15 @@ _OPTIMISTIC = (
 )
 
 
-def write_report(root: Path) -> Path | None:
+def write_report(root: Path, runs: Path | None = None, compared: Sequence[Sequence[str]] = ()) -> Path | None:
     """Write the report of a bundle's runs and return its file; None if no run has begun.
 
     Args:
         root: folder of the bundle.
+        runs: folder that holds the folders of its runs; default: the bundle's.
+        compared: rows of the table of compared configurations (`comparison.Row.cells`).
     """
-    folders = run_folders(root)
+    folders = run_folders(runs or root)
     if not folders:
         return None
     plan = json.loads((root / PLAN).read_text(encoding="utf-8")) if (root / PLAN).is_file() else None
@@ -44,7 +47,7 @@ def write_report(root: Path) -> Path | None:
     cases = {case: scores for folder in folders for case, scores in read_case_scores(folder).items()}
     path = root / REPORT
     path.parent.mkdir(exist_ok=True)
-    atomic_write(path, page(root.name, plan, states, cases, read_evaluation(root)))
+    atomic_write(path, page(root.name, plan, states, cases, read_evaluation(root), compared))
     return path
 
 
@@ -54,6 +57,7 @@ def page(
     states: Sequence[RunState],
     cases: Cases,
     evaluation: Mapping[str, Any] | None = None,
+    compared: Sequence[Sequence[str]] = (),
 ) -> str:
     """Return the page as HTML.
 
@@ -63,6 +67,7 @@ def page(
         states: runs: one, or one for each fold.
         cases: scores of the best validations.
         evaluation: scores in the bundle's metadata (see `scores.write_scores`); None before the evaluation.
+        compared: rows of the table of compared configurations.
     """
     names = list(dict.fromkeys(name for scores in cases.values() for name in scores))
     known = {
@@ -73,6 +78,7 @@ def page(
         f"Training of {name}",
         f"{_lead(states)}. napari-seg {__version__}. For research; not a medical device.",
         {
+            "Configurations": _configurations(compared),
             "Evaluation": _evaluation(evaluation),
             "Dice": _overview(known, cases),
             "Curves": draw_curves(states, PAGE, 960, 460),
@@ -97,6 +103,12 @@ def _lead(states: Sequence[RunState]) -> str:
     if len(states) == 1 and best:
         parts.append(f"best validation in epoch {best[0].epoch:g}")
     return ", ".join(parts) or "No validation yet"
+
+
+def _configurations(compared: Sequence[Sequence[str]]) -> str:
+    if not compared:
+        return ""
+    return table(HEADS, [list(map(escape, row)) for row in compared], text=(0,)) + f"<p>{COMPARED_RULE}</p>"
 
 
 def _evaluation(entry: Mapping[str, Any] | None) -> str:

@@ -1,0 +1,163 @@
+"""Test trainings of several configurations; what trains and evaluates a fold is replaced by a quick stand-in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from runs import write_lines
+
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.spec import WEIGHTS
+from napari_seg.bundles.trust import check_runnable
+from napari_seg.errors import BundleError, Cancelled, OutputError
+from napari_seg.training import folds
+from napari_seg.training.choices import Choices
+from napari_seg.training.comparison import COMPARISON, read_comparison
+from napari_seg.training.configurations import compare_configurations, lowres_spacing, plan_configurations
+from napari_seg.training.postprocessing import METRIC
+from napari_seg.training.prepare import plan_bundle
+from napari_seg.training.report import REPORT
+from napari_seg.training.scores import CASES, SUMMARY, read_evaluation
+
+DICE = {"2d": 0.7, "3d": 0.8, "3d_lowres": 0.6}
+NO_VALUES: dict[str, dict] = {name: {} for name in DICE}
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace training and evaluation, and return what was run: "2d/fold_0 training", ..."""
+    import torch
+
+    called: list[str] = []
+
+    def pretend(words: list[str], stop_file: Path, run_folder: Path | None = None) -> None:
+        folder = Path(words[words.index("--output_dir") + 1])
+        is_training = "training" in words
+        folder = folder if is_training else folder.parent
+        name = folder.parent.name
+        assert stop_file == folder.parents[2] / "stop"
+        called.append(f"{name}/{folder.name} {'training' if is_training else 'evaluating'}")
+        folder.mkdir(exist_ok=True)
+        if is_training:
+            torch.save({"weight": torch.zeros(1)}, folder / "model.pt")
+            write_lines(folder / "history.jsonl", [{"epoch": 1, "step": 1, "loss": 0.5, "seconds": 90.0}])
+            return
+        (folder / CASES).parent.mkdir(exist_ok=True)
+        dice = {"front": DICE[name], "back": DICE[name]}
+        write_lines(folder / CASES, [{"case": folder.name, "epoch": 1, "mean_dice": dice, METRIC: dice}])
+        summary = {"mean": DICE[name], **dice}
+        (folder / SUMMARY).write_text(json.dumps({"mean_dice": summary, METRIC: summary}))
+
+    monkeypatch.setattr(folds, "run", pretend)
+    return called
+
+
+def test_the_best_configuration_becomes_the_bundle(dataset: Path, tmp_path: Path, commands: list[str]) -> None:
+    out = tmp_path / "balls"
+    planned = plan_configurations(dataset, out, Choices(folds=2), ())
+    assert list(planned.plans) == ["2d", "3d"]
+    assert "a patch of 3d shows 100 % of a typical image" in planned.left_out["3d_lowres"].replace("%", " %")
+    assert compare_configurations(out, planned, 1, lambda text: None, NO_VALUES) is None
+    assert not (out / "configs").exists()
+    rows = compare_configurations(out, planned, None, lambda text: None, NO_VALUES)
+    assert rows is not None
+    assert [row.name for row in rows] == ["3d", "2d"]
+    steps = [f"{name}/fold_{n} {step}" for n in (1, 0) for name in ("2d", "3d") for step in ("training", "evaluating")]
+    assert commands == steps
+    assert rows[1].cells()[3:5] == ["-0.1000 (-0.1000 to -0.1000)", "3.0"]
+    bundle = read_bundle(out, trust=True)
+    check_runnable(bundle)
+    assert (bundle.name, bundle.spatial_dims) == ("balls", 3)
+    assert (out / WEIGHTS).read_bytes() == (out / "training" / "3d" / WEIGHTS).read_bytes()
+    assert (out / "docs" / "README.md").read_text().startswith("# balls\n")
+    assert (read_evaluation(out) or {})["part"] == "cross-validation"
+    page = (out / REPORT).read_text(encoding="utf-8")
+    assert "<h2>Configurations</h2>" in page
+    assert "-0.1000 (-0.1000 to -0.1000)" in page
+    record = read_comparison(out)
+    assert record is not None
+    assert [result["name"] for result in record["results"]] == ["3d", "2d"]
+
+    # again, without the choices: everything is finished
+    again = plan_configurations(dataset, out, Choices(), ())
+    assert compare_configurations(out, again, None, lambda text: None, NO_VALUES) == rows
+    assert commands == steps
+    with pytest.raises(OutputError, match=r"output\.exists: .* folds 2, now 3"):
+        plan_configurations(dataset, out, Choices(folds=3), ())
+    with pytest.raises(OutputError, match=r"output\.exists: .* compares configurations"):
+        plan_bundle(dataset, out, Choices())
+
+
+def test_a_comparison_goes_on_after_a_kill(
+    dataset: Path, tmp_path: Path, commands: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, choices = tmp_path / "balls", Choices(folds=2, settings={"patch_size": [8, 8, 8], "batch_size": 3})
+    planned = plan_configurations(dataset, out, choices, ("3d", "3d_lowres"))
+    low = planned.plans["3d_lowres"]["settings"]["spacing_mm"]["value"]
+    assert all(length > 1.5 for length in low)
+
+    pretend: Callable[..., None] = folds.run
+
+    def stop(words: list[str], *rest: Path) -> None:
+        if len(commands) == 5:
+            raise Cancelled("run.stopped", "stopped")
+        pretend(words, *rest)
+
+    monkeypatch.setattr(folds, "run", stop)
+    with pytest.raises(Cancelled):
+        compare_configurations(out, planned, None, lambda text: None, NO_VALUES)
+    monkeypatch.setattr(folds, "run", pretend)
+    # as after a kill while the second one was planned: it is planned again, with the choices of the first start
+    (out / "training" / "3d_lowres" / "plan.json").rename(out / "training" / "3d_lowres" / "plan.json.unfinished")
+    for fold in (out / "training" / "3d_lowres").glob("fold_*"):
+        for file in sorted(fold.rglob("*"), reverse=True):
+            file.rmdir() if file.is_dir() else file.unlink()
+        fold.rmdir()
+    again = plan_configurations(dataset, out, Choices(), ())
+    assert again.plans["3d_lowres"]["settings"]["spacing_mm"]["value"] == low
+    assert again.plans["3d_lowres"]["settings"]["batch_size"]["value"] == 3
+    rows = compare_configurations(out, again, None, lambda text: None, NO_VALUES)
+    assert rows is not None
+    assert [row.name for row in rows] == ["3d", "3d_lowres"]
+    assert commands[:4] == [f"3d/fold_{n} {step}" for n in (0, 1) for step in ("training", "evaluating")]
+    assert not any(command.startswith("3d/") for command in commands[4:])
+
+
+def test_what_can_not_be_compared_leaves_nothing_behind(dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for choices, names, message in (
+        (Choices(), (), "without --folds"),
+        (Choices(folds=2, dims=2), (), "--dims 2"),
+        (Choices(folds=2, fine_tune={"file": "x"}), (), "--fine-tune"),
+        (Choices(folds=2), ("3d", "3d_lowres"), "found 1 configuration to compare.*3d_lowres is left out"),
+    ):
+        with pytest.raises(BundleError, match=rf"bundle\.compare: .*{message}"):
+            plan_configurations(dataset, out, choices, names)
+        assert not out.exists()
+    out.mkdir()
+    (out / "notes.txt").touch()
+    with pytest.raises(OutputError, match=r"output\.exists"):
+        plan_configurations(dataset, out, Choices(folds=2), ())
+    assert not (out / COMPARISON).exists()
+
+
+def test_a_lower_resolution_shows_a_quarter_of_a_typical_image() -> None:
+    def full(edge: int) -> dict:
+        return {
+            "fingerprint": {"median shape": [64, 128, 128], "median spacing_mm": [2.0, 0.5, 0.5]},
+            "settings": {"patch_size": {"value": [edge] * 3}, "spacing_mm": {"value": [2.0, 0.5, 0.5]}},
+        }
+
+    reason = "a patch of 3d shows 25% of a typical image, so that it would gain little"
+    assert lowres_spacing(full(64)) == (None, reason)
+    assert lowres_spacing(full(56))[0] is None  # the images would have less than two times fewer voxels
+    for edge in (48, 32):
+        spacing, reason = lowres_spacing(full(edge))
+        assert reason == ""
+        assert spacing is not None
+        assert 0.25 <= edge**3 / (64 * 2 / spacing[0] * 64 / spacing[1] * 64 / spacing[2]) < 0.3
+        assert spacing[0] / 2.0 < spacing[1] / 0.5  # the fine axes first
+        assert spacing[1] == spacing[2]
