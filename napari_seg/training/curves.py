@@ -107,7 +107,7 @@ def _loss_curves(states: Sequence[RunState], palette: Palette, live: Sequence[tu
         curves.append(_Curve(state.folder.name, _finite(state.losses), colour))
     if curves and live:
         before = curves[-1].points[-1:]
-        curves.append(_Curve("", _finite([*before, *live]), _COLOURS[0]))
+        curves.append(_Curve("", _finite([*before, *live]), palette.faint))
     return curves
 
 

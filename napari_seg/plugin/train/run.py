@@ -212,7 +212,7 @@ def line_of(state: RunState) -> str:
     parts = [f"Epoch {max(progress.epoch, 1)} of {progress.epochs}"]
     if progress.is_live:
         if progress.to_validate:
-            parts.append(f"validating {progress.validated} of {progress.to_validate} cases")
+            parts.append(f"validating ({progress.validated} of {progress.to_validate} done)")
         if progress.seconds_left is not None:
             left = max(1, round(progress.seconds_left))
             parts.append(f"{f'{left} s' if left < 10 else describe_seconds(left)} left")

@@ -96,7 +96,7 @@ def _table(plan: dict[str, Any]) -> list[LabelRow]:
             row["cases"],
             row["voxels"],
             row["voxels"] / total,
-            tuple(row["remarks"]),
+            tuple(map(as_gui_text, row["remarks"])),
         )
         for row in counted
     ]
