@@ -64,6 +64,15 @@ def test_every_random_transform_of_the_config_is_a_function_of_the_index() -> No
         assert any(not torch.equal(first, item(transform, 2 * n + 1)) for n in range(2, 6)), f"{name} is not random"
 
 
+def test_two_sets_may_share_a_random_transform() -> None:
+    noise, data = RandGaussianNoised(keys="x", prob=1.0), [{"x": torch.zeros(1, 4)}]
+    alone = TrainingSet(data, [], [RandGaussianNoised(keys="x", prob=1.0)])[3]["x"]
+    one, other = TrainingSet(data, [], [noise]), TrainingSet(data, [], [noise], seed=7)
+    assert torch.equal(one[3]["x"], alone)
+    other[0]
+    assert torch.equal(one[3]["x"], alone)
+
+
 def test_the_number_of_workers_does_not_matter(tmp_path: Path) -> None:
     for workers in (0, 2):
         run(tmp_path / str(workers), num_workers=workers, max_epochs=2)

@@ -50,6 +50,20 @@ def test_each_case_has_its_scores_and_only_the_best_validation_counts(tmp_path: 
     assert lines(path) == expected
 
 
+def test_several_patches_of_a_case_give_their_mean(tmp_path: Path) -> None:
+    handler = CaseScores(tmp_path / "validation.jsonl", ("front", "back"))
+    rows = torch.tensor([[0.5, torch.nan], [1.0, 0.25], [0.5, torch.nan]])
+    evaluator = validated(rows, 1, best_epoch=1)
+    for name in ("a", "b", "a"):
+        evaluator.state.batch = [{"name": name}]
+        handler._batch_completed(evaluator)
+    handler._completed(evaluator)
+    assert [line["mean_dice"] for line in lines(tmp_path / "validation.jsonl")] == [
+        {"front": 0.5, "back": None},
+        {"front": 1.0, "back": 0.25},
+    ]
+
+
 def test_scores_that_belong_to_other_cases_are_not_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     handler = CaseScores(tmp_path / "validation.jsonl")
     with caplog.at_level(logging.WARNING, logger="segnets"):

@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import psutil
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from monai.handlers import ValidationHandler
 from tiny_run import losses, make_run, run, without_times
 
 from segnets.metrics import CaseMetric  # isort: skip - within reach by tiny_run
@@ -162,7 +164,19 @@ def test_validations_follow_a_larger_time_limit(tmp_path: Path, monkeypatch: pyt
     assert validated_steps(tmp_path) == validated
     validation = Validation(None, 2, StopAfterMinutes(1))
     validation.load_state_dict({"step": 3, "share": 1.0})  # of an earlier version
-    assert validation.state_dict() == {"step": 3, "minutes": 0.0}
+    assert validation.state_dict() == {"step": 3, "minutes": 0.0, "duration": 0.0}
+
+
+def test_long_validations_take_a_tenth_of_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    minutes, trainer, validated = StopAfterMinutes(100), Engine(lambda e, b: None), []
+    validation = Validation(None, 2, minutes)
+    validation.load_state_dict({"step": 0, "minutes": 0.0, "duration": 3.0})
+    monkeypatch.setattr(ValidationHandler, "__call__", lambda handler, engine: validated.append(engine.state.iteration))
+    monkeypatch.setattr(idist, "all_reduce", lambda seconds, _: 60 * 3.0)  # each takes three minutes
+    for minute in range(1, 101):
+        minutes.fraction, trainer.state.iteration = minute / 100, minute
+        validation._in_time(trainer)
+    assert validated == [30, 60, 90]
 
 
 def test_patience(tmp_path: Path) -> None:

@@ -52,6 +52,15 @@ def test_the_published_plan_of_the_hippocampus() -> None:
     assert set(plan.settings) | set(plan.options) == set(plan.why)
 
 
+def test_regions_share_the_patches_by_their_parts() -> None:
+    """Three nested regions have three parts and no background channel."""
+    plan, _ = make_nnunet_plan(HIPPOCAMPUS, 3, parts=3)
+    assert plan.settings["crop#transforms#0#ratios"] == [6.0, 1.0, 1.0, 1.0]
+    assert "loss#include_background" not in plan.settings
+    one, _ = make_nnunet_plan(HIPPOCAMPUS, 1, parts=1)
+    assert one.settings["crop#transforms#0#ratios"] == [6.0, 3.0]
+
+
 def test_axes_come_back_in_order() -> None:
     plan, configuration = make_nnunet_plan(THICK, 3)
     assert plan.settings["spacing_mm"] == [0.8, 0.8, 2.5]  # the finest tenth of the thick slices

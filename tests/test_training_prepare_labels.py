@@ -11,6 +11,7 @@ import datasets
 import nibabel
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from napari_seg.bundles.read import read_bundle
@@ -21,6 +22,7 @@ from napari_seg.training.choices import Choices
 from napari_seg.training.prepare import plan_bundle
 from napari_seg.training.run import RUN, ship, weights_of
 from napari_seg.training.segnets_modules import with_segnets
+from napari_seg.training.time_plan import read_configs
 from napari_seg.training.trust import check_code
 
 BRIEF = {"num_workers": 0, "learning_rate": 0.02}
@@ -142,6 +144,22 @@ def test_overlapping_classes_are_trained_predicted_and_evaluated(
     # a voxel of the inner region alone is in both by its label, and in the inner one by its channel
     assert scores["back"] == pytest.approx(segments["back"]["dice"]["mean"], abs=1e-5)
     assert scores["both"] == pytest.approx(segments["both"]["dice"]["mean"], abs=0.05)
+
+
+def test_each_region_learns_with_the_plan_of_nnunet(dataset: Path, tmp_path: Path) -> None:
+    describe(dataset, labels=NESTED, regions_class_order=[1, 2])
+    small = {"patch_size": [16, 16, 16], "batch_size": 2, "num_workers": 0}
+    plan_bundle(dataset, tmp_path / "out", Choices(plan="nnunet", settings=small))
+    with with_segnets():
+        parser = read_configs(tmp_path / "out", dataset)
+        item = parser.get_parsed_content("train#dataset")[0]
+        item = item[0] if isinstance(item, list) else item
+        label = torch.ones_like(item["label"][None].as_tensor())
+        label[..., :8] = 2
+        logits = torch.zeros(1, 2, *label.shape[2:], requires_grad=True)
+        parser.get_parsed_content("loss_function")([logits, logits, logits], label).backward()
+    assert logits.grad is not None
+    assert (logits.grad.abs().amax(dim=(0, 2, 3, 4)) > 0).all()
 
 
 def test_other_code_than_the_rule_of_regions_is_foreign(dataset: Path, tmp_path: Path) -> None:

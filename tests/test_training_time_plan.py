@@ -32,21 +32,24 @@ def test_a_whole_training() -> None:
 
 def test_a_time_limit() -> None:
     time = plan_time(PACE, SETTINGS, 10)
-    assert time.reached == 600 - 45 - 9 * 20  # the tenth validation comes after the limit
+    # two validations of 20 s are a tenth of 555 s; the third comes after the limit
+    assert (time.reached, time.validations) == (600 - 45 - 2 * 20, 3)
     assert time.full_minutes == pytest.approx((4000 + 45 + 200) / 60)
     assert time.few_minutes == pytest.approx((1000 + 45 + 200) / 60)
     assert plan_time(PACE, SETTINGS, 0.5).reached == 1
+    long = plan_time(PACE, SETTINGS, 60)
+    assert (long.reached, long.validations) == (3600 - 45 - 9 * 20, 10)
+    two_epochs = plan_time(replace(PACE, validation=0.1), SETTINGS, 2.1)  # validations come at the ends of epochs
+    assert two_epochs.validations == 3
 
 
 def test_validation_takes_at_most_a_tenth() -> None:
     assert affordable_cases(PACE, SETTINGS) is None  # 200 of 4000 seconds
-    # 200 s for ten validations; a tenth of 900 s is 90 s
-    assert affordable_cases(PACE, SETTINGS, 15) == 4
-    assert affordable_cases(PACE, SETTINGS, 25) == 7
-    assert affordable_cases(PACE, SETTINGS, 1) == 4  # fewer would choose the best weights by chance
+    assert affordable_cases(replace(PACE, validation=50.0), SETTINGS) == 8  # 400 of 500 s
+    assert affordable_cases(replace(PACE, validation=1000.0), SETTINGS) == 4  # fewer would choose the best by chance
     few = Pace("cpu", step=1.0, case=0.5, validation=500.0, training_cases=80, validation_cases=3)
     assert affordable_cases(few, SETTINGS) is None  # there are no fewer
-    assert affordable_cases(PACE, SETTINGS | {"val_cases": 5}, 15) == 4
+    assert affordable_cases(replace(PACE, validation=50.0), SETTINGS | {"val_cases": 5}) == 8
 
 
 def test_validations_of_very_large_scans_see_patches() -> None:
@@ -54,7 +57,6 @@ def test_validations_of_very_large_scans_see_patches() -> None:
     # four of ten cases take 1000 s, and a fifth of the training is 800 s
     large = replace(PACE, validation=250.0)
     assert needs_patches(large, SETTINGS)
-    assert needs_patches(PACE, SETTINGS, 3)  # 80 s of 180 s
     assert not needs_patches(large, SETTINGS | {"val_cases": 1})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 import sys
@@ -50,13 +51,16 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--max-minutes",
-        type=float,
+        type=_minutes,
         metavar="M",
         help="training time limit in minutes, summed over restarts, per fold; "
         "checks, planning and the final validation are not counted",
     )
     parser.add_argument(
-        "--max-epochs", type=int, metavar="N", help="number of epochs; a larger number than before extends a training"
+        "--max-epochs",
+        type=_count,
+        metavar="N",
+        help="number of epochs; a larger number than before extends a training",
     )
     parser.add_argument(
         "--folds",
@@ -305,6 +309,19 @@ def _predicting(plan: dict[str, Any], out: Path) -> list[str]:
     channels = () if found["modality"] in ("image2d", "picture") else found.get("channels", ())
     scan = ["SCAN"] if len(channels) < 2 else [word for name in channels for word in ("--channel", f"{name}=FILE")]
     return ["napari-seg", "predict", *scan, "--model", str(out), "-o", "results"]
+
+
+def _minutes(word: str) -> float:
+    minutes = float(word)
+    if not 0 < minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"found {word}; expected minutes above 0")
+    return minutes
+
+
+def _count(word: str) -> int:
+    if (count := int(word)) < 1:
+        raise argparse.ArgumentTypeError(f"found {word}; expected 1 or more")
+    return count
 
 
 def named_value(word: str) -> tuple[str, str]:

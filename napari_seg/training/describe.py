@@ -95,7 +95,8 @@ def network_rows(plan: dict[str, Any], device: Device | None = None) -> list[tup
         rows.append(("", f"{_cost(network)} a step"))
     if device is not None:
         fits = network["bytes"] <= device.free_bytes
-        advice = "" if fits else ": too much; choose a smaller --size or patch_size"
+        smaller = "leave out --plan nnunet" if "nnU-Net" in network else "choose a smaller --size or patch_size"
+        advice = "" if fits else f": too much; {smaller}"
         free = describe_bytes(device.free_bytes)
         rows.append(
             ("memory", f"about {describe_bytes(network['bytes'])} of {free} that may be used ({device.name}){advice}")

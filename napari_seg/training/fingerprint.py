@@ -42,6 +42,8 @@ class Fingerprint:
             if no case that was read has a label); low and high are the 0.5 and 99.5 percentiles.
         nonzero_shapes: (measured, dims) sizes without the borders in which all channels are 0; None: not measured.
         nonzero_fraction: median of the fractions of the images within these borders.
+        trained_on: number of cases that train; None: the split is not known.
+        is_sparse: True if many voxels may not be annotated.
     """
 
     cases: int
@@ -55,6 +57,13 @@ class Fingerprint:
     foreground: dict[str, float]
     nonzero_shapes: NDArray[np.float64] | None = None
     nonzero_fraction: float = 1.0
+    trained_on: int | None = None
+    is_sparse: bool = False
+
+    @property
+    def training_cases(self) -> float:
+        """Number of cases that train; 80 % of all if the split is not known."""
+        return self.trained_on or 0.8 * self.cases
 
     def as_dict(self) -> dict[str, Any]:
         """Return medians and extremes, for plan.json."""

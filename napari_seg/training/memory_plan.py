@@ -82,7 +82,7 @@ def fit_memory(
             plan = make(memory_batch=batch)
     limit = prod(plan.settings["patch_size"])
     while cost is not None and needed_bytes(plan, cost, device.kind) > device.free_bytes:
-        if _split_batch(plan, cost, device):
+        if split_batch(plan, cost, device):
             break
         limit = int(SMALLER * limit)
         if "patch_size" in plan.chosen or limit < 8**plan.dims:
@@ -108,7 +108,7 @@ def _median_shape(plan: TrainingPlan, found: Fingerprint) -> list[float]:
     return [float(edge) for edge in np.median(shapes, axis=0)]
 
 
-def _split_batch(plan: TrainingPlan, cost: NetworkCost, device: Device) -> bool:
+def split_batch(plan: TrainingPlan, cost: NetworkCost, device: Device) -> bool:
     """Compute the batch in as few parts as fit into the memory; False if no number of parts does."""
     batch = plan.settings["batch_size"]
     if "accumulation_steps" in plan.chosen:

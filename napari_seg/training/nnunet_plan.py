@@ -41,13 +41,19 @@ OVERSAMPLING = 0.33
 
 
 def make_nnunet_plan(
-    found: Fingerprint, outputs: int, *, dims: int | None = None, chosen: Mapping[str, Any] | None = None
+    found: Fingerprint,
+    outputs: int,
+    *,
+    parts: int | None = None,
+    dims: int | None = None,
+    chosen: Mapping[str, Any] | None = None,
 ) -> tuple[TrainingPlan, dict[str, Any]]:
     """Return the plan of nnU-Net for a data set, and its configuration with nnU-Net's keys.
 
     Args:
         found: fingerprint of the data set, best of all its cases.
-        outputs: number of classes, background included.
+        outputs: number of classes, background included; with `parts`, of regions.
+        parts: number of parts that the regions divide the foreground into; None: classes exclude each other.
         dims: spatial dimensions of the network; None selects 2 for 2D images and 3 for volumes.
         chosen: id -> value set by the user.
 
@@ -80,7 +86,7 @@ def make_nnunet_plan(
     def ours(values: Sequence[Any]) -> list[Any]:
         return [values[place] for place in back]
 
-    patch = plan.set("patch_size", ours(configuration["patch_size"]), "nnU-Net: fits its reference of 8 GB")
+    plan.set("patch_size", ours(configuration["patch_size"]), "nnU-Net: fits its reference of 8 GB")
     batch = plan.set(
         "batch_size",
         configuration["batch_size"],
@@ -98,7 +104,9 @@ def make_nnunet_plan(
     }
     plan.network_why = "nnU-Net's plain U-Net"
     _normalise(plan, found, configuration)
-    _train(plan, found, configuration, patch, batch, outputs)
+    _train(plan, found, configuration, batch, outputs - 1 if parts is None else parts)
+    if parts is None:
+        _adopt(plan, "loss#include_background", False, "nnU-Net: Dice of the classes without background")
     configuration |= {"spacing": spacing[order].tolist(), "axes": [int(axis) for axis in order], "3d_lowres": lowres}
     return plan, configuration
 
@@ -240,11 +248,10 @@ def _train(
     plan: TrainingPlan,
     found: Fingerprint,
     configuration: dict[str, Any],
-    patch: Sequence[int],
     batch: int,
-    outputs: int,
+    sampled: int,
 ) -> None:
-    """Plan optimiser, loss, sampling and length."""
+    """Plan optimiser, loss, sampling and length; `sampled` is the number of classes or parts that patches lie on."""
     plan.use("crops_balanced", "nnU-Net: patches centred on labelled voxels")
     plan.use("sgd_poly", "nnU-Net: SGD with Nesterov momentum 0.99 and polynomial decay")
     centred = batch - round(batch * (1 - OVERSAMPLING))
@@ -253,7 +260,7 @@ def _train(
     if slices > 1:
         plan.set("slices_per_case", 1, "nnU-Net: each slice of a batch comes from another case")
     why = f"nnU-Net: {centred} of {batch} patches centred on a voxel of a class, each class equally often"
-    ratios = [float(batch - centred), *[centred / (outputs - 1)] * (outputs - 1)]
+    ratios = [float(batch - centred), *[centred / sampled] * sampled]
     _adopt(plan, "crop#transforms#0#ratios", ratios, why)
     levels = len(plan.network["channels"])
     weights = [0.5**level for level in range(levels - 1)]
@@ -261,12 +268,11 @@ def _train(
     weights = [round(weight / sum(weights), 6) for weight in weights]
     configuration["deep_supervision_weights"] = weights
     _adopt(plan, "loss_function#weights", weights, "nnU-Net: halved from level to level, none for the lowest output")
-    _adopt(plan, "loss#include_background", False, "nnU-Net: Dice of the classes without background")
     if configuration["batch_dice"]:
         _adopt(plan, "loss#batch", True, "nnU-Net: Dice over the whole batch, in 2D and beside a low resolution")
-    plan.set("max_gradient_norm", 12, "nnU-Net")
+    plan.set("max_gradient_norm", 12.0, "nnU-Net")
     _adopt(plan, "ema#momentum", 0.9999, "nnU-Net: the last weights, not their moving average")
-    patches = ceil(EPOCH_STEPS * batch / (0.8 * found.cases))
+    patches = ceil(EPOCH_STEPS * batch / found.training_cases)
     plan.set("patches_per_case", patches, f"nnU-Net: an epoch has {EPOCH_STEPS} steps")
     epochs = plan.set("max_epochs", EPOCHS, "nnU-Net")
     plan.set("val_interval", max(1, epochs // 12), "about 12 validations; nnU-Net validates patches in each epoch")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import ceil, prod
+from functools import partial
+from math import ceil, inf, prod
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,8 @@ def make_plan(
     whole = bool(np.all(_percentile_95(shapes) <= patch))
     if not whole:
         plan.use("crops_balanced", "images are larger than a patch, and many patches would contain only background")
+    elif found.is_sparse and "slices_2d" in plan.options:
+        plan.use("crops_balanced", "many slices may not be annotated: those through annotated voxels are trained on")
     if found.is_2d:
         batch = min(int(np.clip(STEP_PIXELS[device] // prod(patch), 2, 16)), max(2, found.cases // 2))
         why = f"at most {STEP_PIXELS[device]} pixels, 16 patches and half of the images"
@@ -176,7 +179,7 @@ def _plan_unet(plan: TrainingPlan, spacing: NDArray[np.float64], patch: list[int
 
 
 def _augment(plan: TrainingPlan, spacing: NDArray[np.float64]) -> None:
-    """Turn, scale, shear and shift thick slices within their plane only, as nnU-Net does."""
+    """Turn, scale, shear and shift thick slices within their plane only, as nnU-Net does; they are still deformed."""
     coarse = int(np.argmax(spacing))
     if plan.dims < 3 or spacing[coarse] <= ANISOTROPIC * spacing.min():
         return
@@ -190,13 +193,13 @@ def _augment(plan: TrainingPlan, spacing: NDArray[np.float64]) -> None:
     for name, value in ranges.items():
         setting = f"spatial_augmentation#1#{name}"
         if setting not in plan.chosen:
-            why = f"slices are over {ANISOTROPIC} times as thick as their pixels: changed within their plane only"
+            why = f"slices are over {ANISOTROPIC} times as thick as their pixels: within their plane only"
             plan.set(setting, value, why)
 
 
 def _set_length(plan: TrainingPlan, found: Fingerprint, batch: int, whole: bool, steps: int) -> None:
     """Plan the number of epochs, and the patches of a case in each."""
-    trained_on, patches = 0.8 * found.cases, 1
+    trained_on, patches = found.training_cases, 1
     if "patches_per_case" in plan.chosen or (not whole and trained_on < EPOCH_STEPS * batch):
         patches = ceil(EPOCH_STEPS * batch / trained_on)
         why = f"few cases, larger than a patch: an epoch gets {EPOCH_STEPS} steps"
@@ -212,12 +215,12 @@ def _fits(name: str, value: Any, planned: Any) -> bool:
     if name == "slice_axis":
         return value in (0, 1, 2)
     if isinstance(planned, list):
-        return isinstance(value, list) and len(value) == len(planned) and all(_positive(number) for number in value)
-    return _positive(value)
+        return isinstance(value, list) and len(value) == len(planned) and all(map(partial(_fits, ""), value, planned))
+    return _positive(value) and (isinstance(value, int) or not isinstance(planned, int))
 
 
 def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and value > 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < inf
 
 
 def _spacing(spacings: NDArray[np.float64], shapes: NDArray[np.float64]) -> tuple[list[float], str]:

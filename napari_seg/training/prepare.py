@@ -233,8 +233,7 @@ def _plan(
     data = sources[0] if converted is None else converted.folder
     timing = _Timing(data, limits) if limits is not None else None
     split = {} if choices.folds is None else {"fold": 0, "folds": choices.folds}
-    training = Split(dataset, **split)("training")
-    trained_on = len(training) if choices.folds is None else None
+    trained_on = len(Split(dataset, **split)("training"))
     _clear(root)
     marker.touch()
     return _make(dataset, root, out, choices, trained_on, timing, converted)
@@ -308,7 +307,7 @@ def _make(
     root: Path,
     out: Path,
     choices: Choices,
-    trained_on: int | None,
+    trained_on: int,
     timing: _Timing | None,
     converted: Gathered | None,
 ) -> dict[str, Any]:
@@ -345,12 +344,17 @@ def _make(
     values_of = ClassValues(dataset, names, labels or None, bool(regions), slices)
     facts = read_all(dataset.cases, root / RUN / "cache")
     check(dataset, values_of if classes else None, allow_empty=choices.settings.get("allow_empty", False), facts=facts)
-    found = fingerprint(dataset, facts, every_case=choices.plan == "nnunet")
+    found = replace(
+        fingerprint(dataset, facts, every_case=choices.plan == "nnunet"),
+        trained_on=trained_on,
+        is_sparse=bool(dataset.ignored) or "annotated_slices" in choices.settings,
+    )
     values = {label: list(of_label) for label, of_label in _classes(found, classes).items()}
     values |= {label: list(of_label) for label, of_label in labels.items() if label == IGNORE}
     device = find_device()
     outputs = len(class_names(values, bool(regions)))
-    plan, network = _plan_network(found, choices, device, outputs, compared=timing is not None)
+    parts = len(values_of.parts) if values_of is not None and values_of.parts else None
+    plan, network = _plan_network(found, choices, device, outputs, parts, compared=timing is not None)
     if regions and "regions" not in choices.options:
         plan.use("regions", "the data set's classes overlap: each gets a sigmoid of its own")
     if choices.fine_tune:
@@ -359,7 +363,7 @@ def _make(
     settings = choices.settings
     if converted:  # the converted data set is read as such, however the data set of the user is read
         settings = {key: value for key, value in settings.items() if key not in READING or key == "patient"}
-    write_bundle(root, name, plan, found, values, replace(choices, settings=settings), trained_on, regions)
+    write_bundle(root, name, plan, found, values, replace(choices, settings=settings), regions)
     named = {label: of_label for label, of_label in values.items() if label != IGNORE}
     table = label_table(dataset, facts, named, converted.listed if converted else None)
     written = {
@@ -428,7 +432,7 @@ def _regions(dataset: Dataset, classes: dict[str, Any], choices: Choices) -> dic
 
 
 def _plan_network(
-    found: Fingerprint, choices: Choices, device: Device, outputs: int, compared: bool
+    found: Fingerprint, choices: Choices, device: Device, outputs: int, parts: int | None, compared: bool
 ) -> tuple[TrainingPlan, dict[str, Any]]:
     """Return a plan that fits into the memory, and a description of its network with its cost.
 
@@ -436,12 +440,13 @@ def _plan_network(
         found: fingerprint of the data set.
         choices: choices of the user.
         device: device of the training.
-        outputs: number of classes, background included.
+        outputs: number of classes, background included; of regions, if there are.
+        parts: see `make_nnunet_plan`.
         compared: describe the cost of all presets too.
     """
-    from napari_seg.training.memory_plan import fit_memory, needed_bytes
+    from napari_seg.training.memory_plan import fit_memory, needed_bytes, split_batch
     from napari_seg.training.network_cost import NetworkCost, measure_cost
-    from napari_seg.training.network_plan import SIZES, plan_network
+    from napari_seg.training.network_plan import SIZES
     from napari_seg.training.nnunet_plan import make_nnunet_plan
     from napari_seg.training.plan import make_plan
     from napari_seg.training.write import network_definition, planned_network
@@ -481,8 +486,10 @@ def _plan_network(
             raise BundleError(
                 "bundle.plan", f"found {unsuitable} beside --plan nnunet, which plans its own U-Net; leave one out"
             )
-        plan, configuration = make_nnunet_plan(found, outputs, dims=choices.dims, chosen=choices.settings)
+        plan, configuration = make_nnunet_plan(found, outputs, parts=parts, dims=choices.dims, chosen=choices.settings)
         cost = cost_of(plan)
+        if cost is not None and needed_bytes(plan, cost, device.kind) > device.free_bytes:
+            split_batch(plan, cost, device)
     else:
         plan, cost = fit_memory(make, cost_of, found, device)
     if device.kind == "cuda":
@@ -501,12 +508,10 @@ def _plan_network(
     if configuration is not None:
         network["nnU-Net"] = configuration
     if plan.size is not None and compared:
-        spacing = [1.0, 1.0] if found.is_2d else plan.settings["spacing_mm"]
-        spacing = [spacing[axis] for axis in plan.axes]
         network["sizes"] = {}
         for size in SIZES:
-            other = replace(plan, network=plan_network(size, spacing, plan.settings["patch_size"])[0])
-            if (of_size := cost_of(other)) is not None:
+            other, of_size = fit_memory(partial(make, size=size), cost_of, found, device)
+            if of_size is not None:
                 network["sizes"][size] = describe(other, of_size)
     return plan, network
 
@@ -541,15 +546,15 @@ def _add_time(written: dict[str, Any], root: Path, timing: _Timing, voxels: dict
                 written["settings"]["amp"] = {"value": True, "why": why}
                 change_training(root, {"amp": True})
                 pace = in_bfloat16
-        if "crops_balanced" in written["options"] and needs_patches(pace, settings, limit):
+        if "crops_balanced" in written["options"] and needs_patches(pace, settings):
             change_training(root, PATCHES)
             written["options"][PATCHES] = "even a few whole cases would take over a fifth of the training"
             pace = measure(values)
-    except (RuntimeError, ValueError, MemoryError, OSError) as error:  # the training reports it with advice
+    except Exception as error:  # whatever it is, the training reports it with advice
         logger.warning("the time of a step was not measured: %s", str(error).splitlines()[0] if str(error) else error)
         return
     written["time"] = pace.as_dict()
-    count = affordable_cases(pace, settings, limit)
+    count = affordable_cases(pace, settings)
     if count is not None and "val_cases" not in written["choices"].get("settings", {}):
         why = f"{pace.validation_cases} cases would take over a tenth of the training; the same {count} each time"
         written["settings"]["val_cases"] = {"value": count, "why": why}

@@ -26,8 +26,8 @@ REPORT = Path(RUN, "report.html")
 """Report, relative to the bundle's folder."""
 
 _OPTIMISTIC = (
-    "Measured on the validation cases, which also selected the best epoch: slightly optimistic. Evaluate the model on "
-    "cases of other patients with napari-seg evaluate."
+    "Measured on {where} validation cases, which also selected the best epoch: slightly optimistic. Evaluate the model "
+    "on cases of other patients with napari-seg evaluate."
 )
 
 
@@ -80,7 +80,7 @@ def page(
         {
             "Configurations": _configurations(compared),
             "Evaluation": _evaluation(evaluation),
-            "Dice": _overview(known, cases),
+            "Dice": _overview(known, cases, _measured_on(plan)),
             "Curves": draw_curves(states, PAGE, 960, 460),
             "Distribution": strips(known, "Dice", 3, is_fraction=True),
             "Worst and best cases": "".join(_preview(state, len(states) > 1) for state in states),
@@ -129,7 +129,16 @@ def _evaluation(entry: Mapping[str, Any] | None) -> str:
     return scores + table(heads, tried, text=(0, 2)) + f"<p>{KEPT_RULE}</p>"
 
 
-def _overview(known: Cases, cases: Cases) -> str:
+def _measured_on(plan: dict[str, Any] | None) -> str:
+    """Return which of the validation cases were seen, as words before "validation cases"."""
+    if plan is None:
+        return "the"
+    count = plan["settings"].get("val_cases", {}).get("value")
+    of_them = f"{count} of the" if count else "the"
+    return f"patches of {of_them}" if "validate_patches" in plan["options"] else of_them
+
+
+def _overview(known: Cases, cases: Cases, where: str) -> str:
     if not known:
         return ""
     means = {case: mean for case, mean in case_means(cases).items() if math.isfinite(mean)}
@@ -145,7 +154,7 @@ def _overview(known: Cases, cases: Cases) -> str:
     return table(heads, rows, text=(0,)) + (
         "<p>Means over the cases in which the result or the reference contains the structure; for the last row, each "
         "case is averaged over its structures first. The interval holds for the mean (bootstrap over cases, "
-        f"{RESAMPLES} resamples). {_OPTIMISTIC}</p>"
+        f"{RESAMPLES} resamples). {_OPTIMISTIC.format(where=where)}</p>"
     )
 
 

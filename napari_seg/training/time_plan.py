@@ -28,7 +28,7 @@ VALIDATION_FRACTION = 0.1
 """Largest fraction of the training's time for its validations."""
 MIN_VALIDATION_CASES = 4
 TIMED_VALIDATIONS = 10
-"""Validations of a training with a time limit (`segnets.training.Validation`)."""
+"""Most validations of a training with a time limit (`segnets.training.Validation`)."""
 START_SECONDS = 10.0
 """Seconds in which MONAI's command loads its libraries and checks the data set again."""
 WORTH = 0.8
@@ -119,9 +119,11 @@ def plan_time(pace: Pace, settings: Mapping[str, Any], max_minutes: float | None
     full = minutes(steps, regular)
     validations, reached = regular, steps
     if max_minutes is not None and full > max_minutes:
-        validations = TIMED_VALIDATIONS
-        left = 60 * max_minutes - preparing - (validations - 1) * one  # the last one comes after the limit
-        reached = min(max(int(left / pace.step), 1), steps)
+        seconds = max(60 * max_minutes - preparing, 0)
+        within = min(TIMED_VALIDATIONS - 1, int(VALIDATION_FRACTION * seconds / one) if one else TIMED_VALIDATIONS)
+        within = min(within, int((seconds - within * one) / (pace.step * steps_per_epoch)))  # each ends an epoch
+        validations = within + 1  # the last one comes after the limit
+        reached = min(max(int((seconds - within * one) / pace.step), 1), steps)
     return TimePlan(
         steps=steps,
         reached=reached,
@@ -152,21 +154,25 @@ def is_long(pace: Pace, settings: Mapping[str, Any], max_minutes: float | None =
     return plan_time(pace, settings, max_minutes).training > LONG_SECONDS
 
 
-def needs_patches(pace: Pace, settings: Mapping[str, Any], max_minutes: float | None = None) -> bool:
-    """Return whether the validations take over twice `VALIDATION_FRACTION` even with `MIN_VALIDATION_CASES` cases."""
+def needs_patches(pace: Pace, settings: Mapping[str, Any]) -> bool:
+    """Return whether the validations take over twice `VALIDATION_FRACTION` even with `MIN_VALIDATION_CASES` cases.
+
+    The planned length decides: a time limit holds for one start, and validations are rarer then.
+    """
     count = min(settings.get("val_cases") or MIN_VALIDATION_CASES, MIN_VALIDATION_CASES)
-    fewest = plan_time(pace, {**settings, "val_cases": count}, max_minutes)
-    seconds = fewest.training if max_minutes is None else min(fewest.training + fewest.validating, 60 * max_minutes)
-    return fewest.validating > 2 * VALIDATION_FRACTION * seconds
+    fewest = plan_time(pace, {**settings, "val_cases": count})
+    return fewest.validating > 2 * VALIDATION_FRACTION * fewest.training
 
 
-def affordable_cases(pace: Pace, settings: Mapping[str, Any], max_minutes: float | None = None) -> int | None:
-    """Return the number of validation cases if all would take over `VALIDATION_FRACTION` of the training, else None."""
-    whole = plan_time(pace, {**settings, "val_cases": None}, max_minutes)
-    seconds = whole.training if max_minutes is None else min(whole.training + whole.validating, 60 * max_minutes)
-    if whole.validating <= VALIDATION_FRACTION * seconds:
+def affordable_cases(pace: Pace, settings: Mapping[str, Any]) -> int | None:
+    """Return the number of validation cases if all would take over `VALIDATION_FRACTION` of the training, else None.
+
+    The planned length decides, as in `needs_patches`.
+    """
+    whole = plan_time(pace, {**settings, "val_cases": None})
+    if whole.validating <= VALIDATION_FRACTION * whole.training:
         return None
-    fraction = VALIDATION_FRACTION * seconds / whole.validating
+    fraction = VALIDATION_FRACTION * whole.training / whole.validating
     cases = max(MIN_VALIDATION_CASES, int(fraction * pace.validation_cases))
     return cases if cases < pace.validation_cases else None
 
@@ -185,7 +191,7 @@ def measure_pace(
         device: name of the device.
         values: config id -> value that differs from the written one, such as `fold` and `folds`.
     """
-    parser = _read_configs(root, dataset_dir)
+    parser = read_configs(root, dataset_dir)
     for name, value in values.items():
         parser[name] = value
     split = parser.get_parsed_content("cases")
@@ -218,7 +224,8 @@ def measure_pace(
     )
 
 
-def _read_configs(root: Path, dataset_dir: Path) -> ConfigParser:
+def read_configs(root: Path, dataset_dir: Path) -> ConfigParser:
+    """Return the parser of a written bundle's train.yaml; call it within `with_segnets`."""
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()

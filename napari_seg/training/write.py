@@ -73,7 +73,6 @@ def write_bundle(
     found: Fingerprint,
     classes: dict[str, Any],
     choices: Choices,
-    trained_on: int | None = None,
     regions: Mapping[str, int] | None = None,
 ) -> None:
     """Write configs, metadata, documents and modules of a bundle; the weights come from training.
@@ -85,7 +84,6 @@ def write_bundle(
         found: fingerprint of the data set.
         classes: name -> label values, in the order of the network's channels.
         choices: choices of the user; their settings override the plan.
-        trained_on: number of training cases; None means all, as in a cross-validation.
         regions: name -> label in results, in ascending order of precedence; empty or None: classes do not overlap.
 
     Raises:
@@ -103,7 +101,8 @@ def write_bundle(
     regions = regions or {}
     names = class_names(classes, bool(regions))
     _write_configs(root / "configs", plan, found, classes, choices, region_rule(names, regions) if regions else "")
-    how_many = f"{found.cases} cases" if trained_on is None else f"{trained_on} of {found.cases} cases"
+    trained_on = f"{found.trained_on} of " if choices.folds is None else ""  # the folds together see all
+    how_many = f"{trained_on}{found.cases} cases"
     metadata = _metadata(name, plan, found, names, how_many, regions)
     (root / METADATA).write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
     (root / "docs" / "data_license.txt").write_text(_DATA_LICENSE, encoding="utf-8")

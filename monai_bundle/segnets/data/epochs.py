@@ -7,6 +7,7 @@ training, and a run can resume at any step.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ class TrainingSet(torch.utils.data.Dataset):
         seed: int = 0,
     ) -> None:
         self.cases = CachedCases(data, deterministic, cache_dir)
-        self.random = random if isinstance(random, Compose) else Compose(random)
+        # a copy: another set may use the same transforms, and seeds them otherwise
+        self.random = deepcopy(random if isinstance(random, Compose) else Compose(random))
         self.seed = seed
         # all transforms share one generator: seeding it takes microseconds, `set_random_state` of each milliseconds
         self.generator = np.random.RandomState(seed)

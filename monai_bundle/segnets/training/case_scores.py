@@ -60,11 +60,18 @@ class CaseScores:
         if len(tables[key]) != len(cases):
             logger.warning("%s is not written: %d cases have %d scores", self.path.name, len(cases), len(tables[key]))
             return
+        of_case: dict[str, list[int]] = {}
+        for number, case in enumerate(cases):
+            of_case.setdefault(case, []).append(number)  # several patches of a case: their mean
         with replacing(self.path) as part, part.open("w", encoding="utf-8") as file:
-            for number, case in enumerate(cases):
-                scores = {metric: self._named(rows[number]) for metric, rows in tables.items()}
+            for case, numbers in of_case.items():
+                scores = {metric: self._named([rows[n] for n in numbers]) for metric, rows in tables.items()}
                 file.write(json.dumps({"case": case, "epoch": state.epoch, **scores}) + "\n")
 
-    def _named(self, row: Sequence[float]) -> dict[str, float | None]:
-        names = self.names or [str(n) for n in range(1, len(row) + 1)]
-        return {name: value if math.isfinite(value) else None for name, value in zip(names, row, strict=True)}
+    def _named(self, rows: Sequence[Sequence[float]]) -> dict[str, float | None]:
+        """Return the mean of each column over the rows in which it is finite, by name; None if there are none."""
+        means: list[float | None] = []
+        for column in zip(*rows, strict=True):
+            finite = [value for value in column if math.isfinite(value)]
+            means.append(sum(finite) / len(finite) if finite else None)
+        return dict(zip(self.names or [str(n) for n in range(1, len(means) + 1)], means, strict=True))

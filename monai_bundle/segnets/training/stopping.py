@@ -209,7 +209,8 @@ class EarlyStopping:
 class Validation(ValidationHandler):
     """Validate every `interval` epochs, and at the end of the run if it was trained since.
 
-    A run with a time limit may end before the first interval, so it also validates after each tenth of its time.
+    A run with a time limit may end before the first interval, so it also validates at the ends of epochs, at most once
+    in each tenth of its time and with at most a tenth of its time.
 
     Args:
         validator: MONAI's evaluator.
@@ -222,6 +223,7 @@ class Validation(ValidationHandler):
         self.minutes = minutes
         self.step = 0
         self.used_minutes = 0.0
+        self.duration_minutes = 0.0
 
     def attach(self, trainer: Engine) -> None:
         """Validate after epochs of the trainer and at its end."""
@@ -233,20 +235,25 @@ class Validation(ValidationHandler):
         """Validate now, without a change of the trainer's random states."""
         self.step = trainer.state.iteration
         self.used_minutes = self._minutes_now()
+        begin = time.monotonic()
         with torch.random.fork_rng(range(torch.cuda.device_count())):  # so the training does not depend on validations
             super().__call__(trainer)
+        self.duration_minutes = float(idist.all_reduce(time.monotonic() - begin, "MAX")) / 60
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the step and the minutes of the last validation."""
-        return {"step": self.step, "minutes": self.used_minutes}
+        """Return the step of the last validation, when it began and how long it took."""
+        return {"step": self.step, "minutes": self.used_minutes, "duration": self.duration_minutes}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state that `state_dict` returned."""
         self.step, self.used_minutes = state["step"], state.get("minutes", 0.0)
+        self.duration_minutes = state.get("duration", 0.0)
 
     def _in_time(self, trainer: Engine) -> None:
         now = self._minutes_now()
-        if now and now >= self.used_minutes + self.minutes.minutes / 10 and self.step != trainer.state.iteration:
+        if not now or self.step == trainer.state.iteration:
+            return
+        if now >= self.used_minutes + max(self.minutes.minutes, 100 * self.duration_minutes) / 10:
             self(trainer)
 
     def _minutes_now(self) -> float:
