@@ -23,6 +23,7 @@ from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.train import run as module
 from napari_seg.plugin.train.model import TrainModel
+from napari_seg.plugin.train.run import Trained
 from napari_seg.training.choices import Choices
 
 PLAN: dict[str, Any] = {
@@ -246,6 +247,14 @@ def test_a_data_set_that_is_none_is_one_line(model: TrainModel, pretended: Prete
         assert model.obstacle == ""
 
 
+def test_a_training_that_a_limit_ended_is_not_called_finished() -> None:
+    assert Trained("", None, (30, 30)).text.startswith("The training is finished. “Use this model”")
+    text = Trained("", (0.5, 2), (57, 3000)).text
+    assert text.startswith("The training ended after 57 of 3000 steps (1.9%), at its limit. That is too few")
+    assert "Dice 0.500, in epoch 2. A larger time limit and Resume continue it." in text
+    assert "too few" not in Trained("", None, (2000, 3000)).text
+
+
 def test_a_plan_that_is_stopped_says_so(
     model: TrainModel, pretended: Pretended, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -439,6 +448,6 @@ def test_a_real_training_is_followed_stopped_and_resumed(model: TrainModel, data
     model.choose_minutes(0.01)  # over already: it validates and ends
     model.start()
     model.session.jobs.wait(120)
-    assert "The training is finished. The best validation has Dice" in text_of(model)
+    assert "at its limit. That is too few for a useful model. The best validation has Dice" in text_of(model)
     assert model.state.progress.step >= step
     assert model.state.validations

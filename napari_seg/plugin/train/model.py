@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from psygnal import Signal
 
@@ -15,7 +15,7 @@ from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import WEIGHTS
 from napari_seg.errors import BundleError, TrainingError
 from napari_seg.plugin.job import Job
-from napari_seg.plugin.messages import Message, as_gui_text, message_of
+from napari_seg.plugin.messages import Message, message_of
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.train.choices import TrainChoices, labels_of, renamed, text_of
@@ -233,13 +233,8 @@ class TrainModel:
         self.changed.emit()
 
     def _on_trained(self, end: Trained) -> None:
-        dice = "" if end.best is None else f" The best validation has Dice {end.best[0]:.3f}, in epoch {end.best[1]}."
-        if end.stopped:
-            text = as_gui_text(end.stopped)
-            self.session.show_messages(Message("info", f"{text[0].upper()}{text[1:]}.{dice}"), lasting=True)
-            return
-        text = f"The training is finished.{dice} “Use this model” selects it in the Segment tab."
-        self.session.show_messages(Message("info", text), lasting=True)
+        kind: Literal["info", "warning"] = "warning" if end.is_short and not end.stopped else "info"
+        self.session.show_messages(Message(kind, end.text), lasting=True)
 
     def _on_end(self) -> None:
         if self.job is not None and self.job.is_stopping and not self.session.messages:

@@ -26,6 +26,7 @@ from napari_seg.training.history import RunProgress, RunState, current_run, read
 from napari_seg.training.prepare import data_folder, plan_bundle
 from napari_seg.training.report import REPORT
 from napari_seg.training.run import STOP, train
+from napari_seg.training.time_plan import FEW
 from napari_seg.training.write import PLAN
 from napari_seg.worker import WorkerProcess
 
@@ -64,10 +65,34 @@ class Trained:
     Attributes:
         stopped: message of a training that was stopped; "" if it reached its end.
         best: mean Dice of the best validation and its epoch; None without a validation.
+        steps: trained and planned steps; None if they are not known.
     """
 
     stopped: str
     best: tuple[float, int] | None
+    steps: tuple[int, int] | None = None
+
+    @property
+    def is_short(self) -> bool:
+        """Return whether the training ended before its planned steps, as at its time limit."""
+        return self.steps is not None and self.steps[0] < self.steps[1]
+
+    @property
+    def text(self) -> str:
+        """How the training ended, in sentences for a person."""
+        dice = (
+            "" if self.best is None else f" The best validation has Dice {self.best[0]:.3f}, in epoch {self.best[1]}."
+        )
+        if self.stopped:
+            text = as_gui_text(self.stopped)
+            return f"{text[0].upper()}{text[1:]}.{dice}"
+        use = "“Use this model” selects it in the Segment tab."
+        if self.steps is None or not self.is_short:
+            return f"The training is finished.{dice} {use}"
+        done, planned = self.steps
+        few = " That is too few for a useful model." if done < FEW * planned else ""
+        text = f"The training ended after {done} of {planned} steps ({done / planned:.1%}), at its limit.{few}{dice}"
+        return f"{text} A larger time limit and Resume continue it. {use}"
 
 
 @dataclass(frozen=True)
@@ -164,8 +189,10 @@ def plan_and_train(
     if (output / WEIGHTS).is_file():
         with suppress(OSError, BundleError):  # then the Segment tab asks for consent
             remember(read_bundle(output))
-    best = read_state(current_run(output)).best
-    return Trained(stopped, None if best is None else (best.mean_dice, int(best.epoch)))
+    state = read_state(current_run(output))
+    best, progress = state.best, state.progress
+    steps = None if progress is None else (progress.step, progress.steps)
+    return Trained(stopped, None if best is None else (best.mean_dice, int(best.epoch)), steps)
 
 
 class _Follower:
