@@ -982,6 +982,11 @@ CODES = {
         "The data set names no labels, and its label maps hold no value, or too many, to name them by number.",
         "Say with `--labels` what the values mean.",
     ),
+    "labels.unnamed_beside_named": Code(
+        "error",
+        "A training case has a label map whose values have no names, and those of other cases name their structures.",
+        "Name the values in a file `labels.json` in the folder of the data set, for all cases.",
+    ),
     "labels.void": Code(
         "notice",
         "The references hold 255 together with other labels; it was taken for a border without a class.",

@@ -209,6 +209,95 @@ def test_borders_that_are_rounded_make_no_regions(tmp_path: Path) -> None:
     assert str(notice).startswith("labels.overlap_resolved: 1 cases: ")
 
 
+def block(n: int, value: int = 1) -> np.ndarray:
+    """Return a mask whose place and size say which of several it is."""
+    array = np.zeros(GRID.shape, np.uint8)
+    array[n, : n + 2, :3] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("image_file", "label_file"),
+    [
+        ("p{n}/ct.nii.gz", "p{n}/segmentations/{name}.nii.gz"),
+        ("sub-{n}/anat/sub-{n}_T1w.nii.gz", "derivatives/manual/sub-{n}/anat/sub-{n}_label-{name}_mask.nii.gz"),
+    ],
+)
+def test_a_structure_has_its_value_in_a_case_that_lacks_the_others(
+    tmp_path: Path, image_file: str, label_file: str
+) -> None:
+    of_cases = {"01": ("liver", "spleen"), "02": ("spleen",), "03": ("kidney",)}
+    places = {"liver": 1, "spleen": 2, "kidney": 3}
+    root = write(tmp_path / "a", *(image_file.format(n=n) for n in of_cases))
+    for n, structures in of_cases.items():
+        for name in structures:
+            path = root / label_file.format(n=n, name=name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_map(block(places[name], 255), GRID, path)
+    found, description = gathered(root)
+    assert set(description["labels"]) == {"background", *places}
+    for structures, entry in zip(of_cases.values(), description["training"], strict=True):
+        array = load(found, entry)[1]
+        for name, place in places.items():
+            expected = block(place) if name in structures else np.zeros(GRID.shape)
+            assert np.array_equal(array == description["labels"][name], expected)
+
+
+def test_values_without_names_beside_names_are_a_fault(tmp_path: Path) -> None:
+    root = write(tmp_path / "a", "p1/ct.nrrd", "p1/Segmentation.seg.nrrd", "p2/ct.nrrd", "p2/seg.nrrd")
+    assert "  labels.unnamed_beside_named  p2_ct  its label map names no structure" in refused(root, "data.faults")
+    assert "  labels.unnamed_beside_named  p2_ct  " in refused(root, "data.faults")  # again, without reading them
+    other = write(tmp_path / "b", "p1/ct.nii.gz", "p2/ct.nii.gz")
+    for name, array in (("p1/masks/liver", block(1)), ("p1/masks/spleen", block(2)), ("p2/masks/all", labels().array)):
+        (other / name).parent.mkdir(exist_ok=True)
+        write_map(array, GRID, other / f"{name}.nii.gz")
+    assert "  labels.unnamed_beside_named  p2_ct  all.nii.gz holds 2 values" in refused(other, "data.faults")
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_names_of_files_get_the_values_that_the_data_set_declares(tmp_path: Path, size: int) -> None:
+    root = write(tmp_path / "a", "sub-01/anat/sub-01_T1w.nii.gz")
+    (root / "labels.json").write_text(json.dumps({"lesion": 1, "organ": 2}))
+    folder = root / "derivatives" / "manual" / "sub-01" / "anat"
+    folder.mkdir(parents=True)
+    lesion, organ = np.zeros(GRID.shape, np.uint8), block(4)
+    lesion[:size] = 1
+    for name, array in (("lesion", lesion), ("organ", organ)):
+        write_map(array, GRID, folder / f"sub-01_label-{name}_mask.nii.gz")
+    found, description = gathered(root)
+    assert found is not None
+    assert description["labels"] == {"background": 0, "lesion": [1], "organ": [2]}
+    array = load(found, description["training"][0])[1]
+    # both have block(4) if the lesion is large: then the smaller one, the organ, keeps it
+    assert np.array_equal(array, np.where(organ, 2, lesion))
+    assert [notice.code for notice in found.notices] == (["labels.overlap_resolved"] if size == 5 else [])
+    (root / "labels.json").write_text(json.dumps({"lesion": 2, "organ": 1}))
+    found, description = gathered(root)
+    assert np.array_equal(load(found, description["training"][0])[1], np.where(organ, 1, 2 * lesion))
+    (root / "labels.json").write_text(json.dumps({"lesions": 1, "organ": 2}))
+    assert "labels.unknown  sub-01  found the structure 'lesion'; the data set declares lesions, organ" in refused(
+        root, "data.faults"
+    )
+
+
+def test_names_in_files_get_the_values_that_dataset_json_declares(tmp_path: Path) -> None:
+    root = write(tmp_path / "a", *(f"{folder}{ending}" for folder, ending in (
+        ("imagesTr/p1_0000", ".nrrd"), ("imagesTr/p2_0000", ".nrrd"), ("labelsTr/p1", ".seg.nrrd"))))  # fmt: skip
+    turned = (Segment(1, "tumour", (0, 255, 0)), Segment(2, "Liver", (255, 0, 0)))
+    write_seg_nrrd(labels(segments=turned), root / "labelsTr" / "p2.seg.nrrd")
+    (root / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1, "tumour": 2}}))
+    found, description = gathered(root)
+    assert description["labels"] == {"background": 0, "liver": [1], "tumour": [2]}
+    assert np.array_equal(load(found, description["training"][0])[1], labels().array)
+    assert np.array_equal(load(found, description["training"][1])[1], np.array([0, 2, 1])[labels().array])
+
+    regions = {"labels": {"background": 0, "liver": [1, 2], "tumour": [2]}, "regions_class_order": [1, 2]}
+    (root / "dataset.json").write_text(json.dumps(regions))
+    found, description = gathered(root)
+    assert {name: description[name] for name in regions} == regions
+    assert np.array_equal(load(found, description["training"][1])[1], np.array([0, 2, 1])[labels().array])
+
+
 def test_lists_of_paths(tmp_path: Path) -> None:
     root = write(tmp_path / "a", "x/1.nrrd", "y/1.nrrd", "x/1_seg.nrrd", "y/1_seg.nrrd")
     rows = ["Patient ID;Image path;Label path", "Miller;x/1.nrrd;x/1_seg.nrrd", f"Smith;{root}/y/1.nrrd;y\\1_seg.nrrd"]

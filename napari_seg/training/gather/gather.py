@@ -215,11 +215,13 @@ def _pairs_of(dataset: Dataset, colours: Colours) -> list[Pair]:
             faults.append((f"partner.no_{lacks}", case["name"], text))
         raise TrainingError("data.faults", list_faults(faults, len(dataset.cases)))
     pairs = []
+    are_by_structure = any(len(_as_list(case["label"])) > 1 for case in dataset.cases)
     for case in dataset.cases:
         images, labels = (tuple(Path(path) for path in _as_list(case[key])) for key in ("image", "label"))
         names = dataset.channels if len(dataset.channels) == len(images) > 1 else [str(n) for n in range(len(images))]
         scans = tuple((name if len(images) > 1 else "", _scan(path)) for name, path in zip(names, images, strict=True))
-        structures = tuple(_entity(path) for path in labels) if len(labels) > 1 else ()
+        is_by_structure = len(labels) > 1 or (are_by_structure and "_label-" in labels[0].name)
+        structures = tuple(_entity(path) for path in labels) if is_by_structure else ()
         patient = dataset.patients.get(case["name"], "")
         patient = "" if patient == case["name"] else patient
         labelled = dataset.labelled.get(case["name"])

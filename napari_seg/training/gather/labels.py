@@ -20,6 +20,7 @@ from napari_seg.formats.label_maps import on_grid, read_label_maps
 from napari_seg.formats.scan import Scan
 from napari_seg.formats.tiff_stack import read_label_stack
 from napari_seg.geometry import Grid
+from napari_seg.training.choices import IGNORE
 from napari_seg.training.gather.colours import read_colours
 from napari_seg.training.gather.pair import Pair
 from napari_seg.training.gather.polygons import read_polygons
@@ -64,12 +65,20 @@ def read_labels(pair: Pair, volume: Volume) -> CaseLabels:
 
     Raises:
         InputError: as `read_label_maps`; `geometry.other_grid`, a label map lies elsewhere; `labels.same_name`, two
-            files hold a structure with the same name.
+            files hold a structure with the same name; `labels.unnamed_beside_named`, the file of a single structure
+            holds several values; `labels.type`, a value is too large.
     """
     layers: list[Segmentation] = []
     for number, path in enumerate(pair.labels):
         maps = _read(path, pair, volume)
+        if (highest := max((int(one.array.max(initial=0)) for one in maps), default=0)) > MAX_VALUE:
+            text = f"{path.name} has the value {highest}; expected values up to {MAX_VALUE}; number its structures anew"
+            raise InputError("labels.type", text)
         if pair.structures:
+            found = {label for one in maps for label in labels_in(one.array) if label}
+            if len(pair.labels) == 1 and len(found) > 1:
+                text = f"{path.name} holds {len(found)} values, and files of other cases hold one structure each"
+                raise InputError("labels.unnamed_beside_named", f"{text}; say with labels.json what the values mean")
             segment = Segment(1, pair.structures[number], distinct_color(1))
             maps = [replace(one, array=(one.array > 0).astype(np.uint8), segments=(segment,)) for one in maps]
         layers += [_on_scan(one, volume.grid, path) for one in maps]
@@ -78,12 +87,12 @@ def read_labels(pair: Pair, volume: Volume) -> CaseLabels:
     if len(layers) == 1:
         (layer,) = layers
         return CaseLabels(layer.array, {s.label: s.name for s in layer.segments}, listed=listed, notices=notices)
-    array, found, overlap = _combined(layers)
+    array, together_of, overlap = _combined(layers)
     if overlap:
         text = f"{overlap} voxels belong to very many combinations of structures; each went to the smallest structure"
         notices = (*notices, Notice("labels.overlap_resolved", text))
-    names = {label: together[0] for label, together in found.items() if len(together) == 1}
-    shared = {label: together for label, together in found.items() if len(together) > 1}
+    names = {label: together[0] for label, together in together_of.items() if len(together) == 1}
+    shared = {label: together for label, together in together_of.items() if len(together) > 1}
     return CaseLabels(array, names, shared, listed, notices)
 
 
@@ -177,6 +186,60 @@ def _combined(
     return array, {value: together for value, together in together_of.items() if value in used}, overlap
 
 
+def as_declared(
+    labels: CaseLabels, declared: Mapping[str, Sequence[int]], ignored: Sequence[int] = ()
+) -> tuple[NDArray[np.unsignedinteger], bool]:
+    """Return the labels of a case with the values that its data set declares for their names.
+
+    In a file that names nothing, values stay as they are. Voxels of several structures get the value that belongs to
+    all of them; if there are several such values, the one that belongs to the fewest others.
+
+    Args:
+        labels: labels of the case.
+        declared: name -> values.
+        ignored: values that stand for no class; a structure named "ignore" gets the lowest of them.
+
+    Returns:
+        The labels, and whether some structures share voxels that have no value of their own, and went to the smallest.
+
+    Raises:
+        InputError: `labels.unknown`, a structure is not declared, or has no value of its own.
+    """
+    if not labels.names and not labels.shared:
+        return labels.array, False
+    owners: dict[int, set[str]] = {0: {"background"}, **{value: {IGNORE} for value in ignored}}
+    for name, values in declared.items():
+        for one in values:
+            owners.setdefault(one, set()).add(name.casefold())
+    table = np.zeros(int(labels.array.max(initial=0)) + 1, int)
+    is_resolved = False
+    for label in filter(None, labels_in(labels.array)):
+        names = labels.shared.get(label, (labels.names.get(label, f"label {label}"),))
+        is_known = all(any(name.casefold() in of_value for of_value in owners.values()) for name in names)
+        value = _value_of(names, owners) if is_known else None
+        if value is None and is_known and len(names) > 1:
+            value = _value_of(names[-1:], owners)
+            is_resolved = True
+        if value is None:
+            text = f"found the structure {' and '.join(map(repr, names))}; the data set declares {', '.join(declared)}"
+            raise InputError("labels.unknown", f"{text}; rename it, or declare it with a value of its own")
+        table[label] = value
+    return table.astype(smallest_label_type(int(table.max(initial=0))))[labels.array], is_resolved
+
+
+def _value_of(names: Sequence[str], owners: Mapping[int, set[str]]) -> int | None:
+    """Return the lowest value that belongs to all names and the fewest others; None if there is none or it is unclear.
+
+    Args:
+        names: names of structures.
+        owners: value -> lower-case names that it belongs to.
+    """
+    wanted = {name.casefold() for name in names}
+    fitting = sorted((len(of_value), value) for value, of_value in owners.items() if wanted <= of_value)
+    closest = [value for count, value in fitting if count == fitting[0][0]]
+    return closest[0] if closest and all(owners[value] == owners[closest[0]] for value in closest) else None
+
+
 @dataclass
 class LabelTable:
     """Values of all names in a data set, in the order in which they were found.
@@ -232,10 +295,9 @@ class LabelTable:
         taken = {*self.values.values(), *self.shared}
         return next(value for value in (wanted, *range(1, MAX_VALUE)) if value not in taken)
 
-    def value_of(self, name: str) -> int | None:
-        """Return the value of a name; None if no case has the structure."""
-        known = self._name_of(name)
-        return None if known is None else self.values[known]
+    def as_labels(self) -> dict[str, list[int]]:
+        """Return name -> the value of the structure alone."""
+        return {name: [value] for name, value in self.values.items()}
 
 
 MIN_OVERLAP = 0.05

@@ -193,6 +193,7 @@ def _pairs(cases: Sequence[_Case], root: Path, channels: Sequence[str] | None) -
     is_one_each = len(cases) > 1 and all(len(case.labels) == 1 for case in cases)
     # names that cases share are of structures, others may be of patients
     is_by_structure = is_one_each and "" not in rests and len(rests) > 1 and min(rests.values()) > 1
+    is_by_structure |= any(len(case.labels) > 1 for case in cases)
     only = next(iter(rests)) if is_one_each and len(rests) == 1 else ""
     pairs: list[Pair] = []
     unpaired: Unpaired = []
@@ -210,7 +211,7 @@ def _pairs(cases: Sequence[_Case], root: Path, channels: Sequence[str] | None) -
                 f"case_{len(pairs) + 1:04d}" if is_dicom else _case_name(case, parts, channels or ()),
                 images,
                 tuple(label for label, _ in case.labels),
-                structures if len(case.labels) > 1 or is_by_structure else (),
+                structures if len(case.labels) > 1 or (is_by_structure and case.labels[0][1]) else (),
                 patient=patient,
                 only_structure=only,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -24,7 +25,7 @@ from napari_seg.formats.in_worker import read_in_worker
 from napari_seg.formats.nifti import count_volumes, write_map, write_volume
 from napari_seg.formats.tiff_stack import read_tiff_stack
 from napari_seg.training.gather.frames import Fault
-from napari_seg.training.gather.labels import LabelTable, described, read_labels
+from napari_seg.training.gather.labels import LabelTable, as_declared, described, read_labels
 from napari_seg.training.gather.pair import Pair
 from napari_seg.volume import Volume
 
@@ -101,8 +102,8 @@ def write_cases(
         pairs: pairs with distinct names.
         folder: folder to write; created if missing. Cases of other pairs in it are removed, unless they are kept.
         report: function that prints a line of progress.
-        labels: name -> values in the label maps, if the data set names them; otherwise the names in the label maps get
-            one value each.
+        labels: name -> values, if the data set declares them: those of label maps without names, and those that
+            structures with these names get. Otherwise the names in the label maps get one value each.
         ignored: values that stand for no class.
         channels: names of the channels, if the data set names them.
         regions: name -> label in results, in ascending order of precedence, if classes in `labels` overlap.
@@ -116,7 +117,8 @@ def write_cases(
     """
     make_folders(folder, _IMAGES, _LABELS)
     record = _Record.read(folder)
-    keys = {pair.name: pair.key for pair in pairs}
+    declared = hashlib.sha256(repr((labels, tuple(ignored))).encode()).hexdigest()[:16] if labels else ""
+    keys = {pair.name: pair.key + declared for pair in pairs}
     changed = [name for name, case in record.cases.items() if keys.get(name) != case["key"]]
     if keep and changed:
         report(
@@ -132,7 +134,7 @@ def write_cases(
         report(f"converting {len(to_do)} of {len(pairs)} cases")
     for number, pair in enumerate(to_do, 1):
         try:
-            record.cases[pair.name] = _write(pair, folder, record.table, labels) | {"key": keys[pair.name]}
+            record.cases[pair.name] = _write(pair, folder, record.table, labels, ignored) | {"key": keys[pair.name]}
         except InputError as error:
             faults.append((error.code, pair.name, error.message))
             continue
@@ -143,8 +145,8 @@ def write_cases(
     counts = Counter(code for case in cases.values() for code in set(case["notices"]))
     named: dict[str, Any] = {}
     order: list[int] = []
-    is_named = bool(record.table.values) and any(case.get("listed", True) for case in cases.values())
-    if labels and not is_named:
+    is_named = not labels and bool(record.table.values) and any(case.get("listed", True) for case in cases.values())
+    if labels:
         ordered = {**{name: labels[name] for name in regions or {}}, **labels}
         named, order = {name: list(values) for name, values in ordered.items()}, list((regions or {}).values())
     elif is_named:
@@ -155,6 +157,9 @@ def write_cases(
         values = [set(map(int, case.get("voxels", {}))) for case in cases.values()]
         if with_shared := sum(not of_case.isdisjoint(record.table.shared) for of_case in values):
             counts["labels.overlapping" if order else "labels.overlap_resolved"] += with_shared
+        text = "its label map names no structure, and those of other cases do; name its values in labels.json"
+        unnamed = [name for name, case in cases.items() if case.get("voxels") and not case.get("listed", True)]
+        faults += [("labels.unnamed_beside_named", name, text) for name in unnamed]
     else:
         named = _only_structure(pairs, cases)
     if named or ignored:
@@ -162,8 +167,9 @@ def write_cases(
     if to_do or not keep:
         _write_description(folder, pairs, cases, named, order, channels)
     empty = sum(case["empty"] for case in cases.values())
+    of_name = {name.casefold(): tuple(values) for name, values in (labels or record.table.as_labels()).items()}
     listed = {
-        name: tuple(value for one in case["listed"] if (value := record.table.value_of(one)) is not None)
+        name: tuple(value for one in case["listed"] for value in of_name.get(one.casefold(), ()))
         for name, case in cases.items()
         if case.get("listed")
     }
@@ -215,14 +221,21 @@ def _is_written(case: Mapping[str, Any] | None, folder: Path) -> bool:
     return case is not None and all((folder / file).is_file() for file in case["files"])
 
 
-def _write(pair: Pair, folder: Path, table: LabelTable, labels: Mapping[str, Sequence[int]] | None) -> dict[str, Any]:
+def _write(
+    pair: Pair,
+    folder: Path,
+    table: LabelTable,
+    labels: Mapping[str, Sequence[int]] | None,
+    ignored: Sequence[int],
+) -> dict[str, Any]:
     volume = _read(pair)
     found = read_labels(pair, volume)
-    array = found.array if labels and len(pair.labels) == 1 and not found.shared else table.unified(found)
+    array, is_resolved = as_declared(found, labels, ignored) if labels else (table.unified(found), False)
+    noticed = [notice.code for notice in (*volume.notices, *found.notices)]
     case: dict[str, Any] = {
         "files": [],
         "channels": list(_channel_names(pair, volume)),
-        "notices": [notice.code for notice in (*volume.notices, *found.notices)],
+        "notices": [*noticed, *(["labels.overlap_resolved"] if is_resolved else [])],
         "empty": pair.frame is not None and not array.any(),
         "voxels": {str(value): int(count) for value, count in enumerate(np.bincount(array.ravel())) if value and count},
         "listed": list(found.listed),
