@@ -414,3 +414,13 @@ def test_thousands_of_faults_are_counted(folder: Path) -> None:
     assert lines[0].startswith("data.faults: 2001 faults")
     assert lines[-1].split() == ["and", "1001", "more", "of", "partner.no_label"]
     assert len(lines) == 1002
+
+
+def test_a_value_that_no_label_map_can_hold_is_a_fault(folder: Path) -> None:
+    path = folder / "labels" / sorted(path.name for path in (folder / "labels").iterdir())[0]
+    image = nibabel.load(path)
+    array = np.array(image.dataobj, np.float32)
+    array[0, 0, 0] = 1e30
+    nibabel.save(nibabel.Nifti1Image(array, image.affine), path)
+    with pytest.raises(TrainingError, match=r"label\.values .*expected -16777216 to 16777216"):
+        check(find_dataset(folder))

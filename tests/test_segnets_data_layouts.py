@@ -93,6 +93,11 @@ def test_volumes_that_can_be_converted_are_found_on_request(tmp_path: Path) -> N
     assert (found.layout, len(found.cases[0]["image"])) == ("nnunet", 2)
 
 
+def test_a_folder_beside_images_is_not_counted(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.nii", "images/more/b.nii", "labels/a.nii")
+    assert find_dataset(tmp_path).unread == {}
+
+
 def test_sidecars_are_no_images(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.nii.gz", "images/a.json", "images/b.mha", "labels/a.nii.gz", "labels/colours.txt")
     dataset = find_dataset(tmp_path)

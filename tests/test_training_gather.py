@@ -752,3 +752,16 @@ def test_converted_cases_stay_after_a_failure(nrrd_balls: Path, tmp_path: Path) 
     plan_bundle(nrrd_balls, out, Choices(), report=lines.append)
     assert [line for line in lines if line.startswith("converting 6")] == ["converting 6 of 6 cases"]
     assert (out / "plan.json").is_file()
+
+
+def test_an_archive_that_is_not_unpacked_says_why(tmp_path: Path) -> None:
+    write(tmp_path / "a", *(f"p{n}/{name}.nrrd" for n in (1, 2) for name in ("ct", "ct_seg")))
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr("../../outside.txt", "x")
+    with pytest.raises(TrainingError, match=r"archive\.unsafe"):
+        gathered(tmp_path / "evil.zip")
+    (tmp_path / "evil.zip").rename(tmp_path / "a" / "evil.zip")
+    found, _ = gathered(tmp_path / "a")
+    assert found is not None
+    assert [(one.ending, one.code) for one in found.passed_over] == [(".zip", "archive.unsafe")]
+    assert not (tmp_path.parent / "outside.txt").exists()

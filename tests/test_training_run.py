@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
+import os
+import re
+import shutil
 from pathlib import Path
 
 import datasets
@@ -14,11 +18,11 @@ from napari_seg.bundles.read import read_bundle, shipped_root
 from napari_seg.bundles.spec import METADATA, WEIGHTS
 from napari_seg.bundles.trust import check_runnable
 from napari_seg.cli.train import _print_folds
-from napari_seg.errors import BundleError, Cancelled, TrainingError
+from napari_seg.errors import BundleError, Cancelled, OutputError, TrainingError
 from napari_seg.training import folds, run
 from napari_seg.training.choices import Choices
 from napari_seg.training.prepare import plan_bundle
-from napari_seg.training.run import training_command
+from napari_seg.training.run import training_command, writing
 from napari_seg.training.segnets_modules import with_segnets
 
 
@@ -207,3 +211,11 @@ def test_a_tracker_is_a_file_of_the_bundle_for_one_start(tmp_path: Path) -> None
         parser = ConfigParser(ConfigParser.load_config_files(configs))
     assert parser["life"][-2:] == ["@wandb", "@aim"]
     assert {parser[name]["_target_"].rpartition(".")[2] for name in ("wandb", "aim")} == {"WandB", "Aim"}
+
+
+@pytest.mark.parametrize(("number", "code"), [("ENOSPC", "output.disk_full"), ("EACCES", "output.not_written")])
+def test_an_error_within_a_copied_folder_has_a_code(number: str, code: str, tmp_path: Path) -> None:
+    inner = OSError(getattr(errno, number), os.strerror(getattr(errno, number)), "/from/a.py", None, "/to/a.py")
+    with pytest.raises(OutputError, match=re.escape(code)) as caught, writing(tmp_path):
+        raise shutil.Error([("/from/a.py", "/to/a.py", str(inner))])
+    assert "[" not in caught.value.message

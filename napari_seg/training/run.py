@@ -25,6 +25,8 @@ from napari_seg.training.scores import EVALUATION, SUMMARY, Part, read_scores, w
 from napari_seg.training.segnets_modules import with_segnets
 
 _TRAINED_FOR = re.compile(r" Trained for \d+ of \d+ planned steps\.$")
+_NUMBERED = re.compile(r"\[Errno (\d+)\] ([^:'\"]+)")
+"""Number and reason of the first error in a `shutil.Error`."""
 STOP = "stop"
 """A file of this name in the bundle's folder stops the running command."""
 
@@ -187,11 +189,13 @@ def writing(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        number, reason = error.errno, error.strerror or str(error)
+        if isinstance(error, shutil.Error) and (found := _NUMBERED.search(reason)):  # of a copied folder
+            number, reason = int(found[1]), found[2]
+        if number in (errno.ENOSPC, errno.EDQUOT):
             raise OutputError("output.disk_full", f"the disk of {out} is full; free some space") from error
         where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else out
-        if error.errno == errno.EROFS or out == where or out.is_relative_to(where) or where.is_relative_to(out):
+        if number == errno.EROFS or out == where or out.is_relative_to(where) or where.is_relative_to(out):
             raise OutputError(
                 "output.not_written", f"can't write to {out} ({reason}); choose another folder with -o"
             ) from error

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from segnets.annotation import IGNORED
+from segnets.data.declarations import MAX_VALUE
 from segnets.data.file_facts import Facts, image_paths, read_all
 from segnets.data.labels import ClassValues, mode_fault, ranges
 from segnets.data.layouts import Dataset
@@ -209,11 +210,16 @@ def _label_faults(
         )
         return
     values = {int(value): count for value, count in sorted(facts["values"].items(), key=lambda v: int(v[0]))}
-    unknown = [v for v in values if known is not None and not _in_ranges(v, known)]
+    large = [v for v in values if abs(v) > MAX_VALUE]
+    unknown = large or [v for v in values if known is not None and not _in_ranges(v, known)]
     if unknown:
         some = ", ".join(f"{v} ({values[v]} voxels)" for v in unknown[:6])
         more = f" and {len(unknown) - 6} more" if len(unknown) > 6 else ""
-        expected = ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in sorted(set(known)))
+        ranges_known = sorted(set(known)) if known and not large else [(-MAX_VALUE, MAX_VALUE)]
+        expected = ", ".join(
+            f"{low}" if low == high else f"{low}-{high}" if low >= 0 else f"{low} to {high}"
+            for low, high in ranges_known
+        )
         yield "label.values", f"values {some}{more}; expected {expected}; correct them, or assign them with labels"
     elif values and all(_in_ranges(v, ignored) for v in values):
         yield (

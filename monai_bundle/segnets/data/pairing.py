@@ -60,8 +60,10 @@ def count_unread(*folders: Path, convertible: bool = False) -> dict[str, int]:
         read = set(image_files(folder, convertible))
         for path in (path for path in folder.glob("*") if path.name[0] != "." and path not in read):
             ending = "".join(path.suffixes[-2:]).lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
-            if path.is_dir():
-                endings["folders"] += not read
+            if path.is_dir() and not read:
+                endings["folders"] += 1
+            elif path.is_dir():
+                continue
             elif not read or ending not in _SIDECARS:
                 endings[ending or "files without an ending"] += 1
     return dict(endings)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_seg.errors import Notice, TrainingError
+from napari_seg.errors import InputError, Notice, TrainingError
 from napari_seg.formats.endings import (
     ARCHIVE_ENDINGS,
     IMAGE2D_ENDINGS,
@@ -248,7 +248,8 @@ def _search(
     The bundle's own folder may lie in that of the data set; it is not searched.
 
     Raises:
-        TrainingError: the code of `unknown`, there are none; the message lists what was found instead.
+        TrainingError: the code of `unknown`, there are none; the message lists what was found instead; `archive.*` or
+            `file.*`, the data set is an archive that can't be unpacked.
     """
     from napari_seg.errors import NapariSegError
 
@@ -259,7 +260,11 @@ def _search(
         raise TrainingError(error.code, error.message) from error
     pairs, unpaired = dicom_pairs(found, reading.get("channels"))
     drawn, missing = polygon_pairs(found)
-    pairs, unpaired = [*pairs, *drawn], [*unpaired, *missing]
+    archives = [scan.files[0] for scan in found.scans if scan.format == "archive"]
+    if dataset_dir in archives:
+        _unpack(dataset_dir)
+    found = replace(found, scans=tuple(scan for scan in found.scans if scan.format != "archive"))
+    pairs, unpaired = [*pairs, *drawn], [*unpaired, *missing, *((file, _archive_fault(file)) for file in archives)]
     paired = {file for pair in pairs for file in pair.files}
     by_name, others = named_pairs(
         replace(found, scans=tuple(scan for scan in found.scans if not paired & set(scan.files))),
@@ -281,6 +286,29 @@ def _search(
         text = f"{dataset_dir} holds no scan with a label map; found were {listed}; expected {expected}"
         raise TrainingError(unknown.code if unknown.code in _SEARCHED else "dataset.unknown", text)
     return pairs, left
+
+
+def _unpack(archive: Path) -> None:
+    """Unpack an archive.
+
+    Raises:
+        TrainingError: `archive.*` or `file.*`.
+    """
+    from napari_seg.formats.archive import unpacked
+
+    try:
+        unpacked(archive)
+    except InputError as error:
+        raise TrainingError(error.code, error.message) from error
+
+
+def _archive_fault(archive: Path) -> str:
+    """Return the code of the reason why an archive among the scans was not unpacked."""
+    try:
+        _unpack(archive)
+    except TrainingError as error:
+        return error.code
+    return "partner.no_label"
 
 
 def _repeated(pairs: Sequence[Pair]) -> list[Fault]:
