@@ -201,6 +201,22 @@ def test_an_error_has_a_code_and_a_kind(said: str, kind: type[NapariSegError], c
     assert caught.value.code == code
 
 
+def test_an_error_with_a_code_has_no_traceback(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    (tmp_path / "failing.py").write_text(
+        "class TrainingError(Exception):\n"
+        "    code = 'split.too_few'\n"
+        "try:\n"
+        "    raise TrainingError('split.too_few: found 1')\n"
+        "except TrainingError as error:\n"
+        "    raise RuntimeError('in a config') from error\n"
+    )
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from napari_seg.training.process import run_module; "
+    code += f"run_module({os.getpid()}, 'failing')"
+    with pytest.raises(TrainingError, match=r"^split\.too_few: found 1$"):
+        process.run([sys.executable, "-c", code], tmp_path / "stop")
+    assert capfd.readouterr().err == "TrainingError: split.too_few: found 1\n"
+
+
 def test_output_that_a_child_holds_open_is_not_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_GRACE_POLLS", 2)
     child = "import time; time.sleep(8)"

@@ -104,6 +104,19 @@ def run_module(parent: int, module: str, *arguments: str) -> None:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except KeyboardInterrupt:  # before the training handles signals: nothing is saved, and a traceback says nothing
         raise SystemExit(1) from None
+    except Exception as error:
+        if (reported := _reported(error)) is None:
+            raise
+        raise SystemExit(f"TrainingError: {reported}") from None  # a traceback through MONAI says nothing more
+
+
+def _reported(error: BaseException | None) -> str | None:
+    """Return the code and message of the error with a code that caused an error, or None."""
+    while error is not None:
+        if type(error).__name__ == TrainingError.__name__ and hasattr(error, "code"):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _interrupt() -> None:
