@@ -12,6 +12,7 @@ from monai.transforms import Compose, EnsureTyped, Lambdad, OneOf, RandGaussianN
 from tiny_run import random_transforms, run, volumes, without_times
 
 from segnets.data import EpochSampler, TrainingSet, epochs  # isort: skip - within reach by tiny_run
+from segnets.errors import TrainingError  # isort: skip
 
 
 def test_each_passage_shows_every_case_once_and_batches_cross_its_end() -> None:
@@ -28,6 +29,36 @@ def test_each_passage_shows_every_case_once_and_batches_cross_its_end() -> None:
     assert len(EpochSampler(5, 2, repeats=4)) == 10
     sampler.set_position(7)
     assert list(islice(sampler, 3)) == batches[7:]
+
+
+def test_replayed_cases_are_mixed_in_at_a_share() -> None:
+    # 3 new cases and 7 replayed ones, of which each passage shows 3
+    sampler = EpochSampler(10, 2, seed=1, replayed=range(3, 10))
+    assert (sampler.passage_length, len(sampler)) == (6, 3)
+    indices = [index for batch in islice(sampler, 3 * 14) for index in batch]
+    passages = [indices[6 * n : 6 * n + 6] for n in range(14)]
+    for n, passage in enumerate(passages):
+        assert sorted(index for index in passage if index % 10 < 3) == [10 * n, 10 * n + 1, 10 * n + 2]
+    replayed = [index for index in indices if index % 10 >= 3]
+    assert sorted(replayed) == [10 * cycle + case for cycle in range(6) for case in range(3, 10)]  # each six times
+    assert len({tuple(passage) for passage in passages}) == 14
+    sampler.set_position(5)
+    assert [i for batch in islice(sampler, 4) for i in batch] == indices[10:18]
+
+    more = EpochSampler(10, 2, seed=1, replayed=[8, 9], replay_share=0.75)  # each of the two twelve times a passage
+    assert more.passage_length == 32
+    batches = islice(more, 16)
+    assert sorted(index for batch in batches for index in batch if index % 10 >= 8) == [
+        10 * cycle + case for cycle in range(12) for case in (8, 9)]  # fmt: skip
+    assert len({index for batch in islice(more, 64) for index in batch}) == 128  # each augmented in another way
+
+
+def test_a_share_of_replayed_cases_must_leave_new_ones() -> None:
+    assert EpochSampler(10, 2, replayed=[1], replay_share=0).passage_length == 9
+    assert EpochSampler(10, 2, replay_share=0.9).passage_length == 10
+    for replayed, share in ((range(10), 0.5), ([1], 1.0), ([1], -0.1)):
+        with pytest.raises(TrainingError, match=r"split\.shares"):
+            EpochSampler(10, 2, replayed=replayed, replay_share=share)
 
 
 def test_two_processes_see_the_cases_of_one_with_twice_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:

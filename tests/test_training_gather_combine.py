@@ -244,7 +244,7 @@ def test_a_plan_says_where_values_came_from_and_keeps_to_its_data_sets(tmp_path:
         with pytest.raises(OutputError, match="2 data sets, now") as caught:
             plan_bundle(first, out, Choices(), more=others)
         assert caught.value.code == "output.exists"
-    with pytest.raises(OutputError, match="in another order"):
+    with pytest.raises(OutputError, match="planned for data sets with other"):
         plan_bundle(second, out, Choices(), more=[first])
 
 
@@ -264,3 +264,17 @@ def test_a_data_set_that_is_converted_first(tmp_path: Path) -> None:
     entry = description["training"][-1]
     assert Path(entry["image"]).is_relative_to(into / "set2")
     assert np.unique(nibabel.load(into / entry["label"]).dataobj).tolist() == [0, 2]
+
+
+def test_replayed_data_sets(tmp_path: Path) -> None:
+    first, old = write(tmp_path / "a", {"liver": 1}), write(tmp_path / "b", {"spleen": 1}, cases=list("pqrstuvwxyz"))
+    plan = plan_bundle(first, tmp_path / "out", Choices(), replay=[old])
+    assert "data set 2 (replayed): 11 cases with spleen" in [text for _, text in plan_rows(plan)]
+    assert "at 2 per epoch" in plan["settings"]["max_epochs"]["why"]  # 0.8 x (2 + 2) cases, 2 a step
+    assert plan_bundle(first, tmp_path / "out", Choices(), replay=[old]) == plan
+    with pytest.raises(OutputError, match="planned for data sets with other"):
+        plan_bundle(first, tmp_path / "out", Choices(), more=[old])
+    with with_segnets():
+        from segnets.data import find_dataset
+
+        assert find_dataset(tmp_path / "out" / "data").replayed == tuple("pqrstuvwxyz")

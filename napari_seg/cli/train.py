@@ -92,6 +92,15 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--fine-tune", type=Path, metavar="W", help="start from these weights (a file or a bundle)")
     parser.add_argument(
+        "--replay",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="DATASET",
+        help="data sets of an earlier training, so that its classes are not forgotten: half of the cases of each epoch "
+        "(--set replay_share=0.5) come from them",
+    )
+    parser.add_argument(
         "--classes-from",
         nargs="+",
         default=[],
@@ -185,6 +194,7 @@ def run(arguments: argparse.Namespace) -> int:
         dry_run=arguments.dry_run,
         trust=arguments.trust,
         more=more,
+        replay=[path.resolve() for path in arguments.replay],
         timed=True,
         limits=limits,
         report=_print_line,

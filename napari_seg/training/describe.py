@@ -26,7 +26,11 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("data", f"{found['cases']} cases, {', '.join(found['channels'])} ({found['modality']})"),
         *(
-            ("", f"data set {number}: {one['cases']} cases with {', '.join(one['classes'])}")
+            (
+                "",
+                f"data set {number}{' (replayed)' if one.get('replayed') else ''}: {one['cases']} cases with "
+                f"{', '.join(one['classes'])}",
+            )
             for number, one in enumerate(_data_sets(plan), 1)
         ),
         ("labels", "; ".join(" ".join(map(str, [name, *values])) for name, values in plan["labels"].items())),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,7 @@ def plan_bundle(
     dry_run: bool = False,
     trust: bool = False,
     more: Sequence[Path] = (),
+    replay: Sequence[Path] = (),
     timed: bool = False,
     limits: Mapping[str, float] | None = None,
     report: Callable[[str], None] = lambda text: None,
@@ -97,6 +98,7 @@ def plan_bundle(
         dry_run: plan, and write nothing.
         trust: allow an existing bundle to run its own code.
         more: further data sets, which are combined with the first one.
+        replay: data sets of an earlier training, which are combined too and mixed into each epoch at a share.
         timed: measure how long a step and a validation of a new bundle take ("time" in the plan), and validate fewer
             cases if all would take too long.
         limits: max_minutes and max_epochs of this start, if given, for the number of validated cases.
@@ -114,11 +116,11 @@ def plan_bundle(
         raise OutputError(
             "output.exists", f"{out} compares configurations; continue it with napari-seg train, or choose a new folder"
         )
-    sources = [dataset_dir, *more]
+    sources, replayed = [dataset_dir, *more, *replay], len(replay)
     with with_segnets(), writing(out):
         check_values(choices.settings | dict(limits or {}))
         if (out / PLAN).is_file():
-            return _planned(sources, out, choices, fold, dry_run, trust, report)
+            return _planned(sources, replayed, out, choices, fold, dry_run, trust, report)
         existing = {path.name for path in out.iterdir()} - {_LOCK} if out.is_dir() else set()
         ours = {_UNFINISHED, *_OWN, DATA}
         if (out.exists() and not out.is_dir()) or (existing and not {_UNFINISHED} <= existing <= ours):
@@ -130,12 +132,12 @@ def plan_bundle(
         timing = dict(limits or {}) if timed else None
         if dry_run:
             with TemporaryFolder() as root, writing(root):
-                return _plan(sources, root, out, choices, timing, report)
+                return _plan(sources, replayed, root, out, choices, timing, report)
         with _alone(out):
             if (out / PLAN).is_file():  # another process has finished it since
-                return _planned(sources, out, choices, fold, dry_run, trust, report)
+                return _planned(sources, replayed, out, choices, fold, dry_run, trust, report)
             try:
-                return _plan(sources, out, out, choices, timing, report)
+                return _plan(sources, replayed, out, out, choices, timing, report)
             except BaseException:
                 _clear(out)
                 if (out / DATA).exists():
@@ -174,6 +176,7 @@ def _alone(out: Path) -> Iterator[None]:
 
 def _planned(
     sources: Sequence[Path],
+    replayed: int,
     out: Path,
     choices: Choices,
     fold: int | None,
@@ -201,14 +204,14 @@ def _planned(
         if list(data_sets) != planned:
             raise OutputError(
                 "output.exists",
-                f"{out} was planned for data sets with other classes, or in another order; give the same ones in "
-                "the same order, or choose a new folder with -o",
+                f"{out} was planned for data sets with other classes, or in another order, or to replay others; "
+                "give the same ones in the same order, or choose a new folder with -o",
             )
 
     reading = Choices(settings=written["choices"].get("settings", {})).reading | choices.reading
     labels = written["choices"].get("labels", {})
     continued = Continued(check, is_dry=dry_run)
-    converted = _converted(sources, out / DATA, reading, labels, report, continued=continued)
+    converted = _converted(sources, replayed, out / DATA, reading, labels, report, continued=continued)
     if converted is None or not dry_run:
         check_same(written, identity(_dataset(sources, converted, reading)), choices, str(out))
     check_folds(written["choices"].get("folds"), fold)
@@ -218,6 +221,7 @@ def _planned(
 
 def _plan(
     sources: Sequence[Path],
+    replayed: int,
     root: Path,
     out: Path,
     choices: Choices,
@@ -228,7 +232,7 @@ def _plan(
     from segnets.data import Split
 
     marker = root / _UNFINISHED
-    converted = _converted(sources, root / DATA, choices.reading, choices.labels, report, marker)
+    converted = _converted(sources, replayed, root / DATA, choices.reading, choices.labels, report, marker)
     dataset = _dataset(sources, converted, choices.reading)
     data = sources[0] if converted is None else converted.folder
     timing = _Timing(data, limits) if limits is not None else None
@@ -262,6 +266,7 @@ def _check_number(written: dict[str, Any], number: int) -> None:
 
 def _converted(
     sources: Sequence[Path],
+    replayed: int,
     into: Path,
     reading: dict[str, Any],
     labels: dict[str, Any],
@@ -273,6 +278,7 @@ def _converted(
 
     Args:
         sources: data sets as the user has them; several are combined.
+        replayed: number of the last ones that are replayed.
         into: folder of the converted data set.
         reading: settings that say how the data sets are read.
         labels: class -> values or names, as in `Choices`.
@@ -281,7 +287,7 @@ def _converted(
         continued: how to continue a planned training.
     """
     if len(sources) > 1:
-        return combine(sources, into, reading, labels, report, marker, continued)
+        return combine(sources, into, reading, labels, report, marker, continued, replayed)
     return gather(sources[0], into, reading, report, marker, continued=continued)
 
 
@@ -313,6 +319,7 @@ def _make(
 ) -> dict[str, Any]:
     """Plan and write a bundle into `root`, as if that were `out`, and return its plan."""
     from segnets.data import ClassValues, check
+    from segnets.data.epochs import passage_length
     from segnets.data.file_facts import read_all
     from segnets.data.labels import ranges
 
@@ -354,7 +361,10 @@ def _make(
     device = find_device()
     outputs = len(class_names(values, bool(regions)))
     parts = len(values_of.parts) if values_of is not None and values_of.parts else None
-    plan, network = _plan_network(found, choices, device, outputs, parts, compared=timing is not None)
+    share = choices.settings.get("replay_share", 0.5)
+    shown = passage_length(len(dataset.cases) - len(dataset.replayed), len(dataset.replayed), share)
+    of_epoch = replace(found, cases=shown, trained_on=ceil(trained_on * shown / len(dataset.cases)))
+    plan, network = _plan_network(of_epoch, choices, device, outputs, parts, compared=timing is not None)
     if regions and "regions" not in choices.options:
         plan.use("regions", "the data set's classes overlap: each gets a sigmoid of its own")
     if choices.fine_tune:

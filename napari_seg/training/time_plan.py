@@ -48,7 +48,7 @@ class Pace:
         step: a step, while other processes augment the next cases.
         case: preparing a case once, before its first step.
         validation: a validation of all validation cases.
-        training_cases: number of cases of the training part.
+        training_cases: number of cases of the training part that an epoch shows.
         validation_cases: number of cases of the validation part.
     """
 
@@ -191,10 +191,14 @@ def measure_pace(
         device: name of the device.
         values: config id -> value that differs from the written one, such as `fold` and `folds`.
     """
+    from segnets.data.epochs import passage_length
+
     parser = read_configs(root, dataset_dir)
     for name, value in values.items():
         parser[name] = value
     split = parser.get_parsed_content("cases")
+    names = {case["name"] for case in split("training")}
+    replayed = len(names.intersection(parser.get_parsed_content("found_dataset").replayed))
     sizes, timed = {}, {}
     chosen: dict[str, Any] = {}
     for part, section, count in (("training", "train", 2), ("validation", "validate", 1)):
@@ -219,7 +223,9 @@ def measure_pace(
         step=step,
         case=preparing * mean(sizes["training"]) / timed["training"],
         validation=_time_validation(parser) * sum(sizes["validation"]) / timed["validation"],
-        training_cases=len(sizes["training"]),
+        training_cases=passage_length(
+            len(sizes["training"]) - replayed, replayed, parser.get_parsed_content("replay_share")
+        ),
         validation_cases=len(sizes["validation"]),
     )
 

@@ -87,9 +87,7 @@ def labelled_values(
     listing = description.get("training")
     for entry in listing if isinstance(listing, list) else ():
         if isinstance(entry, dict) and "labelled" in entry:
-            own = stem(Path(str(entry.get("image", "")).replace("\\", "/")))
-            name = str(entry.get("name", ""))
-            declared[name if name in cases else own] = entry["labelled"]
+            declared[_name_of(entry, cases)] = entry["labelled"]
     values_of: dict[str, tuple[int, ...]] = {}
     for case, words in declared.items():
         is_list = isinstance(words, list) and all(type(word) in (str, int) for word in words)
@@ -102,3 +100,17 @@ def labelled_values(
         found = {value for word in words for value in (labels[word] if isinstance(word, str) else (word,))}
         values_of[case] = tuple(sorted(found))
     return values_of
+
+
+def replayed_cases(description: Mapping[str, Any], cases: Collection[str]) -> tuple[str, ...]:
+    """Return the names of the cases whose entry of "training" says {"replay": true}: those of an earlier training."""
+    listing = description.get("training")
+    entries = [entry for entry in (listing if isinstance(listing, list) else ()) if isinstance(entry, dict)]
+    return tuple(_name_of(entry, cases) for entry in entries if entry.get("replay") is True)
+
+
+def _name_of(entry: Mapping[str, Any], cases: Collection[str]) -> str:
+    """Return the name of the case of an entry of "training"."""
+    own = stem(Path(str(entry.get("image", "")).replace("\\", "/")))
+    name = str(entry.get("name", ""))
+    return name if name in cases else own

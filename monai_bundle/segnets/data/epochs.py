@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from monai.transforms import Compose, Randomizable
+from numpy.typing import NDArray
 
 from segnets.data.cache import CachedCases
+from segnets.errors import TrainingError
 
 
 class TrainingSet(torch.utils.data.Dataset):
@@ -79,18 +82,37 @@ class EpochSampler(torch.utils.data.Sampler[list[int]]):
     In a distributed run each process takes `batch_size` cases per step, the process of rank r the r-th part of them:
     two processes see in each step the cases that one process with twice the batch size sees.
 
+    Replayed cases, those of an earlier training, are mixed in so that it is not forgotten: a passage shows all others
+    once, and as many replayed ones as make up the share, each of them equally often in the long run.
+
     Args:
         num_cases: number of cases in the data list.
         batch_size: cases per step of one process.
         seed: seed of the order; not negative.
         repeats: how often an epoch shows each case.
+        replayed: indices of the replayed cases.
+        replay_share: their fraction of the cases in a passage, under 1; with 0 they are left out.
+
+    Raises:
+        TrainingError: "split.shares", the share is not in this range, or all cases are replayed.
     """
 
-    def __init__(self, num_cases: int, batch_size: int, seed: int = 0, repeats: int = 1) -> None:
+    def __init__(
+        self,
+        num_cases: int,
+        batch_size: int,
+        seed: int = 0,
+        repeats: int = 1,
+        replayed: Sequence[int] = (),
+        replay_share: float = 0.5,
+    ) -> None:
         self.num_cases = num_cases
         self.batch_size = batch_size
         self.seed = seed
         self.repeats = repeats
+        self.replayed = list(replayed)
+        self.others = sorted(set(range(num_cases)) - set(self.replayed))
+        self.passage_length = passage_length(len(self.others), len(self.replayed), replay_share)
         self.step = 0
 
     @property
@@ -99,7 +121,7 @@ class EpochSampler(torch.utils.data.Sampler[list[int]]):
         return self.batch_size * _processes()[1]
 
     def __len__(self) -> int:
-        return -(-self.num_cases * self.repeats // self.global_batch_size)
+        return -(-self.passage_length * self.repeats // self.global_batch_size)
 
     def set_position(self, step: int) -> None:
         """Let the next iterator begin after `step` steps from the start of the run."""
@@ -107,16 +129,47 @@ class EpochSampler(torch.utils.data.Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         first = self.step * self.global_batch_size + _processes()[0] * self.batch_size
-        known: tuple[int, Any] = (-1, None)
+        order = lru_cache(4)(self._order)
         while True:
             batch = []
             for sample in range(first, first + self.batch_size):
-                passage, place = divmod(sample, self.num_cases)
-                if known[0] != passage:
-                    known = passage, np.random.RandomState(_seed(self.seed, passage, 0)).permutation(self.num_cases)
-                batch.append(passage * self.num_cases + int(known[1][place]))
+                passage, place = divmod(sample, self.passage_length)
+                position = int(order(passage, self.passage_length, 0)[place])
+                if position < len(self.others):
+                    batch.append(passage * self.num_cases + self.others[position])
+                    continue
+                drawn = passage * (self.passage_length - len(self.others)) + position - len(self.others)
+                cycle, place = divmod(drawn, len(self.replayed))  # their own passages, which are longer or shorter
+                position = int(order(cycle, len(self.replayed), self.num_cases + 1)[place])
+                batch.append(cycle * self.num_cases + self.replayed[position])
             yield batch
             first += self.global_batch_size
+
+    def _order(self, passage: int, count: int, kind: int) -> NDArray[np.int64]:
+        """Return an order of `count` cases; `kind` is no number of a case from 1, for a seed of its own."""
+        return np.random.RandomState(_seed(self.seed, passage, kind)).permutation(count)
+
+
+def passage_length(others: int, replayed: int, share: float) -> int:
+    """Return how many cases a passage of `EpochSampler` shows.
+
+    Args:
+        others: number of cases that are not replayed.
+        replayed: number of replayed cases.
+        share: fraction of replayed cases in the passage.
+
+    Raises:
+        TrainingError: "split.shares".
+    """
+    if not replayed:
+        return others
+    if not isinstance(share, int | float) or not 0 <= share < 1 or not others:
+        raise TrainingError(
+            "split.shares",
+            f"replay_share is {share}, of {others} new and {replayed} replayed cases in training; expected a fraction "
+            "from 0 to under 1, and a new case",
+        )
+    return others + round(others * share / (1 - share))
 
 
 def _seed(*numbers: int) -> int:

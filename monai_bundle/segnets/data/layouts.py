@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from segnets.data.bids import bids_cases, bids_labels
-from segnets.data.declarations import MAX_VALUE, do_overlap, label_value, labelled_values, region_labels
+from segnets.data.declarations import MAX_VALUE, do_overlap, label_value, labelled_values, region_labels, replayed_cases
 from segnets.data.lists import TABLES, Listed, is_list_of_cases, listed_cases, read_table
 from segnets.data.pairing import (
     IMAGES_2D,
@@ -66,6 +66,7 @@ class Dataset:
         regions: name of a region -> its label in results, see `segnets.data.declarations.region_labels`; empty if no
             two names in `labels` share a value.
         labelled: name of a case -> the values that are annotated in it; a case without an entry has all of them.
+        replayed: names of cases of an earlier training, which `EpochSampler` mixes in at a share.
         unread: ending -> number of files in a format that is not read.
         root: folder of the data set.
         patients: name of a case -> its patient.
@@ -80,6 +81,7 @@ class Dataset:
     ignored: tuple[int, ...] = ()
     regions: dict[str, int] = field(default_factory=dict)
     labelled: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    replayed: tuple[str, ...] = ()
     unread: dict[str, int] = field(default_factory=dict)
     root: Path = Path()
     patients: dict[str, str] = field(default_factory=dict)
@@ -171,14 +173,14 @@ def find_dataset(
         text = f"patient is {patient!r}; expected a regular expression such as '^[^_]+' ({error})"
         raise TrainingError("dataset.patient", text) from error
     order = description.get("regions_class_order")
+    names = {case["name"] for case in (*dataset.cases, *dataset.unpaired)}
     return replace(
         dataset,
         root=root,
         patients=patients | (stated if patient is None else {}),
         regions=region_labels(dataset.labels, order) if do_overlap(dataset.labels) else {},
-        labelled=labelled_values(
-            description, {case["name"] for case in (*dataset.cases, *dataset.unpaired)}, dataset.labels
-        ),
+        labelled=labelled_values(description, names, dataset.labels),
+        replayed=replayed_cases(description, names),
     )
 
 

@@ -83,6 +83,7 @@ def combine(
     report: Callable[[str], None] = lambda text: None,
     marker: Path | None = None,
     continued: Continued | None = None,
+    replayed: int = 0,
 ) -> Gathered:
     """Combine data sets into one; call it within `with_segnets`.
 
@@ -98,6 +99,7 @@ def combine(
         report: function that prints a line of progress.
         marker: file to create before the first case is written.
         continued: how to continue a planned training.
+        replayed: number of data sets, the last ones, whose cases are replayed (`segnets.data.EpochSampler`).
 
     Raises:
         TrainingError: `dataset.combined`, the data sets do not fit together; `labels.unnamed`, one does not name its
@@ -129,7 +131,7 @@ def combine(
     names = {name.casefold(): name for dataset in reversed(datasets) for name in dataset.labels}
     sources, table, ignored = _numbered(datasets, labels)
     cases = _named_cases(sources)
-    described = tuple(_describe(source) for source in sources)
+    described = tuple(_describe(source, source.number > len(sources) - replayed) for source in sources)
     if continued:
         continued.check(list(cases.values()), described)
         if continued.is_dry:
@@ -154,6 +156,7 @@ def combine(
         labelled = _labelled(source, table, labels)
         if (stated := source.dataset.labelled.get(case["name"])) is not None:
             labelled &= {source.values[value] for value in stated if value in source.values}
+        entry |= {"replay": True} if number > len(sources) - replayed else {}
         training.append(entry | ({"labelled": sorted(labelled)} if labelled < set(table.values()) else {}))
     description: dict[str, Any] = {
         "description": "several data sets, combined by napari-seg train",
@@ -176,13 +179,14 @@ def _check_set(folder: Path, number: int, names: Sequence[str], _: Sequence[dict
         raise OutputError("output.exists", f"{text} in the same order, or choose a new folder with -o")
 
 
-def _describe(source: _Source) -> dict[str, Any]:
+def _describe(source: _Source, is_replayed: bool) -> dict[str, Any]:
     """Return the number of cases, the patients, and where each value came from, for plan.json."""
     names = {name.casefold(): name for name in source.dataset.labels}
     return {
         "cases": len(source.dataset.cases),
         "classes": sorted(names.get(name, name) for name in source.known),
         "values": {str(value): new for value, new in sorted(source.values.items()) if value},
+        **({"replayed": True} if is_replayed else {}),
     }
 
 
