@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -298,6 +299,63 @@ def test_names_in_files_get_the_values_that_dataset_json_declares(tmp_path: Path
     assert np.array_equal(load(found, description["training"][1])[1], np.array([0, 2, 1])[labels().array])
 
 
+@pytest.mark.parametrize(
+    ("folders", "patients"),
+    [
+        ([f"rat{r}/scan{n}" for r in (1, 2, 3) for n in (1, 2)], [1, 1, 2, 2, 3, 3]),
+        ([f"{group}/rat{r}/day{n}" for group, r in (("a", 1), ("b", 2)) for n in (1, 2)], [1, 1, 2, 2]),
+        ([f"m{r}/2024-01-0{n}" for r in (1, 2) for n in (r, r + 2)], [1, 1, 2, 2]),
+        ([f"{site}/p0{n}" for site in "ABCD" for n in (1, 2)], [None] * 8),
+        ([f"{part}/p0{n}" for part, n in (("train", 1), ("train", 2), ("test", 3))], [None] * 3),
+        (["p1/ct", "p2/ct", "p3/ct"], [None] * 3),
+    ],
+)
+def test_patients_by_folders(tmp_path: Path, folders: list[str], patients: list[int | None]) -> None:
+    root = write(tmp_path / "a", *(f"{one}/{name}.nrrd" for one in folders for name in ("t1", "seg")))
+    _, description = gathered(root)
+    expected = [None if number is None else f"patient {number}" for number in patients]
+    assert [entry.get("patient") for entry in description["training"]] == expected
+
+
+def test_the_pattern_of_patients_is_that_of_the_paths(tmp_path: Path, dicom: DicomWriter) -> None:
+    folders = ["A/x1", "A/x2", "B/y1", "C"]
+    root = write(tmp_path / "a", *(f"{one}/{name}.nrrd" for one in folders for name in ("t1", "seg")))
+    _, description = gathered(root, patient="^[AB](?=/)")
+    assert [entry["patient"] for entry in description["training"]] == [f"patient {n}" for n in (1, 1, 2, 3)]
+    patients = ["Quimby", "Zappa"]
+    root = tmp_path / "b"
+    for patient in patients:
+        for folder in ("first", "second"):
+            dicom(root, patient, ("seg",), folder)
+    plan = plan_bundle(root, tmp_path / "out", Choices(settings={"patient": r"^sub-\d+"}))
+    assert plan["dataset"]["cases"] == 4
+    description = json.loads((tmp_path / "out" / "data" / "dataset.json").read_text())
+    assert [entry["patient"] for entry in description["training"]] == [f"patient {n}" for n in (1, 1, 2, 2)]
+    assert "patient: null" in (tmp_path / "out" / "configs" / "train.yaml").read_text()
+
+
+def test_models_that_were_trained_inside_the_folder_are_no_data(nrrd_balls: Path, tmp_path: Path) -> None:
+    root = tmp_path / "scans"
+    shutil.copytree(nrrd_balls, root)
+    plan_bundle(root, root / "model1", Choices())
+    for out, is_dry in ((root / "model2", False), (tmp_path / "elsewhere", True)):
+        assert plan_bundle(root, out, Choices(), dry_run=is_dry)["dataset"]["cases"] == 6
+
+
+def test_labels_json_names_values_in_every_arrangement(tmp_path: Path) -> None:
+    root = write(tmp_path / "a", "p1/t1.nrrd", "p1/t1_seg.nrrd", "p2/t1.nrrd", "p2/t1_seg.nrrd")
+    (root / "labels.json").write_text(json.dumps({"liver": 1, "ignore": 2}))
+    expected = {"background": 0, "liver": [1], "ignore": [2]}
+    assert gathered(root)[1]["labels"] == expected
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        for file in (file for file in root.rglob("*") if file.is_file()):
+            archive.write(file, file.relative_to(root))
+    assert gathered(tmp_path / "b.zip")[1]["labels"] == expected
+    rows = ["image,label", *(f"p{n}/t1.nrrd,p{n}/t1_seg.nrrd" for n in (1, 2))]
+    (root / "cases.csv").write_text("\n".join(rows))
+    assert gathered(root / "cases.csv")[1]["labels"] == expected
+
+
 def test_lists_of_paths(tmp_path: Path) -> None:
     root = write(tmp_path / "a", "x/1.nrrd", "y/1.nrrd", "x/1_seg.nrrd", "y/1_seg.nrrd")
     rows = ["Patient ID;Image path;Label path", "Miller;x/1.nrrd;x/1_seg.nrrd", f"Smith;{root}/y/1.nrrd;y\\1_seg.nrrd"]
@@ -389,8 +447,6 @@ def test_series_of_a_study_are_channels_if_they_are_named(tmp_path: Path, dicom:
 
 
 def test_a_segmentation_of_another_series_has_no_image(tmp_path: Path, dicom: DicomWriter) -> None:
-    import shutil
-
     root = dicom(tmp_path / "a", "Quimby")
     shutil.rmtree(root / "Quimby^Ann" / "MR")
     message = refused(root, "dataset.unknown")

@@ -297,9 +297,7 @@ def _dataset(sources: Sequence[Path], converted: Gathered | None, reading: dict[
 
     if converted is None:
         return find_dataset(sources[0], **reading)
-    is_combined = len(sources) > 1  # patients are stated then
-    patient = {"patient": reading["patient"]} if "patient" in reading and not is_combined else {}
-    return find_dataset(converted.folder, "decathlon", **patient)
+    return find_dataset(converted.folder, "decathlon")  # the patients are stated
 
 
 def _clear(out: Path) -> None:
@@ -372,7 +370,7 @@ def _make(
         plan.set("learning_rate", fine_tuning_rate(choices.options), why)
     settings = choices.settings
     if converted:  # the converted data set is read as such, however the data set of the user is read
-        settings = {key: value for key, value in settings.items() if key not in READING or key == "patient"}
+        settings = {key: value for key, value in settings.items() if key not in READING}
     write_bundle(root, name, plan, found, values, replace(choices, settings=settings), regions)
     named = {label: of_label for label, of_label in values.items() if label != IGNORE}
     table = label_table(dataset, facts, named, converted.listed if converted else None)

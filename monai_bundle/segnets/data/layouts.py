@@ -146,7 +146,7 @@ def find_dataset(
         dataset = _folders(root, images_dir, labels_dir, description, convertible)
     else:
         raise TrainingError("dataset.unknown", f"there is no layout {layout!r}; {_EXPECTED}")
-    if (names := root / "labels.json").is_file():
+    if (names := (root.parent if is_file else root) / "labels.json").is_file() and names != root:
         labels, ignored = _named_values(_labels_json(names), names)
         dataset = replace(dataset, labels=labels, ignored=tuple(dict.fromkeys((*dataset.ignored, *ignored))))
     if not dataset.cases:
@@ -182,6 +182,17 @@ def find_dataset(
         labelled=labelled_values(description, names, dataset.labels),
         replayed=replayed_cases(description, names),
     )
+
+
+def stated_labels(folder: Path) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...]]:
+    """Return name -> values, and the values to ignore, as labels.json or else dataset.json in a folder says.
+
+    Raises:
+        TrainingError: "dataset.bad_json".
+    """
+    if (names := folder / "labels.json").is_file():
+        return _named_values(_labels_json(names), names)
+    return _named_values(_json(folder), folder / "dataset.json")
 
 
 def images(dataset_dir: str | Path, num_channels: int = 1) -> list[Case]:

@@ -120,8 +120,7 @@ def combine(
         folder = into / f"set{number}"
         of_set = Continued(partial(_check_set, folder, number), continued.is_dry) if continued else None
         converted = gather(path, folder, reading, report, marker, own=into.parent, continued=of_set)
-        patient = {"patient": reading["patient"]} if "patient" in reading else {}
-        found = find_dataset(path, **reading) if converted is None else find_dataset(folder, "decathlon", **patient)
+        found = find_dataset(path, **reading) if converted is None else find_dataset(folder, "decathlon")
         datasets.append(found)
         left += unread_files(found.unread) if converted is None else converted.passed_over
         notices += () if converted is None else converted.notices

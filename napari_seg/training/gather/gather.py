@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_seg.errors import InputError, Notice, TrainingError
+from napari_seg.formats.archive import shown, unpacked
 from napari_seg.formats.endings import (
     ARCHIVE_ENDINGS,
     IMAGE2D_ENDINGS,
@@ -26,7 +28,8 @@ from napari_seg.training.gather.frames import Fault, as_stacks, count_frames, in
 from napari_seg.training.gather.named import named_pairs
 from napari_seg.training.gather.pair import Pair, PassedOver, passed_over, unread_files, with_distinct_names
 from napari_seg.training.gather.polygons import polygon_pairs
-from napari_seg.training.gather.write import describe_notices, recorded_names, write_cases, written_names
+from napari_seg.training.gather.write import RECORD, describe_notices, recorded_names, write_cases, written_names
+from napari_seg.training.write import PLAN
 
 if TYPE_CHECKING:
     from segnets.data import Dataset
@@ -108,6 +111,7 @@ def gather(
         OutputError: the converted data set could not be written.
     """
     from segnets.data import find_dataset
+    from segnets.data.layouts import stated_labels
     from segnets.errors import TrainingError as SegnetsError
 
     are_slices = reading.get("layout") == STACKS
@@ -127,10 +131,13 @@ def gather(
         if not may_search and not (error.code == "dataset.missing" and _is_archive(dataset_dir)):
             raise
     if dataset is not None:
-        pairs, left = _pairs_of(dataset, colours), unread_files(dataset.unread)
+        pairs, left = _pairs_of(dataset, colours, reading.get("patient")), unread_files(dataset.unread)
+        labels, ignored = ({}, ()) if colours else (dataset.labels, dataset.ignored)
     else:
         assert unknown is not None
         pairs, left = _search(dataset_dir, into, own or into.parent, reading, unknown)
+        labels, ignored = stated_labels(unpacked(dataset_dir) if _is_archive(dataset_dir) else dataset_dir)
+        _report_patients(pairs, report)
     pairs, faults = in_frames(as_stacks(pairs) if are_slices else pairs)
     faults += _repeated(pairs)
     pairs = with_distinct_names(pairs)
@@ -146,10 +153,10 @@ def gather(
         pairs,
         into,
         report,
-        labels=dataset.labels if dataset and not colours else None,
-        ignored=dataset.ignored if dataset and not colours else (),
+        labels=labels,
+        ignored=ignored,
         channels=dataset.channels if dataset else (),
-        regions=dataset.regions if dataset and not colours else None,
+        regions=dataset.regions if dataset and not colours else {},
         keep=continued is not None,
     )
     faults += unreadable
@@ -197,12 +204,13 @@ def _as_list(value: Any) -> list[str]:
     return value if isinstance(value, list) else [value]
 
 
-def _pairs_of(dataset: Dataset, colours: Colours) -> list[Pair]:
+def _pairs_of(dataset: Dataset, colours: Colours, pattern: str | None) -> list[Pair]:
     """Return the pairs of a data set whose layout is known.
 
     Args:
         dataset: the data set.
         colours: colours of its classes if its label maps are in colours.
+        pattern: regular expression of the patients; the cases without a match are patients of their own then.
 
     Raises:
         TrainingError: `data.faults`, images or label maps have no partner.
@@ -223,7 +231,7 @@ def _pairs_of(dataset: Dataset, colours: Colours) -> list[Pair]:
         is_by_structure = len(labels) > 1 or (are_by_structure and "_label-" in labels[0].name)
         structures = tuple(_entity(path) for path in labels) if is_by_structure else ()
         patient = dataset.patients.get(case["name"], "")
-        patient = "" if patient == case["name"] else patient
+        patient = "" if patient == case["name"] and pattern is None else patient
         labelled = dataset.labelled.get(case["name"])
         pairs.append(Pair(case["name"], scans, labels, structures, patient, colours=colours, labelled=labelled))
     return pairs
@@ -245,17 +253,25 @@ def _search(
 ) -> tuple[list[Pair], tuple[PassedOver, ...]]:
     """Search a folder for pairs, by the references of DICOM objects and then by names.
 
-    The bundle's own folder may lie in that of the data set; it is not searched.
+    The bundle's own folder and others that were trained may lie in that of the data set; they are not searched.
 
     Raises:
         TrainingError: the code of `unknown`, there are none; the message lists what was found instead; `archive.*` or
             `file.*`, the data set is an archive that can't be unpacked.
     """
+    from segnets.data.patients import patient_of
+
     from napari_seg.errors import NapariSegError
 
+    own = into if dataset_dir.is_relative_to(out) else out
+    is_bundle = cache(_is_bundle)
+
+    def is_of_a_model(file: Path) -> bool:
+        above = (one for one in file.parents if one != dataset_dir and one.is_relative_to(dataset_dir))
+        return file.is_relative_to(own) or any(map(is_bundle, above))
+
     try:
-        own = into if dataset_dir.is_relative_to(out) else out
-        found = find(dataset_dir, ignore=lambda file: file.is_relative_to(own))
+        found = find(dataset_dir, ignore=is_of_a_model)
     except NapariSegError as error:
         raise TrainingError(error.code, error.message) from error
     pairs, unpaired = dicom_pairs(found, reading.get("channels"))
@@ -271,6 +287,13 @@ def _search(
         dataset_dir,
         reading.get("channels"),
     )
+    if (pattern := reading.get("patient")) is not None:
+        by_name = [replace(pair, patient=patient_of(_place(pair, dataset_dir), pattern)) for pair in by_name]
+        for number, pair in enumerate(pairs):
+            place = _place(pair, dataset_dir)
+            who = patient_of(place, pattern)
+            if who != place or not pair.patient:  # a series without a match still states its patient
+                pairs[number] = replace(pair, patient=who)
     pairs = [*pairs, *by_name]
     used = {file for pair in pairs for file in pair.files}
     skipped = [replace(one, files=tuple(f for f in one.files if f not in used)) for one in found.skipped]
@@ -294,8 +317,6 @@ def _unpack(archive: Path) -> None:
     Raises:
         TrainingError: `archive.*` or `file.*`.
     """
-    from napari_seg.formats.archive import unpacked
-
     try:
         unpacked(archive)
     except InputError as error:
@@ -309,6 +330,31 @@ def _archive_fault(archive: Path) -> str:
     except TrainingError as error:
         return error.code
     return "partner.no_label"
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Return whether a folder is that of a model or of converted cases, even if it is not complete."""
+    is_planned = (folder / PLAN).is_file() and (folder / "configs").is_dir()
+    return is_planned or (folder / f"{PLAN}.unfinished").is_file() or (folder / RECORD).is_file()
+
+
+def _place(pair: Pair, dataset_dir: Path) -> str:
+    """Return the path of a pair's image below the data set, with / between folders."""
+    file = shown(pair.images[0][1].files[0])
+    root = shown(dataset_dir)
+    return (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
+
+
+def _report_patients(pairs: Sequence[Pair], report: Callable[[str], None]) -> None:
+    """Say how many patients the cases are of, if several are of one."""
+    counts = Counter(pair.patient for pair in pairs if pair.patient)
+    if counts and max(counts.values()) > 1:
+        low, high = min(counts.values()), max(counts.values())
+        cases = f"{low} cases" if low == high else f"{low} to {high} cases"
+        report(
+            f"{sum(counts.values())} cases are taken for those of {len(counts)} patients with {cases} each; if they "
+            "are not, say with --set patient=PATTERN which part of a path names the patient"
+        )
 
 
 def _repeated(pairs: Sequence[Pair]) -> list[Fault]:

@@ -34,8 +34,19 @@ _IMAGE_WORD = re.compile(
 )
 _LABEL_FOLDER = re.compile(rf"{_LABEL_WORD}(tr|ts)?|1st_manual", re.IGNORECASE)
 _IMAGE_FOLDER = re.compile(r"(images?|imgs?|scans?|volumes?|data|dicoms?)(tr|ts)?", re.IGNORECASE)
+_PART_OF_DATA = re.compile(r"train(ing)?|val(id(ation)?)?|test(ing)?", re.IGNORECASE)
+_PATIENT = re.compile(
+    r"(p|pat(ient)?|sub(j(ect)?)?|case|participant|volunteer|animal|mouse|rat)[-_ ]?\d+", re.IGNORECASE
+)
+_SESSION = re.compile(
+    r"(scan|ses(sion)?|day|week|month|year|visit|time(point)?|tp?|run|rep|exam|study|series|acq|frame|baseline|follow"
+    r"[-_ ]?up|pre|post)[-_ ]?\d*|(19|20)\d\d[-_.]?\d\d[-_.]?\d\d.*",
+    re.IGNORECASE,
+)
+"""Name of a folder with one of several scans of a patient."""
+
 _MIN_PATIENTS = 4
-"""Number of folders on one level from which each is taken for a patient; fewer may be training, validation and test."""
+"""Number of folders from which each is taken for a patient even if their names have no numbers."""
 
 _SEPARATORS = "-_. "
 
@@ -220,11 +231,32 @@ def _pairs(cases: Sequence[_Case], root: Path, channels: Sequence[str] | None) -
 
 
 def _patients(folders: Sequence[Sequence[str]]) -> list[str]:
-    """Return for each case the folder on the first level that has as many folders as patients; "" without one."""
-    for level in range(min(map(len, folders), default=0)):
-        if len({parts[level] for parts in folders}) >= _MIN_PATIENTS:
-            return [parts[level] for parts in folders]
-    return ["" for _ in folders]
+    """Return the patient of each case by its folders, "" if they do not say.
+
+    The patient is the path down to the last folder that is not one of several scans of a patient: those are named so
+    (`scan1`, `day3`, a date), or equally below several other folders. Fewer than `_MIN_PATIENTS` folders count only if
+    their names have numbers; the others may be groups of patients.
+
+    Args:
+        folders: names of the folders above the images of each case.
+    """
+    above: dict[str, set[tuple[str, ...]]] = {}
+    for parts in folders:
+        for level, part in enumerate(parts):
+            above.setdefault(part, set()).add(tuple(parts[:level]))
+    paths = []
+    for parts in folders:
+        path = [part for part in parts if not _PART_OF_DATA.fullmatch(part)]
+        while path and not _PATIENT.fullmatch(path[-1]):
+            if len(path) == 1 or not (_SESSION.fullmatch(path[-1]) or len(above[path[-1]]) > 1):
+                break
+            path.pop()
+        paths.append(tuple(path))
+    counts = Counter(path for path in paths if path)
+    have_numbers = all(re.search(r"\d", path[-1]) for path in counts)
+    if len(counts) < 2 or max(counts.values()) == 1 or (len(counts) < _MIN_PATIENTS and not have_numbers):
+        return ["" for _ in folders]
+    return ["/".join(path) for path in paths]
 
 
 def _case_name(case: _Case, folders: Sequence[str], channels: Sequence[str]) -> str:
