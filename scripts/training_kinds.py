@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -44,7 +45,7 @@ def main() -> None:
     args = parse()
     scans = Scans(args.hippocampus, args.ct_body, args.axon_sem)
     limits = ["--max-epochs", str(args.epochs)] if args.epochs else ["--max-minutes", f"{args.minutes:g}"]
-    about = machine(VERSIONS)
+    about = machine(VERSIONS) | {"threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))}
     for name in args.only or KINDS:
         known = read(args.report)["kinds"].get(name, {})
         if not args.only and known.get("limits") == limits and not known["faults"]:
@@ -115,10 +116,10 @@ def page(figures: dict[str, Any]) -> str:
     )
     lines += paragraph(
         "**What it shows**: each kind is read as it is, with the classes and voxels of its source, is trained, and",
-        "gives a bundle that runs on such files. **What it does not show**: how good a network becomes. The training",
-        "took under a minute of two busy cores, a small fraction of the plan (column *steps*), where a real one takes",
-        "hours; Dice is that of one case, and a Dice near 0 means that the time was too short for this class. The CT",
-        "is one patient in variations.",
+        "gives a bundle that runs on such files. **What it does not show**: how good a network becomes. The time limit",
+        f"reaches a small fraction of most plans (column *steps*), here with {figures['machine'].get('threads', 1)}",
+        "thread(s) beside other work on the machine; Dice is the mean of the classes in that one case, and near 0",
+        "where the time was too short to find a class. The CT is one patient in variations.",
     )
     lines += [describe_machine(figures["machine"]), "", "## Trained", ""]
     head = [
