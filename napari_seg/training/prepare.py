@@ -572,10 +572,12 @@ def _add_time(written: dict[str, Any], root: Path, timing: _Timing, voxels: dict
 def _classes(found: Fingerprint, classes: dict[str, Any]) -> dict[str, Any]:
     if classes:
         return classes
-    if not 0 < len(found.values) <= 50:
+    count = len(found.values)
+    if not 0 < count <= 50:
+        smoothed = "; if they have few classes, they were smoothed or saved as JPEG: export them again" * (count > 50)
         raise TrainingError(
             "labels.unnamed",
-            f"the data set has no label names, and its label maps contain {len(found.values)} values other than 0; "
-            "name them, for example --labels liver=1 tumour=2,3 vessel=10-19",
+            f"the data set has no label names, and its label maps contain {count} values other than 0; "
+            f"name them, for example --labels liver=1 tumour=2,3 vessel=10-19{smoothed}",
         )
     return {f"label {value}": [value] for value in found.values}
