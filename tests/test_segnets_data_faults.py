@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -424,3 +425,27 @@ def test_a_value_that_no_label_map_can_hold_is_a_fault(folder: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(array, image.affine), path)
     with pytest.raises(TrainingError, match=r"label\.values .*expected -16777216 to 16777216"):
         check(find_dataset(folder))
+
+
+def test_bytes_after_the_voxels_are_not_kept(folder: Path) -> None:
+    path = next((folder / "images").iterdir())
+    content = gzip.decompress(path.read_bytes())
+    with gzip.open(path, "wb", compresslevel=1) as stream:
+        stream.write(content)
+        for _ in range(24):
+            stream.write(bytes(1 << 22))
+    tracemalloc.start()
+    facts = file_facts.read_facts(str(path), is_label=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "error" not in facts
+    assert peak < 70e6
+
+
+def test_a_header_that_promises_more_than_any_memory_is_truncated(folder: Path) -> None:
+    path = next((folder / "images").iterdir())
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((30000,) * 5)
+    with gzip.open(path, "wb") as stream:
+        stream.write(header.binaryblock + bytes(1000))
+    assert file_facts.read_facts(str(path), is_label=False)["error"][0] == "file.truncated"

@@ -13,7 +13,7 @@ from PIL import Image
 from napari_seg.errors import InputError
 from napari_seg.formats.image2d import read_image2d
 from napari_seg.training.gather.gather import gather
-from napari_seg.training.gather.polygons import inside, read_polygons
+from napari_seg.training.gather.polygons import _annotated_images, inside, read_polygons
 from napari_seg.training.segnets_modules import with_segnets
 
 SIZE = (6, 9)
@@ -128,3 +128,8 @@ def test_run_lengths_of_another_size_take_no_memory(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(content))
     with pytest.raises(InputError):
         read_polygons(tmp_path / "a.json", image, read_image2d(image).grid)
+
+
+def test_an_id_that_is_a_list_ends_in_no_traceback() -> None:
+    content = {"images": [{"id": [1], "file_name": "a.png"}], "annotations": [{"image_id": [1]}], "categories": []}
+    assert list(_annotated_images(content)) == ["a.png"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import logging
+import math
 import os
 import time
 import zlib
@@ -13,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import nibabel
 import numpy as np
@@ -31,6 +33,8 @@ WORKERS = 4
 """Number of files that are read, and held in memory, at the same time."""
 
 _SLAB_VOXELS = 1 << 22
+_HEADER_BYTES = 1 << 16
+_CHUNK_BYTES = 1 << 24
 _SECONDS_BETWEEN_LINES = 10
 _CACHE_VERSION = 3
 
@@ -119,16 +123,31 @@ def _open_volume(path: str) -> tuple[list[int], int, Any, Iterator[NDArray]]:
     truncated or damaged after the voxels it reads, so all bytes are read here, once.
     """
     with gzip.open(path) if path.lower().endswith(".gz") else open(path, "rb") as stream:
-        content = stream.read()
-    is_second = nibabel.Nifti2Header.may_contain_header(content[:1024])
-    image = (nibabel.Nifti2Image if is_second else nibabel.Nifti1Image).from_bytes(content)
-    needed = image.dataobj.offset + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
-    if needed > len(content):
-        raise TrainingError("file.truncated", f"{len(content)} of {needed} bytes are there")
+        start = _read(stream, _HEADER_BYTES)
+        is_second = nibabel.Nifti2Header.may_contain_header(start[:1024])
+        kind = nibabel.Nifti2Image if is_second else nibabel.Nifti1Image
+        header = kind.header_class.from_fileobj(io.BytesIO(start))
+        voxels = math.prod(int(length) for length in header.get_data_shape())
+        needed = int(header.get_data_offset()) + voxels * header.get_data_dtype().itemsize
+        content = start + _read(stream, max(0, needed - len(start)))
+        if needed > len(content):
+            raise TrainingError("file.truncated", f"{len(content)} of {needed} bytes are there")
+        while stream.read(_CHUNK_BYTES):  # what follows the voxels is checked, and not kept
+            pass
+    image = kind.from_bytes(content)
     thickness = max(1, _SLAB_VOXELS // max(1, int(np.prod(image.shape[:-1]))))
     slabs = (np.asarray(image.dataobj[..., k : k + thickness]) for k in range(0, image.shape[-1], thickness))
     axes = image.ndim - 1 if image.ndim > 3 else image.ndim
     return list(image.shape[:axes]), int(np.prod(image.shape[axes:])), image.affine.tolist(), slabs
+
+
+def _read(stream: IO[bytes], count: int) -> bytes:
+    """Return so many bytes, or all that there are: of a damaged header the count may be larger than any memory."""
+    chunks = []
+    while count > 0 and (chunk := stream.read(min(count, _CHUNK_BYTES))):
+        chunks.append(chunk)
+        count -= len(chunk)
+    return b"".join(chunks)
 
 
 def _open_2d_image(image: Image.Image, is_label: bool) -> tuple[list[int], int, Any, Iterator[NDArray]]:

@@ -152,9 +152,9 @@ def _is_coco(content: Mapping[str, Any]) -> bool:
 def _annotated_images(content: Mapping[str, Any]) -> Iterator[str]:
     """Yield the paths of the images that an annotation names, those with objects only."""
     if _is_coco(content):
-        annotated = {one.get("image_id") for one in content["annotations"] if isinstance(one, dict)}
+        annotated = {str(one.get("image_id")) for one in content["annotations"] if isinstance(one, dict)}
         for one in content["images"]:
-            if isinstance(one, dict) and one.get("id") in annotated and isinstance(one.get("file_name"), str):
+            if isinstance(one, dict) and str(one.get("id")) in annotated and isinstance(one.get("file_name"), str):
                 yield one["file_name"]
     elif isinstance(content.get("shapes"), list) and isinstance(content.get("imagePath"), str):
         yield content["imagePath"]
