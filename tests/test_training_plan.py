@@ -14,12 +14,13 @@ import datasets
 import numpy as np
 import pytest
 
-from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.read import read_bundle, shipped_root
 from napari_seg.bundles.spec import METADATA
 from napari_seg.errors import BundleError, EnvironmentFault, OutputError, TrainingError
 from napari_seg.training import choices as choices_module
 from napari_seg.training import fingerprint, folds, prepare, run
 from napari_seg.training.choices import Choices, changed_settings, describe_weights
+from napari_seg.training.describe import plan_rows
 from napari_seg.training.fingerprint import Fingerprint
 from napari_seg.training.history import read_summary
 from napari_seg.training.plan import make_plan
@@ -546,3 +547,20 @@ def test_a_missing_package_is_one_line(dataset: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(choices_module, "find_spec", lambda name: None)
     with pytest.raises(EnvironmentFault, match=said):
         plan_bundle(dataset, tmp_path / "out", Choices())
+
+
+def test_a_plan_for_fine_tuning_says_where_the_classes_begin(tmp_path: Path) -> None:
+    dataset = datasets.write_decathlon(tmp_path / "balls", cases=4)
+    (dataset / "labels.json").write_text('{"1": "Posterior", "2": "tail"}')
+    weights = {"fine_tune": describe_weights(shipped_root(), tmp_path / "out")}
+    plan = plan_bundle(dataset, tmp_path / "out", Choices(**weights), dry_run=True)
+    text = "Posterior from posterior hippocampus, tail from a part of background; dropped anterior hippocampus"
+    assert plan["fine-tuning"] == text
+    assert ("begin", text) in plan_rows(plan)
+    given = {"classes_from": {"tail": ["anterior hippocampus"]}}
+    plan = plan_bundle(dataset, tmp_path / "out", Choices(settings=given, **weights), dry_run=True)
+    assert plan["fine-tuning"] == "Posterior from posterior hippocampus, tail from anterior hippocampus"
+    for settings, other in (({"classes_from": {"tail": ["head"]}}, weights), (given, {})):
+        with pytest.raises(TrainingError) as caught:
+            plan_bundle(dataset, tmp_path / "out", Choices(settings=settings, **other), dry_run=True)
+        assert caught.value.code == "weights.classes"

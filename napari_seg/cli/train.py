@@ -167,7 +167,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise BundleError("bundle.setting", "found --images without --labels-dir; expected both, or neither")
     settings = {name: _parsed(name, text) for name, text in distinct(arguments.set, "--set").items()}
     if arguments.classes_from:
-        settings["classes_from"] = {name: text.split(",") for name, text in arguments.classes_from}
+        settings["classes_from"] = {
+            name: text.split(",") for name, text in distinct(arguments.classes_from, "--classes-from").items()
+        }
     choices = Choices(
         network=arguments.network,
         dims=arguments.dims,
@@ -185,6 +187,10 @@ def run(arguments: argparse.Namespace) -> int:
     limits = {"max_epochs": arguments.max_epochs, "max_minutes": arguments.max_minutes}
     limits = {name: value for name, value in limits.items() if value is not None}
     if arguments.compare is not None or (out / COMPARISON).is_file():
+        if arguments.replay:
+            raise BundleError(
+                "bundle.compare", "found --replay with --compare, which plans other networks; leave one out"
+            )
         return _compare(arguments, dataset, more, out, choices, limits)
     plan = plan_bundle(
         dataset,

@@ -389,6 +389,8 @@ def _make(
     if choices.fine_tune:
         weights = (out / choices.fine_tune["file"]).resolve()
         written["fine-tuning"] = _describe_origins(class_names(values, bool(regions)), weights, choices)
+    elif choices.settings.get("classes_from"):
+        raise TrainingError("weights.classes", "found --classes-from without --fine-tune; expected both, or neither")
     left = converted.passed_over if converted else unread_files(dataset.unread)
     written["passed over"] = [asdict(one) for one in left]
     if converted:
