@@ -25,6 +25,8 @@ from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.nifti import write_volume
 from napari_seg.formats.read import read
 from napari_seg.inference.segment import segment
+from napari_seg.training import time_plan
+from napari_seg.training.time_plan import Pace
 
 BRIEF = ["max_epochs=3", "val_interval=3", "num_workers=0", "learning_rate=0.01"]
 SMALL = [f"network_def#{arguments}" for arguments in ("channels=[4,8]", "strides=[1,2]", "encoder_convs=1")]
@@ -51,6 +53,25 @@ def test_dry_run_says_what_and_why_and_how(dataset: Path, tmp_path: Path, capsys
     assert re.search(r"memory  about [\d.]+ [MG]iB of [\d.]+ [MG]iB that may be used \(", output)
     assert re.search(r"time    a step takes .*, a validation .*\n +.* steps .* in all for each of 2 folds", output)
     assert not (tmp_path / "out").exists()
+
+
+def test_configurations_are_planned_together(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pace = Pace("cpu", step=0.5, case=0.1, validation=1.0, training_cases=3, validation_cases=3)
+    monkeypatch.setattr(time_plan, "measure_pace", lambda *_: pace)
+    words = [dataset, "-o", tmp_path / "out", "--folds", 2, "--set", *SMALL, "--compare"]
+    assert train(*words, "--dry-run", "--max-minutes", 3) == 0
+    output = capsys.readouterr().out
+    assert output.index("configuration 2d\n") < output.index("configuration 3d\n")
+    assert re.search(r"left    3d_lowres: a patch of 3d shows \d+% of a typical image", output)
+    assert re.search(r"total   about 0\.\d h for all folds of 2 configurations", output)
+    for name in ("2d", "3d"):
+        for fold in range(2):
+            assert f"--output_dir {tmp_path / 'out' / 'training' / name / f'fold_{fold}'}" in output
+    assert not (tmp_path / "out").exists()
+    assert train(dataset, "-o", tmp_path / "out", "--compare", "2d", "3d") == 1
+    assert "bundle.compare: found --compare without --folds" in capsys.readouterr().err
 
 
 def test_wrong_usage_says_what_is_right(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
