@@ -383,6 +383,11 @@ CODES = {
         "A voxel holds a colour, a vector, a complex number or another value that is no intensity.",
         "Save the component you need alone, as one number per voxel.",
     ),
+    "data.pixel_size": Code(
+        "notice",
+        "The single slices of a data set have pixels of different sizes, and are trained as 2D images without sizes.",
+        "If structures differ in size by it, resample the slices to one pixel size first.",
+    ),
     "data.range": Code(
         "error",
         "The model was trained on colour images, and the scan has values below 0 or above 255.",

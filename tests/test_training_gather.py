@@ -24,6 +24,7 @@ from PIL import Image
 
 from napari_seg.cli.main import main
 from napari_seg.errors import BundleError, OutputError, TrainingError
+from napari_seg.formats import archive as archive_module
 from napari_seg.formats.itk import to_itk
 from napari_seg.formats.kinds import write_label_map
 from napari_seg.formats.nifti import write_map, write_volume
@@ -538,8 +539,33 @@ def test_an_archive_is_searched_as_a_folder(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         for file in root.rglob("*.gz"):
             archive.write(file, file.relative_to(root))
-    _, description = gathered(tmp_path / "b.zip")
+    found, description = gathered(tmp_path / "b.zip")
     assert names(description) == ["p1_ct"]
+    assert found is not None
+    before = {path: path.stat().st_mtime_ns for path in found.folder.rglob("*.gz")}
+    archive_module._forget()  # as at the end of the process
+    gathered(tmp_path / "b.zip")
+    assert {path: path.stat().st_mtime_ns for path in found.folder.rglob("*.gz")} == before
+
+
+def test_a_name_that_no_case_has_any_more_is_no_class(tmp_path: Path) -> None:
+    root = write(tmp_path / "a", "p1/ct.nrrd", "p1/s.seg.nrrd", "p2/ct.nrrd", "p2/s.seg.nrrd")
+    misspelt = (replace(SEGMENTS[0], name="Livr"), SEGMENTS[1])
+    write_seg_nrrd(labels(segments=misspelt), root / "p1" / "s.seg.nrrd")
+    assert set(gathered(root)[1]["labels"]) == {"background", "Livr", "Liver", "Tumour"}
+    write_seg_nrrd(labels(), root / "p1" / "s.seg.nrrd")
+    found, description = gathered(root)
+    assert set(description["labels"]) == {"background", "Liver", "Tumour"}
+    arrays = [load(found, entry)[1] for entry in description["training"]]
+    assert np.array_equal(*arrays)
+
+
+def test_the_label_map_of_another_number_is_no_partner(tmp_path: Path) -> None:
+    for folder in ("", "x/"):
+        root = write(tmp_path / f"a{folder[:1]}", f"{folder}p1_2019.nrrd", f"{folder}p1_2020_seg.nrrd")
+        assert "partner.no_image" in refused(root, "dataset.unknown")
+    root = write(tmp_path / "b", "p1_0000.nrrd", "p1_seg.nrrd")
+    assert names(gathered(root)[1]) == ["p1_0000"]
 
 
 def test_films_become_frames_of_one_patient(tmp_path: Path) -> None:
@@ -669,6 +695,20 @@ def test_a_volume_that_is_a_label_map_in_its_folder_is_no_image(tmp_path: Path) 
     assert found.passed_over == ()
 
 
+def test_slices_with_pixels_of_different_sizes_are_told(tmp_path: Path) -> None:
+    for name, size in (("x", 0.3), ("y", 0.9)):
+        for folder in ("images", "labels"):
+            (tmp_path / "a" / folder).mkdir(parents=True, exist_ok=True)
+            array = np.eye(6, 7, dtype=np.uint8)
+            affine = np.diag([size, size, 1, 1])
+            nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / "a" / folder / f"{name}.nii.gz")
+    found, _ = gathered(tmp_path / "a")
+    assert found is not None
+    assert [str(notice).partition(" are")[0] for notice in found.notices] == [
+        "data.pixel_size: pixels of 0.3 to 0.9 mm"
+    ]
+
+
 @pytest.mark.parametrize("shape", [(7, 6), (7, 6, 1)])
 def test_single_slices_become_2d_images(tmp_path: Path, shape: tuple[int, ...]) -> None:
     for folder, dtype in (("images", np.int16), ("labels", np.uint8)):
@@ -689,6 +729,7 @@ def test_single_slices_become_2d_images(tmp_path: Path, shape: tuple[int, ...]) 
     [
         ("labelmap.txt", "# label:color_rgb:parts:actions\ncat:0,128,0::\nbackground:0,0,0::\ndog:128,0,0::\n"),
         ("class_dict.csv", "name,r,g,b\nVoid,0,0,0\ncat,0,128,0\ndog,128,0,0\n"),
+        ("colormap.txt", "cat,0,128,0\ndog,0,0,0\nbackground,128,0,0\n"),
         ("label_colors.txt", "0 128 0\tcat\n128 0 0\tdog\n"),
     ],
 )
@@ -699,16 +740,20 @@ def test_label_maps_in_colours(tmp_path: Path, name: str, table: str) -> None:
     labels = np.zeros((6, 8), int)
     labels[:2], labels[3:5, 4:] = 1, 2
     colours = np.array(
-        [(0, 0, 0) if "Void" in table or "background" in table else (0, 128, 0), (0, 128, 0), (128, 0, 0)]
+        [(0, 0, 0) if "Void" in table or "background:0" in table else (0, 128, 0), (0, 128, 0), (128, 0, 0)]
     )
+    if name == "colormap.txt":
+        colours = np.array([(128, 0, 0), (0, 128, 0), (0, 0, 0)])
     Image.fromarray(np.full((6, 8), 9, np.uint8)).save(root / "JPEGImages" / "x.png")
     Image.fromarray(colours[labels].astype(np.uint8)).save(root / "SegmentationClass" / "x.png")
     (root / name).write_text(table)
     found, description = gathered(root)
     assert found is not None
-    assert description["labels"] == {"background": 0, "cat": 1, "dog": 2}
+    ignored = {"ignore": [255]} if "Void" in table else {}
+    assert description["labels"] == {"background": 0, "cat": 1, "dog": 2} | ignored
     array = np.asarray(Image.open(found.folder / description["training"][0]["label"]))
-    expected = labels if (colours[0] == 0).all() else np.maximum(labels, 1)
+    expected = labels if (colours[0] != (0, 128, 0)).any() else np.maximum(labels, 1)
+    expected = np.where(labels == 0, 255, labels) if ignored else expected
     assert np.array_equal(array, expected)
     Image.fromarray(np.full((6, 8, 3), (7, 8, 9), np.uint8)).save(root / "SegmentationClass" / "x.png")
     assert "48 pixels in colours that the table lacks, such as (7, 8, 9)" in refused(root, "data.faults")

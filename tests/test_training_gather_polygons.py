@@ -75,6 +75,25 @@ def test_coco_with_polygons_and_run_lengths(tmp_path: Path) -> None:
     assert {(o.ending, o.count, o.code) for o in found.passed_over} == {(".png", 1, "partner.no_label")}
 
 
+def test_ids_of_a_database_are_no_values(tmp_path: Path) -> None:
+    categories = [{"id": 100_000, "name": "cell"}, {"id": 4_000_000_000, "name": "axon"}]
+    annotations = [
+        {"image_id": n, "category_id": one["id"], "segmentation": [square(n, 1, 4, 3)]}
+        for n, one in enumerate(categories)
+    ]
+    images = [{"id": n, "file_name": f"{n}.png"} for n in range(2)]
+    for one in images:
+        picture(tmp_path / "set" / one["file_name"])
+    content = {"images": images, "categories": categories, "annotations": annotations}
+    (tmp_path / "set" / "annotations.json").write_text(json.dumps(content))
+    with with_segnets():
+        gather(tmp_path / "set", tmp_path / "out", {})
+    description = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert description["labels"] == {"background": 0, "cell": 1, "axon": 2}
+    values = [set(np.unique(Image.open(tmp_path / "out" / one["label"]))) for one in description["training"]]
+    assert values == [{0, 1}, {0, 2}]
+
+
 def test_packed_run_lengths() -> None:
     from napari_seg.training.gather.polygons import _run_lengths
 

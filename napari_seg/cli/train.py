@@ -322,7 +322,7 @@ def _print_bundle(out: Path, plan: dict[str, Any]) -> None:
 
 def _predicting(plan: dict[str, Any], out: Path) -> list[str]:
     found = plan["fingerprint"]
-    channels = () if found["modality"] in ("image2d", "picture") else found.get("channels", ())
+    channels = () if found["modality"] == "image2d" else found.get("channels", ())
     scan = ["SCAN"] if len(channels) < 2 else [word for name in channels for word in ("--channel", f"{name}=FILE")]
     return ["napari-seg", "predict", *scan, "--model", str(out), "-o", "results"]
 

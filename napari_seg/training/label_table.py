@@ -122,7 +122,7 @@ def _remarks(
         and not set(values) & set(listed.get(name, ()))  # listed and empty: it is absent
     ]
     if len(present) == 1 < len(dataset.cases):
-        yield "in one case only, which is either trained on or validated"
+        yield "in one case only, which is either in training, in validation or in the test part"
     elif unclear:
         unlisted = sum(name in listed for name in unclear)
         where = f" ({unlisted} of them list other structures)" if unlisted else ""

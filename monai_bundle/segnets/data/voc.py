@@ -9,7 +9,8 @@ from segnets.data.pairing import Case, image_files, pair
 
 _NAME_FILES = ("labelmap.txt", "class_names.txt", "classes.txt", "labels.txt")
 _BACKGROUND = ("background", "_background_", "__background__", "bg")
-_NOT_CLASSES = ("__ignore__", "void", "ignore", "unlabelled", "unlabeled")
+NOT_CLASSES = ("__ignore__", "void", "ignore", "unlabelled", "unlabeled")
+"""Names of what stands for no class, in lower case."""
 _LISTS = ("trainval", "train", "val")
 _VOC_CLASSES = 20
 
@@ -42,7 +43,7 @@ def voc_names(root: Path) -> dict[str, tuple[int, ...]]:
         if (root / name).is_file():
             lines = (root / name).read_text(encoding="utf-8-sig").splitlines()
             words = [re.split(r"[:\t]", line)[0].strip() for line in lines if line.strip() and line[0] != "#"]
-            words = [word for word in words if word.lower() not in _NOT_CLASSES]
+            words = [word for word in words if word.lower() not in NOT_CLASSES]
             first = 0 if words and words[0].lower() in _BACKGROUND else 1
             return {word: (n,) for n, word in enumerate(words, first) if n and word}
     lists = sorted((root / "ImageSets" / "Main").glob("*_trainval.txt"))

@@ -14,7 +14,10 @@ from napari_seg.formats.image2d import COLOURS, is_image2d, read_image2d
 from napari_seg.volume import smallest_label_type
 
 Colours = tuple[tuple[tuple[int, int, int], str], ...]
-"""Colour and name of each class; the n-th has the value n, counted from 0."""
+"""Colour and name of each class; the n-th has the value n, counted from 0. One without a name stands for no class."""
+
+IGNORED = 255
+"""Value of colours that stand for no class."""
 
 _TABLES = ("labelmap.txt", "class_dict.csv", "*_class_dict.csv", "label_colors.txt", "colormap.txt")
 _NAME_FIRST = re.compile(r"\s*(?P<name>[^:,\t]+)[:,\t]\s*(?P<r>\d+)[,\s]+(?P<g>\d+)[,\s]+(?P<b>\d+)\b.*")
@@ -24,19 +27,22 @@ _NAME_LAST = re.compile(r"\s*(?P<r>\d+)[,\s]+(?P<g>\d+)[,\s]+(?P<b>\d+)[,\s]+(?P
 def colours_of(root: Path) -> Colours:
     """Return the table of colours in a folder, as CVAT, CamVid and others write it; empty without one.
 
-    The background, or else a black class, comes first.
+    The background, or else a black class, comes first. What stands for no class, such as "void", has no name.
     """
+    from segnets.data.voc import NOT_CLASSES
+
     files = [file for pattern in _TABLES for file in sorted(root.glob(pattern))] if root.is_dir() else []
     for file in files:
         lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
         found = [_NAME_FIRST.fullmatch(line) or _NAME_LAST.fullmatch(line) for line in lines if line[:1] != "#"]
         entries = [((int(m["r"]), int(m["g"]), int(m["b"])), m["name"].strip()) for m in found if m]
-        if len(entries) > 1 and len({colour for colour, _ in entries}) == len(entries):
-            is_background = [name.casefold() == "background" or colour == (0, 0, 0) for colour, name in entries]
-            if True not in is_background:
-                return (((-1, -1, -1), "background"), *entries)  # a colour that no pixel has
-            first = is_background.index(True)
-            return (entries[first], *entries[:first], *entries[first + 1 :])
+        if 1 < len(entries) < IGNORED and len({colour for colour, _ in entries}) == len(entries):
+            entries = [(colour, "" if name.casefold() in NOT_CLASSES else name) for colour, name in entries]
+            entries.sort(key=lambda entry: not entry[1])  # the values of classes follow each other
+            named = [entry for entry in entries if entry[1].casefold() == "background"]
+            black = [entry for entry in entries if entry[0] == (0, 0, 0) and entry[1]]
+            first = next(iter((*named, *black)), ((-1, -1, -1), "background"))  # else a colour that no pixel has
+            return (first, *(entry for entry in entries if entry != first))
     return ()
 
 
@@ -63,11 +69,11 @@ def read_colours(files: Sequence[Path], colours: Colours) -> NDArray[np.unsigned
     """
     array = read_image2d(files[0], COLOURS).array[..., 0].astype(np.int64)
     packed = array[0] << 16 | array[1] << 8 | array[2]
-    labels = np.zeros(packed.shape, smallest_label_type(len(colours)))
+    labels = np.zeros(packed.shape, smallest_label_type(max(len(colours), IGNORED)))
     is_known = np.zeros(packed.shape, bool)
-    for value, ((red, green, blue), _) in enumerate(colours):
+    for value, ((red, green, blue), name) in enumerate(colours):
         inside = packed == (red << 16 | green << 8 | blue)
-        labels[inside] = value
+        labels[inside] = value if name else IGNORED
         is_known |= inside
     if not is_known.all():
         count, first = int(np.count_nonzero(~is_known)), int(packed[~is_known][0])

@@ -22,7 +22,7 @@ from napari_seg.formats.find import find
 from napari_seg.formats.image2d import is_image2d
 from napari_seg.formats.nifti import count_slices
 from napari_seg.formats.scan import Scan
-from napari_seg.training.gather.colours import Colours, colours_of, is_in_colours
+from napari_seg.training.gather.colours import IGNORED, Colours, colours_of, is_in_colours
 from napari_seg.training.gather.dicom import dicom_pairs
 from napari_seg.training.gather.frames import Fault, as_stacks, count_frames, in_frames
 from napari_seg.training.gather.named import named_pairs
@@ -132,7 +132,9 @@ def gather(
             raise
     if dataset is not None:
         pairs, left = _pairs_of(dataset, colours, reading.get("patient")), unread_files(dataset.unread)
-        labels, ignored = ({}, ()) if colours else (dataset.labels, dataset.ignored)
+        labels, ignored = dataset.labels, dataset.ignored
+        if colours:
+            labels, ignored = {}, () if all(name for _, name in colours) else (IGNORED,)
     else:
         assert unknown is not None
         pairs, left = _search(dataset_dir, into, own or into.parent, reading, unknown)
@@ -163,6 +165,10 @@ def gather(
     if faults:
         raise TrainingError("data.faults", list_faults(faults, len(pairs)))
     notices = describe_notices(written.notices)
+    if written.pixels_mm:
+        low, high = written.pixels_mm
+        text = f"pixels of {low:g} to {high:g} mm are trained as they are, because single slices become 2D images"
+        notices.append(Notice("data.pixel_size", text))
     if frames := sum(pair.frame is not None for pair in pairs):
         empty = f"; {written.empty} without labels were left out, because they may not be annotated"
         text = f"{frames} frames or pages are cases of their own{empty if written.empty else ''}"

@@ -101,7 +101,7 @@ def _read(path: Path, pair: Pair, volume: Volume) -> list[Segmentation]:
         return [_frame(path, pair.frame)]
     if pair.colours:
         array = read_in_worker(partial(read_colours, colours=pair.colours), [path])
-        segments = tuple(Segment(n, name, colour) for n, (colour, name) in enumerate(pair.colours) if n)
+        segments = tuple(Segment(n, name, colour) for n, (colour, name) in enumerate(pair.colours) if n and name)
         return [Segmentation(array, volume.grid if array.shape == volume.grid.shape else _grid(array), segments)]
     if pair.is_stack:
         labels = as_labels(read_in_worker(read_label_stack, [path]), path.name)
@@ -247,18 +247,20 @@ class LabelTable:
     Attributes:
         values: name -> value.
         shared: value of voxels that several structures share -> names of these, as in `values`.
+        ignored: values that stand for no class.
     """
 
     values: dict[str, int] = field(default_factory=dict)
     shared: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    ignored: tuple[int, ...] = ()
 
     def unified(self, labels: CaseLabels) -> NDArray[np.unsignedinteger]:
         """Return the labels of a case with the values of this table, which new names are added to.
 
         A name keeps its own value if no other name has it. Names are equal regardless of upper and lower case. In a
-        file that names nothing, values stay as they are.
+        file that names nothing, values stay as they are, and so do those that stand for no class.
         """
-        found = [label for label in labels_in(labels.array) if label]
+        found = [label for label in labels_in(labels.array) if label and label not in self.ignored]
         table = np.arange(int(labels.array.max(initial=0)) + 1)
         for label in found:
             if (name := labels.names.get(label)) is not None:
@@ -292,7 +294,7 @@ class LabelTable:
         return next((known for known in self.values if known.casefold() == name.casefold()), None)
 
     def _free(self, wanted: int) -> int:
-        taken = {*self.values.values(), *self.shared}
+        taken = {*self.values.values(), *self.shared, *self.ignored}
         return next(value for value in (wanted, *range(1, MAX_VALUE)) if value not in taken)
 
     def as_labels(self) -> dict[str, list[int]]:

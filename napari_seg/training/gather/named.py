@@ -30,8 +30,11 @@ _LABEL = re.compile(rf"(?:(?P<before>.+?)[-_. ]+)?{_LABEL_WORD}|{_LABEL_WORD}[-_
 """Name of a label map: the word alone, after the name of its image, or before its number."""
 
 _IMAGE_WORD = re.compile(
-    r"^(image|img|scan|volume)[-_. ]*(?=\d)|[-_. ](image|img|scan|volume|orig|training|test|\d{4})$", re.IGNORECASE
+    r"^(image|img|scan|volume)[-_. ]*(?=\d)|[-_. ](image|img|scan|volume|orig|training|test)$", re.IGNORECASE
 )
+_CHANNEL = re.compile(r"[-_. ]000\d$")
+"""Number of a channel at the end of the name of an image, which its label map lacks."""
+
 _LABEL_FOLDER = re.compile(rf"{_LABEL_WORD}(tr|ts)?|1st_manual", re.IGNORECASE)
 _IMAGE_FOLDER = re.compile(r"(images?|imgs?|scans?|volumes?|data|dicoms?)(tr|ts)?", re.IGNORECASE)
 _PART_OF_DATA = re.compile(r"train(ing)?|val(id(ation)?)?|test(ing)?", re.IGNORECASE)
@@ -124,6 +127,8 @@ def _match(
         candidates = homes.get(home, [])
         for wanted, plain in product(filter(None, dict.fromkeys((rest, name))), (str.casefold, _plain)):
             exact = {scan for stem, scan in candidates if plain(stem) == plain(wanted)}
+            if not exact:
+                exact = {scan for stem, scan in candidates if plain(_CHANNEL.sub("", stem)) == plain(wanted)}
             if len(exact) == 1:
                 return home, (*exact,), ""
         channels = [scan for stem, scan in candidates if rest and _begins(stem, rest)]
@@ -136,6 +141,8 @@ def _match(
     for home in homes_of_label:
         own = [scan for stem, scan in homes.get(home, []) if scan.format != "dicom" or stem == ""]
         is_case = home != shown(root) and not _IMAGE_FOLDER.fullmatch(home.name)
+        if any(_differ_in_number(rest, scan.name) for scan in own):
+            continue
         if is_case and (len(own) == 1 or (not rest and _differ_only_in_channel(own))):
             return home, tuple(own), name if _LABEL_FOLDER.fullmatch(file.parent.name) else rest
     return None
@@ -169,6 +176,12 @@ def _begins(longer: str, shorter: str) -> bool:
     """Return whether a name begins with the words of another one."""
     one, other = longer.casefold(), shorter.casefold()
     return one.startswith(other) and one[len(other) : len(other) + 1] in tuple(_SEPARATORS)
+
+
+def _differ_in_number(name: str, other: str) -> bool:
+    """Return whether two names are equal but for a number: those of different scans."""
+    one, two = name.casefold(), other.casefold()
+    return one != two and bool(re.search(r"\d", one)) and re.sub(r"\d+", "0", one) == re.sub(r"\d+", "0", two)
 
 
 def _differ_only_in_channel(scans: Sequence[Scan]) -> bool:

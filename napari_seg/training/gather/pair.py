@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from napari_seg.error_codes import CODES
-from napari_seg.formats.archive import shown
+from napari_seg.formats.archive import origin, shown
 from napari_seg.formats.endings import (
     ARCHIVE_ENDINGS,
     IMAGE2D_ENDINGS,
@@ -75,10 +75,11 @@ class Pair:
     @property
     def key(self) -> str:
         """Digest of the paths, sizes and times of the files and of how they are read; it reveals none of them."""
-        parts = [repr((self.structures, self.frame, self.colours, [name for name, _ in self.images]))]
+        names = [name for name, _ in self.images]
+        parts = [repr((self.structures, self.frame, self.colours, names, self.drawn_on, self.is_stack))]
         parts += ["slices"] if self.is_stack else []
         for file in self.files:
-            status = file.stat()
+            status = origin(file).stat()  # an unpacked file is as old as its archive
             parts.append(f"{shown(file)} {status.st_size} {status.st_mtime_ns}")
         return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:32]
 

@@ -29,6 +29,8 @@ from napari_seg.training.gather.pair import Pair
 from napari_seg.volume import Segment, Segmentation, distinct_color, smallest_label_type
 
 MAX_BYTES = 1 << 31
+_MAX_VALUE = 65535
+"""Highest number of a class that a label map holds; with higher ones, classes are numbered by their names."""
 _BACKGROUND = ("_background_", "background", "__ignore__")
 _MAX_NAME = 80
 _FAULTS = (
@@ -93,7 +95,8 @@ def read_polygons(path: Path, image: Path, grid: Grid) -> Segmentation:
         raise InputError("labels.annotation", f"{text}; export it again") from error
     names = sorted({shape.name for shape in shapes})
     own = {shape.name: shape.value for shape in shapes}
-    is_numbered = all(own.values()) and len(set(own.values())) == len(own)
+    are_small = all(0 < value <= _MAX_VALUE for value in own.values())
+    is_numbered = are_small and len(set(own.values())) == len(own)
     values = own if is_numbered else {name: n for n, name in enumerate(names, 1)}
     array = np.zeros(size, smallest_label_type(max(values.values(), default=0)))
     overlap = 0

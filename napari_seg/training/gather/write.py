@@ -27,7 +27,7 @@ from napari_seg.formats.tiff_stack import read_tiff_stack
 from napari_seg.training.gather.frames import Fault
 from napari_seg.training.gather.labels import LabelTable, as_declared, described, read_labels
 from napari_seg.training.gather.pair import Pair
-from napari_seg.volume import Volume
+from napari_seg.volume import Volume, smallest_label_type
 
 RECORD = "gathered.json"
 _VERSION = 1
@@ -77,12 +77,15 @@ class Written:
         empty: number of frames without labels, which were left out.
         notices: code -> number of cases with such a notice.
         listed: name of a case -> values of the structures that its files list, with voxels or without.
+        pixels_mm: smallest and largest size of the pixels of single slices that became 2D images; None if all are equal
+            or there are none.
     """
 
     cases: tuple[str, ...]
     empty: int
     notices: dict[str, int]
     listed: dict[str, tuple[int, ...]]
+    pixels_mm: tuple[float, float] | None = None
 
 
 def write_cases(
@@ -117,6 +120,7 @@ def write_cases(
     """
     make_folders(folder, _IMAGES, _LABELS)
     record = _Record.read(folder)
+    record.table.ignored = tuple(ignored)
     declared = hashlib.sha256(repr((labels, tuple(ignored))).encode()).hexdigest()[:16] if labels else ""
     keys = {pair.name: pair.key + declared for pair in pairs}
     changed = [name for name, case in record.cases.items() if keys.get(name) != case["key"]]
@@ -174,7 +178,9 @@ def write_cases(
         if case.get("listed")
     }
     written = tuple(name for name, case in cases.items() if not case["empty"])
-    return Written(written, empty, dict(counts), listed), faults
+    pixels = [size for case in cases.values() for size in case.get("pixels_mm", ())]
+    pixels_mm = (min(pixels), max(pixels)) if pixels and max(pixels) > 1.01 * min(pixels) else None
+    return Written(written, empty, dict(counts), listed, pixels_mm), faults
 
 
 def _only_structure(pairs: Sequence[Pair], cases: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -244,6 +250,8 @@ def _write(
         return case
     if not pair.is_stack and (volume.source.format == "image2d" or _is_2d(volume)):
         image, label = _write_2d(pair.name, volume.array[..., 0], array[..., 0], folder)
+        if volume.source.format != "image2d":
+            case["pixels_mm"] = [round(size, 6) for size in volume.grid.spacing_mm[:2]]
     else:
         image, label = (Path(name, f"{pair.name}.nii.gz") for name in (_IMAGES, _LABELS))
         write_volume(volume, folder / image)
@@ -286,15 +294,24 @@ def _channel_names(pair: Pair, volume: Volume) -> tuple[str, ...]:
 
 
 def _write_2d(name: str, image: NDArray, label: NDArray, folder: Path) -> tuple[Path, Path]:
-    """Write a 2D image (C, I, J) and its labels (I, J) as PNG, or the image as TIFF if PNG can't hold its values."""
+    """Write a 2D image (C, I, J) and its labels (I, J) as PNG, or the image as TIFF if PNG can't hold its values.
+
+    Raises:
+        OutputError: `output.not_equal`, a file reads back with other values.
+    """
     pixels = image[0].T if len(image) == 1 else image.transpose(2, 1, 0)
     ending = ".png" if pixels.dtype in (np.uint8, np.uint16) else ".tif"
     if ending == ".tif":
         pixels = pixels.astype(np.float32)
     files = Path(_IMAGES, f"{name}{ending}"), Path(_LABELS, f"{name}.png")
-    for file, values in zip(files, (pixels, label.T), strict=True):
+    labels = label.T.astype(smallest_label_type(int(label.max(initial=0))))
+    for file, values in zip(files, (pixels, labels), strict=True):
         with atomic_file(folder / file, file.suffix) as hidden:
             Image.fromarray(np.ascontiguousarray(values)).save(hidden)
+            with Image.open(hidden) as written:
+                if not np.array_equal(np.asarray(written), values, equal_nan=values.dtype.kind == "f"):
+                    text = f"{folder / file} reads back with other values, so it was removed; try again"
+                    raise OutputError("output.not_equal", text)
     return files
 
 
