@@ -25,6 +25,7 @@ from napari_seg.plugin.train import run as module
 from napari_seg.plugin.train.model import TrainModel
 from napari_seg.plugin.train.run import Trained
 from napari_seg.training.choices import Choices
+from napari_seg.training.history import read_state
 
 PLAN: dict[str, Any] = {
     "fingerprint": {"cases": 6, "channels": ["T1"], "modality": "MR"},
@@ -186,6 +187,19 @@ def test_a_training_is_followed_to_its_end_and_its_model_used(
     assert segmenting.bundle.root == model.output
     assert segmenting.permission is not None
     assert segmenting.permission.may_run
+
+
+def test_what_comes_after_the_last_step_is_said(model: TrainModel, pretended: Pretended, data: Path) -> None:
+    model.choose_dataset(data)
+    model.start()
+    deliver_until(model, lambda: model.state is not None)
+    assert model.state is not None
+    assert model.output is not None
+    write_lines(model.output / "training" / "progress.jsonl", [progress_of(9, stage="ended")])
+    model._on_state(read_state(model.output / "training"))
+    assert model.status.startswith("Writing the model and its report")
+    model.stop()
+    model.session.jobs.wait()
 
 
 def test_a_training_that_is_stopped_saves_and_is_resumed(model: TrainModel, pretended: Pretended, data: Path) -> None:

@@ -176,6 +176,12 @@ def test_a_resumed_bar_begins_where_the_run_was(tmp_path: Path, monkeypatch: Any
     progress = Progress(history)
     trainer.state.iteration = 15
     progress._start(trainer)
+    shown = capsys.readouterr().err
+    assert " 50%|" in shown
+    assert "preparing step 16" in shown
+    progress.max_minutes = 2.0
+    assert progress._resumed_fraction(trainer) == pytest.approx(100 / 120)
+    progress.max_minutes = None
     now += 20.0
     trainer.state.iteration = 18  # 12 of 30 steps to go, in 80 s
     progress._show(trainer)

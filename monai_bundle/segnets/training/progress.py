@@ -86,13 +86,20 @@ class Progress:
             # disable=None: silent where stderr is no terminal
             self._bar = tqdm(
                 total=1.0,
-                desc="preparing the first step",
+                initial=self._resumed_fraction(trainer),
+                desc=f"preparing {f'step {self._first_step + 1}' if self._first_step else 'the first step'}",
                 bar_format="{percentage:3.0f}%|{bar:20}| {desc}",
                 disable=None,
                 **_terminal_size(),
             )
             if not self._bar.disable:
                 self._log_above.enter_context(logging_redirect_tqdm())
+
+    def _resumed_fraction(self, trainer: Engine) -> float:
+        """Return the fraction of the steps, or of the time if that is more, that earlier starts have done."""
+        done = self._first_step / max(trainer.state.max_epochs * trainer.state.epoch_length, 1)
+        in_time = self.history.seconds / (60 * self.max_minutes) if self.max_minutes else 0.0
+        return min(max(done, in_time), 1.0)
 
     def _step(self, trainer: Engine) -> None:
         if self._bar is None:

@@ -266,8 +266,10 @@ class TrainModel:
             return line
         if self.job.is_stopping:
             return "Saving after this step …" if self.is_training else "Stopping …"
-        is_live = self.is_training and self.state is not None and self.state.progress and self.state.progress.is_live
-        return line if is_live else str(self.job.progress)
+        progress = self.state.progress if self.is_training and self.state is not None else None
+        if progress is not None and progress.stage == "ended":
+            return f"Writing the model and its report …\n{line}"
+        return line if progress is not None and progress.is_live else str(self.job.progress)
 
     @property
     def fraction(self) -> float | None:
