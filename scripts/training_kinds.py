@@ -37,6 +37,9 @@ from benchmarks.training_sets import CASES, Scans
 from benchmarks.training_volumes import VOLUMES
 
 KINDS = {**VOLUMES, **IMAGES_2D, **REFUSED}
+_MESSAGE_LINES = 4
+"""Lines of a refusal that the page has; the others are in the JSON file."""
+
 VERSIONS = ("napari-seg", "torch", "monai", "napari")
 
 
@@ -146,9 +149,10 @@ def _trained(name: str, row: dict[str, Any]) -> list[object]:
     scores = [value for value in row.get("dice", {}).values() if value is not None]
     seconds = [row.get(f"seconds {part}", "–") for part in ("planning", "training", "prediction")]
     channels = f", {row['channels']} channels" if row["channels"] > 1 else ""
+    options = f"; with `{row['options of train']}`" if row.get("options of train") else ""
     return [
         name,
-        f"{row['about']}{channels}{'; converted' if row['converted'] else ''}",
+        f"{row['about']}{channels}{options}{'; converted' if row['converted'] else ''}",
         row["cases"],
         len(row["classes"]),
         f"{' x '.join(map(str, row['patch']))}",
@@ -161,7 +165,7 @@ def _trained(name: str, row: dict[str, Any]) -> list[object]:
 
 
 def _refused(name: str, row: dict[str, Any]) -> list[object]:
-    message = " / ".join(row.get("message", []))
+    message = " / ".join(row.get("message", [])[:_MESSAGE_LINES]).removeprefix("napari-seg: ")
     return [
         name,
         row["about"],
@@ -172,7 +176,7 @@ def _refused(name: str, row: dict[str, Any]) -> list[object]:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def absolute(text: str) -> Path:
