@@ -987,6 +987,12 @@ CODES = {
         "The data set names no labels, and its label maps hold no value, or too many, to name them by number.",
         "Say with `--labels` what the values mean.",
     ),
+    "labels.volumes": Code(
+        "error",
+        "A 4D label map holds 0 and 1 in as many volumes as its image has: a mask of a structure in each, or a film.",
+        "Save masks of structures as one label map with the values 1, 2, ... In a film, state the time between volumes "
+        "in the header (fourth `pixdim`, or a unit), or write `4d` or `cine` into the names of the files.",
+    ),
     "labels.unnamed_beside_named": Code(
         "error",
         "A training case has a label map whose values have no names, and those of other cases name their structures.",

@@ -617,6 +617,37 @@ def test_volumes_over_time_become_frames(tmp_path: Path) -> None:
     assert (np.asarray(volume.dataobj).max(), array.max()) == (2, 2)
 
 
+def test_volumes_of_masks_are_no_film_unless_it_is_said(tmp_path: Path) -> None:
+    def write_4d(root: Path, word: str = "", unit: str | None = None) -> Path:
+        for folder, dtype in (("images", np.int16), ("labels", np.uint8)):
+            (root / folder).mkdir(parents=True)
+            array = np.stack([block(n) for n in range(4)], axis=-1).astype(dtype)
+            content = nibabel.Nifti1Image(array, GRID.affine)
+            if unit:
+                content.header.set_xyzt_units("mm", unit)
+            nibabel.save(content, root / folder / f"brats{word}.nii.gz")
+        return root
+
+    message = refused(write_4d(tmp_path / "a"), "data.faults")
+    assert "  labels.volumes  brats  the label map has 4 volumes of 0 and 1" in message
+    assert len(gathered(write_4d(tmp_path / "b", unit="sec"))[1]["training"]) == 4
+    assert len(gathered(write_4d(tmp_path / "c", "_cine"))[1]["training"]) == 4
+
+
+def test_channels_of_films_are_told(tmp_path: Path) -> None:
+    root = write(tmp_path / "a", "labels/x.nii.gz")
+    for name in ("images/x_0000", "images/x_0001", "labels/x"):
+        (root / name).parent.mkdir(exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(np.full((*GRID.shape, 5), 2, np.uint8), GRID.affine), root / f"{name}.nii.gz")
+    (root / "images").rename(root / "imagesTr")
+    (root / "labels").rename(root / "labelsTr")
+    message = refused(root, "data.faults")
+    assert (
+        "partner.frames  x  it has 2 images with 5 and 5 frames, and 1 label maps with 5; expected one of both"
+        in message
+    )
+
+
 def test_the_next_start_converts_what_changed_only(tmp_path: Path) -> None:
     root = write(tmp_path / "a", "p1/ct.nrrd", "p1/seg.nrrd", "p2/ct.nrrd", "p2/seg.nrrd")
     lines: list[str] = []
@@ -664,6 +695,46 @@ def test_no_case_is_written_through_a_link(tmp_path: Path, link: str) -> None:
     with with_segnets(), pytest.raises(OutputError, match="is a link to another folder"):
         gather(root, tmp_path / "data", {})
     assert {path: path.read_bytes() for path in mine.rglob("*.gz")} == before
+
+
+def test_folders_named_like_people_in_dicom_are_numbered(tmp_path: Path) -> None:
+    folders = ("DOE^JANE_1950", "ROE^RICHARD_1960")
+    root = write(tmp_path / "a", *(f"{folder}/{name}.nrrd" for folder in folders for name in ("t1", "seg")))
+    found, description = gathered(root)
+    assert found is not None
+    assert names(description) == ["case_0001", "case_0002"]
+    everything = "".join(f"{path.name}{path.read_bytes()!r}" for path in found.folder.rglob("*") if path.is_file())
+    assert "DOE" not in everything
+    assert "JANE" not in everything
+    (root / "ROE^RICHARD_1960" / "seg.nrrd").write_bytes(b"NRRD0004\nrubbish")
+    assert "RICHARD" not in refused(root, "data.faults").replace(str(root), "")
+
+
+@pytest.mark.parametrize("turn", ["same", "flipped", "permuted"])
+def test_label_maps_on_turned_grids_keep_their_places(tmp_path: Path, turn: str) -> None:
+    grid = phantoms.oblique_grid()
+    array = np.random.default_rng(1).integers(-900, 900, grid.shape).astype(np.int16)
+    drawn = np.zeros(grid.shape, np.uint8)
+    drawn[2:9, 3:20, 1:4], drawn[4, 5:9, 2:8] = 1, 2  # no symmetry
+    turned, affine = drawn, grid.affine.copy()
+    if turn == "flipped":
+        turned = drawn[::-1]
+        affine[:3, 3] += (grid.shape[0] - 1) * affine[:3, 0]
+        affine[:3, 0] *= -1
+    elif turn == "permuted":
+        turned = drawn.transpose(2, 0, 1)
+        affine = affine[:, [2, 0, 1, 3]]
+    shape = (turned.shape[0], turned.shape[1], turned.shape[2])
+    for folder, content, of_file in (
+        ("images", array, grid), ("labels", np.ascontiguousarray(turned), Grid(shape, affine))
+    ):  # fmt: skip
+        (tmp_path / "a" / folder).mkdir(parents=True)
+        SimpleITK.WriteImage(to_itk(content, of_file), str(tmp_path / "a" / folder / "x.nrrd"))
+    found, description = gathered(tmp_path / "a")
+    volume, label = load(found, description["training"][0])
+    assert np.allclose(volume.affine, grid.affine, atol=1e-4)
+    assert np.array_equal(volume.dataobj, array)
+    assert np.array_equal(label, drawn)
 
 
 def test_faults_are_listed_all_at_once(tmp_path: Path) -> None:

@@ -142,7 +142,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "continue in a folder whose bundle contains other code than this version's (an older version, your changes)",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print plan, network, memory, time and commands, and write nothing"
+        "--dry-run",
+        action="store_true",
+        help="print plan, network, memory, time and commands, and write nothing; data that have to be converted are "
+        "converted into the folder for temporary files meanwhile, and again at the start",
     )
     parser.set_defaults(run=run)
 

@@ -104,15 +104,29 @@ def count_slices(path: Path) -> int:
     return shape[2] if 3 <= len(shape) <= 7 else 1
 
 
+def has_times(path: Path) -> bool:
+    """Return whether the header of a file states a unit of time or a time between volumes; false for a damaged file."""
+    header = _header(path)
+    if header is None:
+        return False
+    unit, step = int(header["xyzt_units"]) & 0x38, float(header["pixdim"][4])
+    return unit in (8, 16, 24) or (np.isfinite(step) and step not in (0, 1))  # s, ms, us
+
+
 def _stated_shape(path: Path) -> tuple[int, ...]:
     """Return the shape that the header of a file states; () for a damaged file."""
+    header = _header(path)
+    return () if header is None else tuple(int(n) for n in header["dim"][1 : int(header["dim"][0]) + 1])
+
+
+def _header(path: Path) -> Any:
+    """Return the header of a file; None for a damaged file."""
     try:
         header_path, _ = _parts(path)
         with _opened(header_path) as (stream, _):
-            header, _ = _read_header(stream, header_path)
+            return _read_header(stream, header_path)[0]
     except InputError:
-        return ()
-    return tuple(int(n) for n in header["dim"][1 : int(header["dim"][0]) + 1])
+        return None
 
 
 def write_nifti(segmentation: Segmentation, path: str | os.PathLike[str]) -> None:

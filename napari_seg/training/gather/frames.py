@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,11 @@ from pathlib import Path
 from napari_seg.errors import InputError
 from napari_seg.formats.endings import has_ending, nifti_ending
 from napari_seg.formats.image2d import count_pages, is_image2d
+from napari_seg.formats.scan import Scan
 from napari_seg.training.gather.pair import Pair
+
+_FILM = re.compile(r"4d|cine|film|movie|time|dynamic|frame|bold|perfusion", re.IGNORECASE)
+"""Words in names of files with a volume for each moment."""
 
 Fault = tuple[str, str, str]
 """Code, name of the case, and text."""
@@ -22,7 +27,8 @@ def in_frames(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Fault]]:
         pairs: pairs of whole files.
 
     Returns:
-        The pairs, and the faults of pairs whose label map has another number of frames than the image.
+        The pairs, and the faults of pairs whose label map has another number of frames than the image, or may hold a
+        mask of a structure in each volume.
     """
     found: list[Pair] = []
     faults: list[Fault] = []
@@ -34,6 +40,15 @@ def in_frames(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Fault]]:
         of_image = [count_frames(scan.files[0]) for _, scan in pair.images]
         if max(counts) == 1 and not (is_image2d(pair.labels[0]) and max(of_image) > 1):
             found.append(pair)
+        elif len(counts) == len(of_image) == 1 and counts == of_image and not _is_film(pair):
+            text = f"the label map has {counts[0]} volumes of 0 and 1: masks of structures, or one of each moment"
+            faults.append(
+                (
+                    "labels.volumes",
+                    pair.name,
+                    f"{text}; save the masks as one label map, or state the time in the header",
+                )
+            )
         elif len(counts) == len(of_image) == 1 and counts == of_image:
             width = max(2, len(str(counts[0])))
             found += [
@@ -41,9 +56,32 @@ def in_frames(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Fault]]:
                 for n in range(counts[0])
             ]
         else:
-            text = f"the label map has {counts[0]} frames, the image {of_image[0]}; expected as many; export one again"
+            frames, of_labels = (" and ".join(map(str, numbers)) for numbers in (of_image, counts))
+            if len(counts) == len(of_image) == 1:
+                text = f"the label map has {of_labels} frames, the image {frames}; expected as many; export one again"
+            else:
+                have = (
+                    f"it has {len(of_image)} images with {frames} frames, and {len(counts)} label maps with {of_labels}"
+                )
+                text = f"{have}; expected one of both in a film; combine them, or leave the others out"
             faults.append(("partner.frames", pair.name, text))
     return found, faults
+
+
+def _is_film(pair: Pair) -> bool:
+    """Return whether several volumes of a label map are moments: so say header, names or values above 1."""
+    label, image = pair.labels[0], pair.images[0][1].files[0]
+    if not nifti_ending(label):
+        return True
+    from napari_seg.formats.nifti import has_times
+
+    if any(has_times(file) or _FILM.search(file.name) for file in (image, label)):
+        return True
+    try:
+        scan = Scan(label.name, "nifti", (label,))
+        return any(scan.read(n, one_slice=True).array.max() > 1 for n in range(count_frames(label)))
+    except InputError:  # reading it as a case reports the error
+        return True
 
 
 def count_frames(file: Path) -> int:

@@ -140,6 +140,8 @@ def gather(
         pairs, left = _search(dataset_dir, into, own or into.parent, reading, unknown)
         labels, ignored = stated_labels(unpacked(dataset_dir) if _is_archive(dataset_dir) else dataset_dir)
         _report_patients(pairs, report)
+    if any("^" in pair.name for pair in pairs):  # as between the names of a person in DICOM
+        pairs = [replace(pair, name=f"case_{number:04d}") for number, pair in enumerate(pairs, 1)]
     pairs, faults = in_frames(as_stacks(pairs) if are_slices else pairs)
     faults += _repeated(pairs)
     pairs = with_distinct_names(pairs)
