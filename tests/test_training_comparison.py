@@ -31,7 +31,7 @@ def test_the_best_comes_first_and_the_others_are_compared_with_it(tmp_path: Path
     assert len(HEADS) == len(best.cells())
 
     assert read_comparison(tmp_path) is None
-    write_comparison(tmp_path, {"results": [row.as_dict() for row in (best, none)]})
+    write_comparison(tmp_path, {"compared": [], "choices": {}, "results": [row.as_dict() for row in (best, none)]})
     record = read_comparison(tmp_path)
     assert record is not None
     assert record["results"][0]["dice"]["mean"] == pytest.approx(0.8)

@@ -16,7 +16,12 @@ from napari_seg.errors import BundleError, Cancelled, OutputError
 from napari_seg.training import folds
 from napari_seg.training.choices import Choices
 from napari_seg.training.comparison import COMPARISON, read_comparison
-from napari_seg.training.configurations import compare_configurations, lowres_spacing, plan_configurations
+from napari_seg.training.configurations import (
+    compare_configurations,
+    copy_bundle,
+    lowres_spacing,
+    plan_configurations,
+)
 from napari_seg.training.postprocessing import METRIC
 from napari_seg.training.prepare import plan_bundle
 from napari_seg.training.report import REPORT
@@ -124,6 +129,43 @@ def test_a_comparison_goes_on_after_a_kill(
     assert [row.name for row in rows] == ["3d", "3d_lowres"]
     assert commands[:4] == [f"3d/fold_{n} {step}" for n in (0, 1) for step in ("training", "evaluating")]
     assert not any(command.startswith("3d/") for command in commands[4:])
+
+
+@pytest.mark.parametrize("where", ["value", "key"])
+def test_a_stranger_s_comparison_runs_no_code(where: str, dataset: Path, tmp_path: Path) -> None:
+    evil = f"$open({str(tmp_path / 'pwned')!r}, 'w')"
+    settings = {"num_workers": evil} if where == "value" else {evil: 1}
+    record = {"compared": ["2d", "3d"], "choices": {"folds": 2, "settings": settings}}
+    (tmp_path / COMPARISON).write_text(json.dumps(record))
+    with pytest.raises(BundleError, match=r"bundle\.untrusted: .*comparison\.json contains"):
+        plan_configurations(dataset, tmp_path, Choices(), ())
+    for damaged in ("{", "[]", '{"compared": [], "choices": {"evil": 1}}', '{"compared": 1, "choices": {}}'):
+        (tmp_path / COMPARISON).write_text(damaged)
+        with pytest.raises(BundleError, match=r"bundle\.compare: .* is damaged"):
+            plan_configurations(dataset, tmp_path, Choices(), ())
+    assert not (tmp_path / "pwned").exists()
+    assert not (tmp_path / "training").exists()
+
+
+def test_a_copy_follows_no_links(tmp_path: Path) -> None:
+    source, out, mine = (tmp_path / name for name in ("source", "out", "mine"))
+    for folder in ("segnets", "configs", "docs", "models"):
+        (source / folder).mkdir(parents=True)
+    for file in ("LICENSE", "plan.json", "configs/metadata.json", "docs/README.md", "models/model.pt"):
+        (source / file).write_text("{}")
+    (mine / "models").mkdir(parents=True)
+    (mine / "thesis").write_text("mine")
+    (mine / "models" / "model.pt").write_text("mine")
+    out.mkdir()
+    try:
+        (out / "plan.json").symlink_to(mine / "thesis")
+        (out / "models").symlink_to(mine / "models")
+    except OSError:
+        pytest.skip("no links on this system")
+    copy_bundle(source, out)
+    assert (mine / "thesis").read_text() == (mine / "models" / "model.pt").read_text() == "mine"
+    assert (out / "plan.json").read_text() == (out / "models" / "model.pt").read_text() == "{}"
+    assert json.loads((out / "configs" / "metadata.json").read_text()) == {"name": "out"}
 
 
 def test_what_can_not_be_compared_leaves_nothing_behind(dataset: Path, tmp_path: Path) -> None:

@@ -250,6 +250,7 @@ def _compare(
 ) -> int:
     """Plan, train and compare several configurations."""
     from napari_seg.errors import Cancelled
+    from napari_seg.progress import describe_seconds
     from napari_seg.training.choices import changed_settings
     from napari_seg.training.configurations import compare_configurations, plan_configurations, total_minutes
     from napari_seg.training.folds import fold_commands
@@ -281,7 +282,8 @@ def _compare(
         print(f"left    {name}: {reason}")
     minutes = total_minutes(planned, limits)
     if minutes is not None:
-        print(f"total   about {minutes / 60:.1f} h for all folds of {len(planned.plans)} configurations")
+        total = describe_seconds(60 * minutes)
+        print(f"total   about {total} for all folds of {len(planned.plans)} configurations, without their evaluations")
     if arguments.dry_run:
         print("would run", *map(shlex.join, commands), sep="\n  ")
         return ExitCode.DONE

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from napari_seg.errors import BundleError
 from napari_seg.evaluation.statistics import Difference, Summary, compare, summarise
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.training.scores import Cases, case_means
@@ -80,9 +81,21 @@ def rank(scores: Mapping[str, Cases], minutes: Mapping[str, float], parameters: 
 
 
 def read_comparison(out: Path) -> dict[str, Any] | None:
-    """Return the record of a comparison; None if the folder holds none."""
+    """Return the record of a comparison; None if the folder holds none.
+
+    Raises:
+        BundleError: `bundle.compare`, the record is damaged.
+    """
     path = out / COMPARISON
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record["choices"], dict) and isinstance(record["compared"], list):
+            return record
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise BundleError("bundle.compare", f"{path} is damaged; choose a new folder with -o")
 
 
 def write_comparison(out: Path, record: Mapping[str, Any]) -> None:

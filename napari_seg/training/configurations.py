@@ -30,6 +30,7 @@ from napari_seg.training.prepare import data_folder, plan_bundle
 from napari_seg.training.report import write_report
 from napari_seg.training.run import STOP, writing
 from napari_seg.training.time_plan import Pace, effective_settings, plan_time
+from napari_seg.training.trust import check_stored_choices
 from napari_seg.training.write import PLAN
 
 CONFIGURATIONS = ("2d", "3d", "3d_lowres")
@@ -85,8 +86,16 @@ def plan_configurations(
     before = read_comparison(out)
     names = [name for name in CONFIGURATIONS if name in (names or (before or {}).get("compared", CONFIGURATIONS))]
     if before is not None:
-        return _plan(dataset_dir, out, _merged(before["choices"], choices), choices, names, dry_run, more, options)
-    _check(choices, out)
+        first = _merged(before["choices"], choices, out)
+        if not options.get("trust"):
+            check_stored_choices(before["choices"], choices, out / COMPARISON)
+        _check(first)
+        return _plan(dataset_dir, out, first, choices, names, dry_run, more, options)
+    _check(choices)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(
+            "output.exists", f"{out} contains files, but no comparison; choose a new or empty folder for --compare"
+        )
     if dry_run:
         return _plan(dataset_dir, out, choices, choices, names, dry_run, more, options)
     with writing(out):
@@ -152,21 +161,20 @@ def _plan(
     return found
 
 
-def _check(choices: Choices, out: Path) -> None:
+def _check(choices: Choices) -> None:
     if choices.folds is None:
         raise BundleError("bundle.compare", "found --compare without --folds; expected the number of folds, such as 5")
     if choices.dims is not None or choices.fine_tune:
         found = "--fine-tune" if choices.fine_tune else f"--dims {choices.dims}"
         raise BundleError("bundle.compare", f"found {found} with --compare, which plans other networks; leave one out")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(
-            "output.exists", f"{out} contains files, but no comparison; choose a new or empty folder for --compare"
-        )
 
 
-def _merged(stored: dict[str, Any], choices: Choices) -> Choices:
+def _merged(stored: dict[str, Any], choices: Choices, out: Path) -> Choices:
     """Return the choices of the first start, with those of this start."""
-    first = Choices(**{**stored, "options": tuple(stored.get("options", ()))})
+    try:
+        first = Choices(**{**stored, "options": tuple(stored.get("options", ()))})
+    except TypeError as error:
+        raise BundleError("bundle.compare", f"{out / COMPARISON} is damaged; choose a new folder with -o") from error
     made = {name: value for name, value in choices.as_dict().items() if name not in ("settings", "options")}
     return replace(
         first, **made, options=choices.options or first.options, settings={**first.settings, **choices.settings}
@@ -264,10 +272,13 @@ def copy_bundle(source: Path, out: Path) -> None:
         source: folder of the bundle.
         out: folder of the copy; a bundle that is there is replaced.
     """
-    (out / WEIGHTS).unlink(missing_ok=True)
+    for name in ("models", *_BUNDLE):  # a link is removed, not followed
+        if (out / name).is_dir() and not (out / name).is_symlink():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
     for name in _BUNDLE:
         if (source / name).is_dir():
-            shutil.rmtree(out / name, ignore_errors=True)
             shutil.copytree(source / name, out / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copyfile(source / name, out / name)

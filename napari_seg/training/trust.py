@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,27 @@ def check_code(root: Path, choices: Choices) -> None:
             "trust the source of the folder (an older version of napari-seg, or your changes), pass --trust; "
             "otherwise choose a new folder with -o",
         )
+
+
+def check_stored_choices(stored: Mapping[str, Any], choices: Choices, place: Path) -> None:
+    """Check that choices in a file run no code that the user has not chosen in this start too.
+
+    Args:
+        stored: content of the file.
+        choices: choices of this start.
+        place: the file.
+
+    Raises:
+        BundleError: `bundle.untrusted`.
+    """
+    known = set(_code(choices.as_dict()))
+    for text in _code(stored):
+        if text not in known:
+            raise BundleError(
+                "bundle.untrusted",
+                f"{place} contains {text[:80]!r}, and planning would run it; if you trust the source of the folder, "
+                "pass --trust; otherwise choose a new folder with -o",
+            )
 
 
 def _foreign(root: Path, choices: Choices) -> Iterator[str]:
