@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,7 +100,7 @@ def bids_cases(
         elif found or key in labelled:
             unpaired.append({name: value for name, value in case.items() if value})
     used = [case["label"] for case in cases]
-    labels = _named_in_tables(root) or _named_by_files(used)
+    labels = _named_in_tables(root, used) or _named_by_files(used)
     unread = count_unread(*(path for pattern in _ANATOMY for path in root.glob(pattern)))
     return BidsCases(tuple(cases), tuple(unpaired), labels, tuple(channels), unread)
 
@@ -155,10 +156,22 @@ def _named_by_files(labels: Sequence[str | list[str]]) -> dict[str, tuple[int, .
     return {name: (1,) for name in names} if len(names) == 1 and names != {""} else {}
 
 
-def _named_in_tables(root: Path) -> dict[str, tuple[int, ...]]:
-    """Return name -> value from the `*_dseg.tsv` tables (columns index and name), which must agree with each other."""
+def _named_in_tables(root: Path, labels: Sequence[str | list[str]]) -> dict[str, tuple[int, ...]]:
+    """Return name -> value from the `*_dseg.tsv` tables (columns index and name), which must agree with each other.
+
+    Args:
+        root: folder of the data set.
+        labels: label maps that are used; other tables in the data set describe other label maps.
+    """
+    tables_in = cache(lambda folder: list(folder.glob("*dseg.tsv")))
+    tables = {
+        table
+        for of_case in labels
+        for path in ([of_case] if isinstance(of_case, str) else of_case)
+        for table in _tables_of(Path(path), root, tables_in)
+    }
     names: dict[str, tuple[int, ...]] = {}
-    for path in sorted(root.rglob("*dseg.tsv")):
+    for path in sorted(tables):
         with open(path, encoding="utf-8-sig", newline="") as stream:
             for row in csv.DictReader(stream, delimiter="\t"):
                 try:
@@ -172,3 +185,12 @@ def _named_in_tables(root: Path) -> dict[str, tuple[int, ...]]:
                         "dataset.bad_table", f"{path}: {name} is {value}, but {names[name][0]} elsewhere"
                     )
     return {name: values for name, values in names.items() if values != (0,)}
+
+
+def _tables_of(label: Path, root: Path, tables_in: Callable[[Path], list[Path]]) -> Iterator[Path]:
+    """Yield the tables of a label map: beside it or above it, but in its own derivative, and without other entities."""
+    inside = label.relative_to(root).parts if label.is_relative_to(root) else label.parts[-1:]
+    count = len(inside) - (2 if inside[0] == "derivatives" else 0)
+    entities = set(stem(label).split("_")[:-1])
+    for folder in label.parents[:count]:
+        yield from (table for table in tables_in(folder) if set(table.stem.split("_")[:-1]) <= entities)
