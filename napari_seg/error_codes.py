@@ -436,6 +436,11 @@ CODES = {
         "The folder for inference holds no images that the bundle reads.",
         "Put images there, in `imagesTs/` or in `images/`.",
     ),
+    "dataset.outside": Code(
+        "error",
+        "A list in the folder of a data set names files outside of this folder, which may be those of someone else.",
+        "Correct the paths. If it is your own list, give the path of the list in place of the folder.",
+    ),
     "dataset.patient": Code(
         "error",
         "The pattern that finds the patient in the name of a case is no regular expression.",
@@ -1289,8 +1294,17 @@ CODES = {
         "Add patients, use `--folds`, or request another part.",
     ),
     "split.fold": Code("error", "There is no fold of this number.", "Give 0 to the number of folds - 1."),
-    "split.folds": Code("error", "Fewer than two folds were requested.", "Give at least 2."),
+    "split.folds": Code(
+        "error",
+        "Fewer than two folds were requested, or another number than the list of cases states.",
+        "Give at least 2; or the number in the list, or remove its folds.",
+    ),
     "split.part": Code("error", "There is no such part of the data set.", "Give training, validation, test or all."),
+    "split.patient": Code(
+        "error",
+        "The list of cases puts scans of one patient into several parts or folds.",
+        "Put them into one; if they are of different patients, give a pattern with `--set patient=...`.",
+    ),
     "split.shares": Code(
         "error", "The fractions of the three parts are not three numbers.", "Give them as `[0.8, 0.1, 0.1]`."
     ),

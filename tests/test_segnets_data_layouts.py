@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from napari_seg.bundles.read import shipped_root
 
 sys.path.insert(0, str(shipped_root()))
 
-from segnets.data import find_dataset, images
+from segnets.data import Dataset, find_dataset, images
 from segnets.errors import TrainingError
 
 
@@ -153,6 +154,22 @@ def test_bids(tmp_path: Path) -> None:
     assert names(find_dataset(tmp_path, labels_dir="derivatives/other").cases) == ["sub-01_ses-1"]
 
 
+def test_tables_of_bids_name_the_label_maps_of_their_own_derivative(tmp_path: Path) -> None:
+    drawn = "derivatives/manual/sub-1/anat/sub-1_desc-manual_dseg.nii.gz"
+    touch(tmp_path, "sub-1/anat/sub-1_T1w.nii.gz", drawn, "derivatives/fs/sub-1/anat/sub-1_T1w.nii.gz")
+    for place in ("derivatives/fs/desc-aseg_dseg.tsv", "derivatives/manual/desc-aseg_dseg.tsv", "sourcedata/dseg.tsv"):
+        path = touch(tmp_path, place) / place
+        path.write_text("index\tname\n1\tLeft-Cerebral-Exterior\n2\tLeft-Cerebral-White-Matter\n")
+    assert find_dataset(tmp_path).labels == {}
+    (tmp_path / "derivatives/manual/sub-1/anat/sub-1_desc-manual_dseg.tsv").write_text("index\tname\n1\tlesion\n")
+    assert find_dataset(tmp_path).labels == {"lesion": (1,)}
+    (tmp_path / "derivatives/fs/dseg.tsv").write_text("index\tname\n7\tlesion\n")
+    assert find_dataset(tmp_path, labels_dir="derivatives/manual").labels == {"lesion": (1,)}
+    touch(tmp_path, "sub-2/anat/sub-2_T1w.nii.gz", "derivatives/manual/sub-2/anat/sub-2_desc-manual_dseg.nii.gz")
+    (tmp_path / "derivatives/manual/desc-manual_dseg.tsv").write_text("index\tname\n2\tlesion\n")
+    assert code_of(tmp_path) == "dataset.bad_table"
+
+
 @pytest.mark.parametrize(
     ("drawn", "labels"),
     [
@@ -188,6 +205,10 @@ def test_voc_with_lists_and_class_names(tmp_path: Path) -> None:
     touch(tmp_path, "ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/val.txt")
     (tmp_path / "ImageSets/Segmentation/train.txt").write_text("0\n2\n")
     (tmp_path / "ImageSets/Segmentation/val.txt").write_text("9\n\n")
+    assert find_dataset(tmp_path).parts == {"0": "training", "2": "training"}
+    (tmp_path / "ImageSets/Segmentation/test.txt").write_text("2\n3\n")
+    assert find_dataset(tmp_path).parts == {"0": "training", "2": "training", "3": "test"}
+    (tmp_path / "ImageSets/Segmentation/test.txt").unlink()
     (tmp_path / "class_names.txt").write_text("__ignore__\n_background_\ncell\nnucleus\n")
     dataset = find_dataset(tmp_path)
     assert (names(dataset.cases), names(dataset.unpaired)) == (["0", "2"], ["9"])
@@ -226,6 +247,61 @@ def test_tables_of_paths(tmp_path: Path, table: str, channels: tuple[str, ...]) 
     assert dataset.patients == {"a": "7" if "Subject" in table else "a"}
 
 
+def test_a_table_in_another_encoding_is_found_in_its_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "Z\xfcrich/a.nii.gz", "Z\xfcrich/a_seg.nii.gz")
+    table = "image;label;Klinik\nZ\xfcrich/a.nii.gz;Z\xfcrich/a_seg.nii.gz;M\xfcnchen\n"
+    (tmp_path / "cases.csv").write_bytes(table.replace("Klinik", "K\xf6rper").encode("latin-1"))
+    assert find_dataset(tmp_path) == replace(find_dataset(tmp_path / "cases.csv"), root=tmp_path)
+    assert names(find_dataset(tmp_path).cases) == ["a"]
+
+
+@pytest.mark.parametrize("listed", ["{0}/a.nii.gz", "../own/a.nii.gz", "x/../../own/a.nii.gz", "..\\own\\a.nii.gz"])
+@pytest.mark.parametrize("kind", ["dataset.json", "cases.json", "cases.csv"])
+def test_a_list_in_a_folder_of_someone_else_reads_no_other_files(tmp_path: Path, listed: str, kind: str) -> None:
+    own, folder = tmp_path / "own", touch(tmp_path / "received", "b.nii.gz", "a_seg.nii.gz", "b_seg.nii.gz", "x/y")
+    touch(own, "a.nii.gz")
+    image = listed.format(own)
+    entries = [{"image": name, "label": f"{n}_seg.nii.gz"} for n, name in (("a", image), ("b", "b.nii.gz"))]
+    rows = ["image,label", *(f"{entry['image']},{entry['label']}" for entry in entries)]
+    (folder / kind).write_text("\n".join(rows) if kind == "cases.csv" else json.dumps({"training": entries}))
+    assert code_of(folder) == "dataset.outside"
+    assert find_dataset(folder / kind).cases[0]["image"] == str(
+        folder / image.replace("\\", "/")
+    )  # the user's own list
+
+
+def test_parts_of_a_table_are_used(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{n}{end}.nii.gz" for n in range(4) for end in ("", "_seg")))
+
+    def found(title: str, *words: str) -> Dataset:
+        rows = [f"{n}.nii.gz,{n}_seg.nii.gz,{word}" for n, word in enumerate(words)]
+        (tmp_path / "cases.csv").write_text("\n".join([f"image,label,{title}", *rows]))
+        return find_dataset(tmp_path)
+
+    dataset = found("Split,fold", "train,9", "Test,2", "VAL,7", "testing,9")
+    assert dataset.parts == {"0": "training", "1": "test", "2": "validation", "3": "test"}
+    assert dataset.folds == {"0": 2, "1": 0, "2": 1, "3": 2}
+    assert found("set", "A", "B", "B", "A").parts == {}
+    assert code_of("set", "train", "train", "test", "", call=found) == "dataset.bad_table"
+
+
+def test_declarations_of_a_data_list_belong_to_its_cases(tmp_path: Path) -> None:
+    """A list alone, several channels, numbered cases."""
+    touch(tmp_path, *(f"{n}/{name}.nii.gz" for n in (1, 2) for name in ("a_0000", "a_0001", "seg")))
+    files = [([f"{n}/a_0000.nii.gz", f"{n}/a_0001.nii.gz"], f"{n}/seg.nii.gz") for n in (1, 2)]
+    listing = [{"image": images, "label": label} for images, label in files]
+    listing[1] |= {"labelled": [2], "fold": 3, "split": "test"}
+    listing[0] |= {"fold": 10, "split": "training"}
+    for content in (listing, {"training": listing, "labels": {"x": [1, 2], "y": 2}, "regions_class_order": [7, 8]}):
+        (tmp_path / "cases.json").write_text(json.dumps(content))
+        for where in (tmp_path, tmp_path / "cases.json"):
+            dataset = find_dataset(where)
+            assert dataset.labelled == {"case_0002": (2,)}
+            assert dataset.folds == {"case_0001": 1, "case_0002": 0}
+            assert dataset.parts == {"case_0001": "training", "case_0002": "test"}
+    assert dataset.regions == {"x": 7, "y": 8}
+
+
 @pytest.mark.parametrize(
     "table", ["", "name\na\n", "image,mask\n", "a,b\n1,2\n", "image,label\nx.nii,\n", "label,mask\n1.nii,2.nii\n"]
 )
@@ -248,6 +324,7 @@ def test_data_lists_as_monai_reads_them(tmp_path: Path) -> None:
         assert (dataset.layout, names(dataset.cases)) == ("list", ["a", "b"])
         assert dataset.labels == {"front": (1,)}
         assert dataset.patients == {"a": "x", "b": "x"}
+        assert dataset.parts == {"a": "training", "b": "validation"}
     (tmp_path / "cases.json").write_text(json.dumps([{"image": "b.nii.gz", "label": "b_l.nii.gz"}]))
     assert names(find_dataset(tmp_path / "cases.json").cases) == ["b"]
     assert code_of(tmp_path) == "dataset.unknown"  # which of the two lists is not known
@@ -261,6 +338,12 @@ def test_different_images_of_one_name_are_numbered_and_one_image_twice_is_not(tm
     assert names(find_dataset(tmp_path / "cases.csv").cases) == ["case_0001", "case_0002"]
     (tmp_path / "cases.csv").write_text("\n".join([rows[0], rows[0]]))
     assert names(find_dataset(tmp_path / "cases.csv").cases) == ["ct", "ct"]
+
+
+def test_only_the_test_part_of_voc_is_listed(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{folder}/{n}.png" for n in range(3) for folder in ("JPEGImages", "SegmentationClass")))
+    touch(tmp_path, "ImageSets/Segmentation/test.txt").joinpath("ImageSets/Segmentation/test.txt").write_text("1\n")
+    assert find_dataset(tmp_path).parts == {"0": "training", "1": "test", "2": "training"}
 
 
 def test_voc(tmp_path: Path) -> None:

@@ -49,6 +49,46 @@ def test_every_case_is_validated_on_in_one_fold(tmp_path: Path) -> None:
     assert names(folds[0]) != names(part_of(tmp_path, "validation", fold=0, folds=4, seed=1))
 
 
+def stated(root: Path, *rows: tuple[str, str, str]) -> Path:
+    """Write a list of cases c0, c1, ... of which each has a patient, a part and a fold."""
+    touch(root, *(f"c{n}{end}.nii.gz" for n in range(len(rows)) for end in ("", "_seg")))
+    lines = [",".join((f"c{n}.nii.gz", f"c{n}_seg.nii.gz", *row)) for n, row in enumerate(rows)]
+    (root / "cases.csv").write_text("\n".join(["image,label,patient,split,fold", *lines]))
+    return root
+
+
+def test_stated_parts_are_used(tmp_path: Path) -> None:
+    root = stated(tmp_path, *((f"p{n}", part, "") for n, part in enumerate(["train", "val", "test", "train", "test"])))
+    parts = {part: names(part_of(root, part)) for part in ("training", "validation", "test")}
+    assert parts == {"training": ["c0", "c3"], "validation": ["c1"], "test": ["c2", "c4"]}
+    in_folds = [names(part_of(root, "validation", fold=n, folds=3)) for n in range(3)]
+    assert sorted(chain(*in_folds)) == ["c0", "c1", "c3"]
+    assert names(part_of(root, "test", fold=0, folds=3)) == ["c2", "c4"]
+    assert len(part_of(root, "training", fold=0, folds=3)) == 2
+
+
+def test_a_stated_test_part_is_never_trained_on(tmp_path: Path) -> None:
+    root = stated(tmp_path, *((f"p{n}", "test" if n % 5 == 0 else "train", "") for n in range(25)))
+    parts = {part: set(names(part_of(root, part))) for part in ("training", "validation", "test")}
+    assert parts["test"] == {f"c{n}" for n in range(0, 25, 5)}
+    assert (len(parts["training"]), len(parts["validation"])) == (18, 2)
+    assert set().union(*parts.values()) == {f"c{n}" for n in range(25)}
+
+
+def test_stated_folds_are_used(tmp_path: Path) -> None:
+    root = stated(tmp_path, *((f"p{n}", "", str(fold)) for n, fold in enumerate([10, 2, 10, 7, 2, 7])))
+    found = [names(part_of(root, "validation", fold=n, folds=3)) for n in range(3)]
+    assert [sorted(of_fold) for of_fold in found] == [["c1", "c4"], ["c3", "c5"], ["c0", "c2"]]
+    assert code_of(root, "validation", fold=0, folds=5, call=part_of) == "split.folds"
+    assert len(part_of(root, "training")) == 5  # without folds, as always
+
+
+def test_a_patient_in_two_stated_parts_is_refused(tmp_path: Path) -> None:
+    root = stated(tmp_path, ("p", "train", "0"), ("p", "test", "1"), ("q", "val", "0"))
+    assert code_of(root, "training", call=part_of) == "split.patient"
+    assert names(part_of(root, "training", patient=".+")) == ["c0"]
+
+
 def test_a_patient_is_in_one_part(tmp_path: Path) -> None:
     scans = [f"sub-{p:02d}_ses-{s}" for p in range(6) for s in range(3)]
     touch(tmp_path, *(f"{folder}/{scan}.nii" for folder in ("images", "labels") for scan in scans))

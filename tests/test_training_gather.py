@@ -369,6 +369,19 @@ def test_lists_of_paths(tmp_path: Path) -> None:
     assert gathered(root)[1] == description  # the only list in the folder
 
 
+def test_a_converted_list_keeps_its_split(tmp_path: Path) -> None:
+    root = write(tmp_path / "a", "x.nrrd", "y.nrrd", "x_seg.nrrd", "y_seg.nrrd")
+    (root / "cases.csv").write_text("image,label,split,fold\nx.nrrd,x_seg.nrrd,train,3\ny.nrrd,y_seg.nrrd,test,\n")
+    found, _ = gathered(root)
+    assert found is not None
+    with with_segnets():
+        from segnets.data import find_dataset
+
+        dataset = find_dataset(found.folder)
+    assert dataset.parts == {"x": "training", "y": "test"}
+    assert dataset.folds == {"x": 0}
+
+
 DicomWriter = Callable[..., Path]
 
 

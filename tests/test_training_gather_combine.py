@@ -213,6 +213,16 @@ def test_one_image_in_two_data_sets_is_one_patient(tmp_path: Path) -> None:
     assert [entry["patient"] for entry in description["training"]] == [f"patient {n}" for n in (1, 1, 2, 1)]
 
 
+def test_a_test_part_of_one_data_set_is_kept(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a", {"liver": 1}), write(tmp_path / "b", {"liver": 1}, cases=("q1", "q2"))
+    assert "split" not in combined(tmp_path / "x" / "data", first, second)["training"][0]
+    listing = json.loads((second / "dataset.json").read_text())
+    listing["training"][0]["split"], listing["training"][1]["split"] = "test", "train"
+    (second / "dataset.json").write_text(json.dumps(listing))
+    description = combined(tmp_path / "y" / "data", first, second)
+    assert [entry["split"] for entry in description["training"]] == ["training", "training", "test", "training"]
+
+
 def test_pictures(tmp_path: Path) -> None:
     for name, value in (("a", 200), ("b", 100)):
         for folder in ("images", "labels"):
@@ -277,4 +287,4 @@ def test_replayed_data_sets(tmp_path: Path) -> None:
     with with_segnets():
         from segnets.data import find_dataset
 
-        assert find_dataset(tmp_path / "out" / "data").replayed == tuple("pqrstuvwxyz")
+        assert find_dataset(tmp_path / "out" / "data", anywhere=True).replayed == tuple("pqrstuvwxyz")

@@ -78,9 +78,17 @@ def test_the_parts_are_those_of_the_training(balls: Path, tmp_path: Path, write:
         assert {folder} == {Path(case["label"]).parent for case in cases}
 
 
-def test_the_cases_of_folds_have_trained_the_ensemble(tmp_path: Path) -> None:
-    (tmp_path / "plan.json").write_text(json.dumps({"choices": {"folds": 5}}))
+def test_the_cases_of_folds_have_trained_the_ensemble(balls: Path, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(json.dumps({"choices": {"folds": 3}}))
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "train.yaml").write_text("{cases: {fold: '@fold', folds: '@folds'}, fold: null, folds: 5}")
     for part in ("training", "validation", "test"):
         with pytest.raises(InputError) as caught:
-            part_of(tmp_path, part, tmp_path)
+            part_of(balls, part, tmp_path)
         assert caught.value.code == "evaluation.seen"
+    cases = [
+        (n, balls / "imagesTr" / f"case_{n:02d}.nii.gz", balls / "labelsTr" / f"case_{n:02d}.nii.gz") for n in range(5)
+    ]
+    rows = [f"{image},{label},{'test' if n == 3 else 'train'}" for n, image, label in cases]
+    (tmp_path / "cases.csv").write_text("\n".join(["image,label,split", *rows]))
+    assert part_of(tmp_path / "cases.csv", "test", tmp_path) == (balls / "labelsTr", {"case_03"})

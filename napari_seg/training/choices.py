@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from segnets.data import Dataset
 
 
-READING = ("layout", "images_dir", "labels_dir", "channels", "patient")
+READING = ("layout", "images_dir", "labels_dir", "channels", "patient", "anywhere")
 _CHANGEABLE = re.compile(
     "max_epochs|max_minutes|patience|val_interval|val_cases|num_workers|amp|accumulation_steps|learning_rate|warmup_share|"
     "max_gradient_norm|l1_penalty|allow_empty|(optimizer|lr_scheduler|ema)#(?!_target_).+"
@@ -223,8 +223,12 @@ def check_folds(folds: int | None, fold: int | None) -> None:
 
 
 def identity(dataset: Dataset) -> dict[str, Any]:
-    """Return values that identify a data set wherever its folder lies; case names enter as a digest only."""
-    names = "\n".join(case["name"] for case in dataset.cases)
+    """Return values that identify a data set wherever its folder lies; case names enter as a digest only.
+
+    The parts and folds that the data set states are part of it.
+    """
+    stated = [f"{name} {group}" for groups in (dataset.parts, dataset.folds) for name, group in groups.items()]
+    names = "\n".join([*(case["name"] for case in dataset.cases), *stated])
     return {
         "layout": dataset.layout,
         "cases": len(dataset.cases),

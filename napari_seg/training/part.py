@@ -31,23 +31,20 @@ def part_of(
     Raises:
         TrainingError: the data set can't be read (`dataset.*`) or has no such part (`split.*`).
         InputError: `input.missing`, `trained` has no plan; `input.folders`, the label maps lie in several folders;
-            `evaluation.seen`, the bundle is an ensemble of folds, so its members were trained on the cases.
+            `evaluation.seen`, the bundle is an ensemble of folds, so its members were trained on all cases but those of
+            a test part that the data set states.
     """
     reading: dict[str, Any] = {}
     split: dict[str, Any] = {}
+    folds: int | None = None
     if trained is not None:
         if not (trained / PLAN).is_file():
             raise InputError("input.missing", f"there is no {trained / PLAN}; expected a folder that train wrote")
         plan = json.loads((trained / PLAN).read_text(encoding="utf-8"))
-        if folds := plan["choices"].get("folds"):
-            raise InputError(
-                "evaluation.seen",
-                f"{trained} is the ensemble of {folds} folds, and all but one of them were trained on each case of the "
-                "data set; expected a data set of other patients, without --part. The scores of each fold on its own "
-                "validation cases are in fold_*/evaluation/summary.json",
-            )
         dataset_dir = data_folder(dataset_dir, trained, plan)
         reading, split = _of_config(trained / "configs" / "train.yaml")
+        if folds := plan["choices"].get("folds"):
+            split |= {"fold": 0, "folds": folds}
     with with_segnets():
         from segnets.data import Split, find_dataset
         from segnets.data.pairing import stem
@@ -59,6 +56,13 @@ def part_of(
             if not (dataset_dir.parent / "dataset.json").is_file():
                 raise
             dataset = find_dataset(dataset_dir.parent, **reading)
+        if folds and not (part == "test" and "test" in dataset.parts.values()):
+            raise InputError(
+                "evaluation.seen",
+                f"{trained} is the ensemble of {folds} folds, and all but one of them were trained on each case of the "
+                "data set; expected a data set of other patients, without --part. The scores of each fold on its own "
+                "validation cases are in fold_*/evaluation/summary.json",
+            )
         cases = Split(dataset, **split)(part)
         paths = [Path(case["label"]) for case in cases]
         folders = {path.parent for path in paths}

@@ -297,7 +297,8 @@ def _dataset(sources: Sequence[Path], converted: Gathered | None, reading: dict[
 
     if converted is None:
         return find_dataset(sources[0], **reading)
-    return find_dataset(converted.folder, "decathlon")  # the patients are stated
+    is_combined = len(sources) > 1  # files that need no conversion stay where they are
+    return find_dataset(converted.folder, "decathlon", anywhere=is_combined)  # the patients are stated
 
 
 def _clear(out: Path) -> None:
@@ -371,6 +372,7 @@ def _make(
     settings = choices.settings
     if converted:  # the converted data set is read as such, however the data set of the user is read
         settings = {key: value for key, value in settings.items() if key not in READING}
+        settings |= {"anywhere": True} if converted.data_sets else {}
     write_bundle(root, name, plan, found, values, replace(choices, settings=settings), regions)
     named = {label: of_label for label, of_label in values.items() if label != IGNORE}
     table = label_table(dataset, facts, named, converted.listed if converted else None)

@@ -65,7 +65,10 @@ def region_labels(labels: Mapping[str, Sequence[int]], order: Any = None) -> dic
 
 
 def labelled_values(
-    description: Mapping[str, Any], cases: Collection[str], labels: Mapping[str, Sequence[int]]
+    description: Mapping[str, Any],
+    cases: Collection[str],
+    labels: Mapping[str, Sequence[int]],
+    listed: Mapping[str, Any] | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """Return name of a case -> the values that are annotated in it, for the cases for which dataset.json declares it.
 
@@ -76,6 +79,8 @@ def labelled_values(
         description: content of dataset.json.
         cases: names of the cases.
         labels: name -> values.
+        listed: name of a case -> what its entry in a list of cases declares; None: the cases of "training" in the
+            description have the names of their images.
 
     Raises:
         TrainingError: "dataset.bad_json".
@@ -84,7 +89,8 @@ def labelled_values(
     if "labelled" in description:
         stated = description["labelled"]
         declared = dict(stated) if isinstance(stated, dict) else {"all cases": stated}
-    listing = description.get("training")
+    declared |= listed or {}
+    listing = description.get("training") if listed is None else []
     for entry in listing if isinstance(listing, list) else ():
         if isinstance(entry, dict) and "labelled" in entry:
             declared[_name_of(entry, cases)] = entry["labelled"]
@@ -102,15 +108,9 @@ def labelled_values(
     return values_of
 
 
-def replayed_cases(description: Mapping[str, Any], cases: Collection[str]) -> tuple[str, ...]:
-    """Return the names of the cases whose entry of "training" says {"replay": true}: those of an earlier training."""
-    listing = description.get("training")
-    entries = [entry for entry in (listing if isinstance(listing, list) else ()) if isinstance(entry, dict)]
-    return tuple(_name_of(entry, cases) for entry in entries if entry.get("replay") is True)
-
-
 def _name_of(entry: Mapping[str, Any], cases: Collection[str]) -> str:
     """Return the name of the case of an entry of "training"."""
-    own = stem(Path(str(entry.get("image", "")).replace("\\", "/")))
-    name = str(entry.get("name", ""))
-    return name if name in cases else own
+    image = entry.get("image", "")
+    files = [image[0] if isinstance(image, list) and image else image, entry.get("label", "")]
+    names = [stem(Path(str(file).replace("\\", "/"))) for file in files]
+    return next((name for name in (str(entry.get("name", "")), *names) if name in cases), names[0])

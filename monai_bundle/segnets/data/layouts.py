@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from segnets.data.bids import bids_cases, bids_labels
-from segnets.data.declarations import MAX_VALUE, do_overlap, label_value, labelled_values, region_labels, replayed_cases
-from segnets.data.lists import TABLES, Listed, is_list_of_cases, listed_cases, read_table
+from segnets.data.declarations import MAX_VALUE, do_overlap, label_value, labelled_values, region_labels
+from segnets.data.lists import TABLES, Entry, Listed, is_list_of_cases, listed_cases, read_table
 from segnets.data.pairing import (
     IMAGES_2D,
     VOLUMES,
@@ -70,6 +70,8 @@ class Dataset:
         unread: ending -> number of files in a format that is not read.
         root: folder of the data set.
         patients: name of a case -> its patient.
+        parts: name of a case -> "training", "validation" or "test", if the data set states them for all cases.
+        folds: name of a case -> its fold of a cross-validation, from 0, if the data set states it.
     """
 
     layout: str
@@ -85,6 +87,8 @@ class Dataset:
     unread: dict[str, int] = field(default_factory=dict)
     root: Path = Path()
     patients: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, str] = field(default_factory=dict)
+    folds: dict[str, int] = field(default_factory=dict)
 
 
 def find_dataset(
@@ -96,6 +100,7 @@ def find_dataset(
     channels: Sequence[str] | None = None,
     patient: str | None = None,
     convertible: bool = False,
+    anywhere: bool = False,
 ) -> Dataset:
     """Find the cases, labels, channels and patients of a data set; opens no scan.
 
@@ -113,11 +118,13 @@ def find_dataset(
             patient of its own. None: the patients that a list states, or `segnets.data.patients.PATIENT`.
         convertible: also find cases that training can't read before their files are converted: volumes with the endings
             `segnets.data.pairing.CONVERTIBLE`, and in BIDS several label maps of a scan, as a list.
+        anywhere: accept files outside of the folder in a list that lies in it, which may come from someone else. If
+            `dataset_dir` is the list itself, they are always accepted.
 
     Raises:
         TrainingError: "dataset.missing", "dataset.unknown" (no layout fits), "dataset.ambiguous" (several layouts fit,
             or several files fit one scan), "dataset.no_cases", "dataset.bad_json", "dataset.bad_table",
-            "dataset.bad_name", "dataset.patient" (no regular expression).
+            "dataset.bad_name", "dataset.outside", "dataset.patient" (no regular expression).
     """
     root = Path(dataset_dir)
     is_file = root.is_file() and root.name.lower().endswith((*TABLES, ".json"))
@@ -130,9 +137,9 @@ def find_dataset(
     description = {} if layout in ("bids", "voc") else _json(root)
     if layout == "auto":
         layout = "list" if is_file else _detect_layout(root, description, convertible)
-    stated: dict[str, str] = {}
+    listed: Listed | None = None
     if layout == "decathlon":
-        dataset, stated = _decathlon(root, description)
+        dataset, listed = _decathlon(root, description, anywhere)
     elif layout == "nnunet":
         dataset = _nnunet(root, description, convertible)
     elif layout == "bids":
@@ -141,7 +148,9 @@ def find_dataset(
     elif layout == "voc":
         dataset = _voc(root)
     elif layout == "list":
-        dataset, stated = _list(root, channels)
+        path = root if is_file else _only_list(root)
+        description = _json(path)
+        dataset, listed = _list(path, description, channels, anywhere or is_file)
     elif layout == "folders":
         dataset = _folders(root, images_dir, labels_dir, description, convertible)
     else:
@@ -177,10 +186,12 @@ def find_dataset(
     return replace(
         dataset,
         root=root,
-        patients=patients | (stated if patient is None else {}),
+        patients=patients | (listed.patients if listed and patient is None else {}),
+        parts=listed.parts if listed else dataset.parts,
+        folds=listed.folds if listed else {},
         regions=region_labels(dataset.labels, order) if do_overlap(dataset.labels) else {},
-        labelled=labelled_values(description, names, dataset.labels),
-        replayed=replayed_cases(description, names),
+        labelled=labelled_values(description, names, dataset.labels, listed.labelled if listed else None),
+        replayed=listed.replayed if listed else (),
     )
 
 
@@ -253,50 +264,72 @@ def _lists_in(root: Path) -> list[Path]:
     return tables or [path for path in sorted(root.glob("*.json")) if _training_list(path)]
 
 
+def _only_list(root: Path) -> Path:
+    """Return the only list of cases in a folder.
+
+    Raises:
+        TrainingError: "dataset.ambiguous".
+    """
+    lists = _lists_in(root)
+    if len(lists) != 1:
+        found = ", ".join(path.name for path in lists) or "none"
+        raise TrainingError("dataset.ambiguous", f"{root} holds {found}; give the path of one list of cases")
+    return lists[0]
+
+
 def _training_list(path: Path) -> list[Any]:
-    """Return the labelled cases of a JSON data list as MONAI reads it; none if it is no such list."""
+    """Return the labelled cases of a JSON data list as MONAI reads it; none if it is no such list.
+
+    Cases of "validation" beside "training" get "split", unless they have it.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig")) if path.stat().st_size < _MAX_LIST_BYTES else None
     except (OSError, ValueError, RecursionError):
         return []
-    parts = content if isinstance(content, dict) else {"training": content}
-    entries = [entry for key in ("training", "validation") for entry in _as_list(parts.get(key))]
-    return [entry for entry in entries if isinstance(entry, dict) and entry.keys() >= {"image", "label"}]
+    listing = content if isinstance(content, dict) else {"training": content}
+    sections = {
+        section: [
+            entry
+            for entry in _as_list(listing.get(section))
+            if isinstance(entry, dict) and entry.keys() >= {"image", "label"}
+        ]
+        for section in ("training", "validation")
+    }
+    split = sections if sections["validation"] else {}
+    return [
+        ({"split": section} if section in split else {}) | entry for section in sections for entry in sections[section]
+    ]
 
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _list(root: Path, channels: Sequence[str] | None) -> tuple[Dataset, dict[str, str]]:
-    """Read a table of paths or a JSON data list: the file itself, or the only one in a folder."""
-    lists = [root] if root.is_file() else _lists_in(root)
-    if len(lists) != 1:
-        found = ", ".join(path.name for path in lists) or "none"
-        raise TrainingError("dataset.ambiguous", f"{root} holds {found}; give the path of one list of cases")
-    (path,) = lists
+def _list(
+    path: Path, description: Mapping[str, Any], channels: Sequence[str] | None, anywhere: bool
+) -> tuple[Dataset, Listed]:
+    """Read a table of paths or a JSON data list; see `listed_cases` for `anywhere`."""
     if path.name.lower().endswith(TABLES):
-        found = read_table(path, channels)
+        found = read_table(path, channels, anywhere)
         labels, ignored = {}, ()
     else:
-        description = _json(path)
-        found = _listed(path.parent, path, _training_list(path))
+        found = _listed(path, _training_list(path), anywhere)
         labels, ignored = _named_values(description, path)
         found = found._replace(channels=_channel_names(description, path, "modality", "channel_names"))
     is_2d = are_2d_images(found.cases)
     dataset = Dataset("list", tuple(found.cases), tuple(found.unpaired), labels, found.channels, is_2d, ignored)
-    return dataset, found.patients
+    return dataset, found
 
 
-def _decathlon(root: Path, description: Mapping[str, Any]) -> tuple[Dataset, dict[str, str]]:
+def _decathlon(root: Path, description: Mapping[str, Any], anywhere: bool) -> tuple[Dataset, Listed]:
     """Read the Medical Segmentation Decathlon's layout (Antonelli et al. 2022); a 4D image has its channels last."""
-    found = _listed(root, root / "dataset.json", description.get("training", []))
+    found = _listed(root / "dataset.json", description.get("training", []), anywhere)
     labels, ignored = _named_values(description, root / "dataset.json")
     channels = _channel_names(description, root / "dataset.json", "modality")
     unread = count_unread(*(root / name for name in ("imagesTr", "labelsTr")))
     cases, unpaired = tuple(found.cases), tuple(found.unpaired)
     dataset = Dataset("decathlon", cases, unpaired, labels, channels, are_2d_images(cases), ignored, unread=unread)
-    return dataset, found.patients
+    return dataset, found
 
 
 def _channel_names(description: Mapping[str, Any], path: Path, *keys: str) -> tuple[str, ...]:
@@ -318,10 +351,11 @@ def _start(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def _listed(root: Path, path: Path, listing: Any) -> Listed:
+def _listed(path: Path, listing: Any, anywhere: bool) -> Listed:
     """Return the cases of a JSON list: {"image", "label"} each, "image" a path or a list of them.
 
-    An entry may have "patient" and "name"; without names, the cases are named after their images.
+    An entry may have "patient", "name", "split", "fold", "labelled" and "replay"; without names, the cases are named
+    after their images.
     """
     entries = []
     if not isinstance(listing, list):
@@ -335,8 +369,12 @@ def _listed(root: Path, path: Path, listing: Any) -> Listed:
                 "dataset.bad_json",
                 f'{path}: training[{number}] is {_start(listed)}; expected {{"image": path, "label": path}}',
             )
-        entries.append((images, listed["label"], str(listed.get("patient") or "")))
-    return listed_cases(root, entries, [listed.get("name") for listed in listing])
+        patient, part = (str(listed.get(key) or "") for key in ("patient", "split"))
+        fold = str(listed["fold"]) if listed.get("fold") is not None else ""
+        labelled = listed.get("labelled")
+        is_replayed = listed.get("replay") is True
+        entries.append(Entry(images, listed["label"], patient, listed.get("name"), part, fold, labelled, is_replayed))
+    return listed_cases(path, entries, anywhere)
 
 
 def _nnunet(root: Path, description: Mapping[str, Any], convertible: bool) -> Dataset:
@@ -351,9 +389,10 @@ def _nnunet(root: Path, description: Mapping[str, Any], convertible: bool) -> Da
 
 def _voc(root: Path) -> Dataset:
     """Read PASCAL VOC's layout; see `segnets.data.voc`."""
-    cases, unpaired = voc_cases(root)
+    cases, unpaired, parts = voc_cases(root)
     unread = count_unread(root / "JPEGImages", root / "SegmentationClass")
-    return Dataset("voc", cases, unpaired, voc_names(root), is_2d=True, ignored=(255,), unread=unread)
+    names = voc_names(root)
+    return Dataset("voc", cases, unpaired, names, is_2d=True, ignored=(255,), unread=unread, parts=parts)
 
 
 def _folders(

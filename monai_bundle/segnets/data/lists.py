@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import errno
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from segnets.data.pairing import CONVERTIBLE, IMAGES_2D, VOLUMES, Case, normalized, stem
 from segnets.errors import TrainingError
@@ -18,44 +19,84 @@ TABLES = (".csv", ".tsv")
 _LABEL = re.compile(r"(label|mask|seg|segmentation|ground ?truth|gt|annotation)s?( ?(map|path|file|name|filename))?")
 _IMAGE = re.compile(r"(image|img|scan|volume|input|picture)s?( ?\d+)?( ?(path|file|name|filename))?")
 _PATIENT = re.compile(r"(patient|subject|participant|case)( ?(id|name|number))?")
+_PART = re.compile(r"(split|set|subset|partition|part|phase)")
+_FOLD = re.compile(r"folds?( ?(id|number))?")
+_PARTS = {
+    "training": "train training tr",
+    "validation": "validation valid val dev",
+    "test": "test testing ts holdout hold-out",
+}
+"""Part of a data set -> words for it in lists."""
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff/\\]{1,200}")
+_MAX_LINE = 1 << 16
 _ENDINGS = VOLUMES + IMAGES_2D + CONVERTIBLE
 
 
+class Entry(NamedTuple):
+    """A case in a list.
+
+    Attributes:
+        images: paths of the image's channels.
+        label: path of the label map.
+        patient: the patient; "" if unknown.
+        name: name of the case, if the list gives one.
+        part: word for the part of the data set; "" if unknown.
+        fold: name of the fold; "" if unknown.
+        labelled: names or values of the annotated classes; None: all.
+        is_replayed: whether it is a case of an earlier training.
+    """
+
+    images: Sequence[str]
+    label: str
+    patient: str = ""
+    name: Any = None
+    part: str = ""
+    fold: str = ""
+    labelled: Any = None
+    is_replayed: bool = False
+
+
 class Listed(NamedTuple):
-    """Cases of a list, and the patient and channel names that it states.
+    """Cases of a list, and what it states about them.
 
     Attributes:
         cases: cases whose files exist.
         unpaired: cases that lack a file.
         patients: name of a case -> its patient; empty if the list names none.
+        parts: name of a case -> "training", "validation" or "test"; empty if the list states no parts.
+        folds: name of a case -> its fold, from 0; empty if the list states none.
+        labelled: name of a case -> names or values of its annotated classes, for the cases for which they are stated.
+        replayed: names of cases of an earlier training.
         channels: names of the columns of images if there are several; else empty.
     """
 
     cases: list[Case]
     unpaired: list[Case]
     patients: dict[str, str]
+    parts: dict[str, str]
+    folds: dict[str, int]
+    labelled: dict[str, Any]
+    replayed: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
 
 
-def read_table(path: Path, channels: Sequence[str] | None = None) -> Listed:
+def read_table(path: Path, channels: Sequence[str] | None = None, anywhere: bool = False) -> Listed:
     """Read a table with a row per case: a column of label maps, and one or more columns of images.
 
     The columns are found by their titles (image, label, mask, patient, ...), in upper or lower case. If none is titled
     as an image, every other column whose cells end as image files is a channel. A table without titles has the images
-    in the first columns and the label map in the last one. Paths are relative to the table or absolute.
+    in the first columns and the label map in the last one. Paths are relative to the table or absolute. A column split
+    says which rows are for training, validation and test, and a column fold to which fold they belong.
 
     Args:
         path: the table; its separator may be a comma, a semicolon or a tabulator.
         channels: titles of the columns of the image's channels; None: found by their titles.
+        anywhere: see `listed_cases`.
 
     Raises:
-        TrainingError: "dataset.bad_table".
+        TrainingError: "dataset.bad_table", "dataset.outside".
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        text = path.read_text(encoding="latin-1")
+    text = _decoded(path.read_bytes())
     first_line = text.partition("\n")[0]
     separator = max("\t;,", key=first_line.count)
     try:
@@ -74,69 +115,125 @@ def read_table(path: Path, channels: Sequence[str] | None = None) -> Listed:
         found = ", ".join(cell.strip() for cell in names)
         raise TrainingError("dataset.bad_table", f"{path.name} has the columns {found}; {_EXPECTED}")
     images = _image_columns(names, rows, labels[0], channels, path)
-    patient = next((n for n, name in enumerate(names) if _PATIENT.fullmatch(name)), None)
+    columns = {
+        key: next((n for n, name in enumerate(names) if title.fullmatch(name) and n not in (*images, labels[0])), None)
+        for key, title in (("patient", _PATIENT), ("part", _PART), ("fold", _FOLD))
+    }
     entries = []
     for number, row in enumerate(rows, 1):
         cells = [cell.strip() for cell in (*row, *[""] * (len(names) - len(row)))]
         if any(not cells[n] for n in (*images, labels[0])):
             raise TrainingError("dataset.bad_table", f"{path.name}: row {number} lacks a path; fill it in or remove it")
-        who = cells[patient] if patient is not None else ""
-        entries.append(([cells[n] for n in images], cells[labels[0]], who))
+        stated = {key: cells[n] for key, n in columns.items() if n is not None}
+        entries.append(Entry([cells[n] for n in images], cells[labels[0]], **stated))
     titles = list(channels or [names[n] for n in images]) if len(images) > 1 else []
-    return listed_cases(path.parent, entries)._replace(channels=tuple(titles))
+    return listed_cases(path, entries, anywhere)._replace(channels=tuple(titles))
 
 
-def listed_cases(
-    root: Path, entries: Iterable[tuple[Sequence[str], str, str]], stated: Sequence[str | None] = ()
-) -> Listed:
+def listed_cases(path: Path, entries: Sequence[Entry], anywhere: bool = False) -> Listed:
     """Return the cases of a list; they are numbered if different images have the same name.
 
+    Names in the list are used if every case has one of its own, of one line and without separators of paths.
+
     Args:
-        root: folder that the paths are relative to.
-        entries: paths of the image's channels, path of the label map, and patient ("" if unknown) of each case.
-        stated: names of the cases; used if every case has one of its own, of one line and without separators of paths.
+        path: the list; paths in it are relative to its folder.
+        entries: its cases.
+        anywhere: accept files outside of its folder, which are those of the user himself if he names the list; a list
+            that lies in the folder of a data set may come from someone else.
+
+    Raises:
+        TrainingError: "dataset.outside", a file lies outside; "dataset.bad_table", "dataset.bad_json", some cases have
+            no part.
     """
     names_in = cache(_names_in)
-    found = [
-        ([_listed_file(root, path, names_in) for path in images], _listed_file(root, label, names_in), who)
-        for images, label, who in entries
-    ]
-    stems = [stem(images[0]) for images, _, _ in found]
-    is_numbered = len(set(stems)) < len({images[0] for images, _, _ in found})
+    found = [[_listed_file(path, name, names_in, anywhere) for name in (*one.images, one.label)] for one in entries]
+    stems = [stem(files[0]) for files in found]
+    is_numbered = len(set(stems)) < len({files[0] for files in found})
     names = [f"case_{n:04d}" for n in range(1, len(stems) + 1)] if is_numbered else stems
+    stated = [one.name for one in entries]
     if all(isinstance(name, str) and _NAME.fullmatch(name) for name in stated) and len(set(stated)) == len(names):
         names = [str(name) for name in stated]
-    listed = Listed([], [], {})
-    for name, (images, label, who) in zip(names, found, strict=True):
+    listed = Listed(
+        [],
+        [],
+        {name: one.patient for name, one in zip(names, entries, strict=True) if one.patient},
+        parts=dict(zip(names, _parts_of(path, entries), strict=False)),
+        folds=_folds_of({name: one.fold for name, one in zip(names, entries, strict=True) if one.fold}),
+        labelled={name: one.labelled for name, one in zip(names, entries, strict=True) if one.labelled is not None},
+        replayed=tuple(name for name, one in zip(names, entries, strict=True) if one.is_replayed),
+    )
+    for name, (*images, label) in zip(names, found, strict=True):
         case: Case = {"name": name}
         if all(map(_is_file, images)):
             case["image"] = str(images[0]) if len(images) == 1 else [str(path) for path in images]
         if _is_file(label):
             case["label"] = str(label)
         (listed.cases if len(case) == 3 else listed.unpaired).append(case)
-        if who:
-            listed.patients[name] = who
     return listed
 
 
-def _listed_file(root: Path, listed: str, names_in: Callable[[Path], Mapping[str, Sequence[Path]]]) -> Path:
+def _parts_of(path: Path, entries: Sequence[Entry]) -> list[str]:
+    """Return the part of each case; empty if no word of the list means a part.
+
+    Raises:
+        TrainingError: "dataset.bad_table", "dataset.bad_json", only some words do.
+    """
+    part_of = {word: part for part, words in _PARTS.items() for word in words.split()}
+    parts = [part_of.get(one.part.strip().lower(), "") for one in entries]
+    if not any(parts):
+        return []
+    if "" in parts:
+        number = parts.index("")
+        code = "dataset.bad_table" if path.name.lower().endswith(TABLES) else "dataset.bad_json"
+        text = f"the split of case {number + 1} is {entries[number].part!r}; expected train, validation or test"
+        raise TrainingError(code, f"{path.name}: {text}")
+    return parts
+
+
+def _folds_of(stated: Mapping[str, str]) -> dict[str, int]:
+    """Return name of a case -> number of its fold, in the order of the folds' numbers or names."""
+    order = sorted(set(stated.values()), key=lambda fold: (not fold.isdecimal(), fold.zfill(20)))
+    return {name: order.index(fold) for name, fold in stated.items()}
+
+
+def _listed_file(
+    path: Path, listed: str, names_in: Callable[[Path], Mapping[str, Sequence[Path]]], anywhere: bool
+) -> Path:
     """Return the path of a file in a list; the file need not exist.
 
     The list may come from another system: with backslashes, with another Unicode form of the names, or with absolute
     paths of a folder that was moved. Of an absolute path only the last folder and the name are used.
 
     Args:
-        root: folder that the path is relative to.
-        listed: the path.
+        path: the list.
+        listed: the path in it.
         names_in: function that returns the files in a folder, by their normalized names.
+        anywhere: see `listed_cases`.
+
+    Raises:
+        TrainingError: "dataset.outside".
     """
+    root = path.parent
     for name in dict.fromkeys((listed, listed.replace("\\", "/"))):
-        if _is_file(root / name):
+        if (anywhere or _is_inside(root / name, root)) and _is_file(root / name):
             return root / name
-    path = PureWindowsPath(listed) if "\\" in listed or PureWindowsPath(listed).drive else PurePosixPath(listed)
-    inside = root.joinpath(*path.parts[-2:]) if path.anchor else root.joinpath(*path.parts)
-    same = names_in(inside.parent).get(normalized(inside.name), ())
-    return same[0] if len(same) == 1 and not _is_file(inside) else inside
+    foreign = PureWindowsPath(listed) if "\\" in listed or PureWindowsPath(listed).drive else PurePosixPath(listed)
+    inside = root.joinpath(*foreign.parts[-2:]) if foreign.anchor else root.joinpath(*foreign.parts)
+    if anywhere or _is_inside(inside, root):
+        same = names_in(inside.parent).get(normalized(inside.name), ())
+        inside = same[0] if len(same) == 1 and not _is_file(inside) else inside
+        if anywhere or _is_file(inside) or _is_inside(root / listed.replace("\\", "/"), root):
+            return inside
+    raise TrainingError(
+        "dataset.outside",
+        f"{path.name} lists {listed}, which is not in its folder; expected files in {root}. If this is your own list, "
+        "give its path in place of the folder",
+    )
+
+
+def _is_inside(path: Path, root: Path) -> bool:
+    """Return whether a path leads into a folder; does not read the disk."""
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))
 
 
 def _names_in(folder: Path) -> dict[str, list[Path]]:
@@ -162,9 +259,9 @@ def is_list_of_cases(path: Path) -> bool:
     if not path.name.lower().endswith(TABLES):
         return False
     try:
-        with path.open(encoding="utf-8-sig") as stream:
-            titles = [_plain(cell) for cell in re.split("[,;\t]", stream.readline())]
-    except (OSError, UnicodeDecodeError):
+        with path.open("rb") as stream:
+            titles = [_plain(cell) for cell in re.split("[,;\t]", _decoded(stream.readline(_MAX_LINE)))]
+    except OSError:
         return False
     return sum(bool(_LABEL.fullmatch(title)) for title in titles) == 1 and any(map(_IMAGE.fullmatch, titles))
 
@@ -183,6 +280,14 @@ def _image_columns(
     if found := titled or by_cells:
         return found
     raise TrainingError("dataset.bad_table", f"{path.name} has the columns {', '.join(names)}; {_EXPECTED}")
+
+
+def _decoded(content: bytes) -> str:
+    """Return the text of a table: UTF-8, or as spreadsheets of Western Europe write it."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def _plain(title: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Literal
+from itertools import cycle
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -13,21 +14,24 @@ from segnets.data.pairing import Case
 from segnets.errors import TrainingError
 
 Part = Literal["training", "validation", "test", "all"]
+_Group = TypeVar("_Group", str, int)
 
 
 class Split:
     """The parts of a data set, computed on first use.
 
     The split depends only on the names of the cases (or their order in dataset.json) and on the arguments, so training,
-    evaluation and inference agree on it. All scans of a patient are in the same part.
+    evaluation and inference agree on it. All scans of a patient are in the same part. If the data set states parts or
+    folds, these are used: its test part is never trained on.
 
     Args:
         dataset: as `find_dataset` returns.
         fold: 0 to `folds` - 1: this fold is the validation part, the others are the training part, and the test part
-            is empty. None: split by `fractions`.
+            is the one that the data set states. None: split by `fractions`, or as the data set states.
         folds: number of folds, from 2 to the number of patients; every case is in validation in exactly one fold.
         fractions: fractions of the patients in training, validation and test. Training and validation get at least one
-            patient each, unless their fraction is 0; so with fewer than 8 patients the test part is empty.
+            patient each, unless their fraction is 0; so with fewer than 8 patients the test part is empty. If the data
+            set states a test part but no validation part, the first two divide the others.
         seed: seed of the shuffle before the split.
     """
 
@@ -57,7 +61,7 @@ class Split:
 
         Raises:
             TrainingError: "split.part", "split.fold", "split.folds", "split.shares", "split.too_few",
-                "split.empty_part".
+                "split.empty_part", "split.patient".
         """
         if part == "all":
             return list(self.dataset.cases)
@@ -86,6 +90,15 @@ class Split:
         patients: dict[str, list[Case]] = {}
         for case in self.dataset.cases:
             patients.setdefault(self.dataset.patients[case["name"]], []).append(case)
+        part_of = self._stated(self.dataset.parts)
+        stated = {
+            part: [cases for who, cases in patients.items() if part_of.get(who) == part]
+            for part in ("training", "validation", "test")
+        }
+        if fold is None and stated["training"] and stated["validation"]:
+            return stated
+        test = stated["test"]
+        patients = {who: cases for who, cases in patients.items() if part_of.get(who) != "test"}
         needed = folds if fold is not None else 2
         if len(patients) < needed:
             raise TrainingError(
@@ -100,10 +113,54 @@ class Split:
         if fold is not None:
             if not 0 <= fold < folds:
                 raise TrainingError("split.fold", f"fold is {fold}; expected 0 to {folds - 1} of {folds} folds")
-            training = [cases for n, cases in enumerate(order) if n % folds != fold]
-            return {"training": training, "validation": order[fold::folds], "test": []}
+            fold_of = self._stated_folds(names) or dict(zip(names, cycle(range(folds)), strict=False))
+            training = [patients[name] for name in names if fold_of[name] != fold]
+            return {
+                "training": training,
+                "validation": [patients[n] for n in names if fold_of[n] == fold],
+                "test": test,
+            }
+        if test:
+            first, _ = _split_points(len(order), (*self.fractions[:2], 0))
+            return {"training": order[:first], "validation": order[first:], "test": test}
         first, second = _split_points(len(order), self.fractions)
         return {"training": order[:first], "validation": order[first:second], "test": order[second:]}
+
+    def _stated(self, of_cases: Mapping[str, _Group]) -> dict[str, _Group]:
+        """Return patient -> part or fold, from that of each case.
+
+        Raises:
+            TrainingError: "split.patient".
+        """
+        found: dict[str, _Group] = {}
+        for case in self.dataset.cases:
+            patient, group = self.dataset.patients[case["name"]], of_cases.get(case["name"])
+            if group is not None and found.setdefault(patient, group) != group:
+                raise TrainingError(
+                    "split.patient",
+                    f"the data set states {found[patient]} and {group} for scans of {patient}; expected the same for "
+                    "all scans of a patient. If they are of different patients, set patient to a pattern that matches "
+                    "each patient's name, such as '.+'",
+                )
+        return found
+
+    def _stated_folds(self, patients: Collection[str]) -> dict[str, int]:
+        """Return patient -> fold; empty if the data set does not state it for all of some patients.
+
+        Raises:
+            TrainingError: "split.patient"; "split.folds", the data set states another number of folds.
+        """
+        stated = self._stated(self.dataset.folds)
+        if not stated.keys() >= set(patients):
+            return {}
+        present = sorted({stated[who] for who in patients})
+        if len(present) != self.folds:
+            raise TrainingError(
+                "split.folds",
+                f"the list of cases states {len(present)} folds, folds is {self.folds}; expected {len(present)}, or a "
+                "list without folds",
+            )
+        return {who: present.index(stated[who]) for who in patients}
 
 
 def spread(cases: Sequence[Case], count: int | None) -> list[Case]:

@@ -11,25 +11,35 @@ _NAME_FILES = ("labelmap.txt", "class_names.txt", "classes.txt", "labels.txt")
 _BACKGROUND = ("background", "_background_", "__background__", "bg")
 NOT_CLASSES = ("__ignore__", "void", "ignore", "unlabelled", "unlabeled")
 """Names of what stands for no class, in lower case."""
-_LISTS = ("trainval", "train", "val")
+_LISTS = ("trainval", "train", "val", "test")
 _VOC_CLASSES = 20
 
 
-def voc_cases(root: Path) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
-    """Return the cases, and label maps without an image; many images there have no label map and are left out.
+def voc_cases(root: Path) -> tuple[tuple[Case, ...], tuple[Case, ...], dict[str, str]]:
+    """Return the cases, label maps without an image, and name -> part of the data set.
 
-    If `ImageSets/Segmentation/` lists names in trainval.txt, or in train.txt and val.txt, only these are cases.
+    Many images there have no label map and are left out. If `ImageSets/Segmentation/` lists names in trainval.txt, or
+    in train.txt and val.txt, only these are cases, and those of test.txt. Those of val.txt are for validation.
     """
     cases, unpaired = pair(image_files(root / "JPEGImages"), image_files(root / "SegmentationClass"))
-    folder = root / "ImageSets" / "Segmentation"
-    lists = [folder / f"{name}.txt" for name in _LISTS]
-    files = [lists[0]] if lists[0].is_file() else [file for file in lists[1:] if file.is_file()]
-    if files:
-        names = [line.split()[0] for file in files for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
-        known = {case["name"] for case in cases}
+    listed = {name: _names_in(root / "ImageSets" / "Segmentation" / f"{name}.txt") for name in _LISTS}
+    of_test = [name for name in listed["test"] if name not in {*listed["trainval"], *listed["train"], *listed["val"]}]
+    names = listed["trainval"] or [*listed["train"], *listed["val"]]
+    known = {case["name"] for case in cases}
+    names = names and [*names, *(name for name in of_test if name in known)]
+    if names:
         cases = tuple(case for case in cases if case["name"] in set(names))
         unpaired = tuple({"name": name} for name in dict.fromkeys(names) if name not in known)
-    return cases, tuple(case for case in unpaired if "image" not in case)
+    part_of = {name: "test" for name in of_test} | {name: "validation" for name in listed["val"]}
+    has_parts = (listed["train"] and listed["val"]) or not known.isdisjoint(of_test)
+    parts = {case["name"]: part_of.get(case["name"], "training") for case in cases} if has_parts else {}
+    return cases, tuple(case for case in unpaired if "image" not in case), parts
+
+
+def _names_in(path: Path) -> list[str]:
+    """Return the names in a list of images; empty if there is no such list."""
+    lines = path.read_text("utf-8-sig").splitlines() if path.is_file() else []
+    return [line.split()[0] for line in lines if line.strip()]
 
 
 def voc_names(root: Path) -> dict[str, tuple[int, ...]]:

@@ -155,6 +155,8 @@ def combine(
         labelled = _labelled(source, table, labels)
         if (stated := source.dataset.labelled.get(case["name"])) is not None:
             labelled &= {source.values[value] for value in stated if value in source.values}
+        if any(dataset.parts for dataset in datasets):
+            entry["split"] = source.dataset.parts.get(case["name"], "training")
         entry |= {"replay": True} if number > len(sources) - replayed else {}
         training.append(entry | ({"labelled": sorted(labelled)} if labelled < set(table.values()) else {}))
     description: dict[str, Any] = {

@@ -241,7 +241,9 @@ def _pairs_of(dataset: Dataset, colours: Colours, pattern: str | None) -> list[P
         patient = dataset.patients.get(case["name"], "")
         patient = "" if patient == case["name"] and pattern is None else patient
         labelled = dataset.labelled.get(case["name"])
-        pairs.append(Pair(case["name"], scans, labels, structures, patient, colours=colours, labelled=labelled))
+        pair = Pair(case["name"], scans, labels, structures, patient, colours=colours, labelled=labelled)
+        part, fold = dataset.parts.get(case["name"], ""), dataset.folds.get(case["name"])
+        pairs.append(replace(pair, part=part, fold=fold))
     return pairs
 
 

@@ -49,6 +49,8 @@ class Pair:
         frame: number of the frame, page or volume of a file that holds several, counted from 0; None for the whole.
         colours: colours of the classes if the label maps are 2D images in colours.
         labelled: values that are annotated in the case, if the data set declares it; None: all.
+        part: "training", "validation" or "test", if the data set states it; else "".
+        fold: fold of a cross-validation, if the data set states it.
         drawn_on: number of the image on which the label maps were drawn, whose grid is that of the case.
         only_structure: name of the label map's file if all cases have one file with this name; it is the structure if
             the files hold one value.
@@ -63,6 +65,8 @@ class Pair:
     frame: int | None = None
     colours: Colours = ()
     labelled: tuple[int, ...] | None = None
+    part: str = ""
+    fold: int | None = None
     drawn_on: int = 0
     only_structure: str = ""
     is_stack: bool = False

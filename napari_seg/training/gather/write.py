@@ -343,6 +343,8 @@ def _write_description(
                 entry["patient"] = f"patient {patients.setdefault(pair.patient, len(patients) + 1)}"
             if pair.labelled is not None:
                 entry["labelled"] = list(pair.labelled)
+            entry |= {"split": pair.part} if pair.part else {}
+            entry |= {"fold": pair.fold} if pair.fold is not None else {}
             training.append(entry)
     found = Counter(tuple(case["channels"]) for case in cases.values() if case["channels"])
     names = list(channels) or list(next((names for names, _ in found.most_common(1)), ()))
