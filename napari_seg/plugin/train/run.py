@@ -26,7 +26,6 @@ from napari_seg.training.history import RunProgress, RunState, current_run, read
 from napari_seg.training.prepare import data_folder, plan_bundle
 from napari_seg.training.report import REPORT
 from napari_seg.training.run import STOP, train
-from napari_seg.training.time_plan import FEW
 from napari_seg.training.write import PLAN
 from napari_seg.worker import WorkerProcess
 
@@ -90,9 +89,8 @@ class Trained:
         if self.steps is None or not self.is_short:
             return f"The training is finished.{dice} {use}"
         done, planned = self.steps
-        few = " That is too few for a useful model." if done < FEW * planned else ""
-        text = f"The training ended after {done} of {planned} steps ({done / planned:.1%}), at its limit.{few}{dice}"
-        return f"{text} A larger time limit and Resume continue it. {use}"
+        text = f"The training ended after {done} of {planned} steps ({done / planned:.1%}), at its limit.{dice}"
+        return f"{text} Usually a larger time limit, with Resume, gives a better model. {use}"
 
 
 @dataclass(frozen=True)
