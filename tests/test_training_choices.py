@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
 
+from napari_seg.bundles.read import shipped_root
 from napari_seg.cli.main import main
-from napari_seg.errors import BundleError
-from napari_seg.training.choices import check_names, check_values
+from napari_seg.errors import BundleError, OutputError
+from napari_seg.training.choices import check_names, check_same_labels, check_values
+
+sys.path.insert(0, str(shipped_root()))
+
+from segnets.data import Dataset
 
 
 @pytest.mark.parametrize(
@@ -64,3 +70,14 @@ def test_wrong_options_have_a_code_and_write_nothing(
     assert main(["train", str(dataset), "-o", str(tmp_path / "out"), *words]) in (1, 4)
     assert f"{code}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_label_values_with_other_names_are_another_training(tmp_path: Path) -> None:
+    plan: dict[str, Any] = {"labels": {"front": [1], "back": [2, 3], "ignore": [9]}, "choices": {}}
+    same = Dataset("folders", (), labels={"front": (1,), "back": (2, 3)})
+    check_same_labels(plan, same, "out")
+    check_same_labels(plan, Dataset("folders", ()), "out")
+    swapped = Dataset("folders", (), labels={"front": (2, 3), "back": (1,)})
+    with pytest.raises(OutputError, match=r"output\.exists: .* other values of front, back"):
+        check_same_labels(plan, swapped, "out")
+    check_same_labels(plan | {"choices": {"labels": {"front": [1]}}}, swapped, "out")

@@ -276,3 +276,25 @@ def check_same(written: dict[str, Any], dataset: dict[str, Any], choices: Choice
             f"{out} was planned with {'; '.join(differing)}; leave these arguments out to continue, or choose a new "
             "folder with -o",
         )
+
+
+def check_same_labels(written: dict[str, Any], dataset: Dataset, out: str) -> None:
+    """Check that a data set still names its label values as an existing plan says, unless the user named them.
+
+    Args:
+        written: content of plan.json.
+        dataset: the data set; one without names is accepted.
+        out: name of the folder, for the message.
+
+    Raises:
+        OutputError: `output.exists`.
+    """
+    planned = {name: values for name, values in written["labels"].items() if name != IGNORE}
+    found = {name: list(values) for name, values in dataset.labels.items()}
+    if found and found != planned and not written["choices"].get("labels"):
+        changed = [name for name in (*planned, *found) if planned.get(name) != found.get(name)]
+        raise OutputError(
+            "output.exists",
+            f"{out} was planned with other values of {', '.join(dict.fromkeys(changed))}; restore the names in the "
+            "data set to continue, or choose a new folder with -o",
+        )

@@ -26,6 +26,7 @@ from napari_seg.training.choices import (
     check_names,
     check_packages,
     check_same,
+    check_same_labels,
     check_values,
     identity,
     named_labels,
@@ -213,7 +214,9 @@ def _planned(
     continued = Continued(check, is_dry=dry_run)
     converted = _converted(sources, replayed, out / DATA, reading, labels, report, continued=continued)
     if converted is None or not dry_run:
-        check_same(written, identity(_dataset(sources, converted, reading)), choices, str(out))
+        dataset = _dataset(sources, converted, reading)
+        check_same(written, identity(dataset), choices, str(out))
+        check_same_labels(written, dataset, str(out))
     check_folds(written["choices"].get("folds"), fold)
     check_packages(written["choices"].get("options", ()))
     return written
