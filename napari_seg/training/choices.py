@@ -123,10 +123,11 @@ def named_labels(labels: Mapping[str, Sequence[Any]], dataset: Dataset) -> dict[
         dataset: the data set.
     """
     values_of = {name.casefold(): values for name, values in dataset.labels.items()}
-    return {
-        label: [value for word in words for value in values_of.get(str(word).casefold(), (word,))]
-        for label, words in labels.items()
-    }
+
+    def values(word: Any) -> Sequence[Any]:
+        return values_of.get(word.casefold(), (word,)) if isinstance(word, str) else (word,)
+
+    return {label: [value for word in words for value in values(word)] for label, words in labels.items()}
 
 
 def check_values(values: Mapping[str, Any]) -> None:
@@ -156,11 +157,12 @@ _NUMBERS: dict[str, tuple[bool, bool, float, float]] = {
     **dict.fromkeys(("max_epochs", "batch_size", "accumulation_steps", "patches_per_case"), (True, True, 1, inf)),
     **dict.fromkeys(("slices_per_case", "val_interval"), (True, True, 1, inf)),
     **dict.fromkeys(("num_workers", "seed"), (True, True, 0, inf)),
-    **dict.fromkeys(("patience", "val_cases"), (False, True, 1, inf)),
+    **dict.fromkeys(("patience", "val_cases", "frozen_epochs"), (False, True, 1, inf)),
     "fold": (False, True, 0, inf),
     "folds": (True, True, 2, inf),
     "learning_rate": (True, False, 0, inf),
     "warmup_share": (True, False, 0, 1),
+    "replay_share": (True, False, 0, 0.99),
     **dict.fromkeys(("max_minutes", "max_gradient_norm"), (False, False, 0, inf)),
 }
 """Config id -> whether it must not be null, whether it is an integer, smallest and largest value; numbers that are no

@@ -66,13 +66,14 @@ class FrozenStages:
         is_frozen = steps is None or trainer.state.iteration <= steps
         if is_frozen == self.is_frozen:
             return
-        self.is_frozen = is_frozen
+        was_frozen, self.is_frozen = self.is_frozen, is_frozen
         parameters = [parameter for module in self.frozen for parameter in module.parameters()]
         for parameter in parameters:
             parameter.requires_grad_(not is_frozen)
             parameter.grad = None
-        count = sum(parameter.numel() for parameter in parameters)
-        logger.info("%d weights of the encoder are %s", count, "frozen" if is_frozen else "trained too from now on")
+        if is_frozen or was_frozen:
+            count = sum(parameter.numel() for parameter in parameters)
+            logger.info("%d weights of the encoder are %s", count, "frozen" if is_frozen else "trained from now on")
 
     def _keep_statistics(self, module: nn.Module, _: Any) -> None:
         if self.is_frozen:

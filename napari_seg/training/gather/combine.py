@@ -38,7 +38,7 @@ from napari_seg.training.gather.gather import Continued, Gathered, gather, list_
 from napari_seg.training.gather.labels import MAX_VALUE
 from napari_seg.training.gather.pair import PassedOver, unread_files
 from napari_seg.training.gather.write import RECORD, check_no_link, make_folders, recorded_names
-from napari_seg.volume import Volume, as_labels, smallest_label_type
+from napari_seg.volume import Volume, as_labels, labels_in, smallest_label_type
 
 if TYPE_CHECKING:
     from segnets.data import Dataset
@@ -445,13 +445,13 @@ def _write_label(label: Path, target: Path, source: _Source) -> None:
     else:
         volume = Scan(label.name, "nifti", (label,)).read(one_slice=True)
     array = as_labels(volume.array[0], label.name)
-    present = np.unique(array)
-    if unknown := [int(value) for value in present if int(value) not in source.values]:
+    present = labels_in(array)
+    if unknown := [value for value in present if value not in source.values]:
         expected = ", ".join(map(str, sorted(source.values)))
         text = f"values {', '.join(map(str, unknown[:6]))}; expected {expected}, which data set {source.number} names"
         raise InputError("label.values", f"{text}; correct them, or name them in its labels.json")
-    new = np.zeros(int(present.max()) + 1, smallest_label_type(max(source.values.values())))
-    new[present] = [source.values[int(value)] for value in present]
+    new = np.zeros(max(present) + 1, smallest_label_type(max(source.values.values())))
+    new[present] = [source.values[value] for value in present]
     if is_image2d(label):
         with atomic_file(target, ".png") as hidden:
             Image.fromarray(np.ascontiguousarray(_pixels(new[array]))).save(hidden)
