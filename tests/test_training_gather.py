@@ -723,6 +723,43 @@ def test_folders_named_like_people_in_dicom_are_numbered(tmp_path: Path) -> None
     assert "RICHARD" not in refused(root, "data.faults").replace(str(root), "")
 
 
+@pytest.mark.parametrize("layout", ["nnunet", "bids", "folders", "list"])
+def test_the_converted_data_set_declares_what_the_original_does(tmp_path: Path, layout: str) -> None:
+    root = tmp_path / "a"
+    named = {"labels": {"background": 0, "whole": [1, 2], "core": [2], "ignore": 7}, "regions_class_order": [4, 3]}
+    files = [(f"images/sub-{n}_{s}.nrrd", f"labels/sub-{n}_{s}.nrrd") for n, s in ((1, "a"), (1, "b"), (2, "a"))]
+    if layout == "nnunet":
+        files = [
+            (f"imagesTr/sub-{n}_{s}_0000.nrrd", f"labelsTr/sub-{n}_{s}.nrrd") for n, s in ((1, "a"), (1, "b"), (2, "a"))
+        ]
+        named |= {"channel_names": {"0": "CT"}}
+    elif layout == "bids":
+        files = [(f"sub-{n}/anat/sub-{n}_run-{s}_T1w.nii.gz", f"sub-{n}/anat/sub-{n}_run-{s}_label-{name}_mask.nii.gz")
+                 for n, s in ((1, 1), (1, 2), (2, 1)) for name in ("whole", "core")]  # fmt: skip
+    write(root, *dict.fromkeys(file for both in files for file in both))
+    if layout == "bids":
+        (root / "labels.json").write_text(json.dumps(named["labels"]))
+    else:
+        named["labelled"] = {"sub-2_a": ["whole"]}
+        (root / "dataset.json").write_text(json.dumps(named))
+    if layout == "list":
+        rows = ["image,label,patient", *(f"{image},{label},{image[7:12]}" for image, label in files)]
+        (root / "cases.csv").write_text("\n".join(rows))
+        (root / "dataset.json").unlink()
+        (root / "labels.json").write_text(json.dumps(named["labels"]))
+    found, _ = gathered(root / "cases.csv" if layout == "list" else root)
+    assert found is not None
+    with with_segnets():
+        from segnets.data import find_dataset
+
+        source = find_dataset(root / "cases.csv" if layout == "list" else root, convertible=True)
+        converted = find_dataset(found.folder)
+    for name in ("labels", "ignored", "regions", "labelled", "channels"):
+        assert getattr(source, name) == getattr(converted, name)
+    groups = [list(dataset.patients.values()) for dataset in (source, converted)]
+    assert [[one.index(who) for who in one] for one in groups] == [[0, 0, 2], [0, 0, 2]]
+
+
 @pytest.mark.parametrize("turn", ["same", "flipped", "permuted"])
 def test_label_maps_on_turned_grids_keep_their_places(tmp_path: Path, turn: str) -> None:
     grid = phantoms.oblique_grid()

@@ -288,3 +288,21 @@ def test_replayed_data_sets(tmp_path: Path) -> None:
         from segnets.data import find_dataset
 
         assert find_dataset(tmp_path / "out" / "data", anywhere=True).replayed == tuple("pqrstuvwxyz")
+
+
+def test_a_plan_of_several_data_sets_keeps_what_was_converted(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a", {"liver": 1}), write(tmp_path / "b", {"spleen": 1})
+    other = write(tmp_path / "c", {"spleen": 1}, cases=("p1", "p9"))
+    out = tmp_path / "out"
+    plan = plan_bundle(first, out, Choices(), more=[second])
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(OutputError) as caught:
+        plan_bundle(first, out, Choices(), more=[other])
+    assert caught.value.code == "output.exists"
+    source = second / "labelsTr" / "p2.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.ones((12, 10, 9), np.uint8), AFFINE), source)
+    assert plan_bundle(first, out, Choices(), more=[second], dry_run=True) == plan
+    assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.rglob("*") if path.is_file()}
+    plan_bundle(first, out, Choices(), more=[second])
+    label_maps = [path for path in before if path.name.endswith(".nii.gz")]
+    assert {path: path.read_bytes() for path in label_maps} == {path: before[path][0] for path in label_maps}

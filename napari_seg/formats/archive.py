@@ -145,15 +145,15 @@ def shown(path: Path) -> Path:
     """Return the path for messages: for an unpacked file, the archive followed by the path inside it."""
     for (archive, _, _), (folder, _, _) in _unpacked.items():
         if path.is_relative_to(folder):
-            return shown(archive) / path.relative_to(folder)
+            return archive / path.relative_to(folder)
     return path
 
 
 def origin(path: Path) -> Path:
-    """Return the archive that an unpacked file comes from, the outermost one; any other path as it is."""
+    """Return the archive that an unpacked file comes from; any other path as it is."""
     for (archive, _, _), (folder, _, _) in _unpacked.items():
         if path.is_relative_to(folder):
-            return origin(archive)
+            return archive
     return path
 
 
