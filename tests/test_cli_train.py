@@ -26,7 +26,7 @@ from napari_seg.formats.nifti import write_volume
 from napari_seg.formats.read import read
 from napari_seg.inference.segment import segment
 from napari_seg.training import time_plan
-from napari_seg.training.time_plan import Pace
+from napari_seg.training.pace import Pace
 
 BRIEF = ["max_epochs=3", "val_interval=3", "num_workers=0", "learning_rate=0.01"]
 SMALL = [f"network_def#{arguments}" for arguments in ("channels=[4,8]", "strides=[1,2]", "encoder_convs=1")]

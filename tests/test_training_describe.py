@@ -48,7 +48,7 @@ def test_what_the_minutes_reach_is_said_before_training() -> None:
     )
     assert "18 of 40 steps (45.0%): 21 min reach all" in printed(plan, {"max_minutes": 10, "max_epochs": 1})
     output = printed(plan, {"max_epochs": 1})
-    assert "40 steps 20 min, 1 validations 1 s, preparing the cases 45 s: about 21 min in all" in output
+    assert "40 steps 20 min, 1 validations 1 s, preparing the cases 45 s, evaluation 0 s: about 21 min in all" in output
     assert "limit" not in output
     assert printed({"settings": {}, "choices": {}}, {}) == ""  # a folder of an older version
 

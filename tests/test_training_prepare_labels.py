@@ -19,10 +19,10 @@ from napari_seg.cli.main import main
 from napari_seg.errors import BundleError, TrainingError
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.training.choices import Choices
+from napari_seg.training.pace import read_configs
 from napari_seg.training.prepare import plan_bundle
 from napari_seg.training.run import RUN, ship, weights_of
 from napari_seg.training.segnets_modules import with_segnets
-from napari_seg.training.time_plan import read_configs
 from napari_seg.training.trust import check_code
 
 BRIEF = {"num_workers": 0, "learning_rate": 0.02}

@@ -12,8 +12,9 @@ import pytest
 
 from napari_seg.training import time_plan
 from napari_seg.training.choices import Choices
+from napari_seg.training.pace import Pace
 from napari_seg.training.prepare import plan_bundle
-from napari_seg.training.time_plan import Pace, affordable_cases, effective_settings, needs_patches, plan_time
+from napari_seg.training.time_plan import affordable_cases, effective_settings, needs_patches, plan_time
 
 PACE = Pace("cpu, 2 threads", step=1.0, case=0.5, validation=20.0, training_cases=80, validation_cases=10)
 SETTINGS = {"max_epochs": 100, "val_interval": 10, "batch_size": 2}
@@ -34,6 +35,7 @@ def test_a_time_limit() -> None:
     time = plan_time(PACE, SETTINGS, 10)
     # two validations of 20 s are a tenth of 555 s; the third comes after the limit
     assert (time.reached, time.validations) == (600 - 45 - 2 * 20, 3)
+    assert plan_time(replace(PACE, evaluation=120.0), SETTINGS, 10).minutes == pytest.approx(time.minutes + 2)
     assert time.full_minutes == pytest.approx((4000 + 45 + 200) / 60)
     assert time.few_minutes == pytest.approx((1000 + 45 + 200) / 60)
     assert plan_time(PACE, SETTINGS, 0.5).reached == 1
@@ -41,6 +43,8 @@ def test_a_time_limit() -> None:
     assert (long.reached, long.validations) == (3600 - 45 - 9 * 20, 10)
     two_epochs = plan_time(replace(PACE, validation=0.1), SETTINGS, 2.1)  # validations come at the ends of epochs
     assert two_epochs.validations == 3
+    often = plan_time(replace(PACE, validation=4.0), SETTINGS | {"val_interval": 1}, 10)  # 555 s: epochs of 40 s
+    assert often.validations == 13
 
 
 def test_validation_takes_at_most_a_tenth() -> None:
@@ -84,6 +88,8 @@ def test_the_pace_of_a_written_bundle(tmp_path: Path, monkeypatch: pytest.Monkey
     assert 0 < pace.step < 5
     assert 0 < pace.validation < 5
     assert 0 < pace.case < 5
+    assert pace.evaluation == pytest.approx(pace.validation, rel=0.01)  # the same case, in one window
+    assert 0 < (pace.bfloat16_step or 0) < 5
     assert plan == json.loads((tmp_path / "out" / "plan.json").read_text())
     assert list((tmp_path / "out" / "training").iterdir()) == [tmp_path / "out" / "training" / "cache"]
     assert not (tmp_path / "hacked").exists()
@@ -106,10 +112,9 @@ def test_a_pace_that_can_not_be_measured_is_no_obstacle(
 def test_bfloat16_where_it_pays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU trains in bfloat16 if a step is at least a fifth faster, and if nothing else was chosen."""
 
-    def seconds(step: float, in_bfloat16: float) -> None:
+    def seconds(step: float, in_bfloat16: float | None) -> None:
         def measure(*arguments: Any) -> Pace:
-            values = arguments[-1]
-            return Pace("cpu", in_bfloat16 if values.get("amp") else step, 0.1, 0.1, 40, 10)
+            return Pace("cpu", step, 0.1, 0.1, 40, 10, bfloat16_step=in_bfloat16 if arguments[-1] else None)
 
         monkeypatch.setattr(time_plan, "measure_pace", measure)
 
@@ -122,9 +127,10 @@ def test_bfloat16_where_it_pays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert datasets.configs(tmp_path / "faster")["train"]["amp"] is True
     chosen = plan_bundle(root, tmp_path / "chosen", Choices(settings={"amp": False}), timed=True)
     assert "amp" not in chosen["settings"]
-    assert chosen["time"]["step"] == 1.0
     seconds(1.0, 0.9)
     assert "amp" not in plan_bundle(root, tmp_path / "slower", Choices(), timed=True)["settings"]
+    seconds(0.001, 0.0001)
+    assert "amp" not in plan_bundle(root, tmp_path / "short", Choices(), timed=True)["settings"]
 
 
 def test_long_validations_see_fewer_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,10 +26,11 @@ from napari_seg.training.choices import IGNORE, READING, Choices
 from napari_seg.training.comparison import COMPARISON, Row, rank, read_comparison, write_comparison
 from napari_seg.training.folds import cross_validate, cross_validated_cases
 from napari_seg.training.history import RUN, read_history
+from napari_seg.training.pace import Pace
 from napari_seg.training.prepare import data_folder, plan_bundle
 from napari_seg.training.report import write_report
 from napari_seg.training.run import STOP, writing
-from napari_seg.training.time_plan import Pace, effective_settings, plan_time
+from napari_seg.training.time_plan import effective_settings, plan_time
 from napari_seg.training.trust import check_stored_choices
 from napari_seg.training.write import PLAN
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from napari_seg.memory import describe_bytes
-from napari_seg.training.time_plan import FEW, Pace, effective_settings, plan_time
+from napari_seg.training.pace import Pace
+from napari_seg.training.time_plan import FEW, effective_settings, plan_time
 
 if TYPE_CHECKING:
     from napari_seg.training.memory_plan import Device
@@ -155,8 +156,8 @@ def time_rows(plan: dict[str, Any], limits: Mapping[str, Any]) -> list[tuple[str
         (
             "",
             f"{reached} {_minutes(time.training)}, {time.validations} validations {_minutes(time.validating)}, "
-            f"preparing the cases {_minutes(time.preparing)}: about {_minutes(60 * time.minutes)} in all"
-            + (f" for each of {folds} folds" if folds else ""),
+            f"preparing the cases {_minutes(time.preparing)}, evaluation {_minutes(time.evaluating)}: "
+            f"about {_minutes(60 * time.minutes)} in all" + (f" for each of {folds} folds" if folds else ""),
         ),
     ]
     if time.validating > 0.12 * time.training:

@@ -38,6 +38,7 @@ from napari_seg.training.gather.pair import unread_files
 from napari_seg.training.history import RUN
 from napari_seg.training.run import writing
 from napari_seg.training.segnets_modules import with_segnets
+from napari_seg.training.time_plan import fit_time
 from napari_seg.training.write import PLAN
 
 if TYPE_CHECKING:
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PATCHES = "validate_patches"
-"""Option that validates on patches."""
 MAX_WORKERS = 8
 _UNFINISHED = f"{PLAN}.unfinished"
 """Marker of an incomplete bundle; after a kill, the next run starts it again."""
@@ -168,10 +167,9 @@ def _alone(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        with suppress(OSError):  # on Windows, another process may have opened it
-            (out / _LOCK).unlink(missing_ok=True)
-        if is_new:
-            with suppress(OSError):
+        if is_new and {path.name for path in out.iterdir()} <= {_LOCK}:
+            with suppress(OSError):  # on Windows, another process may have opened it
+                (out / _LOCK).unlink(missing_ok=True)
                 out.rmdir()
 
 
@@ -401,7 +399,8 @@ def _make(
     if converted:
         written["converted"] = converted.as_dict()
     if timing is not None:
-        _add_time(written, root, timing, {path: prod(of_file["shape"]) for path, of_file in facts.items()}, device.name)
+        voxels = {path: prod(of_file["shape"]) for path, of_file in facts.items()}
+        fit_time(written, root, timing.dataset_dir, voxels, device.name, timing.limits)
     (root / _UNFINISHED).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
     (root / _UNFINISHED).replace(root / PLAN)
     return written
@@ -529,51 +528,6 @@ def _plan_network(
             if of_size is not None:
                 network["sizes"][size] = describe(other, of_size)
     return plan, network
-
-
-def _add_time(written: dict[str, Any], root: Path, timing: _Timing, voxels: dict[str, int], device: str) -> None:
-    """Measure the pace of a written bundle, train in bfloat16 where that pays, and validate no longer than pays."""
-    from napari_seg.training.time_plan import (
-        WORTH,
-        affordable_cases,
-        effective_settings,
-        is_long,
-        measure_pace,
-        needs_patches,
-    )
-    from napari_seg.training.write import change_training
-
-    folds = written["choices"].get("folds")
-    values = {} if folds is None else {"fold": 0, "folds": folds}
-    measure = partial(measure_pace, root, timing.dataset_dir, voxels, device)
-    limit = timing.limits.get("max_minutes")
-    settings = effective_settings(written, **timing.limits)
-    try:
-        pace = measure(values)
-        if (
-            device.startswith("cpu")
-            and "amp" not in written["choices"].get("settings", {})
-            and is_long(pace, settings, limit)
-        ):
-            in_bfloat16 = measure(values | {"amp": True})
-            if in_bfloat16.step < WORTH * pace.step:
-                why = f"bfloat16: a step takes {in_bfloat16.step:.2g} s instead of {pace.step:.2g} s on this CPU"
-                written["settings"]["amp"] = {"value": True, "why": why}
-                change_training(root, {"amp": True})
-                pace = in_bfloat16
-        if "crops_balanced" in written["options"] and needs_patches(pace, settings):
-            change_training(root, PATCHES)
-            written["options"][PATCHES] = "even a few whole cases would take over a fifth of the training"
-            pace = measure(values)
-    except Exception as error:  # whatever it is, the training reports it with advice
-        logger.warning("the time of a step was not measured: %s", str(error).splitlines()[0] if str(error) else error)
-        return
-    written["time"] = pace.as_dict()
-    count = affordable_cases(pace, settings)
-    if count is not None and "val_cases" not in written["choices"].get("settings", {}):
-        why = f"{pace.validation_cases} cases would take over a tenth of the training; the same {count} each time"
-        written["settings"]["val_cases"] = {"value": count, "why": why}
-        change_training(root, {"val_cases": count})
 
 
 def _classes(found: Fingerprint, classes: dict[str, Any]) -> dict[str, Any]:

@@ -209,8 +209,8 @@ class EarlyStopping:
 class Validation(ValidationHandler):
     """Validate every `interval` epochs, and at the end of the run if it was trained since.
 
-    A run with a time limit may end before the first interval, so it also validates at the ends of epochs, at most once
-    in each tenth of its time and with at most a tenth of its time.
+    A run with a time limit may end before the first interval, so it also validates at the ends of other epochs, at most
+    once in each tenth of its time, and with at most a tenth of its time.
 
     Args:
         validator: MONAI's evaluator.
