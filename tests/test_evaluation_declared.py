@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from napari_seg.errors import InputError
 from napari_seg.evaluation.declared import Declared, declared
 
 
@@ -41,3 +42,15 @@ def test_annotated_classes_of_a_case_are_declared(tmp_path: Path) -> None:
 def test_other_files_of_this_name_declare_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "dataset.json").write_text(text)
     assert declared(tmp_path) == Declared()
+
+
+@pytest.mark.parametrize("labelled", [{"a": ["livr"]}, ["liver"], {"a": "liver"}, {"a": [1.5]}, {"a": [True]}, 3])
+def test_a_declaration_that_does_not_fit_is_refused(tmp_path: Path, labelled: object) -> None:
+    """Without it, ignored voxels would be scored and classes that are not annotated would count as errors."""
+    labels = {"background": 0, "liver": 1, "ignore": 255}
+    listing = [{"image": "x", "label": "labelsTr/b.nii.gz", "labelled": ["livr"]}]
+    for name, description in (("a", {"labelled": labelled}), ("b", {"training": listing})):
+        with pytest.raises(InputError) as caught:
+            declared(write(tmp_path / name, labels=labels, **description))
+        assert caught.value.code == "dataset.bad_json"
+    assert declared(write(tmp_path / "c", labels=labels, training="none", labelled={"a": [1]})).ignored == (255,)

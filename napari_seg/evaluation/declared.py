@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from napari_seg.errors import InputError
 from napari_seg.evaluation.labels import Classes, do_overlap
 from napari_seg.formats.endings import nifti_ending
 
@@ -33,17 +33,22 @@ def declared(references: Path) -> Declared:
 
     Args:
         references: a label map, or a folder of label maps; dataset.json lies in that folder or in its parent.
+
+    Raises:
+        InputError: `dataset.bad_json`, "labelled" has another form or an unknown name.
     """
     folder = references if references.is_dir() else references.parent
     for path in (folder / "dataset.json", folder.parent / "dataset.json"):
-        with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        try:
             description = json.loads(path.read_text(encoding="utf-8-sig"))
             values = _values(description["labels"])
-            ignored = values.pop("ignore", ())
-            values = {name: of_class for name, of_class in values.items() if set(of_class) != {0}}
-            classes = {name: tuple((value, value) for value in of_class) for name, of_class in values.items()}
-            labelled = dict(_labelled(description, values))
-            return Declared(ignored, classes if do_overlap(classes) else {}, labelled)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            continue
+        ignored = values.pop("ignore", ())
+        values = {name: of_class for name, of_class in values.items() if set(of_class) != {0}}
+        classes = {name: tuple((value, value) for value in of_class) for name, of_class in values.items()}
+        labelled = dict(_labelled(description, values, path))
+        return Declared(ignored, classes if do_overlap(classes) else {}, labelled)
     return Declared()
 
 
@@ -59,16 +64,29 @@ def _values(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _labelled(
-    description: Mapping[str, Any], values: Mapping[str, tuple[int, ...]]
+    description: Mapping[str, Any], values: Mapping[str, tuple[int, ...]], path: Path
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield name of a label map -> annotated values; "labelled" lists names or values."""
-    listed = [*dict(description.get("labelled", {})).items()]
-    for entry in description.get("training", ()):
+    """Yield name of a label map -> annotated values; "labelled" lists names or values.
+
+    Raises:
+        InputError: `dataset.bad_json`.
+    """
+    table = description.get("labelled", {})
+    listed = [*table.items()] if isinstance(table, dict) else [("all cases", str(table))]
+    listing = description.get("training")
+    for entry in listing if isinstance(listing, list) else ():
         if isinstance(entry, dict) and "labelled" in entry:
-            name = PurePosixPath(entry["label"].replace("\\", "/")).name
+            name = PurePosixPath(str(entry.get("label", "")).replace("\\", "/")).name
             listed.append(
                 (name.removesuffix(nifti_ending(Path(name)) or PurePosixPath(name).suffix), entry["labelled"])
             )
     for name, words in listed:
-        found = [values[word] if isinstance(word, str) else (int(word),) for word in words]
+        is_list = isinstance(words, list) and all(type(word) in (str, int) for word in words)
+        if not is_list or any(isinstance(word, str) and word not in values for word in words):
+            raise InputError(
+                "dataset.bad_json",
+                f"{path} says labelled {str(words)[:80]} of {name!r}; expected a list of names or values among "
+                f"{', '.join(values) or 'those of its label map'}",
+            )
+        found = [values[word] if isinstance(word, str) else (word,) for word in words]
         yield name, tuple(sorted({value for of_word in found for value in of_word}))

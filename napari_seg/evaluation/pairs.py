@@ -176,7 +176,7 @@ def find_pairs(
         only: names of the references to compare; None: all.
 
     Raises:
-        InputError: `input.missing`, a path does not exist.
+        InputError: `input.missing`, a path does not exist; `dataset.bad_json`, see `declared`.
     """
     for path in (predictions, references, *([scans] if scans else [])):
         if not path.exists():
@@ -307,7 +307,7 @@ def compare_with(
 
     Raises:
         InputError: the reference can't be read or lies on another grid; `labels.too_many`, a label map has too many
-            labels.
+            labels; `dataset.bad_json`, see `declared`.
     """
     name, ignored = "the reference", tuple[int, ...]()
     if isinstance(reference, Path):
