@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ntpath
 import sys
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import datasets
@@ -12,7 +13,8 @@ import pytest
 from napari_seg.bundles.read import shipped_root
 from napari_seg.cli.main import main
 from napari_seg.errors import BundleError, OutputError
-from napari_seg.training.choices import check_names, check_same_labels, check_values
+from napari_seg.training import choices
+from napari_seg.training.choices import check_names, check_same_labels, check_values, relative_path
 
 sys.path.insert(0, str(shipped_root()))
 
@@ -81,3 +83,10 @@ def test_label_values_with_other_names_are_another_training(tmp_path: Path) -> N
     with pytest.raises(OutputError, match=r"output\.exists: .* other values of front, back"):
         check_same_labels(plan, swapped, "out")
     check_same_labels(plan | {"choices": {"labels": {"front": [1]}}}, swapped, "out")
+
+
+def test_a_path_on_another_drive_stays_absolute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choices, "relpath", ntpath.relpath)
+    out = PureWindowsPath("C:\\out\\model")
+    assert relative_path(PureWindowsPath("C:\\out\\first\\model.pt"), out) == "..\\first\\model.pt"
+    assert relative_path(PureWindowsPath("D:\\model.pt"), out) == "D:\\model.pt"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import shlex
 import sys
 from contextlib import suppress
@@ -355,7 +354,9 @@ def named_value(word: str) -> tuple[str, str]:
 
 def _from(dataset: Path, folder: str | None) -> str | None:
     """Return a folder relative to the data set, so that the bundle does not reveal where its data lie."""
-    return None if folder is None else os.path.relpath(dataset / folder, dataset)
+    from napari_seg.training.choices import relative_path
+
+    return None if folder is None else relative_path(dataset / folder, dataset)
 
 
 def _parsed(name: str, text: str) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from math import inf
 from os.path import relpath
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from napari_seg.bundles.spec import WEIGHTS
@@ -76,13 +76,21 @@ class Choices:
 
 
 def describe_weights(path: Path, out: Path) -> dict[str, str]:
-    """Return {"file", "sha256"} of a weights file or of a bundle's weights; the path is relative to `out`.
+    """Return {"file", "sha256"} of a weights file or of a bundle's weights; see `relative_path` with `out`.
 
     Raises:
         TrainingError: `weights.missing`, there is no such file.
     """
     path = (path / WEIGHTS if path.is_dir() else path).resolve()
-    return {"file": relpath(path, out), "sha256": digest(path)}
+    return {"file": relative_path(path, out), "sha256": digest(path)}
+
+
+def relative_path(path: PurePath, start: PurePath) -> str:
+    """Return a path relative to a folder; unchanged if it lies on another drive of Windows."""
+    try:
+        return relpath(path, start)
+    except ValueError:
+        return str(path)
 
 
 def digest(path: Path) -> str:
