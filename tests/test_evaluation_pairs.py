@@ -433,9 +433,10 @@ def test_a_part_of_a_data_set_is_that_of_its_training(tmp_path: Path, capsys: py
     }
     assert [len(found) for found in parts.values()] == [16, 2, 2]
     assert sorted(name for found in parts.values() for name in found) == names
-    (tmp_path / "out").mkdir()
-    plan = {"choices": {"settings": {"patient": "^[^_]+"}}}
-    (tmp_path / "out" / "plan.json").write_text(json.dumps(plan))
+    (tmp_path / "out" / "configs").mkdir(parents=True)
+    (tmp_path / "out" / "plan.json").write_text(json.dumps({"choices": {}}))
+    config = {"patient": "^[^_]+", "fold": None, "folds": 5, "cases": {"fold": "@fold", "folds": "@folds"}}
+    (tmp_path / "out" / "configs" / "train.yaml").write_text(json.dumps(config))
     words = [tmp_path / "found", tmp_path / "data", "--part", "test", "--trained", tmp_path / "out"]
     first, second = sorted(case["name"] for case in cases_of(words, capsys))
     assert first[:2] == second[:2]
@@ -444,5 +445,5 @@ def test_a_part_of_a_data_set_is_that_of_its_training(tmp_path: Path, capsys: py
     assert f"{first}: input.unpaired" in capsys.readouterr().out
     (tmp_path / "out" / "plan.json").write_text(json.dumps({"choices": {"folds": 5}}))
     assert main(["evaluate", *map(str, words)]) == 4
-    assert "folds have no test part" in capsys.readouterr().err
+    assert "evaluation.seen" in capsys.readouterr().err
     assert main(["evaluate", *map(str, words[:-1]), str(tmp_path)]) == 2
