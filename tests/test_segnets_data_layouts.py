@@ -300,6 +300,8 @@ def test_declarations_of_a_data_list_belong_to_its_cases(tmp_path: Path) -> None
             assert dataset.folds == {"case_0001": 1, "case_0002": 0}
             assert dataset.parts == {"case_0001": "training", "case_0002": "test"}
     assert dataset.regions == {"x": 7, "y": 8}
+    (tmp_path / "cases.json").write_text(json.dumps([listing[0], listing[1] | {"labelled": None}]))
+    assert code_of(tmp_path) == "dataset.bad_json"
 
 
 @pytest.mark.parametrize(

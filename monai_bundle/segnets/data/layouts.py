@@ -371,7 +371,7 @@ def _listed(path: Path, listing: Any, anywhere: bool) -> Listed:
             )
         patient, part = (str(listed.get(key) or "") for key in ("patient", "split"))
         fold = str(listed["fold"]) if listed.get("fold") is not None else ""
-        labelled = listed.get("labelled")
+        labelled = listed.get("labelled", ...)
         is_replayed = listed.get("replay") is True
         entries.append(Entry(images, listed["label"], patient, listed.get("name"), part, fold, labelled, is_replayed))
     return listed_cases(path, entries, anywhere)

@@ -42,7 +42,7 @@ class Entry(NamedTuple):
         name: name of the case, if the list gives one.
         part: word for the part of the data set; "" if unknown.
         fold: name of the fold; "" if unknown.
-        labelled: names or values of the annotated classes; None: all.
+        labelled: names or values of the annotated classes; `...`: all.
         is_replayed: whether it is a case of an earlier training.
     """
 
@@ -52,7 +52,7 @@ class Entry(NamedTuple):
     name: Any = None
     part: str = ""
     fold: str = ""
-    labelled: Any = None
+    labelled: Any = ...
     is_replayed: bool = False
 
 
@@ -159,7 +159,7 @@ def listed_cases(path: Path, entries: Sequence[Entry], anywhere: bool = False) -
         {name: one.patient for name, one in zip(names, entries, strict=True) if one.patient},
         parts=dict(zip(names, _parts_of(path, entries), strict=False)),
         folds=_folds_of({name: one.fold for name, one in zip(names, entries, strict=True) if one.fold}),
-        labelled={name: one.labelled for name, one in zip(names, entries, strict=True) if one.labelled is not None},
+        labelled={name: one.labelled for name, one in zip(names, entries, strict=True) if one.labelled is not ...},
         replayed=tuple(name for name, one in zip(names, entries, strict=True) if one.is_replayed),
     )
     for name, (*images, label) in zip(names, found, strict=True):
