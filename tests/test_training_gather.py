@@ -949,6 +949,20 @@ def test_a_received_bundle_is_checked_before_anything_is_converted(nrrd_balls: P
     assert not case.exists()
 
 
+def test_no_file_is_locked_through_a_link(nrrd_balls: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "plan.json.unfinished").touch()
+    (tmp_path / "thesis.docx").write_text("all of it")
+    try:
+        (out / "plan.json.lock").symlink_to(tmp_path / "thesis.docx")
+    except OSError:
+        pytest.skip("this system allows no links")
+    with pytest.raises(OutputError, match="did not write"):
+        plan_bundle(nrrd_balls, out, Choices())
+    assert (tmp_path / "thesis.docx").read_text() == "all of it"
+
+
 def test_only_one_process_plans_in_a_folder(nrrd_balls: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()

@@ -121,7 +121,9 @@ def plan_bundle(
         check_values(choices.settings | dict(limits or {}))
         if (out / PLAN).is_file():
             return _planned(sources, replayed, out, choices, fold, dry_run, trust, report)
-        existing = {path.name for path in out.iterdir()} - {_LOCK} if out.is_dir() else set()
+        existing = {path.name for path in out.iterdir()} if out.is_dir() else set()
+        if not (out / _LOCK).is_symlink():  # locking a link would empty the file that it leads to
+            existing -= {_LOCK}
         ours = {_UNFINISHED, *_OWN, DATA}
         if (out.exists() and not out.is_dir()) or (existing and not {_UNFINISHED} <= existing <= ours):
             raise OutputError(
