@@ -122,7 +122,8 @@ def page(figures: dict[str, Any]) -> str:
         "gives a bundle that runs on such files. **What it does not show**: how good a network becomes. The time limit",
         f"reaches a small fraction of most plans (column *steps*), here with {figures['machine'].get('threads', 1)}",
         "thread(s) beside other work on the machine; Dice is the mean of the classes in that one case, and near 0",
-        "where the time was too short to find a class. The CT is one patient in variations.",
+        "where the time was too short to find a class. The CT is one patient in variations. Column *plugin*: its",
+        "labels are those of the command line, voxel by voxel and name by name; and how many voxels have a label.",
     )
     lines += [describe_machine(figures["machine"]), "", "## Trained", ""]
     head = [
@@ -159,7 +160,7 @@ def _trained(name: str, row: dict[str, Any]) -> list[object]:
         f"{row['steps'][0]} of {row['steps'][1]}" if row["steps"] else "all",
         " / ".join(map(str, seconds)),
         f"{mean(scores):.2f}" if scores else "–",
-        "equal" if row.get("plugin equal") else "–",
+        f"equal, {sum(row.get('labels', {}).values())} voxels" if row.get("plugin equal") else "–",
         _cell("; ".join(row["faults"])) or "none",
     ]
 

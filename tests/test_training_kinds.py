@@ -123,9 +123,18 @@ def test_the_page_lists_trained_and_refused_kinds(tmp_path: Path) -> None:
     about["load_before"] = 0.1
     row = {"about": "crops", "faults": [], "limits": ["--max-minutes", "1"]}
     trained = {"cases": 9, "channels": 2, "classes": ["a"], "patch": [8, 8], "converted": True, "steps": [3, 90]}
-    trained |= {"seconds planning": 1, "seconds training": 2, "seconds prediction": 3, "dice": {"a": 0.5, "b": None}}
+    trained |= {
+        "seconds planning": 1,
+        "seconds training": 2,
+        "seconds prediction": 3,
+        "dice": {"a": 0.5, "b": None},
+        "labels": {"a": 7},
+    }
     training_kinds.write(tmp_path, "coco", row | trained | {"plugin equal": True}, about)
     training_kinds.write(tmp_path, "nothing", row | {"refusal": "dataset.unknown", "message": ["none"]}, about)
     page = (tmp_path / "training_kinds.md").read_text()
-    assert "| coco | crops, 2 channels; converted | 9 | 1 | 8 x 8 | 3 of 90 | 1 / 2 / 3 | 0.50 | equal | none |" in page
+    assert (
+        "| coco | crops, 2 channels; converted | 9 | 1 | 8 x 8 | 3 of 90 | 1 / 2 / 3 | 0.50 | equal, 7 voxels | none |"
+        in page
+    )
     assert "| nothing | crops | `dataset.unknown` | none | none |" in page
