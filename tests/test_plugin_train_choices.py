@@ -39,6 +39,11 @@ def test_choices_are_those_of_the_command_line(tmp_path: Path) -> None:
     )
 
 
+def test_weights_of_a_bundle_are_shown_as_the_bundle(tmp_path: Path) -> None:
+    made = {"fine_tune": {"file": "../hips/models/model.pt", "sha256": "0"}}
+    assert TrainChoices.of_plan(made, tmp_path / "out").fine_tune == (tmp_path / "hips").resolve()
+
+
 def test_what_contradicts_is_not_offered(tmp_path: Path) -> None:
     chosen = TrainChoices(network="FCN", size="L", plan="nnunet")
     assert not chosen.offers_network

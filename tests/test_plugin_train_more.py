@@ -78,6 +78,7 @@ def test_a_class_is_renamed_and_what_is_odd_is_marked(tab: TrainTab, tmp_path: P
     table = tab._labels._table
     assert [table.item(1, column).text() for column in range(4)] == ["⚠ 2", "back", "1 of 6", "10.00%"]
     assert tab._odd.text() == "⚠ 2 back: in one case only"
+    qtbot.waitUntil(lambda: not table.verticalScrollBar().isVisible(), timeout=3_000)  # all rows are seen
     table.item(0, 1).setText("anterior")
     qtbot.waitUntil(lambda: tab.model.choices.labels == "anterior=1 back=2", timeout=3_000)
     assert "Choices have changed" in tab._odd.text()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from napari_seg.bundles.spec import WEIGHTS
 from napari_seg.errors import TrainingError
 from napari_seg.training.choices import IGNORE, Choices, describe_weights
 
@@ -46,13 +47,16 @@ class TrainChoices:
     def of_plan(cls, made: Mapping[str, Any], output: Path) -> TrainChoices:
         """Return the choices in plan.json, of which a run of the folder `output` was made."""
         weights = made.get("fine_tune", {}).get("file")
+        path = None if weights is None else (output / weights).resolve()
+        if path is not None and path.parts[-2:] == Path(WEIGHTS).parts:  # of a bundle
+            path = path.parents[1]
         return cls(
             network=made.get("network") or "",
             size=made.get("size") or "",
             dims=made.get("dims") or 0,
             folds=made.get("folds") or 0,
             plan=made.get("plan") or "",
-            fine_tune=None if weights is None else (output / weights).resolve(),
+            fine_tune=path,
             labels=text_of(made.get("labels", {})),
         )
 

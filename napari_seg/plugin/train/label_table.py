@@ -25,6 +25,7 @@ class LabelTable(QWidget):
         self._shown: tuple[list[LabelRow], int, bool] | None = None
         self._table: QTableWidget = table("Value", "Class", "Cases", "Voxels", stretched=_CLASS)
         self._table.setEditTriggers(QAbstractItemView.EditTrigger.DoubleClicked)
+        self._table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self._table.itemChanged.connect(self._on_renamed)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -47,9 +48,21 @@ class LabelTable(QWidget):
             self._table.setRowCount(len(plan.table))
             for number, row in enumerate(plan.table):
                 self._fill(number, row, is_free)
+        self._fit()
+        QTimer.singleShot(0, self._fit)  # the theme's sizes are known after the first layout
+
+    def showEvent(self, event: object) -> None:  # Qt's name
+        """Fit the height when the tab becomes visible."""
+        super().showEvent(event)
+        QTimer.singleShot(0, self._fit)
+
+    def _fit(self) -> None:
+        """Make the table as high as its rows, up to a number of them."""
+        plan = self.model.plan
         height = self._table.rowHeight(0) if plan.table else 0
         shown = min(len(plan.table), _ROWS_SHOWN)
-        header = self._table.horizontalHeader().sizeHint().height()
+        head = self._table.horizontalHeader()
+        header = max(head.height(), head.sizeHint().height())
         self._table.setFixedHeight(header + shown * height + 2 * self._table.frameWidth() + 2)
 
     def _fill(self, number: int, row: LabelRow, is_free: bool) -> None:
