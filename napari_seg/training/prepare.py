@@ -168,10 +168,11 @@ def _alone(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
-        if is_new and {path.name for path in out.iterdir()} <= {_LOCK}:
-            with suppress(OSError):  # on Windows, another process may have opened it
-                (out / _LOCK).unlink(missing_ok=True)
+        with suppress(OSError):  # while it is locked: FileLock takes no lock on a file without a name for one
+            (out / _LOCK).unlink()
+        lock.release()  # on Windows this removes it
+        if is_new:
+            with suppress(OSError):
                 out.rmdir()
 
 
