@@ -567,7 +567,7 @@ CODES = {
         "error",
         "The part of the data set holds cases that the model was trained on, so its scores there say nothing about "
         "other cases.",
-        "Take cases of other patients; the scores of each fold are in `fold_*/evaluation/summary.json`.",
+        "Take cases of other patients; the scores of the cross-validation are in `configs/metadata.json`.",
     ),
     # file
     "file.bad_checksum": Code(

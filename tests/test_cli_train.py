@@ -168,13 +168,18 @@ def test_train_then_predict_then_extend(dataset: Path, tmp_path: Path, capfd: py
     best = max(entry["mean_dice"] for entry in history if "mean_dice" in entry)
     # six cases have no test part; the validation part is evaluated, here on the grid that the network validated on
     metadata = json.loads((out / "configs" / "metadata.json").read_text())
-    assert metadata["eval_metrics"]["validation mean Dice"] == pytest.approx(best, abs=0.01)
+    evaluated = metadata["eval_metrics"]["mean Dice of the validation part"]
+    assert evaluated == pytest.approx(best, abs=0.01)
+    assert metadata["eval_metrics"] == {
+        "validation mean Dice": round(best, 4),
+        "mean Dice of the validation part": evaluated,
+    }
     entry = metadata["napari_seg"]["evaluation"]
     summary = json.loads((out / "training" / "evaluation" / "summary.json").read_text())
     assert (entry["part"], entry["cases"]) == ("validation", summary["cases"])
     assert {one["structure"]: one["mean"] for one in entry["dice"]} == {
         **{name: round(summary["mean_dice"][name], 4) for name in ("front", "back")},
-        "mean of the structures": metadata["eval_metrics"]["validation mean Dice"],
+        "mean of the structures": round(summary["mean_dice"]["mean"], 4),
     }
     assert "validation: Dice on the grids of the images" in output
     assert "there is no test part" in output

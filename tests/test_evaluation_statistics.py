@@ -7,7 +7,7 @@ from math import isnan, nan
 import numpy as np
 import pytest
 
-from napari_seg.evaluation.statistics import compare, summarise, worst
+from napari_seg.evaluation.statistics import compare, summarise, summarise_table, worst
 
 
 def test_nan_is_left_out_and_counted() -> None:
@@ -56,3 +56,18 @@ def test_models_are_compared_on_the_cases_that_both_have() -> None:
     assert difference.p == pytest.approx(2 / 2**9)  # all nine signs agree: the exact test's smallest value
     assert compare(b, b).p == 1.0
     assert compare({"x": 1.0}, {"y": 1.0}).count == 0
+
+
+def test_a_table_is_averaged_over_structures_and_resampled_by_patient() -> None:
+    table = np.array([[0.8, 0.4], [0.9, np.nan], [np.nan, np.nan]])
+    found = summarise_table(table, ["a", "b", "c"])
+    assert (found.count, found.missing) == (2, 1)
+    assert found.mean == pytest.approx((0.85 + 0.4) / 2)
+    assert (found.low, found.high) == (pytest.approx(0.6), pytest.approx(0.9))  # of a alone, of b alone
+    assert summarise_table(np.full((2, 1), np.nan), [0, 1]).count == 0
+    slices = np.repeat(np.random.default_rng(1).normal(0.8, 0.1, 10), 20)[:, None]
+    apart = summarise_table(slices, range(200))
+    assert apart.mean == pytest.approx(summarise(slices[:, 0]).mean)
+    assert apart.high - apart.low == pytest.approx(summarise(slices[:, 0]).high - summarise(slices[:, 0]).low, rel=0.1)
+    together = summarise_table(slices, np.repeat(range(10), 20).tolist())
+    assert together.high - together.low > 3 * (apart.high - apart.low)

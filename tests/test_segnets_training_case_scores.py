@@ -64,6 +64,19 @@ def test_several_patches_of_a_case_give_their_mean(tmp_path: Path) -> None:
     ]
 
 
+def test_an_evaluation_has_all_its_metrics_and_the_patients(tmp_path: Path) -> None:
+    handler = CaseScores(tmp_path / "cases.jsonl", ("front",), {"z": "Anna", "b": "Bert", "a": "Anna"})
+    evaluator = validated(torch.tensor([[0.5], [0.75]]), 1, best_epoch=1)
+    evaluator.state.metric_details = {"nsd": torch.tensor([[0.1], [0.2]])} | evaluator.state.metric_details
+    evaluator.state.batch = [{"name": "a"}, {"name": "b"}]
+    handler._batch_completed(evaluator)
+    handler._completed(evaluator)
+    first, second = lines(tmp_path / "cases.jsonl")
+    assert list(first) == ["case", "patient", "epoch", "mean_dice", "nsd"]
+    assert (first["patient"], second["patient"]) == (1, 2)
+    assert second["mean_dice"] == {"front": 0.75}
+
+
 def test_scores_that_belong_to_other_cases_are_not_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     handler = CaseScores(tmp_path / "validation.jsonl")
     with caplog.at_level(logging.WARNING, logger="segnets"):

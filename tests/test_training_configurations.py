@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from runs import write_lines
@@ -13,8 +14,8 @@ from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import WEIGHTS
 from napari_seg.bundles.trust import check_runnable
 from napari_seg.errors import BundleError, Cancelled, OutputError
-from napari_seg.training import folds
-from napari_seg.training.choices import Choices
+from napari_seg.training import configurations, folds
+from napari_seg.training.choices import Choices, changed_settings
 from napari_seg.training.comparison import COMPARISON, read_comparison
 from napari_seg.training.configurations import (
     compare_configurations,
@@ -22,10 +23,12 @@ from napari_seg.training.configurations import (
     lowres_spacing,
     plan_configurations,
 )
+from napari_seg.training.part import _of_config
 from napari_seg.training.postprocessing import METRIC
 from napari_seg.training.prepare import plan_bundle
 from napari_seg.training.report import REPORT
 from napari_seg.training.scores import CASES, SUMMARY, read_evaluation
+from napari_seg.training.segnets_modules import with_segnets
 
 DICE = {"2d": 0.7, "3d": 0.8, "3d_lowres": 0.6}
 NO_VALUES: dict[str, dict] = {name: {} for name in DICE}
@@ -131,12 +134,74 @@ def test_a_comparison_goes_on_after_a_kill(
     assert not any(command.startswith("3d/") for command in commands[4:])
 
 
+def test_all_configurations_read_what_was_converted_once(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import SimpleITK
+
+    nrrd = tmp_path / "nrrd"
+    for number, path in enumerate(sorted((dataset / "imagesTr").iterdir())):  # two scans of each of three patients
+        folder = nrrd / f"p{number // 2}" / f"day{number % 2}"
+        folder.mkdir(parents=True)
+        for given, name in ((path, "ct"), (dataset / "labelsTr" / path.name, "ct_seg")):
+            SimpleITK.WriteImage(SimpleITK.ReadImage(str(given)), str(folder / f"{name}.nrrd"))
+    out, reports = tmp_path / "out", []
+    choices = Choices(folds=3, settings={"patient": "^[^/]+", "layout": "auto"}, labels={"front": [1], "back": [2]})
+    dry = plan_configurations(nrrd, out, choices, (), dry_run=True, report=reports.append)
+    assert not out.exists()
+    assert dry.data == out / "data"
+    converted = len(reports)
+
+    plan = configurations.plan_bundle
+
+    def fail(*given: Any, **options: Any) -> dict[str, Any]:
+        if given[1].name == "3d":
+            raise KeyboardInterrupt
+        return plan(*given, **options)
+
+    monkeypatch.setattr(configurations, "plan_bundle", fail)
+    with pytest.raises(KeyboardInterrupt):
+        plan_configurations(nrrd, out, choices, (), report=reports.append)
+    assert (out / "training" / "2d" / "plan.json").is_file()  # it is kept, as the converted cases are
+    monkeypatch.setattr(configurations, "plan_bundle", plan)
+    times = {path: path.stat().st_mtime_ns for path in (out / "data").rglob("*.nii.gz")}
+    assert len(times) == 12
+    planned = plan_configurations(nrrd, out, Choices(), ())
+    assert planned.data == out / "data"
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert not any(
+        "converted" in one or (planned.folders[name] / "data").exists() for name, one in planned.plans.items()
+    )
+    assert converted > 0
+    splits = []
+    for name, folder in planned.folders.items():
+        # nothing of how the user's data are read reaches the command
+        assert changed_settings(planned.plans[name], planned.choices[name]) == {}
+        reading, split = _of_config(folder / "configs" / "train.yaml")
+        with with_segnets():
+            from segnets.data import Split, find_dataset
+
+            found = find_dataset(planned.data, **reading)
+            splits.append([[case["name"] for case in Split(found, **split | {"fold": 0, "folds": 3})("validation")]])
+    assert splits[0] == splits[1]
+    assert len(splits[0][0]) == 2  # both scans of one patient
+    with pytest.raises(OutputError, match=r"output\.exists"):
+        plan_configurations(dataset, out, Choices(), ())
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
 @pytest.mark.parametrize("where", ["value", "key"])
 def test_a_stranger_s_comparison_runs_no_code(where: str, dataset: Path, tmp_path: Path) -> None:
     evil = f"$open({str(tmp_path / 'pwned')!r}, 'w')"
     settings = {"num_workers": evil} if where == "value" else {evil: 1}
     record = {"compared": ["2d", "3d"], "choices": {"folds": 2, "settings": settings}}
     (tmp_path / COMPARISON).write_text(json.dumps(record))
+    with pytest.raises(
+        BundleError, match=r"bundle\.compare: .*without --folds"
+    ):  # nothing is planned: they don't count
+        plan_configurations(dataset, tmp_path, Choices(), ())
+    (tmp_path / "training" / "2d").mkdir(parents=True)
+    (tmp_path / "training" / "2d" / "plan.json").write_text("{}")
     with pytest.raises(BundleError, match=r"bundle\.untrusted: .*comparison\.json contains"):
         plan_configurations(dataset, tmp_path, Choices(), ())
     for damaged in ("{", "[]", '{"compared": [], "choices": {"evil": 1}}', '{"compared": 1, "choices": {}}'):
@@ -144,7 +209,7 @@ def test_a_stranger_s_comparison_runs_no_code(where: str, dataset: Path, tmp_pat
         with pytest.raises(BundleError, match=r"bundle\.compare: .* is damaged"):
             plan_configurations(dataset, tmp_path, Choices(), ())
     assert not (tmp_path / "pwned").exists()
-    assert not (tmp_path / "training").exists()
+    assert [path.name for path in (tmp_path / "training").rglob("*")] == ["2d", "plan.json"]
 
 
 def test_a_copy_follows_no_links(tmp_path: Path) -> None:

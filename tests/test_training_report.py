@@ -59,7 +59,7 @@ def test_the_scores_of_the_test_part_are_shown(bundle: Path) -> None:
     (bundle / "configs").mkdir()
     (bundle / "configs" / "metadata.json").write_text('{"eval_metrics": {}}')
     cases = {"a": {"front": 0.8, "<back>": math.nan}, "b": {"front": 0.9, "<back>": 0.5}}
-    write_scores(bundle, "test", cases, postprocessing=[{"structure": "front", "gain": 0.01, "kept": True}])
+    write_scores(bundle, "test", cases, {}, postprocessing=[{"structure": "front", "gain": 0.01, "kept": True}])
     write_report(bundle)
     html = (bundle / REPORT).read_text(encoding="utf-8").partition("<h2>Dice")[0]
     assert cells(html, ">front<")[:3] == ["front", "2", "0.8500"]

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from runs import write_lines
 
+from napari_seg.bundles.read import shipped_root
 from napari_seg.bundles.spec import METADATA
-from napari_seg.training.scores import CASES, MEAN, explain, read_evaluation, read_scores, score_rows, write_scores
+from napari_seg.training.scores import (
+    CASES,
+    MEAN,
+    explain,
+    read_evaluation,
+    read_patients,
+    read_scores,
+    score_rows,
+    write_scores,
+)
+
+sys.path.insert(0, str(shipped_root()))
+
+from segnets.metrics import mean_of
 
 
 @pytest.fixture
@@ -28,6 +44,7 @@ def test_scores_are_read_written_and_explained(bundle: Path) -> None:
     lines = [
         {
             "case": f"c{n}",
+            "patient": 7,
             "epoch": 1,
             "mean_dice": {"front": 0.8 + n / 10, "back": None if n else 0.4},
             "nsd": {"front": 1},
@@ -41,25 +58,33 @@ def test_scores_are_read_written_and_explained(bundle: Path) -> None:
     assert read_scores(run, "nsd")["c1"] == {"front": 1.0}
     assert read_evaluation(bundle) is None
 
-    write_scores(bundle, "test", cases)
+    write_scores(bundle, "test", cases, {})
     metadata = json.loads((bundle / METADATA).read_text())
-    # of each case the mean of its structures: 0.6 and 0.9
-    assert metadata["eval_metrics"] == {"validation mean Dice": 0.5, "test mean Dice": 0.75}
+    # the mean of the structures' means, as in the evaluation itself
+    table = torch.tensor([[0.8, 0.4], [0.9, math.nan]])
+    expected = round(mean_of(table)[0], 4)
+    assert expected == 0.625
+    assert metadata["eval_metrics"] == {"validation mean Dice": 0.5, "mean Dice of the test part": expected}
     assert metadata["napari_seg"]["a"] == 1
     entry = read_evaluation(bundle)
     assert entry is not None
-    assert (entry["part"], entry["cases"]) == ("test", 2)
+    assert (entry["part"], entry["cases"], entry["patients"]) == ("test", 2, 2)
     front, back, mean = entry["dice"]
     assert (front["structure"], front["cases"], front["mean"]) == ("front", 2, 0.85)
     assert 0.8 <= front["low"] < 0.85 < front["high"] <= 0.9
     assert back == {"structure": "back", "cases": 1, "mean": 0.4, "median": 0.4, "low": None, "high": None}
     assert mean["structure"] == MEAN
+    write_scores(bundle, "test", cases, read_patients(run))
+    one = read_evaluation(bundle)
+    assert one is not None
+    assert one["patients"] == 1
+    assert one["dice"][0] == front | {"low": None, "high": None}  # one patient has no interval
     assert score_rows(entry)[1] == ["back", "1", "0.4000", "–", "0.4000"]
     assert "neither trained nor selected" in explain(entry)
 
 
 def test_without_a_case_nothing_is_written(bundle: Path) -> None:
     before = (bundle / METADATA).read_text()
-    write_scores(bundle, "test", {})
+    write_scores(bundle, "test", {}, {})
     assert (bundle / METADATA).read_text() == before
     assert read_evaluation(bundle / "nothing") is None

@@ -253,7 +253,6 @@ def _compare(
     from napari_seg.training.choices import changed_settings
     from napari_seg.training.configurations import compare_configurations, plan_configurations, total_minutes
     from napari_seg.training.folds import fold_commands
-    from napari_seg.training.prepare import data_folder
     from napari_seg.training.run import writing
 
     options = {"fold": arguments.fold, "trust": arguments.trust, "timed": True, "limits": limits}
@@ -272,17 +271,16 @@ def _compare(
     for name, plan in planned.plans.items():
         print(f"configuration {name}")
         _print_plan(plan, limits)
-        values[name] = changed_settings(plan, choices) | limits | {"track": arguments.track}
+        values[name] = changed_settings(plan, planned.choices[name]) | limits | {"track": arguments.track}
         folder, folds = planned.folders[name], plan["choices"]["folds"]
-        data = data_folder(planned.data[name], folder, plan)
         for fold in range(folds) if arguments.fold is None else [arguments.fold]:
-            commands += fold_commands(folder, data, fold, folds, **values[name])
+            commands += fold_commands(folder, planned.data, fold, folds, **values[name])
     for name, reason in planned.left_out.items():
         print(f"left    {name}: {reason}")
     minutes = total_minutes(planned, limits)
     if minutes is not None:
         total = describe_seconds(60 * minutes)
-        print(f"total   about {total} for all folds of {len(planned.plans)} configurations, without their evaluations")
+        print(f"total   about {total} for all folds of {len(planned.plans)} configurations")
     if arguments.dry_run:
         print("would run", *map(shlex.join, commands), sep="\n  ")
         return ExitCode.DONE

@@ -61,6 +61,40 @@ def summarise(values: Sequence[float], seed: int = 0) -> Summary:
     return Summary(len(known), len(values) - len(known), float(known.mean()), float(np.median(known)), low, high)
 
 
+def summarise_table(table: NDArray[np.float64], groups: Sequence[object], seed: int = 0) -> Summary:
+    """Return the mean over structures of the mean over cases, with an interval that resamples groups of cases.
+
+    So a structure that occurs in few cases has the same weight as one in all cases (`segnets.metrics.mean_of`). Cases
+    of one patient are no independent draws; resampling cases would make the interval too narrow.
+
+    Args:
+        table: (cases, structures); nan where a structure does not count in a case.
+        groups: group of each case, such as its patient.
+        seed: seed of the bootstrap.
+    """
+    known = ~np.isnan(table)
+    counted = known.any(axis=1)
+    if not counted.any():
+        return Summary(0, len(table))
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    place = np.array([numbers[group] for group in groups])
+    sums, counts = np.zeros((len(numbers), table.shape[1])), np.zeros((len(numbers), table.shape[1]))
+    np.add.at(sums, place, np.where(known, table, 0.0))
+    np.add.at(counts, place, known)
+    each = sums.sum(axis=0)[known.any(axis=0)] / counts.sum(axis=0)[known.any(axis=0)]
+    medians = float(np.median(np.nansum(table[counted], axis=1) / known[counted].sum(axis=1)))
+    drawn = np.flatnonzero(counts.any(axis=1))
+    low = high = nan
+    if len(drawn) > 1:
+        draws = np.random.default_rng(seed).multinomial(len(drawn), np.full(len(drawn), 1 / len(drawn)), RESAMPLES)
+        totals, numbers_of = draws @ sums[drawn], draws @ counts[drawn]
+        present = numbers_of > 0
+        means = np.divide(totals, numbers_of, out=np.zeros_like(totals), where=present)
+        low, high = np.percentile(means.sum(axis=1) / present.sum(axis=1), (2.5, 97.5))
+    count = int(counted.sum())
+    return Summary(count, len(table) - count, float(each.mean()), medians, float(low), float(high))
+
+
 def compare(a: Mapping[str, float], b: Mapping[str, float], seed: int = 0) -> Difference:
     """Compare two models case by case: paired bootstrap and Wilcoxon's test (1945, doi:10.2307/3001968).
 

@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from napari_seg.errors import BundleError
-from napari_seg.evaluation.statistics import Difference, Summary, compare, summarise
+from napari_seg.evaluation.statistics import Difference, Summary, summarise_table
 from napari_seg.formats.atomic import atomic_write
-from napari_seg.training.scores import Cases, case_means
+from napari_seg.training.scores import Cases, structures_of, table_of
 
 COMPARISON = "comparison.json"
 """Record of a comparison in the folder of the best bundle."""
@@ -24,8 +26,8 @@ class Row:
 
     Attributes:
         name: name of the configuration.
-        dice: mean Dice over all cases, each with the mean over its structures.
-        difference: case by case to the best configuration, negative if this one is worse; None for the best one.
+        dice: mean over the structures of their mean Dice over all cases.
+        difference: its difference to that of the best configuration, negative if this one is worse; None for the best.
         minutes: minutes of training of all folds.
         parameters: number of weights of one network; None if it is unknown.
     """
@@ -52,32 +54,46 @@ class Row:
 
 HEADS = ["configuration", "cases", "mean Dice (95 % interval)", "difference to the best", "minutes", "parameters"]
 COMPARED_RULE = (
-    "Means over the same cases, each by the fold that it did not train and with the postprocessing that its folds "
-    "chose; differences case by case. The best one was selected on these cases, so its Dice is slightly optimistic."
+    "Means over the structures of their means over the same cases, each by the fold that it did not train and with the "
+    "postprocessing that its folds chose; a structure that is absent counts 1 if it is not found, where another "
+    "configuration finds it. Intervals resample patients. The best configuration was selected on these cases, so its "
+    "Dice is slightly optimistic."
 )
 
 
-def rank(scores: Mapping[str, Cases], minutes: Mapping[str, float], parameters: Mapping[str, int | None]) -> list[Row]:
+def rank(
+    scores: Mapping[str, Cases],
+    patients: Mapping[str, str],
+    minutes: Mapping[str, float],
+    parameters: Mapping[str, int | None],
+) -> list[Row]:
     """Return the results of configurations, best first.
+
+    All means are over the same cases and structures. If a structure is absent in the reference, a configuration that
+    finds nothing counts 1 where another one finds something, which counts 0.
 
     Args:
         scores: configuration -> scores of all cases, each by the fold that it did not train.
+        patients: case -> patient; intervals resample patients.
         minutes: configuration -> minutes of training.
         parameters: configuration -> number of weights.
     """
-    means = {name: case_means(cases) for name, cases in scores.items()}
-    summaries = {name: summarise(list(of_cases.values())) for name, of_cases in means.items()}
-    order = sorted(means, key=lambda name: -_finite(summaries[name].mean))
-    return [
-        Row(
-            name,
-            summaries[name],
-            None if name == order[0] else compare(means[name], means[order[0]]),
-            minutes[name],
-            parameters[name],
-        )
-        for name in order
-    ]
+    cases = sorted(set.intersection(*(set(of_cases) for of_cases in scores.values())))
+    names = list(dict.fromkeys(name for of_cases in scores.values() for name in structures_of(of_cases)))
+    groups = [patients.get(case, case) for case in cases]
+    plain = {name: table_of({case: of_cases[case] for case in cases}, names) for name, of_cases in scores.items()}
+    counts = np.any([~np.isnan(table) for table in plain.values()], axis=0)
+    tables = {name: np.where(counts & np.isnan(table), 1.0, table) for name, table in plain.items()}
+    summaries = {name: summarise_table(table, groups) for name, table in tables.items()}
+    order = sorted(tables, key=lambda name: -_finite(summaries[name].mean))
+    rows = []
+    for name in order:
+        difference = None
+        if name != order[0]:
+            found = summarise_table(tables[name] - tables[order[0]], groups)
+            difference = Difference(found.count, found.mean, found.low, found.high)
+        rows.append(Row(name, summaries[name], difference, minutes[name], parameters[name]))
+    return rows
 
 
 def read_comparison(out: Path) -> dict[str, Any] | None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,18 @@ import numpy as np
 from napari_seg.bundles.spec import METADATA, WEIGHTS
 from napari_seg.errors import BundleError, OutputError
 from napari_seg.formats.atomic import atomic_file, atomic_write
+from napari_seg.formats.temporary import TemporaryFolder
 from napari_seg.training.advice import SEEN_FRACTION, lower_resolution
-from napari_seg.training.choices import IGNORE, READING, Choices
+from napari_seg.training.choices import IGNORE, READING, Choices, identity
 from napari_seg.training.comparison import COMPARISON, Row, rank, read_comparison, write_comparison
-from napari_seg.training.folds import cross_validate, cross_validated_cases
+from napari_seg.training.folds import cross_validate, cross_validated_cases, cross_validated_patients
+from napari_seg.training.gather.gather import DATA, Continued, Gathered, gather
 from napari_seg.training.history import RUN, read_history
 from napari_seg.training.pace import Pace
-from napari_seg.training.prepare import data_folder, plan_bundle
+from napari_seg.training.prepare import plan_bundle
 from napari_seg.training.report import write_report
 from napari_seg.training.run import STOP, writing
+from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.training.time_plan import effective_settings, plan_time
 from napari_seg.training.trust import check_stored_choices
 from napari_seg.training.write import PLAN
@@ -47,16 +51,18 @@ class Configurations:
     """Planned configurations.
 
     Attributes:
+        data: folder that all of them read: the data set, or the converted one in the folder of the comparison.
         plans: name -> plan.
         folders: name -> folder of its bundle.
-        data: name -> data set that it was planned for; `data_folder` gives the one that training reads.
+        choices: name -> choices that it was planned with.
         left_out: name -> reason.
     """
 
-    plans: dict[str, dict[str, Any]]
-    folders: dict[str, Path]
-    data: dict[str, Path]
-    left_out: dict[str, str]
+    data: Path
+    plans: dict[str, dict[str, Any]] = field(default_factory=dict)
+    folders: dict[str, Path] = field(default_factory=dict)
+    choices: dict[str, Choices] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def plan_configurations(
@@ -67,9 +73,13 @@ def plan_configurations(
     *,
     dry_run: bool = False,
     more: Sequence[Path] = (),
+    report: Callable[[str], None] = lambda text: None,
     **options: Any,
 ) -> Configurations:
     """Plan the configurations that suit a data set, and write their bundles; those that exist must agree.
+
+    Data that have to be converted are converted once, for all configurations. After a failure or a kill converted cases
+    and complete plans stay.
 
     Args:
         dataset_dir: data set.
@@ -78,84 +88,158 @@ def plan_configurations(
         names: configurations; empty: those of an existing comparison, else all.
         dry_run: plan, and write nothing.
         more: further data sets, which are combined with the first one.
+        report: function that prints a line of progress.
         options: further arguments of `plan_bundle`.
 
     Raises:
         BundleError: `bundle.compare`, choices that a comparison can't have, or one configuration only.
         OutputError: `output.exists`, the folder holds something else.
     """
-    before = read_comparison(out)
-    names = [name for name in CONFIGURATIONS if name in (names or (before or {}).get("compared", CONFIGURATIONS))]
-    if before is not None:
-        first = _merged(before["choices"], choices, out)
-        if not options.get("trust"):
-            check_stored_choices(before["choices"], choices, out / COMPARISON)
-        _check(first)
-        return _plan(dataset_dir, out, first, choices, names, dry_run, more, options)
-    _check(choices)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    record = read_comparison(out)
+    if record is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(
             "output.exists", f"{out} contains files, but no comparison; choose a new or empty folder for --compare"
         )
-    if dry_run:
-        return _plan(dataset_dir, out, choices, choices, names, dry_run, more, options)
-    with writing(out):
+    names = [name for name in CONFIGURATIONS if name in (names or (record or {}).get("compared", CONFIGURATIONS))]
+    if record is not None and _is_planned(out):
+        if not options.get("trust"):
+            check_stored_choices(record["choices"], choices, out / COMPARISON)
+        first = _merged(record["choices"], choices, out)
+    else:  # nothing is planned yet, so nothing has to agree
+        first, record = choices, {"compared": names, "choices": choices.as_dict()}
+    _check(first)
+    is_first = not _is_planned(out)
+    sources = [dataset_dir, *more]
+    options |= {"report": report, "dry_run": dry_run}
+    with ExitStack() as stack, writing(out):
+        if dry_run:
+            root = stack.enter_context(TemporaryFolder()) if "dataset" not in record else out
+            read, _ = _convert(sources, root, first, record, report, dry_run)
+            found = _plan(read, out, first, choices, names, options)
+            return replace(found, data=out / DATA if read.folder != dataset_dir else dataset_dir)
         is_new = not out.exists()
         out.mkdir(parents=True, exist_ok=True)
         try:
-            write_comparison(out, {"compared": names, "choices": choices.as_dict()})
-            return _plan(dataset_dir, out, choices, choices, names, dry_run, more, options)
-        except BaseException:
-            shutil.rmtree(out / RUN, ignore_errors=True)
-            (out / COMPARISON).unlink(missing_ok=True)
-            if is_new:
-                out.rmdir()
+            write_comparison(out, record)
+            read, facts = _convert(sources, out, first, record, report, dry_run)
+            write_comparison(out, record | facts)
+            return _plan(read, out, first, choices, names, options)
+        except BaseException as error:
+            is_unsuited = isinstance(error, BundleError) and error.code == "bundle.compare"
+            if is_first and (is_unsuited or not _is_planned(out)) and not (out / DATA).exists():
+                shutil.rmtree(out / RUN, ignore_errors=True)
+                (out / COMPARISON).unlink(missing_ok=True)
+                if is_new:
+                    out.rmdir()
             raise
 
 
-def _plan(
-    dataset_dir: Path,
-    out: Path,
-    first: Choices,
+def _is_planned(out: Path) -> bool:
+    return any((out / RUN / name / PLAN).is_file() for name in CONFIGURATIONS)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The data set that all configurations read.
+
+    Attributes:
+        folder: its folder.
+        is_converted: whether it is not the user's own.
+        is_combined: whether it was combined of several, so that it states itself what it ignores.
+    """
+
+    folder: Path
+    is_converted: bool
+    is_combined: bool
+
+    def choices(self, choices: Choices) -> Choices:
+        """Return the choices without those that say how the user's own data are read."""
+        if not self.is_converted:
+            return choices
+        settings = {name: value for name, value in choices.settings.items() if name not in READING}
+        labels = {name: of for name, of in choices.labels.items() if not (self.is_combined and name == IGNORE)}
+        return replace(choices, settings=settings | {"layout": "decathlon"}, labels=labels)
+
+
+def _convert(
+    sources: Sequence[Path],
+    root: Path,
     choices: Choices,
-    names: Sequence[str],
+    record: Mapping[str, Any],
+    report: Callable[[str], None],
     dry_run: bool,
-    more: Sequence[Path],
-    options: dict[str, Any],
-) -> Configurations:
-    """Plan the configurations one after another; what the first one converts is read by all.
+) -> tuple[_Read, dict[str, Any]]:
+    """Convert the data sets if necessary; return what is read, and facts about it for the record.
 
     Args:
-        dataset_dir: data set.
+        sources: data sets as the user has them.
+        root: folder of the comparison, or a temporary one.
+        choices: choices of the user, with those of the first start.
+        record: record of the comparison; with "dataset" it was converted before and must be the same.
+        report: function that prints a line of progress.
+        dry_run: write nothing if it was converted before.
+    """
+    with with_segnets():
+        from segnets.data import Dataset, find_dataset
+
+        from napari_seg.training.gather.combine import combine
+
+        planned = record.get("converted", {}).get("data sets", [])
+
+        def check(names: Sequence[str], data_sets: Sequence[dict[str, Any]]) -> None:
+            found = identity(Dataset("decathlon", tuple({"name": name} for name in names)))
+            if found != record["dataset"] or list(data_sets) != planned:
+                raise OutputError(
+                    "output.exists",
+                    f"{root} compares configurations for other data; give the same data sets in the same order, or "
+                    "choose a new folder with -o",
+                )
+
+        continued = Continued(check, is_dry=dry_run) if "converted" in record else None
+        into, marker = root / DATA, root / COMPARISON
+        if len(sources) > 1:
+            converted: Gathered | None = combine(
+                sources, into, choices.reading, choices.labels, report, marker, continued, 0
+            )
+        else:
+            converted = gather(sources[0], into, choices.reading, report, marker, continued=continued)
+        if converted is None:
+            return _Read(sources[0], False, False), {}
+        facts = {"converted": converted.as_dict(), "dataset": identity(find_dataset(converted.folder, "decathlon"))}
+        return _Read(converted.folder, True, len(sources) > 1), facts
+
+
+def _plan(
+    read: _Read, out: Path, first: Choices, choices: Choices, names: Sequence[str], options: dict[str, Any]
+) -> Configurations:
+    """Plan the configurations one after another.
+
+    Args:
+        read: data set that they read.
         out: folder of the comparison.
         first: choices of the first start and of this one, for configurations that are not planned yet.
         choices: choices of this start, which must agree with those of configurations that are planned.
         names: configurations.
-        dry_run: plan, and write nothing.
-        more: further data sets.
         options: further arguments of `plan_bundle`.
     """
-    found = Configurations({}, {}, {}, {})
+    found = Configurations(read.folder)
     for name in names:
         folder = out / RUN / name
         is_planned = (folder / PLAN).is_file()
-        chosen = replace(choices if is_planned else first, dims=2 if name == "2d" else 3)
+        chosen = replace(read.choices(choices if is_planned else first), dims=2 if name == "2d" else 3)
         if name == "3d_lowres" and not is_planned:
-            full = found.plans.get("3d") or plan_bundle(dataset_dir, folder, chosen, dry_run=True, more=more)
+            full = found.plans.get("3d") or plan_bundle(read.folder, folder, chosen, dry_run=True)
             spacing, reason = lowres_spacing(full)
             if spacing is None:
                 found.left_out[name] = reason
                 continue
             chosen = replace(chosen, settings={**chosen.settings, "spacing_mm": spacing})
-        plan = plan_bundle(dataset_dir, folder, chosen, dry_run=dry_run, more=more, **options)
+        plan = plan_bundle(read.folder, folder, chosen, **options)
         if plan["fingerprint"]["modality"] == "image2d":
             raise BundleError(
                 "bundle.compare", "found 2D images, for which there is one configuration; leave --compare out"
             )
-        found.plans[name], found.folders[name], found.data[name] = plan, folder, dataset_dir
-        if "converted" in plan and not dry_run:
-            first, choices = (_for_converted(one, is_combined=bool(more)) for one in (first, choices))
-            dataset_dir, more = data_folder(dataset_dir, folder, plan), ()
+        found.plans[name], found.folders[name], found.choices[name] = plan, folder, chosen
     if len(found.plans) < 2:
         reasons = "".join(f"; {name} is left out: {reason}" for name, reason in found.left_out.items())
         raise BundleError("bundle.compare", f"found {len(found.plans)} configuration to compare; expected two{reasons}")
@@ -180,13 +264,6 @@ def _merged(stored: dict[str, Any], choices: Choices, out: Path) -> Choices:
     return replace(
         first, **made, options=choices.options or first.options, settings={**first.settings, **choices.settings}
     )
-
-
-def _for_converted(choices: Choices, is_combined: bool) -> Choices:
-    """Return the choices without those that say how the user's data are read; combined data state what they ignore."""
-    settings = {name: value for name, value in choices.settings.items() if name not in READING or name == "patient"}
-    labels = {name: of for name, of in choices.labels.items() if not (is_combined and name == IGNORE)}
-    return replace(choices, settings=settings, labels=labels)
 
 
 def lowres_spacing(full: Mapping[str, Any]) -> tuple[list[float] | None, str]:
@@ -248,20 +325,25 @@ def compare_configurations(
     for name, plan in planned.plans.items():
         report(f"configuration {name}")
         folder, folds = planned.folders[name], plan["choices"]["folds"]
-        data = data_folder(planned.data[name], folder, plan)
-        cross_validate(folder, data, folds, only, report, stop_file=out / STOP, **values_of[name])
+        cross_validate(folder, planned.data, folds, only, report, stop_file=out / STOP, **values_of[name])
         scores[name] = cross_validated_cases(folder, folds)
     finished = {name: cases for name, cases in scores.items() if cases}
     if len(finished) < len(scores):
         return None
     minutes = {name: _minutes(planned.folders[name]) for name in scores}
     parameters = {name: plan["network"].get("parameters") for name, plan in planned.plans.items()}
-    rows = rank(finished, minutes, parameters)
+    patients = [
+        cross_validated_patients(planned.folders[name], planned.plans[name]["choices"]["folds"]) for name in scores
+    ]
+    rows = rank(finished, patients[0], minutes, parameters)
     record = read_comparison(out) or {}
     record |= {"compared": list(scores), "left out": planned.left_out, "results": [row.as_dict() for row in rows]}
     write_comparison(out, record)
     best = rows[0].name
     copy_bundle(planned.folders[best], out)
+    if "converted" in record:  # for those who read the plan of the bundle
+        plan = planned.plans[best] | {"converted": record["converted"]}
+        atomic_write(out / PLAN, json.dumps(plan, indent=2) + "\n")
     write_report(out, planned.folders[best], [row.cells() for row in rows])
     return rows
 

@@ -15,7 +15,7 @@ from napari_seg.training.postprocessing import METRIC, OPTION, LargestGain, meas
 from napari_seg.training.process import run
 from napari_seg.training.report import write_report
 from napari_seg.training.run import STOP, command, is_evaluated, ship, training_command
-from napari_seg.training.scores import EVALUATION, SUMMARY, Cases, write_scores
+from napari_seg.training.scores import EVALUATION, SUMMARY, Cases, read_patients, write_scores
 from napari_seg.training.segnets_modules import with_segnets
 
 
@@ -30,10 +30,13 @@ def fold_commands(root: Path, dataset_dir: Path, fold: int, folds: int, **values
     # the bundle's network_def becomes the ensemble at the end; a fold is always a single network
     network = f"%{root / 'configs' / 'train.yaml'}#network_def"
     evaluation: dict[str, Any] = {"network_def": network, "checkpoint": folder / "model.pt"}
-    evaluation |= {"output_dir": folder / EVALUATION, "largest": []}  # what is chosen on the folds comes after them
+    evaluation["output_dir"] = folder / EVALUATION
+    can_compare = not (root / "configs").is_dir() or (root / "configs" / f"{OPTION}.yaml").is_file()
+    if can_compare:  # a bundle of an older version can't
+        evaluation["largest"] = []  # what is chosen on the folds comes after them
     return [
         training_command(root, dataset_dir, folder.name, cache_dir=cache_dir, **common, **values),
-        command("evaluating", root, [OPTION], dataset_dir=dataset_dir, **common, **evaluation),
+        command("evaluating", root, [OPTION] * can_compare, dataset_dir=dataset_dir, **common, **evaluation),
     ]
 
 
@@ -85,7 +88,8 @@ def cross_validate(
             report(gain.describe())
         _make_ensemble(root, folds, dice, gains)
         cases = cross_validated_cases(root, folds)
-        write_scores(root, "cross-validation", cases, postprocessing=[gain.as_dict() for gain in gains])
+        tried = [gain.as_dict() for gain in gains]
+        write_scores(root, "cross-validation", cases, cross_validated_patients(root, folds), tried)
     write_report(root)
     return dice
 
@@ -96,7 +100,15 @@ def cross_validated_cases(root: Path, folds: int) -> Cases:
     if not all((folder / SUMMARY).is_file() for folder in folders):
         return {}
     gains = _gains(root, folders)
-    return {case: scores for folder in folders for case, scores in with_kept(folder, gains).items()}
+    of_folds = [with_kept(folder, gains) for folder in folders]
+    if not all(of_folds):  # an older version has evaluated some, without the scores of the cases
+        return {}
+    return {case: scores for cases in of_folds for case, scores in cases.items()}
+
+
+def cross_validated_patients(root: Path, folds: int) -> dict[str, str]:
+    """Return case -> patient of all folds that were evaluated."""
+    return {case: patient for n in range(folds) for case, patient in read_patients(root / f"fold_{n}").items()}
 
 
 def _gains(root: Path, folders: Sequence[Path]) -> list[LargestGain]:

@@ -60,8 +60,8 @@ def part_of(
             raise InputError(
                 "evaluation.seen",
                 f"{trained} is the ensemble of {folds} folds, and all but one of them were trained on each case of the "
-                "data set; expected a data set of other patients, without --part. The scores of each fold on its own "
-                "validation cases are in fold_*/evaluation/summary.json",
+                "data set; expected a data set of other patients, without --part. The scores of the cross-validation "
+                "are in configs/metadata.json",
             )
         cases = Split(dataset, **split)(part)
         paths = [Path(case["label"]) for case in cases]

@@ -55,12 +55,14 @@ class LargestGain:
 
 
 def measure_gains(folders: Sequence[Path]) -> list[LargestGain]:
-    """Return the gain for each structure that some result has in several components; empty for regions.
+    """Return the gain for each structure that some result has in several components.
 
     Args:
-        folders: folders of the folds, which are evaluated.
+        folders: folders of the folds, which are evaluated; if an older version has evaluated one, there are no gains.
     """
     compared = [(read_scores(folder), read_scores(folder, METRIC)) for folder in folders]
+    if not all(any(largest.values()) for _, largest in compared):
+        return []
     names = dict.fromkeys(name for plain, _ in compared for scores in plain.values() for name in scores)
     found = []
     for name in names:

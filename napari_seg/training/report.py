@@ -116,8 +116,8 @@ def _evaluation(entry: Mapping[str, Any] | None) -> str:
         return ""
     rows = [[escape(name), *numbers] for name, *numbers in score_rows(entry)]
     scores = table(["structure", "cases", "mean Dice", "95 % interval", "median"], rows, text=(0,)) + (
-        f"<p>The weights of the bundle on the grids of the images: {explain(entry)}. The interval holds for the mean "
-        f"(bootstrap over cases, {RESAMPLES} resamples).</p>"
+        f"<p>The weights of the bundle on the grids of the images: {explain(entry)}. The last row is the mean over "
+        f"the structures. The interval holds for the mean (bootstrap over patients, {RESAMPLES} resamples).</p>"
     )
     tried = [
         [escape(one["structure"]), f"{one['gain']:+.4f}", "yes" if one["kept"] else "no"]

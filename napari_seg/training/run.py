@@ -21,7 +21,7 @@ from napari_seg.training.choices import digest
 from napari_seg.training.history import RUN, RunSummary, ended_since, read_summary
 from napari_seg.training.process import run
 from napari_seg.training.report import write_report
-from napari_seg.training.scores import EVALUATION, SUMMARY, Part, read_scores, write_scores
+from napari_seg.training.scores import EVALUATION, SUMMARY, Part, read_patients, read_scores, write_scores
 from napari_seg.training.segnets_modules import with_segnets
 
 _TRAINED_FOR = re.compile(r" Trained for \d+ of \d+ planned steps\.$")
@@ -141,7 +141,7 @@ def evaluate_unseen(root: Path, dataset_dir: Path) -> None:
     if not is_evaluated(folder):
         values: dict[str, Any] = {"checkpoint": weights, "output_dir": folder / EVALUATION, "part": part}
         run(command("evaluating", root, dataset_dir=dataset_dir, **values), root / STOP)
-    write_scores(root, part, read_scores(folder))
+    write_scores(root, part, read_scores(folder), read_patients(folder))
 
 
 def is_evaluated(run_folder: Path) -> bool:

@@ -9,9 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from napari_seg.bundles.spec import METADATA
-from napari_seg.evaluation.statistics import Summary, summarise
+from napari_seg.evaluation.statistics import Summary, summarise_table
 from napari_seg.formats.atomic import atomic_write
+from napari_seg.training import history
 from napari_seg.training.history import read_case_scores
 
 EVALUATION = "evaluation"
@@ -19,7 +23,7 @@ EVALUATION = "evaluation"
 SUMMARY = Path(EVALUATION, "summary.json")
 CASES = Path(EVALUATION, "cases.jsonl")
 MEAN = "mean of the structures"
-"""Name of the row in which a case counts with the mean over its structures."""
+"""Name of the row with the mean over the structures of their means over the cases."""
 
 KEPT_RULE = (
     "Only the largest component of a structure is kept if that raises its mean Dice and makes no fold worse; the "
@@ -44,17 +48,39 @@ def read_scores(folder: Path, metric: str = "mean_dice") -> dict[str, dict[str, 
     return read_case_scores(folder, CASES, metric)
 
 
+def read_patients(folder: Path) -> dict[str, str]:
+    """Return case -> patient in the evaluation of a run."""
+    return history.read_patients(folder, CASES)
+
+
 def case_means(cases: Cases) -> dict[str, float]:
     """Return case -> mean over its structures; nan for a case without any."""
     known = {case: [dice for dice in scores.values() if math.isfinite(dice)] for case, scores in cases.items()}
     return {case: sum(values) / len(values) if values else math.nan for case, values in known.items()}
 
 
-def summarise_cases(cases: Cases) -> dict[str, Summary]:
-    """Return structure -> summary over the cases, and last `MEAN`, for which a case counts with its mean."""
-    names = dict.fromkeys(name for scores in cases.values() for name in scores)
-    found = {name: summarise([scores.get(name, math.nan) for scores in cases.values()]) for name in names}
-    return {**found, MEAN: summarise(list(case_means(cases).values()))}
+def table_of(cases: Cases, names: Sequence[str]) -> NDArray[np.float64]:
+    """Return the scores as (cases, structures)."""
+    rows = [[scores.get(name, math.nan) for name in names] for scores in cases.values()]
+    return np.array(rows, dtype=np.float64).reshape(len(cases), len(names))
+
+
+def structures_of(cases: Cases) -> list[str]:
+    """Return the names of all structures."""
+    return list(dict.fromkeys(name for scores in cases.values() for name in scores))
+
+
+def summarise_cases(cases: Cases, patients: Mapping[str, str]) -> dict[str, Summary]:
+    """Return structure -> summary over the cases, and last `MEAN`, the mean over the structures of their means.
+
+    Args:
+        cases: scores.
+        patients: case -> patient; intervals resample patients.
+    """
+    names = structures_of(cases)
+    table, groups = table_of(cases, names), [patients.get(case, case) for case in cases]
+    found = {name: summarise_table(table[:, [number]], groups) for number, name in enumerate(names)}
+    return {**found, MEAN: summarise_table(table, groups)}
 
 
 def score_rows(entry: Mapping[str, Any]) -> list[list[str]]:
@@ -80,26 +106,34 @@ def explain(entry: Mapping[str, Any]) -> str:
     }[entry["part"]]
 
 
-def write_scores(root: Path, part: Part, cases: Cases, postprocessing: Sequence[dict[str, Any]] = ()) -> None:
+def write_scores(
+    root: Path,
+    part: Part,
+    cases: Cases,
+    patients: Mapping[str, str],
+    postprocessing: Sequence[dict[str, Any]] = (),
+) -> None:
     """Write scores into a bundle's metadata: `eval_metrics`, and under `napari_seg` with intervals and counts.
 
     Args:
         root: folder of the bundle.
         part: part of the data set that was evaluated.
         cases: scores of its cases; without a case nothing is written.
+        patients: case -> patient.
         postprocessing: steps that were tried on the folds, each with its gain.
     """
     if not cases:
         return
     metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
-    summaries = summarise_cases(cases)
+    summaries = summarise_cases(cases, patients)
     if part != "cross-validation" and math.isfinite(summaries[MEAN].mean):  # `ship` writes those of the folds
-        metadata["eval_metrics"][f"{part} mean Dice"] = round(summaries[MEAN].mean, 4)
+        metadata["eval_metrics"][f"mean Dice of the {part} part"] = round(summaries[MEAN].mean, 4)
     entry = {
         "part": part,
         "cases": len(cases),
+        "patients": len({patients.get(case, case) for case in cases}),
         "grid": "of the images",
-        "interval": "95 % of the mean, bootstrap over cases",
+        "interval": "95 % of the mean, bootstrap over patients",
         "dice": [{"structure": name, **_plain(summary)} for name, summary in summaries.items()],
         **({"largest component": list(postprocessing)} if postprocessing else {}),
     }

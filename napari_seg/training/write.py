@@ -273,7 +273,7 @@ def _set_normalisation(transforms: list[dict[str, Any]], normalisation: dict[str
 ONLY_OTHERS = (
     "$@part == 'all' or @network_def#_target_ != 'segnets.Ensemble' or sys.exit('evaluation.seen: part is ' + @part + "
     "', but every case of the data set that the folds were made of has trained all of them but one; expected a data "
-    "set of other patients and --part all; what each fold is worth stands in its fold_*/evaluation/summary.json')"
+    "set of other patients and --part all; the scores of the cross-validation are in configs/metadata.json')"
 )
 """Line in evaluate.yaml of an ensemble of folds: refuses to evaluate it on its own training cases."""
 
@@ -352,6 +352,6 @@ contain images of the data set.
 
 _README_OF_FOLDS = """
 The network is the ensemble of {folds} folds. Each case of DATASET trained all networks but one, so the ensemble must be
-evaluated on OTHERS, a data set of other patients. The Dice of each fold on its validation cases is in
+evaluated on OTHERS, a data set of other patients. The Dice of the folds on their validation cases is in
 `configs/metadata.json` (eval_metrics); it is slightly optimistic, because these cases also selected the best epoch.
 """

@@ -3,7 +3,7 @@
     {"case": "case_07", "epoch": 44, "mean_dice": {"anterior": 0.91, "posterior": null}}
 
 A score is null where it is undefined, such as the Dice of a class that neither reference nor prediction contains. The
-key metric comes first; an evaluation has further ones.
+key metric comes first; an evaluation has further ones, and the number of the patient, "patient".
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,14 @@ class CaseScores:
     Args:
         path: the file, replaced by each better validation.
         names: names of the columns; their numbers if there are none.
+        patients: name of a case -> its patient, whose number is written with the case.
     """
 
-    def __init__(self, path: str | Path, names: Sequence[str] = ()) -> None:
+    def __init__(self, path: str | Path, names: Sequence[str] = (), patients: Mapping[str, str] | None = None) -> None:
         self.path = Path(path)
         self.names = tuple(names)
+        numbers = {patient: number for number, patient in enumerate(dict.fromkeys((patients or {}).values()), 1)}
+        self.patients = {case: numbers[patient] for case, patient in (patients or {}).items()}
         self._cases: list[str] = []
 
     def attach(self, evaluator: Engine) -> None:
@@ -66,7 +69,8 @@ class CaseScores:
         with replacing(self.path) as part, part.open("w", encoding="utf-8") as file:
             for case, numbers in of_case.items():
                 scores = {metric: self._named([rows[n] for n in numbers]) for metric, rows in tables.items()}
-                file.write(json.dumps({"case": case, "epoch": state.epoch, **scores}) + "\n")
+                patient = {"patient": self.patients[case]} if case in self.patients else {}
+                file.write(json.dumps({"case": case, **patient, "epoch": state.epoch, **scores}) + "\n")
 
     def _named(self, rows: Sequence[Sequence[float]]) -> dict[str, float | None]:
         """Return the mean of each column over the rows in which it is finite, by name; None if there are none."""
