@@ -52,8 +52,6 @@ def test_names_that_can_not_be_written_are_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "code"),
     [
-        (("--max-minutes", "0"), "bundle.setting"),
-        (("--max-epochs", "0"), "bundle.setting"),
         (("--set", "patch_size=[1,"), "bundle.setting"),
         (("--set", "patch_size=*a"), "bundle.setting"),
         (("--set", "seed=1", "seed=2"), "bundle.setting"),

@@ -240,7 +240,8 @@ def _plan(
     dataset = _dataset(sources, converted, choices.reading)
     data = sources[0] if converted is None else converted.folder
     timing = _Timing(data, limits) if limits is not None else None
-    split = {} if choices.folds is None else {"fold": 0, "folds": choices.folds}
+    split = {name: choices.settings[name] for name in ("fold", "folds") if name in choices.settings}
+    split |= {} if choices.folds is None else {"fold": 0, "folds": choices.folds}
     trained_on = len(Split(dataset, **split)("training"))
     _clear(root)
     marker.touch()
