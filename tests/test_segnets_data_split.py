@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -81,6 +82,22 @@ def test_stated_folds_are_used(tmp_path: Path) -> None:
     assert [sorted(of_fold) for of_fold in found] == [["c1", "c4"], ["c3", "c5"], ["c0", "c2"]]
     assert code_of(root, "validation", fold=0, folds=5, call=part_of) == "split.folds"
     assert len(part_of(root, "training")) == 5  # without folds, as always
+
+
+def test_replayed_cases_only_train(tmp_path: Path) -> None:
+    dataset = find_dataset(decathlon(tmp_path, 20))
+    old = names(dataset.cases)[:10]
+    replaying = replace(dataset, replayed=tuple(old))
+    alone = replace(dataset, cases=dataset.cases[10:])
+    for options in ({}, *({"fold": fold, "folds": 3} for fold in range(3))):
+        parts = {part: names(Split(replaying, **options)(part)) for part in ("training", "validation")}
+        assert parts["training"] == [*names(Split(alone, **options)("training")), *old]
+        assert parts["validation"] == names(Split(alone, **options)("validation"))
+    assert not set(names(Split(replaying)("test"))) & set(old)
+    # a patient with a replayed scan is an old one
+    shared = dict.fromkeys(names(dataset.cases)[9:12], "one patient")
+    joined = replace(replaying, patients=dataset.patients | shared)
+    assert set(shared) <= set(names(Split(joined)("training")))
 
 
 def test_a_patient_in_two_stated_parts_is_refused(tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_run
 import torch
 from ignite.engine import Engine, Events
-from tiny_run import losses, make_run
+from tiny_run import losses, make_run, run
 from torch import nn
 
 import segnets  # isort: skip - within reach by tiny_run
@@ -85,3 +87,14 @@ def test_what_can_not_be_frozen_is_refused() -> None:
     with pytest.raises(TrainingError, match="has no encoder"):
         FrozenStages(nn.Conv2d(1, 2, 1), 1)
     assert not FrozenStages(nn.Conv2d(1, 2, 1)).frozen
+
+
+def test_a_run_resumes_only_with_the_same_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = tiny_run.Checkpoints
+    run(tmp_path, max_epochs=1)  # of an earlier version, which did not write the setting
+    for stages, epochs in ((1, 2), (1, 3)):
+        monkeypatch.setattr(tiny_run, "Checkpoints", partial(checkpoints, settings={"frozen stages": stages}))
+        run(tmp_path, max_epochs=epochs)
+    monkeypatch.setattr(tiny_run, "Checkpoints", partial(checkpoints, settings={"frozen stages": 2}))
+    with pytest.raises(TrainingError, match=r"run.differs: .*frozen stages: was 1, is 2"):
+        run(tmp_path, max_epochs=4)

@@ -273,6 +273,26 @@ def test_the_last_layers_of_all_networks_are_found(tmp_path: Path, network: str)
     torch.testing.assert_close(probabilities[:, 2], probabilities[:, 0])
 
 
+def test_shortcuts_with_as_many_features_as_classes_are_no_last_layers(tmp_path: Path) -> None:
+    import segnets
+
+    made = [segnets.UNet(2, 1, 4, channels=[4, 4, 6]).eval() for _ in range(2)]
+    path = bundle(tmp_path / "old", made[0], ["background", "a", "b", "c"], ["T1"])
+    load_matching_weights(made[1], path, named("background", "c", "a", "b"))
+    image = torch.rand(1, 1, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(made[1](image), made[0](image)[:, [0, 3, 1, 2]])
+
+
+def test_regions_from_one_class_all_begin_with_its_probability(tmp_path: Path) -> None:
+    given, own = Net(out_channels=2).eval(), Net(out_channels=3).eval()
+    path = bundle(tmp_path / "old", given, ["whole", "core"], ["T1"])
+    origin = {"new core": "core", "rim": "core"}
+    load_matching_weights(own, path, named("whole", "new core", "rim"), classes_from=origin)
+    with torch.no_grad():
+        torch.testing.assert_close(own(IMAGE), given(IMAGE)[:, [0, 1, 1]])
+
+
 def test_channels_are_matched_by_name(tmp_path: Path) -> None:
     given, own = Net(in_channels=3).eval(), Net(in_channels=3).eval()
     path = bundle(tmp_path / "old", given, ["background", "a", "b"], ["T1", "T2", "FLAIR"])
@@ -282,3 +302,7 @@ def test_channels_are_matched_by_name(tmp_path: Path) -> None:
     own = Net(in_channels=2)
     load_matching_weights(own, path, channels=named("FLAIR", "T1"))
     torch.testing.assert_close(own.first.weight, given.first.weight[:, [2, 0]] + given.first.weight[:, 1:2] / 2)
+    same = Net(in_channels=2)
+    path = bundle(tmp_path / "twice", given, ["background", "a", "b"], ["T1", "T2", "FLAIR"])
+    load_matching_weights(same, path, channels=named("T1", "T1"))  # which is which is unknown: in their order
+    torch.testing.assert_close(same.first.weight.sum(1), given.first.weight.sum(1))

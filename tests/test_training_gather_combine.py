@@ -10,6 +10,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 from PIL import Image
 
 from napari_seg.errors import OutputError, TrainingError
@@ -25,7 +26,7 @@ AFFINE = np.diag([-2.0, 1.0, 1.5, 1.0])
 def write(root: Path, labels: dict[str, Any], *, cases: Sequence[str] = ("p1", "p2"), **description: Any) -> Path:
     """Write a data set in the Decathlon's layout; its label maps hold all its values, in the order of `labels`."""
     values = [value for of_name in labels.values() for value in (of_name if isinstance(of_name, list) else [of_name])]
-    rng = np.random.default_rng(len(root.name))
+    rng = np.random.default_rng(list(root.name.encode()))
     for folder in ("imagesTr", "labelsTr"):
         (root / folder).mkdir(parents=True)
     for name in cases:
@@ -223,6 +224,60 @@ def test_a_test_part_of_one_data_set_is_kept(tmp_path: Path) -> None:
     assert [entry["split"] for entry in description["training"]] == ["training", "training", "test", "training"]
 
 
+def test_patients_of_converted_data_sets_are_those_of_their_files(tmp_path: Path) -> None:
+    first = write(tmp_path / "a", {"liver": 1}, cases=("p1", "p2"))
+    for name in ("p1", "p2"):
+        label = SimpleITK.ReadImage(str(first / "labelsTr" / f"{name}.nii.gz"))
+        SimpleITK.WriteImage(label, str(first / f"{name}.nrrd"))
+
+    def write_list(name: str, **patients: str) -> Path:
+        listing = [
+            {"image": f"imagesTr/{case}.nii.gz", "label": f"{case}.nrrd", "patient": who}
+            for case, who in patients.items()
+        ]
+        (first / name).write_text(json.dumps({"labels": {"spleen": 1}, "training": listing}))
+        return first / name
+
+    lists = write_list("one.json", p1="Anna"), write_list("two.json", p2="Ben", p1="Anna")
+    description = combined(tmp_path / "data", first, *lists)
+    assert (tmp_path / "data" / "set2" / "imagesTr").is_dir()  # was converted: a copy, whose first patient is Anna
+    patients = {entry["name"]: entry["patient"] for entry in description["training"]}
+    assert len(patients) == 5
+    assert patients["set1_p1"] == patients["set2_p1"] == patients["set3_p1"] != patients["set1_p2"]
+    assert patients["set1_p2"] == patients["set3_p2"]
+    assert "Anna" not in json.dumps(description)
+
+
+def test_equal_names_of_different_images_are_reported(tmp_path: Path) -> None:
+    roots = write(tmp_path / "a", {"liver": 1}), write(tmp_path / "bb", {"spleen": 1})
+    said: list[str] = []
+    with with_segnets():
+        combine(roots, tmp_path / "data", {}, {}, said.append)
+    assert any("2 names of cases are in several data sets" in text for text in said)
+
+
+def test_a_union_of_different_classes_is_known_only_with_all_of_them(tmp_path: Path) -> None:
+    lesion, both = write(tmp_path / "a", {"lesion": 1}), write(tmp_path / "b", {"lesion": 1, "oedema": 2})
+    oedema = write(tmp_path / "c", {"oedema": 1})
+    said: list[str] = []
+    labels = {"lesion": ["lesion", "oedema"]}
+    with with_segnets():
+        combine([lesion, both, oedema], tmp_path / "data", {}, labels, said.append)
+    description = json.loads((tmp_path / "data" / "dataset.json").read_text())
+    assert [entry.get("labelled") for entry in description["training"][::2]] == [[1], None, [2]]
+    assert "lesion (lesion, oedema) is annotated in data set 2" in said
+
+
+def test_values_that_stay_are_checked_too(tmp_path: Path) -> None:
+    first, second = (
+        write(tmp_path / "a", {"liver": 1, "stray": 255}),
+        write(tmp_path / "b", {"spleen": 2, "ignore": 255}),
+    )
+    (first / "labels.json").write_text('{"1": "liver"}')
+    message = refused(tmp_path / "data", first, second, code="data.faults")
+    assert "values 255; expected 0, 1, which data set 1 names" in message
+
+
 def test_pictures(tmp_path: Path) -> None:
     for name, value in (("a", 200), ("b", 100)):
         for folder in ("images", "labels"):
@@ -259,8 +314,6 @@ def test_a_plan_says_where_values_came_from_and_keeps_to_its_data_sets(tmp_path:
 
 
 def test_a_data_set_that_is_converted_first(tmp_path: Path) -> None:
-    import SimpleITK
-
     first, second = write(tmp_path / "a", {"liver": 1}), tmp_path / "b"
     for folder, value in (("images", 40), ("labels", 1)):
         (second / folder).mkdir(parents=True)
@@ -280,7 +333,7 @@ def test_replayed_data_sets(tmp_path: Path) -> None:
     first, old = write(tmp_path / "a", {"liver": 1}), write(tmp_path / "b", {"spleen": 1}, cases=list("pqrstuvwxyz"))
     plan = plan_bundle(first, tmp_path / "out", Choices(), replay=[old])
     assert "data set 2 (replayed): 11 cases with spleen" in [text for _, text in plan_rows(plan)]
-    assert "at 2 per epoch" in plan["settings"]["max_epochs"]["why"]  # 0.8 x (2 + 2) cases, 2 a step
+    assert "at 1 per epoch" in plan["settings"]["max_epochs"]["why"]  # one new case that trains, and as many old ones
     assert plan_bundle(first, tmp_path / "out", Choices(), replay=[old]) == plan
     with pytest.raises(OutputError, match="planned for data sets with other"):
         plan_bundle(first, tmp_path / "out", Choices(), more=[old])

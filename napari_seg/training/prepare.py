@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from math import ceil, prod
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -366,8 +366,12 @@ def _make(
     outputs = len(class_names(values, bool(regions)))
     parts = len(values_of.parts) if values_of is not None and values_of.parts else None
     share = choices.settings.get("replay_share", 0.5)
-    shown = passage_length(len(dataset.cases) - len(dataset.replayed), len(dataset.replayed), share)
-    of_epoch = replace(found, cases=shown, trained_on=ceil(trained_on * shown / len(dataset.cases)))
+    others, replayed = len(dataset.cases) - len(dataset.replayed), len(dataset.replayed)
+    of_epoch = replace(
+        found,
+        cases=passage_length(others, replayed, share),
+        trained_on=passage_length(max(1, trained_on - replayed), replayed, share),  # replayed cases only train
+    )
     plan, network = _plan_network(of_epoch, choices, device, outputs, parts, compared=timing is not None)
     if regions and "regions" not in choices.options:
         plan.use("regions", "the data set's classes overlap: each gets a sigmoid of its own")

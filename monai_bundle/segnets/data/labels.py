@@ -379,8 +379,8 @@ def match_names(
 ) -> dict[int, list[int | str]]:
     """Return number -> values of the missing classes that match a name in the data set, as in `label_values`."""
     found = {number: name for number in missing for name in names if name.lower() == missing[number].lower()}
-    left = [name for name in names if name.lower() not in {c.lower() for c in classes.values()} and _words(name)]
-    fits = {number: [name for name in left if _words(name) <= _words(its)] for number, its in classes.items()}
+    left = [name for name in names if name.lower() not in {c.lower() for c in classes.values()} and words_in(name)]
+    fits = {number: [name for name in left if words_in(name) <= words_in(its)] for number, its in classes.items()}
     for number in missing.keys() - found.keys():
         if len(fits[number]) == 1 and sum(fits[number][0] in others for others in fits.values()) == 1:
             found[number] = fits[number][0]
@@ -388,7 +388,7 @@ def match_names(
     return {number: list(names[name]) for number, name in found.items()}
 
 
-def _words(name: str) -> set[str]:
+def words_in(name: str) -> set[str]:
     """Return the words of a name in lower case and one spelling, with negations joined: {"nonenhancing", "tumor"}."""
     joined = re.sub(r"(?<![^\W_])(non|not|no|un)[\W_]+", r"\1", name.lower()).replace("tumour", "tumor")
     return set(re.findall(r"[^\W_]+", joined))

@@ -22,7 +22,8 @@ class Split:
 
     The split depends only on the names of the cases (or their order in dataset.json) and on the arguments, so training,
     evaluation and inference agree on it. All scans of a patient are in the same part. If the data set states parts or
-    folds, these are used: its test part is never trained on.
+    folds, these are used: its test part is never trained on. Replayed cases only train, in every fold: they may have
+    trained the weights that this training begins from. Where a part is stated for them, they are in that one.
 
     Args:
         dataset: as `find_dataset` returns.
@@ -98,7 +99,11 @@ class Split:
         if fold is None and stated["training"] and stated["validation"]:
             return stated
         test = stated["test"]
-        patients = {who: cases for who, cases in patients.items() if part_of.get(who) != "test"}
+        of_replayed = {self.dataset.patients[name] for name in self.dataset.replayed}
+        replayed = [cases for who, cases in patients.items() if who in of_replayed and part_of.get(who) != "test"]
+        patients = {
+            who: cases for who, cases in patients.items() if who not in of_replayed and part_of.get(who) != "test"
+        }
         needed = folds if fold is not None else 2
         if len(patients) < needed:
             raise TrainingError(
@@ -116,15 +121,16 @@ class Split:
             fold_of = self._stated_folds(names) or dict(zip(names, cycle(range(folds)), strict=False))
             training = [patients[name] for name in names if fold_of[name] != fold]
             return {
-                "training": training,
+                "training": [*training, *replayed],
                 "validation": [patients[n] for n in names if fold_of[n] == fold],
                 "test": test,
             }
         if test:
             first, _ = _split_points(len(order), (*self.fractions[:2], 0))
-            return {"training": order[:first], "validation": order[first:], "test": test}
+            return {"training": [*order[:first], *replayed], "validation": order[first:], "test": test}
         first, second = _split_points(len(order), self.fractions)
-        return {"training": order[:first], "validation": order[first:second], "test": order[second:]}
+        training = [*order[:first], *replayed]
+        return {"training": training, "validation": order[first:second], "test": order[second:]}
 
     def _stated(self, of_cases: Mapping[str, _Group]) -> dict[str, _Group]:
         """Return patient -> part or fold, from that of each case.

@@ -68,6 +68,7 @@ class Checkpoints:
         validator: MONAI's evaluator, whose key metric determines the best weights.
         objects: name -> further object whose state belongs to the run: history, early stopping, ...
         data: name of a case -> digest of its files, from `segnets.data.check`; a run resumes only with equal digests.
+        settings: name -> further setting that must not change.
         every_minutes: minutes between checkpoints; the first comes after at most one minute, the last at the end.
         every_steps: steps between additional checkpoints.
         resume: resume the run in `folder`, if there is one; False: refuse to start if there is one.
@@ -85,6 +86,7 @@ class Checkpoints:
         validator: Engine | None = None,
         objects: Mapping[str, Stateful] | None = None,
         data: Mapping[str, str] | None = None,
+        settings: Mapping[str, Any] | None = None,
         every_minutes: float = 5.0,
         every_steps: int | None = None,
         resume: bool = True,
@@ -95,6 +97,7 @@ class Checkpoints:
         self.validator = validator
         self.objects = dict(objects or {})
         self.data = data
+        self.settings = {name: str(value) for name, value in (settings or {}).items()}
         self.every_minutes = every_minutes
         self.every_steps = every_steps
         self.resume = resume
@@ -120,7 +123,8 @@ class Checkpoints:
                 "run.in_use",
                 f"another process trains in {self.folder}; wait for its end, stop it, or give another output_dir",
             )
-        self._identity = _identity(trainer, self.data)  # before the first step: random transforms keep their last draw
+        # before the first step: random transforms keep their last draw
+        self._identity = _identity(trainer, self.data) | self.settings
         if self.resume:
             self._load(trainer)
         elif has_checkpoint(self.folder):

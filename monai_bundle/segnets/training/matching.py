@@ -12,6 +12,8 @@ n is the number of its old classes, and k_old the number of new classes that an 
 - A merged class (n > 1) should have the sum of its classes' probabilities, log(exp z_1 + ... + exp z_n). This is no
   linear function; the mean plus log n is its tangent where the classes are equally probable, and never above it. So at
   the borders to other classes a merged class begins a little too small, and never too large.
+- Regions, which have a sigmoid each, need not exclude each other: those from one class all begin with its probability,
+  and one from several regions with the mean of their logits.
 - A class without an origin begins as a part of background, as its voxels were annotated before (Cermelli et al. 2020,
   Modeling the background for incremental learning in semantic segmentation, CVPR): the other classes stay as they were.
 """
@@ -66,17 +68,19 @@ class Origins:
         """
         uses = Counter(index for of_class in self.origins for index in of_class)
         result = own.clone()
-        old_background = self._index(self.old)
+        old_background, new_background = self._index(self.old), self._index(self.new)
         for number, of_class in enumerate(self.origins):
             if not of_class:
                 continue
-            rows = [weight[index].float() - constants * log(uses[index]) for index in of_class]
-            row = torch.stack(rows).mean(0) + constants * log(len(rows))
-            if self._index(self.new) is None and old_background is not None:
+            divided = constants if new_background is not None else 0
+            merged = constants if old_background is not None else 0
+            rows = [weight[index].float() - divided * log(uses[index]) for index in of_class]
+            row = torch.stack(rows).mean(0) + merged * log(len(rows))
+            if new_background is None and old_background is not None:
                 row = row - weight[old_background].float()  # a sigmoid of its own, in place of a softmax
             result[number] = row.to(own.dtype)
-        if self._index(self.old) is None and (background := self._index(self.new)) is not None:
-            result[background] = 0
+        if old_background is None and new_background is not None:
+            result[new_background] = 0
         return result
 
     @staticmethod
@@ -139,10 +143,11 @@ def match_classes(
 
 
 def match_channels(new: Sequence[str], old: Sequence[str]) -> list[int | None] | None:
-    """Return the index of the old channel of the same name for each new one; None if no name is the same."""
+    """Return the index of the old channel of the same name for each new one; None if no name, or one twice, fits."""
     indices = {name.casefold(): number for number, name in enumerate(old)}
     found = [indices.get(name.casefold()) for name in new]
-    return found if len(indices) == len(old) and any(index is not None for index in found) else None
+    known = [index for index in found if index is not None]
+    return found if known and len(indices) == len(old) and len(set(known)) == len(known) else None
 
 
 def in_order(names: Names | None) -> tuple[str, ...]:

@@ -160,13 +160,18 @@ def _heads(network: torch.nn.Module, given: State, origins: Origins) -> list[str
     """Return the names of the weights and biases of the last layers, which give the logits of the classes.
 
     They are the convolutions with as many outputs as there are classes. If another layer takes so many inputs, one that
-    is not the last may have so many outputs too; then those without a normalisation count, with a kernel of 1.
+    is not the last may have so many outputs too; then those with a bias and a kernel of 1 count, but not those that
+    MONAI's `Convolution` normalises.
     """
     new, old = len(origins.new), len(origins.old)
     layers = {name: module for name, module in network.named_modules() if isinstance(module, _ConvNd)}
     found = {name: layer for name, layer in layers.items() if layer.out_channels == new}
     if any(layer.in_channels == new for layer in layers.values()):
-        found = {n: layer for n, layer in found.items() if set(layer.kernel_size) == {1} and n.split(".")[-1] != "conv"}
+        found = {
+            name: layer
+            for name, layer in found.items()
+            if set(layer.kernel_size) == {1} and layer.bias is not None and name.split(".")[-1] != "conv"
+        }
     names = [f"{name}.{what}" for name in found for what in ("weight", "bias")]
     own = network.state_dict()
     return [

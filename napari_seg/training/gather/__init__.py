@@ -12,5 +12,6 @@ colours   label maps in colours, by the table of colours beside them
 frames    pairs of which every frame or page becomes a case
 labels    the label maps of a pair as one array on the grid of the scan; one value for each name in all cases
 combine   several data sets as one, with one table of classes
+patients  which patients several data sets have in common
 write     the cases on disk, with a record from which the next start continues
 """

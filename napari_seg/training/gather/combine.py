@@ -14,7 +14,7 @@ import re
 import shutil
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +37,13 @@ from napari_seg.training.gather.frames import Fault
 from napari_seg.training.gather.gather import Continued, Gathered, gather, list_faults
 from napari_seg.training.gather.labels import MAX_VALUE
 from napari_seg.training.gather.pair import PassedOver, unread_files
+from napari_seg.training.gather.patients import (
+    CaseSource,
+    as_paths,
+    count_equal_names,
+    folder_of,
+    number_patients,
+)
 from napari_seg.training.gather.write import RECORD, check_no_link, make_folders, recorded_names
 from napari_seg.volume import Volume, as_labels, labels_in, smallest_label_type
 
@@ -88,7 +95,7 @@ def combine(
     """Combine data sets into one; call it within `with_segnets`.
 
     Each is found and, if training does not read it as it is, converted as if it were alone. Patients of different data
-    sets are different, except for those of one folder or with an image in common.
+    sets are different, except for those of one folder or with an image in common (`number_patients`).
 
     Args:
         dataset_dirs: two or more data sets.
@@ -116,12 +123,19 @@ def combine(
     datasets: list[Dataset] = []
     left: list[PassedOver] = []
     notices: list[Notice] = []
+    origins: list[Mapping[str, CaseSource]] = []
     for number, path in enumerate(dataset_dirs, 1):
         folder = into / f"set{number}"
         of_set = Continued(partial(_check_set, folder, number), continued.is_dry) if continued else None
         converted = gather(path, folder, reading, report, marker, own=into.parent, continued=of_set)
         found = find_dataset(path, **reading) if converted is None else find_dataset(folder, "decathlon")
         datasets.append(found)
+        if converted is None:
+            folder = folder_of(path)
+            listed = [(case["name"], as_paths(case["image"])) for case in found.cases]
+            origins.append({name: CaseSource(folder, found.patients[name], images) for name, images in listed})
+        else:
+            origins.append(converted.sources)
         left += unread_files(found.unread) if converted is None else converted.passed_over
         notices += () if converted is None else converted.notices
         if found.layout != "voc" and may_share_patients(found.patients.values()):
@@ -146,7 +160,11 @@ def combine(
         names.get(name, name): [value for of_value, value in table.items() if name in of_value]
         for name in dict.fromkeys(name for of_value in table for name in sorted(of_value))
     }
-    patients = _patients(dataset_dirs, datasets)
+    patients = _patients(origins, report)
+    for name, parts in labels.items():
+        if len(parts) > 1 and name != IGNORE:
+            complete = [str(source.number) for source in sources if _is_complete(name, parts, source.known)]
+            report(f"{name} ({', '.join(map(str, parts))}) is annotated in data set {', '.join(complete) or 'none'}")
     training = []
     for (number, own), name in cases.items():
         source, case = sources[number - 1], sources[number - 1].dataset.cases[own]
@@ -314,16 +332,27 @@ def _numbered(
 def _labelled(source: _Source, table: Mapping[frozenset[str], int], labels: Mapping[str, Sequence[Any]]) -> set[int]:
     """Return the values that are annotated in a data set: those of the classes that it knows.
 
-    A class of the training that is made of several names is known completely if the data set has the name itself
-    (`kidney` of kidney, left kidney, right kidney), or all the others.
+    A class of the training that is made of several names counts if all of them are annotated (`_is_complete`).
     """
     known = source.known
     for name, parts in labels.items():
-        words = {str(part).casefold() for part in parts}
-        others = words - {name.casefold()}
-        if name.casefold() in words & source.known or (others and others <= source.known):
-            known |= words
+        if _is_complete(name, parts, source.known):
+            known |= {str(part).casefold() for part in parts}
     return {value for of_value, value in table.items() if of_value <= known}
+
+
+def _is_complete(name: str, parts: Sequence[Any], known: set[str]) -> bool:
+    """Return whether a data set with the classes `known` annotates all of a class that is made of several names.
+
+    It has all the names; or the class has a name of its own that all the others contain, as kidney of kidney, left
+    kidney and right kidney, and the data set has this one or all the others.
+    """
+    from segnets.data.labels import words_in
+
+    words, own = {str(part).casefold() for part in parts}, name.casefold()
+    others = words - {own}
+    is_whole = own in words and bool(others) and all(words_in(own) <= words_in(other) for other in others)
+    return words <= known or (is_whole and (own in known or others <= known))
 
 
 def _named_cases(sources: Sequence[_Source]) -> dict[tuple[int, int], str]:
@@ -343,27 +372,17 @@ def _named_cases(sources: Sequence[_Source]) -> dict[tuple[int, int], str]:
     }
 
 
-def _patients(dataset_dirs: Sequence[Path], datasets: Sequence[Dataset]) -> dict[tuple[int, str], int]:
+def _patients(sources: Sequence[Mapping[str, CaseSource]], report: Callable[[str], None]) -> dict[tuple[int, str], int]:
     """Return (number of the data set, name of the case) -> number of the patient."""
-    patient_of: dict[tuple[int, str], tuple[Path, str]] = {}
-    same: dict[tuple[Path, str], tuple[Path, str]] = {}
-
-    def first(key: tuple[Path, str]) -> tuple[Path, str]:
-        while same.get(key, key) != key:
-            key = same[key]
-        return key
-
-    of_image: dict[Path, tuple[Path, str]] = {}
-    for number, (path, dataset) in enumerate(zip(dataset_dirs, datasets, strict=True), 1):
-        folder = path.resolve() if path.is_dir() else path.resolve().parent
-        for case in dataset.cases:
-            key = folder, dataset.patients[case["name"]]
-            patient_of[number, case["name"]] = key
-            for image in case["image"] if isinstance(case["image"], list) else [case["image"]]:
-                known = of_image.setdefault(Path(image).resolve(), key)
-                same[first(key)] = first(known)
-    numbers: dict[tuple[Path, str], int] = {}
-    return {case: numbers.setdefault(first(key), len(numbers) + 1) for case, key in patient_of.items()}
+    patients = number_patients(
+        {(number, name): source for number, of_set in enumerate(sources, 1) for name, source in of_set.items()}
+    )
+    if count := count_equal_names(patients):
+        report(
+            f"{count} names of cases are in several data sets with different images: they count as different patients; "
+            "if they are the same ones, combine the label maps of each case first"
+        )
+    return patients
 
 
 def _write_labels(
@@ -436,7 +455,10 @@ def _write_label(label: Path, target: Path, source: _Source) -> None:
     Raises:
         InputError: it can't be read; `label.values`, it holds values that its data set does not name.
     """
+    from segnets.data.file_facts import read_facts
+
     if not source.is_renumbered and label.name.lower().endswith((".nii.gz", ".png")):
+        _check_values(map(int, read_facts(str(label), True).get("values", ())), source)
         with atomic_file(target, target.suffix) as hidden:
             shutil.copyfile(label, hidden)
         return
@@ -446,10 +468,7 @@ def _write_label(label: Path, target: Path, source: _Source) -> None:
         volume = Scan(label.name, "nifti", (label,)).read(one_slice=True)
     array = as_labels(volume.array[0], label.name)
     present = labels_in(array)
-    if unknown := [value for value in present if value not in source.values]:
-        expected = ", ".join(map(str, sorted(source.values)))
-        text = f"values {', '.join(map(str, unknown[:6]))}; expected {expected}, which data set {source.number} names"
-        raise InputError("label.values", f"{text}; correct them, or name them in its labels.json")
+    _check_values(present, source)
     new = np.zeros(max(present) + 1, smallest_label_type(max(source.values.values())))
     new[present] = [source.values[value] for value in present]
     if is_image2d(label):
@@ -457,6 +476,18 @@ def _write_label(label: Path, target: Path, source: _Source) -> None:
             Image.fromarray(np.ascontiguousarray(_pixels(new[array]))).save(hidden)
     else:
         write_map(new[array], volume.grid, target)
+
+
+def _check_values(present: Iterable[int], source: _Source) -> None:
+    """Check that a data set names the values in one of its label maps.
+
+    Raises:
+        InputError: `label.values`.
+    """
+    if unknown := sorted(set(present) - source.values.keys()):
+        expected = ", ".join(map(str, sorted(source.values)))
+        text = f"values {', '.join(map(str, unknown[:6]))}; expected {expected}, which data set {source.number} names"
+        raise InputError("label.values", f"{text}; correct them, or name them in its labels.json")
 
 
 def _read_2d(files: Sequence[Path]) -> Volume:

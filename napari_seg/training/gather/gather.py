@@ -27,6 +27,7 @@ from napari_seg.training.gather.dicom import dicom_pairs
 from napari_seg.training.gather.frames import Fault, as_stacks, count_frames, in_frames
 from napari_seg.training.gather.named import named_pairs
 from napari_seg.training.gather.pair import Pair, PassedOver, passed_over, unread_files, with_distinct_names
+from napari_seg.training.gather.patients import CaseSource, folder_of
 from napari_seg.training.gather.polygons import polygon_pairs
 from napari_seg.training.gather.write import RECORD, describe_notices, recorded_names, write_cases, written_names
 from napari_seg.training.write import PLAN
@@ -52,6 +53,7 @@ class Gathered:
         notices: what was noticed while reading, by code.
         data_sets: {"cases", "classes", "values"} of each data set that was combined, see `combine`; else empty.
         listed: name of a case -> values of the structures that its files list, with voxels or without.
+        sources: name of a case -> its files before the conversion; may hold identifiers, so it is never written.
     """
 
     folder: Path
@@ -59,6 +61,7 @@ class Gathered:
     notices: tuple[Notice, ...]
     data_sets: tuple[dict[str, Any], ...] = ()
     listed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    sources: Mapping[str, CaseSource] = field(default_factory=dict, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for plan.json."""
@@ -149,7 +152,7 @@ def gather(
         if recorded_names(into) is not None or all(pair.frame is None for pair in pairs):
             continued.check(written_names(pairs, into), ())
         if continued.is_dry:
-            return Gathered(into, left, ())
+            return Gathered(into, left, (), sources=_sources(pairs, dataset_dir))
     if marker is not None:
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
@@ -175,7 +178,15 @@ def gather(
         empty = f"; {written.empty} without labels were left out, because they may not be annotated"
         text = f"{frames} frames or pages are cases of their own{empty if written.empty else ''}"
         notices.append(Notice("data.frames", text))
-    return Gathered(into, left, tuple(notices), listed=written.listed)
+    return Gathered(into, left, tuple(notices), listed=written.listed, sources=_sources(pairs, dataset_dir))
+
+
+def _sources(pairs: Sequence[Pair], dataset_dir: Path) -> dict[str, CaseSource]:
+    folder = folder_of(dataset_dir)
+    return {
+        pair.name: CaseSource(folder, pair.patient or pair.name, tuple(scan.files[0] for _, scan in pair.images))
+        for pair in pairs
+    }
 
 
 _LOOKED_AT = 3

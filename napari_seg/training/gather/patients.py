@@ -1,0 +1,91 @@
+"""Number the patients of several data sets: those with an image in common are one patient."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+_BLOCKS = 16
+_BLOCK_BYTES = 1 << 16
+
+
+class CaseSource(NamedTuple):
+    """Where a case of a data set came from, before it was converted.
+
+    Attributes:
+        folder: folder of its data set; equal patients in one folder are one patient.
+        patient: name of its patient.
+        images: files of its image.
+    """
+
+    folder: Path
+    patient: str
+    images: tuple[Path, ...]
+
+
+def number_patients(cases: Mapping[tuple[int, str], CaseSource]) -> dict[tuple[int, str], int]:
+    """Return (number of the data set, name of the case) -> number of the patient, from 1.
+
+    Images are the same if they are one file, or files of equal content in different data sets.
+
+    Args:
+        cases: (number of the data set, name of the case) -> its source.
+    """
+    joined: dict[tuple[Path, str], tuple[Path, str]] = {}
+
+    def first(key: tuple[Path, str]) -> tuple[Path, str]:
+        while joined.get(key, key) != key:
+            key = joined[key]
+        return key
+
+    of_file: dict[Path, tuple[Path, str]] = {}
+    of_size: defaultdict[int, dict[Path, int]] = defaultdict(dict)
+    for (number, _), source in cases.items():
+        key = (source.folder, source.patient)
+        for image in source.images:
+            path = image.resolve()
+            joined[first(key)] = first(of_file.setdefault(path, key))
+            of_size[path.stat().st_size][path] = number
+    of_content: dict[str, tuple[Path, str]] = {}
+    for files in of_size.values():
+        if len(set(files.values())) > 1:
+            for path in files:
+                key = of_file[path]
+                joined[first(key)] = first(of_content.setdefault(_digest(path), key))
+    numbers: dict[tuple[Path, str], int] = {}
+    return {
+        case: numbers.setdefault(first((source.folder, source.patient)), len(numbers) + 1)
+        for case, source in cases.items()
+    }
+
+
+def count_equal_names(patients: Mapping[tuple[int, str], int]) -> int:
+    """Return the number of names of cases that several data sets have for different patients."""
+    of_name: defaultdict[str, set[tuple[int, int]]] = defaultdict(set)
+    for (number, name), patient in patients.items():
+        of_name[name.casefold()].add((number, patient))
+    return sum(len({n for n, _ in found}) > 1 and len({p for _, p in found}) > 1 for found in of_name.values())
+
+
+def _digest(path: Path) -> str:
+    """Return a digest of the size of a file and of blocks that are spread over it."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as stream:
+        for number in range(_BLOCKS):
+            stream.seek(number * max(0, size - _BLOCK_BYTES) // (_BLOCKS - 1))
+            digest.update(stream.read(_BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def folder_of(dataset_dir: Path) -> Path:
+    """Return the folder of a data set: itself, or that of a list or an archive."""
+    return dataset_dir.resolve() if dataset_dir.is_dir() else dataset_dir.resolve().parent
+
+
+def as_paths(image: str | Sequence[str]) -> tuple[Path, ...]:
+    """Return the files of a case's image."""
+    return tuple(Path(path) for path in ([image] if isinstance(image, str) else image))
