@@ -16,7 +16,7 @@ from napari_seg.bundles.spec import METADATA, WEIGHTS
 from napari_seg.cli.main import main
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.training.choices import Choices
-from napari_seg.training.folds import cross_validate
+from napari_seg.training.folds import cross_validate, fold_commands
 from napari_seg.training.postprocessing import METRIC, measure_gains, with_kept
 from napari_seg.training.prepare import plan_bundle
 from napari_seg.training.scores import CASES, SUMMARY, read_evaluation
@@ -59,6 +59,25 @@ def test_a_largest_component_is_kept_if_it_helps_and_makes_no_fold_worse(tmp_pat
     assert a.describe() == "a: largest component alone kept: Dice +0.0500"
     assert b.describe() == "b: largest component alone not kept: Dice +0.0667, worse on 1 of 2 folds"
     assert with_kept(folders[0], [a, b]) == {"fold_0_0": {"a": 0.9, "b": 0.5, "c": 0.9}}
+
+
+def test_folds_that_an_older_version_evaluated_have_no_gains(dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    plan_bundle(dataset, out, Choices(folds=2, settings=SETTINGS))
+    scores = {"front": 0.5, "back": 0.5}
+    for fold in range(2):
+        write_fold(out / f"fold_{fold}", (scores, {"front": 0.6, "back": 0.5}))
+        _write_weights(out, fold)
+        (out / f"fold_{fold}" / SUMMARY).touch()
+    old = out / "fold_1"
+    (old / CASES).unlink()
+    (old / SUMMARY).write_text(json.dumps({"mean_dice": {"mean": 0.5, **scores}}))
+    dice = cross_validate(out, dataset, 2, None, report=lambda text: None)
+    assert dice == {"mean": [0.5, 0.5], "front": [0.5, 0.5], "back": [0.5, 0.5]}
+    assert read_evaluation(out) is None
+    assert any("compare_largest" in word for word in fold_commands(out, dataset, 0, 2)[1])
+    (out / "configs" / "compare_largest.yaml").unlink()
+    assert not any("largest" in word for word in fold_commands(out, dataset, 0, 2)[1])
 
 
 def _write_weights(out: Path, fold: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import write_run
+from runs import write_lines, write_run
 
 from napari_seg.training.report import REPORT, page, write_report
 from napari_seg.training.scores import write_scores
@@ -52,6 +52,14 @@ def test_the_report_of_a_run(bundle: Path) -> None:
     assert "30 of 30 planned steps, 20 s of training, best validation in epoch 8" in html
     assert "a large patch &lt;is&gt; preferred" in html
     assert not re.search(r"(src|href)=\"(?!data:)", html)  # self-contained
+
+
+def test_intervals_resample_patients(bundle: Path) -> None:
+    run = write_run(bundle / "training")
+    lines = [json.loads(line) | {"patient": 1} for line in (run / "validation.jsonl").read_text().splitlines()]
+    write_lines(run / "validation.jsonl", lines)
+    write_report(bundle)
+    assert cells((bundle / REPORT).read_text(encoding="utf-8"), ">front<")[3] == "–"  # six cases of one patient
 
 
 def test_the_scores_of_the_test_part_are_shown(bundle: Path) -> None:

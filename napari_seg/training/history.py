@@ -146,7 +146,7 @@ def read_case_scores(
     return found
 
 
-def read_patients(run_folder: Path, file: str | Path) -> dict[str, str]:
+def read_patients(run_folder: Path, file: str | Path = "validation.jsonl") -> dict[str, str]:
     """Return case -> patient in a run's file of scores; a case without a patient is one of its own."""
     lines = [(str(line.get("case")), line.get("patient")) for line in _lines(run_folder / file)]
     return {case: case if patient is None else f"patient {patient}" for case, patient in lines}

@@ -10,14 +10,16 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from napari_seg.evaluation.html import document, strips, table
-from napari_seg.evaluation.statistics import RESAMPLES, summarise
+from napari_seg.evaluation.statistics import RESAMPLES, summarise_table
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.progress import describe_seconds
 from napari_seg.training.comparison import COMPARED_RULE, HEADS
 from napari_seg.training.curves import PAGE, draw_curves
 from napari_seg.training.describe import plan_rows
-from napari_seg.training.history import RUN, RunState, read_case_scores, read_state, run_folders
+from napari_seg.training.history import RUN, RunState, read_case_scores, read_patients, read_state, run_folders
 from napari_seg.training.scores import KEPT_RULE, MEAN, Cases, case_means, explain, read_evaluation, score_rows
 from napari_seg.training.write import PLAN
 from napari_seg.version import __version__
@@ -47,7 +49,8 @@ def write_report(root: Path, runs: Path | None = None, compared: Sequence[Sequen
     cases = {case: scores for folder in folders for case, scores in read_case_scores(folder).items()}
     path = root / REPORT
     path.parent.mkdir(exist_ok=True)
-    atomic_write(path, page(root.name, plan, states, cases, read_evaluation(root), compared))
+    patients = {case: patient for folder in folders for case, patient in read_patients(folder).items()}
+    atomic_write(path, page(root.name, plan, states, cases, read_evaluation(root), compared, patients))
     return path
 
 
@@ -58,6 +61,7 @@ def page(
     cases: Cases,
     evaluation: Mapping[str, Any] | None = None,
     compared: Sequence[Sequence[str]] = (),
+    patients: Mapping[str, str] | None = None,
 ) -> str:
     """Return the page as HTML.
 
@@ -68,6 +72,7 @@ def page(
         cases: scores of the best validations.
         evaluation: scores in the bundle's metadata (see `scores.write_scores`); None before the evaluation.
         compared: rows of the table of compared configurations.
+        patients: case -> patient; intervals resample patients.
     """
     names = list(dict.fromkeys(name for scores in cases.values() for name in scores))
     known = {
@@ -80,7 +85,7 @@ def page(
         {
             "Configurations": _configurations(compared),
             "Evaluation": _evaluation(evaluation),
-            "Dice": _overview(known, cases, _measured_on(plan)),
+            "Dice": _overview(known, cases, _measured_on(plan), patients or {}),
             "Curves": draw_curves(states, PAGE, 960, 460),
             "Distribution": strips(known, "Dice", 3, is_fraction=True),
             "Worst and best cases": "".join(_preview(state, len(states) > 1) for state in states),
@@ -138,13 +143,14 @@ def _measured_on(plan: dict[str, Any] | None) -> str:
     return f"patches of {of_them}" if "validate_patches" in plan["options"] else of_them
 
 
-def _overview(known: Cases, cases: Cases, where: str) -> str:
+def _overview(known: Cases, cases: Cases, where: str, patients: Mapping[str, str]) -> str:
     if not known:
         return ""
     means = {case: mean for case, mean in case_means(cases).items() if math.isfinite(mean)}
     rows = []
     for name, row in (*known.items(), (MEAN, means)):
-        summary = summarise(list(row.values()))
+        table_of_row = np.array(list(row.values()), dtype=np.float64)[:, None]
+        summary = summarise_table(table_of_row, [patients.get(case, case) for case in row])
         interval = "–" if math.isnan(summary.low) else f"{summary.low:.3f} to {summary.high:.3f}"
         worst = min(row, key=lambda case: row[case], default=None)
         lowest = "–" if worst is None else f"{row[worst]:.3f} ({escape(worst)})"
@@ -153,7 +159,7 @@ def _overview(known: Cases, cases: Cases, where: str) -> str:
     heads = ["structure", "cases", "mean", "95 % interval", "median", "lowest"]
     return table(heads, rows, text=(0,)) + (
         "<p>Means over the cases in which the result or the reference contains the structure; for the last row, each "
-        "case is averaged over its structures first. The interval holds for the mean (bootstrap over cases, "
+        "case is averaged over its structures first. The interval holds for the mean (bootstrap over patients, "
         f"{RESAMPLES} resamples). {_OPTIMISTIC.format(where=where)}</p>"
     )
 
