@@ -88,3 +88,6 @@ def test_without_a_case_nothing_is_written(bundle: Path) -> None:
     write_scores(bundle, "test", {}, {})
     assert (bundle / METADATA).read_text() == before
     assert read_evaluation(bundle / "nothing") is None
+    for damaged in ("[]", "{", '{"napari_seg": 1}', '{"napari_seg": {"evaluation": {"part": "test", "dice": [{}]}}}'):
+        (bundle / METADATA).write_text(damaged)
+        assert read_evaluation(bundle) is None

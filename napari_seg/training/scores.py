@@ -142,12 +142,16 @@ def write_scores(
 
 
 def read_evaluation(root: Path) -> dict[str, Any] | None:
-    """Return the scores in a bundle's metadata, as `write_scores` writes them; None if there are none."""
+    """Return the scores in a bundle's metadata, as `write_scores` writes them; None without any."""
     try:
         metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        entry: dict[str, Any] = metadata["napari_seg"][EVALUATION]
+        # what the terminal and the report show must be there
+        score_rows(entry)
+        explain(entry)
+        [f"{one['structure']}{one['gain']:f}{one['kept']}" for one in entry.get("largest component", ())]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
-    entry: dict[str, Any] | None = metadata.get("napari_seg", {}).get(EVALUATION)
     return entry
 
 
