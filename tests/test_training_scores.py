@@ -23,6 +23,7 @@ from napari_seg.training.scores import (
     score_rows,
     write_scores,
 )
+from napari_seg.training.write import PLAN
 
 sys.path.insert(0, str(shipped_root()))
 
@@ -91,3 +92,14 @@ def test_without_a_case_nothing_is_written(bundle: Path) -> None:
     for damaged in ("[]", "{", '{"napari_seg": 1}', '{"napari_seg": {"evaluation": {"part": "test", "dice": [{}]}}}'):
         (bundle / METADATA).write_text(damaged)
         assert read_evaluation(bundle) is None
+
+
+def test_scores_after_fine_tuning_name_what_the_initial_weights_may_have_seen(bundle: Path) -> None:
+    (bundle / PLAN).write_text(json.dumps({"choices": {"fine_tune": {"file": "../old/models/model.pt"}}}))
+    write_scores(bundle, "test", {"c0": {"front": 0.8}}, {})
+    entry = read_evaluation(bundle)
+    assert entry is not None
+    assert "the initial weights of the fine-tuning may have seen these cases" in explain(entry)
+    (bundle / PLAN).write_text(json.dumps({"choices": {}}))
+    write_scores(bundle, "test", {"c0": {"front": 0.8}}, {})
+    assert "initial weights" not in explain(read_evaluation(bundle) or {})

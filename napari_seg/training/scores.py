@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from napari_seg.evaluation.statistics import Summary, summarise_table
 from napari_seg.formats.atomic import atomic_write
 from napari_seg.training import history
 from napari_seg.training.history import read_case_scores
+from napari_seg.training.write import PLAN
 
 EVALUATION = "evaluation"
 """Folder of an evaluation inside the folder of a run, and its entry in the metadata, under `napari_seg`."""
@@ -97,13 +99,16 @@ def score_rows(entry: Mapping[str, Any]) -> list[list[str]]:
 
 def explain(entry: Mapping[str, Any]) -> str:
     """Return what the scores of an entry were measured on."""
+    seen = ""
+    if entry.get("fine-tuned"):
+        seen = "; the initial weights of the fine-tuning may have seen these cases before, then it is optimistic"
     return {
         "test": "measured on the test part, which neither trained nor selected the weights",
         "validation": "there is no test part: measured on the validation part, which also selected the best epoch, so "
         "slightly optimistic",
         "cross-validation": "each case is measured by the fold that it did not train, but whose best epoch it helped "
         "to select, so slightly optimistic",
-    }[entry["part"]]
+    }[entry["part"]] + seen
 
 
 def write_scores(
@@ -135,10 +140,17 @@ def write_scores(
         "grid": "of the images",
         "interval": "95 % of the mean, bootstrap over patients",
         "dice": [{"structure": name, **_plain(summary)} for name, summary in summaries.items()],
+        **({"fine-tuned": True} if _is_fine_tuned(root) else {}),
         **({"largest component": list(postprocessing)} if postprocessing else {}),
     }
     metadata["napari_seg"] = {**metadata.get("napari_seg", {}), EVALUATION: entry}
     atomic_write(root / METADATA, json.dumps(metadata, indent=4) + "\n")
+
+
+def _is_fine_tuned(root: Path) -> bool:
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        return bool(json.loads((root / PLAN).read_text(encoding="utf-8"))["choices"].get("fine_tune"))
+    return False
 
 
 def read_evaluation(root: Path) -> dict[str, Any] | None:
