@@ -65,6 +65,9 @@ def test_the_largest_component_is_that_of_the_whole_result() -> None:
     kept = AsMasksd(3, largest=[2])(data)
     assert kept["pred"][1:].tolist() == [masks["pred"][1].tolist(), masks["pred_largest"][2].tolist()]
     assert "pred_largest" not in kept
+    regions = {"pred": logits_of([0, 1, 0, 1, 1], count=2), "label": label_of(1, 2, 0, 1, -1)}
+    found = AsMasksd(2, NESTED, compare=True)(regions)["pred_largest"]
+    assert found[2].tolist() == [[0, 0, 0, 1, 0]]  # the last voxel is ignored
 
 
 def test_a_class_that_a_case_lacks_does_not_count() -> None:
