@@ -284,7 +284,7 @@ def test_a_bundle_is_made_inside_its_folder_and_begun_anew_after_a_kill(
     (out / "configs" / "old.yaml").touch()
     with monkeypatch.context() as patch:
         seen = []
-        patch.setattr(prepare, "_make", lambda *args: seen.append([path.name for path in tmp_path.iterdir()]))
+        patch.setattr(prepare, "make_bundle", lambda *args: seen.append([path.name for path in tmp_path.iterdir()]))
         plan_bundle(dataset, out, Choices())
         assert seen == [["out"]]
     plan_bundle(dataset, out, Choices())

@@ -1,0 +1,288 @@
+"""Make a bundle: check the data set, plan network and training, and write configs, metadata and plan."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_seg.errors import BundleError, TrainingError
+from napari_seg.training.choices import IGNORE, READING, Choices, check_names, check_packages, identity, named_labels
+from napari_seg.training.gather.gather import Gathered
+from napari_seg.training.gather.pair import unread_files
+from napari_seg.training.history import RUN
+from napari_seg.training.time_plan import fit_time
+from napari_seg.training.write import PLAN
+
+if TYPE_CHECKING:
+    from segnets.data import Dataset
+
+    from napari_seg.training.fingerprint import Fingerprint
+    from napari_seg.training.memory_plan import Device
+    from napari_seg.training.plan import TrainingPlan
+
+MAX_WORKERS = 8
+UNFINISHED = f"{PLAN}.unfinished"
+"""Marker of an incomplete bundle; after a kill, the next run starts it again."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How to time a training: the folder of its data set, and max_minutes and max_epochs of this start, if given."""
+
+    dataset_dir: Path
+    limits: dict[str, float]
+
+
+def make_bundle(
+    dataset: Dataset,
+    root: Path,
+    out: Path,
+    choices: Choices,
+    trained_on: int,
+    timing: Timing | None,
+    converted: Gathered | None,
+) -> dict[str, Any]:
+    """Check a data set, plan its training, write the bundle, and return the content of its plan.json.
+
+    Args:
+        dataset: the data set that the training reads.
+        root: folder that the bundle is written into.
+        out: folder that it is meant for; another one in a dry run.
+        choices: choices of the user.
+        trained_on: number of cases that train.
+        timing: how to time the training; None: it is not timed.
+        converted: how the data set was converted; None: it is read as it is.
+    """
+    from segnets.data import ClassValues, check
+    from segnets.data.epochs import passage_length
+    from segnets.data.file_facts import read_all
+    from segnets.data.labels import ranges
+
+    from napari_seg.training.advice import advise
+    from napari_seg.training.fingerprint import fingerprint
+    from napari_seg.training.label_table import label_table
+    from napari_seg.training.memory_plan import find_device
+    from napari_seg.training.write import class_names, fine_tuning_rate, networks, write_bundle
+
+    if choices.network not in (None, *networks()):
+        raise BundleError(
+            "bundle.network_name", f"found network {choices.network!r}; expected one of {', '.join(networks())}"
+        )
+    name = out.name
+    check_packages(choices.options)
+    check_names([name, *choices.labels, *dataset.labels, *dataset.channels])
+    labels = named_labels(choices.labels, dataset)
+    if converted and converted.data_sets:
+        labels.pop(IGNORE, None)  # its values are those of the single data sets
+    if IGNORE in labels:
+        added = {value for low, high in ranges(labels[IGNORE]) for value in range(low, high + 1)}
+        dataset = replace(dataset, ignored=tuple(sorted({*dataset.ignored, *added})))
+    classes = {label: values for label, values in labels.items() if label != IGNORE} or dataset.labels
+    if classes and not set(classes) - {"background"}:
+        raise TrainingError("labels.no_class", "the labels name nothing but background; expected a class")
+    regions = _regions(dataset, classes, choices)
+    names = {str(number): label for number, label in enumerate(class_names(classes, bool(regions)))}
+    slices = choices.settings.get("annotated_slices")
+    values_of = ClassValues(dataset, names, labels or None, bool(regions), slices)
+    facts = read_all(dataset.cases, root / RUN / "cache")
+    check(dataset, values_of if classes else None, allow_empty=choices.settings.get("allow_empty", False), facts=facts)
+    found = replace(
+        fingerprint(dataset, facts, every_case=choices.plan == "nnunet"),
+        trained_on=trained_on,
+        is_sparse=bool(dataset.ignored) or "annotated_slices" in choices.settings,
+    )
+    values = {label: list(of_label) for label, of_label in _classes(found, classes).items()}
+    values |= {label: list(of_label) for label, of_label in labels.items() if label == IGNORE}
+    device = find_device()
+    outputs = len(class_names(values, bool(regions)))
+    parts = len(values_of.parts) if values_of is not None and values_of.parts else None
+    share = choices.settings.get("replay_share", 0.5)
+    others, replayed = len(dataset.cases) - len(dataset.replayed), len(dataset.replayed)
+    of_epoch = replace(
+        found,
+        cases=passage_length(others, replayed, share),
+        trained_on=passage_length(max(1, trained_on - replayed), replayed, share),  # replayed cases only train
+    )
+    plan, network = _plan_network(of_epoch, choices, device, outputs, parts, compared=timing is not None)
+    if regions and "regions" not in choices.options:
+        plan.use("regions", "the data set's classes overlap: each gets a sigmoid of its own")
+    if choices.fine_tune:
+        why = "a tenth of the usual rate, so that the initial weights are not lost"
+        plan.set("learning_rate", fine_tuning_rate(choices.options), why)
+    settings = choices.settings
+    if converted:  # the converted data set is read as such, however the data set of the user is read
+        settings = {key: value for key, value in settings.items() if key not in READING}
+        settings |= {"anywhere": True} if converted.data_sets else {}
+    write_bundle(root, name, plan, found, values, replace(choices, settings=settings), regions)
+    named = {label: of_label for label, of_label in values.items() if label != IGNORE}
+    table = label_table(dataset, facts, named, converted.listed if converted else None)
+    written = {
+        "dataset": identity(dataset),
+        "choices": choices.as_dict(),
+        "fingerprint": found.as_dict(),
+        "labels": values,
+        **({"regions": regions} if regions else {}),
+        "label table": [row._asdict() | {"remarks": list(row.remarks)} for row in table],
+        "options": {option: plan.why[option] for option in plan.options},
+        "settings": {key: {"value": value, "why": plan.why[key]} for key, value in plan.settings.items()},
+        "network": network,
+        "advice": advise(plan, found),
+    }
+    if choices.fine_tune:
+        weights = (out / choices.fine_tune["file"]).resolve()
+        written["fine-tuning"] = _describe_origins(class_names(values, bool(regions)), weights, choices)
+    elif choices.settings.get("classes_from"):
+        raise TrainingError("weights.classes", "found --classes-from without --fine-tune; expected both, or neither")
+    left = converted.passed_over if converted else unread_files(dataset.unread)
+    written["passed over"] = [asdict(one) for one in left]
+    if converted:
+        written["converted"] = converted.as_dict()
+    if timing is not None:
+        voxels = {path: prod(of_file["shape"]) for path, of_file in facts.items()}
+        fit_time(written, root, timing.dataset_dir, voxels, device.name, timing.limits)
+    (root / UNFINISHED).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    (root / UNFINISHED).replace(root / PLAN)
+    return written
+
+
+def _describe_origins(classes: list[str], weights: Path, choices: Choices) -> str:
+    """Return from which classes of the initial weights those of the new network begin.
+
+    Raises:
+        TrainingError: `weights.classes`, `--classes-from` does not fit them.
+    """
+    from segnets.training.matching import match_classes, stated_names
+
+    classes_from = choices.settings.get("classes_from")
+    origins = match_classes(classes, stated_names(weights)[0], classes_from)
+    if origins is not None:
+        return str(origins)
+    return "no class has the name of one in the initial weights; the last layer is copied only if their number is equal"
+
+
+def _regions(dataset: Dataset, classes: dict[str, Any], choices: Choices) -> dict[str, int]:
+    """Return name -> label in results of classes that overlap, in ascending order of precedence; empty if none do.
+
+    Raises:
+        BundleError: `network.regions`, the network can't segment classes that overlap.
+    """
+    from segnets.data.declarations import region_labels
+    from segnets.data.labels import ranges
+
+    given = classes is not dataset.labels
+    if "regions" not in choices.options and (given or not dataset.regions):
+        return {}
+    if choices.network == "MultiView":
+        raise BundleError("network.regions", "found network MultiView for classes that overlap; expected another one")
+    if not given and dataset.regions:
+        return dict(dataset.regions)
+    values = {
+        name: [value for low, high in ranges(of_class) for value in range(low, high + 1)]
+        for name, of_class in classes.items()
+        if name != "background"
+    }
+    return region_labels(values)
+
+
+def _plan_network(
+    found: Fingerprint, choices: Choices, device: Device, outputs: int, parts: int | None, compared: bool
+) -> tuple[TrainingPlan, dict[str, Any]]:
+    """Return a plan that fits into the memory, and a description of its network with its cost.
+
+    Args:
+        found: fingerprint of the data set.
+        choices: choices of the user.
+        device: device of the training.
+        outputs: number of classes, background included; of regions, if there are.
+        parts: see `make_nnunet_plan`.
+        compared: describe the cost of all presets too.
+    """
+    from napari_seg.training.memory_plan import fit_memory, needed_bytes, split_batch
+    from napari_seg.training.network_cost import NetworkCost, measure_cost
+    from napari_seg.training.network_plan import SIZES
+    from napari_seg.training.nnunet_plan import make_nnunet_plan
+    from napari_seg.training.plan import make_plan
+    from napari_seg.training.write import network_definition, planned_network
+
+    name = choices.network or "UNet"
+    make = partial(
+        make_plan,
+        found,
+        dims=choices.dims,
+        device=device.kind,
+        chosen=choices.settings,
+        network=name,
+        size=choices.size,
+    )
+
+    def cost_of(plan: TrainingPlan) -> NetworkCost | None:
+        try:
+            return measure_cost(
+                lambda: planned_network(plan, found, choices, outputs),
+                len(found.channels),
+                choices.settings.get("patch_size", plan.settings["patch_size"]),
+            )
+        except Exception:  # a network may raise any error; write_bundle builds it again and reports the error
+            return None
+
+    def describe(plan: TrainingPlan, cost: NetworkCost) -> dict[str, Any]:
+        return {
+            "parameters": cost.parameters,
+            "operations per step": cost.operations * plan.settings["batch_size"],
+            "bytes": needed_bytes(plan, cost, device.kind),
+        }
+
+    configuration = None
+    if choices.plan == "nnunet":
+        if name != "UNet" or choices.size is not None:
+            unsuitable = f"--size {choices.size}" if choices.size is not None else f"--network {name}"
+            raise BundleError(
+                "bundle.plan", f"found {unsuitable} beside --plan nnunet, which plans its own U-Net; leave one out"
+            )
+        plan, configuration = make_nnunet_plan(found, outputs, parts=parts, dims=choices.dims, chosen=choices.settings)
+        cost = cost_of(plan)
+        if cost is not None and needed_bytes(plan, cost, device.kind) > device.free_bytes:
+            split_batch(plan, cost, device)
+    else:
+        plan, cost = fit_memory(make, cost_of, found, device)
+    if device.kind == "cuda":
+        workers = min(MAX_WORKERS, max(1, (os.cpu_count() or 2) - 1))
+        plan.set("num_workers", workers, "processes that augment the next cases, so that the GPU does not wait")
+    definition = network_definition(plan, found, choices)
+    arguments = {argument: value for argument, value in definition.items() if argument != "_target_"}
+    network: dict[str, Any] = {
+        "class": name,
+        "size": plan.size,
+        "arguments": plan.network or arguments,
+        "why": plan.network_why,
+    }
+    if cost is not None:
+        network |= describe(plan, cost)
+    if configuration is not None:
+        network["nnU-Net"] = configuration
+    if plan.size is not None and compared:
+        network["sizes"] = {}
+        for size in SIZES:
+            other, of_size = fit_memory(partial(make, size=size), cost_of, found, device)
+            if of_size is not None:
+                network["sizes"][size] = describe(other, of_size)
+    return plan, network
+
+
+def _classes(found: Fingerprint, classes: dict[str, Any]) -> dict[str, Any]:
+    if classes:
+        return classes
+    count = len(found.values)
+    if not 0 < count <= 50:
+        smoothed = "; if they have few classes, they were smoothed or saved as JPEG: export them again" * (count > 50)
+        raise TrainingError(
+            "labels.unnamed",
+            f"the data set has no label names, and its label maps contain {count} values other than 0; "
+            f"name them, for example --labels liver=1 tumour=2,3 vessel=10-19{smoothed}",
+        )
+    return {f"label {value}": [value] for value in found.values}
