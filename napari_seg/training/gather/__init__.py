@@ -11,7 +11,8 @@ polygons  pairs of 2D images and annotations of COCO or labelme
 colours   label maps in colours, by the table of colours beside them
 frames    pairs of which every frame or page becomes a case
 labels    the label maps of a pair as one array on the grid of the scan; one value for each name in all cases
-combine   several data sets as one, with one table of classes
+combine   several data sets as one
+classes   one table of values for the classes of several data sets
 patients  which patients several data sets have in common
 write     the cases on disk, with a record from which the next start continues
 """

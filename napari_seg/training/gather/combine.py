@@ -16,7 +16,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,9 +32,9 @@ from napari_seg.formats.nifti import write_map
 from napari_seg.formats.scan import Scan
 from napari_seg.training.choices import IGNORE
 from napari_seg.training.fingerprint import named_modality
+from napari_seg.training.gather.classes import Source, annotated_values, is_complete, number_classes
 from napari_seg.training.gather.frames import Fault
 from napari_seg.training.gather.gather import Continued, Gathered, gather, list_faults
-from napari_seg.training.gather.labels import MAX_VALUE
 from napari_seg.training.gather.pair import PassedOver, unread_files
 from napari_seg.training.gather.patients import (
     CaseSource,
@@ -52,34 +51,6 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 _LABELS = "labelsTr"
-
-
-@dataclass(frozen=True)
-class _Source:
-    """One of the data sets.
-
-    Attributes:
-        number: its number, from 1.
-        dataset: its cases.
-        names: value in its label maps -> lower-case names of the classes that the value belongs to.
-        ignored: values of voxels that are not annotated.
-        values: value in its label maps -> value in the combined data set.
-    """
-
-    number: int
-    dataset: Dataset
-    names: dict[int, frozenset[str]]
-    ignored: frozenset[int]
-    values: dict[int, int]
-
-    @property
-    def known(self) -> set[str]:
-        """Lower-case names of its classes."""
-        return {name for names in self.names.values() for name in names}
-
-    @property
-    def is_renumbered(self) -> bool:
-        return any(value != new for value, new in self.values.items())
 
 
 def combine(
@@ -142,7 +113,7 @@ def combine(
             report(f"data set {number}: {MAY_SHARE}")
     channels = _channels(datasets, report)
     names = {name.casefold(): name for dataset in reversed(datasets) for name in dataset.labels}
-    sources, table, ignored = _numbered(datasets, labels)
+    sources, table, ignored = number_classes(datasets, labels)
     cases = _named_cases(sources)
     described = tuple(_describe(source, source.number > len(sources) - replayed) for source in sources)
     if continued:
@@ -163,14 +134,14 @@ def combine(
     patients = _patients(origins, report)
     for name, parts in labels.items():
         if len(parts) > 1 and name != IGNORE:
-            complete = [str(source.number) for source in sources if _is_complete(name, parts, source.known)]
+            complete = [str(source.number) for source in sources if is_complete(name, parts, source.known)]
             report(f"{name} ({', '.join(map(str, parts))}) is annotated in data set {', '.join(complete) or 'none'}")
     training = []
     for (number, own), name in cases.items():
         source, case = sources[number - 1], sources[number - 1].dataset.cases[own]
         entry = {"name": name, "image": _image(case["image"], source.dataset.channels, channels)}
         entry |= {"label": written[name], "patient": f"patient {patients[number, case['name']]}"}
-        labelled = _labelled(source, table, labels)
+        labelled = annotated_values(source, table, labels)
         if (stated := source.dataset.labelled.get(case["name"])) is not None:
             labelled &= {source.values[value] for value in stated if value in source.values}
         if any(dataset.parts for dataset in datasets):
@@ -198,7 +169,7 @@ def _check_set(folder: Path, number: int, names: Sequence[str], _: Sequence[dict
         raise OutputError("output.exists", f"{text} in the same order, or choose a new folder with -o")
 
 
-def _describe(source: _Source, is_replayed: bool) -> dict[str, Any]:
+def _describe(source: Source, is_replayed: bool) -> dict[str, Any]:
     """Return the number of cases, the patients, and where each value came from, for plan.json."""
     names = {name.casefold(): name for name in source.dataset.labels}
     return {
@@ -261,101 +232,7 @@ def _image(image: Any, own: Sequence[str], channels: Sequence[str]) -> Any:
     return files if isinstance(image, list) else files[0]
 
 
-def _numbered(
-    datasets: Sequence[Dataset], labels: Mapping[str, Sequence[Any]]
-) -> tuple[list[_Source], dict[frozenset[str], int], int | None]:
-    """Give one value to each class, or to each combination of classes that overlap.
-
-    A class keeps the value of the first data set that has it, if that is free.
-
-    Returns:
-        The data sets, names -> value, and the value of ignored voxels, None if no data set has any.
-
-    Raises:
-        TrainingError: `labels.unnamed`, `labels.unknown`, `dataset.combined`.
-    """
-    from segnets.data.labels import ranges
-
-    more = {value for low, high in ranges(list(labels.get(IGNORE, ()))) for value in range(low, high + 1)}
-    given = {name: list(words) for name, words in labels.items() if name != IGNORE}
-    of_all: list[Mapping[str, Sequence[int]]] = [dataset.labels for dataset in datasets]
-    known = {name.casefold() for named in of_all for name in named}
-    if given and not known:
-        each = {name: [v for low, high in ranges(words) for v in range(low, high + 1)] for name, words in given.items()}
-        of_all = [each] * len(datasets)
-    elif unknown := [
-        f"{name}={word}" for name, words in given.items() for word in words if str(word).casefold() not in known
-    ]:
-        names = ", ".join(dict.fromkeys(name for named in of_all for name in named))
-        raise TrainingError(
-            "labels.unknown", f"found --labels {unknown[0]} for several data sets; expected names of classes: {names}"
-        )
-    if unnamed := [str(number) for number, named in enumerate(of_all, 1) if not named]:
-        raise TrainingError(
-            "labels.unnamed",
-            f"data set {', '.join(unnamed)} does not name its label values, so they can't be matched with those of the "
-            'others; name them in a file labels.json in its folder, such as {"1": "liver"}',
-        )
-    table: dict[frozenset[str], int] = {}
-    sources = []
-    for number, (dataset, named) in enumerate(zip(datasets, of_all, strict=True), 1):
-        ignored = frozenset(dataset.ignored) | more
-        words = [(name.casefold(), value) for name, values in named.items() for value in values]
-        classes = {
-            value: frozenset(name for name, v in words if v == value) for _, value in words if value not in ignored
-        }
-        classes = {value: of_value - {"background"} for value, of_value in sorted(classes.items())}
-        classes = {value: of_value for value, of_value in classes.items() if value and of_value}
-        for value, of_value in classes.items():
-            taken = set(table.values())
-            if of_value not in table:
-                table[of_value] = next(v for v in (value, *range(1, MAX_VALUE)) if v not in taken)
-        background = {value for name, value in words if name == "background"} | {0}
-        values = dict.fromkeys(background, 0) | {value: table[of_value] for value, of_value in classes.items()}
-        sources.append(_Source(number, dataset, classes, ignored, values))
-    overlap = any(len(of_value) > 1 for of_value in table)
-    if overlap and len({frozenset(source.known) for source in sources}) > 1:
-        listed = "; ".join(f"data set {source.number} {', '.join(sorted(source.known))}" for source in sources)
-        raise TrainingError(
-            "dataset.combined",
-            f"classes overlap, and the data sets know different ones: {listed}; expected the same ones in all",
-        )
-    if not any(source.ignored for source in sources):
-        return sources, table, None
-    usual, highest = 255, max(table.values())
-    ignore = usual if usual not in table.values() else highest + 1
-    for source in sources:
-        source.values.update(dict.fromkeys(source.ignored, ignore))
-    return sources, table, ignore
-
-
-def _labelled(source: _Source, table: Mapping[frozenset[str], int], labels: Mapping[str, Sequence[Any]]) -> set[int]:
-    """Return the values that are annotated in a data set: those of the classes that it knows.
-
-    A class of the training that is made of several names counts if all of them are annotated (`_is_complete`).
-    """
-    known = source.known
-    for name, parts in labels.items():
-        if _is_complete(name, parts, source.known):
-            known |= {str(part).casefold() for part in parts}
-    return {value for of_value, value in table.items() if of_value <= known}
-
-
-def _is_complete(name: str, parts: Sequence[Any], known: set[str]) -> bool:
-    """Return whether a data set with the classes `known` annotates all of a class that is made of several names.
-
-    It has all the names; or the class has a name of its own that all the others contain, as kidney of kidney, left
-    kidney and right kidney, and the data set has this one or all the others.
-    """
-    from segnets.data.labels import words_in
-
-    words, own = {str(part).casefold() for part in parts}, name.casefold()
-    others = words - {own}
-    is_whole = own in words and bool(others) and all(words_in(own) <= words_in(other) for other in others)
-    return words <= known or (is_whole and (own in known or others <= known))
-
-
-def _named_cases(sources: Sequence[_Source]) -> dict[tuple[int, int], str]:
+def _named_cases(sources: Sequence[Source]) -> dict[tuple[int, int], str]:
     """Return (number of the data set, index of the case) -> name of a case, fit for files, equal only if repeated.
 
     A name that several data sets have gets the number of its data set.
@@ -386,7 +263,7 @@ def _patients(sources: Sequence[Mapping[str, CaseSource]], report: Callable[[str
 
 
 def _write_labels(
-    sources: Sequence[_Source],
+    sources: Sequence[Source],
     cases: Mapping[tuple[int, int], str],
     folder: Path,
     report: Callable[[str], None],
@@ -414,7 +291,7 @@ def _write_labels(
     files: dict[str, str] = {}
     faults: list[Fault] = []
     counts = Counter(name.casefold() for name in cases.values())
-    to_write: list[tuple[_Source, str, Path, str]] = []
+    to_write: list[tuple[Source, str, Path, str]] = []
     kept: dict[str, dict[str, str]] = {}
     for (number, index), name in cases.items():
         source, case = sources[number - 1], sources[number - 1].dataset.cases[index]
@@ -449,7 +326,7 @@ def _key(label: Path, values: Mapping[int, int]) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]
 
 
-def _write_label(label: Path, target: Path, source: _Source) -> None:
+def _write_label(label: Path, target: Path, source: Source) -> None:
     """Write a label map with the values of the combined data set; if they are the same, as a copy.
 
     Raises:
@@ -478,7 +355,7 @@ def _write_label(label: Path, target: Path, source: _Source) -> None:
         write_map(new[array], volume.grid, target)
 
 
-def _check_values(present: Iterable[int], source: _Source) -> None:
+def _check_values(present: Iterable[int], source: Source) -> None:
     """Check that a data set names the values in one of its label maps.
 
     Raises:
