@@ -1389,8 +1389,8 @@ CODES = {
     "training.out_of_memory": Code(
         "error",
         "The training ran out of memory.",
-        "In this order: raise accumulation_steps, lower patch_size in a new folder, set amp to true. The same command "
-        "resumes.",
+        "In this order: raise accumulation_steps, lower patch_size in a new folder, on a GPU set amp to true. The same "
+        "command resumes.",
     ),
     # values
     "values.not_finite": Code(

@@ -49,7 +49,10 @@ def test_advice_names_the_settings_to_lower(tmp_path: Path, cause: Any) -> None:
     trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2), lambda: cause())
     message = out_of_memory(trainer, history)
     goes_on = "the same command resumes from the last checkpoint, if one was written"  # there is none yet
-    assert f"raise accumulation_steps (now 1, at most 2), then set amp to true: {goes_on}; or else lower" in message
+    assert (
+        f"raise accumulation_steps (now 1, at most 2), then on a GPU set amp to true: {goes_on}; or else lower"
+        in message
+    )
     # the patch is part of what makes a run the same, so another folder is needed
     assert "lower patch_size (now [48, 64, 48]), which starts a new run, in another output_dir" in message
     assert message.startswith("cpu ran out of memory in step 2; ")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pytest
@@ -89,7 +88,6 @@ def test_the_pace_of_a_written_bundle(tmp_path: Path, monkeypatch: pytest.Monkey
     assert 0 < pace.validation < 5
     assert 0 < pace.case < 5
     assert pace.evaluation == pytest.approx(pace.validation, rel=0.01)  # the same case, in one window
-    assert 0 < (pace.bfloat16_step or 0) < 5
     assert plan == json.loads((tmp_path / "out" / "plan.json").read_text())
     assert list((tmp_path / "out" / "training").iterdir()) == [tmp_path / "out" / "training" / "cache"]
     assert not (tmp_path / "hacked").exists()
@@ -107,30 +105,6 @@ def test_a_pace_that_can_not_be_measured_is_no_obstacle(
     plan = plan_bundle(root, tmp_path / "out", Choices(), timed=True)
     assert "time" not in plan
     assert "was not measured: CUDA out of memory" in caplog.text
-
-
-def test_bfloat16_where_it_pays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU trains in bfloat16 if a step is at least a fifth faster, and if nothing else was chosen."""
-
-    def seconds(step: float, in_bfloat16: float | None) -> None:
-        def measure(*arguments: Any) -> Pace:
-            return Pace("cpu", step, 0.1, 0.1, 40, 10, bfloat16_step=in_bfloat16 if arguments[-1] else None)
-
-        monkeypatch.setattr(time_plan, "measure_pace", measure)
-
-    root = datasets.write_decathlon(tmp_path / "data", cases=4)
-    seconds(1.0, 0.5)
-    plan = plan_bundle(root, tmp_path / "faster", Choices(), timed=True)
-    assert plan["settings"]["amp"]["value"] is True
-    assert "0.5 s instead of 1 s" in plan["settings"]["amp"]["why"]
-    assert plan["time"]["step"] == 0.5
-    assert datasets.configs(tmp_path / "faster")["train"]["amp"] is True
-    chosen = plan_bundle(root, tmp_path / "chosen", Choices(settings={"amp": False}), timed=True)
-    assert "amp" not in chosen["settings"]
-    seconds(1.0, 0.9)
-    assert "amp" not in plan_bundle(root, tmp_path / "slower", Choices(), timed=True)["settings"]
-    seconds(0.001, 0.0001)
-    assert "amp" not in plan_bundle(root, tmp_path / "short", Choices(), timed=True)["settings"]
 
 
 def test_long_validations_see_fewer_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,6 @@ class Pace:
         training_cases: number of cases of the training part that an epoch shows.
         validation_cases: number of cases of the validation part.
         evaluation: the evaluation at the end, of the test part or, if there is none, of the validation part.
-        bfloat16_step: a step in bfloat16; None: not measured.
     """
 
     device: str
@@ -48,7 +47,6 @@ class Pace:
     training_cases: int
     validation_cases: int
     evaluation: float = 0.0
-    bfloat16_step: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the values rounded to three digits, for plan.json."""
@@ -63,7 +61,6 @@ def measure_pace(
     voxels: Mapping[str, int],
     device: str,
     values: Mapping[str, Any],
-    in_bfloat16: bool = False,
 ) -> Pace:
     """Return the measured pace of a written bundle; call it within `with_segnets`.
 
@@ -75,7 +72,6 @@ def measure_pace(
         voxels: path of a label map -> number of its voxels.
         device: name of the device.
         values: config id -> value that differs from the written one, such as `fold` and `folds`.
-        in_bfloat16: measure steps in bfloat16 too, in turns with the others.
     """
     from segnets.data.epochs import passage_length
     from segnets.errors import TrainingError
@@ -103,12 +99,7 @@ def measure_pace(
     for number in range(len(training_set)):
         training_set.cases[number]
     preparing = time.monotonic() - begin
-    try:
-        step, bfloat16_step = _time_steps(parser, in_bfloat16)
-    except RuntimeError:
-        if not in_bfloat16:
-            raise
-        step, bfloat16_step = _time_steps(parser, False)  # an operation can't compute in bfloat16
+    step = _time_steps(parser)
     validation = _time_validation(parser) / timed["validation"]  # for each voxel of a label map
     try:
         evaluated = split("test")
@@ -125,7 +116,6 @@ def measure_pace(
         ),
         validation_cases=len(sizes["validation"]),
         evaluation=evaluation,
-        bfloat16_step=bfloat16_step,
     )
 
 
@@ -145,28 +135,24 @@ def _typical(sizes: Sequence[int], count: int) -> list[int]:
     return sorted(range(len(sizes)), key=lambda n: abs(sizes[n] - mean(sizes)))[:count]
 
 
-def _time_steps(parser: ConfigParser, in_bfloat16: bool) -> tuple[float, float | None]:
+def _time_steps(parser: ConfigParser) -> float:
     """Return the seconds of a step, while the processes of the data loader augment the next cases.
 
     The first step, which reserves memory, does not count, nor do those whose batches were made while nothing was
-    computed yet: as many as the data loader keeps ready. Every second step is in bfloat16, if that is measured: other
-    programs change the speed of a machine from one moment to the next.
+    computed yet: as many as the data loader keeps ready.
     """
     from ignite.engine import Events
 
     trainer = parser.get_parsed_content("train#trainer")
     parser.get_parsed_content("ema").attach(trainer)
     ready = parser.get_parsed_content("num_workers") * (trainer.data_loader.prefetch_factor or 0)
-    types = 2 if in_bfloat16 else 1
-    trainer.state.max_epochs, trainer.state.epoch_length = 1, ready + types * (STEPS + 1)
+    trainer.state.max_epochs, trainer.state.epoch_length = 1, ready + STEPS + 1
     ended: list[float] = []
 
     def end_step() -> None:
         float(trainer.state.output["loss"])  # waits for a GPU
         ended.append(time.monotonic())
-        if in_bfloat16:
-            trainer.amp = not trainer.amp
-        if ended[-1] - ended[0] > types * SECONDS and len(ended) > 2 * types:
+        if ended[-1] - ended[0] > SECONDS:
             trainer.terminate()
 
     trainer.add_event_handler(Events.ITERATION_COMPLETED, end_step)
@@ -174,9 +160,7 @@ def _time_steps(parser: ConfigParser, in_bfloat16: bool) -> tuple[float, float |
     trainer.run()
     gc.collect()  # ends the processes of the data loader
     seconds = [after - before for before, after in pairwise([begin, *ended])]
-    # what other programs take counts, as it will in the training
-    each = [of_type[ready // types + 1 :] or of_type[-1:] for of_type in (seconds[n::types] for n in range(types))]
-    return mean(each[0]), mean(each[1]) if in_bfloat16 else None
+    return mean(seconds[ready + 1 :] or seconds[-1:])  # what other programs take counts, as it will in the training
 
 
 def _more_windows(parser: ConfigParser) -> float:

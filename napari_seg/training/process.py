@@ -233,8 +233,8 @@ def _error(output: str, status: int) -> NapariSegError:
             "training.out_of_memory",
             f"the system killed the training (status {status}), probably because memory ran out. Try in this "
             "order: raise accumulation_steps (--set accumulation_steps=2, up to batch_size), which does not change "
-            "the result; lower patch_size, in a new folder; set amp to true. The same command continues from the last "
-            "checkpoint, if there is one",
+            "the result; lower patch_size, in a new folder; on a GPU set amp to true. The same command "
+            "continues from the last checkpoint, if there is one",
         )
     if "No space left on device" in output or "Disk quota exceeded" in output:
         return OutputError(

@@ -24,10 +24,6 @@ TIMED_VALIDATIONS = 10
 """Most validations of a training with a time limit (`segnets.training.Validation`)."""
 START_SECONDS = 10.0
 """Seconds in which MONAI's command loads its libraries and checks the data set again."""
-WORTH = 0.8
-"""Largest ratio of a step's seconds in bfloat16 to those in float32 with which a CPU trains in bfloat16."""
-LONG_SECONDS = 120.0
-"""Seconds of a training up to which float32 stays."""
 FEW = 0.25
 """Fraction of the planned steps below which a network has hardly learned anything."""
 
@@ -119,11 +115,6 @@ def effective_settings(written: Mapping[str, Any], **values: Any) -> dict[str, A
     return {name: chosen[name] for name in names if name in chosen}
 
 
-def is_long(pace: Pace, settings: Mapping[str, Any], max_minutes: float | None = None) -> bool:
-    """Return whether the steps of a training take so long that a faster type of numbers is worth a measurement."""
-    return plan_time(pace, settings, max_minutes).training > LONG_SECONDS
-
-
 def needs_patches(pace: Pace, settings: Mapping[str, Any]) -> bool:
     """Return whether the validations take over twice `VALIDATION_FRACTION` even with `MIN_VALIDATION_CASES` cases.
 
@@ -155,7 +146,7 @@ def fit_time(
     device: str,
     limits: Mapping[str, float],
 ) -> None:
-    """Measure the pace of a written bundle, train in bfloat16 where that pays, and validate no longer than pays.
+    """Measure the pace of a written bundle, and let it validate no longer than pays.
 
     Args:
         written: content of plan.json; the time and the settings that follow from it are added.
@@ -170,13 +161,7 @@ def fit_time(
     folds = written["choices"].get("folds")
     values = {} if folds is None else {"fold": 0, "folds": folds}
     try:
-        pace = measure_pace(root, dataset_dir, voxels, device, values, device.startswith("cpu") and "amp" not in chosen)
-        faster = pace.bfloat16_step
-        if faster is not None and faster < WORTH * pace.step and is_long(pace, settings, limits.get("max_minutes")):
-            why = f"bfloat16: a step takes {faster:.2g} s instead of {pace.step:.2g} s on this CPU"
-            written["settings"]["amp"] = {"value": True, "why": why}
-            change_training(root, {"amp": True})
-            pace = replace(pace, step=faster)
+        pace = measure_pace(root, dataset_dir, voxels, device, values)
         if "crops_balanced" in written["options"] and needs_patches(pace, settings):
             change_training(root, PATCHES)
             written["options"][PATCHES] = "even a few whole cases would take over a fifth of the training"

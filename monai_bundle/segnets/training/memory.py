@@ -51,7 +51,7 @@ class OutOfMemory:
         if self.accumulation_steps < self.batch_size:
             advice.append(f"raise accumulation_steps (now {self.accumulation_steps}, at most {self.batch_size})")
         if not self.amp:
-            advice.append("set amp to true")
+            advice.append("on a GPU set amp to true")
         first = f"{_in_this_order(advice)}; or else " if advice else ""
         _raise(
             error,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 from contextlib import suppress
 from typing import Any
@@ -14,6 +15,8 @@ from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
 from segnets.errors import TrainingError
+
+logger = logging.getLogger("segnets")
 
 
 class Trainer(SupervisedTrainer):
@@ -47,6 +50,11 @@ class Trainer(SupervisedTrainer):
     def run(self) -> None:
         """Train from the trainer's current state to `max_epochs`."""
         device = self.state.device.type
+        if device == "cpu" and self.amp:
+            logger.warning(
+                "amp is true on a CPU: in bfloat16 torch 2.13 computes wrong gradients at times, for convolutions of a "
+                "few voxels and many features; expected amp false there"
+            )
         dtype = self.amp_kwargs.get("dtype", torch.get_autocast_dtype(device))
         # without float16 the scaler does nothing, so all types take the same path
         self.scaler = torch.amp.GradScaler(device, enabled=self.amp and dtype == torch.float16)
