@@ -71,7 +71,8 @@ def test_settings_in_effect() -> None:
     assert effective_settings(written, max_epochs=7, max_minutes=3) == {"max_epochs": 7, "batch_size": 4}
 
 
-def test_the_pace_of_a_written_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_pace_of_a_written_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dims: int) -> None:
     """Time a bundle whose cases have names that would be code in a config."""
     root = datasets.write_decathlon(tmp_path / "data", cases=4)
     (root / "dataset.json").unlink()
@@ -79,7 +80,9 @@ def test_the_pace_of_a_written_bundle(tmp_path: Path, monkeypatch: pytest.Monkey
         for path in (root / folder).iterdir():
             path.rename(path.with_name("$open('hacked','w')" + path.name))
     small = {"channels": [4, 8], "strides": [1, 2], "encoder_convs": 1}
-    choices = Choices(settings={f"network_def#{name}": value for name, value in small.items()} | {"num_workers": 0})
+    choices = Choices(
+        dims=dims, settings={f"network_def#{name}": value for name, value in small.items()} | {"num_workers": 0}
+    )
     monkeypatch.chdir(tmp_path)
     plan = plan_bundle(root, tmp_path / "out", choices, timed=True)
     pace = Pace(**plan["time"])

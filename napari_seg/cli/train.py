@@ -228,7 +228,7 @@ def run(arguments: argparse.Namespace) -> int:
             else:
                 summary = train(out, dataset, **values)
                 _print_best(summary.best)
-                _print_steps(summary.steps)
+                _print_steps(summary.steps, bool(plan["choices"].get("fine_tune")))
             _print_scores(out)
             _print_report(out)
     except Cancelled as error:
@@ -403,12 +403,12 @@ def _print_best(best: dict[str, Any] | None) -> None:
     print(f"best    Dice {best['mean_dice']:.4f} in epoch {best['epoch']} ({each})")
 
 
-def _print_steps(steps: tuple[int, int] | None) -> None:
+def _print_steps(steps: tuple[int, int] | None, is_tuned: bool) -> None:
     if steps is None or steps[0] >= steps[1]:
         return
     reached, planned = steps
     print(f"steps   {reached} of {planned} planned ({reached / planned:.1%})")
-    if reached < 0.25 * planned:
+    if reached < 0.25 * planned and not is_tuned:  # trained weights may need few steps
         print(
             "        too few for a useful network: run the same command with a larger --max-minutes, or without it, to "
             "continue; for a shorter plan use --max-epochs and a new folder"

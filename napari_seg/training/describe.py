@@ -34,6 +34,7 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
             )
             for number, one in enumerate(_data_sets(plan), 1)
         ),
+        *_parts(plan),
         ("labels", "; ".join(" ".join(map(str, [name, *values])) for name, values in plan["labels"].items())),
     ]
     rows += _label_rows(plan)
@@ -45,6 +46,15 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [("advice", proposal) for proposal in plan.get("advice", ())]
     chosen = [f"{name} {value}" for name, value in plan["choices"].items() if name != "labels"]
     return [*rows, ("chosen", ", ".join(chosen) or "nothing")]
+
+
+def _parts(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return how many cases train, choose the weights and are kept for a test, as a list of at most one row."""
+    if "parts" not in plan or plan["choices"].get("folds"):
+        return []
+    training, validation, test = (plan["parts"][part] for part in ("training", "validation", "test"))
+    kept = f"{test} test them at the end" if test else "none is left for a test"
+    return [("split", f"{training} train, {validation} choose the best weights, {kept}")]
 
 
 def _label_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import prod
@@ -43,7 +44,7 @@ def make_bundle(
     root: Path,
     out: Path,
     choices: Choices,
-    trained_on: int,
+    counts: Mapping[str, int],
     timing: Timing | None,
     converted: Gathered | None,
 ) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def make_bundle(
         root: folder that the bundle is written into.
         out: folder that it is meant for; another one in a dry run.
         choices: choices of the user.
-        trained_on: number of cases that train.
+        counts: "training", "validation", "test" -> number of cases.
         timing: how to time the training; None: it is not timed.
         converted: how the data set was converted; None: it is read as it is.
     """
@@ -93,7 +94,7 @@ def make_bundle(
     check(dataset, values_of if classes else None, allow_empty=choices.settings.get("allow_empty", False), facts=facts)
     found = replace(
         fingerprint(dataset, facts, every_case=choices.plan == "nnunet"),
-        trained_on=trained_on,
+        trained_on=counts["training"],
         is_sparse=bool(dataset.ignored) or "annotated_slices" in choices.settings,
     )
     values = {label: list(of_label) for label, of_label in _classes(found, classes).items()}
@@ -106,7 +107,7 @@ def make_bundle(
     of_epoch = replace(
         found,
         cases=passage_length(others, replayed, share),
-        trained_on=passage_length(max(1, trained_on - replayed), replayed, share),  # replayed cases only train
+        trained_on=passage_length(max(1, counts["training"] - replayed), replayed, share),  # replayed cases only train
     )
     plan, network = _plan_network(of_epoch, choices, device, outputs, parts, compared=timing is not None)
     if regions and "regions" not in choices.options:
@@ -125,6 +126,7 @@ def make_bundle(
         "dataset": identity(dataset),
         "choices": choices.as_dict(),
         "fingerprint": found.as_dict(),
+        "parts": dict(counts),
         "labels": values,
         **({"regions": regions} if regions else {}),
         "label table": [row._asdict() | {"remarks": list(row.remarks)} for row in table],

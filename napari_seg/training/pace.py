@@ -171,7 +171,10 @@ def _more_windows(parser: ConfigParser) -> float:
         return 1.0
     counts = []
     for inferer in inferers:
-        patch = [size or edge for size, edge in zip(_per_axis(inferer.roi_size, shape), shape, strict=True)]
+        roi_size = _per_axis(inferer.roi_size, shape)
+        if len(roi_size) < len(shape):  # of one slice
+            roi_size.insert(inferer.spatial_dim, 1)
+        patch = [size or edge for size, edge in zip(roi_size, shape, strict=True)]
         overlap = _per_axis(inferer.overlap, shape)
         steps = [max(1, int(size * (1 - part))) for size, part in zip(patch, overlap, strict=True)]
         each = [ceil(max(edge - size, 0) / step) + 1 for edge, size, step in zip(shape, patch, steps, strict=True)]

@@ -33,7 +33,7 @@ from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.training.write import PLAN
 
 if TYPE_CHECKING:
-    from segnets.data import Dataset
+    from segnets.data import Dataset, Split
 
 
 logger = logging.getLogger(__name__)
@@ -227,10 +227,23 @@ def _plan(
     timing = Timing(data, limits) if limits is not None else None
     split = {name: choices.settings[name] for name in ("fold", "folds") if name in choices.settings}
     split |= {} if choices.folds is None else {"fold": 0, "folds": choices.folds}
-    trained_on = len(Split(dataset, **split)("training"))
+    parts = _count_parts(Split(dataset, **split))
     _clear(root)
     marker.touch()
-    return make_bundle(dataset, root, out, choices, trained_on, timing, converted)
+    return make_bundle(dataset, root, out, choices, parts, timing, converted)
+
+
+def _count_parts(split: Split) -> dict[str, int]:
+    """Return part -> number of its cases."""
+    from segnets.errors import TrainingError as NoCases
+
+    counts = {"training": len(split("training"))}
+    for part in ("validation", "test"):
+        try:
+            counts[part] = len(split(part))
+        except NoCases:  # fewer than 8 patients, or folds, leave no test part
+            counts[part] = 0
+    return counts
 
 
 def _check_number(written: dict[str, Any], number: int) -> None:

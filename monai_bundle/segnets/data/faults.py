@@ -290,7 +290,8 @@ def _geometry_faults(scans: list[Facts], label: Facts) -> Iterator[tuple[str, st
         if facts["shape"] != first["shape"]:
             yield (
                 "geometry.shape",
-                f"{what} has {_size(facts)} voxels, the image {_size(first)}; expected the same; resample one of them",
+                f"{what} has {_size(facts)} voxels, the image {_size(first)}; expected the same; "
+                "if it is this case's, resample one of them",
             )
         elif facts["affine"] is not None and first["affine"] is not None:
             ours, theirs = np.array(first["affine"]), np.array(facts["affine"])
@@ -303,7 +304,8 @@ def _geometry_faults(scans: list[Facts], label: Facts) -> Iterator[tuple[str, st
                 yield (
                     "geometry.affine",
                     f"{what} lies up to {away:.3g} mm from the image; expected the same grid"
-                    f"{f' to {tolerance:.2g} mm' if facts is label else ''}; resample it, or copy the right affine",
+                    f"{f' to {tolerance:.2g} mm' if facts is label else ''}; if it is this case's, "
+                    "resample it, or copy the right affine",
                 )
 
 
