@@ -19,7 +19,8 @@ from PIL import Image
 
 from napari_seg.bundles.read import read_bundle
 from napari_seg.cli.main import main
-from napari_seg.cli.train import _predicting, _print_steps, _value
+from napari_seg.cli.train import _value
+from napari_seg.cli.train_output import predicting, print_steps
 from napari_seg.formats.channels import read_channels
 from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.nifti import write_volume
@@ -108,20 +109,20 @@ def test_where_the_files_lie_and_what_can_be_tried(
     words = [root, "-o", tmp_path / "out", "--dry-run", "--images", "scans", "--layout", "folders"]
     assert train(*words, "--labels-dir", root / "truth") == 0
     assert "'labels_dir': 'truth'" in capsys.readouterr().out
-    assert _predicting({"fingerprint": {"modality": "MR"}}, tmp_path)[1] == "predict"
-    two = _predicting({"fingerprint": {"modality": "MR", "channels": ["T1", "FLAIR"]}}, tmp_path)
+    assert predicting({"fingerprint": {"modality": "MR"}}, tmp_path)[1] == "predict"
+    two = predicting({"fingerprint": {"modality": "MR", "channels": ["T1", "FLAIR"]}}, tmp_path)
     assert two[:6] == ["napari-seg", "predict", "--channel", "T1=FILE", "--channel", "FLAIR=FILE"]
-    image = _predicting({"fingerprint": {"modality": "image2d", "channels": ["a", "b", "c"]}}, tmp_path)
+    image = predicting({"fingerprint": {"modality": "image2d", "channels": ["a", "b", "c"]}}, tmp_path)
     assert image[:3] == ["napari-seg", "predict", "SCAN"]
 
 
 def test_steps_that_were_not_reached_are_told(capsys: pytest.CaptureFixture) -> None:
     for steps in (None, (4000, 4000)):
-        _print_steps(steps)
+        print_steps(steps)
     assert capsys.readouterr().out == ""
-    _print_steps((3000, 4000))
+    print_steps((3000, 4000))
     assert capsys.readouterr().out == "steps   3000 of 4000 planned (75.0%)\n"
-    _print_steps((16, 4000))
+    print_steps((16, 4000))
     assert "16 of 4000 planned (0.4%)\n        too few for a useful network" in capsys.readouterr().out
 
 

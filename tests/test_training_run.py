@@ -17,7 +17,7 @@ from runs import progress_of, write_lines, write_run
 from napari_seg.bundles.read import read_bundle, shipped_root
 from napari_seg.bundles.spec import METADATA, WEIGHTS
 from napari_seg.bundles.trust import check_runnable
-from napari_seg.cli.train import _print_folds
+from napari_seg.cli.train_output import print_folds
 from napari_seg.errors import BundleError, Cancelled, OutputError, TrainingError
 from napari_seg.training import folds, run
 from napari_seg.training.choices import Choices
@@ -143,7 +143,7 @@ def test_a_structure_that_a_fold_lacks_costs_no_ensemble(
         metadata = json.loads((out / METADATA).read_text())
         assert metadata["eval_metrics"] == {"mean Dice over 2 folds, mean": 0.7, "mean Dice over 2 folds, front": 0.8}
         assert (out / "models" / "model.pt").is_file()
-    _print_folds(dice, 2)
+    print_folds(dice, 2)
     table = capsys.readouterr().out
     assert "Dice    front 0.8000 over 1 of 2 folds" in table
     assert "Dice    back nan over 0 of 2 folds" in table

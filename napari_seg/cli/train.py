@@ -6,12 +6,22 @@ import argparse
 import math
 import shlex
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_seg.cli.consent import add_trust_option
 from napari_seg.cli.exit_codes import ExitCode
+from napari_seg.cli.train_output import (
+    print_best,
+    print_bundle,
+    print_comparison,
+    print_folds,
+    print_line,
+    print_plan,
+    print_report,
+    print_scores,
+    print_steps,
+)
 
 if TYPE_CHECKING:
     from napari_seg.training.choices import Choices
@@ -205,10 +215,10 @@ def run(arguments: argparse.Namespace) -> int:
         replay=[path.resolve() for path in arguments.replay],
         timed=True,
         limits=limits,
-        report=_print_line,
+        report=print_line,
     )
     dataset = data_folder(dataset, out, plan)
-    _print_plan(plan, limits)
+    print_plan(plan, limits)
     values = changed_settings(plan, choices) | limits
     values["fine_tune"] = choices.fine_tune or plan["choices"].get("fine_tune")
     values["track"] = arguments.track
@@ -223,19 +233,19 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with writing(out):
             if folds:
-                dice = cross_validate(out, dataset, folds, arguments.fold, report=_print_line, **values)
-                _print_folds(dice, folds)
+                dice = cross_validate(out, dataset, folds, arguments.fold, report=print_line, **values)
+                print_folds(dice, folds)
             else:
                 summary = train(out, dataset, **values)
-                _print_best(summary.best)
-                _print_steps(summary.steps, bool(plan["choices"].get("fine_tune")))
-            _print_scores(out)
-            _print_report(out)
+                print_best(summary.best)
+                print_steps(summary.steps, bool(plan["choices"].get("fine_tune")))
+            print_scores(out)
+            print_report(out)
     except Cancelled as error:
-        _print_report(out)
+        print_report(out)
         print(f"napari-seg: {error}", file=sys.stderr)
         return ExitCode.CANCELLED
-    _print_bundle(out, plan)
+    print_bundle(out, plan)
     return ExitCode.DONE
 
 
@@ -263,14 +273,14 @@ def _compare(
         arguments.compare or (),
         dry_run=arguments.dry_run,
         more=more,
-        report=_print_line,
+        report=print_line,
         **options,
     )
     values: dict[str, dict[str, Any]] = {}
     commands: list[list[str]] = []
     for name, plan in planned.plans.items():
         print(f"configuration {name}")
-        _print_plan(plan, limits)
+        print_plan(plan, limits)
         values[name] = changed_settings(plan, planned.choices[name]) | limits | {"track": arguments.track}
         folder, folds = planned.folders[name], plan["choices"]["folds"]
         for fold in range(folds) if arguments.fold is None else [arguments.fold]:
@@ -286,47 +296,18 @@ def _compare(
         return ExitCode.DONE
     try:
         with writing(out):
-            rows = compare_configurations(out, planned, arguments.fold, _print_line, values)
+            rows = compare_configurations(out, planned, arguments.fold, print_line, values)
     except Cancelled as error:
         print(f"napari-seg: {error}", file=sys.stderr)
         return ExitCode.CANCELLED
     if rows is None:
         print("the configurations are compared when all folds of all of them are finished")
         return ExitCode.DONE
-    _print_comparison([row.cells() for row in rows])
-    _print_scores(out)
-    _print_report(out)
-    _print_bundle(out, planned.plans[rows[0].name])
+    print_comparison([row.cells() for row in rows])
+    print_scores(out)
+    print_report(out)
+    print_bundle(out, planned.plans[rows[0].name])
     return ExitCode.DONE
-
-
-def _print_comparison(rows: list[list[str]]) -> None:
-    from napari_seg.training.comparison import COMPARED_RULE, HEADS
-
-    widths = [max(map(len, column)) for column in zip(HEADS, *rows, strict=True)]
-    for row in (HEADS, *rows):
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-    print(COMPARED_RULE)
-
-
-def _print_bundle(out: Path, plan: dict[str, Any]) -> None:
-    """Remember the consent to a trained bundle, and print where it is and how it is used."""
-    from napari_seg.bundles.read import read_bundle
-    from napari_seg.bundles.spec import WEIGHTS
-    from napari_seg.bundles.trust import remember
-    from napari_seg.errors import BundleError
-
-    if (out / WEIGHTS).is_file():
-        with suppress(OSError, BundleError):  # then predict asks for consent
-            remember(read_bundle(out))  # what this person trained here needs no further consent
-        print(f"bundle  {out}\ntry     {shlex.join(_predicting(plan, out))}")
-
-
-def _predicting(plan: dict[str, Any], out: Path) -> list[str]:
-    found = plan["fingerprint"]
-    channels = () if found["modality"] == "image2d" else found.get("channels", ())
-    scan = ["SCAN"] if len(channels) < 2 else [word for name in channels for word in ("--channel", f"{name}=FILE")]
-    return ["napari-seg", "predict", *scan, "--model", str(out), "-o", "results"]
 
 
 def _minutes(word: str) -> float:
@@ -384,67 +365,3 @@ def _value(text: str) -> Any:
         except ValueError:
             pass
     return yaml.safe_load(text)
-
-
-def _print_plan(plan: dict[str, Any], limits: dict[str, Any]) -> None:
-    from napari_seg.training.describe import network_rows, plan_rows, time_rows
-    from napari_seg.training.memory_plan import find_device
-
-    for heading, text in (*plan_rows(plan), *network_rows(plan, find_device()), *time_rows(plan, limits)):
-        print(f"{heading:<8}{text}")
-    sys.stdout.flush()
-
-
-def _print_best(best: dict[str, Any] | None) -> None:
-    if best is None:
-        print("no validation yet; the last weights are the bundle's")
-        return
-    each = ", ".join(f"{name} {value:.4f}" for name, value in best["dice"].items() if value is not None)
-    print(f"best    Dice {best['mean_dice']:.4f} in epoch {best['epoch']} ({each})")
-
-
-def _print_steps(steps: tuple[int, int] | None, is_tuned: bool) -> None:
-    if steps is None or steps[0] >= steps[1]:
-        return
-    reached, planned = steps
-    print(f"steps   {reached} of {planned} planned ({reached / planned:.1%})")
-    if reached < 0.25 * planned and not is_tuned:  # trained weights may need few steps
-        print(
-            "        too few for a useful network: run the same command with a larger --max-minutes, or without it, to "
-            "continue; for a shorter plan use --max-epochs and a new folder"
-        )
-
-
-def _print_scores(out: Path) -> None:
-    from napari_seg.training.scores import explain, read_evaluation, score_rows
-
-    if (entry := read_evaluation(out)) is None:
-        return
-    rows = score_rows(entry)
-    width = max(len(row[0]) for row in rows)
-    print(f"{entry['part']}: Dice on the grids of the images, with 95 % intervals")
-    for name, cases, mean, interval, _ in rows:
-        print(f"        {name:{width}}  {mean} ({interval}), {cases} cases")
-    print(f"        {explain(entry)}")
-
-
-def _print_report(out: Path) -> None:
-    from napari_seg.training.report import REPORT
-
-    if (out / REPORT).is_file():
-        print(f"report  {out / REPORT}")
-
-
-def _print_folds(dice: dict[str, list[float]], folds: int) -> None:
-    from math import nan
-    from statistics import mean, stdev
-
-    for name, values in dice.items():
-        spread = f" +- {stdev(values):.4f}" if len(values) > 1 else ""
-        print(f"Dice    {name} {mean(values or [nan]):.4f}{spread} over {len(values)} of {folds} folds")
-    if dice:
-        print("        slightly optimistic: measured on the cases that selected the best epoch of each fold")
-
-
-def _print_line(text: str) -> None:
-    print(text, flush=True)
