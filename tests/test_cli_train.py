@@ -184,7 +184,7 @@ def test_train_then_predict_then_extend(dataset: Path, tmp_path: Path, capfd: py
     }
     assert "validation: Dice on the grids of the images" in output
     assert "there is no test part" in output
-    assert "<h2>Evaluation</h2>" in report
+    assert "<h2>Scores of the bundle</h2>" in report
 
     scan = dataset / "imagesTr" / "case_00.nii.gz"
     assert main(["predict", str(scan), "--bundle", str(out), "-o", str(tmp_path / "results")]) == 0

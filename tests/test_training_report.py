@@ -69,7 +69,7 @@ def test_the_scores_of_the_test_part_are_shown(bundle: Path) -> None:
     cases = {"a": {"front": 0.8, "<back>": math.nan}, "b": {"front": 0.9, "<back>": 0.5}}
     write_scores(bundle, "test", cases, {}, postprocessing=[{"structure": "front", "gain": 0.01, "kept": True}])
     write_report(bundle)
-    html = (bundle / REPORT).read_text(encoding="utf-8").partition("<h2>Dice")[0]
+    html = (bundle / REPORT).read_text(encoding="utf-8").partition("<h2>Validation")[0]
     assert cells(html, ">front<")[:3] == ["front", "2", "0.8500"]
     assert cells(html, "&lt;back&gt;") == ["&lt;back&gt;", "1", "0.5000", "–", "0.5000"]
     assert "measured on the test part" in html
@@ -91,7 +91,7 @@ def test_there_is_no_report_before_a_run_and_one_without_validation(bundle: Path
     for name in ("validation.jsonl", "worst_best.png"):
         (bundle / "training" / name).unlink()
     write_report(bundle)
-    assert "<h2>Dice" not in (bundle / REPORT).read_text(encoding="utf-8")
+    assert "<h2>Validation" not in (bundle / REPORT).read_text(encoding="utf-8")
 
 
 def test_names_are_text() -> None:

@@ -84,12 +84,12 @@ def page(
         f"{_lead(states)}. napari-seg {__version__}. For research; not a medical device.",
         {
             "Configurations": _configurations(compared),
-            "Evaluation": _evaluation(evaluation),
-            "Dice": _overview(known, cases, _measured_on(plan), patients or {}),
+            "Scores of the bundle": _evaluation(evaluation),
+            "Validation": _overview(known, cases, _measured_on(plan), patients or {}),
             "Curves": draw_curves(states, PAGE, 960, 460),
             "Distribution": strips(known, "Dice", 3, is_fraction=True),
-            "Worst and best cases": "".join(_preview(state, len(states) > 1) for state in states),
-            "Cases": _cases(names, cases),
+            "Worst and best validation cases": "".join(_preview(state, len(states) > 1) for state in states),
+            "Validation cases": _cases(names, cases),
             "Plan": _plan(plan),
         },
     )
