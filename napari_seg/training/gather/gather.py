@@ -326,7 +326,9 @@ def _search(
     if not pairs:
         listed = "; ".join(map(str, left[:8])) or "nothing"
         # what comes before names folders, which may be called after patients
-        expected = unknown.message.partition("; expected ")[2] or "images with their label maps"
+        expected = unknown.message.partition("; expected ")[2] or (
+            "images and label maps of equal names, or a CSV list with the columns image and label"
+        )
         text = f"{dataset_dir} holds no scan with a label map; found were {listed}; expected {expected}"
         raise TrainingError(unknown.code if unknown.code in _SEARCHED else "dataset.unknown", text)
     return pairs, left
