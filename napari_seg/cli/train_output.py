@@ -59,7 +59,7 @@ def print_best(best: dict[str, Any] | None) -> None:
     print(f"best    Dice {best['mean_dice']:.4f} in epoch {best['epoch']} ({each})")
 
 
-def print_steps(steps: tuple[int, int] | None, is_tuned: bool) -> None:
+def print_steps(steps: tuple[int, int] | None, is_tuned: bool = False) -> None:
     """Print how many of the planned steps were reached, with advice if they were few; nothing if all were."""
     if steps is None or steps[0] >= steps[1]:
         return
