@@ -31,6 +31,8 @@ def test_the_parts_are_disjoint_and_complete(tmp_path: Path, count: int, sizes: 
     decathlon(tmp_path, count)
     parts = [part_of(tmp_path, part) for part in ("training", "validation", "test") if part != "test" or count > 7]
     assert (*map(len, parts), 0)[:3] == sizes
+    split = Split(find_dataset(tmp_path))
+    assert tuple(split.count(part) for part in ("training", "validation", "test")) == sizes
     if count < 8:
         assert code_of(tmp_path, "test", call=part_of) == "split.empty_part"
     assert sorted(chain(*map(names, parts))) == sorted(names(part_of(tmp_path, "all")))

@@ -1,4 +1,4 @@
-"""What `napari-seg train` prints: the plan before a training, its scores and the next command after it."""
+"""Output of `napari-seg train`: the plan before a training, its scores and the next command after it."""
 
 from __future__ import annotations
 
@@ -61,11 +61,13 @@ def print_best(best: dict[str, Any] | None) -> None:
 
 def print_steps(steps: tuple[int, int] | None, is_tuned: bool = False) -> None:
     """Print how many of the planned steps were reached, with advice if they were few; nothing if all were."""
+    from napari_seg.training.time_plan import FEW
+
     if steps is None or steps[0] >= steps[1]:
         return
     reached, planned = steps
     print(f"steps   {reached} of {planned} planned ({reached / planned:.1%})")
-    if reached < 0.25 * planned and not is_tuned:  # trained weights may need few steps
+    if reached < FEW * planned and not is_tuned:  # trained weights may need few steps
         print(
             "        too few for a useful network: run the same command with a larger --max-minutes, or without it, to "
             "continue; for a shorter plan use --max-epochs and a new folder"

@@ -174,7 +174,7 @@ def _errors_named(path: Path) -> Iterator[None]:
 
 
 def _has_grey_palette(image: Image.Image) -> bool:
-    """Return whether all colours of a palette are grey, as in a GIF of grey values, whose writers number them anew."""
+    """Return whether all colours of a palette are grey, as in a GIF of grey values, whose writers renumber them."""
     colours = np.reshape(image.getpalette() or [0, 1, 2], (-1, COLOURS)) if image.mode == "P" else np.array([[0, 1, 2]])
     return not np.ptp(colours, axis=1).any()
 

@@ -74,7 +74,6 @@ def measure_pace(
         values: config id -> value that differs from the written one, such as `fold` and `folds`.
     """
     from segnets.data.epochs import passage_length
-    from segnets.errors import TrainingError
 
     parser = read_configs(root, dataset_dir)
     for name, value in values.items():
@@ -101,10 +100,7 @@ def measure_pace(
     preparing = time.monotonic() - begin
     step = _time_steps(parser)
     validation = _time_validation(parser) / timed["validation"]  # for each voxel of a label map
-    try:
-        evaluated = split("test")
-    except TrainingError:  # there is none
-        evaluated = split("validation")
+    evaluated = split("test" if split.count("test") else "validation")
     evaluation = validation * sum(voxels[case["label"]] for case in evaluated) * _more_windows(parser)
     return Pace(
         device=device,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -33,10 +32,7 @@ from napari_seg.training.segnets_modules import with_segnets
 from napari_seg.training.write import PLAN
 
 if TYPE_CHECKING:
-    from segnets.data import Dataset, Split
-
-
-logger = logging.getLogger(__name__)
+    from segnets.data import Dataset
 
 _LOCK = f"{PLAN}.lock"
 _OWN = ("segnets", "configs", "docs", "models", RUN, "LICENSE")
@@ -227,23 +223,11 @@ def _plan(
     timing = Timing(data, limits) if limits is not None else None
     split = {name: choices.settings[name] for name in ("fold", "folds") if name in choices.settings}
     split |= {} if choices.folds is None else {"fold": 0, "folds": choices.folds}
-    parts = _count_parts(Split(dataset, **split))
+    divided = Split(dataset, **split)
+    parts = {part: divided.count(part) for part in ("training", "validation", "test")}
     _clear(root)
     marker.touch()
     return make_bundle(dataset, root, out, choices, parts, timing, converted)
-
-
-def _count_parts(split: Split) -> dict[str, int]:
-    """Return part -> number of its cases."""
-    from segnets.errors import TrainingError as NoCases
-
-    counts = {"training": len(split("training"))}
-    for part in ("validation", "test"):
-        try:
-            counts[part] = len(split(part))
-        except NoCases:  # fewer than 8 patients, or folds, leave no test part
-            counts[part] = 0
-    return counts
 
 
 def _check_number(written: dict[str, Any], number: int) -> None:

@@ -19,6 +19,7 @@ from napari_seg.errors import Cancelled, OutputError, TrainingError
 from napari_seg.formats.atomic import atomic_file, atomic_write
 from napari_seg.training.choices import digest
 from napari_seg.training.history import RUN, RunSummary, ended_since, read_summary
+from napari_seg.training.pace import read_configs
 from napari_seg.training.process import run
 from napari_seg.training.report import write_report
 from napari_seg.training.scores import EVALUATION, SUMMARY, Part, read_patients, read_scores, write_scores
@@ -153,20 +154,8 @@ def is_evaluated(run_folder: Path) -> bool:
 def _unseen_part(root: Path, dataset_dir: Path) -> Part:
     """Return "test", or "validation" if the split of the bundle's config has no test part."""
     with with_segnets():
-        from monai.bundle import ConfigParser
-        from segnets.errors import TrainingError as SegnetsError
-
-        parser = ConfigParser()
-        parser.read_config(str(root / "configs" / "train.yaml"))
-        parser.read_meta(str(root / METADATA))
-        parser["dataset_dir"] = str(dataset_dir)
-        try:
-            parser.get_parsed_content("cases")("test")
-        except SegnetsError as error:
-            if error.code != "split.empty_part":
-                raise
-            return "validation"
-        return "test"
+        split = read_configs(root, dataset_dir).get_parsed_content("cases")
+        return "test" if split.count("test") else "validation"
 
 
 def _metric_name(root: Path) -> str:

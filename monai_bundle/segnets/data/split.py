@@ -80,6 +80,14 @@ class Split:
             )
         return cases
 
+    def count(self, part: Literal["training", "validation", "test"]) -> int:
+        """Return the number of cases of one part, which may be 0.
+
+        Raises:
+            TrainingError: as a call, except "split.part" and "split.empty_part".
+        """
+        return sum(map(len, self._parts[part]))
+
     @cached_property
     def _parts(self) -> dict[str, list[list[Case]]]:
         """Part -> the cases of each of its patients."""

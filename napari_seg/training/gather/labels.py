@@ -72,7 +72,7 @@ def read_labels(pair: Pair, volume: Volume) -> CaseLabels:
     for number, path in enumerate(pair.labels):
         maps = _read(path, pair, volume)
         if (highest := max((int(one.array.max(initial=0)) for one in maps), default=0)) > MAX_VALUE:
-            text = f"{path.name} has the value {highest}; expected values up to {MAX_VALUE}; number its structures anew"
+            text = f"{path.name} has the value {highest}; expected values up to {MAX_VALUE}; renumber its structures"
             raise InputError("labels.type", text)
         if pair.structures:
             found = {label for one in maps for label in labels_in(one.array) if label}
