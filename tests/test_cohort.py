@@ -21,7 +21,9 @@ import napari_seg.formats.dicom.seg_write
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort import results
-from napari_seg.cohort.discover import Case, find_cases, is_result
+from napari_seg.cohort.case import Case
+from napari_seg.cohort.discover import find_cases
+from napari_seg.cohort.naming import is_result
 from napari_seg.cohort.results import OutputFolder
 from napari_seg.cohort.runner import run_cohort
 from napari_seg.errors import InputError, Notice, OutputError

@@ -10,7 +10,8 @@ import pytest
 import SimpleITK
 
 from napari_seg.cli.main import main
-from napari_seg.cohort.discover import find_cases, is_result
+from napari_seg.cohort.discover import find_cases
+from napari_seg.cohort.naming import is_result
 from napari_seg.errors import InputError
 from napari_seg.formats.find import find, find_scans
 from napari_seg.formats.itk import to_itk

@@ -18,7 +18,7 @@ from napari_seg.inference.options import SegmentOptions, option_fields
 
 if TYPE_CHECKING:
     from napari_seg.bundles.spec import Bundle
-    from napari_seg.cohort.discover import Case
+    from napari_seg.cohort.case import Case
     from napari_seg.cohort.runner import CaseResult
     from napari_seg.errors import InputError
 

@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 from filelock import FileLock, Timeout
 
 from napari_seg.bundles.spec import Bundle
-from napari_seg.cohort.discover import CONFIDENCE_MAPS, FAILED, SUFFIX, Case
+from napari_seg.cohort.case import Case
+from napari_seg.cohort.naming import CONFIDENCE_MAPS, FAILED, SUFFIX
 from napari_seg.errors import Notice, OutputError
 from napari_seg.formats.atomic import atomic_write, make_output_folder, not_written
 from napari_seg.formats.channels import ChannelSet

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.trust import check_runnable, command_of_monai
-from napari_seg.cohort.discover import Case
+from napari_seg.cohort.case import Case
 from napari_seg.cohort.results import Measured, OutputFolder, targets
 from napari_seg.errors import BundleError, Cancelled, NapariSegError, Notice
 from napari_seg.formats.atomic import is_disk_full, not_written

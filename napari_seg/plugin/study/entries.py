@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_seg.cohort.discover import SUFFIX
+from napari_seg.cohort.naming import SUFFIX
 from napari_seg.formats.find import find
 from napari_seg.formats.scan import ReadOptions
 from napari_seg.plugin.messages import as_gui_text
@@ -131,7 +131,7 @@ def find_entries(path: Path) -> Iterator[Entry]:
     Raises:
         InputError: `input.missing`, the path does not exist; `file.unreadable`, a folder may not be opened.
     """
-    from napari_seg.cohort.discover import is_certainty_map
+    from napari_seg.cohort.naming import is_certainty_map
     from napari_seg.formats.archive import shown
     from napari_seg.formats.verdict import verdict_of, verdict_of_skipped
 

@@ -46,7 +46,7 @@ class LabelMaps:
 
 def holds_labels(path: Path) -> bool:
     """Return whether a file holds labels or contours, by its header or the record next to it."""
-    from napari_seg.cohort.discover import is_result
+    from napari_seg.cohort.naming import is_result
     from napari_seg.formats.record import read_record
 
     if nifti_ending(path):

@@ -1,0 +1,32 @@
+"""A case of a run: one scan and the model that segments it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from napari_seg.bundles.spec import Bundle
+from napari_seg.formats.channels import ChannelSet
+from napari_seg.formats.scan import Scan
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan of a run.
+
+    Attributes:
+        name: base name of the result files; unique in the run and valid on any file system.
+        source: path of the file, or of the series' folder, relative to the common folder of all inputs, without words
+            that occur in private attributes (patient, ...) of a DICOM file of the run.
+        place: absolute path of the first file, links resolved; it may contain names of patients and is never written.
+        scan: the scan to read, or the images that are its channels.
+        folder: folder of the result files, relative to the output folder, in public names.
+        bundle: model that segments it; None if the run has one model for all cases.
+    """
+
+    name: str
+    source: str
+    place: str
+    scan: Scan | ChannelSet
+    folder: PurePosixPath = field(default_factory=PurePosixPath)
+    bundle: Bundle | None = None

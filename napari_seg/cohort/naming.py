@@ -1,0 +1,185 @@
+"""Names of cases and of their result files: unique in a run, valid on any file system, without names of patients."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import takewhile
+from pathlib import Path, PurePath
+
+from napari_seg.cohort.case import Case
+from napari_seg.errors import InputError, printable
+from napari_seg.formats.archive import shown
+from napari_seg.formats.channel_sets import common_folder
+from napari_seg.formats.channels import ChannelSet
+from napari_seg.formats.endings import ARCHIVE_ENDINGS, has_ending, nifti_ending
+from napari_seg.formats.record import read_record
+from napari_seg.formats.scan import Scan
+
+SUFFIX = "_seg"
+FAILED = "_failed"
+CONFIDENCE_MAPS = ("confidence", "entropy")
+
+MAX_NAME_BYTES = 255 - len(f"{SUFFIX}_confidence.nii.gz")
+"""Longest file name that file systems allow, minus the longest ending of a result."""
+
+_MODALITY = re.compile("t1(w|c|ce|gd|n)?|t2(w|f|star)?|pdw?|flair|dwi|adc|swi|mri?|cta?|pet|pt")
+_IMAGES = re.compile("images?(tr|ts|va|val|test)?|imgs?|scans?|volumes?")
+"""Folder names without information; left out of case names, so that results match a data set's label maps."""
+_LEVEL = re.compile(f"anat|func|dwi|fmap|perf|pet|nifti|ses(sion)?-.*|{_IMAGES.pattern}")
+"""Folder names that identify a scan only together with the parent folder."""
+
+
+def is_result(path: Path) -> bool:
+    """Return whether an earlier run wrote a label map, confidence map or preview, judged by the record next to it."""
+    ending = nifti_ending(path) or (path.suffix if path.suffix == ".png" else "")
+    stem = path.name.removesuffix(ending)
+    for name in CONFIDENCE_MAPS:
+        stem = stem.removesuffix(f"_{name}")
+    return bool(ending) and stem.endswith(SUFFIX) and read_record(path.with_name(f"{stem}.json")) is not None
+
+
+def is_certainty_map(path: Path) -> bool:
+    """Return whether an earlier run wrote a confidence map or a preview."""
+    return is_result(path) and not (nifti_ending(path) and path.name.removesuffix(nifti_ending(path)).endswith(SUFFIX))
+
+
+class _Folders:
+    """Names of folders without words that occur in private attributes of the DICOM files below them."""
+
+    def __init__(self, files: Sequence[Path], scans: Sequence[Scan | ChannelSet]) -> None:
+        self._public: dict[PurePath, str] = {}
+        self._study: dict[PurePath, str] = {}
+        for file, scan in zip(files, scans, strict=True):
+            if scan.format == "dicom":
+                from napari_seg.formats.dicom.headers import read_header
+                from napari_seg.formats.dicom.private_words import public_name
+
+                try:
+                    tags = read_header(scan.files[0]).tags
+                except InputError:  # reading the scan reports the error
+                    continue
+                for folder in file.parents:
+                    self._public[folder] = public_name(self._public.get(folder, _split(folder.name)[0]), tags)
+                    self._study.setdefault(folder, str(tags.get("StudyInstanceUID") or ""))
+
+    def name(self, folder: PurePath) -> str:
+        """Return a folder's public name; if no word is left, six characters of a digest of its study."""
+        name = printable(self._public.get(folder, _split(folder.name)[0]))
+        return name or hashlib.sha256(self._study.get(folder, "").encode()).hexdigest()[:6]
+
+    def below(self, root: PurePath, folder: PurePath, has_endings: bool = False) -> list[str]:
+        """Return the public names of the folders below a root, down to a folder.
+
+        Args:
+            root: ancestor of the folder, or the folder itself; not included.
+            folder: the last folder; included.
+            has_endings: keep the endings of archives.
+        """
+        levels = [
+            level for level in reversed([folder, *folder.parents]) if level.is_relative_to(root) and level != root
+        ]
+        return [self.name(level) + (_split(level.name)[1] if has_endings else "") for level in levels]
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Split the name of a folder or archive into stem and ending; a folder has the ending ""."""
+    ending = next((ending for ending in ARCHIVE_ENDINGS if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(ending)], name[len(name) - len(ending) :]
+
+
+def named_cases(scans: Sequence[Scan | ChannelSet], inputs: Sequence[Path]) -> list[Case]:
+    """Return the cases of scans, named by the rules of `discover.find_cases`.
+
+    Args:
+        scans: scans, or sets of images that are channels.
+        inputs: absolute paths of the files and folders that were searched.
+    """
+    named = [path for path in inputs if path.is_dir() or has_ending(path, ARCHIVE_ENDINGS)]
+    roots = list(dict.fromkeys(path if path.is_dir() else path.parent for path in inputs))
+    with suppress(ValueError):  # the inputs lie on several drives
+        roots = [Path(os.path.commonpath(roots))]
+    files = [Path(os.path.abspath(shown(scan.files[0]))) for scan in scans]
+    folders = _Folders(files, scans)
+    names = [_name(scan, file, named, folders) for file, scan in zip(files, scans, strict=True)]
+    stems = [scan.name or name for name, scan in zip(names, scans, strict=True)]
+    groups: dict[str, list[int]] = defaultdict(list)
+    for number, name in enumerate(names):
+        groups[compared(name)].append(number)
+    for group in groups.values():
+        if len(group) > 1:
+            anchors = [Path(files[n].anchor) for n in group]
+            levels = [folders.below(anchor, files[n].parent) for n, anchor in zip(group, anchors, strict=True)]
+            for number, name in zip(group, _with_folders([stems[n] for n in group], levels), strict=True):
+                names[number] = name
+    taken: set[str] = set()
+    cases = []
+    for file, scan, name in zip(files, scans, names, strict=True):
+        unique, number = _short(name), 2
+        while compared(unique) in taken:  # several series with the same name in one folder
+            unique, number = _short(f"{name}_{number}"), number + 1
+        taken.add(compared(unique))
+        place = str(shown(Path(os.path.realpath(scan.files[0]))))
+        cases.append(Case(unique, _source(scan, file, roots, folders), place, scan))
+    return cases
+
+
+def _name(scan: Scan | ChannelSet, file: Path, named: Sequence[Path], folders: _Folders) -> str:
+    """Return the name of a scan, from its file and its folders (see `find_cases`)."""
+    outermost = sorted((root for root in named if file.is_relative_to(root)), key=lambda root: len(root.parts))
+    root = outermost[0] if outermost else file.parent
+    if not scan.name and isinstance(scan, ChannelSet):
+        folder = Path(os.path.abspath(common_folder(scan)))
+        levels = folders.below(root, folder) if folder.is_relative_to(root) else []
+        return "_".join(levels) or folders.name(folder)
+    if scan.format == "dicom":
+        return scan.name
+    levels = folders.below(root, file.parent)
+    if any(len(level) > 2 and _words(level) in _words(scan.name) for level in levels):
+        return scan.name
+    if all(_MODALITY.fullmatch(word) for word in _words(scan.name).split()):
+        above = folders.below(Path(file.anchor), file.parent)
+        count = next((n for n, level in enumerate(reversed(above)) if not _LEVEL.fullmatch(level.casefold())), 0) + 1
+        levels = above[-max(count, len(levels)) :]
+    return "_".join([*(level for level in levels if not _IMAGES.fullmatch(level.casefold())), scan.name])
+
+
+def _words(text: str) -> str:
+    """Return the words of a name, separated and surrounded by spaces, such as " sub 01 t1w "."""
+    return f" {re.sub(r'[-_. ]+', ' ', text.casefold()).strip()} "
+
+
+def _source(scan: Scan | ChannelSet, file: Path, roots: Sequence[Path], folders: _Folders) -> str:
+    """Return the path of a scan relative to the first root that contains it, in public names."""
+    root = next((root for root in roots if file.is_relative_to(root)), file.parent)
+    levels = folders.below(root, file.parent, has_endings=True)
+    if scan.format != "dicom":
+        return "/".join([*levels, printable(file.name)])
+    return "/".join(levels) or folders.name(file.parent)
+
+
+def _with_folders(names: list[str], folders: list[list[str]]) -> list[str]:
+    """Return the names preceded by their folders, without leading folders that all of them share."""
+    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False)))
+    return ["_".join([*levels[shared:], name]) for levels, name in zip(folders, names, strict=True)]
+
+
+def compared(name: str) -> str:
+    """Return a name in the form in which case-insensitive and Unicode-normalising file systems compare it."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _short(name: str) -> str:
+    """Return a name that is valid on terminals and file systems; a long name is cut and ends with a digest."""
+    encoding = sys.getfilesystemencoding()  # "ascii" under LC_ALL=C where Python is not allowed UTF-8
+    name = re.sub(r"\s", " ", printable(name)).encode(encoding, errors="replace").decode(encoding)
+    if len(name.encode()) <= MAX_NAME_BYTES:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name.encode()[: MAX_NAME_BYTES - 9].decode(errors='ignore')}_{digest}"
