@@ -96,6 +96,10 @@ class EnvironmentFault(NapariSegError):
     """This machine lacks something that is required (`environment.*`)."""
 
 
+class CohortError(NapariSegError):
+    """A run over many scans can't start or go on (`cohort.*`)."""
+
+
 class Cancelled(NapariSegError):
     """The user stopped the work; a progress callback raises it."""
 

@@ -1,0 +1,64 @@
+"""Settings of a run over a cohort, defined once: command line, plugin, manifest and workers derive from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from napari_seg.formats.kinds import FormatName
+from napari_seg.formats.scan import ReadOptions
+from napari_seg.inference.options import SegmentOptions
+
+Measured = Literal["complete", "all"]
+"""Structures that statistics are written of: those that do not touch the border of the scan, or all."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How the cases of a run are read, segmented and written.
+
+    Attributes:
+        options: options of `segment`; `memory_bytes` limits all workers of this machine together.
+        reading: keyword arguments of `Scan.read`.
+        also: formats that are written in addition to NIfTI; DICOM formats apply to DICOM scans only.
+        statistics: structures whose volume and mean intensity are written to `<name>_seg_statistics.json`.
+        timeout_seconds: time limit of one case; None: none.
+        overwrite: replace files that this run did not write.
+    """
+
+    options: SegmentOptions = field(default_factory=SegmentOptions)
+    reading: ReadOptions = field(default_factory=ReadOptions)
+    also: tuple[FormatName, ...] = ()
+    statistics: Measured | None = None
+    timeout_seconds: float | None = None
+    overwrite: bool = False
+
+    def to_record(self) -> dict[str, Any]:
+        """Return what decides the content of the results, as plain values for JSON; memory and time limits do not."""
+        options = self.options.to_record()
+        del options["memory_bytes"]
+        return {
+            **options,
+            "confidence_maps": self.options.confidence_maps,
+            "also": sorted(self.also),
+            "statistics": self.statistics,
+            "volume": self.reading.get("volume"),
+            "resample_tilt": bool(self.reading.get("resample_tilt", False)),
+        }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return what changed between two records of settings, such as "tta was none and is shifts"."""
+    changed = sorted(key for key in before.keys() | now.keys() if _plain(before.get(key)) != _plain(now.get(key)))
+    return [f"{key} was {_words(before.get(key))} and is {_words(now.get(key))}" for key in changed]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(str, value)) or "none"
+    return "not set" if value is None else str(value)
