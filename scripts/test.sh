@@ -23,7 +23,7 @@ if [ "${#missing[@]}" -gt 0 ]; then
     fi
 fi
 
-make_environment dev docs napari openvino
+make_environment dask dev docs napari openvino
 # napari[all] installs PyQt6; QT_API names another binding
 export PATH="$PWD/.venv/bin:$PATH" QT_API="${QT_API:-pyqt6}"
 

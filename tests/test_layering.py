@@ -36,6 +36,8 @@ OWNERS = {
     "openvino": {"inference"},
     "psutil": {"worker", "inference", "memory", "plugin"},
     "monai": {"bundles", "inference", "training"},
+    "dask": {"cohort"},
+    "distributed": {"cohort"},
     "segnets": {"training"},
     "SimpleITK": {"formats", "localise"},
     "napari": {"plugin"},
@@ -141,7 +143,7 @@ def test_the_bundle_works_on_its_own() -> None:
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(statement: str) -> None:
-    heavy = "{'torch', 'monai', 'napari', 'qtpy', 'nibabel', 'SimpleITK', 'pydicom', 'scipy', 'rich'}"
+    heavy = "{'torch', 'monai', 'napari', 'qtpy', 'nibabel', 'SimpleITK', 'pydicom', 'scipy', 'rich', 'distributed'}"
     code = f"import sys\n{statement}\nprint('loaded:', *({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
     assert result.stdout.splitlines()[-1].strip() == "loaded:"
