@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from napari_seg.cli.cohort_view import SUMMARY_SECONDS, CohortView
-from napari_seg.cohort.runner import CaseResult
+from napari_seg.cohort.outcome import CaseResult
 
 
 class Clock:

@@ -18,7 +18,7 @@ from napari_seg.errors import one_line
 from napari_seg.progress import describe_seconds
 
 if TYPE_CHECKING:
-    from napari_seg.cohort.runner import CaseResult
+    from napari_seg.cohort.outcome import CaseResult
 
 SUMMARY_SECONDS = 60.0
 """Seconds between two summaries where the output is no terminal."""
