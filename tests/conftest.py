@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if half is not None:
         config.hook.pytest_deselected(items=items[1 - half :: 2])
         items[:] = items[half::2]
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of every later search for garbage, which the program and Python start often."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
