@@ -13,6 +13,8 @@ from napari_seg.version import __version__
 if TYPE_CHECKING:
     from napari_seg.bundles.read import find_bundles, read_bundle
     from napari_seg.bundles.spec import Bundle
+    from napari_seg.cohort.cohort import Cohort
+    from napari_seg.cohort.outcome import CaseResult
     from napari_seg.errors import NapariSegError, Notice
     from napari_seg.formats.channels import read_channels
     from napari_seg.formats.find import find_scans
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Bundle": "bundles.spec",
+    "CaseResult": "cohort.outcome",
+    "Cohort": "cohort.cohort",
     "Grid": "geometry",
     "NapariSegError": "errors",
     "Notice": "errors",
@@ -40,6 +44,8 @@ _HOME = {
 
 __all__ = [
     "Bundle",
+    "CaseResult",
+    "Cohort",
     "Grid",
     "NapariSegError",
     "Notice",

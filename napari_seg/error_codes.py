@@ -27,6 +27,7 @@ class Code(NamedTuple):
 AREAS = {
     "archive": "Archives (zip, tar)",
     "bundle": "Models and the choices of a training",
+    "cohort": "Runs over many scans",
     "channels": "Several images as the channels of one case",
     "data": "The numbers in a scan",
     "dataset": "The data set of a training",
@@ -344,6 +345,37 @@ CODES = {
         "Give one of them: `--channel` names all images of one case.",
     ),
     # data
+    "cohort.changed": Code(
+        "error",
+        "The output folder has results that were made with other options, weights or another model than this run.",
+        "Choose another folder, so that results are comparable, or pass --redo to make all of them again.",
+    ),
+    "cohort.locked": Code(
+        "error",
+        "Another run works in the output folder; the message names its machine and process.",
+        "Wait for it or stop it. To share the work on purpose, start every run with --join.",
+    ),
+    "cohort.manifest": Code(
+        "error",
+        "The manifest.sqlite in the output folder is damaged, of another program, or of a later version.",
+        "Finished results are not affected. Restore the file from a copy, or move it away and choose another output "
+        "folder.",
+    ),
+    "cohort.manifest_locked": Code(
+        "error",
+        "Another program has kept manifest.sqlite in the output folder locked for half a minute.",
+        "Close the program that has the file open, and give the same command again.",
+    ),
+    "cohort.no_manifest": Code(
+        "error",
+        "The folder has no manifest.sqlite, so no run wrote its results there.",
+        "Name the output folder of 'napari-seg predict'.",
+    ),
+    "cohort.timeout": Code(
+        "error",
+        "A scan took longer than --timeout allows.",
+        "Raise the limit, or leave it out. The same command tries the scan again.",
+    ),
     "data.2d": Code(
         "error",
         "The file holds a single slice; a volume was expected.",

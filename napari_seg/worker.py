@@ -217,6 +217,9 @@ def serve(parent: int) -> None:
     Args:
         parent: process id of the program that sends the requests.
     """
+    for name in ("SIGINT", "SIGHUP"):  # Ctrl-C and a closed terminal reach the parent, which decides
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.SIG_IGN)
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # keep everything that is printed out of the replies
     # end in the middle of a call, too: nobody else could stop it

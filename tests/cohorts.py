@@ -1,9 +1,11 @@
-"""Manifests of runs that never ran, for the tests of what reads them."""
+"""Manifests of runs that never ran, and workers without processes, for tests."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from PIL import Image
 
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.outcome import Outcome, OutputFile
-from napari_seg.errors import Notice
+from napari_seg.cohort.workers import CaseWorker, Event, PlanLine, Step, Work
+from napari_seg.errors import NapariSegError, Notice
+from napari_seg.worker import WorkerError
 
 START = 1_800_000_000.0
 """Start of the runs: 2027-01-15T08:00:00Z."""
@@ -98,3 +102,58 @@ def draw_preview(path: Path, seed: int = 0, size: tuple[int, int] = (932, 750)) 
     rough = random.integers(20, 200, (12, 16, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(rough).resize(size, Image.Resampling.BICUBIC).save(path)
+
+
+class InlineProcess:
+    """Stands for a worker process: functions run at once, in this process."""
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        callbacks: Mapping[str, Callable[..., None]] | None = None,
+        is_stopping: Callable[[], bool] = lambda: False,
+        seconds: float = 0,
+        **options: Any,
+    ) -> Any:
+        try:
+            return function(*args, **options, **(callbacks or {}))
+        except (NapariSegError, MemoryError):
+            raise
+        except Exception as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            raise WorkerError(type(error).__name__, f"{Path(frames[-1].filename).name}:{frames[-1].lineno}") from None
+
+    def close(self) -> None:
+        pass
+
+
+class InlinePool:
+    """A pool without processes: cases run when their events are asked for, so that monkeypatches reach them."""
+
+    def __init__(self, size: int = 1, threads: int | None = None, memory_bytes: int | None = None) -> None:
+        self.size = 1
+        self._worker = CaseWorker()
+        self._worker._process = InlineProcess()  # type: ignore[assignment]
+        self._works: deque[Work] = deque()
+        self._events: deque[Event] = deque()
+
+    def submit(self, work: Work) -> None:
+        self._works.append(work)
+
+    def next_event(self, seconds: float) -> Event | None:
+        if not self._events and self._works:
+            work = self._works.popleft()
+            number = work.number
+            self._events.append(Step(number, "starting", 0, 1))
+            self._events.append(
+                self._worker.run(
+                    work,
+                    on_step=lambda *step: self._events.append(Step(number, *step)),
+                    on_plan=lambda text: self._events.append(PlanLine(number, text)),
+                )
+            )
+        return self._events.popleft() if self._events else None
+
+    def close(self, now: bool) -> None:
+        pass

@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import phantoms
 import pytest
+from cohorts import InlinePool
 from web import Web
 
 from napari_seg.volume import Volume
@@ -70,6 +71,12 @@ def study(head: Volume, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def inline_cohorts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cohorts run in this process, so that monkeypatches reach the cases, and no process has to start."""
+    monkeypatch.setattr("napari_seg.cohort.cohort.LocalPool", InlinePool)
+
+
+@pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks run in this process and not in one of their own, so that what stands in for them does."""
     from napari_seg.plugin.job import NETWORK_WORKER
@@ -81,6 +88,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         return work(*args, **options, **(callbacks or {}))
 
     monkeypatch.setattr(NETWORK_WORKER, "run", run_here)
+    monkeypatch.setattr("napari_seg.cohort.cohort.LocalPool", InlinePool)
 
 
 @pytest.fixture

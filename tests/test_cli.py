@@ -18,10 +18,13 @@ from pydicom.dataset import Dataset
 
 from napari_seg.cli.main import main
 from napari_seg.cohort.discover import find_cases
+from napari_seg.cohort.manifest import Manifest
 from napari_seg.formats.nifti import write_volume
 from napari_seg.formats.read import read
 from napari_seg.geometry import Grid
 from napari_seg.volume import Volume
+
+pytestmark = pytest.mark.usefixtures("inline_cohorts")
 
 
 @pytest.fixture
@@ -34,7 +37,9 @@ def predict(*arguments: object) -> int:
 
 
 def files_below(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    """Return all files but the manifest."""
+    found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    return [name for name in found if Path(name).name != "manifest.sqlite"]
 
 
 def test_one_file_gives_labels_picture_and_record(
@@ -67,11 +72,12 @@ def test_statistics_are_written_beside_the_labels_and_replaced_with_them(
     bright = head.array[0][head.array[0] > 100]
     assert found["bright"]["volume"] == pytest.approx(len(bright) * 1.5 * 1.25 * 2.5)
     assert found["bright"]["intensity"] == pytest.approx(bright.mean(), abs=1e-4)
-    assert predict(path, "-o", out, "--bundle", bundle, "--statistics") == 0
+    assert predict(path, "-o", out, "--bundle", bundle, "--statistics") == 1  # other files than before
+    assert predict(path, "-o", out, "--bundle", bundle, "--statistics", "--redo") == 0
     assert json.loads(file.read_text())["bright"] == {"volume": 0.0, "intensity": 0.0}  # it touches the border
     notices = json.loads((out / "case_seg.json").read_text())["notices"]
     assert any(notice["code"] == "result.at_border" and "bright" in notice["message"] for notice in notices)
-    assert predict(path, "-o", out, "--bundle", bundle) == 0
+    assert predict(path, "-o", out, "--bundle", bundle, "--redo") == 0
     assert not file.exists()
 
 
@@ -84,12 +90,12 @@ def test_certainty_is_written_beside_the_labels_and_is_no_scan(head: Volume, tmp
     assert confidence.array.dtype == entropy.array.dtype == np.uint8
     assert confidence.array[0][head.array[0] > 110].min() > 250
     assert entropy.array[0][head.array[0] > 110].max() < 5
-    assert predict(path.parent, "-o", path.parent, "--bundle", bundle) == 0
+    assert predict(path.parent, "-o", path.parent, "--bundle", bundle, "--certainty") == 0
     (path.parent / "case_seg_entropy.nii.gz").write_bytes(b"mine")
-    assert predict(path, "-o", path.parent, "--bundle", bundle) == 4  # nothing of another is replaced or removed
+    assert predict(path, "-o", path.parent, "--bundle", bundle, "--redo") == 4  # nothing of another is replaced
     assert (path.parent / "case_seg_entropy.nii.gz").read_bytes() == b"mine"
     (path.parent / "case_seg_entropy.nii.gz").unlink()
-    assert predict(path.parent, "-o", path.parent, "--bundle", bundle) == 0
+    assert predict(path.parent, "-o", path.parent, "--bundle", bundle, "--redo") == 0
     expected = ["case.nii.gz", "case_seg.json", "case_seg.nii.gz", "case_seg.png"]
     assert files_below(path.parent) == expected  # maps of labels that are no more have gone
 
@@ -110,10 +116,10 @@ def test_bad_scans_are_named_and_the_others_done(
     assert "2 done, 3 failed" in output
     for code in ("geometry.missing_slice", "file.not_nifti", "file.truncated"):
         assert sum(code in line for line in output.splitlines()) == 1
-    assert len(files_below(out)) == 9
-    failed = [json.loads(path.read_text()) for path in out.glob("*_failed.json")]
-    assert {entry["code"] for entry in failed} == {"geometry.missing_slice", "file.not_nifti", "file.truncated"}
-    assert not [name for name in files_below(tmp_path) if "unfinished" in name]
+    assert len(files_below(out)) == 6
+    with Manifest.open(out, read_only=True) as manifest:
+        codes = {row.code for row in manifest.rows(("failed",))}
+    assert codes == {"geometry.missing_slice", "file.not_nifti", "file.truncated"}
     for canary in phantoms.CANARIES:
         assert canary.lower() not in output.lower()
         assert not any(canary.lower() in name.lower() for name in files_below(out))
@@ -142,7 +148,7 @@ def test_exit_codes_of_wrong_usage(tmp_path: Path, bundle: str, capsys: pytest.C
     (tmp_path / "text.nii").write_text("x")
     assert predict(tmp_path / "text.nii", "-o", tmp_path / "out", "--bundle", bundle) == 4
     assert predict(tmp_path / "text.nii", "-o", tmp_path / "text.nii" / "out", "--bundle", bundle) == 5
-    assert files_below(tmp_path / "out") == ["text_failed.json"]
+    assert files_below(tmp_path / "out") == []
 
 
 def test_an_untrusted_bundle_stops_before_any_scan(
@@ -217,9 +223,9 @@ def test_scans_of_one_name_are_told_apart_by_their_folders(
         ("sub-01_anat_T1", "sub-01/anat/T1.nii.gz"),
         ("sub-02_anat_T1", "sub-02/anat/T1.nii.gz"),
     ]
-    assert (out / "sub-02_anat_T1_seg.nii.gz").stat().st_mtime_ns > alone
+    assert (out / "sub-02_anat_T1_seg.nii.gz").stat().st_mtime_ns == alone  # done before
     assert predict(first, "-o", out, "--bundle", bundle) == 0
-    other = phantoms.write_nifti(head, tmp_path / "sub-02_anat_T1.nii.gz")
+    other = phantoms.write_nifti(replace(head, array=head.array + 1), tmp_path / "sub-02_anat_T1.nii.gz")
     assert predict(other, "-o", out, "--bundle", bundle) == 4
     assert "belongs to another scan" in capsys.readouterr().out
 
@@ -233,7 +239,7 @@ def test_a_result_that_cannot_be_finished_leaves_nothing(
     assert "output.exists" in capsys.readouterr().out
     assert predict(path, "-o", out, "--bundle", bundle, "--overwrite") == 4
     assert "output.not_written" in capsys.readouterr().out
-    assert sorted(p.name for p in out.iterdir()) == ["case_failed.json", "case_seg.png"]
+    assert sorted(p.name for p in out.iterdir()) == ["case_seg.png", "manifest.sqlite"]
 
 
 def test_our_own_mistakes_cost_one_case_only(
@@ -289,9 +295,11 @@ def test_edited_results_are_not_replaced_unasked(
     path, out = phantoms.write_nifti(head, tmp_path / "case.nii.gz"), tmp_path / "out"
     command = (path, "-o", out, "--bundle", bundle)
     assert predict(*command) == 0
-    assert predict(*command) == 0  # our own, untouched: replaced
+    assert predict(*command, "--redo") == 0  # our own, untouched: replaced
     edited = phantoms.write_nifti(head, out / "case_seg.nii.gz").read_bytes()
-    assert predict(*command) == 4
+    assert predict(*command) == 0
+    assert "1 by an earlier run" in capsys.readouterr().out
+    assert predict(*command, "--redo") == 4
     assert "output.exists" in capsys.readouterr().out
     assert (out / "case_seg.nii.gz").read_bytes() == edited
     assert predict(*command, "--overwrite") == 0

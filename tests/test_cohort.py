@@ -1,14 +1,14 @@
-"""Results of many scans: all files of a case or none, whatever ends a run, and names that give nobody away."""
+"""Runs over many scans: what is done once, what is tried again, what is refused, and names that give nobody away."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
-from contextlib import suppress
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,29 @@ import napari_seg.evaluation.overlay
 import napari_seg.formats.dicom.seg_write
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
-from napari_seg.cohort import results
-from napari_seg.cohort.case import Case
+from napari_seg.cohort.cohort import Cohort
 from napari_seg.cohort.discover import find_cases
+from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.naming import is_result
-from napari_seg.cohort.results import OutputFolder
-from napari_seg.cohort.runner import run_cohort
-from napari_seg.errors import InputError, Notice, OutputError
+from napari_seg.cohort.outcome import CaseResult
+from napari_seg.cohort.runner import Excluded
+from napari_seg.cohort.runners import Runner
+from napari_seg.errors import (
+    Cancelled,
+    CohortError,
+    EnvironmentFault,
+    InputError,
+    LocaliseError,
+    NapariSegError,
+    Notice,
+    OutputError,
+)
 from napari_seg.formats.atomic import verified_write
-from napari_seg.formats.read import read
 from napari_seg.formats.record import read_record
-from napari_seg.volume import ConfidenceMaps, Segment, Segmentation, Volume
+from napari_seg.volume import Segment, Segmentation, Volume
+from napari_seg.worker import WorkerDied
 
-FILES = ["case.seg.nrrd", "case_seg.json", "case_seg.nii.gz", "case_seg.png", "case_seg_entropy.nii.gz"]
+FILES = ["seg.json", "seg.nii.gz", "seg.png"]
 
 
 @pytest.fixture(scope="module")
@@ -41,29 +51,29 @@ def bundle() -> Bundle:
 
 
 @pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scans are segmented by a threshold, and the pictures are some bytes."""
+def no_network(monkeypatch: pytest.MonkeyPatch, inline_cohorts: None) -> list[str]:
+    """Scans are segmented by a threshold, and the previews are some bytes; returns the names of segmented scans."""
+    segmented: list[str] = []
 
     def threshold(volume: Volume, *args: Any, **options: Any) -> Segmentation:
-        return segmentation(volume, 100)
+        segmented.append(volume.name)
+        labels = (volume.array[0] > 100).astype(np.uint8)
+        return Segmentation(labels, volume.grid, (Segment(1, "bright", (255, 0, 0)),), {1: 0.9})
 
     def draw(volume: Volume, found: Segmentation, path: Path, title: str = "") -> None:
-        path.write_bytes(os.urandom(8))
+        path.write_bytes(b"a preview")
 
     monkeypatch.setattr("napari_seg.inference.segment.segment", threshold)
     monkeypatch.setattr(napari_seg.evaluation.overlay, "draw_overlay", draw)
+    return segmented
 
 
-def segmentation(volume: Volume, level: int) -> Segmentation:
-    labels = (volume.array[0] > level).astype(np.uint8)
-    maps = ConfidenceMaps(labels, labels)
-    return Segmentation(labels, volume.grid, (Segment(1, "bright", (255, 0, 0)),), {1: 0.9}, confidence_maps=maps)
-
-
-def one_case(folder: Path) -> tuple[Case, Volume]:
-    path = phantoms.write_nifti(phantoms.head(), folder / "case.nii.gz")
-    (case,), _ = find_cases([path])
-    return case, case.scan.read()
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    for name in ("a", "b", "c"):
+        (tmp_path / "scans").mkdir(exist_ok=True)
+        phantoms.write_nifti(phantoms.head(), tmp_path / "scans" / f"{name}.nii.gz")
+    return tmp_path / "scans"
 
 
 def names(folder: Path) -> list[str]:
@@ -71,190 +81,236 @@ def names(folder: Path) -> list[str]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if "_seg" in path.name}
 
 
-class Killed(BaseException):
-    """Stands for a signal that nothing can catch."""
+def statuses(results: list[CaseResult]) -> dict[str, str]:
+    return {result.name: result.status + " before" * result.is_earlier for result in results}
 
 
-def write(case: Case, volume: Volume, level: int, out: Path, bundle: Bundle, also: tuple = ("nrrd",)) -> None:
-    with OutputFolder(out) as output:
-        output.write_case(case, volume, segmentation(volume, level), bundle, also)
+def test_a_second_run_does_what_is_left(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
+    out = tmp_path / "out"
+    (scans / "b.nii.gz").rename(tmp_path / "b.nii.gz")
+    (scans / "b.nii.gz").write_bytes(b"no scan")
+    assert statuses(list(Cohort(scans, out))) == {"a": "done", "b": "failed", "c": "done"}
+    first = content(out)
+    (tmp_path / "b.nii.gz").rename(scans / "b.nii.gz")
+    results = list(Cohort(scans, out))
+    assert statuses(results) == {"a": "done before", "b": "done", "c": "done before"}
+    assert no_network == ["a", "c", "b"]
+    assert first.items() <= content(out).items()
+    assert results[0].volumes_ml["bright"] > 0
+    assert results[0].labels == out / "a_seg.nii.gz"
+    table = Cohort(scans, out).volumes()
+    assert list(table["name"]) == ["a", "b", "c"]
+    assert set(table["structure"]) == {"bright"}
+    assert names(out) == sorted([f"{n}_{f}" for n in "abc" for f in FILES] + ["manifest.sqlite"])
 
 
-def killed(case: Case, volume: Volume, out: Path, bundle: Bundle, last: int) -> None:
-    """A run that is killed at a rename, and could undo or remove nothing any more."""
-    with pytest.MonkeyPatch.context() as patch:
-        renames_until(patch, last, Killed(), out)
-        patch.setattr(results, "_move_back", lambda *args: None)
-        patch.setattr(results.shutil, "rmtree", lambda *args, **kwargs: None)
-        with pytest.raises(Killed):
-            write(case, volume, 300, out, bundle)
+def test_lost_files_are_made_again_and_edited_ones_stay(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
+    out = tmp_path / "out"
+    list(Cohort(scans, out))
+    (out / "a_seg.png").unlink()
+    edited = phantoms.write_nifti(phantoms.head(), out / "b_seg.nii.gz").read_bytes()
+    assert statuses(list(Cohort(scans, out))) == {"a": "done", "b": "done before", "c": "done before"}
+    (redone,) = [result for result in Cohort(scans / "b.nii.gz", out, redo=True)]
+    assert redone.code == "output.exists"
+    assert (out / "b_seg.nii.gz").read_bytes() == edited
+    assert statuses(list(Cohort(scans / "b.nii.gz", out, redo=True, overwrite=True))) == {"b": "done"}
+    assert (out / "b_seg.nii.gz").read_bytes() != edited
 
 
-def renames_until(monkeypatch: pytest.MonkeyPatch, last: int, error: BaseException, out: Path) -> None:
-    """Lets renames of and to the results fail from the last one on."""
-    real, count = os.replace, 0
-
-    def rename(source: Any, target: Any) -> None:
-        nonlocal count
-        if Path(target).parent == out or Path(source).parent == out:
-            count += 1
-            if count == last:
-                raise error
-        real(source, target)
-
-    monkeypatch.setattr(os, "replace", rename)
-
-
-def test_a_replacement_that_fails_at_any_rename_keeps_the_files_that_were_there(
-    tmp_path: Path, bundle: Bundle, no_network: None, monkeypatch: pytest.MonkeyPatch
+def test_other_options_or_weights_do_not_mix(
+    scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (case, volume), out = one_case(tmp_path), tmp_path / "out"
-    write(case, volume, 100, out, bundle)
+    out = tmp_path / "out"
+    list(Cohort(scans / "a.nii.gz", out))
+    with pytest.raises(CohortError, match="tta was not set and is shifts") as caught:
+        list(Cohort(scans, out, tta="shifts"))
+    assert caught.value.code == "cohort.changed"
+    list(Cohort(scans, out, memory_bytes=2**33, timeout_seconds=99))  # they change no label
+    with monkeypatch.context() as patch:
+        patch.setattr("napari_seg.cohort.runner.model_digest", lambda bundle: "other weights")
+        with pytest.raises(CohortError, match="the weights or code of"):
+            list(Cohort(scans, out))
+    no_network.clear()
+    assert statuses(list(Cohort(scans, out, redo=True, tta="shifts"))) == dict.fromkeys("abc", "done")
+    assert no_network == ["a", "b", "c"]
+    assert statuses(list(Cohort(scans, out, tta="shifts"))) == dict.fromkeys("abc", "done before")
+
+
+def test_another_scan_of_the_same_name_replaces_nothing(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
+    out = tmp_path / "out"
+    list(Cohort(scans / "a.nii.gz", out))
     before = content(out)
-    assert sorted(before) == sorted([*FILES, "case_seg_confidence.nii.gz"])
-    for last in range(1, 13):
-        with monkeypatch.context() as patch:
-            renames_until(patch, last, PermissionError(errno.EACCES, "Permission denied"), out)
-            with pytest.raises(OutputError) as caught:
-                write(case, volume, 300, out, bundle)
-        assert caught.value.code == "output.not_written"
-        assert content(out) == before, last
-        assert names(out) == sorted(before), last
+    (tmp_path / "moved").mkdir()
+    moved = (scans / "a.nii.gz").rename(tmp_path / "moved" / "a.nii.gz")
+    assert statuses(list(Cohort(moved, out))) == {"a": "done before"}
+    head = phantoms.head()
+    other = phantoms.write_nifti(replace(head, array=head.array + 200), scans / "a.nii.gz")
+    (result,) = Cohort(other, out)
+    assert (result.status, result.code) == ("failed", "output.exists")
+    assert "belongs to another scan" in result.message
+    assert content(out) == before
+    assert statuses(list(Cohort(other, out, redo=True))) == {"a": "done"}
 
 
-def test_a_first_result_that_fails_at_any_rename_leaves_nothing(
-    tmp_path: Path, bundle: Bundle, no_network: None, monkeypatch: pytest.MonkeyPatch
+def test_a_second_run_at_the_same_time_is_refused_unless_both_join(
+    scans: Path, tmp_path: Path, no_network: list[str]
 ) -> None:
-    (case, volume), out = one_case(tmp_path), tmp_path / "out"
-    for last in range(1, 7):
-        with monkeypatch.context() as patch:
-            renames_until(patch, last, KeyboardInterrupt(), out)
-            with pytest.raises(KeyboardInterrupt):
-                write(case, volume, 300, out, bundle)
-        assert names(out) == [], last
+    out = tmp_path / "out"
+    first = iter(Cohort(scans, out))
+    next(first)
+    for join in (False, True):
+        with pytest.raises(CohortError, match=f"process {os.getpid()} on") as caught:
+            list(Cohort(scans, out, join=join))
+        assert caught.value.code == "cohort.locked"
+    assert [result.status for result in first] == ["done", "done"]
+    out = tmp_path / "shared"
+    first = iter(Cohort(scans, out, join=True))
+    assert next(first).name == "a"  # the next one is claimed, too
+    second = list(Cohort(scans, out, join=True))
+    assert statuses(second) == {"a": "done before", "c": "done"}
+    assert statuses(list(first)) == {"b": "done"}
+    assert names(out) == sorted([f"{n}_{f}" for n in "abc" for f in FILES] + ["manifest.sqlite"])
 
 
-@pytest.mark.parametrize("replaces", [False, True])
-def test_a_run_killed_at_any_rename_is_undone_by_the_next(
-    tmp_path: Path, bundle: Bundle, no_network: None, monkeypatch: pytest.MonkeyPatch, replaces: bool
-) -> None:
-    (case, volume), out = one_case(tmp_path), tmp_path / "out"
-    if replaces:
-        write(case, volume, 100, out, bundle)
-    else:
-        out.mkdir()
-    before = content(out)
-    for last in range(1, 13 if replaces else 7):
-        killed(case, volume, out, bundle, last)
-        assert any(name.startswith(".unfinished-") for name in names(out))
-        if last % 2:  # killed once more, while it is undone
-            with monkeypatch.context() as patch, suppress(Killed):
-                renames_until(patch, 2, Killed(), out)
-                OutputFolder(out).__enter__()
-        with OutputFolder(out) as output:
-            output.refuse_others_files(case)
-        assert content(out) == before, last
-        assert names(out) == sorted(before), last
-    write(case, volume, 300, out, bundle)
-    assert np.array_equal(read(out / "case_seg.nii.gz").array, volume.array > 300)
-
-
-def test_what_a_person_changed_after_a_killed_run_stays(
-    tmp_path: Path, bundle: Bundle, no_network: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (case, volume), out = one_case(tmp_path), tmp_path / "out"
-    killed(case, volume, out, bundle, 3)
-    edited = phantoms.write_nifti(volume, out / "case_seg.nii.gz").read_bytes()
-    with OutputFolder(out) as output, pytest.raises(OutputError, match=r"output\.exists"):
-        output.refuse_others_files(case)
-    assert content(out) == {"case_seg.nii.gz": edited}
-
-
-def test_a_running_run_keeps_its_hidden_folder_and_a_killed_one_loses_it(tmp_path: Path) -> None:
-    program = (
-        "import sys, time; from pathlib import Path; from napari_seg.cohort.results import OutputFolder\n"
-        "with OutputFolder(Path(sys.argv[1])): print('ready', flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().strip() == b"ready"
-        (hidden,) = tmp_path.iterdir()
-        with OutputFolder(tmp_path):
-            assert hidden.is_dir()
-        process.kill()
-        process.wait()
-    assert names(tmp_path) == [hidden.name]
-    with OutputFolder(tmp_path):
-        assert not hidden.exists()
-    assert names(tmp_path) == []
-
-
-KILLED = """
-import os, signal, sys
+RUNNER = """
+import sys, time
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import test_cohort
-case, volume = test_cohort.one_case(Path(sys.argv[2]).parent)
-real, out, count = os.replace, Path(sys.argv[2]), 0
-def rename(source, target):
-    global count
-    count += out in (Path(source).parent, Path(target).parent)
-    if count == int(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(source, target)
-os.replace = rename
-test_cohort.write(case, volume, 300, out, test_cohort.read_bundle(), ())
+from napari_seg.cohort.manifest import Manifest
+from napari_seg.cohort.runners import Runner
+out = Path(sys.argv[1])
+with Manifest.open(out) as manifest, Runner(out, manifest) as runner:
+    number = manifest.add_case("a", {"state": "waiting"})
+    manifest.claim(number, runner.id)
+    (runner.staging(number, 1) / "a_seg.nii.gz").write_text("half")
+    print("ready", flush=True)
+    time.sleep(60)
 """
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="nothing kills a process like this here")
-def test_a_run_that_the_system_kills_between_two_renames_is_undone(tmp_path: Path, bundle: Bundle) -> None:
-    (case, volume), out = one_case(tmp_path), tmp_path / "out"
-    write(case, volume, 100, out, bundle, ())
-    before = content(out)
-    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(out), "9"]
-    assert subprocess.run(command).returncode == -signal.SIGKILL
-    assert content(out) != before
-    with OutputFolder(out) as output:
-        output.refuse_others_files(case)
-    assert content(out) == before
-    assert names(out) == sorted(before)
+def test_what_a_killed_run_left_is_taken_over(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with subprocess.Popen([sys.executable, "-c", RUNNER, str(out)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == b"ready"
+        with pytest.raises(CohortError, match=f"process {process.pid} on"):
+            list(Cohort(scans, out))
+        process.kill()
+        process.wait()
+    assert (out / ".napari-seg").is_dir()
+    assert statuses(list(Cohort(scans, out))) == dict.fromkeys("abc", "done")
+    assert names(out) == sorted([f"{n}_{f}" for n in "abc" for f in FILES] + ["manifest.sqlite"])
 
 
-def test_what_a_run_of_an_earlier_version_left_is_undone(
-    tmp_path: Path, bundle: Bundle, no_network: None, monkeypatch: pytest.MonkeyPatch
+def test_a_run_of_another_machine_is_dead_after_two_minutes(
+    scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (case, volume), out = one_case(tmp_path), tmp_path / "out"
-    write(case, volume, 300, out, bundle, ())
-    hidden = out / ".unfinished-abc"
-    hidden.mkdir()
-    for name in ("case_seg.json", "case_seg.png"):  # killed with the labels in place, and nothing that tells whose
-        (out / name).rename(hidden / name)
-    for path in out.glob("case_seg_*"):
-        path.unlink()
-    with OutputFolder(out) as output:
-        output.refuse_others_files(case)
-    assert names(out) == []
+    out = tmp_path / "out"
+    out.mkdir()
+    with Manifest.open(out) as manifest:
+        with monkeypatch.context() as patch:
+            patch.setattr("socket.gethostname", lambda: "elsewhere")
+            runner = Runner(out, manifest).__enter__()
+        with pytest.raises(CohortError, match="on elsewhere"):
+            list(Cohort(scans, out))
+        runner._lock.release(force=True)
+        long_ago = time.time() - 130
+        os.utime(runner.folder / "lock", (long_ago, long_ago))
+        assert statuses(list(Cohort(scans, out))) == dict.fromkeys("abc", "done")
+        assert not runner.folder.exists()
 
 
-def test_a_folder_in_the_way_is_never_moved(tmp_path: Path, bundle: Bundle, no_network: None) -> None:
-    (case, volume), out = one_case(tmp_path), tmp_path / "out"
-    (out / "case_seg.png").mkdir(parents=True)
-    (out / "case_seg.png" / "mine").touch()
-    with pytest.raises(OutputError, match=r"case_seg\.png is a folder"):
-        write(case, volume, 300, out, bundle)
-    assert [str(path.relative_to(out)) for path in out.rglob("*")] == ["case_seg.png", "case_seg.png/mine"]
-
-
-def test_a_full_disk_ends_the_run(
-    tmp_path: Path, bundle: Bundle, no_network: None, monkeypatch: pytest.MonkeyPatch
+def test_a_case_whose_worker_dies_is_tried_once_more_alone(
+    scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tries: list[tuple[str, bool]] = []
+
+    def run(self: Any, work: Any, **callbacks: Any) -> Any:
+        tries.append((work.case.name, work.is_alone))
+        if work.case.name == "a" or (work.case.name == "b" and not work.is_alone):
+            return module.Failed(work.number, WorkerDied("environment.ended", "it died"), is_crash=True)
+        return real(self, work, **callbacks)
+
+    import napari_seg.cohort.workers as module
+
+    real = module.CaseWorker.run
+    monkeypatch.setattr(module.CaseWorker, "run", run)
+    results = list(Cohort(scans, tmp_path / "out"))
+    assert tries == [("a", False), ("b", False), ("c", False), ("a", True), ("b", True)]
+    assert {result.name: result.code for result in results} == {"c": "", "a": "environment.ended", "b": ""}
+
+
+def test_an_error_of_all_scans_ends_the_run_and_one_of_a_scan_does_not(
+    scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: dict[str, NapariSegError] = {
+        "a": LocaliseError("localise.failed", "no head"),
+        "b": EnvironmentFault("environment.device", "there is no GPU"),
+    }
+
+    def fail(volume: Volume, *args: Any, **options: Any) -> Segmentation:
+        raise errors[volume.name]
+
+    monkeypatch.setattr("napari_seg.inference.segment.segment", fail)
+    run = iter(Cohort(scans, tmp_path / "out"))
+    assert next(run).code == "localise.failed"
+    with pytest.raises(EnvironmentFault, match="there is no GPU"):
+        next(run)
+    with Manifest.open(tmp_path / "out", read_only=True) as manifest:
+        assert {row.name: row.state for row in manifest.rows()} == {"a": "failed", "b": "waiting", "c": "waiting"}
+
+
+def test_stopping_once_finishes_what_runs_and_the_next_run_goes_on(
+    scans: Path, tmp_path: Path, no_network: list[str]
+) -> None:
+    cohort = Cohort(scans, tmp_path / "out")
+    run = iter(cohort)
+    first = [next(run)]
+    cohort.stop.request()
+    with pytest.raises(Cancelled):
+        first.extend(run)
+    assert [result.name for result in first] == ["a", "b"]  # b was on its way
+    assert statuses(list(Cohort(scans, tmp_path / "out"))) == {"a": "done before", "b": "done before", "c": "done"}
+    cohort = Cohort(scans, tmp_path / "other")
+    run = iter(cohort)
+    next(run)
+    cohort.stop.request()
+    cohort.stop.request()
+    with pytest.raises(Cancelled):
+        next(run)
+    with Manifest.open(tmp_path / "other", read_only=True) as manifest:
+        assert manifest.counts() == {"waiting": 2, "running": 0, "moving": 0, "done": 1, "failed": 0, "skipped": 0}
+    assert not (tmp_path / "other" / ".napari-seg").exists()
+
+
+def test_scans_that_are_not_run_are_in_the_manifest(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
+    cohort = Cohort(scans, tmp_path / "out")
+    excluded = [Excluded("d", "cohort.no_rule", "no rule", is_failure=False), Excluded("e", "input.missing", "gone")]
+    cohort.use(cohort.cases, excluded)
+    assert statuses(list(cohort)) == {"d": "skipped", "e": "failed"} | dict.fromkeys("abc", "done")
+    with Manifest.open(tmp_path / "out", read_only=True) as manifest:
+        assert [(row.name, row.code) for row in manifest.rows(("skipped", "failed"))] == [
+            ("d", "cohort.no_rule"),
+            ("e", "input.missing"),
+        ]
+
+
+def test_real_workers_give_the_same_files_whatever_their_number(scans: Path, tmp_path: Path) -> None:
+    found = {}
+    for workers in (1, 2):
+        results = list(Cohort(scans, tmp_path / str(workers), workers=workers, device="cpu"))
+        assert [result.status for result in results] == ["done"] * 3, results
+        found[workers] = content(tmp_path / str(workers))
+    assert found[1] == found[2]
+    assert len(found[1]) == 9
+
+
+def test_a_full_disk_ends_the_run(tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b", "c"):
         phantoms.write_nifti(phantoms.head(), tmp_path / f"{name}.nii.gz")
-    cases, _ = find_cases([tmp_path])
     real, opened = napari_seg.evaluation.overlay.draw_overlay, []
 
     def draw(volume: Volume, found: Segmentation, path: Path, title: str = "") -> None:
@@ -264,21 +320,21 @@ def test_a_full_disk_ends_the_run(
 
     monkeypatch.setattr(napari_seg.evaluation.overlay, "draw_overlay", draw)
     with pytest.raises(OutputError) as caught:
-        run_cohort(cases, tmp_path / "out", bundle, on_case=lambda number, name: opened.append(name))
+        opened.extend(result.name for result in Cohort(tmp_path, tmp_path / "out"))
     assert caught.value.code == "output.disk_full"
-    assert opened == ["a", "b"]
-    assert [name for name in names(tmp_path / "out") if "a_seg" not in name] in ([], ["b_failed.json"])
+    assert opened == ["a"]
+    assert [name for name in names(tmp_path / "out") if "a_seg" not in name] == ["manifest.sqlite"]
 
 
 def test_a_format_that_cannot_hold_a_result_costs_nothing_else(
-    tmp_path: Path, bundle: Bundle, no_network: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise OutputError("output.no_dicom", "the headers lack what it needs")
 
     phantoms.write_series(phantoms.head(), tmp_path / "series")
     monkeypatch.setattr(napari_seg.formats.dicom.seg_write, "write_dicom_seg", refuse)
-    (result,) = run_cohort(find_cases([tmp_path / "series"])[0], tmp_path / "out", bundle, also=["seg", "nrrd"])
+    (result,) = Cohort(tmp_path / "series", tmp_path / "out", also=("seg", "nrrd"))
     name = "MR_T1w_sagittal_003"
     assert (result.status, [notice.code for notice in result.notices]) == ("done", ["output.no_dicom"])
     assert f"{name}_seg.dcm is left out" in (tmp_path / "out" / f"{name}_seg.json").read_text()
@@ -286,28 +342,11 @@ def test_a_format_that_cannot_hold_a_result_costs_nothing_else(
     assert f"{name}.seg.nrrd" in names(tmp_path / "out")
 
 
-def test_a_failure_lies_in_the_folder_until_the_case_is_done(tmp_path: Path, bundle: Bundle, no_network: None) -> None:
-    path, out = tmp_path / "scans" / "case.nii.gz", tmp_path / "out"
-    path.parent.mkdir()
-    path.write_bytes(b"no scan")
-    failed = run_cohort(find_cases([path.parent])[0], out, bundle)
-    assert names(out) == ["case_failed.json"]
-    record = json.loads((out / "case_failed.json").read_text())
-    assert {"status": "failed", "code": failed[0].code, "source": "case.nii.gz"}.items() <= record.items()
-    phantoms.write_nifti(phantoms.head(), path)
-    assert run_cohort(find_cases([path.parent])[0], out, bundle)[0].status == "done"
-    assert "case_failed.json" not in names(out)
-    (out / "case_failed.json").write_text("mine")
-    path.write_bytes(b"no scan")
-    run_cohort(find_cases([path.parent])[0], out, bundle)
-    assert (out / "case_failed.json").read_text() == "mine"
-
-
-def test_an_output_that_is_closed_or_no_folder_is_one_clear_error(tmp_path: Path, bundle: Bundle) -> None:
+def test_an_output_that_is_closed_or_no_folder_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(OutputError, match=r"output\.folder"):
-            run_cohort([], out, bundle)
+            list(Cohort(tmp_path / "file", out))
         with (
             pytest.raises(OutputError, match=r"output\.not_written"),
             verified_write(out / "x.json", ".json") as hidden,
@@ -315,20 +354,55 @@ def test_an_output_that_is_closed_or_no_folder_is_one_clear_error(tmp_path: Path
             hidden.write_text("{}")
 
 
-def test_records_and_results_name_no_folder_above_the_inputs(tmp_path: Path, bundle: Bundle, no_network: None) -> None:
+def test_records_and_results_name_no_folder_above_the_inputs(tmp_path: Path, no_network: list[str]) -> None:
     patient = tmp_path / "CANARY_Tweety_CAN4711"
     phantoms.write_series(phantoms.head(), patient / "Tweety visit" / "dicom")
     (patient / "nifti").mkdir()
     phantoms.write_nifti(phantoms.head(), patient / "nifti" / "case.nii.gz")
     for number, source in enumerate((tmp_path, patient, patient / "nifti" / "case.nii.gz")):
         out = tmp_path.with_name(f"{tmp_path.name}_{number}") / "out"
-        found = run_cohort(find_cases([source])[0], out, bundle)
+        found = list(Cohort(source, out))
         told = json.dumps([result.as_dict() for result in found]) + " ".join(names(out))
         told += " ".join(path.read_text() for path in out.glob("*.json"))
         assert not [canary for canary in phantoms.CANARIES if canary.lower() in told.lower()]
         assert str(tmp_path) not in told.replace(str(out), "")
-    records = [json.loads(path.read_text()) for path in tmp_path.parent.rglob("case_seg.json")]
-    assert len({record["identity"] for record in records}) == len(records)  # the same scan, another salt
+        with (out / "manifest.sqlite").open("rb") as file:
+            told += file.read().decode("latin-1")
+        assert not [canary for canary in phantoms.CANARIES if canary.lower() in told.lower()]
+
+
+def test_names_fit_a_file_system(tmp_path: Path, no_network: list[str]) -> None:
+    for name in ("\u8133" * 80 + "1", "\u8133" * 80 + "2"):
+        phantoms.write_nifti(phantoms.head(), tmp_path / f"{name}.nii.gz")
+    found = list(Cohort(tmp_path, tmp_path / "out", also=("nrrd",)))
+    assert [result.status for result in found] == ["done", "done"]
+    assert len({result.name for result in found}) == 2
+    assert [case.name for case in find_cases([tmp_path])[0]] == [result.name for result in found]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
+def test_odd_names_cost_no_other_scan(tmp_path: Path, no_network: list[str]) -> None:
+    (tmp_path / "scans").mkdir()
+    odd = [b"M\xfcller.nii.gz", b"red\x1b[31m.nii.gz", b"two\nlines.nii.gz", "\u5c71.nii.gz".encode()]
+    good = phantoms.write_nifti(phantoms.head(), tmp_path / "good.nii.gz").read_bytes()
+    for name in odd:
+        Path(os.fsdecode(os.fsencode(tmp_path / "scans") + b"/" + name)).write_bytes(good)
+    (tmp_path / "scans" / "loop.nii.gz").symlink_to("loop.nii.gz")
+    (tmp_path / "scans" / "deep_seg.nii.gz").write_bytes(good)
+    (tmp_path / "scans" / "deep_seg.json").write_text("[" * 100_000)
+    _, faults = find_cases([tmp_path / "scans"])
+    found = {result.name: result.status for result in Cohort(tmp_path / "scans", tmp_path / "out")}
+    assert faults == []
+    assert found == {
+        "M\u00fcller": "done",
+        "red_[31m": "done",
+        "two lines": "done",
+        "\u5c71": "done",
+        "loop": "failed",
+        "deep_seg": "done",
+    }
+    for path in (tmp_path / "out").glob("*.json"):
+        json.dumps(json.loads(path.read_text()), ensure_ascii=False).encode()
 
 
 def test_names_follow_from_the_place_alone(tmp_path: Path) -> None:
@@ -380,40 +454,6 @@ def test_a_link_has_its_own_name_and_the_identity_of_its_file(tmp_path: Path) ->
     (tmp_path / "set" / "site_a" / "T1.nii.gz").symlink_to(file)
     (case,), _ = find_cases([tmp_path / "set"])
     assert (case.name, case.source, case.place) == ("site_a_T1", "site_a/T1.nii.gz", str(file.resolve()))
-
-
-def test_names_fit_a_file_system(tmp_path: Path, bundle: Bundle, no_network: None) -> None:
-    for name in ("\u8133" * 80 + "1", "\u8133" * 80 + "2"):
-        phantoms.write_nifti(phantoms.head(), tmp_path / f"{name}.nii.gz")
-    found = run_cohort(find_cases([tmp_path])[0], tmp_path / "out", bundle, also=["nrrd"])
-    assert [result.status for result in found] == ["done", "done"]
-    assert len({result.name for result in found}) == 2
-    assert [case.name for case in find_cases([tmp_path])[0]] == [result.name for result in found]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
-def test_odd_names_cost_no_other_scan(tmp_path: Path, bundle: Bundle, no_network: None) -> None:
-    (tmp_path / "scans").mkdir()
-    odd = [b"M\xfcller.nii.gz", b"red\x1b[31m.nii.gz", b"two\nlines.nii.gz", "\u5c71.nii.gz".encode()]
-    good = phantoms.write_nifti(phantoms.head(), tmp_path / "good.nii.gz").read_bytes()
-    for name in odd:
-        Path(os.fsdecode(os.fsencode(tmp_path / "scans") + b"/" + name)).write_bytes(good)
-    (tmp_path / "scans" / "loop.nii.gz").symlink_to("loop.nii.gz")
-    (tmp_path / "scans" / "deep_seg.nii.gz").write_bytes(good)
-    (tmp_path / "scans" / "deep_seg.json").write_text("[" * 100_000)
-    cases, faults = find_cases([tmp_path / "scans"])
-    found = {result.name: result.status for result in run_cohort(cases, tmp_path / "out", bundle)}
-    assert faults == []
-    assert found == {
-        "M\u00fcller": "done",
-        "red_[31m": "done",
-        "two lines": "done",
-        "\u5c71": "done",
-        "loop": "failed",
-        "deep_seg": "done",
-    }
-    for path in (tmp_path / "out").glob("*.json"):
-        json.dumps(json.loads(path.read_text()), ensure_ascii=False).encode()
 
 
 def test_a_record_that_is_none_of_ours_is_passed_over(tmp_path: Path) -> None:

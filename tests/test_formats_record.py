@@ -12,7 +12,6 @@ from napari_seg.errors import OutputError
 from napari_seg.formats.record import (
     MAX_RECORD_BYTES,
     UNKNOWN,
-    failure_record,
     made_by_in,
     read_record,
     record_path,
@@ -57,7 +56,7 @@ def test_labels_without_a_record_are_nobodys(tmp_path: Path) -> None:
 
 def test_a_result_and_a_failure_are_recorded(tmp_path: Path) -> None:
     volume = Volume(np.zeros((1, *GRID.shape)), GRID, modality="MR")
-    content = result_record(volume, found(), source="a.nii", identity="x-y", made_by=("balls", "1"))
+    content = result_record(volume, found(), source="a.nii", made_by=("balls", "1"))
     write_record(tmp_path / "a_seg.json", content)
     record = read_record(tmp_path / "a_seg.json")
     assert record is not None
@@ -66,10 +65,6 @@ def test_a_result_and_a_failure_are_recorded(tmp_path: Path) -> None:
     kidney, other = record["segments"]
     assert (kidney["voxels"], kidney["volume_ml"], kidney["confidence"]) == (2, 0.012, 0.8765)
     assert (other["voxels"], other["confidence"]) == (0, None)
-    write_record(tmp_path / "a_failed.json", failure_record("a.nii", "file.empty", "a.nii has 0 bytes"))
-    failed = read_record(tmp_path / "a_failed.json")
-    assert failed is not None
-    assert (failed["status"], failed["code"]) == ("failed", "file.empty")
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "nonsense", '{"program": "another"}', "[" * 100_000])

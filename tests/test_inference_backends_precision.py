@@ -15,8 +15,7 @@ from napari_seg.bundles.output import Output, independent_channels
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.windows import WindowSettings
-from napari_seg.cohort.discover import find_cases
-from napari_seg.cohort.runner import run_cohort
+from napari_seg.cohort.cohort import Cohort
 from napari_seg.errors import EnvironmentFault
 from napari_seg.inference import region
 from napari_seg.inference.backends import choose
@@ -181,9 +180,9 @@ def test_the_same_model_is_shared_by_number_formats(robust: Bundle) -> None:
     assert half.computing_in(torch.float32) is model.computing_in(torch.float32) is model
 
 
+@pytest.mark.usefixtures("inline_cohorts")
 def test_the_record_names_the_precision(study: Path, robust: Bundle, tmp_path: Path, always_checked: list) -> None:
-    cases, _ = find_cases([study / "copy.nii.gz"])
-    run_cohort(cases, tmp_path / "out", robust)
+    list(Cohort(study / "copy.nii.gz", tmp_path / "out", robust))
     record = json.loads((tmp_path / "out" / "copy_seg.json").read_text())
     assert record["run"] == {"match": "fast", "precision": "bfloat16", "equal_labels": 1.0}
     assert record["options"]["precision"] == "auto"

@@ -36,7 +36,7 @@ OWNERS = {
     "openvino": {"inference"},
     "psutil": {"worker", "inference", "memory", "plugin"},
     "monai": {"bundles", "inference", "training"},
-    "dask": {"cohort"},
+    "dask": {"cohort", "plugin"},
     "distributed": {"cohort"},
     "segnets": {"training"},
     "SimpleITK": {"formats", "localise"},

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 SUMMARY_SECONDS = 60.0
 """Seconds between two summaries where the output is no terminal."""
 
+MAX_PLANNED = 10
+"""Cases up to which the windows and the memory of each are printed."""
+
 _REFRESHES_PER_SECOND = 4
 _WIDE = 72
 """Columns from which on the bar and the rate share a line."""
@@ -115,6 +118,16 @@ class CohortView:
             if running := self._running.get(number):
                 running.stage = one_line(stage, 40)
                 running.fraction = min(done / total, 1.0) if total > 0 else None
+
+    def on_plan(self, number: int, text: str) -> None:
+        """Print a line on the windows and the memory of a case, if there are few cases."""
+        running = self._running.get(number)
+        if running is not None and self._total <= MAX_PLANNED:
+            self.show(f"{running.name}: {text}")
+
+    def show(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._print(text)
 
     def on_result(self, result: CaseResult) -> None:
         """Count a case that has ended, and print it: only failures on a terminal, each case elsewhere."""

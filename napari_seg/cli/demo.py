@@ -25,24 +25,16 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import sys
-
-    from napari_seg.bundles.read import read_bundle
-    from napari_seg.cli.progress import CohortProgress, print_results
-    from napari_seg.cohort.discover import find_cases
-    from napari_seg.cohort.runner import run_cohort
-    from napari_seg.inference.options import SegmentOptions
+    from napari_seg.cli.cohort_view import CohortView
+    from napari_seg.cli.progress import print_results
+    from napari_seg.cli.stop_signals import stop_by_signals
+    from napari_seg.cohort.cohort import Cohort
     from napari_seg.localise import mni152_path
 
-    cases = [replace(case, name="MNI152_T1") for case in find_cases([mni152_path()])[0]]
-    with CohortProgress(len(cases), show_bars=sys.stderr.isatty()) as progress:
-        results = run_cohort(
-            cases,
-            arguments.output.resolve(),
-            read_bundle(),
-            options=SegmentOptions(device=arguments.device),
-            on_case=progress.on_case,
-            progress=progress.on_step,
-        )
-    print_results(results)
+    cohort = Cohort(mni152_path(), arguments.output.resolve(), device=arguments.device)
+    cohort.use([replace(case, name="MNI152_T1") for case in cohort.cases])
+    with CohortView() as view, stop_by_signals(cohort.stop, view.show):
+        cohort.view = view
+        results = list(cohort)
+    print_results(results, cohort.output)
     return exit_code(sum(result.status == "failed" for result in results), len(results))

@@ -69,6 +69,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from napari_seg.errors import (
         BundleError,
         Cancelled,
+        CohortError,
         DownloadError,
         EnvironmentFault,
         NapariSegError,
@@ -89,10 +90,12 @@ def _run(arguments: argparse.Namespace) -> int:
     if getattr(arguments, "json", False):
         print(json.dumps({"code": error.code, "message": error.message}, indent=2))
     if isinstance(error, Cancelled):
-        print("napari-seg: stopped; finished results are kept, and no file is incomplete", file=sys.stderr)
+        print("napari-seg: stopped; finished results are kept, and the same command goes on", file=sys.stderr)
         return ExitCode.CANCELLED
     print(f"napari-seg: {error}", file=sys.stderr)
-    if isinstance(error, (EnvironmentFault, OutputError, DownloadError)):
+    if error.code == "cohort.changed":
+        return ExitCode.USAGE
+    if isinstance(error, (CohortError, EnvironmentFault, OutputError, DownloadError)):
         return ExitCode.ENVIRONMENT
     if isinstance(error, (BundleError, StoreError)) or error.code.startswith("channels."):
         return ExitCode.USAGE

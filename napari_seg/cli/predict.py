@@ -19,8 +19,8 @@ from napari_seg.inference.options import SegmentOptions, option_fields
 if TYPE_CHECKING:
     from napari_seg.bundles.spec import Bundle
     from napari_seg.cohort.case import Case
-    from napari_seg.cohort.runner import CaseResult
-    from napari_seg.errors import InputError
+    from napari_seg.cohort.outcome import CaseResult
+    from napari_seg.cohort.settings import RunSettings
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -30,7 +30,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         description="Segments every scan below the inputs, in archives (zip, tar) too. Each gives, in the output "
         "folder, <name>_seg.nii.gz on the scan's own grid, <name>_seg.png (three planes through each structure) and "
         "<name>_seg.json (names, volumes in ml, confidence). A scan that can't be used is reported with a code and "
-        "does not stop the others.",
+        "does not stop the others. A run that was stopped or killed goes on when the same command is given again: "
+        "finished scans are skipped, failed ones are tried again.",
         epilog="Example: napari-seg predict head.nii.gz study/ -o results",
     )
     parser.add_argument(
@@ -86,6 +87,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace results that were edited or made by another program"
     )
+    _add_run_options(parser)
     printing = parser.add_mutually_exclusive_group()
     printing.add_argument(
         "--json", action="store_true", help="print a list of objects, one a scan, at the end and instead of the table"
@@ -96,6 +98,33 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="print the same objects, each on a line of its own as soon as its scan is done or has failed",
     )
     parser.set_defaults(run=run, refuse=parser.error)
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a run over many scans."""
+    parser.add_argument(
+        "--redo",
+        action="store_true",
+        help="segment scans again that an earlier run finished, such as with other options or weights",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=duration,
+        metavar="TIME",
+        help="longest time for one scan, such as 30min or 2h; a scan that takes longer fails; none by default",
+    )
+    parser.add_argument(
+        "--workers",
+        type=count,
+        metavar="N",
+        help="scans that are segmented at once, each in a process of its own; by default two, and more for small "
+        "scans, as the memory allows",
+    )
+    parser.add_argument(
+        "--join",
+        action="store_true",
+        help="share the work with other runs in the same folder, on this machine or on others; all need --join",
+    )
 
 
 _FLAGS = {"memory_bytes": "--memory", "crop": "--no-crop", "confidence_maps": "--certainty"}
@@ -145,6 +174,22 @@ def options_of(arguments: argparse.Namespace) -> SegmentOptions:
     return SegmentOptions(**{option.name: getattr(arguments, option.name) for option in option_fields()})
 
 
+def count(text: str) -> int:
+    """Return the number in a text; it is at least 1."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected a whole number from 1 up")
+    return int(text)
+
+
+def duration(text: str) -> float:
+    """Return the seconds of a text such as "90s", "30min" or "2h"; a bare number counts seconds."""
+    units = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
+    found = re.fullmatch(r"\s*(\d*\.?\d+)\s*([a-z]*)\s*", text.lower())
+    if found is None or found[2] not in units or float(found[1]) == 0:
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected a time such as 90s, 30min or 2h")
+    return float(found[1]) * units[found[2]]
+
+
 def memory_size(text: str) -> int:
     """Bytes of a text such as "4GiB", "500 MB" or "2g"."""
     units = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -157,8 +202,7 @@ def memory_size(text: str) -> int:
 def run(arguments: argparse.Namespace) -> int:
     if not arguments.inputs and not arguments.channel:
         arguments.refuse("the following arguments are required: INPUT, or --channel for each image of a case")
-    from napari_seg.cli.progress import print_results
-    from napari_seg.cohort.runner import CaseResult
+    from napari_seg.cohort.outcome import CaseResult
     from napari_seg.errors import Cancelled, NapariSegError
 
     results: list[CaseResult] = []
@@ -180,73 +224,81 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([result.as_dict() for result in results], indent=2))
     elif not arguments.json_lines:
-        print_results(results)
+        from napari_seg.cli.progress import print_results
+
+        print_results(results, arguments.output)
     if not found:
         return ExitCode.NOTHING_FOUND
-    return exit_code(sum(result.status == "failed" for result in results), len(results))
+    failed = sum(result.status == "failed" for result in results)
+    return exit_code(failed, len(results))
 
 
 def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], None]) -> int:
     """Segment all scans, report each to `on_result`, and return how many were found."""
     from napari_seg.bundles.read import read_bundle
     from napari_seg.bundles.trust import check_runnable
+    from napari_seg.cli.cohort_view import CohortView
     from napari_seg.cli.consent import give_consent
-    from napari_seg.cli.progress import CohortProgress
-    from napari_seg.cohort.runner import CaseResult, run_cohort
+    from napari_seg.cli.stop_signals import stop_by_signals
+    from napari_seg.cohort.cohort import Cohort
     from napari_seg.errors import InputError, printable
 
     bundle = read_bundle(arguments.bundle)
     if arguments.trust:
         bundle = give_consent(bundle)
     check_runnable(bundle)  # before long work, and once
-    cases, faults = _cases(arguments, bundle)
-    for path, fault in faults:
-        name = printable(path.name)
-        on_result(CaseResult(name, "failed", fault.code, fault.message, name))
-    if not cases and not faults:
+    cohort = Cohort(
+        arguments.inputs,
+        arguments.output,
+        bundle,
+        settings=_settings(arguments),
+        workers=arguments.workers,
+        redo=arguments.redo,
+        join=arguments.join,
+    )
+    if arguments.channel:
+        cohort.use([_case_of_channels(arguments, bundle)])
+    if not cohort.cases and not cohort.excluded:
         raise InputError(
             "input.none",
             "found no scan below the inputs; expected NIfTI, NRRD, MetaImage, DICOM or 2D images; 'napari-seg inspect' "
             "says what lies there",
         )
-    if not cases:
-        return 0
-    is_for_people = not (arguments.json or arguments.json_lines)
-    options = options_of(arguments)
-    if is_for_people and options.match == "auto" and options.resolved(bundle).match == "exact":
+    is_quiet = arguments.json or arguments.json_lines
+    options = cohort.settings.options
+    if not is_quiet and options.match == "auto" and options.resolved(bundle).match == "exact":
         text = "runs as its own program does; --match fast is quicker, and gives other labels at borders"
         print(f"{printable(bundle.name)} {text}", file=sys.stderr)
-    with CohortProgress(
-        len(cases), show_bars=is_for_people and sys.stderr.isatty(), print_plans=is_for_people
-    ) as progress:
-        run_cohort(
-            cases,
-            arguments.output,
-            bundle,
-            options=options,
-            reading=read_options(arguments),
-            also=arguments.also,
-            statistics=arguments.statistics,
-            overwrite=arguments.overwrite,
-            on_case=progress.on_case,
-            on_result=on_result,
-            progress=progress.on_step,
-        )
-    return len(cases)
+    with CohortView(is_quiet=is_quiet) as view, stop_by_signals(cohort.stop, view.show):
+        cohort.view = view
+        for result in cohort:
+            on_result(result)
+    return len(cohort.cases)
 
 
-def _cases(arguments: argparse.Namespace, bundle: Bundle) -> tuple[list[Case], list[tuple[Path, InputError]]]:
-    """Return the cases below the inputs, or the one of `--channel`, and the inputs that could not be searched."""
-    from napari_seg.cohort.discover import case_of, find_cases
+def _settings(arguments: argparse.Namespace) -> RunSettings:
+    from napari_seg.cohort.settings import RunSettings
+
+    return RunSettings(
+        options=options_of(arguments),
+        reading=read_options(arguments),
+        also=tuple(arguments.also),
+        statistics=arguments.statistics,
+        timeout_seconds=arguments.timeout,
+        overwrite=arguments.overwrite,
+    )
+
+
+def _case_of_channels(arguments: argparse.Namespace, bundle: Bundle) -> Case:
+    """Return the case of the images of `--channel`."""
+    from napari_seg.cohort.discover import case_of
     from napari_seg.errors import InputError
     from napari_seg.formats.channels import channel_set
 
-    if not arguments.channel:
-        return find_cases(arguments.inputs, bundle.channel_names)
     if arguments.inputs:
         text = f"found --channel and the input {arguments.inputs[0]}; expected one of them: --channel names all images"
         raise InputError("channels.with_input", text)
     names = [name for name, _ in arguments.channel]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError("channels.ambiguous", f"found --channel {twice} more than once; expected one image for each")
-    return [case_of(channel_set(dict(arguments.channel), bundle.channel_names))], []
+    return case_of(channel_set(dict(arguments.channel), bundle.channel_names))

@@ -172,9 +172,10 @@ class CaseRow:
 class Manifest:
     """The manifest of an output folder; a context manager that closes it."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, *, is_read_only: bool = False) -> None:
         self.path = path
         self._connection = connection
+        self._is_read_only = is_read_only
 
     @classmethod
     def open(cls, folder: Path, *, read_only: bool = False, is_joined: bool = False) -> Self:
@@ -199,7 +200,7 @@ class Manifest:
         else:
             with _faults(path):
                 connection = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None)
-        manifest = cls(path, connection)
+        manifest = cls(path, connection, is_read_only=read_only)
         connection.row_factory = sqlite3.Row
         try:
             with _faults(path):
@@ -224,7 +225,11 @@ class Manifest:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; the last writer leaves it without a journal, so that readers need no further files."""
+        if not self._is_read_only:
+            with suppress(sqlite3.Error):  # others have the file open
+                self._connection.execute("PRAGMA busy_timeout = 0")
+                self._connection.execute("PRAGMA journal_mode = delete").fetchone()
         with suppress(sqlite3.Error):
             self._connection.close()
 
@@ -377,13 +382,13 @@ class Manifest:
         found = self._write(f"UPDATE cases SET {changes} WHERE id = ?{condition}", (*content, number, *if_state))
         return found.rowcount == 1
 
-    def claim(self, number: int, runner: int) -> bool:
-        """Claim a waiting case for a runner; return false if another runner has it."""
+    def claim(self, number: int, runner: int) -> int:
+        """Claim a waiting case for a runner; return the number of the attempt, 0 if another runner has the case."""
         values = {"state": "running", "stage": "", "runner": runner, "started": time.time(), "ended": None}
-        claimed = self.change_case(number, values | {"code": "", "message": ""}, if_state=("waiting",))
-        if claimed:
-            self._write("UPDATE cases SET attempts = attempts + 1 WHERE id = ?", (number,))
-        return claimed
+        if not self.change_case(number, values | {"code": "", "message": ""}, if_state=("waiting",)):
+            return 0
+        self._write("UPDATE cases SET attempts = attempts + 1 WHERE id = ?", (number,))
+        return int(self._read("SELECT attempts FROM cases WHERE id = ?", (number,)).fetchone()[0])
 
     def set_moving(self, number: int, outcome: Outcome) -> None:
         """Note the result of a case, before its files are renamed into place."""
@@ -434,16 +439,17 @@ class Manifest:
 def _connect_read_only(path: Path) -> sqlite3.Connection:
     """Open a manifest for reading; on a read-only medium without its journal."""
     where = path.resolve().as_uri()
-    connection = None
-    try:
+    with _faults(path):
         connection = sqlite3.connect(f"{where}?mode=ro", uri=True, timeout=_WAIT_SECONDS, isolation_level=None)
-        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-        return connection
-    except sqlite3.OperationalError:  # WAL needs a file next to the manifest, which can't be written there
-        if connection is not None:
+        try:
+            connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+            return connection
+        except sqlite3.OperationalError:  # WAL needs a file next to the manifest, which can't be written there
             connection.close()
-        with _faults(path):
             return sqlite3.connect(f"{where}?immutable=1", uri=True, isolation_level=None)
+        except sqlite3.Error:
+            connection.close()
+            raise
 
 
 @contextmanager

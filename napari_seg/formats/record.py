@@ -1,8 +1,7 @@
 """JSON record next to a label map: what the label map can't hold. Records are read and written only here.
 
 A record has the name of its label map with the ending .json. It holds the program, the model or the fact that a person
-made the labels, and the names and colours of the segments; a run over scans adds volumes, options and checksums. A
-failed case of a run has a record without a label map.
+made the labels, and the names and colours of the segments; a run over scans adds volumes, options and checksums.
 """
 
 from __future__ import annotations
@@ -100,22 +99,18 @@ def write_labels_record(segmentation: Segmentation, labels: Path, made_by: MadeB
         raise not_written(str(path), error) from error
 
 
-def result_record(
-    volume: Volume, segmentation: Segmentation, *, source: str, identity: str, made_by: MadeBy
-) -> dict[str, Any]:
+def result_record(volume: Volume, segmentation: Segmentation, *, source: str, made_by: MadeBy) -> dict[str, Any]:
     """Return the content of the record of a result.
 
     Args:
         volume: scan.
         segmentation: its segmentation.
         source: path of the scan relative to the inputs, without private words.
-        identity: salted digest of the path of the scan.
         made_by: name and version of the model.
     """
     volumes, voxels, confidence = segmentation.volumes_ml(), segmentation.voxel_counts(), segmentation.confidence
     return {
         "source": source,
-        "identity": identity,
         "bundle": dict(zip(("name", "version"), made_by, strict=True)),
         "run": dict(segmentation.run),
         "modality": volume.modality,
@@ -134,14 +129,3 @@ def result_record(
         ],
         "notices": [{"code": notice.code, "message": notice.message} for notice in segmentation.notices],
     }
-
-
-def failure_record(source: str, code: str, message: str) -> dict[str, Any]:
-    """Return the content of the record of a failed case.
-
-    Args:
-        source: path of the scan relative to the inputs, without private words.
-        code: code of the error.
-        message: message of the error.
-    """
-    return {"source": source, "status": "failed", "code": code, "message": message}

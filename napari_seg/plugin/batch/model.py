@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Literal
 
 from psygnal import Signal
 
-from napari_seg.cohort.discover import find_cases
-from napari_seg.cohort.runner import CaseResult, run_cohort
+from napari_seg.cohort.cohort import Cohort
+from napari_seg.cohort.outcome import CaseResult
+from napari_seg.cohort.runner import Stop
+from napari_seg.cohort.settings import RunSettings
 from napari_seg.formats.endings import nifti_ending
-from napari_seg.plugin.job import NETWORK_WORKER, Job, JobProgress
+from napari_seg.plugin.job import Job, JobProgress
 from napari_seg.plugin.layer_info import frame_of
 from napari_seg.plugin.layers import image_layers, layer_of
 from napari_seg.plugin.messages import Message, gui_text_of, message_of
@@ -22,7 +24,7 @@ from napari_seg.plugin.study.label_files import label_layers, read_labels
 from napari_seg.plugin.study.model import Loaded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from napari.layers import Layer
     from numpy.typing import NDArray
@@ -59,6 +61,48 @@ class Row:
     channels: int | None = None
 
 
+class _JobStop(Stop):
+    """Stop of a run that is requested, at once, when its job is stopped."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self._job = job
+
+    @property
+    def count(self) -> int:
+        """Requests so far."""
+        return 2 if self._job.is_stopping else self._count
+
+
+class _View:
+    """Hands what happens in a run to the model, in the main thread."""
+
+    def __init__(self, model: BatchModel, job: Job) -> None:
+        self._model = model
+        self._job = job
+        self._names: dict[int, str] = {}
+
+    def on_start(self, total: int, done_before: int) -> None:
+        """Do nothing: the rows are there."""
+
+    def on_case_start(self, number: int, name: str) -> None:
+        """Mark a row as running."""
+        self._names[number] = name
+        self._job.post(self._model._on_case_start, name)
+
+    def on_progress(self, number: int, stage: str, done: int, total: int) -> None:
+        """Show the progress of one of the running cases."""
+        words = f"{self._names[number]}: {stage}"
+        self._job.progress = JobProgress(words, done, total) if total > 1 else JobProgress(words)
+
+    def on_plan(self, number: int, text: str) -> None:
+        """Do nothing: a table has no room for it."""
+
+    def on_result(self, result: CaseResult) -> None:
+        """Fill a row."""
+        self._job.post(self._model._add_result, result)
+
+
 class BatchModel:
     """State of the Batch tab of one viewer.
 
@@ -83,6 +127,7 @@ class BatchModel:
         self.rows: list[Row] = []
         self.job: Job | None = None
         self._error: Exception | None = None
+        self._numbers: dict[str, int] = {}
 
     def choose_inputs(self, folder: Path) -> None:
         """Set the folder of scans, and next to it the folder of results unless the user chose one."""
@@ -137,48 +182,34 @@ class BatchModel:
         also: tuple[FormatName, ...],
         job: Job,
     ) -> None:
-        """Find the scans and run the bundle on each in the worker process; in the thread of the job."""
+        """Find the scans and run the bundle on each in worker processes; in the thread of the job."""
         job.progress = JobProgress("Looking for scans")
-        cases, faults = find_cases([inputs], bundle.channel_names)
+        cohort = Cohort([inputs], output, bundle, settings=RunSettings(options, also=also))
+        cohort.stop = _JobStop(job)
+        cohort.view = _View(self, job)
         channels = bundle.in_channels if bundle.in_channels > 1 else None
-        job.post(self._on_cases, [Row(case.name, "waiting", scan=case.scan, channels=channels) for case in cases])
-        for path, fault in faults:
-            job.post(self._add_result, None, CaseResult(path.name, "failed", fault.code, fault.message, str(path)))
-        if not cases:
+        rows = [Row(case.name, "waiting", scan=case.scan, channels=channels) for case in cohort.cases]
+        job.post(self._on_cases, rows)
+        if not rows and not cohort.excluded:
             return
-        current = 0
-
-        def on_case(number: int, name: str) -> None:
-            nonlocal current
+        for _ in cohort:
             job.check()
-            current = number
-            job.progress = JobProgress(f"{name}: reading")
-            job.post(self._on_case, number)
-
-        def on_result(result: CaseResult) -> None:
-            job.post(self._add_result, current, result)
-            job.check()
-
-        callbacks: dict[str, Callable[..., None]] = {"on_case": on_case, "on_result": on_result, "progress": job.report}
-        job.call(
-            NETWORK_WORKER,
-            run_cohort,
-            cases,
-            output,
-            bundle,
-            callbacks=callbacks,
-            ends_between_steps=True,
-            options=options,
-            also=also,
-        )
 
     def _on_cases(self, rows: list[Row]) -> None:
         self.rows = rows
         self.changed.emit()
 
-    def _on_case(self, number: int) -> None:
-        self.rows[number] = replace(self.rows[number], state="running")
-        self.changed.emit()
+    def _on_case_start(self, name: str) -> None:
+        number = self._number_of(name)
+        if number is not None:
+            self.rows[number] = replace(self.rows[number], state="running")
+            self.changed.emit()
+
+    def _number_of(self, name: str) -> int | None:
+        """Return the number of the row of a case; None for an input that could not be searched."""
+        if len(self._numbers) != len(self.rows):
+            self._numbers = {row.name: number for number, row in enumerate(self.rows)}
+        return self._numbers.get(name)
 
     def _on_error(self, error: Exception) -> None:
         self._error = error
@@ -200,7 +231,8 @@ class BatchModel:
             self.session.show_messages(Message(kind, f"{counts}. The results are in {self.output}."), lasting=True)
         self.changed.emit()
 
-    def _add_result(self, number: int | None, result: CaseResult) -> None:
+    def _add_result(self, result: CaseResult) -> None:
+        number = self._number_of(result.name)
         is_done = result.status == "done"
         volumes = ", ".join(f"{name} {ml:.2f} ml" for name, ml in result.volumes_ml.items())
         text = volumes if is_done else gui_text_of(result)

@@ -1,0 +1,170 @@
+"""`Cohort`: many scans in, many segmentations out, for Python; command line and plugin use it, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_seg.bundles.read import read_bundle
+from napari_seg.bundles.spec import Bundle
+from napari_seg.cohort.case import Case
+from napari_seg.cohort.discover import find_cases
+from napari_seg.cohort.fingerprint import input_bytes
+from napari_seg.cohort.manifest import Manifest
+from napari_seg.cohort.outcome import CaseResult
+from napari_seg.cohort.runner import Excluded, Run, Stop, View
+from napari_seg.cohort.settings import RunSettings
+from napari_seg.cohort.workers import LocalPool, Pool, worker_count
+from napari_seg.errors import InputError, printable
+from napari_seg.inference.options import option_fields
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Cohort:
+    """Scans, the model that segments them and the folder of the results; iterate over it to run.
+
+    A run can be stopped or killed at any time: the next run with the same output folder goes on where it ended. The
+    folder then has the results, `manifest.sqlite`, a report and tables.
+
+        cohort = napari_seg.Cohort("scans", "results", tta="shifts")
+        for result in cohort:
+            print(result.name, result.status, result.volumes_ml)
+        print(cohort.volumes())
+
+    Args:
+        inputs: files and folders of scans.
+        output: output folder, created if missing; nothing is written outside it.
+        model: the bundle, its folder or its name; None: the shipped one.
+        settings: settings of the run.
+        workers: number of worker processes; None: as many as keep the machine busy within the memory.
+        redo: segment cases again that an earlier run finished.
+        join: share the work with other runs in the same folder, which also join.
+        make_pool: makes other workers than those of this machine, given the cases that are left.
+        changes: single options of `SegmentOptions` and `RunSettings`, such as `device="cpu"`; they replace those of
+            `settings`.
+
+    Attributes:
+        output: the output folder.
+        settings: settings of the run.
+        stop: request the end of the run with `stop.request()`, from another thread.
+        view: shows the run while it goes on; None: nothing does.
+
+    Raises:
+        BundleError: there is no such model.
+        ValueError: an option has a value that is not allowed.
+    """
+
+    def __init__(
+        self,
+        inputs: str | Path | Sequence[str | Path],
+        output: str | Path,
+        model: Bundle | str | Path | None = None,
+        *,
+        settings: RunSettings | None = None,
+        workers: int | None = None,
+        redo: bool = False,
+        join: bool = False,
+        make_pool: Callable[[Sequence[Case]], Pool] | None = None,
+        **changes: Any,
+    ) -> None:
+        self.inputs = [Path(one) for one in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
+        self.output = Path(output)
+        self.settings = _with_changes(settings or RunSettings(), changes)
+        self.stop = Stop()
+        self.view: View | None = None
+        self._bundle = read_bundle(model)
+        self._workers = workers
+        self._redo = redo
+        self._join = join
+        self._make_pool = make_pool or self._local_pool
+        self._cases: list[Case] | None = None
+        self._excluded: list[Excluded] = []
+
+    @property
+    def cases(self) -> list[Case]:
+        """The cases below the inputs; they are looked for once."""
+        if self._cases is None:
+            cases, faults = find_cases(self.inputs, self._bundle.channel_names)
+            self.use(cases, [_fault(path, fault) for path, fault in faults])
+        assert self._cases is not None
+        return self._cases
+
+    @property
+    def excluded(self) -> list[Excluded]:
+        """Scans that are not run, and inputs that could not be searched, with the reasons."""
+        self.cases  # noqa: B018  (looks for them)
+        return self._excluded
+
+    def use(self, cases: Sequence[Case], excluded: Sequence[Excluded] = ()) -> None:
+        """Run these cases instead of those below the inputs.
+
+        Args:
+            cases: the cases; one without a bundle is segmented by the model of the cohort.
+            excluded: scans that are not run.
+        """
+        self._cases = [case if case.bundle is not None else replace(case, bundle=self._bundle) for case in cases]
+        self._excluded = list(excluded)
+
+    def __iter__(self) -> Iterator[CaseResult]:
+        """Run the cases, and yield the result of each; see `Run.results`."""
+        run = Run(
+            output=self.output,
+            cases=self.cases,
+            settings=self.settings,
+            make_pool=self._make_pool,
+            excluded=self.excluded,
+            redo=self._redo,
+            is_joined=self._join,
+            stop=self.stop,
+            view=self.view,
+        )
+        yield from run.results()
+
+    def volumes(self) -> pandas.DataFrame:
+        """Return a table of the finished cases: a row for each structure of each case.
+
+        Returns:
+            Columns name, source, model, structure, volume_ml and confidence (NaN for a structure without voxels).
+
+        Raises:
+            CohortError: `cohort.no_manifest`, nothing was run yet.
+        """
+        import pandas
+
+        with Manifest.open(self.output, read_only=True) as manifest:
+            models = {model.id: model.name for model in manifest.models()}
+            rows = [
+                (row.name, row.source, models.get(row.model or 0, ""), name, ml, row.confidence.get(name))
+                for row in manifest.rows(("done",))
+                for name, ml in row.volumes_ml.items()
+            ]
+        return pandas.DataFrame(rows, columns=["name", "source", "model", "structure", "volume_ml", "confidence"])
+
+    def _local_pool(self, cases: Sequence[Case]) -> LocalPool:
+        """Return workers of this machine for the cases that are left."""
+        options = self.settings.options
+        largest = max(input_bytes(case.scan) for case in cases)
+        has_gpu = _has_gpu() if options.device == "auto" else options.device.startswith("cuda")
+        count = worker_count(len(cases), largest, options.memory_bytes, has_gpu=has_gpu)
+        return LocalPool(self._workers or count, memory_bytes=options.memory_bytes)
+
+
+def _with_changes(settings: RunSettings, changes: Mapping[str, Any]) -> RunSettings:
+    names = {option.name for option in option_fields()}
+    options = {name: value for name, value in changes.items() if name in names}
+    others = {name: value for name, value in changes.items() if name not in names}
+    return replace(settings, options=replace(settings.options, **options), **others)
+
+
+def _has_gpu() -> bool:
+    """Return whether this machine seems to have a GPU that torch can use, without loading torch."""
+    return any(Path(path).exists() for path in ("/dev/nvidia0", "/dev/kfd"))
+
+
+def _fault(path: Path, fault: InputError) -> Excluded:
+    name = printable(path.name)
+    return Excluded(name, fault.code, fault.message, name)

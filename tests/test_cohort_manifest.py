@@ -1,0 +1,114 @@
+"""The manifest: states, claims, journals, and files that are damaged, locked, full or of others."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from napari_seg.cohort import manifest as module
+from napari_seg.cohort.manifest import FILE, Manifest
+from napari_seg.cohort.outcome import Outcome, OutputFile
+from napari_seg.errors import CohortError, Notice, OutputError
+
+
+def test_a_case_goes_from_waiting_to_done(tmp_path: Path) -> None:
+    outcome = Outcome(
+        {"labels": OutputFile("a_seg.nii.gz", "00" * 32, 3, 4)},
+        {"left": 1.25},
+        {"left": 0.9},
+        (Notice("result.implausible", "small", "left"),),
+        {"match": "fast"},
+        modality="MR",
+        seconds=2.0,
+        read_seconds=0.5,
+    )
+    with Manifest.open(tmp_path) as manifest:
+        model = manifest.add_model("balls", "1", "monai", "ab")
+        assert manifest.add_model("balls", "1", "monai", "ab") == model
+        assert manifest.add_model("balls", "1", "monai", "cd") != model
+        number = manifest.add_case("a", {"state": "waiting", "source": "x/a.nii", "model": model})
+        assert manifest.claim(number, 7) == 1
+        assert manifest.claim(number, 8) == 0  # another runner has it
+        manifest.set_moving(number, outcome)
+        manifest.set_done(number)
+        manifest.set_meta("settings", '{"tta": null}')
+        assert manifest.counts() == {"waiting": 0, "running": 0, "moving": 0, "done": 1, "failed": 0, "skipped": 0}
+        with Manifest.open(tmp_path, read_only=True) as reader:  # while the other writes
+            (row,) = reader.rows(("done",))
+            assert reader.row("b") is None
+            assert reader.settings() == {"tta": None}
+    assert (row.name, row.source, row.model, row.attempts) == ("a", "x/a.nii", model, 1)
+    assert (row.outputs, row.volumes_ml, row.confidence) == (outcome.outputs, {"left": 1.25}, {"left": 0.9})
+    assert (row.notices, row.run, row.modality) == (outcome.notices, {"match": "fast"}, "MR")
+    assert (row.seconds, row.read_seconds) == (2.0, 0.5)
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]  # the journal goes with the last connection
+
+
+def test_a_transaction_that_fails_changes_nothing(tmp_path: Path) -> None:
+    with Manifest.open(tmp_path) as manifest:
+        with suppress(KeyError), manifest.transaction():
+            manifest.add_case("a", {"state": "waiting"})
+            raise KeyError
+        assert manifest.counts()["waiting"] == 0
+
+
+def test_machines_that_share_a_folder_need_the_rollback_journal(tmp_path: Path) -> None:
+    with Manifest.open(tmp_path) as manifest:
+        assert manifest.is_wal
+        with Manifest.open(tmp_path, is_joined=True) as other:
+            assert other.is_wal  # it can't change while the first is open
+    with Manifest.open(tmp_path, is_joined=True) as manifest:
+        assert not manifest.is_wal
+
+
+def test_a_folder_without_a_manifest_and_one_that_is_damaged_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CohortError, match=r"cohort\.no_manifest"):
+        Manifest.open(tmp_path, read_only=True)
+    with Manifest.open(tmp_path) as manifest:
+        for number in range(400):
+            manifest.add_case(f"case {number}", {"state": "waiting", "source": "x" * 200})
+    path = tmp_path / FILE
+    whole = path.read_bytes()
+    path.write_bytes(whole[:5000])
+    with pytest.raises(CohortError, match=r"cohort\.manifest: .* is damaged"), Manifest.open(tmp_path) as manifest:
+        list(manifest.rows())
+    for content in (b"no database" * 100, whole[:50]):
+        path.write_bytes(content)
+        for read_only in (False, True):
+            with pytest.raises(CohortError, match=r"cohort\.manifest"):
+                Manifest.open(tmp_path, read_only=read_only)
+    path.unlink()
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE mine (a)")
+    connection.close()
+    with pytest.raises(CohortError, match="of another program"):
+        Manifest.open(tmp_path)
+
+
+def test_a_manifest_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    with Manifest.open(tmp_path) as manifest:
+        manifest.set_meta("format", "2")
+    with pytest.raises(CohortError, match="format 2; expected 1"):
+        Manifest.open(tmp_path)
+
+
+def test_a_program_that_keeps_the_file_locked_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_WAIT_SECONDS", 0.1)
+    with Manifest.open(tmp_path) as manifest:
+        other = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(CohortError, match=r"cohort\.manifest_locked"):
+            manifest.set_meta("a", "b")
+        other.execute("ROLLBACK")
+        other.close()
+        manifest.set_meta("a", "b")
+
+
+def test_a_full_disk_is_reported(tmp_path: Path) -> None:
+    with Manifest.open(tmp_path) as manifest:
+        manifest._connection.execute("PRAGMA max_page_count = 12")
+        with pytest.raises(OutputError, match=r"output\.disk_full"):
+            manifest.add_case("case", {"state": "waiting", "source": "x" * 200_000})
