@@ -40,23 +40,29 @@ ruff check .
 ruff format --check .
 echo "== types"
 mypy
-echo "== tests"
-# two processes of one thread take half of the tests each: most tests keep one core busy
+echo "== tests and windows"
+# two processes of one thread take half of the tests each, then half of those in windows: most tests keep one core busy
+screen="-screen 0 1920x1200x24"
+in_windows=()  # to look for tests with windows elsewhere takes longer than most of them
+if [ "$selects" = no ]; then mapfile -t in_windows < <(grep -l "pytest\.mark\.window" tests/test_*.py); fi
 run_half() {
-    OMP_NUM_THREADS=1 COVERAGE_FILE=".coverage.half$1" \
+    export OMP_NUM_THREADS=1
+    COVERAGE_FILE=".coverage.half$1" \
         run_pytest pytest -m "not window and not slow and not gpu" --half "$1" --cov --cov-report= "${@:2}"
+    # each half has its own range of numbers of screens, because both may look for a free one at the same time
+    run_pytest xvfb-run -n "$((100 + 50 * $1))" -a -s "$screen" pytest -m window --half "$1" "${in_windows[@]}" "${@:2}"
 }
 rm -f .coverage .coverage.half*
 printed=$(mktemp)
 status=0
+set -m  # a process group of its own, which ends as a whole
 run_half 1 "$@" >"$printed" 2>&1 &
 other=$!
-trap 'pkill -P "$other" || true; rm -f "$printed"' EXIT
+set +m
+trap 'kill -- "-$other" || true; rm -f "$printed"' EXIT
 (run_half 0 "$@") || status=$?
 wait "$other" || status=$?
 trap 'rm -f "$printed"' EXIT
 cat "$printed"
 if [ "$status" -ne 0 ]; then exit "$status"; fi
 { coverage combine --quiet && coverage report; } || [ "$selects" = yes ]
-echo "== windows"
-run_pytest xvfb-run -a -s "-screen 0 1920x1200x24" pytest -m window "$@"
