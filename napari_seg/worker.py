@@ -259,6 +259,25 @@ def call_after_death(process_id: int, action: Callable[[], object]) -> None:
     threading.Thread(target=watch, name="napari-seg parent", daemon=True).start()
 
 
+def is_process_alive(process_id: int, started_before: float) -> bool:
+    """Return whether a process of this machine is alive.
+
+    Args:
+        process_id: its id.
+        started_before: time in seconds since 1970 at which it was running; a process that started more than a minute
+            later has got the same id.
+    """
+    import psutil
+
+    try:
+        process = psutil.Process(process_id)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() < started_before + 60
+    except psutil.AccessDenied:  # it belongs to another user
+        return True
+    except (psutil.Error, ValueError, OverflowError):
+        return False
+
+
 def _reply(request: _Parts, replies: IO[bytes]) -> _Parts:
     """Run the requested function and return the message with its result or error."""
     lock = threading.Lock()  # the function may call back from several threads

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from base64 import b64encode
+from hashlib import sha256
+
 import pytest
 
 from napari_seg.evaluation.html import document, strips, table, ticks
@@ -20,6 +24,15 @@ def test_a_section_without_content_is_left_out() -> None:
     assert "<h1>a &lt; b</h1>" in html
     assert "<h2>First</h2>\n<p>text</p>" in html
     assert "Second" not in html
+
+
+def test_only_the_scripts_of_the_page_run() -> None:
+    html = document("a", "", {}, style="p { color: red }", script="const a = 1;")
+    (script,) = re.findall("<script>(.*?)</script>", html, re.DOTALL)
+    assert script.endswith("const a = 1;")
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'\"" in html
+    assert "p { color: red }</style>" in html
 
 
 def test_a_table_that_can_be_sorted_has_buttons() -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from napari_seg.errors import Cancelled, InputError
 from napari_seg.volume import Segment, Segmentation, Volume
-from napari_seg.worker import WorkerDied, WorkerError, WorkerProcess
+from napari_seg.worker import WorkerDied, WorkerError, WorkerProcess, is_process_alive
 
 # the worker can import this module, because pytest puts its folder on the path
 
@@ -209,3 +209,12 @@ def test_torch_is_not_imported_in_this_process(tmp_path: Path) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "loaded:"
+
+
+def test_a_process_is_known_by_its_id_and_its_start() -> None:
+    assert is_process_alive(os.getpid(), time.time())
+    assert not is_process_alive(os.getpid(), time.time() - 10 * 24 * 3600)  # another process had the id then
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert not is_process_alive(ended.pid, time.time())
+    assert not is_process_alive(2**40, time.time())

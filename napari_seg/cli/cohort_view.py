@@ -151,11 +151,11 @@ class CohortView:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         with self._lock:
-            width, marks = options.max_width, _Marks(console)
+            width, marks = options.max_width, BarMarks(console)
             facts = f"{100 * self._ended() // max(self._total, 1)} %{self._failures()}{self._rate()}"
             count = f"{self._ended()}/{self._total} "
             is_wide = width >= _WIDE
-            bar = _bar(
+            bar = progress_bar(
                 (self._before + self._done, self._failed, self._left()),
                 max(width - len(count) - (len(facts) + 1) * is_wide, 5),
                 marks,
@@ -194,7 +194,7 @@ class CohortView:
         return f", {rate:.3g}/min, {describe_seconds(round(left))} left" if self._left() else f", {rate:.3g}/min"
 
 
-class _Marks:
+class BarMarks:
     """Characters of a bar that the encoding of a terminal has: for the parts done, failed and left."""
 
     def __init__(self, console: Console) -> None:
@@ -202,7 +202,7 @@ class _Marks:
         self.done, self.failed, self.left = ("━", "╳", "─") if has_lines else ("#", "x", "-")
 
 
-def _bar(parts: tuple[int, int, int], width: int, marks: _Marks) -> Text:
+def progress_bar(parts: tuple[int, int, int], width: int, marks: BarMarks) -> Text:
     """Return a bar of a width, divided into parts that are done, failed and left; a failure is always visible."""
     done, failed, left = parts
     total = max(done + failed + left, 1)
@@ -216,7 +216,7 @@ def _bar(parts: tuple[int, int, int], width: int, marks: _Marks) -> Text:
     )
 
 
-def _running_line(one: _Running, width: int, marks: _Marks) -> Text:
+def _running_line(one: _Running, width: int, marks: BarMarks) -> Text:
     """Return the line of a running case: name, stage, and a bar where there is room."""
     percent = "" if one.fraction is None else f" {100 * one.fraction:3.0f} %"
     columns = min(_NAME_COLUMNS, max(width - 18 - len(percent), 8))
@@ -228,5 +228,5 @@ def _running_line(one: _Running, width: int, marks: _Marks) -> Text:
     line = Text.assemble(f"  {name:<{columns}} ", (f"{one.stage:<10}", "cyan"), no_wrap=True, overflow="ellipsis")
     if one.fraction is not None and (room := min(width - len(line.plain) - len(percent) - 2, 40)) >= 8:
         done = int(room * one.fraction)
-        line.append(" ").append_text(_bar((done, 0, room - done), room, marks))
+        line.append(" ").append_text(progress_bar((done, 0, room - done), room, marks))
     return line.append(percent)

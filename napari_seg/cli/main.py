@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from napari_seg.cli import convert, demo, evaluate, inspect, models, predict, train
+from napari_seg.cli import convert, demo, evaluate, inspect, models, predict, report, status, train
 from napari_seg.cli.exit_codes import ExitCode
 from napari_seg.version import __version__
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"napari-seg {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, inspect, predict, evaluate, convert, train, models):
+    for command in (demo, inspect, predict, status, report, evaluate, convert, train, models):
         command.add_parser(commands)
     arguments = parser.parse_args(argv)
     # MONAI warns about optional packages that are not needed here
@@ -93,14 +93,15 @@ def _run(arguments: argparse.Namespace) -> int:
         print("napari-seg: stopped; finished results are kept, and the same command goes on", file=sys.stderr)
         return ExitCode.CANCELLED
     print(f"napari-seg: {error}", file=sys.stderr)
+    if error.code in ("input.missing", "input.none", "dataset.missing", "cohort.no_manifest"):
+        return ExitCode.NOTHING_FOUND
     if error.code == "cohort.changed":
         return ExitCode.USAGE
     if isinstance(error, (CohortError, EnvironmentFault, OutputError, DownloadError)):
         return ExitCode.ENVIRONMENT
     if isinstance(error, (BundleError, StoreError)) or error.code.startswith("channels."):
         return ExitCode.USAGE
-    nothing = error.code in ("input.missing", "input.none", "dataset.missing")
-    return ExitCode.NOTHING_FOUND if nothing else ExitCode.ALL_FAILED
+    return ExitCode.ALL_FAILED
 
 
 @contextmanager

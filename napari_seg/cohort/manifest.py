@@ -437,9 +437,11 @@ class Manifest:
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
-    """Open a manifest for reading; on a read-only medium without its journal."""
+    """Open a manifest for reading; on a read-only medium, or if nobody has it open, without its journal."""
     where = path.resolve().as_uri()
     with _faults(path):
+        if _is_at_rest(path):  # otherwise reading would leave a new journal next to it
+            return sqlite3.connect(f"{where}?immutable=1", uri=True, isolation_level=None)
         connection = sqlite3.connect(f"{where}?mode=ro", uri=True, timeout=_WAIT_SECONDS, isolation_level=None)
         try:
             connection.execute("SELECT 1 FROM sqlite_master").fetchone()
@@ -450,6 +452,17 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
         except sqlite3.Error:
             connection.close()
             raise
+
+
+def _is_at_rest(path: Path) -> bool:
+    """Return whether a manifest is in WAL mode and has no journal, so that no program has it open."""
+    if path.with_name(f"{path.name}-wal").exists():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(20)[18:] == b"\x02\x02"  # the versions of the format for writing and for reading
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -24,9 +24,9 @@ from napari_seg.cohort.outputs import HIDDEN, move_back, move_forward
 from napari_seg.errors import CohortError
 from napari_seg.formats.atomic import not_written
 
-_LOCK = "lock"
+LOCK = "lock"
 _BEAT_SECONDS = 5.0
-_DEAD_SECONDS = 120.0
+DEAD_SECONDS = 120.0
 
 
 class Runner:
@@ -90,7 +90,7 @@ class Runner:
         """Create the hidden folder and lock it."""
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.folder / _LOCK)
+            self._lock = FileLock(self.folder / LOCK)
             try:
                 with suppress(NotImplementedError):  # a file system without locks
                     self._lock.acquire(timeout=_BEAT_SECONDS)
@@ -103,7 +103,7 @@ class Runner:
         if time.monotonic() - self._beaten > _BEAT_SECONDS:
             self._beaten = time.monotonic()
             with suppress(OSError):
-                os.utime(self.folder / _LOCK)
+                os.utime(self.folder / LOCK)
 
     def staging(self, number: int, attempt: int) -> Path:
         """Create and return the empty staging folder of a case.
@@ -169,8 +169,8 @@ def is_alive(output: Path, runner: RunnerRow) -> bool:
         with suppress(OSError, NotImplementedError):  # a read-only medium, or a file system without locks
             return _is_locked(folder)
     try:
-        touched = (folder / _LOCK).stat().st_mtime
-        return _now(output) - touched < _DEAD_SECONDS
+        touched = (folder / LOCK).stat().st_mtime
+        return _now(output) - touched < DEAD_SECONDS
     except OSError:
         return False
 
@@ -194,7 +194,7 @@ def _is_locked(folder: Path) -> bool:
     Raises:
         OSError, NotImplementedError: it can't be found out.
     """
-    path = folder / _LOCK
+    path = folder / LOCK
     if not path.is_file():
         return False
     lock = FileLock(path)

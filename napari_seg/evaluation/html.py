@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from html import escape
 from string import Template
 
@@ -13,7 +15,8 @@ _PAGE = Template("""<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+  content="default-src 'none'; img-src $images; style-src 'unsafe-inline'; script-src 'sha256-$digest'">
+<meta name="generator" content="napari-seg">
 <title>$title</title>
 <style>
 :root { color-scheme: light dark; --ground: #fff; --text: #1b1f24; --faint: #667; --line: #d9dde3; --own: #2f6fd6;
@@ -47,11 +50,14 @@ svg .median { stroke: var(--own); stroke-width: 2.5; }
 svg circle { fill: var(--own); opacity: .7; }
 .matrix td { background: color-mix(in srgb, var(--bad) calc(var(--fraction) * 70%), transparent); }
 .matrix .same { background: color-mix(in srgb, var(--own) calc(var(--fraction) * 55%), transparent); }
-</style>
+$style</style>
 <h1>$title</h1>
 <p>$lead</p>
 $body
-<script>
+<script>$script</script>
+""")
+
+_SORT = """
 for (const button of document.querySelectorAll("th button")) button.onclick = () => {
   const head = button.parentElement, body = head.closest("table").tBodies[0];
   const up = head.getAttribute("aria-sort") !== "ascending";
@@ -65,20 +71,29 @@ for (const button of document.querySelectorAll("th button")) button.onclick = ()
   const rows = [...body.rows].sort((a, b) => blank(a) - blank(b) || (up ? order(a, b) : order(b, a)));
   body.append(...rows);
 };
-</script>
-""")
+"""
+"""Script that sorts the tables whose headings are buttons."""
 
 
-def document(title: str, lead: str, sections: Mapping[str, str]) -> str:
-    """Return a page as HTML.
+def document(
+    title: str, lead: str, sections: Mapping[str, str], *, style: str = "", script: str = "", images: str = "data:"
+) -> str:
+    """Return a page as HTML; only the scripts given here run in it.
 
     Args:
         title: plain text.
         lead: HTML of the line below the title.
         sections: heading -> HTML; an empty section is left out.
+        style: further style sheet.
+        script: further script.
+        images: sources of images that the page may load, as in a content security policy.
     """
     body = "\n".join(f"<h2>{escape(heading)}</h2>\n{text}" for heading, text in sections.items() if text)
-    return _PAGE.substitute(title=escape(title), lead=lead, body=body)
+    script = _SORT + script
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    return _PAGE.substitute(
+        title=escape(title), lead=lead, body=body, style=style, script=script, digest=digest, images=images
+    )
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[int], sortable: bool = False) -> str:
