@@ -345,6 +345,12 @@ CODES = {
         "Give one of them: `--channel` names all images of one case.",
     ),
     # data
+    "cohort.archive": Code(
+        "error",
+        "A scan lies in an archive, which is unpacked on this machine only, and the workers of the Dask cluster are "
+        "on others.",
+        "Unpack the archive into a folder that all machines share, or run this scan without --dask.",
+    ),
     "cohort.changed": Code(
         "error",
         "The output folder has results that were made with other options, weights or another model than this run.",
@@ -371,10 +377,40 @@ CODES = {
         "The folder has no manifest.sqlite, so no run wrote its results there.",
         "Name the output folder of 'napari-seg predict'.",
     ),
+    "cohort.not_shared": Code(
+        "error",
+        "A worker of the Dask cluster does not see the output folder, a scan or the model, or can't write to the "
+        "output folder.",
+        "Keep input, output and models on a file system that all machines have at the same path, such as a network "
+        "drive.",
+    ),
+    "cohort.scheduler": Code(
+        "error",
+        "No Dask scheduler answers, or the connection to it was lost.",
+        "Start the scheduler and its workers, check the address, and give the same command again: finished cases are "
+        "kept.",
+    ),
     "cohort.timeout": Code(
         "error",
         "A scan took longer than --timeout allows.",
         "Raise the limit, or leave it out. The same command tries the scan again.",
+    ),
+    "cohort.tls": Code(
+        "error",
+        "The scheduler is reached by TLS, and Dask's configuration names no certificates.",
+        "Set distributed.comm.tls.ca-file, and cert and key below distributed.comm.tls.client, in Dask's "
+        "configuration.",
+    ),
+    "cohort.worker_lost": Code(
+        "error",
+        "The Dask worker that ran the case died or left, and so did those that tried it again.",
+        "Look into the log of the workers: their machines may have too little memory, or too short a time limit. The "
+        "same command tries the case again.",
+    ),
+    "cohort.worker_version": Code(
+        "error",
+        "A worker of the Dask cluster runs another version of napari-seg than this machine.",
+        "Install the same version everywhere, best by one environment on a shared drive or by one container image.",
     ),
     "data.2d": Code(
         "error",

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from dask_processes import DaskProcesses
-from napari_seg.cohort.workers import Event, Failed, Finished, PlanLine, Step, Work
 
 from napari_seg.bundles.read import read_bundle
 from napari_seg.cohort.case import Case
 from napari_seg.cohort.outcome import Outcome
 from napari_seg.cohort.settings import RunSettings
+from napari_seg.cohort.workers import Event, Failed, Finished, PlanLine, Step, Work
 from napari_seg.errors import EnvironmentFault
 from napari_seg.formats.scan import Scan
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_seg.cli.consent import add_trust_option
+from napari_seg.cli.dask_options import add_dask_options, pool_of
 from napari_seg.cli.exit_codes import ExitCode, exit_code
 from napari_seg.cli.read_options import add_read_options, read_options
 from napari_seg.formats.kinds import LABEL_FORMATS, RUN_FORMATS
@@ -62,6 +63,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     _add_options(parser)
     add_read_options(parser)
+    add_dask_options(parser)
     parser.add_argument(
         "--also",
         nargs="+",
@@ -255,6 +257,7 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
         workers=arguments.workers,
         redo=arguments.redo,
         join=arguments.join,
+        make_pool=pool_of(arguments),
     )
     if arguments.channel:
         cohort.use([_case_of_channels(arguments, bundle)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -53,6 +53,9 @@ CODES_OF_ALL_CASES = (
 """Codes of errors that every other case would have too: they end the run."""
 
 _POLL_SECONDS = 0.5
+
+_MAX_LOST = 3
+"""Workers of a cluster that a case may lose before it fails; a machine that is switched off says nothing of a case."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,7 @@ class _Loop:
         self._refused: list[CaseResult] = []
         self._retries: deque[int] = deque()
         self._retried: set[int] = set()
+        self._lost: Counter[int] = Counter()
         self._running: dict[int, Path] = {}
         """Number -> staging folder."""
 
@@ -340,7 +344,9 @@ class _Loop:
             stop = self._run.stop.count
             if stop > 1:
                 raise Cancelled()
-            if not stop:
+            if stop:
+                self._take_back(pool)
+            else:
                 self._fill(pool)
             if not self._running:
                 return
@@ -357,6 +363,12 @@ class _Loop:
             self._submit(pool, self._waiting.popleft(), is_alone=False)
         if self._retries and not self._running:
             self._submit(pool, self._retries.popleft(), is_alone=True)
+
+    def _take_back(self, pool: Pool) -> None:
+        """Leave cases that no worker has begun to the next run."""
+        for number in pool.take_back():
+            shutil.rmtree(self._running.pop(number), ignore_errors=True)
+            self._manifest.set_waiting(number)
 
     def _submit(self, pool: Pool, number: int, *, is_alone: bool) -> None:
         case = self._cases[number]
@@ -398,6 +410,11 @@ class _Loop:
             shutil.rmtree(staging, ignore_errors=True)
             if event.error.code in CODES_OF_ALL_CASES or self._is_output_gone(event.error):
                 raise event.error
+            if event.error.code == "cohort.worker_lost" and self._lost[number] < _MAX_LOST:
+                self._lost[number] += 1
+                self._waiting.appendleft(number)
+                self._manifest.set_waiting(number)
+                return None
             if event.is_crash and number not in self._retried:  # nothing else will use memory next time
                 self._retried.add(number)
                 self._retries.append(number)

@@ -100,19 +100,20 @@ Event = Step | PlanLine | Finished | Failed
 
 
 class Pool(Protocol):
-    """Workers on this machine or on others.
+    """Workers on this machine or on others."""
 
-    Attributes:
-        size: cases that it runs at once; may change while workers join or leave.
-    """
-
-    size: int
+    @property
+    def size(self) -> int:
+        """Number of cases to submit at a time; it may change while workers join or leave."""
 
     def submit(self, work: Work) -> None:
         """Hand a case to a worker, at once or when one is free."""
 
     def next_event(self, seconds: float) -> Event | None:
         """Return the next event; None if there is none for so long."""
+
+    def take_back(self) -> list[int]:
+        """Return the numbers of cases that no worker has begun, and which none will begin any more."""
 
     def close(self, now: bool) -> None:
         """End all workers: at once, or after the cases that run."""
@@ -236,6 +237,14 @@ class LocalPool:
             return self._events.get(timeout=seconds)
         except queue.Empty:
             return None
+
+    def take_back(self) -> list[int]:
+        """Return the numbers of cases that no worker has begun, and which none will begin any more."""
+        numbers = []
+        with suppress(queue.Empty):
+            while work := self._waiting.get_nowait():
+                numbers.append(work.number)
+        return numbers
 
     def close(self, now: bool) -> None:
         """End all workers: at once, or after the cases that were submitted."""
