@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import phantoms
 import pytest
+from preloaded import run_python
 
 from napari_seg.bundles.check import check
 from napari_seg.bundles.read import read_bundle
@@ -63,10 +62,10 @@ def test_with_weights_it_runs_as_it_does_in_monai(tmp_path: Path) -> None:
         "none",
     ]
     assert main(["predict", str(scan), "-o", str(tmp_path / "ours"), *options]) == 0
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config), "--bundle_root", str(root)]
-    command += ["--dataset_dir", str(tmp_path / "images"), "--output_dir", str(tmp_path / "theirs")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
-    assert done.returncode == 0, done.stderr[-2000:]
+    words = ["-m", "monai.bundle", "run", "--config_file", str(config), "--bundle_root", str(root)]
+    words += ["--dataset_dir", str(tmp_path / "images"), "--output_dir", str(tmp_path / "theirs")]
+    status, printed = run_python(words, root)
+    assert status == 0, printed[-2000:]
     ours = np.asanyarray(nibabel.load(tmp_path / "ours" / "head_seg.nii.gz").dataobj)
     (result,) = (tmp_path / "theirs").rglob("*.nii.gz")
     theirs = np.asanyarray(nibabel.load(result).dataobj).squeeze()

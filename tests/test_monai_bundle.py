@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import torch
 import yaml
 from datasets import write_decathlon
+from preloaded import run_python
 
 from napari_seg.bundles.read import read_bundle, shipped_root
 from napari_seg.formats.read import read
@@ -39,10 +39,10 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(run_id: str, config: str, *arguments: object, cwd: Path) -> str:
     files = str([str(CONFIGS / name) for name in config.split(",")])
-    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", files]
-    result = subprocess.run([*command, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result.stdout + result.stderr
+    words = ["-m", "monai.bundle", "run", run_id, "--config_file", files, *map(str, arguments)]
+    status, printed = run_python(words, cwd)
+    assert status == 0, printed[-6000:]
+    return printed
 
 
 def test_training_then_evaluating_from_another_folder(dataset: Path, tmp_path: Path) -> None:

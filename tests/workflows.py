@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from preloaded import run_python
 
 NETS = '''
 import torch
@@ -159,6 +158,7 @@ def write_workflow(root: Path, *, limit: float = 100.0, factor: float = 3, **cha
 def run_with_monai(root: Path, images: Path, results: Path, run_id: str = "evaluating") -> None:
     """Run a bundle as its authors do, with MONAI's own command."""
     config = root / "configs" / "inference.json"
-    words = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", config, "--bundle_root", root]
+    words = ["-m", "monai.bundle", "run", run_id, "--config_file", config, "--bundle_root", root]
     words += ["--dataset_dir", images, "--output_dir", results, "--logging_file", "False"]
-    subprocess.run(list(map(str, words)), cwd=root, check=True, capture_output=True)
+    status, printed = run_python(list(map(str, words)), root)
+    assert status == 0, printed[-3000:]
