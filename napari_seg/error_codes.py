@@ -13,8 +13,8 @@ class Code(NamedTuple):
     """Explain one code.
 
     Attributes:
-        kind: "error" stops a scan or a command, "notice" goes with a result, "skip" marks a file that is no scan;
-            "error, notice" is an error in one place and a notice in another.
+        kind: "error" stops a scan or a command, "notice" goes with a result, "skip" marks a file that is no scan,
+            or a scan that a run leaves out; "error, notice" is an error in one place and a notice in another.
         meaning: what was found, as one or two sentences.
         mend: what to do, as one or two sentences.
     """
@@ -412,6 +412,49 @@ CODES = {
         "A worker of the Dask cluster runs another version of napari-seg than this machine.",
         "Install the same version everywhere, best by one environment on a shared drive or by one container image.",
     ),
+    "cohort.excluded": Code("skip", "The scan matches a pattern of `--exclude`.", "Nothing, if the pattern is right."),
+    "cohort.list": Code(
+        "error",
+        "A list of scans (JSON, CSV, TSV) breaks its format; the message says where.",
+        "Give paths, objects with image, or a table with a column path or image.",
+    ),
+    "cohort.list_name": Code(
+        "error",
+        "A name in a list of scans occurs twice, or is no valid file name.",
+        "Give each scan a name of its own, of letters, digits, - and _.",
+    ),
+    "cohort.modality": Code(
+        "skip",
+        "The scan has another modality than `--modality` accepts, or states none: NIfTI files state it only in their "
+        "name, or in the JSON file next to them.",
+        "Nothing, or add the modality to the file's name (`_CT`, `_T1w`).",
+    ),
+    "cohort.network": Code(
+        "error",
+        "A list or a file of rules names a path on another computer, to which Windows would send your credentials.",
+        "Connect the other computer as a drive, and name the path on that drive.",
+    ),
+    "cohort.no_rule": Code("skip", "No rule of the rules file matches the scan.", "Add a rule for it."),
+    "cohort.not_bids": Code(
+        "error",
+        "The path of a scan has no subject, such as `sub-01`, which the layout of BIDS requires.",
+        "Arrange the inputs as BIDS does, or choose `--layout mirror` or `flat`.",
+    ),
+    "cohort.rule_skips": Code(
+        "skip", "A rule of the rules file leaves the scan out.", "Nothing, if the rule is right."
+    ),
+    "cohort.rules": Code(
+        "error",
+        "The rules file breaks its format; the message says in which line, what was found and what is expected.",
+        "Correct the line.",
+    ),
+    "cohort.rules_unreachable": Code(
+        "error",
+        "A rule without conditions accepts every scan, so that the rules after it never match.",
+        "Give it a condition, or make it the last one.",
+    ),
+    "cohort.series": Code("skip", "The series matches no pattern of `--series`.", "Nothing, if the pattern is right."),
+    "cohort.slices": Code("skip", "The scan has fewer slices than `--min-slices`.", "Nothing, if the number is right."),
     "data.2d": Code(
         "error",
         "The file holds a single slice; a volume was expected.",

@@ -16,7 +16,8 @@ HEAD = """# Errors, notices and skips
 
 Everything that napari-seg reports has a code that stays the same from release to release. An **error** stops one scan,
 or the whole command if it concerns all of them; its message adds what was found, what was expected and what to do. A
-**notice** is a doubt that goes with a result. A **skip** is a file that is no scan.
+**notice** is a doubt that goes with a result. A **skip** is a file that is no scan, or a scan that
+the filters or rules of a run leave out.
 
 This page is written by `scripts/errors_page.py` from `napari_seg/error_codes.py`.
 """

@@ -23,7 +23,6 @@ from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort.cohort import Cohort
 from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.manifest import Manifest
-from napari_seg.cohort.naming import is_result
 from napari_seg.cohort.outcome import CaseResult
 from napari_seg.cohort.runner import Excluded
 from napari_seg.cohort.runners import Runner
@@ -38,7 +37,6 @@ from napari_seg.errors import (
     OutputError,
 )
 from napari_seg.formats.atomic import verified_write
-from napari_seg.formats.record import read_record
 from napari_seg.volume import Segment, Segmentation, Volume
 from napari_seg.worker import WorkerDied
 
@@ -403,70 +401,6 @@ def test_odd_names_cost_no_other_scan(tmp_path: Path, no_network: list[str]) -> 
     }
     for path in (tmp_path / "out").glob("*.json"):
         json.dumps(json.loads(path.read_text()), ensure_ascii=False).encode()
-
-
-def test_names_follow_from_the_place_alone(tmp_path: Path) -> None:
-    for file in (
-        "site_a/T1.nii.gz",
-        "site_b/T1.nii.gz",
-        "site_b/other/case.nii.gz",
-        "sub-01/ses-1/anat/T1w.nii.gz",
-        "sub-01/ses-1/anat/sub-01_ses-1_T2w.nii.gz",
-        "flat/case.nii.gz",
-        "set/imagesTr/case_1.nii.gz",
-        "site_c/images/T1.nii.gz",
-    ):
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        phantoms.write_nifti(phantoms.head(), tmp_path / file)
-
-    def found(*inputs: Path) -> dict[str, str]:
-        return {Path(case.place).relative_to(tmp_path).as_posix(): case.name for case in find_cases(inputs)[0]}
-
-    together = found(tmp_path)
-    assert together == {
-        "site_a/T1.nii.gz": "site_a_T1",
-        "site_b/T1.nii.gz": "site_b_T1",
-        "site_b/other/case.nii.gz": "site_b_other_case",
-        "sub-01/ses-1/anat/T1w.nii.gz": "sub-01_ses-1_anat_T1w",
-        "sub-01/ses-1/anat/sub-01_ses-1_T2w.nii.gz": "sub-01_ses-1_T2w",
-        "flat/case.nii.gz": "flat_case",
-        "set/imagesTr/case_1.nii.gz": "set_case_1",
-        "site_c/images/T1.nii.gz": "site_c_T1",
-    }
-    assert found(tmp_path / "set") == {"set/imagesTr/case_1.nii.gz": "case_1"}
-    t1 = {file: name for file, name in together.items() if file.endswith(("T1.nii.gz", "T1w.nii.gz"))}
-    assert found(*(tmp_path / file for file in t1)) == t1
-    for file, name in t1.items():
-        assert found(tmp_path / file) == {file: name}
-        assert found((tmp_path / file).parent)[file] == name
-    assert found(tmp_path / "site_b", tmp_path / "site_a")["site_a/T1.nii.gz"] == "site_a_T1"
-    both = {"flat/case.nii.gz": "case", "site_b/other/case.nii.gz": "other_case"}
-    assert both.items() <= found(tmp_path / "flat", tmp_path / "site_b", tmp_path / "site_a" / "T1.nii.gz").items()
-    assert found(tmp_path / "flat") == {"flat/case.nii.gz": "case"}
-    assert found(tmp_path / "flat" / "case.nii.gz", tmp_path) == together
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
-def test_a_link_has_its_own_name_and_the_identity_of_its_file(tmp_path: Path) -> None:
-    (tmp_path / "store" / "3f").mkdir(parents=True)
-    (tmp_path / "set" / "site_a").mkdir(parents=True)
-    file = phantoms.write_nifti(phantoms.head(), tmp_path / "store" / "3f" / "3fa9.nii.gz")
-    (tmp_path / "set" / "site_a" / "T1.nii.gz").symlink_to(file)
-    (case,), _ = find_cases([tmp_path / "set"])
-    assert (case.name, case.source, case.place) == ("site_a_T1", "site_a/T1.nii.gz", str(file.resolve()))
-
-
-def test_a_record_that_is_none_of_ours_is_passed_over(tmp_path: Path) -> None:
-    scan = phantoms.write_nifti(phantoms.head(), tmp_path / "case_seg.nii.gz")
-    record = tmp_path / "case_seg.json"
-    for text in (b'{"a":' * 200_000, b"\xff\xfe", b"[]", b'{"program": 3}', b"{", b"9" * 10_000):
-        record.write_bytes(text)
-        assert read_record(record) is None
-        assert not is_result(scan)
-    record.unlink()
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(record)  # reading it would wait for ever
-        assert not is_result(scan)
 
 
 def test_messages_hold_nothing_that_a_terminal_obeys() -> None:

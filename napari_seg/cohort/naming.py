@@ -10,6 +10,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PurePath
 
@@ -22,7 +23,8 @@ from napari_seg.formats.endings import ARCHIVE_ENDINGS, has_ending, nifti_ending
 from napari_seg.formats.record import read_record
 from napari_seg.formats.scan import Scan
 
-SUFFIX = "_seg"
+SUFFIX = Case.suffix
+BIDS_SUFFIX = "_dseg"
 FAILED = "_failed"
 CONFIDENCE_MAPS = ("confidence", "entropy")
 
@@ -42,12 +44,18 @@ def is_result(path: Path) -> bool:
     stem = path.name.removesuffix(ending)
     for name in CONFIDENCE_MAPS:
         stem = stem.removesuffix(f"_{name}")
-    return bool(ending) and stem.endswith(SUFFIX) and read_record(path.with_name(f"{stem}.json")) is not None
+    return (
+        bool(ending)
+        and stem.endswith((SUFFIX, BIDS_SUFFIX))
+        and read_record(path.with_name(f"{stem}.json")) is not None
+    )
 
 
 def is_certainty_map(path: Path) -> bool:
     """Return whether an earlier run wrote a confidence map or a preview."""
-    return is_result(path) and not (nifti_ending(path) and path.name.removesuffix(nifti_ending(path)).endswith(SUFFIX))
+    ending = nifti_ending(path)
+    is_label_map = bool(ending) and path.name.removesuffix(ending).endswith((SUFFIX, BIDS_SUFFIX))
+    return is_result(path) and not is_label_map
 
 
 class _Folders:
@@ -94,12 +102,41 @@ def _split(name: str) -> tuple[str, str]:
     return name[: len(name) - len(ending)], name[len(name) - len(ending) :]
 
 
-def named_cases(scans: Sequence[Scan | ChannelSet], inputs: Sequence[Path]) -> list[Case]:
-    """Return the cases of scans, named by the rules of `discover.find_cases`.
+@dataclass(frozen=True)
+class NamedScan:
+    """A scan with its name and its place, in public names.
+
+    Attributes:
+        scan: the scan, or images that are channels.
+        name: unique in the run, valid on any file system.
+        stem: name without those of folders; not unique.
+        folders: folders between the input and the scan.
+        source: as for `Case`.
+        place: as for `Case`.
+    """
+
+    scan: Scan | ChannelSet
+    name: str
+    stem: str
+    folders: tuple[str, ...]
+    source: str
+    place: str
+
+
+def named_cases(scans: Sequence[Scan | ChannelSet], inputs: Sequence[Path], given: Sequence[str] = ()) -> list[Case]:
+    """Return the cases of scans for a run with one model and all results in one folder; see `named_scans`."""
+    return [Case(one.name, one.source, one.place, one.scan) for one in named_scans(scans, inputs, given)]
+
+
+def named_scans(
+    scans: Sequence[Scan | ChannelSet], inputs: Sequence[Path], given: Sequence[str] = ()
+) -> list[NamedScan]:
+    """Return scans with names by the rules of `discover.find_cases`.
 
     Args:
         scans: scans, or sets of images that are channels.
         inputs: absolute paths of the files and folders that were searched.
+        given: for each scan the name that a list gives it, "" if none does; empty without lists.
     """
     named = [path for path in inputs if path.is_dir() or has_ending(path, ARCHIVE_ENDINGS)]
     roots = list(dict.fromkeys(path if path.is_dir() else path.parent for path in inputs))
@@ -107,27 +144,69 @@ def named_cases(scans: Sequence[Scan | ChannelSet], inputs: Sequence[Path]) -> l
         roots = [Path(os.path.commonpath(roots))]
     files = [Path(os.path.abspath(shown(scan.files[0]))) for scan in scans]
     folders = _Folders(files, scans)
-    names = [_name(scan, file, named, folders) for file, scan in zip(files, scans, strict=True)]
-    stems = [scan.name or name for name, scan in zip(names, scans, strict=True)]
+    given = given or [""] * len(scans)
+    names = [own or _name(scan, file, named, folders) for scan, file, own in zip(scans, files, given, strict=True)]
+    stems = [own or scan.name or name for name, scan, own in zip(names, scans, given, strict=True)]
     groups: dict[str, list[int]] = defaultdict(list)
     for number, name in enumerate(names):
         groups[compared(name)].append(number)
     for group in groups.values():
+        group = [number for number in group if not given[number]]
         if len(group) > 1:
             anchors = [Path(files[n].anchor) for n in group]
             levels = [folders.below(anchor, files[n].parent) for n, anchor in zip(group, anchors, strict=True)]
             for number, name in zip(group, _with_folders([stems[n] for n in group], levels), strict=True):
                 names[number] = name
-    taken: set[str] = set()
-    cases = []
-    for file, scan, name in zip(files, scans, names, strict=True):
-        unique, number = _short(name), 2
-        while compared(unique) in taken:  # several series with the same name in one folder
-            unique, number = _short(f"{name}_{number}"), number + 1
-        taken.add(compared(unique))
-        place = str(shown(Path(os.path.realpath(scan.files[0]))))
-        cases.append(Case(unique, _source(scan, file, roots, folders), place, scan))
-    return cases
+    unique = UniqueNames()
+    # a name that a list gives stays as it is, so that it comes before all others
+    order = sorted(range(len(scans)), key=lambda number: not given[number])
+    for number in order:
+        names[number] = unique.take(names[number])
+    found, real_folders = [], dict[Path, str]()
+    for scan, file, name, stem in zip(scans, files, names, stems, strict=True):
+        root = _root_of(file, roots)
+        below = tuple(folders.below(root, file.parent))
+        source = _source(scan, file, root, folders)
+        found.append(NamedScan(scan, name, stem, below, source, str(place_of(scan.files[0], real_folders))))
+    return found
+
+
+class UniqueNames:
+    """Names of files that differ on every file system; one that is taken gets a number."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._next: dict[str, int] = {}
+
+    def has(self, name: str, folder: str = "") -> bool:
+        """Return whether a name is taken in a folder."""
+        return compared(f"{folder}/{name}") in self._taken
+
+    def take(self, name: str, folder: str = "") -> str:
+        """Return a name that is valid on terminals and file systems, and that no earlier call for a folder returned."""
+        unique = short(name)
+        base = compared(f"{folder}/{unique}")
+        while self.has(unique, folder):  # several series with the same name in one folder
+            number = self._next.get(base, 2)
+            self._next[base] = number + 1
+            unique = short(f"{name}_{number}")
+        self._taken.add(compared(f"{folder}/{unique}"))
+        return unique
+
+
+def place_of(file: Path, real_folders: dict[Path, str]) -> Path:
+    """Return the absolute path of a file, links resolved; for an unpacked file, its path in the archive.
+
+    Args:
+        file: the file.
+        real_folders: folder -> the same without links; filled here, since the files of a series lie in one folder.
+    """
+    if os.path.islink(file):
+        return shown(Path(os.path.realpath(file)))  # `Path.resolve` fails on a link to itself
+    folder = file.parent
+    if folder not in real_folders:
+        real_folders[folder] = os.path.realpath(folder)
+    return shown(Path(real_folders[folder], file.name))
 
 
 def _name(scan: Scan | ChannelSet, file: Path, named: Sequence[Path], folders: _Folders) -> str:
@@ -155,9 +234,13 @@ def _words(text: str) -> str:
     return f" {re.sub(r'[-_. ]+', ' ', text.casefold()).strip()} "
 
 
-def _source(scan: Scan | ChannelSet, file: Path, roots: Sequence[Path], folders: _Folders) -> str:
-    """Return the path of a scan relative to the first root that contains it, in public names."""
-    root = next((root for root in roots if file.is_relative_to(root)), file.parent)
+def _root_of(file: Path, roots: Sequence[Path]) -> Path:
+    """Return the first root that contains a file; its folder if none does."""
+    return next((root for root in roots if file.is_relative_to(root)), file.parent)
+
+
+def _source(scan: Scan | ChannelSet, file: Path, root: Path, folders: _Folders) -> str:
+    """Return the path of a scan relative to a root, in public names."""
     levels = folders.below(root, file.parent, has_endings=True)
     if scan.format != "dicom":
         return "/".join([*levels, printable(file.name)])
@@ -175,7 +258,7 @@ def compared(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
     """Return a name that is valid on terminals and file systems; a long name is cut and ends with a digest."""
     encoding = sys.getfilesystemencoding()  # "ascii" under LC_ALL=C where Python is not allowed UTF-8
     name = re.sub(r"\s", " ", printable(name)).encode(encoding, errors="replace").decode(encoding)

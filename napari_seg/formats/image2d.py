@@ -43,6 +43,16 @@ def count_pages(path: Path) -> int:
         return int(getattr(image, "n_frames", 1))
 
 
+def stated_size(path: Path) -> tuple[int, int]:
+    """Return the number of columns and rows that the header of a 2D image states; pixels are not read.
+
+    Raises:
+        InputError: `file.not_picture` or `file.unreadable`.
+    """
+    with _errors_named(path), path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
+        return image.size
+
+
 def read_image2d(path: Path, channels: int | None = 1, page: int | None = None) -> Volume:
     """Read a 2D image in grey (1, I, J, 1) or RGB (3, I, J, 1); transparency is ignored, with a notice.
 

@@ -6,6 +6,7 @@ header without pixels, made of those lines of the file's header that describe th
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -101,6 +102,36 @@ def pixel_files(path: Path) -> tuple[Path, ...]:
         return tuple(_pixel_file(path, named) for named in _read_header(path).parts)
     except (InputError, OSError):  # reading the file raises the reason
         return ()
+
+
+def stated_size(path: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Return the shape that the header of a file states, and the lengths of a voxel in mm; pixels are not read.
+
+    Both have an entry for each spatial axis, three or more; a length that the header does not state is NaN.
+
+    Raises:
+        InputError: `file.*`, the file is damaged.
+    """
+    header = _read_header(path)
+    names = ("sizes", "spacings") if header.is_nrrd else ("dimsize", "elementspacing")
+    try:
+        sizes, lengths = ([float(word) for word in header.fields.get(name, "").split()] for name in names)
+        directions = re.findall(r"none|\([^)]*\)", header.fields.get("spacedirections", ""), re.IGNORECASE)
+        if directions:
+            vectors = [
+                [float(word) for word in one.strip("()").split(",")] if one[0] == "(" else [] for one in directions
+            ]
+            lengths = [math.hypot(*vector) for vector in vectors]
+    except ValueError as error:
+        text = f"{path.name} states a size or a spacing that is no number; it is damaged"
+        raise InputError("file.bad_header", text) from error
+    kinds = header.fields.get("kinds", "").lower().split() if header.is_nrrd else []
+    components = [n for n, kind in enumerate(kinds) if kind not in _DOMAIN_KINDS]
+    components = components or [n for n, one in enumerate(directions) if one[0] != "("]
+    kept = [n for n in range(len(sizes)) if n not in components]
+    stated = [lengths[n] if n < len(lengths) else math.nan for n in kept]
+    missing = 3 - len(kept)
+    return (*(int(sizes[n]) for n in kept), *[1] * missing), (*stated, *[math.nan] * missing)
 
 
 def read_image(path: Path) -> ItkImage:

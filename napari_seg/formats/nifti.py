@@ -7,6 +7,7 @@ that was truncated or altered, and because the size in a header may exceed the f
 from __future__ import annotations
 
 import gzip
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -111,6 +112,26 @@ def has_times(path: Path) -> bool:
         return False
     unit, step = int(header["xyzt_units"]) & 0x38, float(header["pixdim"][4])
     return unit in (8, 16, 24) or (np.isfinite(step) and step not in (0, 1))  # s, ms, us
+
+
+def stated_size(path: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Return the shape that the header of a file states, and the lengths of a voxel in mm; pixels are not read.
+
+    The shape has three axes or more. A length that the header does not state is NaN.
+
+    Raises:
+        InputError: `file.*`, the file is no NIfTI file or is damaged.
+    """
+    header_path, _ = _parts(path)
+    with _opened(header_path) as (stream, _):
+        header, _ = _read_header(stream, header_path)
+    count = int(header["dim"][0])
+    if not 1 <= count <= 7:
+        raise InputError("file.bad_header", f"{path.name} claims {count} dimensions; NIfTI has 1 to 7")
+    shape = [int(n) for n in header["dim"][1 : count + 1]]
+    mm = _MM_OF_UNIT.get(int(header["xyzt_units"]) & 0b111, 1.0)
+    lengths = [abs(float(length)) * mm or math.nan for length in header["pixdim"][1:4]]
+    return (*shape, *[1] * (3 - count)), tuple(lengths)
 
 
 def _stated_shape(path: Path) -> tuple[int, ...]:

@@ -70,6 +70,7 @@ _KEYWORDS = (
     "SeriesDescription",
     "ProtocolName",
     "Modality",
+    "BodyPartExamined",
     "InstanceNumber",
     "SpacingBetweenSlices",
     "SliceThickness",
