@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 from napari_seg.cli.main import main
 from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.manifest import Manifest
+from napari_seg.cohort.report.write import REPORT_FILES
 from napari_seg.formats.nifti import write_volume
 from napari_seg.formats.read import read
 from napari_seg.geometry import Grid
@@ -39,7 +40,7 @@ def predict(*arguments: object) -> int:
 def files_below(folder: Path) -> list[str]:
     """Return all files but the manifest."""
     found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-    return [name for name in found if Path(name).name != "manifest.sqlite"]
+    return [name for name in found if Path(name).name not in ("manifest.sqlite", *REPORT_FILES)]
 
 
 def test_one_file_gives_labels_picture_and_record(

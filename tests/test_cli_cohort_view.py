@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -74,6 +75,8 @@ def test_a_pipe_gets_a_line_for_each_case_and_a_summary_once_a_minute() -> None:
     file, clock = io.StringIO(), Clock()
     with CohortView(file=file, clock=clock) as view:
         view.on_start(12, 2)
+        for name in ("earlier_1", "earlier_2"):
+            view.on_result(replace(done(name), is_earlier=True))
         view.on_case_start(0, "a")
         view.on_progress(0, "segmenting", 1, 2)
         clock.now += 10

@@ -24,6 +24,7 @@ from napari_seg.cohort.cohort import Cohort
 from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.manifest import Manifest
 from napari_seg.cohort.outcome import CaseResult
+from napari_seg.cohort.report.write import REPORT_FILES
 from napari_seg.cohort.runner import Excluded
 from napari_seg.cohort.runners import Runner
 from napari_seg.errors import (
@@ -74,6 +75,10 @@ def scans(tmp_path: Path) -> Path:
     return tmp_path / "scans"
 
 
+OF_THE_RUN = ["manifest.sqlite", *REPORT_FILES]
+"""Files of a run as a whole."""
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -102,7 +107,7 @@ def test_a_second_run_does_what_is_left(scans: Path, tmp_path: Path, no_network:
     table = Cohort(scans, out).volumes()
     assert list(table["name"]) == ["a", "b", "c"]
     assert set(table["structure"]) == {"bright"}
-    assert names(out) == sorted([f"{n}_{f}" for n in "abc" for f in FILES] + ["manifest.sqlite"])
+    assert names(out) == sorted([f"{n}_{f}" for n in "abc" for f in FILES] + OF_THE_RUN)
 
 
 def test_lost_files_are_made_again_and_edited_ones_stay(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
@@ -170,7 +175,7 @@ def test_a_second_run_at_the_same_time_is_refused_unless_both_join(
     second = list(Cohort(scans, out, join=True))
     assert statuses(second) == {"a": "done before", "c": "done"}
     assert statuses(list(first)) == {"b": "done"}
-    assert names(out) == sorted([f"{n}_{f}" for n in "abc" for f in FILES] + ["manifest.sqlite"])
+    assert names(out) == sorted([f"{n}_{f}" for n in "abc" for f in FILES] + OF_THE_RUN)
 
 
 RUNNER = """
@@ -200,7 +205,7 @@ def test_what_a_killed_run_left_is_taken_over(scans: Path, tmp_path: Path, no_ne
         process.wait()
     assert (out / ".napari-seg").is_dir()
     assert statuses(list(Cohort(scans, out))) == dict.fromkeys("abc", "done")
-    assert names(out) == sorted([f"{n}_{f}" for n in "abc" for f in FILES] + ["manifest.sqlite"])
+    assert names(out) == sorted([f"{n}_{f}" for n in "abc" for f in FILES] + OF_THE_RUN)
 
 
 def test_a_run_of_another_machine_is_dead_after_two_minutes(
@@ -321,7 +326,7 @@ def test_a_full_disk_ends_the_run(tmp_path: Path, no_network: list[str], monkeyp
         opened.extend(result.name for result in Cohort(tmp_path, tmp_path / "out"))
     assert caught.value.code == "output.disk_full"
     assert opened == ["a"]
-    assert [name for name in names(tmp_path / "out") if "a_seg" not in name] == ["manifest.sqlite"]
+    assert [name for name in names(tmp_path / "out") if "a_seg" not in name] == sorted(OF_THE_RUN)
 
 
 def test_a_format_that_cannot_hold_a_result_costs_nothing_else(
@@ -406,3 +411,52 @@ def test_odd_names_cost_no_other_scan(tmp_path: Path, no_network: list[str]) -> 
 def test_messages_hold_nothing_that_a_terminal_obeys() -> None:
     assert InputError("file.odd", "M\udcfcller\x1b[2J\x07").message == "M\u00fcller_[2J_"
     assert str(Notice("file.odd", "\ud800\x9b")) == "file.odd: __"
+
+
+def test_a_run_ends_with_a_report_of_all_cases(scans: Path, tmp_path: Path, no_network: list[str]) -> None:
+    out = tmp_path / "out"
+    cohort = Cohort(scans / "a.nii.gz", out)
+    list(cohort)
+    assert cohort.report is None  # one case needs none
+    assert names(out) == sorted([*(f"a_{f}" for f in FILES), "manifest.sqlite"])
+    cohort = Cohort(scans, out)
+    list(cohort)
+    assert (cohort.report, cohort.report_fault) == (out / "report.html", None)
+    lines = (out / "volumes_wide.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["name", "a", "b", "c"]
+
+
+def test_a_stopped_run_has_a_report_and_one_that_ends_at_once_has_none(
+    scans: Path, tmp_path: Path, no_network: list[str]
+) -> None:
+    for requests in (1, 2):
+        cohort = Cohort(scans, tmp_path / f"out{requests}")
+        run = iter(cohort)
+        next(run)
+        for _ in range(requests):
+            cohort.stop.request()
+        with pytest.raises(Cancelled):
+            list(run)
+        assert (cohort.report is not None) == (requests == 1)
+
+
+def test_a_report_that_can_not_be_written_costs_no_result(
+    scans: Path, tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "cases.csv").write_text("mine")
+    cohort = Cohort(scans, out)
+    assert statuses(list(cohort)) == {"a": "done", "b": "done", "c": "done"}
+    assert cohort.report is None
+    assert cohort.report_fault is not None
+    assert cohort.report_fault.code == "output.exists"
+    assert (out / "cases.csv").read_text() == "mine"
+
+    def fail(manifest: Manifest) -> Path:
+        raise ValueError("private")
+
+    monkeypatch.setattr("napari_seg.cohort.cohort.write_report", fail)
+    assert len(list(cohort)) == 3
+    assert cohort.report_fault.code == "internal.error"
+    assert "private" not in cohort.report_fault.message

@@ -131,6 +131,8 @@ class CohortView:
 
     def on_result(self, result: CaseResult) -> None:
         """Count a case that has ended, and print it: only failures on a terminal, each case elsewhere."""
+        if result.is_earlier:  # counted at the start
+            return
         name = one_line(result.name, 200)
         with self._lock:
             # an unknown name belongs to an input that could not be searched

@@ -20,6 +20,7 @@ from napari_seg.inference.options import SegmentOptions, option_fields
 if TYPE_CHECKING:
     from napari_seg.bundles.spec import Bundle
     from napari_seg.cohort.case import Case
+    from napari_seg.cohort.cohort import Cohort
     from napari_seg.cohort.outcome import CaseResult
     from napari_seg.cohort.settings import RunSettings
 
@@ -215,7 +216,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(json.dumps(result.as_dict()), flush=True)
 
     try:
-        found = _predict(arguments, on_result)
+        cohort = _predict(arguments, on_result)
     except (NapariSegError, KeyboardInterrupt) as raised:
         error = raised if isinstance(raised, NapariSegError) else Cancelled()
         on_result(CaseResult("", "failed", error.code, error.message))  # what ended the run is the last entry
@@ -228,15 +229,15 @@ def run(arguments: argparse.Namespace) -> int:
     elif not arguments.json_lines:
         from napari_seg.cli.progress import print_results
 
-        print_results(results, arguments.output)
-    if not found:
+        print_results(results, arguments.output, cohort.report)
+    if not cohort.cases:
         return ExitCode.NOTHING_FOUND
     failed = sum(result.status == "failed" for result in results)
     return exit_code(failed, len(results))
 
 
-def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], None]) -> int:
-    """Segment all scans, report each to `on_result`, and return how many were found."""
+def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], None]) -> Cohort:
+    """Segment all scans, report each to `on_result`, and return the cohort."""
     from napari_seg.bundles.read import read_bundle
     from napari_seg.bundles.trust import check_runnable
     from napari_seg.cli.cohort_view import CohortView
@@ -276,7 +277,9 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
         cohort.view = view
         for result in cohort:
             on_result(result)
-    return len(cohort.cases)
+    if cohort.report_fault is not None:
+        print(f"napari-seg: the results are complete, but not their report: {cohort.report_fault}", file=sys.stderr)
+    return cohort
 
 
 def _settings(arguments: argparse.Namespace) -> RunSettings:

@@ -28,12 +28,13 @@ MAX_LISTED = 30
 """Finished scans that are all listed; of more, only the failures are."""
 
 
-def print_results(results: Sequence[CaseResult], output: Path) -> None:
+def print_results(results: Sequence[CaseResult], output: Path, report: Path | None = None) -> None:
     """Print a table of the finished scans with volumes in ml, then one line for each notice and each failure.
 
     Args:
         results: the results.
         output: the output folder, which has the rest of a long list.
+        report: page about all cases of the folder; None: there is none.
     """
     from rich.markup import escape
     from rich.table import Table
@@ -75,5 +76,7 @@ def print_results(results: Sequence[CaseResult], output: Path) -> None:
         console.print(f"failed   {result.name}: {result.code}: {result.message}", markup=False)
     counts = f"{len(done)} done" + f" ({earlier} by an earlier run)" * bool(earlier) + f", {len(failed)} failed"
     console.print(counts + f", {skipped} skipped" * bool(skipped), markup=False)
-    if not listed_done and done:
+    if report is not None:
+        console.print(f"report   {report}", markup=False)
+    elif not listed_done and done:
         console.print(f"the volumes are in {output}", markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,13 @@ from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort.case import Case
 from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.fingerprint import input_bytes
-from napari_seg.cohort.manifest import Manifest
+from napari_seg.cohort.manifest import FILE, Manifest
 from napari_seg.cohort.outcome import CaseResult
+from napari_seg.cohort.report.write import write_report
 from napari_seg.cohort.runner import Excluded, Run, Stop, View
 from napari_seg.cohort.settings import RunSettings
 from napari_seg.cohort.workers import LocalPool, Pool, worker_count
-from napari_seg.errors import InputError, printable
+from napari_seg.errors import CohortError, InputError, NapariSegError, printable
 from napari_seg.inference.options import option_fields
 
 if TYPE_CHECKING:
@@ -52,6 +54,9 @@ class Cohort:
         settings: settings of the run.
         stop: request the end of the run with `stop.request()`, from another thread.
         view: shows the run while it goes on; None: nothing does.
+        report: page that the last run has written about all cases of the folder; None before it, for a single case, and
+            if it could not be written.
+        report_fault: reason why the report could not be written; None without one.
 
     Raises:
         BundleError: there is no such model.
@@ -76,6 +81,8 @@ class Cohort:
         self.settings = _with_changes(settings or RunSettings(), changes)
         self.stop = Stop()
         self.view: View | None = None
+        self.report: Path | None = None
+        self.report_fault: NapariSegError | None = None
         self._bundle = read_bundle(model)
         self._workers = workers
         self._redo = redo
@@ -122,7 +129,32 @@ class Cohort:
             stop=self.stop,
             view=self.view,
         )
-        yield from run.results()
+        try:
+            yield from run.results()
+        except CohortError:  # the folder belongs to another run
+            raise
+        except BaseException:
+            self._write_report()
+            raise
+        self._write_report()
+
+    def _write_report(self) -> None:
+        """Write the report of all cases in the folder; a fault does not undo the run."""
+        self.report, self.report_fault = None, None
+        if self.stop.count > 1 or not (self.output / FILE).is_file():  # it is to end at once, or did not start
+            return
+        try:
+            with Manifest.open(self.output, read_only=True) as manifest:
+                if sum(manifest.counts().values()) > 1:
+                    self.report = write_report(manifest)
+        except NapariSegError as fault:
+            self.report_fault = fault
+        except Exception as error:  # an error in the program must not undo the run
+            where = traceback.extract_tb(error.__traceback__)[-1]  # the exception text may contain private data
+            text = (
+                f"this should not have happened: {type(error).__name__} in {Path(where.filename).name}:{where.lineno}"
+            )
+            self.report_fault = NapariSegError("internal.error", f"{text}; please report it")
 
     def volumes(self) -> pandas.DataFrame:
         """Return a table of the finished cases: a row for each structure of each case.

@@ -17,8 +17,8 @@ WIDTH = 320
 MAX_HEIGHT = 400
 """Pixels of a thumbnail; a longer preview is cut, so that its first structures stay legible."""
 
-MAX_EMBEDDED_BYTES = 12_000_000
-"""Size of all thumbnails of a page together; base64 adds a third, and mail servers accept about 20 MB."""
+MAX_EMBEDDED_BYTES = 8_000_000
+"""Size of all thumbnails of a page together, about 1,200; base64 adds a third, and mail servers accept about 20 MB."""
 
 _QUALITY = 60
 _MAX_PIXELS = 40_000_000

@@ -33,6 +33,9 @@ _SIGNS = {
 }
 """File -> text in its first `_HEAD_BYTES` by which a file of an earlier report is recognised."""
 
+REPORT_FILES = tuple(_SIGNS)
+"""Names of all files of a report."""
+
 _HEAD_BYTES = 2048
 
 
