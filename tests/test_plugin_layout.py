@@ -18,7 +18,8 @@ from qtpy.QtWidgets import QApplication
 
 from napari_seg.plugin import commands
 from napari_seg.plugin.autosave import FOLDER_VARIABLE
-from napari_seg.plugin.batch.model import Row
+from napari_seg.plugin.batch.table import FILTERS
+from napari_seg.plugin.batch.watch import Row
 from napari_seg.plugin.controls import box
 from napari_seg.plugin.job import Jobs
 from napari_seg.plugin.segment.model import SegmentModel
@@ -112,13 +113,21 @@ def test_what_failed_in_a_batch_is_read_in_full_below_the_table(viewer: Any) -> 
     panel = commands.panel()
     tab, reason = panel.batch_tab, "its compressed stream has no end; copy or export it again (file.truncated)"
     panel.show_tab(tab)
-    tab.model.rows = [Row("first", "waiting"), Row("second", "running")]
-    tab.model.changed.emit()
+    tab.model.rows = [Row(1, "first", "waiting"), Row(2, "second", "running")]
+    tab.model.rows_changed.emit(0, 1)
     tab._table.selectRow(1)
-    tab.model.rows[1] = Row("second", "failed", reason)
-    tab.model.changed.emit()
+    tab.model.rows[1] = Row(2, "second", "failed", reason)
+    tab.model.rows_changed.emit(1, 1)
     assert reason in tab._details.text()
     assert "first" not in tab._details.text()
+
+    tab._filter.setCurrentIndex(list(FILTERS).index("Failed"))
+    assert [tab._cases.index(row, 1).data() for row in range(tab._cases.rowCount())] == ["second"]
+    assert tab._filter.currentText() == "Failed (1)"
+    tab._table.selectRow(0)
+    tab.model.rows[0] = Row(1, "first", "failed", "it broke", notices=("odd",))
+    tab.model.rows_changed.emit(0, 0)
+    assert reason in tab._details.text()  # the same scan is selected, now in the second line
 
 
 def test_planes_show_the_whole_scan_when_they_get_another_size(

@@ -37,6 +37,9 @@ State = Literal["waiting", "running", "moving", "done", "failed", "skipped"]
 _WAIT_SECONDS = 30.0
 """Time to wait for another program that writes the manifest."""
 
+_MAX_VARIABLES = 500
+"""Variables of one statement; SQLite allows 999 or more."""
+
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE runners (
@@ -326,6 +329,23 @@ class Manifest:
                 f"SELECT * FROM cases WHERE state IN ({marks}) ORDER BY {order}", chosen
             ):
                 yield _case_row(row)
+
+    def marks(self) -> dict[int, tuple[Any, ...]]:
+        """Return number -> state, stage, attempts, code and runner of all cases; one of them differs after a change."""
+        rows = self._read("SELECT id, state, stage, attempts, code, runner FROM cases ORDER BY id")
+        return {int(number): tuple(mark) for number, *mark in rows}
+
+    def rows_of(self, numbers: Sequence[int]) -> Iterator[CaseRow]:
+        """Yield the cases of these numbers."""
+        for start in range(0, len(numbers), _MAX_VARIABLES):
+            part = numbers[start : start + _MAX_VARIABLES]
+            marks = ", ".join("?" * len(part))
+            yield from map(_case_row, self._read(f"SELECT * FROM cases WHERE id IN ({marks}) ORDER BY id", part))
+
+    def last_ends(self, count: int) -> list[float]:
+        """Return the times at which the last cases were done or failed, in order."""
+        text = "SELECT ended FROM cases WHERE state IN ('done', 'failed') AND ended > 0 ORDER BY ended DESC LIMIT ?"
+        return [float(ended) for (ended,) in self._read(text, (count,))][::-1]
 
     def row(self, name: str) -> CaseRow | None:
         """Return the case of a name; None if there is none."""

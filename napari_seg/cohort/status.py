@@ -109,16 +109,26 @@ def read_status(folder: Path) -> RunStatus:
     Raises:
         CohortError: `cohort.no_manifest`, `cohort.manifest`, `cohort.manifest_locked`.
     """
-    now = time.time()
     with Manifest.open(folder, read_only=True) as manifest:
-        counts: dict[str, int] = {state: number for state, number in manifest.counts().items()}
-        rows = manifest.runners()
-        running = tuple(manifest.rows(("running", "moving")))
-        failures = tuple(islice(manifest.rows(("failed",), "ended DESC"), MAX_FAILURES))
-        unended = [_runner_status(row, folder, now) for row in rows if row.ended is None]
-        alive = tuple(one for one in unended if one.is_alive)
-        started = min((one.row.started for one in alive), default=rows[-1].started if rows else 0.0)
-        throughput = Throughput(_last_ends(manifest, started), started)
+        return status_of(manifest)
+
+
+def status_of(manifest: Manifest) -> RunStatus:
+    """Return the state of the run of an open manifest.
+
+    Raises:
+        CohortError: `cohort.manifest`, `cohort.manifest_locked`.
+    """
+    now, folder = time.time(), manifest.path.parent
+    counts: dict[str, int] = {state: number for state, number in manifest.counts().items()}
+    rows = manifest.runners()
+    running = tuple(manifest.rows(("running", "moving")))
+    failures = tuple(islice(manifest.rows(("failed",), "ended DESC"), MAX_FAILURES))
+    unended = [_runner_status(row, folder, now) for row in rows if row.ended is None]
+    alive = tuple(one for one in unended if one.is_alive)
+    started = min((one.row.started for one in alive), default=rows[-1].started if rows else 0.0)
+    # those of earlier runs do not count
+    throughput = Throughput((ended for ended in manifest.last_ends(WINDOW) if ended >= started), started)
     is_left = any(counts[state] for state in ("waiting", "running", "moving"))
     state: RunState = "running" if alive else "stopped" if is_left else "finished"
     left = sum(counts[state] for state in ("waiting", "running", "moving"))
@@ -133,12 +143,6 @@ def read_status(folder: Path) -> RunStatus:
         failures=failures,
         read_at=now,
     )
-
-
-def _last_ends(manifest: Manifest, since: float) -> list[float]:
-    """Return the times at which the last cases ended, in order, without those of earlier runs."""
-    rows = islice(manifest.rows(("done", "failed"), "ended DESC"), WINDOW)
-    return [row.ended for row in rows if row.ended is not None and row.ended >= since][::-1]
 
 
 def _runner_status(row: RunnerRow, folder: Path, now: float) -> RunnerStatus:

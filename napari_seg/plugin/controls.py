@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from qtpy.QtCore import QEvent, QObject, Qt, QTimer
+from qtpy.QtCore import QAbstractTableModel, QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QStyle,
     QStyleOptionComboBox,
     QStylePainter,
+    QTableView,
     QTableWidget,
     QTableWidgetItem,
     QWidget,
@@ -175,6 +176,21 @@ def table(*heads: str, stretched: int) -> QTableWidget:
     """Return a table that selects whole rows; one column takes the remaining width."""
     widget = QTableWidget(0, len(heads))
     widget.setHorizontalHeaderLabels(list(heads))
+    _style(widget, stretched)
+    return widget
+
+
+def table_view(model: QAbstractTableModel, *, stretched: int) -> QTableView:
+    """Return a table of a model of many rows, which looks like `table`; columns fit the rows in view."""
+    widget = QTableView()
+    widget.setModel(model)
+    widget.horizontalHeader().setResizeContentsPrecision(0)
+    widget.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
+    _style(widget, stretched)
+    return widget
+
+
+def _style(widget: QTableView, stretched: int) -> None:
     widget.verticalHeader().hide()
     widget.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
     widget.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
@@ -185,7 +201,6 @@ def table(*heads: str, stretched: int) -> QTableWidget:
     header = widget.horizontalHeader()
     header.setMinimumSectionSize(20)
     NameColumn(widget, header, stretched)
-    return widget
 
 
 def number_item(text: str) -> QTableWidgetItem:

@@ -1,27 +1,33 @@
-"""State of the Batch tab, without Qt: run a model over a folder of scans, and list the results."""
+"""State of the Batch tab, without Qt: a folder of scans, a folder of results, its cases, and who works on them."""
 
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass, replace
+import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from psygnal import Signal
 
-from napari_seg.cohort.cohort import Cohort
-from napari_seg.cohort.outcome import CaseResult
-from napari_seg.cohort.runner import Stop
+from napari_seg.cohort.discover import find_cases
+from napari_seg.cohort.fingerprint import fingerprint
+from napari_seg.cohort.manifest import Manifest
+from napari_seg.cohort.report.write import REPORT
 from napari_seg.cohort.settings import RunSettings
+from napari_seg.errors import CohortError
 from napari_seg.formats.endings import nifti_ending
-from napari_seg.plugin.job import Job, JobProgress
+from napari_seg.plugin.batch.run import BatchChoices, BatchRun
+from napari_seg.plugin.batch.watch import Look, Row, is_here, look
+from napari_seg.plugin.job import Job
 from napari_seg.plugin.layer_info import frame_of
 from napari_seg.plugin.layers import image_layers, layer_of
 from napari_seg.plugin.messages import Message, gui_text_of, message_of
 from napari_seg.plugin.session import Session
 from napari_seg.plugin.study.label_files import label_layers, read_labels
 from napari_seg.plugin.study.model import Loaded
+from napari_seg.progress import describe_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,93 +36,40 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_seg.bundles.spec import Bundle
+    from napari_seg.cohort.case import Case
+    from napari_seg.cohort.manifest import RunnerRow
+    from napari_seg.cohort.outcome import CaseResult
     from napari_seg.errors import Notice
-    from napari_seg.formats.channels import ChannelSet
     from napari_seg.formats.kinds import FormatName
-    from napari_seg.formats.scan import Scan
     from napari_seg.inference.options import SegmentOptions
     from napari_seg.volume import Volume
 
-
-@dataclass(frozen=True)
-class Row:
-    """One scan of the table.
-
-    Attributes:
-        name: name of the scan.
-        state: progress of the scan.
-        text: volumes of the structures, or the reason of a failure.
-        seconds: duration; 0 before the end.
-        scan: the scan, or the images that are its channels; None for a file that is not a scan.
-        result: result of the run; None before the end.
-        channels: channels that the model expects; None for one.
-    """
-
-    name: str
-    state: Literal["waiting", "running", "done", "failed", "stopped"]
-    text: str = ""
-    seconds: float = 0.0
-    scan: Scan | ChannelSet | None = None
-    result: CaseResult | None = None
-    channels: int | None = None
-
-
-class _JobStop(Stop):
-    """Stop of a run that is requested, at once, when its job is stopped."""
-
-    def __init__(self, job: Job) -> None:
-        super().__init__()
-        self._job = job
-
-    @property
-    def count(self) -> int:
-        """Requests so far."""
-        return 2 if self._job.is_stopping else self._count
-
-
-class _View:
-    """Hands what happens in a run to the model, in the main thread."""
-
-    def __init__(self, model: BatchModel, job: Job) -> None:
-        self._model = model
-        self._job = job
-        self._names: dict[int, str] = {}
-
-    def on_start(self, total: int, done_before: int) -> None:
-        """Do nothing: the rows are there."""
-
-    def on_case_start(self, number: int, name: str) -> None:
-        """Mark a row as running."""
-        self._names[number] = name
-        self._job.post(self._model._on_case_start, name)
-
-    def on_progress(self, number: int, stage: str, done: int, total: int) -> None:
-        """Show the progress of one of the running cases."""
-        words = f"{self._names[number]}: {stage}"
-        self._job.progress = JobProgress(words, done, total) if total > 1 else JobProgress(words)
-
-    def on_plan(self, number: int, text: str) -> None:
-        """Do nothing: a table has no room for it."""
-
-    def on_result(self, result: CaseResult) -> None:
-        """Fill a row."""
-        self._job.post(self._model._add_result, result)
+_SHOWN_RUNNING = 3
+"""Running cases that are named above the table."""
 
 
 class BatchModel:
     """State of the Batch tab of one viewer.
 
+    The table shows the manifest of the folder of results, whoever runs the cases: this window, another process, or
+    nobody.
+
     Attributes:
         changed: emitted after every change that the tab shows.
+        rows_changed: emitted with the first and the last index of the rows that are new or have changed; before that,
+            (-1, -1) if all rows are dropped.
         session: receives messages.
         inputs: folder of scans.
         output: folder of results.
         also: formats to write in addition to NIfTI.
-        rows: one row for each scan.
-        job: the running batch; None if there is none.
+        workers: scans that are segmented at once; 0 for a number that keeps this computer busy.
+        rows: one row for each case of the folder of results.
+        run: the run of this window; None if there is none.
+        refusal: reason why results of an earlier run were not mixed with new ones; "" if there is none.
     """
 
     changed = Signal()
+    rows_changed = Signal(int, int)
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -124,22 +77,49 @@ class BatchModel:
         self.output: Path | None = None
         self._output_is_chosen = False
         self.also: set[FormatName] = set()
+        self.workers = 0
         self.rows: list[Row] = []
-        self.job: Job | None = None
-        self._error: Exception | None = None
-        self._numbers: dict[str, int] = {}
+        self.run: BatchRun | None = None
+        self.refusal = ""
+        self._look: Look | None = None
+        self._looking: Job | None = None
+        self._fault: Exception | None = None
+        """Reason why the manifest can't be read."""
+        self._ended_run: BatchRun | None = None
+        """Run that has ended and is reported after the next look."""
+        self._places: dict[int, int] = {}
+        self._refused: dict[str, str] = {}
+        """Name of a case whose earlier result was not replaced -> reason."""
+        self._cases: dict[str, Case] | None = None
+        """Cases of the folder of scans, once they were looked for."""
+
+    # choices
 
     def choose_inputs(self, folder: Path) -> None:
         """Set the folder of scans, and next to it the folder of results unless the user chose one."""
-        self.inputs = folder
+        self.inputs, self._cases = folder, None
         if not self._output_is_chosen:
-            self.output = folder.parent / f"{folder.name or 'scans'}_segmented"
+            self._set_output(folder.parent / f"{folder.name or 'scans'}_segmented")
         self.changed.emit()
 
     def choose_output(self, folder: Path) -> None:
-        """Set the folder of results."""
-        self.output, self._output_is_chosen = folder, True
+        """Set the folder of results, and show what it has."""
+        self._output_is_chosen = True
+        self._set_output(folder)
         self.changed.emit()
+
+    def _set_output(self, folder: Path) -> None:
+        self.output, self.refusal = folder, ""
+        self._forget()
+        self.look()
+
+    def _forget(self) -> None:
+        """Drop the rows and what is known of the manifest."""
+        if self._looking is not None:
+            self._looking.abandon()
+        self._look = self._looking = self._fault = None
+        self.rows, self._places, self._refused = [], {}, {}
+        self.rows_changed.emit(-1, -1)
 
     def obstacle(self, bundle: Bundle | None) -> str:
         """Return the reason why Run is disabled, for a person; "" if it is enabled.
@@ -147,133 +127,286 @@ class BatchModel:
         Args:
             bundle: the bundle to run; None if there is none that may run.
         """
-        if self.job is not None:
+        if self.run is not None:
             return "A batch is running."
         if self.inputs is None or self.output is None:
             return "Choose a folder of scans."
+        if self.others:
+            return f"{_who(self.others[0])} works in this folder of results. Wait for it, or stop it where it runs."
         if bundle is None:
             return "Choose a trusted model in the Segment tab."
         return ""
 
-    def start(self, bundle: Bundle, options: SegmentOptions) -> None:
-        """Run a bundle over the scans of the chosen folder in a job."""
-        inputs, output = self.inputs, self.output
-        assert inputs is not None
-        assert output is not None
-        self.rows = []
-        self._error = None
-        work = partial(self._run, inputs, output, bundle, options, tuple(sorted(self.also)))
-        self.job = self.session.jobs.start(work, on_error=self._on_error, on_end=self._on_end)
+    # the run of this window
+
+    def start(self, bundle: Bundle, options: SegmentOptions, *, redo: bool = False) -> None:
+        """Run a bundle over the scans of the chosen folder in a job; finished cases of an earlier run are kept.
+
+        Args:
+            bundle: the bundle.
+            options: options of `segment`.
+            redo: segment cases again that an earlier run finished.
+        """
+        assert self.inputs is not None
+        assert self.output is not None
+        settings = RunSettings(options, also=tuple(sorted(self.also)))
+        choices = BatchChoices(self.inputs, self.output, bundle, settings, self.workers or None, redo)
+        self.refusal, self._fault = "", None
+        if self._refused:
+            self._forget()
+        run = self.run = BatchRun(choices, self._on_result)
+        run.job = self.session.jobs.start(run, on_error=partial(setattr, run, "error"), on_end=self._on_end)
         self.session.show_messages()
         self.changed.emit()
 
     def stop(self) -> None:
-        """Ask the batch to end at its next step; finished results stay."""
-        if self.job is not None:
-            self.job.stop()
+        """Let the running scans finish and start no others; the second time, end at once. Finished results stay."""
+        if self.run is not None:
+            self.run.request_stop()
             self.changed.emit()
 
-    def _run(
-        self,
-        inputs: Path,
-        output: Path,
-        bundle: Bundle,
-        options: SegmentOptions,
-        also: tuple[FormatName, ...],
-        job: Job,
-    ) -> None:
-        """Find the scans and run the bundle on each in worker processes; in the thread of the job."""
-        job.progress = JobProgress("Looking for scans")
-        cohort = Cohort([inputs], output, bundle, settings=RunSettings(options, also=also))
-        cohort.stop = _JobStop(job)
-        cohort.view = _View(self, job)
-        channels = bundle.in_channels if bundle.in_channels > 1 else None
-        rows = [Row(case.name, "waiting", scan=case.scan, channels=channels) for case in cohort.cases]
-        job.post(self._on_cases, rows)
-        if not rows and not cohort.excluded:
-            return
-        for _ in cohort:
-            job.check()
-
-    def _on_cases(self, rows: list[Row]) -> None:
-        self.rows = rows
-        self.changed.emit()
-
-    def _on_case_start(self, name: str) -> None:
-        number = self._number_of(name)
-        if number is not None:
-            self.rows[number] = replace(self.rows[number], state="running")
-            self.changed.emit()
-
-    def _number_of(self, name: str) -> int | None:
-        """Return the number of the row of a case; None for an input that could not be searched."""
-        if len(self._numbers) != len(self.rows):
-            self._numbers = {row.name: number for number, row in enumerate(self.rows)}
-        return self._numbers.get(name)
-
-    def _on_error(self, error: Exception) -> None:
-        self._error = error
+    def _on_result(self, result: CaseResult) -> None:
+        if result.code == "output.exists":  # the manifest keeps the earlier result
+            self._refused[result.name] = gui_text_of(result)
 
     def _on_end(self) -> None:
+        """Look once more, and then report the end."""
+        self._ended_run = self.run
+        if self._looking is not None:
+            self._looking.abandon()
+            self._looking = None
+        self.look()
+
+    def _report_end(self, run: BatchRun) -> None:
         """Report the number of scans that are done, that failed and that were not run."""
-        self.job = None
-        not_run = [n for n, row in enumerate(self.rows) if row.state in ("waiting", "running")]
-        for n in not_run:
-            self.rows[n] = replace(self.rows[n], state="stopped")
-        done, failed = (sum(row.state == state for row in self.rows) for state in ("done", "failed"))
-        counts = f"{done} done, {failed} failed" + (f", {len(not_run)} not started or stopped" if not_run else "")
-        if self._error is not None:
-            self.session.show_messages(message_of(self._error), Message("info", counts), lasting=True)
-        elif not self.rows:
-            self.session.show_messages(Message("warning", "There is no scan in this folder."))
+        self.run = self._ended_run = None
+        self._cases = run.cases
+        for place, row in enumerate(self.rows):
+            if row.name in self._refused:
+                self.rows[place] = self._with_refusal(row)
+                self.rows_changed.emit(place, place)
+        failed, not_run = run.counts["failed"], run.total - run.ended
+        counts = f"{run.counts['done']} done" + f" ({run.earlier} by an earlier run)" * bool(run.earlier)
+        counts += f", {failed} failed" + f", {run.counts['skipped']} skipped" * bool(run.counts["skipped"])
+        counts += f", {not_run} not started or stopped: Continue runs them" * bool(not_run)
+        if isinstance(run.error, CohortError) and run.error.code == "cohort.changed":
+            self.refusal = gui_text_of(run.error)
+        elif self._refused:
+            self.refusal = next(iter(self._refused.values()))
+        if run.error is not None:
+            messages = [] if self.refusal else [message_of(run.error)]
+            messages += [Message("info", f"{counts}.")] * bool(run.total)
+            self.session.show_messages(*messages, lasting=True)
+        elif not run.total:
+            text = "Stopped before the first scan." if run.is_stopping else "There is no scan in this folder."
+            self.session.show_messages(Message("warning", text))
         else:
             kind: Literal["info", "warning"] = "warning" if failed else "info"
-            self.session.show_messages(Message(kind, f"{counts}. The results are in {self.output}."), lasting=True)
+            where = f"The results are in {run.choices.output}."
+            self.session.show_messages(Message(kind, f"{counts}. {where}"), lasting=True)
+
+    # what the folder of results has
+
+    def look(self) -> None:
+        """Look at the folder of results in a job, unless a look is going on; call it about once a second."""
+        if self.output is None or self._looking is not None:
+            return
+        work = partial(look, self.output, self._look)
+        self._looking = self.session.jobs.start(
+            lambda _: work(), on_result=self._on_look, on_error=self._on_fault, on_end=self._on_looked
+        )
+
+    def _on_look(self, found: Look) -> None:
+        before, self._look, self._fault = self._look, found, None
+        if before is not None and before.created != found.created and self.rows:  # another manifest
+            self.rows, self._places = [], {}
+            self.rows_changed.emit(-1, -1)
+        places = []
+        for row in found.rows:
+            place = self._places.setdefault(row.number, len(self.rows))
+            if place == len(self.rows):
+                self.rows.append(row)
+            self.rows[place] = self._with_refusal(row)
+            places.append(place)
+        if places:
+            self.rows_changed.emit(min(places), max(places))
+        gone = before.at_work if before is not None and self.run is None else ()
+        if gone and not self.others:
+            self._report_end_of(gone[0])
+
+    def _with_refusal(self, row: Row) -> Row:
+        if row.state == "done" and row.name in self._refused:
+            return replace(row, state="failed", text=self._refused[row.name])
+        return row
+
+    def _on_fault(self, error: Exception) -> None:
+        self._fault = error
+
+    def _on_looked(self) -> None:
+        self._looking = None
+        if self._ended_run is not None:
+            self._report_end(self._ended_run)
         self.changed.emit()
 
-    def _add_result(self, result: CaseResult) -> None:
-        number = self._number_of(result.name)
-        is_done = result.status == "done"
-        volumes = ", ".join(f"{name} {ml:.2f} ml" for name, ml in result.volumes_ml.items())
-        text = volumes if is_done else gui_text_of(result)
-        state: Literal["done", "failed"] = "done" if is_done else "failed"
-        if number is None:
-            self.rows.append(Row(result.name, state, text, result.seconds, None, result))
-        else:
-            row = self.rows[number]
-            self.rows[number] = replace(row, state=state, text=text, seconds=result.seconds, result=result)
-        self.changed.emit()
+    @property
+    def others(self) -> tuple[RunnerRow, ...]:
+        """Other processes that run cases in the folder of results."""
+        if self._look is None or self.run is not None:
+            return ()
+        return self._look.at_work
+
+    def _report_end_of(self, runner: RunnerRow) -> None:
+        """Report the end of a run of another process."""
+        assert self._look is not None
+        who = _who(runner)
+        if self._look.lost is not None:
+            text = f"{who} was killed or has crashed. Finished scans are kept; Continue runs the others."
+            self.session.show_messages(Message("warning", text), lasting=True)
+            return
+        kind: Literal["info", "warning"] = "warning" if self.count("failed") else "info"
+        self.session.show_messages(Message(kind, f"{who} has ended: {self._counts()}."), lasting=True)
+
+    def count(self, *states: str) -> int:
+        """Return the number of cases in these states of the manifest."""
+        status = None if self._look is None else self._look.status
+        return 0 if status is None else sum(status.counts[state] for state in states)
+
+    @property
+    def left(self) -> int:
+        """Number of cases of the manifest that have not ended."""
+        return self.count("waiting", "running", "moving")
+
+    @property
+    def can_continue(self) -> bool:
+        """Return whether the folder has a run that was not finished, or in which scans failed."""
+        return bool(self.left or self.count("failed"))
+
+    @property
+    def report(self) -> Path | None:
+        """The report of the run; None if there is none."""
+        return self._look.folder / REPORT if self._look is not None and self._look.has_report else None
+
+    @property
+    def is_at_work(self) -> bool:
+        """Return whether any process runs cases in the folder of results."""
+        return self.run is not None or bool(self.others)
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Number of cases that have ended, and of all cases."""
+        if self.run is not None:
+            return self.run.ended, self.run.total
+        return self.count("done", "failed", "skipped"), self.count("done", "failed", "skipped") + self.left
+
+    @property
+    def status(self) -> str:
+        """What goes on, or what has ended, in a few lines for a person; "" if the folder has no run."""
+        if self._fault is not None and self.run is None:
+            return message_of(self._fault).text
+        if self.run is not None:
+            return self._status_of_run(self.run)
+        if self._look is None or self._look.status is None:
+            return ""
+        if others := self.others:
+            lines = [f"{_who(one)} works here since {_clock(one.started)}." for one in others]
+            running = [f"{row.name}: {row.text}" for row in self.rows if row.state == "running"]
+            return "\n".join([*lines, f"{self._counts()}{self._pace(self.left)}", *_some(running)])
+        if (lost := self._look.lost) is not None and self.left:
+            ended = f"{_who(lost)} was killed or has crashed. Continue runs what is left."
+            return f"{ended}\n{self._counts()}"
+        return self._counts()
+
+    def _status_of_run(self, run: BatchRun) -> str:
+        assert run.job is not None
+        if not run.total or self._ended_run is not None:
+            return str(run.job.progress)
+        failed = f", {run.counts['failed']} failed" if run.counts["failed"] else ""
+        first = f"{run.ended} of {run.total} scans{failed}"
+        running = [f"{name}: {progress}" for name, progress in run.running.items()]
+        if run.is_stopping:
+            number = len(run.running)
+            them = "the running scan finishes" if number == 1 else f"{number} running scans finish"
+            last = "Stopping now …" if run.stop.count > 1 else f"Stopping: {them} first. Stop now ends at once."
+            return "\n".join([first, last, *_some(running)])
+        return "\n".join([first + self._pace(run.total - run.ended), *_some(running)])
+
+    def _counts(self) -> str:
+        failed, skipped = self.count("failed"), self.count("skipped")
+        text = f"{self.count('done')} of {self.progress[1]} scans done"
+        text += f", {failed} failed" * bool(failed) + f", {skipped} skipped" * bool(skipped)
+        return text + (f", {self.left} left" if self.left and not self.is_at_work else "")
+
+    def _pace(self, left: int) -> str:
+        """Return the rate and the estimated time left in words, with a comma before them; "" while unknown."""
+        status = None if self._look is None else self._look.status
+        rate = None if status is None else status.per_minute
+        if not rate or not left:
+            return ""
+        return f", {rate:.3g} a minute, about {describe_seconds(round(60 * left / rate))} left"
 
     # results
 
-    @staticmethod
-    def read(row: Row, scans: Sequence[Volume], frame: NDArray | None) -> Loaded:
+    def read(self, row: Row, scans: Sequence[Volume], frame: NDArray | None, bundle: Bundle | None = None) -> Loaded:
         """Return the layers of a scan and of its result, and warnings; slow, call outside the main thread.
+
+        The manifest does not know the place of a scan: it is found again by its name below the folder of scans.
 
         Args:
             row: row of a scan; if it failed, the scan alone is returned.
             scans: open scans, which are not read again.
             frame: frame of the viewer.
+            bundle: the chosen model, whose channels decide which images are one case; None if there is none.
 
         Raises:
             NapariSegError: the scan or its result can't be read.
         """
-        assert row.scan is not None
         layers: list[Layer] = []
         warnings: tuple[str, ...] = ()
-        files = set(row.scan.files)  # a series is sorted by slice, a found scan by name
-        volume = next((one for one in scans if set(one.source.files) == files), None)
-        if volume is None:
-            volume = row.scan.read(channels=row.channels, one_slice=True)
-            layers, warnings = [layer_of(one) for one in image_layers(volume, frame)], _texts_of(volume.notices)
-            frame = frame_of(layers)
-        labels = None if row.result is None else row.result.labels
-        if labels is not None:
-            found = read_labels(labels, [volume])
-            name = labels.name.removesuffix(nifti_ending(labels))
+        case, reason = self._find(row, bundle)
+        if case is None:
+            warnings = (f"{reason} Only the labels are opened." if row.labels is not None else reason,)
+        else:
+            files = set(case.scan.files)  # a series is sorted by slice, a found scan by name
+            volume = next((one for one in scans if set(one.source.files) == files), None)
+            if volume is None:
+                model = case.bundle or bundle
+                channels = model.in_channels if model is not None and model.in_channels > 1 else None
+                volume = case.scan.read(channels=channels, one_slice=True)
+                layers, warnings = [layer_of(one) for one in image_layers(volume, frame)], _texts_of(volume.notices)
+                frame = frame_of(layers)
+            scans = [volume]
+        if row.labels is not None:
+            found = read_labels(row.labels, scans)
+            name = row.labels.name.removesuffix(nifti_ending(row.labels))
             layers += [layer_of(one) for one in label_layers(found, name, frame)]
             warnings += _texts_of(found.notices)
         return layers, warnings
+
+    def scan_hint(self, row: Row) -> str:
+        """Return what a double-click opens, for a person."""
+        if row.state in ("waiting", "running", "stopped", "failed"):
+            return "Double-click to open the scan." if self.inputs is not None else _NO_INPUTS
+        if row.labels is None:
+            return ""
+        if self.inputs is None:
+            return f"Double-click to open the labels. {_NO_INPUTS}"
+        return "Double-click to open the scan with its result."
+
+    def _find(self, row: Row, bundle: Bundle | None) -> tuple[Case | None, str]:
+        """Return the case of a row, or None and the reason why its scan is unknown."""
+        inputs = self.inputs
+        if inputs is None:
+            return None, _NO_INPUTS
+        cases = self._cases
+        if cases is None:
+            found, _ = find_cases([inputs], () if bundle is None else bundle.channel_names)
+            cases = self._cases = {case.name: case for case in found}
+        case = cases.get(row.name)
+        if case is None:
+            return None, f"The scan {row.name} was not found below {inputs}."
+        if fingerprint(case.scan) not in (row.fingerprint, "") and row.fingerprint:
+            return None, f"The scan {row.name} below {inputs} is another one, or was changed since it was segmented."
+        return case, ""
 
     def write_table(self, path: Path) -> None:
         """Write one table (CSV) of all scans: state, duration, and the volume of each structure in ml.
@@ -283,28 +416,55 @@ class BatchModel:
 
         Raises:
             OutputError: `output.not_written`, `output.disk_full`.
+            CohortError: `cohort.no_manifest`, `cohort.manifest`.
         """
         from napari_seg.formats.atomic import verified_write
 
-        results = [row.result for row in self.rows if row.result is not None]
-        structures = list(dict.fromkeys(name for result in results for name in result.volumes_ml))
-        with verified_write(path, ".csv") as hidden, hidden.open("w", encoding="utf-8", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(["scan", "state", "seconds", *(f"{name} (ml)" for name in structures), "code", "remarks"])
-            for row in self.rows:
-                result = row.result or CaseResult(row.name, "failed")
-                volumes = [result.volumes_ml.get(name) for name in structures]
-                remarks = "; ".join([*filter(None, [result.message]), *(one.message for one in result.notices)])
+        assert self.output is not None
+        states = {row.name: row.state for row in list(self.rows)}
+        with Manifest.open(self.output, read_only=True) as manifest:
+            structures = list(dict.fromkeys(name for row in manifest.rows(("done",)) for name in row.volumes_ml))
+            with verified_write(path, ".csv") as hidden, hidden.open("w", encoding="utf-8", newline="") as file:
+                table = csv.writer(file)
                 table.writerow(
-                    [
-                        row.name,
-                        row.state,
-                        f"{row.seconds:.1f}" if row.seconds else "",
-                        *("" if ml is None else f"{ml:.4f}" for ml in volumes),
-                        result.code,
-                        remarks,
-                    ]
+                    ["scan", "state", "seconds", *(f"{name} (ml)" for name in structures), "code", "remarks"]
                 )
+                for row in manifest.rows():
+                    volumes = [row.volumes_ml.get(name) if row.state == "done" else None for name in structures]
+                    remarks = "; ".join([*filter(None, [row.message]), *(one.message for one in row.notices)])
+                    table.writerow(
+                        [
+                            row.name,
+                            states.get(row.name, row.state),
+                            f"{row.seconds:.1f}" if row.seconds else "",
+                            *("" if ml is None else f"{ml:.4f}" for ml in volumes),
+                            row.code,
+                            remarks,
+                        ]
+                    )
+
+
+_NO_INPUTS = "The folder of the scans is not chosen (“Scans…”)."
+
+
+def _who(runner: RunnerRow) -> str:
+    """Return a name of a process for a person."""
+    if is_here(runner):
+        return "Another window of this napari"
+    return f"Process {runner.pid} on {runner.host}"
+
+
+def _clock(seconds: float) -> str:
+    """Return a time of this day as hours and minutes, and of another day with the date."""
+    then = time.localtime(seconds)
+    is_today = then[:3] == time.localtime()[:3]
+    return time.strftime("%H:%M" if is_today else "%d %B, %H:%M", then)
+
+
+def _some(running: list[str]) -> list[str]:
+    """Return the first of some lines, and the number of the others."""
+    more = len(running) - _SHOWN_RUNNING
+    return running[:_SHOWN_RUNNING] + [f"and {more} more"] * (more > 0)
 
 
 def _texts_of(notices: Sequence[Notice]) -> tuple[str, ...]:

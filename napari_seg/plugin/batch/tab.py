@@ -3,107 +3,175 @@
 from functools import partial
 from pathlib import Path
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, QItemSelectionModel, Qt, QTimer, QUrl
+from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import (
     QCheckBox,
+    QComboBox,
     QFileDialog,
     QFormLayout,
+    QFrame,
     QLabel,
     QProgressBar,
-    QTableWidgetItem,
+    QSpinBox,
     QVBoxLayout,
     QWidget,
 )
 from superqt import QElidingLabel
+from superqt.utils import signals_blocked
 
-from napari_seg.errors import NapariSegError
 from napari_seg.formats.kinds import LABEL_FORMATS, MENU_FORMATS, RUN_FORMATS, FormatName
-from napari_seg.plugin.batch.model import BatchModel, Row
-from napari_seg.plugin.controls import DetailsPane, ask_folder, button, number_item, row, table
-from napari_seg.plugin.messages import Message, message_of
+from napari_seg.plugin.batch.model import BatchModel
+from napari_seg.plugin.batch.table import FILTERS, CaseTable
+from napari_seg.plugin.controls import DetailsPane, ask_folder, button, row, table_view
+from napari_seg.plugin.messages import Message
 from napari_seg.plugin.segment.model import SegmentModel
 from napari_seg.plugin.study.model import StudyModel
 
-_MARKS = {"waiting": "·", "running": "▶", "done": "✓", "failed": "✕", "stopped": "–"}
+_LOOK_MS, _IDLE_LOOK_MS = 1000, 3000
+"""Time between two looks at the folder of results: while a process works there, and otherwise."""
+
+_MAX_WORKERS = 64
 
 
 class BatchTab(QWidget):
-    """Tab to run the selected model over every scan of a folder."""
+    """Tab to run the selected model over every scan of a folder, and to follow any run in a folder of results."""
 
     def __init__(self, model: BatchModel, segmenting: SegmentModel, study: StudyModel) -> None:
         super().__init__()
         self.model = model
         self.study = study
         self.segmenting = segmenting
+        self._build()
+        self._timer = QTimer(self, interval=_IDLE_LOOK_MS)
+        self._timer.timeout.connect(self._look)
+        model.rows_changed.connect(self._on_rows_changed)
+        model.changed.connect(self._refresh)
+        segmenting.changed.connect(self._refresh)
+        model.session.jobs.delivered.connect(self._show_progress)
+        self._timer.start()
+        self._refresh()
+
+    def _build(self) -> None:
+        model = self.model
         self._inputs = QElidingLabel()
         self._output = QElidingLabel()
         for label in (self._inputs, self._output):
             label.setElideMode(Qt.TextElideMode.ElideMiddle)
+            label.setEllipsesWidth(10)  # the padding of napari's themes
         self._inputs_button = button(
             "Scans…", "Choose the folder of scans, which may hold subfolders.", self._on_inputs
         )
-        self._output_button = button("Results…", "Nothing is written outside this folder.", self._on_output)
+        self._output_button = button(
+            "Results…",
+            "Nothing is written outside this folder. A folder with results shows them, and a run that goes on there.",
+            self._on_output,
+        )
         self._model_label = QElidingLabel()
         self._also = {}
         for kind in (name for name in RUN_FORMATS if name in MENU_FORMATS):
             self._also[kind] = QCheckBox(LABEL_FORMATS[kind].short_title)
             self._also[kind].toggled.connect(lambda on, kind=kind: self._on_also(kind, on))
+        self._workers = QSpinBox(maximum=_MAX_WORKERS, specialValueText="auto")
+        self._workers.setToolTip(
+            "Scans that are segmented at once, each in a process of its own; auto: as many as keep this computer busy "
+            "within its memory."
+        )
+        self._workers.valueChanged.connect(lambda value: setattr(model, "workers", value))
         self._run_button = button("Run all", "", self.run)
-        self._stop_button = button("Stop", "Stop at the next step; finished results stay.", model.stop)
-        self._progress_label = QElidingLabel()
+        self._stop_button = button("Stop", "", model.stop)
+        self._refusal = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
+        self._refusal_frame = QFrame()
+        self._refusal_frame.setFrameShape(QFrame.Shape.StyledPanel)
+        self._redo_button = button(
+            "Make all again", "Replace the results of the earlier run.", partial(self.run, redo=True)
+        )
+        refusal = QVBoxLayout(self._refusal_frame)
+        refusal.addWidget(self._refusal)
+        refusal.addLayout(
+            row(self._redo_button, button("Another folder…", "Choose another folder of results.", self._on_output))
+        )
+        self._status = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
         self._progress_bar = QProgressBar(textVisible=False)
-        self._table = table("", "Scan", "s", "Result", stretched=3)
-        self._table.cellActivated.connect(lambda number, _: self.open_row(number))
-        self._table.cellDoubleClicked.connect(lambda number, _: self.open_row(number))
-        self._table.itemSelectionChanged.connect(self._show_details)
+        self._cases = CaseTable(lambda: model.rows, model.scan_hint, self)
+        self._table = table_view(self._cases, stretched=3)
+        self._table.doubleClicked.connect(lambda index: self.open_row(self._cases.place_of(index.row())))
+        self._table.installEventFilter(self)
+        self._table.selectionModel().selectionChanged.connect(lambda *_: self._show_details())
         self._details = DetailsPane(self._table)
+        self._filter = QComboBox(toolTip="The scans that the table shows.")
+        self._filter.addItems(list(FILTERS))
+        self._filter.currentIndexChanged.connect(self._on_filter)
+        self._report_button = button("Report", "Open the report of the run in the web browser.", self._on_report)
         self._save_button = button(
             "Save table…", "Save one table (CSV) of all scans: volumes of the structures, and failures.", self._on_save
         )
-        self._hint = QLabel(
-            "Writes NIfTI, a preview image and a JSON record for each scan. A scan that fails does not stop the others."
+        hint = QLabel(
+            "Writes NIfTI, a preview image and a JSON record for each scan. A scan that fails does not stop the "
+            "others, and a run that was stopped can be continued."
         )
-        self._hint.setWordWrap(True)
+        hint.setWordWrap(True)
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow(self._inputs_button, self._inputs)
         form.addRow(self._output_button, self._output)
         form.addRow("Model", self._model_label)
         form.addRow(row(QLabel("Also write"), *self._also.values()))
+        form.addRow("Scans at once", self._workers)
         layout = QVBoxLayout(self)
-        layout.addWidget(self._hint)
+        layout.addWidget(hint)
         layout.addLayout(form)
         layout.addLayout(row(self._run_button, self._stop_button))
-        layout.addWidget(self._progress_label)
+        layout.addWidget(self._refusal_frame)
+        layout.addWidget(self._status)
         layout.addWidget(self._progress_bar)
         layout.addWidget(self._details, 1)
-        layout.addWidget(self._save_button)
-        self._filled: dict[int, Row] = {}
-        model.changed.connect(self._refresh)
-        segmenting.changed.connect(self._refresh_buttons)
-        model.session.jobs.delivered.connect(self._show_progress)
-        self._refresh()
+        layout.addLayout(row(self._filter, self._report_button, self._save_button))
 
-    def run(self) -> None:
-        """Run the selected model over the folder."""
-        bundle = self.segmenting.bundle
-        assert bundle is not None
-        self._filled = {}
-        self.model.start(bundle, self.segmenting.run_options)
+    # from the user to the model
+
+    def run(self, *, redo: bool = False) -> None:
+        """Run the selected model over the folder; finished scans of an earlier run are kept unless `redo`."""
+        bundle = self.segmenting.runnable_bundle
+        if bundle is not None and not self.model.obstacle(bundle):
+            self.model.start(bundle, self.segmenting.run_options, redo=redo)
 
     def open_row(self, number: int) -> None:
         """Read a scan with its result, and show both."""
         entry, study = self.model.rows[number], self.study
-        if entry.scan is None or study.is_loading:
+        if study.is_loading:
             return
         self.model.session.show_messages(Message("info", f"Opening {entry.name} …"))
-        study.load(partial(self.model.read, entry, study.scans(), study.frame()))
+        study.load(partial(self.model.read, entry, study.scans(), study.frame(), self.segmenting.bundle))
 
-    def _show_details(self) -> None:
-        """Show the name and the whole text of the selected row."""
-        numbers = {item.row() for item in self._table.selectedItems()}
-        selected = [self.model.rows[number] for number in numbers if number < len(self.model.rows)]
-        self._details.show_text("\n".join(f"{one.name}\n{one.text or one.state}" for one in selected))
+    def eventFilter(self, watched: object, event: QEvent) -> bool:  # Qt's name
+        """Open the selected row with the Enter key."""
+        if event.type() == QEvent.Type.KeyPress and event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            for place in self._selected():
+                self.open_row(place)
+            return True
+        return False
+
+    def showEvent(self, event: QEvent) -> None:  # Qt's name
+        """Look at the folder of results."""
+        super().showEvent(event)
+        self.model.look()
+
+    def _look(self) -> None:
+        if self.isVisible() or self.model.run is not None:
+            self.model.look()
+
+    def _selected(self) -> list[int]:
+        """Return the places of the selected rows among all rows."""
+        return [self._cases.place_of(index.row()) for index in self._table.selectionModel().selectedRows()]
+
+    def _on_filter(self) -> None:
+        self._cases.filter_by(list(FILTERS)[self._filter.currentIndex()])
+        self._show_details()
+
+    def _on_report(self) -> None:
+        if (path := self.model.report) is not None:
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(path)))
 
     def _on_save(self) -> None:
         folder = self.model.output or Path()
@@ -111,12 +179,11 @@ class BatchTab(QWidget):
         if not chosen:
             return
         path = Path(chosen) if chosen.lower().endswith(".csv") else Path(f"{chosen}.csv")
-        try:
-            self.model.write_table(path)
-        except NapariSegError as error:
-            self.model.session.show_messages(message_of(error))
-            return
-        self.model.session.show_messages(Message("info", f"Saved {path.name}."), lasting=True)
+        saved = Message("info", f"Saved {path.name}.")
+        self.model.session.jobs.start(
+            lambda _: self.model.write_table(path),
+            on_result=lambda _: self.model.session.show_messages(saved, lasting=True),
+        )
 
     def _on_inputs(self) -> None:
         if (folder := ask_folder(self, "Folder of scans")) is not None:
@@ -132,47 +199,68 @@ class BatchTab(QWidget):
         else:
             self.model.also.discard(kind)
 
-    def _refresh(self) -> None:
-        model = self.model
-        self._refresh_buttons()
-        self._table.setRowCount(len(model.rows))
-        for number, entry in enumerate(model.rows):
-            if self._filled.get(number) != entry:  # a cohort has thousands of rows
-                self._fill(number, entry)
-                self._filled[number] = entry
-        self._show_details()
-        self._show_progress()
+    # from the model to the user
 
-    def _refresh_buttons(self) -> None:
+    def _on_rows_changed(self, first: int, last: int) -> None:
+        selected = self._selected() if first >= 0 else []
+        place = self._table.verticalScrollBar().value()
+        self._cases.refresh(first, last)
+        for number in (self._cases.number_of(one) for one in selected):
+            if number is not None and not self._selected():  # the filter lets other rows through
+                flags = QItemSelectionModel.SelectionFlag
+                self._table.selectionModel().select(self._cases.index(number, 0), flags.Select | flags.Rows)
+                self._table.verticalScrollBar().setValue(place)
+        counts = self._cases.counts()
+        with signals_blocked(self._filter):
+            for number, (title, count) in enumerate(counts.items()):
+                self._filter.setItemText(number, f"{title} ({count})")
+        self._show_details()
+
+    def _show_details(self) -> None:
+        """Show everything about the selected row."""
+        texts = []
+        for entry in [self.model.rows[place] for place in self._selected()]:
+            lines = [entry.name, entry.text or entry.state, *(f"⚠ {notice}" for notice in entry.notices)]
+            texts += [*lines, self.model.scan_hint(entry)]
+        self._details.show_text("\n".join(filter(None, texts)))
+
+    def _refresh(self) -> None:
         model = self.model
         self._inputs.setText(str(model.inputs or "not chosen"))
         self._output.setText(str(model.output or "not chosen"))
         bundle = self.segmenting.bundle
         self._model_label.setText("none" if bundle is None else bundle.name)
-        obstacle, is_running = model.obstacle(self.segmenting.runnable_bundle), model.job is not None
+        obstacle, is_running = model.obstacle(self.segmenting.runnable_bundle), model.run is not None
+        self._run_button.setText("Continue" if model.can_continue and not is_running else "Run all")
         self._run_button.setEnabled(not obstacle)
-        self._run_button.setToolTip(obstacle or "Segment every scan of the folder.")
-        self._save_button.setEnabled(any(entry.result is not None for entry in model.rows))
-        self._stop_button.setEnabled(model.job is not None and not model.job.is_stopping)
-        for widget in (self._inputs_button, self._output_button, *self._also.values()):
+        does = "Segment the scans that are left, and again those that failed." if model.can_continue else ""
+        self._run_button.setToolTip(obstacle or does or "Segment every scan of the folder that has no result yet.")
+        self._refusal_frame.setVisible(bool(model.refusal))
+        self._refusal.setText(model.refusal)
+        self._redo_button.setEnabled(not obstacle)
+        self._save_button.setEnabled(bool(model.count("done", "failed")))
+        self._report_button.setEnabled(model.report is not None)
+        for widget in (self._inputs_button, self._output_button, self._workers, *self._also.values()):
             widget.setEnabled(not is_running)
-        self._progress_label.setVisible(is_running)
-        self._progress_bar.setVisible(is_running)
+        self._timer.setInterval(_LOOK_MS if model.is_at_work else _IDLE_LOOK_MS)
+        self._show_progress()
 
     def _show_progress(self) -> None:
-        job = self.model.job
-        if job is None:
-            return
-        ended = sum(entry.state in ("done", "failed") for entry in self.model.rows)
-        self._progress_bar.setRange(0, len(self.model.rows))
-        self._progress_bar.setValue(ended)
-        text = "Stopping at the next step …" if job.is_stopping else str(job.progress)
-        self._progress_label.setText(f"{ended} of {len(self.model.rows)} scans. {text}")
-
-    def _fill(self, number: int, entry: Row) -> None:
-        seconds = number_item(f"{entry.seconds:.0f}" if entry.seconds else "")
-        items = [QTableWidgetItem(_MARKS[entry.state]), QTableWidgetItem(entry.name), seconds]
-        for column, item in enumerate([*items, QTableWidgetItem(entry.text or entry.state)]):
-            hint = "Double-click to open the scan with its result." if entry.scan is not None else ""
-            item.setToolTip(f"{entry.text or entry.state}\n{hint}".strip())
-            self._table.setItem(number, column, item)
+        model, run = self.model, self.model.run
+        is_second = run is not None and run.is_stopping
+        self._stop_button.setText("Stop now" if is_second else "Stop")
+        self._stop_button.setEnabled(run is not None and run.stop.count < 2)
+        self._stop_button.setToolTip(
+            "End at once; the scans that are running start again with the next run."
+            if is_second
+            else "Let the running scans finish and start no others. Finished results stay."
+        )
+        text = model.status
+        if text != self._status.text():
+            self._status.setText(text)
+        self._status.setVisible(bool(text))
+        self._progress_bar.setVisible(model.is_at_work)
+        if model.is_at_work:
+            ended, total = model.progress
+            self._progress_bar.setRange(0, total)
+            self._progress_bar.setValue(ended)

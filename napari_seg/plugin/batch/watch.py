@@ -1,0 +1,154 @@
+"""Look at a folder of results: its cases, and who works on them, as its manifest knows them. Without Qt.
+
+A look reads what has changed since the look before it. It writes nothing, and works while any process runs the cases.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from napari_seg.cohort.manifest import CaseRow, Manifest, RunnerRow
+from napari_seg.cohort.report.write import REPORT
+from napari_seg.cohort.runners import is_alive
+from napari_seg.cohort.status import RunnerStatus, RunStatus, status_of
+from napari_seg.errors import CohortError, Notice
+from napari_seg.plugin.messages import gui_text_of
+
+RowState = Literal["waiting", "running", "stopped", "done", "failed", "skipped"]
+
+_FEW_STRUCTURES = 20
+"""Structures of a scan that are all listed, found or not."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case of the table.
+
+    Attributes:
+        number: number of the case in the manifest.
+        name: name of the case.
+        state: progress of the case; "stopped" if the process that ran it was killed.
+        text: volumes of the structures, the stage, or the reason of a failure.
+        seconds: duration; 0 before the end.
+        source: public path of the scan.
+        notices: warnings about the scan or the result.
+        labels: file of the label map; None unless done.
+        fingerprint: digest of the scan, which shows that a scan was replaced; "" before its start.
+    """
+
+    number: int
+    name: str
+    state: RowState
+    text: str = ""
+    seconds: float = 0.0
+    source: str = ""
+    notices: tuple[str, ...] = ()
+    labels: Path | None = None
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at a folder has found.
+
+    Attributes:
+        folder: the folder of results.
+        created: time at which its manifest was created, which identifies it; "" without a manifest.
+        rows: cases that are new or have changed since the look before.
+        status: state of the run; None without a manifest.
+        at_work: processes that run cases of the folder.
+        lost: a process that was killed while it ran cases, if no other has continued since; None otherwise.
+        has_report: whether the folder has a report.
+        marks: number -> mark of each case, which differs after every change.
+    """
+
+    folder: Path
+    created: str = ""
+    rows: tuple[Row, ...] = ()
+    status: RunStatus | None = None
+    at_work: tuple[RunnerRow, ...] = ()
+    lost: RunnerRow | None = None
+    has_report: bool = False
+    marks: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+
+
+def look(folder: Path, before: Look | None = None) -> Look:
+    """Look at a folder of results; slow the first time, call outside the main thread.
+
+    Args:
+        folder: the folder, which may be missing.
+        before: the look before; its rows are not read again unless they have changed.
+
+    Raises:
+        CohortError: `cohort.manifest`, the manifest is damaged or from a later version; `cohort.manifest_locked`.
+        OutputError: `output.not_written`, the drive can't be read.
+    """
+    try:
+        manifest = Manifest.open(folder, read_only=True)
+    except CohortError as error:
+        if error.code != "cohort.no_manifest":
+            raise
+        return Look(folder)
+    with manifest:
+        created, status = manifest.meta("created") or "", status_of(manifest)
+        at_work = tuple(one.row for one in status.runners if _is_at_work(folder, one))
+        alive = {row.id for row in at_work}
+        marks = {number: (*mark, mark[-1] in alive) for number, mark in manifest.marks().items()}
+        known = before.marks if before is not None and (before.folder, before.created) == (folder, created) else {}
+        changed = [number for number, mark in marks.items() if known.get(number) != mark]
+        rows = tuple(_row(row, folder, row.runner in alive) for row in manifest.rows_of(changed))
+    unended = [one.row for one in status.runners if one.row.ended is None and not at_work]
+    lost = unended[-1] if unended else None
+    return Look(folder, created, rows, status, at_work, lost, (folder / REPORT).is_file(), marks)
+
+
+def is_here(runner: RunnerRow) -> bool:
+    """Return whether a runner is, or was, this process."""
+    return (runner.host, runner.pid) == (socket.gethostname(), os.getpid())
+
+
+def _is_at_work(folder: Path, runner: RunnerStatus) -> bool:
+    """Return whether a runner works; this process may have lost a run and go on without it."""
+    return runner.is_alive and (not is_here(runner.row) or is_alive(folder, runner.row))
+
+
+def _row(row: CaseRow, folder: Path, is_run: bool) -> Row:
+    claimed: RowState = "running" if is_run else "stopped"
+    state: RowState = claimed if row.state == "running" or row.state == "moving" else row.state
+    labels = row.outputs.get("labels") if state == "done" else None
+    return Row(
+        number=row.id,
+        name=row.name,
+        state=state,
+        text=_text(row, state),
+        seconds=row.seconds if state in ("done", "failed") else 0.0,
+        source=row.source,
+        notices=tuple(gui_text_of(notice) for notice in row.notices) if state == "done" else (),
+        labels=None if labels is None else folder / labels.path,
+        fingerprint=row.fingerprint,
+    )
+
+
+def _text(row: CaseRow, state: RowState) -> str:
+    """Return what the table shows of a case besides its name."""
+    if state == "done":
+        return volumes_text(row.volumes_ml)
+    if state in ("failed", "skipped"):
+        return gui_text_of(Notice(row.code, row.message))
+    if state == "running":
+        return f"{row.stage} …" if row.stage else "starting …"
+    return "interrupted" if state == "stopped" else ""
+
+
+def volumes_text(volumes_ml: dict[str, float]) -> str:
+    """Return the volumes of structures in words; of many structures, those that were found."""
+    listed = volumes_ml
+    if len(volumes_ml) > _FEW_STRUCTURES:
+        listed = {name: ml for name, ml in volumes_ml.items() if ml}
+    texts = [f"{name} {ml:.2f} ml" for name, ml in listed.items()]
+    absent = len(volumes_ml) - len(listed)
+    return ", ".join(texts + [f"{absent} others not found"] * bool(absent))
