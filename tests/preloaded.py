@@ -15,17 +15,22 @@ from functools import cache
 from pathlib import Path
 
 _SERVER = """
-import json, os, runpy, sys
+import json, os, runpy, signal, sys, time
 import monai.bundle
 
 for line in sys.stdin:
-    words, folder, printed = json.loads(line)
-    child = os.fork()
+    words, folder, printed, seconds = json.loads(line)
+    child, deadline = os.fork(), time.monotonic() + seconds
     if child == 0:
         break
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > deadline:
+            os.killpg(child, signal.SIGKILL)
+        time.sleep(0.02)
+    print(os.waitstatus_to_exitcode(ended[1]), flush=True)
 else:
     sys.exit()
+os.setsid()
 os.chdir(folder)
 for number, opened in enumerate((os.open(os.devnull, os.O_RDONLY), *[os.open(printed, os.O_WRONLY)] * 2)):
     os.dup2(opened, number)
@@ -37,19 +42,21 @@ else:
 """
 
 
-def run_python(words: Sequence[str], cwd: Path) -> tuple[int, str]:
+def run_python(words: Sequence[str], cwd: Path, seconds: float = 600) -> tuple[int, str]:
     """Run `python -m MODULE ...` or `python -c CODE ...`; return its exit status and what it printed.
 
     Args:
         words: of the command line, after the name of the interpreter.
         cwd: its working directory.
+        seconds: time after which it is killed, with the processes that it started.
     """
     if not hasattr(os, "fork"):
-        done = subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True, check=False)
+        command = [sys.executable, *words]
+        done = subprocess.run(command, cwd=cwd, timeout=seconds, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout + done.stderr
     with tempfile.NamedTemporaryFile("r", encoding="utf-8", errors="replace") as printed:
         requests, answers = _server()
-        print(json.dumps([list(words), str(cwd), printed.name]), file=requests, flush=True)
+        print(json.dumps([list(words), str(cwd), printed.name, seconds]), file=requests, flush=True)
         status = int(answers.readline())
         return status, printed.read()
 

@@ -16,6 +16,7 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
+from preloaded import run_python
 
 from napari_seg.bundles.read import read_bundle
 from napari_seg.cli.main import main
@@ -26,16 +27,23 @@ from napari_seg.formats.label_maps import read_label_map
 from napari_seg.formats.nifti import write_volume
 from napari_seg.formats.read import read
 from napari_seg.inference.segment import segment
+from napari_seg.training import run as training_run
 from napari_seg.training import time_plan
 from napari_seg.training.pace import Pace
 
 BRIEF = ["max_epochs=3", "val_interval=3", "num_workers=0", "learning_rate=0.01"]
 SMALL = [f"network_def#{arguments}" for arguments in ("channels=[4,8]", "strides=[1,2]", "encoder_convs=1")]
+PACE = Pace("cpu", step=0.5, case=0.1, validation=1.0, training_cases=3, validation_cases=3)
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return datasets.write_decathlon(tmp_path_factory.mktemp("data") / "balls", cases=6)
+
+
+def run_preloaded(command: list[str], stop_file: Path, run_folder: Path | None = None) -> None:
+    status, printed = run_python(command[1:], stop_file.parent)
+    assert status == 0, printed[-3000:]
 
 
 def train(*arguments: object) -> int:
@@ -59,8 +67,7 @@ def test_dry_run_says_what_and_why_and_how(dataset: Path, tmp_path: Path, capsys
 def test_configurations_are_planned_together(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pace = Pace("cpu", step=0.5, case=0.1, validation=1.0, training_cases=3, validation_cases=3)
-    monkeypatch.setattr(time_plan, "measure_pace", lambda *_: pace)
+    monkeypatch.setattr(time_plan, "measure_pace", lambda *_: PACE)
     words = [dataset, "-o", tmp_path / "out", "--folds", 2, "--set", *SMALL, "--compare"]
     assert train(*words, "--dry-run", "--max-minutes", 3) == 0
     output = capsys.readouterr().out
@@ -101,8 +108,9 @@ def test_values_are_what_a_person_means(text: str, value: object) -> None:
 
 
 def test_where_the_files_lie_and_what_can_be_tried(
-    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(time_plan, "measure_pace", lambda *_: PACE)
     root = tmp_path / "data"
     for given, name in (("imagesTr", "scans"), ("labelsTr", "truth")):
         shutil.copytree(dataset / given, tmp_path / "data" / name)
@@ -157,7 +165,10 @@ def test_all_faults_are_told_before_anything_is_made(
     assert not (tmp_path / "out").exists()
 
 
-def test_train_then_predict_then_extend(dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+@pytest.mark.usefixtures("inline_cohorts")
+def test_train_then_predict_then_extend(
+    dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "balls"
     assert train(dataset, "-o", out, "--labels", "front=1", "back=2", "--set", *BRIEF, *SMALL) == 0
     output = capfd.readouterr().out
@@ -197,7 +208,9 @@ def test_train_then_predict_then_extend(dataset: Path, tmp_path: Path, capfd: py
     assert [s["name"] for s in record["segments"]] == ["front", "back"]
 
     anew = ["accumulation_steps=2", "learning_rate=0.001", "patience=null", "optimizer#weight_decay=0.1"]
-    assert train(dataset, "-o", out, "--max-epochs", 4, "--set", *anew) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(training_run, "run", run_preloaded)  # the way of the first training, from other processes
+        assert train(dataset, "-o", out, "--max-epochs", 4, "--set", *anew) == 0
     history = [json.loads(line) for line in (out / "training" / "history.jsonl").read_text().splitlines()]
     assert [entry["epoch"] for entry in history if "loss" in entry] == [1, 2, 3, 4]
 

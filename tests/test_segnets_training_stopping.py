@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-import psutil
 import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.handlers import ValidationHandler
+from preloaded import run_python
 from tiny_run import losses, make_run, run, without_times
 
 from segnets.metrics import CaseMetric  # isort: skip - within reach by tiny_run
@@ -114,15 +112,8 @@ def fail(*_):
 cache.replacing = fail
 tiny_run.run(Path({str(tmp_path)!r}), num_workers=1)
 """
-    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
-        try:
-            output = process.communicate(timeout=60)[1]
-        except subprocess.TimeoutExpired:
-            for child in psutil.Process(process.pid).children():
-                child.kill()
-            process.kill()
-            raise
-    assert process.returncode == 1
+    status, output = run_python(["-c", code], tmp_path, seconds=60)
+    assert status == 1
     assert "No space left on device" in output.strip().splitlines()[-1]
 
 
