@@ -6,10 +6,8 @@ import bz2
 import gzip
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,45 +18,18 @@ import phantoms
 import pytest
 import SimpleITK
 from bundles import write_threshold_bundle
+from decoders import crash, hang, numbers, refuse, swell
 
 import napari_seg.worker
 from napari_seg.cli.main import main
-from napari_seg.errors import EnvironmentFault, InputError, Notice
+from napari_seg.errors import EnvironmentFault, InputError
 from napari_seg.formats import in_worker
 from napari_seg.formats.find import find_scans
 from napari_seg.formats.in_worker import read_in_worker
 from napari_seg.formats.itk import to_itk
 from napari_seg.formats.kinds import LABEL_FORMATS, FormatName
 from napari_seg.formats.verdict import verdict_of
-from napari_seg.geometry import Grid
-from napari_seg.volume import Source, Volume
-
-GRID = Grid((2, 3, 4), np.diag([1.0, 2, 3, 1]))
-
-
-def numbers(files: Sequence[Path]) -> Volume:
-    print("what a decoder prints")
-    os.write(1, b"and what it writes")
-    array = np.arange(24, dtype=np.int16).reshape(4, 3, 2).transpose(2, 1, 0)[None]
-    return Volume(array, GRID, "name", "CT", Source("nifti", tuple(files[::-1])), (Notice("some.code", "some text"),))
-
-
-def crash(files: Sequence[Path]) -> Volume:
-    os.kill(os.getpid(), signal.SIGSEGV)
-    raise AssertionError
-
-
-def hang(files: Sequence[Path]) -> Volume:
-    time.sleep(60)
-    raise AssertionError
-
-
-def swell(files: Sequence[Path]) -> Volume:
-    return Volume(np.zeros((1, 2**40, 1, 1), np.uint8), GRID)
-
-
-def refuse(files: Sequence[Path]) -> Volume:
-    raise InputError("some.code", "some text")
+from napari_seg.volume import Volume
 
 
 @pytest.fixture
@@ -100,7 +71,7 @@ def test_a_decoder_that_fails_costs_one_scan(
 def test_the_other_process_ends_with_this_one(files: list[Path]) -> None:
     code = f"""
 from pathlib import Path
-from test_formats_in_worker import numbers
+from decoders import numbers
 from napari_seg.formats import in_worker
 in_worker.read_in_worker(numbers, [Path({str(files[0])!r})])
 print(in_worker._READERS._popen.pid)
@@ -166,6 +137,7 @@ def test_what_does_not_fit_the_budget_is_refused_before_it_is_read(
     assert verdict_of(scan, {"memory_bytes": 256 << 20}).code == "environment.memory"
 
 
+@pytest.mark.usefixtures("inline_cohorts")
 def test_the_budget_of_a_run_holds_for_its_reading(tmp_path: Path, head: Volume, capsys: pytest.CaptureFixture) -> None:
     phantoms.write_nifti(head, tmp_path / "a.nii")
     bundle = write_threshold_bundle(tmp_path / "bundle")
@@ -175,6 +147,7 @@ def test_the_budget_of_a_run_holds_for_its_reading(tmp_path: Path, head: Volume,
     assert (result["code"], "reading a.nii takes" in result["message"]) == ("environment.memory", True)
 
 
+@pytest.mark.usefixtures("inline_cohorts")
 @pytest.mark.parametrize(("also", "code"), [("nrrd", "environment.memory"), ("seg", "")])
 def test_other_formats_that_do_not_fit_are_refused_before_the_network_runs(
     tmp_path: Path,
