@@ -1,4 +1,4 @@
-"""2,000 damaged configs: each is built or refused by its code, quickly, and nothing of it acts."""
+"""Damaged configs, 2,000 before a release: each is built or refused by its code, quickly, and nothing of it acts."""
 
 from __future__ import annotations
 
@@ -26,8 +26,6 @@ from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
 from napari_seg.bundles.ways import resolver_of, way_of
 from napari_seg.errors import BundleError, NapariSegError, one_line
-
-STRUCTURAL, TEXTUAL = 1900, 100
 
 TRANSFORMS = [
     {"_target_": "LoadImaged", "keys": "@key", "image_only": False},
@@ -281,8 +279,14 @@ def build_all(bundle: Bundle) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("structural", "textual"), [(900, 100), pytest.param(1900, 100, marks=pytest.mark.slow)])
 def test_damaged_configs_are_built_or_refused(
-    tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+    structural: int,
+    textual: int,
+    tmp_path: Path,
+    watch: Watch,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     root = write_plain_bundle(tmp_path / "bundle")
@@ -291,7 +295,7 @@ def test_damaged_configs_are_built_or_refused(
     before = sorted(tmp_path.rglob("*"))
     chance = random.Random(20)
     codes: dict[str, int] = {}
-    for number in range(STRUCTURAL):
+    for number in range(structural):
         text = json.dumps(damaged(chance))
         path.write_text(text, errors="surrogatepass")
         os.utime(path, (number, number))
@@ -301,7 +305,7 @@ def test_damaged_configs_are_built_or_refused(
     path.unlink()
     path = path.with_suffix(".yaml")
     texts = [yaml.safe_dump(base) for base in BASES]
-    for number in range(TEXTUAL):
+    for number in range(textual):
         text = chance.choice(texts)
         for _ in range(chance.randint(1, 5)):
             at = chance.randrange(len(text))
@@ -315,7 +319,7 @@ def test_damaged_configs_are_built_or_refused(
     assert watch.found == []
     assert sorted(tmp_path.rglob("*")) == [one for one in before if one.suffix != ".json" or one.stem != "inference"]
     # many different ends: the damage reaches the networks as well as the checks
-    assert sum(codes.values()) == STRUCTURAL + TEXTUAL
+    assert sum(codes.values()) == structural + textual
     assert codes["built"] > 100
     assert codes["bundle.weights"] > 50
     assert codes["bundle.config"] > 100
