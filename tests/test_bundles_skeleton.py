@@ -37,6 +37,7 @@ def test_its_metadata_follows_the_specification(tmp_path: Path) -> None:
     jsonschema.validate(metadata, json.loads(Path(__file__).with_name("meta_schema.json").read_text()))
 
 
+@pytest.mark.usefixtures("inline_cohorts")
 def test_with_weights_it_runs_as_it_does_in_monai(tmp_path: Path) -> None:
     import torch
     from monai.networks.nets import UNet

@@ -355,6 +355,7 @@ def test_damaged_large_files_are_refused(web: Web, bundle: Path, text: str) -> N
     assert code_of_add(bundle) == "store.large_files"
 
 
+@pytest.mark.usefixtures("inline_cohorts")
 def test_everything_runs_without_a_network_once_it_is_installed(web: Web, bundle: Path, tmp_path: Path) -> None:
     import phantoms
 

@@ -26,6 +26,7 @@ def scan(head: Volume, tmp_path: Path) -> Path:
     return phantoms.write_nifti(head, tmp_path / "scan.nii.gz")
 
 
+@pytest.mark.usefixtures("inline_cohorts")
 def test_trust_is_printed_and_remembered(scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     root = write_threshold_bundle(tmp_path / "threshold")
     words = ["predict", str(scan), "-o", str(tmp_path / "out"), "--bundle", str(root), "--device", "cpu"]
@@ -46,6 +47,7 @@ def test_trust_is_printed_and_remembered(scan: Path, tmp_path: Path, capsys: pyt
     assert main([*words, "--overwrite", "--trust-bundle"]) == 0
 
 
+@pytest.mark.usefixtures("inline_cohorts")
 def test_a_bundle_without_code_needs_no_trust_and_leaves_no_memory(
     scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -60,6 +62,7 @@ def test_a_bundle_without_code_needs_no_trust_and_leaves_no_memory(
     assert main([*words[:-1], "--overwrite"]) == 0
 
 
+@pytest.mark.usefixtures("inline_cohorts")
 def test_trust_holds_for_one_run_where_the_store_can_t_be_written(
     scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +176,7 @@ EVIL: dict[Callable[[Path, Path], None], str] = {
 """What makes a bundle evil -> code of its refusal; "" if nothing acts, so that it may or may not be refused."""
 
 
+@pytest.mark.usefixtures("inline_cohorts")
 @pytest.mark.parametrize("make", EVIL)
 def test_nothing_of_an_evil_bundle_acts_without_consent(
     make: Callable[[Path, Path], None],

@@ -58,6 +58,7 @@ def test_scans_in_an_archive_are_found_and_named_by_it(tmp_path: Path, head: Vol
         assert np.array_equal(nifti.read().array, head.array)
 
 
+@pytest.mark.usefixtures("inline_cohorts")
 def test_results_of_an_archive_are_known_again(tmp_path: Path, head: Volume, capsys: pytest.CaptureFixture) -> None:
     phantoms.write_series(head, tmp_path / "study")
     packed, bundle = pack(tmp_path / "study", tmp_path / "study.zip"), write_threshold_bundle(tmp_path / "bundle")

@@ -105,6 +105,7 @@ def test_a_picture_with_values_that_are_no_numbers_is_refused(tmp_path: Path) ->
     assert [verdict.code for verdict in verdicts(tmp_path)] == ["data.nonfinite"]
 
 
+@pytest.mark.usefixtures("inline_cohorts")
 def test_results_of_pictures_are_not_segmented_again(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "tissue.jpg")
     bundle = write_threshold_bundle(tmp_path / "bundle", roi=(8, 8, 1))

@@ -26,6 +26,7 @@ def root(tmp_path: Path) -> Path:
     return write_workflow(tmp_path / "bundle")
 
 
+@pytest.mark.usefixtures("inline_cohorts")
 def test_the_command_line_runs_it_after_consent(
     head: Volume, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

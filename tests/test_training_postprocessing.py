@@ -107,6 +107,7 @@ def run(out: Path, run_id: str, config: str, **values: Any) -> None:
         workflow.run()
 
 
+@pytest.mark.usefixtures("inline_cohorts")
 def test_monai_and_napari_seg_keep_the_same_components(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
