@@ -168,10 +168,12 @@ def test_previews_are_embedded_up_to_a_size_those_with_doubts_first(
         draw_preview(folder / f"case_{n}_seg.png", n)
     (folder / "case_0_seg.png").write_bytes(b"no image")
     page = written(manifest)
-    assert sorted(page.blocks["thumbs"]) == ["1", "2", "3", "4", "5"]
+    assert sorted(page.blocks["thumbs"]) == ["0", "1", "2", "3", "4", "5"]
+    assert page.blocks["thumbs"]["0"] == ""
+    assert page.blocks["thumbs"]["1"].startswith("UklGR")  # base64 of "RIFF"
     size = max(len(content) * 3 // 4 for content in page.blocks["thumbs"].values())
     monkeypatch.setattr("napari_seg.cohort.report.page.MAX_EMBEDDED_BYTES", int(2.5 * size))
-    assert sorted(written(manifest).blocks["thumbs"]) == ["1", "4"]
+    assert sorted(written(manifest).blocks["thumbs"]) == ["0", "1", "4"]
 
 
 def test_paths_that_leave_the_folder_are_no_links(manifest: Manifest) -> None:

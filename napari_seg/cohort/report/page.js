@@ -5,6 +5,7 @@
 const byId = id => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent);
 const STATES = data.states;
+const mends = new Map(Object.entries(data.codes));
 const MAX_PRINTED = 500, MAX_DOTS = 400;
 const collator = new Intl.Collator("en", {numeric: true});
 
@@ -68,7 +69,7 @@ function picture(one, isLarge) {
   const content = thumbs[one.thumb];
   if (content) return el("img", {src: `data:image/webp;base64,${content}`, decoding: "async",
     alt: isLarge ? `preview of ${one.name}: three planes through each structure` : ""});
-  if (!path || !isLarge) return null;
+  if (!path || !isLarge || content === "") return null;  // "": there was no preview when the page was written
   return el("img", {src: address(path), loading: "lazy", decoding: "async", alt: `preview of ${one.name}`,
     onerror: event => event.target.replaceWith(el("p", {}, `The preview is not embedded; it lies in ${path}.`))});
 }
@@ -188,8 +189,8 @@ function cellText(kind, one) {
 function tile(one) {
   const image = picture(one, true);
   if (image) image.alt = "";
-  const about = one.state === "done" ? one.badges.join(", ") || view.names.slice(0, 2).filter(name =>
-    one.volume(name) != null).map(name => `${name} ${ml(one.volume(name))} ml`).join(", ") : one.code || one.state;
+  const about = one.state === "done" ? one.badges.join(", ") || one.structures.slice(0, 2).map((structure, n) =>
+    `${structure.name} ${ml(one.volumes[n])} ml`).join(", ") : one.code || one.state;
   return el("button", {type: "button", "data-case": one.id, tabindex: -1},
     el("span", {class: "picture"}, image ?? one.state), el("span", {}, el("b", {}, one.name)),
     el("span", {class: one.state === "failed" ? "bad" : null}, about || " "));
@@ -292,6 +293,7 @@ function open(one) {
       number(one.parts[1], 1)}, write ${number(one.parts[2], 1)})` : ""}` : ""],
     ["memory", one.peak ? `${one.peak.toLocaleString("en")} MiB` : ""], ["attempts", one.attempts > 1 ? one.attempts : ""]];
   const image = picture(one, true);
+  const focused = [...dialog.querySelectorAll("header button")].indexOf(document.activeElement);
   dialog.replaceChildren(
     el("header", {}, el("h2", {id: "dialog-title"}, one.name), step("‹ previous", 0, before), step("next ›", 1, after),
       el("button", {type: "button", class: "plain", autofocus: true, onclick: () => dialog.close()}, "close")),
@@ -301,13 +303,15 @@ function open(one) {
       el("div", {}, volumeTable(one), doubtList(one),
         el("dl", {}, ...facts.filter(([, text]) => text).flatMap(([name, text]) =>
           [el("dt", {}, name), el("dd", {}, String(text))])))));
+  const buttons = dialog.querySelectorAll("header button");
   if (!dialog.open) dialog.showModal();
+  else (focused < 0 || buttons[focused].disabled ? buttons[2] : buttons[focused]).focus();
   dialog.scrollTop = 0;
 }
 function reason(one) {
-  const known = data.codes[one.code];
+  const mend = mends.get(one.code);
   return el("div", {class: `group ${one.state}`}, el("h3", {}, `${one.state}: ${one.code}`),
-    el("p", {}, one.message), known ? el("p", {}, el("b", {}, "What to do: "), plain(known.mend)) : null);
+    el("p", {}, one.message), mend ? el("p", {}, el("b", {}, "What to do: "), plain(mend)) : null);
 }
 function volumeTable(one) {
   if (!one.volumes.length) return "";
@@ -327,7 +331,7 @@ function doubtList(one) {
   if (!one.notices.length) return "";
   return el("ul", {}, ...one.notices.map(([code, message, segment]) => el("li", {},
     el("b", {}, segment ? `${segment}: ${code}` : code), ` ${message}`,
-    data.codes[code] ? el("small", {}, ` ${plain(data.codes[code].mend)}`) : null)));
+    mends.has(code) ? el("small", {}, ` ${plain(mends.get(code))}`) : null)));
 }
 dialog.addEventListener("click", event => { if (event.target === dialog) dialog.close(); });
 dialog.addEventListener("keydown", event => {

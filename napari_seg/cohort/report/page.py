@@ -79,14 +79,12 @@ def write_page(
 def _write_thumbnails(
     file: IO[str], previews: Sequence[str], doubtful: Sequence[bool], folder: Path, limit: int
 ) -> None:
-    """Write the thumbnails as JSON, preview number -> base64; those of doubtful cases first."""
+    """Write the thumbnails as JSON, preview number -> base64, "" without a preview; those of doubtful cases first."""
     order = sorted(range(len(previews)), key=lambda n: not doubtful[n])
     file.write('<script type="application/json" id="thumbs">{')
-    is_first = True
-    for n, content in zip(order, thumbnails((previews[n] for n in order), folder, limit), strict=False):
-        if content:
-            file.write(f'{"" if is_first else ","}\n"{n}":"{content}"')
-            is_first = False
+    contents = thumbnails((previews[n] for n in order), folder, limit)
+    for place, (n, content) in enumerate(zip(order, contents, strict=False)):
+        file.write(f'{"," if place else ""}\n"{n}":"{content}"')
     file.write("}</script>\n")
 
 
@@ -105,7 +103,7 @@ def _head(facts: Facts, base: str) -> dict[str, Any]:
         "structures": [
             [_structure(known) for known in facts.volumes.get(model, {}).values()] for model in _models(facts)
         ],
-        "codes": {code: {"mend": CODES[code].mend} for code in codes if code in CODES},
+        "codes": {code: CODES[code].mend for code in codes if code in CODES},
     }
 
 
