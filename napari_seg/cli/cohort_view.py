@@ -173,7 +173,7 @@ class CohortView:
         yield from lines
 
     def _print(self, text: str, style: str = "") -> None:
-        self._console.print(Text(text, style), soft_wrap=True)
+        self._console.print(Text(text, style), soft_wrap=self._live is None)
 
     def _ended(self) -> int:
         return self._before + self._done + self._failed

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_seg.cohort.manifest import CaseRow, Manifest, ModelRow, RunnerRow
 from napari_seg.cohort.report.distributions import Distribution, distribution
@@ -70,6 +71,7 @@ class Facts:
         started: time of the first start of a case; None before.
         ended: time of the last end of a case; None before.
         busy_seconds: time in which at least one runner ran.
+        at_once: largest number of cases that ran at the same time.
     """
 
     version: str
@@ -90,6 +92,7 @@ class Facts:
     started: float | None = None
     ended: float | None = None
     busy_seconds: float = 0.0
+    at_once: int = 0
 
     @property
     def total(self) -> int:
@@ -125,7 +128,7 @@ def gather(manifest: Manifest) -> Facts:
     )
     volumes: dict[int, dict[str, array[float]]] = defaultdict(lambda: defaultdict(lambda: array("d")))
     cases: dict[int, dict[str, array[int]]] = defaultdict(lambda: defaultdict(lambda: array("q")))
-    seconds, parts = array("d"), [0.0, 0.0, 0.0]
+    seconds, ends, parts = array("d"), array("d"), [0.0, 0.0, 0.0]
     groups = {"failed": facts.failed, "skipped": facts.skipped}
     for row in manifest.rows():
         counts[row.state] += 1
@@ -139,6 +142,7 @@ def gather(manifest: Manifest) -> Facts:
         if row.state != "done":
             continue
         seconds.append(row.seconds)
+        ends.append(row.ended or 0.0)
         for n, part in enumerate((row.read_seconds, row.network_seconds, row.write_seconds)):
             parts[n] += part
         facts.notices.update({notice.code for notice in row.notices})
@@ -152,6 +156,7 @@ def gather(manifest: Manifest) -> Facts:
     _find_unusual(facts, volumes, cases, manifest)
     facts.case_seconds = float(np.median(seconds)) if seconds else 0.0
     facts.part_seconds = (parts[0], parts[1], parts[2])
+    facts.at_once = _most_at_once(np.asarray(ends) - np.asarray(seconds), np.asarray(ends))
     facts.busy_seconds = _covered((one.started, one.ended or facts.ended) for one in facts.runners)
     return facts
 
@@ -176,6 +181,14 @@ def _find_unusual(
     wanted = {one.id for one in listed}
     names = {row.id: row.name for row in manifest.rows(("done",)) if row.id in wanted} if wanted else {}
     facts.unusual = [replace(one, name=names.get(one.id, "")) for one in listed]
+
+
+def _most_at_once(starts: NDArray[np.float64], ends: NDArray[np.float64]) -> int:
+    """Return the largest number of spans of time that overlap in one point."""
+    times = np.concatenate([ends, starts])
+    # a span that ends where another starts does not overlap it: ends are first in the stable order
+    steps = np.repeat([-1, 1], len(starts))[np.argsort(times, kind="stable")]
+    return int(np.cumsum(steps).max(initial=0))
 
 
 def _covered(spans: Iterable[tuple[float, float | None]]) -> float:

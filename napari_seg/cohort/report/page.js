@@ -97,7 +97,8 @@ const columns = () => [
 function caseCell(one) {
   const button = el("button", {class: "link", "data-case": one.id, tabindex: -1}, one.name);
   const text = el("span", {}, button, one.source ? el("small", {}, one.source) : null);
-  return el("td", {}, el("div", {class: "case"}, picture(one, false), text));
+  const image = picture(one, false);
+  return el("td", {}, el("div", {class: "case"}, image && el("span", {class: "panel"}, image), text));
 }
 function stateCell(one) {
   const style = {done: "good", failed: "bad"}[one.state];
