@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import socket
-import time
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,16 +20,14 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 
 from napari_seg.bundles.read import read_bundle
-from napari_seg.cohort.manifest import FILE, Manifest
+from napari_seg.cohort.manifest import FILE
 from napari_seg.cohort.outcome import CaseResult
-from napari_seg.cohort.outputs import HIDDEN
 from napari_seg.cohort.settings import RunSettings
 from napari_seg.errors import LocaliseError, NapariSegError, Notice
 from napari_seg.formats.nifti import write_nifti
 from napari_seg.inference.options import SegmentOptions
 from napari_seg.plugin.batch.model import BatchModel
 from napari_seg.plugin.batch.run import BatchChoices, BatchRun
-from napari_seg.plugin.batch.watch import look
 from napari_seg.plugin.job import Job, JobProgress
 from napari_seg.plugin.layer_info import LayerInfo, volume_of
 from napari_seg.plugin.session import Session
@@ -123,44 +120,14 @@ def test_a_stop_lets_the_running_scan_finish_and_continue_runs_the_rest(
     assert sorted(states(model)) == ["done", "failed", "waiting"]
     assert "1 not started or stopped: Continue" in model.session.messages[0].text
     assert model.status == "1 of 3 scans done, 1 failed, 1 left"
-    assert model.can_continue
+    assert model.run_title == "Continue"
 
     monkeypatch.setattr("napari_seg.inference.segment.segment", bright)
     model.start(read_bundle(), SegmentOptions(device="cpu"))
     model.session.jobs.wait()
     assert sorted(states(model)) == ["done", "done", "failed"]
     assert "2 done (1 by an earlier run), 1 failed" in model.session.messages[0].text
-
-
-@pytest.mark.usefixtures("in_process")
-def test_the_second_stop_and_a_closed_window_end_a_batch_at_once(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = BatchModel(Session(ViewerModel()))
-
-    def stopped(volume: Volume, bundle: Any, options: Any = None, *, progress: Any = None) -> Segmentation:
-        model.stop()
-        model.stop()
-        return bright(volume, bundle)
-
-    monkeypatch.setattr("napari_seg.inference.segment.segment", stopped)
-    model.choose_inputs(study)
-    model.start(read_bundle(), SegmentOptions(device="cpu"))
-    model.session.jobs.wait()
-    assert set(states(model)) == {"failed", "waiting"}
-    assert "not started or stopped" in model.session.messages[0].text
-
-    def closed(volume: Volume, bundle: Any, options: Any = None, *, progress: Any = None) -> Segmentation:
-        model.session.close()
-        return bright(volume, bundle)
-
-    monkeypatch.setattr("napari_seg.inference.segment.segment", closed)
-    model.start(read_bundle(), SegmentOptions(device="cpu"))
-    model.session.jobs.wait()
-    assert model.output is not None
-    with Manifest.open(model.output, read_only=True) as manifest:
-        assert [runner.ended is not None for runner in manifest.runners()] == [True, True]
-        assert {row.state for row in manifest.rows()} == {"failed", "waiting"}
-    assert not list(model.output.glob("*_seg.*"))
-    assert not (model.output / HIDDEN).exists()
+    assert model.run_title == "Retry failed"
 
 
 @pytest.mark.usefixtures("in_process")
@@ -226,7 +193,7 @@ def test_results_of_another_program_show_at_once_and_without_their_scans(
     assert done.notices == ("ball is too large (result.implausible)",)
     assert failed.text == "found text; expected NIfTI (file.not_nifti)"
     assert model.status == "1 of 4 scans done, 1 failed, 1 skipped, 1 left"
-    assert model.can_continue
+    assert model.run_title == "Continue"
     assert not model.is_at_work
 
     shown = StudyModel(model.session)
@@ -274,8 +241,7 @@ def test_a_run_of_another_process_is_followed_to_its_end_or_death(
 
         alive[0] = False
         assert states(looked(model)) == ["waiting", "failed", "stopped"]
-        assert model.session.messages[0].text.startswith(f"{who} was killed or has crashed")
-        assert "Continue runs what is left" in model.status
+        assert model.status.startswith(f"{who} was killed or has crashed. Finished scans are kept; Continue runs")
         assert model.obstacle(read_bundle()) == ""
 
         alive[0] = True
@@ -309,17 +275,3 @@ def test_the_status_names_the_running_scans_and_what_stop_does(tmp_path: Path) -
     assert model.status.splitlines()[1] == "Stopping: 4 running scans finish first. Stop now ends at once."
     model.stop()
     assert model.status.splitlines()[1] == "Stopping now …"
-
-
-def test_looks_at_many_cases_are_quick(tmp_path: Path) -> None:
-    with new_manifest(tmp_path / "out", ended=START + 9) as manifest:
-        with manifest.transaction():
-            for number in range(2000):
-                add_failed(manifest, f"case{number:05}")
-        first = look(tmp_path / "out")
-        assert len(first.rows) == 2000
-        manifest.set_waiting(7)
-        began = time.perf_counter()
-        second = look(tmp_path / "out", first)
-        assert time.perf_counter() - began < 0.5
-        assert [row.number for row in second.rows] == [7]

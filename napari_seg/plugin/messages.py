@@ -32,6 +32,7 @@ _IN_THE_WINDOW = (
     (r"--trust, or read_bundle\(\.\.\., trust=True\)", "“Trust this model…” in the Segment tab"),
     (r"--trust", "“Trust this model…” in the Segment tab"),
     (r"say so with --labels NAME=(\d+)", r"open the reference as labels and name label \1 in the Structures tab"),
+    (r"\balso was (.*?) and is", r"“Also write” was \1 and is"),
     (r"choose another folder, or pass --redo to make them again", "“Make all again” replaces them"),
     (r"choose another folder, or pass --redo to replace it", "“Make all again” replaces it"),
     (r"wait for it, stop it, or start both with --join to share the work", "wait for it, or stop it where it runs"),

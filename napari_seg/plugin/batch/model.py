@@ -244,7 +244,9 @@ class BatchModel:
 
     def _on_looked(self) -> None:
         self._looking = None
-        if self._ended_run is not None:
+        if self._look is not None and self._look.is_partial and self._fault is None:
+            self.look()
+        elif self._ended_run is not None:
             self._report_end(self._ended_run)
         self.changed.emit()
 
@@ -256,15 +258,11 @@ class BatchModel:
         return self._look.at_work
 
     def _report_end_of(self, runner: RunnerRow) -> None:
-        """Report the end of a run of another process."""
-        assert self._look is not None
-        who = _who(runner)
-        if self._look.lost is not None:
-            text = f"{who} was killed or has crashed. Finished scans are kept; Continue runs the others."
-            self.session.show_messages(Message("warning", text), lasting=True)
-            return
-        kind: Literal["info", "warning"] = "warning" if self.count("failed") else "info"
-        self.session.show_messages(Message(kind, f"{who} has ended: {self._counts()}."), lasting=True)
+        """Report the end of a run of another process; `status` keeps saying that one was killed."""
+        if self._look is not None and self._look.lost is None:
+            kind: Literal["info", "warning"] = "warning" if self.count("failed") else "info"
+            text = f"{_who(runner)} has ended: {self._counts()}."
+            self.session.show_messages(Message(kind, text), lasting=True)
 
     def count(self, *states: str) -> int:
         """Return the number of cases in these states of the manifest."""
@@ -277,9 +275,11 @@ class BatchModel:
         return self.count("waiting", "running", "moving")
 
     @property
-    def can_continue(self) -> bool:
-        """Return whether the folder has a run that was not finished, or in which scans failed."""
-        return bool(self.left or self.count("failed"))
+    def run_title(self) -> str:
+        """What Run does in the folder of results, for its button."""
+        if self.left:
+            return "Continue"
+        return "Retry failed" if self.count("failed") else "Run all"
 
     @property
     def report(self) -> Path | None:
@@ -312,7 +312,7 @@ class BatchModel:
             running = [f"{row.name}: {row.text}" for row in self.rows if row.state == "running"]
             return "\n".join([*lines, f"{self._counts()}{self._pace(self.left)}", *_some(running)])
         if (lost := self._look.lost) is not None and self.left:
-            ended = f"{_who(lost)} was killed or has crashed. Continue runs what is left."
+            ended = f"{_who(lost)} was killed or has crashed. Finished scans are kept; Continue runs the others."
             return f"{ended}\n{self._counts()}"
         return self._counts()
 
@@ -337,12 +337,12 @@ class BatchModel:
         return text + (f", {self.left} left" if self.left and not self.is_at_work else "")
 
     def _pace(self, left: int) -> str:
-        """Return the rate and the estimated time left in words, with a comma before them; "" while unknown."""
+        """Return a further line with the rate and the estimated time left; "" while they are unknown."""
         status = None if self._look is None else self._look.status
         rate = None if status is None else status.per_minute
         if not rate or not left:
             return ""
-        return f", {rate:.3g} a minute, about {describe_seconds(round(60 * left / rate))} left"
+        return f"\n{rate:.3g} a minute, about {describe_seconds(round(60 * left / rate))} left"
 
     # results
 

@@ -72,7 +72,7 @@ class BatchTab(QWidget):
         for kind in (name for name in RUN_FORMATS if name in MENU_FORMATS):
             self._also[kind] = QCheckBox(LABEL_FORMATS[kind].short_title)
             self._also[kind].toggled.connect(lambda on, kind=kind: self._on_also(kind, on))
-        self._workers = QSpinBox(maximum=_MAX_WORKERS, specialValueText="auto")
+        self._workers = QSpinBox(maximum=_MAX_WORKERS, specialValueText="auto", suffix=" at once")
         self._workers.setToolTip(
             "Scans that are segmented at once, each in a process of its own; auto: as many as keep this computer busy "
             "within its memory."
@@ -106,22 +106,21 @@ class BatchTab(QWidget):
         self._save_button = button(
             "Save table…", "Save one table (CSV) of all scans: volumes of the structures, and failures.", self._on_save
         )
-        hint = QLabel(
+        self._hint = QLabel(
             "Writes NIfTI, a preview image and a JSON record for each scan. A scan that fails does not stop the "
-            "others, and a run that was stopped can be continued."
+            "others, and a run that was stopped can be continued.",
+            wordWrap=True,
         )
-        hint.setWordWrap(True)
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow(self._inputs_button, self._inputs)
         form.addRow(self._output_button, self._output)
         form.addRow("Model", self._model_label)
         form.addRow(row(QLabel("Also write"), *self._also.values()))
-        form.addRow("Scans at once", self._workers)
         layout = QVBoxLayout(self)
-        layout.addWidget(hint)
+        layout.addWidget(self._hint)
         layout.addLayout(form)
-        layout.addLayout(row(self._run_button, self._stop_button))
+        layout.addLayout(row(self._run_button, self._stop_button, self._workers))
         layout.addWidget(self._refusal_frame)
         layout.addWidget(self._status)
         layout.addWidget(self._progress_bar)
@@ -222,6 +221,8 @@ class BatchTab(QWidget):
         for entry in [self.model.rows[place] for place in self._selected()]:
             lines = [entry.name, entry.text or entry.state, *(f"⚠ {notice}" for notice in entry.notices)]
             texts += [*lines, self.model.scan_hint(entry)]
+        if not texts and self.model.rows:
+            texts = ["Select a scan to read everything about it; double-click it to open it with its result."]
         self._details.show_text("\n".join(filter(None, texts)))
 
     def _refresh(self) -> None:
@@ -231,10 +232,13 @@ class BatchTab(QWidget):
         bundle = self.segmenting.bundle
         self._model_label.setText("none" if bundle is None else bundle.name)
         obstacle, is_running = model.obstacle(self.segmenting.runnable_bundle), model.run is not None
-        self._run_button.setText("Continue" if model.can_continue and not is_running else "Run all")
+        if not is_running:
+            self._run_button.setText(model.run_title)
         self._run_button.setEnabled(not obstacle)
-        does = "Segment the scans that are left, and again those that failed." if model.can_continue else ""
-        self._run_button.setToolTip(obstacle or does or "Segment every scan of the folder that has no result yet.")
+        self._run_button.setToolTip(
+            obstacle or "Segment every scan of the folder that has no result yet; those that failed are tried again."
+        )
+        self._hint.setVisible(not model.rows and not model.is_at_work)
         self._refusal_frame.setVisible(bool(model.refusal))
         self._refusal.setText(model.refusal)
         self._redo_button.setEnabled(not obstacle)

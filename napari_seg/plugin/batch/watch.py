@@ -20,6 +20,9 @@ from napari_seg.plugin.messages import gui_text_of
 
 RowState = Literal["waiting", "running", "stopped", "done", "failed", "skipped"]
 
+MAX_ROWS = 1000
+"""Rows that one look reads, so that the first ones show soon."""
+
 _FEW_STRUCTURES = 20
 """Structures of a scan that are all listed, found or not."""
 
@@ -64,6 +67,7 @@ class Look:
         lost: a process that was killed while it ran cases, if no other has continued since; None otherwise.
         has_report: whether the folder has a report.
         marks: number -> mark of each case, which differs after every change.
+        is_partial: whether there are more rows, which the next look finds.
     """
 
     folder: Path
@@ -74,10 +78,11 @@ class Look:
     lost: RunnerRow | None = None
     has_report: bool = False
     marks: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    is_partial: bool = False
 
 
 def look(folder: Path, before: Look | None = None) -> Look:
-    """Look at a folder of results; slow the first time, call outside the main thread.
+    """Look at a folder of results; may be slow, call outside the main thread.
 
     Args:
         folder: the folder, which may be missing.
@@ -100,10 +105,13 @@ def look(folder: Path, before: Look | None = None) -> Look:
         marks = {number: (*mark, mark[-1] in alive) for number, mark in manifest.marks().items()}
         known = before.marks if before is not None and (before.folder, before.created) == (folder, created) else {}
         changed = [number for number, mark in marks.items() if known.get(number) != mark]
+        for number in changed[MAX_ROWS:]:  # for the next look
+            marks[number] = known.get(number, ())
+        is_partial, changed = len(changed) > MAX_ROWS, changed[:MAX_ROWS]
         rows = tuple(_row(row, folder, row.runner in alive) for row in manifest.rows_of(changed))
     unended = [one.row for one in status.runners if one.row.ended is None and not at_work]
     lost = unended[-1] if unended else None
-    return Look(folder, created, rows, status, at_work, lost, (folder / REPORT).is_file(), marks)
+    return Look(folder, created, rows, status, at_work, lost, (folder / REPORT).is_file(), marks, is_partial)
 
 
 def is_here(runner: RunnerRow) -> bool:
