@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,6 +26,9 @@ ATTACKS = (
     "a\u2028b\u2029c&lt;&amp;",
     "${alert(1)} $title $body <!--data-->",
 )
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture
@@ -183,6 +188,28 @@ def test_paths_that_leave_the_folder_are_no_links(manifest: Manifest) -> None:
         page = written(manifest)
         assert page.blocks["data"]["cases"][0][17] == {}
         assert page.blocks["thumbs"] == {}
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no browser")
+def test_a_browser_draws_the_page_without_a_complaint(manifest: Manifest, tmp_path: Path) -> None:
+    for attack in (*ATTACKS, "__proto__", "constructor"):
+        model = manifest.add_model(attack, "1", "monai", attack)
+        for n in range(9):
+            notices = (Notice(attack, attack, attack),)
+            add_done(manifest, f"{attack}{n}", {attack: 1e3 ** (n == 8)}, model=model, notices=notices)
+        add_failed(manifest, f"{attack} failed", attack, attack, model=model)
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=3000"]
+    options += [f"--user-data-dir={tmp_path / 'browser'}", "--window-size=1400,20000", "--dump-dom"]
+    page = write_report(manifest).as_uri()
+    result = subprocess.run([str(BROWSER), *options, page], capture_output=True, text=True, timeout=120)
+    drawn = Page(result.stdout)
+    assert "CONSOLE" not in result.stderr
+    (root,) = (attributes for tag, attributes in drawn.elements if tag == "html")
+    assert root["data-milliseconds"]  # the script came to its end
+    assert "1–50 of 70 cases" in drawn.text
+    assert len([tag for tag, _ in drawn.elements if tag == "circle"]) == 9 * 7
+    assert not [tag for tag, _ in drawn.elements if tag == "img"]  # no preview, and none of the attacks
+    assert not [name for _, attributes in drawn.elements for name in attributes if name.startswith("on")]
 
 
 def test_a_run_without_cases_has_a_page(manifest: Manifest) -> None:
