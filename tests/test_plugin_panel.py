@@ -749,6 +749,38 @@ def test_closing_asks_while_a_training_runs(viewer: Any, trained: TrainTab, answ
     assert close(viewer)
 
 
+def test_closing_asks_while_a_batch_runs(
+    viewer: Any, panel: Panel, answers: list[Any], qtbot: Any, head: Volume, tmp_path: Path, monkeypatch: Any
+) -> None:
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def slow(volume: Volume, bundle: Any, options: Any = None, *, progress: Any = None) -> Segmentation:
+        has_begun.set()
+        may_end.wait(10)
+        return thresholded(volume, bundle)
+
+    monkeypatch.setattr("napari_seg.inference.segment.segment", slow)
+    tab = panel.batch_tab
+    panel.show_tab(tab)
+    (tmp_path / "scans").mkdir()
+    phantoms.write_nifti(head, tmp_path / "scans" / "head.nii.gz")
+    tab.model.choose_inputs(tmp_path / "scans")
+    tab._run_button.click()
+    qtbot.waitUntil(has_begun.is_set, timeout=60_000)
+    answers.append(BUTTONS.Cancel)
+    assert not close(viewer)
+    assert tab.model.is_running
+    tab._stop_button.click()
+    assert tab._stop_button.text() == "Stop now"
+    may_end.set()
+    qtbot.waitUntil(lambda: tab.model.run is None, timeout=60_000)
+    assert [row.state for row in tab.model.rows] == ["done"]
+    assert tab._cases.index(0, 3).data().startswith("left ball ")
+    assert not tab._stop_button.isEnabled()
+    assert answers == []
+    assert close(viewer)
+
+
 def test_closing_the_panel_alone_asks_too(
     viewer: Any, panel: Panel, trained: TrainTab, answers: list[Any], qtbot: Any
 ) -> None:

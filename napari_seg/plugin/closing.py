@@ -1,9 +1,9 @@
 """Protection of work: periodic copies of edited labels, and questions before a window with such work closes.
 
 A guard lives as long as its window, also when the panel is closed. It asks if a user closes the window (its button,
-Ctrl-W, Ctrl-Q) while labels are unsaved or a training runs, and if a user closes only the panel while a training runs.
-It does not ask if a program closes the viewer (`viewer.close()`) or if the window is hidden or offscreen: then it
-writes copies, which the next panel offers, and a training saves and stops.
+Ctrl-W, Ctrl-Q) while labels are unsaved or long work runs (a training, a batch), and if a user closes only the panel
+while long work runs. It does not ask if a program closes the viewer (`viewer.close()`) or if the window is hidden or
+offscreen: then it writes copies, which the next panel offers, and long work stops in an orderly way.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from napari_seg.plugin.labels_state import Snapshot, state_of, unsaved_in
 from napari_seg.plugin.messages import message_of
 from napari_seg.plugin.napari_private import cancel_quit, main_window, qt_viewer_of
 from napari_seg.plugin.structures.export import export, free_path
-from napari_seg.plugin.train.model import TrainModel
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,23 @@ def guard_of(viewer: Any) -> UnsavedGuard:
     window = main_window(viewer)
     guard = window.findChild(UnsavedGuard)
     return UnsavedGuard(viewer, window) if guard is None else guard
+
+
+@dataclass(frozen=True)
+class LongWork:
+    """Work of the panel that stops when the panel is closed, and can be continued later.
+
+    Attributes:
+        title: question whether to stop it.
+        text: what closing does to it; "{what}" stands for what is being closed.
+        is_running: returns whether it runs.
+        status: returns its status in words.
+    """
+
+    title: str
+    text: str
+    is_running: Callable[[], bool]
+    status: Callable[[], str]
 
 
 class UnsavedGuard(QObject):
@@ -63,7 +80,7 @@ class UnsavedGuard(QObject):
         self.autosave = Autosave()
         self.jobs = Jobs(on_error=self.failed.emit)
         deliver_on_timer(self.jobs, self)
-        self._training: TrainModel | None = None
+        self._long_works: tuple[LongWork, ...] = ()
         self._is_writing_copies = False
         self._is_ended_by_program = False
         self._is_answered = False
@@ -82,9 +99,9 @@ class UnsavedGuard(QObject):
         if seconds > 0:
             self._timer.start(1000 * seconds)
 
-    def watch(self, training: TrainModel) -> None:
-        """Ask before the window closes while this model trains."""
-        self._training = training
+    def watch(self, *works: LongWork) -> None:
+        """Ask before the window closes while one of these works runs."""
+        self._long_works = works
 
     @property
     def unsaved(self) -> list[Labels]:
@@ -125,7 +142,7 @@ class UnsavedGuard(QObject):
     def _may_close(self) -> bool:
         layers = self.unsaved
         can_ask = self._can_ask
-        if can_ask and not self._may_stop_training("napari"):
+        if can_ask and not self._may_stop_work("napari"):
             return False
         if layers and can_ask:
             answer, buttons = self._ask(layers), QMessageBox.StandardButton
@@ -148,22 +165,22 @@ class UnsavedGuard(QObject):
         return has_screen and not self._is_ended_by_program
 
     def may_close_panel(self) -> bool:
-        """Ask before the panel alone is closed while a training runs, because that stops it; return the answer."""
-        return not self._can_ask or self._may_stop_training("the panel")
+        """Ask before the panel alone is closed while long work runs, because that stops it; return the answer."""
+        return not self._can_ask or self._may_stop_work("the panel")
 
-    def _may_stop_training(self, what: str) -> bool:
-        """Ask whether a training may be stopped if one runs; the panel stops it when it is closed.
+    def _may_stop_work(self, what: str) -> bool:
+        """Ask whether long work that runs may be stopped; the panel stops it when it is closed.
 
         Args:
             what: what is being closed.
         """
-        if self._training is None or not self._training.is_at_work:
-            return True
-        box = QMessageBox(QMessageBox.Icon.Question, "Stop the training?", "", parent=self.parent())
+        return all(self._may_stop(work, what) for work in self._long_works if work.is_running())
+
+    def _may_stop(self, work: LongWork, what: str) -> bool:
+        box = QMessageBox(QMessageBox.Icon.Question, work.title, "", parent=self.parent())
         box.setTextFormat(Qt.TextFormat.PlainText)
-        text = f"A training is running. Closing {what} saves and stops it; “Resume” in the Train tab continues it."
-        box.setText(text)
-        box.setInformativeText(self._training.status)
+        box.setText(work.text.format(what=what))
+        box.setInformativeText(work.status())
         buttons = QMessageBox.StandardButton
         box.setStandardButtons(buttons.Close | buttons.Cancel)
         box.setDefaultButton(buttons.Cancel)

@@ -14,7 +14,7 @@ from napari_seg.plugin import shortcuts
 from napari_seg.plugin.autosave import Unsaved
 from napari_seg.plugin.batch.model import BatchModel
 from napari_seg.plugin.batch.tab import BatchTab
-from napari_seg.plugin.closing import guard_of
+from napari_seg.plugin.closing import LongWork, guard_of
 from napari_seg.plugin.contrast import default_window, window_limits, window_names
 from napari_seg.plugin.controls import box, button, deliver_on_timer, row
 from napari_seg.plugin.layer_info import frame_of
@@ -71,7 +71,21 @@ class Panel(QWidget):
         self.destroyed.connect(lambda: [model.close() for model in models])
         segmenting.result_added.connect(self._on_result)
         training.used.connect(lambda: self.show_tab(self.segment_tab))
-        self.guard.watch(training)
+        self.guard.watch(
+            LongWork(
+                "Stop the training?",
+                "A training is running. Closing {what} saves and stops it; “Resume” in the Train tab continues it.",
+                lambda: training.is_at_work,
+                lambda: training.status,
+            ),
+            LongWork(
+                "Stop the batch?",
+                "A batch is running. Closing {what} stops it; finished scans are kept, and “Continue” in the Batch tab "
+                "runs the others.",
+                lambda: batch.is_running,
+                lambda: batch.status,
+            ),
+        )
         self._refresh()
         self._mark_unsaved()
 

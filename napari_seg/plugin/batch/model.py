@@ -287,6 +287,11 @@ class BatchModel:
         return self._look.folder / REPORT if self._look is not None and self._look.has_report else None
 
     @property
+    def is_running(self) -> bool:
+        """Return whether this window runs cases."""
+        return self.run is not None and not self.session.is_closed
+
+    @property
     def is_at_work(self) -> bool:
         """Return whether any process runs cases in the folder of results."""
         return self.run is not None or bool(self.others)
