@@ -84,10 +84,9 @@ def test_a_rule_after_one_without_conditions_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_and_huge_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"input\.missing"):
-        read_rules(tmp_path / "none.csv")
-    with pytest.raises(InputError, match=r"file\.unreadable"):
-        read_rules(tmp_path)
+    for path in (tmp_path / "none.csv", tmp_path):
+        with pytest.raises(InputError, match=r"cohort\.rules: .*can't be read"):
+            read_rules(path)
     with pytest.raises(InputError, match=r"cohort\.rules: .*more than 1 MiB"):
         rules(tmp_path, "modality,model\n" + "CT,a\n" * 300_000)
 

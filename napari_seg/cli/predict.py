@@ -14,6 +14,7 @@ from napari_seg.cli.consent import add_trust_option
 from napari_seg.cli.dask_options import add_dask_options, pool_of
 from napari_seg.cli.exit_codes import ExitCode, exit_code
 from napari_seg.cli.read_options import add_read_options, read_options
+from napari_seg.cli.selection_options import add_selection_options, model_reader, selection_of
 from napari_seg.formats.kinds import LABEL_FORMATS, RUN_FORMATS
 from napari_seg.inference.options import SegmentOptions, option_fields
 
@@ -37,7 +38,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         epilog="Example: napari-seg predict head.nii.gz study/ -o results",
     )
     parser.add_argument(
-        "inputs", nargs="*", type=Path, metavar="INPUT", help="a NIfTI file, a DICOM folder or file, or a folder"
+        "inputs",
+        nargs="*",
+        type=Path,
+        metavar="INPUT",
+        help="a NIfTI file, a DICOM folder or file, a folder, or a list of scans: a datalist of MONAI or a list of "
+        "paths in JSON, or a table (CSV, TSV) with a column path or image, and possibly name and model",
     )
     parser.add_argument(
         "--channel",
@@ -51,17 +57,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results; made if missing"
     )
-    parser.add_argument(
-        "--model",
-        "--bundle",
-        dest="bundle",
-        metavar="M",
-        help="a MONAI bundle or a model of nnU-Net, by its folder or the name of an installed one, or a task such as "
-        "totalsegmentator:total; the shipped bundle if left out",
-    )
     add_trust_option(
         parser, "let the code in that bundle run, now and until it changes; only for bundles whose source you trust"
     )
+    add_selection_options(parser)
     _add_options(parser)
     add_read_options(parser)
     add_dask_options(parser)
@@ -205,6 +204,8 @@ def memory_size(text: str) -> int:
 def run(arguments: argparse.Namespace) -> int:
     if not arguments.inputs and not arguments.channel:
         arguments.refuse("the following arguments are required: INPUT, or --channel for each image of a case")
+    if arguments.dry_run:
+        return _dry_run(arguments)
     from napari_seg.cohort.outcome import CaseResult
     from napari_seg.errors import Cancelled, NapariSegError
 
@@ -238,22 +239,51 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], None]) -> Cohort:
     """Segment all scans, report each to `on_result`, and return the cohort."""
-    from napari_seg.bundles.read import read_bundle
-    from napari_seg.bundles.trust import check_runnable
     from napari_seg.cli.cohort_view import CohortView
-    from napari_seg.cli.consent import give_consent
     from napari_seg.cli.stop_signals import stop_by_signals
-    from napari_seg.cohort.cohort import Cohort
-    from napari_seg.errors import InputError, printable
+    from napari_seg.errors import printable
 
-    bundle = read_bundle(arguments.bundle)
-    if arguments.trust:
-        bundle = give_consent(bundle)
-    check_runnable(bundle)  # before long work, and once
+    cohort = _cohort(arguments)
+    is_quiet = arguments.json or arguments.json_lines
+    options = cohort.settings.options
+    for bundle in {id(case.bundle): case.bundle for case in cohort.cases}.values():
+        assert bundle is not None
+        if not is_quiet and options.match == "auto" and options.resolved(bundle).match == "exact":
+            text = "runs as its own program does; --match fast is quicker, and gives other labels at borders"
+            print(f"{printable(bundle.name)} {text}", file=sys.stderr)
+    with CohortView(is_quiet=is_quiet) as view, stop_by_signals(cohort.stop, view.show):
+        cohort.view = view
+        for result in cohort:
+            on_result(result)
+    if cohort.report_fault is not None:
+        print(f"napari-seg: the results are complete, but not their report: {cohort.report_fault}", file=sys.stderr)
+    return cohort
+
+
+def _dry_run(arguments: argparse.Namespace) -> int:
+    """Print what the run would do."""
+    from napari_seg.cli.predict_plan import print_plan
+
+    plan = _cohort(arguments).plan(report=lambda text: print(text, file=sys.stderr))
+    print_plan(plan, arguments.output, as_json=arguments.json or arguments.json_lines)
+    return ExitCode.DONE if plan.cases else ExitCode.NOTHING_FOUND
+
+
+def _cohort(arguments: argparse.Namespace) -> Cohort:
+    """Return the cohort of the arguments.
+
+    Raises:
+        InputError: `input.none`, there is no scan below the inputs.
+    """
+    from napari_seg.cohort.cohort import Cohort
+    from napari_seg.errors import InputError
+
+    selection, model_of = selection_of(arguments), model_reader(arguments)
     cohort = Cohort(
         arguments.inputs,
         arguments.output,
-        bundle,
+        selection=selection,
+        model_of=model_of,
         settings=_settings(arguments),
         workers=arguments.workers,
         redo=arguments.redo,
@@ -261,24 +291,13 @@ def _predict(arguments: argparse.Namespace, on_result: Callable[[CaseResult], No
         make_pool=pool_of(arguments),
     )
     if arguments.channel:
-        cohort.use([_case_of_channels(arguments, bundle)])
+        cohort.use([_case_of_channels(arguments, model_of(selection.models[0], True))])
     if not cohort.cases and not cohort.excluded:
         raise InputError(
             "input.none",
             "found no scan below the inputs; expected NIfTI, NRRD, MetaImage, DICOM or 2D images; 'napari-seg inspect' "
             "says what lies there",
         )
-    is_quiet = arguments.json or arguments.json_lines
-    options = cohort.settings.options
-    if not is_quiet and options.match == "auto" and options.resolved(bundle).match == "exact":
-        text = "runs as its own program does; --match fast is quicker, and gives other labels at borders"
-        print(f"{printable(bundle.name)} {text}", file=sys.stderr)
-    with CohortView(is_quiet=is_quiet) as view, stop_by_signals(cohort.stop, view.show):
-        cohort.view = view
-        for result in cohort:
-            on_result(result)
-    if cohort.report_fault is not None:
-        print(f"napari-seg: the results are complete, but not their report: {cohort.report_fault}", file=sys.stderr)
     return cohort
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_seg.bundles.read import read_bundle
 from napari_seg.bundles.spec import Bundle
 from napari_seg.cohort.case import Case
-from napari_seg.cohort.discover import find_cases
 from napari_seg.cohort.fingerprint import input_bytes
+from napari_seg.cohort.layout import short_model_names
 from napari_seg.cohort.manifest import FILE, Manifest
 from napari_seg.cohort.outcome import CaseResult
+from napari_seg.cohort.plan import RunPlan, plan_run, with_estimates
 from napari_seg.cohort.report.write import write_report
 from napari_seg.cohort.runner import Excluded, Run, Stop, View
+from napari_seg.cohort.select import SelectedCases, Selection, select_cases
 from napari_seg.cohort.settings import RunSettings
 from napari_seg.cohort.workers import LocalPool, Pool, worker_count
 from napari_seg.errors import CohortError, InputError, NapariSegError, printable
@@ -40,7 +43,9 @@ class Cohort:
     Args:
         inputs: files and folders of scans.
         output: output folder, created if missing; nothing is written outside it.
-        model: the bundle, its folder or its name; None: the shipped one.
+        model: the bundle, its folder or its name; None: the shipped one, or the models of the selection.
+        selection: filters, rules, several models, and the layout of the output folder; its inputs are replaced.
+        model_of: returns a model of the selection by its reference, see `select_cases`; None: `read_bundle` does.
         settings: settings of the run.
         workers: number of worker processes; None: as many as keep the machine busy within the memory.
         redo: segment cases again that an earlier run finished.
@@ -52,6 +57,7 @@ class Cohort:
     Attributes:
         output: the output folder.
         settings: settings of the run.
+        selection: what is segmented, by which models, and where the results lie.
         stop: request the end of the run with `stop.request()`, from another thread.
         view: shows the run while it goes on; None: nothing does.
         report: page that the last run has written about all cases of the folder; None before it, for a single case, and
@@ -69,6 +75,8 @@ class Cohort:
         output: str | Path,
         model: Bundle | str | Path | None = None,
         *,
+        selection: Selection | None = None,
+        model_of: Callable[[str, bool], Bundle] | None = None,
         settings: RunSettings | None = None,
         workers: int | None = None,
         redo: bool = False,
@@ -76,14 +84,23 @@ class Cohort:
         make_pool: Callable[[Sequence[Case]], Pool] | None = None,
         **changes: Any,
     ) -> None:
-        self.inputs = [Path(one) for one in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
+        paths = tuple(Path(one) for one in ([inputs] if isinstance(inputs, (str, Path)) else inputs))
         self.output = Path(output)
         self.settings = _with_changes(settings or RunSettings(), changes)
         self.stop = Stop()
         self.view: View | None = None
         self.report: Path | None = None
         self.report_fault: NapariSegError | None = None
-        self._bundle = read_bundle(model)
+        self._known: dict[str, Bundle] = {}
+        self._model_of = model_of or _model_of
+        self.selection = replace(selection or Selection(), inputs=paths)
+        if model is not None:
+            bundle = read_bundle(model)
+            self._known[bundle.reference] = bundle
+            self.selection = replace(self.selection, models=(bundle.reference,))
+        if not self.selection.rules:
+            for reference in self.selection.models:  # before a long search
+                self._model(reference, True)
         self._workers = workers
         self._redo = redo
         self._join = join
@@ -95,10 +112,22 @@ class Cohort:
     def cases(self) -> list[Case]:
         """The cases below the inputs; they are looked for once."""
         if self._cases is None:
-            cases, faults = find_cases(self.inputs, self._bundle.channel_names)
-            self.use(cases, [_fault(path, fault) for path, fault in faults])
-        assert self._cases is not None
+            selected = self.selected
+            faults = [_fault(path, fault) for path, fault in selected.faults]
+            refused = [Excluded(one.key, one.code, one.message, one.source) for one in selected.refused]
+            skipped = [Excluded(one.key, one.code, one.message, one.source, False) for one in selected.skipped]
+            self._cases, self._excluded = list(selected.cases), [*faults, *refused, *skipped]
         return self._cases
+
+    @cached_property
+    def selected(self) -> SelectedCases:
+        """What the selection finds below the inputs; they are searched once."""
+        return select_cases(self.selection, self._model)
+
+    def _model(self, reference: str, is_of_user: bool) -> Bundle:
+        if reference not in self._known:
+            self._known[reference] = self._model_of(reference, is_of_user)
+        return self._known[reference]
 
     @property
     def excluded(self) -> list[Excluded]:
@@ -110,11 +139,15 @@ class Cohort:
         """Run these cases instead of those below the inputs.
 
         Args:
-            cases: the cases; one without a bundle is segmented by the model of the cohort.
+            cases: the cases; one without a bundle is segmented by the first model of the cohort.
             excluded: scans that are not run.
         """
-        self._cases = [case if case.bundle is not None else replace(case, bundle=self._bundle) for case in cases]
+        bundle = self._model(self.selection.models[0], True)
+        self._cases = [case if case.bundle is not None else replace(case, bundle=bundle) for case in cases]
         self._excluded = list(excluded)
+        models = {id(case.bundle): case.bundle for case in self._cases if case.bundle is not None}.values()
+        names = short_model_names([("", one) for one in models])
+        self.selected = SelectedCases(tuple(self._cases), models=dict(zip(names, models, strict=True)))
 
     def __iter__(self) -> Iterator[CaseResult]:
         """Run the cases, and yield the result of each; see `Run.results`."""
@@ -124,6 +157,7 @@ class Cohort:
             settings=self.settings,
             make_pool=self._make_pool,
             excluded=self.excluded,
+            extra_files=self.selected.extra_files,
             redo=self._redo,
             is_joined=self._join,
             stop=self.stop,
@@ -156,6 +190,20 @@ class Cohort:
             )
             self.report_fault = NapariSegError("internal.error", f"{text}; please report it")
 
+    def plan(self, *, with_time: bool = True, report: Callable[[str], None] = lambda text: None) -> RunPlan:
+        """Return what the run will do, without doing it.
+
+        Args:
+            with_time: estimate the time too, which reads some of the scans and loads the models.
+            report: called with a line of text before each of these scans.
+        """
+        done: set[str] = set()
+        if not self._redo and (self.output / FILE).is_file():
+            with Manifest.open(self.output, read_only=True) as manifest:
+                done = {row.name for row in manifest.rows(("done",))}
+        plan = plan_run(self.selected, self.settings, done)
+        return with_estimates(plan, self.settings, report=report) if with_time else plan
+
     def volumes(self) -> pandas.DataFrame:
         """Return a table of the finished cases: a row for each structure of each case.
 
@@ -183,6 +231,10 @@ class Cohort:
         has_gpu = _has_gpu() if options.device == "auto" else options.device.startswith("cuda")
         count = worker_count(len(cases), largest, options.memory_bytes, has_gpu=has_gpu)
         return LocalPool(self._workers or count, memory_bytes=options.memory_bytes)
+
+
+def _model_of(reference: str, is_of_user: bool) -> Bundle:
+    return read_bundle(reference or None)
 
 
 def _with_changes(settings: RunSettings, changes: Mapping[str, Any]) -> RunSettings:

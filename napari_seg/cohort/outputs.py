@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from napari_seg.cohort.case import Case
-from napari_seg.cohort.naming import CONFIDENCE_MAPS, SUFFIX
+from napari_seg.cohort.naming import CONFIDENCE_MAPS
 from napari_seg.cohort.outcome import OutputFile
 from napari_seg.errors import OutputError
 from napari_seg.formats.atomic import not_written
@@ -36,7 +36,7 @@ _REPLACED = "replaced"
 
 def result_paths(case: Case) -> dict[str, PurePosixPath]:
     """Return role -> path relative to the output folder of every file that a case can have."""
-    stem = f"{case.name}{SUFFIX}"
+    stem = f"{case.name}{case.suffix}"
     names = {"labels": f"{stem}.nii.gz", "overlay": f"{stem}.png", "record": f"{stem}.json"}
     names |= {kind: f"{stem}_{kind}.nii.gz" for kind in CONFIDENCE_MAPS}
     names |= {STATISTICS: f"{stem}_{STATISTICS}.json"}

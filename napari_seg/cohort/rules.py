@@ -97,15 +97,15 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
     Raises:
         InputError: `cohort.rules`, the file breaks the format, which the message says with the line, what was found and
             what is expected; `cohort.rules_unreachable`, a rule follows one without conditions; `cohort.network`, a
-            rule names a model on another computer; `file.unreadable`; `input.missing`.
+            rule names a model on another computer.
     """
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_RULES_BYTES + 1)
-    except FileNotFoundError as error:
-        raise InputError("input.missing", f"{path} does not exist; check the path") from error
     except OSError as error:
-        raise InputError("file.unreadable", f"{path.name} can't be read: {error.strerror}") from error
+        raise _fault(
+            path, "", f"that it can't be read ({error.strerror})", "a table or a JSON file of rules"
+        ) from error
     if len(content) > MAX_RULES_BYTES:
         raise _fault(path, "", "more than 1 MiB", "some lines of rules")
     entries = _of_table(path, content) if has_ending(path, TABLE_ENDINGS) else _of_json(path, content)

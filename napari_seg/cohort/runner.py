@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -23,7 +23,7 @@ from napari_seg.cohort.runners import Runner
 from napari_seg.cohort.settings import RunSettings, differences
 from napari_seg.cohort.workers import Failed, Finished, PlanLine, Pool, Step, Work
 from napari_seg.errors import Cancelled, CohortError, NapariSegError, OutputError
-from napari_seg.formats.atomic import make_output_folder
+from napari_seg.formats.atomic import atomic_write, make_output_folder
 
 CODES_OF_ALL_CASES = (
     "bundle.config",
@@ -122,6 +122,7 @@ class Run:
         settings: settings of the run.
         make_pool: makes the workers, given the cases that are left to run.
         excluded: scans that are not run, for the manifest.
+        extra_files: path relative to the output folder -> text of files that are written unless they exist.
         redo: segment cases again that an earlier run finished.
         is_joined: share the work with other runners in the same folder.
         stop: takes requests to end.
@@ -133,6 +134,7 @@ class Run:
     settings: RunSettings
     make_pool: Callable[[Sequence[Case]], Pool]
     excluded: Sequence[Excluded] = ()
+    extra_files: Mapping[PurePosixPath, str] = field(default_factory=dict)
     redo: bool = False
     is_joined: bool = False
     stop: Stop = field(default_factory=Stop)
@@ -158,6 +160,10 @@ class Run:
             Manifest.open(self.output, is_joined=self.is_joined) as manifest,
             Runner(self.output, manifest, is_joined=self.is_joined) as runner,
         ):
+            for path, text in self.extra_files.items():
+                if not (self.output / path).exists():
+                    make_output_folder((self.output / path).parent)
+                    atomic_write(self.output / path, text)
             yield from _Loop(self, manifest, runner, models).results()
 
 
@@ -243,7 +249,7 @@ class _Loop:
                 bundle = model.bundle
                 model.number = self._manifest.add_model(bundle.name, bundle.version, bundle.kind, model.digest)
             for case in self._run.cases:
-                row = rows.get(case.name)
+                row = rows.get(case.key)
                 if row is not None and row.state in ("running", "moving"):  # another runner has it
                     continue
                 if row is not None and row.state == "done" and not self._run.redo:
@@ -251,7 +257,7 @@ class _Loop:
                         self._refused.append(self._refusal(case))
                         continue
                     if self._is_current(row):
-                        earlier.append(case.name)
+                        earlier.append(case.key)
                         continue
                 number = self._add(case, row)
                 self._cases[number] = case
@@ -275,7 +281,7 @@ class _Loop:
         changes = differences(self._manifest.settings(), json.loads(json.dumps(self._run.settings.to_record())))
         known = {model.id: model for model in self._manifest.models()}
         for case in self._run.cases:
-            row, model = rows.get(case.name), self._models[id(case.bundle)]
+            row, model = rows.get(case.key), self._models[id(case.bundle)]
             if row is not None and row.state == "done" and row.model is not None:
                 before = known[row.model]
                 if before.digest != model.digest:
@@ -297,10 +303,10 @@ class _Loop:
 
     def _refusal(self, case: Case) -> CaseResult:
         text = (
-            f"the result {case.name} belongs to another scan, or to this scan before it changed; choose another "
+            f"the result {case.key} belongs to another scan, or to this scan before it changed; choose another "
             "folder, or pass --redo to replace it"
         )
-        return CaseResult(case.name, "failed", "output.exists", text, case.source)
+        return CaseResult(case.key, "failed", "output.exists", text, case.source)
 
     def _is_current(self, row: CaseRow) -> bool:
         """Return whether the files of a result are there; without `overwrite`, edited ones stay, too."""
@@ -318,7 +324,7 @@ class _Loop:
             "stage": "",
         }
         if row is None:
-            return self._manifest.add_case(case.name, values)
+            return self._manifest.add_case(case.key, values)
         self._manifest.change_case(row.id, values)
         return row.id
 
@@ -390,7 +396,7 @@ class _Loop:
         if isinstance(event, Step):
             if event.stage == "starting":
                 if view is not None:
-                    view.on_case_start(number, case.name)
+                    view.on_case_start(number, case.key)
             elif view is not None:
                 view.on_progress(number, event.stage, event.done, event.total)
             if event.done == 0 or event.stage == "starting":
@@ -421,7 +427,7 @@ class _Loop:
                 self._manifest.set_waiting(number)
                 return None
             self._manifest.set_failed(number, event.error.code, event.error.message)
-        row = self._manifest.row(case.name)
+        row = self._manifest.row(case.key)
         assert row is not None
         return self._result_of(row)
 

@@ -43,7 +43,7 @@ class Selection:
         layout: how the output folder is arranged.
     """
 
-    inputs: tuple[Path, ...]
+    inputs: tuple[Path, ...] = ()
     models: tuple[str, ...] = ("",)
     rules: tuple[Rule, ...] = ()
     modalities: tuple[str, ...] = ()

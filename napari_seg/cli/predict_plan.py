@@ -1,0 +1,88 @@
+"""Print what a run would do (`predict --dry-run`)."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_seg.errors import printable
+from napari_seg.progress import describe_seconds
+
+if TYPE_CHECKING:
+    from napari_seg.cohort.plan import RunPlan
+    from napari_seg.cohort.select import UnusedScan
+
+MAX_ROWS = 200
+"""Number of cases that the table lists; `--json` lists all."""
+
+
+def print_plan(plan: RunPlan, output: Path, *, as_json: bool = False) -> None:
+    """Print a plan as tables for people, or as one JSON object.
+
+    Args:
+        plan: the plan.
+        output: the output folder.
+        as_json: print JSON.
+    """
+    if as_json:
+        print(json.dumps(plan.as_dict(), indent=2))
+        return
+    from rich.markup import escape
+    from rich.table import Table
+
+    from napari_seg.cli.progress import Output
+
+    console = Output()
+    if plan.cases:
+        table = Table(box=None, pad_edge=False)
+        for title in ("case", "model", "voxels", "time", "result"):
+            table.add_column(title, justify="right" if title in ("voxels", "time") else "left", overflow="fold")
+        for one in plan.cases[:MAX_ROWS]:
+            seconds = "done before" if one.is_done else "" if one.seconds is None else describe_seconds(one.seconds)
+            row = (one.case.key, one.model, f"{one.voxels:,}", seconds, one.outputs[0])
+            table.add_row(*(escape(_plain(cell)) for cell in row))
+        console.print(table)
+        if len(plan.cases) > MAX_ROWS:
+            console.print(f"... and {len(plan.cases) - MAX_ROWS:,} more; --json lists all", markup=False)
+    for line in (*_lines("skip", plan.skipped), *_lines("refuse", plan.refused), *summary(plan, output)):
+        console.print(line, markup=False)
+
+
+def summary(plan: RunPlan, output: Path) -> Iterator[str]:
+    """Yield lines with the totals of a plan."""
+    left, done = plan.to_run, len(plan.cases) - len(plan.to_run)
+    models = Counter(one.model for one in left)
+    of_models = ", ".join(f"{count:,} with {name}" for name, count in models.items())
+    files = sum(len(one.outputs) for one in left)
+    yield f"{len(left):,} to run ({of_models or 'none'}), {done:,} done before, {len(plan.skipped):,} skipped, " + (
+        f"{len(plan.refused):,} refused"
+    )
+    if plan.repeated:
+        yield f"{plan.repeated:,} found twice, and run once"
+    if plan.other_files:
+        kinds = ", ".join(f"{count:,} {code}" for code, count in plan.other_files.items())
+        yield f"{sum(plan.other_files.values()):,} files are no scans ({kinds}); 'napari-seg inspect' says why"
+    if left:
+        yield f"{files:,} files in {printable(str(output))}, for {plan.voxels:,} voxels"
+    yield from plan.doubts
+    if left and plan.seconds is not None:
+        scans = "1 scan" if plan.examples == 1 else f"{plan.examples} scans"
+        yield (
+            f"about {describe_seconds(plan.seconds)} on this machine, in {plan.windows:,} windows: an estimate from "
+            f"{scans}, one case after the other, without reading and writing"
+        )
+
+
+def _lines(verb: str, scans: tuple[UnusedScan, ...]) -> Iterator[str]:
+    for one in scans[:MAX_ROWS]:
+        yield _plain(f"{verb:8} {one.key}  {one.code}: {one.message}")
+    if len(scans) > MAX_ROWS:
+        codes = ", ".join(f"{count:,} {code}" for code, count in Counter(one.code for one in scans).items())
+        yield f"{verb:8} ... {len(scans):,} in all: {codes}"
+
+
+def _plain(text: str) -> str:
+    return printable(text).replace("\n", "_")

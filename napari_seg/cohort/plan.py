@@ -1,0 +1,265 @@
+"""Say what a run will do before it runs: cases with models and outputs, what is left out, and how long it will take.
+
+The time is an estimate: for each model some scans of different sizes are read, and `inference.estimate` says what they
+cost; the other scans are interpolated by their numbers of voxels, which their headers state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_seg.bundles.spec import Bundle
+from napari_seg.cohort.case import Case
+from napari_seg.cohort.naming import CONFIDENCE_MAPS
+from napari_seg.cohort.outputs import STATISTICS, result_paths
+from napari_seg.cohort.select import SelectedCases, UnusedScan
+from napari_seg.cohort.settings import RunSettings
+from napari_seg.errors import InputError, NapariSegError, printable
+from napari_seg.formats.channels import ChannelSet
+from napari_seg.formats.facts import facts_of
+from napari_seg.formats.kinds import DICOM_FORMATS
+from napari_seg.worker import WorkerError, WorkerProcess
+
+MAX_EXAMPLES = 3
+"""Number of scans of each model whose costs are estimated."""
+
+MAX_TRIES = 6
+"""Number of scans of each model that are read at most, since some can't be."""
+
+
+@dataclass(frozen=True)
+class PlannedCase:
+    """A case that will run.
+
+    Attributes:
+        case: the case.
+        model: short name of its model.
+        outputs: its files, relative to the output folder.
+        voxels: number of voxels that its header states.
+        is_done: whether an earlier run finished it, so that it is run again only with other settings.
+        seconds: estimated time from the loaded model to the labels; None if unknown.
+        windows: estimated number of windows of the network; None if unknown.
+    """
+
+    case: Case
+    model: str
+    outputs: tuple[str, ...]
+    voxels: int
+    is_done: bool = False
+    seconds: float | None = None
+    windows: int | None = None
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run will do.
+
+    Attributes:
+        cases: cases that will run.
+        skipped: scans that filters or rules leave out.
+        refused: scans and inputs that can't be segmented; they will count as failed.
+        other_files: code of a skip -> number of files that are no scan.
+        repeated: scans that were found again, below another input or in another line of a list.
+        examples: number of scans that the estimate of the time was made from; 0 without an estimate.
+        doubts: why the time of a model is unknown.
+    """
+
+    cases: tuple[PlannedCase, ...]
+    skipped: tuple[UnusedScan, ...] = ()
+    refused: tuple[UnusedScan, ...] = ()
+    other_files: Mapping[str, int] = field(default_factory=dict)
+    repeated: int = 0
+    examples: int = 0
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def to_run(self) -> tuple[PlannedCase, ...]:
+        """Cases that no earlier run finished."""
+        return tuple(one for one in self.cases if not one.is_done)
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels of the cases that are left to run."""
+        return sum(one.voxels for one in self.to_run)
+
+    @property
+    def seconds(self) -> float | None:
+        """Estimated time of the cases that are left, one after the other; None if that of a case is unknown."""
+        return _sum([one.seconds for one in self.to_run])
+
+    @property
+    def windows(self) -> int | None:
+        """Estimated number of windows of the cases that are left; None if that of a case is unknown."""
+        return _sum([one.windows for one in self.to_run])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "cases": [
+                {
+                    "name": one.case.key,
+                    "source": one.case.source,
+                    "format": one.case.scan.format,
+                    "model": one.model,
+                    "outputs": list(one.outputs),
+                    "voxels": one.voxels,
+                    "done": one.is_done,
+                    "seconds": None if one.seconds is None else round(one.seconds, 2),
+                    "windows": one.windows,
+                }
+                for one in self.cases
+            ],
+            **{
+                state: [
+                    {"name": one.key, "source": one.source, "code": one.code, "message": one.message} for one in scans
+                ]
+                for state, scans in (("skipped", self.skipped), ("refused", self.refused))
+            },
+            "other_files": dict(self.other_files),
+            "repeated": self.repeated,
+            "total": {
+                "cases": len(self.to_run),
+                "voxels": self.voxels,
+                "windows": self.windows,
+                "hours": None if self.seconds is None else round(self.seconds / 3600, 3),
+                "estimated_from": self.examples,
+            },
+            "doubts": list(self.doubts),
+        }
+
+
+def plan_run(selected: SelectedCases, settings: RunSettings, done: Collection[str] = ()) -> RunPlan:
+    """Return the plan of a run without times; headers are read, voxels are not.
+
+    Args:
+        selected: what the run consists of.
+        settings: settings of the run.
+        done: keys of the cases that an earlier run finished.
+    """
+    names = {id(bundle): name for name, bundle in selected.models.items()}
+    cases: list[PlannedCase] = []
+    refused = [UnusedScan(printable(path.name), "", "", one.code, one.message) for path, one in selected.faults]
+    refused += selected.refused
+    voxels: dict[Path, int] = {}
+    for case in selected.cases:
+        file = case.scan.files[0]
+        try:
+            if isinstance(case.scan, ChannelSet) and case.scan.problem is not None:
+                raise case.scan.problem
+            if file not in voxels:
+                voxels[file] = facts_of(case.scan).voxels
+        except InputError as error:
+            refused.append(UnusedScan(case.key, case.source, case.scan.format, error.code, error.message))
+            continue
+        outputs = _outputs(case, settings)
+        cases.append(PlannedCase(case, names[id(case.bundle)], outputs, voxels[file], case.key in done))
+    others = dict(sorted(selected.other_files.items()))
+    return RunPlan(tuple(cases), selected.skipped, tuple(refused), others, selected.repeated)
+
+
+def with_estimates(
+    plan: RunPlan,
+    settings: RunSettings,
+    process: WorkerProcess | None = None,
+    report: Callable[[str], None] = lambda text: None,
+) -> RunPlan:
+    """Return a plan with the estimated time of each case.
+
+    Args:
+        plan: a plan of `plan_run`.
+        settings: settings of the run.
+        process: process that reads scans and loads models; None for one that ends with this call.
+        report: called with a line of text before each scan that is read.
+    """
+    worker = process or WorkerProcess()
+    of_model: dict[str, list[PlannedCase]] = {}
+    for one in plan.to_run:
+        of_model.setdefault(one.model, []).append(one)
+    costs: dict[str, list[_Cost]] = {}
+    doubts: list[str] = []
+    try:
+        for model, cases in of_model.items():
+            costs[model], doubt = _costs(cases, settings, worker, report)
+            if not costs[model]:
+                doubts.append(f"the time of {model} is unknown: {doubt}")
+    finally:
+        if process is None:
+            worker.close()
+    cases = [one if one.is_done else _estimated(one, costs[one.model]) for one in plan.cases]
+    return replace(plan, cases=tuple(cases), examples=sum(map(len, costs.values())), doubts=tuple(doubts))
+
+
+_Cost = tuple[int, float, int]
+"""Voxels, seconds and windows of a scan."""
+
+
+def _costs(
+    cases: Sequence[PlannedCase], settings: RunSettings, worker: WorkerProcess, report: Callable[[str], None]
+) -> tuple[list[_Cost], str]:
+    """Return the costs of scans of one model, from the smallest to the largest, or the reason why they are unknown."""
+    ordered = sorted(cases, key=lambda one: one.voxels)
+    # smallest, largest and middle first, then others between them if some can't be read
+    order = [0, len(ordered) - 1, len(ordered) // 2, len(ordered) // 4, 3 * len(ordered) // 4, 1]
+    found: list[_Cost] = []
+    reason = ""
+    for number in list(dict.fromkeys(n for n in order if n < len(ordered)))[:MAX_TRIES]:
+        one = ordered[number]
+        if len(found) == MAX_EXAMPLES:
+            break
+        if any(cost[0] == one.voxels for cost in found):
+            continue
+        report(f"estimating the time of {one.case.key} with {one.model}")
+        try:
+            cost = worker.run(estimate_case, one.case, one.case.bundle, settings)
+        except (NapariSegError, MemoryError, WorkerError) as error:
+            reason = str(error) or type(error).__name__
+            continue
+        if cost is None:
+            return [], "its windows are not known before it runs"
+        found.append((one.voxels, *cost))
+    return sorted(found), reason
+
+
+def estimate_case(case: Case, bundle: Bundle, settings: RunSettings) -> tuple[float, int] | None:
+    """Return the estimated seconds and windows of a case; None if they are unknown. Runs in a worker process.
+
+    Raises:
+        NapariSegError: the scan can't be read, or the model can't be loaded.
+    """
+    from napari_seg.inference.estimate import estimate
+
+    limit: Any = {"memory_bytes": settings.options.memory_bytes, **settings.reading}
+    volume = case.scan.read(**limit, channels=bundle.in_channels)
+    found = estimate(volume, bundle, settings.options)
+    return None if found is None else (found.seconds, found.windows)
+
+
+def _estimated(one: PlannedCase, costs: Sequence[_Cost]) -> PlannedCase:
+    """Return a case with its costs: between scans interpolated, outside of them in proportion to the voxels."""
+    if not costs:
+        return one
+    voxels, seconds, windows = (np.array(column, float) for column in zip(*costs, strict=True))
+    nearest = 0 if one.voxels < voxels[0] else -1
+    factor = one.voxels / max(voxels[nearest], 1) if not voxels[0] <= one.voxels <= voxels[-1] else 1.0
+    at = float(np.clip(one.voxels, voxels[0], voxels[-1]))
+    of_windows = round(float(np.interp(at, voxels, windows)) * factor)
+    return replace(one, seconds=float(np.interp(at, voxels, seconds)) * factor, windows=max(1, of_windows))
+
+
+def _outputs(case: Case, settings: RunSettings) -> tuple[str, ...]:
+    """Return the files that a case will have, if every format can hold it."""
+    roles = {"labels", "overlay", "record"}
+    roles |= {kind for kind in settings.also if kind not in DICOM_FORMATS or case.scan.format == "dicom"}
+    roles |= set(CONFIDENCE_MAPS) if settings.options.confidence_maps else set()
+    roles |= {STATISTICS} if settings.statistics else set()
+    return tuple(str(path) for role, path in result_paths(case).items() if role in roles)
+
+
+def _sum(values: Sequence[Any]) -> Any:
+    """Return the sum of values; None if one of them is."""
+    return None if any(value is None for value in values) else sum(values)

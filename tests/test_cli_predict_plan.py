@@ -1,0 +1,65 @@
+"""What `predict --dry-run` prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import phantoms
+import pytest
+
+from napari_seg.cli.main import main
+from napari_seg.cli.predict_plan import MAX_ROWS, print_plan, summary
+from napari_seg.cohort.plan import PlannedCase, RunPlan, plan_run
+from napari_seg.cohort.select import Selection, UnusedScan, select_cases
+from napari_seg.cohort.settings import RunSettings
+
+
+def plan_of(root: Path) -> RunPlan:
+    from napari_seg.bundles.read import read_bundle
+
+    return plan_run(select_cases(Selection((root,)), lambda reference, is_of_user: read_bundle()), RunSettings())
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    phantoms.write_nifti(phantoms.head(), scans / "[red]head.nii.gz")
+    (scans / "bad_ct.nii.gz").write_bytes(b"no scan")
+    assert main(["predict", str(scans), "-o", str(out), "--dry-run", "--device", "cpu"]) == 0
+    printed = capsys.readouterr()
+    assert "[red]head_seg.nii.gz" in printed.out
+    assert "refuse   bad_ct  file.not_nifti" in printed.out
+    assert "1 to run (1 with hippocampus), 0 done before, 0 skipped, 1 refused" in printed.out
+    assert "an estimate from 1 scan, one case after the other" in printed.out
+    assert printed.err.splitlines() == ["estimating the time of [red]head with hippocampus"]
+    assert not out.exists()
+    assert main(["predict", str(scans), "-o", str(out), "--dry-run", "--json", "--modality", "CT"]) == 2
+    content = json.loads(capsys.readouterr().out)
+    assert content["cases"] == []
+    assert [one["code"] for one in content["refused"]] == ["file.not_nifti"]
+
+
+def test_long_plans_are_cut_and_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    phantoms.write_nifti(phantoms.head(), tmp_path / "a.nii.gz")
+    (one,) = plan_of(tmp_path).cases
+    many = tuple(UnusedScan(f"x{n}", "", "nifti", "cohort.series", "no\nmatch") for n in range(MAX_ROWS + 10))
+    plan = RunPlan((one,) * (MAX_ROWS + 3), skipped=many, repeated=2, other_files={"skip.localizer": 3})
+    print_plan(plan, tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert "... and 3 more; --json lists all" in lines
+    assert f"skip     ... {MAX_ROWS + 10} in all: {MAX_ROWS + 10} cohort.series" in lines
+    assert "skip     x0  cohort.series: no_match" in lines
+    assert "2 found twice, and run once" in lines
+    assert "3 files are no scans (3 skip.localizer); 'napari-seg inspect' says why" in lines
+    print_plan(plan, tmp_path, as_json=True)
+    assert len(json.loads(capsys.readouterr().out)["cases"]) == MAX_ROWS + 3
+
+
+def test_an_unknown_time_is_not_summed_up(tmp_path: Path) -> None:
+    phantoms.write_nifti(phantoms.head(), tmp_path / "a.nii.gz")
+    (one,) = plan_of(tmp_path).cases
+    known = PlannedCase(one.case, one.model, one.outputs, one.voxels, seconds=7200.0, windows=5)
+    assert not [line for line in summary(RunPlan((one, known)), tmp_path) if "estimate" in line]
+    (line,) = [line for line in summary(RunPlan((known,), examples=1), tmp_path) if "estimate" in line]
+    assert line.startswith("about 2 h")
