@@ -48,9 +48,9 @@ SLOW_RENAMES = """
 import os, sys, time
 rename = os.replace
 def slow(source, target, **options):
-    time.sleep(0.02)
+    time.sleep(0.05)
     rename(source, target, **options)
-    time.sleep(0.02)
+    time.sleep(0.05)
 os.replace = slow
 from napari_seg.cli.main import main
 sys.exit(main(sys.argv[1:]))
@@ -201,7 +201,7 @@ def main() -> int:
                 if hit:
                     kills[hit] += 1
                     snapshot = read_snapshot(cohort.out)
-                    place = place_of(snapshot)
+                    place = place_of(snapshot, results_so_far(cohort.out))
                     places[place] += 1
                     print(f"kill {kills.total():3}  {hit:<11} {place:<18} {counted(snapshot)}", flush=True)
                     if hit == "worker":
@@ -440,16 +440,19 @@ def kept(case: dict[str, Any]) -> tuple[Any, ...]:
     return case["attempts"], case["started"], case["ended"], case["outputs"]
 
 
-def place_of(snapshot: Snapshot) -> str:
-    """Return in which part of its life a run was killed."""
+def place_of(snapshot: Snapshot, results: int) -> str:
+    """Return in which part of its life a run was killed.
+
+    Args:
+        snapshot: what its manifest knew.
+        results: number of results that the run had printed.
+    """
     states = set(snapshot.states.values())
     if "moving" in states:
         return "during a commit"
-    if not states:
-        return "before the plan"
-    if not states & {"waiting", "running"}:
-        return "after the last case"
-    return "during cases" if "running" in states else "before the cases"
+    if not results:
+        return "before a result"
+    return "between commits" if states & {"waiting", "running"} else "after the last case"
 
 
 def counted(snapshot: Snapshot) -> str:

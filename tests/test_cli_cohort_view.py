@@ -111,6 +111,27 @@ def test_standard_error_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert file.getvalue() == "[1/1] done    a (1.2 s)\n"
 
 
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(28, "No space left on device"), ValueError("closed")])
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_stream_that_takes_nothing_any_more_stops_no_run(error: Exception, is_terminal: bool) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise error
+
+        def flush(self) -> None:
+            raise error
+
+        def isatty(self) -> bool:
+            return is_terminal
+
+    with CohortView(file=Closed()) as view:
+        view.on_start(2, 0)
+        view.on_case_start(1, "a")
+        view.show("stopping")
+        view.on_result(CaseResult("a", "done"))
+        view.on_result(CaseResult("b", "failed", "file.empty", "0 bytes"))
+
+
 def test_a_wide_terminal_has_the_bar_and_a_line_for_each_running_case() -> None:
     first, third, fourth = shown(started(Clock()), width=200, no_color=True, color_system=None).splitlines()
     assert first.startswith("7/20 ━")

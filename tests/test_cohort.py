@@ -266,6 +266,21 @@ def test_an_error_of_all_scans_ends_the_run_and_one_of_a_scan_does_not(
         assert {row.name: row.state for row in manifest.rows()} == {"a": "failed", "b": "waiting", "c": "waiting"}
 
 
+def test_an_output_folder_that_goes_away_ends_the_run_and_can_be_continued(
+    scans: Path, tmp_path: Path, no_network: list[str]
+) -> None:
+    run = iter(Cohort(scans, tmp_path / "out"))
+    assert next(run).name == "a"
+    (tmp_path / "out").rename(tmp_path / "away")
+    with pytest.raises(OutputError, match="is gone") as caught:
+        list(run)
+    assert caught.value.code == "output.folder"
+    assert not (tmp_path / "out").exists()
+    later = list(Cohort(scans, tmp_path / "away"))
+    assert {result.name: result.is_earlier for result in later} == {"a": True, "b": False, "c": False}
+    assert names(tmp_path / "away") == sorted([f"{n}_{f}" for n in "abc" for f in FILES] + OF_THE_RUN)
+
+
 def test_stopping_once_finishes_what_runs_and_the_next_run_goes_on(
     scans: Path, tmp_path: Path, no_network: list[str]
 ) -> None:

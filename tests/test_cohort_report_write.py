@@ -64,3 +64,22 @@ def test_a_folder_that_can_not_be_written_to_is_reported(manifest: Manifest, tmp
     with pytest.raises(OutputError) as fault:
         write_report(manifest, tmp_path / "file")
     assert fault.value.code == "output.folder"
+
+
+def test_unfinished_files_lie_where_the_next_run_removes_them(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = manifest.path.parent
+    before = {path.name for path in folder.iterdir()}
+    seen: list[str] = []
+
+    def write_page(*content: object) -> None:
+        seen.extend(sorted(path.name for path in folder.iterdir() if path.name not in before))
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("napari_seg.cohort.report.write.write_page", write_page)
+    with pytest.raises(OutputError):
+        write_report(manifest)
+    assert seen[0] == ".napari-seg"
+    assert not any(name.startswith(".") for name in seen[1:])
+    assert not (folder / ".napari-seg").exists()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from threading import RLock
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Any, Self, cast
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
@@ -43,6 +44,27 @@ class _Running:
         self.fraction: float | None = None
 
 
+class _Stream:
+    """A stream that drops what can't be written: a closed terminal, a full disk or a reader that ended stops no run."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        """Write a text, if possible."""
+        with suppress(OSError, ValueError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass on what was written, if possible."""
+        with suppress(OSError, ValueError):
+            self._file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 class CohortView:
     """Show the progress of a run on standard error; a context manager that a run calls back.
 
@@ -62,7 +84,7 @@ class CohortView:
         file: IO[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console = Console(file=file or sys.stderr, quiet=is_quiet, highlight=False)
+        self._console = Console(file=cast(IO[str], _Stream(file or sys.stderr)), quiet=is_quiet, highlight=False)
         self._clock = clock
         self._lock = RLock()
         self._running: dict[int, _Running] = {}

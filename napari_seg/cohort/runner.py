@@ -442,9 +442,8 @@ class _Loop:
 
     def _is_output_gone(self, error: NapariSegError) -> bool:
         """Return whether nothing can be written to the output folder any more; raise the reason."""
-        if not error.code.startswith("output."):
-            return False
-        make_output_folder(self._run.output)
+        if error.code.startswith("output."):
+            self._runner.check_output()
         return False
 
     # results

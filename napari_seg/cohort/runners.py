@@ -12,7 +12,8 @@ import secrets
 import shutil
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,8 +22,8 @@ from filelock import FileLock, Timeout
 
 from napari_seg.cohort.manifest import Manifest, RunnerRow
 from napari_seg.cohort.outputs import HIDDEN, move_back, move_forward
-from napari_seg.errors import CohortError
-from napari_seg.formats.atomic import not_written
+from napari_seg.errors import CohortError, OutputError
+from napari_seg.formats.atomic import make_output_folder, not_written
 
 LOCK = "lock"
 _BEAT_SECONDS = 5.0
@@ -105,17 +106,32 @@ class Runner:
             with suppress(OSError):
                 os.utime(self.folder / LOCK)
 
+    def check_output(self) -> None:
+        """Check that the output folder is still there and can be written to; one that is gone is not created again.
+
+        Raises:
+            OutputError: `output.folder`, `output.disk_full`.
+        """
+        if not (self.folder / LOCK).exists():
+            text = (
+                f"{self.output} is gone, or is no longer the folder in which this run began; reconnect its drive, or "
+                "move the folder back, and give the same command again"
+            )
+            raise OutputError("output.folder", text)
+        make_output_folder(self.output)
+
     def staging(self, number: int, attempt: int) -> Path:
         """Create and return the empty staging folder of a case.
 
         Raises:
-            OutputError: `output.not_written`, `output.disk_full`.
+            OutputError: `output.folder`, `output.not_written`, `output.disk_full`.
         """
         folder = self.folder / f"{number}.{attempt}"
         try:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
         except OSError as error:
+            self.check_output()
             raise not_written(str(folder), error) from error
         return folder
 
@@ -151,8 +167,37 @@ class Runner:
         alive = {row.folder for row in self._manifest.runners() if row.ended is None} | {self.folder.name}
         with suppress(OSError, NotImplementedError):
             for folder in (self.output / HIDDEN).iterdir():
-                if folder.name not in alive and not _is_locked(folder):
+                if not folder.is_dir():
+                    folder.unlink(missing_ok=True)
+                elif folder.name not in alive and not _is_locked(folder):
                     shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def unfinished_folder(output: Path) -> Iterator[Path]:
+    """Create a hidden folder for unfinished files that are not those of a case, and remove it at the end.
+
+    If the program is killed, the next run removes it.
+
+    Args:
+        output: the output folder.
+
+    Raises:
+        OSError: the folder could not be created.
+    """
+    folder = output / HIDDEN / secrets.token_hex(4)
+    folder.mkdir(parents=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        with suppress(NotImplementedError):  # a file system without locks
+            lock.acquire(timeout=_BEAT_SECONDS)
+        yield folder
+    finally:
+        with suppress(OSError):
+            lock.release(force=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # others are in it
+            folder.parent.rmdir()
 
 
 def is_alive(output: Path, runner: RunnerRow) -> bool:
@@ -170,7 +215,7 @@ def is_alive(output: Path, runner: RunnerRow) -> bool:
             return _is_locked(folder)
     try:
         touched = (folder / LOCK).stat().st_mtime
-        return _now(output) - touched < DEAD_SECONDS
+        return abs(_now(output) - touched) < DEAD_SECONDS  # later than now: the clock was set back since
     except OSError:
         return False
 

@@ -39,17 +39,18 @@ def verified_write(path: Path, ending: str) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_file(path: Path, ending: str = "") -> Iterator[Path]:
+def atomic_file(path: Path, ending: str = "", *, folder: Path | None = None) -> Iterator[Path]:
     """Yield a hidden path in the folder of a file; rename it to the file's name if nothing is raised, else remove it.
 
     Args:
         path: name of the finished file; an existing file is replaced.
         ending: ending of the hidden name.
+        folder: folder of the hidden path, on the same drive; None: that of the file.
 
     Raises:
         OSError: the file could not be written or renamed.
     """
-    hidden = path.with_name(f".{uuid4().hex}{ending}")
+    hidden = (folder or path.parent) / f".{uuid4().hex}{ending}"
     try:
         yield hidden
         os.replace(hidden, path)

@@ -58,13 +58,14 @@ WIDE_COLUMNS = ("name", "source", "model")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
-def write_tables(rows: Iterable[CaseRow], facts: Facts, folder: Path) -> None:
+def write_tables(rows: Iterable[CaseRow], facts: Facts, folder: Path, unfinished: Path | None = None) -> None:
     """Write all tables into a folder, each atomically.
 
     Args:
         rows: all cases.
         facts: facts of the same run.
         folder: folder that exists.
+        unfinished: folder for the files until they are complete; None: the same.
 
     Raises:
         OSError: a file could not be written.
@@ -74,7 +75,7 @@ def write_tables(rows: Iterable[CaseRow], facts: Facts, folder: Path) -> None:
         files = [
             stack.enter_context(open(hidden, "w", encoding="utf-8", newline=""))
             for hidden in (
-                stack.enter_context(atomic_file(folder / name))
+                stack.enter_context(atomic_file(folder / name, folder=unfinished))
                 for name in (CASES_CSV, CASES_JSON, VOLUMES_LONG, VOLUMES_WIDE)
             )
         ]

@@ -19,6 +19,7 @@ from napari_seg.cohort.report.tables import (
     WIDE_COLUMNS,
     write_tables,
 )
+from napari_seg.cohort.runners import unfinished_folder
 from napari_seg.errors import OutputError
 from napari_seg.formats.atomic import atomic_file, make_output_folder, not_written
 
@@ -62,9 +63,13 @@ def write_report(manifest: Manifest, output: Path | None = None, *, overwrite: b
         _refuse_others_files(folder)
     facts = gather(manifest)
     try:
-        write_tables(manifest.rows(), facts, folder)
-        with atomic_file(folder / REPORT) as hidden, open(hidden, "w", encoding="utf-8", newline="\n") as file:
-            write_page(file, manifest.rows(), facts, results, _address(results, folder))
+        with unfinished_folder(folder) as unfinished:
+            write_tables(manifest.rows(), facts, folder, unfinished)
+            with (
+                atomic_file(folder / REPORT, folder=unfinished) as hidden,
+                open(hidden, "w", encoding="utf-8", newline="\n") as file,
+            ):
+                write_page(file, manifest.rows(), facts, results, _address(results, folder))
     except OSError as error:
         raise not_written(str(folder / REPORT), error) from error
     return folder / REPORT

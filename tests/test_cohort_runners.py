@@ -1,0 +1,76 @@
+"""Runners: what they take over from others, and an output folder that goes away under them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from napari_seg.cohort.manifest import Manifest
+from napari_seg.cohort.outputs import HIDDEN
+from napari_seg.cohort.runners import LOCK, Runner, is_alive, unfinished_folder
+from napari_seg.errors import OutputError
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def manifest(output: Path) -> Iterator[Manifest]:
+    with Manifest.open(output) as manifest:
+        yield manifest
+
+
+def test_an_output_folder_that_is_gone_is_named_and_not_created_again(output: Path, manifest: Manifest) -> None:
+    away = output.with_name("away")
+    with Runner(output, manifest) as runner:
+        runner.check_output()
+        runner.staging(1, 1)
+        output.rename(away)
+        for use in (runner.check_output, lambda: runner.staging(2, 1)):
+            with pytest.raises(OutputError, match="is gone") as caught:
+                use()
+            assert caught.value.code == "output.folder"
+        assert not output.exists()
+        output.mkdir()  # another drive in its place
+        with pytest.raises(OutputError, match="no longer the folder"):
+            runner.staging(2, 1)
+        assert not list(output.iterdir())
+    assert not list(output.iterdir())
+
+
+def test_a_runner_of_another_machine_is_dead_also_if_the_clock_of_the_drive_was_set_back(
+    output: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("socket.gethostname", lambda: "elsewhere")
+        runner = Runner(output, manifest).__enter__()
+    (row,) = manifest.runners()
+    for seconds, expected in ((-130, False), (-100, True), (0, True), (100, True), (3600, False)):
+        moment = time.time() + seconds
+        os.utime(runner.folder / LOCK, (moment, moment))
+        assert is_alive(output, row) is expected
+    runner.__exit__(None, None, None)
+
+
+def test_the_next_run_removes_unfinished_files_of_killed_programs_and_keeps_those_of_others(
+    output: Path, manifest: Manifest
+) -> None:
+    left = output / HIDDEN / "0badcafe"
+    left.mkdir(parents=True)
+    (left / LOCK).touch()
+    (left / ".1234").write_text("half a page")
+    (output / HIDDEN / "clock-0badcafe").touch()
+    with unfinished_folder(output) as unfinished:
+        (unfinished / ".5678").write_text("half a page")
+        with Runner(output, manifest):
+            pass
+        assert {path.name for path in (output / HIDDEN).iterdir()} == {unfinished.name}
+        assert (unfinished / ".5678").is_file()
+    assert not (output / HIDDEN).exists()
