@@ -77,6 +77,12 @@ def inline_cohorts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def unrendered_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and not rendered, which takes half of the time of the smallest trainings."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, path, **options: Path(path).touch())
+
+
+@pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks run in this process and not in one of their own, so that what stands in for them does."""
     from napari_seg.plugin.job import NETWORK_WORKER

@@ -23,6 +23,8 @@ from PIL import Image
 
 from napari_seg.bundles.read import shipped_root
 
+pytestmark = pytest.mark.usefixtures("unrendered_figures")
+
 CONFIGS = shipped_root() / "configs"
 ALONE = {"train", "evaluate", "inference"}
 OPTIONS = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - ALONE)

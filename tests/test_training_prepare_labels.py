@@ -30,7 +30,7 @@ SMALL = {"channels": [4, 8], "strides": [1, 2], "encoder_convs": 1}
 SETTINGS = BRIEF | {f"network_def#{name}": value for name, value in SMALL.items()}
 NESTED = {"background": 0, "both": [1, 2], "back": 2}
 
-pytestmark = pytest.mark.usefixtures("inline_cohorts")
+pytestmark = pytest.mark.usefixtures("inline_cohorts", "unrendered_figures")
 
 
 @pytest.fixture
