@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 from dataclasses import replace
@@ -210,3 +211,35 @@ def test_a_case_that_starts_again_has_one_line() -> None:
     view.on_progress(0, "segmenting", 1, 2)
     view.on_case_start(0, "a")
     assert len(shown(view, color_system=None).splitlines()) == 2
+
+
+class Closed(Terminal):
+    """A terminal that is closed after some writes."""
+
+    def __init__(self, fault: OSError, is_terminal: bool) -> None:
+        super().__init__()
+        self.fault, self.is_terminal, self.is_closed = fault, is_terminal, False
+
+    def isatty(self) -> bool:
+        return self.is_terminal
+
+    def write(self, text: str) -> int:
+        if self.is_closed:
+            raise self.fault
+        return super().write(text)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize("fault", [OSError(errno.EIO, "closed"), BrokenPipeError()])
+def test_a_closed_terminal_does_not_end_the_run(fault: OSError, is_terminal: bool) -> None:
+    file = Closed(fault, is_terminal)
+    with CohortView(file=file) as view:
+        view.on_start(4, 0)
+        view.on_result(failed("a"))
+        before = file.getvalue()
+        file.is_closed = True
+        for name in "bcd":
+            view.on_case_start(1, name)
+            view.on_result(failed(name))
+        assert before
+        assert "file.not_nifti" in before
