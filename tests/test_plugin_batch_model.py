@@ -78,7 +78,7 @@ def test_a_batch_fills_its_table_and_one_bad_scan_stops_nothing(study: Path, mon
     series = next(row for row in model.rows if row.state == "failed" and row.name != "broken")
     assert model.run is None
     assert model._cases is not None
-    volume = model._cases[series.name].scan.read()
+    volume = next(case for case in model._cases if case.key == series.name).scan.read()
     backwards = replace(volume, source=replace(volume.source, files=volume.source.files[::-1]))
     assert model.read(series, [backwards], None) == ([], ())  # open already, with its files in another order
 
@@ -207,6 +207,8 @@ def test_results_of_another_program_show_at_once_and_without_their_scans(
     shown.show(model.read(done, shown.scans(), shown.frame()))
     assert {type(layer) for layer in viewer.layers} == {Image, Labels}
     assert model.read(waiting, (), None) == ([], (f"The scan later was not found below {study}.",))
+    layers, _ = model.read(replace(waiting, source="copy.nii.gz"), (), None)
+    assert [layer.name for layer in layers] == ["copy"]
 
 
 def test_a_run_of_another_process_is_followed_to_its_end_or_death(

@@ -60,7 +60,9 @@ def test_a_run_counts_its_results_and_those_of_earlier_runs(
     assert run.running == {}
     assert len(results) == 3
     assert run.cases is not None
-    assert "copy" in run.cases
+    assert "copy" in [case.key for case in run.cases]
+    assert run.report_fault is None
+    assert (run.choices.output / "report.html").is_file()
     again = new_run(study)
     start(again, jobs, monkeypatch, lambda: pytest.fail("a finished scan runs again"))
     assert (again.ended, again.earlier) == (3, 2)

@@ -90,7 +90,7 @@ class BatchModel:
         self._places: dict[int, int] = {}
         self._refused: dict[str, str] = {}
         """Name of a case whose earlier result was not replaced -> reason."""
-        self._cases: dict[str, Case] | None = None
+        self._cases: list[Case] | None = None
         """Cases of the folder of scans, once they were looked for."""
 
     # choices
@@ -195,15 +195,17 @@ class BatchModel:
             self.refusal = next(iter(self._refused.values()))
         if run.error is not None:
             messages = [] if self.refusal else [message_of(run.error)]
-            messages += [Message("info", f"{counts}.")] * bool(run.total)
+            messages += [Message("info", f"{counts}.")] * bool(run.ended)
             self.session.show_messages(*messages, lasting=True)
         elif not run.total:
             text = "Stopped before the first scan." if run.is_stopping else "There is no scan in this folder."
             self.session.show_messages(Message("warning", text))
         else:
             kind: Literal["info", "warning"] = "warning" if failed else "info"
-            where = f"The results are in {run.choices.output}."
-            self.session.show_messages(Message(kind, f"{counts}. {where}"), lasting=True)
+            messages = [Message(kind, f"{counts}. The results are in {run.choices.output}.")]
+            if run.report_fault is not None:
+                messages.append(Message("warning", f"There is no report: {gui_text_of(run.report_fault)}"))
+            self.session.show_messages(*messages, lasting=True)
 
     # what the folder of results has
 
@@ -402,14 +404,14 @@ class BatchModel:
         inputs = self.inputs
         if inputs is None:
             return None, _NO_INPUTS
-        cases = self._cases
-        if cases is None:
-            found, _ = find_cases([inputs], () if bundle is None else bundle.channel_names)
-            cases = self._cases = {case.name: case for case in found}
-        case = cases.get(row.name)
+        if self._cases is None:
+            self._cases, _ = find_cases([inputs], () if bundle is None else bundle.channel_names)
+        # names depend on the model and on the layout of the results; sources on the folder of scans
+        case = next((one for one in self._cases if one.key == row.name), None)
+        case = case or next((one for one in self._cases if one.source == row.source), None)
         if case is None:
             return None, f"The scan {row.name} was not found below {inputs}."
-        if fingerprint(case.scan) not in (row.fingerprint, "") and row.fingerprint:
+        if row.fingerprint and fingerprint(case.scan) not in (row.fingerprint, ""):
             return None, f"The scan {row.name} below {inputs} is another one, or was changed since it was segmented."
         return case, ""
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from napari_seg.bundles.spec import Bundle
     from napari_seg.cohort.case import Case
     from napari_seg.cohort.outcome import CaseResult
+    from napari_seg.errors import NapariSegError
 
 
 @dataclass(frozen=True)
@@ -61,24 +62,26 @@ class BatchRun:
         on_result: called with the result of each case.
         stop: requests its end.
         job: executes it; None before its start.
-        cases: name -> case; None until they are found.
+        cases: the cases; None until they are found.
         total: number of cases, also of those that are not run; 0 until it is known.
         counts: status -> number of results.
         earlier: number of results of earlier runs.
         running: name of a case that runs -> its progress.
         error: reason why the run as a whole failed; None if it did not.
+        report_fault: reason why the report could not be written; None without one.
     """
 
     choices: BatchChoices
     on_result: Callable[[CaseResult], None]
     stop: _JobStop = field(default_factory=_JobStop)
     job: Job | None = None
-    cases: dict[str, Case] | None = None
+    cases: list[Case] | None = None
     total: int = 0
     counts: dict[str, int] = field(default_factory=lambda: {"done": 0, "failed": 0, "skipped": 0})
     earlier: int = 0
     running: dict[str, JobProgress] = field(default_factory=dict)
     error: Exception | None = None
+    report_fault: NapariSegError | None = None
 
     def __call__(self, job: Job) -> None:
         """Find the scans and run the model on each in worker processes; in the thread of the job.
@@ -99,14 +102,16 @@ class BatchRun:
             redo=chosen.redo,
         )
         cohort.stop, cohort.view = self.stop, _View(self, job)
-        cases = {case.name: case for case in cohort.cases}
-        job.post(setattr, self, "cases", cases)
-        if not cases and not cohort.excluded:
+        job.post(setattr, self, "cases", cohort.cases)
+        if not cohort.cases and not cohort.excluded:
             return
         job.progress = JobProgress("Starting")
-        with closing(cast("Generator[CaseResult]", iter(cohort))) as results:  # an error here ends the workers at once
-            for _ in results:
-                job.check()
+        try:
+            with closing(cast("Generator[CaseResult]", iter(cohort))) as results:  # an error here ends the workers
+                for _ in results:
+                    job.check()
+        finally:
+            job.post(setattr, self, "report_fault", cohort.report_fault)
 
     @property
     def ended(self) -> int:

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QFormLayout,
     QFrame,
+    QHeaderView,
     QLabel,
     QProgressBar,
     QSpinBox,
@@ -95,11 +96,15 @@ class BatchTab(QWidget):
         self._progress_bar = QProgressBar(textVisible=False)
         self._cases = CaseTable(lambda: model.rows, model.scan_hint, self)
         self._table = table_view(self._cases, stretched=3)
+        header = self._table.horizontalHeader()
+        header.setSectionResizeMode(2, QHeaderView.ResizeMode.Fixed)  # so that it does not move while a run goes on
+        header.resizeSection(2, self.fontMetrics().horizontalAdvance("000000"))
         self._table.doubleClicked.connect(lambda index: self.open_row(self._cases.place_of(index.row())))
         self._table.installEventFilter(self)
         self._table.selectionModel().selectionChanged.connect(lambda *_: self._show_details())
         self._details = DetailsPane(self._table)
         self._filter = QComboBox(toolTip="The scans that the table shows.")
+        self._filter.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
         self._filter.addItems(list(FILTERS))
         self._filter.currentIndexChanged.connect(self._on_filter)
         self._report_button = button("Report", "Open the report of the run in the web browser.", self._on_report)
