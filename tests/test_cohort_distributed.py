@@ -407,4 +407,4 @@ def test_a_stop_leaves_waiting_cases_to_the_next_run(make_pool: Any, two_scans: 
     with pytest.raises(Cancelled):
         list(cohort)
     with Manifest.open(tmp_path / "out", read_only=True) as manifest:
-        assert manifest.counts() == {"failed": 1, "waiting": 1}
+        assert {state: count for state, count in manifest.counts().items() if count} == {"failed": 1, "waiting": 1}

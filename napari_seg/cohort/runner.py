@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,8 @@ CODES_OF_ALL_CASES = (
 """Codes of errors that every other case would have too: they end the run."""
 
 _POLL_SECONDS = 0.5
+
+_NOTE_SECONDS = 1.0
 
 _MAX_LOST = 3
 """Workers of a cluster that a case may lose before it fails; a machine that is switched off says nothing of a case."""
@@ -208,6 +211,9 @@ class _Loop:
         self._retries: deque[int] = deque()
         self._retried: set[int] = set()
         self._lost: Counter[int] = Counter()
+        self._stages: dict[int, str] = {}
+        """Number -> stage that is not noted yet."""
+        self._noted = 0.0
         self._running: dict[int, Path] = {}
         """Number -> staging folder."""
 
@@ -362,6 +368,17 @@ class _Loop:
                 result = self._handle(event)
                 if result is not None:
                     yield self._shown(result)
+            self._note_stages()
+
+    def _note_stages(self) -> None:
+        """Note now and then which stages the running cases have reached; each note waits for the disk."""
+        now = time.monotonic()
+        if self._stages and now - self._noted > _NOTE_SECONDS:
+            with self._manifest.transaction():
+                for number in self._stages.keys() & self._running.keys():
+                    self._manifest.change_case(number, {"stage": self._stages[number]})
+            self._stages.clear()
+            self._noted = now
 
     def _fill(self, pool: Pool) -> None:
         """Claim cases until all workers are busy and one case waits for the next free one."""
@@ -400,7 +417,7 @@ class _Loop:
             elif view is not None:
                 view.on_progress(number, event.stage, event.done, event.total)
             if event.done == 0 or event.stage == "starting":
-                self._manifest.change_case(number, {"stage": event.stage})
+                self._stages[number] = event.stage
             return None
         if isinstance(event, PlanLine):
             if view is not None:
