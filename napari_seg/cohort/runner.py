@@ -395,11 +395,11 @@ class _Loop:
 
     def _submit(self, pool: Pool, number: int, *, is_alone: bool) -> None:
         case = self._cases[number]
-        with self._manifest.transaction():
+        values = {"fingerprint": fingerprint(case.scan), "input_bytes": input_bytes(case.scan)}
+        with self._manifest.transaction():  # a short one: other runners wait for it
             attempt = self._manifest.claim(number, self._runner.id)
             if not attempt:  # another runner has it
                 return
-            values = {"fingerprint": fingerprint(case.scan), "input_bytes": input_bytes(case.scan)}
             self._manifest.change_case(number, values)
         model = self._models[id(case.bundle)]
         staging = self._runner.staging(number, attempt)
