@@ -334,7 +334,8 @@ def _nearest_along_axes(
         size = turned.shape[lead + n]
         picks.append(np.clip(indices, 0, size - 1))
         inside.append((indices >= 0) & (indices < size))
-    result = turned[(..., *np.ix_(*picks))]
+    chosen: Any = (..., *np.ix_(*picks))
+    result = turned[chosen]
     if outside is not None and not all(i.all() for i in inside):
         i, j, k = inside
         result[..., ~(i[:, None, None] & j[:, None] & k)] = outside
